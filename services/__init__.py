@@ -1,0 +1,1 @@
+"""The processes of Kurir, one package each; none imports another."""

@@ -1,0 +1,103 @@
+"""The errors of Kurir: one root, and under it what a caller decides by.
+
+The subclasses of `SendError` are the outcome classes of an attempt; the sending loop maps each to one move in
+the queue. Drivers' exceptions are translated to these in their adapters, nowhere else.
+"""
+
+from __future__ import annotations
+
+
+class KurirError(Exception):
+    """Root of every error that Kurir raises itself."""
+
+
+class SettingsError(KurirError):
+    """The environment does not describe a system that can run; `problems` lists every reason at once."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class DecodeError(KurirError, ValueError):
+    """Bytes from Redis are not what they should be; `raw` keeps them whole."""
+
+    def __init__(self, what: str, raw: bytes) -> None:
+        super().__init__(f"cannot decode {what}: {raw[:80]!r}")
+        self.raw = raw
+
+
+class QueueUnavailableError(KurirError):
+    """Redis cannot be reached or is still loading; nothing is known about the outcome of the call."""
+
+
+class QueueFullError(KurirError):
+    """The backlog or Redis's memory is past its limit; try again after `retry_after_s` seconds."""
+
+    def __init__(self, reason: str, retry_after_s: int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class SendError(KurirError):
+    """An attempt that the provider did not accept.
+
+    `code` is the provider's own code ("550 5.1.1", "131026", "connect"), `reply` its own words, uncut.
+    """
+
+    error_class = "transient"
+
+    def __init__(self, message: str, *, code: str = "", reply: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.reply = reply
+
+
+class TransientError(SendError):
+    """This message may work soon: retried after 2, 4, 8 s …, uses an attempt."""
+
+
+class UnavailableError(SendError):
+    """The server fails, not the message: its breaker counts, no attempt is used, the job is given back."""
+
+    error_class = "unavailable"
+
+
+class DeferredError(SendError):
+    """The provider said "slow down" or "not yet"; `wait_s` is what it asked for, None if it named no time."""
+
+    error_class = "deferred"
+
+    def __init__(self, message: str, *, code: str = "", reply: str = "", wait_s: float | None = None) -> None:
+        super().__init__(message, code=code, reply=reply)
+        self.wait_s = wait_s
+
+
+class PermanentError(SendError):
+    """This message to this address will never work; `suppress` names why the address is suppressed, if it is."""
+
+    error_class = "permanent"
+
+    def __init__(self, message: str, *, code: str = "", reply: str = "", suppress: str = "") -> None:
+        super().__init__(message, code=code, reply=reply)
+        self.suppress = suppress
+
+
+class StopChannelError(SendError):
+    """The channel itself is broken (credentials, account, credit): pause it with the reason."""
+
+    error_class = "stop"
+
+
+class StopBlastError(SendError):
+    """The blast's template is broken at the provider: pause the blasts that use it."""
+
+    error_class = "stop_blast"
+
+
+class UncertainError(SendError):
+    """The answer was lost after the message had been handed over: it may have been delivered."""
+
+    error_class = "uncertain"

@@ -1,0 +1,226 @@
+"""Events: what happened to a job, a blast, an API request or a service, and how a batch of them is packed.
+
+The queue's scripts put a batch together from events that Python packed one by one (msgpack values are
+self-delimiting), so a batch holds only the moves that really took place. The logger turns events into rows.
+All times are milliseconds since the epoch on the producer's clock.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from shared.errors import DecodeError
+from shared.jobs import Status
+
+
+class QueuedRecipient(msgspec.Struct, frozen=True, array_like=True):
+    """One job of a `Queued` event: what its row needs; `index` is the recipient's index in the blast."""
+
+    index: int
+    address: str
+    name: str
+    reference: str = ""
+
+
+class Queued(msgspec.Struct, frozen=True, array_like=True, tag="queued"):
+    """A chunk of jobs was enqueued; `status` is `queued` or `scheduled`."""
+
+    at_ms: int
+    blast_id: str
+    channel: str
+    template_id: str
+    template_name: str
+    recipients: list[QueuedRecipient]
+    status: Status = "queued"
+    run: int = 1
+
+
+class Processing(msgspec.Struct, frozen=True, array_like=True, tag="processing"):
+    """An attempt (counted from 1) was begun by `sender`."""
+
+    at_ms: int
+    job_id: str
+    run: int
+    attempt: int
+    sender: str
+
+
+class Returned(msgspec.Struct, frozen=True, array_like=True, tag="returned"):
+    """A begun job was given back untried, at no cost: it waits again (`queued`, or `retrying` after attempts)."""
+
+    at_ms: int
+    job_id: str
+    run: int
+    attempt: int
+    status: Status
+    error_class: str = ""
+    message: str = ""
+
+
+class Sent(msgspec.Struct, frozen=True, array_like=True, tag="sent"):
+    """The provider accepted the message; `late` if the lease had been lost, so another may have sent it too."""
+
+    at_ms: int
+    job_id: str
+    run: int
+    attempt: int
+    message_id: str
+    response: str
+    duration_ms: int
+    subject: str = ""
+    late: bool = False
+    address: str = ""
+    name: str = ""
+    template_id: str = ""
+
+
+class Retrying(msgspec.Struct, frozen=True, array_like=True, tag="retrying"):
+    """An attempt failed and another will follow at `next_at_ms`."""
+
+    at_ms: int
+    job_id: str
+    run: int
+    attempt: int
+    error_class: str
+    code: str
+    message: str
+    duration_ms: int
+    next_at_ms: int
+    subject: str = ""
+
+
+class Deferred(msgspec.Struct, frozen=True, array_like=True, tag="deferred"):
+    """The provider asked to wait until `next_at_ms`; `deferral` counts them from 1; no attempt was used."""
+
+    at_ms: int
+    job_id: str
+    run: int
+    attempt: int
+    deferral: int
+    error_class: str
+    code: str
+    message: str
+    duration_ms: int
+    next_at_ms: int
+    subject: str = ""
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
+    """A job ended other than sent; `job` is the whole packed job where it `failed` (a dead letter), else empty.
+
+    `attempt` is 0 where none was made. `duration_ms` is that of the last attempt, 0 if none.
+    """
+
+    at_ms: int
+    job_id: str
+    run: int
+    attempt: int
+    status: Status
+    error_class: str
+    code: str
+    message: str
+    duration_ms: int = 0
+    job: bytes = b""
+    address: str = ""
+    name: str = ""
+    template_id: str = ""
+    subject: str = ""
+
+
+class BlastAccepted(msgspec.Struct, frozen=True, array_like=True, tag="blast_accepted"):
+    """A blast was accepted; `snapshot` is the packed `Blast`."""
+
+    at_ms: int
+    blast_id: str
+    snapshot: bytes
+
+
+class BlastChanged(msgspec.Struct, frozen=True, array_like=True, tag="blast_changed"):
+    """A blast was paused, resumed, cancelled or found incomplete, as a whole; `change` says which."""
+
+    at_ms: int
+    blast_id: str
+    change: Literal["paused", "resumed", "cancelled", "incomplete", "reopened"]
+    reason: str = ""
+
+
+class BlastChannelEnded(msgspec.Struct, frozen=True, array_like=True, tag="blast_channel_ended"):
+    """The last job of a blast on a channel reached a terminal status; `counts` by terminal status, and `total`."""
+
+    at_ms: int
+    blast_id: str
+    channel: str
+    counts: dict[str, int]
+
+
+class ApiRequest(msgspec.Struct, frozen=True, array_like=True, tag="api_request"):
+    """One HTTP request was answered; `endpoint` is the path, `body` is masked and cut to 4 KB."""
+
+    at_ms: int
+    endpoint: str
+    method: str
+    ip_address: str
+    body: str
+    status: int
+    duration_ms: int
+    error: str = ""
+    request_id: str = ""
+    api_key: str = ""
+
+
+class SystemEvent(msgspec.Struct, frozen=True, array_like=True, tag="system"):
+    """A service's warning, error or notable step; `metadata` holds plain values, no personal data."""
+
+    at_ms: int
+    level: str
+    message: str
+    service: str
+    metadata: dict[str, Any] = {}
+
+
+Event = (
+    Queued
+    | Processing
+    | Returned
+    | Sent
+    | Retrying
+    | Deferred
+    | Ended
+    | BlastAccepted
+    | BlastChanged
+    | BlastChannelEnded
+    | ApiRequest
+    | SystemEvent
+)
+
+
+class EventBatch(msgspec.Struct, frozen=True, array_like=True):
+    """Events that took place together; (`producer`, `sequence`) names the batch for ever."""
+
+    producer: str
+    sequence: int
+    events: list[Event]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(EventBatch)
+
+
+def pack_event(event: Event) -> bytes:
+    """Pack one event (msgpack array, tag first)."""
+    return _encoder.encode(event)
+
+
+def pack_batch(batch: EventBatch) -> bytes:
+    """Pack a batch as the queue's scripts frame it: [producer, sequence, [event …]]."""
+    return _encoder.encode(batch)
+
+
+def unpack_batch(raw: bytes) -> EventBatch:
+    """Unpack a batch; raises DecodeError."""
+    try:
+        return _decoder.decode(raw)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DecodeError("event batch", raw) from error

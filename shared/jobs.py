@@ -1,0 +1,98 @@
+"""A job: one message to one recipient through one channel, and how it is packed for the queue.
+
+A job carries the recipient and its variables, never the rendered message: the sender renders from the blast's
+immutable snapshot. Its id is deterministic, so that a repeated request names the same jobs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from shared.errors import DecodeError
+
+Lane = Literal["high", "normal", "bulk"]
+Status = Literal[
+    "scheduled", "queued", "processing", "retrying", "sent", "failed", "cancelled", "expired", "suppressed"
+]
+TERMINAL: tuple[Status, ...] = ("sent", "failed", "cancelled", "expired", "suppressed")
+
+LANE_OF_PRIORITY: dict[int, Lane] = {0: "high", 1: "normal", 2: "bulk"}
+
+
+class Attachment(msgspec.Struct, frozen=True, array_like=True):
+    """A file that goes with a message; `content` is the raw bytes, not base64."""
+
+    filename: str
+    content_type: str
+    content: bytes
+
+
+class Recipient(msgspec.Struct, frozen=True, array_like=True):
+    """Whom a job is for: a normalised address (email, or phone digits without `+`) and its own variables."""
+
+    address: str
+    name: str
+    variables: dict[str, Any] = {}
+    reference: str = ""
+    attachments: list[Attachment] = []
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """One message to one recipient through one channel.
+
+    `attempts` counts attempts used before this queue entry was written (a deferral rewrites the entry); those
+    made since are the entry's delivery count. Times are milliseconds since the epoch, 0 for none.
+    """
+
+    blast_id: str
+    index: int
+    channel: str
+    lane: Lane
+    recipient: Recipient
+    enqueued_at_ms: int
+    expires_at_ms: int = 0
+    run: int = 1
+    attempts: int = 0
+    deferrals: int = 0
+    first_deferred_at_ms: int = 0
+    marketing: bool = False
+
+    @property
+    def job_id(self) -> str:
+        """The deterministic id `<blast_id>:<recipient index>:<channel>`."""
+        return f"{self.blast_id}:{self.index}:{self.channel}"
+
+
+class JobId(msgspec.Struct, frozen=True):
+    """The parts of a job id."""
+
+    blast_id: str
+    index: int
+    channel: str
+
+
+def parse_job_id(job_id: str) -> JobId | None:
+    """Split a job id into its parts; None if it is not one."""
+    parts = job_id.split(":")
+    if len(parts) != 3 or not all(parts) or not parts[1].isdecimal() or not parts[1].isascii():
+        return None
+    return JobId(parts[0], int(parts[1]), parts[2])
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Job)
+
+
+def pack_job(job: Job) -> bytes:
+    """Pack a job for the queue (msgpack, an array of fields in order)."""
+    return _encoder.encode(job)
+
+
+def unpack_job(raw: bytes) -> Job:
+    """Unpack a job; raises DecodeError, which keeps the bytes."""
+    try:
+        return _decoder.decode(raw)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DecodeError("job", raw) from error

@@ -1,0 +1,1 @@
+"""The sending loop of any channel: fetch → begin → render → send → finish or fail."""

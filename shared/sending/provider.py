@@ -1,0 +1,77 @@
+"""The seam between the sending loop and a channel: what a channel must be able to do.
+
+A channel renders a job into a message of its own kind (`Message`), then hands it to its provider. Everything
+that can go wrong is said with the outcome classes of `shared.errors`; anything else that it raises is treated
+as `transient` and logged with its traceback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from shared.blasts import Blast
+from shared.jobs import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the provider said when it accepted a message, in its own words."""
+
+    message_id: str
+    response: str
+    accepted: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderStatus:
+    """Whether the provider can be reached and accepts our credentials; `detail` holds what it offers."""
+
+    reachable: bool
+    authenticated: bool
+    detail: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedMessage:
+    """Base of a channel's message; `subject` is what the log row shows ("" where the channel has none)."""
+
+    job_id: str
+    subject: str
+
+
+MessageT = TypeVar("MessageT", bound=RenderedMessage)
+
+
+class Provider(Protocol[MessageT]):
+    """How one channel sends one message."""
+
+    @property
+    def channel(self) -> str:
+        """The channel's name."""
+        ...
+
+    async def open(self) -> None:
+        """Get ready; must not fail because the provider is away."""
+        ...
+
+    async def close(self) -> None:
+        """Let connections go; called when nothing is in flight."""
+        ...
+
+    def render(self, job: Job, blast: Blast) -> MessageT:
+        """Render a job, CPU only; raises PermanentError with the variable's name where it cannot be."""
+        ...
+
+    async def send(self, message: MessageT) -> Receipt:
+        """Hand over one message; raises a SendError for every outcome but acceptance. Bounded in time."""
+        ...
+
+    def available(self) -> bool:
+        """Say whether any server may be tried now: False while every breaker is open and none is due a probe."""
+        ...
+
+    async def status(self) -> ProviderStatus:
+        """Connect and authenticate for real, outside the pool."""
+        ...
