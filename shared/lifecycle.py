@@ -1,0 +1,91 @@
+"""Lifecycle: how a service's process begins and ends.
+
+Each service's `main.py` hands its coroutine to `run_service`, which owns the event loop, the signals and the
+exit code: 0 after a clean stop, 2 for an environment that cannot work, 1 for anything unexpected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+from shared.errors import SettingsError
+from shared.logs import flush_logs, get_logger
+
+try:
+    import uvloop
+except ImportError:  # it has no build for this platform
+    _new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+else:
+    _new_event_loop = uvloop.new_event_loop
+
+EXIT_FAILED = 1
+EXIT_SETTINGS = 2
+
+
+class Stop:
+    """The wish to stop, set by SIGTERM or SIGINT; belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def is_set(self) -> bool:
+        """Say whether the service has been asked to stop."""
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Ask the service to stop."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait until the service is asked to stop."""
+        await self._event.wait()
+
+
+def run_service(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> NoReturn:
+    """Run a service until it ends and leave the process with its exit code.
+
+    SettingsError: every problem goes to stderr, exit 2. Anything unexpected is logged with its traceback,
+    exit 1.
+    """
+    sys.exit(_exit_code(name, main))
+
+
+def _exit_code(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> int:
+    log = get_logger()
+    try:
+        with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+            runner.run(_until_stopped(main))
+    except BaseException as raised:  # the top of the process: whatever ends it becomes an exit code
+        problems = _settings_problems(raised)
+        if problems is None:
+            log.exception("service failed", process=name)
+            return EXIT_FAILED
+        for problem in problems:
+            sys.stderr.write(f"kurir {name}: {problem}\n")
+        return EXIT_SETTINGS
+    finally:
+        flush_logs()
+    return 0
+
+
+async def _until_stopped(main: Callable[[Stop], Coroutine[Any, Any, None]]) -> None:
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await main(stop)
+
+
+def _settings_problems(raised: BaseException) -> list[str] | None:
+    """Return the problems of a SettingsError, also one that a TaskGroup wrapped; None for anything else."""
+    if isinstance(raised, SettingsError):
+        return raised.problems
+    if isinstance(raised, BaseExceptionGroup):
+        nested = [_settings_problems(inner) for inner in raised.exceptions]
+        if all(problems is not None for problems in nested):
+            return [problem for problems in nested for problem in problems or []]
+    return None

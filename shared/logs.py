@@ -1,0 +1,351 @@
+"""Structured logs: JSON lines in files, a console for people, and warnings shipped to the system log.
+
+Every service appends to `combined.log`, errors also to `error.log`; logrotate may move either at any time. A
+line costs microseconds: orjson renders it, and lines are written in batches, at once from warnings up.
+Callers never log an address, a name, a phone number, a body or a secret; warnings and errors, whose text may
+come from a provider or a traceback, are masked as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import orjson
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from shared.errors import SettingsError
+from shared.events import SystemEvent
+from shared.settings import CommonSettings
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_LEVEL_OF_METHOD = {"exception": "error", "fatal": "critical", "warn": "warning"}
+_URGENT = 30
+_FLUSH_EVERY_S = 0.1
+_FLUSH_LINES = 256
+_CONSOLE_LINES_PER_S = 50
+_SHIP_BURST = 20.0
+_SHIP_PER_S = 1.0
+_SHIPPED_TEXT = 4096
+_ADDRESS = re.compile(r"[^\s<>\"'(),:;=\[\]{}]+@[^\s<>\"'(),:;=\[\]{}]+")
+_PHONE = re.compile(r"(?<![\w.:-])\+?\d{9,15}(?![\w.:-])")
+_COLOURS = {
+    "debug": "\x1b[2m",
+    "info": "\x1b[32m",
+    "warning": "\x1b[33m",
+    "error": "\x1b[31m",
+    "critical": "\x1b[31m",
+}
+
+EventDict = MutableMapping[str, Any]
+
+
+def get_logger() -> FilteringBoundLogger:
+    """Return a logger; it may be made at import, since it looks at the configuration with its first line."""
+    return cast("FilteringBoundLogger", structlog.get_logger())
+
+
+def configure_logging(
+    service: str, settings: CommonSettings, ship: Callable[[SystemEvent], None] | None = None
+) -> None:
+    """Send this process's logs to files and console, warnings and errors also to `ship` (rate-limited).
+
+    `ship` must return at once and may be called from any thread. Raises SettingsError if the log folder
+    cannot be written.
+    """
+    flush_logs()
+    pipeline = LogPipeline(service, settings, ship)
+    LogPipeline.current = pipeline
+    # changed in place, so that loggers which were cached before follow
+    _PROCESSORS[:] = [structlog.contextvars.merge_contextvars, pipeline]
+    structlog.configure(
+        processors=_PROCESSORS,
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.log_level]),
+        logger_factory=structlog.testing.ReturnLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_StandardHandler(pipeline)], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
+
+
+def flush_logs() -> None:
+    """Write out whatever is still buffered."""
+    if LogPipeline.current is not None:
+        LogPipeline.current.flush()
+
+
+def mask(text: str) -> str:
+    """Replace what looks like an address or a phone number."""
+    return _PHONE.sub("<phone>", _ADDRESS.sub("<address>", text))
+
+
+class LogPipeline:
+    """The last structlog processor: renders a line once and gives it to every sink that wants it."""
+
+    current: ClassVar[LogPipeline | None] = None
+
+    def __init__(
+        self, service: str, settings: CommonSettings, ship: Callable[[SystemEvent], None] | None = None
+    ) -> None:
+        self._service = service
+        self._combined = LogFile(settings.log_dir / "combined.log")
+        self._errors = LogFile(settings.log_dir / "error.log")
+        self._production = settings.production
+        self._console = Console(limit=_CONSOLE_LINES_PER_S, threshold=_LEVELS.get(settings.console, 100))
+        self._shipper = Shipper(service, ship) if ship is not None else None
+        self._timer_loop: asyncio.AbstractEventLoop | None = None
+
+    def __call__(self, _logger: Any, method: str, event: EventDict) -> str:
+        """Write one event to every sink; structlog calls this."""
+        level = _LEVEL_OF_METHOD.get(method, method)
+        weight = _LEVELS.get(level, 20)
+        _expand_exception(event)
+        if weight >= _URGENT:
+            _mask_values(event)
+        now = time.time()
+        line = _render(now, level, self._service, event)
+        self._combined.add(line)
+        if weight >= 40:
+            self._errors.add(line)
+        if self._production:
+            _write_fd(1, line)
+        else:
+            self._console.show(level, weight, self._service, event)
+        if weight >= _URGENT:
+            self.flush()
+            if self._shipper is not None:
+                self._shipper.offer(now, level, event)
+        else:
+            self._flush_soon()
+        return ""
+
+    def flush(self) -> None:
+        """Write out the buffered lines."""
+        self._combined.flush()
+        self._errors.flush()
+
+    def _flush_soon(self) -> None:
+        """Flush within 100 ms; at once outside an event loop or when the buffer is full."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if self._combined.pending >= _FLUSH_LINES:
+            self.flush()
+        elif self._timer_loop is not loop:
+            self._timer_loop = loop
+            loop.call_later(_FLUSH_EVERY_S, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer_loop = None
+        self.flush()
+
+
+class LogFile:
+    """A file that lines are appended to in batches; follows a rotation; a full disk only costs lines.
+
+    Several processes append to one file: each batch is a single `write` with O_APPEND, so lines never mix.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: list[bytes] = []
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = self._open()
+        except OSError as error:
+            raise SettingsError([f"cannot write the log file {path}: {error.strerror}"]) from error
+
+    @property
+    def pending(self) -> int:
+        """How many lines wait to be written."""
+        return len(self._lines)
+
+    def add(self, line: bytes) -> None:
+        """Buffer a line; `flush` writes it."""
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        """Write the buffered lines to the file that has the path now; on an error they are lost."""
+        if not self._lines:
+            return
+        with self._lock:
+            lines, self._lines = self._lines, []
+            try:
+                self._follow_rotation()
+                os.write(self._fd, b"".join(lines))
+            except OSError as error:
+                _write_fd(2, f"kurir: {len(lines)} log lines lost: {self._path}: {error.strerror}\n".encode())
+
+    def close(self) -> None:
+        """Flush and let the file go."""
+        self.flush()
+        os.close(self._fd)
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    def _follow_rotation(self) -> None:
+        ours = os.fstat(self._fd)
+        try:
+            theirs = self._path.stat()
+        except FileNotFoundError:
+            theirs = None
+        if theirs is None or (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
+            fresh = self._open()
+            os.close(self._fd)
+            self._fd = fresh
+
+
+class Console:
+    """Lines for people on stderr, coloured on a terminal; a flood is cut to `limit` lines a second."""
+
+    def __init__(self, limit: int, threshold: int) -> None:
+        self._limit = limit
+        self._threshold = threshold
+        self._colours = os.isatty(2)
+        self._second = 0
+        self._shown = 0
+        self._held = 0
+
+    def show(self, level: str, weight: int, service: str, event: EventDict) -> None:
+        """Show a line, unless it is below the console's level or part of a flood."""
+        if weight < self._threshold:
+            return
+        second = int(time.monotonic())
+        if second != self._second:
+            self._begin_second(second)
+        self._shown += 1
+        if self._shown > self._limit and weight < _URGENT:
+            self._held += 1
+            return
+        _write_fd(2, self._format(level, service, event).encode("utf-8", "replace"))
+
+    def _begin_second(self, second: int) -> None:
+        if self._held:
+            _write_fd(2, f"… {self._held} more lines like these in combined.log\n".encode())
+        self._second, self._shown, self._held = second, 0, 0
+
+    def _format(self, level: str, service: str, event: EventDict) -> str:
+        at = datetime.now().astimezone().strftime("%H:%M:%S")
+        pairs = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"event", "exception"})
+        exception = f"\n{event['exception'].rstrip()}" if "exception" in event else ""
+        if not self._colours:
+            return f"{at} {level:<7} {service:<15} {event.get('event', '')} {pairs}".rstrip() + exception + "\n"
+        head = f"\x1b[2m{at}\x1b[0m {_COLOURS[level]}{level:<7}\x1b[0m \x1b[36m{service:<15}\x1b[0m"
+        return f"{head} {event.get('event', '')} \x1b[2m{pairs}\x1b[0m{exception}\n"
+
+
+class Shipper:
+    """Passes warnings and errors on as system events: 20 at once, then one a second and how many it held."""
+
+    def __init__(self, service: str, ship: Callable[[SystemEvent], None]) -> None:
+        self._service = service
+        self._ship = ship
+        self._tokens = _SHIP_BURST
+        self._refilled_at = time.monotonic()
+        self._held = 0
+        self._shipping = threading.local()
+
+    def offer(self, now: float, level: str, event: EventDict) -> None:
+        """Ship an event if the rate allows; what `ship` itself logs is not shipped."""
+        if getattr(self._shipping, "busy", False):
+            return
+        if not self._take_token():
+            self._held += 1
+            return
+        metadata = {key: _plain(value) for key, value in event.items() if key != "event"}
+        if self._held:
+            metadata["held_back"] = self._held
+            self._held = 0
+        self._shipping.busy = True
+        try:
+            self._ship(SystemEvent(int(now * 1000), level, str(event.get("event", "")), self._service, metadata))
+        except Exception:  # a failing sink must never fail the caller that only wanted to log
+            _write_fd(2, traceback.format_exc().encode())
+        finally:
+            self._shipping.busy = False
+
+    def _take_token(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(_SHIP_BURST, self._tokens + (now - self._refilled_at) * _SHIP_PER_S)
+        self._refilled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class _StandardHandler(logging.Handler):
+    """Leads what libraries log through `logging` into the same sinks."""
+
+    def __init__(self, pipeline: LogPipeline) -> None:
+        super().__init__()
+        self._pipeline = pipeline
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event: EventDict = {"event": record.getMessage(), "logger": record.name}
+        if record.exc_info:
+            event["exc_info"] = record.exc_info
+        self._pipeline(None, record.levelname.lower(), event)
+
+
+_PROCESSORS: list[Any] = []
+atexit.register(flush_logs)
+
+
+def _expand_exception(event: EventDict) -> None:
+    """Replace `exc_info` by the text of the traceback."""
+    raised = event.pop("exc_info", None)
+    if not raised:
+        return
+    if isinstance(raised, tuple):
+        raised = raised[1]
+    elif not isinstance(raised, BaseException):
+        raised = sys.exc_info()[1]
+    if raised is not None:
+        event["exception"] = "".join(traceback.format_exception(raised))
+
+
+def _mask_values(event: EventDict) -> None:
+    for key, value in event.items():
+        if isinstance(value, BaseException):
+            event[key] = mask(f"{type(value).__name__}: {value}")
+        elif isinstance(value, str) and not key.endswith("_id"):
+            event[key] = mask(value)
+
+
+def _render(now: float, level: str, service: str, event: EventDict) -> bytes:
+    at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    line = {"at": at, "level": level, "service": service, **event}
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # text that is not valid Unicode
+        return orjson.dumps({key: ascii(value) for key, value in line.items()}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)[:_SHIPPED_TEXT]
+
+
+def _write_fd(fd: int, data: bytes) -> None:
+    try:
+        os.write(fd, data)
+    except OSError:
+        return  # the terminal or pipe has gone; the files still have the line

@@ -1,0 +1,232 @@
+"""Settings: how a service's environment becomes a frozen dataclass, with every problem reported at once.
+
+A variable is `KURIR_…`; where `<name>_FILE` is set instead, its value is the content of that file, so that
+secrets need not stand in the environment. An empty value counts as unset, as compose files pass empty ones
+along.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from shared.errors import SettingsError
+
+_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_NumberT = TypeVar("_NumberT", int, float)
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def parse_seconds(text: str) -> float:
+    """Read a duration ("8s", "250ms", "1m", "2h", "1d"; a plain number is seconds); raises ValueError."""
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration such as 250ms, 8s, 1m or 2h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` starts in any `period_s` seconds."""
+
+    count: int
+    period_s: float
+
+    @classmethod
+    def parse(cls, text: str) -> Rate | None:
+        """Read "10/1s" or "1000/1m"; None for "off". Raises ValueError with a message fit for the user."""
+        if text.strip().lower() == "off":
+            return None
+        wanted = f"{text!r} is not a rate such as 10/1s, 1000/1m or off"
+        count, slash, period = text.partition("/")
+        if not slash or not re.fullmatch(r"\s*[0-9]{1,9}\s*", count):
+            raise ValueError(wanted)
+        try:
+            period_s = parse_seconds(period)
+        except ValueError:
+            # "10/s" reads naturally as ten in one second
+            try:
+                period_s = parse_seconds(f"1{period.strip()}")
+            except ValueError:
+                raise ValueError(wanted) from None
+        if int(count) < 1 or period_s <= 0:
+            raise ValueError(wanted)
+        return cls(int(count), period_s)
+
+    def __str__(self) -> str:
+        """Write the rate so that `parse` reads it back."""
+        return f"{self.count}/{self.period_s:g}s"
+
+
+class EnvReader:
+    """Reads typed values from an environment and collects every problem; `finish` raises them together."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._problems: list[str] = []
+
+    def problem(self, text: str) -> None:
+        """Note a problem that `finish` will report."""
+        self._problems.append(text)
+
+    def finish(self) -> None:
+        """Raise SettingsError if anything was wrong."""
+        if self._problems:
+            raise SettingsError(list(self._problems))
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """Return a text; without a default it is required. `<name>_FILE` names a file that holds it."""
+        value = self._raw(name)
+        if value is not None:
+            return value
+        if default is None:
+            self.problem(f"{name} is required")
+            return ""
+        return default
+
+    def integer(
+        self, name: str, default: int | None = None, minimum: int | None = None, maximum: int | None = None
+    ) -> int:
+        """Return a whole number within its bounds."""
+        value = self._raw(name)
+        if value is None:
+            return self._missing(name, default, 0)
+        if re.fullmatch(r"[+-]?[0-9]{1,18}", value) is None:
+            self.problem(f"{name}: {value!r} is not a whole number")
+            return default or 0
+        number = int(value)
+        if minimum is not None and number < minimum:
+            self.problem(f"{name}: {number} is below {minimum}")
+        if maximum is not None and number > maximum:
+            self.problem(f"{name}: {number} is above {maximum}")
+        return number
+
+    def seconds(self, name: str, default: float | None = None) -> float:
+        """Return a duration in seconds ("8s", "250ms", "1m", "2h", or a plain number of seconds)."""
+        value = self._raw(name)
+        if value is None:
+            return self._missing(name, default, 0.0)
+        try:
+            return parse_seconds(value)
+        except ValueError as error:
+            self.problem(f"{name}: {error}")
+            return default or 0.0
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Return a yes or no (1/0, true/false, yes/no, on/off)."""
+        value = self._raw(name)
+        if value is None:
+            return default
+        if value.lower() not in _TRUE | _FALSE:
+            self.problem(f"{name}: {value!r} is neither yes nor no")
+        return value.lower() in _TRUE
+
+    def rate(self, name: str, default: str) -> Rate | None:
+        """Return a rate ("10/1s"), None for "off"."""
+        try:
+            return Rate.parse(self._raw(name) or default)
+        except ValueError as error:
+            self.problem(f"{name}: {error}")
+            return None
+
+    def items(self, name: str, default: str = "") -> list[str]:
+        """Return a comma-separated list, stripped, without empty items."""
+        value = self._raw(name)
+        return [item.strip() for item in (default if value is None else value).split(",") if item.strip()]
+
+    def choice(self, name: str, options: Sequence[str], default: str) -> str:
+        """Return one of the options, in lower case."""
+        value = self._raw(name)
+        if value is None:
+            return default
+        if value.lower() not in options:
+            self.problem(f"{name}: {value!r} is none of {', '.join(options)}")
+            return default
+        return value.lower()
+
+    def _raw(self, name: str) -> str | None:
+        value = self._env.get(name, "").strip()
+        path = self._env.get(f"{name}_FILE", "").strip()
+        if not path:
+            return value or None
+        if value:
+            self.problem(f"{name} and {name}_FILE are both set")
+            return value
+        try:
+            return Path(path).read_text(encoding="utf-8").strip() or None
+        except (OSError, UnicodeDecodeError) as error:
+            self.problem(f"{name}_FILE: cannot read {path}: {getattr(error, 'strerror', None) or error}")
+            return None
+
+    def _missing(self, name: str, default: _NumberT | None, zero: _NumberT) -> _NumberT:
+        if default is None:
+            self.problem(f"{name} is required")
+            return zero
+        return default
+
+
+@dataclass(frozen=True, slots=True)
+class CommonSettings:
+    """What every service has; `time_scale` multiplies all time constants of the queue.
+
+    `console` is the lowest level that the console of a development system shows, or `off`.
+    """
+
+    redis_url: str
+    host: str
+    port: int
+    env: str
+    log_level: str
+    log_dir: Path
+    data_dir: Path
+    grace_s: float
+    time_scale: float
+    console: str = "info"
+
+    @property
+    def production(self) -> bool:
+        """Whether this is a production system: JSON on stdout instead of a coloured console."""
+        return self.env == "production"
+
+
+def read_common(env: EnvReader, default_port: int) -> CommonSettings:
+    """Read what every service has; problems stay with the reader until its `finish`."""
+    data_dir = Path(env.text("KURIR_DATA_DIR", "./data"))
+    return CommonSettings(
+        redis_url=_redis_url(env),
+        host=env.text("KURIR_HOST", "127.0.0.1"),
+        port=env.integer("KURIR_PORT", default_port, minimum=0, maximum=65535),
+        env=env.choice("KURIR_ENV", ("development", "production"), "development"),
+        log_level=env.choice("KURIR_LOG_LEVEL", LOG_LEVELS, "info"),
+        log_dir=Path(env.text("KURIR_LOG_DIR", str(data_dir / "logs"))),
+        data_dir=data_dir,
+        grace_s=env.seconds("KURIR_GRACE", 8.0),
+        time_scale=_time_scale(env),
+        console=env.choice("KURIR_LOG_CONSOLE", (*LOG_LEVELS, "off"), "info"),
+    )
+
+
+def _redis_url(env: EnvReader) -> str:
+    url = env.text("KURIR_REDIS_URL", "redis://127.0.0.1:6379/0")
+    if urlsplit(url).scheme not in {"redis", "rediss", "unix"}:
+        env.problem("KURIR_REDIS_URL must begin with redis://, rediss:// or unix://")
+    return url
+
+
+def _time_scale(env: EnvReader) -> float:
+    value = env.text("KURIR_TIME_SCALE", "1")
+    try:
+        scale = float(value)
+    except ValueError:
+        scale = 0.0
+    if not 0.01 <= scale <= 100:
+        env.problem(f"KURIR_TIME_SCALE: {value!r} is not a number from 0.01 to 100")
+        return 1.0
+    return scale

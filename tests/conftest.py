@@ -1,0 +1,46 @@
+"""Fixtures that all tests share: real servers, started once a session and emptied before each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from tests.servers import RedisServer
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    """The session's Valkey; a test that kills or restarts a server makes its own `RedisServer`."""
+    server = RedisServer("valkey")
+    server.start()
+    yield server
+    server.destroy()
+
+
+@pytest.fixture(scope="session")
+def real_redis_server() -> Iterator[RedisServer]:
+    """The session's Redis, from the machine's redis-server."""
+    server = RedisServer("redis")
+    server.start()
+    yield server
+    server.destroy()
+
+
+@pytest.fixture
+def valkey_url(valkey_server: RedisServer) -> str:
+    """The URL of an empty Valkey."""
+    assert valkey_server.command("FLUSHALL") == b"+OK"
+    return valkey_server.url
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty server, once for Valkey and once for Redis."""
+    name: Literal["valkey_server", "real_redis_server"] = (
+        "valkey_server" if request.param == "valkey" else "real_redis_server"
+    )
+    server: RedisServer = request.getfixturevalue(name)
+    assert server.command("FLUSHALL") == b"+OK"
+    return server.url
