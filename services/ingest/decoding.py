@@ -1,0 +1,85 @@
+"""Decoding: a body becomes a typed struct, or a list of everything that is wrong with it.
+
+msgspec stops at the first problem. That is the fast path; only where it finds one is the body read again, field
+by field, so that the answer names every problem with its path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from services.ingest.problems import Problem
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+_PATH = re.compile(r"^(?P<what>.*) - at `\$?(?P<path>[^`]*)`$", re.DOTALL)
+_KEY_PATH = re.compile(r"^(?P<what>.*) - at `key` in `\$?(?P<path>[^`]*)`$", re.DOTALL)
+_json = msgspec.json.Decoder()
+
+
+def read_object(raw: bytes | msgspec.Raw) -> dict[str, Any] | None:
+    """Read a JSON object untyped; None if the bytes are JSON of another kind. Raises msgspec.DecodeError."""
+    value = _json.decode(raw)
+    return value if isinstance(value, dict) else None
+
+
+def problems_of(value: Mapping[str, Any], kind: type[msgspec.Struct], path: str = "") -> list[Problem]:
+    """Find every problem of an untyped object against a struct, each field by itself."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    problems = [
+        Problem(_join(path, str(name)), "UNKNOWN_FIELD", f"there is no field {str(name)[:60]!r} here")
+        for name in value
+        if name not in fields
+    ]
+    for name, field in fields.items():
+        if name in value:
+            problems += _field_problems(value[name], field.type, _join(path, name))
+        elif field.required:
+            problems.append(Problem(_join(path, name), "REQUIRED", f"{name} is required"))
+    return problems
+
+
+def convert(value: Mapping[str, Any], kind: type[StructT], path: str = "") -> StructT | list[Problem]:
+    """Convert an untyped object to a struct, or say everything that is wrong with it."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        return problems_of(value, kind, path) or [problem_of(error, path)]
+
+
+def problem_of(error: msgspec.ValidationError, path: str = "") -> Problem:
+    """Translate one validation error of msgspec."""
+    text = str(error)
+    found = _KEY_PATH.match(text) or _PATH.match(text)
+    where, what = (found["path"], found["what"]) if found else ("", text)
+    return Problem(path + where if path else where.lstrip("."), _code_of(what), what)
+
+
+def _field_problems(value: Any, kind: Any, path: str) -> list[Problem]:
+    if kind is msgspec.Raw or (kind == list[msgspec.Raw] and isinstance(value, list)):
+        return []
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        return [problem_of(error, path)]
+    return []
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _code_of(what: str) -> str:
+    if "missing required field" in what:
+        return "REQUIRED"
+    if "unknown field" in what:
+        return "UNKNOWN_FIELD"
+    if "of length <=" in what:
+        return "TOO_LONG"
+    if re.match(r"Expected `[^`]*`, got `", what):
+        return "INVALID_TYPE"
+    return "INVALID_VALUE"

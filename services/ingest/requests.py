@@ -1,0 +1,128 @@
+"""Requests: the bodies that the API takes, as typed structs that msgspec decodes straight from the bytes.
+
+JSON names are camelCase. Unknown fields are refused: a misspelt `scheduledAt` must not send a blast at once.
+Recipients stay undecoded (`msgspec.Raw`) in a blast, so that each is decoded, checked and reported by itself.
+`decode` in `services.ingest.decoding` reads any of these and reports every problem at once.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Name = Annotated[str, Meta(max_length=200)]
+Address = Annotated[str, Meta(max_length=320)]
+Reference = Annotated[str, Meta(max_length=200)]
+Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339 with a time zone, e.g. 2026-01-31T12:00:00Z")]
+Variables = Annotated[dict[str, Any], Meta(description="Values for the template's variables, by name.")]
+Validation = Literal["strict", "permissive"]
+OnDuplicate = Literal["collapse", "error"]
+Priority = Annotated[int, Meta(ge=0, le=2, description="0 first, 1 the default, 2 bulk")]
+
+
+class Request(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Base of every body: camelCase names, no unknown fields."""
+
+
+class AttachmentRequest(Request, kw_only=True, frozen=True):
+    """A file that goes with a message; `content` is base64 in JSON."""
+
+    filename: Annotated[str, Meta(min_length=1, max_length=255)]
+    content_type: Annotated[str, Meta(max_length=127, pattern=r"^[\w!#$&^.+-]+/[\w!#$&^.+-]+$")]
+    content: bytes
+
+
+class RecipientRequest(Request, kw_only=True, frozen=True):
+    """A person: a name, an address for each listed channel, and the values that are theirs alone."""
+
+    name: Name = ""
+    email: Address | None = None
+    phone: Annotated[str, Meta(max_length=64)] | None = None
+    variables: Variables = {}
+    attachments: list[AttachmentRequest] = []
+    reference: Reference = ""
+
+
+class BlastHead(Request, kw_only=True, frozen=True):
+    """Everything about a blast but its recipients: the first line of NDJSON, the part `blast` of multipart."""
+
+    channels: Annotated[list[str], Meta(min_length=1, max_length=16)]
+    template_id: Annotated[str, Meta(min_length=1, max_length=100)]
+    global_variables: Variables = {}
+    from_: Annotated[str, Meta(max_length=500, description="An RFC 5322 mailbox")] | None = msgspec.field(
+        name="from", default=None
+    )
+    reply_to: Address | None = None
+    priority: Priority | None = None
+    scheduled_at: Instant | None = None
+    expires_at: Instant | None = None
+    attachments: list[AttachmentRequest] = []
+    reference: Reference = ""
+    metadata: dict[str, Any] = {}
+    validation: Validation = "strict"
+    on_duplicate: OnDuplicate = "collapse"
+    dry_run: bool = False
+
+
+class BlastRequest(BlastHead, kw_only=True, frozen=True):
+    """A blast with its recipients, as one JSON body."""
+
+    recipients: list[msgspec.Raw]
+
+
+class MessageRequest(Request, kw_only=True, frozen=True):
+    """One message to one recipient."""
+
+    recipient: msgspec.Raw
+    channel: str
+    template_id: Annotated[str, Meta(min_length=1, max_length=100)]
+    global_variables: Variables = {}
+    from_: Annotated[str, Meta(max_length=500, description="An RFC 5322 mailbox")] | None = msgspec.field(
+        name="from", default=None
+    )
+    reply_to: Address | None = None
+    priority: Priority | None = None
+    scheduled_at: Instant | None = None
+    expires_at: Instant | None = None
+    attachments: list[AttachmentRequest] = []
+    reference: Reference = ""
+    metadata: dict[str, Any] = {}
+    dry_run: bool = False
+
+
+class PreviewRequest(Request, kw_only=True, frozen=True):
+    """One recipient's message, to be rendered and shown, not sent."""
+
+    recipient: msgspec.Raw
+    channel: str
+    template_id: Annotated[str, Meta(min_length=1, max_length=100)]
+    global_variables: Variables = {}
+
+
+class ChannelPatch(Request, kw_only=True, frozen=True):
+    """The limits of a channel that may be changed while it runs; `rate` as "10/1s", or "off"."""
+
+    rate: Annotated[str, Meta(max_length=32)]
+
+
+class PauseRequest(Request, kw_only=True, frozen=True):
+    """Why a channel or a blast is paused; shown wherever its state is."""
+
+    reason: Annotated[str, Meta(max_length=200)] = "paused through the API"
+
+
+class RetryRequest(Request, kw_only=True, frozen=True):
+    """Which dead letters to send again: also those that may have been delivered, if `includeUncertain`."""
+
+    include_uncertain: bool = False
+
+
+class SuppressionRequest(Request, kw_only=True, frozen=True):
+    """An address that gets no more messages through a channel."""
+
+    channel: str
+    address: Annotated[str, Meta(min_length=1, max_length=320)]
+    reason: Annotated[str, Meta(max_length=200)] = "manual"

@@ -1,0 +1,1 @@
+"""What ingest itself keeps in Redis: idempotency records, request limits and templates."""
