@@ -1,0 +1,224 @@
+"""Logs: JSON lines in rotating files, a bounded console, masked and rate-limited warnings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+
+from shared.errors import SettingsError
+from shared.events import SystemEvent
+from shared.logs import LogPipeline, configure_logging, flush_logs, get_logger, mask
+from shared.settings import CommonSettings, EnvReader, read_common
+from tests.servers import wait_for
+
+Configure = Callable[..., list[SystemEvent]]
+
+
+def _settings(folder: Path, **env: str) -> CommonSettings:
+    return read_common(EnvReader({"KURIR_LOG_DIR": str(folder), **env}), 0)
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Iterator[Configure]:
+    """Configure logging into the test's folder; returns what is shipped. Restores the defaults."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level, LogPipeline.current)
+
+    def run(**env: str) -> list[SystemEvent]:
+        shipped: list[SystemEvent] = []
+        configure_logging("thing", _settings(tmp_path, **env), shipped.append)
+        return shipped
+
+    yield run
+    flush_logs()
+    root.handlers[:], root.level, LogPipeline.current = before
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    flush_logs()
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_a_line_is_json_with_time_level_and_service(configure: Configure, tmp_path: Path) -> None:
+    """The fields of the call follow those that every line has."""
+    configure()
+    get_logger().info("attempt", job_id="b:0:email", attempt=1, duration_ms=3)
+    (line,) = _lines(tmp_path / "combined.log")
+    assert line.pop("at").endswith("Z")
+    assert line == {
+        "level": "info",
+        "service": "thing",
+        "event": "attempt",
+        "job_id": "b:0:email",
+        "attempt": 1,
+        "duration_ms": 3,
+    }
+
+
+def test_only_errors_go_to_error_log(configure: Configure, tmp_path: Path) -> None:
+    """combined.log has everything, error.log errors alone."""
+    configure()
+    log = get_logger()
+    log.info("a")
+    log.warning("b")
+    log.error("c")
+    assert [line["event"] for line in _lines(tmp_path / "combined.log")] == ["a", "b", "c"]
+    assert [line["event"] for line in _lines(tmp_path / "error.log")] == ["c"]
+
+
+def test_lines_below_the_level_are_dropped(configure: Configure, tmp_path: Path) -> None:
+    """KURIR_LOG_LEVEL=warning leaves informational lines out."""
+    configure(KURIR_LOG_LEVEL="warning")
+    get_logger().info("quiet")
+    get_logger().warning("loud")
+    assert [line["event"] for line in _lines(tmp_path / "combined.log")] == ["loud"]
+
+
+def test_a_traceback_is_kept_and_masked(configure: Configure, tmp_path: Path) -> None:
+    """exception() writes the traceback; an address inside it does not reach the file."""
+    configure()
+    try:
+        int("siti@example.com or 6281234567890")
+    except ValueError:
+        get_logger().exception("crash", job_id="62812345678901:0:email")
+    (line,) = _lines(tmp_path / "error.log")
+    assert "base 10: '<address> or <phone>'" in line["exception"]
+    assert line["job_id"] == "62812345678901:0:email"
+
+
+def test_a_rotated_file_is_followed(configure: Configure, tmp_path: Path) -> None:
+    """After logrotate has moved the file, lines go to a new one under the old name."""
+    configure()
+    get_logger().warning("before")
+    (tmp_path / "combined.log").rename(tmp_path / "combined.log.1")
+    get_logger().warning("after")
+    assert [line["event"] for line in _lines(tmp_path / "combined.log")] == ["after"]
+    assert [line["event"] for line in _lines(tmp_path / "combined.log.1")] == ["before"]
+
+
+async def test_informational_lines_are_written_within_moments(configure: Configure, tmp_path: Path) -> None:
+    """Lines are batched, yet nobody has to flush for them to appear."""
+    configure()
+    get_logger().info("soon")
+    path = tmp_path / "combined.log"
+    await wait_for(lambda: b"soon" in path.read_bytes(), 2, "the buffered line in the file")
+
+
+def test_warnings_and_errors_are_shipped(configure: Configure) -> None:
+    """Each becomes a SystemEvent with plain, masked metadata; informational lines do not."""
+    shipped = configure()
+    get_logger().info("step")
+    get_logger().error("broken", reason=OSError("for siti@example.com"), path=Path("/x"))
+    (event,) = shipped
+    assert (event.level, event.message, event.service) == ("error", "broken", "thing")
+    assert event.metadata == {"reason": "OSError: for <address>", "path": "/x"}
+
+
+def test_a_storm_of_errors_is_shipped_in_part(configure: Configure) -> None:
+    """Twenty pass at once; the file still has every one."""
+    shipped = configure()
+    for _ in range(500):
+        get_logger().error("storm")
+    assert 20 <= len(shipped) <= 22
+
+
+def test_what_ship_logs_is_not_shipped_again(configure: Configure, tmp_path: Path) -> None:
+    """A sink that fails and says so does not call itself for ever, nor fail the caller."""
+
+    def ship(_event: SystemEvent) -> None:
+        get_logger().error("cannot ship")
+        raise RuntimeError("sink is gone")
+
+    configure()
+    configure_logging("thing", _settings(tmp_path), ship)
+    get_logger().error("first")
+    assert [line["event"] for line in _lines(tmp_path / "error.log")] == ["first", "cannot ship"]
+
+
+def test_library_logs_take_the_same_way(configure: Configure, tmp_path: Path) -> None:
+    """What aiohttp or asyncio log as warnings ends in the same file, with its logger's name."""
+    configure()
+    logging.getLogger("asyncio").warning("Task exception of %s", "somebody")
+    (line,) = _lines(tmp_path / "combined.log")
+    assert (line["event"], line["logger"]) == ("Task exception of somebody", "asyncio")
+
+
+def test_values_that_json_has_no_form_for_are_written(configure: Configure, tmp_path: Path) -> None:
+    """Paths, exceptions, sets and broken text never raise out of a log call."""
+    configure()
+    get_logger().info("odd", path=Path("/x"), parts={1}, text="\udcff", n=2**70)
+    (line,) = _lines(tmp_path / "combined.log")
+    assert line["event"].strip("'") == "odd"
+
+
+def test_a_flood_is_cut_on_the_console(configure: Configure, capfd: pytest.CaptureFixture[str]) -> None:
+    """The console shows some lines of a flood and says how many it left out; warnings always pass."""
+    configure()
+    for _ in range(2000):
+        get_logger().info("attempt")
+    get_logger().warning("late but shown")
+    shown = capfd.readouterr().err
+    assert shown.count("attempt") < 500
+    assert "late but shown" in shown
+
+
+def test_production_writes_json_to_stdout(configure: Configure, capfd: pytest.CaptureFixture[str]) -> None:
+    """KURIR_ENV=production has no coloured console."""
+    configure(KURIR_ENV="production")
+    get_logger().info("attempt", attempt=2)
+    captured = capfd.readouterr()
+    assert orjson.loads(captured.out)["attempt"] == 2
+    assert captured.err == ""
+
+
+def test_a_log_folder_that_cannot_be_made_is_a_settings_error(tmp_path: Path) -> None:
+    """The message names the file."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=r"cannot write the log file .*combined\.log"):
+        configure_logging("thing", _settings(tmp_path / "file" / "logs"))
+
+
+def test_a_file_that_cannot_be_written_does_not_fail_the_caller(
+    configure: Configure, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """When the log folder disappears and cannot be made again, lines are lost and stderr says so."""
+    configure()
+    (tmp_path / "combined.log").unlink()
+    (tmp_path / "combined.log").mkdir()
+    get_logger().warning("lost")
+    assert "1 log lines lost" in capfd.readouterr().err
+
+
+async def test_a_line_costs_microseconds(configure: Configure) -> None:
+    """Ten thousand lines of a busy sender take well under the time of sending them (measured: 6 µs each)."""
+    configure(KURIR_LOG_CONSOLE="off")
+    log = get_logger()
+    began = time.perf_counter()
+    for number in range(10_000):
+        log.info("attempt", job_id="b:0:email", blast_id="b", channel="email", attempt=number, duration_ms=3)
+    spent = time.perf_counter() - began
+    await asyncio.sleep(0)
+    assert spent / 10_000 < 100e-6, f"{spent * 100:.1f} µs a line"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("550 5.1.1 <a.b+c@example.co.id> unknown", "550 5.1.1 <<address>> unknown"),
+        ("to +6281234567890 failed", "to <phone> failed"),
+        ("error 131026 after 2 attempts in 20260131", "error 131026 after 2 attempts in 20260131"),
+    ],
+)
+def test_addresses_and_phone_numbers_are_masked(text: str, masked: str) -> None:
+    """Codes and dates stay readable."""
+    assert mask(text) == masked

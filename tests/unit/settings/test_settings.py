@@ -1,0 +1,122 @@
+"""Settings: typed values from an environment, and every problem of it at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import SettingsError
+from shared.settings import EnvReader, Rate, parse_seconds, read_common
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("8s", 8.0), ("250ms", 0.25), ("1m", 60.0), ("2h", 7200.0), ("1d", 86400.0), ("1.5", 1.5)]
+)
+def test_durations_are_read_with_their_units(text: str, seconds: float) -> None:
+    """A duration may carry ms, s, m, h or d; a plain number is seconds."""
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1s", "1 week", "8 s s", "1e3"])
+def test_what_is_not_a_duration_is_refused(text: str) -> None:
+    """Anything else is a ValueError that quotes the text."""
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("10/1s", Rate(10, 1.0)), ("1000/1m", Rate(1000, 60.0)), ("5/s", Rate(5, 1.0)), ("off", None)]
+)
+def test_rates_are_read(text: str, rate: Rate | None) -> None:
+    """A rate is a count per period, or off."""
+    assert Rate.parse(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "10", "0/1s", "-3/1s", "10/0s", "ten/1s", "10/1y", "1.5/1s", "٣/1s"])
+def test_what_is_not_a_rate_is_refused(text: str) -> None:
+    """Anything else is a ValueError that shows how a rate looks."""
+    with pytest.raises(ValueError, match="is not a rate such as 10/1s"):
+        Rate.parse(text)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**4))
+def test_a_rate_reads_back_what_it_writes(count: int, period_s: int) -> None:
+    """str() and parse() are inverse."""
+    rate = Rate(count, float(period_s))
+    assert Rate.parse(str(rate)) == rate
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    """One SettingsError names all wrong and all missing variables."""
+    env = EnvReader({"A": "x", "B": "99", "C": "maybe", "D": "red", "E": "soon", "F": "much"})
+    env.integer("A", 1)
+    env.integer("B", 1, maximum=10)
+    env.flag("C", default=True)
+    env.choice("D", ("green", "blue"), "green")
+    env.seconds("E", 1)
+    env.rate("F", "off")
+    env.text("G")
+    with pytest.raises(SettingsError) as raised:
+        env.finish()
+    assert [problem[:1] for problem in raised.value.problems] == list("ABCDEFG")
+
+
+def test_defaults_serve_where_nothing_is_set() -> None:
+    """Unset and empty variables take their defaults, without a problem."""
+    env = EnvReader({"EMPTY": "  "})
+    values = (env.text("EMPTY", "x"), env.integer("N", 3), env.seconds("S", 0.5), env.flag("F", default=True))
+    assert values == ("x", 3, 0.5, True)
+    assert env.rate("R", "10/1s") == Rate(10, 1.0)
+    assert env.items("I", "a, b") == ["a", "b"]
+    env.finish()
+
+
+def test_items_are_stripped() -> None:
+    """A list is split at commas and loses empty items."""
+    assert EnvReader({"I": " a ,, b,"}).items("I") == ["a", "b"]
+
+
+def test_a_secret_is_read_from_its_file(tmp_path: Path) -> None:
+    """`<name>_FILE` names a file whose stripped content is the value."""
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n")
+    env = EnvReader({"KEY_FILE": str(secret)})
+    assert env.text("KEY") == "s3cret"
+    env.finish()
+
+
+def test_a_secret_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    """A missing file is named; the value is not silently the default."""
+    env = EnvReader({"KEY_FILE": str(tmp_path / "none")})
+    env.text("KEY", "default")
+    with pytest.raises(SettingsError, match="KEY_FILE: cannot read"):
+        env.finish()
+
+
+def test_a_value_and_its_file_together_are_a_problem(tmp_path: Path) -> None:
+    """Nobody has to guess which of the two wins."""
+    env = EnvReader({"KEY": "a", "KEY_FILE": str(tmp_path)})
+    env.text("KEY")
+    with pytest.raises(SettingsError, match="both set"):
+        env.finish()
+
+
+def test_a_service_has_working_defaults() -> None:
+    """With an empty environment a service listens on loopback and logs under the data folder."""
+    env = EnvReader({})
+    common = read_common(env, 3010)
+    env.finish()
+    assert (common.host, common.port, common.log_dir) == ("127.0.0.1", 3010, Path("data/logs"))
+    assert not common.production
+
+
+def test_a_redis_url_without_its_scheme_is_refused() -> None:
+    """The message says how the URL must begin."""
+    env = EnvReader({"KURIR_REDIS_URL": "localhost:6379", "KURIR_TIME_SCALE": "0"})
+    read_common(env, 3000)
+    with pytest.raises(SettingsError, match="must begin with redis://") as raised:
+        env.finish()
+    assert len(raised.value.problems) == 2
