@@ -1,0 +1,72 @@
+"""Origin: where a request really comes from, and whether it may be served where no API key is configured.
+
+Behind a proxy the client's address stands in X-Forwarded-For; only what trusted proxies appended is believed.
+Without any key this machine's own programs are served and nobody else. A browser on this machine is the way in
+that is left: a page from elsewhere may post to loopback, by its name (DNS rebinding) or as a form, so a foreign
+Host or Origin is refused too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Server")
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
+    """Return the client's address: the last in X-Forwarded-For that is not a trusted proxy's.
+
+    `forwarded_for` are the header's values in order. A peer that is not trusted is the client, whatever it says.
+    """
+    if not trusted or not _within(peer, trusted):
+        return peer
+    hops = [hop.strip() for value in forwarded_for for hop in value.split(",") if hop.strip()]
+    client = peer
+    for hop in reversed(hops):
+        if _parse(hop) is None:
+            break
+        client = hop
+        if not _within(hop, trusted):
+            break
+    return client
+
+
+def refusal(peer: str, headers: Mapping[str, str]) -> str:
+    """Say why a request may not be served where no API key is configured; "" where it may."""
+    address = _parse(peer)
+    if address is None or not address.is_loopback:
+        return "no API key is configured, so only clients on this machine are served"
+    if any(name in headers for name in _FORWARDING):
+        return "no API key is configured, so requests that came through a proxy are refused"
+    host = headers.get("Host", "")
+    if _host_name(host) not in _LOCAL_NAMES:
+        return "no API key is configured, so only requests to localhost are served"
+    origin = headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != host:
+        return "no API key is configured, so pages from elsewhere may not call"
+    return ""
+
+
+def _host_name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped if isinstance(mapped, ipaddress.IPv4Address) else address
+
+
+def _within(text: str, networks: Sequence[Network]) -> bool:
+    address = _parse(text)
+    return address is not None and any(address in network for network in networks)

@@ -1,0 +1,162 @@
+"""Ingest's settings: what it reads from the environment, checked as a whole at start-up."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from services.ingest.keys import ApiKey, parse_key
+from shared.channels import EMAIL, WHATSAPP
+from shared.settings import CommonSettings, EnvReader, Rate, read_common
+
+DEFAULT_PORT = 3000
+_MEGABYTE = 1024 * 1024
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may be: sizes in bytes, times in seconds.
+
+    `json_bytes` bounds bodies that are held in memory, `upload_bytes` those that are spooled to disk, `line_bytes`
+    one line of them. `idle_s` is the longest silence within a body, `header_s` the time for a request's head and
+    between two requests of a connection.
+    """
+
+    json_bytes: int = 32 * _MEGABYTE
+    upload_bytes: int = 4096 * _MEGABYTE
+    line_bytes: int = 16 * _MEGABYTE
+    idle_s: float = 30.0
+    header_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class MailSettings:
+    """Who may send mail and what its links say; no address or no domain means that it is not configured."""
+
+    from_address: str
+    domains: frozenset[str]
+    public_url: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """Everything that ingest is told from outside."""
+
+    common: CommonSettings
+    limits: Limits
+    mail: MailSettings
+    keys: tuple[ApiKey, ...]
+    trusted_proxies: tuple[Network, ...]
+    rate_limit: Rate | None
+    configured_channels: frozenset[str]
+    sender_urls: Mapping[str, str]
+    logger_url: str
+    default_region: str
+    bulk_from: int
+    max_backlog: int
+    incomplete_after_s: float
+    templates_dir: str
+
+
+def read_settings(env: Mapping[str, str]) -> IngestSettings:
+    """Read the settings; raises SettingsError with every problem."""
+    reader = EnvReader(env)
+    common = read_common(reader, DEFAULT_PORT)
+    settings = IngestSettings(
+        common=common,
+        limits=_limits(reader),
+        mail=_mail(reader),
+        keys=_keys(reader),
+        trusted_proxies=_networks(reader),
+        rate_limit=reader.rate("KURIR_RATE_LIMIT", "1000/1m"),
+        configured_channels=_configured(env),
+        sender_urls={
+            EMAIL.name: _url(reader, "KURIR_EMAIL_SENDER_URL", "http://127.0.0.1:3010"),
+            WHATSAPP.name: _url(reader, "KURIR_WHATSAPP_SENDER_URL", "http://127.0.0.1:3020"),
+        },
+        logger_url=_url(reader, "KURIR_LOGGER_URL", "http://127.0.0.1:3030"),
+        default_region=_region(reader),
+        bulk_from=reader.integer("KURIR_BULK_FROM", 1000, minimum=1),
+        max_backlog=reader.integer("KURIR_MAX_BACKLOG", 1_000_000, minimum=1),
+        incomplete_after_s=reader.seconds("KURIR_INCOMPLETE_AFTER", 900.0) * common.time_scale,
+        templates_dir=reader.text("KURIR_TEMPLATES_DIR", "templates"),
+    )
+    reader.finish()
+    return settings
+
+
+def _limits(reader: EnvReader) -> Limits:
+    return Limits(
+        json_bytes=reader.integer("KURIR_MAX_JSON_MB", 32, minimum=1, maximum=1024) * _MEGABYTE,
+        upload_bytes=reader.integer("KURIR_MAX_UPLOAD_MB", 4096, minimum=1) * _MEGABYTE,
+        idle_s=reader.seconds("KURIR_BODY_TIMEOUT", 30.0),
+        header_s=reader.seconds("KURIR_HEADER_TIMEOUT", 30.0),
+    )
+
+
+def _mail(reader: EnvReader) -> MailSettings:
+    sender = reader.text("KURIR_EMAIL_FROM", "")
+    own = sender.rpartition("@")[2].strip(" >").lower()
+    domains = reader.items("KURIR_EMAIL_DOMAINS", own)
+    return MailSettings(
+        from_address=sender,
+        domains=frozenset(domain.lower() for domain in domains),
+        public_url=reader.text("KURIR_PUBLIC_URL", "").rstrip("/"),
+        secret=reader.text("KURIR_SECRET", ""),
+    )
+
+
+def _keys(reader: EnvReader) -> tuple[ApiKey, ...]:
+    keys: list[ApiKey] = []
+    for number, text in enumerate(reader.items("KURIR_API_KEYS"), start=1):
+        try:
+            keys.append(parse_key(text))
+        except ValueError as error:
+            # the text itself is a secret, so only its place is told
+            reader.problem(f"KURIR_API_KEYS, key {number}: {error}")
+    names = [key.name for key in keys]
+    if len(set(names)) != len(names):
+        reader.problem("KURIR_API_KEYS: two keys have the same name")
+    return tuple(keys)
+
+
+def _networks(reader: EnvReader) -> tuple[Network, ...]:
+    networks = []
+    for text in reader.items("KURIR_TRUSTED_PROXIES"):
+        try:
+            networks.append(ipaddress.ip_network(text, strict=False))
+        except ValueError as error:
+            reader.problem(f"KURIR_TRUSTED_PROXIES: {error}")
+    return tuple(networks)
+
+
+def _configured(env: Mapping[str, str]) -> frozenset[str]:
+    """The channels that have a provider; the senders' own settings say how to reach it."""
+
+    def has(*names: str) -> bool:
+        return any(env.get(name, "").strip() or env.get(f"{name}_FILE", "").strip() for name in names)
+
+    channels = {
+        EMAIL.name: has("KURIR_SMTP_URL", "KURIR_SMTP_SERVERS"),
+        WHATSAPP.name: has("KURIR_QISCUS_APP_CODE"),
+    }
+    return frozenset(name for name, configured in channels.items() if configured)
+
+
+def _url(reader: EnvReader, name: str, default: str) -> str:
+    url = reader.text(name, default).rstrip("/")
+    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).netloc:
+        reader.problem(f"{name}: {url!r} is not an http URL")
+    return url
+
+
+def _region(reader: EnvReader) -> str:
+    region = reader.text("KURIR_DEFAULT_REGION", "ID").upper()
+    if len(region) != 2 or not region.isalpha():
+        reader.problem(f"KURIR_DEFAULT_REGION: {region!r} is not a two-letter country code")
+    return region
