@@ -43,7 +43,8 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     """One message to one recipient through one channel.
 
     `attempts` counts attempts used before this queue entry was written (a deferral rewrites the entry); those
-    made since are the entry's delivery count. Times are milliseconds since the epoch, 0 for none.
+    made since are the entry's delivery count. `booked_for_ms` is the start booked under its domain's limit. Times
+    are milliseconds since the epoch, 0 for none.
     """
 
     blast_id: str
@@ -58,6 +59,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     deferrals: int = 0
     first_deferred_at_ms: int = 0
     marketing: bool = False
+    booked_for_ms: int = 0
 
     @property
     def job_id(self) -> str:

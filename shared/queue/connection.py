@@ -1,0 +1,104 @@
+"""Connections to Redis or Valkey: no hidden retries, bounded pools, one translation of the driver's errors.
+
+redis-py retries commands by default; with a reply lost twice one XADD became three entries. Here nothing is
+retried but by callers whose scripts are safe to repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from shared.errors import KurirError, QueueFullError, QueueUnavailableError
+
+RETRY_WHEN_FULL_S = 30
+OLDEST_REDIS = (7, 0, 5)
+OLDEST_VALKEY = (7, 2, 0)
+
+
+class UnsupportedServerError(KurirError):
+    """The server is too old for the scripts: Redis 7.0.5 or Valkey 8 is the baseline."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What the server says it is; `uptime_ms` counts from its last start."""
+
+    name: str
+    version: str
+    uptime_ms: int
+    maxmemory_policy: str
+
+
+def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.0) -> Redis:
+    """Open a pool to the server at `url`; answers are bytes, and no command is ever repeated by the client."""
+    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=socket_timeout_s,
+        socket_timeout=socket_timeout_s,
+        socket_connect_timeout=socket_timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+        protocol=2,
+    )
+    return Redis(connection_pool=pool)
+
+
+@contextmanager
+def translated(action: str) -> Iterator[None]:
+    """Raise Kurir's errors in place of the driver's; `action` says what was tried."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError) as error:
+        raise QueueUnavailableError(f"{action}: {error}") from error
+    except ResponseError as error:
+        text = str(error)
+        if "OOM" in text or "maxmemory" in text:
+            raise QueueFullError("Redis has reached its memory limit", RETRY_WHEN_FULL_S) from error
+        if text.startswith(("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "UNBLOCKED")):
+            raise QueueUnavailableError(f"{action}: {text}") from error
+        raise
+    except RedisError as error:
+        raise QueueUnavailableError(f"{action}: {error}") from error
+
+
+async def server_info(redis: Redis) -> ServerInfo:
+    """Ask the server what it is; raises QueueUnavailableError."""
+    with translated("INFO"):
+        info = await redis.info()
+    valkey = info.get("valkey_version")
+    return ServerInfo(
+        name="valkey" if valkey else "redis",
+        version=str(valkey or info["redis_version"]),
+        uptime_ms=int(info["uptime_in_seconds"]) * 1000,
+        maxmemory_policy=str(info.get("maxmemory_policy", "")),
+    )
+
+
+async def check_server(redis: Redis) -> ServerInfo:
+    """Return what the server is; raises UnsupportedServerError with one clear line if it is too old."""
+    info = await server_info(redis)
+    oldest = OLDEST_VALKEY if info.name == "valkey" else OLDEST_REDIS
+    version = tuple(int(part) for part in info.version.split(".")[:3] if part.isdigit())
+    if version < oldest:
+        wanted = ".".join(map(str, oldest))
+        raise UnsupportedServerError(f"{info.name} {info.version} is too old: at least {wanted} is needed")
+    return info
+
+
+def without_password(url: str) -> str:
+    """Return the URL fit for a log line."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    return url.replace(f":{parts.password}@", ":***@")

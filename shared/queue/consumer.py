@@ -1,0 +1,225 @@
+"""Taking jobs out: fetch, begin and settle for one sender, each a script that is safe to repeat.
+
+A sender makes one call per step at a time. Where a reply is lost it repeats the very same call, and the script
+answers what it answered before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+
+from shared.errors import DecodeError, QueueUnavailableError
+from shared.jobs import unpack_job
+from shared.queue.batches import Numbered
+from shared.queue.connection import translated
+from shared.queue.keys import ChannelKeys
+from shared.queue.leases import Grant, Lease, Move, parse_grant
+from shared.queue.scripts import Argument, call_script
+from shared.queue.timing import Timing
+
+POISON_AFTER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BeginPolicy:
+    """What a begin is decided by besides the job.
+
+    `gap_us` is the time between two starts in µs (0: no limit), unless it was changed at run time;
+    `on_uncertain` is `resend` or `hold`; `concurrency` is how many may be in flight.
+    """
+
+    gap_us: int = 0
+    on_uncertain: str = "resend"
+    concurrency: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class BeginRequest:
+    """A job to begin: its packed `processing` event, and its domain's limit in µs between starts, if any."""
+
+    lease: Lease
+    event: bytes
+    domain: str = ""
+    domain_gap_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """An entry that is no job: its bytes are kept whole, and it must be ended by hand of the sender."""
+
+    stream: str
+    entry_id: str
+    error: DecodeError
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a fetch brought: leases, the channel's pause if any, and whether anything is due later."""
+
+    leases: list[Lease]
+    undecodable: list[Undecodable]
+    paused: str
+    parked: bool
+
+
+class Consumer:
+    """One sender's side of the queue of a channel."""
+
+    def __init__(self, redis: Redis, channel: str, sender_id: str, timing: Timing, policy: BeginPolicy) -> None:
+        self._redis = redis
+        self.keys = ChannelKeys(channel)
+        self.sender_id = sender_id
+        self.timing = timing
+        self._policy = policy
+        self._begins = Numbered(sender_id, "begin")
+        self._settles = Numbered(sender_id, "settle")
+        self._lates = Numbered(sender_id, "late")
+
+    async def _call(self, name: str, args: Sequence[Argument]) -> object:
+        return await call_script(self._redis, name, self.keys.tag, args)
+
+    async def _insist(self, name: str, args: Sequence[Argument]) -> object:
+        """Repeat one call until Redis answers it: an outcome must not be forgotten because Redis is away."""
+        pause_s = 0.05
+        while True:
+            try:
+                return await self._call(name, args)
+            except QueueUnavailableError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 1.0)
+
+    async def fetch(self, want: int) -> Fetched:
+        """Take up to `want` jobs into this sender's buffer.
+
+        Raises QueueUnavailableError; what was taken then is listed by `own("buf")`.
+        """
+        args = (self.sender_id, want, self.timing.park_ms, self.timing.due_scan_ms)
+        reply = await self._call("fetch", args)
+        assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
+        leases, undecodable = _leases(reply[2:])
+        return Fetched(leases, undecodable, _text(reply[0]), bool(reply[1]))
+
+    async def own(self, kind: str) -> list[Lease]:
+        """List what this sender holds, `buf` or `tx`."""
+        reply = await self._call("own", (self.sender_id, kind, 10_000))
+        assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
+        return _leases(reply)[0]
+
+    async def begin(self, requests: Sequence[BeginRequest]) -> list[Grant]:
+        """Ask to begin jobs; repeats itself until Redis answers."""
+        number, head = self._begins.next()
+        policy, timing = self._policy, self.timing
+        args: list[Argument] = [
+            self.sender_id,
+            number,
+            head,
+            policy.gap_us,
+            timing.grant_ahead_ms * 1000,
+            policy.on_uncertain,
+            POISON_AFTER,
+            timing.jitter_allowance_ms * 1000,
+            policy.concurrency,
+        ]
+        for request in requests:
+            lease, job = request.lease, request.lease.job
+            args += (
+                lease.stream,
+                lease.entry_id,
+                lease.job_id,
+                job.run,
+                job.expires_at_ms,
+                ("m" if job.marketing else "t") + job.recipient.address,
+                lease.waits_as,
+                f"{request.domain} {request.domain_gap_us} {int(job.booked_for_ms > 0)}" if request.domain else "",
+                request.event,
+            )
+        words = _text(await self._insist("begin", args)).split(",")
+        return [parse_grant(word) for word in words]
+
+    async def settle(self, moves: Sequence[Move]) -> list[bool]:
+        """Carry out moves; False where the lease had been lost. Repeats itself until Redis answers."""
+        number, head = self._settles.next()
+        args: list[Argument] = [self.sender_id, number, head, self.timing.park_ms, self.timing.keep_ended_ms]
+        for move in moves:
+            lease = move.lease
+            args += (
+                move.kind,
+                lease.stream,
+                lease.entry_id,
+                lease.job_id,
+                lease.job.run,
+                move.event,
+                move.value,
+                move.packed,
+            )
+        return [mark == "1" for mark in _text(await self._insist("settle", args))]
+
+    async def sent_late(self, accepted: Sequence[tuple[Lease, bytes]]) -> list[bool]:
+        """Report messages accepted after their leases were lost, each with its packed late `sent` event."""
+        number, head = self._lates.next()
+        args: list[Argument] = [self.sender_id, number, head, self.timing.keep_ended_ms]
+        for lease, event in accepted:
+            args += (lease.stream, lease.entry_id, lease.job_id, lease.job.run, event)
+        return [mark == "1" for mark in _text(await self._insist("late", args))]
+
+    async def heartbeat(self, said: dict[str, object], *, first: bool = False) -> bool:
+        """Renew the lease and publish what the sender says of itself; False if the lease had lapsed."""
+        args = (self.sender_id, self.timing.heartbeat_ttl_ms, orjson.dumps(said), "1" if first else "0")
+        return bool(await self._call("heartbeat", args))
+
+    async def leave(self) -> int:
+        """Remove this sender's consumers and heartbeat; returns how many entries it still holds."""
+        reply = await self._call("leave", (self.sender_id,))
+        return int(str(reply))
+
+    async def discard(self, entry: Undecodable) -> None:
+        """Take an entry that is no job out of the queue; it must have been reported before."""
+        with translated("discard"):
+            await self._redis.xack(entry.stream, "senders", entry.entry_id)
+            await self._redis.xdel(entry.stream, entry.entry_id)
+
+
+class Doorbell:
+    """Waits for work by XREAD on the channel's bell, over a connection of its own.
+
+    Never XREADGROUP BLOCK: a task cancelled in it leaves entries delivered to nobody.
+    """
+
+    def __init__(self, redis: Redis, channel: str) -> None:
+        self._redis = redis
+        self._key = ChannelKeys(channel).bell
+        self._seen = "0-0"
+
+    async def wait(self, block_ms: int) -> bool:
+        """Wait until the bell rings after the last ring seen, or `block_ms` have passed; True if it rang."""
+        with translated("doorbell"):
+            answer: Any = await self._redis.xread({self._key: self._seen}, count=1, block=max(block_ms, 1))
+        if not answer:
+            return False
+        self._seen = _text(answer[0][1][0][0])
+        return True
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _leases(flat: list[object]) -> tuple[list[Lease], list[Undecodable]]:
+    leases: list[Lease] = []
+    undecodable: list[Undecodable] = []
+    fields = iter(flat)
+    for stream, entry_id, deliveries, raw in zip(fields, fields, fields, fields, strict=True):
+        assert isinstance(raw, bytes)  # noqa: S101 -- narrows the script's answer for the type checker
+        try:
+            job = unpack_job(raw)
+        except DecodeError as error:
+            undecodable.append(Undecodable(_text(stream), _text(entry_id), error))
+            continue
+        leases.append(Lease(_text(stream), _text(entry_id), int(_text(deliveries)), job))
+    return leases, undecodable

@@ -1,0 +1,242 @@
+"""Steering and counting: pauses, cancellations, limits, and what is where at this moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+
+from shared.channels import CHANNELS
+from shared.clock import Clock, SystemClock
+from shared.events import BlastChanged
+from shared.jobs import parse_job_id
+from shared.queue.batches import Numbered
+from shared.queue.blasts import BlastProgress, BlastStore, ChannelProgress
+from shared.queue.connection import translated
+from shared.queue.keys import ChannelKeys
+from shared.queue.producer import Producer
+from shared.queue.scripts import call_script
+from shared.queue.sweeper import Sweeper
+from shared.queue.timing import Timing
+from shared.settings import Rate
+
+COUNTERS = ("enqueued", "sent", "failed", "retried", "deferred", "cancelled", "expired", "suppressed")
+MOST_STREAMS = 1000
+MOVING_MS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class SenderState:
+    """What a live sender says of itself; `reason` tells why it is not available."""
+
+    sender_id: str
+    host: str
+    concurrency: int
+    available: bool
+    reason: str
+    rate_limited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStats:
+    """What is where on a channel, live from Redis; ages in seconds by lane."""
+
+    waiting: int
+    waiting_by_lane: dict[str, int]
+    active: int
+    delayed: int
+    scheduled: int
+    completed: int
+    failed: int
+    paused: int
+    pause_reason: str
+    oldest_age_s: dict[str, float]
+    counters: dict[str, int]
+    events_lag: int
+    rate_gap_us: int | None
+    senders: list[SenderState] = field(default_factory=list)
+
+    @property
+    def provider_available(self) -> bool:
+        """Whether any live sender can reach its provider."""
+        return any(sender.available for sender in self.senders)
+
+    @property
+    def rate_limited(self) -> bool:
+        """Whether a limit on starts holds, set at run time or by the senders' own setting."""
+        if self.rate_gap_us is not None:
+            return self.rate_gap_us > 0
+        return any(sender.rate_limited for sender in self.senders)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMemory:
+    """Redis's memory in bytes; `maximum` is 0 where it has no limit."""
+
+    used: int
+    maximum: int
+
+
+def gap_us(rate: Rate | None, jitter_ms: int = Timing().jitter_allowance_ms) -> int:
+    """Return the µs between two starts so that no sliding period sees more than the rate, 0 for no limit.
+
+    The period is stretched by the jitter that starts may suffer on their way to the provider.
+    """
+    if rate is None:
+        return 0
+    return int((rate.period_s * 1_000_000 + jitter_ms * 1000) / rate.count) + 1
+
+
+class Control:
+    """Pauses, resumes, cancels and counts; `name` must be unique to the process."""
+
+    def __init__(self, redis: Redis, name: str, clock: Clock | None = None) -> None:
+        self._redis = redis
+        self._clock = clock or SystemClock()
+        self._blasts = BlastStore(redis, f"{name}/control")
+        self._producer = Producer(redis, f"{name}/control")
+        self._cancels = Numbered(name, "cancel")
+        self.sweeper = Sweeper(redis, name)
+
+    async def pause_channel(self, channel: str, reason: str) -> None:
+        """Pause a channel: its senders begin nothing more. Safe to repeat; the last reason stays."""
+        keys = ChannelKeys(channel)
+        with translated("pause channel"):
+            await self._redis.set(keys.key("paused"), reason)
+
+    async def resume_channel(self, channel: str) -> None:
+        """Resume a paused channel. Safe to repeat."""
+        keys = ChannelKeys(channel)
+        with translated("resume channel"):
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.delete(keys.key("paused"))
+                pipe.xadd(keys.bell, {"d": b""}, maxlen=1, approximate=False)
+                await pipe.execute()
+
+    async def pause_blast(self, blast_id: str, reason: str) -> bool:
+        """Pause a blast on all its channels; False if it is unknown or ended. Safe to repeat."""
+        return await self._change(blast_id, "pause_blast", (blast_id, reason), "paused", reason)
+
+    async def resume_blast(self, blast_id: str) -> bool:
+        """Resume a paused blast; False if it is unknown or ended. Safe to repeat."""
+        return await self._change(blast_id, "resume_blast", (blast_id,), "resumed", "")
+
+    async def cancel_blast(self, blast_id: str) -> bool:
+        """Cancel what of a blast is not being sent, and end those jobs; False if it is unknown or ended."""
+        blast = await self._blasts.load(blast_id)
+        if blast is None:
+            return False
+        done = False
+        for channel in blast.totals:
+            _, head = self._cancels.next()
+            args = (blast_id, head, Timing().keep_ended_ms, "cancelled")
+            done |= bool(await call_script(self._redis, "cancel_blast", ChannelKeys(channel).tag, args))
+        if done:
+            await self._producer.emit(BlastChanged(self._clock.now_ms(), blast_id, "cancelled"))
+            await self.sweeper.sweep_blast(blast)
+        return done
+
+    async def _change(self, blast_id: str, script: str, args: tuple[str, ...], change: Any, reason: str) -> bool:
+        blast = await self._blasts.load(blast_id)
+        done = False
+        for channel in blast.totals if blast else ():
+            done |= bool(await call_script(self._redis, script, ChannelKeys(channel).tag, args))
+        if done:
+            await self._producer.emit(BlastChanged(self._clock.now_ms(), blast_id, change, reason))
+        return done
+
+    async def cancel_job(self, job_id: str) -> str:
+        """Cancel one job: `cancelled`, `processing` (it is being sent), or `unknown` (not in Redis, or no job)."""
+        parsed = parse_job_id(job_id)
+        blast = await self._blasts.load(parsed.blast_id) if parsed else None
+        if parsed is None or blast is None or parsed.channel not in blast.totals:
+            return "unknown"
+        return await self.sweeper.cancel_job(job_id, blast)
+
+    async def set_rate(self, channel: str, rate: Rate | None) -> None:
+        """Change a channel's rate for all its senders, at once; None for no limit."""
+        with translated("set rate"):
+            await self._redis.hset(ChannelKeys(channel).key("config"), "gap_us", gap_us(rate))
+            text = f"{rate.count}/{rate.period_s:g}s" if rate else "off"
+            await self._redis.hset(ChannelKeys(channel).key("config"), "rate", text)
+
+    async def rate(self, channel: str) -> str | None:
+        """Return the rate set at run time ("10/1s", "off"), None where the senders' own setting holds."""
+        with translated("rate"):
+            value: Any = await self._redis.hget(ChannelKeys(channel).key("config"), "rate")
+        return value.decode() if value is not None else None
+
+    async def stats(self) -> dict[str, ChannelStats]:
+        """Count what is where on every channel."""
+        return {channel: await self.channel_stats(channel) for channel in CHANNELS}
+
+    async def channel_stats(self, channel: str) -> ChannelStats:
+        """Count what is where on one channel, in one script."""
+        raw = await call_script(self._redis, "stats", ChannelKeys(channel).tag, (MOST_STREAMS,))
+        return _stats(orjson.loads(raw))
+
+    async def server_memory(self) -> ServerMemory:
+        """Return Redis's memory use and limit."""
+        with translated("memory"):
+            info = await self._redis.info("memory")
+        return ServerMemory(int(info["used_memory"]), int(info.get("maxmemory", 0)))
+
+    async def waiting_for(self, progress: BlastProgress) -> dict[str, str]:
+        """Say for each channel what a blast's waiting jobs wait for, "" where nothing holds them."""
+        return {
+            channel: _waiting_for(one, await self.channel_stats(channel), self._clock.now_ms())
+            for channel, one in progress.channels.items()
+        }
+
+
+def _waiting_for(one: ChannelProgress, stats: ChannelStats, now_ms: int) -> str:
+    waiting = one.counts["queued"] + one.counts["scheduled"] + one.counts["retrying"]
+    if not waiting or one.ended_at_ms:
+        return ""
+    moving = one.counts["processing"] > 0 or now_ms - one.moved_at_ms < MOVING_MS
+    pause = one.paused or stats.pause_reason
+    reasons = (
+        (bool(pause), f"paused: {pause}"),
+        (one.counts["scheduled"] > 0 and one.scheduled_at_ms > now_ms, "scheduled"),
+        (not stats.senders, "no_senders"),
+        (not stats.provider_available, "provider_unavailable"),
+        (moving and stats.rate_limited, "rate_limited"),
+        (not moving and stats.waiting > waiting, "behind_others"),
+    )
+    return next((reason for holds, reason in reasons if holds), "")
+
+
+def _stats(raw: dict[str, Any]) -> ChannelStats:
+    waiting = dict.fromkeys(("high", "normal", "bulk"), 0) | (raw["waiting"] or {})
+    counters = dict.fromkeys(COUNTERS, 0) | (raw["counters"] or {})
+    oldest = {lane: max(0.0, (raw["now_ms"] - at) / 1000) for lane, at in (raw["oldest"] or {}).items()}
+    deferred = raw["later"] - raw["later_scheduled"]
+    return ChannelStats(
+        waiting=sum(waiting.values()),
+        waiting_by_lane=waiting,
+        active=raw["active"],
+        delayed=raw["delayed"] + deferred,
+        scheduled=raw["scheduled_bulk"] + raw["later_scheduled"],
+        completed=counters["sent"],
+        failed=counters["failed"],
+        paused=raw["paused_jobs"],
+        pause_reason=raw["paused"],
+        oldest_age_s=oldest,
+        counters=counters,
+        events_lag=raw["events"],
+        rate_gap_us=None if raw["gap_us"] < 0 else raw["gap_us"],
+        senders=[_sender(name, orjson.loads(said)) for name, said in (raw["senders"] or {}).items()],
+    )
+
+
+def _sender(sender_id: str, said: dict[str, Any]) -> SenderState:
+    return SenderState(
+        sender_id=sender_id,
+        host=said.get("host", ""),
+        concurrency=int(said.get("concurrency", 0)),
+        available=bool(said.get("available", True)),
+        reason=said.get("reason", ""),
+        rate_limited=bool(said.get("rate_limited", False)),
+    )

@@ -1,0 +1,123 @@
+"""Reading events for the logger: every channel's stream and the gateway's, acknowledged after the commit.
+
+Acknowledging also deletes, so a stream's length is what the logger has not written yet. There is one writer;
+what an earlier life of it had read and not acknowledged is read again first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from shared.channels import CHANNELS
+from shared.errors import DecodeError
+from shared.events import EventBatch, unpack_batch
+from shared.queue.connection import translated
+from shared.queue.keys import GATEWAY_EVENTS, LOGGER_GROUP, ChannelKeys
+
+CONSUMER = "writer"
+
+
+@dataclass(frozen=True, slots=True)
+class EventEntry:
+    """One entry of an event stream; `batch` is the error, with the bytes, where it cannot be decoded."""
+
+    stream: str
+    entry_id: str
+    batch: EventBatch | DecodeError
+
+
+class EventLog:
+    """The logger's side of the event streams."""
+
+    def __init__(self, redis: Redis, channels: Sequence[str] = tuple(CHANNELS)) -> None:
+        self._redis = redis
+        self._streams = [ChannelKeys(channel).events for channel in channels] + [GATEWAY_EVENTS]
+        self._pending_from: dict[str, str] = dict.fromkeys(self._streams, "0")
+
+    def start_over(self) -> None:
+        """Read what was read and not acknowledged again: after a failed read or a failed write."""
+        self._pending_from = dict.fromkeys(self._streams, "0")
+
+    async def read(self, limit: int, block_s: float) -> list[EventEntry]:
+        """Return up to `limit` entries a stream, waiting at most `block_s` for new ones.
+
+        What is pending comes first, each stream from its start, then what is new. The wait must be shorter than
+        the connection's socket time-out. Raises QueueUnavailableError; call `start_over` then.
+        """
+        with translated("read events"):
+            try:
+                if self._pending_from:
+                    entries = await self._read_pending(limit)
+                    if entries:
+                        return entries
+                return await self._read_new(limit, block_s)
+            except ResponseError as error:
+                if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                    raise
+                await self._make_groups()
+                return []
+
+    async def _read_pending(self, limit: int) -> list[EventEntry]:
+        entries = await self._read_group(dict(self._pending_from), limit, None)
+        last = {entry.stream: entry.entry_id for entry in entries}
+        self._pending_from = last
+        return entries
+
+    async def _read_new(self, limit: int, block_s: float) -> list[EventEntry]:
+        streams = dict.fromkeys(self._streams, ">")
+        block_ms = max(1, int(block_s * 1000)) if block_s else None
+        return await self._read_group(streams, limit, block_ms)
+
+    async def _read_group(self, streams: dict[str, str], limit: int, block_ms: int | None) -> list[EventEntry]:
+        reader: Any = self._redis
+        rows = await reader.xreadgroup(LOGGER_GROUP, CONSUMER, streams, count=limit, block=block_ms)
+        return _entries(rows)
+
+    async def _make_groups(self) -> None:
+        """Create the groups from the very start of each stream: `$` would lose what was added before."""
+        for stream in self._streams:
+            try:
+                await self._redis.xgroup_create(stream, LOGGER_GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+    async def ack(self, entries: Sequence[EventEntry]) -> None:
+        """Acknowledge and delete entries, once their effect is in the database. Safe to repeat."""
+        by_stream: dict[str, list[str]] = {}
+        for entry in entries:
+            by_stream.setdefault(entry.stream, []).append(entry.entry_id)
+        with translated("ack events"):
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for stream, ids in by_stream.items():
+                    pipe.xack(stream, LOGGER_GROUP, *ids)
+                    pipe.xdel(stream, *ids)
+                await pipe.execute()
+
+    async def lag(self) -> int:
+        """Return how many entries wait to be written."""
+        with translated("events lag"):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for stream in self._streams:
+                    pipe.xlen(stream)
+                return sum(await pipe.execute())
+
+
+def _entries(rows: list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes] | None]]]]) -> list[EventEntry]:
+    return [
+        EventEntry(stream.decode(), entry_id.decode(), _batch(fields))
+        for stream, entries in rows
+        for entry_id, fields in entries
+    ]
+
+
+def _batch(fields: dict[bytes, bytes] | None) -> EventBatch | DecodeError:
+    try:
+        return unpack_batch(fields[b"d"] if fields else b"")
+    except DecodeError as error:
+        return error

@@ -1,0 +1,140 @@
+"""What a sender holds of the queue, and the moves it can ask for: the words between Python and the scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from shared.jobs import Job, Status, pack_job
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An entry of a stream that this sender has fetched.
+
+    `deliveries` counts the attempts that this entry has seen, the one to come included; those before the entry
+    was written are in the job.
+    """
+
+    stream: str
+    entry_id: str
+    deliveries: int
+    job: Job
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.job.job_id
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt to come, from 1, over all entries of this run."""
+        return self.job.attempts + self.deliveries
+
+    @property
+    def waits_as(self) -> Literal["q", "r"]:
+        """How the job waits: `q`ueued, or `r`etrying once an attempt or a deferral lies behind it."""
+        return "r" if self.attempt > 1 or self.job.deferrals else "q"
+
+    def rewritten(self, *, attempts_used: int, **changes: object) -> bytes:
+        """Pack the job for a new entry, with the attempts used so far folded in."""
+        return pack_job(msgspec.structs.replace(self.job, attempts=attempts_used, **changes))
+
+
+GrantKind = Literal[
+    "granted", "alone", "lost", "cancelled", "expired", "suppressed", "sent", "paused", "held", "limited", "booked",
+    "uncertain", "poison", "wait",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The answer to a begin.
+
+    `after_us` is the wait before the start, or until a start may be free; `until_ms` is the booked start on the
+    server's clock.
+    """
+
+    kind: GrantKind
+    after_us: int = 0
+    until_ms: int = 0
+
+
+def parse_grant(word: str) -> Grant:
+    """Read one word of `begin`'s answer."""
+    for prefix, kind in (("limited", "limited"), ("booked", "booked")):
+        if word.startswith(prefix):
+            number = int(word[len(prefix) :])
+            return Grant("limited", after_us=number) if kind == "limited" else Grant("booked", until_ms=number)
+    if word[0] == "g":
+        return Grant("granted", after_us=int(word[1:]))
+    if word[0] == "a" and word[1:].isdigit():
+        return Grant("alone", after_us=int(word[1:]))
+    return Grant(word)  # type: ignore[arg-type]  # the closed set of begin.lua
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One move of a held job, as `settle.lua` reads it; `event` is packed, empty for none."""
+
+    kind: str
+    lease: Lease
+    event: bytes = b""
+    value: str = ""
+    packed: bytes = b""
+
+
+def sent(lease: Lease, event: bytes) -> Move:
+    """The provider accepted it."""
+    return Move("sent", lease, event)
+
+
+def ended(lease: Lease, event: bytes, status: Status, *, uncertain: bool = False) -> Move:
+    """It ends other than sent."""
+    return Move("ended", lease, event, f"{status} {lease.waits_as} {int(uncertain)}")
+
+
+def parked(lease: Lease, event: bytes, delay_ms: int, *, uncertain: bool = False) -> Move:
+    """A further attempt follows after `delay_ms`, which must not exceed V."""
+    kind = "uncertain" if uncertain else "park"
+    return Move(kind, lease, event, f"{max(delay_ms, 0)} {lease.deliveries}")
+
+
+def deferred(lease: Lease, event: bytes, due_ms: int, first_deferred_at_ms: int) -> Move:
+    """The provider asked to wait; no attempt is used."""
+    packed = lease.rewritten(
+        attempts_used=lease.attempt - 1,
+        deferrals=lease.job.deferrals + 1,
+        first_deferred_at_ms=first_deferred_at_ms,
+    )
+    return Move("later", lease, event, f"{due_ms} {lease.job.lane} deferred", packed)
+
+
+def postponed(lease: Lease, event: bytes, due_ms: int) -> Move:
+    """A further attempt follows at `due_ms`, too far ahead to be parked."""
+    packed = lease.rewritten(attempts_used=lease.attempt)
+    return Move("later", lease, event, f"{due_ms} {lease.job.lane} retried", packed)
+
+
+def booked(lease: Lease, due_ms: int) -> Move:
+    """Its domain's start is booked for `due_ms`; no attempt, no deferral."""
+    packed = lease.rewritten(attempts_used=lease.attempt - 1, booked_for_ms=due_ms)
+    return Move("book", lease, b"", f"{due_ms} {lease.job.lane}", packed)
+
+
+def given_back(lease: Lease, event: bytes = b"") -> Move:
+    """It was not tried: another may take it at once, at no cost."""
+    return Move("back", lease, event, f"{lease.deliveries - 1} {lease.waits_as}")
+
+
+def shelved(lease: Lease) -> Move:
+    """Its blast is paused: it waits in the blast's own stream."""
+    packed = lease.rewritten(attempts_used=lease.attempt - 1)
+    return Move("shelve", lease, b"", str(lease.deliveries - 1), packed)
+
+
+def dropped(lease: Lease) -> Move:
+    """It was counted as sent by a late answer: this copy goes."""
+    return Move("drop", lease)

@@ -1,0 +1,21 @@
+#!lua flags=allow-oom
+-- Cancel a blast on this channel: it takes no more jobs, and `begin` refuses what waits; the sweep ends it.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  1 blast id · 2 head of the event batch · 3 ms that an ended blast is kept · 4 field to set:
+--       "cancelled", or "incomplete" to end it with what was enqueued, running on
+-- Result  1 done, 0 where the blast is unknown here or ended
+-- Safe to repeat. Its total becomes what was enqueued, so that its counts still add up.
+
+local key = C .. ':blast:' .. ARGV[1]
+local v = redis.call('HMGET', key, 'total', 'ended_at', 'enqueued')
+if not v[1] or v[2] then return 0 end
+local now_ms = math.floor(now_us() / 1000)
+redis.call('HSET', key, ARGV[4], int(now_ms), 'total', v[3] or '0')
+if ARGV[4] == 'cancelled' then
+  redis.call('ZREM', C .. ':ring', C .. ':jobs:bulk:' .. ARGV[1])
+end
+local events = {}
+end_if_complete(ARGV[1], now_ms, tonumber(ARGV[3]), events)
+emit(ARGV[2], events)
+return 1

@@ -1,0 +1,53 @@
+#!lua flags=allow-oom
+-- A message was accepted by its provider after its lease had been lost: within one run, `sent` outranks all.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 ms that an ended blast is kept ·
+--       5 … five a job: stream, id, job id, run, the packed `sent` event, marked late
+-- Result  one character a job: "1" the counts moved to sent, "0" they had been there or are unknown
+-- The waiting copy goes at once where it is the same entry or due later; elsewhere `begin` drops it.
+-- A crash before: the job stays as its reaper left it, and may be sent again (G2). After: the same answer again.
+
+local sender, sequence = ARGV[1], ARGV[2]
+local kept = replayed(sender, 'late', sequence)
+if kept then return kept end
+
+local now_ms = math.floor(now_us() / 1000)
+local events, done = {}, {}
+
+local function from_where(stream, id, job_id, outcome)
+  if outcome ~= '-' then return outcome end
+  local consumer, attempts = holder(stream, id)
+  if consumer then
+    redis.call('XACK', stream, GROUP, id)
+    redis.call('XDEL', stream, id)
+    drop_if_empty(stream)
+    if string.sub(consumer, -3) == ':tx' then return 'processing' end
+    return 'retrying'
+  end
+  if redis.call('ZREM', C .. ':later', job_id) == 1 then redis.call('HDEL', C .. ':later:jobs', job_id) end
+  return 'retrying'
+end
+
+for i = 1, (#ARGV - 4) / 5 do
+  local base = 4 + (i - 1) * 5
+  local stream, id, job_id, run = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3], tonumber(ARGV[base + 4])
+  local stall = stall_of(job_id)
+  done[i] = '0'
+  if stall and stall.run == run and stall.outcome ~= 'sent' then
+    local blast = string.match(job_id, '^[^:]+')
+    local was = from_where(stream, id, job_id, stall.outcome)
+    count(blast, was, -1)
+    count(blast, 'sent', 1)
+    if stall.outcome ~= '-' then count_channel(was, -1) end
+    count_channel('sent', 1)
+    stall.outcome = 'sent'
+    keep_stall(job_id, stall, now_ms)
+    done[i] = '1'
+  end
+  events[#events + 1] = ARGV[base + 5]
+end
+
+write_counts(now_ms, tonumber(ARGV[4]), events)
+emit(ARGV[3], events)
+return remember(sender, 'late', sequence, table.concat(done))

@@ -1,0 +1,158 @@
+-- What every script shares; put in front of each after its shebang line.
+-- KEYS[1] is the channel's hash tag; every other key is derived from it, so all lie in one slot.
+
+local C = KEYS[1]
+local GROUP = 'senders'
+local TERMINAL = { 'sent', 'failed', 'cancelled', 'expired', 'suppressed' }
+
+local function now_us()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+local function int(value)
+  return string.format('%.0f', value)
+end
+
+-- A repeated call (its reply was lost) is answered from here; callers send one call per step at a time.
+local function replayed(producer, step, sequence)
+  local kept = redis.call('HGET', C .. ':once:' .. producer, step)
+  if not kept then return nil end
+  local at = string.find(kept, ' ', 1, true)
+  if string.sub(kept, 1, at - 1) == sequence then return string.sub(kept, at + 1) end
+  return nil
+end
+
+local function remember(producer, step, sequence, reply)
+  local key = C .. ':once:' .. producer
+  redis.call('HSET', key, step, sequence .. ' ' .. reply)
+  redis.call('PEXPIRE', key, 3600000)
+  return reply
+end
+
+-- A batch is [producer, sequence, [event …]]; `head` is the packed start, events are packed one by one.
+local function emit(head, events)
+  local n = #events
+  if n == 0 then return end
+  local header
+  if n < 16 then
+    header = string.char(0x90 + n)
+  elseif n < 65536 then
+    header = string.char(0xdc, math.floor(n / 256), n % 256)
+  else
+    error('a batch of more than 65535 events')
+  end
+  redis.call('XADD', C .. ':events', '*', 'd', head .. header .. table.concat(events))
+end
+
+local function ring_bell()
+  redis.call('XADD', C .. ':bell', 'MAXLEN', '1', '*', 'd', '')
+end
+
+local function make_group(stream)
+  local made = redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+  if type(made) == 'table' and made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
+    error(made.err)
+  end
+end
+
+local function bulk_blast(stream)
+  local prefix = C .. ':jobs:bulk:'
+  if string.sub(stream, 1, #prefix) == prefix then return string.sub(stream, #prefix + 1) end
+  return nil
+end
+
+local function is_ringed(stream)
+  return bulk_blast(stream) or stream == C .. ':jobs:due'
+end
+
+-- A blast's own stream goes with its last entry; its consumers go with it.
+local function drop_if_empty(stream)
+  local blast = bulk_blast(stream)
+  if not blast then return end
+  if redis.call('XLEN', stream) == 0 then
+    redis.call('DEL', stream)
+    redis.call('ZREM', C .. ':ring', stream)
+    redis.call('SREM', C .. ':streams', blast)
+  end
+end
+
+-- The entries of a stream pending at one consumer: id -> delivery count.
+local function pending_of(stream, consumer, limit)
+  local found = {}
+  local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', limit, consumer)
+  if rows.err then return found end
+  for _, row in ipairs(rows) do found[row[1]] = row[4] end
+  return found
+end
+
+-- Who holds an entry: consumer, delivery count; nil where it is not pending.
+local function holder(stream, id)
+  local rows = redis.pcall('XPENDING', stream, GROUP, id, id, 1)
+  if rows.err or #rows == 0 then return nil end
+  return rows[1][2], rows[1][4]
+end
+
+-- Changes to counts, gathered per blast and written once.
+local deltas = {}
+local function count(blast, status, by)
+  local d = deltas[blast]
+  if not d then
+    d = {}
+    deltas[blast] = d
+  end
+  d[status] = (d[status] or 0) + by
+end
+
+local channel_deltas = {}
+local function count_channel(name, by)
+  channel_deltas[name] = (channel_deltas[name] or 0) + by
+end
+
+-- Emit the end of a blast on this channel, once, when its last job has reached a terminal status.
+local function end_if_complete(blast, now_ms, keep_ms, events)
+  local key = C .. ':blast:' .. blast
+  local v = redis.call('HMGET', key, 'total', 'enqueued', 'ended_at', 'sent', 'failed', 'cancelled', 'expired', 'suppressed')
+  if not v[1] or v[3] then return end
+  local sum, counts = 0, {}
+  for i, status in ipairs(TERMINAL) do
+    local n = tonumber(v[3 + i] or 0)
+    counts[status] = n
+    sum = sum + n
+  end
+  if sum < tonumber(v[1]) or tonumber(v[2] or 0) < tonumber(v[1]) then return end
+  counts['total'] = tonumber(v[1])
+  redis.call('HSET', key, 'ended_at', int(now_ms))
+  redis.call('PEXPIRE', key, keep_ms)
+  local channel = string.sub(C, 2, -2)
+  events[#events + 1] = cmsgpack.pack({ 'blast_channel_ended', now_ms, blast, channel, counts })
+end
+
+-- Without `keep_ms` no blast is ended: for scripts whose moves cannot end a job.
+local function write_counts(now_ms, keep_ms, events)
+  for name, by in pairs(channel_deltas) do
+    if by ~= 0 then redis.call('HINCRBY', C .. ':counters', name, by) end
+  end
+  for blast, d in pairs(deltas) do
+    local key = C .. ':blast:' .. blast
+    for status, by in pairs(d) do
+      if by ~= 0 then redis.call('HINCRBY', key, status, by) end
+    end
+    redis.call('HSET', key, 'moved_at', int(now_ms))
+    if keep_ms then end_if_complete(blast, now_ms, keep_ms, events) end
+  end
+end
+
+-- What is known of a job that was once found abandoned in mid-send, or whose answer was once lost:
+-- "<times abandoned> <times uncertain> <run> <outcome, - while open> <seconds of the last change>".
+local function stall_of(job_id)
+  local kept = redis.call('HGET', C .. ':stalls', job_id)
+  if not kept then return nil end
+  local stalls, uncertain, run, outcome = string.match(kept, '^(%d+) (%d+) (%d+) (%S+)')
+  return { stalls = tonumber(stalls), uncertain = tonumber(uncertain), run = tonumber(run), outcome = outcome }
+end
+
+local function keep_stall(job_id, s, now_ms)
+  local kept = s.stalls .. ' ' .. s.uncertain .. ' ' .. s.run .. ' ' .. s.outcome .. ' ' .. int(now_ms / 1000)
+  redis.call('HSET', C .. ':stalls', job_id, kept)
+end

@@ -1,0 +1,51 @@
+#!lua flags=allow-oom
+-- Look around: which senders hold entries or are listed, which of them have no heartbeat; free stale buffers.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  1 this sender · 2 ms that an entry may lie in anyone's `:buf` · 3 ms after which a stall is forgotten
+-- Result  {1 if this sender's own lease holds else 0, entries freed from stale buffers, sender without a
+--          heartbeat, …}
+-- A job idle in another's `:buf` for too long (its sender is frozen) is given back at no cost.
+
+local missing, seen, freed = {}, {}, 0
+
+local function note(sender)
+  if seen[sender] then return end
+  seen[sender] = true
+  if redis.call('EXISTS', C .. ':sender:' .. sender) == 0 then missing[#missing + 1] = sender end
+end
+
+local function look(stream)
+  local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)
+  if consumers.err then return end
+  for _, row in ipairs(consumers) do
+    local name, pending = row[2], row[4]
+    local sender, kind = string.match(name, '^(.+):(%a+)$')
+    if sender then
+      note(sender)
+      if kind == 'buf' and pending > 0 and sender ~= ARGV[1] then
+        local rows = redis.call('XPENDING', stream, GROUP, 'IDLE', ARGV[2], '-', '+', 500, name)
+        for _, entry in ipairs(rows) do
+          redis.call('XCLAIM', stream, GROUP, '~back', ARGV[2], entry[1], 'RETRYCOUNT', math.max(entry[4] - 1, 0), 'JUSTID')
+          freed = freed + 1
+        end
+      end
+    end
+  end
+end
+
+look(C .. ':jobs:high')
+look(C .. ':jobs:normal')
+look(C .. ':jobs:due')
+for _, blast in ipairs(redis.call('SMEMBERS', C .. ':streams')) do look(C .. ':jobs:bulk:' .. blast) end
+for _, sender in ipairs(redis.call('HKEYS', C .. ':senders')) do note(sender) end
+if freed > 0 then ring_bell() end
+
+local now_s = tonumber(redis.call('TIME')[1])
+local scan = redis.call('HSCAN', C .. ':stalls', redis.call('GET', C .. ':stalls:cursor') or '0', 'COUNT', 100)
+redis.call('SET', C .. ':stalls:cursor', scan[1], 'PX', 3600000)
+for i = 1, #scan[2], 2 do
+  local at = tonumber(string.match(scan[2][i + 1], '(%d+)$'))
+  if now_s - at > tonumber(ARGV[3]) / 1000 then redis.call('HDEL', C .. ':stalls', scan[2][i]) end
+end
+return { redis.call('EXISTS', C .. ':sender:' .. ARGV[1]), freed, unpack(missing) }

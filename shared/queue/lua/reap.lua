@@ -1,0 +1,74 @@
+#!lua flags=allow-oom
+-- Take over from a sender that is dead, or from one whose entries outlived its tasks.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  1 dead sender · 2 head of the event batch · 3 V in ms · 4 most entries a call · 5 the reason in words ·
+--       6 "all", or ids to take alone, joined by commas
+-- Result  {taken from :buf, taken from :tx, 1 if nothing is left}
+-- Its :buf go to `~back` at no cost; its :tx are uncertain: noted in `stalls` and parked for a further attempt.
+-- A crash before or after: the next look of any reaper finds what is left.
+
+local dead, now_ms = ARGV[1], math.floor(now_us() / 1000)
+local park_ms, most = tonumber(ARGV[3]), tonumber(ARGV[4])
+local only
+if ARGV[6] ~= 'all' then
+  only = {}
+  for id in string.gmatch(ARGV[6], '[^,]+') do only[id] = true end
+end
+local events, from_buf, from_tx, left = {}, 0, 0, false
+
+local function take_buf(stream)
+  if only then return end
+  local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', most, dead .. ':buf')
+  if rows.err then return end
+  for _, row in ipairs(rows) do
+    redis.call('XCLAIM', stream, GROUP, '~back', 0, row[1], 'RETRYCOUNT', math.max(row[4] - 1, 0), 'JUSTID')
+    from_buf = from_buf + 1
+  end
+  if #rows == most then left = true end
+end
+
+local function take_tx(stream)
+  local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', most, dead .. ':tx')
+  if rows.err then return end
+  for _, row in ipairs(rows) do
+    local entry = redis.call('XRANGE', stream, row[1], row[1])[1]
+    if not entry then
+      redis.call('XACK', stream, GROUP, row[1])
+    elseif not only or only[row[1]] then
+      local job = cmsgpack.unpack(entry[2][2])
+      local job_id, run, attempt = job[1] .. ':' .. int(job[2]) .. ':' .. job[3], job[8], job[9] + row[4]
+      local stall = stall_of(job_id)
+      if not stall or stall.run ~= run then stall = { stalls = 0, uncertain = 0, run = run, outcome = '-' } end
+      stall.stalls, stall.outcome = stall.stalls + 1, '-'
+      keep_stall(job_id, stall, now_ms)
+      redis.call('XCLAIM', stream, GROUP, '~retry', 0, row[1], 'IDLE', int(park_ms), 'RETRYCOUNT', row[4], 'JUSTID')
+      count(job[1], 'processing', -1)
+      count(job[1], 'retrying', 1)
+      count_channel('retried', 1)
+      events[#events + 1] = cmsgpack.pack({ 'retrying', now_ms, job_id, run, attempt, 'uncertain', 'abandoned', ARGV[5], 0, now_ms, '' })
+      from_tx = from_tx + 1
+    end
+  end
+  if #rows == most then left = true end
+end
+
+local function take(stream)
+  take_buf(stream)
+  take_tx(stream)
+  if only then return end
+  for _, suffix in ipairs({ ':buf', ':tx' }) do
+    local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1, dead .. suffix)
+    if not rows.err and #rows == 0 then redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, dead .. suffix) end
+  end
+end
+
+take(C .. ':jobs:high')
+take(C .. ':jobs:normal')
+take(C .. ':jobs:due')
+for _, blast in ipairs(redis.call('SMEMBERS', C .. ':streams')) do take(C .. ':jobs:bulk:' .. blast) end
+if not left and not only then redis.call('HDEL', C .. ':senders', dead) end
+write_counts(now_ms, nil, events)
+emit(ARGV[2], events)
+if from_buf + from_tx > 0 then ring_bell() end
+return { from_buf, from_tx, left and 0 or 1 }

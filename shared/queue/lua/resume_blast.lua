@@ -1,0 +1,19 @@
+#!lua flags=allow-oom
+-- Resume a paused blast on this channel.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  1 blast id
+-- Result  1 running, 0 where the blast is unknown here, ended or cancelled
+-- Safe to repeat.
+
+local key = C .. ':blast:' .. ARGV[1]
+local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled', 'scheduled_at')
+if not v[1] or v[2] or v[3] then return 0 end
+redis.call('HDEL', key, 'paused')
+local stream = C .. ':jobs:bulk:' .. ARGV[1]
+if redis.call('EXISTS', stream) == 1 then
+  local now = now_us()
+  redis.call('ZADD', C .. ':ring', 'NX', int(math.max(now, tonumber(v[4] or 0) * 1000)), stream)
+end
+ring_bell()
+return 1

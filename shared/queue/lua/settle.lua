@@ -1,0 +1,208 @@
+#!lua flags=allow-oom
+-- Carry out what became of jobs that this sender holds.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 V in ms · 5 ms that an ended blast is kept ·
+--       6 … eight a job: kind, stream, id, job id, run, the packed event or "", value, packed job or ""
+-- Kinds and their value:
+--   sent       from :tx, the provider accepted it · —
+--   ended      from :tx or :buf · "<status> <q|r how it waited> <1 if to be counted as uncertain>"
+--   drop       from :buf, counted as sent before · —
+--   park       from :tx, a further attempt · "<delay in ms> <attempts counted by the entry>"
+--   later      from :tx, deferred · "<due in ms since the epoch> <lane> <deferred|retried>"
+--   uncertain  from :tx, as park, and noted as an answer lost · as park
+--   book       from :buf, its domain's start is booked · "<due in ms> <lane>"
+--   back       from :tx or :buf, given back untried · "<attempts counted by the entry> <q|r how it will wait>"
+--   shelve     from :buf, its blast is paused: to the blast's own stream, outside the ring · —
+-- Result  one character a job: "1" done, "0" not held by this sender (the lease was lost)
+-- A crash before: the jobs are in :tx or :buf as they were. After a lost reply: the same answer again.
+
+local sender, sequence = ARGV[1], ARGV[2]
+local kept = replayed(sender, 'settle', sequence)
+if kept then return kept end
+
+local now_ms = math.floor(now_us() / 1000)
+local park_ms, keep_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
+local buf, tx = sender .. ':buf', sender .. ':tx'
+local n = (#ARGV - 5) / 8
+local events, gone, done = {}, {}, {}
+local held_at = {}
+local belled = false
+
+local function where(stream, id)
+  local held = held_at[stream]
+  if not held then
+    held = { pending_of(stream, tx, 1000), pending_of(stream, buf, 10000) }
+    held_at[stream] = held
+  end
+  if held[1][id] then return 'tx' end
+  if held[2][id] then return 'buf' end
+  return nil
+end
+
+local function forget(stream, id)
+  gone[stream] = gone[stream] or {}
+  table.insert(gone[stream], id)
+end
+
+local function note_end(job_id, run, status)
+  local stall = stall_of(job_id)
+  if stall then
+    stall.outcome, stall.run = status, run
+    keep_stall(job_id, stall, now_ms)
+  end
+end
+
+local function leave_waiting_or_flight(blast, from, waited)
+  if from == 'tx' then
+    count(blast, 'processing', -1)
+  elseif waited == 'r' then
+    count(blast, 'retrying', -1)
+  end
+end
+
+local function park(stream, id, delay, attempts, consumer)
+  redis.call('XCLAIM', stream, GROUP, consumer, 0, id, 'IDLE', int(math.max(park_ms - delay, 0)), 'RETRYCOUNT', attempts, 'JUSTID')
+end
+
+local moves = {}
+
+function moves.sent(job)
+  if job.from ~= 'tx' then return false end
+  forget(job.stream, job.id)
+  count(job.blast, 'processing', -1)
+  count(job.blast, 'sent', 1)
+  count_channel('sent', 1)
+  note_end(job.job_id, job.run, 'sent')
+  redis.call('XADD', C .. ':completed', 'MAXLEN', '100', '*', 'd', job.event)
+  return true
+end
+
+function moves.ended(job)
+  local status, waited, uncertain = string.match(job.value, '^(%S+) (%S) (%d)$')
+  forget(job.stream, job.id)
+  leave_waiting_or_flight(job.blast, job.from, waited)
+  count(job.blast, status, 1)
+  count_channel(status, 1)
+  if uncertain == '1' and not stall_of(job.job_id) then
+    keep_stall(job.job_id, { stalls = 0, uncertain = 1, run = job.run, outcome = status }, now_ms)
+  end
+  note_end(job.job_id, job.run, status)
+  if status == 'failed' then redis.call('XADD', C .. ':failed', 'MAXLEN', '50', '*', 'd', job.event) end
+  return true
+end
+
+function moves.drop(job)
+  forget(job.stream, job.id)
+  return true
+end
+
+function moves.park(job)
+  if job.from ~= 'tx' then return false end
+  local delay, attempts = string.match(job.value, '^(%d+) (%d+)$')
+  park(job.stream, job.id, tonumber(delay), attempts, '~retry')
+  count(job.blast, 'processing', -1)
+  count(job.blast, 'retrying', 1)
+  count_channel('retried', 1)
+  return true
+end
+
+function moves.uncertain(job)
+  if not moves.park(job) then return false end
+  local stall = stall_of(job.job_id)
+  if not stall or stall.run ~= job.run then stall = { stalls = 0, uncertain = 0, run = job.run, outcome = '-' } end
+  stall.uncertain = stall.uncertain + 1
+  keep_stall(job.job_id, stall, now_ms)
+  return true
+end
+
+local function to_later(job, due, mark)
+  forget(job.stream, job.id)
+  redis.call('ZADD', C .. ':later', int(tonumber(due) * 1000), job.job_id)
+  redis.call('HSET', C .. ':later:jobs', job.job_id, mark .. job.packed)
+end
+
+function moves.later(job)
+  if job.from ~= 'tx' then return false end
+  local due, lane, what = string.match(job.value, '^(%d+) (%S+) (%S+)$')
+  to_later(job, due, 'd' .. string.sub(lane, 1, 1))
+  count(job.blast, 'processing', -1)
+  count(job.blast, 'retrying', 1)
+  count_channel(what, 1)
+  return true
+end
+
+function moves.book(job)
+  if job.from ~= 'buf' then return false end
+  local due, lane = string.match(job.value, '^(%d+) (%S+)$')
+  to_later(job, due, 'b' .. string.sub(lane, 1, 1))
+  return true
+end
+
+function moves.back(job)
+  local attempts, waits = string.match(job.value, '^(%d+) (%S)$')
+  park(job.stream, job.id, park_ms, attempts, '~back')
+  if job.from == 'tx' then
+    count(job.blast, 'processing', -1)
+    if waits == 'r' then count(job.blast, 'retrying', 1) end
+  else
+    job.event = ''
+  end
+  belled = true
+  return true
+end
+
+function moves.shelve(job)
+  if job.from ~= 'buf' then return false end
+  local stream = C .. ':jobs:bulk:' .. job.blast
+  if redis.call('SADD', C .. ':streams', job.blast) == 1 then make_group(stream) end
+  local paused = redis.call('HGET', C .. ':blast:' .. job.blast, 'paused')
+  if job.stream == stream then
+    park(stream, job.id, park_ms, string.match(job.value, '^%d+'), '~back')
+  else
+    forget(job.stream, job.id)
+    redis.call('XADD', stream, '*', 'd', job.packed)
+  end
+  if paused then
+    redis.call('ZREM', C .. ':ring', stream)
+  else
+    redis.call('ZADD', C .. ':ring', 'NX', int(now_us()), stream)
+    belled = true
+  end
+  return true
+end
+
+-- A late answer counted this job as sent while it was on its way again under another entry.
+local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
+local function sent_before(job)
+  if not any_stall or job.from ~= 'tx' then return false end
+  local stall = stall_of(job.job_id)
+  if not stall or stall.run ~= job.run or stall.outcome ~= 'sent' then return false end
+  forget(job.stream, job.id)
+  count(job.blast, 'processing', -1)
+  count(job.blast, 'retrying', 1)
+  return true
+end
+
+for i = 1, n do
+  local base = 5 + (i - 1) * 8
+  local job = {
+    stream = ARGV[base + 2], id = ARGV[base + 3], job_id = ARGV[base + 4], run = tonumber(ARGV[base + 5]),
+    event = ARGV[base + 6], value = ARGV[base + 7], packed = ARGV[base + 8],
+  }
+  job.blast = string.match(job.job_id, '^[^:]+')
+  job.from = where(job.stream, job.id)
+  local moved = job.from and (sent_before(job) or moves[ARGV[base + 1]](job))
+  done[i] = moved and '1' or '0'
+  if moved and job.event ~= '' then events[#events + 1] = job.event end
+end
+
+for stream, ids in pairs(gone) do
+  redis.call('XACK', stream, GROUP, unpack(ids))
+  redis.call('XDEL', stream, unpack(ids))
+  drop_if_empty(stream)
+end
+write_counts(now_ms, keep_ms, events)
+emit(ARGV[3], events)
+if belled then ring_bell() end
+return remember(sender, 'settle', sequence, table.concat(done))

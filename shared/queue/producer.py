@@ -1,0 +1,155 @@
+"""Putting jobs in: chunks of a blast, each added once however often it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from shared.blasts import Blast
+from shared.clock import Clock, SystemClock
+from shared.errors import KurirError, QueueFullError
+from shared.events import Event, EventBatch, Queued, QueuedRecipient, pack_batch, pack_event
+from shared.jobs import Job, pack_job
+from shared.queue.batches import Numbered
+from shared.queue.connection import translated
+from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
+from shared.queue.scripts import Argument, call_script
+
+MAX_CHUNK = 500
+MEMORY_SHARE = 0.8
+
+
+class GapError(KurirError):
+    """A chunk was sent before the one in front of it; the watermark tells where to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogLimits:
+    """When sending is refused: jobs waiting on a channel, events unread by the logger, share of maxmemory."""
+
+    jobs: int = 1_000_000
+    events: int = 500_000
+    memory_share: float = MEMORY_SHARE
+    retry_after_s: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """At most 500 jobs of a blast on a channel.
+
+    `first` is the position (from 0) of `jobs[0]` in the blast's sequence on this channel. The series is `jobs`
+    for the blast's own, and `run:<id>` for dead letters sent again, with positions of its own.
+    """
+
+    blast: Blast
+    channel: str
+    first: int
+    jobs: Sequence[Job]
+    series: str = "jobs"
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What a chunk came to: jobs added by this call, the watermark after it, whether the blast is cancelled."""
+
+    added: int
+    watermark: int
+    cancelled: bool
+
+
+class Producer:
+    """Adds jobs and gateway events; `name` must be unique to the process (see `boot_name`)."""
+
+    def __init__(
+        self, redis: Redis, name: str, backlog: BacklogLimits = BacklogLimits(), clock: Clock | None = None
+    ) -> None:
+        self._redis = redis
+        self._backlog = backlog
+        self._clock = clock or SystemClock()
+        self._chunks = Numbered(name, "enqueue")
+        self._gateway = Numbered(name, "gateway")
+
+    async def enqueue(self, chunk: Chunk) -> Enqueued:
+        """Add a chunk's jobs and its `queued` event in one step; a repeated chunk adds nothing twice.
+
+        Raises QueueFullError, QueueUnavailableError (repeat the same chunk) and GapError.
+        """
+        if len(chunk.jobs) > MAX_CHUNK:
+            raise ValueError(f"a chunk holds at most {MAX_CHUNK} jobs, not {len(chunk.jobs)}")
+        _, head = self._chunks.next()
+        blast = chunk.blast
+        args: list[Argument] = [
+            blast.blast_id,
+            chunk.series,
+            chunk.first,
+            blast.totals[chunk.channel],
+            blast.lane,
+            blast.scheduled_at_ms * 1000 if chunk.series == "jobs" else 0,
+            head,
+            pack_event(self._queued_event(chunk)),
+        ]
+        for job in chunk.jobs:
+            args += (job.job_id, pack_job(job))
+        try:
+            added, watermark, cancelled = await call_script(
+                self._redis, "enqueue", ChannelKeys(chunk.channel).tag, args
+            )
+        except ResponseError as error:
+            if str(error).startswith("GAP"):
+                raise GapError(str(error)) from error
+            raise
+        return Enqueued(added, watermark, bool(cancelled))
+
+    def _queued_event(self, chunk: Chunk) -> Queued:
+        now_ms = self._clock.now_ms()
+        template = chunk.blast.template
+        return Queued(
+            at_ms=now_ms,
+            blast_id=chunk.blast.blast_id,
+            channel=chunk.channel,
+            template_id=template.id,
+            template_name=template.name,
+            recipients=[
+                QueuedRecipient(job.index, job.recipient.address, job.recipient.name, job.recipient.reference)
+                for job in chunk.jobs
+            ],
+            status="scheduled" if chunk.series == "jobs" and chunk.blast.scheduled_at_ms > now_ms else "queued",
+            run=chunk.jobs[0].run,
+        )
+
+    async def check_room(self, channel: str, adding: int = 0) -> None:
+        """Raise QueueFullError where `adding` jobs more would pass the limits of the backlog.
+
+        Raises QueueUnavailableError if Redis is away.
+        """
+        keys = ChannelKeys(channel)
+        with translated("backlog"):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.hgetall(keys.key("counters"))
+                pipe.xlen(keys.events)
+                pipe.info("memory")
+                counters, events, memory = await pipe.execute()
+        counts = {name.decode(): int(value) for name, value in counters.items()}
+        ended = sum(counts.get(name, 0) for name in ("sent", "failed", "cancelled", "expired", "suppressed"))
+        waiting = counts.get("enqueued", 0) - ended
+        limits = self._backlog
+        if waiting + adding > limits.jobs:
+            raise QueueFullError(f"{waiting} jobs wait on {channel}, {limits.jobs} is the limit", limits.retry_after_s)
+        if events > limits.events:
+            raise QueueFullError(f"{events} events wait for the logger", limits.retry_after_s)
+        maximum = int(memory.get("maxmemory", 0))
+        if maximum and int(memory["used_memory"]) > maximum * limits.memory_share:
+            share = f"{limits.memory_share:.0%}"
+            raise QueueFullError(f"Redis uses more than {share} of its memory limit", limits.retry_after_s)
+
+    async def emit(self, *events: Event) -> None:
+        """Add one batch of gateway events (API requests, system events, blasts); raises QueueUnavailableError."""
+        if not events:
+            return
+        number, _ = self._gateway.next()
+        batch = pack_batch(EventBatch(self._gateway.producer, number, list(events)))
+        with translated("emit"):
+            await self._redis.xadd(GATEWAY_EVENTS, {"d": batch})

@@ -1,0 +1,89 @@
+"""Taking over from the dead: who has no heartbeat at two looks of one reaper loses what it held.
+
+A sender is dead when its heartbeat was missing at two looks at least `looks_apart_ms` apart by a reaper whose
+own lease held throughout, and Redis has been up for `redis_up_ms`: heartbeats lapse while Redis is down, and
+down time counts as idle time. What one reaper saw is its own memory, so that a reaper which was itself away
+starts afresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from shared.clock import Clock, SystemClock
+from shared.queue.batches import Numbered
+from shared.queue.connection import server_info
+from shared.queue.keys import ChannelKeys
+from shared.queue.scripts import call_script
+from shared.queue.timing import Timing
+
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a reaper took over from one sender: jobs surely not sent, and uncertain ones."""
+
+    sender_id: str
+    from_buffer: int
+    in_flight: int
+
+
+class Reaper:
+    """Looks around for one sender's channel and takes over from senders that are dead."""
+
+    def __init__(self, redis: Redis, channel: str, sender_id: str, timing: Timing, clock: Clock | None = None) -> None:
+        self._redis = redis
+        self._keys = ChannelKeys(channel)
+        self._sender_id = sender_id
+        self._timing = timing
+        self._clock = clock or SystemClock()
+        self._heads = Numbered(sender_id, "reap")
+        self._missing_since: dict[str, float] = {}
+
+    def forget(self) -> None:
+        """Start afresh: this reaper's own lease lapsed, or Redis was away."""
+        self._missing_since.clear()
+
+    async def look(self) -> list[Taken]:
+        """Look once, and take over from whoever was missing long enough; raises QueueUnavailableError."""
+        info = await server_info(self._redis)
+        timing = self._timing
+        args = (self._sender_id, timing.buffer_idle_ms, timing.keep_ended_ms)
+        reply = await call_script(self._redis, "look", self._keys.tag, args)
+        held, missing = bool(reply[0]), [name.decode() for name in reply[2:]]
+        if not held or info.uptime_ms < timing.redis_up_ms:
+            self.forget()
+            return []
+        return [await self._take(dead) for dead in self._dead_among(missing)]
+
+    def _dead_among(self, missing: Sequence[str]) -> list[str]:
+        now = self._clock.monotonic()
+        others = [name for name in missing if name != self._sender_id]
+        self._missing_since = {name: self._missing_since.get(name, now) for name in others}
+        apart_s = self._timing.looks_apart_ms / 1000
+        return [name for name, since in self._missing_since.items() if now - since >= apart_s]
+
+    async def _take(self, dead: str) -> Taken:
+        from_buffer = in_flight = 0
+        while True:
+            buffered, flying, clear = await self._reap(dead, "its sender was lost in mid-send", "all")
+            from_buffer += buffered
+            in_flight += flying
+            if clear or not buffered + flying:
+                self._missing_since.pop(dead, None)
+                return Taken(dead, from_buffer, in_flight)
+
+    async def give_up(self, entry_ids: Sequence[str]) -> int:
+        """Park this sender's own entries in flight that no task stands behind; returns how many."""
+        _, flying, _ = await self._reap(self._sender_id, "its task was lost in mid-send", ",".join(entry_ids))
+        return flying
+
+    async def _reap(self, sender: str, reason: str, which: str) -> tuple[int, int, int]:
+        _, head = self._heads.next()
+        args = (sender, head, self._timing.park_ms, BATCH, reason, which)
+        buffered, flying, clear = await call_script(self._redis, "reap", self._keys.tag, args)
+        return buffered, flying, clear

@@ -1,0 +1,44 @@
+"""Addresses that must not be sent to, with the reason: hard bounces stop all mail, the rest marketing alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.asyncio import Redis
+
+from shared.queue.connection import translated
+from shared.queue.keys import ChannelKeys
+
+
+class Suppressions:
+    """The suppressed addresses of each channel, in `C:suppressed`; `begin` reads them."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def add(self, channel: str, address: str, reason: str) -> bool:
+        """Suppress an address; the first reason stays unless the new one is a hard bounce. True if it was new."""
+        key = ChannelKeys(channel).key("suppressed")
+        with translated("suppress"):
+            if reason.startswith("hard_bounce"):
+                return bool(await self._redis.hset(key, address, reason))
+            return bool(await self._redis.hsetnx(key, address, reason))
+
+    async def remove(self, channel: str, address: str) -> bool:
+        """Lift a suppression; False if there was none."""
+        with translated("unsuppress"):
+            return bool(await self._redis.hdel(ChannelKeys(channel).key("suppressed"), address))
+
+    async def get(self, channel: str, address: str) -> str | None:
+        """Return why an address is suppressed, None if it is not."""
+        with translated("suppression"):
+            value: Any = await self._redis.hget(ChannelKeys(channel).key("suppressed"), address)
+        return value.decode() if value is not None else None
+
+    async def page(self, channel: str, cursor: str, limit: int) -> tuple[list[tuple[str, str]], str]:
+        """Return about `limit` suppressions from `cursor` ("0" to start) and the next cursor ("0" at the end)."""
+        key = ChannelKeys(channel).key("suppressed")
+        with translated("suppressions"):
+            reply: Any = await self._redis.hscan(key, int(cursor or 0), count=limit)
+        next_cursor, rows = reply
+        return [(address.decode(), reason.decode()) for address, reason in rows.items()], str(next_cursor)

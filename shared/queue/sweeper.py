@@ -1,0 +1,165 @@
+"""Ending jobs where they wait: those of a cancelled blast, a cancelled one, and what the doctor finds.
+
+A sweep walks the streams in chunks, so that a cancelled million is gone in seconds and nothing is blocked
+meanwhile; what is in mid-send is left to finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+from shared.blasts import Blast
+from shared.clock import Clock, SystemClock
+from shared.errors import DecodeError
+from shared.events import Ended, pack_event
+from shared.jobs import Job, Status, unpack_job
+from shared.queue.batches import Numbered
+from shared.queue.connection import translated
+from shared.queue.keys import ChannelKeys
+from shared.queue.scripts import Argument, call_script
+from shared.queue.timing import Timing
+
+CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job found in a stream, or due later (`stream` is "")."""
+
+    stream: str
+    entry_id: str
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep came to: jobs ended, and jobs left because they are being sent."""
+
+    ended: int = 0
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How swept jobs end."""
+
+    status: Status
+    error_class: str
+    message: str
+
+
+CANCELLED = Verdict("cancelled", "cancelled", "cancelled before it was sent")
+
+
+class Sweeper:
+    """Finds waiting jobs and ends them."""
+
+    def __init__(self, redis: Redis, name: str, clock: Clock | None = None) -> None:
+        self._redis = redis
+        self._clock = clock or SystemClock()
+        self._heads = Numbered(name, "sweep")
+
+    async def sweep_blast(self, blast: Blast, verdict: Verdict = CANCELLED) -> Swept:
+        """End every waiting job of a blast on all its channels."""
+        ended = in_flight = 0
+        for channel in blast.totals:
+            swept = await self._sweep(channel, blast.blast_id, lambda job: job.blast_id == blast.blast_id, verdict)
+            ended += swept.ended
+            in_flight += swept.in_flight
+        return Swept(ended, in_flight)
+
+    async def cancel_job(self, job_id: str, blast: Blast) -> str:
+        """End one waiting job; `processing` if it is being sent, and it will then not be tried again."""
+        channel = job_id.rpartition(":")[2]
+        marks = ChannelKeys(channel).key("cancels")
+        with translated("cancel job"):
+            await self._redis.hset(marks, job_id, 1)
+            await self._redis.pexpire(marks, Timing().keep_ended_ms)
+        swept = await self._sweep(channel, blast.blast_id, lambda job: job.job_id == job_id, CANCELLED)
+        if swept.ended:
+            return "cancelled"
+        if swept.in_flight:
+            return "processing"
+        with translated("cancel job"):
+            await self._redis.hdel(marks, job_id)
+        return "unknown"
+
+    async def _sweep(self, channel: str, blast_id: str, wanted: Callable[[Job], bool], verdict: Verdict) -> Swept:
+        ended = in_flight = 0
+        async for chunk in self._waiting(channel, blast_id, wanted):
+            marks = await self._end(channel, chunk, verdict)
+            ended += marks.count("1")
+            in_flight += marks.count("t")
+        return Swept(ended, in_flight)
+
+    async def _waiting(
+        self, channel: str, blast_id: str, wanted: Callable[[Job], bool]
+    ) -> AsyncIterator[list[Waiting]]:
+        keys = ChannelKeys(channel)
+        for stream in (keys.bulk(blast_id), keys.lane("high"), keys.lane("normal"), keys.lane("due")):
+            async for entries in self._entries(stream):
+                found = [entry for entry in entries if wanted(entry.job)]
+                if found:
+                    yield found
+        async for due in self._due_later(keys, blast_id):
+            found = [entry for entry in due if wanted(entry.job)]
+            if found:
+                yield found
+
+    async def _entries(self, stream: str) -> AsyncIterator[list[Waiting]]:
+        start = "-"
+        while True:
+            with translated("sweep"):
+                rows: Any = await self._redis.xrange(stream, start, "+", count=CHUNK)
+            if not rows:
+                return
+            start = f"({rows[-1][0].decode()}"
+            yield [
+                Waiting(stream, entry_id.decode(), job)
+                for entry_id, fields in rows
+                if (job := _job(fields[b"d"])) is not None
+            ]
+
+    async def _due_later(self, keys: ChannelKeys, blast_id: str) -> AsyncIterator[list[Waiting]]:
+        cursor = 0
+        while True:
+            with translated("sweep"):
+                reply: Any = await self._redis.hscan(keys.key("later:jobs"), cursor, match=f"{blast_id}:*", count=CHUNK)
+            cursor, rows = reply
+            found = [Waiting("", "", job) for raw in rows.values() if (job := _job(raw[2:])) is not None]
+            if found:
+                yield found
+            if not cursor:
+                return
+
+    async def _end(self, channel: str, chunk: list[Waiting], verdict: Verdict) -> str:
+        _, head = self._heads.next()
+        now_ms = self._clock.now_ms()
+        args: list[Argument] = [head, Timing().keep_ended_ms, verdict.status, b""]
+        for one in chunk:
+            job = one.job
+            waits = "r" if job.attempts or job.deferrals else "q"
+            event = pack_event(_ended(job, now_ms, verdict))
+            args += (one.stream, one.entry_id, job.job_id, waits, event)
+        raw = await call_script(self._redis, "sweep", ChannelKeys(channel).tag, args)
+        return str(raw.decode())
+
+
+def _ended(job: Job, now_ms: int, verdict: Verdict) -> Ended:
+    recipient = job.recipient
+    return Ended(
+        now_ms, job.job_id, job.run, job.attempts, verdict.status, verdict.error_class, "", verdict.message,
+        address=recipient.address, name=recipient.name,
+    )  # fmt: skip
+
+
+def _job(raw: bytes) -> Job | None:
+    """Return the job, None where the bytes are no job: those are the senders' to report."""
+    try:
+        return unpack_job(raw)
+    except DecodeError:
+        return None

@@ -1,0 +1,270 @@
+"""The filters, methods and tests that a template may use: a short list, each bounded by the budget.
+
+Left out on purpose are jinja2's filters whose cost or output an argument can blow up (`center`, `format`, `indent`,
+`wordwrap`, `xmlattr`, `tojson`, `pprint`, `map`, `groupby` …).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from jinja2.runtime import Undefined
+from markupsafe import Markup
+from markupsafe import escape as escape_markup
+
+from shared.rendering.errors import RenderError
+from shared.rendering.limits import charge, charge_text
+from shared.rendering.values import Scalar, demand, is_missing, moment, number, scalar, text
+
+# %-directives of strftime; a width, as glibc allows it (%1000000d), is none of them
+_DATE_FORMAT = re.compile(r"(?:[^%]|%[aAbBdDeFHIjmMnpSTuUVwWyYzZ%])*")
+MAX_DATE_FORMAT = 200
+
+
+def _cased(apply: Callable[[str], str]) -> Callable[[object], str]:
+    def change(value: object) -> str:
+        return apply(text(value))
+
+    return change
+
+
+def default(value: object, fallback: object = "", also_empty: object = False) -> object:
+    """Return the fallback for a missing or null value (and, if told, for an empty one)."""
+    return fallback if is_missing(value) or (also_empty and not value) else value
+
+
+def safe(value: object) -> Markup:
+    """Mark a text as html that needs no escaping; the template's author vouches for it."""
+    return Markup(text(value))  # noqa: S704 - this is what the filter is for
+
+
+def escape(value: object) -> Markup:
+    """Escape a text for html."""
+    return escape_markup(text(value))
+
+
+def nl2br(value: object) -> Markup:
+    """Escape a text and show its line breaks in html."""
+    return replace(escape_markup(text(value)), "\n", Markup("<br>\n"))  # type: ignore[return-value]  # Markup in, out
+
+
+def replace(value: object, old: object, new: object) -> str:
+    """Replace every occurrence of a text."""
+    subject, before, after = text(value), text(old), text(new)
+    if isinstance(subject, Markup):
+        before, after = escape_markup(before), escape_markup(after)
+    charge_text(len(subject) + max(0, len(after) - len(before)) * (subject.count(before)))
+    return subject.replace(before, after)
+
+
+def join(value: object, separator: object = "") -> str:
+    """Join the single values of a list."""
+    charge(1 + len(_sized(value)))
+    pieces = [text(item) for item in _sized(value)]
+    between = text(separator)
+    charge_text(sum(map(len, pieces)) + len(between) * len(pieces))
+    if isinstance(between, Markup) or any(isinstance(piece, Markup) for piece in pieces):
+        return escape_markup(between).join(pieces)
+    return between.join(pieces)
+
+
+def length(value: object) -> int:
+    """Return the length of a text, a list or an object."""
+    return len(value) if isinstance(value, (str, Mapping)) else len(_sized(value))
+
+
+def first(value: object) -> object:
+    """Return the first item; an empty list has none."""
+    return _item(value, 0)
+
+
+def last(value: object) -> object:
+    """Return the last item; an empty list has none."""
+    return _item(value, -1)
+
+
+def truncate(value: object, chars: object = 80, ending: object = "…") -> str:
+    """Cut a text to so many characters, its ending included."""
+    subject, size, tail = text(value), int(number(chars)), text(ending)
+    if len(subject) <= size:
+        return subject
+    return str(subject)[: max(0, size - len(tail))] + tail
+
+
+def integer(value: object, fallback: object = 0) -> Scalar:
+    """Return a number without its fraction; the fallback if it is none."""
+    try:
+        return math.trunc(number(value))
+    except (RenderError, ValueError, OverflowError):
+        demand(value)
+        return scalar(fallback)
+
+
+def floating(value: object, fallback: object = 0.0) -> Scalar:
+    """Return a number with a fraction; the fallback if it is none."""
+    try:
+        return float(number(value))
+    except RenderError:
+        demand(value)
+        return scalar(fallback)
+
+
+def rounded(value: object, places: object = 0) -> int | float:
+    """Round a number half to even, to a whole one by default."""
+    digits = int(number(places))
+    if not 0 <= digits <= 12:
+        raise RenderError("round takes 0 to 12 places")
+    charge(1)
+    exact = number(value)
+    return round(exact, digits) if digits else round(exact)
+
+
+def absolute(value: object) -> int | float:
+    """Return a number without its sign."""
+    return abs(number(value))
+
+
+def grouped(value: object, places: object = 0, thousands: object = ".", point: object = ",") -> str:
+    """Write a number with grouped thousands, as Indonesia does by default: 1.250.000,50."""
+    digits = int(number(places))
+    if not 0 <= digits <= 12:
+        raise RenderError("number takes 0 to 12 places")
+    charge(1)
+    written = f"{number(value):,.{digits}f}"
+    marks = {",": text(thousands)[:4], ".": text(point)[:4]}
+    return "".join(marks.get(char, char) for char in written)
+
+
+def date_text(value: object, pattern: object = "%d %B %Y") -> str:
+    """Write an ISO 8601 date or time by a strftime pattern."""
+    form = str(text(pattern))
+    if len(form) > MAX_DATE_FORMAT or _DATE_FORMAT.fullmatch(form) is None:
+        raise RenderError("date takes a pattern of strftime's plain directives, such as %d %B %Y")
+    return moment(value).strftime(form)
+
+
+def urlencode(value: object) -> str:
+    """Quote a text for use in a URL's path or query."""
+    subject = text(value)
+    charge_text(len(subject) * 12)
+    return quote(str(subject), safe="")
+
+
+def _sized(value: object) -> list[Any] | tuple[Any, ...] | range:
+    demand(value)
+    if isinstance(value, (list, tuple, range)):
+        return value
+    raise RenderError("a list is needed")
+
+
+def _item(value: object, position: int) -> object:
+    items = value if isinstance(value, str) else _sized(value)
+    charge(1)
+    return items[position] if items else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    demand(value)
+    if isinstance(value, Mapping):
+        charge(1 + len(value))
+        return value
+    raise RenderError("an object is needed")
+
+
+def _stripped(value: object, chars: object = None) -> str:
+    return text(value).strip(None if chars is None else str(text(chars)))
+
+
+def _split(value: object, separator: object = None) -> list[str]:
+    subject = str(text(value))
+    charge(len(subject))
+    between = None if separator is None else str(text(separator))
+    if between == "":
+        raise RenderError("split needs a separator that is not empty")
+    return subject.split(between)
+
+
+def _starts(value: object, start: object) -> bool:
+    return text(value).startswith(text(start))
+
+
+def _ends(value: object, end: object) -> bool:
+    return text(value).endswith(text(end))
+
+
+def _get(value: object, key: object, fallback: object = None) -> object:
+    return _mapping(value).get(str(text(key)), fallback)
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "abs": absolute,
+    "capitalize": _cased(str.capitalize),
+    "d": default,
+    "date": date_text,
+    "default": default,
+    "e": escape,
+    "escape": escape,
+    "first": first,
+    "float": floating,
+    "int": integer,
+    "join": join,
+    "last": last,
+    "length": length,
+    "lower": _cased(str.lower),
+    "nl2br": nl2br,
+    "number": grouped,
+    "replace": replace,
+    "round": rounded,
+    "safe": safe,
+    "string": text,
+    "title": _cased(str.title),
+    "trim": _stripped,
+    "truncate": truncate,
+    "upper": _cased(str.upper),
+    "urlencode": urlencode,
+}
+
+# what may be called as a method: `name.split(' ')`, `totals.items()`
+METHODS: dict[str, Callable[..., Any]] = {
+    "capitalize": FILTERS["capitalize"],
+    "endswith": _ends,
+    "get": _get,
+    "items": lambda value: list(_mapping(value).items()),
+    "keys": lambda value: list(_mapping(value)),
+    "lower": FILTERS["lower"],
+    "replace": replace,
+    "split": _split,
+    "startswith": _starts,
+    "strip": _stripped,
+    "title": FILTERS["title"],
+    "upper": FILTERS["upper"],
+    "values": lambda value: list(_mapping(value).values()),
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _divisible(value: object, by: object) -> bool:
+    divisor = number(by)
+    if divisor == 0:
+        raise RenderError("division by zero")
+    return number(value) % divisor == 0
+
+
+TESTS: dict[str, Callable[..., bool]] = {
+    "defined": lambda value: not isinstance(value, Undefined),
+    "divisibleby": _divisible,
+    "even": lambda value: number(value) % 2 == 0,
+    "mapping": lambda value: isinstance(value, Mapping),
+    "none": lambda value: value is None,
+    "number": _is_number,
+    "odd": lambda value: number(value) % 2 == 1,
+    "string": lambda value: isinstance(value, str),
+    "undefined": lambda value: isinstance(value, Undefined),
+}

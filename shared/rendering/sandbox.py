@@ -1,0 +1,146 @@
+"""The environments that templates are compiled in, and one compiled part (a subject, an html, a text).
+
+On jinja2's own sandbox lie a closed language (`syntax`), a budget (`limits`) and plain values (`values`): a field is
+an entry of an object, never an attribute of a Python value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
+from jinja2.ext import Extension
+from jinja2.lexer import Token, TokenStream
+from jinja2.runtime import Context, LoopContext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from shared.rendering.errors import RenderError
+from shared.rendering.filters import FILTERS, METHODS, TESTS
+from shared.rendering.limits import MAX_OUTPUT_CHARS, MAX_SOURCE_CHARS, MAX_TOKENS, refill
+from shared.rendering.operations import OPERATIONS
+from shared.rendering.syntax import check_and_rewrite
+from shared.rendering.values import MissingVariable, finalize
+
+_LOOP_FIELDS = frozenset({"first", "index", "index0", "last", "length", "revindex", "revindex0"})
+# what jinja2, Python's compiler or an expression raises over what a template or a value holds
+_FAILURES = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+)
+
+
+class _TokenLimit(Extension):
+    """Stops reading a source that has more tokens than any real template."""
+
+    def filter_stream(self, stream: TokenStream) -> Iterable[Token]:
+        for count, token in enumerate(stream):
+            if count > MAX_TOKENS:
+                raise RenderError(f"the template has more than {MAX_TOKENS} tokens", line=token.lineno)
+            yield token
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    def getattr(self, obj: Any, attribute: str) -> Any:  # noqa: ANN401 - jinja2's signature
+        return self.getitem(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:  # noqa: ANN401 - jinja2's signature
+        if isinstance(obj, Mapping):
+            found = obj.get(argument, self) if isinstance(argument, str) else self
+            return MissingVariable(name=str(argument)) if found is self else found
+        if isinstance(obj, MissingVariable):
+            # the name at fault is that of the object, not of its field
+            return obj
+        if isinstance(obj, (list, tuple, range, str)) and isinstance(argument, int):
+            return obj[argument] if -len(obj) <= argument < len(obj) else MissingVariable(name=str(argument))
+        if isinstance(obj, LoopContext) and argument in _LOOP_FIELDS:
+            return getattr(obj, argument)
+        raise RenderError(f"there is no field {str(argument)[:80]!r} in this value")
+
+
+def _environment(*, autoescape: bool, trim: bool) -> _Environment:
+    environment = _Environment(
+        autoescape=autoescape,
+        undefined=MissingVariable,
+        finalize=finalize,
+        keep_trailing_newline=True,
+        trim_blocks=trim,
+        lstrip_blocks=trim,
+        extensions=[_TokenLimit],
+        cache_size=0,
+    )
+    environment.globals.clear()
+    environment.filters = {**FILTERS, **OPERATIONS, **{f"*.{name}": method for name, method in METHODS.items()}}
+    environment.tests = dict(TESTS)
+    return environment
+
+
+HTML = _environment(autoescape=True, trim=True)
+PLAIN = _environment(autoescape=False, trim=True)
+# for texts made from html, where every line break was put in on purpose
+PLAIN_AS_IS = _environment(autoescape=False, trim=False)
+
+_Root = Callable[[Context], Iterator[str]]
+
+
+def parse(source: str, environment: _Environment) -> nodes.Template:
+    """Parse and check a source; raises RenderError with the line."""
+    if len(source) > MAX_SOURCE_CHARS:
+        raise RenderError(f"the template is longer than {MAX_SOURCE_CHARS} characters")
+    try:
+        source.encode()
+        return check_and_rewrite(environment.parse(source))
+    except TemplateSyntaxError as error:
+        raise RenderError(error.message or "syntax error", line=error.lineno) from None
+    except RecursionError:
+        raise RenderError("the template is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise RenderError("the template holds half of a surrogate pair") from None
+    except (ValueError, OverflowError) as error:
+        raise RenderError(f"the template cannot be read: {error}") from None
+
+
+class Part:
+    """One compiled part of a template; `variables` are the names that it takes from outside."""
+
+    def __init__(self, source: str, name: str, environment: _Environment = PLAIN) -> None:
+        self.name = name
+        self._environment = environment
+        try:
+            self._root, self.variables = self._compiled(source)
+        except RenderError as error:
+            raise error.within(name) from error.__cause__
+
+    def _compiled(self, source: str) -> tuple[_Root, frozenset[str]]:
+        refill()
+        tree = parse(source, self._environment)
+        try:
+            variables = frozenset(meta.find_undeclared_variables(tree))
+            code = self._environment.compile(tree)
+        except _FAILURES as error:
+            raise RenderError(f"the template cannot be compiled: {type(error).__name__}") from error
+        namespace = {"environment": self._environment, "__file__": "<template>"}
+        exec(code, namespace)  # noqa: S102 - jinja2's way to load what it generated from the checked tree
+        root: _Root = namespace["root"]  # type: ignore[assignment]  # the name that jinja2 gives it
+        return root, variables
+
+    def render(self, values: Mapping[str, Any], cap: int = MAX_OUTPUT_CHARS) -> str:
+        """Render with values; raises RenderError, which names the variable where one is missing."""
+        refill()
+        try:
+            pieces = list(self._root(Context(self._environment, values, self.name, {})))  # type: ignore[arg-type]
+            length = sum(map(len, pieces))
+        except RenderError as error:
+            raise error.within(self.name) from None
+        except _FAILURES as error:
+            raise RenderError(f"a value does not fit: {type(error).__name__}", part=self.name) from error
+        if length > cap:
+            raise RenderError(f"the output is longer than {cap} characters", part=self.name)
+        return "".join(pieces)
