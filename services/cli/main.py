@@ -1,0 +1,89 @@
+"""The command `kurir`: the only place of the CLI that reads the environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from services.cli.plan import UpOptions
+from services.cli.up import run_up
+from shared.errors import SettingsError
+from shared.lifecycle import EXIT_SETTINGS, Stop
+
+app = typer.Typer(
+    name="kurir",
+    help="Kurir, a self-hosted messaging gateway: run it on one machine, and speak to it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+_console = Console(stderr=True, highlight=False)
+
+
+def run() -> None:
+    """Run the command line; the environment goes down as the context's object."""
+    app(obj=dict(os.environ))
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(help="The API's port; all others follow from it.")] = 3000,
+    data_dir: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("data"),
+    redis_url: Annotated[str | None, typer.Option(help="Use this Redis or Valkey, not an embedded one.")] = None,
+    sandbox: Annotated[
+        bool | None,
+        typer.Option("--sandbox/--no-sandbox", help="Providers: all sandboxed, or none; else those not configured."),
+    ] = None,
+    email_senders: Annotated[int, typer.Option(min=1, max=10)] = 1,
+    whatsapp_senders: Annotated[int, typer.Option(min=1, max=10)] = 1,
+) -> None:
+    """Run the whole system in the foreground; Ctrl-C stops it."""
+    options = UpOptions(
+        port=port,
+        data_dir=data_dir,
+        redis_url=redis_url or context.obj.get("KURIR_REDIS_URL") or None,
+        sandbox=sandbox,
+        senders={"email": email_senders, "whatsapp": whatsapp_senders},
+    )
+    run_until_stopped("up", lambda stop: run_up(options, context.obj, stop, announce))
+
+
+def announce(line: str) -> None:
+    """Say something to the person at the terminal, apart from the services' log lines."""
+    _console.print(f"[bold]kurir[/bold] {line}", soft_wrap=True)
+
+
+def run_until_stopped(command: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> None:
+    """Run a command that Ctrl-C or SIGTERM ends; a second Ctrl-C ends it at once. SettingsError: lines, exit 2."""
+    try:
+        asyncio.run(_with_signals(main))
+    except SettingsError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"kurir {command}: {problem}\n")
+        raise typer.Exit(EXIT_SETTINGS) from None
+
+
+async def _with_signals(main: Callable[[Stop], Coroutine[Any, Any, None]]) -> None:
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(130)  # the kernel takes the children along
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    await main(stop)
+
+
+if __name__ == "__main__":
+    run()

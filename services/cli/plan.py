@@ -1,0 +1,205 @@
+"""The plan of a system: from the options and the environment to the processes that make it up. Pure.
+
+All ports follow from one: ingest N, email senders N+10 …, WhatsApp senders N+20 …, logger N+30, the embedded
+server N+79, the sandbox N+90 and N+91.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.cli.embedded import ServerBinary, server_command
+from services.cli.supervisor import ChildSpec
+from shared.channels import CHANNELS, Channel
+from shared.errors import SettingsError
+from shared.settings import EnvReader
+
+LOGGER_OFFSET = 30
+SERVER_OFFSET = 79
+SANDBOX_OFFSET = 90
+SANDBOX_SMTP_OFFSET = 91
+MOST_SENDERS = 10
+_LOOPBACK = "127.0.0.1"
+_STAGE_SENDING, _STAGE_RECORDING, _STAGE_DATA = 0, 1, 2
+
+# a provider counts as configured once any of these is set; its sender then says what is missing
+PROVIDER_VARIABLES = {
+    "email": ("KURIR_SMTP_URL", "KURIR_SMTP_SERVERS"),
+    "whatsapp": ("KURIR_QISCUS_APP_CODE", "KURIR_QISCUS_CHANNEL_ID", "KURIR_QISCUS_SECRET_KEY"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `kurir up` was asked for; `sandbox` None means: for every provider that is not configured."""
+
+    port: int = 3000
+    data_dir: Path = Path("data")
+    redis_url: str | None = None
+    sandbox: bool | None = None
+    senders: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The processes of a system, in the order they are started, and what they need."""
+
+    options: UpOptions
+    data_dir: Path
+    log_dir: Path
+    grace_s: float
+    host: str
+    server: ChildSpec | None
+    services: list[ChildSpec]
+    ports: dict[int, str]
+    sandboxed: list[str]
+    unconfigured: list[str]
+
+    @property
+    def url(self) -> str:
+        """Where the API is found on this machine."""
+        return f"http://{_LOOPBACK}:{self.options.port}"
+
+    @property
+    def redis_url(self) -> str:
+        """Where the queue is."""
+        return self.options.redis_url or f"redis://{_LOOPBACK}:{self.options.port + SERVER_OFFSET}/0"
+
+    @property
+    def health_urls(self) -> dict[str, str]:
+        """The health checks of all services, by name."""
+        service_ports = {name: port for port, name in self.ports.items() if " " not in name and name != "redis"}
+        return {name: f"http://{_LOOPBACK}:{port}/health" for name, port in service_ports.items()}
+
+
+def make_plan(options: UpOptions, env: Mapping[str, str], server: ServerBinary | None) -> Plan:
+    """Decide what runs where; `server` is the embedded one, None with a `redis_url`. Raises SettingsError."""
+    data_dir = options.data_dir.resolve()
+    reader = EnvReader(env)
+    grace_s = reader.seconds("KURIR_GRACE", 8.0)
+    log_dir = Path(reader.text("KURIR_LOG_DIR", str(data_dir / "logs"))).resolve()
+    host = reader.text("KURIR_HOST", _LOOPBACK)
+    reader.finish()
+    sandboxed, unconfigured = _choose_providers(options.sandbox, env)
+    ports = _ports(options, sandboxed, unconfigured)
+    shared_env = _shared_env(options, env, data_dir, log_dir) | _provider_env(options.port, sandboxed, env)
+    server_spec = _server_spec(options, server, data_dir, log_dir, env) if server else None
+    return Plan(
+        options=options,
+        data_dir=data_dir,
+        log_dir=log_dir,
+        grace_s=grace_s,
+        host=host,
+        server=server_spec,
+        services=_services(ports, {**env, **shared_env}, host),
+        ports=ports | ({options.port + SERVER_OFFSET: "redis"} if server else {}),
+        sandboxed=sandboxed,
+        unconfigured=unconfigured,
+    )
+
+
+def _choose_providers(sandbox: bool | None, env: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the channels that the sandbox serves and those that nothing serves."""
+    missing = [name for name in CHANNELS if not is_configured(name, env)]
+    if sandbox:
+        return list(CHANNELS), []
+    if sandbox is None:
+        return missing, []
+    if len(missing) == len(CHANNELS):
+        wanted = " or ".join(variables[0] for variables in PROVIDER_VARIABLES.values())
+        raise SettingsError([f"--no-sandbox, but no provider is configured: set {wanted}"])
+    return [], missing
+
+
+def is_configured(channel: str, env: Mapping[str, str]) -> bool:
+    """Say whether the environment names a provider for the channel."""
+    return any(env.get(name) or env.get(f"{name}_FILE") for name in PROVIDER_VARIABLES[channel])
+
+
+def _ports(options: UpOptions, sandboxed: list[str], unconfigured: list[str]) -> dict[int, str]:
+    ports = {options.port: "ingest", options.port + LOGGER_OFFSET: "logger"}
+    for channel in CHANNELS.values():
+        if channel.name in unconfigured:
+            continue
+        for number in range(_sender_count(options, channel)):
+            name = channel.service if number == 0 else f"{channel.service}-{number + 1}"
+            ports[options.port + channel.port_offset + number] = name
+    if sandboxed:
+        ports[options.port + SANDBOX_OFFSET] = "sandbox"
+        ports[options.port + SANDBOX_SMTP_OFFSET] = "sandbox SMTP"
+    return ports
+
+
+def _sender_count(options: UpOptions, channel: Channel) -> int:
+    count = options.senders.get(channel.name, 1)
+    if not 1 <= count <= MOST_SENDERS:
+        raise SettingsError([f"{channel.name} senders: {count} is not from 1 to {MOST_SENDERS}"])
+    return count
+
+
+def _shared_env(options: UpOptions, env: Mapping[str, str], data_dir: Path, log_dir: Path) -> dict[str, str]:
+    found = {
+        "KURIR_REDIS_URL": options.redis_url or f"redis://{_LOOPBACK}:{options.port + SERVER_OFFSET}/0",
+        "KURIR_DATA_DIR": str(data_dir),
+        "KURIR_LOG_DIR": str(log_dir),
+        "KURIR_LOGGER_URL": f"http://{_LOOPBACK}:{options.port + LOGGER_OFFSET}",
+        "KURIR_PUBLIC_URL": env.get("KURIR_PUBLIC_URL") or f"http://{_LOOPBACK}:{options.port}",
+    }
+    for channel in CHANNELS.values():
+        port = options.port + channel.port_offset
+        found[f"KURIR_{channel.service.upper()}_URL"] = f"http://{_LOOPBACK}:{port}"
+    if not env.get("KURIR_SECRET") and not env.get("KURIR_SECRET_FILE"):
+        found["KURIR_SECRET_FILE"] = str(data_dir / "secret")
+    if not env.get("KURIR_TEMPLATES_DIR"):
+        found["KURIR_TEMPLATES_DIR"] = str(find_shipped("templates"))
+    return found
+
+
+def _provider_env(port: int, sandboxed: list[str], env: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if "email" in sandboxed:
+        found |= {"KURIR_SMTP_URL": f"smtp://{_LOOPBACK}:{port + SANDBOX_SMTP_OFFSET}", "KURIR_SMTP_SERVERS": ""}
+        found["KURIR_EMAIL_FROM"] = env.get("KURIR_EMAIL_FROM") or "Kurir <kurir@example.com>"
+    if "whatsapp" in sandboxed:
+        found |= {
+            "KURIR_QISCUS_URL": f"http://{_LOOPBACK}:{port + SANDBOX_OFFSET}",
+            "KURIR_QISCUS_APP_CODE": "sandbox",
+            "KURIR_QISCUS_CHANNEL_ID": "1",
+            "KURIR_QISCUS_SECRET_KEY": "sandbox",
+        }
+    # a sandboxed provider's own secrets must not reach the sandbox, nor clash with the values above
+    return found | {f"{name}_FILE": "" for name in found}
+
+
+def _services(ports: Mapping[int, str], env: Mapping[str, str], host: str) -> list[ChildSpec]:
+    """Return the services in the order they are started: what others call comes first."""
+    order = {"sandbox": 0, "logger": 1, "ingest": 3}
+    specs = []
+    for port, name in sorted(ports.items(), key=lambda item: (order.get(item[1], 2), item[0])):
+        if " " in name:  # a second port of a service, not a service
+            continue
+        package = name.partition("-")[0]
+        own = {"KURIR_PORT": str(port), "KURIR_HOST": host if package == "ingest" else _LOOPBACK}
+        if package == "sandbox":
+            own["KURIR_SMTP_PORT"] = str(port + SANDBOX_SMTP_OFFSET - SANDBOX_OFFSET)
+        stage = _STAGE_RECORDING if package in {"logger", "sandbox"} else _STAGE_SENDING
+        specs.append(ChildSpec(name, [sys.executable, "-P", "-m", f"services.{package}"], {**env, **own}, stage))
+    return specs
+
+
+def _server_spec(
+    options: UpOptions, server: ServerBinary, data_dir: Path, log_dir: Path, env: Mapping[str, str]
+) -> ChildSpec:
+    port = options.port + SERVER_OFFSET
+    command = server_command(server, port, data_dir / "redis", log_dir / "redis.log")
+    return ChildSpec("redis", command, env, _STAGE_DATA)
+
+
+def find_shipped(name: str) -> Path:
+    """Return a file or folder that ships with Kurir: from the working folder, the wheel, or the source tree."""
+    here = Path(__file__).resolve().parent
+    places = [Path.cwd() / name, here / "bundled" / Path(name).name, here.parents[1] / name]
+    return next((place for place in places if place.exists()), places[-1])

@@ -1,0 +1,155 @@
+"""`kurir up`: the whole system in the foreground of one terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from services.cli.embedded import find_server, wait_until_answering
+from services.cli.plan import Plan, UpOptions, make_plan
+from services.cli.preflight import check_ports, claimed_folder
+from services.cli.supervisor import Announce, Supervisor
+from shared.errors import QueueUnavailableError, SettingsError
+from shared.lifecycle import Stop
+from shared.queue.connection import UnsupportedServerError, check_server, connect, without_password
+
+_SERVER_TIMEOUT_S = 120.0  # a large append-only file takes its time to load
+_SAY_WHY_AFTER_S = 10.0
+_POLL_S = 0.05
+
+
+async def run_up(options: UpOptions, env: Mapping[str, str], stop: Stop, announce: Announce) -> None:
+    """Run the system until `stop`; raises SettingsError with clear lines where it cannot run."""
+    plan = make_plan(options, env, None if options.redis_url else find_server())
+    async with running_system(plan, stop, announce) as supervisor:
+        if stop.is_set():
+            return
+        for line in _welcome(plan):
+            announce(line)
+        await _first(stop, supervisor)
+        announce("stopping …")
+    announce("stopped")
+
+
+@asynccontextmanager
+async def running_system(plan: Plan, stop: Stop, announce: Announce) -> AsyncIterator[Supervisor]:
+    """Run the system while the block runs; yields once the API answers (or `stop` came before).
+
+    Raises SettingsError where it cannot run. On the way out everything is stopped, in order.
+    """
+    with claimed_folder(plan.data_dir, f"pid {os.getpid()}, {plan.url}"):
+        check_ports(plan.ports, plan.host)
+        _prepare_folders(plan)
+        supervisor = Supervisor(announce, plan.grace_s)
+        try:
+            await _start_server(plan, supervisor, announce)
+            for spec in plan.services:
+                await supervisor.start(spec)
+            await _until_ready(plan, supervisor, stop, announce)
+            yield supervisor
+        finally:
+            await supervisor.stop()
+        if supervisor.failed.done():
+            raise SettingsError([supervisor.failed.result()])
+
+
+def _prepare_folders(plan: Plan) -> None:
+    secret = plan.data_dir / "secret"
+    try:
+        for folder in (plan.data_dir / "redis", plan.log_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not secret.exists():
+            _write_secret(secret)
+    except OSError as error:
+        raise SettingsError([f"cannot write {error.filename}: {error.strerror}"]) from error
+
+
+def _write_secret(path: Path) -> None:
+    """Make the key that signs unsubscribe links; they must stay valid over restarts, so it is kept."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:  # noqa: PTH123 - Path.open takes no mode bits
+        file.write(secrets.token_urlsafe(32) + "\n")
+
+
+async def _start_server(plan: Plan, supervisor: Supervisor, announce: Announce) -> None:
+    if plan.server is None:
+        await _check_external(plan.redis_url, announce)
+        return
+    await supervisor.start(plan.server)
+    port = int(plan.redis_url.rpartition(":")[2].partition("/")[0])
+    await wait_until_answering(port, _SERVER_TIMEOUT_S, plan.log_dir / "redis.log")
+
+
+async def _check_external(url: str, announce: Announce) -> None:
+    """Refuse a server that is too old; one that is away is waited for by the services."""
+    try:
+        redis = connect(url, max_connections=1)
+    except ValueError as error:
+        raise SettingsError([f"--redis-url: {error}"]) from error
+    try:
+        info = await check_server(redis)
+    except UnsupportedServerError as error:
+        raise SettingsError([str(error)]) from error
+    except QueueUnavailableError as error:
+        announce(f"Redis at {without_password(url)} does not answer yet ({error}); the services keep trying")
+    else:
+        if info.maxmemory_policy not in {"", "noeviction"}:
+            announce(f"Redis may evict keys (maxmemory-policy {info.maxmemory_policy}): set it to noeviction")
+    finally:
+        await redis.aclose()
+
+
+async def _until_ready(plan: Plan, supervisor: Supervisor, stop: Stop, announce: Announce) -> None:
+    """Wait until the API is healthy; says what is missing after a while. Ends early on `stop`."""
+    loop = asyncio.get_running_loop()
+    say_why_at = loop.time() + _SAY_WHY_AFTER_S
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
+        while not stop.is_set():
+            if supervisor.failed.done():
+                raise SettingsError([supervisor.failed.result()])
+            reason = await health_problem(http, f"{plan.url}/health")
+            if reason is None:
+                return
+            if loop.time() > say_why_at:
+                announce(f"not ready yet: {reason}")
+                say_why_at = loop.time() + _SAY_WHY_AFTER_S
+            await asyncio.sleep(_POLL_S)
+
+
+async def health_problem(http: aiohttp.ClientSession, url: str) -> str | None:
+    """Ask a service for its health; None if it is well, else why not."""
+    try:
+        async with http.get(url) as answer:
+            if answer.status == 200:
+                return None
+            return (await answer.text())[:500]
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return f"{url} does not answer ({type(error).__name__})"
+
+
+async def _first(stop: Stop, supervisor: Supervisor) -> None:
+    """Wait for a wish to stop, or for a child that cannot run."""
+    waiting: asyncio.Future[None] = asyncio.ensure_future(stop.wait())
+    ends: list[asyncio.Future[Any]] = [waiting, supervisor.failed]
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+def _welcome(plan: Plan) -> list[str]:
+    lines = [f"Kurir is ready: {plan.url}/docs  (data in {plan.data_dir}, Ctrl-C stops it)"]
+    if plan.sandboxed:
+        sandbox = plan.url.replace(f":{plan.options.port}", f":{plan.options.port + 90}")
+        lines.append(
+            f"SANDBOX: {' and '.join(plan.sandboxed)} messages are NOT delivered to anyone; look at them on {sandbox}/"
+        )
+    if plan.unconfigured:
+        lines.append(f"no provider is configured for {' and '.join(plan.unconfigured)}: blasts for it are refused")
+    return lines
