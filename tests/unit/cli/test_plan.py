@@ -1,0 +1,116 @@
+"""The plan of a system: which processes run with which environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.cli.embedded import ServerBinary
+from services.cli.plan import Plan, UpOptions, find_shipped, make_plan
+from services.cli.supervisor import ChildSpec
+from shared.errors import SettingsError
+
+_SERVER = ServerBinary(Path("/bin/valkey-server"), "valkey", (9, 1, 2))
+
+
+def _service(plan: Plan, name: str) -> ChildSpec:
+    return next(spec for spec in plan.services if spec.name == name)
+
+
+def test_all_ports_follow_from_one() -> None:
+    """--port 4000 with two email senders: several systems can run side by side."""
+    plan = make_plan(UpOptions(port=4000, senders={"email": 2}), {}, _SERVER)
+    assert plan.ports == {
+        4000: "ingest",
+        4010: "email_sender",
+        4011: "email_sender-2",
+        4020: "whatsapp_sender",
+        4030: "logger",
+        4079: "redis",
+        4090: "sandbox",
+        4091: "sandbox SMTP",
+    }
+    assert _service(plan, "email_sender-2").env["KURIR_PORT"] == "4011"
+    assert _service(plan, "logger").env["KURIR_REDIS_URL"] == "redis://127.0.0.1:4079/0"
+    assert plan.health_urls["sandbox"] == "http://127.0.0.1:4090/health"
+    assert "redis" not in plan.health_urls
+
+
+def test_providers_that_are_not_configured_are_sandboxed() -> None:
+    """SMTP is configured, Qiscus is not: only WhatsApp goes to the sandbox."""
+    plan = make_plan(UpOptions(), {"KURIR_SMTP_URL": "smtp://mail.example.com"}, _SERVER)
+    assert plan.sandboxed == ["whatsapp"]
+    assert _service(plan, "email_sender").env["KURIR_SMTP_URL"] == "smtp://mail.example.com"
+    assert _service(plan, "whatsapp_sender").env["KURIR_QISCUS_URL"] == "http://127.0.0.1:3090"
+
+
+def test_a_secret_in_a_file_configures_a_provider() -> None:
+    """KURIR_SMTP_URL_FILE is as good as KURIR_SMTP_URL."""
+    assert make_plan(UpOptions(), {"KURIR_SMTP_URL_FILE": "/run/secrets/smtp"}, _SERVER).sandboxed == ["whatsapp"]
+
+
+def test_sandbox_overrules_what_is_configured() -> None:
+    """--sandbox sends nothing to a real provider, whatever the environment says."""
+    plan = make_plan(UpOptions(sandbox=True), {"KURIR_SMTP_URL_FILE": "/run/secrets/smtp"}, _SERVER)
+    sender = _service(plan, "email_sender").env
+    assert sender["KURIR_SMTP_URL"] == "smtp://127.0.0.1:3091"
+    assert sender["KURIR_SMTP_URL_FILE"] == ""
+
+
+def test_no_sandbox_runs_only_what_is_configured() -> None:
+    """A channel without a provider has no sender, and the person is told."""
+    plan = make_plan(UpOptions(sandbox=False), {"KURIR_SMTP_URL": "smtp://mail.example.com"}, _SERVER)
+    assert [spec.name for spec in plan.services] == ["logger", "email_sender", "ingest"]
+    assert plan.unconfigured == ["whatsapp"]
+
+
+def test_no_sandbox_without_any_provider_is_refused() -> None:
+    """A system that can send nothing is a mistake."""
+    with pytest.raises(SettingsError, match="set KURIR_SMTP_URL or KURIR_QISCUS_APP_CODE"):
+        make_plan(UpOptions(sandbox=False), {}, _SERVER)
+
+
+def test_only_the_api_listens_on_the_given_host() -> None:
+    """KURIR_HOST opens the API; senders, logger and sandbox stay on loopback."""
+    plan = make_plan(UpOptions(), {"KURIR_HOST": "0.0.0.0"}, _SERVER)
+    hosts = {spec.name: spec.env["KURIR_HOST"] for spec in plan.services}
+    assert hosts.pop("ingest") == "0.0.0.0"
+    assert set(hosts.values()) == {"127.0.0.1"}
+
+
+def test_everything_else_passes_through() -> None:
+    """A service's own settings reach it."""
+    plan = make_plan(UpOptions(), {"KURIR_EMAIL_RATE": "off", "PATH": "/bin"}, _SERVER)
+    sender = _service(plan, "email_sender").env
+    assert (sender["KURIR_EMAIL_RATE"], sender["PATH"]) == ("off", "/bin")
+
+
+def test_an_external_redis_replaces_the_embedded_one() -> None:
+    """With --redis-url no server is started."""
+    plan = make_plan(UpOptions(redis_url="redis://cache:6379/1"), {}, None)
+    assert plan.server is None
+    assert _service(plan, "ingest").env["KURIR_REDIS_URL"] == "redis://cache:6379/1"
+
+
+def test_the_data_outlives_what_sends() -> None:
+    """Senders and API stop first, then logger and sandbox, last the server."""
+    plan = make_plan(UpOptions(), {}, _SERVER)
+    assert plan.server is not None
+    stages = {spec.name: spec.stage for spec in [*plan.services, plan.server]}
+    assert stages["email_sender"] < stages["logger"] < stages["redis"]
+    assert stages["ingest"] == stages["email_sender"]
+
+
+def test_templates_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started elsewhere, the shipped folder serves; one in the working folder comes first."""
+    monkeypatch.chdir(tmp_path)
+    assert find_shipped("templates").is_dir()
+    (tmp_path / "templates").mkdir()
+    assert find_shipped("templates") == tmp_path / "templates"
+
+
+def test_a_wrong_number_of_senders_is_refused() -> None:
+    """Ports of one channel must not run into the next."""
+    with pytest.raises(SettingsError, match="email senders: 11 is not from 1 to 10"):
+        make_plan(UpOptions(senders={"email": 11}), {}, _SERVER)
