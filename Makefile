@@ -1,0 +1,68 @@
+# Needs python3 >= 3.11 (with venv) and a package index; everything else goes into .venv.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# the first interpreter on PATH that is new enough and can make an environment
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test test-fast check format soak bench test-compose lock wheel clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv from the lock file
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Kurir needs python3 >= 3.11 with venv on PATH (Debian: apt install python3-venv)" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## Send 1,000 recipients through both channels of a sandboxed system
+	@$(BIN)/kurir demo
+
+up: $(STAMP) ## Run the whole system in the foreground
+	@$(BIN)/kurir up
+
+test: $(STAMP) ## Run every test but soak and compose
+	$(BIN)/pytest -m "not soak and not compose"
+
+test-fast: $(STAMP) ## Run the unit tests alone
+	$(BIN)/pytest tests/unit
+
+check: $(STAMP) ## Lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+soak: $(STAMP) ## Run the fault suite at full time constants
+	$(BIN)/pytest -m soak
+
+bench: $(STAMP) ## Run the benchmarks side by side with the peer
+	$(BIN)/python -m benchmarks
+
+test-compose: $(STAMP) ## Run the tests that need a compose runner
+	$(BIN)/pytest -m compose
+
+lock: ## Pin all dependencies anew, with hashes and without an index address
+	@command -v uv >/dev/null || { echo "make lock needs uv on PATH" >&2; exit 2; }
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra embedded pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra embedded --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+wheel: $(STAMP) ## Build the wheel into dist/
+	$(BIN)/hatchling build -t wheel
+
+clean: ## Delete what was built and cached, not .venv nor data
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/.cache
+	find services shared tests -name __pycache__ -type d -prune -exec rm -rf {} +
