@@ -78,7 +78,9 @@ def main() -> None:
 def rows() -> list[tuple[str, ...]]:
     """Return all rows, the simulated failures spread evenly among them."""
     chance = random.Random(20260131)
-    failures = [Failure(kind, n) for kind, times in (FAILING_EMAILS | FAILING_PHONES).items() for n in range(1, times + 1)]
+    failures = [
+        Failure(kind, n) for kind, times in (FAILING_EMAILS | FAILING_PHONES).items() for n in range(1, times + 1)
+    ]
     chance.shuffle(failures)
     every = ROWS // len(failures)
     found = []
