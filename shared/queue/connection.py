@@ -51,7 +51,7 @@ def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.
         health_check_interval=0,
         protocol=2,
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)
 
 
 @contextmanager

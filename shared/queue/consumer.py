@@ -45,6 +45,7 @@ class BeginRequest:
 
     lease: Lease
     event: bytes
+    exhausted: bool = False
     domain: str = ""
     domain_gap_us: int = 0
 
@@ -135,7 +136,7 @@ class Consumer:
                 job.run,
                 job.expires_at_ms,
                 ("m" if job.marketing else "t") + job.recipient.address,
-                lease.waits_as,
+                "x" if request.exhausted else lease.waits_as,
                 f"{request.domain} {request.domain_gap_us} {int(job.booked_for_ms > 0)}" if request.domain else "",
                 request.event,
             )

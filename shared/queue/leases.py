@@ -45,7 +45,7 @@ class Lease:
 
 GrantKind = Literal[
     "granted", "alone", "lost", "cancelled", "expired", "suppressed", "sent", "paused", "held", "limited", "booked",
-    "uncertain", "poison", "wait",
+    "uncertain", "poison", "wait", "crowded",
 ]  # fmt: skip
 
 

@@ -47,8 +47,9 @@ async def call_script(redis: Redis, name: str, tag: str, args: Sequence[Argument
     QueueFullError. The answer's shape is told in the script's header, hence `Any`.
     """
     script = load_script(name)
+    client: Any = redis
     with translated(f"script {name}"):
         try:
-            return await redis.execute_command("EVALSHA", script.digest, 1, tag, *args)
+            return await client.execute_command("EVALSHA", script.digest, 1, tag, *args)
         except NoScriptError:
-            return await redis.execute_command("EVAL", script.source, 1, tag, *args)
+            return await client.execute_command("EVAL", script.source, 1, tag, *args)

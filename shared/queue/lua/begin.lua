@@ -6,14 +6,16 @@
 --       5 µs that a start may be granted ahead · 6 policy on uncertain sends · 7 times found abandoned that make
 --       a job poison · 8 µs allowed for jitter · 9 concurrency · 10 … nine a job: stream, id, job id, run,
 --       expiry in ms (0: never),
---       "m" + address where it is marketing mail else "t" + address, "r" where it waits for a further attempt
---       else "q", "<domain> <µs between starts> <1 if its start was booked before>" or "", the packed event
+--       "m" + address where it is marketing mail else "t" + address, "r" where it waits for a further attempt,
+--       "x" where all its attempts are used (its last was abandoned), else "q", "<domain> <µs between starts> <1 if its start was booked before>" or "", the packed event
 -- Result  one word a job, joined by commas: "g<µs>" granted, to be started after so long · "a<µs>" granted,
 --       to be sent alone · "lost" not owned · "cancelled" · "expired" · "suppressed" · "sent" already, by a late
 --       answer · "paused" blast · "held" channel paused or this sender's lease lapsed · "limited<µs>" no start
 --       free for so long · "booked<ms>" its domain's start is booked for that time · "uncertain" · "poison" ·
---       "wait" must be sent alone and others are in flight
--- Refusals cost nothing in limits. Who asks again for an entry in its own `:tx` is granted it again.
+--       "wait" must be sent alone and others are in flight ·
+--       "crowded" the concurrency is reached
+-- Refusals cost nothing in limits. A repeated call is answered as before; a new call for an entry that is in
+-- the sender's own `:tx` already is refused as lost: a task stands behind it.
 -- A crash before: the jobs are surely not sent. After: they are uncertain, and the reaper finds them in `:tx`.
 
 local sender, sequence = ARGV[1], ARGV[2]
@@ -64,7 +66,7 @@ end
 local rate = redis.call('HGET', C .. ':config', 'gap_us')
 local gap = rate and tonumber(rate) or default_gap
 
-local function refusal(job_id, blast, run, expires, address, stall)
+local function refusal(job_id, blast, run, expires, address, stall, waits)
   local b = blast_state(blast)
   if stall and stall.outcome == 'sent' and stall.run == run then return 'sent' end
   if b.cancelled or (any_cancel and redis.call('HEXISTS', C .. ':cancels', job_id) == 1) then return 'cancelled' end
@@ -77,6 +79,7 @@ local function refusal(job_id, blast, run, expires, address, stall)
     if stall.stalls >= poison then return 'poison' end
     if policy == 'hold' or stall.uncertain > 1 then return 'uncertain' end
   end
+  if waits == 'x' then return 'uncertain' end
   if b.paused then return 'paused' end
   return nil
 end
@@ -112,22 +115,22 @@ local function decide(i)
     flying[stream] = pending_of(stream, tx, 1000)
     for _ in pairs(flying[stream]) do in_flight = in_flight + 1 end
   end
-  if flying[stream][id] then return 'g0' end
   if not mine[stream][id] then return 'lost' end
   if held then return 'held' end
   local blast = string.match(job_id, '^[^:]+')
   local stall = any_stall and stall_of(job_id) or nil
-  local word = refusal(job_id, blast, run, tonumber(ARGV[base + 5]), ARGV[base + 6], stall)
+  local word = refusal(job_id, blast, run, tonumber(ARGV[base + 5]), ARGV[base + 6], stall, ARGV[base + 7])
   if word then return word end
   local alone = stall and stall.run == run and stall.stalls > 0
-  if alone_granted or in_flight >= concurrency or (alone and in_flight > 0) then return 'wait' end
+  if in_flight >= concurrency then return 'crowded' end
+  if alone_granted or (alone and in_flight > 0) then return 'wait' end
   local at, why = earliest(ARGV[base + 8])
   if not at then return why end
   in_flight = in_flight + 1
   claims[stream] = claims[stream] or {}
   table.insert(claims[stream], id)
   count(blast, 'processing', 1)
-  if ARGV[base + 7] == 'r' then count(blast, 'retrying', -1) end
+  if ARGV[base + 7] ~= 'q' then count(blast, 'retrying', -1) end
   events[#events + 1] = ARGV[base + 9]
   alone_granted = alone_granted or alone
   return (alone and 'a' or 'g') .. int(at - now)

@@ -1,0 +1,249 @@
+"""Dispatching: fetching what can be begun soon, and beginning it as slots, limits and the provider allow."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shared.clock import Clock
+from shared.errors import QueueUnavailableError
+from shared.logs import get_logger
+from shared.queue.consumer import BeginRequest, Consumer
+from shared.queue.control import gap_us
+from shared.queue.leases import Grant, Lease, given_back
+from shared.sending.holdings import Flight, Holdings
+from shared.sending.outcomes import processing_event
+from shared.sending.refusals import refusal_move
+from shared.sending.settings import SendingSettings
+from shared.sending.settler import Settlement, Settler
+from shared.settings import Rate
+
+BUFFER_AHEAD_S = 0.2
+MOST_BUFFERED = 500
+IDLE_POLL_S = 1.0
+PARKED_POLL_S = 0.06
+AWAY_POLL_S = 0.25
+ROUND_TRIP_S = 0.01
+
+
+@dataclass(slots=True)
+class Pace:
+    """How many jobs a second this sender finishes, smoothed, so that it buffers no more than it can begin soon."""
+
+    per_s: float = 0.0
+    _seen: int = 0
+    _at: float = 0.0
+
+    def observe(self, finished: int, now: float) -> None:
+        """Take note of the number finished so far."""
+        elapsed = now - self._at
+        if elapsed < 0.05:
+            return
+        self.per_s += 0.5 * ((finished - self._seen) / elapsed - self.per_s)
+        self._seen, self._at = finished, now
+
+
+@dataclass(slots=True)
+class Gates:
+    """What holds a sender back besides its limits: asked before each fetch and each begin."""
+
+    lease_fresh: Callable[[], bool]
+    provider_available: Callable[[], bool]
+    probing: bool = False
+    paused: str = ""
+    redis_away: bool = False
+    backoff_until: float = 0.0
+    wait_s: float = field(default=IDLE_POLL_S)
+
+
+class Dispatcher:
+    """Moves jobs from the queue into the workers' hands."""
+
+    def __init__(
+        self, consumer: Consumer, holdings: Holdings, settler: Settler, settings: SendingSettings, gates: Gates
+    ) -> None:
+        self._consumer = consumer
+        self._holdings = holdings
+        self._settler = settler
+        self._settings = settings
+        self.gates = gates
+        self._pace = Pace()
+        self._hungry = True
+        self._poll_at = 0.0
+        self._alone_waits = False
+        self._limited_until = 0.0
+        self._limited = False
+
+    async def run(self, clock: Clock, stopping: Callable[[], bool]) -> None:
+        """Dispatch until `stopping`, then give back what is only buffered."""
+        while not stopping():
+            try:
+                worked = await self._turn(clock)
+                self.gates.redis_away = False
+            except QueueUnavailableError as error:
+                if not self.gates.redis_away:
+                    get_logger().warning("redis_unavailable", reason=str(error))
+                self.gates.redis_away = True
+                await self._recover(clock)
+                continue
+            if not worked:
+                await self._rest(clock)
+        self.give_back_buffer()
+
+    def ring(self) -> None:
+        """There may be work: fetch at the next turn."""
+        self._hungry = True
+        self._holdings.wake.set()
+
+    def give_back_buffer(self) -> None:
+        """Give back everything that was only buffered."""
+        for lease in self._holdings.take(MOST_BUFFERED * 2):
+            self._settler.add(Settlement(given_back(lease)))
+
+    async def _rest(self, clock: Clock) -> None:
+        wait_s = self.gates.wait_s
+        now = clock.monotonic()
+        if self._holdings.buffered and self._limited_until > now:
+            wait_s = min(wait_s, self._limited_until - now)
+        wake = self._holdings.wake
+        try:
+            async with asyncio.timeout(max(wait_s, 0.001)):
+                await wake.wait()
+        except TimeoutError:
+            return
+        wake.clear()
+
+    async def _recover(self, clock: Clock) -> None:
+        """Redis was away in mid-call: what the queue says is in our buffer and we do not hold was fetched."""
+        await clock.sleep(AWAY_POLL_S)
+        try:
+            for lease in await self._consumer.own("buf"):
+                self._holdings.buffer(lease)
+        except QueueUnavailableError:
+            return
+
+    async def _turn(self, clock: Clock) -> bool:
+        gates = self.gates
+        now = clock.monotonic()
+        if not gates.lease_fresh() or now < gates.backoff_until:
+            gates.wait_s = 0.1
+            return False
+        if not gates.provider_available():
+            self._stand_by()
+            return False
+        self._pace.observe(self._holdings.finished, now)
+        fetched = await self._fetch(now)
+        begun = await self._begin(clock)
+        return fetched or begun
+
+    def _stand_by(self) -> None:
+        if not self.gates.probing:
+            get_logger().warning("provider_unavailable", channel=self._consumer.keys.channel)
+        self.gates.probing = True
+        self.gates.wait_s = AWAY_POLL_S
+        self.give_back_buffer()
+
+    def _window(self) -> int:
+        """How many jobs may be in flight: one while probing a provider that was away.
+
+        Where sends are fast, a few more than are being sent at once, so that the queue's round trips are
+        hidden; where they are slow, none, since all in flight are uncertain if this process dies.
+        """
+        if self.gates.probing:
+            return 1
+        concurrency = self._settings.concurrency
+        hidden = int(self._pace.per_s * ROUND_TRIP_S)
+        return min(concurrency * self._settings.window, concurrency + hidden)
+
+    def _free(self) -> int:
+        return self._window() - len(self._holdings.in_flight)
+
+    def _wanted(self) -> int:
+        """How many jobs to fetch: never more in the buffer than can be begun soon."""
+        ahead = max(1, math.ceil(self._pace.per_s * BUFFER_AHEAD_S))
+        target = ahead if self._limited else min(max(self._free(), 0) + ahead, MOST_BUFFERED)
+        if self.gates.probing:
+            target = 1
+        want = target - len(self._holdings.buffered)
+        return want if want >= target // 4 else 0
+
+    async def _fetch(self, now: float) -> bool:
+        want = self._wanted()
+        if want <= 0 or not (self._hungry or now >= self._poll_at):
+            return False
+        fetched = await self._consumer.fetch(want)
+        for entry in fetched.undecodable:
+            get_logger().error("undecodable_job", entry_id=entry.entry_id, stream=entry.stream)
+            await self._consumer.discard(entry)
+        for lease in fetched.leases:
+            self._holdings.buffer(lease)
+        self.gates.paused = fetched.paused
+        self.gates.wait_s = PARKED_POLL_S if fetched.parked else IDLE_POLL_S
+        self._poll_at = now + self.gates.wait_s
+        self._hungry = len(fetched.leases) == want
+        if fetched.paused:
+            self.give_back_buffer()
+        return bool(fetched.leases)
+
+    async def _begin(self, clock: Clock) -> bool:
+        holdings = self._holdings
+        free = self._free()
+        if free <= 0 or not holdings.buffered or holdings.any_alone():
+            return False
+        if self._limited_until > clock.monotonic():
+            return False
+        if self._alone_waits:
+            if holdings.in_flight:
+                return False
+            free, self._alone_waits = 1, False
+        leases = holdings.take(free)
+        sent_at = clock.monotonic()
+        requests = [self._request(lease, clock.now_ms()) for lease in leases]
+        grants = await self._consumer.begin(requests)
+        self._limited = any(grant.kind == "limited" for grant in grants)
+        begun = False
+        for lease, grant in zip(leases, grants, strict=True):
+            begun |= self._act_on(lease, grant, sent_at, clock)
+        return begun
+
+    def _request(self, lease: Lease, now_ms: int) -> BeginRequest:
+        domain, rate = self._domain_limit(lease)
+        return BeginRequest(
+            lease,
+            processing_event(lease, now_ms, self._settings.sender_id),
+            exhausted=lease.attempt > self._settings.max_attempts,
+            domain=domain,
+            domain_gap_us=gap_us(rate) if rate else 0,
+        )
+
+    def _domain_limit(self, lease: Lease) -> tuple[str, Rate | None]:
+        rates = self._settings.domain_rates
+        if not rates:
+            return "", None
+        domain = lease.job.recipient.address.rpartition("@")[2].lower()
+        rate = rates.get(domain) or rates.get("*")
+        return (domain, rate) if rate else ("", None)
+
+    def _act_on(self, lease: Lease, grant: Grant, asked_at: float, clock: Clock) -> bool:
+        """Start what was granted; settle, keep or drop what was refused. True if it changed anything."""
+        if grant.kind in {"granted", "alone"}:
+            # Counted from the answer, a start can only be later than the limiter allowed, never earlier.
+            now = clock.monotonic()
+            alone = grant.kind == "alone"
+            starts_at = now + grant.after_us / 1e6 if grant.after_us else asked_at
+            self._holdings.launch(Flight(lease, now, starts_at, alone))
+            return True
+        if grant.kind in {"limited", "wait", "crowded"}:
+            if grant.kind == "limited":
+                self._limited_until = clock.monotonic() + grant.after_us / 1e6
+            self._alone_waits |= grant.kind == "wait"
+            self._holdings.put_back(lease)
+            return False
+        move = refusal_move(lease, grant, clock.now_ms())
+        if move is None:
+            self._holdings.land(lease)
+        else:
+            self._settler.add(Settlement(move))
+        return True

@@ -1,0 +1,78 @@
+"""What one sender holds at this moment: jobs buffered, granted and in flight, and who is to be woken."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from dataclasses import dataclass, field
+
+from shared.queue.leases import Lease
+
+_RANK = {"high": 0, "normal": 1, "bulk": 2}
+
+
+@dataclass(slots=True)
+class Flight:
+    """A job begun and not settled; `starts_at` and `begun_at` are on the monotonic clock, in seconds."""
+
+    lease: Lease
+    begun_at: float
+    starts_at: float
+    alone: bool = False
+    sending: bool = False
+
+
+@dataclass(slots=True)
+class Holdings:
+    """The sender's memory of what it holds, to compare with what the queue says it holds."""
+
+    buffered: list[tuple[int, int, Lease]] = field(default_factory=list)
+    in_flight: dict[str, Flight] = field(default_factory=dict)
+    ready: asyncio.Queue[Flight] = field(default_factory=asyncio.Queue)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    finished: int = 0
+    _order: itertools.count[int] = field(default_factory=itertools.count)
+    _known: set[str] = field(default_factory=set)
+
+    def buffer(self, lease: Lease) -> None:
+        """Keep a fetched job until it can be begun; `high` comes first. What is known already stays as it is."""
+        if self.holds(lease):
+            return
+        self._known.add(entry_key(lease))
+        self.put_back(lease)
+
+    def put_back(self, lease: Lease) -> None:
+        """Keep a job that was taken out and could not be begun yet."""
+        heapq.heappush(self.buffered, (_RANK[lease.job.lane], next(self._order), lease))
+
+    def take(self, most: int) -> list[Lease]:
+        """Take up to `most` jobs out of the buffer, in their order; they stay known until they land or leave."""
+        return [heapq.heappop(self.buffered)[2] for _ in range(min(most, len(self.buffered)))]
+
+    def launch(self, flight: Flight) -> None:
+        """Note a begun job and hand it to the workers."""
+        self.in_flight[entry_key(flight.lease)] = flight
+        self.ready.put_nowait(flight)
+
+    def land(self, lease: Lease) -> None:
+        """Forget a job that has been settled or is no longer ours."""
+        key = entry_key(lease)
+        self._known.discard(key)
+        if self.in_flight.pop(key, None) is not None:
+            self.finished += 1
+            self.wake.set()
+
+    def holds(self, lease: Lease) -> bool:
+        """Say whether this sender knows of the entry: buffered, being begun, in flight or being settled."""
+        key = entry_key(lease)
+        return key in self._known or key in self.in_flight
+
+    def any_alone(self) -> bool:
+        """Say whether a job that must be sent alone is in flight."""
+        return any(flight.alone for flight in self.in_flight.values())
+
+
+def entry_key(lease: Lease) -> str:
+    """Return what names an entry among all streams of the channel."""
+    return f"{lease.stream} {lease.entry_id}"

@@ -1,0 +1,113 @@
+"""Keeping the lease and the house: heartbeats, reaping dead senders, watching what this sender holds.
+
+Watching compares what the queue says this sender holds with what its tasks hold: an entry without a task was
+fetched by a call whose reply was lost, or begun by a task that is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shared.clock import Clock
+from shared.errors import KurirError, QueueUnavailableError
+from shared.logs import get_logger
+from shared.queue.consumer import Consumer
+from shared.queue.leases import Lease
+from shared.queue.reaper import Reaper
+from shared.sending.holdings import Holdings, entry_key
+from shared.sending.settings import SendingSettings
+
+
+class StuckError(KurirError):
+    """A job has been in flight for longer than all time-outs together: the process must end itself."""
+
+
+class Keeper:
+    """The sender's housekeeping; `say` tells what the heartbeat publishes."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        reaper: Reaper,
+        holdings: Holdings,
+        settings: SendingSettings,
+        say: Callable[[], dict[str, object]],
+    ) -> None:
+        self._consumer = consumer
+        self._reaper = reaper
+        self._holdings = holdings
+        self._settings = settings
+        self._say = say
+        self._renewed_at = float("-inf")
+        self._orphans: set[str] = set()
+
+    def renewed_within(self, clock: Clock, seconds: float) -> bool:
+        """Say whether the lease was renewed within so many seconds."""
+        return clock.monotonic() - self._renewed_at < seconds
+
+    async def first_heartbeat(self, clock: Clock) -> bool:
+        """Take up the lease; False if Redis is away."""
+        return await self._renew(clock, first=True)
+
+    async def beat(self, clock: Clock) -> None:
+        """Renew the lease until cancelled."""
+        every_s = self._settings.timing.heartbeat_every_ms / 1000
+        while True:
+            await clock.sleep(every_s if self.renewed_within(clock, every_s * 2) else every_s / 4)
+            await self._renew(clock)
+
+    async def _renew(self, clock: Clock, *, first: bool = False) -> bool:
+        asked_at = clock.monotonic()
+        try:
+            held = await self._consumer.heartbeat(self._say(), first=first)
+        except QueueUnavailableError:
+            self._reaper.forget()
+            return False
+        # Counted from the asking: the server may have renewed at any moment since.
+        self._renewed_at = asked_at
+        if not held:
+            get_logger().warning("lease_lapsed", channel=self._consumer.keys.channel)
+            self._reaper.forget()
+        return True
+
+    async def keep(self, clock: Clock) -> None:
+        """Reap and watch until cancelled; raises StuckError."""
+        timing = self._settings.timing
+        next_watch = clock.monotonic() + timing.watch_every_ms / 1000
+        while True:
+            await clock.sleep(timing.look_every_ms / 1000)
+            try:
+                for taken in await self._reaper.look():
+                    get_logger().warning(
+                        "sender_reaped",
+                        channel=self._consumer.keys.channel,
+                        sender=taken.sender_id,
+                        given_back=taken.from_buffer,
+                        uncertain=taken.in_flight,
+                    )
+                if clock.monotonic() >= next_watch:
+                    next_watch = clock.monotonic() + timing.watch_every_ms / 1000
+                    await self._watch()
+            except QueueUnavailableError:
+                self._reaper.forget()
+            self._check_stuck(clock)
+
+    async def _watch(self) -> None:
+        for lease in await self._consumer.own("buf"):
+            self._holdings.buffer(lease)
+        unheld = [lease for lease in await self._consumer.own("tx") if not self._holdings.holds(lease)]
+        twice = [lease for lease in unheld if entry_key(lease) in self._orphans]
+        self._orphans = {entry_key(lease) for lease in unheld}
+        if twice:
+            await self._hand_back(twice)
+
+    async def _hand_back(self, leases: list[Lease]) -> None:
+        flying = await self._reaper.give_up([lease.entry_id for lease in leases])
+        get_logger().error("entries_without_task", channel=self._consumer.keys.channel, uncertain=flying)
+
+    def _check_stuck(self, clock: Clock) -> None:
+        limit_s = self._settings.stuck_after_s
+        now = clock.monotonic()
+        stuck = [one for one in self._holdings.in_flight.values() if one.sending and now - one.begun_at > limit_s]
+        if stuck:
+            raise StuckError(f"{len(stuck)} sends have lasted for more than {limit_s:g} s")

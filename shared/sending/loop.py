@@ -1,0 +1,228 @@
+"""The sending loop of one sender: its tasks, its lease, and how it starts and stops.
+
+Tasks: the dispatcher (fetch, begin), as many workers as the concurrency (render, send), the settler (what became
+of it), the bell (is there work?), the heartbeat (the lease), the keeper (reaping the dead, watching its own).
+On stop it fetches no more, gives back what it only buffered, finishes what is in flight within the grace time,
+settles, and leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic
+
+from redis.asyncio import Redis
+
+from shared.clock import Clock, SystemClock
+from shared.errors import QueueUnavailableError, StopBlastError, StopChannelError
+from shared.lifecycle import Stop
+from shared.logs import get_logger
+from shared.queue.blasts import BlastStore
+from shared.queue.consumer import BeginPolicy, Consumer, Doorbell
+from shared.queue.control import Control, gap_us
+from shared.queue.leases import given_back
+from shared.queue.reaper import Reaper
+from shared.queue.suppressions import Suppressions
+from shared.retry import RetryPolicy
+from shared.sending.dispatcher import Dispatcher, Gates
+from shared.sending.holdings import Holdings
+from shared.sending.keeper import Keeper
+from shared.sending.outcomes import OutcomePolicy
+from shared.sending.provider import MessageT, Provider
+from shared.sending.settings import SendingSettings
+from shared.sending.settler import Settlement, Settler
+from shared.sending.worker import SendObserver, SnapshotCache, Worker, WorkerParts
+
+BELL_BLOCK_MS = 1000
+REST_S = 0.5
+
+Report = Callable[[str, str | None], None]
+
+
+def _report_nothing(_part: str, _reason: str | None) -> None:
+    return
+
+
+class SendingLoop(Generic[MessageT]):
+    """One sender of a channel; `report` is told what does not work (part, reason or None)."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        provider: Provider[MessageT],
+        settings: SendingSettings,
+        observer: SendObserver,
+        report: Report = _report_nothing,
+    ) -> None:
+        self._clock: Clock = SystemClock()
+        self._provider = provider
+        self._settings = settings
+        self._control = Control(redis, settings.sender_id)
+        self._suppressions = Suppressions(redis)
+        self._holdings = Holdings()
+        policy = BeginPolicy(gap_us(settings.rate), settings.on_uncertain, settings.concurrency * settings.window)
+        self._consumer = Consumer(redis, provider.channel, settings.sender_id, settings.timing, policy)
+        self._settler = Settler(self._consumer, self._holdings)
+        self._bell = Doorbell(redis, provider.channel)
+        gates = Gates(self.lease_fresh, provider.available)
+        self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
+        reaper = Reaper(redis, provider.channel, settings.sender_id, settings.timing)
+        self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._say)
+        self._report = report
+        self._parts = WorkerParts(
+            provider=provider,
+            snapshots=SnapshotCache(BlastStore(redis, settings.sender_id)),
+            settler=self._settler,
+            holdings=self._holdings,
+            policy=OutcomePolicy(
+                RetryPolicy(settings.max_attempts, settings.time_scale),
+                settings.on_uncertain,
+                settings.timing.park_ms,
+            ),
+            observer=observer,
+            consequences=self,
+            clock=self._clock,
+        )
+        self._failures_in_a_row = 0
+
+    async def run(self, stop: Stop) -> None:
+        """Send until `stop`, then drain within the grace time."""
+        await self._provider.open()
+        try:
+            await self._enter(stop)
+            if not stop.is_set():
+                await self._work(stop)
+        finally:
+            await self._provider.close()
+
+    async def _enter(self, stop: Stop) -> None:
+        """Take up the lease; Redis may be away for any length of time."""
+        while not stop.is_set():
+            if await self._keeper.first_heartbeat(self._clock):
+                self._report("redis", None)
+                return
+            self._report("redis", "cannot be reached")
+            await self._clock.sleep(REST_S)
+
+    async def _work(self, stop: Stop) -> None:
+        workers: list[asyncio.Task[None]] = []
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(self._settler.run()),
+                group.create_task(self._listen()),
+                group.create_task(self._keeper.beat(self._clock)),
+                group.create_task(self._keeper.keep(self._clock)),
+                group.create_task(self._tell_health()),
+            ]
+            workers += [group.create_task(Worker(self._parts).run()) for _ in range(self._settings.concurrency)]
+            dispatching = group.create_task(self._dispatcher.run(self._clock, stop.is_set))
+            await stop.wait()
+            self._holdings.wake.set()
+            await self._drain(dispatching, workers)
+            for task in background:
+                task.cancel()
+        await self._leave()
+
+    async def _drain(self, dispatching: asyncio.Task[None], workers: list[asyncio.Task[None]]) -> None:
+        log = get_logger()
+        try:
+            async with asyncio.timeout(self._settings.grace_s):
+                await dispatching
+                while self._holdings.in_flight:
+                    self._holdings.wake.clear()
+                    await self._holdings.wake.wait()
+        except TimeoutError:
+            log.warning("grace_over", in_flight=len(self._holdings.in_flight))
+        dispatching.cancel()
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        while not self._holdings.ready.empty():
+            flight = self._holdings.ready.get_nowait()
+            self._settler.add(Settlement(given_back(flight.lease)))
+        try:
+            async with asyncio.timeout(1.0):
+                await self._settler.drained()
+        except TimeoutError:
+            log.warning("left_unsettled", in_flight=len(self._holdings.in_flight))
+
+    async def _leave(self) -> None:
+        try:
+            left = await self._consumer.leave()
+        except QueueUnavailableError as error:
+            get_logger().warning("left_without_redis", reason=str(error))
+            return
+        get_logger().info("sender_left", channel=self._provider.channel, still_held=left)
+
+    async def _listen(self) -> None:
+        """Wait for the bell; a lost connection rings it, since a ring may have been missed."""
+        while True:
+            try:
+                if await self._bell.wait(BELL_BLOCK_MS):
+                    self._dispatcher.ring()
+            except QueueUnavailableError:
+                self._dispatcher.ring()
+                await self._clock.sleep(REST_S)
+
+    async def _tell_health(self) -> None:
+        while True:
+            gates = self._dispatcher.gates
+            self._report("redis", "cannot be reached" if gates.redis_away else None)
+            self._report("provider", "no server can be reached" if gates.probing else None)
+            self._report("lease", None if self.lease_fresh() else "not renewed in time")
+            await self._clock.sleep(REST_S)
+
+    def _say(self) -> dict[str, object]:
+        gates = self._dispatcher.gates
+        return {
+            "host": self._settings.host,
+            "concurrency": self._settings.concurrency,
+            "available": not gates.probing,
+            "reason": "provider unavailable" if gates.probing else "",
+            "rate_limited": self._settings.rate is not None,
+        }
+
+    def lease_fresh(self) -> bool:
+        """Say whether the last renewal is recent enough to begin anything."""
+        return self._keeper.renewed_within(self._clock, self._settings.timing.begin_within_ms / 1000)
+
+    async def stop_channel(self, error: StopChannelError) -> None:
+        """Pause the channel with the provider's reason; the job that met it goes back."""
+        get_logger().error("channel_stopped", channel=self._provider.channel, code=error.code)
+        await self._insist(
+            lambda: self._control.pause_channel(self._provider.channel, f"{error.message} {error.reply}".strip())
+        )
+
+    async def stop_blast(self, blast_id: str, error: StopBlastError) -> None:
+        """Pause a blast whose template is broken at the provider."""
+        get_logger().error("blast_stopped", blast_id=blast_id, code=error.code)
+        await self._insist(lambda: self._control.pause_blast(blast_id, error.reply or error.message))
+
+    async def suppress(self, address: str, reason: str) -> None:
+        """Suppress an address after a hard bounce."""
+        await self._insist(lambda: self._suppressions.add(self._provider.channel, address, f"hard_bounce: {reason}"))
+
+    def provider_failed(self) -> None:
+        """Hold back for a moment, longer with each failure in a row; the breakers do the rest."""
+        self._failures_in_a_row += 1
+        pause_s = min(0.1 * 2 ** min(self._failures_in_a_row - 1, 5), 2.0) * self._settings.time_scale
+        self._dispatcher.gates.backoff_until = self._clock.monotonic() + pause_s
+
+    def provider_worked(self) -> None:
+        """The provider is there: end the probing."""
+        self._failures_in_a_row = 0
+        if self._dispatcher.gates.probing:
+            get_logger().info("provider_back", channel=self._provider.channel)
+            self._dispatcher.gates.probing = False
+            self._dispatcher.ring()
+
+    async def _insist(self, action: Callable[[], Awaitable[object]]) -> None:
+        """Repeat an action that is safe to repeat until Redis answers it."""
+        while True:
+            try:
+                await action()
+            except QueueUnavailableError:
+                await self._clock.sleep(REST_S)
+                continue
+            return

@@ -1,0 +1,211 @@
+"""From the outcome of an attempt to one move in the queue: pure, the whole policy in one table.
+
+| raised | move |
+| --- | --- |
+| nothing | sent |
+| TransientError, anything unknown | a further attempt after 2, 4, 8 s …, or failed when all are used |
+| DeferredError | wait as asked; failed once a day or the expiry has passed |
+| PermanentError | failed; a hard bounce suppresses the address |
+| UnavailableError, StopChannelError, StopBlastError | given back, no attempt used |
+| UncertainError | by policy: one further attempt, or failed |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.errors import (
+    DeferredError,
+    PermanentError,
+    SendError,
+    StopBlastError,
+    StopChannelError,
+    UnavailableError,
+    UncertainError,
+)
+from shared.events import Deferred, Ended, Processing, Retrying, Returned, Sent, pack_event
+from shared.jobs import Status, pack_job
+from shared.queue.leases import (
+    Lease,
+    Move,
+    deferred,
+    ended,
+    given_back,
+    parked,
+    postponed,
+    sent,
+)
+from shared.retry import RetryPolicy
+from shared.sending.provider import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """An attempt that came to an end: when (ms since the epoch), after how long, under what subject.
+
+    `made` is False for a job that was refused before its attempt.
+    """
+
+    lease: Lease
+    at_ms: int
+    duration_ms: int
+    subject: str
+    made: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What follows from an attempt: the move, and the words for logs and metrics.
+
+    `name` is `sent`, `retrying`, `deferred`, `failed` or `returned`; `suppress` is why the address is to be
+    suppressed, "" if it is not.
+    """
+
+    move: Move
+    name: str
+    error_class: str = ""
+    code: str = ""
+    suppress: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomePolicy:
+    """What the environment decides about outcomes."""
+
+    retry: RetryPolicy
+    on_uncertain: str
+    park_ms: int
+
+
+def processing_event(lease: Lease, now_ms: int, sender_id: str) -> bytes:
+    """Pack the event of an attempt that begins."""
+    return pack_event(Processing(now_ms, lease.job_id, lease.job.run, lease.attempt, sender_id))
+
+
+def accepted(tried: Tried, receipt: Receipt, *, late: bool = False) -> Outcome:
+    """Return the outcome of a message that the provider took."""
+    return Outcome(sent(tried.lease, sent_event(tried, receipt, late=late)), "sent")
+
+
+def sent_event(tried: Tried, receipt: Receipt, *, late: bool) -> bytes:
+    """Pack the `sent` event; a late one carries what a missing row would need."""
+    job = tried.lease.job
+    return pack_event(
+        Sent(
+            tried.at_ms,
+            tried.lease.job_id,
+            job.run,
+            tried.lease.attempt,
+            receipt.message_id,
+            receipt.response,
+            tried.duration_ms,
+            tried.subject,
+            late,
+        )
+    )
+
+
+def refused(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
+    """Return the outcome of an attempt that ended with `error`."""
+    if isinstance(error, UnavailableError | StopChannelError | StopBlastError):
+        return _returned(tried, error)
+    if isinstance(error, DeferredError):
+        return _deferred(tried, error, policy)
+    if isinstance(error, PermanentError):
+        return failed(tried, error, suppress=error.suppress)
+    if isinstance(error, UncertainError) and policy.on_uncertain == "hold":
+        return failed(tried, error, uncertain=True)
+    return _retried(tried, error, policy)
+
+
+def _returned(tried: Tried, error: SendError) -> Outcome:
+    lease = tried.lease
+    status: Status = "retrying" if lease.waits_as == "r" else "queued"
+    event = Returned(tried.at_ms, lease.job_id, lease.job.run, lease.attempt, status, error.error_class, _words(error))
+    return Outcome(given_back(lease, pack_event(event)), "returned", error.error_class, error.code)
+
+
+def _deferred(tried: Tried, error: DeferredError, policy: OutcomePolicy) -> Outcome:
+    lease, job = tried.lease, tried.lease.job
+    first_ms = job.first_deferred_at_ms or tried.at_ms
+    wait_ms = int(policy.retry.deferral_wait_s(job.deferrals + 1, error.wait_s) * 1000)
+    due_ms = tried.at_ms + wait_ms
+    if due_ms > policy.retry.deferral_ends_at_ms(first_ms, job.expires_at_ms):
+        expired = bool(job.expires_at_ms) and due_ms > job.expires_at_ms
+        return failed(tried, error, status="expired" if expired else "failed")
+    event = Deferred(
+        tried.at_ms,
+        lease.job_id,
+        job.run,
+        lease.attempt,
+        job.deferrals + 1,
+        error.error_class,
+        error.code,
+        _words(error),
+        tried.duration_ms,
+        due_ms,
+        tried.subject,
+    )
+    return Outcome(deferred(lease, pack_event(event), due_ms, first_ms), "deferred", error.error_class, error.code)
+
+
+def _retried(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
+    lease = tried.lease
+    uncertain = isinstance(error, UncertainError)
+    delay_s = policy.retry.delay_s(lease.attempt)
+    if delay_s is None:
+        return failed(tried, error, uncertain=uncertain)
+    delay_ms = int(delay_s * 1000)
+    event = pack_event(
+        Retrying(
+            tried.at_ms,
+            lease.job_id,
+            lease.job.run,
+            lease.attempt,
+            error.error_class,
+            error.code,
+            _words(error),
+            tried.duration_ms,
+            tried.at_ms + delay_ms,
+            tried.subject,
+        )
+    )
+    if delay_ms > policy.park_ms and not uncertain:
+        move = postponed(lease, event, tried.at_ms + delay_ms)
+    else:
+        move = parked(lease, event, min(delay_ms, policy.park_ms), uncertain=uncertain)
+    return Outcome(move, "retrying", error.error_class, error.code)
+
+
+def failed(
+    tried: Tried, error: SendError, *, status: Status = "failed", suppress: str = "", uncertain: bool = False
+) -> Outcome:
+    """Return the outcome of a job that ends here, kept whole as a dead letter where it failed."""
+    move = end(tried, error, status, uncertain=uncertain)
+    return Outcome(move, status, error.error_class, error.code, suppress)
+
+
+def end(tried: Tried, error: SendError, status: Status, *, uncertain: bool = False) -> Move:
+    """Return the move that ends a job other than sent."""
+    lease, job = tried.lease, tried.lease.job
+    event = Ended(
+        tried.at_ms,
+        lease.job_id,
+        job.run,
+        lease.attempt if tried.made else lease.attempt - 1,
+        status,
+        error.error_class,
+        error.code,
+        _words(error),
+        tried.duration_ms,
+        pack_job(job) if status == "failed" else b"",
+        job.recipient.address,
+        job.recipient.name,
+        "",
+        tried.subject,
+    )
+    return ended(lease, pack_event(event), status, uncertain=uncertain)
+
+
+def _words(error: SendError) -> str:
+    return error.reply or error.message

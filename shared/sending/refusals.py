@@ -1,0 +1,56 @@
+"""What follows when the queue refuses to begin a job: most refusals end it, some put it elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.errors import SendError
+from shared.jobs import Status
+from shared.queue.leases import Grant, Lease, Move, booked, dropped, given_back, shelved
+from shared.sending.outcomes import Tried, end
+
+
+class RefusedError(SendError):
+    """The queue refused to begin a job; `error_class` says why."""
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    status: Status
+    error_class: str
+    message: str
+    uncertain: bool = False
+
+
+_ENDINGS = {
+    "cancelled": _Ending("cancelled", "cancelled", "cancelled before it was sent"),
+    "expired": _Ending("expired", "expired", "its time to be sent had passed"),
+    "suppressed": _Ending("suppressed", "suppressed", "the address is suppressed"),
+    "uncertain": _Ending("failed", "uncertain", "an earlier attempt may have been delivered", uncertain=True),
+    "poison": _Ending("failed", "poison", "its sender was lost in mid-send too often"),
+}
+
+
+def refusal_move(lease: Lease, grant: Grant, now_ms: int) -> Move | None:
+    """Return the move that a refusal asks for; None where the job stays in the buffer, or is no longer ours."""
+    ending = _ENDINGS.get(grant.kind)
+    if ending is not None:
+        error = RefusedError(ending.error_class, ending.message)
+        return end(_untried(lease, now_ms), error, ending.status, uncertain=ending.uncertain)
+    if grant.kind == "paused":
+        return shelved(lease)
+    if grant.kind == "held":
+        return given_back(lease)
+    if grant.kind == "booked":
+        return booked(lease, grant.until_ms)
+    if grant.kind == "sent":
+        return dropped(lease)
+    return None
+
+
+def _untried(lease: Lease, now_ms: int) -> Tried:
+    return Tried(lease, now_ms, 0, "", made=False)

@@ -1,0 +1,73 @@
+"""What a sender is told by its environment, for any channel: rates, concurrency, retries, time constants."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shared.queue.batches import boot_name
+from shared.queue.timing import Timing
+from shared.settings import CommonSettings, EnvReader, Rate
+
+ON_UNCERTAIN = ("resend", "hold")
+
+
+@dataclass(frozen=True, slots=True)
+class SendingSettings:
+    """How one sender works its channel; `domain_rates` by domain, `*` for all others.
+
+    `window` is how many jobs may be begun and not yet settled for each unit of concurrency: above 1, the queue's
+    round trips overlap with sending. `stuck_after_s` must exceed every time-out of a send together.
+    """
+
+    sender_id: str
+    host: str
+    concurrency: int
+    rate: Rate | None
+    on_uncertain: str
+    max_attempts: int
+    grace_s: float
+    timing: Timing
+    time_scale: float = 1.0
+    domain_rates: Mapping[str, Rate] = field(default_factory=dict)
+    window: int = 8
+    stuck_after_s: float = 900.0
+
+
+def read_sending_settings(
+    env: EnvReader, channel: str, common: CommonSettings, default_rate: str = "10/1s"
+) -> SendingSettings:
+    """Read `KURIR_<CHANNEL>_RATE`, `_CONCURRENCY`, `_DOMAIN_RATES` and what all senders share."""
+    prefix = f"KURIR_{channel.upper()}"
+    host = socket.gethostname()
+    return SendingSettings(
+        sender_id=boot_name(channel, host),
+        host=host,
+        concurrency=env.integer(f"{prefix}_CONCURRENCY", 5, minimum=1, maximum=500),
+        rate=env.rate(f"{prefix}_RATE", default_rate),
+        on_uncertain=env.choice("KURIR_ON_UNCERTAIN", ON_UNCERTAIN, "resend"),
+        max_attempts=env.integer("KURIR_MAX_ATTEMPTS", 3, minimum=1, maximum=20),
+        grace_s=common.grace_s,
+        timing=Timing.scaled(common.time_scale),
+        time_scale=common.time_scale,
+        domain_rates=_domain_rates(env, f"{prefix}_DOMAIN_RATES"),
+        window=env.integer(f"{prefix}_WINDOW", 8, minimum=1, maximum=100),
+        stuck_after_s=env.seconds("KURIR_STUCK_AFTER", 900.0),
+    )
+
+
+def _domain_rates(env: EnvReader, name: str) -> dict[str, Rate]:
+    rates: dict[str, Rate] = {}
+    for item in env.items(name):
+        domain, equals, text = item.partition("=")
+        try:
+            rate = Rate.parse(text) if equals else None
+        except ValueError as error:
+            env.problem(f"{name}: {error}")
+            continue
+        if rate is None:
+            env.problem(f"{name}: {item!r} is not a limit such as gmail.com=20/1s")
+            continue
+        rates[domain.strip().lower()] = rate
+    return rates

@@ -1,0 +1,68 @@
+"""Settling: what became of each attempt goes to the queue in batches, one script call at a time.
+
+While a call is under way further outcomes gather, so batches grow with the load. Nothing is forgotten while
+Redis is away: the consumer repeats the same call until it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from shared.queue.consumer import Consumer
+from shared.queue.leases import Lease, Move
+from shared.sending.holdings import Holdings
+
+MOST = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A move to be carried out; `late_event` reports an acceptance whose lease had been lost, empty for others."""
+
+    move: Move
+    late_event: bytes = b""
+
+
+class Settler:
+    """Gathers settlements and carries them out."""
+
+    def __init__(self, consumer: Consumer, holdings: Holdings) -> None:
+        self._consumer = consumer
+        self._holdings = holdings
+        self._waiting: list[Settlement] = []
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def add(self, settlement: Settlement) -> None:
+        """Hand over an outcome; it is carried out as soon as the call under way is answered."""
+        self._waiting.append(settlement)
+        self._idle.clear()
+        self._arrived.set()
+
+    async def drained(self) -> None:
+        """Wait until everything handed over has been carried out."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Carry out settlements until cancelled."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+                await self._carry_out(batch)
+            self._idle.set()
+
+    async def _carry_out(self, batch: list[Settlement]) -> None:
+        done = await self._consumer.settle([one.move for one in batch])
+        late: list[tuple[Lease, bytes]] = [
+            (one.move.lease, one.late_event)
+            for one, moved in zip(batch, done, strict=True)
+            if not moved and one.late_event
+        ]
+        if late:
+            await self._consumer.sent_late(late)
+        for one in batch:
+            self._holdings.land(one.move.lease)

@@ -1,0 +1,199 @@
+"""One attempt: load the blast, render, hand over to the provider, and say what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Generic, Protocol
+
+from shared.blasts import Blast
+from shared.clock import Clock
+from shared.errors import (
+    PermanentError,
+    QueueUnavailableError,
+    SendError,
+    StopBlastError,
+    StopChannelError,
+    TransientError,
+    UnavailableError,
+    UncertainError,
+)
+from shared.logs import get_logger
+from shared.queue.blasts import BlastStore
+from shared.queue.leases import Lease, given_back
+from shared.sending.holdings import Flight, Holdings
+from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, refused, sent_event
+from shared.sending.provider import MessageT, Provider, Receipt
+from shared.sending.settler import Settlement, Settler
+
+
+class SendObserver(Protocol):
+    """Where a sender's metrics are kept; implemented in each sender's `metrics.py`."""
+
+    def attempt(self, channel: str, outcome: str, error_class: str, duration_s: float) -> None:
+        """Count one attempt with its outcome and the seconds it took."""
+        ...
+
+    def queue_latency(self, channel: str, lane: str, seconds: float) -> None:
+        """Observe the time from enqueueing to the first attempt."""
+        ...
+
+
+class Consequences(Protocol):
+    """What an outcome asks for beyond the job itself."""
+
+    async def stop_channel(self, error: StopChannelError) -> None:
+        """Pause the channel with the provider's reason."""
+        ...
+
+    async def stop_blast(self, blast_id: str, error: StopBlastError) -> None:
+        """Pause a blast with the provider's reason."""
+        ...
+
+    async def suppress(self, address: str, reason: str) -> None:
+        """Suppress an address."""
+        ...
+
+    def provider_failed(self) -> None:
+        """The server failed, not the message: hold back for a moment."""
+        ...
+
+    def provider_worked(self) -> None:
+        """A message was handed over, or refused for its own sake."""
+        ...
+
+    def lease_fresh(self) -> bool:
+        """Say whether anything may be begun."""
+        ...
+
+
+class SnapshotCache:
+    """The last blasts rendered from; snapshots never change, so they are kept as they are."""
+
+    def __init__(self, blasts: BlastStore, most: int = 64) -> None:
+        self._blasts = blasts
+        self._kept: OrderedDict[str, Blast] = OrderedDict()
+        self._most = most
+
+    async def get(self, blast_id: str) -> Blast | None:
+        """Return a blast's snapshot, waiting for Redis if it is away; None where it is gone."""
+        blast = self._kept.get(blast_id)
+        while blast is None:
+            try:
+                blast = await self._blasts.load(blast_id)
+            except QueueUnavailableError:
+                await asyncio.sleep(0.25)
+                continue
+            if blast is None:
+                return None
+            self._kept[blast_id] = blast
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return blast
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts(Generic[MessageT]):
+    """What a worker works with."""
+
+    provider: Provider[MessageT]
+    snapshots: SnapshotCache
+    settler: Settler
+    holdings: Holdings
+    policy: OutcomePolicy
+    observer: SendObserver
+    consequences: Consequences
+    clock: Clock
+
+
+class Worker(Generic[MessageT]):
+    """Sends one job after the other; a sender has as many as its concurrency."""
+
+    def __init__(self, parts: WorkerParts[MessageT]) -> None:
+        self._parts = parts
+
+    async def run(self) -> None:
+        """Send what becomes ready until cancelled; a send cut by that is uncertain."""
+        while True:
+            flight = await self._parts.holdings.ready.get()
+            await self._attempt(flight)
+
+    async def _attempt(self, flight: Flight) -> None:
+        parts, lease = self._parts, flight.lease
+        wait_s = flight.starts_at - parts.clock.monotonic()
+        if wait_s > 0:
+            await parts.clock.sleep(wait_s)
+        if not parts.consequences.lease_fresh():
+            # Frozen or cut off past its lease: another may have been given the job.
+            parts.settler.add(Settlement(given_back(lease)))
+            return
+        started = parts.clock.monotonic()
+        try:
+            await self._send(flight, started)
+        except SendError as error:
+            await self._refuse(self._tried(lease, started), error)
+        except asyncio.CancelledError:
+            if flight.sending:
+                await self._refuse(self._tried(lease, started), UncertainError("cut off by the end of the sender"))
+            else:
+                parts.settler.add(Settlement(given_back(lease)))
+            raise
+        except Exception as error:
+            get_logger().exception("attempt_error", job_id=lease.job_id, error=type(error).__name__)
+            await self._refuse(self._tried(lease, started), TransientError(f"{type(error).__name__}: {error}"))
+
+    async def _send(self, flight: Flight, started: float) -> None:
+        parts, lease = self._parts, flight.lease
+        blast = await parts.snapshots.get(lease.job.blast_id)
+        if blast is None:
+            raise PermanentError("its blast is no longer known", code="blast_gone")
+        message = parts.provider.render(lease.job, blast)
+        if lease.attempt == 1:
+            latency_s = max(0.0, (parts.clock.now_ms() - lease.job.enqueued_at_ms) / 1000)
+            parts.observer.queue_latency(lease.job.channel, lease.job.lane, latency_s)
+        flight.sending = True
+        receipt = await parts.provider.send(message)
+        self._accept(self._tried(lease, started, message.subject), receipt)
+
+    def _tried(self, lease: Lease, started: float, subject: str = "") -> Tried:
+        clock = self._parts.clock
+        return Tried(lease, clock.now_ms(), int((clock.monotonic() - started) * 1000), subject)
+
+    def _accept(self, tried: Tried, receipt: Receipt) -> None:
+        outcome = accepted(tried, receipt)
+        self._parts.settler.add(Settlement(outcome.move, sent_event(tried, receipt, late=True)))
+        self._parts.consequences.provider_worked()
+        self._note(tried, outcome)
+
+    async def _refuse(self, tried: Tried, error: SendError) -> None:
+        """Settle first: the consequences beyond the job must not delay what is known of it."""
+        outcome = refused(tried, error, self._parts.policy)
+        consequences = self._parts.consequences
+        if isinstance(error, StopChannelError):
+            await consequences.stop_channel(error)
+        elif isinstance(error, StopBlastError):
+            await consequences.stop_blast(tried.lease.job.blast_id, error)
+        self._parts.settler.add(Settlement(outcome.move))
+        if outcome.suppress:
+            await consequences.suppress(tried.lease.job.recipient.address, outcome.suppress)
+        if isinstance(error, UnavailableError):
+            consequences.provider_failed()
+        elif not isinstance(error, UncertainError | StopChannelError):
+            consequences.provider_worked()
+        self._note(tried, outcome)
+
+    def _note(self, tried: Tried, outcome: Outcome) -> None:
+        job = tried.lease.job
+        self._parts.observer.attempt(job.channel, outcome.name, outcome.error_class, tried.duration_ms / 1000)
+        get_logger().info(
+            "attempt",
+            job_id=job.job_id,
+            blast_id=job.blast_id,
+            channel=job.channel,
+            attempt=tried.lease.attempt,
+            outcome=outcome.name,
+            error_class=outcome.error_class,
+            code=outcome.code,
+            duration_ms=tried.duration_ms,
+        )

@@ -1,0 +1,186 @@
+"""A small world around the queue: blasts, chunks, and a sender of which every step is called by hand."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from shared.blasts import Blast
+from shared.events import Ended, Event, EventBatch, Retrying, Returned, Sent, pack_event
+from shared.jobs import Job, Lane, Recipient
+from shared.queue.blasts import BlastStore, ChannelProgress
+from shared.queue.connection import connect
+from shared.queue.consumer import BeginPolicy, BeginRequest, Consumer
+from shared.queue.control import Control
+from shared.queue.event_log import EventLog
+from shared.queue.leases import Grant, Lease, Move, ended, given_back, parked, sent
+from shared.queue.producer import Chunk, Enqueued, Producer
+from shared.queue.reaper import Reaper
+from shared.queue.timing import Timing
+from shared.sending.outcomes import processing_event
+from shared.templates import Template
+from tests.servers import wait_for
+
+TEMPLATE = Template(id="t", name="T", channels=["email"], subject="s", text="x")
+_numbers = itertools.count(1)
+
+
+@dataclass
+class World:
+    """Everything that a test of the queue needs, on one server."""
+
+    redis: Redis
+    timing: Timing = field(default_factory=Timing)
+    producer: Producer = field(init=False)
+    blasts: BlastStore = field(init=False)
+    control: Control = field(init=False)
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.producer = Producer(self.redis, f"p{next(_numbers)}")
+        self.blasts = BlastStore(self.redis, f"b{next(_numbers)}")
+        self.control = Control(self.redis, f"c{next(_numbers)}")
+
+    async def blast(self, count: int, lane: Lane = "normal", **changes: Any) -> Blast:
+        """Accept a blast of `count` jobs on email, without enqueueing any."""
+        blast = Blast(f"b{next(_numbers)}", TEMPLATE, ["email"], lane, 0, {"email": count}, count)
+        blast = msgspec.structs.replace(blast, **changes)
+        await self.blasts.create(blast)
+        return blast
+
+    def jobs(self, blast: Blast, indexes: Sequence[int], **changes: Any) -> list[Job]:
+        """Make jobs of a blast."""
+        return [
+            msgspec.structs.replace(
+                Job(blast.blast_id, index, "email", blast.lane, Recipient(f"r{index}@example.com", f"R{index}"), 0),
+                **changes,
+            )
+            for index in indexes
+        ]
+
+    async def enqueue(self, blast: Blast, first: int = 0, count: int | None = None, **changes: Any) -> Enqueued:
+        """Enqueue one chunk of a blast."""
+        count = blast.totals["email"] - first if count is None else count
+        jobs = self.jobs(blast, range(first, first + count), **changes)
+        return await self.producer.enqueue(Chunk(blast, "email", first, jobs))
+
+    async def given(self, count: int, lane: Lane = "normal", **changes: Any) -> Blast:
+        """Accept and enqueue a blast."""
+        blast = await self.blast(count, lane, **changes)
+        for first in range(0, count, 500):
+            await self.enqueue(blast, first, min(500, count - first))
+        return blast
+
+    async def sender(self, name: str = "", policy: BeginPolicy | None = None) -> HandSender:
+        """Take up a lease as a new sender."""
+        consumer = Consumer(
+            self.redis,
+            "email",
+            name or f"s{next(_numbers)}",
+            self.timing,
+            policy or BeginPolicy(concurrency=1000),
+        )
+        await consumer.heartbeat({"host": "h"}, first=True)
+        return HandSender(consumer)
+
+    def reaper(self, sender_id: str) -> Reaper:
+        """Make a reaper for a sender."""
+        return Reaper(self.redis, "email", sender_id, self.timing)
+
+    async def progress(self, blast: Blast) -> ChannelProgress:
+        """Return a blast's progress on email, after checking that its counts add up (G4)."""
+        progress = await self.blasts.progress(blast.blast_id)
+        assert progress is not None
+        one = progress.channels["email"]
+        assert sum(one.counts.values()) == one.enqueued, one
+        assert all(value >= 0 for value in one.counts.values()), one
+        return one
+
+    async def check_balance(self) -> None:
+        """Check G4: enqueued = ended + what is still in Redis."""
+        stats = await self.control.channel_stats("email")
+        ended_count = sum(
+            stats.counters[name] for name in ("sent", "failed", "cancelled", "expired", "suppressed")
+        )
+        in_redis = stats.waiting + stats.active + stats.delayed + stats.scheduled
+        assert stats.counters["enqueued"] == ended_count + in_redis, stats
+
+    async def written(self) -> list[Event]:
+        """Read all events of the channel so far, as the logger would, and acknowledge them."""
+        log = EventLog(self.redis)
+        while entries := await log.read(1000, 0.0) or await log.read(1000, 0.0):
+            for entry in entries:
+                assert isinstance(entry.batch, EventBatch)
+                self.events.extend(entry.batch.events)
+            await log.ack(entries)
+        return self.events
+
+
+@dataclass
+class HandSender:
+    """A sender of which every step is called by hand."""
+
+    consumer: Consumer
+
+    @property
+    def name(self) -> str:
+        return self.consumer.sender_id
+
+    async def fetch(self, want: int = 10) -> list[Lease]:
+        return (await self.consumer.fetch(want)).leases
+
+    async def begin(self, leases: Sequence[Lease]) -> list[Grant]:
+        return await self.consumer.begin([BeginRequest(lease, processing_event(lease, 0, self.name)) for lease in leases])
+
+    async def take(self, want: int = 10) -> list[Lease]:
+        """Fetch and begin; every job must be granted."""
+        leases = await self.fetch(want)
+        if leases:
+            assert {grant.kind for grant in await self.begin(leases)} <= {"granted", "alone"}
+        return leases
+
+    async def finish(self, *leases: Lease) -> list[bool]:
+        return await self.consumer.settle([sent_move(lease) for lease in leases])
+
+    async def retry(self, lease: Lease, delay_ms: int) -> bool:
+        event = Retrying(0, lease.job_id, lease.job.run, lease.attempt, "transient", "451", "later", 1, 0)
+        return (await self.consumer.settle([parked(lease, pack_event(event), delay_ms)]))[0]
+
+    async def fail(self, lease: Lease) -> bool:
+        event = Ended(0, lease.job_id, lease.job.run, lease.attempt, "failed", "permanent", "550", "no")
+        return (await self.consumer.settle([ended(lease, pack_event(event), "failed")]))[0]
+
+    async def give_back(self, lease: Lease) -> bool:
+        event = Returned(0, lease.job_id, lease.job.run, lease.attempt, "queued")
+        return (await self.consumer.settle([given_back(lease, pack_event(event))]))[0]
+
+    async def late(self, lease: Lease) -> bool:
+        event = Sent(0, lease.job_id, lease.job.run, lease.attempt, "m", "250", 1, "", True)
+        return (await self.consumer.sent_late([(lease, pack_event(event))]))[0]
+
+
+def sent_move(lease: Lease) -> Move:
+    """The provider accepted it."""
+    return sent(lease, pack_event(Sent(0, lease.job_id, lease.job.run, lease.attempt, "m", "250", 1)))
+
+
+def open_world(url: str, timing: Timing | None = None) -> World:
+    """Connect a world to a server."""
+    return World(connect(url), timing or Timing())
+
+
+async def eventually(fetch: Callable[[], Awaitable[list[Lease]]], what: str, timeout_s: float = 5.0) -> list[Lease]:
+    """Call until something comes; fails with what was waited for."""
+    found: list[Lease] = []
+
+    async def came() -> bool:
+        found.extend(await fetch())
+        return bool(found)
+
+    await wait_for(came, timeout_s, what)
+    return found
