@@ -48,10 +48,10 @@ class _TokenLimit(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    def getattr(self, obj: Any, attribute: str) -> Any:  # noqa: ANN401 - jinja2's signature
+    def getattr(self, obj: Any, attribute: str) -> Any:
         return self.getitem(obj, attribute)
 
-    def getitem(self, obj: Any, argument: Any) -> Any:  # noqa: ANN401 - jinja2's signature
+    def getitem(self, obj: Any, argument: Any) -> Any:
         if isinstance(obj, Mapping):
             found = obj.get(argument, self) if isinstance(argument, str) else self
             return MissingVariable(name=str(argument)) if found is self else found

@@ -37,7 +37,7 @@ _PLAIN = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.Assi
 def check_and_rewrite(template: nodes.Template) -> nodes.Template:
     """Return the template with every operator replaced; raises RenderError for what is not allowed, with its line."""
     rewriter = _Rewriter()
-    rewritten = rewriter.visit(template, 0)
+    rewritten: nodes.Template = rewriter.visit(template, 0)
     for loop in rewriter.loops:
         cost = sum(map(_weight, loop.body))
         loop.iter = _call("*loop", loop.iter, nodes.Const(1 + cost, lineno=loop.lineno))
@@ -49,7 +49,7 @@ def _weight(node: nodes.Node) -> int:
     return own + sum(map(_weight, node.iter_child_nodes()))
 
 
-def _call(name: str, first: nodes.Expr, *rest: nodes.Expr) -> nodes.Filter:
+def _call(name: str, first: Any, *rest: Any) -> nodes.Filter:
     return nodes.Filter(first, name, list(rest), [], None, None, lineno=first.lineno)
 
 
@@ -95,7 +95,7 @@ class _Rewriter:
         self._visitors |= dict.fromkeys(_BINARY, self._binary)
         self._visitors |= dict.fromkeys(_UNARY, self._unary)
 
-    def visit(self, node: _NodeT, depth: int) -> Any:  # noqa: ANN401 - an expression may become another kind of node
+    def visit(self, node: _NodeT, depth: int) -> Any:
         if depth > MAX_DEPTH:
             raise RenderError("the template is nested too deeply", line=node.lineno or 0)
         visitor = self._visitors.get(type(node))

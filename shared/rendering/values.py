@@ -29,7 +29,7 @@ class MissingVariable(StrictUndefined):
 
     __slots__ = ()
 
-    def _fail_with_undefined_error(self, *_args: Any, **_kwargs: Any) -> Any:  # noqa: ANN401 - jinja2's signature
+    def _fail_with_undefined_error(self, *_args: Any, **_kwargs: Any) -> Any:
         name = self._undefined_name or ""
         raise RenderError(f"variable {name!r} has no value", variable=str(name))
 
@@ -48,7 +48,7 @@ def _kind(value: object) -> str:
     return "no text or number"
 
 
-def demand(value: object) -> Any:  # noqa: ANN401 - any JSON value
+def demand(value: object) -> Any:
     """Return a value that exists; raises RenderError with the name of a missing one."""
     if isinstance(value, MissingVariable):
         value._fail_with_undefined_error()  # noqa: SLF001 - our own class, above

@@ -1,0 +1,31 @@
+"""Rendering: templates compiled once per blast and filled in once per recipient, without trust in either.
+
+    template = compile_template(blast.template)          # RenderError with part and line
+    values = job_values(blast, job, unsubscribe_url)     # or merge_variables(template, globals, contact)
+    rendered = template.render(values)                   # subject, html, text; RenderError names the variable
+    components = whatsapp_components(blast.template, values)
+
+The language is jinja2's, cut down to what a message needs (see `syntax`), in its sandbox, strict about missing
+variables, escaping in html only. Time, loops and output are bounded by counting (see `limits`).
+"""
+
+from __future__ import annotations
+
+from shared.rendering.compiled import CompiledTemplate, Rendered, compile_template
+from shared.rendering.errors import RenderError
+from shared.rendering.plaintext import html_to_text
+from shared.rendering.variables import BUILT_IN, Contact, job_values, merge_variables
+from shared.rendering.whatsapp import whatsapp_components
+
+__all__ = [
+    "BUILT_IN",
+    "CompiledTemplate",
+    "Contact",
+    "RenderError",
+    "Rendered",
+    "compile_template",
+    "html_to_text",
+    "job_values",
+    "merge_variables",
+    "whatsapp_components",
+]

@@ -1,0 +1,81 @@
+"""A template compiled once per blast and rendered once per recipient."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.rendering.derived import DerivedText, TextPart, WrittenText, derive_text
+from shared.rendering.errors import RenderError
+from shared.rendering.limits import MAX_OUTPUT_CHARS, MAX_SUBJECT_CHARS
+from shared.rendering.sandbox import HTML, PLAIN, Part
+from shared.templates import Template
+
+# all that breaks a line, and other control characters
+_UNFIT_FOR_HEADERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The content of one email; a part that the template lacks is empty."""
+
+    subject: str
+    html: str
+    text: str
+
+
+class CompiledTemplate:
+    """A template ready to render; safe to share between threads.
+
+    `variables` are the names that any part takes from outside, builtin ones included.
+    """
+
+    def __init__(self, template: Template) -> None:
+        self.template = template
+        self._subject = Part(template.subject, "subject", PLAIN)
+        self._html = Part(template.html, "html", HTML) if template.html else None
+        self._text = _text_part(template)
+        self.variables = frozenset().union(*(part.variables for part in self._parts()))
+
+    def _parts(self) -> list[Part]:
+        written = [self._text.part] if isinstance(self._text, (WrittenText, DerivedText)) else []
+        return [self._subject, *([self._html] if self._html else []), *written]
+
+    def render(self, values: Mapping[str, Any]) -> Rendered:
+        """Render every part; raises RenderError."""
+        html = self.render_html(values)
+        text = self._text.render(values, html) if self._text else ""
+        return Rendered(self.render_subject(values), html, text)
+
+    def render_subject(self, values: Mapping[str, Any]) -> str:
+        """Render the subject: one line, fit for a header; line breaks and control characters become a space."""
+        subject = self._subject.render(values, MAX_OUTPUT_CHARS)
+        if not subject.isprintable():
+            subject = _UNFIT_FOR_HEADERS.sub(" ", subject)
+        subject = subject.strip()
+        if len(subject) > MAX_SUBJECT_CHARS:
+            raise RenderError(f"the subject is longer than {MAX_SUBJECT_CHARS} characters", part="subject")
+        return subject
+
+    def render_html(self, values: Mapping[str, Any]) -> str:
+        """Render the html, "" if there is none."""
+        return self._html.render(values) if self._html else ""
+
+    def render_text(self, values: Mapping[str, Any]) -> str:
+        """Render the text, made from the html where the template has none of its own."""
+        if self._text is None:
+            return ""
+        return self._text.render(values, "" if isinstance(self._text, WrittenText) else self.render_html(values))
+
+
+def _text_part(template: Template) -> TextPart | None:
+    if template.text:
+        return WrittenText(Part(template.text, "text", PLAIN))
+    return derive_text(template.html) if template.html else None
+
+
+def compile_template(template: Template) -> CompiledTemplate:
+    """Compile the parts of a template; raises RenderError with the part and the line."""
+    return CompiledTemplate(template)

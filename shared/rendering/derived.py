@@ -1,0 +1,140 @@
+"""The text part of a template that has only html, derived once when the template is compiled.
+
+Each `{{ … }}` and `{% … %}` of the html is put aside as a mark, the html around is turned into text, and the marks
+are put back: what results is a text template, so that a message costs no html parsing. Where that would not be
+faithful (a condition inside a tag, unescaped values, literal braces …) the rendered html is converted instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from jinja2 import TemplateSyntaxError
+
+from shared.rendering.errors import RenderError
+from shared.rendering.plaintext import BREAK, SPACE, STATEMENT, Reader, html_to_text, settle, tidy
+from shared.rendering.sandbox import HTML, PLAIN_AS_IS, Part
+
+# an expression's mark flows like a word; a statement's, which `plaintext` knows, takes no room
+_EXPRESSION_MARK = "\ue000{}\ue001"
+_STATEMENT_MARK = "\ue002{}\ue003"
+_MARK = re.compile("[\ue000\ue002]([0-9]+)[\ue001\ue003]")
+_PRIVATE = re.compile(f"[\ue000-\ue003{SPACE}-{BREAK}]")
+_UNFAITHFUL = re.compile(r"\|\s*(?:safe|nl2br|e|escape)\b|<\s*(?:pre|ol)\b", re.IGNORECASE)
+_BRACES = ("{{", "{%", "{#")
+
+
+class TextPart(Protocol):
+    """Makes the text of a message; `html` is its html, already rendered."""
+
+    def render(self, values: Mapping[str, Any], html: str) -> str:
+        """Return the text; raises RenderError."""
+        ...
+
+
+class WrittenText:
+    """A text that the template's author wrote."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+
+    def render(self, values: Mapping[str, Any], html: str) -> str:
+        """Return the text; raises RenderError."""
+        del html
+        return self.part.render(values)
+
+
+class DerivedText:
+    """A text template made from the html one; `gaps`: it has statements, beside which the space is open."""
+
+    def __init__(self, part: Part, *, gaps: bool) -> None:
+        self.part = part
+        self._gaps = gaps
+
+    def render(self, values: Mapping[str, Any], html: str) -> str:
+        """Return the text; raises RenderError."""
+        del html
+        text = self.part.render(values)
+        return tidy(settle(text) if self._gaps else text)
+
+
+class ConvertedText:
+    """A text made from each message's html."""
+
+    def render(self, values: Mapping[str, Any], html: str) -> str:
+        """Return the text."""
+        del values
+        return html_to_text(html)
+
+
+def derive_text(html: str) -> TextPart:
+    """Return the text part that belongs to an html source."""
+    source = text_source(html)
+    if source is None:
+        return ConvertedText()
+    try:
+        return DerivedText(Part(source, "text", PLAIN_AS_IS), gaps="{%" in source)
+    except RenderError:
+        return ConvertedText()
+
+
+def text_source(html: str) -> str | None:
+    """Return the source of a text template that says what the html one does; None if there is no faithful one."""
+    if _PRIVATE.search(html) or _UNFAITHFUL.search(html):
+        return None
+    marks = _Marks()
+    marked = marks.put_aside(html)
+    if marked is None:
+        return None
+    reader = Reader.read(marked)
+    text = reader.text()
+    if not reader.faithful or any(brace in text for brace in _BRACES):
+        return None
+    # a statement within a style or a comment is gone: then its partner must not stay
+    if STATEMENT.findall(text) != marks.statements:
+        return None
+    return marks.put_back(text)
+
+
+class _Marks:
+    def __init__(self) -> None:
+        self._sources: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self.statements: list[str] = []
+
+    def put_aside(self, html: str) -> str | None:
+        """Return the html with marks for its tags; None if it has raw blocks."""
+        out: list[str] = []
+        tag: list[str] = []
+        try:
+            for _line, kind, value in HTML.lex(html):
+                if kind.startswith(("raw_", "comment")):
+                    if kind.startswith("raw_"):
+                        return None
+                elif kind == "data":
+                    out.append(value)
+                else:
+                    tag.append(value)
+                    if kind in {"variable_end", "block_end"}:
+                        out.append(self._mark("".join(tag), kind))
+                        tag.clear()
+        except TemplateSyntaxError:
+            return None
+        return "".join(out)
+
+    def _mark(self, source: str, kind: str) -> str:
+        if kind == "block_end":
+            # every statement is itself, so that their order can be compared
+            self._sources.append(source.rstrip("\n"))
+            self.statements.append(_STATEMENT_MARK.format(len(self._sources) - 1))
+            return self.statements[-1]
+        if source not in self._numbers:
+            # the same expression keeps its mark, so that a link whose label is its address is seen as such
+            self._numbers[source] = len(self._sources)
+            self._sources.append(source)
+        return _EXPRESSION_MARK.format(self._numbers[source])
+
+    def put_back(self, text: str) -> str:
+        return _MARK.sub(lambda mark: self._sources[int(mark[1])], text)
