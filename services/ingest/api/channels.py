@@ -1,0 +1,174 @@
+"""Channels: their limits, pauses and providers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from services.ingest.answers import Answer, ChangeAnswer, Stats, answer
+from services.ingest.bodies import read_optional, read_struct
+from services.ingest.call import JSON, Body, Call, Operation
+from services.ingest.problems import ApiError, Problem, invalid
+from services.ingest.requests import ChannelPatch, PauseRequest
+from shared.channels import CHANNELS, EMAIL, WHATSAPP
+from shared.queue.control import ChannelStats
+from shared.settings import Rate
+
+
+class SenderView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """A live sender; `reason` tells why it is not available."""
+
+    id: str
+    host: str
+    concurrency: int
+    available: bool
+    reason: str = ""
+
+
+class ChannelView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """A channel: `paused` is the reason, null if it is not; `rate` null where the senders' own setting holds."""
+
+    name: str
+    configured: bool
+    paused: str | None
+    rate: str | None
+    senders: list[SenderView]
+    stats: Stats
+    oldest_age_seconds: dict[str, float]
+
+
+class ChannelsAnswer(Answer, kw_only=True, frozen=True):
+    """All channels."""
+
+    channels: list[ChannelView]
+
+
+class ChannelAnswer(Answer, kw_only=True, frozen=True):
+    """One channel."""
+
+    channel: ChannelView
+
+
+class ProviderAnswer(Answer, kw_only=True, frozen=True):
+    """Whether a channel's provider can be reached and accepts our credentials; `provider` is its sender's word."""
+
+    channel: str
+    configured: bool
+    paused: str | None
+    reachable: bool
+    authenticated: bool
+    provider: dict[str, Any]
+
+
+def stats_of(counted: ChannelStats) -> Stats:
+    """Return a channel's counts as the API shows them."""
+    return Stats(
+        waiting=counted.waiting,
+        active=counted.active,
+        delayed=counted.delayed,
+        scheduled=counted.scheduled,
+        completed=counted.completed,
+        failed=counted.failed,
+        paused=counted.paused,
+    )
+
+
+def known_channel(call: Call) -> str:
+    """Return the channel of the path; raises 404."""
+    name = call.request.match_info["channel"]
+    if name not in CHANNELS:
+        raise ApiError("CHANNEL_NOT_FOUND", f"the channels are {', '.join(CHANNELS)}")
+    return name
+
+
+async def _list_channels(call: Call) -> web.Response:
+    return answer(ChannelsAnswer(channels=[await _view(call, name) for name in CHANNELS]))
+
+
+async def _patch_channel(call: Call) -> web.Response:
+    name = known_channel(call)
+    patch = await read_struct(call, ChannelPatch)
+    try:
+        rate = Rate.parse(patch.rate)
+    except ValueError as error:
+        raise invalid([Problem("rate", "INVALID_VALUE", str(error))]) from error
+    await call.gateway.queue.control.set_rate(name, rate)
+    return answer(ChannelAnswer(channel=await _view(call, name)))
+
+
+async def _pause_channel(call: Call) -> web.Response:
+    name = known_channel(call)
+    request = await read_optional(call, PauseRequest)
+    await call.gateway.queue.control.pause_channel(name, request.reason)
+    return answer(ChangeAnswer(message=f"{name} is paused"))
+
+
+async def _resume_channel(call: Call) -> web.Response:
+    name = known_channel(call)
+    await call.gateway.queue.control.resume_channel(name)
+    return answer(ChangeAnswer(message=f"{name} is resumed"))
+
+
+async def _view(call: Call, name: str) -> ChannelView:
+    counted = await call.gateway.queue.control.channel_stats(name)
+    return ChannelView(
+        name=name,
+        configured=name in call.gateway.settings.configured_channels,
+        paused=counted.pause_reason or None,
+        rate=await call.gateway.queue.control.rate(name),
+        senders=[
+            SenderView(
+                id=one.sender_id, host=one.host, concurrency=one.concurrency, available=one.available, reason=one.reason
+            )
+            for one in counted.senders
+        ],
+        stats=stats_of(counted),
+        oldest_age_seconds=counted.oldest_age_s,
+    )
+
+
+async def _provider_status(call: Call, channel: str) -> web.Response:
+    counted = await call.gateway.queue.control.channel_stats(channel)
+    _, said = await call.gateway.senders[channel].call("GET", "/status")
+    return answer(
+        ProviderAnswer(
+            channel=channel,
+            configured=channel in call.gateway.settings.configured_channels,
+            paused=counted.pause_reason or None,
+            reachable=bool(said.get("reachable")),
+            authenticated=bool(said.get("authenticated")),
+            provider=said,
+        )
+    )
+
+
+async def _smtp_status(call: Call) -> web.Response:
+    return await _provider_status(call, EMAIL.name)
+
+
+async def _whatsapp_status(call: Call) -> web.Response:
+    return await _provider_status(call, WHATSAPP.name)
+
+
+_PAUSE = Body({JSON: PauseRequest}, required=False)
+_UNKNOWN = ("CHANNEL_NOT_FOUND",)
+_BODY = ("MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE", "REQUEST_TIMEOUT")
+
+OPERATIONS = [
+    Operation("GET", "/channels", "listChannels", "All channels, their limits, senders and counts",
+              _list_channels, answer=ChannelsAnswer),
+    Operation("PATCH", "/channels/{channel}", "changeChannel", "Change a channel's limit, at once for all its senders",
+              _patch_channel, "admin", ChannelAnswer, body=Body({JSON: ChannelPatch}),
+              errors=(*_UNKNOWN, *_BODY, "REQUIRED", "INVALID_TYPE", "INVALID_VALUE", "UNKNOWN_FIELD", "TOO_LONG")),
+    Operation("POST", "/channels/{channel}/pause", "pauseChannel", "Pause a channel; what is being sent ends",
+              _pause_channel, "admin", ChangeAnswer, body=_PAUSE,
+              errors=(*_UNKNOWN, *_BODY, "INVALID_TYPE", "UNKNOWN_FIELD", "TOO_LONG")),
+    Operation("POST", "/channels/{channel}/resume", "resumeChannel", "Resume a channel",
+              _resume_channel, "admin", ChangeAnswer, errors=_UNKNOWN),
+    Operation("GET", "/smtp/status", "smtpStatus", "Can the SMTP server be reached, and does it take our credentials?",
+              _smtp_status, answer=ProviderAnswer, errors=("SENDER_UNAVAILABLE",)),
+    Operation("GET", "/whatsapp/status", "whatsappStatus", "Can Qiscus be reached, and does it take our credentials?",
+              _whatsapp_status, answer=ProviderAnswer, errors=("SENDER_UNAVAILABLE",)),
+]  # fmt: skip

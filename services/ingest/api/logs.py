@@ -1,0 +1,57 @@
+"""Logs and the dashboard: the logger answers, ingest passes on."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from services.ingest.call import JSON, Call, Handler, Operation, Parameter
+
+_LIMIT = Parameter("limit", "At most so many rows.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50})
+_CURSOR = Parameter("cursor", "`nextCursor` of the answer before.")
+_FROM = Parameter("from", "Not older than this time (RFC 3339).")
+_TO = Parameter("to", "Not younger than this time (RFC 3339).")
+_PAGE = (_LIMIT, _CURSOR)
+_MESSAGES = tuple(
+    Parameter(name, text)
+    for name, text in (
+        ("status", "A job status, or several by commas."),
+        ("channel", "A channel."),
+        ("recipient", "An address, or the beginning of one."),
+        ("blast", "A blast's id."),
+        ("template", "A template's id."),
+        ("reference", "A recipient's or a blast's reference."),
+        ("error_class", "The class of the last error."),
+    )
+)
+_FORMAT = Parameter("format", "Export instead of a page.", {"type": "string", "enum": ["json", "csv", "ndjson"]})
+_TEXTS = (JSON, "text/csv", "application/x-ndjson")
+
+
+def _passed_on(path: str) -> Handler:
+    async def pass_on(call: Call) -> web.StreamResponse:
+        return await call.gateway.logger.forward(call.request, path)
+
+    return pass_on
+
+
+def _operation(
+    path: str, name: str, summary: str, parameters: tuple[Parameter, ...], content_types: tuple[str, ...] = (JSON,)
+) -> Operation:
+    return Operation(
+        "GET", path, name, summary, _passed_on(f"/api{path}"), parameters=parameters,
+        errors=("LOGGER_UNAVAILABLE", "INVALID_QUERY", "INVALID_CURSOR"), content_types=content_types,
+    )  # fmt: skip
+
+
+OPERATIONS = [
+    _operation("/logs/messages", "listMessageLogs", "Messages, the latest first",
+               (*_MESSAGES, _FROM, _TO, *_PAGE, _FORMAT), _TEXTS),
+    _operation("/logs/messages/stats", "messageLogStats", "Messages counted by status and channel",
+               (*_MESSAGES, _FROM, _TO)),
+    _operation("/logs/api", "listApiLogs", "Requests to this API, the latest first",
+               (Parameter("endpoint", "A path."), Parameter("method", "A method."), Parameter("status", "An HTTP status."),
+                _FROM, _TO, *_PAGE)),
+    _operation("/logs/system", "listSystemLogs", "What the services logged as notable, the latest first",
+               (Parameter("level", "A level."), _FROM, _TO, *_PAGE)),
+    _operation("/dashboard", "dashboard", "Everything for one look", ()),
+]  # fmt: skip

@@ -1,0 +1,38 @@
+"""The application: every operation of the table, under `/api/v1` and `/api` alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from services.ingest.call import Operation
+from services.ingest.entrance import Entrance
+from services.ingest.gateway import Gateway
+from services.ingest.problems import ApiError
+from shared.web import operations_routes
+
+PREFIXES = ("/api/v1", "/api")
+
+
+def build_app(gateway: Gateway, operations: Iterable[Operation]) -> web.Application:
+    """Build the application of one ingest process."""
+    table = {(operation.method, path): operation for operation in operations for path in paths_of(operation)}
+    # the bodies' own limits hold; aiohttp's would come before them with an answer of another form
+    app = web.Application(middlewares=[Entrance(gateway, table).middleware()], client_max_size=0)
+    for method, path in table:
+        app.router.add_route(method, path, _unreachable)
+        if method == "GET":
+            app.router.add_route("HEAD", path, _unreachable)
+    app.router.add_routes(operations_routes(gateway.health, gateway.metrics.exposition))
+    return app
+
+
+def paths_of(operation: Operation) -> list[str]:
+    """Return the paths that an operation answers at."""
+    return [operation.path] if operation.rooted else [prefix + operation.path for prefix in PREFIXES]
+
+
+async def _unreachable(_request: web.Request) -> web.StreamResponse:
+    """Stand for every operation's handler: the entrance calls the operation itself."""
+    raise ApiError("INTERNAL_ERROR")

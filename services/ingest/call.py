@@ -1,0 +1,87 @@
+"""Call and operation: one request on its way through the API, and what one kind of request is.
+
+The table of operations is the only description of the API: routes, scopes and `openapi.json` are all made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from services.ingest.gateway import Gateway
+from services.ingest.keys import ApiKey, Scope
+
+LOGGED_BODY_BYTES = 4096
+JSON = "application/json"
+
+
+@dataclass(slots=True)
+class Call:
+    """One request: who makes it, from where, and under what id. `head` keeps the first 4 KB of the body."""
+
+    request: web.Request
+    gateway: Gateway
+    client: str
+    request_id: str
+    key: ApiKey | None = None
+    head: bytearray = field(default_factory=bytearray)
+
+    @property
+    def key_name(self) -> str:
+        """The name of the caller's API key, "" where none is configured."""
+        return self.key.name if self.key else ""
+
+    def note_body(self, chunk: bytes) -> None:
+        """Keep the beginning of the body for the API log."""
+        missing = LOGGED_BODY_BYTES - len(self.head)
+        if missing > 0:
+            self.head += chunk[:missing]
+
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A query or header parameter as the document shows it; `schema` is its JSON schema."""
+
+    name: str
+    description: str
+    schema: dict[str, Any] = field(default_factory=lambda: {"type": "string"})
+    place: str = "query"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request's body: for each content type its struct, or a ready JSON schema."""
+
+    contents: dict[str, type[msgspec.Struct] | dict[str, Any]]
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One call of the API. `path` stands under `/api/v1` and `/api`, unless `rooted`; `answer` is what 2xx holds.
+
+    `scope` None means that no API key is needed. `errors` are the codes that this call adds to those that any call
+    may answer.
+    """
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    handler: Handler
+    scope: Scope | None = "read"
+    answer: type[msgspec.Struct] | None = None
+    statuses: tuple[int, ...] = (200,)
+    body: Body | None = None
+    parameters: tuple[Parameter, ...] = ()
+    errors: tuple[str, ...] = ()
+    content_types: tuple[str, ...] = (JSON,)
+    rooted: bool = False
+    limited: bool = True

@@ -1,0 +1,91 @@
+"""Duplicates: finding addresses that occur twice in a blast of any length without keeping the addresses.
+
+Each address leaves a 64-bit fingerprint (Python's keyed string hash) in one of 64 partitions, which move to disk
+when they grow. Two different addresses share a fingerprint once in 37 million blasts of a million recipients.
+Positions count the (recipient, channel) pairs of a blast from 0.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+_PARTITIONS = 64
+_IN_MEMORY = 1_000_000
+
+
+class Duplicates:
+    """Takes fingerprints in order, then tells which positions repeat an earlier one."""
+
+    def __init__(self, folder: Path, in_memory: int = _IN_MEMORY) -> None:
+        self._folder = folder
+        self._limit = in_memory
+        self._held = 0
+        self._hashes = [array("q") for _ in range(_PARTITIONS)]
+        self._places = [array("Q") for _ in range(_PARTITIONS)]
+        self._files: list[BinaryIO] = []
+
+    def add(self, position: int, channel: int, address: str) -> None:
+        """Note the address at a position; on another channel the same address is another one."""
+        fingerprint = hash((channel, address))
+        partition = fingerprint & (_PARTITIONS - 1)
+        self._hashes[partition].append(fingerprint)
+        self._places[partition].append(position)
+        self._held += 1
+        if self._held >= self._limit:
+            self._spill()
+
+    def positions(self) -> set[int]:
+        """Return every position whose address stood at an earlier one."""
+        found: set[int] = set()
+        for hashes, places in self._partitions():
+            if len(set(hashes)) < len(hashes):
+                found.update(_repeated(hashes, places))
+        return found
+
+    def close(self) -> None:
+        """Delete what went to disk."""
+        for file in self._files:
+            file.close()
+        self._files = []
+
+    def _spill(self) -> None:
+        if not self._files:
+            self._files = [_file(self._folder) for _ in range(2 * _PARTITIONS)]
+        for partition in range(_PARTITIONS):
+            self._hashes[partition].tofile(self._files[2 * partition])
+            self._places[partition].tofile(self._files[2 * partition + 1])
+            self._hashes[partition] = array("q")
+            self._places[partition] = array("Q")
+        self._held = 0
+
+    def _partitions(self) -> Iterator[tuple[array[int], array[int]]]:
+        if self._files:
+            self._spill()
+        for partition in range(_PARTITIONS):
+            if self._files:
+                yield _read(self._files[2 * partition], "q"), _read(self._files[2 * partition + 1], "Q")
+            else:
+                yield self._hashes[partition], self._places[partition]
+
+
+def _file(folder: Path) -> BinaryIO:
+    return tempfile.TemporaryFile(dir=folder)
+
+
+def _read(file: BinaryIO, kind: str) -> array[int]:
+    file.seek(0)
+    values: array[int] = array(kind)
+    values.frombytes(file.read())
+    return values
+
+
+def _repeated(hashes: array[int], places: array[int]) -> Iterator[int]:
+    seen: set[int] = set()
+    for fingerprint, place in zip(hashes, places, strict=True):
+        if fingerprint in seen:
+            yield place
+        seen.add(fingerprint)

@@ -1,0 +1,74 @@
+"""Spool: the recipients that passed their check, kept between the two passes: in memory, then on disk.
+
+Files are anonymous: they vanish with the process, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shared.jobs import Attachment
+
+_BLOCK = 200
+_IN_MEMORY_BYTES = 4 * 1024 * 1024
+_LENGTH = struct.Struct(">I")
+
+
+class Accepted(msgspec.Struct, frozen=True, array_like=True):
+    """A recipient that passed: `addresses` stand in the order of the blast's channels, "" where it has none."""
+
+    index: int
+    name: str
+    addresses: list[str]
+    variables: dict[str, Any] = {}
+    reference: str = ""
+    attachments: list[Attachment] = []
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Accepted])
+
+
+def temporary_file(folder: Path) -> tempfile.SpooledTemporaryFile[bytes]:
+    """Open a file that stays in memory up to 4 MB and vanishes when it is closed."""
+    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES, mode="w+b", dir=str(folder))
+
+
+class Spool:
+    """Takes recipients one by one and gives them back in blocks, in order, as often as asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = temporary_file(folder)
+        self._block: list[Accepted] = []
+        self.count = 0
+
+    def add(self, accepted: Accepted) -> None:
+        """Keep a recipient; raises OSError where the disk is full."""
+        self._block.append(accepted)
+        self.count += 1
+        if len(self._block) >= _BLOCK:
+            self._flush()
+
+    def blocks(self) -> Iterator[list[Accepted]]:
+        """Yield everything that was kept, 200 at a time."""
+        self._flush()
+        self._file.seek(0)
+        while head := self._file.read(_LENGTH.size):
+            yield _decoder.decode(self._file.read(_LENGTH.unpack(head)[0]))
+
+    def close(self) -> None:
+        """Delete it."""
+        self._file.close()
+
+    def _flush(self) -> None:
+        if not self._block:
+            return
+        packed = _encoder.encode(self._block)
+        self._file.write(_LENGTH.pack(len(packed)) + packed)
+        self._block = []

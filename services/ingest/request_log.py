@@ -1,0 +1,93 @@
+"""The API log: one event per answered request, sent to the logger in batches, never in a response's way.
+
+Events wait in a bounded list. While Redis is away the oldest are dropped first, and how many were is counted: a
+log of requests must not stop the requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from shared.errors import KurirError
+from shared.events import ApiRequest
+from shared.lifecycle import Stop
+from shared.logs import get_logger
+
+_CAPACITY = 10_000
+_BATCH = 500
+_LINGER_S = 0.05
+_RETRY_S = 1.0
+_NAMES = r"password|passwd|passphrase|secret|token|api[_-]?key|authorization|credential|private[_-]?key|otp|\bpin\b"
+_SECRET_MEMBER = re.compile(rf'("[^"]*(?:{_NAMES})[^"]*"\s*:\s*)("(?:[^"\\]|\\.)*(?:"|$)|[-\d.]+)', re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(rf"((?:^|[?&])[^=&]*(?:{_NAMES})[^=&]*=)[^&]*", re.IGNORECASE)
+_CONTENT_MEMBER = re.compile(r"(\"content\"\s*:\s*)\"(?:[^\"\\]|\\.)*(?:\"|$)")
+_BEARER = re.compile(r"(Bearer\s+)[\w.~+/=-]+", re.IGNORECASE)
+
+Emit = Callable[[Sequence[ApiRequest]], Awaitable[None]]
+log = get_logger()
+
+
+def masked(body: bytes) -> str:
+    """Return a body fit for the log: secrets and the contents of attachments are replaced by stars."""
+    text = body.decode("utf-8", "replace")
+    if '"content"' in text:
+        text = _CONTENT_MEMBER.sub(r'\1"***"', text)
+    text = _SECRET_MEMBER.sub(r'\1"***"', text)
+    return _BEARER.sub(r"\1***", text)
+
+
+def masked_query(query: str) -> str:
+    """Return a query string fit for the log."""
+    return _SECRET_PARAMETER.sub(r"\1***", query)
+
+
+class RequestLog:
+    """Takes events at once and emits them in batches from `run`."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._waiting: deque[ApiRequest] = deque()
+        self._wake = asyncio.Event()
+        self.dropped = 0
+
+    def add(self, event: ApiRequest) -> None:
+        """Note an answered request; returns at once."""
+        if len(self._waiting) >= _CAPACITY:
+            self._waiting.popleft()
+            self.dropped += 1
+        self._waiting.append(event)
+        self._wake.set()
+
+    async def run(self, stop: Stop) -> None:
+        """Emit until stopped, then what is left, once."""
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                waking = asyncio.create_task(self._wake.wait())
+                await asyncio.wait({waking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                waking.cancel()
+                await asyncio.wait({stopping}, timeout=_LINGER_S)
+                if not await self.flush():
+                    await asyncio.wait({stopping}, timeout=_RETRY_S)
+            await self.flush()
+        finally:
+            stopping.cancel()
+
+    async def flush(self) -> bool:
+        """Emit everything that waits; False if Redis did not take it, it is then kept for later."""
+        self._wake.clear()
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            try:
+                await self._emit(batch)
+            except KurirError as error:
+                room = _CAPACITY - len(self._waiting)
+                self.dropped += max(0, len(batch) - room)
+                self._waiting.extendleft(reversed(batch[len(batch) - min(room, len(batch)) :]))
+                self._wake.set()
+                log.debug("api log waits", waiting=len(self._waiting), reason=str(error))
+                return False
+        return True

@@ -1,0 +1,138 @@
+"""Idempotency records: what became of a request with an Idempotency-Key, kept for 24 hours.
+
+A record names the blast before the blast exists, so that whoever repeats the request after a crash continues the
+same one: its job ids are the same, and the queue's watermark adds only what is missing. Whoever works on it holds
+a lease that is renewed; a lapsed lease may be taken over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+
+from services.ingest.storage.scripts import Argument, Script
+from shared.errors import QueueUnavailableError
+from shared.logs import get_logger
+
+KEEP_MS = 24 * 3600 * 1000
+LEASE_MS = 15_000
+
+_BEGIN = Script("""#!lua
+-- KEYS 1 the record · ARGV 1 hash of the request · 2 blast id for a new record · 3 owner · 4 lease in ms · 5 ms to keep
+local record = redis.call('HMGET', KEYS[1], 'request', 'blast', 'lease', 'response')
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if not record[1] then
+  redis.call('HSET', KEYS[1], 'request', ARGV[1], 'blast', ARGV[2], 'owner', ARGV[3], 'lease', now + ARGV[4])
+  redis.call('PEXPIRE', KEYS[1], ARGV[5])
+  return { 'new', ARGV[2] }
+end
+if record[1] ~= ARGV[1] then return { 'reused', '' } end
+if record[4] then return { 'done', record[4] } end
+if tonumber(record[3]) > now then return { 'running', '' } end
+redis.call('HSET', KEYS[1], 'owner', ARGV[3], 'lease', now + ARGV[4])
+return { 'taken_over', record[2] }
+""")
+_RENEW = Script("""#!lua flags=allow-oom
+-- KEYS 1 the record · ARGV 1 owner · 2 lease in ms, 0 to let it go · Result 1 if the owner held it
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+local time = redis.call('TIME')
+redis.call('HSET', KEYS[1], 'lease', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2])
+return 1
+""")
+_COMPLETE = Script("""#!lua flags=allow-oom
+-- KEYS 1 the record · ARGV 1 the response
+-- Whoever finishes first answers for all: two that worked on one blast come to the same response.
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+return redis.call('HSETNX', KEYS[1], 'response', ARGV[1])
+""")
+_FORGET = Script("""#!lua flags=allow-oom
+-- KEYS 1 the record · ARGV 1 owner
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+""")
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a request with a key may do.
+
+    `new` and `taken_over` go on with `blast_id`; `done` repeats `response`; `running` and `reused` are refused.
+    """
+
+    state: Literal["new", "taken_over", "done", "running", "reused"]
+    key: str
+    owner: str
+    blast_id: str = ""
+    response: bytes = b""
+
+    @property
+    def mine(self) -> bool:
+        """Whether this request is the one to do the work."""
+        return self.state in {"new", "taken_over"}
+
+
+def record_key(api_key: str, key: str) -> str:
+    """Return the Redis key of a record; callers with different API keys never meet."""
+    digest = hashlib.sha256(f"{api_key}\0{key}".encode()).hexdigest()
+    return f"idempotency:{digest[:40]}"
+
+
+class IdempotencyStore:
+    """The records, over Redis; `lease_ms` bounds how long a crashed request blocks its repetition."""
+
+    def __init__(self, redis: Redis, lease_ms: int = LEASE_MS) -> None:
+        self._redis = redis
+        self._lease_ms = lease_ms
+
+    async def claim(self, key: str, request: str, blast_id: str) -> Claim:
+        """Begin or continue the request with this hash; `blast_id` serves if the record is new."""
+        owner = secrets.token_hex(8)
+        state, value = await self._call(_BEGIN, key, (request, blast_id, owner, self._lease_ms, KEEP_MS))
+        kind = state.decode()
+        if kind == "done":
+            return Claim("done", key, owner, response=zlib.decompress(value))
+        return Claim(kind, key, owner, blast_id=value.decode())
+
+    @asynccontextmanager
+    async def held(self, claim: Claim) -> AsyncIterator[None]:
+        """Renew the lease while the block runs."""
+        renewing = asyncio.create_task(self._renew(claim))
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.wait({renewing})
+
+    async def complete(self, claim: Claim, response: bytes) -> None:
+        """Keep the response for whoever repeats the request."""
+        await self._call(_COMPLETE, claim.key, (zlib.compress(response, 1),))
+
+    async def forget(self, claim: Claim) -> None:
+        """Drop the record of a request that changed nothing, so that a corrected one may bear the same key."""
+        await self._call(_FORGET, claim.key, (claim.owner,))
+
+    async def let_go(self, claim: Claim) -> None:
+        """Give the lease back unfinished, so that a repetition continues at once."""
+        await self._call(_RENEW, claim.key, (claim.owner, 0))
+
+    async def _renew(self, claim: Claim) -> None:
+        while True:
+            await asyncio.sleep(self._lease_ms / 3000)
+            try:
+                await self._call(_RENEW, claim.key, (claim.owner, self._lease_ms))
+            except QueueUnavailableError as error:
+                log.debug("idempotency lease not renewed", reason=str(error))
+
+    async def _call(self, script: Script, key: str, args: Sequence[Argument]) -> Any:
+        return await script.call(self._redis, (key,), args)

@@ -1,0 +1,72 @@
+"""Request limits: how many HTTP requests a caller may make, over all ingest processes together.
+
+GCRA: one number per caller, the time at which its allowance would be whole again. Bursts up to the limit are
+served at once, and no sliding window ever sees twice the limit, as a fixed one does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from services.ingest.storage.scripts import Script
+from shared.settings import Rate
+
+_TAKE = Script("""#!lua
+-- KEYS 1 the caller's state · ARGV 1 µs that one request costs · 2 µs that a whole allowance lasts
+-- Result {1 if served else 0, µs until the allowance is whole, µs until the next request is served}
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local cost, whole = tonumber(ARGV[1]), tonumber(ARGV[2])
+local tat = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
+if tat + cost - now > whole then return { 0, tat - now, tat + cost - now - whole } end
+redis.call('SET', KEYS[1], string.format('%.0f', tat + cost), 'PX', math.ceil((tat + cost - now) / 1000) + 1000)
+return { 1, tat + cost - now, 0 }
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a caller has left: `reset_s` until the whole limit is free again, `retry_s` until the next request."""
+
+    allowed: bool
+    limit: int
+    remaining: int
+    reset_s: int
+    retry_s: int
+
+    def headers(self) -> dict[str, str]:
+        """Return the RateLimit headers (IETF draft-ietf-httpapi-ratelimit-headers), with Retry-After on refusal."""
+        headers = {
+            "RateLimit-Limit": str(self.limit),
+            "RateLimit-Remaining": str(self.remaining),
+            "RateLimit-Reset": str(self.reset_s),
+        }
+        if not self.allowed:
+            headers["Retry-After"] = str(self.retry_s)
+        return headers
+
+
+class RequestLimits:
+    """One rate for every caller."""
+
+    def __init__(self, redis: Redis, rate: Rate) -> None:
+        self._redis = redis
+        self._count = rate.count
+        self._whole_us = int(rate.period_s * 1_000_000)
+        self._cost_us = max(1, self._whole_us // rate.count)
+
+    async def take(self, caller: str) -> Allowance:
+        """Charge one request to a caller; raises QueueUnavailableError."""
+        served, used_us, retry_us = await _TAKE.call(
+            self._redis, (f"ratelimit:{caller}",), (self._cost_us, self._whole_us)
+        )
+        return Allowance(
+            allowed=bool(served),
+            limit=self._count,
+            remaining=max(0, (self._whole_us - used_us) // self._cost_us) if served else 0,
+            reset_s=math.ceil(used_us / 1_000_000),
+            retry_s=max(1, math.ceil(retry_us / 1_000_000)),
+        )
