@@ -22,7 +22,7 @@ NAMES = (
     ('Agus "Gus" Wijaya', "agus.wijaya"),
     ("Nguyễn Thị Hương", "huong.nguyen"),
     ("José Ángel Muñoz", "jose.munoz"),
-    ("Zoë O’Brien-Łukasz", "zoe.obrien"),
+    ("Zoë O'Brien-Łukasz", "zoe.obrien"),
     ("Jürgen Großmann", "juergen.grossmann"),
     ("Ólafur Þór Jónsson", "olafur.jonsson"),
     ("محمد الأمين", "muhammad.alamin"),

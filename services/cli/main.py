@@ -8,15 +8,19 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
+from services.cli.demo import run_demo
+from services.cli.demo_client import DemoError
 from services.cli.plan import UpOptions
 from services.cli.up import run_up
 from shared.errors import SettingsError
-from shared.lifecycle import EXIT_SETTINGS, Stop
+from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS, Stop
+
+ResultT = TypeVar("ResultT")
 
 app = typer.Typer(
     name="kurir",
@@ -56,22 +60,41 @@ def up(
     run_until_stopped("up", lambda stop: run_up(options, context.obj, stop, announce))
 
 
+@app.command()
+def demo(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(help="The API's port; all others follow from it.")] = 3000,
+    data_dir: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("data"),
+) -> None:
+    """Send 1,000 recipients through both channels of a sandboxed system, and check that the numbers add up."""
+    options = UpOptions(port=port, data_dir=data_dir, sandbox=True)
+    console = Console(highlight=False)
+    adds_up = run_until_stopped("demo", lambda stop: run_demo(options, context.obj, stop, console))
+    raise typer.Exit(0 if adds_up else EXIT_FAILED)
+
+
 def announce(line: str) -> None:
     """Say something to the person at the terminal, apart from the services' log lines."""
     _console.print(f"[bold]kurir[/bold] {line}", soft_wrap=True)
 
 
-def run_until_stopped(command: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> None:
-    """Run a command that Ctrl-C or SIGTERM ends; a second Ctrl-C ends it at once. SettingsError: lines, exit 2."""
+def run_until_stopped(command: str, main: Callable[[Stop], Coroutine[Any, Any, ResultT]]) -> ResultT:
+    """Run a command that Ctrl-C or SIGTERM ends (a second Ctrl-C at once) and return what it returns.
+
+    SettingsError becomes lines on stderr and exit code 2, DemoError a line and exit code 1.
+    """
     try:
-        asyncio.run(_with_signals(main))
+        return asyncio.run(_with_signals(main))
     except SettingsError as error:
         for problem in error.problems:
             sys.stderr.write(f"kurir {command}: {problem}\n")
         raise typer.Exit(EXIT_SETTINGS) from None
+    except DemoError as error:
+        sys.stderr.write(f"kurir {command}: {error}\n")
+        raise typer.Exit(EXIT_FAILED) from None
 
 
-async def _with_signals(main: Callable[[Stop], Coroutine[Any, Any, None]]) -> None:
+async def _with_signals(main: Callable[[Stop], Coroutine[Any, Any, ResultT]]) -> ResultT:
     stop = Stop()
     loop = asyncio.get_running_loop()
 
@@ -82,7 +105,7 @@ async def _with_signals(main: Callable[[Stop], Coroutine[Any, Any, None]]) -> No
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    await main(stop)
+    return await main(stop)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,183 @@
+"""`kurir demo`: the whole system once round, on one machine and with sandboxed providers.
+
+Starts everything, posts the example recipients through both channels, shows the progress, reads the result back
+from the API, checks that the numbers add up, and stops everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from services.cli.demo_client import DemoClient, DemoError
+from services.cli.demo_report import ChannelReport, Expected, count_rows, find_mistakes, read_expected
+from services.cli.embedded import find_server
+from services.cli.plan import Plan, UpOptions, find_shipped, make_plan
+from services.cli.up import health_problem, running_system
+from shared.jobs import TERMINAL
+from shared.lifecycle import Stop
+
+_POLL_S = 0.1
+_DONE_TIMEOUT_S = 150.0
+_LOG_TIMEOUT_S = 30.0
+_HEALTH_TIMEOUT_S = 60.0
+_MOST = 0.95
+_SETTINGS = {"KURIR_EMAIL_RATE": "off", "KURIR_WHATSAPP_RATE": "off", "KURIR_LOG_CONSOLE": "off"}
+
+Counts = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the demo saw: the queue's counts, the log's rows, and how long it took."""
+
+    expected: Mapping[str, Expected]
+    live: Counts
+    logged: Mapping[str, ChannelReport]
+    pace: Mapping[str, float]
+    seconds: float
+
+
+async def run_demo(options: UpOptions, env: Mapping[str, str], stop: Stop, console: Console) -> bool:
+    """Run the demo; returns whether the numbers add up. Raises SettingsError or DemoError where it cannot run."""
+    server = None if options.redis_url else find_server()
+    plan = make_plan(options, {**env, **_SETTINGS}, server)
+    recipients = find_shipped("examples/recipients.csv")
+    console.print(f"Starting {server or 'the services'}, four services and the sandbox; data in {plan.data_dir}")
+
+    def announce(line: str) -> None:
+        console.print(f"[yellow]{line}[/yellow]")
+
+    async with running_system(plan, stop, announce) as supervisor:
+        work = asyncio.create_task(_send_and_follow(plan, recipients, console))
+        stopped = asyncio.create_task(stop.wait())
+        ends: list[asyncio.Future[Any]] = [work, stopped, supervisor.failed]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                console.print("Stopping; nothing is lost: `kurir up` goes on where this ends")
+                return False
+            outcome = work.result()
+        finally:
+            for task in (work, stopped):
+                task.cancel()
+                with suppress(asyncio.CancelledError, DemoError):
+                    await task
+    mistakes = find_mistakes(outcome.expected, outcome.live, outcome.logged)
+    _print_outcome(outcome, console)
+    for mistake in mistakes:
+        console.print(f"[red]does not add up:[/red] {mistake}")
+    if not mistakes:
+        _print_next_steps(plan, console)
+    return not mistakes
+
+
+async def _send_and_follow(plan: Plan, recipients: Path, console: Console) -> Outcome:
+    expected = read_expected(recipients)
+    # one connection a call: a restarted service must not be met on a dead connection
+    connector = aiohttp.TCPConnector(force_close=True)
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+        await _until_healthy(plan, http)
+        client = DemoClient(http, plan.url)
+        began = time.monotonic()
+        blast_id = await client.post_csv(await asyncio.to_thread(recipients.read_bytes))
+        console.print(f"POST {recipients.name}: blast {blast_id} accepted in {time.monotonic() - began:.2f} s")
+        live, pace = await _follow(client, blast_id, expected, console)
+        seconds = time.monotonic() - began
+        logged = await _until_logged(client, blast_id, live)
+    return Outcome(expected, live, logged, pace, seconds)
+
+
+async def _until_healthy(plan: Plan, http: aiohttp.ClientSession) -> None:
+    """Wait until every service is well, so that the pace shown is not that of a start."""
+    deadline = time.monotonic() + _HEALTH_TIMEOUT_S
+    for name, url in plan.health_urls.items():
+        while (problem := await health_problem(http, url)) is not None:
+            if time.monotonic() > deadline:
+                raise DemoError(f"{name} is not well: {problem}")
+            await asyncio.sleep(_POLL_S)
+
+
+async def _follow(
+    client: DemoClient, blast_id: str, expected: Mapping[str, Expected], console: Console
+) -> tuple[Counts, dict[str, float]]:
+    """Show the blast's progress until its end; returns the counts and each channel's messages per second.
+
+    The pace is that of the first 95 %, since the last ones wait for the simulated failures' retries.
+    """
+    began = time.monotonic()
+    pace: dict[str, float] = {}
+    columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bars = {name: progress.add_task(name, total=wanted.total) for name, wanted in expected.items()}
+        while True:
+            live = counts_of(await client.blast(blast_id))
+            spent = time.monotonic() - began
+            done = _advance(progress, bars, live)
+            for name, wanted in expected.items():
+                if name not in pace and done[name] >= wanted.total * _MOST:
+                    pace[name] = done[name] / spent
+            if all(done[name] >= wanted.total for name, wanted in expected.items()):
+                return live, pace
+            if spent > _DONE_TIMEOUT_S:
+                raise DemoError(f"not done within {_DONE_TIMEOUT_S:g} s: {live}")
+            await asyncio.sleep(_POLL_S)
+
+
+def counts_of(blast: Mapping[str, Any]) -> Counts:
+    """Return the counts by channel and status from the API's blast."""
+    return {name: dict(channel["counts"]) for name, channel in blast["channels"].items()}
+
+
+def _advance(progress: Progress, bars: Mapping[str, TaskID], live: Counts) -> dict[str, int]:
+    done = {name: sum(live.get(name, {}).get(status, 0) for status in TERMINAL) for name in bars}
+    for name, bar in bars.items():
+        progress.update(bar, completed=done[name])
+    return done
+
+
+async def _until_logged(client: DemoClient, blast_id: str, live: Counts) -> dict[str, ChannelReport]:
+    """Read the log until it says what the queue says (it follows within moments), or time is up."""
+    deadline = time.monotonic() + _LOG_TIMEOUT_S
+    while True:
+        logged = count_rows(await client.rows(blast_id))
+        same = all(
+            logged[name].statuses == {status: n for status, n in counts.items() if n} for name, counts in live.items()
+        )
+        if same or time.monotonic() > deadline:
+            return logged
+        await asyncio.sleep(_POLL_S)
+
+
+def _print_outcome(outcome: Outcome, console: Console) -> None:
+    table = Table(title=f"1 blast, {len(outcome.expected)} channels, {outcome.seconds:.1f} s")
+    for heading in ("channel", "messages", "sent", "failed", "suppressed", "retried", "msg/s"):
+        table.add_column(heading, justify="left" if heading == "channel" else "right")
+    for name, report in outcome.logged.items():
+        counts = (report.total, report.statuses["sent"], report.statuses["failed"], report.statuses["suppressed"])
+        table.add_row(name, *map(str, counts), str(report.retried), f"{outcome.pace.get(name, 0):.0f}")
+    console.print(table)
+    for name, report in outcome.logged.items():
+        for reason, count in report.reasons.most_common():
+            console.print(f"  {name}: {count} × {reason}", markup=False, highlight=False)
+
+
+def _print_next_steps(plan: Plan, console: Console) -> None:
+    log = plan.log_dir / "combined.log"
+    console.print(
+        f"The numbers add up. Next: [bold]kurir up[/bold], then open {plan.url}/docs\n"
+        f"  every message: curl '{plan.url}/api/logs/messages?status=failed'\n"
+        f"  every attempt: {log}",
+        soft_wrap=True,
+    )

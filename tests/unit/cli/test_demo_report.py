@@ -1,0 +1,65 @@
+"""The demo's arithmetic: what counts as adding up, and what does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from services.cli.demo_report import Expected, count_rows, find_mistakes, read_expected
+
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "recipients.csv"
+_EXPECTED = {"email": Expected(3, 1), "whatsapp": Expected(0, 0)}
+
+
+def _rows(*statuses: str, attempts: int = 1) -> list[dict[str, Any]]:
+    reason = {"failed": "550 5.1.1 no such user"}
+    return [
+        {"channel": "email", "status": status, "attempts": attempts, "error_message": reason.get(status)}
+        for status in statuses
+    ]
+
+
+def test_the_example_asks_for_a_thousand_on_each_channel() -> None:
+    """1,000 rows; 4 bounces and 2 drops by email, 9 error codes by WhatsApp are refused for good."""
+    assert read_expected(EXAMPLE) == {"email": Expected(1000, 6), "whatsapp": Expected(1000, 9)}
+
+
+def test_numbers_that_agree_have_no_mistakes() -> None:
+    """Two sent and one refused, in the queue and in the log alike."""
+    live = {"email": {"sent": 2, "failed": 1, "queued": 0}, "whatsapp": {}}
+    assert find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "sent", "failed"))) == []
+
+
+def test_a_suppressed_message_counts_as_refused() -> None:
+    """The second demo on the same data finds the bounced addresses suppressed."""
+    live = {"email": {"sent": 2, "suppressed": 1}}
+    assert find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "sent", "suppressed"))) == []
+
+
+def test_a_lost_message_is_a_mistake() -> None:
+    """One message less than asked for is told, with both numbers."""
+    live = {"email": {"sent": 1, "failed": 1}}
+    mistakes = find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "failed")))
+    assert mistakes == ["email: 2 messages ended, of 3 asked for", "email: 1 sent, where 2 should have been"]
+
+
+def test_a_failure_too_many_is_a_mistake() -> None:
+    """Everything ended, but a message that should have been sent was not."""
+    live = {"email": {"sent": 1, "failed": 2}}
+    mistakes = find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "failed", "failed")))
+    assert mistakes == ["email: 1 sent, where 2 should have been"]
+
+
+def test_a_log_that_disagrees_is_a_mistake() -> None:
+    """The queue counts a message as sent, the log still shows it as processing."""
+    live = {"email": {"sent": 2, "failed": 1}}
+    (mistake,) = find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "processing", "failed")))
+    assert "the log says {'sent': 1, 'processing': 1, 'failed': 1}" in mistake
+
+
+def test_retries_and_reasons_are_counted() -> None:
+    """More than one attempt is a retry, sent or not; reasons are grouped."""
+    report = count_rows([*_rows("sent", attempts=3), *_rows("failed", "failed"), *_rows("sent")])["email"]
+    assert report.retried == 1
+    assert report.reasons == {"550 5.1.1 no such user": 2}
+    assert report.total == 4
