@@ -138,7 +138,8 @@ end
 
 for i = 1, n do words[i] = decide(i) end
 for stream, ids in pairs(claims) do
-  redis.call('XCLAIM', stream, GROUP, tx, 0, unpack(ids), 'JUSTID')
+  ids[#ids + 1] = 'JUSTID' -- in the table: `unpack` gives one value only unless it stands last
+  redis.call('XCLAIM', stream, GROUP, tx, 0, unpack(ids))
 end
 write_counts(now_ms, nil, events)
 emit(ARGV[3], events)

@@ -104,9 +104,7 @@ class World:
     async def check_balance(self) -> None:
         """Check G4: enqueued = ended + what is still in Redis."""
         stats = await self.control.channel_stats("email")
-        ended_count = sum(
-            stats.counters[name] for name in ("sent", "failed", "cancelled", "expired", "suppressed")
-        )
+        ended_count = sum(stats.counters[name] for name in ("sent", "failed", "cancelled", "expired", "suppressed"))
         in_redis = stats.waiting + stats.active + stats.delayed + stats.scheduled
         assert stats.counters["enqueued"] == ended_count + in_redis, stats
 
@@ -135,7 +133,9 @@ class HandSender:
         return (await self.consumer.fetch(want)).leases
 
     async def begin(self, leases: Sequence[Lease]) -> list[Grant]:
-        return await self.consumer.begin([BeginRequest(lease, processing_event(lease, 0, self.name)) for lease in leases])
+        return await self.consumer.begin(
+            [BeginRequest(lease, processing_event(lease, 0, self.name)) for lease in leases]
+        )
 
     async def take(self, want: int = 10) -> list[Lease]:
         """Fetch and begin; every job must be granted."""

@@ -1,0 +1,240 @@
+"""Checking one recipient: its addresses, its variables, its attachments; all problems at once.
+
+This runs for each of a million recipients: what depends on the blast alone is worked out once in the constructor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from services.ingest.addresses import AddressError, normal_email, normal_phone
+from services.ingest.decoding import problem_of, problems_of, read_object
+from services.ingest.intake.spool import Accepted
+from services.ingest.problems import ApiError, Problem
+from services.ingest.recipients.csv_rows import CsvRow
+from services.ingest.recipients.outcome import Checked
+from services.ingest.recipients.rules import MAX_ATTACHMENT_BYTES, Rules
+from services.ingest.recipients.typed_values import Check, ValueProblem, check_of, is_nothing, text_value
+from services.ingest.requests import AttachmentRequest, RecipientRequest
+from shared.channels import CHANNELS
+from shared.jobs import Attachment
+from shared.rendering import RenderError, compile_template, merge_variables, whatsapp_components
+
+_TEST_RENDERS = 3
+_UNFIT_FILENAME = re.compile(r"[\x00-\x1f\x7f/\\]")
+_UNFIT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_decoder = msgspec.json.Decoder(RecipientRequest)
+_NO_ATTACHMENTS: list[Attachment] = []
+
+
+@dataclass(frozen=True, slots=True)
+class _VariableRule:
+    """What is asked of one variable; `needed`: neither a default nor a global variable stands in."""
+
+    name: str
+    check: Check
+    needed: bool
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A recipient being checked."""
+
+    index: int
+    path: str
+    name: str
+    email: str
+    phone: str
+    variables: dict[str, Any]
+    reference: str
+    attachments: list[Attachment]
+    addresses: list[str]
+    problems: list[Problem]
+    refused: bool = False
+
+    def problem(self, field: str, code: str, message: str, *, refuse: bool = True) -> None:
+        self.problems.append(Problem(f"{self.path}.{field}", code, message))
+        self.refused = self.refused or refuse
+
+
+class RecipientChecker:
+    """Checks the recipients of one blast; raises ApiError if the template cannot be compiled."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._channels = [CHANNELS[name] for name in rules.channels]
+        self._variables = _variable_rules(rules)
+        try:
+            self._compiled = compile_template(rules.template)
+        except RenderError as error:
+            raise ApiError("INVALID_TEMPLATE", str(error)) from error
+        self._renders_left = _TEST_RENDERS if "email" in rules.channels else 0
+        self._whatsapp = "whatsapp" in rules.channels and rules.template.whatsapp is not None
+        self._borrowed = _borrowed_addresses(rules, self._compiled.variables)
+
+    def check_json(self, raw: bytes | msgspec.Raw, index: int, path: str = "") -> Checked:
+        """Check a recipient written in JSON; `path` is its JSON path, `recipients[<index>]` by default."""
+        path = path or f"recipients[{index}]"
+        try:
+            request = _decoder.decode(raw)
+        except msgspec.ValidationError as error:
+            return Checked(None, _decode_problems(bytes(raw), path) or [problem_of(error, path)])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return Checked(None, [Problem(path, "INVALID_TYPE", f"a recipient is a JSON object: {error}")])
+        return self._check(request, index, path)
+
+    def check_row(self, row: CsvRow, index: int) -> Checked:
+        """Check a recipient written as a CSV row."""
+        path = f"recipients[{index}]"
+        if row.problem:
+            return Checked(None, [Problem(path, "INVALID_VALUE", f"line {row.line}: {row.problem}")])
+        try:
+            request = msgspec.convert(row.fields(), RecipientRequest)
+        except msgspec.ValidationError as error:
+            return Checked(None, problems_of(row.fields(), RecipientRequest, path) or [problem_of(error, path)])
+        return self._check(request, index, path)
+
+    def _check(self, request: RecipientRequest, index: int, path: str) -> Checked:
+        draft = _Draft(
+            index, path, request.name.strip(), request.email or "", request.phone or "",
+            {}, request.reference, _NO_ATTACHMENTS, [], [],
+        )  # fmt: skip
+        self._check_lines(draft)
+        self._check_addresses(draft)
+        self._check_variables(draft, request.variables)
+        if request.attachments:
+            self._check_attachments(draft, request.attachments)
+        if not draft.refused and self._whatsapp:
+            self._check_parameters(draft)
+        if not draft.refused and self._renders_left:
+            self._try_rendering(draft)
+        if draft.refused or not any(draft.addresses):
+            return Checked(None, draft.problems)
+        accepted = Accepted(index, draft.name, draft.addresses, draft.variables, draft.reference, draft.attachments)
+        return Checked(accepted, draft.problems)
+
+    def _check_lines(self, draft: _Draft) -> None:
+        for field, value in (("name", draft.name), ("reference", draft.reference)):
+            if not value.isprintable() and _UNFIT_LINE.search(value):
+                draft.problem(field, "INVALID_CHARACTERS", f"{field} contains line breaks or control characters")
+
+    def _check_addresses(self, draft: _Draft) -> None:
+        for channel in self._channels:
+            draft.addresses.append(self._address(draft, channel.address_field))
+
+    def _address(self, draft: _Draft, field: str) -> str:
+        """Return the normal form for a channel's address field, "" where there is none or it is no good."""
+        strict = not self._rules.permissive
+        try:
+            if field == "email":
+                if draft.email.strip():
+                    return normal_email(draft.email)
+            elif draft.phone.strip():
+                return normal_phone(draft.phone, self._rules.region)
+        except AddressError as error:
+            draft.problem(field, f"INVALID_{field.upper()}", str(error), refuse=strict)
+            return ""
+        draft.problem(field, f"MISSING_{field.upper()}", f"this recipient has no {field}", refuse=strict)
+        return ""
+
+    def _check_variables(self, draft: _Draft, given: Mapping[str, Any]) -> None:
+        for rule in self._variables:
+            value = given.get(rule.name)
+            if is_nothing(value):
+                if rule.needed and not _has_own(draft, rule.name):
+                    what = f"variable {rule.name!r} is required by the template"
+                    draft.problem(f"variables.{rule.name}", "MISSING_REQUIRED_VARIABLE", what)
+                continue
+            try:
+                draft.variables[rule.name] = rule.check(value)
+            except ValueProblem as problem:
+                draft.problem(f"variables.{rule.name}", problem.code, f"{rule.name} {problem}")
+        for name in self._borrowed:
+            if name not in draft.variables and (address := getattr(draft, name).strip()):
+                draft.variables[name] = address
+
+    def _check_attachments(self, draft: _Draft, requests: list[AttachmentRequest]) -> None:
+        draft.attachments = [Attachment(one.filename, one.content_type, one.content) for one in requests]
+        for position, one in enumerate(requests):
+            if _UNFIT_FILENAME.search(one.filename):
+                what = "a file name has no slashes, line breaks or control characters"
+                draft.problem(f"attachments[{position}].filename", "INVALID_CHARACTERS", what)
+        size = self._rules.attachment_bytes + sum(len(one.content) for one in requests)
+        if size > MAX_ATTACHMENT_BYTES:
+            draft.problem("attachments", "ATTACHMENTS_TOO_LARGE", f"the attachments are {size} bytes in all")
+
+    def _check_parameters(self, draft: _Draft) -> None:
+        place = self._rules.channels.index("whatsapp")
+        if not draft.addresses[place]:
+            return
+        try:
+            whatsapp_components(self._rules.template, self._values(draft))
+        except RenderError as error:
+            field = f"variables.{error.variable}" if error.variable else "variables"
+            draft.problem(field, "INVALID_VARIABLE", str(error), refuse=not self._rules.permissive)
+            draft.addresses[place] = ""
+
+    def _try_rendering(self, draft: _Draft) -> None:
+        """Render the first recipients, so that a template that cannot be rendered is refused before it is queued."""
+        self._renders_left -= 1
+        try:
+            self._compiled.render(self._values(draft))
+        except RenderError as error:
+            field = f"variables.{error.variable}" if error.variable else "variables"
+            draft.problem(field, "RENDER_FAILED", str(error))
+
+    def _values(self, draft: _Draft) -> dict[str, Any]:
+        return merge_variables(self._rules.template, self._rules.global_variables, draft)
+
+
+_OWN = frozenset({"name", "email", "phone"})
+
+
+def _variable_rules(rules: Rules) -> list[_VariableRule]:
+    """Return a rule for each declared variable, and for own fields that variables of the same name override."""
+    declared = [
+        _VariableRule(
+            variable.name,
+            check_of(variable, rules.region),
+            variable.required and variable.default is None and variable.name not in rules.global_variables,
+        )
+        for variable in rules.template.variables
+    ]
+    names = {rule.name for rule in declared}
+    return declared + [_VariableRule(name, text_value, needed=False) for name in sorted(_OWN - names)]
+
+
+def _borrowed_addresses(rules: Rules, used: frozenset[str]) -> list[str]:
+    """Return the address fields that one channel's content uses and another channel's job carries.
+
+    A job knows its own address alone, so these travel among its variables.
+    """
+    content = rules.template.whatsapp
+    parameters = (
+        {*content.header_variables, *content.body_variables, *content.button_variables} if content else frozenset()
+    )
+    needed = [
+        ("phone", "email" in rules.channels and "phone" in used),
+        ("email", "whatsapp" in rules.channels and "email" in parameters),
+    ]
+    return [name for name, uses in needed if uses and name not in rules.global_variables]
+
+
+def _has_own(draft: _Draft, name: str) -> bool:
+    """Say whether the recipient's own name, email or phone stands in for a variable of that name."""
+    return name in _OWN and bool(getattr(draft, name).strip())
+
+
+def _decode_problems(raw: bytes, path: str) -> list[Problem]:
+    try:
+        value = read_object(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = None
+    if value is None:
+        return [Problem(path, "INVALID_TYPE", "a recipient is a JSON object")]
+    return problems_of(value, RecipientRequest, path)

@@ -1,0 +1,157 @@
+"""Values of variables, held against their declared types.
+
+A value is kept as the client wrote it, but for numbers written as texts (as CSV writes all of them), which become
+numbers. Nothing (null, or an empty text) counts as not given.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from services.ingest.addresses import AddressError, normal_email, normal_phone
+from services.ingest.problems import Problem
+from shared.rendering import BUILT_IN
+from shared.templates import Template, Variable
+
+MAX_TEXT_CHARS = 65_536
+_SHOWN_CHARS = 60
+# the widest whole numbers that msgpack can carry
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(?:\.[0-9]{1,18})?")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9:.,]{4,15}(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?")
+
+Value = str | int | float | bool
+Check = Callable[[Any], Value]
+
+
+class ValueProblem(ValueError):  # noqa: N818 - a problem of the client's value, in the words of the API
+    """A value that does not fit; `code` is the API's, the message is for the client."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def is_nothing(value: object) -> bool:
+    """Say whether a value counts as not given."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def check_of(variable: Variable, region: str) -> Check:
+    """Return the check of a variable's type: it returns the value to keep or raises ValueProblem."""
+    match variable.type:
+        case "number":
+            return number_value
+        case "date":
+            return date_value
+        case "url":
+            return url_value
+        case "email":
+            return _address_value(normal_email)
+        case "phone":
+            return _address_value(lambda text: normal_phone(text, region))
+        case "string":
+            return text_value
+
+
+def text_value(value: object) -> Value:
+    """Check a text; a number or a yes or no will do as well."""
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT_CHARS:
+            raise ValueProblem("TOO_LONG", f"longer than {MAX_TEXT_CHARS} characters")
+        if not value.isprintable() and _CONTROL.search(value):
+            raise ValueProblem("INVALID_CHARACTERS", "contains control characters")
+        return value
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)):
+        return number_value(value)
+    raise _unfit("a text", value)
+
+
+def number_value(value: object) -> Value:
+    """Check a number; a text that is plainly one becomes one."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        return float(value) if "." in value else int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _unfit("a number", value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _unfit("a finite number", value)
+    if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
+        raise _unfit("a number of at most 64 bits", value)
+    return value
+
+
+def date_value(value: object) -> Value:
+    """Check an ISO 8601 date or time."""
+    if isinstance(value, str) and _DATE.fullmatch(value.strip()):
+        written = value.strip()
+        try:
+            date.fromisoformat(written) if len(written) == 10 else datetime.fromisoformat(written)
+        except ValueError:
+            raise _unfit("a date that exists", value) from None
+        return written
+    raise _unfit("a date such as 2026-01-31 or 2026-01-31T12:00:00Z", value)
+
+
+def url_value(value: object) -> Value:
+    """Check an absolute http or https URL."""
+    wanted = "a URL such as https://example.com/path"
+    if not isinstance(value, str):
+        raise _unfit(wanted, value)
+    written = text_value(value.strip())
+    assert isinstance(written, str)  # noqa: S101 - a text stays a text
+    try:
+        parts = urlsplit(written)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        good = False
+    if not good or any(char.isspace() for char in written):
+        raise _unfit(wanted, value)
+    return written
+
+
+def _address_value(normal: Callable[[str], str]) -> Check:
+    def check(value: object) -> Value:
+        if not isinstance(value, str):
+            raise _unfit("an address written as a text", value)
+        try:
+            normal(value)
+        except AddressError as error:
+            raise ValueProblem("INVALID_VARIABLE", str(error)) from None
+        return value.strip()
+
+    return check
+
+
+def _unfit(wanted: str, value: object) -> ValueProblem:
+    if isinstance(value, (str, int, float)):
+        written = str(value) if not isinstance(value, int) else f"{value:.6g}" if abs(value) > 2**64 else str(value)
+        shown = repr(written[:_SHOWN_CHARS])
+    else:
+        shown = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "nothing"
+    return ValueProblem("INVALID_VARIABLE", f"should be {wanted}, but is {shown}")
+
+
+def check_global_variables(
+    template: Template, given: Mapping[str, Any], region: str, path: str = "globalVariables"
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Check a blast's own variables; returns those that the template knows, and every problem."""
+    checks = {variable.name: check_of(variable, region) for variable in template.variables}
+    checks |= {name: text_value for name in BUILT_IN[:3] if name not in checks}
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, value in given.items():
+        if name not in checks or is_nothing(value):
+            continue
+        try:
+            values[name] = checks[name](value)
+        except ValueProblem as problem:
+            problems.append(Problem(f"{path}.{name}", problem.code, f"{name} {problem}"))
+    return values, problems

@@ -1,0 +1,256 @@
+"""The store: the one connection that writes, on a thread of its own, and read-only connections beside it.
+
+SQLite in WAL mode lets readers go on while the writer commits. Every commit is synced to disk before events
+are acknowledged to Redis (`synchronous=FULL`), so a power cut loses nothing either. Checkpoints never happen
+inside a commit: `checkpoint` does them apart, most of the work on another connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from services.logger.schema import NewerSchemaError, migrate
+from shared.errors import KurirError, SettingsError
+
+ResultT = TypeVar("ResultT")
+Work = Callable[[sqlite3.Connection], ResultT]
+
+BUSY_TIMEOUT_S = 5.0
+LOCK_WAIT_S = 10.0
+QUERY_LIMIT_S = 5.0
+CHECKPOINT_BYTES = 32 * 1024 * 1024
+_PAGE_CACHE_KIB = 65_536
+_READER_CACHE_KIB = 8_192
+_CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_REPAIR = "stop Kurir and restore a backup (kurir backup writes them), or move the file away to begin a new one"
+
+
+class StorageError(KurirError):
+    """The database cannot be written or read right now; `reason` is fit for health and logs."""
+
+    def __init__(self, action: str, error: sqlite3.Error) -> None:
+        name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+        super().__init__(f"{action}: {error} ({name})")
+        self.reason = f"{error} ({name})"
+
+
+class QueryTooSlowError(KurirError):
+    """A query was stopped because it took longer than a query may."""
+
+
+class Store:
+    """The SQLite file; `open` before anything else. `path` must lie on a local disk."""
+
+    def __init__(self, path: Path, readers: int = 3) -> None:
+        self.path = path
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
+        self._reading = ThreadPoolExecutor(readers, thread_name_prefix="db-reader")
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._writer: sqlite3.Connection | None = None
+        self._lock: int | None = None
+
+    async def open(self) -> None:
+        """Lock, check, migrate; raises SettingsError with one clear line where the file cannot be used."""
+        await asyncio.get_running_loop().run_in_executor(self._writing, self._open)
+
+    async def close(self) -> None:
+        """Finish the work under way and close every connection."""
+        await asyncio.to_thread(self._close)
+
+    async def write(self, work: Work[ResultT]) -> ResultT:
+        """Run `work` in one transaction on the writer's thread; all or nothing.
+
+        Raises StorageError where the disk is full, the file locked or broken; nothing was written then.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._writing, self._transact, work)
+
+    async def maintain(self, work: Work[ResultT]) -> ResultT:
+        """Run `work` on the writer's thread outside a transaction; its commits may be lost in a power cut."""
+        return await asyncio.get_running_loop().run_in_executor(self._writing, self._maintain, work)
+
+    async def read(self, work: Work[ResultT]) -> ResultT:
+        """Run `work` on a read-only connection; raises StorageError and QueryTooSlowError."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._query, work)
+
+    async def checkpoint(self) -> None:
+        """Move what the write-ahead log holds into the file, if it has grown.
+
+        A reader's thread copies and syncs while the writer goes on; what it could not reach is little, and the
+        writer then finishes it, so that the log begins again at its start.
+        """
+        if self.wal_bytes() < CHECKPOINT_BYTES:
+            return
+        await self.read(_checkpoint)
+        await self.maintain(_checkpoint)
+
+    def wal_bytes(self) -> int:
+        """Return the size of the write-ahead log."""
+        return _size(self.path.with_name(self.path.name + "-wal"))
+
+    def size_bytes(self) -> int:
+        """Return the size of the database with its write-ahead log."""
+        return _size(self.path) + self.wal_bytes()
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.path.with_name(self.path.name + ".lock"))
+        try:
+            fresh = _size(self.path) == 0
+            connection = self._connect_writer()
+            if not fresh:
+                _check(connection, self.path)
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+            migrate(connection)
+        except NewerSchemaError as error:
+            raise SettingsError([f"database {self.path}: {error}"]) from error
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            hint = f"; {_REPAIR}" if code in _CORRUPT else ""
+            raise SettingsError([f"database {self.path} cannot be opened: {error}{hint}"]) from error
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA cache_size = -{_PAGE_CACHE_KIB}")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        # deleted personal data is zeroed where that costs no extra write
+        connection.execute("PRAGMA secure_delete = FAST")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        self._writer = connection
+        return connection
+
+    def _transact(self, work: Work[ResultT]) -> ResultT:
+        connection = self._writer
+        try:
+            if connection is None:
+                connection = self._connect_writer()
+            connection.execute("BEGIN IMMEDIATE")
+            result = work(connection)
+            connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            self._give_up(connection)
+            raise StorageError("write", error) from error
+        except BaseException:
+            self._give_up(connection)
+            raise
+        return result
+
+    def _give_up(self, connection: sqlite3.Connection | None) -> None:
+        """Roll back; a connection that cannot even do that is dropped, and the next write opens another."""
+        if connection is None:
+            return
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._writer = None
+            connection.close()
+
+    def _maintain(self, work: Work[ResultT]) -> ResultT:
+        try:
+            connection = self._writer or self._connect_writer()
+            connection.execute("PRAGMA synchronous = NORMAL")
+            try:
+                return work(connection)
+            finally:
+                self._give_up(connection)
+                if self._writer is not None:
+                    connection.execute("PRAGMA synchronous = FULL")
+        except sqlite3.DatabaseError as error:
+            raise StorageError("maintenance", error) from error
+
+    def _query(self, work: Work[ResultT]) -> ResultT:
+        connection = self._reader()
+        deadline = time.monotonic() + QUERY_LIMIT_S
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+        try:
+            return work(connection)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+                raise QueryTooSlowError(f"the query took longer than {QUERY_LIMIT_S:g} s") from error
+            raise StorageError("read", error) from error
+        except sqlite3.DatabaseError as error:
+            raise StorageError("read", error) from error
+
+    def _reader(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(
+                f"{self.path.resolve().as_uri()}?mode=rw",
+                uri=True,
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            # opened for writing because a read-only connection cannot checkpoint, then bound to read
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
+            self._local.connection = connection
+            self._connections.append(connection)
+        return connection
+
+    def _close(self) -> None:
+        self._reading.shutdown()
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+        self._writing.submit(self._close_writer).result()
+        self._writing.shutdown()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Run SQLite's quick check; raises SettingsError with what it found and what to do."""
+    found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
+    if found != ["ok"]:
+        raise SettingsError([f"database {path} is damaged ({'; '.join(found)}): {_REPAIR}"])
+
+
+def _lock(path: Path) -> int:
+    """Hold the file that says a logger owns the database; the kernel lets it go with the process."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise SettingsError([f"cannot write {path}: {error.strerror}"]) from error
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise SettingsError([f"another logger has {path.with_suffix('')} open; only one may"]) from None
+            time.sleep(0.05)
+        else:
+            return descriptor
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,138 @@
+"""A whole system as a user starts it: the command `kurir`, in a process of its own, seen only from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+KURIR = Path(sys.executable).with_name("kurir")
+_OFFSETS = (0, 10, 11, 20, 21, 30, 79, 90, 91)
+_READY_TIMEOUT_S = 60.0
+
+
+def free_base() -> int:
+    """Return a port from which all ports of a system are free, below those the kernel hands out by itself."""
+    while True:
+        base = random.randrange(15_000, 32_000)
+        if all(_is_free(base + offset) for offset in _OFFSETS):
+            return base
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class System:
+    """`kurir <command>` on free ports and a data folder of its own; its output is kept for the failure message."""
+
+    def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
+        self.port = free_base()
+        self.data = folder / "data"
+        self._env = {**_clean_environment(), **(env or {})}
+        self._output = folder / "output.txt"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The running command."""
+        assert self._process is not None, "not started"
+        return self._process
+
+    def output(self) -> str:
+        """Return what it has written so far, stdout and stderr together."""
+        return self._output.read_text(errors="replace") if self._output.exists() else ""
+
+    def start(self, command: str, options: Sequence[str] = ()) -> None:
+        """Start the command without waiting for anything."""
+        words = [str(KURIR), command, "--port", str(self.port), "--data-dir", str(self.data), *options]
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(words, env=self._env, stdout=output, stderr=output, cwd=self.data.parent)
+
+    def up(self, *options: str) -> None:
+        """Run `kurir up` and wait until it says that it is ready."""
+        self.start("up", options)
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while "Kurir is ready" not in self.output():
+            assert self.process.poll() is None, f"kurir up ended with {self.process.returncode}:\n{self.output()}"
+            assert time.monotonic() < deadline, f"not ready:\n{self.output()}"
+            time.sleep(0.05)
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait for its end and return the exit code."""
+        return self.process.wait(timeout_s)
+
+    def interrupt(self) -> float:
+        """Press Ctrl-C, wait for the end, and return how many seconds that took."""
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(30)
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        """End it whatever it does."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def child(self, service: str) -> psutil.Process | None:
+        """Return the running process of a service ("redis" for the embedded server), None if there is none now."""
+        for child in self.children():
+            try:
+                words = child.cmdline()
+            except psutil.Error:
+                continue
+            if f"services.{service}" in words or (service == "redis" and "--appendonly" in words):
+                return child
+        return None
+
+    def children(self) -> list[psutil.Process]:
+        """Return its child processes."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def get(self, path: str) -> dict[str, Any]:
+        """GET a path of the API."""
+        return self._call(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}"))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """POST a JSON body to a path of the API."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode())
+        request.add_header("Content-Type", "application/json")
+        return self._call(request)
+
+    def delivered(self) -> list[dict[str, Any]]:
+        """Return what the sandbox has accepted so far."""
+        path = self.data / "sandbox" / "delivered.ndjson"
+        if not path.exists():
+            return []
+        whole_lines = path.read_text().rpartition("\n")[0]
+        return [json.loads(line) for line in whole_lines.splitlines()]
+
+    def _call(self, request: urllib.request.Request) -> dict[str, Any]:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+
+def _clean_environment() -> dict[str, str]:
+    """The environment without settings of whoever runs the tests."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}

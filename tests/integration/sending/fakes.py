@@ -1,0 +1,61 @@
+"""A provider made of a function, and an observer that remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from shared.blasts import Blast
+from shared.jobs import Job
+from shared.sending.provider import ProviderStatus, Receipt, RenderedMessage
+
+Behaviour = Callable[[RenderedMessage], Awaitable[Receipt]]
+
+
+async def accept(message: RenderedMessage) -> Receipt:
+    """Take any message at once."""
+    return Receipt(f"<{message.job_id}>", "250 ok")
+
+
+@dataclass
+class FakeProvider:
+    """Sends by calling `behaviour`; remembers when each job was handed over (monotonic seconds)."""
+
+    behaviour: Behaviour = accept
+    is_available: bool = True
+    calls: list[tuple[str, float]] = field(default_factory=list)
+    channel: str = "email"
+
+    async def open(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+    def render(self, job: Job, blast: Blast) -> RenderedMessage:
+        return RenderedMessage(job.job_id, blast.template.subject)
+
+    async def send(self, message: RenderedMessage) -> Receipt:
+        self.calls.append((message.job_id, asyncio.get_running_loop().time()))
+        return await self.behaviour(message)
+
+    def available(self) -> bool:
+        return self.is_available
+
+    async def status(self) -> ProviderStatus:
+        return ProviderStatus(self.is_available, self.is_available)
+
+
+@dataclass
+class RememberedAttempts:
+    """Remembers what a metrics module would count."""
+
+    attempts: list[tuple[str, str]] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+
+    def attempt(self, channel: str, outcome: str, error_class: str, duration_s: float) -> None:  # noqa: ARG002 -- the protocol's shape
+        self.attempts.append((outcome, error_class))
+
+    def queue_latency(self, channel: str, lane: str, seconds: float) -> None:  # noqa: ARG002 -- the protocol's shape
+        self.latencies.append(seconds)

@@ -1,0 +1,48 @@
+"""Sending loops run inside a test, stopped at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from shared.lifecycle import Stop
+from shared.queue.batches import boot_name
+from shared.queue.timing import Timing
+from shared.sending.loop import SendingLoop
+from shared.sending.provider import RenderedMessage
+from shared.sending.settings import SendingSettings
+from tests.integration.queue.world import World
+from tests.integration.sending.fakes import FakeProvider, RememberedAttempts
+
+QUARTER = Timing.scaled(0.25)
+SETTINGS = SendingSettings(
+    sender_id="",
+    host="h",
+    concurrency=5,
+    rate=None,
+    on_uncertain="resend",
+    max_attempts=3,
+    grace_s=2.0,
+    timing=QUARTER,
+    time_scale=0.1,
+)
+
+
+@asynccontextmanager
+async def sending(
+    world: World, provider: FakeProvider, settings: SendingSettings = SETTINGS
+) -> AsyncIterator[RememberedAttempts]:
+    """Run one sender until the block is left, then stop it and wait for its end."""
+    observer = RememberedAttempts()
+    settings = replace(settings, sender_id=settings.sender_id or boot_name("email", "test"))
+    loop: SendingLoop[RenderedMessage] = SendingLoop(world.redis, provider, settings, observer)
+    stop = Stop()
+    task = asyncio.create_task(loop.run(stop))
+    try:
+        yield observer
+    finally:
+        stop.set()
+        async with asyncio.timeout(10):
+            await task
