@@ -3,6 +3,8 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# most tests wait for something, so a few more of them than cores run side by side; claims about time run alone
+TEST_PROCESSES ?= 3
 # the first interpreter on PATH that is new enough and can make an environment
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
@@ -29,7 +31,8 @@ up: $(STAMP) ## Run the whole system in the foreground
 	@$(BIN)/kurir up
 
 test: $(STAMP) ## Run every test but soak and compose
-	$(BIN)/pytest -m "not soak and not compose"
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal -m "not soak and not compose and not timing"
+	$(BIN)/pytest -m "timing and not soak"
 
 test-fast: $(STAMP) ## Run the unit tests alone
 	$(BIN)/pytest tests/unit
