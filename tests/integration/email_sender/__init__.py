@@ -1,0 +1,1 @@
+"""Tests of the email sender against real mail servers."""
