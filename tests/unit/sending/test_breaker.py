@@ -1,0 +1,122 @@
+"""The circuit breaker, with a clock that the test owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.sending.breaker import Breaker, BreakerPolicy
+
+
+@dataclass
+class HeldClock:
+    """A clock that stands still until it is moved."""
+
+    at: float = 1000.0
+
+    def now_ms(self) -> int:
+        return int(self.at * 1000)
+
+    def monotonic(self) -> float:
+        return self.at
+
+    async def sleep(self, seconds: float) -> None:
+        self.at += seconds
+
+
+def opened(clock: HeldClock) -> Breaker:
+    """Return a breaker that has just opened."""
+    breaker = Breaker(clock, BreakerPolicy(failures=5, open_s=60, probe_every_s=5))
+    for _ in range(5):
+        breaker.failed("refused")
+    return breaker
+
+
+def test_opens_after_five_failures_in_a_row() -> None:
+    """Four failures, an answer and four more leave it closed; the fifth in a row opens it, with its reason."""
+    breaker = Breaker(HeldClock())
+    for failures in (4, 4):
+        breaker.worked()
+        for _ in range(failures):
+            breaker.failed("refused")
+    assert breaker.admits(last_resort=True)
+    breaker.failed("no route")
+    assert breaker.is_open
+    assert breaker.reason == "no route"
+    assert breaker.enter(last_resort=True) is None
+
+
+def test_rests_for_a_minute_where_another_server_serves() -> None:
+    """A server with an alternative is left alone for 60 s, one without is probed after 5 s."""
+    clock = HeldClock()
+    breaker = opened(clock)
+    clock.at += 4.9
+    assert not breaker.admits(last_resort=True)
+    clock.at += 0.1
+    assert breaker.admits(last_resort=True)
+    assert not breaker.admits(last_resort=False)
+    clock.at += 55
+    assert breaker.admits(last_resort=False)
+
+
+def test_one_probe_at_a_time() -> None:
+    """While a probe is under way nothing else enters; its failure starts the rest anew."""
+    clock = HeldClock()
+    breaker = opened(clock)
+    clock.at += 5
+    probe = breaker.enter(last_resort=True)
+    assert probe is not None
+    assert probe.probe
+    with probe:
+        assert breaker.enter(last_resort=True) is None
+        probe.failed("still refused")
+    assert breaker.enter(last_resort=True) is None
+    clock.at += 5
+    assert breaker.enter(last_resort=True) is not None
+
+
+def test_an_answer_to_the_probe_closes_it() -> None:
+    """After one answer everything may enter, and five failures are needed again."""
+    clock = HeldClock()
+    breaker = opened(clock)
+    clock.at += 5
+    probe = breaker.enter(last_resort=True)
+    assert probe is not None
+    with probe:
+        probe.worked()
+    breaker.failed("refused")
+    turns = [breaker.enter(last_resort=True) for _ in range(3)]
+    assert [turn.probe for turn in turns if turn] == [False, False, False]
+
+
+def test_late_failures_leave_the_probe_alone() -> None:
+    """A try from before the opening that fails late does not let a second probe in beside the first."""
+    clock = HeldClock()
+    breaker = Breaker(clock, BreakerPolicy(failures=2, open_s=60, probe_every_s=5))
+    early = breaker.enter(last_resort=True)
+    assert early is not None
+    breaker.failed("refused")
+    breaker.failed("refused")
+    clock.at += 5
+    assert breaker.enter(last_resort=True) is not None
+    with early:
+        early.failed("timed out")
+    clock.at += 5
+    assert breaker.enter(last_resort=True) is None
+
+
+def test_a_probe_without_a_word_is_given_back() -> None:
+    """A probe that was cut off neither closes the breaker nor blocks the next."""
+    clock = HeldClock()
+    breaker = opened(clock)
+    clock.at += 5
+    probe = breaker.enter(last_resort=True)
+    assert probe is not None
+    with probe:
+        pass
+    assert breaker.is_open
+    assert breaker.enter(last_resort=True) is not None
+
+
+def test_scaled_policy_keeps_the_count() -> None:
+    """Time constants scale, the number of failures does not."""
+    assert BreakerPolicy.scaled(0.25) == BreakerPolicy(5, 15.0, 1.25)
