@@ -1,0 +1,5 @@
+"""Entry point of `python -m services.sandbox`."""
+
+from services.sandbox.main import run
+
+run()

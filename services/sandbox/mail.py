@@ -1,0 +1,76 @@
+"""One mail: its envelope, what its header says, and whether a strict server would take it at all."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+
+from services.sandbox.mailbox import KEPT_BYTES, Message
+
+_FIELDS = re.compile(rb"^(x-kurir-job|message-id|subject):((?:.*)(?:\r\n[ \t].*)*)", re.IGNORECASE | re.MULTILINE)
+_LONG_LINE = re.compile(rb"[^\n]{1000,}")
+
+
+@dataclass(slots=True)
+class Envelope:
+    """What MAIL FROM and RCPT TO said."""
+
+    sender: str
+    utf8: bool = False
+    recipients: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fields of a mail's header that the sandbox looks at, decoded; "" for those it lacks."""
+
+    job_id: str = ""
+    message_id: str = ""
+    subject: str = ""
+
+
+def read_header(raw: bytes) -> Header:
+    """Read the fields; of repeated ones the first counts."""
+    end = raw.find(b"\r\n\r\n")
+    found: dict[bytes, bytes] = {}
+    for name, value in _FIELDS.findall(raw, 0, end if end >= 0 else len(raw)):
+        found.setdefault(name.lower(), value)
+    return Header(
+        job_id=_text(found.get(b"x-kurir-job", b"")),
+        message_id=_text(found.get(b"message-id", b"")),
+        subject=_decoded(_text(found.get(b"subject", b""))),
+    )
+
+
+def problem_of(raw: bytes) -> str:
+    """Return the reply to a mail that strict servers refuse (RFC 5321, 2.3.8 and 4.5.3.1.6), "" to any other."""
+    line_ends = raw.count(b"\r\n")
+    if raw.count(b"\n") != line_ends or raw.count(b"\r") != line_ends:
+        return "550 5.6.0 the message holds a bare CR or LF"
+    if _LONG_LINE.search(raw) is not None:
+        return "550 5.6.0 the message holds a line of more than 998 bytes"
+    return ""
+
+
+def messages_of(envelope: Envelope, header: Header, raw: bytes) -> list[Message]:
+    """Return what is kept of an accepted mail: one message for each recipient."""
+    source = raw[:KEPT_BYTES]
+    return [
+        Message("email", address, header.job_id, header.message_id, header.subject, envelope.sender, source)
+        for address in envelope.recipients
+    ]
+
+
+def _text(value: bytes) -> str:
+    return value.replace(b"\r\n", b"").strip().decode("utf-8", "replace")
+
+
+def _decoded(value: str) -> str:
+    if "=?" not in value:
+        return value
+    try:
+        return str(make_header(decode_header(value)))
+    except (HeaderParseError, LookupError, ValueError):
+        return value

@@ -1,0 +1,61 @@
+"""The sandbox's process: wires mailbox, outcomes and faults to the SMTP server and the HTTP one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from services.sandbox.app import ControlApi
+from services.sandbox.faults import Faults
+from services.sandbox.mailbox import Mailbox
+from services.sandbox.metrics import SandboxMetrics
+from services.sandbox.outcomes import SLOW_S, MailOutcomes
+from services.sandbox.qiscus import QiscusApi
+from services.sandbox.reception import MailReception, SmtpListener
+from services.sandbox.settings import SandboxSettings, read_settings
+from shared.clock import SystemClock
+from shared.lifecycle import Stop, run_service
+from shared.logs import configure_logging, get_logger
+from shared.web import Health, operations_routes, serving
+
+_MAX_BODY_BYTES = 1024 * 1024
+
+
+async def run_sandbox(stop: Stop, env: Mapping[str, str]) -> None:
+    """Serve until `stop`; raises SettingsError where the environment cannot work."""
+    settings = read_settings(env)
+    configure_logging("sandbox", settings.common)
+    mailbox = Mailbox(settings.delivered, settings.keep)
+    try:
+        await _serve(stop, settings, mailbox)
+    finally:
+        mailbox.close()
+
+
+async def _serve(stop: Stop, settings: SandboxSettings, mailbox: Mailbox) -> None:
+    common = settings.common
+    faults = Faults(SystemClock())
+    metrics = SandboxMetrics()
+    outcomes = MailOutcomes(SLOW_S * common.time_scale)
+    reception = MailReception(mailbox, outcomes, faults, metrics, settings.latency_s)
+    listener = SmtpListener(reception, common.host, settings.smtp_port)
+    control = ControlApi(mailbox, faults, listener)
+    app = web.Application(client_max_size=_MAX_BODY_BYTES)
+    app.add_routes(operations_routes(Health("sandbox"), metrics.exposition))
+    app.add_routes(QiscusApi(settings, mailbox, faults, metrics).routes())
+    app.add_routes(control.routes())
+    await listener.open()
+    try:
+        async with serving(app, common.host, common.port) as port:
+            get_logger().info("sandbox_ready", port=port, smtp_port=listener.port)
+            await stop.wait()
+    finally:
+        await control.close()
+        await listener.close()
+
+
+def run() -> None:
+    """Run the sandbox as a process."""
+    run_service("sandbox", lambda stop: run_sandbox(stop, os.environ))

@@ -1,0 +1,150 @@
+"""The Qiscus look-alike: `POST /whatsapp/v1/{app}/{channel}/messages`, answered in WhatsApp's Cloud form."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import orjson
+from aiohttp import web
+
+from services.sandbox.faults import Fault, Faults
+from services.sandbox.mailbox import KEPT_BYTES, Mailbox, Message
+from services.sandbox.metrics import SandboxMetrics
+from services.sandbox.outcomes import WHATSAPP_ERRORS, whatsapp_error_of
+from services.sandbox.settings import SandboxSettings
+from shared.logs import get_logger
+
+_NOT_JSON = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal(Exception):  # noqa: N818 -- an answer, not a failure
+    """An error that the provider answers with."""
+
+    status: int
+    code: int
+    details: str
+    retry_after: str = ""
+
+
+class QiscusApi:
+    """Takes WhatsApp messages as Qiscus does."""
+
+    def __init__(self, settings: SandboxSettings, mailbox: Mailbox, faults: Faults, metrics: SandboxMetrics) -> None:
+        self._settings = settings
+        self._mailbox = mailbox
+        self._faults = faults
+        self._metrics = metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return its one route."""
+        return [web.post("/whatsapp/v1/{app}/{channel}/messages", self._take)]
+
+    async def _take(self, request: web.Request) -> web.Response:
+        raw = await request.read()
+        try:
+            answer = await self._answer(request, raw)
+        except _Refusal as refusal:
+            self._metrics.message("whatsapp", "refused")
+            return _error_response(refusal)
+        self._metrics.message("whatsapp", "accepted")
+        return answer
+
+    async def _answer(self, request: web.Request, raw: bytes) -> web.Response:
+        self._authenticate(request)
+        body = _read_body(raw)
+        to = body["to"]
+        fault = self._faults.take("whatsapp")
+        if fault is not None and fault.answer in {"hang", "drop"} and not fault.record:
+            await _vanish(request, fault)
+        if fault is not None and fault.answer not in {"slow", "hang", "drop"}:
+            raise _refusal_of(fault)
+        code = whatsapp_error_of(to)
+        if code:
+            raise _refusal(code)
+        message_id = f"wamid.{secrets.token_urlsafe(30)}"
+        self._accept(body, message_id, raw)
+        if fault is not None and fault.answer in {"hang", "drop"}:
+            await _vanish(request, fault)
+        delay_s = fault.delay_ms / 1000 if fault else self._settings.latency_s
+        if delay_s > 0:
+            await asyncio.sleep(delay_s)
+        contacts = [{"input": to, "wa_id": to}]
+        return _json(200, {"messaging_product": "whatsapp", "contacts": contacts, "messages": [{"id": message_id}]})
+
+    def _authenticate(self, request: web.Request) -> None:
+        settings = self._settings
+        path = (request.match_info["app"], request.match_info["channel"])
+        given = (request.headers.get("Qiscus-App-Id", ""), request.headers.get("Qiscus-Secret-Key", ""))
+        wanted = (settings.app_code, settings.secret_key)
+        if not all(hmac.compare_digest(one.encode(), two.encode()) for one, two in zip(given, wanted, strict=True)):
+            raise _refusal(0, "Qiscus-App-Id and Qiscus-Secret-Key are not those of this app")
+        if path != (settings.app_code, settings.channel_id):
+            raise _Refusal(404, 100, "no such app or channel")
+
+    def _accept(self, body: dict[str, Any], message_id: str, raw: bytes) -> None:
+        message = Message("whatsapp", body["to"], "", message_id, body["template"]["name"], source=raw[:KEPT_BYTES])
+        try:
+            self._mailbox.accept([message])
+        except OSError as error:
+            get_logger().error("not_written", reason=str(error))
+            raise _refusal(131016) from error
+
+
+def _read_body(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise _refusal(_NOT_JSON, "the body is not JSON") from error
+    template = body.get("template") if isinstance(body, dict) else None
+    if not isinstance(template, dict) or body.get("type") != "template":
+        raise _refusal(_NOT_JSON, "type must be template, with a template")
+    to, name, language = body.get("to"), template.get("name"), template.get("language")
+    if not isinstance(to, str) or not (to.isdecimal() and to.isascii()):
+        raise _refusal(131009, "to must be digits")
+    if not isinstance(name, str) or not isinstance(language, dict) or not language.get("code"):
+        raise _refusal(131008, "template needs name and language.code")
+    return dict(body)
+
+
+def _refusal(code: int, details: str = "") -> _Refusal:
+    status, words = WHATSAPP_ERRORS[code]
+    return _Refusal(status, code, details or words)
+
+
+def _refusal_of(fault: Fault) -> _Refusal:
+    if fault.answer.startswith("http "):
+        return _Refusal(int(fault.answer[5:]), -1, "this answer was asked for", fault.retry_after)
+    status, words = WHATSAPP_ERRORS[int(fault.answer)]
+    return _Refusal(status, int(fault.answer), words, fault.retry_after)
+
+
+async def _vanish(request: web.Request, fault: Fault) -> NoReturn:
+    """Give no answer: cut the connection, or wait until the client does."""
+    if fault.answer == "drop" and request.transport is not None:
+        request.transport.abort()
+    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 -- no event tells
+        await asyncio.sleep(0.1)
+    raise web.HTTPServiceUnavailable(text="nobody reads this")
+
+
+def _error_response(refusal: _Refusal) -> web.Response:
+    headers = {"Retry-After": refusal.retry_after} if refusal.retry_after else {}
+    if refusal.code < 0:
+        return web.Response(status=refusal.status, text=refusal.details, headers=headers)
+    error = {
+        "message": f"(#{refusal.code}) {WHATSAPP_ERRORS[refusal.code][1]}",
+        "type": "OAuthException",
+        "code": refusal.code,
+        "error_data": {"messaging_product": "whatsapp", "details": refusal.details},
+        "fbtrace_id": secrets.token_urlsafe(16),
+    }
+    return _json(refusal.status, {"error": error}, headers)
+
+
+def _json(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(body), headers=headers, content_type="application/json")

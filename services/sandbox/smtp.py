@@ -1,0 +1,301 @@
+"""A small, strict and fast SMTP server (RFC 5321, with PIPELINING, 8BITMIME, SMTPUTF8, SIZE, ENHANCEDSTATUSCODES).
+
+A session is one protocol object; what arrived in one piece is answered in one piece. The end of a message is
+<CR><LF>.<CR><LF> and nothing else. What becomes of a message is decided by its `Reception`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from services.sandbox.mail import Envelope
+from services.sandbox.outcomes import Verdict
+
+MAX_MESSAGE_BYTES = 35 * 1024 * 1024
+MAX_RECIPIENTS = 1000
+IDLE_S = 300.0
+_MAX_LINE_BYTES = 4096
+_MAX_AHEAD_BYTES = 64 * 1024
+_PATH = re.compile(r'(?i)(FROM|TO):[ \t]*<((?:"(?:[^"\\]|\\.)*"|[^<>"])*)>(?:[ \t]+(.*))?')
+_EHLO = (
+    "250-sandbox.kurir greets you",
+    "250-PIPELINING",
+    f"250-SIZE {MAX_MESSAGE_BYTES}",
+    "250-8BITMIME",
+    "250-ENHANCEDSTATUSCODES",
+    "250 SMTPUTF8",
+)
+
+
+class Reception(Protocol):
+    """What stands behind the sessions and decides about mail."""
+
+    def joined(self, session: SmtpSession) -> str:
+        """Note a new session; returns the greeting, which ends the session where it is not 220."""
+        ...
+
+    def left(self, session: SmtpSession) -> None:
+        """Note the end of a session."""
+        ...
+
+    def refusal(self, command: str, address: str) -> str:
+        """Return the reply to `mail` or `rcpt` if that address is refused there, "" if it is not."""
+        ...
+
+    def receive(self, envelope: Envelope, raw: bytes) -> Verdict:
+        """Decide about a whole mail; what is accepted has been written down when this returns."""
+        ...
+
+
+class SmtpSession(asyncio.Protocol):
+    """One connection of a client."""
+
+    def __init__(self, reception: Reception, idle_s: float = IDLE_S) -> None:
+        self._reception = reception
+        self._idle_s = idle_s
+        self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray()
+        self._scanned = 0
+        self._replies: list[str] = []
+        self._envelope: Envelope | None = None
+        self._greeted = ""
+        self._in_data = False
+        self._too_big = False
+        self._held = False
+        self._ended = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._active_at = 0.0
+        self._commands: dict[str, Callable[[str], None]] = {
+            "EHLO": self._ehlo,
+            "HELO": self._helo,
+            "MAIL": self._mail,
+            "RCPT": self._rcpt,
+            "DATA": self._data,
+            "RSET": self._rset,
+            "NOOP": self._noop,
+            "QUIT": self._quit,
+            "VRFY": self._vrfy,
+        }
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet the client."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._active_at = self._loop.time()
+        greeting = self._reception.joined(self)
+        self._replies.append(greeting)
+        self._ended = not greeting.startswith("220")
+        self._idle_timer = self._loop.call_later(self._idle_s, self._check_idle)
+        self._flush()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The client is gone."""
+        self._ended = True
+        self._idle_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._reception.left(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came in, and answer what is complete."""
+        self._active_at = self._loop.time()
+        self._buffer += data
+        if self._held:
+            if len(self._buffer) > _MAX_AHEAD_BYTES:
+                self._transport.pause_reading()
+            return
+        self._work()
+
+    def abort(self) -> None:
+        """Cut the connection off."""
+        self._ended = True
+        self._transport.abort()
+
+    def _work(self) -> None:
+        while not (self._held or self._ended):
+            if not (self._take_message() if self._in_data else self._take_line()):
+                break
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._replies and not self._transport.is_closing():
+            self._transport.write("".join(f"{reply}\r\n" for reply in self._replies).encode())
+        self._replies.clear()
+        if self._ended:
+            self._transport.close()
+
+    def _check_idle(self) -> None:
+        idle_s = self._loop.time() - self._active_at
+        if self._held or idle_s < self._idle_s:
+            again_s = self._idle_s if self._held else self._idle_s - idle_s
+            self._idle_timer = self._loop.call_later(again_s, self._check_idle)
+            return
+        self._end("421 4.4.2 idle for too long")
+        self._flush()
+
+    def _end(self, reply: str) -> None:
+        self._replies.append(reply)
+        self._ended = True
+
+    def _take_line(self) -> bool:
+        end = self._buffer.find(b"\n")
+        if end > _MAX_LINE_BYTES or (end < 0 and len(self._buffer) > _MAX_LINE_BYTES):
+            self._end("500 5.5.2 line too long")
+            return False
+        if end < 0:
+            return False
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        try:
+            self._obey(line.decode().rstrip("\r"))
+        except UnicodeDecodeError:
+            self._replies.append("500 5.5.2 neither ASCII nor UTF-8")
+        return True
+
+    def _obey(self, line: str) -> None:
+        verb, _, rest = line.partition(" ")
+        command = self._commands.get(verb.upper())
+        if command is None:
+            self._replies.append("500 5.5.2 command not recognised")
+        else:
+            command(rest.strip())
+
+    def _ehlo(self, name: str) -> None:
+        if not name:
+            self._replies.append("501 5.5.4 EHLO needs a name")
+            return
+        self._greeted, self._envelope = "EHLO", None
+        self._replies.extend(_EHLO)
+
+    def _helo(self, name: str) -> None:
+        if not name:
+            self._replies.append("501 5.5.4 HELO needs a name")
+            return
+        self._greeted, self._envelope = "HELO", None
+        self._replies.append("250 sandbox.kurir greets you")
+
+    def _mail(self, rest: str) -> None:
+        path = _PATH.fullmatch(rest)
+        if not self._greeted:
+            self._replies.append("503 5.5.1 EHLO first")
+        elif self._envelope is not None:
+            self._replies.append("503 5.5.1 one MAIL at a time")
+        elif path is None or path[1].upper() != "FROM":
+            self._replies.append("501 5.5.4 MAIL FROM:<address>")
+        else:
+            self._begin(path[2], (path[3] or "").upper().split())
+
+    def _begin(self, sender: str, parameters: list[str]) -> None:
+        envelope = Envelope(sender, utf8="SMTPUTF8" in parameters)
+        size = next((word[5:] for word in parameters if word.startswith("SIZE=")), "0")
+        known = {"SMTPUTF8", "BODY=7BIT", "BODY=8BITMIME", f"SIZE={size}"}
+        if set(parameters) - known or not size.isdecimal() or (parameters and self._greeted == "HELO"):
+            self._replies.append("555 5.5.4 parameter not recognised")
+        elif int(size) > MAX_MESSAGE_BYTES:
+            self._replies.append("552 5.3.4 message too big")
+        elif not (envelope.utf8 or sender.isascii()):
+            self._replies.append("550 5.6.7 an address in UTF-8 needs SMTPUTF8")
+        elif refusal := self._reception.refusal("mail", sender):
+            self._refuse(refusal)
+        else:
+            self._envelope = envelope
+            self._replies.append("250 2.1.0 sender ok")
+
+    def _rcpt(self, rest: str) -> None:
+        path, envelope = _PATH.fullmatch(rest), self._envelope
+        if envelope is None:
+            self._replies.append("503 5.5.1 MAIL first")
+        elif path is None or path[1].upper() != "TO":
+            self._replies.append("501 5.5.4 RCPT TO:<address>")
+        elif path[3]:
+            self._replies.append("555 5.5.4 parameter not recognised")
+        elif not all(path[2].rpartition("@")):
+            self._replies.append("501 5.1.3 not an address")
+        elif not (envelope.utf8 or path[2].isascii()):
+            self._replies.append("550 5.6.7 an address in UTF-8 needs SMTPUTF8")
+        elif len(envelope.recipients) >= MAX_RECIPIENTS:
+            self._replies.append("452 4.5.3 too many recipients")
+        elif refusal := self._reception.refusal("rcpt", path[2]):
+            self._refuse(refusal)
+        else:
+            envelope.recipients.append(path[2])
+            self._replies.append("250 2.1.5 recipient ok")
+
+    def _refuse(self, reply: str) -> None:
+        self._replies.append(reply)
+        self._ended = reply.startswith("421")
+
+    def _data(self, rest: str) -> None:
+        if rest:
+            self._replies.append("501 5.5.4 DATA takes no parameter")
+        elif self._envelope is None:
+            self._replies.append("503 5.5.1 MAIL first")
+        elif not self._envelope.recipients:
+            self._replies.append("554 5.5.1 no valid recipients")
+        else:
+            self._in_data, self._too_big, self._scanned = True, False, 0
+            self._replies.append("354 end with <CR><LF>.<CR><LF>")
+
+    def _take_message(self) -> bool:
+        buffer = self._buffer
+        if buffer.startswith(b".\r\n") and not self._too_big:
+            raw, rest = b"", 3
+        else:
+            # an end may straddle what was searched before
+            end = buffer.find(b"\r\n.\r\n", max(0, self._scanned - 4))
+            if end < 0:
+                self._scanned = len(buffer)
+                if len(buffer) > MAX_MESSAGE_BYTES:
+                    self._too_big = True
+                    del buffer[:-4]
+                    self._scanned = 4
+                return False
+            raw, rest = bytes(buffer[: end + 2]), end + 5
+        del buffer[:rest]
+        self._in_data = False
+        self._finish(raw)
+        return True
+
+    def _finish(self, raw: bytes) -> None:
+        envelope, self._envelope = self._envelope, None
+        if envelope is None or self._too_big:
+            self._replies.append("552 5.3.4 message too big")
+            return
+        verdict = self._reception.receive(envelope, _unstuffed(raw))
+        if verdict.closed:
+            self.abort()
+        elif not verdict.answered:
+            self._held = True
+        elif verdict.delay_s > 0:
+            self._held = True
+            self._timer = self._loop.call_later(verdict.delay_s, self._resume, verdict.reply)
+        else:
+            self._refuse(verdict.reply)
+
+    def _resume(self, reply: str) -> None:
+        self._held, self._timer = False, None
+        self._active_at = self._loop.time()
+        self._refuse(reply)
+        self._transport.resume_reading()
+        self._work()
+
+    def _rset(self, _rest: str) -> None:
+        self._envelope = None
+        self._replies.append("250 2.0.0 ok")
+
+    def _noop(self, _rest: str) -> None:
+        self._replies.append("250 2.0.0 ok")
+
+    def _vrfy(self, _rest: str) -> None:
+        self._replies.append("252 2.5.0 send it and see")
+
+    def _quit(self, _rest: str) -> None:
+        self._end("221 2.0.0 bye")
+
+
+def _unstuffed(raw: bytes) -> bytes:
+    """Take off the dot that a line's beginning bears (RFC 5321, 4.5.2)."""
+    raw = raw.replace(b"\r\n.", b"\r\n")
+    return raw[1:] if raw.startswith(b".") else raw
