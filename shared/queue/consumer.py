@@ -41,13 +41,26 @@ class BeginPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BeginRequest:
-    """A job to begin: its packed `processing` event, and its domain's limit in µs between starts, if any."""
+    """A job to begin: its packed `processing` event, and the limit of its domain or recipient, if any.
+
+    The limit's name holds no white space; `limit_gap_us` is between two starts, of which `limit_burst` may come at
+    once after a rest.
+    """
 
     lease: Lease
     event: bytes
     exhausted: bool = False
-    domain: str = ""
-    domain_gap_us: int = 0
+    limit: str = ""
+    limit_gap_us: int = 0
+    limit_burst: int = 1
+
+    @property
+    def packed_limit(self) -> str:
+        """The limit as `begin.lua` reads it; a start that was booked serves for one attempt."""
+        if not self.limit:
+            return ""
+        booked = self.lease.job.booked_for_ms > 0 and self.lease.deliveries == 1
+        return f"{self.limit} {self.limit_gap_us} {self.limit_burst} {int(booked)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +150,7 @@ class Consumer:
                 job.expires_at_ms,
                 ("m" if job.marketing else "t") + job.recipient.address,
                 "x" if request.exhausted else lease.waits_as,
-                f"{request.domain} {request.domain_gap_us} {int(job.booked_for_ms > 0)}" if request.domain else "",
+                request.packed_limit,
                 request.event,
             )
         words = _text(await self._insist("begin", args)).split(",")

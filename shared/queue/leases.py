@@ -108,18 +108,19 @@ def deferred(lease: Lease, event: bytes, due_ms: int, first_deferred_at_ms: int)
         attempts_used=lease.attempt - 1,
         deferrals=lease.job.deferrals + 1,
         first_deferred_at_ms=first_deferred_at_ms,
+        booked_for_ms=0,
     )
     return Move("later", lease, event, f"{due_ms} {lease.job.lane} deferred", packed)
 
 
 def postponed(lease: Lease, event: bytes, due_ms: int) -> Move:
     """A further attempt follows at `due_ms`, too far ahead to be parked."""
-    packed = lease.rewritten(attempts_used=lease.attempt)
+    packed = lease.rewritten(attempts_used=lease.attempt, booked_for_ms=0)
     return Move("later", lease, event, f"{due_ms} {lease.job.lane} retried", packed)
 
 
 def booked(lease: Lease, due_ms: int) -> Move:
-    """Its domain's start is booked for `due_ms`; no attempt, no deferral."""
+    """A start of its domain or recipient is booked for `due_ms`; no attempt, no deferral."""
     packed = lease.rewritten(attempts_used=lease.attempt - 1, booked_for_ms=due_ms)
     return Move("book", lease, b"", f"{due_ms} {lease.job.lane}", packed)
 
@@ -131,7 +132,7 @@ def given_back(lease: Lease, event: bytes = b"") -> Move:
 
 def shelved(lease: Lease) -> Move:
     """Its blast is paused: it waits in the blast's own stream."""
-    packed = lease.rewritten(attempts_used=lease.attempt - 1)
+    packed = lease.rewritten(attempts_used=lease.attempt - 1, booked_for_ms=0)
     return Move("shelve", lease, b"", str(lease.deliveries - 1), packed)
 
 

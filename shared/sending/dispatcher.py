@@ -11,14 +11,13 @@ from shared.clock import Clock
 from shared.errors import QueueUnavailableError
 from shared.logs import get_logger
 from shared.queue.consumer import BeginRequest, Consumer
-from shared.queue.control import gap_us
 from shared.queue.leases import Grant, Lease, given_back
 from shared.sending.holdings import Flight, Holdings
+from shared.sending.limits import domain_limits
 from shared.sending.outcomes import processing_event
 from shared.sending.refusals import refusal_move
 from shared.sending.settings import SendingSettings
 from shared.sending.settler import Settlement, Settler
-from shared.settings import Rate
 
 BUFFER_AHEAD_S = 0.2
 MOST_BUFFERED = 500
@@ -68,6 +67,7 @@ class Dispatcher:
         self._holdings = holdings
         self._settler = settler
         self._settings = settings
+        self._limit_of = settings.limit_of or domain_limits(settings.domain_rates)
         self.gates = gates
         self._pace = Pace()
         self._hungry = True
@@ -209,22 +209,15 @@ class Dispatcher:
         return begun
 
     def _request(self, lease: Lease, now_ms: int) -> BeginRequest:
-        domain, rate = self._domain_limit(lease)
+        limit = self._limit_of(lease.job)
         return BeginRequest(
             lease,
             processing_event(lease, now_ms, self._settings.sender_id),
             exhausted=lease.attempt > self._settings.max_attempts,
-            domain=domain,
-            domain_gap_us=gap_us(rate) if rate else 0,
+            limit=limit.name if limit else "",
+            limit_gap_us=limit.gap_us if limit else 0,
+            limit_burst=limit.burst if limit else 1,
         )
-
-    def _domain_limit(self, lease: Lease) -> tuple[str, Rate | None]:
-        rates = self._settings.domain_rates
-        if not rates:
-            return "", None
-        domain = lease.job.recipient.address.rpartition("@")[2].lower()
-        rate = rates.get(domain) or rates.get("*")
-        return (domain, rate) if rate else ("", None)
 
     def _act_on(self, lease: Lease, grant: Grant, asked_at: float, clock: Clock) -> bool:
         """Start what was granted; settle, keep or drop what was refused. True if it changed anything."""

@@ -12,13 +12,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic
 
-from redis.asyncio import Redis
-
 from shared.clock import Clock, SystemClock
 from shared.errors import QueueUnavailableError, StopBlastError, StopChannelError
 from shared.lifecycle import Stop
 from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
+from shared.queue.connection import Connection
 from shared.queue.consumer import BeginPolicy, Consumer, Doorbell
 from shared.queue.control import Control, gap_us
 from shared.queue.leases import given_back
@@ -49,7 +48,7 @@ class SendingLoop(Generic[MessageT]):
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Connection,
         provider: Provider[MessageT],
         settings: SendingSettings,
         observer: SendObserver,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from shared.queue.batches import boot_name
 from shared.queue.timing import Timing
+from shared.sending.limits import LimitOf
 from shared.settings import CommonSettings, EnvReader, Rate
 
 ON_UNCERTAIN = ("resend", "hold")
@@ -15,7 +16,7 @@ ON_UNCERTAIN = ("resend", "hold")
 
 @dataclass(frozen=True, slots=True)
 class SendingSettings:
-    """How one sender works its channel; `domain_rates` by domain, `*` for all others.
+    """How one sender works its channel; `domain_rates` by domain, `*` for all others, unless `limit_of` decides.
 
     `window` is how many jobs may be begun and not yet settled for each unit of concurrency: above 1, the queue's
     round trips overlap with sending. `stuck_after_s` must exceed every time-out of a send together.
@@ -33,6 +34,7 @@ class SendingSettings:
     domain_rates: Mapping[str, Rate] = field(default_factory=dict)
     window: int = 8
     stuck_after_s: float = 900.0
+    limit_of: LimitOf | None = None
 
 
 def read_sending_settings(

@@ -7,11 +7,12 @@
 --       a job poison · 8 µs allowed for jitter · 9 concurrency · 10 … nine a job: stream, id, job id, run,
 --       expiry in ms (0: never),
 --       "m" + address where it is marketing mail else "t" + address, "r" where it waits for a further attempt,
---       "x" where all its attempts are used (its last was abandoned), else "q", "<domain> <µs between starts> <1 if its start was booked before>" or "", the packed event
+--       "x" where all its attempts are used (its last was abandoned), else "q", "<name> <µs between starts> <burst>
+--       <1 if its start was booked before>" for the limit of its domain or recipient, else "", the packed event
 -- Result  one word a job, joined by commas: "g<µs>" granted, to be started after so long · "a<µs>" granted,
 --       to be sent alone · "lost" not owned · "cancelled" · "expired" · "suppressed" · "sent" already, by a late
 --       answer · "paused" blast · "held" channel paused or this sender's lease lapsed · "limited<µs>" no start
---       free for so long · "booked<ms>" its domain's start is booked for that time · "uncertain" · "poison" ·
+--       free for so long · "booked<ms>" its limit's start is booked for that time · "uncertain" · "poison" ·
 --       "wait" must be sent alone and others are in flight ·
 --       "crowded" the concurrency is reached
 -- Refusals cost nothing in limits. A repeated call is answered as before; a new call for an entry that is in
@@ -48,19 +49,21 @@ local function blast_state(blast)
   return b
 end
 
--- GCRA with a burst of one: the earliest start that keeps `gap` from the last; nil where it is too far ahead.
-local function start_at(key, gap, horizon)
+-- GCRA: the earliest start that keeps `gap` from the last, `burst` of them free after a rest; nil where it is too
+-- far ahead.
+local function start_at(key, gap, burst, horizon)
   local tat = tats[key]
   if not tat then tat = tonumber(redis.call('GET', key) or 0) end
-  local at = math.max(tat, now)
+  local at = math.max(tat - (burst - 1) * gap, now)
   tats[key] = tat
   if at > now + horizon then return nil, at end
   return at, at
 end
 
 local function charge(key, gap, at)
-  tats[key] = at + gap
-  redis.call('SET', key, int(at + gap), 'PX', int(math.ceil((at + gap - now) / 1000) + 1000))
+  local tat = math.max(tats[key], at) + gap
+  tats[key] = tat
+  redis.call('SET', key, int(tat), 'PX', int(math.ceil((tat - now) / 1000) + 1000))
 end
 
 local rate = redis.call('HGET', C .. ':config', 'gap_us')
@@ -84,26 +87,27 @@ local function refusal(job_id, blast, run, expires, address, stall, waits)
   return nil
 end
 
--- The domain's limit first (it books), then the channel's; charged only when both allow.
-local function earliest(domain)
-  local name, domain_gap, booked = string.match(domain, '^(%S+) (%d+) (%d)$')
+-- The job's own limit first (it books), then the channel's; charged only when both allow.
+local function earliest(limit)
+  local name, own_gap, burst, booked = string.match(limit, '^(%S+) (%d+) (%d+) (%d)$')
+  own_gap, burst = tonumber(own_gap), tonumber(burst)
   local at = now
   if name and booked == '0' then
     local key = C .. ':limit:' .. name
-    local free, when = start_at(key, tonumber(domain_gap), ahead)
+    local free, when = start_at(key, own_gap, burst, ahead)
     if not free then
-      charge(key, tonumber(domain_gap), when)
+      charge(key, own_gap, when)
       return nil, 'booked' .. int(math.ceil(when / 1000))
     end
     at = free
   end
   if gap > 0 then
-    local free, when = start_at(C .. ':limit', gap, ahead)
+    local free, when = start_at(C .. ':limit', gap, 1, ahead)
     if not free then return nil, 'limited' .. int(when - now - ahead) end
     at = math.max(at, free)
     charge(C .. ':limit', gap, at)
   end
-  if name and booked == '0' then charge(C .. ':limit:' .. name, tonumber(domain_gap), at) end
+  if name and booked == '0' then charge(C .. ':limit:' .. name, own_gap, at) end
   return at
 end
 

@@ -20,7 +20,7 @@ async def test_job_goes_from_enqueue_to_sent(world: World) -> None:
     assert progress.counts["sent"] == 1
     assert progress.ended_at_ms > 0
     await world.check_balance()
-    kinds = [type(event) for event in await world.written() if event is not None]
+    kinds = [type(event) for event in await world.written()]
     assert kinds.count(Queued) == kinds.count(Sent) == kinds.count(BlastChannelEnded) == 1
 
 

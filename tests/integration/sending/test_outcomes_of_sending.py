@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -68,7 +69,7 @@ async def test_transient_failures_are_retried_after_doubling_delays(world: World
         counts = await ended(world, blast)
     assert counts["sent"] == 1
     times = [at for _, at in provider.calls]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     assert gaps == pytest.approx([0.2, 0.4], abs=0.25)
     assert [name for name, _ in observer.attempts] == ["retrying", "retrying", "sent"]
     assert [event.attempt for event in await world.written() if isinstance(event, Retrying)] == [1, 2]

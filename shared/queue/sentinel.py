@@ -1,0 +1,97 @@
+"""Redis Sentinel: a service name in place of an address, which the Sentinels translate at each new connection.
+
+A fail-over breaks every connection to the old master, or makes it refuse writes; either way the connection is
+dropped, and the next one asks again. Nothing is cached, so nothing can go stale. Sentinel replicates asynchronously:
+what the old master had answered but not yet sent on is lost with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import SSLConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+_DEFAULT_PORT = 26379
+_SUFFIX = "+sentinel"
+_OWN_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
+
+
+@dataclass(frozen=True, slots=True)
+class Master:
+    """The master of a service: `url` has everything but its address, which `get_master_address` asks for.
+
+    The driver's connections for Sentinel call it, and read the two flags.
+    """
+
+    url: str
+    service: str
+    sentinels: Sequence[tuple[str, int]]
+    options: dict[str, Any]
+    is_master: bool = True
+    check_connection: bool = False
+
+    async def get_master_address(self) -> tuple[str, int]:
+        """Return what the first Sentinel that knows the service says; raises the driver's ConnectionError."""
+        failures = []
+        for host, port in self.sentinels:
+            try:
+                async with Redis(host=host, port=port, decode_responses=True, **self.options) as sentinel:
+                    answer: Any = await sentinel.sentinel_get_master_addr_by_name(self.service)
+            except (RedisError, OSError) as error:
+                failures.append(f"{host}:{port}: {error}")
+                continue
+            if answer:
+                return str(answer[0]), int(answer[1])
+            failures.append(f"{host}:{port} knows no {self.service}")
+        raise RedisConnectionError(f"no Sentinel names a master: {'; '.join(failures)}")
+
+
+def read_sentinel_url(url: str, timeout_s: float) -> Master | None:
+    """Read `redis+sentinel://[user:password@]host[:port],…/service[/db]`; None for any other kind of URL.
+
+    User and password are the master's; the Sentinels' own stand in the query as `sentinel_username` and
+    `sentinel_password`. With `rediss+sentinel` the Sentinels speak TLS as well. Raises ValueError.
+    """
+    parts = urlsplit(url)
+    if not parts.scheme.endswith(_SUFFIX):
+        return None
+    scheme = parts.scheme.removesuffix(_SUFFIX)
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service or not hosts:
+        raise ValueError("a Sentinel URL is redis+sentinel://host:port,host:port/service/db")
+    query = dict(parse_qsl(parts.query))
+    options: dict[str, Any] = {ours: query.pop(name) for name, ours in _OWN_OPTIONS.items() if name in query}
+    if scheme == "rediss":
+        options |= {"ssl": True, **{name: value for name, value in query.items() if name.startswith("ssl_")}}
+    options |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
+    return Master(
+        # the host is a stand-in: each connection replaces it
+        url=f"{scheme}://{credentials}{at}localhost/{database or '0'}?{urlencode(query)}",
+        service=service,
+        sentinels=tuple(_address(host) for host in hosts.split(",")),
+        options=options,
+    )
+
+
+def follow_master(pool: BlockingConnectionPool, master: Master) -> None:
+    """Make each connection that the pool opens from now on go to the master of that moment."""
+    encrypted = issubclass(pool.connection_class, SSLConnection)
+    pool.connection_class = SentinelManagedSSLConnection if encrypted else SentinelManagedConnection
+    pool.connection_kwargs["connection_pool"] = master
+
+
+def _address(text: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{text.strip()}")
+    if not parts.hostname:
+        raise ValueError(f"{text!r} is not the address of a Sentinel")
+    return parts.hostname, parts.port or _DEFAULT_PORT

@@ -1,0 +1,54 @@
+"""Limits finer than the channel's own: which of them a job falls under, and how close its starts may follow.
+
+A domain's limit holds back the mail to one provider, a pair's the messages to one recipient. All senders of a
+channel share them; a job beyond its limit has its start booked and waits elsewhere, so that it holds up no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from shared.jobs import Job
+from shared.queue.control import gap_us
+from shared.settings import Rate
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimit:
+    """A limit that a job falls under: its name (no white space), µs between two starts, and how many at once.
+
+    With a `burst` above 1, so many starts may follow each other freely after a rest.
+    """
+
+    name: str
+    gap_us: int
+    burst: int = 1
+
+
+LimitOf = Callable[[Job], JobLimit | None]
+
+
+def domain_limits(rates: Mapping[str, Rate]) -> LimitOf:
+    """Limit jobs by the domain of their address; `*` holds for each domain that is not named."""
+    gaps = {domain: gap_us(rate) for domain, rate in rates.items()}
+    others = gaps.get("*")
+
+    def limit_of(job: Job) -> JobLimit | None:
+        if not gaps:
+            return None
+        domain = job.recipient.address.rpartition("@")[2].lower()
+        gap = gaps.get(domain, others)
+        return None if gap is None else JobLimit(domain, gap)
+
+    return limit_of
+
+
+def pair_limit(rate: Rate | None, burst: int) -> LimitOf:
+    """Limit jobs by their recipient: `rate` in the long run, after a burst of so many; no rate, no limit."""
+    gap = gap_us(rate) if rate else 0
+
+    def limit_of(job: Job) -> JobLimit | None:
+        return JobLimit(job.recipient.address, gap, burst) if gap else None
+
+    return limit_of
