@@ -7,7 +7,7 @@ nothing: it gets 408. What is too large gets 413, at once where Content-Length a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
 import msgspec
@@ -19,33 +19,55 @@ from services.ingest.decoding import convert, problem_of, problems_of, read_obje
 from services.ingest.problems import ApiError, Problem, invalid
 
 _SLOWEST_BYTES_PER_S = 1024
-_ENDINGS = (ContentEncodingError, TransferEncodingError, web.RequestPayloadError)
+BODY_ERRORS = ("MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE", "REQUEST_TIMEOUT", "MALFORMED_REQUEST")
+ENDINGS = (ContentEncodingError, TransferEncodingError, web.RequestPayloadError)
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
+ValueT = TypeVar("ValueT")
+
+
+class Meter:
+    """Holds a body being read to its size and its time; raises 408 and 413."""
+
+    def __init__(self, call: Call, limit: int) -> None:
+        self._call = call
+        self._limit = limit
+        self._received = 0
+        self._idle_s = call.gateway.settings.limits.idle_s
+        self._began = call.gateway.clock.monotonic()
+        length = call.request.content_length
+        if length is not None and length > limit:
+            raise _too_large(limit)
+
+    async def awaited(self, reading: Awaitable[ValueT]) -> ValueT:
+        """Wait for a piece of the body, but not for ever."""
+        try:
+            async with asyncio.timeout(self._idle_s):
+                return await reading
+        except TimeoutError:
+            raise _too_slow() from None
+
+    def received(self, chunk: bytes) -> None:
+        """Note a piece that has arrived."""
+        self._received += len(chunk)
+        if self._received > self._limit:
+            raise _too_large(self._limit)
+        spent_s = self._call.gateway.clock.monotonic() - self._began
+        if spent_s > self._idle_s + self._received / _SLOWEST_BYTES_PER_S:
+            raise _too_slow()
+        self._call.note_body(chunk)
 
 
 async def chunks(call: Call, limit: int) -> AsyncIterator[bytes]:
     """Yield the body as it arrives; raises 408, 413 or 400."""
-    length = call.request.content_length
-    if length is not None and length > limit:
-        raise _too_large(limit)
-    received, idle_s = 0, call.gateway.settings.limits.idle_s
-    began = call.gateway.clock.monotonic()
+    meter = Meter(call, limit)
     content = call.request.content
     while not content.at_eof():
         try:
-            async with asyncio.timeout(idle_s):
-                chunk = await content.readany()
-        except TimeoutError:
-            raise _too_slow() from None
-        except _ENDINGS as error:
+            chunk = await meter.awaited(content.readany())
+        except ENDINGS as error:
             raise ApiError("MALFORMED_REQUEST", f"the body cannot be read: {error}") from error
-        received += len(chunk)
-        if received > limit:
-            raise _too_large(limit)
-        if call.gateway.clock.monotonic() - began > idle_s + received / _SLOWEST_BYTES_PER_S:
-            raise _too_slow()
-        call.note_body(chunk)
+        meter.received(chunk)
         yield chunk
 
 

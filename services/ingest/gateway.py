@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from services.ingest.keys import Keyring
 from services.ingest.metrics import IngestMetrics
@@ -14,6 +15,8 @@ from services.ingest.storage.idempotency import IdempotencyStore
 from services.ingest.storage.open_blasts import OpenBlasts
 from services.ingest.storage.request_limits import RequestLimits
 from services.ingest.storage.watch import RedisWatch
+from services.ingest.templates.library import TemplateLibrary
+from services.ingest.views import BlastViews
 from shared.clock import Clock
 from shared.queue.blasts import BlastStore
 from shared.queue.control import Control
@@ -49,10 +52,13 @@ class Gateway:
     settings: IngestSettings
     clock: Clock
     keyring: Keyring
+    templates: TemplateLibrary
+    spool_folder: Path
     queue: Queue
     records: Records
     logger: Peer
     senders: Mapping[str, Peer]
     request_log: RequestLog
+    views: BlastViews
     metrics: IngestMetrics
     health: Health

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from shared.errors import KurirError
-from shared.events import ApiRequest
+from shared.events import ApiRequest, SystemEvent
 from shared.lifecycle import Stop
 from shared.logs import get_logger
 
@@ -26,7 +26,8 @@ _SECRET_PARAMETER = re.compile(rf"((?:^|[?&])[^=&]*(?:{_NAMES})[^=&]*=)[^&]*", r
 _CONTENT_MEMBER = re.compile(r"(\"content\"\s*:\s*)\"(?:[^\"\\]|\\.)*(?:\"|$)")
 _BEARER = re.compile(r"(Bearer\s+)[\w.~+/=-]+", re.IGNORECASE)
 
-Emit = Callable[[Sequence[ApiRequest]], Awaitable[None]]
+Entry = ApiRequest | SystemEvent
+Emit = Callable[[Sequence[Entry]], Awaitable[None]]
 log = get_logger()
 
 
@@ -49,17 +50,27 @@ class RequestLog:
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._waiting: deque[ApiRequest] = deque()
+        self._waiting: deque[Entry] = deque()
         self._wake = asyncio.Event()
         self.dropped = 0
 
-    def add(self, event: ApiRequest) -> None:
-        """Note an answered request; returns at once."""
+    def add(self, event: Entry) -> None:
+        """Note an answered request or a system event; returns at once."""
         if len(self._waiting) >= _CAPACITY:
             self._waiting.popleft()
             self.dropped += 1
         self._waiting.append(event)
         self._wake.set()
+
+    def from_any_thread(self) -> Callable[[SystemEvent], None]:
+        """Return `add` for system events, for use outside the event loop as well; call it within the loop."""
+        loop = asyncio.get_running_loop()
+
+        def add(event: SystemEvent) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self.add, event)
+
+        return add
 
     async def run(self, stop: Stop) -> None:
         """Emit until stopped, then what is left, once."""

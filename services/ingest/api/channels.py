@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from services.ingest.answers import Answer, ChangeAnswer, Stats, answer
-from services.ingest.bodies import read_optional, read_struct
+from services.ingest.bodies import BODY_ERRORS, read_optional, read_struct
 from services.ingest.call import JSON, Body, Call, Operation
 from services.ingest.problems import ApiError, Problem, invalid
 from services.ingest.requests import ChannelPatch, PauseRequest
@@ -154,17 +154,16 @@ async def _whatsapp_status(call: Call) -> web.Response:
 
 _PAUSE = Body({JSON: PauseRequest}, required=False)
 _UNKNOWN = ("CHANNEL_NOT_FOUND",)
-_BODY = ("MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE", "REQUEST_TIMEOUT")
 
 OPERATIONS = [
     Operation("GET", "/channels", "listChannels", "All channels, their limits, senders and counts",
               _list_channels, answer=ChannelsAnswer),
     Operation("PATCH", "/channels/{channel}", "changeChannel", "Change a channel's limit, at once for all its senders",
               _patch_channel, "admin", ChannelAnswer, body=Body({JSON: ChannelPatch}),
-              errors=(*_UNKNOWN, *_BODY, "REQUIRED", "INVALID_TYPE", "INVALID_VALUE", "UNKNOWN_FIELD", "TOO_LONG")),
+              errors=(*_UNKNOWN, *BODY_ERRORS, "INVALID_VALUE")),
     Operation("POST", "/channels/{channel}/pause", "pauseChannel", "Pause a channel; what is being sent ends",
               _pause_channel, "admin", ChangeAnswer, body=_PAUSE,
-              errors=(*_UNKNOWN, *_BODY, "INVALID_TYPE", "UNKNOWN_FIELD", "TOO_LONG")),
+              errors=(*_UNKNOWN, *BODY_ERRORS, "INVALID_TYPE", "UNKNOWN_FIELD", "TOO_LONG")),
     Operation("POST", "/channels/{channel}/resume", "resumeChannel", "Resume a channel",
               _resume_channel, "admin", ChangeAnswer, errors=_UNKNOWN),
     Operation("GET", "/smtp/status", "smtpStatus", "Can the SMTP server be reached, and does it take our credentials?",

@@ -23,6 +23,11 @@ _MESSAGES = tuple(
         ("error_class", "The class of the last error."),
     )
 )
+_REQUESTS = (
+    Parameter("endpoint", "A path."),
+    Parameter("method", "A method."),
+    Parameter("status", "An HTTP status."),
+)
 _FORMAT = Parameter("format", "Export instead of a page.", {"type": "string", "enum": ["json", "csv", "ndjson"]})
 _TEXTS = (JSON, "text/csv", "application/x-ndjson")
 
@@ -49,8 +54,7 @@ OPERATIONS = [
     _operation("/logs/messages/stats", "messageLogStats", "Messages counted by status and channel",
                (*_MESSAGES, _FROM, _TO)),
     _operation("/logs/api", "listApiLogs", "Requests to this API, the latest first",
-               (Parameter("endpoint", "A path."), Parameter("method", "A method."), Parameter("status", "An HTTP status."),
-                _FROM, _TO, *_PAGE)),
+               (*_REQUESTS, _FROM, _TO, *_PAGE)),
     _operation("/logs/system", "listSystemLogs", "What the services logged as notable, the latest first",
                (Parameter("level", "A level."), _FROM, _TO, *_PAGE)),
     _operation("/dashboard", "dashboard", "Everything for one look", ()),

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from services.ingest.addresses import normal_address
 from services.ingest.answers import Answer, ChangeAnswer, answer
-from services.ingest.bodies import read_struct
+from services.ingest.bodies import BODY_ERRORS, read_struct
 from services.ingest.call import JSON, Body, Call, Operation, Parameter
 from services.ingest.problems import ApiError, Problem, invalid
 from services.ingest.requests import SuppressionRequest
@@ -18,6 +18,7 @@ from shared.channels import CHANNELS
 
 _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 1000
+_LIMIT_SCHEMA = {"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT, "default": _DEFAULT_LIMIT}
 
 
 class SuppressionView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
@@ -126,11 +127,11 @@ OPERATIONS = [
     Operation("GET", "/suppressions", "listSuppressions", "Suppressed addresses, about `limit` at a time",
               _list_suppressions, answer=SuppressionsAnswer, errors=("INVALID_QUERY", "INVALID_CURSOR"),
               parameters=(Parameter("channel", "Only this channel.", {"type": "string", "enum": list(CHANNELS)}),
-                          Parameter("limit", "At most about so many.", {"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT}),
+                          Parameter("limit", "At most about so many.", _LIMIT_SCHEMA),
                           Parameter("cursor", "`nextCursor` of the answer before."))),
     Operation("POST", "/suppressions", "addSuppression", "Suppress an address; 200 where it was suppressed already",
               _add_suppression, "admin", SuppressionAnswer, (201, 200), body=Body({JSON: SuppressionRequest}),
-              errors=("MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE", "REQUEST_TIMEOUT", "INVALID_EMAIL")),
+              errors=(*BODY_ERRORS, "INVALID_EMAIL")),
     Operation("DELETE", "/suppressions/{id}", "removeSuppression", "Lift a suppression",
               _remove_suppression, "admin", ChangeAnswer, errors=("SUPPRESSION_NOT_FOUND",)),
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from services.ingest.gateway import Queue
-from services.ingest.intake.spool import Accepted
+from services.ingest.recipients import Accepted
 from shared.blasts import Blast
 from shared.clock import Clock
 from shared.errors import KurirError, QueueFullError, QueueUnavailableError

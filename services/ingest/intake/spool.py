@@ -9,26 +9,14 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from shared.jobs import Attachment
+from services.ingest.recipients.accepted import Accepted
 
 _BLOCK = 200
 _IN_MEMORY_BYTES = 4 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
-
-
-class Accepted(msgspec.Struct, frozen=True, array_like=True):
-    """A recipient that passed: `addresses` stand in the order of the blast's channels, "" where it has none."""
-
-    index: int
-    name: str
-    addresses: list[str]
-    variables: dict[str, Any] = {}
-    reference: str = ""
-    attachments: list[Attachment] = []
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -23,14 +23,16 @@ addresses are in normal form. Variables that the template does not know are drop
 
 from __future__ import annotations
 
-from services.ingest.recipients.checking import Checked, RecipientChecker
+from services.ingest.recipients.accepted import Accepted
+from services.ingest.recipients.checking import RecipientChecker
 from services.ingest.recipients.csv_rows import CsvRow, csv_rows
 from services.ingest.recipients.ndjson import ndjson_lines
-from services.ingest.recipients.outcome import FoundProblems
+from services.ingest.recipients.outcome import Checked, FoundProblems
 from services.ingest.recipients.rules import Rules
 from services.ingest.recipients.typed_values import check_global_variables
 
 __all__ = [
+    "Accepted",
     "Checked",
     "CsvRow",
     "FoundProblems",

@@ -14,8 +14,8 @@ import msgspec
 
 from services.ingest.addresses import AddressError, normal_email, normal_phone
 from services.ingest.decoding import problem_of, problems_of, read_object
-from services.ingest.intake.spool import Accepted
 from services.ingest.problems import ApiError, Problem
+from services.ingest.recipients.accepted import Accepted
 from services.ingest.recipients.csv_rows import CsvRow
 from services.ingest.recipients.outcome import Checked
 from services.ingest.recipients.rules import MAX_ATTACHMENT_BYTES, Rules
@@ -28,6 +28,7 @@ from shared.rendering import RenderError, compile_template, merge_variables, wha
 _TEST_RENDERS = 3
 _UNFIT_FILENAME = re.compile(r"[\x00-\x1f\x7f/\\]")
 _UNFIT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_FILENAME_RULE = "a file name has no slashes, line breaks or control characters"
 _decoder = msgspec.json.Decoder(RecipientRequest)
 _NO_ATTACHMENTS: list[Attachment] = []
 
@@ -159,14 +160,9 @@ class RecipientChecker:
                 draft.variables[name] = address
 
     def _check_attachments(self, draft: _Draft, requests: list[AttachmentRequest]) -> None:
-        draft.attachments = [Attachment(one.filename, one.content_type, one.content) for one in requests]
-        for position, one in enumerate(requests):
-            if _UNFIT_FILENAME.search(one.filename):
-                what = "a file name has no slashes, line breaks or control characters"
-                draft.problem(f"attachments[{position}].filename", "INVALID_CHARACTERS", what)
-        size = self._rules.attachment_bytes + sum(len(one.content) for one in requests)
-        if size > MAX_ATTACHMENT_BYTES:
-            draft.problem("attachments", "ATTACHMENTS_TOO_LARGE", f"the attachments are {size} bytes in all")
+        draft.attachments, problems = attachments_of(requests, f"{draft.path}.", self._rules.attachment_bytes)
+        draft.problems += problems
+        draft.refused = draft.refused or bool(problems)
 
     def _check_parameters(self, draft: _Draft) -> None:
         place = self._rules.channels.index("whatsapp")
@@ -190,6 +186,23 @@ class RecipientChecker:
 
     def _values(self, draft: _Draft) -> dict[str, Any]:
         return merge_variables(self._rules.template, self._rules.global_variables, draft)
+
+
+def attachments_of(
+    requests: list[AttachmentRequest], path: str, others_bytes: int = 0
+) -> tuple[list[Attachment], list[Problem]]:
+    """Return files as a job carries them, and every problem; `others_bytes` is what else goes with the message."""
+    found = [Attachment(one.filename, one.content_type, one.content) for one in requests]
+    problems = [
+        Problem(f"{path}attachments[{position}].filename", "INVALID_CHARACTERS", _FILENAME_RULE)
+        for position, one in enumerate(requests)
+        if _UNFIT_FILENAME.search(one.filename)
+    ]
+    size = others_bytes + sum(len(one.content) for one in requests)
+    if requests and size > MAX_ATTACHMENT_BYTES:
+        what = f"the attachments are {size} bytes in all, {MAX_ATTACHMENT_BYTES} are allowed"
+        problems.append(Problem(f"{path}attachments", "ATTACHMENTS_TOO_LARGE", what))
+    return found, problems
 
 
 _OWN = frozenset({"name", "email", "phone"})

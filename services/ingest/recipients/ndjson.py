@@ -15,7 +15,8 @@ async def ndjson_lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterato
     rest: list[bytes] = []
     held = 0
     first = True
-    async for chunk in chunks:
+    async for piece in chunks:
+        chunk = piece
         if first and chunk:
             chunk, first = chunk.removeprefix(b"\xef\xbb\xbf"), False
         end = chunk.rfind(b"\n")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from services.ingest.intake.spool import Accepted
 from services.ingest.problems import MAX_PROBLEMS, ApiError, Problem, invalid
+from services.ingest.recipients.accepted import Accepted
 
 
 class Checked(msgspec.Struct, frozen=True):

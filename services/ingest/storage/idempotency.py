@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 from services.ingest.storage.scripts import Argument, Script
 from shared.errors import QueueUnavailableError
 from shared.logs import get_logger
+from shared.queue.connection import translated
 
 KEEP_MS = 24 * 3600 * 1000
 LEASE_MS = 15_000
@@ -94,6 +95,13 @@ class IdempotencyStore:
     def __init__(self, redis: Redis, lease_ms: int = LEASE_MS) -> None:
         self._redis = redis
         self._lease_ms = lease_ms
+
+    async def peek(self, key: str) -> tuple[str, bool]:
+        """Return the blast that a record names, "" where there is no record, and whether it has its response."""
+        with translated("idempotency record"):
+            row: Any = await self._redis.hmget(key, ["blast", "response"])
+        blast_id, response = row
+        return (blast_id.decode() if blast_id is not None else ""), response is not None
 
     async def claim(self, key: str, request: str, blast_id: str) -> Claim:
         """Begin or continue the request with this hash; `blast_id` serves if the record is new."""

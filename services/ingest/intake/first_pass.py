@@ -1,0 +1,132 @@
+"""The first pass: every recipient checked, what passes spooled, duplicates found, totals known at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from services.ingest.intake.duplicates import Duplicates
+from services.ingest.intake.incoming import Entry, Incoming
+from services.ingest.intake.spool import Spool
+from services.ingest.intake.terms import Terms
+from services.ingest.problems import MAX_PROBLEMS, Problem, invalid
+from services.ingest.recipients import Accepted, Checked, CsvRow, FoundProblems, RecipientChecker
+from shared.channels import CHANNELS
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a blast comes to: jobs by channel, recipients with at least one, repeated addresses, refused recipients."""
+
+    by_channel: dict[str, int]
+    recipients: int
+    duplicates: int
+    rejected: int
+
+    @property
+    def messages(self) -> int:
+        """Jobs on all channels."""
+        return sum(self.by_channel.values())
+
+
+class FirstPass:
+    """One blast's first pass; a context manager, since it keeps files."""
+
+    def __init__(self, terms: Terms, region: str, folder: Path) -> None:
+        self._terms = terms
+        self._checker = RecipientChecker(terms.rules(region))
+        self._channels = len(terms.channels)
+        self._counts = [0] * self._channels
+        self._duplicates = Duplicates(folder)
+        self._read = 0
+        self._rejected = 0
+        self.spool = Spool(folder)
+        self.found = FoundProblems()
+        self.dropped: set[int] = set()
+
+    def __enter__(self) -> FirstPass:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.spool.close()
+        self._duplicates.close()
+
+    async def run(self, incoming: Incoming) -> Totals:
+        """Check and spool everything; raises ApiError for a body that cannot be read, OSError for a full disk."""
+        check = self._check_of(incoming.path)
+        async for entries in incoming.entries:
+            for entry in entries:
+                self._take(check(entry, self._read))
+                self._read += 1
+            await asyncio.sleep(0)
+        return self._totals()
+
+    def _check_of(self, path: str) -> Callable[[Entry, int], Checked]:
+        checker = self._checker
+
+        def check(entry: Entry, index: int) -> Checked:
+            if isinstance(entry, CsvRow):
+                return checker.check_row(entry, index)
+            return checker.check_json(entry, index, path)
+
+        return check
+
+    def _take(self, checked: Checked) -> None:
+        if checked.problems:
+            self.found.add(checked.problems)
+        accepted = checked.accepted
+        if accepted is None:
+            self._rejected += 1
+            return
+        position = self.spool.count * self._channels
+        for channel, address in enumerate(accepted.addresses):
+            if address:
+                self._duplicates.add(position + channel, channel, address)
+                self._counts[channel] += 1
+        self.spool.add(accepted)
+
+    def _totals(self) -> Totals:
+        self.dropped = self._duplicates.positions()
+        emptied = 0
+        for accepted, places in self._repeats() if self.dropped else ():
+            for channel in places:
+                self._counts[channel] -= 1
+            emptied += len(places) == sum(map(bool, accepted.addresses))
+            if self._terms.head.on_duplicate == "error":
+                self.found.add([self._duplicate(accepted, channel) for channel in places])
+        return Totals(
+            by_channel=dict(zip(self._terms.channels, self._counts, strict=True)),
+            recipients=self.spool.count - emptied,
+            duplicates=len(self.dropped),
+            rejected=self._rejected,
+        )
+
+    def _repeats(self) -> Iterator[tuple[Accepted, list[int]]]:
+        """Yield the recipients that repeat an address, with the channels on which they do."""
+        for ordinal, accepted in enumerate(accepted for block in self.spool.blocks() for accepted in block):
+            start = ordinal * self._channels
+            if places := [channel for channel in range(self._channels) if start + channel in self.dropped]:
+                yield accepted, places
+
+    def _duplicate(self, accepted: Accepted, channel: int) -> Problem:
+        field = CHANNELS[self._terms.channels[channel]].address_field
+        path = f"recipients[{accepted.index}].{field}"
+        return Problem(path, "DUPLICATE_RECIPIENT", f"an earlier recipient has the same {field}")
+
+    def verdict(self, totals: Totals) -> None:
+        """Raise ApiError where nothing of the blast may be queued."""
+        strict = self._terms.head.validation == "strict"
+        if self.found.total and (strict or not totals.messages):
+            raise self.found.answer()
+        if not totals.messages:
+            raise invalid([Problem("recipients", "NO_RECIPIENTS", "there is no recipient")])
+
+    @property
+    def told(self) -> list[Problem]:
+        """The problems that the answer lists."""
+        return self.found.first[:MAX_PROBLEMS]

@@ -1,0 +1,193 @@
+"""Incoming: a blast as it arrives, in any of its forms: its head first, then recipients a block at a time.
+
+JSON is held in memory; NDJSON, CSV and multipart flow through. All that was read goes into a digest, which tells a
+repeated request from another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from services.ingest.bodies import chunks, decode_struct, read_whole, struct_of
+from services.ingest.call import JSON, Call
+from services.ingest.decoding import problem_of, problems_of, read_object
+from services.ingest.intake.multipart import MULTIPART, Part, parts_of
+from services.ingest.problems import ApiError, invalid
+from services.ingest.recipients import CsvRow, csv_rows, ndjson_lines
+from services.ingest.requests import BlastHead, BlastRequest
+
+NDJSON = "application/x-ndjson"
+CSV = "text/csv"
+FORMS = (JSON, NDJSON, CSV, MULTIPART)
+_SLICE = 500
+_NDJSON_TYPES = frozenset({NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines"})
+_LISTS = frozenset({"channels"})
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+_NESTED = {"globalVariables", "metadata"}
+
+Entry = bytes | msgspec.Raw | CsvRow
+
+
+class Digest:
+    """The hash of everything that makes a request the same as another."""
+
+    def __init__(self, *parts: str) -> None:
+        self._hash = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
+
+    def update(self, data: bytes) -> None:
+        """Take more of the request."""
+        self._hash.update(data)
+
+    def text(self) -> str:
+        """Return the hash of what was taken so far."""
+        return self._hash.hexdigest()
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A blast being read; `whole`: it was held in memory, so its answer may name every job.
+
+    `path` is the JSON path of its only recipient, "" where there are many.
+    """
+
+    head: BlastHead
+    entries: AsyncIterator[Sequence[Entry]]
+    digest: Digest
+    whole: bool = False
+    path: str = ""
+
+    async def drain(self) -> None:
+        """Read the rest, for the digest alone."""
+        async for _ in self.entries:
+            pass
+
+
+async def read_incoming(call: Call) -> Incoming:
+    """Begin to read a blast by its Content-Type; raises ApiError where its head cannot be read."""
+    kind = call.request.content_type
+    digest = Digest("blast", kind, call.request.query_string)
+    if kind == JSON:
+        return await _json(call, digest)
+    if kind == CSV:
+        body = _hashed(chunks(call, call.gateway.settings.limits.upload_bytes), digest)
+        return Incoming(_head_of_query(call.request.query), _rows(call, body), digest)
+    if kind in _NDJSON_TYPES:
+        body = _hashed(chunks(call, call.gateway.settings.limits.upload_bytes), digest)
+        return await _ndjson(call, body, digest)
+    if kind == MULTIPART:
+        # the boundary differs each time
+        return await _multipart(call, Digest("blast", kind))
+    raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"a blast is {', '.join(FORMS)}")
+
+
+async def _json(call: Call, digest: Digest) -> Incoming:
+    raw = await read_whole(call, call.gateway.settings.limits.json_bytes)
+    digest.update(raw)
+    request = decode_struct(raw, BlastRequest)
+    return Incoming(request, slices(request.recipients), digest, whole=True)
+
+
+async def slices(recipients: Sequence[msgspec.Raw]) -> AsyncIterator[Sequence[Entry]]:
+    """Yield recipients that are in memory a block at a time."""
+    for start in range(0, len(recipients), _SLICE):
+        yield recipients[start : start + _SLICE]
+
+
+async def _ndjson(call: Call, body: AsyncIterator[bytes], digest: Digest) -> Incoming:
+    lines = ndjson_lines(body, call.gateway.settings.limits.line_bytes)
+    first = await anext(lines, None)
+    if first is None:
+        raise ApiError("MALFORMED_NDJSON")
+    return Incoming(_head(first[0], "MALFORMED_NDJSON"), _after(first[1:], lines), digest)
+
+
+async def _after(first: list[bytes], lines: AsyncIterator[list[bytes]]) -> AsyncIterator[Sequence[Entry]]:
+    if first:
+        yield first
+    async for block in lines:
+        yield block
+
+
+async def _rows(call: Call, body: AsyncIterator[bytes]) -> AsyncIterator[Sequence[Entry]]:
+    async for rows in csv_rows(body, call.gateway.settings.limits.line_bytes):
+        yield rows
+
+
+async def _hashed(body: AsyncIterator[bytes], digest: Digest) -> AsyncIterator[bytes]:
+    async for chunk in body:
+        digest.update(chunk)
+        yield chunk
+
+
+async def _multipart(call: Call, digest: Digest) -> Incoming:
+    parts = parts_of(call)
+    head_part = await anext(parts, None)
+    if head_part is None or head_part.name != "blast":
+        raise ApiError("MALFORMED_MULTIPART", "the part `blast` comes first, then `recipients`")
+    raw = await head_part.whole(call.gateway.settings.limits.json_bytes)
+    digest.update(raw)
+    head = _head(raw, "MALFORMED_MULTIPART")
+    part = await anext(parts, None)
+    if part is None or part.name != "recipients":
+        raise ApiError("MALFORMED_MULTIPART", "the part `recipients` is missing after `blast`")
+    digest.update(f"\0{part.content_type}\0".encode())
+    return Incoming(head, _part_entries(call, part, parts, digest), digest)
+
+
+async def _part_entries(
+    call: Call, part: Part, parts: AsyncIterator[Part], digest: Digest
+) -> AsyncIterator[Sequence[Entry]]:
+    body = _hashed(part.chunks(), digest)
+    limit = call.gateway.settings.limits.line_bytes
+    is_ndjson = part.content_type in _NDJSON_TYPES or part.filename.lower().endswith((".ndjson", ".jsonl"))
+    blocks: AsyncIterator[Sequence[Entry]] = ndjson_lines(body, limit) if is_ndjson else csv_rows(body, limit)
+    async for block in blocks:
+        yield block
+    if await anext(parts, None) is not None:
+        raise ApiError("MALFORMED_MULTIPART", "there is a part after `recipients`")
+
+
+def _head(raw: bytes, malformed: str) -> BlastHead:
+    try:
+        return msgspec.json.decode(raw, type=BlastHead)
+    except msgspec.ValidationError as error:
+        value = read_object(raw)
+        if value is None:
+            raise ApiError(malformed, "the blast is not a JSON object") from error
+        raise invalid(problems_of(value, BlastHead) or [problem_of(error)]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(malformed, f"the blast is not JSON: {error}") from error
+
+
+def _head_of_query(query: Mapping[str, str]) -> BlastHead:
+    """Read a head from query parameters: JSON names, lists by commas, objects as JSON or `metadata.key=value`."""
+    value: dict[str, Any] = {}
+    for name, text in query.items():
+        outer, dot, inner = name.partition(".")
+        if dot and outer in _NESTED:
+            nested = value.setdefault(outer, {})
+            if isinstance(nested, dict):
+                nested[inner] = text
+        else:
+            value[name] = _of_query(name, text)
+    return struct_of(value, BlastHead)
+
+
+def _of_query(name: str, text: str) -> Any:
+    if name in _LISTS:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    if name == "priority" and text.isascii() and text.isdecimal():
+        return int(text[:9])
+    if name == "dryRun":
+        return _FLAGS.get(text.lower(), text)
+    if name in _NESTED or name == "attachments":
+        try:
+            return msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            return text
+    return text

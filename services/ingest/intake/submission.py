@@ -1,0 +1,246 @@
+"""Submission: one request for a blast, from what arrives to the answer, once however often it is repeated.
+
+Both passes, the idempotency record and the answer meet here. A request with an Idempotency-Key that is repeated
+after a crash continues the blast that its first life began: the same snapshot, the same job ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from services.ingest.answers import BlastAnswer
+from services.ingest.call import Call
+from services.ingest.intake.enqueueing import Enqueueing
+from services.ingest.intake.first_pass import FirstPass, Totals
+from services.ingest.intake.ids import new_blast_id
+from services.ingest.intake.incoming import Incoming
+from services.ingest.intake.terms import Asker, Terms, check_terms, terms_of
+from services.ingest.problems import ApiError, Problem, invalid
+from services.ingest.storage.idempotency import Claim, record_key
+from shared.blasts import Blast
+from shared.errors import KurirError
+from shared.jobs import Lane
+from shared.logs import get_logger
+
+_LONGEST_KEY = 255
+_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT}
+
+log = get_logger()
+_encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a submission came to; `replayed`: the answer is that of an earlier request with the same key."""
+
+    body: bytes
+    status: int = 202
+    replayed: bool = False
+
+
+class Submission:
+    """Takes one blast in; raises ApiError, QueueFullError and QueueUnavailableError."""
+
+    def __init__(self, call: Call, incoming: Incoming) -> None:
+        self._call = call
+        self._gateway = call.gateway
+        self._incoming = incoming
+        self._record = "" if incoming.head.dry_run else _record(call)
+        self._folder = Path(self._gateway.spool_folder)
+
+    async def run(self) -> Receipt:
+        """Check, claim, enqueue, answer."""
+        prior, done = await self._earlier()
+        if done:
+            await self._incoming.drain()
+            async with self._claimed() as claim:
+                # a record that ended between the two looks: nothing is known of this body's recipients
+                if claim is None or claim.state != "done":
+                    raise ApiError("IDEMPOTENCY_IN_PROGRESS", headers={"Retry-After": "1"})
+                return Receipt(claim.response, replayed=True)
+        terms = terms_of(prior, self._incoming.head) if prior else await self._terms()
+        try:
+            with FirstPass(terms, self._gateway.settings.default_region, self._folder) as first:
+                totals = await first.run(self._incoming)
+                return await self._second_pass(terms, first, totals, prior)
+        except OSError as error:
+            if error.errno not in _DISK_TROUBLE:
+                raise
+            log.exception("spool cannot be written")
+            raise ApiError("STORAGE_UNAVAILABLE", headers={"Retry-After": "10"}) from error
+
+    async def _earlier(self) -> tuple[Blast | None, bool]:
+        """Return the blast that an earlier request with this key began, and whether it was answered."""
+        if not self._record:
+            return None, False
+        blast_id, done = await self._gateway.records.idempotency.peek(self._record)
+        return (await self._gateway.queue.blasts.load(blast_id) if blast_id and not done else None), done
+
+    async def _terms(self) -> Terms:
+        asker = Asker(
+            self._gateway.settings, self._gateway.templates, self._call.key, self._gateway.clock.now_ms()
+        )  # fmt: skip
+        terms = await check_terms(self._incoming.head, asker)
+        if isinstance(terms, list):
+            raise invalid(terms)
+        return terms
+
+    async def _second_pass(self, terms: Terms, first: FirstPass, totals: Totals, prior: Blast | None) -> Receipt:
+        async with self._claimed() as claim:
+            if claim is not None and claim.state == "done":
+                return Receipt(claim.response, replayed=True)
+            if prior is None:
+                first.verdict(totals)
+            self._gateway.metrics.recipients(totals.recipients, totals.rejected)
+            lane = self._lane(terms, totals)
+            if terms.head.dry_run:
+                return Receipt(_encoder.encode(_answer(first, totals)), 200)
+            blast = prior or self._blast(terms, totals, lane, claim)
+            if prior is None:
+                await self._check_room(totals)
+                await self._create(blast)
+            await self._enqueue(blast, first)
+            await self._check_whole(blast, claim)
+            body = _encoder.encode(_answer(first, totals, blast, self._job_ids(blast, first)))
+            if claim is not None:
+                await self._gateway.records.idempotency.complete(claim, body)
+            return Receipt(body)
+
+    @asynccontextmanager
+    async def _claimed(self) -> AsyncIterator[Claim | None]:
+        """Hold the idempotency record while the block runs; whatever ends it unfinished lets it go."""
+        if not self._record:
+            yield None
+            return
+        store = self._gateway.records.idempotency
+        claim = await store.claim(self._record, self._incoming.digest.text(), new_blast_id(self._now_ms()))
+        if claim.state == "reused":
+            raise ApiError("IDEMPOTENCY_KEY_REUSED")
+        if claim.state == "running":
+            raise ApiError("IDEMPOTENCY_IN_PROGRESS", headers={"Retry-After": "2"})
+        if claim.state == "done":
+            yield claim
+            return
+        try:
+            async with store.held(claim):
+                yield claim
+        except BaseException as raised:
+            await asyncio.shield(self._release(claim, raised))
+            raise
+
+    async def _release(self, claim: Claim, raised: BaseException) -> None:
+        """Forget a request that was refused, so that its correction may bear the key; let one go that was begun."""
+        store = self._gateway.records.idempotency
+        refused = isinstance(raised, ApiError) and raised.status < 500 and raised.code != "BLAST_ENDED"
+        with suppress(KurirError):
+            if claim.state == "new" and refused:
+                await store.forget(claim)
+            else:
+                await store.let_go(claim)
+
+    def _lane(self, terms: Terms, totals: Totals) -> Lane:
+        settings = self._gateway.settings
+        most = max(totals.by_channel.values())
+        if most > settings.max_backlog:
+            what = f"{most} messages are more than the backlog of {settings.max_backlog} that a channel may have"
+            raise invalid([Problem("recipients", "TOO_MANY_RECIPIENTS", what)])
+        lane = terms.lane(totals.recipients, settings.bulk_from)
+        if isinstance(lane, Problem):
+            raise invalid([lane])
+        return lane
+
+    def _blast(self, terms: Terms, totals: Totals, lane: Lane, claim: Claim | None) -> Blast:
+        now_ms, head = self._now_ms(), terms.head
+        return Blast(
+            blast_id=claim.blast_id if claim is not None else new_blast_id(now_ms),
+            template=terms.template,
+            channels=list(terms.channels),
+            lane=lane,
+            created_at_ms=now_ms,
+            totals={channel: total for channel, total in totals.by_channel.items() if total},
+            total_recipients=totals.recipients,
+            variables=terms.variables,
+            from_address=terms.from_address,
+            reply_to=terms.reply_to,
+            scheduled_at_ms=terms.scheduled_at_ms,
+            expires_at_ms=terms.expires_at_ms,
+            attachments=terms.attachments,
+            reference=head.reference,
+            metadata=head.metadata,
+            api_key=self._call.key_name,
+        )
+
+    async def _check_room(self, totals: Totals) -> None:
+        for channel, total in totals.by_channel.items():
+            if total:
+                await self._gateway.queue.producer.check_room(channel, total)
+
+    async def _create(self, blast: Blast) -> None:
+        await self._gateway.records.open_blasts.open(blast.blast_id, blast.created_at_ms)
+        await self._gateway.queue.blasts.create(blast)
+
+    async def _enqueue(self, blast: Blast, first: FirstPass) -> None:
+        queue = self._gateway.queue
+        await Enqueueing(queue, self._gateway.clock, blast).run(first.spool.blocks(), first.dropped)
+        await self._gateway.records.open_blasts.close(blast.blast_id)
+
+    async def _check_whole(self, blast: Blast, claim: Claim | None) -> None:
+        """Raise 409 where a blast that was taken over had ended as incomplete meanwhile."""
+        if claim is None or claim.state != "taken_over":
+            return
+        progress = await self._gateway.queue.blasts.progress(blast.blast_id, blast)
+        if progress is not None and any(one.incomplete for one in progress.channels.values()):
+            queued = sum(one.enqueued for one in progress.channels.values())
+            what = (
+                f"blast {blast.blast_id} ended as incomplete with {queued} messages queued; send the rest as a new one"
+            )
+            raise ApiError("BLAST_ENDED", what)
+
+    def _job_ids(self, blast: Blast, first: FirstPass) -> list[str] | None:
+        if not self._incoming.whole:
+            return None
+        found: list[str] = []
+        place = 0
+        for block in first.spool.blocks():
+            for accepted in block:
+                for channel, address in zip(blast.channels, accepted.addresses, strict=True):
+                    if address and place not in first.dropped:
+                        found.append(f"{blast.blast_id}:{accepted.index}:{channel}")
+                    place += 1
+        return found
+
+    def _now_ms(self) -> int:
+        return self._gateway.clock.now_ms()
+
+
+def _answer(
+    first: FirstPass, totals: Totals, blast: Blast | None = None, job_ids: list[str] | None = None
+) -> BlastAnswer:
+    return BlastAnswer(
+        blast_id=msgspec.UNSET if blast is None else blast.blast_id,
+        total_messages=totals.messages,
+        total_recipients=totals.recipients,
+        job_ids=msgspec.UNSET if job_ids is None else job_ids,
+        duplicates=totals.duplicates,
+        rejected_recipients=totals.rejected or msgspec.UNSET,
+        errors=first.told or msgspec.UNSET,
+        dry_run=True if blast is None else msgspec.UNSET,
+    )
+
+
+def _record(call: Call) -> str:
+    """Return the key of the request's idempotency record, "" where it has none; raises ApiError."""
+    given = call.request.headers.get("Idempotency-Key")
+    if given is None:
+        return ""
+    key = given.strip()
+    if not key or len(key) > _LONGEST_KEY or not (key.isascii() and key.isprintable()):
+        raise ApiError("INVALID_IDEMPOTENCY_KEY")
+    return record_key(call.key_name, key)

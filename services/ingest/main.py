@@ -1,0 +1,140 @@
+"""Ingest's composition root: reads the environment, wires the parts, serves until it is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import aiohttp
+
+from services.ingest.app import build_app
+from services.ingest.gateway import Gateway, Queue, Records
+from services.ingest.keys import Keyring
+from services.ingest.metrics import IngestMetrics
+from services.ingest.operations import OPERATIONS
+from services.ingest.peers import Peer, open_session
+from services.ingest.request_log import RequestLog
+from services.ingest.settings import IngestSettings, read_settings
+from services.ingest.storage.idempotency import LEASE_MS, IdempotencyStore
+from services.ingest.storage.open_blasts import OpenBlasts
+from services.ingest.storage.request_limits import RequestLimits
+from services.ingest.storage.templates import TemplateStore
+from services.ingest.storage.watch import RedisWatch
+from services.ingest.templates.files import read_templates
+from services.ingest.templates.library import TemplateLibrary
+from services.ingest.views import BlastViews
+from shared.clock import SystemClock
+from shared.errors import SettingsError
+from shared.lifecycle import Stop, run_service
+from shared.logs import configure_logging, get_logger
+from shared.queue.batches import boot_name
+from shared.queue.blasts import BlastStore
+from shared.queue.connection import connect, without_password
+from shared.queue.control import Control
+from shared.queue.producer import BacklogLimits, Producer
+from shared.queue.suppressions import Suppressions
+from shared.web import Health, serving
+
+_CONNECTIONS = 32
+_LAST_WORDS_S = 3.0
+
+log = get_logger()
+
+
+def run() -> NoReturn:
+    """Run the service `python -m services.ingest`."""
+    run_service("ingest", lambda stop: serve(stop, os.environ))
+
+
+async def serve(stop: Stop, env: Mapping[str, str]) -> None:
+    """Serve until stopped; raises SettingsError for an environment that cannot work."""
+    settings = read_settings(env)
+    spool_folder = _spool_folder(settings)
+    files = read_templates(Path(settings.templates_dir), settings.default_region)
+    redis = connect(settings.common.redis_url, max_connections=_CONNECTIONS)
+    name = boot_name("ingest", socket.gethostname())
+    producer = Producer(redis, name, BacklogLimits(jobs=settings.max_backlog))
+    request_log = RequestLog(lambda events: producer.emit(*events))
+    configure_logging("ingest", settings.common, request_log.from_any_thread())
+    try:
+        async with open_session() as session:
+            queue = Queue(producer, BlastStore(redis, name), Control(redis, name), Suppressions(redis))
+            library = TemplateLibrary(TemplateStore(redis), files)
+            health = Health("ingest")
+            limits = RequestLimits(redis, settings.rate_limit) if settings.rate_limit is not None else None
+            leases = IdempotencyStore(redis, int(LEASE_MS * settings.common.time_scale))
+            records = Records(leases, OpenBlasts(redis), limits, RedisWatch(redis, health))
+            parts = _Parts(settings, session, queue, records, library, request_log, spool_folder, health)
+            gateway = _gateway(parts)
+            await _serve(gateway, stop)
+    finally:
+        await redis.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the gateway is made of."""
+
+    settings: IngestSettings
+    session: aiohttp.ClientSession
+    queue: Queue
+    records: Records
+    templates: TemplateLibrary
+    request_log: RequestLog
+    spool_folder: Path
+    health: Health
+
+
+def _gateway(parts: _Parts) -> Gateway:
+    settings, clock = parts.settings, SystemClock()
+    return Gateway(
+        settings=settings,
+        clock=clock,
+        keyring=Keyring(settings.keys),
+        templates=parts.templates,
+        spool_folder=parts.spool_folder,
+        queue=parts.queue,
+        records=parts.records,
+        logger=Peer(parts.session, settings.logger_url, "LOGGER_UNAVAILABLE"),
+        senders={name: Peer(parts.session, url, "SENDER_UNAVAILABLE") for name, url in settings.sender_urls.items()},
+        request_log=parts.request_log,
+        views=BlastViews(parts.queue.control, clock),
+        metrics=IngestMetrics(),
+        health=parts.health,
+    )
+
+
+async def _serve(gateway: Gateway, stop: Stop) -> None:
+    common = gateway.settings.common
+    async with asyncio.TaskGroup() as tasks:
+        # the log of requests goes on until the last of them is answered
+        served = Stop()
+        watching = tasks.create_task(gateway.records.watch.run(stop))
+        logging = tasks.create_task(gateway.request_log.run(served))
+        await gateway.records.watch.look()
+        async with serving(build_app(gateway, OPERATIONS), common.host, common.port) as port:
+            log.info(
+                "ingest serves", host=common.host, port=port, redis=without_password(common.redis_url),
+                keys=len(gateway.settings.keys), channels=sorted(gateway.settings.configured_channels),
+            )  # fmt: skip
+            await stop.wait()
+        served.set()
+        await asyncio.wait({watching, logging}, timeout=_LAST_WORDS_S)
+
+
+def _spool_folder(settings: IngestSettings) -> Path:
+    """Make the folder for what is between the two passes."""
+    folder = settings.common.data_dir / "spool"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingsError([f"KURIR_DATA_DIR: {folder} cannot be written: {error.strerror}"]) from error
+    return folder

@@ -1,0 +1,133 @@
+"""Checking a template: everything that is wrong with it, before anybody can send it.
+
+It must compile, use only variables that it declares, fit its channels, and render with its own examples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from services.ingest.problems import Problem
+from services.ingest.recipients.typed_values import ValueProblem, check_of
+from shared.channels import CHANNELS, EMAIL, WHATSAPP
+from shared.rendering import BUILT_IN, CompiledTemplate, RenderError, compile_template
+from shared.rendering.syntax import RESERVED
+from shared.rendering.whatsapp import MEDIA, split_media, whatsapp_components
+from shared.templates import Template, Variable
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_GIVEN = "unsubscribe_url"
+# https://developers.facebook.com/docs/whatsapp: one header parameter; a carousel aside, at most ten buttons
+_MOST_HEADERS, _MOST_BUTTONS = 1, 10
+_SAMPLES = {
+    "string": "example",
+    "number": 1,
+    "date": "2026-01-31",
+    "email": "person@example.com",
+    "phone": "6281234567890",
+    "url": "https://example.com/",
+}
+
+
+def check_template(template: Template, region: str) -> list[Problem]:
+    """Return every problem of a template; none means that it may be kept."""
+    problems = [*_channel_problems(template), *_variable_problems(template, region)]
+    problems += _whatsapp_problems(template)
+    try:
+        compiled = compile_template(template)
+    except RenderError as error:
+        return [*problems, Problem(error.part, "INVALID_TEMPLATE", str(error))]
+    problems += _undeclared(template, compiled)
+    return problems or list(_render_problems(template, compiled))
+
+
+def sample_values(template: Template) -> dict[str, Any]:
+    """Return values to try a template with: its examples, then defaults, then something of each type."""
+    values: dict[str, Any] = {
+        "name": "Example Person", "email": "person@example.com", "phone": "6281234567890",
+        _GIVEN: "https://example.com/u/example",
+    }  # fmt: skip
+    return values | {one.name: _sample(one) for one in template.variables}
+
+
+def _sample(variable: Variable) -> Any:
+    for value in (variable.example, variable.default):
+        if value is not None:
+            return value
+    return _SAMPLES[variable.type]
+
+
+def _channel_problems(template: Template) -> Iterator[Problem]:
+    for position, name in enumerate(template.channels):
+        if name not in CHANNELS:
+            yield Problem(f"channels[{position}]", "UNKNOWN_CHANNEL", f"the channels are {', '.join(CHANNELS)}")
+        elif name in template.channels[:position]:
+            yield Problem(f"channels[{position}]", "INVALID_VALUE", f"{name} is listed twice")
+    if EMAIL.name in template.channels:
+        if not template.subject.strip():
+            yield Problem("subject", "REQUIRED", "an email template needs a subject")
+        if not (template.html.strip() or template.text.strip()):
+            yield Problem("html", "REQUIRED", "an email template needs html or text")
+    if WHATSAPP.name in template.channels and template.whatsapp is None:
+        yield Problem("whatsapp", "REQUIRED", "a WhatsApp template needs the provider's template")
+
+
+def _variable_problems(template: Template, region: str) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for position, one in enumerate(template.variables):
+        path = f"variables[{position}]"
+        if not _NAME.fullmatch(one.name) or one.name in RESERVED or one.name == _GIVEN:
+            yield Problem(f"{path}.name", "INVALID_VALUE", f"{one.name[:60]!r} cannot be a variable's name")
+        elif one.name in seen:
+            yield Problem(f"{path}.name", "INVALID_VALUE", f"{one.name} is declared twice")
+        seen.add(one.name)
+        check = check_of(one, region)
+        for field, value in (("default", one.default), ("example", one.example)):
+            if value is None:
+                continue
+            try:
+                check(value)
+            except ValueProblem as problem:
+                yield Problem(f"{path}.{field}", problem.code, f"{one.name}'s {field} {problem}")
+
+
+def _whatsapp_problems(template: Template) -> Iterator[Problem]:
+    content = template.whatsapp
+    if content is None:
+        return
+    declared = {one.name for one in template.variables} | set(BUILT_IN)
+    kinds = (
+        ("headerVariables", content.header_variables, _MOST_HEADERS),
+        ("bodyVariables", content.body_variables, len(content.body_variables)),
+        ("buttonVariables", content.button_variables, _MOST_BUTTONS),
+    )
+    for field, names, most in kinds:
+        if len(names) > most:
+            what = f"a WhatsApp template takes at most {most} of these, not {len(names)}"
+            yield Problem(f"whatsapp.{field}", "PARAMETER_COUNT_MISMATCH", what)
+        for position, written in enumerate(names):
+            medium, name = split_media(written) if field == "headerVariables" else ("text", written)
+            path = f"whatsapp.{field}[{position}]"
+            if medium not in (*MEDIA, "text"):
+                yield Problem(path, "INVALID_TEMPLATE", f"a header may be {', '.join(MEDIA)} or text")
+            elif name not in declared:
+                yield Problem(path, "INVALID_TEMPLATE", f"{name[:60]!r} is not among the template's variables")
+
+
+def _undeclared(template: Template, compiled: CompiledTemplate) -> Iterator[Problem]:
+    declared = {one.name for one in template.variables} | set(BUILT_IN)
+    for name in sorted(compiled.variables - declared):
+        what = f"the template uses {name[:60]!r}, which its variables do not declare"
+        yield Problem("variables", "INVALID_TEMPLATE", what)
+
+
+def _render_problems(template: Template, compiled: CompiledTemplate) -> Iterator[Problem]:
+    values = sample_values(template)
+    try:
+        compiled.render(values)
+        if template.whatsapp is not None:
+            whatsapp_components(template, values)
+    except RenderError as error:
+        yield Problem(error.part, "RENDER_FAILED", f"rendered with its examples: {error}")

@@ -1,0 +1,61 @@
+"""Template files: YAML, one template each, read and checked at start-up."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from services.ingest.decoding import convert
+from services.ingest.templates.checking import check_template
+from services.ingest.templates.requests import TemplateRequest, template_of
+from shared.errors import SettingsError
+from shared.templates import Template
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateFile:
+    """A template from a file; `digest` tells whether the file has changed since it was taken over."""
+
+    template: Template
+    digest: str
+
+
+def read_templates(folder: Path, region: str) -> dict[str, TemplateFile]:
+    """Read every `*.yaml` of a folder by template id; raises SettingsError with every problem of every file."""
+    if not folder.is_dir():
+        raise SettingsError([f"KURIR_TEMPLATES_DIR: there is no folder {folder}"])
+    found: dict[str, TemplateFile] = {}
+    problems: list[str] = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            file = _read(path, region)
+        except SettingsError as error:
+            problems += error.problems
+            continue
+        if file.template.id in found:
+            problems.append(f"{path.name}: another file has the template {file.template.id}")
+        found[file.template.id] = file
+    if problems:
+        raise SettingsError(problems)
+    return found
+
+
+def _read(path: Path, region: str) -> TemplateFile:
+    try:
+        raw = path.read_bytes()
+        value = yaml.safe_load(raw)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path.name}: {error}"]) from error
+    if not isinstance(value, dict):
+        raise SettingsError([f"{path.name}: a template is a mapping"])
+    request = convert(value, TemplateRequest)
+    if isinstance(request, list):
+        raise SettingsError([f"{path.name}: {one.field}: {one.message}" for one in request])
+    template = template_of(request.id, request)
+    if problems := check_template(template, region):
+        raise SettingsError([f"{path.name}: {one.field}: {one.message}" for one in problems])
+    return TemplateFile(template, hashlib.sha256(msgspec.json.encode(template)).hexdigest())

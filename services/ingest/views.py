@@ -1,0 +1,103 @@
+"""Views: a blast as the API shows it, live from Redis: counts, progress, pace, and what it waits for."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from services.ingest.answers import BlastChannel, BlastView
+from shared.blasts import Blast
+from shared.clock import Clock, rfc3339
+from shared.jobs import TERMINAL
+from shared.queue.blasts import BlastProgress, ChannelProgress
+from shared.queue.control import Control
+
+_KEPT_BLASTS = 1000
+_KEPT_LOOKS = 20
+_WINDOW_S = 15.0
+_PRIORITY_OF_LANE = {"high": 0, "normal": 1, "bulk": 2}
+
+
+class Pace:
+    """How fast blasts end their messages, from what earlier looks at them saw."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._looks: OrderedDict[str, deque[tuple[float, int]]] = OrderedDict()
+
+    def note(self, blast_id: str, ended: int) -> float | None:
+        """Note how many messages have ended; return how many end a second of late, None if it cannot be told yet."""
+        now = self._clock.monotonic()
+        looks = self._looks.setdefault(blast_id, deque(maxlen=_KEPT_LOOKS))
+        self._looks.move_to_end(blast_id)
+        while len(self._looks) > _KEPT_BLASTS:
+            self._looks.popitem(last=False)
+        while looks and now - looks[0][0] > _WINDOW_S:
+            looks.popleft()
+        first = looks[0] if looks else None
+        if not looks or now - looks[-1][0] >= _WINDOW_S / _KEPT_LOOKS:
+            looks.append((now, ended))
+        if first is None or now - first[0] < 0.5:
+            return None
+        return max(0.0, (ended - first[1]) / (now - first[0]))
+
+
+class BlastViews:
+    """Makes views of blasts that Redis still has."""
+
+    def __init__(self, control: Control, clock: Clock) -> None:
+        self._control = control
+        self._clock = clock
+        self._pace = Pace(clock)
+
+    async def view(self, blast: Blast, progress: BlastProgress) -> BlastView:
+        """Return a blast as it stands now."""
+        waiting_for = await self._control.waiting_for(progress)
+        counts = _summed([one.counts for one in progress.channels.values()])
+        total = sum(one.total for one in progress.channels.values())
+        ended = sum(counts[status] for status in TERMINAL)
+        over = progress.state in {"completed", "completed_with_failures", "incomplete"} or ended >= total
+        rate = None if over else self._pace.note(blast.blast_id, ended) or self._average(blast, progress, ended)
+        return BlastView(
+            blast_id=blast.blast_id,
+            state=progress.state,
+            template_id=blast.template.id,
+            template_name=blast.template.name,
+            channels={name: _channel(one, waiting_for[name]) for name, one in progress.channels.items()},
+            total_messages=total,
+            total_recipients=blast.total_recipients,
+            counts=counts,
+            progress=round(ended / total, 4) if total else 1.0,
+            rate=None if rate is None else round(rate, 2),
+            eta_seconds=None if not rate else int((total - ended) / rate) + 1,
+            waiting_for=next((reason for reason in waiting_for.values() if reason), None),
+            priority=_PRIORITY_OF_LANE[blast.lane],
+            scheduled_at=rfc3339(blast.scheduled_at_ms) if blast.scheduled_at_ms else None,
+            expires_at=rfc3339(blast.expires_at_ms) if blast.expires_at_ms else None,
+            created_at=rfc3339(blast.created_at_ms),
+            last_progress_at=rfc3339(progress.last_progress_at_ms) if progress.last_progress_at_ms else None,
+            reference=blast.reference,
+            metadata=blast.metadata,
+        )
+
+    def _average(self, blast: Blast, progress: BlastProgress, ended: int) -> float | None:
+        """Return the pace since the blast's start, for a first look."""
+        began_ms = max(blast.created_at_ms, blast.scheduled_at_ms)
+        spent_s = (progress.last_progress_at_ms - began_ms) / 1000
+        return ended / spent_s if ended and spent_s > 0.5 else None
+
+
+def _summed(counts: list[dict[str, int]]) -> dict[str, int]:
+    names = {name: None for one in counts for name in one}
+    return {name: sum(one.get(name, 0) for one in counts) for name in names}
+
+
+def _channel(one: ChannelProgress, waiting_for: str) -> BlastChannel:
+    return BlastChannel(
+        total=one.total,
+        enqueued=one.enqueued,
+        counts=one.counts,
+        paused=one.paused or None,
+        cancelled=one.cancelled,
+        waiting_for=waiting_for or None,
+        ended_at=rfc3339(one.ended_at_ms) if one.ended_at_ms else None,
+    )
