@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from shared.errors import SettingsError
 
@@ -21,6 +21,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _NumberT = TypeVar("_NumberT", int, float)
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -200,7 +201,7 @@ def read_common(env: EnvReader, default_port: int) -> CommonSettings:
     """Read what every service has; problems stay with the reader until its `finish`."""
     data_dir = Path(env.text("KURIR_DATA_DIR", "./data"))
     return CommonSettings(
-        redis_url=_redis_url(env),
+        redis_url=read_redis_url(env),
         host=env.text("KURIR_HOST", "127.0.0.1"),
         port=env.integer("KURIR_PORT", default_port, minimum=0, maximum=65535),
         env=env.choice("KURIR_ENV", ("development", "production"), "development"),
@@ -213,11 +214,29 @@ def read_common(env: EnvReader, default_port: int) -> CommonSettings:
     )
 
 
-def _redis_url(env: EnvReader) -> str:
+def read_redis_url(env: EnvReader) -> str:
+    """Return where the queue is: KURIR_REDIS_URL, with the password and the CA that may be given apart from it.
+
+    A password in the URL wins, so that a URL of one's own can stand where a password file is mounted anyway.
+    """
     url = env.text("KURIR_REDIS_URL", "redis://127.0.0.1:6379/0")
-    if urlsplit(url).scheme not in {"redis", "rediss", "unix"}:
-        env.problem("KURIR_REDIS_URL must begin with redis://, rediss:// or unix://")
-    return url
+    password = env.text("KURIR_REDIS_PASSWORD", "")
+    ca_file = env.text("KURIR_REDIS_CA_FILE", "")
+    parts = urlsplit(url)
+    if parts.scheme not in _REDIS_SCHEMES:
+        env.problem(f"KURIR_REDIS_URL must begin with {', '.join(f'{scheme}://' for scheme in _REDIS_SCHEMES)}")
+        return url
+    if password and parts.password is None and parts.scheme != "unix":
+        hosts = parts.netloc.rpartition("@")[2]
+        parts = parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{hosts}")
+    if ca_file:
+        if not parts.scheme.startswith("rediss"):
+            env.problem("KURIR_REDIS_CA_FILE needs a KURIR_REDIS_URL that begins with rediss:// or rediss+sentinel://")
+        elif not Path(ca_file).is_file():
+            env.problem(f"KURIR_REDIS_CA_FILE: there is no file {ca_file}")
+        query = urlencode({"ssl_ca_certs": ca_file})
+        parts = parts._replace(query=f"{parts.query}&{query}" if parts.query else query)
+    return parts.geturl()
 
 
 def _time_scale(env: EnvReader) -> float:

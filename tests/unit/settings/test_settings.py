@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import SettingsError
-from shared.settings import EnvReader, Rate, parse_seconds, read_common
+from shared.settings import EnvReader, Rate, parse_seconds, read_common, read_redis_url
 
 
 @pytest.mark.parametrize(
@@ -120,3 +121,31 @@ def test_a_redis_url_without_its_scheme_is_refused() -> None:
     with pytest.raises(SettingsError, match="must begin with redis://") as raised:
         env.finish()
     assert len(raised.value.problems) == 2
+
+
+def test_the_redis_password_may_stand_apart_from_its_url(tmp_path: Path) -> None:
+    """It comes from a file of its own, whatever characters it has; a password within the URL wins over it."""
+    secret = tmp_path / "password"
+    secret.write_text("p@ss:w/rd\n")
+    apart = {"KURIR_REDIS_PASSWORD_FILE": str(secret), "KURIR_REDIS_URL": "redis://kurir@one:6379/0"}
+    assert read_redis_url(EnvReader(apart)) == "redis://kurir:p%40ss%3Aw%2Frd@one:6379/0"
+    within = {**apart, "KURIR_REDIS_URL": "redis://kurir:other@one:6379/0"}
+    assert read_redis_url(EnvReader(within)) == "redis://kurir:other@one:6379/0"
+    many = {**apart, "KURIR_REDIS_URL": "redis+sentinel://one,two:1/kurir"}
+    assert read_redis_url(EnvReader(many)) == "redis+sentinel://:p%40ss%3Aw%2Frd@one,two:1/kurir"
+
+
+def test_a_ca_file_needs_an_encrypted_url(tmp_path: Path) -> None:
+    """The certificate authority is handed to the driver; with a plain URL it would be ignored, so that is a problem."""
+    path = tmp_path / "ca.pem"
+    path.touch()
+    encrypted = EnvReader(
+        {"KURIR_REDIS_URL": "rediss://one/0?ssl_check_hostname=yes", "KURIR_REDIS_CA_FILE": str(path)}
+    )
+    assert read_redis_url(encrypted).endswith(f"ssl_check_hostname=yes&ssl_ca_certs={quote(str(path), safe='')}")
+    encrypted.finish()
+    for url, ca_file in (("redis://one/0", path), ("rediss://one/0", tmp_path / "missing.pem")):
+        env = EnvReader({"KURIR_REDIS_URL": url, "KURIR_REDIS_CA_FILE": str(ca_file)})
+        read_redis_url(env)
+        with pytest.raises(SettingsError, match="KURIR_REDIS_CA_FILE"):
+            env.finish()

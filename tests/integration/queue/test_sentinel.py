@@ -1,0 +1,128 @@
+"""Redis Sentinel: real Sentinels, a real fail-over, and the URL that hides both from the services."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.errors import QueueUnavailableError
+from shared.queue.connection import connect, translated
+from shared.queue.sentinel import read_sentinel_url
+from tests.servers import RedisServer, binary_of, free_port, wait_for
+
+SERVICE = "kurir"
+
+
+class Sentinel:
+    """A Sentinel of its own that watches one master and alone decides on a fail-over."""
+
+    def __init__(self, master_port: int) -> None:
+        self.port = free_port()
+        self._folder = Path(tempfile.mkdtemp(prefix="kurir-test-sentinel-"))
+        lines = [
+            f"port {self.port}",
+            "bind 127.0.0.1",
+            "requirepass sentinels-own-password",
+            f"dir {self._folder}",
+            f"logfile {self._folder}/sentinel.log",
+            f"sentinel monitor {SERVICE} 127.0.0.1 {master_port} 1",
+            f"sentinel auth-pass {SERVICE} the-masters-password",
+            f"sentinel down-after-milliseconds {SERVICE} 300",
+            f"sentinel failover-timeout {SERVICE} 2000",
+        ]
+        path = self._folder / "sentinel.conf"
+        path.write_text("\n".join(lines) + "\n")
+        self._process = subprocess.Popen([binary_of("valkey"), str(path), "--sentinel"])
+
+    def destroy(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A master and its replica."""
+    secret = ("--requirepass", "the-masters-password", "--masterauth", "the-masters-password")
+    master = RedisServer(options=secret)
+    master.start()
+    replica = RedisServer(options=[*secret, "--replicaof", f"127.0.0.1 {master.port}"])
+    replica.start()
+    yield master, replica
+    master.destroy()
+    replica.destroy()
+
+
+@pytest.fixture
+def sentinel(pair: tuple[RedisServer, RedisServer]) -> Iterator[Sentinel]:
+    watching = Sentinel(pair[0].port)
+    yield watching
+    watching.destroy()
+
+
+async def test_the_queue_follows_a_fail_over(pair: tuple[RedisServer, RedisServer], sentinel: Sentinel) -> None:
+    """The client writes to the master; once that is killed, the same client writes to the replica that took over."""
+    master, replica = pair
+    dead_sentinel = free_port()
+    url = (
+        f"redis+sentinel://:the-masters-password@127.0.0.1:{dead_sentinel},127.0.0.1:{sentinel.port}/{SERVICE}/0"
+        "?sentinel_password=sentinels-own-password"
+    )
+    client = connect(url, max_connections=2)
+
+    async def write(value: str) -> bool:
+        try:
+            with translated("SET"):
+                return bool(await client.set("where", value))
+        except QueueUnavailableError:
+            return False
+
+    async def replicated() -> bool:
+        info = await client.info("replication")
+        return bool(info["connected_slaves"] == 1 and info["slave0"]["state"] == "online")
+
+    await wait_for(lambda: write("first"), 20, "Sentinel to name the master")
+    assert (await client.info("server"))["tcp_port"] == master.port
+    await wait_for(replicated, 20, "the replica to have caught up")
+    await client.wait(1, 5000)
+    master.kill()
+    await wait_for(lambda: write("second"), 30, "Sentinel to promote the replica")
+    assert (await client.info("server"))["tcp_port"] == replica.port
+    await client.aclose()
+
+
+async def test_silent_sentinels_are_an_unavailable_queue() -> None:
+    """Where no Sentinel answers, callers get the error on which they wait and try again, with every reason in it."""
+    port = free_port()
+    client = connect(f"redis+sentinel://127.0.0.1:{port}/{SERVICE}")
+    with pytest.raises(QueueUnavailableError, match=f"no Sentinel names a master: 127.0.0.1:{port}"), translated("GET"):
+        await client.get("anything")
+    await client.aclose()
+
+
+def test_the_url_names_all_sentinels() -> None:
+    """Ports default to 26379, IPv6 addresses stand in brackets, and the master's options stay in its own URL."""
+    found = read_sentinel_url("rediss+sentinel://u:p@one,[::1]:9/svc/3?ssl_ca_certs=/ca.pem&sentinel_username=s", 1.0)
+    assert found is not None
+    assert found.sentinels == (("one", 26379), ("::1", 9))
+    assert (found.url, found.service) == ("rediss://u:p@localhost/3?ssl_ca_certs=%2Fca.pem", "svc")
+    assert found.options["username"] == "s"
+    assert found.options["ssl_ca_certs"] == "/ca.pem"
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://one", "redis+sentinel:///svc", "redis+sentinel://one,,two/svc"])
+def test_an_incomplete_url_is_refused(url: str) -> None:
+    """A service name and at least one address are needed, and no address is empty."""
+    with pytest.raises(ValueError, match="Sentinel"):
+        read_sentinel_url(url, 1.0)
+
+
+def test_other_urls_are_left_alone() -> None:
+    """Only the two schemes with +sentinel are read here."""
+    assert read_sentinel_url("rediss://localhost/0", 1.0) is None
