@@ -13,9 +13,17 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from services.cli import controls
+from services.cli.backup import backup
 from services.cli.demo import run_demo
 from services.cli.demo_client import DemoError
+from services.cli.logs import logs
+from services.cli.monitor import monitor
 from services.cli.plan import UpOptions
+from services.cli.send import send
+from services.cli.status import channels, message, status
+from services.cli.suppressions import suppressions
+from services.cli.templates import preview, templates
 from services.cli.up import run_up
 from shared.errors import SettingsError
 from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS, Stop
@@ -106,6 +114,26 @@ async def _with_signals(main: Callable[[Stop], Coroutine[Any, Any, ResultT]]) ->
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     return await main(stop)
+
+
+for _command in (
+    send,
+    status,
+    message,
+    monitor,
+    logs,
+    channels,
+    controls.pause,
+    controls.resume,
+    controls.cancel,
+    controls.retry,
+    controls.limit,
+    templates,
+    preview,
+    suppressions,
+    backup,
+):
+    app.command()(_command)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,156 @@
+"""The API as the command line sees it: one call, its JSON answer, or an error that says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import aiohttp
+import orjson
+import typer
+
+from shared.errors import KurirError, SettingsError
+from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS
+from shared.settings import EnvReader
+
+EXIT_UNREACHABLE = 3
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=120.0)
+_MOST_PROBLEMS = 20
+
+ResultT = TypeVar("ResultT")
+Answer = dict[str, Any]
+
+Url = Annotated[str, typer.Option("--url", envvar="KURIR_URL", help="Where the API is.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the API's own answer.")]
+DEFAULT_URL = "http://127.0.0.1:3000"
+
+
+class RefusedError(KurirError):
+    """The API refused a call; `problems` are the lines that say what is wrong with it."""
+
+    def __init__(self, status: int, answer: Mapping[str, Any]) -> None:
+        super().__init__(str(answer.get("message") or f"the API answered {status}"))
+        self.status = status
+        self.code = str(answer.get("code", ""))
+        self.answer = dict(answer)
+
+    @property
+    def problems(self) -> list[str]:
+        """The field and the message of each problem."""
+        return [f"{one.get('field') or '-'}: {one.get('message', '')}" for one in self.answer.get("errors", [])]
+
+
+class UnreachableError(KurirError):
+    """Nothing answers at the URL, or what answers is not the API."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiClient:
+    """Calls below one URL, with the API key of the environment if there is one."""
+
+    http: aiohttp.ClientSession
+    url: str
+
+    async def call(self, method: str, path: str, **request: Any) -> Answer:
+        """Make one call and return its JSON object; raises RefusedError or UnreachableError."""
+        try:
+            async with self.http.request(method, self.url + path, **request) as response:
+                raw = await response.read()
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UnreachableError(f"nothing answers at {self.url} ({type(error).__name__}: {error})") from error
+        try:
+            answer: Answer = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise UnreachableError(f"what answers at {self.url} is not the API (HTTP {status})") from error
+        if status >= 400:
+            raise RefusedError(status, answer)
+        return answer
+
+    async def get(self, path: str, query: Mapping[str, object] | None = None) -> Answer:
+        """GET a path; values of the query that are None or empty are left out."""
+        return await self.call("GET", path, params=given(query or {}))
+
+    async def post(self, path: str, body: Mapping[str, object] | None = None) -> Answer:
+        """POST a JSON body, or none."""
+        if body is None:
+            return await self.call("POST", path)
+        return await self.call("POST", path, data=orjson.dumps(body), headers={"Content-Type": "application/json"})
+
+    async def lines(self, path: str, query: Mapping[str, object]) -> AsyncIterator[bytes]:
+        """Stream the answer of a GET by chunks, of any length; raises as `call` does."""
+        try:
+            async with self.http.get(self.url + path, params=given(query)) as response:
+                if response.status >= 400:
+                    raise RefusedError(response.status, await response.json())
+                async for chunk in response.content.iter_any():
+                    yield chunk
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UnreachableError(f"nothing answers at {self.url} ({type(error).__name__}: {error})") from error
+
+
+def given(values: Mapping[str, object]) -> dict[str, str]:
+    """Return the values that were given, as query parameters."""
+    return {name: str(value) for name, value in values.items() if value not in (None, "", [], ())}
+
+
+def api_key(env: Mapping[str, str]) -> str:
+    """Return the API key of KURIR_API_KEY or KURIR_API_KEY_FILE, "" if there is none; raises SettingsError."""
+    reader = EnvReader(env)
+    key = reader.text("KURIR_API_KEY", "")
+    reader.finish()
+    return key
+
+
+def call_api(context: typer.Context, url: str, action: Callable[[ApiClient], Awaitable[ResultT]]) -> ResultT:
+    """Run an action against the API and return its result.
+
+    Ends the command with a line on stderr where it cannot: exit code 1 if the API refused, 2 if a setting is wrong,
+    3 if nothing answers.
+    """
+    name = context.info_name or "kurir"
+    try:
+        key = api_key(context.obj)
+        return asyncio.run(_with_client(url.rstrip("/"), key, action))
+    except SettingsError as error:
+        _complain(name, error.problems)
+        raise typer.Exit(EXIT_SETTINGS) from None
+    except RefusedError as error:
+        _complain(name, [f"{error} ({error.code})" if error.code else str(error), *error.problems[:_MOST_PROBLEMS]])
+        raise typer.Exit(EXIT_FAILED) from None
+    except UnreachableError as error:
+        _complain(name, [str(error), "is `kurir up` running? --url or KURIR_URL says where"])
+        raise typer.Exit(EXIT_UNREACHABLE) from None
+
+
+async def _with_client(url: str, key: str, action: Callable[[ApiClient], Awaitable[ResultT]]) -> ResultT:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT) as http:
+        return await action(ApiClient(http, url))
+
+
+def _complain(command: str, lines: list[str]) -> None:
+    for line in lines:
+        sys.stderr.write(f"kurir {command}: {line}\n")
+
+
+def print_json(answer: object) -> None:
+    """Print an answer as indented JSON."""
+    sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+
+
+def usage_error(context: typer.Context, line: str) -> typer.Exit:
+    """Say what is wrong with how the command was called and return the exit to raise (code 2)."""
+    _complain(context.info_name or "kurir", [line])
+    return typer.Exit(EXIT_SETTINGS)
+
+
+def existing_file(context: typer.Context, path: Path) -> Path:
+    """Return a file that can be read; ends the command where it cannot."""
+    if not path.is_file():
+        raise usage_error(context, f"there is no file {path}")
+    return path

@@ -1,0 +1,84 @@
+"""`kurir pause`, `resume`, `cancel`, `retry`, `limit`: steering channels, blasts and single messages."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api, print_json, usage_error
+from shared.channels import CHANNELS
+from shared.jobs import parse_job_id
+
+_console = Console(highlight=False)
+
+ChannelOrBlast = Annotated[str, typer.Argument(help="A channel, or a blast's id.")]
+BlastOrJob = Annotated[str, typer.Argument(help="A blast's or a message's id.")]
+
+
+def pause(
+    context: typer.Context,
+    target: ChannelOrBlast,
+    reason: Annotated[str, typer.Option(help="Shown wherever the pause is.")] = "paused from the command line",
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Pause a channel or a blast; what is being sent at this moment ends."""
+    path = _path(target, "pause")
+    _report(call_api(context, url, lambda api: api.post(path, {"reason": reason})), f"{target} is paused", as_json)
+
+
+def resume(context: typer.Context, target: ChannelOrBlast, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Resume a channel or a blast."""
+    path = _path(target, "resume")
+    _report(call_api(context, url, lambda api: api.post(path)), f"{target} is resumed", as_json)
+
+
+def cancel(context: typer.Context, target: BlastOrJob, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Cancel what of a blast is not sent yet, or one message."""
+    path = _path(target, "cancel")
+    _report(call_api(context, url, lambda api: api.post(path)), f"{target} is cancelled", as_json)
+
+
+def retry(
+    context: typer.Context,
+    target: BlastOrJob,
+    include_uncertain: Annotated[bool, typer.Option(help="Also those that may have been delivered.")] = False,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Send the failed messages of a blast again, or one message."""
+    path = _path(target, "retry" if parse_job_id(target) else "retry-failed")
+    body = {"includeUncertain": include_uncertain}
+    answer = call_api(context, url, lambda api: api.post(path, body))
+    what = f"{answer.get('reopened', 0)} messages are queued again"
+    if answer.get("skipped"):
+        what += f", {answer['skipped']} left out: they may have been delivered (--include-uncertain)"
+    _report(answer, what, as_json)
+
+
+def limit(
+    context: typer.Context,
+    channel: Annotated[str, typer.Argument(help="A channel.")],
+    rate: Annotated[str, typer.Argument(help='At most so many starts in so long: "10/1s", or "off".')],
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Change a channel's rate for all its senders, at once."""
+    if channel not in CHANNELS:
+        raise usage_error(context, f"the channels are {', '.join(CHANNELS)}")
+    answer = call_api(context, url, lambda api: api.call("PATCH", f"/api/v1/channels/{channel}", json={"rate": rate}))
+    _report(answer, f"{channel}: {answer['channel']['rate']}", as_json)
+
+
+def _path(target: str, action: str) -> str:
+    if target in CHANNELS:
+        return f"/api/v1/channels/{target}/{action}"
+    if parse_job_id(target):
+        return f"/api/v1/messages/{target}/{action}"
+    return f"/api/v1/blasts/{target}/{action}"
+
+
+def _report(answer: Answer, line: str, as_json: bool) -> None:
+    print_json(answer) if as_json else _console.print(line, markup=False)

@@ -1,0 +1,69 @@
+"""Following a blast to its end, with a bar for each channel and the reason why it waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from services.cli.api_client import ApiClient, UnreachableError
+from shared.jobs import TERMINAL
+
+ENDED = frozenset({"completed", "completed_with_failures", "cancelled", "incomplete"})
+_POLL_S = 0.5
+_PATIENCE = 60
+
+_console = Console(stderr=True, highlight=False)
+
+
+async def follow_blast(api: ApiClient, blast_id: str, *, quiet: bool = False) -> dict[str, Any]:
+    """Wait until a blast has ended and return it; a gateway that restarts meanwhile is waited for."""
+    columns = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    misses = 0
+    with Progress(*columns, console=_console, disable=quiet) as progress:
+        bars: dict[str, TaskID] = {}
+        while True:
+            try:
+                blast: dict[str, Any] = (await api.get(f"/api/v1/blasts/{blast_id}"))["blast"]
+                misses = 0
+            except UnreachableError:
+                misses += 1
+                if misses > _PATIENCE:
+                    raise
+                await asyncio.sleep(_POLL_S)
+                continue
+            _advance(progress, bars, blast)
+            if blast["state"] in ENDED:
+                break
+            await asyncio.sleep(_POLL_S)
+    if not quiet:
+        _console.print(summary(blast))
+    return blast
+
+
+def _advance(progress: Progress, bars: dict[str, TaskID], blast: Mapping[str, Any]) -> None:
+    for name, channel in blast["channels"].items():
+        if name not in bars:
+            bars[name] = progress.add_task(name, total=channel["total"], note="")
+        note = channel.get("waitingFor") or ""
+        progress.update(bars[name], completed=ended_of(channel["counts"]), total=channel["total"], note=note)
+
+
+def ended_of(counts: Mapping[str, int]) -> int:
+    """Return how many messages have reached a terminal status."""
+    return sum(counts.get(status, 0) for status in TERMINAL)
+
+
+def summary(blast: Mapping[str, Any]) -> str:
+    """Return one line: the state, and every status that has a count."""
+    counts = ", ".join(f"{count} {status}" for status, count in blast["counts"].items() if count)
+    return f"{blast['blastId']}: {str(blast['state']).replace('_', ' ')}; {counts or 'nothing yet'}"

@@ -1,0 +1,98 @@
+"""`kurir logs`: what happened to messages, to requests, and in the services."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.api_client import DEFAULT_URL, ApiClient, AsJson, Url, call_api, print_json
+
+_console = Console(highlight=False)
+
+
+class Of(StrEnum):
+    """Which log."""
+
+    MESSAGES = "messages"
+    API = "api"
+    SYSTEM = "system"
+
+
+class Export(StrEnum):
+    """How rows are exported."""
+
+    CSV = "csv"
+    NDJSON = "ndjson"
+
+
+_COLUMNS: Mapping[Of, Sequence[str]] = {
+    Of.MESSAGES: ("updated_at", "job_id", "status", "attempts", "recipient_email", "recipient_phone", "error_message"),
+    Of.API: ("created_at", "method", "endpoint", "response_status", "response_time_ms", "api_key", "error_message"),
+    Of.SYSTEM: ("created_at", "level", "service", "message", "metadata"),
+}
+
+
+def logs(
+    context: typer.Context,
+    of: Annotated[Of, typer.Argument(help="Which log.")] = Of.MESSAGES,
+    status: Annotated[str, typer.Option(help="A status, or several by commas (api: an HTTP status).")] = "",
+    channel: Annotated[str, typer.Option(help="Messages of a channel.")] = "",
+    recipient: Annotated[str, typer.Option(help="Messages to an address, or to those beginning so.")] = "",
+    blast: Annotated[str, typer.Option(help="Messages of a blast.")] = "",
+    template: Annotated[str, typer.Option(help="Messages made from a template.")] = "",
+    reference: Annotated[str, typer.Option(help="Messages with your reference.")] = "",
+    error_class: Annotated[str, typer.Option(help="Messages whose last error was of a class.")] = "",
+    level: Annotated[str, typer.Option(help="System log: a level.")] = "",
+    since: Annotated[str, typer.Option("--from", help="Not older than this time (RFC 3339).")] = "",
+    until: Annotated[str, typer.Option("--to", help="Not younger than this time (RFC 3339).")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    cursor: Annotated[str, typer.Option(help="Where the page before ended.")] = "",
+    export: Annotated[Export | None, typer.Option(help="Write every matching message to stdout.")] = None,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Show a log, the latest first."""
+    query = {
+        "status": status,
+        "channel": channel,
+        "recipient": recipient,
+        "blast": blast,
+        "template": template,
+        "reference": reference,
+        "error_class": error_class,
+        "level": level,
+        "from": since,
+        "to": until,
+    }
+    path = f"/api/v1/logs/{of}"
+    if export is not None:
+        call_api(context, url, lambda api: _write_out(api, path, {**query, "format": export.value}))
+        return
+    page = {**query, "limit": limit, "cursor": cursor}
+    answer = call_api(context, url, lambda api: api.get(path, page))
+    if as_json:
+        print_json(answer)
+        return
+    _console.print(_table(answer["logs"], _COLUMNS[of]))
+    if answer["nextCursor"]:
+        _console.print(f"older ones: --cursor {answer['nextCursor']}", markup=False, soft_wrap=True)
+
+
+async def _write_out(api: ApiClient, path: str, query: Mapping[str, object]) -> None:
+    async for chunk in api.lines(path, query):
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    shown = [name for name in columns if any(row.get(name) not in (None, "") for row in rows)] or columns[:1]
+    table = Table(*shown)
+    for row in rows:
+        table.add_row(*("" if row.get(name) is None else str(row[name]) for name in shown))
+    return table

@@ -1,0 +1,89 @@
+"""`kurir monitor`: the system at a glance, live in the terminal, or once as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from services.cli.api_client import (
+    DEFAULT_URL,
+    ApiClient,
+    AsJson,
+    RefusedError,
+    UnreachableError,
+    Url,
+    call_api,
+    print_json,
+)
+from services.cli.following import ENDED
+from services.cli.monitor_view import Look, Rates, view
+
+_BLASTS = 50
+_FAILURES = 8
+
+
+def monitor(
+    context: typer.Context,
+    once: Annotated[bool, typer.Option(help="Look once and end.")] = False,
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two looks.")] = 1.0,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Watch queues, rates and failures, and why something waits; Ctrl-C ends it."""
+    if once or as_json:
+        look = call_api(context, url, take_look)
+        print_json(look.as_json()) if as_json else Console().print(view(look, Rates(), url))
+        return
+    try:
+        call_api(context, url, lambda api: _watch(api, interval, url))
+    except KeyboardInterrupt:
+        return
+
+
+async def take_look(api: ApiClient) -> Look:
+    """Ask for everything at once; what the logger keeps is left out while it is away."""
+    stats, channels, blasts, failures = await asyncio.gather(
+        api.get("/api/v1/messages/stats"),
+        api.get("/api/v1/channels"),
+        _unless_away(api.get("/api/v1/blasts", {"limit": _BLASTS})),
+        _unless_away(api.get("/api/v1/logs/messages", {"status": "failed", "limit": _FAILURES})),
+    )
+    open_blasts = [one for one in (blasts or {}).get("blasts", []) if one["state"] not in ENDED]
+    details = await asyncio.gather(*(_unless_away(api.get(f"/api/v1/blasts/{one['blastId']}")) for one in open_blasts))
+    return Look(
+        at=time.time(),
+        stats=stats["stats"],
+        channels=channels["channels"],
+        blasts=[one["blast"] for one in details if one],
+        failures=failures["logs"] if failures else [],
+        logger_away=failures is None,
+    )
+
+
+async def _unless_away(call: Awaitable[dict[str, Any]]) -> dict[str, Any] | None:
+    try:
+        return await call
+    except RefusedError as error:
+        if error.status in {404, 503}:
+            return None
+        raise
+
+
+async def _watch(api: ApiClient, interval_s: float, url: str) -> None:
+    rates = Rates()
+    with Live(console=Console(), screen=True, auto_refresh=False) as live:
+        while True:
+            try:
+                look = await take_look(api)
+            except (UnreachableError, RefusedError) as error:
+                live.update(f"{error}; trying again …", refresh=True)
+            else:
+                rates.observe(look)
+                live.update(view(look, rates, url), refresh=True)
+            await asyncio.sleep(interval_s)

@@ -1,0 +1,149 @@
+"""What the monitor shows, made from one look at the API. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.following import ended_of
+
+_SMOOTHING = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Everything that the API said at one moment; `at` in seconds since the epoch."""
+
+    at: float
+    stats: Mapping[str, Any]
+    channels: Sequence[Mapping[str, Any]]
+    blasts: Sequence[Mapping[str, Any]]
+    failures: Sequence[Mapping[str, Any]]
+    logger_away: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as one JSON object, with the reasons why things wait."""
+        return {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.at)),
+            "stats": self.stats,
+            "channels": self.channels,
+            "blasts": self.blasts,
+            "recentFailures": self.failures,
+            "reasons": reasons(self),
+            "loggerAway": self.logger_away,
+        }
+
+
+@dataclass(slots=True)
+class Rates:
+    """Messages a second by channel, smoothed over looks: sent, and failed."""
+
+    per_s: dict[tuple[str, str], float] = field(default_factory=dict)
+    _before: Look | None = None
+
+    def observe(self, look: Look) -> None:
+        """Take note of a look."""
+        before, self._before = self._before, look
+        if before is None or look.at <= before.at:
+            return
+        for name, counts in look.stats["channels"].items():
+            for what in ("completed", "failed"):
+                earlier = before.stats["channels"].get(name, counts)[what]
+                pace = max(0.0, (counts[what] - earlier) / (look.at - before.at))
+                smooth = self.per_s.get((name, what), pace)
+                self.per_s[name, what] = smooth + _SMOOTHING * (pace - smooth)
+
+    def shown(self, channel: str, what: str) -> str:
+        """Return a rate for a table cell, a dash before the second look."""
+        pace = self.per_s.get((channel, what))
+        return "–" if pace is None else f"{pace:.0f}" if pace >= 10 or not pace else f"{pace:.1f}"
+
+
+def reasons(look: Look) -> list[str]:
+    """Say why something waits, one line for each cause."""
+    found = []
+    for channel in look.channels:
+        name, stats = channel["name"], channel["stats"]
+        if channel["paused"]:
+            found.append(f"{name} is paused: {channel['paused']}")
+        elif stats["waiting"] and not channel["senders"]:
+            found.append(f"{name}: {stats['waiting']} wait and no sender is alive")
+        elif stats["waiting"] and not any(sender["available"] for sender in channel["senders"]):
+            why = "; ".join(sorted({sender["reason"] for sender in channel["senders"]}))
+            found.append(f"{name}: {stats['waiting']} wait, {why}")
+    for blast in look.blasts:
+        waits = sorted(
+            {f"{name} {one['waitingFor']}" for name, one in blast["channels"].items() if one.get("waitingFor")}
+        )
+        if waits:
+            found.append(f"blast {blast['blastId']} waits: {', '.join(waits)}")
+    if look.logger_away:
+        found.append("the logger does not answer: what happened is not shown, and is written later")
+    return found
+
+
+def view(look: Look, rates: Rates, url: str) -> RenderableType:
+    """Return the whole screen."""
+    title = Text.assemble(("Kurir", "bold"), f"  {url}  {time.strftime('%H:%M:%S', time.localtime(look.at))}")
+    parts: list[RenderableType] = [title, _queues(look, rates)]
+    why = reasons(look)
+    parts.append(Panel("\n".join(why) if why else "nothing is held up", title="Why it waits", title_align="left"))
+    if look.blasts:
+        parts.append(_blasts(look))
+    if look.failures:
+        parts.append(_failures(look))
+    return Group(*parts)
+
+
+def _queues(look: Look, rates: Rates) -> Table:
+    columns = ("waiting", "active", "delayed", "scheduled", "paused", "sent", "sent/s", "failed", "failed/s", "oldest")
+    table = Table("channel", expand=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for channel in look.channels:
+        name = channel["name"]
+        counts = look.stats["channels"][name]
+        numbers = [str(counts[one]) for one in ("waiting", "active", "delayed", "scheduled", "paused")]
+        ages = channel["oldestAgeSeconds"].values()
+        table.add_row(
+            name,
+            *numbers,
+            str(counts["completed"]),
+            rates.shown(name, "completed"),
+            str(counts["failed"]),
+            rates.shown(name, "failed"),
+            f"{max(ages):.0f} s" if ages else "–",
+            style="yellow" if channel["paused"] else "",
+        )
+    return table
+
+
+def _blasts(look: Look) -> Table:
+    table = Table("blast", "template", "state", "done", "rate", "to go", title="Blasts under way", expand=True)
+    for blast in look.blasts:
+        done, total = ended_of(blast["counts"]), blast["totalMessages"]
+        rate, eta = blast.get("rate"), blast.get("etaSeconds")
+        table.add_row(
+            blast["blastId"],
+            blast["templateId"],
+            blast["state"],
+            f"{done} of {total} ({blast['progress']:.0%})",
+            "–" if rate is None else f"{rate:.0f}/s",
+            "–" if eta is None else f"{eta} s",
+        )
+    return table
+
+
+def _failures(look: Look) -> Table:
+    table = Table("when", "message", "class", "what the provider said", title="Latest failures", expand=True)
+    for row in look.failures:
+        words = Text(str(row.get("error_message") or ""), overflow="ellipsis", no_wrap=True)
+        table.add_row(str(row["updated_at"]), row["job_id"], str(row.get("error_class") or ""), words)
+    return table

@@ -1,0 +1,141 @@
+"""`kurir send`: a file of recipients becomes one blast, followed to its end if wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from services.cli.api_client import DEFAULT_URL, Answer, ApiClient, AsJson, Url, call_api, existing_file, print_json
+from services.cli.following import follow_blast
+from shared.lifecycle import EXIT_FAILED
+
+_CHUNK = 256 * 1024
+_console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file of recipients, what the blast is, and the key that makes it safe to send again."""
+
+    path: Path
+    blast: Mapping[str, Any]
+    idempotency_key: str
+
+
+def send(
+    context: typer.Context,
+    template: Annotated[str, typer.Option("--template", "-t", help="The template's id.")],
+    csv: Annotated[Path, typer.Option(help="Recipients: name, email, phone, reference; other columns are variables.")],
+    channel: Annotated[list[str] | None, typer.Option("--channel", "-c", help="May be given twice.")] = None,
+    var: Annotated[list[str] | None, typer.Option(help="A variable for all recipients: name=value.")] = None,
+    schedule: Annotated[str, typer.Option(help="When to send (RFC 3339: 2026-01-31T12:00:00Z).")] = "",
+    expires: Annotated[str, typer.Option(help="Not to be sent after this time.")] = "",
+    priority: Annotated[int | None, typer.Option(min=0, max=2, help="0 first, 1 normal, 2 bulk.")] = None,
+    sender: Annotated[str, typer.Option("--from", help="The sender, if not the configured one.")] = "",
+    reference: Annotated[str, typer.Option(help="Your own name for the blast.")] = "",
+    permissive: Annotated[bool, typer.Option(help="Queue the good rows although some are bad.")] = False,
+    idempotency_key: Annotated[str, typer.Option(help="Makes a repeated call add nothing twice.")] = "",
+    dry_run: Annotated[bool, typer.Option(help="Check everything, send nothing.")] = False,
+    watch: Annotated[bool, typer.Option(help="Follow the blast to its end; exit 1 if messages failed.")] = False,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Send one message to each recipient of a CSV file, through one channel or several."""
+    blast = {
+        "templateId": template,
+        "channels": channel or ["email"],
+        "globalVariables": _variables(var or []),
+        "scheduledAt": schedule,
+        "expiresAt": expires,
+        "priority": priority,
+        "from": sender,
+        "reference": reference,
+        "validation": "permissive" if permissive else "",
+        "dryRun": dry_run or None,
+    }
+    given = {name: value for name, value in blast.items() if value not in (None, "", {})}
+    upload = Upload(existing_file(context, csv), given, idempotency_key or secrets.token_hex(16))
+    ended_well = call_api(context, url, lambda api: _send(api, upload, watch=watch and not dry_run, as_json=as_json))
+    if not ended_well:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _variables(written: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in written:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{text!r} is not name=value", param_hint="--var")
+        found[name] = value
+    return found
+
+
+async def _send(api: ApiClient, upload: Upload, *, watch: bool, as_json: bool) -> bool:
+    answer = await _post(api, upload, quiet=as_json)
+    if not watch:
+        print_json(answer) if as_json else _say(answer, upload)
+        return True
+    if not as_json:
+        _say(answer, upload)
+    blast = await follow_blast(api, str(answer["blastId"]), quiet=as_json)
+    if as_json:
+        print_json(blast)
+    return str(blast["state"]) == "completed"
+
+
+async def _post(api: ApiClient, upload: Upload, *, quiet: bool) -> Answer:
+    """Upload as multipart: the blast as JSON beside the file, streamed from disk."""
+    size = upload.path.stat().st_size
+    boundary = secrets.token_hex(16)
+    blast = _part_head(boundary, "blast", "application/json") + orjson.dumps(upload.blast) + b"\r\n"
+    head = blast + _part_head(boundary, 'recipients"; filename="recipients.csv', "text/csv")
+    headers = {
+        "Content-Type": f"multipart/form-data; boundary={boundary}",
+        "Idempotency-Key": upload.idempotency_key,
+    }
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=_console, transient=True, disable=quiet) as progress:
+        bar = progress.add_task("uploading", total=size)
+        body = _body(upload.path, head, f"\r\n--{boundary}--\r\n".encode(), (progress, bar))
+        return await api.call("POST", "/api/v1/messages/blast", data=body, headers=headers)
+
+
+def _part_head(boundary: str, name: str, content_type: str) -> bytes:
+    disposition = f'Content-Disposition: form-data; name="{name}"'
+    return f"--{boundary}\r\n{disposition}\r\nContent-Type: {content_type}\r\n\r\n".encode()
+
+
+async def _body(path: Path, head: bytes, tail: bytes, shown: tuple[Progress, TaskID]) -> AsyncIterator[bytes]:
+    yield head
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            yield chunk
+            shown[0].advance(shown[1], len(chunk))
+    yield tail
+
+
+def _say(answer: Answer, upload: Upload) -> None:
+    messages, recipients = answer["totalMessages"], answer["totalRecipients"]
+    what = f"{messages} messages to {recipients} recipients"
+    refused = answer.get("rejectedRecipients") or 0
+    if answer.get("dryRun"):
+        _console.print(f"Nothing was sent: {what} would be queued.")
+    else:
+        _console.print(f"Blast [bold]{answer['blastId']}[/bold]: {what} queued.")
+        _console.print(f"  follow it: kurir status {answer['blastId']} --watch")
+        _console.print(f"  the same again without sending twice: --idempotency-key {upload.idempotency_key}")
+    if answer.get("duplicates"):
+        _console.print(f"  {answer['duplicates']} duplicate addresses were left out")
+    if refused:
+        _console.print(f"[yellow]  {refused} recipients were refused:[/yellow]")
+        for problem in answer.get("errors", [])[:20]:
+            _console.print(f"    {problem['field']}: {problem['message']}", markup=False)

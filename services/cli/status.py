@@ -1,0 +1,125 @@
+"""`kurir status`, `kurir message`, `kurir channels`: what is where, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api, print_json
+from services.cli.following import ENDED, ended_of, follow_blast, summary
+from shared.lifecycle import EXIT_FAILED
+
+_console = Console(highlight=False)
+_SHOWN_BLASTS = 20
+
+
+def status(
+    context: typer.Context,
+    blast: Annotated[str, typer.Argument(help="A blast's id; without one, the queues and the latest blasts.")] = "",
+    watch: Annotated[bool, typer.Option(help="Follow the blast to its end.")] = False,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Show one blast, or the queues and the latest blasts."""
+    if not blast:
+        _show_all(context, url, as_json=as_json)
+        return
+    if watch:
+        shown = call_api(context, url, lambda api: follow_blast(api, blast, quiet=as_json))
+    else:
+        shown = call_api(context, url, lambda api: api.get(f"/api/v1/blasts/{blast}"))["blast"]
+    if as_json:
+        print_json(shown)
+    elif not watch:
+        _print_blast(shown)
+    if watch and shown["state"] != "completed":
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _show_all(context: typer.Context, url: str, *, as_json: bool) -> None:
+    stats = call_api(context, url, lambda api: api.get("/api/v1/messages/stats"))["stats"]
+    blasts = call_api(context, url, lambda api: api.get("/api/v1/blasts", {"limit": _SHOWN_BLASTS}))["blasts"]
+    if as_json:
+        print_json({"stats": stats, "blasts": blasts})
+        return
+    _console.print(stats_table(stats))
+    table = Table("blast", "state", "template", "messages", "ended", "sent", "failed", "created", title="Latest blasts")
+    for one in blasts:
+        counts = one["counts"]
+        row = (ended_of(counts), counts.get("sent", 0), counts.get("failed", 0))
+        table.add_row(
+            one["blastId"],
+            one["state"],
+            one["templateId"],
+            str(one["totalMessages"]),
+            *map(str, row),
+            str(one.get("createdAt") or ""),
+        )
+    _console.print(table)
+
+
+def stats_table(stats: Mapping[str, Any]) -> Table:
+    """Return the queues as a table, a row for each channel."""
+    names = ("waiting", "active", "delayed", "scheduled", "paused", "completed", "failed")
+    table = Table("channel", *names, title="Queues")
+    for name, channel in stats["channels"].items():
+        table.add_row(name, *(str(channel[one]) for one in names))
+    return table
+
+
+def _print_blast(blast: Mapping[str, Any]) -> None:
+    _console.print(summary(blast), markup=False)
+    table = Table("channel", "total", "ended", "sent", "failed", "retrying", "waits for")
+    for name, channel in blast["channels"].items():
+        counts = channel["counts"]
+        numbers = (channel["total"], ended_of(counts), *(counts.get(one, 0) for one in ("sent", "failed", "retrying")))
+        table.add_row(name, *map(str, numbers), str(channel.get("waitingFor") or ""))
+    _console.print(table)
+    if blast["state"] not in ENDED:
+        rate, eta = blast.get("rate"), blast.get("etaSeconds")
+        _console.print(f"{blast['progress']:.0%} done, {rate or 0:g} a second" + (f", {eta} s to go" if eta else ""))
+
+
+def message(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(help="A job's id.")],
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Show the whole story of one message."""
+    answer = call_api(context, url, lambda api: api.get(f"/api/v1/messages/{job}"))
+    if as_json:
+        print_json(answer)
+        return
+    _print_fields(answer["message"])
+
+
+def _print_fields(fields: Mapping[str, Any], indent: str = "") -> None:
+    for name, value in fields.items():
+        if isinstance(value, list):
+            for number, one in enumerate(value, start=1):
+                _console.print(f"{indent}{name} {number}", markup=False)
+                _print_fields(one if isinstance(one, dict) else {"": one}, indent + "  ")
+        elif value not in (None, "", {}):
+            _console.print(f"{indent}{name}: {value}", markup=False, soft_wrap=True)
+
+
+def channels(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Show the channels: limits, senders, pauses."""
+    answer = call_api(context, url, lambda api: api.get("/api/v1/channels"))
+    print_json(answer) if as_json else _console.print(_channels_table(answer))
+
+
+def _channels_table(answer: Answer) -> Table:
+    table = Table("channel", "state", "rate", "senders", "waiting", "active", "delayed")
+    for one in answer["channels"]:
+        state = f"paused: {one['paused']}" if one["paused"] else "running" if one["configured"] else "not configured"
+        senders = ", ".join("ok" if sender["available"] else sender["reason"] for sender in one["senders"]) or "none"
+        stats = one["stats"]
+        numbers = (stats["waiting"], stats["active"], stats["delayed"])
+        table.add_row(one["name"], state, one["rate"] or "the senders' own", senders, *map(str, numbers))
+    return table
