@@ -1,0 +1,33 @@
+"""Which limit a job falls under."""
+
+from __future__ import annotations
+
+from shared.jobs import Job, Recipient
+from shared.queue.control import gap_us
+from shared.sending.limits import JobLimit, domain_limits, pair_limit
+from shared.settings import Rate
+
+
+def job_to(address: str) -> Job:
+    return Job("b", 0, "email", "normal", Recipient(address, "R"), 0)
+
+
+def test_a_named_domain_comes_before_all_others() -> None:
+    """gmail.com has its own limit in any spelling, every other domain one each by `*`."""
+    gmail, others = Rate(20, 1.0), Rate(50, 1.0)
+    limit_of = domain_limits({"gmail.com": gmail, "*": others})
+    assert limit_of(job_to("a@GMail.com")) == JobLimit("gmail.com", gap_us(gmail))
+    assert limit_of(job_to("a@example.org")) == JobLimit("example.org", gap_us(others))
+
+
+def test_domains_without_a_limit() -> None:
+    """Without `*` a domain that is not named is free, and without any rate all are."""
+    assert domain_limits({"gmail.com": Rate(20, 1.0)})(job_to("a@example.org")) is None
+    assert domain_limits({})(job_to("a@example.org")) is None
+
+
+def test_a_pair_is_limited_by_its_recipient() -> None:
+    """One message in 6 s to one number after a burst of 45; `off` is no limit."""
+    rate = Rate(1, 6.0)
+    assert pair_limit(rate, 45)(job_to("6281234567890")) == JobLimit("6281234567890", gap_us(rate), 45)
+    assert pair_limit(None, 45)(job_to("6281234567890")) is None
