@@ -62,6 +62,8 @@ lock: ## Pin all dependencies anew, with hashes and without an index address
 		--extra embedded pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra embedded --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--group build -c requirements-dev.lock -o deploy/build.lock
 
 wheel: $(STAMP) ## Build the wheel into dist/
 	$(BIN)/hatchling build -t wheel
