@@ -31,7 +31,7 @@ up: $(STAMP) ## Run the whole system in the foreground
 	@$(BIN)/kurir up
 
 test: $(STAMP) ## Run every test but soak and compose
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal -m "not soak and not compose and not timing"
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile -m "not soak and not compose and not timing"
 	$(BIN)/pytest -m "timing and not soak"
 
 test-fast: $(STAMP) ## Run the unit tests alone
