@@ -21,7 +21,7 @@ import pytest
 from tests.servers import free_port
 
 _CACHE = Path(__file__).resolve().parents[1] / ".cache" / "postfix"
-_RECIPIENT = re.compile(rb"^X-Rcpt-Args: TO:<([^>]+)>", re.MULTILINE | re.IGNORECASE)
+_RECIPIENT = re.compile(rb"^X-Rcpt-Args: (?:TO:)?<([^>]+)>", re.MULTILINE | re.IGNORECASE)
 
 
 class SmtpSink:

@@ -1,0 +1,46 @@
+"""Addresses in mail: mailboxes read from settings and requests, and how an address goes on the wire.
+
+A domain always travels in ASCII (IDNA), so only a local part beyond ASCII needs SMTPUTF8 (RFC 6531).
+"""
+
+from __future__ import annotations
+
+import re
+from email.headerregistry import Address
+from email.utils import parseaddr
+
+from email_validator import EmailNotValidError, validate_email
+
+from shared.errors import KurirError
+
+_UNFIT = re.compile(r"[\x00-\x20\x7f<>]")
+
+
+class AddressError(KurirError, ValueError):
+    """A text that is no mailbox; the message does not repeat it."""
+
+
+def parse_mailbox(text: str) -> Address:
+    """Read an RFC 5322 mailbox, `Name <address>` or an address; the domain becomes ASCII. Raises AddressError."""
+    if any(character in text for character in "\r\n\0"):
+        raise AddressError("a mailbox is one line")
+    name, address = parseaddr(text)
+    if not address:
+        raise AddressError("this is not a mailbox such as Shop <shop@example.com>")
+    local, _, domain = wire_address(address).rpartition("@")
+    if not local or not domain:
+        raise AddressError("an address needs a name and a domain")
+    return Address(name, local.strip('"') if local.startswith('"') else local, domain)
+
+
+def wire_address(address: str) -> str:
+    """Return an address with its domain in ASCII, fit for a command; raises AddressError."""
+    if _UNFIT.search(address):
+        raise AddressError("an address has no spaces, brackets or control characters")
+    if address.isascii():
+        return address
+    try:
+        valid = validate_email(address, check_deliverability=False, test_environment=True)
+    except EmailNotValidError as error:
+        raise AddressError(str(error)) from None
+    return f"{valid.local_part}@{valid.ascii_domain}"

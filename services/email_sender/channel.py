@@ -1,0 +1,103 @@
+"""The channel `email`: how one job becomes a message and is handed to an SMTP server (`Provider`)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.email_sender.message import Frames, Mail
+from services.email_sender.servers import Server, Servers
+from services.email_sender.settings import EmailSettings
+from shared.blasts import Blast
+from shared.channels import EMAIL
+from shared.errors import SendError, StopChannelError, UnavailableError
+from shared.jobs import Job
+from shared.sending.provider import ProviderStatus, Receipt
+
+LOOK_TIMEOUT_S = 15.0
+
+
+class EmailChannel:
+    """Sends mail; opened and closed by the sending loop, whose event loop it belongs to."""
+
+    def __init__(self, settings: EmailSettings) -> None:
+        self._settings = settings
+        self._frames = Frames(settings.mail)
+        self._servers: Servers | None = None
+        self._tending: asyncio.Task[None] | None = None
+        self._looking = asyncio.Lock()
+
+    @property
+    def channel(self) -> str:
+        """The channel's name."""
+        return EMAIL.name
+
+    async def open(self) -> None:
+        """Set up the servers; connections are opened by the first messages."""
+        self._servers = Servers(self._settings.smtp, self._settings.sending.concurrency)
+        self._tending = asyncio.create_task(self._servers.tend())
+
+    async def close(self) -> None:
+        """Let connections go."""
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
+        if self._servers is not None:
+            self._servers.close()
+
+    def render(self, job: Job, blast: Blast) -> Mail:
+        """Render a job; raises PermanentError with the variable's name where it cannot be."""
+        return self._frames.get(blast).fill(job)
+
+    async def send(self, message: Mail) -> Receipt:
+        """Hand over one message; raises a SendError for every outcome but acceptance."""
+        accepted = await self._opened().send(message)
+        return Receipt(message.message_id, accepted.reply.words, (message.envelope.recipient,))
+
+    def available(self) -> bool:
+        """Say whether any server may be tried now."""
+        return self._servers is None or self._servers.available()
+
+    async def status(self) -> ProviderStatus:
+        """Connect to every server and log in, outside the pool, and say what each offers."""
+        servers = self._opened()
+        async with self._looking:
+            looks = await asyncio.gather(*(self._look(servers, one) for one in servers.servers))
+        return ProviderStatus(
+            reachable=any(look["reachable"] for look in looks),
+            authenticated=any(look["authenticated"] for look in looks),
+            detail={"servers": looks},
+        )
+
+    async def _look(self, servers: Servers, server: Server) -> dict[str, object]:
+        settings = server.settings
+        look: dict[str, object] = {
+            "server": settings.name,
+            "reachable": False,
+            "authenticated": False,
+            "breaker": "open" if server.breaker.is_open else "closed",
+            "breakerReason": server.breaker.reason,
+            "connections": {"idle": len(server.idle), "active": server.active, "most": server.concurrency},
+        }
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                connection = await servers.look(server)
+        except StopChannelError as error:
+            return look | {"reachable": True, "error": error.reply or error.message}
+        except SendError as error:
+            return look | {"error": error.reply or error.message}
+        except TimeoutError:
+            return look | {"error": f"no answer within {LOOK_TIMEOUT_S:g} s"}
+        found = {
+            "reachable": True,
+            "authenticated": True,
+            "greeting": connection.greeting,
+            "encryption": connection.encryption,
+            "offers": {name.upper(): value for name, value in connection.extensions.items()},
+        }
+        connection.say_goodbye()
+        return look | found
+
+    def _opened(self) -> Servers:
+        if self._servers is None:
+            raise UnavailableError("the sender has not started yet", code="starting")
+        return self._servers

@@ -1,0 +1,353 @@
+"""One connection to one SMTP server: opened with TLS and log-in, then one transaction after the other.
+
+Every refusal is raised as `RefusedError` with the command it answers; every loss as what it means for the message:
+`ConnectionLostError` before the final dot was written, `UncertainError` after. A connection is clean after each
+transaction (at the next one RSET clears what a refusal left) or it is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import cast
+
+from aiosmtplib.auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode
+from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
+from aiosmtplib.esmtp import parse_esmtp_extensions
+from aiosmtplib.response import SMTPResponse
+
+from services.email_sender.protocol import ReplyQueueProtocol
+from services.email_sender.replies import Reply, Stage, classify
+from services.email_sender.settings import ServerSettings, SmtpSettings
+from shared.errors import KurirError, SendError, StopChannelError, TransientError, UnavailableError, UncertainError
+
+# what fits into the transport's buffer at once; longer messages are written piece by piece
+PIECE_BYTES = 256 * 1024
+_LOST = (SMTPServerDisconnected, SMTPTimeoutError, ConnectionError, TimeoutError, SMTPResponseException)
+# tried in this order; a password never crosses an unencrypted connection unless nothing else is offered
+_METHODS = ("plain", "login", "cram-md5")
+_UNKNOWN_METHOD = 504
+
+
+class RefusedError(KurirError):
+    """The server's answer to one command was no; `reply` is that answer."""
+
+    def __init__(self, stage: Stage, reply: Reply) -> None:
+        super().__init__(f"{stage.value}: {reply.words}")
+        self.stage = stage
+        self.reply = reply
+
+    def classified(self) -> SendError:
+        """Return the outcome class that it means."""
+        return classify(self.stage, self.reply)
+
+
+class ConnectionLostError(TransientError):
+    """The connection was lost, or an answer did not come, before the message was handed over."""
+
+    def __init__(self, where: str, cause: BaseException) -> None:
+        super().__init__(f"connection lost {where}: {_reason(cause)}", code="connection_lost")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Who sends to whom: addresses fit for the wire, and whether they need SMTPUTF8."""
+
+    sender: str
+    recipient: str
+    utf8: bool = False
+
+
+class Connection:
+    """A connection of the pool; `sent` counts accepted messages, `used_at` is on the loop's clock."""
+
+    def __init__(self, server: ServerSettings, smtp: SmtpSettings, tls_context: ssl.SSLContext) -> None:
+        self.server = server
+        self._smtp = smtp
+        self._tls_context = tls_context
+        self._protocol = ReplyQueueProtocol()
+        self._unclean = False
+        self.extensions: dict[str, str] = {}
+        self.auth_methods: list[str] = []
+        self.greeting = ""
+        self.encryption = ""
+        self.sent = 0
+        self.begun = 0
+        self.used_at = 0.0
+
+    def offers(self, extension: str) -> bool:
+        """Say whether the server offers an extension (lower case)."""
+        return extension in self.extensions
+
+    @property
+    def usable(self) -> bool:
+        """Whether another message may be sent over it."""
+        most = self.server.max_messages
+        return self._protocol.usable and not (most and self.begun >= most)
+
+    async def open(self) -> None:
+        """Connect, greet, encrypt and log in; raises UnavailableError or StopChannelError."""
+        try:
+            await self._connect()
+            await self._hello()
+            if self.server.tls in {"required", "if-offered"}:
+                await self._start_tls()
+            if self.server.username:
+                await self._log_in()
+        except RefusedError as error:
+            self.abort()
+            raise error.classified() from error
+        except SendError:
+            self.abort()
+            raise
+        except (SMTPException, OSError) as error:
+            self.abort()
+            raise UnavailableError(f"{self.server.name}: {_reason(error)}", code=_code(error)) from error
+        except BaseException:
+            self.abort()
+            raise
+        self.used_at = asyncio.get_running_loop().time()
+
+    async def _connect(self) -> None:
+        implicit = self.server.tls == "implicit"
+        limit_s = self._smtp.timeouts.connect_s
+        protocol = self._protocol
+        async with asyncio.timeout(limit_s):
+            await asyncio.get_running_loop().create_connection(
+                lambda: protocol,
+                self.server.host,
+                self.server.port,
+                ssl=self._tls_context if implicit else None,
+                server_hostname=self.server.host if implicit else None,
+            )
+        if implicit:
+            self._note_encryption()
+        response = await protocol.read_response(limit_s)
+        if response.code != 220:
+            raise RefusedError(Stage.GREETING, _reply(response))
+        self.greeting = response.message.partition("\n")[0]
+
+    async def _hello(self) -> None:
+        response = await self._command(b"EHLO " + self._smtp.helo.encode("ascii"))
+        if response.code == 250:
+            self.extensions, self.auth_methods = parse_esmtp_extensions(response.message)
+            return
+        response = await self._command(b"HELO " + self._smtp.helo.encode("ascii"))
+        if response.code != 250:
+            raise RefusedError(Stage.EHLO, _reply(response))
+
+    async def _start_tls(self) -> None:
+        if not self.offers("starttls"):
+            if self.server.tls == "required":
+                raise UnavailableError(f"{self.server.name} does not offer STARTTLS", code="tls")
+            return
+        try:
+            await self._protocol.start_tls(self._tls_context, self.server.host, self._smtp.timeouts.connect_s)
+        except SMTPResponseException as error:
+            raise RefusedError(Stage.STARTTLS, Reply(error.code, error.message)) from error
+        self._note_encryption()
+        # RFC 3207 4.2: what was offered before does not count
+        await self._hello()
+
+    def _note_encryption(self) -> None:
+        transport = self._protocol.transport
+        cipher = transport.get_extra_info("cipher") if transport else None
+        self.encryption = f"{cipher[1]} {cipher[0]}" if cipher else ""
+
+    async def _log_in(self) -> None:
+        methods = [method for method in _METHODS if method in self.auth_methods]
+        if not self.encryption:
+            methods.reverse()
+        if not methods:
+            offered = " ".join(self.auth_methods) or "none"
+            raise StopChannelError(
+                f"{self.server.name} offers no AUTH method that Kurir knows ({offered})", code="auth"
+            )
+        for method in methods:
+            response = await self._authenticate(method)
+            if response.code == 235:
+                return
+            if response.code != _UNKNOWN_METHOD:
+                break
+        raise RefusedError(Stage.AUTH, _reply(response))
+
+    async def _authenticate(self, method: str) -> SMTPResponse:
+        username, password = self.server.username, self.server.password
+        if method == "plain":
+            return await self._command(b"AUTH PLAIN " + auth_plain_encode(username, password))
+        if method == "login":
+            user, secret = auth_login_encode(username, password)
+            response = await self._command(b"AUTH LOGIN")
+            if response.code == 334:
+                response = await self._command(user)
+            return await self._command(secret) if response.code == 334 else response
+        response = await self._command(b"AUTH CRAM-MD5")
+        if response.code != 334:
+            return response
+        return await self._command(auth_crammd5_verify(username, password, response.message))
+
+    async def _command(self, line: bytes) -> SMTPResponse:
+        return await self._protocol.execute_command(line, timeout=self._smtp.timeouts.command_s)
+
+    async def send(self, envelope: Envelope, content: bytes) -> Reply:
+        """Hand over one message (CRLF lines, dots not stuffed) and return the answer to its final dot.
+
+        Raises RefusedError, ConnectionLostError or UncertainError.
+        """
+        self.begun += 1
+        try:
+            return await self._transact(envelope, content)
+        except RefusedError as error:
+            self._unclean = error.stage is not Stage.DOT
+            if error.reply.code == 421:
+                self.abort()
+            raise
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self.used_at = asyncio.get_running_loop().time()
+
+    async def _transact(self, envelope: Envelope, content: bytes) -> Reply:
+        try:
+            if self._unclean:
+                await self._reset()
+            if self._smtp.pipelining and self.offers("pipelining"):
+                await self._announce_ahead(self._commands(envelope, content))
+            else:
+                await self._announce(self._commands(envelope, content))
+            last = await self._write_content(content)
+        except _LOST as error:
+            raise ConnectionLostError("before the message was handed over", error) from error
+        return await self._end_content(last)
+
+    async def _reset(self) -> None:
+        response = await self._command(b"RSET")
+        if response.code != 250:
+            raise SMTPResponseException(response.code, response.message)
+        self._unclean = False
+
+    def _commands(self, envelope: Envelope, content: bytes) -> tuple[bytes, bytes]:
+        mail = f"MAIL FROM:<{envelope.sender}>"
+        if self.offers("size"):
+            mail += f" SIZE={len(content)}"
+        if not content.isascii():
+            mail += " BODY=8BITMIME"
+        if envelope.utf8:
+            mail += " SMTPUTF8"
+        return f"{mail}\r\n".encode(), f"RCPT TO:<{envelope.recipient}>\r\n".encode()
+
+    async def _announce(self, commands: tuple[bytes, bytes]) -> None:
+        """Send MAIL, RCPT and DATA, each after the answer to the one before."""
+        for stage, line in zip((Stage.MAIL, Stage.RCPT, Stage.DATA), (*commands, b"DATA\r\n"), strict=True):
+            self._protocol.write(line)
+            reply = _reply(await self._protocol.read_response(self._smtp.timeouts.command_s))
+            if not _welcomes(stage, reply):
+                raise RefusedError(stage, reply)
+
+    async def _announce_ahead(self, commands: tuple[bytes, bytes]) -> None:
+        """Send MAIL, RCPT and DATA in one write; every answer belongs to its command (RFC 2920, 3.1)."""
+        protocol, limit_s = self._protocol, self._smtp.timeouts.command_s
+        protocol.write_ahead(b"%b%bDATA\r\n" % commands, 3)
+        refusal: RefusedError | None = None
+        reply: Reply | None = None
+        for stage in (Stage.MAIL, Stage.RCPT, Stage.DATA):
+            try:
+                reply = _reply(await protocol.read_response(limit_s))
+            except _LOST as error:
+                if refusal is None:
+                    raise
+                # a server that refuses and hangs up has still refused
+                self.abort()
+                raise refusal from error
+            if refusal is None and not _welcomes(stage, reply):
+                refusal = RefusedError(stage, reply)
+        if refusal is None:
+            return
+        if reply is not None and reply.code == 354:
+            await self._end_empty(refusal)
+        raise refusal
+
+    async def _end_empty(self, refusal: RefusedError) -> None:
+        """Answer a 354 that follows a refused RCPT by a lone dot: there is nobody to send to."""
+        if refusal.stage is not Stage.RCPT:
+            # it would take a recipient after refusing the sender: not even an empty message may reach anybody
+            self.abort()
+            return
+        try:
+            self._protocol.write(b".\r\n")
+            await self._protocol.read_response(self._smtp.timeouts.command_s)
+        except _LOST:
+            self.abort()
+
+    async def _write_content(self, content: bytes) -> bytes:
+        """Write all but the last piece, and return that with the final dot."""
+        stuffed = content.replace(b"\r\n.", b"\r\n..") + b".\r\n"
+        if len(stuffed) <= PIECE_BYTES:
+            return stuffed
+        start = 0
+        async with asyncio.timeout(self._smtp.timeouts.data_s):
+            while len(stuffed) - start > PIECE_BYTES:
+                self._protocol.write_ahead(stuffed[start : start + PIECE_BYTES], 0)
+                await self._protocol.drain()
+                start += PIECE_BYTES
+        return stuffed[start:]
+
+    async def _end_content(self, last: bytes) -> Reply:
+        """Write the end of the message; from here on a loss is uncertain."""
+        try:
+            self._protocol.write(last)
+        except _LOST as error:
+            raise ConnectionLostError("before the message was handed over", error) from error
+        try:
+            response = await self._protocol.read_response(self._smtp.timeouts.data_s)
+        except _LOST as error:
+            raise UncertainError(f"the answer was lost after the message: {_reason(error)}", code="lost") from error
+        reply = _reply(response)
+        if not 200 <= reply.code < 300:
+            raise RefusedError(Stage.DOT, reply)
+        self.sent += 1
+        return reply
+
+    def say_goodbye(self) -> None:
+        """Send QUIT and close, without waiting for the answer."""
+        try:
+            if self._protocol.usable:
+                self._protocol.write_ahead(b"QUIT\r\n", 1)
+        except _LOST:
+            pass  # it was closed already
+        if self._protocol.transport is not None:
+            self._protocol.transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        if self._protocol.transport is not None:
+            cast("asyncio.WriteTransport", self._protocol.transport).abort()
+
+
+def _reply(response: SMTPResponse) -> Reply:
+    return Reply(response.code, response.message)
+
+
+def _welcomes(stage: Stage, reply: Reply) -> bool:
+    if stage is Stage.DATA:
+        return reply.code == 354
+    return reply.code in {250, 251} if stage is Stage.RCPT else reply.code == 250
+
+
+def _code(error: BaseException) -> str:
+    if isinstance(error, socket.gaierror):
+        return "dns"
+    if isinstance(error, ssl.SSLError | ssl.CertificateError):
+        return "tls"
+    if isinstance(error, SMTPResponseException):
+        return "malformed"
+    return "timeout" if isinstance(error, TimeoutError) else "connect"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

@@ -1,0 +1,230 @@
+"""From a blast to its messages: a MIME frame compiled once per blast, filled in once per recipient.
+
+Whatever is the same for all recipients (sender, reply address, attachments, part headers, boundaries, templates) is
+bytes before the first is sent; a recipient costs the rendering of its texts and one join. Boundaries are random per
+blast, made after its content was fixed, so no content can contain them.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from email.utils import formatdate
+from urllib.parse import quote
+
+from services.email_sender.addresses import AddressError, parse_mailbox, wire_address
+from services.email_sender.connection import Envelope
+from services.email_sender.mime import base64_lines, clean, mailbox, parameter, text_part, unstructured
+from services.email_sender.settings import MailSettings
+from shared.blasts import Blast
+from shared.errors import PermanentError
+from shared.jobs import Attachment, Job
+from shared.rendering import CompiledTemplate, Rendered, RenderError, compile_template, job_values
+from shared.sending.provider import RenderedMessage
+from shared.unsubscribe import make_token
+
+MOST_FRAMES = 64
+MOST_FRAME_BYTES = 64 * 1024 * 1024
+_NO_ATOM = re.compile(r"[^A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+")
+_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+")
+_TEXT = b'Content-Type: text/plain; charset="utf-8"'
+_HTML = b'Content-Type: text/html; charset="utf-8"'
+_END_OF_HEADERS = b"MIME-Version: 1.0\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The parts of one message, not encoded yet: which encoding they need depends on the server."""
+
+    text: str
+    html: str | None
+    attachments: bytes
+    boundary: str
+
+    def encode(self, *, eight_bit: bool) -> bytes:
+        """Return the content type and body of the whole message."""
+        text = text_part(_TEXT, self.text, eight_bit=eight_bit)
+        mark = self.boundary.encode("ascii")
+        if self.html is not None:
+            html = text_part(_HTML, self.html, eight_bit=eight_bit)
+            text = _ALTERNATIVE % (mark, mark, text, mark, html, mark)
+        if not self.attachments:
+            return text
+        return b"%b--%b\r\n%b%b\r\n--%b--\r\n" % (_MIXED % mark, b"m" + mark, text, self.attachments, b"m" + mark)
+
+
+_ALTERNATIVE = b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n--%b\r\n%b\r\n--%b\r\n%b\r\n--%b--\r\n'
+_MIXED = b'Content-Type: multipart/mixed; boundary="m%b"\r\n\r\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Mail(RenderedMessage):
+    """One message, ready to be encoded for a server."""
+
+    message_id: str
+    envelope: Envelope
+    head: bytes
+    body: Body
+
+    @property
+    def size(self) -> int:
+        """About how long it is, in bytes."""
+        return len(self.body.text) + len(self.body.html or "") + len(self.body.attachments)
+
+    def encode(self, *, eight_bit: bool) -> bytes:
+        """Return the whole message in CRLF lines, dots not stuffed; `eight_bit` where the server has 8BITMIME."""
+        return self.head + self.body.encode(eight_bit=eight_bit)
+
+
+class Frame:
+    """All messages of one blast; raises PermanentError where the blast itself cannot become mail."""
+
+    def __init__(self, blast: Blast, mail: MailSettings) -> None:
+        self._blast = blast
+        self._mail = mail
+        self._template = _compiled(blast)
+        self._marketing = blast.template.category == "marketing"
+        self._links = self._marketing or "unsubscribe_url" in self._template.variables
+        try:
+            sender = parse_mailbox(blast.from_address) if blast.from_address else mail.sender
+            reply_to = parse_mailbox(blast.reply_to) if blast.reply_to else None
+        except AddressError as error:
+            raise PermanentError(f"from or reply address: {error}", code="address") from error
+        self._sender = sender.addr_spec
+        self._utf8 = not sender.addr_spec.isascii() or (reply_to is not None and not reply_to.addr_spec.isascii())
+        self._domain = sender.domain
+        self._id = _NO_ATOM.sub("-", blast.blast_id)
+        self._from = b"From: %b\r\nTo: " % mailbox(clean(sender.display_name), sender.addr_spec, 6)
+        reply = b"Reply-To: %b\r\n" % mailbox(clean(reply_to.display_name), reply_to.addr_spec, 10) if reply_to else b""
+        self._reply_to = reply
+        self._boundary = f"=_{secrets.token_hex(16)}"
+        self._attachments = [(one, _attachment(one)) for one in blast.attachments]
+        self.size = sum(len(encoded) for _, encoded in self._attachments)
+
+    def fill(self, job: Job) -> Mail:
+        """Return the message of one job; raises PermanentError with the reason."""
+        address = _wire(job.recipient.address)
+        token = make_token(self._mail.secret, job.channel, job.recipient.address) if self._links else ""
+        url = f"{self._mail.public_url}/u/{token}" if token else ""
+        rendered = self._render(job, url)
+        message_id = f"{self._id}.{job.index}.{job.channel}.{job.run}@{self._domain}"
+        subject = clean(rendered.subject)
+        head = b"".join(
+            (
+                self._from,
+                mailbox(clean(job.recipient.name), address, 4),
+                b"\r\nSubject: ",
+                unstructured(subject, 9),
+                _date(),
+                message_id.encode(),
+                b">\r\n",
+                self._reply_to,
+                self._unsubscribe(url, token) if self._marketing else b"",
+                b"X-Kurir-Job: ",
+                clean(job.job_id).encode(),
+                b"\r\n",
+                _END_OF_HEADERS,
+            )
+        )
+        utf8 = self._utf8 or not address.isascii()
+        envelope = Envelope(self._sender, address, utf8)
+        return Mail(job.job_id, subject, f"<{message_id}>", envelope, head, self._body(job, rendered))
+
+    def _render(self, job: Job, url: str) -> Rendered:
+        try:
+            return self._template.render(job_values(self._blast, job, url))
+        except RenderError as error:
+            raise _unrenderable(error) from error
+
+    def _body(self, job: Job, rendered: Rendered) -> Body:
+        own = job.recipient.attachments
+        pieces = [encoded for _, encoded in self._attachments] + [_attachment(one) for one in own]
+        attachments = b"".join(b"\r\n--m%b\r\n%b" % (self._boundary.encode("ascii"), piece) for piece in pieces)
+        html = rendered.html if self._blast.template.html else None
+        return Body(rendered.text, html, attachments, self._boundary)
+
+    def _unsubscribe(self, url: str, token: str) -> bytes:
+        mail_to = f"mailto:{quote(self._mail.unsubscribe_to, safe='@+')}?subject=unsubscribe%20{token}"
+        return (
+            f"List-Unsubscribe: <{url}>,\r\n <{mail_to}>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+        ).encode("ascii")
+
+
+class Frames:
+    """The frames of the blasts in hand; the least recently used go first."""
+
+    def __init__(self, mail: MailSettings) -> None:
+        self._mail = mail
+        self._kept: OrderedDict[str, Frame] = OrderedDict()
+        self._size = 0
+
+    def get(self, blast: Blast) -> Frame:
+        """Return a blast's frame, compiled at its first message; raises PermanentError."""
+        frame = self._kept.get(blast.blast_id)
+        if frame is not None:
+            self._kept.move_to_end(blast.blast_id)
+            return frame
+        frame = Frame(blast, self._mail)
+        self._kept[blast.blast_id] = frame
+        self._size += frame.size
+        while len(self._kept) > MOST_FRAMES or (self._size > MOST_FRAME_BYTES and len(self._kept) > 1):
+            _, gone = self._kept.popitem(last=False)
+            self._size -= gone.size
+        return frame
+
+
+def _compiled(blast: Blast) -> CompiledTemplate:
+    try:
+        return compile_template(blast.template)
+    except RenderError as error:
+        raise _unrenderable(error) from error
+
+
+def _unrenderable(error: RenderError) -> PermanentError:
+    named = f"variable {error.variable}: " if error.variable and error.variable not in str(error) else ""
+    return PermanentError(f"cannot be rendered: {named}{error}", code="render")
+
+
+def _wire(address: str) -> str:
+    try:
+        return wire_address(address)
+    except AddressError as error:
+        raise PermanentError(f"the address cannot be used: {error}", code="address") from error
+
+
+def _attachment(attachment: Attachment) -> bytes:
+    """Return an attachment as a MIME part with its headers, in base64."""
+    kind = attachment.content_type if _TYPE.fullmatch(attachment.content_type) else "application/octet-stream"
+    if kind.lower().startswith(("message/", "multipart/")):
+        # these may not be in base64 (RFC 2046, 5.1 and 5.2.1)
+        kind = "application/octet-stream"
+    return (
+        b"Content-Type: %b\r\nContent-Transfer-Encoding: base64\r\nContent-Disposition: attachment;%b\r\n%b\r\n%b"
+        % (
+            kind.encode("ascii"),
+            parameter("filename", clean(attachment.filename) or "attachment"),
+            _END_OF_HEADERS,
+            base64_lines(attachment.content),
+        )
+    )
+
+
+class _Dates:
+    """The Date header of this second, made once."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._lines = b""
+
+    def __call__(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            date = formatdate(second).replace("-0000", "+0000")
+            self._second, self._lines = second, f"\r\nDate: {date}\r\nMessage-ID: <".encode("ascii")
+        return self._lines
+
+
+_date = _Dates()

@@ -1,0 +1,150 @@
+"""MIME, as bytes ready for the wire: header values, parameters and bodies, each as cheap as its content allows.
+
+Lines end with CRLF and hold at most 998 bytes (RFC 5322, 2.1.1). A value that could break out of its header loses its
+line breaks and control characters. Plain ASCII takes a short cut everywhere.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from urllib.parse import quote
+
+LONGEST_LINE = 998
+_FOLD_AT = 76
+# leaves room for the header's name
+_LONGEST_WORD = LONGEST_LINE - 98
+_WORD_OVERHEAD = len("=?utf-8?b??=")
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_QUOTABLE = re.compile(r'(["\\])')
+_HIGH = bytes(range(128, 256))
+_LINES_OF_BASE64 = re.compile(rb".{1,76}")
+_PARAMETER_PIECE = 60
+
+
+def clean(text: str) -> str:
+    """Return a text fit for a header: line breaks and control characters become a space, ends are stripped."""
+    return (text if text.isprintable() else _UNFIT.sub(" ", text)).strip()
+
+
+def unstructured(text: str, used: int) -> bytes:
+    """Return a clean text as a header's value; `used` bytes of its first line are taken by the name."""
+    if text.isascii() and "=?" not in text:
+        if used + len(text) <= _FOLD_AT:
+            return text.encode("ascii")
+        folded = _folded(text, used)
+        if folded is not None:
+            return folded
+    return encoded_words(text, used)
+
+
+def _folded(text: str, used: int) -> bytes | None:
+    """Return an ASCII text broken before single spaces; None where a word is too long for a line."""
+    lines: list[str] = []
+    line = ""
+    for word in re.split(r"(?<=\S)(?= \S)", text):
+        if line and used + len(line) + len(word) > _FOLD_AT:
+            lines.append(line)
+            line, used = "", 0
+        line += word
+    lines.append(line)
+    if any(len(one) > _LONGEST_WORD for one in lines):
+        return None
+    return "\r\n".join(lines).encode("ascii")
+
+
+def encoded_words(text: str, used: int) -> bytes:
+    """Return a text as RFC 2047 encoded words, whole characters each, folded."""
+    words: list[bytes] = []
+    room = _bytes_of_word(used)
+    piece = bytearray()
+    for character in text:
+        raw = character.encode("utf-8", "replace")
+        if piece and len(piece) + len(raw) > room:
+            words.append(_encoded_word(piece))
+            piece, room = bytearray(), _bytes_of_word(1)
+        piece += raw
+    words.append(_encoded_word(piece))
+    return b"\r\n ".join(words)
+
+
+def _bytes_of_word(used: int) -> int:
+    return max((_FOLD_AT - used - _WORD_OVERHEAD) // 4 * 3, 4)
+
+
+def _encoded_word(raw: bytes | bytearray) -> bytes:
+    return b"=?utf-8?b?%b?=" % binascii.b2a_base64(raw, newline=False)
+
+
+def mailbox(name: str, address: str, used: int) -> bytes:
+    """Return a mailbox for an address header: a display name in its simplest form, and the address."""
+    if not name:
+        return address.encode()
+    if _ATOMS.fullmatch(name) and "=?" not in name and used + len(name) + len(address) < _FOLD_AT:
+        phrase = name.encode("ascii")
+    elif name.isascii() and "=?" not in name and used + len(name) < _FOLD_AT:
+        phrase = b'"%b"' % _QUOTABLE.sub(r"\\\1", name).encode("ascii")
+    else:
+        phrase = encoded_words(name, used)
+    separator = b" " if used + len(phrase) + len(address) < _FOLD_AT else b"\r\n "
+    return b"%b%b<%b>" % (phrase, separator, address.encode())
+
+
+def parameter(name: str, value: str) -> bytes:
+    """Return a parameter of a MIME header, on a line of its own; beyond plain ASCII in RFC 2231's form."""
+    if value.isascii() and len(value) <= _FOLD_AT - len(name) - 4:
+        return b'\r\n %b="%b"' % (name.encode("ascii"), _QUOTABLE.sub(r"\\\1", value).encode("ascii"))
+    encoded = quote(value.encode("utf-8", "replace"), safe="")
+    pieces = _pieces(encoded)
+    if len(pieces) == 1:
+        return f"\r\n {name}*=utf-8''{pieces[0]}".encode("ascii")
+    numbered = [
+        f" {name}*{number}*={'' if number else 'utf-8' + chr(39) * 2}{one}" for number, one in enumerate(pieces)
+    ]
+    return "".join(f"\r\n{one};" for one in numbered).rstrip(";").encode("ascii")
+
+
+def _pieces(encoded: str) -> list[str]:
+    """Cut a percent-encoded text into pieces that break no escape."""
+    pieces: list[str] = []
+    start = 0
+    while start < len(encoded):
+        end = min(start + _PARAMETER_PIECE, len(encoded))
+        cut = encoded.rfind("%", end - 2, end)
+        if cut != -1 and end < len(encoded):
+            end = cut
+        pieces.append(encoded[start:end])
+        start = end
+    return pieces
+
+
+def text_part(content_type: bytes, text: str, *, eight_bit: bool) -> bytes:
+    """Return a text part with its headers: as it is where it may be, else quoted-printable or base64.
+
+    `eight_bit` allows UTF-8 as it is (8BITMIME). The body ends with CRLF.
+    """
+    raw = _crlf(text).encode("utf-8", "replace")
+    plain = raw.isascii()
+    if (plain or eight_bit) and _lines_fit(raw) and b"\0" not in raw:
+        return b"%b\r\nContent-Transfer-Encoding: %b\r\n\r\n%b" % (content_type, b"7bit" if plain else b"8bit", raw)
+    if (len(raw) - len(raw.translate(None, _HIGH))) * 6 > len(raw):
+        return b"%b\r\nContent-Transfer-Encoding: base64\r\n\r\n%b" % (content_type, base64_lines(raw))
+    quoted = binascii.b2a_qp(raw, istext=True)
+    return b"%b\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n%b" % (content_type, quoted)
+
+
+def _crlf(text: str) -> str:
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\n", "\r\n") if text.endswith("\n") else text.replace("\n", "\r\n") + "\r\n"
+
+
+def _lines_fit(raw: bytes) -> bool:
+    return len(raw) <= LONGEST_LINE or max(map(len, raw.split(b"\r\n"))) <= LONGEST_LINE
+
+
+def base64_lines(raw: bytes) -> bytes:
+    """Return base64 in lines of 76 characters, each ended by CRLF; one empty line for nothing."""
+    lines = _LINES_OF_BASE64.findall(binascii.b2a_base64(raw, newline=False))
+    return b"\r\n".join(lines) + b"\r\n"

@@ -1,0 +1,125 @@
+"""SMTP's wire: aiosmtplib's protocol, with a queue of replies instead of room for one.
+
+aiosmtplib drops replies to commands that were written ahead. Here every write says how many replies it is owed, each
+arriving reply is kept until it is read, and one that nobody is owed (a server's good-bye, or an injected line) is set
+apart, so that it can never be taken for the answer to a later command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+
+from aiosmtplib.errors import SMTPReadTimeoutError, SMTPResponseException, SMTPServerDisconnected
+from aiosmtplib.protocol import MAX_RESPONSE_LENGTH, SMTPProtocol
+from aiosmtplib.response import SMTPResponse
+
+_INVALID = -1
+
+
+class ReplyQueueProtocol(SMTPProtocol):
+    """A connection whose commands may be written ahead of their replies (RFC 2920)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        super().__init__(loop=loop)
+        self._owed = 0
+        self._arrived: deque[SMTPResponse] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._broken: Exception | None = None
+        self.unsolicited: SMTPResponse | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a transaction may begin: connected, nothing owed, nothing said out of turn."""
+        settled = self._broken is None and self.unsolicited is None and not self._owed and not self._arrived
+        return settled and self.is_connected
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Expect the greeting."""
+        super().connection_made(transport)
+        self._owed = 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail whoever waits; replies that arrived before can still be read."""
+        super().connection_lost(exc)
+        error = SMTPServerDisconnected("the connection was lost")
+        error.__cause__ = exc
+        self._break(error)
+
+    def eof_received(self) -> bool:
+        """Take the server's end as the connection's."""
+        self._break(SMTPServerDisconnected("the server closed the connection"))
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """Keep every complete reply; whatever is no reply breaks the connection."""
+        self._buffer.extend(data)
+        try:
+            while (response := self._read_response_from_buffer()) is not None:
+                self._take(response)
+        except SMTPResponseException as error:
+            self._buffer.clear()
+            self._break(error)
+        if len(self._buffer) > MAX_RESPONSE_LENGTH:
+            self._buffer.clear()
+            self._break(SMTPResponseException(_INVALID, "the reply is too long"))
+        self._wake()
+
+    def _take(self, response: SMTPResponse) -> None:
+        if self._owed:
+            self._owed -= 1
+            self._arrived.append(response)
+        elif self.unsolicited is None:
+            self.unsolicited = response
+
+    def _break(self, error: Exception) -> None:
+        if self._broken is None:
+            self._broken = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def write(self, data: bytes) -> None:
+        """Write a command that is owed one reply; aiosmtplib's own methods come here."""
+        self.write_ahead(data, 1)
+
+    def write_ahead(self, data: bytes, replies: int) -> None:
+        """Write commands, or a part of a message, that are owed so many replies."""
+        if self._broken is not None:
+            raise SMTPServerDisconnected("the connection was lost") from self._broken
+        self._owed += replies
+        super().write(data)
+
+    async def drain(self) -> None:
+        """Wait until the transport takes more."""
+        await self._drain_helper()
+
+    async def read_response(self, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109 -- aiosmtplib's signature
+        """Return the next reply, in the order of the commands; raises the reason why there will be none."""
+        while not self._arrived:
+            if self._broken is not None:
+                raise self._broken
+            self._waiter = self._loop.create_future()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._waiter
+            except TimeoutError as error:
+                raise SMTPReadTimeoutError("no reply in time") from error
+            finally:
+                self._waiter = None
+        return self._arrived.popleft()
+
+    async def start_tls(
+        self,
+        tls_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 -- aiosmtplib's signature
+    ) -> SMTPResponse:
+        """Go over to TLS; text that came with the reply was not protected and breaks the connection (RFC 3207)."""
+        response = await super().start_tls(tls_context, server_hostname, timeout)
+        if self.unsolicited is not None:
+            raise SMTPResponseException(_INVALID, "text was injected before TLS began")
+        return response

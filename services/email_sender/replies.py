@@ -1,0 +1,132 @@
+"""What SMTP servers' answers mean: a reply, and the command it answers, become an outcome class.
+
+The enhanced status code (RFC 3463) decides over the basic one (RFC 5321, 4.2.3); words decide only where codes are
+known to mislead: greylisting and rate limits that call themselves something else, and waits that are asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from shared.errors import DeferredError, PermanentError, SendError, StopChannelError, TransientError, UnavailableError
+
+LONGEST_WAIT_S = 24 * 3600.0
+_ENHANCED = re.compile(r"\s*([245])\.(\d{1,3})\.(\d{1,3})(?!\d)")
+# the address itself does not exist: RFC 3463 3.2, 5.1.10 is RFC 7505 (null MX)
+_NO_SUCH_ADDRESS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
+_REFUSED_ADDRESS = frozenset({550, 551, 553})
+_STOP_CODES = frozenset({530, 534, 535, 538})
+_DEFERRED_CODES = frozenset({421, 450, 452})
+_DEFERRED_ENHANCED = frozenset({"4.2.2", "4.3.1"})
+# "Daily user sending limit exceeded": https://support.google.com/a/answer/3726730
+_OUR_QUOTA = "5.4.5"
+_SLOW_DOWN = re.compile(
+    r"gr[ae]y-?\s?list|throttl|rate[ -]limit|too (?:many|quickly|fast|much mail)|at a rate|limit exceeded|"
+    r"quota exceeded|sending rate|connection rate",
+    re.IGNORECASE,
+)
+_WAIT = re.compile(r"(\d{1,6})\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?)\b", re.IGNORECASE)
+_WAIT_CLOCK = re.compile(r"\b(\d{1,2}):([0-5]\d):([0-5]\d)\b")
+_ASKS_TO_WAIT = re.compile(r"again|retry|wait|come back|later|gr[ae]y-?\s?list|defer|delay", re.IGNORECASE)
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+class Stage(Enum):
+    """The command that a reply answers; `DOT` is the end of the message."""
+
+    GREETING = "greeting"
+    EHLO = "EHLO"
+    STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    DOT = "message"
+
+
+_BEFORE_MAIL = frozenset({Stage.GREETING, Stage.EHLO, Stage.STARTTLS, Stage.AUTH})
+_ABOUT_THE_RECIPIENT = frozenset({Stage.RCPT, Stage.DATA, Stage.DOT})
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's answer: its basic code, and its text (lines joined by a line feed)."""
+
+    code: int
+    text: str
+
+    @property
+    def enhanced(self) -> str:
+        """The enhanced status code, "" if there is none."""
+        found = _ENHANCED.match(self.text)
+        return ".".join(found.groups()) if found else ""
+
+    @property
+    def codes(self) -> str:
+        """Both codes, as logs and rows show them ("550 5.1.1")."""
+        return f"{self.code} {self.enhanced}".rstrip()
+
+    @property
+    def words(self) -> str:
+        """The whole answer in the server's own words."""
+        return f"{self.code} {self.text}".rstrip()
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether it refuses for security or policy reasons (5.7.x)."""
+        return self.enhanced.startswith("5.7.")
+
+
+def classify(stage: Stage, reply: Reply) -> SendError:
+    """Return the error that a refusal is; the table is in docs/architecture.md, the exceptions in decisions/0020."""
+    message = f"{stage.value} refused"
+    if stage in _BEFORE_MAIL:
+        return _before_mail(stage, reply, message)
+    enhanced = reply.enhanced
+    if reply.code in _STOP_CODES or enhanced == "5.7.8":
+        return StopChannelError(message, code=reply.codes, reply=reply.words)
+    kind = enhanced[:1] or str(reply.code)[:1]
+    if enhanced == _OUR_QUOTA or (kind == "4" and _is_deferral(reply, enhanced)):
+        return DeferredError(message, code=reply.codes, reply=reply.words, wait_s=asked_wait_s(reply.text))
+    if kind == "5":
+        suppress = reply.codes if _is_hard_bounce(stage, reply, enhanced) else ""
+        return PermanentError(message, code=reply.codes, reply=reply.words, suppress=suppress)
+    return TransientError(message, code=reply.codes, reply=reply.words)
+
+
+def _before_mail(stage: Stage, reply: Reply, message: str) -> SendError:
+    """A server that greets, encrypts or authenticates badly fails for every message alike."""
+    refuses_us = stage is Stage.AUTH and 500 <= reply.code < 600
+    if refuses_us or reply.code in _STOP_CODES or reply.enhanced == "5.7.8":
+        return StopChannelError(message, code=reply.codes, reply=reply.words)
+    return UnavailableError(message, code=reply.codes, reply=reply.words)
+
+
+def _is_deferral(reply: Reply, enhanced: str) -> bool:
+    if enhanced.startswith("4.7.") or enhanced in _DEFERRED_ENHANCED:
+        return True
+    if not enhanced and reply.code in _DEFERRED_CODES:
+        return True
+    return _SLOW_DOWN.search(reply.text) is not None or asked_wait_s(reply.text) is not None
+
+
+def _is_hard_bounce(stage: Stage, reply: Reply, enhanced: str) -> bool:
+    if enhanced:
+        return enhanced in _NO_SUCH_ADDRESS and stage in _ABOUT_THE_RECIPIENT
+    return stage is Stage.RCPT and reply.code in _REFUSED_ADDRESS
+
+
+def asked_wait_s(text: str) -> float | None:
+    """Return the wait that a text asks for ("try again in 5 minutes", "come back in 00:05:00"), None if none."""
+    if _ASKS_TO_WAIT.search(text) is None:
+        return None
+    clock = _WAIT_CLOCK.search(text)
+    if clock is not None:
+        hours, minutes, seconds = map(int, clock.groups())
+        return min(hours * 3600.0 + minutes * 60 + seconds, LONGEST_WAIT_S)
+    found = _WAIT.search(text)
+    if found is None:
+        return None
+    return min(float(int(found[1]) * _SECONDS[found[2][0].lower()]), LONGEST_WAIT_S)

@@ -1,0 +1,257 @@
+"""The SMTP servers: each a pool of long-lived connections with its own limits and breaker, and the choice among them.
+
+A message goes to one server. Another takes over only while the first has surely not been handed the message: it
+cannot be reached, or was lost before the final dot. A reused connection that turns out to be closed is replaced
+by a fresh one without further ado.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.email_sender.connection import Connection, ConnectionLostError, RefusedError
+from services.email_sender.message import Mail
+from services.email_sender.replies import Reply, Stage
+from services.email_sender.settings import ServerSettings, SmtpSettings
+from shared.clock import SystemClock
+from shared.errors import (
+    DeferredError,
+    PermanentError,
+    SendError,
+    StopChannelError,
+    UnavailableError,
+    UncertainError,
+)
+from shared.sending.breaker import Breaker, Turn
+
+POLICY_REFUSALS = 10
+LONGEST_PACE_S = 5.0
+# above this, encoding a message takes so long that it must not hold up the others
+ENCODE_ASIDE_BYTES = 512 * 1024
+_TEND_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A server's yes: who said it, and in what words."""
+
+    server: str
+    reply: Reply
+
+
+class Server:
+    """One SMTP server."""
+
+    def __init__(self, settings: ServerSettings, smtp: SmtpSettings, concurrency: int, tls: ssl.SSLContext) -> None:
+        self.settings = settings
+        self._smtp = smtp
+        self._tls = tls
+        self._clock = asyncio.get_running_loop().time
+        self.breaker = Breaker(SystemClock(), smtp.breaker)
+        self.concurrency = settings.concurrency or concurrency
+        self._slots = asyncio.Semaphore(self.concurrency)
+        self.idle: deque[Connection] = deque()
+        self.active = 0
+        self._next_start = 0.0
+        self._gap_s = settings.rate.period_s / settings.rate.count if settings.rate else 0.0
+        self._policy_refusals = 0
+
+    @property
+    def free(self) -> bool:
+        """Whether a message could start at once."""
+        return not self._slots.locked() and self._next_start <= self._clock()
+
+    async def send(self, mail: Mail, turn: Turn) -> Accepted:
+        """Hand over one message in the breaker's `turn`; raises a SendError."""
+        with turn:
+            async with self._slots:
+                await self._pace()
+                self.active += 1
+                try:
+                    reply = await self._send(mail)
+                except SendError as error:
+                    self._judge(error, turn)
+                    raise
+                finally:
+                    self.active -= 1
+            turn.worked()
+        self._policy_refusals = 0
+        return Accepted(self.settings.name, reply)
+
+    async def _pace(self) -> None:
+        """Wait for the server's own rate; a long wait is a deferral, which holds nobody up."""
+        if not self._gap_s:
+            return
+        now = self._clock()
+        at = max(now, self._next_start)
+        if at - now > LONGEST_PACE_S:
+            raise DeferredError(f"the rate of {self.settings.name} is reached", code="rate", wait_s=at - now)
+        self._next_start = at + self._gap_s
+        await asyncio.sleep(at - now)
+
+    async def _send(self, mail: Mail) -> Reply:
+        connection = self._take_idle()
+        reused = connection is not None
+        connection = connection or await self._connect()
+        try:
+            return await self._hand_over(connection, mail)
+        except (ConnectionLostError, RefusedError) as error:
+            if not (reused and _is_stale(error)):
+                raise _translated(error) from error
+        # the server had closed it between two messages: that says nothing about this one
+        try:
+            return await self._hand_over(await self._connect(), mail)
+        except RefusedError as error:
+            raise error.classified() from error
+
+    async def _hand_over(self, connection: Connection, mail: Mail) -> Reply:
+        if mail.envelope.utf8 and not connection.offers("smtputf8"):
+            self._keep(connection)
+            raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
+        eight_bit = connection.offers("8bitmime")
+        try:
+            if mail.size > ENCODE_ASIDE_BYTES:
+                content = await asyncio.to_thread(mail.encode, eight_bit=eight_bit)
+            else:
+                content = mail.encode(eight_bit=eight_bit)
+            return await connection.send(mail.envelope, content)
+        finally:
+            self._keep(connection)
+
+    def _take_idle(self) -> Connection | None:
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.usable and self._clock() - connection.used_at < self._smtp.timeouts.idle_s:
+                return connection
+            connection.say_goodbye()
+        return None
+
+    def _keep(self, connection: Connection) -> None:
+        if connection.usable:
+            self.idle.append(connection)
+        else:
+            connection.say_goodbye()
+
+    async def _connect(self) -> Connection:
+        connection = Connection(self.settings, self._smtp, self._tls)
+        await connection.open()
+        return connection
+
+    def _judge(self, error: SendError, turn: Turn) -> None:
+        """Learn from a failure: about the server (its breaker), or about what it thinks of this sender."""
+        if isinstance(error, UnavailableError | ConnectionLostError):
+            turn.failed(str(error))
+            return
+        if isinstance(error, UncertainError):
+            return
+        turn.worked()
+        cause = error.__cause__
+        if not (isinstance(cause, RefusedError) and isinstance(error, PermanentError) and cause.reply.is_policy):
+            self._policy_refusals = 0
+            return
+        self._policy_refusals += 1
+        if self._policy_refusals >= POLICY_REFUSALS:
+            self._policy_refusals = 0
+            reason = f"{self.settings.name} refused {POLICY_REFUSALS} messages in a row for reasons of policy"
+            raise StopChannelError(reason, code=error.code, reply=error.reply) from error
+
+    def tend(self) -> None:
+        """Close connections that were idle for too long."""
+        now = self._clock()
+        for connection in [one for one in self.idle if now - one.used_at >= self._smtp.timeouts.idle_s]:
+            self.idle.remove(connection)
+            connection.say_goodbye()
+
+    def close(self) -> None:
+        """Let all connections go."""
+        while self.idle:
+            self.idle.pop().say_goodbye()
+
+
+class Servers:
+    """All servers of the channel."""
+
+    def __init__(self, smtp: SmtpSettings, concurrency: int) -> None:
+        context = ssl.create_default_context(cafile=smtp.ca_file or None)
+        unverified = ssl.create_default_context()
+        unverified.check_hostname = False
+        unverified.verify_mode = ssl.CERT_NONE
+        self._smtp = smtp
+        self.contexts = {True: context, False: unverified}
+        self.servers: Sequence[Server] = [
+            Server(one, smtp, concurrency, self.contexts[_verifies(one, smtp)]) for one in smtp.servers
+        ]
+
+    def available(self) -> bool:
+        """Say whether any server may be tried now."""
+        return any(one.breaker.admits(last_resort=self._is_last_resort(one)) for one in self.servers)
+
+    async def send(self, mail: Mail) -> Accepted:
+        """Hand over one message to one of the servers; raises a SendError."""
+        tried: list[Server] = []
+        failure: SendError | None = None
+        while (server := self._choose(tried)) is not None:
+            tried.append(server)
+            turn = server.breaker.enter(last_resort=self._is_last_resort(server))
+            if turn is None:
+                continue
+            try:
+                return await server.send(mail, turn)
+            except (UnavailableError, ConnectionLostError) as error:
+                failure = error
+        raise failure or UnavailableError("all servers are left alone for a while", code="breaker")
+
+    def _choose(self, tried: Sequence[Server]) -> Server | None:
+        """Pick a server by weight, one that is free if there is any."""
+        candidates = [
+            one
+            for one in self.servers
+            if one not in tried and one.breaker.admits(last_resort=self._is_last_resort(one))
+        ]
+        if len(candidates) <= 1:
+            return candidates[0] if candidates else None
+        candidates = [one for one in candidates if one.free] or candidates
+        return random.choices(candidates, [one.settings.weight for one in candidates])[0]
+
+    def _is_last_resort(self, server: Server) -> bool:
+        """Whether no other server works: then it is probed more often."""
+        return all(one.breaker.is_open for one in self.servers if one is not server)
+
+    async def tend(self) -> None:
+        """Tend all servers until cancelled."""
+        while True:
+            await asyncio.sleep(_TEND_S)
+            for server in self.servers:
+                server.tend()
+
+    async def look(self, server: Server) -> Connection:
+        """Connect and log in for real, outside the pool; raises a SendError."""
+        context = self.contexts[_verifies(server.settings, self._smtp)]
+        connection = Connection(server.settings, self._smtp, context)
+        await connection.open()
+        return connection
+
+    def close(self) -> None:
+        """Let all connections go."""
+        for server in self.servers:
+            server.close()
+
+
+def _verifies(server: ServerSettings, smtp: SmtpSettings) -> bool:
+    """Opportunistic TLS verifies only where a CA was named: who could forge a certificate could also strip TLS."""
+    return server.tls != "if-offered" or bool(smtp.ca_file)
+
+
+def _is_stale(error: ConnectionLostError | RefusedError) -> bool:
+    if isinstance(error, ConnectionLostError):
+        return True
+    return error.reply.code == 421 and error.stage is Stage.MAIL
+
+
+def _translated(error: ConnectionLostError | RefusedError) -> SendError:
+    return error.classified() if isinstance(error, RefusedError) else error

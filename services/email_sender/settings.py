@@ -1,0 +1,244 @@
+"""The email sender's settings: SMTP servers as URLs, who mail is from, where unsubscribe links lead.
+
+A server is `smtp://` or `smtps://`, `[user:password@]host[:port]`, and options in its query: `tls` (`required`,
+`if-offered`, `off`), `weight`, `rate`, `concurrency`, `max_messages`. Credentials make STARTTLS required unless the
+URL says otherwise. Problems never repeat a URL, which may hold a password.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.headerregistry import Address
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from services.email_sender.addresses import AddressError, parse_mailbox
+from shared.channels import EMAIL
+from shared.sending.breaker import BreakerPolicy
+from shared.sending.settings import SendingSettings, read_sending_settings
+from shared.settings import CommonSettings, EnvReader, Rate, read_common
+
+DEFAULT_PORT = 3010
+TLS_MODES = ("required", "if-offered", "off")
+_PORTS = {"smtp": 25, "smtps": 465}
+_OPTIONS = ("tls", "weight", "rate", "concurrency", "max_messages")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """One SMTP server; `tls` is `implicit` (smtps), `required`, `if-offered` or `off`.
+
+    `concurrency` 0 means the sender's own; `max_messages` 0 means a connection is used without end.
+    """
+
+    host: str
+    port: int
+    tls: str
+    username: str = ""
+    password: str = ""
+    weight: int = 1
+    rate: Rate | None = None
+    concurrency: int = 0
+    max_messages: int = 100
+
+    @property
+    def name(self) -> str:
+        """What logs and status call it."""
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long to wait, in seconds: for a connection with its greeting, TLS and log-in step each, for the answer
+    to a command, and for the answer to the final dot. A connection idle for `idle_s` is not used again.
+    """
+
+    connect_s: float = 15.0
+    command_s: float = 60.0
+    data_s: float = 300.0
+    idle_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpSettings:
+    """How mail is handed over: the servers, their time-outs, and their breakers' policy."""
+
+    servers: tuple[ServerSettings, ...]
+    timeouts: Timeouts
+    ca_file: str
+    helo: str
+    pipelining: bool = True
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class MailSettings:
+    """What every message says of its sender; `unsubscribe_to` is the mailbox of the `mailto:` link."""
+
+    sender: Address
+    public_url: str
+    secret: str
+    unsubscribe_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class DkimSettings:
+    """The key that messages are signed with: its domain, its selector, and itself (PEM, or Ed25519 in base64)."""
+
+    domain: str
+    selector: str
+    private_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmailSettings:
+    """Everything that the email sender is told from outside."""
+
+    common: CommonSettings
+    sending: SendingSettings
+    smtp: SmtpSettings
+    mail: MailSettings
+    dkim: DkimSettings | None
+
+
+def read_settings(env: Mapping[str, str]) -> EmailSettings:
+    """Read the settings; raises SettingsError with every problem."""
+    reader = EnvReader(env)
+    common = read_common(reader, DEFAULT_PORT)
+    settings = EmailSettings(
+        common=common,
+        sending=read_sending_settings(reader, EMAIL.name, common),
+        smtp=_smtp(reader, common),
+        mail=_mail(reader),
+        dkim=_dkim(reader),
+    )
+    reader.finish()
+    return settings
+
+
+def _smtp(reader: EnvReader, common: CommonSettings) -> SmtpSettings:
+    return SmtpSettings(
+        servers=_servers(reader),
+        timeouts=Timeouts(
+            connect_s=reader.seconds("KURIR_SMTP_CONNECT_TIMEOUT", 15.0),
+            command_s=reader.seconds("KURIR_SMTP_COMMAND_TIMEOUT", 60.0),
+            data_s=reader.seconds("KURIR_SMTP_DATA_TIMEOUT", 300.0),
+            idle_s=reader.seconds("KURIR_SMTP_IDLE_TIMEOUT", 60.0),
+        ),
+        ca_file=reader.text("KURIR_SMTP_CA_FILE", ""),
+        helo=_helo(reader),
+        pipelining=reader.flag("KURIR_SMTP_PIPELINING", default=True),
+        breaker=BreakerPolicy.scaled(common.time_scale),
+    )
+
+
+def _helo(reader: EnvReader) -> str:
+    name = reader.text("KURIR_SMTP_HELO", socket.gethostname())
+    if not name.isascii() or not name.isprintable() or " " in name:
+        reader.problem(f"KURIR_SMTP_HELO: {name!r} is not a host name")
+    return name
+
+
+def _servers(reader: EnvReader) -> tuple[ServerSettings, ...]:
+    name = "KURIR_SMTP_SERVERS"
+    urls = reader.items(name)
+    if not urls:
+        name = "KURIR_SMTP_URL"
+        single = reader.text(name, "")
+        urls = [single] if single else []
+    if not urls:
+        reader.problem("KURIR_SMTP_URL or KURIR_SMTP_SERVERS is required")
+    most = reader.integer("KURIR_SMTP_MAX_MESSAGES", 100, minimum=0)
+    servers = []
+    for number, url in enumerate(urls, start=1):
+        try:
+            servers.append(parse_server(url, most))
+        except ValueError as error:
+            place = f"{name}, server {number}" if len(urls) > 1 else name
+            reader.problem(f"{place}: {error}")
+    return tuple(servers)
+
+
+def parse_server(url: str, max_messages: int = 100) -> ServerSettings:
+    """Read a server's URL; raises ValueError with a message that does not repeat it."""
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError("a server is smtp://[user:password@]host[:port] or smtps://…")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: the options are {', '.join(_OPTIONS)}")
+    if parts.path not in {"", "/"}:
+        raise ValueError("nothing may follow the port but options (?…)")
+    username, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if bool(username) != bool(password):
+        raise ValueError("a user name needs a password")
+    try:
+        port = parts.port or _PORTS[parts.scheme]
+    except ValueError:
+        raise ValueError("the port is a number up to 65535") from None
+    return ServerSettings(
+        host=parts.hostname,
+        port=port,
+        tls=_tls(parts, options, has_credentials=bool(username)),
+        username=username,
+        password=password,
+        weight=_count(options, "weight", 1, 1),
+        rate=Rate.parse(options.get("rate", "off")),
+        concurrency=_count(options, "concurrency", 0, 0),
+        max_messages=_count(options, "max_messages", max_messages, 0),
+    )
+
+
+def _tls(parts: SplitResult, options: Mapping[str, str], *, has_credentials: bool) -> str:
+    if parts.scheme == "smtps":
+        if "tls" in options:
+            raise ValueError("smtps:// has no option tls")
+        return "implicit"
+    mode = options.get("tls", "required" if has_credentials else "if-offered")
+    if mode not in TLS_MODES:
+        raise ValueError(f"tls: {mode!r} is none of {', '.join(TLS_MODES)}")
+    return mode
+
+
+def _count(options: Mapping[str, str], name: str, default: int, least: int) -> int:
+    text = options.get(name, str(default))
+    if not text.isdecimal() or not text.isascii() or int(text) < least:
+        raise ValueError(f"{name}: {text!r} is not a whole number from {least}")
+    return int(text)
+
+
+def _mail(reader: EnvReader) -> MailSettings:
+    sender = _sender(reader)
+    public_url = reader.text("KURIR_PUBLIC_URL").rstrip("/")
+    if public_url and (urlsplit(public_url).scheme not in {"http", "https"} or not _fit_for_header(public_url)):
+        reader.problem(f"KURIR_PUBLIC_URL: {public_url!r} is not an http URL in ASCII")
+    unsubscribe_to = reader.text("KURIR_UNSUBSCRIBE_EMAIL", sender.addr_spec)
+    if not _fit_for_header(unsubscribe_to) or "@" not in unsubscribe_to:
+        reader.problem(f"KURIR_UNSUBSCRIBE_EMAIL: {unsubscribe_to!r} is not an address in ASCII")
+    return MailSettings(sender, public_url, reader.text("KURIR_SECRET"), unsubscribe_to)
+
+
+def _fit_for_header(text: str) -> bool:
+    return text.isascii() and text.isprintable() and not set(text) & set(" <>,")
+
+
+def _sender(reader: EnvReader) -> Address:
+    text = reader.text("KURIR_EMAIL_FROM")
+    try:
+        return parse_mailbox(text) if text else Address("", "nobody", "invalid")
+    except AddressError as error:
+        reader.problem(f"KURIR_EMAIL_FROM: {error}")
+        return Address("", "nobody", "invalid")
+
+
+def _dkim(reader: EnvReader) -> DkimSettings | None:
+    names = ("KURIR_DKIM_DOMAIN", "KURIR_DKIM_SELECTOR", "KURIR_DKIM_PRIVATE_KEY")
+    domain, selector, key = (reader.text(name, "") for name in names)
+    if not domain and not selector and not key:
+        return None
+    if not (domain and selector and key):
+        reader.problem(f"DKIM needs all of {', '.join(names)}")
+        return None
+    return DkimSettings(domain, selector, key)

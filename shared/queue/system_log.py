@@ -1,0 +1,57 @@
+"""The system log's way out of a service: warnings and errors become gateway events, never in anybody's way.
+
+`configure_logging` calls `ship` from any thread; `run` emits what gathered. While Redis is away the oldest are
+dropped: they stand in the log files as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from shared.errors import KurirError
+from shared.events import SystemEvent
+from shared.queue.producer import Producer
+
+CAPACITY = 1000
+LINGER_S = 0.1
+RETRY_S = 1.0
+
+
+class SystemLog:
+    """Takes events at once; belongs to the event loop it was made in."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[SystemEvent] = deque(maxlen=CAPACITY)
+        self._wake = asyncio.Event()
+
+    def ship(self, event: SystemEvent) -> None:
+        """Note an event; returns at once."""
+        self._waiting.append(event)
+        try:
+            self._loop.call_soon_threadsafe(self._wake.set)
+        except RuntimeError:
+            return  # the loop has ended, and with it the way out; the files have the line
+
+    async def run(self) -> None:
+        """Emit what is shipped until cancelled."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(LINGER_S if await self.flush() else RETRY_S)
+
+    async def flush(self) -> bool:
+        """Emit all that waits; False if Redis did not take it: it is then kept."""
+        self._wake.clear()
+        batch = list(self._waiting)
+        try:
+            await self._producer.emit(*batch)
+        except KurirError:
+            self._wake.set()
+            return False
+        for _ in batch:
+            # a full queue may have dropped some of these meanwhile
+            if self._waiting and self._waiting[0] in batch:
+                self._waiting.popleft()
+        return True

@@ -1,0 +1,74 @@
+"""Settings, blasts and messages for the tests of the email sender."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from email.headerregistry import Address
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from services.email_sender.message import Frame, Mail
+from services.email_sender.settings import (
+    EmailSettings,
+    MailSettings,
+    SmtpSettings,
+    Timeouts,
+    parse_server,
+)
+from shared.blasts import Blast
+from shared.jobs import Job, Recipient
+from shared.sending.breaker import BreakerPolicy
+from shared.settings import CommonSettings
+from shared.templates import Template
+from tests.integration.sending.running import SETTINGS
+
+HTML = "<p>Dear {{ name }},</p>\n<p>.hidden dots and <b>bold</b></p>\n"
+TEMPLATE = Template(id="t", name="T", channels=["email"], subject="Hello {{ name }}", html=HTML)
+MAIL = MailSettings(Address("Shop", "shop", "example.com"), "https://kurir.example.com", "secret", "out@example.com")
+
+
+def smtp_settings(*urls: str, **changes: Any) -> SmtpSettings:
+    """Settings for servers, with time-outs fit for tests."""
+    settings = SmtpSettings(
+        servers=tuple(parse_server(url) for url in urls),
+        timeouts=Timeouts(connect_s=5.0, command_s=10.0, data_s=10.0, idle_s=30.0),
+        ca_file="",
+        helo="client.example.com",
+        breaker=BreakerPolicy.scaled(0.02),
+    )
+    return replace(settings, **changes)
+
+
+def email_settings(smtp: SmtpSettings, mail: MailSettings = MAIL) -> EmailSettings:
+    """The whole settings around those of SMTP."""
+    common = CommonSettings(
+        redis_url="redis://127.0.0.1:1/0",
+        host="127.0.0.1",
+        port=0,
+        env="development",
+        log_level="info",
+        log_dir=Path("/nonexistent"),
+        data_dir=Path("/nonexistent"),
+        grace_s=2.0,
+        time_scale=0.1,
+    )
+    return EmailSettings(common, SETTINGS, smtp, mail, None)
+
+
+def make_blast(blast_id: str = "b1", **changes: Any) -> Blast:
+    """A blast of one email, of the template above unless told otherwise."""
+    blast = Blast(blast_id, TEMPLATE, ["email"], "normal", 0, {"email": 1}, 1)
+    return msgspec.structs.replace(blast, **changes)
+
+
+def make_job(address: str = "ana@example.com", name: str = "Ana", index: int = 0, **changes: Any) -> Job:
+    """A job of the blast."""
+    job = Job("b1", index, "email", "normal", Recipient(address, name), 0)
+    return msgspec.structs.replace(job, **changes)
+
+
+def make_mail(address: str = "ana@example.com", name: str = "Ana", **changes: Any) -> Mail:
+    """One message of the blast above."""
+    return Frame(make_blast(**changes), MAIL).fill(make_job(address, name))
