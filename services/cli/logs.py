@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from services.cli.api_client import DEFAULT_URL, ApiClient, AsJson, Url, call_api, print_json
 
@@ -94,5 +95,5 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
     shown = [name for name in columns if any(row.get(name) not in (None, "") for row in rows)] or columns[:1]
     table = Table(*shown)
     for row in rows:
-        table.add_row(*("" if row.get(name) is None else str(row[name]) for name in shown))
+        table.add_row(*(Text("" if row.get(name) is None else str(row[name])) for name in shown))
     return table

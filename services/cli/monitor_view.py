@@ -94,7 +94,7 @@ def view(look: Look, rates: Rates, url: str) -> RenderableType:
     title = Text.assemble(("Kurir", "bold"), f"  {url}  {time.strftime('%H:%M:%S', time.localtime(look.at))}")
     parts: list[RenderableType] = [title, _queues(look, rates)]
     why = reasons(look)
-    parts.append(Panel("\n".join(why) if why else "nothing is held up", title="Why it waits", title_align="left"))
+    parts.append(Panel(Text("\n".join(why) or "nothing is held up"), title="Why it waits", title_align="left"))
     if look.blasts:
         parts.append(_blasts(look))
     if look.failures:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api, print_json
 from services.cli.following import ENDED, ended_of, follow_blast, summary
@@ -121,5 +122,5 @@ def _channels_table(answer: Answer) -> Table:
         senders = ", ".join("ok" if sender["available"] else sender["reason"] for sender in one["senders"]) or "none"
         stats = one["stats"]
         numbers = (stats["waiting"], stats["active"], stats["delayed"])
-        table.add_row(one["name"], state, one["rate"] or "the senders' own", senders, *map(str, numbers))
+        table.add_row(one["name"], Text(state), one["rate"] or "the senders' own", Text(senders), *map(str, numbers))
     return table

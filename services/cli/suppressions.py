@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from services.cli.api_client import DEFAULT_URL, AsJson, Url, call_api, print_json
 
@@ -39,7 +40,7 @@ def suppressions(
         return
     table = Table("channel", "address", "reason", "id")
     for one in answer["suppressions"]:
-        table.add_row(one["channel"], one["address"], one["reason"], one["id"])
+        table.add_row(one["channel"], Text(one["address"]), Text(one["reason"]), one["id"])
     _console.print(table)
     if answer["nextCursor"]:
         _console.print(f"more: --cursor {answer['nextCursor']}", markup=False)

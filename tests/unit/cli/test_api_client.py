@@ -1,0 +1,129 @@
+"""How commands speak to the API and how they end: exit codes, lines on stderr, the key."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from services.cli.main import app
+from tests.servers import free_port
+
+
+class Api:
+    """An HTTP server that answers each path as told and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        answers: dict[str, tuple[int, bytes]] = {}
+        asked: list[tuple[str, dict[str, str], bytes]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer(b"")
+
+            def do_POST(self) -> None:
+                chunks = []
+                if "Content-Length" in self.headers:
+                    chunks.append(self.rfile.read(int(self.headers["Content-Length"])))
+                elif self.headers.get("Transfer-Encoding") == "chunked":
+                    while size := int(self.rfile.readline(), 16):
+                        chunks.append(self.rfile.read(size))
+                        self.rfile.readline()
+                    self.rfile.readline()
+                self._answer(b"".join(chunks))
+
+            def _answer(self, body: bytes) -> None:
+                asked.append((self.path, dict(self.headers), body))
+                status, raw = answers[self.path.partition("?")[0]]
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(raw)))
+                self.end_headers()
+                self.wfile.write(raw)
+
+            def log_message(self, *_args: object) -> None:
+                return
+
+        self.answers, self.asked = answers, asked
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def on(self, path: str, answer: Any, status: int = 200) -> None:
+        self.answers[path] = (status, json.dumps(answer).encode())
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    """A server for one test."""
+    server = Api()
+    yield server
+    server.close()
+
+
+def run(*words: str, **env: str) -> Any:
+    return CliRunner().invoke(app, list(words), obj=env)
+
+
+def test_json_prints_the_answer_as_it_came(api: Api) -> None:
+    """Scripts read stdout; the exit code is 0."""
+    answer = {"success": True, "channels": []}
+    api.on("/api/v1/channels", answer)
+    found = run("channels", "--url", api.url, "--json")
+    assert found.exit_code == 0
+    assert json.loads(found.stdout) == answer
+
+
+def test_a_refusal_names_every_problem_and_ends_with_1(api: Api) -> None:
+    """The message, its code, and each field with what is wrong with it."""
+    problem = {"field": "globalVariables.amount", "code": "INVALID_VARIABLE", "message": "should be a number"}
+    api.on("/api/v1/blasts/b1/cancel", {"success": False, "code": "X", "message": "no", "errors": [problem]}, 422)
+    found = run("cancel", "b1", "--url", api.url)
+    assert found.exit_code == 1
+    assert "kurir cancel: no (X)" in found.stderr
+    assert "globalVariables.amount: should be a number" in found.stderr
+
+
+def test_no_answer_ends_with_3() -> None:
+    """Nothing listens: not the same as a refusal."""
+    found = run("status", "--url", f"http://127.0.0.1:{free_port()}")
+    assert found.exit_code == 3
+    assert "nothing answers" in found.stderr
+
+
+def test_the_key_comes_from_a_file_and_goes_into_the_header(api: Api, tmp_path: Path) -> None:
+    """A secret never stands on a command line."""
+    (tmp_path / "key").write_text("secret-key-of-mine\n")
+    api.on("/api/v1/channels", {"channels": []})
+    assert run("channels", "--url", api.url, KURIR_API_KEY_FILE=str(tmp_path / "key")).exit_code == 0
+    assert api.asked[0][1]["Authorization"] == "Bearer secret-key-of-mine"
+
+
+def test_send_streams_the_file_beside_its_blast(api: Api, tmp_path: Path) -> None:
+    """One multipart call: the blast as JSON, the file as it is, and a key that makes it safe to repeat."""
+    path = tmp_path / "people.csv"
+    path.write_text("name,email\nSiti,siti@example.com\n")
+    api.on("/api/v1/messages/blast", {"blastId": "b1", "totalMessages": 1, "totalRecipients": 1}, 202)
+    found = run("send", "-t", "welcome", "--csv", str(path), "--var", "plan=gold", "--url", api.url)
+    assert found.exit_code == 0, found.output
+    _, headers, body = api.asked[0]
+    assert len(headers["Idempotency-Key"]) == 32
+    assert b'"globalVariables":{"plan":"gold"}' in body
+    assert path.read_bytes() in body
+
+
+@pytest.mark.parametrize(
+    "words", [("send", "-t", "x", "--csv", "/no/such/file"), ("limit", "pigeon", "1/1s"), ("templates", "--delete")]
+)
+def test_wrong_usage_ends_with_2(words: tuple[str, ...]) -> None:
+    """Before anything is called."""
+    assert run(*words).exit_code == 2

@@ -1,0 +1,91 @@
+"""The monitor's view: reasons and rates, from looks made by hand."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from services.cli.monitor_view import Look, Rates, reasons, view
+
+ALIVE = {"available": True, "reason": ""}
+
+
+def channel(name: str = "email", *, paused: str | None = None, waiting: int = 0, senders: Any = (ALIVE,)) -> Any:
+    stats = dict.fromkeys(("waiting", "active", "delayed", "scheduled", "paused", "completed", "failed"), 0)
+    return {
+        "name": name,
+        "configured": True,
+        "paused": paused,
+        "rate": None,
+        "senders": list(senders),
+        "stats": stats | {"waiting": waiting},
+        "oldestAgeSeconds": {},
+    }
+
+
+def look(*channels: Any, at: float = 0.0, completed: int = 0, **parts: Any) -> Look:
+    counts = {one["name"]: one["stats"] | {"completed": completed} for one in channels}
+    given = {"blasts": [], "failures": [], **parts}
+    return Look(at=at, stats={"channels": counts}, channels=channels, **given)
+
+
+def shown(what: Look, rates: Rates | None = None) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(view(what, rates or Rates(), "http://localhost:3000"))
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def test_nothing_is_held_up_while_senders_work() -> None:
+    """Work that waits for its turn alone is no reason."""
+    assert reasons(look(channel(waiting=5))) == []
+    assert "nothing is held up" in shown(look(channel(waiting=5)))
+
+
+def test_the_pause_is_named_with_its_reason() -> None:
+    """The provider's words are what the operator needs."""
+    assert reasons(look(channel(paused="535 authentication failed", waiting=5))) == [
+        "email is paused: 535 authentication failed"
+    ]
+
+
+def test_missing_and_unavailable_senders_are_told_apart() -> None:
+    """No process, or a process that cannot reach its provider."""
+    away = {"available": False, "reason": "provider unavailable"}
+    assert reasons(look(channel(waiting=5, senders=()))) == ["email: 5 wait and no sender is alive"]
+    assert reasons(look(channel(waiting=5, senders=(away,)))) == ["email: 5 wait, provider unavailable"]
+
+
+def test_a_blast_says_what_it_waits_for() -> None:
+    """The API's word for each channel."""
+    blast = {
+        "blastId": "b1",
+        "templateId": "t",
+        "state": "running",
+        "counts": {"sent": 1},
+        "totalMessages": 4,
+        "progress": 0.25,
+        "channels": {"email": {"waitingFor": "rate_limited"}, "whatsapp": {"waitingFor": None}},
+    }
+    found = look(channel(), blasts=[blast])
+    assert reasons(found) == ["blast b1 waits: email rate_limited"]
+    assert "1 of 4 (25%)" in shown(found)
+
+
+def test_rates_come_from_two_looks() -> None:
+    """A hundred in two seconds are fifty a second; before that a dash."""
+    rates = Rates()
+    rates.observe(look(channel(), at=10.0, completed=100))
+    assert rates.shown("email", "completed") == "–"
+    rates.observe(look(channel(), at=12.0, completed=200))
+    assert rates.shown("email", "completed") == "50"
+
+
+def test_hostile_words_of_a_provider_are_shown_as_they_are() -> None:
+    """Square brackets are not the terminal's markup."""
+    row = {"updated_at": "now", "job_id": "b:0:email", "error_class": "permanent", "error_message": "[bold]550[/nope]"}
+    assert "[bold]550[/nope]" in shown(look(channel(), failures=[row]))
+    assert "[red]x[/]" in shown(look(channel(paused="[red]x[/]")))
