@@ -105,8 +105,7 @@ def _seen(folded: Folded, job_id: str, run: int, attempt: int, at_ms: int) -> Jo
     if change is None:
         change = folded.jobs[job_id] = JobChange(job_id, created_ms=at_ms, run=run, attempts=attempt)
         return change
-    if at_ms < change.created_ms:
-        change.created_ms = at_ms
+    change.created_ms = min(change.created_ms, at_ms)
     if run > change.run:
         change.run, change.attempts = run, attempt
     elif attempt > change.attempts and run == change.run:

@@ -148,6 +148,9 @@ CREATE TABLE blasts (
 );
 CREATE INDEX idx_blasts_created ON blasts(created_at_ms, blast_id);
 CREATE INDEX idx_blasts_state ON blasts(state, created_at_ms, blast_id);
+CREATE INDEX idx_blasts_template ON blasts(template_id, created_at_ms, blast_id);
+CREATE INDEX idx_blasts_reference ON blasts(reference, created_at_ms, blast_id);
+CREATE INDEX idx_blasts_template_hash ON blasts(template_hash);
 
 CREATE TABLE blast_templates (
     hash BLOB PRIMARY KEY,

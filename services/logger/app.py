@@ -1,0 +1,265 @@
+"""The logger's HTTP: what ingest passes on to clients, and what it and the command line ask for themselves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from services.logger import blast_views, exports, filters, open_jobs, queries
+from services.logger.blast_rows import read_snapshot
+from services.logger.blast_views import Pace
+from services.logger.counting import count_messages
+from services.logger.dashboard import show_dashboard
+from services.logger.filters import InvalidQueryError
+from services.logger.redelivery import (
+    NotRetryableError,
+    Outbox,
+    RetryRequest,
+    UnknownBlastError,
+    UnknownJobError,
+)
+from services.logger.store import QueryTooSlowError, StorageError, Store
+from services.logger.story import tell_story
+from services.logger.watch import Watch
+from shared.blasts import pack_blast
+from shared.channels import CHANNELS
+from shared.clock import Clock
+from shared.errors import KurirError
+from shared.logs import get_logger
+from shared.web import Health, operations_routes
+
+log = get_logger()
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_ERRORS: dict[type[KurirError], tuple[int, str]] = {
+    UnknownJobError: (404, "JOB_NOT_FOUND"),
+    UnknownBlastError: (404, "BLAST_NOT_FOUND"),
+    NotRetryableError: (409, "JOB_NOT_RETRYABLE"),
+    QueryTooSlowError: (503, "QUERY_TOO_SLOW"),
+    StorageError: (503, "DATABASE_UNAVAILABLE"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Logger:
+    """Everything that a handler may use."""
+
+    store: Store
+    watch: Watch
+    outbox: Outbox
+    pace: Pace
+    clock: Clock
+
+
+def build_app(logger: Logger, health: Health, metrics: Callable[[], tuple[bytes, str]]) -> web.Application:
+    """Build the application."""
+    app = web.Application(middlewares=[_errors])
+    app.router.add_routes(operations_routes(health, metrics))
+    logs = LogRoutes(logger)
+    internal = InternalRoutes(logger)
+    app.router.add_routes(
+        [
+            web.get("/api/logs/messages", logs.messages),
+            web.get("/api/logs/messages/stats", logs.stats),
+            web.get("/api/logs/api", logs.requests),
+            web.get("/api/logs/system", logs.system),
+            web.get("/api/dashboard", logs.dashboard),
+            web.get("/api/messages/{job_id}", logs.message),
+            web.get("/api/blasts", logs.blasts),
+            web.get("/api/blasts/{blast_id}", logs.blast),
+            web.post("/internal/retry", internal.retry),
+            web.get("/internal/open-jobs", internal.open_jobs),
+            web.get("/internal/blasts/{blast_id}/snapshot", internal.snapshot),
+        ]
+    )
+    return app
+
+
+class LogRoutes:
+    """What clients see of the logs, through ingest."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+        self._store = logger.store
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /api/logs/messages`."""
+        wanted = filters.read_message_filter(request.query)
+        return await self._rows(request, queries.MESSAGES, lambda c, page: queries.find_messages(c, wanted, page))
+
+    async def requests(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /api/logs/api`."""
+        wanted = filters.read_api_filter(request.query)
+        return await self._rows(request, queries.API, lambda c, page: queries.find_requests(c, wanted, page))
+
+    async def system(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /api/logs/system`."""
+        wanted = filters.read_system_filter(request.query)
+        return await self._rows(request, queries.SYSTEM, lambda c, page: queries.find_system_events(c, wanted, page))
+
+    async def stats(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /api/logs/messages/stats`."""
+        wanted = filters.read_message_filter(request.query)
+        stats = await self._store.read(lambda connection: count_messages(connection, wanted))
+        return _json({"success": True, "stats": stats})
+
+    async def dashboard(self, _request: web.Request) -> web.StreamResponse:
+        """Answer `GET /api/dashboard`."""
+        look = self._logger.watch.last
+        now_ms = self._logger.clock.now_ms()
+        shown = await self._store.read(lambda connection: show_dashboard(connection, look, now_ms))
+        rates = self._logger.pace.rates()
+        shown["blasts"] = [blast_views.with_rate(blast, rates) for blast in shown["blasts"]]
+        return _json({"success": True, "dashboard": shown})
+
+    async def message(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /api/messages/{jobId}`."""
+        job_id = request.match_info["job_id"]
+        story = await self._store.read(lambda connection: tell_story(connection, job_id))
+        if story is None:
+            raise UnknownJobError("no message of that id is known")
+        return _json({"success": True, "message": story})
+
+    async def blasts(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /api/blasts`."""
+        wanted = blast_views.read_blast_filter(request.query)
+        limit = filters.read_limit(request.query)
+        cursor = request.query.get("cursor", "")
+        found, following = await self._store.read(
+            partial(blast_views.list_blasts, wanted=wanted, limit=limit, cursor=cursor)
+        )
+        rates = self._logger.pace.rates()
+        shown = [blast_views.with_rate(blast, rates) for blast in found]
+        return _json({"success": True, "blasts": shown, "nextCursor": following})
+
+    async def blast(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /api/blasts/{id}`."""
+        blast_id = request.match_info["blast_id"]
+        found = await self._store.read(lambda connection: blast_views.find_blast(connection, blast_id))
+        if found is None:
+            raise UnknownBlastError("no blast of that id is known")
+        return _json({"success": True, "blast": blast_views.with_rate(found, self._logger.pace.rates())})
+
+    async def _rows(self, request: web.Request, table: queries.Table, find: Find) -> web.StreamResponse:
+        """Answer with a page of rows, or with all of them where an export is asked for."""
+        page = filters.read_page(request.query)
+        wanted = filters.read_format(request.query)
+        if wanted != "json":
+            return await self._export(request, table, find, wanted)
+        found = await self._store.read(lambda connection: find(connection, page))
+        rows = [dict(zip(table.columns, row, strict=True)) for row in found.rows]
+        following = filters.write_cursor(found.next_id) if found.next_id else None
+        return _json({"success": True, "logs": rows, "nextCursor": following})
+
+    async def _export(self, request: web.Request, table: queries.Table, find: Find, wanted: str) -> web.StreamResponse:
+        """Stream all rows; each page is a query of its own, so no reader holds the write-ahead log for long."""
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": exports.CONTENT_TYPES[wanted],
+                "Content-Disposition": f'attachment; filename="{table.name}.{wanted}"',
+            }
+        )
+        await response.prepare(request)
+        if wanted == "csv":
+            await response.write(exports.csv_of([table.columns]))
+        async for rows in self._pages(find):
+            await response.write(exports.csv_of(rows) if wanted == "csv" else exports.ndjson_of(table.columns, rows))
+        await response.write_eof()
+        return response
+
+    async def _pages(self, find: Find) -> AsyncIterator[list[queries.Row]]:
+        page = filters.Page(filters.MAX_LIMIT)
+        while True:
+            found = await self._store.read(lambda connection: find(connection, page))  # noqa: B023 -- run at once
+            if found.rows:
+                yield found.rows
+            if not found.next_id:
+                return
+            page = filters.Page(filters.MAX_LIMIT, found.next_id)
+
+
+class InternalRoutes:
+    """What ingest and the command line ask for themselves."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+        self._store = logger.store
+
+    async def retry(self, request: web.Request) -> web.StreamResponse:
+        """Answer `POST /internal/retry`."""
+        wanted = _retry_request(await _body(request))
+        done = await self._logger.outbox.reopen(wanted)
+        return _json({"success": True, "reopened": done.reopened, "skipped": done.skipped})
+
+    async def open_jobs(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /internal/open-jobs`."""
+        page = filters.read_page(request.query)
+        older_ms = self._logger.clock.now_ms() - filters.read_age_s(request.query) * 1000
+        jobs, following = await self._store.read(lambda connection: open_jobs.list_open(connection, older_ms, page))
+        return _json(
+            {"success": True, "jobs": jobs, "nextCursor": filters.write_cursor(following) if following else None}
+        )
+
+    async def snapshot(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /internal/blasts/{id}/snapshot`."""
+        blast_id = request.match_info["blast_id"]
+        blast = await self._store.read(lambda connection: read_snapshot(connection, blast_id))
+        if blast is None:
+            raise UnknownBlastError("no blast of that id is known")
+        return web.Response(body=pack_blast(blast), content_type="application/msgpack")
+
+
+Find = Callable[[Any, filters.Page], queries.Found]
+
+
+async def _body(request: web.Request) -> Mapping[str, Any]:
+    try:
+        value = orjson.loads(await request.read())
+    except orjson.JSONDecodeError as error:
+        raise InvalidQueryError("the body is not JSON") from error
+    if not isinstance(value, dict):
+        raise InvalidQueryError("the body is not a JSON object")
+    return value
+
+
+def _retry_request(body: Mapping[str, Any]) -> RetryRequest:
+    wanted = RetryRequest(
+        job_id=str(body.get("jobId") or ""),
+        blast_id=str(body.get("blastId") or ""),
+        channel=str(body.get("channel") or ""),
+        include_uncertain=bool(body.get("includeUncertain")),
+    )
+    if bool(wanted.job_id) == bool(wanted.blast_id):
+        raise InvalidQueryError("either jobId or blastId is needed")
+    if wanted.channel and wanted.channel not in CHANNELS:
+        raise InvalidQueryError(f"channel: {wanted.channel!r} is none of {', '.join(CHANNELS)}")
+    return wanted
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn errors into the API's form; what went wrong in the database is logged and answered with 503."""
+    try:
+        return await handler(request)
+    except InvalidQueryError as error:
+        return _error(400, error.code, str(error))
+    except KurirError as error:
+        status, code = _ERRORS.get(type(error), (500, "INTERNAL_ERROR"))
+        if status >= 500:
+            log.warning("a query failed", route=request.path, reason=str(error))
+        return _error(status, code, str(error))
+    except web.HTTPException as error:
+        return _error(error.status, "NOT_FOUND" if error.status == 404 else "BAD_REQUEST", error.reason)
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    return _json({"success": False, "code": code, "message": message}, status)
+
+
+def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json", charset="utf-8")

@@ -1,0 +1,172 @@
+"""Blasts as rows: what was accepted, how its state follows from its events and its jobs' counts.
+
+The snapshot is kept without its template, which all blasts of one version share. A blast has ended on a channel
+once as many of its jobs have a terminal status as it has in all, whatever order the events came in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import orjson
+
+from shared.blasts import Blast, BlastState, pack_blast, unpack_blast
+from shared.errors import DecodeError
+from shared.events import BlastAccepted, BlastChanged, BlastChannelEnded
+from shared.jobs import TERMINAL
+from shared.logs import get_logger
+from shared.templates import Template
+
+log = get_logger()
+_templates = msgspec.msgpack.Decoder(Template)
+_STRIPPED = Template(id="", name="", channels=[])
+
+ACCEPT = """
+INSERT INTO blasts (blast_id, template_id, template_name, template_hash, channels, totals, total_recipients,
+    total_messages, lane, reference, metadata, api_key, created_at_ms, scheduled_at_ms, expires_at_ms, snapshot)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (blast_id) DO UPDATE SET template_id = excluded.template_id, template_name = excluded.template_name,
+    template_hash = excluded.template_hash, channels = excluded.channels, totals = excluded.totals,
+    total_recipients = excluded.total_recipients, total_messages = excluded.total_messages, lane = excluded.lane,
+    reference = excluded.reference, metadata = excluded.metadata, api_key = excluded.api_key,
+    created_at_ms = excluded.created_at_ms, scheduled_at_ms = excluded.scheduled_at_ms,
+    expires_at_ms = excluded.expires_at_ms, snapshot = excluded.snapshot
+WHERE blasts.snapshot IS NULL
+"""
+# a change may come before the blast itself: the row then begins empty, to be filled by ACCEPT
+MEET = "INSERT INTO blasts (blast_id, created_at_ms) VALUES (?, ?) ON CONFLICT (blast_id) DO NOTHING"
+CHANGE = {
+    "paused": "UPDATE blasts SET paused_at_ms = max(paused_at_ms, ?1), pause_reason = ?2 WHERE blast_id = ?3",
+    "resumed": "UPDATE blasts SET resumed_at_ms = max(resumed_at_ms, ?1) WHERE blast_id = ?3",
+    "cancelled": "UPDATE blasts SET cancelled_at_ms = max(cancelled_at_ms, ?1) WHERE blast_id = ?3",
+    "incomplete": "UPDATE blasts SET incomplete_at_ms = max(incomplete_at_ms, ?1) WHERE blast_id = ?3",
+    "reopened": "UPDATE blasts SET reopened_at_ms = max(reopened_at_ms, ?1) WHERE blast_id = ?3",
+}
+_STATE = """
+SELECT blast_id, state, totals, scheduled_at_ms, paused_at_ms, resumed_at_ms, cancelled_at_ms, incomplete_at_ms,
+    ends, ended_at_ms
+FROM blasts WHERE blast_id = ?
+"""
+_COUNTS = "SELECT channel, status, n FROM blast_counts WHERE blast_id = ? AND n > 0"
+_SET_STATE = "UPDATE blasts SET state = ?, ended_at_ms = ? WHERE blast_id = ?"
+ENDED_STATES = frozenset({"completed", "completed_with_failures", "cancelled", "incomplete"})
+
+
+def write_blasts(
+    connection: sqlite3.Connection, events: Iterable[BlastAccepted | BlastChanged | BlastChannelEnded]
+) -> set[str]:
+    """Write what happened to blasts and return their ids; `settle_states` has to follow."""
+    touched: set[str] = set()
+    for event in events:
+        if isinstance(event, BlastAccepted):
+            _accept(connection, event)
+        elif isinstance(event, BlastChanged):
+            connection.execute(MEET, (event.blast_id, event.at_ms))
+            connection.execute(CHANGE[event.change], (event.at_ms, event.reason, event.blast_id))
+        else:
+            connection.execute(MEET, (event.blast_id, event.at_ms))
+            _end_channel(connection, event)
+        touched.add(event.blast_id)
+    return touched
+
+
+def _accept(connection: sqlite3.Connection, event: BlastAccepted) -> None:
+    try:
+        blast = unpack_blast(event.snapshot)
+    except DecodeError:
+        log.exception("a blast's snapshot cannot be read; its messages are logged all the same", blast=event.blast_id)
+        connection.execute(MEET, (event.blast_id, event.at_ms))
+        return
+    template = msgspec.msgpack.encode(blast.template)
+    digest = hashlib.sha256(template).digest()
+    connection.execute("INSERT OR IGNORE INTO blast_templates (hash, content) VALUES (?, ?)", (digest, template))
+    connection.execute(
+        ACCEPT,
+        (blast.blast_id, blast.template.id, blast.template.name, digest, _json(blast.channels), _json(blast.totals),
+         blast.total_recipients, sum(blast.totals.values()), blast.lane, blast.reference, _json(blast.metadata),
+         blast.api_key, blast.created_at_ms, blast.scheduled_at_ms, blast.expires_at_ms,
+         pack_blast(msgspec.structs.replace(blast, template=_STRIPPED))),
+    )  # fmt: skip
+
+
+def _end_channel(connection: sqlite3.Connection, event: BlastChannelEnded) -> None:
+    """Note the latest end of a channel, and the total it ended with: less than planned where it was cut short."""
+    row = connection.execute("SELECT ends FROM blasts WHERE blast_id = ?", (event.blast_id,)).fetchone()
+    ends: dict[str, dict[str, int]] = orjson.loads(row[0])
+    if event.at_ms >= ends.get(event.channel, {}).get("at_ms", 0):
+        ends[event.channel] = {"at_ms": event.at_ms, "total": event.counts.get("total", 0)}
+        connection.execute("UPDATE blasts SET ends = ? WHERE blast_id = ?", (_json(ends), event.blast_id))
+
+
+def settle_states(connection: sqlite3.Connection, blast_ids: Iterable[str]) -> list[str]:
+    """Bring the state of blasts up to date whose events or counts moved; return those that have ended by it."""
+    ended = []
+    for blast_id in blast_ids:
+        row = connection.execute(_STATE, (blast_id,)).fetchone()
+        if row is None:
+            continue
+        counts = counts_of(connection, blast_id)
+        state, ended_at_ms = state_of(row, counts)
+        if (state, ended_at_ms) != (row[1], row[9]):
+            connection.execute(_SET_STATE, (state, ended_at_ms, blast_id))
+            if state in ENDED_STATES and ended_at_ms and not row[9]:
+                ended.append(blast_id)
+    return ended
+
+
+def counts_of(connection: sqlite3.Connection, blast_id: str) -> dict[str, dict[str, int]]:
+    """Return a blast's jobs by channel and status."""
+    counts: dict[str, dict[str, int]] = {}
+    for channel, status, n in connection.execute(_COUNTS, (blast_id,)):
+        counts.setdefault(channel, {})[status] = n
+    return counts
+
+
+def state_of(row: tuple[Any, ...], counts: Mapping[str, Mapping[str, int]]) -> tuple[BlastState, int]:
+    """Name a blast's state and the time of its end (ms, 0 while it runs) from its row and its jobs' counts."""
+    _, _, totals_text, scheduled_at, paused_at, resumed_at, cancelled_at, incomplete_at, ends_text, _ = row
+    totals: dict[str, int] = orjson.loads(totals_text)
+    ends: dict[str, dict[str, int]] = orjson.loads(ends_text)
+    totals |= {channel: end["total"] for channel, end in ends.items()}
+    done = {channel: sum(counts.get(channel, {}).get(status, 0) for status in TERMINAL) for channel in totals}
+    if totals and all(done[channel] >= total and channel in ends for channel, total in totals.items()):
+        ended_at_ms = max(end["at_ms"] for end in ends.values())
+        return _ended_state(counts, cancelled_at, incomplete_at), ended_at_ms
+    if cancelled_at:
+        return "cancelled", 0
+    if paused_at > resumed_at:
+        return "paused", 0
+    known = {channel: sum(counts.get(channel, {}).values()) for channel in totals}
+    if any(known[channel] < total for channel, total in totals.items()):
+        return "enqueueing", 0
+    scheduled = scheduled_at and any(by_status.get("scheduled") for by_status in counts.values())
+    return ("scheduled" if scheduled else "running"), 0
+
+
+def _ended_state(counts: Mapping[str, Mapping[str, int]], cancelled_at: int, incomplete_at: int) -> BlastState:
+    if cancelled_at:
+        return "cancelled"
+    if incomplete_at:
+        return "incomplete"
+    unsent = any(by_status.get(name) for by_status in counts.values() for name in ("failed", "expired", "suppressed"))
+    return "completed_with_failures" if unsent else "completed"
+
+
+def read_snapshot(connection: sqlite3.Connection, blast_id: str) -> Blast | None:
+    """Return a blast's snapshot whole, None where it is unknown."""
+    row = connection.execute(
+        "SELECT b.snapshot, t.content FROM blasts b JOIN blast_templates t ON t.hash = b.template_hash"
+        " WHERE b.blast_id = ?",
+        (blast_id,),
+    ).fetchone()
+    if row is None or row[0] is None:
+        return None
+    return msgspec.structs.replace(unpack_blast(row[0]), template=_templates.decode(row[1]))
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

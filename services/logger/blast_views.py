@@ -1,0 +1,179 @@
+"""Views of blasts: what SQLite knows of them, in the API's shape; ingest adds what only Redis knows."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import sqlite3
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import orjson
+
+from services.logger.blast_rows import counts_of
+from services.logger.filters import InvalidQueryError
+from shared.blasts import BlastState
+from shared.clock import rfc3339
+from shared.jobs import LANE_OF_PRIORITY, TERMINAL
+
+STATES: tuple[str, ...] = get_args(BlastState)
+_PRIORITY_OF_LANE = {lane: priority for priority, lane in LANE_OF_PRIORITY.items()}
+_COLUMNS = (
+    "blast_id", "state", "template_id", "template_name", "channels", "totals", "total_recipients", "total_messages",
+    "lane", "reference", "metadata", "created_at_ms", "scheduled_at_ms", "expires_at_ms", "ended_at_ms",
+    "paused_at_ms", "resumed_at_ms", "cancelled_at_ms", "pause_reason", "ends",
+)  # fmt: skip
+ONE = f"SELECT {', '.join(_COLUMNS)} FROM blasts WHERE blast_id = ?"  # noqa: S608 -- this module's own names
+_FIRST = (1 << 63) - 1
+_RATE_WINDOW_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class BlastFilter:
+    """Which blasts are wanted; empty fields do not filter."""
+
+    state: str = ""
+    template: str = ""
+    reference: str = ""
+
+
+class Pace:
+    """How many messages of each blast ended of late; owned by the event loop."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, Counter[str]]] = deque()
+
+    def note(self, ended_jobs: Counter[str]) -> None:
+        """Note how many jobs of each blast a batch ended."""
+        now = time.monotonic()
+        if ended_jobs:
+            self._recent.append((now, ended_jobs))
+        while self._recent and self._recent[0][0] < now - _RATE_WINDOW_S:
+            self._recent.popleft()
+
+    def rates(self) -> dict[str, float]:
+        """Return messages ended a second, by blast, over the last ten seconds."""
+        self.note(Counter())
+        total: Counter[str] = Counter()
+        for _, ended in self._recent:
+            total.update(ended)
+        return {blast_id: round(n / _RATE_WINDOW_S, 1) for blast_id, n in total.items() if n > 0}
+
+
+def read_blast_filter(query: Mapping[str, str]) -> BlastFilter:
+    """Read the filters of `/api/blasts`; raises InvalidQueryError."""
+    state = query.get("state", "")
+    if state and state not in STATES:
+        raise InvalidQueryError(f"state: {state!r} is none of {', '.join(STATES)}")
+    return BlastFilter(state, query.get("template", ""), query.get("reference", ""))
+
+
+def list_query(wanted: BlastFilter) -> str:
+    """Return the query of a page of blasts, the latest first, each by an index in that order."""
+    index = next(
+        (f"idx_blasts_{name}" for name in ("reference", "state", "template") if getattr(wanted, name)),
+        "idx_blasts_created",
+    )
+    columns = {"state": "state", "template": "template_id", "reference": "reference"}
+    where = "".join(f"{column} = ? AND " for name, column in columns.items() if getattr(wanted, name))
+    return (
+        f"SELECT {', '.join(_COLUMNS)} FROM blasts INDEXED BY {index}"  # noqa: S608 -- this module's own names
+        f" WHERE {where}(created_at_ms, blast_id) < (?, ?) ORDER BY created_at_ms DESC, blast_id DESC LIMIT ?"
+    )
+
+
+def list_blasts(
+    connection: sqlite3.Connection, wanted: BlastFilter, limit: int, cursor: str
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return a page of blasts and the cursor of the next, None at the end; raises InvalidQueryError."""
+    values = [value for value in (wanted.state, wanted.template, wanted.reference) if value]
+    rows = connection.execute(list_query(wanted), (*values, *_read_cursor(cursor), limit + 1)).fetchall()
+    blasts = [_view(connection, row) for row in rows[:limit]]
+    if len(rows) <= limit:
+        return blasts, None
+    last = dict(zip(_COLUMNS, rows[limit - 1], strict=True))
+    return blasts, _write_cursor(last["created_at_ms"], last["blast_id"])
+
+
+def find_blast(connection: sqlite3.Connection, blast_id: str) -> dict[str, Any] | None:
+    """Return one blast, None where it is unknown."""
+    row = connection.execute(ONE, (blast_id,)).fetchone()
+    return _view(connection, row) if row is not None else None
+
+
+def _view(connection: sqlite3.Connection, values: tuple[Any, ...]) -> dict[str, Any]:
+    row = dict(zip(_COLUMNS, values, strict=True))
+    counts = counts_of(connection, row["blast_id"])
+    ends: dict[str, dict[str, int]] = orjson.loads(row["ends"])
+    totals: dict[str, int] = orjson.loads(row["totals"])
+    totals = dict.fromkeys(counts, 0) | totals | {channel: end["total"] for channel, end in ends.items()}
+    ended = row["ended_at_ms"] > 0
+    paused = not ended and row["paused_at_ms"] > row["resumed_at_ms"]
+    channels = {
+        channel: {
+            "total": total,
+            "enqueued": sum(counts.get(channel, {}).values()),
+            "counts": counts.get(channel, {}),
+            "paused": row["pause_reason"] if paused else None,
+            "cancelled": row["cancelled_at_ms"] > 0,
+            "endedAt": _time(ends.get(channel, {}).get("at_ms", 0)) if ended else None,
+        }
+        for channel, total in totals.items()
+    }
+    by_status: Counter[str] = Counter()
+    for one in counts.values():
+        by_status.update(one)
+    total = sum(totals.values())
+    done = sum(by_status[status] for status in TERMINAL)
+    return {
+        "blastId": row["blast_id"],
+        "state": row["state"],
+        "templateId": row["template_id"],
+        "templateName": row["template_name"],
+        "channels": channels,
+        "totalMessages": total,
+        "totalRecipients": row["total_recipients"],
+        "counts": by_status,
+        "progress": round(done / total, 4) if total else 0.0,
+        "priority": _PRIORITY_OF_LANE.get(row["lane"]),
+        "createdAt": _time(row["created_at_ms"]),
+        "scheduledAt": _time(row["scheduled_at_ms"]),
+        "expiresAt": _time(row["expires_at_ms"]),
+        "endedAt": _time(row["ended_at_ms"]),
+        "reference": row["reference"],
+        "metadata": orjson.loads(row["metadata"]),
+    }
+
+
+def with_rate(blast: dict[str, Any], rates: Mapping[str, float]) -> dict[str, Any]:
+    """Add how fast a running blast goes and how long the rest takes at that rate."""
+    rate = rates.get(blast["blastId"], 0.0)
+    left = blast["totalMessages"] - sum(blast["counts"].get(status, 0) for status in TERMINAL)
+    running = left > 0 and not blast["endedAt"]
+    return blast | {
+        "rate": rate if running else None,
+        "etaSeconds": round(left / rate) if running and rate else None,
+    }
+
+
+def _time(at_ms: int) -> str | None:
+    return rfc3339(at_ms) if at_ms else None
+
+
+def _write_cursor(created_at_ms: int, blast_id: str) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps([created_at_ms, blast_id])).decode().rstrip("=")
+
+
+def _read_cursor(text: str) -> tuple[int, str]:
+    if not text:
+        return _FIRST, ""
+    try:
+        created_at_ms, blast_id = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise InvalidQueryError("cursor is none that an answer gave", "INVALID_CURSOR") from error
+    if not isinstance(created_at_ms, int) or not isinstance(blast_id, str) or abs(created_at_ms) > _FIRST:
+        raise InvalidQueryError("cursor is none that an answer gave", "INVALID_CURSOR")
+    return created_at_ms, blast_id

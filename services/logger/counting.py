@@ -1,0 +1,67 @@
+"""Counting: how many messages have which status, from counts kept with the rows wherever those suffice."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from typing import Any
+
+from services.logger.blast_rows import counts_of
+from services.logger.filters import STATUSES, MessageFilter, Page, Span
+from services.logger.queries import MESSAGES, find_messages
+
+COUNTED_ROWS = 20_000
+_CHANNEL, _STATUS = MESSAGES.columns.index("channel"), MESSAGES.columns.index("status")
+Counts = Counter[tuple[str, str]]
+
+
+def count_messages(connection: sqlite3.Connection, wanted: MessageFilter) -> dict[str, Any]:
+    """Return counts by status, in all and by channel.
+
+    Without filters, or by blast, channel and status, they are whole at once; by anything else rows are counted, the
+    latest 20,000 at most, and `complete` is false where there are more.
+    """
+    counts, complete = _count(connection, wanted)
+    chosen: Counts = Counter()
+    for (channel, status), n in counts.items():
+        if channel in (wanted.channels or (channel,)) and status in (wanted.statuses or (status,)):
+            chosen[channel, status] += n
+    return _shape(chosen) | {"complete": complete}
+
+
+def _count(connection: sqlite3.Connection, wanted: MessageFilter) -> tuple[Counts, bool]:
+    others = (wanted.recipient, wanted.template, wanted.reference, wanted.error_class)
+    if any(others) or wanted.span != Span():
+        return _count_rows(connection, wanted)
+    if wanted.blast:
+        by_channel = counts_of(connection, wanted.blast)
+        kept = {(channel, status): n for channel, one in by_channel.items() for status, n in one.items()}
+        return Counter(kept), True
+    rows = connection.execute("SELECT channel, status, n FROM message_counts")
+    return Counter({(channel, status): n for channel, status, n in rows}), True
+
+
+def _count_rows(connection: sqlite3.Connection, wanted: MessageFilter) -> tuple[Counts, bool]:
+    counts: Counts = Counter()
+    page = Page(1000)
+    for _ in range(COUNTED_ROWS // page.limit):
+        found = find_messages(connection, wanted, page)
+        counts.update((row[_CHANNEL], row[_STATUS]) for row in found.rows)
+        if not found.next_id:
+            return counts, True
+        page = Page(page.limit, found.next_id)
+    return counts, False
+
+
+def _shape(counts: Counts) -> dict[str, Any]:
+    channels: dict[str, Counter[str]] = {}
+    every: Counter[str] = Counter()
+    for (channel, status), n in counts.items():
+        for counter in (channels.setdefault(channel, Counter()), every):
+            counter[status] += n
+            counter["total"] += n
+    names = ("total", *STATUSES)
+    return {
+        **{name: every[name] for name in names},
+        "channels": {channel: {name: one[name] for name in names} for channel, one in channels.items()},
+    }

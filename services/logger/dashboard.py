@@ -1,0 +1,149 @@
+"""The dashboard: everything for one look, from the watch's last look and a few small queries."""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from services.logger.blast_views import BlastFilter, list_blasts
+from services.logger.watch import Counts, Look
+from shared.clock import rfc3339
+from shared.queue.control import ChannelStats
+
+_MINUTES = 60
+_FAILURES = 20
+_BLASTS = 10
+MINUTES = """
+SELECT minute, channel, queued, sent, failed, retried, other, duration_ms FROM message_minutes
+WHERE minute > ? ORDER BY minute
+"""
+FAILURES = """
+SELECT id, job_id, channel, error_class, error_code, error_message, attempts, updated_at FROM message_logs
+INDEXED BY idx_status WHERE status = 'failed' ORDER BY id DESC LIMIT ?
+"""
+REQUESTS = """
+SELECT sum(requests), sum(client_errors), sum(server_errors), sum(time_ms), max(slowest_ms) FROM api_minutes
+WHERE minute > ?
+"""
+ERRORS = "SELECT channel, error_class, sum(n) FROM error_days WHERE day >= ? GROUP BY channel, error_class"
+
+
+def show_dashboard(connection: sqlite3.Connection, look: Look, now_ms: int) -> dict[str, Any]:
+    """Return the dashboard; times of the last hour count back from `now_ms`."""
+    since = now_ms // 60_000 - _MINUTES
+    minutes = connection.execute(MINUTES, (since,)).fetchall()
+    blasts, _ = list_blasts(connection, BlastFilter(), _BLASTS, "")
+    return {
+        "at": rfc3339(now_ms),
+        "queues": {channel: _queue(stats) for channel, stats in look.queues.items()},
+        "totals": _totals(look.totals),
+        "channels": _channels(minutes),
+        "throughput": _throughput(minutes),
+        "responseTimes": _responses(connection, since),
+        "errors": _errors(connection, now_ms),
+        "recentFailures": _failures(connection),
+        "blasts": blasts,
+        "redis": {"up": look.redis_up, "memoryUsedBytes": look.memory.used, "memoryMaxBytes": look.memory.maximum},
+        "database": {"sizeBytes": look.database_bytes, "eventsLag": look.events_lag, "rows": sum(look.rows.values())},
+        "logs": {"sizeBytes": look.log_bytes},
+        "system": _system(),
+    }
+
+
+def _queue(stats: ChannelStats) -> dict[str, Any]:
+    return {
+        "waiting": stats.waiting,
+        "waitingByLane": stats.waiting_by_lane,
+        "oldestAgeSeconds": stats.oldest_age_s,
+        "active": stats.active,
+        "delayed": stats.delayed,
+        "scheduled": stats.scheduled,
+        "completed": stats.completed,
+        "failed": stats.failed,
+        "pausedReason": stats.pause_reason or None,
+        "senders": len(stats.senders),
+        "providerAvailable": stats.provider_available,
+    }
+
+
+def _totals(totals: Counts) -> dict[str, Any]:
+    """Return what happened since the database began, in all and by channel."""
+    channels: dict[str, dict[str, int]] = {}
+    every: Counter[str] = Counter()
+    for (channel, status), n in totals.items():
+        channels.setdefault(channel, {})[status] = n
+        every[status] += n
+    return {**every, "channels": channels}
+
+
+def _channels(minutes: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """Return the last hour's success and error rate and average send time by channel."""
+    sums: dict[str, Counter[str]] = {}
+    for _, channel, _, sent, failed, retried, other, duration_ms in minutes:
+        one = sums.setdefault(channel, Counter())
+        one.update(sent=sent, failed=failed, retried=retried, other=other, duration_ms=duration_ms)
+    return {
+        channel: {
+            "sent": one["sent"],
+            "failed": one["failed"],
+            "retried": one["retried"],
+            "successRate": _share(one["sent"], one["sent"] + one["failed"]),
+            "errorRate": _share(one["failed"], one["sent"] + one["failed"]),
+            "averageSendMs": round(one["duration_ms"] / one["sent"], 1) if one["sent"] else None,
+        }
+        for channel, one in sums.items()
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
+
+
+def _throughput(minutes: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    names = ("queued", "sent", "failed", "retried", "other")
+    return [
+        {"minute": rfc3339(minute * 60_000), "channel": channel, **dict(zip(names, counts, strict=False))}
+        for minute, channel, *counts in minutes
+    ]
+
+
+def _responses(connection: sqlite3.Connection, since: int) -> dict[str, Any]:
+    """Return how the API answered in the last hour."""
+    requests, client, server, time_ms, slowest = connection.execute(REQUESTS, (since,)).fetchone()
+    return {
+        "requests": requests or 0,
+        "clientErrors": client or 0,
+        "serverErrors": server or 0,
+        "averageMs": round(time_ms / requests, 1) if requests else None,
+        "slowestMs": slowest,
+    }
+
+
+def _errors(connection: sqlite3.Connection, now_ms: int) -> list[dict[str, Any]]:
+    """Return failed attempts by class, of today and yesterday."""
+    rows = connection.execute(ERRORS, (now_ms // 86_400_000 - 1,)).fetchall()
+    found = [{"channel": channel, "errorClass": error_class, "count": n} for channel, error_class, n in rows]
+    return sorted(found, key=lambda one: -one["count"])
+
+
+def _failures(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+    names = ("id", "jobId", "channel", "errorClass", "errorCode", "errorMessage", "attempts", "at")
+    return [dict(zip(names, row, strict=True)) for row in connection.execute(FAILURES, (_FAILURES,))]
+
+
+def _system() -> dict[str, Any]:
+    """Return the load of this machine and what this process uses."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "loadAverage": Path("/proc/loadavg").read_text().split()[:3] if Path("/proc/loadavg").exists() else None,
+        "loggerCpuSeconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "loggerMemoryBytes": usage.ru_maxrss * 1024,
+        "uptimeSeconds": round(time.monotonic() - _STARTED, 1),
+    }
+
+
+_STARTED = time.monotonic()

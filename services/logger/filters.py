@@ -1,0 +1,177 @@
+"""Filters: what a log query asks for, read from its parameters; and cursors, opaque to clients."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import orjson
+
+from shared.channels import CHANNELS
+from shared.errors import KurirError
+from shared.jobs import TERMINAL
+
+STATUSES = ("scheduled", "queued", "processing", "retrying", *TERMINAL)
+DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
+_FORMATS = ("json", "csv", "ndjson")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+class InvalidQueryError(KurirError):
+    """A parameter is not what it should be; `code` is that of the answer."""
+
+    def __init__(self, message: str, code: str = "INVALID_QUERY") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span of time in ms since the epoch, both ends included; None for open."""
+
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which rows are wanted: at most `limit`, after the one that `cursor` names (0 for the latest)."""
+
+    limit: int = DEFAULT_LIMIT
+    cursor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MessageFilter:
+    """What messages are wanted; empty fields do not filter. `recipient` is the beginning of an address."""
+
+    statuses: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    recipient: str = ""
+    blast: str = ""
+    template: str = ""
+    reference: str = ""
+    error_class: str = ""
+    span: Span = Span()
+
+
+@dataclass(frozen=True, slots=True)
+class ApiFilter:
+    """What API requests are wanted."""
+
+    endpoint: str = ""
+    method: str = ""
+    status: int | None = None
+    span: Span = Span()
+
+
+@dataclass(frozen=True, slots=True)
+class SystemFilter:
+    """What system events are wanted."""
+
+    levels: tuple[str, ...] = ()
+    service: str = ""
+    span: Span = Span()
+
+
+def read_message_filter(query: Mapping[str, str]) -> MessageFilter:
+    """Read the filters of `/api/logs/messages`; raises InvalidQueryError."""
+    return MessageFilter(
+        statuses=_choices(query, "status", STATUSES),
+        channels=_choices(query, "channel", tuple(CHANNELS)),
+        recipient=query.get("recipient", "").strip().removeprefix("+"),
+        blast=query.get("blast", ""),
+        template=query.get("template", ""),
+        reference=query.get("reference", ""),
+        error_class=query.get("error_class", ""),
+        span=read_span(query),
+    )
+
+
+def read_api_filter(query: Mapping[str, str]) -> ApiFilter:
+    """Read the filters of `/api/logs/api`; raises InvalidQueryError."""
+    status = _integer(query, "status", 0, 999)
+    return ApiFilter(query.get("endpoint", ""), query.get("method", "").upper(), status or None, read_span(query))
+
+
+def read_system_filter(query: Mapping[str, str]) -> SystemFilter:
+    """Read the filters of `/api/logs/system`; raises InvalidQueryError."""
+    return SystemFilter(_choices(query, "level", _LEVELS), query.get("service", ""), read_span(query))
+
+
+def read_page(query: Mapping[str, str]) -> Page:
+    """Read `limit` and `cursor`; raises InvalidQueryError."""
+    text = query.get("cursor", "")
+    return Page(read_limit(query), _read_cursor(text) if text else 0)
+
+
+def read_limit(query: Mapping[str, str]) -> int:
+    """Read `limit`; raises InvalidQueryError."""
+    return _integer(query, "limit", 1, MAX_LIMIT) or DEFAULT_LIMIT
+
+
+def read_format(query: Mapping[str, str]) -> str:
+    """Read `format`: json for a page, csv or ndjson for an export; raises InvalidQueryError."""
+    wanted = query.get("format") or "json"
+    if wanted not in _FORMATS:
+        raise InvalidQueryError(f"format: {wanted!r} is none of {', '.join(_FORMATS)}")
+    return wanted
+
+
+def read_age_s(query: Mapping[str, str]) -> int:
+    """Read `olderThanSeconds`, 0 where it is not given; raises InvalidQueryError."""
+    return _integer(query, "olderThanSeconds", 0, 100_000_000)
+
+
+def read_span(query: Mapping[str, str]) -> Span:
+    """Read `from` and `to`; raises InvalidQueryError."""
+    return Span(_time(query, "from"), _time(query, "to"))
+
+
+def write_cursor(row_id: int) -> str:
+    """Write a cursor after the row of that id."""
+    return base64.urlsafe_b64encode(orjson.dumps({"after": row_id})).decode().rstrip("=")
+
+
+def _read_cursor(text: str) -> int:
+    try:
+        value = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))["after"]
+    except (binascii.Error, ValueError, KeyError, TypeError) as error:
+        raise InvalidQueryError("cursor is none that an answer gave", "INVALID_CURSOR") from error
+    if not isinstance(value, int) or not 0 < value < 1 << 63:
+        raise InvalidQueryError("cursor is none that an answer gave", "INVALID_CURSOR")
+    return value
+
+
+def _choices(query: Mapping[str, str], name: str, options: tuple[str, ...]) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(word.strip() for word in query.get(name, "").split(",") if word.strip()))
+    unknown = [word for word in wanted if word not in options]
+    if unknown:
+        raise InvalidQueryError(f"{name}: {unknown[0]!r} is none of {', '.join(options)}")
+    return wanted
+
+
+def _integer(query: Mapping[str, str], name: str, minimum: int, maximum: int) -> int:
+    """Return a whole number within its bounds, 0 where it is not given."""
+    text = query.get(name, "")
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and minimum <= int(text) <= maximum):
+        raise InvalidQueryError(f"{name}: {text!r} is not a whole number from {minimum} to {maximum}")
+    return int(text)
+
+
+def _time(query: Mapping[str, str], name: str) -> int | None:
+    text = query.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        # a "+" that a client did not escape arrives as a space
+        at = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    except ValueError as error:
+        raise InvalidQueryError(f"{name}: {text!r} is not a time such as 2026-01-31T12:00:00Z") from error
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0, int(at.timestamp() * 1000))

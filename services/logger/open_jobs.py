@@ -1,0 +1,45 @@
+"""Open jobs: rows whose job has no terminal status yet, for the doctor, who asks Redis what became of them."""
+
+from __future__ import annotations
+
+import heapq
+import sqlite3
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from services.logger.filters import STATUSES, Page, Span
+from services.logger.queries import id_bounds
+from services.logger.streams import IdStream
+from shared.clock import rfc3339
+from shared.jobs import TERMINAL
+
+OPEN = tuple(status for status in STATUSES if status not in TERMINAL)
+_SCAN_ROWS = 20_000
+ROWS = """
+SELECT id, job_id, run, status, attempts FROM message_logs
+WHERE id IN (SELECT value FROM json_each(?)) AND updated_at <= ? ORDER BY id DESC
+"""
+
+
+def list_open(connection: sqlite3.Connection, older_ms: int, page: Page) -> tuple[list[dict[str, Any]], int]:
+    """Return a page of open jobs last changed before `older_ms`, the latest first, and where the next begins."""
+    low, high = id_bounds(connection, Span(to_ms=max(0, older_ms)))
+    below = min(page.cursor or high + 1, high + 1)
+    streams = [IdStream("message_logs", "idx_status", "status = ?", (status,)) for status in OPEN]
+    ids = heapq.merge(*(stream.ids(connection, low, below) for stream in streams), reverse=True)
+    found: list[tuple[Any, ...]] = []
+    looked_at = 0
+    while chunk := list(islice(ids, 1000)):
+        found += connection.execute(ROWS, (orjson.dumps(chunk).decode(), rfc3339(max(0, older_ms))))
+        if len(found) > page.limit:
+            return _jobs(found[: page.limit]), found[page.limit - 1][0]
+        looked_at += len(chunk)
+        if looked_at >= _SCAN_ROWS:
+            return _jobs(found), chunk[-1]
+    return _jobs(found), 0
+
+
+def _jobs(rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    return [dict(zip(("jobId", "run", "status", "attempts"), row[1:], strict=True)) for row in rows]

@@ -1,0 +1,213 @@
+"""Queries of the logs: filtered, the latest first, a page at a time, none of them slow among ten million rows.
+
+A page is found in two steps. First ids come from one index, chosen by what the filter names (`streams`), merged
+from the latest down; then their rows are read, and what the index does not know is checked on them. A page looks at no
+more than `SCAN_ROWS` rows: where few of them match it is short, and its cursor goes on from there.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any
+
+import orjson
+
+from services.logger.filters import ApiFilter, MessageFilter, Page, Span, SystemFilter
+from services.logger.streams import AFTER_ALL, Ids, IdStream, message_streams
+from shared.clock import rfc3339
+
+SCAN_ROWS = 10_000
+_ROWS_A_LOOK = 1000
+_NEWEST = (1 << 63) - 1
+
+MESSAGE_COLUMNS = (
+    "id", "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id",
+    "template_name", "subject", "status", "error_message", "message_id", "attempts", "created_at", "updated_at",
+    "blast_id", "reference", "run", "error_class", "error_code", "response", "duration_ms", "next_at",
+)  # fmt: skip
+API_COLUMNS = (
+    "id", "endpoint", "method", "ip_address", "request_body", "response_status", "response_time_ms",
+    "error_message", "created_at", "request_id", "api_key",
+)  # fmt: skip
+SYSTEM_COLUMNS = ("id", "level", "message", "metadata", "created_at", "service")
+
+Row = tuple[Any, ...]
+Condition = tuple[str, list[Any]]
+Bounds = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of rows in the order of the table's columns; `next_id` is where the next begins, 0 at the end."""
+
+    rows: list[Row]
+    next_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of logs and its columns as the API shows them."""
+
+    name: str
+    columns: Sequence[str]
+
+    def rows_of(self, conditions: Sequence[Condition]) -> str:
+        """Return the query of the rows of given ids that meet the conditions, the latest first."""
+        where = "".join(f" AND {text}" for text, _ in conditions)
+        columns = ", ".join(self.columns)
+        return (
+            f"SELECT {columns} FROM {self.name}"  # noqa: S608 -- names and conditions are this module's own
+            f" WHERE id IN (SELECT value FROM json_each(?)){where} ORDER BY id DESC"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where rows come from: a table, and the streams of ids that lead through it."""
+
+    table: Table
+    streams: Sequence[Ids]
+
+
+MESSAGES = Table("message_logs", MESSAGE_COLUMNS)
+API = Table("api_logs", API_COLUMNS)
+SYSTEM = Table("system_logs", SYSTEM_COLUMNS)
+
+
+def find_messages(connection: sqlite3.Connection, wanted: MessageFilter, page: Page) -> Found:
+    """Return a page of messages."""
+    bounds = id_bounds(connection, wanted.span)
+    streams, covered = message_streams(connection, wanted)
+    conditions = [*_message_conditions(wanted, covered), *_time_conditions(wanted.span)]
+    return _find(connection, Source(MESSAGES, streams), conditions, page, bounds)
+
+
+def find_requests(connection: sqlite3.Connection, wanted: ApiFilter, page: Page) -> Found:
+    """Return a page of API requests."""
+    conditions = _time_conditions(wanted.span)
+    if wanted.method:
+        conditions.append(("method = ?", [wanted.method]))
+    if wanted.endpoint:
+        stream = IdStream("api_logs", "idx_api_endpoint", "endpoint = ?", (wanted.endpoint,))
+        if wanted.status:
+            conditions.append(("response_status = ?", [wanted.status]))
+    elif wanted.status:
+        stream = IdStream("api_logs", "idx_api_status", "response_status = ?", (wanted.status,))
+    else:
+        stream = IdStream("api_logs")
+    bounds = _bounds_by_time(connection, "api_logs", wanted.span)
+    return _find(connection, Source(API, [stream]), conditions, page, bounds)
+
+
+def find_system_events(connection: sqlite3.Connection, wanted: SystemFilter, page: Page) -> Found:
+    """Return a page of system events."""
+    conditions = _time_conditions(wanted.span)
+    if wanted.levels:
+        streams = [IdStream("system_logs", "idx_system_level", "level = ?", (level,)) for level in wanted.levels]
+        if wanted.service:
+            conditions.append(("service = ?", [wanted.service]))
+    elif wanted.service:
+        streams = [IdStream("system_logs", "idx_system_service", "service = ?", (wanted.service,))]
+    else:
+        streams = [IdStream("system_logs")]
+    bounds = _bounds_by_time(connection, "system_logs", wanted.span)
+    return _find(connection, Source(SYSTEM, streams), conditions, page, bounds)
+
+
+def every_page(find: Callable[[Page], Found], size: int = 1000) -> Iterator[list[Row]]:
+    """Return all rows page by page, for exports; each page is a query of its own."""
+    page = Page(size)
+    while True:
+        found = find(page)
+        yield found.rows
+        if not found.next_id:
+            return
+        page = Page(size, found.next_id)
+
+
+def id_bounds(connection: sqlite3.Connection, span: Span) -> tuple[int, int]:
+    """Return bounds of the ids of messages created within a span; rows outside may lie between them."""
+    low, high = 0, _NEWEST
+    if span.from_ms is not None:
+        query = "SELECT min(first_id) FROM created_minutes WHERE minute >= ?"
+        found = connection.execute(query, (span.from_ms // 60_000,)).fetchone()[0]
+        low = _NEWEST if found is None else int(found)
+    if span.to_ms is not None:
+        query = "SELECT max(last_id) FROM created_minutes WHERE minute <= ?"
+        found = connection.execute(query, (span.to_ms // 60_000,)).fetchone()[0]
+        high = 0 if found is None else int(found)
+    return low, high
+
+
+def _bounds_by_time(connection: sqlite3.Connection, table: str, span: Span) -> tuple[int, int]:
+    """Return the ids of the rows at the ends of a span; rows here are written almost in the order of their times."""
+    low, high = 0, _NEWEST
+    slack_ms = 60_000
+    if span.from_ms is not None:
+        query = f"SELECT id FROM {table} WHERE created_at >= ? ORDER BY created_at, id LIMIT 1"  # noqa: S608 -- own names
+        found = connection.execute(query, (rfc3339(max(0, span.from_ms - slack_ms)),)).fetchone()
+        low = _NEWEST if found is None else int(found[0])
+    if span.to_ms is not None:
+        query = f"SELECT id FROM {table} WHERE created_at <= ? ORDER BY created_at DESC, id DESC LIMIT 1"  # noqa: S608 -- own names
+        found = connection.execute(query, (rfc3339(span.to_ms + slack_ms),)).fetchone()
+        high = 0 if found is None else int(found[0])
+    return low, high
+
+
+def _find(
+    connection: sqlite3.Connection, source: Source, conditions: Sequence[Condition], page: Page, bounds: Bounds
+) -> Found:
+    """Return a page: the rows of the merged ids that meet the conditions."""
+    low, high = bounds
+    below = min(page.cursor or _NEWEST, high + 1 if high < _NEWEST else _NEWEST)
+    merged = heapq.merge(*(stream.ids(connection, low, below) for stream in source.streams), reverse=True)
+    # a row that two streams know comes twice, side by side
+    ids = (one for one, _ in groupby(merged))
+    query = source.table.rows_of(conditions)
+    parameters = [value for _, values in conditions for value in values]
+    rows: list[Row] = []
+    looked_at, size = 0, page.limit + 1
+    while chunk := list(islice(ids, size)):
+        rows += connection.execute(query, (orjson.dumps(chunk).decode(), *parameters))
+        if len(rows) > page.limit:
+            return Found(rows[: page.limit], rows[page.limit - 1][0])
+        looked_at += len(chunk)
+        if looked_at >= SCAN_ROWS:
+            return Found(rows, chunk[-1])
+        size = _ROWS_A_LOOK
+    return Found(rows, 0)
+
+
+def _message_conditions(wanted: MessageFilter, covered: frozenset[str]) -> list[Condition]:
+    """Return what the chosen index does not answer for, to be checked on the rows."""
+    equal = {"blast": "blast_id", "template": "template_id", "error_class": "error_class"}
+    conditions: list[Condition] = [
+        (f"{column} = ?", [getattr(wanted, name)])
+        for name, column in equal.items()
+        if getattr(wanted, name) and name not in covered
+    ]
+    for name, column in {"statuses": "status", "channels": "channel"}.items():
+        values: tuple[str, ...] = getattr(wanted, name)
+        if values and name not in covered:
+            conditions.append((f"{column} IN ({', '.join('?' * len(values))})", list(values)))
+    if wanted.recipient and "recipient" not in covered:
+        ends = [wanted.recipient, wanted.recipient + AFTER_ALL]
+        either = "(recipient_email >= ? AND recipient_email < ? OR recipient_phone >= ? AND recipient_phone < ?)"
+        conditions.append((either, ends * 2))
+    if wanted.reference and "reference" not in covered:
+        of_blast = "(SELECT reference FROM blasts b WHERE b.blast_id = message_logs.blast_id)"
+        conditions.append((f"(reference = ? OR {of_blast} = ?)", [wanted.reference] * 2))
+    return conditions
+
+
+def _time_conditions(span: Span) -> list[Condition]:
+    conditions: list[Condition] = []
+    if span.from_ms is not None:
+        conditions.append(("created_at >= ?", [rfc3339(span.from_ms)]))
+    if span.to_ms is not None:
+        conditions.append(("created_at <= ?", [rfc3339(span.to_ms)]))
+    return conditions

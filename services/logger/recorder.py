@@ -1,0 +1,198 @@
+"""The recorder: takes events from Redis, has them written, and acknowledges them after the commit.
+
+While Redis is away, the disk full or the file locked it goes on trying with growing pauses and says why in the
+service's health; events wait in Redis meanwhile. Reading runs ahead of writing by one batch. Batches are left to
+grow for a moment when there is little to do: a message that is queued, begun and sent in that time costs one row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from services.logger.store import StorageError, Store, Work
+from services.logger.writing import Applied, EventWriter, Written
+from shared.errors import DecodeError, QueueUnavailableError
+from shared.events import Event, Queued
+from shared.lifecycle import Stop
+from shared.logs import get_logger
+from shared.queue.event_log import EventEntry, EventLog
+from shared.web import Health
+
+log = get_logger()
+
+_ENTRIES_A_READ = 500
+_BLOCK_S = 1.0
+_GATHER_S = 0.1
+# a transaction of so many job events holds the writer for some 50 ms
+_WEIGHT = 4000
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+# what SQLite says of one row's values, not of the disk or the file
+_FAULTS_OF_DATA = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+
+
+@dataclass(slots=True)
+class RecorderState:
+    """What the recorder has done since it began, for metrics."""
+
+    events: int = 0
+    repeated: int = 0
+    write_failures: int = 0
+    set_aside: int = 0
+
+
+class Recorder:
+    """Moves events from `events` into `store`; `on_written` is told what each batch ended."""
+
+    def __init__(
+        self, events: EventLog, store: Store, health: Health, on_written: Callable[[Written], Awaitable[None]]
+    ) -> None:
+        self.state = RecorderState()
+        self._events = events
+        self._store = store
+        self._health = health
+        self._on_written = on_written
+        self._writer = EventWriter()
+        self._stop = Stop()
+
+    async def run(self, stop: Stop) -> None:
+        """Record until stopped, then what is left in Redis as long as it can be read and written."""
+        self._stop = stop
+        batches: asyncio.Queue[list[EventEntry] | None] = asyncio.Queue(1)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._read(batches))
+            tasks.create_task(self._write(batches))
+
+    async def _read(self, batches: asyncio.Queue[list[EventEntry] | None]) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            stopping = self._stop.is_set()
+            try:
+                entries = await self._events.read(_ENTRIES_A_READ, 0.0 if stopping else _BLOCK_S)
+            except QueueUnavailableError as error:
+                self._health.report("redis", str(error))
+                self._events.start_over()
+                if stopping:
+                    break
+                await self._pause(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                continue
+            pause_s = _FIRST_PAUSE_S
+            self._health.report("redis", None)
+            if entries:
+                await batches.put(entries)
+            elif stopping:
+                break
+            if len(entries) < _ENTRIES_A_READ and entries:
+                await self._pause(_GATHER_S)
+        await batches.put(None)
+
+    async def _write(self, batches: asyncio.Queue[list[EventEntry] | None]) -> None:
+        while (entries := await batches.get()) is not None:
+            for group in in_transactions(entries):
+                if not await self._record(group):
+                    log.warning("stopped with events unwritten; they wait in Redis", entries=len(entries))
+                    return await _drain(batches)
+        return None
+
+    async def _record(self, entries: Sequence[EventEntry]) -> bool:
+        """Write and acknowledge; False if that had not succeeded when the service was stopped."""
+        try:
+            applied = await self._persist(lambda connection: self._writer.apply(connection, entries))
+        except Exception as error:  # a fault of one event must not stop all others for ever
+            if len(entries) == 1:
+                return await self._set_aside(entries[0], error)
+            middle = len(entries) // 2
+            return await self._record(entries[:middle]) and await self._record(entries[middle:])
+        if applied is None:
+            return False
+        await self._settle(entries, applied)
+        return True
+
+    async def _set_aside(self, entry: EventEntry, error: Exception) -> bool:
+        log.error("an event cannot be applied; kept in undecodable_events", stream=entry.stream, exc_info=error)
+        kept = await self._persist(lambda connection: self._writer.set_aside(connection, entry, repr(error)))
+        if kept is None:
+            return False
+        self.state.set_aside += 1
+        await self._settle([entry], kept)
+        return True
+
+    async def _persist(self, work: Work[Applied]) -> Applied | None:
+        """Run a transaction until it succeeds; None if it had not when the service was stopped.
+
+        Raises what is the fault of the values that were to be written.
+        """
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                applied = await self._store.write(work)
+            except StorageError as error:
+                self._writer.forget()
+                if isinstance(error.__cause__, _FAULTS_OF_DATA):
+                    raise
+                self._note_failure(error)
+                if self._stop.is_set():
+                    return None
+                await self._pause(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            except BaseException:
+                self._writer.forget()
+                raise
+            else:
+                self._health.report("database", None)
+                return applied
+
+    def _note_failure(self, error: StorageError) -> None:
+        self.state.write_failures += 1
+        self._health.report("database", f"events cannot be written, they wait in Redis: {error.reason}")
+        log.warning("events could not be written; trying again", reason=error.reason)
+
+    async def _settle(self, entries: Sequence[EventEntry], applied: Applied) -> None:
+        """Acknowledge what is written; where Redis is away it will come again and be found applied."""
+        self.state.events += applied.events
+        self.state.repeated += applied.repeated
+        self.state.set_aside += sum(isinstance(entry.batch, DecodeError) for entry in entries)
+        try:
+            await self._events.ack(entries)
+            await self._on_written(applied.written)
+        except QueueUnavailableError as error:
+            self._health.report("redis", str(error))
+            self._events.start_over()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, no longer than until the service is stopped."""
+        if self._stop.is_set():
+            return
+        try:
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+def in_transactions(entries: Sequence[EventEntry]) -> Iterator[list[EventEntry]]:
+    """Cut entries into groups of a bounded number of job events; an entry is never cut."""
+    group: list[EventEntry] = []
+    weight = 0
+    for entry in entries:
+        own = 1 if isinstance(entry.batch, DecodeError) else sum(map(_weight, entry.batch.events))
+        if group and weight + own > _WEIGHT:
+            yield group
+            group, weight = [], 0
+        group.append(entry)
+        weight += own
+    if group:
+        yield group
+
+
+def _weight(event: Event) -> int:
+    return len(event.recipients) if isinstance(event, Queued) else 1
+
+
+async def _drain(batches: asyncio.Queue[list[EventEntry] | None]) -> None:
+    """Let the reader end: what it still reads stays pending in Redis."""
+    while await batches.get() is not None:
+        continue

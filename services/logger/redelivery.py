@@ -1,0 +1,278 @@
+"""Redelivery: sending dead letters again.
+
+The next run of a dead letter opens in one transaction: the letter leaves, the row says `queued`, and the job
+stands in the outbox. From there it is put into the queue, at once and, where Redis was away or this process
+died, later; its place in the outbox names it in the queue, so that it is added once however often it is tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import msgspec
+
+from services.logger.blast_rows import CHANGE, counts_of, read_snapshot
+from services.logger.store import StorageError, Store
+from services.logger.writing import write_events
+from shared.blasts import Blast
+from shared.clock import Clock, SystemClock
+from shared.errors import KurirError, QueueFullError, QueueUnavailableError
+from shared.events import Queued, QueuedRecipient
+from shared.jobs import Job, pack_job, unpack_job
+from shared.lifecycle import Stop
+from shared.logs import get_logger
+from shared.queue.blasts import BlastStore
+from shared.queue.producer import MAX_CHUNK, Chunk, Producer
+
+log = get_logger()
+
+# so many dead letters a transaction: other writers wait for some 50 ms at most
+LETTERS_A_TRANSACTION = 1000
+_RETRY_S = 2.0
+_UNCERTAIN = "uncertain"
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[bytes])
+
+
+class NotRetryableError(KurirError):
+    """The job did not fail, or nothing is left of it that could be sent again."""
+
+
+class UnknownJobError(KurirError):
+    """No message of that id is known."""
+
+
+class UnknownBlastError(KurirError):
+    """No blast of that id is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRequest:
+    """Which dead letters are to be sent again: those of a blast (on one channel), or the one of a job."""
+
+    job_id: str = ""
+    blast_id: str = ""
+    channel: str = ""
+    include_uncertain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """How many dead letters were sent again, and how many of those asked for were left out."""
+
+    reopened: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """Jobs of one blast on one channel that wait to be put into the queue, at most a chunk."""
+
+    entry_id: int
+    blast_id: str
+    channel: str
+    jobs: list[Job]
+    created_at_ms: int
+
+    @property
+    def series(self) -> str:
+        """The name of these jobs in the queue; the time keeps it unique over a restored database."""
+        return f"run:{self.entry_id}-{self.created_at_ms}"
+
+
+_OF_BLAST = """
+SELECT job_id, channel, job FROM dead_letters
+WHERE blast_id = ?1 AND (?2 = '' OR channel = ?2) AND (?3 OR error_class <> 'uncertain') LIMIT ?4
+"""
+_OF_JOB = "SELECT job_id, channel, job FROM dead_letters WHERE job_id = ?"
+_LEFT = "SELECT count(*) FROM dead_letters WHERE blast_id = ?1 AND (?2 = '' OR channel = ?2)"
+_OUTBOX = """
+INSERT INTO retry_outbox (blast_id, channel, jobs, letters, created_at_ms) VALUES (?, ?, ?, x'', ?)
+"""
+_NEXT = "SELECT id, blast_id, channel, jobs, created_at_ms FROM retry_outbox WHERE id > ? ORDER BY id LIMIT 1"
+_WAITING = "SELECT jobs FROM retry_outbox WHERE blast_id = ? AND channel = ?"
+
+
+def open_runs(connection: sqlite3.Connection, wanted: RetryRequest, now_ms: int) -> Reopened:
+    """Open the next run of dead letters, at most `LETTERS_A_TRANSACTION`; to be called within a transaction.
+
+    Raises UnknownJobError, UnknownBlastError and NotRetryableError.
+    """
+    if wanted.job_id:
+        return _open_job(connection, wanted, now_ms)
+    blast = read_snapshot(connection, wanted.blast_id)
+    if blast is None:
+        raise UnknownBlastError(wanted.blast_id)
+    if _is_cancelled(connection, wanted.blast_id):
+        return Reopened(0, connection.execute(_LEFT, (wanted.blast_id, wanted.channel)).fetchone()[0])
+    parameters = (wanted.blast_id, wanted.channel, wanted.include_uncertain, LETTERS_A_TRANSACTION)
+    letters = connection.execute(_OF_BLAST, parameters).fetchall()
+    _open(connection, blast, letters, now_ms)
+    left = connection.execute(_LEFT, (wanted.blast_id, wanted.channel)).fetchone()[0]
+    return Reopened(len(letters), int(left))
+
+
+def _open_job(connection: sqlite3.Connection, wanted: RetryRequest, now_ms: int) -> Reopened:
+    row = connection.execute(
+        "SELECT m.status, m.run, d.error_class, m.blast_id FROM message_logs m"
+        " LEFT JOIN dead_letters d ON d.job_id = m.job_id WHERE m.job_id = ?",
+        (wanted.job_id,),
+    ).fetchone()
+    if row is None:
+        raise UnknownJobError(wanted.job_id)
+    status, run, error_class, blast_id = row
+    if run > 1 and status in {"queued", "processing", "retrying"}:
+        return Reopened()  # a repeated call: it is on its way already
+    if error_class is None:
+        raise NotRetryableError(f"the message is {status}; only a failed one can be sent again")
+    if error_class == _UNCERTAIN and not wanted.include_uncertain:
+        return Reopened(skipped=1)
+    blast = read_snapshot(connection, blast_id)
+    if blast is None:
+        raise NotRetryableError("the blast of the message is not known any more")
+    if _is_cancelled(connection, blast_id):
+        raise NotRetryableError("the blast of the message was cancelled")
+    _open(connection, blast, connection.execute(_OF_JOB, (wanted.job_id,)).fetchall(), now_ms)
+    return Reopened(1)
+
+
+def _is_cancelled(connection: sqlite3.Connection, blast_id: str) -> bool:
+    """Say whether a blast was cancelled: nothing of it is begun any more, not even again."""
+    row = connection.execute("SELECT cancelled_at_ms FROM blasts WHERE blast_id = ?", (blast_id,)).fetchone()
+    return bool(row and row[0])
+
+
+def _open(connection: sqlite3.Connection, blast: Blast, letters: Sequence[tuple[str, str, bytes]], now_ms: int) -> None:
+    """Move letters into the outbox and bring their rows to the new run."""
+    by_channel = groupby(sorted(letters, key=lambda letter: letter[1]), key=lambda letter: letter[1])
+    for channel, group in by_channel:
+        jobs = [_next_run(unpack_job(raw), now_ms) for _, _, raw in group]
+        # jobs of one event share their run
+        for _, same_run in groupby(sorted(jobs, key=lambda job: job.run), key=lambda job: job.run):
+            every = list(same_run)
+            for start in range(0, len(every), MAX_CHUNK):
+                _open_chunk(connection, blast, channel, every[start : start + MAX_CHUNK], now_ms)
+    if letters:
+        connection.execute(CHANGE["reopened"], (now_ms, "", blast.blast_id))
+
+
+def _open_chunk(
+    connection: sqlite3.Connection, blast: Blast, channel: str, jobs: list[Job], now_ms: int
+) -> None:  # the values of one row
+    packed = _encoder.encode([pack_job(job) for job in jobs])
+    connection.execute(_OUTBOX, (blast.blast_id, channel, packed, now_ms))
+    connection.executemany("DELETE FROM dead_letters WHERE job_id = ?", ((job.job_id,) for job in jobs))
+    recipients = [
+        QueuedRecipient(job.index, job.recipient.address, job.recipient.name, job.recipient.reference) for job in jobs
+    ]
+    template = blast.template
+    write_events(
+        connection,
+        [Queued(now_ms, blast.blast_id, channel, template.id, template.name, recipients, "queued", jobs[0].run)],
+    )
+
+
+def _next_run(job: Job, now_ms: int) -> Job:
+    """Return the job as its next run begins, with nothing used yet; its expiry stays."""
+    return msgspec.structs.replace(
+        job,
+        run=job.run + 1,
+        attempts=0,
+        deferrals=0,
+        first_deferred_at_ms=0,
+        booked_for_ms=0,
+        enqueued_at_ms=now_ms,
+    )
+
+
+class Outbox:
+    """Puts reopened jobs into the queue, in the order in which they were opened."""
+
+    def __init__(self, store: Store, producer: Producer, blasts: BlastStore, clock: Clock | None = None) -> None:
+        self._store = store
+        self._producer = producer
+        self._blasts = blasts
+        self._clock = clock or SystemClock()
+        self._wake = asyncio.Event()
+
+    async def reopen(self, wanted: RetryRequest) -> Reopened:
+        """Open the next runs of dead letters, a bounded number at a time, and have them enqueued.
+
+        Raises StorageError and what `open_runs` raises; what was opened before an error stays opened.
+        """
+        reopened = 0
+        while True:
+            now_ms = self._clock.now_ms()
+            done = await self._store.write(lambda connection: open_runs(connection, wanted, now_ms))  # noqa: B023 -- run at once
+            reopened += done.reopened
+            self._wake.set()
+            if done.reopened < LETTERS_A_TRANSACTION:
+                return Reopened(reopened, done.skipped)
+
+    async def run(self, stop: Stop) -> None:
+        """Enqueue what stands in the outbox, until stopped: at the start, after `reopen`, and after failures."""
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                self._wake.clear()
+                waiting = asyncio.create_task(self._wake.wait())
+                done = await self.drain()
+                await asyncio.wait(
+                    {waiting, stopping}, timeout=None if done else _RETRY_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                waiting.cancel()
+        finally:
+            stopping.cancel()
+
+    async def drain(self) -> bool:
+        """Enqueue everything that waits; False where Redis or the database did not let it."""
+        last = 0
+        try:
+            while (entry := await self._store.read(lambda connection: _next_entry(connection, last))) is not None:  # noqa: B023
+                await self._enqueue(entry)
+                last = entry.entry_id
+        except (QueueUnavailableError, QueueFullError, StorageError) as error:
+            log.warning("messages to be sent again wait", reason=str(error))
+            return False
+        return True
+
+    async def _enqueue(self, entry: OutboxEntry) -> None:
+        blast = await self._restored(entry)
+        if blast is None:
+            log.error("messages cannot be sent again, their blast is gone", blast=entry.blast_id, jobs=len(entry.jobs))
+        else:
+            await self._producer.enqueue(Chunk(blast, entry.channel, 0, entry.jobs, entry.series))
+            log.info("messages are sent again", blast=entry.blast_id, channel=entry.channel, jobs=len(entry.jobs))
+        await self._store.write(
+            lambda connection: connection.execute("DELETE FROM retry_outbox WHERE id = ?", (entry.entry_id,)).rowcount
+        )
+
+    async def _restored(self, entry: OutboxEntry) -> Blast | None:
+        """Return the blast, brought back to Redis where it has expired there."""
+        blast, counts = await self._store.read(lambda connection: _blast_before(connection, entry))
+        if blast is not None:
+            await self._blasts.restore(blast, counts)
+        return blast
+
+
+def _next_entry(connection: sqlite3.Connection, after: int) -> OutboxEntry | None:
+    row = connection.execute(_NEXT, (after,)).fetchone()
+    if row is None:
+        return None
+    entry_id, blast_id, channel, jobs, created_at_ms = row
+    return OutboxEntry(entry_id, blast_id, channel, [unpack_job(raw) for raw in _decoder.decode(jobs)], created_at_ms)
+
+
+def _blast_before(
+    connection: sqlite3.Connection, entry: OutboxEntry
+) -> tuple[Blast | None, Mapping[str, Mapping[str, int]]]:
+    """Return the blast and its counts as the queue knew them: what waits in the outbox is still `failed` there."""
+    counts = counts_of(connection, entry.blast_id)
+    for channel, by_status in counts.items():
+        waiting = sum(len(_decoder.decode(jobs)) for (jobs,) in connection.execute(_WAITING, (entry.blast_id, channel)))
+        by_status["failed"] = by_status.get("failed", 0) + waiting
+    return read_snapshot(connection, entry.blast_id), counts

@@ -1,0 +1,69 @@
+"""The story of one message: its row, each attempt with the provider's own words, and when what happened."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from services.logger.queries import MESSAGE_COLUMNS
+from shared.clock import rfc3339
+from shared.jobs import TERMINAL
+
+_ROW = f"SELECT {', '.join(MESSAGE_COLUMNS)} FROM message_logs WHERE job_id = ?"  # noqa: S608 -- this code's own names
+_ATTEMPTS = """
+SELECT run, attempt, deferral, outcome, error_class, error_code, error_message, duration_ms, at_ms, next_at_ms
+FROM message_attempts WHERE job_id = ? ORDER BY run, attempt, deferral
+"""
+_ENDED_UNTRIED = frozenset({"cancelled", "expired", "suppressed"})
+
+
+def tell_story(connection: sqlite3.Connection, job_id: str) -> dict[str, Any] | None:
+    """Return the row's columns with `attempts` (a list; their number is `attempts_made`) and `timeline`, or None."""
+    row = connection.execute(_ROW, (job_id,)).fetchone()
+    if row is None:
+        return None
+    message: dict[str, Any] = dict(zip(MESSAGE_COLUMNS, row, strict=True))
+    attempts = [_attempt(*one) for one in connection.execute(_ATTEMPTS, (job_id,))]
+    message["attempts_made"] = message["attempts"]
+    if message["status"] == "sent":
+        attempts.append(_accepted(message))
+    message["attempts"] = attempts
+    message["timeline"] = _timeline(message, attempts)
+    return message
+
+
+def _attempt(*row: Any) -> dict[str, Any]:
+    run, attempt, deferral, outcome, error_class, code, words, duration_ms, at_ms, next_at_ms = row
+    return {
+        "run": run, "attempt": attempt, "deferral": deferral, "outcome": outcome, "errorClass": error_class,
+        "errorCode": code, "errorMessage": words, "durationMs": duration_ms, "at": rfc3339(at_ms),
+        "nextAt": rfc3339(next_at_ms) if next_at_ms else None,
+    }  # fmt: skip
+
+
+def _accepted(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the attempt that the provider accepted, which stands in the row itself."""
+    return {
+        "run": message["run"], "attempt": message["attempts_made"], "deferral": 0, "outcome": "sent",
+        "errorClass": None, "errorCode": None, "errorMessage": None, "durationMs": message["duration_ms"],
+        "at": message["updated_at"], "nextAt": None, "response": message["response"],
+        "messageId": message["message_id"],
+    }  # fmt: skip
+
+
+def _timeline(message: dict[str, Any], attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what happened when: queued, each attempt, and the state the job is in now."""
+    events = [{"at": message["created_at"], "event": "queued", "run": 1}]
+    events += [
+        {
+            "at": one["at"], "event": one["outcome"], "run": one["run"], "attempt": one["attempt"],
+            "detail": one["errorMessage"] or one.get("response"),
+        }
+        for one in attempts
+    ]  # fmt: skip
+    status = message["status"]
+    told = (status == "queued" and message["run"] == 1) or (status in TERMINAL and events[-1]["event"] == status)
+    if not told and status != "retrying":
+        detail = message["error_message"] if status in _ENDED_UNTRIED | {"failed"} else None
+        events.append({"at": message["updated_at"], "event": status, "run": message["run"], "detail": detail})
+    return sorted(events, key=lambda event: str(event["at"]))

@@ -1,0 +1,137 @@
+"""Streams of ids: the ids of rows that an index finds, from the latest down, read a little at a time.
+
+SQLite appends the id to every index, so rows equal in an index's columns lie there in the order of their ids. A
+filter on several values of a column, or on the first column of a longer index, becomes several streams, merged.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Protocol
+
+from services.logger.filters import STATUSES, MessageFilter
+from shared.channels import CHANNELS
+
+_FIRST_READ, _LATER_READ = 64, 1024
+MOST_PREFIXED = 20_000
+_MOST_BLASTS = 50
+AFTER_ALL = "\U0010ffff"
+
+PREFIXED = """
+SELECT id FROM message_logs INDEXED BY {index} WHERE {column} >= ? AND {column} < ? LIMIT ?
+"""
+BLASTS_BY_REFERENCE = """
+SELECT blast_id FROM blasts INDEXED BY idx_blasts_reference WHERE reference = ?
+ORDER BY created_at_ms DESC LIMIT ?
+"""
+
+
+class Ids(Protocol):
+    """Yields ids from below `below` down to `low`, in falling order."""
+
+    def ids(self, connection: sqlite3.Connection, low: int, below: int) -> Iterator[int]:
+        """Yield the ids, reading ahead only a little."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class IdStream:
+    """The ids of a table's rows that meet `condition` by `index`; all of its rows without one."""
+
+    table: str
+    index: str = ""
+    condition: str = ""
+    parameters: tuple[str | int, ...] = ()
+
+    def query(self) -> str:
+        """Return the query of the next ids: parameters are the condition's, then low, below, how many."""
+        source = f"{self.table} INDEXED BY {self.index}" if self.index else self.table
+        condition = f"{self.condition} AND " if self.condition else ""
+        return f"SELECT id FROM {source} WHERE {condition}id >= ? AND id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608 -- own names
+
+    def ids(self, connection: sqlite3.Connection, low: int, below: int) -> Iterator[int]:
+        """Yield the ids, reading ahead only a little."""
+        query, size = self.query(), _FIRST_READ
+        while True:
+            found = [row[0] for row in connection.execute(query, (*self.parameters, low, below, size))]
+            yield from found
+            if len(found) < size:
+                return
+            below, size = found[-1], _LATER_READ
+
+
+@dataclass(frozen=True, slots=True)
+class IdList:
+    """Ids that are known already, in falling order."""
+
+    found: Sequence[int]
+
+    def ids(self, _connection: sqlite3.Connection, low: int, below: int) -> Iterator[int]:
+        """Yield those within the bounds."""
+        return (one for one in self.found if low <= one < below)
+
+
+def message_streams(connection: sqlite3.Connection, wanted: MessageFilter) -> tuple[list[Ids], frozenset[str]]:
+    """Choose the index that leaves least to look at; return its streams and the fields that they answer for."""
+    if wanted.blast:
+        return _of_blast(wanted.blast, wanted), frozenset({"blast", "statuses", "channels"})
+    if wanted.recipient:
+        found = _of_recipient(connection, wanted.recipient)
+        if found is not None:
+            return [found], frozenset({"recipient"})
+    if wanted.reference:
+        return _of_reference(connection, wanted), frozenset({"reference"})
+    if wanted.error_class:
+        stream = IdStream("message_logs", "idx_error_class", "error_class = ?", (wanted.error_class,))
+        return [stream], frozenset({"error_class"})
+    if wanted.template:
+        return [IdStream("message_logs", "idx_template_id", "template_id = ?", (wanted.template,))], frozenset(
+            {"template"}
+        )
+    return _of_closed_sets(connection, wanted)
+
+
+def _of_blast(blast_id: str, wanted: MessageFilter) -> list[Ids]:
+    condition = "blast_id = ? AND channel = ? AND status = ?"
+    pairs = product(wanted.channels or tuple(CHANNELS), wanted.statuses or STATUSES)
+    return [IdStream("message_logs", "idx_blast", condition, (blast_id, *pair)) for pair in pairs]
+
+
+def _of_recipient(connection: sqlite3.Connection, recipient: str) -> Ids | None:
+    """Return the messages whose address begins so; None where there are too many to be put in order."""
+    found: list[int] = []
+    columns = ["recipient_phone", "recipient_email"] if recipient.isdigit() else ["recipient_email"]
+    for column in columns:
+        query = PREFIXED.format(index=f"idx_{column}", column=column)
+        parameters = (recipient, recipient + AFTER_ALL, MOST_PREFIXED + 1)
+        found += [row[0] for row in connection.execute(query, parameters)]
+    if len(found) > MOST_PREFIXED:
+        return None
+    return IdList(sorted(found, reverse=True))
+
+
+def _of_reference(connection: sqlite3.Connection, wanted: MessageFilter) -> list[Ids]:
+    """Return the messages of recipients with this reference, and of the latest blasts with it."""
+    streams: list[Ids] = [IdStream("message_logs", "idx_reference", "reference = ?", (wanted.reference,))]
+    for (blast_id,) in connection.execute(BLASTS_BY_REFERENCE, (wanted.reference, _MOST_BLASTS)):
+        streams += _of_blast(blast_id, wanted)
+    return streams
+
+
+def _of_closed_sets(connection: sqlite3.Connection, wanted: MessageFilter) -> tuple[list[Ids], frozenset[str]]:
+    """Go by status or by channel, whichever has fewer rows."""
+    if wanted.statuses and wanted.channels:
+        counts = connection.execute("SELECT channel, status, n FROM message_counts").fetchall()
+        by_status = sum(n for _, status, n in counts if status in wanted.statuses)
+        by_channel = sum(n for channel, _, n in counts if channel in wanted.channels)
+        by = "status" if by_status <= by_channel else "channel"
+    else:
+        by = "status" if wanted.statuses else "channel"
+    values, covered = (wanted.statuses, "statuses") if by == "status" else (wanted.channels, "channels")
+    if not values:
+        return [IdStream("message_logs")], frozenset()
+    streams: list[Ids] = [IdStream("message_logs", f"idx_{by}", f"{by} = ?", (value,)) for value in values]
+    return streams, frozenset({covered})

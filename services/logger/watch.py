@@ -1,0 +1,122 @@
+"""The watch: looks at queues, Redis, database and log files in the background, for metrics and the dashboard.
+
+A scrape or a look at the dashboard reads the last look, so neither waits for Redis or the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from services.logger.store import QueryTooSlowError, StorageError, Store
+from shared.clock import Clock, SystemClock
+from shared.errors import QueueUnavailableError
+from shared.lifecycle import Stop
+from shared.logs import get_logger
+from shared.queue.control import ChannelStats, Control, ServerMemory
+from shared.queue.event_log import EventLog
+
+log = get_logger()
+_EVERY_S = 2.0
+_NO_MEMORY = ServerMemory(0, 0)
+Counts = dict[tuple[str, str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look saw; `queues` is empty and `redis_up` False while Redis is away."""
+
+    at_ms: int = 0
+    redis_up: bool = False
+    queues: dict[str, ChannelStats] = field(default_factory=dict)
+    memory: ServerMemory = _NO_MEMORY
+    events_lag: int = 0
+    totals: Counts = field(default_factory=dict)
+    rows: Counts = field(default_factory=dict)
+    database_bytes: int = 0
+    log_bytes: int = 0
+
+
+class Watch:
+    """Keeps `last` fresh."""
+
+    def __init__(
+        self, control: Control, events: EventLog, store: Store, log_dir: Path, clock: Clock | None = None
+    ) -> None:
+        self.last = Look()
+        self._control = control
+        self._events = events
+        self._store = store
+        self._log_dir = log_dir
+        self._clock = clock or SystemClock()
+
+    async def run(self, stop: Stop) -> None:
+        """Look every two seconds until stopped."""
+        while not stop.is_set():
+            await self.try_look()
+            try:
+                await asyncio.wait_for(stop.wait(), _EVERY_S)
+            except TimeoutError:
+                continue
+
+    async def try_look(self) -> None:
+        """Look once; what goes wrong is logged, since a look must not end the service."""
+        try:
+            await self.look()
+        except Exception:
+            log.exception("the pipeline could not be looked at")
+
+    async def look(self) -> Look:
+        """Look at everything once and return what was seen."""
+        totals, rows = await self._counts()
+        # the totals first: a counter that began at 0 after a restart would look like a jump
+        self.last = replace(self.last, totals=totals, rows=rows)
+        queues: dict[str, ChannelStats] = {}
+        memory, lag, up = _NO_MEMORY, self.last.events_lag, False
+        try:
+            queues = await self._control.stats()
+            memory = await self._control.server_memory()
+            lag = await self._events.lag()
+            up = True
+        except QueueUnavailableError as error:
+            log.debug("redis is away", reason=str(error))
+        self.last = Look(
+            at_ms=self._clock.now_ms(),
+            redis_up=up,
+            queues=queues,
+            memory=memory,
+            events_lag=lag,
+            totals=totals,
+            rows=rows,
+            database_bytes=self._store.size_bytes(),
+            log_bytes=await asyncio.to_thread(_size_of, self._log_dir),
+        )
+        return self.last
+
+    async def _counts(self) -> tuple[Counts, Counts]:
+        """Return the totals and the counts of rows; those of the last look while the database cannot be read."""
+        try:
+            return await self._store.read(_read_counts)
+        except (StorageError, QueryTooSlowError) as error:
+            log.debug("counts could not be read", reason=str(error))
+            return self.last.totals, self.last.rows
+
+
+def _read_counts(connection: sqlite3.Connection) -> tuple[Counts, Counts]:
+    totals = connection.execute("SELECT channel, status, n FROM message_totals")
+    found = {(channel, status): n for channel, status, n in totals}
+    rows = connection.execute("SELECT channel, status, n FROM message_counts")
+    return found, {(channel, status): n for channel, status, n in rows}
+
+
+def _size_of(folder: Path) -> int:
+    """Return the bytes of the files in a folder, rotated ones included."""
+    total = 0
+    try:
+        for path in folder.iterdir():
+            total += path.stat().st_size if path.is_file() else 0
+    except OSError as error:
+        log.debug("log files could not be measured", reason=str(error))
+    return total

@@ -1,0 +1,262 @@
+"""Writing: a batch of event entries becomes rows, in the one transaction that also notes the batch as applied.
+
+Each entry bears its producer and sequence; an entry that was applied before changes nothing, whatever brings it
+again. Statements are few and prepared, since the whole pipeline shares the machine with the senders.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from services.logger.blast_rows import settle_states, write_blasts
+from services.logger.folding import Folded, fold
+from services.logger.merging import RETRIED, Known, Merged, Tally, merge
+from shared.clock import Clock, SystemClock, rfc3339
+from shared.errors import DecodeError
+from shared.events import ApiRequest, Event, EventBatch, SystemEvent, pack_batch
+from shared.jobs import TERMINAL
+from shared.queue.event_log import EventEntry
+
+_IDS_A_QUERY = 500
+
+_KNOWN = (
+    "SELECT id, job_id, status, state_rank, run, attempts, created_at, template_name FROM message_logs"
+    " WHERE job_id IN ({})"
+)
+_INSERT = """
+INSERT INTO message_logs (job_id, channel, recipient_email, recipient_phone, recipient_name, template_id,
+    template_name, subject, status, error_message, message_id, attempts, created_at, updated_at, blast_id,
+    reference, run, error_class, error_code, response, duration_ms, next_at, state_rank)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_UPDATE = """
+UPDATE message_logs SET status = ?, error_message = ?, message_id = ?, attempts = ?, updated_at = ?, run = ?,
+    error_class = ?, error_code = ?, response = ?, duration_ms = ?, next_at = ?, state_rank = ?,
+    subject = coalesce(?, subject)
+WHERE id = ?
+"""
+_COMPLETE = """
+UPDATE message_logs SET recipient_email = coalesce(recipient_email, ?1),
+    recipient_phone = coalesce(recipient_phone, ?2),
+    recipient_name = CASE recipient_name WHEN '' THEN ?3 ELSE recipient_name END,
+    template_id = CASE template_id WHEN '' THEN ?4 ELSE template_id END,
+    template_name = coalesce(template_name, ?5), reference = coalesce(reference, ?6),
+    created_at = min(created_at, ?7)
+WHERE id = ?8
+"""
+# of two accounts of one attempt the later stays, whichever came first
+_ATTEMPT = """
+INSERT INTO message_attempts (job_id, run, attempt, deferral, outcome, error_class, error_code, error_message,
+    duration_ms, at_ms, next_at_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (job_id, run, attempt, deferral) DO UPDATE SET outcome = excluded.outcome,
+    error_class = excluded.error_class, error_code = excluded.error_code, error_message = excluded.error_message,
+    duration_ms = excluded.duration_ms, at_ms = excluded.at_ms, next_at_ms = excluded.next_at_ms
+WHERE (excluded.at_ms, excluded.outcome) > (at_ms, outcome)
+"""
+_LETTER = """
+INSERT INTO dead_letters (job_id, blast_id, channel, run, error_class, job, failed_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (job_id) DO UPDATE SET run = excluded.run, error_class = excluded.error_class, job = excluded.job,
+    failed_at_ms = excluded.failed_at_ms
+WHERE excluded.run >= run
+"""
+_CREATED = """
+INSERT INTO created_minutes (minute, first_id, last_id)
+SELECT ?1, id, id FROM message_logs WHERE job_id = ?2
+ON CONFLICT (minute) DO UPDATE SET first_id = min(first_id, excluded.first_id), last_id = max(last_id, excluded.last_id)
+"""
+_ADD = "INSERT INTO {table} ({keys}, n) VALUES ({marks}, ?) ON CONFLICT ({keys}) DO UPDATE SET n = n + excluded.n"
+_MINUTE = """
+INSERT INTO message_minutes (minute, channel, queued, sent, failed, retried, other, duration_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (minute, channel) DO UPDATE SET queued = queued + excluded.queued, sent = sent + excluded.sent,
+    failed = failed + excluded.failed, retried = retried + excluded.retried, other = other + excluded.other,
+    duration_ms = duration_ms + excluded.duration_ms
+"""
+_REQUEST = """
+INSERT INTO api_logs (endpoint, method, ip_address, request_body, response_status, response_time_ms, error_message,
+    created_at, request_id, api_key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_API_MINUTE = """
+INSERT INTO api_minutes (minute, requests, client_errors, server_errors, time_ms, slowest_ms) VALUES (?, 1, ?, ?, ?, ?)
+ON CONFLICT (minute) DO UPDATE SET requests = requests + 1, client_errors = client_errors + excluded.client_errors,
+    server_errors = server_errors + excluded.server_errors, time_ms = time_ms + excluded.time_ms,
+    slowest_ms = max(slowest_ms, excluded.slowest_ms)
+"""
+_SYSTEM = "INSERT INTO system_logs (level, message, metadata, created_at, service) VALUES (?, ?, ?, ?, ?)"
+_UNDECODABLE = """
+INSERT OR IGNORE INTO undecodable_events (stream, entry_id, error, raw, created_at) VALUES (?, ?, ?, ?, ?)
+"""
+
+
+def _adding(table: str, *keys: str) -> str:
+    return _ADD.format(table=table, keys=", ".join(keys), marks=", ".join("?" * len(keys)))
+
+
+_ADD_ROWS = _adding("message_counts", "channel", "status")
+_ADD_TOTALS = _adding("message_totals", "channel", "status")
+_ADD_BLASTS = _adding("blast_counts", "blast_id", "channel", "status")
+_ADD_ERRORS = _adding("error_days", "day", "channel", "error_class")
+
+
+@dataclass(slots=True)
+class Written:
+    """What events came to: how many jobs of each blast ended by them, and which blasts did."""
+
+    ended_jobs: Counter[str] = field(default_factory=Counter)
+    ended_blasts: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a batch came to: events applied, entries that had been applied before, jobs and blasts that ended."""
+
+    events: int = 0
+    repeated: int = 0
+    written: Written = field(default_factory=Written)
+
+
+class EventWriter:
+    """Writes batches on the store's writing thread; `forget` has to follow a transaction that failed."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._producers: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """Forget what a transaction that was rolled back had made known."""
+        self._producers.clear()
+
+    def apply(self, connection: sqlite3.Connection, entries: Sequence[EventEntry]) -> Applied:
+        """Write the effect of entries, each exactly once; to be called within a transaction."""
+        applied = Applied()
+        events: list[Event] = []
+        now_ms = self._clock.now_ms()
+        for entry in entries:
+            batch = entry.batch
+            if isinstance(batch, DecodeError):
+                self._keep_unread(connection, entry, str(batch), batch.raw)
+            elif self._is_new(connection, batch, now_ms):
+                events += batch.events
+            else:
+                applied.repeated += 1
+        applied.events = len(events)
+        applied.written = write_events(connection, events)
+        return applied
+
+    def set_aside(self, connection: sqlite3.Connection, entry: EventEntry, error: str) -> Applied:
+        """Keep an entry that cannot be applied, so that it stops no other."""
+        batch = entry.batch
+        raw = batch.raw if isinstance(batch, DecodeError) else pack_batch(batch)
+        self._keep_unread(connection, entry, error, raw)
+        return Applied()
+
+    def _keep_unread(self, connection: sqlite3.Connection, entry: EventEntry, error: str, raw: bytes) -> None:
+        row = (entry.stream, entry.entry_id, error, raw, rfc3339(self._clock.now_ms()))
+        connection.execute(_UNDECODABLE, row)
+
+    def _is_new(self, connection: sqlite3.Connection, batch: EventBatch, now_ms: int) -> bool:
+        """Note a batch as applied; False where it had been."""
+        producer = self._producers.get(batch.producer) or self._producer(connection, batch.producer)
+        row = (producer, batch.sequence, now_ms // 1000)
+        return connection.execute("INSERT OR IGNORE INTO applied_events VALUES (?, ?, ?)", row).rowcount == 1
+
+    def _producer(self, connection: sqlite3.Connection, name: str) -> int:
+        connection.execute("INSERT OR IGNORE INTO event_producers (name) VALUES (?)", (name,))
+        found = connection.execute("SELECT id FROM event_producers WHERE name = ?", (name,)).fetchone()
+        self._producers[name] = number = int(found[0])
+        return number
+
+
+def write_events(connection: sqlite3.Connection, events: Iterable[Event]) -> Written:
+    """Write the effect of events that are known to be new."""
+    folded = fold(events)
+    written = Written()
+    touched = write_blasts(connection, folded.blasts)
+    if folded.jobs:
+        known = {row.job_id: row for row in _known_rows(connection, list(folded.jobs))}
+        merged = merge(folded.jobs.values(), known)
+        _count_passed(merged.tally, folded)
+        _write_jobs(connection, merged)
+        _write_tally(connection, merged.tally)
+        for (blast_id, _, status), n in merged.tally.blasts.items():
+            touched.add(blast_id)
+            if status in TERMINAL:
+                written.ended_jobs[blast_id] += n
+    connection.executemany(_ATTEMPT, folded.attempts)
+    connection.executemany(_ADD_ERRORS, ((*key, n) for key, n in folded.errors.items()))
+    _write_requests(connection, folded.requests)
+    _write_system(connection, folded.system)
+    written.ended_blasts = settle_states(connection, touched)
+    return written
+
+
+def _known_rows(connection: sqlite3.Connection, job_ids: list[str]) -> Iterator[Known]:
+    """Return the rows of jobs, as far as there are any."""
+    for start in range(0, len(job_ids), _IDS_A_QUERY):
+        some = job_ids[start : start + _IDS_A_QUERY]
+        for row in connection.execute(_KNOWN.format(",".join("?" * len(some))), some):
+            yield Known(*row)
+
+
+def _count_passed(tally: Tally, folded: Folded) -> None:
+    for (channel, status, minute), n in folded.passed.items():
+        tally.totals[channel, status] += n
+        tally.minute(minute * 60_000, channel)[RETRIED] += n
+
+
+def _write_jobs(connection: sqlite3.Connection, merged: Merged) -> None:
+    connection.executemany(_INSERT, merged.inserts)
+    connection.executemany(_UPDATE, merged.updates)
+    connection.executemany(_COMPLETE, merged.completions)
+    connection.executemany("UPDATE message_logs SET attempts = ? WHERE id = ?", merged.attempts)
+    connection.executemany("DELETE FROM dead_letters WHERE job_id = ?", merged.settled)
+    connection.executemany(_LETTER, merged.letters)
+    connection.executemany(_CREATED, _bounds(merged.created))
+
+
+def _bounds(created: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Return of each minute the first and the last job written: their ids bound those between."""
+    first: dict[int, str] = {}
+    last: dict[int, str] = {}
+    for minute, job_id in created:
+        first.setdefault(minute, job_id)
+        last[minute] = job_id
+    yield from first.items()
+    yield from last.items()
+
+
+def _write_tally(connection: sqlite3.Connection, tally: Tally) -> None:
+    connection.executemany(_ADD_ROWS, ((*key, n) for key, n in tally.rows.items() if n))
+    connection.executemany(_ADD_TOTALS, ((*key, n) for key, n in tally.totals.items()))
+    connection.executemany(_ADD_BLASTS, ((*key, n) for key, n in tally.blasts.items() if n))
+    connection.executemany(_MINUTE, ((*key, *counts) for key, counts in tally.minutes.items()))
+
+
+def _write_requests(connection: sqlite3.Connection, requests: Iterable[ApiRequest]) -> None:
+    for one in requests:
+        connection.execute(
+            _REQUEST,
+            (one.endpoint, one.method, one.ip_address, one.body, one.status, one.duration_ms, one.error or None,
+             rfc3339(one.at_ms), one.request_id, one.api_key),
+        )  # fmt: skip
+        client, server = 400 <= one.status < 500, one.status >= 500
+        connection.execute(_API_MINUTE, (one.at_ms // 60_000, client, server, one.duration_ms, one.duration_ms))
+
+
+def _write_system(connection: sqlite3.Connection, events: Iterable[SystemEvent]) -> None:
+    rows: list[tuple[Any, ...]] = [
+        (one.level, one.message, _metadata(one), rfc3339(one.at_ms), one.service) for one in events
+    ]
+    connection.executemany(_SYSTEM, rows)
+
+
+def _metadata(event: SystemEvent) -> str | None:
+    return orjson.dumps(event.metadata, default=str).decode() if event.metadata else None
