@@ -6,8 +6,6 @@ import asyncio
 import os
 import socket
 
-from redis.asyncio import Redis
-
 from services.logger.app import Logger, build_app
 from services.logger.blast_views import Pace
 from services.logger.metrics import LoggerMetrics
@@ -43,17 +41,16 @@ async def main(stop: Stop) -> None:
     configure_logging("logger", settings.common)
     store = Store(settings.database, settings.readers)
     await store.open()
-    redis = connect(settings.common.redis_url)
     try:
-        await _serve(settings, store, redis, stop)
+        await _serve(settings, store, stop)
     finally:
-        await redis.aclose()
         await store.close()
 
 
-async def _serve(settings: LoggerSettings, store: Store, redis: Redis, stop: Stop) -> None:
+async def _serve(settings: LoggerSettings, store: Store, stop: Stop) -> None:
     name = boot_name("logger", socket.gethostname())
     health, pace, clock = Health("logger"), Pace(), SystemClock()
+    redis = connect(settings.common.redis_url)
     blasts = BlastStore(redis, name)
     outbox = Outbox(store, Producer(redis, name), blasts)
     # reading blocks, so it has a connection of its own
@@ -77,4 +74,5 @@ async def _serve(settings: LoggerSettings, store: Store, redis: Redis, stop: Sto
             tasks.create_task(watch.run(stop))
             tasks.create_task(Upkeep(store).run(stop))
     await reading.aclose()
+    await redis.aclose()
     log.info("logger stopped")
