@@ -45,7 +45,7 @@ class System:
     def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
         self.port = free_base()
         self.data = folder / "data"
-        self._env = {**_clean_environment(), **(env or {})}
+        self._env = {**clean_environment(), **(env or {})}
         self._output = folder / "output.txt"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -133,6 +133,6 @@ class System:
             return found
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment without settings of whoever runs the tests."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}

@@ -11,8 +11,12 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import MakeSystem
-from tests.e2e.system import KURIR, System, free_base
-from tests.servers import RedisServer
+from tests.e2e.system import KURIR, System, clean_environment
+from tests.servers import wait_for
+
+_TOO_OLD = """#!/bin/sh
+echo "Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64 build=0"
+"""
 
 
 def _refused(system: System, *options: str) -> str:
@@ -25,10 +29,23 @@ def _refused(system: System, *options: str) -> str:
     return lines[0]
 
 
-def test_ctrl_c_stops_everything_within_ten_seconds(make_system: MakeSystem) -> None:
-    """The exit code is 0, no child is left, and the ports are free again."""
+async def test_one_life_of_a_system(make_system: MakeSystem) -> None:
+    """It says where to look and what is sandboxed, restarts a child that is killed, and Ctrl-C ends all within 10 s.
+
+    After that the exit code is 0 and no child is left.
+    """
     system = make_system()
     system.up()
+    assert f"http://127.0.0.1:{system.port}/docs" in system.output()
+    assert "SANDBOX: email and whatsapp messages are NOT delivered" in system.output()
+    assert system.get("/health")["status"] == "ok"
+
+    child = system.child("logger")
+    assert child is not None
+    child.kill()
+    await wait_for(lambda: (found := system.child("logger")) is not None and found.pid != child.pid, 20)
+    assert "logger was ended by SIGKILL; starting it again" in system.output()
+
     children = system.children()
     assert len(children) == 6
     assert system.interrupt() < 10
@@ -36,31 +53,48 @@ def test_ctrl_c_stops_everything_within_ten_seconds(make_system: MakeSystem) -> 
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 
 
-def test_up_says_where_to_look_and_what_is_sandboxed(make_system: MakeSystem) -> None:
-    """The URL to open, and loudly that nothing is delivered."""
+def test_taken_port_is_one_line(make_system: MakeSystem) -> None:
+    """The port that is taken is named, with what needs it."""
     system = make_system()
-    system.up()
-    assert f"http://127.0.0.1:{system.port}/docs" in system.output()
-    assert "SANDBOX: email and whatsapp messages are NOT delivered" in system.output()
-    assert system.get("/health")["status"] == "ok"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", system.port + 30))
+        other.listen()
+        line = _refused(system)
+    assert f"{system.port + 30} (logger)" in line
 
 
-def test_a_child_that_is_killed_comes_back(make_system: MakeSystem) -> None:
-    """The terminal says which child died, and the service answers again."""
+def test_data_folder_in_use_is_one_line(make_system: MakeSystem, tmp_path: Path) -> None:
+    """A folder that cannot be a data folder is refused at once."""
     system = make_system()
-    system.up()
-    child = system.child("logger")
-    assert child is not None
-    child.kill()
-    child.wait(10)
-    _wait_until(lambda: (found := system.child("logger")) is not None and found.pid != child.pid)
-    assert "logger was ended by SIGKILL; starting it again" in system.output()
+    (tmp_path / "system" / "data").write_text("a file where a folder should be")
+    assert "cannot write the data folder" in _refused(system)
 
 
-def _wait_until(true: object) -> None:
-    import time
+def test_redis_that_is_too_old_is_one_line(tmp_path: Path) -> None:
+    """A server older than the baseline is refused by name and version, with what is needed."""
+    old = tmp_path / "redis-server"
+    old.write_text(_TOO_OLD)
+    old.chmod(0o755)
+    words = (
+        "import sys; from pathlib import Path; from services.cli.embedded import find_server;"
+        "find_server(which=lambda name: sys.argv[1], bundled=Path(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [str(KURIR.with_name("python")), "-c", words, str(old)],
+        env=clean_environment(), capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert "Redis 6.0.16" in done.stderr
+    assert "at least Redis 7.0.5 or Valkey 8.0.0 is needed" in done.stderr
 
-    deadline = time.monotonic() + 20
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+
+def test_no_sandbox_without_a_provider_is_one_line(make_system: MakeSystem) -> None:
+    """`--no-sandbox` with nothing configured says what to set."""
+    assert "KURIR_SMTP_URL" in _refused(make_system(), "--no-sandbox")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_rights_is_one_line(make_system: MakeSystem, tmp_path: Path) -> None:
+    """A data folder that may not be written is named with the reason."""
+    system = make_system()
+    (tmp_path / "system").chmod(0o555)
+    assert "Permission denied" in _refused(system)

@@ -1,0 +1,44 @@
+"""Acts: the faults as a scenario commits them, each telling the oracle what it may cost."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.faults.children import Child
+from tests.faults.oracle import Oracle
+from tests.faults.queue_view import Holding
+from tests.faults.world import World
+
+_QUIET_S = 0.05
+
+
+async def freeze(world: World, sender: Child) -> Holding:
+    """Freeze a sender and return what it holds, once what it had written to Redis has arrived there."""
+    sender.freeze()
+    held = await world.queue.holding(sender.pid)
+    while True:
+        await asyncio.sleep(_QUIET_S)
+        again = await world.queue.holding(sender.pid)
+        if again == held:
+            return held
+        held = again
+
+
+async def kill(world: World, sender: Child, oracle: Oracle) -> Holding:
+    """Kill a sender (SIGKILL); what it has in mid-send may be sent once more."""
+    held = await freeze(world, sender)
+    oracle.allow(held.in_flight)
+    sender.kill()
+    return held
+
+
+async def kill_holding(world: World, sender: Child, *, buffered: bool, in_flight: bool, timeout_s: float) -> Holding:
+    """Kill a sender at a moment when it holds just such jobs; frozen, it can be looked at without haste."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            held = await freeze(world, sender)
+            if bool(held.buffered) == buffered and bool(held.in_flight) == in_flight:
+                sender.kill()
+                return held
+            sender.thaw()
+            await asyncio.sleep(_QUIET_S)

@@ -1,0 +1,96 @@
+"""Children: the processes of a system, each started, frozen and killed by the test itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+_END_TIMEOUT_S = 30.0
+
+
+class Child:
+    """One process of a system under test; its output is kept for the failure message."""
+
+    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self.env = dict(env)
+        self.lives = 0
+        self._command = list(command)
+        self._folder = folder
+        self._output = folder / f"{name}.out"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process is not None, f"{self.name} is not running"
+        return self._process.pid
+
+    @property
+    def process(self) -> psutil.Process:
+        """The process as the kernel sees it."""
+        return psutil.Process(self.pid)
+
+    def runs(self) -> bool:
+        """Say whether it runs (a frozen one does)."""
+        return self._process is not None and self._process.poll() is None
+
+    def exit_code(self) -> int | None:
+        """Return the code it ended with, None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    def start(self) -> None:
+        """Start it without waiting for anything."""
+        assert not self.runs(), f"{self.name} runs already"
+        self.lives += 1
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, env=self.env, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=self._folder
+            )
+
+    def kill(self) -> None:
+        """End it with SIGKILL, frozen or not."""
+        if self._process is not None and self.runs():
+            self._process.kill()
+            self._process.wait(_END_TIMEOUT_S)
+
+    def freeze(self) -> None:
+        """Stop it in its tracks (SIGSTOP); returns once the kernel says that it stands still."""
+        os.kill(self.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 5
+        while self.process.status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline, f"{self.name} does not stop"
+            time.sleep(0.001)
+
+    def thaw(self) -> None:
+        """Let a frozen process go on (SIGCONT)."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    async def stop(self, timeout_s: float = _END_TIMEOUT_S) -> int:
+        """Ask it to stop (SIGTERM) and return its exit code."""
+        assert self._process is not None
+        if self.runs():
+            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(signal.SIGCONT)
+        return await asyncio.to_thread(self._process.wait, timeout_s)
+
+    def limit_files(self, most_bytes: int | None) -> None:
+        """Let it write no file beyond so many bytes, as if the disk were full; None lifts the limit.
+
+        The limit (RLIMIT_FSIZE) holds for root too, needs no mount, and can be changed while the process runs.
+        """
+        _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        soft = hard if most_bytes is None else most_bytes
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (soft, hard))
+
+    def output(self) -> str:
+        """Return the end of what it wrote to its terminal."""
+        return self._output.read_text(errors="replace")[-3000:] if self._output.exists() else ""

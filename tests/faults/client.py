@@ -1,0 +1,162 @@
+"""The client: posts blasts as a careful user does, and remembers what it was promised.
+
+Every POST bears an Idempotency-Key and is repeated until it is answered, so a killed ingest or a Redis that is away
+costs time and nothing else. A blast is `accepted` once it was answered with 2xx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from shared.jobs import TERMINAL
+
+TEMPLATE = "invoice_reminder"
+_PAGE = 1000
+_RETRY_S = 0.1
+_ADDRESS_FIELD = {"email": "email", "whatsapp": "phone"}
+_AGAIN = frozenset({409, 429, 500, 502, 503, 504})
+_phones = iter(range(81_200_000_000, 81_299_999_999))
+
+
+@dataclass
+class Posted:
+    """A blast that was posted: what was asked for, and what the answer promised."""
+
+    key: str
+    channels: list[str]
+    recipients: list[dict[str, Any]]
+    blast_id: str = ""
+    total: int = 0
+    answers: list[int] = field(default_factory=list)
+    cancelled_at: float = 0.0
+
+    @property
+    def job_ids(self) -> set[str]:
+        """Every job that the answer promised; ids are deterministic."""
+        return {
+            f"{self.blast_id}:{index}:{channel}" for index in range(len(self.recipients)) for channel in self.channels
+        }
+
+    def job_of(self, channel: str, address: str) -> str | None:
+        """Return the job that goes to an address."""
+        name = _ADDRESS_FIELD[channel]
+        for index, recipient in enumerate(self.recipients):
+            if recipient.get(name) == address:
+                return f"{self.blast_id}:{index}:{channel}"
+        return None
+
+
+def people(count: int, label: str, *, simulate: str = "") -> list[dict[str, Any]]:
+    """Make recipients with addresses that nobody else has; `simulate` is the local part the sandbox acts on."""
+    tag = secrets.token_hex(3)
+    return [
+        {
+            "name": f"{label} {index}",
+            "email": f"{simulate}+{tag}{index}@example.com" if simulate else f"{label}.{tag}.{index}@example.com",
+            "phone": f"+62{next(_phones)}",
+            "variables": {"order_number": f"INV-{index}", "amount": 1000, "due_date": "2026-02-01"},
+        }
+        for index in range(count)
+    ]
+
+
+class Client:
+    """Calls ingest at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.posted: list[Posted] = []
+        # a connection for each call: a restarted service must not be met on a dead one
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(force_close=True, limit=0), timeout=aiohttp.ClientTimeout(total=60)
+        )
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        await self._http.close()
+
+    async def post(
+        self,
+        recipients: list[dict[str, Any]],
+        channels: tuple[str, ...] = ("email",),
+        *,
+        patience_s: float = 60.0,
+        **fields: Any,
+    ) -> Posted:
+        """Post a blast until it is accepted; every answer's status is kept."""
+        body = {"recipients": recipients, "channels": list(channels), "templateId": TEMPLATE, **fields}
+        posted = Posted(secrets.token_hex(12), list(channels), recipients)
+        self.posted.append(posted)
+        deadline = time.monotonic() + patience_s
+        while not posted.blast_id:
+            status, answer = await self.call("POST", "/api/v1/messages/blast", json=body, key=posted.key)
+            posted.answers.append(status)
+            if status == 202:
+                posted.blast_id, posted.total = answer["blastId"], answer["totalMessages"]
+                break
+            assert status in {0, *_AGAIN}, f"{status}: {answer}"
+            assert time.monotonic() < deadline, f"not accepted within {patience_s} s: {status}: {answer}"
+            await asyncio.sleep(_RETRY_S)
+        return posted
+
+    async def call(self, method: str, path: str, *, key: str = "", **request: Any) -> tuple[int, dict[str, Any]]:
+        """Make one call; status 0 where there was no answer."""
+        headers = {"Idempotency-Key": key} if key else {}
+        try:
+            async with self._http.request(method, self.url + path, headers=headers, **request) as response:
+                answer: dict[str, Any] = await response.json()
+                return response.status, answer
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            return 0, {"message": f"{type(error).__name__}: {error}"}
+
+    async def get(self, path: str, patience_s: float = 30.0) -> dict[str, Any]:
+        """GET until it is answered with 200."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            status, answer = await self.call("GET", path)
+            if status == 200:
+                return answer
+            assert time.monotonic() < deadline, f"GET {path}: {status}: {answer}"
+            await asyncio.sleep(_RETRY_S)
+
+    async def blast(self, blast_id: str) -> dict[str, Any]:
+        """Return a blast as it stands."""
+        answer: dict[str, Any] = (await self.get(f"/api/v1/blasts/{blast_id}"))["blast"]
+        return answer
+
+    async def rows(self, blast_id: str) -> list[dict[str, Any]]:
+        """Return every message row of a blast."""
+        rows: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            query = f"blast={blast_id}&limit={_PAGE}" + (f"&cursor={cursor}" if cursor else "")
+            answer = await self.get(f"/api/v1/logs/messages?{query}")
+            rows += answer["logs"]
+            cursor = answer["nextCursor"] or ""
+            if not cursor:
+                return rows
+
+    async def ended(self, posted: Posted, timeout_s: float) -> bool:
+        """Wait until every job of a blast is terminal in the log; False where time is up."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            rows = await self.rows(posted.blast_id) if await self._seems_ended(posted) else []
+            if len(rows) >= posted.total and all(row["status"] in TERMINAL for row in rows):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.1)
+
+    async def _seems_ended(self, posted: Posted) -> bool:
+        status, answer = await self.call("GET", f"/api/v1/blasts/{posted.blast_id}")
+        if status != 200:
+            return False
+        channels = answer["blast"]["channels"].values()
+        done = sum(channel["counts"].get(name, 0) for channel in channels for name in TERMINAL)
+        return bool(done >= posted.total)

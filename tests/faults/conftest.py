@@ -1,0 +1,75 @@
+"""What the fault tests share: the form of the run, the checks that are counted, and the table at the end."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.checks import GUARANTEES, Checks
+from tests.faults.form import Form
+from tests.faults.oracle import Oracle
+from tests.faults.world import World
+
+_SHORT_SCALE = 0.25
+_SHORT_MIX_S = 45.0
+_PROPERTY = "guarantees"
+
+
+def _seed() -> int:
+    return int(os.environ.get("KURIR_SEED") or random.randrange(1_000_000))
+
+
+_SEED = _seed()
+_SOAK_MINUTES = float(os.environ.get("KURIR_SOAK_MINUTES") or 30)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(Form("short", _SHORT_SCALE, _SEED, _SHORT_MIX_S), id="short"),
+        pytest.param(Form("soak", 1.0, _SEED, _SOAK_MINUTES * 60), id="soak", marks=pytest.mark.soak),
+    ],
+)
+def form(request: pytest.FixtureRequest) -> Form:
+    """The form of this run: short by default, at full length under the marker `soak`."""
+    found: Form = request.param
+    return found
+
+
+@pytest.fixture
+def checks(request: pytest.FixtureRequest) -> Iterator[Checks]:
+    """Counts the checks of a test; the test fails at its end if any guarantee was violated."""
+    found = Checks()
+    yield found
+    request.node.user_properties.append((_PROPERTY, found.summary()))
+    if found.violations:
+        pytest.fail(found.words())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print for every guarantee how often it was checked and how often it was violated."""
+    done: Counter[str] = Counter()
+    bad: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "teardown":
+                for name, found in report.user_properties:
+                    if name == _PROPERTY:
+                        done.update({guarantee: pair[0] for guarantee, pair in found.items()})
+                        bad.update({guarantee: pair[1] for guarantee, pair in found.items()})
+    if not done:
+        return
+    terminalreporter.section(f"guarantees, seed {_SEED}")
+    terminalreporter.write_line(f"{'guarantee':<10}{'checks':>12}{'violations':>12}")
+    for guarantee in GUARANTEES:
+        terminalreporter.write_line(f"{guarantee:<10}{done[guarantee]:>12}{bad[guarantee]:>12}")
+
+
+@pytest.fixture
+def oracle(world: World, checks: Checks) -> Oracle:
+    """The judge of the module's world, for one test."""
+    return Oracle(world, checks)

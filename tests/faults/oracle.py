@@ -1,0 +1,150 @@
+"""The oracle: holds what ingest promised, what the provider took and what the log says against each other.
+
+It knows nothing of how Kurir works inside. A scenario tells it which jobs may be delivered once more than once
+(those a victim had in mid-send), and it counts every job of every guarantee.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.jobs import TERMINAL
+from tests.faults.checks import Checks
+from tests.faults.client import Posted
+from tests.faults.deliveries import Delivery
+from tests.faults.world import World
+
+_UNSENT = frozenset({"cancelled", "expired", "suppressed"})
+_MAYBE_DELIVERED = frozenset({"uncertain", "poison"})
+_SETTLE_S = 30.0
+_POLL_S = 0.05
+
+
+@dataclass
+class Oracle:
+    """Judges a world; `allowed` counts the further deliveries that G2 grants, by job."""
+
+    world: World
+    checks: Checks
+    allowed: Counter[str] = field(default_factory=Counter)
+
+    def allow(self, jobs: Iterable[str]) -> None:
+        """Grant each of these jobs one more delivery: its sender was lost, or its answer, in mid-send."""
+        self.allowed.update(jobs)
+
+    async def audit(self, blasts: Sequence[Posted], timeout_s: float) -> None:
+        """Wait until the blasts have ended, then check G1 to G5 on every job of theirs."""
+        for posted in blasts:
+            ended = await self.world.client.ended(posted, timeout_s)
+            said = "" if ended else str(await self._where_it_stands(posted))
+            self.checks.that("G1", ended, f"blast {posted.blast_id} has not ended within {timeout_s:g} s: {said}")
+        delivered = self.world.deliveries.by_job()
+        for posted in blasts:
+            rows = await self.world.client.rows(posted.blast_id)
+            self._check_rows(posted, rows)
+            self._check_deliveries(rows, delivered)
+            await self._check_counts(posted, rows)
+        await self.world.queue.check_balance(self.checks)
+
+    async def audit_database(self) -> None:
+        """G5: once all events are written, every tally equals the rows it counts."""
+        await self._all_written()
+        with closing(sqlite3.connect(f"file:{self.world.database}?mode=ro", uri=True)) as database:
+            for table, grouped in _TALLIES.items():
+                kept = _counts(database, f"SELECT {grouped}, n FROM {table}")
+                real = _counts(database, f"SELECT {grouped}, COUNT(*) FROM message_logs GROUP BY {grouped}")
+                self.checks.that("G5", kept == real, f"{table} {kept} != rows {real}")
+            integrity = database.execute("PRAGMA integrity_check").fetchone()[0]
+        self.checks.that("G5", integrity == "ok", f"the database is damaged: {integrity}")
+
+    async def audit_leftovers(self) -> None:
+        """G7: nothing is pending, and the only consumers are those of senders that live."""
+        living = [f"-{child.pid}-" for child in self.world.senders if child.runs()]
+        consumers: Counter[str] = Counter()
+
+        async def is_clean() -> bool:
+            nonlocal consumers
+            consumers = await self.world.queue.consumers()
+            strangers = [name for name in consumers if ":" in name and not any(pid in name for pid in living)]
+            return not strangers and not any(consumers.values())
+
+        clean = await self.within(is_clean, self.world.form.dead_sender_s + 5)
+        self.checks.that("G7", clean, f"consumers left behind: {dict(consumers)}")
+
+    async def _all_written(self) -> None:
+        async def is_written() -> bool:
+            return await self.world.queue.unread_events() == 0
+
+        written = await self.within(is_written, _SETTLE_S)
+        self.checks.that("G7", written, "the logger has not caught up")
+
+    async def within(self, predicate: Callable[[], bool | Awaitable[bool]], timeout_s: float) -> bool:
+        """Say whether a condition comes true in time."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            answer = predicate()
+            if answer if isinstance(answer, bool) else await answer:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(_POLL_S)
+
+    async def _where_it_stands(self, posted: Posted) -> dict[str, Any]:
+        _, answer = await self.world.client.call("GET", f"/api/v1/blasts/{posted.blast_id}")
+        rows = Counter(row["status"] for row in await self.world.client.rows(posted.blast_id))
+        return {"blast": answer, "rows": dict(rows), "stats": await self.world.queue.stats()}
+
+    def _check_rows(self, posted: Posted, rows: Sequence[dict[str, Any]]) -> None:
+        seen = Counter(row["job_id"] for row in rows)
+        missing = posted.job_ids - set(seen)
+        unended = [f"{row['job_id']} {row['status']}" for row in rows if row["status"] not in TERMINAL]
+        doubled = [job for job, times in seen.items() if times > 1]
+        strange = set(seen) - posted.job_ids
+        self.checks.none("G1", missing, posted.total, "accepted jobs without a row")
+        self.checks.none("G1", unended, len(rows), "jobs without an end")
+        self.checks.none("G5", [*doubled, *strange], len(rows), "rows that are doubled or nobody's")
+
+    def _check_deliveries(self, rows: Sequence[dict[str, Any]], delivered: dict[str, list[Delivery]]) -> None:
+        lost, wrong, begun, doubled, renamed = [], [], [], [], []
+        for row in rows:
+            job_id, status = row["job_id"], row["status"]
+            taken = delivered.get(job_id, [])
+            if status == "sent" and not taken:
+                lost.append(job_id)
+            if status == "failed" and taken and row["error_class"] not in _MAYBE_DELIVERED:
+                wrong.append(f"{job_id} {row['error_class']}: {row['error_message']}")
+            if status in _UNSENT and taken and not self.allowed[job_id]:
+                begun.append(f"{job_id} {status}")
+            if len(taken) > 1 + self.allowed[job_id]:
+                doubled.append(f"{job_id} × {len(taken)}, {self.allowed[job_id]} more allowed")
+            if len({one.message_id for one in taken}) > 1:
+                renamed.append(job_id)
+        self.checks.none("G1", lost, len(rows), "jobs said to be sent that no provider took")
+        self.checks.none("G1", wrong, len(rows), "jobs said to have failed that the provider took")
+        self.checks.none("G2", doubled, len(rows), "jobs delivered more often than they may")
+        self.checks.none("G2", renamed, len(rows), "jobs delivered under two Message-IDs")
+        self.checks.none("G3", begun, len(rows), "jobs sent after their end")
+
+    async def _check_counts(self, posted: Posted, rows: Sequence[dict[str, Any]]) -> None:
+        """The blast's own counts, kept in Redis, add up to its total and say what the log says."""
+        blast = await self.world.client.blast(posted.blast_id)
+        for channel in posted.channels:
+            counts = {name: n for name, n in blast["channels"][channel]["counts"].items() if n}
+            logged = dict(Counter(row["status"] for row in rows if row["channel"] == channel))
+            total = len(posted.recipients)
+            self.checks.that("G4", sum(counts.values()) == total, f"{counts} does not add up to {total}")
+            self.checks.that("G5", counts == logged, f"the queue says {counts}, the log {logged}")
+
+
+_TALLIES = {"message_counts": "channel, status", "blast_counts": "blast_id, channel, status"}
+
+
+def _counts(database: sqlite3.Connection, query: str) -> dict[tuple[str, ...], int]:
+    return {tuple(row[:-1]): row[-1] for row in database.execute(query) if row[-1]}

@@ -1,0 +1,257 @@
+"""Proxies: between a service and Redis, and between a sender and its mail server, to break what passes.
+
+They run in the test's event loop and hand bytes on as they come. A break is armed for a time or for a number of
+times; what was broken is counted, so that a test can tell that its fault took place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from shared.queue.scripts import load_script
+
+_CHUNK = 65536
+_RECIPIENT = re.compile(rb"RCPT TO:\s*<([^>]*)>", re.IGNORECASE)
+
+
+class Pair:
+    """One client's connection and its other half to the server."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.client = client
+        self.server = server
+        self.answers_held = False
+        self.in_data = False
+        self.tail = b""
+        self.recipients: list[str] = []
+        self.losing = False
+        self.held = False
+
+    def cut(self) -> None:
+        """Reset both halves."""
+        for writer in (self.client, self.server):
+            writer.transport.abort()
+
+
+class Proxy:
+    """Hands bytes on between clients and one server on loopback; subclasses look into them."""
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self.port = 0
+        self.open = asyncio.Event()
+        self.open.set()
+        self.refusing = False
+        self.pairs: set[Pair] = set()
+        self.broken: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen on a free port."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        """Stop listening and cut what is connected."""
+        assert self._server is not None
+        self._server.close()
+        self.open.set()
+        self.cut_all()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def silence(self) -> None:
+        """Keep every connection open and hand nothing on."""
+        self.broken["silence"] += 1
+        self.open.clear()
+
+    def heal(self) -> None:
+        """Hand on everything again, what was kept back included."""
+        self.refusing = False
+        self.open.set()
+
+    def cut_all(self) -> None:
+        """Reset every connection; new ones are served."""
+        self.broken["reset"] += len(self.pairs)
+        for pair in list(self.pairs):
+            pair.cut()
+
+    def refuse(self) -> None:
+        """Reset every connection, and new ones as soon as they come."""
+        self.refusing = True
+        self.cut_all()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if self.refusing:
+            writer.transport.abort()
+            return
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        pair = Pair(writer, server_writer)
+        self.pairs.add(pair)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for pump in (self._to_server(pair, reader), self._to_client(pair, server_reader)):
+                    group.create_task(self._until_closed(pair, pump))
+        finally:
+            self.pairs.discard(pair)
+            pair.cut()
+
+    async def _until_closed(self, pair: Pair, pump: Coroutine[Any, Any, None]) -> None:
+        """Run one direction; its end is the end of both."""
+        with contextlib.suppress(OSError):
+            await pump
+        pair.cut()
+
+    async def _to_server(self, pair: Pair, reader: asyncio.StreamReader) -> None:
+        while data := await reader.read(_CHUNK):
+            await self.open.wait()
+            passed = await self.from_client(pair, data)
+            if passed:
+                pair.server.write(passed)
+                await pair.server.drain()
+
+    async def _to_client(self, pair: Pair, reader: asyncio.StreamReader) -> None:
+        while data := await reader.read(_CHUNK):
+            await self.open.wait()
+            passed = await self.from_server(pair, data)
+            if passed:
+                pair.client.write(passed)
+                await pair.client.drain()
+
+    async def from_client(self, _pair: Pair, data: bytes) -> bytes:
+        """Return what of the client's bytes is to be handed on."""
+        return data
+
+    async def from_server(self, _pair: Pair, data: bytes) -> bytes:
+        """Return what of the server's bytes is to be handed on."""
+        return data
+
+
+class RedisProxy(Proxy):
+    """Between a service and Redis: can lose the reply to a script that ran, or keep a script from running."""
+
+    def __init__(self, target_port: int) -> None:
+        super().__init__(target_port)
+        self._lose: Counter[bytes] = Counter()
+        self._names: dict[bytes, str] = {}
+        self._hold: dict[bytes, int] = {}
+
+    def lose_reply(self, script: str, times: int = 1) -> None:
+        """Let the script run, then reset the connection in place of its reply; so many times."""
+        self._lose[self._digest(script)] += times
+
+    def hold(self, script: str, after: int = 0) -> None:
+        """Keep calls of the script from the server once `after` have passed; their connections fall silent."""
+        self._hold[self._digest(script)] = after
+
+    def release(self, script: str) -> None:
+        """Hold no further calls; those held are lost with their connections."""
+        self._hold.pop(self._digest(script), None)
+
+    def _digest(self, script: str) -> bytes:
+        digest = load_script(script).digest.encode()
+        self._names[digest] = script
+        return digest
+
+    async def from_client(self, pair: Pair, data: bytes) -> bytes:
+        """Look for armed scripts by their digests; a pool's connection carries one call at a time."""
+        for digest, passing in self._hold.items():
+            if digest in data and passing > 0:
+                self._hold[digest] -= 1
+            elif digest in data:
+                self.broken[f"held {self._names[digest]}"] += 1
+                pair.held = True
+        if pair.held:
+            return b""
+        for digest, times in self._lose.items():
+            if times > 0 and digest in data:
+                self._lose[digest] -= 1
+                self.broken[f"lost reply of {self._names[digest]}"] += 1
+                pair.losing = True
+        return data
+
+    async def from_server(self, pair: Pair, data: bytes) -> bytes:
+        """Lose the first answer after an armed script."""
+        if pair.losing:
+            pair.cut()
+            return b""
+        return data
+
+
+class MailProxy(Proxy):
+    """Between a sender and its mail server: can hang in DATA or after it, jitter, and watch recipients."""
+
+    def __init__(self, target_port: int) -> None:
+        super().__init__(target_port)
+        self.hang_in_data = False
+        self.hang_after_data = 0
+        self.jitter_s = 0.0
+        self.lost_answers: Counter[str] = Counter()
+        self.on_recipient: Callable[[str], Awaitable[None]] | None = None
+
+    def heal(self) -> None:
+        """Stop breaking; connections that hang are reset."""
+        super().heal()
+        self.hang_in_data, self.hang_after_data, self.jitter_s = False, 0, 0.0
+        for pair in list(self.pairs):
+            if pair.answers_held:
+                pair.cut()
+
+    async def from_client(self, pair: Pair, data: bytes) -> bytes:
+        """Follow the dialogue: recipients, and whether a message's content is under way."""
+        if pair.answers_held:
+            return b""
+        if pair.in_data:
+            return await self._content(pair, data)
+        if self.jitter_s:
+            await asyncio.sleep(random.uniform(0, self.jitter_s))
+        await self._note_recipients(pair, data)
+        pair.in_data = (pair.tail + data).upper().endswith(b"DATA\r\n")
+        pair.tail = data[-8:]
+        return data
+
+    async def _content(self, pair: Pair, data: bytes) -> bytes:
+        if self.hang_in_data:
+            self.broken["hung in DATA"] += 1
+            pair.answers_held = True
+            return data[: len(data) // 2]
+        seen = pair.tail + data
+        pair.tail = data[-8:]
+        if b"\r\n.\r\n" in seen:
+            self._end_of_data(pair)
+            await self._note_recipients(pair, seen.rpartition(b"\r\n.\r\n")[2])
+        return data
+
+    async def from_server(self, pair: Pair, data: bytes) -> bytes:
+        """Keep answers back where they are to be lost."""
+        return b"" if pair.answers_held else data
+
+    def _end_of_data(self, pair: Pair) -> None:
+        pair.in_data = False
+        recipients, pair.recipients = pair.recipients, []
+        if self.hang_after_data > 0:
+            self.hang_after_data -= 1
+            self.broken["hung after DATA"] += 1
+            self.lost_answers.update(recipients)
+            pair.answers_held = True
+
+    async def _note_recipients(self, pair: Pair, data: bytes) -> None:
+        for match in _RECIPIENT.findall(data):
+            address = match.decode("utf-8", "replace")
+            pair.recipients.append(address)
+            if self.on_recipient is not None:
+                await self.on_recipient(address)

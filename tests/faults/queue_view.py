@@ -1,0 +1,126 @@
+"""A look into the queue from outside: who holds what, whether the counts add up, what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+from shared.errors import DecodeError, KurirError
+from shared.jobs import TERMINAL, unpack_job
+from shared.queue.connection import connect, translated
+from shared.queue.control import ChannelStats, Control
+from shared.queue.keys import ChannelKeys
+from tests.faults.checks import Checks
+
+_SAMPLE_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one sender holds at this moment, as job ids."""
+
+    buffered: frozenset[str]
+    in_flight: frozenset[str]
+
+
+class QueueView:
+    """Reads one channel's keys over a connection of its own, past every proxy."""
+
+    def __init__(self, url: str, channel: str = "email") -> None:
+        self.redis: Redis = connect(url)
+        self.keys = ChannelKeys(channel)
+        self.control = Control(self.redis, "fault-tests")
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        await self.redis.aclose()
+
+    async def stats(self) -> ChannelStats:
+        """Count what is where, in one script."""
+        return await self.control.channel_stats(self.keys.channel)
+
+    async def senders(self, host_pid: int) -> list[str]:
+        """Return the sender ids of a process; a name bears its pid."""
+        with translated("senders"):
+            raw: Any = await self.redis.hkeys(self.keys.key("senders"))
+        return [name.decode() for name in raw if f"-{host_pid}-" in name.decode()]
+
+    async def holding(self, pid: int) -> Holding:
+        """Return what the sender with this process id holds; stands still only if the sender does."""
+        found: dict[str, set[str]] = {"buf": set(), "tx": set()}
+        for stream in await self.streams():
+            for consumer, entry_id in await self._pending(stream):
+                kind = consumer.rpartition(":")[2]
+                if f"-{pid}-" in consumer and kind in found:
+                    found[kind].add(await self._job_id(stream, entry_id))
+        return Holding(frozenset(found["buf"]), frozenset(found["tx"]))
+
+    async def streams(self) -> list[str]:
+        """Return every job stream of the channel that exists."""
+        with translated("streams"):
+            blasts: Any = await self.redis.smembers(self.keys.key("streams"))
+            names = [self.keys.lane(lane) for lane in ("high", "normal", "due")]
+            names += [self.keys.bulk(blast.decode()) for blast in blasts]
+            return [name for name in names if await self.redis.exists(name)]
+
+    async def consumers(self) -> Counter[str]:
+        """Return all consumers of the channel with the number of their pending entries."""
+        found: Counter[str] = Counter()
+        for stream in await self.streams():
+            rows: Any = await self.redis.xinfo_consumers(stream, "senders")
+            for row in rows:
+                found[row["name"].decode()] += int(row["pending"])
+        return found
+
+    async def unread_events(self) -> int:
+        """Return how many events the logger has not written yet, on both streams."""
+        with translated("events"):
+            own = await self.redis.xlen(self.keys.events)
+            return int(own + await self.redis.xlen("gateway:events"))
+
+    async def check_balance(self, checks: Checks) -> None:
+        """G4: enqueued = ended + what is still in Redis, read in one step."""
+        stats = await self.stats()
+        ended = sum(stats.counters[name] for name in TERMINAL)
+        inside = stats.waiting + stats.active + stats.delayed + stats.scheduled
+        enqueued = stats.counters["enqueued"]
+        checks.that(
+            "G4", enqueued == ended + inside, f"enqueued {enqueued} != ended {ended} + inside {inside}: {stats}"
+        )
+
+    @asynccontextmanager
+    async def watching(self, checks: Checks) -> AsyncIterator[None]:
+        """Check the balance every quarter of a second while the block runs."""
+        task = asyncio.create_task(self._watch(checks))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch(self, checks: Checks) -> None:
+        while True:
+            # while Redis is away nothing can be read, and nothing moves
+            with suppress(KurirError):
+                await self.check_balance(checks)
+            await asyncio.sleep(_SAMPLE_S)
+
+    async def _pending(self, stream: str) -> list[tuple[str, str]]:
+        reader: Any = self.redis
+        with translated("pending"):
+            rows = await reader.xpending_range(stream, "senders", "-", "+", 100_000)
+        return [(row["consumer"].decode(), row["message_id"].decode()) for row in rows]
+
+    async def _job_id(self, stream: str, entry_id: str) -> str:
+        with translated("entry"):
+            rows: Any = await self.redis.xrange(stream, entry_id, entry_id)
+        try:
+            return unpack_job(rows[0][1][b"d"]).job_id if rows else ""
+        except DecodeError:
+            return ""

@@ -1,0 +1,62 @@
+"""Ingest killed in mid-blast, and the client that asks again with the same key.
+
+Attacked: G1 (what was accepted is there), G2 (nothing is queued twice), G4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.faults.checks import Checks
+from tests.faults.client import people
+from tests.faults.form import Form
+from tests.faults.oracle import Oracle
+from tests.faults.world import Design, World, running
+from tests.servers import wait_for
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+_PATIENCE_S = 60.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(form: Form) -> AsyncIterator[World]:
+    """One sender; ingest reaches Redis through a proxy."""
+    async with running(form, Design(proxied=frozenset({"ingest"}))) as world:
+        yield world
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3])
+async def test_kill_in_mid_blast(world: World, oracle: Oracle, checks: Checks, chunks: int) -> None:
+    """G1, G2, G4: killed after so many chunks of six; the client repeats its request, and each job exists once."""
+    proxy = world.redis_proxies["ingest"]
+    already = proxy.broken["held enqueue"]
+    proxy.hold("enqueue", after=chunks)
+    async with world.queue.watching(checks):
+        posting = asyncio.create_task(world.client.post(people(3000, f"midblast{chunks}"), patience_s=_PATIENCE_S))
+        await wait_for(lambda: proxy.broken["held enqueue"] > already, _PATIENCE_S, "a chunk to be kept back")
+        world.children["ingest"].kill()
+        proxy.release("enqueue")
+        world.children["ingest"].start()
+        posted = await posting
+        checks.that("G1", posted.total == 3000, f"{posted.total} jobs were accepted, not 3000")
+        await oracle.audit([posted], _PATIENCE_S)
+
+
+async def test_kill_before_the_answer(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G2: all is queued, the answer is not out: the repeated request names the same blast and adds nothing."""
+    for number in range(3):
+        proxy = world.redis_proxies["ingest"]
+        seen = proxy.broken["lost reply of enqueue"]
+        proxy.lose_reply("enqueue")
+        posting = asyncio.create_task(world.client.post(people(200, f"unanswered{number}"), patience_s=_PATIENCE_S))
+        await wait_for(lambda: proxy.broken["lost reply of enqueue"] > seen, _PATIENCE_S, "the reply to be lost")  # noqa: B023 -- awaited in this turn
+        await world.queue.check_balance(checks)
+        world.children["ingest"].kill()
+        await world.restart("ingest")
+        await oracle.audit([await posting], _PATIENCE_S)
+    await oracle.audit_database()
+    await oracle.audit_leftovers()

@@ -1,0 +1,99 @@
+"""Senders that are killed: idle, with jobs only buffered, in mid-send, and after the provider's yes.
+
+Attacked: G1 (nothing lost), G2 (twice only what was in mid-send), G4, G7 (its jobs flow again in time).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from shared.settings import Rate
+from tests.faults.acts import kill, kill_holding
+from tests.faults.checks import Checks
+from tests.faults.client import people
+from tests.faults.form import Form
+from tests.faults.oracle import Oracle
+from tests.faults.world import Design, World, running
+from tests.servers import wait_for
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+_PATIENCE_S = 40.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(form: Form) -> AsyncIterator[World]:
+    """Two email senders, the first with proxies to Redis and to its mail server."""
+    design = Design(email_senders=2, mail_proxy=True, proxied=frozenset({"email_sender"}))
+    async with running(form, design) as world:
+        yield world
+
+
+async def test_kill_of_an_idle_sender(world: World, oracle: Oracle) -> None:
+    """G1, G2: a sender killed while it has nothing to do costs nothing, not even a duplicate."""
+    held = await kill(world, world.senders[0], oracle)
+    assert not held.buffered | held.in_flight
+    posted = await world.client.post(people(100, "idle"))
+    await oracle.audit([posted], _PATIENCE_S)
+    await world.restart("email_sender")
+
+
+async def test_kill_of_a_sender_with_buffered_jobs(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G2: jobs that were fetched and not begun are surely not sent, so none of them goes out twice."""
+    await world.queue.control.set_rate("email", Rate.parse("10/1s"))
+    posted = await world.client.post(people(60, "buffered"))
+    async with world.queue.watching(checks):
+        held = await kill_holding(world, world.senders[0], buffered=True, in_flight=False, timeout_s=_PATIENCE_S)
+        killed_at = time.monotonic()
+        await wait_for(lambda: _are_taken(world, held.buffered), _PATIENCE_S, "the buffered jobs to go out")
+        took_s = time.monotonic() - killed_at
+        checks.that("G7", took_s < world.form.dead_sender_s, f"a dead sender's buffer waited for {took_s:.1f} s")
+        await world.queue.control.set_rate("email", None)
+        await oracle.audit([posted], _PATIENCE_S)
+    await world.restart("email_sender")
+
+
+async def test_kill_of_a_sender_in_mid_data(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G2: a message whose content was cut off was not taken, so that all go out once, by the others."""
+    mail = world.mails["email_sender"]
+    mail.hang_in_data = True
+    posted = await world.client.post(people(100, "middata"))
+    async with world.queue.watching(checks):
+        await wait_for(lambda: mail.broken["hung in DATA"] > 0, _PATIENCE_S, "a send to hang in DATA")
+        held = await kill(world, world.senders[0], oracle)
+        assert held.in_flight
+        mail.heal()
+        killed_at = time.monotonic()
+        await wait_for(lambda: _are_taken(world, held.in_flight), _PATIENCE_S, "the jobs in mid-send to go out")
+        took_s = time.monotonic() - killed_at
+        checks.that("G7", took_s < world.form.dead_sender_s, f"a dead sender's jobs waited for {took_s:.1f} s")
+        oracle.allowed.clear()  # nothing of them had been taken
+        await oracle.audit([posted], _PATIENCE_S)
+    await world.restart("email_sender")
+
+
+async def test_kill_between_the_yes_and_the_finish(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G2: what the provider took and the queue never heard of is sent once more, and nothing else is."""
+    proxy = world.redis_proxies["email_sender"]
+    proxy.hold("settle")
+    posted = await world.client.post(people(100, "unfinished"))
+    async with world.queue.watching(checks):
+        await wait_for(lambda: proxy.broken["held settle"] > 0, _PATIENCE_S, "a finish to be kept back")
+        held = await kill(world, world.senders[0], oracle)
+        proxy.release("settle")
+        before = world.deliveries.by_job()
+        unheard = [job for job in held.in_flight if before.get(job)]
+        assert unheard, "nothing was taken by the provider before the kill"
+        await oracle.audit([posted], _PATIENCE_S)
+        after = world.deliveries.by_job()
+        checks.none("G2", [job for job in unheard if len(after[job]) != 2], len(unheard), "not sent just once more")
+    await world.restart("email_sender")
+    await oracle.audit_database()
+    await oracle.audit_leftovers()
+
+
+def _are_taken(world: World, jobs: frozenset[str]) -> bool:
+    return jobs <= set(world.deliveries.by_job())

@@ -1,0 +1,96 @@
+"""Replies that are lost after the command ran, connections that are reset, and a Redis that falls silent.
+
+Attacked: G1, G2 (no duplicate at all, but for what a sender cut off past its lease had in mid-send), G4, G5, G7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.faults.checks import Checks
+from tests.faults.client import people
+from tests.faults.form import Form
+from tests.faults.oracle import Oracle
+from tests.faults.world import Design, World, running
+from tests.servers import wait_for
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+_PATIENCE_S = 60.0
+_SERVICES = frozenset({"ingest", "email_sender", "email_sender-2", "logger"})
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(form: Form) -> AsyncIterator[World]:
+    """Two senders; every service reaches Redis through a proxy of its own."""
+    design = Design(email_senders=2, proxied=_SERVICES, env={"KURIR_SANDBOX_LATENCY_MS": "10"})
+    async with running(form, design) as world:
+        yield world
+
+
+@pytest.mark.parametrize("script", ["enqueue", "fetch", "begin", "settle", "heartbeat", "look"])
+async def test_reply_of_a_script_is_lost(world: World, oracle: Oracle, checks: Checks, script: str) -> None:
+    """G1, G2, G4: the script ran and nobody was told, five times over: repeated calls change nothing twice."""
+    service = "ingest" if script == "enqueue" else "email_sender"
+    proxy = world.redis_proxies[service]
+    proxy.lose_reply(script, 5)
+    async with world.queue.watching(checks):
+        posted = await world.client.post(people(1100 if script == "enqueue" else 300, f"lost-{script}"))
+        await oracle.audit([posted], _PATIENCE_S)
+    await wait_for(lambda: proxy.broken[f"lost reply of {script}"] == 5, _PATIENCE_S, "five replies to be lost")
+
+
+async def test_connections_are_reset_again_and_again(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G2, G4, G5: thirty resets of every service's connections in mid-work cost nothing."""
+    async with world.queue.watching(checks):
+        posting = asyncio.create_task(world.client.post(people(2000, "reset")))
+        for _ in range(30):
+            for proxy in world.redis_proxies.values():
+                proxy.cut_all()
+            await asyncio.sleep(0.1)
+        await oracle.audit([await posting], _PATIENCE_S)
+
+
+async def test_redis_falls_silent_for_one_sender(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G2, G7: a sender cut off past its lease begins nothing; the other takes over; only its mid-sends may double."""
+    proxy, sender = world.redis_proxies["email_sender"], world.children["email_sender"]
+    posted = await world.client.post(people(1500, "silent"))
+    async with world.queue.watching(checks):
+        await wait_for(lambda: world.deliveries.count() > 50, _PATIENCE_S, "the load to flow")
+        proxy.silence()
+        await asyncio.sleep(0.2)  # what had passed the proxy arrives
+        oracle.allow((await world.queue.holding(sender.pid)).in_flight)
+        missing: set[str] = set()
+
+        def all_taken() -> bool:
+            missing.clear()
+            missing.update(posted.job_ids - set(world.deliveries.by_job()))
+            return not missing
+
+        await wait_for(all_taken, world.form.dead_sender_s + _PATIENCE_S, "the other sender to take over")
+        proxy.heal()
+        await oracle.audit([posted], _PATIENCE_S)
+    await world.healthy("email_sender", world.form.flows_again_s)
+
+
+async def test_redis_falls_silent_for_everyone(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G4, G5, G7: half a minute in which no service hears of Redis; then all flows again, and nothing was lost."""
+    posted = await world.client.post(people(1000, "deaf"))
+    async with world.queue.watching(checks):
+        for proxy in world.redis_proxies.values():
+            proxy.silence()
+        for sender in world.senders:
+            oracle.allow((await world.queue.holding(sender.pid)).in_flight)
+        await asyncio.sleep(world.form.seconds(30))
+        for proxy in world.redis_proxies.values():
+            proxy.heal()
+        before = world.deliveries.count()
+        later = await world.client.post(people(100, "heard"), priority=0)
+        limit_s = world.form.flows_again_s
+        await wait_for(lambda: world.deliveries.count() > before, limit_s + _PATIENCE_S, "work to flow again")
+        await oracle.audit([posted, later], _PATIENCE_S)
+    await oracle.audit_database()
+    await oracle.audit_leftovers()

@@ -1,0 +1,144 @@
+"""Providers that are slow, hang after DATA, answer 421, 451 or 550, refuse connections, or break them off.
+
+Attacked: G1 (every job ends once), G2 (an answer that was lost costs one repetition at most), G3, G4, G7.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.faults.checks import Checks
+from tests.faults.client import Posted, people
+from tests.faults.form import Form
+from tests.faults.oracle import Oracle
+from tests.faults.world import Design, World, running
+from tests.servers import wait_for
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+_PATIENCE_S = 60.0
+_LATER = 20
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(form: Form) -> AsyncIterator[World]:
+    """Two senders with short time-outs, each with a proxy to its mail server."""
+    timeout = f"{form.seconds(8):g}s"
+    env = {"KURIR_SMTP_DATA_TIMEOUT": timeout, "KURIR_SMTP_COMMAND_TIMEOUT": timeout}
+    async with running(form, Design(email_senders=2, mail_proxy=True, env=env)) as world:
+        yield world
+
+
+@pytest.mark.parametrize(
+    ("answer", "stage"),
+    [
+        ("421 4.3.2 going down", "mail"),
+        ("421 4.7.0 try again in 1 seconds", "data"),
+        ("451 4.3.0 try again", "data"),
+        ("451 4.3.0 try again", "rcpt"),
+        ("421 4.3.2 no service", "greeting"),
+    ],
+)
+async def test_temporary_answers(world: World, oracle: Oracle, checks: Checks, answer: str, stage: str) -> None:
+    """G1, G2: a provider that says "later" to some gets all of them later, each once."""
+    await world.sandbox("PUT", "/faults", _fault(answer, at=stage, times=_LATER))
+    async with world.queue.watching(checks):
+        posted = await world.client.post(people(200, "later"))
+        await oracle.audit([posted], _PATIENCE_S)
+    statuses = await _statuses(world, posted)
+    assert statuses["sent"] >= 200 - _LATER, statuses
+    await world.sandbox("DELETE", "/faults")
+
+
+async def test_permanent_answer(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G3: 550 ends a job at once as failed, and nothing of it was taken."""
+    await world.sandbox("PUT", "/faults", _fault("550 5.7.1 not you", times=5))
+    async with world.queue.watching(checks):
+        posted = await world.client.post(people(100, "never"))
+        await oracle.audit([posted], _PATIENCE_S)
+    statuses = await _statuses(world, posted)
+    checks.that("G1", statuses == {"sent": 95, "failed": 5}, f"ended as {statuses}")
+    await world.sandbox("DELETE", "/faults")
+
+
+async def test_slow_provider(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G2: slow but within the time-outs: nothing is sent twice, nobody is taken for dead."""
+    await world.sandbox("PUT", "/faults", _fault("slow", seconds=world.form.seconds(20), delayMs=300))
+    async with world.queue.watching(checks):
+        posted = await world.client.post(people(150, "slow"))
+        await oracle.audit([posted], _PATIENCE_S)
+    checks.that("G2", not world.logged("sender_reaped"), "a sender was reaped because its provider was slow")
+    await world.sandbox("DELETE", "/faults")
+
+
+async def test_answers_lost_after_data(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G2: taken, but the answer never came: sent once more at most, under the same Message-ID."""
+    async with world.queue.watching(checks):
+        for mail in world.mails.values():
+            mail.hang_after_data = 4
+        posted = await world.client.post(people(150, "unheard"))
+        await wait_for(lambda: _lost(world) == 8, _PATIENCE_S, "eight answers to be lost")
+        oracle.allow(job for mail in world.mails.values() for to in mail.lost_answers if (job := _job(posted, to)))
+        await oracle.audit([posted], _PATIENCE_S)
+    taken = world.deliveries.by_job()
+    twice = [job for job in oracle.allowed if len(taken[job]) == 2]
+    assert len(twice) == 8, "the answers that were lost were not followed by a repetition"
+
+
+async def test_connections_break_after_the_dot(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G2: the provider takes the message and drops the connection in place of its answer."""
+    before = len(world.deliveries.all())
+    await world.sandbox("PUT", "/faults", _fault("drop", times=10))
+    async with world.queue.watching(checks):
+        posted = await world.client.post(people(100, "dropped"))
+        await wait_for(lambda: world.deliveries.count() - before >= 10, _PATIENCE_S, "messages to be taken")
+        oracle.allow(posted.job_ids)
+        await oracle.audit([posted], _PATIENCE_S)
+    doubled = world.deliveries.count() - before - 100
+    checks.that("G2", doubled == 10, f"{doubled} messages went out twice, 10 answers were lost")
+    await world.sandbox("DELETE", "/faults")
+
+
+async def test_provider_is_away(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G2, G7: nothing listens for half a minute: no attempt is used, and work flows again in time."""
+    for mail in world.mails.values():
+        mail.refuse()
+    async with world.queue.watching(checks):
+        posted = await world.client.post(people(100, "away"))
+        await wait_for(lambda: _is_unavailable(world), _PATIENCE_S, "the senders to say so")
+        for mail in world.mails.values():
+            mail.heal()
+        before = world.deliveries.count()
+        limit_s = world.form.flows_again_s
+        flows = await oracle.within(lambda: world.deliveries.count() > before, limit_s)
+        checks.that("G7", flows, f"nothing went out within {limit_s:g} s of the provider's return")
+        await oracle.audit([posted], _PATIENCE_S)
+    rows = await world.client.rows(posted.blast_id)
+    costly = [row["job_id"] for row in rows if row["attempts"] > 1]
+    checks.none("G1", costly, len(rows), "jobs whose attempts were used up by a server that was away")
+    await oracle.audit_database()
+    await oracle.audit_leftovers()
+
+
+def _fault(answer: str, **fields: object) -> dict[str, object]:
+    return {"channel": "email", "answer": answer, **fields}
+
+
+def _lost(world: World) -> int:
+    return sum(mail.lost_answers.total() for mail in world.mails.values())
+
+
+def _job(posted: Posted, address: str) -> str | None:
+    return posted.job_of("email", address)
+
+
+async def _statuses(world: World, posted: Posted) -> dict[str, int]:
+    return dict(Counter(row["status"] for row in await world.client.rows(posted.blast_id)))
+
+
+async def _is_unavailable(world: World) -> bool:
+    senders = (await world.queue.stats()).senders
+    return bool(senders) and not any(sender.available for sender in senders)

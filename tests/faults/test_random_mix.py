@@ -1,0 +1,216 @@
+"""A seeded random mix of all faults over one system under load, and the whole judged at the end.
+
+Attacked: G1 to G5 and G7, by combinations that nobody thought of. The seed is printed with the table of guarantees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+
+import pytest
+import pytest_asyncio
+
+from tests.faults.acts import freeze, kill
+from tests.faults.checks import Checks
+from tests.faults.client import Posted, people
+from tests.faults.form import Form
+from tests.faults.oracle import Oracle
+from tests.faults.world import Design, World, running
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+_PATIENCE_S = 120.0
+_SERVICES = frozenset({"ingest", "email_sender", "email_sender-2", "email_sender-3", "logger"})
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(form: Form) -> AsyncIterator[World]:
+    """Three senders with a proxy on each side; every service reaches Redis through a proxy."""
+    env = {"KURIR_SANDBOX_LATENCY_MS": "10", "KURIR_SMTP_DATA_TIMEOUT": "5s", "KURIR_SMTP_COMMAND_TIMEOUT": "5s"}
+    async with running(form, Design(email_senders=3, mail_proxy=True, proxied=_SERVICES, env=env)) as world:
+        yield world
+
+
+class Mix:
+    """Draws one fault after the other and commits it."""
+
+    def __init__(self, world: World, oracle: Oracle) -> None:
+        self._world = world
+        self._oracle = oracle
+        self.random = random.Random(world.form.seed)
+        self.committed: list[str] = []
+        self._faults: list[Callable[[], Awaitable[None]]] = [
+            self.kill_sender,
+            self.kill_sender,
+            self.freeze_sender,
+            self.freeze_sender_past_its_lease,
+            self.restart_sender,
+            self.kill_ingest,
+            self.kill_logger,
+            self.kill_redis,
+            self.lose_replies,
+            self.reset_connections,
+            self.silence_a_service,
+            self.flush_scripts,
+            self.kill_clients,
+            self.pause_clients,
+            self.lock_the_database,
+            self.fill_the_disk,
+            self.lose_answers,
+            self.refuse_mail,
+            self.answer_later,
+        ]
+
+    async def commit(self) -> None:
+        """Commit one fault, and heal it."""
+        fault = self.random.choice(self._faults)
+        self.committed.append(getattr(fault, "__name__", "?"))
+        await fault()
+
+    async def kill_sender(self) -> None:
+        name = self._sender()
+        await kill(self._world, self._world.children[name], self._oracle)
+        await self._world.restart(name)
+
+    async def freeze_sender(self) -> None:
+        """Too short for its lease to lapse: nothing may be sent twice."""
+        child = self._world.children[self._sender()]
+        child.freeze()
+        await asyncio.sleep(self._world.form.lease_s * 0.3)
+        child.thaw()
+
+    async def freeze_sender_past_its_lease(self) -> None:
+        child = self._world.children[self._sender()]
+        self._oracle.allow((await freeze(self._world, child)).in_flight)
+        await asyncio.sleep(self._world.form.lease_s * self.random.uniform(1.0, 3.0))
+        child.thaw()
+
+    async def restart_sender(self) -> None:
+        name = self._sender()
+        await self._world.children[name].stop()
+        await self._world.restart(name)
+
+    async def kill_ingest(self) -> None:
+        self._world.children["ingest"].kill()
+        await self._world.restart("ingest")
+
+    async def kill_logger(self) -> None:
+        self._world.children["logger"].kill()
+        await self._world.restart("logger")
+
+    async def kill_redis(self) -> None:
+        self._world.redis.kill()
+        await asyncio.sleep(self._world.form.seconds(self.random.choice([1.0, 10.0])))
+        await asyncio.to_thread(self._world.redis.start)
+
+    async def lose_replies(self) -> None:
+        for proxy in self._world.redis_proxies.values():
+            for script in ("enqueue", "fetch", "begin", "settle", "late", "reap", "look", "heartbeat"):
+                proxy.lose_reply(script, self.random.randrange(3))
+        await asyncio.sleep(1)
+
+    async def reset_connections(self) -> None:
+        for _ in range(5):
+            for proxy in self._world.redis_proxies.values():
+                proxy.cut_all()
+            await asyncio.sleep(0.1)
+
+    async def silence_a_service(self) -> None:
+        name = self.random.choice(sorted(_SERVICES))
+        proxy, child = self._world.redis_proxies[name], self._world.children[name]
+        proxy.silence()
+        await asyncio.sleep(0.1)
+        self._oracle.allow((await self._world.queue.holding(child.pid)).in_flight)
+        await asyncio.sleep(self._world.form.lease_s * self.random.uniform(0.5, 2.5))
+        proxy.heal()
+
+    async def flush_scripts(self) -> None:
+        await asyncio.to_thread(self._world.redis.command, "SCRIPT", "FLUSH", "SYNC")
+
+    async def kill_clients(self) -> None:
+        await asyncio.to_thread(self._world.redis.command, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    async def pause_clients(self) -> None:
+        await asyncio.to_thread(self._world.redis.command, "CLIENT", "PAUSE", "500", "ALL")
+
+    async def lock_the_database(self) -> None:
+        with closing(sqlite3.connect(self._world.database, isolation_level=None)) as intruder:
+            intruder.execute("PRAGMA busy_timeout = 10000")
+            await asyncio.to_thread(intruder.execute, "BEGIN IMMEDIATE")
+            await asyncio.sleep(self._world.form.seconds(self.random.uniform(1.0, 30.0)))
+            intruder.execute("ROLLBACK")
+
+    async def fill_the_disk(self) -> None:
+        logger = self._world.children["logger"]
+        logger.limit_files(1)
+        await asyncio.sleep(self._world.form.seconds(self.random.uniform(1.0, 10.0)))
+        logger.limit_files(None)
+
+    async def lose_answers(self) -> None:
+        """The provider takes a few messages and is not heard; each may be sent once more."""
+        mail = self._world.mails[self._sender()]
+        before = mail.lost_answers.copy()
+        mail.hang_after_data = 3
+        await asyncio.sleep(2)
+        mail.heal()
+        lost = mail.lost_answers - before
+        jobs = [posted.job_of("email", address) for address in lost for posted in self._world.client.posted]
+        self._oracle.allow(job for job in jobs if job)
+
+    async def refuse_mail(self) -> None:
+        mail = self._world.mails[self._sender()]
+        taken = {delivery.job_id for delivery in self._world.deliveries.all()}
+        held = await self._world.queue.holding(self._world.children[self._name_of(mail)].pid)
+        mail.refuse()
+        self._oracle.allow(held.in_flight | taken & held.in_flight)
+        await asyncio.sleep(self._world.form.seconds(self.random.uniform(1.0, 8.0)))
+        mail.heal()
+
+    async def answer_later(self) -> None:
+        answer = self.random.choice(["421 4.3.2 going down", "451 4.3.0 try again", "450 4.2.2 mailbox full"])
+        fault = {"channel": "email", "answer": answer, "times": 20, "seconds": 3}
+        await self._world.sandbox("PUT", "/faults", fault)
+        await asyncio.sleep(1)
+        await self._world.sandbox("DELETE", "/faults")
+
+    def _sender(self) -> str:
+        return self.random.choice([sender.name for sender in self._world.senders])
+
+    def _name_of(self, mail: object) -> str:
+        return next(name for name, one in self._world.mails.items() if one is mail)
+
+
+async def test_random_mix_of_faults(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G2, G3, G4, G5, G7: whatever comes, in whatever order; a blast now and then is cancelled in the middle."""
+    mix = Mix(world, oracle)
+    blasts: list[Posted] = []
+    done = asyncio.Event()
+
+    async def load() -> None:
+        while not done.is_set():
+            count = mix.random.randrange(20, 400)
+            blasts.append(await world.client.post(people(count, "mix"), patience_s=_PATIENCE_S))
+            await asyncio.sleep(1.0)
+
+    ends_at = time.monotonic() + world.form.mix_s
+    async with world.queue.watching(checks):
+        loading = asyncio.create_task(load())
+        while time.monotonic() < ends_at:
+            await mix.commit()
+            await asyncio.sleep(mix.random.uniform(0, 4 * world.form.scale))
+        done.set()
+        await loading
+        healed_at = time.monotonic()
+        again = await world.client.post(people(50, "healed"), priority=0)
+        await oracle.within(lambda: again.job_ids <= set(world.deliveries.by_job()), _PATIENCE_S)
+        took_s = time.monotonic() - healed_at
+        limit_s = world.form.dead_sender_s
+        checks.that("G7", took_s < limit_s, f"work flowed again {took_s:.1f} s after the last of {mix.committed[-5:]}")
+        await oracle.audit([*blasts, again], _PATIENCE_S)
+    await oracle.audit_database()
+    await oracle.audit_leftovers()
+    print(f"{len(mix.committed)} faults, {sum(blast.total for blast in blasts)} messages")  # noqa: T201 -- for pytest -s

@@ -1,0 +1,99 @@
+"""Redis killed, flushed, paused, without memory; every connection to it cut.
+
+Attacked: G1, G2 (no duplicate: no sender was lost, only the server was away), G3, G4, G5, G7 (no storm of reaping).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.faults.checks import Checks
+from tests.faults.client import people
+from tests.faults.form import Form
+from tests.faults.oracle import Oracle
+from tests.faults.world import Design, World, running
+from tests.servers import wait_for
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+_PATIENCE_S = 60.0
+_BUSY = 0.5
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(form: Form) -> AsyncIterator[World]:
+    """Two senders over providers that take a few milliseconds."""
+    async with running(form, Design(email_senders=2, env={"KURIR_SANDBOX_LATENCY_MS": "10"})) as world:
+        yield world
+
+
+@pytest.mark.parametrize("full_s", [1.0, 30.0])
+async def test_redis_is_killed(world: World, oracle: Oracle, checks: Checks, full_s: float) -> None:
+    """G1, G2, G7: Redis dies under load and comes back on its data: all is sent once, and nobody is reaped.
+
+    While it is away no service exits or spins.
+    """
+    reaped = len(world.logged("sender_reaped"))
+    posted = await world.client.post(people(1200, "killed-redis"))
+    await wait_for(lambda: world.deliveries.count() > 50, _PATIENCE_S, "the load to flow")
+    world.redis.kill()
+    used = _cpu_seconds(world)
+    away_s = world.form.seconds(full_s)
+    await asyncio.sleep(away_s)
+    spent = {name: seconds - used[name] for name, seconds in _cpu_seconds(world).items()}
+    if away_s > 2:
+        busy = {name: seconds for name, seconds in spent.items() if seconds > away_s * _BUSY}
+        checks.none("G7", busy.items(), len(spent), f"services that spin while Redis is away ({away_s:g} s)")
+    before = world.deliveries.count()
+    await asyncio.to_thread(world.redis.start)
+    back = time.monotonic()
+    await wait_for(lambda: world.deliveries.count() > before, _PATIENCE_S, "work to flow again")
+    took_s = time.monotonic() - back
+    checks.that("G7", took_s < world.form.flows_again_s, f"work flowed again after {took_s:.1f} s")
+    async with world.queue.watching(checks):
+        await oracle.audit([posted], _PATIENCE_S)
+    checks.that("G2", len(world.logged("sender_reaped")) == reaped, "a sender was reaped though only Redis had died")
+    checks.none("G7", [name for name, child in world.children.items() if child.lives > 1], 1, "services that exited")
+
+
+async def test_scripts_flushed_and_clients_killed(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G2, G4: SCRIPT FLUSH, CLIENT KILL of every connection and CLIENT PAUSE under load cost nothing."""
+    async with world.queue.watching(checks):
+        posting = asyncio.create_task(world.client.post(people(2000, "flushed")))
+        for number in range(15):
+            await asyncio.to_thread(world.redis.command, "SCRIPT", "FLUSH", "SYNC")
+            await asyncio.to_thread(world.redis.command, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            if number % 5 == 4:
+                await asyncio.to_thread(world.redis.command, "CLIENT", "PAUSE", "700", "ALL")
+            await asyncio.sleep(0.2)
+        await oracle.audit([await posting], _PATIENCE_S)
+
+
+async def test_memory_is_full(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G4: at maxmemory new work gets 429, and what was accepted drains; with room again all goes in."""
+    waiting = await world.client.post(people(1500, "before-full"))
+    used = (await world.queue.control.server_memory()).used
+    await asyncio.to_thread(world.redis.command, "CONFIG", "SET", "maxmemory", str(used - 1))
+    try:
+        async with world.queue.watching(checks):
+            refused = asyncio.create_task(world.client.post(people(300, "after-full"), patience_s=_PATIENCE_S * 2))
+            await wait_for(lambda: bool(world.client.posted[-1].answers), _PATIENCE_S, "an answer")
+            checks.that("G1", set(world.client.posted[-1].answers) <= {0, 429, 503}, "accepted by a full Redis")
+            await wait_for(lambda: waiting.job_ids <= set(world.deliveries.by_job()), _PATIENCE_S, "the queue to drain")
+    finally:
+        await asyncio.to_thread(world.redis.command, "CONFIG", "SET", "maxmemory", "0")
+    late = await refused
+    checks.that("G1", 429 in late.answers, f"answered {set(late.answers)}, not 429")
+    async with world.queue.watching(checks):
+        await oracle.audit([waiting, late], _PATIENCE_S)
+    await oracle.audit_database()
+    await oracle.audit_leftovers()
+
+
+def _cpu_seconds(world: World) -> dict[str, float]:
+    times = {name: child.process.cpu_times() for name, child in world.children.items()}
+    return {name: one.user + one.system for name, one in times.items()}

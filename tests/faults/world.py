@@ -1,0 +1,204 @@
+"""A world: one system of real processes over a Redis of its own, with proxies where it is to be broken.
+
+The processes are those that `kurir up` would start, by the same plan; here the test starts and kills them itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+import orjson
+
+from services.cli.plan import UpOptions, make_plan
+from tests.e2e.system import clean_environment, free_base
+from tests.faults.children import Child
+from tests.faults.client import Client
+from tests.faults.deliveries import Deliveries
+from tests.faults.form import Form
+from tests.faults.proxies import MailProxy, Proxy, RedisProxy
+from tests.faults.queue_view import QueueView
+from tests.servers import RedisServer, wait_for
+
+ProxyT = TypeVar("ProxyT", bound=Proxy)
+_READY_TIMEOUT_S = 60.0
+_SETTINGS = {
+    "KURIR_LOG_CONSOLE": "warning",
+    "KURIR_EMAIL_RATE": "off",
+    "KURIR_WHATSAPP_RATE": "off",
+    "KURIR_RATE_LIMIT": "off",
+    "KURIR_SECRET": "fault-tests",
+    "KURIR_GRACE": "5s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """How a world is made: `proxied` names services that reach Redis through a proxy of their own.
+
+    `mail_proxy` puts one between each email sender and the sandbox's mail server; `env` is for every service.
+    """
+
+    email_senders: int = 1
+    whatsapp: bool = False
+    proxied: frozenset[str] = frozenset()
+    mail_proxy: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class World:
+    """A running system and everything to look at it and to break it."""
+
+    def __init__(self, form: Form, design: Design = Design()) -> None:
+        self.form = form
+        self.folder = Path(tempfile.mkdtemp(prefix="kurir-faults-"))
+        self.redis = RedisServer("valkey")
+        self.children: dict[str, Child] = {}
+        self.redis_proxies: dict[str, RedisProxy] = {}
+        self.mails: dict[str, MailProxy] = {}
+        self._design = design
+        self._base = free_base()
+        self._open = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Start everything and wait until it is well."""
+        design = self._design
+        await asyncio.to_thread(self.redis.start)
+        for name in design.proxied:
+            self.redis_proxies[name] = await self._started(RedisProxy(self.redis.port))
+        for number in range(design.email_senders if design.mail_proxy else 0):
+            name = f"email_sender-{number + 1}" if number else "email_sender"
+            self.mails[name] = await self._started(MailProxy(self._base + 91))
+        self._make_children()
+        self.queue = QueueView(self.redis.url)
+        self._open.push_async_callback(self.queue.close)
+        self.client = Client(f"http://127.0.0.1:{self._base}")
+        self._open.push_async_callback(self.client.close)
+        self.deliveries = Deliveries(self.folder / "data" / "sandbox" / "delivered.ndjson")
+        timeout = aiohttp.ClientTimeout(total=2)
+        self._http = await self._open.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True), timeout=timeout)
+        )
+        for child in self.children.values():
+            child.start()
+        for name in self.children:
+            await self.healthy(name)
+
+    async def _started(self, proxy: ProxyT) -> ProxyT:
+        await proxy.start()
+        self._open.push_async_callback(proxy.stop)
+        return proxy
+
+    def _make_children(self) -> None:
+        design = self._design
+        senders = {"email": design.email_senders, "whatsapp": 1}
+        options = UpOptions(self._base, self.folder / "data", self.redis.url, sandbox=True, senders=senders)
+        scale = {"KURIR_TIME_SCALE": str(self.form.scale)}
+        env = {**clean_environment(), **_SETTINGS, **scale, **design.env}
+        (self.folder / "data").mkdir()
+        for spec in make_plan(options, env, None).services:
+            if spec.name.startswith("whatsapp") and not design.whatsapp:
+                continue
+            own = dict(spec.env)
+            if spec.name in self.redis_proxies:
+                own["KURIR_REDIS_URL"] = f"redis://127.0.0.1:{self.redis_proxies[spec.name].port}/0"
+            if spec.name in self.mails:
+                own["KURIR_SMTP_URL"] = f"smtp://127.0.0.1:{self.mails[spec.name].port}"
+            self.children[spec.name] = Child(spec.name, spec.command, own, self.folder)
+
+    async def stop(self) -> None:
+        """Ask every service to stop; fails if one does not do so cleanly."""
+        running = [child for child in self.children.values() if child.runs()]
+        codes = await asyncio.gather(*(child.stop() for child in running))
+        assert set(codes) <= {0}, {child.name: (code, child.output()) for child, code in zip(running, codes)}  # noqa: B905 -- of one length
+
+    async def close(self) -> None:
+        """End everything that is left, at once, however it stands."""
+        for child in self.children.values():
+            child.kill()
+        await self._open.aclose()
+        await asyncio.to_thread(self.redis.destroy)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def senders(self) -> list[Child]:
+        """The email senders."""
+        return [child for name, child in self.children.items() if name.startswith("email_sender")]
+
+    @property
+    def log_folder(self) -> Path:
+        """Where every service logs."""
+        return self.folder / "data" / "logs"
+
+    @property
+    def database(self) -> Path:
+        """The logger's SQLite file."""
+        return self.folder / "data" / "logs.db"
+
+    def logged(self, event: str) -> list[dict[str, object]]:
+        """Return the log lines with this event name so far."""
+        path = self.log_folder / "combined.log"
+        if not path.exists():
+            return []
+        wanted = event.encode()
+        lines = (line for line in path.read_bytes().splitlines() if wanted in line)
+        return [line for raw in lines if (line := orjson.loads(raw)).get("event") == event]
+
+    async def sandbox(self, method: str, path: str, body: object = None) -> dict[str, object]:
+        """Call the sandbox itself."""
+        url = f"http://127.0.0.1:{self._base + 90}{path}"
+        async with self._http.request(method, url, json=body) as answer:
+            assert answer.status < 300, await answer.text()
+            found: dict[str, object] = await answer.json()
+            return found
+
+    async def healthy(self, name: str, timeout_s: float = _READY_TIMEOUT_S) -> None:
+        """Wait until a service answers 200 to GET /health."""
+        child = self.children[name]
+        url = f"http://127.0.0.1:{child.env['KURIR_PORT']}/health"
+        said = ""
+
+        async def is_well() -> bool:
+            nonlocal said
+            assert child.runs(), f"{name} ended with {child.exit_code()}: {child.output()}"
+            try:
+                async with self._http.get(url) as answer:
+                    said = await answer.text()
+                    return answer.status == 200
+            except (aiohttp.ClientError, TimeoutError) as error:
+                said = repr(error)
+                return False
+
+        await wait_for(is_well, timeout_s, f"{name} to be well")
+
+    async def health(self, name: str) -> int:
+        """Return the status of a service's GET /health, 0 where it does not answer."""
+        try:
+            async with self._http.get(f"http://127.0.0.1:{self.children[name].env['KURIR_PORT']}/health") as answer:
+                return answer.status
+        except (aiohttp.ClientError, TimeoutError):
+            return 0
+
+    async def restart(self, name: str) -> None:
+        """Start a child that is dead, and wait until it is well."""
+        self.children[name].start()
+        await self.healthy(name)
+
+
+@asynccontextmanager
+async def running(form: Form, design: Design = Design()) -> AsyncIterator[World]:
+    """Run a world while the block runs; whatever happens, none of its processes is left."""
+    world = World(form, design)
+    try:
+        await world.start()
+        yield world
+        await world.stop()
+    finally:
+        await world.close()
