@@ -1,0 +1,116 @@
+// BullMQ with nodemailer's pool, as the benchmarks run it: `node peer.mjs <role> <config as JSON>`.
+//
+// Roles: `add` (puts jobs in), `send` (a worker that mails them), `drain` (a worker that does nothing), `latency`
+// (one job after the other, queue only). A role prints one JSON object a line: {"ready":true} once it is set up,
+// then its result; those that measure begin when a line arrives on stdin. Times are ms since the epoch.
+import { createInterface } from 'node:readline';
+import { Queue, Worker } from 'bullmq';
+import nodemailer from 'nodemailer';
+
+const QUEUE = 'messages';
+const [role, text] = process.argv.slice(2);
+const config = JSON.parse(text);
+// a worker's blocking connection must not give up on a command
+const connection = { host: '127.0.0.1', port: config.redisPort, maxRetriesPerRequest: null };
+// as in the system that is replaced: three attempts, and a window of what ended
+const jobOptions = {
+  attempts: 3,
+  backoff: { type: 'exponential', delay: 2000 },
+  removeOnComplete: { count: 100 },
+  removeOnFail: { count: 50 },
+};
+
+const now = () => performance.timeOrigin + performance.now();
+const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
+const go = () => new Promise((resolve) => createInterface({ input: process.stdin }).once('line', resolve));
+
+function jobData(index) {
+  const name = `Recipient ${index}`;
+  return {
+    to: `r${index}@example.com`,
+    name,
+    subject: config.subject.replace('{{ name }}', name),
+    html: config.html.replaceAll('{{ name }}', name),
+    text: config.text.replaceAll('{{ name }}', name),
+  };
+}
+
+async function add() {
+  const queue = new Queue(QUEUE, { connection, defaultJobOptions: jobOptions });
+  await queue.waitUntilReady();
+  say({ ready: true });
+  await go();
+  const begun = now();
+  for (let first = 0; first < config.jobs; first += config.chunk) {
+    const size = Math.min(config.chunk, config.jobs - first);
+    const jobs = Array.from({ length: size }, (_, i) => ({ name: 'email', data: jobData(first + i) }));
+    await queue.addBulk(jobs);
+  }
+  say({ begun, ended: now() });
+  await queue.close();
+}
+
+async function work(processor) {
+  const options = { connection, concurrency: config.concurrency, autorun: config.autorun };
+  const worker = new Worker(QUEUE, processor, options);
+  worker.on('error', (error) => process.stderr.write(`${error}\n`));
+  await worker.waitUntilReady();
+  let completed = 0;
+  let failed = 0;
+  const finished = new Promise((resolve) => {
+    worker.on('completed', () => {
+      completed += 1;
+      if (completed + failed === config.jobs) resolve();
+    });
+    worker.on('failed', () => {
+      failed += 1;
+      if (completed + failed === config.jobs) resolve();
+    });
+  });
+  say({ ready: true });
+  await go();
+  const begun = now();
+  if (!config.autorun) worker.run();
+  await finished;
+  say({ begun, ended: now(), completed, failed });
+  await go(); // its processor time is read before it goes
+  process.exit(0);
+}
+
+async function send() {
+  const transport = nodemailer.createTransport({
+    host: '127.0.0.1',
+    port: config.smtpPort,
+    pool: true,
+    maxConnections: config.connections,
+    maxMessages: config.messagesPerConnection,
+    ignoreTLS: true,
+  });
+  await work(async ({ data }) => {
+    const { to, name, subject, html, text: plain } = data;
+    const info = await transport.sendMail({ from: config.from, to: { name, address: to }, subject, html, text: plain });
+    return { messageId: info.messageId };
+  });
+}
+
+async function latency() {
+  const queue = new Queue(QUEUE, { connection, defaultJobOptions: jobOptions });
+  let called = () => {};
+  const worker = new Worker(QUEUE, async () => called(now()), { connection, concurrency: config.concurrency });
+  await Promise.all([queue.waitUntilReady(), worker.waitUntilReady()]);
+  say({ ready: true });
+  await go();
+  const waits = [];
+  for (let index = 0; index < config.jobs; index += 1) {
+    const start = new Promise((resolve) => { called = resolve; });
+    await queue.add('email', jobData(index));
+    const answered = now();
+    waits.push((await start) - answered);
+    await new Promise((resolve) => { setTimeout(resolve, config.pauseMs); });
+  }
+  say({ waits });
+  process.exit(0);
+}
+
+const roles = { add, send, drain: () => work(async () => null), latency };
+await roles[role]();

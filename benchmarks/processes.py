@@ -1,0 +1,134 @@
+"""Child processes of a benchmark: started, spoken to over pipes, and accounted for in processor time and memory."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+
+from shared.errors import KurirError
+
+STOP_TIMEOUT_S = 20.0
+
+
+class BenchmarkError(KurirError):
+    """A benchmark could not be run, or what it ran did not do its work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What processes used: seconds of processor time, and the sum of their peak resident memory in MiB."""
+
+    cpu_s: Mapping[str, float]
+    peak_mib: Mapping[str, float]
+
+    def since(self, before: Usage) -> Usage:
+        """Return what was used since an earlier reading; the peaks are those of now."""
+        spent = {name: seconds - before.cpu_s.get(name, 0.0) for name, seconds in self.cpu_s.items()}
+        return Usage(spent, self.peak_mib)
+
+
+class Child:
+    """A running child process; what it prints is read line by line, its stderr goes to a file."""
+
+    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self._errors = folder / f"{name}.stderr"
+        with self._errors.open("ab") as errors:
+            self._process = subprocess.Popen(
+                list(command), env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+            )
+        self._lines: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(b"")
+
+    def answer(self, timeout_s: float) -> dict[str, Any]:
+        """Return the next JSON object that it prints; raises BenchmarkError when it ends or time is up."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise BenchmarkError(f"{self.name} said nothing within {timeout_s:g} s: {self.complaints()}") from None
+            if not line:
+                raise BenchmarkError(f"{self.name} ended: {self.complaints()}")
+            if line.startswith(b"{"):
+                found: dict[str, Any] = orjson.loads(line)
+                return found
+
+    def tell(self, line: str = "go") -> None:
+        """Write a line to its stdin."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+    def complaints(self) -> str:
+        """Return the end of what it wrote to stderr."""
+        return self._errors.read_text(errors="replace")[-2000:].strip()
+
+    def check(self) -> None:
+        """Raise BenchmarkError if it has ended."""
+        if self._process.poll() is not None:
+            raise BenchmarkError(f"{self.name} ended with {self._process.returncode}: {self.complaints()}")
+
+    def stop(self) -> None:
+        """End it with SIGTERM, with SIGKILL where that does not do."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def usage_of(pids: Iterable[tuple[str, int]]) -> Usage:
+    """Read what named processes, given by (name, pid), have used so far; those of one name are added up."""
+    cpu: dict[str, float] = {}
+    peak: dict[str, float] = {}
+    for name, pid in pids:
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        cpu[name] = cpu.get(name, 0.0) + times.user + times.system
+        peak[name] = peak.get(name, 0.0) + _peak_mib(process)
+    return Usage(cpu, peak)
+
+
+def _peak_mib(process: psutil.Process) -> float:
+    """Return the peak of the resident memory (Linux), elsewhere what is resident now."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return float(process.memory_info().rss) / 2**20
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return float(process.memory_info().rss) / 2**20
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this environment without settings of whoever runs the benchmarks."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}

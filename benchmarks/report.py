@@ -1,0 +1,114 @@
+"""The report of a run: medians over its rounds, ratios, and what is to be reached, as a table and as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.measured import Measurement, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a figure of a work must reach: a multiple of the peer's, or a bound of its own where `most`."""
+
+    work: str
+    figure: str
+    what: str
+    bound: float
+    most: bool = False
+
+
+GOALS = (
+    Goal("end-to-end", "msg/s", "POST to sent, the whole system with logging on, msg/s", 3),
+    Goal("queue", "jobs/s", "queue alone, nothing sent, jobs/s", 2),
+    Goal("enqueue", "jobs/s", "enqueue through the API, validated and logged, jobs/s", 1),
+    Goal("enqueue", "bytes/job", "Redis memory of a waiting message, bytes", 500, most=True),
+    Goal("latency", "p50 ms", "idle latency, POST answered to provider called, p50 ms", 3, most=True),
+    Goal("latency", "p99 ms", "the same, p99 ms", 10, most=True),
+)
+
+
+def median(found: Sequence[Measurement], work: str, side: Side, figure: str) -> float | None:
+    """Return the median of a figure over the rounds, None where it was not measured."""
+    values = [one.figures[figure] for one in found if (one.work, one.side) == (work, side) and figure in one.figures]
+    return statistics.median(values) if values else None
+
+
+def goals_table(found: Sequence[Measurement]) -> list[str]:
+    """Return the works as a table: the peer's median, ours, the ratio, what is to be reached, and whether it is."""
+    rows = []
+    for goal in GOALS:
+        peer = median(found, goal.work, "peer", goal.figure)
+        ours = median(found, goal.work, "kurir", goal.figure)
+        if peer is None or ours is None:
+            continue
+        value = ours if goal.most else ours / peer
+        reached = value <= goal.bound if goal.most else value >= goal.bound
+        wanted = f"≤ {goal.bound:g}" if goal.most else f"≥ {goal.bound:g} ×"
+        rows.append(
+            [goal.what, _number(peer), _number(ours), f"{ours / peer:.2f} ×", wanted, "yes" if reached else "no"]
+        )
+    return _table(["work", "peer", "Kurir", "ratio", "to reach", "reached"], rows)
+
+
+def usage_table(found: Sequence[Measurement]) -> list[str]:
+    """Return processor time (ms per thousand messages) and peak memory (MiB) by work, side and process."""
+    rows = []
+    for work, side in _pairs(found):
+        same = [one for one in found if (one.work, one.side) == (work, side)]
+        cpu = _medians([one.cpu_ms_per_thousand for one in same])
+        peak = _medians([one.peak_mib for one in same])
+        parts = ", ".join(f"{name} {value:.0f}" for name, value in cpu.items())
+        memory = ", ".join(f"{name} {value:.0f}" for name, value in peak.items())
+        rows.append([work, side, f"{sum(cpu.values()):.0f}", parts, f"{sum(peak.values()):.0f}", memory])
+    return _table(["work", "side", "CPU ms per 1,000", "of which", "peak MiB", "of which"], rows)
+
+
+def scaling_table(found: Sequence[Measurement]) -> list[str]:
+    """Return the runs that have no peer: throughput to sent and to logged."""
+    works = {goal.work for goal in GOALS}
+    rows = []
+    for work, side in _pairs(found):
+        if work in works:
+            continue
+        sent = median(found, work, side, "msg/s")
+        logged = median(found, work, side, "logged msg/s")
+        rows.append([work, _number(sent or 0), _number(logged or 0)])
+    return _table(["run", "msg/s to sent", "msg/s to logged"], rows)
+
+
+def as_json(machine: Mapping[str, str], found: Sequence[Measurement]) -> dict[str, object]:
+    """Return the run as plain values: the machine, the goals with their medians, every measurement."""
+    goals = []
+    for goal in GOALS:
+        peer = median(found, goal.work, "peer", goal.figure)
+        ours = median(found, goal.work, "kurir", goal.figure)
+        if peer is not None and ours is not None:
+            goals.append({"what": goal.what, "peer": peer, "kurir": ours, "ratio": ours / peer, "bound": goal.bound})
+    return {"machine": dict(machine), "goals": goals, "measurements": [one.as_json() for one in found]}
+
+
+def _pairs(found: Sequence[Measurement]) -> list[tuple[str, Side]]:
+    return list(dict.fromkeys((one.work, one.side) for one in found))
+
+
+def _medians(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for reading in readings for name in reading)
+    return {name: statistics.median([reading.get(name, 0.0) for reading in readings]) for name in names}
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lay out a Markdown table whose columns line up; nothing where there are no rows."""
+    if not rows:
+        return []
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = [[head[column].ljust(widths[column]) for column in range(len(head))]]
+    lines.append(["-" * width for width in widths])
+    lines += [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in lines]

@@ -1,0 +1,74 @@
+"""What both sides send: one body of 1.5 KB of html with a short text part, and recipients with a variable each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import yaml
+
+SENDER = "bench@example.com"
+SUBJECT = "A note for {{ name }}"
+TEXT = "Dear {{ name }}, your order has been received and is being packed."
+HTML_BYTES = 1536
+TEMPLATE_ID = "bench"
+
+
+def html() -> str:
+    """Return the html body, 1.5 KB before the name is filled in."""
+    head = "<html><body><h1>Dear {{ name }}</h1>"
+    tail = "<p>Yours, {{ name }}'s shop</p></body></html>"
+    line = "<p>Your order has been received and is being packed; we write again once it is on its way.</p>\n"
+    room = HTML_BYTES - len(head) - len(tail)
+    filling = (line * (room // len(line) + 1))[:room]
+    # cut at a whole line, and made up with a comment: half a tag would not be html
+    whole = filling[: filling.rfind("\n") + 1]
+    return head + whole + f"<!--{'x' * (room - len(whole) - 7)}-->" + tail
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much to send and how: the settings that both sides share.
+
+    `messages_per_connection` is after how many messages a connection is closed; `append_fsync` is Redis's.
+    """
+
+    jobs: int
+    concurrency: int = 5
+    messages_per_connection: int = 100
+    append_fsync: str = "always"
+
+
+def write_template(folder: Path) -> None:
+    """Write the template into a templates folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    template = {
+        "id": TEMPLATE_ID,
+        "name": "Bench",
+        "type": "notification",
+        "category": "transactional",
+        "channels": ["email"],
+        "subject": SUBJECT,
+        "html": html(),
+        "text": TEXT,
+        "variables": [{"name": "name", "type": "string", "required": True}],
+    }
+    (folder / f"{TEMPLATE_ID}.yaml").write_text(yaml.safe_dump(template), encoding="utf-8")
+
+
+def recipients(jobs: int) -> Iterator[dict[str, str]]:
+    """Return the recipients, as the API takes them."""
+    return ({"name": f"Recipient {index}", "email": f"r{index}@example.com"} for index in range(jobs))
+
+
+def blast_body(jobs: int) -> bytes:
+    """Return the body of POST /api/messages/blast."""
+    return orjson.dumps({"channels": ["email"], "templateId": TEMPLATE_ID, "recipients": list(recipients(jobs))})
+
+
+def message_body(index: int) -> bytes:
+    """Return the body of POST /api/messages."""
+    recipient = {"name": f"Recipient {index}", "email": f"r{index}@example.com"}
+    return orjson.dumps({"channel": "email", "templateId": TEMPLATE_ID, "recipient": recipient})
