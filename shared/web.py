@@ -12,6 +12,7 @@ from aiohttp import web
 from shared.errors import SettingsError
 
 _SHUTDOWN_TIMEOUT_S = 5.0
+_IDLE_S = 75.0
 _BAD_ADDRESS = {
     errno.EADDRINUSE: "port {port} on {host} is already in use",
     errno.EACCES: "port {port} on {host} may not be opened by this user",
@@ -58,12 +59,15 @@ def operations_routes(health: Health, metrics: Callable[[], tuple[bytes, str]]) 
 
 
 @asynccontextmanager
-async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+async def serving(app: web.Application, host: str, port: int, idle_s: float = _IDLE_S) -> AsyncIterator[int]:
     """Serve an application while the block runs; yields the bound port (`port` 0 takes a free one).
 
-    Raises SettingsError if the address cannot be bound. Requests in flight get 5 s to end.
+    Raises SettingsError if the address cannot be bound. Requests in flight get 5 s to end. A connection whose next
+    request does not arrive whole within `idle_s` is closed.
     """
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT_S)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT_S, keepalive_timeout=idle_s
+    )  # fmt: skip
     await runner.setup()
     try:
         # no SO_REUSEPORT: two systems on one port must collide, not share the requests

@@ -113,14 +113,28 @@ class BlastView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     expires_at: str | None = None
     created_at: str | None = None
     last_progress_at: str | None = None
+    ended_at: str | None = None
     reference: str = ""
     metadata: dict[str, Any] = {}
+
+
+class BlastsAnswer(Answer, kw_only=True, frozen=True):
+    """A page of blasts, the latest first; `nextCursor` is null on the last."""
+
+    blasts: list[BlastView]
+    next_cursor: str | None = None
 
 
 class BlastStateAnswer(Answer, kw_only=True, frozen=True):
     """One blast."""
 
     blast: BlastView
+
+
+class JobAnswer(Answer, kw_only=True, frozen=True):
+    """One message: its row of the log in the log's column names, with each of its attempts."""
+
+    message: dict[str, Any]
 
 
 class ChangeAnswer(Answer, kw_only=True, frozen=True):

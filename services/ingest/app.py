@@ -10,7 +10,6 @@ from services.ingest.call import Operation
 from services.ingest.entrance import Entrance
 from services.ingest.gateway import Gateway
 from services.ingest.problems import ApiError
-from shared.web import operations_routes
 
 PREFIXES = ("/api/v1", "/api")
 
@@ -24,7 +23,6 @@ def build_app(gateway: Gateway, operations: Iterable[Operation]) -> web.Applicat
         app.router.add_route(method, path, _unreachable)
         if method == "GET":
             app.router.add_route("HEAD", path, _unreachable)
-    app.router.add_routes(operations_routes(gateway.health, gateway.metrics.exposition))
     return app
 
 

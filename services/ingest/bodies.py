@@ -84,9 +84,9 @@ async def read_whole(call: Call, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def read_struct(call: Call, kind: type[StructT]) -> StructT:
+async def read_struct(call: Call, kind: type[StructT], limit: int | None = None) -> StructT:
     """Return a JSON body as a struct; raises 400, or 422 with every problem."""
-    return decode_struct(await read_json(call), kind)
+    return decode_struct(await read_json(call, limit), kind)
 
 
 async def read_optional(call: Call, kind: type[StructT]) -> StructT:

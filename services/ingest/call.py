@@ -68,7 +68,8 @@ class Operation:
     """One call of the API. `path` stands under `/api/v1` and `/api`, unless `rooted`; `answer` is what 2xx holds.
 
     `scope` None means that no API key is needed. `errors` are the codes that this call adds to those that any call
-    may answer.
+    may answer. A call that needs the `queue` is refused at once while Redis is away; one that is not `limited` is not
+    charged to its caller.
     """
 
     method: str
@@ -85,3 +86,4 @@ class Operation:
     content_types: tuple[str, ...] = (JSON,)
     rooted: bool = False
     limited: bool = True
+    queue: bool = True

@@ -79,6 +79,7 @@ class Entrance:
             self._admit(call, operation)
             if operation is None:
                 return await handler(call.request)  # aiohttp's own 404 or 405
+            self._need_queue(operation)
             if operation.limited:
                 await self._charge(call, headers)
             return await operation.handler(call)
@@ -128,6 +129,11 @@ class Entrance:
         if key is None:
             raise ApiError("UNAUTHORIZED", headers={"WWW-Authenticate": 'Bearer realm="kurir"'})
         return key
+
+    def _need_queue(self, operation: Operation) -> None:
+        """Raise 503 at once while Redis is away, rather than after its time-outs."""
+        if operation.queue and not self._gateway.records.watch.available:
+            raise ApiError("QUEUE_UNAVAILABLE", headers={"Retry-After": "2"})
 
     async def _charge(self, call: Call, headers: dict[str, str]) -> None:
         """Charge the request to its key, else its address; raises 429. Without Redis nobody is limited."""

@@ -15,6 +15,7 @@ import aiohttp
 
 from services.ingest.app import build_app
 from services.ingest.gateway import Gateway, Queue, Records
+from services.ingest.intake.abandoned import AbandonedWatch
 from services.ingest.keys import Keyring
 from services.ingest.metrics import IngestMetrics
 from services.ingest.operations import OPERATIONS
@@ -117,8 +118,12 @@ async def _serve(gateway: Gateway, stop: Stop) -> None:
         served = Stop()
         watching = tasks.create_task(gateway.records.watch.run(stop))
         logging = tasks.create_task(gateway.request_log.run(served))
+        after_s = gateway.settings.incomplete_after_s
+        abandoned = AbandonedWatch(gateway.queue, gateway.records.open_blasts, gateway.clock, after_s)
+        tasks.create_task(abandoned.run(stop))
         await gateway.records.watch.look()
-        async with serving(build_app(gateway, OPERATIONS), common.host, common.port) as port:
+        app, idle_s = build_app(gateway, OPERATIONS), gateway.settings.limits.header_s
+        async with serving(app, common.host, common.port, idle_s) as port:
             log.info(
                 "ingest serves", host=common.host, port=port, redis=without_password(common.redis_url),
                 keys=len(gateway.settings.keys), channels=sorted(gateway.settings.configured_channels),

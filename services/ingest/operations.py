@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from services.ingest.api import blasts, channels, logs, messages, suppressions
+from services.ingest.api import (
+    blasts,
+    channels,
+    logs,
+    messages,
+    previews,
+    service,
+    suppressions,
+    templates,
+    unsubscribe,
+)
+from services.ingest.api.document import document_operations
 from services.ingest.call import Operation
 
-OPERATIONS: tuple[Operation, ...] = (
-    *blasts.OPERATIONS,
+_CALLS: tuple[Operation, ...] = (
+    *previews.OPERATIONS,
     *messages.OPERATIONS,
+    *blasts.OPERATIONS,
+    *templates.OPERATIONS,
     *channels.OPERATIONS,
     *suppressions.OPERATIONS,
     *logs.OPERATIONS,
+    *unsubscribe.OPERATIONS,
+    *service.OPERATIONS,
 )
+
+OPERATIONS: tuple[Operation, ...] = (*_CALLS, *document_operations(lambda: _CALLS))

@@ -75,6 +75,7 @@ class BlastViews:
             expires_at=rfc3339(blast.expires_at_ms) if blast.expires_at_ms else None,
             created_at=rfc3339(blast.created_at_ms),
             last_progress_at=rfc3339(progress.last_progress_at_ms) if progress.last_progress_at_ms else None,
+            ended_at=_ended_at(progress),
             reference=blast.reference,
             metadata=blast.metadata,
         )
@@ -84,6 +85,11 @@ class BlastViews:
         began_ms = max(blast.created_at_ms, blast.scheduled_at_ms)
         spent_s = (progress.last_progress_at_ms - began_ms) / 1000
         return ended / spent_s if ended and spent_s > 0.5 else None
+
+
+def _ended_at(progress: BlastProgress) -> str | None:
+    ends = [one.ended_at_ms for one in progress.channels.values()]
+    return rfc3339(max(ends)) if ends and all(ends) else None
 
 
 def _summed(counts: list[dict[str, int]]) -> dict[str, int]:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import msgspec
 from aiohttp import web
 
-from services.ingest.answers import BlastAnswer, BlastStateAnswer, answer
+from services.ingest.answers import BlastAnswer, BlastsAnswer, BlastStateAnswer, ChangeAnswer, RetryAnswer, answer
+from services.ingest.api.documents import CSV_SCHEMA, MULTIPART_SCHEMA, NDJSON_SCHEMA, QUERY_OF_HEAD
+from services.ingest.bodies import BODY_ERRORS, read_optional
 from services.ingest.call import JSON, Body, Call, Operation, Parameter
 from services.ingest.intake.incoming import CSV, NDJSON, read_incoming
 from services.ingest.intake.multipart import MULTIPART
 from services.ingest.intake.submission import Receipt, Submission
-from services.ingest.requests import BlastRequest
+from services.ingest.problems import ERROR_CODES, ApiError
+from services.ingest.requests import BlastRequest, PauseRequest, RetryRequest
+from shared.blasts import Blast
+from shared.queue.blasts import BlastProgress
 
 _BLAST_ID = re.compile(rb'"blastId":"([0-9a-z]+)"')
+_ENDED = frozenset({"completed", "completed_with_failures", "cancelled", "incomplete"})
 
 INTAKE_ERRORS = (
-    "MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE", "REQUEST_TIMEOUT", "INVALID_IDEMPOTENCY_KEY",
-    "IDEMPOTENCY_IN_PROGRESS", "IDEMPOTENCY_KEY_REUSED", "SENDER_NOT_ALLOWED", "BACKLOG_FULL", "STORAGE_UNAVAILABLE",
-    "VALIDATION_FAILED", "BLAST_ENDED",
+    *BODY_ERRORS, "INVALID_IDEMPOTENCY_KEY", "IDEMPOTENCY_IN_PROGRESS", "IDEMPOTENCY_KEY_REUSED",
+    "SENDER_NOT_ALLOWED", "BACKLOG_FULL", "STORAGE_UNAVAILABLE", "VALIDATION_FAILED", "BLAST_ENDED",
 )  # fmt: skip
 IDEMPOTENCY = Parameter(
     "Idempotency-Key",
@@ -28,42 +35,152 @@ IDEMPOTENCY = Parameter(
 )
 
 
-def receipt_response(receipt: Receipt, location: str = "") -> web.Response:
-    """Make the response of a submission."""
-    headers = {"Location": location} if location else {}
+def receipt_response(receipt: Receipt, body: bytes | None = None) -> web.Response:
+    """Make the response of a submission; `body` stands in for its own."""
+    found = _BLAST_ID.search(receipt.body) if receipt.status == 202 else None
+    headers = {"Location": f"/api/v1/blasts/{found[1].decode()}"} if found else {}
     if receipt.replayed:
         headers["Idempotency-Replayed"] = "true"
-    return web.Response(
-        body=receipt.body, status=receipt.status, headers=headers, content_type=JSON, charset="utf-8"
-    )  # fmt: skip
+    content = receipt.body if body is None else body
+    return web.Response(body=content, status=receipt.status, headers=headers, content_type=JSON, charset="utf-8")
 
 
 async def _post_blast(call: Call) -> web.Response:
-    receipt = await Submission(call, await read_incoming(call)).run()
-    return receipt_response(receipt, _location(receipt))
+    return receipt_response(await Submission(call, await read_incoming(call)).run())
 
 
-def _location(receipt: Receipt) -> str:
-    found = _BLAST_ID.search(receipt.body) if receipt.status == 202 else None
-    return f"/api/v1/blasts/{found[1].decode()}" if found else ""
-
-
-async def _show_blast(call: Call) -> web.StreamResponse:
+async def _show_blast(call: Call) -> web.Response:
     blast_id = call.request.match_info["id"]
+    live = await _live(call, blast_id)
+    if live is not None:
+        return answer(BlastStateAnswer(blast=await call.gateway.views.view(*live)))
+    return web.json_response(await _stored(call, blast_id), dumps=_dumps)
+
+
+async def _live(call: Call, blast_id: str) -> tuple[Blast, BlastProgress] | None:
+    """Return a blast that Redis still has, with its progress."""
     blasts = call.gateway.queue.blasts
     blast = await blasts.load(blast_id)
-    progress = await blasts.progress(blast_id, blast) if blast else None
-    if blast is None or progress is None:
-        return await call.gateway.logger.forward(call.request, f"/api/blasts/{blast_id}")
-    return answer(BlastStateAnswer(blast=await call.gateway.views.view(blast, progress)))
+    progress = await blasts.progress(blast_id, blast) if blast is not None else None
+    return (blast, progress) if blast is not None and progress is not None else None
 
+
+async def _stored(call: Call, blast_id: str) -> dict[str, Any]:
+    """Return the logger's answer about a blast that Redis no longer has; raises 404."""
+    if not (blast_id.isascii() and blast_id.isalnum()):
+        raise ApiError("BLAST_NOT_FOUND")
+    status, body = await call.gateway.logger.call("GET", f"/api/blasts/{blast_id}")
+    if status != 200:
+        raise ApiError("BLAST_NOT_FOUND")
+    return body
+
+
+async def _list_blasts(call: Call) -> web.Response:
+    """Pass the question on; blasts that still run are shown as they stand in Redis."""
+    query = call.request.rel_url.raw_query_string
+    status, body = await call.gateway.logger.call("GET", f"/api/blasts?{query}" if query else "/api/blasts")
+    if status != 200:
+        raise peer_refusal(body, "INVALID_QUERY")
+    rows: list[dict[str, Any]] = body.get("blasts", [])
+    if call.gateway.records.watch.available:
+        body["blasts"] = [await _refreshed(call, row) for row in rows]
+    return web.json_response(body, dumps=_dumps)
+
+
+async def _refreshed(call: Call, row: dict[str, Any]) -> Any:
+    if row.get("state") in _ENDED:
+        return row
+    live = await _live(call, str(row.get("blastId")))
+    return row if live is None else msgspec.to_builtins(await call.gateway.views.view(*live))
+
+
+def peer_refusal(body: dict[str, Any], code: str) -> ApiError:
+    """Return the error that a peer answered with; `code` stands in where it named none that is known."""
+    said = str(body.get("code", ""))
+    return ApiError(said if said in ERROR_CODES else code, str(body.get("message", "")))
+
+
+def _dumps(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+async def _pause(call: Call) -> web.Response:
+    request = await read_optional(call, PauseRequest)
+    blast_id = call.request.match_info["id"]
+    if not await call.gateway.queue.control.pause_blast(blast_id, request.reason):
+        raise await _too_late(call, blast_id)
+    return answer(ChangeAnswer(message="the blast is paused"))
+
+
+async def _resume(call: Call) -> web.Response:
+    blast_id = call.request.match_info["id"]
+    if not await call.gateway.queue.control.resume_blast(blast_id):
+        raise await _too_late(call, blast_id)
+    return answer(ChangeAnswer(message="the blast is resumed"))
+
+
+async def _cancel(call: Call) -> web.Response:
+    blast_id = call.request.match_info["id"]
+    if not await call.gateway.queue.control.cancel_blast(blast_id):
+        live = await _live(call, blast_id)
+        if live is None or live[1].state != "cancelled":
+            raise await _too_late(call, blast_id)
+    return answer(ChangeAnswer(message="the blast is cancelled"))
+
+
+async def _too_late(call: Call, blast_id: str) -> ApiError:
+    """Return why a blast could not be changed: it has ended, or there never was one."""
+    live = await _live(call, blast_id)
+    if live is None:
+        await _stored(call, blast_id)
+    return ApiError("BLAST_ENDED")
+
+
+async def _retry_failed(call: Call) -> web.Response:
+    request = await read_optional(call, RetryRequest)
+    wanted = {"blastId": call.request.match_info["id"], "includeUncertain": request.include_uncertain}
+    return answer(await retry(call, wanted, "BLAST_NOT_FOUND"))
+
+
+async def retry(call: Call, wanted: dict[str, Any], unknown: str) -> RetryAnswer:
+    """Have the logger send dead letters again; `unknown` is the code of its 404."""
+    status, body = await call.gateway.logger.call("POST", "/internal/retry", wanted)
+    if status == 404:
+        raise ApiError(unknown)
+    if status != 200:
+        raise peer_refusal(body, "JOB_NOT_RETRYABLE")
+    return RetryAnswer(reopened=int(body.get("reopened", 0)), skipped=int(body.get("skipped", 0)))
+
+
+_LOST = ("BLAST_NOT_FOUND", "LOGGER_UNAVAILABLE")
+_STATES = ["enqueueing", "scheduled", "running", "paused", *sorted(_ENDED)]
 
 OPERATIONS = [
-    Operation("POST", "/messages/blast", "sendBlast", "Send a blast", _post_blast, "send", BlastAnswer, (202, 200),
-              body=Body({JSON: BlastRequest, NDJSON: {"type": "string"}, CSV: {"type": "string"},
-                         MULTIPART: {"type": "object"}}),
-              parameters=(IDEMPOTENCY,),
+    Operation("POST", "/messages/blast", "sendBlast",
+              "Send a message to many recipients; any length as NDJSON, CSV or multipart",
+              _post_blast, "send", BlastAnswer, (202, 200),
+              body=Body({JSON: BlastRequest, NDJSON: NDJSON_SCHEMA, CSV: CSV_SCHEMA, MULTIPART: MULTIPART_SCHEMA}),
+              parameters=(IDEMPOTENCY, *QUERY_OF_HEAD),
               errors=(*INTAKE_ERRORS, "MALFORMED_NDJSON", "MALFORMED_CSV", "MALFORMED_MULTIPART")),
+    Operation("GET", "/blasts", "listBlasts", "Blasts, the latest first",
+              _list_blasts, answer=BlastsAnswer, errors=("INVALID_QUERY", "INVALID_CURSOR", "LOGGER_UNAVAILABLE"),
+              queue=False,
+              parameters=(Parameter("state", "Only blasts in this state.", {"type": "string", "enum": _STATES}),
+                          Parameter("template", "Only blasts of this template."),
+                          Parameter("reference", "Only blasts with this reference."),
+                          Parameter("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": 1000}),
+                          Parameter("cursor", "`nextCursor` of the answer before."))),
     Operation("GET", "/blasts/{id}", "showBlast", "A blast as it stands now", _show_blast, answer=BlastStateAnswer,
-              errors=("BLAST_NOT_FOUND", "LOGGER_UNAVAILABLE")),
+              errors=_LOST),
+    Operation("POST", "/blasts/{id}/pause", "pauseBlast", "Hold a blast's waiting messages back; safe to repeat",
+              _pause, "send", ChangeAnswer, body=Body({JSON: PauseRequest}, required=False),
+              errors=(*_LOST, "BLAST_ENDED", "VALIDATION_FAILED", *BODY_ERRORS)),
+    Operation("POST", "/blasts/{id}/resume", "resumeBlast", "Let a paused blast go on; safe to repeat",
+              _resume, "send", ChangeAnswer, errors=(*_LOST, "BLAST_ENDED")),
+    Operation("POST", "/blasts/{id}/cancel", "cancelBlast",
+              "End what of a blast has not begun to be sent; safe to repeat",
+              _cancel, "send", ChangeAnswer, errors=(*_LOST, "BLAST_ENDED")),
+    Operation("POST", "/blasts/{id}/retry-failed", "retryFailed", "Send a blast's failed messages again",
+              _retry_failed, "send", RetryAnswer, body=Body({JSON: RetryRequest}, required=False),
+              errors=(*_LOST, "JOB_NOT_RETRYABLE", "VALIDATION_FAILED", *BODY_ERRORS)),
 ]  # fmt: skip

@@ -44,7 +44,7 @@ def _operation(
 ) -> Operation:
     return Operation(
         "GET", path, name, summary, _passed_on(f"/api{path}"), parameters=parameters,
-        errors=("LOGGER_UNAVAILABLE", "INVALID_QUERY", "INVALID_CURSOR"), content_types=content_types,
+        errors=("LOGGER_UNAVAILABLE", "INVALID_QUERY", "INVALID_CURSOR"), content_types=content_types, queue=False,
     )  # fmt: skip
 
 

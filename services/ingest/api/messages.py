@@ -1,14 +1,64 @@
-"""Messages: one at a time, and all of them counted."""
+"""Messages: one at a time, each with its story, and all of them counted."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 from aiohttp import web
 
-from services.ingest.answers import AllStats, Stats, StatsAnswer, answer
+from services.ingest.answers import (
+    AllStats,
+    BlastAnswer,
+    ChangeAnswer,
+    JobAnswer,
+    MessageAnswer,
+    RetryAnswer,
+    Stats,
+    StatsAnswer,
+    answer,
+)
+from services.ingest.api.blasts import IDEMPOTENCY, INTAKE_ERRORS, receipt_response, retry
 from services.ingest.api.channels import stats_of
-from services.ingest.call import Call, Operation
+from services.ingest.bodies import BODY_ERRORS, decode_struct, read_json, read_optional
+from services.ingest.call import JSON, Body, Call, Operation
+from services.ingest.intake.incoming import Digest, Incoming, slices
+from services.ingest.intake.submission import Submission
+from services.ingest.problems import ApiError, Problem
+from services.ingest.requests import BlastHead, MessageRequest, RetryRequest
+from shared.clock import rfc3339
+from shared.jobs import TERMINAL, JobId, parse_job_id
 
 _COUNTS = ("waiting", "active", "delayed", "scheduled", "completed", "failed", "paused")
+_OWN_FIELDS = ("recipient", "channel")
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(BlastAnswer)
+
+
+async def _post_message(call: Call) -> web.Response:
+    raw = await read_json(call)
+    request = decode_struct(raw, MessageRequest)
+    digest = Digest("message", call.request.query_string)
+    digest.update(raw)
+    shared = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _OWN_FIELDS}
+    head = BlastHead(channels=[request.channel], **shared)
+    incoming = Incoming(head, slices([request.recipient]), digest, whole=True, path="recipient")
+    try:
+        receipt = await Submission(call, incoming).run()
+    except ApiError as error:
+        raise _about_one(error) from error
+    taken = _decoder.decode(receipt.body)
+    job_id = taken.job_ids[0] if isinstance(taken.job_ids, list) and taken.job_ids else msgspec.UNSET
+    body = MessageAnswer(blast_id=taken.blast_id, job_id=job_id, dry_run=taken.dry_run)
+    return receipt_response(receipt, _encoder.encode(body))
+
+
+def _about_one(error: ApiError) -> ApiError:
+    """Return the error in the words of a request with one channel."""
+    problems = [
+        Problem("channel" if one.field == "channels[0]" else one.field, one.code, one.message) for one in error.problems
+    ]
+    return ApiError(error.code, error.message, problems, error.headers)
 
 
 async def _stats(call: Call) -> web.Response:
@@ -21,6 +71,94 @@ def _together(counted: dict[str, Stats]) -> AllStats:
     return AllStats(channels=counted, **sums)
 
 
+async def _show_job(call: Call) -> web.Response:
+    """Show a job as the log knows it; one that was accepted a moment ago is not there yet, and is queued."""
+    job = _job_id(call)
+    message = await _logged(call, job)
+    if message is None:
+        message = await _just_accepted(call, job)
+    if message is None:
+        # the row may have been written between the two looks
+        message = await _logged(call, job)
+    if message is None:
+        raise ApiError("JOB_NOT_FOUND")
+    return answer(JobAnswer(message=message))
+
+
+def _job_id(call: Call) -> JobId:
+    parsed = parse_job_id(call.request.match_info["jobId"])
+    if parsed is None or len(parsed.blast_id) > 64 or not (parsed.blast_id + parsed.channel).isascii():
+        raise ApiError("JOB_NOT_FOUND")
+    return parsed
+
+
+def _text(job: JobId) -> str:
+    return f"{job.blast_id}:{job.index}:{job.channel}"
+
+
+async def _logged(call: Call, job: JobId) -> dict[str, Any] | None:
+    if not (job.blast_id.isalnum() and job.channel.isalnum()):
+        return None
+    status, body = await call.gateway.logger.call("GET", f"/api/messages/{_text(job)}")
+    return body.get("message") if status == 200 else None
+
+
+async def _just_accepted(call: Call, job: JobId) -> dict[str, Any] | None:
+    """Return a stand-in for a row that the logger has not written yet, None where it has written all it was told."""
+    queue = call.gateway.queue
+    blast = await queue.blasts.load(job.blast_id)
+    if blast is None or job.channel not in blast.totals:
+        return None
+    lag = (await queue.control.channel_stats(job.channel)).events_lag
+    enqueued = await queue.blasts.watermark(job.blast_id, job.channel)
+    if not lag and enqueued >= blast.totals[job.channel]:
+        return None
+    return {
+        "job_id": _text(job),
+        "channel": job.channel,
+        "template_id": blast.template.id,
+        "template_name": blast.template.name,
+        "status": "scheduled" if blast.scheduled_at_ms > call.gateway.clock.now_ms() else "queued",
+        "blast_id": blast.blast_id,
+        "attempts": [],
+        "attempts_made": 0,
+        "created_at": rfc3339(blast.created_at_ms),
+        "updated_at": rfc3339(blast.created_at_ms),
+    }
+
+
+async def _cancel_job(call: Call) -> web.Response:
+    job = _job_id(call)
+    outcome = await call.gateway.queue.control.cancel_job(_text(job))
+    if outcome == "processing":
+        raise ApiError("JOB_PROCESSING")
+    if outcome == "unknown":
+        message = await _logged(call, job)
+        if message is None:
+            raise ApiError("JOB_NOT_FOUND")
+        if message.get("status") != "cancelled":
+            raise ApiError("JOB_ENDED" if message.get("status") in TERMINAL else "JOB_PROCESSING")
+    return answer(ChangeAnswer(message="the job is cancelled"))
+
+
+async def _retry_job(call: Call) -> web.Response:
+    request = await read_optional(call, RetryRequest)
+    wanted = {"jobId": _text(_job_id(call)), "includeUncertain": request.include_uncertain}
+    return answer(await retry(call, wanted, "JOB_NOT_FOUND"))
+
+
+_LOST = ("JOB_NOT_FOUND", "LOGGER_UNAVAILABLE")
+
 OPERATIONS = [
+    Operation("POST", "/messages", "sendMessage", "Send one message to one recipient", _post_message, "send",
+              MessageAnswer, (202, 200), body=Body({JSON: MessageRequest}), parameters=(IDEMPOTENCY,),
+              errors=INTAKE_ERRORS),
     Operation("GET", "/messages/stats", "messageStats", "What is where, live from Redis", _stats, answer=StatsAnswer),
-]
+    Operation("GET", "/messages/{jobId}", "showMessage", "One message and each of its attempts",
+              _show_job, answer=JobAnswer, errors=_LOST),
+    Operation("POST", "/messages/{jobId}/cancel", "cancelMessage", "End a message that has not begun to be sent",
+              _cancel_job, "send", ChangeAnswer, errors=(*_LOST, "JOB_ENDED", "JOB_PROCESSING")),
+    Operation("POST", "/messages/{jobId}/retry", "retryMessage", "Send a failed message again", _retry_job, "send",
+              RetryAnswer, body=Body({JSON: RetryRequest}, required=False),
+              errors=(*_LOST, "JOB_NOT_RETRYABLE", "VALIDATION_FAILED", *BODY_ERRORS)),
+]  # fmt: skip

@@ -1,0 +1,94 @@
+"""Previews: one recipient's message, rendered and shown, not sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, UnsetType
+
+from services.ingest.answers import Answer, answer
+from services.ingest.bodies import BODY_ERRORS, read_struct
+from services.ingest.call import JSON, Body, Call, Operation
+from services.ingest.problems import ApiError, Problem, invalid
+from services.ingest.recipients import Accepted, RecipientChecker, Rules, check_global_variables
+from services.ingest.requests import PreviewRequest
+from shared.channels import CHANNELS, EMAIL
+from shared.rendering import RenderError, compile_template, merge_variables, whatsapp_components
+from shared.templates import Template
+
+_EXAMPLE_LINK = "https://example.com/u/example"
+
+
+class Preview(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """What the recipient would see: subject, html and text of a mail, or the components of a WhatsApp message."""
+
+    channel: str
+    subject: str | UnsetType = UNSET
+    html: str | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    components: list[dict[str, Any]] | UnsetType = UNSET
+
+
+class PreviewAnswer(Answer, kw_only=True, frozen=True):
+    """A rendered message."""
+
+    preview: Preview
+
+
+class _Contact:
+    """The recipient as rendering sees it."""
+
+    def __init__(self, accepted: Accepted, field: str) -> None:
+        self.name = accepted.name
+        self.email = accepted.addresses[0] if field == "email" else ""
+        self.phone = accepted.addresses[0] if field == "phone" else ""
+        self.variables = accepted.variables
+
+
+async def _preview(call: Call) -> web.Response:
+    request = await read_struct(call, PreviewRequest)
+    template = await _template(call, request)
+    region = call.gateway.settings.default_region
+    variables, problems = check_global_variables(template, request.global_variables, region)
+    rules = Rules(template, (request.channel,), variables, region)
+    checked = RecipientChecker(rules).check_json(request.recipient, 0, "recipient")
+    problems += checked.problems
+    if problems or checked.accepted is None:
+        raise invalid(problems)
+    contact = _Contact(checked.accepted, CHANNELS[request.channel].address_field)
+    values = {"unsubscribe_url": _EXAMPLE_LINK} | merge_variables(template, variables, contact)
+    values["unsubscribe_url"] = values["unsubscribe_url"] or _EXAMPLE_LINK
+    return answer(PreviewAnswer(preview=_rendered(template, request.channel, values)))
+
+
+async def _template(call: Call, request: PreviewRequest) -> Template:
+    template = await call.gateway.templates.find(request.template_id)
+    problems = []
+    if template is None:
+        problems.append(Problem("templateId", "UNKNOWN_TEMPLATE", "there is no template with this id"))
+    if request.channel not in CHANNELS:
+        problems.append(Problem("channel", "UNKNOWN_CHANNEL", f"the channels are {', '.join(CHANNELS)}"))
+    elif template is not None and request.channel not in template.channels:
+        problems.append(Problem("channel", "CHANNEL_NOT_SUPPORTED", f"the template does not serve {request.channel}"))
+    if problems or template is None:
+        raise invalid(problems)
+    return template
+
+
+def _rendered(template: Template, channel: str, values: dict[str, Any]) -> Preview:
+    try:
+        if channel == EMAIL.name:
+            rendered = compile_template(template).render(values)
+            return Preview(channel=channel, subject=rendered.subject, html=rendered.html, text=rendered.text)
+        return Preview(channel=channel, components=whatsapp_components(template, values))
+    except RenderError as error:
+        raise ApiError("RENDER_FAILED", str(error), [Problem(error.part, "RENDER_FAILED", str(error))]) from error
+
+
+OPERATIONS = [
+    Operation("POST", "/messages/preview", "previewMessage", "Render one recipient's message without sending it",
+              _preview, "read", PreviewAnswer, body=Body({JSON: PreviewRequest}),
+              errors=(*BODY_ERRORS, "VALIDATION_FAILED")),
+]  # fmt: skip

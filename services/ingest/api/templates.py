@@ -1,0 +1,137 @@
+"""Templates: to read, to write, and what each asks of a recipient."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from aiohttp import web
+
+from services.ingest.answers import Answer, ChangeAnswer, answer
+from services.ingest.bodies import BODY_ERRORS, read_struct
+from services.ingest.call import JSON, Body, Call, Operation
+from services.ingest.problems import ApiError, Problem, invalid
+from services.ingest.templates.checking import check_template
+from services.ingest.templates.requests import TemplateContent, TemplateRequest, template_of
+from shared.channels import CHANNELS
+from shared.templates import Template, Variable
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MAX_BYTES = 1024 * 1024
+
+
+class TemplateAnswer(Answer, kw_only=True, frozen=True):
+    """One template, in its current version."""
+
+    template: Template
+
+
+class TemplatesAnswer(Answer, kw_only=True, frozen=True):
+    """All templates, by id."""
+
+    templates: list[Template]
+
+
+class Requirements(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """What a recipient must bring: an address for each channel, and a value for each required variable.
+
+    `columns` is the header of a CSV file that serves this template.
+    """
+
+    template_id: str
+    version: int
+    category: str
+    channels: list[str]
+    addresses: dict[str, str]
+    variables: list[Variable]
+    required: list[str]
+    columns: list[str]
+
+
+class RequirementsAnswer(Answer, kw_only=True, frozen=True):
+    """What a template asks for."""
+
+    requirements: Requirements
+
+
+async def _list(call: Call) -> web.Response:
+    return answer(TemplatesAnswer(templates=await call.gateway.templates.every()))
+
+
+async def _found(call: Call) -> Template:
+    template_id = call.request.match_info["id"]
+    template = await call.gateway.templates.find(template_id) if _ID.fullmatch(template_id) else None
+    if template is None:
+        raise ApiError("TEMPLATE_NOT_FOUND")
+    return template
+
+
+async def _show(call: Call) -> web.Response:
+    return answer(TemplateAnswer(template=await _found(call)))
+
+
+async def _create(call: Call) -> web.Response:
+    request = await read_struct(call, TemplateRequest, _MAX_BYTES)
+    template = _checked(call, template_of(request.id, request))
+    created = await call.gateway.templates.create(template)
+    if created is None:
+        raise ApiError("TEMPLATE_EXISTS")
+    return answer(TemplateAnswer(template=created), 201, {"Location": f"/api/v1/templates/{created.id}"})
+
+
+async def _replace(call: Call) -> web.Response:
+    template_id = call.request.match_info["id"]
+    content = await read_struct(call, TemplateContent, _MAX_BYTES)
+    if not _ID.fullmatch(template_id):
+        raise invalid([Problem("id", "INVALID_VALUE", "an id is letters, digits, dots, dashes and underscores")])
+    template, is_new = await call.gateway.templates.replace(_checked(call, template_of(template_id, content)))
+    return answer(TemplateAnswer(template=template), 201 if is_new else 200)
+
+
+async def _delete(call: Call) -> web.Response:
+    template = await _found(call)
+    if not await call.gateway.templates.delete(template.id):
+        raise ApiError("TEMPLATE_NOT_FOUND")
+    return answer(ChangeAnswer(message="the template is deleted"))
+
+
+async def _requirements(call: Call) -> web.Response:
+    template = await _found(call)
+    addresses = {name: CHANNELS[name].address_field for name in template.channels}
+    names = [one.name for one in template.variables if one.name not in {"name", *addresses.values()}]
+    requirements = Requirements(
+        template_id=template.id,
+        version=template.version,
+        category=template.category,
+        channels=template.channels,
+        addresses=addresses,
+        variables=template.variables,
+        required=[one.name for one in template.variables if one.required and one.default is None],
+        columns=["name", *addresses.values(), *names],
+    )
+    return answer(RequirementsAnswer(requirements=requirements))
+
+
+def _checked(call: Call, template: Template) -> Template:
+    problems = check_template(template, call.gateway.settings.default_region)
+    if problems:
+        raise invalid(problems)
+    return template
+
+
+_UNKNOWN = ("TEMPLATE_NOT_FOUND",)
+_WRITING = (*BODY_ERRORS, "VALIDATION_FAILED")
+
+OPERATIONS = [
+    Operation("GET", "/templates", "listTemplates", "All templates", _list, answer=TemplatesAnswer),
+    Operation("POST", "/templates", "createTemplate", "Add a template", _create, "admin", TemplateAnswer, (201,),
+              body=Body({JSON: TemplateRequest}), errors=(*_WRITING, "TEMPLATE_EXISTS")),
+    Operation("GET", "/templates/{id}", "showTemplate", "One template", _show, answer=TemplateAnswer, errors=_UNKNOWN),
+    Operation("PUT", "/templates/{id}", "replaceTemplate",
+              "Change a template to its next version, or add it; blasts that run keep the version they began with",
+              _replace, "admin", TemplateAnswer, (200, 201), body=Body({JSON: TemplateContent}), errors=_WRITING),
+    Operation("DELETE", "/templates/{id}", "deleteTemplate", "Delete a template", _delete, "admin", ChangeAnswer,
+              errors=_UNKNOWN),
+    Operation("GET", "/templates/{id}/requirements", "templateRequirements", "What a template asks of a recipient",
+              _requirements, answer=RequirementsAnswer, errors=_UNKNOWN),
+]  # fmt: skip

@@ -1,0 +1,77 @@
+"""Unsubscribing: a page with a button for people, one click for mail programs (RFC 8058).
+
+GET changes nothing: link scanners and previews follow links, and must not unsubscribe anybody.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+from aiohttp import web
+
+from services.ingest.bodies import read_whole
+from services.ingest.call import Body, Call, Operation
+from services.ingest.pages import page, read_page_file
+from services.ingest.problems import ApiError
+from shared.channels import CHANNELS
+from shared.unsubscribe import read_token
+
+REASON = "unsubscribed"
+_LONGEST_TOKEN = 2000
+_MAX_BODY = 4096
+_FORM = "application/x-www-form-urlencoded"
+
+
+async def _show(call: Call) -> web.Response:
+    token, target = _target(call)
+    if target is None:
+        return _bad_link(call)
+    _, address = target
+    return _page(
+        "Unsubscribe",
+        f"<p>Stop newsletters and offers to <strong>{escape(address)}</strong>?</p>"
+        f'<form method="post" action="{escape(token)}"><button>Unsubscribe</button></form>'
+        "<p class=small>Messages about your orders and your account still arrive.</p>",
+    )
+
+
+async def _unsubscribe(call: Call) -> web.Response:
+    await read_whole(call, _MAX_BODY)
+    _, target = _target(call)
+    if target is None:
+        return _bad_link(call)
+    channel, address = target
+    await call.gateway.queue.suppressions.add(channel, address, REASON)
+    return _page("Unsubscribed", f"<p><strong>{escape(address)}</strong> gets no more newsletters and offers.</p>")
+
+
+def _target(call: Call) -> tuple[str, tuple[str, str] | None]:
+    """Return the link's token, and the channel and address that it was signed for, None if it was not."""
+    token, secret = call.request.match_info["token"], call.gateway.settings.mail.secret
+    if not secret or len(token) > _LONGEST_TOKEN:
+        return token, None
+    target = read_token(secret, token)
+    return token, target if target is not None and target[0] in CHANNELS else None
+
+
+def _bad_link(call: Call) -> web.Response:
+    if "text/html" not in call.request.headers.get("Accept", ""):
+        raise ApiError("INVALID_TOKEN")
+    return _page("This link does not work", "<p>Perhaps it was cut off. Please open it from the mail again.</p>", 400)
+
+
+def _page(title: str, body: str, status: int = 200) -> web.Response:
+    return page(title, f"<main><h1>{title}</h1>{body}</main>", style=read_page_file("plain.css"), status=status)
+
+
+_HTML = ("text/html",)
+
+OPERATIONS = [
+    Operation("GET", "/u/{token}", "showUnsubscribe", "The page behind an unsubscribe link; changes nothing",
+              _show, None, rooted=True, queue=False, errors=("INVALID_TOKEN",), content_types=_HTML),
+    Operation("POST", "/u/{token}", "unsubscribe", "Unsubscribe with one click (RFC 8058); safe to repeat",
+              _unsubscribe, None, rooted=True, content_types=_HTML,
+              errors=("INVALID_TOKEN", "BODY_TOO_LARGE", "REQUEST_TIMEOUT"),
+              body=Body({_FORM: {"type": "object", "properties": {"List-Unsubscribe": {"type": "string"}}}},
+                        required=False)),
+]  # fmt: skip
