@@ -75,8 +75,14 @@ class DeferredError(SendError):
         self.wait_s = wait_s
 
 
+OPTED_OUT_REASON = "opted_out"
+
+
 class PermanentError(SendError):
-    """This message to this address will never work; `suppress` names why the address is suppressed, if it is."""
+    """This message to this address will never work; `suppress` names why the address is suppressed, if it is.
+
+    That is a hard bounce, which stops all messages, unless it begins with OPTED_OUT_REASON: that stops marketing.
+    """
 
     error_class = "permanent"
 

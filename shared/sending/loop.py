@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic
 
 from shared.clock import Clock, SystemClock
-from shared.errors import QueueUnavailableError, StopBlastError, StopChannelError
+from shared.errors import OPTED_OUT_REASON, QueueUnavailableError, StopBlastError, StopChannelError
 from shared.lifecycle import Stop
 from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
@@ -199,8 +199,9 @@ class SendingLoop(Generic[MessageT]):
         await self._insist(lambda: self._control.pause_blast(blast_id, error.reply or error.message))
 
     async def suppress(self, address: str, reason: str) -> None:
-        """Suppress an address after a hard bounce."""
-        await self._insist(lambda: self._suppressions.add(self._provider.channel, address, f"hard_bounce: {reason}"))
+        """Suppress an address: wholly after a hard bounce, for marketing alone after an opt-out."""
+        written = reason if reason.startswith(OPTED_OUT_REASON) else f"hard_bounce: {reason}"
+        await self._insist(lambda: self._suppressions.add(self._provider.channel, address, written))
 
     def provider_failed(self) -> None:
         """Hold back for a moment, longer with each failure in a row; the breakers do the rest."""

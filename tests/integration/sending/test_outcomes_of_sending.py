@@ -10,6 +10,7 @@ import pytest
 
 from shared.blasts import Blast
 from shared.errors import (
+    OPTED_OUT_REASON,
     DeferredError,
     PermanentError,
     SendError,
@@ -108,6 +109,19 @@ async def test_permanent_failure_ends_at_once_and_suppresses(world: World) -> No
         again = await world.given(1)
         assert (await ended(world, again))["suppressed"] == 1
     assert len(provider.calls) == 1
+
+
+async def test_opting_out_stops_marketing_alone(world: World) -> None:
+    """Whoever opted out gets no further marketing, but still what the transaction needs."""
+    blasts = [await world.blast(1) for _ in range(3)]
+    provider = FakeProvider(failing(1, PermanentError("opted out", suppress=f"{OPTED_OUT_REASON}: 131050")))
+    async with sending(world, provider):
+        for blast, marketing in zip(blasts, (True, True, False), strict=True):
+            provider.behaviour = provider.behaviour if blast is blasts[0] else accept
+            await world.enqueue(blast, marketing=marketing)
+            await ended(world, blast)
+    statuses = [[name for name, n in (await world.progress(blast)).counts.items() if n] for blast in blasts]
+    assert statuses == [["failed"], ["suppressed"], ["sent"]]
 
 
 async def test_unavailable_provider_costs_no_attempt(world: World) -> None:
