@@ -1,0 +1,187 @@
+"""The WhatsApp channel: posts one message to Qiscus over warm connections, and says what came of it.
+
+What is lost before the body was sent was surely not delivered; what is lost after it is uncertain. A server that
+fails several times in a row is left alone for a while (see `shared.sending.breaker`).
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import NoReturn
+
+import aiohttp
+
+from services.whatsapp_sender.payload import WhatsAppMessage, render_message
+from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer
+from services.whatsapp_sender.settings import QiscusSettings
+from shared.blasts import Blast
+from shared.channels import WHATSAPP
+from shared.clock import Clock
+from shared.errors import SendError, StopChannelError, TransientError, UnavailableError, UncertainError
+from shared.jobs import Job
+from shared.sending.breaker import Breaker, Turn
+from shared.sending.provider import ProviderStatus, Receipt
+
+MAX_ANSWER_BYTES = 64 * 1024
+_CHUNK_BYTES = 16 * 1024
+# shorter than servers keep idle connections, so that none is met closed
+_KEEP_ALIVE_S = 15.0
+_MOST_CONNECTIONS = 500
+
+
+@dataclass(slots=True)
+class HandOver:
+    """Whether the body of a request has begun to be sent."""
+
+    begun: bool = False
+
+
+class WhatsAppChannel:
+    """Sends messages through one Qiscus app; implements `Provider`."""
+
+    channel = WHATSAPP.name
+
+    def __init__(self, settings: QiscusSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._breaker = Breaker(clock, settings.breaker)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Open the session; connections are made when they are needed, and reused."""
+        self._session = _open_session(self._settings)
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def render(self, job: Job, blast: Blast) -> WhatsAppMessage:
+        """Render a job; raises PermanentError that names the variable."""
+        return render_message(job, blast)
+
+    async def send(self, message: WhatsAppMessage) -> Receipt:
+        """Post one message; raises a SendError for every outcome but acceptance."""
+        turn = self._breaker.enter(last_resort=True)
+        if turn is None:
+            raise UnavailableError(f"not tried after too many failures: {self._breaker.reason}", code="breaker")
+        if self._session is None:
+            raise UnavailableError("the channel is not open", code="closed")
+        with turn:
+            answer = await self._post(self._session, message.body, turn)
+            if is_server_failure(answer):
+                self._judge_failure(answer, turn)
+            turn.worked()
+            return read_answer(answer)
+
+    def available(self) -> bool:
+        """Say whether Qiscus may be tried now."""
+        return self._breaker.admits(last_resort=True)
+
+    async def status(self) -> ProviderStatus:
+        """Ask Qiscus, over a connection of its own, with a message to nobody: an answer tells what it thinks of us.
+
+        Credentials are refused with 401, 403 or an error of the stop class; any other answer means that they were
+        taken. Nothing is ever sent by this.
+        """
+        detail: dict[str, object] = {
+            "url": self._settings.url,
+            "breaker": "open" if self._breaker.is_open else "closed",
+            "breakerReason": self._breaker.reason,
+        }
+        try:
+            async with _open_session(self._settings) as session:
+                answer = await self._post(session, b"{}", None)
+        except SendError as error:
+            return ProviderStatus(reachable=False, authenticated=False, detail=detail | {"error": error.message})
+        detail["httpStatus"] = answer.status
+        if answer.status >= 500:
+            return ProviderStatus(reachable=True, authenticated=False, detail=detail | {"error": answer.text[:500]})
+        try:
+            read_answer(answer)
+        except StopChannelError as error:
+            return ProviderStatus(reachable=True, authenticated=False, detail=detail | {"error": error.message})
+        except SendError:
+            pass  # an empty message is refused: so it was read, in our name
+        return ProviderStatus(reachable=True, authenticated=True, detail=detail)
+
+    async def _post(self, session: aiohttp.ClientSession, body: bytes, turn: Turn | None) -> Answer:
+        hand_over = HandOver()
+        try:
+            async with session.post(
+                self._settings.messages_url, data=body, allow_redirects=False, trace_request_ctx=hand_over
+            ) as response:
+                raw = await _read_answer(response)
+                retry_after = response.headers.get("Retry-After", "")
+                return Answer(response.status, raw, retry_after, time.time())
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            if turn is not None:
+                turn.failed(reason)
+            _lost(error, reason, hand_over)
+
+    def _judge_failure(self, answer: Answer, turn: Turn) -> NoReturn:
+        """A gateway's 5xx: this message may work soon; many in a row mean that the server is down."""
+        code = f"http {answer.status}"
+        turn.failed(code)
+        if self._breaker.is_open:
+            raise UnavailableError(f"HTTP {answer.status}, again and again", code=code, reply=answer.text)
+        raise TransientError(f"HTTP {answer.status}", code=code, reply=answer.text)
+
+
+def _lost(error: Exception, reason: str, hand_over: HandOver) -> NoReturn:
+    if hand_over.begun:
+        raise UncertainError(f"the answer was lost: {reason}", code="lost") from error
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientSSLError):
+        raise UnavailableError(f"cannot connect: {reason}", code="connect") from error
+    raise TransientError(f"the connection was lost before the message was sent: {reason}", code="lost") from error
+
+
+async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
+    """Read an answer, or its beginning if it is absurdly long."""
+    parts = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        parts += chunk
+        if len(parts) >= MAX_ANSWER_BYTES:
+            break
+    return bytes(parts[:MAX_ANSWER_BYTES])
+
+
+def _open_session(settings: QiscusSettings) -> aiohttp.ClientSession:
+    headers = {
+        "Qiscus-App-Id": settings.app_code,
+        "Qiscus-Secret-Key": settings.secret_key,
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+    }
+    timeout = aiohttp.ClientTimeout(
+        total=settings.connect_s + settings.answer_s,
+        connect=settings.connect_s,
+        sock_connect=settings.connect_s,
+        sock_read=settings.answer_s,
+    )
+    connector = aiohttp.TCPConnector(limit=_MOST_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_S)
+    return aiohttp.ClientSession(
+        headers=headers,
+        timeout=timeout,
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=[_noting_hand_over()],
+    )
+
+
+def _noting_hand_over() -> aiohttp.TraceConfig:
+    """Note when the first byte of a body goes out: from then on the message may have been delivered."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_chunk_sent.append(_note_hand_over)
+    return trace
+
+
+async def _note_hand_over(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceRequestChunkSentParams
+) -> None:
+    with suppress(AttributeError):
+        context.trace_request_ctx.begun = True

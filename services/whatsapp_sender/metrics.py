@@ -1,0 +1,58 @@
+"""The WhatsApp sender's metrics: its attempts and how long they took; queues and messages are the logger's to tell."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_SEND_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_WAIT_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
+
+
+class WhatsAppMetrics:
+    """The registry of one WhatsApp sender; what the sending loop observes ends here (`SendObserver`)."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self._attempts = Counter(
+            "kurir_attempts",
+            "Attempts to hand a message to its provider, by what became of them.",
+            ("channel", "outcome", "error_class"),
+            registry=self.registry,
+        )
+        self._durations = Histogram(
+            "kurir_send_duration_seconds",
+            "Time from the start of an attempt to the provider's answer.",
+            ("channel",),
+            buckets=_SEND_BUCKETS,
+            registry=self.registry,
+        )
+        self._latencies = Histogram(
+            "kurir_queue_latency_seconds",
+            "Time from enqueueing to the first attempt.",
+            ("channel", "lane"),
+            buckets=_WAIT_BUCKETS,
+            registry=self.registry,
+        )
+        build = Gauge("kurir_build_info", "The running version.", ("version", "service"), registry=self.registry)
+        build.labels(version("kurir"), "whatsapp_sender").set(1)
+
+    def attempt(self, channel: str, outcome: str, error_class: str, duration_s: float) -> None:
+        """Count one attempt with its outcome and the seconds it took."""
+        self._attempts.labels(channel, outcome, error_class).inc()
+        self._durations.labels(channel).observe(duration_s)
+
+    def queue_latency(self, channel: str, lane: str, seconds: float) -> None:
+        """Observe the time from enqueueing to the first attempt."""
+        self._latencies.labels(channel, lane).observe(seconds)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """Return the text for Prometheus and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

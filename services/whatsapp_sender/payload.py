@@ -1,0 +1,44 @@
+"""From a job and its blast to the body that Qiscus takes: an approved template and its parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from shared.blasts import Blast
+from shared.errors import PermanentError
+from shared.jobs import Job
+from shared.rendering import RenderError, job_values, whatsapp_components
+from shared.sending.provider import RenderedMessage
+
+
+@dataclass(frozen=True, slots=True)
+class WhatsAppMessage(RenderedMessage):
+    """A message ready to be posted: its recipient's digits and the JSON body."""
+
+    to: str
+    body: bytes
+
+
+def render_message(job: Job, blast: Blast) -> WhatsAppMessage:
+    """Render a job; raises PermanentError that names the variable which is missing or unfit."""
+    content = blast.template.whatsapp
+    try:
+        components = whatsapp_components(blast.template, job_values(blast, job))
+    except RenderError as error:
+        raise PermanentError(f"cannot be rendered: {error}", code="render") from error
+    if content is None:  # whatsapp_components has refused it already
+        raise PermanentError("the template has no WhatsApp content", code="render")
+    template: dict[str, Any] = {
+        "name": content.template_name,
+        "language": {"policy": "deterministic", "code": content.language},
+    }
+    if content.namespace:
+        template["namespace"] = content.namespace
+    if components:
+        template["components"] = components
+    to = job.recipient.address.removeprefix("+")
+    body = orjson.dumps({"to": to, "type": "template", "template": template})
+    return WhatsAppMessage(job.job_id, "", to, body)
