@@ -98,3 +98,15 @@ def unpack_job(raw: bytes) -> Job:
         return _decoder.decode(raw)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise DecodeError("job", raw) from error
+
+
+def legible_job_id(raw: bytes) -> str:
+    """Return the id of what should be a job and cannot be unpacked, "" where even its beginning is something else."""
+    try:
+        match msgspec.msgpack.decode(raw):
+            case [str(blast_id), int(index), str(channel), *_]:
+                job_id = f"{blast_id}:{index}:{channel}"
+                return job_id if parse_job_id(job_id) else ""
+    except (msgspec.DecodeError, ValueError):
+        pass  # not even msgpack
+    return ""

@@ -15,7 +15,8 @@ import orjson
 from redis.asyncio import Redis
 
 from shared.errors import DecodeError, QueueUnavailableError
-from shared.jobs import unpack_job
+from shared.events import Ended, EventBatch, SystemEvent, pack_batch, pack_event
+from shared.jobs import legible_job_id, unpack_job
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.keys import ChannelKeys
@@ -31,7 +32,7 @@ class BeginPolicy:
     """What a begin is decided by besides the job.
 
     `gap_us` is the time between two starts in µs (0: no limit), unless it was changed at run time;
-    `on_uncertain` is `resend` or `hold`; `concurrency` is how many may be in flight.
+    `on_uncertain` is `resend` or `hold`; `concurrency` is how many may be in flight at most.
     """
 
     gap_us: int = 0
@@ -59,27 +60,28 @@ class BeginRequest:
         """The limit as `begin.lua` reads it; a start that was booked serves for one attempt."""
         if not self.limit:
             return ""
-        booked = self.lease.job.booked_for_ms > 0 and self.lease.deliveries == 1
-        return f"{self.limit} {self.limit_gap_us} {self.limit_burst} {int(booked)}"
+        booked_ms = self.lease.job.booked_for_ms if self.lease.deliveries == 1 else 0
+        return f"{self.limit} {self.limit_gap_us} {self.limit_burst} {booked_ms}"
 
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
-    """An entry that is no job: its bytes are kept whole, and it must be ended by hand of the sender."""
+    """An entry that is no job: its bytes are kept whole, and its sender ends it; `job_id` is "" if it is illegible."""
 
     stream: str
     entry_id: str
     error: DecodeError
+    job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a fetch brought: leases, the channel's pause if any, and whether anything is due later."""
+    """What a fetch brought: leases, the channel's pause if any, and after how long something is due, if anything is."""
 
     leases: list[Lease]
     undecodable: list[Undecodable]
     paused: str
-    parked: bool
+    due_in_s: float | None
 
 
 class Consumer:
@@ -94,6 +96,8 @@ class Consumer:
         self._begins = Numbered(sender_id, "begin")
         self._settles = Numbered(sender_id, "settle")
         self._lates = Numbered(sender_id, "late")
+        self._discards = Numbered(sender_id, "discard")
+        self._tellings = Numbered(sender_id, "tell")
 
     async def _call(self, name: str, args: Sequence[Argument]) -> object:
         return await call_script(self._redis, name, self.keys.tag, args)
@@ -113,11 +117,11 @@ class Consumer:
 
         Raises QueueUnavailableError; what was taken then is listed by `own("buf")`.
         """
-        args = (self.sender_id, want, self.timing.park_ms, self.timing.due_scan_ms)
-        reply = await self._call("fetch", args)
+        reply = await self._call("fetch", (self.sender_id, want))
         assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
         leases, undecodable = _leases(reply[2:])
-        return Fetched(leases, undecodable, _text(reply[0]), bool(reply[1]))
+        due_in_s = reply[1] / 1000 if reply[1] >= 0 else None
+        return Fetched(leases, undecodable, _text(reply[0]), due_in_s)
 
     async def own(self, kind: str) -> list[Lease]:
         """List what this sender holds, `buf` or `tx`."""
@@ -125,8 +129,8 @@ class Consumer:
         assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
         return _leases(reply)[0]
 
-    async def begin(self, requests: Sequence[BeginRequest]) -> list[Grant]:
-        """Ask to begin jobs; repeats itself until Redis answers."""
+    async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0) -> list[Grant]:
+        """Ask to begin jobs while `in_flight` others are; repeats itself until Redis answers."""
         number, head = self._begins.next()
         policy, timing = self._policy, self.timing
         args: list[Argument] = [
@@ -137,8 +141,8 @@ class Consumer:
             timing.grant_ahead_ms * 1000,
             policy.on_uncertain,
             POISON_AFTER,
-            timing.jitter_allowance_ms * 1000,
             policy.concurrency,
+            in_flight,
         ]
         for request in requests:
             lease, job = request.lease, request.lease.job
@@ -192,11 +196,21 @@ class Consumer:
         reply = await self._call("leave", (self.sender_id,))
         return int(str(reply))
 
-    async def discard(self, entry: Undecodable) -> None:
-        """Take an entry that is no job out of the queue; it must have been reported before."""
-        with translated("discard"):
-            await self._redis.xack(entry.stream, "senders", entry.entry_id)
-            await self._redis.xdel(entry.stream, entry.entry_id)
+    async def discard(self, entry: Undecodable, now_ms: int) -> None:
+        """End an entry that is no job as `failed`, class `undecodable`, its bytes kept in the event."""
+        words = "what the queue held is no job"
+        event = b""
+        if entry.job_id:
+            gone = Ended(now_ms, entry.job_id, 1, 0, "failed", "undecodable", "", words, 0, entry.error.raw)
+            event = pack_event(gone)
+        _, head = self._discards.next()
+        args = (head, self.timing.keep_ended_ms, "failed", entry.stream, entry.entry_id, entry.job_id, "q", event)
+        await self._insist("sweep", args)
+        place = {"stream": entry.stream, "entry_id": entry.entry_id, "job_id": entry.job_id}
+        told = SystemEvent(now_ms, "error", words, f"{self.keys.channel}_sender", place)
+        number, _ = self._tellings.next()
+        batch = EventBatch(self._tellings.producer, number, [told])
+        await self._insist("tell", (pack_batch(batch),))
 
 
 class Doorbell:
@@ -233,7 +247,7 @@ def _leases(flat: list[object]) -> tuple[list[Lease], list[Undecodable]]:
         try:
             job = unpack_job(raw)
         except DecodeError as error:
-            undecodable.append(Undecodable(_text(stream), _text(entry_id), error))
+            undecodable.append(Undecodable(_text(stream), _text(entry_id), error, legible_job_id(raw)))
             continue
         leases.append(Lease(_text(stream), _text(entry_id), int(_text(deliveries)), job))
     return leases, undecodable

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from redis.asyncio import Redis
 
+from shared.blasts import Blast
 from shared.channels import CHANNELS
 from shared.clock import Clock, SystemClock
-from shared.events import BlastChanged
+from shared.events import BlastChanged, EventBatch, pack_batch
 from shared.jobs import parse_job_id
 from shared.queue.batches import Numbered
 from shared.queue.blasts import BlastProgress, BlastStore, ChannelProgress
 from shared.queue.connection import translated
 from shared.queue.keys import ChannelKeys
-from shared.queue.producer import Producer
 from shared.queue.scripts import call_script
 from shared.queue.sweeper import Sweeper
 from shared.queue.timing import Timing
 from shared.settings import Rate
 
 COUNTERS = ("enqueued", "sent", "failed", "retried", "deferred", "cancelled", "expired", "suppressed")
-MOST_STREAMS = 1000
+OLDEST_AMONG = 50
 MOVING_MS = 2000
+
+Change = Literal["paused", "resumed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +98,17 @@ class Control:
         self._redis = redis
         self._clock = clock or SystemClock()
         self._blasts = BlastStore(redis, f"{name}/control")
-        self._producer = Producer(redis, f"{name}/control")
+        self._changes = Numbered(name, "changes")
         self._cancels = Numbered(name, "cancel")
         self.sweeper = Sweeper(redis, name)
 
     async def pause_channel(self, channel: str, reason: str) -> None:
         """Pause a channel: its senders begin nothing more. Safe to repeat; the last reason stays."""
-        keys = ChannelKeys(channel)
-        with translated("pause channel"):
-            await self._redis.set(keys.key("paused"), reason)
+        await call_script(self._redis, "pause_channel", ChannelKeys(channel).tag, (reason,))
 
     async def resume_channel(self, channel: str) -> None:
         """Resume a paused channel. Safe to repeat."""
-        keys = ChannelKeys(channel)
-        with translated("resume channel"):
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.delete(keys.key("paused"))
-                pipe.xadd(keys.bell, {"d": b""}, maxlen=1, approximate=False)
-                await pipe.execute()
+        await call_script(self._redis, "resume_channel", ChannelKeys(channel).tag, ())
 
     async def pause_blast(self, blast_id: str, reason: str) -> bool:
         """Pause a blast on all its channels; False if it is unknown or ended. Safe to repeat."""
@@ -134,18 +129,27 @@ class Control:
             args = (blast_id, head, Timing().keep_ended_ms, "cancelled")
             done |= bool(await call_script(self._redis, "cancel_blast", ChannelKeys(channel).tag, args))
         if done:
-            await self._producer.emit(BlastChanged(self._clock.now_ms(), blast_id, "cancelled"))
+            await self._tell(blast, "cancelled", "")
             await self.sweeper.sweep_blast(blast)
         return done
 
-    async def _change(self, blast_id: str, script: str, args: tuple[str, ...], change: Any, reason: str) -> bool:
+    async def _change(self, blast_id: str, script: str, args: tuple[str, ...], change: Change, reason: str) -> bool:
         blast = await self._blasts.load(blast_id)
+        if blast is None:
+            return False
         done = False
-        for channel in blast.totals if blast else ():
+        for channel in blast.totals:
             done |= bool(await call_script(self._redis, script, ChannelKeys(channel).tag, args))
         if done:
-            await self._producer.emit(BlastChanged(self._clock.now_ms(), blast_id, change, reason))
+            await self._tell(blast, change, reason)
         return done
+
+    async def _tell(self, blast: Blast, change: Change, reason: str) -> None:
+        """Tell the logger of a change, even where Redis is full; the blast's first channel carries it."""
+        number, _ = self._changes.next()
+        event = BlastChanged(self._clock.now_ms(), blast.blast_id, change, reason)
+        batch = pack_batch(EventBatch(self._changes.producer, number, [event]))
+        await call_script(self._redis, "tell", ChannelKeys(next(iter(blast.totals))).tag, (batch,))
 
     async def cancel_job(self, job_id: str) -> str:
         """Cancel one job: `cancelled`, `processing` (it is being sent), or `unknown` (not in Redis, or no job)."""
@@ -174,7 +178,7 @@ class Control:
 
     async def channel_stats(self, channel: str) -> ChannelStats:
         """Count what is where on one channel, in one script."""
-        raw = await call_script(self._redis, "stats", ChannelKeys(channel).tag, (MOST_STREAMS,))
+        raw = await call_script(self._redis, "stats", ChannelKeys(channel).tag, (OLDEST_AMONG,))
         return _stats(orjson.loads(raw))
 
     async def server_memory(self) -> ServerMemory:
@@ -212,13 +216,12 @@ def _stats(raw: dict[str, Any]) -> ChannelStats:
     waiting = dict.fromkeys(("high", "normal", "bulk"), 0) | (raw["waiting"] or {})
     counters = dict.fromkeys(COUNTERS, 0) | (raw["counters"] or {})
     oldest = {lane: max(0.0, (raw["now_ms"] - at) / 1000) for lane, at in (raw["oldest"] or {}).items()}
-    deferred = raw["later"] - raw["later_scheduled"]
     return ChannelStats(
         waiting=sum(waiting.values()),
         waiting_by_lane=waiting,
         active=raw["active"],
-        delayed=raw["delayed"] + deferred,
-        scheduled=raw["scheduled_bulk"] + raw["later_scheduled"],
+        delayed=raw["delayed"],
+        scheduled=raw["scheduled"],
         completed=counters["sent"],
         failed=counters["failed"],
         paused=raw["paused_jobs"],

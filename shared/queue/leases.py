@@ -54,24 +54,28 @@ class Grant:
     """The answer to a begin.
 
     `after_us` is the wait before the start, or until a start may be free; `until_ms` is the booked start on the
-    server's clock.
+    server's clock. A `spaced` start was granted under the channel's limit: it must not come much later than then.
     """
 
     kind: GrantKind
     after_us: int = 0
     until_ms: int = 0
+    spaced: bool = False
+
+
+_GRANTED: dict[str, Grant] = {"g": Grant("granted"), "G": Grant("alone")}
 
 
 def parse_grant(word: str) -> Grant:
     """Read one word of `begin`'s answer."""
-    for prefix, kind in (("limited", "limited"), ("booked", "booked")):
-        if word.startswith(prefix):
-            number = int(word[len(prefix) :])
-            return Grant("limited", after_us=number) if kind == "limited" else Grant("booked", until_ms=number)
-    if word[0] == "g":
-        return Grant("granted", after_us=int(word[1:]))
-    if word[0] == "a" and word[1:].isdigit():
-        return Grant("alone", after_us=int(word[1:]))
+    if word in _GRANTED:
+        return _GRANTED[word]
+    if word.startswith("limited"):
+        return Grant("limited", after_us=int(word[7:]))
+    if word.startswith("booked"):
+        return Grant("booked", until_ms=int(word[6:]))
+    if word[0] in "sS" and word[1:].isdigit():
+        return Grant("granted" if word[0] == "s" else "alone", after_us=int(word[1:]), spaced=True)
     return Grant(word)  # type: ignore[arg-type]  # the closed set of begin.lua
 
 

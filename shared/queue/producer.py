@@ -19,6 +19,7 @@ from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
 from shared.queue.scripts import Argument, call_script
 
 MAX_CHUNK = 500
+OWN_STREAM_FROM = 100
 MEMORY_SHARE = 0.8
 
 
@@ -90,6 +91,7 @@ class Producer:
             blast.scheduled_at_ms * 1000 if chunk.series == "jobs" else 0,
             head,
             pack_event(self._queued_event(chunk)),
+            OWN_STREAM_FROM,
         ]
         for job in chunk.jobs:
             args += (job.job_id, pack_job(job))

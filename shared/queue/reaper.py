@@ -17,6 +17,7 @@ from shared.clock import Clock, SystemClock
 from shared.queue.batches import Numbered
 from shared.queue.connection import server_info
 from shared.queue.keys import ChannelKeys
+from shared.queue.leases import Lease
 from shared.queue.scripts import call_script
 from shared.queue.timing import Timing
 
@@ -77,13 +78,14 @@ class Reaper:
                 self._missing_since.pop(dead, None)
                 return Taken(dead, from_buffer, in_flight)
 
-    async def give_up(self, entry_ids: Sequence[str]) -> int:
-        """Park this sender's own entries in flight that no task stands behind; returns how many."""
-        _, flying, _ = await self._reap(self._sender_id, "its task was lost in mid-send", ",".join(entry_ids))
+    async def give_up(self, leases: Sequence[Lease]) -> int:
+        """Give up this sender's own entries in flight that no task stands behind; returns how many."""
+        which = ",".join(f"{lease.stream} {lease.entry_id}" for lease in leases)
+        _, flying, _ = await self._reap(self._sender_id, "its task was lost in mid-send", which)
         return flying
 
     async def _reap(self, sender: str, reason: str, which: str) -> tuple[int, int, int]:
         _, head = self._heads.next()
-        args = (sender, head, self._timing.park_ms, BATCH, reason, which)
+        args = (sender, head, BATCH, reason, which)
         buffered, flying, clear = await call_script(self._redis, "reap", self._keys.tag, args)
         return buffered, flying, clear

@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 
 from shared.queue.connection import translated
 from shared.queue.keys import ChannelKeys
+from shared.queue.scripts import call_script
 
 
 class Suppressions:
@@ -18,11 +19,7 @@ class Suppressions:
 
     async def add(self, channel: str, address: str, reason: str) -> bool:
         """Suppress an address; the first reason stays unless the new one is a hard bounce. True if it was new."""
-        key = ChannelKeys(channel).key("suppressed")
-        with translated("suppress"):
-            if reason.startswith("hard_bounce"):
-                return bool(await self._redis.hset(key, address, reason))
-            return bool(await self._redis.hsetnx(key, address, reason))
+        return bool(await call_script(self._redis, "suppress", ChannelKeys(channel).tag, (address, reason)))
 
     async def remove(self, channel: str, address: str) -> bool:
         """Lift a suppression; False if there was none."""

@@ -6,6 +6,7 @@ meanwhile; what is in mid-send is left to finish.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from redis.asyncio import Redis
 
 from shared.blasts import Blast
 from shared.clock import Clock, SystemClock
-from shared.errors import DecodeError
+from shared.errors import DecodeError, KurirError
 from shared.events import Ended, pack_event
 from shared.jobs import Job, Status, unpack_job
 from shared.queue.batches import Numbered
@@ -33,6 +34,15 @@ class Waiting:
     stream: str
     entry_id: str
     job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A stretch of a stream."""
+
+    stream: str
+    start: str = "-"
+    end: str = "+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +89,39 @@ class Sweeper:
         with translated("cancel job"):
             await self._redis.hset(marks, job_id, 1)
             await self._redis.pexpire(marks, Timing().keep_ended_ms)
-        swept = await self._sweep(channel, blast.blast_id, lambda job: job.job_id == job_id, CANCELLED)
-        if swept.ended:
-            return "cancelled"
-        if swept.in_flight:
-            return "processing"
+        # Twice: a job may come due, or be put off, while the walk has passed the one place and not the other.
+        for _ in range(2):
+            swept = await self._sweep(channel, blast.blast_id, lambda job: job.job_id == job_id, CANCELLED)
+            if swept.ended:
+                return "cancelled"
+            if swept.in_flight:
+                return "processing"
         with translated("cancel job"):
             await self._redis.hdel(marks, job_id)
         return "unknown"
 
     async def _sweep(self, channel: str, blast_id: str, wanted: Callable[[Job], bool], verdict: Verdict) -> Swept:
-        ended = in_flight = 0
-        async for chunk in self._waiting(channel, blast_id, wanted):
-            marks = await self._end(channel, chunk, verdict)
-            ended += marks.count("1")
-            in_flight += marks.count("t")
-        return Swept(ended, in_flight)
+        """End what is wanted; while Redis ends one chunk the next is read."""
+        marks: list[str] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                ending: asyncio.Task[str] | None = None
+                async for chunk in self._waiting(channel, blast_id, wanted):
+                    if ending is not None:
+                        marks.append(await ending)
+                    ending = group.create_task(self._end(channel, chunk, verdict))
+                if ending is not None:
+                    marks.append(await ending)
+        except* KurirError as failed:
+            raise failed.exceptions[0] from None
+        return Swept(sum(mark.count("1") for mark in marks), sum(mark.count("t") for mark in marks))
 
     async def _waiting(
         self, channel: str, blast_id: str, wanted: Callable[[Job], bool]
     ) -> AsyncIterator[list[Waiting]]:
         keys = ChannelKeys(channel)
-        for stream in (keys.bulk(blast_id), keys.lane("high"), keys.lane("normal"), keys.lane("due")):
-            async for entries in self._entries(stream):
+        for place in await self._places(keys, blast_id):
+            async for entries in self._entries(place):
                 found = [entry for entry in entries if wanted(entry.job)]
                 if found:
                     yield found
@@ -110,16 +130,33 @@ class Sweeper:
             if found:
                 yield found
 
-    async def _entries(self, stream: str) -> AsyncIterator[list[Waiting]]:
-        start = "-"
+    async def _places(self, keys: ChannelKeys, blast_id: str) -> list[_Place]:
+        """Say where a blast's jobs may stand; in the shared streams only from where its first was added.
+
+        What was deferred, or was scheduled, comes into the shared streams later on; `normal` takes none but those
+        of scheduled blasts.
+        """
+        with translated("sweep"):
+            known: Any = await self._redis.hmget(keys.blast(blast_id), "from", "to", "scheduled_at")
+        first, last, scheduled_at = known
+        start = first.decode() if first is not None else "-"
+        places = [_Place(keys.bulk(blast_id)), _Place(keys.lane("high"), start), _Place(keys.lane("due"), start)]
+        if scheduled_at is not None:
+            places.append(_Place(keys.lane("normal"), start))
+        elif last is not None:
+            places.append(_Place(keys.lane("normal"), start, last.decode()))
+        return places
+
+    async def _entries(self, place: _Place) -> AsyncIterator[list[Waiting]]:
+        start = place.start
         while True:
             with translated("sweep"):
-                rows: Any = await self._redis.xrange(stream, start, "+", count=CHUNK)
+                rows: Any = await self._redis.xrange(place.stream, start, place.end, count=CHUNK)
             if not rows:
                 return
             start = f"({rows[-1][0].decode()}"
             yield [
-                Waiting(stream, entry_id.decode(), job)
+                Waiting(place.stream, entry_id.decode(), job)
                 for entry_id, fields in rows
                 if (job := _job(fields[b"d"])) is not None
             ]
@@ -139,7 +176,7 @@ class Sweeper:
     async def _end(self, channel: str, chunk: list[Waiting], verdict: Verdict) -> str:
         _, head = self._heads.next()
         now_ms = self._clock.now_ms()
-        args: list[Argument] = [head, Timing().keep_ended_ms, verdict.status, b""]
+        args: list[Argument] = [head, Timing().keep_ended_ms, verdict.status]
         for one in chunk:
             job = one.job
             waits = "r" if job.attempts or job.deferrals else "q"

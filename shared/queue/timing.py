@@ -10,7 +10,8 @@ class Timing:
     """Every duration that the queue's guarantees rest on, in milliseconds.
 
     `park_ms` (V) must exceed every delay that is parked in the pending list: a parked entry is due once its
-    idle time reaches V, and Redis clamps a negative IDLE to 0.
+    idle time reaches V, and Redis clamps a negative IDLE to 0. Starts under a rate are spaced as if its period were
+    `jitter_allowance_ms` longer; of that a start may lose `late_start_ms` in its sender, the rest on the way.
     """
 
     park_ms: int = 60_000
@@ -21,15 +22,15 @@ class Timing:
     looks_apart_ms: int = 8_000
     redis_up_ms: int = 15_000
     buffer_idle_ms: int = 3_000
-    due_scan_ms: int = 50
     grant_ahead_ms: int = 100
-    jitter_allowance_ms: int = 50
+    jitter_allowance_ms: int = 80
+    late_start_ms: int = 35
     watch_every_ms: int = 5_000
     keep_ended_ms: int = 48 * 3600 * 1000
 
     @classmethod
     def scaled(cls, scale: float) -> Timing:
-        """Return the constants multiplied by `scale`; the rate limiter's and the scan's stay as they are."""
+        """Return the constants multiplied by `scale`; the rate limiter's stay as they are."""
         full = cls()
         if scale == 1.0:
             return full

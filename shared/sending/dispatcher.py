@@ -22,7 +22,7 @@ from shared.sending.settler import Settlement, Settler
 BUFFER_AHEAD_S = 0.2
 MOST_BUFFERED = 500
 IDLE_POLL_S = 1.0
-PARKED_POLL_S = 0.06
+BUSY_POLL_S = 0.005
 AWAY_POLL_S = 0.25
 ROUND_TRIP_S = 0.01
 
@@ -103,8 +103,8 @@ class Dispatcher:
             self._settler.add(Settlement(given_back(lease)))
 
     async def _rest(self, clock: Clock) -> None:
-        wait_s = self.gates.wait_s
         now = clock.monotonic()
+        wait_s = min(self.gates.wait_s, self._poll_at - now) if self._poll_at > now else self.gates.wait_s
         if self._holdings.buffered and self._limited_until > now:
             wait_s = min(wait_s, self._limited_until - now)
         wake = self._holdings.wake
@@ -134,7 +134,7 @@ class Dispatcher:
             self._stand_by()
             return False
         self._pace.observe(self._holdings.finished, now)
-        fetched = await self._fetch(now)
+        fetched = await self._fetch(clock)
         begun = await self._begin(clock)
         return fetched or begun
 
@@ -169,20 +169,22 @@ class Dispatcher:
         want = target - len(self._holdings.buffered)
         return want if want >= target // 4 else 0
 
-    async def _fetch(self, now: float) -> bool:
+    async def _fetch(self, clock: Clock) -> bool:
         want = self._wanted()
-        if want <= 0 or not (self._hungry or now >= self._poll_at):
+        if want <= 0 or not (self._hungry or clock.monotonic() >= self._poll_at):
             return False
+        self._hungry = False  # a ring while the fetch is under way must not be forgotten
         fetched = await self._consumer.fetch(want)
         for entry in fetched.undecodable:
             get_logger().error("undecodable_job", entry_id=entry.entry_id, stream=entry.stream)
-            await self._consumer.discard(entry)
+            await self._consumer.discard(entry, clock.now_ms())
         for lease in fetched.leases:
-            self._holdings.buffer(lease)
+            self._holdings.fetched(lease)
         self.gates.paused = fetched.paused
-        self.gates.wait_s = PARKED_POLL_S if fetched.parked else IDLE_POLL_S
-        self._poll_at = now + self.gates.wait_s
-        self._hungry = len(fetched.leases) == want
+        due_in_s = IDLE_POLL_S if fetched.due_in_s is None else max(fetched.due_in_s, BUSY_POLL_S)
+        self.gates.wait_s = min(due_in_s, IDLE_POLL_S)
+        self._poll_at = clock.monotonic() + self.gates.wait_s
+        self._hungry |= len(fetched.leases) == want
         if fetched.paused:
             self.give_back_buffer()
         return bool(fetched.leases)
@@ -201,7 +203,7 @@ class Dispatcher:
         leases = holdings.take(free)
         sent_at = clock.monotonic()
         requests = [self._request(lease, clock.now_ms()) for lease in leases]
-        grants = await self._consumer.begin(requests)
+        grants = await self._consumer.begin(requests, len(holdings.in_flight))
         self._limited = any(grant.kind == "limited" for grant in grants)
         begun = False
         for lease, grant in zip(leases, grants, strict=True):
@@ -225,8 +227,11 @@ class Dispatcher:
             # Counted from the answer, a start can only be later than the limiter allowed, never earlier.
             now = clock.monotonic()
             alone = grant.kind == "alone"
-            starts_at = now + grant.after_us / 1e6 if grant.after_us else asked_at
-            self._holdings.launch(Flight(lease, now, starts_at, alone))
+            flight = Flight(lease, now, now + grant.after_us / 1e6, alone=alone)
+            if grant.spaced:
+                late_s = self._settings.timing.late_start_ms / 1000
+                flight.latest_start = asked_at + grant.after_us / 1e6 + late_s
+            self._holdings.launch(flight)
             return True
         if grant.kind in {"limited", "wait", "crowded"}:
             if grant.kind == "limited":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 from dataclasses import dataclass, field
 
 from shared.queue.leases import Lease
@@ -14,11 +15,15 @@ _RANK = {"high": 0, "normal": 1, "bulk": 2}
 
 @dataclass(slots=True)
 class Flight:
-    """A job begun and not settled; `starts_at` and `begun_at` are on the monotonic clock, in seconds."""
+    """A job begun and not settled; times are on the monotonic clock, in seconds.
+
+    A start later than `latest_start` could come too close to those that were granted after it.
+    """
 
     lease: Lease
     begun_at: float
     starts_at: float
+    latest_start: float = math.inf
     alone: bool = False
     sending: bool = False
 
@@ -34,6 +39,7 @@ class Holdings:
     finished: int = 0
     _order: itertools.count[int] = field(default_factory=itertools.count)
     _known: set[str] = field(default_factory=set)
+    _refetched: dict[str, Lease] = field(default_factory=dict)
 
     def buffer(self, lease: Lease) -> None:
         """Keep a fetched job until it can be begun; `high` comes first. What is known already stays as it is."""
@@ -41,6 +47,17 @@ class Holdings:
             return
         self._known.add(entry_key(lease))
         self.put_back(lease)
+
+    def fetched(self, lease: Lease) -> None:
+        """Keep a job that a fetch brought.
+
+        One that is known was given back, and taken again before the answer to the giving back came: it is kept
+        once that has come.
+        """
+        if self.holds(lease):
+            self._refetched[entry_key(lease)] = lease
+        else:
+            self.buffer(lease)
 
     def put_back(self, lease: Lease) -> None:
         """Keep a job that was taken out and could not be begun yet."""
@@ -61,6 +78,10 @@ class Holdings:
         self._known.discard(key)
         if self.in_flight.pop(key, None) is not None:
             self.finished += 1
+            self.wake.set()
+        again = self._refetched.pop(key, None)
+        if again is not None:
+            self.buffer(again)
             self.wake.set()
 
     def holds(self, lease: Lease) -> bool:

@@ -102,7 +102,7 @@ class Keeper:
             await self._hand_back(twice)
 
     async def _hand_back(self, leases: list[Lease]) -> None:
-        flying = await self._reaper.give_up([lease.entry_id for lease in leases])
+        flying = await self._reaper.give_up(leases)
         get_logger().error("entries_without_task", channel=self._consumer.keys.channel, uncertain=flying)
 
     def _check_stuck(self, clock: Clock) -> None:

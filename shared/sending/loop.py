@@ -20,14 +20,13 @@ from shared.queue.blasts import BlastStore
 from shared.queue.connection import Connection
 from shared.queue.consumer import BeginPolicy, Consumer, Doorbell
 from shared.queue.control import Control, gap_us
-from shared.queue.leases import given_back
 from shared.queue.reaper import Reaper
 from shared.queue.suppressions import Suppressions
 from shared.retry import RetryPolicy
 from shared.sending.dispatcher import Dispatcher, Gates
 from shared.sending.holdings import Holdings
 from shared.sending.keeper import Keeper
-from shared.sending.outcomes import OutcomePolicy
+from shared.sending.outcomes import OutcomePolicy, untouched
 from shared.sending.provider import MessageT, Provider
 from shared.sending.settings import SendingSettings
 from shared.sending.settler import Settlement, Settler
@@ -139,7 +138,8 @@ class SendingLoop(Generic[MessageT]):
         await asyncio.gather(*workers, return_exceptions=True)
         while not self._holdings.ready.empty():
             flight = self._holdings.ready.get_nowait()
-            self._settler.add(Settlement(given_back(flight.lease)))
+            move = untouched(flight.lease, self._clock.now_ms(), "its sender stopped")
+            self._settler.add(Settlement(move))
         try:
             async with asyncio.timeout(1.0):
                 await self._settler.drained()

@@ -118,6 +118,13 @@ def refused(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
     return _retried(tried, error, policy)
 
 
+def untouched(lease: Lease, now_ms: int, reason: str) -> Move:
+    """Return the move of a begun job that was not handed over: it waits again as it did before."""
+    status: Status = "retrying" if lease.waits_as == "r" else "queued"
+    event = Returned(now_ms, lease.job_id, lease.job.run, lease.attempt, status, "untried", reason)
+    return given_back(lease, pack_event(event))
+
+
 def _returned(tried: Tried, error: SendError) -> Outcome:
     lease = tried.lease
     status: Status = "retrying" if lease.waits_as == "r" else "queued"

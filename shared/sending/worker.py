@@ -21,9 +21,9 @@ from shared.errors import (
 )
 from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
-from shared.queue.leases import Lease, given_back
+from shared.queue.leases import Lease
 from shared.sending.holdings import Flight, Holdings
-from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, refused, sent_event
+from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, refused, sent_event, untouched
 from shared.sending.provider import MessageT, Provider, Receipt
 from shared.sending.settler import Settlement, Settler
 
@@ -121,40 +121,58 @@ class Worker(Generic[MessageT]):
 
     async def _attempt(self, flight: Flight) -> None:
         parts, lease = self._parts, flight.lease
+        started, subject = parts.clock.monotonic(), ""
+        try:
+            message = await self._render(lease)
+            subject = message.subject
+            obstacle = await self._wait_for_start(flight)
+            if obstacle:
+                self._give_back(lease, obstacle)
+                return
+            flight.sending, started = True, parts.clock.monotonic()
+            receipt = await parts.provider.send(message)
+            self._accept(self._tried(lease, started, subject), receipt)
+        except SendError as error:
+            await self._refuse(self._tried(lease, started, subject), error, handed_over=flight.sending)
+        except asyncio.CancelledError:
+            if flight.sending:
+                cut = UncertainError("cut off by the end of the sender")
+                await self._refuse(self._tried(lease, started, subject), cut, handed_over=True)
+            else:
+                self._give_back(lease, "its sender stopped")
+            raise
+        except Exception as error:
+            get_logger().exception("attempt_error", job_id=lease.job_id, error=type(error).__name__)
+            unknown = TransientError(f"{type(error).__name__}: {error}")
+            await self._refuse(self._tried(lease, started, subject), unknown, handed_over=flight.sending)
+
+    async def _render(self, lease: Lease) -> MessageT:
+        """Render before the start is due: what a start may lose of its time is little."""
+        parts, job = self._parts, lease.job
+        blast = await parts.snapshots.get(job.blast_id)
+        if blast is None:
+            raise PermanentError("its blast is no longer known", code="blast_gone")
+        return parts.provider.render(job, blast)
+
+    async def _wait_for_start(self, flight: Flight) -> str:
+        """Wait until the job may be handed over; returns why it must not be, "" where it may."""
+        parts, job = self._parts, flight.lease.job
         wait_s = flight.starts_at - parts.clock.monotonic()
         if wait_s > 0:
             await parts.clock.sleep(wait_s)
         if not parts.consequences.lease_fresh():
             # Frozen or cut off past its lease: another may have been given the job.
-            parts.settler.add(Settlement(given_back(lease)))
-            return
-        started = parts.clock.monotonic()
-        try:
-            await self._send(flight, started)
-        except SendError as error:
-            await self._refuse(self._tried(lease, started), error)
-        except asyncio.CancelledError:
-            if flight.sending:
-                await self._refuse(self._tried(lease, started), UncertainError("cut off by the end of the sender"))
-            else:
-                parts.settler.add(Settlement(given_back(lease)))
-            raise
-        except Exception as error:
-            get_logger().exception("attempt_error", job_id=lease.job_id, error=type(error).__name__)
-            await self._refuse(self._tried(lease, started), TransientError(f"{type(error).__name__}: {error}"))
+            return "its sender's lease was not renewed in time"
+        now = parts.clock.monotonic()
+        if now > flight.latest_start:
+            return "its start came too late for the rate limit"
+        if flight.lease.attempt == 1:
+            latency_s = max(0.0, (parts.clock.now_ms() - job.enqueued_at_ms) / 1000)
+            parts.observer.queue_latency(job.channel, job.lane, latency_s)
+        return ""
 
-    async def _send(self, flight: Flight, started: float) -> None:
-        parts, lease = self._parts, flight.lease
-        blast = await parts.snapshots.get(lease.job.blast_id)
-        if blast is None:
-            raise PermanentError("its blast is no longer known", code="blast_gone")
-        message = parts.provider.render(lease.job, blast)
-        if lease.attempt == 1:
-            latency_s = max(0.0, (parts.clock.now_ms() - lease.job.enqueued_at_ms) / 1000)
-            parts.observer.queue_latency(lease.job.channel, lease.job.lane, latency_s)
-        flight.sending = True
-        receipt = await parts.provider.send(message)
-        self._accept(self._tried(lease, started, message.subject), receipt)
+    def _give_back(self, lease: Lease, reason: str) -> None:
+        self._parts.settler.add(Settlement(untouched(lease, self._parts.clock.now_ms(), reason)))
 
     def _tried(self, lease: Lease, started: float, subject: str = "") -> Tried:
         clock = self._parts.clock
@@ -166,20 +184,22 @@ class Worker(Generic[MessageT]):
         self._parts.consequences.provider_worked()
         self._note(tried, outcome)
 
-    async def _refuse(self, tried: Tried, error: SendError) -> None:
-        """Settle first: the consequences beyond the job must not delay what is known of it."""
+    async def _refuse(self, tried: Tried, error: SendError, *, handed_over: bool) -> None:
+        """Settle what an error means; a pause goes before it, so that nobody begins the job in between."""
         outcome = refused(tried, error, self._parts.policy)
         consequences = self._parts.consequences
-        if isinstance(error, StopChannelError):
-            await consequences.stop_channel(error)
-        elif isinstance(error, StopBlastError):
-            await consequences.stop_blast(tried.lease.job.blast_id, error)
-        self._parts.settler.add(Settlement(outcome.move))
+        try:
+            if isinstance(error, StopChannelError):
+                await consequences.stop_channel(error)
+            elif isinstance(error, StopBlastError):
+                await consequences.stop_blast(tried.lease.job.blast_id, error)
+        finally:
+            self._parts.settler.add(Settlement(outcome.move))
         if outcome.suppress:
             await consequences.suppress(tried.lease.job.recipient.address, outcome.suppress)
         if isinstance(error, UnavailableError):
             consequences.provider_failed()
-        elif not isinstance(error, UncertainError | StopChannelError):
+        elif handed_over and not isinstance(error, UncertainError | StopChannelError):
             consequences.provider_worked()
         self._note(tried, outcome)
 

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Cancel a blast on this channel: it takes no more jobs, and `begin` refuses what waits; the sweep ends it.
+-- Cancel a blast on this channel: it takes no more jobs, and `begin` refuses what waits; the sweep ends it. Its own
+-- stream keeps or gets its turns, so that senders end what a sweep that was killed has left.
 --
 -- KEYS  the channel's hash tag
 -- ARGV  1 blast id · 2 head of the event batch · 3 ms that an ended blast is kept · 4 field to set:
@@ -13,7 +14,12 @@ if not v[1] or v[2] then return 0 end
 local now_ms = math.floor(now_us() / 1000)
 redis.call('HSET', key, ARGV[4], int(now_ms), 'total', v[3] or '0')
 if ARGV[4] == 'cancelled' then
-  redis.call('ZREM', C .. ':ring', C .. ':jobs:bulk:' .. ARGV[1])
+  redis.call('HDEL', key, 'paused')
+  redis.call('SREM', C .. ':paused:blasts', ARGV[1])
+  local stream = C .. ':jobs:bulk:' .. ARGV[1]
+  redis.call('ZREM', C .. ':ring', stream)
+  if redis.call('EXISTS', stream) == 1 then serve(stream, now_us()) end
+  ring_bell()
 end
 local events = {}
 end_if_complete(ARGV[1], now_ms, tonumber(ARGV[3]), events)

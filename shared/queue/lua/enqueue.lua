@@ -4,18 +4,22 @@
 -- KEYS  the channel's hash tag
 -- ARGV  1 blast id · 2 series ("jobs", or "run:…" for dead letters sent again) · 3 position of the first job ·
 --       4 total of the blast on this channel · 5 lane · 6 scheduled time in µs, 0 for now · 7 head of the event
---       batch · 8 the packed `queued` event · 9 … pairs: job id, packed job
+--       batch · 8 the packed `queued` event · 9 jobs from which a `bulk` blast has a stream of its own ·
+--       10 … pairs: job id, packed job
 -- Result  {added, watermark, cancelled 0|1}; an error GAP where jobs before the first are missing
+-- Where they go: to the lane's stream; of a `bulk` blast to its own stream, of a small one among the jobs come due
+-- (a stream costs about a thousand bytes, too much for a message of its own); of a paused blast to its own stream,
+-- outside the ring; those of a scheduled blast without its own stream are due later.
 -- Without allow-oom on purpose: a full Redis takes no new work, and so can always drain.
 -- A crash before: nothing happened. After: a repeated chunk finds the watermark and adds nothing twice.
 
-local blast, series, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 10
 local lane, scheduled_us = ARGV[5], tonumber(ARGV[6])
 local key = C .. ':blast:' .. blast
 local state = redis.call('HMGET', key, 'wm:' .. series, 'cancelled', 'paused', 'incomplete')
 local watermark = tonumber(state[1] or 0)
 if series == 'jobs' and (state[2] or state[4]) then return { 0, watermark, 1 } end
-local n = (#ARGV - 8) / 2
+local n = (#ARGV - FROM + 1) / 2
 if first > watermark then return redis.error_reply('GAP the chunk starts at ' .. first .. ', the watermark is ' .. watermark) end
 local skip = watermark - first
 if skip >= n then return { 0, watermark, 0 } end
@@ -23,41 +27,64 @@ if skip >= n then return { 0, watermark, 0 } end
 local now = now_us()
 local now_ms = math.floor(now / 1000)
 local later = scheduled_us > now
-local own = lane == 'bulk' or (state[3] and not later)
-if later and lane ~= 'bulk' then
+local large = lane == 'bulk' and tonumber(ARGV[4]) >= tonumber(ARGV[9])
+local added = n - skip
+
+local function add_later()
   local kind = 's' .. string.sub(lane, 1, 1)
   for i = skip, n - 1 do
-    local job_id, job = ARGV[9 + 2 * i], ARGV[10 + 2 * i]
+    local job_id, job = ARGV[FROM + 2 * i], ARGV[FROM + 1 + 2 * i]
     redis.call('ZADD', C .. ':later', int(scheduled_us), job_id)
     redis.call('HSET', C .. ':later:jobs', job_id, kind .. job)
   end
-else
-  local stream = C .. ':jobs:' .. lane
-  if own then
-    stream = C .. ':jobs:bulk:' .. blast
-    if redis.call('SADD', C .. ':streams', blast) == 1 then
-      make_group(stream)
-      if not state[3] then redis.call('ZADD', C .. ':ring', int(later and scheduled_us or now), stream) end
-    end
-  end
-  for i = skip, n - 1 do redis.call('XADD', stream, '*', 'd', ARGV[10 + 2 * i]) end
+  gauge('later_scheduled', added)
 end
 
-local added = n - skip
+local function add_to_stream(stream)
+  local last_id
+  for i = skip, n - 1 do last_id = redis.call('XADD', stream, '*', 'd', ARGV[FROM + 1 + 2 * i]) end
+  return last_id
+end
+
+-- Where in the shared streams this blast's jobs may stand, for who must find them again.
+redis.call('HSETNX', key, 'from', int(now_ms - 1000) .. '-0') -- ids may be of a cached, older time
+if later and not large then
+  add_later()
+elseif large or state[3] then
+  local stream = C .. ':jobs:bulk:' .. blast
+  if redis.call('SADD', C .. ':streams', blast) == 1 then make_group(stream) end
+  add_to_stream(stream)
+  if not state[3] then serve(stream, later and scheduled_us or now) end
+else
+  local stream = C .. ':jobs:' .. (lane == 'bulk' and 'due' or lane)
+  redis.call('HSET', key, 'to', add_to_stream(stream))
+  serve(stream, now)
+end
+
+-- What was known of an earlier run must not bear upon this one.
+local function start_run(job_id, run)
+  local stall = stall_of(job_id)
+  if stall then keep_stall(job_id, { stalls = 0, uncertain = 0, run = run, outcome = '-' }, now_ms) end
+  redis.call('HDEL', C .. ':cancels', job_id)
+end
+
 redis.call('HSET', key, 'wm:' .. series, int(first + n), 'moved_at', int(now_ms))
 if series == 'jobs' then
   redis.call('HSET', key, 'total', ARGV[4], 'lane', lane)
   redis.call('HINCRBY', key, 'enqueued', added)
   if later then
-    redis.call('HINCRBY', key, 'scheduled', added)
+    count(blast, 'scheduled', added)
     redis.call('HSET', key, 'scheduled_at', int(scheduled_us / 1000))
   end
 else
-  redis.call('HINCRBY', key, 'failed', -added)
+  count(blast, 'failed', -added)
   redis.call('HDEL', key, 'ended_at')
   redis.call('PERSIST', key)
+  for i = skip, n - 1 do start_run(ARGV[FROM + 2 * i], cmsgpack.unpack(ARGV[FROM + 1 + 2 * i])[8]) end
 end
-redis.call('HINCRBY', C .. ':counters', 'enqueued', added)
-emit(ARGV[7], { ARGV[8] })
+count_channel('enqueued', added)
+local events = { ARGV[8] }
+write_counts(now_ms, nil, events)
+emit(ARGV[7], events)
 ring_bell()
 return { added, first + n, 0 }

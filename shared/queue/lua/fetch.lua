@@ -2,45 +2,41 @@
 -- Take up to `want` jobs that may be begun soon into `<sender>:buf`.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 sender · 2 want · 3 V in ms · 4 due-scan interval in ms
--- Result  {reason of the channel's pause or "", 1 if something is parked or due later else 0,
+-- ARGV  1 sender · 2 want
+-- Result  {reason of the channel's pause or "", ms until something is due (-1: nothing waits for its time),
 --          stream, id, delivery count, packed job, …}
--- Order: `high` due, `high` new, then `normal` and the ring 4:1 while both have work, the ring one stream after
--- the other, due before new in each.
+-- Order: `high` given back or due, `high` new, then `normal` and the ring 4:1 while both have work, the ring one
+-- stream after the other, what was given back or is due before what is new in each.
+-- A stream with nothing to take leaves the ring; whatever puts something there brings it back.
 -- A crash before: nothing happened. A lost reply: the jobs are in `<sender>:buf`; `own` lists them.
 
-local me, want, park_ms = ARGV[1] .. ':buf', tonumber(ARGV[2]), tonumber(ARGV[3])
+local me, want = ARGV[1] .. ':buf', tonumber(ARGV[2])
 local paused = redis.call('GET', C .. ':paused')
-if paused then return { paused, 0 } end
+if paused then return { paused, -1 } end
 local now = now_us()
 local now_ms = math.floor(now / 1000)
-local out, parked = { '', 0 }, false
-local last = tonumber(redis.call('GET', C .. ':scan') or 0)
-local scanning = now_ms - last >= tonumber(ARGV[4]) or now_ms < last
-if scanning then redis.call('SET', C .. ':scan', int(now_ms), 'PX', 60000) end
+local most_due = math.max(want, 100)
+local out = { '', -1 }
+local MOST_STREAMS = 16
 
 local function add(stream, entries, counts)
-  local taken = 0
   for _, entry in ipairs(entries) do
-    if entry[2] then
-      local n = #out
-      out[n + 1], out[n + 2], out[n + 3], out[n + 4] = stream, entry[1], counts and counts[entry[1]] or 1, entry[2][2]
-      taken = taken + 1
-    end
+    local n = #out
+    out[n + 1], out[n + 2], out[n + 3], out[n + 4] = stream, entry[1], counts and counts[entry[1]] or 1, entry[2][2]
   end
-  return taken
+  return #entries
 end
 
--- Entries parked at `consumer` and idle for at least `idle`: claiming counts a delivery.
-local function take_parked(stream, consumer, idle, n)
-  local rows = redis.pcall('XPENDING', stream, GROUP, 'IDLE', idle, '-', '+', n, consumer)
-  if rows.err or #rows == 0 then return 0 end
+-- What was given back; claiming counts a delivery, and drops from the pending list what is not in the stream.
+local function take_back(stream, n)
+  local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', n, '~back')
+  if rows.err or #rows == 0 then return 0, false end
   local ids, counts = {}, {}
   for i, row in ipairs(rows) do
     ids[i] = row[1]
     counts[row[1]] = row[4] + 1
   end
-  return add(stream, redis.call('XCLAIM', stream, GROUP, me, 0, unpack(ids)), counts)
+  return add(stream, redis.call('XCLAIM', stream, GROUP, me, 0, unpack(ids)), counts), #rows == n
 end
 
 local function take_new(stream, n)
@@ -54,21 +50,32 @@ local function take_new(stream, n)
   return add(stream, got[1][2])
 end
 
+-- Returns how many were taken, and whether there may be more.
 local function take(stream, n)
-  if n <= 0 then return 0 end
-  local taken = take_parked(stream, '~back', 0, n)
-  if scanning then
-    if taken < n then taken = taken + take_parked(stream, '~retry', park_ms, n - taken) end
-    local rest = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1, '~retry')
-    if not rest.err and #rest > 0 then parked = true end
-  end
+  if n <= 0 then return 0, true end
+  local taken, more = take_back(stream, n)
   if taken < n then taken = taken + take_new(stream, n - taken) end
-  return taken
+  return taken, more or taken == n
 end
 
--- Jobs due later whose time has come go to a stream: scheduled ones to their lane, deferred ones to `due`.
-local function promote(n)
-  local due = redis.call('ZRANGEBYSCORE', C .. ':later', '-inf', int(now), 'LIMIT', 0, n)
+-- Parked entries that are due lie at `~back` from now on.
+local function unpark_due()
+  local due = redis.call('ZRANGEBYSCORE', C .. ':parked', '-inf', int(now), 'LIMIT', 0, most_due)
+  for _, member in ipairs(due) do
+    local stream, id = string.match(member, '^(%S+) (%S+)$')
+    unpark(stream, id)
+    local consumer, attempts = holder(stream, id)
+    if consumer == '~retry' then
+      give_back(stream, id, attempts)
+      serve(stream, now)
+    end
+  end
+end
+
+-- Jobs due later whose time has come go to a stream: scheduled ones to their lane, deferred and booked ones to
+-- `due`, all of `high` to `high`.
+local function promote_due()
+  local due = redis.call('ZRANGEBYSCORE', C .. ':later', '-inf', int(now), 'LIMIT', 0, most_due)
   for _, job_id in ipairs(due) do
     local kept = redis.call('HGET', C .. ':later:jobs', job_id)
     redis.call('ZREM', C .. ':later', job_id)
@@ -78,49 +85,63 @@ local function promote(n)
       local stream = C .. ':jobs:due'
       if lane == 'h' then
         stream = C .. ':jobs:high'
-      elseif kind == 's' then
+      elseif kind == 's' and lane == 'n' then
         stream = C .. ':jobs:normal'
       end
       if kind == 's' then
-        redis.call('HINCRBY', C .. ':blast:' .. string.match(job_id, '^[^:]+'), 'scheduled', -1)
+        count(string.match(job_id, '^[^:]+'), 'scheduled', -1)
+        gauge('later_scheduled', -1)
       end
-      if stream == C .. ':jobs:due' and redis.call('EXISTS', stream) == 0 then make_group(stream) end
       redis.call('XADD', stream, '*', 'd', string.sub(kept, 3))
-      if stream == C .. ':jobs:due' then redis.call('ZADD', C .. ':ring', 'NX', int(now), stream) end
+      serve(stream, now)
     end
   end
-  if redis.call('ZCARD', C .. ':later') > 0 then parked = true end
 end
 
+-- The jobs of a scheduled blast with a stream of its own are queued from its first turn on.
 local function start_scheduled(stream)
   local blast = bulk_blast(stream)
   if not blast then return end
-  local n = redis.call('HGET', C .. ':blast:' .. blast, 'scheduled')
-  if n and tonumber(n) > 0 then redis.call('HSET', C .. ':blast:' .. blast, 'scheduled', 0) end
+  local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'lane')
+  if v[2] == 'bulk' and tonumber(v[1] or 0) > 0 then count(blast, 'scheduled', -tonumber(v[1])) end
 end
 
 local turns = 0
 local function take_ring(n)
+  if n <= 0 then return 0 end
   local taken = 0
-  local streams = redis.call('ZRANGEBYSCORE', C .. ':ring', '-inf', int(now), 'LIMIT', 0, 16)
+  local streams = redis.call('ZRANGEBYSCORE', C .. ':ring', '-inf', int(now), 'LIMIT', 0, MOST_STREAMS)
   for i, stream in ipairs(streams) do
     if taken >= n then break end
     local share = math.ceil((n - taken) / (#streams - i + 1))
     start_scheduled(stream)
-    taken = taken + take(stream, share)
+    local got, more = take(stream, share)
+    taken = taken + got
     turns = turns + 1
-    if redis.call('XLEN', stream) == 0 then
-      if stream == C .. ':jobs:due' then redis.call('ZREM', C .. ':ring', stream) else drop_if_empty(stream) end
-    else
+    if more then
       redis.call('ZADD', C .. ':ring', int(now + turns), stream)
+    else
+      redis.call('ZREM', C .. ':ring', stream)
+      if got == 0 then drop_if_empty(stream) end
     end
   end
   return taken
 end
 
-if scanning then promote(math.max(want, 100)) end
-local got = take(C .. ':jobs:high', want)
-local left = want - got
+local function ms_until_due()
+  local next_at
+  for _, key in ipairs({ C .. ':parked', C .. ':later', C .. ':ring' }) do
+    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    local at = first[2] and tonumber(first[2])
+    if at and (not next_at or at < next_at) then next_at = at end
+  end
+  if not next_at then return -1 end
+  return math.max(0, math.ceil((next_at - now) / 1000))
+end
+
+unpark_due()
+promote_due()
+local left = want - take(C .. ':jobs:high', want)
 if left > 0 then
   local turn = tonumber(redis.call('GET', C .. ':turn') or 0)
   local for_ring = math.floor((turn + left) / 5) - math.floor(turn / 5)
@@ -131,6 +152,6 @@ if left > 0 then
   end
   if normal + ringed > 0 then redis.call('SET', C .. ':turn', int((turn + normal + ringed) % 1000000)) end
 end
-if not parked and redis.call('ZCARD', C .. ':ring') > 16 then parked = true end
-out[2] = parked and 1 or 0
+write_counts(now_ms, nil, {})
+out[2] = ms_until_due()
 return out

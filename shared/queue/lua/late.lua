@@ -21,11 +21,13 @@ local function from_where(stream, id, job_id, outcome)
   if consumer then
     redis.call('XACK', stream, GROUP, id)
     redis.call('XDEL', stream, id)
+    unpark(stream, id)
     drop_if_empty(stream)
     if string.sub(consumer, -3) == ':tx' then return 'processing' end
     return 'retrying'
   end
   if redis.call('ZREM', C .. ':later', job_id) == 1 then redis.call('HDEL', C .. ':later:jobs', job_id) end
+  redis.call('HDEL', C .. ':cancels', job_id)
   return 'retrying'
 end
 
@@ -41,6 +43,7 @@ for i = 1, (#ARGV - 4) / 5 do
     count(blast, 'sent', 1)
     if stall.outcome ~= '-' then count_channel(was, -1) end
     count_channel('sent', 1)
+    if stall.outcome ~= '-' then redis.call('HDEL', C .. ':blast:' .. blast, 'ended_at') end -- its end is told anew
     stall.outcome = 'sent'
     keep_stall(job_id, stall, now_ms)
     done[i] = '1'

@@ -14,12 +14,15 @@ local function int(value)
   return string.format('%.0f', value)
 end
 
--- A repeated call (its reply was lost) is answered from here; callers send one call per step at a time.
+-- A repeated call (its reply was lost) is answered from here; callers send one call per step at a time, numbered
+-- upwards. A copy that arrives when later calls have been answered (it lay in a dead connection) does nothing.
 local function replayed(producer, step, sequence)
   local kept = redis.call('HGET', C .. ':once:' .. producer, step)
   if not kept then return nil end
   local at = string.find(kept, ' ', 1, true)
-  if string.sub(kept, 1, at - 1) == sequence then return string.sub(kept, at + 1) end
+  local last = string.sub(kept, 1, at - 1)
+  if last == sequence then return string.sub(kept, at + 1) end
+  if tonumber(sequence) < tonumber(last) then return redis.error_reply('STALE call ' .. sequence .. ' after ' .. last) end
   return nil
 end
 
@@ -77,12 +80,29 @@ local function drop_if_empty(stream)
   end
 end
 
--- The entries of a stream pending at one consumer: id -> delivery count.
-local function pending_of(stream, consumer, limit)
-  local found = {}
-  local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', limit, consumer)
+-- A stream of the ring with something to take gets its turns again, unless its blast is paused. What stands in the
+-- ring already keeps its place, a scheduled one its time.
+local function serve(stream, at_us)
+  if not is_ringed(stream) then return end
+  local blast = bulk_blast(stream)
+  if blast and redis.call('HEXISTS', C .. ':blast:' .. blast, 'paused') == 1 then return end
+  redis.call('ZADD', C .. ':ring', 'NX', int(at_us), stream)
+end
+
+-- Which of these entries are pending at a consumer: id -> delivery count. Reads what is listed first, as held
+-- entries are taken in their order, and asks for the others one by one.
+local function owned(stream, consumer, ids)
+  local found, most = {}, #ids + 64
+  local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', most, consumer)
   if rows.err then return found end
   for _, row in ipairs(rows) do found[row[1]] = row[4] end
+  if #rows < most then return found end
+  for _, id in ipairs(ids) do
+    if not found[id] then
+      local one = redis.call('XPENDING', stream, GROUP, id, id, 1, consumer)[1]
+      if one then found[id] = one[4] end
+    end
+  end
   return found
 end
 
@@ -93,8 +113,26 @@ local function holder(stream, id)
   return rows[1][2], rows[1][4]
 end
 
--- Changes to counts, gathered per blast and written once.
-local deltas = {}
+-- Entries given back lie at `~back`; `attempts` are those made of them so far.
+local function give_back(stream, id, attempts)
+  redis.call('XCLAIM', stream, GROUP, '~back', 0, id, 'RETRYCOUNT', attempts, 'JUSTID')
+end
+
+-- Entries that wait for a further attempt lie at `~retry`, backdated so that they are idle for V when due, and
+-- `parked` tells when that is, so that nobody need search the pending list.
+local function park(stream, id, delay_ms, attempts, park_ms, at_us)
+  redis.call('XCLAIM', stream, GROUP, '~retry', 0, id, 'IDLE', int(math.max(park_ms - delay_ms, 0)), 'RETRYCOUNT', attempts, 'JUSTID')
+  redis.call('ZADD', C .. ':parked', int(at_us + delay_ms * 1000), stream .. ' ' .. id)
+end
+
+local function unpark(stream, id)
+  redis.call('ZREM', C .. ':parked', stream .. ' ' .. id)
+end
+
+-- Changes to counts, gathered per blast and written once. What is on its way is gauged for the channel too.
+local deltas, channel_deltas, gauge_deltas = {}, {}, {}
+local GAUGED = { processing = true, retrying = true, scheduled = true }
+
 local function count(blast, status, by)
   local d = deltas[blast]
   if not d then
@@ -102,11 +140,15 @@ local function count(blast, status, by)
     deltas[blast] = d
   end
   d[status] = (d[status] or 0) + by
+  if GAUGED[status] then gauge_deltas[status] = (gauge_deltas[status] or 0) + by end
 end
 
-local channel_deltas = {}
 local function count_channel(name, by)
   channel_deltas[name] = (channel_deltas[name] or 0) + by
+end
+
+local function gauge(name, by)
+  gauge_deltas[name] = (gauge_deltas[name] or 0) + by
 end
 
 -- Emit the end of a blast on this channel, once, when its last job has reached a terminal status.
@@ -124,22 +166,29 @@ local function end_if_complete(blast, now_ms, keep_ms, events)
   counts['total'] = tonumber(v[1])
   redis.call('HSET', key, 'ended_at', int(now_ms))
   redis.call('PEXPIRE', key, keep_ms)
+  redis.call('SREM', C .. ':paused:blasts', blast)
   local channel = string.sub(C, 2, -2)
   events[#events + 1] = cmsgpack.pack({ 'blast_channel_ended', now_ms, blast, channel, counts })
 end
 
--- Without `keep_ms` no blast is ended: for scripts whose moves cannot end a job.
-local function write_counts(now_ms, keep_ms, events)
-  for name, by in pairs(channel_deltas) do
-    if by ~= 0 then redis.call('HINCRBY', C .. ':counters', name, by) end
+local function add_to(key, changes)
+  for name, by in pairs(changes) do
+    if by ~= 0 then redis.call('HINCRBY', key, name, by) end
   end
+end
+
+-- Without `keep_ms` no blast is ended: for scripts whose moves cannot end a job. A blast that is not known any more
+-- gets no hash anew, which would stay for ever.
+local function write_counts(now_ms, keep_ms, events)
+  add_to(C .. ':counters', channel_deltas)
+  add_to(C .. ':gauges', gauge_deltas)
   for blast, d in pairs(deltas) do
     local key = C .. ':blast:' .. blast
-    for status, by in pairs(d) do
-      if by ~= 0 then redis.call('HINCRBY', key, status, by) end
+    if redis.call('HEXISTS', key, 'total') == 1 then
+      add_to(key, d)
+      redis.call('HSET', key, 'moved_at', int(now_ms))
+      if keep_ms then end_if_complete(blast, now_ms, keep_ms, events) end
     end
-    redis.call('HSET', key, 'moved_at', int(now_ms))
-    if keep_ms then end_if_complete(blast, now_ms, keep_ms, events) end
   end
 end
 

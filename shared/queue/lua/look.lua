@@ -26,9 +26,10 @@ local function look(stream)
       if kind == 'buf' and pending > 0 and sender ~= ARGV[1] then
         local rows = redis.call('XPENDING', stream, GROUP, 'IDLE', ARGV[2], '-', '+', 500, name)
         for _, entry in ipairs(rows) do
-          redis.call('XCLAIM', stream, GROUP, '~back', ARGV[2], entry[1], 'RETRYCOUNT', math.max(entry[4] - 1, 0), 'JUSTID')
+          give_back(stream, entry[1], math.max(entry[4] - 1, 0))
           freed = freed + 1
         end
+        if #rows > 0 then serve(stream, now_us()) end
       end
     end
   end
@@ -45,7 +46,10 @@ local now_s = tonumber(redis.call('TIME')[1])
 local scan = redis.call('HSCAN', C .. ':stalls', redis.call('GET', C .. ':stalls:cursor') or '0', 'COUNT', 100)
 redis.call('SET', C .. ':stalls:cursor', scan[1], 'PX', 3600000)
 for i = 1, #scan[2], 2 do
-  local at = tonumber(string.match(scan[2][i + 1], '(%d+)$'))
-  if now_s - at > tonumber(ARGV[3]) / 1000 then redis.call('HDEL', C .. ':stalls', scan[2][i]) end
+  local outcome, at = string.match(scan[2][i + 1], '(%S+) (%d+)$')
+  local keep_s = tonumber(ARGV[3]) / 1000
+  -- a job that is open still (paused, deferred) must not be sent again because its past was forgotten
+  if outcome == '-' then keep_s = keep_s * 30 end
+  if now_s - tonumber(at) > keep_s then redis.call('HDEL', C .. ':stalls', scan[2][i]) end
 end
 return { redis.call('EXISTS', C .. ':sender:' .. ARGV[1]), freed, unpack(missing) }

@@ -10,5 +10,6 @@ local key = C .. ':blast:' .. ARGV[1]
 local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled')
 if not v[1] or v[2] or v[3] then return 0 end
 redis.call('HSET', key, 'paused', ARGV[2])
+redis.call('SADD', C .. ':paused:blasts', ARGV[1])
 redis.call('ZREM', C .. ':ring', C .. ':jobs:bulk:' .. ARGV[1])
 return 1

@@ -2,18 +2,18 @@
 -- Take over from a sender that is dead, or from one whose entries outlived its tasks.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 dead sender · 2 head of the event batch · 3 V in ms · 4 most entries a call · 5 the reason in words ·
---       6 "all", or ids to take alone, joined by commas
+-- ARGV  1 dead sender · 2 head of the event batch · 3 most entries a call · 4 the reason in words ·
+--       5 "all", or entries to take alone ("<stream> <id>"), joined by commas
 -- Result  {taken from :buf, taken from :tx, 1 if nothing is left}
--- Its :buf go to `~back` at no cost; its :tx are uncertain: noted in `stalls` and parked for a further attempt.
+-- Its :buf go to `~back` at no cost; its :tx are uncertain: noted in `stalls`, and at `~back` for a further attempt.
 -- A crash before or after: the next look of any reaper finds what is left.
 
 local dead, now_ms = ARGV[1], math.floor(now_us() / 1000)
-local park_ms, most = tonumber(ARGV[3]), tonumber(ARGV[4])
+local most = tonumber(ARGV[3])
 local only
-if ARGV[6] ~= 'all' then
+if ARGV[5] ~= 'all' then
   only = {}
-  for id in string.gmatch(ARGV[6], '[^,]+') do only[id] = true end
+  for entry in string.gmatch(ARGV[5], '[^,]+') do only[entry] = true end
 end
 local events, from_buf, from_tx, left = {}, 0, 0, false
 
@@ -22,7 +22,7 @@ local function take_buf(stream)
   local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', most, dead .. ':buf')
   if rows.err then return end
   for _, row in ipairs(rows) do
-    redis.call('XCLAIM', stream, GROUP, '~back', 0, row[1], 'RETRYCOUNT', math.max(row[4] - 1, 0), 'JUSTID')
+    give_back(stream, row[1], math.max(row[4] - 1, 0))
     from_buf = from_buf + 1
   end
   if #rows == most then left = true end
@@ -35,18 +35,18 @@ local function take_tx(stream)
     local entry = redis.call('XRANGE', stream, row[1], row[1])[1]
     if not entry then
       redis.call('XACK', stream, GROUP, row[1])
-    elseif not only or only[row[1]] then
+    elseif not only or only[stream .. ' ' .. row[1]] then
       local job = cmsgpack.unpack(entry[2][2])
       local job_id, run, attempt = job[1] .. ':' .. int(job[2]) .. ':' .. job[3], job[8], job[9] + row[4]
       local stall = stall_of(job_id)
       if not stall or stall.run ~= run then stall = { stalls = 0, uncertain = 0, run = run, outcome = '-' } end
       stall.stalls, stall.outcome = stall.stalls + 1, '-'
       keep_stall(job_id, stall, now_ms)
-      redis.call('XCLAIM', stream, GROUP, '~retry', 0, row[1], 'IDLE', int(park_ms), 'RETRYCOUNT', row[4], 'JUSTID')
+      give_back(stream, row[1], row[4])
       count(job[1], 'processing', -1)
       count(job[1], 'retrying', 1)
       count_channel('retried', 1)
-      events[#events + 1] = cmsgpack.pack({ 'retrying', now_ms, job_id, run, attempt, 'uncertain', 'abandoned', ARGV[5], 0, now_ms, '' })
+      events[#events + 1] = cmsgpack.pack({ 'retrying', now_ms, job_id, run, attempt, 'uncertain', 'abandoned', ARGV[4], 0, now_ms, '' })
       from_tx = from_tx + 1
     end
   end
@@ -54,8 +54,10 @@ local function take_tx(stream)
 end
 
 local function take(stream)
+  local before = from_buf + from_tx
   take_buf(stream)
   take_tx(stream)
+  if from_buf + from_tx > before then serve(stream, now_ms * 1000) end
   if only then return end
   for _, suffix in ipairs({ ':buf', ':tx' }) do
     local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1, dead .. suffix)

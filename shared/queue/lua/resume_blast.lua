@@ -10,10 +10,10 @@ local key = C .. ':blast:' .. ARGV[1]
 local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled', 'scheduled_at')
 if not v[1] or v[2] or v[3] then return 0 end
 redis.call('HDEL', key, 'paused')
+redis.call('SREM', C .. ':paused:blasts', ARGV[1])
 local stream = C .. ':jobs:bulk:' .. ARGV[1]
 if redis.call('EXISTS', stream) == 1 then
-  local now = now_us()
-  redis.call('ZADD', C .. ':ring', 'NX', int(math.max(now, tonumber(v[4] or 0) * 1000)), stream)
+  serve(stream, math.max(now_us(), tonumber(v[4] or 0) * 1000))
 end
 ring_bell()
 return 1

@@ -21,22 +21,28 @@ local sender, sequence = ARGV[1], ARGV[2]
 local kept = replayed(sender, 'settle', sequence)
 if kept then return kept end
 
-local now_ms = math.floor(now_us() / 1000)
+local now = now_us()
+local now_ms = math.floor(now / 1000)
 local park_ms, keep_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local buf, tx = sender .. ':buf', sender .. ':tx'
 local n = (#ARGV - 5) / 8
 local events, gone, done = {}, {}, {}
-local held_at = {}
-local belled = false
+local belled, completed = false, {}
+local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
+local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
+
+local asked, in_tx, in_buf = {}, {}, {}
+for i = 1, n do
+  local stream, id = ARGV[7 + (i - 1) * 8], ARGV[8 + (i - 1) * 8]
+  asked[stream] = asked[stream] or {}
+  table.insert(asked[stream], id)
+end
 
 local function where(stream, id)
-  local held = held_at[stream]
-  if not held then
-    held = { pending_of(stream, tx, 1000), pending_of(stream, buf, 10000) }
-    held_at[stream] = held
-  end
-  if held[1][id] then return 'tx' end
-  if held[2][id] then return 'buf' end
+  in_tx[stream] = in_tx[stream] or owned(stream, tx, asked[stream])
+  if in_tx[stream][id] then return 'tx' end
+  in_buf[stream] = in_buf[stream] or owned(stream, buf, asked[stream])
+  if in_buf[stream][id] then return 'buf' end
   return nil
 end
 
@@ -46,7 +52,8 @@ local function forget(stream, id)
 end
 
 local function note_end(job_id, run, status)
-  local stall = stall_of(job_id)
+  if any_cancel then redis.call('HDEL', C .. ':cancels', job_id) end
+  local stall = any_stall and stall_of(job_id)
   if stall then
     stall.outcome, stall.run = status, run
     keep_stall(job_id, stall, now_ms)
@@ -61,10 +68,6 @@ local function leave_waiting_or_flight(blast, from, waited)
   end
 end
 
-local function park(stream, id, delay, attempts, consumer)
-  redis.call('XCLAIM', stream, GROUP, consumer, 0, id, 'IDLE', int(math.max(park_ms - delay, 0)), 'RETRYCOUNT', attempts, 'JUSTID')
-end
-
 local moves = {}
 
 function moves.sent(job)
@@ -74,7 +77,7 @@ function moves.sent(job)
   count(job.blast, 'sent', 1)
   count_channel('sent', 1)
   note_end(job.job_id, job.run, 'sent')
-  redis.call('XADD', C .. ':completed', 'MAXLEN', '100', '*', 'd', job.event)
+  completed[#completed + 1] = job.event
   return true
 end
 
@@ -86,6 +89,7 @@ function moves.ended(job)
   count_channel(status, 1)
   if uncertain == '1' and not stall_of(job.job_id) then
     keep_stall(job.job_id, { stalls = 0, uncertain = 1, run = job.run, outcome = status }, now_ms)
+    any_stall = true
   end
   note_end(job.job_id, job.run, status)
   if status == 'failed' then redis.call('XADD', C .. ':failed', 'MAXLEN', '50', '*', 'd', job.event) end
@@ -100,7 +104,8 @@ end
 function moves.park(job)
   if job.from ~= 'tx' then return false end
   local delay, attempts = string.match(job.value, '^(%d+) (%d+)$')
-  park(job.stream, job.id, tonumber(delay), attempts, '~retry')
+  park(job.stream, job.id, tonumber(delay), attempts, park_ms, now)
+  belled = true
   count(job.blast, 'processing', -1)
   count(job.blast, 'retrying', 1)
   count_channel('retried', 1)
@@ -113,6 +118,7 @@ function moves.uncertain(job)
   if not stall or stall.run ~= job.run then stall = { stalls = 0, uncertain = 0, run = job.run, outcome = '-' } end
   stall.uncertain = stall.uncertain + 1
   keep_stall(job.job_id, stall, now_ms)
+  any_stall = true
   return true
 end
 
@@ -120,6 +126,7 @@ local function to_later(job, due, mark)
   forget(job.stream, job.id)
   redis.call('ZADD', C .. ':later', int(tonumber(due) * 1000), job.job_id)
   redis.call('HSET', C .. ':later:jobs', job.job_id, mark .. job.packed)
+  belled = true
 end
 
 function moves.later(job)
@@ -141,7 +148,8 @@ end
 
 function moves.back(job)
   local attempts, waits = string.match(job.value, '^(%d+) (%S)$')
-  park(job.stream, job.id, park_ms, attempts, '~back')
+  give_back(job.stream, job.id, attempts)
+  serve(job.stream, now)
   if job.from == 'tx' then
     count(job.blast, 'processing', -1)
     if waits == 'r' then count(job.blast, 'retrying', 1) end
@@ -156,24 +164,19 @@ function moves.shelve(job)
   if job.from ~= 'buf' then return false end
   local stream = C .. ':jobs:bulk:' .. job.blast
   if redis.call('SADD', C .. ':streams', job.blast) == 1 then make_group(stream) end
-  local paused = redis.call('HGET', C .. ':blast:' .. job.blast, 'paused')
   if job.stream == stream then
-    park(stream, job.id, park_ms, string.match(job.value, '^%d+'), '~back')
+    give_back(stream, job.id, string.match(job.value, '^%d+'))
   else
     forget(job.stream, job.id)
     redis.call('XADD', stream, '*', 'd', job.packed)
   end
-  if paused then
-    redis.call('ZREM', C .. ':ring', stream)
-  else
-    redis.call('ZADD', C .. ':ring', 'NX', int(now_us()), stream)
-    belled = true
-  end
+  redis.call('ZREM', C .. ':ring', stream)
+  serve(stream, now)
+  belled = true
   return true
 end
 
 -- A late answer counted this job as sent while it was on its way again under another entry.
-local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
 local function sent_before(job)
   if not any_stall or job.from ~= 'tx' then return false end
   local stall = stall_of(job.job_id)
@@ -194,6 +197,7 @@ for i = 1, n do
   job.from = where(job.stream, job.id)
   local moved = job.from and (sent_before(job) or moves[ARGV[base + 1]](job))
   done[i] = moved and '1' or '0'
+  if moved then in_tx[job.stream][job.id], (in_buf[job.stream] or {})[job.id] = nil, nil end
   if moved and job.event ~= '' then events[#events + 1] = job.event end
 end
 
@@ -201,6 +205,9 @@ for stream, ids in pairs(gone) do
   redis.call('XACK', stream, GROUP, unpack(ids))
   redis.call('XDEL', stream, unpack(ids))
   drop_if_empty(stream)
+end
+for i = math.max(1, #completed - 99), #completed do
+  redis.call('XADD', C .. ':completed', 'MAXLEN', '100', '*', 'd', completed[i])
 end
 write_counts(now_ms, keep_ms, events)
 emit(ARGV[3], events)

@@ -1,67 +1,68 @@
-#!lua flags=allow-oom
--- Count what is where on this channel, now.
+#!lua flags=allow-oom,no-writes
+-- Count what is where on this channel, now, at a cost that does not grow with the backlog or the bulk blasts.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 most bulk streams to look into
--- Result  JSON: per stream kind {waiting, active, delayed}, oldest entry in ms by lane, later, scheduled, paused
---         jobs, counters, pause reason, events lag, senders (id -> {said, alive})
--- Reads only. Waiting = XLEN − PEL + :buf + ~back; XINFO's lag is not used, it goes null after an XDEL.
+-- ARGV  1 most bulk streams to ask for their oldest job
+-- Result  JSON: waiting by lane, active, delayed, scheduled, jobs that a pause holds, oldest waiting entry in ms by
+--         lane, counters, pause reason, events lag, rate, senders (id -> what it said), server's time
+-- Reads only. Active and scheduled are gauged by the scripts that move jobs; what is waiting is the rest of
+-- what was enqueued and has not ended. XINFO's lag is not used, it goes null after an XDEL.
 
-local out = { waiting = {}, oldest = {}, active = 0, delayed = 0, paused_jobs = 0 }
-local now_ms = math.floor(now_us() / 1000)
+local out = { waiting = {}, oldest = {} }
+local function numbers(key)
+  local flat, found = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do found[flat[i]] = tonumber(flat[i + 1]) end
+  return found
+end
 
-local function look(stream, lane, paused)
-  local length = redis.call('XLEN', stream)
-  if length == 0 then return end
-  local waiting = length
-  local summary = redis.pcall('XPENDING', stream, GROUP)
-  if not summary.err and type(summary[4]) == 'table' then
-    for _, row in ipairs(summary[4]) do
-      local name, n = row[1], tonumber(row[2])
-      if string.sub(name, -3) == ':tx' then
-        out.active = out.active + n
-        waiting = waiting - n
-      elseif name == '~retry' then
-        out.delayed = out.delayed + n
-        waiting = waiting - n
+local counters, gauges = numbers(C .. ':counters'), numbers(C .. ':gauges')
+local in_redis = counters['enqueued'] or 0
+for _, status in ipairs(TERMINAL) do in_redis = in_redis - (counters[status] or 0) end
+out.active = gauges['processing'] or 0
+out.scheduled = gauges['scheduled'] or 0
+out.delayed = redis.call('ZCARD', C .. ':parked') + redis.call('ZCARD', C .. ':later') - (gauges['later_scheduled'] or 0)
+local waiting = in_redis - out.active - out.scheduled - out.delayed
+
+local function note_oldest(stream, lane)
+  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  local at = first and tonumber(string.match(first[1], '^%d+'))
+  if at and (not out.oldest[lane] or at < out.oldest[lane]) then out.oldest[lane] = at end
+end
+
+local function look(stream, lane)
+  local n = redis.call('XLEN', stream)
+  if n > 0 then
+    local summary = redis.pcall('XPENDING', stream, GROUP)
+    if not summary.err and type(summary[4]) == 'table' then
+      for _, row in ipairs(summary[4]) do
+        if string.sub(row[1], -3) == ':tx' or row[1] == '~retry' then n = n - tonumber(row[2]) end
       end
     end
+    if n > 0 then note_oldest(stream, lane) end
   end
-  out.waiting[lane] = (out.waiting[lane] or 0) + waiting
-  if paused then out.paused_jobs = out.paused_jobs + waiting end
-  if waiting > 0 then
-    local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-    local at = first and tonumber(string.match(first[1], '^%d+'))
-    if at and (not out.oldest[lane] or at < out.oldest[lane]) then out.oldest[lane] = at end
-  end
+  out.waiting[lane] = n
+  return n
 end
 
-local channel_paused = redis.call('GET', C .. ':paused')
-out.paused = channel_paused or ''
-look(C .. ':jobs:high', 'high', channel_paused)
-look(C .. ':jobs:normal', 'normal', channel_paused)
-look(C .. ':jobs:due', 'bulk', channel_paused)
-local scheduled = 0
-for i, blast in ipairs(redis.call('SMEMBERS', C .. ':streams')) do
-  if i > tonumber(ARGV[1]) then break end
-  local v = redis.call('HMGET', C .. ':blast:' .. blast, 'paused', 'scheduled')
-  if tonumber(v[2] or 0) > 0 then
-    scheduled = scheduled + redis.call('XLEN', C .. ':jobs:bulk:' .. blast)
-  else
-    look(C .. ':jobs:bulk:' .. blast, 'bulk', channel_paused or v[1])
+local shared = look(C .. ':jobs:high', 'high') + look(C .. ':jobs:normal', 'normal')
+out.waiting['bulk'] = waiting - shared
+note_oldest(C .. ':jobs:due', 'bulk')
+for _, stream in ipairs(redis.call('ZRANGE', C .. ':ring', 0, tonumber(ARGV[1]) - 1)) do note_oldest(stream, 'bulk') end
+
+local paused = redis.call('GET', C .. ':paused')
+out.paused = paused or ''
+out.paused_jobs = 0
+if paused then
+  out.paused_jobs = waiting
+else
+  for _, blast in ipairs(redis.call('SMEMBERS', C .. ':paused:blasts')) do
+    local v = redis.call('HMGET', C .. ':blast:' .. blast, 'enqueued', 'processing', 'scheduled', unpack(TERMINAL))
+    local held = tonumber(v[1] or 0)
+    for i = 2, 3 + #TERMINAL do held = held - tonumber(v[i] or 0) end
+    out.paused_jobs = out.paused_jobs + held
   end
 end
-out.scheduled_bulk = scheduled
-out.later = redis.call('ZCARD', C .. ':later')
-out.later_scheduled = 0
-if out.later > 0 and out.later <= 10000 then
-  for _, kept in ipairs(redis.call('HVALS', C .. ':later:jobs')) do
-    if string.sub(kept, 1, 1) == 's' then out.later_scheduled = out.later_scheduled + 1 end
-  end
-end
-local counters = redis.call('HGETALL', C .. ':counters')
-out.counters = {}
-for i = 1, #counters, 2 do out.counters[counters[i]] = tonumber(counters[i + 1]) end
+out.counters = counters
 out.events = redis.call('XLEN', C .. ':events')
 out.gap_us = tonumber(redis.call('HGET', C .. ':config', 'gap_us') or -1)
 out.senders = {}
@@ -69,5 +70,5 @@ local senders = redis.call('HGETALL', C .. ':senders')
 for i = 1, #senders, 2 do
   if redis.call('EXISTS', C .. ':sender:' .. senders[i]) == 1 then out.senders[senders[i]] = senders[i + 1] end
 end
-out.now_ms = now_ms
+out.now_ms = math.floor(now_us() / 1000)
 return cjson.encode(out)

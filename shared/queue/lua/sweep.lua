@@ -1,24 +1,28 @@
 #!lua flags=allow-oom
--- End waiting jobs wherever they wait: cancelled ones, and what `doctor` found.
+-- End waiting jobs wherever they wait: cancelled ones, and what is no job.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 head of the event batch · 2 ms that an ended blast is kept · 3 status · 4 the packed event of all, or
---       "" where each has its own · 5 … five a job: stream ("" where it is due later), id, job id,
---       "r" if it waits for a further attempt by its own numbers else "q" or "s" (scheduled), the packed event
+-- ARGV  1 head of the event batch · 2 ms that an ended blast is kept · 3 status ·
+--       4 … five a job: stream ("" where it is due later), id, job id ("" where it is not known),
+--       "r" if it waits for a further attempt by its own numbers else "q", the packed event ("" for none)
 -- Result  one character a job: "1" ended, "t" in mid-send and left alone, "0" not there any more
 -- Safe to repeat: what is gone is skipped.
 
+local FROM, FIELDS = 4, 5
 local now_ms, status = math.floor(now_us() / 1000), ARGV[3]
-local events, gone, done, n = {}, {}, {}, 0
+local n = (#ARGV - FROM + 1) / FIELDS
+local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
+local events, done, acks, dels = {}, {}, {}, {}
 
 local function end_job(job_id, waited, event)
-  local blast = string.match(job_id, '^[^:]+')
-  if waited == 'r' then count(blast, 'retrying', -1) elseif waited == 's' then count(blast, 'scheduled', -1) end
-  count(blast, status, 1)
+  if job_id ~= '' then
+    local blast = string.match(job_id, '^[^:]+')
+    if waited == 'r' then count(blast, 'retrying', -1) elseif waited == 's' then count(blast, 'scheduled', -1) end
+    count(blast, status, 1)
+    if any_cancel then redis.call('HDEL', C .. ':cancels', job_id) end
+  end
   count_channel(status, 1)
-  redis.call('HDEL', C .. ':cancels', job_id)
-  if ARGV[4] == '' then events[#events + 1] = event end
-  n = n + 1
+  if event ~= '' then events[#events + 1] = event end
   return '1'
 end
 
@@ -26,44 +30,74 @@ local function sweep_later(job_id, waited, event)
   if redis.call('ZREM', C .. ':later', job_id) == 0 then return '0' end
   local kept = redis.call('HGET', C .. ':later:jobs', job_id)
   redis.call('HDEL', C .. ':later:jobs', job_id)
-  if kept and string.sub(kept, 1, 1) == 's' then waited = 's' end
+  if kept and string.sub(kept, 1, 1) == 's' then
+    waited = 's'
+    gauge('later_scheduled', -1)
+  end
   return end_job(job_id, waited, event)
 end
 
+-- A scheduled blast with a stream of its own is scheduled as a whole until its first turn.
 local scheduled = {}
-local function is_scheduled(job_id)
-  local blast = string.match(job_id, '^[^:]+')
+local function is_scheduled(blast)
   if scheduled[blast] == nil then
-    scheduled[blast] = tonumber(redis.call('HGET', C .. ':blast:' .. blast, 'scheduled') or 0) > 0
+    local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'lane')
+    scheduled[blast] = v[2] == 'bulk' and tonumber(v[1] or 0) > 0
   end
   return scheduled[blast]
 end
 
-local function sweep_stream(stream, id, job_id, waited, event)
-  local consumer, attempts = holder(stream, id)
+-- The holders of a chunk's entries: chunks come in the order of their streams, so one look serves for all.
+local looked = {}
+local function look(stream, i)
+  local last = i
+  while last < n and ARGV[FROM + last * FIELDS] == stream do last = last + 1 end
+  local holders, most = {}, last - i + 1 + 64
+  local first_id, last_id = ARGV[FROM + (i - 1) * FIELDS + 1], ARGV[FROM + (last - 1) * FIELDS + 1]
+  local rows = redis.pcall('XPENDING', stream, GROUP, first_id, last_id, most)
+  if not rows.err then
+    for _, row in ipairs(rows) do holders[row[1]] = { row[2], row[4] } end
+  end
+  looked[stream] = { holders, not rows.err and #rows == most }
+end
+
+local function held_by(stream, id, i)
+  if not looked[stream] then look(stream, i) end
+  local held = looked[stream][1][id]
+  if held then return held[1], held[2] end
+  if looked[stream][2] then return holder(stream, id) end
+  return nil
+end
+
+local function sweep_stream(stream, id, job_id, waited, event, i)
+  local consumer, attempts = held_by(stream, id, i)
   if consumer then
     if string.sub(consumer, -3) == ':tx' then return 't' end
-    if consumer == '~retry' or (consumer == '~back' and attempts > 0) or (consumer ~= '~back' and attempts > 1) then waited = 'r' end
-    redis.call('XACK', stream, GROUP, id)
-  elseif bulk_blast(stream) and waited == 'q' and is_scheduled(job_id) then
-    waited = 's'
+    local made = string.sub(consumer, 1, 1) == '~' and attempts or attempts - 1
+    if made > 0 then waited = 'r' end
+    if consumer == '~retry' then unpark(stream, id) end
+    acks[stream] = acks[stream] or {}
+    table.insert(acks[stream], id)
+  else
+    local blast = bulk_blast(stream)
+    if blast and waited == 'q' and is_scheduled(blast) then waited = 's' end
   end
   if redis.call('XDEL', stream, id) == 0 then return '0' end
-  gone[stream] = true
+  dels[stream] = true
   return end_job(job_id, waited, event)
 end
 
-for i = 1, (#ARGV - 4) / 5 do
-  local base = 4 + (i - 1) * 5
-  local stream, id, job_id, waited, event = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3], ARGV[base + 4], ARGV[base + 5]
+for i = 1, n do
+  local base = FROM + (i - 1) * FIELDS
+  local stream, id, job_id, waited, event = ARGV[base], ARGV[base + 1], ARGV[base + 2], ARGV[base + 3], ARGV[base + 4]
   if stream == '' then
     done[i] = sweep_later(job_id, waited, event)
   else
-    done[i] = sweep_stream(stream, id, job_id, waited, event)
+    done[i] = sweep_stream(stream, id, job_id, waited, event, i)
   end
 end
-for stream in pairs(gone) do drop_if_empty(stream) end
-if ARGV[4] ~= '' and n > 0 then events[1] = ARGV[4] end
+for stream, ids in pairs(acks) do redis.call('XACK', stream, GROUP, unpack(ids)) end
+for stream in pairs(dels) do drop_if_empty(stream) end
 write_counts(now_ms, tonumber(ARGV[2]), events)
 emit(ARGV[1], events)
 return table.concat(done)

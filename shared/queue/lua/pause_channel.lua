@@ -1,0 +1,10 @@
+#!lua flags=allow-oom
+-- Pause the channel: no sender begins anything more. A full Redis must not keep a sender from saying so.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  1 reason
+-- Result  1
+-- Safe to repeat; the last reason stays.
+
+redis.call('SET', C .. ':paused', ARGV[1])
+return 1
