@@ -9,7 +9,9 @@ from email.header import decode_header, make_header
 
 from services.sandbox.mailbox import KEPT_BYTES, Message
 
-_FIELDS = re.compile(rb"^(x-kurir-job|message-id|subject):((?:.*)(?:\r\n[ \t].*)*)", re.IGNORECASE | re.MULTILINE)
+_FIELDS = re.compile(
+    rb"^(x-kurir-job|message-id|subject):([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)", re.IGNORECASE | re.MULTILINE
+)
 _LONG_LINE = re.compile(rb"[^\n]{1000,}")
 
 
@@ -33,7 +35,7 @@ class Header:
 
 def read_header(raw: bytes) -> Header:
     """Read the fields; of repeated ones the first counts."""
-    end = raw.find(b"\r\n\r\n")
+    end = 0 if raw.startswith(b"\r\n") else raw.find(b"\r\n\r\n")
     found: dict[bytes, bytes] = {}
     for name, value in _FIELDS.findall(raw, 0, end if end >= 0 else len(raw)):
         found.setdefault(name.lower(), value)

@@ -1,0 +1,71 @@
+"""Faults that are set for a while or a number of times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from services.sandbox.faults import Fault, Faults
+from services.sandbox.outcomes import Verdict
+from tests.unit.sending.test_breaker import HeldClock
+
+
+def test_a_fault_ends_by_count() -> None:
+    """Two messages meet it, the third does not."""
+    faults = Faults(HeldClock())
+    faults.set(Fault("email", "451 4.3.0 no", times=2))
+    assert [faults.take("email") is not None for _ in range(3)] == [True, True, False]
+    assert faults.now() == []
+
+
+def test_a_fault_ends_by_time() -> None:
+    """After its seconds it is over, whether anyone met it or not."""
+    clock = HeldClock()
+    faults = Faults(clock)
+    faults.set(Fault("whatsapp", "131016", seconds=3))
+    assert faults.take("whatsapp")
+    clock.at += 3
+    assert faults.take("whatsapp") is None
+
+
+def test_a_fault_strikes_its_channel_and_stage_alone() -> None:
+    """A reply to MAIL FROM leaves recipients, whole messages and WhatsApp alone, and is not used up by them."""
+    faults = Faults(HeldClock())
+    faults.set(Fault("email", "421 4.7.0 busy", times=1, at="mail"))
+    assert faults.take("whatsapp") is None
+    assert faults.take("email") is None
+    assert faults.take("email", "rcpt") is None
+    assert faults.take("email", "mail")
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict"),
+    [
+        (Fault("email", "slow", delay_ms=1500), Verdict(delay_s=1.5)),
+        (Fault("email", "hang"), Verdict(answered=False)),
+        (Fault("email", "drop", record=False), Verdict(accepted=False, answered=False, closed=True)),
+        (Fault("email", "550 5.7.1 spam"), Verdict("550 5.7.1 spam", accepted=False)),
+    ],
+)
+def test_what_a_fault_makes_of_a_message(fault: Fault, verdict: Verdict) -> None:
+    """slow and hang accept, a reply refuses, drop does as it is told."""
+    assert fault.problem() == ""
+    assert fault.verdict() == verdict
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"channel": "email", "answer": "250 ok"},
+        {"channel": "email", "answer": "450 a\r\n250 b"},
+        {"channel": "email", "answer": "hang", "at": "rcpt"},
+        {"channel": "whatsapp", "answer": "refuse"},
+        {"channel": "whatsapp", "answer": "999999"},
+        {"channel": "whatsapp", "answer": "http 429", "retryAfter": "1\r\nX: y"},
+    ],
+)
+def test_impossible_faults_are_named(wanted: dict[str, Any]) -> None:
+    """What no provider of the channel could answer is refused with a reason."""
+    assert msgspec.convert(wanted, Fault).problem()

@@ -1,0 +1,77 @@
+"""The file of what was accepted."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from services.sandbox.mailbox import Mailbox, Message
+from shared.errors import SettingsError
+
+
+def message(to: str) -> Message:
+    return Message("email", to, "b:0:email", "<m@example.com>", "Grüße\n“”")
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_line_for_each_message(tmp_path: Path) -> None:
+    """Each holds what tests count by; it is in the file when `accept` returns."""
+    path = tmp_path / "sandbox" / "delivered.ndjson"
+    mailbox = Mailbox(path, keep=10)
+    mailbox.accept([message("a@example.com"), message("b@example.com")])
+    found = lines(path)
+    assert [line["to"] for line in found] == ["a@example.com", "b@example.com"]
+    assert set(found[0]) == {"at_ms", "channel", "to", "jobId", "messageId", "subject"}
+    mailbox.close()
+
+
+def test_a_torn_line_is_cut_off_at_the_start(tmp_path: Path) -> None:
+    """Half a line, left by a machine that lost power, does not spoil the next; whole lines stay."""
+    path = tmp_path / "delivered.ndjson"
+    path.write_bytes(b'{"to":"a"}\n{"to":"b')
+    mailbox = Mailbox(path, keep=10)
+    mailbox.accept([message("c@example.com")])
+    assert [line["to"] for line in lines(path)] == ["a", "c@example.com"]
+    mailbox.close()
+
+
+def test_only_the_last_are_kept_for_a_look(tmp_path: Path) -> None:
+    """The list is bounded, the file is not; numbers go on."""
+    path = tmp_path / "delivered.ndjson"
+    mailbox = Mailbox(path, keep=2)
+    for number in range(5):
+        mailbox.accept([message(f"r{number}@example.com")])
+    assert [kept.number for kept in mailbox.newest()] == [5, 4]
+    assert mailbox.find(1) is None
+    assert (mailbox.count, len(lines(path))) == (5, 5)
+    mailbox.clear()
+    assert (mailbox.count, lines(path)) == (0, [])
+    mailbox.close()
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that was cut short is undone and reported."""
+    path = tmp_path / "delivered.ndjson"
+    mailbox = Mailbox(path, keep=10)
+    mailbox.accept([message("a@example.com")])
+
+    real_write = os.write
+    monkeypatch.setattr("services.sandbox.mailbox.os.write", lambda fd, data: real_write(fd, data[:7]))
+    with pytest.raises(OSError, match="not written whole"):
+        mailbox.accept([message("b@example.com")])
+    monkeypatch.undo()
+    assert [line["to"] for line in lines(path)] == ["a@example.com"]
+    mailbox.close()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """The path is named, as with every setting that cannot work."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="delivered"):
+        Mailbox(tmp_path / "file" / "delivered.ndjson", keep=1)
