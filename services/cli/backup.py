@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from services.cli.api_client import AsJson, call_api, print_json
+from services.cli.terminal import stdout
 
-_console = Console(highlight=False)
+_console = stdout()
 
 
 def backup(

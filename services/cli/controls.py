@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api, print_json, usage_error
+from services.cli.terminal import stdout
 from shared.channels import CHANNELS
 from shared.jobs import parse_job_id
 
-_console = Console(highlight=False)
+_console = stdout()
 
 ChannelOrBlast = Annotated[str, typer.Argument(help="A channel, or a blast's id.")]
 BlastOrJob = Annotated[str, typer.Argument(help="A blast's or a message's id.")]

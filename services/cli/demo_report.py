@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -59,10 +60,22 @@ def count_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, ChannelReport]:
         report = reports[row["channel"]]
         report.statuses[row["status"]] += 1
         if row["status"] != "sent":
-            report.reasons[row["error_message"] or row["status"]] += 1
+            report.reasons[reason_of(row)] += 1
         if row["attempts"] > 1:
             report.retried += 1
     return reports
+
+
+def reason_of(row: Mapping[str, Any]) -> str:
+    """Return why a message was not sent, in the provider's words; of a JSON answer, the error's message alone."""
+    words = str(row["error_message"] or row["status"])
+    if not words.startswith("{"):
+        return words
+    try:
+        error = json.loads(words).get("error")
+    except ValueError:  # cut, or no JSON after all
+        return words
+    return str(error.get("message") or words) if isinstance(error, dict) else words
 
 
 def find_mistakes(

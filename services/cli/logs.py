@@ -8,13 +8,13 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from services.cli.api_client import DEFAULT_URL, ApiClient, AsJson, Url, call_api, print_json
+from services.cli.terminal import stdout, table
 
-_console = Console(highlight=False)
+_console = stdout()
 
 
 class Of(StrEnum):
@@ -93,7 +93,7 @@ async def _write_out(api: ApiClient, path: str, query: Mapping[str, object]) -> 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
     shown = [name for name in columns if any(row.get(name) not in (None, "") for row in rows)] or columns[:1]
-    table = Table(*shown)
+    made = table(shown, whole=("job_id", "status", "updated_at", "created_at"))
     for row in rows:
-        table.add_row(*(Text("" if row.get(name) is None else str(row[name])) for name in shown))
-    return table
+        made.add_row(*(Text("" if row.get(name) is None else str(row[name])) for name in shown))
+    return made

@@ -23,6 +23,7 @@ from services.cli.api_client import (
 )
 from services.cli.following import ENDED
 from services.cli.monitor_view import Look, Rates, view
+from services.cli.terminal import stdout
 
 _BLASTS = 50
 _FAILURES = 8
@@ -38,7 +39,7 @@ def monitor(
     """Watch queues, rates and failures, and why something waits; Ctrl-C ends it."""
     if once or as_json:
         look = call_api(context, url, take_look)
-        print_json(look.as_json()) if as_json else Console().print(view(look, Rates(), url))
+        print_json(look.as_json()) if as_json else stdout().print(view(look, Rates(), url))
         return
     try:
         call_api(context, url, lambda api: _watch(api, interval, url))

@@ -103,7 +103,7 @@ def view(look: Look, rates: Rates, url: str) -> RenderableType:
 
 
 def _queues(look: Look, rates: Rates) -> Table:
-    columns = ("waiting", "active", "delayed", "scheduled", "paused", "sent", "sent/s", "failed", "failed/s", "oldest")
+    columns = ("waiting", "active", "delayed", "later", "paused", "sent", "/s", "failed", "/s", "oldest")
     table = Table("channel", expand=True)
     for name in columns:
         table.add_column(name, justify="right")
@@ -127,6 +127,7 @@ def _queues(look: Look, rates: Rates) -> Table:
 
 def _blasts(look: Look) -> Table:
     table = Table("blast", "template", "state", "done", "rate", "to go", title="Blasts under way", expand=True)
+    table.columns[0].no_wrap = True
     for blast in look.blasts:
         done, total = ended_of(blast["counts"]), blast["totalMessages"]
         rate, eta = blast.get("rate"), blast.get("etaSeconds")
@@ -143,6 +144,7 @@ def _blasts(look: Look) -> Table:
 
 def _failures(look: Look) -> Table:
     table = Table("when", "message", "class", "what the provider said", title="Latest failures", expand=True)
+    table.columns[1].no_wrap = True
     for row in look.failures:
         words = Text(str(row.get("error_message") or ""), overflow="ellipsis", no_wrap=True)
         table.add_row(str(row["updated_at"]), row["job_id"], str(row.get("error_class") or ""), words)

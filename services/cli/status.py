@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api, print_json
 from services.cli.following import ENDED, ended_of, follow_blast, summary
+from services.cli.terminal import stdout, table
 from shared.lifecycle import EXIT_FAILED
 
-_console = Console(highlight=False)
+_console = stdout()
 _SHOWN_BLASTS = 20
 
 
@@ -48,11 +48,12 @@ def _show_all(context: typer.Context, url: str, *, as_json: bool) -> None:
         print_json({"stats": stats, "blasts": blasts})
         return
     _console.print(stats_table(stats))
-    table = Table("blast", "state", "template", "messages", "ended", "sent", "failed", "created", title="Latest blasts")
+    columns = ("blast", "state", "template", "messages", "ended", "sent", "failed", "created")
+    rows = table(columns, whole=("blast", "state"), title="Latest blasts")
     for one in blasts:
         counts = one["counts"]
         row = (ended_of(counts), counts.get("sent", 0), counts.get("failed", 0))
-        table.add_row(
+        rows.add_row(
             one["blastId"],
             one["state"],
             one["templateId"],
@@ -60,26 +61,26 @@ def _show_all(context: typer.Context, url: str, *, as_json: bool) -> None:
             *map(str, row),
             str(one.get("createdAt") or ""),
         )
-    _console.print(table)
+    _console.print(rows)
 
 
 def stats_table(stats: Mapping[str, Any]) -> Table:
     """Return the queues as a table, a row for each channel."""
     names = ("waiting", "active", "delayed", "scheduled", "paused", "completed", "failed")
-    table = Table("channel", *names, title="Queues")
+    rows = table(("channel", *names), whole=("channel",), title="Queues")
     for name, channel in stats["channels"].items():
-        table.add_row(name, *(str(channel[one]) for one in names))
-    return table
+        rows.add_row(name, *(str(channel[one]) for one in names))
+    return rows
 
 
 def _print_blast(blast: Mapping[str, Any]) -> None:
     _console.print(summary(blast), markup=False)
-    table = Table("channel", "total", "ended", "sent", "failed", "retrying", "waits for")
+    rows = table(("channel", "total", "ended", "sent", "failed", "retrying", "waits for"), whole=("waits for",))
     for name, channel in blast["channels"].items():
         counts = channel["counts"]
         numbers = (channel["total"], ended_of(counts), *(counts.get(one, 0) for one in ("sent", "failed", "retrying")))
-        table.add_row(name, *map(str, numbers), str(channel.get("waitingFor") or ""))
-    _console.print(table)
+        rows.add_row(name, *map(str, numbers), str(channel.get("waitingFor") or ""))
+    _console.print(rows)
     if blast["state"] not in ENDED:
         rate, eta = blast.get("rate"), blast.get("etaSeconds")
         _console.print(f"{blast['progress']:.0%} done, {rate or 0:g} a second" + (f", {eta} s to go" if eta else ""))
@@ -116,11 +117,11 @@ def channels(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = F
 
 
 def _channels_table(answer: Answer) -> Table:
-    table = Table("channel", "state", "rate", "senders", "waiting", "active", "delayed")
+    rows = table(("channel", "state", "rate", "senders", "waiting", "active", "delayed"), whole=("channel",))
     for one in answer["channels"]:
         state = f"paused: {one['paused']}" if one["paused"] else "running" if one["configured"] else "not configured"
         senders = ", ".join("ok" if sender["available"] else sender["reason"] for sender in one["senders"]) or "none"
         stats = one["stats"]
         numbers = (stats["waiting"], stats["active"], stats["delayed"])
-        table.add_row(one["name"], Text(state), one["rate"] or "the senders' own", Text(senders), *map(str, numbers))
-    return table
+        rows.add_row(one["name"], Text(state), one["rate"] or "the senders' own", Text(senders), *map(str, numbers))
+    return rows

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from services.cli.api_client import DEFAULT_URL, AsJson, Url, call_api, print_json
+from services.cli.terminal import stdout
 
-_console = Console(highlight=False)
+_console = stdout()
 
 
 def suppressions(

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from services.cli.api_client import (
@@ -22,8 +21,9 @@ from services.cli.api_client import (
     print_json,
     usage_error,
 )
+from services.cli.terminal import stdout
 
-_console = Console(highlight=False)
+_console = stdout()
 
 
 def templates(

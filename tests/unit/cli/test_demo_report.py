@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from services.cli.demo_report import Expected, count_rows, find_mistakes, read_expected
+from services.cli.demo_report import Expected, count_rows, find_mistakes, read_expected, reason_of
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "recipients.csv"
 _EXPECTED = {"email": Expected(3, 1), "whatsapp": Expected(0, 0)}
@@ -63,3 +63,11 @@ def test_retries_and_reasons_are_counted() -> None:
     assert report.retried == 1
     assert report.reasons == {"550 5.1.1 no such user": 2}
     assert report.total == 4
+
+
+def test_the_reason_of_a_json_answer_is_its_message() -> None:
+    """Ids that differ from answer to answer do not make a reason of each."""
+    words = '{"error": {"message": "(#131026) Message undeliverable", "fbtrace_id": "x"}}'
+    assert reason_of({"error_message": words, "status": "failed"}) == "(#131026) Message undeliverable"
+    assert reason_of({"error_message": '{"error": {"mess', "status": "failed"}) == '{"error": {"mess'
+    assert reason_of({"error_message": None, "status": "cancelled"}) == "cancelled"
