@@ -24,24 +24,6 @@ MOST_BUFFERED = 500
 IDLE_POLL_S = 1.0
 BUSY_POLL_S = 0.005
 AWAY_POLL_S = 0.25
-ROUND_TRIP_S = 0.01
-
-
-@dataclass(slots=True)
-class Pace:
-    """How many jobs a second this sender finishes, smoothed, so that it buffers no more than it can begin soon."""
-
-    per_s: float = 0.0
-    _seen: int = 0
-    _at: float = 0.0
-
-    def observe(self, finished: int, now: float) -> None:
-        """Take note of the number finished so far."""
-        elapsed = now - self._at
-        if elapsed < 0.05:
-            return
-        self.per_s += 0.5 * ((finished - self._seen) / elapsed - self.per_s)
-        self._seen, self._at = finished, now
 
 
 @dataclass(slots=True)
@@ -69,7 +51,7 @@ class Dispatcher:
         self._settings = settings
         self._limit_of = settings.limit_of or domain_limits(settings.domain_rates)
         self.gates = gates
-        self._pace = Pace()
+        self._pace = holdings.pace
         self._hungry = True
         self._poll_at = 0.0
         self._alone_waits = False
@@ -154,7 +136,7 @@ class Dispatcher:
         if self.gates.probing:
             return 1
         concurrency = self._settings.concurrency
-        hidden = int(self._pace.per_s * ROUND_TRIP_S)
+        hidden = self._pace.sends_per_round_trip(concurrency)
         return min(concurrency * self._settings.window, concurrency + hidden)
 
     def _free(self) -> int:
@@ -204,6 +186,7 @@ class Dispatcher:
         sent_at = clock.monotonic()
         requests = [self._request(lease, clock.now_ms()) for lease in leases]
         grants = await self._consumer.begin(requests, len(holdings.in_flight))
+        self._pace.begun(clock.monotonic() - sent_at)
         self._limited = any(grant.kind == "limited" for grant in grants)
         begun = False
         for lease, grant in zip(leases, grants, strict=True):

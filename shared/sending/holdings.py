@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from shared.queue.leases import Lease
+from shared.sending.pace import Pace
 
 _RANK = {"high": 0, "normal": 1, "bulk": 2}
 
@@ -37,6 +38,7 @@ class Holdings:
     ready: asyncio.Queue[Flight] = field(default_factory=asyncio.Queue)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     finished: int = 0
+    pace: Pace = field(default_factory=Pace)
     _order: itertools.count[int] = field(default_factory=itertools.count)
     _known: set[str] = field(default_factory=set)
     _refetched: dict[str, Lease] = field(default_factory=dict)

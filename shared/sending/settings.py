@@ -32,7 +32,7 @@ class SendingSettings:
     timing: Timing
     time_scale: float = 1.0
     domain_rates: Mapping[str, Rate] = field(default_factory=dict)
-    window: int = 8
+    window: int = 20
     stuck_after_s: float = 900.0
     limit_of: LimitOf | None = None
 
@@ -54,7 +54,7 @@ def read_sending_settings(
         timing=Timing.scaled(common.time_scale),
         time_scale=common.time_scale,
         domain_rates=_domain_rates(env, f"{prefix}_DOMAIN_RATES"),
-        window=env.integer(f"{prefix}_WINDOW", 8, minimum=1, maximum=100),
+        window=env.integer(f"{prefix}_WINDOW", 20, minimum=1, maximum=100),
         stuck_after_s=env.seconds("KURIR_STUCK_AFTER", 900.0),
     )
 

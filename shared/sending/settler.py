@@ -7,6 +7,7 @@ Redis is away: the consumer repeats the same call until it is answered.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 from shared.queue.consumer import Consumer
@@ -56,7 +57,9 @@ class Settler:
             self._idle.set()
 
     async def _carry_out(self, batch: list[Settlement]) -> None:
+        asked_at = time.monotonic()
         done = await self._consumer.settle([one.move for one in batch])
+        self._holdings.pace.settled(time.monotonic() - asked_at)
         late: list[tuple[Lease, bytes]] = [
             (one.move.lease, one.late_event)
             for one, moved in zip(batch, done, strict=True)

@@ -131,6 +131,7 @@ class Worker(Generic[MessageT]):
                 return
             flight.sending, started = True, parts.clock.monotonic()
             receipt = await parts.provider.send(message)
+            parts.holdings.pace.sent(parts.clock.monotonic() - started)
             self._accept(self._tried(lease, started, subject), receipt)
         except SendError as error:
             await self._refuse(self._tried(lease, started, subject), error, handed_over=flight.sending)
