@@ -1,0 +1,176 @@
+"""The sandbox's HTTP: the Qiscus look-alike, looking at messages, faults."""
+
+from __future__ import annotations
+
+import smtplib
+import time
+from typing import Any
+
+import pytest
+
+from tests.integration.sandbox.running import CREDENTIALS, MESSAGES_PATH, Reply, Sandbox
+
+
+def whatsapp(to: str = "6281234567890", **changes: Any) -> dict[str, Any]:
+    template = {"name": "order_update", "language": {"policy": "deterministic", "code": "id"}}
+    return {"to": to, "type": "template", "template": template, **changes}
+
+
+def post(sandbox: Sandbox, body: object, headers: dict[str, str] | None = None) -> Reply:
+    return sandbox.call("POST", MESSAGES_PATH, body, CREDENTIALS if headers is None else headers)
+
+
+def send_mail(sandbox: Sandbox, to: str) -> None:
+    with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=20) as client:
+        client.sendmail("kurir@example.com", [to], b"X-Kurir-Job: b:0:email\r\nSubject: <b>\r\n\r\nhi\r\n")
+
+
+def test_a_whatsapp_message_is_accepted_and_written_down(sandbox: Sandbox) -> None:
+    """Answered in the Cloud form; the file has the id of the answer and no job."""
+    reply = post(sandbox, whatsapp())
+    assert reply.status == 200
+    assert reply.json["contacts"] == [{"input": "6281234567890", "wa_id": "6281234567890"}]
+    (line,) = sandbox.delivered()
+    del line["at_ms"]
+    assert line == {
+        "channel": "whatsapp",
+        "to": "6281234567890",
+        "jobId": "",
+        "messageId": reply.json["messages"][0]["id"],
+        "subject": "order_update",
+    }
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {**CREDENTIALS, "Qiscus-Secret-Key": "wrong"}, {**CREDENTIALS, "Qiscus-App-Id": "other"}],
+)
+def test_wrong_credentials_are_refused(sandbox: Sandbox, headers: dict[str, str]) -> None:
+    """401 with an error in the Cloud form, and nothing is accepted."""
+    reply = post(sandbox, whatsapp(), headers)
+    assert (reply.status, reply.json["error"]["code"]) == (401, 0)
+    assert sandbox.delivered() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ([], 100),
+        (whatsapp(type="text"), 100),
+        (whatsapp(template={"name": "x"}), 131008),
+        (whatsapp("+62812"), 131009),
+        (whatsapp("62812131026"), 131026),
+        (whatsapp("62812131000"), 131000),
+    ],
+)
+def test_refused_messages(sandbox: Sandbox, body: object, code: int) -> None:
+    """Malformed bodies, and numbers that end in an error code."""
+    assert post(sandbox, body).json["error"]["code"] == code
+    assert sandbox.delivered() == []
+
+
+def test_messages_are_listed_and_filtered(sandbox: Sandbox) -> None:
+    """The newest first; by channel, part of the address, job and number."""
+    send_mail(sandbox, "siti@example.com")
+    post(sandbox, whatsapp())
+    shown = sandbox.call("GET", "/messages").json
+    assert [message["channel"] for message in shown["messages"]] == ["whatsapp", "email"]
+    assert shown["count"] == 2
+    for query in ("channel=email", "to=SITI@", "jobId=b:0:email"):
+        (found,) = sandbox.call("GET", f"/messages?{query}").json["messages"]
+        assert found["to"] == "siti@example.com"
+    assert len(sandbox.call("GET", "/messages?limit=1").json["messages"]) == 1
+    assert sandbox.call("GET", "/messages?limit=x").status == 400
+
+
+def test_the_page_is_plain_and_safe(sandbox: Sandbox) -> None:
+    """It shows the messages, escaped, under a policy that lets nothing run."""
+    send_mail(sandbox, "siti@example.com")
+    page = sandbox.call("GET", "/")
+    assert b"siti@example.com" in page.body
+    assert b"&lt;b&gt;" in page.body
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'sha256-")
+    source = sandbox.call("GET", "/messages/1/source")
+    assert source.headers["Content-Type"].startswith("text/plain")
+    assert source.body.endswith(b"hi\r\n")
+    assert sandbox.call("GET", "/messages/2/source").status == 404
+
+
+def test_a_reply_on_demand(sandbox: Sandbox) -> None:
+    """A number of messages meet the reply, at the command that was named; then all is as before."""
+    sandbox.fault(channel="email", answer="421 4.7.0 too busy", at="mail", times=1)
+    with pytest.raises(smtplib.SMTPSenderRefused, match="too busy"):
+        send_mail(sandbox, "a@example.com")
+    send_mail(sandbox, "b@example.com")
+    sandbox.fault(channel="whatsapp", answer="http 429", retryAfter="7", times=1)
+    reply = post(sandbox, whatsapp())
+    assert (reply.status, reply.headers["Retry-After"]) == (429, "7")
+    assert post(sandbox, whatsapp()).status == 200
+    assert len(sandbox.delivered()) == 2
+
+
+def test_hanging_and_dropping_on_demand(sandbox: Sandbox) -> None:
+    """The answer never comes; whether the message was accepted is as it was asked for."""
+    sandbox.fault(channel="email", answer="drop", times=1)
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        send_mail(sandbox, "taken@example.com")
+    sandbox.fault(channel="email", answer="drop", times=1, record=False)
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        send_mail(sandbox, "lost@example.com")
+    sandbox.fault(channel="email", answer="hang", times=1)
+    with (
+        smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=0.3) as client,
+        pytest.raises(smtplib.SMTPServerDisconnected),
+    ):
+        client.sendmail("a@example.com", ["hung@example.com"], b"A: b\r\n\r\nc\r\n")
+    for record in (True, False):
+        sandbox.fault(channel="whatsapp", answer="drop", times=1, record=record)
+        with pytest.raises(OSError, match=r"reset|closed|without response"):
+            post(sandbox, whatsapp())
+    taken = [line["to"] for line in sandbox.delivered()]
+    assert taken == ["taken@example.com", "hung@example.com", "6281234567890"]
+
+
+def test_refusing_connections_for_a_while(sandbox: Sandbox) -> None:
+    """Nothing listens, open sessions are cut off, and after its time everything is as before."""
+    with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=20) as client:
+        client.noop()
+        sandbox.fault(channel="email", answer="refuse", seconds=0.3)
+        with pytest.raises(smtplib.SMTPServerDisconnected):
+            client.noop()
+    with pytest.raises(ConnectionRefusedError):
+        send_mail(sandbox, "a@example.com")
+    assert post(sandbox, whatsapp()).status == 200
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            send_mail(sandbox, "b@example.com")
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+        else:
+            break
+    assert sandbox.call("GET", "/faults").json["faults"] == []
+
+
+def test_slowness_on_demand(sandbox: Sandbox) -> None:
+    """The answer comes after the delay, and what was asked of one channel leaves the other alone."""
+    sandbox.fault(channel="whatsapp", answer="slow", delayMs=300)
+    began = time.monotonic()
+    send_mail(sandbox, "a@example.com")
+    assert post(sandbox, whatsapp()).status == 200
+    assert time.monotonic() - began >= 0.3
+
+
+def test_impossible_faults_are_refused(sandbox: Sandbox) -> None:
+    """Unknown answers and fields are 400, and no fault is set."""
+    for wanted in ({"channel": "email", "answer": "explode"}, {"channel": "fax", "answer": "drop"}, {"answer": "drop"}):
+        assert sandbox.call("PUT", "/faults", wanted).status == 400
+    assert sandbox.call("GET", "/faults").json["faults"] == []
+
+
+def test_metrics_count_what_was_offered(sandbox: Sandbox) -> None:
+    """Accepted and refused, by channel."""
+    post(sandbox, whatsapp("62812131026"))
+    text = sandbox.call("GET", "/metrics").body.decode()
+    assert 'kurir_sandbox_messages_total{channel="whatsapp",outcome="refused"}' in text
+    assert 'kurir_build_info{service="sandbox"' in text

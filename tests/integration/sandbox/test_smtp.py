@@ -1,0 +1,214 @@
+"""The sandbox's SMTP server against clients that share no code with it: smtplib, aiosmtplib, and bytes by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+import socket
+import time
+from collections.abc import Iterator
+from email.message import EmailMessage
+
+import aiosmtplib
+import pytest
+
+from tests.integration.sandbox.running import Sandbox
+from tests.servers import wait_for
+
+
+def mail(to: str, job_id: str = "b:0:email", text: str = "hello") -> EmailMessage:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "kurir@example.com", to, "Halo ꦱꦶꦠꦶ"
+    message["Message-ID"], message["X-Kurir-Job"] = "<b.0.email.1@example.com>", job_id
+    message.set_content(text)
+    return message
+
+
+@pytest.fixture
+def client(sandbox: Sandbox) -> Iterator[smtplib.SMTP]:
+    with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=20) as client:
+        yield client
+
+
+class Wire:
+    """A connection on which every byte is written by hand."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", sandbox.smtp_port), timeout=20)
+        self._file = self._socket.makefile("rb")
+
+    def __enter__(self) -> Wire:
+        assert self.reply().startswith("220")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def write(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def reply(self) -> str:
+        """Read one reply, the last line of it."""
+        while (line := self._file.readline().decode()) and line[3:4] == "-":
+            pass
+        return line.rstrip("\r\n")
+
+    def ask(self, data: bytes) -> str:
+        self.write(data)
+        return self.reply()
+
+
+def test_a_mail_is_accepted_and_written_down(sandbox: Sandbox, client: smtplib.SMTP) -> None:
+    """The file says to whom, for which job, under which id and subject, before the answer is read."""
+    client.send_message(mail("siti@example.com", "b:7:email"))
+    (line,) = sandbox.delivered()
+    assert line.pop("at_ms") == pytest.approx(time.time() * 1000, abs=60_000)
+    assert line == {
+        "channel": "email",
+        "to": "siti@example.com",
+        "jobId": "b:7:email",
+        "messageId": "<b.0.email.1@example.com>",
+        "subject": "Halo ꦱꦶꦠꦶ",
+    }
+
+
+def test_what_is_offered(client: smtplib.SMTP) -> None:
+    """EHLO names the extensions that the design asks for."""
+    client.ehlo()
+    assert set(client.esmtp_features) == {"pipelining", "size", "8bitmime", "enhancedstatuscodes", "smtputf8"}
+
+
+def test_simulated_failures(client: smtplib.SMTP, sandbox: Sandbox) -> None:
+    """bounce is refused at RCPT TO, greylist once, flaky twice; only the two last attempts are deliveries."""
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+        client.send_message(mail("bounce+17@example.com"))
+    assert refused.value.recipients["bounce+17@example.com"][0] == 550
+    for address, times, code, words in (
+        ("greylist@x.org", 1, 450, "4.7.1 try again in 2 seconds"),
+        ("flaky@x.org", 2, 451, "4.3.0"),
+    ):
+        for _ in range(times):
+            with pytest.raises(smtplib.SMTPDataError) as failed:
+                client.send_message(mail(address))
+            assert failed.value.smtp_code == code
+            assert words in str(failed.value)
+        client.send_message(mail(address))
+    assert [line["to"] for line in sandbox.delivered()] == ["greylist@x.org", "flaky@x.org"]
+
+
+def test_drop_closes_without_an_answer(client: smtplib.SMTP, sandbox: Sandbox) -> None:
+    """The client loses its answer; nothing was accepted."""
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        client.send_message(mail("drop@example.com"))
+    assert sandbox.delivered() == []
+
+
+async def test_slow_is_written_down_first_and_answered_late(sandbox: Sandbox) -> None:
+    """The message counts as delivered while its answer is still to come; others are not held up."""
+    slow, fast = (aiosmtplib.SMTP(hostname="127.0.0.1", port=sandbox.smtp_port) for _ in range(2))
+    async with slow, fast:
+        began = time.monotonic()
+        waiting = asyncio.create_task(slow.send_message(mail("slow@example.com")))
+        await wait_for(sandbox.delivered, what="the slow message to be written down")
+        await fast.send_message(mail("fast@example.com"))
+        assert not waiting.done()
+        await waiting
+    assert time.monotonic() - began >= 0.5
+    assert [line["to"] for line in sandbox.delivered()] == ["slow@example.com", "fast@example.com"]
+
+
+def test_dots_are_unstuffed(sandbox: Sandbox) -> None:
+    """Lines that begin with dots arrive as they were written, also the first, and one dot alone ends."""
+    with Wire(sandbox) as wire:
+        assert wire.ask(b"EHLO me\r\n").startswith("250")
+        assert wire.ask(b"MAIL FROM:<a@example.com>\r\n").startswith("250 2.1.0")
+        assert wire.ask(b"RCPT TO:<b@example.com>\r\n").startswith("250 2.1.5")
+        assert wire.ask(b"DATA\r\n").startswith("354")
+        assert wire.ask(b"..X: 1\r\n\r\n..\r\n...\r\n.. \r\nend.\r\n.\r\n").startswith("250 2.0.0")
+    assert sandbox.call("GET", "/messages/1/source").body == b".X: 1\r\n\r\n.\r\n..\r\n. \r\nend.\r\n"
+
+
+def test_pipelined_commands_are_answered_in_order(sandbox: Sandbox) -> None:
+    """MAIL, RCPT, RCPT, DATA in one write; one recipient refused does not harm the other."""
+    with Wire(sandbox) as wire:
+        wire.ask(b"EHLO me\r\n")
+        wire.write(b"MAIL FROM:<>\r\nRCPT TO:<bounce@x.org>\r\nRCPT TO:<ok@x.org>\r\nDATA\r\n")
+        assert [wire.reply()[:3] for _ in range(4)] == ["250", "550", "250", "354"]
+        wire.write(b"A: b\r\n\r\nc\r\n.\r\nMAIL FROM:<a@x.org>\r\nRCPT TO:<bounce@x.org>\r\nDATA\r\nQUIT\r\n")
+        assert [wire.reply()[:9] for _ in range(5)] == ["250 2.0.0", "250 2.1.0", "550 5.1.1", "554 5.5.1", "221 2.0.0"]
+    assert [line["to"] for line in sandbox.delivered()] == ["ok@x.org"]
+
+
+def test_a_message_that_comes_byte_by_byte(sandbox: Sandbox) -> None:
+    """The end is found wherever the pieces are cut."""
+    with Wire(sandbox) as wire:
+        wire.ask(b"EHLO me\r\n")
+        wire.write(b"MAIL FROM:<a@x.org>\r\nRCPT TO:<ok@x.org>\r\nDATA\r\n")
+        assert [wire.reply()[:3] for _ in range(3)] == ["250", "250", "354"]
+        for byte in b"A: b\r\n\r\n.\r.\n\r\n.\r\n":
+            wire.write(bytes([byte]))
+        assert wire.reply().startswith("550 5.6.0")  # the bare CR and LF, not an end of data
+
+
+@pytest.mark.parametrize("smuggled", [b"\n.\n", b"\r\n.\n", b"\n.\r\n", b"\r.\r"])
+def test_nothing_else_ends_a_message(sandbox: Sandbox, smuggled: bytes) -> None:
+    """A second message cannot be smuggled in behind a lenient end of data."""
+    with Wire(sandbox) as wire:
+        wire.ask(b"EHLO me\r\n")
+        wire.write(b"MAIL FROM:<a@x.org>\r\nRCPT TO:<ok@x.org>\r\nDATA\r\n")
+        assert [wire.reply()[:3] for _ in range(3)] == ["250", "250", "354"]
+        wire.write(
+            b"A: b\r\n\r\nc"
+            + smuggled
+            + b"MAIL FROM:<e@x.org>\r\nRCPT TO:<evil@x.org>\r\nDATA\r\nA: b\r\n.\r\nNOOP\r\n"
+        )
+        assert [wire.reply()[:9] for _ in range(2)] == ["550 5.6.0", "250 2.0.0"]
+    assert sandbox.delivered() == []
+
+
+@pytest.mark.parametrize(
+    ("commands", "replies"),
+    [
+        (["MAIL FROM:<a@x.org>"], ["503 5.5.1"]),
+        (["EHLO"], ["501 5.5.4"]),
+        (["HELO me", "MAIL FROM:<a@x.org> SIZE=5"], ["250 sandb", "555 5.5.4"]),
+        (["EHLO me", "MAIL FROM:<a@x.org> SIZE=99999999"], ["250 SMTPU", "552 5.3.4"]),
+        (["EHLO me", "MAIL FROM:a@x.org"], ["250 SMTPU", "501 5.5.4"]),
+        (["EHLO me", "MAIL FROM:<a@x.org> FOO=1"], ["250 SMTPU", "555 5.5.4"]),
+        (["EHLO me", "MAIL FROM:<a@x.org>", "RCPT TO:<ö@x.org>"], ["250 SMTPU", "250 2.1.0", "550 5.6.7"]),
+        (["EHLO me", "MAIL FROM:<ä@x.org> SMTPUTF8", "RCPT TO:<ö@x.org>"], ["250 SMTPU", "250 2.1.0", "250 2.1.5"]),
+        (["EHLO me", 'MAIL FROM:<"a>b"@x.org> BODY=8BITMIME', "RCPT TO:<x>"], ["250 SMTPU", "250 2.1.0", "501 5.1.3"]),
+        (["EHLO me", "MAIL FROM:<a@x.org>", "RSET", "DATA"], ["250 SMTPU", "250 2.1.0", "250 2.0.0", "503 5.5.1"]),
+        (["noop", "VRFY a", "AUTH PLAIN", "x" * 5000], ["250 2.0.0", "252 2.5.0", "500 5.5.2", "500 5.5.2"]),
+    ],
+)  # fmt: skip
+def test_commands_out_of_order_and_out_of_bounds(sandbox: Sandbox, commands: list[str], replies: list[str]) -> None:
+    """Each is answered with the code of the standards, and the session goes on unless the line had no end."""
+    with Wire(sandbox) as wire:
+        assert [wire.ask(command.encode() + b"\r\n")[:9] for command in commands] == replies
+
+
+def test_a_message_that_is_too_big(sandbox: Sandbox) -> None:
+    """It is read to its end without being kept, refused, and the session goes on."""
+    with Wire(sandbox) as wire:
+        wire.ask(b"EHLO me\r\n")
+        wire.write(b"MAIL FROM:<a@x.org>\r\nRCPT TO:<ok@x.org>\r\nDATA\r\n")
+        assert [wire.reply()[:3] for _ in range(3)] == ["250", "250", "354"]
+        block = (b"x" * 98 + b"\r\n") * 10_000
+        for _ in range(37):
+            wire.write(block)
+        assert wire.ask(b".\r\n").startswith("552 5.3.4")
+        assert wire.ask(b"NOOP\r\n").startswith("250")
+
+
+def test_many_connections_at_once(sandbox: Sandbox) -> None:
+    """A hundred sessions side by side are each served."""
+    wires = [Wire(sandbox) for _ in range(100)]
+    for number, wire in enumerate(wires):
+        with wire:
+            wire.ask(b"EHLO me\r\n")
+            wire.write(b"MAIL FROM:<a@x.org>\r\nRCPT TO:<r%d@x.org>\r\nDATA\r\n" % number)
+            assert [wire.reply()[:3] for _ in range(3)] == ["250", "250", "354"]
+            assert wire.ask(b"A: b\r\n\r\nc\r\n.\r\n").startswith("250")
+    assert {line["to"] for line in sandbox.delivered()} == {f"r{number}@x.org" for number in range(100)}
