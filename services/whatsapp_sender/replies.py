@@ -176,4 +176,5 @@ def _message_id(body: dict[str, Any]) -> str:
         data.get("id") if isinstance(data, dict) else None,
         body.get("id"),
     ]
-    return next((str(place) for place in places if isinstance(place, str | int) and str(place).strip()), "")
+    written = (str(place).strip() for place in places if isinstance(place, str | int) and not isinstance(place, bool))
+    return next(filter(None, written), "")

@@ -1,0 +1,84 @@
+"""The body that Qiscus is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+
+from services.whatsapp_sender.payload import render_message
+from shared.blasts import Blast
+from shared.errors import PermanentError
+from shared.jobs import Job, Recipient
+from shared.templates import Template, Variable, WhatsAppContent
+
+CONTENT = WhatsAppContent(
+    "order_update",
+    "id",
+    "b393932b_0056",
+    header_variables=["image:picture"],
+    body_variables=["name", "amount"],
+    button_variables=["tracking"],
+)
+TEMPLATE = Template("t", "T", ["whatsapp"], variables=[Variable("amount")], whatsapp=CONTENT)
+VARIABLES: dict[str, Any] = {"picture": "https://example.com/p.jpg", "amount": 120000, "tracking": "X/1"}
+
+
+def rendered(template: Template = TEMPLATE, **variables: Any) -> dict[str, Any]:
+    blast = Blast("b", template, ["whatsapp"], "normal", 0, {"whatsapp": 1}, 1)
+    job = Job("b", 0, "whatsapp", "normal", Recipient("6281234567890", "Siti", variables), 0)
+    message = render_message(job, blast)
+    assert (message.job_id, message.to, message.subject) == ("b:0:whatsapp", "6281234567890", "")
+    body: dict[str, Any] = orjson.loads(message.body)
+    return body
+
+
+def test_a_template_with_all_kinds_of_parameters() -> None:
+    """Header medium, body texts in their order, a URL button: as Qiscus documents it."""
+    assert rendered(**VARIABLES) == {
+        "to": "6281234567890",
+        "type": "template",
+        "template": {
+            "namespace": "b393932b_0056",
+            "name": "order_update",
+            "language": {"policy": "deterministic", "code": "id"},
+            "components": [
+                {
+                    "type": "header",
+                    "parameters": [{"type": "image", "image": {"link": "https://example.com/p.jpg"}}],
+                },
+                {
+                    "type": "body",
+                    "parameters": [{"type": "text", "text": "Siti"}, {"type": "text", "text": "120000"}],
+                },
+                {
+                    "type": "button",
+                    "sub_type": "url",
+                    "index": "0",
+                    "parameters": [{"type": "text", "text": "X/1"}],
+                },
+            ],
+        },
+    }
+
+
+def test_a_template_without_parameters() -> None:
+    """Neither components nor namespace are sent where there are none."""
+    template = msgspec.structs.replace(TEMPLATE, whatsapp=WhatsAppContent("hello", "en_US"))
+    language = {"policy": "deterministic", "code": "en_US"}
+    assert rendered(template)["template"] == {"name": "hello", "language": language}
+
+
+def test_a_missing_variable_is_named_and_permanent() -> None:
+    """No retry can bring it, and the log says which it was."""
+    with pytest.raises(PermanentError, match="'tracking'") as caught:
+        rendered(**{name: value for name, value in VARIABLES.items() if name != "tracking"})
+    assert caught.value.code == "render"
+
+
+def test_a_template_that_is_not_for_whatsapp() -> None:
+    """A plain text is never sent in place of an approved template."""
+    with pytest.raises(PermanentError, match="no WhatsApp content"):
+        rendered(msgspec.structs.replace(TEMPLATE, whatsapp=None))
