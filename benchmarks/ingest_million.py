@@ -1,0 +1,259 @@
+"""One POST with very many recipients: ingest's memory and pace, and that each is queued exactly once.
+
+    python -m benchmarks.ingest_million [--recipients 1000000] [--kill] [--json]
+
+Starts a Valkey of its own (appendfsync always) and one ingest process, posts NDJSON that is made while it is sent,
+and then reads the whole queue back. With `--kill`, ingest dies by SIGKILL when half of the blast is queued, comes
+back, and the client repeats its request with the same Idempotency-Key until it is answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import aiohttp
+import psutil
+from redis import Redis
+
+from services.cli.embedded import find_server, server_command, wait_until_answering
+from shared.jobs import unpack_job
+
+ROOT = Path(__file__).parents[1]
+_LINES_A_CHUNK = 500
+_SAMPLE_S = 0.05
+_PAGE = 5000
+_CHANNEL = "{email}"
+_ANSWER_TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a run came to; memory in MB, times in seconds, CPU that of the ingest process that answered."""
+
+    recipients: int
+    killed: bool
+    posts: int
+    seconds: float
+    jobs_per_second: float
+    ingest_cpu_seconds: float
+    rss_before_mb: float
+    rss_peak_mb: float
+    queued: int
+    distinct: int
+    body_mb: float
+
+
+async def measure(recipients: int, *, kill: bool = False) -> Figures:
+    """Run once, with everything of its own in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="kurir-million-") as name:
+        run = _Run(Path(name), recipients)
+        try:
+            await run.start_server()
+            await run.start_ingest()
+            return await run.measure(kill=kill)
+        finally:
+            run.end()
+
+
+class _Run:
+    def __init__(self, folder: Path, recipients: int) -> None:
+        self._folder = folder
+        self._recipients = recipients
+        self._redis_port, self._port = _free_port(), _free_port()
+        self._server: subprocess.Popen[bytes] | None = None
+        self._ingest: subprocess.Popen[bytes] | None = None
+        self._peak = 0
+        self._sent_bytes = 0
+
+    @property
+    def _redis(self) -> Redis:
+        return Redis(port=self._redis_port)
+
+    @property
+    def _url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    async def start_server(self) -> None:
+        (self._folder / "redis").mkdir()
+        log = self._folder / "redis.log"
+        command = server_command(find_server(), self._redis_port, self._folder / "redis", log)
+        self._server = _started(command, dict(os.environ))
+        await wait_until_answering(self._redis_port, 60, log)
+
+    async def start_ingest(self) -> None:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")} | {
+            "KURIR_PORT": str(self._port),
+            "KURIR_REDIS_URL": f"redis://127.0.0.1:{self._redis_port}/0",
+            "KURIR_DATA_DIR": str(self._folder / "data"),
+            "KURIR_TEMPLATES_DIR": str(ROOT / "templates"),
+            "KURIR_SMTP_URL": "smtp://127.0.0.1:25",
+            "KURIR_EMAIL_FROM": "kurir@example.com",
+            "KURIR_MAX_BACKLOG": str(self._recipients + 1_000_000),
+            "KURIR_LOG_CONSOLE": "off",
+        }
+        self._ingest = _started([sys.executable, "-m", "services.ingest"], env)
+        async with aiohttp.ClientSession() as http:
+            while not await _is_well(http, self._url):
+                assert self._ingest.poll() is None, "ingest did not start"
+                await asyncio.sleep(0.05)
+
+    async def measure(self, *, kill: bool) -> Figures:
+        before = self._rss()
+        self._peak = before
+        watching = asyncio.create_task(self._watch_memory())
+        killing = asyncio.create_task(self._kill_half_way()) if kill else None
+        began = time.monotonic()
+        posts = await self._post_until_answered()
+        seconds = time.monotonic() - began
+        cpu_s = sum(self._process().cpu_times()[:2])
+        watching.cancel()
+        if killing is not None:
+            await killing
+        queued, distinct = self._read_back()
+        return Figures(
+            recipients=self._recipients,
+            killed=kill,
+            posts=posts,
+            seconds=round(seconds, 2),
+            jobs_per_second=round(self._recipients / seconds, 1),
+            ingest_cpu_seconds=round(cpu_s, 2),
+            rss_before_mb=round(before / 1e6, 1),
+            rss_peak_mb=round(self._peak / 1e6, 1),
+            queued=queued,
+            distinct=distinct,
+            body_mb=round(self._sent_bytes / 1e6, 1),
+        )
+
+    async def _post_until_answered(self) -> int:
+        """POST the same body with the same key until it is answered with 202; return how often that took."""
+        headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": "the-million"}
+        timeout = aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout) as http:
+            for post in range(1, 200):
+                try:
+                    path = f"{self._url}/api/v1/messages/blast"
+                    async with http.post(path, data=self._body(), headers=headers) as answer:
+                        said = await answer.json()
+                        if answer.status == 202:
+                            assert said["totalMessages"] == self._recipients, said
+                            return post
+                        assert answer.status in {409, 429, 503}, said
+                        await asyncio.sleep(float(answer.headers.get("Retry-After", "1")))
+                except aiohttp.ClientError:
+                    await asyncio.sleep(0.5)
+        raise AssertionError("never answered")
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        self._sent_bytes = 0
+        head = json.dumps({"templateId": "invoice_reminder", "channels": ["email"], "reference": "the-million"})
+        yield f"{head}\n".encode()
+        for start in range(0, self._recipients, _LINES_A_CHUNK):
+            numbers = range(start, min(start + _LINES_A_CHUNK, self._recipients))
+            chunk = "".join(_line(number) for number in numbers).encode()
+            self._sent_bytes += len(chunk)
+            yield chunk
+
+    async def _kill_half_way(self) -> None:
+        while self._queued() < self._recipients // 2:  # noqa: ASYNC110 - another process has no event to wait on
+            await asyncio.sleep(0.01)
+        assert self._ingest is not None
+        self._ingest.send_signal(signal.SIGKILL)
+        self._ingest.wait()
+        await self.start_ingest()
+
+    def _queued(self) -> int:
+        with self._redis as redis:
+            return sum(redis.xlen(key) for key in redis.keys(f"{_CHANNEL}:jobs:*"))
+
+    def _read_back(self) -> tuple[int, int]:
+        """Return how many jobs are queued, and how many different recipients they are for."""
+        seen = bytearray(self._recipients)
+        queued = 0
+        with self._redis as redis:
+            for key in redis.keys(f"{_CHANNEL}:jobs:*"):
+                start = "-"
+                while rows := redis.xrange(key, start, "+", count=_PAGE):
+                    start = f"({rows[-1][0].decode()}"
+                    queued += len(rows)
+                    for _, fields in rows:
+                        seen[unpack_job(fields[b"d"]).index] = 1
+        return queued, sum(seen)
+
+    async def _watch_memory(self) -> None:
+        while True:
+            self._peak = max(self._peak, self._rss())
+            await asyncio.sleep(_SAMPLE_S)
+
+    def _process(self) -> psutil.Process:
+        assert self._ingest is not None
+        return psutil.Process(self._ingest.pid)
+
+    def _rss(self) -> int:
+        try:
+            return int(self._process().memory_info().rss)
+        except psutil.Error:  # killed, and not back yet
+            return 0
+
+    def end(self) -> None:
+        for process in (self._ingest, self._server):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def _started(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, env=env, cwd=ROOT)
+
+
+def _line(number: int) -> str:
+    return (
+        f'{{"name":"Recipient {number}","email":"recipient{number}@example.com","variables":'
+        f'{{"order_number":"INV-{number:07}","amount":{number * 1000},"due_date":"2026-02-01"}}}}\n'
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _is_well(http: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with http.get(f"{url}/health") as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+def main() -> None:
+    """Run it from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipients", type=int, default=1_000_000)
+    parser.add_argument("--kill", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    figures = asyncio.run(measure(options.recipients, kill=options.kill))
+    if options.json:
+        print(json.dumps(asdict(figures)))
+    else:
+        for name, value in asdict(figures).items():
+            print(f"{name:<16} {value}")
+    if not figures.queued == figures.distinct == figures.recipients:
+        raise SystemExit("not every recipient was queued exactly once")
+
+
+if __name__ == "__main__":
+    main()
