@@ -1,0 +1,150 @@
+"""Connections that fail or are lost: before the message was handed over, and after."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import nullcontext
+
+import pytest
+import trustme
+
+from shared.errors import PermanentError, SendError, TransientError, UnavailableError, UncertainError
+from tests.integration.whatsapp_sender.providers import MESSAGE, opened, providing, serving_raw
+from tests.servers import free_port, wait_for
+
+
+async def failure_at(url: str, answer_s: float = 10.0) -> SendError:
+    """Send one message there and return the error."""
+    async with opened(url, answer_s=answer_s) as channel:
+        with pytest.raises(SendError) as caught:
+            await channel.send(MESSAGE)
+    return caught.value
+
+
+async def test_connection_refused_is_unavailable() -> None:
+    """The server fails, not the message."""
+    error = await failure_at(f"http://127.0.0.1:{free_port()}")
+    assert (type(error), error.code) == (UnavailableError, "connect")
+
+
+async def test_an_unknown_host_is_unavailable() -> None:
+    """DNS says that it does not exist (RFC 2606)."""
+    assert type(await failure_at("http://qiscus.invalid")) is UnavailableError
+
+
+async def close_at_once(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Cut the connection off before anything was read."""
+
+
+async def read_for_ever(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Take everything and never answer."""
+    while await reader.read(65536):
+        pass
+
+
+async def read_message(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Read the message to its end, then cut the connection off."""
+    await reader.readuntil(MESSAGE.body)
+
+
+async def test_an_untrusted_certificate_is_unavailable() -> None:
+    """Our secret is not shown to a server that cannot prove its name."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with serving_raw(close_at_once, context) as url:
+        error = await failure_at(url)
+    assert type(error) is UnavailableError
+    assert "certificate" in error.message.lower()
+
+
+async def test_a_broken_handshake_is_unavailable() -> None:
+    """A connection cut off before TLS stands cannot have delivered anything."""
+    async with serving_raw(close_at_once) as url:
+        assert type(await failure_at(url.replace("http:", "https:"))) is UnavailableError
+
+
+async def test_a_connection_lost_after_the_body_is_uncertain() -> None:
+    """The message may have been delivered."""
+    async with serving_raw(read_message) as url:
+        error = await failure_at(url)
+    assert (type(error), error.code) == (UncertainError, "lost")
+
+
+async def test_no_answer_in_time_is_uncertain() -> None:
+    """A time-out after the body says nothing about delivery."""
+    async with serving_raw(read_for_ever) as url:
+        assert type(await failure_at(url, answer_s=0.2)) is UncertainError
+
+
+async def test_an_answer_cut_off_is_uncertain() -> None:
+    """Half an answer is none."""
+
+    async def answer_by_half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(MESSAGE.body)
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"messages":[{"id":"wamid')
+        writer.close()
+        await writer.wait_closed()
+
+    async with serving_raw(answer_by_half) as url:
+        assert type(await failure_at(url)) is UncertainError
+
+
+async def test_connections_are_reused() -> None:
+    """Fifty messages one after the other go over one connection, errors included."""
+    async with providing() as provider, opened(provider.url) as channel:
+        for number in range(50):
+            refused = number % 10 == 5
+            provider.answers(400 if refused else 200, {"error": {"code": 131026}} if refused else {"id": "x"})
+            with pytest.raises(PermanentError) if refused else nullcontext():
+                await channel.send(MESSAGE)
+    assert len(provider.bodies) == 50
+    assert len(provider.connections) == 1
+
+
+async def test_five_failures_open_the_breaker_and_a_probe_closes_it() -> None:
+    """Refused connections are counted; while it is open nothing is tried, then one probe at a time goes out."""
+    port = free_port()
+    async with opened(f"http://127.0.0.1:{port}") as channel:
+        for _ in range(5):
+            assert channel.available()
+            with pytest.raises(UnavailableError):
+                await channel.send(MESSAGE)
+        assert not channel.available()
+        with pytest.raises(UnavailableError, match="not tried") as caught:
+            await channel.send(MESSAGE)
+        assert caught.value.code == "breaker"
+        async with providing(port) as provider:
+            held = asyncio.Event()
+            provider.wait = held.wait
+            await wait_for(channel.available, what="a probe to be due")
+            probe = asyncio.create_task(channel.send(MESSAGE))
+            await wait_for(lambda: len(provider.bodies) == 1, what="the probe")
+            assert not channel.available()
+            held.set()
+            await probe
+            assert channel.available()
+            await asyncio.gather(*(channel.send(MESSAGE) for _ in range(10)))
+
+
+async def test_a_gateway_in_trouble_opens_the_breaker() -> None:
+    """A few 503 pages cost an attempt each; from the fifth in a row on no message pays for the server's failure."""
+    async with providing() as provider, opened(provider.url) as channel:
+        provider.answers(503, "<html>Service Unavailable</html>")
+        kinds = []
+        for _ in range(5):
+            with pytest.raises(SendError) as caught:
+                await channel.send(MESSAGE)
+            kinds.append(type(caught.value))
+        assert kinds == [TransientError] * 4 + [UnavailableError]
+        assert not channel.available()
+
+
+async def test_refusals_of_messages_leave_the_breaker_closed() -> None:
+    """However many numbers are not on WhatsApp, the server is well."""
+    async with providing() as provider, opened(provider.url) as channel:
+        provider.answers(500, {"error": {"code": 131000}})
+        for _ in range(8):
+            with pytest.raises(TransientError):
+                await channel.send(MESSAGE)
+        assert channel.available()
