@@ -61,7 +61,7 @@ def up(
     options = UpOptions(
         port=port,
         data_dir=data_dir,
-        redis_url=redis_url or context.obj.get("KURIR_REDIS_URL") or None,
+        redis_url=redis_url,
         sandbox=sandbox,
         senders={"email": email_senders, "whatsapp": whatsapp_senders},
     )

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from services.cli.embedded import ServerBinary, server_command
 from services.cli.supervisor import ChildSpec
 from shared.channels import CHANNELS, Channel
 from shared.errors import SettingsError
-from shared.settings import EnvReader
+from shared.settings import EnvReader, read_redis_url
 
 LOGGER_OFFSET = 30
 SERVER_OFFSET = 79
@@ -24,6 +24,12 @@ SANDBOX_SMTP_OFFSET = 91
 MOST_SENDERS = 10
 _LOOPBACK = "127.0.0.1"
 _STAGE_SENDING, _STAGE_RECORDING, _STAGE_DATA = 0, 1, 2
+
+# the URL that the services get is complete: a password meant for another server must not reach the embedded one
+_MADE_INTO_THE_REDIS_URL = (
+    *("KURIR_REDIS_URL_FILE", "KURIR_REDIS_PASSWORD", "KURIR_REDIS_PASSWORD_FILE"),
+    *("KURIR_REDIS_CA_FILE", "KURIR_REDIS_CA_FILE_FILE"),
+)
 
 # a provider counts as configured once any of these is set; its sender then says what is missing
 PROVIDER_VARIABLES = {
@@ -73,6 +79,18 @@ class Plan:
         """The health checks of all services, by name."""
         service_ports = {name: port for port, name in self.ports.items() if " " not in name and name != "redis"}
         return {name: f"http://{_LOOPBACK}:{port}/health" for name, port in service_ports.items()}
+
+
+def with_redis(options: UpOptions, env: Mapping[str, str]) -> UpOptions:
+    """Complete the external server's URL from the environment, where either names one; raises SettingsError."""
+    given = {"KURIR_REDIS_URL": options.redis_url, "KURIR_REDIS_URL_FILE": ""} if options.redis_url else {}
+    found = {**env, **given}
+    if not found.get("KURIR_REDIS_URL") and not found.get("KURIR_REDIS_URL_FILE"):
+        return options
+    reader = EnvReader(found)
+    url = read_redis_url(reader)
+    reader.finish()
+    return replace(options, redis_url=url)
 
 
 def make_plan(options: UpOptions, env: Mapping[str, str], server: ServerBinary | None) -> Plan:
@@ -143,6 +161,7 @@ def _sender_count(options: UpOptions, channel: Channel) -> int:
 def _shared_env(options: UpOptions, env: Mapping[str, str], data_dir: Path, log_dir: Path) -> dict[str, str]:
     found = {
         "KURIR_REDIS_URL": options.redis_url or f"redis://{_LOOPBACK}:{options.port + SERVER_OFFSET}/0",
+        **dict.fromkeys(_MADE_INTO_THE_REDIS_URL, ""),
         "KURIR_DATA_DIR": str(data_dir),
         "KURIR_LOG_DIR": str(log_dir),
         "KURIR_LOGGER_URL": f"http://{_LOOPBACK}:{options.port + LOGGER_OFFSET}",

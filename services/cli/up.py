@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from services.cli.embedded import find_server, wait_until_answering
-from services.cli.plan import Plan, UpOptions, make_plan
+from services.cli.plan import Plan, UpOptions, make_plan, with_redis
 from services.cli.preflight import check_ports, claimed_folder
 from services.cli.supervisor import Announce, Supervisor
 from shared.errors import QueueUnavailableError, SettingsError
@@ -27,6 +27,7 @@ _POLL_S = 0.05
 
 async def run_up(options: UpOptions, env: Mapping[str, str], stop: Stop, announce: Announce) -> None:
     """Run the system until `stop`; raises SettingsError with clear lines where it cannot run."""
+    options = with_redis(options, env)
     plan = make_plan(options, env, None if options.redis_url else find_server())
     async with running_system(plan, stop, announce) as supervisor:
         if stop.is_set():

@@ -59,6 +59,7 @@ def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
         protocol=2,
+        driver_info=None,  # no CLIENT SETINFO: it costs a round trip, and a user with few rights may not send it
     )
     if found:
         follow_master(pool, found)

@@ -73,7 +73,8 @@ def read_sentinel_url(url: str, timeout_s: float) -> Master | None:
     options: dict[str, Any] = {ours: query.pop(name) for name, ours in _OWN_OPTIONS.items() if name in query}
     if scheme == "rediss":
         options |= {"ssl": True, **{name: value for name, value in query.items() if name.startswith("ssl_")}}
-    options |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
+    options |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    options |= {"retry": Retry(NoBackoff(), 0), "driver_info": None}
     return Master(
         # the host is a stand-in: each connection replaces it
         url=f"{scheme}://{credentials}{at}localhost/{database or '0'}?{urlencode(query)}",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.embedded import ServerBinary
-from services.cli.plan import Plan, UpOptions, find_shipped, make_plan
+from services.cli.plan import Plan, UpOptions, find_shipped, make_plan, with_redis
 from services.cli.supervisor import ChildSpec
 from shared.errors import SettingsError
 
@@ -114,3 +114,24 @@ def test_a_wrong_number_of_senders_is_refused() -> None:
     """Ports of one channel must not run into the next."""
     with pytest.raises(SettingsError, match="email senders: 11 is not from 1 to 10"):
         make_plan(UpOptions(senders={"email": 11}), {}, _SERVER)
+
+
+def test_an_external_server_is_completed_once(tmp_path: Path) -> None:
+    """The URL may come from a file, its password from another; services get the whole and none of the parts."""
+    for name, text in (("url", "redis://kurir@queue:6379/1\n"), ("password", "s3cret\n")):
+        (tmp_path / name).write_text(text)
+    env = {"KURIR_REDIS_URL_FILE": str(tmp_path / "url"), "KURIR_REDIS_PASSWORD_FILE": str(tmp_path / "password")}
+    options = with_redis(UpOptions(), env)
+    assert options.redis_url == "redis://kurir:s3cret@queue:6379/1"
+    logger = _service(make_plan(options, env, None), "logger").env
+    assert logger["KURIR_REDIS_URL"] == options.redis_url
+    assert logger["KURIR_REDIS_URL_FILE"] == logger["KURIR_REDIS_PASSWORD_FILE"] == ""
+    assert with_redis(UpOptions(redis_url="redis://other/0"), env).redis_url == "redis://:s3cret@other/0"
+
+
+def test_a_password_alone_leaves_the_embedded_server_alone() -> None:
+    """It belongs to some other server: the embedded one has none, and would refuse it."""
+    env = {"KURIR_REDIS_PASSWORD": "s3cret"}
+    options = with_redis(UpOptions(), env)
+    assert options.redis_url is None
+    assert _service(make_plan(options, env, _SERVER), "logger").env["KURIR_REDIS_PASSWORD"] == ""

@@ -1,0 +1,17 @@
+#!/bin/sh
+# Starts Redis with Kurir's users; their passwords come from files, and only their hashes go further.
+set -eu
+
+hash_of() {
+    secret=$(cat "/run/secrets/$1" 2>/dev/null || :)
+    if [ "${#secret}" -lt 16 ]; then
+        echo "redis: secrets/$1 is missing or shorter than 16 characters: run deploy/make-secrets.sh" >&2
+        exit 2
+    fi
+    printf %s "$secret" | sha256sum | cut -d ' ' -f 1
+}
+
+kurir=$(hash_of redis_password)
+admin=$(hash_of redis_admin_password)
+sed -e "s/KURIR_SHA256/$kurir/" -e "s/ADMIN_SHA256/$admin/" /etc/kurir/users.acl >/tmp/users.acl
+exec redis-server /etc/kurir/redis.conf --aclfile /tmp/users.acl --maxmemory "${REDIS_MAXMEMORY:-512mb}"
