@@ -5,11 +5,23 @@ from __future__ import annotations
 import asyncio
 
 from tests.faults.children import Child
+from tests.faults.client import Posted
 from tests.faults.oracle import Oracle
 from tests.faults.queue_view import Holding
 from tests.faults.world import World
+from tests.servers import wait_for
 
 _QUIET_S = 0.05
+_FLOW_TIMEOUT_S = 60.0
+
+
+async def flowing(world: World, posted: Posted, taken: int) -> None:
+    """Wait until the provider has taken so many messages of a blast."""
+
+    def is_flowing() -> bool:
+        return posted.total - len(world.deliveries.missing(posted.job_ids)) >= taken
+
+    await wait_for(is_flowing, _FLOW_TIMEOUT_S, f"{taken} messages of the blast to be taken")
 
 
 async def freeze(world: World, sender: Child) -> Holding:

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import aiohttp
@@ -36,7 +37,7 @@ class Posted:
     answers: list[int] = field(default_factory=list)
     cancelled_at: float = 0.0
 
-    @property
+    @cached_property
     def job_ids(self) -> set[str]:
         """Every job that the answer promised; ids are deterministic."""
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,28 +23,40 @@ class Delivery:
 
 
 class Deliveries:
-    """Reads the sandbox's file."""
+    """Reads the sandbox's file, each line once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._read_to = 0
+        self._seen: list[Delivery] = []
+        self._by_job: dict[str, list[Delivery]] = defaultdict(list)
 
     def all(self) -> list[Delivery]:
         """Return everything taken so far, in order; a line half written is not one yet."""
-        if not self._path.exists():
-            return []
-        whole = self._path.read_bytes().rpartition(b"\n")[0]
-        return [_delivery(orjson.loads(line)) for line in whole.splitlines()]
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._read_to)
+                whole = file.read().rpartition(b"\n")[0]
+            self._read_to += len(whole) + 1 if whole else 0
+            for line in whole.splitlines():
+                delivery = _delivery(orjson.loads(line))
+                self._seen.append(delivery)
+                self._by_job[delivery.job_id].append(delivery)
+        return self._seen
 
     def by_job(self) -> dict[str, list[Delivery]]:
         """Return what was taken, by job."""
-        found: dict[str, list[Delivery]] = defaultdict(list)
-        for delivery in self.all():
-            found[delivery.job_id].append(delivery)
-        return found
+        self.all()
+        return self._by_job
 
     def count(self) -> int:
         """Return how many messages were taken so far."""
-        return self._path.read_bytes().count(b"\n") if self._path.exists() else 0
+        return len(self.all())
+
+    def missing(self, jobs: Collection[str]) -> list[str]:
+        """Return which of the jobs have not been taken yet."""
+        taken = self.by_job()
+        return [job for job in jobs if job not in taken]
 
 
 def _delivery(line: dict[str, Any]) -> Delivery:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.faults.acts import flowing
 from tests.faults.checks import Checks
 from tests.faults.client import people
 from tests.faults.form import Form
@@ -34,7 +35,7 @@ async def world(form: Form) -> AsyncIterator[World]:
 async def test_flushall_is_owned_up_to(world: World, oracle: Oracle, checks: Checks) -> None:
     """G1 cannot hold; instead: the doctor ends every job that vanished as lost, and new work flows at once (G7)."""
     posted = await world.client.post(people(400, "flushed"))
-    await wait_for(lambda: world.deliveries.count() > 20, _PATIENCE_S, "the load to flow")
+    await flowing(world, posted, 20)
     await wait_for(lambda: _all_written(world), _PATIENCE_S, "the log to know the jobs")
     await asyncio.to_thread(world.redis.command, "FLUSHALL")
     fresh = await world.client.post(people(50, "fresh"))

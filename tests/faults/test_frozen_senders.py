@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.faults.acts import freeze
+from tests.faults.acts import flowing, freeze
 from tests.faults.checks import Checks
 from tests.faults.children import Child
 from tests.faults.client import Posted, people
@@ -40,7 +40,7 @@ async def test_frozen_for_20_and_for_90_seconds(world: World, oracle: Oracle, ch
     What they had in mid-send may be sent once more; what they had only buffered may not. Both work on afterwards.
     """
     posted = await world.client.post(people(1000, "frozen"))
-    await wait_for(lambda: world.deliveries.count() > 100, _PATIENCE_S, "the load to flow")
+    await flowing(world, posted, 100)
     async with world.queue.watching(checks):
         await asyncio.gather(
             _freeze_for(world, world.senders[1], oracle, 20.0),
@@ -96,11 +96,11 @@ async def _keeps_flowing(world: World, posted: Posted, checks: Checks) -> None:
     """While two senders are frozen, everything goes out, what they held included, within a dead sender's time."""
     began = time.monotonic()
     limit_s = world.form.dead_sender_s + _PATIENCE_S / 4
-    while not posted.job_ids <= set(world.deliveries.by_job()):
+    while world.deliveries.missing(posted.job_ids):
         if time.monotonic() - began > limit_s:
             break
         await asyncio.sleep(0.1)
-    missing = posted.job_ids - set(world.deliveries.by_job())
+    missing = world.deliveries.missing(posted.job_ids)
     checks.none("G7", missing, posted.total, f"jobs that waited for a frozen sender for {limit_s:g} s")
 
 
