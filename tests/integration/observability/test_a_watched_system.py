@@ -59,7 +59,7 @@ def blast(number: int) -> dict[str, Any]:
         {
             "name": f"Person {place}",
             "email": f"{address}+{number}.{place}@example.com",
-            "phone": f"+62812{(number * 10 + place) % 10**4:04}{'131026' if address == 'bounce' else '100000'}",
+            "phone": f"+62812{number % 100:02}{131026 if address == 'bounce' else 100000 + place}",
             "variables": {"order_number": f"INV-{number}", "amount": 1000, "due_date": "2026-12-01"},
         }
         for place, address in enumerate(ADDRESSES)

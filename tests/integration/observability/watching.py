@@ -132,7 +132,7 @@ def _alertmanager(folder: Path, webhook: Webhook, port: int) -> subprocess.Popen
     path.write_text(yaml.safe_dump(config))
     command = [program("prometheus-alertmanager"), f"--config.file={path}", f"--storage.path={folder / 'alerts'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(folder / "alertmanager.log").open("wb"))
+    return _start(command, folder / "alertmanager.log")
 
 
 def _prometheus(system: System, folder: Path, port: int, alertmanager_port: int) -> subprocess.Popen[bytes]:
@@ -149,7 +149,12 @@ def _prometheus(system: System, folder: Path, port: int, alertmanager_port: int)
     path.write_text(yaml.safe_dump(config))
     command = [program("prometheus"), f"--config.file={path}", f"--storage.tsdb.path={folder / 'tsdb'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(folder / "prometheus.log").open("wb"))
+    return _start(command, folder / "prometheus.log")
+
+
+def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=output)
 
 
 def _wait_until_ready(port: int) -> None:
