@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from services.logger import blast_views, exports, filters, open_jobs, queries
+from services.logger.backup import BackupError, write_backup
 from services.logger.blast_rows import read_snapshot
 from services.logger.blast_views import Pace
 from services.logger.counting import count_messages
@@ -36,11 +40,13 @@ from shared.web import Health, operations_routes
 log = get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 _ERRORS: dict[type[KurirError], tuple[int, str]] = {
     UnknownJobError: (404, "JOB_NOT_FOUND"),
     UnknownBlastError: (404, "BLAST_NOT_FOUND"),
     NotRetryableError: (409, "JOB_NOT_RETRYABLE"),
     QueryTooSlowError: (503, "QUERY_TOO_SLOW"),
+    BackupError: (409, "BACKUP_FAILED"),
     StorageError: (503, "DATABASE_UNAVAILABLE"),
 }
 
@@ -54,11 +60,15 @@ class Logger:
     outbox: Outbox
     pace: Pace
     clock: Clock
+    loopback: bool = True
 
 
 def build_app(logger: Logger, health: Health, metrics: Callable[[], tuple[bytes, str]]) -> web.Application:
-    """Build the application."""
-    app = web.Application(middlewares=[_errors])
+    """Build the application; one that listens on loopback alone answers to loopback's names alone.
+
+    A page in a browser on this machine could else reach it under a name of its own (DNS rebinding).
+    """
+    app = web.Application(middlewares=[_errors, _own_names] if logger.loopback else [_errors])
     app.router.add_routes(operations_routes(health, metrics))
     logs = LogRoutes(logger)
     internal = InternalRoutes(logger)
@@ -73,6 +83,7 @@ def build_app(logger: Logger, health: Health, metrics: Callable[[], tuple[bytes,
             web.get("/api/blasts", logs.blasts),
             web.get("/api/blasts/{blast_id}", logs.blast),
             web.post("/internal/retry", internal.retry),
+            web.post("/internal/backup", internal.backup),
             web.get("/internal/open-jobs", internal.open_jobs),
             web.get("/internal/blasts/{blast_id}/snapshot", internal.snapshot),
         ]
@@ -196,6 +207,18 @@ class InternalRoutes:
         done = await self._logger.outbox.reopen(wanted)
         return _json({"success": True, "reopened": done.reopened, "skipped": done.skipped})
 
+    async def backup(self, request: web.Request) -> web.StreamResponse:
+        """Answer `POST /internal/backup`: a copy of the database on this machine."""
+        path = Path(str((await _body(request)).get("path") or ""))
+        abandoned = threading.Event()
+        try:
+            size = await asyncio.to_thread(write_backup, self._store.path, path, abandoned.is_set)
+        except asyncio.CancelledError:
+            abandoned.set()
+            raise
+        log.info("backup written", path=str(path), bytes=size)
+        return _json({"success": True, "path": str(path), "bytes": size})
+
     async def open_jobs(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET /internal/open-jobs`."""
         page = filters.read_page(request.query)
@@ -218,6 +241,9 @@ Find = Callable[[Any, filters.Page], queries.Found]
 
 
 async def _body(request: web.Request) -> Mapping[str, Any]:
+    """Return the JSON object of a body; a page in a browser cannot send this type without asking, and is refused."""
+    if request.content_type != "application/json":
+        raise InvalidQueryError("the body has to be application/json")
     try:
         value = orjson.loads(await request.read())
     except orjson.JSONDecodeError as error:
@@ -255,6 +281,14 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _error(status, code, str(error))
     except web.HTTPException as error:
         return _error(error.status, "NOT_FOUND" if error.status == 404 else "BAD_REQUEST", error.reason)
+
+
+@web.middleware
+async def _own_names(request: web.Request, handler: Handler) -> web.StreamResponse:
+    name = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdigit() else request.host
+    if name not in _LOOPBACK:
+        return _error(403, "FORBIDDEN", "this address answers to clients of this machine alone")
+    return await handler(request)
 
 
 def _error(status: int, code: str, message: str) -> web.Response:

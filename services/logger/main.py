@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from dataclasses import dataclass
 
 from services.logger.app import Logger, build_app
 from services.logger.blast_views import Pace
 from services.logger.metrics import LoggerMetrics
 from services.logger.recorder import Recorder
 from services.logger.redelivery import Outbox
+from services.logger.retention import Retention
 from services.logger.settings import LoggerSettings, read_settings
 from services.logger.store import Store
 from services.logger.upkeep import Upkeep
@@ -25,6 +27,7 @@ from shared.queue.connection import connect
 from shared.queue.control import Control
 from shared.queue.event_log import EventLog
 from shared.queue.producer import Producer
+from shared.queue.system_log import SystemLog
 from shared.web import Health, serving
 
 log = get_logger()
@@ -38,41 +41,69 @@ def run() -> None:
 async def main(stop: Stop) -> None:
     """Run the logger; raises SettingsError where the environment cannot work."""
     settings = read_settings(os.environ)
-    configure_logging("logger", settings.common)
+    name = boot_name("logger", socket.gethostname())
+    redis = connect(settings.common.redis_url)
+    # reading events blocks, so it has connections of its own
+    reading = connect(settings.common.redis_url, max_connections=2)
+    system_log = SystemLog(Producer(redis, f"{name}/system"))
+    configure_logging("logger", settings.common, system_log.ship)
     store = Store(settings.database, settings.readers)
     await store.open()
     try:
-        await _serve(settings, store, stop)
+        blasts = BlastStore(redis, name)
+        parts = _Parts(
+            settings=settings,
+            store=store,
+            events=EventLog(reading),
+            watch=Watch(Control(redis, name), EventLog(redis), store, settings.common.log_dir),
+            outbox=Outbox(store, Producer(redis, name), blasts),
+            blasts=blasts,
+            system_log=system_log,
+        )
+        await _serve(parts, stop)
     finally:
+        await reading.aclose()
+        await redis.aclose()
         await store.close()
+    log.info("logger stopped")
 
 
-async def _serve(settings: LoggerSettings, store: Store, stop: Stop) -> None:
-    name = boot_name("logger", socket.gethostname())
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the service is made of."""
+
+    settings: LoggerSettings
+    store: Store
+    events: EventLog
+    watch: Watch
+    outbox: Outbox
+    blasts: BlastStore
+    system_log: SystemLog
+
+
+async def _serve(parts: _Parts, stop: Stop) -> None:
     health, pace, clock = Health("logger"), Pace(), SystemClock()
-    redis = connect(settings.common.redis_url)
-    blasts = BlastStore(redis, name)
-    outbox = Outbox(store, Producer(redis, name), blasts)
-    # reading blocks, so it has a connection of its own
-    reading = connect(settings.common.redis_url, max_connections=2)
+    common = parts.settings.common
 
     async def on_written(written: Written) -> None:
         pace.note(written.ended_jobs)
         for blast_id in written.ended_blasts:
-            await blasts.expire(blast_id)
+            await parts.blasts.expire(blast_id)
 
-    recorder = Recorder(EventLog(reading), store, health, on_written)
-    watch = Watch(Control(redis, name), EventLog(redis), store, settings.common.log_dir)
-    metrics = LoggerMetrics(lambda: watch.last, recorder.state)
-    app = build_app(Logger(store, watch, outbox, pace, clock), health, metrics.exposition)
-    await watch.try_look()
-    async with serving(app, settings.common.host, settings.common.port) as port:
-        log.info("logger listens", port=port, database=str(settings.database))
+    recorder = Recorder(parts.events, parts.store, health, on_written)
+    retention = Retention(parts.store, parts.settings.retention_days, recorder.writer.forget)
+    metrics = LoggerMetrics(lambda: parts.watch.last, recorder.state)
+    logger = Logger(
+        parts.store, parts.watch, parts.outbox, pace, clock, common.host in {"127.0.0.1", "::1", "localhost"}
+    )
+    await parts.watch.try_look()
+    async with serving(build_app(logger, health, metrics.exposition), common.host, common.port) as port:
+        log.info("logger listens", port=port, database=str(parts.settings.database))
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(recorder.run(stop))
-            tasks.create_task(outbox.run(stop))
-            tasks.create_task(watch.run(stop))
-            tasks.create_task(Upkeep(store).run(stop))
-    await reading.aclose()
-    await redis.aclose()
-    log.info("logger stopped")
+            shipping = tasks.create_task(parts.system_log.run())
+            async with asyncio.TaskGroup() as working:
+                working.create_task(recorder.run(stop))
+                working.create_task(parts.outbox.run(stop))
+                working.create_task(parts.watch.run(stop))
+                working.create_task(Upkeep(parts.store, retention, health).run(stop))
+            shipping.cancel()

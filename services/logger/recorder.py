@@ -55,7 +55,7 @@ class Recorder:
         self._store = store
         self._health = health
         self._on_written = on_written
-        self._writer = EventWriter()
+        self.writer = EventWriter()
         self._stop = Stop()
 
     async def run(self, stop: Stop) -> None:
@@ -101,7 +101,7 @@ class Recorder:
     async def _record(self, entries: Sequence[EventEntry]) -> bool:
         """Write and acknowledge; False if that had not succeeded when the service was stopped."""
         try:
-            applied = await self._persist(lambda connection: self._writer.apply(connection, entries))
+            applied = await self._persist(lambda connection: self.writer.apply(connection, entries))
         except Exception as error:  # a fault of one event must not stop all others for ever
             if len(entries) == 1:
                 return await self._set_aside(entries[0], error)
@@ -114,7 +114,7 @@ class Recorder:
 
     async def _set_aside(self, entry: EventEntry, error: Exception) -> bool:
         log.error("an event cannot be applied; kept in undecodable_events", stream=entry.stream, exc_info=error)
-        kept = await self._persist(lambda connection: self._writer.set_aside(connection, entry, repr(error)))
+        kept = await self._persist(lambda connection: self.writer.set_aside(connection, entry, repr(error)))
         if kept is None:
             return False
         self.state.set_aside += 1
@@ -131,7 +131,7 @@ class Recorder:
             try:
                 applied = await self._store.write(work)
             except StorageError as error:
-                self._writer.forget()
+                self.writer.forget()
                 if isinstance(error.__cause__, _FAULTS_OF_DATA):
                     raise
                 self._note_failure(error)
@@ -140,7 +140,7 @@ class Recorder:
                 await self._pause(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
             except BaseException:
-                self._writer.forget()
+                self.writer.forget()
                 raise
             else:
                 self._health.report("database", None)

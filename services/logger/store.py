@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +29,8 @@ BUSY_TIMEOUT_S = 5.0
 LOCK_WAIT_S = 10.0
 QUERY_LIMIT_S = 5.0
 CHECKPOINT_BYTES = 32 * 1024 * 1024
+# reading a larger file whole would keep a start waiting for seconds: it is checked beside the work
+CHECK_FIRST_BYTES = 64 * 1024 * 1024
 _PAGE_CACHE_KIB = 65_536
 _READER_CACHE_KIB = 8_192
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -52,6 +55,7 @@ class Store:
 
     def __init__(self, path: Path, readers: int = 3) -> None:
         self.path = path
+        self.verified = False
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
         self._reading = ThreadPoolExecutor(readers, thread_name_prefix="db-reader")
         self._local = threading.local()
@@ -93,6 +97,18 @@ class Store:
         await self.read(_checkpoint)
         await self.maintain(_checkpoint)
 
+    async def verify(self) -> list[str]:
+        """Look at the whole file on a thread of its own; return what is wrong. Raises StorageError.
+
+        Cancelled, it ends soon, and the thread with it.
+        """
+        abandoned = threading.Event()
+        try:
+            return await asyncio.to_thread(self._verify, abandoned.is_set)
+        except asyncio.CancelledError:
+            abandoned.set()
+            raise
+
     def wal_bytes(self) -> int:
         """Return the size of the write-ahead log."""
         return _size(self.path.with_name(self.path.name + "-wal"))
@@ -107,8 +123,9 @@ class Store:
         try:
             fresh = _size(self.path) == 0
             connection = self._connect_writer()
-            if not fresh:
-                _check(connection, self.path)
+            if not fresh and self.size_bytes() <= CHECK_FIRST_BYTES:
+                self._check(connection)
+            self.verified = fresh or self.verified
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             migrate(connection)
@@ -118,6 +135,24 @@ class Store:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             hint = f"; {_REPAIR}" if code in _CORRUPT else ""
             raise SettingsError([f"database {self.path} cannot be opened: {error}{hint}"]) from error
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Look at the whole file; raises SettingsError with what is wrong and what to do."""
+        found = _quick_check(connection)
+        if found:
+            raise SettingsError([f"database {self.path} is damaged ({'; '.join(found)}): {_REPAIR}"])
+        self.verified = True
+
+    def _verify(self, is_abandoned: Callable[[], bool]) -> list[str]:
+        try:
+            with closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
+                connection.execute("PRAGMA query_only = ON")
+                connection.set_progress_handler(is_abandoned, 10_000)
+                found = _quick_check(connection)
+        except sqlite3.DatabaseError as error:
+            raise StorageError("integrity check", error) from error
+        self.verified = not found
+        return found
 
     def _connect_writer(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -223,11 +258,10 @@ def _checkpoint(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
-    """Run SQLite's quick check; raises SettingsError with what it found and what to do."""
+def _quick_check(connection: sqlite3.Connection) -> list[str]:
+    """Return what SQLite's quick check finds wrong."""
     found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
-    if found != ["ok"]:
-        raise SettingsError([f"database {path} is damaged ({'; '.join(found)}): {_REPAIR}"])
+    return [] if found == ["ok"] else found
 
 
 def _lock(path: Path) -> int:

@@ -1,31 +1,75 @@
-"""Upkeep: moves the write-ahead log into the database file as it grows, beside reading and writing."""
+"""Upkeep: what the database needs beside reading and writing: checkpoints, retention, one look at its integrity."""
 
 from __future__ import annotations
 
 import asyncio
 
+from services.logger.retention import Retention
 from services.logger.store import QueryTooSlowError, StorageError, Store
 from shared.lifecycle import Stop
 from shared.logs import get_logger
+from shared.web import Health
 
 log = get_logger()
 _CHECKPOINT_EVERY_S = 1.0
+_FIRST_PURGE_S, _PURGE_EVERY_S = 60.0, 86_400.0
 
 
 class Upkeep:
-    """Keeps the files of the store in shape."""
+    """Keeps the files of the store in shape; no failure of it stops the service."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, retention: Retention, health: Health) -> None:
         self._store = store
+        self._retention = retention
+        self._health = health
 
     async def run(self, stop: Stop) -> None:
-        """Look once a second until stopped."""
-        while not stop.is_set():
+        """Do what is due until stopped."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._checkpoint(stop))
+            tasks.create_task(self._purge(stop))
+            verifying = tasks.create_task(self._verify())
+            await stop.wait()
+            verifying.cancel()
+
+    async def _checkpoint(self, stop: Stop) -> None:
+        while not await _stopped_within(stop, _CHECKPOINT_EVERY_S):
             try:
                 await self._store.checkpoint()
             except (StorageError, QueryTooSlowError) as error:
                 log.warning("the write-ahead log could not be moved; trying again", reason=str(error))
+
+    async def _purge(self, stop: Stop) -> None:
+        pause_s = _FIRST_PURGE_S
+        while not await _stopped_within(stop, pause_s):
+            pause_s = _PURGE_EVERY_S
             try:
-                await asyncio.wait_for(stop.wait(), _CHECKPOINT_EVERY_S)
-            except TimeoutError:
+                purged = await self._retention.purge(stop.is_set)
+            except (StorageError, QueryTooSlowError) as error:
+                log.warning("old rows could not be deleted; trying again", reason=str(error))
+                pause_s = _FIRST_PURGE_S
                 continue
+            longest_ms = round(purged.longest_s * 1000, 1)
+            log.info("old rows deleted", **purged.rows, chunks=purged.chunks, longest_pause_ms=longest_ms)
+
+    async def _verify(self) -> None:
+        """Look at a large file beside the work; a small one was looked at before it was opened."""
+        if self._store.verified:
+            return
+        try:
+            found = await self._store.verify()
+        except StorageError as error:
+            log.warning("the database could not be checked", reason=str(error))
+            return
+        if found:
+            self._health.report("database_file", f"the database is damaged: {'; '.join(found)}")
+            log.error("the database is damaged; restore a backup", found=found)
+
+
+async def _stopped_within(stop: Stop, seconds: float) -> bool:
+    """Wait so long; True as soon as the service is stopped."""
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""Backup: a consistent copy of the database, made in steps while events go on being written.
+
+The copy is read within one transaction, so what is written meanwhile neither shows in it nor makes it begin anew.
+It stands under its name only when it is whole and on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from shared.errors import KurirError
+
+_PAGES_A_STEP = 1024
+_REST_S = 0.002
+_HEADER = b"SQLite format 3\x00"
+
+
+class BackupError(KurirError):
+    """The copy could not be made; the message says why."""
+
+
+class _AbandonedError(KurirError):
+    """Nobody waits for the copy any more."""
+
+
+def write_backup(database: Path, target: Path, is_abandoned: Callable[[], bool] = lambda: False) -> int:
+    """Copy the database to `target` and return the copy's bytes; blocks, so call it on a thread.
+
+    An older backup at `target` is replaced, any other file is not. It ends soon once `is_abandoned` is true. Raises
+    BackupError.
+    """
+    _check_target(database, target)
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        partial.unlink(missing_ok=True)
+        _copy(database, partial, is_abandoned)
+        _sync(partial)
+        partial.replace(target)
+        _sync(target.parent)
+        return target.stat().st_size
+    except (OSError, sqlite3.Error, _AbandonedError) as error:
+        partial.unlink(missing_ok=True)
+        raise BackupError(f"the backup failed: {error}") from error
+
+
+def _check_target(database: Path, target: Path) -> None:
+    if not target.is_absolute():
+        raise BackupError("the path must be absolute")
+    if not target.parent.is_dir():
+        raise BackupError(f"{target.parent} is not a folder")
+    if target.is_dir():
+        raise BackupError(f"{target} is a folder")
+    if not target.exists():
+        return
+    with target.open("rb") as file:
+        if file.read(len(_HEADER)) != _HEADER:
+            raise BackupError(f"{target} exists and is no backup")
+    if target.samefile(database):
+        raise BackupError(f"{target} is the database itself")
+
+
+def _copy(database: Path, partial: Path, is_abandoned: Callable[[], bool]) -> None:
+    """Copy page by page; the file is only its owner's to read, since it holds addresses."""
+
+    def go_on(_status: int, _remaining: int, _total: int) -> None:
+        if is_abandoned():
+            raise _AbandonedError("the logger was stopped")
+
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    source = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    with closing(source), closing(sqlite3.connect(partial, isolation_level=None)) as copy:
+        source.execute("BEGIN")
+        # the transaction begins with its first read
+        version = source.execute("PRAGMA user_version").fetchone()
+        pages = source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        source.backup(copy, pages=_PAGES_A_STEP, progress=go_on, sleep=_REST_S)
+        source.execute("COMMIT")
+        copied = (
+            copy.execute("PRAGMA user_version").fetchone(),
+            copy.execute("SELECT count(*) FROM sqlite_schema").fetchone(),
+        )
+        if copied != (version, pages):
+            raise sqlite3.DatabaseError("the copy is not whole")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

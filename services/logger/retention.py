@@ -1,0 +1,209 @@
+"""Retention: rows past their days go, in chunks so small that no writer waits for long.
+
+Each chunk is a transaction on the writer's thread, sized by how long the last one took. Only messages that have
+ended go: one that still waits would come back as half a row. A blast keeps its counts until it goes itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import orjson
+
+from services.logger.blast_rows import ENDED_STATES
+from services.logger.store import Store
+from shared.clock import Clock, SystemClock, rfc3339
+from shared.jobs import TERMINAL
+
+DAY_MS = 86_400_000
+# a batch of events is acknowledged within seconds; two days cover a Redis that lost its last writes, or a backup
+APPLIED_DAYS = 2
+_TARGET_S = 0.010
+_FIRST_ROWS, _MOST_ROWS = 20, 2000
+# between two chunks others write: retention takes a fifth of the writer's time at most
+_REST = 4.0
+_ENDED = ", ".join(f"'{status}'" for status in TERMINAL)
+_ENDED_BLASTS = ", ".join(f"'{state}'" for state in sorted(ENDED_STATES))
+
+OLD_MESSAGES = f"""
+SELECT id, job_id, channel, status, created_at < ?2 AND status IN ({_ENDED}) FROM message_logs WHERE id > ?1
+ORDER BY id LIMIT ?3
+"""  # noqa: S608 -- this module's own words
+OLD_ROWS = "SELECT id FROM {table} INDEXED BY {index} WHERE created_at < ? ORDER BY created_at LIMIT ?"
+OLD_BLASTS = f"""
+SELECT blast_id FROM blasts INDEXED BY idx_blasts_created
+WHERE created_at_ms < ? AND state IN ({_ENDED_BLASTS}) ORDER BY created_at_ms LIMIT ?
+"""  # noqa: S608 -- this module's own words
+OLD_APPLIED = """
+SELECT sequence, applied_at FROM applied_events WHERE producer = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3
+"""
+UNUSED_TEMPLATES = """
+DELETE FROM blast_templates WHERE hash IN (SELECT hash FROM blast_templates t
+    WHERE NOT EXISTS (SELECT 1 FROM blasts b WHERE b.template_hash = t.hash))
+"""
+_DROP_JOB = ("DELETE FROM message_attempts WHERE job_id = ?", "DELETE FROM dead_letters WHERE job_id = ?")
+_COUNT_DOWN = "UPDATE message_counts SET n = n - ? WHERE channel = ? AND status = ?"
+# (table, column, unit in ms): small tables, by their own first column
+_TALLIES = (("message_minutes", "minute", 60_000), ("api_minutes", "minute", 60_000), ("error_days", "day", DAY_MS))
+
+
+@dataclass(slots=True)
+class Purged:
+    """What a run of retention came to: rows deleted by table, chunks, and the longest time the writer was held."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    chunks: int = 0
+    longest_s: float = 0.0
+
+
+class Retention:
+    """Deletes rows older than `days`."""
+
+    def __init__(
+        self, store: Store, days: int, forget_producers: Callable[[], None], clock: Clock | None = None
+    ) -> None:
+        self._store = store
+        self._days = days
+        self._forget_producers = forget_producers
+        self._clock = clock or SystemClock()
+
+    async def purge(self, stopped: Callable[[], bool] = lambda: False) -> Purged:
+        """Delete what is too old, chunk by chunk, until nothing is or `stopped` says so; raises StorageError."""
+        purged = Purged()
+        cutoff_ms = self._clock.now_ms() - self._days * DAY_MS
+        applied_before = self._clock.now_ms() // 1000 - APPLIED_DAYS * 86_400
+        works: list[tuple[str, Chunked]] = [
+            ("message_logs", _messages(cutoff_ms)),
+            ("api_logs", _by_creation("api_logs", "idx_api_created_at", cutoff_ms)),
+            ("system_logs", _by_creation("system_logs", "idx_system_created_at", cutoff_ms)),
+            ("blasts", _blasts(cutoff_ms)),
+        ]
+        producers = await self._store.read(_producers)
+        works += [("applied_events", _applied(producer, applied_before)) for producer in producers]
+        for table, chunk in works:
+            await self._in_chunks(table, chunk, purged, stopped)
+        if not stopped():
+            await self._store.maintain(lambda connection: self._sweep_up(connection, cutoff_ms))
+        return purged
+
+    async def _in_chunks(self, table: str, chunk: Chunked, purged: Purged, stopped: Callable[[], bool]) -> None:
+        size = _FIRST_ROWS
+        while not stopped():
+            looked_at, deleted, spent_s = await self._store.maintain(_timed(chunk, size))
+            purged.rows[table] += deleted
+            purged.chunks += 1
+            purged.longest_s = max(purged.longest_s, spent_s)
+            if looked_at < size:
+                return
+            # at most twice the size: what is slow next may lie on pages that are not in memory
+            size = max(1, min(int(size * min(2.0, _TARGET_S / max(spent_s, 1e-4))), _MOST_ROWS))
+            await asyncio.sleep(spent_s * _REST)
+
+    def _sweep_up(self, connection: sqlite3.Connection, cutoff_ms: int) -> None:
+        """Delete from the small tables what belongs to nothing any more."""
+        connection.execute("BEGIN IMMEDIATE")
+        for table, column, unit_ms in _TALLIES:
+            connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (cutoff_ms // unit_ms,))  # noqa: S608 -- own names
+        connection.execute(
+            "DELETE FROM created_minutes WHERE minute < ?"
+            " AND last_id < coalesce((SELECT min(id) FROM message_logs), 9223372036854775807)",
+            (cutoff_ms // 60_000,),
+        )
+        connection.execute("DELETE FROM undecodable_events WHERE created_at < ?", (rfc3339(cutoff_ms),))
+        connection.execute(UNUSED_TEMPLATES)
+        connection.execute(
+            "DELETE FROM event_producers WHERE NOT EXISTS"
+            " (SELECT 1 FROM applied_events a WHERE a.producer = event_producers.id)"
+        )
+        connection.execute("COMMIT")
+        # on the writer's thread, so no batch is between asking for a producer's number and using it
+        self._forget_producers()
+
+
+# a chunk deletes within a transaction; it returns how many rows it looked at and how many it deleted
+Chunked = Callable[[sqlite3.Connection, int], tuple[int, int]]
+
+
+def _timed(chunk: Chunked, size: int) -> Callable[[sqlite3.Connection], tuple[int, int, float]]:
+    def run(connection: sqlite3.Connection) -> tuple[int, int, float]:
+        began = time.perf_counter()
+        connection.execute("BEGIN IMMEDIATE")
+        looked_at, deleted = chunk(connection, size)
+        connection.execute("COMMIT")
+        return looked_at, deleted, time.perf_counter() - began
+
+    return run
+
+
+def _messages(cutoff_ms: int) -> Chunked:
+    """Delete messages from the oldest id on, up to the last that was created in time."""
+    cutoff = rfc3339(cutoff_ms)
+    last_id, bound = 0, -1
+
+    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, int]:
+        nonlocal last_id, bound
+        if bound < 0:
+            query = "SELECT coalesce(max(last_id), 0) FROM created_minutes WHERE minute <= ?"
+            bound = int(connection.execute(query, (cutoff_ms // 60_000,)).fetchone()[0])
+        rows = connection.execute(OLD_MESSAGES, (last_id, cutoff, size)).fetchall()
+        rows = [row for row in rows if row[0] <= bound]
+        if rows:
+            last_id = rows[-1][0]
+        old = [row for row in rows if row[4]]
+        _delete_ids(connection, "message_logs", [row[0] for row in old])
+        for statement in _DROP_JOB:
+            connection.executemany(statement, ((row[1],) for row in old))
+        gone = Counter((row[2], row[3]) for row in old)
+        connection.executemany(_COUNT_DOWN, ((n, *key) for key, n in gone.items()))
+        return len(rows), len(old)
+
+    return chunk
+
+
+def _by_creation(table: str, index: str, cutoff_ms: int) -> Chunked:
+    query = OLD_ROWS.format(table=table, index=index)
+
+    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, int]:
+        ids = [row[0] for row in connection.execute(query, (rfc3339(cutoff_ms), size))]
+        _delete_ids(connection, table, ids)
+        return len(ids), len(ids)
+
+    return chunk
+
+
+def _blasts(cutoff_ms: int) -> Chunked:
+    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, int]:
+        ids = connection.execute(OLD_BLASTS, (cutoff_ms, size)).fetchall()
+        connection.executemany("DELETE FROM blast_counts WHERE blast_id = ?", ids)
+        connection.executemany("DELETE FROM blasts WHERE blast_id = ?", ids)
+        return len(ids), len(ids)
+
+    return chunk
+
+
+def _applied(producer: int, before: int) -> Chunked:
+    """Forget which batches of a producer were applied: its sequences go up with time, so from the lowest on."""
+
+    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, int]:
+        rows = connection.execute(OLD_APPLIED, (producer, -1, size)).fetchall()
+        old = [sequence for sequence, applied_at in rows if applied_at < before]
+        if old:
+            query = "DELETE FROM applied_events WHERE producer = ? AND sequence <= ?"
+            connection.execute(query, (producer, old[-1]))
+        return len(old), len(old)
+
+    return chunk
+
+
+def _producers(connection: sqlite3.Connection) -> list[int]:
+    return [row[0] for row in connection.execute("SELECT id FROM event_producers")]
+
+
+def _delete_ids(connection: sqlite3.Connection, table: str, ids: list[int]) -> None:
+    query = f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 -- own names
+    connection.execute(query, (orjson.dumps(ids).decode(),))
