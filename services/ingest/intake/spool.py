@@ -16,7 +16,9 @@ from services.ingest.recipients.accepted import Accepted
 
 _BLOCK = 200
 _IN_MEMORY_BYTES = 4 * 1024 * 1024
+_BLOCK_BYTES = 1024 * 1024
 _LENGTH = struct.Struct(">I")
+_ARRAY = struct.Struct(">BI")
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -33,18 +35,21 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._file = temporary_file(folder)
-        self._block: list[Accepted] = []
+        self._block = bytearray()
+        self._held = 0
         self.count = 0
 
     def add(self, accepted: Accepted) -> None:
         """Keep a recipient; raises OSError where the disk is full."""
-        self._block.append(accepted)
+        _encoder.encode_into(accepted, self._block, -1)
+        self._held += 1
         self.count += 1
-        if len(self._block) >= _BLOCK:
+        # by size as well: recipients may carry megabytes
+        if self._held >= _BLOCK or len(self._block) >= _BLOCK_BYTES:
             self._flush()
 
     def blocks(self) -> Iterator[list[Accepted]]:
-        """Yield everything that was kept, 200 at a time."""
+        """Yield everything that was kept, at most 200 at a time."""
         self._flush()
         self._file.seek(0)
         while head := self._file.read(_LENGTH.size):
@@ -55,8 +60,10 @@ class Spool:
         self._file.close()
 
     def _flush(self) -> None:
-        if not self._block:
+        if not self._held:
             return
-        packed = _encoder.encode(self._block)
-        self._file.write(_LENGTH.pack(len(packed)) + packed)
-        self._block = []
+        # the recipients stand as they were packed, behind the head of a msgpack array
+        self._file.write(_LENGTH.pack(len(self._block) + _ARRAY.size) + _ARRAY.pack(0xDD, self._held))
+        self._file.write(self._block)
+        self._block.clear()
+        self._held = 0

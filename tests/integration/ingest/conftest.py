@@ -1,32 +1,64 @@
-"""One ingest for all tests that need no settings of their own, on a Valkey emptied before each."""
+"""One ingest for all tests that need no settings of their own, on a Valkey emptied before each; and some others."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 from redis.asyncio import Redis
 
 from shared.queue.connection import connect
-from tests.integration.ingest.running import Api, Peers, RunningIngest, open_api
-from tests.servers import RedisServer
+from tests.integration.ingest.running import Api, Peers, RunningIngest, open_api, running
+from tests.servers import RedisServer, free_port
+
+SEND_KEY, READ_KEY, BOUND_KEY = "send-key-0123456789", "read-key-0123456789", "bound-key-0123456789"
+# settings under which some codes can be provoked; each kind is started once, when a test asks for it
+KINDS: Mapping[str, Mapping[str, str]] = {
+    "usual": {},
+    "small": {
+        "KURIR_MAX_JSON_MB": "1",
+        "KURIR_MAX_UPLOAD_MB": "8",
+        "KURIR_BODY_TIMEOUT": "500ms",
+        "KURIR_HEADER_TIMEOUT": "500ms",
+        "KURIR_MAX_BACKLOG": "5",
+        "KURIR_BULK_FROM": "3",
+        "KURIR_QISCUS_APP_CODE": "",
+        "KURIR_EMAIL_DOMAINS": "example.com,news.example.com",
+    },
+    "keyed": {
+        "KURIR_API_KEYS": f"client:{SEND_KEY}:send,reader:{READ_KEY}:read,bound:{BOUND_KEY}:send@news.example.com",
+        "KURIR_RATE_LIMIT": "5/1h",
+        "KURIR_EMAIL_DOMAINS": "example.com,news.example.com",
+    },
+}
+
+StartIngest = Callable[[str], RunningIngest]
 
 
 @pytest.fixture(scope="session")
-def ingest_server(valkey_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningIngest]:
-    ingest = RunningIngest(valkey_server.url, tmp_path_factory.mktemp("ingest"))
-    ingest.start()
-    yield ingest
-    ingest.stop()
+def start_ingest(valkey_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartIngest]:
+    """Start each kind of ingest once; "away" is one whose Redis is not there."""
+    found: dict[str, RunningIngest] = {}
+    with ExitStack() as stack:
+
+        def start(kind: str) -> RunningIngest:
+            if kind not in found:
+                url = valkey_server.url if kind != "away" else f"redis://127.0.0.1:{free_port()}/0"
+                folder = tmp_path_factory.mktemp(kind)
+                found[kind] = stack.enter_context(running(url, folder, KINDS.get(kind, {})))
+            return found[kind]
+
+        yield start
 
 
 @pytest.fixture
-def ingest(valkey_url: str, ingest_server: RunningIngest) -> RunningIngest:
-    """The shared ingest, on an empty Valkey, its peers knowing nothing."""
+def ingest(valkey_url: str, start_ingest: StartIngest) -> RunningIngest:
+    """The usual ingest, on an empty Valkey, its peers knowing nothing."""
     assert valkey_url
-    ingest_server.peers.reset()
-    return ingest_server
+    usual = start_ingest("usual")
+    usual.peers.reset()
+    return usual
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 import time
@@ -155,6 +156,11 @@ class Api:
         self.url = url
 
     async def call(self, method: str, path: str, **request: Any) -> Reply:
+        if "json" in request:
+            request["data"] = json.dumps(request.pop("json")).encode()
+            request["headers"] = {"Content-Type": "application/json", **request.get("headers", {})}
+        if isinstance(request.get("data"), bytes):
+            request["data"] = io.BytesIO(request["data"])
         async with self._http.request(method, self.url + path, **request) as answer:
             return Reply(answer.status, dict(answer.headers), (await answer.read()).decode())
 
@@ -164,8 +170,9 @@ class Api:
     async def post(self, path: str, body: Any = None, **request: Any) -> Reply:
         return await self.call("POST", path, **({} if body is None else {"json": body}), **request)
 
-    async def blast(self, *recipients: Any, key: str = "", **head: Any) -> Reply:
-        """POST a blast; otp through email unless told otherwise."""
+    async def blast(self, *recipients: Any, **head: Any) -> Reply:
+        """POST a blast; otp through email unless told otherwise. `key` is its Idempotency-Key."""
+        key = head.pop("key", "")
         body = {"templateId": "otp", "channels": ["email"], **head, "recipients": list(recipients)}
         return await self.post("/api/messages/blast", body, headers={"Idempotency-Key": key} if key else {})
 
