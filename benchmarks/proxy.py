@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from typing import cast
 
 from shared.lifecycle import Stop, run_service
 
@@ -28,10 +29,9 @@ class _Side(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         for data in self._early:
-            transport.write(data)
+            self.transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         self._due.append(data)

@@ -1,0 +1,157 @@
+"""Writing events: real batches in Redis, the real logger, rows in SQLite. `python -m benchmarks.logger_writing`.
+
+The load is a blast's whole story: `queued` in chunks of 500 jobs, then `processing` and `sent` in a sender's batches.
+`mixed` has them as a running system makes them, each batch of `sent` close behind its `processing`; `apart` has all
+of one kind before the next, so that no two events of a job meet in one transaction: the worst case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sqlite3
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from benchmarks.processes import Child, clean_environment, usage_of
+from shared.events import Event, EventBatch, Processing, Queued, QueuedRecipient, Sent, pack_batch
+from shared.queue.connection import connect
+from shared.queue.event_log import EventLog
+from shared.queue.keys import ChannelKeys
+from tests.servers import RedisServer, free_port
+
+_CHUNK = 500
+_DEADLINE_S = 300.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run both orders and print what each came to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.logger_writing", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--batch", type=int, default=50, help="events in a sender's batch")
+    parser.add_argument("--orders", nargs="+", choices=("mixed", "apart"), default=["mixed", "apart"])
+    wanted = parser.parse_args(arguments)
+    for order in wanted.orders:
+        asyncio.run(_measure(order, wanted.jobs, wanted.batch))
+    return 0
+
+
+async def _measure(order: str, jobs: int, batch: int) -> None:
+    server = RedisServer("valkey")
+    server.start()
+    redis = connect(server.url)
+    try:
+        with tempfile.TemporaryDirectory(prefix="kurir-bench-") as folder:
+            batches = list(_mixed(jobs, batch) if order == "mixed" else _apart(jobs, batch))
+            stream = ChannelKeys("email").events
+            for start in range(0, len(batches), 1000):
+                async with redis.pipeline(transaction=False) as pipe:
+                    for packed in batches[start : start + 1000]:
+                        pipe.xadd(stream, {"d": packed})
+                    await pipe.execute()
+            await _drain(order, jobs, EventLog(redis), server.url, Path(folder))
+    finally:
+        await redis.aclose()
+        server.destroy()
+
+
+async def _drain(order: str, jobs: int, events: EventLog, url: str, folder: Path) -> None:
+    """Start the logger and wait until every event is written and acknowledged."""
+    port = free_port()
+    env = clean_environment() | {"KURIR_REDIS_URL": url, "KURIR_DATA_DIR": str(folder), "KURIR_PORT": str(port)}
+    lag = await events.lag()
+    child = Child("logger", [sys.executable, "-m", "services.logger"], env, folder)
+    try:
+        _wait_until_serving(port)
+        # what it wrote before the clock began does not count
+        first, began, before = await events.lag(), time.perf_counter(), usage_of([("logger", child.pid)])
+        while await events.lag():
+            child.check()
+            if time.perf_counter() - began > _DEADLINE_S:
+                raise TimeoutError(f"not written within {_DEADLINE_S:g} s")
+            await asyncio.sleep(0.02)
+        spent = time.perf_counter() - began
+        used = usage_of([("logger", child.pid)]).since(before)
+    finally:
+        child.stop()
+    with closing(sqlite3.connect(folder / "logs.db")) as database:
+        found = database.execute("SELECT status, count(*) FROM message_logs GROUP BY status").fetchall()
+    if found != [("sent", jobs)]:
+        raise AssertionError(f"{jobs} should be sent, the database says {found}")
+    written = 3 * jobs * first / lag
+    print(
+        f"{order:>6}: {written:.0f} events in {spent:.2f} s: {written / spent:,.0f} events/s,"
+        f" {used.cpu_s['logger'] * 1000 / written:.4f} CPU s per 1,000, peak {used.peak_mib['logger']:.0f} MiB",
+        flush=True,
+    )
+
+
+def _wait_until_serving(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.002)
+
+
+def _mixed(jobs: int, batch: int) -> Iterator[bytes]:
+    """All are queued first, as by an upload; then each batch is begun and, a few batches later, sent."""
+    yield from _queued(jobs)
+    starts = range(0, jobs, batch)
+    behind = 4
+    for number, start in enumerate([*starts, *[-1] * behind]):
+        if start >= 0:
+            yield _pack("begin", number, _begun(start, min(batch, jobs - start)))
+        if number >= behind:
+            earlier = starts[number - behind]
+            yield _pack("settle", number, _sent(earlier, min(batch, jobs - earlier)))
+
+
+def _apart(jobs: int, batch: int) -> Iterator[bytes]:
+    yield from _queued(jobs)
+    for step, make in (("begin", _begun), ("settle", _sent)):
+        for number, start in enumerate(range(0, jobs, batch)):
+            yield _pack(step, number, make(start, min(batch, jobs - start)))
+
+
+def _queued(jobs: int) -> Iterator[bytes]:
+    for start in range(0, jobs, _CHUNK):
+        recipients = [
+            QueuedRecipient(index, f"user{index}@example.com", f"User {index}")
+            for index in range(start, min(start + _CHUNK, jobs))
+        ]
+        event = Queued(_now(), "bench", "email", "invoice_reminder", "Invoice reminder", recipients)
+        yield _pack("enqueue", start, [event])
+
+
+def _begun(start: int, count: int) -> list[Event]:
+    return [Processing(_now(), f"bench:{index}:email", 1, 1, "sender-1") for index in range(start, start + count)]
+
+
+def _sent(start: int, count: int) -> list[Event]:
+    return [
+        Sent(_now(), f"bench:{index}:email", 1, 1, f"<bench.{index}.email.1@example.com>",
+             "250 2.0.0 Ok: queued as 4XyzAbCdEfG", 12, f"Your invoice INV-{index}")
+        for index in range(start, start + count)
+    ]  # fmt: skip
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _pack(step: str, number: int, events: list[Event]) -> bytes:
+    return pack_batch(EventBatch(f"sender-bench/{step}", number, events))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
