@@ -83,8 +83,8 @@ def _progress(fields: Mapping[bytes, bytes], total: int) -> ChannelProgress:
         enqueued=enqueued,
         counts=counts,
         paused=fields.get(b"paused", b"").decode(),
-        cancelled=b"cancelled" in fields,
-        incomplete=b"incomplete" in fields,
+        cancelled=b"cancelled_at" in fields,
+        incomplete=b"incomplete_at" in fields,
         scheduled_at_ms=_number(fields, "scheduled_at"),
         moved_at_ms=_number(fields, "moved_at"),
         ended_at_ms=_number(fields, "ended_at"),
@@ -172,5 +172,5 @@ class BlastStore:
         blast = await self.load(blast_id)
         for channel in blast.totals if blast else ():
             _, head = self._cancels.next()
-            args = (blast_id, head, Timing().keep_ended_ms, "incomplete")
+            args = (blast_id, head, Timing().keep_ended_ms, "incomplete_at")
             await call_script(self._redis, "cancel_blast", ChannelKeys(channel).tag, args)

@@ -126,7 +126,7 @@ class Control:
         done = False
         for channel in blast.totals:
             _, head = self._cancels.next()
-            args = (blast_id, head, Timing().keep_ended_ms, "cancelled")
+            args = (blast_id, head, Timing().keep_ended_ms, "cancelled_at")
             done |= bool(await call_script(self._redis, "cancel_blast", ChannelKeys(channel).tag, args))
         if done:
             await self._tell(blast, "cancelled", "")

@@ -41,7 +41,7 @@ local alone_granted = false
 local function blast_state(blast)
   local b = blasts[blast]
   if not b then
-    local v = redis.call('HMGET', C .. ':blast:' .. blast, 'cancelled', 'paused')
+    local v = redis.call('HMGET', C .. ':blast:' .. blast, 'cancelled_at', 'paused')
     b = { cancelled = v[1], paused = v[2] }
     blasts[blast] = b
   end

@@ -4,7 +4,7 @@
 --
 -- KEYS  the channel's hash tag
 -- ARGV  1 blast id · 2 head of the event batch · 3 ms that an ended blast is kept · 4 field to set:
---       "cancelled", or "incomplete" to end it with what was enqueued, running on
+--       "cancelled_at" (apart from the count `cancelled`), or "incomplete_at" to end it with what was enqueued, running on
 -- Result  1 done, 0 where the blast is unknown here or ended
 -- Safe to repeat. Its total becomes what was enqueued, so that its counts still add up.
 
@@ -13,7 +13,7 @@ local v = redis.call('HMGET', key, 'total', 'ended_at', 'enqueued')
 if not v[1] or v[2] then return 0 end
 local now_ms = math.floor(now_us() / 1000)
 redis.call('HSET', key, ARGV[4], int(now_ms), 'total', v[3] or '0')
-if ARGV[4] == 'cancelled' then
+if ARGV[4] == 'cancelled_at' then
   redis.call('HDEL', key, 'paused')
   redis.call('SREM', C .. ':paused:blasts', ARGV[1])
   local stream = C .. ':jobs:bulk:' .. ARGV[1]

@@ -16,7 +16,7 @@
 local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 10
 local lane, scheduled_us = ARGV[5], tonumber(ARGV[6])
 local key = C .. ':blast:' .. blast
-local state = redis.call('HMGET', key, 'wm:' .. series, 'cancelled', 'paused', 'incomplete')
+local state = redis.call('HMGET', key, 'wm:' .. series, 'cancelled_at', 'paused', 'incomplete_at')
 local watermark = tonumber(state[1] or 0)
 if series == 'jobs' and (state[2] or state[4]) then return { 0, watermark, 1 } end
 local n = (#ARGV - FROM + 1) / 2

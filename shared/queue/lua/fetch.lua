@@ -5,8 +5,9 @@
 -- ARGV  1 sender · 2 want
 -- Result  {reason of the channel's pause or "", ms until something is due (-1: nothing waits for its time),
 --          stream, id, delivery count, packed job, …}
--- Order: `high` given back or due, `high` new, then `normal` and the ring 4:1 while both have work, the ring one
--- stream after the other, what was given back or is due before what is new in each.
+-- Order: `high` given back or due, `high` new; then half to retries whose time has come (they must be on time, and
+-- not all there is), the rest to `normal` and the ring 4:1 while both have work, the ring one stream after the other,
+-- what was given back before what is new in each.
 -- A stream with nothing to take leaves the ring; whatever puts something there brings it back.
 -- A crash before: nothing happened. A lost reply: the jobs are in `<sender>:buf`; `own` lists them.
 
@@ -58,18 +59,34 @@ local function take(stream, n)
   return taken, more or taken == n
 end
 
--- Parked entries that are due lie at `~back` from now on.
-local function unpark_due()
-  local due = redis.call('ZRANGEBYSCORE', C .. ':parked', '-inf', int(now), 'LIMIT', 0, most_due)
-  for _, member in ipairs(due) do
+-- Entries parked for a further attempt whose time has come: those of `high` lie at `~back` from now on, to be taken
+-- first of all; the others are taken from where they are, as their streams' turns may be far.
+local due_now = {}
+local function look_for_due()
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', C .. ':parked', '-inf', int(now), 'LIMIT', 0, most_due)) do
     local stream, id = string.match(member, '^(%S+) (%S+)$')
-    unpark(stream, id)
     local consumer, attempts = holder(stream, id)
-    if consumer == '~retry' then
+    if consumer ~= '~retry' then
+      unpark(stream, id)
+    elseif stream == C .. ':jobs:high' then
+      unpark(stream, id)
       give_back(stream, id, attempts)
-      serve(stream, now)
+    else
+      due_now[#due_now + 1] = { stream, id, attempts + 1 }
     end
   end
+end
+
+local next_due = 1
+local function take_due(n)
+  local taken = 0
+  while taken < n and next_due <= #due_now do
+    local stream, id, deliveries = unpack(due_now[next_due])
+    next_due = next_due + 1
+    unpark(stream, id)
+    taken = taken + add(stream, redis.call('XCLAIM', stream, GROUP, me, 0, id), { [id] = deliveries })
+  end
+  return taken
 end
 
 -- Jobs due later whose time has come go to a stream: scheduled ones to their lane, deferred and booked ones to
@@ -139,18 +156,20 @@ local function ms_until_due()
   return math.max(0, math.ceil((next_at - now) / 1000))
 end
 
-unpark_due()
+look_for_due()
 promote_due()
 local left = want - take(C .. ':jobs:high', want)
 if left > 0 then
   local turn = tonumber(redis.call('GET', C .. ':turn') or 0)
+  local before = left
+  left = left - take_due(math.floor((turn + left) / 2) - math.floor(turn / 2))
   local for_ring = math.floor((turn + left) / 5) - math.floor(turn / 5)
   local normal = take(C .. ':jobs:normal', left - for_ring)
   local ringed = take_ring(left - normal)
-  if normal + ringed < left and normal == left - for_ring then
-    normal = normal + take(C .. ':jobs:normal', left - normal - ringed)
-  end
-  if normal + ringed > 0 then redis.call('SET', C .. ':turn', int((turn + normal + ringed) % 1000000)) end
+  left = left - normal - ringed
+  if left > 0 and normal > 0 then left = left - take(C .. ':jobs:normal', left) end
+  if left > 0 then left = left - take_due(left) end
+  if before > left then redis.call('SET', C .. ':turn', int((turn + before - left) % 1000000)) end
 end
 write_counts(now_ms, nil, {})
 out[2] = ms_until_due()

@@ -7,7 +7,7 @@
 -- Safe to repeat.
 
 local key = C .. ':blast:' .. ARGV[1]
-local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled', 'scheduled_at')
+local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled_at', 'scheduled_at')
 if not v[1] or v[2] or v[3] then return 0 end
 redis.call('HDEL', key, 'paused')
 redis.call('SREM', C .. ':paused:blasts', ARGV[1])

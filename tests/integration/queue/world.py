@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,19 +12,21 @@ import msgspec
 from redis.asyncio import Redis
 
 from shared.blasts import Blast
-from shared.events import Ended, Event, EventBatch, Retrying, Returned, Sent, pack_event
-from shared.jobs import Job, Lane, Recipient
+from shared.events import Deferred, Ended, Event, EventBatch, Retrying, Returned, Sent, pack_event
+from shared.jobs import TERMINAL, Job, Lane, Recipient, Status
 from shared.queue.blasts import BlastStore, ChannelProgress
 from shared.queue.connection import connect
 from shared.queue.consumer import BeginPolicy, BeginRequest, Consumer
 from shared.queue.control import Control
 from shared.queue.event_log import EventLog
-from shared.queue.leases import Grant, Lease, Move, ended, given_back, parked, sent
+from shared.queue.leases import Grant, Lease, Move, deferred, ended, given_back, parked, sent
 from shared.queue.producer import Chunk, Enqueued, Producer
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
 from shared.sending.outcomes import processing_event
+from shared.sending.refusals import refusal_move
 from shared.templates import Template
+from tests.integration.queue.truth import Truth, find_truth
 from tests.servers import wait_for
 
 TEMPLATE = Template(id="t", name="T", channels=["email"], subject="s", text="x")
@@ -76,6 +79,11 @@ class World:
             await self.enqueue(blast, first, min(500, count - first))
         return blast
 
+    async def again(self, blast: Blast, indexes: Sequence[int], run: int) -> Enqueued:
+        """Send dead letters again, as the logger's run of that number."""
+        jobs = self.jobs(blast, indexes, run=run)
+        return await self.producer.enqueue(Chunk(blast, "email", 0, jobs, series=f"run:{run}"))
+
     async def sender(self, name: str = "", policy: BeginPolicy | None = None) -> HandSender:
         """Take up a lease as a new sender."""
         consumer = Consumer(
@@ -101,12 +109,38 @@ class World:
         assert all(value >= 0 for value in one.counts.values()), one
         return one
 
-    async def check_balance(self) -> None:
-        """Check G4: enqueued = ended + what is still in Redis."""
+    async def check_balance(self, *blasts: Blast) -> Truth:
+        """Check G4 against what stands in Redis: counters, gauges, the counts of these blasts, and every index."""
+        truth = await find_truth(self.redis)
+        assert not truth.doubles, truth.doubles
         stats = await self.control.channel_stats("email")
-        ended_count = sum(stats.counters[name] for name in ("sent", "failed", "cancelled", "expired", "suppressed"))
-        in_redis = stats.waiting + stats.active + stats.delayed + stats.scheduled
-        assert stats.counters["enqueued"] == ended_count + in_redis, stats
+        ended_count = sum(stats.counters[name] for name in TERMINAL)
+        assert stats.counters["enqueued"] == ended_count + len(truth.jobs), (stats, truth)
+        assert stats.active == truth.count("processing"), (stats, truth)
+        assert stats.scheduled == truth.count("scheduled"), (stats, truth)
+        assert min(stats.waiting_by_lane.values()) >= 0, stats
+        assert stats.waiting + stats.active + stats.delayed + stats.scheduled == len(truth.jobs), (stats, truth)
+        for blast in blasts:
+            counts = (await self.progress(blast)).counts
+            open_counts = {name: counts[name] for name in ("queued", "processing", "retrying", "scheduled")}
+            found = truth.of_blast(blast.blast_id)
+            assert open_counts == {name: found[name] for name in open_counts}, (blast.blast_id, counts, found)
+        await self._check_indexes(truth)
+        return truth
+
+    async def _check_indexes(self, truth: Truth) -> None:
+        redis: Any = self.redis
+        parked = {member.decode() for member in await redis.zrange("{email}:parked", 0, -1)}
+        assert parked == truth.parked
+        later = set(await redis.zrange("{email}:later", 0, -1))
+        assert later == set(await redis.hkeys("{email}:later:jobs"))
+        streams = {f"{{email}}:jobs:bulk:{name.decode()}" for name in await redis.smembers("{email}:streams")}
+        assert streams == truth.bulk_streams
+        ring = {member.decode() for member in await redis.zrange("{email}:ring", 0, -1)}
+        for stream in truth.takeable - ring:
+            blast_id = stream.rpartition(":")[2]
+            lane = stream in {"{email}:jobs:high", "{email}:jobs:normal"}
+            assert lane or await redis.hexists(f"{{email}}:blast:{blast_id}", "paused"), f"{stream} gets no turns"
 
     async def written(self) -> list[Event]:
         """Read all events of the channel so far, as the logger would, and acknowledge them."""
@@ -151,9 +185,30 @@ class HandSender:
         event = Retrying(0, lease.job_id, lease.job.run, lease.attempt, "transient", "451", "later", 1, 0)
         return (await self.consumer.settle([parked(lease, pack_event(event), delay_ms)]))[0]
 
+    async def uncertain(self, lease: Lease, delay_ms: int) -> bool:
+        event = Retrying(0, lease.job_id, lease.job.run, lease.attempt, "uncertain", "", "lost", 1, 0)
+        return (await self.consumer.settle([parked(lease, pack_event(event), delay_ms, uncertain=True)]))[0]
+
+    async def defer(self, lease: Lease, wait_ms: int) -> bool:
+        due_ms = time.time_ns() // 1_000_000 + wait_ms
+        event = Deferred(0, lease.job_id, lease.job.run, lease.attempt, 1, "deferred", "450", "later", 1, due_ms)
+        return (await self.consumer.settle([deferred(lease, pack_event(event), due_ms, 1)]))[0]
+
     async def fail(self, lease: Lease) -> bool:
-        event = Ended(0, lease.job_id, lease.job.run, lease.attempt, "failed", "permanent", "550", "no")
-        return (await self.consumer.settle([ended(lease, pack_event(event), "failed")]))[0]
+        return await self.end(lease, "failed")
+
+    async def end(self, lease: Lease, status: Status, error_class: str = "permanent") -> bool:
+        event = Ended(0, lease.job_id, lease.job.run, lease.attempt, status, error_class, "550", "no")
+        return (await self.consumer.settle([ended(lease, pack_event(event), status)]))[0]
+
+    async def obey(self, leases: Sequence[Lease]) -> list[str]:
+        """Begin jobs and settle every refusal as the sending loop does; returns what was answered."""
+        grants = await self.begin(leases)
+        moves = [refusal_move(lease, grant, 0) for lease, grant in zip(leases, grants, strict=True)]
+        refused = [move for move in moves if move is not None]
+        if refused:
+            assert all(await self.consumer.settle(refused))
+        return [grant.kind for grant in grants]
 
     async def give_back(self, lease: Lease) -> bool:
         event = Returned(0, lease.job_id, lease.job.run, lease.attempt, "queued")

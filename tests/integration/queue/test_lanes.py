@@ -1,0 +1,122 @@
+"""Lanes: strict `high`, 4:1 between `normal` and `bulk`, and bulk blasts that share the channel in turn."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from shared.blasts import Blast
+from shared.queue.leases import Lease, parked
+from tests.integration.queue.world import HandSender, World, eventually
+
+
+def blasts_of(leases: list[Lease]) -> list[str]:
+    return [lease.job.blast_id for lease in leases]
+
+
+async def finish_all(sender: HandSender, want: int) -> list[str]:
+    """Fetch and finish up to `want` jobs; returns their blasts."""
+    leases = await sender.take(want)
+    if leases:
+        assert all(await sender.finish(*leases))
+    return blasts_of(leases)
+
+
+async def test_high_comes_before_everything(world: World) -> None:
+    """A `high` job enqueued last is fetched first."""
+    await world.given(50, "normal")
+    await world.given(150, "bulk")
+    urgent = await world.given(3, "high")
+    leases = await (await world.sender()).fetch(5)
+    assert blasts_of(leases)[:3] == [urgent.blast_id] * 3
+
+
+async def test_normal_and_bulk_share_four_to_one(world: World) -> None:
+    """While both have work, one job in five is from the ring, whether jobs are fetched singly or in batches."""
+    normal = await world.given(200, "normal")
+    bulk = await world.given(200, "bulk")
+    sender = await world.sender()
+    singly = Counter([(await finish_all(sender, 1))[0] for _ in range(50)])
+    assert singly == {normal.blast_id: 40, bulk.blast_id: 10}
+    batches = Counter([blast_id for _ in range(5) for blast_id in await finish_all(sender, 20)])
+    assert batches == {normal.blast_id: 80, bulk.blast_id: 20}
+
+
+async def test_a_lane_alone_gets_everything(world: World) -> None:
+    """The 4:1 holds only while both have work: either alone fills the batch."""
+    await world.given(100, "bulk")
+    sender = await world.sender()
+    assert len(await sender.take(100)) == 100
+    await world.given(100, "normal")
+    assert len(await sender.take(100)) == 100
+
+
+async def test_small_blast_is_finished_long_before_the_large_one_in_front(world: World) -> None:
+    """Of two bulk blasts each gets every other start: 300 behind 3,000 end after about 600."""
+    large = await world.given(3000, "bulk")
+    small = await world.given(300, "bulk")
+    sender = await world.sender()
+    served: list[str] = []
+    while (await world.progress(small)).ended_at_ms == 0:
+        served += await finish_all(sender, 50)
+    assert Counter(served)[small.blast_id] == 300
+    assert Counter(served)[large.blast_id] <= 350
+
+
+async def test_twenty_bulk_blasts_all_get_turns(world: World) -> None:
+    """More blasts than one fetch looks into: each is served before any has its third turn."""
+    blasts = [await world.given(100, "bulk") for _ in range(20)]
+    sender = await world.sender()
+    served = Counter([blast_id for _ in range(5) for blast_id in await finish_all(sender, 16)])
+    assert set(served) == {blast.blast_id for blast in blasts}
+    assert max(served.values()) <= 8
+
+
+async def test_small_bulk_blasts_share_one_stream(world: World) -> None:
+    """A message of its own in `bulk` has no stream of its own, and takes its turn among the jobs come due."""
+    blasts = [await world.given(1, "bulk") for _ in range(5)]
+    assert await world.redis.exists("{email}:streams") == 0
+    assert len(await (await world.sender()).take(10)) == 5
+    assert (await world.control.channel_stats("email")).active == 5
+    await world.check_balance(*blasts)
+
+
+async def test_bulk_stream_goes_with_its_last_job(world: World) -> None:
+    """Nothing is left of a finished bulk blast but its counts."""
+    blast = await world.given(150, "bulk")
+    sender = await world.sender()
+    while await finish_all(sender, 100):
+        pass
+    truth = await world.check_balance(blast)
+    assert not truth.jobs
+    assert not truth.bulk_streams
+    assert await world.redis.exists("{email}:ring", "{email}:streams") == 0
+    assert (await world.progress(blast)).ended_at_ms > 0
+
+
+async def test_stream_with_nothing_to_take_leaves_the_ring(world: World) -> None:
+    """A blast whose jobs all wait for their next attempt gets no turns, and comes back when they are due."""
+    blast = await world.given(100, "bulk")
+    sender = await world.sender()
+    leases = await sender.take(100)
+    assert all(await sender.consumer.settle([parked(lease, b"", 500) for lease in leases]))
+    assert await sender.fetch() == []
+    assert await world.redis.zcard("{email}:ring") == 0
+    await world.check_balance(blast)
+    again = await eventually(lambda: sender.fetch(200), "the retries")
+    assert again[0].attempt == 2
+
+
+async def test_deferred_jobs_keep_their_lane(world: World) -> None:
+    """When its time comes a deferred `high` job is `high` again; others take a turn in the ring."""
+    blasts: list[Blast] = [await world.given(1, lane) for lane in ("high", "normal", "bulk")]
+    sender = await world.sender()
+    for lease in await sender.take(3):
+        assert await sender.defer(lease, 20)
+    await world.check_balance(*blasts)
+    leases = await eventually(lambda: sender.fetch(3), "the deferrals")
+    while len(leases) < 3:
+        leases += await sender.fetch(3)
+    streams = {lease.job.lane: lease.stream.rpartition(":")[2] for lease in leases}
+    assert streams == {"high": "high", "normal": "due", "bulk": "due"}
+    assert [lease.attempt for lease in leases] == [1, 1, 1]
+    await world.check_balance(*blasts)

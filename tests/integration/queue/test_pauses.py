@@ -1,0 +1,199 @@
+"""Pauses and cancellations: of a channel, of a blast, of one job."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from shared.events import BlastChanged, BlastChannelEnded, Ended
+from shared.jobs import Lane
+from shared.queue.consumer import BeginPolicy
+from shared.queue.sweeper import Sweeper
+from tests.integration.queue.world import World, eventually
+
+
+async def test_paused_channel_gives_nothing_out(world: World) -> None:
+    """A fetch names the reason and takes nothing; what was buffered is not begun; resume rings the bell."""
+    blast = await world.given(3)
+    sender = await world.sender()
+    leases = await sender.fetch(1)
+    await world.control.pause_channel("email", "535 wrong password")
+    fetched = await sender.consumer.fetch(10)
+    assert (fetched.leases, fetched.paused) == ([], "535 wrong password")
+    assert await sender.obey(leases) == ["held"]
+    assert (await world.control.channel_stats("email")).paused == 3
+    await world.check_balance(blast)
+    await world.control.resume_channel("email")
+    assert len(await sender.take(10)) == 3
+
+
+@pytest.mark.parametrize(("lane", "count"), [("high", 5), ("normal", 5), ("bulk", 5), ("bulk", 120)])
+async def test_paused_blast_does_not_block_others(world: World, lane: Lane, count: int) -> None:
+    """Its jobs go out of the way, also those fetched already; the others go on; resumed it goes on too."""
+    held = await world.given(count, lane)
+    sender = await world.sender()
+    buffered = await sender.fetch(2)
+    assert await world.control.pause_blast(held.blast_id, "wait")
+    free = await world.given(5, lane)
+    assert await sender.obey(buffered) == ["paused", "paused"]
+    done: Counter[str] = Counter()
+    while leases := await sender.fetch(50):
+        words = await sender.obey(leases)
+        begun = [lease for lease, word in zip(leases, words, strict=True) if word == "granted"]
+        done.update(lease.job.blast_id for lease in begun)
+        assert not begun or all(await sender.finish(*begun))
+    assert done == {free.blast_id: 5}
+    assert (await world.control.channel_stats("email")).paused == count
+    await world.check_balance(held, free)
+    assert await world.control.resume_blast(held.blast_id)
+    assert len(await eventually(lambda: sender.take(count), "the resumed blast")) == count
+    await world.check_balance(held, free)
+    assert [event.change for event in await world.written() if isinstance(event, BlastChanged)] == ["paused", "resumed"]
+
+
+async def test_paused_blast_costs_the_others_nothing(world: World) -> None:
+    """A large paused blast is out of the ring: no fetch looks at it."""
+    held = await world.given(1000, "bulk")
+    free = await world.given(100, "bulk")
+    assert await world.control.pause_blast(held.blast_id, "wait")
+    leases = await (await world.sender()).take(100)
+    assert {lease.job.blast_id for lease in leases} == {free.blast_id}
+    assert await world.redis.zscore("{email}:ring", f"{{email}}:jobs:bulk:{held.blast_id}") is None
+
+
+async def test_retries_of_a_paused_blast_wait_for_its_resume(world: World) -> None:
+    """A job in flight at the pause finishes or is parked; its retry is not begun before the resume."""
+    blast = await world.given(120, "bulk")
+    sender = await world.sender()
+    lease, other = await sender.take(2)
+    assert await world.control.pause_blast(blast.blast_id, "wait")
+    assert await sender.finish(other) == [True]
+    assert await sender.retry(lease, 1)
+    (again,) = await eventually(lambda: sender.fetch(10), "the retry")
+    assert await sender.obey([again]) == ["paused"]
+    assert await sender.fetch() == []
+    await world.check_balance(blast)
+    assert await world.control.resume_blast(blast.blast_id)
+    leases = await sender.take(200)
+    assert len(leases) == 119
+    assert sorted(lease.attempt for lease in leases)[-2:] == [1, 2]
+
+
+async def test_enqueueing_goes_on_while_a_blast_is_paused(world: World) -> None:
+    """Chunks that come during the pause wait in the blast's own stream, of any lane."""
+    blast = await world.blast(4, "high")
+    await world.enqueue(blast, 0, 2)
+    assert await world.control.pause_blast(blast.blast_id, "wait")
+    await world.enqueue(blast, 2, 2)
+    sender = await world.sender()
+    assert await sender.obey(await sender.fetch()) == ["paused", "paused"]
+    await world.check_balance(blast)
+    assert await world.control.resume_blast(blast.blast_id)
+    assert sorted(lease.job.index for lease in await sender.take()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("lane", "count"), [("high", 20), ("normal", 20), ("bulk", 20), ("bulk", 300)])
+async def test_cancelled_blast_ends_wherever_its_jobs_wait(world: World, lane: Lane, count: int) -> None:
+    """New, buffered, parked, deferred ones end as cancelled; those in mid-send finish; others are not touched."""
+    other = await world.given(5, lane)
+    blast = await world.given(count, lane)
+    sender = await world.sender(policy=BeginPolicy(concurrency=1000))
+    leases = [lease for lease in await sender.take(10) if lease.job.blast_id == blast.blast_id]
+    flying, parked, put_off, back = leases[:4]
+    assert await sender.retry(parked, 60_000)
+    assert await sender.defer(put_off, 60_000)
+    assert await sender.give_back(back)
+    await sender.fetch(2)
+    assert await world.control.cancel_blast(blast.blast_id)
+    counts = (await world.progress(blast)).counts
+    assert counts["cancelled"] == count - (len(leases) - 3)
+    await world.check_balance(blast, other)
+    assert all(await sender.finish(flying, *leases[4:]))
+    progress = await world.progress(blast)
+    assert progress.counts["cancelled"] + progress.counts["sent"] == count
+    assert progress.ended_at_ms > 0
+    assert (await world.enqueue(blast, 0, 5)).cancelled
+    assert not await world.control.cancel_blast(blast.blast_id)
+    events = await world.written()
+    assert sum(isinstance(event, Ended) for event in events) == progress.counts["cancelled"]
+    assert sum(isinstance(event, BlastChannelEnded) for event in events) == 1
+    await world.check_balance(blast, other)
+
+
+async def test_senders_end_what_a_killed_sweep_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark of the cancellation is enough: if its sweep never runs, the jobs end as they are reached."""
+
+    async def killed(*_args: object) -> None:
+        return
+
+    blast = await world.given(150, "bulk")
+    assert await world.control.pause_blast(blast.blast_id, "wait")
+    monkeypatch.setattr(Sweeper, "sweep_blast", killed)
+    assert await world.control.cancel_blast(blast.blast_id)
+    sender = await world.sender()
+    while leases := await sender.fetch(100):
+        assert set(await sender.obey(leases)) == {"cancelled"}
+    assert (await world.progress(blast)).ended_at_ms > 0
+    await world.check_balance(blast)
+
+
+@pytest.mark.parametrize("count", [5, 150])
+async def test_scheduled_blast_can_be_cancelled(world: World, count: int) -> None:
+    """Cancelled before its time a scheduled blast ends at once."""
+    blast = await world.given(count, "bulk", scheduled_at_ms=4_000_000_000_000)
+    assert await world.control.cancel_blast(blast.blast_id)
+    progress = await world.progress(blast)
+    assert progress.counts["cancelled"] == count
+    assert progress.counts["scheduled"] == 0
+    await world.check_balance(blast)
+
+
+async def test_paused_while_coming_due_then_cancelled(world: World) -> None:
+    """Some of a scheduled blast's jobs shelved by a pause, others still to come: the counts hold through a cancel."""
+    blast = await world.given(5, "normal", scheduled_at_ms=4_000_000_000_000)
+    await world.redis.zadd("{email}:later", {f"{blast.blast_id}:{index}:email": 0 for index in (0, 1)})
+    sender = await world.sender()
+    leases = await sender.fetch()
+    assert await world.control.pause_blast(blast.blast_id, "wait")
+    assert await sender.obey(leases) == ["paused", "paused"]
+    await world.check_balance(blast)
+    assert await world.control.cancel_blast(blast.blast_id)
+    assert (await world.progress(blast)).counts["cancelled"] == 5
+    await world.check_balance(blast)
+
+
+async def test_cancelling_one_job(world: World) -> None:
+    """A waiting job ends; one in mid-send finishes, or ends instead of its next attempt; others go on."""
+    blast = await world.given(4)
+    sender = await world.sender()
+    flying, failing = await sender.take(2)
+    control = world.control
+    assert await control.cancel_job(f"{blast.blast_id}:3:email") == "cancelled"
+    assert await control.cancel_job(f"{blast.blast_id}:3:email") == "unknown"
+    assert await control.cancel_job(flying.job_id) == "processing"
+    assert await control.cancel_job(failing.job_id) == "processing"
+    assert await sender.finish(flying) == [True]
+    assert await sender.retry(failing, 300)
+    (last,) = await sender.fetch(1)
+    again = await eventually(lambda: sender.fetch(1), "the retry")
+    assert await sender.obey([last, *again]) == ["granted", "cancelled"]
+    assert await sender.finish(last) == [True]
+    counts = (await world.progress(blast)).counts
+    assert (counts["sent"], counts["cancelled"]) == (2, 2)
+    assert await world.redis.exists("{email}:cancels") == 0
+    await world.check_balance(blast)
+
+
+async def test_blast_whose_client_went_away_ends_with_what_was_enqueued(world: World) -> None:
+    """Truncated, its total becomes what was enqueued, it takes no more, and what it has is sent."""
+    blast = await world.blast(10)
+    await world.enqueue(blast, 0, 2)
+    await world.blasts.truncate(blast.blast_id)
+    assert (await world.enqueue(blast, 2, 8)).cancelled
+    sender = await world.sender()
+    assert all(await sender.finish(*await sender.take()))
+    progress = await world.progress(blast)
+    assert (progress.total, progress.counts["sent"], progress.incomplete) == (2, 2, True)
+    assert progress.ended_at_ms > 0
+    await world.check_balance(blast)

@@ -1,0 +1,261 @@
+"""Dead, frozen and late senders: what they held is taken over, and what they answer afterwards still counts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shared.events import Retrying, Sent
+from shared.queue.consumer import BeginPolicy
+from shared.queue.leases import Lease
+from shared.queue.reaper import Reaper
+from shared.queue.timing import Timing
+from tests.integration.queue.world import HandSender, World, eventually
+
+AT_ONCE = replace(Timing(), looks_apart_ms=0, redis_up_ms=0)
+
+
+class HandClock:
+    """A clock set by hand."""
+
+    seconds = 1000.0
+
+    def now_ms(self) -> int:
+        return int(self.seconds * 1000)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+async def bury(world: World, dead: HandSender, by: HandSender) -> tuple[int, int]:
+    """Let a sender's lease lapse and a reaper take over; returns what was taken from its buffer and in flight."""
+    await world.redis.delete(f"{{email}}:sender:{dead.name}")
+    reaper = Reaper(world.redis, "email", by.name, AT_ONCE)
+    (taken,) = await reaper.look()
+    assert taken.sender_id == dead.name
+    return taken.from_buffer, taken.in_flight
+
+
+async def abandon(world: World, by: HandSender) -> Lease:
+    """Let a new sender die in mid-send of the next job; returns its lease."""
+    dead = await world.sender()
+    (lease,) = await dead.take(1)
+    assert await bury(world, dead, by) == (0, 1)
+    return lease
+
+
+async def test_buffered_jobs_of_the_dead_cost_nothing(world: World) -> None:
+    """What was surely not sent is taken over as if it had never been fetched, from every stream."""
+    blasts = [await world.given(3, "high"), await world.given(3), await world.given(120, "bulk")]
+    dead, alive = await world.sender(), await world.sender()
+    assert len(await dead.fetch(50)) == 50
+    assert await bury(world, dead, alive) == (50, 0)
+    await world.check_balance(*blasts)
+    leases = await alive.take(200)
+    assert len(leases) == 126
+    assert {lease.attempt for lease in leases} == {1}
+
+
+async def test_job_abandoned_in_mid_send_uses_an_attempt_and_goes_alone(world: World) -> None:
+    """It is uncertain, told so, and sent again alone: nothing else is in flight with it."""
+    blast = await world.given(3)
+    alive = await world.sender()
+    lost = await abandon(world, alive)
+    assert [event.error_class for event in await world.written() if isinstance(event, Retrying)] == ["uncertain"]
+    await world.check_balance(blast)
+    leases = await alive.fetch(3)
+    again = next(lease for lease in leases if lease.job_id == lost.job_id)
+    assert again.attempt == 2
+    others = [lease for lease in leases if lease is not again]
+    assert [grant.kind for grant in await alive.begin([others[0], again])] == ["granted", "wait"]
+    assert await alive.finish(others[0]) == [True]
+    assert [grant.kind for grant in await alive.begin([again, others[1]])] == ["alone", "wait"]
+    assert await alive.finish(again) == [True]
+    assert (await world.progress(blast)).counts["sent"] == 2
+    await world.check_balance(blast)
+
+
+async def test_hold_ends_what_was_abandoned(world: World) -> None:
+    """By the policy `hold` an uncertain job is not sent again."""
+    blast = await world.given(1)
+    alive = await world.sender(policy=BeginPolicy(on_uncertain="hold", concurrency=10))
+    await abandon(world, alive)
+    assert await alive.obey(await alive.fetch()) == ["uncertain"]
+    assert (await world.progress(blast)).counts["failed"] == 1
+    await world.check_balance(blast)
+
+
+async def test_job_that_kills_its_senders_is_poison(world: World) -> None:
+    """Abandoned three times it is not begun a fourth time."""
+    blast = await world.given(1)
+    alive = await world.sender()
+    for _ in range(3):
+        await abandon(world, alive)
+    assert await alive.obey(await alive.fetch()) == ["poison"]
+    assert (await world.progress(blast)).counts["failed"] == 1
+    await world.check_balance(blast)
+
+
+async def test_nobody_is_dead_at_first_sight(world: World) -> None:
+    """Two looks far enough apart, by a reaper whose own lease held, on a Redis that has been up for a while."""
+    clock = HandClock()
+    await world.given(1)
+    dead, alive = await world.sender(), await world.sender()
+    await dead.take()
+    await world.redis.delete(f"{{email}}:sender:{dead.name}")
+    patient = Reaper(world.redis, "email", alive.name, replace(AT_ONCE, looks_apart_ms=8000), clock)
+    assert await patient.look() == []
+    clock.seconds += 7.9
+    assert await patient.look() == []
+    await world.redis.delete(f"{{email}}:sender:{alive.name}")
+    clock.seconds += 1
+    assert await patient.look() == [], "its own lease had lapsed"
+    await alive.consumer.heartbeat({}, first=True)
+    assert await patient.look() == [], "it starts afresh"
+    clock.seconds += 8
+    young = Reaper(world.redis, "email", alive.name, replace(AT_ONCE, redis_up_ms=10**9), clock)
+    assert await young.look() == [], "Redis has just started"
+    (taken,) = await patient.look()
+    assert (taken.sender_id, taken.in_flight) == (dead.name, 1)
+
+
+async def test_sender_whose_heartbeat_came_back_is_spared(world: World) -> None:
+    """Missing at one look and there at the next is alive."""
+    clock = HandClock()
+    await world.given(1)
+    frozen, alive = await world.sender(), await world.sender()
+    (lease,) = await frozen.take()
+    reaper = Reaper(world.redis, "email", alive.name, replace(AT_ONCE, looks_apart_ms=8000), clock)
+    await world.redis.delete(f"{{email}}:sender:{frozen.name}")
+    assert await reaper.look() == []
+    assert not await frozen.consumer.heartbeat({})
+    clock.seconds += 9
+    assert await reaper.look() == []
+    assert await frozen.finish(lease) == [True]
+
+
+async def test_consumers_of_the_dead_and_of_those_who_leave_are_gone(world: World) -> None:
+    """No consumer, heartbeat or memory of a call stays behind."""
+    await world.given(5)
+    await world.given(120, "bulk")
+    dead, leaving, alive = await world.sender(), await world.sender(), await world.sender()
+    await dead.fetch(20)
+    await bury(world, dead, alive)
+    leases = await leaving.take(20)
+    assert await leaving.consumer.leave() > 0, "it still holds jobs"
+    assert all(await leaving.finish(*leases))
+    assert await leaving.consumer.leave() == 0
+    truth = await world.check_balance()
+    assert not [name for name in truth.consumers if name.startswith((dead.name, leaving.name))]
+    assert await world.redis.hkeys("{email}:senders") == [alive.name.encode()]
+    assert await world.redis.exists(f"{{email}}:once:{leaving.name}") == 0
+
+
+async def test_stale_buffer_is_freed_at_no_cost(world: World) -> None:
+    """A job that lay too long in a frozen sender's buffer goes to another, and the frozen one has lost it."""
+    blast = await world.given(2)
+    frozen, alive = await world.sender(), await world.sender()
+    leases = await frozen.fetch()
+    await Reaper(world.redis, "email", alive.name, replace(AT_ONCE, buffer_idle_ms=0)).look()
+    again = await alive.take()
+    assert [lease.attempt for lease in again] == [1, 1]
+    assert [grant.kind for grant in await frozen.begin(leases)] == ["lost", "lost"]
+    assert await alive.finish(*again) == [True, True]
+    await world.check_balance(blast)
+
+
+async def test_entries_without_a_task_are_given_up_by_stream_and_id(world: World) -> None:
+    """Entries of two streams may bear the same id: only the one meant is given up."""
+    blasts = [await world.given(1, lane) for lane in ("high", "normal")]
+    for stream in ("{email}:jobs:high", "{email}:jobs:normal"):
+        rows: Any = await world.redis.xrange(stream)
+        await world.redis.delete(stream)
+        await world.redis.xadd(stream, rows[0][1], id="7-0")
+    sender = await world.sender()
+    high, normal = await sender.take()
+    assert await world.reaper(sender.name).give_up([high]) == 1
+    assert await sender.finish(normal) == [True]
+    assert await sender.finish(high) == [False]
+    await world.check_balance(*blasts)
+
+
+@pytest.mark.parametrize("meanwhile", ["waiting", "begun again", "sent again", "deferred", "failed"])
+async def test_late_acceptance_outranks_everything(world: World, meanwhile: str) -> None:
+    """A frozen sender's message had been accepted: the job is `sent` once, whatever became of it since."""
+    blast = await world.given(1)
+    frozen, alive = await world.sender(), await world.sender()
+    (lease,) = await frozen.take()
+    await bury(world, frozen, alive)
+    again = await alive.take() if meanwhile != "waiting" else []
+    if meanwhile == "sent again":
+        assert await alive.finish(*again) == [True]
+    elif meanwhile == "deferred":
+        assert await alive.defer(again[0], 60_000)
+    elif meanwhile == "failed":
+        assert await alive.fail(again[0])
+    assert await frozen.finish(lease) == [False]
+    assert await frozen.late(lease) == (meanwhile != "sent again")
+    assert not await frozen.late(lease)
+    counts = (await world.progress(blast)).counts
+    assert counts["sent"] == 1
+    assert sum(counts.values()) == 1
+    if meanwhile == "begun again":
+        assert await alive.finish(*again) == [False], "its entry is gone"
+        assert not await alive.late(again[0])
+    await world.check_balance(blast)
+    assert await alive.fetch() == []
+    assert (await world.progress(blast)).ended_at_ms > 0
+    assert [event.late for event in await world.written() if isinstance(event, Sent)].count(True) >= 2
+
+
+async def test_late_acceptance_finds_the_copy_under_another_entry(world: World) -> None:
+    """Deferred and come due again, the waiting copy is dropped when it is reached, and begun no more."""
+    blast = await world.given(1)
+    frozen, alive = await world.sender(), await world.sender()
+    (lease,) = await frozen.take()
+    await bury(world, frozen, alive)
+    assert await alive.defer((await alive.take())[0], 1)
+    (copy,) = await eventually(lambda: alive.fetch(1), "the deferral")
+    assert await frozen.late(lease)
+    assert await alive.obey([copy]) == ["sent"]
+    assert (await world.progress(blast)).counts["sent"] == 1
+    await world.check_balance(blast)
+
+
+async def test_late_answer_of_an_earlier_run_leaves_the_next_alone(world: World) -> None:
+    """Sent again as run 2, a job is not touched by what a frozen sender says of run 1 but in the log."""
+    blast = await world.given(1)
+    frozen, alive = await world.sender(), await world.sender()
+    (lease,) = await frozen.take()
+    await bury(world, frozen, alive)
+    assert await alive.fail((await alive.take())[0])
+    await world.again(blast, [0], run=2)
+    assert not await frozen.late(lease)
+    (second,) = await alive.take()
+    assert (second.job.run, second.attempt) == (2, 1)
+    assert await alive.finish(second) == [True]
+    assert (await world.progress(blast)).counts["sent"] == 1
+    await world.check_balance(blast)
+
+
+async def test_open_job_s_past_is_not_forgotten(world: World) -> None:
+    """What was abandoned and waits still (a long pause) is known as such after its memory's time; ended ones go."""
+    await world.given(1)
+    alive = await world.sender(policy=BeginPolicy(on_uncertain="hold", concurrency=10))
+    kept = await abandon(world, alive)
+    stalls = world.redis.hset
+    await stalls("{email}:stalls", kept.job_id, "1 0 1 - 1790000000")
+    await stalls("{email}:stalls", "ended:0:email", "1 0 1 failed 1790000000")
+    fresh = time.time_ns() // 1_000_000_000
+    await stalls("{email}:stalls", "recent:0:email", f"1 0 1 failed {fresh}")
+    days = replace(AT_ONCE, keep_ended_ms=(fresh - 1790000000) * 500)
+    await Reaper(world.redis, "email", alive.name, days).look()
+    known: Any = await world.redis.hkeys("{email}:stalls")
+    assert {name.decode() for name in known} == {kept.job_id, "recent:0:email"}
+    assert await alive.obey(await alive.fetch(1)) == ["uncertain"]

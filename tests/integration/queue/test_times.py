@@ -1,0 +1,118 @@
+"""Times: retries when they are due, schedules, expiry."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from shared.events import Queued
+from shared.queue.leases import given_back, parked
+from tests.integration.queue.world import World, eventually
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@pytest.mark.timing
+async def test_retry_is_due_exactly_after_its_delay(world: World) -> None:
+    """Behind 100 blasts that all have work a retry comes after its delay, within 250 ms and never before."""
+    for _ in range(100):
+        await world.given(100, "bulk")
+    sender = await world.sender()
+    leases = await sender.take(40)
+    parked_at = time.monotonic()
+    assert all(await sender.consumer.settle([parked(lease, b"", 1000) for lease in leases]))
+    gaps: list[float] = []
+    while len(gaps) < 40:
+        fetched = await sender.fetch(5)
+        gaps += [time.monotonic() - parked_at for lease in fetched if lease.attempt == 2]
+        if fetched:
+            assert all(await sender.consumer.settle([given_back(lease) for lease in fetched if lease.attempt == 1]))
+    assert min(gaps) >= 0.998
+    assert max(gaps) <= 1.25
+
+
+async def test_fetch_tells_when_something_is_due(world: World) -> None:
+    """A sender learns for how long it may rest: until the next retry, deferral or schedule, and no longer."""
+    await world.given(2)
+    sender = await world.sender()
+    first, second = await sender.take()
+    assert (await sender.consumer.fetch(1)).due_in_s is None
+    await sender.defer(second, 5000)
+    assert (await sender.consumer.fetch(1)).due_in_s == pytest.approx(5.0, abs=0.5)
+    await sender.retry(first, 2000)
+    assert (await sender.consumer.fetch(1)).due_in_s == pytest.approx(2.0, abs=0.5)
+
+
+async def test_parked_job_wakes_the_other_senders(world: World) -> None:
+    """The bell rings when a job is parked, so that its retry is on time though its sender dies."""
+    await world.given(1)
+    sender = await world.sender()
+    (lease,) = await sender.take()
+    before = await world.redis.xrevrange("{email}:bell", count=1)
+    await sender.retry(lease, 1000)
+    assert await world.redis.xrevrange("{email}:bell", count=1) != before
+
+
+@pytest.mark.parametrize(("count", "lane"), [(3, "high"), (3, "normal"), (3, "bulk"), (150, "bulk")])
+async def test_scheduled_blast_waits_for_its_time(world: World, count: int, lane: str) -> None:
+    """A scheduled blast, small or large, counts as scheduled, is not fetched before its time, and then is."""
+    at_ms = now_ms() + 400
+    blast = await world.given(count, lane, scheduled_at_ms=at_ms)  # type: ignore[arg-type]
+    sender = await world.sender()
+    assert await sender.fetch() == []
+    assert (await world.progress(blast)).counts["scheduled"] == count
+    assert (await world.control.channel_stats("email")).scheduled == count
+    await world.check_balance(blast)
+    leases = await eventually(lambda: sender.take(count), "the time to come")
+    assert now_ms() >= at_ms
+    assert (await world.progress(blast)).counts["scheduled"] == 0
+    assert {event.status for event in await world.written() if isinstance(event, Queued)} == {"scheduled"}
+    assert await sender.finish(*leases)
+    await world.check_balance(blast)
+
+
+async def test_scheduled_blast_that_is_paused_waits_for_both(world: World) -> None:
+    """Resumed before its time a scheduled blast still waits for it."""
+    at_ms = now_ms() + 400
+    blast = await world.given(150, "bulk", scheduled_at_ms=at_ms)
+    sender = await world.sender()
+    assert await world.control.pause_blast(blast.blast_id, "wait")
+    assert await sender.fetch() == []
+    assert await world.control.resume_blast(blast.blast_id)
+    assert await sender.fetch() == []
+    await eventually(lambda: sender.take(10), "its time")
+    assert now_ms() >= at_ms
+    await world.check_balance(blast)
+
+
+async def test_expired_job_is_not_begun(world: World) -> None:
+    """A job past its expiry ends as expired, at no cost, when it is reached (G3)."""
+    blast = await world.given(2, expires_at_ms=1)
+    await world.redis.flushdb()
+    blast = await world.blast(2)
+    await world.enqueue(blast, expires_at_ms=now_ms() - 1)
+    sender = await world.sender()
+    assert await sender.obey(await sender.fetch()) == ["expired", "expired"]
+    progress = await world.progress(blast)
+    assert progress.counts["expired"] == 2
+    assert progress.ended_at_ms > 0
+    await world.check_balance(blast)
+
+
+async def test_parked_job_that_expires_meanwhile_ends(world: World) -> None:
+    """A retry or a deferral that comes due after the job's expiry is not begun."""
+    blast = await world.blast(2)
+    await world.enqueue(blast, expires_at_ms=now_ms() + 500)
+    sender = await world.sender()
+    later, put_off = await sender.take()
+    assert await sender.retry(later, 600)
+    assert await sender.defer(put_off, 600)
+    words: list[str] = []
+    while len(words) < 2:
+        words += await sender.obey(await eventually(lambda: sender.fetch(2), "the parked ones"))
+    assert words == ["expired", "expired"]
+    assert (await world.progress(blast)).counts["expired"] == 2
+    await world.check_balance(blast)
