@@ -42,7 +42,7 @@ class EmailChannel:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
         if self._servers is not None:
-            self._servers.close()
+            await self._servers.close()
 
     def render(self, job: Job, blast: Blast) -> Mail:
         """Render a job; raises PermanentError with the variable's name where it cannot be."""
@@ -94,7 +94,7 @@ class EmailChannel:
             "encryption": connection.encryption,
             "offers": {name.upper(): value for name, value in connection.extensions.items()},
         }
-        connection.say_goodbye()
+        await connection.close()
         return look | found
 
     def _opened(self) -> Servers:

@@ -25,6 +25,7 @@ from shared.errors import KurirError, SendError, StopChannelError, TransientErro
 
 # what fits into the transport's buffer at once; longer messages are written piece by piece
 PIECE_BYTES = 256 * 1024
+GOODBYE_S = 0.5
 _LOST = (SMTPServerDisconnected, SMTPTimeoutError, ConnectionError, TimeoutError, SMTPResponseException)
 # tried in this order; a password never crosses an unencrypted connection unless nothing else is offered
 _METHODS = ("plain", "login", "cram-md5")
@@ -320,6 +321,15 @@ class Connection:
             pass  # it was closed already
         if self._protocol.transport is not None:
             self._protocol.transport.close()
+
+    async def close(self) -> None:
+        """Take leave, and wait until the connection is closed, for a moment at most."""
+        self.say_goodbye()
+        if self._protocol.transport is None:
+            return
+        await asyncio.wait({self._protocol.closed}, timeout=GOODBYE_S)
+        self.abort()
+        await asyncio.sleep(0)
 
     def abort(self) -> None:
         """Close at once, whatever is under way."""

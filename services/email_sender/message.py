@@ -101,8 +101,13 @@ class Frame:
         reply = b"Reply-To: %b\r\n" % mailbox(clean(reply_to.display_name), reply_to.addr_spec, 10) if reply_to else b""
         self._reply_to = reply
         self._boundary = f"=_{secrets.token_hex(16)}"
-        self._attachments = [(one, _attachment(one)) for one in blast.attachments]
-        self.size = sum(len(encoded) for _, encoded in self._attachments)
+        self._attached = b"".join(self._separated(one) for one in blast.attachments)
+        self._mail_to = f"mailto:{quote(mail.unsubscribe_to, safe='@+')}?subject=unsubscribe%20"
+
+    @property
+    def size(self) -> int:
+        """How many bytes it keeps, about."""
+        return len(self._attached)
 
     def fill(self, job: Job) -> Mail:
         """Return the message of one job; raises PermanentError with the reason."""
@@ -140,16 +145,19 @@ class Frame:
             raise _unrenderable(error) from error
 
     def _body(self, job: Job, rendered: Rendered) -> Body:
-        own = job.recipient.attachments
-        pieces = [encoded for _, encoded in self._attachments] + [_attachment(one) for one in own]
-        attachments = b"".join(b"\r\n--m%b\r\n%b" % (self._boundary.encode("ascii"), piece) for piece in pieces)
+        attachments = self._attached
+        if job.recipient.attachments:
+            attachments += b"".join(self._separated(one) for one in job.recipient.attachments)
         html = rendered.html if self._blast.template.html else None
         return Body(rendered.text, html, attachments, self._boundary)
 
+    def _separated(self, attachment: Attachment) -> bytes:
+        return b"\r\n--m%b\r\n%b" % (self._boundary.encode("ascii"), _attachment(attachment))
+
     def _unsubscribe(self, url: str, token: str) -> bytes:
-        mail_to = f"mailto:{quote(self._mail.unsubscribe_to, safe='@+')}?subject=unsubscribe%20{token}"
         return (
-            f"List-Unsubscribe: <{url}>,\r\n <{mail_to}>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+            f"List-Unsubscribe: <{url}>,\r\n <{self._mail_to}{token}>\r\n"
+            "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
         ).encode("ascii")
 
 

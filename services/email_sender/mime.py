@@ -93,7 +93,8 @@ def mailbox(name: str, address: str, used: int) -> bytes:
 
 def parameter(name: str, value: str) -> bytes:
     """Return a parameter of a MIME header, on a line of its own; beyond plain ASCII in RFC 2231's form."""
-    if value.isascii() and len(value) <= _FOLD_AT - len(name) - 4:
+    # some readers decode encoded words in a quoted value
+    if value.isascii() and "=?" not in value and len(value) <= _FOLD_AT - len(name) - 4:
         return b'\r\n %b="%b"' % (name.encode("ascii"), _QUOTABLE.sub(r"\\\1", value).encode("ascii"))
     encoded = quote(value.encode("utf-8", "replace"), safe="")
     pieces = _pieces(encoded)
@@ -124,9 +125,12 @@ def text_part(content_type: bytes, text: str, *, eight_bit: bool) -> bytes:
 
     `eight_bit` allows UTF-8 as it is (8BITMIME). The body ends with CRLF.
     """
-    raw = _crlf(text).encode("utf-8", "replace")
+    raw = text.encode("utf-8", "replace")
     plain = raw.isascii()
-    if (plain or eight_bit) and _lines_fit(raw) and b"\0" not in raw:
+    lines = _lines(raw)
+    raw = b"\r\n".join(lines)
+    fits = len(raw) <= LONGEST_LINE or max(map(len, lines)) <= LONGEST_LINE
+    if fits and (plain or eight_bit) and b"\0" not in raw:
         return b"%b\r\nContent-Transfer-Encoding: %b\r\n\r\n%b" % (content_type, b"7bit" if plain else b"8bit", raw)
     if (len(raw) - len(raw.translate(None, _HIGH))) * 6 > len(raw):
         return b"%b\r\nContent-Transfer-Encoding: base64\r\n\r\n%b" % (content_type, base64_lines(raw))
@@ -134,14 +138,14 @@ def text_part(content_type: bytes, text: str, *, eight_bit: bool) -> bytes:
     return b"%b\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n%b" % (content_type, quoted)
 
 
-def _crlf(text: str) -> str:
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text.replace("\n", "\r\n") if text.endswith("\n") else text.replace("\n", "\r\n") + "\r\n"
-
-
-def _lines_fit(raw: bytes) -> bool:
-    return len(raw) <= LONGEST_LINE or max(map(len, raw.split(b"\r\n"))) <= LONGEST_LINE
+def _lines(raw: bytes) -> list[bytes]:
+    """Split at any line break; the last line is empty, so that the text will end with one."""
+    if b"\r" in raw:
+        raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    lines = raw.split(b"\n")
+    if lines[-1] or len(lines) == 1:
+        lines.append(b"")
+    return lines
 
 
 def base64_lines(raw: bytes) -> bytes:

@@ -28,6 +28,7 @@ class ReplyQueueProtocol(SMTPProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._broken: Exception | None = None
         self.unsolicited: SMTPResponse | None = None
+        self.closed: asyncio.Future[None] = self._loop.create_future()
 
     @property
     def usable(self) -> bool:
@@ -46,6 +47,8 @@ class ReplyQueueProtocol(SMTPProtocol):
         error = SMTPServerDisconnected("the connection was lost")
         error.__cause__ = exc
         self._break(error)
+        if not self.closed.done():
+            self.closed.set_result(None)
 
     def eof_received(self) -> bool:
         """Take the server's end as the connection's."""

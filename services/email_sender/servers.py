@@ -60,6 +60,7 @@ class Server:
         self._next_start = 0.0
         self._gap_s = settings.rate.period_s / settings.rate.count if settings.rate else 0.0
         self._policy_refusals = 0
+        self._leaving: set[asyncio.Future[None]] = set()
 
     @property
     def free(self) -> bool:
@@ -128,14 +129,14 @@ class Server:
             connection = self.idle.pop()
             if connection.usable and self._clock() - connection.used_at < self._smtp.timeouts.idle_s:
                 return connection
-            connection.say_goodbye()
+            self._dismiss(connection)
         return None
 
     def _keep(self, connection: Connection) -> None:
         if connection.usable:
             self.idle.append(connection)
         else:
-            connection.say_goodbye()
+            self._dismiss(connection)
 
     async def _connect(self) -> Connection:
         connection = Connection(self.settings, self._smtp, self._tls)
@@ -165,12 +166,19 @@ class Server:
         now = self._clock()
         for connection in [one for one in self.idle if now - one.used_at >= self._smtp.timeouts.idle_s]:
             self.idle.remove(connection)
-            connection.say_goodbye()
+            self._dismiss(connection)
 
-    def close(self) -> None:
-        """Let all connections go."""
+    def _dismiss(self, connection: Connection) -> None:
+        """Take leave of a connection in its own time."""
+        leaving = asyncio.ensure_future(connection.close())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    async def close(self) -> None:
+        """Let all connections go; bounded in time."""
         while self.idle:
-            self.idle.pop().say_goodbye()
+            self._dismiss(self.idle.pop())
+        await asyncio.gather(*self._leaving)
 
 
 class Servers:
@@ -236,10 +244,9 @@ class Servers:
         await connection.open()
         return connection
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let all connections go."""
-        for server in self.servers:
-            server.close()
+        await asyncio.gather(*(server.close() for server in self.servers))
 
 
 def _verifies(server: ServerSettings, smtp: SmtpSettings) -> bool:

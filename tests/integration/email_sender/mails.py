@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from email.headerregistry import Address
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from services.email_sender.settings import (
     parse_server,
 )
 from shared.blasts import Blast
-from shared.jobs import Job, Recipient
+from shared.jobs import Attachment, Job, Recipient
 from shared.sending.breaker import BreakerPolicy
 from shared.settings import CommonSettings
 from shared.templates import Template
@@ -72,3 +73,31 @@ def make_job(address: str = "ana@example.com", name: str = "Ana", index: int = 0
 def make_mail(address: str = "ana@example.com", name: str = "Ana", **changes: Any) -> Mail:
     """One message of the blast above."""
     return Frame(make_blast(**changes), MAIL).fill(make_job(address, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a message is made of; `name` is the recipient's."""
+
+    subject: str = "s"
+    name: str = "Ana"
+    text: str = "t"
+    html: str | None = None
+    attachments: Sequence[Attachment] = ()
+    own_attachments: Sequence[Attachment] = ()
+
+
+def fill(content: Content) -> Mail:
+    """One message with exactly this content: the template's parts are its variables."""
+    template = Template(
+        id="t",
+        name="T",
+        channels=["email"],
+        subject="{{ s }}",
+        text="{{ t }}",
+        html="" if content.html is None else "{{ h | safe }}",
+    )
+    variables = {"s": content.subject, "t": content.text, "h": content.html}
+    recipient = Recipient("ana@example.com", content.name, variables, "", list(content.own_attachments))
+    blast = make_blast(template=template, attachments=list(content.attachments))
+    return Frame(blast, MAIL).fill(make_job(recipient=recipient))

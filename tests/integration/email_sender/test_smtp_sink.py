@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.smtp_sink import SmtpSink
 from tests.integration.email_sender.mails import make_mail, smtp_settings
 from tests.integration.email_sender.running import opened
-
-
-@pytest.fixture
-def sink() -> Iterator[SmtpSink]:
-    sink = SmtpSink()
-    sink.start()
-    yield sink
-    sink.stop()
 
 
 @pytest.mark.parametrize("pipelining", [True, False])

@@ -1,0 +1,41 @@
+"""Programs out of Debian packages that are not installed, unpacked into `tests/.cache` once for all tests."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache"
+
+
+def unpacked(package: str) -> Path:
+    """Return the folder that a package lies in, as if it were `/`; skips where it cannot be had, fails in CI."""
+    folder = CACHE / package
+    folder.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{package}.lock").open("w") as lock:
+        # tests run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "usr").exists():
+            _unpack(package, folder)
+    return folder
+
+
+def _unpack(package: str, folder: Path) -> None:
+    try:
+        subprocess.run(["apt-get", "download", package], cwd=folder, check=True, capture_output=True, timeout=60)
+        (archive,) = folder.glob(f"{package}_*.deb")
+        subprocess.run(["dpkg", "-x", str(archive), str(folder)], check=True, capture_output=True, timeout=60)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        missing(f"Debian's package {package} cannot be unpacked: {error}")
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test; in CI, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)

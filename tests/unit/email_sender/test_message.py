@@ -1,0 +1,195 @@
+"""Messages: what a frame makes equals what Python's `email` makes of the same content, for any content."""
+
+from __future__ import annotations
+
+from email.headerregistry import Address
+from email.utils import parsedate_to_datetime
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.email_sender.message import MOST_FRAMES, Frame, Frames, Mail
+from services.email_sender.mime import clean
+from shared.errors import PermanentError
+from shared.jobs import Attachment, Recipient
+from shared.templates import Template, Variable
+from shared.unsubscribe import read_token
+from tests.integration.email_sender.mails import MAIL, Content, fill, make_blast, make_job, make_mail
+from tests.unit.email_sender.reference import display_name, parse, reference, structure
+
+# every plane, long runs without a space, and what breaks lines, headers, dots and boundaries
+CHARACTERS = st.characters(exclude_categories=["Cs"])
+BREAKS = ["\r\n", "\n", "\r", ".", "\n.", "\r\n.\r\n", "\r\n.\r\nMAIL FROM:<x@y>\r\n", "\u2028", "\x85", "\0", "\t"]
+MARKS = ["=?utf-8?b?", "?=", "=?utf-8?b?w6k=?=", '"', "\\", "<a@b>", "=", " ", "--=_", "From ", "\r\nBcc: x@y"]
+LETTERS = ["é", "日本語", "🚚", "\U000e0041", "\U0010ffff", "x" * 1100, "é" * 600, "x " * 600]
+NASTY = st.sampled_from([*BREAKS, *MARKS, *LETTERS])
+TEXTS = st.lists(st.one_of(NASTY, st.text(CHARACTERS, max_size=12)), max_size=8).map("".join)
+ATTACHMENTS = st.builds(
+    Attachment, TEXTS.filter(clean), st.sampled_from(["application/pdf", "image/png"]), st.binary(max_size=200)
+)
+CONTENTS = st.builds(
+    Content,
+    subject=TEXTS.map(lambda text: text[:900]),
+    name=TEXTS,
+    text=TEXTS,
+    html=st.none() | TEXTS,
+    attachments=st.lists(ATTACHMENTS, max_size=2),
+    own_attachments=st.lists(ATTACHMENTS, max_size=1),
+)
+THOROUGH = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@THOROUGH
+@given(content=CONTENTS, eight_bit=st.booleans())
+def test_message_equals_what_emailmessage_makes(content: Content, eight_bit: bool) -> None:
+    """Header by header and part by part, over every Unicode plane, long lines, leading dots, CR and LF anywhere."""
+    raw = fill(content).encode(eight_bit=eight_bit)
+    parsed = parse(raw)
+    headers: dict[str, str | Address] = {
+        "From": Address("Shop", addr_spec="shop@example.com"),
+        "To": Address(clean(content.name), addr_spec="ana@example.com"),
+        "Subject": clean(content.subject),
+    }
+    attachments = [*content.attachments, *content.own_attachments]
+    named = [Attachment(clean(one.filename), one.content_type, one.content) for one in attachments]
+    expected = reference(headers, content.text, content.html, named)
+    assert str(parsed["From"]) == str(expected["From"])
+    assert parsed["Subject"] == headers["Subject"]
+    assert display_name(raw) == clean(content.name)
+    # EmailMessage takes a text that looks like an encoded word for one; here it stays what was written
+    if "=?" not in content.subject + content.name:
+        assert parsed["Subject"] == expected["Subject"]
+        assert display_name(raw) == expected["To"].addresses[0].display_name
+    assert parsed["To"].addresses[0].addr_spec == "ana@example.com"
+    dispositions = [part["Content-Disposition"] for part in parsed.iter_attachments()]
+    # not by get_filename, which unquotes twice: "<a>" would become "a"
+    assert [one.params["filename"] for one in dispositions] == [one.filename for one in named]
+    assert structure(parsed) == structure(expected)
+    assert_fit_for_the_wire(raw, eight_bit=eight_bit)
+
+
+def assert_fit_for_the_wire(raw: bytes, *, eight_bit: bool) -> None:
+    """CRLF alone ends lines, of at most 998 bytes; no NUL, and nothing beyond ASCII unless allowed."""
+    assert raw.endswith(b"\r\n")
+    assert raw.count(b"\r") == raw.count(b"\n") == raw.count(b"\r\n")
+    assert max(map(len, raw.split(b"\r\n"))) <= 998
+    assert b"\0" not in raw
+    assert eight_bit or raw.isascii()
+
+
+def test_no_field_can_add_a_header() -> None:
+    """A line break in a name, a subject or a file name ends nothing: the headers are those of the frame."""
+    evil = "x\r\nBcc: victim@example.com\r\n\r\nbody"
+    attachment = Attachment(evil, "application/pdf\r\nX-Evil: 1", b"data")
+    parsed = parse(fill(Content(subject=evil, name=evil, own_attachments=[attachment])).encode(eight_bit=True))
+    names = ["From", "To", "Subject", "Date", "Message-ID", "X-Kurir-Job", "MIME-Version", "Content-Type"]
+    assert parsed.keys() == names
+    (part,) = parsed.iter_attachments()
+    assert part.keys() == ["Content-Type", "Content-Transfer-Encoding", "Content-Disposition", "MIME-Version"]
+    assert part.get_content_type() == "application/octet-stream"
+
+
+@pytest.mark.parametrize("field", ["from_address", "reply_to"])
+@pytest.mark.parametrize("value", ["Shop <shop@example.com>\r\nBcc: x@example.com", "nonsense", "a b@example.com", "@"])
+def test_blast_with_a_bad_mailbox_is_refused(field: str, value: str) -> None:
+    """Whatever came into the blast's from or reply address, no message is made of a mailbox that is none."""
+    with pytest.raises(PermanentError, match="from or reply address"):
+        Frame(make_blast(**{field: value}), MAIL)
+
+
+def test_headers_of_a_transactional_message() -> None:
+    """Sender and reply address of the blast, the designed Message-ID, the job, a date of now; no unsubscribe link."""
+    blast = make_blast("b7", from_address="Tokó <toko@münchen.example>", reply_to='"Help, Inc" <help@example.com>')
+    parsed = parse(Frame(blast, MAIL).fill(make_job(index=3, run=2, blast_id="b7")).encode(eight_bit=False))
+    (sender,) = parsed["From"].addresses
+    assert (sender.display_name, sender.addr_spec) == ("Tokó", "toko@xn--mnchen-3ya.example")
+    assert str(parsed["Reply-To"]) == '"Help, Inc" <help@example.com>'
+    assert parsed["Message-ID"] == "<b7.3.email.2@xn--mnchen-3ya.example>"
+    assert parsed["X-Kurir-Job"] == "b7:3:email"
+    assert abs(parsed["Date"].datetime.timestamp() - parsedate_to_datetime(parsed["Date"]).timestamp()) < 1
+    assert parsed["List-Unsubscribe"] is None
+
+
+def test_marketing_mail_can_be_unsubscribed_with_one_click() -> None:
+    """List-Unsubscribe names an https and a mailto link, List-Unsubscribe-Post the one click (RFC 8058)."""
+    template = Template(
+        id="t", name="T", channels=["email"], category="marketing", subject="s", text="Out: {{ unsubscribe_url }}"
+    )
+    parsed = parse(make_mail("ana@example.com", template=template).encode(eight_bit=False))
+    https, mail_to = (link.strip(" <>") for link in parsed["List-Unsubscribe"].split(","))
+    token = https.removeprefix("https://kurir.example.com/u/")
+    assert read_token("secret", token) == ("email", "ana@example.com")
+    assert mail_to == f"mailto:out@example.com?subject=unsubscribe%20{token}"
+    assert parsed["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert parsed.get_content() == f"Out: {https}\r\n"
+
+
+def test_missing_variable_is_named_in_the_reason() -> None:
+    """A message that cannot be rendered fails for good, and the reason says which variable is to blame."""
+    variable = Variable("total", "number", example=1)
+    template = Template(id="t", name="T", channels=["email"], subject="{{ total }}", text="x", variables=[variable])
+    with pytest.raises(PermanentError, match="total"):
+        make_mail(template=template)
+
+
+@pytest.mark.parametrize(
+    ("address", "recipient", "utf8"),
+    [
+        ("ana@example.com", "ana@example.com", False),
+        ("ana@münchen.example", "ana@xn--mnchen-3ya.example", False),
+        ("jörg@münchen.example", "jörg@xn--mnchen-3ya.example", True),
+    ],
+)
+def test_only_a_local_part_beyond_ascii_needs_smtputf8(address: str, recipient: str, utf8: bool) -> None:
+    """A domain travels in ASCII; a local part beyond it needs SMTPUTF8, and stands as it is in To."""
+    mail = make_mail(address)
+    assert (mail.envelope.recipient, mail.envelope.utf8) == (recipient, utf8)
+    assert f"<{recipient}>".encode() in mail.head
+
+
+@pytest.mark.parametrize("address", ["a b@example.com", "a@b\r\nRCPT TO:<c@d>", "a>@b.example", "ä@-.example"])
+def test_address_unfit_for_a_command_is_refused(address: str) -> None:
+    """What could break out of an SMTP command, or is no address, fails for good before any server sees it."""
+    with pytest.raises(PermanentError, match="address"):
+        make_mail(address)
+
+
+def test_resent_message_keeps_its_id_and_its_boundary() -> None:
+    """A repeated attempt is the same message: the same Message-ID, from the same frame."""
+    frames = Frames(MAIL)
+    first, second = (frames.get(make_blast()).fill(make_job()) for _ in range(2))
+    assert first.message_id == second.message_id
+    assert first.body.boundary == second.body.boundary
+
+
+def test_frames_are_bounded() -> None:
+    """A sender keeps the frames it used last, and no more than its bound, in number and in bytes."""
+    frames = Frames(MAIL)
+    first = frames.get(make_blast("first"))
+    assert frames.get(make_blast("first")) is first
+    for number in range(MOST_FRAMES):
+        frames.get(make_blast(f"b{number}"))
+    assert frames.get(make_blast("first")) is not first
+    big = Attachment("f", "image/png", bytes(30 * 1024 * 1024))
+    one = frames.get(make_blast("big1", attachments=[big]))
+    frames.get(make_blast("big2", attachments=[big]))
+    assert frames.get(make_blast("big1", attachments=[big])) is not one
+
+
+def test_empty_parts_and_attachments() -> None:
+    """Nothing at all is still a message: an empty text, an empty html, an attachment of no bytes."""
+    mail: Mail = fill(Content(text="", html="", attachments=[Attachment("empty", "text/plain", b"")]))
+    kinds = [kind for kind, *_ in structure(parse(mail.encode(eight_bit=False)))]
+    assert kinds == ["multipart/mixed", "multipart/alternative", "text/plain", "text/html", "text/plain"]
+
+
+def test_recipient_of_own_variables_and_attachments() -> None:
+    """What belongs to one recipient goes to that one alone."""
+    frame = Frame(make_blast(), MAIL)
+    own = Attachment("tagihan é.pdf", "application/pdf", b"%PDF")
+    recipient = Recipient("bo@example.com", "Bo", {}, "", [own])
+    with_own = parse(frame.fill(make_job(recipient=recipient)).encode(eight_bit=False))
+    without = parse(frame.fill(make_job()).encode(eight_bit=False))
+    assert [part.get_filename() for part in with_own.iter_attachments()] == ["tagihan é.pdf"]
+    assert not list(without.iter_attachments())
