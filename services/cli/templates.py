@@ -63,8 +63,9 @@ def _read(context: typer.Context, path: Path) -> dict[str, object]:
 
 
 async def _put(api: ApiClient, content: dict[str, object]) -> Answer:
+    body = {name: value for name, value in content.items() if name != "id"}
     try:
-        return await api.call("PUT", f"/api/v1/templates/{content['id']}", json=content)
+        return await api.call("PUT", f"/api/v1/templates/{content['id']}", json=body)
     except RefusedError as error:
         if error.status != 404:
             raise

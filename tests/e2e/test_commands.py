@@ -1,0 +1,172 @@
+"""The commands of `kurir`, run as a person would, against a running system."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.debian import program
+from tests.e2e.system import KURIR, System
+
+PEOPLE = """name,email,phone,order_number,amount,due_date
+Siti,siti@example.com,081234567890,INV-1,15000,2026-12-01
+Budi,bounce@example.com,081234567891,INV-2,15000,2026-12-01
+Ayu,ayu@example.com,081234567892,INV-3,15000,2026-12-01
+"""
+
+
+class Shell:
+    """Runs commands against one system."""
+
+    def __init__(self, system: System, folder: Path) -> None:
+        self.system = system
+        self.people = folder / "people.csv"
+        self.people.write_text(PEOPLE)
+        self._url = f"http://127.0.0.1:{system.port}"
+        self._logger_url = f"http://127.0.0.1:{system.port + 30}"
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        env = {"KURIR_URL": self._url, "KURIR_LOGGER_URL": self._logger_url, "PATH": "/usr/bin:/bin"}
+        return subprocess.run([str(KURIR), *words], capture_output=True, text=True, timeout=60, env=env, check=False)
+
+    def said(self, *words: str) -> str:
+        done = self.run(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def json(self, *words: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.said(*words, "--json"))
+        return answer
+
+    def monitor_script(self) -> str:
+        script = Path(__file__).resolve().parents[2] / "scripts" / "monitor-queue.sh"
+        env = {"KURIR_URL": self._url, "PATH": f"{Path(program('jq')).parent}:/usr/bin:/bin"}
+        done = subprocess.run([str(script), "0"], capture_output=True, text=True, timeout=60, env=env, check=True)
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A sandboxed system that has sent one blast, two of whose six messages cannot be delivered."""
+    folder = tmp_path_factory.mktemp("commands")
+    system = System(folder)
+    system.up("--sandbox")
+    yield Shell(system, folder)
+    system.interrupt()
+
+
+@pytest.fixture(scope="module")
+def blast_id(shell: Shell) -> str:
+    """The blast that the other tests look at."""
+    words = ("send", "-t", "invoice_reminder", "-c", "email", "-c", "whatsapp", "--csv", str(shell.people))
+    done = shell.run(*words, "--watch", "--json")
+    assert done.returncode == 1, done.stderr
+    blast = json.loads(done.stdout)
+    assert blast["state"] == "completed_with_failures"
+    assert (blast["counts"]["sent"], blast["counts"]["failed"]) == (5, 1)
+    return str(blast["blastId"])
+
+
+def test_dry_run_sends_nothing(shell: Shell) -> None:
+    """It says how many messages there would be."""
+    answer = shell.json("send", "-t", "invoice_reminder", "--csv", str(shell.people), "--dry-run")
+    assert (answer["totalMessages"], answer["dryRun"]) == (3, True)
+    assert "blastId" not in answer
+
+
+def test_status_shows_the_queues_and_the_blast(shell: Shell, blast_id: str) -> None:
+    """Without an id everything, with one that blast."""
+    assert blast_id in shell.said("status")
+    assert shell.json("status", blast_id)["counts"]["sent"] == 5
+
+
+def test_the_story_of_a_failed_message_has_the_provider_s_words(shell: Shell, blast_id: str) -> None:
+    """`kurir logs` finds it, `kurir message` tells it."""
+    (row,) = shell.json("logs", "--status", "failed", "--blast", blast_id)["logs"]
+    story = shell.said("message", row["job_id"])
+    assert "550 5.1.1" in story
+    assert row["job_id"] in shell.said("logs", "--status", "failed")
+
+
+def test_logs_are_exported(shell: Shell, blast_id: str) -> None:
+    """CSV with a header, a line a message."""
+    lines = shell.said("logs", "--blast", blast_id, "--export", "csv").splitlines()
+    assert len(lines) == 1 + 6
+    assert "job_id" in lines[0]
+
+
+def test_logs_of_requests_and_of_the_system(shell: Shell, blast_id: str) -> None:
+    """The other two logs answer as well."""
+    assert blast_id
+    assert any(row["endpoint"].endswith("/messages/blast") for row in shell.json("logs", "api")["logs"])
+    assert shell.json("logs", "system")["success"]
+
+
+def test_a_channel_is_paused_limited_and_resumed(shell: Shell) -> None:
+    """Each is seen in `kurir channels`."""
+    shell.said("pause", "email", "--reason", "maintenance")
+    assert "paused: maintenance" in shell.said("channels")
+    assert "email is paused: maintenance" in shell.json("monitor")["reasons"]
+    shell.said("limit", "email", "50/1s")
+    shell.said("resume", "email")
+    assert shell.json("channels")["channels"][0]["rate"] == "50/1s"
+    shell.said("limit", "email", "off")
+
+
+def test_a_scheduled_blast_is_cancelled(shell: Shell, blast_id: str) -> None:
+    """All of it ends cancelled; cancelling a blast that has ended otherwise is refused."""
+    words = ("send", "-t", "invoice_reminder", "--csv", str(shell.people), "--schedule", "2026-12-24T08:00:00Z")
+    scheduled = str(shell.json(*words)["blastId"])
+    shell.said("cancel", scheduled)
+    assert shell.json("status", scheduled)["counts"]["cancelled"] == 3
+    assert shell.run("cancel", blast_id).returncode == 1
+
+
+def test_templates_and_preview(shell: Shell, tmp_path: Path) -> None:
+    """List, requirements, a new one from a file, a rendered message, and deleting it again."""
+    assert "invoice_reminder" in shell.said("templates")
+    path = tmp_path / "hello.yaml"
+    path.write_text("id: hello\nname: Hello\nchannels: [email]\nsubject: Hello {{ name }}\ntext: Hi {{ name }}\n")
+    shell.said("templates", "--put", str(path))
+    assert "Hello Siti" in shell.said("preview", "-t", "hello", "--name", "Siti", "--email", "siti@example.com")
+    shell.said("templates", "hello", "--delete")
+    assert shell.run("templates", "hello").returncode == 1
+
+
+def test_backup_is_a_database_of_its_own(shell: Shell, blast_id: str, tmp_path: Path) -> None:
+    """The copy holds the rows, and SQLite finds it whole."""
+    copy = tmp_path / "copy.db"
+    shell.said("backup", str(copy))
+    assert copy.stat().st_size > 0
+    command = [shutil.which("python3") or "python3", "-c", _COUNT, str(copy), blast_id]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["ok", "6"]
+
+
+_COUNT = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+print(db.execute("PRAGMA integrity_check").fetchone()[0])
+print(db.execute("SELECT count(*) FROM message_logs WHERE blast_id = ?", (sys.argv[2],)).fetchone()[0])
+"""
+
+
+def test_monitor_once_and_its_script(shell: Shell, blast_id: str) -> None:
+    """Queues and the latest failure, in the terminal view and with curl and jq alone."""
+    assert blast_id
+    shown = shell.said("monitor", "--once")
+    assert "550 5.1.1" in shown
+    script = shell.monitor_script()
+    assert "whatsapp" in script
+    assert "550 5.1.1" in script
+
+
+def test_retry_sends_dead_letters_again(shell: Shell, blast_id: str) -> None:
+    """The bounced address is suppressed by now, so its second run ends there, and says so."""
+    assert shell.json("retry", blast_id)["reopened"] == 1
+    assert "hard_bounce" in shell.said("suppressions")
