@@ -164,10 +164,12 @@ if left > 0 then
   local before = left
   left = left - take_due(math.floor((turn + left) / 2) - math.floor(turn / 2))
   local for_ring = math.floor((turn + left) / 5) - math.floor(turn / 5)
-  local normal = take(C .. ':jobs:normal', left - for_ring)
+  local share = left - for_ring
+  local normal = take(C .. ':jobs:normal', share)
   local ringed = take_ring(left - normal)
   left = left - normal - ringed
-  if left > 0 and normal > 0 then left = left - take(C .. ':jobs:normal', left) end
+  -- also where its share of this turn was nothing: else one job at a time would be none for ever
+  if left > 0 and normal == share then left = left - take(C .. ':jobs:normal', left) end
   if left > 0 then left = left - take_due(left) end
   if before > left then redis.call('SET', C .. ':turn', int((turn + before - left) % 1000000)) end
 end
