@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -42,4 +43,11 @@ class SystemClock:
 
 def rfc3339(ms: int) -> str:
     """Write milliseconds since the epoch as RFC 3339 in UTC, to the millisecond (2026-01-31T12:00:00.123Z)."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, millisecond = divmod(ms, 1000)
+    return f"{_second(second)}.{millisecond:03d}Z"
+
+
+@lru_cache(4096)
+def _second(second: int) -> str:
+    # the logger writes several times a message, most of them within the same few seconds
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
