@@ -55,10 +55,10 @@ class Figures:
     body_mb: float
 
 
-async def measure(recipients: int, *, kill: bool = False) -> Figures:
-    """Run once, with everything of its own in a temporary folder."""
+async def measure(recipients: int, *, kill: bool = False, time_scale: float = 1.0) -> Figures:
+    """Run once, with everything of its own in a temporary folder; `time_scale` shortens the lease of the killed."""
     with tempfile.TemporaryDirectory(prefix="kurir-million-") as name:
-        run = _Run(Path(name), recipients)
+        run = _Run(Path(name), recipients, time_scale)
         try:
             await run.start_server()
             await run.start_ingest()
@@ -68,8 +68,9 @@ async def measure(recipients: int, *, kill: bool = False) -> Figures:
 
 
 class _Run:
-    def __init__(self, folder: Path, recipients: int) -> None:
+    def __init__(self, folder: Path, recipients: int, time_scale: float) -> None:
         self._folder = folder
+        self._time_scale = time_scale
         self._recipients = recipients
         self._redis_port, self._port = _free_port(), _free_port()
         self._server: subprocess.Popen[bytes] | None = None
@@ -102,6 +103,7 @@ class _Run:
             "KURIR_EMAIL_FROM": "kurir@example.com",
             "KURIR_MAX_BACKLOG": str(self._recipients + 1_000_000),
             "KURIR_LOG_CONSOLE": "off",
+            "KURIR_TIME_SCALE": str(self._time_scale),
         }
         self._ingest = _started([sys.executable, "-m", "services.ingest"], env)
         async with aiohttp.ClientSession() as http:

@@ -162,7 +162,7 @@ class Api:
         if isinstance(request.get("data"), bytes):
             request["data"] = io.BytesIO(request["data"])
         async with self._http.request(method, self.url + path, **request) as answer:
-            return Reply(answer.status, dict(answer.headers), (await answer.read()).decode())
+            return Reply(answer.status, answer.headers, (await answer.read()).decode())
 
     async def get(self, path: str, **request: Any) -> Reply:
         return await self.call("GET", path, **request)

@@ -1,0 +1,151 @@
+"""The entrance: keys, scopes, origins, limits, headers, the log of requests; and a Redis that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+
+from shared.events import ApiRequest, unpack_batch
+from tests.integration.ingest.conftest import BOUND_KEY, READ_KEY, SEND_KEY, StartIngest
+from tests.integration.ingest.provocations import BLAST, template
+from tests.integration.ingest.running import Api, Reply, open_api, person, running
+from tests.servers import RedisServer, wait_for
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def _keyed(start: StartIngest, stack: AsyncExitStack) -> Api:
+    return await open_api(stack, start("keyed").url)
+
+
+async def test_scopes_hold(redis: Redis, start_ingest: StartIngest) -> None:
+    """Reading needs read, sending send, the rest admin; health, metrics and links need nothing."""
+    assert await redis.ping()
+    async with AsyncExitStack() as stack:
+        api = await _keyed(start_ingest, stack)
+        assert (await api.get("/api/channels")).headers["WWW-Authenticate"].startswith("Bearer")
+        assert (await api.get("/api/channels", headers=bearer(READ_KEY))).status == 200
+        assert (await api.post(BLAST, {}, headers=bearer(READ_KEY))).status == 403
+        assert (await api.post("/api/templates", template(), headers=bearer(SEND_KEY))).status == 403
+        assert [(await api.get(path)).status for path in ("/health", "/metrics", "/openapi.json", "/docs")] == [200] * 4
+        assert (await api.get("/u/x")).status == 400
+
+
+async def test_a_bound_key_sends_from_its_addresses_alone(redis: Redis, start_ingest: StartIngest) -> None:
+    """Also where the blast names no sender, so that the configured one would be used."""
+    body = {"templateId": "otp", "channels": ["email"], "recipients": [person()]}
+    async with AsyncExitStack() as stack:
+        api = await _keyed(start_ingest, stack)
+        assert (await api.post(BLAST, body, headers=bearer(BOUND_KEY))).body["code"] == "SENDER_NOT_ALLOWED"
+        own = await api.post(BLAST, {**body, "from": "x@news.example.com"}, headers=bearer(BOUND_KEY))
+        assert own.status == 202
+    assert await redis.exists(f"blast:{own.body['blastId']}")
+
+
+async def test_limits_are_told_before_and_after(redis: Redis, start_ingest: StartIngest) -> None:
+    """RateLimit headers on every answer, Retry-After on the refusal; another key has its own allowance."""
+    assert await redis.ping()
+    async with AsyncExitStack() as stack:
+        api = await _keyed(start_ingest, stack)
+        replies = [await api.get("/api/channels", headers=bearer(READ_KEY)) for _ in range(6)]
+        assert [reply.status for reply in replies] == [200] * 5 + [429]
+        assert [reply.headers["RateLimit-Remaining"] for reply in replies] == ["4", "3", "2", "1", "0", "0"]
+        assert 1 <= int(replies[-1].headers["Retry-After"]) <= 720
+        assert (await api.post(BLAST, {}, headers=bearer(SEND_KEY))).status == 422
+
+
+async def test_without_keys_pages_from_elsewhere_are_refused(api: Api) -> None:
+    """A foreign Host (DNS rebinding), a foreign Origin, and whatever came through a proxy."""
+    for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Forwarded": "for=203.0.113.1"}):
+        reply = await api.get("/api/channels", headers=headers)
+        assert (reply.status, reply.body["code"]) == (403, "LOOPBACK_ONLY")
+    assert "Access-Control-Allow-Origin" not in (await api.get("/api/channels")).headers
+
+
+async def test_every_answer_bears_its_request_id_and_security_headers(api: Api) -> None:
+    """The caller's id is kept where it is fit, another is made where not; errors bear it as well."""
+    kept = await api.get("/api/nothing", headers={"X-Request-Id": "trace-7"})
+    assert (kept.status, kept.headers["X-Request-Id"]) == (404, "trace-7")
+    made = await api.get("/api/channels", headers={"X-Request-Id": "a b"})
+    assert re.fullmatch(r"[0-9a-f]{16}", made.headers["X-Request-Id"])
+    assert made.headers["X-Content-Type-Options"] == "nosniff"
+    assert made.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert made.headers["Server"] == "kurir"
+
+
+async def test_requests_are_logged_with_their_secrets_masked(api: Api, redis: Redis) -> None:
+    """One event each: path, status, duration, caller, the beginning of the body, never a secret or a file."""
+    note = {"filename": "n", "contentType": "text/plain", "content": base64.b64encode(b"private" * 10).decode()}
+    await api.blast(person(attachments=[note]), metadata={"apiToken": "hush-hush"})
+    await api.get("/api/suppressions?limit=5&api_key=hush-hush")
+    await api.get("/health")
+
+    async def logged() -> list[ApiRequest]:
+        client: Any = redis
+        rows = await client.xrange("gateway:events")
+        events = [event for _, fields in rows for event in unpack_batch(fields[b"d"]).events]
+        found = [event for event in events if isinstance(event, ApiRequest)]
+        return found if len(found) >= 2 else []
+
+    blast, listing = await wait_for(logged)
+    assert (blast.endpoint, blast.method, blast.status, blast.ip_address) == (BLAST, "POST", 202, "127.0.0.1")
+    assert "person0@example.com" in blast.body
+    assert note["content"] not in blast.body
+    assert "hush-hush" not in blast.body + listing.body
+
+
+async def test_a_page_is_whole_and_its_policy_names_its_script(api: Api) -> None:
+    """/docs shows every call, asks nobody else for anything, and only its own script may run."""
+    page = await api.get("/docs")
+    scripts = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    assert len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page.headers["Content-Security-Policy"]
+    assert not re.search(r"(src|href)=\"https?:", page.text)
+    for path in json.loads((await api.get("/openapi.json")).text)["paths"]:
+        assert path in scripts[0]
+
+
+async def test_a_head_that_never_ends_is_cut_off(start_ingest: StartIngest) -> None:
+    """A client that trickles its headers holds no connection for longer than the time for a head."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", start_ingest("small").port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_ingest_outlives_its_redis(tmp_path: Path) -> None:
+    """503 at once while Redis is down or frozen, well again by itself, and no request is answered wrongly."""
+    server = RedisServer("valkey")
+    server.start()
+    try:
+        with running(server.url, tmp_path) as ingest:
+            async with AsyncExitStack() as stack:
+                api = await open_api(stack, ingest.url)
+                assert (await api.blast(person(1))).status == 202
+                server.stop()
+                await wait_for(lambda: _health(api, 503))
+                reply = await api.blast(person(2))
+                assert (reply.status, reply.body["code"]) == (503, "QUEUE_UNAVAILABLE")
+                server.start()
+                await wait_for(lambda: _health(api, 200))
+                assert (await api.blast(person(3))).status == 202
+                assert (await api.get("/api/messages/stats")).body["stats"]["waiting"] == 2
+    finally:
+        server.destroy()
+
+
+async def _health(api: Api, status: int) -> Reply | None:
+    reply = await api.get("/health")
+    return reply if reply.status == status else None

@@ -1,0 +1,187 @@
+"""Steering: blasts, jobs and channels while they run, and what the API says of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.queue.control import Control
+from tests.integration.ingest.running import Api, Peers, person
+from tests.integration.ingest.test_intake import queued
+from tests.integration.queue.world import World
+
+NEVER = "0123456789abcdef"
+
+
+async def _blast(api: Api, count: int = 2, **head: Any) -> str:
+    return str((await api.blast(*map(person, range(count)), **head)).body["blastId"])
+
+
+async def _state(api: Api, blast_id: str) -> dict[str, Any]:
+    state: dict[str, Any] = (await api.get(f"/api/blasts/{blast_id}")).body["blast"]
+    return state
+
+
+async def test_a_blast_is_paused_and_resumed(api: Api) -> None:
+    """Twice each, with the reason shown as what it waits for; its counts add up all the while."""
+    blast_id = await _blast(api)
+    for _ in range(2):
+        assert (await api.post(f"/api/blasts/{blast_id}/pause", {"reason": "typo in it"})).status == 200
+    state = await _state(api, blast_id)
+    assert (state["state"], state["waitingFor"]) == ("paused", "paused: typo in it")
+    assert sum(state["counts"].values()) == state["totalMessages"] == 2
+    for _ in range(2):
+        assert (await api.post(f"/api/blasts/{blast_id}/resume")).status == 200
+    state = await _state(api, blast_id)
+    assert (state["state"], state["waitingFor"]) == ("running", "no_senders")
+
+
+async def test_a_cancelled_blast_stays_cancelled(api: Api, redis: Redis) -> None:
+    """Safe to repeat; nothing waits any more; it can be neither paused nor resumed."""
+    blast_id = await _blast(api)
+    for _ in range(2):
+        assert (await api.post(f"/api/blasts/{blast_id}/cancel")).status == 200
+    assert await queued(redis) == []
+    state = await _state(api, blast_id)
+    assert (state["state"], state["counts"]["cancelled"], state["progress"]) == ("cancelled", 2, 1.0)
+    assert state["endedAt"]
+    for change in ("pause", "resume"):
+        reply = await api.post(f"/api/blasts/{blast_id}/{change}")
+        assert (reply.status, reply.body["code"]) == (409, "BLAST_ENDED")
+
+
+async def test_a_finished_blast_cannot_be_cancelled(api: Api, redis: Redis) -> None:
+    """Nor can one that only the log still knows; one that nobody knows is not found."""
+    blast_id = await _blast(api)
+    sender = await World(redis).sender()
+    await sender.finish(*await sender.take())
+    assert (await _state(api, blast_id))["state"] == "completed"
+    assert (await api.post(f"/api/blasts/{blast_id}/cancel")).body["code"] == "BLAST_ENDED"
+    assert (await api.post(f"/api/blasts/{NEVER}/cancel")).body["code"] == "BLAST_NOT_FOUND"
+
+
+async def test_a_blast_that_redis_has_forgotten_is_shown_from_the_log(api: Api, peers: Peers) -> None:
+    """The logger's view, as it is; steering it is too late."""
+    stored = {"success": True, "blast": {"blastId": NEVER, "state": "completed"}}
+    peers.answers[f"GET /api/blasts/{NEVER}"] = (200, stored)
+    assert (await api.get(f"/api/blasts/{NEVER}")).body == stored
+    assert (await api.post(f"/api/blasts/{NEVER}/pause")).body["code"] == "BLAST_ENDED"
+
+
+async def test_lists_of_blasts_show_running_ones_as_they_stand(api: Api, peers: Peers) -> None:
+    """The log's rows are behind; what Redis still has replaces them. Filters are passed on."""
+    blast_id = await _blast(api, reference="order 7")
+    rows = [{"blastId": blast_id, "state": "running"}, {"blastId": NEVER, "state": "completed"}]
+    peers.answers["GET /api/blasts"] = (200, {"success": True, "blasts": rows, "nextCursor": "x"})
+    reply = await api.get("/api/blasts?reference=order%207&limit=2")
+    assert [one["blastId"] for one in reply.body["blasts"]] == [blast_id, NEVER]
+    assert reply.body["blasts"][0]["totalMessages"] == 2
+    assert reply.body["nextCursor"] == "x"
+    assert ("GET /api/blasts", "reference=order 7&limit=2", b"") in peers.asked
+
+
+async def test_the_loggers_refusals_are_passed_on(api: Api, peers: Peers) -> None:
+    """A query that the logger does not understand is the client's mistake."""
+    refused = {"success": False, "code": "INVALID_CURSOR", "message": "no such cursor", "errors": []}
+    peers.answers["GET /api/blasts"] = (400, refused)
+    reply = await api.get("/api/blasts?cursor=x")
+    assert (reply.status, reply.body["code"], reply.body["message"]) == (400, "INVALID_CURSOR", "no such cursor")
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        (f"/api/blasts/{NEVER}/retry-failed", {"blastId": NEVER}),
+        (f"/api/messages/{NEVER}:0:email/retry", {"jobId": f"{NEVER}:0:email"}),
+    ],
+)  # fmt: skip
+async def test_dead_letters_are_reopened_by_the_logger(
+    path: str, asked: dict[str, Any], api: Api, peers: Peers
+) -> None:
+    """What may have been delivered is left out unless told otherwise; the counts come back."""
+    peers.answers["POST /internal/retry"] = (200, {"success": True, "reopened": 3, "skipped": 1})
+    reply = await api.post(path, {"includeUncertain": True})
+    assert (reply.status, reply.body["reopened"], reply.body["skipped"]) == (200, 3, 1)
+    assert (await api.post(path)).status == 200
+    bodies = [json.loads(body) for what, _, body in peers.asked if what == "POST /internal/retry"]
+    assert bodies == [{**asked, "includeUncertain": True}, {**asked, "includeUncertain": False}]
+
+
+async def test_one_job_is_cancelled(api: Api, redis: Redis) -> None:
+    """The others stay."""
+    blast_id = await _blast(api)
+    assert (await api.post(f"/api/messages/{blast_id}:0:email/cancel")).status == 200
+    assert [job.index for job in await queued(redis)] == [1]
+    assert (await _state(api, blast_id))["counts"]["cancelled"] == 1
+
+
+async def test_a_job_without_a_row_yet_is_queued(api: Api, peers: Peers) -> None:
+    """The log is a moment behind; what was accepted must not be unknown. What it wrote comes from there."""
+    job_id = f"{await _blast(api)}:1:email"
+    message = (await api.get(f"/api/messages/{job_id}")).body["message"]
+    assert (message["job_id"], message["status"], message["template_id"]) == (job_id, "queued", "otp")
+    row = {"job_id": job_id, "status": "sent", "attempts": []}
+    peers.answers[f"GET /api/messages/{job_id}"] = (200, {"success": True, "message": row})
+    assert (await api.get(f"/api/messages/{job_id}")).body["message"] == row
+
+
+async def test_stats_count_what_is_where(api: Api, redis: Redis) -> None:
+    """By channel and in all; what a pause holds is told apart."""
+    await _blast(api, 3, channels=["email", "whatsapp"])
+    await (await World(redis).sender()).take(1)
+    assert (await api.post("/api/channels/whatsapp/pause", {"reason": "no credit"})).status == 200
+    stats = (await api.get("/api/messages/stats")).body["stats"]
+    assert (stats["waiting"], stats["active"], stats["paused"]) == (5, 1, 3)
+    assert (stats["channels"]["email"]["waiting"], stats["channels"]["whatsapp"]["paused"]) == (2, 3)
+
+
+async def test_a_channel_is_paused_limited_and_resumed(api: Api, redis: Redis) -> None:
+    """At once and for all its senders; the view says what holds."""
+    assert (await api.post("/api/channels/email/pause", {"reason": "maintenance"})).status == 200
+    assert (await api.call("PATCH", "/api/channels/email", json={"rate": "7/1s"})).status == 200
+    listed = {one["name"]: one for one in (await api.get("/api/channels")).body["channels"]}
+    assert (listed["email"]["paused"], listed["email"]["rate"]) == ("maintenance", "7/1s")
+    assert (listed["whatsapp"]["paused"], listed["whatsapp"]["configured"]) == (None, True)
+    assert (await api.post("/api/channels/email/resume")).status == 200
+    stats = await Control(redis, "test").channel_stats("email")
+    assert (stats.pause_reason, stats.rate_gap_us is not None) == ("", True)
+    wrong = await api.call("PATCH", "/api/channels/email", json={"rate": "fast"})
+    assert wrong.problem("rate") == "INVALID_VALUE"
+
+
+async def test_providers_are_asked_through_their_senders(api: Api, peers: Peers) -> None:
+    """Reachable, and whether it accepts our credentials, with what the sender said."""
+    peers.answers["GET /status"] = (200, {"reachable": True, "authenticated": False, "detail": "535"})
+    for path in ("/api/smtp/status", "/api/whatsapp/status"):
+        said = (await api.get(path)).body
+        assert (said["reachable"], said["authenticated"], said["provider"]["detail"]) == (True, False, "535")
+
+
+async def test_logs_are_passed_on_whole(api: Api, peers: Peers) -> None:
+    """Query and all; an answer of many megabytes is streamed."""
+    peers.answers["GET /api/logs/messages"] = (200, {"success": True, "logs": ["x" * 1000] * 3000})
+    reply = await api.get("/api/v1/logs/messages?status=sent&limit=1000")
+    assert len(reply.body["logs"]) == 3000
+    assert ("GET /api/logs/messages", "status=sent&limit=1000", b"") in peers.asked
+
+
+async def test_suppressions_are_added_listed_and_lifted(api: Api) -> None:
+    """Under their normal form; adding one twice is no error."""
+    body = {"channel": "whatsapp", "address": "0812-1000-0000", "reason": "asked on the phone"}
+    first = await api.post("/api/suppressions", body)
+    assert (first.status, first.body["suppression"]["address"]) == (201, "6281210000000")
+    assert (await api.post("/api/suppressions", body)).status == 200
+    await api.post("/api/suppressions", {"channel": "email", "address": "a@example.com"})
+    found, cursor = [], ""
+    while True:
+        page = (await api.get("/api/suppressions" + (f"?cursor={cursor}" if cursor else ""))).body
+        found += [one["address"] for one in page["suppressions"]]
+        if not (cursor := page["nextCursor"]):
+            break
+    assert found == ["a@example.com", "6281210000000"]
+    path = f"/api/suppressions/{first.body['suppression']['id']}"
+    assert (await api.call("DELETE", path)).status == 200
+    assert (await api.call("DELETE", path)).status == 404
