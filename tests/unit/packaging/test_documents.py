@@ -1,0 +1,36 @@
+"""The documents: every link leads somewhere, and the commands they name exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from services.cli.main import app
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    ROOT / "benchmarks" / "README.md",
+]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_to_files(path: Path) -> None:
+    """A moved document takes its links along."""
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_targets_that_are_named_exist(path: Path) -> None:
+    """`kurir x` is a command, `make x` a target."""
+    text = path.read_text()
+    commands = set(get_command(app).list_commands(None))  # type: ignore[attr-defined]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`(?:\.venv/bin/)?kurir ([a-z]+)", text)) <= commands
+    assert set(re.findall(r"`make ([a-z-]+)`", text)) <= targets
