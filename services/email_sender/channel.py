@@ -61,14 +61,14 @@ class EmailChannel:
         """Connect to every server and log in, outside the pool, and say what each offers."""
         servers = self._opened()
         async with self._looking:
-            looks = await asyncio.gather(*(self._look(servers, one) for one in servers.servers))
+            looks = await asyncio.gather(*(self._look(one) for one in servers.servers))
         return ProviderStatus(
             reachable=any(look["reachable"] for look in looks),
             authenticated=any(look["authenticated"] for look in looks),
             detail={"servers": looks},
         )
 
-    async def _look(self, servers: Servers, server: Server) -> dict[str, object]:
+    async def _look(self, server: Server) -> dict[str, object]:
         settings = server.settings
         look: dict[str, object] = {
             "server": settings.name,
@@ -80,7 +80,7 @@ class EmailChannel:
         }
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
-                connection = await servers.look(server)
+                connection = await server.look()
         except StopChannelError as error:
             return look | {"reachable": True, "error": error.reply or error.message}
         except SendError as error:

@@ -143,6 +143,10 @@ class Server:
         await connection.open()
         return connection
 
+    async def look(self) -> Connection:
+        """Connect and log in for real, outside the pool; raises a SendError."""
+        return await self._connect()
+
     def _judge(self, error: SendError, turn: Turn) -> None:
         """Learn from a failure: about the server (its breaker), or about what it thinks of this sender."""
         if isinstance(error, UnavailableError | ConnectionLostError):
@@ -185,14 +189,11 @@ class Servers:
     """All servers of the channel."""
 
     def __init__(self, smtp: SmtpSettings, concurrency: int) -> None:
-        context = ssl.create_default_context(cafile=smtp.ca_file or None)
-        unverified = ssl.create_default_context()
-        unverified.check_hostname = False
-        unverified.verify_mode = ssl.CERT_NONE
         self._smtp = smtp
-        self.contexts = {True: context, False: unverified}
+        contexts: dict[bool, ssl.SSLContext] = {}
         self.servers: Sequence[Server] = [
-            Server(one, smtp, concurrency, self.contexts[_verifies(one, smtp)]) for one in smtp.servers
+            Server(one, smtp, concurrency, _tls_context(contexts, smtp, verifies=_verifies(one, smtp)))
+            for one in smtp.servers
         ]
 
     def available(self) -> bool:
@@ -237,13 +238,6 @@ class Servers:
             for server in self.servers:
                 server.tend()
 
-    async def look(self, server: Server) -> Connection:
-        """Connect and log in for real, outside the pool; raises a SendError."""
-        context = self.contexts[_verifies(server.settings, self._smtp)]
-        connection = Connection(server.settings, self._smtp, context)
-        await connection.open()
-        return connection
-
     async def close(self) -> None:
         """Let all connections go."""
         await asyncio.gather(*(server.close() for server in self.servers))
@@ -252,6 +246,18 @@ class Servers:
 def _verifies(server: ServerSettings, smtp: SmtpSettings) -> bool:
     """Opportunistic TLS verifies only where a CA was named: who could forge a certificate could also strip TLS."""
     return server.tls != "if-offered" or bool(smtp.ca_file)
+
+
+def _tls_context(kept: dict[bool, ssl.SSLContext], smtp: SmtpSettings, *, verifies: bool) -> ssl.SSLContext:
+    """Return the context of a server; reading the system's authorities takes long enough to do it once."""
+    if verifies not in kept:
+        if verifies:
+            kept[True] = ssl.create_default_context(cafile=smtp.ca_file or None)
+        else:
+            kept[False] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            kept[False].check_hostname = False
+            kept[False].verify_mode = ssl.CERT_NONE
+    return kept[verifies]
 
 
 def _is_stale(error: ConnectionLostError | RefusedError) -> bool:

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,10 @@ _RECIPIENT = re.compile(rb"^X-Rcpt-Args: (?:TO:)?<([^>]+)>", re.MULTILINE | re.I
 
 
 class SmtpSink:
-    """A running smtp-sink that dumps each accepted message into a file of its own."""
+    """A running smtp-sink that dumps each accepted message into a file of its own; `options` for its command line."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Sequence[str] = ()) -> None:
+        self._options = list(options)
         self.port = free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="kurir-smtp-sink-"))
         self._process: subprocess.Popen[bytes] | None = None
@@ -45,7 +47,7 @@ class SmtpSink:
         if user:
             self._folder.chmod(0o755)
             os.chown(self._folder, pwd.getpwnam("nobody").pw_uid, -1)
-        command = [str(binary), *user, "-d", f"{self._folder}/m.", f"127.0.0.1:{self.port}", "256"]
+        command = [str(binary), *user, *self._options, "-d", f"{self._folder}/m.", f"127.0.0.1:{self.port}", "256"]
         self._process = subprocess.Popen(command, env={**os.environ, **environment})
         _wait_for_port(self.port)
 
