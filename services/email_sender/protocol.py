@@ -70,6 +70,8 @@ class ReplyQueueProtocol(SMTPProtocol):
         self._wake()
 
     def _take(self, response: SMTPResponse) -> None:
+        if not 200 <= response.code <= 599:
+            raise SMTPResponseException(_INVALID, f"{response.code} is no reply code")
         if self._owed:
             self._owed -= 1
             self._arrived.append(response)

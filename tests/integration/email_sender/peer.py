@@ -1,8 +1,9 @@
 """A mail server whose every answer a test decides, on a real socket: for what no ordinary server does on demand.
 
 A script gives, per command (`CONNECT`, `EHLO`, `MAIL`, `RCPT`, `DATA`, `.`, `RSET`, `AUTH`, `STARTTLS` …), the answers
-to its first, second … occurrence over all connections; where it has no more, the server is friendly. An answer is a
-line to be sent, or one of CLOSE and SILENCE; a line that ends with CLOSE is sent and the connection closed.
+to its first, second … occurrence over all connections, or a function of the command's line; where it has no more, the
+server is friendly. An answer is a line to be sent, or one of CLOSE and SILENCE; a line that ends with CLOSE is sent and
+the connection closed.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 CLOSE = "<close>"
 SILENCE = "<silence>"
 USUAL = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
+_LIMIT = 16 * 1024 * 1024
 _FRIENDLY = {
     "CONNECT": "220 peer.example.com ESMTP",
     "DATA": "354 go ahead",
@@ -24,6 +26,8 @@ _FRIENDLY = {
     "STARTTLS": "220 2.0.0 ready",
     "AUTH": "235 2.7.0 welcome",
 }
+
+Answers = Sequence[str] | Callable[[str], str]
 
 
 @dataclass
@@ -45,11 +49,13 @@ class Peer:
 
     def __init__(
         self,
-        script: Mapping[str, Sequence[str]] | None = None,
+        script: Mapping[str, Answers] | None = None,
         extensions: Sequence[str] = USUAL,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._script = {verb: list(answers) for verb, answers in (script or {}).items()}
+        self._script: dict[str, list[str] | Callable[[str], str]] = {
+            verb: answers if callable(answers) else list(answers) for verb, answers in (script or {}).items()
+        }
         self.extensions = extensions
         self._tls = tls
         self._server: asyncio.Server | None = None
@@ -75,7 +81,7 @@ class Peer:
 
     async def start(self) -> None:
         """Listen, on the port it had before."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=_LIMIT)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -122,7 +128,7 @@ class Peer:
             waiting = bytes(reader._buffer)  # type: ignore[attr-defined]
             session.together = max(session.together, 1 + waiting.count(b"\r\n"))
             verb = line.split(" ")[0].split(":")[0].upper()
-            answered = await self._answer(writer, verb)
+            answered = await self._answer(writer, verb, line)
             if verb == "QUIT" or answered == CLOSE or not answered:
                 return
             if verb == "DATA" and answered.startswith("354"):
@@ -137,10 +143,13 @@ class Peer:
         first = await reader.readuntil(b"\r\n")
         return first if first == b".\r\n" else first + await reader.readuntil(b"\r\n.\r\n")
 
-    async def _answer(self, writer: asyncio.StreamWriter, verb: str) -> str:
+    async def _answer(self, writer: asyncio.StreamWriter, verb: str, line: str = "") -> str:
         """Answer a command; returns the answer, "" where the connection is to be closed."""
         planned = self._script.get(verb)
-        answer = planned.pop(0) if planned else self._friendly(verb)
+        if isinstance(planned, list):
+            answer = planned.pop(0) if planned else self._friendly(verb)
+        else:
+            answer = planned(line) if planned else self._friendly(verb)
         if answer == SILENCE:
             await asyncio.get_running_loop().create_future()
         text, closes, _ = answer.partition(CLOSE)
@@ -158,7 +167,7 @@ class Peer:
 
 @asynccontextmanager
 async def peer(
-    script: Mapping[str, Sequence[str]] | None = None,
+    script: Mapping[str, Answers] | None = None,
     extensions: Sequence[str] = USUAL,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Peer]:
