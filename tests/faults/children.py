@@ -23,6 +23,7 @@ class Child:
         self.name = name
         self.env = dict(env)
         self.lives = 0
+        self.retired = False
         self._command = list(command)
         self._folder = folder
         self._output = folder / f"{name}.out"
@@ -50,6 +51,7 @@ class Child:
     def start(self) -> None:
         """Start it without waiting for anything."""
         assert not self.runs(), f"{self.name} runs already"
+        assert not self.retired, f"{self.name} is not to be started again"
         self.lives += 1
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(

@@ -6,6 +6,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,15 @@ def checks(request: pytest.FixtureRequest) -> Iterator[Checks]:
     request.node.user_properties.append((_PROPERTY, found.summary()))
     if found.violations:
         pytest.fail(found.words())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give fault tests the time they need on a machine that is busy; the soak's faults last four times as long."""
+    folder = Path(__file__).parent
+    for item in items:
+        if folder in item.path.parents:
+            soak = item.get_closest_marker("soak") is not None
+            item.add_marker(pytest.mark.timeout(_SOAK_MINUTES * 60 + 900 if soak else 300))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -138,7 +138,7 @@ class Mix:
         await asyncio.to_thread(self._world.redis.command, "CLIENT", "PAUSE", "500", "ALL")
 
     async def lock_the_database(self) -> None:
-        with closing(sqlite3.connect(self._world.database, isolation_level=None)) as intruder:
+        with closing(sqlite3.connect(self._world.database, isolation_level=None, check_same_thread=False)) as intruder:
             intruder.execute("PRAGMA busy_timeout = 10000")
             await asyncio.to_thread(intruder.execute, "BEGIN IMMEDIATE")
             await asyncio.sleep(self._world.form.seconds(self.random.uniform(1.0, 30.0)))

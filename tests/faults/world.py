@@ -115,17 +115,24 @@ class World:
 
     async def stop(self) -> None:
         """Ask every service to stop; fails if one does not do so cleanly."""
+        self._retire()
         running = [child for child in self.children.values() if child.runs()]
         codes = await asyncio.gather(*(child.stop() for child in running))
         assert set(codes) <= {0}, {child.name: (code, child.output()) for child, code in zip(running, codes)}  # noqa: B905 -- of one length
 
     async def close(self) -> None:
         """End everything that is left, at once, however it stands."""
+        self._retire()
         for child in self.children.values():
             child.kill()
         await self._open.aclose()
         await asyncio.to_thread(self.redis.destroy)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _retire(self) -> None:
+        """Start no child any more: a test that ran out of time may still be going on in its loop."""
+        for child in self.children.values():
+            child.retired = True
 
     @property
     def senders(self) -> list[Child]:
