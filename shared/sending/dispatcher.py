@@ -137,10 +137,20 @@ class Dispatcher:
             return 1
         concurrency = self._settings.concurrency
         hidden = self._pace.sends_per_round_trip(concurrency)
-        return min(concurrency * self._settings.window, concurrency + hidden)
+        # twice: one half is sent while the queue is asked for the other
+        return min(concurrency * self._settings.window, concurrency + 2 * hidden)
 
     def _free(self) -> int:
         return self._window() - len(self._holdings.in_flight)
+
+    def _begins(self) -> int:
+        """How many jobs to begin now: none while there is enough to send, so that one call begins many."""
+        window = self._window()
+        free = window - len(self._holdings.in_flight)
+        self._holdings.low_water = window // 4
+        if self._holdings.ready.qsize() > self._holdings.low_water and free < window // 2:
+            return 0
+        return free
 
     def _wanted(self) -> int:
         """How many jobs to fetch: never more in the buffer than can be begun soon."""
@@ -173,7 +183,7 @@ class Dispatcher:
 
     async def _begin(self, clock: Clock) -> bool:
         holdings = self._holdings
-        free = self._free()
+        free = self._begins()
         if free <= 0 or not holdings.buffered or holdings.any_alone():
             return False
         if self._limited_until > clock.monotonic():

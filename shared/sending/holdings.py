@@ -37,6 +37,7 @@ class Holdings:
     in_flight: dict[str, Flight] = field(default_factory=dict)
     ready: asyncio.Queue[Flight] = field(default_factory=asyncio.Queue)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    low_water: int = 0
     finished: int = 0
     pace: Pace = field(default_factory=Pace)
     _order: itertools.count[int] = field(default_factory=itertools.count)
@@ -73,6 +74,13 @@ class Holdings:
         """Note a begun job and hand it to the workers."""
         self.in_flight[entry_key(flight.lease)] = flight
         self.ready.put_nowait(flight)
+
+    async def next_flight(self) -> Flight:
+        """Wait for a begun job to send; wakes the dispatcher when few are left."""
+        flight = await self.ready.get()
+        if self.ready.qsize() == self.low_water:
+            self.wake.set()
+        return flight
 
     def land(self, lease: Lease) -> None:
         """Forget a job that has been settled or is no longer ours."""

@@ -116,7 +116,7 @@ class Worker(Generic[MessageT]):
     async def run(self) -> None:
         """Send what becomes ready until cancelled; a send cut by that is uncertain."""
         while True:
-            flight = await self._parts.holdings.ready.get()
+            flight = await self._parts.holdings.next_flight()
             await self._attempt(flight)
 
     async def _attempt(self, flight: Flight) -> None:
