@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from services.logger.folding import JobChange, run_of
+from services.logger.folding import JobChange
 from shared.clock import rfc3339
 from shared.jobs import TERMINAL
 
@@ -20,6 +20,10 @@ _MINUTE_MS = 60_000
 # where a status is counted in a minute: queued, sent, failed, retried, other
 QUEUED, SENT, FAILED, RETRIED, OTHER, DURATION = range(6)
 _MINUTE_FIELDS = {"sent": SENT, "failed": FAILED}
+
+
+# blast, channel, status before ("" for a new row) and after, minutes in which a run began and ended (0 for none)
+Move = tuple[str, str, str, str, int, int]
 
 
 class Known(NamedTuple):
@@ -48,13 +52,28 @@ class Tally:
     totals: Counter[tuple[str, str]] = field(default_factory=Counter)
     minutes: dict[tuple[int, str], list[int]] = field(default_factory=dict)
 
-    def minute(self, at_ms: int, channel: str) -> list[int]:
-        """Return the counts of the minute of a time on a channel, to be added to."""
-        key = (at_ms // _MINUTE_MS, channel)
-        counts = self.minutes.get(key)
+    def minute(self, minute: int, channel: str) -> list[int]:
+        """Return the counts of a minute on a channel, to be added to."""
+        counts = self.minutes.get((minute, channel))
         if counts is None:
-            counts = self.minutes[key] = [0] * 6
+            counts = self.minutes[minute, channel] = [0] * 6
         return counts
+
+    def count(self, move: Move, n: int) -> None:
+        """Count that `n` jobs made the same move."""
+        blast_id, channel, old, new, began, ended = move
+        if old != new:
+            self.rows[channel, new] += n
+            self.blasts[blast_id, channel, new] += n
+            if old:
+                self.rows[channel, old] -= n
+                self.blasts[blast_id, channel, old] -= n
+        if began:
+            self.totals[channel, "queued"] += n
+            self.minute(began, channel)[QUEUED] += n
+        if ended:
+            self.totals[channel, new] += n
+            self.minute(ended, channel)[_MINUTE_FIELDS.get(new, OTHER)] += n
 
 
 @dataclass(slots=True)
@@ -74,63 +93,79 @@ class Merged:
 def merge(changes: Iterable[JobChange], known: Mapping[str, Known]) -> Merged:
     """Merge each job's change with its row, if it has one."""
     merged = Merged()
+    # most jobs of a batch make the same few moves, so they are counted as such first
+    moves: dict[Move, int] = {}
     for change in changes:
         row = known.get(change.job_id)
         blast_id, _, channel = change.job_id.split(":", 2)
         if row is None:
             _begin(merged, change, blast_id, channel)
+            old, began = "", change.created_ms // _MINUTE_MS
         else:
-            _go_on(merged, change, row, blast_id, channel)
-        _settle_letter(merged, change, row, blast_id, channel)
+            if row.template_name is None and (change.template_name or change.address):
+                _complete(merged, change, row)
+            elif rfc3339(change.created_ms) < row.created_at:
+                _complete(merged, change, row)
+            if change.rank <= row.rank:
+                _lag_behind(merged, change, row, blast_id, channel)
+                continue
+            _go_on(merged, change, row)
+            old, began = row.status, change.created_ms // _MINUTE_MS if change.run > row.run else 0
+        status = change.status
+        ended = 0
+        if status in _TERMINAL and (status != old or began):
+            ended = change.at_ms // _MINUTE_MS
+            if status == "sent" and change.duration_ms:
+                merged.tally.minute(ended, channel)[DURATION] += change.duration_ms
+        if status == "failed":
+            _keep_letter(merged, change, change.run, blast_id, channel)
+        elif old == "failed":
+            merged.settled.append((change.job_id,))
+        move = (blast_id, channel, old, status, began, ended)
+        moves[move] = moves.get(move, 0) + 1
+    for move, n in moves.items():
+        merged.tally.count(move, n)
     return merged
 
 
 def _begin(merged: Merged, change: JobChange, blast_id: str, channel: str) -> None:
     """Write the row of a job that was not known."""
-    created_at = rfc3339(change.created_ms)
     is_email = "@" in change.address
     merged.inserts.append(
         (change.job_id, channel, change.address if is_email else None,
          change.address if change.address and not is_email else None, change.name, change.template_id,
          change.template_name or None, change.subject or None, change.status, change.error_message,
-         change.message_id, change.attempts, created_at, rfc3339(change.at_ms), blast_id, change.reference or None,
-         change.run, change.error_class, change.error_code, change.response, change.duration_ms,
-         rfc3339(change.next_at_ms) if change.next_at_ms else None, change.rank)
+         change.message_id, change.attempts, rfc3339(change.created_ms), rfc3339(change.at_ms), blast_id,
+         change.reference or None, change.run, change.error_class, change.error_code, change.response,
+         change.duration_ms, rfc3339(change.next_at_ms) if change.next_at_ms else None, change.rank)
     )  # fmt: skip
     merged.created.append((change.created_ms // _MINUTE_MS, change.job_id))
-    tally, status = merged.tally, change.status
-    tally.rows[channel, status] += 1
-    tally.blasts[blast_id, channel, status] += 1
-    _count_life(tally, change.created_ms, channel)
-    if status in _TERMINAL:
-        _count_end(tally, change, channel)
 
 
-def _go_on(merged: Merged, change: JobChange, row: Known, blast_id: str, channel: str) -> None:
-    """Bring the row of a known job up to date."""
-    if (change.template_name and row.template_name is None) or (change.address and row.template_name is None):
-        _complete(merged, change, row)
-    tally = merged.tally
-    if change.rank <= row.rank:
-        if change.run == row.run and change.attempts > row.attempts:
-            merged.attempts.append((change.attempts, row.row_id))
-        return
+def _go_on(merged: Merged, change: JobChange, row: Known) -> None:
+    """Bring the row of a known job to its new state."""
     attempts = change.attempts if change.run > row.run else max(change.attempts, row.attempts)
-    status = change.status
     merged.updates.append(
-        (status, change.error_message, change.message_id, attempts, rfc3339(change.at_ms), change.run,
+        (change.status, change.error_message, change.message_id, attempts, rfc3339(change.at_ms), change.run,
          change.error_class, change.error_code, change.response, change.duration_ms,
          rfc3339(change.next_at_ms) if change.next_at_ms else None, change.rank, change.subject or None, row.row_id)
     )  # fmt: skip
-    if status != row.status:
-        tally.rows[channel, row.status] -= 1
-        tally.rows[channel, status] += 1
-        tally.blasts[blast_id, channel, row.status] -= 1
-        tally.blasts[blast_id, channel, status] += 1
-    if change.run > row.run:
-        _count_life(tally, change.created_ms, channel)
-    if status in _TERMINAL and (status != row.status or change.run > row.run):
-        _count_end(tally, change, channel)
+
+
+def _lag_behind(merged: Merged, change: JobChange, row: Known, blast_id: str, channel: str) -> None:
+    """Take from a change that is older than the row what the row may still lack."""
+    if change.run == row.run and change.attempts > row.attempts:
+        merged.attempts.append((change.attempts, row.row_id))
+    if row.status == "failed":
+        _keep_letter(merged, change, row.run, blast_id, channel)
+
+
+def _keep_letter(merged: Merged, change: JobChange, run: int, blast_id: str, channel: str) -> None:
+    """Keep the whole job of a failed run, where the change has it."""
+    if change.letter and change.letter_run == run:
+        merged.letters.append(
+            (change.job_id, blast_id, channel, run, change.error_class or "", change.letter, change.at_ms)
+        )
 
 
 def _complete(merged: Merged, change: JobChange, row: Known) -> None:
@@ -144,35 +179,3 @@ def _complete(merged: Merged, change: JobChange, row: Known) -> None:
          change.name, change.template_id, change.template_name or None, change.reference or None, created_at,
          row.row_id)
     )  # fmt: skip
-
-
-def _count_life(tally: Tally, at_ms: int, channel: str) -> None:
-    """Count the begin of a job's run."""
-    tally.totals[channel, "queued"] += 1
-    tally.minute(at_ms, channel)[QUEUED] += 1
-
-
-def _count_end(tally: Tally, change: JobChange, channel: str) -> None:
-    """Count that a job came to an end."""
-    status = change.status
-    tally.totals[channel, status] += 1
-    minute = tally.minute(change.at_ms, channel)
-    minute[_MINUTE_FIELDS.get(status, OTHER)] += 1
-    if status == "sent" and change.duration_ms:
-        minute[DURATION] += change.duration_ms
-
-
-def _settle_letter(merged: Merged, change: JobChange, row: Known | None, blast_id: str, channel: str) -> None:
-    """Keep the dead letter of a job whose state is `failed`; remove it once the job has another."""
-    if row is not None and row.rank > change.rank:
-        status, run = row.status, row.run
-    else:
-        status, run = change.status, run_of(change.rank)
-    if status != "failed":
-        if row is not None and row.status == "failed":
-            merged.settled.append((change.job_id,))
-        return
-    if change.letter and change.letter_run == run:
-        merged.letters.append(
-            (change.job_id, blast_id, channel, run, change.error_class or "", change.letter, change.at_ms)
-        )

@@ -209,7 +209,7 @@ def _known_rows(connection: sqlite3.Connection, job_ids: list[str]) -> Iterator[
 def _count_passed(tally: Tally, folded: Folded) -> None:
     for (channel, status, minute), n in folded.passed.items():
         tally.totals[channel, status] += n
-        tally.minute(minute * 60_000, channel)[RETRIED] += n
+        tally.minute(minute, channel)[RETRIED] += n
 
 
 def _write_jobs(connection: sqlite3.Connection, merged: Merged) -> None:

@@ -1,0 +1,110 @@
+"""A database in memory, and batches of events written into it as the recorder does."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from services.logger.schema import migrate
+from services.logger.writing import Applied, EventWriter
+from shared.blasts import Blast, pack_blast
+from shared.events import BlastAccepted, Ended, Event, EventBatch, Processing, Queued, QueuedRecipient, Sent
+from shared.jobs import Job, Recipient, pack_job
+from shared.queue.event_log import EventEntry
+from shared.templates import Template
+
+START_MS = 1_790_000_000_000
+TEMPLATE = Template(id="reminder", name="Reminder", channels=["email", "whatsapp"], subject="s", text="x")
+_entry_ids = itertools.count(1)
+
+
+def entry(number: int, *events: Event, producer: str = "p") -> EventEntry:
+    """Return a batch as the event log hands it over."""
+    return EventEntry("{email}:events", f"{next(_entry_ids)}-0", EventBatch(producer, number, list(events)))
+
+
+def blast(blast_id: str = "b", *, total: int = 1, channel: str = "email", **changes: Any) -> Blast:
+    """Return a blast of one channel."""
+    fields: dict[str, Any] = {
+        "blast_id": blast_id, "template": TEMPLATE, "channels": [channel], "lane": "normal",
+        "created_at_ms": START_MS, "totals": {channel: total}, "total_recipients": total,
+    }  # fmt: skip
+    return Blast(**{**fields, **changes})
+
+
+def accepted(one: Blast) -> BlastAccepted:
+    return BlastAccepted(START_MS, one.blast_id, pack_blast(one))
+
+
+def job(index: int = 0, blast_id: str = "b", *, run: int = 1, channel: str = "email") -> Job:
+    address = f"user{index}@example.com" if channel == "email" else f"62812000{index:05d}"
+    return Job(blast_id, index, channel, "normal", Recipient(address, f"User {index}"), START_MS, run=run)
+
+
+def queued(indexes: Iterable[int] = (0,), blast_id: str = "b", *, run: int = 1, at: int = 0) -> Queued:
+    recipients = [QueuedRecipient(index, f"user{index}@example.com", f"User {index}", "") for index in indexes]
+    return Queued(START_MS + at, blast_id, "email", TEMPLATE.id, TEMPLATE.name, recipients, "queued", run)
+
+
+def begun(index: int = 0, blast_id: str = "b", *, run: int = 1, attempt: int = 1, at: int = 1) -> Processing:
+    return Processing(START_MS + at, f"{blast_id}:{index}:email", run, attempt, "s")
+
+
+def sent(
+    index: int = 0, blast_id: str = "b", *, run: int = 1, attempt: int = 1, at: int = 2, late: bool = False
+) -> Sent:
+    job_id = f"{blast_id}:{index}:email"
+    return Sent(START_MS + at, job_id, run, attempt, f"<{index}.{run}@x>", "250 ok", 7, "Hello", late)
+
+
+def failed(
+    index: int = 0, blast_id: str = "b", *, run: int = 1, attempt: int = 1, at: int = 2, error_class: str = "permanent"
+) -> Ended:
+    letter = pack_job(job(index, blast_id, run=run))
+    job_id = f"{blast_id}:{index}:email"
+    return Ended(START_MS + at, job_id, run, attempt, "failed", error_class, "550", "no such user", 5, letter)
+
+
+class Database:
+    """A database in memory with the logger's schema."""
+
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.writer = EventWriter()
+        migrate(self.connection)
+
+    def apply(self, *entries: EventEntry) -> Applied:
+        """Write entries in one transaction."""
+        return self.apply_all(entries)
+
+    def apply_all(self, entries: Sequence[EventEntry]) -> Applied:
+        """Write entries in one transaction."""
+        self.connection.execute("BEGIN")
+        applied = self.writer.apply(self.connection, entries)
+        self.connection.execute("COMMIT")
+        return applied
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run a query."""
+        return self.connection.execute(query, values).fetchall()
+
+    def one(self, query: str, *values: Any) -> Any:
+        """Return the first column of the first row."""
+        return self.connection.execute(query, values).fetchone()[0]
+
+    def counts_agree(self) -> None:
+        """Check that the kept counts are those of the rows."""
+        by_status = {(c, s): n for c, s, n in self.rows(
+            "SELECT channel, status, count(*) FROM message_logs GROUP BY channel, status")}  # fmt: skip
+        kept = {(c, s): n for c, s, n in self.rows("SELECT channel, status, n FROM message_counts") if n}
+        assert kept == by_status
+        by_blast = {(b, s): n for b, s, n in self.rows(
+            "SELECT blast_id, status, count(*) FROM message_logs GROUP BY blast_id, status")}  # fmt: skip
+        kept_blasts = {(b, s): n for b, s, n in self.rows("SELECT blast_id, status, n FROM blast_counts") if n}
+        assert kept_blasts == by_blast
+
+    def close(self) -> None:
+        """Close it."""
+        self.connection.close()

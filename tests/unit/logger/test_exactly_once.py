@@ -1,0 +1,136 @@
+"""G5: the database holds each event's effect exactly once, in whatever order or how often batches come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.events import BlastChannelEnded, Deferred, Event, Retrying, Returned
+from shared.queue.event_log import EventEntry
+from tests.unit.logger.database import START_MS, Database, accepted, begun, blast, entry, failed, queued, sent
+
+ID = "b:0:email"
+
+
+def retrying(attempt: int, *, run: int = 1, at: int) -> Retrying:
+    return Retrying(START_MS + at, ID, run, attempt, "transient", "451", "try again", 3, START_MS + at + 2000)
+
+
+def deferred(attempt: int, deferral: int, *, run: int = 1, at: int) -> Deferred:
+    until = START_MS + at + 9000
+    return Deferred(START_MS + at, ID, run, attempt, deferral, "deferred", "450", "greylisted", 3, until)
+
+
+RUN_1: list[list[Event]] = [
+    [accepted(blast())],
+    [queued()],
+    [begun(at=10)],
+    [deferred(1, 1, at=20)],
+    [begun(at=9020)],
+    [Returned(START_MS + 9021, ID, 1, 1, "retrying", "unavailable", "connect")],
+    [begun(at=9500)],
+    [retrying(1, at=9600)],
+    [begun(attempt=2, at=11600)],
+]
+ENDS: dict[str, list[list[Event]]] = {
+    "sent": [[sent(attempt=2, at=11700)]],
+    "failed": [[failed(attempt=2, at=11700)]],
+    "failed, then found sent by a late answer": [
+        [failed(attempt=2, at=11700, error_class="uncertain")],
+        [sent(attempt=2, at=11800, late=True)],
+    ],
+    "failed, and sent in its next run": [
+        [failed(attempt=2, at=11700)],
+        [queued(run=2, at=20_000)],
+        [begun(run=2, at=20_010)],
+        [retrying(1, run=2, at=20_020)],
+        [begun(run=2, attempt=2, at=22_010)],
+        [sent(run=2, attempt=2, at=22_020)],
+    ],
+}
+ENDED: list[Event] = [BlastChannelEnded(START_MS + 30_000, "b", "email", {"total": 1})]
+
+
+def outcome(batches: Sequence[Sequence[EventEntry]]) -> dict[str, list[tuple[Any, ...]]]:
+    """Write batches, each a transaction, and return all that a reader can see of them."""
+    database = Database()
+    with closing(database):
+        for batch in batches:
+            database.apply_all(batch)
+        database.counts_agree()
+        columns = "job_id, recipient_email, recipient_name, template_id, template_name, subject, status, error_message"
+        more = "message_id, attempts, created_at, updated_at, run, error_class, error_code, response, next_at"
+        return {
+            "rows": database.rows(f"SELECT {columns}, {more}, state_rank FROM message_logs"),
+            "attempts": database.rows("SELECT * FROM message_attempts ORDER BY run, attempt, deferral"),
+            "letters": database.rows("SELECT job_id, run, error_class FROM dead_letters"),
+            "blasts": database.rows("SELECT blast_id, state, ended_at_ms, template_id, totals FROM blasts"),
+            "errors": database.rows("SELECT * FROM error_days ORDER BY day, channel, error_class"),
+            "bounds": database.rows(
+                "SELECT count(*) FROM message_logs m JOIN created_minutes c"
+                " ON m.id BETWEEN c.first_id AND c.last_id AND strftime('%s', m.created_at) / 60 = c.minute"
+            ),
+        }
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_any_order_and_repetition_come_to_the_same_rows(data: st.DataObject) -> None:
+    """Shuffled, repeated and cut into transactions at random, a job's events leave what they leave in order."""
+    end = ENDS[data.draw(st.sampled_from(sorted(ENDS)))]
+    entries = [entry(number, *events) for number, events in enumerate([*RUN_1, *end, ENDED])]
+    expected = outcome([[one] for one in entries])
+    shuffled = data.draw(st.permutations(entries))
+    repeated = data.draw(st.lists(st.sampled_from(entries), max_size=6))
+    every = [*shuffled, *repeated]
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(every) - 1), max_size=5)))
+    found = outcome([every[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(every)], strict=True)])
+    assert found == expected
+    assert expected["bounds"] == [(1,)]
+
+
+def test_a_late_sent_outranks_the_failure_of_its_run(database: Database) -> None:
+    """The dead letter of a message that was sent after all is gone, so nobody sends it again."""
+    database.apply(entry(1, queued(), begun(), failed(error_class="uncertain")))
+    assert database.one("SELECT count(*) FROM dead_letters") == 1
+    database.apply(entry(2, sent(at=90, late=True)))
+    assert database.rows("SELECT status, error_class, message_id FROM message_logs") == [("sent", None, "<0.1@x>")]
+    assert database.one("SELECT count(*) FROM dead_letters") == 0
+    database.counts_agree()
+
+
+def test_a_late_sent_of_an_earlier_run_changes_nothing(database: Database) -> None:
+    """A run that was opened stays as it is, whatever comes of the one before."""
+    database.apply(entry(1, queued(), failed()), entry(2, queued(run=2, at=50)))
+    database.apply(entry(3, sent(at=90, late=True)))
+    assert database.rows("SELECT status, run, attempts FROM message_logs") == [("queued", 2, 0)]
+
+
+def test_a_repeated_batch_counts_once(database: Database) -> None:
+    """The same producer and sequence again, in another entry, is known to be applied."""
+    database.apply(entry(1, queued(range(3))))
+    applied = database.apply(entry(1, queued(range(3))), entry(2, begun()))
+    assert (applied.repeated, applied.events) == (1, 1)
+    assert database.one("SELECT n FROM message_totals WHERE status = 'queued'") == 3
+
+
+def test_totals_never_go_down(database: Database) -> None:
+    """What Prometheus counts keeps the failure of a message that was sent in its next run."""
+    database.apply(entry(1, queued(), failed()))
+    database.apply(entry(2, queued(run=2, at=50), sent(run=2, at=60)))
+    assert dict(database.rows("SELECT status, n FROM message_totals")) == {"queued": 2, "failed": 1, "sent": 1}
+    assert database.rows("SELECT status, n FROM message_counts WHERE n > 0") == [("sent", 1)]
+
+
+def test_a_row_is_completed_by_a_queued_event_that_comes_last(database: Database) -> None:
+    """The sender may be faster than the stream of the enqueueing process."""
+    database.apply(entry(1, sent(at=5)))
+    database.apply(entry(2, queued(at=1)))
+    columns = "status, recipient_email, recipient_name, template_name, subject, attempts"
+    assert database.rows(f"SELECT {columns} FROM message_logs") == [
+        ("sent", "user0@example.com", "User 0", "Reminder", "Hello", 1)
+    ]

@@ -1,0 +1,163 @@
+"""Every query that the API asks is answered by an index: no table is scanned, no large set is sorted."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from services.logger import blast_views, open_jobs, queries
+from services.logger.blast_rows import read_snapshot
+from services.logger.blast_views import BlastFilter
+from services.logger.counting import count_messages
+from services.logger.dashboard import show_dashboard
+from services.logger.filters import ApiFilter, MessageFilter, Page, Span, SystemFilter
+from services.logger.redelivery import RetryRequest, open_runs
+from services.logger.story import tell_story
+from services.logger.watch import Look
+from tests.unit.logger.database import START_MS, Database, accepted, begun, blast, entry, failed, queued, sent
+
+Ask = Callable[[sqlite3.Connection], Any]
+PAGE = Page(2)
+SPAN = Span(START_MS - 1000, START_MS + 100_000)
+
+# tables of a few rows (channels × statuses), and lists of ids that stand in the statement itself
+_SMALL = re.compile(r"SCAN (message_counts|message_totals|json_each)\b")
+# sorts a page of rows by id, or a handful of groups
+_SORTS_A_PAGE = re.compile(r"json_each|error_days")
+
+MESSAGES: dict[str, MessageFilter] = {
+    "nothing": MessageFilter(),
+    "status": MessageFilter(statuses=("sent", "failed")),
+    "channel": MessageFilter(channels=("email",)),
+    "status and channel": MessageFilter(statuses=("failed",), channels=("email",)),
+    "the beginning of an address": MessageFilter(recipient="user"),
+    "the beginning of a number": MessageFilter(recipient="6281"),
+    "blast": MessageFilter(blast="b"),
+    "blast, channel and status": MessageFilter(blast="b", channels=("email",), statuses=("failed",)),
+    "template": MessageFilter(template="reminder"),
+    "reference": MessageFilter(reference="order-1"),
+    "class of error": MessageFilter(error_class="permanent"),
+    "everything": MessageFilter(("failed",), ("email",), "user", "b", "reminder", "order-1", "permanent", SPAN),
+    "time": MessageFilter(span=SPAN),
+}
+
+
+@pytest.fixture
+def filled(database: Database) -> Database:
+    """A database in which each query finds something."""
+    database.apply(entry(1, accepted(blast(total=9, reference="order-1")), queued(range(9)), begun(), sent()))
+    database.apply(entry(2, *[failed(index) for index in range(1, 6)]))
+    return database
+
+
+def plans_of(connection: sqlite3.Connection, ask: Ask) -> dict[str, list[str]]:
+    """Run a query and return the plan of every statement that it made."""
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    try:
+        ask(connection)
+    finally:
+        connection.set_trace_callback(None)
+    asked = {one for one in statements if one.lstrip().upper().startswith(("SELECT", "DELETE", "UPDATE"))}
+    assert asked, "nothing was asked"
+    return {one: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {one}")] for one in asked}
+
+
+def check(connection: sqlite3.Connection, ask: Ask) -> None:
+    """Fail where a statement scans a table or sorts more than a page."""
+    for statement, plan in plans_of(connection, ask).items():
+        for step in plan:
+            is_walk = step.startswith("SCAN") and not _SMALL.match(step)
+            assert not is_walk or _is_bounded_walk(statement, step), f"{step}\n{statement}"
+            if "TEMP B-TREE" in step:
+                assert _SORTS_A_PAGE.search(statement), f"{step}\n{statement}"
+
+
+def _is_bounded_walk(statement: str, step: str) -> bool:
+    """The latest rows in the order of an index, at most so many."""
+    return "USING" in step and "LIMIT" in statement
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages_are_found_by_an_index(filled: Database, name: str) -> None:
+    """Whatever the filters, ids come from one index in their order, and rows by their ids."""
+    check(filled.connection, lambda connection: queries.find_messages(connection, MESSAGES[name], PAGE))
+    following = Page(2, 5)
+    check(filled.connection, lambda connection: queries.find_messages(connection, MESSAGES[name], following))
+    check(filled.connection, lambda connection: count_messages(connection, MESSAGES[name]))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        ApiFilter(),
+        ApiFilter(endpoint="/x"),
+        ApiFilter(status=404),
+        ApiFilter("/x", "GET", 404, SPAN),
+        ApiFilter(span=SPAN),
+    ],
+    ids=str,
+)
+def test_api_requests_are_found_by_an_index(filled: Database, wanted: ApiFilter) -> None:
+    """Endpoint, status, time, or nothing."""
+    check(filled.connection, lambda connection: queries.find_requests(connection, wanted, PAGE))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [SystemFilter(), SystemFilter(("error",)), SystemFilter((), "ingest"), SystemFilter(("error",), "ingest", SPAN)],
+    ids=str,
+)
+def test_system_events_are_found_by_an_index(filled: Database, wanted: SystemFilter) -> None:
+    """Level, service, time, or nothing."""
+    check(filled.connection, lambda connection: queries.find_system_events(connection, wanted, PAGE))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [BlastFilter(), BlastFilter("running"), BlastFilter("", "reminder"), BlastFilter("running", "reminder", "order-1")],
+    ids=str,
+)
+def test_blasts_are_found_by_an_index(filled: Database, wanted: BlastFilter) -> None:
+    """State, template, reference, or the latest."""
+    check(filled.connection, lambda connection: blast_views.list_blasts(connection, wanted, 2, ""))
+
+
+ASKED: dict[str, Ask] = {
+    "a message's story": lambda connection: tell_story(connection, "b:1:email"),
+    "a blast": lambda connection: blast_views.find_blast(connection, "b"),
+    "a snapshot": lambda connection: read_snapshot(connection, "b"),
+    "the dashboard": lambda connection: show_dashboard(connection, Look(), START_MS),
+    "open jobs": lambda connection: open_jobs.list_open(connection, START_MS + 1000, PAGE),
+    "dead letters of a blast": lambda connection: open_runs(connection, RetryRequest(blast_id="b"), START_MS),
+    "the dead letter of a job": lambda connection: open_runs(connection, RetryRequest(job_id="b:1:email"), START_MS),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_everything_else_is_found_by_an_index(filled: Database, name: str) -> None:
+    """What the dashboard, the doctor and a retry ask, the writing that a retry does included."""
+    check(filled.connection, ASKED[name])
+
+
+def test_writing_finds_its_rows_by_an_index(filled: Database) -> None:
+    """A batch that moves, completes and ends jobs scans nothing."""
+    batch = entry(7, queued((6, 7, 8), at=-5), begun(6), failed(6), sent(1, late=True))
+    check(filled.connection, lambda connection: filled.writer.apply(connection, [batch]))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT id FROM message_logs WHERE subject = 'x'",
+        "SELECT id FROM message_logs WHERE status = 'sent' ORDER BY subject",
+    ],
+)
+def test_the_check_sees_a_scan_and_a_sort(filled: Database, statement: str) -> None:
+    """A check that finds nothing wrong with a bad query would prove nothing."""
+    with pytest.raises(AssertionError, match="SCAN|TEMP B-TREE"):
+        check(filled.connection, lambda connection: connection.execute(statement).fetchall())
