@@ -23,8 +23,8 @@ _DEFERRED_ENHANCED = frozenset({"4.2.2", "4.3.1"})
 # "Daily user sending limit exceeded": https://support.google.com/a/answer/3726730
 _OUR_QUOTA = "5.4.5"
 _SLOW_DOWN = re.compile(
-    r"gr[ae]y-?\s?list|throttl|rate[ -]limit|too (?:many|quickly|fast|much mail)|at a rate|limit exceeded|"
-    r"quota exceeded|sending rate|connection rate",
+    r"gr[ae]y-?\s?list|throttl|rate[ -]limit|too (?:quickly|fast|much mail)|at a rate|limit exceeded|quota exceeded|"
+    r"too many (?:\w+ )?(?:messages|mails|emails|connections|requests)|sending rate|connection rate",
     re.IGNORECASE,
 )
 _WAIT = re.compile(r"(\d{1,6})\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?)\b", re.IGNORECASE)
