@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from services.ingest.keys import ApiKey, parse_key
-from shared.channels import EMAIL, WHATSAPP
+from shared.channels import CHANNELS, Channel
 from shared.settings import CommonSettings, EnvReader, Rate, read_common
 
 DEFAULT_PORT = 3000
@@ -74,11 +74,8 @@ def read_settings(env: Mapping[str, str]) -> IngestSettings:
         keys=_keys(reader),
         trusted_proxies=_networks(reader),
         rate_limit=reader.rate("KURIR_RATE_LIMIT", "1000/1m"),
-        configured_channels=_configured(env),
-        sender_urls={
-            EMAIL.name: _url(reader, "KURIR_EMAIL_SENDER_URL", "http://127.0.0.1:3010"),
-            WHATSAPP.name: _url(reader, "KURIR_WHATSAPP_SENDER_URL", "http://127.0.0.1:3020"),
-        },
+        configured_channels=frozenset(name for name, channel in CHANNELS.items() if channel.is_configured(env)),
+        sender_urls={name: _sender_url(reader, channel) for name, channel in CHANNELS.items()},
         logger_url=_url(reader, "KURIR_LOGGER_URL", "http://127.0.0.1:3030"),
         default_region=_region(reader),
         bulk_from=reader.integer("KURIR_BULK_FROM", 1000, minimum=1),
@@ -135,17 +132,9 @@ def _networks(reader: EnvReader) -> tuple[Network, ...]:
     return tuple(networks)
 
 
-def _configured(env: Mapping[str, str]) -> frozenset[str]:
-    """The channels that have a provider; the senders' own settings say how to reach it."""
-
-    def has(*names: str) -> bool:
-        return any(env.get(name, "").strip() or env.get(f"{name}_FILE", "").strip() for name in names)
-
-    channels = {
-        EMAIL.name: has("KURIR_SMTP_URL", "KURIR_SMTP_SERVERS"),
-        WHATSAPP.name: has("KURIR_QISCUS_APP_CODE"),
-    }
-    return frozenset(name for name, configured in channels.items() if configured)
+def _sender_url(reader: EnvReader, channel: Channel) -> str:
+    name = f"KURIR_{channel.service.upper()}_URL"
+    return _url(reader, name, f"http://127.0.0.1:{DEFAULT_PORT + channel.port_offset}")
 
 
 def _url(reader: EnvReader, name: str, default: str) -> str:

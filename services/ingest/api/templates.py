@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -14,22 +15,49 @@ from services.ingest.problems import ApiError, Problem, invalid
 from services.ingest.templates.checking import check_template
 from services.ingest.templates.requests import TemplateContent, TemplateRequest, template_of
 from shared.channels import CHANNELS
-from shared.templates import Template, Variable
+from shared.templates import Category, Template, VariableType, WhatsAppContent
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAX_BYTES = 1024 * 1024
 
 
+class VariableView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """A variable, whole: what is left out where a template is kept is told here."""
+
+    name: str
+    type: VariableType
+    required: bool
+    default: Any
+    example: Any
+    description: str
+
+
+class TemplateView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """A template in its current version, whole."""
+
+    id: str
+    name: str
+    version: int
+    type: str
+    category: Category
+    channels: list[str]
+    subject: str
+    html: str
+    text: str
+    variables: list[VariableView]
+    whatsapp: WhatsAppContent | None
+
+
 class TemplateAnswer(Answer, kw_only=True, frozen=True):
     """One template, in its current version."""
 
-    template: Template
+    template: TemplateView
 
 
 class TemplatesAnswer(Answer, kw_only=True, frozen=True):
     """All templates, by id."""
 
-    templates: list[Template]
+    templates: list[TemplateView]
 
 
 class Requirements(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
@@ -43,7 +71,7 @@ class Requirements(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     category: str
     channels: list[str]
     addresses: dict[str, str]
-    variables: list[Variable]
+    variables: list[VariableView]
     required: list[str]
     columns: list[str]
 
@@ -55,7 +83,7 @@ class RequirementsAnswer(Answer, kw_only=True, frozen=True):
 
 
 async def _list(call: Call) -> web.Response:
-    return answer(TemplatesAnswer(templates=await call.gateway.templates.every()))
+    return answer(TemplatesAnswer(templates=[_view(one) for one in await call.gateway.templates.every()]))
 
 
 async def _found(call: Call) -> Template:
@@ -67,7 +95,7 @@ async def _found(call: Call) -> Template:
 
 
 async def _show(call: Call) -> web.Response:
-    return answer(TemplateAnswer(template=await _found(call)))
+    return answer(TemplateAnswer(template=_view(await _found(call))))
 
 
 async def _create(call: Call) -> web.Response:
@@ -76,7 +104,7 @@ async def _create(call: Call) -> web.Response:
     created = await call.gateway.templates.create(template)
     if created is None:
         raise ApiError("TEMPLATE_EXISTS")
-    return answer(TemplateAnswer(template=created), 201, {"Location": f"/api/v1/templates/{created.id}"})
+    return answer(TemplateAnswer(template=_view(created)), 201, {"Location": f"/api/v1/templates/{created.id}"})
 
 
 async def _replace(call: Call) -> web.Response:
@@ -85,7 +113,7 @@ async def _replace(call: Call) -> web.Response:
     if not _ID.fullmatch(template_id):
         raise invalid([Problem("id", "INVALID_VALUE", "an id is letters, digits, dots, dashes and underscores")])
     template, is_new = await call.gateway.templates.replace(_checked(call, template_of(template_id, content)))
-    return answer(TemplateAnswer(template=template), 201 if is_new else 200)
+    return answer(TemplateAnswer(template=_view(template)), 201 if is_new else 200)
 
 
 async def _delete(call: Call) -> web.Response:
@@ -105,11 +133,16 @@ async def _requirements(call: Call) -> web.Response:
         category=template.category,
         channels=template.channels,
         addresses=addresses,
-        variables=template.variables,
+        variables=_view(template).variables,
         required=[one.name for one in template.variables if one.required and one.default is None],
         columns=["name", *addresses.values(), *names],
     )
     return answer(RequirementsAnswer(requirements=requirements))
+
+
+def _view(template: Template) -> TemplateView:
+    variables = [VariableView(**msgspec.structs.asdict(one)) for one in template.variables]
+    return TemplateView(**msgspec.structs.asdict(template) | {"variables": variables})
 
 
 def _checked(call: Call, template: Template) -> Template:

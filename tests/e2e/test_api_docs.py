@@ -1,0 +1,28 @@
+"""docs/api.md tells the truth: every command of its session is run, and every answer compared."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.e2e.api_session import PAGE, read_steps, run_steps, steady, written_codes
+from tests.e2e.conftest import MakeSystem
+
+
+def test_the_session_answers_as_the_page_says(make_system: MakeSystem, tmp_path: Path) -> None:
+    """On a fresh system, in one shell; only ids, times and durations may differ."""
+    for program in ("bash", "curl", "jq"):
+        assert shutil.which(program), f"{program} is needed to run docs/api.md"
+    steps = read_steps(PAGE.read_text("utf-8"))
+    assert len(steps) >= 40
+    system = make_system()
+    system.up()
+    answers = run_steps(steps, f"http://127.0.0.1:{system.port}", tmp_path)
+    for step, answer in zip(steps, answers, strict=True):
+        assert steady(answer) == steady(step.answer), step.command
+
+
+def test_the_table_of_codes_is_that_of_the_code() -> None:
+    """A code that is added, dropped or given another status shows here."""
+    text = PAGE.read_text("utf-8")
+    assert written_codes(text) == text
