@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A way to reach a recipient; `address_field` is the field of a recipient that it sends to."""
+    """A way to reach a recipient.
+
+    `address_field` is the field of a recipient that it sends to, `port_offset` where its sender's port lies from
+    ingest's. A provider counts as configured once any of `provider_variables` is set (its sender then says what is
+    missing); `sandboxed` tells whether the sandbox can stand in for it.
+    """
 
     name: str
     address_field: str
     port_offset: int
     service: str
+    provider_variables: tuple[str, ...]
+    sandboxed: bool = False
+
+    def is_configured(self, env: Mapping[str, str]) -> bool:
+        """Say whether the environment names a provider, by itself or in a file."""
+        names = (*self.provider_variables, *(f"{name}_FILE" for name in self.provider_variables))
+        return any(env.get(name, "").strip() for name in names)
 
 
-EMAIL = Channel("email", "email", 10, "email_sender")
-WHATSAPP = Channel("whatsapp", "phone", 20, "whatsapp_sender")
+EMAIL = Channel("email", "email", 10, "email_sender", ("KURIR_SMTP_URL", "KURIR_SMTP_SERVERS"), sandboxed=True)
+WHATSAPP = Channel(
+    "whatsapp",
+    "phone",
+    20,
+    "whatsapp_sender",
+    ("KURIR_QISCUS_APP_CODE", "KURIR_QISCUS_CHANNEL_ID", "KURIR_QISCUS_SECRET_KEY"),
+    sandboxed=True,
+)
 
 CHANNELS: dict[str, Channel] = {channel.name: channel for channel in (EMAIL, WHATSAPP)}

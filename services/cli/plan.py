@@ -31,12 +31,6 @@ _MADE_INTO_THE_REDIS_URL = (
     *("KURIR_REDIS_CA_FILE", "KURIR_REDIS_CA_FILE_FILE"),
 )
 
-# a provider counts as configured once any of these is set; its sender then says what is missing
-PROVIDER_VARIABLES = {
-    "email": ("KURIR_SMTP_URL", "KURIR_SMTP_SERVERS"),
-    "whatsapp": ("KURIR_QISCUS_APP_CODE", "KURIR_QISCUS_CHANNEL_ID", "KURIR_QISCUS_SECRET_KEY"),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
@@ -121,20 +115,16 @@ def make_plan(options: UpOptions, env: Mapping[str, str], server: ServerBinary |
 
 def _choose_providers(sandbox: bool | None, env: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Return the channels that the sandbox serves and those that nothing serves."""
-    missing = [name for name in CHANNELS if not is_configured(name, env)]
+    missing = [channel.name for channel in CHANNELS.values() if not channel.is_configured(env)]
+    served = [channel.name for channel in CHANNELS.values() if channel.sandboxed]
     if sandbox:
-        return list(CHANNELS), []
+        return served, [name for name in missing if name not in served]
     if sandbox is None:
-        return missing, []
+        return [name for name in missing if name in served], [name for name in missing if name not in served]
     if len(missing) == len(CHANNELS):
-        wanted = " or ".join(variables[0] for variables in PROVIDER_VARIABLES.values())
+        wanted = " or ".join(channel.provider_variables[0] for channel in CHANNELS.values())
         raise SettingsError([f"--no-sandbox, but no provider is configured: set {wanted}"])
     return [], missing
-
-
-def is_configured(channel: str, env: Mapping[str, str]) -> bool:
-    """Say whether the environment names a provider for the channel."""
-    return any(env.get(name) or env.get(f"{name}_FILE") for name in PROVIDER_VARIABLES[channel])
 
 
 def _ports(options: UpOptions, sandboxed: list[str], unconfigured: list[str]) -> dict[int, str]:
