@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 from services.logger.app import Logger, build_app
 from services.logger.blast_views import Pace
@@ -33,14 +35,14 @@ from shared.web import Health, serving
 log = get_logger()
 
 
-def run() -> None:
-    """Run the logger until it is told to stop."""
-    run_service("logger", main)
+def run() -> NoReturn:
+    """Run the logger until it is told to stop; leaves the process."""
+    run_service("logger", lambda stop: main(os.environ, stop))
 
 
-async def main(stop: Stop) -> None:
+async def main(env: Mapping[str, str], stop: Stop) -> None:
     """Run the logger; raises SettingsError where the environment cannot work."""
-    settings = read_settings(os.environ)
+    settings = read_settings(env)
     name = boot_name("logger", socket.gethostname())
     redis = connect(settings.common.redis_url)
     # reading events blocks, so it has connections of its own

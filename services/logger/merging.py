@@ -102,9 +102,7 @@ def merge(changes: Iterable[JobChange], known: Mapping[str, Known]) -> Merged:
             _begin(merged, change, blast_id, channel)
             old, began = "", change.created_ms // _MINUTE_MS
         else:
-            if row.template_name is None and (change.template_name or change.address):
-                _complete(merged, change, row)
-            elif rfc3339(change.created_ms) < row.created_at:
+            if not row.template_name or rfc3339(change.created_ms) < row.created_at:
                 _complete(merged, change, row)
             if change.rank <= row.rank:
                 _lag_behind(merged, change, row, blast_id, channel)
@@ -112,15 +110,11 @@ def merge(changes: Iterable[JobChange], known: Mapping[str, Known]) -> Merged:
             _go_on(merged, change, row)
             old, began = row.status, change.created_ms // _MINUTE_MS if change.run > row.run else 0
         status = change.status
-        ended = 0
-        if status in _TERMINAL and (status != old or began):
-            ended = change.at_ms // _MINUTE_MS
-            if status == "sent" and change.duration_ms:
-                merged.tally.minute(ended, channel)[DURATION] += change.duration_ms
         if status == "failed":
             _keep_letter(merged, change, change.run, blast_id, channel)
         elif old == "failed":
             merged.settled.append((change.job_id,))
+        ended = _end(merged.tally, change, channel) if status in _TERMINAL and (status != old or began) else 0
         move = (blast_id, channel, old, status, began, ended)
         moves[move] = moves.get(move, 0) + 1
     for move, n in moves.items():
@@ -158,6 +152,14 @@ def _lag_behind(merged: Merged, change: JobChange, row: Known, blast_id: str, ch
         merged.attempts.append((change.attempts, row.row_id))
     if row.status == "failed":
         _keep_letter(merged, change, row.run, blast_id, channel)
+
+
+def _end(tally: Tally, change: JobChange, channel: str) -> int:
+    """Return the minute in which a job ended, and note how long its sending took."""
+    minute = change.at_ms // _MINUTE_MS
+    if change.status == "sent" and change.duration_ms:
+        tally.minute(minute, channel)[DURATION] += change.duration_ms
+    return minute
 
 
 def _keep_letter(merged: Merged, change: JobChange, run: int, blast_id: str, channel: str) -> None:

@@ -51,10 +51,14 @@ class QueryTooSlowError(KurirError):
 
 
 class Store:
-    """The SQLite file; `open` before anything else. `path` must lie on a local disk."""
+    """The SQLite file; `open` before anything else. `path` must lie on a local disk.
 
-    def __init__(self, path: Path, readers: int = 3) -> None:
+    `busy_s` is how long a call waits for a lock that another program holds on the file.
+    """
+
+    def __init__(self, path: Path, readers: int = 3, busy_s: float = BUSY_TIMEOUT_S) -> None:
         self.path = path
+        self._busy_s = busy_s
         self.verified = False
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
         self._reading = ThreadPoolExecutor(readers, thread_name_prefix="db-reader")
@@ -145,7 +149,7 @@ class Store:
 
     def _verify(self, is_abandoned: Callable[[], bool]) -> list[str]:
         try:
-            with closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
+            with closing(sqlite3.connect(self.path, timeout=self._busy_s, isolation_level=None)) as connection:
                 connection.execute("PRAGMA query_only = ON")
                 connection.set_progress_handler(is_abandoned, 10_000)
                 found = _quick_check(connection)
@@ -156,7 +160,7 @@ class Store:
 
     def _connect_writer(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+            self.path, timeout=self._busy_s, isolation_level=None, check_same_thread=False, cached_statements=256
         )
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = -{_PAGE_CACHE_KIB}")
@@ -226,7 +230,7 @@ class Store:
             connection = sqlite3.connect(
                 f"{self.path.resolve().as_uri()}?mode=rw",
                 uri=True,
-                timeout=BUSY_TIMEOUT_S,
+                timeout=self._busy_s,
                 isolation_level=None,
                 check_same_thread=False,
             )

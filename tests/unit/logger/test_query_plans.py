@@ -159,5 +159,5 @@ def test_writing_finds_its_rows_by_an_index(filled: Database) -> None:
 )
 def test_the_check_sees_a_scan_and_a_sort(filled: Database, statement: str) -> None:
     """A check that finds nothing wrong with a bad query would prove nothing."""
-    with pytest.raises(AssertionError, match="SCAN|TEMP B-TREE"):
+    with pytest.raises(AssertionError, match=r"SCAN|TEMP B-TREE"):
         check(filled.connection, lambda connection: connection.execute(statement).fetchall())

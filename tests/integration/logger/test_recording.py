@@ -1,0 +1,141 @@
+"""Recording: nothing is lost and nothing counted twice while Redis, the disk or the file itself gives trouble."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from shared.errors import QueueUnavailableError
+from shared.events import Event
+from shared.queue.event_log import EventEntry, EventLog
+from tests.integration.logger.recording import STREAM, Recording
+from tests.servers import RedisServer, wait_for
+from tests.unit.logger.database import START_MS, begun, failed, queued, sent
+
+Record = Callable[..., Awaitable[Recording]]
+
+
+@pytest.fixture
+async def record(tmp_path: Path) -> AsyncIterator[Record]:
+    """Start a recorder on a server."""
+    made: list[Recording] = []
+
+    async def start(url: str, events: type[EventLog] = EventLog) -> Recording:
+        recording = Recording(url, tmp_path, events)
+        made.append(recording)
+        await recording.start()
+        return recording
+
+    yield start
+    for recording in made:
+        await recording.close()
+
+
+async def test_events_become_rows_and_leave_the_stream(redis_url: str, record: Record) -> None:
+    """What was written before the logger came and what comes later is read, written and acknowledged."""
+    recording = await record(redis_url)
+    await recording.add(queued(range(3)))
+    await wait_for(recording.is_drained)
+    await recording.add(begun(0), sent(0), failed(1))
+    await wait_for(lambda: recording.statuses() == {"queued": 1, "sent": 1, "failed": 1})
+    await wait_for(recording.is_drained)
+    assert recording.recorder.state.events == 4
+    assert recording.written[-1].ended_jobs == {"b": 2}
+
+
+async def test_a_batch_that_was_written_but_not_acknowledged_counts_once(valkey_url: str, record: Record) -> None:
+    """Cut off between commit and acknowledgement, the batch comes again and is found applied."""
+
+    class CutOff(EventLog):
+        cuts = 2
+
+        async def ack(self, entries: Sequence[EventEntry]) -> None:
+            if self.cuts:
+                self.cuts -= 1
+                raise QueueUnavailableError("cut off")
+            await super().ack(entries)
+
+    recording = await record(valkey_url, CutOff)
+    await recording.add(queued(range(5)))
+    await recording.add(sent(0))
+    await wait_for(recording.is_drained)
+    assert recording.statuses() == {"queued": 4, "sent": 1}
+    assert dict(recording.rows("SELECT status, n FROM message_totals")) == {"queued": 5, "sent": 1}
+    assert recording.recorder.state.repeated > 0
+
+
+async def test_a_restart_of_redis_loses_nothing(record: Record) -> None:
+    """The recorder says that Redis is away, and goes on by itself when it is back."""
+    server = RedisServer()
+    server.start()
+    try:
+        recording = await record(server.url)
+        await recording.add(queued(range(4)))
+        await wait_for(recording.is_drained)
+        server.kill()
+        await wait_for(lambda: "redis" in recording.health.reasons())
+        server.start()
+        await recording.add(sent(0))
+        await wait_for(lambda: recording.statuses() == {"queued": 3, "sent": 1})
+        await wait_for(lambda: recording.health.reasons() == {})
+    finally:
+        server.destroy()
+
+
+async def test_a_locked_file_is_waited_for(valkey_url: str, record: Record) -> None:
+    """While another program holds the file, health says so, failures are counted, and events wait in Redis."""
+    recording = await record(valkey_url)
+    with closing(sqlite3.connect(recording.store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await recording.add(queued(range(3)))
+        await wait_for(lambda: "database" in recording.health.reasons())
+        assert "locked" in recording.health.reasons()["database"]
+        assert recording.recorder.state.write_failures > 0
+        assert not await recording.is_drained()
+        other.execute("ROLLBACK")
+    await wait_for(recording.is_drained)
+    assert recording.statuses() == {"queued": 3}
+    assert recording.health.reasons() == {}
+
+
+async def test_a_full_disk_is_waited_for(valkey_url: str, record: Record) -> None:
+    """SQLite's "disk is full" loses nothing: once there is room, everything is written, once."""
+    recording = await record(valkey_url)
+    pages = await recording.store.maintain(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+    await recording.store.maintain(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+    for first in range(0, 2000, 500):
+        await recording.add(queued(range(first, first + 500)))
+    await wait_for(lambda: "full" in recording.health.reasons().get("database", ""))
+    await recording.store.maintain(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone())
+    await wait_for(recording.is_drained)
+    assert recording.statuses() == {"queued": 2000}
+    assert recording.rows("SELECT n FROM message_totals") == [(2000,)]
+
+
+async def test_an_event_that_cannot_be_applied_stops_no_other(valkey_url: str, record: Record) -> None:
+    """It is kept with what is wrong with it; those before and after it are written."""
+    recording = await record(valkey_url)
+    await recording.add(queued(range(2)))
+    beyond_any_calendar = START_MS * 1000
+    await recording.add(sent(0, at=beyond_any_calendar))
+    await recording.redis.xadd(STREAM, {"d": b"\xc1 no batch"})
+    await recording.add(sent(1))
+    await wait_for(recording.is_drained)
+    assert recording.statuses() == {"queued": 1, "sent": 1}
+    kept = recording.rows("SELECT error FROM undecodable_events ORDER BY id")
+    assert len(kept) == 2
+    assert recording.recorder.state.set_aside == 2
+
+
+async def test_what_waits_is_written_before_the_end(valkey_url: str, record: Record) -> None:
+    """A recorder that is told to stop reads and writes what is left in Redis first."""
+    recording = await record(valkey_url)
+    events: list[Event] = [queued(range(50)), *[sent(index) for index in range(50)]]
+    for event in events:
+        await recording.add(event)
+    await recording.close()
+    assert recording.statuses() == {"sent": 50}
