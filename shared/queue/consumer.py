@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import orjson
 from redis.asyncio import Redis
 
@@ -40,8 +41,7 @@ class BeginPolicy:
     concurrency: int = 5
 
 
-@dataclass(frozen=True, slots=True)
-class BeginRequest:
+class BeginRequest(msgspec.Struct, frozen=True):
     """A job to begin: its packed `processing` event, and the limit of its domain or recipient, if any.
 
     The limit's name holds no white space; `limit_gap_us` is between two starts, of which `limit_burst` may come at

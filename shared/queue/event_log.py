@@ -18,6 +18,7 @@ from shared.errors import DecodeError
 from shared.events import EventBatch, unpack_batch
 from shared.queue.connection import translated
 from shared.queue.keys import GATEWAY_EVENTS, LOGGER_GROUP, ChannelKeys
+from shared.queue.scripts import call_script
 
 CONSUMER = "writer"
 
@@ -79,13 +80,8 @@ class EventLog:
         return _entries(rows)
 
     async def _make_groups(self) -> None:
-        """Create the groups from the very start of each stream: `$` would lose what was added before."""
         for stream in self._streams:
-            try:
-                await self._redis.xgroup_create(stream, LOGGER_GROUP, id="0", mkstream=True)
-            except ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):
-                    raise
+            await call_script(self._redis, "listen", stream, (LOGGER_GROUP,))
 
     async def ack(self, entries: Sequence[EventEntry]) -> None:
         """Acknowledge and delete entries, once their effect is in the database. Safe to repeat."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -10,8 +9,7 @@ import msgspec
 from shared.jobs import Job, Status, pack_job
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """An entry of a stream that this sender has fetched.
 
     `deliveries` counts the attempts that this entry has seen, the one to come included; those before the entry
@@ -49,8 +47,7 @@ GrantKind = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """The answer to a begin.
 
     `after_us` is the wait before the start, or until a start may be free; `until_ms` is the booked start on the
@@ -79,8 +76,7 @@ def parse_grant(word: str) -> Grant:
     return Grant(word)  # type: ignore[arg-type]  # the closed set of begin.lua
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(msgspec.Struct, frozen=True):
     """One move of a held job, as `settle.lua` reads it; `event` is packed, empty for none."""
 
     kind: str

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from shared.events import Queued
-from shared.queue.leases import given_back, parked
+from shared.queue.leases import parked
 from tests.integration.queue.world import World, eventually
 
 
@@ -26,10 +26,8 @@ async def test_retry_is_due_exactly_after_its_delay(world: World) -> None:
     assert all(await sender.consumer.settle([parked(lease, b"", 1000) for lease in leases]))
     gaps: list[float] = []
     while len(gaps) < 40:
-        fetched = await sender.fetch(5)
+        fetched = await sender.fetch(100)
         gaps += [time.monotonic() - parked_at for lease in fetched if lease.attempt == 2]
-        if fetched:
-            assert all(await sender.consumer.settle([given_back(lease) for lease in fetched if lease.attempt == 1]))
     assert min(gaps) >= 0.998
     assert max(gaps) <= 1.25
 

@@ -51,10 +51,14 @@ class World:
 
     async def blast(self, count: int, lane: Lane = "normal", **changes: Any) -> Blast:
         """Accept a blast of `count` jobs on email, without enqueueing any."""
-        blast = Blast(f"b{next(_numbers)}", TEMPLATE, ["email"], lane, 0, {"email": count}, count)
-        blast = msgspec.structs.replace(blast, **changes)
+        blast = self.unknown_blast(count, lane, **changes)
         await self.blasts.create(blast)
         return blast
+
+    def unknown_blast(self, count: int, lane: Lane = "normal", **changes: Any) -> Blast:
+        """Make a blast of which Redis does not know."""
+        blast = Blast(f"b{next(_numbers)}", TEMPLATE, ["email"], lane, 0, {"email": count}, count)
+        return msgspec.structs.replace(blast, **changes)
 
     def jobs(self, blast: Blast, indexes: Sequence[int], **changes: Any) -> list[Job]:
         """Make jobs of a blast."""
@@ -203,7 +207,10 @@ class HandSender:
 
     async def obey(self, leases: Sequence[Lease]) -> list[str]:
         """Begin jobs and settle every refusal as the sending loop does; returns what was answered."""
-        grants = await self.begin(leases)
+        return await self.settle_refusals(leases, await self.begin(leases))
+
+    async def settle_refusals(self, leases: Sequence[Lease], grants: Sequence[Grant]) -> list[str]:
+        """Settle every refusal as the sending loop does; returns what was answered."""
         moves = [refusal_move(lease, grant, 0) for lease, grant in zip(leases, grants, strict=True)]
         refused = [move for move in moves if move is not None]
         if refused:

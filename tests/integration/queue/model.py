@@ -1,0 +1,400 @@
+"""A plain model of the queue, and a machine that drives both by the same random steps and compares them.
+
+The model knows of each job its status, its run, the attempts made and who holds it; it has no streams, no pending
+lists and no scripts. Time passes only by a step: delays are long, and `time_passes` makes everything due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+
+from shared.blasts import Blast
+from shared.events import Ended, Sent
+from shared.jobs import TERMINAL, Lane
+from shared.queue.consumer import BeginPolicy
+from shared.queue.leases import Lease
+from shared.queue.reaper import Reaper
+from shared.queue.timing import Timing
+from tests.integration.queue.world import HandSender, World, open_world
+
+ValueT = TypeVar("ValueT")
+AT_ONCE = replace(Timing(), looks_apart_ms=0, redis_up_ms=0, buffer_idle_ms=10**9, heartbeat_ttl_ms=10**9)
+LONG_MS = 60_000
+FAR_MS = 4_000_000_000_000
+POISON = 3
+
+
+@dataclass
+class ModelJob:
+    """What the model knows of a job; `holder` is "" or "<sender> buf|tx"."""
+
+    status: str = "queued"
+    run: int = 1
+    made: int = 0
+    deferred: bool = False
+    holder: str = ""
+    stalls: int = 0
+    expired: bool = False
+    marked: bool = False
+
+    def waits(self) -> None:
+        self.holder = ""
+        self.status = "retrying" if self.made or self.deferred else "queued"
+
+
+@dataclass
+class ModelBlast:
+    blast: Blast
+    jobs: dict[int, ModelJob] = field(default_factory=dict)
+    paused: bool = False
+    cancelled: bool = False
+    runs: int = 1
+
+    @property
+    def ended(self) -> bool:
+        return all(job.status in TERMINAL for job in self.jobs.values())
+
+    def counts(self) -> Counter[str]:
+        return Counter(job.status for job in self.jobs.values())
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Random steps on a real queue and on the model; `url` is set by the test."""
+
+    url = ""
+    blasts = Bundle("blasts")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.world: World = self.wait(self._open())
+        self.model: dict[str, ModelBlast] = {}
+        self.senders: list[HandSender] = [self.wait(self._sender()) for _ in range(2)]
+        self.held: dict[str, list[Lease]] = {}
+        self.lost: list[Lease] = []
+        self.paused = False
+        self.ends: Counter[tuple[str, int]] = Counter()
+
+    async def _open(self) -> World:
+        world = open_world(self.url, AT_ONCE)
+        await world.redis.flushall()
+        return world
+
+    async def _sender(self) -> HandSender:
+        return await self.world.sender(policy=BeginPolicy(concurrency=10_000))
+
+    def wait(self, step: Coroutine[Any, Any, ValueT]) -> ValueT:
+        return self.loop.run_until_complete(step)
+
+    def job_of(self, lease: Lease) -> ModelJob:
+        return self.model[lease.job.blast_id].jobs[lease.job.index]
+
+    def leases(self, sender: HandSender, kind: str) -> list[Lease]:
+        return [
+            lease for lease in self.held.get(sender.name, []) if self.job_of(lease).holder == f"{sender.name} {kind}"
+        ]
+
+    def settled(self, sender: HandSender, lease: Lease) -> None:
+        self.held[sender.name].remove(lease)
+
+    def end(self, lease: Lease, status: str) -> None:
+        job = self.job_of(lease)
+        job.status, job.holder, job.marked = status, "", False
+
+    # Steps
+
+    @rule(
+        target=blasts,
+        lane=st.sampled_from(["high", "normal", "bulk"]),
+        count=st.integers(1, 6),
+        large=st.booleans(),
+        scheduled=st.booleans(),
+        expired=st.booleans(),
+    )
+    def accept(self, lane: Lane, count: int, large: bool, scheduled: bool, expired: bool) -> str:
+        """Accept and enqueue a blast; each chunk twice, as if its reply had been lost."""
+        count += 100 if large and lane == "bulk" else 0
+        at_ms = FAR_MS if scheduled else 0
+        blast = self.wait(self.world.blast(count, lane, scheduled_at_ms=at_ms))
+        one = self.model[blast.blast_id] = ModelBlast(blast)
+        first = count // 2
+        for start, n in ((0, first), (0, first), (first, count - first), (first, count - first)):
+            if n:
+                self.wait(self.world.enqueue(blast, start, n, expires_at_ms=int(expired)))
+        one.jobs = {index: ModelJob(expired=expired) for index in range(count)}
+        return blast.blast_id
+
+    @rule(which=st.integers(0, 1), want=st.integers(1, 40))
+    def fetch(self, which: int, want: int) -> None:
+        """Whatever a fetch brings was waiting, is nobody else's, and knows its attempts."""
+        sender = self.senders[which]
+        leases = self.wait(sender.fetch(want))
+        assert not leases or not self.paused
+        for lease in leases:
+            job = self.job_of(lease)
+            assert job.status in {"queued", "retrying"} or lease.job.run < job.run, (lease, job)
+            assert not job.holder, (lease, job)
+            assert (lease.job.run, lease.attempt) == (job.run, job.made + 1), (lease, job)
+            job.holder = f"{sender.name} buf"
+            self.held.setdefault(sender.name, []).append(lease)
+
+    @rule(which=st.integers(0, 1), repeated=st.booleans())
+    def begin(self, which: int, repeated: bool) -> None:
+        """A begin grants what may be sent, refuses what may not (G3), and is answered again as before."""
+        sender = self.senders[which]
+        leases = self.leases(sender, "buf")
+        if not leases:
+            return
+        words = self._asked(sender, leases, repeated)
+        flying = len(self.leases(sender, "tx"))
+        for lease, word in zip(leases, words, strict=True):
+            flying = self._check_word(sender, lease, word, flying)
+
+    def _asked(self, sender: HandSender, leases: list[Lease], repeated: bool) -> list[str]:
+        if not repeated:
+            return self.wait(sender.obey(leases))
+        numbers = sender.consumer._begins
+        number, kept = numbers.next(), numbers.next
+        numbers.next = lambda: number  # type: ignore[method-assign]
+        grants, again = self.wait(sender.begin(leases)), self.wait(sender.begin(leases))
+        numbers.next = kept  # type: ignore[method-assign]
+        assert grants == again
+        return self.wait(sender.settle_refusals(leases, grants))
+
+    def _check_word(self, sender: HandSender, lease: Lease, word: str, flying: int) -> int:
+        job, blast = self.job_of(lease), self.model[lease.job.blast_id]
+        expected = self._expected(job, blast)
+        if word in {"granted", "alone", "wait"}:
+            assert not expected, (word, expected, lease, job)
+        else:
+            assert word == expected, (word, expected, lease, job)
+        if word == "wait":
+            assert flying, (lease, job)
+            return flying
+        if word in {"granted", "alone"}:
+            assert (word == "alone") == (job.stalls > 0)
+            job.status, job.holder = "processing", f"{sender.name} tx"
+            return flying + 1
+        self.settled(sender, lease)
+        if word in {"held", "paused"}:
+            job.holder = ""
+        else:
+            self.end(lease, {"poison": "failed"}.get(word, word))
+        return flying
+
+    def _expected(self, job: ModelJob, blast: ModelBlast) -> str:
+        """Say what must refuse the job, "" where nothing does."""
+        if self.paused:
+            return "held"
+        if blast.cancelled or job.marked:
+            return "cancelled"
+        if job.expired:
+            return "expired"
+        if job.stalls >= POISON:
+            return "poison"
+        return "paused" if blast.paused else ""
+
+    @rule(
+        which=st.integers(0, 1),
+        pick=st.integers(0, 1000),
+        move=st.sampled_from(["finish", "finish", "retry", "defer", "fail", "give_back"]),
+    )
+    def settle(self, which: int, pick: int, move: str) -> None:
+        """What is in flight finishes, fails, is put off or given back."""
+        sender = self.senders[which]
+        flying = self.leases(sender, "tx")
+        if not flying:
+            return
+        lease = flying[pick % len(flying)]
+        job = self.job_of(lease)
+        self.settled(sender, lease)
+        if move == "finish":
+            assert self.wait(sender.finish(lease)) == [True]
+            self.end(lease, "sent")
+        elif move == "fail":
+            assert self.wait(sender.fail(lease))
+            self.end(lease, "failed")
+        elif move == "retry":
+            assert self.wait(sender.retry(lease, LONG_MS))
+            job.made += 1
+            job.waits()
+        elif move == "defer":
+            assert self.wait(sender.defer(lease, LONG_MS))
+            job.deferred = True
+            job.waits()
+        else:
+            assert self.wait(sender.give_back(lease))
+            job.waits()
+
+    @rule(which=st.integers(0, 1))
+    def crash(self, which: int) -> None:
+        """A sender dies: what it buffered waits again untouched, what it was sending is uncertain (G2)."""
+        dead = self.senders[which]
+        self.senders[which] = self.wait(self._sender())
+        self.wait(self._bury(dead))
+        for lease in self.held.pop(dead.name, []):
+            job = self.job_of(lease)
+            if job.holder == f"{dead.name} tx":
+                job.made += 1
+                job.stalls += 1
+                self.lost.append(lease)
+            job.waits()
+
+    async def _bury(self, dead: HandSender) -> None:
+        await self.world.redis.delete(f"{{email}}:sender:{dead.name}")
+        reaper = Reaper(self.world.redis, "email", self.senders[0].name, AT_ONCE)
+        await reaper.look()
+
+    @precondition(lambda self: self.lost)
+    @rule(pick=st.integers(0, 1000), which=st.integers(0, 1))
+    def late(self, pick: int, which: int) -> None:
+        """An answer that comes after the lease was lost makes the job `sent`, once, if its run is still the last."""
+        lease = self.lost[pick % len(self.lost)]
+        job = self.job_of(lease)
+        counts = job.run == lease.job.run and job.status != "sent"
+        assert self.wait(self.senders[which].late(lease)) == counts, (lease, job)
+        if not counts:
+            return
+        job.status, job.holder, job.marked = "sent", "", False
+        for leases in self.held.values():
+            leases[:] = [one for one in leases if one.job_id != lease.job_id]
+
+    @rule(blast_id=blasts)
+    def pause(self, blast_id: str) -> None:
+        one = self.model[blast_id]
+        done = self.wait(self.world.control.pause_blast(blast_id, "wait"))
+        assert done == (not one.ended and not one.cancelled)
+        one.paused |= done
+
+    @rule(blast_id=blasts)
+    def resume(self, blast_id: str) -> None:
+        one = self.model[blast_id]
+        assert self.wait(self.world.control.resume_blast(blast_id)) == (not one.ended and not one.cancelled)
+        one.paused = False
+
+    @rule(blast_id=blasts)
+    def cancel(self, blast_id: str) -> None:
+        """Everything but what is being sent ends as cancelled."""
+        one = self.model[blast_id]
+        assert self.wait(self.world.control.cancel_blast(blast_id)) == (not one.ended)
+        if one.ended:
+            return
+        one.cancelled, one.paused = True, False
+        for index, job in one.jobs.items():
+            if job.status in {"queued", "retrying"}:
+                self._drop(f"{blast_id}:{index}:email")
+                job.status, job.holder = "cancelled", ""
+
+    @rule(blast_id=blasts, pick=st.integers(0, 1000))
+    def cancel_job(self, blast_id: str, pick: int) -> None:
+        """One job ends, or ends instead of its next attempt."""
+        one = self.model[blast_id]
+        index = pick % len(one.jobs)
+        job_id, job = f"{blast_id}:{index}:email", one.jobs[index]
+        answer = self.wait(self.world.control.cancel_job(job_id))
+        if job.status in TERMINAL:
+            assert answer == "unknown"
+        elif job.status == "processing":
+            assert answer == "processing"
+            job.marked = True
+        else:
+            assert answer == "cancelled"
+            self._drop(job_id)
+            job.status, job.holder = "cancelled", ""
+
+    def _drop(self, job_id: str) -> None:
+        for leases in self.held.values():
+            leases[:] = [lease for lease in leases if lease.job_id != job_id]
+
+    @rule(blast_id=blasts)
+    def again(self, blast_id: str) -> None:
+        """Dead letters are sent again as the next run."""
+        one = self.model[blast_id]
+        dead = [index for index, job in one.jobs.items() if job.status == "failed"]
+        if not dead or one.cancelled:
+            return
+        one.runs += 1
+        added = self.wait(self.world.again(one.blast, dead, one.runs))
+        assert added.added == len(dead)
+        for index in dead:
+            one.jobs[index] = ModelJob(run=one.runs)
+
+    @rule(paused=st.booleans())
+    def pause_channel(self, paused: bool) -> None:
+        control = self.world.control
+        self.wait(control.pause_channel("email", "stop") if paused else control.resume_channel("email"))
+        self.paused = paused
+
+    @rule()
+    def time_passes(self) -> None:
+        """Everything that waits for its time is due."""
+        self.wait(self._make_due())
+
+    async def _make_due(self) -> None:
+        redis: Any = self.world.redis
+        for key in ("{email}:parked", "{email}:later", "{email}:ring"):
+            members = await redis.zrange(key, 0, -1, withscores=True)
+            if members:
+                await redis.zadd(key, {member: min(score, 1.0) for member, score in members})
+
+    # What must always hold
+
+    @invariant()
+    def counts_agree(self) -> None:
+        """G4 after each step, against the model and against what stands in Redis."""
+        self.wait(self.world.check_balance())
+        for one in self.model.values():
+            self.wait(self._compare(one))
+
+    async def _compare(self, one: ModelBlast) -> None:
+        progress = await self.world.progress(one.blast)
+        found = Counter({name: count for name, count in progress.counts.items() if count})
+        found["queued"] += found.pop("scheduled", 0)
+        assert +found == one.counts(), (one, progress)
+        assert (progress.ended_at_ms > 0) == one.ended
+
+    def teardown(self) -> None:
+        """At the end everything is let go and must end: nothing is lost, nothing is begun twice at once."""
+        try:
+            self.pause_channel(paused=False)
+            for blast_id, one in self.model.items():
+                if one.paused:
+                    self.resume(blast_id)
+            for _ in range(200):
+                if all(one.ended for one in self.model.values()):
+                    break
+                self._serve_all()
+            self.counts_agree()
+            assert all(one.ended for one in self.model.values()), "jobs were lost"
+            self._check_events()
+        finally:
+            self.wait(self.world.redis.aclose())
+            self.loop.close()
+
+    def _serve_all(self) -> None:
+        self.time_passes()
+        for which in (0, 1):
+            self.fetch(which, 100)
+            self.begin(which, repeated=False)
+            while self.leases(self.senders[which], "tx"):
+                self.settle(which, 0, "finish")
+
+    def _check_events(self) -> None:
+        """Each run of each job was told to end once; a late answer tells its own."""
+        ends: Counter[tuple[str, int]] = Counter()
+        for event in self.wait(self.world.written()):
+            if isinstance(event, Ended) or (isinstance(event, Sent) and not event.late):
+                ends[event.job_id, event.run] += 1
+        assert not [key for key, count in ends.items() if count > 1]
+        late = {(lease.job_id, lease.job.run) for lease in self.lost}
+        for blast_id, one in self.model.items():
+            for index, job in one.jobs.items():
+                key = (f"{blast_id}:{index}:email", job.run)
+                assert ends[key] == 1 or key in late, key
