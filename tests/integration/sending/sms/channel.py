@@ -1,0 +1,62 @@
+"""How one text message is sent: a line to the centre's socket, and a line back."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.blasts import Blast
+from shared.errors import UnavailableError, UncertainError
+from shared.jobs import Job
+from shared.rendering import compile_template, job_values
+from shared.sending.provider import ProviderStatus, Receipt, RenderedMessage
+from tests.integration.sending.sms.replies import read_reply
+
+
+@dataclass(frozen=True, slots=True)
+class Sms(RenderedMessage):
+    """A text for a number."""
+
+    to: str
+    text: str
+
+
+class SmsChannel:
+    """Implements `Provider`."""
+
+    channel = "sms"
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    async def open(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+    def render(self, job: Job, blast: Blast) -> Sms:
+        rendered = compile_template(blast.template).render(job_values(blast, job))
+        return Sms(job.job_id, "", job.recipient.address, rendered.text)
+
+    async def send(self, message: Sms) -> Receipt:
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._socket)
+        except OSError as error:
+            raise UnavailableError(f"cannot connect: {error}", code="connect") from error
+        try:
+            async with asyncio.timeout(5.0):
+                writer.write(f"{message.to} {message.text}\n".encode())
+                line = (await reader.readline()).decode().strip()
+        except (OSError, TimeoutError) as error:
+            raise UncertainError(f"the answer was lost: {error}", code="lost") from error
+        finally:
+            writer.close()
+        return Receipt(read_reply(line), line)
+
+    def available(self) -> bool:
+        return True
+
+    async def status(self) -> ProviderStatus:
+        return ProviderStatus(reachable=self._socket.exists(), authenticated=True)
