@@ -88,12 +88,8 @@ class EventLog:
         by_stream: dict[str, list[str]] = {}
         for entry in entries:
             by_stream.setdefault(entry.stream, []).append(entry.entry_id)
-        with translated("ack events"):
-            async with self._redis.pipeline(transaction=True) as pipe:
-                for stream, ids in by_stream.items():
-                    pipe.xack(stream, LOGGER_GROUP, *ids)
-                    pipe.xdel(stream, *ids)
-                await pipe.execute()
+        for stream, ids in by_stream.items():
+            await call_script(self._redis, "written", stream, (LOGGER_GROUP, *ids))
 
     async def lag(self) -> int:
         """Return how many entries wait to be written."""

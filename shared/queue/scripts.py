@@ -41,7 +41,7 @@ def load_script(name: str) -> Script:
 
 
 async def call_script(redis: Redis, name: str, tag: str, args: Sequence[Argument]) -> Any:
-    """Run a script on the channel with this hash tag (`listen`: on the key of that name).
+    """Run a script on the channel with this hash tag (`listen` and `written`: on the stream of that name).
 
     Raises QueueUnavailableError (its outcome is then unknown) and, for the scripts that add work,
     QueueFullError. The answer's shape is told in the script's header, hence `Any`.
