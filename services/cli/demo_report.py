@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from services.cli.failures import reason_of
 from shared.channels import CHANNELS
 from shared.jobs import TERMINAL
 
@@ -64,18 +64,6 @@ def count_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, ChannelReport]:
         if row["attempts"] > 1:
             report.retried += 1
     return reports
-
-
-def reason_of(row: Mapping[str, Any]) -> str:
-    """Return why a message was not sent, in the provider's words; of a JSON answer, the error's message alone."""
-    words = str(row["error_message"] or row["status"])
-    if not words.startswith("{"):
-        return words
-    try:
-        error = json.loads(words).get("error")
-    except ValueError:  # cut, or no JSON after all
-        return words
-    return str(error.get("message") or words) if isinstance(error, dict) else words
 
 
 def find_mistakes(

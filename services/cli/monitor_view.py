@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from services.cli.failures import reason_of
 from services.cli.following import ended_of
 
 _SMOOTHING = 0.4
@@ -146,6 +147,6 @@ def _failures(look: Look) -> Table:
     table = Table("when", "message", "class", "what the provider said", title="Latest failures", expand=True)
     table.columns[1].no_wrap = True
     for row in look.failures:
-        words = Text(str(row.get("error_message") or ""), overflow="ellipsis", no_wrap=True)
+        words = Text(reason_of(row), overflow="ellipsis", no_wrap=True)
         table.add_row(str(row["updated_at"]), row["job_id"], str(row.get("error_class") or ""), words)
     return table

@@ -15,6 +15,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: start; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
 td { overflow-wrap: anywhere; }
+td:nth-child(1), td:nth-child(2), td:last-child { white-space: nowrap; }
 small { color: #666; }
 """
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()

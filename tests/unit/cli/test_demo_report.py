@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from services.cli.demo_report import Expected, count_rows, find_mistakes, read_expected, reason_of
+from services.cli.demo_report import Expected, count_rows, find_mistakes, read_expected
+from services.cli.failures import reason_of
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "recipients.csv"
 _EXPECTED = {"email": Expected(3, 1), "whatsapp": Expected(0, 0)}
