@@ -1,0 +1,204 @@
+"""The logger's HTTP: logs, exports, stories, blasts, the dashboard, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from shared.blasts import unpack_blast
+from shared.events import ApiRequest, Event, Retrying, SystemEvent
+from shared.queue.connection import connect
+from shared.queue.event_log import EventLog
+from shared.queue.producer import Producer
+from tests.integration.logger.service import LoggerProcess
+from tests.servers import RedisServer, wait_for
+from tests.unit.logger.database import START_MS, accepted, begun, blast, failed, queued, sent
+
+BLAST = blast(total=120, reference="march", metadata={"team": "billing"})
+
+
+def _events() -> list[Event]:
+    retrying = Retrying(START_MS + 5, "b:1:email", 1, 1, "transient", "451 4.3.0", "451 try later", 3, START_MS + 2005)
+    return [
+        accepted(BLAST),
+        queued(range(120)),
+        *[sent(index, at=10 + index) for index in range(100) if index != 1],
+        retrying,
+        sent(1, attempt=2, at=3000),
+        *[failed(index, at=10 + index) for index in range(100, 110)],
+        begun(110),
+        ApiRequest(START_MS, "/api/messages/blast", "POST", "127.0.0.1", "{}", 202, 12),
+        ApiRequest(START_MS + 1, "/api/nothing", "GET", "127.0.0.1", "", 404, 1, "not found"),
+        SystemEvent(START_MS, "error", "the provider refused us", "email_sender", {"code": "535"}),
+        SystemEvent(START_MS, "warning", "slow", "ingest"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def told(logger: LoggerProcess, own_redis: RedisServer) -> LoggerProcess:
+    """A logger that has written a blast's story."""
+
+    async def tell() -> None:
+        redis = connect(own_redis.url)
+        try:
+            await Producer(redis, "teller").emit(*_events())
+            await wait_for(lambda: _is_drained(EventLog(redis)), what="everything written")
+        finally:
+            await redis.aclose()
+
+    asyncio.run(tell())
+    return logger
+
+
+async def _is_drained(events: EventLog) -> bool:
+    return await events.lag() == 0
+
+
+def _every(logger: LoggerProcess, path: str) -> list[dict[str, Any]]:
+    """Follow the cursors to the end."""
+    rows: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        status, body = logger.get(f"{path}{'&' if '?' in path else '?'}cursor={cursor}")
+        assert status == 200, body
+        rows += body["logs"]
+        cursor = body["nextCursor"]
+        if not cursor:
+            return rows
+
+
+def test_pages_follow_one_another_without_gap_or_repetition(told: LoggerProcess) -> None:
+    """The latest first, 50 at a time, until nextCursor is null."""
+    status, body = told.get("/api/logs/messages")
+    assert (status, len(body["logs"]), body["success"]) == (200, 50, True)
+    ids = [row["id"] for row in _every(told, "/api/logs/messages?limit=7")]
+    assert ids == sorted(ids, reverse=True)
+    assert len(ids) == len(set(ids)) == 120
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("status=failed", 10),
+        ("status=failed,processing", 11),
+        ("channel=whatsapp", 0),
+        ("recipient=user1@example.com", 1),
+        ("recipient=user1", 31),
+        ("blast=b&status=sent", 100),
+        ("reference=march&status=failed", 10),
+        ("template=reminder&error_class=permanent", 10),
+        ("from=2026-09-21T00:00:00Z&to=2026-09-22T00:00:00%2B07:00", 120),
+        ("to=2026-09-01T00:00:00Z", 0),
+        ("from=2027-01-01T00:00:00Z", 0),
+    ],
+)
+def test_filters_find_what_they_say(told: LoggerProcess, query: str, count: int) -> None:
+    """Each filter, and some together; stats with the same filters count the same."""
+    assert len(_every(told, f"/api/logs/messages?{query}&limit=9")) == count
+    stats = told.get(f"/api/logs/messages/stats?{query}")[1]["stats"]
+    assert (stats["total"], stats["complete"]) == (count, True)
+
+
+def test_stats_count_by_status_and_channel(told: LoggerProcess) -> None:
+    """In all and by channel."""
+    stats = told.get("/api/logs/messages/stats")[1]["stats"]
+    expected = {"total": 120, "sent": 100, "failed": 10, "processing": 1, "queued": 9}
+    assert {name: stats[name] for name in expected} == expected
+    assert {name: stats["channels"]["email"][name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/api/logs/messages?limit=0", "INVALID_QUERY"),
+        ("/api/logs/messages?limit=1001", "INVALID_QUERY"),
+        ("/api/logs/messages?status=delivered", "INVALID_QUERY"),
+        ("/api/logs/messages?from=yesterday", "INVALID_QUERY"),
+        ("/api/logs/messages?format=xml", "INVALID_QUERY"),
+        ("/api/logs/messages?cursor=%00x", "INVALID_CURSOR"),
+        ("/api/logs/messages?cursor=eyJhZnRlciI6LTF9", "INVALID_CURSOR"),
+        ("/api/logs/system?level=loud", "INVALID_QUERY"),
+        ("/api/logs/api?status=ok", "INVALID_QUERY"),
+        ("/api/blasts?state=gone", "INVALID_QUERY"),
+        ("/api/blasts?cursor=W10", "INVALID_CURSOR"),
+    ],
+)
+def test_a_bad_parameter_is_refused_in_the_form_of_the_api(told: LoggerProcess, path: str, code: str) -> None:
+    """400 with a code and a message, whatever is wrong."""
+    status, body = told.get(path)
+    assert (status, body["success"], body["code"]) == (400, False, code)
+    assert body["message"]
+
+
+def test_exports_hold_every_row(told: LoggerProcess) -> None:
+    """CSV has a header row, NDJSON an object a line; filters hold for both."""
+    table = list(csv.DictReader(io.StringIO(told.get("/api/logs/messages?format=csv&status=failed")[1])))
+    assert [row["error_message"] for row in table] == ["no such user"] * 10
+    lines = told.get("/api/logs/messages?format=ndjson")[1].splitlines()
+    assert len({json.loads(line)["job_id"] for line in lines}) == 120
+
+
+def test_a_story_has_each_attempt_with_the_providers_words(told: LoggerProcess) -> None:
+    """The row, the failed attempt in the provider's own words, and the one that was accepted."""
+    message = told.get("/api/messages/b:1:email")[1]["message"]
+    assert (message["status"], message["attempts_made"]) == ("sent", 2)
+    assert [(one["attempt"], one["outcome"], one["errorMessage"]) for one in message["attempts"]] == [
+        (1, "retrying", "451 try later"),
+        (2, "sent", None),
+    ]
+    assert [event["event"] for event in message["timeline"]] == ["queued", "retrying", "sent"]
+    assert told.get("/api/messages/b:999:email")[1]["code"] == "JOB_NOT_FOUND"
+
+
+def test_a_blast_has_its_counts_and_its_snapshot(told: LoggerProcess) -> None:
+    """What ingest shows once Redis has let the blast go."""
+    status, body = told.get("/api/blasts/b")
+    shown = body["blast"]
+    assert (status, shown["state"], shown["totalMessages"], shown["reference"]) == (200, "running", 120, "march")
+    assert shown["channels"]["email"]["counts"] == {"sent": 100, "failed": 10, "processing": 1, "queued": 9}
+    assert shown["metadata"] == {"team": "billing"}
+    assert unpack_blast(told.get("/internal/blasts/b/snapshot")[1]) == BLAST
+    assert [one["blastId"] for one in told.get("/api/blasts?reference=march&state=running")[1]["blasts"]] == ["b"]
+    assert told.get("/api/blasts/none")[0] == told.get("/internal/blasts/none/snapshot")[0] == 404
+
+
+def test_requests_and_system_events_are_listed(told: LoggerProcess) -> None:
+    """By status, by endpoint, by level, by service."""
+    assert [row["response_status"] for row in _every(told, "/api/logs/api")] == [404, 202]
+    assert [row["endpoint"] for row in _every(told, "/api/logs/api?status=404")] == ["/api/nothing"]
+    (row,) = _every(told, "/api/logs/system?level=error")
+    assert (row["service"], json.loads(row["metadata"])) == ("email_sender", {"code": "535"})
+    assert len(_every(told, "/api/logs/system?service=ingest")) == 1
+
+
+def test_open_jobs_are_those_without_an_end(told: LoggerProcess) -> None:
+    """The doctor sees queued and processing jobs that have been so for long enough."""
+    body = told.get("/internal/open-jobs?olderThanSeconds=0&limit=1000")[1]
+    assert {job["status"] for job in body["jobs"]} == {"queued", "processing"}
+    assert len(body["jobs"]) == 10
+    assert told.get("/internal/open-jobs?olderThanSeconds=99999999")[1]["jobs"] == []
+
+
+def test_the_dashboard_has_everything_for_one_look(told: LoggerProcess) -> None:
+    """Queues, totals, rates, throughput, response times, failures, blasts, sizes, load."""
+    shown = told.get("/api/dashboard")[1]["dashboard"]
+    assert shown["totals"]["channels"].keys() <= {"email", "whatsapp"}
+    assert set(shown["queues"]) == {"email", "whatsapp"}
+    assert [one["errorClass"] for one in shown["recentFailures"]] == ["permanent"] * 10
+    assert shown["blasts"][0]["blastId"] == "b"
+    assert shown["redis"]["up"]
+    assert shown["database"]["sizeBytes"] > 0
+    assert shown["system"]["loggerMemoryBytes"] > 0
+
+
+def test_a_web_page_cannot_make_the_logger_write(told: LoggerProcess) -> None:
+    """A browser sends forms and text to this machine unasked, and other names that lead here: both are refused."""
+    plain = told.call("/internal/backup", b'{"path": "/tmp/x"}', {"Content-Type": "text/plain"})
+    assert (plain[0], plain[1]["code"]) == (400, "INVALID_QUERY")
+    foreign = told.call("/api/logs/messages", None, {"Host": "evil.example:80"})
+    assert (foreign[0], foreign[1]["code"]) == (403, "FORBIDDEN")
