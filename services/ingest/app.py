@@ -18,7 +18,9 @@ def build_app(gateway: Gateway, operations: Iterable[Operation]) -> web.Applicat
     """Build the application of one ingest process."""
     table = {(operation.method, path): operation for operation in operations for path in paths_of(operation)}
     # the bodies' own limits hold; aiohttp's would come before them with an answer of another form
-    app = web.Application(middlewares=[Entrance(gateway, table).middleware()], client_max_size=0)
+    entrance = Entrance(gateway, table)
+    app = web.Application(middlewares=[entrance.middleware()], client_max_size=0)
+    app.on_response_prepare.append(entrance.dress)
     for method, path in table:
         app.router.add_route(method, path, _unreachable)
         if method == "GET":

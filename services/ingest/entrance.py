@@ -26,12 +26,13 @@ from shared.events import ApiRequest
 from shared.logs import get_logger
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_HEADERS = "kurir_headers"
 _UNLOGGED = frozenset({"/health", "/metrics"})
+_POLICY = "default-src 'none'; frame-ancestors 'none'"
 _SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
     "Server": "kurir",
@@ -61,14 +62,14 @@ class Entrance:
         call = self._call(request)
         route, operation = self._route(request)
         with structlog.contextvars.bound_contextvars(request_id=call.request_id):
-            headers: dict[str, str] = {}
+            headers = {"X-Request-Id": call.request_id}
+            request[_HEADERS] = headers
             error = ""
             try:
                 response = await self._serve(call, operation, handler, headers)
             except ApiError as raised:
                 response = error_answer(raised)
                 error = f"{raised.code}: {raised.message}"
-            self._dress(response, call, headers)
             self._record(call, route, response.status, self._gateway.clock.monotonic() - began, error)
             return response
 
@@ -149,13 +150,11 @@ class Entrance:
         if not allowance.allowed:
             raise ApiError("RATE_LIMITED", f"more than {allowance.limit} requests; wait {allowance.retry_s} s")
 
-    def _dress(self, response: web.StreamResponse, call: Call, headers: Mapping[str, str]) -> None:
-        if response.prepared:
-            return
-        for name, value in _SECURITY.items():
-            response.headers.setdefault(name, value)
-        response.headers.update(headers)
-        response.headers["X-Request-Id"] = call.request_id
+    async def dress(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Put the headers on every answer, also one that is streamed; a signal of aiohttp before its head goes out."""
+        response.headers.setdefault("Content-Security-Policy", _POLICY)  # pages bring their own
+        response.headers.update(_SECURITY)
+        response.headers.update(request.get(_HEADERS, {}))
 
     def _record(self, call: Call, route: str, status: int, seconds: float, error: str) -> None:
         request = call.request

@@ -46,14 +46,16 @@ class Enqueueing:
         self._blast = blast
         self._marketing = blast.template.category == "marketing"
 
-    async def run(self, blocks: Iterable[list[Accepted]], dropped: set[int]) -> None:
+    async def run(self, blocks: Iterable[list[Accepted]], dropped: set[int], *, fresh: bool = False) -> None:
         """Enqueue everything that is not queued yet; `dropped` are positions that repeat an address.
+
+        A `fresh` blast was created by this very request, so nothing of it can be queued yet.
 
         Returns when Redis has answered for every chunk, or when the blast was found cancelled. Raises
         QueueUnavailableError and QueueFullError when they last.
         """
         lines = [
-            _Line(channel, await self._queue.blasts.watermark(self._blast.blast_id, channel))
+            _Line(channel, 0 if fresh else await self._queue.blasts.watermark(self._blast.blast_id, channel))
             for channel in self._blast.channels
         ]
         try:

@@ -103,10 +103,11 @@ class Submission:
             if terms.head.dry_run:
                 return Receipt(_encoder.encode(_answer(first, totals)), 200)
             blast = prior or self._blast(terms, totals, lane, claim)
+            fresh = False
             if prior is None:
                 await self._check_room(totals)
-                await self._create(blast)
-            await self._enqueue(blast, first)
+                fresh = await self._create(blast)
+            await self._enqueue(blast, first, fresh=fresh)
             await self._check_whole(blast, claim)
             body = _encoder.encode(_answer(first, totals, blast, self._job_ids(blast, first)))
             if claim is not None:
@@ -182,13 +183,14 @@ class Submission:
             if total:
                 await self._gateway.queue.producer.check_room(channel, total)
 
-    async def _create(self, blast: Blast) -> None:
+    async def _create(self, blast: Blast) -> bool:
+        """Keep the snapshot; False if another life of this request had kept it before."""
         await self._gateway.records.open_blasts.open(blast.blast_id, blast.created_at_ms)
-        await self._gateway.queue.blasts.create(blast)
+        return await self._gateway.queue.blasts.create(blast)
 
-    async def _enqueue(self, blast: Blast, first: FirstPass) -> None:
-        queue = self._gateway.queue
-        await Enqueueing(queue, self._gateway.clock, blast).run(first.spool.blocks(), first.dropped)
+    async def _enqueue(self, blast: Blast, first: FirstPass, *, fresh: bool) -> None:
+        enqueueing = Enqueueing(self._gateway.queue, self._gateway.clock, blast)
+        await enqueueing.run(first.spool.blocks(), first.dropped, fresh=fresh)
         await self._gateway.records.open_blasts.close(blast.blast_id)
 
     async def _check_whole(self, blast: Blast, claim: Claim | None) -> None:

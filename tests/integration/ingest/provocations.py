@@ -257,9 +257,11 @@ async def _too_slow(at: Setting) -> Reply:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST {BLAST} HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
     writer.write(f"{head}\r\n".encode())
-    said, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+    said = (await reader.readuntil(b"\r\n\r\n")).decode()
+    length = next(line for line in said.splitlines() if line.startswith("Content-Length"))
+    body = await reader.readexactly(int(length.split()[1]))
     writer.close()
-    return Reply(int(said.split()[1]), {}, body)
+    return Reply(int(said.split()[1]), {}, body.decode())
 
 
 @provokes("CHANNEL_NOT_CONFIGURED")

@@ -165,6 +165,8 @@ async def test_logs_are_passed_on_whole(api: Api, peers: Peers) -> None:
     peers.answers["GET /api/logs/messages"] = (200, {"success": True, "logs": ["x" * 1000] * 3000})
     reply = await api.get("/api/v1/logs/messages?status=sent&limit=1000")
     assert len(reply.body["logs"]) == 3000
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert reply.headers["X-Request-Id"]
     assert ("GET /api/logs/messages", "status=sent&limit=1000", b"") in peers.asked
 
 
