@@ -1,0 +1,133 @@
+"""The Kubernetes files: valid to Kubernetes' own schemas and to KEDA's, and true to the code."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+
+from shared.settings import parse_seconds
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "deploy" / "kubernetes"
+# nothing here is younger than 1.21 or about to go, so the newest stands for all
+VERSION = "1.37"
+
+
+def _documents() -> Iterator[dict[str, Any]]:
+    kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    for name in kustomization["resources"]:
+        yield from (document for document in yaml.safe_load_all((FOLDER / name).read_text()) if document)
+
+
+DOCUMENTS = list(_documents())
+OWN = [document for document in DOCUMENTS if not document["apiVersion"].startswith("keda.sh")]
+SCALED = [document for document in DOCUMENTS if document["apiVersion"].startswith("keda.sh")]
+WORKLOADS = [document for document in DOCUMENTS if document["kind"] in {"Deployment", "StatefulSet"}]
+
+
+def _name(document: dict[str, Any]) -> str:
+    return f"{document['kind']}-{document['metadata']['name']}"
+
+
+def test_resources_are_valid() -> None:
+    """Strictly: a field that Kubernetes does not know would be dropped by it without a word."""
+    for document in OWN:
+        kubernetes_validate.validate(document, VERSION, strict=True)
+
+
+def test_the_validator_knows_a_mistake() -> None:
+    """A misspelt field fails, so that the test above can."""
+    broken = json.loads(json.dumps(WORKLOADS[0]))
+    broken["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, VERSION, strict=True)
+
+
+@cache
+def _keda_schema() -> dict[str, Any]:
+    """The schema of KEDA's CRD, closed: like Kubernetes, its models drop fields they do not know."""
+    schema = ScaledObject.model_json_schema()
+    for part in (schema, *schema["$defs"].values()):
+        if "properties" in part:
+            part["additionalProperties"] = False
+    return schema
+
+
+@pytest.mark.parametrize("document", SCALED, ids=_name)
+def test_scaled_objects_are_valid(document: dict[str, Any]) -> None:
+    """Each is what KEDA's CRD allows, and no field is unknown to it."""
+    schema = _keda_schema()
+    jsonschema.validate(document, schema)
+    broken = {**document, "spec": {**document["spec"], "minReplicas": 1}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, schema)
+
+
+def test_scaled_objects_ask_for_metrics_that_exist() -> None:
+    """They read `kurir_queue_waiting` of the channel whose sender they scale."""
+    for document in SCALED:
+        (trigger,) = document["spec"]["triggers"]
+        channel = document["spec"]["scaleTargetRef"]["name"].removesuffix("-sender")
+        assert trigger["metadata"]["query"] == f'sum(kurir_queue_waiting{{channel="{channel}"}})'
+    assert "kurir_queue_waiting" in (ROOT / "services" / "logger" / "metrics.py").read_text()
+
+
+def test_names_that_refer_to_others_are_right() -> None:
+    """Selectors, scale targets, config maps and volumes name what is there."""
+    names = {document["metadata"]["name"] for document in WORKLOADS}
+    assert {document["spec"]["scaleTargetRef"]["name"] for document in SCALED} <= names
+    for document in DOCUMENTS:
+        if document["kind"] in {"Service", "PodDisruptionBudget"}:
+            selector = document["spec"]["selector"]
+            assert (selector.get("matchLabels") or selector)["app.kubernetes.io/name"] in names, _name(document)
+    for document in WORKLOADS:
+        pod = document["spec"]["template"]["spec"]
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        volumes |= {claim["metadata"]["name"] for claim in document["spec"].get("volumeClaimTemplates", [])}
+        for container in pod["containers"] + pod["initContainers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes, _name(document)
+
+
+@pytest.mark.parametrize("document", WORKLOADS, ids=_name)
+def test_secrets_that_are_read_are_mounted(document: dict[str, Any]) -> None:
+    """Each service finds the file of each secret that it needs, and no other's."""
+    pod = document["spec"]["template"]["spec"]
+    settings = dict(line.split("=", 1) for line in (FOLDER / "settings.env").read_text().splitlines())
+    (container,) = pod["containers"]
+    settings |= {variable["name"]: variable["value"] for variable in container["env"]}
+    (mounted,) = [volume["secret"]["items"] for volume in pod["volumes"] if "secret" in volume]
+    paths = {f"/run/secrets/kurir/{item['path']}" for item in mounted}
+    assert settings["KURIR_REDIS_URL_FILE"] in paths
+    needed = {"ingest": "KURIR_API_KEYS_FILE", "email-sender": "KURIR_SMTP_URL_FILE", "logger": "KURIR_SECRET_FILE"}
+    needed["whatsapp-sender"] = "KURIR_QISCUS_SECRET_KEY_FILE"
+    assert settings[needed[document["metadata"]["name"]]] in paths
+    assert len(paths) <= 3
+
+
+@pytest.mark.parametrize("document", WORKLOADS, ids=_name)
+def test_pods_are_locked_and_stop_in_time(document: dict[str, Any]) -> None:
+    """As in the compose file: no root, nothing to write but volumes, and longer to stop than the service takes."""
+    pod = document["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    for container in pod["containers"] + pod["initContainers"]:
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert container["resources"]["limits"]["memory"]
+    if document["metadata"]["name"].endswith("-sender"):
+        (grace,) = re.findall(r"^KURIR_GRACE=(.*)$", (FOLDER / "settings.env").read_text(), re.MULTILINE)
+        assert pod["terminationGracePeriodSeconds"] > parse_seconds(grace)
+
+
+def test_no_secret_is_among_the_files() -> None:
+    """They come from the cluster's operator alone."""
+    assert not [document for document in DOCUMENTS if document["kind"] == "Secret"]
+    assert "secretGenerator" not in yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
