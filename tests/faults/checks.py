@@ -15,10 +15,11 @@ _MOST_SHOWN = 20
 
 @dataclass
 class Checks:
-    """What one test checked: counts by guarantee, and each violation in words."""
+    """What one test checked: counts by guarantee, each violation in words, and what helps to understand it."""
 
     done: Counter[str] = field(default_factory=Counter)
     violations: list[tuple[str, str]] = field(default_factory=list)
+    stories: list[str] = field(default_factory=list)
 
     def that(self, guarantee: str, holds: bool, said: str) -> bool:
         """Count one check; where it does not hold, note what was seen. Returns whether it holds."""
@@ -45,4 +46,4 @@ class Checks:
         """Say every violation, a line each."""
         lines = [f"{guarantee}: {said}" for guarantee, said in self.violations[:_MOST_SHOWN]]
         more = len(self.violations) - _MOST_SHOWN
-        return "\n".join([*lines, *([f"… and {more} more"] if more > 0 else [])])
+        return "\n".join([*lines, *([f"… and {more} more"] if more > 0 else []), *self.stories])

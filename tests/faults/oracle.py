@@ -25,6 +25,9 @@ _UNSENT = frozenset({"cancelled", "expired", "suppressed"})
 _MAYBE_DELIVERED = frozenset({"uncertain", "poison"})
 _SETTLE_S = 30.0
 _POLL_S = 0.05
+_MOST_STORIES = 3
+_MOST_LINES = 60
+_TELLING = ("sender_reaped", "lease_lapsed", "entries_without_task", "sender_starts", "grace_over", "left_unsettled")
 
 
 @dataclass
@@ -126,11 +129,19 @@ class Oracle:
                 doubled.append(f"{job_id} × {len(taken)}, {self.allowed[job_id]} more allowed")
             if len({one.message_id for one in taken}) > 1:
                 renamed.append(job_id)
+        for told in [*doubled, *lost, *wrong][:_MOST_STORIES]:
+            self.checks.stories += self._story(told.split()[0], delivered)
         self.checks.none("G1", lost, len(rows), "jobs said to be sent that no provider took")
         self.checks.none("G1", wrong, len(rows), "jobs said to have failed that the provider took")
         self.checks.none("G2", doubled, len(rows), "jobs delivered more often than they may")
         self.checks.none("G2", renamed, len(rows), "jobs delivered under two Message-IDs")
         self.checks.none("G3", begun, len(rows), "jobs sent after their end")
+
+    def _story(self, job_id: str, delivered: dict[str, list[Delivery]]) -> list[str]:
+        """Tell what the provider took and every service logged about a job."""
+        lines = self.world.log_folder.joinpath("combined.log").read_text().splitlines()
+        about = [line for line in lines if job_id in line or any(word in line for word in _TELLING)]
+        return [f"--- {job_id}", *map(str, delivered.get(job_id, [])), *about[-_MOST_LINES:]]
 
     async def _check_counts(self, posted: Posted, rows: Sequence[dict[str, Any]]) -> None:
         """The blast's own counts, kept in Redis, add up to its total and say what the log says."""

@@ -30,6 +30,7 @@ class Pair:
         self.in_data = False
         self.tail = b""
         self.recipients: list[str] = []
+        self.unanswered: list[str] = []
         self.losing = False
         self.held = False
 
@@ -236,8 +237,16 @@ class MailProxy(Proxy):
             await self._note_recipients(pair, seen.rpartition(b"\r\n.\r\n")[2])
         return data
 
+    def cut_all(self) -> None:
+        """Reset every connection; messages that were handed over and not answered yet lose their answers."""
+        for pair in self.pairs:
+            self.lost_answers.update(pair.unanswered)
+        super().cut_all()
+
     async def from_server(self, pair: Pair, data: bytes) -> bytes:
         """Keep answers back where they are to be lost."""
+        if not pair.answers_held:
+            pair.unanswered = []
         return b"" if pair.answers_held else data
 
     def _end_of_data(self, pair: Pair) -> None:
@@ -248,6 +257,8 @@ class MailProxy(Proxy):
             self.broken["hung after DATA"] += 1
             self.lost_answers.update(recipients)
             pair.answers_held = True
+        else:
+            pair.unanswered = recipients
 
     async def _note_recipients(self, pair: Pair, data: bytes) -> None:
         for match in _RECIPIENT.findall(data):

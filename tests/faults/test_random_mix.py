@@ -9,6 +9,7 @@ import asyncio
 import random
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 
@@ -20,6 +21,7 @@ from tests.faults.checks import Checks
 from tests.faults.client import Posted, people
 from tests.faults.form import Form
 from tests.faults.oracle import Oracle
+from tests.faults.proxies import MailProxy
 from tests.faults.world import Design, World, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -68,8 +70,9 @@ class Mix:
     async def commit(self) -> None:
         """Commit one fault, and heal it."""
         fault = self.random.choice(self._faults)
-        self.committed.append(getattr(fault, "__name__", "?"))
+        began = time.time()
         await fault()
+        self.committed.append(f"{began:.3f}-{time.time():.3f} {getattr(fault, '__name__', '?')}")
 
     async def kill_sender(self) -> None:
         name = self._sender()
@@ -157,16 +160,13 @@ class Mix:
         mail.hang_after_data = 3
         await asyncio.sleep(2)
         mail.heal()
-        lost = mail.lost_answers - before
-        jobs = [posted.job_of("email", address) for address in lost for posted in self._world.client.posted]
-        self._oracle.allow(job for job in jobs if job)
+        self._allow_lost(mail, before)
 
     async def refuse_mail(self) -> None:
         mail = self._world.mails[self._sender()]
-        taken = {delivery.job_id for delivery in self._world.deliveries.all()}
-        held = await self._world.queue.holding(self._world.children[self._name_of(mail)].pid)
+        before = mail.lost_answers.copy()
         mail.refuse()
-        self._oracle.allow(held.in_flight | taken & held.in_flight)
+        self._allow_lost(mail, before)
         await asyncio.sleep(self._world.form.seconds(self.random.uniform(1.0, 8.0)))
         mail.heal()
 
@@ -180,8 +180,10 @@ class Mix:
     def _sender(self) -> str:
         return self.random.choice([sender.name for sender in self._world.senders])
 
-    def _name_of(self, mail: object) -> str:
-        return next(name for name, one in self._world.mails.items() if one is mail)
+    def _allow_lost(self, mail: MailProxy, before: Counter[str]) -> None:
+        for address in mail.lost_answers - before:
+            jobs = [posted.job_of("email", address) for posted in self._world.client.posted]
+            self._oracle.allow(job for job in jobs if job)
 
 
 async def test_random_mix_of_faults(world: World, oracle: Oracle, checks: Checks) -> None:
@@ -213,4 +215,6 @@ async def test_random_mix_of_faults(world: World, oracle: Oracle, checks: Checks
         await oracle.audit([*blasts, again], _PATIENCE_S)
     await oracle.audit_database()
     await oracle.audit_leftovers()
+    if checks.violations:
+        checks.stories += mix.committed
     print(f"{len(mix.committed)} faults, {sum(blast.total for blast in blasts)} messages")  # noqa: T201 -- for pytest -s
