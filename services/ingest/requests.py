@@ -13,11 +13,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-Name = Annotated[str, Meta(max_length=200)]
+Name = Annotated[str, Meta(max_length=200, examples=["Siti"])]
 Address = Annotated[str, Meta(max_length=320)]
+TemplateId = Annotated[str, Meta(min_length=1, max_length=100, examples=["otp"])]
+ChannelName = Annotated[str, Meta(examples=["email"])]
 Reference = Annotated[str, Meta(max_length=200)]
 Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339 with a time zone, e.g. 2026-01-31T12:00:00Z")]
 Variables = Annotated[dict[str, Any], Meta(description="Values for the template's variables, by name.")]
+OwnVariables = Annotated[
+    dict[str, Any],
+    Meta(description="Values that are this recipient's alone; they win.", examples=[{"code": "482913"}]),
+]
 Validation = Literal["strict", "permissive"]
 OnDuplicate = Literal["collapse", "error"]
 Priority = Annotated[int, Meta(ge=0, le=2, description="0 first, 1 the default, 2 bulk")]
@@ -39,9 +45,9 @@ class RecipientRequest(Request, kw_only=True, frozen=True):
     """A person: a name, an address for each listed channel, and the values that are theirs alone."""
 
     name: Name = ""
-    email: Address | None = None
+    email: Annotated[str, Meta(max_length=320, examples=["siti@example.com"])] | None = None
     phone: Annotated[str, Meta(max_length=64)] | None = None
-    variables: Variables = {}
+    variables: OwnVariables = {}
     attachments: list[AttachmentRequest] = []
     reference: Reference = ""
 
@@ -49,8 +55,8 @@ class RecipientRequest(Request, kw_only=True, frozen=True):
 class BlastHead(Request, kw_only=True, frozen=True):
     """Everything about a blast but its recipients: the first line of NDJSON, the part `blast` of multipart."""
 
-    channels: Annotated[list[str], Meta(min_length=1, max_length=16)]
-    template_id: Annotated[str, Meta(min_length=1, max_length=100)]
+    channels: Annotated[list[ChannelName], Meta(min_length=1, max_length=16, examples=[["email"]])]
+    template_id: TemplateId
     global_variables: Variables = {}
     from_: Annotated[str, Meta(max_length=500, description="An RFC 5322 mailbox")] | None = msgspec.field(
         name="from", default=None
@@ -77,8 +83,8 @@ class MessageRequest(Request, kw_only=True, frozen=True):
     """One message to one recipient."""
 
     recipient: msgspec.Raw
-    channel: str
-    template_id: Annotated[str, Meta(min_length=1, max_length=100)]
+    channel: ChannelName
+    template_id: TemplateId
     global_variables: Variables = {}
     from_: Annotated[str, Meta(max_length=500, description="An RFC 5322 mailbox")] | None = msgspec.field(
         name="from", default=None
@@ -97,15 +103,15 @@ class PreviewRequest(Request, kw_only=True, frozen=True):
     """One recipient's message, to be rendered and shown, not sent."""
 
     recipient: msgspec.Raw
-    channel: str
-    template_id: Annotated[str, Meta(min_length=1, max_length=100)]
+    channel: ChannelName
+    template_id: TemplateId
     global_variables: Variables = {}
 
 
 class ChannelPatch(Request, kw_only=True, frozen=True):
     """The limits of a channel that may be changed while it runs; `rate` as "10/1s", or "off"."""
 
-    rate: Annotated[str, Meta(max_length=32)]
+    rate: Annotated[str, Meta(max_length=32, examples=["10/1s"])]
 
 
 class PauseRequest(Request, kw_only=True, frozen=True):
@@ -123,6 +129,6 @@ class RetryRequest(Request, kw_only=True, frozen=True):
 class SuppressionRequest(Request, kw_only=True, frozen=True):
     """An address that gets no more messages through a channel."""
 
-    channel: str
-    address: Annotated[str, Meta(min_length=1, max_length=320)]
+    channel: ChannelName
+    address: Annotated[str, Meta(min_length=1, max_length=320, examples=["siti@example.com"])]
     reason: Annotated[str, Meta(max_length=200)] = "manual"

@@ -21,9 +21,12 @@ function typeOf(schema) {
   return schema.format || schema.type || "any";
 }
 
+const hasExample = (schema) => Boolean(schema.examples || (alternatives(schema) || []).some((one) => one.examples));
+
 function example(schema, depth = 0) {
   const found = resolve(schema);
   if (found.example !== undefined) return found.example;
+  if (found.examples) return found.examples[0];
   if (found.default !== undefined && found.default !== null && typeof found.default !== "object") return found.default;
   if (alternatives(found)) return example(alternatives(found).find((one) => one.type !== "null") || {}, depth);
   if (found.enum) return found.enum[0];
@@ -31,7 +34,7 @@ function example(schema, depth = 0) {
     const fields = {};
     const wanted = new Set(found.required || []);
     Object.entries(found.properties || {}).forEach(([name, one]) => {
-      if (depth < 3 && wanted.has(name)) fields[name] = example(one, depth + 1);
+      if (depth < 3 && (wanted.has(name) || hasExample(one))) fields[name] = example(one, depth + 1);
     });
     return fields;
   }
