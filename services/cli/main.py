@@ -17,6 +17,7 @@ from services.cli import controls
 from services.cli.backup import backup
 from services.cli.demo import run_demo
 from services.cli.demo_client import DemoError
+from services.cli.doctor import doctor
 from services.cli.logs import logs
 from services.cli.monitor import monitor
 from services.cli.plan import UpOptions
@@ -132,6 +133,7 @@ for _command in (
     preview,
     suppressions,
     backup,
+    doctor,
 ):
     app.command()(_command)
 

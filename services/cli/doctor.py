@@ -1,0 +1,138 @@
+"""`kurir doctor`: finds what should not be in Redis, mends it if told to, and says what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import aiohttp
+import typer
+
+from services.cli.api_client import EXIT_UNREACHABLE, ApiClient, AsJson, UnreachableError, print_json
+from services.cli.plan import LOGGER_OFFSET, SERVER_OFFSET, UpOptions, with_redis
+from services.cli.terminal import stdout, table
+from shared.channels import CHANNELS
+from shared.errors import KurirError, SettingsError
+from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS
+from shared.queue.batches import boot_name
+from shared.queue.connection import check_server, connect
+from shared.queue.doctor import Doctor, Finding, OpenJob
+
+_console = stdout()
+_PAGE = 1000
+
+
+def doctor(
+    context: typer.Context,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what is found; else only tell.")] = False,
+    port: Annotated[int, typer.Option(help="The API's port, from which the others follow.")] = 3000,
+    redis_url: Annotated[str | None, typer.Option(help="The Redis to examine; else KURIR_REDIS_URL.")] = None,
+    url: Annotated[str, typer.Option("--url", envvar="KURIR_LOGGER_URL", help="Where the logger is.")] = "",
+    older_than: Annotated[
+        int, typer.Option(min=0, help="Seconds without news after which an open job is looked for.")
+    ] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Examine the queue beside the running system. Exit code 1 if something is wrong and was not mended."""
+    try:
+        options = with_redis(UpOptions(port=port, redis_url=redis_url), context.obj)
+    except SettingsError as error:
+        _complain(*error.problems)
+        raise typer.Exit(EXIT_SETTINGS) from None
+    logger_url = url.rstrip("/") or f"http://127.0.0.1:{port + LOGGER_OFFSET}"
+    visit = Visit(options.redis_url or f"redis://127.0.0.1:{port + SERVER_OFFSET}/0", logger_url, older_than, repair)
+    try:
+        report = asyncio.run(examine(visit))
+    except KurirError as error:
+        _complain(str(error))
+        raise typer.Exit(EXIT_UNREACHABLE) from None
+    _print(report, as_json=as_json)
+    if report.unreachable:
+        raise typer.Exit(EXIT_UNREACHABLE)
+    if any(finding.wrong and not finding.repaired for finding in report.findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Whom the doctor visits, and what for."""
+
+    redis_url: str
+    logger_url: str
+    older_than_s: int
+    repair: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found; `unreachable` says why the log was not compared, "" if it was."""
+
+    findings: list[Finding]
+    unreachable: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoggersOpenJobs:
+    """The open jobs, asked of the logger page by page."""
+
+    api: ApiClient
+    older_than_s: int
+
+    async def list_open(self) -> AsyncIterator[list[OpenJob]]:
+        """Yield pages of open jobs that have not changed for a while; raises UnreachableError."""
+        cursor = ""
+        while True:
+            query = {"olderThanSeconds": str(self.older_than_s), "limit": _PAGE, "cursor": cursor}
+            answer = await self.api.get("/internal/open-jobs", query)
+            yield [OpenJob(one["jobId"], one["run"], one["attempts"]) for one in answer["jobs"]]
+            cursor = answer["nextCursor"] or ""
+            if not cursor:
+                return
+
+
+async def examine(visit: Visit) -> Report:
+    """Examine every channel, then compare with the log; raises QueueUnavailableError if Redis is away."""
+    redis = connect(visit.redis_url)
+    findings: list[Finding] = []
+    try:
+        await check_server(redis)
+        doctors = [Doctor(redis, channel, boot_name("doctor", channel), repair=visit.repair) for channel in CHANNELS]
+        for one in doctors:
+            findings += await one.examine()
+        try:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
+                open_jobs = LoggersOpenJobs(ApiClient(http, visit.logger_url), visit.older_than_s)
+                for one in doctors:
+                    findings += await one.find_lost(open_jobs)
+        except UnreachableError as error:
+            return Report(findings, str(error))
+    finally:
+        await redis.aclose()
+    return Report(findings, "")
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        rows = [asdict(finding) for finding in report.findings]
+        print_json(
+            {"healthy": not any(row["wrong"] for row in rows), "findings": rows, "notCompared": report.unreachable}
+        )
+        return
+    if report.findings:
+        shown = table(("channel", "found", "how many", "mended", "more"), whole=("channel",))
+        for one in report.findings:
+            mended = ("yes" if one.repaired else "no") if one.wrong else "-"
+            shown.add_row(one.channel, one.what, str(one.count), mended, one.detail)
+        _console.print(shown)
+    else:
+        _console.print("Nothing is wrong.")
+    if report.unreachable:
+        _complain(report.unreachable, "so the log was not compared with the queue; --url says where the logger is")
+
+
+def _complain(*lines: str) -> None:
+    for line in lines:
+        sys.stderr.write(f"kurir doctor: {line}\n")

@@ -1,0 +1,241 @@
+"""The doctor: finds what should not be in a channel's keys, mends it, and says what it did.
+
+Each look and its repair are one script, so that a running system cannot move between them. Jobs that the logger
+believes open and that are in Redis no more (its data was lost) are ended through the events, as `failed` of the
+class `lost`: only those that were open before Redis was searched, were found nowhere, and are open still when the
+logger has written everything that had happened by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+from redis.asyncio import Redis
+
+from shared.clock import Clock, SystemClock
+from shared.errors import DecodeError
+from shared.events import Ended, EventBatch, pack_batch
+from shared.jobs import parse_job_id, unpack_job
+from shared.queue.batches import Numbered
+from shared.queue.connection import translated
+from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
+from shared.queue.scripts import Argument, call_script
+from shared.queue.timing import Timing
+
+PAGE = 500
+MOST_RECOUNTED = 50_000
+LOGGER_PATIENCE_S = 30.0
+INDEXES = {
+    "ring": "turns of streams that do not exist",
+    "streams": "listed streams that do not exist",
+    "parked": "times of retries that are not parked",
+    "later": "times of jobs that do not exist",
+    "later:jobs": "jobs due later without a time",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that should not be: what, how often, and whether it was mended; or, not `wrong`, a thing to know."""
+
+    channel: str
+    what: str
+    count: int
+    repaired: bool
+    detail: str = ""
+    wrong: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJob:
+    """A job that the logger believes open."""
+
+    job_id: str
+    run: int
+    attempts: int
+
+
+class OpenJobs(Protocol):
+    """Where the logger's open jobs are listed."""
+
+    def list_open(self) -> AsyncIterator[list[OpenJob]]:
+        """Yield pages of open jobs that have not changed for a while."""
+        ...
+
+
+class Doctor:
+    """Examines one channel; with `repair` it mends what it finds. `name` must be unique to the process."""
+
+    def __init__(self, redis: Redis, channel: str, name: str, *, repair: bool, clock: Clock | None = None) -> None:
+        self._redis = redis
+        self._channel = channel
+        self._keys = ChannelKeys(channel)
+        self._repair = repair
+        self._clock = clock or SystemClock()
+        self._recounts = Numbered(name, f"recount {channel}")
+        self._lost = Numbered(name, f"lost {channel}")
+
+    async def examine(self) -> list[Finding]:
+        """Examine streams, indexes and counts, in this order: a repair can bring to light what follows from it."""
+        findings = [await self._check_index(index) for index in INDEXES]
+        findings += await self._check_streams()
+        findings += await self._recount()
+        return [finding for finding in findings if finding.count]
+
+    def _found(self, what: str, count: int, detail: str = "") -> Finding:
+        return Finding(self._channel, what, count, self._repair, detail)
+
+    async def _call(self, script: str, args: Sequence[Argument]) -> Any:
+        return await call_script(self._redis, script, self._keys.tag, args)
+
+    async def _check_index(self, index: str) -> Finding:
+        wrong = 0
+        async for members in self._pages(index):
+            wrong += await self._call("mend_index", (index, int(self._repair), *members))
+        return self._found(INDEXES[index], wrong)
+
+    async def _pages(self, index: str) -> AsyncIterator[list[bytes]]:
+        """Walk over an index; a member may come twice, which does no harm."""
+        redis: Any = self._redis
+        scan = {"streams": redis.sscan, "later:jobs": redis.hscan}.get(index, redis.zscan)
+        cursor = 0
+        while True:
+            with translated("doctor"):
+                cursor, found = await scan(self._keys.key(index), cursor, count=PAGE)
+            members = [one[0] if isinstance(one, tuple) else one for one in found]
+            if members:
+                yield members
+            if not cursor:
+                return
+
+    async def _streams(self) -> list[str]:
+        pattern = self._keys.key("jobs:*")
+        with translated("doctor"):
+            return sorted([key.decode() async for key in self._redis.scan_iter(pattern, count=1000)])
+
+    async def _check_streams(self) -> list[Finding]:
+        sums = [0] * 6
+        for stream in await self._streams():
+            start = "-"
+            while start:
+                args = (stream, int(self._repair), Timing().park_ms, start, PAGE)
+                following, *found = await self._call("mend_stream", args)
+                sums = [total + one for total, one in zip(sums, found, strict=True)]
+                start = following.decode()
+        names = (
+            "pending entries that are not in their stream",
+            "parked retries without a time",
+            "consumers of senders that are gone",
+            "streams that are not listed",
+            "streams with work that get no turns",
+            "empty streams",
+        )
+        return [self._found(what, count) for what, count in zip(names, sums, strict=True)]
+
+    async def _open_blasts(self) -> list[str]:
+        prefix = self._keys.blast("")
+        with translated("doctor"):
+            keys = [key.decode() async for key in self._redis.scan_iter(f"{prefix}*", count=1000)]
+            ended: list[Any] = []
+            for first in range(0, len(keys), PAGE):
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    for key in keys[first : first + PAGE]:
+                        pipe.hexists(key, "ended_at")
+                    ended += await pipe.execute()
+        return [key.removeprefix(prefix) for key, has_ended in zip(keys, ended, strict=True) if not has_ended]
+
+    async def _recount(self) -> list[Finding]:
+        _, head = self._recounts.next()
+        args: list[Argument] = [int(self._repair), head, Timing().keep_ended_ms, MOST_RECOUNTED]
+        args += await self._open_blasts()
+        counted = orjson.loads(await self._call("recount", args))
+        blasts: list[tuple[str, int, int]] = counted["blasts"] or []
+        findings = [
+            self._found("counts of a blast that do not add up", 1, f"{name}: {missing} jobs missing, {many} too many")
+            for name, missing, many in blasts
+        ]
+        findings.append(self._found("jobs by which the channel's counters are off", abs(counted["off"])))
+        gauges: list[str] = counted["gauges"] or []
+        findings.append(self._found("gauges that are off", len(gauges), ", ".join(gauges)))
+        if not counted["looked"]:
+            detail = f"{counted['total']} wait; at most {MOST_RECOUNTED} are counted by blast, as it blocks Redis"
+            findings.append(
+                Finding(self._channel, "jobs not counted by blast", counted["total"], False, detail, wrong=False)
+            )
+        return findings
+
+    async def find_lost(self, logger: OpenJobs) -> list[Finding]:
+        """Find jobs that are open for the logger and in Redis no more; end them."""
+        candidates = await self._open(logger)
+        if not candidates:
+            return []
+        for _ in range(2):  # a job may move from one place to the next while the search passes between them
+            async for job_id in self._job_ids():
+                candidates.pop(job_id, None)
+        if not candidates:
+            return []
+        if not await self._logger_caught_up():
+            detail = f"the logger had not written what had happened within {LOGGER_PATIENCE_S:g} s: run it again"
+            return [Finding(self._channel, "jobs that may be lost", len(candidates), False, detail)]
+        still_open = await self._open(logger)
+        lost = [job for job_id, job in candidates.items() if job_id in still_open]
+        if self._repair:
+            for first in range(0, len(lost), PAGE):
+                await self._end(lost[first : first + PAGE])
+        return [self._found("jobs of the log that are in Redis no more", len(lost))] if lost else []
+
+    async def _open(self, logger: OpenJobs) -> dict[str, OpenJob]:
+        found: dict[str, OpenJob] = {}
+        async for page in logger.list_open():
+            for job in page:
+                parsed = parse_job_id(job.job_id)
+                if parsed is not None and parsed.channel == self._channel:
+                    found[job.job_id] = job
+        return found
+
+    async def _job_ids(self) -> AsyncIterator[str]:
+        for stream in await self._streams():
+            start = "-"
+            while True:
+                with translated("doctor"):
+                    rows: Any = await self._redis.xrange(stream, start, "+", count=PAGE)
+                if not rows:
+                    break
+                start = f"({rows[-1][0].decode()}"
+                for _, fields in rows:
+                    try:
+                        yield unpack_job(fields[b"d"]).job_id
+                    except DecodeError:
+                        continue  # no job: its sender ends it
+        async for members in self._pages("later:jobs"):
+            for member in members:
+                yield member.decode()
+
+    async def _logger_caught_up(self) -> bool:
+        """Wait until the logger has written all that stood in the events when this was called."""
+        redis: Any = self._redis
+        last: dict[str, bytes] = {}
+        with translated("doctor"):
+            for stream in (self._keys.events, GATEWAY_EVENTS):
+                for entry_id, _ in await redis.xrevrange(stream, count=1):
+                    last[stream] = entry_id
+        until = self._clock.monotonic() + LOGGER_PATIENCE_S
+        while last and self._clock.monotonic() < until:
+            for stream, entry_id in list(last.items()):
+                with translated("doctor"):
+                    if not await redis.xrange(stream, "-", entry_id, count=1):
+                        del last[stream]
+            await asyncio.sleep(0.05)
+        return not last
+
+    async def _end(self, lost: Sequence[OpenJob]) -> None:
+        number, _ = self._lost.next()
+        now_ms = self._clock.now_ms()
+        words = "it was in Redis no more when the doctor looked for it"
+        ends = [Ended(now_ms, job.job_id, job.run, job.attempts, "failed", "lost", "", words) for job in lost]
+        batch = EventBatch(self._lost.producer, number, list(ends))
+        await self._call("tell", (pack_batch(batch),))

@@ -1,0 +1,78 @@
+#!lua flags=allow-oom
+-- Look over one page of a stream's pending list, and with the first page over the stream itself; mend what is wrong.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  1 stream · 2 "1" to mend, "0" to look only · 3 V in ms · 4 id from which the page begins ("-" for the first) ·
+--       5 entries a page
+-- Result  {id from which the next page begins or "", ghosts (pending, and not in the stream), parked entries that no
+--          time is known of, consumers of no sender, 1 if the stream is not listed, 1 if it gets no turns,
+--          1 if it is empty}
+-- Mended: ghosts are acknowledged, parked entries are due when their idle time says so, consumers that hold nothing are
+-- deleted, the stream is listed, gets its turns, or goes.
+-- Safe to repeat.
+
+local stream, mend, park_ms, start, most = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local now = now_us()
+local blast = bulk_blast(stream)
+local ghosts, timeless, leaked = 0, 0, 0
+
+local function look_at(row)
+  local id, consumer, idle = row[1], row[2], row[3]
+  if #redis.call('XRANGE', stream, id, id) == 0 then
+    ghosts = ghosts + 1
+    if mend then
+      redis.call('XACK', stream, GROUP, id)
+      unpark(stream, id)
+    end
+  elseif consumer == '~retry' and not redis.call('ZSCORE', C .. ':parked', stream .. ' ' .. id) then
+    timeless = timeless + 1
+    if mend then redis.call('ZADD', C .. ':parked', int(now + math.max(0, park_ms - idle) * 1000), stream .. ' ' .. id) end
+  end
+end
+
+local rows = redis.pcall('XPENDING', stream, GROUP, start, '+', most)
+if rows.err then rows = {} end
+for _, row in ipairs(rows) do look_at(row) end
+local following = ''
+if #rows == most then following = '(' .. rows[#rows][1] end
+if start ~= '-' then return { following, ghosts, timeless, 0, 0, 0, 0 } end
+
+local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)
+for _, row in ipairs(consumers.err and {} or consumers) do
+  local sender = string.match(row[2], '^(.+):(%a+)$')
+  if sender and row[4] == 0 and redis.call('EXISTS', C .. ':sender:' .. sender) == 0 then
+    leaked = leaked + 1
+    if mend then redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, row[2]) end
+  end
+end
+
+local function to_take()
+  local n = redis.call('XLEN', stream)
+  local summary = redis.pcall('XPENDING', stream, GROUP)
+  if summary.err or type(summary[4]) ~= 'table' then return n end
+  for _, row in ipairs(summary[4]) do
+    if row[1] ~= '~back' then n = n - tonumber(row[2]) end
+  end
+  return n
+end
+
+local unlisted, turnless, empty = 0, 0, 0
+if blast and redis.call('XLEN', stream) == 0 then
+  empty = 1
+  if mend then drop_if_empty(stream) end
+elseif is_ringed(stream) then
+  if blast and redis.call('SISMEMBER', C .. ':streams', blast) == 0 then
+    unlisted = 1
+    if mend then redis.call('SADD', C .. ':streams', blast) end
+  end
+  local v = redis.call('HMGET', C .. ':blast:' .. (blast or ''), 'paused', 'scheduled_at')
+  if not v[1] and to_take() > 0 and not redis.call('ZSCORE', C .. ':ring', stream) then
+    turnless = 1
+    if mend then
+      make_group(stream)
+      serve(stream, math.max(now, tonumber(v[2] or 0) * 1000))
+      ring_bell()
+    end
+  end
+end
+return { following, ghosts, timeless, leaked, unlisted, turnless, empty }

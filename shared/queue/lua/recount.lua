@@ -1,0 +1,150 @@
+#!lua flags=allow-oom
+-- Count what is in Redis and compare it with the counters, the gauges and the counts of the blasts; correct them.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  1 "1" to correct, "0" to look only · 2 head of the event batch · 3 ms that an ended blast is kept ·
+--       4 most jobs to look into · 5 … ids of blasts that have not ended
+-- Result  JSON: jobs in Redis, whether they were looked into, blasts whose counts were wrong ([id, jobs missing,
+--         jobs too many]), jobs by which the channel's counters were off, gauges that were wrong
+-- Jobs that a blast counts and that are nowhere are lost: they count as failed from then on. With more jobs than it may
+-- look into only the channel's counters are compared, since the script blocks the server meanwhile.
+-- Safe to repeat.
+
+local mend, keep_ms, most = ARGV[1] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
+local now_ms = math.floor(now_us() / 1000)
+local OPEN = { 'processing', 'retrying', 'scheduled' }
+local streams = { C .. ':jobs:high', C .. ':jobs:normal', C .. ':jobs:due' }
+for _, blast in ipairs(redis.call('SMEMBERS', C .. ':streams')) do streams[#streams + 1] = C .. ':jobs:bulk:' .. blast end
+
+local total, active = redis.call('HLEN', C .. ':later:jobs'), 0
+for _, stream in ipairs(streams) do
+  total = total + redis.call('XLEN', stream)
+  local summary = redis.pcall('XPENDING', stream, GROUP)
+  if not summary.err and type(summary[4]) == 'table' then
+    for _, row in ipairs(summary[4]) do
+      if string.sub(row[1], -3) == ':tx' then active = active + tonumber(row[2]) end
+    end
+  end
+end
+
+local found, sums = {}, { processing = active, retrying = 0, scheduled = 0, later_scheduled = 0 }
+local function note(blast, status)
+  local f = found[blast]
+  if not f then
+    f = { all = 0, processing = 0, retrying = 0, scheduled = 0 }
+    found[blast] = f
+  end
+  f.all = f.all + 1
+  if f[status] then f[status] = f[status] + 1 end
+  if status ~= 'processing' and sums[status] then sums[status] = sums[status] + 1 end
+end
+
+local function waits(job, made)
+  if job[9] + made > 0 or job[10] > 0 then return 'retrying' end
+  return 'queued'
+end
+
+local function never_served(stream)
+  local blast = bulk_blast(stream)
+  if not blast then return false end
+  local v = redis.call('HMGET', C .. ':blast:' .. blast, 'lane', 'scheduled_at')
+  local groups = redis.call('XINFO', 'GROUPS', stream)
+  return v[1] == 'bulk' and v[2] and #groups > 0 and groups[1][8] == '0-0'
+end
+
+local function walk(stream)
+  if redis.call('XLEN', stream) == 0 then return end
+  local held = {}
+  local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', most + 1)
+  if not rows.err then
+    for _, row in ipairs(rows) do held[row[1]] = row end
+  end
+  local scheduled = never_served(stream)
+  for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
+    local fine, job = pcall(cmsgpack.unpack, entry[2][2])
+    if fine and type(job) == 'table' and job[1] and job[10] then
+      local row, status = held[entry[1]], nil
+      if scheduled then
+        status = 'scheduled'
+      elseif not row then
+        status = waits(job, 0)
+      elseif string.sub(row[2], -3) == ':tx' then
+        status = 'processing'
+      elseif row[2] == '~retry' then
+        status = 'retrying'
+      else
+        status = waits(job, string.sub(row[2], 1, 1) == '~' and row[4] or math.max(row[4] - 1, 0))
+      end
+      note(job[1], status)
+    end
+  end
+end
+
+local function walk_later()
+  local flat = redis.call('HGETALL', C .. ':later:jobs')
+  for i = 1, #flat, 2 do
+    local blast, kept = string.match(flat[i], '^[^:]+'), flat[i + 1]
+    if string.sub(kept, 1, 1) == 's' then
+      note(blast, 'scheduled')
+      sums.later_scheduled = sums.later_scheduled + 1
+    else
+      note(blast, waits(cmsgpack.unpack(string.sub(kept, 3)), 0))
+    end
+  end
+end
+
+local out = { total = total, looked = total <= most, blasts = {}, gauges = {}, off = 0 }
+local events = {}
+
+local function check_blast(blast)
+  local f = found[blast] or { all = 0, processing = 0, retrying = 0, scheduled = 0 }
+  local key = C .. ':blast:' .. blast
+  local v = redis.call('HMGET', key, 'total', 'enqueued', 'processing', 'retrying', 'scheduled', unpack(TERMINAL))
+  local open = tonumber(v[2] or 0)
+  for i = 1, #TERMINAL do open = open - tonumber(v[5 + i] or 0) end
+  local wrong = open ~= f.all
+  for i, status in ipairs(OPEN) do wrong = wrong or tonumber(v[2 + i] or 0) ~= f[status] end
+  if not wrong then return end
+  local missing, many = math.max(0, open - f.all), math.max(0, f.all - open)
+  out.blasts[#out.blasts + 1] = { blast, missing, many }
+  if not mend then return end
+  for _, status in ipairs(OPEN) do redis.call('HSET', key, status, f[status]) end
+  if missing > 0 then
+    redis.call('HINCRBY', key, 'failed', missing)
+    redis.call('HINCRBY', C .. ':counters', 'failed', missing)
+  elseif many > 0 then
+    redis.call('HINCRBY', key, 'enqueued', many)
+    redis.call('HINCRBY', C .. ':counters', 'enqueued', many)
+  end
+  if tonumber(v[1] or 0) < tonumber(v[2] or 0) + many then redis.call('HSET', key, 'total', int(tonumber(v[2] or 0) + many)) end
+  end_if_complete(blast, now_ms, keep_ms, events)
+end
+
+if out.looked then
+  for _, stream in ipairs(streams) do walk(stream) end
+  walk_later()
+  local checked = {}
+  for i = 5, #ARGV do
+    checked[ARGV[i]] = true
+    check_blast(ARGV[i])
+  end
+  for blast in pairs(found) do
+    if not checked[blast] then check_blast(blast) end
+  end
+end
+
+local counters = redis.call('HMGET', C .. ':counters', 'enqueued', unpack(TERMINAL))
+out.off = tonumber(counters[1] or 0) - total
+for i = 1, #TERMINAL do out.off = out.off - tonumber(counters[1 + i] or 0) end
+if mend and out.off ~= 0 then redis.call('HINCRBY', C .. ':counters', 'enqueued', int(-out.off)) end
+
+for name, sum in pairs(sums) do
+  if out.looked or name == 'processing' then
+    if tonumber(redis.call('HGET', C .. ':gauges', name) or 0) ~= sum then
+      out.gauges[#out.gauges + 1] = name
+      if mend then redis.call('HSET', C .. ':gauges', name, sum) end
+    end
+  end
+end
+emit(ARGV[2], events)
+return cjson.encode(out)

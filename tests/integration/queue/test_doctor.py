@@ -1,0 +1,205 @@
+"""The doctor: each thing that can be wrong is found, told without repair, mended with it, and then found no more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from shared.blasts import Blast
+from shared.events import BlastChannelEnded, Ended
+from shared.queue.doctor import Doctor, Finding, OpenJob
+from tests.integration.queue.world import HandSender, World
+
+
+async def examine(world: World, *, repair: bool) -> list[Finding]:
+    return await Doctor(world.redis, "email", "doctor", repair=repair).examine()
+
+
+async def busy(world: World) -> tuple[Blast, HandSender]:
+    """A queue with something everywhere: new, buffered, in flight, given back, parked, deferred, scheduled."""
+    await world.given(2, "normal", scheduled_at_ms=4_000_000_000_000)
+    await world.given(101, "bulk", scheduled_at_ms=4_000_000_000_000)
+    await world.given(6, "high")
+    blast = await world.given(120, "bulk")
+    sender = await world.sender()
+    leases = await sender.take(12)
+    await sender.retry(leases[0], 60_000)
+    await sender.retry(leases[8], 60_000)
+    await sender.defer(leases[9], 60_000)
+    await sender.give_back(leases[10])
+    await sender.fetch(3)
+    return blast, sender
+
+
+async def test_nothing_is_found_where_nothing_is_wrong(world: World) -> None:
+    """A busy queue and an empty one are healthy."""
+    assert await examine(world, repair=True) == []
+    blast, _ = await busy(world)
+    assert await examine(world, repair=True) == []
+    await world.check_balance(blast)
+
+
+Harm = Callable[[World, Blast, HandSender], Awaitable[object]]
+
+
+async def ghost(world: World, blast: Blast, sender: HandSender) -> None:
+    listed = await sender.consumer.own("tx")
+    entry = next(lease for lease in listed if lease.job.blast_id == blast.blast_id)
+    await world.redis.xdel(entry.stream, entry.entry_id)
+
+
+async def leaked(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.xgroup_createconsumer("{email}:jobs:high", "senders", "long-gone:buf")
+
+
+async def out_of_ring(world: World, blast: Blast, _sender: HandSender) -> None:
+    await world.redis.zrem("{email}:ring", f"{{email}}:jobs:bulk:{blast.blast_id}")
+
+
+async def unlisted(world: World, blast: Blast, _sender: HandSender) -> None:
+    await world.redis.srem("{email}:streams", blast.blast_id)
+
+
+async def turn_for_nothing(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.zadd("{email}:ring", {"{email}:jobs:bulk:nowhere": 1})
+
+
+async def listed_for_nothing(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.sadd("{email}:streams", "nowhere")
+
+
+async def timeless_retry(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.delete("{email}:parked")
+
+
+async def time_for_no_retry(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.zadd("{email}:parked", {"{email}:jobs:high 1-1": 1})
+
+
+async def job_without_a_time(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.delete("{email}:later")
+
+
+async def time_without_a_job(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.zadd("{email}:later", {"nobody:0:email": 5e15})
+
+
+async def wrong_counters(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.hincrby("{email}:counters", "sent", 5)
+
+
+async def wrong_gauges(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.hincrby("{email}:gauges", "processing", 5)
+
+
+async def wrong_counts(world: World, blast: Blast, _sender: HandSender) -> None:
+    await world.redis.hincrby(f"{{email}}:blast:{blast.blast_id}", "retrying", 2)
+
+
+async def lost_counts(world: World, blast: Blast, _sender: HandSender) -> None:
+    await world.redis.delete(f"{{email}}:blast:{blast.blast_id}")
+
+
+HARMS: list[tuple[Harm, str]] = [
+    (ghost, "pending entries that are not in their stream"),
+    (leaked, "consumers of senders that are gone"),
+    (out_of_ring, "streams with work that get no turns"),
+    (unlisted, "streams that are not listed"),
+    (turn_for_nothing, "turns of streams that do not exist"),
+    (listed_for_nothing, "listed streams that do not exist"),
+    (timeless_retry, "parked retries without a time"),
+    (time_for_no_retry, "times of retries that are not parked"),
+    (job_without_a_time, "jobs due later without a time"),
+    (time_without_a_job, "times of jobs that do not exist"),
+    (wrong_counters, "jobs by which the channel's counters are off"),
+    (wrong_gauges, "gauges that are off"),
+    (wrong_counts, "counts of a blast that do not add up"),
+    (lost_counts, "counts of a blast that do not add up"),
+]
+
+
+@pytest.mark.parametrize(("harm", "what"), HARMS, ids=[harm.__name__ for harm, _ in HARMS])
+async def test_each_harm_is_found_and_mended(world: World, harm: Harm, what: str) -> None:
+    """Found and only told without repair; mended with it; afterwards everything agrees with what is in Redis."""
+    blast, sender = await busy(world)
+    await harm(world, blast, sender)
+    told = await examine(world, repair=False)
+    assert what in [finding.what for finding in told]
+    assert not any(finding.repaired for finding in told)
+    mended = await examine(world, repair=True)
+    assert what in [finding.what for finding in mended]
+    assert all(finding.repaired for finding in mended)
+    assert await examine(world, repair=True) == []
+    await world.check_balance(*([] if harm is lost_counts else [blast]))
+
+
+async def test_lost_job_counts_as_failed_and_its_blast_ends(world: World) -> None:
+    """A job that its blast counts and that is nowhere would keep the blast open for ever."""
+    blast = await world.given(2)
+    sender = await world.sender()
+    first, second = await sender.take()
+    await world.redis.xdel(first.stream, first.entry_id)
+    assert await sender.finish(second) == [True]
+    assert (await world.progress(blast)).ended_at_ms == 0
+    await examine(world, repair=True)
+    progress = await world.progress(blast)
+    assert (progress.counts["sent"], progress.counts["failed"]) == (1, 1)
+    assert progress.ended_at_ms > 0
+    assert sum(isinstance(event, BlastChannelEnded) for event in await world.written()) == 1
+
+
+class KnownOpen:
+    """The log's open jobs, as a list that a test changes."""
+
+    def __init__(self, world: World, jobs: list[OpenJob]) -> None:
+        self.world = world
+        self.jobs = jobs
+
+    async def list_open(self) -> AsyncIterator[list[OpenJob]]:
+        await self.world.written()
+        yield self.jobs
+        yield []
+
+
+async def test_rows_whose_jobs_are_gone_are_ended(world: World) -> None:
+    """Open in the log and nowhere in Redis: `failed`, class `lost`. What is anywhere in Redis, or of another
+    channel, is left alone."""
+    blast, _ = await busy(world)
+    here = [OpenJob(f"{blast.blast_id}:{index}:email", 1, 0) for index in range(120)]
+    lost = OpenJob("gone:7:email", 2, 1)
+    logger = KnownOpen(world, [*here, lost, OpenJob("gone:7:whatsapp", 1, 0)])
+    (told,) = await Doctor(world.redis, "email", "looking", repair=False).find_lost(logger)
+    assert (told.count, told.repaired) == (1, False)
+    (mended,) = await Doctor(world.redis, "email", "mending", repair=True).find_lost(logger)
+    assert (mended.count, mended.repaired) == (1, True)
+    (ended,) = [event for event in await world.written() if isinstance(event, Ended)]
+    assert (ended.job_id, ended.run, ended.status, ended.error_class) == ("gone:7:email", 2, "failed", "lost")
+
+
+async def test_rows_that_the_logger_closes_meanwhile_are_left_alone(world: World) -> None:
+    """What had ended before Redis was searched is open only until the logger has read of it."""
+
+    class Closing(KnownOpen):
+        async def list_open(self) -> AsyncIterator[list[OpenJob]]:
+            await self.world.written()
+            jobs, self.jobs = self.jobs, []
+            yield jobs
+
+    logger = Closing(world, [OpenJob("gone:7:email", 1, 0)])
+    assert await Doctor(world.redis, "email", "doctor", repair=True).find_lost(logger) == []
+
+
+async def test_nothing_is_ended_while_the_logger_is_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With events unread the log cannot be believed: told, not mended."""
+
+    class Behind(KnownOpen):
+        async def list_open(self) -> AsyncIterator[list[OpenJob]]:
+            yield self.jobs
+
+    monkeypatch.setattr("shared.queue.doctor.LOGGER_PATIENCE_S", 0.1)
+    await world.given(1)
+    logger = Behind(world, [OpenJob("gone:7:email", 1, 0)])
+    (finding,) = await Doctor(world.redis, "email", "doctor", repair=True).find_lost(logger)
+    assert (finding.count, finding.repaired) == (1, False)
+    assert not [event for event in await world.written() if isinstance(event, Ended)]
