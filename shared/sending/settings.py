@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shared.channels import CHANNELS
 from shared.queue.batches import boot_name
 from shared.queue.timing import Timing
 from shared.sending.limits import LimitOf
@@ -40,7 +41,7 @@ class SendingSettings:
 def read_sending_settings(
     env: EnvReader, channel: str, common: CommonSettings, default_rate: str = "10/1s"
 ) -> SendingSettings:
-    """Read `KURIR_<CHANNEL>_RATE`, `_CONCURRENCY`, `_DOMAIN_RATES` and what all senders share."""
+    """Read `KURIR_<CHANNEL>_RATE`, `_CONCURRENCY` and what all senders share; `_DOMAIN_RATES` where it sends mail."""
     prefix = f"KURIR_{channel.upper()}"
     host = socket.gethostname()
     return SendingSettings(
@@ -53,7 +54,7 @@ def read_sending_settings(
         grace_s=common.grace_s,
         timing=Timing.scaled(common.time_scale),
         time_scale=common.time_scale,
-        domain_rates=_domain_rates(env, f"{prefix}_DOMAIN_RATES"),
+        domain_rates=_domain_rates(env, f"{prefix}_DOMAIN_RATES") if CHANNELS[channel].address_field == "email" else {},
         window=env.integer(f"{prefix}_WINDOW", 20, minimum=1, maximum=100),
         stuck_after_s=env.seconds("KURIR_STUCK_AFTER", 900.0),
     )

@@ -64,3 +64,8 @@ def test_limits_can_be_turned_off() -> None:
     assert sending.rate is None
     assert sending.limit_of is not None
     assert sending.limit_of(Job("b", 0, "whatsapp", "normal", Recipient("62812", "S"), 0)) is None
+
+
+def test_domains_are_no_matter_of_whatsapp() -> None:
+    """A limit by domain, which no phone number has, is not read."""
+    assert read_settings({**CREDENTIALS, "KURIR_WHATSAPP_DOMAIN_RATES": "nonsense"}).sending.domain_rates == {}
