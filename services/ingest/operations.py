@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.ingest.api import (
+    blast_lists,
     blasts,
     channels,
     logs,
@@ -19,6 +20,7 @@ from services.ingest.call import Operation
 _CALLS: tuple[Operation, ...] = (
     *previews.OPERATIONS,
     *messages.OPERATIONS,
+    *blast_lists.OPERATIONS,
     *blasts.OPERATIONS,
     *templates.OPERATIONS,
     *channels.OPERATIONS,

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from services.ingest.answers import BlastAnswer, BlastsAnswer, BlastStateAnswer, ChangeAnswer, RetryAnswer, answer
+from services.ingest.answers import BlastAnswer, BlastStateAnswer, ChangeAnswer, RetryAnswer, answer
 from services.ingest.api.documents import CSV_SCHEMA, MULTIPART_SCHEMA, NDJSON_SCHEMA, QUERY_OF_HEAD
 from services.ingest.bodies import BODY_ERRORS, read_optional
 from services.ingest.call import JSON, Body, Call, Operation, Parameter
@@ -21,7 +21,7 @@ from shared.blasts import Blast
 from shared.queue.blasts import BlastProgress
 
 _BLAST_ID = re.compile(rb'"blastId":"([0-9a-z]+)"')
-_ENDED = frozenset({"completed", "completed_with_failures", "cancelled", "incomplete"})
+_encoder = msgspec.json.Encoder()
 
 INTAKE_ERRORS = (
     *BODY_ERRORS, "INVALID_IDEMPOTENCY_KEY", "IDEMPOTENCY_IN_PROGRESS", "IDEMPOTENCY_KEY_REUSED",
@@ -51,13 +51,13 @@ async def _post_blast(call: Call) -> web.Response:
 
 async def _show_blast(call: Call) -> web.Response:
     blast_id = call.request.match_info["id"]
-    live = await _live(call, blast_id)
+    live = await live_blast(call, blast_id)
     if live is not None:
         return answer(BlastStateAnswer(blast=await call.gateway.views.view(*live)))
-    return web.json_response(await _stored(call, blast_id), dumps=_dumps)
+    return web.Response(body=_encoder.encode(await _stored(call, blast_id)), content_type=JSON, charset="utf-8")
 
 
-async def _live(call: Call, blast_id: str) -> tuple[Blast, BlastProgress] | None:
+async def live_blast(call: Call, blast_id: str) -> tuple[Blast, BlastProgress] | None:
     """Return a blast that Redis still has, with its progress."""
     blasts = call.gateway.queue.blasts
     blast = await blasts.load(blast_id)
@@ -75,33 +75,10 @@ async def _stored(call: Call, blast_id: str) -> dict[str, Any]:
     return body
 
 
-async def _list_blasts(call: Call) -> web.Response:
-    """Pass the question on; blasts that still run are shown as they stand in Redis."""
-    query = call.request.rel_url.raw_query_string
-    status, body = await call.gateway.logger.call("GET", f"/api/blasts?{query}" if query else "/api/blasts")
-    if status != 200:
-        raise peer_refusal(body, "INVALID_QUERY")
-    rows: list[dict[str, Any]] = body.get("blasts", [])
-    if call.gateway.records.watch.available:
-        body["blasts"] = [await _refreshed(call, row) for row in rows]
-    return web.json_response(body, dumps=_dumps)
-
-
-async def _refreshed(call: Call, row: dict[str, Any]) -> Any:
-    if row.get("state") in _ENDED:
-        return row
-    live = await _live(call, str(row.get("blastId")))
-    return row if live is None else msgspec.to_builtins(await call.gateway.views.view(*live))
-
-
 def peer_refusal(body: dict[str, Any], code: str) -> ApiError:
     """Return the error that a peer answered with; `code` stands in where it named none that is known."""
     said = str(body.get("code", ""))
     return ApiError(said if said in ERROR_CODES else code, str(body.get("message", "")))
-
-
-def _dumps(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 async def _pause(call: Call) -> web.Response:
@@ -122,7 +99,7 @@ async def _resume(call: Call) -> web.Response:
 async def _cancel(call: Call) -> web.Response:
     blast_id = call.request.match_info["id"]
     if not await call.gateway.queue.control.cancel_blast(blast_id):
-        live = await _live(call, blast_id)
+        live = await live_blast(call, blast_id)
         if live is None or live[1].state != "cancelled":
             raise await _too_late(call, blast_id)
     return answer(ChangeAnswer(message="the blast is cancelled"))
@@ -130,7 +107,7 @@ async def _cancel(call: Call) -> web.Response:
 
 async def _too_late(call: Call, blast_id: str) -> ApiError:
     """Return why a blast could not be changed: it has ended, or there never was one."""
-    live = await _live(call, blast_id)
+    live = await live_blast(call, blast_id)
     if live is None:
         await _stored(call, blast_id)
     return ApiError("BLAST_ENDED")
@@ -153,7 +130,6 @@ async def retry(call: Call, wanted: dict[str, Any], unknown: str) -> RetryAnswer
 
 
 _LOST = ("BLAST_NOT_FOUND", "LOGGER_UNAVAILABLE")
-_STATES = ["enqueueing", "scheduled", "running", "paused", *sorted(_ENDED)]
 
 OPERATIONS = [
     Operation("POST", "/messages/blast", "sendBlast",
@@ -162,14 +138,6 @@ OPERATIONS = [
               body=Body({JSON: BlastRequest, NDJSON: NDJSON_SCHEMA, CSV: CSV_SCHEMA, MULTIPART: MULTIPART_SCHEMA}),
               parameters=(IDEMPOTENCY, *QUERY_OF_HEAD),
               errors=(*INTAKE_ERRORS, "MALFORMED_NDJSON", "MALFORMED_CSV", "MALFORMED_MULTIPART")),
-    Operation("GET", "/blasts", "listBlasts", "Blasts, the latest first",
-              _list_blasts, answer=BlastsAnswer, errors=("INVALID_QUERY", "INVALID_CURSOR", "LOGGER_UNAVAILABLE"),
-              queue=False,
-              parameters=(Parameter("state", "Only blasts in this state.", {"type": "string", "enum": _STATES}),
-                          Parameter("template", "Only blasts of this template."),
-                          Parameter("reference", "Only blasts with this reference."),
-                          Parameter("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": 1000}),
-                          Parameter("cursor", "`nextCursor` of the answer before."))),
     Operation("GET", "/blasts/{id}", "showBlast", "A blast as it stands now", _show_blast, answer=BlastStateAnswer,
               errors=_LOST),
     Operation("POST", "/blasts/{id}/pause", "pauseBlast", "Hold a blast's waiting messages back; safe to repeat",

@@ -83,6 +83,20 @@ async def test_lists_of_blasts_show_running_ones_as_they_stand(api: Api, peers: 
     assert ("GET /api/blasts", "reference=order 7&limit=2", b"") in peers.asked
 
 
+async def test_blasts_are_found_by_their_metadata(api: Api, peers: Peers) -> None:
+    """Values of any kind, as they are written; a page without a match is read over."""
+    rows = [{"blastId": str(n), "state": "completed", "metadata": {"campaign": "spring", "n": n}} for n in range(3)]
+    peers.answers["GET /api/blasts"] = (200, {"success": True, "blasts": rows, "nextCursor": None})
+    reply = await api.get("/api/blasts?metadata.campaign=spring&metadata.n=2&template=otp")
+    assert [one["blastId"] for one in reply.body["blasts"]] == ["2"]
+    assert peers.asked[-1][1] == "template=otp"
+    peers.answers["GET /api/blasts"] = (200, {"success": True, "blasts": rows, "nextCursor": "more"})
+    peers.asked.clear()
+    reply = await api.get("/api/blasts?metadata.campaign=autumn")
+    assert (reply.body["blasts"], reply.body["nextCursor"]) == ([], "more")
+    assert 2 <= len(peers.asked) <= 30
+
+
 async def test_the_loggers_refusals_are_passed_on(api: Api, peers: Peers) -> None:
     """A query that the logger does not understand is the client's mistake."""
     refused = {"success": False, "code": "INVALID_CURSOR", "message": "no such cursor", "errors": []}

@@ -1,0 +1,74 @@
+"""Lists of blasts: the log's rows, the running ones as they stand in Redis, also those with certain metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+from aiohttp import web
+
+from services.ingest.answers import BlastsAnswer
+from services.ingest.api.blasts import live_blast, peer_refusal
+from services.ingest.call import JSON, Call, Operation, Parameter
+
+_METADATA = "metadata."
+# looking for metadata reads pages until one has a match, but not for ever: `nextCursor` goes on
+_MOST_PAGES = 20
+_ENDED = frozenset({"completed", "completed_with_failures", "cancelled", "incomplete"})
+_STATES = ["enqueueing", "scheduled", "running", "paused", *sorted(_ENDED)]
+_encoder = msgspec.json.Encoder()
+
+
+async def _list_blasts(call: Call) -> web.Response:
+    query = dict(call.request.query)
+    wanted = {name.removeprefix(_METADATA): query.pop(name) for name in list(query) if name.startswith(_METADATA)}
+    body: dict[str, Any] = {}
+    for _ in range(_MOST_PAGES):
+        body = await _page(call, query)
+        body["blasts"] = [row for row in body["blasts"] if _has(row, wanted)]
+        if body["blasts"] or not body.get("nextCursor"):
+            break
+        query["cursor"] = body["nextCursor"]
+    if call.gateway.records.watch.available:
+        body["blasts"] = [await _refreshed(call, row) for row in body["blasts"]]
+    return web.Response(body=_encoder.encode(body), content_type=JSON, charset="utf-8")
+
+
+async def _page(call: Call, query: Mapping[str, str]) -> dict[str, Any]:
+    status, body = await call.gateway.logger.call("GET", f"/api/blasts?{urlencode(query)}")
+    if status != 200:
+        raise peer_refusal(body, "INVALID_QUERY")
+    return body
+
+
+def _has(row: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+    """Say whether a blast's metadata holds these values; numbers and yes or no are compared as they are written."""
+    metadata = row.get("metadata") or {}
+    return all(name in metadata and _written(metadata[name]) == value for name, value in wanted.items())
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else _encoder.encode(value).decode()
+
+
+async def _refreshed(call: Call, row: dict[str, Any]) -> Any:
+    """Return a blast that still runs as it stands in Redis: the log is a moment behind."""
+    if row.get("state") in _ENDED:
+        return row
+    live = await live_blast(call, str(row.get("blastId")))
+    return row if live is None else msgspec.to_builtins(await call.gateway.views.view(*live))
+
+
+OPERATIONS = [
+    Operation("GET", "/blasts", "listBlasts",
+              "Blasts, the latest first; `metadata.<name>=<value>` finds those with this metadata",
+              _list_blasts, answer=BlastsAnswer, errors=("INVALID_QUERY", "INVALID_CURSOR", "LOGGER_UNAVAILABLE"),
+              queue=False,
+              parameters=(Parameter("state", "Only blasts in this state.", {"type": "string", "enum": _STATES}),
+                          Parameter("template", "Only blasts of this template."),
+                          Parameter("reference", "Only blasts with this reference."),
+                          Parameter("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": 1000}),
+                          Parameter("cursor", "`nextCursor` of the answer before."))),
+]  # fmt: skip
