@@ -53,12 +53,16 @@ class QueryTooSlowError(KurirError):
 class Store:
     """The SQLite file; `open` before anything else. `path` must lie on a local disk.
 
-    `busy_s` is how long a call waits for a lock that another program holds on the file.
+    `busy_s` is how long a call waits for a lock that another program holds on the file, `lock_wait_s` how long `open`
+    waits for another logger to let it go.
     """
 
-    def __init__(self, path: Path, readers: int = 3, busy_s: float = BUSY_TIMEOUT_S) -> None:
+    def __init__(
+        self, path: Path, readers: int = 3, busy_s: float = BUSY_TIMEOUT_S, lock_wait_s: float = LOCK_WAIT_S
+    ) -> None:
         self.path = path
         self._busy_s = busy_s
+        self._lock_wait_s = lock_wait_s
         self.verified = False
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
         self._reading = ThreadPoolExecutor(readers, thread_name_prefix="db-reader")
@@ -123,7 +127,7 @@ class Store:
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path.with_name(self.path.name + ".lock"))
+        self._lock = _lock(self.path.with_name(self.path.name + ".lock"), self._lock_wait_s)
         try:
             fresh = _size(self.path) == 0
             connection = self._connect_writer()
@@ -268,13 +272,13 @@ def _quick_check(connection: sqlite3.Connection) -> list[str]:
     return [] if found == ["ok"] else found
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, wait_s: float) -> int:
     """Hold the file that says a logger owns the database; the kernel lets it go with the process."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise SettingsError([f"cannot write {path}: {error.strerror}"]) from error
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

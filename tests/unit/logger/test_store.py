@@ -1,0 +1,145 @@
+"""The store: one owner, a schema that only goes forward, damage found, reading bound to read."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from services.logger import schema
+from services.logger.schema import NewerSchemaError, migrate
+from services.logger.store import StorageError, Store
+from shared.errors import SettingsError
+
+
+async def opened(path: Path) -> Store:
+    store = Store(path, readers=1, lock_wait_s=0.05)
+    await store.open()
+    return store
+
+
+async def test_a_second_owner_is_refused(tmp_path: Path) -> None:
+    """Two writers on one file would each believe to know its state."""
+    first = await opened(tmp_path / "logs.db")
+    second = Store(tmp_path / "logs.db", lock_wait_s=0.05)
+    with pytest.raises(SettingsError, match="another logger"):
+        await second.open()
+    await second.close()
+    await first.close()
+    third = await opened(tmp_path / "logs.db")
+    await third.close()
+
+
+async def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
+    """All or nothing, and the next one works."""
+    store = await opened(tmp_path / "logs.db")
+
+    def half(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO message_counts VALUES ('email', 'sent', 1)")
+        connection.execute("INSERT INTO message_counts VALUES ('email', 'sent', 1)")
+
+    with pytest.raises(StorageError, match="UNIQUE"):
+        await store.write(half)
+    assert await store.write(lambda c: c.execute("SELECT count(*) FROM message_counts").fetchone()) == (0,)
+    await store.close()
+
+
+async def test_a_reader_cannot_write(tmp_path: Path) -> None:
+    """Queries run on connections that are bound to read."""
+    store = await opened(tmp_path / "logs.db")
+    with pytest.raises(StorageError, match="readonly"):
+        await store.read(lambda c: c.execute("DELETE FROM message_logs"))
+    await store.close()
+
+
+async def test_a_damaged_file_is_found_at_the_start(tmp_path: Path) -> None:
+    """One clear line that says what to do, and the file stays as it is."""
+    path = tmp_path / "logs.db"
+    store = await opened(path)
+    await store.write(
+        lambda c: c.executemany(
+            "INSERT INTO system_logs (level, message) VALUES ('error', ?)", ((f"{n:0200}",) for n in range(2000))
+        )
+    )
+    await store.maintain(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+    await store.close()
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2 : len(raw) // 2 + 20_000] = b"\xff" * 20_000
+    path.write_bytes(raw)
+    with pytest.raises(SettingsError, match="restore a backup"):
+        await opened(path)
+    assert path.read_bytes() == raw
+
+
+async def test_a_large_file_is_checked_beside_the_work(tmp_path: Path) -> None:
+    """What the start did not look at is looked at later; the check can be given up at once."""
+    store = await opened(tmp_path / "logs.db")
+    assert store.verified
+    store.verified = False
+    assert await store.verify() == []
+    assert store.verified
+    checking = asyncio.create_task(store.verify())
+    await asyncio.sleep(0)
+    checking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await checking
+    await store.close()
+
+
+def test_migrations_run_once_and_in_order(tmp_path: Path) -> None:
+    """Each brings the schema one version on; those that ran before do not run again."""
+    with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
+        steps = ["CREATE TABLE a (x)", "INSERT INTO a VALUES (1)"]
+        assert migrate(connection, steps) == 2
+        assert migrate(connection, [*steps, "INSERT INTO a VALUES (3)"]) == 3
+        assert connection.execute("SELECT x FROM a").fetchall() == [(1,), (3,)]
+
+
+def test_a_migration_that_fails_leaves_the_version_before(tmp_path: Path) -> None:
+    """Half a migration would be neither schema."""
+    with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
+        migrate(connection, ["CREATE TABLE a (x)"])
+        with pytest.raises(sqlite3.OperationalError):
+            migrate(connection, ["CREATE TABLE a (x)", "CREATE TABLE b (x); INSERT INTO nothing VALUES (1)"])
+        connection.rollback()
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert schema.tables(connection) == ["a"]
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A version that this code does not know is not written to."""
+    with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+        with pytest.raises(NewerSchemaError, match="99"):
+            migrate(connection)
+
+
+OLD_COLUMNS = {
+    "message_logs": [
+        "id", "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id",
+        "template_name", "subject", "status", "error_message", "message_id", "attempts", "created_at", "updated_at",
+    ],
+    "api_logs": [
+        "id", "endpoint", "method", "ip_address", "request_body", "response_status", "response_time_ms",
+        "error_message", "created_at",
+    ],
+    "system_logs": ["id", "level", "message", "metadata", "created_at"],
+}  # fmt: skip
+OLD_INDEXES = {
+    "idx_job_id", "idx_status", "idx_channel", "idx_recipient_email", "idx_created_at", "idx_api_endpoint",
+    "idx_api_created_at", "idx_system_level", "idx_system_created_at",
+}  # fmt: skip
+
+
+def test_the_old_systems_columns_and_indexes_come_first(tmp_path: Path) -> None:
+    """Scripts that read the old tables by position or name go on working."""
+    with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
+        migrate(connection)
+        for table, columns in OLD_COLUMNS.items():
+            found = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            assert found[: len(columns)] == columns
+        indexes = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")}
+        assert indexes >= OLD_INDEXES
