@@ -1,0 +1,88 @@
+"""`kurir doctor`, as a process beside a real Redis and an HTTP server in the logger's place."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from services.cli.doctor import Visit, examine
+from shared.events import Ended
+from tests.integration.queue.world import World, open_world
+from tests.servers import free_port
+
+
+@asynccontextmanager
+async def logger_with(jobs: list[dict[str, object]]) -> AsyncIterator[str]:
+    """Serve open jobs, one a page, as the logger does."""
+
+    async def open_jobs(request: web.Request) -> web.Response:
+        assert request.query["olderThanSeconds"] == "60"
+        place = int(request.query.get("cursor", "0"))
+        following = str(place + 1) if place + 1 < len(jobs) else None
+        return web.json_response({"success": True, "jobs": jobs[place : place + 1], "nextCursor": following})
+
+    app = web.Application()
+    app.router.add_get("/internal/open-jobs", open_jobs)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield f"http://127.0.0.1:{port}"
+    await runner.cleanup()
+
+
+async def run_doctor(redis_url: str, logger_url: str, *options: str) -> tuple[int, dict[str, Any]]:
+    """Run the command; returns its exit code and its answer."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.cli", "doctor", "--json", "--redis-url", redis_url, "--url", logger_url),
+        *options,
+        env={name: value for name, value in os.environ.items() if not name.startswith("KURIR_")},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, orjson.loads(output)
+
+
+async def test_the_command_tells_mends_and_exits_accordingly(valkey_url: str) -> None:
+    """Wrong and only told: exit code 1. Mended: 0, and nothing is found any more."""
+    world: World = open_world(valkey_url)
+    await world.given(3)
+    await world.redis.hincrby("{email}:counters", "sent", 2)
+    rows: list[dict[str, object]] = [
+        {"jobId": "gone:1:whatsapp", "run": 1, "status": "queued", "attempts": 0},
+        {"jobId": "gone:2:whatsapp", "run": 1, "status": "processing", "attempts": 1},
+    ]
+    await world.written()
+    async with logger_with(rows) as logger_url:
+        code, told = await run_doctor(valkey_url, logger_url)
+        assert (code, told["healthy"]) == (1, False)
+        code, mended = await run_doctor(valkey_url, logger_url, "--repair")
+        assert code == 0
+        assert {(one["channel"], one["count"], one["repaired"]) for one in mended["findings"]} == {
+            ("email", 2, True),
+            ("whatsapp", 2, True),
+        }
+    ended = [event for event in await world.written() if isinstance(event, Ended)]
+    assert {event.error_class for event in ended} == {"lost"}
+    async with logger_with([]) as logger_url:
+        assert (await examine(Visit(valkey_url, logger_url, 60, repair=False))).findings == []
+    await world.redis.aclose()
+
+
+async def test_the_queue_is_examined_though_the_logger_is_away(valkey_url: str) -> None:
+    """What could not be compared is said; what is wrong in Redis is mended all the same."""
+    world: World = open_world(valkey_url)
+    await world.given(3)
+    await world.redis.hincrby("{email}:counters", "sent", 2)
+    report = await examine(Visit(valkey_url, f"http://127.0.0.1:{free_port()}", 60, repair=True))
+    assert "nothing answers" in report.unreachable
+    assert [(finding.count, finding.repaired) for finding in report.findings] == [(2, True)]
+    await world.redis.aclose()
