@@ -1,0 +1,91 @@
+"""A blast's state follows from its events and its jobs' counts, whatever came first."""
+
+from __future__ import annotations
+
+from shared.events import BlastChanged, BlastChannelEnded, Queued
+from tests.unit.logger.database import START_MS, Database, accepted, blast, entry, failed, queued, sent
+
+
+def state(database: Database) -> tuple[str, bool]:
+    (row,) = database.rows("SELECT state, ended_at_ms FROM blasts")
+    return row[0], row[1] > 0
+
+
+def ended(total: int, at: int = 100) -> BlastChannelEnded:
+    return BlastChannelEnded(START_MS + at, "b", "email", {"total": total})
+
+
+def test_a_blast_runs_from_enqueueing_to_completed(database: Database) -> None:
+    """Enqueueing until all its jobs are known, running until all have ended."""
+    database.apply(entry(1, accepted(blast(total=3))))
+    assert state(database) == ("enqueueing", False)
+    database.apply(entry(2, queued(range(2))))
+    assert state(database) == ("enqueueing", False)
+    database.apply(entry(3, queued([2])))
+    assert state(database) == ("running", False)
+    applied = database.apply(entry(4, *[sent(index) for index in range(3)], ended(3)))
+    assert state(database) == ("completed", True)
+    assert applied.written.ended_blasts == ["b"]
+    assert applied.written.ended_jobs == {"b": 3}
+
+
+def test_an_end_that_comes_before_its_jobs_waits_for_them(database: Database) -> None:
+    """The channel's streams may be read in any order: the counts decide."""
+    database.apply(entry(1, accepted(blast(total=2)), queued(range(2)), ended(2)))
+    assert state(database) == ("running", False)
+    database.apply(entry(2, sent(0), failed(1)))
+    assert state(database) == ("completed_with_failures", True)
+
+
+def test_a_reopened_blast_runs_and_ends_again(database: Database) -> None:
+    """A second run moves its end."""
+    database.apply(entry(1, accepted(blast(total=1)), queued(), failed(), ended(1)))
+    database.apply(entry(2, queued(run=2, at=200)))
+    assert state(database) == ("running", False)
+    applied = database.apply(entry(3, sent(run=2, at=300), ended(1, at=301)))
+    assert state(database) == ("completed", True)
+    assert applied.written.ended_blasts == ["b"]
+
+
+def test_a_pause_holds_until_it_is_resumed(database: Database) -> None:
+    """By their times, not by the order in which they are read."""
+    database.apply(entry(1, accepted(blast(total=1)), queued()))
+    database.apply(entry(2, BlastChanged(START_MS + 20, "b", "resumed")))
+    database.apply(entry(3, BlastChanged(START_MS + 10, "b", "paused", "by hand")))
+    assert state(database) == ("running", False)
+    database.apply(entry(4, BlastChanged(START_MS + 30, "b", "paused", "again")))
+    assert state(database) == ("paused", False)
+
+
+def test_a_cancelled_blast_ends_with_what_was_enqueued(database: Database) -> None:
+    """Its total becomes what was enqueued, so that its counts add up."""
+    database.apply(entry(1, accepted(blast(total=500)), queued(range(2)), sent(0)))
+    database.apply(entry(2, BlastChanged(START_MS + 20, "b", "cancelled")))
+    assert state(database) == ("cancelled", False)
+    database.apply(entry(3, failed(1), ended(2)))
+    assert state(database) == ("cancelled", True)
+
+
+def test_a_scheduled_blast_says_so(database: Database) -> None:
+    """Until its first job is on its way."""
+    later = START_MS + 3_600_000
+    scheduled = Queued(START_MS, "b", "email", "t", "T", queued().recipients, "scheduled")
+    database.apply(entry(1, accepted(blast(total=1, scheduled_at_ms=later)), scheduled))
+    assert state(database) == ("scheduled", False)
+    database.apply(entry(2, sent(at=3_600_010)))
+    assert state(database)[0] == "running"
+
+
+def test_a_change_that_comes_before_the_blast_is_kept(database: Database) -> None:
+    """Two streams, two speeds."""
+    database.apply(entry(1, BlastChanged(START_MS + 5, "b", "cancelled")))
+    database.apply(entry(2, accepted(blast(total=1)), queued()))
+    assert state(database) == ("cancelled", False)
+    assert database.one("SELECT template_name FROM blasts") == "Reminder"
+
+
+def test_blasts_of_one_template_share_it(database: Database) -> None:
+    """A million single messages keep their template once."""
+    database.apply(entry(1, *[accepted(blast(f"b{number}")) for number in range(20)]))
+    assert database.one("SELECT count(*) FROM blast_templates") == 1
+    assert database.one("SELECT count(*) FROM blasts") == 20

@@ -1,0 +1,127 @@
+"""Retention: what is too old goes, what still waits stays, and the counts stay those of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.logger.retention import DAY_MS, Purged, Retention
+from services.logger.store import Store
+from services.logger.writing import EventWriter
+from shared.blasts import Blast
+from shared.events import ApiRequest, BlastChannelEnded, SystemEvent
+from tests.unit.logger.database import START_MS, accepted, begun, blast, entry, failed, queued, sent
+
+
+class FixedClock:
+    """A clock that stands where the test put it."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.at_ms = now_ms
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+    def monotonic(self) -> float:
+        return self.at_ms / 1000
+
+    async def sleep(self, seconds: float) -> None:
+        self.at_ms += int(seconds * 1000)
+
+
+OLD: Blast = blast("old", total=700)
+NEW: Blast = blast("new", total=2, created_at_ms=START_MS + 20 * DAY_MS)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """A store with an old blast, of which one job still waits, and a new one."""
+    opened = Store(tmp_path / "logs.db", readers=1)
+    await opened.open()
+    clock = FixedClock(START_MS)
+    writer = EventWriter(clock)
+    later = 20 * DAY_MS
+    old = entry(1, accepted(OLD), queued(range(700), "old"), *[sent(index, "old") for index in range(600)])
+    ended = entry(2, *[failed(index, "old") for index in range(600, 699)], begun(699, "old"))
+    noise = entry(3, ApiRequest(START_MS, "/x", "GET", "", "", 200, 1), SystemEvent(START_MS, "error", "old", "s"))
+    await opened.write(lambda connection: writer.apply(connection, [old, ended, noise]))
+    clock.at_ms = START_MS + later
+    new = entry(4, accepted(NEW), queued(range(2), "new", at=later), sent(0, "new", at=later + 5))
+    noise = entry(5, ApiRequest(START_MS + later, "/y", "GET", "", "", 200, 1))
+    await opened.write(lambda connection: writer.apply(connection, [new, noise]))
+    yield opened
+    await opened.close()
+
+
+async def purge(store: Store, days_later: int, forget: Callable[[], None] = lambda: None) -> Purged:
+    clock = FixedClock(START_MS + days_later * DAY_MS)
+    return await Retention(store, 10, forget, clock).purge()
+
+
+async def rows(store: Store, query: str) -> list[tuple[Any, ...]]:
+    return await store.read(lambda connection: connection.execute(query).fetchall())
+
+
+async def test_old_rows_go_and_counts_follow(store: Store) -> None:
+    """Messages with their attempts and dead letters; the job that waits and everything new stay."""
+    purged = await purge(store, 20)
+    assert purged.rows["message_logs"] == 699
+    assert await rows(store, "SELECT job_id FROM message_logs ORDER BY id") == [
+        ("old:699:email",),
+        ("new:0:email",),
+        ("new:1:email",),
+    ]
+    assert await rows(store, "SELECT status, n FROM message_counts WHERE n > 0 ORDER BY status") == [
+        ("processing", 1),
+        ("queued", 1),
+        ("sent", 1),
+    ]
+    for table in ("message_attempts", "dead_letters", "system_logs"):
+        assert await rows(store, f"SELECT count(*) FROM {table}") == [(0,)]
+    assert await rows(store, "SELECT endpoint FROM api_logs") == [("/y",)]
+
+
+async def test_totals_stay(store: Store) -> None:
+    """Counters that Prometheus reads never go back."""
+    before = await rows(store, "SELECT * FROM message_totals")
+    await purge(store, 20)
+    assert await rows(store, "SELECT * FROM message_totals") == before
+
+
+async def test_a_blast_goes_when_it_has_ended(store: Store) -> None:
+    """One that still waits for a job stays, with counts that add up to its total; its template stays with it."""
+    await purge(store, 20)
+    assert await rows(store, "SELECT sum(n) FROM blast_counts WHERE blast_id = 'old'") == [(700,)]
+    writer = EventWriter()
+    end = BlastChannelEnded(START_MS + 20 * DAY_MS, "old", "email", {"total": 700})
+    await store.write(lambda connection: writer.apply(connection, [entry(9, sent(699, "old", at=50), end)]))
+    purged = await purge(store, 20)
+    assert purged.rows["blasts"] == 1
+    assert await rows(store, "SELECT blast_id FROM blasts") == [("new",)]
+    assert await rows(store, "SELECT count(*) FROM blast_counts WHERE blast_id = 'old'") == [(0,)]
+    assert await rows(store, "SELECT count(*) FROM blast_templates") == [(1,)]
+
+
+async def test_what_was_applied_is_remembered_for_two_days(store: Store) -> None:
+    """Long enough for any repetition; a producer without batches goes, and its number is not used again."""
+    forgotten: list[bool] = []
+    await purge(store, 21, lambda: forgotten.append(True))
+    assert await rows(store, "SELECT sequence FROM applied_events ORDER BY sequence") == [(4,), (5,)]
+    await purge(store, 23)
+    assert await rows(store, "SELECT count(*) FROM applied_events") == [(0,)]
+    assert await rows(store, "SELECT count(*) FROM event_producers") == [(0,)]
+    assert forgotten == [True]
+
+
+async def test_nothing_is_left_of_an_address(store: Store) -> None:
+    """Once everything is too old, no table holds an address, a name or a body any more."""
+    writer = EventWriter()
+    end = [entry(9, sent(699, "old", at=50), failed(1, "new", at=60))]
+    await store.write(lambda connection: writer.apply(connection, end))
+    await purge(store, 60)
+    tables = [row[0] for row in await rows(store, "SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    found = {table: await rows(store, f"SELECT * FROM {table}") for table in tables}
+    assert [table for table, kept in found.items() if "example.com" in repr(kept) or "User" in repr(kept)] == []
