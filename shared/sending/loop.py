@@ -9,7 +9,7 @@ settles, and leaves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic
 
 from shared.clock import Clock, SystemClock
@@ -118,8 +118,7 @@ class SendingLoop(Generic[MessageT]):
             await stop.wait()
             self._holdings.wake.set()
             await self._drain(dispatching, workers)
-            for task in background:
-                task.cancel()
+            await _end(background)
         await self._leave()
 
     async def _drain(self, dispatching: asyncio.Task[None], workers: list[asyncio.Task[None]]) -> None:
@@ -132,10 +131,7 @@ class SendingLoop(Generic[MessageT]):
                     await self._holdings.wake.wait()
         except TimeoutError:
             log.warning("grace_over", in_flight=len(self._holdings.in_flight))
-        dispatching.cancel()
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        await _end([dispatching, *workers])
         while not self._holdings.ready.empty():
             flight = self._holdings.ready.get_nowait()
             move = untouched(flight.lease, self._clock.now_ms(), "its sender stopped")
@@ -226,3 +222,15 @@ class SendingLoop(Generic[MessageT]):
                 await self._clock.sleep(REST_S)
                 continue
             return
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough: until Python 3.12 `asyncio.wait_for`, which the Redis client writes with, swallows a
+    cancellation that arrives together with its result (CPython gh-86296), and a sender would never leave.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.1)
