@@ -67,9 +67,10 @@ class System:
 
     def up(self, *options: str) -> None:
         """Run `kurir up` and wait until it says that it is ready."""
+        said = self.output()
         self.start("up", options)
         deadline = time.monotonic() + _READY_TIMEOUT_S
-        while "Kurir is ready" not in self.output():
+        while "Kurir is ready" not in self.output().removeprefix(said):
             assert self.process.poll() is None, f"kurir up ended with {self.process.returncode}:\n{self.output()}"
             assert time.monotonic() < deadline, f"not ready:\n{self.output()}"
             time.sleep(0.05)
@@ -98,7 +99,9 @@ class System:
                 words = child.cmdline()
             except psutil.Error:
                 continue
-            if f"services.{service}" in words or (service == "redis" and "--appendonly" in words):
+            # the server puts its address in place of its command line
+            is_server = any(name in words[0] for name in ("valkey-server", "redis-server")) if words else False
+            if f"services.{service}" in words or (service == "redis" and is_server):
                 return child
         return None
 
