@@ -41,17 +41,31 @@ class EmailMetrics:
             buckets=_WAIT_BUCKETS,
             registry=self.registry,
         )
+        # looking a label's child up takes longer than counting
+        self._counted: dict[tuple[str, str, str], Counter] = {}
+        self._timed: dict[str, Histogram] = {}
+        self._waited: dict[tuple[str, str], Histogram] = {}
         build = Gauge("kurir_build_info", "The running version.", ("version", "service"), registry=self.registry)
         build.labels(version("kurir"), "email_sender").set(1)
 
     def attempt(self, channel: str, outcome: str, error_class: str, duration_s: float) -> None:
         """Count one attempt with its outcome and the seconds it took."""
-        self._attempts.labels(channel, outcome, error_class).inc()
-        self._durations.labels(channel).observe(duration_s)
+        key = (channel, outcome, error_class)
+        counted = self._counted.get(key)
+        if counted is None:
+            counted = self._counted[key] = self._attempts.labels(*key)
+        counted.inc()
+        timed = self._timed.get(channel)
+        if timed is None:
+            timed = self._timed[channel] = self._durations.labels(channel)
+        timed.observe(duration_s)
 
     def queue_latency(self, channel: str, lane: str, seconds: float) -> None:
         """Observe the time from enqueueing to the first attempt."""
-        self._latencies.labels(channel, lane).observe(seconds)
+        waited = self._waited.get((channel, lane))
+        if waited is None:
+            waited = self._waited[channel, lane] = self._latencies.labels(channel, lane)
+        waited.observe(seconds)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""

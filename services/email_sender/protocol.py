@@ -107,14 +107,15 @@ class ReplyQueueProtocol(SMTPProtocol):
         while not self._arrived:
             if self._broken is not None:
                 raise self._broken
-            self._waiter = self._loop.create_future()
+            waiter = self._waiter = self._loop.create_future()
+            # a bare timer: asyncio.timeout costs as much as the reply itself
+            timer = self._loop.call_later(timeout, _give_up, waiter) if timeout is not None else None
             try:
-                async with asyncio.timeout(timeout):
-                    await self._waiter
-            except TimeoutError as error:
-                raise SMTPReadTimeoutError("no reply in time") from error
+                await waiter
             finally:
                 self._waiter = None
+                if timer is not None:
+                    timer.cancel()
         return self._arrived.popleft()
 
     async def start_tls(
@@ -128,3 +129,8 @@ class ReplyQueueProtocol(SMTPProtocol):
         if self.unsolicited is not None:
             raise SMTPResponseException(_INVALID, "text was injected before TLS began")
         return response
+
+
+def _give_up(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(SMTPReadTimeoutError("no reply in time"))

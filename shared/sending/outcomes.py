@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from shared.errors import (
     DeferredError,
     PermanentError,
@@ -39,8 +41,7 @@ from shared.retry import RetryPolicy
 from shared.sending.provider import Receipt
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(msgspec.Struct, frozen=True):
     """An attempt that came to an end: when (ms since the epoch), after how long, under what subject.
 
     `made` is False for a job that was refused before its attempt.
@@ -53,8 +54,7 @@ class Tried:
     made: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What follows from an attempt: the move, and the words for logs and metrics.
 
     `name` is `sent`, `retrying`, `deferred`, `failed` or `returned`; `suppress` is why the address is to be

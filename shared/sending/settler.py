@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+
+import msgspec
 
 from shared.queue.consumer import Consumer
 from shared.queue.leases import Lease, Move
@@ -17,12 +19,11 @@ from shared.sending.holdings import Holdings
 MOST = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """A move to be carried out; `late_event` reports an acceptance whose lease had been lost, empty for others."""
+class Settlement(msgspec.Struct, frozen=True):
+    """A move to be carried out; `late_event` packs the report of an acceptance whose lease had been lost."""
 
     move: Move
-    late_event: bytes = b""
+    late_event: Callable[[], bytes] | None = None
 
 
 class Settler:
@@ -61,7 +62,7 @@ class Settler:
         done = await self._consumer.settle([one.move for one in batch])
         self._holdings.pace.settled(time.monotonic() - asked_at)
         late: list[tuple[Lease, bytes]] = [
-            (one.move.lease, one.late_event)
+            (one.move.lease, one.late_event())
             for one, moved in zip(batch, done, strict=True)
             if not moved and one.late_event
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Protocol
 
 from shared.blasts import Blast
@@ -19,7 +20,7 @@ from shared.errors import (
     UnavailableError,
     UncertainError,
 )
-from shared.logs import get_logger
+from shared.logs import get_logger, note
 from shared.queue.blasts import BlastStore
 from shared.queue.leases import Lease
 from shared.sending.holdings import Flight, Holdings
@@ -181,7 +182,7 @@ class Worker(Generic[MessageT]):
 
     def _accept(self, tried: Tried, receipt: Receipt) -> None:
         outcome = accepted(tried, receipt)
-        self._parts.settler.add(Settlement(outcome.move, sent_event(tried, receipt, late=True)))
+        self._parts.settler.add(Settlement(outcome.move, partial(sent_event, tried, receipt, late=True)))
         self._parts.consequences.provider_worked()
         self._note(tried, outcome)
 
@@ -207,7 +208,7 @@ class Worker(Generic[MessageT]):
     def _note(self, tried: Tried, outcome: Outcome) -> None:
         job = tried.lease.job
         self._parts.observer.attempt(job.channel, outcome.name, outcome.error_class, tried.duration_ms / 1000)
-        get_logger().info(
+        note(
             "attempt",
             job_id=job.job_id,
             blast_id=job.blast_id,

@@ -15,7 +15,7 @@ import structlog
 
 from shared.errors import SettingsError
 from shared.events import SystemEvent
-from shared.logs import LogPipeline, configure_logging, flush_logs, get_logger, mask
+from shared.logs import LogPipeline, configure_logging, flush_logs, get_logger, mask, note
 from shared.settings import CommonSettings, EnvReader, read_common
 from tests.servers import wait_for
 
@@ -47,6 +47,24 @@ def configure(tmp_path: Path) -> Iterator[Configure]:
 def _lines(path: Path) -> list[dict[str, Any]]:
     flush_logs()
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_the_short_way_writes_the_same_line(configure: Configure, tmp_path: Path) -> None:
+    """`note` costs less than the logger, and cannot be told from it in the file."""
+    configure()
+    get_logger().info("attempt", job_id="b:0:email", attempt=1)
+    note("attempt", job_id="b:0:email", attempt=1)
+    flush_logs()
+    lines = (tmp_path / "combined.log").read_bytes().splitlines()
+    usual, short = (line.partition(b'"level"')[2] for line in lines)
+    assert usual == short
+
+
+def test_the_short_way_keeps_to_the_level(configure: Configure, tmp_path: Path) -> None:
+    """A system that logs warnings alone gets no line of level info by either way."""
+    configure(KURIR_LOG_LEVEL="warning")
+    note("attempt", attempt=1)
+    assert _lines(tmp_path / "combined.log") == []
 
 
 def test_a_line_is_json_with_time_level_and_service(configure: Configure, tmp_path: Path) -> None:
