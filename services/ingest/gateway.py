@@ -10,6 +10,7 @@ from services.ingest.keys import Keyring
 from services.ingest.metrics import IngestMetrics
 from services.ingest.peers import Peer
 from services.ingest.request_log import RequestLog
+from services.ingest.room import Room
 from services.ingest.settings import IngestSettings
 from services.ingest.storage.idempotency import IdempotencyStore
 from services.ingest.storage.open_blasts import OpenBlasts
@@ -33,6 +34,7 @@ class Queue:
     blasts: BlastStore
     control: Control
     suppressions: Suppressions
+    room: Room
 
 
 @dataclass(frozen=True, slots=True)

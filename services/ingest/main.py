@@ -21,6 +21,7 @@ from services.ingest.metrics import IngestMetrics
 from services.ingest.operations import OPERATIONS
 from services.ingest.peers import Peer, open_session
 from services.ingest.request_log import RequestLog
+from services.ingest.room import Room
 from services.ingest.settings import IngestSettings, read_settings
 from services.ingest.storage.idempotency import LEASE_MS, IdempotencyStore
 from services.ingest.storage.open_blasts import OpenBlasts
@@ -65,7 +66,8 @@ async def serve(stop: Stop, env: Mapping[str, str]) -> None:
     configure_logging("ingest", settings.common, request_log.from_any_thread())
     try:
         async with open_session() as session:
-            queue = Queue(producer, BlastStore(redis, name), Control(redis, name), Suppressions(redis))
+            room = Room(producer, SystemClock())
+            queue = Queue(producer, BlastStore(redis, name), Control(redis, name), Suppressions(redis), room)
             library = TemplateLibrary(TemplateStore(redis), files)
             health = Health("ingest")
             limits = RequestLimits(redis, settings.rate_limit) if settings.rate_limit is not None else None

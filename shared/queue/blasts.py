@@ -107,8 +107,8 @@ class BlastStore:
         """
         snapshot = pack_blast(blast)
         with translated("create blast"):
-            created = await self._redis.hsetnx(blast_key(blast.blast_id), "snapshot", snapshot)
             async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.hsetnx(blast_key(blast.blast_id), "snapshot", snapshot)
                 for channel, total in blast.totals.items():
                     pipe.hsetnx(ChannelKeys(channel).blast(blast.blast_id), "total", total)
                     pipe.hsetnx(ChannelKeys(channel).blast(blast.blast_id), "moved_at", self._clock.now_ms())
@@ -116,7 +116,7 @@ class BlastStore:
                 event = BlastAccepted(self._clock.now_ms(), blast.blast_id, snapshot)
                 batch = EventBatch(self._accepted.producer, number, [event])
                 pipe.xadd(GATEWAY_EVENTS, {"d": pack_batch(batch)})
-                await pipe.execute()
+                created = (await pipe.execute())[0]
         return bool(created)
 
     async def restore(self, blast: Blast, counts: Mapping[str, Mapping[str, int]]) -> None:

@@ -18,6 +18,7 @@ from shared.lifecycle import Stop
 from shared.logs import get_logger
 
 _LOOKS_A_PERIOD = 15
+_FLUSH_EVERY_S = 1.0
 
 log = get_logger()
 
@@ -34,11 +35,16 @@ class AbandonedWatch:
     async def run(self, stop: Stop) -> None:
         """Look until stopped."""
         stopping = asyncio.create_task(stop.wait())
+        every_s = self.after_s / _LOOKS_A_PERIOD
+        next_look = self.clock.monotonic() + every_s
         try:
             while not stop.is_set():
-                await asyncio.wait({stopping}, timeout=self.after_s / _LOOKS_A_PERIOD)
+                await asyncio.wait({stopping}, timeout=min(every_s, _FLUSH_EVERY_S))
                 try:
-                    await self.look()
+                    await self.open_blasts.flush()
+                    if self.clock.monotonic() >= next_look:
+                        next_look = self.clock.monotonic() + every_s
+                        await self.look()
                 except KurirError as error:
                     log.debug("abandoned blasts not looked for", reason=str(error))
         finally:
@@ -49,7 +55,8 @@ class AbandonedWatch:
         before_ms = self.clock.now_ms() - int(self.after_s * 1000)
         for blast_id in await self.open_blasts.before(before_ms):
             if await self._settled(blast_id, before_ms):
-                await self.open_blasts.close(blast_id)
+                self.open_blasts.close(blast_id)
+        await self.open_blasts.flush()
 
     async def _settled(self, blast_id: str, before_ms: int) -> bool:
         """End one blast if it was abandoned; False while it is still being enqueued."""

@@ -181,7 +181,7 @@ class Submission:
     async def _check_room(self, totals: Totals) -> None:
         for channel, total in totals.by_channel.items():
             if total:
-                await self._gateway.queue.producer.check_room(channel, total)
+                await self._gateway.queue.room.take(channel, total)
 
     async def _create(self, blast: Blast) -> bool:
         """Keep the snapshot; False if another life of this request had kept it before."""
@@ -191,7 +191,7 @@ class Submission:
     async def _enqueue(self, blast: Blast, first: FirstPass, *, fresh: bool) -> None:
         enqueueing = Enqueueing(self._gateway.queue, self._gateway.clock, blast)
         await enqueueing.run(first.spool.blocks(), first.dropped, fresh=fresh)
-        await self._gateway.records.open_blasts.close(blast.blast_id)
+        self._gateway.records.open_blasts.close(blast.blast_id)
 
     async def _check_whole(self, blast: Blast, claim: Claim | None) -> None:
         """Raise 409 where a blast that was taken over had ended as incomplete meanwhile."""

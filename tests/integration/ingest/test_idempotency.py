@@ -96,7 +96,11 @@ async def test_a_lapsed_request_goes_on_where_it_stopped(api: Api, redis: Redis)
     kept = await BlastStore(redis, "test").load(blast.blast_id)
     assert kept is not None
     assert kept.template.name == "The version of that day"
-    assert await redis.zcard("ingest:open-blasts") == 0
+
+    async def closed() -> bool:
+        return await _open(redis) == 0
+
+    await wait_for(closed)
 
 
 async def _until_taken(api: Api) -> Reply:
