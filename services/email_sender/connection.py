@@ -27,8 +27,9 @@ from shared.errors import KurirError, SendError, StopChannelError, TransientErro
 PIECE_BYTES = 256 * 1024
 GOODBYE_S = 0.5
 _LOST = (SMTPServerDisconnected, SMTPTimeoutError, ConnectionError, TimeoutError, SMTPResponseException)
-# tried in this order; a password never crosses an unencrypted connection unless nothing else is offered
+# tried in this order; without encryption, what hides the password comes first
 _METHODS = ("plain", "login", "cram-md5")
+_METHODS_IN_CLEAR = ("cram-md5", "plain", "login")
 _UNKNOWN_METHOD = 504
 
 
@@ -135,6 +136,9 @@ class Connection:
         if response.code == 250:
             self.extensions, self.auth_methods = parse_esmtp_extensions(response.message)
             return
+        if not 500 <= response.code <= 504:
+            raise RefusedError(Stage.EHLO, _reply(response))
+        # a server so old that it does not know EHLO
         response = await self._command(b"HELO " + self._smtp.helo.encode("ascii"))
         if response.code != 250:
             raise RefusedError(Stage.EHLO, _reply(response))
@@ -158,9 +162,8 @@ class Connection:
         self.encryption = f"{cipher[1]} {cipher[0]}" if cipher else ""
 
     async def _log_in(self) -> None:
-        methods = [method for method in _METHODS if method in self.auth_methods]
-        if not self.encryption:
-            methods.reverse()
+        known = _METHODS if self.encryption else _METHODS_IN_CLEAR
+        methods = [method for method in known if method in self.auth_methods]
         if not methods:
             offered = " ".join(self.auth_methods) or "none"
             raise StopChannelError(

@@ -11,6 +11,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from urllib.parse import quote
@@ -35,14 +36,40 @@ _HTML = b'Content-Type: text/html; charset="utf-8"'
 _END_OF_HEADERS = b"MIME-Version: 1.0\r\n"
 
 
+class AttachedFiles:
+    """Files of a blast or of one recipient, encoded when the first message needs them, and then kept."""
+
+    def __init__(self, files: Sequence[Attachment], boundary: str) -> None:
+        self._files = files
+        self._mark = boundary.encode("ascii")
+        self._encoded: bytes | None = None
+        self.size = sum(len(one.content) for one in files) * 4 // 3
+
+    def __bool__(self) -> bool:
+        return bool(self._files)
+
+    def encoded(self) -> bytes:
+        """Return all parts, each after its boundary; slow for large files, so not for the event loop's thread."""
+        if self._encoded is None:
+            self._encoded = b"".join(b"\r\n--m%b\r\n%b" % (self._mark, _attachment(one)) for one in self._files)
+        return self._encoded
+
+
 @dataclass(frozen=True, slots=True)
 class Body:
     """The parts of one message, not encoded yet: which encoding they need depends on the server."""
 
     text: str
     html: str | None
-    attachments: bytes
+    attached: AttachedFiles
+    own: AttachedFiles | None
     boundary: str
+
+    @property
+    def size(self) -> int:
+        """About how long it is, in bytes."""
+        own = self.own.size if self.own is not None else 0
+        return len(self.text) + len(self.html or "") + self.attached.size + own
 
     def encode(self, *, eight_bit: bool) -> bytes:
         """Return the content type and body of the whole message."""
@@ -51,9 +78,10 @@ class Body:
         if self.html is not None:
             html = text_part(_HTML, self.html, eight_bit=eight_bit)
             text = _ALTERNATIVE % (mark, mark, text, mark, html, mark)
-        if not self.attachments:
+        if not self.attached and self.own is None:
             return text
-        return b"%b--%b\r\n%b%b\r\n--%b--\r\n" % (_MIXED % mark, b"m" + mark, text, self.attachments, b"m" + mark)
+        files = self.attached.encoded() + (self.own.encoded() if self.own is not None else b"")
+        return b"%b--%b\r\n%b%b\r\n--%b--\r\n" % (_MIXED % mark, b"m" + mark, text, files, b"m" + mark)
 
 
 _ALTERNATIVE = b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n--%b\r\n%b\r\n--%b\r\n%b\r\n--%b--\r\n'
@@ -68,11 +96,6 @@ class Mail(RenderedMessage):
     envelope: Envelope
     head: bytes
     body: Body
-
-    @property
-    def size(self) -> int:
-        """About how long it is, in bytes."""
-        return len(self.body.text) + len(self.body.html or "") + len(self.body.attachments)
 
     def encode(self, *, eight_bit: bool) -> bytes:
         """Return the whole message in CRLF lines, dots not stuffed; `eight_bit` where the server has 8BITMIME."""
@@ -101,13 +124,13 @@ class Frame:
         reply = b"Reply-To: %b\r\n" % mailbox(clean(reply_to.display_name), reply_to.addr_spec, 10) if reply_to else b""
         self._reply_to = reply
         self._boundary = f"=_{secrets.token_hex(16)}"
-        self._attached = b"".join(self._separated(one) for one in blast.attachments)
+        self._attached = AttachedFiles(blast.attachments, self._boundary)
         self._mail_to = f"mailto:{quote(mail.unsubscribe_to, safe='@+')}?subject=unsubscribe%20"
 
     @property
     def size(self) -> int:
         """How many bytes it keeps, about."""
-        return len(self._attached)
+        return self._attached.size
 
     def fill(self, job: Job) -> Mail:
         """Return the message of one job; raises PermanentError with the reason."""
@@ -145,14 +168,9 @@ class Frame:
             raise _unrenderable(error) from error
 
     def _body(self, job: Job, rendered: Rendered) -> Body:
-        attachments = self._attached
-        if job.recipient.attachments:
-            attachments += b"".join(self._separated(one) for one in job.recipient.attachments)
+        own = AttachedFiles(job.recipient.attachments, self._boundary) if job.recipient.attachments else None
         html = rendered.html if self._blast.template.html else None
-        return Body(rendered.text, html, attachments, self._boundary)
-
-    def _separated(self, attachment: Attachment) -> bytes:
-        return b"\r\n--m%b\r\n%b" % (self._boundary.encode("ascii"), _attachment(attachment))
+        return Body(rendered.text, html, self._attached, own, self._boundary)
 
     def _unsubscribe(self, url: str, token: str) -> bytes:
         return (

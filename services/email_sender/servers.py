@@ -116,7 +116,7 @@ class Server:
             raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
         eight_bit = connection.offers("8bitmime")
         try:
-            if mail.size > ENCODE_ASIDE_BYTES:
+            if mail.body.size > ENCODE_ASIDE_BYTES:
                 content = await asyncio.to_thread(mail.encode, eight_bit=eight_bit)
             else:
                 content = mail.encode(eight_bit=eight_bit)

@@ -37,7 +37,7 @@ def smtp_settings(*urls: str, **changes: Any) -> SmtpSettings:
         timeouts=Timeouts(connect_s=5.0, command_s=10.0, data_s=10.0, idle_s=30.0),
         ca_file="",
         helo="client.example.com",
-        breaker=BreakerPolicy.scaled(0.02),
+        breaker=BreakerPolicy.scaled(0.1),
     )
     return replace(settings, **changes)
 

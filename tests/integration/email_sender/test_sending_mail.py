@@ -1,0 +1,138 @@
+"""A whole email sender on a real queue: servers that go away, limits of domains, suppression."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+
+from shared.blasts import Blast
+from shared.events import Ended, Retrying
+from shared.jobs import Recipient
+from shared.queue.producer import Chunk
+from shared.queue.suppressions import Suppressions
+from shared.settings import Rate
+from tests.integration.email_sender.mails import smtp_settings
+from tests.integration.email_sender.peer import SILENCE, peer
+from tests.integration.email_sender.running import opened, sending_mail
+from tests.integration.queue.world import World
+from tests.integration.sending.running import SETTINGS
+from tests.servers import free_port, wait_for
+
+
+async def sent(world: World, blast: Blast) -> int:
+    return (await world.progress(blast)).counts["sent"]
+
+
+async def test_server_that_is_down_costs_no_message_and_no_attempt(world: World) -> None:
+    """Down for many times the breaker's rest: nothing fails, nothing is retried, and work goes on when it is back."""
+    blast = await world.given(40)
+    async with peer() as server:
+        await server.stop()
+        async with sending_mail(world, smtp_settings(server.url)) as observer:
+
+            async def left_alone() -> bool:
+                senders = (await world.control.channel_stats("email")).senders
+                return bool(senders) and not senders[0].available
+
+            await wait_for(left_alone, what="the sender to say that its provider is away")
+            await asyncio.sleep(1.5)  # the time it is down is the point: over ten rests of the breaker
+            stats = await world.control.channel_stats("email")
+            assert (stats.waiting + stats.active, stats.delayed) == (40, 0)
+            await server.start()
+            back = time.monotonic()
+
+            async def all_sent() -> bool:
+                return await sent(world, blast) == 40
+
+            await wait_for(all_sent, 15, "all to be sent after its return")
+            assert time.monotonic() - back < 15
+    assert {name for name, _ in observer.attempts} == {"returned", "sent"}
+    assert not [event for event in await world.written() if isinstance(event, Retrying | Ended)]
+    assert len(server.messages) == 40
+    await world.check_balance()
+
+
+async def test_server_lost_in_mid_blast_is_taken_up_again(world: World) -> None:
+    """Cut connections and a refused port in the middle of a blast: every message is sent in the end."""
+    blast = await world.given(300)
+    async with peer() as server, sending_mail(world, smtp_settings(server.url)):
+        await wait_for(lambda: len(server.messages) > 50, what="the blast to be under way")
+        await server.stop()
+        await asyncio.sleep(0.3)  # the time it is away is the point
+        await server.start()
+
+        async def all_ended() -> bool:
+            return (await world.progress(blast)).ended_at_ms > 0
+
+        await wait_for(all_ended, 20, "the end of the blast")
+        assert await sent(world, blast) == 300
+    await world.check_balance()
+
+
+async def test_limit_of_a_domain_holds_back_that_domain_alone(world: World) -> None:
+    """Twenty messages to a slow domain before twenty to another: it is not held up, and the slow ones come in time."""
+    blast = await world.blast(40)
+    addresses = [f"r{index}@{'slow' if index < 20 else 'fast'}.example" for index in range(40)]
+    jobs = [world.jobs(blast, [index], recipient=Recipient(one, "R"))[0] for index, one in enumerate(addresses)]
+    await world.producer.enqueue(Chunk(blast, "email", 0, jobs))
+    settings = replace(SETTINGS, domain_rates={"slow.example": Rate(10, 1.0)})
+    async with peer() as server, sending_mail(world, smtp_settings(server.url), settings):
+        started = time.monotonic()
+
+        def count(domain: str) -> int:
+            return sum(f"@{domain}>".encode() in message for message in server.messages)
+
+        await wait_for(lambda: count("fast.example") == 20, 10, "all of the fast domain")
+        elapsed = time.monotonic() - started
+        assert count("slow.example") <= 10 * (elapsed + 1)
+        assert count("slow.example") < 20
+
+        async def all_sent() -> bool:
+            return await sent(world, blast) == 40
+
+        await wait_for(all_sent, 20, "all of the slow domain")
+        assert time.monotonic() - started >= 19 / 10 - 0.2
+    await world.check_balance()
+
+
+@pytest.mark.parametrize(
+    ("reply", "suppressed"), [("550 5.1.1 no such user", True), ("550 5.7.1 policy", False), ("552 5.2.2 full", False)]
+)
+async def test_hard_bounce_suppresses_the_address(world: World, reply: str, suppressed: bool) -> None:
+    """The address of a hard bounce is kept with its reason; that of any other refusal is not."""
+    blast = await world.given(1)
+    async with peer({"RCPT": [reply]}) as server, sending_mail(world, smtp_settings(server.url)):
+
+        async def failed() -> bool:
+            return (await world.progress(blast)).counts["failed"] == 1
+
+        await wait_for(failed)
+        suppressions = Suppressions(world.redis)
+
+        async def reason() -> bool:
+            return bool(await suppressions.get("email", "r0@example.com")) is suppressed
+
+        await wait_for(reason)
+    (ended,) = [event for event in await world.written() if isinstance(event, Ended)]
+    assert (ended.error_class, ended.code, ended.message) == ("permanent", " ".join(reply.split()[:2]), reply)
+
+
+async def test_stop_ends_the_sender_within_its_grace(world: World) -> None:
+    """A server that answers nothing does not keep the sender from leaving; the message it had is uncertain."""
+    blast = await world.given(1)
+    hasty = replace(SETTINGS, grace_s=0.3)
+    async with peer({".": [SILENCE]}) as server, sending_mail(world, smtp_settings(server.url), hasty):
+        await wait_for(lambda: server.messages)
+    assert (await world.progress(blast)).counts["retrying"] == 1
+
+
+async def test_status_of_servers_that_cannot_be_reached() -> None:
+    """One of two works: reachable, and the other's reason is told."""
+    dead = f"smtp://127.0.0.1:{free_port()}"
+    async with peer() as server, opened(smtp_settings(dead, server.url)) as channel:
+        status = await channel.status()
+    assert (status.reachable, status.authenticated) == (True, True)
+    assert "Connect call failed" in str(status.detail)

@@ -1,0 +1,235 @@
+"""Several servers: weights, limits, breakers, and fail-over only while nothing was handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+import pytest
+
+from services.email_sender.channel import EmailChannel
+from services.email_sender.servers import POLICY_REFUSALS
+from services.email_sender.settings import SmtpSettings, Timeouts
+from shared.errors import (
+    DeferredError,
+    PermanentError,
+    SendError,
+    StopChannelError,
+    TransientError,
+    UnavailableError,
+    UncertainError,
+)
+from shared.sending.breaker import BreakerPolicy
+from tests.integration.email_sender.mails import make_mail, smtp_settings
+from tests.integration.email_sender.peer import CLOSE, SILENCE, peer
+from tests.integration.email_sender.running import opened
+from tests.servers import free_port, wait_for
+
+NEVER_AGAIN = BreakerPolicy(failures=3, open_s=3600, probe_every_s=3600)
+
+
+async def send_many(channel: EmailChannel, count: int) -> Counter[str]:
+    """Send messages at once and count how they ended."""
+
+    async def one(number: int) -> str:
+        try:
+            await channel.send(make_mail(f"r{number}@example.com"))
+        except SendError as error:
+            return error.error_class
+        return "accepted"
+
+    return Counter(await asyncio.gather(*(one(number) for number in range(count))))
+
+
+async def test_weights_share_the_messages() -> None:
+    """A server of weight 3 gets about three times as many as one of weight 1."""
+    async with peer() as heavy, peer() as light:
+        settings = smtp_settings(f"{heavy.url}?weight=3&concurrency=300", f"{light.url}?weight=1&concurrency=300")
+        async with opened(settings) as channel:
+            assert await send_many(channel, 300) == {"accepted": 300}
+        assert 180 < len(heavy.messages) < 270
+        assert len(heavy.messages) + len(light.messages) == 300
+
+
+async def test_another_server_takes_over_before_the_hand_over() -> None:
+    """One refuses connections, one hangs up in mid-conversation, one works: every message is accepted, once."""
+    dead = f"smtp://127.0.0.1:{free_port()}"
+    async with peer({"RCPT": lambda _line: CLOSE}) as flaky, peer() as good:
+        async with opened(smtp_settings(dead, flaky.url, good.url)) as channel:
+            assert await send_many(channel, 40) == {"accepted": 40}
+        assert len(good.messages) == 40
+        assert not flaky.messages
+
+
+async def test_no_server_takes_over_after_the_hand_over() -> None:
+    """A lost answer to the final dot is uncertain; the other server is not told to send it again."""
+    async with peer({".": [CLOSE] * 40}) as lossy, peer() as good:
+        async with opened(smtp_settings(f"{lossy.url}?weight=1000000", good.url)) as channel:
+            with pytest.raises(UncertainError):
+                await channel.send(make_mail())
+        assert not good.messages
+
+
+async def test_refusal_is_an_answer_not_a_reason_to_ask_another() -> None:
+    """What one server refuses for good or for now is not offered to the other."""
+    answers = ["550 5.1.1 gone", "450 4.7.1 grey"]
+    async with peer({"RCPT": answers}) as strict, peer() as good:
+        async with opened(smtp_settings(f"{strict.url}?weight=1000000", good.url)) as channel:
+            with pytest.raises(PermanentError):
+                await channel.send(make_mail())
+            with pytest.raises(DeferredError):
+                await channel.send(make_mail())
+        assert not good.messages
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ({"CONNECT": ["554 no"] * 9}, "554"),
+        ({"CONNECT": [CLOSE] * 9}, "connect"),
+        ({"CONNECT": [SILENCE] * 9}, "timeout"),
+        ({"EHLO": ["421 4.3.2 down"] * 9}, "421 4.3.2"),
+    ],
+)
+async def test_broken_server_is_unavailable_and_then_left_alone(script: dict[str, list[str]], code: str) -> None:
+    """After so many failures in a row the breaker opens: nothing is tried, and the channel says it is unavailable."""
+    timeouts = Timeouts(connect_s=0.2, command_s=5.0, data_s=5.0, idle_s=30.0)
+    async with peer(script) as server:
+        async with opened(smtp_settings(server.url, breaker=NEVER_AGAIN, timeouts=timeouts)) as channel:
+            for _ in range(3):
+                assert channel.available()
+                with pytest.raises(UnavailableError) as failed:
+                    await channel.send(make_mail())
+                assert failed.value.code == code
+            assert not channel.available()
+            with pytest.raises(UnavailableError, match="left alone"):
+                await channel.send(make_mail())
+        assert len(server.sessions) == 3
+
+
+async def test_one_probe_at_a_time_and_its_success_closes_the_breaker() -> None:
+    """While a probe is under way nobody else may try; when it comes through, all may."""
+    policy = BreakerPolicy(failures=2, open_s=0.05, probe_every_s=0.05)
+    port = free_port()
+    async with peer({"RCPT": ["250 ok"]}) as server:
+        await server.stop()
+        server.port = port
+        async with opened(smtp_settings(f"smtp://127.0.0.1:{port}", breaker=policy)) as channel:
+            assert await send_many(channel, 2) == {"unavailable": 2}
+            assert not channel.available()
+            await server.start()
+            await wait_for(channel.available)
+            found = await send_many(channel, 5)
+            assert found["accepted"] == 1
+            assert found["unavailable"] == 4
+            assert await send_many(channel, 20) == {"accepted": 20}
+
+
+async def test_refusals_of_messages_do_not_open_the_breaker() -> None:
+    """A server that refuses every message for its own sake works."""
+    async with (
+        peer({"RCPT": lambda _line: "550 5.1.1 gone"}) as server,
+        opened(smtp_settings(server.url, breaker=NEVER_AGAIN)) as channel,
+    ):
+        assert await send_many(channel, 20) == {"permanent": 20}
+        assert channel.available()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+async def test_ten_policy_refusals_in_a_row_stop_the_channel(interrupted: bool) -> None:
+    """5.7.x ten times running from one server means us, not the messages; an acceptance in between starts anew."""
+    answers = ["550 5.7.1 blocked"] * (POLICY_REFUSALS - 1)
+    answers += ["250 ok", *answers] if interrupted else []
+    async with (
+        peer({"RCPT": [*answers, "550 5.7.1 blocked"]}) as server,
+        opened(smtp_settings(server.url)) as channel,
+    ):
+        found = [(await send_many(channel, 1)).most_common(1)[0][0] for _ in answers]
+        assert found == ["accepted" if answer[0] == "2" else "permanent" for answer in answers]
+        with pytest.raises(StopChannelError, match="10 messages in a row") as stopped:
+            await channel.send(make_mail())
+        assert stopped.value.reply == "550 5.7.1 blocked"
+
+
+async def test_concurrency_of_a_server_bounds_its_connections() -> None:
+    """However many messages are under way, a server sees no more connections than it is allowed."""
+    async with peer() as server, opened(smtp_settings(f"{server.url}?concurrency=3")) as channel:
+        assert await send_many(channel, 60) == {"accepted": 60}
+        assert len(server.sessions) <= 3
+
+
+async def test_rate_of_a_server_spaces_its_messages() -> None:
+    """Twenty a second means that ten messages take no less than nine twentieths of a second."""
+    async with peer() as server, opened(smtp_settings(f"{server.url}?rate=20/1s")) as channel:
+        started = time.monotonic()
+        assert await send_many(channel, 10) == {"accepted": 10}
+        assert time.monotonic() - started >= 9 / 20
+
+
+async def test_long_wait_for_a_rate_is_a_deferral() -> None:
+    """A message that would wait for minutes is deferred for as long, and holds up nobody."""
+    async with peer() as server, opened(smtp_settings(f"{server.url}?rate=1/1h")) as channel:
+        await channel.send(make_mail())
+        with pytest.raises(DeferredError) as deferred:
+            await channel.send(make_mail())
+        assert 3590 < (deferred.value.wait_s or 0) <= 3600
+
+
+async def test_name_that_does_not_exist_is_unavailable() -> None:
+    """A DNS failure is the server's, not the message's."""
+    async with opened(smtp_settings("smtp://no-such-host.invalid")) as channel:
+        with pytest.raises(UnavailableError) as failed:
+            await channel.send(make_mail())
+    assert failed.value.code == "dns"
+
+
+@pytest.mark.parametrize(
+    ("script", "extensions", "verbs"),
+    [
+        ({}, ["AUTH PLAIN LOGIN"], ["EHLO", "AUTH"]),
+        ({"AUTH": ["334 VXNlcm5hbWU6"], "c29tZQ==": ["334 UGFzc3dvcmQ6"], "d29yZA==": ["235 ok"]}, ["AUTH LOGIN"],
+         ["EHLO", "AUTH", "c29tZQ==", "d29yZA=="]),
+        ({"AUTH": ["504 5.5.4 unknown", "334 VXNlcm5hbWU6"], "c29tZQ==": ["334 UGFzc3dvcmQ6"], "d29yZA==": ["235 ok"]},
+         ["AUTH PLAIN LOGIN"], ["EHLO", "AUTH", "AUTH", "c29tZQ==", "d29yZA=="]),
+    ],
+    ids=["plain", "login", "a method that is offered but not known"],
+)  # fmt: skip
+async def test_log_in_by_what_the_server_offers(
+    script: dict[str, list[str]], extensions: list[str], verbs: list[str]
+) -> None:
+    """PLAIN or LOGIN, and the next method where one is not known after all."""
+    script = {verb.upper(): answers for verb, answers in script.items()}
+    async with peer(script, extensions) as server:
+        url = server.url.replace("//", "//some:word@") + "?tls=off"
+        async with opened(smtp_settings(url)) as channel:
+            await channel.send(make_mail())
+        assert server.sessions[0].verbs[: len(verbs)] == verbs
+
+
+async def test_credentials_are_not_sent_without_encryption() -> None:
+    """STARTTLS is required by default where there are credentials; a server without it hears no AUTH."""
+    async with peer(extensions=["AUTH PLAIN"]) as server:
+        async with opened(smtp_settings(server.url.replace("//", "//some:word@"))) as channel:
+            with pytest.raises(UnavailableError, match="does not offer STARTTLS"):
+                await channel.send(make_mail())
+        assert server.heard["AUTH"] == 0
+
+
+async def test_text_injected_before_tls_breaks_the_connection() -> None:
+    """What came in clear text with the answer to STARTTLS is never taken for an answer (RFC 3207, 4.2)."""
+    script = {"STARTTLS": ["220 ready\r\n250 injected"]}
+    hasty = Timeouts(connect_s=0.3, command_s=5.0, data_s=5.0)
+    async with (
+        peer(script, ["STARTTLS"]) as server,
+        opened(smtp_settings(f"{server.url}?tls=required", timeouts=hasty)) as channel,
+    ):
+        with pytest.raises((UnavailableError, TransientError)):
+            await channel.send(make_mail())
+        assert server.heard["MAIL"] == 0
+
+
+def test_time_outs_and_policies_are_settings() -> None:
+    """The defaults: five failures open a breaker for a minute, a probe every five seconds where there is no other."""
+    assert BreakerPolicy() == BreakerPolicy(5, 60.0, 5.0)
+    assert SmtpSettings((), Timeouts(), "", "h").breaker == BreakerPolicy()

@@ -1,0 +1,102 @@
+"""The email sender's settings: servers as URLs, and every problem at once, without a password in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.email_sender.settings import ServerSettings, parse_server, read_settings
+from shared.errors import SettingsError
+from shared.settings import Rate
+
+ENV = {
+    "KURIR_SMTP_URL": "smtp://mail.example.com",
+    "KURIR_EMAIL_FROM": "Tokó Kita <shop@example.com>",
+    "KURIR_PUBLIC_URL": "https://kurir.example.com/",
+    "KURIR_SECRET": "s",
+}
+PLAIN = ServerSettings("mail.example.com", 25, "if-offered")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("smtp://mail.example.com", PLAIN),
+        ("smtp://mail.example.com:2525", replace(PLAIN, port=2525)),
+        ("smtp://u:p@mail.example.com:587", replace(PLAIN, port=587, tls="required", username="u", password="p")),
+        ("smtps://u:p@mail.example.com", replace(PLAIN, port=465, tls="implicit", username="u", password="p")),
+        ("smtp://a%40b.c:p%2Fw%2C@mail.example.com", replace(PLAIN, tls="required", username="a@b.c", password="p/w,")),
+        ("smtp://u:p@mail.example.com?tls=off", replace(PLAIN, tls="off", username="u", password="p")),
+        ("smtp://mail.example.com?tls=required", replace(PLAIN, tls="required")),
+        (
+            "smtp://mail.example.com?weight=3&rate=14/1s&concurrency=2&max_messages=0",
+            replace(PLAIN, weight=3, rate=Rate(14, 1.0), concurrency=2, max_messages=0),
+        ),
+    ],
+)
+def test_server_is_a_url(url: str, expected: ServerSettings) -> None:
+    """Credentials make STARTTLS required; everything else is in the query."""
+    assert parse_server(url) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "mail.example.com", "http://mail.example.com", "smtp://", "smtp://u@h", "smtp://h:70000", "smtp://h/path",
+     "smtp://h?weight=0", "smtp://h?weight=x", "smtp://h?rate=fast", "smtp://h?tls=maybe", "smtps://h?tls=off",
+     "smtp://h?nonsense=1"],
+)  # fmt: skip
+def test_server_that_cannot_be_one_is_refused(url: str) -> None:
+    """Each with a reason."""
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_server(url)
+
+
+def test_settings_of_a_good_environment() -> None:
+    """What is not said has its documented default."""
+    settings = read_settings(ENV)
+    assert settings.mail.sender.display_name == "Tokó Kita"
+    assert settings.mail.public_url == "https://kurir.example.com"
+    assert settings.mail.unsubscribe_to == "shop@example.com"
+    assert (settings.common.port, settings.sending.concurrency, settings.dkim) == (3010, 5, None)
+    assert settings.smtp.servers == (PLAIN,)
+
+
+def test_several_servers() -> None:
+    """KURIR_SMTP_SERVERS is a list of URLs and comes before KURIR_SMTP_URL."""
+    settings = read_settings({**ENV, "KURIR_SMTP_SERVERS": "smtp://one.example.com, smtp://two.example.com?weight=2"})
+    assert [(server.host, server.weight) for server in settings.smtp.servers] == [
+        ("one.example.com", 1), ("two.example.com", 2)
+    ]  # fmt: skip
+
+
+def test_every_problem_is_reported_at_once_without_a_secret() -> None:
+    """A broken URL is named by its place, since it may hold a password."""
+    env = {
+        "KURIR_SMTP_SERVERS": "smtp://u:hunter2@one:99999, smtp://u:hunter2@",
+        "KURIR_EMAIL_FROM": "nobody",
+        "KURIR_PUBLIC_URL": "ftp://x",
+        "KURIR_SMTP_HELO": "two words",
+        "KURIR_DKIM_DOMAIN": "example.com",
+    }
+    with pytest.raises(SettingsError) as wrong:
+        read_settings(env)
+    for name in (
+        "SMTP_SERVERS, server 1",
+        "SMTP_SERVERS, server 2",
+        "EMAIL_FROM",
+        "PUBLIC_URL",
+        "HELO",
+        "SECRET",
+        "DKIM",
+    ):
+        assert any(name in problem for problem in wrong.value.problems), name
+    assert "hunter2" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("name", ENV)
+def test_variable_that_is_missing_is_named(name: str) -> None:
+    """Nothing that mail needs has a silent default."""
+    env = {key: value for key, value in ENV.items() if key != name}
+    with pytest.raises(SettingsError, match=name):
+        read_settings(env)
