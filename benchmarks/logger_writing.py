@@ -67,7 +67,7 @@ async def _drain(order: str, jobs: int, events: EventLog, url: str, folder: Path
     lag = await events.lag()
     child = Child("logger", [sys.executable, "-m", "services.logger"], env, folder)
     try:
-        _wait_until_serving(port)
+        wait_until_serving(port)
         # what it wrote before the clock began does not count
         first, began, before = await events.lag(), time.perf_counter(), usage_of([("logger", child.pid)])
         while await events.lag():
@@ -91,7 +91,8 @@ async def _drain(order: str, jobs: int, events: EventLog, url: str, folder: Path
     )
 
 
-def _wait_until_serving(port: int) -> None:
+def wait_until_serving(port: int) -> None:
+    """Wait until a logger answers on the port."""
     deadline = time.monotonic() + 30
     while True:
         try:

@@ -7,11 +7,10 @@ from collections import Counter
 from typing import Any
 
 from services.logger.blast_rows import counts_of
-from services.logger.filters import STATUSES, MessageFilter, Page, Span
-from services.logger.queries import MESSAGES, find_messages
+from services.logger.filters import STATUSES, MessageFilter, Span
+from services.logger.queries import count_by_status
 
-COUNTED_ROWS = 20_000
-_CHANNEL, _STATUS = MESSAGES.columns.index("channel"), MESSAGES.columns.index("status")
+COUNTED_ROWS = 10_000
 Counts = Counter[tuple[str, str]]
 
 
@@ -19,7 +18,7 @@ def count_messages(connection: sqlite3.Connection, wanted: MessageFilter) -> dic
     """Return counts by status, in all and by channel.
 
     Without filters, or by blast, channel and status, they are whole at once; by anything else rows are counted, the
-    latest 20,000 at most, and `complete` is false where there are more.
+    latest 10,000 at most, and `complete` is false where there are more.
     """
     counts, complete = _count(connection, wanted)
     chosen: Counts = Counter()
@@ -32,25 +31,13 @@ def count_messages(connection: sqlite3.Connection, wanted: MessageFilter) -> dic
 def _count(connection: sqlite3.Connection, wanted: MessageFilter) -> tuple[Counts, bool]:
     others = (wanted.recipient, wanted.template, wanted.reference, wanted.error_class)
     if any(others) or wanted.span != Span():
-        return _count_rows(connection, wanted)
+        return count_by_status(connection, wanted, COUNTED_ROWS)
     if wanted.blast:
         by_channel = counts_of(connection, wanted.blast)
         kept = {(channel, status): n for channel, one in by_channel.items() for status, n in one.items()}
         return Counter(kept), True
     rows = connection.execute("SELECT channel, status, n FROM message_counts")
     return Counter({(channel, status): n for channel, status, n in rows}), True
-
-
-def _count_rows(connection: sqlite3.Connection, wanted: MessageFilter) -> tuple[Counts, bool]:
-    counts: Counts = Counter()
-    page = Page(1000)
-    for _ in range(COUNTED_ROWS // page.limit):
-        found = find_messages(connection, wanted, page)
-        counts.update((row[_CHANNEL], row[_STATUS]) for row in found.rows)
-        if not found.next_id:
-            return counts, True
-        page = Page(page.limit, found.next_id)
-    return counts, False
 
 
 def _shape(counts: Counts) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -66,11 +67,25 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where rows come from: a table, and the streams of ids that lead through it."""
+class Search:
+    """Where rows come from: streams of ids through a table, what to check on the rows, and bounds of their ids."""
 
     table: Table
     streams: Sequence[Ids]
+    conditions: Sequence[Condition]
+    bounds: Bounds
+
+    def ids(self, connection: sqlite3.Connection, cursor: int) -> Iterator[int]:
+        """Yield the ids of all streams in falling order, each once, from below the cursor (0: from the latest)."""
+        low, high = self.bounds
+        below = min(cursor or _NEWEST, high + 1 if high < _NEWEST else _NEWEST)
+        merged = heapq.merge(*(stream.ids(connection, low, below) for stream in self.streams), reverse=True)
+        # a row that two streams know comes twice, side by side
+        return (one for one, _ in groupby(merged))
+
+    def parameters(self, ids: Sequence[int]) -> list[Any]:
+        """Return the parameters of a query of rows by ids and conditions."""
+        return [orjson.dumps(ids).decode(), *(value for _, values in self.conditions for value in values)]
 
 
 MESSAGES = Table("message_logs", MESSAGE_COLUMNS)
@@ -80,10 +95,35 @@ SYSTEM = Table("system_logs", SYSTEM_COLUMNS)
 
 def find_messages(connection: sqlite3.Connection, wanted: MessageFilter, page: Page) -> Found:
     """Return a page of messages."""
+    return _find(connection, _message_search(connection, wanted), page)
+
+
+def count_by_status(
+    connection: sqlite3.Connection, wanted: MessageFilter, most: int
+) -> tuple[Counter[tuple[str, str]], bool]:
+    """Count messages by channel and status, looking at the latest `most` that an index finds; False if there are more."""
+    search = _message_search(connection, wanted)
+    where = "".join(f" AND {text}" for text, _ in search.conditions)
+    query = (
+        "SELECT channel, status, count(*) FROM message_logs"  # noqa: S608 -- conditions are this module's own
+        f" WHERE id IN (SELECT value FROM json_each(?)){where} GROUP BY channel, status"
+    )
+    counts: Counter[tuple[str, str]] = Counter()
+    ids = search.ids(connection, 0)
+    for chunk in iter(lambda: list(islice(ids, _ROWS_A_LOOK)), []):
+        for channel, status, n in connection.execute(query, search.parameters(chunk)):
+            counts[channel, status] += n
+        most -= len(chunk)
+        if most <= 0:
+            return counts, next(ids, None) is None
+    return counts, True
+
+
+def _message_search(connection: sqlite3.Connection, wanted: MessageFilter) -> Search:
     bounds = id_bounds(connection, wanted.span)
     streams, covered = message_streams(connection, wanted)
     conditions = [*_message_conditions(wanted, covered), *_time_conditions(wanted.span)]
-    return _find(connection, Source(MESSAGES, streams), conditions, page, bounds)
+    return Search(MESSAGES, streams, conditions, bounds)
 
 
 def find_requests(connection: sqlite3.Connection, wanted: ApiFilter, page: Page) -> Found:
@@ -100,7 +140,7 @@ def find_requests(connection: sqlite3.Connection, wanted: ApiFilter, page: Page)
     else:
         stream = IdStream("api_logs")
     bounds = _bounds_by_time(connection, "api_logs", wanted.span)
-    return _find(connection, Source(API, [stream]), conditions, page, bounds)
+    return _find(connection, Search(API, [stream], conditions, bounds), page)
 
 
 def find_system_events(connection: sqlite3.Connection, wanted: SystemFilter, page: Page) -> Found:
@@ -115,18 +155,7 @@ def find_system_events(connection: sqlite3.Connection, wanted: SystemFilter, pag
     else:
         streams = [IdStream("system_logs")]
     bounds = _bounds_by_time(connection, "system_logs", wanted.span)
-    return _find(connection, Source(SYSTEM, streams), conditions, page, bounds)
-
-
-def every_page(find: Callable[[Page], Found], size: int = 1000) -> Iterator[list[Row]]:
-    """Return all rows page by page, for exports; each page is a query of its own."""
-    page = Page(size)
-    while True:
-        found = find(page)
-        yield found.rows
-        if not found.next_id:
-            return
-        page = Page(size, found.next_id)
+    return _find(connection, Search(SYSTEM, streams, conditions, bounds), page)
 
 
 def id_bounds(connection: sqlite3.Connection, span: Span) -> tuple[int, int]:
@@ -158,21 +187,14 @@ def _bounds_by_time(connection: sqlite3.Connection, table: str, span: Span) -> t
     return low, high
 
 
-def _find(
-    connection: sqlite3.Connection, source: Source, conditions: Sequence[Condition], page: Page, bounds: Bounds
-) -> Found:
+def _find(connection: sqlite3.Connection, search: Search, page: Page) -> Found:
     """Return a page: the rows of the merged ids that meet the conditions."""
-    low, high = bounds
-    below = min(page.cursor or _NEWEST, high + 1 if high < _NEWEST else _NEWEST)
-    merged = heapq.merge(*(stream.ids(connection, low, below) for stream in source.streams), reverse=True)
-    # a row that two streams know comes twice, side by side
-    ids = (one for one, _ in groupby(merged))
-    query = source.table.rows_of(conditions)
-    parameters = [value for _, values in conditions for value in values]
+    query = search.table.rows_of(search.conditions)
+    ids = search.ids(connection, page.cursor)
     rows: list[Row] = []
     looked_at, size = 0, page.limit + 1
     while chunk := list(islice(ids, size)):
-        rows += connection.execute(query, (orjson.dumps(chunk).decode(), *parameters))
+        rows += connection.execute(query, search.parameters(chunk))
         if len(rows) > page.limit:
             return Found(rows[: page.limit], rows[page.limit - 1][0])
         looked_at += len(chunk)

@@ -26,7 +26,7 @@ SPAN = Span(START_MS - 1000, START_MS + 100_000)
 
 # tables of a few rows (channels × statuses), and lists of ids that stand in the statement itself
 _SMALL = re.compile(r"SCAN (message_counts|message_totals|json_each)\b")
-# sorts a page of rows by id, or a handful of groups
+# sorts a page of rows by id, or groups as many
 _SORTS_A_PAGE = re.compile(r"json_each|error_days")
 
 MESSAGES: dict[str, MessageFilter] = {

@@ -1,0 +1,238 @@
+"""Reading a large log: `scripts/make_log_rows.py` makes it, the real logger serves it over HTTP.
+
+`python -m benchmarks.logger_reading --data-dir DIR` asks every kind of query several times and prints the slowest,
+scrapes the metrics, exports all rows while watching the logger's memory, writes new messages while one day's rows are
+deleted, and prints how long the writer was held. The folder is changed by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sqlite3
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+import orjson
+import psutil
+
+from benchmarks.logger_writing import wait_until_serving
+from benchmarks.processes import Child, clean_environment
+from services.logger.retention import DAY_MS, Retention
+from services.logger.store import Store
+from services.logger.writing import EventWriter
+from shared.clock import SystemClock
+from shared.events import EventBatch, Queued, QueuedRecipient
+from shared.queue.event_log import EventEntry
+from tests.servers import RedisServer, free_port
+
+_TIMES = 7
+QUERIES = (
+    "/api/logs/messages",
+    "/api/logs/messages?limit=1000",
+    "/api/logs/messages?status=sent",
+    "/api/logs/messages?status=failed",
+    "/api/logs/messages?status=failed,expired,suppressed,cancelled&limit=1000",
+    "/api/logs/messages?status=processing",
+    "/api/logs/messages?channel=whatsapp",
+    "/api/logs/messages?channel=whatsapp&status=failed",
+    "/api/logs/messages?recipient=user1234567@example.com",
+    "/api/logs/messages?recipient=user12345",
+    "/api/logs/messages?recipient=user",
+    "/api/logs/messages?recipient=nobody@nowhere.example",
+    "/api/logs/messages?recipient=62810009",
+    "/api/logs/messages?blast=blast{blast}",
+    "/api/logs/messages?blast=blast{blast}&status=failed&channel=email",
+    "/api/logs/messages?template=template7",
+    "/api/logs/messages?template=template7&status=failed",
+    "/api/logs/messages?template=template7&error_class=uncertain&status=failed&channel=email",
+    "/api/logs/messages?template=none",
+    "/api/logs/messages?reference=order-77777",
+    "/api/logs/messages?reference=campaign-{blast}&status=sent",
+    "/api/logs/messages?error_class=uncertain",
+    "/api/logs/messages?from={middle}",
+    "/api/logs/messages?from={middle}&to={after}&status=failed",
+    "/api/logs/messages?to={middle}&channel=email",
+    "/api/logs/messages?recipient=user1234567@example.com&status=failed&from={middle}",
+    "/api/logs/messages/stats",
+    "/api/logs/messages/stats?blast=blast{blast}",
+    "/api/logs/messages/stats?recipient=user1234567@example.com",
+    "/api/logs/messages/stats?error_class=uncertain",
+    "/api/logs/api",
+    "/api/logs/api?status=422",
+    "/api/logs/api?endpoint=/api/messages/blast&from={middle}",
+    "/api/logs/system?level=error",
+    "/api/logs/system?service=ingest&from={middle}&to={after}",
+    "/api/messages/blast{blast}:50:email",
+    "/api/blasts",
+    "/api/blasts?state=completed_with_failures&template=template7",
+    "/api/blasts?reference=campaign-{blast}",
+    "/api/blasts/blast{blast}",
+    "/api/dashboard",
+    "/internal/open-jobs?olderThanSeconds=60",
+    "/metrics",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running logger."""
+
+    port: int
+    process: psutil.Process
+
+    def get(self, path: str) -> bytes:
+        """GET a path; raises where the answer is no 200."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            read: bytes = answer.read()
+            return read
+
+    def memory_mib(self) -> float:
+        """Return what is resident."""
+        return float(self.process.memory_info().rss) / 2**20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.logger_reading", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--export", action="store_true", help="export all rows")
+    parser.add_argument("--retention", type=int, default=0, metavar="DAYS", help="delete what is older, beside writing")
+    wanted = parser.parse_args(arguments)
+    server = RedisServer("valkey")
+    server.start()
+    try:
+        with tempfile.TemporaryDirectory(prefix="kurir-bench-") as folder:
+            _serve(wanted, server.url, Path(folder))
+    finally:
+        server.destroy()
+    if wanted.retention:
+        asyncio.run(_purge(wanted.data_dir, wanted.retention))
+    return 0
+
+
+def _serve(wanted: argparse.Namespace, redis_url: str, folder: Path) -> None:
+    port = free_port()
+    env = clean_environment() | {
+        "KURIR_REDIS_URL": redis_url,
+        "KURIR_DATA_DIR": str(wanted.data_dir),
+        "KURIR_PORT": str(port),
+        "KURIR_RETENTION_DAYS": "3650",
+    }
+    began = time.perf_counter()
+    child = Child("logger", [sys.executable, "-m", "services.logger"], env, folder)
+    try:
+        wait_until_serving(port)
+        print(f"serving after {time.perf_counter() - began:.1f} s")
+        served = Served(port, psutil.Process(child.pid))
+        # the first time reads the disk; what is asked again is in memory
+        cold, warm = _ask_all(served, 1), _ask_all(served, _TIMES)
+        for path, seconds in sorted(warm.items(), key=lambda item: -item[1]):
+            print(f"{seconds * 1000:8.1f} ms  (first {cold[path] * 1000:7.1f} ms)  {path}")
+        print(f"memory after queries: {served.memory_mib():.0f} MiB")
+        if wanted.export:
+            _export(served)
+    finally:
+        child.stop()
+
+
+def _ask_all(served: Served, times: int) -> dict[str, float]:
+    """Return the slowest of several times, by query."""
+    now = time.time()
+    latest = orjson.loads(served.get("/api/blasts?limit=1"))["blasts"][0]["blastId"]
+    values = {
+        "blast": str(int(latest.removeprefix("blast")) // 2),
+        "middle": quote(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 15 * 86_400))),
+        "after": quote(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 14 * 86_400))),
+    }
+    slowest: dict[str, float] = {}
+    for path in QUERIES:
+        asked = partial(served.get, path.format(**values))
+        slowest[path] = max(_timed(asked) for _ in range(times))
+    return slowest
+
+
+def _timed(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def _export(served: Served) -> None:
+    """Read every row as NDJSON, a chunk at a time."""
+    before, peak, size, lines = served.memory_mib(), 0.0, 0, 0
+    began = time.perf_counter()
+    url = f"http://127.0.0.1:{served.port}/api/logs/messages?format=ndjson"
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        while chunk := answer.read(1 << 20):
+            size += len(chunk)
+            lines += chunk.count(b"\n")
+            peak = max(peak, served.memory_mib())
+    spent = time.perf_counter() - began
+    print(f"export: {lines} rows, {size / 1e9:.2f} GB in {spent:.0f} s; memory {before:.0f} → {peak:.0f} MiB")
+
+
+async def _purge(folder: Path, days: int) -> None:
+    """Delete what is older than `days` while batches are written, and time each batch's wait."""
+    store = Store(folder / "logs.db")
+    await store.open()
+    waits: list[float] = []
+    done = asyncio.Event()
+
+    async def write() -> None:
+        writer, number = EventWriter(), 0
+        while not done.is_set():
+            number += 1
+            entries = [_batch(number)]
+            began = time.perf_counter()
+            await store.write(partial(_apply, writer, entries))
+            waits.append(time.perf_counter() - began)
+            await asyncio.sleep(0.02)
+
+    async def checkpoint() -> None:
+        while not done.is_set():
+            await store.checkpoint()
+            await asyncio.sleep(1)
+
+    tasks = [asyncio.create_task(write()), asyncio.create_task(checkpoint())]
+    await asyncio.sleep(3)
+    alone, began = sorted(waits), time.perf_counter()
+    waits.clear()
+    purged = await Retention(store, days, lambda: None).purge()
+    spent = time.perf_counter() - began
+    done.set()
+    await asyncio.gather(*tasks)
+    await store.close()
+    beside = sorted(waits)
+    print(orjson.dumps({"deleted": purged.rows, "days": days, "seconds": round(spent, 1)}).decode())
+    print(
+        f"the writer was held {purged.longest_s * 1000:.1f} ms at most, in {purged.chunks} chunks;"
+        f" a batch of 20 took p99 {_share(beside, 0.99) * 1000:.1f} ms, {beside[-1] * 1000:.1f} ms at most"
+        f" ({_share(alone, 0.99) * 1000:.1f} and {alone[-1] * 1000:.1f} ms alone)"
+    )
+
+
+def _apply(writer: EventWriter, entries: Sequence[EventEntry], connection: sqlite3.Connection) -> None:
+    writer.apply(connection, entries)
+
+
+def _share(values: Sequence[float], share: float) -> float:
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+def _batch(number: int) -> EventEntry:
+    now_ms = SystemClock().now_ms()
+    recipients = [QueuedRecipient(index, f"new{number}.{index}@example.com", "New") for index in range(20)]
+    event = Queued(now_ms, f"new{now_ms}x{number}", "email", "template1", "Template 1", recipients)
+    return EventEntry("bench", str(number), EventBatch(f"bench-{now_ms // DAY_MS}-{time.time_ns()}", number, [event]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
