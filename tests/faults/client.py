@@ -7,6 +7,7 @@ costs time and nothing else. A blast is `accepted` once it was answered with 2xx
 from __future__ import annotations
 
 import asyncio
+import io
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import aiohttp
+import orjson
 
 from shared.jobs import TERMINAL
 
@@ -91,12 +93,12 @@ class Client:
         **fields: Any,
     ) -> Posted:
         """Post a blast until it is accepted; every answer's status is kept."""
-        body = {"recipients": recipients, "channels": list(channels), "templateId": TEMPLATE, **fields}
+        body = orjson.dumps({"recipients": recipients, "channels": list(channels), "templateId": TEMPLATE, **fields})
         posted = Posted(secrets.token_hex(12), list(channels), recipients)
         self.posted.append(posted)
         deadline = time.monotonic() + patience_s
         while not posted.blast_id:
-            status, answer = await self.call("POST", "/api/v1/messages/blast", json=body, key=posted.key)
+            status, answer = await self.call("POST", "/api/v1/messages/blast", data=io.BytesIO(body), key=posted.key)
             posted.answers.append(status)
             if status == 202:
                 posted.blast_id, posted.total = answer["blastId"], answer["totalMessages"]
@@ -108,7 +110,7 @@ class Client:
 
     async def call(self, method: str, path: str, *, key: str = "", **request: Any) -> tuple[int, dict[str, Any]]:
         """Make one call; status 0 where there was no answer."""
-        headers = {"Idempotency-Key": key} if key else {}
+        headers = {"Idempotency-Key": key, "Content-Type": "application/json"} if key else {}
         try:
             async with self._http.request(method, self.url + path, headers=headers, **request) as response:
                 answer: dict[str, Any] = await response.json()
