@@ -20,7 +20,7 @@ from services.ingest.problems import ApiError, Problem, invalid
 
 _SLOWEST_BYTES_PER_S = 1024
 BODY_ERRORS = ("MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE", "REQUEST_TIMEOUT", "MALFORMED_REQUEST")
-ENDINGS = (ContentEncodingError, TransferEncodingError, web.RequestPayloadError)
+ENDINGS = (ContentEncodingError, TransferEncodingError, web.RequestPayloadError, ConnectionError)
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 ValueT = TypeVar("ValueT")

@@ -17,6 +17,25 @@ _PARTITIONS = 64
 _IN_MEMORY = 1_000_000
 
 
+class Places:
+    """A set of positions up to `last`, a bit each: a file that says the same a million times must not fill memory."""
+
+    def __init__(self, last: int = -1) -> None:
+        self._bits = bytearray((last >> 3) + 1)
+        self._count = 0
+
+    def add(self, place: int) -> None:
+        """Put a position in that is not there yet."""
+        self._bits[place >> 3] |= 1 << (place & 7)
+        self._count += 1
+
+    def __contains__(self, place: int) -> bool:
+        return bool(self._count) and bool(self._bits[place >> 3] >> (place & 7) & 1)
+
+    def __len__(self) -> int:
+        return self._count
+
+
 class Duplicates:
     """Takes fingerprints in order, then tells which positions repeat an earlier one."""
 
@@ -24,6 +43,7 @@ class Duplicates:
         self._folder = folder
         self._limit = in_memory
         self._held = 0
+        self._last = -1
         self._hashes = [array("q") for _ in range(_PARTITIONS)]
         self._places = [array("Q") for _ in range(_PARTITIONS)]
         self._files: list[BinaryIO] = []
@@ -35,15 +55,17 @@ class Duplicates:
         self._hashes[partition].append(fingerprint)
         self._places[partition].append(position)
         self._held += 1
+        self._last = position
         if self._held >= self._limit:
             self._spill()
 
-    def positions(self) -> set[int]:
+    def positions(self) -> Places:
         """Return every position whose address stood at an earlier one."""
-        found: set[int] = set()
+        found = Places(self._last)
         for hashes, places in self._partitions():
             if len(set(hashes)) < len(hashes):
-                found.update(_repeated(hashes, places))
+                for place in _repeated(hashes, places):
+                    found.add(place)
         return found
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from services.ingest.gateway import Queue
+from services.ingest.intake.duplicates import Places
 from services.ingest.recipients import Accepted
 from shared.blasts import Blast
 from shared.clock import Clock
@@ -46,7 +47,7 @@ class Enqueueing:
         self._blast = blast
         self._marketing = blast.template.category == "marketing"
 
-    async def run(self, blocks: Iterable[list[Accepted]], dropped: set[int], *, fresh: bool = False) -> None:
+    async def run(self, blocks: Iterable[list[Accepted]], dropped: Places, *, fresh: bool = False) -> None:
         """Enqueue everything that is not queued yet; `dropped` are positions that repeat an address.
 
         A `fresh` blast was created by this very request, so nothing of it can be queued yet.
@@ -66,7 +67,7 @@ class Enqueueing:
         except* KurirError as group:
             raise group.exceptions[0] from None
 
-    async def _build(self, lines: list[_Line], blocks: Iterable[list[Accepted]], dropped: set[int]) -> None:
+    async def _build(self, lines: list[_Line], blocks: Iterable[list[Accepted]], dropped: Places) -> None:
         place = 0
         for block in blocks:
             now_ms = self._clock.now_ms()

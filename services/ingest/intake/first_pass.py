@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from services.ingest.intake.duplicates import Duplicates
+from services.ingest.intake.duplicates import Duplicates, Places
 from services.ingest.intake.incoming import Entry, Incoming
 from services.ingest.intake.spool import Spool
 from services.ingest.intake.terms import Terms
@@ -45,7 +45,7 @@ class FirstPass:
         self._rejected = 0
         self.spool = Spool(folder)
         self.found = FoundProblems()
-        self.dropped: set[int] = set()
+        self.dropped = Places()
 
     def __enter__(self) -> FirstPass:
         return self

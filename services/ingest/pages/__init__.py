@@ -32,7 +32,7 @@ def page(title: str, body: str, *, style: str, script: str = "", status: int = 2
         "default-src 'none'",
         f"style-src '{_hash(style)}'",
         f"script-src '{_hash(script)}'" if script else "script-src 'none'",
-        "connect-src 'self'" if script else "connect-src 'none'",
+        "connect-src 'none'",
         "form-action 'self'",
         "base-uri 'none'",
         "frame-ancestors 'none'",

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from shared.events import ApiRequest, unpack_batch
 from tests.integration.ingest.conftest import BOUND_KEY, READ_KEY, SEND_KEY, StartIngest
 from tests.integration.ingest.provocations import BLAST, template
-from tests.integration.ingest.running import Api, Reply, open_api, person, running
+from tests.integration.ingest.running import Api, Reply, RunningIngest, open_api, person, running
 from tests.servers import RedisServer, wait_for
 
 
@@ -125,6 +125,24 @@ async def test_a_head_that_never_ends_is_cut_off(start_ingest: StartIngest) -> N
     async with asyncio.timeout(10):
         assert await reader.read() == b""
     writer.close()
+
+
+async def test_a_client_that_goes_away_is_no_error(ingest: RunningIngest, api: Api) -> None:
+    """In the middle of its body: nothing is queued, nothing cries for help, the next one is served."""
+    errors = Path(ingest.env["KURIR_DATA_DIR"]) / "logs" / "error.log"
+    before = errors.read_text() if errors.exists() else ""
+    _, writer = await asyncio.open_connection("127.0.0.1", ingest.port)
+    head = f"POST {BLAST} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: 999\r\n"
+    writer.write(f'{head}\r\n{{"templateId":"otp","channels":["email"]}}\n'.encode())
+    await writer.drain()
+    writer.transport.abort()
+
+    async def counted() -> bool:
+        return 'route="/api/messages/blast",status="400"' in (await api.get("/metrics")).text
+
+    await wait_for(counted)
+    assert (await api.blast(person())).status == 202
+    assert (errors.read_text() if errors.exists() else "") == before
 
 
 async def test_ingest_outlives_its_redis(tmp_path: Path) -> None:
