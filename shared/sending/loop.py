@@ -42,6 +42,18 @@ def _report_nothing(_part: str, _reason: str | None) -> None:
     return
 
 
+async def end_tasks(tasks: Sequence[asyncio.Task[None]], every_s: float = REST_S) -> None:
+    """Cancel tasks until they have ended; their results are theirs to tell.
+
+    Once is not enough: where a time-out within a task expires as it is cancelled, the cancellation is lost.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=every_s)
+
+
 class SendingLoop(Generic[MessageT]):
     """One sender of a channel; `report` is told what does not work (part, reason or None)."""
 
