@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from services.logger.app import Logger, build_app
 from services.logger.blast_views import Pace
+from services.logger.expiry import Expiry
 from services.logger.metrics import LoggerMetrics
 from services.logger.recorder import Recorder
 from services.logger.redelivery import Outbox
@@ -59,7 +60,7 @@ async def main(env: Mapping[str, str], stop: Stop) -> None:
             events=EventLog(reading),
             watch=Watch(Control(redis, name), EventLog(redis), store, settings.common.log_dir),
             outbox=Outbox(store, Producer(redis, name), blasts),
-            blasts=blasts,
+            expiry=Expiry(blasts, store),
             system_log=system_log,
         )
         await _serve(parts, stop)
@@ -79,7 +80,7 @@ class _Parts:
     events: EventLog
     watch: Watch
     outbox: Outbox
-    blasts: BlastStore
+    expiry: Expiry
     system_log: SystemLog
 
 
@@ -87,10 +88,9 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     health, pace, clock = Health("logger"), Pace(), SystemClock()
     common = parts.settings.common
 
-    async def on_written(written: Written) -> None:
+    def on_written(written: Written) -> None:
         pace.note(written.ended_jobs)
-        for blast_id in written.ended_blasts:
-            await parts.blasts.expire(blast_id)
+        parts.expiry.ended(written.ended_blasts)
 
     recorder = Recorder(parts.events, parts.store, health, on_written)
     retention = Retention(parts.store, parts.settings.retention_days, recorder.writer.forget)
@@ -106,6 +106,7 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
             async with asyncio.TaskGroup() as working:
                 working.create_task(recorder.run(stop))
                 working.create_task(parts.outbox.run(stop))
+                working.create_task(parts.expiry.run(stop))
                 working.create_task(parts.watch.run(stop))
                 working.create_task(Upkeep(parts.store, retention, health).run(stop))
             shipping.cancel()

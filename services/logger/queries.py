@@ -101,7 +101,7 @@ def find_messages(connection: sqlite3.Connection, wanted: MessageFilter, page: P
 def count_by_status(
     connection: sqlite3.Connection, wanted: MessageFilter, most: int
 ) -> tuple[Counter[tuple[str, str]], bool]:
-    """Count messages by channel and status, looking at the latest `most` that an index finds; False if there are more."""
+    """Count messages by channel and status, of the latest `most` that an index finds; False if there are more."""
     search = _message_search(connection, wanted)
     where = "".join(f" AND {text}" for text, _ in search.conditions)
     query = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from services.logger.store import StorageError, Store, Work
@@ -47,9 +47,7 @@ class RecorderState:
 class Recorder:
     """Moves events from `events` into `store`; `on_written` is told what each batch ended."""
 
-    def __init__(
-        self, events: EventLog, store: Store, health: Health, on_written: Callable[[Written], Awaitable[None]]
-    ) -> None:
+    def __init__(self, events: EventLog, store: Store, health: Health, on_written: Callable[[Written], None]) -> None:
         self.state = RecorderState()
         self._events = events
         self._store = store
@@ -156,9 +154,9 @@ class Recorder:
         self.state.events += applied.events
         self.state.repeated += applied.repeated
         self.state.set_aside += sum(isinstance(entry.batch, DecodeError) for entry in entries)
+        self._on_written(applied.written)
         try:
             await self._events.ack(entries)
-            await self._on_written(applied.written)
         except QueueUnavailableError as error:
             self._health.report("redis", str(error))
             self._events.start_over()

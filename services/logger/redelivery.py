@@ -220,13 +220,21 @@ class Outbox:
             while not stop.is_set():
                 self._wake.clear()
                 waiting = asyncio.create_task(self._wake.wait())
-                done = await self.drain()
+                done = await self._try_drain()
                 await asyncio.wait(
                     {waiting, stopping}, timeout=None if done else _RETRY_S, return_when=asyncio.FIRST_COMPLETED
                 )
                 waiting.cancel()
         finally:
             stopping.cancel()
+
+    async def _try_drain(self) -> bool:
+        """Drain, whatever goes wrong: one entry must not end the service."""
+        try:
+            return await self.drain()
+        except Exception:
+            log.exception("messages to be sent again could not be enqueued")
+            return False
 
     async def drain(self) -> bool:
         """Enqueue everything that waits; False where Redis or the database did not let it."""

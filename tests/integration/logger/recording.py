@@ -38,7 +38,7 @@ class Recording:
         self._task: asyncio.Task[None] | None = None
         self._numbers = 0
 
-    async def _note(self, written: Written) -> None:
+    def _note(self, written: Written) -> None:
         self.written.append(written)
 
     async def start(self) -> None:

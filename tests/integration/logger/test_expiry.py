@@ -1,0 +1,77 @@
+"""Ended blasts leave Redis after a while, also those whose end was noted while it was away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from services.logger.expiry import Expiry
+from services.logger.store import Store
+from services.logger.writing import EventWriter
+from shared.clock import SystemClock
+from shared.events import BlastChannelEnded, Event
+from shared.lifecycle import Stop
+from shared.queue.blasts import BlastStore
+from shared.queue.connection import connect
+from shared.queue.keys import blast_key
+from shared.queue.timing import Timing
+from tests.servers import RedisServer, wait_for
+from tests.unit.logger.database import accepted, blast, entry, queued, sent
+
+
+@pytest.fixture
+async def redis(valkey_url: str) -> AsyncIterator[Redis]:
+    """A connection to an empty Valkey."""
+    client = connect(valkey_url)
+    yield client
+    await client.aclose()
+
+
+async def test_a_blast_that_ended_before_the_start_is_let_go(redis: Redis, tmp_path: Path) -> None:
+    """The logger may have died between the commit and the order to expire; a running blast is left alone."""
+    store = Store(tmp_path / "logs.db", readers=1)
+    await store.open()
+    now_ms = SystemClock().now_ms()
+    blasts = [blast(name, created_at_ms=now_ms) for name in ("over", "running")]
+    events: list[Event] = [*(accepted(one) for one in blasts), queued(blast_id="running"), queued(blast_id="over")]
+    end: list[Event] = [sent(blast_id="over"), BlastChannelEnded(now_ms, "over", "email", {"total": 1})]
+    await store.write(lambda connection: EventWriter().apply(connection, [entry(1, *events, *end)]))
+    keeper = BlastStore(redis, "test")
+    for one in blasts:
+        await keeper.create(one)
+    stop = Stop()
+    task = asyncio.create_task(Expiry(keeper, store).run(stop))
+    await wait_for(lambda: _expires(redis, "over"))
+    assert 0 < await redis.pttl(blast_key("over")) <= Timing().keep_ended_ms
+    assert await redis.pttl(blast_key("running")) == -1
+    stop.set()
+    await task
+    await store.close()
+
+
+async def _expires(redis: Redis, blast_id: str) -> bool:
+    return await redis.pttl(blast_key(blast_id)) > 0
+
+
+async def test_an_order_that_redis_did_not_take_is_given_again(tmp_path: Path) -> None:
+    """While Redis is away the blast waits; once it is back, the blast expires."""
+    server = RedisServer()
+    server.start()
+    redis = connect(server.url)
+    keeper = BlastStore(redis, "test")
+    expiry = Expiry(keeper, Store(tmp_path / "logs.db", readers=1))
+    try:
+        await keeper.create(blast("over"))
+        server.kill()
+        expiry.ended(["over"])
+        assert not await expiry.flush()
+        server.start()
+        assert await expiry.flush()
+        assert await _expires(redis, "over")
+    finally:
+        await redis.aclose()
+        server.destroy()
