@@ -48,6 +48,7 @@ class Figures:
     seconds: float
     jobs_per_second: float
     ingest_cpu_seconds: float
+    redis_cpu_seconds: float
     rss_before_mb: float
     rss_peak_mb: float
     queued: int
@@ -119,7 +120,7 @@ class _Run:
         began = time.monotonic()
         posts = await self._post_until_answered()
         seconds = time.monotonic() - began
-        cpu_s = sum(self._process().cpu_times()[:2])
+        cpu_s, redis_cpu_s = _cpu_s(self._ingest), _cpu_s(self._server)
         watching.cancel()
         if killing is not None:
             await killing
@@ -131,6 +132,7 @@ class _Run:
             seconds=round(seconds, 2),
             jobs_per_second=round(self._recipients / seconds, 1),
             ingest_cpu_seconds=round(cpu_s, 2),
+            redis_cpu_seconds=round(redis_cpu_s, 2),
             rss_before_mb=round(before / 1e6, 1),
             rss_peak_mb=round(self._peak / 1e6, 1),
             queued=queued,
@@ -217,6 +219,10 @@ class _Run:
 
 def _started(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=env, cwd=ROOT)
+
+
+def _cpu_s(process: subprocess.Popen[bytes] | None) -> float:
+    return float(sum(psutil.Process(process.pid).cpu_times()[:2])) if process is not None else 0.0
 
 
 def _line(number: int) -> str:
