@@ -101,16 +101,18 @@ local function span(ids)
   return first, last
 end
 
--- Which of these entries are pending at a consumer: id -> delivery count. Reads what lies between the first and the
--- last of them, as held entries are taken in their order, and asks for the others one by one.
+-- Which of these entries are pending at a consumer: id -> delivery count. They mostly come in their order and close
+-- together, so one look from the first to the last finds them; what it misses is asked for one by one.
 local function owned(stream, consumer, ids)
-  local found, most = {}, #ids + 64
-  local first, last = span(ids)
-  local rows = redis.pcall('XPENDING', stream, GROUP, first, last, most, consumer)
+  local found, n = {}, #ids
+  local rows = redis.pcall('XPENDING', stream, GROUP, ids[1], ids[n], n + 8, consumer)
   if rows.err then return found end
-  for _, row in ipairs(rows) do found[row[1]] = row[4] end
-  if #rows < most then return found end
-  for _, id in ipairs(ids) do
+  for i = 1, #rows do
+    local row = rows[i]
+    found[row[1]] = row[4]
+  end
+  for i = 1, n do
+    local id = ids[i]
     if not found[id] then
       local one = redis.call('XPENDING', stream, GROUP, id, id, 1, consumer)[1]
       if one then found[id] = one[4] end

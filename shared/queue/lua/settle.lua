@@ -206,8 +206,9 @@ for stream, ids in pairs(gone) do
   redis.call('XDEL', stream, unpack(ids))
   drop_if_empty(stream)
 end
-for i = math.max(1, #completed - 99), #completed do
-  redis.call('XADD', C .. ':completed', 'MAXLEN', '100', '*', 'd', completed[i])
+if #completed > 0 then
+  for i = math.max(1, #completed - 99), #completed do redis.call('XADD', C .. ':completed', '*', 'd', completed[i]) end
+  redis.call('XTRIM', C .. ':completed', 'MAXLEN', '100')
 end
 write_counts(now_ms, keep_ms, events)
 emit(ARGV[3], events)
