@@ -7,6 +7,7 @@ import asyncio
 from services.email_sender.message import Frames, Mail
 from services.email_sender.servers import Server, Servers
 from services.email_sender.settings import EmailSettings
+from services.email_sender.signing import Encoder
 from shared.blasts import Blast
 from shared.channels import EMAIL
 from shared.errors import SendError, StopChannelError, UnavailableError
@@ -22,6 +23,7 @@ class EmailChannel:
     def __init__(self, settings: EmailSettings) -> None:
         self._settings = settings
         self._frames = Frames(settings.mail)
+        self._encoder = Encoder(settings.dkim)
         self._servers: Servers | None = None
         self._tending: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
@@ -33,7 +35,7 @@ class EmailChannel:
 
     async def open(self) -> None:
         """Set up the servers; connections are opened by the first messages."""
-        self._servers = Servers(self._settings.smtp, self._settings.sending.concurrency)
+        self._servers = Servers(self._settings.smtp, self._encoder)
         self._tending = asyncio.create_task(self._servers.tend())
 
     async def close(self) -> None:
@@ -43,6 +45,7 @@ class EmailChannel:
             await asyncio.gather(self._tending, return_exceptions=True)
         if self._servers is not None:
             await self._servers.close()
+        self._encoder.close()
 
     def render(self, job: Job, blast: Blast) -> Mail:
         """Render a job; raises PermanentError with the variable's name where it cannot be."""

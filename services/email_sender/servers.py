@@ -18,6 +18,7 @@ from services.email_sender.connection import Connection, ConnectionLostError, Re
 from services.email_sender.message import Mail
 from services.email_sender.replies import Reply, Stage
 from services.email_sender.settings import ServerSettings, SmtpSettings
+from services.email_sender.signing import Encoder
 from shared.clock import SystemClock
 from shared.errors import (
     DeferredError,
@@ -31,8 +32,6 @@ from shared.sending.breaker import Breaker, Turn
 
 POLICY_REFUSALS = 10
 LONGEST_PACE_S = 5.0
-# above this, encoding a message takes so long that it must not hold up the others
-ENCODE_ASIDE_BYTES = 512 * 1024
 _TEND_S = 1.0
 
 
@@ -47,13 +46,14 @@ class Accepted:
 class Server:
     """One SMTP server."""
 
-    def __init__(self, settings: ServerSettings, smtp: SmtpSettings, concurrency: int, tls: ssl.SSLContext) -> None:
+    def __init__(self, settings: ServerSettings, smtp: SmtpSettings, encoder: Encoder, tls: ssl.SSLContext) -> None:
         self.settings = settings
         self._smtp = smtp
+        self._encoder = encoder
         self._tls = tls
         self._clock = asyncio.get_running_loop().time
         self.breaker = Breaker(SystemClock(), smtp.breaker)
-        self.concurrency = settings.concurrency or concurrency
+        self.concurrency = settings.concurrency or smtp.concurrency
         self._slots = asyncio.Semaphore(self.concurrency)
         self.idle: deque[Connection] = deque()
         self.active = 0
@@ -114,12 +114,8 @@ class Server:
         if mail.envelope.utf8 and not connection.offers("smtputf8"):
             self._keep(connection)
             raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
-        eight_bit = connection.offers("8bitmime")
         try:
-            if mail.body.size > ENCODE_ASIDE_BYTES:
-                content = await asyncio.to_thread(mail.encode, eight_bit=eight_bit)
-            else:
-                content = mail.encode(eight_bit=eight_bit)
+            content = await self._encoder.encode(mail, eight_bit=connection.offers("8bitmime"))
             return await connection.send(mail.envelope, content)
         finally:
             self._keep(connection)
@@ -188,11 +184,11 @@ class Server:
 class Servers:
     """All servers of the channel."""
 
-    def __init__(self, smtp: SmtpSettings, concurrency: int) -> None:
+    def __init__(self, smtp: SmtpSettings, encoder: Encoder) -> None:
         self._smtp = smtp
         contexts: dict[bool, ssl.SSLContext] = {}
         self.servers: Sequence[Server] = [
-            Server(one, smtp, concurrency, _tls_context(contexts, smtp, verifies=_verifies(one, smtp)))
+            Server(one, smtp, encoder, _tls_context(contexts, smtp, verifies=_verifies(one, smtp)))
             for one in smtp.servers
         ]
 

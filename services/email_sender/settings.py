@@ -62,12 +62,16 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class SmtpSettings:
-    """How mail is handed over: the servers, their time-outs, and their breakers' policy."""
+    """How mail is handed over: the servers, their time-outs, and their breakers' policy.
+
+    `concurrency` is a server's unless it has its own.
+    """
 
     servers: tuple[ServerSettings, ...]
     timeouts: Timeouts
     ca_file: str
     helo: str
+    concurrency: int = 5
     pipelining: bool = True
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
 
@@ -106,10 +110,11 @@ def read_settings(env: Mapping[str, str]) -> EmailSettings:
     """Read the settings; raises SettingsError with every problem."""
     reader = EnvReader(env)
     common = read_common(reader, DEFAULT_PORT)
+    sending = read_sending_settings(reader, EMAIL.name, common)
     settings = EmailSettings(
         common=common,
-        sending=read_sending_settings(reader, EMAIL.name, common),
-        smtp=_smtp(reader, common),
+        sending=sending,
+        smtp=_smtp(reader, common, sending.concurrency),
         mail=_mail(reader),
         dkim=_dkim(reader),
     )
@@ -117,7 +122,7 @@ def read_settings(env: Mapping[str, str]) -> EmailSettings:
     return settings
 
 
-def _smtp(reader: EnvReader, common: CommonSettings) -> SmtpSettings:
+def _smtp(reader: EnvReader, common: CommonSettings, concurrency: int) -> SmtpSettings:
     return SmtpSettings(
         servers=_servers(reader),
         timeouts=Timeouts(
@@ -128,6 +133,7 @@ def _smtp(reader: EnvReader, common: CommonSettings) -> SmtpSettings:
         ),
         ca_file=reader.text("KURIR_SMTP_CA_FILE", ""),
         helo=_helo(reader),
+        concurrency=concurrency,
         pipelining=reader.flag("KURIR_SMTP_PIPELINING", default=True),
         breaker=BreakerPolicy.scaled(common.time_scale),
     )
