@@ -10,6 +10,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -29,12 +30,16 @@ _KNOWN = (
     "SELECT id, job_id, status, state_rank, run, attempts, created_at, template_name FROM message_logs"
     " WHERE job_id IN ({})"
 )
-_INSERT = """
-INSERT INTO message_logs (job_id, channel, recipient_email, recipient_phone, recipient_name, template_id,
-    template_name, subject, status, error_message, message_id, attempts, created_at, updated_at, blast_id,
-    reference, run, error_class, error_code, response, duration_ms, next_at, state_rank)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_COLUMNS = (
+    "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id", "template_name",
+    "subject", "status", "error_message", "message_id", "attempts", "created_at", "updated_at", "blast_id",
+    "reference", "run", "error_class", "error_code", "response", "duration_ms", "next_at", "state_rank",
+)  # fmt: skip
+_ONE_ROW = f"({', '.join('?' * len(_COLUMNS))})"
+_INSERT = f"INSERT INTO message_logs ({', '.join(_COLUMNS)}) VALUES {_ONE_ROW}"  # noqa: S608 -- this module's own names
+# one statement for many rows takes half the time: AUTOINCREMENT keeps its account once a statement, not once a row
+_ROWS_A_STATEMENT = 40
+_INSERT_MANY = _INSERT + f", {_ONE_ROW}" * (_ROWS_A_STATEMENT - 1)
 _UPDATE = """
 UPDATE message_logs SET status = ?, error_message = ?, message_id = ?, attempts = ?, updated_at = ?, run = ?,
     error_class = ?, error_code = ?, response = ?, duration_ms = ?, next_at = ?, state_rank = ?,
@@ -213,13 +218,20 @@ def _count_passed(tally: Tally, folded: Folded) -> None:
 
 
 def _write_jobs(connection: sqlite3.Connection, merged: Merged) -> None:
-    connection.executemany(_INSERT, merged.inserts)
+    _insert(connection, merged.inserts)
     connection.executemany(_UPDATE, merged.updates)
     connection.executemany(_COMPLETE, merged.completions)
     connection.executemany("UPDATE message_logs SET attempts = ? WHERE id = ?", merged.attempts)
     connection.executemany("DELETE FROM dead_letters WHERE job_id = ?", merged.settled)
     connection.executemany(_LETTER, merged.letters)
     connection.executemany(_CREATED, _bounds(merged.created))
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    whole = len(rows) - len(rows) % _ROWS_A_STATEMENT
+    for start in range(0, whole, _ROWS_A_STATEMENT):
+        connection.execute(_INSERT_MANY, tuple(chain.from_iterable(rows[start : start + _ROWS_A_STATEMENT])))
+    connection.executemany(_INSERT, rows[whole:])
 
 
 def _bounds(created: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
