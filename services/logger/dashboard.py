@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import sqlite3
-import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from services.logger.blast_views import BlastFilter, list_blasts
@@ -50,7 +47,7 @@ def show_dashboard(connection: sqlite3.Connection, look: Look, now_ms: int) -> d
         "redis": {"up": look.redis_up, "memoryUsedBytes": look.memory.used, "memoryMaxBytes": look.memory.maximum},
         "database": {"sizeBytes": look.database_bytes, "eventsLag": look.events_lag, "rows": sum(look.rows.values())},
         "logs": {"sizeBytes": look.log_bytes},
-        "system": _system(),
+        "system": look.machine.as_json(),
     }
 
 
@@ -133,17 +130,3 @@ def _errors(connection: sqlite3.Connection, now_ms: int) -> list[dict[str, Any]]
 def _failures(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     names = ("id", "jobId", "channel", "errorClass", "errorCode", "errorMessage", "attempts", "at")
     return [dict(zip(names, row, strict=True)) for row in connection.execute(FAILURES, (_FAILURES,))]
-
-
-def _system() -> dict[str, Any]:
-    """Return the load of this machine and what this process uses."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {
-        "loadAverage": Path("/proc/loadavg").read_text().split()[:3] if Path("/proc/loadavg").exists() else None,
-        "loggerCpuSeconds": round(usage.ru_utime + usage.ru_stime, 2),
-        "loggerMemoryBytes": usage.ru_maxrss * 1024,
-        "uptimeSeconds": round(time.monotonic() - _STARTED, 1),
-    }
-
-
-_STARTED = time.monotonic()

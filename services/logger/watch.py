@@ -10,6 +10,7 @@ import sqlite3
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from services.logger.machine import Machine, MachineLook
 from services.logger.store import QueryTooSlowError, StorageError, Store
 from shared.clock import Clock, SystemClock
 from shared.errors import QueueUnavailableError
@@ -21,6 +22,7 @@ from shared.queue.event_log import EventLog
 log = get_logger()
 _EVERY_S = 2.0
 _NO_MEMORY = ServerMemory(0, 0)
+_NO_MACHINE = MachineLook()
 Counts = dict[tuple[str, str], int]
 
 
@@ -37,6 +39,7 @@ class Look:
     rows: Counts = field(default_factory=dict)
     database_bytes: int = 0
     log_bytes: int = 0
+    machine: MachineLook = _NO_MACHINE
 
 
 class Watch:
@@ -50,6 +53,7 @@ class Watch:
         self._events = events
         self._store = store
         self._log_dir = log_dir
+        self._machine = Machine()
         self._clock = clock or SystemClock()
 
     async def run(self, stop: Stop) -> None:
@@ -91,6 +95,7 @@ class Watch:
             totals=totals,
             rows=rows,
             database_bytes=self._store.size_bytes(),
+            machine=self._machine.look(),
             log_bytes=await asyncio.to_thread(_size_of, self._log_dir),
         )
         return self.last

@@ -194,6 +194,7 @@ def test_the_dashboard_has_everything_for_one_look(told: LoggerProcess) -> None:
     assert shown["redis"]["up"]
     assert shown["database"]["sizeBytes"] > 0
     assert shown["system"]["loggerMemoryBytes"] > 0
+    assert {"cpuShare", "loadAverage", "memoryTotalBytes", "memoryAvailableBytes"} <= set(shown["system"])
 
 
 def test_a_web_page_cannot_make_the_logger_write(told: LoggerProcess) -> None:
