@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.headerregistry import Address
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -20,6 +20,7 @@ from shared.sending.settings import SendingSettings, read_sending_settings
 from shared.settings import CommonSettings, EnvReader, Rate, read_common
 
 DEFAULT_PORT = 3010
+STUCK_MARGIN_S = 60.0
 TLS_MODES = ("required", "if-offered", "off")
 _PORTS = {"smtp": 25, "smtps": 465}
 _OPTIONS = ("tls", "weight", "rate", "concurrency", "max_messages")
@@ -58,6 +59,15 @@ class Timeouts:
     command_s: float = 60.0
     data_s: float = 300.0
     idle_s: float = 60.0
+
+    def longest_s(self, servers: int) -> float:
+        """Return what a send may take when everything takes as long as it may.
+
+        Each server in turn, and one connection that turns out to be stale: connecting, greeting and TLS, up to eight
+        commands to log in, up to five to announce; then the message and the answer to its final dot.
+        """
+        opening = 3 * self.connect_s + 13 * self.command_s
+        return (servers + 1) * opening + 2 * self.data_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +121,13 @@ def read_settings(env: Mapping[str, str]) -> EmailSettings:
     reader = EnvReader(env)
     common = read_common(reader, DEFAULT_PORT)
     sending = read_sending_settings(reader, EMAIL.name, common)
+    smtp = _smtp(reader, common, sending.concurrency)
+    # a sender ends itself when a send outlasts all its time-outs, and not before
+    longest_s = smtp.timeouts.longest_s(len(smtp.servers))
     settings = EmailSettings(
         common=common,
-        sending=sending,
-        smtp=_smtp(reader, common, sending.concurrency),
+        sending=replace(sending, stuck_after_s=max(sending.stuck_after_s, longest_s + STUCK_MARGIN_S)),
+        smtp=smtp,
         mail=_mail(reader),
         dkim=_dkim(reader),
     )

@@ -100,3 +100,11 @@ def test_variable_that_is_missing_is_named(name: str) -> None:
     env = {key: value for key, value in ENV.items() if key != name}
     with pytest.raises(SettingsError, match=name):
         read_settings(env)
+
+
+def test_sender_is_stuck_only_after_all_time_outs_together() -> None:
+    """However long the time-outs are made, a send that keeps to them never ends its sender."""
+    slow = read_settings({**ENV, "KURIR_SMTP_DATA_TIMEOUT": "2h", "KURIR_STUCK_AFTER": "1m"})
+    assert slow.sending.stuck_after_s > slow.smtp.timeouts.longest_s(1) > 4 * 3600
+    patient = read_settings({**ENV, "KURIR_STUCK_AFTER": "1d"})
+    assert patient.sending.stuck_after_s == 86_400
