@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from services.email_sender.message import Frames, Mail
 from services.email_sender.servers import Server, Servers
@@ -55,6 +56,21 @@ class EmailChannel:
         """Hand over one message; raises a SendError for every outcome but acceptance."""
         accepted = await self._opened().send(message)
         return Receipt(message.message_id, accepted.reply.words, (message.envelope.recipient,))
+
+    async def send_chained(self, message: Mail, following: Callable[[], Mail | None]) -> Receipt:
+        """Hand over one message, and announce the one that `following` gives with its end (`ChainingProvider`)."""
+        servers = self._opened()
+        try:
+            accepted = await servers.send(message, following)
+        finally:
+            # where it was not sent over the connection that awaits it, that one must not wait for it
+            servers.withdraw(message)
+        return Receipt(message.message_id, accepted.reply.words, (message.envelope.recipient,))
+
+    def withdraw(self, message: Mail) -> None:
+        """Forget a message that was announced and is not sent now."""
+        if self._servers is not None:
+            self._servers.withdraw(message)
 
     def available(self) -> bool:
         """Say whether any server may be tried now."""

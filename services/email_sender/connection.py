@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import cast
 
 from aiosmtplib.auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode
@@ -18,6 +18,7 @@ from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDi
 from aiosmtplib.esmtp import parse_esmtp_extensions
 from aiosmtplib.response import SMTPResponse
 
+from services.email_sender.envelope import Announced, Envelope
 from services.email_sender.protocol import ReplyQueueProtocol
 from services.email_sender.replies import Reply, Stage, classify
 from services.email_sender.settings import ServerSettings, SmtpSettings
@@ -53,13 +54,7 @@ class ConnectionLostError(TransientError):
         super().__init__(f"connection lost {where}: {_reason(cause)}", code="connection_lost")
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """Who sends to whom: addresses fit for the wire, and whether they need SMTPUTF8."""
-
-    sender: str
-    recipient: str
-    utf8: bool = False
+Following = Callable[[], Announced | None]
 
 
 class Connection:
@@ -71,6 +66,7 @@ class Connection:
         self._tls_context = tls_context
         self._protocol = ReplyQueueProtocol()
         self._unclean = False
+        self.announced: Announced | None = None
         self.extensions: dict[str, str] = {}
         self.auth_methods: list[str] = []
         self.greeting = ""
@@ -88,6 +84,15 @@ class Connection:
         """Whether another message may be sent over it."""
         most = self.server.max_messages
         return self._protocol.usable and not (most and self.begun >= most)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the message that was announced on it can still be sent over it."""
+        return self.announced is not None and self._protocol.sound
+
+    @property
+    def _pipelines(self) -> bool:
+        return self._smtp.pipelining and self.offers("pipelining")
 
     async def open(self) -> None:
         """Connect, greet, encrypt and log in; raises UnavailableError or StopChannelError."""
@@ -195,14 +200,16 @@ class Connection:
     async def _command(self, line: bytes) -> SMTPResponse:
         return await self._protocol.execute_command(line, timeout=self._smtp.timeouts.command_s)
 
-    async def send(self, envelope: Envelope, content: bytes) -> Reply:
+    async def send(self, envelope: Envelope, content: bytes, following: Following | None = None) -> Reply:
         """Hand over one message (CRLF lines, dots not stuffed) and return the answer to its final dot.
 
-        Raises RefusedError, ConnectionLostError or UncertainError.
+        Where the server pipelines, `following` is asked for the message to announce with the end of this one, which
+        is then `announced` and must be the next to be sent. Raises RefusedError, ConnectionLostError or
+        UncertainError.
         """
         self.begun += 1
         try:
-            return await self._transact(envelope, content)
+            return await self._transact(envelope, content, following)
         except RefusedError as error:
             self._unclean = error.stage is not Stage.DOT
             if error.reply.code == 421:
@@ -214,18 +221,22 @@ class Connection:
         finally:
             self.used_at = asyncio.get_running_loop().time()
 
-    async def _transact(self, envelope: Envelope, content: bytes) -> Reply:
+    async def _transact(self, envelope: Envelope, content: bytes, following: Following | None) -> Reply:
+        announced, self.announced = self.announced, None
         try:
             if self._unclean:
                 await self._reset()
-            if self._smtp.pipelining and self.offers("pipelining"):
-                await self._announce_ahead(self._commands(envelope, content))
+            if announced is not None:
+                await self._read_welcome()
+            elif self._pipelines:
+                self._protocol.write_ahead(self._commands_ahead(envelope, content), 3)
+                await self._read_welcome()
             else:
                 await self._announce(self._commands(envelope, content))
             last = await self._write_content(content)
         except _LOST as error:
             raise ConnectionLostError("before the message was handed over", error) from error
-        return await self._end_content(last)
+        return await self._end_content(last, following if len(content) <= PIECE_BYTES else None)
 
     async def _reset(self) -> None:
         response = await self._command(b"RSET")
@@ -251,10 +262,13 @@ class Connection:
             if not _welcomes(stage, reply):
                 raise RefusedError(stage, reply)
 
-    async def _announce_ahead(self, commands: tuple[bytes, bytes]) -> None:
-        """Send MAIL, RCPT and DATA in one write; every answer belongs to its command (RFC 2920, 3.1)."""
+    def _commands_ahead(self, envelope: Envelope, content: bytes) -> bytes:
+        """Return MAIL, RCPT and DATA as one write (RFC 2920, 3.1)."""
+        return b"%b%bDATA\r\n" % self._commands(envelope, content)
+
+    async def _read_welcome(self) -> None:
+        """Read the answers to MAIL, RCPT and DATA that were written together; each belongs to its command."""
         protocol, limit_s = self._protocol, self._smtp.timeouts.command_s
-        protocol.write_ahead(b"%b%bDATA\r\n" % commands, 3)
         refusal: RefusedError | None = None
         reply: Reply | None = None
         for stage in (Stage.MAIL, Stage.RCPT, Stage.DATA):
@@ -299,10 +313,10 @@ class Connection:
                 start += PIECE_BYTES
         return stuffed[start:]
 
-    async def _end_content(self, last: bytes) -> Reply:
+    async def _end_content(self, last: bytes, following: Following | None) -> Reply:
         """Write the end of the message; from here on a loss is uncertain."""
         try:
-            self._protocol.write(last)
+            self._write_end(last, following)
         except _LOST as error:
             raise ConnectionLostError("before the message was handed over", error) from error
         try:
@@ -314,6 +328,17 @@ class Connection:
             raise RefusedError(Stage.DOT, reply)
         self.sent += 1
         return reply
+
+    def _write_end(self, last: bytes, following: Following | None) -> None:
+        """Write the end of the message, and the commands of the next with it (RFC 2920, 3.1 allows it)."""
+        most = self.server.max_messages
+        takes_more = self._pipelines and not (most and self.begun >= most)
+        ahead = following() if following is not None and takes_more else None
+        if ahead is None:
+            self._protocol.write(last)
+            return
+        self._protocol.write_ahead(last + self._commands_ahead(ahead.envelope, ahead.content), 4)
+        self.announced = ahead
 
     def say_goodbye(self) -> None:
         """Send QUIT and close, without waiting for the answer."""

@@ -17,7 +17,7 @@ from email.utils import formatdate
 from urllib.parse import quote
 
 from services.email_sender.addresses import AddressError, parse_mailbox, wire_address
-from services.email_sender.connection import Envelope
+from services.email_sender.envelope import Envelope
 from services.email_sender.mime import base64_lines, clean, mailbox, parameter, text_part, unstructured
 from services.email_sender.settings import MailSettings
 from shared.blasts import Blast

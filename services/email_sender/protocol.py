@@ -31,10 +31,14 @@ class ReplyQueueProtocol(SMTPProtocol):
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     @property
+    def sound(self) -> bool:
+        """Whether what is owed may still come: connected, nothing said out of turn."""
+        return self._broken is None and self.unsolicited is None and self.is_connected
+
+    @property
     def usable(self) -> bool:
-        """Whether a transaction may begin: connected, nothing owed, nothing said out of turn."""
-        settled = self._broken is None and self.unsolicited is None and not self._owed and not self._arrived
-        return settled and self.is_connected
+        """Whether a transaction may begin: sound, and nothing owed."""
+        return not self._owed and not self._arrived and self.sound
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Expect the greeting."""

@@ -11,10 +11,11 @@ import asyncio
 import random
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.email_sender.connection import Connection, ConnectionLostError, RefusedError
+from services.email_sender.envelope import Announced
 from services.email_sender.message import Mail
 from services.email_sender.replies import Reply, Stage
 from services.email_sender.settings import ServerSettings, SmtpSettings
@@ -33,6 +34,8 @@ from shared.sending.breaker import Breaker, Turn
 POLICY_REFUSALS = 10
 LONGEST_PACE_S = 5.0
 _TEND_S = 1.0
+
+NextMail = Callable[[], Mail | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,9 @@ class Server:
         self.concurrency = settings.concurrency or smtp.concurrency
         self._slots = asyncio.Semaphore(self.concurrency)
         self.idle: deque[Connection] = deque()
+        self._awaiting: dict[str, Connection] = {}
+        # with fewer connections than senders, or starts spaced, the next message may have to wait for others
+        self.chains = settings.rate is None and self.concurrency >= smtp.concurrency
         self.active = 0
         self._next_start = 0.0
         self._gap_s = settings.rate.period_s / settings.rate.count if settings.rate else 0.0
@@ -67,14 +73,17 @@ class Server:
         """Whether a message could start at once."""
         return not self._slots.locked() and self._next_start <= self._clock()
 
-    async def send(self, mail: Mail, turn: Turn) -> Accepted:
-        """Hand over one message in the breaker's `turn`; raises a SendError."""
+    async def send(self, mail: Mail, turn: Turn, following: NextMail | None = None) -> Accepted:
+        """Hand over one message in the breaker's `turn`; raises a SendError.
+
+        Where `following` has the message that comes next, it is announced together with the end of this one.
+        """
         with turn:
             async with self._slots:
                 await self._pace()
                 self.active += 1
                 try:
-                    reply = await self._send(mail)
+                    reply = await self._send(mail, following)
                 except SendError as error:
                     self._judge(error, turn)
                     raise
@@ -95,30 +104,49 @@ class Server:
         self._next_start = at + self._gap_s
         await asyncio.sleep(at - now)
 
-    async def _send(self, mail: Mail) -> Reply:
-        connection = self._take_idle()
+    async def _send(self, mail: Mail, following: NextMail | None) -> Reply:
+        connection = self._awaiting.pop(mail.job_id, None) or self._take_idle()
         reused = connection is not None
         connection = connection or await self._connect()
         try:
-            return await self._hand_over(connection, mail)
+            return await self._hand_over(connection, mail, following)
         except (ConnectionLostError, RefusedError) as error:
             if not (reused and _is_stale(error)):
                 raise _translated(error) from error
         # the server had closed it between two messages: that says nothing about this one
         try:
-            return await self._hand_over(await self._connect(), mail)
+            return await self._hand_over(await self._connect(), mail, following)
         except RefusedError as error:
             raise error.classified() from error
 
-    async def _hand_over(self, connection: Connection, mail: Mail) -> Reply:
+    async def _hand_over(self, connection: Connection, mail: Mail, following: NextMail | None) -> Reply:
         if mail.envelope.utf8 and not connection.offers("smtputf8"):
             self._keep(connection)
             raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
         try:
-            content = await self._encoder.encode(mail, eight_bit=connection.offers("8bitmime"))
-            return await connection.send(mail.envelope, content)
+            if connection.announced is not None:
+                content = connection.announced.content
+            else:
+                content = await self._encoder.encode(mail, eight_bit=connection.offers("8bitmime"))
+            if following is None or not self.chains:
+                return await connection.send(mail.envelope, content)
+            return await connection.send(mail.envelope, content, lambda: self._announced(connection, following()))
         finally:
             self._keep(connection)
+
+    def _announced(self, connection: Connection, mail: Mail | None) -> Announced | None:
+        """Return a message ready to be announced, None where it has to wait for its turn."""
+        if mail is None or (mail.envelope.utf8 and not connection.offers("smtputf8")):
+            return None
+        content = self._encoder.encode_at_once(mail, eight_bit=connection.offers("8bitmime"))
+        return Announced(mail.job_id, mail.envelope, content) if content is not None else None
+
+    def withdraw(self, mail: Mail) -> None:
+        """Forget a message that was announced: its connection goes, nothing of it was handed over."""
+        connection = self._awaiting.pop(mail.job_id, None)
+        if connection is not None:
+            connection.abort()
+            self._dismiss(connection)
 
     def _take_idle(self) -> Connection | None:
         while self.idle:
@@ -129,7 +157,9 @@ class Server:
         return None
 
     def _keep(self, connection: Connection) -> None:
-        if connection.usable:
+        if connection.awaited and connection.announced is not None:
+            self._awaiting[connection.announced.job_id] = connection
+        elif connection.usable:
             self.idle.append(connection)
         else:
             self._dismiss(connection)
@@ -176,6 +206,8 @@ class Server:
 
     async def close(self) -> None:
         """Let all connections go; bounded in time."""
+        self.idle.extend(self._awaiting.values())
+        self._awaiting.clear()
         while self.idle:
             self._dismiss(self.idle.pop())
         await asyncio.gather(*self._leaving)
@@ -196,8 +228,12 @@ class Servers:
         """Say whether any server may be tried now."""
         return any(one.breaker.admits(last_resort=self._is_last_resort(one)) for one in self.servers)
 
-    async def send(self, mail: Mail) -> Accepted:
-        """Hand over one message to one of the servers; raises a SendError."""
+    async def send(self, mail: Mail, following: NextMail | None = None) -> Accepted:
+        """Hand over one message to one of the servers; raises a SendError.
+
+        With one server alone the message that `following` gives is announced to it ahead of its turn.
+        """
+        following = following if len(self.servers) == 1 else None
         tried: list[Server] = []
         failure: SendError | None = None
         while (server := self._choose(tried)) is not None:
@@ -206,10 +242,15 @@ class Servers:
             if turn is None:
                 continue
             try:
-                return await server.send(mail, turn)
+                return await server.send(mail, turn, following)
             except (UnavailableError, ConnectionLostError) as error:
                 failure = error
         raise failure or UnavailableError("all servers are left alone for a while", code="breaker")
+
+    def withdraw(self, mail: Mail) -> None:
+        """Forget a message that was announced ahead of its turn and is not sent now."""
+        for server in self.servers:
+            server.withdraw(mail)
 
     def _choose(self, tried: Sequence[Server]) -> Server | None:
         """Pick a server by weight, one that is free if there is any."""

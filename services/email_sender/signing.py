@@ -41,6 +41,12 @@ class Encoder:
             return await asyncio.to_thread(mail.encode, eight_bit=eight_bit)
         return mail.encode(eight_bit=eight_bit)
 
+    def encode_at_once(self, mail: Mail, *, eight_bit: bool) -> bytes | None:
+        """Return a message as `encode` does, None where that takes so long that it must not hold up others."""
+        if self._signer is not None or mail.body.size > ENCODE_ASIDE_BYTES:
+            return None
+        return mail.encode(eight_bit=eight_bit)
+
     def close(self) -> None:
         """Let the thread go."""
         if self._threads is not None:

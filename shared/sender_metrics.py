@@ -1,10 +1,20 @@
-"""The WhatsApp sender's metrics: its attempts and how long they took; queues and messages are the logger's to tell."""
+"""A sender's metrics, the same for every channel: its attempts and how long they took.
+
+What waits and what became of messages is the logger's to tell.
+"""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -14,10 +24,12 @@ _SEND_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 _WAIT_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 
 
-class WhatsAppMetrics:
-    """The registry of one WhatsApp sender; what the sending loop observes ends here (`SendObserver`)."""
+class SenderMetrics:
+    """The registry of one sender process; what the sending loop observes ends here (`SendObserver`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: str) -> None:
+        # a `_created` series beside each counter and histogram would double what is scraped
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not annotate it
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
@@ -41,17 +53,31 @@ class WhatsAppMetrics:
             buckets=_WAIT_BUCKETS,
             registry=self.registry,
         )
+        # looking a label's child up takes longer than counting
+        self._counted: dict[tuple[str, str, str], Counter] = {}
+        self._timed: dict[str, Histogram] = {}
+        self._waited: dict[tuple[str, str], Histogram] = {}
         build = Gauge("kurir_build_info", "The running version.", ("version", "service"), registry=self.registry)
-        build.labels(version("kurir"), "whatsapp_sender").set(1)
+        build.labels(version("kurir"), service).set(1)
 
     def attempt(self, channel: str, outcome: str, error_class: str, duration_s: float) -> None:
         """Count one attempt with its outcome and the seconds it took."""
-        self._attempts.labels(channel, outcome, error_class).inc()
-        self._durations.labels(channel).observe(duration_s)
+        key = (channel, outcome, error_class)
+        counted = self._counted.get(key)
+        if counted is None:
+            counted = self._counted[key] = self._attempts.labels(*key)
+        counted.inc()
+        timed = self._timed.get(channel)
+        if timed is None:
+            timed = self._timed[channel] = self._durations.labels(channel)
+        timed.observe(duration_s)
 
     def queue_latency(self, channel: str, lane: str, seconds: float) -> None:
         """Observe the time from enqueueing to the first attempt."""
-        self._latencies.labels(channel, lane).observe(seconds)
+        waited = self._waited.get((channel, lane))
+        if waited is None:
+            waited = self._waited[channel, lane] = self._latencies.labels(channel, lane)
+        waited.observe(seconds)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""

@@ -1,0 +1,93 @@
+"""A sender's process, the same for every channel: the loop, its HTTP, its logs, and how they start and stop together.
+
+A channel's `main.py` reads the environment and says what is its own (`Composed`); the rest happens here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, NoReturn
+
+import orjson
+from aiohttp import web
+
+from shared.lifecycle import Stop, run_service
+from shared.logs import configure_logging, get_logger
+from shared.queue.connection import connect, without_password
+from shared.queue.producer import Producer
+from shared.queue.system_log import SystemLog
+from shared.sender_metrics import SenderMetrics
+from shared.sending.loop import SendingLoop
+from shared.sending.provider import MessageT, Provider
+from shared.sending.settings import SendingSettings
+from shared.settings import CommonSettings
+from shared.web import Health, operations_routes, serving
+
+# the loop's own calls, the doorbell's blocking read, heartbeats, the reaper, snapshots, the system log
+_REDIS_CONNECTIONS = 24
+_LAST_WORDS_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Composed(Generic[MessageT]):
+    """What is a channel's own: how it sends, and what its settings say; `notes` go into the first log line."""
+
+    provider: Provider[MessageT]
+    common: CommonSettings
+    sending: SendingSettings
+    notes: Mapping[str, object] = field(default_factory=dict)
+
+
+def run_sender(
+    service: str, env: Mapping[str, str], compose: Callable[[Mapping[str, str]], Composed[MessageT]]
+) -> NoReturn:
+    """Run one sender until SIGTERM; leaves the process. `compose` may raise SettingsError."""
+    run_service(service, lambda stop: _run(service, compose(env), stop))
+
+
+async def _run(service: str, own: Composed[MessageT], stop: Stop) -> None:
+    redis = connect(own.common.redis_url, max_connections=_REDIS_CONNECTIONS)
+    system_log = SystemLog(Producer(redis, own.sending.sender_id))
+    configure_logging(service, own.common, system_log.ship)
+    health, metrics = Health(service), SenderMetrics(service)
+    loop: SendingLoop[MessageT] = SendingLoop(redis, own.provider, own.sending, metrics, health.report)
+    try:
+        async with serving(_build_app(own.provider, metrics, health), own.common.host, own.common.port) as port:
+            get_logger().info(
+                "sender_starts",
+                port=port,
+                redis=without_password(own.common.redis_url),
+                concurrency=own.sending.concurrency,
+                rate=str(own.sending.rate or "off"),
+                **own.notes,
+            )
+            await _send_until(loop, system_log, stop)
+    finally:
+        await redis.aclose()
+
+
+async def _send_until(loop: SendingLoop[MessageT], system_log: SystemLog, stop: Stop) -> None:
+    async with asyncio.TaskGroup() as group:
+        shipping = group.create_task(system_log.run())
+        await loop.run(stop)
+        shipping.cancel()
+    try:
+        async with asyncio.timeout(_LAST_WORDS_S):
+            await system_log.flush()
+    except TimeoutError:
+        return
+
+
+def _build_app(provider: Provider[MessageT], metrics: SenderMetrics, health: Health) -> web.Application:
+    """Return the sender's HTTP: `/health`, `/metrics`, and `/status`, which really connects and authenticates."""
+
+    async def show_status(_request: web.Request) -> web.Response:
+        status = await provider.status()
+        body = {"reachable": status.reachable, "authenticated": status.authenticated, **status.detail}
+        return web.Response(body=orjson.dumps(body), content_type="application/json")
+
+    app = web.Application()
+    app.add_routes([*operations_routes(health, metrics.exposition), web.get("/status", show_status)])
+    return app
