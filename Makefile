@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-fast check format soak bench test-compose lock wheel clean
+.PHONY: help setup demo up test test-fast check format soak bench test-compose docs lock wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,11 +37,12 @@ test: $(STAMP) ## Run every test but soak and compose
 test-fast: $(STAMP) ## Run the unit tests alone
 	$(BIN)/pytest tests/unit
 
-check: $(STAMP) ## Lint, types, import rules
+check: $(STAMP) ## Lint, types, import rules, the compose file
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
@@ -55,6 +56,10 @@ bench: $(STAMP) ## Run the benchmarks side by side with the peer
 
 test-compose: $(STAMP) ## Run the tests that need a compose runner
 	$(BIN)/pytest -m compose
+
+docs: $(STAMP) ## Write what follows from the code: docs/configuration.md, the rights of Redis's user
+	$(BIN)/python deploy/make_configuration.py
+	$(BIN)/python deploy/make_redis_rights.py
 
 lock: ## Pin all dependencies anew, with hashes and without an index address
 	@command -v uv >/dev/null || { echo "make lock needs uv on PATH" >&2; exit 2; }

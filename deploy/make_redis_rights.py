@@ -1,0 +1,82 @@
+"""Makes the rights of Redis's user `kurir`: each command that the code sends, and no other.
+
+They are read from the source: the scripts' calls, and the methods of the driver in the modules that import it. They
+stand in deploy/redis/users.acl and in docs/operations.md.
+
+python deploy/make_redis_rights.py             write both
+python deploy/make_redis_rights.py --check     exit 1 where either is not what this would write
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ACL = ROOT / "deploy" / "redis" / "users.acl"
+GUIDE = ROOT / "docs" / "operations.md"
+KEYS = "~{email}* ~{whatsapp}* ~blast:* ~template* ~idempotency:* ~ratelimit:* ~gateway:* ~ingest:*"
+
+_CONTAINERS = {"ACL", "CLIENT", "CONFIG", "MEMORY", "OBJECT", "SCRIPT", "XGROUP", "XINFO"}
+# methods that send other commands than their names say; an empty tuple for what never leaves the process
+_METHODS = {
+    "aclose": (), "close": (), "disconnect": (), "execute_command": (), "from_pool": (), "from_url": (), "pipeline": (),
+    "execute": ("multi", "exec"),
+    "hscan_iter": ("hscan",), "scan_iter": ("scan",), "sscan_iter": ("sscan",), "zscan_iter": ("zscan",),
+    "xgroup_create": ("xgroup|create",), "xinfo_groups": ("xinfo|groups",), "xinfo_consumers": ("xinfo|consumers",),
+    "xpending_range": ("xpending",), "config_get": ("config|get",), "script_load": ("script|load",),
+    "call": (), "pcall": (),  # Lua within Python
+    "sentinel_get_master_addr_by_name": (),  # asked of a Sentinel
+}  # fmt: skip
+_DRIVERS_OWN = {"ping", "select"}
+
+
+def commands() -> set[str]:
+    """Return the commands that the code sends, subcommands as `xgroup|create`."""
+    found: set[str] = set(_DRIVERS_OWN)
+    for source in (*ROOT.glob("shared/queue/lua/*.lua"), *ROOT.glob("shared/**/*.py"), *ROOT.glob("services/**/*.py")):
+        text = source.read_text("utf-8")
+        found |= _of_scripts(text)
+        if re.search(r"^from redis|^import redis", text, re.MULTILINE):
+            found |= _of_methods(text)
+    return found
+
+
+def _of_scripts(text: str) -> set[str]:
+    calls = re.findall(r"redis\.p?call\('([A-Z]+)'(?:,\s*'([A-Z]+)')?", text)
+    return {f"{name}|{sub}".lower() if name in _CONTAINERS else name.lower() for name, sub in calls}
+
+
+def _of_methods(text: str) -> set[str]:
+    found = {name.lower() for name in re.findall(r'execute_command\(\s*"([A-Z]+)"', text)}
+    for method in re.findall(r"\b_?(?:redis|pipe|client)\.([a-z_]+)\(", text):
+        found |= set(_METHODS.get(method, (method,)))
+    return found
+
+
+def rights() -> str:
+    """Return the rules of the user `kurir` behind its password."""
+    return f"{KEYS} {' '.join(f'+{command}' for command in sorted(commands()))}"
+
+
+def _rewritten(path: Path) -> str:
+    """Return the file with the user's line brought up to date."""
+    return re.sub(
+        r"(?m)^(user kurir reset on \S+) .*$", lambda found: f"{found[1]} {rights()}", path.read_text("utf-8")
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Write the line, or say whether it is what would be written."""
+    stale = [path for path in (ACL, GUIDE) if path.read_text("utf-8") != _rewritten(path)]
+    for path in stale:
+        if "--check" in arguments:
+            sys.stderr.write(f"{path.relative_to(ROOT)} is stale: run make docs\n")
+        else:
+            path.write_text(_rewritten(path), "utf-8")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

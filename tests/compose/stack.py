@@ -1,0 +1,126 @@
+"""A whole compose project, started from a copy of the repository and seen only through its published API and exec.
+
+`$COMPOSE` is the program that runs it, `docker compose` by default. `$COMPOSE_SKIP` names services to leave out
+(separated by commas) where their images cannot be had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.servers import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+_NOT_COPIED = (".git", ".venv", "data", "secrets", ".env", "dist", "build", "node_modules", "__pycache__", ".*_cache")
+_COMMAND_TIMEOUT_S = 1200
+
+
+class Stack:
+    """One project under a name of its own, on free ports; `down` leaves its volumes, `destroy` does not."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "kurir"
+        self.port = free_port()
+        self._name = f"kurir-test-{os.getpid()}"
+        self._env = {**_clean_environment(), "INGEST_PORT": str(self.port), "GRAFANA_PORT": str(free_port())}
+        shutil.copytree(ROOT, self.folder, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+
+    @property
+    def services(self) -> list[str]:
+        """The services of the compose file that can be had here."""
+        declared = yaml.safe_load((self.folder / "docker-compose.yml").read_text())["services"]
+        skipped = os.environ.get("COMPOSE_SKIP", "").split(",")
+        return [name for name in declared if name not in skipped]
+
+    def make_secrets(self) -> None:
+        """Make them as a user does."""
+        subprocess.run(["sh", "deploy/make-secrets.sh"], cwd=self.folder, check=True, capture_output=True)
+
+    def compose(self, *words: str, check: bool = True) -> str:
+        """Run a compose command with the sandbox's settings and return all that it says."""
+        program = shlex.split(os.environ.get("COMPOSE", "docker compose"))
+        options = ["-p", self._name, "--env-file", "deploy/sandbox.env", "--profile", "sandbox"]
+        ran = subprocess.run(
+            [*program, *options, *words],
+            cwd=self.folder, env=self._env, text=True, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_COMMAND_TIMEOUT_S,
+        )  # fmt: skip
+        if check and ran.returncode != 0:
+            pytest.fail(f"compose {shlex.join(words)} exited with {ran.returncode}:\n{ran.stdout[-4000:]}")
+        return ran.stdout
+
+    def up(self, *, email_senders: int, build: bool = False) -> None:
+        """Start everything and wait until it is healthy and the API answers."""
+        options = ["--build"] if build else []
+        self.compose("up", "-d", *options, "--scale", f"email_sender={email_senders}", *self.services)
+        self.wait(self.is_healthy, 120, "the API to be healthy")
+
+    def down(self) -> None:
+        """Stop and remove the containers, not the volumes."""
+        self.compose("down")
+
+    def destroy(self) -> None:
+        """Remove everything, the volumes too."""
+        self.compose("down", "-v", check=False)
+
+    def execute(self, service: str, *words: str, index: int = 1, check: bool = True) -> str:
+        """Run a command in a container of a service and return its output."""
+        return self.compose("exec", "-T", "--index", str(index), service, *words, check=check)
+
+    def is_healthy(self) -> bool:
+        """Say whether the published API answers 200 to its health check."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Call the API with the key that make-secrets.sh made."""
+        key = (self.folder / "secrets" / "api_keys").read_text().split(":")[1]
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, method=method)
+        request.add_header("Authorization", f"Bearer {key}")
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    def query(self, expression: str) -> dict[str, float]:
+        """Ask Prometheus, which is not published, and return the values by instance."""
+        url = f"http://127.0.0.1:9090/api/v1/query?query={urllib.parse.quote(expression)}"
+        result = json.loads(self.execute("prometheus", "wget", "-q", "-O", "-", url))["data"]["result"]
+        return {row["metric"].get("instance", ""): float(row["value"][1]) for row in result}
+
+    def delivered(self) -> list[dict[str, Any]]:
+        """Return what the sandbox has accepted, in order."""
+        text = self.execute("sandbox", "cat", "/var/lib/kurir/sandbox/delivered.ndjson")
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    def wait(self, predicate: Any, timeout_s: float, what: str) -> Any:
+        """Poll until the predicate is true, return its value; fail with the logs' ends when time is up."""
+        deadline = time.monotonic() + timeout_s
+        while not (value := predicate()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {timeout_s} s: {what}\n{self.compose('logs', check=False)[-6000:]}")
+            time.sleep(0.5)
+        return value
+
+
+def _clean_environment() -> dict[str, str]:
+    """The environment without settings of whoever runs the tests."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("KURIR_", "COMPOSE_"))}

@@ -1,0 +1,182 @@
+"""The compose file, really run: images built, containers started, a blast sent, a sender killed, all of it restarted.
+
+`make test-compose` runs it; it takes minutes and needs a container engine, so `make test` leaves it out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.compose.stack import Stack
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
+
+SENDERS = 3
+RECIPIENTS = 5000
+PORTS = {
+    "ingest": 3000, "grafana": 3000, "redis": 6379, "logger": 3030, "email_sender": 3010, "whatsapp_sender": 3020,
+    "sandbox": 3090, "prometheus": 9090, "alertmanager": 9093,
+}  # fmt: skip
+# at most what one sender had begun when it was killed: its concurrency times its window
+MOST_TWICE = 5 * 8
+TEMPLATE: dict[str, Any] = {"templateId": "welcome", "globalVariables": {"start_url": "https://example.com/start"}}
+# all but the first process, which only hands signals on
+KILL_SENDER = """
+import os
+for pid in filter(str.isdigit, os.listdir('/proc')):
+    if pid != '1' and int(pid) != os.getpid():
+        if b'services.email_sender' in open(f'/proc/{pid}/cmdline', 'rb').read():
+            os.kill(int(pid), 9)
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The whole project with three email senders, its providers the sandbox."""
+    found = Stack(tmp_path_factory.mktemp("compose"))
+    found.make_secrets()
+    try:
+        found.up(email_senders=SENDERS, build=True)
+        yield found
+    finally:
+        found.destroy()
+
+
+def _send(stack: Stack, name: str, channels: list[str]) -> str:
+    recipients = [
+        {"name": f"No {number}", "email": f"{name}{number}@example.com", "phone": f"+62812{number:08}"}
+        for number in range(RECIPIENTS)
+    ]
+    answer = stack.call("POST", "/api/messages/blast", {**TEMPLATE, "channels": channels, "recipients": recipients})
+    assert answer["totalMessages"] == RECIPIENTS * len(channels)
+    return str(answer["blastId"])
+
+
+def _blast(stack: Stack, blast_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = stack.call("GET", f"/api/blasts/{blast_id}")["blast"]
+    return found
+
+
+def _wait_until_sent(stack: Stack, blast_id: str, messages: int) -> None:
+    stack.wait(lambda: _blast(stack, blast_id)["state"].startswith("completed"), 240, f"blast {blast_id} to end")
+    blast = _blast(stack, blast_id)
+    assert (blast["state"], blast["counts"]["sent"]) == ("completed", messages)
+
+
+def _mails(stack: Stack, blast_id: str) -> Counter[str]:
+    """Count what was delivered of a blast by email, by recipient."""
+    return Counter(
+        mail["to"] for mail in stack.delivered() if mail["channel"] == "email" and mail["jobId"].startswith(blast_id)
+    )
+
+
+def test_a_blast_is_shared_by_all_senders(stack: Stack) -> None:
+    """5,000 recipients, both channels: every message is sent once, and each of three senders sends its part."""
+    sent = 'sum by (instance) (kurir_attempts_total{job="email_sender",outcome="sent"})'
+    before = stack.query(sent)
+    blast_id = _send(stack, "shared", ["email", "whatsapp"])
+    _wait_until_sent(stack, blast_id, 2 * RECIPIENTS)
+    mails = _mails(stack, blast_id)
+    assert (len(mails), mails.total()) == (RECIPIENTS, RECIPIENTS)
+
+    def shares() -> dict[str, float] | None:
+        found = {instance: count - before.get(instance, 0) for instance, count in stack.query(sent).items()}
+        return found if sum(found.values()) == RECIPIENTS else None
+
+    # Prometheus looks every 15 s
+    by_sender = stack.wait(shares, 60, "Prometheus to have counted every mail")
+    print("mails by sender:", by_sender)  # noqa: T201 - what `make test-compose` is run for
+    assert len(by_sender) == SENDERS
+    assert min(by_sender.values()) > RECIPIENTS / SENDERS / 2
+
+
+def test_prometheus_sees_every_replica(stack: Stack) -> None:
+    """Each replica is a target of its own, found by DNS, and up."""
+    up = stack.wait(
+        lambda: len(found := stack.query('up{job="email_sender"} == 1')) == SENDERS and found, 60, "three email senders"
+    )
+    print("email senders in Prometheus:", sorted(up))  # noqa: T201
+    for job in ("ingest", "whatsapp_sender", "logger", "alertmanager"):
+        assert list(stack.query(f'up{{job="{job}"}}').values()) == [1], job
+
+
+def test_a_killed_sender_loses_nothing(stack: Stack) -> None:
+    """One of three senders gets SIGKILL in the middle of 5,000 mails: all arrive, few twice, and it comes back."""
+    blast_id = _send(stack, "killed", ["email"])
+    stack.wait(lambda: _blast(stack, blast_id)["counts"].get("sent", 0) > 200, 60, "the blast to be under way")
+    stack.execute("email_sender", "python", "-c", KILL_SENDER, index=2, check=False)
+    at_the_kill = _blast(stack, blast_id)["counts"]["sent"]
+    assert at_the_kill < RECIPIENTS, "the blast was over before the sender was killed"
+    _wait_until_sent(stack, blast_id, RECIPIENTS)
+    mails = _mails(stack, blast_id)
+    print(f"killed after {at_the_kill} mails; {mails.total() - RECIPIENTS} arrived twice")  # noqa: T201
+    assert len(mails) == RECIPIENTS
+    assert mails.total() - RECIPIENTS <= MOST_TWICE
+
+    def is_back() -> bool:
+        return "alive" in stack.execute("email_sender", "echo", "alive", index=2, check=False)
+
+    stack.wait(is_back, 60, "the killed sender to be started again")
+
+
+def test_data_outlives_the_containers(stack: Stack) -> None:
+    """After `down` and `up` the log, what is scheduled, and a template made through the API are still there."""
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    later = {**TEMPLATE, "channels": ["email"], "recipients": [{"name": "L", "email": "later@example.com"}]}
+    scheduled = stack.call("POST", "/api/messages/blast", {**later, "scheduledAt": tomorrow})["blastId"]
+    now = stack.call("POST", "/api/messages/blast", later)["blastId"]
+    _wait_until_sent(stack, now, 1)
+    template = {"id": "kept", "name": "Kept", "type": "test", "channels": ["email"], "subject": "S", "text": "T"}
+    stack.call("POST", "/api/templates", {**template, "category": "transactional", "variables": []})
+
+    stack.down()
+    assert not stack.is_healthy()
+    stack.up(email_senders=SENDERS)
+
+    assert stack.call("GET", f"/api/logs/messages?blast={now}")["logs"][0]["status"] == "sent"
+    assert (blast := _blast(stack, now))["state"] == "completed", blast
+    assert _blast(stack, scheduled)["state"] == "scheduled"
+    assert stack.call("GET", "/api/messages/stats")["stats"]["scheduled"] == 1
+    assert stack.call("GET", "/api/templates/kept")["template"]["name"] == "Kept"
+
+
+def test_nothing_but_ingest_and_grafana_is_published(stack: Stack) -> None:
+    """Redis, the logger and all others are reached from within alone."""
+    asked = {name: port for name, port in PORTS.items() if name in stack.services}
+    said = {name: stack.compose("port", name, str(port), check=False) for name, port in asked.items()}
+    published = {name for name, text in said.items() if re.search(r"(^|:)[1-9]\d+\s*$", text)}
+    assert published == {"ingest", "grafana"} & set(asked), said
+
+
+def test_containers_are_locked(stack: Stack) -> None:
+    """A service runs as nobody special, on a file system it cannot write, and imports nothing from where it stands."""
+    said = stack.execute(
+        "email_sender", "sh", "-c", "id -u; touch /opt/kurir/x 2>&1; python -c 'import sys; print(sys.flags.safe_path)'"
+    )
+    assert "10001" in said
+    assert "Read-only file system" in said
+    assert "True" in said
+
+
+@pytest.mark.parametrize("name", ["api_keys", "grafana_password"])
+def test_a_missing_secret_stops_the_start(tmp_path: Path, name: str) -> None:
+    """An empty secret ends the start with one line that says which and what to do; Redis is not started."""
+    stack = Stack(tmp_path)
+    stack.make_secrets()
+    secret = stack.folder / "secrets" / name
+    secret.chmod(0o644)
+    secret.write_text("")
+    try:
+        said = stack.compose("up", "-d", "check-secrets", "redis", check=False)
+        said += stack.compose("logs", "check-secrets", check=False)
+        assert f"kurir: secrets/{name} is empty or shorter than 16 characters: run deploy/make-secrets.sh" in said
+        assert "PONG" not in stack.execute("redis", "redis-cli", "ping", check=False)
+    finally:
+        stack.destroy()

@@ -1,0 +1,154 @@
+"""The compose file: valid to the specification's schema, and what it promises of every service."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
+
+from services.email_sender.settings import Timeouts
+from services.whatsapp_sender.settings import QiscusSettings
+from shared.settings import parse_seconds
+
+ROOT = Path(__file__).resolve().parents[3]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {"ingest", "email_sender", "whatsapp_sender", "logger", "sandbox"}
+SENDERS = {"email_sender", "whatsapp_sender"}
+_DEFAULTED = re.compile(r"\$\{([A-Z_]+):-([^}]*)\}")
+
+
+def test_it_is_valid() -> None:
+    """The compose specification's own schema accepts it, and refuses a misspelt field."""
+    schema = get_builtin_schema("vendor.compose-spec")
+    jsonschema.validate(COMPOSE, schema)
+    broken = json.loads(json.dumps(COMPOSE))
+    broken["services"]["redis"]["restrat"] = "always"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, schema)
+
+
+def test_only_ingest_and_grafana_are_published_and_on_loopback() -> None:
+    """Nothing listens on the network unless BIND_ADDRESS says so."""
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert set(published) == {"ingest", "grafana"}
+    assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for ports in published.values() for port in ports)
+
+
+def test_redis_and_the_logger_are_cut_off_from_outside() -> None:
+    """They are on the internal network and on no other."""
+    assert COMPOSE["networks"]["backend"]["internal"] is True
+    for name in ("redis", "logger", "sandbox", "prometheus"):
+        assert SERVICES[name]["networks"] == ["backend"], name
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_container_is_locked(name: str) -> None:
+    """Read-only, without rights to gain, with its memory and processes limited, and started again when it dies."""
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    if name == "check-secrets":
+        return
+    assert service["restart"] == "unless-stopped"
+    limits = service["deploy"]["resources"]["limits"]
+    assert limits["memory"]
+    assert limits["pids"]
+    assert "disable" not in service["healthcheck"]
+
+
+def test_the_services_are_one_image() -> None:
+    """One build, told apart by the command alone."""
+    built = {name: (SERVICES[name]["image"], json.dumps(SERVICES[name]["build"])) for name in OURS}
+    assert len(set(built.values())) == 1
+    for name in OURS:
+        assert SERVICES[name]["command"] == ["python", "-m", f"services.{name}"]
+
+
+def test_the_start_is_gated_by_health() -> None:
+    """Whoever needs another service waits until that is healthy, and everything waits for the secrets."""
+    for name in OURS - {"sandbox"}:
+        assert SERVICES[name]["depends_on"]["redis"]["condition"] == "service_healthy"
+    for name in SENDERS | {"ingest"}:
+        assert SERVICES[name]["depends_on"]["logger"]["condition"] == "service_healthy"
+    for name in ("redis", "sandbox", "prometheus", "alertmanager", "grafana"):
+        assert SERVICES[name]["depends_on"]["check-secrets"]["condition"] == "service_completed_successfully"
+
+
+def test_a_sender_may_finish_what_it_has_begun() -> None:
+    """Its grace is longer than all time-outs of a send together, and compose waits longer than its grace."""
+    smtp, qiscus = Timeouts(), QiscusSettings("https://example.com", "app", "1", "secret")
+    # greeting, TLS and log-in have one each; MAIL, RCPT and DATA wait for an answer each
+    smtp_s = 3 * smtp.connect_s + 3 * smtp.command_s + smtp.data_s
+    longest_s = max(smtp_s, qiscus.connect_s + qiscus.answer_s)
+    for name in SENDERS:
+        grace_s = parse_seconds(_default(SERVICES[name]["environment"]["KURIR_GRACE"]))
+        stop_s = parse_seconds(_default(SERVICES[name]["stop_grace_period"]))
+        assert longest_s < grace_s < stop_s, name
+
+
+def _default(text: str) -> str:
+    match = _DEFAULTED.fullmatch(text)
+    assert match is not None, text
+    return match[2]
+
+
+def test_secrets_are_files_and_have_no_default() -> None:
+    """No value of a secret stands in the file, and none has a default to fall back to."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert all(set(secret) == {"file"} for secret in COMPOSE["secrets"].values())
+    values = re.findall(r"^ +(\w*(?:PASSWORD|SECRET|API_KEY)\w*): (.*)$", text, re.MULTILINE)
+    assert values
+    assert all(name.endswith("_FILE") and value.startswith("/run/secrets/") for name, value in values), values
+    checked = set(SERVICES["check-secrets"]["secrets"])
+    assert set(COMPOSE["secrets"]) - checked == {"smtp_url", "qiscus_secret_key", "dkim_private_key"}
+    script = (ROOT / "deploy" / "check-secrets.sh").read_text()
+    assert all(name in script for name in checked)
+
+
+def test_each_secret_is_made_and_goes_where_it_is_read(tmp_path: Path) -> None:
+    """make-secrets.sh makes every file that is mounted, once; a provider's credentials go to its sender alone."""
+    command = ["sh", str(ROOT / "deploy" / "make-secrets.sh"), str(tmp_path / "secrets")]
+    subprocess.run(command, check=True, capture_output=True)
+    made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert set(made) == set(COMPOSE["secrets"])
+    assert len(set(made.values())) == len(made) - 2  # three that a provider gives are empty
+    subprocess.run(command, check=True, capture_output=True)
+    assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == made
+    for secret, owner in (("smtp_url", "email_sender"), ("qiscus_secret_key", "whatsapp_sender")):
+        assert [name for name, service in SERVICES.items() if secret in service.get("secrets", ())] == [owner]
+
+
+def test_volumes_that_must_survive_have_names() -> None:
+    """Redis, the database, the logs and the metrics are on named volumes."""
+    mounted = {name: [str(volume) for volume in service.get("volumes", ())] for name, service in SERVICES.items()}
+    for name, target in (("redis", "/data"), ("logger", "/var/lib/kurir"), ("prometheus", "/prometheus")):
+        (source,) = [volume.split(":")[0] for volume in mounted[name] if volume.split(":")[1] == target]
+        assert source in COMPOSE["volumes"]
+    for name in OURS:
+        assert "logs:/var/log/kurir" in mounted[name]
+
+
+def test_prometheus_looks_where_the_services_are() -> None:
+    """Each job asks the DNS for a service of the compose file, at the port that the service is given there."""
+    jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    asked = {job["job_name"]: job["dns_sd_configs"][0] for job in jobs if "dns_sd_configs" in job}
+    assert set(asked) == OURS - {"sandbox"}
+    for name, discovery in asked.items():
+        assert discovery["names"] == [name]
+        assert discovery["port"] == SERVICES[name]["environment"]["KURIR_PORT"]
+
+
+def test_redis_loses_nothing() -> None:
+    """Every write is on disk before its answer, and nothing is evicted."""
+    lines = (ROOT / "deploy" / "redis" / "redis.conf").read_text().splitlines()
+    assert {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction"} <= set(lines)
+    assert "--maxmemory" in (ROOT / "deploy" / "redis" / "start.sh").read_text()

@@ -1,0 +1,79 @@
+"""Configuration: env.example and docs/configuration.md say what the code asks for, all of it and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from deploy.make_configuration import EXAMPLE, TARGET, document, examples, shown, variables
+from shared.settings import parse_seconds
+
+ROOT = Path(__file__).resolve().parents[3]
+KNOWN = variables()
+EXAMPLES = examples(EXAMPLE.read_text("utf-8"))
+COMPOSE_HEADING = "docker-compose.yml alone"
+# made from other values, or different for each service
+_FOLLOWING = {"KURIR_LOG_DIR", "KURIR_PORT", "KURIR_SMTP_HELO", "KURIR_UNSUBSCRIBE_EMAIL"}
+
+
+def test_the_example_names_every_variable() -> None:
+    """What a service asks its environment for stands in env.example, and what stands there is asked for."""
+    ours = {name for name, example in EXAMPLES.items() if example.heading != COMPOSE_HEADING}
+    assert ours == set(KNOWN)
+
+
+def test_no_variable_is_read_behind_the_readers_back() -> None:
+    """Every KURIR_ name in the code is a known variable, the file of one, or a channel's."""
+    literals: set[str] = set()
+    for source in (*ROOT.glob("services/**/*.py"), *ROOT.glob("shared/**/*.py")):
+        literals |= set(re.findall(r'"(KURIR_[A-Z0-9_]+)"', source.read_text()))
+    known = set(KNOWN) | {f"{name}_FILE" for name in KNOWN}
+    assert literals - known == {"KURIR_"} & literals
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_each_has_one_comment(name: str) -> None:
+    """A sentence that ends as one, on a line of its own."""
+    assert re.fullmatch(r".{10,}\.", EXAMPLES[name].comment), EXAMPLES[name].comment
+    assert EXAMPLE.read_text("utf-8").count(f"\n# {EXAMPLES[name].comment}\n") >= 1
+
+
+@pytest.mark.parametrize("name", sorted(set(KNOWN) - _FOLLOWING))
+def test_what_is_commented_out_is_the_default(name: str) -> None:
+    """The value behind a `#` is what the code takes by itself; required ones have none."""
+    example = EXAMPLES[name]
+    if not example.commented_out:
+        return
+    defaults = {question.default for question in KNOWN[name].asked.values()}
+    (question, *_) = KNOWN[name].asked.values()
+    if None in defaults or len(defaults) > 1:
+        assert example.value == ""
+    elif question.kind == "seconds":
+        assert parse_seconds(example.value) == question.default
+    else:
+        assert example.value == shown(question).strip("`")
+
+
+def test_compose_defaults_are_shown() -> None:
+    """What docker-compose.yml alone reads stands in the example with the default it has there."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    used = {name: default for name, default in re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", text) if name[:6] != "KURIR_"}
+    used["KURIR_IMAGE"] = "kurir:latest"
+    shown_there = {name: one.value for name, one in EXAMPLES.items() if one.heading == COMPOSE_HEADING}
+    assert shown_there == used
+
+
+def test_the_document_is_fresh() -> None:
+    """docs/configuration.md is what `make docs` writes."""
+    assert TARGET.read_text("utf-8") == document(), "run make docs"
+
+
+def test_the_document_names_services_and_defaults() -> None:
+    """The facts in it are the code's: who reads a variable, and what it takes by itself."""
+    (row,) = [line for line in document().splitlines() if line.startswith("| `KURIR_SMTP_DATA_TIMEOUT`")]
+    assert "`5m` | a duration | email_sender |" in row
+    (row,) = [line for line in document().splitlines() if line.startswith("| `KURIR_PORT`")]
+    assert "ingest `3000`" in row
+    assert "logger `3030`" in row
