@@ -131,6 +131,8 @@ class Consumer:
 
     async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0) -> list[Grant]:
         """Ask to begin jobs while `in_flight` others are; repeats itself until Redis answers."""
+        if not requests:
+            return []
         number, head = self._begins.next()
         policy, timing = self._policy, self.timing
         args: list[Argument] = [

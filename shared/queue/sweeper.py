@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from redis.asyncio import Redis
 
 from shared.blasts import Blast
@@ -25,6 +26,7 @@ from shared.queue.scripts import Argument, call_script
 from shared.queue.timing import Timing
 
 CHUNK = 500
+_encoder = msgspec.msgpack.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,26 @@ class Sweeper:
         """End every waiting job of a blast on all its channels."""
         ended = in_flight = 0
         for channel in blast.totals:
+            own = await self._sweep_own(channel, blast.blast_id, verdict)
             swept = await self._sweep(channel, blast.blast_id, lambda job: job.blast_id == blast.blast_id, verdict)
-            ended += swept.ended
-            in_flight += swept.in_flight
+            ended += own.ended + swept.ended
+            in_flight += max(own.in_flight, swept.in_flight)
+        return Swept(ended, in_flight)
+
+    async def _sweep_own(self, channel: str, blast_id: str, verdict: Verdict) -> Swept:
+        """End what waits in the blast's own stream, where everything is its own, page by page within Redis."""
+        ending = b"".join(
+            _encoder.encode(part) for part in (verdict.status, verdict.error_class, "", verdict.message, 0, b"")
+        )
+        ended = in_flight = 0
+        start = "-"
+        while start:
+            _, head = self._heads.next()
+            args = (head, Timing().keep_ended_ms, verdict.status, blast_id, start, CHUNK, ending)
+            following, gone, flying = await call_script(self._redis, "sweep_own", ChannelKeys(channel).tag, args)
+            start = following.decode()
+            ended += gone
+            in_flight += flying
         return Swept(ended, in_flight)
 
     async def cancel_job(self, job_id: str, blast: Blast) -> str:

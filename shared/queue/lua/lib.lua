@@ -89,18 +89,6 @@ local function serve(stream, at_us)
   redis.call('ZADD', C .. ':ring', 'NX', int(at_us), stream)
 end
 
--- The least and the greatest of some entry ids, which are numbers in two parts.
-local function span(ids)
-  local first, first_ms, first_n, last, last_ms, last_n
-  for _, id in ipairs(ids) do
-    local dash = string.find(id, '-', 1, true)
-    local ms, n = tonumber(string.sub(id, 1, dash - 1)), tonumber(string.sub(id, dash + 1))
-    if not first or ms < first_ms or (ms == first_ms and n < first_n) then first, first_ms, first_n = id, ms, n end
-    if not last or ms > last_ms or (ms == last_ms and n > last_n) then last, last_ms, last_n = id, ms, n end
-  end
-  return first, last
-end
-
 -- Which of these entries are pending at a consumer: id -> delivery count. They mostly come in their order and close
 -- together, so one look from the first to the last finds them; what it misses is asked for one by one.
 local function owned(stream, consumer, ids)

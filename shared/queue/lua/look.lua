@@ -5,7 +5,8 @@
 -- ARGV  1 this sender · 2 ms that an entry may lie in anyone's `:buf` · 3 ms after which a stall is forgotten
 -- Result  {1 if this sender's own lease holds else 0, entries freed from stale buffers, sender without a
 --          heartbeat, …}
--- A job idle in another's `:buf` for too long (its sender is frozen) is given back at no cost.
+-- A job idle in another's `:buf` for too long (its sender is frozen) is given back at no cost. Where there are many
+-- bulk streams each look takes the next of them, since Redis waits meanwhile; senders are listed apart.
 
 local missing, seen, freed = {}, {}, 0
 
@@ -38,7 +39,9 @@ end
 look(C .. ':jobs:high')
 look(C .. ':jobs:normal')
 look(C .. ':jobs:due')
-for _, blast in ipairs(redis.call('SMEMBERS', C .. ':streams')) do look(C .. ':jobs:bulk:' .. blast) end
+local some = redis.call('SSCAN', C .. ':streams', redis.call('GET', C .. ':look') or '0', 'COUNT', 64)
+redis.call('SET', C .. ':look', some[1], 'PX', 60000)
+for _, blast in ipairs(some[2]) do look(C .. ':jobs:bulk:' .. blast) end
 for _, sender in ipairs(redis.call('HKEYS', C .. ':senders')) do note(sender) end
 if freed > 0 then ring_bell() end
 

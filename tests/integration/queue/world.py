@@ -189,6 +189,9 @@ class HandSender:
         event = Retrying(0, lease.job_id, lease.job.run, lease.attempt, "transient", "451", "later", 1, 0)
         return (await self.consumer.settle([parked(lease, pack_event(event), delay_ms)]))[0]
 
+    async def retry_all(self, leases: Sequence[Lease], delay_ms: int) -> list[bool]:
+        return await self.consumer.settle([parked(lease, b"", delay_ms) for lease in leases])
+
     async def uncertain(self, lease: Lease, delay_ms: int) -> bool:
         event = Retrying(0, lease.job_id, lease.job.run, lease.attempt, "uncertain", "", "lost", 1, 0)
         return (await self.consumer.settle([parked(lease, pack_event(event), delay_ms, uncertain=True)]))[0]

@@ -1,0 +1,62 @@
+#!lua flags=allow-oom
+-- End the waiting jobs of a blast's own stream, one page of them: a million must be gone in seconds.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  1 head of the event batch · 2 ms that an ended blast is kept · 3 status · 4 blast id · 5 id from which the
+--       page begins · 6 entries a page · 7 what stands in each event from its status to its job, packed
+-- Result  {id from which the next page begins or "", jobs ended, jobs in mid-send and left alone}
+-- Safe to repeat: what is gone is skipped.
+
+local now_ms, status, blast = math.floor(now_us() / 1000), ARGV[3], ARGV[4]
+local stream, most, ending = C .. ':jobs:bulk:' .. blast, tonumber(ARGV[6]), ARGV[7]
+local entries = redis.call('XRANGE', stream, ARGV[5], '+', 'COUNT', most)
+if #entries == 0 then return { '', 0, 0 } end
+local last_id = entries[#entries][1]
+local held = {}
+local rows = redis.pcall('XPENDING', stream, GROUP, entries[1][1], last_id, most)
+if not rows.err then
+  for _, row in ipairs(rows) do held[row[1]] = row end
+end
+local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
+local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'lane')
+local scheduled = v[2] == 'bulk' and tonumber(v[1] or 0) > 0
+local events, acks, dels, flying = {}, {}, {}, 0
+
+-- An `Ended` event up to its recipient's name: an array of 13.
+local function ended(job_id, job, made)
+  local recipient = job[5]
+  events[#events + 1] = '\157' .. cmsgpack.pack('ended', now_ms, job_id, job[8], job[9] + made) .. ending .. cmsgpack.pack(recipient[1], recipient[2])
+end
+
+for _, entry in ipairs(entries) do
+  local id = entry[1]
+  local row = held[id]
+  local fine, job = pcall(cmsgpack.unpack, entry[2][2])
+  if row and string.sub(row[2], -3) == ':tx' then
+    flying = flying + 1
+  elseif fine and type(job) == 'table' and job[10] then
+    local job_id, made = job[1] .. ':' .. int(job[2]) .. ':' .. job[3], 0
+    if row then
+      acks[#acks + 1] = id
+      made = string.sub(row[2], 1, 1) == '~' and row[4] or math.max(row[4] - 1, 0)
+      if row[2] == '~retry' then unpark(stream, id) end
+    end
+    if job[9] + made > 0 or job[10] > 0 then
+      count(blast, 'retrying', -1)
+    elseif scheduled and not row then
+      count(blast, 'scheduled', -1)
+    end
+    count(blast, status, 1)
+    count_channel(status, 1)
+    if any_cancel then redis.call('HDEL', C .. ':cancels', job_id) end
+    dels[#dels + 1] = id
+    ended(job_id, job, made)
+  end
+end
+
+if #acks > 0 then redis.call('XACK', stream, GROUP, unpack(acks)) end
+if #dels > 0 then redis.call('XDEL', stream, unpack(dels)) end
+drop_if_empty(stream)
+write_counts(now_ms, tonumber(ARGV[2]), events)
+emit(ARGV[1], events)
+return { #entries == most and '(' .. last_id or '', #dels, flying }

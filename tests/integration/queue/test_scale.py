@@ -1,0 +1,106 @@
+"""What things cost: memory a job, server time a call with many streams and jobs, a large blast's end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import psutil
+import pytest
+
+from shared.jobs import Recipient
+from shared.queue.timing import Timing
+from tests.integration.queue.world import World, open_world
+from tests.servers import Kind, RedisServer
+
+
+@pytest.fixture(params=["valkey", "redis"])
+async def large(request: pytest.FixtureRequest) -> AsyncIterator[tuple[World, RedisServer]]:
+    """An empty server of its own that keeps nothing on disk."""
+    kind: Kind = request.param
+    server = RedisServer(kind, ["--appendonly", "no"])
+    server.start()
+    world = open_world(server.url, Timing())
+    yield world, server
+    await world.redis.aclose()
+    server.destroy()
+
+
+RECIPIENT = Recipient("someone@example.com", "Someone", {"text": "x" * 92})
+
+
+async def used_memory(world: World) -> int:
+    return int((await world.redis.info("memory"))["used_memory"])
+
+
+@pytest.mark.parametrize(("lane", "count", "blasts"), [("normal", 10_000, 1), ("bulk", 10_000, 1), ("bulk", 1, 2_000)])
+async def test_waiting_job_costs_at_most_500_bytes(
+    large: tuple[World, RedisServer], lane: str, count: int, blasts: int
+) -> None:
+    """A job whose recipient's variables are 100 bytes: its entry, its stream and group and indexes are counted, the
+    event of its enqueueing (gone once the logger has read it) and its blast's snapshot and counts are not."""
+    world, _ = large
+    await world.given(1, "normal")
+    await world.written()
+    accepted = [await world.blast(count, lane) for _ in range(blasts)]  # type: ignore[arg-type]
+    before = await used_memory(world)
+    for blast in accepted:
+        for first in range(0, count, 500):
+            await world.enqueue(blast, first, min(500, count - first), recipient=RECIPIENT)
+    await world.written()
+    jobs = count * blasts
+    counted = await used_memory(world) - before
+    assert counted / jobs <= 500
+    assert (await world.control.channel_stats("email")).waiting == jobs + 1
+
+
+async def server_ms(server: RedisServer, call: Callable[[], Awaitable[object]], times: int) -> float:
+    """Return the server's CPU time for each of so many calls: other processes on the machine do not count."""
+    process = psutil.Process(server.pid)
+    before = sum(process.cpu_times()[:2])
+    for _ in range(times):
+        await call()
+    return (sum(process.cpu_times()[:2]) - before) / times * 1000
+
+
+@pytest.mark.timing
+async def test_calls_cost_the_same_with_a_thousand_bulk_blasts(large: tuple[World, RedisServer]) -> None:
+    """With 1,000 bulk streams and 120,000 jobs a fetch, and a look at the statistics, take the server below 1 ms."""
+    world, server = large
+    await world.given(20_000)
+    for _ in range(1000):
+        await world.given(100, "bulk")
+    sender = await world.sender()
+    assert await server_ms(server, lambda: sender.fetch(10), 200) < 1
+    assert await server_ms(server, lambda: world.control.channel_stats("email"), 200) < 1
+    truth = await world.control.channel_stats("email")
+    assert truth.waiting == 120_000
+
+
+@pytest.mark.timing
+async def test_many_parked_retries_cost_a_fetch_nothing(large: tuple[World, RedisServer]) -> None:
+    """Behind 20,000 jobs that wait for their next attempt a fetch takes the server below 1 ms."""
+    world, server = large
+    await world.given(20_000)
+    sender = await world.sender()
+    while leases := await sender.take(500):
+        assert all(await sender.retry_all(leases, 50_000))
+    await world.given(5000)
+    assert await server_ms(server, lambda: sender.fetch(10), 200) < 1
+
+
+@pytest.mark.timing
+async def test_cancelled_blast_is_gone_in_seconds(large: tuple[World, RedisServer]) -> None:
+    """50,000 jobs are ended, and their events written, within 4 s; a small one at the end of the lane at once."""
+    world, _ = large
+    blast = await world.given(50_000, "bulk")
+    started = time.monotonic()
+    assert await world.control.cancel_blast(blast.blast_id)
+    assert time.monotonic() - started < 4
+    assert (await world.progress(blast)).counts["cancelled"] == 50_000
+    await world.given(20_000)
+    small = await world.given(10)
+    started = time.monotonic()
+    assert await world.control.cancel_blast(small.blast_id)
+    assert time.monotonic() - started < 0.5
+    assert (await world.progress(small)).counts["cancelled"] == 10
