@@ -92,7 +92,7 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
         pace.note(written.ended_jobs)
         parts.expiry.ended(written.ended_blasts)
 
-    recorder = Recorder(parts.events, parts.store, health, on_written)
+    recorder = Recorder(parts.events, parts.store, health, on_written, common.grace_s / 2)
     retention = Retention(parts.store, parts.settings.retention_days, recorder.writer.forget)
     metrics = LoggerMetrics(lambda: parts.watch.last, recorder.state)
     logger = Logger(

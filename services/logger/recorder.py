@@ -45,9 +45,20 @@ class RecorderState:
 
 
 class Recorder:
-    """Moves events from `events` into `store`; `on_written` is told what each batch ended."""
+    """Moves events from `events` into `store`; `on_written` is told what each batch ended.
 
-    def __init__(self, events: EventLog, store: Store, health: Health, on_written: Callable[[Written], None]) -> None:
+    Told to stop it goes on with what is left in Redis for `drain_s` at most: the rest is as safe there.
+    """
+
+    def __init__(
+        self,
+        events: EventLog,
+        store: Store,
+        health: Health,
+        on_written: Callable[[Written], None],
+        drain_s: float = 4.0,
+    ) -> None:
+        self._drain_s = drain_s
         self.state = RecorderState()
         self._events = events
         self._store = store
@@ -65,9 +76,12 @@ class Recorder:
             tasks.create_task(self._write(batches))
 
     async def _read(self, batches: asyncio.Queue[list[EventEntry] | None]) -> None:
-        pause_s = _FIRST_PAUSE_S
-        while True:
+        pause_s, ends_at = _FIRST_PAUSE_S, float("inf")
+        clock = asyncio.get_running_loop().time
+        while clock() < ends_at:
             stopping = self._stop.is_set()
+            if stopping and ends_at == float("inf"):
+                ends_at = clock() + self._drain_s
             try:
                 entries = await self._events.read(_ENTRIES_A_READ, 0.0 if stopping else _BLOCK_S)
             except QueueUnavailableError as error:

@@ -169,6 +169,8 @@ class Store:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = -{_PAGE_CACHE_KIB}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
+        # a log that has grown is cut when it begins again, so that its size says whether a checkpoint is due
+        connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES // 2}")
         # deleted personal data is zeroed where that costs no extra write
         connection.execute("PRAGMA secure_delete = FAST")
         connection.execute("PRAGMA temp_store = MEMORY")
