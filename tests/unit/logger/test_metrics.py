@@ -1,0 +1,84 @@
+"""The logger's metrics: named as the contract names them, a sentence each, labels from closed sets."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.logger.metrics import COUNTED, LANES, LoggerMetrics
+from services.logger.recorder import RecorderState
+from services.logger.watch import Look
+from shared.channels import CHANNELS
+from shared.queue.control import COUNTERS, ChannelStats, SenderState, ServerMemory
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+SENDER = SenderState("s1", "h", 5, available=True, reason="", rate_limited=False)
+STATS = ChannelStats(
+    waiting=7, waiting_by_lane={"high": 1, "normal": 2, "bulk": 4}, active=3, delayed=5, scheduled=6, completed=9,
+    failed=1, paused=0, pause_reason="by hand", oldest_age_s={"high": 1.5}, counters=dict.fromkeys(COUNTERS, 0),
+    events_lag=0, rate_gap_us=None, senders=[SENDER],
+)  # fmt: skip
+LOOK = Look(
+    redis_up=True, queues=dict.fromkeys(CHANNELS, STATS), memory=ServerMemory(1234, 0), events_lag=8,
+    totals={("email", "sent"): 42}, database_bytes=100, log_bytes=200,
+)  # fmt: skip
+
+
+def exposed(look: Look, state: RecorderState | None = None) -> tuple[Samples, dict[str, str]]:
+    """Return the samples of an exposition, and the sentence of each metric."""
+    text = LoggerMetrics(lambda: look, state or RecorderState()).exposition()[0].decode()
+    families = list(text_string_to_metric_families(text))
+    samples = {
+        (one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples
+    }
+    return samples, {family.name: family.documentation for family in families}
+
+
+def test_a_look_becomes_the_metrics_of_the_contract() -> None:
+    """Each name, its labels and its value."""
+    samples, _ = exposed(LOOK, RecorderState(write_failures=3))
+    email = ("channel", "email")
+    expected = {
+        ("kurir_messages_total", (email, ("status", "sent"))): 42,
+        ("kurir_queue_waiting", (email, ("lane", "bulk"))): 4,
+        ("kurir_queue_oldest_age_seconds", (email, ("lane", "high"))): 1.5,
+        ("kurir_queue_active", (email,)): 3,
+        ("kurir_queue_delayed", (email,)): 5,
+        ("kurir_queue_scheduled", (email,)): 6,
+        ("kurir_channel_paused", (email,)): 1,
+        ("kurir_senders", (email,)): 1,
+        ("kurir_redis_up", ()): 1,
+        ("kurir_redis_memory_used_bytes", ()): 1234,
+        ("kurir_events_lag", ()): 8,
+        ("kurir_db_size_bytes", ()): 100,
+        ("kurir_log_size_bytes", ()): 200,
+        ("kurir_db_write_failures_total", ()): 3,
+    }
+    assert {name: samples.get(name) for name in expected} == expected
+    assert any(name == "kurir_build_info" for name, _ in samples)
+
+
+def test_every_channel_lane_and_status_is_there_from_the_start() -> None:
+    """A counter that begins with its first event hides it from `increase()`; a gap looks like nothing waits."""
+    samples, _ = exposed(LOOK)
+    for channel in CHANNELS:
+        for lane in LANES:
+            assert ("kurir_queue_waiting", (("channel", channel), ("lane", lane))) in samples
+        for status in COUNTED:
+            assert ("kurir_messages_total", (("channel", channel), ("status", status))) in samples
+
+
+def test_while_redis_is_away_its_queues_are_not_made_up() -> None:
+    """`kurir_redis_up` is 0 and the queues are absent; what the database knows is still told."""
+    samples, _ = exposed(Look(totals={("email", "failed"): 5}))
+    names = {name for name, _ in samples}
+    assert samples["kurir_redis_up", ()] == 0
+    assert {name for name in names if name.startswith("kurir_queue")} == set()
+    assert samples["kurir_messages_total", (("channel", "email"), ("status", "failed"))] == 5
+
+
+def test_every_metric_has_a_sentence() -> None:
+    """Whoever reads `/metrics` needs no source."""
+    _, sentences = exposed(LOOK)
+    own = {name: text for name, text in sentences.items() if name.startswith("kurir_")}
+    assert len(own) >= 16
+    assert [name for name, text in own.items() if not text.endswith(".")] == []
