@@ -24,6 +24,7 @@ MOST_BUFFERED = 500
 IDLE_POLL_S = 1.0
 BUSY_POLL_S = 0.005
 AWAY_POLL_S = 0.25
+LIMITED_POLL_S = 0.5  # the rate may be changed meanwhile
 
 
 @dataclass(slots=True)
@@ -228,7 +229,7 @@ class Dispatcher:
             return True
         if grant.kind in {"limited", "wait", "crowded"}:
             if grant.kind == "limited":
-                self._limited_until = clock.monotonic() + grant.after_us / 1e6
+                self._limited_until = clock.monotonic() + min(grant.after_us / 1e6, LIMITED_POLL_S)
             self._alone_waits |= grant.kind == "wait"
             self._holdings.put_back(lease)
             return False
