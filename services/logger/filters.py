@@ -82,7 +82,7 @@ def read_message_filter(query: Mapping[str, str]) -> MessageFilter:
     return MessageFilter(
         statuses=_choices(query, "status", STATUSES),
         channels=_choices(query, "channel", tuple(CHANNELS)),
-        recipient=query.get("recipient", "").strip().removeprefix("+"),
+        recipient=_address(query.get("recipient", "")),
         blast=query.get("blast", ""),
         template=query.get("template", ""),
         reference=query.get("reference", ""),
@@ -144,6 +144,12 @@ def _read_cursor(text: str) -> int:
     if not isinstance(value, int) or not 0 < value < 1 << 63:
         raise InvalidQueryError("cursor is none that an answer gave", "INVALID_CURSOR")
     return value
+
+
+def _address(text: str) -> str:
+    """Write the beginning of an address as the log has it: a number without `+`, a domain in small letters."""
+    local, at, domain = text.strip().removeprefix("+").partition("@")
+    return local + at + domain.lower()
 
 
 def _choices(query: Mapping[str, str], name: str, options: tuple[str, ...]) -> tuple[str, ...]:
