@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from shared.queue.leases import Lease
 from shared.sending.pace import Pace
 
+SLOW_SEND_S = 0.5
 _RANK = {"high": 0, "normal": 1, "bulk": 2}
 
 
@@ -29,13 +30,21 @@ class Flight:
     sending: bool = False
 
 
+class ReadyQueue(asyncio.Queue[Flight]):
+    """The begun jobs that wait for a worker, in order."""
+
+    def first(self) -> Flight | None:
+        """Return the job that is next, without taking it; None where there is none."""
+        return self._queue[0] if self._queue else None  # type: ignore[attr-defined]  # asyncio's hook for subclasses
+
+
 @dataclass(slots=True)
 class Holdings:
     """The sender's memory of what it holds, to compare with what the queue says it holds."""
 
     buffered: list[tuple[int, int, Lease]] = field(default_factory=list)
     in_flight: dict[str, Flight] = field(default_factory=dict)
-    ready: asyncio.Queue[Flight] = field(default_factory=asyncio.Queue)
+    ready: ReadyQueue = field(default_factory=ReadyQueue)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     low_water: int = 0
     finished: int = 0
@@ -78,9 +87,27 @@ class Holdings:
     async def next_flight(self) -> Flight:
         """Wait for a begun job to send; wakes the dispatcher when few are left."""
         flight = await self.ready.get()
+        self._wake_if_low()
+        return flight
+
+    def unhurried_flight(self) -> Flight | None:
+        """Take a begun job that may be sent behind another, whenever that is done; None where there is none.
+
+        Not one of lane `high`, nor one whose start a limit spaces; and none where sends are so slow that another
+        worker may well be free before.
+        """
+        flight = self.ready.first()
+        if flight is None or flight.alone or flight.latest_start < math.inf or flight.lease.job.lane == "high":
+            return None
+        if self.pace.send_s > SLOW_SEND_S:
+            return None
+        self.ready.get_nowait()
+        self._wake_if_low()
+        return flight
+
+    def _wake_if_low(self) -> None:
         if self.ready.qsize() == self.low_water:
             self.wake.set()
-        return flight
 
     def land(self, lease: Lease) -> None:
         """Forget a job that has been settled or is no longer ours."""

@@ -7,8 +7,9 @@ as `transient` and logged with its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -75,4 +76,20 @@ class Provider(Protocol[MessageT]):
 
     async def status(self) -> ProviderStatus:
         """Connect and authenticate for real, outside the pool."""
+        ...
+
+
+@runtime_checkable
+class ChainingProvider(Provider[MessageT], Protocol):
+    """A provider that can tell its server of the next message together with the end of the one before.
+
+    That saves a round trip a message. What was told of may still be withdrawn: nothing of it was handed over.
+    """
+
+    async def send_chained(self, message: MessageT, following: Callable[[], MessageT | None]) -> Receipt:
+        """Send as `send` does; may call `following` once, for the message that this caller will send next."""
+        ...
+
+    def withdraw(self, message: MessageT) -> None:
+        """Forget a message that `following` gave and that will not be sent now."""
         ...

@@ -25,7 +25,7 @@ from shared.queue.blasts import BlastStore
 from shared.queue.leases import Lease
 from shared.sending.holdings import Flight, Holdings
 from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, refused, sent_event, untouched
-from shared.sending.provider import MessageT, Provider, Receipt
+from shared.sending.provider import ChainingProvider, MessageT, Provider, Receipt
 from shared.sending.settler import Settlement, Settler
 
 
@@ -77,6 +77,10 @@ class SnapshotCache:
         self._kept: OrderedDict[str, Blast] = OrderedDict()
         self._most = most
 
+    def kept(self, blast_id: str) -> Blast | None:
+        """Return a blast's snapshot if it is here already."""
+        return self._kept.get(blast_id)
+
     async def get(self, blast_id: str) -> Blast | None:
         """Return a blast's snapshot, waiting for Redis if it is away; None where it is gone."""
         blast = self._kept.get(blast_id)
@@ -92,6 +96,14 @@ class SnapshotCache:
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         return blast
+
+
+@dataclass(slots=True)
+class Followed(Generic[MessageT]):
+    """A job that a worker has taken to send next, and its message once it is rendered."""
+
+    flight: Flight
+    message: MessageT | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,25 +125,36 @@ class Worker(Generic[MessageT]):
 
     def __init__(self, parts: WorkerParts[MessageT]) -> None:
         self._parts = parts
+        self._chain = parts.provider if isinstance(parts.provider, ChainingProvider) else None
+        self._followed: Followed[MessageT] | None = None
 
     async def run(self) -> None:
         """Send what becomes ready until cancelled; a send cut by that is uncertain."""
-        while True:
-            flight = await self._parts.holdings.next_flight()
-            await self._attempt(flight)
+        try:
+            while True:
+                followed, self._followed = self._followed, None
+                if followed is None:
+                    followed = Followed(await self._parts.holdings.next_flight())
+                await self._attempt(followed.flight, followed.message)
+        finally:
+            if self._followed is not None:
+                self._withdraw(self._followed.message)
+                self._give_back(self._followed.flight.lease, "its sender stopped")
 
-    async def _attempt(self, flight: Flight) -> None:
+    async def _attempt(self, flight: Flight, message: MessageT | None) -> None:
         parts, lease = self._parts, flight.lease
         started, subject = parts.clock.monotonic(), ""
         try:
-            message = await self._render(lease)
+            if message is None:
+                message = await self._render(lease)
             subject = message.subject
             obstacle = await self._wait_for_start(flight)
             if obstacle:
+                self._withdraw(message)
                 self._give_back(lease, obstacle)
                 return
             flight.sending, started = True, parts.clock.monotonic()
-            receipt = await parts.provider.send(message)
+            receipt = await self._hand_over(message)
             parts.holdings.pace.sent(parts.clock.monotonic() - started)
             self._accept(self._tried(lease, started, subject), receipt)
         except SendError as error:
@@ -147,6 +170,34 @@ class Worker(Generic[MessageT]):
             get_logger().exception("attempt_error", job_id=lease.job_id, error=type(error).__name__)
             unknown = TransientError(f"{type(error).__name__}: {error}")
             await self._refuse(self._tried(lease, started, subject), unknown, handed_over=flight.sending)
+
+    async def _hand_over(self, message: MessageT) -> Receipt:
+        if self._chain is None:
+            return await self._parts.provider.send(message)
+        return await self._chain.send_chained(message, self._following)
+
+    def _following(self) -> MessageT | None:
+        """Take the job that this worker will send next, for the provider to tell its server of; None for none."""
+        parts = self._parts
+        if self._followed is not None or not parts.consequences.lease_fresh():
+            return None
+        flight = parts.holdings.unhurried_flight()
+        if flight is None:
+            return None
+        self._followed = Followed(flight)
+        job = flight.lease.job
+        blast = parts.snapshots.kept(job.blast_id)
+        if blast is None:
+            return None
+        try:
+            self._followed.message = parts.provider.render(job, blast)
+        except Exception:
+            return None  # its own attempt will meet the same, and say so
+        return self._followed.message
+
+    def _withdraw(self, message: MessageT | None) -> None:
+        if self._chain is not None and message is not None:
+            self._chain.withdraw(message)
 
     async def _render(self, lease: Lease) -> MessageT:
         """Render before the start is due: what a start may lose of its time is little."""

@@ -32,11 +32,15 @@ Answers = Sequence[str] | Callable[[str], str]
 
 @dataclass
 class Session:
-    """What one connection said: its commands, and the messages it handed over (dots still stuffed)."""
+    """What one connection said: its commands, and the messages it handed over (dots still stuffed).
+
+    `announced` counts the messages whose end came with the commands of the next.
+    """
 
     commands: list[str] = field(default_factory=list)
     messages: list[bytes] = field(default_factory=list)
     together: int = 0
+    announced: int = 0
 
     @property
     def verbs(self) -> list[str]:
@@ -134,6 +138,7 @@ class Peer:
             if verb == "DATA" and answered.startswith("354"):
                 message = b"\r\n" + await self._message(reader)
                 session.messages.append(message[2:-3])
+                session.announced += bytes(reader._buffer).startswith(b"MAIL")  # type: ignore[attr-defined]
                 if not await self._answer(writer, "."):
                     return
             if verb == "STARTTLS" and answered.startswith("220") and self._tls is not None:

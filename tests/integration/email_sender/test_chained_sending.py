@@ -1,0 +1,136 @@
+"""Messages announced together with the end of the one before: every answer still belongs to its own message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from services.email_sender.channel import EmailChannel
+from services.email_sender.message import Frame, Mail
+from shared.errors import PermanentError, SendError, UncertainError
+from shared.sending.provider import Receipt
+from tests.integration.email_sender.mails import MAIL, make_blast, make_job, smtp_settings
+from tests.integration.email_sender.peer import CLOSE, Peer, peer
+from tests.integration.email_sender.running import opened, sending_mail
+from tests.integration.queue.world import World
+from tests.integration.sending.running import SETTINGS
+from tests.servers import wait_for
+
+NO_SUCH_USER = "550 5.1.1 no such user"
+
+
+def _mails(count: int) -> list[Mail]:
+    """Return messages of one blast, to r0, r1 …"""
+    frame = Frame(make_blast(), MAIL)
+    return [frame.fill(make_job(f"r{index}@example.com", index=index)) for index in range(count)]
+
+
+def _following(coming: Sequence[Mail]) -> Callable[[], Mail | None]:
+    return lambda: coming[0] if coming else None
+
+
+async def _send_all(channel: EmailChannel, messages: Sequence[Mail]) -> list[Receipt | SendError]:
+    """Send messages one after the other, each with the next one following."""
+    found: list[Receipt | SendError] = []
+    for message, *coming in (messages[index : index + 2] for index in range(len(messages))):
+        try:
+            found.append(await channel.send_chained(message, _following(coming)))
+        except SendError as error:
+            found.append(error)
+    return found
+
+
+def _delivered(server: Peer) -> list[int]:
+    """Return the indexes of the messages that were handed over, in order; a lone dot is none."""
+    jobs = [message.partition(b"X-Kurir-Job: ")[2].split(b":") for message in server.messages if message]
+    return [int(job[1]) for job in jobs]
+
+
+async def test_next_message_is_announced_with_the_end_of_this_one() -> None:
+    """Ten messages take one connection and eleven writes, and arrive in order."""
+    async with peer() as server, opened(smtp_settings(server.url)) as channel:
+        found = await _send_all(channel, _mails(10))
+    assert all(isinstance(one, Receipt) for one in found)
+    assert _delivered(server) == list(range(10))
+    assert [session.announced for session in server.sessions] == [9]
+
+
+async def test_refused_recipient_is_the_refusal_of_its_own_message() -> None:
+    """Whichever recipients the server refuses, those messages fail and no other."""
+    refused = {2, 3, 7}
+    script = {"RCPT": lambda line: NO_SUCH_USER if any(f"<r{one}@" in line for one in refused) else "250 ok"}
+    async with peer(script) as server, opened(smtp_settings(server.url)) as channel:
+        found = await _send_all(channel, _mails(10))
+    assert {index for index, one in enumerate(found) if isinstance(one, PermanentError)} == refused
+    assert _delivered(server) == [index for index in range(10) if index not in refused]
+
+
+async def test_refused_content_does_not_touch_the_message_announced_with_it() -> None:
+    """A no to the final dot is this message's; the commands behind it are answered for the next."""
+    answers = ["250 ok", "554 5.6.0 no", "250 ok", "554 5.6.0 no"]
+    async with peer({".": answers}) as server, opened(smtp_settings(server.url)) as channel:
+        found = await _send_all(channel, _mails(6))
+    assert [isinstance(one, Receipt) for one in found] == [True, False, True, False, True, True]
+    assert _delivered(server) == list(range(6))
+    assert len(server.sessions) == 1
+
+
+async def test_connection_lost_after_the_dot_is_uncertain_for_that_message_alone() -> None:
+    """The message whose answer was lost is uncertain; the one announced behind it is sent once, over a new one."""
+    async with peer({".": ["250 ok", CLOSE]}) as server, opened(smtp_settings(server.url)) as channel:
+        found = await _send_all(channel, _mails(5))
+    assert [type(one) for one in found] == [Receipt, UncertainError, Receipt, Receipt, Receipt]
+    assert _delivered(server) == list(range(5))
+
+
+@pytest.mark.parametrize("answer", [CLOSE, f"421 4.3.2 too many messages{CLOSE}"])
+async def test_server_that_hangs_up_on_the_next_message_costs_nothing(answer: str) -> None:
+    """A server may close after any message: the next one goes over a fresh connection, without an error."""
+    script = {"MAIL": ["250 ok", "250 ok", answer]}
+    async with peer(script) as server, opened(smtp_settings(server.url)) as channel:
+        found = await _send_all(channel, _mails(5))
+    assert all(isinstance(one, Receipt) for one in found)
+    assert _delivered(server) == list(range(5))
+
+
+async def test_withdrawn_message_was_not_handed_over() -> None:
+    """What was announced and then withdrawn reaches nobody, and its connection serves nobody else."""
+    first, withdrawn, last = _mails(3)
+    async with peer() as server, opened(smtp_settings(server.url)) as channel:
+        await channel.send_chained(first, lambda: withdrawn)
+        channel.withdraw(withdrawn)
+        await channel.send_chained(last, lambda: None)
+        assert _delivered(server) == [0, 2]
+        assert len(server.sessions) == 2
+
+
+@pytest.mark.parametrize("extensions", [("8BITMIME",), ("PIPELINING", "8BITMIME")])
+async def test_only_a_server_that_pipelines_is_written_ahead_to(extensions: Sequence[str]) -> None:
+    """Without PIPELINING in its greeting nothing is announced before its turn."""
+    async with peer(extensions=extensions) as server, opened(smtp_settings(server.url)) as channel:
+        await _send_all(channel, _mails(4))
+    assert sum(session.announced for session in server.sessions) == (3 if "PIPELINING" in extensions else 0)
+
+
+async def test_chain_ends_where_the_connection_has_sent_enough() -> None:
+    """A server that wants a new connection after three messages gets one after three."""
+    async with peer() as server, opened(smtp_settings(f"{server.url}?max_messages=3")) as channel:
+        await _send_all(channel, _mails(7))
+    assert [len(session.messages) for session in server.sessions] == [3, 3, 1]
+    assert _delivered(server) == list(range(7))
+
+
+async def test_whole_sender_announces_and_delivers_each_message_once(world: World) -> None:
+    """With a blast in hand the senders' connections never wait for an answer alone, and nothing is sent twice."""
+    blast = await world.given(300)
+    async with peer() as server, sending_mail(world, smtp_settings(server.url), replace(SETTINGS, concurrency=2)):
+
+        async def all_sent() -> bool:
+            return (await world.progress(blast)).counts["sent"] == 300
+
+        await wait_for(all_sent, 60, "all to be sent")
+    assert sorted(_delivered(server)) == list(range(300))
+    assert sum(session.announced for session in server.sessions) > 100
+    await world.check_balance()
