@@ -17,7 +17,7 @@ from services.ingest.bodies import chunks, decode_struct, read_whole, struct_of
 from services.ingest.call import JSON, Call
 from services.ingest.decoding import problem_of, problems_of, read_object
 from services.ingest.intake.multipart import MULTIPART, Part, parts_of
-from services.ingest.problems import ApiError, invalid
+from services.ingest.problems import ApiError, Problem, invalid
 from services.ingest.recipients import CsvRow, csv_rows, ndjson_lines
 from services.ingest.requests import BlastHead, BlastRequest
 
@@ -156,12 +156,20 @@ def _head(raw: bytes, malformed: str) -> BlastHead:
     try:
         return msgspec.json.decode(raw, type=BlastHead)
     except msgspec.ValidationError as error:
-        value = read_object(raw)
-        if value is None:
-            raise ApiError(malformed, "the blast is not a JSON object") from error
-        raise invalid(problems_of(value, BlastHead) or [problem_of(error)]) from error
+        raise invalid(_head_problems(raw, malformed) or [problem_of(error)]) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(malformed, f"the blast is not JSON: {error}") from error
+
+
+def _head_problems(raw: bytes, malformed: str) -> list[Problem]:
+    """Return every problem of a head; what follows the first of them may not even be JSON."""
+    try:
+        value = read_object(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(malformed, f"the blast is not JSON: {error}") from error
+    if value is None:
+        raise ApiError(malformed, "the blast is not a JSON object")
+    return problems_of(value, BlastHead)
 
 
 def _head_of_query(query: Mapping[str, str]) -> BlastHead:

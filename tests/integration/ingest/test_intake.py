@@ -198,6 +198,14 @@ async def test_every_problem_of_a_head_is_told_at_once(api: Api) -> None:
     assert {one["field"] for one in reply.body["errors"]} == {"channels", "priority", "scheduledAt", "validaton"}
 
 
+@pytest.mark.parametrize("head", ["[None]", "[]", "5", '{"channels": [}', "\ud83d", '{"a":' * 2000])
+async def test_a_head_that_is_no_json_is_malformed(head: str, api: Api) -> None:
+    """Also where the wrong type comes before the broken rest."""
+    raw = f"{head}\n{{}}\n".encode("utf-8", "surrogatepass")
+    reply = await api.post(BLAST, data=raw, headers={"Content-Type": "application/x-ndjson"})
+    assert (reply.status, reply.body["code"]) == (400, "MALFORMED_NDJSON")
+
+
 async def test_one_message_is_a_blast_of_one(api: Api, redis: Redis) -> None:
     """It answers with its job; problems are told in its own words."""
     body = {"templateId": "otp", "channel": "whatsapp", "recipient": person(3), "reference": "r"}
