@@ -23,11 +23,12 @@ from shared.web import Health
 
 log = get_logger()
 
-_ENTRIES_A_READ = 500
+_FEWEST_ENTRIES, _MOST_ENTRIES = 20, 500
 _BLOCK_S = 1.0
 _GATHER_S = 0.1
-# a transaction of so many job events holds the writer for some 50 ms
+# a transaction of so many job events holds the writer for some 50 ms; a read holds about two of them in memory
 _WEIGHT = 4000
+_READ_WEIGHT = 2 * _WEIGHT
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 # what SQLite says of one row's values, not of the disk or the file
@@ -66,6 +67,7 @@ class Recorder:
         self._on_written = on_written
         self.writer = EventWriter()
         self._stop = Stop()
+        self._unacknowledged = False
 
     async def run(self, stop: Stop) -> None:
         """Record until stopped, then what is left in Redis as long as it can be read and written."""
@@ -76,31 +78,41 @@ class Recorder:
             tasks.create_task(self._write(batches))
 
     async def _read(self, batches: asyncio.Queue[list[EventEntry] | None]) -> None:
-        pause_s, ends_at = _FIRST_PAUSE_S, float("inf")
+        pause_s, ends_at, limit = _FIRST_PAUSE_S, float("inf"), _FEWEST_ENTRIES
         clock = asyncio.get_running_loop().time
         while clock() < ends_at:
             stopping = self._stop.is_set()
-            if stopping and ends_at == float("inf"):
-                ends_at = clock() + self._drain_s
-            try:
-                entries = await self._events.read(_ENTRIES_A_READ, 0.0 if stopping else _BLOCK_S)
-            except QueueUnavailableError as error:
-                self._health.report("redis", str(error))
-                self._events.start_over()
-                if stopping:
-                    break
-                await self._pause(pause_s)
-                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-                continue
-            pause_s = _FIRST_PAUSE_S
-            self._health.report("redis", None)
+            if stopping:
+                ends_at = min(ends_at, clock() + self._drain_s)
+            entries = await self._read_once(limit, 0.0 if stopping else _BLOCK_S)
             if entries:
                 await batches.put(entries)
             elif stopping:
                 break
-            if len(entries) < _ENTRIES_A_READ and entries:
+            if entries is None:
+                await self._pause(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                continue
+            pause_s = _FIRST_PAUSE_S
+            if entries and len(entries) < limit:
                 await self._pause(_GATHER_S)
+            limit = next_limit(entries)
         await batches.put(None)
+
+    async def _read_once(self, limit: int, block_s: float) -> list[EventEntry] | None:
+        """Read what comes next; None while Redis is away."""
+        if self._unacknowledged:
+            # here and not where it was found out: a read that was under way would forget it again
+            self._unacknowledged = False
+            self._events.start_over()
+        try:
+            entries = await self._events.read(limit, block_s)
+        except QueueUnavailableError as error:
+            self._health.report("redis", str(error))
+            self._unacknowledged = True
+            return None
+        self._health.report("redis", None)
+        return entries
 
     async def _write(self, batches: asyncio.Queue[list[EventEntry] | None]) -> None:
         while (entries := await batches.get()) is not None:
@@ -173,7 +185,7 @@ class Recorder:
             await self._events.ack(entries)
         except QueueUnavailableError as error:
             self._health.report("redis", str(error))
-            self._events.start_over()
+            self._unacknowledged = True
 
     async def _pause(self, seconds: float) -> None:
         """Wait, no longer than until the service is stopped."""
@@ -190,7 +202,7 @@ def in_transactions(entries: Sequence[EventEntry]) -> Iterator[list[EventEntry]]
     group: list[EventEntry] = []
     weight = 0
     for entry in entries:
-        own = 1 if isinstance(entry.batch, DecodeError) else sum(map(_weight, entry.batch.events))
+        own = _weight_of(entry)
         if group and weight + own > _WEIGHT:
             yield group
             group, weight = [], 0
@@ -198,6 +210,21 @@ def in_transactions(entries: Sequence[EventEntry]) -> Iterator[list[EventEntry]]
         weight += own
     if group:
         yield group
+
+
+def next_limit(entries: Sequence[EventEntry]) -> int:
+    """Return how many entries a stream are to be read next: as many as weigh enough, going by those just read.
+
+    An entry may be one request of a client or a chunk of 500 recipients, so a fixed number is too few or too many.
+    """
+    if not entries:
+        return _FEWEST_ENTRIES
+    average = max(1, sum(map(_weight_of, entries)) // len(entries))
+    return min(max(_READ_WEIGHT // average, _FEWEST_ENTRIES), _MOST_ENTRIES)
+
+
+def _weight_of(entry: EventEntry) -> int:
+    return 1 if isinstance(entry.batch, DecodeError) else sum(map(_weight, entry.batch.events))
 
 
 def _weight(event: Event) -> int:

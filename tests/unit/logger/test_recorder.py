@@ -1,0 +1,23 @@
+"""The recorder's cutting: transactions of bounded size, reads of bounded memory."""
+
+from __future__ import annotations
+
+from services.logger.recorder import in_transactions, next_limit
+from tests.unit.logger.database import entry, queued, sent
+
+
+def test_transactions_are_of_bounded_size_and_keep_the_order() -> None:
+    """A chunk of 500 recipients weighs 500; an entry is never cut, whatever it weighs."""
+    entries = [entry(number, queued(range(500))) for number in range(20)]
+    entries += [entry(100, *[sent(index) for index in range(6000)]), entry(101, sent())]
+    groups = list(in_transactions(entries))
+    assert [one for group in groups for one in group] == entries
+    assert [len(group) for group in groups] == [8, 8, 4, 1, 1]
+
+
+def test_reads_follow_the_weight_of_what_was_read() -> None:
+    """Few large entries or many small ones: about as many events are held in memory."""
+    assert next_limit([]) == 20
+    assert next_limit([entry(1, queued(range(500)))]) == 20
+    assert next_limit([entry(1, sent())]) == 500
+    assert next_limit([entry(1, *[sent(index) for index in range(50)])]) == 160
