@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Server")
+_FORWARDING = ("forwarded", "x-forwarded-", "x-real-ip", "via")
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -40,7 +40,7 @@ def refusal(peer: str, headers: Mapping[str, str]) -> str:
     address = _parse(peer)
     if address is None or not address.is_loopback:
         return "no API key is configured, so only clients on this machine are served"
-    if any(name in headers for name in _FORWARDING):
+    if any(name.lower().startswith(_FORWARDING) for name in headers):
         return "no API key is configured, so requests that came through a proxy are refused"
     host = headers.get("Host", "")
     if _host_name(host) not in _LOCAL_NAMES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from shared.rendering.filters import FILTERS
 from tests.e2e.api_session import PAGE, read_steps, run_steps, steady, written_codes
 from tests.e2e.conftest import MakeSystem
 
@@ -20,6 +21,12 @@ def test_the_session_answers_as_the_page_says(make_system: MakeSystem, tmp_path:
     answers = run_steps(steps, f"http://127.0.0.1:{system.port}", tmp_path)
     for step, answer in zip(steps, answers, strict=True):
         assert steady(answer) == steady(step.answer), step.command
+
+
+def test_every_filter_is_told() -> None:
+    """A template's author finds each of them on the page."""
+    text = PAGE.read_text("utf-8")
+    assert [name for name in FILTERS if f"`{name}`" not in text] == []
 
 
 def test_the_table_of_codes_is_that_of_the_code() -> None:

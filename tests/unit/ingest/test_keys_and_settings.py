@@ -71,6 +71,8 @@ def test_only_trusted_proxies_are_believed(peer: str, forwarded: list[str], clie
         ("127.0.0.1", {"Host": "kurir.example.com"}, False),
         ("127.0.0.1", {"Host": "localhost:3000", "Origin": "null"}, False),
         ("127.0.0.1", {"Host": "localhost", "X-Forwarded-For": "1.2.3.4"}, False),
+        ("127.0.0.1", {"Host": "localhost", "x-forwarded-port": "443"}, False),
+        ("127.0.0.1", {"Host": "localhost", "Forwarded": "for=1.2.3.4"}, False),
         ("", {}, False),
     ],
 )
