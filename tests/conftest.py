@@ -10,6 +10,11 @@ import pytest
 from tests.servers import RedisServer
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a random mix of faults be repeated: `--seed`, or KURIR_SEED."""
+    parser.addoption("--seed", type=int, default=None, help="seed of the random mix of faults")
+
+
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[RedisServer]:
     """The session's Valkey; a test that kills or restarts a server makes its own `RedisServer`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ _PAGE = 1000
 _RETRY_S = 0.1
 _ADDRESS_FIELD = {"email": "email", "whatsapp": "phone"}
 _AGAIN = frozenset({409, 429, 500, 502, 503, 504})
-_phones = iter(range(81_200_000_000, 81_299_999_999))
+_numbers = itertools.count()
 
 
 @dataclass
@@ -37,7 +38,6 @@ class Posted:
     blast_id: str = ""
     total: int = 0
     answers: list[int] = field(default_factory=list)
-    cancelled_at: float = 0.0
 
     @cached_property
     def job_ids(self) -> set[str]:
@@ -62,11 +62,17 @@ def people(count: int, label: str, *, simulate: str = "") -> list[dict[str, Any]
         {
             "name": f"{label} {index}",
             "email": f"{simulate}+{tag}{index}@example.com" if simulate else f"{label}.{tag}.{index}@example.com",
-            "phone": f"+62{next(_phones)}",
+            "phone": f"+62{_phone(next(_numbers))}",
             "variables": {"order_number": f"INV-{index}", "amount": 1000, "due_date": "2026-02-01"},
         }
         for index in range(count)
     ]
+
+
+def _phone(number: int) -> int:
+    """Return a phone number that is not used twice and whose last six digits are no error code."""
+    block, rest = divmod(number, 100_000)
+    return 81_200_000_000 + block * 1_000_000 + rest
 
 
 class Client:
@@ -75,6 +81,7 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url = url
         self.posted: list[Posted] = []
+        self.job_of_phone: dict[str, str] = {}
         # a connection for each call: a restarted service must not be met on a dead one
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True, limit=0), timeout=aiohttp.ClientTimeout(total=60)
@@ -102,11 +109,27 @@ class Client:
             posted.answers.append(status)
             if status == 202:
                 posted.blast_id, posted.total = answer["blastId"], answer["totalMessages"]
+                self._note_phones(posted)
                 break
             assert status in {0, *_AGAIN}, f"{status}: {answer}"
             assert time.monotonic() < deadline, f"not accepted within {patience_s} s: {status}: {answer}"
             await asyncio.sleep(_RETRY_S)
         return posted
+
+    def _note_phones(self, posted: Posted) -> None:
+        if "whatsapp" in posted.channels:
+            for index, recipient in enumerate(posted.recipients):
+                self.job_of_phone[recipient["phone"].lstrip("+")] = f"{posted.blast_id}:{index}:whatsapp"
+
+    async def insist(self, method: str, path: str, patience_s: float = 60.0) -> int:
+        """Repeat a call that is safe to repeat until it is answered with other than "not now"; return the status."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            status, answer = await self.call(method, path)
+            if status not in {0, *_AGAIN} or status == 409:
+                return status
+            assert time.monotonic() < deadline, f"{method} {path}: {status}: {answer}"
+            await asyncio.sleep(_RETRY_S)
 
     async def call(self, method: str, path: str, *, key: str = "", **request: Any) -> tuple[int, dict[str, Any]]:
         """Make one call; status 0 where there was no answer."""

@@ -20,25 +20,26 @@ _SHORT_MIX_S = 45.0
 _PROPERTY = "guarantees"
 
 
-def _seed() -> int:
-    return int(os.environ.get("KURIR_SEED") or random.randrange(1_000_000))
-
-
-_SEED = _seed()
 _SOAK_MINUTES = float(os.environ.get("KURIR_SOAK_MINUTES") or 30)
+_SEED = pytest.StashKey[int]()
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(Form("short", _SHORT_SCALE, _SEED, _SHORT_MIX_S), id="short"),
-        pytest.param(Form("soak", 1.0, _SEED, _SOAK_MINUTES * 60), id="soak", marks=pytest.mark.soak),
-    ],
-)
+def _seed(config: pytest.Config) -> int:
+    """Return the seed of this run: `--seed`, KURIR_SEED, or one that is drawn now and printed at the end."""
+    if _SEED not in config.stash:
+        given = config.getoption("--seed")
+        drawn = int(os.environ.get("KURIR_SEED") or random.randrange(1_000_000))
+        config.stash[_SEED] = drawn if given is None else given
+    return config.stash[_SEED]
+
+
+@pytest.fixture(scope="module", params=["short", pytest.param("soak", marks=pytest.mark.soak)])
 def form(request: pytest.FixtureRequest) -> Form:
     """The form of this run: short by default, at full length under the marker `soak`."""
-    found: Form = request.param
-    return found
+    seed = _seed(request.config)
+    if request.param == "short":
+        return Form("short", _SHORT_SCALE, seed, _SHORT_MIX_S)
+    return Form("soak", 1.0, seed, _SOAK_MINUTES * 60)
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                         bad.update({guarantee: pair[1] for guarantee, pair in found.items()})
     if not done:
         return
-    terminalreporter.section(f"guarantees, seed {_SEED}")
+    terminalreporter.section(f"guarantees, seed {_seed(terminalreporter.config)}")
     terminalreporter.write_line(f"{'guarantee':<10}{'checks':>12}{'violations':>12}")
     for guarantee in GUARANTEES:
         terminalreporter.write_line(f"{guarantee:<10}{done[guarantee]:>12}{bad[guarantee]:>12}")

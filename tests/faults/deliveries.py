@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ class Delivery:
 
 
 class Deliveries:
-    """Reads the sandbox's file, each line once."""
+    """Reads the sandbox's file, each line once; a WhatsApp message names no job, its phone number does."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, job_of_phone: Mapping[str, str]) -> None:
         self._path = path
+        self._job_of_phone = job_of_phone
+        self._nameless: list[Delivery] = []
         self._read_to = 0
         self._seen: list[Delivery] = []
         self._by_job: dict[str, list[Delivery]] = defaultdict(list)
@@ -41,8 +43,23 @@ class Deliveries:
             for line in whole.splitlines():
                 delivery = _delivery(orjson.loads(line))
                 self._seen.append(delivery)
-                self._by_job[delivery.job_id].append(delivery)
+                if delivery.job_id:
+                    self._by_job[delivery.job_id].append(delivery)
+                else:
+                    self._nameless.append(delivery)
+        self._name()
         return self._seen
+
+    def _name(self) -> None:
+        """Find the jobs of phone numbers; those of a blast whose answer is still out are found later."""
+        left = []
+        for delivery in self._nameless:
+            job_id = self._job_of_phone.get(delivery.address)
+            if job_id is None:
+                left.append(delivery)
+            else:
+                self._by_job[job_id].append(delivery)
+        self._nameless = left
 
     def by_job(self) -> dict[str, list[Delivery]]:
         """Return what was taken, by job."""

@@ -25,6 +25,7 @@ _UNSENT = frozenset({"cancelled", "expired", "suppressed"})
 _MAYBE_DELIVERED = frozenset({"uncertain", "poison"})
 _SETTLE_S = 30.0
 _POLL_S = 0.05
+_MOST_FILES = 150  # the pools to Redis and the mail server, the database's connections, a few of Python's own
 _MOST_STORIES = 3
 _MOST_LINES = 60
 _TELLING = ("sender_reaped", "lease_lapsed", "entries_without_task", "sender_starts", "grace_over", "left_unsettled")
@@ -68,8 +69,8 @@ class Oracle:
         self.checks.that("G5", integrity == "ok", f"the database is damaged: {integrity}")
 
     async def audit_leftovers(self) -> None:
-        """G7: nothing is pending, and the only consumers are those of senders that live."""
-        living = [f"-{child.pid}-" for child in self.world.senders if child.runs()]
+        """G7: nothing is pending, the only consumers are those of senders that live, and no process leaks."""
+        living = [f"-{child.pid}-" for name, child in self.world.children.items() if "sender" in name]
         consumers: Counter[str] = Counter()
 
         async def is_clean() -> bool:
@@ -80,6 +81,13 @@ class Oracle:
 
         clean = await self.within(is_clean, self.world.form.dead_sender_s + 5)
         self.checks.that("G7", clean, f"consumers left behind: {dict(consumers)}")
+        running = [child for child in self.world.children.values() if child.runs()]
+        swollen = [
+            f"{child.name} has {now} open files and connections"
+            for child in running
+            if (now := child.process.num_fds()) > _MOST_FILES
+        ]
+        self.checks.none("G7", swollen, len(running), "processes that leak file descriptors")
 
     async def _all_written(self) -> None:
         async def is_written() -> bool:
@@ -127,7 +135,7 @@ class Oracle:
                 begun.append(f"{job_id} {status}")
             if len(taken) > 1 + self.allowed[job_id]:
                 doubled.append(f"{job_id} × {len(taken)}, {self.allowed[job_id]} more allowed")
-            if len({one.message_id for one in taken}) > 1:
+            if len({one.message_id for one in taken if one.channel == "email"}) > 1:
                 renamed.append(job_id)
         for told in [*doubled, *lost, *wrong][:_MOST_STORIES]:
             self.checks.stories += self._story(told.split()[0], delivered)

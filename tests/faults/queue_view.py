@@ -11,11 +11,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from shared.channels import CHANNELS
 from shared.errors import DecodeError, KurirError
 from shared.jobs import TERMINAL, unpack_job
 from shared.queue.connection import connect, translated
 from shared.queue.control import ChannelStats, Control
-from shared.queue.keys import ChannelKeys
+from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
 from tests.faults.checks import Checks
 
 _SAMPLE_S = 0.25
@@ -30,26 +31,19 @@ class Holding:
 
 
 class QueueView:
-    """Reads one channel's keys over a connection of its own, past every proxy."""
+    """Reads every channel's keys over a connection of its own, past every proxy."""
 
-    def __init__(self, url: str, channel: str = "email") -> None:
+    def __init__(self, url: str) -> None:
         self.redis: Redis = connect(url)
-        self.keys = ChannelKeys(channel)
         self.control = Control(self.redis, "fault-tests")
 
     async def close(self) -> None:
         """Let the connections go."""
         await self.redis.aclose()
 
-    async def stats(self) -> ChannelStats:
-        """Count what is where, in one script."""
-        return await self.control.channel_stats(self.keys.channel)
-
-    async def senders(self, host_pid: int) -> list[str]:
-        """Return the sender ids of a process; a name bears its pid."""
-        with translated("senders"):
-            raw: Any = await self.redis.hkeys(self.keys.key("senders"))
-        return [name.decode() for name in raw if f"-{host_pid}-" in name.decode()]
+    async def stats(self, channel: str = "email") -> ChannelStats:
+        """Count what is where on a channel, in one script."""
+        return await self.control.channel_stats(channel)
 
     async def holding(self, pid: int) -> Holding:
         """Return what the sender with this process id holds; stands still only if the sender does."""
@@ -62,15 +56,17 @@ class QueueView:
         return Holding(frozenset(found["buf"]), frozenset(found["tx"]))
 
     async def streams(self) -> list[str]:
-        """Return every job stream of the channel that exists."""
+        """Return every job stream that exists."""
+        names: list[str] = []
         with translated("streams"):
-            blasts: Any = await self.redis.smembers(self.keys.key("streams"))
-            names = [self.keys.lane(lane) for lane in ("high", "normal", "due")]
-            names += [self.keys.bulk(blast.decode()) for blast in blasts]
+            for keys in map(ChannelKeys, CHANNELS):
+                blasts: Any = await self.redis.smembers(keys.key("streams"))
+                names += [keys.lane(lane) for lane in ("high", "normal", "due")]
+                names += [keys.bulk(blast.decode()) for blast in blasts]
             return [name for name in names if await self.redis.exists(name)]
 
     async def consumers(self) -> Counter[str]:
-        """Return all consumers of the channel with the number of their pending entries."""
+        """Return all consumers with the number of their pending entries."""
         found: Counter[str] = Counter()
         for stream in await self.streams():
             rows: Any = await self.redis.xinfo_consumers(stream, "senders")
@@ -79,14 +75,17 @@ class QueueView:
         return found
 
     async def unread_events(self) -> int:
-        """Return how many events the logger has not written yet, on both streams."""
+        """Return how many events the logger has not written yet, on all streams."""
         with translated("events"):
-            own = await self.redis.xlen(self.keys.events)
-            return int(own + await self.redis.xlen("gateway:events"))
+            own = [await self.redis.xlen(ChannelKeys(channel).events) for channel in CHANNELS]
+            return int(sum(own) + await self.redis.xlen(GATEWAY_EVENTS))
 
     async def check_balance(self, checks: Checks) -> None:
-        """G4: enqueued = ended + what is still in Redis, read in one step."""
-        stats = await self.stats()
+        """G4: enqueued = ended + what is still in Redis, read in one step for each channel."""
+        for channel in CHANNELS:
+            self._check(await self.stats(channel), checks)
+
+    def _check(self, stats: ChannelStats, checks: Checks) -> None:
         ended = sum(stats.counters[name] for name in TERMINAL)
         inside = stats.waiting + stats.active + stats.delayed + stats.scheduled
         enqueued = stats.counters["enqueued"]

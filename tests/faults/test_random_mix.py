@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import pytest_asyncio
@@ -26,14 +27,14 @@ from tests.faults.world import Design, World, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 _PATIENCE_S = 120.0
-_SERVICES = frozenset({"ingest", "email_sender", "email_sender-2", "email_sender-3", "logger"})
+_SERVICES = frozenset({"ingest", "email_sender", "email_sender-2", "email_sender-3", "whatsapp_sender", "logger"})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(form: Form) -> AsyncIterator[World]:
     """Three senders with a proxy on each side; every service reaches Redis through a proxy."""
     env = {"KURIR_SANDBOX_LATENCY_MS": "10", "KURIR_SMTP_DATA_TIMEOUT": "5s", "KURIR_SMTP_COMMAND_TIMEOUT": "5s"}
-    async with running(form, Design(email_senders=3, mail_proxy=True, proxied=_SERVICES, env=env)) as world:
+    async with running(form, Design(3, whatsapp=True, proxied=_SERVICES, mail_proxy=True, env=env)) as world:
         yield world
 
 
@@ -68,11 +69,15 @@ class Mix:
         ]
 
     async def commit(self) -> None:
-        """Commit one fault, and heal it."""
+        """Commit one fault, now and then with another beside it, and heal what it broke."""
         fault = self.random.choice(self._faults)
+        beside = self.random.choice([None, None, None, self.kill_ingest, self.kill_logger, self.lock_the_database])
         began = time.time()
-        await fault()
-        self.committed.append(f"{began:.3f}-{time.time():.3f} {getattr(fault, '__name__', '?')}")
+        if beside is None or fault in {self.kill_ingest, self.kill_logger, self.lock_the_database}:
+            await fault()
+        else:
+            await asyncio.gather(fault(), beside())
+        self.committed.append(f"{began:.3f}-{time.time():.3f} {_name(fault)} {_name(beside)}")
 
     async def kill_sender(self) -> None:
         name = self._sender()
@@ -186,25 +191,69 @@ class Mix:
             self._oracle.allow(job for job in jobs if job)
 
 
+def _name(fault: object) -> str:
+    return str(getattr(fault, "__name__", ""))
+
+
+class Load:
+    """Posts blasts of every kind one after the other, and cancels or pauses one now and then."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self._client = world.client
+        self._scale = world.form.scale
+        self._random = random.Random(seed)
+        self.blasts: list[Posted] = []
+        self.done = asyncio.Event()
+
+    async def run(self) -> None:
+        """Post until `done`."""
+        async with asyncio.TaskGroup() as tasks:
+            while not self.done.is_set():
+                posted = await self._post()
+                self.blasts.append(posted)
+                tasks.create_task(self._steer(posted))
+                await asyncio.sleep(self._random.uniform(0, 2))
+
+    async def _post(self) -> Posted:
+        draw = self._random
+        recipients = people(draw.randrange(5, 300), "mix")
+        for kind in ("flaky", "bounce", "greylist", "drop"):
+            recipients += people(draw.choice([0, 0, 3]), "mix", simulate=kind)
+        fields: dict[str, object] = {}
+        if draw.random() < 0.3:
+            fields["priority"] = draw.choice([0, 2])
+        if draw.random() < 0.15:
+            fields["scheduledAt"] = _in_seconds(draw.uniform(1, 20) * self._scale)
+        elif draw.random() < 0.15:
+            fields["expiresAt"] = _in_seconds(draw.uniform(2, 20) * self._scale)
+        channels = draw.choice([("email",), ("email",), ("whatsapp",), ("email", "whatsapp")])
+        return await self._client.post(recipients, channels, patience_s=_PATIENCE_S, **fields)
+
+    async def _steer(self, posted: Posted) -> None:
+        """Cancel, or pause and resume, or let it go."""
+        path = f"/api/v1/blasts/{posted.blast_id}"
+        steps = self._random.choices([[], ["cancel"], ["pause", "resume"]], weights=[6, 1, 1])[0]
+        for step in steps:
+            await asyncio.sleep(self._random.uniform(0, 3))
+            status = await self._client.insist("POST", f"{path}/{step}", _PATIENCE_S)
+            assert status in {200, 202, 409}, (step, status)
+
+
+def _in_seconds(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
 async def test_random_mix_of_faults(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G3, G4, G5, G7: whatever comes, in whatever order; a blast now and then is cancelled in the middle."""
-    mix = Mix(world, oracle)
-    blasts: list[Posted] = []
-    done = asyncio.Event()
-
-    async def load() -> None:
-        while not done.is_set():
-            count = mix.random.randrange(20, 400)
-            blasts.append(await world.client.post(people(count, "mix"), patience_s=_PATIENCE_S))
-            await asyncio.sleep(1.0)
-
+    """G1, G2, G3, G4, G5, G7: whatever comes, in whatever order, while blasts are posted, paused and cancelled."""
+    mix, load = Mix(world, oracle), Load(world, world.form.seed + 1)
     ends_at = time.monotonic() + world.form.mix_s
     async with world.queue.watching(checks):
-        loading = asyncio.create_task(load())
+        loading = asyncio.create_task(load.run())
         while time.monotonic() < ends_at:
+            assert not loading.done(), loading.exception()
             await mix.commit()
             await asyncio.sleep(mix.random.uniform(0, 4 * world.form.scale))
-        done.set()
+        load.done.set()
         await loading
         healed_at = time.monotonic()
         again = await world.client.post(people(50, "healed"), priority=0)
@@ -212,9 +261,9 @@ async def test_random_mix_of_faults(world: World, oracle: Oracle, checks: Checks
         took_s = time.monotonic() - healed_at
         limit_s = world.form.dead_sender_s
         checks.that("G7", took_s < limit_s, f"work flowed again {took_s:.1f} s after the last of {mix.committed[-5:]}")
-        await oracle.audit([*blasts, again], _PATIENCE_S)
+        await oracle.audit([*load.blasts, again], _PATIENCE_S)
     await oracle.audit_database()
     await oracle.audit_leftovers()
     if checks.violations:
         checks.stories += mix.committed
-    print(f"{len(mix.committed)} faults, {sum(blast.total for blast in blasts)} messages")  # noqa: T201 -- for pytest -s
+    print(f"{len(mix.committed)} faults, {sum(blast.total for blast in load.blasts)} messages")  # noqa: T201 -- for pytest -s

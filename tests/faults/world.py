@@ -81,7 +81,7 @@ class World:
         self._open.push_async_callback(self.queue.close)
         self.client = Client(f"http://127.0.0.1:{self._base}")
         self._open.push_async_callback(self.client.close)
-        self.deliveries = Deliveries(self.folder / "data" / "sandbox" / "delivered.ndjson")
+        self.deliveries = Deliveries(self.folder / "data" / "sandbox" / "delivered.ndjson", self.client.job_of_phone)
         timeout = aiohttp.ClientTimeout(total=2)
         self._http = await self._open.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True), timeout=timeout)
