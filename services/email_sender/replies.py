@@ -80,7 +80,7 @@ class Reply:
 
 
 def classify(stage: Stage, reply: Reply) -> SendError:
-    """Return the error that a refusal is; the table is in docs/architecture.md, the exceptions in decisions/0020."""
+    """Return the error that a refusal is; the table is in docs/providers.md, the exceptions in docs/decisions/0021."""
     message = f"{stage.value} refused"
     if stage in _BEFORE_MAIL:
         return _before_mail(stage, reply, message)

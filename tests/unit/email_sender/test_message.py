@@ -37,7 +37,7 @@ CONTENTS = st.builds(
     attachments=st.lists(ATTACHMENTS, max_size=2),
     own_attachments=st.lists(ATTACHMENTS, max_size=1),
 )
-THOROUGH = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+THOROUGH = settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @THOROUGH
