@@ -8,6 +8,7 @@ URL says otherwise. Problems never repeat a URL, which may hold a password.
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from email.headerregistry import Address
@@ -144,12 +145,22 @@ def _smtp(reader: EnvReader, common: CommonSettings, concurrency: int) -> SmtpSe
             data_s=reader.seconds("KURIR_SMTP_DATA_TIMEOUT", 300.0),
             idle_s=reader.seconds("KURIR_SMTP_IDLE_TIMEOUT", 60.0),
         ),
-        ca_file=reader.text("KURIR_SMTP_CA_FILE", ""),
+        ca_file=_ca_file(reader),
         helo=_helo(reader),
         concurrency=concurrency,
         pipelining=reader.flag("KURIR_SMTP_PIPELINING", default=True),
         breaker=BreakerPolicy.scaled(common.time_scale),
     )
+
+
+def _ca_file(reader: EnvReader) -> str:
+    path = reader.text("KURIR_SMTP_CA_FILE", "")
+    if path:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except OSError as error:  # SSLError is one
+            reader.problem(f"KURIR_SMTP_CA_FILE: {path}: {error.strerror or error}")
+    return path
 
 
 def _helo(reader: EnvReader) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import trustme
 
 from services.email_sender.settings import ServerSettings, parse_server, read_settings
 from shared.errors import SettingsError
@@ -108,3 +110,20 @@ def test_sender_is_stuck_only_after_all_time_outs_together() -> None:
     assert slow.sending.stuck_after_s > slow.smtp.timeouts.longest_s(1) > 4 * 3600
     patient = read_settings({**ENV, "KURIR_STUCK_AFTER": "1d"})
     assert patient.sending.stuck_after_s == 86_400
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_certificate_file_that_is_none_is_a_problem(tmp_path: Path, content: str | None) -> None:
+    """Missing, empty or something else: said at start-up, not at the first message."""
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError, match="KURIR_SMTP_CA_FILE"):
+        read_settings({**ENV, "KURIR_SMTP_CA_FILE": str(path)})
+
+
+def test_certificate_file_is_taken(tmp_path: Path) -> None:
+    """An authority in PEM."""
+    path = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(path)
+    assert read_settings({**ENV, "KURIR_SMTP_CA_FILE": str(path)}).smtp.ca_file == str(path)
