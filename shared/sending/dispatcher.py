@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from shared.clock import Clock
 from shared.errors import QueueUnavailableError
@@ -24,6 +24,7 @@ MOST_BUFFERED = 500
 IDLE_POLL_S = 1.0
 BUSY_POLL_S = 0.005
 AWAY_POLL_S = 0.25
+BLOCKED_POLL_S = 0.1
 LIMITED_POLL_S = 0.5  # the rate may be changed meanwhile
 
 
@@ -37,7 +38,7 @@ class Gates:
     paused: str = ""
     redis_away: bool = False
     backoff_until: float = 0.0
-    wait_s: float = field(default=IDLE_POLL_S)
+    blocked_s: float = 0.0
 
 
 class Dispatcher:
@@ -86,17 +87,24 @@ class Dispatcher:
             self._settler.add(Settlement(given_back(lease)))
 
     async def _rest(self, clock: Clock) -> None:
-        now = clock.monotonic()
-        wait_s = min(self.gates.wait_s, self._poll_at - now) if self._poll_at > now else self.gates.wait_s
-        if self._holdings.buffered and self._limited_until > now:
-            wait_s = min(wait_s, self._limited_until - now)
         wake = self._holdings.wake
         try:
-            async with asyncio.timeout(max(wait_s, 0.001)):
+            async with asyncio.timeout(max(self._rest_s(clock.monotonic()), 0.001)):
                 await wake.wait()
         except TimeoutError:
             return
         wake.clear()
+
+    def _rest_s(self, now: float) -> float:
+        """How long nothing can be done unless something happens: what is due is of no use while the buffer is full."""
+        if self.gates.blocked_s:
+            return self.gates.blocked_s
+        rest_s = IDLE_POLL_S
+        if self._wanted() > 0:
+            rest_s = min(rest_s, self._poll_at - now)
+        if self._holdings.buffered and self._limited_until > now:
+            rest_s = min(rest_s, self._limited_until - now)
+        return rest_s
 
     async def _recover(self, clock: Clock) -> None:
         """Redis was away in mid-call: what the queue says is in our buffer and we do not hold was fetched."""
@@ -111,11 +119,12 @@ class Dispatcher:
         gates = self.gates
         now = clock.monotonic()
         if not gates.lease_fresh() or now < gates.backoff_until:
-            gates.wait_s = 0.1
+            gates.blocked_s = BLOCKED_POLL_S
             return False
         if not gates.provider_available():
             self._stand_by()
             return False
+        gates.blocked_s = 0.0
         self._pace.observe(self._holdings.finished, now)
         fetched = await self._fetch(clock)
         begun = await self._begin(clock)
@@ -125,7 +134,7 @@ class Dispatcher:
         if not self.gates.probing:
             get_logger().warning("provider_unavailable", channel=self._consumer.keys.channel)
         self.gates.probing = True
-        self.gates.wait_s = AWAY_POLL_S
+        self.gates.blocked_s = AWAY_POLL_S
         self.give_back_buffer()
 
     def _window(self) -> int:
@@ -175,8 +184,7 @@ class Dispatcher:
             self._holdings.fetched(lease)
         self.gates.paused = fetched.paused
         due_in_s = IDLE_POLL_S if fetched.due_in_s is None else max(fetched.due_in_s, BUSY_POLL_S)
-        self.gates.wait_s = min(due_in_s, IDLE_POLL_S)
-        self._poll_at = clock.monotonic() + self.gates.wait_s
+        self._poll_at = clock.monotonic() + min(due_in_s, IDLE_POLL_S)
         self._hungry |= len(fetched.leases) == want
         if fetched.paused:
             self.give_back_buffer()

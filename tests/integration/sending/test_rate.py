@@ -28,7 +28,7 @@ def most_in_any_second(times: Sequence[float]) -> int:
 
 @pytest.mark.timing
 async def test_never_more_than_ten_in_any_second_at_the_provider(world: World) -> None:
-    """Four senders, each start delayed by 0 to 40 ms on its way: ten in any sliding second at most, and not much less."""
+    """Four senders, each start delayed by 0 to 40 ms on its way: at most ten in a sliding second, not much less."""
     jitter = random.Random(7)
     arrivals: list[float] = []
 

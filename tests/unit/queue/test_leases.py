@@ -1,0 +1,50 @@
+"""The words between Python and the scripts."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from shared.jobs import legible_job_id, unpack_job
+from shared.queue.leases import Grant, booked, deferred, given_back, parse_grant, shelved
+from tests.unit.sending.leases import lease_of
+
+
+@pytest.mark.parametrize(
+    ("word", "grant"),
+    [
+        ("g", Grant("granted")),
+        ("G", Grant("alone")),
+        ("s1500", Grant("granted", after_us=1500, spaced=True)),
+        ("S0", Grant("alone", spaced=True)),
+        ("limited900", Grant("limited", after_us=900)),
+        ("booked1700000000000", Grant("booked", until_ms=1_700_000_000_000)),
+        ("suppressed", Grant("suppressed")),
+        ("sent", Grant("sent")),
+        ("lost", Grant("lost")),
+    ],
+)
+def test_each_word_of_begin_is_read(word: str, grant: Grant) -> None:
+    """No word is taken for another that begins alike."""
+    assert parse_grant(word) == grant
+
+
+def test_rewritten_jobs_fold_their_attempts_in() -> None:
+    """What moves to another entry keeps the attempts made, and a booking serves for one of them."""
+    lease = lease_of(deliveries=2, attempts=1, booked_for_ms=7)
+    assert lease.attempt == 3
+    assert unpack_job(deferred(lease, b"", 1, 5).packed).attempts == 2
+    assert unpack_job(deferred(lease, b"", 1, 5).packed).booked_for_ms == 0
+    assert unpack_job(booked(lease, 99).packed).booked_for_ms == 99
+    assert unpack_job(shelved(lease).packed).attempts == 2
+    assert given_back(lease).value == "1 r"
+
+
+@pytest.mark.parametrize(
+    ("value", "job_id"),
+    [(["b", 3, "email", "?"], "b:3:email"), (["b", "3", "email"], ""), (["b:c", 3, "email"], ""), ({"b": 3}, "")],
+)
+def test_what_is_legible_of_a_broken_job(value: object, job_id: str) -> None:
+    """The id is kept where the beginning is whole, so that the job's row can be closed."""
+    assert legible_job_id(msgspec.msgpack.encode(value)) == job_id
+    assert legible_job_id(b"\xc1") == ""

@@ -1,0 +1,72 @@
+"""What a sender remembers of its jobs, and how far ahead it works."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.sending.holdings import Flight, Holdings
+from shared.sending.pace import Pace
+from tests.unit.sending.leases import lease_of
+
+
+def test_high_is_taken_first() -> None:
+    """The buffer gives out by lane, then in the order of arrival."""
+    holdings = Holdings()
+    for index, lane in enumerate(["bulk", "normal", "high", "normal"]):
+        holdings.buffer(lease_of(index, lane=lane))
+    assert [lease.job.index for lease in holdings.take(4)] == [2, 1, 3, 0]
+
+
+def test_known_entry_is_not_buffered_twice() -> None:
+    """What a late listing of the queue names again is held once."""
+    holdings = Holdings()
+    holdings.buffer(lease_of())
+    holdings.buffer(lease_of())
+    (lease,) = holdings.take(9)
+    holdings.launch(Flight(lease, 0.0, 0.0))
+    holdings.buffer(lease_of())
+    assert holdings.take(9) == []
+
+
+def test_job_fetched_again_before_its_giving_back_was_answered_is_kept() -> None:
+    """It would else lie in the queue's buffer of this sender with nobody to begin it."""
+    holdings = Holdings()
+    lease = lease_of()
+    holdings.fetched(lease)
+    assert holdings.take(1) == [lease]
+    again = lease_of()
+    holdings.fetched(again)
+    assert holdings.take(1) == []
+    holdings.land(lease)
+    assert holdings.take(1) == [again]
+
+
+def test_landing_wakes_and_counts_what_was_in_flight() -> None:
+    """Only what flew counts as finished; an entry of another stream with the same id is another."""
+    holdings = Holdings()
+    here, there = lease_of(), lease_of(stream="{email}:jobs:high")
+    for lease in (here, there):
+        holdings.fetched(lease)
+    holdings.launch(Flight(here, 0.0, 0.0))
+    holdings.land(here)
+    holdings.land(there)
+    assert (holdings.finished, holdings.wake.is_set(), holdings.holds(there)) == (1, True, False)
+
+
+@pytest.mark.parametrize(("send_s", "most"), [(1.0, 0), (0.1, 0), (0.001, 60)])
+def test_only_fast_sends_are_begun_ahead(send_s: float, most: int) -> None:
+    """With round trips of 6 ms in all and five workers: nothing ahead of slow sends, as many as go by of fast ones."""
+    pace = Pace()
+    for _ in range(200):
+        pace.sent(send_s)
+        pace.begun(0.004)
+        pace.settled(0.002)
+    assert pace.sends_per_round_trip(5) == pytest.approx(most / 2, abs=1)
+
+
+def test_pace_follows_what_is_finished() -> None:
+    """A hundred a second, however it was asked."""
+    pace = Pace()
+    for step in range(1, 100):
+        pace.observe(step * 10, 1000.0 + step * 0.1)
+    assert pace.per_s == pytest.approx(100, rel=0.01)

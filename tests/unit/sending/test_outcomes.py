@@ -1,0 +1,124 @@
+"""The table of outcomes: which error leads to which move, event and words."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from shared.errors import (
+    DeferredError,
+    PermanentError,
+    SendError,
+    StopBlastError,
+    StopChannelError,
+    TransientError,
+    UnavailableError,
+    UncertainError,
+)
+from shared.events import Deferred, Ended, Event, Retrying, Returned
+from shared.jobs import unpack_job
+from shared.queue.leases import Lease
+from shared.retry import RetryPolicy
+from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, refused, untouched
+from tests.unit.sending.leases import lease_of
+
+_decode = msgspec.msgpack.Decoder(Event).decode
+
+
+def outcome_of(error: SendError, lease: Lease | None = None, *, policy: str = "resend") -> Outcome:
+    tried = Tried(lease or lease_of(), 10_000, 5, "Hello")
+    return refused(tried, error, OutcomePolicy(RetryPolicy(), policy, 60_000))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "name"),
+    [
+        (TransientError("x"), "park", "retrying"),
+        (DeferredError("x"), "later", "deferred"),
+        (PermanentError("x"), "ended", "failed"),
+        (UnavailableError("x"), "back", "returned"),
+        (StopChannelError("x"), "back", "returned"),
+        (StopBlastError("x"), "back", "returned"),
+        (UncertainError("x"), "uncertain", "retrying"),
+    ],
+)
+def test_each_class_has_its_move(error: SendError, kind: str, name: str) -> None:
+    """The class of the error alone decides the move."""
+    outcome = outcome_of(error)
+    assert (outcome.move.kind, outcome.name, outcome.error_class) == (kind, name, error.error_class)
+
+
+@pytest.mark.parametrize(("attempt", "delay_ms"), [(1, 2000), (2, 4000)])
+def test_delays_double(attempt: int, delay_ms: int) -> None:
+    """2 s after the first attempt, 4 s after the second; the event says when."""
+    outcome = outcome_of(TransientError("x", code="451", reply="451 later"), lease_of(deliveries=attempt))
+    assert outcome.move.value == f"{delay_ms} {attempt}"
+    event = _decode(outcome.move.event)
+    assert isinstance(event, Retrying)
+    assert (event.attempt, event.next_at_ms, event.code, event.message) == (
+        attempt,
+        10_000 + delay_ms,
+        "451",
+        "451 later",
+    )
+
+
+def test_last_attempt_makes_a_dead_letter() -> None:
+    """After the third attempt the job ends, whole, in its event."""
+    lease = lease_of(deliveries=1, attempts=2)
+    event = _decode(outcome_of(TransientError("x"), lease).move.event)
+    assert isinstance(event, Ended)
+    assert (event.status, event.attempt) == ("failed", 3)
+    assert unpack_job(event.job) == lease.job
+
+
+def test_long_delays_go_to_later() -> None:
+    """A delay beyond V is not parked: the job, rewritten, is due later."""
+    lease = lease_of(deliveries=6)
+    tried = Tried(lease, 10_000, 5, "")
+    outcome = refused(tried, TransientError("x"), OutcomePolicy(RetryPolicy(max_attempts=9), "resend", 60_000))
+    assert outcome.move.kind == "later"
+    assert outcome.move.value == f"{10_000 + 64_000} normal retried"
+    assert unpack_job(outcome.move.packed).attempts == 6
+
+
+@pytest.mark.parametrize(
+    ("deferrals", "asked_s", "wait_ms"), [(0, None, 30_000), (1, None, 60_000), (9, None, 1_800_000), (0, 7.0, 7000)]
+)
+def test_deferrals_wait_as_asked_or_ever_longer(deferrals: int, asked_s: float | None, wait_ms: int) -> None:
+    """What the provider asks for comes first; the attempt is not used."""
+    outcome = outcome_of(DeferredError("x", wait_s=asked_s), lease_of(deliveries=2, deferrals=deferrals))
+    event = _decode(outcome.move.event)
+    assert isinstance(event, Deferred)
+    assert (event.deferral, event.next_at_ms) == (deferrals + 1, 10_000 + wait_ms)
+    job = unpack_job(outcome.move.packed)
+    assert (job.attempts, job.deferrals, job.first_deferred_at_ms) == (1, deferrals + 1, 10_000)
+
+
+def test_deferring_ends_after_a_day_or_at_the_expiry() -> None:
+    """The job then ends as failed, or expired where its own expiry was the nearer."""
+    day_ms = 24 * 3600 * 1000
+    old = lease_of(deferrals=3, first_deferred_at_ms=10_000 - day_ms)
+    assert outcome_of(DeferredError("x"), old).move.value.startswith("failed")
+    expiring = lease_of(expires_at_ms=20_000)
+    assert outcome_of(DeferredError("x"), expiring).move.value.startswith("expired")
+
+
+def test_held_uncertain_job_ends() -> None:
+    """By the policy `hold` nothing that may have been delivered is sent again."""
+    move = outcome_of(UncertainError("x"), policy="hold").move
+    assert (move.kind, move.value) == ("ended", "failed q 1")
+
+
+def test_hard_bounce_suppresses_the_address() -> None:
+    """The reason goes with the outcome."""
+    assert outcome_of(PermanentError("x", suppress="550 5.1.1")).suppress == "550 5.1.1"
+
+
+@pytest.mark.parametrize(("deliveries", "status"), [(1, "queued"), (2, "retrying")])
+def test_untouched_job_waits_as_it_did(deliveries: int, status: str) -> None:
+    """What was begun and not handed over tells its row so, and uses no attempt."""
+    move = untouched(lease_of(deliveries=deliveries), 10_000, "its sender stopped")
+    event = _decode(move.event)
+    assert isinstance(event, Returned)
+    assert (event.status, move.value) == (status, f"{deliveries - 1} {status[0]}")

@@ -1,0 +1,66 @@
+"""Settling: batches that grow while a call is under way, and answers that come too late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+from shared.queue.consumer import Consumer
+from shared.queue.leases import Lease, Move, sent
+from shared.sending.holdings import Holdings
+from shared.sending.settler import MOST, Settlement, Settler
+from tests.unit.sending.leases import lease_of
+
+
+class SlowConsumer:
+    """Answers each settle when it is told to; knows what it was asked."""
+
+    def __init__(self, held: bool = True) -> None:
+        self.asked: list[list[Move]] = []
+        self.late: list[Lease] = []
+        self.go = asyncio.Event()
+        self.held = held
+
+    async def settle(self, moves: Sequence[Move]) -> list[bool]:
+        self.asked.append(list(moves))
+        await self.go.wait()
+        return [self.held] * len(moves)
+
+    async def sent_late(self, accepted: Sequence[tuple[Lease, bytes]]) -> list[bool]:
+        self.late += [lease for lease, event in accepted if event == b"late"]
+        return [True] * len(accepted)
+
+
+async def settled(consumer: SlowConsumer, count: int) -> Holdings:
+    """Hand over one outcome, then `count` while the first call is under way; wait for the end."""
+    holdings = Holdings()
+    settler = Settler(cast("Consumer", consumer), holdings)
+    running = asyncio.create_task(settler.run())
+    for index in range(count + 1):
+        lease = lease_of(index)
+        holdings.fetched(lease)
+        settler.add(Settlement(sent(lease, b"event"), lambda: b"late"))
+        if index == 0:
+            await asyncio.sleep(0)
+    consumer.go.set()
+    async with asyncio.timeout(5):
+        await settler.drained()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return holdings
+
+
+async def test_batches_grow_while_a_call_is_under_way() -> None:
+    """What comes meanwhile goes with the next call, at most so many at once, each job once."""
+    consumer = SlowConsumer()
+    holdings = await settled(consumer, MOST + 20)
+    assert [len(batch) for batch in consumer.asked] == [1, MOST, 20]
+    assert not any(holdings.holds(lease_of(index)) for index in range(MOST + 21))
+
+
+async def test_acceptance_of_a_lost_job_is_reported_late() -> None:
+    """Where the lease was lost the message is reported as sent all the same."""
+    consumer = SlowConsumer(held=False)
+    await settled(consumer, 2)
+    assert [lease.job.index for lease in consumer.late] == [0, 1, 2]
