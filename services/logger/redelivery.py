@@ -108,12 +108,16 @@ def open_runs(connection: sqlite3.Connection, wanted: RetryRequest, now_ms: int)
     if blast is None:
         raise UnknownBlastError(wanted.blast_id)
     if _is_cancelled(connection, wanted.blast_id):
-        return Reopened(0, connection.execute(_LEFT, (wanted.blast_id, wanted.channel)).fetchone()[0])
+        return Reopened()
     parameters = (wanted.blast_id, wanted.channel, wanted.include_uncertain, LETTERS_A_TRANSACTION)
     letters = connection.execute(_OF_BLAST, parameters).fetchall()
     _open(connection, blast, letters, now_ms)
-    left = connection.execute(_LEFT, (wanted.blast_id, wanted.channel)).fetchone()[0]
-    return Reopened(len(letters), int(left))
+    return Reopened(len(letters))
+
+
+def count_left(connection: sqlite3.Connection, wanted: RetryRequest) -> int:
+    """Return how many dead letters of a blast are left: the uncertain ones, or all where it was cancelled."""
+    return int(connection.execute(_LEFT, (wanted.blast_id, wanted.channel)).fetchone()[0])
 
 
 def _open_job(connection: sqlite3.Connection, wanted: RetryRequest, now_ms: int) -> Reopened:
@@ -210,8 +214,10 @@ class Outbox:
             done = await self._store.write(lambda connection: open_runs(connection, wanted, now_ms))  # noqa: B023 -- run at once
             reopened += done.reopened
             self._wake.set()
-            if done.reopened < LETTERS_A_TRANSACTION:
-                return Reopened(reopened, done.skipped)
+            if done.reopened == LETTERS_A_TRANSACTION:
+                continue
+            left = await self._store.read(lambda connection: count_left(connection, wanted)) if wanted.blast_id else 0
+            return Reopened(reopened, done.skipped + left)
 
     async def run(self, stop: Stop) -> None:
         """Enqueue what stands in the outbox, until stopped: at the start, after `reopen`, and after failures."""
