@@ -74,6 +74,11 @@ class Peer:
         return f"smtp://127.0.0.1:{self.port}"
 
     @property
+    def open_connections(self) -> int:
+        """How many connections there are now."""
+        return len(self._writers)
+
+    @property
     def messages(self) -> list[bytes]:
         """All messages that were handed over."""
         return [message for session in self.sessions for message in session.messages]
