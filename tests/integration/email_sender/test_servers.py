@@ -43,13 +43,14 @@ async def send_many(channel: EmailChannel, count: int) -> Counter[str]:
 
 
 async def test_weights_share_the_messages() -> None:
-    """A server of weight 3 gets about three times as many as one of weight 1."""
+    """A server of weight 3 gets about three times as many as one of weight 1 (six standard deviations are allowed)."""
     async with peer() as heavy, peer() as light:
-        settings = smtp_settings(f"{heavy.url}?weight=3&concurrency=300", f"{light.url}?weight=1&concurrency=300")
+        settings = smtp_settings(f"{heavy.url}?weight=3&concurrency=20", f"{light.url}?weight=1&concurrency=20")
         async with opened(settings) as channel:
-            assert await send_many(channel, 300) == {"accepted": 300}
-        assert 180 < len(heavy.messages) < 270
-        assert len(heavy.messages) + len(light.messages) == 300
+            for _ in range(20):
+                assert await send_many(channel, 10) == {"accepted": 10}
+        assert 113 < len(heavy.messages) < 187
+        assert len(heavy.messages) + len(light.messages) == 200
 
 
 async def test_another_server_takes_over_before_the_hand_over() -> None:
