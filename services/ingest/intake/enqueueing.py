@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from services.ingest.gateway import Queue
 from services.ingest.intake.duplicates import Places
+from services.ingest.intake.spool import BLOCK
 from services.ingest.recipients import Accepted
 from shared.blasts import Blast
 from shared.clock import Clock
@@ -23,17 +24,15 @@ from shared.queue.producer import MAX_CHUNK, Chunk
 _PATIENCE_S = 20.0
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 1.0
-_HEAVIEST = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class _Line:
-    """One channel's sequence of jobs; `done` is the watermark it starts from, `weight` the bytes attached to `jobs`."""
+    """One channel's sequence of jobs; `done` is the watermark it starts from."""
 
     channel: str
     done: int
     position: int = 0
-    weight: int = 0
     jobs: list[Job] = field(default_factory=list)
     chunks: asyncio.Queue[Chunk | None] = field(default_factory=lambda: asyncio.Queue(maxsize=1))
 
@@ -70,29 +69,31 @@ class Enqueueing:
     async def _build(self, lines: list[_Line], blocks: Iterable[list[Accepted]], dropped: Places) -> None:
         place = 0
         for block in blocks:
-            now_ms = self._clock.now_ms()
-            for accepted in block:
-                for line, address in zip(lines, accepted.addresses, strict=True):
-                    if address and place not in dropped:
-                        await self._place(line, accepted, address, now_ms)
-                    place += 1
+            place = self._take(lines, block, place, dropped)
+            # a short block is a heavy one, or the last
+            most = MAX_CHUNK - BLOCK if len(block) == BLOCK else 0
+            for line in lines:
+                if len(line.jobs) > most:
+                    await self._pass_on(line)
             await asyncio.sleep(0)
         for line in lines:
             await self._pass_on(line)
             await line.chunks.put(None)
 
-    async def _place(self, line: _Line, accepted: Accepted, address: str, now_ms: int) -> None:
-        line.position += 1
-        if line.position <= line.done:
-            return
-        line.jobs.append(self._job(accepted, line.channel, address, now_ms))
-        if accepted.attachments:
-            line.weight += sum(len(attachment.content) for attachment in accepted.attachments)
-        if len(line.jobs) >= MAX_CHUNK or line.weight > _HEAVIEST:
-            await self._pass_on(line)
+    def _take(self, lines: list[_Line], block: list[Accepted], place: int, dropped: Places) -> int:
+        """Make the jobs of a block of recipients, the first of which stands at `place`; return the next place."""
+        now_ms, repeats = self._clock.now_ms(), len(dropped) > 0
+        for accepted in block:
+            for line, address in zip(lines, accepted.addresses, strict=True):
+                if address and not (repeats and place in dropped):
+                    line.position += 1
+                    if line.position > line.done:
+                        line.jobs.append(self._job(accepted, line.channel, address, now_ms))
+                place += 1
+        return place
 
     async def _pass_on(self, line: _Line) -> None:
-        jobs, line.jobs, line.weight = line.jobs, [], 0
+        jobs, line.jobs = line.jobs, []
         if jobs:
             await line.chunks.put(Chunk(self._blast, line.channel, line.position - len(jobs), jobs))
 

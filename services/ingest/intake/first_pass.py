@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from services.ingest.intake.duplicates import Duplicates, Places
-from services.ingest.intake.incoming import Entry, Incoming
+from services.ingest.intake.incoming import Incoming
 from services.ingest.intake.spool import Spool
 from services.ingest.intake.terms import Terms
 from services.ingest.problems import MAX_PROBLEMS, Problem, invalid
@@ -58,23 +58,15 @@ class FirstPass:
 
     async def run(self, incoming: Incoming) -> Totals:
         """Check and spool everything; raises ApiError for a body that cannot be read, OSError for a full disk."""
-        check = self._check_of(incoming.path)
         async for entries in incoming.entries:
             for entry in entries:
-                self._take(check(entry, self._read))
+                if isinstance(entry, CsvRow):
+                    self._take(self._checker.check_row(entry, self._read))
+                else:
+                    self._take(self._checker.check_json(entry, self._read, incoming.path))
                 self._read += 1
             await asyncio.sleep(0)
         return self._totals()
-
-    def _check_of(self, path: str) -> Callable[[Entry, int], Checked]:
-        checker = self._checker
-
-        def check(entry: Entry, index: int) -> Checked:
-            if isinstance(entry, CsvRow):
-                return checker.check_row(entry, index)
-            return checker.check_json(entry, index, path)
-
-        return check
 
     def _take(self, checked: Checked) -> None:
         if checked.problems:

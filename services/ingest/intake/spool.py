@@ -14,7 +14,8 @@ import msgspec
 
 from services.ingest.recipients.accepted import Accepted
 
-_BLOCK = 200
+# recipients at most in a block; two make a full chunk of jobs
+BLOCK = 250
 _IN_MEMORY_BYTES = 4 * 1024 * 1024
 _BLOCK_BYTES = 1024 * 1024
 _LENGTH = struct.Struct(">I")
@@ -45,11 +46,11 @@ class Spool:
         self._held += 1
         self.count += 1
         # by size as well: recipients may carry megabytes
-        if self._held >= _BLOCK or len(self._block) >= _BLOCK_BYTES:
+        if self._held >= BLOCK or len(self._block) >= _BLOCK_BYTES:
             self._flush()
 
     def blocks(self) -> Iterator[list[Accepted]]:
-        """Yield everything that was kept, at most 200 at a time."""
+        """Yield everything that was kept, at most 250 at a time."""
         self._flush()
         self._file.seek(0)
         while head := self._file.read(_LENGTH.size):

@@ -20,7 +20,7 @@ from services.ingest.recipients.accepted import Accepted
 from services.ingest.recipients.csv_rows import CsvRow
 from services.ingest.recipients.outcome import Checked
 from services.ingest.recipients.rules import MAX_ATTACHMENT_BYTES, Rules
-from services.ingest.recipients.typed_values import Check, ValueProblem, check_of, is_nothing, text_value
+from services.ingest.recipients.typed_values import Check, ValueProblem, check_of, text_value
 from services.ingest.requests import AttachmentRequest, RecipientRequest
 from shared.channels import CHANNELS
 from shared.jobs import Attachment
@@ -72,6 +72,7 @@ class RecipientChecker:
         self._rules = rules
         self._channels = [CHANNELS[name] for name in rules.channels]
         self._variables = _variable_rules(rules)
+        self._own = _own_rules(rules)
         try:
             self._compiled = _compiled(msgspec.msgpack.encode(rules.template))
         except RenderError as error:
@@ -146,9 +147,13 @@ class RecipientChecker:
         return ""
 
     def _check_variables(self, draft: _Draft, given: Mapping[str, Any]) -> None:
-        for rule in self._variables:
+        rules = self._variables
+        if not _OWN.isdisjoint(given):
+            rules = rules + [rule for rule in self._own if rule.name in given]
+        for rule in rules:
             value = given.get(rule.name)
-            if is_nothing(value):
+            # as `is_nothing` says, without a call for each of a million values
+            if value is None or (value.__class__ is str and not value.strip()):
                 if rule.needed and not _has_own(draft, rule.name):
                     what = f"variable {rule.name!r} is required by the template"
                     draft.problem(f"variables.{rule.name}", "MISSING_REQUIRED_VARIABLE", what)
@@ -217,8 +222,8 @@ def _compiled(packed: bytes) -> CompiledTemplate:
 
 
 def _variable_rules(rules: Rules) -> list[_VariableRule]:
-    """Return a rule for each declared variable, and for own fields that variables of the same name override."""
-    declared = [
+    """Return a rule for each declared variable."""
+    return [
         _VariableRule(
             variable.name,
             check_of(variable, rules.region),
@@ -226,8 +231,12 @@ def _variable_rules(rules: Rules) -> list[_VariableRule]:
         )
         for variable in rules.template.variables
     ]
-    names = {rule.name for rule in declared}
-    return declared + [_VariableRule(name, text_value, needed=False) for name in sorted(_OWN - names)]
+
+
+def _own_rules(rules: Rules) -> list[_VariableRule]:
+    """Return rules for variables that override a recipient's own fields without being declared."""
+    declared = {variable.name for variable in rules.template.variables}
+    return [_VariableRule(name, text_value, needed=False) for name in sorted(_OWN - declared)]
 
 
 def _borrowed_addresses(rules: Rules, used: frozenset[str]) -> list[str]:
