@@ -176,10 +176,18 @@ class LogRoutes:
             }
         )
         await response.prepare(request)
+        encode = exports.csv_of if wanted == "csv" else partial(exports.ndjson_of, table.columns)
         if wanted == "csv":
             await response.write(exports.csv_of([table.columns]))
-        async for rows in self._pages(find):
-            await response.write(exports.csv_of(rows) if wanted == "csv" else exports.ndjson_of(table.columns, rows))
+        try:
+            async for rows in self._pages(find):
+                await response.write(encode(rows))
+        except KurirError as error:
+            # the head has gone out as a success: only a broken connection says that the rows are not all
+            log.warning("an export was broken off", table=table.name, reason=str(error))
+            if request.transport is not None:
+                request.transport.abort()
+            return response
         await response.write_eof()
         return response
 
