@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import msgspec
 
 from shared.rendering.derived import DerivedText, TextPart, WrittenText, derive_text
 from shared.rendering.errors import RenderError
@@ -13,6 +16,10 @@ from shared.rendering.limits import MAX_OUTPUT_CHARS, MAX_SUBJECT_CHARS
 from shared.rendering.sandbox import HTML, PLAIN, Part
 from shared.templates import Template
 
+KEPT = 64
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Template)
 # all that breaks a line, and other control characters
 _UNFIT_FOR_HEADERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
@@ -77,5 +84,14 @@ def _text_part(template: Template) -> TextPart | None:
 
 
 def compile_template(template: Template) -> CompiledTemplate:
-    """Compile the parts of a template; raises RenderError with the part and the line."""
-    return CompiledTemplate(template)
+    """Compile the parts of a template; raises RenderError with the part and the line.
+
+    The last ones are kept by their content: single messages of one template are blasts of their own, and compiling
+    takes longer than sending.
+    """
+    return _compiled(_encoder.encode(template))
+
+
+@lru_cache(KEPT)
+def _compiled(packed: bytes) -> CompiledTemplate:
+    return CompiledTemplate(_decoder.decode(packed))

@@ -30,10 +30,14 @@ LIMITED_POLL_S = 0.5  # the rate may be changed meanwhile
 
 @dataclass(slots=True)
 class Gates:
-    """What holds a sender back besides its limits: asked before each fetch and each begin."""
+    """What holds a sender back besides its limits: asked before each fetch and each begin.
+
+    `expect` is told the blast of each fetched job.
+    """
 
     lease_fresh: Callable[[], bool]
     provider_available: Callable[[], bool]
+    expect: Callable[[str], None]
     probing: bool = False
     paused: str = ""
     redis_away: bool = False
@@ -182,6 +186,7 @@ class Dispatcher:
             await self._consumer.discard(entry, clock.now_ms())
         for lease in fetched.leases:
             self._holdings.fetched(lease)
+            self.gates.expect(lease.job.blast_id)
         self.gates.paused = fetched.paused
         due_in_s = IDLE_POLL_S if fetched.due_in_s is None else max(fetched.due_in_s, BUSY_POLL_S)
         self._poll_at = clock.monotonic() + min(due_in_s, IDLE_POLL_S)

@@ -30,7 +30,8 @@ from shared.sending.outcomes import OutcomePolicy, untouched
 from shared.sending.provider import MessageT, Provider
 from shared.sending.settings import SendingSettings
 from shared.sending.settler import Settlement, Settler
-from shared.sending.worker import SendObserver, SnapshotCache, Worker, WorkerParts
+from shared.sending.snapshots import SnapshotCache
+from shared.sending.worker import SendObserver, Worker, WorkerParts
 
 BELL_BLOCK_MS = 1000
 REST_S = 0.5
@@ -75,14 +76,15 @@ class SendingLoop(Generic[MessageT]):
         self._consumer = Consumer(redis, provider.channel, settings.sender_id, settings.timing, policy)
         self._settler = Settler(self._consumer, self._holdings)
         self._bell = Doorbell(redis, provider.channel)
-        gates = Gates(self.lease_fresh, provider.available)
+        self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id))
+        gates = Gates(self.lease_fresh, provider.available, self._snapshots.expect)
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
         reaper = Reaper(redis, provider.channel, settings.sender_id, settings.timing)
         self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._say)
         self._report = report
         self._parts = WorkerParts(
             provider=provider,
-            snapshots=SnapshotCache(BlastStore(redis, settings.sender_id)),
+            snapshots=self._snapshots,
             settler=self._settler,
             holdings=self._holdings,
             policy=OutcomePolicy(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol
 
-from shared.blasts import Blast
 from shared.clock import Clock
 from shared.errors import (
     PermanentError,
-    QueueUnavailableError,
     SendError,
     StopBlastError,
     StopChannelError,
@@ -21,12 +18,12 @@ from shared.errors import (
     UncertainError,
 )
 from shared.logs import get_logger, note
-from shared.queue.blasts import BlastStore
 from shared.queue.leases import Lease
 from shared.sending.holdings import Flight, Holdings
 from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, refused, sent_event, untouched
 from shared.sending.provider import ChainingProvider, MessageT, Provider, Receipt
 from shared.sending.settler import Settlement, Settler
+from shared.sending.snapshots import SnapshotCache
 
 
 class SendObserver(Protocol):
@@ -67,35 +64,6 @@ class Consequences(Protocol):
     def lease_fresh(self) -> bool:
         """Say whether anything may be begun."""
         ...
-
-
-class SnapshotCache:
-    """The last blasts rendered from; snapshots never change, so they are kept as they are."""
-
-    def __init__(self, blasts: BlastStore, most: int = 64) -> None:
-        self._blasts = blasts
-        self._kept: OrderedDict[str, Blast] = OrderedDict()
-        self._most = most
-
-    def kept(self, blast_id: str) -> Blast | None:
-        """Return a blast's snapshot if it is here already."""
-        return self._kept.get(blast_id)
-
-    async def get(self, blast_id: str) -> Blast | None:
-        """Return a blast's snapshot, waiting for Redis if it is away; None where it is gone."""
-        blast = self._kept.get(blast_id)
-        while blast is None:
-            try:
-                blast = await self._blasts.load(blast_id)
-            except QueueUnavailableError:
-                await asyncio.sleep(0.25)
-                continue
-            if blast is None:
-                return None
-            self._kept[blast_id] = blast
-            if len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        return blast
 
 
 @dataclass(slots=True)

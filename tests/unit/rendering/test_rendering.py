@@ -37,6 +37,13 @@ def rendered(source: str, **values: Any) -> str:
     return compile_template(mail(text=source)).render(values).text
 
 
+def test_same_content_is_compiled_once() -> None:
+    """Single messages of one template are blasts of their own: the second must not pay for compiling again."""
+    first, second = (mail(text="Hello {{ name }}", subject="compiled once") for _ in range(2))
+    assert compile_template(first) is compile_template(second)
+    assert compile_template(first) is not compile_template(mail(text="Hello {{ name }}!", subject="compiled once"))
+
+
 def test_html_is_escaped_and_the_rest_is_not() -> None:
     """A name with markup stays a name in html, and reads as it is in the subject and the text."""
     template = mail(subject="Hi {{ name }}", html="<p>Hi {{ name }}</p>", text="Hi {{ name }}")

@@ -1,0 +1,73 @@
+"""The snapshots that a sender renders from: loaded while their first job is being begun, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from shared.blasts import Blast
+from shared.errors import QueueUnavailableError
+from shared.queue.blasts import BlastStore
+
+_AWAY_POLL_S = 0.25
+_MOST_AT_ONCE = 8
+
+
+class SnapshotCache:
+    """The last blasts rendered from; snapshots never change, so they are kept as they are."""
+
+    def __init__(self, blasts: BlastStore, most: int = 64) -> None:
+        self._blasts = blasts
+        self._kept: OrderedDict[str, Blast] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[Blast | None]] = {}
+        self._most = most
+
+    def kept(self, blast_id: str) -> Blast | None:
+        """Return a blast's snapshot if it is here already."""
+        return self._kept.get(blast_id)
+
+    def expect(self, blast_id: str) -> None:
+        """Begin to load a snapshot that will be asked for soon, unless several are on their way."""
+        if blast_id not in self._kept and len(self._loading) < _MOST_AT_ONCE:
+            self._load(blast_id)
+
+    async def get(self, blast_id: str) -> Blast | None:
+        """Return a blast's snapshot, waiting for Redis if it is away; None where it is gone."""
+        blast = self._kept.get(blast_id)
+        if blast is not None:
+            return blast
+        # shielded, as another worker may wait for the same one
+        return await asyncio.shield(self._load(blast_id))
+
+    def close(self) -> None:
+        """Stop loading."""
+        for task in self._loading.values():
+            task.cancel()
+
+    def _load(self, blast_id: str) -> asyncio.Task[Blast | None]:
+        task = self._loading.get(blast_id)
+        if task is None:
+            task = self._loading[blast_id] = asyncio.create_task(self._loaded(blast_id))
+            task.add_done_callback(lambda done: self._forget(blast_id, done))
+        return task
+
+    def _forget(self, blast_id: str, task: asyncio.Task[Blast | None]) -> None:
+        del self._loading[blast_id]
+        if not task.cancelled():
+            task.exception()  # looked at here: there may be nobody who waits for it
+
+    async def _loaded(self, blast_id: str) -> Blast | None:
+        while True:
+            try:
+                blast = await self._blasts.load(blast_id)
+            except QueueUnavailableError:
+                await asyncio.sleep(_AWAY_POLL_S)
+                continue
+            if blast is not None:
+                self._keep(blast_id, blast)
+            return blast
+
+    def _keep(self, blast_id: str, blast: Blast) -> None:
+        self._kept[blast_id] = blast
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)

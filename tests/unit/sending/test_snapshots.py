@@ -1,0 +1,76 @@
+"""Snapshots are loaded once, however many jobs ask for them, and before the first does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from shared.blasts import Blast
+from shared.errors import QueueUnavailableError
+from shared.queue.blasts import BlastStore
+from shared.sending.snapshots import SnapshotCache
+from shared.templates import Template
+
+BLAST = Blast("b1", Template("t", "T", ["email"]), ["email"], "normal", 0, {"email": 1}, 1)
+
+
+class _Store:
+    """Answers when told to; `away` times it raises instead."""
+
+    def __init__(self, away: int = 0) -> None:
+        self.asked: list[str] = []
+        self.answer = asyncio.Event()
+        self._away = away
+
+    async def load(self, blast_id: str) -> Blast | None:
+        self.asked.append(blast_id)
+        if len(self.asked) <= self._away:
+            raise QueueUnavailableError("away")
+        await self.answer.wait()
+        return BLAST if blast_id == "b1" else None
+
+
+def _cache(store: _Store) -> SnapshotCache:
+    return SnapshotCache(cast("BlastStore", store))
+
+
+async def test_many_that_wait_are_answered_by_one_load() -> None:
+    """Forty jobs of one blast that arrive together cost one look at Redis."""
+    store = _Store()
+    cache = _cache(store)
+    cache.expect("b1")
+    waiting = [asyncio.create_task(cache.get("b1")) for _ in range(40)]
+    await asyncio.sleep(0)
+    store.answer.set()
+    assert await asyncio.gather(*waiting) == [BLAST] * 40
+    assert store.asked == ["b1"]
+    assert cache.kept("b1") is BLAST
+
+
+async def test_one_that_gives_up_leaves_the_load_to_the_others() -> None:
+    """A worker cancelled while it waits does not take the snapshot from the others."""
+    store = _Store()
+    cache = _cache(store)
+    leaving, staying = (asyncio.create_task(cache.get("b1")) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    store.answer.set()
+    assert await staying is BLAST
+
+
+async def test_unknown_blast_is_asked_for_anew() -> None:
+    """That a blast is gone is not kept: it may be restored to send its dead letters again."""
+    store = _Store()
+    store.answer.set()
+    cache = _cache(store)
+    assert await cache.get("b2") is None
+    assert await cache.get("b2") is None
+    assert store.asked == ["b2", "b2"]
+
+
+async def test_redis_that_is_away_is_waited_for() -> None:
+    """A load that meets no Redis is repeated until it is answered."""
+    store = _Store(away=1)
+    store.answer.set()
+    assert await _cache(store).get("b1") is BLAST
+    assert len(store.asked) == 2
