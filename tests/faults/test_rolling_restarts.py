@@ -37,8 +37,8 @@ async def test_twenty_rolling_restarts_under_load(world: World, oracle: Oracle, 
 
     async def load() -> None:
         while not done.is_set():
-            blasts.append(await world.client.post(people(150, "rolling"), ("email", "whatsapp")))
-            await asyncio.sleep(0.2)
+            blasts.append(await world.client.post(people(60, "rolling"), ("email", "whatsapp")))
+            await asyncio.sleep(0.5)
 
     names = [name for name in world.children if "sender" in name]
     async with world.queue.watching(checks):
