@@ -16,7 +16,7 @@ from tests.integration.email_sender.peer import CLOSE, SILENCE, USUAL, Peer, pee
 from tests.integration.email_sender.running import opened
 from tests.servers import wait_for
 
-HASTY = Timeouts(connect_s=5.0, command_s=0.2, data_s=0.2, idle_s=30.0)
+HASTY = Timeouts(connect_s=30.0, command_s=0.2, data_s=0.2, idle_s=30.0)
 
 
 def one_connection(server: Peer, options: str = "", **changes: object) -> SmtpSettings:
@@ -162,7 +162,7 @@ async def test_connection_is_replaced_after_so_many_messages() -> None:
 
 async def test_idle_connection_is_closed_and_not_used_again() -> None:
     """After the idle time-out QUIT is said, without a message having to come along."""
-    timeouts = Timeouts(connect_s=5.0, command_s=5.0, data_s=5.0, idle_s=0.1)
+    timeouts = Timeouts(connect_s=30.0, command_s=30.0, data_s=30.0, idle_s=0.1)
     async with peer() as server, opened(one_connection(server, timeouts=timeouts)) as channel:
         await channel.send(make_mail())
         await wait_for(lambda: server.heard["QUIT"])
