@@ -234,7 +234,10 @@ class MailProxy(Proxy):
         pair.tail = data[-8:]
         if b"\r\n.\r\n" in seen:
             self._end_of_data(pair)
-            await self._note_recipients(pair, seen.rpartition(b"\r\n.\r\n")[2])
+            # the next message may be announced in the same breath
+            following = seen.rpartition(b"\r\n.\r\n")[2]
+            await self._note_recipients(pair, following)
+            pair.in_data = following.upper().endswith(b"DATA\r\n")
         return data
 
     def cut_all(self) -> None:
