@@ -112,16 +112,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(
         target=blasts,
-        lane=st.sampled_from(["high", "normal", "bulk"]),
+        lane=st.sampled_from(["high", "normal", "bulk", "bulk"]),
         count=st.integers(1, 6),
-        large=st.booleans(),
-        scheduled=st.booleans(),
-        expired=st.booleans(),
+        kind=st.sampled_from(["", "", "", "", "scheduled", "expired"]),
     )
-    def accept(self, lane: Lane, count: int, large: bool, scheduled: bool, expired: bool) -> str:
+    def accept(self, lane: Lane, count: int, kind: str) -> str:
         """Accept and enqueue a blast; each chunk twice, as if its reply had been lost."""
-        count += 100 if large and lane == "bulk" else 0
-        at_ms = FAR_MS if scheduled else 0
+        at_ms = FAR_MS if kind == "scheduled" else 0
+        expired = kind == "expired"
         blast = self.wait(self.world.blast(count, lane, scheduled_at_ms=at_ms))
         one = self.model[blast.blast_id] = ModelBlast(blast)
         first = count // 2
@@ -144,6 +142,12 @@ class QueueMachine(RuleBasedStateMachine):
             assert (lease.job.run, lease.attempt) == (job.run, job.made + 1), (lease, job)
             job.holder = f"{sender.name} buf"
             self.held.setdefault(sender.name, []).append(lease)
+
+    @rule(which=st.integers(0, 1), want=st.integers(1, 40))
+    def take(self, which: int, want: int) -> None:
+        """Fetch and begin in one."""
+        self.fetch(which, want)
+        self.begin(which, repeated=False)
 
     @rule(which=st.integers(0, 1), repeated=st.booleans())
     def begin(self, which: int, repeated: bool) -> None:
@@ -203,11 +207,20 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(
         which=st.integers(0, 1),
-        pick=st.integers(0, 1000),
-        move=st.sampled_from(["finish", "finish", "retry", "defer", "fail", "give_back"]),
+        moves=st.lists(
+            st.tuples(
+                st.integers(0, 1000), st.sampled_from(["finish", "retry", "retry", "defer", "fail", "give_back"])
+            ),
+            min_size=1,
+            max_size=6,
+        ),
     )
-    def settle(self, which: int, pick: int, move: str) -> None:
+    def settle(self, which: int, moves: list[tuple[int, str]]) -> None:
         """What is in flight finishes, fails, is put off or given back."""
+        for pick, move in moves:
+            self._settle(which, pick, move)
+
+    def _settle(self, which: int, pick: int, move: str) -> None:
         sender = self.senders[which]
         flying = self.leases(sender, "tx")
         if not flying:
@@ -279,10 +292,12 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.wait(self.world.control.resume_blast(blast_id)) == (not one.ended and not one.cancelled)
         one.paused = False
 
-    @rule(blast_id=blasts)
-    def cancel(self, blast_id: str) -> None:
-        """Everything but what is being sent ends as cancelled."""
+    @rule(blast_id=blasts, earnest=st.sampled_from([True, False, False]))
+    def cancel(self, blast_id: str, earnest: bool) -> None:
+        """Everything but what is being sent ends as cancelled; not often, as nothing is left to happen then."""
         one = self.model[blast_id]
+        if not earnest:
+            return
         assert self.wait(self.world.control.cancel_blast(blast_id)) == (not one.ended)
         if one.ended:
             return
@@ -326,7 +341,7 @@ class QueueMachine(RuleBasedStateMachine):
         for index in dead:
             one.jobs[index] = ModelJob(run=one.runs)
 
-    @rule(paused=st.booleans())
+    @rule(paused=st.sampled_from([True, False, False]))
     def pause_channel(self, paused: bool) -> None:
         control = self.world.control
         self.wait(control.pause_channel("email", "stop") if paused else control.resume_channel("email"))
@@ -384,7 +399,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.fetch(which, 100)
             self.begin(which, repeated=False)
             while self.leases(self.senders[which], "tx"):
-                self.settle(which, 0, "finish")
+                self._settle(which, 0, "finish")
 
     def _check_events(self) -> None:
         """Each run of each job was told to end once; a late answer tells its own."""
