@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from shared.blasts import Blast
 from shared.events import Ended, Sent
 from shared.jobs import TERMINAL, Lane
 from shared.queue.consumer import BeginPolicy
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
+from tests.integration.queue.model_jobs import ModelBlast, ModelJob
 from tests.integration.queue.world import HandSender, World, open_world
 
 ValueT = TypeVar("ValueT")
@@ -29,40 +29,6 @@ AT_ONCE = replace(Timing(), looks_apart_ms=0, redis_up_ms=0, buffer_idle_ms=10**
 LONG_MS = 60_000
 FAR_MS = 4_000_000_000_000
 POISON = 3
-
-
-@dataclass
-class ModelJob:
-    """What the model knows of a job; `holder` is "" or "<sender> buf|tx"."""
-
-    status: str = "queued"
-    run: int = 1
-    made: int = 0
-    deferred: bool = False
-    holder: str = ""
-    stalls: int = 0
-    expired: bool = False
-    marked: bool = False
-
-    def waits(self) -> None:
-        self.holder = ""
-        self.status = "retrying" if self.made or self.deferred else "queued"
-
-
-@dataclass
-class ModelBlast:
-    blast: Blast
-    jobs: dict[int, ModelJob] = field(default_factory=dict)
-    paused: bool = False
-    cancelled: bool = False
-    runs: int = 1
-
-    @property
-    def ended(self) -> bool:
-        return all(job.status in TERMINAL for job in self.jobs.values())
-
-    def counts(self) -> Counter[str]:
-        return Counter(job.status for job in self.jobs.values())
 
 
 class QueueMachine(RuleBasedStateMachine):
