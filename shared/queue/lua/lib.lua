@@ -89,11 +89,24 @@ local function serve(stream, at_us)
   redis.call('ZADD', C .. ':ring', 'NX', int(at_us), stream)
 end
 
--- Which of these entries are pending at a consumer: id -> delivery count. They mostly come in their order and close
--- together, so one look from the first to the last finds them; what it misses is asked for one by one.
+-- Whether an entry's id stands before another's: by the time in ms, of 13 digits, then by the number behind it.
+local function id_before(a, b)
+  local ms_a, ms_b = string.sub(a, 1, 13), string.sub(b, 1, 13)
+  if ms_a ~= ms_b then return ms_a < ms_b end
+  if #a ~= #b then return #a < #b end
+  return a < b
+end
+
+-- Which of these entries are pending at a consumer: id -> delivery count. They lie close together, so one look from
+-- the least to the greatest finds them; what it misses is asked for one by one.
 local function owned(stream, consumer, ids)
   local found, n = {}, #ids
-  local rows = redis.pcall('XPENDING', stream, GROUP, ids[1], ids[n], n + 8, consumer)
+  local least, greatest = ids[1], ids[1]
+  for i = 2, n do
+    local id = ids[i]
+    if id_before(id, least) then least = id elseif id_before(greatest, id) then greatest = id end
+  end
+  local rows = redis.pcall('XPENDING', stream, GROUP, least, greatest, n + 32, consumer)
   if rows.err then return found end
   for i = 1, #rows do
     local row = rows[i]
