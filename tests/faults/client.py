@@ -99,7 +99,7 @@ class Client:
         patience_s: float = 60.0,
         **fields: Any,
     ) -> Posted:
-        """Post a blast until it is accepted; every answer's status is kept."""
+        """Post a blast until it is accepted (or its time has passed); every answer's status is kept."""
         body = orjson.dumps({"recipients": recipients, "channels": list(channels), "templateId": TEMPLATE, **fields})
         posted = Posted(secrets.token_hex(12), list(channels), recipients)
         self.posted.append(posted)
@@ -111,6 +111,8 @@ class Client:
                 posted.blast_id, posted.total = answer["blastId"], answer["totalMessages"]
                 self._note_phones(posted)
                 break
+            if answer.get("code") == "EXPIRES_BEFORE_START":
+                break  # what kept the first answer away outlasted the messages' time: not accepted
             assert status in {0, *_AGAIN}, f"{status}: {answer}"
             assert time.monotonic() < deadline, f"not accepted within {patience_s} s: {status}: {answer}"
             await asyncio.sleep(_RETRY_S)

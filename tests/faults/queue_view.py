@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from shared.channels import CHANNELS
 from shared.errors import DecodeError, KurirError
@@ -69,8 +70,7 @@ class QueueView:
         """Return all consumers with the number of their pending entries."""
         found: Counter[str] = Counter()
         for stream in await self.streams():
-            rows: Any = await self.redis.xinfo_consumers(stream, "senders")
-            for row in rows:
+            for row in await self._consumers_of(stream):
                 found[row["name"].decode()] += int(row["pending"])
         return found
 
@@ -110,10 +110,22 @@ class QueueView:
                 await self.check_balance(checks)
             await asyncio.sleep(_SAMPLE_S)
 
+    async def _consumers_of(self, stream: str) -> list[dict[str, Any]]:
+        try:
+            rows: list[dict[str, Any]] = await self.redis.xinfo_consumers(stream, "senders")
+        except ResponseError:
+            return []  # the stream went with its last job
+        return rows
+
     async def _pending(self, stream: str) -> list[tuple[str, str]]:
         reader: Any = self.redis
-        with translated("pending"):
-            rows = await reader.xpending_range(stream, "senders", "-", "+", 100_000)
+        try:
+            with translated("pending"):
+                rows = await reader.xpending_range(stream, "senders", "-", "+", 100_000)
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            return []  # the stream went with its last job
         return [(row["consumer"].decode(), row["message_id"].decode()) for row in rows]
 
     async def _job_id(self, stream: str, entry_id: str) -> str:

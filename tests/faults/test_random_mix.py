@@ -210,8 +210,9 @@ class Load:
         async with asyncio.TaskGroup() as tasks:
             while not self.done.is_set():
                 posted = await self._post()
-                self.blasts.append(posted)
-                tasks.create_task(self._steer(posted))
+                if posted.blast_id:
+                    self.blasts.append(posted)
+                    tasks.create_task(self._steer(posted))
                 await asyncio.sleep(self._random.uniform(0, 2))
 
     async def _post(self) -> Posted:
