@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
 import pytest
 
 from shared.queue.consumer import BeginRequest
@@ -69,3 +70,14 @@ async def test_a_booked_start_serves_for_one_attempt(both: World) -> None:
     (again,) = await eventually(lambda: sender.fetch(1), "the retry")
     assert (again.job_id, again.attempt) == (later.job_id, 2)
     assert [grant.kind for grant in await begin_limited(sender, [again], 500_000, 1)] == ["booked"]
+
+
+async def test_missed_bookings_do_not_start_all_at_once(both: World) -> None:
+    """Jobs that a pause kept past their booked starts are booked anew, one behind the other."""
+    await both.given(4)
+    sender = await both.sender()
+    leases = [
+        replace(lease, job=msgspec.structs.replace(lease.job, booked_for_ms=1)) for lease in await sender.fetch(4)
+    ]
+    grants = await begin_limited(sender, leases, 1_000_000, 1)
+    assert [grant.kind for grant in grants] == ["granted", "booked", "booked", "booked"]

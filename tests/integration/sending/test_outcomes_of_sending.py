@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from shared.blasts import Blast
@@ -20,7 +21,7 @@ from shared.errors import (
     UnavailableError,
     UncertainError,
 )
-from shared.events import Deferred, Ended, Retrying
+from shared.events import Deferred, Ended, Retrying, SystemEvent
 from shared.sending.provider import Receipt, RenderedMessage
 from tests.integration.queue.world import World
 from tests.integration.sending.fakes import Behaviour, FakeProvider, accept
@@ -202,3 +203,16 @@ async def test_unknown_error_is_transient(world: World) -> None:
 
     async with sending(world, FakeProvider(behave)):
         assert (await ended(world, blast))["sent"] == 1
+
+
+async def test_what_is_no_job_is_ended_by_the_sender(world: World) -> None:
+    """Bytes that are no job end as failed, with a system event, and the jobs behind them go out."""
+    blast = await world.blast(2)
+    await world.enqueue(blast, 0, 1)
+    await world.redis.xtrim("{email}:jobs:normal", maxlen=0, approximate=False)
+    await world.redis.xadd("{email}:jobs:normal", {"d": msgspec.msgpack.encode([blast.blast_id, 0, "email", "?"])})
+    await world.enqueue(blast, 1, 1)
+    async with sending(world, FakeProvider()):
+        counts = await ended(world, blast)
+    assert (counts["sent"], counts["failed"]) == (1, 1)
+    assert [event.level for event in await world.written() if isinstance(event, SystemEvent)] == ["error"]
