@@ -6,6 +6,7 @@ retried but by callers whose scripts are safe to repeat.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,8 +132,8 @@ async def check_server(redis: Redis) -> ServerInfo:
 
 
 def without_password(url: str) -> str:
-    """Return the URL fit for a log line."""
+    """Return the URL fit for a log line: neither the server's password nor one in the query."""
     parts = urlsplit(url)
-    if not parts.password:
-        return url
-    return url.replace(f":{parts.password}@", ":***@")
+    if parts.password:
+        url = url.replace(f":{parts.password}@", ":***@")
+    return re.sub(r"(password=)[^&]+", r"\1***", url)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import QueueUnavailableError
-from shared.queue.connection import connect, translated
+from shared.queue.connection import connect, translated, without_password
 from shared.queue.sentinel import read_sentinel_url
 from tests.servers import RedisServer, binary_of, free_port, wait_for
 
@@ -126,3 +126,11 @@ def test_an_incomplete_url_is_refused(url: str) -> None:
 def test_other_urls_are_left_alone() -> None:
     """Only the two schemes with +sentinel are read here."""
     assert read_sentinel_url("rediss://localhost/0", 1.0) is None
+
+
+def test_no_password_of_a_url_is_shown() -> None:
+    """Log lines show where the queue is: neither the master's password nor the Sentinels', wherever they stand."""
+    url = "redis+sentinel://u:p%40ss@one,two/svc/0?sentinel_password=s3cret&sentinel_username=s"
+    shown = without_password(url)
+    assert shown == "redis+sentinel://u:***@one,two/svc/0?sentinel_password=***&sentinel_username=s"
+    assert without_password("redis://localhost:6379/0") == "redis://localhost:6379/0"
