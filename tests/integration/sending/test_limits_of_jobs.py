@@ -77,7 +77,8 @@ async def test_missed_bookings_do_not_start_all_at_once(both: World) -> None:
     await both.given(4)
     sender = await both.sender()
     leases = [
-        replace(lease, job=msgspec.structs.replace(lease.job, booked_for_ms=1)) for lease in await sender.fetch(4)
+        msgspec.structs.replace(lease, job=msgspec.structs.replace(lease.job, booked_for_ms=1))
+        for lease in await sender.fetch(4)
     ]
     grants = await begin_limited(sender, leases, 1_000_000, 1)
     assert [grant.kind for grant in grants] == ["granted", "booked", "booked", "booked"]
