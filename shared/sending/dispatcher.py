@@ -12,7 +12,7 @@ from shared.errors import QueueUnavailableError
 from shared.logs import get_logger
 from shared.queue.consumer import BeginRequest, Consumer
 from shared.queue.leases import Grant, Lease, given_back
-from shared.sending.holdings import Flight, Holdings
+from shared.sending.holdings import SLOW_SEND_S, Flight, Holdings
 from shared.sending.limits import domain_limits
 from shared.sending.outcomes import processing_event
 from shared.sending.refusals import refusal_move
@@ -32,12 +32,13 @@ LIMITED_POLL_S = 0.5  # the rate may be changed meanwhile
 class Gates:
     """What holds a sender back besides its limits: asked before each fetch and each begin.
 
-    `expect` is told the blast of each fetched job.
+    `expect` is told the blast of each fetched job; `chains` says that the provider is a `ChainingProvider`.
     """
 
     lease_fresh: Callable[[], bool]
     provider_available: Callable[[], bool]
     expect: Callable[[str], None]
+    chains: bool = False
     probing: bool = False
     paused: str = ""
     redis_away: bool = False
@@ -63,6 +64,7 @@ class Dispatcher:
         self._alone_waits = False
         self._limited_until = 0.0
         self._limited = False
+        self._spaced = settings.rate is not None
 
     async def run(self, clock: Clock, stopping: Callable[[], bool]) -> None:
         """Dispatch until `stopping`, then give back what is only buffered."""
@@ -150,9 +152,12 @@ class Dispatcher:
         if self.gates.probing:
             return 1
         concurrency = self._settings.concurrency
-        hidden = self._pace.sends_per_round_trip(concurrency)
         # twice: one half is sent while the queue is asked for the other
-        return min(concurrency * self._settings.window, concurrency + 2 * hidden)
+        further = 2 * self._pace.sends_per_round_trip(concurrency)
+        if self.gates.chains and not self._spaced and self._pace.send_s <= SLOW_SEND_S:
+            # one more for each connection, to be announced with the end of the one before
+            further = max(further, concurrency)
+        return min(concurrency * self._settings.window, concurrency + further)
 
     def _free(self) -> int:
         return self._window() - len(self._holdings.in_flight)
@@ -212,6 +217,7 @@ class Dispatcher:
         grants = await self._consumer.begin(requests, len(holdings.in_flight))
         self._pace.begun(clock.monotonic() - sent_at)
         self._limited = any(grant.kind == "limited" for grant in grants)
+        self._spaced = any(grant.spaced or grant.kind == "limited" for grant in grants)
         begun = False
         for lease, grant in zip(leases, grants, strict=True):
             begun |= self._act_on(lease, grant, sent_at, clock)

@@ -27,7 +27,7 @@ from shared.sending.dispatcher import Dispatcher, Gates
 from shared.sending.holdings import Holdings
 from shared.sending.keeper import Keeper
 from shared.sending.outcomes import OutcomePolicy, untouched
-from shared.sending.provider import MessageT, Provider
+from shared.sending.provider import ChainingProvider, MessageT, Provider
 from shared.sending.settings import SendingSettings
 from shared.sending.settler import Settlement, Settler
 from shared.sending.snapshots import SnapshotCache
@@ -77,7 +77,8 @@ class SendingLoop(Generic[MessageT]):
         self._settler = Settler(self._consumer, self._holdings)
         self._bell = Doorbell(redis, provider.channel)
         self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id))
-        gates = Gates(self.lease_fresh, provider.available, self._snapshots.expect)
+        chains = isinstance(provider, ChainingProvider)
+        gates = Gates(self.lease_fresh, provider.available, self._snapshots.expect, chains)
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
         reaper = Reaper(redis, provider.channel, settings.sender_id, settings.timing)
         self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._say)
