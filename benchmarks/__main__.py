@@ -1,11 +1,12 @@
-"""Run the benchmarks: `python -m benchmarks [--quick] [--works …] [--rounds N] [--json FILE]`."""
+"""Run the benchmarks: `python -m benchmarks [--quick] [--works …] [--rounds N] [--json FILE] [--readme]`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -13,6 +14,8 @@ import orjson
 from benchmarks import machine, peer, report, suite
 from benchmarks.measured import Measurement
 from benchmarks.processes import BenchmarkError
+
+README = Path(__file__).parent / "README.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,8 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
-    _print_report(found)
+    _print(_tables(found))
     print(f"\n{options.rounds} rounds, appendfsync {options.append_fsync}, {time.monotonic() - begun:.0f} s")
+    if wanted.readme:
+        report.write_readme(README, _results(facts, options, found))
     if wanted.json:
         wanted.json.write_bytes(orjson.dumps(report.as_json(facts, found), option=orjson.OPT_INDENT_2))
     return 0
@@ -42,14 +47,23 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--works", nargs="+", choices=suite.WORKS, help="only these works")
     parser.add_argument("--rounds", type=int, help="rounds of A B (3; 1 with --quick)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to a file")
+    parser.add_argument("--readme", action="store_true", help="replace the last results in benchmarks/README.md")
     parser.add_argument("--appendfsync", choices=("always", "everysec", "no"), default="always", help="for both sides")
     return parser.parse_args(arguments)
 
 
-def _print_report(found: Sequence[Measurement]) -> None:
+def _tables(found: Sequence[Measurement]) -> list[str]:
+    lines: list[str] = []
     for table in (report.goals_table(found), report.scaling_table(found), report.usage_table(found)):
         if table:
-            _print(["", *table])
+            lines += ["", *table]
+    return lines
+
+
+def _results(facts: Mapping[str, str], options: suite.Options, found: Sequence[Measurement]) -> list[str]:
+    machine_line = "; ".join(f"{name} {value}" for name, value in facts.items())
+    run_line = f"{options.rounds} rounds, `appendfsync {options.append_fsync}`, {datetime.now(UTC):%Y-%m-%d}"
+    return [f"{machine_line}. {run_line}.", *_tables(found)]
 
 
 def _print(lines: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.measured import Measurement, Side
 
@@ -19,6 +20,8 @@ class Goal:
     bound: float
     most: bool = False
 
+
+_START, _END = "<!-- results -->", "<!-- end of results -->"
 
 GOALS = (
     Goal("end-to-end", "msg/s", "POST to sent, the whole system with logging on, msg/s", 3),
@@ -88,6 +91,14 @@ def as_json(machine: Mapping[str, str], found: Sequence[Measurement]) -> dict[st
         if peer is not None and ours is not None:
             goals.append({"what": goal.what, "peer": peer, "kurir": ours, "ratio": ours / peer, "bound": goal.bound})
     return {"machine": dict(machine), "goals": goals, "measurements": [one.as_json() for one in found]}
+
+
+def write_readme(readme: Path, lines: Sequence[str]) -> None:
+    """Put lines between the marks of the last results, in place of those that stand there."""
+    before, start, rest = readme.read_text(encoding="utf-8").partition(_START)
+    _, end, after = rest.partition(_END)
+    text = "\n".join(["", *lines, ""])
+    readme.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def _pairs(found: Sequence[Measurement]) -> list[tuple[str, Side]]:
