@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
 import tempfile
@@ -52,18 +51,7 @@ log = get_logger()
 
 def run() -> NoReturn:
     """Run the service `python -m services.ingest`."""
-    _spare_the_collector()
     run_service("ingest", lambda stop: serve(stop, os.environ))
-
-
-def _spare_the_collector() -> None:
-    """Look for cyclic garbage less often, and never among what was imported.
-
-    A blast makes millions of short-lived objects and no cycles; looking for them took half of the second pass.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 async def serve(stop: Stop, env: Mapping[str, str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -24,8 +23,7 @@ from services.ingest.recipients.typed_values import Check, ValueProblem, check_o
 from services.ingest.requests import AttachmentRequest, RecipientRequest
 from shared.channels import CHANNELS
 from shared.jobs import Attachment
-from shared.rendering import CompiledTemplate, RenderError, compile_template, merge_variables, whatsapp_components
-from shared.templates import Template
+from shared.rendering import RenderError, compile_template, merge_variables, whatsapp_components
 
 _TEST_RENDERS = 3
 _UNFIT_FILENAME = re.compile(r"[\x00-\x1f\x7f/\\]")
@@ -74,7 +72,7 @@ class RecipientChecker:
         self._variables = _variable_rules(rules)
         self._own = _own_rules(rules)
         try:
-            self._compiled = _compiled(msgspec.msgpack.encode(rules.template))
+            self._compiled = compile_template(rules.template)
         except RenderError as error:
             raise ApiError("INVALID_TEMPLATE", str(error)) from error
         self._renders_left = _TEST_RENDERS if "email" in rules.channels else 0
@@ -213,12 +211,6 @@ def attachments_of(
 
 
 _OWN = frozenset({"name", "email", "phone"})
-
-
-@lru_cache(maxsize=64)
-def _compiled(packed: bytes) -> CompiledTemplate:
-    """Compile a template once: single messages ask for the same few again and again."""
-    return compile_template(msgspec.msgpack.decode(packed, type=Template))
 
 
 def _variable_rules(rules: Rules) -> list[_VariableRule]:
