@@ -28,6 +28,7 @@ _POLL_S = 0.05
 _MOST_FILES = 150  # the pools to Redis and the mail server, the database's connections, a few of Python's own
 _MOST_STORIES = 3
 _MOST_LINES = 60
+_MOST_COMPLAINTS = 25  # warnings and errors that one service logs within a second
 _TELLING = ("sender_reaped", "lease_lapsed", "entries_without_task", "sender_starts", "grace_over", "left_unsettled")
 
 
@@ -70,7 +71,7 @@ class Oracle:
         self.checks.that("G5", integrity == "ok", f"the database is damaged: {integrity}")
 
     async def audit_leftovers(self) -> None:
-        """G7: nothing is pending, the only consumers are those of senders that live, and no process leaks."""
+        """G7: nothing is pending, the only consumers are those of living senders, no leaks, no storms of errors."""
         living = [f"-{child.pid}-" for name, child in self.world.children.items() if "sender" in name]
         consumers: Counter[str] = Counter()
 
@@ -89,6 +90,9 @@ class Oracle:
             if (now := child.process.num_fds()) > _MOST_FILES
         ]
         self.checks.none("G7", swollen, len(running), "processes that leak file descriptors")
+        per_second = self.world.complaints_per_second()
+        storms = [f"{name} at {at}: {n}" for (name, at), n in per_second.items() if n > _MOST_COMPLAINTS]
+        self.checks.none("G7", storms, len(per_second) or 1, "seconds with a storm of warnings and errors")
 
     async def _all_written(self) -> None:
         async def is_written() -> bool:

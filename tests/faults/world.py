@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -148,6 +149,12 @@ class World:
     def database(self) -> Path:
         """The logger's SQLite file."""
         return self.folder / "data" / "logs.db"
+
+    def complaints_per_second(self) -> Counter[tuple[str, str]]:
+        """Count the warnings and errors of each service by the second (RFC 3339, to the second)."""
+        lines = map(orjson.loads, self.log_folder.joinpath("combined.log").read_bytes().splitlines())
+        bad = (line for line in lines if line["level"] in {"warning", "error", "critical"})
+        return Counter((line["service"], line["at"][:19]) for line in bad)
 
     def logged(self, event: str) -> list[dict[str, object]]:
         """Return the log lines with this event name so far."""
