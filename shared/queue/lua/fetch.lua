@@ -109,7 +109,7 @@ local function promote_due()
         count(string.match(job_id, '^[^:]+'), 'scheduled', -1)
         gauge('later_scheduled', -1)
       end
-      redis.call('XADD', stream, '*', 'd', string.sub(kept, 3))
+      note_place(job_id, stream, redis.call('XADD', stream, '*', 'd', string.sub(kept, 3)))
       serve(stream, now)
     end
   end

@@ -221,3 +221,8 @@ local function keep_stall(job_id, s, now_ms)
   local kept = s.stalls .. ' ' .. s.uncertain .. ' ' .. s.run .. ' ' .. s.outcome .. ' ' .. int(now_ms / 1000)
   redis.call('HSET', C .. ':stalls', job_id, kept)
 end
+
+-- Where a job that was once abandoned stands now, if it was moved to another entry: a late answer must find it.
+local function note_place(job_id, stream, id)
+  if redis.call('HEXISTS', C .. ':stalls', job_id) == 1 then redis.call('HSET', C .. ':places', job_id, stream .. ' ' .. id) end
+end

@@ -53,6 +53,9 @@ for i = 1, #scan[2], 2 do
   local keep_s = tonumber(ARGV[3]) / 1000
   -- a job that is open still (paused, deferred) must not be sent again because its past was forgotten
   if outcome == '-' then keep_s = keep_s * 30 end
-  if now_s - tonumber(at) > keep_s then redis.call('HDEL', C .. ':stalls', scan[2][i]) end
+  if now_s - tonumber(at) > keep_s then
+    redis.call('HDEL', C .. ':stalls', scan[2][i])
+    redis.call('HDEL', C .. ':places', scan[2][i])
+  end
 end
 return { redis.call('EXISTS', C .. ':sender:' .. ARGV[1]), freed, unpack(missing) }

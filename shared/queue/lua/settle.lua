@@ -57,6 +57,7 @@ local function note_end(job_id, run, status)
   if stall then
     stall.outcome, stall.run = status, run
     keep_stall(job_id, stall, now_ms)
+    redis.call('HDEL', C .. ':places', job_id)
   end
 end
 
@@ -168,7 +169,7 @@ function moves.shelve(job)
     give_back(stream, job.id, string.match(job.value, '^%d+'))
   else
     forget(job.stream, job.id)
-    redis.call('XADD', stream, '*', 'd', job.packed)
+    note_place(job.job_id, stream, redis.call('XADD', stream, '*', 'd', job.packed))
   end
   redis.call('ZREM', C .. ':ring', stream)
   serve(stream, now)

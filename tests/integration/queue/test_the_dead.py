@@ -214,17 +214,26 @@ async def test_late_acceptance_outranks_everything(world: World, meanwhile: str)
     assert [event.late for event in await world.written() if isinstance(event, Sent)].count(True) >= 2
 
 
-async def test_late_acceptance_finds_the_copy_under_another_entry(world: World) -> None:
-    """Deferred and come due again, the waiting copy is dropped when it is reached, and begun no more."""
+@pytest.mark.parametrize("begun", [False, True])
+async def test_late_acceptance_finds_the_copy_under_another_entry(world: World, begun: bool) -> None:
+    """Deferred and come due again the copy stands elsewhere: it goes at once, or could be counted a second time."""
     blast = await world.given(1)
     frozen, alive = await world.sender(), await world.sender()
     (lease,) = await frozen.take()
     await bury(world, frozen, alive)
     assert await alive.defer((await alive.take())[0], 1)
     (copy,) = await eventually(lambda: alive.fetch(1), "the deferral")
+    if begun:
+        assert await alive.obey([copy]) == ["alone"]
     assert await frozen.late(lease)
-    assert await alive.obey([copy]) == ["sent"]
     assert (await world.progress(blast)).counts["sent"] == 1
+    await world.check_balance(blast)
+    if begun:
+        assert await alive.finish(copy) == [False]
+        assert not await alive.late(copy)
+    else:
+        assert await alive.obey([copy]) == ["lost"]
+    assert await world.redis.exists("{email}:places") == 0
     await world.check_balance(blast)
 
 
