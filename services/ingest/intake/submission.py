@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -77,11 +78,20 @@ class Submission:
             raise ApiError("STORAGE_UNAVAILABLE", headers={"Retry-After": "10"}) from error
 
     async def _earlier(self) -> tuple[Blast | None, bool]:
-        """Return the blast that an earlier request with this key began, and whether it was answered."""
+        """Return the blast that an earlier request with this key began, and whether it was answered.
+
+        Raises ApiError while that request still runs.
+        """
         if not self._record:
             return None, False
-        blast_id, done = await self._gateway.records.idempotency.peek(self._record)
-        return (await self._gateway.queue.blasts.load(blast_id) if blast_id and not done else None), done
+        seen = await self._gateway.records.idempotency.peek(self._record)
+        if seen.done or not seen.blast_id:
+            return None, seen.done
+        if seen.lease_left_s > 0:
+            # at once: the body may be long, and to read it all again would not help
+            wait = {"Retry-After": str(math.ceil(seen.lease_left_s)), "Connection": "close"}
+            raise ApiError("IDEMPOTENCY_IN_PROGRESS", headers=wait)
+        return await self._gateway.queue.blasts.load(seen.blast_id), False
 
     async def _terms(self) -> Terms:
         asker = Asker(

@@ -21,7 +21,6 @@ from redis.asyncio import Redis
 from services.ingest.storage.scripts import Argument, Script
 from shared.errors import QueueUnavailableError
 from shared.logs import get_logger
-from shared.queue.connection import translated
 
 KEEP_MS = 24 * 3600 * 1000
 LEASE_MS = 15_000
@@ -41,6 +40,13 @@ if record[4] then return { 'done', record[4] } end
 if tonumber(record[3]) > now then return { 'running', '' } end
 redis.call('HSET', KEYS[1], 'owner', ARGV[3], 'lease', now + ARGV[4])
 return { 'taken_over', record[2] }
+""")
+_PEEK = Script("""#!lua flags=no-writes
+-- KEYS 1 the record · Result {blast id or "", 1 if it has its response, ms that its lease still holds}
+local record = redis.call('HMGET', KEYS[1], 'blast', 'lease', 'response')
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+return { record[1] or '', record[3] and 1 or 0, math.max(0, tonumber(record[2] or 0) - now) }
 """)
 _RENEW = Script("""#!lua flags=allow-oom
 -- KEYS 1 the record · ARGV 1 owner · 2 lease in ms, 0 to let it go · Result 1 if the owner held it
@@ -62,6 +68,15 @@ return redis.call('DEL', KEYS[1])
 """)
 
 log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """What a record says at a glance: its blast ("" for no record), whether it has its response, its lease."""
+
+    blast_id: str
+    done: bool
+    lease_left_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +111,10 @@ class IdempotencyStore:
         self._redis = redis
         self._lease_ms = lease_ms
 
-    async def peek(self, key: str) -> tuple[str, bool]:
-        """Return the blast that a record names, "" where there is no record, and whether it has its response."""
-        with translated("idempotency record"):
-            row: Any = await self._redis.hmget(key, ["blast", "response"])
-        blast_id, response = row
-        return (blast_id.decode() if blast_id is not None else ""), response is not None
+    async def peek(self, key: str) -> Glimpse:
+        """Look at a record without taking it."""
+        blast_id, done, left_ms = await self._call(_PEEK, key, ())
+        return Glimpse(blast_id.decode(), done=bool(done), lease_left_s=left_ms / 1000)
 
     async def claim(self, key: str, request: str, blast_id: str) -> Claim:
         """Begin or continue the request with this hash; `blast_id` serves if the record is new."""
