@@ -155,8 +155,8 @@ class Dispatcher:
         # twice: one half is sent while the queue is asked for the other
         further = 2 * self._pace.sends_per_round_trip(concurrency)
         if self.gates.chains and not self._spaced and self._pace.send_s <= SLOW_SEND_S:
-            # one more for each connection, to be announced with the end of the one before
-            further = max(further, concurrency)
+            # two more for each connection: one is announced while the one before the last is being settled
+            further = max(further, 2 * concurrency)
         return min(concurrency * self._settings.window, concurrency + further)
 
     def _free(self) -> int:
@@ -240,7 +240,7 @@ class Dispatcher:
             # Counted from the answer, a start can only be later than the limiter allowed, never earlier.
             now = clock.monotonic()
             alone = grant.kind == "alone"
-            flight = Flight(lease, now, now + grant.after_us / 1e6, alone=alone)
+            flight = Flight(lease, now, now + grant.after_us / 1e6, alone=alone, asked_at=asked_at)
             if grant.spaced:
                 late_s = self._settings.timing.late_start_ms / 1000
                 flight.latest_start = asked_at + grant.after_us / 1e6 + late_s

@@ -19,13 +19,15 @@ _RANK = {"high": 0, "normal": 1, "bulk": 2}
 class Flight:
     """A job begun and not settled; times are on the monotonic clock, in seconds.
 
-    A start later than `latest_start` could come too close to those that were granted after it.
+    A start later than `latest_start` could come too close to those that were granted after it. `asked_at` is when the
+    grant was asked for: it is void once the lease has lapsed after that.
     """
 
     lease: Lease
     begun_at: float
     starts_at: float
     latest_start: float = math.inf
+    asked_at: float = math.inf
     alone: bool = False
     sending: bool = False
 

@@ -39,11 +39,16 @@ class Keeper:
         self._settings = settings
         self._say = say
         self._renewed_at = float("-inf")
+        self._lapsed_at = float("-inf")
         self._orphans: set[str] = set()
 
     def renewed_within(self, clock: Clock, seconds: float) -> bool:
         """Say whether the lease was renewed within so many seconds."""
         return clock.monotonic() - self._renewed_at < seconds
+
+    def held_since(self, moment: float) -> bool:
+        """Say whether the lease has held without a gap since a moment on the monotonic clock."""
+        return moment > self._lapsed_at
 
     async def first_heartbeat(self, clock: Clock) -> bool:
         """Take up the lease; False if Redis is away."""
@@ -63,9 +68,12 @@ class Keeper:
         except QueueUnavailableError:
             self._reaper.forget()
             return False
-        # Counted from the asking: the server may have renewed at any moment since.
+        # Counted from the asking: the server may have renewed at any moment since. A gap in between is possible
+        # even where the server says that the lease held: the reply to the call that ended it may have been lost.
+        gap_s = clock.monotonic() - self._renewed_at
         self._renewed_at = asked_at
-        if not held:
+        if not held or (gap_s >= self._settings.timing.heartbeat_ttl_ms / 1000 and not first):
+            self._lapsed_at = clock.monotonic()
             get_logger().warning("lease_lapsed", channel=self._consumer.keys.channel)
             self._reaper.forget()
         return True

@@ -197,6 +197,10 @@ class SendingLoop(Generic[MessageT]):
         """Say whether the last renewal is recent enough to begin anything."""
         return self._keeper.renewed_within(self._clock, self._settings.timing.begin_within_ms / 1000)
 
+    def lease_held_since(self, moment: float) -> bool:
+        """Say whether what was granted at a moment may still be begun: renewed lately, and no gap in between."""
+        return self.lease_fresh() and self._keeper.held_since(moment)
+
     async def stop_channel(self, error: StopChannelError) -> None:
         """Pause the channel with the provider's reason; the job that met it goes back."""
         get_logger().error("channel_stopped", channel=self._provider.channel, code=error.code)

@@ -65,6 +65,10 @@ class Consequences(Protocol):
         """Say whether anything may be begun."""
         ...
 
+    def lease_held_since(self, moment: float) -> bool:
+        """Say whether what was granted at a moment (monotonic clock) may still be begun."""
+        ...
+
 
 @dataclass(slots=True)
 class Followed(Generic[MessageT]):
@@ -181,7 +185,7 @@ class Worker(Generic[MessageT]):
         wait_s = flight.starts_at - parts.clock.monotonic()
         if wait_s > 0:
             await parts.clock.sleep(wait_s)
-        if not parts.consequences.lease_fresh():
+        if not parts.consequences.lease_held_since(flight.asked_at):
             # Frozen or cut off past its lease: another may have been given the job.
             return "its sender's lease was not renewed in time"
         now = parts.clock.monotonic()

@@ -1,0 +1,107 @@
+"""A sender whose lease lapsed: what it had been granted before is void, even once the lease holds again."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from shared.blasts import Blast
+from shared.errors import QueueUnavailableError
+from shared.lifecycle import Stop
+from shared.queue.consumer import Consumer
+from shared.queue.keys import ChannelKeys
+from shared.queue.reaper import Reaper
+from shared.sending.holdings import Holdings
+from shared.sending.keeper import Keeper
+from shared.sending.loop import SendingLoop
+from shared.sending.provider import RenderedMessage
+from tests.integration.queue.world import World, eventually
+from tests.integration.sending.fakes import FakeProvider, RememberedAttempts
+from tests.integration.sending.running import SETTINGS
+from tests.servers import wait_for
+
+
+@dataclass
+class HandClock:
+    """A clock that the test moves."""
+
+    now: float = 100.0
+
+    def now_ms(self) -> int:
+        return int(self.now * 1000)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class HandRedis:
+    """Answers heartbeats as it is told to; None loses the reply."""
+
+    answers: list[bool | None] = field(default_factory=list)
+    keys = ChannelKeys("email")
+
+    async def heartbeat(self, said: dict[str, object], *, first: bool = False) -> bool:
+        del said, first
+        answer = self.answers.pop(0)
+        if answer is None:
+            raise QueueUnavailableError("the reply was lost")
+        return answer
+
+    def forget(self) -> None:
+        return
+
+
+async def _held_after(gap_s: float, *answers: bool | None) -> bool:
+    """Renew after a gap, once for each answer; say whether a grant from before the gap still holds."""
+    clock, redis = HandClock(), HandRedis([True, *answers])
+    keeper = Keeper(cast("Consumer", redis), cast("Reaper", redis), Holdings(), SETTINGS, dict)
+    assert await keeper.first_heartbeat(clock)
+    granted_at = clock.now
+    clock.now += gap_s
+    for _ in answers:
+        await keeper._renew(clock)
+    return keeper.held_since(granted_at)
+
+
+async def test_grants_are_void_once_the_lease_has_lapsed() -> None:
+    """Kept in time the lease holds; a gap voids earlier grants, also where the reply that told of it was lost."""
+    ttl_s = SETTINGS.timing.heartbeat_ttl_ms / 1000
+    assert await _held_after(ttl_s * 0.4, True)
+    assert not await _held_after(ttl_s * 0.4, False)
+    assert not await _held_after(ttl_s * 1.1, None, True)
+
+
+async def test_job_granted_before_a_lapse_is_left_to_its_new_sender(world: World) -> None:
+    """A sender that stood still and was reaped does not send what it had begun and not handed over (attacks G2)."""
+    blast = await world.given(1)
+    provider, gate, rendering = FakeProvider(), asyncio.Event(), asyncio.Event()
+    settings = replace(SETTINGS, sender_id="frozen")
+    loop: SendingLoop[RenderedMessage] = SendingLoop(world.redis, provider, settings, RememberedAttempts())
+    load = loop._snapshots.get
+
+    async def stand_still(blast_id: str) -> Blast | None:
+        rendering.set()
+        await gate.wait()
+        return await load(blast_id)
+
+    loop._snapshots.get = stand_still  # type: ignore[method-assign]
+    stop = Stop()
+    running = asyncio.create_task(loop.run(stop))
+    await rendering.wait()
+    loop._dispatcher.gates.lease_fresh = lambda: False  # it begins nothing more, as one that stands still
+    other = await world.sender("other")
+    await world.redis.delete(ChannelKeys("email").sender("frozen"))
+    await world.reaper("other")._take("frozen")
+    (lease,) = await eventually(lambda: other.take(1), "the abandoned job")
+    await wait_for(lambda: not loop._keeper.held_since(0), what="the frozen sender to renew its lease")
+    gate.set()
+    assert await other.finish(lease) == [True]
+    stop.set()
+    await running
+    assert provider.calls == []
+    assert (await world.progress(blast)).counts["sent"] == 1
