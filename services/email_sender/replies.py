@@ -13,7 +13,8 @@ from enum import Enum
 from shared.errors import DeferredError, PermanentError, SendError, StopChannelError, TransientError, UnavailableError
 
 LONGEST_WAIT_S = 24 * 3600.0
-_ENHANCED = re.compile(r"\s*([245])\.(\d{1,3})\.(\d{1,3})(?!\d)")
+# some write it as #5.7.1 (Cisco) or [5.7.1]; what goes on with more digits is an IP address or a version
+_ENHANCED = re.compile(r"\s*[#(\[]?([245])\.(\d{1,3})\.(\d{1,3})(?!\.?\d)")
 # the address itself does not exist: RFC 3463 3.2, 5.1.10 is RFC 7505 (null MX)
 _NO_SUCH_ADDRESS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
 _REFUSED_ADDRESS = frozenset({550, 551, 553})
@@ -27,7 +28,7 @@ _SLOW_DOWN = re.compile(
     r"too many (?:\w+ )?(?:messages|mails|emails|connections|requests)|sending rate|connection rate",
     re.IGNORECASE,
 )
-_WAIT = re.compile(r"(\d{1,6})\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?)\b", re.IGNORECASE)
+_WAIT = re.compile(r"\b(\d{1,6})\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?)\b", re.IGNORECASE)
 _WAIT_CLOCK = re.compile(r"\b(\d{1,2}):([0-5]\d):([0-5]\d)\b")
 _ASKS_TO_WAIT = re.compile(r"again|retry|wait|come back|later|gr[ae]y-?\s?list|defer|delay", re.IGNORECASE)
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -119,14 +120,21 @@ def _is_hard_bounce(stage: Stage, reply: Reply, enhanced: str) -> bool:
 
 
 def asked_wait_s(text: str) -> float | None:
-    """Return the wait that a text asks for ("try again in 5 minutes", "come back in 00:05:00"), None if none."""
+    """Return the wait that a text asks for ("try again in 5 minutes", "come back in 00:05:00"), None if none.
+
+    A wait of nothing is none: a server that refuses and says "at once" would be asked again without end.
+    """
     if _ASKS_TO_WAIT.search(text) is None:
         return None
     clock = _WAIT_CLOCK.search(text)
     if clock is not None:
         hours, minutes, seconds = map(int, clock.groups())
-        return min(hours * 3600.0 + minutes * 60 + seconds, LONGEST_WAIT_S)
+        return _bounded(hours * 3600 + minutes * 60 + seconds)
     found = _WAIT.search(text)
     if found is None:
         return None
-    return min(float(int(found[1]) * _SECONDS[found[2][0].lower()]), LONGEST_WAIT_S)
+    return _bounded(int(found[1]) * _SECONDS[found[2][0].lower()])
+
+
+def _bounded(wait_s: int) -> float | None:
+    return min(float(wait_s), LONGEST_WAIT_S) or None

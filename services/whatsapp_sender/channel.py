@@ -65,11 +65,11 @@ class WhatsAppChannel:
 
     async def send(self, message: WhatsAppMessage) -> Receipt:
         """Post one message; raises a SendError for every outcome but acceptance."""
+        if self._session is None:
+            raise UnavailableError("the channel is not open", code="closed")
         turn = self._breaker.enter(last_resort=True)
         if turn is None:
             raise UnavailableError(f"not tried after too many failures: {self._breaker.reason}", code="breaker")
-        if self._session is None:
-            raise UnavailableError("the channel is not open", code="closed")
         with turn:
             answer = await self._post(self._session, message.body, turn)
             if is_server_failure(answer):

@@ -124,17 +124,20 @@ def _by_status(answer: Answer, fault: ApiFault | None) -> SendError:
 
 
 def retry_after_s(answer: Answer) -> float | None:
-    """Return how long Retry-After asks to wait (seconds or an HTTP date, RFC 9110, 10.2.3), None if it does not."""
+    """Return how long Retry-After asks to wait (seconds or an HTTP date, RFC 9110, 10.2.3), None if it does not.
+
+    No wait, or a date that has passed, is none asked for: a refusal that says "at once" would be met without end.
+    """
     text = answer.retry_after.strip()
     if re.fullmatch(r"[0-9]{1,9}", text):
-        return min(float(text), _LONGEST_WAIT_S)
+        return min(float(text), _LONGEST_WAIT_S) or None
     try:
         moment = parsedate_to_datetime(text)
     except ValueError:
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return min(max(moment.timestamp() - answer.now_s, 0.0), _LONGEST_WAIT_S)
+    return min(max(moment.timestamp() - answer.now_s, 0.0), _LONGEST_WAIT_S) or None
 
 
 def _json(raw: bytes) -> dict[str, Any]:

@@ -65,10 +65,11 @@ def test_enhanced_code_decides_over_the_basic_one(enhanced: str, suppresses: boo
      ("please come back in 01:00:30", 3630), ("Greylisted for 300 seconds", 300), ("try again in 2 hours", 7200),
      ("deferred, wait 90 secs", 90), ("retry in 1m", 60), ("try again later", None), ("in 5 minutes", None),
      ("try again in 5 messages", None), ("try again in 99 hours", LONGEST_WAIT_S), ("try again in 3 months", None),
-     ("host 10.0.0.5 said try again", None)],
+     ("host 10.0.0.5 said try again", None), ("Try again later. d9443c01a7-si9876543x4m.12 - gsmtp", None),
+     ("try again in 0 seconds", None), ("come back in 00:00:00", None)],
 )  # fmt: skip
 def test_wait_is_read_from_words(text: str, wait_s: float | None) -> None:
-    """A wait counts where the text asks for one, in seconds, minutes, hours or as a clock; a day at most."""
+    """A wait counts where it is asked for, in seconds, minutes, hours or as a clock; never nothing, a day at most."""
     assert asked_wait_s(text) == wait_s
 
 
@@ -86,6 +87,20 @@ def test_enhanced_code_is_the_first_word_alone() -> None:
     assert Reply(550, "5.1.1 no").enhanced == "5.1.1"
     assert Reply(550, "host 5.1.1 no").enhanced == ""
     assert Reply(550, "5.1.1234 no").enhanced == ""
+    assert Reply(550, "5.1.1.20 is listed").enhanced == ""
+    assert Reply(550, "[5.7.1.9] is listed").enhanced == ""
+    assert Reply(550, "5.7.1. Blocked").enhanced == "5.7.1"
     assert Reply(550, "5.7.26 a\n5.7.26 b").codes == "550 5.7.26"
     assert isinstance(classify(Stage.RCPT, Reply(550, "4.7.1 grey")), DeferredError)
     assert isinstance(classify(Stage.RCPT, Reply(354, "what")), TransientError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["#5.7.1 Your access to submit messages to this e-mail system has been rejected.", "[5.7.1] no", "(5.7.1) no"],
+)
+def test_enhanced_code_in_dress_counts_too(text: str) -> None:
+    """Read as a bare 550, a refusal of the sender would suppress every address at that provider."""
+    error = classify(Stage.RCPT, Reply(550, text))
+    assert isinstance(error, PermanentError)
+    assert (error.code, error.suppress) == ("550 5.7.1", "")

@@ -60,7 +60,8 @@ def test_an_acceptance_without_an_id_is_uncertain(raw: bytes) -> None:
         ("7", 7.0),
         (" 120 ", 120.0),
         ("Thu, 01 Jan 2026 00:01:30 GMT", 90.0),
-        ("Wed, 31 Dec 2025 23:59:00 GMT", 0.0),
+        ("Wed, 31 Dec 2025 23:59:00 GMT", None),
+        ("0", None),
         ("999999999", 86400.0),
         ("", None),
         ("soon", None),
@@ -69,7 +70,7 @@ def test_an_acceptance_without_an_id_is_uncertain(raw: bytes) -> None:
     ],
 )
 def test_retry_after_as_seconds_and_as_a_date(text: str, wait_s: float | None) -> None:
-    """Both forms of RFC 9110; a date that has passed is no wait, nonsense is none asked for, a day is the most."""
+    """Both forms of RFC 9110; no wait, a date that has passed and nonsense are none asked for, a day is the most."""
     assert retry_after_s(said({}, 429, text)) == wait_s
 
 
