@@ -20,10 +20,13 @@ class SettingsError(KurirError):
 
 
 class DecodeError(KurirError, ValueError):
-    """Bytes from Redis are not what they should be; `raw` keeps them whole."""
+    """Bytes from Redis are not what they should be; `raw` keeps them whole.
+
+    The text tells nothing of them: it ends in log lines, and they may hold a name or a body.
+    """
 
     def __init__(self, what: str, raw: bytes) -> None:
-        super().__init__(f"cannot decode {what}: {raw[:80]!r}")
+        super().__init__(f"cannot decode {what} of {len(raw)} bytes")
         self.raw = raw
 
 

@@ -41,7 +41,7 @@ _SHIP_BURST = 20.0
 _SHIP_PER_S = 1.0
 _SHIPPED_TEXT = 4096
 _ADDRESS = re.compile(r"[^\s<>\"'(),:;=\[\]{}]+@[^\s<>\"'(),:;=\[\]{}]+")
-_PHONE = re.compile(r"(?<![\w.:-])\+?\d{9,15}(?![\w.:-])")
+_PHONE = re.compile(r"(?<![\w.:-])\+?\d{9,15}(?![\w:-]|\.\w)")
 _COLOURS = {
     "debug": "\x1b[2m",
     "info": "\x1b[32m",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import orjson
 import pytest
 import structlog
 
-from shared.errors import SettingsError
+from shared.errors import DecodeError, SettingsError
 from shared.events import SystemEvent
+from shared.jobs import unpack_job
 from shared.logs import LogPipeline, configure_logging, flush_logs, get_logger, mask, note
 from shared.settings import CommonSettings, EnvReader, read_common
 from tests.servers import wait_for
@@ -218,13 +220,13 @@ def test_a_file_that_cannot_be_written_does_not_fail_the_caller(
 
 
 async def test_a_line_costs_microseconds(configure: Configure) -> None:
-    """Ten thousand lines of a busy sender take well under the time of sending them (measured: 6 µs each)."""
+    """Ten thousand lines of a busy sender take far less CPU than sending them (measured: 6 µs each)."""
     configure(KURIR_LOG_CONSOLE="off")
     log = get_logger()
-    began = time.perf_counter()
+    began = time.thread_time()
     for number in range(10_000):
         log.info("attempt", job_id="b:0:email", blast_id="b", channel="email", attempt=number, duration_ms=3)
-    spent = time.perf_counter() - began
+    spent = time.thread_time() - began
     await asyncio.sleep(0)
     assert spent / 10_000 < 100e-6, f"{spent * 100:.1f} µs a line"
 
@@ -234,9 +236,20 @@ async def test_a_line_costs_microseconds(configure: Configure) -> None:
     [
         ("550 5.1.1 <a.b+c@example.co.id> unknown", "550 5.1.1 <<address>> unknown"),
         ("to +6281234567890 failed", "to <phone> failed"),
+        ("nobody has 6281234567890.", "nobody has <phone>."),
+        ("at 1769817600.25 in 1769817600000-0", "at 1769817600.25 in 1769817600000-0"),
         ("error 131026 after 2 attempts in 20260131", "error 131026 after 2 attempts in 20260131"),
     ],
 )
 def test_addresses_and_phone_numbers_are_masked(text: str, masked: str) -> None:
     """Codes and dates stay readable."""
     assert mask(text) == masked
+
+
+def test_bytes_that_cannot_be_decoded_are_not_told() -> None:
+    """A broken job may begin with a name, and its error ends in a log line; the bytes are kept as data alone."""
+    raw = b"\xc1Xiomara Quetzalcoatl"
+    with pytest.raises(DecodeError) as caught:
+        unpack_job(raw)
+    assert "Xiomara" not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.raw == raw
