@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from email.headerregistry import Address
-from email.utils import parsedate_to_datetime
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -107,7 +107,7 @@ def test_headers_of_a_transactional_message() -> None:
     assert str(parsed["Reply-To"]) == '"Help, Inc" <help@example.com>'
     assert parsed["Message-ID"] == "<b7.3.email.2@xn--mnchen-3ya.example>"
     assert parsed["X-Kurir-Job"] == "b7:3:email"
-    assert abs(parsed["Date"].datetime.timestamp() - parsedate_to_datetime(parsed["Date"]).timestamp()) < 1
+    assert abs(parsed["Date"].datetime.timestamp() - time.time()) < 60
     assert parsed["List-Unsubscribe"] is None
 
 

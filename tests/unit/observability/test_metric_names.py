@@ -1,0 +1,64 @@
+"""The senders' and ingest's metrics, named and labelled as the contract has it; the logger's have their own test."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.ingest.metrics import IngestMetrics
+from shared import errors
+from shared.errors import SendError
+from shared.sender_metrics import SenderMetrics
+
+BUILD = {"kurir_build_info": {"version", "service"}}
+SENDER = BUILD | {
+    "kurir_attempts_total": {"channel", "outcome", "error_class"},
+    "kurir_send_duration_seconds_count": {"channel"},
+    "kurir_queue_latency_seconds_count": {"channel", "lane"},
+}
+INGEST = BUILD | {
+    "kurir_http_requests_total": {"method", "route", "status"},
+    "kurir_http_request_duration_seconds_count": {"route"},
+}
+ERROR_CLASSES = {"transient", "unavailable", "deferred", "permanent", "stop", "stop_blast", "uncertain"}
+
+
+def of_sender() -> SenderMetrics:
+    metrics = SenderMetrics("email_sender")
+    metrics.attempt("email", "retrying", "transient", 0.1)
+    metrics.queue_latency("email", "high", 0.1)
+    return metrics
+
+
+def of_ingest() -> IngestMetrics:
+    metrics = IngestMetrics()
+    metrics.request("BREW", "/api/messages", 202, 0.1)
+    return metrics
+
+
+def families(metrics: SenderMetrics | IngestMetrics) -> list[Metric]:
+    found = text_string_to_metric_families(metrics.exposition()[0].decode())
+    return [family for family in found if family.name.startswith("kurir_")]
+
+
+@pytest.mark.parametrize(("metrics", "contract"), [(of_sender(), SENDER), (of_ingest(), INGEST)])
+def test_names_and_labels_are_the_contracts(
+    metrics: SenderMetrics | IngestMetrics, contract: dict[str, set[str]]
+) -> None:
+    """Dashboards, alerts and what operators wrote themselves go by them; each says what it is in a sentence."""
+    samples = {sample.name: set(sample.labels) for family in families(metrics) for sample in family.samples}
+    assert {name: samples.get(name) for name in contract} == contract
+    assert all(family.documentation.endswith(".") for family in families(metrics))
+
+
+def test_a_method_that_nobody_knows_is_no_label() -> None:
+    """A client that makes methods up makes no series."""
+    (requests,) = [family for family in families(of_ingest()) if family.name == "kurir_http_requests"]
+    assert {sample.labels["method"] for sample in requests.samples} == {"OTHER"}
+
+
+def test_error_classes_are_a_closed_set() -> None:
+    """Every outcome class of the contract and no other: a provider's code is never a label."""
+    kinds = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, SendError)]
+    assert {one.error_class for one in kinds} == ERROR_CLASSES
