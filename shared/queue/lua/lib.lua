@@ -226,3 +226,12 @@ end
 local function note_place(job_id, stream, id)
   if redis.call('HEXISTS', C .. ':stalls', job_id) == 1 then redis.call('HSET', C .. ':places', job_id, stream .. ' ' .. id) end
 end
+
+-- A job that is swept ends for its stall too: else a late answer would count it from where it waits no more.
+local function end_stall(job_id, status, now_ms)
+  local stall = stall_of(job_id)
+  if not stall then return end
+  stall.outcome = status
+  keep_stall(job_id, stall, now_ms)
+  redis.call('HDEL', C .. ':places', job_id)
+end

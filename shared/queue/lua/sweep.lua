@@ -12,6 +12,7 @@ local FROM, FIELDS = 4, 5
 local now_ms, status = math.floor(now_us() / 1000), ARGV[3]
 local n = (#ARGV - FROM + 1) / FIELDS
 local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
+local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
 local events, done, acks, dels = {}, {}, {}, {}
 
 local function end_job(job_id, waited, event)
@@ -20,6 +21,7 @@ local function end_job(job_id, waited, event)
     if waited == 'r' then count(blast, 'retrying', -1) elseif waited == 's' then count(blast, 'scheduled', -1) end
     count(blast, status, 1)
     if any_cancel then redis.call('HDEL', C .. ':cancels', job_id) end
+    if any_stall then end_stall(job_id, status, now_ms) end
   end
   count_channel(status, 1)
   if event ~= '' then events[#events + 1] = event end

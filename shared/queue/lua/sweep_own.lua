@@ -18,6 +18,7 @@ if not rows.err then
   for _, row in ipairs(rows) do held[row[1]] = row end
 end
 local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
+local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
 local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'lane')
 local scheduled = v[2] == 'bulk' and tonumber(v[1] or 0) > 0
 local events, acks, dels, flying = {}, {}, {}, 0
@@ -49,6 +50,7 @@ for _, entry in ipairs(entries) do
     count(blast, status, 1)
     count_channel(status, 1)
     if any_cancel then redis.call('HDEL', C .. ':cancels', job_id) end
+    if any_stall then end_stall(job_id, status, now_ms) end
     dels[#dels + 1] = id
     ended(job_id, job, made)
   end

@@ -185,7 +185,7 @@ async def test_entries_without_a_task_are_given_up_by_stream_and_id(world: World
     await world.check_balance(*blasts)
 
 
-@pytest.mark.parametrize("meanwhile", ["waiting", "begun again", "sent again", "deferred", "failed"])
+@pytest.mark.parametrize("meanwhile", ["waiting", "begun again", "sent again", "deferred", "failed", "cancelled"])
 async def test_late_acceptance_outranks_everything(world: World, meanwhile: str) -> None:
     """A frozen sender's message had been accepted: the job is `sent` once, whatever became of it since."""
     blast = await world.given(1)
@@ -199,6 +199,9 @@ async def test_late_acceptance_outranks_everything(world: World, meanwhile: str)
         assert await alive.defer(again[0], 60_000)
     elif meanwhile == "failed":
         assert await alive.fail(again[0])
+    elif meanwhile == "cancelled":
+        assert await alive.retry(again[0], 60_000)
+        assert await world.control.cancel_blast(blast.blast_id)
     assert await frozen.finish(lease) == [False]
     assert await frozen.late(lease) == (meanwhile != "sent again")
     assert not await frozen.late(lease)
