@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,10 +27,11 @@ from tests.faults.deliveries import Deliveries
 from tests.faults.form import Form
 from tests.faults.proxies import MailProxy, Proxy, RedisProxy
 from tests.faults.queue_view import QueueView
-from tests.servers import RedisServer, wait_for
+from tests.servers import RedisServer
 
 ProxyT = TypeVar("ProxyT", bound=Proxy)
-_READY_TIMEOUT_S = 60.0
+_READY_TIMEOUT_S = 120.0
+_POLL_S = 0.02
 _SETTINGS = {
     "KURIR_LOG_CONSOLE": "warning",
     "KURIR_EMAIL_RATE": "off",
@@ -174,31 +176,27 @@ class World:
             return found
 
     async def healthy(self, name: str, timeout_s: float = _READY_TIMEOUT_S) -> None:
-        """Wait until a service answers 200 to GET /health."""
+        """Wait until a service answers 200 to GET /health; fails with what it said last."""
         child = self.children[name]
-        url = f"http://127.0.0.1:{child.env['KURIR_PORT']}/health"
-        said = ""
-
-        async def is_well() -> bool:
-            nonlocal said
+        deadline = time.monotonic() + timeout_s
+        while True:
             assert child.runs(), f"{name} ended with {child.exit_code()}: {child.output()}"
-            try:
-                async with self._http.get(url) as answer:
-                    said = await answer.text()
-                    return answer.status == 200
-            except (aiohttp.ClientError, TimeoutError) as error:
-                said = repr(error)
-                return False
-
-        await wait_for(is_well, timeout_s, f"{name} to be well")
+            status, said = await self._ask(name)
+            if status == 200:
+                return
+            assert time.monotonic() < deadline, f"{name} is not well after {timeout_s:g} s: {status} {said}"
+            await asyncio.sleep(_POLL_S)
 
     async def health(self, name: str) -> int:
         """Return the status of a service's GET /health, 0 where it does not answer."""
+        return (await self._ask(name))[0]
+
+    async def _ask(self, name: str) -> tuple[int, str]:
         try:
             async with self._http.get(f"http://127.0.0.1:{self.children[name].env['KURIR_PORT']}/health") as answer:
-                return answer.status
-        except (aiohttp.ClientError, TimeoutError):
-            return 0
+                return answer.status, await answer.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return 0, repr(error)
 
     async def restart(self, name: str) -> None:
         """Start a child that is dead, and wait until it is well."""
