@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -90,15 +91,23 @@ class Stack:
             return False
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Call the API with the key that make-secrets.sh made."""
+        """Call the API with the key that make-secrets.sh made; "not now" (503) is asked again, as clients do."""
         key = (self.folder / "secrets" / "api_keys").read_text().split(":")[1]
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, method=method)
         request.add_header("Authorization", f"Bearer {key}")
         request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
+        request.add_header("Idempotency-Key", secrets.token_hex(16))
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=120) as answer:
+                    found: dict[str, Any] = json.load(answer)
+                    return found
+            except urllib.error.HTTPError as refused:
+                if refused.code != 503 or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
 
     def query(self, expression: str) -> dict[str, float]:
         """Ask Prometheus, which is not published, and return the values by instance."""
