@@ -69,7 +69,7 @@ def _domain_rates(env: EnvReader, name: str) -> dict[str, Rate]:
         except ValueError as error:
             env.problem(f"{name}: {error}")
             continue
-        if rate is None:
+        if rate is None or not domain.strip():
             env.problem(f"{name}: {item!r} is not a limit such as gmail.com=20/1s")
             continue
         rates[domain.strip().lower()] = rate

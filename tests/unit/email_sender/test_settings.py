@@ -127,3 +127,16 @@ def test_certificate_file_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(path)
     assert read_settings({**ENV, "KURIR_SMTP_CA_FILE": str(path)}).smtp.ca_file == str(path)
+
+
+def test_limits_of_domains_are_read() -> None:
+    """A rate for each domain in whatever case, `*` for all others."""
+    settings = read_settings({**ENV, "KURIR_EMAIL_DOMAIN_RATES": "Gmail.com=20/1s, *=50/1s"})
+    assert settings.sending.domain_rates == {"gmail.com": Rate(20, 1.0), "*": Rate(50, 1.0)}
+
+
+@pytest.mark.parametrize("text", ["gmail.com", "gmail.com=fast", "gmail.com=off", "=20/1s"])
+def test_limit_of_a_domain_that_is_none_is_a_problem(text: str) -> None:
+    """Said at start-up, not by mail that goes out too fast."""
+    with pytest.raises(SettingsError, match="KURIR_EMAIL_DOMAIN_RATES"):
+        read_settings({**ENV, "KURIR_EMAIL_DOMAIN_RATES": text})
