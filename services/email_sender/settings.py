@@ -38,7 +38,7 @@ class ServerSettings:
     port: int
     tls: str
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     weight: int = 1
     rate: Rate | None = None
     concurrency: int = 0
@@ -93,7 +93,7 @@ class MailSettings:
 
     sender: Address
     public_url: str
-    secret: str
+    secret: str = field(repr=False)
     unsubscribe_to: str
 
 
@@ -103,7 +103,7 @@ class DkimSettings:
 
     domain: str
     selector: str
-    private_key: str
+    private_key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

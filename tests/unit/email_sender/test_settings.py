@@ -140,3 +140,12 @@ def test_limit_of_a_domain_that_is_none_is_a_problem(text: str) -> None:
     """Said at start-up, not by mail that goes out too fast."""
     with pytest.raises(SettingsError, match="KURIR_EMAIL_DOMAIN_RATES"):
         read_settings({**ENV, "KURIR_EMAIL_DOMAIN_RATES": text})
+
+
+def test_settings_show_no_secret() -> None:
+    """Whoever logs or prints them, by mistake or in a traceback, gives nothing away."""
+    dkim = {"KURIR_DKIM_DOMAIN": "example.com", "KURIR_DKIM_SELECTOR": "k", "KURIR_DKIM_PRIVATE_KEY": "hunter3"}
+    url = "smtp://some:hunter2@mail.example.com"
+    shown = repr(read_settings({**ENV, "KURIR_SMTP_URL": url, "KURIR_SECRET": "hunter4hunter4", **dkim}))
+    assert "mail.example.com" in shown
+    assert "hunter" not in shown

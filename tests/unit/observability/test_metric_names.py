@@ -49,6 +49,7 @@ def test_names_and_labels_are_the_contracts(
     """Dashboards, alerts and what operators wrote themselves go by them; each says what it is in a sentence."""
     samples = {sample.name: set(sample.labels) for family in families(metrics) for sample in family.samples}
     assert {name: samples.get(name) for name in contract} == contract
+    assert not [name for name in samples if name.endswith("_created")]
     assert all(family.documentation.endswith(".") for family in families(metrics))
 
 
