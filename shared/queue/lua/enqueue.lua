@@ -75,6 +75,7 @@ if series == 'jobs' then
   if later then
     count(blast, 'scheduled', added)
     redis.call('HSET', key, 'scheduled_at', int(scheduled_us / 1000))
+    if large then redis.call('HSET', key, 'scheduled_whole', 1) end -- its own stream is scheduled, not each job
   end
 else
   count(blast, 'failed', -added)

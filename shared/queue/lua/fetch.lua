@@ -119,8 +119,8 @@ end
 local function start_scheduled(stream)
   local blast = bulk_blast(stream)
   if not blast then return end
-  local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'lane')
-  if v[2] == 'bulk' and tonumber(v[1] or 0) > 0 then count(blast, 'scheduled', -tonumber(v[1])) end
+  local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'scheduled_whole')
+  if v[2] and tonumber(v[1] or 0) > 0 then count(blast, 'scheduled', -tonumber(v[1])) end
 end
 
 local turns = 0

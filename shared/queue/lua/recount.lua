@@ -47,9 +47,9 @@ end
 local function never_served(stream)
   local blast = bulk_blast(stream)
   if not blast then return false end
-  local v = redis.call('HMGET', C .. ':blast:' .. blast, 'lane', 'scheduled_at')
+  local whole = redis.call('HEXISTS', C .. ':blast:' .. blast, 'scheduled_whole') == 1
   local groups = redis.call('XINFO', 'GROUPS', stream)
-  return v[1] == 'bulk' and v[2] and #groups > 0 and groups[1][8] == '0-0'
+  return whole and #groups > 0 and groups[1][8] == '0-0'
 end
 
 local function walk(stream)

@@ -43,8 +43,8 @@ end
 local scheduled = {}
 local function is_scheduled(blast)
   if scheduled[blast] == nil then
-    local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'lane')
-    scheduled[blast] = v[2] == 'bulk' and tonumber(v[1] or 0) > 0
+    local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'scheduled_whole')
+    scheduled[blast] = v[2] and tonumber(v[1] or 0) > 0
   end
   return scheduled[blast]
 end

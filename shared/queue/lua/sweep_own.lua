@@ -19,8 +19,8 @@ if not rows.err then
 end
 local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
 local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
-local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'lane')
-local scheduled = v[2] == 'bulk' and tonumber(v[1] or 0) > 0
+local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'scheduled_whole')
+local scheduled = v[2] and tonumber(v[1] or 0) > 0
 local events, acks, dels, flying = {}, {}, {}, 0
 
 -- An `Ended` event up to its recipient's name: an array of 13.

@@ -149,14 +149,18 @@ async def test_scheduled_blast_can_be_cancelled(world: World, count: int) -> Non
     await world.check_balance(blast)
 
 
-async def test_paused_while_coming_due_then_cancelled(world: World) -> None:
+@pytest.mark.parametrize("lane", ["high", "normal", "bulk"])
+async def test_paused_while_coming_due_then_cancelled(world: World, lane: Lane) -> None:
     """Some of a scheduled blast's jobs shelved by a pause, others still to come: the counts hold through a cancel."""
-    blast = await world.given(5, "normal", scheduled_at_ms=4_000_000_000_000)
+    blast = await world.given(5, lane, scheduled_at_ms=4_000_000_000_000)
     await world.redis.zadd("{email}:later", {f"{blast.blast_id}:{index}:email": 0 for index in (0, 1)})
     sender = await world.sender()
     leases = await sender.fetch()
     assert await world.control.pause_blast(blast.blast_id, "wait")
     assert await sender.obey(leases) == ["paused", "paused"]
+    await world.check_balance(blast)
+    assert await world.control.resume_blast(blast.blast_id)
+    assert len(await sender.fetch()) == 2
     await world.check_balance(blast)
     assert await world.control.cancel_blast(blast.blast_id)
     assert (await world.progress(blast)).counts["cancelled"] == 5

@@ -83,8 +83,8 @@ async def _walk_stream(redis: Redis, stream: str, truth: Truth) -> None:
 async def _is_scheduled(redis: Redis, stream: str, groups: Any) -> bool:
     """Say whether a blast's own stream has not had its first turn, before its time."""
     blast_id = stream.rpartition(":")[2]
-    known: Any = await redis.hmget(f"{TAG}blast:{blast_id}", "lane", "scheduled_at")
-    return known[0] == b"bulk" and known[1] is not None and bool(groups) and groups[0]["last-delivered-id"] == b"0-0"
+    whole = await redis.hexists(f"{TAG}blast:{blast_id}", "scheduled_whole")
+    return bool(whole) and bool(groups) and groups[0]["last-delivered-id"] == b"0-0"
 
 
 def _status(job: Job, consumer: str, deliveries: int) -> str:
