@@ -113,7 +113,7 @@ def test_prometheus_sees_every_replica(stack: Stack) -> None:
 def test_a_killed_sender_loses_nothing(stack: Stack) -> None:
     """One of three senders gets SIGKILL in the middle of 5,000 mails: all arrive, few twice, and it comes back."""
     # slow enough that it is still under way when the kill arrives
-    stack.call("PATCH", "/api/channels/email", {"rate": "200/1s"})
+    stack.call("PATCH", "/api/channels/email", {"rate": "50/1s"})
     blast_id = _send(stack, "killed", ["email"])
     stack.wait(lambda: _blast(stack, blast_id)["counts"].get("sent", 0) > 200, 120, "the blast to be under way")
     stack.execute("email_sender", "python", "-c", KILL_SENDER, index=2, check=False)
