@@ -65,12 +65,12 @@ elseif is_ringed(stream) then
     unlisted = 1
     if mend then redis.call('SADD', C .. ':streams', blast) end
   end
-  local v = redis.call('HMGET', C .. ':blast:' .. (blast or ''), 'paused', 'scheduled_at')
+  local v = redis.call('HMGET', C .. ':blast:' .. (blast or ''), 'paused', 'scheduled_at', 'scheduled_whole')
   if not v[1] and to_take() > 0 and not redis.call('ZSCORE', C .. ':ring', stream) then
     turnless = 1
     if mend then
       make_group(stream)
-      serve(stream, math.max(now, tonumber(v[2] or 0) * 1000))
+      serve(stream, math.max(now, v[3] and tonumber(v[2]) * 1000 or 0))
       ring_bell()
     end
   end
