@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def test_a_channel_is_paused_limited_and_resumed(shell: Shell) -> None:
 
 def test_a_scheduled_blast_is_cancelled(shell: Shell, blast_id: str) -> None:
     """All of it ends cancelled; cancelling a blast that has ended otherwise is refused."""
-    words = ("send", "-t", "invoice_reminder", "--csv", str(shell.people), "--schedule", "2026-12-24T08:00:00Z")
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds")
+    words = ("send", "-t", "invoice_reminder", "--csv", str(shell.people), "--schedule", tomorrow)
     scheduled = str(shell.json(*words)["blastId"])
     shell.said("cancel", scheduled)
     assert shell.json("status", scheduled)["counts"]["cancelled"] == 3
