@@ -47,11 +47,6 @@ def rank_of(run: int, kind: int, attempt: int, at_ms: int, ordinal: int) -> int:
     return min(run, 1023) << 52 | kind << 50 | min(attempt, 63) << 44 | since << 3 | ordinal
 
 
-def run_of(rank: int) -> int:
-    """Return the run that a rank belongs to."""
-    return rank >> 52
-
-
 class JobChange(msgspec.Struct):
     """What a batch says about one job: its highest-ranked state, and what any of its events knows of it."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GATEWAY_EVENTS = "gateway:events"
-SENDERS_GROUP = "senders"
 LOGGER_GROUP = "logger"
 
 

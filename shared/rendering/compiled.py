@@ -70,12 +70,6 @@ class CompiledTemplate:
         """Render the html, "" if there is none."""
         return self._html.render(values) if self._html else ""
 
-    def render_text(self, values: Mapping[str, Any]) -> str:
-        """Render the text, made from the html where the template has none of its own."""
-        if self._text is None:
-            return ""
-        return self._text.render(values, "" if isinstance(self._text, WrittenText) else self.render_html(values))
-
 
 def _text_part(template: Template) -> TextPart | None:
     if template.text:

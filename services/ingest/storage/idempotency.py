@@ -92,11 +92,6 @@ class Claim:
     blast_id: str = ""
     response: bytes = b""
 
-    @property
-    def mine(self) -> bool:
-        """Whether this request is the one to do the work."""
-        return self.state in {"new", "taken_over"}
-
 
 def record_key(api_key: str, key: str) -> str:
     """Return the Redis key of a record; callers with different API keys never meet."""
