@@ -1,0 +1,69 @@
+"""The benchmarks' report: medians of rounds, ratios, goals, and the results kept in the README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from benchmarks import report, workload
+from benchmarks.measured import Measurement, Side, measured
+from benchmarks.processes import Usage
+
+ROOT = Path(__file__).parents[3]
+
+
+def _round(side: Side, rate: float) -> Measurement:
+    return Measurement("end-to-end", side, 1000, {"msg/s": rate}, {"valkey": 80.0}, {"valkey": 10.0})
+
+
+def test_a_goal_is_judged_by_the_medians_of_its_rounds() -> None:
+    """One lucky round neither reaches a goal nor one bad round misses it."""
+    found = [_round("peer", rate) for rate in (100, 110, 500)] + [_round("kurir", rate) for rate in (330, 340, 20)]
+    row = report.goals_table(found)[2]
+    assert "| 110 " in row
+    assert "| 330 " in row
+    assert row.endswith("| 3.00 × | ≥ 3 ×    | yes     |")
+
+
+def test_a_work_that_one_side_did_not_do_is_not_judged() -> None:
+    """Without the peer's figure there is no ratio, and no row."""
+    assert report.goals_table([_round("kurir", 1000)]) == []
+
+
+def test_processor_time_is_told_for_a_thousand_messages() -> None:
+    """Two seconds for 4,000 messages are 500 ms a thousand, whatever was used before the clock started."""
+    used = Usage({"sender": 5.0}, {"sender": 60.0}).since(Usage({"sender": 3.0}, {"sender": 50.0}))
+    one = measured("end-to-end", "kurir", 4000, {}, used)
+    assert one.cpu_ms_per_thousand == {"sender": pytest.approx(500.0)}
+    assert one.peak_mib == {"sender": 60.0}
+
+
+def test_results_replace_those_of_the_run_before(tmp_path: Path) -> None:
+    """What stands around the marks stays, what stands between them goes."""
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n", encoding="utf-8")
+    report.write_readme(readme, ["new"])
+    assert readme.read_text(encoding="utf-8") == "before\n<!-- results -->\n\nnew\n\n<!-- end of results -->\nafter\n"
+
+
+def test_both_sides_send_the_body_that_is_promised() -> None:
+    """The html is 1.5 KB, and Kurir's template is the very text that the peer fills in."""
+    assert len(workload.html()) == workload.HTML_BYTES == 1536
+    assert workload.html().count("{{ name }}") == 2
+    assert len(orjson.loads(workload.blast_body(7))["recipients"]) == 7
+
+
+def test_the_peers_lock_pins_every_package_and_names_no_registry() -> None:
+    """Each package has its hash; where it comes from is for the machine's own npm to know."""
+    lock = orjson.loads((ROOT / "benchmarks/peer/package-lock.json").read_bytes())
+    packages = {name: entry for name, entry in lock["packages"].items() if name}
+    assert {"node_modules/bullmq", "node_modules/nodemailer"} <= packages.keys()
+    assert all(entry.get("integrity", "").startswith("sha512-") for entry in packages.values())
+    assert not any("resolved" in entry for entry in packages.values())
+
+
+def test_the_peers_packages_are_no_part_of_the_repository() -> None:
+    """node_modules is ignored by git."""
+    assert "/benchmarks/peer/node_modules/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
