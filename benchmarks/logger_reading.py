@@ -1,23 +1,25 @@
 """Reading a large log: `scripts/make_log_rows.py` makes it, the real logger serves it over HTTP.
 
-`python -m benchmarks.logger_reading --data-dir DIR` asks every kind of query several times and prints the slowest,
-scrapes the metrics, exports all rows while watching the logger's memory, writes new messages while one day's rows are
-deleted, and prints how long the writer was held. The folder is changed by it.
+`python -m benchmarks.logger_reading --data-dir DIR` asks every kind of query several times, scrapes the metrics, and
+with `--export ROWS` exports rows while watching the logger's memory. `--retention DAYS` instead deletes what is older
+while new messages are written, and prints how long the writer was held. The folder is changed by it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sqlite3
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 from urllib.parse import quote
 
 import orjson
@@ -33,7 +35,7 @@ from shared.events import EventBatch, Queued, QueuedRecipient
 from shared.queue.event_log import EventEntry
 from tests.servers import RedisServer, free_port
 
-_TIMES = 7
+_TIMES = 15
 QUERIES = (
     "/api/logs/messages",
     "/api/logs/messages?limit=1000",
@@ -94,18 +96,34 @@ class Served:
             read: bytes = answer.read()
             return read
 
+    def cpu_s(self) -> float:
+        """Return the processor time used so far."""
+        used = self.process.cpu_times()
+        return float(used.user + used.system)
+
     def memory_mib(self) -> float:
         """Return what is resident."""
         return float(self.process.memory_info().rss) / 2**20
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a query took: seconds each time, and the logger's processor time on average (a busy machine adds little)."""
+
+    times: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.logger_reading", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--export", action="store_true", help="export all rows")
+    parser.add_argument("--export", type=int, default=0, metavar="ROWS", help="export so many rows at least")
     parser.add_argument("--retention", type=int, default=0, metavar="DAYS", help="delete what is older, beside writing")
     wanted = parser.parse_args(arguments)
+    if wanted.retention:
+        asyncio.run(_purge(wanted.data_dir, wanted.retention))
+        return 0
     server = RedisServer("valkey")
     server.start()
     try:
@@ -113,8 +131,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _serve(wanted, server.url, Path(folder))
     finally:
         server.destroy()
-    if wanted.retention:
-        asyncio.run(_purge(wanted.data_dir, wanted.retention))
     return 0
 
 
@@ -134,17 +150,20 @@ def _serve(wanted: argparse.Namespace, redis_url: str, folder: Path) -> None:
         served = Served(port, psutil.Process(child.pid))
         # the first time reads the disk; what is asked again is in memory
         cold, warm = _ask_all(served, 1), _ask_all(served, _TIMES)
-        for path, seconds in sorted(warm.items(), key=lambda item: -item[1]):
-            print(f"{seconds * 1000:8.1f} ms  (first {cold[path] * 1000:7.1f} ms)  {path}")
+        print("ms: processor time of the logger; median, fastest, slowest of the later times; the first time")
+        for path, spent in sorted(warm.items(), key=lambda item: -item[1].cpu_s):
+            times = spent.times
+            figures = (spent.cpu_s, median(times), min(times), max(times), cold[path].times[0])
+            print(" ".join(f"{seconds * 1000:7.1f}" for seconds in figures), path)
         print(f"memory after queries: {served.memory_mib():.0f} MiB")
         if wanted.export:
-            _export(served)
+            _export(served, wanted.export)
     finally:
         child.stop()
 
 
-def _ask_all(served: Served, times: int) -> dict[str, float]:
-    """Return the slowest of several times, by query."""
+def _ask_all(served: Served, times: int) -> dict[str, Spent]:
+    """Ask every query so often; between two times of one query all others are asked."""
     now = time.time()
     latest = orjson.loads(served.get("/api/blasts?limit=1"))["blasts"][0]["blastId"]
     values = {
@@ -152,11 +171,13 @@ def _ask_all(served: Served, times: int) -> dict[str, float]:
         "middle": quote(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 15 * 86_400))),
         "after": quote(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 14 * 86_400))),
     }
-    slowest: dict[str, float] = {}
-    for path in QUERIES:
-        asked = partial(served.get, path.format(**values))
-        slowest[path] = max(_timed(asked) for _ in range(times))
-    return slowest
+    found = {path: Spent() for path in QUERIES}
+    for _ in range(times):
+        for path, spent in found.items():
+            before = served.cpu_s()
+            spent.times.append(_timed(partial(served.get, path.format(**values))))
+            spent.cpu_s += (served.cpu_s() - before) / times
+    return found
 
 
 def _timed(action: Callable[[], object]) -> float:
@@ -165,13 +186,13 @@ def _timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _export(served: Served) -> None:
-    """Read every row as NDJSON, a chunk at a time."""
+def _export(served: Served, rows: int) -> None:
+    """Read rows as NDJSON, a chunk at a time, and watch the logger's memory."""
     before, peak, size, lines = served.memory_mib(), 0.0, 0, 0
     began = time.perf_counter()
     url = f"http://127.0.0.1:{served.port}/api/logs/messages?format=ndjson"
     with urllib.request.urlopen(url, timeout=60) as answer:
-        while chunk := answer.read(1 << 20):
+        while lines < rows and (chunk := answer.read(1 << 20)):
             size += len(chunk)
             lines += chunk.count(b"\n")
             peak = max(peak, served.memory_mib())
@@ -212,8 +233,9 @@ async def _purge(folder: Path, days: int) -> None:
     await store.close()
     beside = sorted(waits)
     print(orjson.dumps({"deleted": purged.rows, "days": days, "seconds": round(spent, 1)}).decode())
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
-        f"the writer was held {purged.longest_s * 1000:.1f} ms at most, in {purged.chunks} chunks;"
+        f"the writer was held {purged.longest_s * 1000:.1f} ms at most, in {purged.chunks} chunks (load {load});"
         f" a batch of 20 took p99 {_share(beside, 0.99) * 1000:.1f} ms, {beside[-1] * 1000:.1f} ms at most"
         f" ({_share(alone, 0.99) * 1000:.1f} and {alone[-1] * 1000:.1f} ms alone)"
     )

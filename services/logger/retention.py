@@ -23,7 +23,7 @@ from shared.jobs import TERMINAL
 DAY_MS = 86_400_000
 # a batch of events is acknowledged within seconds; two days cover a Redis that lost its last writes, or a backup
 APPLIED_DAYS = 2
-_TARGET_S = 0.010
+_TARGET_S = 0.005
 _FIRST_ROWS, _MOST_ROWS = 20, 2000
 # between two chunks others write: retention takes a fifth of the writer's time at most
 _REST = 4.0
