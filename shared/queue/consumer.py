@@ -155,7 +155,7 @@ class Consumer:
                 job.run,
                 job.expires_at_ms,
                 ("m" if job.marketing else "t") + job.recipient.address,
-                "x" if request.exhausted else lease.waits_as,
+                f"{'x' if request.exhausted else lease.waits_as}{lease.deliveries}",
                 request.packed_limit,
                 request.event,
             )

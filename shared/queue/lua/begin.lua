@@ -7,7 +7,8 @@
 --       that make a job poison · 8 most in flight · 9 how many are in flight, as the sender knows ·
 --       10 … nine a job: stream, id, job id, run, expiry in ms (0: never),
 --       "m" + address where it is marketing mail else "t" + address, "r" where it waits for a further attempt,
---       "x" where all its attempts are used (its last was abandoned), else "q", "<name> <µs between starts> <burst>
+--       "x" where all its attempts are used (its last was abandoned), else "q", with the delivery count behind it that
+--       the sender knows (an entry that went and came again since is lost to it), "<name> <µs between starts> <burst>
 --       <ms its start was booked for, or 0>" for the limit of its domain or recipient, else "", the packed event
 -- Result  one word a job, joined by commas: "g" granted, to be started at once · "s<µs>" granted under the
 --       channel's limit, to be started after so long and not much later · "G" and "S<µs>" the same, to be sent
@@ -128,7 +129,7 @@ local function decide(base)
   if held then return 'held' end
   local blast = string.match(job_id, '^[^:]+')
   local stall = any_stall and stall_of(job_id) or nil
-  local word = refusal(job_id, blast, run, tonumber(ARGV[base + 4]), ARGV[base + 5], stall, ARGV[base + 6])
+  local word = refusal(job_id, blast, run, tonumber(ARGV[base + 4]), ARGV[base + 5], stall, string.sub(ARGV[base + 6], 1, 1))
   if word then return word end
   local alone = stall and stall.run == run and stall.stalls > 0
   if in_flight >= most_in_flight then return 'crowded' end
@@ -143,7 +144,7 @@ local function decide(base)
   claims[stream] = claims[stream] or {}
   table.insert(claims[stream], id)
   count(blast, 'processing', 1)
-  if ARGV[base + 6] ~= 'q' then count(blast, 'retrying', -1) end
+  if string.sub(ARGV[base + 6], 1, 1) ~= 'q' then count(blast, 'retrying', -1) end
   events[#events + 1] = ARGV[base + 8]
   alone_granted = alone_granted or alone
   if gap > 0 then return (alone and 'S' or 's') .. int(math.max(0, at - now)) end
@@ -161,7 +162,8 @@ for stream, ids in pairs(asked) do mine[stream] = owned(stream, buf, ids) end
 
 for i = 1, n do
   local base = FROM + (i - 1) * FIELDS
-  words[i] = mine[ARGV[base]][ARGV[base + 1]] and decide(base) or 'lost'
+  local deliveries = mine[ARGV[base]][ARGV[base + 1]]
+  words[i] = deliveries == tonumber(string.sub(ARGV[base + 6], 2)) and decide(base) or 'lost'
 end
 for stream, ids in pairs(claims) do
   ids[#ids + 1] = 'JUSTID' -- in the table: `unpack` gives one value only unless it stands last

@@ -149,6 +149,8 @@ end
 
 function moves.back(job)
   local attempts, waits = string.match(job.value, '^(%d+) (%S)$')
+  -- an entry that went and came again since it was fetched has had more attempts than this sender knows
+  if job.from == 'buf' then attempts = math.max(in_buf[job.stream][job.id] - 1, 0) end
   give_back(job.stream, job.id, attempts)
   serve(job.stream, now)
   if job.from == 'tx' then
@@ -162,7 +164,7 @@ function moves.back(job)
 end
 
 function moves.shelve(job)
-  if job.from ~= 'buf' then return false end
+  if job.from ~= 'buf' or in_buf[job.stream][job.id] ~= tonumber(string.match(job.value, '^%d+')) + 1 then return false end
   local stream = C .. ':jobs:bulk:' .. job.blast
   if redis.call('SADD', C .. ':streams', job.blast) == 1 then make_group(stream) end
   if job.stream == stream then
