@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from tests.faults.children import Child
 from tests.faults.client import Posted
@@ -40,8 +41,15 @@ async def kill(world: World, sender: Child, oracle: Oracle) -> Holding:
     """Kill a sender (SIGKILL); what it has in mid-send may be sent once more."""
     held = await freeze(world, sender)
     oracle.allow(held.in_flight)
+    pid = sender.pid
     sender.kill()
+    left = await world.queue.holding(pid)
+    oracle.told.append(f"{time.time():.3f} killed {sender.name} {pid}: {_words(held)}; left {_words(left)}")
     return held
+
+
+def _words(held: Holding) -> str:
+    return f"buffered {sorted(held.buffered)} in flight {sorted(held.in_flight)}"
 
 
 async def kill_holding(world: World, sender: Child, *, buffered: bool, in_flight: bool, timeout_s: float) -> Holding:

@@ -34,11 +34,12 @@ _TELLING = ("sender_reaped", "lease_lapsed", "entries_without_task", "sender_sta
 
 @dataclass
 class Oracle:
-    """Judges a world; `allowed` counts the further deliveries that G2 grants, by job."""
+    """Judges a world; `allowed` counts the further deliveries that G2 grants, by job, `told` what was done when."""
 
     world: World
     checks: Checks
     allowed: Counter[str] = field(default_factory=Counter)
+    told: list[str] = field(default_factory=list)
 
     def allow(self, jobs: Iterable[str]) -> None:
         """Grant each of these jobs one more delivery: its sender was lost, or its answer, in mid-send."""
@@ -154,7 +155,8 @@ class Oracle:
         """Tell what the provider took and every service logged about a job."""
         lines = self.world.log_folder.joinpath("combined.log").read_text().splitlines()
         about = [line for line in lines if job_id in line or any(word in line for word in _TELLING)]
-        return [f"--- {job_id}", *map(str, delivered.get(job_id, [])), *about[-_MOST_LINES:]]
+        told = [line for line in self.told if job_id in line]
+        return [f"--- {job_id}", *map(str, delivered.get(job_id, [])), *told, *about[-_MOST_LINES:]]
 
     async def _check_counts(self, posted: Posted, rows: Sequence[dict[str, Any]]) -> None:
         """The blast's own counts, kept in Redis, add up to its total and say what the log says."""
