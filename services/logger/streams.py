@@ -16,7 +16,7 @@ from services.logger.filters import STATUSES, MessageFilter
 from shared.channels import CHANNELS
 
 _FIRST_READ, _LATER_READ = 64, 1024
-MOST_PREFIXED = 20_000
+MOST_PREFIXED = 10_000
 _MOST_BLASTS = 50
 AFTER_ALL = "\U0010ffff"
 
