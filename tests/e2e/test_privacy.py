@@ -131,8 +131,9 @@ async def _ended(system: System, blasts: list[str]) -> None:
     """Wait until every message of the blasts has come to its end."""
 
     def over() -> bool:
-        states = [_call(system, "GET", f"/api/blasts/{blast}")[1]["blast"]["state"] for blast in blasts]
-        return all(state.startswith("completed") for state in states)
+        answers = [_call(system, "GET", f"/api/blasts/{blast}") for blast in blasts]
+        # 503 while a service that was killed is just coming back
+        return all(status == 200 and shown["blast"]["state"].startswith("completed") for status, shown in answers)
 
     await wait_for(over, TERMINAL_S, "all blasts to end")
 
