@@ -10,7 +10,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn
 
 from shared.errors import SettingsError
@@ -44,6 +44,19 @@ class Stop:
     async def wait(self) -> None:
         """Wait until the service is asked to stop."""
         await self._event.wait()
+
+
+async def end_tasks(tasks: Sequence[asyncio.Task[Any]], every_s: float = 0.1) -> None:
+    """Cancel tasks until they have ended; their results are theirs to tell.
+
+    Once is not enough: until Python 3.12 `asyncio.wait_for`, which the Redis client writes with, swallows a
+    cancellation that arrives together with its result (CPython gh-86296), and the task would go on for ever.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=every_s)
 
 
 def run_service(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> NoReturn:

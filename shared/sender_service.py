@@ -13,7 +13,7 @@ from typing import Generic, NoReturn
 import orjson
 from aiohttp import web
 
-from shared.lifecycle import Stop, run_service
+from shared.lifecycle import Stop, end_tasks, run_service
 from shared.logs import configure_logging, get_logger
 from shared.queue.connection import connect, without_password
 from shared.queue.producer import Producer
@@ -72,7 +72,7 @@ async def _send_until(loop: SendingLoop[MessageT], system_log: SystemLog, stop: 
     async with asyncio.TaskGroup() as group:
         shipping = group.create_task(system_log.run())
         await loop.run(stop)
-        shipping.cancel()
+        await end_tasks([shipping])
     try:
         async with asyncio.timeout(_LAST_WORDS_S):
             await system_log.flush()

@@ -22,7 +22,7 @@ from services.logger.upkeep import Upkeep
 from services.logger.watch import Watch
 from services.logger.writing import Written
 from shared.clock import SystemClock
-from shared.lifecycle import Stop, run_service
+from shared.lifecycle import Stop, end_tasks, run_service
 from shared.logs import configure_logging, get_logger
 from shared.queue.batches import boot_name
 from shared.queue.blasts import BlastStore
@@ -109,4 +109,4 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
                 working.create_task(parts.expiry.run(stop))
                 working.create_task(parts.watch.run(stop))
                 working.create_task(Upkeep(parts.store, retention, health).run(stop))
-            shipping.cancel()
+            await end_tasks([shipping])

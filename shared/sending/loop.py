@@ -9,12 +9,12 @@ settles, and leaves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Generic
 
 from shared.clock import Clock, SystemClock
 from shared.errors import OPTED_OUT_REASON, QueueUnavailableError, StopBlastError, StopChannelError
-from shared.lifecycle import Stop
+from shared.lifecycle import Stop, end_tasks
 from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
 from shared.queue.connection import Connection
@@ -41,18 +41,6 @@ Report = Callable[[str, str | None], None]
 
 def _report_nothing(_part: str, _reason: str | None) -> None:
     return
-
-
-async def end_tasks(tasks: Sequence[asyncio.Task[None]], every_s: float = REST_S) -> None:
-    """Cancel tasks until they have ended; their results are theirs to tell.
-
-    Once is not enough: where a time-out within a task expires as it is cancelled, the cancellation is lost.
-    """
-    pending = {task for task in tasks if not task.done()}
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=every_s)
 
 
 class SendingLoop(Generic[MessageT]):
@@ -133,7 +121,7 @@ class SendingLoop(Generic[MessageT]):
             await stop.wait()
             self._holdings.wake.set()
             await self._drain(dispatching, workers)
-            await _end(background)
+            await end_tasks(background)
         await self._leave()
 
     async def _drain(self, dispatching: asyncio.Task[None], workers: list[asyncio.Task[None]]) -> None:
@@ -146,7 +134,7 @@ class SendingLoop(Generic[MessageT]):
                     await self._holdings.wake.wait()
         except TimeoutError:
             log.warning("grace_over", in_flight=len(self._holdings.in_flight))
-        await _end([dispatching, *workers])
+        await end_tasks([dispatching, *workers])
         while not self._holdings.ready.empty():
             flight = self._holdings.ready.get_nowait()
             move = untouched(flight.lease, self._clock.now_ms(), "its sender stopped")
@@ -241,15 +229,3 @@ class SendingLoop(Generic[MessageT]):
                 await self._clock.sleep(REST_S)
                 continue
             return
-
-
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended.
-
-    Once is not enough: until Python 3.12 `asyncio.wait_for`, which the Redis client writes with, swallows a
-    cancellation that arrives together with its result (CPython gh-86296), and a sender would never leave.
-    """
-    while pending := [task for task in tasks if not task.done()]:
-        for task in pending:
-            task.cancel()
-        await asyncio.wait(pending, timeout=0.1)

@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 from shared.channels import CHANNELS
 from shared.errors import DecodeError, KurirError
 from shared.jobs import TERMINAL, unpack_job
+from shared.lifecycle import end_tasks
 from shared.queue.connection import connect, translated
 from shared.queue.control import ChannelStats, Control
 from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
@@ -100,8 +101,7 @@ class QueueView:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks([task])
 
     async def _watch(self, checks: Checks) -> None:
         while True:

@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 
 from services.ingest.storage.scripts import Argument, Script
 from shared.errors import QueueUnavailableError
+from shared.lifecycle import end_tasks
 from shared.logs import get_logger
 
 KEEP_MS = 24 * 3600 * 1000
@@ -127,8 +128,7 @@ class IdempotencyStore:
         try:
             yield
         finally:
-            renewing.cancel()
-            await asyncio.wait({renewing})
+            await end_tasks([renewing])
 
     async def complete(self, claim: Claim, response: bytes) -> None:
         """Keep the response for whoever repeats the request."""

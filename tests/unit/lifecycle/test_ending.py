@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from shared.sending.loop import end_tasks
+from shared.lifecycle import end_tasks
 
 
 async def _deaf_once() -> None:
