@@ -95,6 +95,7 @@ class SendingLoop(Generic[MessageT]):
             if not stop.is_set():
                 await self._work(stop)
         finally:
+            await self._snapshots.close()
             await self._provider.close()
 
     async def _enter(self, stop: Stop) -> None:

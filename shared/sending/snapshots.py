@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 from shared.blasts import Blast
 from shared.errors import QueueUnavailableError
+from shared.lifecycle import end_tasks
 from shared.queue.blasts import BlastStore
 
 _AWAY_POLL_S = 0.25
@@ -39,10 +40,9 @@ class SnapshotCache:
         # shielded, as another worker may wait for the same one
         return await asyncio.shield(self._load(blast_id))
 
-    def close(self) -> None:
-        """Stop loading."""
-        for task in self._loading.values():
-            task.cancel()
+    async def close(self) -> None:
+        """Stop loading: while Redis is away that would go on for ever."""
+        await end_tasks(list(self._loading.values()))
 
     def _load(self, blast_id: str) -> asyncio.Task[Blast | None]:
         task = self._loading.get(blast_id)

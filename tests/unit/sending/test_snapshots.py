@@ -74,3 +74,13 @@ async def test_redis_that_is_away_is_waited_for() -> None:
     store.answer.set()
     assert await _cache(store).get("b1") is BLAST
     assert len(store.asked) == 2
+
+
+async def test_loads_end_with_the_sender() -> None:
+    """While Redis is away a load is tried again and again; closing ends it."""
+    store = _Store(away=1_000_000)
+    cache = _cache(store)
+    cache.expect("b1")
+    await asyncio.sleep(0)
+    await cache.close()
+    assert len(asyncio.all_tasks()) == 1
