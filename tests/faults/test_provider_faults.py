@@ -103,7 +103,7 @@ async def test_connections_break_after_the_dot(world: World, oracle: Oracle, che
 
 
 async def test_provider_is_away(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G7: nothing listens for half a minute: no attempt is used, and work flows again in time."""
+    """G1, G2, G7: nothing listens until the senders say so: no attempt is used, and work flows again in time."""
     for mail in world.mails.values():
         mail.refuse()
     async with world.queue.watching(checks):
