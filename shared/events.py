@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from shared.errors import DecodeError
-from shared.jobs import Status
+from shared.jobs import Job, Status
 
 
 class QueuedRecipient(msgspec.Struct, frozen=True, array_like=True):
@@ -129,6 +129,16 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
     subject: str = ""
 
 
+class Swept(msgspec.Struct, frozen=True, array_like=True, tag="swept"):
+    """Jobs that waited untried ended together and alike, as each would by an `Ended` without an attempt."""
+
+    at_ms: int
+    status: Status
+    error_class: str
+    message: str
+    jobs: list[Job]
+
+
 class BlastAccepted(msgspec.Struct, frozen=True, array_like=True, tag="blast_accepted"):
     """A blast was accepted; `snapshot` is the packed `Blast`."""
 
@@ -188,6 +198,7 @@ Event = (
     | Retrying
     | Deferred
     | Ended
+    | Swept
     | BlastAccepted
     | BlastChanged
     | BlastChannelEnded

@@ -26,6 +26,7 @@ from shared.events import (
     Retrying,
     Returned,
     Sent,
+    Swept,
     SystemEvent,
 )
 
@@ -213,6 +214,19 @@ def _ended(folded: Folded, event: Ended) -> None:
     folded.errors[event.at_ms // 86_400_000, event.job_id.rpartition(":")[2], event.error_class] += 1
 
 
+def _swept(folded: Folded, event: Swept) -> None:
+    for job in event.jobs:
+        change = _seen(folded, job.job_id, job.run, 0, event.at_ms)
+        if not change.address:
+            change.address, change.name = job.recipient.address, job.recipient.name
+        rank = rank_of(job.run, _ENDED, 0, event.at_ms, _ORDINALS[event.status])
+        if rank > change.rank:
+            _set_state(change, rank, event.status, event.at_ms)
+            change.error_class, change.error_code = event.error_class, ""
+            change.error_message, change.duration_ms = event.message, 0
+        folded.errors[event.at_ms // 86_400_000, job.channel, event.error_class] += 1
+
+
 def _blast(folded: Folded, event: BlastAccepted | BlastChanged | BlastChannelEnded) -> None:
     folded.blasts.append(event)
 
@@ -233,6 +247,7 @@ _FOLDERS: dict[type, Callable[[Folded, Any], None]] = {
     Retrying: _retrying,
     Deferred: _deferred,
     Ended: _ended,
+    Swept: _swept,
     BlastAccepted: _blast,
     BlastChanged: _blast,
     BlastChannelEnded: _blast,

@@ -87,14 +87,13 @@ class Sweeper:
 
     async def _sweep_own(self, channel: str, blast_id: str, verdict: Verdict) -> Swept:
         """End what waits in the blast's own stream, where everything is its own, page by page within Redis."""
-        ending = b"".join(
-            _encoder.encode(part) for part in (verdict.status, verdict.error_class, "", verdict.message, 0, b"")
-        )
+        ending = _packed(verdict.status, verdict.error_class, "", verdict.message, 0, b"")
+        together = _packed(verdict.status, verdict.error_class, verdict.message)
         ended = in_flight = 0
         start = "-"
         while start:
             _, head = self._heads.next()
-            args = (head, Timing().keep_ended_ms, verdict.status, blast_id, start, CHUNK, ending)
+            args = (head, Timing().keep_ended_ms, verdict.status, blast_id, start, CHUNK, ending, together)
             following, gone, flying = await call_script(self._redis, "sweep_own", ChannelKeys(channel).tag, args)
             start = following.decode()
             ended += gone
@@ -211,6 +210,10 @@ def _ended(job: Job, now_ms: int, verdict: Verdict) -> Ended:
         now_ms, job.job_id, job.run, job.attempts, verdict.status, verdict.error_class, "", verdict.message,
         address=recipient.address, name=recipient.name,
     )  # fmt: skip
+
+
+def _packed(*parts: object) -> bytes:
+    return b"".join(map(_encoder.encode, parts))
 
 
 def _job(raw: bytes) -> Job | None:

@@ -15,14 +15,13 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from shared.events import Ended, Sent
 from shared.jobs import TERMINAL, Lane
 from shared.queue.consumer import BeginPolicy
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
 from tests.integration.queue.model_jobs import ModelBlast, ModelJob
-from tests.integration.queue.world import HandSender, World, open_world
+from tests.integration.queue.world import HandSender, World, ends, open_world
 
 ValueT = TypeVar("ValueT")
 AT_ONCE = replace(Timing(), looks_apart_ms=0, redis_up_ms=0, buffer_idle_ms=10**9, heartbeat_ttl_ms=10**9)
@@ -369,13 +368,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _check_events(self) -> None:
         """Each run of each job was told to end once; a late answer tells its own."""
-        ends: Counter[tuple[str, int]] = Counter()
-        for event in self.wait(self.world.written()):
-            if isinstance(event, Ended) or (isinstance(event, Sent) and not event.late):
-                ends[event.job_id, event.run] += 1
-        assert not [key for key, count in ends.items() if count > 1]
+        told = ends(self.wait(self.world.written()))
+        assert not [key for key, count in told.items() if count > 1]
         late = {(lease.job_id, lease.job.run) for lease in self.lost}
         for blast_id, one in self.model.items():
             for index, job in one.jobs.items():
                 key = (f"{blast_id}:{index}:email", job.run)
-                assert ends[key] == 1 or key in late, key
+                assert told[key] == 1 or key in late, key

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from shared.events import BlastChanged, BlastChannelEnded, Ended
+from shared.events import BlastChanged, BlastChannelEnded, Sent
 from shared.jobs import Lane
 from shared.queue.consumer import BeginPolicy
 from shared.queue.sweeper import Sweeper
-from tests.integration.queue.world import World, eventually
+from tests.integration.queue.world import World, ends, eventually
 
 
 async def test_paused_channel_gives_nothing_out(world: World) -> None:
@@ -116,9 +117,43 @@ async def test_cancelled_blast_ends_wherever_its_jobs_wait(world: World, lane: L
     assert (await world.enqueue(blast, 0, 5)).cancelled
     assert not await world.control.cancel_blast(blast.blast_id)
     events = await world.written()
-    assert sum(isinstance(event, Ended) for event in events) == progress.counts["cancelled"]
+    told = ends(event for event in events if not isinstance(event, Sent))
+    assert set(told.values()) == {1}
+    assert len(told) == progress.counts["cancelled"]
     assert sum(isinstance(event, BlastChannelEnded) for event in events) == 1
     await world.check_balance(blast, other)
+
+
+@pytest.mark.parametrize("first_deferred_at_ms", [1, 1_790_000_000_000, 0x1A0_0000_0000, 0x1A0_0100_0000])
+async def test_jobs_tried_before_are_cancelled_as_such(world: World, first_deferred_at_ms: int) -> None:
+    """Among the untried of a blast's own stream stands one that was deferred, whatever its bytes end in."""
+    blast = await world.given(120, "bulk")
+    sender = await world.sender()
+    (lease,) = await sender.take(1)
+    assert await sender.defer(lease, 0, first_deferred_at_ms)
+    assert await world.control.pause_blast(blast.blast_id, "wait")
+    again = await eventually(lambda: sender.fetch(10), "the deferred job")
+    assert set(await sender.obey(again)) == {"paused"}
+    assert await world.control.cancel_blast(blast.blast_id)
+    counts = (await world.progress(blast)).counts
+    assert {name: n for name, n in counts.items() if n} == {"cancelled": 120}
+    told = ends(await world.written())
+    assert (len(told), set(told.values())) == (120, {1})
+    await world.check_balance(blast)
+
+
+async def test_what_is_no_job_is_left_to_the_senders(world: World) -> None:
+    """A sweep ends no entry that it cannot read, whatever the bytes begin or end with."""
+    blast = await world.given(120, "bulk")
+    stream = f"{{email}}:jobs:bulk:{blast.blast_id}"
+    reader: Any = world.redis
+    whole = (await reader.xrange(stream, count=1))[0][1][b"d"]
+    for raw in (b"", b"x", whole[:-5], whole[8:], b"\0\0\0\xc2\0"):
+        await world.redis.xadd(stream, {"d": raw})
+    assert await world.control.cancel_blast(blast.blast_id)
+    assert (await world.progress(blast)).counts["cancelled"] == 120
+    assert await world.redis.xlen(stream) == 5
+    assert len(ends(await world.written())) == 120
 
 
 async def test_senders_end_what_a_killed_sweep_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

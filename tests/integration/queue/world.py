@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from shared.blasts import Blast
-from shared.events import Deferred, Ended, Event, EventBatch, Retrying, Returned, Sent, pack_event
+from shared.events import Deferred, Ended, Event, EventBatch, Retrying, Returned, Sent, Swept, pack_event
 from shared.jobs import TERMINAL, Job, Lane, Recipient, Status
 from shared.queue.blasts import BlastStore, ChannelProgress
 from shared.queue.connection import connect
@@ -157,6 +158,17 @@ class World:
         return self.events
 
 
+def ends(events: Iterable[Event]) -> Counter[tuple[str, int]]:
+    """Count how often each run of a job was told to end, by job id and run; a late answer tells its own."""
+    told: Counter[tuple[str, int]] = Counter()
+    for event in events:
+        if isinstance(event, Swept):
+            told.update((job.job_id, job.run) for job in event.jobs)
+        elif isinstance(event, Ended) or (isinstance(event, Sent) and not event.late):
+            told[event.job_id, event.run] += 1
+    return told
+
+
 @dataclass
 class HandSender:
     """A sender of which every step is called by hand."""
@@ -196,10 +208,11 @@ class HandSender:
         event = Retrying(0, lease.job_id, lease.job.run, lease.attempt, "uncertain", "", "lost", 1, 0)
         return (await self.consumer.settle([parked(lease, pack_event(event), delay_ms, uncertain=True)]))[0]
 
-    async def defer(self, lease: Lease, wait_ms: int) -> bool:
+    async def defer(self, lease: Lease, wait_ms: int, first_deferred_at_ms: int = 1) -> bool:
         due_ms = time.time_ns() // 1_000_000 + wait_ms
         event = Deferred(0, lease.job_id, lease.job.run, lease.attempt, 1, "deferred", "450", "later", 1, due_ms)
-        return (await self.consumer.settle([deferred(lease, pack_event(event), due_ms, 1)]))[0]
+        move = deferred(lease, pack_event(event), due_ms, first_deferred_at_ms)
+        return (await self.consumer.settle([move]))[0]
 
     async def fail(self, lease: Lease) -> bool:
         return await self.end(lease, "failed")

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.events import BlastChannelEnded, Deferred, Event, Retrying, Returned
+from shared.events import BlastChannelEnded, Deferred, Ended, Event, Retrying, Returned, Swept
 from shared.queue.event_log import EventEntry
-from tests.unit.logger.database import START_MS, Database, accepted, begun, blast, entry, failed, queued, sent
+from tests.unit.logger.database import START_MS, Database, accepted, begun, blast, entry, failed, job, queued, sent
 
 ID = "b:0:email"
 
@@ -50,6 +50,11 @@ ENDS: dict[str, list[list[Event]]] = {
         [retrying(1, run=2, at=20_020)],
         [begun(run=2, attempt=2, at=22_010)],
         [sent(run=2, attempt=2, at=22_020)],
+    ],
+    "failed, and cancelled in its next run": [
+        [failed(attempt=2, at=11700)],
+        [queued(run=2, at=20_000)],
+        [Swept(START_MS + 21_000, "cancelled", "cancelled", "cancelled before it was sent", [job(run=2)])],
     ],
 }
 ENDED: list[Event] = [BlastChannelEnded(START_MS + 30_000, "b", "email", {"total": 1})]
@@ -91,6 +96,22 @@ def test_any_order_and_repetition_come_to_the_same_rows(data: st.DataObject) -> 
     found = outcome([every[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(every)], strict=True)])
     assert found == expected
     assert expected["bounds"] == [(1,)]
+
+
+def test_jobs_swept_together_leave_what_each_alone_would() -> None:
+    """One event for a page of a cancelled blast, before or after what it is about, is as good as one for each job."""
+    message = "cancelled before it was sent"
+    together = entry(2, Swept(START_MS + 9, "cancelled", "cancelled", message, [job(index) for index in range(3)]))
+    alone = entry(2, *[
+        Ended(START_MS + 9, f"b:{index}:email", 1, 0, "cancelled", "cancelled", "", message, 0, b"",
+              f"user{index}@example.com", f"User {index}")
+        for index in range(3)
+    ])  # fmt: skip
+    before = entry(1, accepted(blast(total=3)), queued(range(3)))
+    for first, second in ((before, together), (together, before)):
+        assert outcome([[first], [second]]) == outcome([[before], [alone]])
+        assert outcome([[first, second]]) == outcome([[before, alone]])
+    assert outcome([[together]]) == outcome([[alone]])
 
 
 def test_a_late_sent_outranks_the_failure_of_its_run(database: Database) -> None:
