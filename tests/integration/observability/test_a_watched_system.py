@@ -133,7 +133,9 @@ def test_a_stopped_sender_reaches_the_webhook(watched: Watched) -> None:
 
 
 def test_scraping_is_quick(watched: Watched) -> None:
-    """Prometheus itself measures less than 50 ms for the logger, whose metrics are the most."""
-    query = 'min_over_time(scrape_duration_seconds{job="logger"}[30s])'
-    (series,) = watched.prometheus.query(query)
-    assert float(series["value"][1]) < 0.05
+    """Prometheus itself measures less than 50 ms for most scrapes of the logger, whose metrics are the most."""
+    scrapes = 'scrape_duration_seconds{job="logger"}[60s]'
+    (counted,) = watched.prometheus.query(f"count_over_time({scrapes})")
+    assert int(counted["value"][1]) >= 10
+    (median,) = watched.prometheus.query(f"quantile_over_time(0.5, {scrapes})")
+    assert float(median["value"][1]) < 0.05
