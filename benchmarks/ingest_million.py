@@ -59,7 +59,7 @@ class Figures:
 async def measure(recipients: int, *, kill: bool = False, time_scale: float = 1.0) -> Figures:
     """Run once, with everything of its own in a temporary folder; `time_scale` shortens the lease of the killed."""
     with tempfile.TemporaryDirectory(prefix="kurir-million-") as name:
-        run = _Run(Path(name), recipients, time_scale)
+        run = Run(Path(name), recipients, time_scale)
         try:
             await run.start_server()
             await run.start_ingest()
@@ -68,70 +68,81 @@ async def measure(recipients: int, *, kill: bool = False, time_scale: float = 1.
             run.end()
 
 
-class _Run:
+class Run:
+    """A server and one ingest in a folder of their own, and the client that posts."""
+
     def __init__(self, folder: Path, recipients: int, time_scale: float) -> None:
-        self._folder = folder
+        self.folder = folder
         self._time_scale = time_scale
-        self._recipients = recipients
-        self._redis_port, self._port = _free_port(), _free_port()
-        self._server: subprocess.Popen[bytes] | None = None
-        self._ingest: subprocess.Popen[bytes] | None = None
+        self.recipients = recipients
+        self.redis_port, self._port = free_port(), free_port()
+        self.server: subprocess.Popen[bytes] | None = None
+        self.ingest: subprocess.Popen[bytes] | None = None
         self._peak = 0
         self._sent_bytes = 0
 
     @property
-    def _redis(self) -> Redis:
-        return Redis(port=self._redis_port)
+    def redis(self) -> Redis:
+        """A connection to the server."""
+        return Redis(port=self.redis_port)
 
     @property
-    def _url(self) -> str:
+    def url(self) -> str:
+        """Where ingest answers."""
         return f"http://127.0.0.1:{self._port}"
 
     async def start_server(self) -> None:
-        (self._folder / "redis").mkdir()
-        log = self._folder / "redis.log"
-        command = server_command(find_server(), self._redis_port, self._folder / "redis", log)
-        self._server = _started(command, dict(os.environ))
-        await wait_until_answering(self._redis_port, 60, log)
+        """Start a Valkey that syncs every write."""
+        (self.folder / "redis").mkdir()
+        log = self.folder / "redis.log"
+        command = server_command(find_server(), self.redis_port, self.folder / "redis", log)
+        self.server = started(command, dict(os.environ))
+        await wait_until_answering(self.redis_port, 60, log)
 
-    async def start_ingest(self) -> None:
-        env = {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")} | {
+    def environment(self) -> dict[str, str]:
+        """Return the settings that every service of the run shares."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}
+        return own | {
             "KURIR_PORT": str(self._port),
-            "KURIR_REDIS_URL": f"redis://127.0.0.1:{self._redis_port}/0",
-            "KURIR_DATA_DIR": str(self._folder / "data"),
+            "KURIR_REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
+            "KURIR_DATA_DIR": str(self.folder / "data"),
             "KURIR_TEMPLATES_DIR": str(ROOT / "templates"),
             "KURIR_SMTP_URL": "smtp://127.0.0.1:25",
             "KURIR_EMAIL_FROM": "kurir@example.com",
-            "KURIR_MAX_BACKLOG": str(self._recipients + 1_000_000),
+            "KURIR_MAX_BACKLOG": str(self.recipients + 1_000_000),
             "KURIR_LOG_CONSOLE": "off",
             "KURIR_TIME_SCALE": str(self._time_scale),
         }
-        self._ingest = _started([sys.executable, "-m", "services.ingest"], env)
+
+    async def start_ingest(self) -> None:
+        """Start ingest and wait until it is well."""
+        self.ingest = started([sys.executable, "-m", "services.ingest"], self.environment())
         async with aiohttp.ClientSession() as http:
-            while not await _is_well(http, self._url):
-                assert self._ingest.poll() is None, "ingest did not start"
+            while not await _is_well(http, self.url):
+                assert self.ingest.poll() is None, "ingest did not start"
                 await asyncio.sleep(0.05)
 
     async def measure(self, *, kill: bool) -> Figures:
+        """Post, and read back what is queued."""
         before = self._rss()
         self._peak = before
         watching = asyncio.create_task(self._watch_memory())
         killing = asyncio.create_task(self._kill_half_way()) if kill else None
         began = time.monotonic()
-        posts = await self._post_until_answered()
+        posts = await self.post_until_answered()
         seconds = time.monotonic() - began
-        cpu_s, redis_cpu_s = _cpu_s(self._ingest), _cpu_s(self._server)
+        ingest_cpu_s, redis_cpu_s = cpu_s(self.ingest), cpu_s(self.server)
         watching.cancel()
         if killing is not None:
             await killing
         queued, distinct = self._read_back()
         return Figures(
-            recipients=self._recipients,
+            recipients=self.recipients,
             killed=kill,
             posts=posts,
             seconds=round(seconds, 2),
-            jobs_per_second=round(self._recipients / seconds, 1),
-            ingest_cpu_seconds=round(cpu_s, 2),
+            jobs_per_second=round(self.recipients / seconds, 1),
+            ingest_cpu_seconds=round(ingest_cpu_s, 2),
             redis_cpu_seconds=round(redis_cpu_s, 2),
             rss_before_mb=round(before / 1e6, 1),
             rss_peak_mb=round(self._peak / 1e6, 1),
@@ -140,18 +151,18 @@ class _Run:
             body_mb=round(self._sent_bytes / 1e6, 1),
         )
 
-    async def _post_until_answered(self) -> int:
+    async def post_until_answered(self) -> int:
         """POST the same body with the same key until it is answered with 202; return how often that took."""
         headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": "the-million"}
         timeout = aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout) as http:
             for post in range(1, 200):
                 try:
-                    path = f"{self._url}/api/v1/messages/blast"
+                    path = f"{self.url}/api/v1/messages/blast"
                     async with http.post(path, data=self._body(), headers=headers) as answer:
                         said = await answer.json()
                         if answer.status == 202:
-                            assert said["totalMessages"] == self._recipients, said
+                            assert said["totalMessages"] == self.recipients, said
                             return post
                         assert answer.status in {409, 429, 503}, said
                         await asyncio.sleep(float(answer.headers.get("Retry-After", "1")))
@@ -163,29 +174,30 @@ class _Run:
         self._sent_bytes = 0
         head = json.dumps({"templateId": "invoice_reminder", "channels": ["email"], "reference": "the-million"})
         yield f"{head}\n".encode()
-        for start in range(0, self._recipients, _LINES_A_CHUNK):
-            numbers = range(start, min(start + _LINES_A_CHUNK, self._recipients))
+        for start in range(0, self.recipients, _LINES_A_CHUNK):
+            numbers = range(start, min(start + _LINES_A_CHUNK, self.recipients))
             chunk = "".join(_line(number) for number in numbers).encode()
             self._sent_bytes += len(chunk)
             yield chunk
 
     async def _kill_half_way(self) -> None:
-        while self._queued() < self._recipients // 2:  # noqa: ASYNC110 - another process has no event to wait on
+        while self.waiting() < self.recipients // 2:  # noqa: ASYNC110 - another process has no event to wait on
             await asyncio.sleep(0.01)
-        assert self._ingest is not None
-        self._ingest.send_signal(signal.SIGKILL)
-        self._ingest.wait()
+        assert self.ingest is not None
+        self.ingest.send_signal(signal.SIGKILL)
+        self.ingest.wait()
         await self.start_ingest()
 
-    def _queued(self) -> int:
-        with self._redis as redis:
+    def waiting(self) -> int:
+        """Return how many jobs stand in the channel's streams."""
+        with self.redis as redis:
             return sum(redis.xlen(key) for key in redis.keys(f"{_CHANNEL}:jobs:*"))
 
     def _read_back(self) -> tuple[int, int]:
         """Return how many jobs are queued, and how many different recipients they are for."""
-        seen = bytearray(self._recipients)
+        seen = bytearray(self.recipients)
         queued = 0
-        with self._redis as redis:
+        with self.redis as redis:
             for key in redis.keys(f"{_CHANNEL}:jobs:*"):
                 start = "-"
                 while rows := redis.xrange(key, start, "+", count=_PAGE):
@@ -201,8 +213,8 @@ class _Run:
             await asyncio.sleep(_SAMPLE_S)
 
     def _process(self) -> psutil.Process:
-        assert self._ingest is not None
-        return psutil.Process(self._ingest.pid)
+        assert self.ingest is not None
+        return psutil.Process(self.ingest.pid)
 
     def _rss(self) -> int:
         try:
@@ -211,17 +223,20 @@ class _Run:
             return 0
 
     def end(self) -> None:
-        for process in (self._ingest, self._server):
+        """End the processes of the run."""
+        for process in (self.ingest, self.server):
             if process is not None and process.poll() is None:
                 process.kill()
                 process.wait()
 
 
-def _started(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+def started(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process in the root of the project."""
     return subprocess.Popen(command, env=env, cwd=ROOT)
 
 
-def _cpu_s(process: subprocess.Popen[bytes] | None) -> float:
+def cpu_s(process: subprocess.Popen[bytes] | None) -> float:
+    """Return the processor time of a process so far, in seconds."""
     return float(sum(psutil.Process(process.pid).cpu_times()[:2])) if process is not None else 0.0
 
 
@@ -232,13 +247,15 @@ def _line(number: int) -> str:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def _is_well(http: aiohttp.ClientSession, url: str) -> bool:
+    """Say whether a service answers that it is well."""
     try:
         async with http.get(f"{url}/health") as answer:
             return answer.status == 200
