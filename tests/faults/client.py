@@ -23,7 +23,6 @@ from shared.jobs import TERMINAL
 TEMPLATE = "invoice_reminder"
 _PAGE = 1000
 _RETRY_S = 0.1
-_ADDRESS_FIELD = {"email": "email", "whatsapp": "phone"}
 _AGAIN = frozenset({409, 429, 500, 502, 503, 504})
 _numbers = itertools.count()
 
@@ -46,13 +45,11 @@ class Posted:
             f"{self.blast_id}:{index}:{channel}" for index in range(len(self.recipients)) for channel in self.channels
         }
 
-    def job_of(self, channel: str, address: str) -> str | None:
-        """Return the job that goes to an address."""
-        name = _ADDRESS_FIELD[channel]
-        for index, recipient in enumerate(self.recipients):
-            if recipient.get(name) == address:
-                return f"{self.blast_id}:{index}:{channel}"
-        return None
+    @cached_property
+    def email_jobs(self) -> dict[str, str]:
+        """The job of each email address; to be asked for once the blast was answered."""
+        assert self.blast_id, "what was not accepted has no jobs"
+        return {recipient["email"]: f"{self.blast_id}:{index}:email" for index, recipient in enumerate(self.recipients)}
 
 
 def people(count: int, label: str, *, simulate: str = "") -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The oracle: holds what ingest promised, what the provider took and what the log says against each other.
 
-It knows nothing of how Kurir works inside. A scenario tells it which jobs may be delivered once more than once
-(those a victim had in mid-send), and it counts every job of every guarantee.
+It knows nothing of how Kurir works inside. A scenario tells it which jobs may be delivered once more than once (those
+a victim had in mid-send), the proxies tell it whose answers they lost, and it counts every job of every guarantee.
 """
 
 from __future__ import annotations
@@ -52,13 +52,27 @@ class Oracle:
             ended = await self.world.client.ended(posted, deadline - time.monotonic())
             said = "" if ended else str(await self._where_it_stands(posted))
             self.checks.that("G1", ended, f"blast {posted.blast_id} has not ended within {timeout_s:g} s: {said}")
-        delivered = self.world.deliveries.by_job()
+        delivered, granted = self.world.deliveries.by_job(), self.granted(blasts)
         for posted in blasts:
             rows = await self.world.client.rows(posted.blast_id)
             self._check_rows(posted, rows)
-            self._check_deliveries(rows, delivered)
+            self._check_deliveries(rows, delivered, granted)
             await self._check_counts(posted, rows)
         await self.world.queue.check_balance(self.checks)
+
+    def granted(self, blasts: Sequence[Posted]) -> Counter[str]:
+        """Return by job how many further deliveries G2 grants: what a scenario allowed, and each answer lost.
+
+        Looked up now, not when an answer was lost: the blast's own answer, with its id, may still have been out.
+        """
+        lost: Counter[str] = Counter()
+        for mail in self.world.mails.values():
+            lost.update(mail.lost_answers)
+        granted = self.allowed.copy()
+        for posted in blasts:
+            for address in lost.keys() & posted.email_jobs.keys():
+                granted[posted.email_jobs[address]] += lost[address]
+        return granted
 
     async def audit_database(self) -> None:
         """G5: once all events are written, every tally equals the rows it counts."""
@@ -128,7 +142,9 @@ class Oracle:
         self.checks.none("G1", unended, len(rows), "jobs without an end")
         self.checks.none("G5", [*doubled, *strange], len(rows), "rows that are doubled or nobody's")
 
-    def _check_deliveries(self, rows: Sequence[dict[str, Any]], delivered: dict[str, list[Delivery]]) -> None:
+    def _check_deliveries(
+        self, rows: Sequence[dict[str, Any]], delivered: dict[str, list[Delivery]], granted: Counter[str]
+    ) -> None:
         lost, wrong, begun, doubled, renamed = [], [], [], [], []
         for row in rows:
             job_id, status = row["job_id"], row["status"]
@@ -137,10 +153,10 @@ class Oracle:
                 lost.append(job_id)
             if status == "failed" and taken and row["error_class"] not in _MAYBE_DELIVERED:
                 wrong.append(f"{job_id} {row['error_class']}: {row['error_message']}")
-            if status in _UNSENT and taken and not self.allowed[job_id]:
+            if status in _UNSENT and taken and not granted[job_id]:
                 begun.append(f"{job_id} {status}")
-            if len(taken) > 1 + self.allowed[job_id]:
-                doubled.append(f"{job_id} × {len(taken)}, {self.allowed[job_id]} more allowed")
+            if len(taken) > 1 + granted[job_id]:
+                doubled.append(f"{job_id} × {len(taken)}, {granted[job_id]} more allowed")
             if len({one.message_id for one in taken if one.channel == "email"}) > 1:
                 renamed.append(job_id)
         for told in [*doubled, *lost, *wrong][:_MOST_STORIES]:
@@ -156,7 +172,8 @@ class Oracle:
         lines = self.world.log_folder.joinpath("combined.log").read_text().splitlines()
         about = [line for line in lines if job_id in line or any(word in line for word in _TELLING)]
         told = [line for line in self.told if job_id in line]
-        return [f"--- {job_id}", *map(str, delivered.get(job_id, [])), *told, *about[-_MOST_LINES:]]
+        stood = [f"the test itself stood still until {at:.3f} for {for_s:.1f} s" for at, for_s in self.world.stalls]
+        return [f"--- {job_id}", *map(str, delivered.get(job_id, [])), *told, *stood, *about[-_MOST_LINES:]]
 
     async def _check_counts(self, posted: Posted, rows: Sequence[dict[str, Any]]) -> None:
         """The blast's own counts, kept in Redis, add up to its total and say what the log says."""

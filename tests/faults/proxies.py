@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -31,6 +32,7 @@ class Pair:
         self.tail = b""
         self.recipients: list[str] = []
         self.unanswered: list[str] = []
+        self.handed_over_at = 0.0
         self.losing = False
         self.held = False
 
@@ -109,7 +111,11 @@ class Proxy:
                     group.create_task(self._until_closed(pair, pump))
         finally:
             self.pairs.discard(pair)
+            self.ended(pair)
             pair.cut()
+
+    def ended(self, pair: Pair) -> None:
+        """Take note of the end of a connection."""
 
     async def _until_closed(self, pair: Pair, pump: Coroutine[Any, Any, None]) -> None:
         """Run one direction; its end is the end of both."""
@@ -194,10 +200,15 @@ class RedisProxy(Proxy):
 
 
 class MailProxy(Proxy):
-    """Between a sender and its mail server: can hang in DATA or after it, jitter, and watch recipients."""
+    """Between a sender and its mail server: can hang in DATA or after it, jitter, and watch recipients.
 
-    def __init__(self, target_port: int) -> None:
+    `lost_answers` counts by recipient how often a message was handed over and its answer did not reach the sender:
+    kept back or cut off here, or not given within the sender's own time-out, `patience_s`.
+    """
+
+    def __init__(self, target_port: int, patience_s: float = float("inf")) -> None:
         super().__init__(target_port)
+        self._patience_s = patience_s
         self.hang_in_data = False
         self.hang_after_data = 0
         self.jitter_s = 0.0
@@ -244,7 +255,14 @@ class MailProxy(Proxy):
         """Reset every connection; messages that were handed over and not answered yet lose their answers."""
         for pair in self.pairs:
             self.lost_answers.update(pair.unanswered)
+            pair.unanswered = []
         super().cut_all()
+
+    def ended(self, pair: Pair) -> None:
+        """A sender that hung up after its whole time-out lost its answer; one that did so sooner has no excuse."""
+        if time.monotonic() - pair.handed_over_at >= self._patience_s:
+            self.lost_answers.update(pair.unanswered)
+            pair.unanswered = []
 
     async def from_server(self, pair: Pair, data: bytes) -> bytes:
         """Keep answers back where they are to be lost."""
@@ -254,6 +272,7 @@ class MailProxy(Proxy):
 
     def _end_of_data(self, pair: Pair) -> None:
         pair.in_data = False
+        pair.handed_over_at = time.monotonic()
         recipients, pair.recipients = pair.recipients, []
         if self.hang_after_data > 0:
             self.hang_after_data -= 1

@@ -20,6 +20,7 @@ import aiohttp
 import orjson
 
 from services.cli.plan import UpOptions, make_plan
+from shared.lifecycle import end_tasks
 from tests.e2e.system import clean_environment, free_base
 from tests.faults.children import Child
 from tests.faults.client import Client
@@ -32,6 +33,8 @@ from tests.servers import RedisServer
 ProxyT = TypeVar("ProxyT", bound=Proxy)
 _READY_TIMEOUT_S = 120.0
 _POLL_S = 0.02
+_FOLLOW_S = 0.25
+_STALL_S = 1.0
 _SETTINGS = {
     "KURIR_LOG_CONSOLE": "warning",
     "KURIR_EMAIL_RATE": "off",
@@ -46,13 +49,15 @@ _SETTINGS = {
 class Design:
     """How a world is made: `proxied` names services that reach Redis through a proxy of their own.
 
-    `mail_proxy` puts one between each email sender and the sandbox's mail server; `env` is for every service.
+    `mail_proxy` puts one between each email sender and the sandbox's mail server, for whose answers senders wait
+    `mail_timeout_s` (None: as long as they do by themselves); `env` is for every service.
     """
 
     email_senders: int = 1
     whatsapp: bool = False
     proxied: frozenset[str] = frozenset()
     mail_proxy: bool = False
+    mail_timeout_s: float | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -66,6 +71,7 @@ class World:
         self.children: dict[str, Child] = {}
         self.redis_proxies: dict[str, RedisProxy] = {}
         self.mails: dict[str, MailProxy] = {}
+        self.stalls: list[tuple[float, float]] = []
         self._design = design
         self._base = free_base()
         self._open = AsyncExitStack()
@@ -78,7 +84,9 @@ class World:
             self.redis_proxies[name] = await self._started(RedisProxy(self.redis.port))
         for number in range(design.email_senders if design.mail_proxy else 0):
             name = f"email_sender-{number + 1}" if number else "email_sender"
-            self.mails[name] = await self._started(MailProxy(self._base + 91))
+            # a little less than the sender waits, which begins to count a little earlier
+            patience_s = design.mail_timeout_s * 0.9 if design.mail_timeout_s else float("inf")
+            self.mails[name] = await self._started(MailProxy(self._base + 91, patience_s))
         self._make_children()
         self.queue = QueueView(self.redis.url)
         self._open.push_async_callback(self.queue.close)
@@ -89,10 +97,25 @@ class World:
         self._http = await self._open.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True), timeout=timeout)
         )
+        following = asyncio.create_task(self._follow())
+        self._open.push_async_callback(end_tasks, [following])
         for child in self.children.values():
             child.start()
         for name in self.children:
             await self.healthy(name)
+
+    async def _follow(self) -> None:
+        """Read what is delivered as it comes: all at once would keep the proxies, in this loop too, from their work.
+
+        `stalls` notes when the loop stood still all the same, and for how many seconds.
+        """
+        while True:
+            self.deliveries.all()
+            began = time.monotonic()
+            await asyncio.sleep(_FOLLOW_S)
+            late_s = time.monotonic() - began - _FOLLOW_S
+            if late_s > _STALL_S:
+                self.stalls.append((time.time(), late_s))
 
     async def _started(self, proxy: ProxyT) -> ProxyT:
         await proxy.start()
@@ -104,7 +127,7 @@ class World:
         senders = {"email": design.email_senders, "whatsapp": 1}
         options = UpOptions(self._base, self.folder / "data", self.redis.url, sandbox=True, senders=senders)
         scale = {"KURIR_TIME_SCALE": str(self.form.scale)}
-        env = {**clean_environment(), **_SETTINGS, **scale, **design.env}
+        env = {**clean_environment(), **_SETTINGS, **scale, **_mail_timeouts(design), **design.env}
         (self.folder / "data").mkdir()
         for spec in make_plan(options, env, None).services:
             if spec.name.startswith("whatsapp") and not design.whatsapp:
@@ -202,6 +225,12 @@ class World:
         """Start a child that is dead, and wait until it is well."""
         self.children[name].start()
         await self.healthy(name)
+
+
+def _mail_timeouts(design: Design) -> dict[str, str]:
+    if design.mail_timeout_s is None:
+        return {}
+    return dict.fromkeys(("KURIR_SMTP_DATA_TIMEOUT", "KURIR_SMTP_COMMAND_TIMEOUT"), f"{design.mail_timeout_s:g}s")
 
 
 @asynccontextmanager

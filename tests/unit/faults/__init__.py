@@ -1,0 +1,1 @@
+"""The tools of the fault tests, which judge everything else."""
