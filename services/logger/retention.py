@@ -1,6 +1,7 @@
 """Retention: rows past their days go, in chunks so small that no writer waits for long.
 
-Each chunk is a transaction on the writer's thread, sized by how long the last one took. Only messages that have
+Each chunk is a transaction on the writer's thread, sized by how long the last one took, and what it wrote is moved out
+of the write-ahead log before the next. Only messages that have
 ended go: one that still waits would come back as half a row. A blast keeps its counts until it goes itself.
 """
 
@@ -25,7 +26,7 @@ DAY_MS = 86_400_000
 APPLIED_DAYS = 2
 _TARGET_S = 0.005
 _FIRST_ROWS, _MOST_ROWS = 20, 2000
-# between two chunks others write: retention takes a fifth of the writer's time at most
+# between two chunks others write: retention takes a fifth of the writer's and the disk's time at most
 _REST = 4.0
 _ENDED = ", ".join(f"'{status}'" for status in TERMINAL)
 _ENDED_BLASTS = ", ".join(f"'{state}'" for state in sorted(ENDED_STATES))
@@ -60,6 +61,11 @@ class Purged:
     chunks: int = 0
     longest_s: float = 0.0
 
+    def held(self, seconds: float) -> None:
+        """Note a transaction, during which the writer could do nothing else."""
+        self.chunks += 1
+        self.longest_s = max(self.longest_s, seconds)
+
 
 class Retention:
     """Deletes rows older than `days`."""
@@ -88,7 +94,7 @@ class Retention:
         for table, chunk in works:
             await self._in_chunks(table, chunk, purged, stopped)
         if not stopped():
-            await self._store.maintain(lambda connection: self._sweep_up(connection, cutoff_ms))
+            purged.held(await self._store.maintain(lambda connection: self._sweep_up(connection, cutoff_ms)))
         return purged
 
     async def _in_chunks(self, table: str, chunk: Chunked, purged: Purged, stopped: Callable[[], bool]) -> None:
@@ -96,16 +102,23 @@ class Retention:
         while not stopped():
             looked_at, deleted, spent_s = await self._store.maintain(_timed(chunk, size))
             purged.rows[table] += deleted
-            purged.chunks += 1
-            purged.longest_s = max(purged.longest_s, spent_s)
+            purged.held(spent_s)
+            if deleted:
+                # at once: a log that has grown would keep the next commits waiting for the disk
+                began = time.perf_counter()
+                await self._store.flush()
+                rest_s = (spent_s + time.perf_counter() - began) * _REST
+            else:
+                rest_s = spent_s * _REST
             if looked_at < size:
                 return
             # at most twice the size: what is slow next may lie on pages that are not in memory
             size = max(1, min(int(size * min(2.0, _TARGET_S / max(spent_s, 1e-4))), _MOST_ROWS))
-            await asyncio.sleep(spent_s * _REST)
+            await asyncio.sleep(rest_s)
 
-    def _sweep_up(self, connection: sqlite3.Connection, cutoff_ms: int) -> None:
-        """Delete from the small tables what belongs to nothing any more."""
+    def _sweep_up(self, connection: sqlite3.Connection, cutoff_ms: int) -> float:
+        """Delete from the small tables what belongs to nothing any more; return how many seconds that took."""
+        began = time.perf_counter()
         connection.execute("BEGIN IMMEDIATE")
         for table, column, unit_ms in _TALLIES:
             connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (cutoff_ms // unit_ms,))  # noqa: S608 -- own names
@@ -123,6 +136,7 @@ class Retention:
         connection.execute("COMMIT")
         # on the writer's thread, so no batch is between asking for a producer's number and using it
         self._forget_producers()
+        return time.perf_counter() - began
 
 
 # a chunk deletes within a transaction; it returns how many rows it looked at and how many it deleted

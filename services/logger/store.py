@@ -97,13 +97,21 @@ class Store:
     async def checkpoint(self) -> None:
         """Move what the write-ahead log holds into the file, if it has grown.
 
-        A reader's thread copies and syncs while the writer goes on; what it could not reach is little, and the
-        writer then finishes it, so that the log begins again at its start.
+        What `flush` could not reach is little, and the writer then finishes it, so that the log begins again at its
+        start.
         """
         if self.wal_bytes() < CHECKPOINT_BYTES:
             return
-        await self.read(_checkpoint)
+        await self.flush()
         await self.maintain(_checkpoint)
+
+    async def flush(self) -> None:
+        """Sync what the write-ahead log holds and move it into the file, on a reader's thread beside the writer.
+
+        A commit that comes meanwhile waits for the disk as long as this has much to move. Raises StorageError and
+        QueryTooSlowError.
+        """
+        await self.read(_checkpoint)
 
     async def verify(self) -> list[str]:
         """Look at the whole file on a thread of its own; return what is wrong. Raises StorageError.

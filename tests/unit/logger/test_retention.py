@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,15 @@ async def test_old_rows_go_and_counts_follow(store: Store) -> None:
     for table in ("message_attempts", "dead_letters", "system_logs"):
         assert await rows(store, f"SELECT count(*) FROM {table}") == [(0,)]
     assert await rows(store, "SELECT endpoint FROM api_logs") == [("/y",)]
+
+
+async def test_what_is_deleted_has_left_the_write_ahead_log(store: Store, tmp_path: Path) -> None:
+    """After each chunk: else a commit would have to wait until the disk has taken what many chunks wrote."""
+    await purge(store, 20)
+    alone = tmp_path / "without-its-log.db"
+    shutil.copyfile(tmp_path / "logs.db", alone)
+    with closing(sqlite3.connect(alone)) as connection:
+        assert connection.execute("SELECT count(*) FROM message_logs").fetchone() == (3,)
 
 
 async def test_totals_stay(store: Store) -> None:
