@@ -10,7 +10,7 @@ from services.logger.blast_rows import counts_of
 from services.logger.filters import STATUSES, MessageFilter, Span
 from services.logger.queries import count_by_status
 
-COUNTED_ROWS = 5_000
+COUNTED_ROWS = 3_000
 Counts = Counter[tuple[str, str]]
 
 
@@ -18,7 +18,7 @@ def count_messages(connection: sqlite3.Connection, wanted: MessageFilter) -> dic
     """Return counts by status, in all and by channel.
 
     Without filters, or by blast, channel and status, they are whole at once; by anything else rows are counted, the
-    latest 5,000 at most, and `complete` is false where there are more.
+    latest 3,000 at most, and `complete` is false where there are more.
     """
     counts, complete = _count(connection, wanted)
     chosen: Counts = Counter()
