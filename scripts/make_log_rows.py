@@ -96,7 +96,15 @@ _TALLIES = (
     (
         "INSERT INTO error_days"
         " SELECT CAST(strftime('%s', created_at) AS INTEGER) / 86400, channel, error_class, count(*)"
-        " FROM message_logs WHERE error_class IS NOT NULL GROUP BY 1, 2, 3"
+        " FROM message_logs WHERE error_class IS NOT NULL AND (status = 'failed' OR attempts > 1) GROUP BY 1, 2, 3"
+    ),
+    (
+        "INSERT INTO request_minutes SELECT CAST(strftime('%s', created_at) AS INTEGER) / 60, min(id), max(id)"
+        " FROM api_logs GROUP BY 1"
+    ),
+    (
+        "INSERT INTO system_minutes SELECT CAST(strftime('%s', created_at) AS INTEGER) / 60, min(id), max(id)"
+        " FROM system_logs GROUP BY 1"
     ),
 )
 _OTHERS = (

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import RedisServer
+
+# how long an example takes says how busy the machine is
+settings.register_profile("kurir", deadline=None)
+settings.load_profile("kurir")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -40,7 +40,8 @@ WHERE blasts.snapshot IS NULL
 # a change may come before the blast itself: the row then begins empty, to be filled by ACCEPT
 MEET = "INSERT INTO blasts (blast_id, created_at_ms) VALUES (?, ?) ON CONFLICT (blast_id) DO NOTHING"
 CHANGE = {
-    "paused": "UPDATE blasts SET paused_at_ms = max(paused_at_ms, ?1), pause_reason = ?2 WHERE blast_id = ?3",
+    "paused": "UPDATE blasts SET pause_reason = CASE WHEN ?1 >= paused_at_ms THEN ?2 ELSE pause_reason END,"
+    " paused_at_ms = max(paused_at_ms, ?1) WHERE blast_id = ?3",
     "resumed": "UPDATE blasts SET resumed_at_ms = max(resumed_at_ms, ?1) WHERE blast_id = ?3",
     "cancelled": "UPDATE blasts SET cancelled_at_ms = max(cancelled_at_ms, ?1) WHERE blast_id = ?3",
     "incomplete": "UPDATE blasts SET incomplete_at_ms = max(incomplete_at_ms, ?1) WHERE blast_id = ?3",

@@ -211,7 +211,8 @@ def _ended(folded: Folded, event: Ended) -> None:
             (event.job_id, event.run, event.attempt, 0, event.status, event.error_class, event.code, event.message,
              event.duration_ms, event.at_ms, 0)
         )  # fmt: skip
-    folded.errors[event.at_ms // 86_400_000, event.job_id.rpartition(":")[2], event.error_class] += 1
+    if event.error_class not in UNTRIED:
+        folded.errors[event.at_ms // 86_400_000, event.job_id.rpartition(":")[2], event.error_class] += 1
 
 
 def _swept(folded: Folded, event: Swept) -> None:
@@ -224,7 +225,6 @@ def _swept(folded: Folded, event: Swept) -> None:
             _set_state(change, rank, event.status, event.at_ms)
             change.error_class, change.error_code = event.error_class, ""
             change.error_message, change.duration_ms = event.message, 0
-        folded.errors[event.at_ms // 86_400_000, job.channel, event.error_class] += 1
 
 
 def _blast(folded: Folded, event: BlastAccepted | BlastChanged | BlastChannelEnded) -> None:

@@ -85,6 +85,7 @@ class Merged:
     completions: list[tuple[Any, ...]] = field(default_factory=list)
     attempts: list[tuple[Any, ...]] = field(default_factory=list)
     created: list[tuple[int, str]] = field(default_factory=list)
+    predated: list[tuple[int, int]] = field(default_factory=list)
     letters: list[tuple[Any, ...]] = field(default_factory=list)
     settled: list[tuple[str]] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
@@ -174,7 +175,7 @@ def _complete(merged: Merged, change: JobChange, row: Known) -> None:
     """Fill in what a row lacks whose first events came before its `Queued`."""
     created_at = rfc3339(change.created_ms)
     if created_at < row.created_at:
-        merged.created.append((change.created_ms // _MINUTE_MS, change.job_id))
+        merged.predated.append((change.created_ms // _MINUTE_MS, row.row_id))
     is_email = "@" in change.address
     merged.completions.append(
         (change.address if is_email else None, change.address if change.address and not is_email else None,

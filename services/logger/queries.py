@@ -139,7 +139,7 @@ def find_requests(connection: sqlite3.Connection, wanted: ApiFilter, page: Page)
         stream = IdStream("api_logs", "idx_api_status", "response_status = ?", (wanted.status,))
     else:
         stream = IdStream("api_logs")
-    bounds = _bounds_by_time(connection, "api_logs", wanted.span)
+    bounds = id_bounds(connection, wanted.span, "request_minutes")
     return _find(connection, Search(API, [stream], conditions, bounds), page)
 
 
@@ -154,36 +154,25 @@ def find_system_events(connection: sqlite3.Connection, wanted: SystemFilter, pag
         streams = [IdStream("system_logs", "idx_system_service", "service = ?", (wanted.service,))]
     else:
         streams = [IdStream("system_logs")]
-    bounds = _bounds_by_time(connection, "system_logs", wanted.span)
+    bounds = id_bounds(connection, wanted.span, "system_minutes")
     return _find(connection, Search(SYSTEM, streams, conditions, bounds), page)
 
 
-def id_bounds(connection: sqlite3.Connection, span: Span) -> tuple[int, int]:
-    """Return bounds of the ids of messages created within a span; rows outside may lie between them."""
+def id_bounds(connection: sqlite3.Connection, span: Span, minutes: str = "created_minutes") -> tuple[int, int]:
+    """Return bounds of the ids of rows whose times lie within a span; rows outside may lie between them.
+
+    `minutes` is the table that tells between which ids each minute's rows lie: they come in any order, so neighbours
+    in time may be far apart.
+    """
     low, high = 0, _NEWEST
     if span.from_ms is not None:
-        query = "SELECT min(first_id) FROM created_minutes WHERE minute >= ?"
+        query = f"SELECT min(first_id) FROM {minutes} WHERE minute >= ?"  # noqa: S608 -- own names
         found = connection.execute(query, (span.from_ms // 60_000,)).fetchone()[0]
         low = _NEWEST if found is None else int(found)
     if span.to_ms is not None:
-        query = "SELECT max(last_id) FROM created_minutes WHERE minute <= ?"
+        query = f"SELECT max(last_id) FROM {minutes} WHERE minute <= ?"  # noqa: S608 -- own names
         found = connection.execute(query, (span.to_ms // 60_000,)).fetchone()[0]
         high = 0 if found is None else int(found)
-    return low, high
-
-
-def _bounds_by_time(connection: sqlite3.Connection, table: str, span: Span) -> tuple[int, int]:
-    """Return the ids of the rows at the ends of a span; rows here are written almost in the order of their times."""
-    low, high = 0, _NEWEST
-    slack_ms = 60_000
-    if span.from_ms is not None:
-        query = f"SELECT id FROM {table} WHERE created_at >= ? ORDER BY created_at, id LIMIT 1"  # noqa: S608 -- own names
-        found = connection.execute(query, (rfc3339(max(0, span.from_ms - slack_ms)),)).fetchone()
-        low = _NEWEST if found is None else int(found[0])
-    if span.to_ms is not None:
-        query = f"SELECT id FROM {table} WHERE created_at <= ? ORDER BY created_at DESC, id DESC LIMIT 1"  # noqa: S608 -- own names
-        found = connection.execute(query, (rfc3339(span.to_ms + slack_ms),)).fetchone()
-        high = 0 if found is None else int(found[0])
     return low, high
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from services.logger.store import StorageError, Store, Work
 from services.logger.writing import Applied, EventWriter, Written
 from shared.errors import DecodeError, QueueUnavailableError
-from shared.events import Event, Queued
+from shared.events import Event, Queued, Swept
 from shared.lifecycle import Stop
 from shared.logs import get_logger
 from shared.queue.event_log import EventEntry, EventLog
@@ -228,7 +228,9 @@ def _weight_of(entry: EventEntry) -> int:
 
 
 def _weight(event: Event) -> int:
-    return len(event.recipients) if isinstance(event, Queued) else 1
+    if isinstance(event, Queued):
+        return len(event.recipients)
+    return len(event.jobs) if isinstance(event, Swept) else 1
 
 
 async def _drain(batches: asyncio.Queue[list[EventEntry] | None]) -> None:

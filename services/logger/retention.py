@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -26,19 +27,23 @@ DAY_MS = 86_400_000
 APPLIED_DAYS = 2
 _TARGET_S = 0.005
 _FIRST_ROWS, _MOST_ROWS = 20, 2000
+# what a chunk deletes of snapshots and dead letters, whose attachments take many pages each
+_MOST_BYTES = 1_000_000
 # between two chunks others write: retention takes a fifth of the writer's and the disk's time at most
 _REST = 4.0
 _ENDED = ", ".join(f"'{status}'" for status in TERMINAL)
 _ENDED_BLASTS = ", ".join(f"'{state}'" for state in sorted(ENDED_STATES))
 
 OLD_MESSAGES = f"""
-SELECT id, job_id, channel, status, created_at < ?2 AND status IN ({_ENDED}) FROM message_logs WHERE id > ?1
+SELECT id, job_id, channel, status, created_at < ?2 AND updated_at < ?2 AND status IN ({_ENDED}),
+    coalesce((SELECT length(job) FROM dead_letters d WHERE d.job_id = m.job_id), 0)
+FROM message_logs m WHERE id > ?1
 ORDER BY id LIMIT ?3
 """  # noqa: S608 -- this module's own words
 OLD_ROWS = "SELECT id FROM {table} INDEXED BY {index} WHERE created_at < ? ORDER BY created_at LIMIT ?"
 OLD_BLASTS = f"""
-SELECT blast_id FROM blasts INDEXED BY idx_blasts_created
-WHERE created_at_ms < ? AND state IN ({_ENDED_BLASTS}) ORDER BY created_at_ms LIMIT ?
+SELECT blast_id, coalesce(length(snapshot), 0) FROM blasts INDEXED BY idx_blasts_created
+WHERE created_at_ms < ?1 AND ended_at_ms < ?1 AND state IN ({_ENDED_BLASTS}) ORDER BY created_at_ms LIMIT ?2
 """  # noqa: S608 -- this module's own words
 OLD_APPLIED = """
 SELECT sequence, applied_at FROM applied_events WHERE producer = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3
@@ -50,7 +55,10 @@ DELETE FROM blast_templates WHERE hash IN (SELECT hash FROM blast_templates t
 _DROP_JOB = ("DELETE FROM message_attempts WHERE job_id = ?", "DELETE FROM dead_letters WHERE job_id = ?")
 _COUNT_DOWN = "UPDATE message_counts SET n = n - ? WHERE channel = ? AND status = ?"
 # (table, column, unit in ms): small tables, by their own first column
-_TALLIES = (("message_minutes", "minute", 60_000), ("api_minutes", "minute", 60_000), ("error_days", "day", DAY_MS))
+_TALLIES = (
+    ("message_minutes", "minute", 60_000), ("api_minutes", "minute", 60_000), ("request_minutes", "minute", 60_000),
+    ("system_minutes", "minute", 60_000), ("error_days", "day", DAY_MS),
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -100,7 +108,7 @@ class Retention:
     async def _in_chunks(self, table: str, chunk: Chunked, purged: Purged, stopped: Callable[[], bool]) -> None:
         size = _FIRST_ROWS
         while not stopped():
-            looked_at, deleted, spent_s = await self._store.maintain(_timed(chunk, size))
+            deleted, more, spent_s = await self._store.maintain(_timed(chunk, size))
             purged.rows[table] += deleted
             purged.held(spent_s)
             if deleted:
@@ -110,7 +118,7 @@ class Retention:
                 rest_s = (spent_s + time.perf_counter() - began) * _REST
             else:
                 rest_s = spent_s * _REST
-            if looked_at < size:
+            if not more:
                 return
             # at most twice the size: what is slow next may lie on pages that are not in memory
             size = max(1, min(int(size * min(2.0, _TARGET_S / max(spent_s, 1e-4))), _MOST_ROWS))
@@ -139,33 +147,37 @@ class Retention:
         return time.perf_counter() - began
 
 
-# a chunk deletes within a transaction; it returns how many rows it looked at and how many it deleted
-Chunked = Callable[[sqlite3.Connection, int], tuple[int, int]]
+# a chunk looks at so many rows and deletes within a transaction; it returns how many it deleted, and whether more may
+# be left
+Chunked = Callable[[sqlite3.Connection, int], tuple[int, bool]]
 
 
-def _timed(chunk: Chunked, size: int) -> Callable[[sqlite3.Connection], tuple[int, int, float]]:
-    def run(connection: sqlite3.Connection) -> tuple[int, int, float]:
+def _timed(chunk: Chunked, size: int) -> Callable[[sqlite3.Connection], tuple[int, bool, float]]:
+    def run(connection: sqlite3.Connection) -> tuple[int, bool, float]:
         began = time.perf_counter()
         connection.execute("BEGIN IMMEDIATE")
-        looked_at, deleted = chunk(connection, size)
+        deleted, more = chunk(connection, size)
         connection.execute("COMMIT")
-        return looked_at, deleted, time.perf_counter() - began
+        return deleted, more, time.perf_counter() - began
 
     return run
 
 
 def _messages(cutoff_ms: int) -> Chunked:
-    """Delete messages from the oldest id on, up to the last that was created in time."""
+    """Delete messages from the oldest id on, up to the last that was created in time.
+
+    What ended later than it was created, by a schedule or a retry, stays as long after its end.
+    """
     cutoff = rfc3339(cutoff_ms)
     last_id, bound = 0, -1
 
-    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, int]:
+    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
         nonlocal last_id, bound
         if bound < 0:
             query = "SELECT coalesce(max(last_id), 0) FROM created_minutes WHERE minute <= ?"
             bound = int(connection.execute(query, (cutoff_ms // 60_000,)).fetchone()[0])
-        rows = connection.execute(OLD_MESSAGES, (last_id, cutoff, size)).fetchall()
-        rows = [row for row in rows if row[0] <= bound]
+        found = connection.execute(OLD_MESSAGES, (last_id, cutoff, size)).fetchall()
+        rows = _within_bytes([row for row in found if row[0] <= bound], 5)
         if rows:
             last_id = rows[-1][0]
         old = [row for row in rows if row[4]]
@@ -174,28 +186,39 @@ def _messages(cutoff_ms: int) -> Chunked:
             connection.executemany(statement, ((row[1],) for row in old))
         gone = Counter((row[2], row[3]) for row in old)
         connection.executemany(_COUNT_DOWN, ((n, *key) for key, n in gone.items()))
-        return len(rows), len(old)
+        return len(old), len(rows) == size or (len(rows) < len(found) and found[len(rows)][0] <= bound)
 
     return chunk
+
+
+def _within_bytes(rows: list[Any], column: int) -> list[Any]:
+    """Cut rows off where the bytes that this column counts become too many for one transaction; one is never."""
+    total = 0
+    for place, row in enumerate(rows):
+        total += row[column]
+        if total > _MOST_BYTES and place:
+            return rows[:place]
+    return rows
 
 
 def _by_creation(table: str, index: str, cutoff_ms: int) -> Chunked:
     query = OLD_ROWS.format(table=table, index=index)
 
-    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, int]:
+    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
         ids = [row[0] for row in connection.execute(query, (rfc3339(cutoff_ms), size))]
         _delete_ids(connection, table, ids)
-        return len(ids), len(ids)
+        return len(ids), len(ids) == size
 
     return chunk
 
 
 def _blasts(cutoff_ms: int) -> Chunked:
-    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, int]:
-        ids = connection.execute(OLD_BLASTS, (cutoff_ms, size)).fetchall()
+    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
+        found = connection.execute(OLD_BLASTS, (cutoff_ms, size)).fetchall()
+        ids = [row[:1] for row in _within_bytes(found, 1)]
         connection.executemany("DELETE FROM blast_counts WHERE blast_id = ?", ids)
         connection.executemany("DELETE FROM blasts WHERE blast_id = ?", ids)
-        return len(ids), len(ids)
+        return len(ids), len(ids) == size or len(ids) < len(found)
 
     return chunk
 
@@ -203,13 +226,13 @@ def _blasts(cutoff_ms: int) -> Chunked:
 def _applied(producer: int, before: int) -> Chunked:
     """Forget which batches of a producer were applied: its sequences go up with time, so from the lowest on."""
 
-    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, int]:
+    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
         rows = connection.execute(OLD_APPLIED, (producer, -1, size)).fetchall()
         old = [sequence for sequence, applied_at in rows if applied_at < before]
         if old:
             query = "DELETE FROM applied_events WHERE producer = ? AND sequence <= ?"
             connection.execute(query, (producer, old[-1]))
-        return len(old), len(old)
+        return len(old), len(old) == size
 
     return chunk
 

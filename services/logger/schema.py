@@ -233,8 +233,26 @@ CREATE TABLE api_minutes (
 );
 """
 
+# between which ids the rows lie that bear a time of that minute, as `created_minutes` tells of messages
+_MINUTES = """
+CREATE TABLE request_minutes (
+    minute INTEGER PRIMARY KEY,
+    first_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL
+);
+CREATE TABLE system_minutes (
+    minute INTEGER PRIMARY KEY,
+    first_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL
+);
+INSERT INTO request_minutes
+    SELECT CAST(strftime('%s', created_at) AS INTEGER) / 60, min(id), max(id) FROM api_logs GROUP BY 1;
+INSERT INTO system_minutes
+    SELECT CAST(strftime('%s', created_at) AS INTEGER) / 60, min(id), max(id) FROM system_logs GROUP BY 1;
+"""
+
 # each entry brings the schema from its position to the next version; never edited once released
-MIGRATIONS: Sequence[str] = (_LOGS + _STORIES + _APPLIED + _TALLIES,)
+MIGRATIONS: Sequence[str] = (_LOGS + _STORIES + _APPLIED + _TALLIES, _MINUTES)
 
 
 class NewerSchemaError(KurirError):

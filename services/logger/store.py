@@ -91,7 +91,10 @@ class Store:
         return await asyncio.get_running_loop().run_in_executor(self._writing, self._maintain, work)
 
     async def read(self, work: Work[ResultT]) -> ResultT:
-        """Run `work` on a read-only connection; raises StorageError and QueryTooSlowError."""
+        """Run `work` on a read-only connection, all of it on one state of the file, whatever is written meanwhile.
+
+        Raises StorageError and QueryTooSlowError.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._reading, self._query, work)
 
     async def checkpoint(self) -> None:
@@ -108,10 +111,9 @@ class Store:
     async def flush(self) -> None:
         """Sync what the write-ahead log holds and move it into the file, on a reader's thread beside the writer.
 
-        A commit that comes meanwhile waits for the disk as long as this has much to move. Raises StorageError and
-        QueryTooSlowError.
+        A commit that comes meanwhile waits for the disk as long as this has much to move. Raises StorageError.
         """
-        await self.read(_checkpoint)
+        await asyncio.get_running_loop().run_in_executor(self._reading, self._flush)
 
     async def verify(self) -> list[str]:
         """Look at the whole file on a thread of its own; return what is wrong. Raises StorageError.
@@ -230,13 +232,26 @@ class Store:
         deadline = time.monotonic() + QUERY_LIMIT_S
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
         try:
-            return work(connection)
+            connection.execute("BEGIN")
+            try:
+                return work(connection)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
                 raise QueryTooSlowError(f"the query took longer than {QUERY_LIMIT_S:g} s") from error
             raise StorageError("read", error) from error
         except sqlite3.DatabaseError as error:
             raise StorageError("read", error) from error
+
+    def _flush(self) -> None:
+        connection = self._reader()
+        connection.set_progress_handler(None, 0)
+        try:
+            _checkpoint(connection)
+        except sqlite3.DatabaseError as error:
+            raise StorageError("checkpoint", error) from error
 
     def _reader(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)

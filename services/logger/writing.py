@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -24,6 +24,7 @@ from shared.events import ApiRequest, Event, EventBatch, SystemEvent, pack_batch
 from shared.jobs import TERMINAL
 from shared.queue.event_log import EventEntry
 
+IdT = TypeVar("IdT")
 _IDS_A_QUERY = 500
 
 _KNOWN = (
@@ -71,11 +72,15 @@ ON CONFLICT (job_id) DO UPDATE SET run = excluded.run, error_class = excluded.er
     failed_at_ms = excluded.failed_at_ms
 WHERE excluded.run >= run
 """
-_CREATED = """
-INSERT INTO created_minutes (minute, first_id, last_id)
-SELECT ?1, id, id FROM message_logs WHERE job_id = ?2
+# between which ids the rows of a minute lie
+_WIDEN = """
 ON CONFLICT (minute) DO UPDATE SET first_id = min(first_id, excluded.first_id), last_id = max(last_id, excluded.last_id)
 """
+_CREATED = f"""
+INSERT INTO created_minutes (minute, first_id, last_id)
+SELECT ?1, id, id FROM message_logs WHERE job_id = ?2 {_WIDEN}
+"""  # noqa: S608 -- this module's own words
+_BOUND = f"INSERT INTO {{table}} (minute, first_id, last_id) VALUES (?1, ?2, ?2) {_WIDEN}"  # noqa: S608 -- own words
 _ADD = "INSERT INTO {table} ({keys}, n) VALUES ({marks}, ?) ON CONFLICT ({keys}) DO UPDATE SET n = n + excluded.n"
 _MINUTE = """
 INSERT INTO message_minutes (minute, channel, queued, sent, failed, retried, other, duration_ms)
@@ -105,6 +110,9 @@ def _adding(table: str, *keys: str) -> str:
     return _ADD.format(table=table, keys=", ".join(keys), marks=", ".join("?" * len(keys)))
 
 
+_BOUND_CREATED = _BOUND.format(table="created_minutes")
+_BOUND_REQUESTS = _BOUND.format(table="request_minutes")
+_BOUND_SYSTEM = _BOUND.format(table="system_minutes")
 _ADD_ROWS = _adding("message_counts", "channel", "status")
 _ADD_TOTALS = _adding("message_totals", "channel", "status")
 _ADD_BLASTS = _adding("blast_counts", "blast_id", "channel", "status")
@@ -224,7 +232,8 @@ def _write_jobs(connection: sqlite3.Connection, merged: Merged) -> None:
     connection.executemany("UPDATE message_logs SET attempts = ? WHERE id = ?", merged.attempts)
     connection.executemany("DELETE FROM dead_letters WHERE job_id = ?", merged.settled)
     connection.executemany(_LETTER, merged.letters)
-    connection.executemany(_CREATED, _bounds(merged.created))
+    connection.executemany(_CREATED, _first_and_last(merged.created))
+    connection.executemany(_BOUND_CREATED, merged.predated)
 
 
 def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -234,13 +243,13 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> 
     connection.executemany(_INSERT, rows[whole:])
 
 
-def _bounds(created: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Return of each minute the first and the last job written: their ids bound those between."""
-    first: dict[int, str] = {}
-    last: dict[int, str] = {}
-    for minute, job_id in created:
-        first.setdefault(minute, job_id)
-        last[minute] = job_id
+def _first_and_last(rows: Iterable[tuple[int, IdT]]) -> Iterator[tuple[int, IdT]]:
+    """Return of each minute the first and the last of rows that were inserted in this order."""
+    first: dict[int, IdT] = {}
+    last: dict[int, IdT] = {}
+    for minute, row in rows:
+        first.setdefault(minute, row)
+        last[minute] = row
     yield from first.items()
     yield from last.items()
 
@@ -253,21 +262,26 @@ def _write_tally(connection: sqlite3.Connection, tally: Tally) -> None:
 
 
 def _write_requests(connection: sqlite3.Connection, requests: Iterable[ApiRequest]) -> None:
+    inserted: list[tuple[int, int]] = []
     for one in requests:
-        connection.execute(
+        cursor = connection.execute(
             _REQUEST,
             (one.endpoint, one.method, one.ip_address, one.body, one.status, one.duration_ms, one.error or None,
              rfc3339(one.at_ms), one.request_id, one.api_key),
         )  # fmt: skip
         client, server = 400 <= one.status < 500, one.status >= 500
-        connection.execute(_API_MINUTE, (one.at_ms // 60_000, client, server, one.duration_ms, one.duration_ms))
+        minute = one.at_ms // 60_000
+        connection.execute(_API_MINUTE, (minute, client, server, one.duration_ms, one.duration_ms))
+        inserted.append((minute, cursor.lastrowid or 0))
+    connection.executemany(_BOUND_REQUESTS, _first_and_last(inserted))
 
 
 def _write_system(connection: sqlite3.Connection, events: Iterable[SystemEvent]) -> None:
-    rows: list[tuple[Any, ...]] = [
-        (one.level, one.message, _metadata(one), rfc3339(one.at_ms), one.service) for one in events
-    ]
-    connection.executemany(_SYSTEM, rows)
+    inserted: list[tuple[int, int]] = []
+    for one in events:
+        row = (one.level, one.message, _metadata(one), rfc3339(one.at_ms), one.service)
+        inserted.append((one.at_ms // 60_000, connection.execute(_SYSTEM, row).lastrowid or 0))
+    connection.executemany(_BOUND_SYSTEM, _first_and_last(inserted))
 
 
 def _metadata(event: SystemEvent) -> str | None:

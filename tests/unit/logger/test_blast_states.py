@@ -55,6 +55,8 @@ def test_a_pause_holds_until_it_is_resumed(database: Database) -> None:
     assert state(database) == ("running", False)
     database.apply(entry(4, BlastChanged(START_MS + 30, "b", "paused", "again")))
     assert state(database) == ("paused", False)
+    database.apply(entry(5, BlastChanged(START_MS + 25, "b", "paused", "before that")))
+    assert database.one("SELECT pause_reason FROM blasts") == "again"
 
 
 def test_a_cancelled_blast_ends_with_what_was_enqueued(database: Database) -> None:

@@ -112,6 +112,7 @@ def test_jobs_swept_together_leave_what_each_alone_would() -> None:
         assert outcome([[first], [second]]) == outcome([[before], [alone]])
         assert outcome([[first, second]]) == outcome([[before, alone]])
     assert outcome([[together]]) == outcome([[alone]])
+    assert outcome([[before, together]])["errors"] == []
 
 
 def test_a_late_sent_outranks_the_failure_of_its_run(database: Database) -> None:

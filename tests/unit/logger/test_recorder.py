@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from services.logger.recorder import in_transactions, next_limit
-from tests.unit.logger.database import entry, queued, sent
+from shared.events import Swept
+from tests.unit.logger.database import START_MS, entry, job, queued, sent
+
+
+def swept(count: int) -> Swept:
+    return Swept(START_MS, "cancelled", "cancelled", "cancelled before it was sent", [job(n) for n in range(count)])
 
 
 def test_transactions_are_of_bounded_size_and_keep_the_order() -> None:
-    """A chunk of 500 recipients weighs 500; an entry is never cut, whatever it weighs."""
-    entries = [entry(number, queued(range(500))) for number in range(20)]
+    """A chunk of 500 recipients weighs 500, enqueued or swept; an entry is never cut, whatever it weighs."""
+    entries = [entry(number, queued(range(500))) for number in range(10)]
+    entries += [entry(number, swept(500)) for number in range(10, 20)]
     entries += [entry(100, *[sent(index) for index in range(6000)]), entry(101, sent())]
     groups = list(in_transactions(entries))
     assert [one for group in groups for one in group] == entries
@@ -19,5 +25,6 @@ def test_reads_follow_the_weight_of_what_was_read() -> None:
     """Few large entries or many small ones: about as many events are held in memory."""
     assert next_limit([]) == 20
     assert next_limit([entry(1, queued(range(500)))]) == 20
+    assert next_limit([entry(1, swept(500))]) == 20
     assert next_limit([entry(1, sent())]) == 500
     assert next_limit([entry(1, *[sent(index) for index in range(50)])]) == 160

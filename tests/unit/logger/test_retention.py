@@ -110,8 +110,8 @@ async def test_a_blast_goes_when_it_has_ended(store: Store) -> None:
     writer = EventWriter()
     end = BlastChannelEnded(START_MS + 20 * DAY_MS, "old", "email", {"total": 700})
     await store.write(lambda connection: writer.apply(connection, [entry(9, sent(699, "old", at=50), end)]))
-    purged = await purge(store, 20)
-    assert purged.rows["blasts"] == 1
+    assert (await purge(store, 30)).rows["blasts"] == 0
+    assert (await purge(store, 31)).rows["blasts"] == 1
     assert await rows(store, "SELECT blast_id FROM blasts") == [("new",)]
     assert await rows(store, "SELECT count(*) FROM blast_counts WHERE blast_id = 'old'") == [(0,)]
     assert await rows(store, "SELECT count(*) FROM blast_templates") == [(1,)]
@@ -126,6 +126,42 @@ async def test_what_was_applied_is_remembered_for_two_days(store: Store) -> None
     assert await rows(store, "SELECT count(*) FROM applied_events") == [(0,)]
     assert await rows(store, "SELECT count(*) FROM event_producers") == [(0,)]
     assert forgotten == [True]
+
+
+async def test_what_ended_late_stays_as_long_after_its_end(store: Store) -> None:
+    """A message that was scheduled far ahead is not gone the day after it failed, nor is its dead letter."""
+    writer = EventWriter()
+    late = failed(699, "old", at=20 * DAY_MS)
+    await store.write(lambda connection: writer.apply(connection, [entry(9, late)]))
+    await purge(store, 30)
+    kept = "SELECT count(*) FROM message_logs m JOIN dead_letters d USING (job_id) WHERE m.job_id = 'old:699:email'"
+    assert await rows(store, kept) == [(1,)]
+    await purge(store, 31)
+    assert await rows(store, kept) == [(0,)]
+
+
+async def test_large_snapshots_and_letters_go_a_few_at_a_time(store: Store) -> None:
+    """An attachment takes hundreds of pages: a transaction deletes a megabyte of them, not so many rows."""
+    ten = range(10)
+
+    def grow(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE dead_letters SET job = zeroblob(400000) WHERE job_id LIKE 'old:60_:email'")
+        for number in ten:
+            connection.execute(
+                "INSERT INTO blasts (blast_id, state, created_at_ms, ended_at_ms, snapshot)"
+                " VALUES (?, 'completed', ?, ?, zeroblob(400000))",
+                (f"large{number}", START_MS, START_MS),
+            )
+
+    await store.write(grow)
+    seen: list[int] = []
+    await store.write(lambda connection: connection.set_trace_callback(
+        lambda statement: seen.append(1) if statement == "COMMIT" else None
+    ))  # fmt: skip
+    purged = await purge(store, 20)
+    assert (purged.rows["blasts"], purged.rows["message_logs"]) == (10, 699)
+    assert len(seen) >= 10
+    assert await rows(store, "SELECT count(*) FROM blasts WHERE blast_id LIKE 'large%'") == [(0,)]
 
 
 async def test_nothing_is_left_of_an_address(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from services.logger import schema
 from services.logger.schema import NewerSchemaError, migrate
 from services.logger.store import StorageError, Store
+from shared.clock import rfc3339
 from shared.errors import SettingsError
 
 
@@ -44,6 +46,27 @@ async def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="UNIQUE"):
         await store.write(half)
     assert await store.write(lambda c: c.execute("SELECT count(*) FROM message_counts").fetchone()) == (0,)
+    await store.close()
+
+
+async def test_a_query_sees_one_state_of_the_file(tmp_path: Path) -> None:
+    """A page is put together from several statements: what is written between them moves no row past it."""
+    store = await opened(tmp_path / "logs.db")
+    read_once, written = threading.Event(), threading.Event()
+
+    def look_twice(connection: sqlite3.Connection) -> list[int]:
+        query = "SELECT count(*) FROM system_logs"
+        first = connection.execute(query).fetchone()[0]
+        read_once.set()
+        assert written.wait(10)
+        return [first, connection.execute(query).fetchone()[0]]
+
+    looking = asyncio.create_task(store.read(look_twice))
+    await asyncio.to_thread(read_once.wait, 10)
+    await store.write(lambda c: c.execute("INSERT INTO system_logs (level, message) VALUES ('error', 'x')"))
+    written.set()
+    assert await looking == [0, 0]
+    assert await store.read(lambda c: c.execute("SELECT count(*) FROM system_logs").fetchone()[0]) == 1
     await store.close()
 
 
@@ -96,6 +119,19 @@ def test_migrations_run_once_and_in_order(tmp_path: Path) -> None:
         assert migrate(connection, steps) == 2
         assert migrate(connection, [*steps, "INSERT INTO a VALUES (3)"]) == 3
         assert connection.execute("SELECT x FROM a").fetchall() == [(1,), (3,)]
+
+
+def test_rows_from_before_are_found_by_their_times(tmp_path: Path) -> None:
+    """The second version notes between which ids a minute's rows lie, for those that are there already too."""
+    with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
+        migrate(connection, schema.MIGRATIONS[:1])
+        for minute in (5, 3, 5):
+            connection.execute(
+                "INSERT INTO system_logs (level, message, created_at) VALUES ('error', 'x', ?)",
+                (rfc3339(minute * 60_000),),
+            )
+        assert migrate(connection) == len(schema.MIGRATIONS)
+        assert connection.execute("SELECT * FROM system_minutes").fetchall() == [(3, 2, 2), (5, 1, 3)]
 
 
 def test_a_migration_that_fails_leaves_the_version_before(tmp_path: Path) -> None:

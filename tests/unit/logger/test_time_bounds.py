@@ -1,0 +1,79 @@
+"""A span of time finds all its rows, in whatever order events came: ids follow the writing, not the clock."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.logger.filters import ApiFilter, MessageFilter, Page, Span, SystemFilter
+from services.logger.queries import find_messages, find_requests, find_system_events
+from shared.events import ApiRequest, Event, Processing, SystemEvent
+from tests.unit.logger.database import START_MS, Database, begun, entry, queued, sent
+
+MINUTE = 60_000
+
+
+def found(database: Database, from_ms: int, to_ms: int) -> set[str]:
+    page = find_messages(
+        database.connection, MessageFilter(span=Span(START_MS + from_ms, START_MS + to_ms)), Page(1000)
+    )
+    return {row[1] for row in page.rows}
+
+
+def test_a_row_that_was_known_bounds_nothing_by_its_place(database: Database) -> None:
+    """A sender's clock runs behind: its job's row is completed in the batch that brings 500 others."""
+    database.apply(entry(1, queued([0], at=100)))
+    database.apply(entry(2, queued(range(1, 501), at=100), begun(0, at=85)))
+    assert len(found(database, 0, 1000)) == 501
+
+
+def test_rows_whose_enqueueing_is_told_last_are_found_by_it(database: Database) -> None:
+    """They were written in another order than they are in the blast, and under a later minute."""
+    database.apply(entry(1, sent(0, at=MINUTE), sent(2, at=MINUTE), sent(1, at=MINUTE)))
+    database.apply(entry(2, queued(range(3), at=0)))
+    assert len(found(database, 0, 1000)) == 3
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_every_span_finds_the_rows_that_bear_its_times(data: st.DataObject) -> None:
+    """Jobs queued over minutes, begun by clocks that go wrong, in batches of any order."""
+    events: list[Event] = []
+    for index in range(8):
+        at = data.draw(st.integers(0, 5)) * MINUTE // 2
+        begins = at + data.draw(st.integers(-2 * MINUTE, 2 * MINUTE))
+        events += [queued([index], at=at), Processing(START_MS + begins, f"b:{index}:email", 1, 1, "s")]
+    shuffled = data.draw(st.permutations(events))
+    cut = data.draw(st.integers(1, len(events) - 1))
+    database = Database()
+    database.apply(entry(1, *shuffled[:cut]))
+    database.apply(entry(2, *shuffled[cut:]))
+    low = data.draw(st.integers(-3 * MINUTE, 4 * MINUTE))
+    high = low + data.draw(st.integers(0, 4 * MINUTE))
+    query = (
+        "SELECT job_id FROM message_logs WHERE created_at >= strftime('%Y-%m-%dT%H:%M:%fZ', ?1 / 1000.0, 'unixepoch')"
+        " AND created_at <= strftime('%Y-%m-%dT%H:%M:%fZ', ?2 / 1000.0, 'unixepoch')"
+    )
+    expected = {row[0] for row in database.rows(query, START_MS + low, START_MS + high)}
+    assert found(database, low, high) == expected
+    database.close()
+
+
+@pytest.mark.parametrize("kind", ["requests", "system events"])
+def test_what_processes_kept_back_during_an_outage_is_found(database: Database, kind: str) -> None:
+    """Each brings minutes of its own at once, one after the other, so times go back by as much."""
+    span = Span(START_MS, START_MS + 4 * MINUTE)
+    for service in range(2):
+        events: list[Event] = [
+            SystemEvent(START_MS + second * 1000, "error", "away", f"s{service}")
+            if kind == "system events"
+            else ApiRequest(START_MS + second * 1000, "/x", "GET", "", "", 503, 1)
+            for second in range(0, 600, 30)
+        ]
+        database.apply(entry(service + 1, *events))
+    if kind == "system events":
+        rows = find_system_events(database.connection, SystemFilter(span=span), Page(1000)).rows
+    else:
+        rows = find_requests(database.connection, ApiFilter(span=span), Page(1000)).rows
+    assert len(rows) == 2 * 9
