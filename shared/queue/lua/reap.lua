@@ -5,11 +5,14 @@
 -- ARGV  1 dead sender · 2 head of the event batch · 3 most entries a call · 4 the reason in words ·
 --       5 "all", or entries to take alone ("<stream> <id>"), joined by commas
 -- Result  {taken from :buf, taken from :tx, 1 if nothing is left}
+-- Who has a heartbeat is not dead, whatever a reaper saw earlier: this call may come long after its look. Nothing is
+-- taken then but entries named alone, which a sender gives up itself.
 -- Its :buf go to `~back` at no cost; its :tx are uncertain: noted in `stalls`, and at `~back` for a further attempt.
 -- A crash before or after: the next look of any reaper finds what is left.
 
 local dead, now_ms = ARGV[1], math.floor(now_us() / 1000)
 local most = tonumber(ARGV[3])
+if ARGV[5] == 'all' and redis.call('EXISTS', C .. ':sender:' .. dead) == 1 then return { 0, 0, 1 } end
 local only
 if ARGV[5] ~= 'all' then
   only = {}

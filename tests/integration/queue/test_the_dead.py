@@ -271,3 +271,21 @@ async def test_open_job_s_past_is_not_forgotten(world: World) -> None:
     known: Any = await world.redis.hkeys("{email}:stalls")
     assert {name.decode() for name in known} == {kept.job_id, "recent:0:email"}
     assert await alive.obey(await alive.fetch(1)) == ["uncertain"]
+
+
+async def test_reap_that_comes_late_takes_nothing_from_the_living(world: World) -> None:
+    """Between a reaper's look and its reap the dead one thawed and began: the job stays its own, and is sent once."""
+    blast = await world.given(2)
+    thawed, alive = await world.sender(), await world.sender()
+    reaper = Reaper(world.redis, "email", alive.name, AT_ONCE)
+    await world.redis.delete(f"{{email}}:sender:{thawed.name}")
+    assert not await thawed.consumer.heartbeat({})
+    flying, buffered = await thawed.fetch(2)
+    assert [grant.kind for grant in await thawed.begin([flying])] == ["granted"]
+    taken = await reaper._take(thawed.name)
+    assert (taken.from_buffer, taken.in_flight) == (0, 0)
+    assert await alive.fetch() == []
+    assert await thawed.finish(flying) == [True]
+    assert [grant.kind for grant in await thawed.begin([buffered])] == ["granted"]
+    assert thawed.name.encode() in await world.redis.hkeys("{email}:senders")
+    await world.check_balance(blast)
