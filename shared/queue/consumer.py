@@ -177,6 +177,7 @@ class Consumer:
                 move.event,
                 move.value,
                 move.packed,
+                lease.deliveries,
             )
         return [mark == "1" for mark in _text(await self._insist("settle", args))]
 

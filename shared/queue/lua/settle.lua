@@ -3,7 +3,8 @@
 --
 -- KEYS  the channel's hash tag
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 V in ms · 5 ms that an ended blast is kept ·
---       6 … eight a job: kind, stream, id, job id, run, the packed event or "", value, packed job or ""
+--       6 … nine a job: kind, stream, id, job id, run, the packed event or "", value, packed job or "", the delivery
+--       count that the sender knows
 -- Kinds and their value:
 --   sent       from :tx, the provider accepted it · —
 --   ended      from :tx or :buf · "<status> <q|r how it waited> <1 if to be counted as uncertain>"
@@ -15,6 +16,8 @@
 --   back       from :tx or :buf, given back untried · "<attempts counted by the entry> <q|r how it will wait>"
 --   shelve     from :buf, its blast is paused: to the blast's own stream, outside the ring · —
 -- Result  one character a job: "1" done, "0" not held by this sender (the lease was lost)
+-- An entry that went to another and came again, as its delivery count tells, is not what an older lease of it speaks
+-- of: from such a lease nothing is moved, but what was accepted is `sent`, and `back` from :buf gives it back.
 -- A crash before: the jobs are in :tx or :buf as they were. After a lost reply: the same answer again.
 
 local sender, sequence = ARGV[1], ARGV[2]
@@ -25,7 +28,7 @@ local now = now_us()
 local now_ms = math.floor(now / 1000)
 local park_ms, keep_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local buf, tx = sender .. ':buf', sender .. ':tx'
-local n = (#ARGV - 5) / 8
+local n = (#ARGV - 5) / 9
 local events, gone, done = {}, {}, {}
 local belled, completed = false, {}
 local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
@@ -33,7 +36,7 @@ local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
 
 local asked, in_tx, in_buf = {}, {}, {}
 for i = 1, n do
-  local stream, id = ARGV[7 + (i - 1) * 8], ARGV[8 + (i - 1) * 8]
+  local stream, id = ARGV[7 + (i - 1) * 9], ARGV[8 + (i - 1) * 9]
   asked[stream] = asked[stream] or {}
   table.insert(asked[stream], id)
 end
@@ -164,7 +167,7 @@ function moves.back(job)
 end
 
 function moves.shelve(job)
-  if job.from ~= 'buf' or in_buf[job.stream][job.id] ~= tonumber(string.match(job.value, '^%d+')) + 1 then return false end
+  if job.from ~= 'buf' then return false end
   local stream = C .. ':jobs:bulk:' .. job.blast
   if redis.call('SADD', C .. ':streams', job.blast) == 1 then make_group(stream) end
   if job.stream == stream then
@@ -179,6 +182,11 @@ function moves.shelve(job)
   return true
 end
 
+local function is_stale(job, kind)
+  local deliveries = job.from == 'tx' and in_tx[job.stream][job.id] or in_buf[job.stream][job.id]
+  return deliveries ~= job.deliveries and kind ~= 'sent' and not (kind == 'back' and job.from == 'buf')
+end
+
 -- A late answer counted this job as sent while it was on its way again under another entry.
 local function sent_before(job)
   if not any_stall or job.from ~= 'tx' then return false end
@@ -191,14 +199,15 @@ local function sent_before(job)
 end
 
 for i = 1, n do
-  local base = 5 + (i - 1) * 8
+  local base = 5 + (i - 1) * 9
   local job = {
     stream = ARGV[base + 2], id = ARGV[base + 3], job_id = ARGV[base + 4], run = tonumber(ARGV[base + 5]),
-    event = ARGV[base + 6], value = ARGV[base + 7], packed = ARGV[base + 8],
+    event = ARGV[base + 6], value = ARGV[base + 7], packed = ARGV[base + 8], deliveries = tonumber(ARGV[base + 9]),
   }
   job.blast = string.match(job.job_id, '^[^:]+')
   job.from = where(job.stream, job.id)
-  local moved = job.from and (sent_before(job) or moves[ARGV[base + 1]](job))
+  local kind = ARGV[base + 1]
+  local moved = job.from and not is_stale(job, kind) and (sent_before(job) or moves[kind](job))
   done[i] = moved and '1' or '0'
   if moved then in_tx[job.stream][job.id], (in_buf[job.stream] or {})[job.id] = nil, nil end
   if moved and job.event ~= '' then events[#events + 1] = job.event end

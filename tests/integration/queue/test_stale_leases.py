@@ -6,7 +6,12 @@ fetched it again, and began it as if it had never been tried, so that its blast 
 
 from __future__ import annotations
 
-from shared.queue.leases import Lease
+import time
+from collections.abc import Callable
+
+import pytest
+
+from shared.queue.leases import Lease, Move, booked, dropped
 from tests.integration.queue.world import HandSender, World, eventually
 
 
@@ -14,12 +19,18 @@ async def _came_again(world: World) -> tuple[HandSender, Lease, Lease]:
     """A sender with a job that it fetched, lost to another who tried it, and fetched again: both leases of it."""
     cut_off, other = await world.sender("cut-off"), await world.sender("other")
     (stale,) = await cut_off.fetch(1)
+    await world.redis.delete("{email}:sender:cut-off")
     await world.reaper("other")._take("cut-off")
+    await cut_off.consumer.heartbeat({})
     (tried,) = await eventually(lambda: other.take(1), "the job at the other sender")
     assert await other.retry(tried, 0)
     (fresh,) = await eventually(lambda: cut_off.fetch(1), "the job to come again")
     assert (stale.deliveries, fresh.deliveries) == (1, 2)
     return cut_off, stale, fresh
+
+
+def booked_now(lease: Lease) -> Move:
+    return booked(lease, time.time_ns() // 1_000_000)
 
 
 async def test_stale_lease_begins_nothing(world: World) -> None:
@@ -42,5 +53,47 @@ async def test_stale_lease_is_given_back_with_the_attempts_that_were_made(world:
     (lease,) = await eventually(lambda: next_sender.take(1), "the job given back")
     assert lease.attempt == 2
     assert await next_sender.finish(lease) == [True]
+    counts = (await world.progress(blast)).counts
+    assert {name: n for name, n in counts.items() if n} == {"sent": 1}
+
+
+async def test_stale_lease_ends_nothing(world: World) -> None:
+    """Refused at its first begin and settled late it would end a job that waits for its second attempt by now."""
+    blast = await world.given(1)
+    cut_off, stale, fresh = await _came_again(world)
+    assert not await cut_off.end(stale, "expired", "expired")
+    await world.check_balance(blast)
+    assert await cut_off.end(fresh, "expired", "expired")
+    counts = (await world.progress(blast)).counts
+    assert {name: n for name, n in counts.items() if n} == {"expired": 1}
+    await world.check_balance(blast)
+
+
+@pytest.mark.parametrize("move", [booked_now, dropped], ids=["booked", "dropped"])
+async def test_stale_lease_moves_nothing(world: World, move: Callable[[Lease], Move]) -> None:
+    """A booking or a drop that was settled late leaves the entry where it came again, with its attempts."""
+    blast = await world.given(1)
+    cut_off, stale, fresh = await _came_again(world)
+    assert await cut_off.consumer.settle([move(stale)]) == [False]
+    await world.check_balance(blast)
+    assert [grant.kind for grant in await cut_off.begin([fresh])] == ["granted"]
+    assert await cut_off.finish(fresh) == [True]
+    await world.check_balance(blast)
+
+
+@pytest.mark.parametrize("how", ["ended", "retried", "given back"])
+async def test_stale_lease_leaves_what_was_begun_anew(world: World, how: str) -> None:
+    """What is said late of an attempt that is not the one in flight does not take it from the task that sends it."""
+    blast = await world.given(1)
+    cut_off, stale, fresh = await _came_again(world)
+    assert [grant.kind for grant in await cut_off.begin([fresh])] == ["granted"]
+    if how == "ended":
+        assert not await cut_off.end(stale, "expired", "expired")
+    elif how == "retried":
+        assert not await cut_off.retry(stale, 0)
+    else:
+        assert not await cut_off.give_back(stale)
+    await world.check_balance(blast)
+    assert await cut_off.finish(fresh) == [True]
     counts = (await world.progress(blast)).counts
     assert {name: n for name, n in counts.items() if n} == {"sent": 1}
