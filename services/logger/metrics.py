@@ -105,6 +105,7 @@ def _queues(queues: dict[str, ChannelStats]) -> Iterator[Metric]:
         ("kurir_queue_active", "Messages being sent.", lambda stats: stats.active),
         ("kurir_queue_delayed", "Messages waiting for another attempt.", lambda stats: stats.delayed),
         ("kurir_queue_scheduled", "Messages of blasts whose time has not come.", lambda stats: stats.scheduled),
+        ("kurir_queue_paused", "Messages that a pause holds, waiting or delayed.", lambda stats: stats.paused),
         ("kurir_channel_paused", "Whether the channel is paused.", lambda stats: float(bool(stats.pause_reason))),
         ("kurir_senders", "Senders that are alive.", lambda stats: len(stats.senders)),
     )

@@ -14,7 +14,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 SENDER = SenderState("s1", "h", 5, available=True, reason="", rate_limited=False)
 STATS = ChannelStats(
     waiting=7, waiting_by_lane={"high": 1, "normal": 2, "bulk": 4}, active=3, delayed=5, scheduled=6, completed=9,
-    failed=1, paused=0, pause_reason="by hand", oldest_age_s={"high": 1.5}, counters=dict.fromkeys(COUNTERS, 0),
+    failed=1, paused=2, pause_reason="by hand", oldest_age_s={"high": 1.5}, counters=dict.fromkeys(COUNTERS, 0),
     events_lag=0, rate_gap_us=None, senders=[SENDER],
 )  # fmt: skip
 LOOK = Look(
@@ -44,6 +44,7 @@ def test_a_look_becomes_the_metrics_of_the_contract() -> None:
         ("kurir_queue_active", (email,)): 3,
         ("kurir_queue_delayed", (email,)): 5,
         ("kurir_queue_scheduled", (email,)): 6,
+        ("kurir_queue_paused", (email,)): 2,
         ("kurir_channel_paused", (email,)): 1,
         ("kurir_senders", (email,)): 1,
         ("kurir_redis_up", ()): 1,
