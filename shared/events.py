@@ -148,7 +148,10 @@ class BlastAccepted(msgspec.Struct, frozen=True, array_like=True, tag="blast_acc
 
 
 class BlastChanged(msgspec.Struct, frozen=True, array_like=True, tag="blast_changed"):
-    """A blast was paused, resumed, cancelled or found incomplete, as a whole; `change` says which."""
+    """A blast was paused, resumed, cancelled or found incomplete; `change` says which.
+
+    Each of its channels tells it where it makes the change, so one of two channels comes twice.
+    """
 
     at_ms: int
     blast_id: str

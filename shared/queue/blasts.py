@@ -168,7 +168,7 @@ class BlastStore:
         return BlastProgress(blast_id, state_of(channels), channels, last)
 
     async def truncate(self, blast_id: str) -> None:
-        """End the enqueueing of a blast whose client went away: its total becomes what was enqueued."""
+        """End, and tell of it, a blast whose client went away: its total becomes what was enqueued."""
         blast = await self.load(blast_id)
         for channel in blast.totals if blast else ():
             _, head = self._cancels.next()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
-from shared.blasts import Blast
 from shared.channels import CHANNELS
 from shared.clock import Clock, SystemClock
-from shared.events import BlastChanged, EventBatch, pack_batch
 from shared.jobs import parse_job_id
 from shared.queue.batches import Numbered
 from shared.queue.blasts import BlastProgress, BlastStore, ChannelProgress
@@ -25,8 +23,6 @@ from shared.settings import Rate
 COUNTERS = ("enqueued", "sent", "failed", "retried", "deferred", "cancelled", "expired", "suppressed")
 OLDEST_AMONG = 50
 MOVING_MS = 2000
-
-Change = Literal["paused", "resumed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +108,11 @@ class Control:
 
     async def pause_blast(self, blast_id: str, reason: str) -> bool:
         """Pause a blast on all its channels; False if it is unknown or ended. Safe to repeat."""
-        return await self._change(blast_id, "pause_blast", (blast_id, reason), "paused", reason)
+        return await self._change(blast_id, "pause_blast", (blast_id, reason))
 
     async def resume_blast(self, blast_id: str) -> bool:
         """Resume a paused blast; False if it is unknown or ended. Safe to repeat."""
-        return await self._change(blast_id, "resume_blast", (blast_id,), "resumed", "")
+        return await self._change(blast_id, "resume_blast", (blast_id,))
 
     async def cancel_blast(self, blast_id: str) -> bool:
         """Cancel what of a blast is not being sent, and end those jobs; False if it is unknown or ended."""
@@ -129,27 +125,19 @@ class Control:
             args = (blast_id, head, Timing().keep_ended_ms, "cancelled_at")
             done |= bool(await call_script(self._redis, "cancel_blast", ChannelKeys(channel).tag, args))
         if done:
-            await self._tell(blast, "cancelled", "")
             await self.sweeper.sweep_blast(blast)
         return done
 
-    async def _change(self, blast_id: str, script: str, args: tuple[str, ...], change: Change, reason: str) -> bool:
+    async def _change(self, blast_id: str, script: str, args: tuple[str, ...]) -> bool:
+        """Run a script on each of the blast's channels; each tells the log of the change where it makes it."""
         blast = await self._blasts.load(blast_id)
         if blast is None:
             return False
         done = False
         for channel in blast.totals:
-            done |= bool(await call_script(self._redis, script, ChannelKeys(channel).tag, args))
-        if done:
-            await self._tell(blast, change, reason)
+            _, head = self._changes.next()
+            done |= bool(await call_script(self._redis, script, ChannelKeys(channel).tag, (*args, head)))
         return done
-
-    async def _tell(self, blast: Blast, change: Change, reason: str) -> None:
-        """Tell the logger of a change, even where Redis is full; the blast's first channel carries it."""
-        number, _ = self._changes.next()
-        event = BlastChanged(self._clock.now_ms(), blast.blast_id, change, reason)
-        batch = pack_batch(EventBatch(self._changes.producer, number, [event]))
-        await call_script(self._redis, "tell", ChannelKeys(next(iter(blast.totals))).tag, (batch,))
 
     async def cancel_job(self, job_id: str) -> str:
         """Cancel one job: `cancelled`, `processing` (it is being sent), or `unknown` (not in Redis, or no job)."""

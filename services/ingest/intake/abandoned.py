@@ -13,7 +13,6 @@ from services.ingest.gateway import Queue
 from services.ingest.storage.open_blasts import OpenBlasts
 from shared.clock import Clock
 from shared.errors import KurirError
-from shared.events import BlastChanged
 from shared.lifecycle import Stop
 from shared.logs import get_logger
 
@@ -69,6 +68,5 @@ class AbandonedWatch:
         if progress.last_progress_at_ms > before_ms:
             return False
         await self.queue.blasts.truncate(blast_id)
-        await self.queue.producer.emit(BlastChanged(self.clock.now_ms(), blast_id, "incomplete"))
         log.warning("blast ended as incomplete", blast=blast_id, enqueued=sum(one.enqueued for one in channels))
         return True

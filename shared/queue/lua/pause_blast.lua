@@ -2,14 +2,19 @@
 -- Pause a blast on this channel: its own stream leaves the ring; `begin` refuses its jobs elsewhere.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 blast id · 2 reason
+-- ARGV  1 blast id · 2 reason · 3 head of the event batch
 -- Result  1 paused, 0 where the blast is unknown here, ended or cancelled
--- Safe to repeat.
+-- Safe to repeat; the last reason stays. The pause and the event that tells of it come about together: a crash before
+-- leaves neither, one after, or a repeat for the same reason, tells nothing new.
 
 local key = C .. ':blast:' .. ARGV[1]
-local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled_at')
+local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled_at', 'paused')
 if not v[1] or v[2] or v[3] then return 0 end
 redis.call('HSET', key, 'paused', ARGV[2])
 redis.call('SADD', C .. ':paused:blasts', ARGV[1])
 redis.call('ZREM', C .. ':ring', C .. ':jobs:bulk:' .. ARGV[1])
+if v[4] ~= ARGV[2] then
+  local now_ms = math.floor(now_us() / 1000)
+  emit(ARGV[3], { cmsgpack.pack({ 'blast_changed', now_ms, ARGV[1], 'paused', ARGV[2] }) })
+end
 return 1

@@ -2,18 +2,23 @@
 -- Resume a paused blast on this channel.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 blast id
+-- ARGV  1 blast id · 2 head of the event batch
 -- Result  1 running, 0 where the blast is unknown here, ended or cancelled
--- Safe to repeat.
+-- Safe to repeat. The resume and the event that tells of it come about together: a crash before leaves neither, one
+-- after, or a repeat, tells nothing new.
 
 local key = C .. ':blast:' .. ARGV[1]
 local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled_at', 'scheduled_at', 'scheduled_whole')
 if not v[1] or v[2] or v[3] then return 0 end
-redis.call('HDEL', key, 'paused')
+local was_paused = redis.call('HDEL', key, 'paused') == 1
 redis.call('SREM', C .. ':paused:blasts', ARGV[1])
 local stream = C .. ':jobs:bulk:' .. ARGV[1]
 if redis.call('EXISTS', stream) == 1 then
   serve(stream, math.max(now_us(), v[5] and tonumber(v[4]) * 1000 or 0))
 end
 ring_bell()
+if was_paused then
+  local now_ms = math.floor(now_us() / 1000)
+  emit(ARGV[2], { cmsgpack.pack({ 'blast_changed', now_ms, ARGV[1], 'resumed', '' }) })
+end
 return 1

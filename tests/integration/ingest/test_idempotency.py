@@ -147,7 +147,7 @@ async def _told_incomplete(redis: Redis, blast_id: str) -> bool:
     client: Any = redis
     events = [
         event
-        for _, fields in await client.xrange("gateway:events")
+        for _, fields in await client.xrange("{email}:events")
         for event in unpack_batch(fields[b"d"]).events
         if isinstance(event, BlastChanged)
     ]

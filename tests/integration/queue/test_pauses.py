@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from shared.errors import QueueUnavailableError
 from shared.events import BlastChanged, BlastChannelEnded, Sent
 from shared.jobs import Lane
+from shared.queue import blasts, control
 from shared.queue.consumer import BeginPolicy
+from shared.queue.scripts import call_script
 from shared.queue.sweeper import Sweeper
 from tests.integration.queue.world import World, ends, eventually
 
@@ -236,3 +240,64 @@ async def test_blast_whose_client_went_away_ends_with_what_was_enqueued(world: W
     assert (progress.total, progress.counts["sent"], progress.incomplete) == (2, 2, True)
     assert progress.ended_at_ms > 0
     await world.check_balance(blast)
+
+
+CHANGES: dict[str, Callable[[World, str], Awaitable[object]]] = {
+    "paused": lambda world, blast_id: world.control.pause_blast(blast_id, "wait"),
+    "resumed": lambda world, blast_id: world.control.resume_blast(blast_id),
+    "cancelled": lambda world, blast_id: world.control.cancel_blast(blast_id),
+    "incomplete": lambda world, blast_id: world.blasts.truncate(blast_id),
+}
+
+
+async def changes(world: World) -> list[str]:
+    """Return what has been told of blasts as a whole."""
+    return [event.change for event in await world.written() if isinstance(event, BlastChanged)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_change_is_told_though_its_caller_dies_of_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Killed when its first script has run, or left without its answer: the log hears of the change, and once."""
+
+    async def lost(*args: Any) -> None:
+        await call_script(*args)
+        raise QueueUnavailableError("the answer is lost")
+
+    blast = await world.blast(3)
+    await world.enqueue(blast, 0, 2)
+    before = ["paused"] if change == "resumed" else []
+    assert not before or await world.control.pause_blast(blast.blast_id, "wait")
+    with monkeypatch.context() as patched:
+        patched.setattr(control, "call_script", lost)
+        patched.setattr(blasts, "call_script", lost)
+        with pytest.raises(QueueUnavailableError):
+            await CHANGES[change](world, blast.blast_id)
+    assert await changes(world) == [*before, change]
+    await CHANGES[change](world, blast.blast_id)
+    assert await changes(world) == [*before, change]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_change_is_told_by_each_channel_that_it_changes(world: World, change: str) -> None:
+    """Also where the blast has ended on its other channel; repeated it is told no more."""
+    ended = await world.blast(0, channels=["email", "whatsapp"], totals={"email": 0, "whatsapp": 3})
+    both = await world.blast(3, channels=["email", "whatsapp"], totals={"email": 3, "whatsapp": 3})
+    await world.redis.hset("{email}:blast:" + ended.blast_id, "ended_at", 1)
+    for blast in (ended, both):
+        assert change != "resumed" or await world.control.pause_blast(blast.blast_id, "wait")
+    already = len(await changes(world))
+    for blast in (ended, both, ended, both):
+        await CHANGES[change](world, blast.blast_id)
+    assert (await changes(world))[already:] == [change] * 3
+
+
+async def test_a_pause_for_another_reason_is_told(world: World) -> None:
+    """The last reason stays, in Redis and in the log."""
+    blast = await world.given(3)
+    for reason in ("lunch", "lunch", "night"):
+        assert await world.control.pause_blast(blast.blast_id, reason)
+    told = [event.reason for event in await world.written() if isinstance(event, BlastChanged)]
+    assert told == ["lunch", "night"]
+    assert (await world.progress(blast)).paused == "night"

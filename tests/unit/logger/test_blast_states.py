@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
+
 from shared.events import BlastChanged, BlastChannelEnded, Queued
 from tests.unit.logger.database import START_MS, Database, accepted, blast, entry, failed, queued, sent
 
@@ -57,6 +61,21 @@ def test_a_pause_holds_until_it_is_resumed(database: Database) -> None:
     assert state(database) == ("paused", False)
     database.apply(entry(5, BlastChanged(START_MS + 25, "b", "paused", "before that")))
     assert database.one("SELECT pause_reason FROM blasts") == "again"
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_each_channel_tells_of_a_change(database: Database, order: tuple[int, ...]) -> None:
+    """A blast on two channels hears of its pause and of its resume twice, in whatever order."""
+    told = [
+        BlastChanged(START_MS + 10, "b", "paused", "by hand"),
+        BlastChanged(START_MS + 11, "b", "paused", "by hand"),
+        BlastChanged(START_MS + 20, "b", "resumed"),
+        BlastChanged(START_MS + 21, "b", "resumed"),
+    ]
+    database.apply(entry(1, accepted(blast(total=1)), queued()))
+    for number, which in enumerate(order, start=2):
+        database.apply(entry(number, told[which]))
+    assert state(database) == ("running", False)
 
 
 def test_a_cancelled_blast_ends_with_what_was_enqueued(database: Database) -> None:
