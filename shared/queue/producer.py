@@ -17,6 +17,7 @@ from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
 from shared.queue.scripts import Argument, call_script
+from shared.queue.timing import Timing
 
 MAX_CHUNK = 500
 OWN_STREAM_FROM = 100
@@ -54,7 +55,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """What a chunk came to: jobs added by this call, the watermark after it, whether the blast is cancelled."""
+    """What a chunk came to: jobs added by this call, the watermark after it, whether the blast is cancelled.
+
+    A dead letter whose message was accepted after all is passed by the watermark, and not added.
+    """
 
     added: int
     watermark: int
@@ -92,6 +96,7 @@ class Producer:
             head,
             pack_event(self._queued_event(chunk)),
             OWN_STREAM_FROM,
+            Timing().keep_ended_ms,
         ]
         for job in chunk.jobs:
             args += (job.job_id, pack_job(job))

@@ -5,15 +5,18 @@
 -- ARGV  1 blast id · 2 series ("jobs", or "run:…" for dead letters sent again) · 3 position of the first job ·
 --       4 total of the blast on this channel · 5 lane · 6 scheduled time in µs, 0 for now · 7 head of the event
 --       batch · 8 the packed `queued` event · 9 jobs from which a `bulk` blast has a stream of its own ·
---       10 … pairs: job id, packed job
+--       10 ms that an ended blast is kept · 11 … pairs: job id, packed job
 -- Result  {added, watermark, cancelled 0|1}; an error GAP where jobs before the first are missing
 -- Where they go: to the lane's stream; of a `bulk` blast to its own stream, of a small one among the jobs come due
 -- (a stream costs about a thousand bytes, too much for a message of its own); of a paused blast to its own stream,
 -- outside the ring; those of a scheduled blast without its own stream are due later.
+-- A dead letter whose message a late answer told accepted, before the log that opened its next run had read of it, is
+-- not added: it counts as sent already. The log has its row at the new run, so the batch that queues it tells too that
+-- this run ended as sent, without an attempt; and where nothing else was added, that the blast has ended.
 -- Without allow-oom on purpose: a full Redis takes no new work, and so can always drain.
 -- A crash before: nothing happened. After: a repeated chunk finds the watermark and adds nothing twice.
 
-local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 10
+local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 11
 local lane, scheduled_us = ARGV[5], tonumber(ARGV[6])
 local key = C .. ':blast:' .. blast
 local state = redis.call('HMGET', key, 'wm:' .. series, 'cancelled_at', 'paused', 'incomplete_at')
@@ -28,12 +31,31 @@ local now = now_us()
 local now_ms = math.floor(now / 1000)
 local later = scheduled_us > now
 local large = lane == 'bulk' and tonumber(ARGV[4]) >= tonumber(ARGV[9])
-local added = n - skip
+local events = { ARGV[8] }
+
+-- What was known of an earlier run must not bear upon this one, unless it was sent in the one before.
+local function start_run(job_id, run)
+  local stall = stall_of(job_id)
+  if stall and stall.outcome == 'sent' and stall.run == run - 1 then
+    events[#events + 1] = cmsgpack.pack({ 'sent', now_ms, job_id, run, 0, '', 'accepted in the run before, told late', 0 })
+    return false
+  end
+  if stall then keep_stall(job_id, { stalls = 0, uncertain = 0, run = run, outcome = '-' }, now_ms) end
+  redis.call('HDEL', C .. ':cancels', job_id)
+  return true
+end
+
+-- Where the pairs stand that are to be added.
+local places = {}
+for at = FROM + 2 * skip, #ARGV, 2 do
+  if series == 'jobs' or start_run(ARGV[at], cmsgpack.unpack(ARGV[at + 1])[8]) then places[#places + 1] = at end
+end
+local added = #places
 
 local function add_later()
   local kind = 's' .. string.sub(lane, 1, 1)
-  for i = skip, n - 1 do
-    local job_id, job = ARGV[FROM + 2 * i], ARGV[FROM + 1 + 2 * i]
+  for _, at in ipairs(places) do
+    local job_id, job = ARGV[at], ARGV[at + 1]
     redis.call('ZADD', C .. ':later', int(scheduled_us), job_id)
     redis.call('HSET', C .. ':later:jobs', job_id, kind .. job)
   end
@@ -42,13 +64,15 @@ end
 
 local function add_to_stream(stream)
   local last_id
-  for i = skip, n - 1 do last_id = redis.call('XADD', stream, '*', 'd', ARGV[FROM + 1 + 2 * i]) end
+  for _, at in ipairs(places) do last_id = redis.call('XADD', stream, '*', 'd', ARGV[at + 1]) end
   return last_id
 end
 
 -- Where in the shared streams this blast's jobs may stand, for who must find them again.
 redis.call('HSETNX', key, 'from', int(now_ms - 1000) .. '-0') -- ids may be of a cached, older time
-if later and not large then
+if added == 0 then
+  -- all were accepted before
+elseif later and not large then
   add_later()
 elseif large or state[3] then
   local stream = C .. ':jobs:bulk:' .. blast
@@ -59,13 +83,6 @@ else
   local stream = C .. ':jobs:' .. (lane == 'bulk' and 'due' or lane)
   redis.call('HSET', key, 'to', add_to_stream(stream))
   serve(stream, now)
-end
-
--- What was known of an earlier run must not bear upon this one.
-local function start_run(job_id, run)
-  local stall = stall_of(job_id)
-  if stall then keep_stall(job_id, { stalls = 0, uncertain = 0, run = run, outcome = '-' }, now_ms) end
-  redis.call('HDEL', C .. ':cancels', job_id)
 end
 
 redis.call('HSET', key, 'wm:' .. series, int(first + n), 'moved_at', int(now_ms))
@@ -81,11 +98,10 @@ else
   count(blast, 'failed', -added)
   redis.call('HDEL', key, 'ended_at')
   redis.call('PERSIST', key)
-  for i = skip, n - 1 do start_run(ARGV[FROM + 2 * i], cmsgpack.unpack(ARGV[FROM + 1 + 2 * i])[8]) end
 end
 count_channel('enqueued', added)
-local events = { ARGV[8] }
 write_counts(now_ms, nil, events)
+if added == 0 then end_if_complete(blast, now_ms, tonumber(ARGV[10]), events) end
 emit(ARGV[7], events)
 ring_bell()
 return { added, first + n, 0 }

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from shared.events import Retrying, Sent
+from services.logger.folding import fold
+from shared.events import BlastChannelEnded, Queued, Retrying, Sent
 from shared.queue.consumer import BeginPolicy
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
-from tests.integration.queue.world import HandSender, World, eventually
+from tests.integration.queue.world import HandSender, World, ends, eventually
 
 AT_ONCE = replace(Timing(), looks_apart_ms=0, redis_up_ms=0)
 
@@ -289,3 +290,35 @@ async def test_reap_that_comes_late_takes_nothing_from_the_living(world: World) 
     assert [grant.kind for grant in await thawed.begin([buffered])] == ["granted"]
     assert thawed.name.encode() in await world.redis.hkeys("{email}:senders")
     await world.check_balance(blast)
+
+
+@pytest.mark.parametrize("others", [0, 1, 120])
+async def test_accepted_late_is_not_sent_again(world: World, others: int) -> None:
+    """Failed, then accepted by a late answer that the log had not read when it opened the next run: nothing of it is
+    added, the counts add up, and the log is told that this run ends as sent, and that the blast has ended."""
+    blast = await world.given(1 + others, "bulk")
+    frozen, alive = await world.sender(), await world.sender()
+    (lease,) = await frozen.take(1)
+    await bury(world, frozen, alive)
+    for one in await alive.fetch(200):
+        assert [grant.kind in {"granted", "alone"} for grant in await alive.begin([one])] == [True]
+        assert await alive.fail(one)
+    assert await frozen.late(lease)
+    every = range(1 + others)
+    added = await world.again(blast, every, run=2)
+    assert (added.added, added.watermark) == (others, 1 + others)
+    await world.check_balance(blast)
+    assert (await world.again(blast, every, run=2)).watermark == 1 + others
+    second = await alive.take(200)
+    assert lease.job_id not in {one.job_id for one in second}
+    assert all(await alive.finish(*second))
+    progress = await world.progress(blast)
+    assert {name: n for name, n in progress.counts.items() if n} == {"sent": 1 + others}
+    assert progress.ended_at_ms > 0
+    await world.check_balance(blast)
+    told = await world.written()
+    assert ends(told)[lease.job_id, 2] == 1
+    assert fold(told).jobs[lease.job_id].status == "sent"
+    last = [event for event in told if isinstance(event, BlastChannelEnded | Queued)][-1]
+    assert isinstance(last, BlastChannelEnded)
+    assert last.counts["sent"] == 1 + others
