@@ -1,4 +1,9 @@
-"""Open jobs: rows whose job has no terminal status yet, for the doctor, who asks Redis what became of them."""
+"""Open jobs: rows whose job has no terminal status yet, for the doctor, who asks Redis what became of them.
+
+A job that is to be sent again waits in the outbox before it is in Redis, for as long as that is full or away. While
+anything of its blast does so on its channel, the queued further runs there are not listed: which of them the outbox
+holds would have to be unpacked from it, and the next look finds what is lost.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,9 @@ _SCAN_ROWS = 20_000
 _ROWS_A_LOOK = 1000
 ROWS = """
 SELECT id, job_id, run, status, attempts FROM message_logs
-WHERE id IN (SELECT value FROM json_each(?)) AND updated_at <= ? ORDER BY id DESC
+WHERE id IN (SELECT value FROM json_each(?)) AND updated_at <= ?
+    AND NOT (run > 1 AND status = 'queued' AND (blast_id, channel) IN (SELECT blast_id, channel FROM retry_outbox))
+ORDER BY id DESC
 """
 
 

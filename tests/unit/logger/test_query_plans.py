@@ -24,8 +24,9 @@ Ask = Callable[[sqlite3.Connection], Any]
 PAGE = Page(2)
 SPAN = Span(START_MS - 1000, START_MS + 100_000)
 
-# tables of a few rows (channels × statuses), and lists of ids that stand in the statement itself
-_SMALL = re.compile(r"SCAN (message_counts|message_totals|json_each)\b")
+# tables of a few rows (channels × statuses; 500 jobs to be sent again in each), and lists of ids that stand in the
+# statement itself
+_SMALL = re.compile(r"SCAN (message_counts|message_totals|retry_outbox|json_each)\b")
 # sorts a page of rows by id, or groups as many
 _SORTS_A_PAGE = re.compile(r"json_each|error_days")
 
