@@ -29,13 +29,20 @@ _numbers = itertools.count()
 
 @dataclass
 class Posted:
-    """A blast that was posted: what was asked for, and what the answer promised."""
+    """A blast that was posted: what was asked for, and what the answer promised.
+
+    `cancelled_at` is when its cancellation was asked for (infinite until that was answered), `expires_at` when its
+    messages lose their worth; None where neither was asked for. Seconds since the epoch.
+    """
 
     key: str
     channels: list[str]
     recipients: list[dict[str, Any]]
     blast_id: str = ""
     total: int = 0
+    cancelled_at: float | None = None
+    expires_at: float | None = None
+    refused: bool = False
     answers: list[int] = field(default_factory=list)
 
     @cached_property
@@ -109,6 +116,7 @@ class Client:
                 self._note_phones(posted)
                 break
             if answer.get("code") == "EXPIRES_BEFORE_START":
+                posted.refused = True
                 break  # what kept the first answer away outlasted the messages' time: not accepted
             assert status in {0, *_AGAIN}, f"{status}: {answer}"
             assert time.monotonic() < deadline, f"not accepted within {patience_s} s: {status}: {answer}"

@@ -28,7 +28,7 @@ class Deliveries:
     def __init__(self, path: Path, job_of_phone: Mapping[str, str]) -> None:
         self._path = path
         self._job_of_phone = job_of_phone
-        self._nameless: list[Delivery] = []
+        self.nameless: list[Delivery] = []
         self._read_to = 0
         self._seen: list[Delivery] = []
         self._by_job: dict[str, list[Delivery]] = defaultdict(list)
@@ -46,20 +46,20 @@ class Deliveries:
                 if delivery.job_id:
                     self._by_job[delivery.job_id].append(delivery)
                 else:
-                    self._nameless.append(delivery)
+                    self.nameless.append(delivery)
         self._name()
         return self._seen
 
     def _name(self) -> None:
         """Find the jobs of phone numbers; those of a blast whose answer is still out are found later."""
         left = []
-        for delivery in self._nameless:
+        for delivery in self.nameless:
             job_id = self._job_of_phone.get(delivery.address)
             if job_id is None:
                 left.append(delivery)
             else:
                 self._by_job[job_id].append(delivery)
-        self._nameless = left
+        self.nameless = left
 
     def by_job(self) -> dict[str, list[Delivery]]:
         """Return what was taken, by job."""

@@ -7,6 +7,7 @@ a victim had in mid-send), the proxies tell it whose answers they lost, and it c
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import time
 from collections import Counter
@@ -22,7 +23,11 @@ from tests.faults.deliveries import Delivery
 from tests.faults.world import World
 
 _UNSENT = frozenset({"cancelled", "expired", "suppressed"})
-_MAYBE_DELIVERED = frozenset({"uncertain", "poison"})
+# a job must not vanish, nor be told to
+_VANISHED = frozenset({"lost", "blast_gone", "undecodable"})
+# what was in mid-send when it lost its worth is finished: nothing takes longer than this
+_LONGEST_SEND_S = 15.0
+MAYBE_DELIVERED = frozenset({"uncertain", "poison"})
 _SETTLE_S = 30.0
 _POLL_S = 0.05
 _MOST_FILES = 150  # the pools to Redis and the mail server, the database's connections, a few of Python's own
@@ -57,7 +62,10 @@ class Oracle:
             rows = await self.world.client.rows(posted.blast_id)
             self._check_rows(posted, rows)
             self._check_deliveries(rows, delivered, granted)
+            self.check_causes(posted, rows)
+            self.check_times(posted, rows, delivered, granted)
             await self._check_counts(posted, rows)
+        self.check_promises(delivered)
         await self.world.queue.check_balance(self.checks)
 
     def granted(self, blasts: Sequence[Posted]) -> Counter[str]:
@@ -98,6 +106,15 @@ class Oracle:
 
         clean = await self.within(is_clean, self.world.form.dead_sender_s + 5)
         self.checks.that("G7", clean, f"consumers left behind: {dict(consumers)}")
+        findings: list[str] = []
+
+        async def is_sound() -> bool:
+            nonlocal findings
+            findings = await self.world.queue.findings()
+            return not findings
+
+        sound = await self.within(is_sound, self.world.form.dead_sender_s + 5)
+        self.checks.that("G4", sound, f"the doctor finds: {findings}")
         running = [child for child in self.world.children.values() if child.runs()]
         swollen = [
             f"{child.name} has {now} open files and connections"
@@ -151,13 +168,13 @@ class Oracle:
             taken = delivered.get(job_id, [])
             if status == "sent" and not taken:
                 lost.append(job_id)
-            if status == "failed" and taken and row["error_class"] not in _MAYBE_DELIVERED:
+            if status == "failed" and taken and row["error_class"] not in MAYBE_DELIVERED:
                 wrong.append(f"{job_id} {row['error_class']}: {row['error_message']}")
             if status in _UNSENT and taken and not granted[job_id]:
                 begun.append(f"{job_id} {status}")
             if len(taken) > 1 + granted[job_id]:
                 doubled.append(f"{job_id} × {len(taken)}, {granted[job_id]} more allowed")
-            if len({one.message_id for one in taken if one.channel == "email"}) > 1:
+            if len({one.message_id for one in taken if one.channel == "email"}) > row["run"]:
                 renamed.append(job_id)
         for told in [*doubled, *lost, *wrong][:_MOST_STORIES]:
             self.checks.stories += self._story(told.split()[0], delivered)
@@ -166,6 +183,50 @@ class Oracle:
         self.checks.none("G2", doubled, len(rows), "jobs delivered more often than they may")
         self.checks.none("G2", renamed, len(rows), "jobs delivered under two Message-IDs")
         self.checks.none("G3", begun, len(rows), "jobs sent after their end")
+
+    def check_causes(self, posted: Posted, rows: Sequence[dict[str, Any]]) -> None:
+        """Nothing ends unsent without a cause that the client knows."""
+
+        def has_cause(row: dict[str, Any]) -> bool:
+            match row["status"]:
+                case "cancelled":
+                    return posted.cancelled_at is not None
+                case "expired":
+                    return posted.expires_at is not None
+                case "suppressed":
+                    return str(row["recipient_email"]).startswith("bounce")
+                case "failed":
+                    return row["error_class"] not in _VANISHED
+            return True
+
+        odd = [f"{row['job_id']} {row['status']} {row['error_class']}" for row in rows if not has_cause(row)]
+        self.checks.none("G1", odd, len(rows), "jobs that ended unsent without a cause")
+
+    def check_times(
+        self,
+        posted: Posted,
+        rows: Sequence[dict[str, Any]],
+        delivered: dict[str, list[Delivery]],
+        granted: Counter[str],
+    ) -> None:
+        """Nothing is begun once its blast's cancellation was answered, or after its end."""
+        ends_at = min(posted.cancelled_at or math.inf, posted.expires_at or math.inf) + _LONGEST_SEND_S
+        late = [
+            f"{row['job_id']} at {taken[-1].at:.3f}, its end {ends_at:.3f}"
+            for row in rows
+            if (taken := delivered.get(row["job_id"])) and taken[-1].at > ends_at and not granted[row["job_id"]]
+        ]
+        self.checks.none("G3", late, len(rows), "jobs sent after they were cancelled or had expired")
+
+    def check_promises(self, delivered: dict[str, list[Delivery]]) -> None:
+        """Nobody gets a message that no accepted blast asked for."""
+        if any(not posted.blast_id and not posted.refused for posted in self.world.client.posted):
+            return  # an answer is still out: what it will promise is not known
+        promised = {job for posted in self.world.client.posted if posted.blast_id for job in posted.job_ids}
+        strangers = [job for job in delivered if job not in promised]
+        self.checks.none("G2", strangers, len(delivered), "jobs delivered that no accepted blast asked for")
+        unknown = [delivery.address for delivery in self.world.deliveries.nameless]
+        self.checks.none("G2", unknown, len(unknown), "numbers written to that no accepted blast asked for")
 
     def _story(self, job_id: str, delivered: dict[str, list[Delivery]]) -> list[str]:
         """Tell what the provider took and every service logged about a job."""

@@ -18,7 +18,7 @@ from typing import Any
 from shared.queue.scripts import load_script
 
 _CHUNK = 65536
-_RECIPIENT = re.compile(rb"RCPT TO:\s*<([^>]*)>", re.IGNORECASE)
+_ENVELOPE = re.compile(rb"(?:^|\n)(?:RCPT TO:\s*<([^>]*)>|MAIL FROM:|RSET)", re.IGNORECASE)
 
 
 class Pair:
@@ -283,8 +283,11 @@ class MailProxy(Proxy):
             pair.unanswered = recipients
 
     async def _note_recipients(self, pair: Pair, data: bytes) -> None:
-        for match in _RECIPIENT.findall(data):
-            address = match.decode("utf-8", "replace")
+        for match in _ENVELOPE.finditer(data):
+            if match[1] is None:
+                pair.recipients = []  # a message begins; one before it may have been refused
+                continue
+            address = match[1].decode("utf-8", "replace")
             pair.recipients.append(address)
             if self.on_recipient is not None:
                 await self.on_recipient(address)
