@@ -149,10 +149,8 @@ class Control:
 
     async def set_rate(self, channel: str, rate: Rate | None) -> None:
         """Change a channel's rate for all its senders, at once; None for no limit."""
-        with translated("set rate"):
-            await self._redis.hset(ChannelKeys(channel).key("config"), "gap_us", gap_us(rate))
-            text = f"{rate.count}/{rate.period_s:g}s" if rate else "off"
-            await self._redis.hset(ChannelKeys(channel).key("config"), "rate", text)
+        text = f"{rate.count}/{rate.period_s:g}s" if rate else "off"
+        await call_script(self._redis, "set_rate", ChannelKeys(channel).tag, (gap_us(rate), text))
 
     async def rate(self, channel: str) -> str | None:
         """Return the rate set at run time ("10/1s", "off"), None where the senders' own setting holds."""

@@ -103,10 +103,8 @@ class Sweeper:
     async def cancel_job(self, job_id: str, blast: Blast) -> str:
         """End one waiting job; `processing` if it is being sent, and it will then not be tried again."""
         channel = job_id.rpartition(":")[2]
-        marks = ChannelKeys(channel).key("cancels")
-        with translated("cancel job"):
-            await self._redis.hset(marks, job_id, 1)
-            await self._redis.pexpire(marks, Timing().keep_ended_ms)
+        keys = ChannelKeys(channel)
+        await call_script(self._redis, "cancel_job", keys.tag, (job_id, Timing().keep_ended_ms))
         # Twice: a job may come due, or be put off, while the walk has passed the one place and not the other.
         for _ in range(2):
             swept = await self._sweep(channel, blast.blast_id, lambda job: job.job_id == job_id, CANCELLED)
@@ -115,7 +113,7 @@ class Sweeper:
             if swept.in_flight:
                 return "processing"
         with translated("cancel job"):
-            await self._redis.hdel(marks, job_id)
+            await self._redis.hdel(keys.key("cancels"), job_id)
         return "unknown"
 
     async def _sweep(self, channel: str, blast_id: str, wanted: Callable[[Job], bool], verdict: Verdict) -> Swept:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from shared.errors import QueueUnavailableError
+from shared.errors import QueueFullError, QueueUnavailableError
 from shared.events import BlastChanged, BlastChannelEnded, Sent
 from shared.jobs import Lane
 from shared.queue import blasts, control
 from shared.queue.consumer import BeginPolicy
 from shared.queue.scripts import call_script
 from shared.queue.sweeper import Sweeper
+from shared.settings import Rate
 from tests.integration.queue.world import World, ends, eventually
 
 
@@ -301,3 +302,20 @@ async def test_a_pause_for_another_reason_is_told(world: World) -> None:
     told = [event.reason for event in await world.written() if isinstance(event, BlastChanged)]
     assert told == ["lunch", "night"]
     assert (await world.progress(blast)).paused == "night"
+
+
+async def test_a_full_redis_lets_a_job_be_cancelled_and_the_rate_be_changed(world: World) -> None:
+    """Both make room, or may be needed to: neither is refused for want of it."""
+    blast = await world.given(50)
+    await world.redis.config_set("maxmemory", "1mb")
+    try:
+        with pytest.raises(QueueFullError):
+            await world.enqueue(await world.blast(1))
+        assert await world.control.cancel_job(f"{blast.blast_id}:3:email") == "cancelled"
+        await world.control.set_rate("email", Rate(5, 1.0))
+        assert await world.control.rate("email") == "5/1s"
+        await world.control.set_rate("email", None)
+        assert await world.control.rate("email") == "off"
+    finally:
+        await world.redis.config_set("maxmemory", "0")
+    await world.check_balance(blast)
