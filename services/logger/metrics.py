@@ -114,6 +114,19 @@ def _queues(queues: dict[str, ChannelStats]) -> Iterator[Metric]:
         for channel, stats in queues.items():
             family.add_metric((channel,), value(stats))
         yield family
+    yield _providers(queues)
+
+
+def _providers(queues: dict[str, ChannelStats]) -> Metric:
+    """Only senders try their provider: without a live one there is neither a yes nor a no to tell."""
+    family = GaugeMetricFamily(
+        "kurir_provider_available", "Whether a live sender reached its provider at its last try; absent without one.",
+        labels=("channel",),
+    )  # fmt: skip
+    for channel, stats in queues.items():
+        if stats.senders:
+            family.add_metric((channel,), float(stats.provider_available))
+    return family
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

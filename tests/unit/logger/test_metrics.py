@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.logger.metrics import COUNTED, LANES, LoggerMetrics
@@ -47,6 +49,7 @@ def test_a_look_becomes_the_metrics_of_the_contract() -> None:
         ("kurir_queue_paused", (email,)): 2,
         ("kurir_channel_paused", (email,)): 1,
         ("kurir_senders", (email,)): 1,
+        ("kurir_provider_available", (email,)): 1,
         ("kurir_redis_up", ()): 1,
         ("kurir_redis_memory_used_bytes", ()): 1234,
         ("kurir_events_lag", ()): 8,
@@ -75,6 +78,14 @@ def test_while_redis_is_away_its_queues_are_not_made_up() -> None:
     assert samples["kurir_redis_up", ()] == 0
     assert {name for name in names if name.startswith("kurir_queue")} == set()
     assert samples["kurir_messages_total", (("channel", "email"), ("status", "failed"))] == 5
+
+
+def test_a_provider_is_available_while_any_live_sender_reaches_it_and_unknown_without_one() -> None:
+    """No sender, no word: a 0 would blame the provider for senders that are down."""
+    away = replace(SENDER, sender_id="s2", available=False, reason="provider unavailable")
+    for senders, said in (([away], 0), ([away, SENDER], 1), ([], None)):
+        samples, _ = exposed(replace(LOOK, queues={"email": replace(STATS, senders=senders)}))
+        assert samples.get(("kurir_provider_available", (("channel", "email"),))) == said
 
 
 def test_every_metric_has_a_sentence() -> None:
