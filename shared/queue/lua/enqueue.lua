@@ -9,7 +9,8 @@
 -- Result  {added, watermark, cancelled 0|1}; an error GAP where jobs before the first are missing
 -- Where they go: to the lane's stream; of a `bulk` blast to its own stream, of a small one among the jobs come due
 -- (a stream costs about a thousand bytes, too much for a message of its own); of a paused blast to its own stream,
--- outside the ring; those of a scheduled blast without its own stream are due later.
+-- outside the ring; those of a scheduled blast without its own stream are due later. What is added to a scheduled blast's
+-- own stream after its time, but before its first turn, is scheduled as the rest of it is.
 -- A dead letter whose message a late answer told accepted, before the log that opened its next run had read of it, is
 -- not added: it counts as sent already. The log has its row at the new run, so the batch that queues it tells too that
 -- this run ended as sent, without an attempt; and where nothing else was added, that the blast has ended.
@@ -19,7 +20,7 @@
 local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 11
 local lane, scheduled_us = ARGV[5], tonumber(ARGV[6])
 local key = C .. ':blast:' .. blast
-local state = redis.call('HMGET', key, 'wm:' .. series, 'cancelled_at', 'paused', 'incomplete_at')
+local state = redis.call('HMGET', key, 'wm:' .. series, 'cancelled_at', 'paused', 'incomplete_at', 'scheduled_whole')
 local watermark = tonumber(state[1] or 0)
 if series == 'jobs' and (state[2] or state[4]) then return { 0, watermark, 1 } end
 local n = (#ARGV - FROM + 1) / 2
@@ -89,8 +90,8 @@ redis.call('HSET', key, 'wm:' .. series, int(first + n), 'moved_at', int(now_ms)
 if series == 'jobs' then
   redis.call('HSET', key, 'total', ARGV[4], 'lane', lane)
   redis.call('HINCRBY', key, 'enqueued', added)
+  if later or (large and state[5]) then count(blast, 'scheduled', added) end
   if later then
-    count(blast, 'scheduled', added)
     redis.call('HSET', key, 'scheduled_at', int(scheduled_us / 1000))
     if large then redis.call('HSET', key, 'scheduled_whole', 1) end -- its own stream is scheduled, not each job
   end

@@ -41,12 +41,13 @@ end
 
 -- A scheduled blast with a stream of its own is scheduled as a whole until its first turn.
 local scheduled = {}
-local function is_scheduled(blast)
-  if scheduled[blast] == nil then
+local function leave_scheduled(blast)
+  if not scheduled[blast] then
     local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'scheduled_whole')
-    scheduled[blast] = v[2] and tonumber(v[1] or 0) > 0
+    scheduled[blast] = v[2] and tonumber(v[1] or 0) or 0
   end
-  return scheduled[blast]
+  scheduled[blast] = scheduled[blast] - 1
+  return scheduled[blast] >= 0
 end
 
 -- The holders of a chunk's entries: chunks come in the order of their streams, so one look serves for all.
@@ -80,11 +81,12 @@ local function sweep_stream(stream, id, job_id, waited, event, i)
     if consumer == '~retry' then unpark(stream, id) end
     acks[stream] = acks[stream] or {}
     table.insert(acks[stream], id)
-  else
-    local blast = bulk_blast(stream)
-    if blast and waited == 'q' and is_scheduled(blast) then waited = 's' end
   end
   if redis.call('XDEL', stream, id) == 0 then return '0' end
+  if not consumer and waited == 'q' then
+    local blast = bulk_blast(stream)
+    if blast and leave_scheduled(blast) then waited = 's' end
+  end
   dels[stream] = true
   return end_job(job_id, waited, event)
 end

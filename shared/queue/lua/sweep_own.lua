@@ -21,7 +21,7 @@ end
 local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
 local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
 local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'scheduled_whole')
-local scheduled = v[2] and tonumber(v[1] or 0) > 0
+local scheduled = v[2] and math.max(tonumber(v[1] or 0), 0) or 0 -- how many are left of these
 local events, acks, dels, flying = {}, {}, {}, 0
 
 -- Nearly all jobs of a page wait as they were enqueued; these go into one `Swept`, their bytes as they are. Reading
@@ -30,6 +30,12 @@ local events, acks, dels, flying = {}, {}, {}, 0
 -- a time of a first deferral ends in three zero bytes, the byte 0xcf stands before its eight.
 local START = '\157' .. cmsgpack.pack(blast)
 local UNTRIED = { ['\0\0\0\194\0'] = true, ['\0\0\0\195\0'] = true }
+local function leave_scheduled(n)
+  local left = math.min(n, scheduled)
+  if left > 0 then count(blast, 'scheduled', -left) end
+  scheduled = scheduled - left
+end
+
 local untried, by_ends = {}, not any_cancel and not any_stall
 
 local function is_untried(raw)
@@ -41,7 +47,7 @@ local function swept()
   if n == 0 then return end
   count(blast, status, n)
   count_channel(status, n)
-  if scheduled then count(blast, 'scheduled', -n) end
+  leave_scheduled(n)
   local list = '\220' .. string.char(math.floor(n / 256), n % 256) .. table.concat(untried)
   events[#events + 1] = '\150' .. cmsgpack.pack('swept', now_ms) .. ARGV[8] .. list
 end
@@ -61,8 +67,8 @@ local function end_read(id, row, job)
   end
   if job[9] + made > 0 or job[10] > 0 then
     count(blast, 'retrying', -1)
-  elseif scheduled and not row then
-    count(blast, 'scheduled', -1)
+  elseif not row then
+    leave_scheduled(1)
   end
   count(blast, status, 1)
   count_channel(status, 1)

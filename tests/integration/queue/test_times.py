@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 
 from shared.events import Queued
+from shared.queue.doctor import Doctor
 from shared.queue.leases import parked
 from tests.integration.queue.world import World, eventually
 
@@ -113,4 +115,25 @@ async def test_parked_job_that_expires_meanwhile_ends(world: World) -> None:
         words += await sender.obey(await eventually(lambda: sender.fetch(2), "the parked ones"))
     assert words == ["expired", "expired"]
     assert (await world.progress(blast)).counts["expired"] == 2
+    await world.check_balance(blast)
+
+
+@pytest.mark.parametrize("then", ["cancelled", "sent"])
+async def test_scheduled_blast_that_is_still_enqueued_when_its_time_comes(world: World, then: str) -> None:
+    """What is added to its stream before the first turn counts as the rest does, and all of it is right at the end."""
+    blast = await world.blast(600, "bulk", scheduled_at_ms=4_000_000_000_000)
+    await world.enqueue(blast, 0, 200)
+    come = msgspec.structs.replace(blast, scheduled_at_ms=1)
+    await world.enqueue(come, 200, 400)
+    await world.check_balance(blast)
+    assert await Doctor(world.redis, "email", "doctor", repair=False).examine() == []
+    if then == "cancelled":
+        assert await world.control.cancel_blast(blast.blast_id)
+    else:
+        await world.redis.zadd("{email}:ring", {f"{{email}}:jobs:bulk:{blast.blast_id}": 1})
+        sender = await world.sender()
+        assert all(await sender.finish(*await sender.take(600)))
+    counts = (await world.progress(blast)).counts
+    assert {name: n for name, n in counts.items() if n} == {then: 600}
+    assert (await world.control.channel_stats("email")).scheduled == 0
     await world.check_balance(blast)
