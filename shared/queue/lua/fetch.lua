@@ -119,8 +119,10 @@ end
 local function start_scheduled(stream)
   local blast = bulk_blast(stream)
   if not blast then return end
-  local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'scheduled_whole')
-  if v[2] and tonumber(v[1] or 0) > 0 then count(blast, 'scheduled', -tonumber(v[1])) end
+  local key = C .. ':blast:' .. blast
+  if redis.call('HDEL', key, 'scheduled_whole') == 0 then return end
+  local waiting = tonumber(redis.call('HGET', key, 'scheduled') or 0)
+  if waiting > 0 then count(blast, 'scheduled', -waiting) end
 end
 
 local turns = 0

@@ -203,3 +203,16 @@ async def test_nothing_is_ended_while_the_logger_is_behind(world: World, monkeyp
     (finding,) = await Doctor(world.redis, "email", "doctor", repair=True).find_lost(logger)
     assert (finding.count, finding.repaired) == (1, False)
     assert not [event for event in await world.written() if isinstance(event, Ended)]
+
+
+async def test_scheduled_blast_that_is_sent_again_is_healthy(world: World) -> None:
+    """All jobs of a scheduled blast failed and stand in a new stream of its own: they wait for a turn, not a time."""
+    blast = await world.given(120, "bulk", scheduled_at_ms=4_000_000_000_000)
+    await world.redis.zadd("{email}:ring", {f"{{email}}:jobs:bulk:{blast.blast_id}": 1})
+    sender = await world.sender()
+    for lease in await sender.take(120):
+        assert await sender.fail(lease)
+    await world.again(blast, range(120), run=2)
+    assert await examine(world, repair=True) == []
+    assert (await world.progress(blast)).counts["queued"] == 120
+    await world.check_balance(blast)
