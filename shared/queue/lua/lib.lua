@@ -167,7 +167,8 @@ local function gauge(name, by)
   gauge_deltas[name] = (gauge_deltas[name] or 0) + by
 end
 
--- Emit the end of a blast on this channel, once, when its last job has reached a terminal status.
+-- Emit the end of a blast on this channel, once, when its last job has reached a terminal status. What has ended is
+-- paused no more: of what is sent again from it nobody would know that it waits for a resume.
 local function end_if_complete(blast, now_ms, keep_ms, events)
   local key = C .. ':blast:' .. blast
   local v = redis.call('HMGET', key, 'total', 'enqueued', 'ended_at', 'sent', 'failed', 'cancelled', 'expired', 'suppressed')
@@ -182,6 +183,7 @@ local function end_if_complete(blast, now_ms, keep_ms, events)
   counts['total'] = tonumber(v[1])
   redis.call('HSET', key, 'ended_at', int(now_ms))
   redis.call('PEXPIRE', key, keep_ms)
+  redis.call('HDEL', key, 'paused')
   redis.call('SREM', C .. ':paused:blasts', blast)
   local channel = string.sub(C, 2, -2)
   events[#events + 1] = cmsgpack.pack({ 'blast_channel_ended', now_ms, blast, channel, counts })

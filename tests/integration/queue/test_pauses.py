@@ -319,3 +319,21 @@ async def test_a_full_redis_lets_a_job_be_cancelled_and_the_rate_be_changed(worl
     finally:
         await world.redis.config_set("maxmemory", "0")
     await world.check_balance(blast)
+
+
+@pytest.mark.parametrize("count", [1, 120])
+async def test_blast_that_ended_while_paused_is_paused_no_more(world: World, count: int) -> None:
+    """Paused while its last jobs were in mid-send it has ended; sent again they are served, as nothing is paused."""
+    blast = await world.given(count, "bulk")
+    sender = await world.sender()
+    leases = await sender.take(count)
+    assert await world.control.pause_blast(blast.blast_id, "wait")
+    for lease in leases:
+        assert await sender.fail(lease)
+    await world.again(blast, range(count), run=2)
+    progress = await world.blasts.progress(blast.blast_id)
+    assert progress is not None
+    assert progress.state == "running"
+    assert all(await sender.finish(*await sender.take(count)))
+    assert (await world.progress(blast)).counts["sent"] == count
+    await world.check_balance(blast)
