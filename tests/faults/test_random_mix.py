@@ -66,8 +66,10 @@ class Mix:
             self.lock_the_database,
             self.fill_the_disk,
             self.lose_answers,
+            self.hang_in_data,
             self.refuse_mail,
             self.answer_later,
+            self.answer_slowly,
         ]
 
     async def commit(self) -> None:
@@ -169,6 +171,13 @@ class Mix:
         await asyncio.sleep(2)
         mail.heal()
 
+    async def hang_in_data(self) -> None:
+        """Half of a message gets through, and no more: nobody has it, so it may go out again."""
+        mail = self._world.mails[self._sender()]
+        mail.hang_in_data = True
+        await asyncio.sleep(1)
+        mail.heal()
+
     async def refuse_mail(self) -> None:
         mail = self._world.mails[self._sender()]
         mail.refuse()
@@ -180,6 +189,14 @@ class Mix:
         fault = {"channel": "email", "answer": answer, "times": 20, "seconds": 3}
         await self._world.sandbox("PUT", "/faults", fault)
         await asyncio.sleep(1)
+        await self._world.sandbox("DELETE", "/faults")
+
+    async def answer_slowly(self) -> None:
+        """Within the time-outs: nobody is to be taken for dead."""
+        await self._world.sandbox(
+            "PUT", "/faults", {"channel": "email", "answer": "slow", "seconds": 5, "delayMs": 500}
+        )
+        await asyncio.sleep(5)
         await self._world.sandbox("DELETE", "/faults")
 
     def _sender(self) -> str:
