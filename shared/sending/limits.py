@@ -6,6 +6,7 @@ channel share them; a job beyond its limit has its start booked and waits elsewh
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -45,10 +46,17 @@ def domain_limits(rates: Mapping[str, Rate]) -> LimitOf:
 
 
 def pair_limit(rate: Rate | None, burst: int) -> LimitOf:
-    """Limit jobs by their recipient: `rate` in the long run, after a burst of so many; no rate, no limit."""
+    """Limit jobs by their recipient: `rate` in the long run, after a burst of so many; no rate, no limit.
+
+    The limit's name becomes a key of Redis, which shows in its slow log and to whoever lists keys: not the number.
+    """
     gap = gap_us(rate) if rate else 0
 
     def limit_of(job: Job) -> JobLimit | None:
-        return JobLimit(job.recipient.address, gap, burst) if gap else None
+        return JobLimit(_veiled(job.recipient.address), gap, burst) if gap else None
 
     return limit_of
+
+
+def _veiled(address: str) -> str:
+    return hashlib.blake2s(address.encode(), digest_size=12).hexdigest()

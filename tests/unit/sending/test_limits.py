@@ -27,7 +27,12 @@ def test_domains_without_a_limit() -> None:
 
 
 def test_a_pair_is_limited_by_its_recipient() -> None:
-    """One message in 6 s to one number after a burst of 45; `off` is no limit."""
+    """One message in 6 s to one number after a burst of 45, by a name that does not tell the number; `off` is none."""
     rate = Rate(1, 6.0)
-    assert pair_limit(rate, 45)(job_to("6281234567890")) == JobLimit("6281234567890", gap_us(rate), 45)
+    limit_of = pair_limit(rate, 45)
+    first, again, other = (limit_of(job_to(number)) for number in ("6281234567890", "6281234567890", "6281234567891"))
+    assert first is not None
+    assert first == again != other
+    assert (first.gap_us, first.burst) == (gap_us(rate), 45)
+    assert "6281234567890" not in first.name
     assert pair_limit(None, 45)(job_to("6281234567890")) is None
