@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import typer
 
 from services.cli.main import app
 from services.ingest.operations import OPERATIONS
+from services.logger.schema import migrate
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = ("runbook.md", "operations.md", "providers.md")
@@ -23,6 +28,17 @@ _PANEL = re.compile(r"\*(Kurir \w+) → ([^*]+)\*")
 def page(name: str) -> str:
     """Return a page on one line, since commands are broken over lines."""
     return " ".join((ROOT / "docs" / name).read_text().split())
+
+
+def run_in_logger(section: str, folder: Path) -> str:
+    """Run what a section has compose do in the logger's container, on its files in `folder`; return what it said."""
+    text = (ROOT / "docs" / "runbook.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    blocks = "".join(re.findall(r"^```\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
+    script = re.sub(r"^docker compose (?:stop|start) logger\n", "", blocks, flags=re.MULTILINE)
+    script = re.sub(r"^docker compose (?:exec|run --rm --no-deps) logger ", "", script, flags=re.MULTILINE)
+    script = script.replace("python -c", f"{sys.executable} -c").replace("/var/lib/kurir", str(folder))
+    assert "docker" not in script
+    return subprocess.run(["sh", "-ec", script], capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -59,3 +75,39 @@ def test_every_panel_is_on_its_dashboard() -> None:
     found = _PANEL.findall(page("runbook.md"))
     assert len(found) >= 5
     assert [(board, panel) for board, panel in found if panel not in panels.get(board, set())] == []
+
+
+def test_the_database_is_smaller_and_whole_after_what_the_runbook_says(tmp_path: Path) -> None:
+    """Rows that were deleted leave the file, the others stay, and so does the schema's version."""
+    path = tmp_path / "logs.db"
+    rows = [("{email}:events", f"{number}-0", "e", b"x" * 1000, "2026-01-01") for number in range(2000)]
+    with closing(sqlite3.connect(path)) as log:
+        log.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        log.execute("PRAGMA journal_mode = WAL")
+        migrate(log)
+        log.executemany(
+            "INSERT INTO undecodable_events (stream, entry_id, error, raw, created_at) VALUES (?,?,?,?,?)", rows
+        )
+        log.execute("DELETE FROM undecodable_events WHERE id > 10")
+        log.commit()
+        version = log.execute("PRAGMA user_version").fetchone()
+    before = path.stat().st_size
+    assert "ok" in run_in_logger("KurirDatabaseLarge", tmp_path).split()
+    assert path.stat().st_size < before / 2
+    assert [one.name for one in tmp_path.iterdir()] == ["logs.db"]
+    with closing(sqlite3.connect(path)) as log:
+        assert log.execute("SELECT count(*) FROM undecodable_events").fetchone() == (10,)
+        assert log.execute("PRAGMA user_version").fetchone() == version
+        assert log.execute("PRAGMA freelist_count").fetchone() == (0,)
+
+
+def test_the_runbook_shows_what_was_set_aside(tmp_path: Path) -> None:
+    """With the error, and the job's id to be read in the bytes."""
+    with closing(sqlite3.connect(tmp_path / "logs.db")) as log:
+        migrate(log)
+        row = ("{email}:events", "1-0", "cannot decode event batch", b"\xc1 b1:7:email", "2026-01-01")
+        log.execute("INSERT INTO undecodable_events (stream, entry_id, error, raw, created_at) VALUES (?,?,?,?,?)", row)
+        log.commit()
+    shown = run_in_logger("KurirEventsSetAside", tmp_path)
+    assert "cannot decode event batch" in shown
+    assert "b1:7:email" in shown
