@@ -145,7 +145,7 @@ class Control:
         blast = await self._blasts.load(parsed.blast_id) if parsed else None
         if parsed is None or blast is None or parsed.channel not in blast.totals:
             return "unknown"
-        return await self.sweeper.cancel_job(job_id, blast)
+        return await self.sweeper.cancel_job(parsed)
 
     async def set_rate(self, channel: str, rate: Rate | None) -> None:
         """Change a channel's rate for all its senders, at once; None for no limit."""

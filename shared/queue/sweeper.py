@@ -7,7 +7,7 @@ meanwhile; what is in mid-send is left to finish.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from shared.blasts import Blast
 from shared.clock import Clock, SystemClock
 from shared.errors import DecodeError, KurirError
 from shared.events import Ended, pack_event
-from shared.jobs import Job, Status, unpack_job
+from shared.jobs import TERMINAL, Job, JobId, Status, unpack_job
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.keys import ChannelKeys
@@ -39,8 +39,22 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The jobs of a blast on a channel, or one of them."""
+
+    channel: str
+    blast_id: str
+    index: int | None = None
+
+    @property
+    def beginning(self) -> bytes:
+        """What stands in such a job behind its first byte."""
+        return _packed(self.blast_id) if self.index is None else _packed(self.blast_id, self.index)
+
+
+@dataclass(slots=True)
 class _Place:
-    """A stretch of a stream."""
+    """A stretch of a stream; its start moves on as it is walked."""
 
     stream: str
     start: str = "-"
@@ -80,7 +94,8 @@ class Sweeper:
         ended = in_flight = 0
         for channel in blast.totals:
             own = await self._sweep_own(channel, blast.blast_id, verdict)
-            swept = await self._sweep(channel, blast.blast_id, lambda job: job.blast_id == blast.blast_id, verdict)
+            wanted = _Wanted(channel, blast.blast_id)
+            swept = await self._sweep(wanted, await self._places(wanted), verdict)
             ended += own.ended + swept.ended
             in_flight += max(own.in_flight, swept.in_flight)
         return Swept(ended, in_flight)
@@ -100,14 +115,18 @@ class Sweeper:
             in_flight += flying
         return Swept(ended, in_flight)
 
-    async def cancel_job(self, job_id: str, blast: Blast) -> str:
+    async def cancel_job(self, job: JobId) -> str:
         """End one waiting job; `processing` if it is being sent, and it will then not be tried again."""
-        channel = job_id.rpartition(":")[2]
-        keys = ChannelKeys(channel)
+        keys, job_id = ChannelKeys(job.channel), f"{job.blast_id}:{job.index}:{job.channel}"
+        if not await self._any_open(keys, job.blast_id):
+            return "unknown"
         await call_script(self._redis, "cancel_job", keys.tag, (job_id, Timing().keep_ended_ms))
-        # Twice: a job may come due, or be put off, while the walk has passed the one place and not the other.
+        wanted = _Wanted(job.channel, job.blast_id, job.index)
+        places = await self._places(wanted)
+        # Twice: a job may come due, or be put off, while the walk has passed the one place and not the other. It then
+        # stands behind what was walked, so the second walk is short.
         for _ in range(2):
-            swept = await self._sweep(channel, blast.blast_id, lambda job: job.job_id == job_id, CANCELLED)
+            swept = await self._sweep(wanted, places, CANCELLED)
             if swept.ended:
                 return "cancelled"
             if swept.in_flight:
@@ -116,42 +135,43 @@ class Sweeper:
             await self._redis.hdel(keys.key("cancels"), job_id)
         return "unknown"
 
-    async def _sweep(self, channel: str, blast_id: str, wanted: Callable[[Job], bool], verdict: Verdict) -> Swept:
+    async def _any_open(self, keys: ChannelKeys, blast_id: str) -> bool:
+        """Say whether any job of a blast has not ended, by its counts; they move with its jobs."""
+        with translated("cancel job"):
+            known: Any = await self._redis.hmget(keys.blast(blast_id), "enqueued", *TERMINAL)
+        enqueued, *ended = (int(count or 0) for count in known)
+        return known[0] is None or enqueued > sum(ended)
+
+    async def _sweep(self, wanted: _Wanted, places: list[_Place], verdict: Verdict) -> Swept:
         """End what is wanted; while Redis ends one chunk the next is read."""
         marks: list[str] = []
         try:
             async with asyncio.TaskGroup() as group:
                 ending: asyncio.Task[str] | None = None
-                async for chunk in self._waiting(channel, blast_id, wanted):
+                async for chunk in self._waiting(wanted, places):
                     if ending is not None:
                         marks.append(await ending)
-                    ending = group.create_task(self._end(channel, chunk, verdict))
+                    ending = group.create_task(self._end(wanted.channel, chunk, verdict))
                 if ending is not None:
                     marks.append(await ending)
         except* KurirError as failed:
             raise failed.exceptions[0] from None
         return Swept(sum(mark.count("1") for mark in marks), sum(mark.count("t") for mark in marks))
 
-    async def _waiting(
-        self, channel: str, blast_id: str, wanted: Callable[[Job], bool]
-    ) -> AsyncIterator[list[Waiting]]:
-        keys = ChannelKeys(channel)
-        for place in await self._places(keys, blast_id):
-            async for entries in self._entries(place):
-                found = [entry for entry in entries if wanted(entry.job)]
-                if found:
-                    yield found
-        async for due in self._due_later(keys, blast_id):
-            found = [entry for entry in due if wanted(entry.job)]
-            if found:
-                yield found
+    async def _waiting(self, wanted: _Wanted, places: list[_Place]) -> AsyncIterator[list[Waiting]]:
+        for place in places:
+            async for entries in self._entries(place, wanted):
+                yield entries
+        async for due in self._due_later(wanted):
+            yield due
 
-    async def _places(self, keys: ChannelKeys, blast_id: str) -> list[_Place]:
+    async def _places(self, wanted: _Wanted) -> list[_Place]:
         """Say where a blast's jobs may stand; in the shared streams only from where its first was added.
 
         What was deferred, or was scheduled, comes into the shared streams later on; `normal` takes none but those
         of scheduled blasts.
         """
+        keys, blast_id = ChannelKeys(wanted.channel), wanted.blast_id
         with translated("sweep"):
             known: Any = await self._redis.hmget(keys.blast(blast_id), "from", "to", "scheduled_at")
         first, last, scheduled_at = known
@@ -163,25 +183,32 @@ class Sweeper:
             places.append(_Place(keys.lane("normal"), start, last.decode()))
         return places
 
-    async def _entries(self, place: _Place) -> AsyncIterator[list[Waiting]]:
-        start = place.start
-        while True:
-            with translated("sweep"):
-                rows: Any = await self._redis.xrange(place.stream, start, place.end, count=CHUNK)
-            if not rows:
-                return
-            start = f"({rows[-1][0].decode()}"
-            yield [
+    async def _entries(self, place: _Place, wanted: _Wanted) -> AsyncIterator[list[Waiting]]:
+        tag, beginning = ChannelKeys(wanted.channel).tag, wanted.beginning
+        at_end = 0
+        while not at_end:
+            args = (place.stream, place.start, place.end, CHUNK, beginning)
+            following, at_end, *rows = await call_script(self._redis, "find", tag, args)
+            place.start = following.decode()
+            found = [
                 Waiting(place.stream, entry_id.decode(), job)
-                for entry_id, fields in rows
-                if (job := _job(fields[b"d"])) is not None
+                for entry_id, raw in zip(rows[::2], rows[1::2], strict=True)
+                if (job := _job(raw)) is not None
             ]
+            if found:
+                yield found
 
-    async def _due_later(self, keys: ChannelKeys, blast_id: str) -> AsyncIterator[list[Waiting]]:
-        cursor = 0
+    async def _due_later(self, wanted: _Wanted) -> AsyncIterator[list[Waiting]]:
+        key, cursor = ChannelKeys(wanted.channel).key("later:jobs"), 0
+        if wanted.index is not None:
+            with translated("sweep"):
+                raw: Any = await self._redis.hget(key, f"{wanted.blast_id}:{wanted.index}:{wanted.channel}")
+            if raw is not None and (only := _job(raw[2:])) is not None:
+                yield [Waiting("", "", only)]
+            return
         while True:
             with translated("sweep"):
-                reply: Any = await self._redis.hscan(keys.key("later:jobs"), cursor, match=f"{blast_id}:*", count=CHUNK)
+                reply: Any = await self._redis.hscan(key, cursor, match=f"{wanted.blast_id}:*", count=CHUNK)
             cursor, rows = reply
             found = [Waiting("", "", job) for raw in rows.values() if (job := _job(raw[2:])) is not None]
             if found:
