@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from shared.clock import rfc3339
 from shared.jobs import TERMINAL, JobId, parse_job_id
 
 _COUNTS = ("waiting", "active", "delayed", "scheduled", "completed", "failed", "paused")
+_LOG_TIME_S = 2.0
 _OWN_FIELDS = ("recipient", "channel")
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(BlastAnswer)
@@ -128,17 +130,36 @@ async def _just_accepted(call: Call, job: JobId) -> dict[str, Any] | None:
 
 
 async def _cancel_job(call: Call) -> web.Response:
+    """Cancel a job, unless the log knows that it has ended: Redis would look for it among all that wait."""
     job = _job_id(call)
-    outcome = await call.gateway.queue.control.cancel_job(_text(job))
-    if outcome == "processing":
-        raise ApiError("JOB_PROCESSING")
-    if outcome == "unknown":
-        message = await _logged(call, job)
-        if message is None:
-            raise ApiError("JOB_NOT_FOUND")
-        if message.get("status") != "cancelled":
-            raise ApiError("JOB_ENDED" if message.get("status") in TERMINAL else "JOB_PROCESSING")
+    status = await _logged_end(call, job)
+    if not status:
+        outcome = await call.gateway.queue.control.cancel_job(_text(job))
+        if outcome == "processing":
+            raise ApiError("JOB_PROCESSING")
+        status = outcome if outcome == "cancelled" else await _logged_status(call, job)
+    if status != "cancelled":
+        raise ApiError("JOB_ENDED" if status in TERMINAL else "JOB_PROCESSING")
     return answer(ChangeAnswer(message="the job is cancelled"))
+
+
+async def _logged_end(call: Call, job: JobId) -> str:
+    """Return the terminal status that the log has of a job, "" for none, or where the log does not answer soon."""
+    try:
+        async with asyncio.timeout(_LOG_TIME_S):
+            message = await _logged(call, job)
+    except (ApiError, TimeoutError):
+        return ""
+    status = str(message.get("status", "")) if message is not None else ""
+    return status if status in TERMINAL else ""
+
+
+async def _logged_status(call: Call, job: JobId) -> str:
+    """Return the status that the log has of a job that Redis does not know; raises 404 where nobody knows it."""
+    message = await _logged(call, job)
+    if message is None:
+        raise ApiError("JOB_NOT_FOUND")
+    return str(message.get("status", ""))
 
 
 async def _retry_job(call: Call) -> web.Response:

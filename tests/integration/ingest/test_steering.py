@@ -132,6 +132,31 @@ async def test_one_job_is_cancelled(api: Api, redis: Redis) -> None:
     assert (await _state(api, blast_id))["counts"]["cancelled"] == 1
 
 
+@pytest.mark.parametrize(("status", "code"), [("sent", "JOB_ENDED"), ("failed", "JOB_ENDED"), ("cancelled", "")])
+async def test_of_a_job_that_has_ended_the_log_is_asked_first(
+    api: Api, redis: Redis, peers: Peers, status: str, code: str
+) -> None:
+    """Nobody looks for it among the jobs that wait."""
+    job_id = f"{await _blast(api)}:0:email"
+    peers.answers[f"GET /api/messages/{job_id}"] = (200, {"message": {"job_id": job_id, "status": status}})
+    client: Any = redis
+    await client.config_resetstat()
+    reply = await api.post(f"/api/messages/{job_id}/cancel")
+    assert (reply.status, reply.body.get("code", "")) == ((409, code) if code else (200, ""))
+    assert "cmdstat_xrange" not in await client.info("commandstats")
+
+
+@pytest.mark.parametrize("answer", [(503, {}), (200, {"message": {"status": "queued"}})])
+async def test_a_job_is_cancelled_whatever_the_log_says(
+    api: Api, redis: Redis, peers: Peers, answer: tuple[int, Any]
+) -> None:
+    """The log may be away, or not have heard of its end: Redis knows."""
+    job_id = f"{await _blast(api)}:0:email"
+    peers.answers[f"GET /api/messages/{job_id}"] = answer
+    assert (await api.post(f"/api/messages/{job_id}/cancel")).status == 200
+    assert [job.index for job in await queued(redis)] == [1]
+
+
 async def test_a_job_without_a_row_yet_is_queued(api: Api, peers: Peers) -> None:
     """The log is a moment behind; what was accepted must not be unknown. What it wrote comes from there."""
     job_id = f"{await _blast(api)}:1:email"
