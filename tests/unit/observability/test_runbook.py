@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from services.cli.main import app
 from services.ingest.operations import OPERATIONS
@@ -22,6 +23,9 @@ PAGES = ("runbook.md", "operations.md", "providers.md")
 _COMMAND = re.compile(r"`(?:docker compose exec (?:-e \S+ )?\w+ )?kurir ([a-z]+)([^`]*)`")
 _OPTION = re.compile(r"--[a-z-]+")
 _PATH = re.compile(r"(?:localhost:3000|(?:GET|POST|PATCH|PUT|DELETE) )(/api/[\w/{}-]+)")
+_ASKED_PORT = re.compile(r"curl [^`]*?localhost:(\d+)")
+_IN_CONTAINER = re.compile(r"docker compose (?:exec|run)((?: -\S+(?: KURIR_\S+)?)*) (\w+) ?([\w-]*)")
+_PROGRAMS = {"python", "sh", "kurir", "ls", "df", ""}
 _PANEL = re.compile(r"\*(Kurir \w+) → ([^*]+)\*")
 
 
@@ -66,6 +70,20 @@ def test_every_path_is_in_the_api(name: str) -> None:
         asked = path.removeprefix("/api")
         assert any(re.fullmatch(shape, asked) for shape in shapes), path
     assert found or name == "operations.md"
+
+
+@pytest.mark.parametrize("name", ["runbook.md", "operations.md"])
+def test_compose_lets_every_command_through(name: str) -> None:
+    """Curl asks published ports alone, and what runs in a container is a program that the slim image has."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    ports = " ".join(port for service in services.values() for port in service.get("ports", []))
+    published = set(re.findall(r":-(\d+)\}", ports))
+    asked = _ASKED_PORT.findall(page(name))
+    assert asked
+    assert set(asked) <= published
+    inside = [(service, program) for _, service, program in _IN_CONTAINER.findall(page(name))]
+    assert {service for service, _ in inside} <= set(services)
+    assert {program for service, program in inside if service != "grafana"} <= _PROGRAMS
 
 
 def test_every_panel_is_on_its_dashboard() -> None:
