@@ -49,7 +49,7 @@ end
 -- Where the pairs stand that are to be added.
 local places = {}
 for at = FROM + 2 * skip, #ARGV, 2 do
-  if series == 'jobs' or start_run(ARGV[at], cmsgpack.unpack(ARGV[at + 1])[8]) then places[#places + 1] = at end
+  if series == 'jobs' or start_run(ARGV[at], read_job(ARGV[at + 1])[8]) then places[#places + 1] = at end
 end
 local added = #places
 

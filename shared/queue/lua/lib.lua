@@ -14,6 +14,60 @@ local function int(value)
   return string.format('%.0f', value)
 end
 
+-- Where so many packed values end; past the end of the bytes, or nil, where they are cut off.
+local WIDTHS = {
+  [0xca] = 4, [0xcb] = 8, [0xcc] = 1, [0xcd] = 2, [0xce] = 4, [0xcf] = 8, [0xd0] = 1, [0xd1] = 2, [0xd2] = 4, [0xd3] = 8,
+}
+local LENGTHS = { [0xc4] = 1, [0xc5] = 2, [0xc6] = 4, [0xd9] = 1, [0xda] = 2, [0xdb] = 4 }
+local ITEMS = { [0xdc] = { 2, 1 }, [0xdd] = { 4, 1 }, [0xde] = { 2, 2 }, [0xdf] = { 4, 2 } }
+
+local function number_at(raw, at, width)
+  local value = 0
+  for i = at, at + width - 1 do value = value * 256 + (string.byte(raw, i) or 0) end
+  return value
+end
+
+local function pass_values(raw, at, n)
+  while n > 0 do
+    local byte = string.byte(raw, at)
+    if not byte then return nil end
+    n, at = n - 1, at + 1
+    if byte >= 0x80 and byte <= 0x8f then
+      n = n + 2 * (byte - 0x80)
+    elseif byte >= 0x90 and byte <= 0x9f then
+      n = n + byte - 0x90
+    elseif byte >= 0xa0 and byte <= 0xbf then
+      at = at + byte - 0xa0
+    elseif WIDTHS[byte] then
+      at = at + WIDTHS[byte]
+    elseif LENGTHS[byte] then
+      at = at + LENGTHS[byte] + number_at(raw, at, LENGTHS[byte])
+    elseif ITEMS[byte] then
+      local width, each = unpack(ITEMS[byte])
+      n, at = n + each * number_at(raw, at, width), at + width
+    end
+  end
+  return at
+end
+
+-- A packed job without what its recipient bears beyond address and name.
+local function lighten(raw)
+  local recipient = string.byte(raw) == 0x9d and pass_values(raw, 2, 4)
+  local named = recipient and pass_values(raw, recipient + 1, 2)
+  local after = named and pass_values(raw, recipient, 1)
+  if not after then return '' end
+  return string.sub(raw, 1, recipient - 1) .. '\146' .. string.sub(raw, recipient + 1, named - 1) .. string.sub(raw, after)
+end
+
+-- The fields of a job, nil where the bytes are no job. The server's msgpack fails at binary values, which the files
+-- of a recipient are: such a job is read without them, and with no more of its recipient than address and name.
+local function read_job(raw)
+  local fine, job = pcall(cmsgpack.unpack, raw)
+  if not fine then fine, job = pcall(cmsgpack.unpack, lighten(raw)) end
+  if fine and type(job) == 'table' and job[1] and job[10] then return job end
+  return nil
+end
+
 -- A repeated call (its reply was lost) is answered from here; callers send one call per step at a time, numbered
 -- upwards. A copy that arrives when later calls have been answered (it lay in a dead connection) does nothing.
 local function replayed(producer, step, sequence)

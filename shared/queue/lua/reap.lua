@@ -39,7 +39,7 @@ local function take_tx(stream)
     if not entry then
       redis.call('XACK', stream, GROUP, row[1])
     elseif not only or only[stream .. ' ' .. row[1]] then
-      local job = cmsgpack.unpack(entry[2][2])
+      local job = read_job(entry[2][2])
       local job_id, run, attempt = job[1] .. ':' .. int(job[2]) .. ':' .. job[3], job[8], job[9] + row[4]
       local stall = stall_of(job_id)
       if not stall or stall.run ~= run then stall = { stalls = 0, uncertain = 0, run = run, outcome = '-' } end

@@ -61,8 +61,8 @@ local function walk(stream)
   end
   local scheduled = never_served(stream)
   for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
-    local fine, job = pcall(cmsgpack.unpack, entry[2][2])
-    if fine and type(job) == 'table' and job[1] and job[10] then
+    local job = read_job(entry[2][2])
+    if job then
       local row, status = held[entry[1]], nil
       if scheduled then
         status = 'scheduled'
@@ -88,7 +88,8 @@ local function walk_later()
       note(blast, 'scheduled')
       sums.later_scheduled = sums.later_scheduled + 1
     else
-      note(blast, waits(cmsgpack.unpack(string.sub(kept, 3)), 0))
+      local job = read_job(string.sub(kept, 3))
+      note(blast, job and waits(job, 0) or 'queued')
     end
   end
 end

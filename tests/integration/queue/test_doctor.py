@@ -9,7 +9,7 @@ import pytest
 from shared.blasts import Blast
 from shared.events import BlastChannelEnded, Ended
 from shared.queue.doctor import Doctor, Finding, OpenJob
-from tests.integration.queue.world import HandSender, World
+from tests.integration.queue.world import WITH_FILES, HandSender, World
 
 
 async def examine(world: World, *, repair: bool) -> list[Finding]:
@@ -216,3 +216,17 @@ async def test_scheduled_blast_that_is_sent_again_is_healthy(world: World) -> No
     assert await examine(world, repair=True) == []
     assert (await world.progress(blast)).counts["queued"] == 120
     await world.check_balance(blast)
+
+
+async def test_jobs_with_attachments_are_not_taken_for_lost(world: World) -> None:
+    """Wherever they stand: new, in mid-send, parked, deferred, scheduled."""
+    later = await world.blast(2, scheduled_at_ms=4_000_000_000_000)
+    await world.enqueue(later, recipient=WITH_FILES)
+    blast = await world.blast(110, "bulk")
+    await world.enqueue(blast, recipient=WITH_FILES)
+    sender = await world.sender()
+    leases = await sender.take(5)
+    assert await sender.retry(leases[0], 60_000)
+    assert await sender.defer(leases[1], 60_000)
+    assert await examine(world, repair=True) == []
+    await world.check_balance(later, blast)

@@ -6,7 +6,7 @@ import pytest
 
 from shared.events import BlastChannelEnded, Ended, Queued, Retrying, Sent
 from shared.queue.producer import Chunk, GapError
-from tests.integration.queue.world import World, eventually
+from tests.integration.queue.world import WITH_FILES, World, eventually
 
 
 async def test_job_goes_from_enqueue_to_sent(world: World) -> None:
@@ -105,3 +105,17 @@ async def test_chunk_of_more_than_500_is_refused(world: World) -> None:
     blast = await world.blast(501)
     with pytest.raises(ValueError, match="at most 500"):
         await world.producer.enqueue(Chunk(blast, "email", 0, world.jobs(blast, range(501))))
+
+
+async def test_dead_letter_with_an_attachment_is_sent_again(world: World) -> None:
+    """It fails, is enqueued as the next run, whole, and is sent."""
+    blast = await world.blast(1)
+    await world.enqueue(blast, recipient=WITH_FILES)
+    sender = await world.sender()
+    assert await sender.fail((await sender.take())[0])
+    jobs = world.jobs(blast, [0], run=2, recipient=WITH_FILES)
+    assert (await world.producer.enqueue(Chunk(blast, "email", 0, jobs, series="run:2"))).added == 1
+    (again,) = await sender.take()
+    assert (again.job.run, again.job.recipient) == (2, WITH_FILES)
+    assert await sender.finish(again) == [True]
+    await world.check_balance(blast)

@@ -14,7 +14,7 @@ from shared.queue.consumer import BeginPolicy
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
-from tests.integration.queue.world import HandSender, World, ends, eventually
+from tests.integration.queue.world import WITH_FILES, HandSender, World, ends, eventually
 
 AT_ONCE = replace(Timing(), looks_apart_ms=0, redis_up_ms=0)
 
@@ -322,3 +322,15 @@ async def test_accepted_late_is_not_sent_again(world: World, others: int) -> Non
     last = [event for event in told if isinstance(event, BlastChannelEnded | Queued)][-1]
     assert isinstance(last, BlastChannelEnded)
     assert last.counts["sent"] == 1 + others
+
+
+async def test_abandoned_job_with_an_attachment_is_taken_over(world: World) -> None:
+    """A script must read a job whatever its files hold: the server's msgpack knows no binary values."""
+    blast = await world.blast(1)
+    await world.enqueue(blast, recipient=WITH_FILES)
+    alive = await world.sender()
+    await abandon(world, alive)
+    (again,) = await alive.take()
+    assert (again.attempt, again.job.recipient) == (2, WITH_FILES)
+    assert await alive.finish(again) == [True]
+    await world.check_balance(blast)

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from shared.blasts import Blast
 from shared.events import Deferred, Ended, Event, EventBatch, Retrying, Returned, Sent, Swept, pack_event
-from shared.jobs import TERMINAL, Job, Lane, Recipient, Status
+from shared.jobs import TERMINAL, Attachment, Job, Lane, Recipient, Status
 from shared.queue.blasts import BlastStore, ChannelProgress
 from shared.queue.connection import connect
 from shared.queue.consumer import BeginPolicy, BeginRequest, Consumer
@@ -31,6 +31,10 @@ from tests.integration.queue.truth import Truth, find_truth
 from tests.servers import wait_for
 
 TEMPLATE = Template(id="t", name="T", channels=["email"], subject="s", text="x")
+FILES = [Attachment("a.pdf", "application/pdf", b"\xff" * size) for size in (0, 200, 300, 70_000)]
+WITH_FILES = Recipient(
+    "files@example.com", "Files", {"x": {"y": [1, -70_000, 2.5, None, "z" * 300], "n": 2**40}}, "r", FILES
+)
 _numbers = itertools.count(1)
 
 
