@@ -3,16 +3,36 @@
 --
 -- KEYS  the channel's hash tag
 -- ARGV  1 head of the event batch · 2 ms that an ended blast is kept · 3 status · 4 blast id · 5 id from which the
---       page begins · 6 entries a page · 7 what stands in an `Ended` from its status to its job, packed ·
+--       page begins · 6 most entries a page · 7 what stands in an `Ended` from its status to its job, packed ·
 --       8 what stands in a `Swept` from its status to its message, packed
 -- Result  {id from which the next page begins or "", jobs ended, jobs in mid-send and left alone}
+-- A page ends early once about a megabyte was read for it: jobs may bear attachments, and Redis waits meanwhile.
 -- Safe to repeat: what is gone is skipped.
 
 local now_ms, status, blast = math.floor(now_us() / 1000), ARGV[3], ARGV[4]
 local stream, most, ending = C .. ':jobs:bulk:' .. blast, tonumber(ARGV[6]), ARGV[7]
-local entries = redis.call('XRANGE', stream, ARGV[5], '+', 'COUNT', most)
+local LARGE, PAGE_BYTES, STEP = 1024, 1048576, 20
+
+-- XRANGE knows no bound but a number, so a page is read in steps, small ones where the entries are large.
+local entries, last_id, following = {}, nil, ARGV[5]
+local function read_page()
+  local bytes, step = 0, 1
+  while following ~= '' and #entries < most and bytes < PAGE_BYTES do
+    local wanted, largest = math.min(step, most - #entries), 1
+    local rows = redis.call('XRANGE', stream, following, '+', 'COUNT', wanted)
+    for i = 1, #rows do
+      local size = #rows[i][2][2]
+      entries[#entries + 1] = rows[i]
+      bytes, largest = bytes + size, math.max(largest, size)
+    end
+    if #rows > 0 then last_id = rows[#rows][1] end
+    following = #rows == wanted and '(' .. last_id or ''
+    step = math.max(1, math.min(STEP, math.floor((PAGE_BYTES - bytes) / largest)))
+  end
+end
+
+read_page()
 if #entries == 0 then return { '', 0, 0 } end
-local last_id = entries[#entries][1]
 local held = {}
 local rows = redis.pcall('XPENDING', stream, GROUP, entries[1][1], last_id, most)
 if not rows.err then
@@ -24,22 +44,23 @@ local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'scheduled_w
 local scheduled = v[2] and math.max(tonumber(v[1] or 0), 0) or 0 -- how many are left of these
 local events, acks, dels, flying = {}, {}, {}, 0
 
--- Nearly all jobs of a page wait as they were enqueued; these go into one `Swept`, their bytes as they are. Reading
--- a job takes longer than all else that is done for it, so one is known by its ends: an array of 13 that begins with
--- the blast's id, and no attempts, no deferrals, no time of a first deferral, marketing or not, nothing booked. Where
--- a time of a first deferral ends in three zero bytes, the byte 0xcf stands before its eight.
+-- Nearly all jobs of a page wait as they were enqueued; these go into one `Swept`, their bytes as they are, unless they
+-- are large: the events would then hold for the logger what a cancellation is to free. Reading a job takes longer than
+-- all else that is done for it, so one is known by its ends: an array of 13 that begins with the blast's id, and no
+-- attempts, no deferrals, no time of a first deferral, marketing or not, nothing booked. Where a time of a first
+-- deferral ends in three zero bytes, the byte 0xcf stands before its eight.
 local START = '\157' .. cmsgpack.pack(blast)
 local UNTRIED = { ['\0\0\0\194\0'] = true, ['\0\0\0\195\0'] = true }
+local untried, by_ends = {}, not any_cancel and not any_stall
+
+local function is_untried(raw)
+  return by_ends and #raw <= LARGE and UNTRIED[string.sub(raw, -5)] and string.byte(raw, -11) ~= 207 and string.sub(raw, 1, #START) == START
+end
+
 local function leave_scheduled(n)
   local left = math.min(n, scheduled)
   if left > 0 then count(blast, 'scheduled', -left) end
   scheduled = scheduled - left
-end
-
-local untried, by_ends = {}, not any_cancel and not any_stall
-
-local function is_untried(raw)
-  return by_ends and UNTRIED[string.sub(raw, -5)] and string.byte(raw, -11) ~= 207 and string.sub(raw, 1, #START) == START
 end
 
 local function swept()
@@ -87,8 +108,8 @@ for _, entry in ipairs(entries) do
     untried[#untried + 1] = raw
     dels[#dels + 1] = id
   else
-    local fine, job = pcall(cmsgpack.unpack, raw)
-    if fine and type(job) == 'table' and job[10] then end_read(id, row, job) end
+    local job = read_job(raw)
+    if job then end_read(id, row, job) end
   end
 end
 
@@ -98,4 +119,4 @@ if #dels > 0 then redis.call('XDEL', stream, unpack(dels)) end
 drop_if_empty(stream)
 write_counts(now_ms, tonumber(ARGV[2]), events)
 emit(ARGV[1], events)
-return { #entries == most and '(' .. last_id or '', #dels, flying }
+return { following, #dels, flying }

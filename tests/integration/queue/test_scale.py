@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import psutil
 import pytest
 
-from shared.jobs import Recipient
+from shared.events import Ended, Swept
+from shared.jobs import Attachment, Recipient
 from shared.queue.timing import Timing
-from tests.integration.queue.world import World, open_world
+from tests.integration.queue.world import World, ends, open_world
 from tests.servers import Kind, RedisServer
 
 
@@ -104,3 +106,27 @@ async def test_cancelled_blast_is_gone_in_seconds(large: tuple[World, RedisServe
     assert await world.control.cancel_blast(small.blast_id)
     assert time.monotonic() - started < 0.5
     assert (await world.progress(small)).counts["cancelled"] == 10
+
+
+async def test_attachments_of_cancelled_jobs_are_gone(large: tuple[World, RedisServer]) -> None:
+    """With the logger down a cancellation must free memory: what is large is told by its ends, a few at a time."""
+    world, _ = large
+    blast = await world.blast(110, "bulk")
+    await world.enqueue(blast, 0, 55)
+    heavy = Recipient(
+        "heavy@example.com", "Heavy", attachments=[Attachment("a.pdf", "application/pdf", b"\xff" * 100_000)]
+    )
+    await world.enqueue(blast, 55, 55, recipient=heavy)
+    await world.written()
+    world.events.clear()
+    assert await world.control.cancel_blast(blast.blast_id)
+    told: Any = await world.redis.xrange("{email}:events")
+    pages = [len(fields[b"d"]) for _, fields in told if b"heavy@" in fields[b"d"]]
+    assert sum(len(fields[b"d"]) for _, fields in told) < 100_000
+    assert 5 <= len(pages) <= 10
+    events = await world.written()
+    assert sum(len(event.jobs) for event in events if isinstance(event, Swept)) == 55
+    assert {event.address for event in events if isinstance(event, Ended)} == {"heavy@example.com"}
+    assert (len(ends(events)), set(ends(events).values())) == (110, {1})
+    assert (await world.progress(blast)).counts["cancelled"] == 110
+    await world.check_balance(blast)
