@@ -93,12 +93,12 @@ async def test_many_parked_retries_cost_a_fetch_nothing(large: tuple[World, Redi
 
 @pytest.mark.timing
 async def test_cancelled_blast_is_gone_in_seconds(large: tuple[World, RedisServer]) -> None:
-    """50,000 jobs are ended, and their events put out, within 1.5 s; a small one at the end of the lane at once."""
+    """50,000 jobs are ended, and their events put out, within 2 s; a small one at the end of the lane at once."""
     world, _ = large
     blast = await world.given(50_000, "bulk")
     started = time.monotonic()
     assert await world.control.cancel_blast(blast.blast_id)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 2
     assert (await world.progress(blast)).counts["cancelled"] == 50_000
     await world.given(20_000)
     small = await world.given(10)
