@@ -139,7 +139,9 @@ def state_of(row: tuple[Any, ...], counts: Mapping[str, Mapping[str, int]]) -> t
         return _ended_state(counts, cancelled_at, incomplete_at), ended_at_ms
     if cancelled_at:
         return "cancelled", 0
-    if paused_at > resumed_at:
+    # a pause ends with the blast, also where it is opened again
+    outlived = bool(totals) and all(ends.get(channel, {}).get("at_ms", 0) >= paused_at for channel in totals)
+    if paused_at > resumed_at and not outlived:
         return "paused", 0
     known = {channel: sum(counts.get(channel, {}).values()) for channel in totals}
     if any(known[channel] < total for channel, total in totals.items()):

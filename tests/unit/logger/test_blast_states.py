@@ -63,6 +63,17 @@ def test_a_pause_holds_until_it_is_resumed(database: Database) -> None:
     assert database.one("SELECT pause_reason FROM blasts") == "again"
 
 
+def test_a_pause_ends_with_its_blast(database: Database) -> None:
+    """What was in flight at the pause was the last; sent again later the blast runs, until it is paused anew."""
+    database.apply(entry(1, accepted(blast(total=1)), queued(), BlastChanged(START_MS + 10, "b", "paused", "by hand")))
+    database.apply(entry(2, failed(at=20), ended(1, at=21)))
+    assert state(database) == ("completed_with_failures", True)
+    database.apply(entry(3, queued(run=2, at=200)))
+    assert state(database) == ("running", False)
+    database.apply(entry(4, BlastChanged(START_MS + 300, "b", "paused", "again")))
+    assert state(database) == ("paused", False)
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_each_channel_tells_of_a_change(database: Database, order: tuple[int, ...]) -> None:
     """A blast on two channels hears of its pause and of its resume twice, in whatever order."""
