@@ -97,15 +97,16 @@ class Oracle:
         """G7: nothing is pending, the only consumers are those of living senders, no leaks, no storms of errors."""
         living = [f"-{child.pid}-" for name, child in self.world.children.items() if "sender" in name]
         consumers: Counter[str] = Counter()
+        leftovers: dict[str, int] = {}
 
         async def is_clean() -> bool:
-            nonlocal consumers
-            consumers = await self.world.queue.consumers()
+            nonlocal consumers, leftovers
+            consumers, leftovers = await self.world.queue.consumers(), await self.world.queue.leftovers()
             strangers = [name for name in consumers if ":" in name and not any(pid in name for pid in living)]
-            return not strangers and not any(consumers.values())
+            return not strangers and not any(consumers.values()) and not leftovers
 
         clean = await self.within(is_clean, self.world.form.dead_sender_s + 5)
-        self.checks.that("G7", clean, f"consumers left behind: {dict(consumers)}")
+        self.checks.that("G7", clean, f"consumers left behind: {dict(consumers)}, in indexes: {leftovers}")
         findings: list[str] = []
 
         async def is_sound() -> bool:

@@ -114,6 +114,19 @@ class QueueView:
             checks.that("G4", sending == gauge, f"{channel}: {sending} are in mid-send, the gauge says {gauge}")
             checks.that("G4", parked == indexed, f"{channel}: {parked} wait for a retry, {indexed} have a time for it")
 
+    async def leftovers(self) -> dict[str, int]:
+        """Return what of each channel's indexes is not empty, with its size; to be asked once every job has ended."""
+        sizes: dict[str, int] = {}
+        with translated("leftovers"):
+            for keys in map(ChannelKeys, CHANNELS):
+                sized = {
+                    **{name: await self.redis.zcard(keys.key(name)) for name in ("parked", "later", "ring")},
+                    **{name: await self.redis.hlen(keys.key(name)) for name in ("later:jobs", "cancels", "places")},
+                    **{name: await self.redis.scard(keys.key(name)) for name in ("streams", "paused:blasts")},
+                }
+                sizes |= {keys.key(name): size for name, size in sized.items() if size}
+        return sizes
+
     async def findings(self) -> list[str]:
         """Return what the doctor finds wrong on any channel, without mending it."""
         doctors = [Doctor(self.redis, channel, "fault-tests", repair=False) for channel in CHANNELS]
