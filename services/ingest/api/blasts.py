@@ -115,8 +115,14 @@ async def _too_late(call: Call, blast_id: str) -> ApiError:
 
 async def _retry_failed(call: Call) -> web.Response:
     request = await read_optional(call, RetryRequest)
-    wanted = {"blastId": call.request.match_info["id"], "includeUncertain": request.include_uncertain}
-    return answer(await retry(call, wanted, "BLAST_NOT_FOUND"))
+    blast_id = call.request.match_info["id"]
+    wanted = {"blastId": blast_id, "includeUncertain": request.include_uncertain}
+    try:
+        return answer(await retry(call, wanted, "BLAST_NOT_FOUND"))
+    except ApiError as error:
+        if error.code == "BLAST_NOT_FOUND" and await live_blast(call, blast_id) is not None:
+            raise ApiError("LOGGER_UNAVAILABLE", "the log has not heard of this blast yet; try again") from error
+        raise
 
 
 async def retry(call: Call, wanted: dict[str, Any], unknown: str) -> RetryAnswer:

@@ -124,6 +124,15 @@ async def test_dead_letters_are_reopened_by_the_logger(
     assert bodies == [{**asked, "includeUncertain": True}, {**asked, "includeUncertain": False}]
 
 
+async def test_a_blast_that_the_log_has_not_heard_of_yet_is_not_denied(api: Api, peers: Peers) -> None:
+    """It was accepted: its client is to try again, not to believe that it is gone."""
+    peers.answers["POST /internal/retry"] = (404, {"success": False, "code": "NOT_FOUND"})
+    reply = await api.post(f"/api/blasts/{await _blast(api)}/retry-failed")
+    assert (reply.status, reply.body["code"]) == (503, "LOGGER_UNAVAILABLE")
+    reply = await api.post(f"/api/blasts/{NEVER}/retry-failed")
+    assert (reply.status, reply.body["code"]) == (404, "BLAST_NOT_FOUND")
+
+
 async def test_one_job_is_cancelled(api: Api, redis: Redis) -> None:
     """The others stay."""
     blast_id = await _blast(api)
