@@ -18,6 +18,8 @@ from typing import Any
 from shared.queue.scripts import load_script
 
 _CHUNK = 65536
+# what follows a DATA that was written ahead and refused; no message begins with such a line
+_COMMANDS = (b"RSET\r\n", b"MAIL FROM:", b"QUIT\r\n")
 _ENVELOPE = re.compile(rb"(?:^|\n)(?:RCPT TO:\s*<([^>]*)>|MAIL FROM:|RSET)", re.IGNORECASE)
 
 
@@ -227,7 +229,7 @@ class MailProxy(Proxy):
         """Follow the dialogue: recipients, and whether a message's content is under way."""
         if pair.answers_held:
             return b""
-        if pair.in_data:
+        if pair.in_data and not data.startswith(_COMMANDS):
             return await self._content(pair, data)
         if self.jitter_s:
             await asyncio.sleep(random.uniform(0, self.jitter_s))

@@ -93,3 +93,16 @@ async def test_a_recipient_that_was_refused_has_no_answer_to_lose() -> None:
     for data in (b"RCPT TO:<taken@x>\r\n", b"DATA\r\n", b"Hello\r\n.\r\n"):
         await proxy.from_client(pair, data)
     assert pair.unanswered == ["taken@x"]
+
+
+@pytest.mark.parametrize("again", [[b"RSET\r\n"], [b"RSET\r\nMAIL FROM:<k@x>\r\nRCPT TO:<taken@x>\r\nDATA\r\n"], []])
+async def test_after_a_refusal_written_ahead_the_next_message_is_known(again: list[bytes]) -> None:
+    """DATA was in the same write as the recipient that was refused, so no content follows it."""
+    proxy, pair = MailProxy(0), Pair(None, None)  # type: ignore[arg-type]  # nothing is written
+    await proxy.from_client(pair, b"MAIL FROM:<k@x>\r\nRCPT TO:<refused@x>\r\nDATA\r\n")
+    for data in again:
+        await proxy.from_client(pair, data)
+    if pair.recipients != ["taken@x"]:
+        await proxy.from_client(pair, b"MAIL FROM:<k@x>\r\nRCPT TO:<taken@x>\r\nDATA\r\n")
+    await proxy.from_client(pair, b"Hello\r\n.\r\nMAIL FROM:<k@x>\r\nRCPT TO:<next@x>\r\nDATA\r\n")
+    assert (pair.unanswered, pair.recipients, pair.in_data) == (["taken@x"], ["next@x"], True)
