@@ -75,11 +75,13 @@ async def test_the_system_runs_under_the_least_rights(make_system: MakeSystem, s
     high = {**common, "channels": ["email"], "recipients": [flaky], "priority": 0}
     later = {**high, "recipients": [{"name": "L", "email": "late@example.com"}], "scheduledAt": in_an_hour}
     bulk = {**body, "priority": 2}
+    system.post("/api/channels/email/pause", {})
     blasts = [system.post("/api/messages/blast", each)["blastId"] for each in (body, high, bulk, later)]
     system.post(f"/api/blasts/{blasts[3]}/cancel", {})
-    for path in ("/api/channels/email/pause", "/api/channels/email/resume", f"/api/blasts/{blasts[2]}/pause"):
+    # the channel stands still meanwhile, so that the blast cannot end between its pause and its resume
+    blast = f"/api/blasts/{blasts[2]}"
+    for path in ("/api/channels/email/pause", f"{blast}/pause", f"{blast}/resume", "/api/channels/email/resume"):
         system.post(path, {})
-    system.post(f"/api/blasts/{blasts[2]}/resume", {})
 
     def all_ended() -> bool:
         states = {system.get(f"/api/blasts/{blast}")["blast"]["state"] for blast in blasts}
