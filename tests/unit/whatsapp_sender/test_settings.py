@@ -24,7 +24,8 @@ def test_what_holds_without_being_said() -> None:
     assert settings.sending.limit_of is not None
     limit = settings.sending.limit_of(Job("b", 0, "whatsapp", "normal", Recipient("62812", "S"), 0))
     assert limit is not None
-    assert (limit.name != "62812", limit.burst) == (True, 45)
+    assert "62812" not in limit.name
+    assert limit.burst == 45
     assert 6_000_000 <= limit.gap_us <= 6_500_000
     assert settings.qiscus.breaker == BreakerPolicy()
     assert settings.common.port == 3020
