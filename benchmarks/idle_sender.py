@@ -13,7 +13,7 @@ from shared.lifecycle import Stop, run_service
 from shared.logs import configure_logging
 from shared.queue.connection import connect
 from shared.sending.loop import SendingLoop
-from shared.sending.provider import ProviderStatus, Receipt, RenderedMessage
+from shared.sending.provider import ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once
 from shared.sending.settings import read_sending_settings
 from shared.settings import EnvReader, read_common
 
@@ -33,9 +33,14 @@ class NoProvider:
         """Render nothing."""
         return RenderedMessage(job.job_id, blast.template.subject)
 
-    async def send(self, message: RenderedMessage) -> Receipt:
+    async def send(self, message: RenderedMessage, start: Start = at_once) -> Receipt:
         """Accept a message."""
+        await start()
         return Receipt(message.job_id, "250 2.0.0 Ok")
+
+    def room(self) -> Room:
+        """It takes any number."""
+        return Room()
 
     def available(self) -> bool:
         """It is always there."""

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable
 
 from services.email_sender.message import Frames, Mail
-from services.email_sender.servers import Server, Servers
+from services.email_sender.servers import Delivery, Server, Servers
 from services.email_sender.settings import EmailSettings
 from services.email_sender.signing import Encoder
 from shared.blasts import Blast
 from shared.channels import EMAIL
 from shared.errors import SendError, StopChannelError, UnavailableError
 from shared.jobs import Job
-from shared.sending.provider import ProviderStatus, Receipt
+from shared.sending.provider import ProviderStatus, Receipt, Room, Start, at_once
 
 LOOK_TIMEOUT_S = 15.0
 
@@ -52,16 +52,18 @@ class EmailChannel:
         """Render a job; raises PermanentError with the variable's name where it cannot be."""
         return self._frames.get(blast).fill(job)
 
-    async def send(self, message: Mail) -> Receipt:
+    async def send(self, message: Mail, start: Start = at_once) -> Receipt:
         """Hand over one message; raises a SendError for every outcome but acceptance."""
-        accepted = await self._opened().send(message)
+        accepted = await self._opened().send(Delivery(message, start))
         return Receipt(message.message_id, accepted.reply.words, (message.envelope.recipient,))
 
-    async def send_chained(self, message: Mail, following: Callable[[], Mail | None]) -> Receipt:
+    async def send_chained(
+        self, message: Mail, following: Callable[[], Mail | None], start: Start = at_once
+    ) -> Receipt:
         """Hand over one message, and announce the one that `following` gives with its end (`ChainingProvider`)."""
         servers = self._opened()
         try:
-            accepted = await servers.send(message, following)
+            accepted = await servers.send(Delivery(message, start, following))
         finally:
             # where it was not sent over the connection that awaits it, that one must not wait for it
             servers.withdraw(message)
@@ -71,6 +73,10 @@ class EmailChannel:
         """Forget a message that was announced and is not sent now."""
         if self._servers is not None:
             self._servers.withdraw(message)
+
+    def room(self) -> Room:
+        """Say how many messages the servers' own limits would let start at once."""
+        return Room() if self._servers is None else self._servers.room()
 
     def available(self) -> bool:
         """Say whether any server may be tried now."""

@@ -13,25 +13,21 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
-from aiosmtplib.auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode
 from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
 from aiosmtplib.esmtp import parse_esmtp_extensions
 from aiosmtplib.response import SMTPResponse
 
 from services.email_sender.envelope import Announced, Envelope
+from services.email_sender.login import log_in
 from services.email_sender.protocol import ReplyQueueProtocol
 from services.email_sender.replies import Reply, Stage, classify
 from services.email_sender.settings import ServerSettings, SmtpSettings
-from shared.errors import KurirError, SendError, StopChannelError, TransientError, UnavailableError, UncertainError
+from shared.errors import KurirError, SendError, TransientError, UnavailableError, UncertainError
 
 # what fits into the transport's buffer at once; longer messages are written piece by piece
 PIECE_BYTES = 256 * 1024
 GOODBYE_S = 0.5
 _LOST = (SMTPServerDisconnected, SMTPTimeoutError, ConnectionError, TimeoutError, SMTPResponseException)
-# tried in this order; without encryption, what hides the password comes first
-_METHODS = ("plain", "login", "cram-md5")
-_METHODS_IN_CLEAR = ("cram-md5", "plain", "login")
-_UNKNOWN_METHOD = 504
 
 
 class RefusedError(KurirError):
@@ -167,38 +163,30 @@ class Connection:
         self.encryption = f"{cipher[1]} {cipher[0]}" if cipher else ""
 
     async def _log_in(self) -> None:
-        known = _METHODS if self.encryption else _METHODS_IN_CLEAR
-        methods = [method for method in known if method in self.auth_methods]
-        if not methods:
-            offered = " ".join(self.auth_methods) or "none"
-            raise StopChannelError(
-                f"{self.server.name} offers no AUTH method that Kurir knows ({offered})", code="auth"
-            )
-        for method in methods:
-            response = await self._authenticate(method)
-            if response.code == 235:
-                return
-            if response.code != _UNKNOWN_METHOD:
-                break
-        raise RefusedError(Stage.AUTH, _reply(response))
-
-    async def _authenticate(self, method: str) -> SMTPResponse:
-        username, password = self.server.username, self.server.password
-        if method == "plain":
-            return await self._command(b"AUTH PLAIN " + auth_plain_encode(username, password))
-        if method == "login":
-            user, secret = auth_login_encode(username, password)
-            response = await self._command(b"AUTH LOGIN")
-            if response.code == 334:
-                response = await self._command(user)
-            return await self._command(secret) if response.code == 334 else response
-        response = await self._command(b"AUTH CRAM-MD5")
-        if response.code != 334:
-            return response
-        return await self._command(auth_crammd5_verify(username, password, response.message))
+        refusal = await log_in(self._command, self.server, self.auth_methods, encrypted=bool(self.encryption))
+        if refusal is not None:
+            raise RefusedError(Stage.AUTH, _reply(refusal))
 
     async def _command(self, line: bytes) -> SMTPResponse:
         return await self._protocol.execute_command(line, timeout=self._smtp.timeouts.command_s)
+
+    async def clear(self) -> None:
+        """Clear what a refusal left, before the next message (RSET); raises ConnectionLostError."""
+        if not self._unclean:
+            return
+        try:
+            response = await self._command(b"RSET")
+        except _LOST as error:
+            self.abort()
+            raise ConnectionLostError("before the message was handed over", error) from error
+        except BaseException:
+            self.abort()
+            raise
+        if response.code != 250:
+            self.abort()
+            cause = SMTPResponseException(response.code, response.message)
+            raise ConnectionLostError("before the message was handed over", cause)
+        self._unclean = False
 
     async def send(self, envelope: Envelope, content: bytes, following: Following | None = None) -> Reply:
         """Hand over one message (CRLF lines, dots not stuffed) and return the answer to its final dot.
@@ -224,8 +212,6 @@ class Connection:
     async def _transact(self, envelope: Envelope, content: bytes, following: Following | None) -> Reply:
         announced, self.announced = self.announced, None
         try:
-            if self._unclean:
-                await self._reset()
             if announced is not None:
                 await self._read_welcome()
             elif self._pipelines:
@@ -237,12 +223,6 @@ class Connection:
         except _LOST as error:
             raise ConnectionLostError("before the message was handed over", error) from error
         return await self._end_content(last, following if len(content) <= PIECE_BYTES else None)
-
-    async def _reset(self) -> None:
-        response = await self._command(b"RSET")
-        if response.code != 250:
-            raise SMTPResponseException(response.code, response.message)
-        self._unclean = False
 
     def _commands(self, envelope: Envelope, content: bytes) -> tuple[bytes, bytes]:
         mail = f"MAIL FROM:<{envelope.sender}>"

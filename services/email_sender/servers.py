@@ -12,17 +12,17 @@ import random
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.email_sender.connection import Connection, ConnectionLostError, RefusedError
 from services.email_sender.envelope import Announced
 from services.email_sender.message import Mail
+from services.email_sender.own_rate import OwnRate
 from services.email_sender.replies import Reply, Stage
 from services.email_sender.settings import ServerSettings, SmtpSettings
 from services.email_sender.signing import Encoder
 from shared.clock import SystemClock
 from shared.errors import (
-    DeferredError,
     PermanentError,
     SendError,
     StopChannelError,
@@ -30,12 +30,21 @@ from shared.errors import (
     UncertainError,
 )
 from shared.sending.breaker import Breaker, Turn
+from shared.sending.provider import NotStartedError, Room, Start, at_once
 
 POLICY_REFUSALS = 10
-LONGEST_PACE_S = 5.0
 _TEND_S = 1.0
 
 NextMail = Callable[[], Mail | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message on its way: what is awaited before a word of it is said, and where the next comes from."""
+
+    mail: Mail
+    start: Start = at_once
+    following: NextMail | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +72,30 @@ class Server:
         # with fewer connections than senders, or starts spaced, the next message may have to wait for others
         self.chains = settings.rate is None and self.concurrency >= smtp.concurrency
         self.active = 0
-        self._next_start = 0.0
-        self._gap_s = settings.rate.period_s / settings.rate.count if settings.rate else 0.0
+        self._own_rate = OwnRate(settings.name, settings.rate, self._clock)
         self._policy_refusals = 0
         self._leaving: set[asyncio.Future[None]] = set()
 
-    @property
-    def free(self) -> bool:
-        """Whether a message could start at once."""
-        return not self._slots.locked() and self._next_start <= self._clock()
+    def room(self) -> Room:
+        """Say how many messages could start at once."""
+        return self._own_rate.room(self.concurrency - self.active)
 
-    async def send(self, mail: Mail, turn: Turn, following: NextMail | None = None) -> Accepted:
-        """Hand over one message in the breaker's `turn`; raises a SendError.
+    async def send(self, delivery: Delivery, turn: Turn) -> Accepted:
+        """Hand over one message in the breaker's `turn`, once its start lets it; raises a SendError.
 
         Where `following` has the message that comes next, it is announced together with the end of this one.
         """
         with turn:
             async with self._slots:
-                await self._pace()
                 self.active += 1
                 try:
-                    reply = await self._send(mail, following)
+                    with self._own_rate.passing(delivery.start) as start:
+                        reply = await self._send(replace(delivery, start=start))
                 except SendError as error:
                     self._judge(error, turn)
+                    raise
+                except NotStartedError:
+                    turn.worked()  # a connection was open
                     raise
                 finally:
                     self.active -= 1
@@ -93,33 +103,23 @@ class Server:
         self._policy_refusals = 0
         return Accepted(self.settings.name, reply)
 
-    async def _pace(self) -> None:
-        """Wait for the server's own rate; a long wait is a deferral, which holds nobody up."""
-        if not self._gap_s:
-            return
-        now = self._clock()
-        at = max(now, self._next_start)
-        if at - now > LONGEST_PACE_S:
-            raise DeferredError(f"the rate of {self.settings.name} is reached", code="rate", wait_s=at - now)
-        self._next_start = at + self._gap_s
-        await asyncio.sleep(at - now)
-
-    async def _send(self, mail: Mail, following: NextMail | None) -> Reply:
-        connection = self._awaiting.pop(mail.job_id, None) or self._take_idle()
+    async def _send(self, delivery: Delivery) -> Reply:
+        connection = self._awaiting.pop(delivery.mail.job_id, None) or self._take_idle()
         reused = connection is not None
         connection = connection or await self._connect()
         try:
-            return await self._hand_over(connection, mail, following)
+            return await self._hand_over(connection, delivery)
         except (ConnectionLostError, RefusedError) as error:
             if not (reused and _is_stale(error)):
                 raise _translated(error) from error
         # the server had closed it between two messages: that says nothing about this one
         try:
-            return await self._hand_over(await self._connect(), mail, following)
+            return await self._hand_over(await self._connect(), delivery)
         except RefusedError as error:
             raise error.classified() from error
 
-    async def _hand_over(self, connection: Connection, mail: Mail, following: NextMail | None) -> Reply:
+    async def _hand_over(self, connection: Connection, delivery: Delivery) -> Reply:
+        mail, following = delivery.mail, delivery.following
         if mail.envelope.utf8 and not connection.offers("smtputf8"):
             self._keep(connection)
             raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
@@ -127,7 +127,9 @@ class Server:
             if connection.announced is not None:
                 content = connection.announced.content
             else:
+                await connection.clear()
                 content = await self._encoder.encode(mail, eight_bit=connection.offers("8bitmime"))
+            await delivery.start()
             if following is None or not self.chains:
                 return await connection.send(mail.envelope, content)
             return await connection.send(mail.envelope, content, lambda: self._announced(connection, following()))
@@ -228,12 +230,19 @@ class Servers:
         """Say whether any server may be tried now."""
         return any(one.breaker.admits(last_resort=self._is_last_resort(one)) for one in self.servers)
 
-    async def send(self, mail: Mail, following: NextMail | None = None) -> Accepted:
+    def room(self) -> Room:
+        """Say how many messages could start at once, at all servers that may be tried now."""
+        rooms = [one.room() for one in self.servers if one.breaker.admits(last_resort=self._is_last_resort(one))]
+        starts = sum(room.starts for room in rooms)
+        return Room(starts, 0.0 if starts else min((room.in_s for room in rooms), default=0.0))
+
+    async def send(self, delivery: Delivery) -> Accepted:
         """Hand over one message to one of the servers; raises a SendError.
 
         With one server alone the message that `following` gives is announced to it ahead of its turn.
         """
-        following = following if len(self.servers) == 1 else None
+        if len(self.servers) > 1:
+            delivery = replace(delivery, following=None)
         tried: list[Server] = []
         failure: SendError | None = None
         while (server := self._choose(tried)) is not None:
@@ -242,7 +251,7 @@ class Servers:
             if turn is None:
                 continue
             try:
-                return await server.send(mail, turn, following)
+                return await server.send(delivery, turn)
             except (UnavailableError, ConnectionLostError) as error:
                 failure = error
         raise failure or UnavailableError("all servers are left alone for a while", code="breaker")
@@ -261,7 +270,7 @@ class Servers:
         ]
         if len(candidates) <= 1:
             return candidates[0] if candidates else None
-        candidates = [one for one in candidates if one.free] or candidates
+        candidates = [one for one in candidates if one.room().starts > 0] or candidates
         return random.choices(candidates, [one.settings.weight for one in candidates])[0]
 
     def _is_last_resort(self, server: Server) -> bool:

@@ -17,13 +17,14 @@ import aiohttp
 from services.whatsapp_sender.payload import WhatsAppMessage, render_message
 from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer
 from services.whatsapp_sender.settings import QiscusSettings
+from services.whatsapp_sender.starting import START, StartingConnector
 from shared.blasts import Blast
 from shared.channels import WHATSAPP
 from shared.clock import Clock
 from shared.errors import SendError, StopChannelError, TransientError, UnavailableError, UncertainError
 from shared.jobs import Job
 from shared.sending.breaker import Breaker, Turn
-from shared.sending.provider import ProviderStatus, Receipt
+from shared.sending.provider import NotStartedError, ProviderStatus, Receipt, Room, Start, at_once
 
 MAX_ANSWER_BYTES = 64 * 1024
 _CHUNK_BYTES = 16 * 1024
@@ -63,7 +64,7 @@ class WhatsAppChannel:
         """Render a job; raises PermanentError that names the variable."""
         return render_message(job, blast)
 
-    async def send(self, message: WhatsAppMessage) -> Receipt:
+    async def send(self, message: WhatsAppMessage, start: Start = at_once) -> Receipt:
         """Post one message; raises a SendError for every outcome but acceptance."""
         if self._session is None:
             raise UnavailableError("the channel is not open", code="closed")
@@ -71,11 +72,15 @@ class WhatsAppChannel:
         if turn is None:
             raise UnavailableError(f"not tried after too many failures: {self._breaker.reason}", code="breaker")
         with turn:
-            answer = await self._post(self._session, message.body, turn)
+            answer = await self._post(self._session, message.body, turn, start)
             if is_server_failure(answer):
                 self._judge_failure(answer, turn)
             turn.worked()
             return read_answer(answer)
+
+    def room(self) -> Room:
+        """Qiscus is told of no limits but those of the queue."""
+        return Room()
 
     def available(self) -> bool:
         """Say whether Qiscus may be tried now."""
@@ -94,7 +99,7 @@ class WhatsAppChannel:
         }
         try:
             async with _open_session(self._settings) as session:
-                answer = await self._post(session, b"{}", None)
+                answer = await self._post(session, b"{}")
         except SendError as error:
             return ProviderStatus(reachable=False, authenticated=False, detail=detail | {"error": error.message})
         detail["httpStatus"] = answer.status
@@ -108,8 +113,11 @@ class WhatsAppChannel:
             pass  # an empty message is refused: so it was read, in our name
         return ProviderStatus(reachable=True, authenticated=True, detail=detail)
 
-    async def _post(self, session: aiohttp.ClientSession, body: bytes, turn: Turn | None) -> Answer:
+    async def _post(
+        self, session: aiohttp.ClientSession, body: bytes, turn: Turn | None = None, start: Start = at_once
+    ) -> Answer:
         hand_over = HandOver()
+        START.set(start)
         try:
             async with session.post(
                 self._settings.messages_url, data=body, allow_redirects=False, trace_request_ctx=hand_over
@@ -117,6 +125,10 @@ class WhatsAppChannel:
                 raw = await _read_answer(response)
                 retry_after = response.headers.get("Retry-After", "")
                 return Answer(response.status, raw, retry_after, time.time())
+        except NotStartedError:
+            if turn is not None:
+                turn.worked()  # a connection was open
+            raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
             if turn is not None:
@@ -163,7 +175,7 @@ def _open_session(settings: QiscusSettings) -> aiohttp.ClientSession:
         sock_connect=settings.connect_s,
         sock_read=settings.answer_s,
     )
-    connector = aiohttp.TCPConnector(limit=_MOST_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_S)
+    connector = StartingConnector(limit=_MOST_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_S)
     return aiohttp.ClientSession(
         headers=headers,
         timeout=timeout,

@@ -15,6 +15,7 @@ from shared.queue.leases import Grant, Lease, given_back
 from shared.sending.holdings import SLOW_SEND_S, Flight, Holdings
 from shared.sending.limits import domain_limits
 from shared.sending.outcomes import processing_event
+from shared.sending.provider import Room
 from shared.sending.refusals import refusal_move
 from shared.sending.settings import SendingSettings
 from shared.sending.settler import Settlement, Settler
@@ -37,6 +38,7 @@ class Gates:
 
     lease_fresh: Callable[[], bool]
     provider_available: Callable[[], bool]
+    provider_room: Callable[[], Room]
     expect: Callable[[str], None]
     chains: bool = False
     probing: bool = False
@@ -171,6 +173,15 @@ class Dispatcher:
             return 0
         return free
 
+    def _room(self, clock: Clock) -> float:
+        """How many starts the provider's own limits would let through in time; what waits for them would be late."""
+        if not self._spaced:
+            return math.inf
+        room = self.gates.provider_room()
+        if room.in_s > 0:
+            self._limited_until = max(self._limited_until, clock.monotonic() + min(room.in_s, LIMITED_POLL_S))
+        return room.starts - self._holdings.ready.qsize()
+
     def _wanted(self) -> int:
         """How many jobs to fetch: never more in the buffer than can be begun soon."""
         ahead = max(1, math.ceil(self._pace.per_s * BUFFER_AHEAD_S))
@@ -202,7 +213,7 @@ class Dispatcher:
 
     async def _begin(self, clock: Clock) -> bool:
         holdings = self._holdings
-        free = self._begins()
+        free = int(min(self._begins(), self._room(clock)))
         if free <= 0 or not holdings.buffered or holdings.any_alone():
             return False
         if self._limited_until > clock.monotonic():
@@ -240,7 +251,7 @@ class Dispatcher:
             # Counted from the answer, a start can only be later than the limiter allowed, never earlier.
             now = clock.monotonic()
             alone = grant.kind == "alone"
-            flight = Flight(lease, now, now + grant.after_us / 1e6, alone=alone, asked_at=asked_at)
+            flight = Flight(lease, now + grant.after_us / 1e6, alone=alone, asked_at=asked_at)
             if grant.spaced:
                 late_s = self._settings.timing.late_start_ms / 1000
                 flight.latest_start = asked_at + grant.after_us / 1e6 + late_s

@@ -20,15 +20,16 @@ class Flight:
     """A job begun and not settled; times are on the monotonic clock, in seconds.
 
     A start later than `latest_start` could come too close to those that were granted after it. `asked_at` is when the
-    grant was asked for: it is void once the lease has lapsed after that.
+    grant was asked for: it is void once the lease has lapsed after that. A worker took it at `taken_at`; from its start
+    on it is `sending`: what ends before that was not handed over.
     """
 
     lease: Lease
-    begun_at: float
     starts_at: float
     latest_start: float = math.inf
     asked_at: float = math.inf
     alone: bool = False
+    taken_at: float = math.inf
     sending: bool = False
 
 

@@ -116,6 +116,6 @@ class Keeper:
     def _check_stuck(self, clock: Clock) -> None:
         limit_s = self._settings.stuck_after_s
         now = clock.monotonic()
-        stuck = [one for one in self._holdings.in_flight.values() if one.sending and now - one.begun_at > limit_s]
+        stuck = [one for one in self._holdings.in_flight.values() if now - one.taken_at > limit_s]
         if stuck:
             raise StuckError(f"{len(stuck)} sends have lasted for more than {limit_s:g} s")

@@ -66,7 +66,7 @@ class SendingLoop(Generic[MessageT]):
         self._bell = Doorbell(redis, provider.channel)
         self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id))
         chains = isinstance(provider, ChainingProvider)
-        gates = Gates(self.lease_fresh, provider.available, self._snapshots.expect, chains)
+        gates = Gates(self.lease_fresh, provider.available, provider.room, self._snapshots.expect, chains)
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
         reaper = Reaper(redis, provider.channel, settings.sender_id, settings.timing)
         self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._say)

@@ -7,14 +7,37 @@ as `transient` and logged with its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from shared.blasts import Blast
+from shared.errors import KurirError
 from shared.jobs import Job
+
+Start = Callable[[], Awaitable[None]]
+
+
+async def at_once() -> None:
+    """Start without waiting for anything."""
+
+
+class NotStartedError(KurirError):
+    """The message must not be handed over now, says its `Start`; nothing of it was. A channel lets it through."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Room(NamedTuple):
+    """How many messages could be started at once; where none can, in how many seconds one could."""
+
+    starts: float = math.inf
+    in_s: float = 0.0
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -66,8 +89,17 @@ class Provider(Protocol[MessageT]):
         """Render a job, CPU only; raises PermanentError with the variable's name where it cannot be."""
         ...
 
-    async def send(self, message: MessageT) -> Receipt:
-        """Hand over one message; raises a SendError for every outcome but acceptance. Bounded in time."""
+    async def send(self, message: MessageT, start: Start = at_once) -> Receipt:
+        """Hand over one message; raises a SendError for every outcome but acceptance. Bounded in time.
+
+        `start` is awaited once nothing remains to be done but to hand over: with a connection open, before a word of
+        the message is said on it, and again before it is said on another. It waits for the moment that the limits
+        have granted. What it raises is let through, and the connection is kept for the next message.
+        """
+        ...
+
+    def room(self) -> Room:
+        """Say how much could be started now, for limits that only this channel knows."""
         ...
 
     def available(self) -> bool:
@@ -86,7 +118,9 @@ class ChainingProvider(Provider[MessageT], Protocol):
     That saves a round trip a message. What was told of may still be withdrawn: nothing of it was handed over.
     """
 
-    async def send_chained(self, message: MessageT, following: Callable[[], MessageT | None]) -> Receipt:
+    async def send_chained(
+        self, message: MessageT, following: Callable[[], MessageT | None], start: Start = at_once
+    ) -> Receipt:
         """Send as `send` does; may call `following` once, for the message that this caller will send next."""
         ...
 

@@ -21,9 +21,10 @@ from shared.logs import get_logger, note
 from shared.queue.leases import Lease
 from shared.sending.holdings import Flight, Holdings
 from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, refused, sent_event, untouched
-from shared.sending.provider import ChainingProvider, MessageT, Provider, Receipt
+from shared.sending.provider import ChainingProvider, MessageT, NotStartedError, Provider, Receipt, Start
 from shared.sending.settler import Settlement, Settler
 from shared.sending.snapshots import SnapshotCache
+from shared.sending.starts import GrantedStart
 
 
 class SendObserver(Protocol):
@@ -115,38 +116,39 @@ class Worker(Generic[MessageT]):
 
     async def _attempt(self, flight: Flight, message: MessageT | None) -> None:
         parts, lease = self._parts, flight.lease
+        start = GrantedStart(flight, parts.clock, parts.consequences.lease_held_since, self._observe_latency)
         started, subject = parts.clock.monotonic(), ""
+        flight.taken_at = started
         try:
             if message is None:
                 message = await self._render(lease)
             subject = message.subject
-            obstacle = await self._wait_for_start(flight)
-            if obstacle:
-                self._withdraw(message)
-                self._give_back(lease, obstacle)
-                return
-            flight.sending, started = True, parts.clock.monotonic()
-            receipt = await self._hand_over(message)
-            parts.holdings.pace.sent(parts.clock.monotonic() - started)
-            self._accept(self._tried(lease, started, subject), receipt)
+            started = parts.clock.monotonic()
+            receipt = await self._hand_over(message, start)
+            parts.holdings.pace.sent(parts.clock.monotonic() - started - start.waited_s)
+            self._accept(self._tried(lease, started + start.waited_s, subject), receipt)
+        except NotStartedError as error:
+            self._give_back(lease, error.reason)
         except SendError as error:
-            await self._refuse(self._tried(lease, started, subject), error, handed_over=flight.sending)
+            tried = self._tried(lease, started + start.waited_s, subject)
+            await self._refuse(tried, error, handed_over=flight.sending)
         except asyncio.CancelledError:
             if flight.sending:
                 cut = UncertainError("cut off by the end of the sender")
-                await self._refuse(self._tried(lease, started, subject), cut, handed_over=True)
+                await self._refuse(self._tried(lease, started + start.waited_s, subject), cut, handed_over=True)
             else:
                 self._give_back(lease, "its sender stopped")
             raise
         except Exception as error:
             get_logger().exception("attempt_error", job_id=lease.job_id, error=type(error).__name__)
             unknown = TransientError(f"{type(error).__name__}: {error}")
-            await self._refuse(self._tried(lease, started, subject), unknown, handed_over=flight.sending)
+            tried = self._tried(lease, started + start.waited_s, subject)
+            await self._refuse(tried, unknown, handed_over=flight.sending)
 
-    async def _hand_over(self, message: MessageT) -> Receipt:
+    async def _hand_over(self, message: MessageT, start: Start) -> Receipt:
         if self._chain is None:
-            return await self._parts.provider.send(message)
-        return await self._chain.send_chained(message, self._following)
+            return await self._parts.provider.send(message, start)
+        return await self._chain.send_chained(message, self._following, start)
 
     def _following(self) -> MessageT | None:
         """Take the job that this worker will send next, for the provider to tell its server of; None for none."""
@@ -172,29 +174,17 @@ class Worker(Generic[MessageT]):
             self._chain.withdraw(message)
 
     async def _render(self, lease: Lease) -> MessageT:
-        """Render before the start is due: what a start may lose of its time is little."""
         parts, job = self._parts, lease.job
         blast = await parts.snapshots.get(job.blast_id)
         if blast is None:
             raise PermanentError("its blast is no longer known", code="blast_gone")
         return parts.provider.render(job, blast)
 
-    async def _wait_for_start(self, flight: Flight) -> str:
-        """Wait until the job may be handed over; returns why it must not be, "" where it may."""
-        parts, job = self._parts, flight.lease.job
-        wait_s = flight.starts_at - parts.clock.monotonic()
-        if wait_s > 0:
-            await parts.clock.sleep(wait_s)
-        if not parts.consequences.lease_held_since(flight.asked_at):
-            # Frozen or cut off past its lease: another may have been given the job.
-            return "its sender's lease was not renewed in time"
-        now = parts.clock.monotonic()
-        if now > flight.latest_start:
-            return "its start came too late for the rate limit"
-        if flight.lease.attempt == 1:
+    def _observe_latency(self, lease: Lease) -> None:
+        parts, job = self._parts, lease.job
+        if lease.attempt == 1:
             latency_s = max(0.0, (parts.clock.now_ms() - job.enqueued_at_ms) / 1000)
             parts.observer.queue_latency(job.channel, job.lane, latency_s)
-        return ""
 
     def _give_back(self, lease: Lease, reason: str) -> None:
         self._parts.settler.add(Settlement(untouched(lease, self._parts.clock.now_ms(), reason)))

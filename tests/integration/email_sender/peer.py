@@ -49,7 +49,7 @@ class Session:
 
 
 class Peer:
-    """A running server; `together` of a session is the most commands that arrived at once."""
+    """A running server; it greets after `greets_after_s`. `together` of a session: most commands that came at once."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Peer:
         self._tasks: set[asyncio.Task[None]] = set()
         self.sessions: list[Session] = []
         self.port = 0
+        self.greets_after_s = 0.0
 
     @property
     def url(self) -> str:
@@ -120,6 +121,7 @@ class Peer:
         assert task is not None
         self._tasks.add(task)
         try:
+            await asyncio.sleep(self.greets_after_s)
             if await self._answer(writer, "CONNECT"):
                 await self._converse(session, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from shared.blasts import Blast
 from shared.jobs import Job
-from shared.sending.provider import ProviderStatus, Receipt, RenderedMessage
+from shared.sending.provider import ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once
 
 Behaviour = Callable[[RenderedMessage], Awaitable[Receipt]]
 
@@ -18,14 +18,21 @@ async def accept(message: RenderedMessage) -> Receipt:
     return Receipt(f"<{message.job_id}>", "250 ok")
 
 
+async def be_prepared(message: RenderedMessage) -> None:
+    """Need no preparation."""
+    del message
+
+
 @dataclass
 class FakeProvider:
-    """Sends by calling `behaviour`; remembers when each job was handed over (monotonic seconds)."""
+    """Sends by `prepare`, then `behaviour`; remembers when each job was handed over (monotonic seconds)."""
 
     behaviour: Behaviour = accept
     is_available: bool = True
     calls: list[tuple[str, float]] = field(default_factory=list)
     channel: str = "email"
+    prepare: Callable[[RenderedMessage], Awaitable[None]] = be_prepared
+    limits: Room = field(default_factory=Room)
 
     async def open(self) -> None:
         return
@@ -36,9 +43,14 @@ class FakeProvider:
     def render(self, job: Job, blast: Blast) -> RenderedMessage:
         return RenderedMessage(job.job_id, blast.template.subject)
 
-    async def send(self, message: RenderedMessage) -> Receipt:
+    async def send(self, message: RenderedMessage, start: Start = at_once) -> Receipt:
+        await self.prepare(message)
+        await start()
         self.calls.append((message.job_id, asyncio.get_running_loop().time()))
         return await self.behaviour(message)
+
+    def room(self) -> Room:
+        return self.limits
 
     def available(self) -> bool:
         return self.is_available

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from shared.sending.provider import Receipt, RenderedMessage
+from shared.sending.provider import Receipt, RenderedMessage, Start, at_once
 from tests.integration.queue.world import World
 from tests.integration.sending.fakes import FakeProvider
 from tests.integration.sending.running import SETTINGS, sending
@@ -23,7 +23,8 @@ class ChainingFake(FakeProvider):
     followed: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
 
-    async def send_chained(self, message: RenderedMessage, following: Next) -> Receipt:
+    async def send_chained(self, message: RenderedMessage, following: Next, start: Start = at_once) -> Receipt:
+        await start()
         following_message = following()
         if following_message is not None:
             self.followed.append(following_message.job_id)

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import cast
 
+import pytest
+
 from shared.blasts import Blast
 from shared.errors import QueueUnavailableError
 from shared.lifecycle import Stop
@@ -76,23 +78,30 @@ async def test_grants_are_void_once_the_lease_has_lapsed() -> None:
     assert not await _held_after(ttl_s * 1.1, None, True)
 
 
-async def test_job_granted_before_a_lapse_is_left_to_its_new_sender(world: World) -> None:
+@pytest.mark.parametrize("where", ["loading its blast", "connecting"])
+async def test_job_granted_before_a_lapse_is_left_to_its_new_sender(world: World, where: str) -> None:
     """A sender that stood still and was reaped does not send what it had begun and not handed over (attacks G2)."""
     blast = await world.given(1)
-    provider, gate, rendering = FakeProvider(), asyncio.Event(), asyncio.Event()
+    provider, gate, standing = FakeProvider(), asyncio.Event(), asyncio.Event()
     settings = replace(SETTINGS, sender_id="frozen")
     loop: SendingLoop[RenderedMessage] = SendingLoop(world.redis, provider, settings, RememberedAttempts())
     load = loop._snapshots.get
 
-    async def stand_still(blast_id: str) -> Blast | None:
-        rendering.set()
+    async def stand_still() -> None:
+        standing.set()
         await gate.wait()
+
+    async def load_late(blast_id: str) -> Blast | None:
+        await stand_still()
         return await load(blast_id)
 
-    loop._snapshots.get = stand_still  # type: ignore[method-assign]
+    if where == "connecting":
+        provider.prepare = lambda _message: stand_still()
+    else:
+        loop._snapshots.get = load_late  # type: ignore[method-assign]
     stop = Stop()
     running = asyncio.create_task(loop.run(stop))
-    await rendering.wait()
+    await standing.wait()
     loop._dispatcher.gates.lease_fresh = lambda: False  # it begins nothing more, as one that stands still
     other = await world.sender("other")
     await world.redis.delete(ChannelKeys("email").sender("frozen"))

@@ -23,7 +23,7 @@ def test_known_entry_is_not_buffered_twice() -> None:
     holdings.buffer(lease_of())
     holdings.buffer(lease_of())
     (lease,) = holdings.take(9)
-    holdings.launch(Flight(lease, 0.0, 0.0))
+    holdings.launch(Flight(lease, 0.0))
     holdings.buffer(lease_of())
     assert holdings.take(9) == []
 
@@ -47,7 +47,7 @@ def test_landing_wakes_and_counts_what_was_in_flight() -> None:
     here, there = lease_of(), lease_of(stream="{email}:jobs:high")
     for lease in (here, there):
         holdings.fetched(lease)
-    holdings.launch(Flight(here, 0.0, 0.0))
+    holdings.launch(Flight(here, 0.0))
     holdings.land(here)
     holdings.land(there)
     assert (holdings.finished, holdings.wake.is_set(), holdings.holds(there)) == (1, True, False)

@@ -10,7 +10,7 @@ from shared.blasts import Blast
 from shared.errors import UnavailableError, UncertainError
 from shared.jobs import Job
 from shared.rendering import compile_template, job_values
-from shared.sending.provider import ProviderStatus, Receipt, RenderedMessage
+from shared.sending.provider import ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once
 from tests.integration.sending.sms.replies import read_reply
 
 
@@ -40,12 +40,13 @@ class SmsChannel:
         rendered = compile_template(blast.template).render(job_values(blast, job))
         return Sms(job.job_id, "", job.recipient.address, rendered.text)
 
-    async def send(self, message: Sms) -> Receipt:
+    async def send(self, message: Sms, start: Start = at_once) -> Receipt:
         try:
             reader, writer = await asyncio.open_unix_connection(self._socket)
         except OSError as error:
             raise UnavailableError(f"cannot connect: {error}", code="connect") from error
         try:
+            await start()
             async with asyncio.timeout(5.0):
                 writer.write(f"{message.to} {message.text}\n".encode())
                 line = (await reader.readline()).decode().strip()
@@ -54,6 +55,9 @@ class SmsChannel:
         finally:
             writer.close()
         return Receipt(read_reply(line), line)
+
+    def room(self) -> Room:
+        return Room()
 
     def available(self) -> bool:
         return True

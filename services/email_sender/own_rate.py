@@ -1,0 +1,77 @@
+"""A server's own rate, in this sender: starts a gap apart, counted from when a connection is open.
+
+It comes on top of the channel's rate, which holds over all senders and whose starts must not be late. So a start that
+this rate would make late is not asked for: `room` says when one could be made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from shared.errors import DeferredError
+from shared.sending.provider import Room, Start
+from shared.settings import Rate
+
+LONGEST_PACE_S = 5.0
+
+
+class OwnRate:
+    """Spaces the starts at one server; without a rate it lets everything through. `clock` gives seconds."""
+
+    def __init__(self, server: str, rate: Rate | None, clock: Callable[[], float]) -> None:
+        self._server = server
+        self._gap_s = rate.period_s / rate.count if rate else 0.0
+        self._clock = clock
+        self._next_start = 0.0
+        self._coming: set[object] = set()
+
+    def room(self, slots: int) -> Room:
+        """Say how many of the messages that `slots` connections could carry may start at once."""
+        if not self._gap_s or slots <= 0:
+            return Room(slots)
+        wait_s = self._next_start - self._clock()
+        if wait_s > 0:
+            return Room(0, wait_s)
+        return Room(0 if self._coming else 1)
+
+    @contextmanager
+    def passing(self, start: Start) -> Iterator[Start]:
+        """A message is on its way to its start: give it one that keeps this rate as well.
+
+        A long wait is a deferral (DeferredError), which holds nobody up.
+        """
+        if not self._gap_s:
+            yield start
+            return
+        message = object()
+        self._coming.add(message)
+
+        async def paced() -> None:
+            now = self._clock()
+            at = self._book(now)
+            try:
+                await asyncio.sleep(at - now)
+                await start()
+            except BaseException:
+                self._unbook(at)
+                raise
+            self._coming.discard(message)
+
+        try:
+            yield paced
+        finally:
+            self._coming.discard(message)
+
+    def _book(self, now: float) -> float:
+        at = max(now, self._next_start)
+        if at - now > LONGEST_PACE_S:
+            raise DeferredError(f"the rate of {self._server} is reached", code="rate", wait_s=at - now)
+        self._next_start = at + self._gap_s
+        return at
+
+    def _unbook(self, at: float) -> None:
+        """Nothing came of a start: the next may have its place, unless more were booked behind it."""
+        if self._next_start == at + self._gap_s:
+            self._next_start = at

@@ -1,0 +1,50 @@
+"""The start of one job: waits for the moment that was granted, and says whether the job may still be handed over.
+
+It is asked for by the channel when a connection is open (`shared.sending.provider`): what comes before, a look-up of a
+name, handshakes, a log-in, may last longer than the rate or the lease allows a start to be late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shared.clock import Clock
+from shared.queue.leases import Lease
+from shared.sending.holdings import Flight
+from shared.sending.provider import NotStartedError
+
+
+class GrantedStart:
+    """Implements `Start` for one flight; `waited_s` is the time that it has waited, which is none of the provider's.
+
+    `started` is told the lease once the job is about to be handed over.
+    """
+
+    def __init__(
+        self,
+        flight: Flight,
+        clock: Clock,
+        lease_held_since: Callable[[float], bool],
+        started: Callable[[Lease], None],
+    ) -> None:
+        self._flight = flight
+        self._clock = clock
+        self._lease_held_since = lease_held_since
+        self._started = started
+        self.waited_s = 0.0
+
+    async def __call__(self) -> None:
+        """Wait until the job may be handed over, and note that it is; raises NotStartedError where it must not be."""
+        flight = self._flight
+        wait_s = flight.starts_at - self._clock.monotonic()
+        if wait_s > 0:
+            await self._clock.sleep(wait_s)
+            self.waited_s += wait_s
+        if not self._lease_held_since(flight.asked_at):
+            # Frozen or cut off past its lease: another may have been given the job.
+            raise NotStartedError("its sender's lease was not renewed in time")
+        if self._clock.monotonic() > flight.latest_start:
+            raise NotStartedError("its start came too late for the rate limit")
+        if not flight.sending:
+            flight.sending = True
+            self._started(flight.lease)

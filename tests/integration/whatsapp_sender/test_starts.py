@@ -1,0 +1,83 @@
+"""When a message is started: with a connection open, and before a word of it is said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from shared.sending.provider import NotStartedError
+from tests.integration.whatsapp_sender.providers import ACCEPTED, MESSAGE, opened, providing, serving_raw
+from tests.servers import wait_for
+
+_ACCEPTED = json.dumps(ACCEPTED).encode()
+_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(_ACCEPTED), _ACCEPTED)
+
+
+async def _refuse() -> None:
+    raise NotStartedError("not now")
+
+
+async def test_refused_start_leaves_the_connection_to_the_next_message() -> None:
+    """Nothing of the message was said, and the next does not open a connection of its own."""
+    connections: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(b"")
+        while data := await reader.read(65536):
+            connections[-1] += data
+            if connections[-1].endswith(MESSAGE.body):
+                writer.write(_ANSWER)
+
+    async with serving_raw(serve) as url, opened(url) as channel:
+        with pytest.raises(NotStartedError):
+            await channel.send(MESSAGE, _refuse)
+        await wait_for(lambda: len(connections) == 1, what="the connection")
+        assert connections == [b""]
+        await channel.send(MESSAGE)
+        assert [data.count(MESSAGE.body) for data in connections] == [1]
+
+
+async def test_start_is_asked_for_with_a_connection_open() -> None:
+    """The handshake is over when the start is awaited; nothing has been asked of the server by then."""
+    async with providing() as provider, opened(provider.url) as channel:
+        begun: list[tuple[int, int]] = []
+
+        async def note() -> None:
+            session = channel._session
+            assert session is not None
+            assert session.connector is not None
+            begun.append((len(session.connector._acquired), len(provider.requests)))
+
+        await channel.send(MESSAGE, note)
+        assert begun == [(1, 0)]
+        assert len(provider.requests) == 1
+
+
+async def test_connection_that_closes_while_the_start_is_awaited_costs_nothing() -> None:
+    """A server may drop an idle connection at any time: another is opened, and the start asked for again."""
+    writers: list[asyncio.StreamWriter] = []
+    starts = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.readuntil(MESSAGE.body)
+        writer.write(_ANSWER)
+        await reader.read()
+
+    async with serving_raw(serve) as url, opened(url) as channel:
+
+        async def wait_for_the_end() -> None:
+            nonlocal starts
+            starts += 1
+            await wait_for(lambda: len(writers) == starts, what="the connection")
+            if starts == 1:
+                connector = channel._session.connector if channel._session else None
+                assert connector is not None
+                (protocol,) = connector._acquired
+                writers[0].close()
+                await wait_for(lambda: not protocol.is_connected(), what="the connection to be closed")
+
+        await channel.send(MESSAGE, wait_for_the_end)
+    assert (starts, len(writers)) == (2, 2)
