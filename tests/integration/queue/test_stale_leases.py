@@ -29,6 +29,24 @@ async def _came_again(world: World) -> tuple[HandSender, Lease, Lease]:
     return cut_off, stale, fresh
 
 
+async def test_answer_of_a_lost_attempt_is_told_late_where_its_job_came_again(world: World) -> None:
+    """What waits in the buffer is not what was accepted: the answer counts once, and the job is not sent again."""
+    blast = await world.given(1)
+    cut_off, _ = await world.sender("cut-off"), await world.sender("other")
+    (begun,) = await cut_off.take(1)
+    await world.redis.delete("{email}:sender:cut-off")
+    await world.reaper("other")._take("cut-off")
+    await cut_off.consumer.heartbeat({})
+    (fresh,) = await eventually(lambda: cut_off.fetch(1), "the job to come again")
+    assert await cut_off.finish(begun) == [False]
+    await world.check_balance(blast)
+    assert await cut_off.late(begun)
+    assert [grant.kind for grant in await cut_off.begin([fresh])] == ["lost"]
+    counts = (await world.progress(blast)).counts
+    assert {name: n for name, n in counts.items() if n} == {"sent": 1}
+    await world.check_balance(blast)
+
+
 def booked_now(lease: Lease) -> Move:
     return booked(lease, time.time_ns() // 1_000_000)
 

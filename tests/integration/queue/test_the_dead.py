@@ -186,7 +186,9 @@ async def test_entries_without_a_task_are_given_up_by_stream_and_id(world: World
     await world.check_balance(*blasts)
 
 
-@pytest.mark.parametrize("meanwhile", ["waiting", "begun again", "sent again", "deferred", "failed", "cancelled"])
+@pytest.mark.parametrize(
+    "meanwhile", ["waiting", "begun again", "sent again", "deferred", "retried", "failed", "cancelled"]
+)
 async def test_late_acceptance_outranks_everything(world: World, meanwhile: str) -> None:
     """A frozen sender's message had been accepted: the job is `sent` once, whatever became of it since."""
     blast = await world.given(1)
@@ -198,6 +200,8 @@ async def test_late_acceptance_outranks_everything(world: World, meanwhile: str)
         assert await alive.finish(*again) == [True]
     elif meanwhile == "deferred":
         assert await alive.defer(again[0], 60_000)
+    elif meanwhile == "retried":
+        assert await alive.retry(again[0], 2_000)
     elif meanwhile == "failed":
         assert await alive.fail(again[0])
     elif meanwhile == "cancelled":

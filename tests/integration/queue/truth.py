@@ -18,7 +18,7 @@ TAG = "{email}:"
 
 @dataclass
 class Truth:
-    """Every job in Redis with its status, and the keys by which it is found."""
+    """Every job in Redis with its status, and the keys by which it is found; `waiting` counts by lane."""
 
     jobs: dict[str, str] = field(default_factory=dict)
     parked: set[str] = field(default_factory=set)
@@ -26,6 +26,8 @@ class Truth:
     bulk_streams: set[str] = field(default_factory=set)
     consumers: set[str] = field(default_factory=set)
     doubles: list[str] = field(default_factory=list)
+    waiting: Counter[str] = field(default_factory=Counter)
+    delayed: int = 0
 
     def add(self, job_id: str, status: str) -> None:
         if job_id in self.jobs:
@@ -50,6 +52,7 @@ async def find_truth(redis: Redis) -> Truth:
         mark, job = raw[:1], unpack_job(raw[2:])
         assert job.job_id == job_id.decode()
         truth.add(job.job_id, "scheduled" if mark == b"s" else _waits(job, 0))
+        truth.delayed += mark != b"s"
     return truth
 
 
@@ -76,6 +79,10 @@ async def _walk_stream(redis: Redis, stream: str, truth: Truth) -> None:
         truth.add(job.job_id, "scheduled" if scheduled else _status(job, consumer, deliveries))
         if consumer == "~retry":
             truth.parked.add(f"{stream} {entry_id.decode()}")
+            truth.delayed += 1
+        elif not scheduled and not consumer.endswith(":tx"):
+            lane = stream.split(":")[2]
+            truth.waiting[lane if lane in {"high", "normal"} else "bulk"] += 1
         if consumer in {"", "~back"}:
             truth.takeable.add(stream)
 
