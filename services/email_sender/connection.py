@@ -82,6 +82,11 @@ class Connection:
         return self._protocol.usable and not (most and self.begun >= most)
 
     @property
+    def sound(self) -> bool:
+        """Whether nothing has ended it, whatever is under way on it."""
+        return self._protocol.sound
+
+    @property
     def awaited(self) -> bool:
         """Whether the message that was announced on it can still be sent over it."""
         return self.announced is not None and self._protocol.sound

@@ -17,6 +17,10 @@ from shared.settings import Rate
 LONGEST_PACE_S = 5.0
 
 
+class RateReachedError(DeferredError):
+    """This rate leaves no start soon; the server itself has said nothing."""
+
+
 class OwnRate:
     """Spaces the starts at one server; without a rate it lets everything through. `clock` gives seconds."""
 
@@ -40,34 +44,47 @@ class OwnRate:
     def passing(self, start: Start) -> Iterator[Start]:
         """A message is on its way to its start: give it one that keeps this rate as well.
 
-        A long wait is a deferral (DeferredError), which holds nobody up.
+        A long wait is a deferral (RateReachedError), which holds nobody up.
         """
         if not self._gap_s:
             yield start
             return
+        self._due(self._clock())
         message = object()
         self._coming.add(message)
 
         async def paced() -> None:
-            now = self._clock()
-            at = self._book(now)
-            try:
-                await asyncio.sleep(at - now)
-                await start()
-            except BaseException:
-                self._unbook(at)
-                raise
-            self._coming.discard(message)
+            if message in self._coming:
+                await self._start(start)
+                self._coming.discard(message)
+            else:
+                await start()  # its first connection turned out to be closed
 
         try:
             yield paced
         finally:
             self._coming.discard(message)
 
-    def _book(self, now: float) -> float:
+    async def _start(self, start: Start) -> None:
+        now = self._clock()
+        at = self._book(now)
+        try:
+            await asyncio.sleep(at - now)
+            await start()
+        except BaseException:
+            self._unbook(at)
+            raise
+        # the channel's limit may have let it wait further
+        self._next_start = max(self._next_start, self._clock() + self._gap_s)
+
+    def _due(self, now: float) -> float:
         at = max(now, self._next_start)
         if at - now > LONGEST_PACE_S:
-            raise DeferredError(f"the rate of {self._server} is reached", code="rate", wait_s=at - now)
+            raise RateReachedError(f"the rate of {self._server} is reached", code="rate", wait_s=at - now)
+        return at
+
+    def _book(self, now: float) -> float:
+        at = self._due(now)
         self._next_start = at + self._gap_s
         return at
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from services.email_sender.connection import Connection, ConnectionLostError, RefusedError
 from services.email_sender.envelope import Announced
 from services.email_sender.message import Mail
-from services.email_sender.own_rate import OwnRate
+from services.email_sender.own_rate import OwnRate, RateReachedError
 from services.email_sender.replies import Reply, Stage
 from services.email_sender.settings import ServerSettings, SmtpSettings
 from services.email_sender.signing import Encoder
@@ -30,10 +30,19 @@ from shared.errors import (
     UncertainError,
 )
 from shared.sending.breaker import Breaker, Turn
-from shared.sending.provider import NotStartedError, Room, Start, at_once
+from shared.sending.provider import Room, Start, at_once
 
 POLICY_REFUSALS = 10
+LEAST_STALE_S = 5.0
 _TEND_S = 1.0
+
+
+class ClosedMeanwhileError(ConnectionLostError):
+    """A connection was closed while the start was awaited on it: nothing of the message was said."""
+
+    def __init__(self) -> None:
+        super().__init__("while the start was awaited", ConnectionResetError("closed by the server"))
+
 
 NextMail = Callable[[], Mail | None]
 
@@ -74,6 +83,8 @@ class Server:
         self.active = 0
         self._own_rate = OwnRate(settings.name, settings.rate, self._clock)
         self._policy_refusals = 0
+        # shorter once the server has shown that it closes them sooner
+        self._stale_s = smtp.timeouts.idle_s
         self._leaving: set[asyncio.Future[None]] = set()
 
     def room(self) -> Room:
@@ -94,9 +105,6 @@ class Server:
                 except SendError as error:
                     self._judge(error, turn)
                     raise
-                except NotStartedError:
-                    turn.worked()  # a connection was open
-                    raise
                 finally:
                     self.active -= 1
             turn.worked()
@@ -106,12 +114,15 @@ class Server:
     async def _send(self, delivery: Delivery) -> Reply:
         connection = self._awaiting.pop(delivery.mail.job_id, None) or self._take_idle()
         reused = connection is not None
+        idle_s = self._clock() - connection.used_at if connection is not None else 0.0
         connection = connection or await self._connect()
         try:
             return await self._hand_over(connection, delivery)
         except (ConnectionLostError, RefusedError) as error:
-            if not (reused and _is_stale(error)):
+            if not ((reused and _is_stale(error)) or isinstance(error, ClosedMeanwhileError)):
                 raise _translated(error) from error
+            if reused:
+                self._stale_s = min(self._stale_s, max(idle_s, LEAST_STALE_S))
         # the server had closed it between two messages: that says nothing about this one
         try:
             return await self._hand_over(await self._connect(), delivery)
@@ -130,6 +141,8 @@ class Server:
                 await connection.clear()
                 content = await self._encoder.encode(mail, eight_bit=connection.offers("8bitmime"))
             await delivery.start()
+            if not connection.sound:
+                raise ClosedMeanwhileError
             if following is None or not self.chains:
                 return await connection.send(mail.envelope, content)
             return await connection.send(mail.envelope, content, lambda: self._announced(connection, following()))
@@ -153,7 +166,7 @@ class Server:
     def _take_idle(self) -> Connection | None:
         while self.idle:
             connection = self.idle.pop()
-            if connection.usable and self._clock() - connection.used_at < self._smtp.timeouts.idle_s:
+            if connection.usable and self._clock() - connection.used_at < self._stale_s:
                 return connection
             self._dismiss(connection)
         return None
@@ -180,7 +193,7 @@ class Server:
         if isinstance(error, UnavailableError | ConnectionLostError):
             turn.failed(str(error))
             return
-        if isinstance(error, UncertainError):
+        if isinstance(error, UncertainError | RateReachedError):
             return
         turn.worked()
         cause = error.__cause__
@@ -196,7 +209,7 @@ class Server:
     def tend(self) -> None:
         """Close connections that were idle for too long."""
         now = self._clock()
-        for connection in [one for one in self.idle if now - one.used_at >= self._smtp.timeouts.idle_s]:
+        for connection in [one for one in self.idle if now - one.used_at >= self._stale_s]:
             self.idle.remove(connection)
             self._dismiss(connection)
 
@@ -234,7 +247,7 @@ class Servers:
         """Say how many messages could start at once, at all servers that may be tried now."""
         rooms = [one.room() for one in self.servers if one.breaker.admits(last_resort=self._is_last_resort(one))]
         starts = sum(room.starts for room in rooms)
-        return Room(starts, 0.0 if starts else min((room.in_s for room in rooms), default=0.0))
+        return Room(starts, 0.0 if starts else min((room.in_s for room in rooms if room.in_s), default=0.0))
 
     async def send(self, delivery: Delivery) -> Accepted:
         """Hand over one message to one of the servers; raises a SendError.

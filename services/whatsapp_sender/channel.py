@@ -24,7 +24,7 @@ from shared.clock import Clock
 from shared.errors import SendError, StopChannelError, TransientError, UnavailableError, UncertainError
 from shared.jobs import Job
 from shared.sending.breaker import Breaker, Turn
-from shared.sending.provider import NotStartedError, ProviderStatus, Receipt, Room, Start, at_once
+from shared.sending.provider import ProviderStatus, Receipt, Room, Start, at_once
 
 MAX_ANSWER_BYTES = 64 * 1024
 _CHUNK_BYTES = 16 * 1024
@@ -125,10 +125,6 @@ class WhatsAppChannel:
                 raw = await _read_answer(response)
                 retry_after = response.headers.get("Retry-After", "")
                 return Answer(response.status, raw, retry_after, time.time())
-        except NotStartedError:
-            if turn is not None:
-                turn.worked()  # a connection was open
-            raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
             if turn is not None:

@@ -225,7 +225,7 @@ class Dispatcher:
         leases = holdings.take(free)
         sent_at = clock.monotonic()
         requests = [self._request(lease, clock.now_ms()) for lease in leases]
-        grants = await self._consumer.begin(requests, len(holdings.in_flight))
+        grants = await self._consumer.begin(requests, len(holdings.in_flight), self._pace.lead_s)
         self._pace.begun(clock.monotonic() - sent_at)
         self._limited = any(grant.kind == "limited" for grant in grants)
         self._spaced = any(grant.spaced or grant.kind == "limited" for grant in grants)

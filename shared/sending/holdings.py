@@ -20,8 +20,9 @@ class Flight:
     """A job begun and not settled; times are on the monotonic clock, in seconds.
 
     A start later than `latest_start` could come too close to those that were granted after it. `asked_at` is when the
-    grant was asked for: it is void once the lease has lapsed after that. A worker took it at `taken_at`; from its start
-    on it is `sending`: what ends before that was not handed over.
+    grant was asked for: it is void once the lease has lapsed after that. The channel was asked to send it at
+    `taken_at`, infinity before that and after its answer; from its start on it is `sending`: what ends before was not
+    handed over.
     """
 
     lease: Lease

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 _WEIGHT = 0.2
 _SHORTEST_SEND_S = 0.00005
 _OBSERVE_EVERY_S = 0.05
+_FORGET = 0.8
+_RESERVE = 1.5
 
 
 @dataclass(slots=True)
@@ -22,6 +24,7 @@ class Pace:
     send_s: float = 1.0
     begin_s: float = 0.0
     settle_s: float = 0.0
+    prepare_s: float = 0.0
     _seen: int = 0
     _at: float = 0.0
 
@@ -36,6 +39,15 @@ class Pace:
     def sent(self, seconds: float) -> None:
         """Take note of how long one send took."""
         self.send_s += _WEIGHT * (seconds - self.send_s)
+
+    def prepared(self, seconds: float) -> None:
+        """Take note of how long a channel took to get ready for a start; what took long is forgotten slowly."""
+        self.prepare_s = max(seconds, self.prepare_s * _FORGET)
+
+    @property
+    def lead_s(self) -> float:
+        """How far ahead of its start a job must be begun, so that the channel is ready by then."""
+        return self.prepare_s * _RESERVE
 
     def begun(self, seconds: float) -> None:
         """Take note of how long the queue took to answer a begin."""

@@ -9,34 +9,43 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shared.clock import Clock
-from shared.queue.leases import Lease
 from shared.sending.holdings import Flight
+from shared.sending.pace import Pace
 from shared.sending.provider import NotStartedError
+
+Started = Callable[[Flight], None]
 
 
 class GrantedStart:
     """Implements `Start` for one flight; `waited_s` is the time that it has waited, which is none of the provider's.
 
-    `started` is told the lease once the job is about to be handed over.
+    `asked` tells whether the channel was asked to send; `started` is called once the job is about to be handed over.
+    How long the channel takes until it asks for its start is measured, so that starts can be granted that far ahead.
     """
 
     def __init__(
-        self,
-        flight: Flight,
-        clock: Clock,
-        lease_held_since: Callable[[float], bool],
-        started: Callable[[Lease], None],
+        self, flight: Flight, clock: Clock, pace: Pace, lease_held_since: Callable[[float], bool], started: Started
     ) -> None:
         self._flight = flight
         self._clock = clock
+        self._pace = pace
         self._lease_held_since = lease_held_since
         self._started = started
+        self.asked = False
         self.waited_s = 0.0
+
+    def ask(self) -> None:
+        """Note that the channel is asked to send now."""
+        self.asked = True
+        self._flight.taken_at = self._clock.monotonic()
 
     async def __call__(self) -> None:
         """Wait until the job may be handed over, and note that it is; raises NotStartedError where it must not be."""
         flight = self._flight
-        wait_s = flight.starts_at - self._clock.monotonic()
+        now = self._clock.monotonic()
+        if not flight.sending:
+            self._pace.prepared(now - flight.taken_at)
+        wait_s = flight.starts_at - now
         if wait_s > 0:
             await self._clock.sleep(wait_s)
             self.waited_s += wait_s
@@ -47,4 +56,4 @@ class GrantedStart:
             raise NotStartedError("its start came too late for the rate limit")
         if not flight.sending:
             flight.sending = True
-            self._started(flight.lease)
+            self._started(flight)

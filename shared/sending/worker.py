@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol
@@ -116,26 +117,28 @@ class Worker(Generic[MessageT]):
 
     async def _attempt(self, flight: Flight, message: MessageT | None) -> None:
         parts, lease = self._parts, flight.lease
-        start = GrantedStart(flight, parts.clock, parts.consequences.lease_held_since, self._observe_latency)
+        held_since = parts.consequences.lease_held_since
+        start = GrantedStart(flight, parts.clock, parts.holdings.pace, held_since, self._note_start)
         started, subject = parts.clock.monotonic(), ""
-        flight.taken_at = started
         try:
             if message is None:
                 message = await self._render(lease)
             subject = message.subject
             started = parts.clock.monotonic()
+            start.ask()
             receipt = await self._hand_over(message, start)
             parts.holdings.pace.sent(parts.clock.monotonic() - started - start.waited_s)
             self._accept(self._tried(lease, started + start.waited_s, subject), receipt)
         except NotStartedError as error:
+            note("not_started", job_id=lease.job_id, channel=lease.job.channel, reason=error.reason)
             self._give_back(lease, error.reason)
         except SendError as error:
             tried = self._tried(lease, started + start.waited_s, subject)
-            await self._refuse(tried, error, handed_over=flight.sending)
+            await self._refuse(tried, error, asked=start.asked)
         except asyncio.CancelledError:
             if flight.sending:
                 cut = UncertainError("cut off by the end of the sender")
-                await self._refuse(self._tried(lease, started + start.waited_s, subject), cut, handed_over=True)
+                await self._refuse(self._tried(lease, started + start.waited_s, subject), cut, asked=True)
             else:
                 self._give_back(lease, "its sender stopped")
             raise
@@ -143,7 +146,9 @@ class Worker(Generic[MessageT]):
             get_logger().exception("attempt_error", job_id=lease.job_id, error=type(error).__name__)
             unknown = TransientError(f"{type(error).__name__}: {error}")
             tried = self._tried(lease, started + start.waited_s, subject)
-            await self._refuse(tried, unknown, handed_over=flight.sending)
+            await self._refuse(tried, unknown, asked=start.asked)
+        finally:
+            flight.taken_at = math.inf
 
     async def _hand_over(self, message: MessageT, start: Start) -> Receipt:
         if self._chain is None:
@@ -180,9 +185,11 @@ class Worker(Generic[MessageT]):
             raise PermanentError("its blast is no longer known", code="blast_gone")
         return parts.provider.render(job, blast)
 
-    def _observe_latency(self, lease: Lease) -> None:
-        parts, job = self._parts, lease.job
-        if lease.attempt == 1:
+    def _note_start(self, flight: Flight) -> None:
+        parts, job = self._parts, flight.lease.job
+        if flight.latest_start < math.inf:
+            parts.holdings.wake.set()  # there may be room for the next
+        if flight.lease.attempt == 1:
             latency_s = max(0.0, (parts.clock.now_ms() - job.enqueued_at_ms) / 1000)
             parts.observer.queue_latency(job.channel, job.lane, latency_s)
 
@@ -199,7 +206,7 @@ class Worker(Generic[MessageT]):
         self._parts.consequences.provider_worked()
         self._note(tried, outcome)
 
-    async def _refuse(self, tried: Tried, error: SendError, *, handed_over: bool) -> None:
+    async def _refuse(self, tried: Tried, error: SendError, *, asked: bool) -> None:
         """Settle what an error means; a pause goes before it, so that nobody begins the job in between."""
         outcome = refused(tried, error, self._parts.policy)
         consequences = self._parts.consequences
@@ -214,7 +221,7 @@ class Worker(Generic[MessageT]):
             await consequences.suppress(tried.lease.job.recipient.address, outcome.suppress)
         if isinstance(error, UnavailableError):
             consequences.provider_failed()
-        elif handed_over and not isinstance(error, UncertainError | StopChannelError):
+        elif asked and not isinstance(error, UncertainError | StopChannelError):
             consequences.provider_worked()
         self._note(tried, outcome)
 

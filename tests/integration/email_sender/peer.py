@@ -49,7 +49,10 @@ class Session:
 
 
 class Peer:
-    """A running server; it greets after `greets_after_s`. `together` of a session: most commands that came at once."""
+    """A running server; `delays` gives seconds before its answers, by command.
+
+    `together` of a session is the most commands that arrived at once.
+    """
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class Peer:
         self._tasks: set[asyncio.Task[None]] = set()
         self.sessions: list[Session] = []
         self.port = 0
-        self.greets_after_s = 0.0
+        self.delays: dict[str, float] = {}
 
     @property
     def url(self) -> str:
@@ -121,7 +124,6 @@ class Peer:
         assert task is not None
         self._tasks.add(task)
         try:
-            await asyncio.sleep(self.greets_after_s)
             if await self._answer(writer, "CONNECT"):
                 await self._converse(session, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
@@ -157,6 +159,8 @@ class Peer:
 
     async def _answer(self, writer: asyncio.StreamWriter, verb: str, line: str = "") -> str:
         """Answer a command; returns the answer, "" where the connection is to be closed."""
+        if verb in self.delays:
+            await asyncio.sleep(self.delays[verb])
         planned = self._script.get(verb)
         if isinstance(planned, list):
             answer = planned.pop(0) if planned else self._friendly(verb)

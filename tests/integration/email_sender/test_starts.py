@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
 
-from shared.errors import PermanentError
+from services.email_sender.own_rate import OwnRate
+from services.email_sender.servers import POLICY_REFUSALS
+from services.email_sender.settings import Timeouts
+from shared.blasts import Blast
+from shared.errors import DeferredError, PermanentError, StopChannelError
 from shared.sending.provider import NotStartedError, Room
 from shared.settings import Rate
 from tests.integration.email_sender.mails import make_mail, smtp_settings
@@ -25,6 +30,17 @@ async def _refuse() -> None:
     raise NotStartedError("not now")
 
 
+async def _all_sent(world: World, blast: Blast, count: int) -> None:
+    async def all_sent() -> bool:
+        return (await world.progress(blast)).counts["sent"] == count
+
+    await wait_for(all_sent, 10, f"{count} messages")
+
+
+async def _untried(world: World) -> int:
+    return sum(getattr(event, "error_class", "") == "untried" for event in await world.written())
+
+
 @pytest.mark.timing
 async def test_rate_holds_while_connections_are_opened(world: World) -> None:
     """A server that takes 0.3 s to greet and five messages a connection sees at most ten in a second (attacks G6)."""
@@ -37,7 +53,7 @@ async def test_rate_holds_while_connections_are_opened(world: World) -> None:
     ten_a_second = replace(SETTINGS, rate=Rate(10, 1.0))
     await world.given(500)
     async with peer({"RCPT": note}) as server, AsyncExitStack() as stack:
-        server.greets_after_s = 0.3
+        server.delays["CONNECT"] = 0.3
         for _ in range(4):
             await stack.enter_async_context(
                 sending_mail(world, smtp_settings(f"{server.url}?max_messages=5"), ten_a_second)
@@ -125,7 +141,7 @@ async def test_room_is_what_the_servers_own_limits_leave() -> None:
 async def test_message_on_its_way_to_its_start_takes_the_room_of_the_next() -> None:
     """While a connection is opened under a server's own rate, nothing else could start there in time."""
     async with peer() as server, opened(smtp_settings(f"{server.url}?rate=1/1m")) as channel:
-        server.greets_after_s = 0.2
+        server.delays["CONNECT"] = 0.2
         sending = asyncio.ensure_future(channel.send(make_mail()))
         await wait_for(lambda: len(server.sessions) == 1, what="the connection")
         assert channel.room() == Room(0)
@@ -141,15 +157,135 @@ async def test_start_that_comes_to_nothing_leaves_its_place_to_the_next() -> Non
         await channel.send(make_mail())
 
 
+@pytest.mark.timing
+async def test_each_message_may_need_a_connection_of_its_own(world: World) -> None:
+    """Starts farther apart than the server's connections live: each handshake is begun that much ahead of its start."""
+    blast = await world.given(4)
+    async with peer() as server:
+        server.delays["CONNECT"] = 0.4
+        smtp = smtp_settings(server.url, timeouts=replace(Timeouts(), idle_s=0.2))
+        async with sending_mail(world, smtp, replace(SETTINGS, rate=Rate(1, 0.9))):
+            await wait_for(lambda: len(server.messages) == 4, 15, "four messages")
+            await _all_sent(world, blast, 4)
+    assert len(server.sessions) >= 4
+    assert await _untried(world) <= 2
+
+
+@pytest.mark.timing
+async def test_slow_answers_do_not_slow_a_server_s_own_rate(world: World) -> None:
+    """Five a second, each answered after 0.6 s: the next start does not wait for the answer to the one before."""
+    arrivals: list[float] = []
+
+    def note(_line: str) -> str:
+        arrivals.append(time.monotonic())
+        return "250 ok"
+
+    blast = await world.given(11)
+    async with peer({"RCPT": note}) as server:
+        server.delays["."] = 0.6
+        smtp = smtp_settings(f"{server.url}?rate=5/1s")
+        async with sending_mail(world, smtp, replace(SETTINGS, rate=Rate(20, 1.0))):
+            await _all_sent(world, blast, 11)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(arrivals)]
+    assert min(gaps) > 0.19
+    assert sum(gaps) < 10 * 0.2 * 1.4
+
+
+async def test_own_rate_counts_a_message_once() -> None:
+    """A connection that turned out to be closed is replaced without another wait for the server's rate."""
+    async with (
+        peer({"MAIL": ["250 ok", f"421 4.3.2 too long idle{CLOSE}"]}) as server,
+        opened(smtp_settings(f"{server.url}?rate=4/1s")) as channel,
+    ):
+        await channel.send(make_mail("one@example.com"))
+        began = time.monotonic()
+        await channel.send(make_mail("two@example.com"))
+        assert 0.1 < time.monotonic() - began < 0.4
+        assert len(server.sessions) == 2
+
+
+async def test_own_rate_counts_from_the_start_that_was_made() -> None:
+    """A message that the channel's limit lets start later than booked: the next keeps its distance from that."""
+    own_rate = OwnRate("here", Rate(5, 1.0), time.monotonic)
+    starts: list[float] = []
+
+    async def late() -> None:
+        if not starts:
+            await asyncio.sleep(0.15)
+        starts.append(time.monotonic())
+
+    for _ in range(3):
+        with own_rate.passing(late) as start:
+            await start()
+    assert all(later - earlier >= 0.199 for earlier, later in itertools.pairwise(starts))
+
+
+async def test_deferral_by_a_server_s_own_rate_says_nothing_of_the_server() -> None:
+    """Ten refusals for reasons of policy stop the channel, whatever had to wait in between."""
+    refused = "550 5.7.1 blocked"
+    async with (
+        peer({"RCPT": lambda _line: refused}) as server,
+        opened(smtp_settings(f"{server.url}?rate=1000/1s")) as channel,
+    ):
+        own_rate = channel._opened().servers[0]._own_rate
+        own_rate._next_start += 1e9
+        with pytest.raises(DeferredError):
+            await channel.send(make_mail())
+        assert server.sessions == [], "no connection is opened for what has to wait"
+        own_rate._next_start = 0.0
+        for _ in range(POLICY_REFUSALS - 1):
+            with pytest.raises(PermanentError):
+                await channel.send(make_mail())
+            own_rate._next_start += 60.0
+            with pytest.raises(DeferredError):
+                await channel.send(make_mail())
+            own_rate._next_start = 0.0
+        with pytest.raises(StopChannelError):
+            await channel.send(make_mail())
+
+
+async def test_connection_that_closes_while_its_start_is_awaited_costs_nothing() -> None:
+    """Fresh or used before, it is replaced: nothing of the message had been said on it."""
+    starts = 0
+
+    async with peer() as server, opened(smtp_settings(server.url)) as channel:
+
+        async def close_once() -> None:
+            nonlocal starts
+            starts += 1
+            if starts == 1:
+                (connection,) = server.sessions
+                await server.say_to_all("421 4.3.2 bye")
+                await wait_for(lambda: server.open_connections == 0, what="the end of the connection")
+                assert connection.verbs == ["EHLO"]
+
+        await channel.send(make_mail(), close_once)
+        assert (starts, len(server.messages), len(server.sessions)) == (2, 1, 2)
+        assert channel._opened().servers[0].breaker._failures == 0
+
+
+async def test_server_that_closes_idle_connections_unheard_is_not_taken_for_open_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection found closed after a while tells how long this server lets them idle."""
+    monkeypatch.setattr("services.email_sender.servers.LEAST_STALE_S", 0.2)
+    script = {"MAIL": ["250 ok", f"421 4.3.2 too long idle{CLOSE}", "250 ok"]}
+    async with peer(script) as server, opened(smtp_settings(server.url)) as channel:
+        for _ in range(2):
+            await channel.send(make_mail())
+        assert [session.verbs[-1] for session in server.sessions] == ["MAIL", "DATA"]
+        await asyncio.sleep(0.25)  # idle for longer than the server allows is the point
+        await channel.send(make_mail())
+        assert server.heard["MAIL"] == 4
+        assert len(server.sessions) == 3
+
+
+@pytest.mark.timing
 async def test_server_slower_than_the_channel_is_not_given_what_would_be_late(world: World) -> None:
     """Four a second at the server, ten in the channel: no job is begun only to be given back."""
     blast = await world.given(6)
     async with peer() as server:
         url = f"{server.url}?rate=4/1s"
         async with sending_mail(world, smtp_settings(url), replace(SETTINGS, rate=Rate(10, 1.0))):
-
-            async def all_sent() -> bool:
-                return (await world.progress(blast)).counts["sent"] == 6
-
-            await wait_for(all_sent, 10, "six messages")
-    assert [event for event in await world.written() if getattr(event, "error_class", "") == "untried"] == []
+            await _all_sent(world, blast, 6)
+    assert await _untried(world) == 0

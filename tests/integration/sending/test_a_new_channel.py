@@ -58,7 +58,8 @@ class Centre:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = (await reader.readline()).decode().strip()
-        writer.write(f"{self.reply(line)}\n".encode())
+        if line:  # else the sender hung up before its start
+            writer.write(f"{self.reply(line)}\n".encode())
         writer.close()
 
 

@@ -136,6 +136,31 @@ async def test_unavailable_provider_costs_no_attempt(world: World) -> None:
     assert not [event for event in await world.written() if isinstance(event, Retrying)]
 
 
+async def test_answer_that_comes_before_the_start_ends_the_probing(world: World) -> None:
+    """A server that refuses a message while its connection is opened for it is there all the same."""
+
+    async def refuse(_message: RenderedMessage) -> None:
+        raise PermanentError("it does not take such addresses")
+
+    async def is_available() -> list[bool]:
+        return [one.available for one in (await world.control.channel_stats("email")).senders]
+
+    blast = await world.given(1)
+    provider = FakeProvider(is_available=False, prepare=refuse)
+    async with sending(world, provider):
+
+        async def left_alone() -> bool:
+            return await is_available() == [False]
+
+        async def taken_up() -> bool:
+            return await is_available() == [True]
+
+        await wait_for(left_alone, what="the provider to be probed")
+        provider.is_available = True
+        assert (await ended(world, blast))["failed"] == 1
+        await wait_for(taken_up, what="the end of the probing")
+
+
 async def test_stop_pauses_the_channel_and_keeps_the_job(world: World) -> None:
     """Wrong credentials pause the channel with the reason; after resume the job goes out."""
     blast = await world.given(3)

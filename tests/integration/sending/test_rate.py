@@ -57,6 +57,22 @@ async def test_rate_changes_at_once_for_all_senders(world: World) -> None:
         assert await world.control.rate("email") == "1000/1s"
 
 
+async def test_starts_are_granted_as_far_ahead_as_a_sender_needs(world: World) -> None:
+    """One that needs half a second to get ready is granted starts that long ahead, and another's clock stays right."""
+    await world.control.set_rate("email", Rate(10, 1.0))
+    await world.given(20)
+    slow, quick = await world.sender(), await world.sender()
+    leases = await slow.fetch(10)
+    grants = [await slow.begin([lease], lead_s=0.5) for lease in leases]
+    after_s = [grant.after_us / 1e6 for (grant,) in grants if grant.kind == "granted"]
+    assert 5 <= len(after_s) < 10
+    assert 0.3 < max(after_s) <= 0.5
+    assert [grant.after_us / 1e6 < 0.2 for (grant,) in grants[-1:] if grant.kind == "limited"] == [True]
+    (limited,) = await quick.begin(await quick.fetch(1))
+    assert limited.kind == "limited"
+    assert limited.after_us / 1e6 > 0.3
+
+
 async def test_start_that_comes_too_late_for_the_rate_is_given_back(world: World) -> None:
     """A sender that was held up does not send what it had been granted: others have been granted starts since."""
     blast = await world.given(1)
