@@ -16,6 +16,7 @@ from aiosmtplib.protocol import MAX_RESPONSE_LENGTH, SMTPProtocol
 from aiosmtplib.response import SMTPResponse
 
 _INVALID = -1
+_STOOD_STILL_S = 0.1
 
 
 class ReplyQueueProtocol(SMTPProtocol):
@@ -26,6 +27,7 @@ class ReplyQueueProtocol(SMTPProtocol):
         self._owed = 0
         self._arrived: deque[SMTPResponse] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._broken: Exception | None = None
         self.unsolicited: SMTPResponse | None = None
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -111,16 +113,30 @@ class ReplyQueueProtocol(SMTPProtocol):
         while not self._arrived:
             if self._broken is not None:
                 raise self._broken
-            waiter = self._waiter = self._loop.create_future()
-            # a bare timer: asyncio.timeout costs as much as the reply itself
-            timer = self._loop.call_later(timeout, _give_up, waiter) if timeout is not None else None
+            self._waiter = self._loop.create_future()
+            if timeout is not None:
+                self._arm(timeout, timeout)
             try:
-                await waiter
+                await self._waiter
             finally:
                 self._waiter = None
-                if timer is not None:
-                    timer.cancel()
+                if self._timer is not None:
+                    self._timer.cancel()
         return self._arrived.popleft()
+
+    def _arm(self, wait_s: float, most_s: float) -> None:
+        # a bare timer: asyncio.timeout costs as much as the reply itself
+        self._timer = self._loop.call_later(wait_s, self._give_up, self._loop.time() + wait_s, most_s)
+
+    def _give_up(self, due: float, most_s: float) -> None:
+        """Give up waiting; but time in which this process stood still does not count: the reply may be here unread."""
+        if self._waiter is None or self._waiter.done():
+            return
+        late_s = self._loop.time() - due
+        if late_s > _STOOD_STILL_S:
+            self._arm(min(late_s, most_s), most_s)
+        else:
+            self._waiter.set_exception(SMTPReadTimeoutError("no reply in time"))
 
     async def start_tls(
         self,
@@ -133,8 +149,3 @@ class ReplyQueueProtocol(SMTPProtocol):
         if self.unsolicited is not None:
             raise SMTPResponseException(_INVALID, "text was injected before TLS began")
         return response
-
-
-def _give_up(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(SMTPReadTimeoutError("no reply in time"))

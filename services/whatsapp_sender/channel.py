@@ -7,13 +7,11 @@ fails several times in a row is left alone for a while (see `shared.sending.brea
 from __future__ import annotations
 
 import time
-from contextlib import suppress
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import NoReturn
 
 import aiohttp
 
+from services.whatsapp_sender.hand_over import HandOver, noting_hand_over
 from services.whatsapp_sender.payload import WhatsAppMessage, render_message
 from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer
 from services.whatsapp_sender.settings import QiscusSettings
@@ -31,13 +29,6 @@ _CHUNK_BYTES = 16 * 1024
 # shorter than servers keep idle connections, so that none is met closed
 _KEEP_ALIVE_S = 15.0
 _MOST_CONNECTIONS = 500
-
-
-@dataclass(slots=True)
-class HandOver:
-    """Whether the body of a request has begun to be sent."""
-
-    begun: bool = False
 
 
 class WhatsAppChannel:
@@ -116,12 +107,13 @@ class WhatsAppChannel:
     async def _post(
         self, session: aiohttp.ClientSession, body: bytes, turn: Turn | None = None, start: Start = at_once
     ) -> Answer:
-        hand_over = HandOver()
+        hand_over = HandOver(self._settings.answer_s)
         START.set(start)
+        posted = session.post(
+            self._settings.messages_url, data=body, allow_redirects=False, trace_request_ctx=hand_over
+        )
         try:
-            async with session.post(
-                self._settings.messages_url, data=body, allow_redirects=False, trace_request_ctx=hand_over
-            ) as response:
+            async with hand_over.bounded(), posted as response:
                 raw = await _read_answer(response)
                 retry_after = response.headers.get("Retry-After", "")
                 return Answer(response.status, raw, retry_after, time.time())
@@ -130,6 +122,8 @@ class WhatsAppChannel:
             if turn is not None:
                 turn.failed(reason)
             _lost(error, reason, hand_over)
+        finally:
+            hand_over.end()
 
     def _judge_failure(self, answer: Answer, turn: Turn) -> NoReturn:
         """A gateway's 5xx: this message may work soon; many in a row mean that the server is down."""
@@ -166,10 +160,9 @@ def _open_session(settings: QiscusSettings) -> aiohttp.ClientSession:
         "Accept": "application/json",
     }
     timeout = aiohttp.ClientTimeout(
-        total=settings.connect_s + settings.answer_s,
+        total=None,  # the answer's is the hand-over's
         connect=settings.connect_s,
         sock_connect=settings.connect_s,
-        sock_read=settings.answer_s,
     )
     connector = StartingConnector(limit=_MOST_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_S)
     return aiohttp.ClientSession(
@@ -177,19 +170,5 @@ def _open_session(settings: QiscusSettings) -> aiohttp.ClientSession:
         timeout=timeout,
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=[_noting_hand_over()],
+        trace_configs=[noting_hand_over()],
     )
-
-
-def _noting_hand_over() -> aiohttp.TraceConfig:
-    """Note when the first byte of a body goes out: from then on the message may have been delivered."""
-    trace = aiohttp.TraceConfig()
-    trace.on_request_chunk_sent.append(_note_hand_over)
-    return trace
-
-
-async def _note_hand_over(
-    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceRequestChunkSentParams
-) -> None:
-    with suppress(AttributeError):
-        context.trace_request_ctx.begun = True

@@ -18,6 +18,8 @@ from typing import Any
 from shared.queue.scripts import load_script
 
 _CHUNK = 65536
+# what came while the loop stood still is read within so long after
+_SOON_S = 0.2
 # what follows a DATA that was written ahead and refused; no message begins with such a line
 _COMMANDS = (b"RSET\r\n", b"MAIL FROM:", b"QUIT\r\n")
 _ENVELOPE = re.compile(rb"(?:^|\n)(?:RCPT TO:\s*<([^>]*)>|MAIL FROM:|RSET)", re.IGNORECASE)
@@ -205,12 +207,14 @@ class MailProxy(Proxy):
     """Between a sender and its mail server: can hang in DATA or after it, jitter, and watch recipients.
 
     `lost_answers` counts by recipient how often a message was handed over and its answer did not reach the sender:
-    kept back or cut off here, or not given within the sender's own time-out, `patience_s`.
+    kept back or cut off here, or not given within the sender's own time-out, `patience_s`. A sender waits from when it
+    wrote, which the proxy sees later where it stood still itself: `stalls`, (until on the wall clock, for), in seconds.
     """
 
     def __init__(self, target_port: int, patience_s: float = float("inf")) -> None:
         super().__init__(target_port)
         self._patience_s = patience_s
+        self.stalls: list[tuple[float, float]] = []
         self.hang_in_data = False
         self.hang_after_data = 0
         self.jitter_s = 0.0
@@ -262,9 +266,14 @@ class MailProxy(Proxy):
 
     def ended(self, pair: Pair) -> None:
         """A sender that hung up after its whole time-out lost its answer; one that did so sooner has no excuse."""
-        if time.monotonic() - pair.handed_over_at >= self._patience_s:
+        if self._waited_s(pair) >= self._patience_s:
             self.lost_answers.update(pair.unanswered)
             pair.unanswered = []
+
+    def _waited_s(self, pair: Pair) -> float:
+        waited_s = time.monotonic() - pair.handed_over_at
+        handed_over = time.time() - waited_s
+        return waited_s + sum(for_s for until, for_s in self.stalls if until - for_s <= handed_over <= until + _SOON_S)
 
     async def from_server(self, pair: Pair, data: bytes) -> bytes:
         """Keep answers back where they are to be lost."""

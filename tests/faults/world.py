@@ -34,7 +34,7 @@ ProxyT = TypeVar("ProxyT", bound=Proxy)
 _READY_TIMEOUT_S = 120.0
 _POLL_S = 0.02
 _FOLLOW_S = 0.25
-_STALL_S = 1.0
+_STALL_S = 0.3
 _SETTINGS = {
     "KURIR_LOG_CONSOLE": "warning",
     "KURIR_EMAIL_RATE": "off",
@@ -87,6 +87,7 @@ class World:
             # a little less than the sender waits, which begins to count a little earlier
             patience_s = design.mail_timeout_s * 0.9 if design.mail_timeout_s else float("inf")
             self.mails[name] = await self._started(MailProxy(self._base + 91, patience_s))
+            self.mails[name].stalls = self.stalls
         self._make_children()
         self.queue = QueueView(self.redis.url)
         self._open.push_async_callback(self.queue.close)

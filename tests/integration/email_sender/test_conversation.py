@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -259,3 +260,28 @@ async def test_every_message_of_many_gets_its_own_answer() -> None:
         assert len([message for message in server.messages if message]) == 20
     wanted = [f"{answers[kind]} {address}" for kind, address in zip(kinds, addresses, strict=True)]
     assert found == ["250 2.0.0 ok" if one[0] == "2" else one for one in wanted]
+
+
+async def test_answer_that_came_while_the_sender_stood_still_is_read() -> None:
+    """A process frozen past its time-out finds the answer in its socket when it goes on: none was lost (attacks G2)."""
+    async with peer() as server, opened(smtp_settings(server.url, timeouts=HASTY)) as channel:
+        server.delays["."] = 0.1
+        sending = asyncio.ensure_future(channel.send(make_mail()))
+        await wait_for(lambda: bool(server.messages), what="the message")
+        _stand_still(HASTY.data_s * 3)
+        assert (await sending).response == "250 2.0.0 ok"
+
+
+async def test_time_in_which_the_sender_stood_still_is_waited_once_more() -> None:
+    """And not for ever: an answer that does not come is uncertain all the same."""
+    async with peer({".": [SILENCE]}) as server, opened(smtp_settings(server.url, timeouts=HASTY)) as channel:
+        sending = asyncio.ensure_future(channel.send(make_mail()))
+        await wait_for(lambda: bool(server.messages), what="the message")
+        _stand_still(HASTY.data_s * 3)
+        with pytest.raises(UncertainError):
+            await asyncio.wait_for(sending, HASTY.data_s * 5)
+
+
+def _stand_still(seconds: float) -> None:
+    """Keep the loop from running, as a stopped process or a paused machine does."""
+    time.sleep(seconds)

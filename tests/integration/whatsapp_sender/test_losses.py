@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from contextlib import nullcontext
 
 import pytest
@@ -148,3 +149,29 @@ async def test_refusals_of_messages_leave_the_breaker_closed() -> None:
             with pytest.raises(TransientError):
                 await channel.send(MESSAGE)
         assert channel.available()
+
+
+async def test_an_answer_that_came_while_the_sender_stood_still_is_read() -> None:
+    """A process frozen past its time-out finds the answer when it goes on: none was lost (attacks G2)."""
+    async with providing() as provider, opened(provider.url, answer_s=0.2) as channel:
+        provider.wait = lambda: asyncio.sleep(0.1)
+        sending = asyncio.ensure_future(channel.send(MESSAGE))
+        await wait_for(lambda: bool(provider.bodies), what="the message")
+        time.sleep(0.6)  # the loop does not run, as in a stopped process or a paused machine
+        assert (await sending).accepted == ("6281234567890",)
+
+
+async def test_an_answer_is_not_waited_for_longer_than_its_time_out_asks() -> None:
+    """Not even where it comes drop by drop."""
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(MESSAGE.body)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        while True:
+            writer.write(b" ")
+            await asyncio.sleep(0.02)
+
+    async with serving_raw(trickle) as url:
+        started = time.monotonic()
+        assert type(await failure_at(url, answer_s=0.3)) is UncertainError
+        assert 0.25 < time.monotonic() - started < 2

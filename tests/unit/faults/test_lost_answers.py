@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -30,8 +31,14 @@ async def test_an_answer_lost_before_its_blast_was_answered_is_granted() -> None
     assert oracle.granted([posted]) == {"b:0:email": 1, "b:1:email": 1}
 
 
-@pytest.mark.parametrize(("waits_s", "lost"), [(_PATIENCE_S * 1.5, {"a@example.com": 1}), (0.0, {})])
-async def test_a_sender_that_waited_its_time_has_lost_its_answer(waits_s: float, lost: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("waits_s", "stood_still_s", "lost"),
+    [(_PATIENCE_S * 1.5, 0.0, {"a@example.com": 1}), (0.0, 0.0, {}), (0.0, _PATIENCE_S, {"a@example.com": 1})],
+    ids=["waited", "hung up", "waited while the proxy stood still"],
+)
+async def test_a_sender_that_waited_its_time_has_lost_its_answer(
+    waits_s: float, stood_still_s: float, lost: dict[str, int]
+) -> None:
     """One that hangs up sooner is not excused: what it sends again is a duplicate."""
     taken = asyncio.Event()
 
@@ -50,6 +57,7 @@ async def test_a_sender_that_waited_its_time_has_lost_its_answer(waits_s: float,
         await writer.drain()
         await asyncio.sleep(0.05)  # each its own piece, as a client that waits for answers sends them
     await taken.wait()
+    proxy.stalls.append((time.time(), stood_still_s))
     await asyncio.sleep(waits_s)
     writer.close()
     await wait_for(lambda: not proxy.pairs, 5, "the proxy to see the end")
