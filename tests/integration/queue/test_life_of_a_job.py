@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.events import BlastChannelEnded, Ended, Queued, Retrying, Sent
+from shared.jobs import Lane
 from shared.queue.producer import Chunk, GapError
 from tests.integration.queue.world import WITH_FILES, World, eventually
 
@@ -57,9 +58,10 @@ async def test_repeated_finish_answers_as_before_and_counts_once(world: World) -
     assert sum(isinstance(event, Sent) for event in await world.written()) == 1
 
 
-async def test_retry_counts_attempts_and_comes_back_when_due(world: World) -> None:
+@pytest.mark.parametrize("lane", ["high", "normal", "bulk"])
+async def test_retry_counts_attempts_and_comes_back_when_due(world: World, lane: Lane) -> None:
     """A failed attempt is parked, due after its delay, and counts as the next attempt."""
-    blast = await world.given(1)
+    blast = await world.given(1, lane)
     sender = await world.sender()
     (lease,) = await sender.take()
     assert lease.attempt == 1
@@ -72,6 +74,31 @@ async def test_retry_counts_attempts_and_comes_back_when_due(world: World) -> No
     assert await sender.finish(lease) == [True]
     await world.check_balance()
     assert sum(isinstance(event, Retrying) for event in await world.written()) == 1
+
+
+async def test_jobs_that_lie_far_apart_are_settled_together(world: World) -> None:
+    """The first and the last of many in flight are found, and nothing of what lies between."""
+    blast = await world.given(200)
+    sender = await world.sender()
+    leases = await sender.take(200)
+    assert await sender.finish(leases[0], leases[-1]) == [True, True]
+    counts = (await world.progress(blast)).counts
+    assert (counts["sent"], counts["processing"]) == (2, 198)
+    await world.check_balance(blast)
+
+
+async def test_job_that_was_not_begun_was_not_tried(world: World) -> None:
+    """Merely fetched, a job is neither sent nor retried nor deferred, and can still be begun."""
+    blast = await world.given(1)
+    sender = await world.sender()
+    (lease,) = await sender.fetch(1)
+    assert await sender.finish(lease) == [False]
+    assert not await sender.retry(lease, 0)
+    assert not await sender.uncertain(lease, 0)
+    assert not await sender.defer(lease, 0)
+    await world.check_balance(blast)
+    assert [grant.kind for grant in await sender.begin([lease])] == ["granted"]
+    assert await sender.finish(lease) == [True]
 
 
 async def test_given_back_job_costs_no_attempt(world: World) -> None:

@@ -30,8 +30,15 @@ async def test_paused_channel_gives_nothing_out(world: World) -> None:
     assert await sender.obey(leases) == ["held"]
     assert (await world.control.channel_stats("email")).paused == 3
     await world.check_balance(blast)
-    await world.control.resume_channel("email")
+    assert await world.rings(lambda: world.control.resume_channel("email"))
     assert len(await sender.take(10)) == 3
+
+
+async def test_resumed_blast_rings_the_bell(world: World) -> None:
+    """Senders that rest take it up at once."""
+    blast = await world.given(120, "bulk")
+    await world.control.pause_blast(blast.blast_id, "wait")
+    assert await world.rings(lambda: world.control.resume_blast(blast.blast_id))
 
 
 @pytest.mark.parametrize(("lane", "count"), [("high", 5), ("normal", 5), ("bulk", 5), ("bulk", 120)])
@@ -216,6 +223,7 @@ async def test_cancelling_one_job(world: World) -> None:
     assert await control.cancel_job(f"{blast.blast_id}:3:email") == "cancelled"
     assert await control.cancel_job(f"{blast.blast_id}:3:email") == "unknown"
     assert await control.cancel_job(flying.job_id) == "processing"
+    assert await world.redis.pttl("{email}:cancels") > 0, "marks of jobs that are nowhere go in the end"
     assert await control.cancel_job(failing.job_id) == "processing"
     assert await sender.finish(flying) == [True]
     assert await sender.retry(failing, 300)

@@ -278,6 +278,31 @@ async def test_open_job_s_past_is_not_forgotten(world: World) -> None:
     assert await alive.obey(await alive.fetch(1)) == ["uncertain"]
 
 
+async def test_pasts_of_many_jobs_are_forgotten_in_turn(world: World) -> None:
+    """Each look goes on where the one before stopped."""
+    alive = await world.sender()
+    redis: Any = world.redis
+    await redis.hset("{email}:stalls", mapping={f"ended:{n}:email": "1 0 1 failed 1790000000" for n in range(1000)})
+    for _ in range(40):
+        await world.reaper(alive.name).look()
+    assert await redis.hlen("{email}:stalls") == 0
+
+
+async def test_answer_lost_twice_is_not_risked_again(world: World) -> None:
+    """Sent once more after one lost answer, not after two; and an answer that comes after all counts."""
+    blast = await world.given(1)
+    sender = await world.sender()
+    (lease,) = await sender.take()
+    assert await sender.uncertain(lease, 0)
+    (again,) = await eventually(sender.take, "the further attempt")
+    assert await sender.uncertain(again, 0)
+    (third,) = await eventually(sender.fetch, "the job that is not risked")
+    assert [grant.kind for grant in await sender.begin([third])] == ["uncertain"]
+    assert await sender.late(again)
+    assert (await world.progress(blast)).counts["sent"] == 1
+    await world.check_balance(blast)
+
+
 async def test_reap_that_comes_late_takes_nothing_from_the_living(world: World) -> None:
     """Between a reaper's look and its reap the dead one thawed and began: the job stays its own, and is sent once."""
     blast = await world.given(2)

@@ -143,6 +143,8 @@ class World:
         assert parked == truth.parked
         later = set(await redis.zrange("{email}:later", 0, -1))
         assert later == set(await redis.hkeys("{email}:later:jobs"))
+        places = {job_id.decode() for job_id in await redis.hkeys("{email}:places")}
+        assert places <= set(truth.jobs), "places of jobs that have ended"
         streams = {f"{{email}}:jobs:bulk:{name.decode()}" for name in await redis.smembers("{email}:streams")}
         assert streams == truth.bulk_streams
         ring = {member.decode() for member in await redis.zrange("{email}:ring", 0, -1)}
@@ -150,6 +152,12 @@ class World:
             blast_id = stream.rpartition(":")[2]
             lane = stream in {"{email}:jobs:high", "{email}:jobs:normal"}
             assert lane or await redis.hexists(f"{{email}}:blast:{blast_id}", "paused"), f"{stream} gets no turns"
+
+    async def rings(self, action: Callable[[], Awaitable[object]]) -> bool:
+        """Say whether an action rings the bell."""
+        before = await self.redis.xrevrange("{email}:bell", count=1)
+        await action()
+        return bool(await self.redis.xrevrange("{email}:bell", count=1) != before)
 
     async def written(self) -> list[Event]:
         """Read all events of the channel so far, as the logger would, and acknowledge them."""
