@@ -245,6 +245,20 @@ async def test_late_acceptance_finds_the_copy_under_another_entry(world: World, 
     await world.check_balance(blast)
 
 
+async def test_place_of_a_copy_is_forgotten_with_its_end(world: World) -> None:
+    """Sent in the ordinary way nothing is left that tells where it stood."""
+    blast = await world.given(1)
+    frozen, alive = await world.sender(), await world.sender()
+    await frozen.take()
+    await bury(world, frozen, alive)
+    assert await alive.defer((await alive.take())[0], 1)
+    (copy,) = await eventually(alive.take, "the deferral")
+    assert await world.redis.exists("{email}:places") == 1
+    assert await alive.finish(copy) == [True]
+    assert await world.redis.exists("{email}:places") == 0
+    await world.check_balance(blast)
+
+
 async def test_late_answer_of_an_earlier_run_leaves_the_next_alone(world: World) -> None:
     """Sent again as run 2, a job is not touched by what a frozen sender says of run 1 but in the log."""
     blast = await world.given(1)
@@ -282,10 +296,13 @@ async def test_pasts_of_many_jobs_are_forgotten_in_turn(world: World) -> None:
     """Each look goes on where the one before stopped."""
     alive = await world.sender()
     redis: Any = world.redis
-    await redis.hset("{email}:stalls", mapping={f"ended:{n}:email": "1 0 1 failed 1790000000" for n in range(1000)})
-    for _ in range(40):
+    fresh = time.time_ns() // 1_000_000_000
+    for n in range(1000):
+        past = {f"old{n}:0:email": "1 0 1 failed 1790000000", f"recent{n}:0:email": f"1 0 1 failed {fresh}"}
+        await redis.hset("{email}:stalls", mapping=past)
+    for _ in range(60):
         await world.reaper(alive.name).look()
-    assert await redis.hlen("{email}:stalls") == 0
+    assert {name[:3] for name in await redis.hkeys("{email}:stalls")} == {b"rec"}
 
 
 async def test_answer_lost_twice_is_not_risked_again(world: World) -> None:
