@@ -31,14 +31,14 @@ class OwnRate:
         self._next_start = 0.0
         self._coming: set[object] = set()
 
-    def room(self, slots: int) -> Room:
-        """Say how many of the messages that `slots` connections could carry may start at once."""
+    def room(self, slots: int, *, ready: bool) -> Room:
+        """Say how many of the messages that `slots` connections could carry may start; `ready` if one is open."""
         if not self._gap_s or slots <= 0:
-            return Room(slots)
+            return Room(slots, ready=ready)
         wait_s = self._next_start - self._clock()
         if wait_s > 0:
-            return Room(0, wait_s)
-        return Room(0 if self._coming else 1)
+            return Room(0, wait_s, ready)
+        return Room(0 if self._coming else 1, ready=ready)
 
     @contextmanager
     def passing(self, start: Start) -> Iterator[Start]:
@@ -59,6 +59,7 @@ class OwnRate:
                 self._coming.discard(message)
             else:
                 await start()  # its first connection turned out to be closed
+                self._keep_distance()
 
         try:
             yield paced
@@ -74,7 +75,10 @@ class OwnRate:
         except BaseException:
             self._unbook(at)
             raise
-        # the channel's limit may have let it wait further
+        self._keep_distance()
+
+    def _keep_distance(self) -> None:
+        """A start may have been made later than booked: the channel's limit, or another connection, let it wait."""
         self._next_start = max(self._next_start, self._clock() + self._gap_s)
 
     def _due(self, now: float) -> float:

@@ -16,7 +16,7 @@ from aiosmtplib.protocol import MAX_RESPONSE_LENGTH, SMTPProtocol
 from aiosmtplib.response import SMTPResponse
 
 _INVALID = -1
-_STOOD_STILL_S = 0.1
+_STOOD_STILL_S = 0.02
 
 
 class ReplyQueueProtocol(SMTPProtocol):
@@ -124,17 +124,17 @@ class ReplyQueueProtocol(SMTPProtocol):
                     self._timer.cancel()
         return self._arrived.popleft()
 
-    def _arm(self, wait_s: float, most_s: float) -> None:
+    def _arm(self, wait_s: float, more_s: float) -> None:
         # a bare timer: asyncio.timeout costs as much as the reply itself
-        self._timer = self._loop.call_later(wait_s, self._give_up, self._loop.time() + wait_s, most_s)
+        self._timer = self._loop.call_later(wait_s, self._give_up, self._loop.time() + wait_s, more_s)
 
-    def _give_up(self, due: float, most_s: float) -> None:
-        """Give up waiting; but time in which this process stood still does not count: the reply may be here unread."""
+    def _give_up(self, due: float, more_s: float) -> None:
+        """Give up; but time in which this process stood still does not count: the reply may be here unread."""
         if self._waiter is None or self._waiter.done():
             return
-        late_s = self._loop.time() - due
+        late_s = min(self._loop.time() - due, more_s)
         if late_s > _STOOD_STILL_S:
-            self._arm(min(late_s, most_s), most_s)
+            self._arm(late_s, more_s - late_s)
         else:
             self._waiter.set_exception(SMTPReadTimeoutError("no reply in time"))
 

@@ -35,6 +35,7 @@ from shared.sending.provider import Room, Start, at_once
 POLICY_REFUSALS = 10
 LEAST_STALE_S = 5.0
 _TEND_S = 1.0
+_STALE_GROWTH = 1.01
 
 
 class ClosedMeanwhileError(ConnectionLostError):
@@ -89,7 +90,7 @@ class Server:
 
     def room(self) -> Room:
         """Say how many messages could start at once."""
-        return self._own_rate.room(self.concurrency - self.active)
+        return self._own_rate.room(self.concurrency - self.active, ready=any(map(self._is_fresh, self.idle)))
 
     async def send(self, delivery: Delivery, turn: Turn) -> Accepted:
         """Hand over one message in the breaker's `turn`, once its start lets it; raises a SendError.
@@ -114,7 +115,7 @@ class Server:
     async def _send(self, delivery: Delivery) -> Reply:
         connection = self._awaiting.pop(delivery.mail.job_id, None) or self._take_idle()
         reused = connection is not None
-        idle_s = self._clock() - connection.used_at if connection is not None else 0.0
+        used_at = connection.used_at if connection is not None else 0.0
         connection = connection or await self._connect()
         try:
             return await self._hand_over(connection, delivery)
@@ -122,7 +123,7 @@ class Server:
             if not ((reused and _is_stale(error)) or isinstance(error, ClosedMeanwhileError)):
                 raise _translated(error) from error
             if reused:
-                self._stale_s = min(self._stale_s, max(idle_s, LEAST_STALE_S))
+                self._stale_s = min(self._stale_s, max(self._clock() - used_at, LEAST_STALE_S))
         # the server had closed it between two messages: that says nothing about this one
         try:
             return await self._hand_over(await self._connect(), delivery)
@@ -163,10 +164,13 @@ class Server:
             connection.abort()
             self._dismiss(connection)
 
+    def _is_fresh(self, connection: Connection) -> bool:
+        return connection.usable and self._clock() - connection.used_at < self._stale_s
+
     def _take_idle(self) -> Connection | None:
         while self.idle:
             connection = self.idle.pop()
-            if connection.usable and self._clock() - connection.used_at < self._stale_s:
+            if self._is_fresh(connection):
                 return connection
             self._dismiss(connection)
         return None
@@ -209,6 +213,8 @@ class Server:
     def tend(self) -> None:
         """Close connections that were idle for too long."""
         now = self._clock()
+        # what was learned from one connection may have had other reasons: it is forgotten within minutes
+        self._stale_s = min(self._stale_s * _STALE_GROWTH, self._smtp.timeouts.idle_s)
         for connection in [one for one in self.idle if now - one.used_at >= self._stale_s]:
             self.idle.remove(connection)
             self._dismiss(connection)
@@ -247,7 +253,8 @@ class Servers:
         """Say how many messages could start at once, at all servers that may be tried now."""
         rooms = [one.room() for one in self.servers if one.breaker.admits(last_resort=self._is_last_resort(one))]
         starts = sum(room.starts for room in rooms)
-        return Room(starts, 0.0 if starts else min((room.in_s for room in rooms if room.in_s), default=0.0))
+        in_s = 0.0 if starts else min((room.in_s for room in rooms if room.in_s), default=0.0)
+        return Room(starts, in_s, any(room.ready for room in rooms))
 
     async def send(self, delivery: Delivery) -> Accepted:
         """Hand over one message to one of the servers; raises a SendError.

@@ -40,6 +40,7 @@ class WhatsAppChannel:
         self._settings = settings
         self._breaker = Breaker(clock, settings.breaker)
         self._session: aiohttp.ClientSession | None = None
+        self._used_at = -_KEEP_ALIVE_S
 
     async def open(self) -> None:
         """Open the session; connections are made when they are needed, and reused."""
@@ -70,8 +71,8 @@ class WhatsAppChannel:
             return read_answer(answer)
 
     def room(self) -> Room:
-        """Qiscus is told of no limits but those of the queue."""
-        return Room()
+        """Qiscus has no limits but those of the queue; a connection is kept for a while after it was used."""
+        return Room(ready=time.monotonic() - self._used_at < _KEEP_ALIVE_S)
 
     def available(self) -> bool:
         """Say whether Qiscus may be tried now."""
@@ -124,6 +125,7 @@ class WhatsAppChannel:
             _lost(error, reason, hand_over)
         finally:
             hand_over.end()
+            self._used_at = time.monotonic()
 
     def _judge_failure(self, answer: Answer, turn: Turn) -> NoReturn:
         """A gateway's 5xx: this message may work soon; many in a row mean that the server is down."""

@@ -12,11 +12,14 @@ from types import SimpleNamespace
 
 import aiohttp
 
-_STOOD_STILL_S = 0.1
+_STOOD_STILL_S = 0.02
 
 
 class HandOver:
-    """One request on its way; `begun` once its body is being sent. Raises TimeoutError `answer_s` after that."""
+    """One request on its way; `begun` once its body is being sent. Raises TimeoutError `answer_s` after that.
+
+    Time in which the process stood still is waited for once more, as long as `answer_s` in all.
+    """
 
     def __init__(self, answer_s: float) -> None:
         self.begun = False
@@ -33,21 +36,21 @@ class HandOver:
         """The first byte of the body goes out."""
         if not self.begun:
             self.begun = True
-            self._arm(self._answer_s)
+            self._arm(self._answer_s, self._answer_s)
 
     def end(self) -> None:
         """The answer has been read, or will not come."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _arm(self, wait_s: float) -> None:
-        self._timer = self._loop.call_later(wait_s, self._give_up, self._loop.time() + wait_s)
+    def _arm(self, wait_s: float, more_s: float) -> None:
+        self._timer = self._loop.call_later(wait_s, self._give_up, self._loop.time() + wait_s, more_s)
 
-    def _give_up(self, due: float) -> None:
-        """Give up waiting; but time in which this process stood still does not count: the answer may be here unread."""
-        late_s = self._loop.time() - due
+    def _give_up(self, due: float, more_s: float) -> None:
+        """Give up; but time in which this process stood still does not count: the answer may be here unread."""
+        late_s = min(self._loop.time() - due, more_s)
         if late_s > _STOOD_STILL_S:
-            self._arm(min(late_s, self._answer_s))
+            self._arm(late_s, more_s - late_s)
         else:
             self._limit.reschedule(self._loop.time())
 

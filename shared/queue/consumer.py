@@ -129,10 +129,10 @@ class Consumer:
         assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
         return _leases(reply)[0]
 
-    async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0, lead_s: float = 0.0) -> list[Grant]:
+    async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0, need_s: float = 0.0) -> list[Grant]:
         """Ask to begin jobs while `in_flight` others are; repeats itself until Redis answers.
 
-        The channel's limit grants starts ahead by `lead_s`, `grant_ahead_ms` at least and `most_lead_ms` at most.
+        The channel's limit grants no start before this sender is ready, which takes it `need_s`.
         """
         if not requests:
             return []
@@ -148,8 +148,8 @@ class Consumer:
             POISON_AFTER,
             policy.concurrency,
             in_flight,
-            min(max(int(lead_s * 1000), timing.grant_ahead_ms), timing.most_lead_ms) * 1000,
-            timing.most_lead_ms * 1000,
+            min(int(need_s * 1000), timing.most_need_ms) * 1000,
+            timing.most_need_ms * 1000,
         ]
         for request in requests:
             lease, job = request.lease, request.lease.job

@@ -65,6 +65,7 @@ class Dispatcher:
         self._poll_at = 0.0
         self._alone_waits = False
         self._limited_until = 0.0
+        self._room_at = 0.0
         self._limited = False
         self._spaced = settings.rate is not None
 
@@ -110,8 +111,9 @@ class Dispatcher:
         rest_s = IDLE_POLL_S
         if self._wanted() > 0:
             rest_s = min(rest_s, self._poll_at - now)
-        if self._holdings.buffered and self._limited_until > now:
-            rest_s = min(rest_s, self._limited_until - now)
+        for at in (self._limited_until, self._room_at):
+            if self._holdings.buffered and at > now:
+                rest_s = min(rest_s, at - now)
         return rest_s
 
     async def _recover(self, clock: Clock) -> None:
@@ -173,14 +175,13 @@ class Dispatcher:
             return 0
         return free
 
-    def _room(self, clock: Clock) -> float:
-        """How many starts the provider's own limits would let through in time; what waits for them would be late."""
+    def _room(self, clock: Clock) -> Room:
+        """What the provider's own limits would let through in time; where starts are spaced, others would be late."""
         if not self._spaced:
-            return math.inf
+            return Room()
         room = self.gates.provider_room()
-        if room.in_s > 0:
-            self._limited_until = max(self._limited_until, clock.monotonic() + min(room.in_s, LIMITED_POLL_S))
-        return room.starts - self._holdings.ready.qsize()
+        self._room_at = clock.monotonic() + min(room.in_s, LIMITED_POLL_S)
+        return room._replace(starts=room.starts - self._holdings.ready.qsize())
 
     def _wanted(self) -> int:
         """How many jobs to fetch: never more in the buffer than can be begun soon."""
@@ -213,7 +214,8 @@ class Dispatcher:
 
     async def _begin(self, clock: Clock) -> bool:
         holdings = self._holdings
-        free = int(min(self._begins(), self._room(clock)))
+        room = self._room(clock)
+        free = int(min(self._begins(), room.starts))
         if free <= 0 or not holdings.buffered or holdings.any_alone():
             return False
         if self._limited_until > clock.monotonic():
@@ -225,7 +227,7 @@ class Dispatcher:
         leases = holdings.take(free)
         sent_at = clock.monotonic()
         requests = [self._request(lease, clock.now_ms()) for lease in leases]
-        grants = await self._consumer.begin(requests, len(holdings.in_flight), self._pace.lead_s)
+        grants = await self._consumer.begin(requests, len(holdings.in_flight), self._pace.need_s(ready=room.ready))
         self._pace.begun(clock.monotonic() - sent_at)
         self._limited = any(grant.kind == "limited" for grant in grants)
         self._spaced = any(grant.spaced or grant.kind == "limited" for grant in grants)

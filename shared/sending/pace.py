@@ -12,8 +12,8 @@ from dataclasses import dataclass
 _WEIGHT = 0.2
 _SHORTEST_SEND_S = 0.00005
 _OBSERVE_EVERY_S = 0.05
-_FORGET = 0.8
-_RESERVE = 1.5
+_READY_S = 0.02
+_RESERVE = 1.25
 
 
 @dataclass(slots=True)
@@ -25,6 +25,7 @@ class Pace:
     begin_s: float = 0.0
     settle_s: float = 0.0
     prepare_s: float = 0.0
+    prepare_unready_s: float = 0.0
     _seen: int = 0
     _at: float = 0.0
 
@@ -41,13 +42,15 @@ class Pace:
         self.send_s += _WEIGHT * (seconds - self.send_s)
 
     def prepared(self, seconds: float) -> None:
-        """Take note of how long a channel took to get ready for a start; what took long is forgotten slowly."""
-        self.prepare_s = max(seconds, self.prepare_s * _FORGET)
+        """Take note of how long a channel took to get ready for a start; its last and its last long one are kept."""
+        self.prepare_s = seconds
+        if seconds > _READY_S:
+            self.prepare_unready_s = seconds
 
-    @property
-    def lead_s(self) -> float:
-        """How far ahead of its start a job must be begun, so that the channel is ready by then."""
-        return self.prepare_s * _RESERVE
+    def need_s(self, *, ready: bool) -> float:
+        """How long before its start a job must be begun, so that the channel, ready now or not, is so by then."""
+        needed_s = self.prepare_s if ready else max(self.prepare_s, self.prepare_unready_s)
+        return needed_s * _RESERVE if needed_s > _READY_S else 0.0
 
     def begun(self, seconds: float) -> None:
         """Take note of how long the queue took to answer a begin."""

@@ -34,10 +34,14 @@ class NotStartedError(KurirError):
 
 
 class Room(NamedTuple):
-    """How many messages could be started at once; where none can, in how many seconds one could."""
+    """How many messages could be started at once; where none can, in how many seconds one could.
+
+    `ready` says whether one could do without what takes long, such as opening a connection.
+    """
 
     starts: float = math.inf
     in_s: float = 0.0
+    ready: bool = True
 
 
 class Receipt(msgspec.Struct, frozen=True):

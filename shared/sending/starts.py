@@ -6,7 +6,9 @@ name, handshakes, a log-in, may last longer than the rate or the lease allows a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from shared.clock import Clock
 from shared.sending.holdings import Flight
@@ -34,10 +36,15 @@ class GrantedStart:
         self.asked = False
         self.waited_s = 0.0
 
-    def ask(self) -> None:
-        """Note that the channel is asked to send now."""
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Note that the channel is asked to send, until it has."""
         self.asked = True
         self._flight.taken_at = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self._flight.taken_at = math.inf
 
     async def __call__(self) -> None:
         """Wait until the job may be handed over, and note that it is; raises NotStartedError where it must not be."""

@@ -125,8 +125,8 @@ class Worker(Generic[MessageT]):
                 message = await self._render(lease)
             subject = message.subject
             started = parts.clock.monotonic()
-            start.ask()
-            receipt = await self._hand_over(message, start)
+            with start.asking():
+                receipt = await self._hand_over(message, start)
             parts.holdings.pace.sent(parts.clock.monotonic() - started - start.waited_s)
             self._accept(self._tried(lease, started + start.waited_s, subject), receipt)
         except NotStartedError as error:
@@ -147,8 +147,6 @@ class Worker(Generic[MessageT]):
             unknown = TransientError(f"{type(error).__name__}: {error}")
             tried = self._tried(lease, started + start.waited_s, subject)
             await self._refuse(tried, unknown, asked=start.asked)
-        finally:
-            flight.taken_at = math.inf
 
     async def _hand_over(self, message: MessageT, start: Start) -> Receipt:
         if self._chain is None:

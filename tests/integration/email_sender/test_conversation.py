@@ -282,6 +282,14 @@ async def test_time_in_which_the_sender_stood_still_is_waited_once_more() -> Non
             await asyncio.wait_for(sending, HASTY.data_s * 5)
 
 
+async def test_process_that_is_always_late_waits_no_longer_than_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy process is no reason to wait for ever: here every lateness counts, and there is always some."""
+    monkeypatch.setattr("services.email_sender.protocol._STOOD_STILL_S", 0.0)
+    async with peer({".": [SILENCE]}) as server, opened(smtp_settings(server.url, timeouts=HASTY)) as channel:
+        with pytest.raises(UncertainError):
+            await asyncio.wait_for(channel.send(make_mail()), HASTY.data_s * 10)
+
+
 def _stand_still(seconds: float) -> None:
     """Keep the loop from running, as a stopped process or a paused machine does."""
     time.sleep(seconds)

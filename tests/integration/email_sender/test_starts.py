@@ -127,7 +127,7 @@ async def test_room_is_what_the_servers_own_limits_leave() -> None:
         opened(smtp_settings(f"{server.url}?concurrency=3")) as free,
         opened(smtp_settings(f"{server.url}?rate=1/1m")) as paced,
     ):
-        assert (free.room(), paced.room()) == (Room(3), Room(1))
+        assert (free.room(), paced.room()) == (Room(3, ready=False), Room(1, ready=False))
         for channel in (free, paced):
             await channel.send(make_mail())
         assert free.room() == Room(3)
@@ -144,7 +144,7 @@ async def test_message_on_its_way_to_its_start_takes_the_room_of_the_next() -> N
         server.delays["CONNECT"] = 0.2
         sending = asyncio.ensure_future(channel.send(make_mail()))
         await wait_for(lambda: len(server.sessions) == 1, what="the connection")
-        assert channel.room() == Room(0)
+        assert channel.room() == Room(0, ready=False)
         await sending
 
 
@@ -278,6 +278,10 @@ async def test_server_that_closes_idle_connections_unheard_is_not_taken_for_open
         await channel.send(make_mail())
         assert server.heard["MAIL"] == 4
         assert len(server.sessions) == 3
+        (known,) = channel._opened().servers
+        for _ in range(1000):
+            known.tend()
+        assert known._stale_s == Timeouts().idle_s, "it is believed again in the end"
 
 
 @pytest.mark.timing

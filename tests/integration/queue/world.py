@@ -194,9 +194,9 @@ class HandSender:
     async def fetch(self, want: int = 10) -> list[Lease]:
         return (await self.consumer.fetch(want)).leases
 
-    async def begin(self, leases: Sequence[Lease], lead_s: float = 0.0) -> list[Grant]:
+    async def begin(self, leases: Sequence[Lease], need_s: float = 0.0) -> list[Grant]:
         return await self.consumer.begin(
-            [BeginRequest(lease, processing_event(lease, 0, self.name)) for lease in leases], lead_s=lead_s
+            [BeginRequest(lease, processing_event(lease, 0, self.name)) for lease in leases], need_s=need_s
         )
 
     async def take(self, want: int = 10) -> list[Lease]:
