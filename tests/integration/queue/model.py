@@ -295,11 +295,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(blast_id=blasts)
     def again(self, blast_id: str) -> None:
-        """Dead letters are sent again as the next run."""
+        """Dead letters are sent again as the next run; a pause has ended with its blast, and does not hold it."""
         one = self.model[blast_id]
         dead = [index for index, job in one.jobs.items() if job.status == "failed"]
         if not dead or one.cancelled:
             return
+        one.paused &= not one.ended
         one.runs += 1
         added = self.wait(self.world.again(one.blast, dead, one.runs))
         assert added.added == len(dead)
