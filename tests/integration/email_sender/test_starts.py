@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -30,6 +31,16 @@ async def _refuse() -> None:
     raise NotStartedError("not now")
 
 
+def _noting(arrivals: list[float]) -> Callable[[str], str]:
+    """Take every recipient, and note when it was named."""
+
+    def note(_line: str) -> str:
+        arrivals.append(time.monotonic())
+        return "250 ok"
+
+    return note
+
+
 async def _all_sent(world: World, blast: Blast, count: int) -> None:
     async def all_sent() -> bool:
         return (await world.progress(blast)).counts["sent"] == count
@@ -45,14 +56,9 @@ async def _untried(world: World) -> int:
 async def test_rate_holds_while_connections_are_opened(world: World) -> None:
     """A server that takes 0.3 s to greet and five messages a connection sees at most ten in a second (attacks G6)."""
     arrivals: list[float] = []
-
-    def note(_line: str) -> str:
-        arrivals.append(time.monotonic())
-        return "250 ok"
-
     ten_a_second = replace(SETTINGS, rate=Rate(10, 1.0))
     await world.given(500)
-    async with peer({"RCPT": note}) as server, AsyncExitStack() as stack:
+    async with peer({"RCPT": _noting(arrivals)}) as server, AsyncExitStack() as stack:
         server.delays["CONNECT"] = 0.3
         for _ in range(4):
             await stack.enter_async_context(
@@ -175,13 +181,8 @@ async def test_each_message_may_need_a_connection_of_its_own(world: World) -> No
 async def test_slow_answers_do_not_slow_a_server_s_own_rate(world: World) -> None:
     """Five a second, each answered after 0.6 s: the next start does not wait for the answer to the one before."""
     arrivals: list[float] = []
-
-    def note(_line: str) -> str:
-        arrivals.append(time.monotonic())
-        return "250 ok"
-
     blast = await world.given(11)
-    async with peer({"RCPT": note}) as server:
+    async with peer({"RCPT": _noting(arrivals)}) as server:
         server.delays["."] = 0.6
         smtp = smtp_settings(f"{server.url}?rate=5/1s")
         async with sending_mail(world, smtp, replace(SETTINGS, rate=Rate(20, 1.0))):

@@ -15,13 +15,18 @@ from shared.queue.leases import Lease, Move, booked, dropped
 from tests.integration.queue.world import HandSender, World, eventually
 
 
+async def _reap(world: World, cut_off: HandSender) -> None:
+    """Take from a sender what it holds, as after a lapse of its lease, which it renews at once."""
+    await world.redis.delete(f"{{email}}:sender:{cut_off.name}")
+    await world.reaper("other")._take(cut_off.name)
+    await cut_off.consumer.heartbeat({})
+
+
 async def _came_again(world: World) -> tuple[HandSender, Lease, Lease]:
     """A sender with a job that it fetched, lost to another who tried it, and fetched again: both leases of it."""
     cut_off, other = await world.sender("cut-off"), await world.sender("other")
     (stale,) = await cut_off.fetch(1)
-    await world.redis.delete("{email}:sender:cut-off")
-    await world.reaper("other")._take("cut-off")
-    await cut_off.consumer.heartbeat({})
+    await _reap(world, cut_off)
     (tried,) = await eventually(lambda: other.take(1), "the job at the other sender")
     assert await other.retry(tried, 0)
     (fresh,) = await eventually(lambda: cut_off.fetch(1), "the job to come again")
@@ -34,9 +39,7 @@ async def test_answer_of_a_lost_attempt_is_told_late_where_its_job_came_again(wo
     blast = await world.given(1)
     cut_off, _ = await world.sender("cut-off"), await world.sender("other")
     (begun,) = await cut_off.take(1)
-    await world.redis.delete("{email}:sender:cut-off")
-    await world.reaper("other")._take("cut-off")
-    await cut_off.consumer.heartbeat({})
+    await _reap(world, cut_off)
     (fresh,) = await eventually(lambda: cut_off.fetch(1), "the job to come again")
     assert await cut_off.finish(begun) == [False]
     await world.check_balance(blast)
