@@ -61,15 +61,16 @@ def retry(
 def limit(
     context: typer.Context,
     channel: Annotated[str, typer.Argument(help="A channel.")],
-    rate: Annotated[str, typer.Argument(help='At most so many starts in so long: "10/1s", or "off".')],
+    rate: Annotated[str, typer.Argument(help='"10/1s", "off", or "default" for the senders\' own setting.')],
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Change a channel's rate for all its senders, at once."""
     if channel not in CHANNELS:
         raise usage_error(context, f"the channels are {', '.join(CHANNELS)}")
-    answer = call_api(context, url, lambda api: api.call("PATCH", f"/api/v1/channels/{channel}", json={"rate": rate}))
-    _report(answer, f"{channel}: {answer['channel']['rate']}", as_json)
+    body = {"rate": None if rate == "default" else rate}
+    answer = call_api(context, url, lambda api: api.call("PATCH", f"/api/v1/channels/{channel}", json=body))
+    _report(answer, f"{channel}: {answer['channel']['rate'] or 'unknown until a sender runs'}", as_json)
 
 
 def _path(target: str, action: str) -> str:

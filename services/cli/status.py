@@ -116,6 +116,13 @@ def channels(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = F
     print_json(answer) if as_json else _console.print(_channels_table(answer))
 
 
+def _rate_of(channel: Mapping[str, Any]) -> str:
+    """Return the limit in force, marked where it was set at run time."""
+    if channel["rate"] is None:
+        return "unknown"
+    return f"{channel['rate']} (set at run time)" if channel["rateSource"] == "api" else str(channel["rate"])
+
+
 def _channels_table(answer: Answer) -> Table:
     rows = table(("channel", "state", "rate", "senders", "waiting", "active", "delayed"), whole=("channel",))
     for one in answer["channels"]:
@@ -123,5 +130,5 @@ def _channels_table(answer: Answer) -> Table:
         senders = ", ".join("ok" if sender["available"] else sender["reason"] for sender in one["senders"]) or "none"
         stats = one["stats"]
         numbers = (stats["waiting"], stats["active"], stats["delayed"])
-        rows.add_row(one["name"], Text(state), one["rate"] or "the senders' own", Text(senders), *map(str, numbers))
+        rows.add_row(one["name"], Text(state), _rate_of(one), Text(senders), *map(str, numbers))
     return rows

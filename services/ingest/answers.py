@@ -132,7 +132,10 @@ class BlastStateAnswer(Answer, kw_only=True, frozen=True):
 
 
 class JobAnswer(Answer, kw_only=True, frozen=True):
-    """One message: its row of the log in the log's column names, with each of its attempts."""
+    """One message, in the log's column names: its row, `history` (each attempt and deferral) and `timeline`.
+
+    `attempts` is how many were made.
+    """
 
     message: dict[str, Any]
 

@@ -109,9 +109,12 @@ class PreviewRequest(Request, kw_only=True, frozen=True):
 
 
 class ChannelPatch(Request, kw_only=True, frozen=True):
-    """The limits of a channel that may be changed while it runs; `rate` as "10/1s", or "off"."""
+    """The limits of a channel that may be changed while it runs.
 
-    rate: Annotated[str, Meta(max_length=32, examples=["10/1s"])]
+    `rate` is "10/1s" or "off"; null lets the senders' own setting hold again.
+    """
+
+    rate: Annotated[str, Meta(max_length=32, examples=["10/1s"])] | None
 
 
 class PauseRequest(Request, kw_only=True, frozen=True):

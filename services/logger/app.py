@@ -300,7 +300,7 @@ async def _own_names(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    return _json({"success": False, "code": code, "message": message}, status)
+    return _json({"success": False, "code": code, "message": message, "errors": []}, status)
 
 
 def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import orjson
 
 from services.logger.blast_rows import counts_of
-from services.logger.filters import InvalidQueryError
+from services.logger.filters import STATUSES, InvalidQueryError
 from shared.blasts import BlastState
 from shared.clock import rfc3339
 from shared.jobs import LANE_OF_PRIORITY, TERMINAL
@@ -116,9 +116,10 @@ def _view(connection: sqlite3.Connection, values: tuple[Any, ...]) -> dict[str, 
         channel: {
             "total": total,
             "enqueued": sum(counts.get(channel, {}).values()),
-            "counts": counts.get(channel, {}),
+            "counts": _every_status(counts.get(channel, {})),
             "paused": row["pause_reason"] if paused else None,
             "cancelled": row["cancelled_at_ms"] > 0,
+            "waitingFor": None,
             "endedAt": _time(ends.get(channel, {}).get("at_ms", 0)) if ended else None,
         }
         for channel, total in totals.items()
@@ -136,16 +137,23 @@ def _view(connection: sqlite3.Connection, values: tuple[Any, ...]) -> dict[str, 
         "channels": channels,
         "totalMessages": total,
         "totalRecipients": row["total_recipients"],
-        "counts": by_status,
-        "progress": round(done / total, 4) if total else 0.0,
+        "counts": _every_status(by_status),
+        "progress": round(done / total, 4) if total else 1.0,
+        "waitingFor": None,
         "priority": _PRIORITY_OF_LANE.get(row["lane"]),
         "createdAt": _time(row["created_at_ms"]),
         "scheduledAt": _time(row["scheduled_at_ms"]),
         "expiresAt": _time(row["expires_at_ms"]),
+        "lastProgressAt": None,
         "endedAt": _time(row["ended_at_ms"]),
         "reference": row["reference"],
         "metadata": orjson.loads(row["metadata"]),
     }
+
+
+def _every_status(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return a count for every status, also for those that no message has."""
+    return {status: counts.get(status, 0) for status in STATUSES}
 
 
 def with_rate(blast: dict[str, Any], rates: Mapping[str, float]) -> dict[str, Any]:

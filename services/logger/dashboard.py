@@ -61,6 +61,7 @@ def _queue(stats: ChannelStats) -> dict[str, Any]:
         "scheduled": stats.scheduled,
         "completed": stats.completed,
         "failed": stats.failed,
+        "paused": stats.paused,
         "pausedReason": stats.pause_reason or None,
         "senders": len(stats.senders),
         "providerAvailable": stats.provider_available,

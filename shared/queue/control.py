@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from redis.asyncio import Redis
@@ -23,18 +23,24 @@ from shared.settings import Rate
 COUNTERS = ("enqueued", "sent", "failed", "retried", "deferred", "cancelled", "expired", "suppressed")
 OLDEST_AMONG = 50
 MOVING_MS = 2000
+OFF = "off"
+
+RateSource = Literal["api", "setting"]
 
 
 @dataclass(frozen=True, slots=True)
 class SenderState:
-    """What a live sender says of itself; `reason` tells why it is not available."""
+    """What a live sender says of itself: `reason` is why it is not available, `rate` its own setting ("10/1s", "off").
+
+    `rate` is "" for a sender of an older version, which does not report it.
+    """
 
     sender_id: str
     host: str
     concurrency: int
     available: bool
     reason: str
-    rate_limited: bool
+    rate: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,7 @@ class ChannelStats:
     counters: dict[str, int]
     events_lag: int
     rate_gap_us: int | None
+    runtime_rate: str = ""
     senders: list[SenderState] = field(default_factory=list)
 
     @property
@@ -66,7 +73,18 @@ class ChannelStats:
         """Whether a limit on starts holds, set at run time or by the senders' own setting."""
         if self.rate_gap_us is not None:
             return self.rate_gap_us > 0
-        return any(sender.rate_limited for sender in self.senders)
+        return any(sender.rate not in {"", OFF} for sender in self.senders)
+
+    @property
+    def rate(self) -> tuple[str, RateSource] | None:
+        """Return the limit in force and where it comes from; None where no sender has reported its setting.
+
+        Senders whose settings differ each keep to their own: the slowest is returned.
+        """
+        if self.runtime_rate:
+            return self.runtime_rate, "api"
+        own = [sender.rate for sender in self.senders if sender.rate]
+        return (max(own, key=lambda rate: gap_us(Rate.parse(rate))), "setting") if own else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +103,11 @@ def gap_us(rate: Rate | None, jitter_ms: int = Timing().jitter_allowance_ms) -> 
     if rate is None:
         return 0
     return int((rate.period_s * 1_000_000 + jitter_ms * 1000) / rate.count) + 1
+
+
+def rate_text(rate: Rate | None) -> str:
+    """Write a rate as the API shows it, "off" for no limit."""
+    return OFF if rate is None else str(rate)
 
 
 class Control:
@@ -149,14 +172,11 @@ class Control:
 
     async def set_rate(self, channel: str, rate: Rate | None) -> None:
         """Change a channel's rate for all its senders, at once; None for no limit."""
-        text = f"{rate.count}/{rate.period_s:g}s" if rate else "off"
-        await call_script(self._redis, "set_rate", ChannelKeys(channel).tag, (gap_us(rate), text))
+        await call_script(self._redis, "set_rate", ChannelKeys(channel).tag, (gap_us(rate), rate_text(rate)))
 
-    async def rate(self, channel: str) -> str | None:
-        """Return the rate set at run time ("10/1s", "off"), None where the senders' own setting holds."""
-        with translated("rate"):
-            value: Any = await self._redis.hget(ChannelKeys(channel).key("config"), "rate")
-        return value.decode() if value is not None else None
+    async def clear_rate(self, channel: str) -> None:
+        """Drop the rate set at run time, so that the senders' own setting holds again. Safe to repeat."""
+        await call_script(self._redis, "set_rate", ChannelKeys(channel).tag, (0, ""))
 
     async def stats(self) -> dict[str, ChannelStats]:
         """Count what is where on every channel."""
@@ -216,6 +236,7 @@ def _stats(raw: dict[str, Any]) -> ChannelStats:
         counters=counters,
         events_lag=raw["events"],
         rate_gap_us=None if raw["gap_us"] < 0 else raw["gap_us"],
+        runtime_rate=raw["rate"],
         senders=[_sender(name, orjson.loads(said)) for name, said in (raw["senders"] or {}).items()],
     )
 
@@ -227,5 +248,5 @@ def _sender(sender_id: str, said: dict[str, Any]) -> SenderState:
         concurrency=int(said.get("concurrency", 0)),
         available=bool(said.get("available", True)),
         reason=said.get("reason", ""),
-        rate_limited=bool(said.get("rate_limited", False)),
+        rate=str(said.get("rate", "")),
     )

@@ -19,7 +19,7 @@ from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
 from shared.queue.connection import Connection
 from shared.queue.consumer import BeginPolicy, Consumer, Doorbell
-from shared.queue.control import Control, gap_us
+from shared.queue.control import Control, gap_us, rate_text
 from shared.queue.reaper import Reaper
 from shared.queue.suppressions import Suppressions
 from shared.retry import RetryPolicy
@@ -179,7 +179,7 @@ class SendingLoop(Generic[MessageT]):
             "concurrency": self._settings.concurrency,
             "available": not gates.probing,
             "reason": "provider unavailable" if gates.probing else "",
-            "rate_limited": self._settings.rate is not None,
+            "rate": rate_text(self._settings.rate),
         }
 
     def lease_fresh(self) -> bool:

@@ -13,27 +13,33 @@ from services.ingest.call import JSON, Body, Call, Operation
 from services.ingest.problems import ApiError, Problem, invalid
 from services.ingest.requests import ChannelPatch, PauseRequest
 from shared.channels import CHANNELS, EMAIL, WHATSAPP
-from shared.queue.control import ChannelStats
+from shared.queue.control import ChannelStats, RateSource
 from shared.settings import Rate
 
 
 class SenderView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A live sender; `reason` tells why it is not available."""
+    """A live sender: `reason` is why it is not available, `rate` its own setting."""
 
     id: str
     host: str
     concurrency: int
+    rate: str | None
     available: bool
     reason: str = ""
 
 
 class ChannelView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A channel: `paused` is the reason, null if it is not; `rate` null where the senders' own setting holds."""
+    """A channel: `paused` is the reason, null if it is not paused.
+
+    `rate` is the limit in force ("off" for none), `rateSource` where it comes from: `api` for one set at run time,
+    `setting` for the senders' own. Both are null while no sender runs that could say.
+    """
 
     name: str
     configured: bool
     paused: str | None
     rate: str | None
+    rate_source: RateSource | None
     senders: list[SenderView]
     stats: Stats
     oldest_age_seconds: dict[str, float]
@@ -90,12 +96,19 @@ async def _list_channels(call: Call) -> web.Response:
 async def _patch_channel(call: Call) -> web.Response:
     name = known_channel(call)
     patch = await read_struct(call, ChannelPatch)
+    control = call.gateway.queue.control
+    if patch.rate is None:
+        await control.clear_rate(name)
+    else:
+        await control.set_rate(name, _rate(patch.rate))
+    return answer(ChannelAnswer(channel=await _view(call, name)))
+
+
+def _rate(text: str) -> Rate | None:
     try:
-        rate = Rate.parse(patch.rate)
+        return Rate.parse(text)
     except ValueError as error:
         raise invalid([Problem("rate", "INVALID_VALUE", str(error))]) from error
-    await call.gateway.queue.control.set_rate(name, rate)
-    return answer(ChannelAnswer(channel=await _view(call, name)))
 
 
 async def _pause_channel(call: Call) -> web.Response:
@@ -113,14 +126,21 @@ async def _resume_channel(call: Call) -> web.Response:
 
 async def _view(call: Call, name: str) -> ChannelView:
     counted = await call.gateway.queue.control.channel_stats(name)
+    rate, source = counted.rate or (None, None)
     return ChannelView(
         name=name,
         configured=name in call.gateway.settings.configured_channels,
         paused=counted.pause_reason or None,
-        rate=await call.gateway.queue.control.rate(name),
+        rate=rate,
+        rate_source=source,
         senders=[
             SenderView(
-                id=one.sender_id, host=one.host, concurrency=one.concurrency, available=one.available, reason=one.reason
+                id=one.sender_id,
+                host=one.host,
+                concurrency=one.concurrency,
+                rate=one.rate or None,
+                available=one.available,
+                reason=one.reason,
             )
             for one in counted.senders
         ],

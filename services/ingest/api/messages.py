@@ -115,6 +115,7 @@ async def _just_accepted(call: Call, job: JobId) -> dict[str, Any] | None:
     enqueued = await queue.blasts.watermark(job.blast_id, job.channel)
     if not lag and enqueued >= blast.totals[job.channel]:
         return None
+    created_at = rfc3339(blast.created_at_ms)
     return {
         "job_id": _text(job),
         "channel": job.channel,
@@ -122,10 +123,13 @@ async def _just_accepted(call: Call, job: JobId) -> dict[str, Any] | None:
         "template_name": blast.template.name,
         "status": "scheduled" if blast.scheduled_at_ms > call.gateway.clock.now_ms() else "queued",
         "blast_id": blast.blast_id,
-        "attempts": [],
-        "attempts_made": 0,
-        "created_at": rfc3339(blast.created_at_ms),
-        "updated_at": rfc3339(blast.created_at_ms),
+        "reference": None,
+        "run": 1,
+        "attempts": 0,
+        "created_at": created_at,
+        "updated_at": created_at,
+        "history": [],
+        "timeline": [{"at": created_at, "event": "queued", "run": 1, "attempt": None, "detail": None}],
     }
 
 

@@ -4,7 +4,7 @@
 -- KEYS  the channel's hash tag
 -- ARGV  1 most bulk streams to ask for their oldest job
 -- Result  JSON: waiting by lane, active, delayed, scheduled, jobs that a pause holds, oldest waiting entry in ms by
---         lane, counters, pause reason, events lag, rate, senders (id -> what it said), server's time
+--         lane, counters, pause reason, events lag, rate set at run time, senders (id -> what it said), server's time
 -- Reads only. Active and scheduled are gauged by the scripts that move jobs; what is waiting is the rest of
 -- what was enqueued and has not ended. XINFO's lag is not used, it goes null after an XDEL.
 
@@ -64,7 +64,9 @@ else
 end
 out.counters = counters
 out.events = redis.call('XLEN', C .. ':events')
-out.gap_us = tonumber(redis.call('HGET', C .. ':config', 'gap_us') or -1)
+local config = redis.call('HMGET', C .. ':config', 'gap_us', 'rate')
+out.gap_us = tonumber(config[1] or -1)
+out.rate = config[2] or ''
 out.senders = {}
 local senders = redis.call('HGETALL', C .. ':senders')
 for i = 1, #senders, 2 do

@@ -171,7 +171,8 @@ async def test_a_job_without_a_row_yet_is_queued(api: Api, peers: Peers) -> None
     job_id = f"{await _blast(api)}:1:email"
     message = (await api.get(f"/api/messages/{job_id}")).body["message"]
     assert (message["job_id"], message["status"], message["template_id"]) == (job_id, "queued", "otp")
-    row = {"job_id": job_id, "status": "sent", "attempts": []}
+    assert (message["attempts"], message["history"]) == (0, [])
+    row = {"job_id": job_id, "status": "sent", "attempts": 1, "history": []}
     peers.answers[f"GET /api/messages/{job_id}"] = (200, {"success": True, "message": row})
     assert (await api.get(f"/api/messages/{job_id}")).body["message"] == row
 
@@ -186,6 +187,25 @@ async def test_stats_count_what_is_where(api: Api, redis: Redis) -> None:
     assert (stats["channels"]["email"]["waiting"], stats["channels"]["whatsapp"]["paused"]) == (2, 3)
 
 
+async def test_channels_show_the_limit_in_force_and_its_source(api: Api, redis: Redis) -> None:
+    """The senders' own setting, one changed at run time, none, and the senders' own again; null while nobody runs."""
+
+    async def shown() -> tuple[str | None, str | None]:
+        listed = {one["name"]: one for one in (await api.get("/api/channels")).body["channels"]}
+        return listed["email"]["rate"], listed["email"]["rateSource"]
+
+    assert await shown() == (None, None)
+    for setting in ("off", "600/60s", "20/1s"):
+        await (await World(redis).sender()).consumer.heartbeat({"rate": setting})
+    assert await shown() == ("600/60s", "setting")
+    for asked, rate in (("50/1s", "50/1s"), ("10/s", "10/1s"), ("off", "off")):
+        reply = await api.call("PATCH", "/api/channels/email", json={"rate": asked})
+        assert (reply.body["channel"]["rate"], reply.body["channel"]["rateSource"]) == (rate, "api")
+        assert await shown() == (rate, "api")
+    assert (await api.call("PATCH", "/api/channels/email", json={"rate": None})).status == 200
+    assert await shown() == ("600/60s", "setting")
+
+
 async def test_a_channel_is_paused_limited_and_resumed(api: Api, redis: Redis) -> None:
     """At once and for all its senders; the view says what holds."""
     assert (await api.post("/api/channels/email/pause", {"reason": "maintenance"})).status == 200
@@ -193,6 +213,7 @@ async def test_a_channel_is_paused_limited_and_resumed(api: Api, redis: Redis) -
     listed = {one["name"]: one for one in (await api.get("/api/channels")).body["channels"]}
     assert (listed["email"]["paused"], listed["email"]["rate"]) == ("maintenance", "7/1s")
     assert (listed["whatsapp"]["paused"], listed["whatsapp"]["configured"]) == (None, True)
+    assert (listed["email"]["rateSource"], listed["whatsapp"]["rate"]) == ("api", None)
     assert (await api.post("/api/channels/email/resume")).status == 200
     stats = await Control(redis, "test").channel_stats("email")
     assert (stats.pause_reason, stats.rate_gap_us is not None) == ("", True)

@@ -16,6 +16,7 @@ from shared.queue.connection import connect
 from shared.queue.event_log import EventLog
 from shared.queue.producer import Producer
 from tests.integration.logger.service import LoggerProcess
+from tests.names import mixed
 from tests.servers import RedisServer, wait_for
 from tests.unit.logger.database import START_MS, accepted, begun, blast, failed, queued, sent
 
@@ -146,8 +147,8 @@ def test_exports_hold_every_row(told: LoggerProcess) -> None:
 def test_a_story_has_each_attempt_with_the_providers_words(told: LoggerProcess) -> None:
     """The row, the failed attempt in the provider's own words, and the one that was accepted."""
     message = told.get("/api/messages/b:1:email")[1]["message"]
-    assert (message["status"], message["attempts_made"]) == ("sent", 2)
-    assert [(one["attempt"], one["outcome"], one["errorMessage"]) for one in message["attempts"]] == [
+    assert (message["status"], message["attempts"]) == ("sent", 2)
+    assert [(one["attempt"], one["outcome"], one["error_message"]) for one in message["history"]] == [
         (1, "retrying", "451 try later"),
         (2, "sent", None),
     ]
@@ -155,12 +156,34 @@ def test_a_story_has_each_attempt_with_the_providers_words(told: LoggerProcess) 
     assert told.get("/api/messages/b:999:email")[1]["code"] == "JOB_NOT_FOUND"
 
 
+@pytest.mark.parametrize("path", ["/api/messages/b:1:email", "/api/blasts/b", "/api/logs/messages", "/api/dashboard"])
+def test_one_object_has_one_spelling(told: LoggerProcess, path: str) -> None:
+    """The log's column names or camelCase, never both in one object and what it holds."""
+    _, body = told.get(path)
+    assert body.pop("success")
+    assert [found for value in body.values() for found in mixed(value)] == []
+
+
+def test_attempts_are_a_number_and_history_their_list(told: LoggerProcess) -> None:
+    """In the story, in lists, in exports and among the dashboard's failures alike."""
+    message = told.get("/api/messages/b:1:email")[1]["message"]
+    assert (message["attempts"], len(message["history"])) == (2, 2)
+    assert {frozenset(one) for one in message["history"]} == {frozenset(message["history"][0])}
+    rows = told.get("/api/logs/messages?status=failed")[1]["logs"]
+    assert {row["attempts"] for row in rows} == {1}
+    exported = csv.DictReader(io.StringIO(told.get("/api/logs/messages?format=csv&status=failed")[1]))
+    assert {row["attempts"] for row in exported} == {"1"}
+    failures = told.get("/api/dashboard")[1]["dashboard"]["recentFailures"]
+    assert {row["attempts"] for row in failures} == {1}
+
+
 def test_a_blast_has_its_counts_and_its_snapshot(told: LoggerProcess) -> None:
     """What ingest shows once Redis has let the blast go."""
     status, body = told.get("/api/blasts/b")
     shown = body["blast"]
     assert (status, shown["state"], shown["totalMessages"], shown["reference"]) == (200, "running", 120, "march")
-    assert shown["channels"]["email"]["counts"] == {"sent": 100, "failed": 10, "processing": 1, "queued": 9}
+    counts = {name: n for name, n in shown["channels"]["email"]["counts"].items() if n}
+    assert counts == {"sent": 100, "failed": 10, "processing": 1, "queued": 9}
     assert shown["metadata"] == {"team": "billing"}
     assert unpack_blast(told.get("/internal/blasts/b/snapshot")[1]) == BLAST
     assert [one["blastId"] for one in told.get("/api/blasts?reference=march&state=running")[1]["blasts"]] == ["b"]

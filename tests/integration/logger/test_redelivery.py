@@ -75,7 +75,7 @@ async def test_failed_messages_are_queued_again_once(redis: Redis, logger: Logge
     assert logger.post("/internal/retry", {"blastId": "once"})[1]["reopened"] == 0
     await _both_wait(redis, "once")
     message = logger.get("/api/messages/once:1:email")[1]["message"]
-    assert (message["status"], message["run"], message["attempts_made"]) == ("queued", 2, 0)
+    assert (message["status"], message["run"], message["attempts"]) == ("queued", 2, 0)
     progress = await BlastStore(redis, "test").progress("once")
     assert progress is not None
     counts = progress.channels["email"].counts

@@ -321,9 +321,9 @@ async def test_a_full_redis_lets_a_job_be_cancelled_and_the_rate_be_changed(worl
             await world.enqueue(await world.blast(1))
         assert await world.control.cancel_job(f"{blast.blast_id}:3:email") == "cancelled"
         await world.control.set_rate("email", Rate(5, 1.0))
-        assert await world.control.rate("email") == "5/1s"
+        assert (await world.control.channel_stats("email")).rate == ("5/1s", "api")
         await world.control.set_rate("email", None)
-        assert await world.control.rate("email") == "off"
+        assert (await world.control.channel_stats("email")).rate == ("off", "api")
     finally:
         await world.redis.config_set("maxmemory", "0")
     await world.check_balance(blast)

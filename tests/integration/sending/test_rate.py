@@ -56,7 +56,7 @@ async def test_rate_changes_at_once_for_all_senders(world: World) -> None:
         await wait_for(lambda: len(provider.calls) == 1, 5, "the first")
         await world.control.set_rate("email", Rate(1000, 1.0))
         await wait_for(lambda: len(provider.calls) == 100, 5, "all others")
-        assert await world.control.rate("email") == "1000/1s"
+        assert (await world.control.channel_stats("email")).rate == ("1000/1s", "api")
 
 
 async def test_no_start_is_granted_before_a_sender_is_ready(world: World) -> None:

@@ -13,7 +13,7 @@ from shared.channels import CHANNELS
 from shared.queue.control import COUNTERS, ChannelStats, SenderState, ServerMemory
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-SENDER = SenderState("s1", "h", 5, available=True, reason="", rate_limited=False)
+SENDER = SenderState("s1", "h", 5, available=True, reason="", rate="off")
 STATS = ChannelStats(
     waiting=7, waiting_by_lane={"high": 1, "normal": 2, "bulk": 4}, active=3, delayed=5, scheduled=6, completed=9,
     failed=1, paused=2, pause_reason="by hand", oldest_age_s={"high": 1.5}, counters=dict.fromkeys(COUNTERS, 0),
