@@ -12,6 +12,7 @@ from typing import NoReturn
 import aiohttp
 
 from services.whatsapp_sender.hand_over import HandOver, noting_hand_over
+from services.whatsapp_sender.inquiry import ask
 from services.whatsapp_sender.payload import WhatsAppMessage, render_message
 from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer
 from services.whatsapp_sender.settings import QiscusSettings
@@ -19,7 +20,7 @@ from services.whatsapp_sender.starting import START, StartingConnector
 from shared.blasts import Blast
 from shared.channels import WHATSAPP
 from shared.clock import Clock
-from shared.errors import SendError, StopChannelError, TransientError, UnavailableError, UncertainError
+from shared.errors import TransientError, UnavailableError, UncertainError
 from shared.jobs import Job
 from shared.sending.breaker import Breaker, Turn
 from shared.sending.provider import ProviderStatus, Receipt, Room, Start, at_once
@@ -67,8 +68,16 @@ class WhatsAppChannel:
             answer = await self._post(self._session, message.body, turn, start)
             if is_server_failure(answer):
                 self._judge_failure(answer, turn)
+            try:
+                receipt = read_answer(answer)
+            except UnavailableError as error:
+                turn.failed(error.message)
+                raise
+            except BaseException:
+                turn.worked()
+                raise
             turn.worked()
-            return read_answer(answer)
+            return receipt
 
     def room(self) -> Room:
         """Qiscus has no limits but those of the queue; a connection is kept for a while after it was used."""
@@ -79,31 +88,23 @@ class WhatsAppChannel:
         return self._breaker.admits(last_resort=True)
 
     async def status(self) -> ProviderStatus:
-        """Ask Qiscus, over a connection of its own, with a message to nobody: an answer tells what it thinks of us.
+        """Ask Qiscus, over connections of their own, with a message to nobody, which is never sent.
 
-        Credentials are refused with 401, 403 or an error of the stop class; any other answer means that they were
-        taken. Nothing is ever sent by this.
+        See `inquiry` for what the answers say of the URL, the app code, the channel id and the secret.
         """
-        detail: dict[str, object] = {
-            "url": self._settings.url,
-            "breaker": "open" if self._breaker.is_open else "closed",
-            "breakerReason": self._breaker.reason,
-        }
-        try:
-            async with _open_session(self._settings) as session:
-                answer = await self._post(session, b"{}")
-        except SendError as error:
-            return ProviderStatus(reachable=False, authenticated=False, detail=detail | {"error": error.message})
-        detail["httpStatus"] = answer.status
-        if answer.status >= 500:
-            return ProviderStatus(reachable=True, authenticated=False, detail=detail | {"error": answer.text[:500]})
-        try:
-            read_answer(answer)
-        except StopChannelError as error:
-            return ProviderStatus(reachable=True, authenticated=False, detail=detail | {"error": error.message})
-        except SendError:
-            pass  # an empty message is refused: so it was read, in our name
-        return ProviderStatus(reachable=True, authenticated=True, detail=detail)
+        return await ask(
+            self._settings,
+            {
+                "url": self._settings.url,
+                "breaker": "open" if self._breaker.is_open else "closed",
+                "breakerReason": self._breaker.reason,
+            },
+            self._ask,
+        )
+
+    async def _ask(self, settings: QiscusSettings) -> Answer:
+        async with _open_session(settings) as session:
+            return await self._post(session, b"{}")
 
     async def _post(
         self, session: aiohttp.ClientSession, body: bytes, turn: Turn | None = None, start: Start = at_once
@@ -115,9 +116,9 @@ class WhatsAppChannel:
         )
         try:
             async with hand_over.bounded(), posted as response:
-                raw = await _read_answer(response)
-                retry_after = response.headers.get("Retry-After", "")
-                return Answer(response.status, raw, retry_after, time.time())
+                raw = _without(self._settings.secret_key, await _read_answer(response))
+                retry_after, location = (response.headers.get(name, "") for name in ("Retry-After", "Location"))
+                return Answer(response.status, raw, retry_after, time.time(), location)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
             if turn is not None:
@@ -142,6 +143,11 @@ def _lost(error: Exception, reason: str, hand_over: HandOver) -> NoReturn:
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientSSLError):
         raise UnavailableError(f"cannot connect: {reason}", code="connect") from error
     raise TransientError(f"the connection was lost before the message was sent: {reason}", code="lost") from error
+
+
+def _without(secret: str, raw: bytes) -> bytes:
+    """Return an answer without our secret, which pages of proxies may show among the request's headers."""
+    return raw.replace(secret.encode(), b"***") if secret else raw
 
 
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:

@@ -1,16 +1,13 @@
-"""What Qiscus's answers mean: WhatsApp's error codes first, the HTTP status where there is none. Pure.
+"""What Qiscus's answers mean: WhatsApp's error codes first (`codes`), the HTTP status where there is none. Pure.
 
-The codes are Meta's, which Qiscus passes on (developers.facebook.com, WhatsApp Cloud API, error codes):
-
-| outcome | codes |
+| outcome | HTTP status without a known code |
 | --- | --- |
-| deferred | 4, 613, 80007, 130429, 131056; HTTP 429 |
-| transient | 1, 2, 131000, 131016, 131057, 133004; HTTP 5xx without a code; anything unknown |
-| permanent, the recipient's | 131021, 131026, 131030, 131047, 131049, 130472, 133010; 131050 (opted out): suppressed |
-| permanent, the data's | 100, 131008, 131009, 132000, 132001, 132005, 132007, 132012 |
-| stop | 0, 3, 10, 190, 200–299, 368, 131005, 131031, 131042, 131048; HTTP 401, 403 |
-| stop_blast | 132015, 132016 |
-| uncertain | an acceptance that names no message |
+| deferred | 429 |
+| transient | 400 without JSON, 408, 409, 425, 5xx; anything unknown |
+| permanent | 400 with JSON; 405, 406, 411, 413, 414, 415, 417, 422, 431; 4xx with a code that is not listed |
+| stop | 401, 402, 403, 407; 404 and 410 without a code: wrong credentials, no credit, no such app or channel |
+| unavailable | 3xx, which is never followed: it is not Qiscus that answers |
+| uncertain | an acceptance that names no message; a refusal that names one |
 """
 
 from __future__ import annotations
@@ -19,108 +16,177 @@ import re
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 
-import orjson
-
+from services.whatsapp_sender.bodies import (
+    ApiFault,
+    find_any_id,
+    find_fault,
+    find_message_id,
+    find_wamid,
+    own_fault,
+    read_object,
+    read_text,
+    says_no,
+    stated_status,
+)
+from services.whatsapp_sender.codes import DEFERRED, KINDS, KNOWN, NO_SUCH_NUMBER, OPTED_OUT
 from shared.errors import (
     OPTED_OUT_REASON,
     DeferredError,
     PermanentError,
     SendError,
-    StopBlastError,
     StopChannelError,
     TransientError,
+    UnavailableError,
     UncertainError,
 )
 from shared.sending.provider import Receipt
 
-DEFERRED = frozenset({4, 613, 80007, 130429, 131056})
-TRANSIENT = frozenset({1, 2, 131000, 131016, 131057, 133004})
-OPTED_OUT = 131050
-PERMANENT_RECIPIENT = frozenset({131021, 131026, 131030, 131047, 131049, 130472, 133010, OPTED_OUT})
-PERMANENT_DATA = frozenset({100, 131008, 131009, 132000, 132001, 132005, 132007, 132012})
-STOP = frozenset({0, 3, 10, 190, 368, 131005, 131031, 131042, 131048}) | frozenset(range(200, 300))
-STOP_BLAST = frozenset({132015, 132016})
-_KINDS: dict[int, type[SendError]] = {
-    **dict.fromkeys(TRANSIENT, TransientError),
-    **dict.fromkeys(PERMANENT_RECIPIENT | PERMANENT_DATA, PermanentError),
-    **dict.fromkeys(STOP, StopChannelError),
-    **dict.fromkeys(STOP_BLAST, StopBlastError),
-}
+STOP_STATUSES = frozenset({401, 402, 403, 407})
+# nothing is at the address: as a rule a wrong channel id, app code or URL
+NOT_FOUND = frozenset({404, 410})
+PERMANENT_STATUSES = frozenset({405, 406, 411, 413, 414, 415, 417, 422, 431})
+# 4xx that pass
+_PASSING = frozenset({408, 409, 425})
+_HTTP_STATUSES = frozenset(status.value for status in HTTPStatus if status >= 400)
+# below it, Meta's codes are numbers that any other API may use, and count only in an error of Meta's form
+LEAST_DISTINCT = 100
 _LONGEST_WAIT_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer that arrived whole; `now_s` is when (seconds since the epoch), for a Retry-After with a date."""
+    """An HTTP answer that arrived whole; `now_s` is when (seconds since the epoch), for a Retry-After with a date.
+
+    `location` is where a redirect points.
+    """
 
     status: int
     raw: bytes
     retry_after: str = ""
     now_s: float = 0.0
+    location: str = ""
 
     @property
     def text(self) -> str:
         """The provider's own words."""
-        return self.raw.decode("utf-8", "replace")
+        return read_text(self.raw)
 
 
 @dataclass(frozen=True, slots=True)
-class ApiFault:
-    """The error object of an answer; `code` is None where it names none."""
+class Reading:
+    """What an answer says: its JSON object ({} without one), its error, and the status of both.
 
-    code: int | None
-    words: str
+    The status is the body's where it states one: proxies and gateways wrap refusals in a 200 or a 400.
+    """
+
+    body: dict[str, Any]
+    fault: ApiFault | None
+    status: int
+
+    @property
+    def code(self) -> int | None:
+        """WhatsApp's error code, None without one."""
+        return self.fault.code if self.fault else None
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it is anything but an acceptance."""
+        return self.fault is not None or not 200 <= self.status < 300
+
+
+def read(answer: Answer) -> Reading:
+    """Read an answer."""
+    body = read_object(answer.raw)
+    fault = find_fault(body)
+    status = stated_status(body) or answer.status
+    if fault is None and (says_no(body) or (status >= 400 and body)):
+        fault = own_fault(body)
+        if fault.code is not None and fault.code < LEAST_DISTINCT:
+            fault = ApiFault(None, fault.words)
+    if fault is not None and fault.code in _HTTP_STATUSES - KNOWN:
+        status, fault = fault.code, ApiFault(None, fault.words, fault.subcode, fault.is_metas)
+    return Reading(body, fault, status)
 
 
 def read_answer(answer: Answer) -> Receipt:
     """Return the receipt of an accepted message; raises the SendError of any other answer."""
-    body = _json(answer.raw)
-    fault = _fault(body)
-    if fault is not None or not 200 <= answer.status < 300:
-        raise refusal(answer, fault)
-    message_id = _message_id(body)
-    if not message_id:
-        raise UncertainError("accepted without a message id", code=f"http {answer.status}", reply=answer.text)
-    return Receipt(message_id, answer.text)
+    reading = read(answer)
+    message_id = find_message_id(reading.body)
+    accepted = 200 <= answer.status < 300
+    if accepted and not message_id and not reading.is_refusal:
+        message_id = find_any_id(reading.body) if reading.body else find_wamid(answer.raw)
+    if message_id and accepted:
+        return Receipt(message_id, answer.text)
+    if message_id or not reading.is_refusal:
+        words = f"refused, but with the message id {message_id}" if message_id else "accepted without a message id"
+        raise UncertainError(words, code=f"http {answer.status}", reply=answer.text)
+    raise refusal(answer, reading)
 
 
-def refusal(answer: Answer, fault: ApiFault | None) -> SendError:
+def refusal(answer: Answer, reading: Reading) -> SendError:
     """Return what an answer other than acceptance means."""
+    fault = reading.fault
     if fault is not None and fault.code is not None:
-        known = _by_code(fault.code, f"WhatsApp error {fault.code}: {fault.words}", answer)
+        known = _by_code(fault, f"WhatsApp error {fault.code}: {fault.words}", answer)
         if known is not None:
             return known
-    return _by_status(answer, fault)
+    return _by_status(answer, reading)
 
 
 def is_server_failure(answer: Answer) -> bool:
-    """Say whether the server failed rather than answered: 5xx without an error code of WhatsApp's."""
-    if answer.status < 500:
-        return False
-    fault = _fault(_json(answer.raw))
-    return fault is None or fault.code is None
+    """Return whether the server failed rather than answered: 5xx without an error code of WhatsApp's."""
+    reading = read(answer)
+    return reading.status >= 500 and reading.code is None
 
 
-def _by_code(code: int, message: str, answer: Answer) -> SendError | None:
+def _by_code(fault: ApiFault, message: str, answer: Answer) -> SendError | None:
+    code = fault.code or 0
     details: dict[str, str] = {"code": str(code), "reply": answer.text}
     if code in DEFERRED:
         return DeferredError(message, wait_s=retry_after_s(answer), **details)
     if code == OPTED_OUT:
         return PermanentError(message, suppress=f"{OPTED_OUT_REASON}: {code}", **details)
-    kind = _KINDS.get(code)
+    if is_wrong_place(fault, answer.status):
+        return StopChannelError(message, **details)
+    kind = KINDS.get(code)
     return kind(message, **details) if kind else None
 
 
-def _by_status(answer: Answer, fault: ApiFault | None) -> SendError:
-    code = f"http {answer.status}" if fault is None or fault.code is None else str(fault.code)
-    message = f"HTTP {answer.status}" + (f": {fault.words}" if fault and fault.words else "")
-    if answer.status == 429:
+def is_wrong_place(fault: ApiFault, status: int) -> bool:
+    """Return whether 100, "invalid parameter", is about the number that is sent from and not about the message."""
+    return fault.code == 100 and (status in NOT_FOUND or fault.subcode == NO_SUCH_NUMBER)
+
+
+def _by_status(answer: Answer, reading: Reading) -> SendError:
+    fault, status = reading.fault, reading.status
+    code = f"http {status}" if reading.code is None else str(reading.code)
+    message = f"HTTP {status}" + (f": {fault.words}" if fault and fault.words else "")
+    if status == 429:
         return DeferredError(message, code=code, reply=answer.text, wait_s=retry_after_s(answer))
-    if answer.status in {401, 403}:
-        return StopChannelError(message, code=code, reply=answer.text)
-    return TransientError(message, code=code, reply=answer.text)
+    return _kind_of(status, reading)(_explained(message, answer), code=code, reply=answer.text)
+
+
+def _kind_of(status: int, reading: Reading) -> type[SendError]:
+    if 300 <= status < 400:
+        return UnavailableError
+    if status in STOP_STATUSES or (status in NOT_FOUND and reading.code is None):
+        return StopChannelError
+    coded = reading.code is not None and 400 <= status < 500 and status not in _PASSING
+    if coded or status in PERMANENT_STATUSES or (status == 400 and reading.body):
+        return PermanentError
+    return TransientError
+
+
+def _explained(message: str, answer: Answer) -> str:
+    if 300 <= answer.status < 400:
+        where = f" to {answer.location[:200]}" if answer.location else ""
+        return f"{message}: redirected{where}, which is not followed; is KURIR_QISCUS_URL right?"
+    if answer.status in NOT_FOUND:
+        return f"{message}: are KURIR_QISCUS_URL, KURIR_QISCUS_APP_CODE and KURIR_QISCUS_CHANNEL_ID right?"
+    return message
 
 
 def retry_after_s(answer: Answer) -> float | None:
@@ -138,46 +204,3 @@ def retry_after_s(answer: Answer) -> float | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return min(max(moment.timestamp() - answer.now_s, 0.0), _LONGEST_WAIT_S) or None
-
-
-def _json(raw: bytes) -> dict[str, Any]:
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _fault(body: dict[str, Any]) -> ApiFault | None:
-    """Return the error of a body; Qiscus's own and the older API's list of `errors` are read as well."""
-    found = body.get("error") or body.get("errors")
-    if isinstance(found, list):
-        found = found[0] if found else None
-    if not found:
-        return None
-    if not isinstance(found, dict):
-        return ApiFault(None, str(found))
-    details = found.get("error_data")
-    more = details.get("details") if isinstance(details, dict) else None
-    words = str(found.get("message") or found.get("title") or "")
-    return ApiFault(_code(found.get("code")), f"{words} ({more})" if more and more not in words else words)
-
-
-def _code(value: object) -> int | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else None
-
-
-def _message_id(body: dict[str, Any]) -> str:
-    """Return the id from `messages[0].id`, then `data.id`, then `id`; "" where there is none."""
-    messages, data = body.get("messages"), body.get("data")
-    places = [
-        messages[0].get("id") if isinstance(messages, list) and messages and isinstance(messages[0], dict) else None,
-        data.get("id") if isinstance(data, dict) else None,
-        body.get("id"),
-    ]
-    written = (str(place).strip() for place in places if isinstance(place, str | int) and not isinstance(place, bool))
-    return next(filter(None, written), "")

@@ -49,6 +49,7 @@ class Provider:
     body: object = field(default_factory=lambda: ACCEPTED)
     headers: dict[str, str] = field(default_factory=dict)
     wait: Callable[[], Awaitable[object]] | None = None
+    decide: Callable[[web.Request], tuple[int, object]] | None = None
     requests: list[web.Request] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     connections: set[object] = field(default_factory=set)
@@ -60,7 +61,7 @@ class Provider:
         return f"http://127.0.0.1:{self.port}"
 
     def answers(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
-        """Give this answer from now on; a text is sent as it is, anything else as JSON."""
+        """Give this answer from now on; text and bytes are sent as they are, anything else as JSON."""
         self.status, self.body, self.headers = status, body, headers or {}
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -69,8 +70,11 @@ class Provider:
         self.connections.add(request.transport.get_extra_info("peername") if request.transport else None)
         if self.wait is not None:
             await self.wait()
-        text = self.body if isinstance(self.body, str) else json.dumps(self.body)
-        return web.Response(status=self.status, text=text, headers=self.headers)
+        if self.decide is not None:
+            self.answers(*self.decide(request))
+        body = self.body if isinstance(self.body, str | bytes) else json.dumps(self.body)
+        raw = body.encode() if isinstance(body, str) else body
+        return web.Response(status=self.status, body=raw, headers=self.headers)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from services.sandbox.outcomes import WHATSAPP_ERRORS
-from services.whatsapp_sender.replies import DEFERRED, PERMANENT_DATA, PERMANENT_RECIPIENT, STOP, STOP_BLAST, TRANSIENT
+from services.whatsapp_sender.codes import KNOWN
 from shared.errors import (
     DeferredError,
     PermanentError,
@@ -15,20 +15,24 @@ from shared.errors import (
     StopBlastError,
     StopChannelError,
     TransientError,
+    UnavailableError,
     UncertainError,
 )
 from tests.integration.whatsapp_sender.providers import ACCEPTED, MESSAGE, error_body, opened, providing
 
 # written out once more, so that the code's table is held against another hand's
 TABLE: dict[type[SendError], list[int]] = {
-    DeferredError: [4, 613, 80007, 130429, 131056],
+    DeferredError: [4, 17, 32, 341, 613, *range(80000, 80015), 130429, 131056, 132069, 133016],
     TransientError: [1, 2, 131000, 131016, 131057, 133004],
     PermanentError: [
-        *(131021, 131026, 131030, 131047, 131049, 130472, 133010, 131050),
-        *(100, 131008, 131009, 132000, 132001, 132005, 132007, 132012),
+        *(130497, 131021, 131026, 131030, 131047, 131049, 130472, 131062, 133010, 131050, 137000),
+        *(100, 131008, 131009, 131051, 131052, 131053, 132000, 132001, 132005, 132007, 132008, 132012, 135000),
     ],
-    StopChannelError: [0, 3, 10, 190, *range(200, 300), 131005, 131031, 131042, 131048, 368],
-    StopBlastError: [132015, 132016],
+    StopChannelError: [
+        *(0, 3, 10, 33, 101, 102, 104, 190, *range(200, 300), 368),
+        *(131005, 131031, 131037, 131042, 131044, 131045, 131048, 131064),
+    ],
+    StopBlastError: [131063, 132015, 132016, 132068, 139000, 139001, 139002, 139003, 139004],
 }  # fmt: skip
 CASES = [(kind, code) for kind, codes in TABLE.items() for code in codes]
 
@@ -51,9 +55,8 @@ async def test_every_code_of_the_table() -> None:
 
 def test_the_table_is_whole() -> None:
     """Code and test speak of the same codes, and the sandbox can answer with each class."""
-    known = DEFERRED | TRANSIENT | PERMANENT_RECIPIENT | PERMANENT_DATA | STOP | STOP_BLAST
-    assert known == {code for _, code in CASES}
-    assert set(WHATSAPP_ERRORS) <= known
+    assert {code for _, code in CASES} == KNOWN
+    assert set(WHATSAPP_ERRORS) <= KNOWN
     for codes in TABLE.values():
         assert set(codes) & set(WHATSAPP_ERRORS)
 
@@ -69,19 +72,77 @@ async def test_only_an_opt_out_suppresses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
-    [(401, StopChannelError), (403, StopChannelError), (429, DeferredError), (400, TransientError),
-     (404, TransientError), (301, TransientError), (500, TransientError), (503, TransientError)],
-)  # fmt: skip
-async def test_a_status_without_a_code(status: int, kind: type[SendError]) -> None:
-    """A page of a gateway or a proxy counts by its status; a redirect is not followed with our secret."""
+    ("statuses", "kind"),
+    [
+        ((401, 402, 403, 404, 407, 410), StopChannelError),
+        ((405, 406, 411, 413, 414, 415, 417, 422, 431), PermanentError),
+        ((400, 408, 409, 418, 425, 500, 502, 503, 504), TransientError),
+        ((429,), DeferredError),
+    ],
+)
+async def test_a_status_without_a_code(statuses: tuple[int, ...], kind: type[SendError]) -> None:
+    """A page of a gateway or a proxy counts by its status, and so does Qiscus's own JSON; 400 with JSON is final."""
+    for status in statuses:
+        # the breaker, which counts 5xx in a row, is not what is looked at
+        async with providing() as provider, opened(provider.url) as channel:
+            for body in ("<html>no</html>", "", {"errors": {"message": "no"}}, {"status": status, "error": "no"}):
+                provider.answers(status, body)
+                with pytest.raises(SendError) as caught:
+                    await channel.send(MESSAGE)
+                expected = PermanentError if status == 400 and isinstance(body, dict) else kind
+                assert type(caught.value) is expected, (status, body)
+                assert caught.value.code == f"http {status}"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed_and_opens_the_breaker(status: int) -> None:
+    """Our secret goes nowhere else, no attempt is used, and after five the channel is left alone for a while."""
     async with providing() as provider, opened(provider.url) as channel:
-        provider.answers(status, "<html>no</html>", {"Location": provider.url})
+        provider.answers(status, "<html>moved</html>", {"Location": f"{provider.url}/log-in"})
+        for _ in range(5):
+            with pytest.raises(UnavailableError, match=r"redirected to http.*/log-in, which is not followed") as caught:
+                await channel.send(MESSAGE)
+            assert caught.value.code == f"http {status}"
+        assert not channel.available()
+    assert {request.path for request in provider.requests} == {"/whatsapp/v1/app/42/messages"}
+    assert len(provider.bodies) == 5
+
+
+@pytest.mark.parametrize("code", [131_999, 139_100, 2388001, 138_006])
+async def test_a_code_of_metas_that_is_not_listed(code: int) -> None:
+    """With a status of 4xx it is a refusal for good; unless the status says that it is about us, or that it passes."""
+    kinds = {400: PermanentError, 404: PermanentError, 422: PermanentError, 401: StopChannelError,
+             402: StopChannelError, 408: TransientError, 429: DeferredError, 500: TransientError}  # fmt: skip
+    async with providing() as provider, opened(provider.url) as channel:
+        for status, kind in kinds.items():
+            provider.answers(status, error_body(code))
+            with pytest.raises(SendError) as caught:
+                await channel.send(MESSAGE)
+            assert type(caught.value) is kind, status
+            assert caught.value.code == str(code)
+
+
+async def test_a_number_that_does_not_exist_stops_the_channel() -> None:
+    """100 is about the message, unless Meta's subcode 33 or a 404 says that the object which sends is not there."""
+    missing = error_body(100, "Unsupported post request. Object with ID '42' does not exist")
+    missing["error"]["error_subcode"] = 33
+    async with providing() as provider, opened(provider.url) as channel:
+        for status, body in ((400, missing), (404, error_body(100))):
+            provider.answers(status, body)
+            with pytest.raises(StopChannelError):
+                await channel.send(MESSAGE)
+        provider.answers(404, error_body(132001))
+        with pytest.raises(PermanentError):
+            await channel.send(MESSAGE)
+
+
+async def test_an_answer_never_shows_our_secret() -> None:
+    """A proxy's page that prints the request's headers is kept without it."""
+    async with providing() as provider, opened(provider.url) as channel:
+        provider.answers(400, "you sent Qiscus-Secret-Key: s3cret")
         with pytest.raises(SendError) as caught:
             await channel.send(MESSAGE)
-    assert type(caught.value) is kind
-    assert (caught.value.code, caught.value.reply) == (f"http {status}", "<html>no</html>")
-    assert len(provider.bodies) == 1
+    assert caught.value.reply == "you sent Qiscus-Secret-Key: ***"
 
 
 async def test_retry_after_is_honoured() -> None:
@@ -107,6 +168,16 @@ async def test_acceptance_and_what_was_asked() -> None:
     assert request.headers["Qiscus-Secret-Key"] == "s3cret"
     assert request.headers["Content-Type"] == "application/json"
     assert provider.bodies == [MESSAGE.body]
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "application/octet-stream; charset=klingon", "", "*"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+async def test_an_acceptance_is_read_in_any_encoding(encoding: str, content_type: str) -> None:
+    """A byte order mark or a wrong content type is no reason to send the message again."""
+    async with providing() as provider, opened(provider.url) as channel:
+        provider.answers(200, json.dumps(ACCEPTED).encode(encoding), {"Content-Type": content_type})
+        receipt = await channel.send(MESSAGE)
+    assert receipt.message_id == ACCEPTED["messages"][0]["id"]  # type: ignore[index]  # a literal of the test's own
 
 
 async def test_acceptance_without_an_id_is_uncertain() -> None:

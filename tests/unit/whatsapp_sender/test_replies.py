@@ -46,7 +46,22 @@ def test_the_id_is_read_from_three_places(body: object, message_id: str) -> None
     assert receipt.response == orjson.dumps(body).decode()
 
 
-@pytest.mark.parametrize("raw", [b"{}", b"", b"ok", b"[]", b'{"messages":[{}]}', b"null", b'{"id":true}', b"\xff"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{}",
+        b"",
+        b"ok",
+        b"[]",
+        b"<html>Log in to the network</html>",
+        b"\xef\xbb\xbf",
+        b"\xff\xfe",
+        b'{"messages":[{}]}',
+        b"null",
+        b'{"id":true}',
+        b"\xff",
+    ],
+)
 def test_an_acceptance_without_an_id_is_uncertain(raw: bytes) -> None:
     """No id is ever invented."""
     error = refused(Answer(200, raw))
@@ -82,26 +97,132 @@ def test_the_code_comes_before_the_status() -> None:
 
 
 def test_unknown_codes_go_by_the_status() -> None:
-    """A code that nobody has seen yet is transient, unless the status says more."""
-    assert isinstance(refused(said({"error": {"code": 139999}}, 400)), TransientError)
+    """A code that nobody has seen yet is final with a 4xx, unless the status says more, and transient otherwise."""
+    assert isinstance(refused(said({"error": {"code": 139999}}, 400)), PermanentError)
+    assert isinstance(refused(said({"error": {"code": 139999}}, 200)), TransientError)
     assert isinstance(refused(said({"error": {"code": 139999}}, 401)), StopChannelError)
     assert isinstance(refused(said({"error": {"code": 139999}}, 429, "3")), DeferredError)
     assert refused(said({"error": {"code": 139999}}, 400)).code == "139999"
+
+
+FAULT = {"code": 131026, "message": "no"}
 
 
 @pytest.mark.parametrize(
     "body",
     [
         {"error": {"code": "131026", "message": "no"}},
+        {"error": {"code": " #131026 ", "message": "no"}},
+        {"error": {"code": 131026.0, "message": "no"}},
         {"errors": [{"code": 131026, "title": "no"}]},
         {"errors": {"code": 131026, "message": "no"}},
+        {"errors": [[FAULT]]},
+        {"error": {"error": FAULT}},
+        {"error": {"message": "failed", "error": {"errors": [FAULT]}}},
+        {"status": 400, "errors": {"error": FAULT}},
+        {"data": {"error": FAULT}},
+        {"data": {"errors": [FAULT]}},
+        {"success": False, "code": 131026, "message": "no"},
+        {"code": 131026, "message": "no"},
+        {"error": orjson.dumps({"error": FAULT}).decode()},
+        {"error": {"error_code": 131026, "message": "no"}},
+        [{"error": FAULT}],
     ],
 )
 def test_other_shapes_of_an_error(body: object) -> None:
-    """A code in quotes, the older API's list, Qiscus's own object."""
+    """A code in quotes, the older API's list, Qiscus's own objects, nested or as text."""
     error = refused(said(body, 400))
     assert isinstance(error, PermanentError)
-    assert error.message == "WhatsApp error 131026: no"
+    assert (error.code, error.message) == ("131026", "WhatsApp error 131026: no")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": "(#131026) Message undeliverable"},
+        {"errors": {"message": "(#131026) Message undeliverable"}},
+        {"message": "(#131026) Message undeliverable"},
+    ],
+)
+def test_a_code_in_the_words_alone(body: object) -> None:
+    """Meta begins its messages with the code; what passes on no more than the words passes on that."""
+    assert refused(said(body, 400)).code == "131026"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "code"),
+    [
+        (200, {"status": 401, "error": "Unauthorized"}, StopChannelError, "http 401"),
+        (200, {"statusCode": 402, "message": "Payment Required"}, StopChannelError, "http 402"),
+        (200, {"error": {"code": 403, "message": "Forbidden"}}, StopChannelError, "http 403"),
+        (400, {"status": 401, "errors": {"message": "Unauthorized"}}, StopChannelError, "http 401"),
+        (200, {"status": 429, "error": "slow down"}, DeferredError, "http 429"),
+        (200, {"status": 422, "errors": {"to": ["is invalid"]}}, PermanentError, "http 422"),
+        (200, {"success": False, "message": "it did not work"}, TransientError, "http 200"),
+        (200, {"status": "error", "message": "it did not work"}, TransientError, "http 200"),
+        (200, {"error": "it did not work", "id": "request-7"}, TransientError, "http 200"),
+        (400, {"code": 1, "message": "bad request"}, PermanentError, "http 400"),
+    ],
+)
+def test_a_refusal_in_the_body_of_an_acceptance(status: int, body: object, kind: type[SendError], code: str) -> None:
+    """A no is a no under any status, and the status that a body states counts; an id of a request is no message's."""
+    error = refused(said(body, status))
+    assert (type(error), error.code) == (kind, code)
+
+
+def test_the_fields_that_qiscus_complains_of_are_shown() -> None:
+    """An error without a message is shown as it is."""
+    assert (
+        refused(said({"errors": {"to": ["can't be blank"]}}, 422)).message == """HTTP 422: {"to": ["can't be blank"]}"""
+    )
+
+
+ACCEPTANCE = '{"contacts":[{"wa_id":"62812"}],"messages":[{"id":"wamid.HBgNNjI4MTIzNDU2"}]}'
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        ACCEPTANCE.encode("utf-8-sig"),
+        ACCEPTANCE.encode("utf-16"),
+        ACCEPTANCE.encode("utf-16-le"),
+        ACCEPTANCE.encode("utf-16-be"),
+        ACCEPTANCE.encode("utf-32"),
+        b" \r\n" + ACCEPTANCE.encode() + b"\r\n<!-- served by proxy -->",
+        ACCEPTANCE.encode() + ACCEPTANCE.encode(),
+        ACCEPTANCE.encode() + b"\x00\x00",
+        b"<br />Notice: Undefined index in /srv/app.php\n" + ACCEPTANCE.encode(),
+        b")]}',\n" + ACCEPTANCE.encode(),
+        b"[" + ACCEPTANCE.encode() + b"]",
+        b'{"data":' + ACCEPTANCE.encode() + b"}",
+        ACCEPTANCE.replace("62812", "\xe9").encode("latin-1"),
+        ACCEPTANCE.replace("62812", "\\ud800").encode(),
+        ACCEPTANCE[:-3].encode(),
+        ACCEPTANCE.encode() + b"x" * 70_000,
+        b'{"error":{"message":"a warning"},' + ACCEPTANCE[1:].encode(),
+        b'{"success":false,' + ACCEPTANCE[1:].encode(),
+    ],
+)
+def test_an_acceptance_is_one_however_it_arrives(raw: bytes) -> None:
+    """Whatever surrounds the id that WhatsApp gave: the message is on its way, and is never sent again."""
+    receipt = read_answer(Answer(200, raw))
+    assert receipt.message_id == "wamid.HBgNNjI4MTIzNDU2"
+    receipt.response.encode()
+
+
+@pytest.mark.parametrize("status", [302, 400, 500, 502])
+def test_a_refusal_that_names_a_message_is_uncertain(status: int) -> None:
+    """A gateway that fails behind an acceptance has perhaps passed the message on."""
+    assert isinstance(refused(Answer(status, ACCEPTANCE.encode())), UncertainError)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"[" * 60_000, b'{"a":' * 12_000, b'{"error":' * 7000, b'{"id":1' + b"0" * 9000 + b"}"]
+)
+def test_absurd_bodies_are_read_in_time(raw: bytes) -> None:
+    """Depth and length are bounded."""
+    with pytest.raises(SendError):
+        read_answer(Answer(400, raw))
 
 
 def test_the_reason_is_readable_and_the_words_are_kept() -> None:

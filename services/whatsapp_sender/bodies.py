@@ -1,0 +1,180 @@
+"""Reads the body of an answer, however it arrives: what JSON it holds, the error in it, the id of a message. Pure.
+
+A message that was accepted must not be sent again because of a byte order mark or a notice behind the JSON, and an
+error must be found where Qiscus, Meta or a proxy nests it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+_DEEPEST = 4
+_MOST_WORDS = 500
+_OBJECT = re.compile(r'\{\s*["}]')
+_CODE = re.compile(r"\s*\(?#?([0-9]{1,9})\s*\)?\s*")
+_CODE_IN_WORDS = re.compile(r"\(#([0-9]{1,9})\)")
+# Meta's message ids: this prefix and base64, of some 50 characters
+_WAMID = re.compile(r"wamid\.[A-Za-z0-9+/_=-]{8,512}")
+_MESSAGES = ("message", "title", "detail", "error_description", "description", "reason", "msg")
+_CODES = ("code", "error_code", "errorCode")
+_STATUSES = ("status", "statusCode", "status_code", "code")
+_FAILED = frozenset({"error", "fail", "failed", "failure"})
+
+
+@dataclass(frozen=True, slots=True)
+class ApiFault:
+    """The error of an answer; `code` is None where it names none, `is_metas` whether it has the form of Meta's."""
+
+    code: int | None
+    words: str
+    subcode: int | None = None
+    is_metas: bool = False
+
+
+def read_text(raw: bytes) -> str:
+    """Return the text of a body in valid Unicode: UTF-8, or UTF-16 or 32, with or without a byte order mark."""
+    return raw.decode(json.detect_encoding(raw), "replace")
+
+
+def read_object(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body, or the first of a list; {} where there is none.
+
+    A byte order mark, UTF-16, and text around the object are read over.
+    """
+    try:
+        return _first(orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        pass
+    text = read_text(raw)
+    start = _OBJECT.search(text)
+    if start is None:
+        return {}
+    try:
+        found, _ = json.JSONDecoder().raw_decode(text, start.start())
+    except (ValueError, RecursionError):
+        return {}
+    return _first(found)
+
+
+def _first(value: object) -> dict[str, Any]:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return value if isinstance(value, dict) else {}
+
+
+def find_fault(body: dict[str, Any]) -> ApiFault | None:
+    """Return the error of a body: under `error` or `errors`, as deep as Qiscus nests it, or in `data`; else None."""
+    return _under(body, 0)
+
+
+def _under(body: dict[str, Any], depth: int) -> ApiFault | None:
+    for key in ("error", "errors"):
+        if body.get(key) not in (None, False, "", 0, [], {}):
+            return _fault(body[key], depth)
+    data = body.get("data")
+    return _under(data, depth + 1) if isinstance(data, dict) and depth < _DEEPEST else None
+
+
+def _fault(value: object, depth: int) -> ApiFault:
+    if isinstance(value, str):
+        nested = read_object(value.encode("utf-8", "replace")) if value.lstrip().startswith("{") else {}
+        if not nested:
+            return _of_words(value)
+        value = nested
+    if isinstance(value, list) and value and depth < _DEEPEST:
+        return _fault(value[0], depth + 1)
+    if not isinstance(value, dict):
+        return ApiFault(None, _cut(str(value)))
+    nested_fault = _under(value, depth + 1) if depth < _DEEPEST else None
+    own = own_fault(value)
+    if nested_fault is None or (nested_fault.code is None and own.code is not None):
+        return own
+    return nested_fault
+
+
+def own_fault(fields: dict[str, Any]) -> ApiFault:
+    """Return what an object says of an error by its own fields."""
+    details = fields.get("error_data")
+    more = details.get("details") if isinstance(details, dict) else None
+    said = next((fields[key] for key in _MESSAGES if isinstance(fields.get(key), str) and fields[key]), None)
+    words = said if said is not None else _listed(fields)
+    code = next((found for key in _CODES if (found := _number(fields.get(key))) is not None), None)
+    return ApiFault(
+        code=code if code is not None else _of_words(words).code,
+        words=_cut(f"{words} ({more})" if isinstance(more, str) and more and more not in words else words),
+        subcode=_number(fields.get("error_subcode")),
+        is_metas="fbtrace_id" in fields or "OAuth" in str(fields.get("type")),
+    )
+
+
+def _of_words(words: str) -> ApiFault:
+    named = _CODE_IN_WORDS.search(words)
+    return ApiFault(int(named[1]) if named else None, _cut(words))
+
+
+def _listed(fields: dict[str, Any]) -> str:
+    """Return the fields' complaints, such as `{"to": ["is invalid"]}`, in a line."""
+    shown = {key: value for key, value in fields.items() if key not in _CODES and value not in (None, "", [], {})}
+    return json.dumps(shown, ensure_ascii=False, default=str) if shown else ""
+
+
+def _cut(words: str) -> str:
+    return _unicode(words)[:_MOST_WORDS]
+
+
+def _unicode(text: str) -> str:
+    """Return a text without the half characters that JSON's escapes can leave."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _number(value: object) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    written = _CODE.fullmatch(value) if isinstance(value, str) else None
+    return int(written[1]) if written else None
+
+
+def stated_status(body: dict[str, Any]) -> int | None:
+    """Return the HTTP status of a refusal that a body states itself (`{"status": 401, …}`), None without one."""
+    numbers = (_number(body.get(key)) for key in _STATUSES)
+    return next((number for number in numbers if number is not None and 400 <= number < 600), None)
+
+
+def says_no(body: dict[str, Any]) -> bool:
+    """Return whether a body says in its own words that it reports a failure: `success: false`, `status: "error"`."""
+    status = body.get("status")
+    return body.get("success") is False or body.get("ok") is False or str(status).lower() in _FAILED
+
+
+def find_message_id(body: dict[str, Any]) -> str:
+    """Return the id at `messages[0].id`, where WhatsApp puts it; "" where there is none."""
+    data = body.get("data")
+    holders = (body, data if isinstance(data, dict) else {})
+    return next(filter(None, (_id_of(_first(holder.get("messages"))) for holder in holders)), "")
+
+
+def find_any_id(body: dict[str, Any]) -> str:
+    """Return the id at `data.id` or `id`, where Qiscus puts it for some channels; "" where there is none."""
+    data = body.get("data")
+    return (_id_of(data) if isinstance(data, dict) else "") or _id_of(body)
+
+
+def find_wamid(raw: bytes) -> str:
+    """Return the first of Meta's message ids in a body that is no JSON, or only the beginning of it; "" for none."""
+    found = _WAMID.search(read_text(raw))
+    return found[0] if found else ""
+
+
+def _id_of(fields: dict[str, Any]) -> str:
+    places = (fields.get(key) for key in ("id", "message_id"))
+    written = (_unicode(str(one)).strip() for one in places if isinstance(one, str | int) and not isinstance(one, bool))
+    return next(filter(None, written), "")
