@@ -17,8 +17,17 @@ import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import KurirError, QueueFullError, QueueUnavailableError
@@ -87,24 +96,44 @@ def _packing_in_c(connection_class: type[Any]) -> type[Any]:
     return type(connection_class.__name__, (_PacksInC, connection_class), {})
 
 
+# A server that answers, but will not serve this call now. MASTERDOWN is a ClusterDownError, MOVED an AskError.
+_REFUSALS = (ReadOnlyError, ClusterDownError, TryAgainError, AskError, NoPermissionError)
+# Refusals for which the driver has no class of its own, by the code at the start of the error.
+_REFUSAL_CODES = frozenset({"LOADING", "NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED"})
+
+
 @contextmanager
 def translated(action: str) -> Iterator[None]:
-    """Raise Kurir's errors in place of the driver's; `action` says what was tried."""
+    """Raise Kurir's errors in place of the driver's; `action` names what was tried.
+
+    A server that refuses to serve for now (too few replicas, a failover, a full disk, missing rights) counts as
+    unavailable: callers wait and try again, as they do while it is away.
+    """
     try:
         yield
-    except (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError) as error:
-        raise QueueUnavailableError(f"{action}: {error}") from error
+    except (RedisConnectionError, RedisTimeoutError, *_REFUSALS, OSError) as error:
+        raise QueueUnavailableError(f"{action}: {_words(error)}") from error
+    except OutOfMemoryError as error:
+        raise QueueFullError("Redis has reached its memory limit", RETRY_WHEN_FULL_S) from error
     except ResponseError as error:
-        text = str(error)
-        if "OOM" in text or "maxmemory" in text:
+        words = _words(error)
+        code = words.partition(" ")[0]
+        if code == "OOM":
             raise QueueFullError("Redis has reached its memory limit", RETRY_WHEN_FULL_S) from error
-        if text.startswith(
-            ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "UNBLOCKED", "BUSY ")
-        ):
-            raise QueueUnavailableError(f"{action}: {text}") from error
+        if code in _REFUSAL_CODES:
+            raise QueueUnavailableError(f"{action}: {words}") from error
         raise
     except RedisError as error:
-        raise QueueUnavailableError(f"{action}: {error}") from error
+        raise QueueUnavailableError(f"{action}: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+    """Return what the server said.
+
+    In a pipeline the driver puts the command in front, which may hold a name or a body, and quotes the words.
+    """
+    before, marker, words = str(error).rpartition(" of pipeline caused error: ")
+    return words.strip("(,)'\"") if marker else before + words
 
 
 async def server_info(redis: Redis) -> ServerInfo:

@@ -7,18 +7,21 @@ what the old master had answered but not yet sent on is lost with it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.asyncio.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+
+from shared.lifecycle import end_tasks
 
 _DEFAULT_PORT = 26379
 _SUFFIX = "+sentinel"
@@ -40,19 +43,33 @@ class Master:
     check_connection: bool = False
 
     async def get_master_address(self) -> tuple[str, int]:
-        """Return what the first Sentinel that knows the service says; raises the driver's ConnectionError."""
-        failures = []
-        for host, port in self.sentinels:
-            try:
-                async with Redis(host=host, port=port, decode_responses=True, **self.options) as sentinel:
-                    answer: Any = await sentinel.sentinel_get_master_addr_by_name(self.service)
-            except (RedisError, OSError) as error:
-                failures.append(f"{host}:{port}: {error}")
-                continue
-            if answer:
-                return str(answer[0]), int(answer[1])
-            failures.append(f"{host}:{port} knows no {self.service}")
-        raise RedisConnectionError(f"no Sentinel names a master: {'; '.join(failures)}")
+        """Return the master that the quickest Sentinel names; raises the driver's ConnectionError if none does.
+
+        All are asked at once, so one that is frozen costs nothing while another answers.
+        """
+        asked = {asyncio.create_task(self._ask(host, port)): f"{host}:{port}" for host, port in self.sentinels}
+        try:
+            failures = []
+            pending = set(asked)
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    error = task.exception()
+                    if error is None:
+                        return task.result()
+                    if not isinstance(error, RedisError | OSError):
+                        raise error
+                    failures.append(f"{asked[task]}: {error}")
+            raise RedisConnectionError(f"no Sentinel names a master: {'; '.join(failures)}")
+        finally:
+            await end_tasks(list(asked))
+
+    async def _ask(self, host: str, port: int) -> tuple[str, int]:
+        """Ask one Sentinel; the driver accepts no master that this Sentinel takes for dead."""
+        typed: Any = Sentinel  # the driver has no types here
+        async with typed([(host, port)], sentinel_kwargs=self.options) as sentinel:
+            address, master_port = await sentinel.discover_master(self.service)
+            return str(address), int(master_port)
 
 
 def read_sentinel_url(url: str, timeout_s: float) -> Master | None:

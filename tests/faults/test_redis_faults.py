@@ -74,6 +74,29 @@ async def test_scripts_flushed_and_clients_killed(world: World, oracle: Oracle, 
         await oracle.audit([await posting], _PATIENCE_S)
 
 
+async def test_redis_refuses_to_write(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G2, G4, G7: too few replicas for 5 s: clients get 503, no service exits, nothing is sent twice."""
+    lives = {name: child.lives for name, child in world.children.items()}
+    reaped = len(world.logged("sender_reaped"))
+    posted = await world.client.post(people(1200, "refused-writes"))
+    await flowing(world, posted, 50)
+    await asyncio.to_thread(world.redis.command, "CONFIG", "SET", "min-replicas-to-write", "1")
+    try:
+        posting = asyncio.create_task(world.client.post(people(50, "while-refused"), patience_s=_PATIENCE_S))
+        await wait_for(lambda: world.client.posted[-1] is not posted, _PATIENCE_S, "the second request")
+        await wait_for(lambda: bool(world.client.posted[-1].answers), _PATIENCE_S, "an answer")
+        answers = set(world.client.posted[-1].answers)
+        checks.that("G1", answers == {503}, f"a Redis that refuses writes answers {answers}, not 503")
+        await asyncio.sleep(5.0)
+    finally:
+        await asyncio.to_thread(world.redis.command, "CONFIG", "SET", "min-replicas-to-write", "0")
+    async with world.queue.watching(checks):
+        await oracle.audit([posted, await posting], _PATIENCE_S)
+    exited = [name for name, child in world.children.items() if child.lives > lives[name]]
+    checks.none("G7", exited, len(lives), "services that exited")
+    checks.that("G2", len(world.logged("sender_reaped")) == reaped, "a sender was reaped though only Redis refused")
+
+
 async def test_memory_is_full(world: World, oracle: Oracle, checks: Checks) -> None:
     """G1, G4: at maxmemory new work gets 429, and what was accepted drains; with room again all goes in.
 
