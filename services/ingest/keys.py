@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from shared.addresses import identity
+
 Scope = Literal["send", "read", "admin"]
 SCOPES: tuple[Scope, ...] = ("send", "read", "admin")
 _MIN_LENGTH = 16
@@ -21,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key by its hash; `senders` are the addresses and domains that it is bound to, empty for no bound."""
+    """A key by its hash; `senders` are the addresses and domains that it is bound to, by identity."""
 
     name: str
     digest: bytes
@@ -36,8 +38,8 @@ class ApiKey:
         """Say whether the key may send from a bare address (`news@example.com`)."""
         if not self.senders:
             return True
-        lowered = address.lower()
-        return lowered in self.senders or lowered.rpartition("@")[2] in self.senders
+        own = identity(address)
+        return own in self.senders or own.rpartition("@")[2] in self.senders
 
 
 class Keyring:
@@ -77,7 +79,7 @@ def parse_key(text: str) -> ApiKey:
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown:
         raise ValueError(f"{name} has a scope other than {', '.join(SCOPES)}")
-    senders = frozenset(sender.strip().lower() for sender in sender_text.split("+") if sender.strip())
+    senders = frozenset(identity(sender.strip()) for sender in sender_text.split("+") if sender.strip())
     if bound and not senders:
         raise ValueError(f"{name} is bound to no address or domain")
     return ApiKey(name, _digest(key), frozenset(cast("list[Scope]", scopes)), senders)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from services.ingest.keys import ApiKey, parse_key
+from shared.addresses import ascii_domain
 from shared.channels import CHANNELS, Channel
 from shared.settings import CommonSettings, EnvReader, Rate, read_common
 
@@ -35,7 +36,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class MailSettings:
-    """Who may send mail and what its links say; no address or no domain means that it is not configured."""
+    """Who may send mail and what its links say; no address or no domain means that it is not configured.
+
+    `domains` are in ASCII.
+    """
 
     from_address: str
     domains: frozenset[str]
@@ -98,11 +102,11 @@ def _limits(reader: EnvReader) -> Limits:
 
 def _mail(reader: EnvReader) -> MailSettings:
     sender = reader.text("KURIR_EMAIL_FROM", "")
-    own = sender.rpartition("@")[2].strip(" >").lower()
+    own = sender.rpartition("@")[2].strip(" >")
     domains = reader.items("KURIR_EMAIL_DOMAINS", own)
     return MailSettings(
         from_address=sender,
-        domains=frozenset(domain.lower() for domain in domains),
+        domains=frozenset(map(ascii_domain, domains)),
         public_url=reader.text("KURIR_PUBLIC_URL", "").rstrip("/"),
         secret=reader.text("KURIR_SECRET", ""),
     )

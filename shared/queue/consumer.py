@@ -15,6 +15,7 @@ import msgspec
 import orjson
 from redis.asyncio import Redis
 
+from shared.addresses import identity
 from shared.errors import DecodeError, QueueUnavailableError
 from shared.events import Ended, EventBatch, SystemEvent, pack_batch, pack_event
 from shared.jobs import legible_job_id, unpack_job
@@ -159,7 +160,7 @@ class Consumer:
                 lease.job_id,
                 job.run,
                 job.expires_at_ms,
-                ("m" if job.marketing else "t") + job.recipient.address,
+                ("m" if job.marketing else "t") + identity(job.recipient.address),
                 f"{'x' if request.exhausted else lease.waits_as}{lease.deliveries}",
                 request.packed_limit,
                 request.event,

@@ -24,6 +24,7 @@ from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
 from shared.queue.scripts import Argument, call_script
+from shared.queue.suppressions import Suppressions
 from shared.queue.timing import Timing
 
 PAGE = 500
@@ -80,10 +81,14 @@ class Doctor:
         self._lost = Numbered(name, f"lost {channel}")
 
     async def examine(self) -> list[Finding]:
-        """Examine streams, indexes and counts, in this order: a repair can bring to light what follows from it."""
+        """Examine indexes, streams, counts and suppressions, in this order.
+
+        A repair can bring to light what follows from it.
+        """
         findings = [await self._check_index(index) for index in INDEXES]
         findings += await self._check_streams()
         findings += await self._recount()
+        findings.append(await self._check_suppressions())
         return [finding for finding in findings if finding.count]
 
     def _found(self, what: str, count: int, detail: str = "") -> Finding:
@@ -97,6 +102,10 @@ class Doctor:
         async for members in self._pages(index):
             wrong += await self._call("mend_index", (index, int(self._repair), *members))
         return self._found(INDEXES[index], wrong)
+
+    async def _check_suppressions(self) -> Finding:
+        spelled = await Suppressions(self._redis).unify(self._channel, repair=self._repair)
+        return self._found("suppressions that are not under the identity of their address", spelled)
 
     async def _pages(self, index: str) -> AsyncIterator[list[bytes]]:
         """Walk over an index; a member may come twice, which does no harm."""

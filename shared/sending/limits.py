@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from shared.addresses import ascii_domain, identity
 from shared.jobs import Job
 from shared.queue.control import gap_us
 from shared.settings import Rate
@@ -32,13 +33,13 @@ LimitOf = Callable[[Job], JobLimit | None]
 
 def domain_limits(rates: Mapping[str, Rate]) -> LimitOf:
     """Limit jobs by the domain of their address; `*` holds for each domain that is not named."""
-    gaps = {domain: gap_us(rate) for domain, rate in rates.items()}
+    gaps = {ascii_domain(domain): gap_us(rate) for domain, rate in rates.items()}
     others = gaps.get("*")
 
     def limit_of(job: Job) -> JobLimit | None:
         if not gaps:
             return None
-        domain = job.recipient.address.rpartition("@")[2].lower()
+        domain = ascii_domain(job.recipient.address.rpartition("@")[2])
         gap = gaps.get(domain, others)
         return None if gap is None else JobLimit(domain, gap)
 
@@ -53,7 +54,7 @@ def pair_limit(rate: Rate | None, burst: int) -> LimitOf:
     gap = gap_us(rate) if rate else 0
 
     def limit_of(job: Job) -> JobLimit | None:
-        return JobLimit(_veiled(job.recipient.address), gap, burst) if gap else None
+        return JobLimit(_veiled(identity(job.recipient.address)), gap, burst) if gap else None
 
     return limit_of
 

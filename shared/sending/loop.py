@@ -101,11 +101,19 @@ class SendingLoop(Generic[MessageT]):
     async def _enter(self, stop: Stop) -> None:
         """Take up the lease; Redis may be away for any length of time."""
         while not stop.is_set():
-            if await self._keeper.first_heartbeat(self._clock):
+            if await self._unified() and await self._keeper.first_heartbeat(self._clock):
                 self._report("redis", None)
                 return
             self._report("redis", "cannot be reached")
             await self._clock.sleep(REST_S)
+
+    async def _unified(self) -> bool:
+        """Bring suppressions to the form that `begin` reads; False if Redis is away."""
+        try:
+            await self._suppressions.unify(self._provider.channel)
+        except QueueUnavailableError:
+            return False
+        return True
 
     async def _work(self, stop: Stop) -> None:
         workers: list[asyncio.Task[None]] = []

@@ -14,6 +14,7 @@ from services.ingest.bodies import BODY_ERRORS, read_struct
 from services.ingest.call import JSON, Body, Call, Operation, Parameter
 from services.ingest.problems import ApiError, Problem, invalid
 from services.ingest.requests import SuppressionRequest
+from shared.addresses import identity
 from shared.channels import CHANNELS
 
 _DEFAULT_LIMIT = 50
@@ -78,6 +79,7 @@ async def _add_suppression(call: Call) -> web.Response:
     address = normal_address(request.channel, request.address, call.gateway.settings.default_region, "address")
     if isinstance(address, Problem):
         raise invalid([address])
+    address = identity(address)
     suppressions = call.gateway.queue.suppressions
     added = await suppressions.add(request.channel, address, request.reason)
     reason = await suppressions.get(request.channel, address) or request.reason

@@ -14,6 +14,7 @@ from services.ingest.intake.spool import Spool
 from services.ingest.intake.terms import Terms
 from services.ingest.problems import MAX_PROBLEMS, Problem, invalid
 from services.ingest.recipients import Accepted, Checked, CsvRow, FoundProblems, RecipientChecker
+from shared.addresses import identity
 from shared.channels import CHANNELS
 
 
@@ -78,7 +79,7 @@ class FirstPass:
         position = self.spool.count * self._channels
         for channel, address in enumerate(accepted.addresses):
             if address:
-                self._duplicates.add(position + channel, channel, address)
+                self._duplicates.add(position + channel, channel, identity(address))
                 self._counts[channel] += 1
         self.spool.add(accepted)
 

@@ -21,6 +21,7 @@ from services.ingest.recipients.checking import attachments_of
 from services.ingest.requests import BlastHead
 from services.ingest.settings import IngestSettings
 from services.ingest.templates.library import TemplateLibrary
+from shared.addresses import ascii_domain
 from shared.blasts import Blast
 from shared.channels import CHANNELS, EMAIL
 from shared.jobs import LANE_OF_PRIORITY, Attachment, Lane
@@ -172,7 +173,7 @@ def _mailboxes(draft: _Draft, channels: tuple[str, ...]) -> tuple[str, str]:
         draft.problems.append(mailbox)
     else:
         domain = mailbox.address.rpartition("@")[2]
-        if head.from_ and domain not in mail.domains:
+        if head.from_ and ascii_domain(domain) not in mail.domains:
             draft.problem(
                 "from", "INVALID_VALUE", f"mail may not come from {domain}: KURIR_EMAIL_DOMAINS does not list it"
             )

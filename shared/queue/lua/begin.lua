@@ -7,7 +7,7 @@
 --       that make a job poison · 8 most in flight · 9 how many are in flight, as the sender knows · 10 µs that this
 --       sender needs to get ready: under the channel's limit it is granted no start before · 11 the most that any needs ·
 --       12 … nine a job: stream, id, job id, run, expiry in ms (0: never),
---       "m" + address where it is marketing mail else "t" + address, "r" where it waits for a further attempt,
+--       "m" + identity of the address where it is marketing mail, else "t" + it, "r" where it waits for a further attempt,
 --       "x" where all its attempts are used (its last was abandoned), else "q", with the delivery count behind it that
 --       the sender knows (an entry that went and came again since is lost to it), "<name> <µs between starts> <burst>
 --       <ms its start was booked for, or 0>" for the limit of its domain or recipient, else "", the packed event

@@ -2,7 +2,7 @@
 -- Suppress an address. A full Redis must not keep a sender from noting a hard bounce.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 address · 2 reason
+-- ARGV  1 identity of the address · 2 reason
 -- Result  1 if the address was not suppressed before, else 0
 -- Safe to repeat; the first reason stays unless the new one is a hard bounce, which stops all mail.
 

@@ -129,6 +129,16 @@ async def test_repeated_addresses_are_collapsed(api: Api, redis: Redis) -> None:
     assert len(reply.body["jobIds"]) == 4
 
 
+async def test_spellings_of_one_address_are_collapsed(api: Api, redis: Redis) -> None:
+    """Case, the form of a domain and WhatsApp's old numbers make no second recipient; the first spelling is sent to."""
+    emails = ["Siti@Example.com", "siti@example.com", "SITI@EXAMPLE.COM", "a@münchen.de", "A@xn--mnchen-3ya.de"]
+    reply = await api.blast(*[person(n, email=one) for n, one in enumerate(emails)])
+    assert (reply.body["totalMessages"], reply.body["duplicates"]) == (2, 3)
+    assert [job.recipient.address for job in await queued(redis)] == ["Siti@example.com", "a@münchen.de"]
+    refused = await api.blast(person(0, email=emails[0]), person(1, email=emails[1]), onDuplicate="error")
+    assert refused.problem("recipients[1].email") == "DUPLICATE_RECIPIENT"
+
+
 async def test_priority_and_size_choose_the_lane(api: Api, redis: Redis) -> None:
     """Priority 0 is high, none is normal, 2 has a stream of its own."""
     for priority in (0, None, 2):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from services.ingest.api.suppressions import suppression_id
 from shared.queue.control import Control
 from tests.integration.ingest.running import Api, Peers, person
 from tests.integration.ingest.test_intake import queued
@@ -237,6 +238,17 @@ async def test_logs_are_passed_on_whole(api: Api, peers: Peers) -> None:
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
     assert reply.headers["X-Request-Id"]
     assert ("GET /api/logs/messages", "status=sent&limit=1000", b"") in peers.asked
+
+
+async def test_a_suppression_is_one_in_every_spelling(api: Api) -> None:
+    """A mailbox is suppressed once, shown by its identity, and lifted by the id of any spelling."""
+    spellings = ["Siti@Example.com", "siti@example.com", "SITI@EXAMPLE.COM"]
+    replies = [await api.post("/api/suppressions", {"channel": "email", "address": one}) for one in spellings]
+    assert [reply.status for reply in replies] == [201, 200, 200]
+    assert {reply.body["suppression"]["address"] for reply in replies} == {"siti@example.com"}
+    assert len((await api.get("/api/suppressions")).body["suppressions"]) == 1
+    assert (await api.call("DELETE", f"/api/suppressions/{suppression_id('email', 'SITI@Example.com')}")).status == 200
+    assert (await api.get("/api/suppressions")).body["suppressions"] == []
 
 
 async def test_suppressions_are_added_listed_and_lifted(api: Api) -> None:

@@ -31,6 +31,13 @@ async def test_one_click_unsubscribes(api: Api, redis: Redis) -> None:
     assert await Suppressions(redis).get("email", "<ann>@example.com") == "unsubscribed"
 
 
+async def test_unsubscribing_one_spelling_unsubscribes_all(api: Api, redis: Redis) -> None:
+    """The link of a mail to `Ann@Example.com` stops mail to `ann@example.com`."""
+    token = make_token(SECRET, "email", "Ann@Example.com")
+    assert (await api.post(f"/u/{token}", data={"List-Unsubscribe": "One-Click"})).status == 200
+    assert await Suppressions(redis).get("email", "ann@example.com") == "unsubscribed"
+
+
 @pytest.mark.parametrize(
     "token", [TOKEN[:-3], TOKEN[::-1], "x", make_token("another secret", "email", "a@example.com")]
 )

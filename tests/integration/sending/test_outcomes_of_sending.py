@@ -112,6 +112,16 @@ async def test_permanent_failure_ends_at_once_and_suppresses(world: World) -> No
     assert len(provider.calls) == 1
 
 
+async def test_suppressions_of_earlier_versions_hold(world: World) -> None:
+    """One stored as its address was spelled stops a message to another spelling: senders move it as they start."""
+    await world.redis.hset("{email}:suppressed", "R0@Example.com", "hard_bounce: 550 5.1.1")
+    blast = await world.given(1)
+    provider = FakeProvider(accept)
+    async with sending(world, provider):
+        assert (await ended(world, blast))["suppressed"] == 1
+    assert provider.calls == []
+
+
 async def test_opting_out_stops_marketing_alone(world: World) -> None:
     """Whoever opted out gets no further marketing, but still what the transaction needs."""
     blasts = [await world.blast(1) for _ in range(3)]

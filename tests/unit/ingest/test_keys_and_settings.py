@@ -34,6 +34,23 @@ def test_a_bound_key_knows_its_senders() -> None:
     assert Keyring([key]).find(f"a:{KEY}") == key
 
 
+def test_a_bound_key_knows_its_senders_in_any_form() -> None:
+    """A domain is the same in Unicode and in ASCII, in the key as in the address."""
+    for bound in ("münchen.de", "xn--mnchen-3ya.de", "kurir@MÜNCHEN.de"):
+        key = parse_key(f"news:a:{KEY}:send@{bound}")
+        assert key.may_send_from("kurir@münchen.de")
+        assert key.may_send_from("Kurir@xn--mnchen-3ya.de")
+        assert not key.may_send_from("kurir@munchen.de")
+
+
+def test_the_domains_of_mail_are_kept_in_ascii() -> None:
+    """However they are written, with the address or in the list."""
+    env = {"KURIR_EMAIL_FROM": "Kurir <kurir@MÜNCHEN.de>"}
+    assert read_settings(env).mail.domains == {"xn--mnchen-3ya.de"}
+    env["KURIR_EMAIL_DOMAINS"] = "münchen.de,Example.com"
+    assert read_settings(env).mail.domains == {"xn--mnchen-3ya.de", "example.com"}
+
+
 @pytest.mark.parametrize("text", ["x", f"a:{KEY}", "a:short:send", f"a b:{KEY}:send", f"a:{KEY}:fly", f"a:{KEY}:send@"])
 def test_a_bad_key_is_named_without_its_text(text: str) -> None:
     """The message may stand in a log."""

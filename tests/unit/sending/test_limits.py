@@ -20,6 +20,20 @@ def test_a_named_domain_comes_before_all_others() -> None:
     assert limit_of(job_to("a@example.org")) == JobLimit("example.org", gap_us(others))
 
 
+def test_a_domain_is_limited_in_any_form() -> None:
+    """Unicode and ASCII name one domain, in the setting as in the address."""
+    for named in ("münchen.de", "xn--mnchen-3ya.de"):
+        limit_of = domain_limits({named: Rate(20, 1.0)})
+        for domain in ("münchen.de", "xn--mnchen-3ya.de", "MÜNCHEN.DE"):
+            assert limit_of(job_to(f"a@{domain}")) == JobLimit("xn--mnchen-3ya.de", gap_us(Rate(20, 1.0)))
+
+
+def test_a_recipient_is_limited_in_any_spelling() -> None:
+    """Two spellings of one number share the limit of a pair."""
+    limit_of = pair_limit(Rate(1, 6.0), 45)
+    assert limit_of(job_to("558187654321")) == limit_of(job_to("5581987654321"))
+
+
 def test_domains_without_a_limit() -> None:
     """Without `*` a domain that is not named is free, and without any rate all are."""
     assert domain_limits({"gmail.com": Rate(20, 1.0)})(job_to("a@example.org")) is None

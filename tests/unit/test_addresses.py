@@ -1,0 +1,56 @@
+"""The identity of an address: which spellings belong to one mailbox or number."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.addresses import ascii_domain, identity
+
+SAME = [
+    ("siti@example.com", "Siti@Example.com"),
+    ("siti@example.com", "SITI@EXAMPLE.COM"),
+    ("siti+news@example.com", "Siti+News@example.com"),
+    ("siti@münchen.de", "Siti@xn--mnchen-3ya.de"),
+    ("siti@münchen.de", "siti@MÜNCHEN.DE"),
+    ("siti@münchen.de", "siti@mu\u0308nchen.de"),
+    ("josé@example.com", "JOSE\u0301@example.com"),
+    ("siti@faß.de", "siti@xn--fa-hia.de"),
+    ("siti@例え.jp", "siti@xn--r8jz45g.JP"),
+    ("525512345678", "5215512345678"),
+    ("5581987654321", "558187654321"),
+]
+DIFFERENT = [
+    ("siti@example.com", "siti@example.org"),
+    ("siti@example.com", "siti.a@example.com"),
+    ("siti+news@example.com", "siti@example.com"),
+    ("siti@fass.de", "siti@faß.de"),
+    ("5491123456789", "541123456789"),  # a mobile number and a line of Buenos Aires
+    ("551132654321", "5511932654321"),  # a line of São Paulo: only mobile numbers got the 9
+    ("521551234567", "52551234567"),  # too short for a number with the old 1
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_two_spellings_have_one_identity(one: str, other: str) -> None:
+    """Case, the form of the domain, composed characters and WhatsApp's old numbers make no other address."""
+    assert identity(one) == identity(other)
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_two_addresses_have_two_identities(one: str, other: str) -> None:
+    """What may belong to somebody else stays apart."""
+    assert identity(one) != identity(other)
+
+
+@given(st.text(max_size=40))
+def test_an_identity_is_its_own(text: str) -> None:
+    """Anything has an identity, and the identity of an identity is itself: stored ones need no second look."""
+    assert identity(identity(text)) == identity(text)
+
+
+def test_a_domain_that_has_no_ascii_form_stays() -> None:
+    """A label beyond 63 characters cannot be encoded; it is compared in lower case."""
+    domain = "É" * 70 + ".example"
+    assert ascii_domain(domain) == "é" * 70 + ".example"
