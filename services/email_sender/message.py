@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from urllib.parse import quote
+
+from cachetools import LRUCache
 
 from services.email_sender.addresses import AddressError, parse_mailbox, wire_address
 from services.email_sender.envelope import Envelope
@@ -27,7 +28,6 @@ from shared.rendering import CompiledTemplate, Rendered, RenderError, compile_te
 from shared.sending.provider import RenderedMessage
 from shared.unsubscribe import make_token
 
-MOST_FRAMES = 64
 MOST_FRAME_BYTES = 64 * 1024 * 1024
 _NO_ATOM = re.compile(r"[^A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+")
 _TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+")
@@ -130,7 +130,7 @@ class Frame:
     @property
     def size(self) -> int:
         """How many bytes it keeps, about."""
-        return self._attached.size
+        return self._attached.size + self._template.size
 
     def fill(self, job: Job) -> Mail:
         """Return the message of one job; raises PermanentError with the reason."""
@@ -184,21 +184,13 @@ class Frames:
 
     def __init__(self, mail: MailSettings) -> None:
         self._mail = mail
-        self._kept: OrderedDict[str, Frame] = OrderedDict()
-        self._size = 0
+        self._kept: LRUCache[str, Frame] = LRUCache(MOST_FRAME_BYTES, lambda frame: min(frame.size, MOST_FRAME_BYTES))
 
     def get(self, blast: Blast) -> Frame:
         """Return a blast's frame, compiled at its first message; raises PermanentError."""
         frame = self._kept.get(blast.blast_id)
-        if frame is not None:
-            self._kept.move_to_end(blast.blast_id)
-            return frame
-        frame = Frame(blast, self._mail)
-        self._kept[blast.blast_id] = frame
-        self._size += frame.size
-        while len(self._kept) > MOST_FRAMES or (self._size > MOST_FRAME_BYTES and len(self._kept) > 1):
-            _, gone = self._kept.popitem(last=False)
-            self._size -= gone.size
+        if frame is None:
+            frame = self._kept[blast.blast_id] = Frame(blast, self._mail)
         return frame
 
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 
-from shared.blasts import Blast
+from cachetools import LRUCache
+
+from shared.blasts import Blast, pack_blast
 from shared.errors import QueueUnavailableError
 from shared.lifecycle import end_tasks
 from shared.queue.blasts import BlastStore
 
 _AWAY_POLL_S = 0.25
 _MOST_AT_ONCE = 8
+_KEPT_BYTES = 64 * 1024 * 1024
+_LEAST_BYTES = 4_000
 
 
 class SnapshotCache:
-    """The last blasts rendered from; snapshots never change, so they are kept as they are."""
+    """The most recently used snapshots, up to `kept_bytes` as they are packed; they never change."""
 
-    def __init__(self, blasts: BlastStore, most: int = 64) -> None:
+    def __init__(self, blasts: BlastStore, kept_bytes: int = _KEPT_BYTES) -> None:
         self._blasts = blasts
-        self._kept: OrderedDict[str, Blast] = OrderedDict()
+        self._kept: LRUCache[str, Blast] = LRUCache(
+            kept_bytes, lambda blast: min(_LEAST_BYTES + len(pack_blast(blast)), kept_bytes)
+        )
         self._loading: dict[str, asyncio.Task[Blast | None]] = {}
-        self._most = most
 
     def kept(self, blast_id: str) -> Blast | None:
         """Return a blast's snapshot if it is here already."""
@@ -64,10 +68,5 @@ class SnapshotCache:
                 await asyncio.sleep(_AWAY_POLL_S)
                 continue
             if blast is not None:
-                self._keep(blast_id, blast)
+                self._kept[blast_id] = blast
             return blast
-
-    def _keep(self, blast_id: str, blast: Blast) -> None:
-        self._kept[blast_id] = blast
-        if len(self._kept) > self._most:
-            self._kept.popitem(last=False)

@@ -44,6 +44,13 @@ def test_same_content_is_compiled_once() -> None:
     assert compile_template(first) is not compile_template(mail(text="Hello {{ name }}!", subject="compiled once"))
 
 
+def test_many_templates_in_rotation_stay_compiled() -> None:
+    """Several hundred templates taking turns are compiled once each: compiling takes thousands of times a rendering."""
+    rotation = [mail(text=f"Hello {{{{ name }}}}, from {number}", subject="in rotation") for number in range(300)]
+    first = [compile_template(template) for template in rotation]
+    assert all(compile_template(template) is kept for template, kept in zip(rotation, first, strict=True))
+
+
 def test_html_is_escaped_and_the_rest_is_not() -> None:
     """A name with markup stays a name in html, and reads as it is in the subject and the text."""
     template = mail(subject="Hi {{ name }}", html="<p>Hi {{ name }}</p>", text="Hi {{ name }}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import msgspec
+
 from shared.blasts import Blast
 from shared.errors import QueueUnavailableError
 from shared.queue.blasts import BlastStore
@@ -27,7 +29,10 @@ class _Store:
         if len(self.asked) <= self._away:
             raise QueueUnavailableError("away")
         await self.answer.wait()
-        return BLAST if blast_id == "b1" else None
+        if blast_id == "unknown":
+            return None
+        size = {"big": 700_000, "bigger": 2_000_000}.get(blast_id, 0)
+        return BLAST if not size else msgspec.structs.replace(BLAST, reference="x" * size)
 
 
 def _cache(store: _Store) -> SnapshotCache:
@@ -63,9 +68,24 @@ async def test_unknown_blast_is_asked_for_anew() -> None:
     store = _Store()
     store.answer.set()
     cache = _cache(store)
-    assert await cache.get("b2") is None
-    assert await cache.get("b2") is None
-    assert store.asked == ["b2", "b2"]
+    assert await cache.get("unknown") is None
+    assert await cache.get("unknown") is None
+    assert store.asked == ["unknown", "unknown"]
+
+
+async def test_snapshots_are_bounded_by_their_bytes() -> None:
+    """Small ones stay by the hundred; the least recently used goes first; one above the bound is kept alone."""
+    store = _Store()
+    store.answer.set()
+    cache = SnapshotCache(cast("BlastStore", store), kept_bytes=1_000_000)
+    for blast_id in [*(f"b{number}" for number in range(1, 200)), "b1", "big", "b1"]:
+        await cache.get(blast_id)
+    assert store.asked.count("b1") == 1
+    await cache.get("b2")
+    assert store.asked.count("b2") == 2
+    await cache.get("bigger")
+    assert cache.kept("bigger") is not None
+    assert cache.kept("b1") is None
 
 
 async def test_redis_that_is_away_is_waited_for() -> None:
