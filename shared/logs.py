@@ -40,7 +40,8 @@ _CONSOLE_LINES_PER_S = 50
 _SHIP_BURST = 20.0
 _SHIP_PER_S = 1.0
 _SHIPPED_TEXT = 4096
-_ADDRESS = re.compile(r"[^\s<>\"'(),:;=\[\]{}]+@[^\s<>\"'(),:;=\[\]{}]+")
+# a run of what an address may be made of: looked for as a whole, since a search for the @ in it would be quadratic
+_RUN = re.compile(r"[^\s<>\"'(),:;=\[\]{}]++")
 _PHONE = re.compile(r"(?<![\w.:-])\+?\d{9,15}(?![\w:-]|\.\w)")
 _COLOURS = {
     "debug": "\x1b[2m",
@@ -100,7 +101,11 @@ def flush_logs() -> None:
 
 def mask(text: str) -> str:
     """Replace what looks like an address or a phone number."""
-    return _PHONE.sub("<phone>", _ADDRESS.sub("<address>", text))
+    return _PHONE.sub("<phone>", _RUN.sub(_without_address, text) if "@" in text else text)
+
+
+def _without_address(run: re.Match[str]) -> str:
+    return "<address>" if "@" in run[0][1:-1] else run[0]
 
 
 class LogPipeline:

@@ -11,7 +11,11 @@ Category = Literal["transactional", "marketing"]
 
 
 class Variable(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A variable that a template uses; `default` serves where neither recipient nor blast gives a value."""
+    """A variable that a template uses; `default` serves where neither recipient nor blast gives a value.
+
+    The value of a `sensitive` one, a password or a code, is sealed from the request to the send (`shared.sealing`), and
+    no log shows it.
+    """
 
     name: str
     type: VariableType = "string"
@@ -19,6 +23,7 @@ class Variable(msgspec.Struct, frozen=True, omit_defaults=True):
     default: Any = None
     example: Any = None
     description: str = ""
+    sensitive: bool = False
 
 
 class WhatsAppContent(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):

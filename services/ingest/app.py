@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 from aiohttp import web
+from aiohttp.web_urldispatcher import MatchInfoError, UrlDispatcher
 
 from services.ingest.call import Operation
 from services.ingest.entrance import Entrance
@@ -12,6 +14,7 @@ from services.ingest.gateway import Gateway
 from services.ingest.problems import ApiError
 
 PREFIXES = ("/api/v1", "/api")
+_DEEPEST_PATH = 32
 
 
 def build_app(gateway: Gateway, operations: Iterable[Operation]) -> web.Application:
@@ -19,7 +22,9 @@ def build_app(gateway: Gateway, operations: Iterable[Operation]) -> web.Applicat
     table = {(operation.method, path): operation for operation in operations for path in paths_of(operation)}
     # the bodies' own limits hold; aiohttp's would come before them with an answer of another form
     entrance = Entrance(gateway, table)
-    app = web.Application(middlewares=[entrance.middleware()], client_max_size=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way to give it a router
+        app = web.Application(router=_Router(), middlewares=[entrance.middleware()], client_max_size=0)
     app.on_response_prepare.append(entrance.dress)
     for method, path in table:
         app.router.add_route(method, path, _unreachable)
@@ -31,6 +36,15 @@ def build_app(gateway: Gateway, operations: Iterable[Operation]) -> web.Applicat
 def paths_of(operation: Operation) -> list[str]:
     """Return the paths that an operation answers at."""
     return [operation.path] if operation.rooted else [prefix + operation.path for prefix in PREFIXES]
+
+
+class _Router(UrlDispatcher):
+    """Looks no path up that has more parts than any call: aiohttp's own search takes the square of their number."""
+
+    async def resolve(self, request: web.Request) -> web.UrlMappingMatchInfo:
+        if request.rel_url.raw_path.count("/") > _DEEPEST_PATH:
+            return MatchInfoError(web.HTTPNotFound())
+        return await super().resolve(request)
 
 
 async def _unreachable(_request: web.Request) -> web.StreamResponse:

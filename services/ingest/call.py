@@ -14,6 +14,7 @@ from aiohttp import web
 
 from services.ingest.gateway import Gateway
 from services.ingest.keys import ApiKey, Scope
+from shared.templates import Template
 
 LOGGED_BODY_BYTES = 4096
 JSON = "application/json"
@@ -21,7 +22,10 @@ JSON = "application/json"
 
 @dataclass(slots=True)
 class Call:
-    """One request: who makes it, from where, and under what id. `head` keeps the first 4 KB of the body."""
+    """One request: who makes it, from where, and under what id. `head` keeps the first 4 KB of the body.
+
+    `guarded`: the body may hold values of sensitive variables, so the log hides what it cannot vouch for.
+    """
 
     request: web.Request
     gateway: Gateway
@@ -29,6 +33,8 @@ class Call:
     request_id: str
     key: ApiKey | None = None
     head: bytearray = field(default_factory=bytearray)
+    guarded: bool = False
+    _noting: bool = True
 
     @property
     def key_name(self) -> str:
@@ -38,8 +44,16 @@ class Call:
     def note_body(self, chunk: bytes) -> None:
         """Keep the beginning of the body for the API log."""
         missing = LOGGED_BODY_BYTES - len(self.head)
-        if missing > 0:
+        if missing > 0 and self._noting:
             self.head += chunk[:missing]
+
+    def note_no_more(self) -> None:
+        """Keep nothing of what follows in the body: rows of a table, of which nobody knows yet what they mean."""
+        self._noting = False
+
+    def vouch_for(self, template: Template) -> None:
+        """Let the log show the variables of a body whose template is known, and has none that is sensitive."""
+        self.guarded = any(variable.sensitive for variable in template.variables)
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -69,7 +83,7 @@ class Operation:
 
     `scope` None means that no API key is needed. `errors` are the codes that this call adds to those that any call
     may answer. A call that needs the `queue` is refused at once while Redis is away; one that is not `limited` is not
-    charged to its caller.
+    charged to its caller. `guarded`: its body carries values for a template, some of which may be sensitive.
     """
 
     method: str
@@ -87,3 +101,4 @@ class Operation:
     rooted: bool = False
     limited: bool = True
     queue: bool = True
+    guarded: bool = False

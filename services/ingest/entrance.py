@@ -1,6 +1,8 @@
 """The entrance: what every request passes on its way in and out.
 
-In: its id, its origin, its key and scope, its share of the limit. Out: errors as JSON, headers, the log, the metrics.
+In: its id, its key, its share of the limit, its origin and scope. Out: errors as JSON, headers, the log, the metrics.
+A request without a good key is charged to its address before anything else is done for it, so that a flood of them is
+cheap to refuse; the refusals are counted, and not stored one by one.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import structlog
 from aiohttp import web
@@ -15,19 +18,24 @@ from aiohttp.typedefs import Handler as AioHandler
 from aiohttp.typedefs import Middleware
 
 from services.ingest.answers import error_answer
-from services.ingest.call import Call, Operation
+from services.ingest.call import LOGGED_BODY_BYTES, Call, Operation
 from services.ingest.gateway import Gateway
 from services.ingest.keys import ApiKey
-from services.ingest.origin import client_address, refusal
+from services.ingest.masking import masked_body, masked_path, masked_query
+from services.ingest.origin import charged_address, client_address, refusal
 from services.ingest.problems import ApiError
-from services.ingest.request_log import masked, masked_query
 from shared.errors import QueueFullError, QueueUnavailableError
 from shared.events import ApiRequest
 from shared.logs import get_logger
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _HEADERS = "kurir_headers"
+_LOGGED_PATH = 500
+_LOGGED_ERROR = 1000
+_SECRET_PLACES = re.compile(r"\{(?:token|secret|key)\}")
 _UNLOGGED = frozenset({"/health", "/metrics"})
+# a caller without a good key can have these as often as it likes: they are counted, not stored
+_COUNTED_ONLY = frozenset({"UNAUTHORIZED", "LOOPBACK_ONLY", "RATE_LIMITED"})
 _POLICY = "default-src 'none'; frame-ancestors 'none'"
 _SECURITY = {
     "X-Content-Type-Options": "nosniff",
@@ -64,25 +72,29 @@ class Entrance:
         with structlog.contextvars.bound_contextvars(request_id=call.request_id):
             headers = {"X-Request-Id": call.request_id}
             request[_HEADERS] = headers
-            error = ""
+            error: ApiError | None = None
             try:
                 response = await self._serve(call, operation, handler, headers)
             except ApiError as raised:
-                response = error_answer(raised)
-                error = f"{raised.code}: {raised.message}"
-            self._record(call, route, response.status, self._gateway.clock.monotonic() - began, error)
+                response, error = error_answer(raised), raised
+            seconds = self._gateway.clock.monotonic() - began
+            self._gateway.metrics.request(request.method, route, response.status, seconds)
+            if request.path not in _UNLOGGED and not self._is_stranger(call, error):
+                self._record(call, operation, _Outcome(route, response.status, seconds, error))
             return response
 
     async def _serve(
         self, call: Call, operation: Operation | None, handler: AioHandler, headers: dict[str, str]
     ) -> web.StreamResponse:
         try:
+            call.key = self._key(call.request)
+            if operation is None or operation.limited:
+                await self._charge(call, headers)
             self._admit(call, operation)
             if operation is None:
                 return await handler(call.request)  # aiohttp's own 404 or 405
             self._need_queue(operation)
-            if operation.limited:
-                await self._charge(call, headers)
+            call.guarded = operation.guarded
             return await operation.handler(call)
         except QueueFullError as full:
             retry = {"Retry-After": str(full.retry_after_s)}
@@ -112,24 +124,24 @@ class Entrance:
 
     def _admit(self, call: Call, operation: Operation | None) -> None:
         """Raise unless the caller may make this call."""
-        keyring = self._gateway.keyring
         if operation is not None and operation.scope is None and operation.rooted:
             return
-        if not keyring:
+        if not self._gateway.keyring:
             reason = refusal(_peer(call.request), call.request.headers)
             if reason:
                 raise ApiError("LOOPBACK_ONLY", reason)
             return
-        call.key = self._key(call.request)
+        if call.key is None:
+            raise ApiError("UNAUTHORIZED", headers={"WWW-Authenticate": 'Bearer realm="kurir"'})
         if operation is not None and operation.scope is not None and not call.key.allows(operation.scope):
             raise ApiError("MISSING_SCOPE", f"this call needs a key with the scope {operation.scope}")
 
-    def _key(self, request: web.Request) -> ApiKey:
+    def _key(self, request: web.Request) -> ApiKey | None:
+        """Return the key that the request carries, None where it carries none that is known."""
+        if not self._gateway.keyring:
+            return None
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        key = self._gateway.keyring.find(token.strip()) if scheme.lower() == "bearer" else None
-        if key is None:
-            raise ApiError("UNAUTHORIZED", headers={"WWW-Authenticate": 'Bearer realm="kurir"'})
-        return key
+        return self._gateway.keyring.find(token.strip()) if scheme.lower() == "bearer" else None
 
     def _need_queue(self, operation: Operation) -> None:
         """Raise 503 at once while Redis is away, rather than after its time-outs."""
@@ -137,11 +149,14 @@ class Entrance:
             raise ApiError("QUEUE_UNAVAILABLE", headers={"Retry-After": "2"})
 
     async def _charge(self, call: Call, headers: dict[str, str]) -> None:
-        """Charge the request to its key, else its address; raises 429. Without Redis nobody is limited."""
+        """Charge the request to its key, else its address; raises 429. Without Redis nobody is limited.
+
+        A good key pays for itself alone: whoever floods from behind the same router does not use up its allowance.
+        """
         records = self._gateway.records
         if records.limits is None or not records.watch.available:
             return
-        caller = f"key:{call.key.name}" if call.key else f"ip:{call.client}"
+        caller = f"key:{call.key.name}" if call.key else f"ip:{charged_address(call.client)}"
         try:
             allowance = await records.limits.take(caller)
         except (QueueUnavailableError, QueueFullError):
@@ -156,28 +171,65 @@ class Entrance:
         response.headers.update(_SECURITY)
         response.headers.update(request.get(_HEADERS, {}))
 
-    def _record(self, call: Call, route: str, status: int, seconds: float, error: str) -> None:
-        request = call.request
-        self._gateway.metrics.request(request.method, route, status, seconds)
-        if request.path in _UNLOGGED:
-            return
-        milliseconds = int(seconds * 1000)
-        log.info("request", method=request.method, route=route, status=status, duration_ms=milliseconds)
-        body = masked(bytes(call.head)) if call.head else masked_query(request.query_string[:4096])
+    def _is_stranger(self, call: Call, error: ApiError | None) -> bool:
+        """Return whether a caller without a good key was turned away; where no key is configured there are none."""
+        if error is None or call.key is not None or error.code not in _COUNTED_ONLY:
+            return False
+        return bool(self._gateway.keyring) or error.code == "LOOPBACK_ONLY"
+
+    def _record(self, call: Call, operation: Operation | None, outcome: _Outcome) -> None:
+        request, error = call.request, outcome.error
+        milliseconds = int(outcome.seconds * 1000)
+        log.info(
+            "request", method=request.method, route=outcome.route, status=outcome.status, duration_ms=milliseconds
+        )  # fmt: skip
         self._gateway.request_log.add(
             ApiRequest(
                 at_ms=self._gateway.clock.now_ms(),
-                endpoint=request.path[:500],
+                endpoint=_endpoint(request, operation),
                 method=request.method,
                 ip_address=call.client,
-                body=body,
-                status=status,
+                body=_logged_body(call),
+                status=outcome.status,
                 duration_ms=milliseconds,
-                error=error,
+                error=_logged_error(error, guarded=call.guarded) if error is not None else "",
                 request_id=call.request_id,
                 api_key=call.key_name,
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How a request ended."""
+
+    route: str
+    status: int
+    seconds: float
+    error: ApiError | None
+
+
+def _endpoint(request: web.Request, operation: Operation | None) -> str:
+    """Return the path for the log: the route instead where the path holds a secret."""
+    if operation is None:
+        return masked_path(request.path[:_LOGGED_PATH])
+    return operation.path if _SECRET_PLACES.search(operation.path) else request.path[:_LOGGED_PATH]
+
+
+def _logged_error(error: ApiError, *, guarded: bool) -> str:
+    """Return an error for the log; the words of a guarded call's problems may quote a value, so their fields do."""
+    if not (guarded and error.problems):
+        return f"{error.code}: {error.message}"
+    return f"{error.code}: {', '.join(problem.field for problem in error.problems)}"[:_LOGGED_ERROR]
+
+
+def _logged_body(call: Call) -> str:
+    query = call.request.rel_url.raw_query_string[:LOGGED_BODY_BYTES]
+    if not call.head:
+        return masked_query(query, guarded=call.guarded)
+    if call.request.headers.get("Content-Type", "").lower().startswith("application/x-www-form-urlencoded"):
+        return masked_query(bytes(call.head).decode("utf-8", "replace"), guarded=call.guarded)
+    return masked_body(bytes(call.head), guarded=call.guarded)
 
 
 def _peer(request: web.Request) -> str:

@@ -35,6 +35,14 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Ne
     return client
 
 
+def charged_address(client: str) -> str:
+    """Return what the requests of an address are charged to: of IPv6 the /64, all of which one customer has."""
+    address = _parse(client)
+    if not isinstance(address, ipaddress.IPv6Address):
+        return client if address is None else str(address)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
 def refusal(peer: str, headers: Mapping[str, str]) -> str:
     """Say why a request may not be served where no API key is configured; "" where it may."""
     address = _parse(peer)

@@ -7,7 +7,6 @@ log of requests must not stop the requests.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -20,29 +19,10 @@ _CAPACITY = 10_000
 _BATCH = 500
 _LINGER_S = 0.05
 _RETRY_S = 1.0
-_NAMES = r"password|passwd|passphrase|secret|token|api[_-]?key|authorization|credential|private[_-]?key|otp|\bpin\b"
-_SECRET_MEMBER = re.compile(rf'("[^"]*(?:{_NAMES})[^"]*"\s*:\s*)("(?:[^"\\]|\\.)*(?:"|$)|[-\d.]+)', re.IGNORECASE)
-_SECRET_PARAMETER = re.compile(rf"((?:^|[?&])[^=&]*(?:{_NAMES})[^=&]*=)[^&]*", re.IGNORECASE)
-_CONTENT_MEMBER = re.compile(r"(\"content\"\s*:\s*)\"(?:[^\"\\]|\\.)*(?:\"|$)")
-_BEARER = re.compile(r"(Bearer\s+)[\w.~+/=-]+", re.IGNORECASE)
 
 Entry = ApiRequest | SystemEvent
 Emit = Callable[[Sequence[Entry]], Awaitable[None]]
 log = get_logger()
-
-
-def masked(body: bytes) -> str:
-    """Return a body fit for the log: secrets and the contents of attachments are replaced by stars."""
-    text = body.decode("utf-8", "replace")
-    if '"content"' in text:
-        text = _CONTENT_MEMBER.sub(r'\1"***"', text)
-    text = _SECRET_MEMBER.sub(r'\1"***"', text)
-    return _BEARER.sub(r"\1***", text)
-
-
-def masked_query(query: str) -> str:
-    """Return a query string fit for the log."""
-    return _SECRET_PARAMETER.sub(r"\1***", query)
 
 
 class RequestLog:

@@ -15,7 +15,9 @@ from html.parser import HTMLParser
 
 SPACE, LINE, PARAGRAPH, BREAK = "\ue010", "\ue011", "\ue012", "\ue013"
 STATEMENT = re.compile("\ue002[0-9]+\ue003")
-_GAPS = re.compile(f"[\n {SPACE}-{BREAK}]*[{SPACE}-{BREAK}][\n {SPACE}-{BREAK}]*")
+# whole runs, whether there is a gap in them or not: a search for the gap in each would be quadratic
+_RUNS = re.compile(f"[\n {SPACE}-{BREAK}]++")
+_GAP = re.compile(f"[{SPACE}-{BREAK}]")
 
 _DROPPED = frozenset({"head", "style", "script", "title", "template", "noscript", "svg", "math", "object"})
 _VOID = frozenset({"br", "hr", "img", "input", "meta", "link", "area", "base", "col", "embed", "source", "wbr"})
@@ -43,7 +45,7 @@ def html_to_text(html: str) -> str:
 
 def settle(text: str) -> str:
     """Turn the gaps that are left into spaces and line breaks."""
-    return _GAPS.sub(lambda run: _settled(run[0]), text)
+    return _RUNS.sub(lambda run: _settled(run[0]) if _GAP.search(run[0]) else run[0], text)
 
 
 def tidy(text: str) -> str:

@@ -143,7 +143,7 @@ OPERATIONS = [
               _post_blast, "send", BlastAnswer, (202, 200),
               body=Body({JSON: BlastRequest, NDJSON: NDJSON_SCHEMA, CSV: CSV_SCHEMA, MULTIPART: MULTIPART_SCHEMA}),
               parameters=(IDEMPOTENCY, *QUERY_OF_HEAD),
-              errors=(*INTAKE_ERRORS, "MALFORMED_NDJSON", "MALFORMED_CSV", "MALFORMED_MULTIPART")),
+              errors=(*INTAKE_ERRORS, "MALFORMED_NDJSON", "MALFORMED_CSV", "MALFORMED_MULTIPART"), guarded=True),
     Operation("GET", "/blasts/{id}", "showBlast", "A blast as it stands now", _show_blast, answer=BlastStateAnswer,
               errors=_LOST),
     Operation("POST", "/blasts/{id}/pause", "pauseBlast", "Hold a blast's waiting messages back; safe to repeat",

@@ -177,7 +177,7 @@ _LOST = ("JOB_NOT_FOUND", "LOGGER_UNAVAILABLE")
 OPERATIONS = [
     Operation("POST", "/messages", "sendMessage", "Send one message to one recipient", _post_message, "send",
               MessageAnswer, (202, 200), body=Body({JSON: MessageRequest}), parameters=(IDEMPOTENCY,),
-              errors=INTAKE_ERRORS),
+              errors=INTAKE_ERRORS, guarded=True),
     Operation("GET", "/messages/stats", "messageStats", "What is where, live from Redis", _stats, answer=StatsAnswer),
     Operation("GET", "/messages/{jobId}", "showMessage", "One message and each of its attempts",
               _show_job, answer=JobAnswer, errors=_LOST),

@@ -74,6 +74,7 @@ async def _template(call: Call, request: PreviewRequest) -> Template:
         problems.append(Problem("channel", "CHANNEL_NOT_SUPPORTED", f"the template does not serve {request.channel}"))
     if problems or template is None:
         raise invalid(problems)
+    call.vouch_for(template)
     return template
 
 
@@ -90,5 +91,5 @@ def _rendered(template: Template, channel: str, values: dict[str, Any]) -> Previ
 OPERATIONS = [
     Operation("POST", "/messages/preview", "previewMessage", "Render one recipient's message without sending it",
               _preview, "read", PreviewAnswer, body=Body({JSON: PreviewRequest}),
-              errors=(*BODY_ERRORS, "VALIDATION_FAILED")),
+              errors=(*BODY_ERRORS, "VALIDATION_FAILED"), guarded=True),
 ]  # fmt: skip

@@ -30,6 +30,7 @@ class VariableView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     default: Any
     example: Any
     description: str
+    sensitive: bool
 
 
 class TemplateView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):

@@ -74,6 +74,7 @@ async def read_incoming(call: Call) -> Incoming:
     if kind == JSON:
         return await _json(call, digest)
     if kind == CSV:
+        call.note_no_more()
         body = _hashed(chunks(call, call.gateway.settings.limits.upload_bytes), digest)
         return Incoming(_head_of_query(call.request.query), _rows(call, body), digest)
     if kind in _NDJSON_TYPES:
@@ -131,6 +132,7 @@ async def _multipart(call: Call, digest: Digest) -> Incoming:
         raise ApiError("MALFORMED_MULTIPART", "the part `blast` comes first, then `recipients`")
     raw = await head_part.whole(call.gateway.settings.limits.json_bytes)
     digest.update(raw)
+    call.note_no_more()
     head = _head(raw, "MALFORMED_MULTIPART")
     part = await anext(parts, None)
     if part is None or part.name != "recipients":

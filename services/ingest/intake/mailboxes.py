@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from services.ingest.addresses import AddressError, normal_email
 from services.ingest.problems import Problem
 
-_NAMED = re.compile(r"\s*(?P<name>[^<>]*?)\s*<(?P<address>[^<>]*)>\s*")
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_NAMED = re.compile(r"(?P<name>[^<>]*+)<(?P<address>[^<>]*+)>")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"')
 # a display name of these needs no quotes (RFC 5322, section 3.2.3), other alphabets aside
 _SPECIALS = re.compile(r"[()<>\[\]:;@\\,.\"]")
 MAX_NAME_CHARS = 200
@@ -36,8 +36,8 @@ def read_mailbox(text: str, field: str) -> Mailbox | Problem:
         return Problem(field, "REQUIRED", "there is no address to send mail from: give one, or set KURIR_EMAIL_FROM")
     if not text.isprintable():
         return Problem(field, "INVALID_CHARACTERS", f"{field} contains line breaks or control characters")
-    named = _NAMED.fullmatch(text)
-    name, address = (named["name"], named["address"]) if named else ("", text)
+    named = _NAMED.fullmatch(text.strip())
+    name, address = (named["name"].strip(), named["address"]) if named else ("", text)
     quoted = _QUOTED.fullmatch(name)
     if quoted:
         name = re.sub(r"\\(.)", r"\1", quoted[1])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
-from aiohttp import BodyPartReader, MultipartReader
+from aiohttp import BodyPartReader, MultipartReader, StreamReader
 from aiohttp.http_exceptions import BadHttpMessage
 
 from services.ingest.bodies import ENDINGS, Meter
@@ -13,6 +14,7 @@ from services.ingest.problems import ApiError
 
 MULTIPART = "multipart/form-data"
 _CHUNK = 65536
+_MOST_LINES = 200
 # what aiohttp raises over a body that is no multipart, or a part that it cannot decode
 _BROKEN = (ValueError, AssertionError, RuntimeError, LookupError, BadHttpMessage, *ENDINGS)
 
@@ -56,11 +58,32 @@ async def parts_of(call: Call) -> AsyncIterator[Part]:
     """Yield the parts of a multipart body; raises ApiError where it is none."""
     meter = Meter(call, call.gateway.settings.limits.upload_bytes)
     try:
-        reader = MultipartReader(call.request.headers, call.request.content)
+        reader = MultipartReader(call.request.headers, cast("StreamReader", _Lines(call.request.content)))
     except _BROKEN as error:
         raise _malformed(error) from error
     while (part := await meter.awaited(_next(reader))) is not None:
         yield Part(part, meter)
+
+
+class _Lines:
+    """A body that gives at most 200 lines between two parts: boundaries and headers are read line by line, slowly."""
+
+    def __init__(self, content: StreamReader) -> None:
+        self._content = content
+        self._lines = 0
+
+    async def readline(self, **limits: Any) -> bytes:
+        self._lines += 1
+        if self._lines > _MOST_LINES:
+            raise ValueError("too many lines before a part")
+        return await self._content.readline(**limits)
+
+    async def read(self, n: int = -1) -> bytes:
+        self._lines = 0
+        return await self._content.read(n)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
 
 
 async def _next(reader: MultipartReader) -> BodyPartReader | None:

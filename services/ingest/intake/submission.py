@@ -100,6 +100,7 @@ class Submission:
         terms = await check_terms(self._incoming.head, asker)
         if isinstance(terms, list):
             raise invalid(terms)
+        self._call.vouch_for(terms.template)
         return terms
 
     async def _second_pass(self, terms: Terms, first: FirstPass, totals: Totals, prior: Blast | None) -> Receipt:

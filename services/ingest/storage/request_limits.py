@@ -7,12 +7,17 @@ served at once, and no sliding window ever sees twice the limit, as a fixed one 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
 from services.ingest.storage.scripts import Script
 from shared.settings import Rate
+
+_MOST_REFUSED = 10_000
+_REFUSED_S = 1.0
 
 _TAKE = Script("""#!lua
 -- KEYS 1 the caller's state · ARGV 1 µs that one request costs · 2 µs that a whole allowance lasts
@@ -49,20 +54,36 @@ class Allowance:
         return headers
 
 
-class RequestLimits:
-    """One rate for every caller."""
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A caller's refusal: how long it is repeated unasked, and when the next request is free."""
 
-    def __init__(self, redis: Redis, rate: Rate) -> None:
+    holds_until: float
+    free_at: float
+
+
+class RequestLimits:
+    """One rate for every caller; one that was refused is refused again for up to a second without asking Redis."""
+
+    def __init__(self, redis: Redis, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
+        self._clock = clock
+        self._refused: dict[str, _Refusal] = {}
         self._count = rate.count
         self._whole_us = int(rate.period_s * 1_000_000)
         self._cost_us = max(1, self._whole_us // rate.count)
 
     async def take(self, caller: str) -> Allowance:
         """Charge one request to a caller; raises QueueUnavailableError."""
+        now = self._clock()
+        refusal = self._refused.get(caller)
+        if refusal is not None and now < refusal.holds_until:
+            retry_s = max(1, math.ceil(refusal.free_at - now))
+            return Allowance(False, self._count, 0, math.ceil(self._whole_us / 1_000_000), retry_s)
         served, used_us, retry_us = await _TAKE.call(
             self._redis, (f"ratelimit:{caller}",), (self._cost_us, self._whole_us)
         )
+        self._remember(caller, now, 0.0 if served else retry_us / 1_000_000)
         return Allowance(
             allowed=bool(served),
             limit=self._count,
@@ -70,3 +91,11 @@ class RequestLimits:
             reset_s=math.ceil(used_us / 1_000_000),
             retry_s=max(1, math.ceil(retry_us / 1_000_000)),
         )
+
+    def _remember(self, caller: str, now: float, retry_s: float) -> None:
+        if retry_s <= 0:
+            self._refused.pop(caller, None)
+            return
+        if len(self._refused) >= _MOST_REFUSED:
+            self._refused.clear()  # only costs a few calls to Redis
+        self._refused[caller] = _Refusal(now + min(retry_s, _REFUSED_S), now + retry_s)

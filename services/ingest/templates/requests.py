@@ -19,7 +19,10 @@ Scalar = str | int | float | bool | None
 
 
 class VariableRequest(Request, kw_only=True, frozen=True):
-    """A variable that the template uses; without a default, a required one must be given for every recipient."""
+    """A variable that the template uses; without a default, a required one must be given for every recipient.
+
+    No log shows the value of a sensitive one (a password, a code), and it is encrypted until it is sent.
+    """
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]
     type: VariableType = "string"
@@ -27,6 +30,7 @@ class VariableRequest(Request, kw_only=True, frozen=True):
     default: Scalar = None
     example: Scalar = None
     description: Annotated[str, Meta(max_length=500)] = ""
+    sensitive: bool = False
 
 
 class WhatsAppRequest(Request, kw_only=True, frozen=True):

@@ -31,6 +31,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "KURIR_RATE_LIMIT": "5/1h",
         "KURIR_EMAIL_DOMAINS": "example.com,news.example.com",
     },
+    "flooded": {"KURIR_API_KEYS": f"client:{SEND_KEY}:send", "KURIR_RATE_LIMIT": "5/1h"},
 }
 
 StartIngest = Callable[[str], RunningIngest]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import io
 import json
 import threading
@@ -93,6 +94,13 @@ class RunningIngest:
         self._thread.join(20)
         assert not self._thread.is_alive(), "ingest did not stop"
         assert self._failure is None, f"ingest failed: {self._failure!r}"
+
+    async def thread_time(self) -> float:
+        """Return the seconds of processor time that its thread has used."""
+        assert self._loop is not None
+        found: concurrent.futures.Future[float] = concurrent.futures.Future()
+        self._loop.call_soon_threadsafe(lambda: found.set_result(time.thread_time()))
+        return await asyncio.wrap_future(found)
 
     def _run(self) -> None:
         try:

@@ -14,9 +14,10 @@ from typing import Any
 from redis.asyncio import Redis
 
 from shared.events import ApiRequest, unpack_batch
+from shared.unsubscribe import make_token
 from tests.integration.ingest.conftest import BOUND_KEY, READ_KEY, SEND_KEY, StartIngest
 from tests.integration.ingest.provocations import BLAST, template
-from tests.integration.ingest.running import Api, Reply, RunningIngest, open_api, person, running
+from tests.integration.ingest.running import SECRET, Api, Reply, RunningIngest, open_api, person, running
 from tests.servers import RedisServer, wait_for
 
 
@@ -92,18 +93,79 @@ async def test_requests_are_logged_with_their_secrets_masked(api: Api, redis: Re
     await api.get("/api/suppressions?limit=5&api_key=hush-hush", headers=marked)
     await api.get("/health", headers=marked)
 
-    async def logged() -> list[ApiRequest]:
-        client: Any = redis
-        rows = await client.xrange("gateway:events")
-        events = [event for _, fields in rows for event in unpack_batch(fields[b"d"]).events]
-        found = [event for event in events if isinstance(event, ApiRequest) and event.request_id == "masked"]
-        return found if len(found) >= 2 else []
-
-    blast, listing = await wait_for(logged)
+    blast, listing = await _logged(redis, "masked", 2)
     assert (blast.endpoint, blast.method, blast.status, blast.ip_address) == (BLAST, "POST", 202, "127.0.0.1")
     assert "person0@example.com" in blast.body
     assert note["content"] not in blast.body
     assert "hush-hush" not in blast.body + listing.body
+
+
+async def _logged(redis: Redis, request_id: str, count: int) -> list[ApiRequest]:
+    """Wait for the events of requests with this id."""
+
+    async def found() -> list[ApiRequest]:
+        client: Any = redis
+        rows = await client.xrange("gateway:events")
+        events = [event for _, fields in rows for event in unpack_batch(fields[b"d"]).events]
+        own = [event for event in events if isinstance(event, ApiRequest) and event.request_id == request_id]
+        return own if len(own) >= count else []
+
+    return await wait_for(found)
+
+
+async def test_a_link_is_logged_by_its_route(api: Api, redis: Redis) -> None:
+    """Its token lets anybody unsubscribe the address: it is in no row, however the link was spelt or called."""
+    token = make_token(SECRET, "email", "siti@example.com")
+    marked = {"X-Request-Id": "link"}
+    paths = (f"/u/{token}", f"/u/{token}/", f"//u/{token}", f"/U/{token}", f"/u/{token}%20", f"/api/u/{token}")
+    for path in paths:
+        await api.get(path, headers=marked)
+    await api.post(f"/u/{token}", headers=marked)
+    await api.call("DELETE", f"/u/{token}", headers=marked)
+    rows = await _logged(redis, "link", len(paths) + 2)
+    assert [row.endpoint for row in rows if row.status == 200] == ["/u/{token}"] * 2
+    assert not any(token in str(row) for row in rows)
+
+
+async def test_the_log_shows_the_variables_of_a_template_without_secrets_alone(api: Api, redis: Redis) -> None:
+    """A code is in no row: not where it was sent, nor misspelt, misplaced, refused, or sent to a template unknown."""
+    code, marked = "731946", {"X-Request-Id": "codes"}
+    welcome = {"templateId": "welcome", "channels": ["email"], "recipients": [person(variables={"x": "plain"})]}
+    otp = {"templateId": "otp", "channels": ["email"]}
+    bodies: list[Any] = [
+        {**otp, "recipients": [person(variables={"code": code})]},
+        {**otp, "globalVariables": {"code": code}, "recipients": [person(variables={})]},
+        {**otp, "recipients": [person(variables={"code": [code]})]},
+        {**otp, "recipients": [person(variables={"code": "1", "minutes": code + "x"})]},
+        {**otp, "recipients": [person(code=code)]},
+        {**otp, "templateId": "opt", "recipients": [person(variables={"code": code})]},
+        {**otp, "code": code, "recipients": [person()]},
+    ]
+    for body in [*bodies, welcome]:
+        await api.post(BLAST, body, headers=marked)
+    one = {"templateId": "otp", "channel": "email", "recipient": person(variables={"code": code})}
+    await api.post("/api/messages", one, headers=marked)
+    await api.post("/api/messages/preview", one, headers=marked)
+    texts = {
+        "application/json": f'{{"templateId": "otp", "recipients": [{{"variables": {{code: "{code}"}}}}]}}',
+        "application/x-ndjson": f'{json.dumps(otp)}\n{{"email":"s@example.com","variables":{{"code":"{code}"}}}}\n',
+        "text/csv": f"email,code\ns@example.com,{code}\n",
+        "multipart/form-data; boundary=b": _part("blast", json.dumps(otp))
+        + _part("recipients", f"email,code\ns@example.com,{code}")
+        + "--b--\r\n",
+    }
+    for kind, text in texts.items():
+        path = f"{BLAST}?templateId=otp&channels=email&globalVariables.code={code}" if kind == "text/csv" else BLAST
+        await api.call("POST", path, data=text.encode(), headers={"Content-Type": kind, **marked})
+    rows = await _logged(redis, "codes", len(bodies) + 3 + len(texts))
+    assert [row.status for row in rows].count(202) >= 6
+    assert not [str(row) for row in rows if code in str(row)]
+    assert '"x":"plain"' in next(row.body for row in rows if '"welcome"' in row.body)
+    assert sum('"otp"' in row.body or "templateId=otp" in row.body for row in rows) >= 10
+
+
+def _part(name: str, content: str) -> str:
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{content}\r\n'
 
 
 async def test_a_page_is_whole_and_its_policy_names_its_script(api: Api) -> None:

@@ -1,0 +1,175 @@
+"""Masking: what the API log may keep of a request.
+
+Every scan here takes time in proportion to its input: clients choose the input, and it is read on the event loop.
+A body is written again from its JSON tokens and ends where it stops being JSON, so nothing is kept that was not
+understood. Two rules hide a value: its name sounds like a secret, or the body is guarded. A guarded body carries
+template variables that may be sensitive; only the fields of `_PLAIN_FIELDS` are kept of it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote_plus
+
+import orjson
+
+HIDDEN = "***"
+NOT_KEPT = "(not kept: this is not JSON)"
+_CUT = "…"
+_SECRET_NAME = re.compile(
+    r"password|passwd|passphrase|secret|token|api[_-]?key|authorization|credential|private[_-]?key|otp|\bpin\b",
+    re.IGNORECASE,
+)
+_BEARER = re.compile(r"(bearer\s{1,8})[\w.~+/=-]+", re.IGNORECASE)
+_PLAIN_FIELDS = frozenset(
+    {
+        *("templateId", "channel", "channels", "from", "replyTo", "priority", "scheduledAt", "expiresAt"),
+        *("reference", "validation", "onDuplicate", "dryRun", "name", "email", "phone", "filename", "contentType"),
+    }
+)
+# possessive: each character is looked at once
+_TOKEN = re.compile(
+    r'[ \t\r\n]*+(?:([][{},:])|("(?:[^"\\]|\\.)*+(?:"|\\?\Z))|(-?[0-9][0-9.eE+-]*+|true|false|null))', re.DOTALL
+)
+_SPACE = re.compile(r"[ \t\r\n]*+\Z")
+_LONGEST_PLAIN_SEGMENT = 20
+
+View = Literal["open", "guarded", "hidden"]
+_Expected = Literal["value", "key", "colon", "next"]
+
+
+def masked_body(head: bytes, *, guarded: bool) -> str:
+    """Return the beginning of a body, JSON or lines of JSON, fit for the log."""
+    text = head.decode("utf-8", "replace").removeprefix("\ufeff")
+    return (
+        _JsonWriter("guarded" if guarded else "open").write(text) if text[:64].lstrip()[:1] in {"{", "["} else NOT_KEPT
+    )
+
+
+def masked_query(raw: str, *, guarded: bool = False) -> str:
+    """Return a raw query string, or a form, fit for the log; `?` separates parameters too, as in `?a=1?token=x`."""
+    return "".join(
+        part if part in {"&", "?"} else _masked_parameter(part, guarded=guarded) for part in re.split("([&?])", raw)
+    )
+
+
+def masked_path(path: str) -> str:
+    """Return a path that belongs to no call, fit for the log: a long segment may be the token of a link."""
+    return "/".join(HIDDEN if len(part) > _LONGEST_PLAIN_SEGMENT else part for part in path.split("/"))
+
+
+def _masked_parameter(part: str, *, guarded: bool) -> str:
+    name, equals, value = part.partition("=")
+    plain = unquote_plus(name)
+    if not equals:
+        return HIDDEN if len(name) > _LONGEST_PLAIN_SEGMENT else name
+    if _SECRET_NAME.search(plain) or (guarded and plain not in _PLAIN_FIELDS):
+        return f"{name}={HIDDEN}"
+    decoded = unquote_plus(value)
+    if decoded.lstrip()[:1] in {"{", "["}:
+        return f"{name}={_JsonWriter('open').write(decoded)}"
+    return f"{name}={_without_key(decoded) if _BEARER.search(decoded) else value}"
+
+
+@dataclass(slots=True)
+class _Level:
+    """An open object or array: how its members are seen, and whether a value of it is kept as it is."""
+
+    kind: str
+    view: View
+    kept: bool
+    key: str = ""
+
+
+class _JsonWriter:
+    """Writes JSON again with its secrets hidden, up to the first token that does not fit."""
+
+    def __init__(self, view: View) -> None:
+        self._levels = [_Level("", view, view == "open")]
+        self._expected: _Expected = "value"
+        self._out: list[str] = []
+
+    def write(self, text: str) -> str:
+        """Return the text as far as it is JSON."""
+        place = 0
+        while (match := _TOKEN.match(text, place)) is not None:
+            mark, string, word = match.groups()
+            if not (self._mark(mark) if mark else self._scalar(string or word)):
+                break
+            place = match.end()
+        if not _SPACE.match(text, place):
+            self._out.append(_CUT)
+        return "".join(self._out)
+
+    def _mark(self, mark: str) -> bool:
+        """Take a punctuation mark; False where it does not fit."""
+        level = self._levels[-1]
+        if mark in "{[":
+            if self._expected != "value":
+                return False
+            self._levels.append(self._below(mark))
+            self._expected = "key" if mark == "{" else "value"
+        elif mark in "}]":
+            if level.kind != ("{" if mark == "}" else "[") or self._expected == "colon":
+                return False
+            self._levels.pop()
+            self._expected = "value" if len(self._levels) == 1 else "next"
+        elif mark == ":":
+            if self._expected != "colon":
+                return False
+            self._expected = "value"
+        else:
+            if self._expected != "next":
+                return False
+            self._expected = "key" if level.kind == "{" else "value"
+        self._out.append("\n" + mark if mark in "{[" and len(self._levels) == 2 and self._out else mark)
+        return True
+
+    def _scalar(self, token: str) -> bool:
+        level = self._levels[-1]
+        if self._expected == "key" and token.startswith('"'):
+            level.key = _text(token)
+            self._out.append(token)
+            self._expected = "colon"
+            return True
+        if self._expected != "value":
+            return False
+        self._out.append(self._shown(level, token))
+        self._expected = "value" if len(self._levels) == 1 else "next"
+        return True
+
+    def _shown(self, level: _Level, token: str) -> str:
+        view, kept = self._seen(level)
+        if view == "hidden" or not kept or (level.key == "content" and token.startswith('"')):
+            return f'"{HIDDEN}"'
+        return _without_key(token)
+
+    def _below(self, mark: str) -> _Level:
+        view, kept = self._seen(self._levels[-1])
+        return _Level(mark, view, kept if mark == "[" or view == "open" else False)
+
+    def _seen(self, level: _Level) -> tuple[View, bool]:
+        """Return how the value that comes next is seen, and whether it is kept as it is."""
+        if level.kind != "{":
+            return level.view, level.kept
+        if level.view == "hidden" or _SECRET_NAME.search(level.key):
+            return "hidden", False
+        if level.view == "open":
+            return "open", True
+        if level.key in {"variables", "globalVariables"}:
+            return "hidden", False
+        return "guarded", level.key in _PLAIN_FIELDS
+
+
+def _without_key(text: str) -> str:
+    return _BEARER.sub(rf"\1{HIDDEN}", text)
+
+
+def _text(token: str) -> str:
+    """Return the text of a JSON string, its escapes read; as it is written where they cannot be."""
+    try:
+        return str(orjson.loads(token))
+    except orjson.JSONDecodeError:
+        return token.strip('"')

@@ -1,0 +1,94 @@
+"""What reads text from outside takes time in proportion to its length: bodies, replies, templates, settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from services.email_sender.mime import mailbox, parameter, unstructured
+from services.email_sender.replies import Reply, Stage, asked_wait_s, classify
+from services.ingest.addresses import normal_email, normal_phone
+from services.ingest.decoding import convert
+from services.ingest.intake.mailboxes import read_mailbox
+from services.ingest.requests import BlastRequest
+from services.sandbox.mail import read_header
+from services.whatsapp_sender.replies import Answer, read_answer
+from shared.logs import mask
+from shared.rendering.plaintext import settle, tidy
+from shared.settings import Rate, parse_seconds
+
+TRIES = 4
+SMALL, LARGE = 8192, 65536
+FLOOR_S = 0.020
+UNITS = (
+    *("a", "1", " ", "\n", "\t", ".", "@", "a@", ":", "-", "+", "<", "<a", "(", '"', '\\"', "\\", "'", "`", "=", "%"),
+    *(
+        "\ue010",
+        "\ue013 ",
+        " \n",
+        "1 ",
+        "4.7.1 ",
+        "try again 1 ",
+        "00:",
+        " - at `",
+        "subject:\r\n ",
+        "é",
+        "a.a@",
+        "FROM:<",
+    ),
+)
+
+
+def _problem(text: str) -> None:
+    convert({text: text}, BlastRequest)
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    "log mask": mask,
+    "gaps of a text": settle,
+    "blank lines of a text": tidy,
+    "mailbox": lambda text: read_mailbox(text, "from"),
+    "mailbox with an address": lambda text: read_mailbox(f"{text}<{text}>", "from"),
+    "email": normal_email,
+    "phone": lambda text: normal_phone(text, "ID"),
+    "problem": _problem,
+    "SMTP reply": lambda text: classify(Stage.RCPT, Reply(450, text)),
+    "SMTP wait": asked_wait_s,
+    "Qiscus answer": lambda text: read_answer(Answer(400, text.encode(), text, 0.0)),
+    "rate": Rate.parse,
+    "duration": parse_seconds,
+    "sandboxed mail": lambda text: read_header(text.encode()),
+    "subject": lambda text: unstructured(text, 9),
+    "display name": lambda text: mailbox(text, "s@example.com", 4),
+    "file name": lambda text: parameter("filename", text),
+}
+
+
+def _spent(read: Callable[[str], object], text: str, tries: int = TRIES) -> float:
+    least = float("inf")
+    for _ in range(tries):
+        began = time.thread_time()
+        with suppress(Exception):  # what it says of such a text is another test's matter
+            read(text)
+        least = min(least, time.thread_time() - began)
+    return least
+
+
+def _filled(unit: str, size: int) -> str:
+    return (unit * (size // len(unit) + 1))[:size] + "\x00"
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_eight_times_the_text_takes_about_eight_times_as_long(name: str) -> None:
+    """Quadratic work would take 64 times as long; what stays under 20 ms may take what it likes."""
+    read, slow = READERS[name], {}
+    for unit in UNITS:
+        if _spent(read, _filled(unit, LARGE), tries=1) < FLOOR_S:
+            continue
+        small, large = _spent(read, _filled(unit, SMALL)), _spent(read, _filled(unit, LARGE))
+        if large > max(20 * small, FLOOR_S):
+            slow[unit] = (round(small * 1000, 2), round(large * 1000, 2))
+    assert slow == {}
