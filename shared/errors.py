@@ -6,6 +6,8 @@ the queue. Drivers' exceptions are translated to these in their adapters, nowher
 
 from __future__ import annotations
 
+from shared.foreign_text import legible
+
 
 class KurirError(Exception):
     """Root of every error that Kurir raises itself."""
@@ -43,19 +45,24 @@ class QueueFullError(KurirError):
         self.retry_after_s = retry_after_s
 
 
+_LONGEST_CODE = 64
+_LONGEST_MESSAGE = 4096
+
+
 class SendError(KurirError):
     """An attempt that the provider did not accept.
 
-    `code` is the provider's own code ("550 5.1.1", "131026", "connect"), `reply` its own words, uncut.
+    `code` is the provider's own code ("550 5.1.1", "131026", "connect"), `reply` its own words. All three are made
+    legible here, whatever a channel found on the wire or in a driver's exception.
     """
 
     error_class = "transient"
 
     def __init__(self, message: str, *, code: str = "", reply: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
-        self.reply = reply
+        self.message = legible(message, _LONGEST_MESSAGE)
+        self.code = legible(code, _LONGEST_CODE)
+        self.reply = legible(reply)
+        super().__init__(self.message)
 
 
 class TransientError(SendError):
@@ -91,7 +98,7 @@ class PermanentError(SendError):
 
     def __init__(self, message: str, *, code: str = "", reply: str = "", suppress: str = "") -> None:
         super().__init__(message, code=code, reply=reply)
-        self.suppress = suppress
+        self.suppress = legible(suppress)
 
 
 class StopChannelError(SendError):

@@ -29,6 +29,7 @@ from structlog.typing import FilteringBoundLogger
 from shared.clock import rfc3339
 from shared.errors import SettingsError
 from shared.events import SystemEvent
+from shared.foreign_text import legible, valid
 from shared.settings import CommonSettings
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
@@ -220,7 +221,10 @@ class LogFile:
                 self._follow_rotation()
                 os.write(self._fd, b"".join(lines))
             except OSError as error:
-                _write_fd(2, f"kurir: {len(lines)} log lines lost: {self._path}: {error.strerror}\n".encode())
+                _write_fd(
+                    2,
+                    f"kurir: {len(lines)} log lines lost: {self._path}: {error.strerror}\n".encode("utf-8", "replace"),
+                )
 
     def close(self) -> None:
         """Flush and let the file go."""
@@ -299,13 +303,15 @@ class Shipper:
         if not self._take_token():
             self._held += 1
             return
-        metadata = {key: _plain(value) for key, value in event.items() if key != "event"}
+        metadata = {valid(str(key)): _plain(value) for key, value in event.items() if key != "event"}
         if self._held:
             metadata["held_back"] = self._held
             self._held = 0
         self._shipping.busy = True
         try:
-            self._ship(SystemEvent(int(now * 1000), level, str(event.get("event", "")), self._service, metadata))
+            self._ship(
+                SystemEvent(int(now * 1000), level, legible(str(event.get("event", ""))), self._service, metadata)
+            )
         except Exception:  # a failing sink must never fail the caller that only wanted to log
             _write_fd(2, traceback.format_exc().encode())
         finally:
@@ -364,14 +370,20 @@ def _render(now: float, level: str, service: str, event: EventDict) -> bytes:
     line = {"at": rfc3339(int(now * 1000)), "level": level, "service": service, **event}
     try:
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # text that is not valid Unicode
-        return orjson.dumps({key: ascii(value) for key, value in line.items()}, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # text that is not valid Unicode, or what JSON does not know
+        plain = {valid(str(key)): _simple(value) for key, value in line.items()}
+        return orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float):
+    found = _simple(value)
+    return legible(found, _SHIPPED_TEXT) if isinstance(found, str) else found
+
+
+def _simple(value: Any) -> Any:
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() < 64):
         return value
-    return str(value)[:_SHIPPED_TEXT]
+    return valid(str(value))
 
 
 def _write_fd(fd: int, data: bytes) -> None:

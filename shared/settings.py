@@ -2,7 +2,7 @@
 
 A variable is `KURIR_…`; where `<name>_FILE` is set instead, its value is the content of that file, so that
 secrets need not stand in the environment. An empty value counts as unset, as compose files pass empty ones
-along.
+along. Values and files that are not UTF-8 are read by the charset that they look like.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from shared.errors import SettingsError
+from shared.foreign_text import decoded, valid
 
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
@@ -96,6 +97,10 @@ class EnvReader:
             return ""
         return default
 
+    def path(self, name: str, default: str) -> str:
+        """Return a path as it stands in the environment: a file's name may be of bytes that are no text."""
+        return self._env.get(name, "").strip() or default
+
     def integer(
         self, name: str, default: int | None = None, minimum: int | None = None, maximum: int | None = None
     ) -> int:
@@ -157,18 +162,24 @@ class EnvReader:
         return value.lower()
 
     def _raw(self, name: str) -> str | None:
-        value = self._env.get(name, "").strip()
+        value = valid(self._env.get(name, "")).strip()
         path = self._env.get(f"{name}_FILE", "").strip()
         if not path:
             return value or None
         if value:
             self.problem(f"{name} and {name}_FILE are both set")
             return value
+        return self._content(name, path) or None
+
+    def _content(self, name: str, path: str) -> str:
         try:
-            return Path(path).read_text(encoding="utf-8").strip() or None
-        except (OSError, UnicodeDecodeError) as error:
-            self.problem(f"{name}_FILE: cannot read {path}: {getattr(error, 'strerror', None) or error}")
-            return None
+            content = decoded(Path(path).read_bytes()).strip()
+        except OSError as error:
+            self.problem(f"{name}_FILE: cannot read {valid(path)}: {error.strerror or error}")
+            return ""
+        if "\x00" in content:
+            self.problem(f"{name}_FILE: {valid(path)} is not a text file")
+        return content
 
     def _missing(self, name: str, default: _NumberT | None, zero: _NumberT) -> _NumberT:
         if default is None:
@@ -203,14 +214,14 @@ class CommonSettings:
 
 def read_common(env: EnvReader, default_port: int) -> CommonSettings:
     """Read what every service has; problems stay with the reader until its `finish`."""
-    data_dir = Path(env.text("KURIR_DATA_DIR", "./data"))
+    data_dir = Path(env.path("KURIR_DATA_DIR", "./data"))
     return CommonSettings(
         redis_url=read_redis_url(env),
         host=env.text("KURIR_HOST", "127.0.0.1"),
         port=env.integer("KURIR_PORT", default_port, minimum=0, maximum=65535),
         env=env.choice("KURIR_ENV", ("development", "production"), "development"),
         log_level=env.choice("KURIR_LOG_LEVEL", LOG_LEVELS, "info"),
-        log_dir=Path(env.text("KURIR_LOG_DIR", str(data_dir / "logs"))),
+        log_dir=Path(env.path("KURIR_LOG_DIR", str(data_dir / "logs"))),
         data_dir=data_dir,
         grace_s=env.seconds("KURIR_GRACE", 8.0),
         time_scale=_time_scale(env),
@@ -225,7 +236,7 @@ def read_redis_url(env: EnvReader) -> str:
     """
     url = env.text("KURIR_REDIS_URL", "redis://127.0.0.1:6379/0")
     password = env.text("KURIR_REDIS_PASSWORD", "")
-    ca_file = env.text("KURIR_REDIS_CA_FILE", "")
+    ca_file = env.path("KURIR_REDIS_CA_FILE", "")
     parts = urlsplit(url)
     if parts.scheme not in _REDIS_SCHEMES:
         env.problem(f"KURIR_REDIS_URL must begin with {', '.join(f'{scheme}://' for scheme in _REDIS_SCHEMES)}")

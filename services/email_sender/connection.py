@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import cast
 
 from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
-from aiosmtplib.esmtp import parse_esmtp_extensions
 from aiosmtplib.response import SMTPResponse
 
 from services.email_sender.envelope import Announced, Envelope
 from services.email_sender.login import log_in
 from services.email_sender.protocol import ReplyQueueProtocol
 from services.email_sender.replies import Reply, Stage, classify
+from services.email_sender.reply_reader import read_extensions
 from services.email_sender.settings import ServerSettings, SmtpSettings
 from shared.errors import KurirError, SendError, TransientError, UnavailableError, UncertainError
 
@@ -48,6 +48,13 @@ class ConnectionLostError(TransientError):
 
     def __init__(self, where: str, cause: BaseException) -> None:
         super().__init__(f"connection lost {where}: {_reason(cause)}", code="connection_lost")
+
+
+class OutOfStepError(KurirError):
+    """The server's answers do not fit the commands: it gave one more than it was asked for."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(f"the server answered out of step: {reply.words}")
 
 
 Following = Callable[[], Announced | None]
@@ -133,21 +140,26 @@ class Connection:
         if implicit:
             self._note_encryption()
         response = await protocol.read_response(limit_s)
-        if response.code != 220:
+        if not _is_yes(response.code):
             raise RefusedError(Stage.GREETING, _reply(response))
-        self.greeting = response.message.partition("\n")[0]
+        self.greeting = response.message.lstrip("\n").partition("\n")[0]
 
     async def _hello(self) -> None:
         response = await self._command(b"EHLO " + self._smtp.helo.encode("ascii"))
-        if response.code == 250:
-            self.extensions, self.auth_methods = parse_esmtp_extensions(response.message)
+        if _is_yes(response.code):
+            self.extensions, self.auth_methods = read_extensions(response.message)
             return
-        if not 500 <= response.code <= 504:
-            raise RefusedError(Stage.EHLO, _reply(response))
-        # a server so old that it does not know EHLO
-        response = await self._command(b"HELO " + self._smtp.helo.encode("ascii"))
-        if response.code != 250:
-            raise RefusedError(Stage.EHLO, _reply(response))
+        self.extensions, self.auth_methods = {}, []
+        refusal = RefusedError(Stage.EHLO, _reply(response))
+        if not 500 <= response.code <= 599:
+            raise refusal
+        # a server so old that it does not know EHLO, whatever code it has for that
+        try:
+            response = await self._command(b"HELO " + self._smtp.helo.encode("ascii"))
+        except _LOST as error:
+            raise refusal from error
+        if not _is_yes(response.code):
+            raise refusal
 
     async def _start_tls(self) -> None:
         if not self.offers("starttls"):
@@ -187,7 +199,7 @@ class Connection:
         except BaseException:
             self.abort()
             raise
-        if response.code != 250:
+        if not _is_yes(response.code):
             self.abort()
             cause = SMTPResponseException(response.code, response.message)
             raise ConnectionLostError("before the message was handed over", cause)
@@ -309,7 +321,7 @@ class Connection:
         except _LOST as error:
             raise UncertainError(f"the answer was lost after the message: {_reason(error)}", code="lost") from error
         reply = _reply(response)
-        if not 200 <= reply.code < 300:
+        if not _is_yes(reply.code):
             raise RefusedError(Stage.DOT, reply)
         self.sent += 1
         return reply
@@ -354,10 +366,19 @@ def _reply(response: SMTPResponse) -> Reply:
     return Reply(response.code, response.message)
 
 
+def _is_yes(code: int) -> bool:
+    """RFC 5321, 4.3.2 names one code for most commands; servers use others of the class, and clients take them."""
+    return 200 <= code < 300
+
+
 def _welcomes(stage: Stage, reply: Reply) -> bool:
-    if stage is Stage.DATA:
-        return reply.code == 354
-    return reply.code in {250, 251} if stage is Stage.RCPT else reply.code == 250
+    """Say whether a command was taken; raises ConnectionLostError where the answers no longer fit the commands."""
+    if stage is not Stage.DATA:
+        return _is_yes(reply.code)
+    if _is_yes(reply.code):
+        # the server has said something more than it was asked: this is the answer to an earlier command
+        raise ConnectionLostError("before the message was handed over", OutOfStepError(reply))
+    return reply.code == 354
 
 
 def _code(error: BaseException) -> str:

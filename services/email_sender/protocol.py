@@ -1,4 +1,4 @@
-"""SMTP's wire: aiosmtplib's protocol, with a queue of replies instead of room for one.
+"""SMTP's wire: aiosmtplib's protocol, with a queue of replies instead of room for one, and a more lenient reader.
 
 aiosmtplib drops replies to commands that were written ahead. Here every write says how many replies it is owed, each
 arriving reply is kept until it is read, and one that nobody is owed (a server's good-bye, or an injected line) is set
@@ -12,10 +12,11 @@ import ssl
 from collections import deque
 
 from aiosmtplib.errors import SMTPReadTimeoutError, SMTPResponseException, SMTPServerDisconnected
-from aiosmtplib.protocol import MAX_RESPONSE_LENGTH, SMTPProtocol
+from aiosmtplib.protocol import SMTPProtocol
 from aiosmtplib.response import SMTPResponse
 
-_INVALID = -1
+from services.email_sender.reply_reader import INVALID, ReplyReader
+
 _STOOD_STILL_S = 0.02
 
 
@@ -24,6 +25,7 @@ class ReplyQueueProtocol(SMTPProtocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__(loop=loop)
+        self._reader = ReplyReader()
         self._owed = 0
         self._arrived: deque[SMTPResponse] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -63,21 +65,14 @@ class ReplyQueueProtocol(SMTPProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Keep every complete reply; whatever is no reply breaks the connection."""
-        self._buffer.extend(data)
         try:
-            while (response := self._read_response_from_buffer()) is not None:
+            for response in self._reader.feed(data):
                 self._take(response)
         except SMTPResponseException as error:
-            self._buffer.clear()
             self._break(error)
-        if len(self._buffer) > MAX_RESPONSE_LENGTH:
-            self._buffer.clear()
-            self._break(SMTPResponseException(_INVALID, "the reply is too long"))
         self._wake()
 
     def _take(self, response: SMTPResponse) -> None:
-        if not 200 <= response.code <= 599:
-            raise SMTPResponseException(_INVALID, f"{response.code} is no reply code")
         if self._owed:
             self._owed -= 1
             self._arrived.append(response)
@@ -146,6 +141,6 @@ class ReplyQueueProtocol(SMTPProtocol):
     ) -> SMTPResponse:
         """Go over to TLS; text that came with the reply was not protected and breaks the connection (RFC 3207)."""
         response = await super().start_tls(tls_context, server_hostname, timeout)
-        if self.unsolicited is not None:
-            raise SMTPResponseException(_INVALID, "text was injected before TLS began")
+        if self.unsolicited is not None or self._reader.midway:
+            raise SMTPResponseException(INVALID, "text was injected before TLS began")
         return response

@@ -154,7 +154,7 @@ def _smtp(reader: EnvReader, common: CommonSettings, concurrency: int) -> SmtpSe
 
 
 def _ca_file(reader: EnvReader) -> str:
-    path = reader.text("KURIR_SMTP_CA_FILE", "")
+    path = reader.path("KURIR_SMTP_CA_FILE", "")
     if path:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)

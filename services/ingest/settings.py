@@ -85,7 +85,7 @@ def read_settings(env: Mapping[str, str]) -> IngestSettings:
         bulk_from=reader.integer("KURIR_BULK_FROM", 1000, minimum=1),
         max_backlog=reader.integer("KURIR_MAX_BACKLOG", 1_000_000, minimum=1),
         incomplete_after_s=reader.seconds("KURIR_INCOMPLETE_AFTER", 900.0) * common.time_scale,
-        templates_dir=reader.text("KURIR_TEMPLATES_DIR", "templates"),
+        templates_dir=reader.path("KURIR_TEMPLATES_DIR", "templates"),
     )
     reader.finish()
     return settings

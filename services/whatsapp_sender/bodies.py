@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from shared.foreign_text import decoded, valid_value
+
 _DEEPEST = 4
 _MOST_WORDS = 500
 _OBJECT = re.compile(r'\{\s*["}]')
@@ -37,14 +39,16 @@ class ApiFault:
 
 
 def read_text(raw: bytes) -> str:
-    """Return the text of a body in valid Unicode: UTF-8, or UTF-16 or 32, with or without a byte order mark."""
-    return raw.decode(json.detect_encoding(raw), "replace")
+    """Return the text of a body: UTF-16 or 32 also without a byte order mark, which JSON does not need; else any."""
+    charset = json.detect_encoding(raw)
+    return decoded(raw) if charset.startswith("utf-8") else raw.decode(charset, "replace")
 
 
 def read_object(raw: bytes) -> dict[str, Any]:
     """Return the JSON object of a body, or the first of a list; {} where there is none.
 
-    A byte order mark, UTF-16, and text around the object are read over.
+    A byte order mark, any charset, text around the object, and control characters and lone surrogates in its strings
+    are read over.
     """
     try:
         return _first(orjson.loads(raw))
@@ -55,10 +59,10 @@ def read_object(raw: bytes) -> dict[str, Any]:
     if start is None:
         return {}
     try:
-        found, _ = json.JSONDecoder().raw_decode(text, start.start())
+        found, _ = json.JSONDecoder(strict=False).raw_decode(text, start.start())
+        return _first(valid_value(found))
     except (ValueError, RecursionError):
         return {}
-    return _first(found)
 
 
 def _first(value: object) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from shared.errors import (
     UnavailableError,
     UncertainError,
 )
+from shared.foreign_text import legible
 from shared.sending.provider import Receipt
 
 STOP_STATUSES = frozenset({401, 402, 403, 407})
@@ -72,7 +73,7 @@ class Answer:
     @property
     def text(self) -> str:
         """The provider's own words."""
-        return read_text(self.raw)
+        return legible(read_text(self.raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +200,7 @@ def retry_after_s(answer: Answer) -> float | None:
         return min(float(text), _LONGEST_WAIT_S) or None
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max(moment.timestamp() - answer.now_s, 0.0), _LONGEST_WAIT_S) or None
+        at_s = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None  # not a date, or none that a clock can show
+    return min(max(at_s - answer.now_s, 0.0), _LONGEST_WAIT_S) or None

@@ -16,7 +16,10 @@ import msgspec
 
 from shared.blasts import Blast
 from shared.errors import KurirError
+from shared.foreign_text import legible
 from shared.jobs import Job
+
+LONGEST_ID = 1000
 
 Start = Callable[[], Awaitable[None]]
 
@@ -45,12 +48,17 @@ class Room(NamedTuple):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What the provider said when it accepted a message, in its own words."""
+    """What the provider said when it accepted a message, in its own words, which are made legible here."""
 
     message_id: str
     response: str
     accepted: tuple[str, ...] = ()
     rejected: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Make what came from outside legible."""
+        msgspec.structs.force_setattr(self, "message_id", legible(self.message_id, LONGEST_ID))
+        msgspec.structs.force_setattr(self, "response", legible(self.response))
 
 
 @dataclass(frozen=True, slots=True)

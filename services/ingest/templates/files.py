@@ -13,6 +13,7 @@ from services.ingest.decoding import convert
 from services.ingest.templates.checking import check_template
 from services.ingest.templates.requests import TemplateRequest, template_of
 from shared.errors import SettingsError
+from shared.foreign_text import valid_value
 from shared.templates import Template
 
 
@@ -47,8 +48,11 @@ def read_templates(folder: Path, region: str) -> dict[str, TemplateFile]:
 def _read(path: Path, region: str) -> TemplateFile:
     try:
         raw = path.read_bytes()
-        value = yaml.safe_load(raw)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        value = valid_value(yaml.safe_load(raw))
+    except (yaml.reader.ReaderError, UnicodeDecodeError) as error:
+        # guessing would go out to everybody: whoever wrote it has to save it anew
+        raise SettingsError([f"{path.name}: not UTF-8, save it as UTF-8: {error}"]) from error
+    except (OSError, yaml.YAMLError, RecursionError) as error:
         raise SettingsError([f"{path.name}: {error}"]) from error
     if not isinstance(value, dict):
         raise SettingsError([f"{path.name}: a template is a mapping"])

@@ -3,7 +3,7 @@
 A script gives, per command (`CONNECT`, `EHLO`, `MAIL`, `RCPT`, `DATA`, `.`, `RSET`, `AUTH`, `STARTTLS` …), the answers
 to its first, second … occurrence over all connections, or a function of the command's line; where it has no more, the
 server is friendly. An answer is a line to be sent, or one of CLOSE and SILENCE; a line that ends with CLOSE is sent and
-the connection closed.
+the connection closed. `foreign` makes lines in other charsets.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ _FRIENDLY = {
     "STARTTLS": "220 2.0.0 ready",
     "AUTH": "235 2.7.0 welcome",
 }
+
+
+def foreign(line: str, charset: str) -> str:
+    """Return an answer that goes out in this charset: what is not UTF-8 in it is hidden in surrogates."""
+    return line.encode(charset).decode("utf-8", "surrogateescape")
+
 
 Answers = Sequence[str] | Callable[[str], str]
 
@@ -170,7 +176,7 @@ class Peer:
             await asyncio.get_running_loop().create_future()
         text, closes, _ = answer.partition(CLOSE)
         if text:
-            writer.write(text.encode() + b"\r\n")
+            writer.write(text.encode("utf-8", "surrogateescape") + b"\r\n")
             await writer.drain()
         return "" if closes else text
 

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from shared.errors import DecodeError, SettingsError
-from shared.events import SystemEvent
+from shared.events import SystemEvent, pack_event
 from shared.jobs import unpack_job
 from shared.logs import LogPipeline, configure_logging, flush_logs, get_logger, mask, note
 from shared.settings import CommonSettings, EnvReader, read_common
@@ -253,3 +253,18 @@ def test_bytes_that_cannot_be_decoded_are_not_told() -> None:
         unpack_job(raw)
     assert "Xiomara" not in "".join(traceback.format_exception(caught.value))
     assert caught.value.raw == raw
+
+
+def test_foreign_text_is_logged_and_shipped_legibly(configure: Configure, tmp_path: Path) -> None:
+    """Lone surrogates in a value, a name or an exception cost neither the line nor the other values' types."""
+    shipped = configure()
+    try:
+        int("f\udcfcr \ud800")
+    except ValueError:
+        get_logger().exception("f\udcfcr", count=3, words="sp\udce4ter \x1b[31m", **{"k\udcfc": True})
+    line = _lines(tmp_path / "combined.log")[-1]
+    assert (line["event"], line["count"], line["kü"]) == ("für", 3, True)
+    assert "ValueError: invalid literal" in line["exception"]
+    (event,) = shipped
+    assert pack_event(event)
+    assert (event.message, event.metadata["words"]) == ("für", "später \ufffd[31m")

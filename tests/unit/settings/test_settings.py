@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -149,3 +150,41 @@ def test_a_ca_file_needs_an_encrypted_url(tmp_path: Path) -> None:
         read_redis_url(env)
         with pytest.raises(SettingsError, match="KURIR_REDIS_CA_FILE"):
             env.finish()
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"f\xfcr", "für"),
+        ("für".encode(), "für"),
+        ("für".encode("utf-8-sig"), "für"),
+        ("für".encode("utf-16"), "für"),
+        ("请使用".encode("gbk"), "请使用"),
+    ],
+)
+def test_foreign_bytes_in_the_environment_and_in_files(raw: bytes, text: str, tmp_path: Path) -> None:
+    """A value that is not UTF-8 is read as what it looks like, with no byte order mark before a password."""
+    path = tmp_path / "secret"
+    path.write_bytes(raw)
+    in_env = os.fsdecode(text.encode("utf-8") if raw.startswith((b"\xef", b"\xff")) else raw)
+    env = EnvReader({"KURIR_X": in_env, "KURIR_Y_FILE": str(path)})
+    assert [env.text("KURIR_X"), env.text("KURIR_Y")] == [text, text]
+    env.finish()
+
+
+def test_file_that_is_no_text_is_reported(tmp_path: Path) -> None:
+    """Random bytes are no secret that could be typed anywhere else."""
+    path = tmp_path / "secret"
+    path.write_bytes(bytes(range(256)))
+    env = EnvReader({"KURIR_Y_FILE": str(path)})
+    env.text("KURIR_Y")
+    with pytest.raises(SettingsError, match="is not a text file"):
+        env.finish()
+
+
+def test_path_keeps_its_bytes(tmp_path: Path) -> None:
+    """A folder whose name is not UTF-8 is found under that name."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xfcr"))
+    folder.mkdir()
+    common = read_common(EnvReader({"KURIR_DATA_DIR": str(folder)}), 1)
+    assert common.data_dir.is_dir()

@@ -260,3 +260,27 @@ def test_no_body_is_a_surprise(body: object, status: int) -> None:
     except SendError:
         return
     assert receipt.message_id
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ('{"error":{"message":"Empfänger","code":131026}}'.encode("latin-1"), "Empfänger"),
+        ('{"error":{"message":"号码错误","code":131026}}'.encode("gbk"), "号码错误"),
+        (b'{"error":{"message":"a\\ud800 \\u001b[31m\x01","code":131026}}', "a\ufffd \ufffd[31m\ufffd"),
+        ('{"error":{"message":"Empfänger","code":131026}}'.encode("utf-16"), "Empfänger"),
+    ],
+)
+def test_foreign_bytes_neither_hide_the_code_nor_break_the_words(raw: bytes, words: str) -> None:
+    """Any charset, lone surrogates and control characters: the code decides, the words stay legible."""
+    error = refused(Answer(400, raw))
+    assert (error.code, words in error.message) == ("131026", True)
+    assert (error.message + error.reply).encode()
+
+
+@pytest.mark.parametrize(
+    "written", ["f\udcfcr", "Mon, 01 Jan 0001 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 -2359", "\x00", "9" * 99]
+)
+def test_odd_retry_after_is_bounded_or_none(written: str) -> None:
+    """A header in any bytes, or a date that no clock can show, is no reason to fail."""
+    assert (retry_after_s(Answer(429, b"", written)) or 0.0) <= 24 * 3600

@@ -1,0 +1,98 @@
+"""Reading a server's replies off the wire (RFC 5321, 4.2.1), as leniently as other mail clients do.
+
+Lines may end in a bare LF, be blank, have no text, come without a code inside a reply of many lines, or hold bytes of
+any charset. The code of a reply is that of its last line. Only what cannot be understood at all is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from aiosmtplib.errors import SMTPResponseException
+from aiosmtplib.response import SMTPResponse
+
+from shared.foreign_text import legible
+
+MOST_BYTES = 1024 * 1024
+KEPT_BYTES = 16 * 1024
+INVALID = -1
+_BLANK = b" \t\r\x00"
+_OLD_AUTH = re.compile(r"^\s*auth=", re.IGNORECASE)
+_LINE = re.compile(rb"([2-5][0-9]{2})([ \t-]?)(.*)", re.DOTALL)
+
+
+class ReplyReader:
+    """Takes bytes as they arrive and returns each reply once it is whole.
+
+    The first 16 KB of a reply's text are kept; the connection of a server that says more than a megabyte without
+    coming to an end is given up.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._lines: list[str] = []
+        self._kept = 0
+        self._seen = 0
+        self._goes_on = False
+
+    @property
+    def midway(self) -> bool:
+        """Whether a part of a reply has arrived; blank lines do not count."""
+        return self._goes_on or bool(self._rest.strip(_BLANK))
+
+    def feed(self, data: bytes) -> Iterator[SMTPResponse]:
+        """Yield each reply that `data` completes, then raise SMTPResponseException at what is no reply."""
+        self._seen += len(data)
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[:KEPT_BYTES]
+        for line in lines:
+            reply = self._read(line.strip(_BLANK))
+            if reply is not None:
+                self._seen = len(rest)
+                yield reply
+        if self._seen > MOST_BYTES:
+            raise SMTPResponseException(INVALID, "the reply is too long")
+
+    def _read(self, line: bytes) -> SMTPResponse | None:
+        """Take one line; return the reply that it ends."""
+        if not line:
+            return None
+        found = _LINE.fullmatch(line)
+        if found is None:
+            if not self._goes_on:
+                raise SMTPResponseException(INVALID, f"not a reply: {legible(line, 200)}")
+            self._keep(line)
+            return None
+        self._keep(found[3].strip(_BLANK))
+        self._goes_on = found[2] == b"-"
+        if self._goes_on:
+            return None
+        text = "\n".join(self._lines)
+        self._lines, self._kept = [], 0
+        return SMTPResponse(int(found[1]), text)
+
+    def _keep(self, text: bytes) -> None:
+        text = text[: max(KEPT_BYTES - self._kept, 0)]
+        self._kept += len(text) + 1
+        if self._kept <= KEPT_BYTES or text:
+            self._lines.append(legible(text, KEPT_BYTES))
+
+
+def read_extensions(text: str) -> tuple[dict[str, str], list[str]]:
+    """Return what the reply to EHLO offers: parameters by extension, and the AUTH methods; all names in lower case.
+
+    The first line is the server's name. Old servers write `AUTH=LOGIN`, some both forms (RFC 4954 replaces the draft
+    that had it).
+    """
+    extensions: dict[str, str] = {}
+    methods: list[str] = []
+    for line in text.split("\n")[1:]:
+        name, *parameters = _OLD_AUTH.sub("auth ", line).split() or [""]
+        name = name.lower()
+        if name == "auth":
+            methods += [one.lower() for one in parameters if one.lower() not in methods]
+            parameters = [one.upper() for one in methods]
+        if name:
+            extensions[name] = " ".join(parameters)
+    return extensions, methods

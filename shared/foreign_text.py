@@ -1,0 +1,103 @@
+"""Text from outside: whatever bytes it comes in, it becomes valid Unicode that people can still read.
+
+Providers, files and environments are not always UTF-8, and a single lone surrogate makes JSON, msgpack, Redis and
+SQLite refuse the whole row. So text is decoded here, once, where it enters; nothing further in needs to doubt it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import Any
+
+LONGEST_WORDS = 64 * 1024
+_CUT = " …"
+_REPLACEMENT = "\ufffd"
+_BOMS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# The everyday part of each charset, of which two characters must stand side by side somewhere: single accented letters
+# of western languages look like one such character now and then, hardly ever like two.
+_DOUBLE_BYTE = tuple(
+    (codec, re.compile(rb"(?:[\x00-\x7f]|%b)+" % pair), re.compile(rb"(?:%b){2}" % pair))
+    for codec, pair in (
+        ("gb18030", rb"[\xa1-\xa3\xb0-\xd7][\xa1-\xfe]"),
+        ("euc_jp", rb"[\xa1-\xa5\xb0-\xcf][\xa1-\xfe]"),
+        ("cp932", rb"(?:[\x81-\x83\x88-\x97][\x40-\x7e\x80-\xfc])"),
+    )
+)
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LINE_END = re.compile("\r\n?")
+
+
+def decoded(raw: bytes) -> str:
+    """Return bytes as text: by their byte order mark, else as UTF-8, else by the charset that they look like.
+
+    Those are GBK, EUC-JP, Shift-JIS and, for all the rest, windows-1252, of which Latin-1 is a part. Nothing is raised
+    and no byte is lost, but after a mark of UTF-16 or UTF-32 what cannot be read becomes U+FFFD.
+    """
+    if raw.isascii():
+        return raw.decode("ascii")
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    for mark, codec in _BOMS:
+        if raw.startswith(mark):
+            return raw[len(mark) :].decode(codec, "replace")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return _guessed(raw)
+
+
+def _guessed(raw: bytes) -> str:
+    for codec, whole, side_by_side in _DOUBLE_BYTE:
+        if side_by_side.search(raw) and whole.fullmatch(raw):
+            return raw.decode(codec, "replace")
+    # five bytes have no meaning in windows-1252; as Latin-1's control characters they stay what they are
+    return "".join(bytes([one]).decode("cp1252", "ignore") or chr(one) for one in raw)
+
+
+def valid(text: str) -> str:
+    """Return text without lone surrogates: foreign bytes in disguise are decoded, a pair becomes its character.
+
+    Python hides bytes that are not UTF-8 in surrogates (PEP 383) in the environment, arguments and HTTP headers;
+    JSON's `\\ud800` is one by itself and becomes U+FFFD. Anything else is returned as it is.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        return text
+    try:
+        return decoded(text.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def legible(text: str | bytes, most: int = LONGEST_WORDS) -> str:
+    """Return what somebody else wrote as words to show and keep: valid, at most `most` characters.
+
+    Control characters become U+FFFD, so that they are seen and steer no terminal; line feeds and tabs stay.
+    """
+    words = decoded(text) if isinstance(text, bytes) else valid(text)
+    if len(words) > most:
+        words = words[: most - len(_CUT)] + _CUT
+    if words.isprintable():
+        return words
+    return _CONTROL.sub(_REPLACEMENT, _LINE_END.sub("\n", words))
+
+
+def valid_value(value: Any) -> Any:
+    """Return a value as JSON and YAML readers give it, with every text in it made valid, keys too."""
+    if isinstance(value, str):
+        return valid(value)
+    if isinstance(value, list):
+        return [valid_value(one) for one in value]
+    if isinstance(value, dict):
+        return {valid_value(key): valid_value(one) for key, one in value.items()}
+    return value
