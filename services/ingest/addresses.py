@@ -2,9 +2,10 @@
 
 Email addresses are email-validator's normal form, without any DNS look-up; `.test` domains are allowed, other
 special-use names (`.local`, `.invalid` …) are not. Phone numbers are E.164 digits without `+`, valid by phonenumbers'
-metadata. Both libraries take tens of microseconds; what is plain ASCII takes a short cut that gives the same answer,
-which a test holds against the libraries over generated input. Neither form can hold a line break, a space outside a
-quoted local part, or a control character, so neither can break out of a header.
+metadata, or what WhatsApp names an account by where that differs. Both libraries take tens of microseconds; what is
+plain ASCII takes a short cut that gives the same answer, which a test holds against the libraries over generated
+input. Neither form can hold a line break, a space outside a quoted local part, or a control character, so neither can
+break out of a header.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from email_validator import EmailNotValidError, validate_email
 from email_validator.rfc_constants import ATEXT, CASE_INSENSITIVE_MAILBOX_NAMES
 from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberType
 
+from services.ingest.phone_text import PhoneTextError, groups, phone_digits
 from services.ingest.problems import Problem
+from shared.addresses import identity
 
 MAX_EMAIL_CHARS = 320
-MAX_PHONE_CHARS = 64
 
-_PADDING = " \t"
+# around an address: spaces, and marks that cannot be seen but come along when text is copied
+_PADDING = (
+    " \t\u00a0\u00ad\u061c\u200b\u200c\u200d\u200e\u200f"
+    "\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+)
 # labels without "--" are neither punycode nor reserved; a last label of letters is neither a number nor an IP address
 _LABEL = "[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
 _PLAIN_EMAIL = re.compile(rf"([{ATEXT}]+(?:\.[{ATEXT}]+)*)@((?:{_LABEL}\.)+([A-Za-z]{{2,63}}))")
@@ -31,9 +37,7 @@ _LONGEST_PLAIN = 254
 _LONGEST_LABEL = 63
 _SPECIAL_ENDINGS = frozenset({"arpa", "invalid", "local", "localhost", "onion"})
 _ROLE_NAMES = frozenset(CASE_INSENSITIVE_MAILBOX_NAMES)
-_DIGITS = re.compile(r"[0-9]{5,17}")
-# what people put around and between digits; letters would be read as a keypad, and an extension cannot be called
-_PHONE = re.compile(r"\+?[0-9 ().\-/\u00a0\u2010-\u2015]+")
+_FEWEST_DIGITS, _MOST_DIGITS = 7, 15  # E.164 allows 15; no country has fewer than 7 with its code
 
 
 class AddressError(ValueError):
@@ -73,6 +77,7 @@ def _any_email(text: str) -> str:
 def normal_phone(text: str, region: str) -> str:
     """Return the E.164 digits of a phone number, without `+`; raises AddressError.
 
+    A text is one number by a strict grammar, or it is refused with the cause (`phone_text`).
     Digits without `+` are read, in this order, as the region's own country code and a mobile number (62812…), as a
     number within the region (0812…, or 812… as spreadsheets leave it), as any country's code and number.
     """
@@ -108,24 +113,55 @@ def _contiguous(lengths: tuple[int, ...]) -> bool:
 
 
 def _any_phone(text: str, region: str) -> str:
-    if len(text) > MAX_PHONE_CHARS or _PHONE.fullmatch(text) is None:
-        raise AddressError("A phone number is written in digits, with + and the country code or without.")
-    for number in _readings(text, region):
-        if number is not None:
-            return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)[1:]
-    raise AddressError("This is not a valid phone number.")
+    try:
+        digits = phone_digits(text)
+    except PhoneTextError as error:
+        raise AddressError(str(error)) from None
+    found, last = _reading(digits, region), groups(text)[-1]
+    # nobody writes the last digit of a number by itself: it is a note, or the end of a second number
+    if found is None or (len(last) == 1 and _reading(digits[:-1], region) is not None):
+        raise AddressError(_shortcoming(digits, last, region))
+    return found
 
 
-def _readings(text: str, region: str) -> list[PhoneNumber | None]:
-    if text.startswith("+"):
-        return [_valid(text, None)]
-    digits = re.sub(r"[^0-9]", "", text)
-    international = _valid(f"+{digits}", None) if _DIGITS.fullmatch(digits) and digits[0] != "0" else None
-    own = international if international and _is_mobile_of(international, region) else None
-    return [own, _valid(text, region), international]
+def _shortcoming(digits: str, last: str, region: str) -> str:
+    """Say why digits, of which `last` is the last group, are not one number."""
+    count = len(digits.lstrip("+"))
+    if count < _FEWEST_DIGITS:
+        return f"This has {count} {'digit' if count == 1 else 'digits'}, too few for a phone number."
+    if count > _MOST_DIGITS:
+        return f"This has {count} digits, a phone number has at most {_MOST_DIGITS}. If it is two numbers, give one."
+    if _reading(digits[: -len(last)], region) is not None:
+        return (
+            f"This looks like two numbers, or a number and a note: it is one without {last!r}. Give one number alone."
+        )
+    return "This is not a valid phone number. Check its digits and its country code."
 
 
-def _is_mobile_of(number: PhoneNumber, region: str) -> bool:
+def _reading(digits: str, region: str) -> str | None:
+    """Return the E.164 digits, without `+`, that digits stand for; None if they can be no number."""
+    if not digits or digits.startswith("+"):
+        return _international(digits)
+    international = _international(f"+{digits}") if digits[0] != "0" and len(digits) <= _MOST_DIGITS else None
+    if international and _is_mobile_of(international, region):
+        return international
+    return _formatted(_valid(digits, region)) or international
+
+
+def _international(digits: str) -> str | None:
+    """Return the digits of a number with its country code: valid, or as WhatsApp names one of its accounts."""
+    if (found := _valid(digits, None)) is not None:
+        return _formatted(found)
+    bare = digits[1:]
+    return bare if (own := identity(bare)) != bare and _valid(f"+{own}", None) is not None else None
+
+
+def _formatted(number: PhoneNumber | None) -> str | None:
+    return None if number is None else phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)[1:]
+
+
+def _is_mobile_of(digits: str, region: str) -> bool:
+    number = phonenumbers.parse(f"+{digits}", None)
     if number.country_code != phonenumbers.country_code_for_region(region):
         return False
     kind = phonenumbers.number_type(number)

@@ -78,7 +78,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "MISSING_EMAIL": ErrorCode(422, "The email channel is asked for, but the recipient has no email address."),
     "MISSING_PHONE": ErrorCode(422, "A phone channel is asked for, but the recipient has no phone number."),
     "INVALID_EMAIL": ErrorCode(422, "This is not an email address."),
-    "INVALID_PHONE": ErrorCode(422, "This is not a phone number that can exist."),
+    "INVALID_PHONE": ErrorCode(422, "This is not one phone number, or none that can exist; the message says why."),
     "DUPLICATE_RECIPIENT": ErrorCode(422, "An earlier recipient of this blast has the same address."),
     "UNKNOWN_TEMPLATE": ErrorCode(422, "There is no template with this id."),
     "UNKNOWN_CHANNEL": ErrorCode(422, "There is no channel of this name."),

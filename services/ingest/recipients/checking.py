@@ -29,6 +29,7 @@ _TEST_RENDERS = 3
 _UNFIT_FILENAME = re.compile(r"[\x00-\x1f\x7f/\\]")
 _UNFIT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _FILENAME_RULE = "a file name has no slashes, line breaks or control characters"
+_PHONE_RULE = "A phone number is written as a text, in quotes: a JSON number has no leading 0 or +."
 _decoder = msgspec.json.Decoder(RecipientRequest)
 _NO_ATTACHMENTS: list[Attachment] = []
 
@@ -259,4 +260,11 @@ def _decode_problems(raw: bytes, path: str) -> list[Problem]:
         value = None
     if value is None:
         return [Problem(path, "INVALID_TYPE", "a recipient is a JSON object")]
-    return problems_of(value, RecipientRequest, path)
+    return [_named(problem, value) for problem in problems_of(value, RecipientRequest, path)]
+
+
+def _named(problem: Problem, value: Mapping[str, Any]) -> Problem:
+    """Return the problem; in the words that help where a phone number was written as a number."""
+    if problem.field.endswith(".phone") and isinstance(value.get("phone"), (int, float)):
+        return Problem(problem.field, problem.code, _PHONE_RULE)
+    return problem

@@ -16,6 +16,7 @@ from shared.queue.blasts import BlastStore
 from tests.integration.ingest.running import Api, Reply, person
 
 BLAST = "/api/messages/blast"
+_PHONE_RULE = "A phone number is written as a text, in quotes: a JSON number has no leading 0 or +"
 
 
 async def queued(redis: Redis, channel: str = "email") -> list[Job]:
@@ -137,6 +138,28 @@ async def test_spellings_of_one_address_are_collapsed(api: Api, redis: Redis) ->
     assert [job.recipient.address for job in await queued(redis)] == ["Siti@example.com", "a@münchen.de"]
     refused = await api.blast(person(0, email=emails[0]), person(1, email=emails[1]), onDuplicate="error")
     assert refused.problem("recipients[1].email") == "DUPLICATE_RECIPIENT"
+
+
+async def test_a_phone_is_one_number_or_refused(api: Api, redis: Redis) -> None:
+    """What a spreadsheet or a hand added to a number is named; a JSON number is told how to be written."""
+    phones = ["6281224770000.0", "0812 2477 100/1", "0812 2477 2000 (2)", 6281224772000, 6281224770000.0]
+    reply = await api.blast(*[person(n, phone=one) for n, one in enumerate(phones)], channels=["whatsapp"])
+    assert [(one["field"], one["code"], one["message"].partition(".")[0]) for one in reply.body["errors"]] == [
+        ("recipients[0].phone", "INVALID_PHONE", "This looks like a spreadsheet's decimal number"),
+        ("recipients[1].phone", "INVALID_PHONE", "This looks like two numbers"),
+        ("recipients[2].phone", "INVALID_PHONE", "This has a note in brackets"),
+        ("recipients[3].phone", "INVALID_TYPE", _PHONE_RULE),
+        ("recipients[4].phone", "INVALID_TYPE", _PHONE_RULE),
+    ]
+    assert await queued(redis, "whatsapp") == []
+
+
+async def test_a_number_goes_out_as_whatsapp_writes_it(api: Api, redis: Redis) -> None:
+    """A Mexican and a Brazilian account keep their spelling; another spelling of one is a duplicate."""
+    phones = ["5215512345678", "558187654321", "+55 81 98765-4321"]
+    reply = await api.blast(*[person(n, phone=one) for n, one in enumerate(phones)], channels=["whatsapp"])
+    assert (reply.status, reply.body["duplicates"]) == (202, 1)
+    assert [job.recipient.address for job in await queued(redis, "whatsapp")] == phones[:2]
 
 
 async def test_priority_and_size_choose_the_lane(api: Api, redis: Redis) -> None:
