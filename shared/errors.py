@@ -69,6 +69,23 @@ class TransientError(SendError):
     """This message may work soon: retried after 2, 4, 8 s …, uses an attempt."""
 
 
+class TryLaterError(TransientError):
+    """The provider said "try later" and named no time: retried like the others, and then deferred, not failed."""
+
+
+class ServerFailedError(TransientError):
+    """The server failed while it had the message, and before the hand-over: a lost connection, an HTTP 5xx.
+
+    `in_a_row` counts its failures without an answer in between, this one included. `in_trouble` is True once its
+    breaker is open: then the message is not to blame, and no attempt is used.
+    """
+
+    def __init__(self, message: str, *, code: str = "", reply: str = "") -> None:
+        super().__init__(message, code=code, reply=reply)
+        self.in_a_row = 1
+        self.in_trouble = False
+
+
 class UnavailableError(SendError):
     """The server fails, not the message: its breaker counts, no attempt is used, the job is given back."""
 

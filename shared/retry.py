@@ -10,15 +10,26 @@ from dataclasses import dataclass
 
 FIRST_DELAY_S = 2.0
 DEFERRAL_WAITS_S = (30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-DEFERRAL_LIMIT_S = 24 * 3600.0
+TROUBLE_WAITS_S = (5.0, 10.0, 20.0, *DEFERRAL_WAITS_S)
+GIVE_UP_AFTER_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and after what delays a job is tried; `time_scale` shortens every wait (tests use 0.25)."""
+    """How often and after what delays a job is tried; `time_scale` shortens every wait (tests use 0.25).
+
+    `give_up_after_s` is how long a message that is told "later" is deferred, not scaled. 0: never; every answer that
+    is not a yes uses an attempt.
+    """
 
     max_attempts: int = 3
     time_scale: float = 1.0
+    give_up_after_s: float = GIVE_UP_AFTER_S
+
+    @property
+    def defers(self) -> bool:
+        """Whether "later" is waited for at no cost."""
+        return self.give_up_after_s > 0
 
     def delay_s(self, attempt: int) -> float | None:
         """Return the delay after failed attempt `attempt` (from 1), None if it was the last."""
@@ -30,10 +41,25 @@ class RetryPolicy:
         """Return the wait of deferral number `deferral` (from 1); what the provider asked for comes first."""
         if asked_s is not None:
             return max(asked_s, 0.0)
-        step = min(deferral, len(DEFERRAL_WAITS_S)) - 1
-        return DEFERRAL_WAITS_S[step] * self.time_scale
+        return _step(DEFERRAL_WAITS_S, deferral) * self.time_scale
 
-    def deferral_ends_at_ms(self, first_deferred_at_ms: int, expires_at_ms: int) -> int:
-        """Return when deferring gives up: the job's expiry, or 24 h after its first deferral."""
-        limit = first_deferred_at_ms + int(DEFERRAL_LIMIT_S * 1000)
-        return min(limit, expires_at_ms) if expires_at_ms else limit
+    def trouble_wait_s(self, deferral: int) -> float:
+        """Return the wait of a message that met a server in trouble: short at first, another may be the probe."""
+        return _step(TROUBLE_WAITS_S, deferral) * self.time_scale
+
+    def deferred_until_ms(self, due_ms: int, now_ms: int, first_deferred_at_ms: int, expires_at_ms: int) -> int | None:
+        """Return when a deferred job is tried again, None where deferring gives up.
+
+        A wait that would end past the limit is cut, for one last try: at the limit, or a second before the job expires.
+        """
+        patience_s = self.give_up_after_s or GIVE_UP_AFTER_S
+        limit_ms = first_deferred_at_ms + int(patience_s * 1000)
+        if expires_at_ms:
+            limit_ms = min(limit_ms, expires_at_ms - 1000)
+        if due_ms <= limit_ms:
+            return due_ms
+        return limit_ms if limit_ms - now_ms >= FIRST_DELAY_S * self.time_scale * 1000 else None
+
+
+def _step(waits_s: tuple[float, ...], number: int) -> float:
+    return waits_s[min(number, len(waits_s)) - 1]

@@ -22,7 +22,7 @@ from services.email_sender.protocol import ReplyQueueProtocol
 from services.email_sender.replies import Reply, Stage, classify
 from services.email_sender.reply_reader import read_extensions
 from services.email_sender.settings import ServerSettings, SmtpSettings
-from shared.errors import KurirError, SendError, TransientError, UnavailableError, UncertainError
+from shared.errors import KurirError, SendError, ServerFailedError, UnavailableError, UncertainError
 
 # what fits into the transport's buffer at once; longer messages are written piece by piece
 PIECE_BYTES = 256 * 1024
@@ -43,7 +43,7 @@ class RefusedError(KurirError):
         return classify(self.stage, self.reply)
 
 
-class ConnectionLostError(TransientError):
+class ConnectionLostError(ServerFailedError):
     """The connection was lost, or an answer did not come, before the message was handed over."""
 
     def __init__(self, where: str, cause: BaseException) -> None:

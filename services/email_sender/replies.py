@@ -10,7 +10,15 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from shared.errors import DeferredError, PermanentError, SendError, StopChannelError, TransientError, UnavailableError
+from shared.errors import (
+    DeferredError,
+    PermanentError,
+    SendError,
+    StopChannelError,
+    TransientError,
+    TryLaterError,
+    UnavailableError,
+)
 
 LONGEST_WAIT_S = 24 * 3600.0
 # some write it as #5.7.1 (Cisco) or [5.7.1]; what goes on with more digits is an IP address or a version
@@ -94,7 +102,8 @@ def classify(stage: Stage, reply: Reply) -> SendError:
     if kind == "5":
         suppress = reply.codes if _is_hard_bounce(stage, reply, enhanced) else ""
         return PermanentError(message, code=reply.codes, reply=reply.words, suppress=suppress)
-    return TransientError(message, code=reply.codes, reply=reply.words)
+    later = TryLaterError if kind == "4" else TransientError
+    return later(message, code=reply.codes, reply=reply.words)
 
 
 def _before_mail(stage: Stage, reply: Reply, message: str) -> SendError:

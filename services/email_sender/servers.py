@@ -194,10 +194,13 @@ class Server:
 
     def _judge(self, error: SendError, turn: Turn) -> None:
         """Learn from a failure: about the server (its breaker), or about what it thinks of this sender."""
-        if isinstance(error, UnavailableError | ConnectionLostError):
-            turn.failed(str(error))
+        if isinstance(error, RateReachedError):
             return
-        if isinstance(error, UncertainError | RateReachedError):
+        if isinstance(error, ConnectionLostError):
+            turn.judge(error)
+            return
+        if isinstance(error, UnavailableError | UncertainError):
+            turn.failed(str(error))
             return
         turn.worked()
         cause = error.__cause__

@@ -7,20 +7,19 @@ fails several times in a row is left alone for a while (see `shared.sending.brea
 from __future__ import annotations
 
 import time
-from typing import NoReturn
 
 import aiohttp
 
 from services.whatsapp_sender.hand_over import HandOver, noting_hand_over
 from services.whatsapp_sender.inquiry import ask
 from services.whatsapp_sender.payload import WhatsAppMessage, render_message
-from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer
+from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer, retry_after_s
 from services.whatsapp_sender.settings import QiscusSettings
 from services.whatsapp_sender.starting import START, StartingConnector
 from shared.blasts import Blast
 from shared.channels import WHATSAPP
 from shared.clock import Clock
-from shared.errors import TransientError, UnavailableError, UncertainError
+from shared.errors import DeferredError, SendError, ServerFailedError, UnavailableError, UncertainError
 from shared.jobs import Job
 from shared.sending.breaker import Breaker, Turn
 from shared.sending.provider import ProviderStatus, Receipt, Room, Start, at_once
@@ -67,7 +66,7 @@ class WhatsAppChannel:
         with turn:
             answer = await self._post(self._session, message.body, turn, start)
             if is_server_failure(answer):
-                self._judge_failure(answer, turn)
+                raise _server_failure(answer, turn)
             try:
                 receipt = read_answer(answer)
             except UnavailableError as error:
@@ -120,29 +119,38 @@ class WhatsAppChannel:
                 retry_after, location = (response.headers.get(name, "") for name in ("Retry-After", "Location"))
                 return Answer(response.status, raw, retry_after, time.time(), location)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            lost = _lost(error, hand_over)
             if turn is not None:
-                turn.failed(reason)
-            _lost(error, reason, hand_over)
+                _judge(lost, turn)
+            raise lost from error
         finally:
             hand_over.end()
             self._used_at = time.monotonic()
 
-    def _judge_failure(self, answer: Answer, turn: Turn) -> NoReturn:
-        """A gateway's 5xx: this message may work soon; many in a row mean that the server is down."""
-        code = f"http {answer.status}"
-        turn.failed(code)
-        if self._breaker.is_open:
-            raise UnavailableError(f"HTTP {answer.status}, again and again", code=code, reply=answer.text)
-        raise TransientError(f"HTTP {answer.status}", code=code, reply=answer.text)
+
+def _server_failure(answer: Answer, turn: Turn) -> SendError:
+    """Return what a gateway's 5xx means: this message may work soon; many in a row mean that the server is down."""
+    code = f"http {answer.status}"
+    failure = ServerFailedError(f"HTTP {answer.status}", code=code, reply=answer.text)
+    turn.judge(failure)
+    wait_s = retry_after_s(answer)
+    return failure if wait_s is None else DeferredError(failure.message, code=code, reply=answer.text, wait_s=wait_s)
 
 
-def _lost(error: Exception, reason: str, hand_over: HandOver) -> NoReturn:
+def _judge(error: SendError, turn: Turn) -> None:
+    if isinstance(error, ServerFailedError):
+        turn.judge(error)
+    else:
+        turn.failed(error.message)
+
+
+def _lost(error: Exception, hand_over: HandOver) -> SendError:
+    reason = f"{type(error).__name__}: {error}".rstrip(": ")
     if hand_over.begun:
-        raise UncertainError(f"the answer was lost: {reason}", code="lost") from error
+        return UncertainError(f"the answer was lost: {reason}", code="lost")
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientSSLError):
-        raise UnavailableError(f"cannot connect: {reason}", code="connect") from error
-    raise TransientError(f"the connection was lost before the message was sent: {reason}", code="lost") from error
+        return UnavailableError(f"cannot connect: {reason}", code="connect")
+    return ServerFailedError(f"the connection was lost before the message was sent: {reason}", code="lost")
 
 
 def _without(secret: str, raw: bytes) -> bytes:

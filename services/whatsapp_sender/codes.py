@@ -6,14 +6,17 @@ API's guides to errors and rate limits. Qiscus passes the codes on.
 
 from __future__ import annotations
 
-from shared.errors import PermanentError, SendError, StopBlastError, StopChannelError, TransientError
+from shared.errors import PermanentError, SendError, StopBlastError, StopChannelError, TransientError, TryLaterError
 
 # Limits that pass: of the app (4, 17, 32, 341, 613), of the business account (800xx), of the number's throughput
 # (130429), of the recipient (131056), of a flow within one hour (132069), of registrations (133016).
 DEFERRED = frozenset({4, 17, 32, 341, 613, 130429, 131056, 132069, 133016, *range(80000, 80015)})
 
-# Trouble at Meta: unknown (1), overload (2), internal (131000, 131016), maintenance (131057), start-up (133004).
-TRANSIENT = frozenset({1, 2, 131000, 131016, 131057, 133004})
+# Trouble at Meta that may as well be this message's: unknown (1), internal (131000).
+TRANSIENT = frozenset({1, 131000})
+
+# Overload (2), a service that is away (131016), maintenance (131057), start-up (133004): "later" is not a no.
+TRY_LATER = frozenset({2, 131016, 131057, 133004})
 
 # The recipient chose to get no marketing from this business; only the recipient can undo it.
 OPTED_OUT = 131050
@@ -43,6 +46,7 @@ STOP_BLAST = frozenset({131063, 132015, 132016, 132068, *range(139000, 139005)})
 
 KINDS: dict[int, type[SendError]] = {
     **dict.fromkeys(TRANSIENT, TransientError),
+    **dict.fromkeys(TRY_LATER, TryLaterError),
     **dict.fromkeys(PERMANENT_RECIPIENT | PERMANENT_DATA, PermanentError),
     **dict.fromkeys(STOP, StopChannelError),
     **dict.fromkeys(STOP_BLAST, StopBlastError),

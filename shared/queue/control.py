@@ -213,6 +213,7 @@ def _waiting_for(one: ChannelProgress, stats: ChannelStats, now_ms: int) -> str:
         (not stats.senders, "no_senders"),
         (not stats.provider_available, "provider_unavailable"),
         (moving and stats.rate_limited, "rate_limited"),
+        (one.counts["retrying"] == waiting and not one.counts["processing"], "retrying"),
         (not moving and stats.waiting > waiting, "behind_others"),
     )
     return next((reason for holds, reason in reasons if holds), "")

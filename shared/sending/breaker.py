@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from shared.clock import Clock
+from shared.errors import ServerFailedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class BreakerPolicy:
 class Breaker:
     """Counts a server's failures in a row, and decides whether it may be tried.
 
-    Only failures of the server itself belong here (connect, DNS, TLS, greeting), never refusals of a message.
+    Only failures of the server itself belong here (no connection, a lost one, no answer, an HTTP 5xx), never refusals
+    of a message.
     """
 
     def __init__(self, clock: Clock, policy: BreakerPolicy | None = None) -> None:
@@ -53,6 +55,11 @@ class Breaker:
     def is_open(self) -> bool:
         """Whether the server counts as down; a probe may be under way."""
         return self._failed_at is not None
+
+    @property
+    def failures(self) -> int:
+        """How often the server has failed in a row."""
+        return self._failures
 
     def admits(self, *, last_resort: bool) -> bool:
         """Say whether `enter` would let a try through now, without taking its place."""
@@ -99,8 +106,13 @@ class Turn:
         self._breaker.worked()
 
     def failed(self, reason: str) -> None:
-        """The server failed before anything was handed over."""
+        """The server failed rather than answered."""
         self._breaker.failed(reason)
+
+    def judge(self, error: ServerFailedError) -> None:
+        """The server failed in mid-message; tell the error how the server stands."""
+        self._breaker.failed(error.message)
+        error.in_a_row, error.in_trouble = self._breaker.failures, self._breaker.is_open
 
     def __enter__(self) -> Turn:
         return self

@@ -241,11 +241,16 @@ class Dispatcher:
         return BeginRequest(
             lease,
             processing_event(lease, now_ms, self._settings.sender_id),
-            exhausted=lease.attempt > self._settings.max_attempts,
+            exhausted=self._is_exhausted(lease),
             limit=limit.name if limit else "",
             limit_gap_us=limit.gap_us if limit else 0,
             limit_burst=limit.burst if limit else 1,
         )
+
+    def _is_exhausted(self, lease: Lease) -> bool:
+        """Whether an abandoned attempt was the last; what a deferral brought back has its attempt still to come."""
+        abandoned = lease.deliveries > 1 or not lease.job.deferrals
+        return abandoned and lease.attempt > self._settings.max_attempts
 
     def _act_on(self, lease: Lease, grant: Grant, asked_at: float, clock: Clock) -> bool:
         """Start what was granted; settle, keep or drop what was refused. True if it changed anything."""

@@ -77,7 +77,7 @@ class SendingLoop(Generic[MessageT]):
             settler=self._settler,
             holdings=self._holdings,
             policy=OutcomePolicy(
-                RetryPolicy(settings.max_attempts, settings.time_scale),
+                RetryPolicy(settings.max_attempts, settings.time_scale, settings.give_up_after_s),
                 settings.on_uncertain,
                 settings.timing.park_ms,
             ),

@@ -4,7 +4,9 @@
 | --- | --- |
 | nothing | sent |
 | TransientError, anything unknown | a further attempt after 2, 4, 8 s …, or failed when all are used |
-| DeferredError | wait as asked; failed once a day or the expiry has passed |
+| TryLaterError | the same, but deferred when all are used |
+| ServerFailedError | as TransientError; with the server in trouble, deferred for a moment, no attempt used |
+| DeferredError | wait as asked, or 30 s, 1, 2, 5 … min; failed (`gave_up`) after a day, or expired |
 | PermanentError | failed; a hard bounce suppresses the address |
 | UnavailableError, StopChannelError, StopBlastError | given back, no attempt used |
 | UncertainError | by policy: one further attempt, or failed |
@@ -20,8 +22,11 @@ from shared.errors import (
     DeferredError,
     PermanentError,
     SendError,
+    ServerFailedError,
     StopBlastError,
     StopChannelError,
+    TransientError,
+    TryLaterError,
     UnavailableError,
     UncertainError,
 )
@@ -68,6 +73,12 @@ class Outcome(msgspec.Struct, frozen=True):
     suppress: str = ""
 
 
+class GaveUpError(SendError):
+    """The provider said "later" for longer than the message was worth; carries its last words."""
+
+    error_class = "gave_up"
+
+
 @dataclass(frozen=True, slots=True)
 class OutcomePolicy:
     """What the environment decides about outcomes."""
@@ -109,13 +120,31 @@ def refused(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
     """Return the outcome of an attempt that ended with `error`."""
     if isinstance(error, UnavailableError | StopChannelError | StopBlastError):
         return _returned(tried, error)
-    if isinstance(error, DeferredError):
-        return _deferred(tried, error, policy)
     if isinstance(error, PermanentError):
         return failed(tried, error, suppress=error.suppress)
     if isinstance(error, UncertainError) and policy.on_uncertain == "hold":
         return failed(tried, error, uncertain=True)
-    return _retried(tried, error, policy)
+    wait_s = _deferral_wait_s(tried.lease, error, policy.retry)
+    return _retried(tried, error, policy) if wait_s is None else _deferred(tried, error, wait_s, policy)
+
+
+def _deferral_wait_s(lease: Lease, error: SendError, retry: RetryPolicy) -> float | None:
+    """Return how long an answer defers the job, None where it uses an attempt."""
+    number, exhausted = lease.job.deferrals + 1, lease.attempt >= retry.max_attempts
+    if isinstance(error, ServerFailedError) and _is_servers_fault(error, retry, exhausted=exhausted):
+        return retry.trouble_wait_s(number)
+    if not retry.defers:
+        return None
+    if isinstance(error, DeferredError):
+        return retry.deferral_wait_s(number, error.wait_s)
+    # a job that waits by the schedule stays on it: its attempts went into being told "later"
+    later = isinstance(error, TryLaterError) or (isinstance(error, TransientError) and lease.job.deferrals > 0)
+    return retry.deferral_wait_s(number, None) if later and exhausted else None
+
+
+def _is_servers_fault(error: ServerFailedError, retry: RetryPolicy, *, exhausted: bool) -> bool:
+    """Whether the server is in trouble; a last attempt is not used up while nothing else was answered either."""
+    return error.in_trouble or (exhausted and error.in_a_row >= min(2, retry.max_attempts))
 
 
 def untouched(lease: Lease, now_ms: int, reason: str) -> Move:
@@ -132,14 +161,13 @@ def _returned(tried: Tried, error: SendError) -> Outcome:
     return Outcome(given_back(lease, pack_event(event)), "returned", error.error_class, error.code)
 
 
-def _deferred(tried: Tried, error: DeferredError, policy: OutcomePolicy) -> Outcome:
+def _deferred(tried: Tried, error: SendError, wait_s: float, policy: OutcomePolicy) -> Outcome:
     lease, job = tried.lease, tried.lease.job
     first_ms = job.first_deferred_at_ms or tried.at_ms
-    wait_ms = int(policy.retry.deferral_wait_s(job.deferrals + 1, error.wait_s) * 1000)
-    due_ms = tried.at_ms + wait_ms
-    if due_ms > policy.retry.deferral_ends_at_ms(first_ms, job.expires_at_ms):
-        expired = bool(job.expires_at_ms) and due_ms > job.expires_at_ms
-        return failed(tried, error, status="expired" if expired else "failed")
+    wished_ms = tried.at_ms + int(wait_s * 1000)
+    due_ms = policy.retry.deferred_until_ms(wished_ms, tried.at_ms, first_ms, job.expires_at_ms)
+    if due_ms is None:
+        return _gave_up(tried, error, wished_ms)
     event = Deferred(
         tried.at_ms,
         lease.job_id,
@@ -156,12 +184,20 @@ def _deferred(tried: Tried, error: DeferredError, policy: OutcomePolicy) -> Outc
     return Outcome(deferred(lease, pack_event(event), due_ms, first_ms), "deferred", error.error_class, error.code)
 
 
+def _gave_up(tried: Tried, error: SendError, wished_ms: int) -> Outcome:
+    expires_ms = tried.lease.job.expires_at_ms
+    last = GaveUpError(error.message, code=error.code, reply=error.reply)
+    return failed(tried, last, status="expired" if expires_ms and wished_ms > expires_ms else "failed")
+
+
 def _retried(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
     lease = tried.lease
     uncertain = isinstance(error, UncertainError)
     delay_s = policy.retry.delay_s(lease.attempt)
     if delay_s is None:
         return failed(tried, error, uncertain=uncertain)
+    if isinstance(error, DeferredError) and error.wait_s is not None:
+        delay_s = max(delay_s, error.wait_s)
     delay_ms = int(delay_s * 1000)
     event = pack_event(
         Retrying(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from shared.channels import CHANNELS
 from shared.queue.batches import boot_name
 from shared.queue.timing import Timing
+from shared.retry import GIVE_UP_AFTER_S
 from shared.sending.limits import LimitOf
 from shared.settings import CommonSettings, EnvReader, Rate
 
@@ -21,6 +22,7 @@ class SendingSettings:
 
     `window` is how many jobs may be begun and not yet settled for each unit of concurrency: above 1, the queue's
     round trips overlap with sending. `stuck_after_s` must exceed every time-out of a send together.
+    A message that is told "later" is deferred for `give_up_after_s`, 0: not at all.
     """
 
     sender_id: str
@@ -36,6 +38,7 @@ class SendingSettings:
     window: int = 20
     stuck_after_s: float = 900.0
     limit_of: LimitOf | None = None
+    give_up_after_s: float = GIVE_UP_AFTER_S
 
 
 def read_sending_settings(
@@ -57,6 +60,7 @@ def read_sending_settings(
         domain_rates=_domain_rates(env, f"{prefix}_DOMAIN_RATES") if CHANNELS[channel].address_field == "email" else {},
         window=env.integer(f"{prefix}_WINDOW", 20, minimum=1, maximum=100),
         stuck_after_s=env.seconds("KURIR_STUCK_AFTER", 900.0),
+        give_up_after_s=env.seconds(f"{prefix}_GIVE_UP_AFTER", GIVE_UP_AFTER_S),
     )
 
 

@@ -12,6 +12,7 @@ from shared.clock import Clock
 from shared.errors import (
     PermanentError,
     SendError,
+    ServerFailedError,
     StopBlastError,
     StopChannelError,
     TransientError,
@@ -217,9 +218,9 @@ class Worker(Generic[MessageT]):
             self._parts.settler.add(Settlement(outcome.move))
         if outcome.suppress:
             await consequences.suppress(tried.lease.job.recipient.address, outcome.suppress)
-        if isinstance(error, UnavailableError):
+        if isinstance(error, UnavailableError) or (isinstance(error, ServerFailedError) and error.in_trouble):
             consequences.provider_failed()
-        elif asked and not isinstance(error, UncertainError | StopChannelError):
+        elif asked and not isinstance(error, UncertainError | StopChannelError | ServerFailedError):
             consequences.provider_worked()
         self._note(tried, outcome)
 

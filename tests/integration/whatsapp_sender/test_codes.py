@@ -12,9 +12,11 @@ from shared.errors import (
     DeferredError,
     PermanentError,
     SendError,
+    ServerFailedError,
     StopBlastError,
     StopChannelError,
     TransientError,
+    TryLaterError,
     UnavailableError,
     UncertainError,
 )
@@ -23,7 +25,8 @@ from tests.integration.whatsapp_sender.providers import ACCEPTED, MESSAGE, error
 # written out once more, so that the code's table is held against another hand's
 TABLE: dict[type[SendError], list[int]] = {
     DeferredError: [4, 17, 32, 341, 613, *range(80000, 80015), 130429, 131056, 132069, 133016],
-    TransientError: [1, 2, 131000, 131016, 131057, 133004],
+    TransientError: [1, 131000],
+    TryLaterError: [2, 131016, 131057, 133004],
     PermanentError: [
         *(130497, 131021, 131026, 131030, 131047, 131049, 130472, 131062, 133010, 131050, 137000),
         *(100, 131008, 131009, 131051, 131052, 131053, 132000, 132001, 132005, 132007, 132008, 132012, 135000),
@@ -76,7 +79,8 @@ async def test_only_an_opt_out_suppresses() -> None:
     [
         ((401, 402, 403, 404, 407, 410), StopChannelError),
         ((405, 406, 411, 413, 414, 415, 417, 422, 431), PermanentError),
-        ((400, 408, 409, 418, 425, 500, 502, 503, 504), TransientError),
+        ((400, 408, 409, 418, 425), TransientError),
+        ((500, 502, 503, 504), ServerFailedError),
         ((429,), DeferredError),
     ],
 )
@@ -146,8 +150,12 @@ async def test_an_answer_never_shows_our_secret() -> None:
 
 
 async def test_retry_after_is_honoured() -> None:
-    """In a throttling, with a code or without; None where nothing is asked."""
+    """In a throttling, with a code or without (None where nothing is asked), and in a 503 that names a time."""
     async with providing() as provider, opened(provider.url) as channel:
+        provider.answers(503, "maintenance", {"Retry-After": "90"})
+        with pytest.raises(DeferredError) as away:
+            await channel.send(MESSAGE)
+        assert away.value.wait_s == 90.0
         for body in (error_body(130429), "slow down"):
             for headers, wait_s in (({"Retry-After": "17"}, 17.0), ({}, None)):
                 provider.answers(429, body, headers)

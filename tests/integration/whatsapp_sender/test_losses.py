@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 import trustme
 
-from shared.errors import PermanentError, SendError, TransientError, UnavailableError, UncertainError
+from shared.errors import PermanentError, SendError, ServerFailedError, TransientError, UnavailableError, UncertainError
 from tests.integration.whatsapp_sender.providers import MESSAGE, opened, providing, serving_raw
 from tests.servers import free_port, wait_for
 
@@ -132,12 +132,12 @@ async def test_a_gateway_in_trouble_opens_the_breaker() -> None:
     """A few 503 pages cost an attempt each; from the fifth in a row on no message pays for the server's failure."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(503, "<html>Service Unavailable</html>")
-        kinds = []
+        stands = []
         for _ in range(5):
-            with pytest.raises(SendError) as caught:
+            with pytest.raises(ServerFailedError) as caught:
                 await channel.send(MESSAGE)
-            kinds.append(type(caught.value))
-        assert kinds == [TransientError] * 4 + [UnavailableError]
+            stands.append((caught.value.in_a_row, caught.value.in_trouble))
+        assert stands == [(1, False), (2, False), (3, False), (4, False), (5, True)]
         assert not channel.available()
 
 

@@ -13,7 +13,7 @@ from shared.errors import (
     PermanentError,
     SendError,
     StopChannelError,
-    TransientError,
+    TryLaterError,
     UnavailableError,
 )
 
@@ -44,12 +44,12 @@ class Case(NamedTuple):
     wait_s: float | None = None
 
 
-D, P, S, T, U = DeferredError, PermanentError, StopChannelError, TransientError, UnavailableError
+D, L, P, S, U = DeferredError, TryLaterError, PermanentError, StopChannelError, UnavailableError
 
 CASES = [
     # Gmail and Google Workspace
-    Case(GOOGLE, DOT, 421, "4.3.0 Temporary System Problem. Try again later. - gsmtp", T),
-    Case(GOOGLE, MAIL, 421, "4.4.5 Server busy, try again later. - gsmtp", T),
+    Case(GOOGLE, DOT, 421, "4.3.0 Temporary System Problem. Try again later. - gsmtp", L),
+    Case(GOOGLE, MAIL, 421, "4.4.5 Server busy, try again later. - gsmtp", L),
     Case(
         GOOGLE,
         DOT,
@@ -63,10 +63,10 @@ CASES = [
         GOOGLE, RCPT, 450, "4.2.1 The user you are trying to contact is receiving mail at a rate that prevents more", D
     ),
     Case(GOOGLE, RCPT, 450, "4.2.1 Peak SMTP relay limit exceeded for customer. This is a temporary error.", D),
-    Case(GOOGLE, DOT, 451, "4.3.0 Mail server temporarily rejected message.", T),
-    Case(GOOGLE, DOT, 451, "4.4.2 Timeout - closing connection.", T),
+    Case(GOOGLE, DOT, 451, "4.3.0 Mail server temporarily rejected message.", L),
+    Case(GOOGLE, DOT, 451, "4.4.2 Timeout - closing connection.", L),
     Case(GOOGLE, RCPT, 452, "4.2.2 The email account that you tried to reach is over quota.", D),
-    Case(GOOGLE, RCPT, 452, "4.5.3 Your message has too many recipients.", T),
+    Case(GOOGLE, RCPT, 452, "4.5.3 Your message has too many recipients.", L),
     Case(GOOGLE, AUTH, 454, "4.7.0 Too many login attempts, please try again later.", U),
     Case(GOOGLE, MAIL, 530, "5.5.1 Authentication Required.", S),
     Case(GOOGLE, MAIL, 530, "5.7.0 Must issue a STARTTLS command first.", S),
@@ -114,8 +114,8 @@ CASES = [
     # Yahoo and AOL
     Case(YAHOO, MAIL, 421, "4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume", D),
     Case(YAHOO, MAIL, 421, "4.7.1 [TS03] All messages from 192.0.2.1 will be permanently deferred", D),
-    Case(YAHOO, DOT, 451, "Resources temporarily not available - Please try again later [#4.16.1].", T),
-    Case(YAHOO, DOT, 451, "4.3.2 Internal error reading data", T),
+    Case(YAHOO, DOT, 451, "Resources temporarily not available - Please try again later [#4.16.1].", L),
+    Case(YAHOO, DOT, 451, "4.3.2 Internal error reading data", L),
     Case(YAHOO, MAIL, 553, "5.7.2 [TSS09] All messages from 192.0.2.1 will be permanently deferred", P),
     Case(YAHOO, DOT, 554, "5.7.9 Message not accepted for policy reasons.", P),
     Case(YAHOO, DOT, 554, "5.7.5 (AU01) Message not accepted for policy reasons.", P),
@@ -126,8 +126,8 @@ CASES = [
     Case(SES, DOT, 421, "Too many concurrent SMTP connections", D),
     Case(SES, DOT, 454, "Throttling failure: Maximum sending rate exceeded.", D),
     Case(SES, DOT, 454, "Throttling failure: Daily message quota exceeded.", D),
-    Case(SES, DOT, 454, "Temporary service failure", T),
-    Case(SES, DOT, 451, "Timeout waiting for data from client.", T),
+    Case(SES, DOT, 454, "Temporary service failure", L),
+    Case(SES, DOT, 451, "Timeout waiting for data from client.", L),
     Case(SES, AUTH, 454, "Temporary authentication failure", U),
     Case(SES, MAIL, 530, "Authentication required", S),
     Case(SES, AUTH, 535, "Authentication Credentials Invalid", S),
@@ -137,10 +137,10 @@ CASES = [
     ),
     Case(SES, DOT, 554, "Transaction failed: Address length exceeds limits", P),
     # Postfix
-    Case(POSTFIX, MAIL, 450, "4.1.8 <a@nowhere.example>: Sender address rejected: Domain not found", T),
-    Case(POSTFIX, RCPT, 450, "4.1.2 <a@nowhere.example>: Recipient address rejected: Domain not found", T),
-    Case(POSTFIX, RCPT, 450, "4.1.1 <a@example.com>: Recipient address rejected: unverified address", T),
-    Case(POSTFIX, RCPT, 451, "4.3.0 <a@example.com>: Temporary lookup failure", T),
+    Case(POSTFIX, MAIL, 450, "4.1.8 <a@nowhere.example>: Sender address rejected: Domain not found", L),
+    Case(POSTFIX, RCPT, 450, "4.1.2 <a@nowhere.example>: Recipient address rejected: Domain not found", L),
+    Case(POSTFIX, RCPT, 450, "4.1.1 <a@example.com>: Recipient address rejected: unverified address", L),
+    Case(POSTFIX, RCPT, 451, "4.3.0 <a@example.com>: Temporary lookup failure", L),
     Case(POSTFIX, MAIL, 452, "4.3.1 Insufficient system storage", D),
     Case(POSTFIX, RCPT, 450, "4.7.1 Client host rejected: cannot find your hostname, [192.0.2.1]", D),
     Case(POSTFIX, RCPT, 454, "4.7.1 <a@example.com>: Relay access denied", D),
@@ -155,8 +155,8 @@ CASES = [
     Case(SMTPD, MAIL, 450, "4.7.1 Error: too much mail from 192.0.2.1", D),
     Case(SMTPD, MAIL, 530, "5.7.0 Must issue a STARTTLS command first", S),
     Case(SMTPD, AUTH, 535, "5.7.8 Error: authentication failed: authentication failure", S),
-    Case(SMTPD, MAIL, 421, "4.3.2 All server ports are busy", T),
-    Case(SMTPD, DOT, 451, "4.3.0 Error: queue file write error", T),
+    Case(SMTPD, MAIL, 421, "4.3.2 All server ports are busy", L),
+    Case(SMTPD, DOT, 451, "4.3.0 Error: queue file write error", L),
     Case(SMTPD, DATA, 554, "5.5.1 Error: no valid recipients", P),
     # Greylisting
     Case(POSTGREY, RCPT, 450, "4.2.0 <a@example.com>: Recipient address rejected: Greylisted, see http://postgrey", D),

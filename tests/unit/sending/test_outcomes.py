@@ -9,9 +9,11 @@ from shared.errors import (
     DeferredError,
     PermanentError,
     SendError,
+    ServerFailedError,
     StopBlastError,
     StopChannelError,
     TransientError,
+    TryLaterError,
     UnavailableError,
     UncertainError,
 )
@@ -22,12 +24,16 @@ from shared.retry import RetryPolicy
 from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, refused, untouched
 from tests.unit.sending.leases import lease_of
 
+USUAL = RetryPolicy()
+DAY_MS = 24 * 3600 * 1000
 _decode = msgspec.msgpack.Decoder(Event).decode
 
 
-def outcome_of(error: SendError, lease: Lease | None = None, *, policy: str = "resend") -> Outcome:
+def outcome_of(
+    error: SendError, lease: Lease | None = None, *, policy: str = "resend", retry: RetryPolicy = USUAL
+) -> Outcome:
     tried = Tried(lease or lease_of(), 10_000, 5, "Hello")
-    return refused(tried, error, OutcomePolicy(RetryPolicy(), policy, 60_000))
+    return refused(tried, error, OutcomePolicy(retry, policy, 60_000))
 
 
 @pytest.mark.parametrize(
@@ -95,13 +101,72 @@ def test_deferrals_wait_as_asked_or_ever_longer(deferrals: int, asked_s: float |
     assert (job.attempts, job.deferrals, job.first_deferred_at_ms) == (1, deferrals + 1, 10_000)
 
 
-def test_deferring_ends_after_a_day_or_at_the_expiry() -> None:
-    """The job then ends as failed, or expired where its own expiry was the nearer."""
-    day_ms = 24 * 3600 * 1000
-    old = lease_of(deferrals=3, first_deferred_at_ms=10_000 - day_ms)
-    assert outcome_of(DeferredError("x"), old).move.value.startswith("failed")
+def test_deferring_ends_after_a_day() -> None:
+    """The job then fails as `gave_up`, with the provider's last words."""
+    old = lease_of(deferrals=3, first_deferred_at_ms=10_000 - DAY_MS)
+    event = _decode(outcome_of(DeferredError("x", code="450", reply="450 not yet"), old).move.event)
+    assert isinstance(event, Ended)
+    assert (event.status, event.error_class, event.code, event.message) == ("failed", "gave_up", "450", "450 not yet")
+
+
+def test_last_deferral_ends_at_the_limit() -> None:
+    """A wait that would outlast the patience is cut for one last try, and then deferring is over."""
+    nearly = lease_of(deferrals=9, first_deferred_at_ms=70_000 - DAY_MS)
+    assert outcome_of(DeferredError("x"), nearly).move.value == "70000 normal deferred"
+    too_near = lease_of(deferrals=9, first_deferred_at_ms=11_000 - DAY_MS)
+    assert outcome_of(DeferredError("x"), too_near).move.value.startswith("failed")
+
+
+def test_deferring_ends_with_the_expiry() -> None:
+    """One last try is made a second before the job expires; then it has."""
     expiring = lease_of(expires_at_ms=20_000)
-    assert outcome_of(DeferredError("x"), expiring).move.value.startswith("expired")
+    assert outcome_of(DeferredError("x"), expiring).move.value == "19000 normal deferred"
+    assert outcome_of(DeferredError("x"), lease_of(expires_at_ms=11_500)).move.value.startswith("expired")
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+def test_try_later_uses_attempts_then_waits(most: int) -> None:
+    """Retried while attempts are left, then deferred from 30 s on; the last attempt stays to be used."""
+    retry = RetryPolicy(max_attempts=most)
+    for attempt in range(1, most):
+        assert outcome_of(TryLaterError("x"), lease_of(deliveries=attempt), retry=retry).name == "retrying"
+    outcome = outcome_of(TryLaterError("x"), lease_of(deliveries=most), retry=retry)
+    job = unpack_job(outcome.move.packed)
+    assert (outcome.name, outcome.move.value, job.attempts) == ("deferred", "40000 normal deferred", most - 1)
+    again = lease_of(attempts=job.attempts, deferrals=1, first_deferred_at_ms=10_000)
+    assert outcome_of(TryLaterError("x"), again, retry=retry).move.value == "70000 normal deferred"
+
+
+def test_deferred_job_is_not_failed_by_one_lost_connection() -> None:
+    """Its attempts went into being told "later": whatever is transient leaves it on the schedule, until that ends."""
+    waiting = lease_of(attempts=2, deferrals=1, first_deferred_at_ms=9_000)
+    assert outcome_of(ServerFailedError("x"), waiting).name == "deferred"
+    assert outcome_of(UncertainError("x"), waiting).name == "failed"
+    tired = lease_of(attempts=2, deferrals=1, first_deferred_at_ms=9_000 - DAY_MS)
+    assert outcome_of(ServerFailedError("x"), tired).error_class == "gave_up"
+
+
+def test_without_patience_every_no_uses_an_attempt() -> None:
+    """Where nothing is deferred, "later" is retried like the rest, as late as was asked, and fails like the rest."""
+    retry = RetryPolicy(give_up_after_s=0)
+    assert outcome_of(DeferredError("x"), retry=retry).move.value == "2000 1"
+    assert outcome_of(DeferredError("x", wait_s=9), retry=retry).move.value == "9000 1"
+    for error in (DeferredError("x"), TryLaterError("x")):
+        assert outcome_of(error, lease_of(deliveries=3), retry=retry).move.value.startswith("failed")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "in_a_row", "in_trouble", "name"),
+    [(1, 1, False, "retrying"), (3, 1, False, "failed"), (3, 2, False, "deferred"), (1, 5, True, "deferred")],
+)
+def test_server_in_trouble_uses_up_no_message(attempt: int, in_a_row: int, in_trouble: bool, name: str) -> None:
+    """A failure costs an attempt, but not the last while the server answers nobody, and none in trouble."""
+    error = ServerFailedError("lost")
+    error.in_a_row, error.in_trouble = in_a_row, in_trouble
+    outcome = outcome_of(error, lease_of(deliveries=attempt))
+    assert outcome.name == name
+    if name == "deferred":
+        assert outcome.move.value == "15000 normal deferred"
 
 
 def test_held_uncertain_job_ends() -> None:
