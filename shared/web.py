@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from shared.errors import SettingsError
 
@@ -18,6 +21,22 @@ _BAD_ADDRESS = {
     errno.EACCES: "port {port} on {host} may not be opened by this user",
     errno.EADDRNOTAVAIL: "{host} is not an address of this machine",
 }
+
+
+Refuse = Callable[[BaseException | None], web.Response]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """How an application is served.
+
+    A connection whose next request does not arrive whole within `idle_s` is closed. `refuse` makes the answer to what
+    cannot be parsed as HTTP, aiohttp's plain text by default. Without `inflate` bodies stay compressed as they came.
+    """
+
+    idle_s: float = _IDLE_S
+    refuse: Refuse | None = None
+    inflate: bool = True
 
 
 class Health:
@@ -59,15 +78,14 @@ def operations_routes(health: Health, metrics: Callable[[], tuple[bytes, str]]) 
 
 
 @asynccontextmanager
-async def serving(app: web.Application, host: str, port: int, idle_s: float = _IDLE_S) -> AsyncIterator[int]:
+async def serving(
+    app: web.Application, host: str, port: int, options: HttpOptions = HttpOptions()
+) -> AsyncIterator[int]:
     """Serve an application while the block runs; yields the bound port (`port` 0 takes a free one).
 
-    Raises SettingsError if the address cannot be bound. Requests in flight get 5 s to end. A connection whose next
-    request does not arrive whole within `idle_s` is closed.
+    Raises SettingsError if the address cannot be bound. Requests in flight get 5 s to end.
     """
-    runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT_S, keepalive_timeout=idle_s
-    )  # fmt: skip
+    runner = _Runner(app, options)
     await runner.setup()
     try:
         # no SO_REUSEPORT: two systems on one port must collide, not share the requests
@@ -80,3 +98,50 @@ async def serving(app: web.Application, host: str, port: int, idle_s: float = _I
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+class _Connection(RequestHandler):
+    """A client's connection; what it sends that is not HTTP is answered by `refuse`, which also ends it."""
+
+    __slots__ = ("_refuse",)
+
+    def __init__(self, server: _Server, refuse: Refuse, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._refuse = refuse
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer a request that could not be parsed; everything else as aiohttp does."""
+        if status != 400 or request.writer.output_size > 0:
+            return super().handle_error(request, status, exc, message)
+        return self._refuse(exc)
+
+
+class _Server(web.Server):
+    """Makes a connection for each client."""
+
+    def __init__(self, made: web.Server, refuse: Refuse, settings: dict[str, Any]) -> None:
+        super().__init__(made.request_handler, request_factory=made.request_factory)
+        self._refuse = refuse
+        self._settings = settings
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, self._refuse, loop=self._loop, **self._settings)
+
+
+class _Runner(web.AppRunner):
+    """Runs an application by its options."""
+
+    def __init__(self, app: web.Application, options: HttpOptions) -> None:
+        self._settings: dict[str, Any] = {
+            "access_log": None,
+            "keepalive_timeout": options.idle_s,
+            "auto_decompress": options.inflate,
+        }
+        super().__init__(app, shutdown_timeout=_SHUTDOWN_TIMEOUT_S, **self._settings)
+        self._refuse = options.refuse
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return made if self._refuse is None else _Server(made, self._refuse, self._settings)

@@ -11,6 +11,7 @@ from aiohttp.web_urldispatcher import MatchInfoError, UrlDispatcher
 from services.ingest.call import Operation
 from services.ingest.entrance import Entrance
 from services.ingest.gateway import Gateway
+from services.ingest.malformed import meet_expectation
 from services.ingest.problems import ApiError
 
 PREFIXES = ("/api/v1", "/api")
@@ -27,9 +28,8 @@ def build_app(gateway: Gateway, operations: Iterable[Operation]) -> web.Applicat
         app = web.Application(router=_Router(), middlewares=[entrance.middleware()], client_max_size=0)
     app.on_response_prepare.append(entrance.dress)
     for method, path in table:
-        app.router.add_route(method, path, _unreachable)
-        if method == "GET":
-            app.router.add_route("HEAD", path, _unreachable)
+        for name in (method, "HEAD") if method == "GET" else (method,):
+            app.router.add_route(name, path, _unreachable, expect_handler=meet_expectation)
     return app
 
 

@@ -7,20 +7,26 @@ nothing: it gets 408. What is too large gets 413, at once where Content-Length a
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Awaitable
+from email.message import Message
 from typing import TypeVar
 
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError, TransferEncodingError
+from aiohttp.http_exceptions import TransferEncodingError
 
 from services.ingest.call import JSON, Call
-from services.ingest.decoding import convert, problem_of, problems_of, read_object
+from services.ingest.decoding import UNREADABLE, convert, json_text, problem_of, problems_of, read_object, words_of
+from services.ingest.inflating import Inflater, coding_of
 from services.ingest.problems import ApiError, Problem, invalid
 
 _SLOWEST_BYTES_PER_S = 1024
-BODY_ERRORS = ("MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE", "REQUEST_TIMEOUT", "MALFORMED_REQUEST")
-ENDINGS = (ContentEncodingError, TransferEncodingError, web.RequestPayloadError, ConnectionError)
+# ASCII is a part of it
+_UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+READING_ERRORS = ("BODY_TOO_LARGE", "REQUEST_TIMEOUT", "MALFORMED_REQUEST", "UNSUPPORTED_ENCODING")
+BODY_ERRORS = ("MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE", *READING_ERRORS)
+ENDINGS = (TransferEncodingError, web.RequestPayloadError, ConnectionError)
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 ValueT = TypeVar("ValueT")
@@ -59,22 +65,58 @@ class Meter:
 
 
 async def chunks(call: Call, limit: int) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives; raises 408, 413 or 400."""
+    """Yield the body as it arrives, inflated where it is compressed; raises 408, 413, 415 or 400."""
+    coding = coding_of(call.request.headers.get("Content-Encoding", ""))
     meter = Meter(call, limit)
+    arriving = _arriving(call, meter)
+    async for chunk in _inflated(arriving, Inflater(coding)) if coding else arriving:
+        meter.received(chunk)
+        yield chunk
+
+
+async def _arriving(call: Call, meter: Meter) -> AsyncIterator[bytes]:
     content = call.request.content
     while not content.at_eof():
         try:
             chunk = await meter.awaited(content.readany())
         except ENDINGS as error:
-            raise ApiError("MALFORMED_REQUEST", f"the body cannot be read: {error}") from error
-        meter.received(chunk)
+            what = "the body broke off, or its chunks are broken"
+            raise ApiError("MALFORMED_REQUEST", what, headers={"Connection": "close"}) from error
         yield chunk
+
+
+async def _inflated(arriving: AsyncIterator[bytes], inflater: Inflater) -> AsyncIterator[bytes]:
+    async for chunk in arriving:
+        for piece in inflater.pieces(chunk):
+            yield piece
+            # a chunk may inflate to a thousand times its size
+            await asyncio.sleep(0)
+    inflater.finish()
+
+
+def check_charset(request: web.Request) -> None:
+    """Raise 415 where the Content-Type names a character set other than UTF-8."""
+    _check_charset(request.charset)
+
+
+def check_charset_of(content_type: str, what: str) -> None:
+    """Raise 415 where this Content-Type names a character set other than UTF-8; `what` has it."""
+    named = Message()
+    named["Content-Type"] = content_type or "text/plain"
+    _check_charset(named.get_content_charset(), what)
+
+
+def _check_charset(charset: str | None, what: str = "the body") -> None:
+    if charset and charset.lower().replace("_", "-") not in _UTF8:
+        said = f"{what} is sent as UTF-8; its Content-Type says {charset[:40]!r}"
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", said)
 
 
 async def read_json(call: Call, limit: int | None = None) -> bytes:
     """Return a whole JSON body; raises 415 for another Content-Type."""
     if call.request.content_type != JSON:
         raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call reads {JSON}")
+    check_charset(call.request)
     return await read_whole(call, limit or call.gateway.settings.limits.json_bytes)
 
 
@@ -94,26 +136,33 @@ async def read_optional(call: Call, kind: type[StructT]) -> StructT:
     if not call.request.can_read_body:
         return kind()
     raw = await read_json(call)
-    return decode_struct(raw, kind) if raw.strip() else kind()
+    return decode_struct(raw, kind) if raw.removeprefix(BOM_UTF8).strip() else kind()
 
 
 def decode_struct(raw: bytes, kind: type[StructT]) -> StructT:
     """Decode a JSON object to a struct; raises 400, or 422 with every problem."""
+    return decode_object(raw, kind, "MALFORMED_JSON", "the body")
+
+
+def decode_object(raw: bytes, kind: type[StructT], malformed: str, what: str) -> StructT:
+    """Decode a JSON object to a struct; raises `malformed` about `what` (400), or 422 with every problem."""
     try:
-        return msgspec.json.decode(raw, type=kind)
+        text = json_text(raw)
+        return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
-        raise invalid(_every_problem(raw, kind) or [problem_of(error)]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError("MALFORMED_JSON", f"the body is not JSON: {error}") from error
+        raise invalid(_every_problem(text, kind, malformed, what) or [problem_of(error)]) from error
+    except UNREADABLE as error:
+        raise ApiError(malformed, f"{what} is not JSON: {words_of(error)}") from error
 
 
-def _every_problem(raw: bytes, kind: type[StructT]) -> list[Problem]:
+def _every_problem(raw: bytes, kind: type[StructT], malformed: str, what: str) -> list[Problem]:
+    """Return every problem of an object; what follows the first of them may not even be JSON."""
     try:
         value = read_object(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError("MALFORMED_JSON", f"the body is not JSON: {error}") from error
+    except UNREADABLE as error:
+        raise ApiError(malformed, f"{what} is not JSON: {words_of(error)}") from error
     if value is None:
-        raise ApiError("MALFORMED_JSON", "the body is not a JSON object")
+        raise ApiError(malformed, f"{what} is not a JSON object")
     return problems_of(value, kind)
 
 

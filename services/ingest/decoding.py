@@ -7,6 +7,7 @@ by field, so that the answer names every problem with its path.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -19,6 +20,29 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 _PATH = re.compile(r"^(?P<what>.*) - at `\$?(?P<path>[^`]*)`$", re.DOTALL)
 _KEY_PATH = re.compile(r"^(?P<what>.*) - at `key` in `\$?(?P<path>[^`]*)`$", re.DOTALL)
 _json = msgspec.json.Decoder()
+UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+def json_text(raw: bytes) -> bytes:
+    """Return JSON without the byte order mark that some programs put before it (RFC 8259, 8.1).
+
+    Raises UnicodeError, fit to be shown, where it is not UTF-8.
+    """
+    text = raw.removeprefix(BOM_UTF8)
+    if b"\0" in text[:4] or text[:2] in {BOM_UTF16_LE, BOM_UTF16_BE}:
+        raise UnicodeError("it is UTF-16 or UTF-32; JSON is sent as UTF-8")
+    if not text.isascii():
+        text.decode()
+    return text
+
+
+def words_of(error: BaseException) -> str:
+    """Return what is wrong with a text that cannot be read, in words for its sender."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start + 1} ({error.object[error.start]:#04x}) is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return str(error)
 
 
 def read_object(raw: bytes | msgspec.Raw) -> dict[str, Any] | None:

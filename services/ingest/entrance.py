@@ -36,8 +36,8 @@ _SECRET_PLACES = re.compile(r"\{(?:token|secret|key)\}")
 _UNLOGGED = frozenset({"/health", "/metrics"})
 # a caller without a good key can have these as often as it likes: they are counted, not stored
 _COUNTED_ONLY = frozenset({"UNAUTHORIZED", "LOOPBACK_ONLY", "RATE_LIMITED"})
-_POLICY = "default-src 'none'; frame-ancestors 'none'"
-_SECURITY = {
+POLICY = "default-src 'none'; frame-ancestors 'none'"
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -167,8 +167,8 @@ class Entrance:
 
     async def dress(self, request: web.Request, response: web.StreamResponse) -> None:
         """Put the headers on every answer, also one that is streamed; a signal of aiohttp before its head goes out."""
-        response.headers.setdefault("Content-Security-Policy", _POLICY)  # pages bring their own
-        response.headers.update(_SECURITY)
+        response.headers.setdefault("Content-Security-Policy", POLICY)  # pages bring their own
+        response.headers.update(SECURITY_HEADERS)
         response.headers.update(request.get(_HEADERS, {}))
 
     def _is_stranger(self, call: Call, error: ApiError | None) -> bool:

@@ -17,6 +17,7 @@ from services.ingest.app import build_app
 from services.ingest.gateway import Gateway, Queue, Records
 from services.ingest.intake.abandoned import AbandonedWatch
 from services.ingest.keys import Keyring
+from services.ingest.malformed import malformed_response
 from services.ingest.metrics import IngestMetrics
 from services.ingest.operations import OPERATIONS
 from services.ingest.peers import Peer, open_session
@@ -41,7 +42,7 @@ from shared.queue.connection import connect, without_password
 from shared.queue.control import Control
 from shared.queue.producer import BacklogLimits, Producer
 from shared.queue.suppressions import Suppressions
-from shared.web import Health, serving
+from shared.web import Health, HttpOptions, serving
 
 _CONNECTIONS = 32
 _LAST_WORDS_S = 3.0
@@ -124,8 +125,10 @@ async def _serve(gateway: Gateway, stop: Stop) -> None:
         abandoned = AbandonedWatch(gateway.queue, gateway.records.open_blasts, gateway.clock, after_s)
         tasks.create_task(abandoned.run(stop))
         await gateway.records.watch.look()
-        app, idle_s = build_app(gateway, OPERATIONS), gateway.settings.limits.header_s
-        async with serving(app, common.host, common.port, idle_s) as port:
+        options = HttpOptions(
+            gateway.settings.limits.header_s, lambda error: malformed_response(error, gateway.metrics), inflate=False
+        )
+        async with serving(build_app(gateway, OPERATIONS), common.host, common.port, options) as port:
             log.info(
                 "ingest serves", host=common.host, port=port, redis=without_password(common.redis_url),
                 keys=len(gateway.settings.keys), channels=sorted(gateway.settings.configured_channels),

@@ -63,7 +63,8 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "JOB_NOT_RETRYABLE": ErrorCode(409, "The job did not fail, or may have been delivered; there is nothing to retry."),
     "TEMPLATE_EXISTS": ErrorCode(409, "A template with this id exists already; PUT changes it."),
     "BODY_TOO_LARGE": ErrorCode(413, "The body, or one line of it, is larger than allowed."),
-    "UNSUPPORTED_MEDIA_TYPE": ErrorCode(415, "The Content-Type is none that this call reads."),
+    "UNSUPPORTED_MEDIA_TYPE": ErrorCode(415, "The Content-Type is not one that this call reads, or not UTF-8."),
+    "UNSUPPORTED_ENCODING": ErrorCode(415, "The Content-Encoding is not one that this API reads: gzip or deflate."),
     # the request can be read but not done
     "VALIDATION_FAILED": ErrorCode(422, "The request has problems of several kinds; `errors` lists them."),
     "IDEMPOTENCY_KEY_REUSED": ErrorCode(422, "This Idempotency-Key was used for a different request."),

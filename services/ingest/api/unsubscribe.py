@@ -9,7 +9,7 @@ from html import escape
 
 from aiohttp import web
 
-from services.ingest.bodies import read_whole
+from services.ingest.bodies import READING_ERRORS, read_whole
 from services.ingest.call import Body, Call, Operation
 from services.ingest.pages import page, read_page_file
 from services.ingest.problems import ApiError
@@ -71,7 +71,7 @@ OPERATIONS = [
               _show, None, rooted=True, queue=False, errors=("INVALID_TOKEN",), content_types=_HTML),
     Operation("POST", "/u/{token}", "unsubscribe", "Unsubscribe with one click (RFC 8058); safe to repeat",
               _unsubscribe, None, rooted=True, content_types=_HTML,
-              errors=("INVALID_TOKEN", "BODY_TOO_LARGE", "REQUEST_TIMEOUT"),
+              errors=("INVALID_TOKEN", *READING_ERRORS),
               body=Body({_FORM: {"type": "object", "properties": {"List-Unsubscribe": {"type": "string"}}}},
                         required=False)),
 ]  # fmt: skip

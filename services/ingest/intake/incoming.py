@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from services.ingest.bodies import chunks, decode_struct, read_whole, struct_of
+from services.ingest.bodies import check_charset, chunks, decode_object, decode_struct, read_whole, struct_of
 from services.ingest.call import JSON, Call
-from services.ingest.decoding import problem_of, problems_of, read_object
+from services.ingest.inflating import coding_of
 from services.ingest.intake.multipart import MULTIPART, Part, parts_of
-from services.ingest.problems import ApiError, Problem, invalid
+from services.ingest.problems import ApiError
 from services.ingest.recipients import CsvRow, csv_rows, ndjson_lines
 from services.ingest.requests import BlastHead, BlastRequest
 
@@ -70,6 +70,8 @@ class Incoming:
 async def read_incoming(call: Call) -> Incoming:
     """Begin to read a blast by its Content-Type; raises ApiError where its head cannot be read."""
     kind = call.request.content_type
+    check_charset(call.request)
+    coding_of(call.request.headers.get("Content-Encoding", ""))
     digest = Digest("blast", kind, call.request.query_string)
     if kind == JSON:
         return await _json(call, digest)
@@ -104,7 +106,8 @@ async def _ndjson(call: Call, body: AsyncIterator[bytes], digest: Digest) -> Inc
     first = await anext(lines, None)
     if first is None:
         raise ApiError("MALFORMED_NDJSON")
-    return Incoming(_head(first[0], "MALFORMED_NDJSON"), _after(first[1:], lines), digest)
+    head = decode_object(first[0], BlastHead, "MALFORMED_NDJSON", "the first line")
+    return Incoming(head, _after(first[1:], lines), digest)
 
 
 async def _after(first: list[bytes], lines: AsyncIterator[list[bytes]]) -> AsyncIterator[Sequence[Entry]]:
@@ -133,7 +136,7 @@ async def _multipart(call: Call, digest: Digest) -> Incoming:
     raw = await head_part.whole(call.gateway.settings.limits.json_bytes)
     digest.update(raw)
     call.note_no_more()
-    head = _head(raw, "MALFORMED_MULTIPART")
+    head = decode_object(raw, BlastHead, "MALFORMED_MULTIPART", "the part `blast`")
     part = await anext(parts, None)
     if part is None or part.name != "recipients":
         raise ApiError("MALFORMED_MULTIPART", "the part `recipients` is missing after `blast`")
@@ -152,26 +155,6 @@ async def _part_entries(
         yield block
     if await anext(parts, None) is not None:
         raise ApiError("MALFORMED_MULTIPART", "there is a part after `recipients`")
-
-
-def _head(raw: bytes, malformed: str) -> BlastHead:
-    try:
-        return msgspec.json.decode(raw, type=BlastHead)
-    except msgspec.ValidationError as error:
-        raise invalid(_head_problems(raw, malformed) or [problem_of(error)]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(malformed, f"the blast is not JSON: {error}") from error
-
-
-def _head_problems(raw: bytes, malformed: str) -> list[Problem]:
-    """Return every problem of a head; what follows the first of them may not even be JSON."""
-    try:
-        value = read_object(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(malformed, f"the blast is not JSON: {error}") from error
-    if value is None:
-        raise ApiError(malformed, "the blast is not a JSON object")
-    return problems_of(value, BlastHead)
 
 
 def _head_of_query(query: Mapping[str, str]) -> BlastHead:

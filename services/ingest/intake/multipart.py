@@ -8,8 +8,9 @@ from typing import Any, cast
 from aiohttp import BodyPartReader, MultipartReader, StreamReader
 from aiohttp.http_exceptions import BadHttpMessage
 
-from services.ingest.bodies import ENDINGS, Meter
+from services.ingest.bodies import ENDINGS, Meter, check_charset_of
 from services.ingest.call import Call
+from services.ingest.inflating import coding_of
 from services.ingest.problems import ApiError
 
 MULTIPART = "multipart/form-data"
@@ -27,7 +28,11 @@ class Part:
         self._meter = meter
         self.name = reader.name or ""
         self.filename = reader.filename or ""
-        self.content_type = reader.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        named = reader.headers.get("Content-Type", "")
+        self.content_type = named.partition(";")[0].strip().lower()
+        check_charset_of(named, f"the part {self.name[:40]!r}")
+        if coding_of(reader.headers.get("Content-Encoding", "")):
+            raise ApiError("UNSUPPORTED_ENCODING", "the parts of a multipart body are read uncompressed")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield its content as it arrives."""
@@ -55,7 +60,11 @@ class Part:
 
 
 async def parts_of(call: Call) -> AsyncIterator[Part]:
-    """Yield the parts of a multipart body; raises ApiError where it is none."""
+    """Yield the parts of a multipart body; raises ApiError where it is not one, or compressed."""
+    if coding_of(call.request.headers.get("Content-Encoding", "")):
+        raise ApiError(
+            "UNSUPPORTED_ENCODING", "a multipart body is read uncompressed; NDJSON and CSV may be compressed"
+        )
     meter = Meter(call, call.gateway.settings.limits.upload_bytes)
     try:
         reader = MultipartReader(call.request.headers, cast("StreamReader", _Lines(call.request.content)))
@@ -97,4 +106,6 @@ async def _next(reader: MultipartReader) -> BodyPartReader | None:
 
 
 def _malformed(error: BaseException) -> ApiError:
-    return ApiError("MALFORMED_MULTIPART", f"the multipart body cannot be read: {type(error).__name__}")
+    if isinstance(error, RuntimeError):
+        return ApiError("MALFORMED_MULTIPART", "the Content-Transfer-Encoding of a part is not one that is read")
+    return ApiError("MALFORMED_MULTIPART", "the multipart body is cut off, or its boundary or part headers are broken")

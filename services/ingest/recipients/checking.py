@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from services.ingest.addresses import AddressError, normal_email, normal_phone
-from services.ingest.decoding import problem_of, problems_of, read_object
+from services.ingest.decoding import UNREADABLE, problem_of, problems_of, read_object, words_of
 from services.ingest.problems import ApiError, Problem
 from services.ingest.recipients.accepted import Accepted
 from services.ingest.recipients.csv_rows import CsvRow
@@ -87,8 +87,8 @@ class RecipientChecker:
             request = _decoder.decode(raw)
         except msgspec.ValidationError as error:
             return Checked(None, _decode_problems(bytes(raw), path) or [problem_of(error, path)])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return Checked(None, [Problem(path, "INVALID_TYPE", f"a recipient is a JSON object: {error}")])
+        except UNREADABLE as error:
+            return Checked(None, [Problem(path, "INVALID_TYPE", f"a recipient is a JSON object: {words_of(error)}")])
         return self._check(request, index, path)
 
     def check_row(self, row: CsvRow, index: int) -> Checked:
@@ -256,7 +256,7 @@ def _has_own(draft: _Draft, name: str) -> bool:
 def _decode_problems(raw: bytes, path: str) -> list[Problem]:
     try:
         value = read_object(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         value = None
     if value is None:
         return [Problem(path, "INVALID_TYPE", "a recipient is a JSON object")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator
 
 from services.ingest.problems import ApiError
@@ -15,10 +16,7 @@ async def ndjson_lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterato
     rest: list[bytes] = []
     held = 0
     first = True
-    async for piece in chunks:
-        chunk = piece
-        if first and chunk:
-            chunk, first = chunk.removeprefix(b"\xef\xbb\xbf"), False
+    async for chunk in chunks:
         end = chunk.rfind(b"\n")
         if end < 0:
             rest.append(chunk)
@@ -26,10 +24,13 @@ async def ndjson_lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterato
             _check_length(held, limit)
             continue
         whole = b"".join([*rest, chunk[:end]])
+        if first:
+            whole, first = whole.removeprefix(BOM_UTF8), False
         rest, held = [chunk[end + 1 :]], len(chunk) - end - 1
         if lines := _lines(whole, limit):
             yield lines
-    if lines := _lines(b"".join(rest), limit):
+    last = b"".join(rest)
+    if lines := _lines(last.removeprefix(BOM_UTF8) if first else last, limit):
         yield lines
 
 
