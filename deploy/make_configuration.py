@@ -35,8 +35,8 @@ TARGET = ROOT / "docs" / "configuration.md"
 _DEFAULTS = {
     "KURIR_EMAIL_DOMAINS": "the domain of `KURIR_EMAIL_FROM`",
     "KURIR_LOG_DIR": "`logs` in `KURIR_DATA_DIR`",
-    "KURIR_SMTP_HELO": "the machine's name",
-    "KURIR_UNSUBSCRIBE_EMAIL": "the address of `KURIR_EMAIL_FROM`",
+    "KURIR_EMAIL_RETURN_PATH": "the address of From",
+    "KURIR_SMTP_HELO": "the machine's full name, else that of `KURIR_PUBLIC_URL`; `[127.0.0.1]` for local servers",
 }
 _HEAD = """# Configuration
 

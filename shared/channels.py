@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+# how the sandbox greets by SMTP: a sender that is told to talk to a sandbox talks to nobody else
+SANDBOX_HOST = "sandbox.kurir"
+
 
 @dataclass(frozen=True, slots=True)
 class Channel:

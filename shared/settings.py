@@ -161,6 +161,10 @@ class EnvReader:
             return default
         return value.lower()
 
+    def file_of(self, name: str) -> str:
+        """Return the path of the file that a variable's value is read from, "" where it is in the environment."""
+        return "" if self._env.get(name, "").strip() else self._env.get(f"{name}_FILE", "").strip()
+
     def _raw(self, name: str) -> str | None:
         value = valid(self._env.get(name, "")).strip()
         path = self._env.get(f"{name}_FILE", "").strip()

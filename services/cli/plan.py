@@ -168,7 +168,7 @@ def _shared_env(options: UpOptions, env: Mapping[str, str], data_dir: Path, log_
 
 
 def _provider_env(port: int, sandboxed: list[str], env: Mapping[str, str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    found = {"KURIR_SANDBOXED": ",".join(sandboxed)}
     if "email" in sandboxed:
         found |= {"KURIR_SMTP_URL": f"smtp://{_LOOPBACK}:{port + SANDBOX_SMTP_OFFSET}", "KURIR_SMTP_SERVERS": ""}
         found["KURIR_EMAIL_FROM"] = env.get("KURIR_EMAIL_FROM") or "Kurir <kurir@example.com>"

@@ -12,6 +12,7 @@ from email.utils import parseaddr
 from email_validator import EmailNotValidError, validate_email
 
 from shared.errors import KurirError
+from shared.hosts import is_fully_qualified
 
 _UNFIT = re.compile(r"[\x00-\x20\x7f<>]")
 
@@ -31,6 +32,14 @@ def parse_mailbox(text: str) -> Address:
     if not local or not domain:
         raise AddressError("an address needs a name and a domain")
     return Address(name, local.strip('"') if local.startswith('"') else local, domain)
+
+
+def wire_domain(domain: str) -> str:
+    """Return a domain in ASCII and lower case; raises AddressError."""
+    ascii_domain = wire_address(f"x@{domain}").partition("@")[2].lower()
+    if not is_fully_qualified(ascii_domain):
+        raise AddressError(f"{domain!r} is not a domain such as example.com")
+    return ascii_domain
 
 
 def wire_address(address: str) -> str:

@@ -13,6 +13,7 @@ from shared.blasts import Blast
 from shared.channels import EMAIL
 from shared.errors import SendError, StopChannelError, UnavailableError
 from shared.jobs import Job
+from shared.logs import get_logger
 from shared.sending.provider import ProviderStatus, Receipt, Room, Start, at_once
 
 LOOK_TIMEOUT_S = 15.0
@@ -24,7 +25,7 @@ class EmailChannel:
     def __init__(self, settings: EmailSettings) -> None:
         self._settings = settings
         self._frames = Frames(settings.mail)
-        self._encoder = Encoder(settings.dkim)
+        self._encoder = Encoder(settings.identity.keys)
         self._servers: Servers | None = None
         self._tending: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
@@ -36,8 +37,17 @@ class EmailChannel:
 
     async def open(self) -> None:
         """Set up the servers; connections are opened by the first messages."""
+        self._warn_of_unsigned()
         self._servers = Servers(self._settings.smtp, self._encoder)
         self._tending = asyncio.create_task(self._servers.tend())
+
+    def _warn_of_unsigned(self) -> None:
+        """Say which mail nothing proves to be ours; a server may sign it after us, so this is no error."""
+        identity = self._settings.identity
+        if identity.unaligned():
+            get_logger().warning("sender_unaligned", domains=identity.unaligned(), return_path=identity.return_path)
+        if identity.keys and identity.unsigned():
+            get_logger().warning("dkim_key_missing", domains=identity.unsigned())
 
     async def close(self) -> None:
         """Let connections go."""
@@ -90,7 +100,7 @@ class EmailChannel:
         return ProviderStatus(
             reachable=any(look["reachable"] for look in looks),
             authenticated=any(look["authenticated"] for look in looks),
-            detail={"servers": looks},
+            detail={"servers": looks, "identity": self._settings.identity.describe()},
         )
 
     async def _look(self, server: Server) -> dict[str, object]:

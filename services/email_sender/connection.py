@@ -22,6 +22,7 @@ from services.email_sender.protocol import ReplyQueueProtocol
 from services.email_sender.replies import Reply, Stage, classify
 from services.email_sender.reply_reader import read_extensions
 from services.email_sender.settings import ServerSettings, SmtpSettings
+from shared.channels import SANDBOX_HOST
 from shared.errors import KurirError, SendError, ServerFailedError, UnavailableError, UncertainError
 
 # what fits into the transport's buffer at once; longer messages are written piece by piece
@@ -143,6 +144,9 @@ class Connection:
         if not _is_yes(response.code):
             raise RefusedError(Stage.GREETING, _reply(response))
         self.greeting = response.message.lstrip("\n").partition("\n")[0]
+        if self._smtp.sandboxed and not self.greeting.startswith(SANDBOX_HOST):
+            what = f"{self.server.name} is not Kurir's sandbox, as KURIR_SANDBOXED says: take email out of it"
+            raise UnavailableError(what, code="sandbox")
 
     async def _hello(self) -> None:
         response = await self._command(b"EHLO " + self._smtp.helo.encode("ascii"))

@@ -21,4 +21,6 @@ def compose(env: Mapping[str, str]) -> Composed[Mail]:
     """Compose one email sender; raises SettingsError."""
     settings = read_settings(env)
     servers = [server.name for server in settings.smtp.servers]
-    return Composed(EmailChannel(settings), settings.common, settings.sending, {"servers": servers})
+    keys = [key.dns_name for key in settings.identity.keys.keys]
+    notes = {"servers": servers, "ehlo": settings.smtp.helo, "dkim": keys}
+    return Composed(EmailChannel(settings), settings.common, settings.sending, notes)

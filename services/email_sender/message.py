@@ -7,6 +7,7 @@ blast, made after its content was fixed, so no content can contain them.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import time
@@ -22,7 +23,7 @@ from services.email_sender.envelope import Envelope
 from services.email_sender.mime import base64_lines, clean, mailbox, parameter, text_part, unstructured
 from services.email_sender.settings import MailSettings
 from shared.blasts import Blast
-from shared.errors import PermanentError
+from shared.errors import PermanentError, StopBlastError
 from shared.jobs import Attachment, Job
 from shared.rendering import CompiledTemplate, Rendered, RenderError, compile_template, job_values
 from shared.sending.provider import RenderedMessage
@@ -30,6 +31,8 @@ from shared.unsubscribe import make_token
 
 MOST_FRAME_BYTES = 64 * 1024 * 1024
 _NO_ATOM = re.compile(r"[^A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+")
+_NO_LABEL = re.compile(r"[^A-Za-z0-9]+")
+_LONGEST_LABEL = 63
 _TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+")
 _TEXT = b'Content-Type: text/plain; charset="utf-8"'
 _HTML = b'Content-Type: text/html; charset="utf-8"'
@@ -96,6 +99,7 @@ class Mail(RenderedMessage):
     envelope: Envelope
     head: bytes
     body: Body
+    from_domain: str
 
     def encode(self, *, eight_bit: bool) -> bytes:
         """Return the whole message in CRLF lines, dots not stuffed; `eight_bit` where the server has 8BITMIME."""
@@ -110,22 +114,26 @@ class Frame:
         self._mail = mail
         self._template = _compiled(blast)
         self._marketing = blast.template.category == "marketing"
+        if self._marketing and (problem := mail.marketing_problem):
+            raise StopBlastError(
+                f"marketing mail needs a link to unsubscribe: KURIR_PUBLIC_URL: {problem}", code="link"
+            )
         self._links = self._marketing or "unsubscribe_url" in self._template.variables
         try:
             sender = parse_mailbox(blast.from_address) if blast.from_address else mail.sender
             reply_to = parse_mailbox(blast.reply_to) if blast.reply_to else None
         except AddressError as error:
             raise PermanentError(f"from or reply address: {error}", code="address") from error
-        self._sender = sender.addr_spec
+        self._sender = mail.return_path or sender.addr_spec
         self._utf8 = not sender.addr_spec.isascii() or (reply_to is not None and not reply_to.addr_spec.isascii())
-        self._domain = sender.domain
+        self._domain = sender.domain.lower()
         self._id = _NO_ATOM.sub("-", blast.blast_id)
         self._from = b"From: %b\r\nTo: " % mailbox(clean(sender.display_name), sender.addr_spec, 6)
         reply = b"Reply-To: %b\r\n" % mailbox(clean(reply_to.display_name), reply_to.addr_spec, 10) if reply_to else b""
         self._reply_to = reply
         self._boundary = f"=_{secrets.token_hex(16)}"
         self._attached = AttachedFiles(blast.attachments, self._boundary)
-        self._mail_to = f"mailto:{quote(mail.unsubscribe_to, safe='@+')}?subject=unsubscribe%20"
+        self._list = list_headers(blast, self._domain) if self._marketing else b""
 
     @property
     def size(self) -> int:
@@ -151,6 +159,7 @@ class Frame:
                 b">\r\n",
                 self._reply_to,
                 self._unsubscribe(url, token) if self._marketing else b"",
+                self._list,
                 b"X-Kurir-Job: ",
                 clean(job.job_id).encode(),
                 b"\r\n",
@@ -159,7 +168,7 @@ class Frame:
         )
         utf8 = self._utf8 or not address.isascii()
         envelope = Envelope(self._sender, address, utf8)
-        return Mail(job.job_id, subject, f"<{message_id}>", envelope, head, self._body(job, rendered))
+        return Mail(job.job_id, subject, f"<{message_id}>", envelope, head, self._body(job, rendered), self._domain)
 
     def _render(self, job: Job, url: str) -> Rendered:
         try:
@@ -173,10 +182,26 @@ class Frame:
         return Body(rendered.text, html, self._attached, own, self._boundary)
 
     def _unsubscribe(self, url: str, token: str) -> bytes:
-        return (
-            f"List-Unsubscribe: <{url}>,\r\n <{self._mail_to}{token}>\r\n"
-            "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
-        ).encode("ascii")
+        """Return the headers of RFC 8058; a `mailto:` only where the settings name a mailbox that somebody reads."""
+        to = self._mail.unsubscribe_to
+        by_mail = f",\r\n <mailto:{quote(to, safe='@+')}?subject=unsubscribe%20{token}>" if to else ""
+        return (f"List-Unsubscribe: <{url}>{by_mail}\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n").encode(
+            "ascii"
+        )
+
+
+def list_headers(blast: Blast, domain: str) -> bytes:
+    """Return `List-Id` (RFC 2919: one list for each template) and `Feedback-ID`, by which Gmail reports complaints.
+
+    A Feedback-ID is `campaign:customer:type:sender`, here blast, From domain, template, and a name of 5 to 15 letters
+    that stays the same for all mail of the domain.
+    """
+    template = _NO_LABEL.sub("-", blast.template.id).strip("-").lower()[:_LONGEST_LABEL] or "list"
+    sender = f"kurir{hashlib.sha256(domain.encode()).hexdigest()[:10]}"
+    return b"List-Id: %b\r\nFeedback-ID: %b\r\n" % (
+        mailbox(clean(blast.template.name) or template, f"{template}.{domain}", 9),
+        f"{_NO_LABEL.sub('-', blast.blast_id)}:{domain}:{template}:{sender}".encode("ascii"),
+    )
 
 
 class Frames:

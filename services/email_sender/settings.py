@@ -1,4 +1,4 @@
-"""The email sender's settings: SMTP servers as URLs, who mail is from, where unsubscribe links lead.
+"""The email sender's settings: SMTP servers as URLs, who mail is from (`identity`), where unsubscribe links lead.
 
 A server is `smtp://` or `smtps://`, `[user:password@]host[:port]`, and options in its query: `tls` (`required`,
 `if-offered`, `off`), `weight`, `rate`, `concurrency`, `max_messages`. Credentials make STARTTLS required unless the
@@ -7,7 +7,6 @@ URL says otherwise. Problems never repeat a URL, which may hold a password.
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,10 @@ from email.headerregistry import Address
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from services.email_sender.addresses import AddressError, parse_mailbox
+from services.email_sender.dkim_keys import read_keys
+from services.email_sender.identity import Identity, Surroundings, read_domains, read_helo, read_return_path
 from shared.channels import EMAIL
+from shared.hosts import public_url_problem
 from shared.sending.breaker import BreakerPolicy
 from shared.sending.settings import SendingSettings, read_sending_settings
 from shared.settings import CommonSettings, EnvReader, Rate, read_common
@@ -75,7 +77,7 @@ class Timeouts:
 class SmtpSettings:
     """How mail is handed over: the servers, their time-outs, and their breakers' policy.
 
-    `concurrency` is a server's unless it has its own.
+    `concurrency` is a server's unless it has its own. `sandboxed`: no server may be another than Kurir's sandbox.
     """
 
     servers: tuple[ServerSettings, ...]
@@ -84,26 +86,29 @@ class SmtpSettings:
     helo: str
     concurrency: int = 5
     pipelining: bool = True
+    sandboxed: bool = False
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
 
 
 @dataclass(frozen=True, slots=True)
 class MailSettings:
-    """What every message says of its sender; `unsubscribe_to` is the mailbox of the `mailto:` link."""
+    """What every message says of its sender.
+
+    `return_path` is the envelope's sender, "" for the address of From; `unsubscribe_to` the mailbox of the `mailto:`
+    link, "" for none. `sandboxed`: what is sent reaches nobody.
+    """
 
     sender: Address
     public_url: str
     secret: str = field(repr=False)
-    unsubscribe_to: str
+    unsubscribe_to: str = ""
+    return_path: str = ""
+    sandboxed: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class DkimSettings:
-    """The key that messages are signed with: its domain, its selector, and itself (PEM, or Ed25519 in base64)."""
-
-    domain: str
-    selector: str
-    private_key: str = field(repr=False)
+    @property
+    def marketing_problem(self) -> str:
+        """Why marketing mail may not be sent, "" where it may: its link must work for whoever receives it."""
+        return "" if self.sandboxed else public_url_problem(self.public_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ class EmailSettings:
     sending: SendingSettings
     smtp: SmtpSettings
     mail: MailSettings
-    dkim: DkimSettings | None
+    identity: Identity
 
 
 def read_settings(env: Mapping[str, str]) -> EmailSettings:
@@ -122,23 +127,26 @@ def read_settings(env: Mapping[str, str]) -> EmailSettings:
     reader = EnvReader(env)
     common = read_common(reader, DEFAULT_PORT)
     sending = read_sending_settings(reader, EMAIL.name, common)
-    smtp = _smtp(reader, common, sending.concurrency)
+    mail = _mail(reader)
+    smtp = _smtp(reader, common, sending.concurrency, mail)
     # a sender ends itself when a send outlasts all its time-outs, and not before
     longest_s = smtp.timeouts.longest_s(len(smtp.servers))
     settings = EmailSettings(
         common=common,
         sending=replace(sending, stuck_after_s=max(sending.stuck_after_s, longest_s + STUCK_MARGIN_S)),
         smtp=smtp,
-        mail=_mail(reader),
-        dkim=_dkim(reader),
+        mail=mail,
+        identity=Identity(smtp.helo, mail.return_path, read_domains(reader, mail.sender), read_keys(reader)),
     )
     reader.finish()
     return settings
 
 
-def _smtp(reader: EnvReader, common: CommonSettings, concurrency: int) -> SmtpSettings:
+def _smtp(reader: EnvReader, common: CommonSettings, concurrency: int, mail: MailSettings) -> SmtpSettings:
+    servers = _servers(reader)
+    around = Surroundings([server.host for server in servers], mail.public_url, mail.sandboxed)
     return SmtpSettings(
-        servers=_servers(reader),
+        servers=servers,
         timeouts=Timeouts(
             connect_s=reader.seconds("KURIR_SMTP_CONNECT_TIMEOUT", 15.0),
             command_s=reader.seconds("KURIR_SMTP_COMMAND_TIMEOUT", 60.0),
@@ -146,9 +154,10 @@ def _smtp(reader: EnvReader, common: CommonSettings, concurrency: int) -> SmtpSe
             idle_s=reader.seconds("KURIR_SMTP_IDLE_TIMEOUT", 60.0),
         ),
         ca_file=_ca_file(reader),
-        helo=_helo(reader),
+        helo=read_helo(reader, around),
         concurrency=concurrency,
         pipelining=reader.flag("KURIR_SMTP_PIPELINING", default=True),
+        sandboxed=mail.sandboxed,
         breaker=BreakerPolicy.scaled(common.time_scale),
     )
 
@@ -161,13 +170,6 @@ def _ca_file(reader: EnvReader) -> str:
         except OSError as error:  # SSLError is one
             reader.problem(f"KURIR_SMTP_CA_FILE: {path}: {error.strerror or error}")
     return path
-
-
-def _helo(reader: EnvReader) -> str:
-    name = reader.text("KURIR_SMTP_HELO", socket.gethostname())
-    if not name.isascii() or not name.isprintable() or " " in name:
-        reader.problem(f"KURIR_SMTP_HELO: {name!r} is not a host name")
-    return name
 
 
 def _servers(reader: EnvReader) -> tuple[ServerSettings, ...]:
@@ -244,10 +246,17 @@ def _mail(reader: EnvReader) -> MailSettings:
     public_url = reader.text("KURIR_PUBLIC_URL").rstrip("/")
     if public_url and (urlsplit(public_url).scheme not in {"http", "https"} or not _fit_for_header(public_url)):
         reader.problem(f"KURIR_PUBLIC_URL: {public_url!r} is not an http URL in ASCII")
-    unsubscribe_to = reader.text("KURIR_UNSUBSCRIBE_EMAIL", sender.addr_spec)
-    if not _fit_for_header(unsubscribe_to) or "@" not in unsubscribe_to:
+    unsubscribe_to = reader.text("KURIR_UNSUBSCRIBE_EMAIL", "")
+    if unsubscribe_to and (not _fit_for_header(unsubscribe_to) or "@" not in unsubscribe_to):
         reader.problem(f"KURIR_UNSUBSCRIBE_EMAIL: {unsubscribe_to!r} is not an address in ASCII")
-    return MailSettings(sender, public_url, reader.text("KURIR_SECRET"), unsubscribe_to)
+    return MailSettings(
+        sender,
+        public_url,
+        reader.text("KURIR_SECRET"),
+        unsubscribe_to,
+        read_return_path(reader),
+        sandboxed=EMAIL.name in reader.items("KURIR_SANDBOXED"),
+    )
 
 
 def _fit_for_header(text: str) -> bool:
@@ -261,14 +270,3 @@ def _sender(reader: EnvReader) -> Address:
     except AddressError as error:
         reader.problem(f"KURIR_EMAIL_FROM: {error}")
         return Address("", "nobody", "invalid")
-
-
-def _dkim(reader: EnvReader) -> DkimSettings | None:
-    names = ("KURIR_DKIM_DOMAIN", "KURIR_DKIM_SELECTOR", "KURIR_DKIM_PRIVATE_KEY")
-    domain, selector, key = (reader.text(name, "") for name in names)
-    if not domain and not selector and not key:
-        return None
-    if not (domain and selector and key):
-        reader.problem(f"DKIM needs all of {', '.join(names)}")
-        return None
-    return DkimSettings(domain, selector, key)

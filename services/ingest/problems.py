@@ -85,6 +85,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "UNKNOWN_CHANNEL": ErrorCode(422, "There is no channel of this name."),
     "CHANNEL_NOT_CONFIGURED": ErrorCode(422, "No provider is configured for this channel."),
     "CHANNEL_NOT_SUPPORTED": ErrorCode(422, "The template does not serve this channel."),
+    "PUBLIC_URL_REQUIRED": ErrorCode(
+        422, "Marketing mail needs a link to unsubscribe by one click, and KURIR_PUBLIC_URL is not a public https URL."
+    ),
     "MISSING_REQUIRED_VARIABLE": ErrorCode(422, "A variable that the template requires has no value."),
     "INVALID_VARIABLE": ErrorCode(422, "A variable's value does not fit its declared type."),
     "PARAMETER_COUNT_MISMATCH": ErrorCode(422, "The WhatsApp parameters do not fit the template's."),

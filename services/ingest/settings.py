@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from services.ingest.keys import ApiKey, parse_key
 from shared.addresses import ascii_domain
-from shared.channels import CHANNELS, Channel
+from shared.channels import CHANNELS, EMAIL, Channel
+from shared.hosts import public_url_problem
 from shared.settings import CommonSettings, EnvReader, Rate, read_common
 
 DEFAULT_PORT = 3000
@@ -38,13 +39,22 @@ class Limits:
 class MailSettings:
     """Who may send mail and what its links say; no address or no domain means that it is not configured.
 
-    `domains` are in ASCII.
+    `domains` are in ASCII. `sandboxed`: what is sent reaches nobody.
     """
 
     from_address: str
     domains: frozenset[str]
     public_url: str
     secret: str
+    sandboxed: bool = False
+
+    @property
+    def marketing_problem(self) -> str:
+        """Why marketing mail may not be sent, "" where it may: its link must work for whoever receives it."""
+        if not self.secret:
+            return "KURIR_SECRET, which signs the links, is not set"
+        problem = "" if self.sandboxed else public_url_problem(self.public_url)
+        return f"KURIR_PUBLIC_URL: {problem}" if problem else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,7 @@ def _mail(reader: EnvReader) -> MailSettings:
         domains=frozenset(map(ascii_domain, domains)),
         public_url=reader.text("KURIR_PUBLIC_URL", "").rstrip("/"),
         secret=reader.text("KURIR_SECRET", ""),
+        sandboxed=EMAIL.name in reader.items("KURIR_SANDBOXED"),
     )
 
 

@@ -11,10 +11,11 @@ from services.sandbox.mailbox import Mailbox
 from services.sandbox.metrics import SandboxMetrics
 from services.sandbox.outcomes import MailOutcomes, Verdict, refusal_of_recipient
 from services.sandbox.smtp import SmtpSession
+from shared.channels import SANDBOX_HOST
 from shared.errors import SettingsError
 from shared.logs import get_logger
 
-GREETING = "220 sandbox.kurir ESMTP: nothing is delivered from here"
+GREETING = f"220 {SANDBOX_HOST} ESMTP: nothing is delivered from here"
 MAX_SESSIONS = 2000
 _STAGES: dict[str, Stage] = {"mail": "mail", "rcpt": "rcpt"}
 _REOPEN_S = 0.1

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from services.sandbox.mail import Envelope
 from services.sandbox.outcomes import Verdict
+from shared.channels import SANDBOX_HOST
 
 MAX_MESSAGE_BYTES = 35 * 1024 * 1024
 MAX_RECIPIENTS = 1000
@@ -21,7 +22,7 @@ _MAX_LINE_BYTES = 4096
 _MAX_AHEAD_BYTES = 64 * 1024
 _PATH = re.compile(r'(?i)(FROM|TO):[ \t]*<((?:"(?:[^"\\]|\\.)*"|[^<>"])*)>(?:[ \t]+(.*))?')
 _EHLO = (
-    "250-sandbox.kurir greets you",
+    f"250-{SANDBOX_HOST} greets you",
     "250-PIPELINING",
     f"250-SIZE {MAX_MESSAGE_BYTES}",
     "250-8BITMIME",
@@ -174,7 +175,7 @@ class SmtpSession(asyncio.Protocol):
             self._replies.append("501 5.5.4 HELO needs a name")
             return
         self._greeted, self._envelope = "HELO", None
-        self._replies.append("250 sandbox.kurir greets you")
+        self._replies.append(f"250 {SANDBOX_HOST} greets you")
 
     def _mail(self, rest: str) -> None:
         path = _PATH.fullmatch(rest)

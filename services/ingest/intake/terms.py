@@ -97,6 +97,7 @@ async def check_terms(head: BlastHead, asker: Asker) -> Terms | list[Problem]:
     if template is None:
         draft.problem("templateId", "UNKNOWN_TEMPLATE", f"there is no template {head.template_id[:60]!r}")
     channels = _channels(draft, template)
+    _check_link(draft, template, channels)
     variables = _variables(draft, template)
     sender, reply_to = _mailboxes(draft, channels)
     scheduled_at_ms, expires_at_ms = _times(draft)
@@ -152,6 +153,15 @@ def _channels(draft: _Draft, template: Template | None) -> tuple[str, ...]:
             what = f"template {template.id} serves {', '.join(template.channels)}, not {name}"
             draft.problem(path, "CHANNEL_NOT_SUPPORTED", what)
     return tuple(draft.head.channels)
+
+
+def _check_link(draft: _Draft, template: Template | None, channels: tuple[str, ...]) -> None:
+    """Check that whoever gets marketing mail can unsubscribe from it by one click (RFC 8058)."""
+    if template is None or template.category != "marketing" or EMAIL.name not in channels:
+        return
+    if problem := draft.asker.settings.mail.marketing_problem:
+        what = f"template {template.id} is marketing, whose mail needs a public https link to unsubscribe: {problem}"
+        draft.problem("templateId", "PUBLIC_URL_REQUIRED", what)
 
 
 def _variables(draft: _Draft, template: Template | None) -> dict[str, Any]:

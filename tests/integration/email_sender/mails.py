@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from services.email_sender.dkim_keys import KeyRing
+from services.email_sender.identity import Identity
 from services.email_sender.message import Frame, Mail
 from services.email_sender.settings import (
     EmailSettings,
@@ -55,7 +57,7 @@ def email_settings(smtp: SmtpSettings, mail: MailSettings = MAIL) -> EmailSettin
         grace_s=2.0,
         time_scale=0.1,
     )
-    return EmailSettings(common, SETTINGS, smtp, mail, None)
+    return EmailSettings(common, SETTINGS, smtp, mail, Identity(smtp.helo, "", ("example.com",), KeyRing()))
 
 
 def make_blast(blast_id: str = "b1", **changes: Any) -> Blast:

@@ -26,6 +26,11 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "KURIR_QISCUS_APP_CODE": "",
         "KURIR_EMAIL_DOMAINS": "example.com,news.example.com",
     },
+    "public": {"KURIR_PUBLIC_URL": "https://kurir.example.com/"},
+    "plain http": {"KURIR_PUBLIC_URL": "http://kurir.example.com"},
+    "private": {"KURIR_PUBLIC_URL": "https://kurir.lan"},
+    "no secret": {"KURIR_PUBLIC_URL": "https://kurir.example.com", "KURIR_SECRET": ""},
+    "sandboxed": {"KURIR_PUBLIC_URL": "http://127.0.0.1:3000", "KURIR_SANDBOXED": "email,whatsapp"},
     "keyed": {
         "KURIR_API_KEYS": f"client:{SEND_KEY}:send,reader:{READ_KEY}:read,bound:{BOUND_KEY}:send@news.example.com",
         "KURIR_RATE_LIMIT": "5/1h",

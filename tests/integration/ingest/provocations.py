@@ -133,6 +133,7 @@ _recipient(
 _head("UNKNOWN_TEMPLATE", templateId="nothing")
 _head("UNKNOWN_CHANNEL", channels=["pigeon"])
 _head("CHANNEL_NOT_SUPPORTED", templateId="newsletter", channels=["whatsapp"])
+_head("PUBLIC_URL_REQUIRED", templateId="newsletter")
 _head("TIME_IN_PAST", scheduledAt=_in(hours=-1))
 _head("TIME_TOO_FAR", scheduledAt=_in(days=400))
 _head("EXPIRES_BEFORE_START", scheduledAt=_in(hours=2), expiresAt=_in(hours=1))

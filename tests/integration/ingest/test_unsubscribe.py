@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
 from shared.queue.suppressions import Suppressions
 from shared.unsubscribe import make_token
-from tests.integration.ingest.running import SECRET, Api
+from tests.integration.ingest.conftest import StartIngest
+from tests.integration.ingest.running import SECRET, Api, open_api
 
 TOKEN = make_token(SECRET, "email", "<ann>@example.com")
 HTML = {"Accept": "text/html,application/xhtml+xml"}
@@ -47,3 +51,45 @@ async def test_a_forged_link_does_nothing(token: str, api: Api, redis: Redis) ->
     page = await api.get(f"/u/{token}", headers=HTML)
     assert (page.status, page.headers["Content-Type"]) == (400, "text/html; charset=utf-8")
     assert await redis.keys("*suppressed*") == []
+
+
+def newsletter(**more: Any) -> dict[str, Any]:
+    variables = {"month": "May", "headline": "News", "story": "Something happened."}
+    return {
+        "templateId": "newsletter",
+        "channels": ["email"],
+        "recipients": [{"name": "Ann", "email": "ann@example.com", "variables": variables}],
+        **more,
+    }
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("usual", "it is not set"),
+        ("plain http", "does not begin with https"),
+        ("private", "kurir.lan cannot be reached"),
+        ("no secret", "KURIR_SECRET"),
+    ],
+)
+async def test_marketing_mail_without_a_link_is_refused(
+    kind: str, reason: str, dry_run: bool, redis: Redis, start_ingest: StartIngest
+) -> None:
+    """422 with what to set, also of a dry run; nothing is queued."""
+    async with AsyncExitStack() as stack:
+        api = await open_api(stack, start_ingest(kind).url)
+        reply = await api.post("/api/messages/blast", newsletter(dryRun=dry_run))
+    assert (reply.status, reply.body["code"]) == (422, "PUBLIC_URL_REQUIRED")
+    assert reply.problem("templateId") == "PUBLIC_URL_REQUIRED"
+    assert reason in reply.body["message"]
+    assert await redis.keys("*jobs*") == []
+
+
+@pytest.mark.parametrize("kind", ["public", "sandboxed"])
+async def test_marketing_mail_with_a_link_is_taken(kind: str, redis: Redis, start_ingest: StartIngest) -> None:
+    """Where the link is public; in the sandbox, which reaches nobody, any link does."""
+    assert await redis.ping()
+    async with AsyncExitStack() as stack:
+        api = await open_api(stack, start_ingest(kind).url)
+        assert (await api.post("/api/messages/blast", newsletter())).status == 202

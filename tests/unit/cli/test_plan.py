@@ -58,6 +58,18 @@ def test_sandbox_overrules_what_is_configured() -> None:
     assert sender["KURIR_SMTP_URL_FILE"] == ""
 
 
+def test_services_know_whose_messages_reach_nobody() -> None:
+    """That lets marketing mail go without a public link; a real provider's is never taken for the sandbox's."""
+    for sandbox, env, expected in (
+        (None, {}, "email,whatsapp"),
+        (None, {"KURIR_SMTP_URL": "smtp://mail.example.com", "KURIR_SANDBOXED": "email"}, "whatsapp"),
+        (False, {"KURIR_SMTP_URL": "smtp://mail.example.com", "KURIR_SANDBOXED_FILE": "/x"}, ""),
+    ):
+        for name in ("ingest", "email_sender"):
+            found = _service(make_plan(UpOptions(sandbox=sandbox), env, _SERVER), name).env
+            assert (found["KURIR_SANDBOXED"], found["KURIR_SANDBOXED_FILE"]) == (expected, "")
+
+
 def test_no_sandbox_runs_only_what_is_configured() -> None:
     """A channel without a provider has no sender, and the person is told."""
     plan = make_plan(UpOptions(sandbox=False), {"KURIR_SMTP_URL": "smtp://mail.example.com"}, _SERVER)

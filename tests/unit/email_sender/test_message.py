@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from email.headerregistry import Address
+from email.message import EmailMessage
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +14,8 @@ from hypothesis import strategies as st
 
 from services.email_sender.message import MOST_FRAME_BYTES, Frame, Frames, Mail
 from services.email_sender.mime import clean
-from shared.errors import PermanentError
+from services.email_sender.settings import MailSettings
+from shared.errors import PermanentError, StopBlastError
 from shared.jobs import Attachment, Recipient
 from shared.templates import Template, Variable
 from shared.unsubscribe import read_token
@@ -112,7 +116,7 @@ def test_headers_of_a_transactional_message() -> None:
 
 
 def test_marketing_mail_can_be_unsubscribed_with_one_click() -> None:
-    """List-Unsubscribe names an https and a mailto link, List-Unsubscribe-Post the one click (RFC 8058)."""
+    """List-Unsubscribe names an https link and the mailbox that is configured, -Post the one click (RFC 8058)."""
     template = Template(
         id="t", name="T", channels=["email"], category="marketing", subject="s", text="Out: {{ unsubscribe_url }}"
     )
@@ -123,6 +127,49 @@ def test_marketing_mail_can_be_unsubscribed_with_one_click() -> None:
     assert mail_to == f"mailto:out@example.com?subject=unsubscribe%20{token}"
     assert parsed["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert parsed.get_content() == f"Out: {https}\r\n"
+
+
+def marketing(mail: MailSettings = MAIL, template_id: str = "monthly_news", **changes: Any) -> EmailMessage:
+    template = Template(template_id, "Kabar é, bulanan", ["email"], category="marketing", subject="s", text="x")
+    return parse(Frame(make_blast("b7", template=template, **changes), mail).fill(make_job()).encode(eight_bit=False))
+
+
+def test_no_mailbox_that_nobody_reads_is_offered() -> None:
+    """Without KURIR_UNSUBSCRIBE_EMAIL the one-click link stands alone."""
+    assert "mailto" not in marketing(replace(MAIL, unsubscribe_to=""))["List-Unsubscribe"]
+
+
+def test_marketing_mail_names_its_list_and_its_feedback() -> None:
+    """RFC 2919: a name and an id under the From domain; Gmail: campaign:customer:type:sender, the last 5 to 15 long."""
+    message = marketing(from_address="shop@News.example.com")
+    assert message["List-Id"] == "Kabar é, bulanan <monthly-news.news.example.com>"
+    campaign, customer, kind, sender = message["Feedback-ID"].split(":")
+    assert (campaign, customer, kind) == ("b7", "news.example.com", "monthly-news")
+    assert 5 <= len(sender) <= 15
+    assert marketing(template_id="другой", from_address="shop@News.example.com")["Feedback-ID"].split(":")[3] == sender
+    transactional = parse(make_mail().encode(eight_bit=False))
+    assert {"List-Id", "Feedback-ID", "List-Unsubscribe"} & set(transactional.keys()) == set()
+
+
+@pytest.mark.parametrize("url", ["http://kurir.example.com", "https://127.0.0.1:3000", "https://kurir.local", ""])
+def test_marketing_mail_whose_link_would_not_work_stops_its_blast(url: str) -> None:
+    """It is not sent and not lost: the blast pauses with the reason. What the sandbox takes needs no link."""
+    with pytest.raises(StopBlastError, match="KURIR_PUBLIC_URL"):
+        marketing(replace(MAIL, public_url=url))
+    assert marketing(replace(MAIL, public_url=url, sandboxed=True))["List-Unsubscribe"]
+    Frame(make_blast(), replace(MAIL, public_url=url))
+
+
+def test_bounces_go_to_the_return_path() -> None:
+    """The envelope's sender is that of the settings, whoever a blast is from; without one it is the From address."""
+    mail = replace(MAIL, return_path="bounces@example.com")
+    assert (
+        Frame(make_blast(from_address="a@news.example.com"), mail).fill(make_job()).envelope.sender == mail.return_path
+    )
+    assert (
+        Frame(make_blast(from_address="a@news.example.com"), MAIL).fill(make_job()).envelope.sender
+        == "a@news.example.com"
+    )
 
 
 def test_missing_variable_is_named_in_the_reason() -> None:

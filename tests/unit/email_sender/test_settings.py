@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,8 +60,9 @@ def test_settings_of_a_good_environment() -> None:
     settings = read_settings(ENV)
     assert settings.mail.sender.display_name == "Tokó Kita"
     assert settings.mail.public_url == "https://kurir.example.com"
-    assert settings.mail.unsubscribe_to == "shop@example.com"
-    assert (settings.common.port, settings.sending.concurrency, settings.dkim) == (3010, 5, None)
+    assert (settings.mail.unsubscribe_to, settings.mail.return_path) == ("", "")
+    assert (settings.common.port, settings.sending.concurrency) == (3010, 5)
+    assert (settings.identity.keys.keys, settings.identity.domains) == ((), ("example.com",))
     assert settings.smtp.servers == (PLAIN,)
 
 
@@ -144,8 +146,10 @@ def test_limit_of_a_domain_that_is_none_is_a_problem(text: str) -> None:
 
 def test_settings_show_no_secret() -> None:
     """Whoever logs or prints them, by mistake or in a traceback, gives nothing away."""
-    dkim = {"KURIR_DKIM_DOMAIN": "example.com", "KURIR_DKIM_SELECTOR": "k", "KURIR_DKIM_PRIVATE_KEY": "hunter3"}
+    key = base64.b64encode(b"hunter3 hunter3 hunter3 hunter3 ").decode()
+    dkim = {"KURIR_DKIM_DOMAIN": "example.com", "KURIR_DKIM_SELECTOR": "k", "KURIR_DKIM_PRIVATE_KEY": key}
     url = "smtp://some:hunter2@mail.example.com"
     shown = repr(read_settings({**ENV, "KURIR_SMTP_URL": url, "KURIR_SECRET": "hunter4hunter4", **dkim}))
     assert "mail.example.com" in shown
     assert "hunter" not in shown
+    assert key not in shown

@@ -1,0 +1,147 @@
+"""DKIM keys in the settings: whatever is wrong with any of them is told at start-up, all at once."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from services.email_sender.dkim_keys import KeyRing, read_keys
+from shared.errors import SettingsError
+from shared.settings import EnvReader
+from tests.unit.email_sender.keys import ed25519_key, pem, rsa_key
+
+RSA = rsa_key()
+EC = ec.generate_private_key(ec.SECP256R1())
+GOOD = {
+    "pkcs8": pem(RSA),
+    "traditional": pem(RSA, PrivateFormat.TraditionalOpenSSL),
+    "ed25519 in pem": pem(ed25519_key()),
+    "ed25519 in base64": base64.b64encode(ed25519_key().private_bytes_raw()).decode(),
+    "line breaks of another system": pem(RSA).replace("\n", "\r\n"),
+    "1024 bits": pem(rsa_key(1024)),
+}
+BAD = {
+    "": "it is empty",
+    "nonsense": "neither a private key in PEM nor",
+    "AAAA": "neither a private key in PEM nor",
+    "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----": "not a private key in PEM that can be read",
+    pem(RSA)[:-200]: "not a private key in PEM that can be read",
+    pem(RSA, password=b"secret"): "encrypted",
+    pem(RSA, PrivateFormat.TraditionalOpenSSL, b"secret"): "encrypted",
+    RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(): "public half",
+    EC.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(): "RSA and Ed25519 keys alone",
+}
+
+
+def keys_of(env: dict[str, str]) -> KeyRing:
+    reader = EnvReader(env)
+    ring = read_keys(reader)
+    reader.finish()
+    return ring
+
+
+def key_file(folder: Path, text: str, name: str = "key.pem", mode: int = 0o600) -> Path:
+    path = folder / name
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_key_in_any_usual_form_is_read(kind: str, tmp_path: Path) -> None:
+    """In the environment, in a file of it, or in the list of files."""
+    path = key_file(tmp_path, GOOD[kind])
+    one = {"KURIR_DKIM_DOMAIN": "Example.com", "KURIR_DKIM_SELECTOR": "s1"}
+    for env in (
+        {**one, "KURIR_DKIM_PRIVATE_KEY": GOOD[kind]},
+        {**one, "KURIR_DKIM_PRIVATE_KEY_FILE": str(path)},
+        {"KURIR_DKIM_KEYS": f"example.com:s1:{path}"},
+    ):
+        (key,) = keys_of(env).keys
+        assert key.dns_name == "s1._domainkey.example.com"
+        assert key.is_rsa == ("ed25519" not in kind)
+
+
+@pytest.mark.parametrize("text", BAD, ids=BAD.values())
+def test_key_that_is_none_is_a_problem_of_the_settings(text: str, tmp_path: Path) -> None:
+    """Told with its reason and its file, without a word of the key."""
+    path = key_file(tmp_path, text)
+    with pytest.raises(SettingsError, match=BAD[text]) as wrong:
+        keys_of({"KURIR_DKIM_KEYS": f"example.com:s1:{path}"})
+    assert str(path) in str(wrong.value)
+    assert text[60:100] not in str(wrong.value) or not text[60:100]
+
+
+@pytest.mark.parametrize(("bits", "reason"), [(512, "too short"), (768, "too short"), (5120, "too long")])
+def test_rsa_key_that_receivers_refuse_is_a_problem(bits: int, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 8301 has verifiers take 1,024 to 4,096 bits."""
+    key = _Sized(bits)
+    monkeypatch.setattr("services.email_sender.dkim_keys.RSAPrivateKey", _Sized)
+    monkeypatch.setattr("services.email_sender.dkim_keys._parse_pem", lambda _text: key)
+    env = {"KURIR_DKIM_DOMAIN": "example.com", "KURIR_DKIM_SELECTOR": "s1", "KURIR_DKIM_PRIVATE_KEY": "-----BEGIN"}
+    with pytest.raises(SettingsError, match=reason):
+        keys_of(env)
+
+
+class _Sized:
+    """Stands for a key that cryptography no longer makes, or takes long to make."""
+
+    def __init__(self, bits: int) -> None:
+        self.key_size = bits
+
+
+def test_every_problem_of_every_key_is_told_at_once(tmp_path: Path) -> None:
+    """A missing file, one that everybody may read, a wrong key, a wrong domain, a repeated selector."""
+    good = key_file(tmp_path, pem(RSA))
+    wrong_key = key_file(tmp_path, "nonsense", "wrong.pem")
+    keys = [
+        f"a.example:s1:{tmp_path}/missing.pem",
+        f"b.example:s1:{wrong_key}",
+        f"no domain:s1:{good}",
+        f"c.example:s_1 x:{good}",
+        f"d.example:s1:{good}",
+        f"d.example:s1:{good}",
+        "e.example:s1",
+    ]
+    with pytest.raises(SettingsError) as wrong:
+        keys_of({"KURIR_DKIM_KEYS": ",".join(keys), "KURIR_DKIM_DOMAIN": "example.com"})
+    said = "\n".join(wrong.value.problems)
+    for part in ("missing.pem: cannot be read", "wrong.pem: neither", "'no domain' is not a domain",
+                 "'s_1 x' is not a selector", "s1._domainkey.d.example has two private keys",
+                 "key 7: a key is domain:selector:file", "DKIM needs all of"):  # fmt: skip
+        assert part in said
+
+
+def test_key_that_every_user_can_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the file's mode, unless a folder above it is closed; what is mounted for one container may be open."""
+    with TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        path = key_file(folder, pem(RSA), mode=0o644)
+        env = {"KURIR_DKIM_KEYS": f"example.com:s1:{path}"}
+        folder.chmod(0o755)
+        with pytest.raises(SettingsError, match="every user of this machine can read it"):
+            keys_of(env)
+        folder.chmod(0o700)
+        assert keys_of(env)
+        folder.chmod(0o755)
+        path.chmod(0o440)
+        assert keys_of(env)
+        path.chmod(0o644)
+        monkeypatch.setattr("services.email_sender.dkim_keys._MOUNTED", folder)
+        assert keys_of(env)
+
+
+def test_record_to_publish_is_that_of_the_key() -> None:
+    """A TXT record that needs no more than to be put into the DNS; RFC 8463's public key is 32 bytes."""
+    (key,) = keys_of({
+        "KURIR_DKIM_DOMAIN": "example.com",
+        "KURIR_DKIM_SELECTOR": "s1",
+        "KURIR_DKIM_PRIVATE_KEY": GOOD["ed25519 in pem"],
+    }).keys  # fmt: skip
+    assert key.dns_record.startswith("v=DKIM1; k=ed25519; p=")
+    assert len(base64.b64decode(key.dns_record.partition("p=")[2])) == 32
