@@ -11,6 +11,7 @@ from email.utils import parseaddr
 
 from email_validator import EmailNotValidError, validate_email
 
+from shared.addresses import ascii_domain
 from shared.errors import KurirError
 from shared.hosts import is_fully_qualified
 
@@ -36,10 +37,10 @@ def parse_mailbox(text: str) -> Address:
 
 def wire_domain(domain: str) -> str:
     """Return a domain in ASCII and lower case; raises AddressError."""
-    ascii_domain = wire_address(f"x@{domain}").partition("@")[2].lower()
-    if not is_fully_qualified(ascii_domain):
+    found = ascii_domain(domain)
+    if not is_fully_qualified(found):
         raise AddressError(f"{domain!r} is not a domain such as example.com")
-    return ascii_domain
+    return found
 
 
 def wire_address(address: str) -> str:
