@@ -30,6 +30,8 @@ _METHODS = {
     "sentinel_get_master_addr_by_name": (),  # asked of a Sentinel
 }  # fmt: skip
 _DRIVERS_OWN = {"ping", "select"}
+# asked where the user may, and done without elsewhere: it shows all settings, passwords among them
+_OPTIONAL = {"config|get"}
 
 
 def commands() -> set[str]:
@@ -40,7 +42,7 @@ def commands() -> set[str]:
         found |= _of_scripts(text)
         if re.search(r"^from redis|^import redis", text, re.MULTILINE):
             found |= _of_methods(text)
-    return found
+    return found - _OPTIONAL
 
 
 def _of_scripts(text: str) -> set[str]:

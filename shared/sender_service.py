@@ -18,6 +18,7 @@ from shared.logs import configure_logging, get_logger
 from shared.queue.connection import connect, without_password
 from shared.queue.producer import Producer
 from shared.queue.system_log import SystemLog
+from shared.redis_safety import RedisSafety
 from shared.sender_metrics import SenderMetrics
 from shared.sending.loop import SendingLoop
 from shared.sending.provider import MessageT, Provider
@@ -52,6 +53,8 @@ async def _run(service: str, own: Composed[MessageT], stop: Stop) -> None:
     system_log = SystemLog(Producer(redis, own.sending.sender_id))
     configure_logging(service, own.common, system_log.ship)
     health, metrics = Health(service), SenderMetrics(service)
+    safety = RedisSafety(redis, health, own.common.time_scale)
+    metrics.registry.register(safety)
     loop: SendingLoop[MessageT] = SendingLoop(redis, own.provider, own.sending, metrics, health.report)
     try:
         async with serving(_build_app(own.provider, metrics, health), own.common.host, own.common.port) as port:
@@ -63,16 +66,16 @@ async def _run(service: str, own: Composed[MessageT], stop: Stop) -> None:
                 rate=str(own.sending.rate or "off"),
                 **own.notes,
             )
-            await _send_until(loop, system_log, stop)
+            await _send_until(loop, system_log, safety, stop)
     finally:
         await redis.aclose()
 
 
-async def _send_until(loop: SendingLoop[MessageT], system_log: SystemLog, stop: Stop) -> None:
+async def _send_until(loop: SendingLoop[MessageT], system_log: SystemLog, safety: RedisSafety, stop: Stop) -> None:
     async with asyncio.TaskGroup() as group:
-        shipping = group.create_task(system_log.run())
+        beside = [group.create_task(system_log.run()), group.create_task(safety.run(stop))]
         await loop.run(stop)
-        await end_tasks([shipping])
+        await end_tasks(beside)
     try:
         async with asyncio.timeout(_LAST_WORDS_S):
             await system_log.flush()

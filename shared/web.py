@@ -40,11 +40,15 @@ class HttpOptions:
 
 
 class Health:
-    """What keeps a service from working right now, by part; no reasons mean healthy."""
+    """What keeps a service from working right now, by part; no reasons mean healthy.
+
+    Warnings are what works now and should be mended before it does harm: they leave a service healthy.
+    """
 
     def __init__(self, service: str = "") -> None:
         self.service = service
         self._reasons: dict[str, str] = {}
+        self._warnings: dict[str, str] = {}
 
     def report(self, part: str, reason: str | None) -> None:
         """Note why a part does not work; None once it works again."""
@@ -53,22 +57,35 @@ class Health:
         else:
             self._reasons[part] = reason
 
+    def warn(self, part: str, warning: str | None) -> None:
+        """Note what should be mended in a part that works; None once it is."""
+        if warning is None:
+            self._warnings.pop(part, None)
+        else:
+            self._warnings[part] = warning
+
+    def warnings(self) -> dict[str, str]:
+        """Return the warnings."""
+        return dict(self._warnings)
+
     def reasons(self) -> dict[str, str]:
         """Return the reasons of the parts that do not work."""
         return dict(self._reasons)
 
 
 def operations_routes(health: Health, metrics: Callable[[], tuple[bytes, str]]) -> list[web.RouteDef]:
-    """Return the routes `GET /health` (200, or 503 with reasons) and `GET /metrics`.
+    """Return the routes `GET /health` (200, or 503 with reasons; warnings if any) and `GET /metrics`.
 
     `metrics` returns the exposition and its content type.
     """
 
     async def show_health(_request: web.Request) -> web.Response:
-        reasons = health.reasons()
+        reasons, warnings = health.reasons(), health.warnings()
         status = "unavailable" if reasons else "ok"
-        body = orjson.dumps({"status": status, "service": health.service, "reasons": reasons})
-        return web.Response(body=body, status=503 if reasons else 200, content_type="application/json")
+        body = {"status": status, "service": health.service, "reasons": reasons}
+        if warnings:
+            body["warnings"] = warnings
+        return web.Response(body=orjson.dumps(body), status=503 if reasons else 200, content_type="application/json")
 
     async def show_metrics(_request: web.Request) -> web.Response:
         body, content_type = metrics()

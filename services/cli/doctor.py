@@ -20,6 +20,7 @@ from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS
 from shared.queue.batches import boot_name
 from shared.queue.connection import check_server, connect
 from shared.queue.doctor import Doctor, Finding, OpenJob
+from shared.queue.safety import Safety, SafetyCheck
 
 _console = stdout()
 _PAGE = 1000
@@ -99,6 +100,7 @@ async def examine(visit: Visit) -> Report:
     findings: list[Finding] = []
     try:
         await check_server(redis)
+        findings += examine_safety(await SafetyCheck(redis).look())
         doctors = [Doctor(redis, channel, boot_name("doctor", channel), repair=visit.repair) for channel in CHANNELS]
         for one in doctors:
             findings += await one.examine()
@@ -112,6 +114,17 @@ async def examine(visit: Visit) -> Report:
     finally:
         await redis.aclose()
     return Report(findings, "")
+
+
+def examine_safety(safety: Safety) -> list[Finding]:
+    """Return what is wrong with Redis itself; nothing of it is mended, which takes its administrator."""
+    found = [Finding("redis", danger.what, 1, False, danger.advice) for danger in safety.dangers]
+    if safety.unchecked:
+        words = f"{', '.join(safety.unchecked)}: INFO does not say, and CONFIG GET is refused or missing"
+        found.append(
+            Finding("redis", "settings that cannot be checked", len(safety.unchecked), False, words, wrong=False)
+        )
+    return found
 
 
 def _print(report: Report, *, as_json: bool) -> None:

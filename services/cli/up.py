@@ -19,6 +19,7 @@ from services.cli.supervisor import Announce, Supervisor
 from shared.errors import QueueUnavailableError, SettingsError
 from shared.lifecycle import Stop
 from shared.queue.connection import UnsupportedServerError, check_server, connect, without_password
+from shared.queue.safety import SafetyCheck
 
 _SERVER_TIMEOUT_S = 120.0  # a large append-only file takes its time to load
 _SAY_WHY_AFTER_S = 10.0
@@ -94,14 +95,15 @@ async def _check_external(url: str, announce: Announce) -> None:
     except ValueError as error:
         raise SettingsError([f"--redis-url: {error}"]) from error
     try:
-        info = await check_server(redis)
+        await check_server(redis)
+        safety = await SafetyCheck(redis).look()
     except UnsupportedServerError as error:
         raise SettingsError([str(error)]) from error
     except QueueUnavailableError as error:
         announce(f"Redis at {without_password(url)} does not answer yet ({error}); the services keep trying")
     else:
-        if info.maxmemory_policy not in {"", "noeviction"}:
-            announce(f"Redis may evict keys (maxmemory-policy {info.maxmemory_policy}): set it to noeviction")
+        for danger in safety.dangers:
+            announce(str(danger))
     finally:
         await redis.aclose()
 

@@ -42,6 +42,7 @@ from shared.queue.connection import connect, without_password
 from shared.queue.control import Control
 from shared.queue.producer import BacklogLimits, Producer
 from shared.queue.suppressions import Suppressions
+from shared.redis_safety import RedisSafety
 from shared.web import Health, HttpOptions, serving
 
 _CONNECTIONS = 32
@@ -75,8 +76,8 @@ async def serve(stop: Stop, env: Mapping[str, str]) -> None:
             leases = IdempotencyStore(redis, int(LEASE_MS * settings.common.time_scale))
             records = Records(leases, OpenBlasts(redis), limits, RedisWatch(redis, health))
             parts = _Parts(settings, session, queue, records, library, request_log, spool_folder, health)
-            gateway = _gateway(parts)
-            await _serve(gateway, stop)
+            safety = RedisSafety(redis, health, settings.common.time_scale)
+            await _serve(_gateway(parts, safety), safety, stop)
     finally:
         await redis.aclose()
 
@@ -95,8 +96,9 @@ class _Parts:
     health: Health
 
 
-def _gateway(parts: _Parts) -> Gateway:
-    settings, clock = parts.settings, SystemClock()
+def _gateway(parts: _Parts, safety: RedisSafety) -> Gateway:
+    settings, clock, metrics = parts.settings, SystemClock(), IngestMetrics()
+    metrics.registry.register(safety)
     return Gateway(
         settings=settings,
         clock=clock,
@@ -109,14 +111,15 @@ def _gateway(parts: _Parts) -> Gateway:
         senders={name: Peer(parts.session, url, "SENDER_UNAVAILABLE") for name, url in settings.sender_urls.items()},
         request_log=parts.request_log,
         views=BlastViews(parts.queue.control, clock),
-        metrics=IngestMetrics(),
+        metrics=metrics,
         health=parts.health,
     )
 
 
-async def _serve(gateway: Gateway, stop: Stop) -> None:
+async def _serve(gateway: Gateway, safety: RedisSafety, stop: Stop) -> None:
     common = gateway.settings.common
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(safety.run(stop))
         # the log of requests goes on until the last of them is answered
         served = Stop()
         watching = tasks.create_task(gateway.records.watch.run(stop))

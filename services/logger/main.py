@@ -26,11 +26,12 @@ from shared.lifecycle import Stop, end_tasks, run_service
 from shared.logs import configure_logging, get_logger
 from shared.queue.batches import boot_name
 from shared.queue.blasts import BlastStore
-from shared.queue.connection import connect
+from shared.queue.connection import Connection, connect
 from shared.queue.control import Control
 from shared.queue.event_log import EventLog
 from shared.queue.producer import Producer
 from shared.queue.system_log import SystemLog
+from shared.redis_safety import RedisSafety
 from shared.web import Health, serving
 
 log = get_logger()
@@ -62,6 +63,7 @@ async def main(env: Mapping[str, str], stop: Stop) -> None:
             outbox=Outbox(store, Producer(redis, name), blasts),
             expiry=Expiry(blasts, store),
             system_log=system_log,
+            redis=redis,
         )
         await _serve(parts, stop)
     finally:
@@ -82,6 +84,7 @@ class _Parts:
     outbox: Outbox
     expiry: Expiry
     system_log: SystemLog
+    redis: Connection
 
 
 async def _serve(parts: _Parts, stop: Stop) -> None:
@@ -95,6 +98,8 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     recorder = Recorder(parts.events, parts.store, health, on_written, common.grace_s / 2)
     retention = Retention(parts.store, parts.settings.retention_days, recorder.writer.forget)
     metrics = LoggerMetrics(lambda: parts.watch.last, recorder.state)
+    safety = RedisSafety(parts.redis, health, common.time_scale)
+    metrics.registry.register(safety)
     logger = Logger(
         parts.store, parts.watch, parts.outbox, pace, clock, common.host in {"127.0.0.1", "::1", "localhost"}
     )
@@ -108,5 +113,6 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
                 working.create_task(parts.outbox.run(stop))
                 working.create_task(parts.expiry.run(stop))
                 working.create_task(parts.watch.run(stop))
+                working.create_task(safety.run(stop))
                 working.create_task(Upkeep(parts.store, retention, health).run(stop))
             await end_tasks([shipping])

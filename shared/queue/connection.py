@@ -7,7 +7,7 @@ retried but by callers whose scripts are safe to repeat.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,7 @@ Connection = Redis
 
 RETRY_WHEN_FULL_S = 30
 OLDEST_REDIS = (7, 0, 5)
-OLDEST_VALKEY = (7, 2, 0)
+OLDEST_VALKEY = (8, 0, 0)
 
 
 class UnsupportedServerError(KurirError):
@@ -52,7 +52,6 @@ class ServerInfo:
     name: str
     version: str
     uptime_ms: int
-    maxmemory_policy: str
 
 
 def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.0) -> Redis:
@@ -145,19 +144,27 @@ async def server_info(redis: Redis) -> ServerInfo:
         name="valkey" if valkey else "redis",
         version=str(valkey or info["redis_version"]),
         uptime_ms=int(info["uptime_in_seconds"]) * 1000,
-        maxmemory_policy=str(info.get("maxmemory_policy", "")),
     )
 
 
 async def check_server(redis: Redis) -> ServerInfo:
     """Return what the server is; raises UnsupportedServerError with one clear line if it is too old."""
     info = await server_info(redis)
-    oldest = OLDEST_VALKEY if info.name == "valkey" else OLDEST_REDIS
-    version = tuple(int(part) for part in info.version.split(".")[:3] if part.isdigit())
-    if version < oldest:
-        wanted = ".".join(map(str, oldest))
-        raise UnsupportedServerError(f"{info.name} {info.version} is too old: at least {wanted} is needed")
+    problem = find_version_problem({f"{info.name}_version": info.version})
+    if problem:
+        raise UnsupportedServerError(problem)
     return info
+
+
+def find_version_problem(info: Mapping[str, Any]) -> str:
+    """Return why the server of an INFO is too old for the scripts, "" if it is not or does not say."""
+    name = "valkey" if info.get("valkey_version") else "redis"
+    text = str(info.get(f"{name}_version", ""))
+    found = re.match(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?", text)
+    oldest = OLDEST_VALKEY if name == "valkey" else OLDEST_REDIS
+    if found is None or tuple(int(part or 0) for part in found.groups()) >= oldest:
+        return ""
+    return f"{name} {text} is too old: at least {'.'.join(map(str, oldest))} is needed"
 
 
 def without_password(url: str) -> str:

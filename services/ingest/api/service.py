@@ -13,11 +13,12 @@ from shared.web import operations_routes
 
 
 class HealthAnswer(msgspec.Struct, kw_only=True, frozen=True):
-    """`reasons` says for each part that does not work why."""
+    """`reasons` says why a part does not work; `warnings`, if there are any, what to mend in one that does."""
 
     status: Literal["ok", "unavailable"]
     service: str
     reasons: dict[str, str]
+    warnings: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def _own(path: str) -> Handler:

@@ -77,6 +77,22 @@ async def test_the_command_tells_mends_and_exits_accordingly(valkey_url: str) ->
     await world.redis.aclose()
 
 
+async def test_the_command_tells_of_a_redis_that_would_lose_jobs(valkey_url: str) -> None:
+    """As wrong, with what to do, and not as mended, since that takes whoever runs Redis."""
+    world: World = open_world(valkey_url)
+    await world.redis.config_set("maxmemory-policy", "volatile-ttl")
+    try:
+        async with logger_with([]) as logger_url:
+            code, told = await run_doctor(valkey_url, logger_url, "--repair")
+    finally:
+        await world.redis.config_set("maxmemory-policy", "noeviction")
+        await world.redis.aclose()
+    (finding,) = told["findings"]
+    assert (code, told["healthy"], finding["channel"], finding["repaired"]) == (1, False, "redis", False)
+    assert "maxmemory-policy volatile-ttl" in finding["what"]
+    assert finding["detail"] == "set maxmemory-policy noeviction"
+
+
 async def test_the_queue_is_examined_though_the_logger_is_away(valkey_url: str) -> None:
     """What could not be compared is said; what is wrong in Redis is mended all the same."""
     world: World = open_world(valkey_url)

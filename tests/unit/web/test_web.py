@@ -43,6 +43,19 @@ async def test_an_unhealthy_service_answers_503_with_its_reasons() -> None:
         assert (await answer.json())["reasons"] == {"redis": "cannot connect"}
 
 
+async def test_a_warning_leaves_a_service_healthy() -> None:
+    """What should be mended is told beside the status, and forgotten once it is."""
+    health = Health("thing")
+    health.warn("redis_eviction", "may delete")
+    health.warn("disk", "slow")
+    health.warn("disk", None)
+    async with serving(_app(health), "127.0.0.1", 0) as port, _get(port, "/health") as answer:
+        assert answer.status == 200
+        assert (await answer.json()) == {
+            "status": "ok", "service": "thing", "reasons": {}, "warnings": {"redis_eviction": "may delete"}
+        }  # fmt: skip
+
+
 async def test_metrics_keep_their_content_type() -> None:
     """The exposition's own content type arrives, version and all."""
     async with serving(_app(Health()), "127.0.0.1", 0) as port, _get(port, "/metrics") as answer:

@@ -1,0 +1,86 @@
+"""What every service tells of a Redis that would lose jobs: in its log, in `/health`, and in a metric.
+
+It is looked at again and again: settings change while Redis runs, and after a fail-over another server answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from shared.errors import QueueFullError, QueueUnavailableError
+from shared.lifecycle import Stop
+from shared.logs import get_logger
+from shared.queue.connection import Connection
+from shared.queue.safety import REASONS, Safety, SafetyCheck
+from shared.web import Health
+
+_EVERY_S = 30.0
+_SOON_S = 1.0
+
+log = get_logger()
+
+
+class RedisSafety(Collector):
+    """Looks at Redis every 30 s (times `time_scale`), and keeps `found`, None until the first look."""
+
+    def __init__(self, redis: Connection, health: Health, time_scale: float = 1.0) -> None:
+        self._check = SafetyCheck(redis)
+        self._health = health
+        self._time_scale = time_scale
+        self.found: Safety | None = None
+
+    async def run(self, stop: Stop) -> None:
+        """Look until stopped; while Redis is away, of which others tell, each second."""
+        while not stop.is_set():
+            wait_s = (_EVERY_S if await self.look() else _SOON_S) * self._time_scale
+            try:
+                await asyncio.wait_for(stop.wait(), wait_s)
+            except TimeoutError:
+                continue
+
+    async def look(self) -> bool:
+        """Look once and tell what has changed; return False while Redis does not answer."""
+        try:
+            found = await self._check.look()
+        except (QueueUnavailableError, QueueFullError):
+            return False
+        self._tell(self.found or Safety(), found, first=self.found is None)
+        self.found = found
+        return True
+
+    def _tell(self, before: Safety, now: Safety, *, first: bool) -> None:
+        known = {danger.reason for danger in before.dangers}
+        dangers = {danger.reason: danger for danger in now.dangers}
+        for reason, danger in dangers.items():
+            self._health.warn(f"redis_{reason}", str(danger))
+            if danger not in before.dangers:
+                log.warning("redis would lose messages", reason=danger.what, advice=danger.advice)
+        for reason in known - set(dangers):
+            self._health.warn(f"redis_{reason}", None)
+            log.info("redis is safe again", reason=reason)
+        if now.unchecked and (first or now.unchecked != before.unchecked):
+            log.info("redis cannot be checked", unchecked=list(now.unchecked))
+        if now.notes and (first or now.notes != before.notes):
+            log.info("redis settings", notes=list(now.notes))
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing ahead: the registry then asks for no look at its construction."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one gauge, 1 for each danger and 0 for what is well; what cannot be checked is absent."""
+        if self.found is None:
+            return
+        family = GaugeMetricFamily(
+            "kurir_redis_unsafe", "Whether Redis would lose messages, by reason; absent where it cannot be seen.",
+            labels=("reason",),
+        )  # fmt: skip
+        dangers = {danger.reason for danger in self.found.dangers}
+        for reason in REASONS:
+            if reason not in self.found.unchecked:
+                family.add_metric((reason,), float(reason in dangers))
+        yield family
