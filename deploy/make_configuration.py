@@ -113,7 +113,7 @@ def variables() -> dict[str, Variable]:
 def _recording() -> Iterator[list[Question]]:
     """Note what is asked of any EnvReader while the block runs."""
     questions: list[Question] = []
-    kinds = ("text", "integer", "seconds", "flag", "rate", "items", "choice")
+    kinds = ("text", "path", "integer", "seconds", "flag", "rate", "items", "choice")
     originals = {kind: getattr(EnvReader, kind) for kind in kinds}
     for kind, original in originals.items():
         setattr(EnvReader, kind, _recorder(kind, original, questions))
