@@ -32,16 +32,17 @@ _LOST = (SMTPServerDisconnected, SMTPTimeoutError, ConnectionError, TimeoutError
 
 
 class RefusedError(KurirError):
-    """The server's answer to one command was no; `reply` is that answer."""
+    """The server's answer to one command was no; `reply` is that answer, `recipient` whom the message was for."""
 
     def __init__(self, stage: Stage, reply: Reply) -> None:
         super().__init__(f"{stage.value}: {reply.words}")
         self.stage = stage
         self.reply = reply
+        self.recipient = ""
 
     def classified(self) -> SendError:
         """Return the outcome class that it means."""
-        return classify(self.stage, self.reply)
+        return classify(self.stage, self.reply, self.recipient)
 
 
 class ConnectionLostError(ServerFailedError):
@@ -220,6 +221,7 @@ class Connection:
         try:
             return await self._transact(envelope, content, following)
         except RefusedError as error:
+            error.recipient = envelope.recipient
             self._unclean = error.stage is not Stage.DOT
             if error.reply.code == 421:
                 self.abort()

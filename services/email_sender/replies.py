@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+from services.email_sender.blame import accuses_recipient, speaks_of_policy
 from shared.errors import (
     DeferredError,
     PermanentError,
@@ -22,7 +23,10 @@ from shared.errors import (
 
 LONGEST_WAIT_S = 24 * 3600.0
 # some write it as #5.7.1 (Cisco) or [5.7.1]; what goes on with more digits is an IP address or a version
-_ENHANCED = re.compile(r"\s*[#(\[]?([245])\.(\d{1,3})\.(\d{1,3})(?!\.?\d)")
+_CODE = r"([245])\.(\d{1,3})\.(\d{1,3})(?!\.?\d)"
+_ENHANCED = re.compile(rf"^[ \t]*[#(\[]?{_CODE}", re.MULTILINE)
+# qmail and others say it last: "sorry, no mailbox here by that name. (#5.1.1)"
+_ENHANCED_LATE = re.compile(rf"(?:#|[(\[]#?){_CODE}|(?<!\S){_CODE}[.)\]]*\s*\Z")
 # the address itself does not exist: RFC 3463 3.2, 5.1.10 is RFC 7505 (null MX)
 _NO_SUCH_ADDRESS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
 _REFUSED_ADDRESS = frozenset({550, 551, 553})
@@ -68,9 +72,12 @@ class Reply:
 
     @property
     def enhanced(self) -> str:
-        """The enhanced status code, "" if there is none."""
-        found = _ENHANCED.match(self.text)
-        return ".".join(found.groups()) if found else ""
+        """The enhanced status code, "" if there is none; one behind the words must be of the basic code's class."""
+        found = _ENHANCED.search(self.text)
+        if found:
+            return ".".join(found.groups())
+        late = (list(filter(None, one.groups())) for one in _ENHANCED_LATE.finditer(self.text))
+        return next((".".join(digits) for digits in late if digits[0] == str(self.code)[:1]), "")
 
     @property
     def codes(self) -> str:
@@ -88,19 +95,23 @@ class Reply:
         return self.enhanced.startswith("5.7.")
 
 
-def classify(stage: Stage, reply: Reply) -> SendError:
-    """Return the error that a refusal is; the table is in docs/providers.md, the exceptions in docs/decisions/0021."""
+def classify(stage: Stage, reply: Reply, recipient: str = "") -> SendError:
+    """Return the error that a refusal of a message to `recipient` is.
+
+    The table is in docs/providers.md, the exceptions in docs/decisions/0021 and 0151.
+    """
     message = f"{stage.value} refused"
     if stage in _BEFORE_MAIL:
         return _before_mail(stage, reply, message)
     enhanced = reply.enhanced
     if reply.code in _STOP_CODES or enhanced == "5.7.8":
         return StopChannelError(message, code=reply.codes, reply=reply.words)
-    kind = enhanced[:1] or str(reply.code)[:1]
+    # a reply at odds with itself says "later": nothing is lost by asking again
+    kind = "4" if str(reply.code)[:1] == "4" else enhanced[:1] or str(reply.code)[:1]
     if enhanced == _OUR_QUOTA or (kind == "4" and _is_deferral(reply, enhanced)):
         return DeferredError(message, code=reply.codes, reply=reply.words, wait_s=asked_wait_s(reply.text))
     if kind == "5":
-        suppress = reply.codes if _is_hard_bounce(stage, reply, enhanced) else ""
+        suppress = reply.codes if _is_hard_bounce(stage, reply, recipient) else ""
         return PermanentError(message, code=reply.codes, reply=reply.words, suppress=suppress)
     later = TryLaterError if kind == "4" else TransientError
     return later(message, code=reply.codes, reply=reply.words)
@@ -122,10 +133,14 @@ def _is_deferral(reply: Reply, enhanced: str) -> bool:
     return _SLOW_DOWN.search(reply.text) is not None or asked_wait_s(reply.text) is not None
 
 
-def _is_hard_bounce(stage: Stage, reply: Reply, enhanced: str) -> bool:
-    if enhanced:
-        return enhanced in _NO_SUCH_ADDRESS and stage in _ABOUT_THE_RECIPIENT
-    return stage is Stage.RCPT and reply.code in _REFUSED_ADDRESS
+def _is_hard_bounce(stage: Stage, reply: Reply, recipient: str) -> bool:
+    """Whether it is a verdict on the recipient: by a code that its words do not contradict, or by words alone."""
+    ours = speaks_of_policy(reply.text, recipient)
+    if reply.enhanced:
+        clear = not ours or accuses_recipient(reply.text)
+        return reply.enhanced in _NO_SUCH_ADDRESS and stage in _ABOUT_THE_RECIPIENT and clear
+    bare = stage is Stage.RCPT and reply.code in _REFUSED_ADDRESS
+    return bare and not ours and accuses_recipient(reply.text)
 
 
 def asked_wait_s(text: str) -> float | None:

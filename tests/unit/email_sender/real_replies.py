@@ -27,6 +27,16 @@ SMTPD = "https://github.com/vdukhovni/postfix/blob/master/postfix/src/smtpd/smtp
 POSTGREY = "https://github.com/schweikert/postgrey/blob/master/postgrey"
 MILTER_GREYLIST = "https://manpages.debian.org/bookworm/milter-greylist/greylist.conf.5.en.html"
 SQLGREY = "https://sqlgrey.sourceforge.net/"
+_MANUAL = "https://github.com/ActiveCampaign/smtp-field-manual/blob/master/data/codes"
+F550, F551, F552 = f"{_MANUAL}/550.json", f"{_MANUAL}/551.json", f"{_MANUAL}/552.json"
+F553, F554, F421 = f"{_MANUAL}/553.json", f"{_MANUAL}/554.json", f"{_MANUAL}/421.json"
+F450, F451, F452 = f"{_MANUAL}/450.json", f"{_MANUAL}/451.json", f"{_MANUAL}/452.json"
+ZONE = "https://github.com/zone-eu/zone-mta/blob/master/config/bounces.txt"
+SITEPACKAGE = (
+    "http://www.sitepackage.de/service/dokumentation/auswertung/typische-fehlermeldungen-bei-unzustellbarkeit.html"
+)
+DBMAIL = "https://www.dbmailserver.com/tui-xin-address-not-exist.htm"
+SISIMAI = "https://github.com/sisimai/p5-sisimai/issues/467"
 
 AUTH, GREETING, STARTTLS = Stage.AUTH, Stage.GREETING, Stage.STARTTLS
 MAIL, RCPT, DATA, DOT = Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.DOT
@@ -165,4 +175,346 @@ CASES = [
         SQLGREY, RCPT, 450, "4.7.1 <a@example.com>: Recipient address rejected: Greylisted for 5 minutes", D, wait_s=300
     ),
     Case(SQLGREY, RCPT, 451, "Greylisted, please try again in 180 seconds", D, wait_s=180),
+    # Relays that refuse us: not the recipient's fault
+    Case("https://github.com/namshi/docker-smtp/issues/77", RCPT, 550, "relay not permitted", P),
+    Case("https://github.com/hestiacp/hestiacp/issues/4852", RCPT, 550, "Relay not permitted", P),
+    Case(
+        "https://github.com/4IceG/luci-app-sms-tool-js/issues/45", MAIL, 550, "Authentication is required for relay", P
+    ),
+    Case("https://github.com/mailcow/mailcow/issues/318", RCPT, 550, "smtp auth required", P),
+    Case(
+        "https://github.com/docker-mailserver/docker-mailserver/issues/19",
+        RCPT,
+        554,
+        "5.7.1 <a@163.com>: Relay access denied",
+        P,
+    ),
+    Case("https://github.com/mailgun/documentation/pull/471", RCPT, 550, "5.7.1 Relaying denied", P),
+    Case(
+        "https://github.com/simonrob/email-oauth2-proxy/issues/241",
+        DATA,
+        530,
+        "5.7.0 Authentication Required. For more information, go to\n5.7.0  "
+        "https://support.google.com/mail/?p=WantAuthError",
+        S,
+    ),
+    Case(F550, RCPT, 550, "relaying denied for <a@example.com>", P),
+    Case(F553, RCPT, 553, "Relaying disallowed", P),
+    Case(F554, RCPT, 554, "5.7.1 <a@icloud.com>: Relay access denied", P),
+    Case("https://github.com/nitinsh06/Django-Verify-Email/issues/35", RCPT, 550, "not local sender over smtp", P),
+    Case("https://github.com/postalserver/postal/issues/2088", DOT, 530, "From/Sender name is not valid", S),
+    # Sender verification by call-out
+    Case(
+        "https://github.com/docker-mailserver/docker-mailserver/issues/2257",
+        RCPT,
+        550,
+        "Verification failed for <a@example.org>\nThe mail server does not recognize a@example.org "
+        "as a valid sender.\nSender verify failed",
+        P,
+    ),
+    Case(
+        "https://github.com/mailcow/mailcow-dockerized/issues/2544",
+        RCPT,
+        550,
+        "Verification failed for <a@example.org>\nNo Such User Here\nSender verify failed",
+        P,
+    ),
+    Case(
+        "https://github.com/mailcow/mailcow/issues/775",
+        RCPT,
+        550,
+        "Verification failed for <a@example.org>\nThe mail server could not deliver mail to "
+        "a@example.org.  The account or domain may not exist, they\nmay be blacklisted, or missing "
+        "the proper dns entries.\nSender verify failed",
+        P,
+    ),
+    Case(
+        "https://github.com/PHPMailer/PHPMailer/issues/1187",
+        RCPT,
+        550,
+        "Verification failed for <a@example.lu>\nUnrouteable address\nSender verify failed",
+        P,
+    ),
+    Case("https://github.com/mattermost/docker/issues/111", RCPT, 550, "Sender verify failed", P),
+    Case(
+        "https://github.com/EBWiki/EBWiki/issues/3861",
+        DOT,
+        550,
+        "The from address does not match a verified Sender Identity. Mail cannot be sent until this error is resolved.",
+        P,
+    ),
+    # SPF, DKIM, DMARC, reverse DNS
+    Case(F550, RCPT, 550, "SPF-check failed:\nexample.com doesn't allow sending mails from 192.0.2.1", P),
+    Case(
+        F550,
+        RCPT,
+        550,
+        "<a@example.com>: Reject due to SPF policy. The originating IP of the message is not "
+        "permitted by the domain owner",
+        P,
+    ),
+    Case(F550, RCPT, 550, "<a@example.com>: Bad DNS PTR resource record", P),
+    Case(F550, RCPT, 550, "<a@example.com>: Invalid DNS MX or A/AAAA resource record", P),
+    Case(F550, DOT, 550, "DMARC check failed http://service.mail.qq.com/cgi-bin/help?subtype=1&&no=1001508&&id=16.", P),
+    Case(
+        F550,
+        DOT,
+        550,
+        "5.2.0 Message rejected due to DMARC. Please see http://postmaster.comcast.net/smtp-error-codes.php",
+        P,
+    ),
+    Case(
+        F550,
+        RCPT,
+        550,
+        "5.7.1 Connections not accepted from servers without a valid sender domain. ## Fix reverse DNS for 192.0.2.1",
+        P,
+    ),
+    Case(
+        SISIMAI,
+        RCPT,
+        550,
+        "5.1.0 192.0.2.1 is not allowed to send from <example.jp> per it's SPF Record. Please "
+        "inspect your SPF settings, and try again.",
+        P,
+    ),
+    Case(
+        SISIMAI,
+        RCPT,
+        553,
+        "SPF (Sender Policy Framework) domain authentication fail. Refer to the Troubleshooting "
+        "page at http://www.symanteccloud.com/troubleshooting for more information. (#5.7.1)",
+        P,
+    ),
+    Case("https://github.com/justingit/dada-mail/issues/717", DOT, 550, "5.7.1 [BFD] Sender prohibited by SPF", P),
+    Case(
+        "https://github.com/jcbf/smf-spf/issues/33",
+        RCPT,
+        550,
+        "4.7.23 Rejected, look at http://www.openspf.org/why.html?sender=a@example.com&ip=192.0.2.1",
+        D,
+    ),
+    # Blocklists, reputation, spam, content
+    Case(
+        "https://github.com/nodemailer/nodemailer/issues/1089",
+        RCPT,
+        550,
+        "5.7.1 Service unavailable; client [192.0.2.1] blocked using zen.spamhaus.org",
+        P,
+    ),
+    Case(
+        "https://github.com/getconversio/email-deep-validator/issues/9",
+        RCPT,
+        550,
+        '"JunkMail rejected - host.example.com\n(example.com) [192.0.2.1]:34032 is in an RBL, '
+        'see\nhttps://www.spamhaus.org/query/ip/192.0.2.1"',
+        P,
+    ),
+    Case(
+        "https://github.com/getconversio/email-deep-validator/pull/20",
+        RCPT,
+        554,
+        "Service unavailable; Client host [host.example.net] blocked using\nBarracuda "
+        "Reputation;\nhttp://www.barracudanetworks.com/reputation/?r=1&ip=192.0.2.1",
+        P,
+    ),
+    Case(
+        "https://github.com/baptisteArno/typebot.io/issues/128",
+        RCPT,
+        554,
+        "5.7.1 Service unavailable; Sender address [a@example.xyz] blocked using dbl.spamhaus.org; "
+        "Error: open resolver",
+        P,
+    ),
+    Case(ZONE, RCPT, 550, "192.0.2.1 blacklisted see http://www.spamhaus.org/query/bl?ip=192.0.2.1", P),
+    Case(ZONE, RCPT, 550, "5.2.1 Mailbox unavailable. Your IP address 192.0.2.1 is blacklisted using SPAMHAUS-XBL.", P),
+    Case(ZONE, RCPT, 550, "Email blocked by SPAMHAUS", P),
+    Case(ZONE, RCPT, 550, "IP 192.0.2.1 is blacklisted (xbl.spamhaus.org). Help at/Hilfe unter www.mfaq.info", P),
+    Case(ZONE, RCPT, 550, "https://www.spamhaus.org/query/ip/192.0.2.1", P),
+    Case(
+        ZONE,
+        RCPT,
+        421,
+        "4.7.1 Service unavailable; Client host [192.0.2.1] blocked using grey.rbl - Rechazo "
+        "temporal, intentelo mas tarde por favor",
+        D,
+    ),
+    Case(
+        F550,
+        MAIL,
+        550,
+        "mwinf5c14 ME Adresse IP source bloquee pour incident de spam. Client host blocked for "
+        "spamming issues. OFR006_102",
+        P,
+    ),
+    Case(F550, RCPT, 550, "<a@example.com>: IP address is block listed", P),
+    Case(F550, RCPT, 550, "<a@example.com>: Reject due to policy restrictions (IP based)", P),
+    Case(F550, DOT, 550, "spam message rejected. Please visit http://help.mail.ru/notspam-support/id?c=7y4y", P),
+    Case(F550, DOT, 550, "spam detected", P),
+    Case(F550, DOT, 550, "virus detected", P),
+    Case(
+        F550,
+        DOT,
+        550,
+        "Mail content denied. http://service.exmail.qq.com/cgi-bin/help?subtype=1&&id=20022&&no=1000726",
+        P,
+    ),
+    Case(
+        F550,
+        MAIL,
+        550,
+        "Sender frequency limited. http://service.exmail.qq.com/cgi-bin/help?subtype=1&&id=20022&&no=1000723",
+        P,
+    ),
+    Case(F550, MAIL, 550, "Suspected spam sender.", P),
+    Case(
+        F553,
+        MAIL,
+        553,
+        "Mail from 192.0.2.1 not allowed - 5.7.1 [BL23] Connections not accepted from IP addresses on Spamhaus XBL",
+        P,
+    ),
+    Case(
+        F554,
+        GREETING,
+        554,
+        "resimta.example.net comcast 192.0.2.1 Comcast requires that all mail servers must have a PTR record",
+        U,
+    ),
+    Case(F554, DOT, 554, "5.7.1 [1] Message rejected under suspicion of SPAM; https://ya.cc/1IrBc", P),
+    Case(
+        "https://github.com/Vincedream/NodeMail/issues/20",
+        DOT,
+        554,
+        "DT:SPM 126 smtp2,DMmowAAnNDQz4zxdCk6LIw--.52838S2 1564271411,please see "
+        "http://mail.163.com/help/help_spam_16.htm",
+        P,
+    ),
+    Case(
+        "https://github.com/postalserver/postal/issues/266",
+        DOT,
+        550,
+        "5.7.1 [192.0.2.1 12] Our system has detected that this message is\n5.7.1 likely "
+        "unsolicited mail. To reduce the amount of spam sent to Gmail,\n5.7.1 this message has been blocked.",
+        P,
+    ),
+    Case("https://github.com/Excision-Mail/Excision-Mail/issues/54", DOT, 550, "message rejected", P),
+    Case("https://github.com/substack/node-smtp-protocol/issues/50", MAIL, 550, "Command Rejected", P),
+    # The recipient, by code
+    Case(F550, RCPT, 550, "5.1.1 <a@icloud.com>: user does not exist", P, suppresses=True),
+    Case(F550, RCPT, 550, "5.1.1 Not our Customer", P, suppresses=True),
+    Case(F550, RCPT, 550, "5.1.1 <a@comcast.net> recipient mailbox unallocated", P, suppresses=True),
+    Case(F550, RCPT, 550, "5.1.1 Email address could not be found, or was misspelled (G8)", P, suppresses=True),
+    Case(
+        F550,
+        RCPT,
+        550,
+        "5.1.1 Adresse d au moins un destinataire invalide. Invalid recipient. OFR_416 [416]",
+        P,
+        suppresses=True,
+    ),
+    Case(
+        "https://github.com/knadh/listmonk/issues/2623",
+        RCPT,
+        550,
+        "5.1.1 The email account that you tried to reach does not exist. Please try\n5.1.1 "
+        "double-checking the recipient's email address for typos",
+        P,
+        suppresses=True,
+    ),
+    Case(SITEPACKAGE, RCPT, 554, "Sorry, no mailbox here by that name. (#5.1.1)", P, suppresses=True),
+    Case(DBMAIL, RCPT, 551, "5.1.1 recipient is not exist", P, suppresses=True),
+    # The recipient, by words alone
+    Case("https://github.com/zone-eu/zone-mta/issues/324", RCPT, 550, "No user found", P, suppresses=True),
+    Case("https://github.com/sisimai/p5-sisimai/issues/312", RCPT, 550, "Unknown User", P, suppresses=True),
+    Case(
+        F550,
+        RCPT,
+        550,
+        "Mailbox not found. http://service.exmail.qq.com/cgi-bin/help?subtype=1&&id=20022",
+        P,
+        suppresses=True,
+    ),
+    Case(F550, RCPT, 550, "<a@web.de>: Requested action not taken: mailbox unavailable", P, suppresses=True),
+    Case(SITEPACKAGE, RCPT, 550, "Benutzer nicht bekannt/User unknown", P, suppresses=True),
+    Case(SITEPACKAGE, RCPT, 550, "Unknown local part nobody in", P, suppresses=True),
+    Case(SITEPACKAGE, RCPT, 550, "unrouteable address", P, suppresses=True),
+    Case(
+        SITEPACKAGE,
+        RCPT,
+        550,
+        "<a@lycos.de>: Recipient address rejected: User unknown in local recipient table",
+        P,
+        suppresses=True,
+    ),
+    Case(DBMAIL, RCPT, 550, "User not found: a@163.com", P, suppresses=True),
+    Case(DBMAIL, RCPT, 550, "Local User [a@123.com] not found.", P, suppresses=True),
+    Case(DBMAIL, RCPT, 550, "no such user: a@example.com", P, suppresses=True),
+    Case(DBMAIL, RCPT, 550, "#2175041 unavailable mail user", P),
+    Case(
+        "https://github.com/jeremymcs/baruwa/issues/18",
+        RCPT,
+        550,
+        "REJECTED - Recipient Verification Failed - User Not Found",
+        P,
+    ),
+    # The recipient's mailbox, but no verdict on its address
+    Case(F550, RCPT, 550, "5.2.1 <a@prodigy.net>... Addressee unknown, relay=[192.0.2.1]", P),
+    Case(F550, RCPT, 550, "5.2.0 <a@comcast.net> - Recipient unavailable", P),
+    Case(F550, RCPT, 550, "5.7.1 No such user!", P),
+    Case(
+        F550,
+        RCPT,
+        550,
+        "Message was not accepted -- invalid mailbox. Local mailbox a@mail.ru is unavailable: account is disabled",
+        P,
+    ),
+    Case(F550, RCPT, 550, "Mailbox unavailable or access denied", P),
+    Case(F550, RCPT, 550, "Mail is rejected by recipients", P),
+    Case(F552, RCPT, 552, "5.1.1 Boite du destinataire pleine. Recipient overquota. OFR_417 [417]", P),
+    Case(F552, RCPT, 552, "5.1.1 <a@comcast.net> recipient rejected - extended quota violation", P),
+    Case(F552, DOT, 552, "5.1.1 <a@zoho.com> Mailbox delivery failure policy error", P),
+    Case(
+        "https://github.com/sisimai/p5-sisimai/issues/221",
+        RCPT,
+        554,
+        "5.7.1 <a@example.com>: Recipient address rejected: Access denied",
+        P,
+    ),
+    Case(
+        "https://github.com/ActiveCampaign/smtp-field-manual/issues/11",
+        RCPT,
+        550,
+        "5.7.1 : Recipient address rejected:  Inactive MailBox, not poped for more than 6 months",
+        P,
+    ),
+    Case("https://github.com/ActiveCampaign/smtp-field-manual/issues/11", RCPT, 550, "ip in prison", P),
+    Case(
+        SITEPACKAGE,
+        RCPT,
+        550,
+        "Benutzer hat das Speichervolumen ueberschritten. / User has exhausted allowed storage space.",
+        P,
+    ),
+    Case(SITEPACKAGE, RCPT, 554, "Refused. Your reverse DNS entry contains your IP address and a country code.", P),
+    Case(F551, RCPT, 551, "5.7.1 Domain not found (#id-5.9.2)", P),
+    Case(
+        F554,
+        RCPT,
+        554,
+        "5.2.122 The recipient has exceeded their limit for the number of messages they can receive per hour.",
+        P,
+    ),
+    # "Later", in all its words
+    Case(F421, MAIL, 421, "Max message per connection reached, closing transmission channel", D),
+    Case(F421, MAIL, 421, "4.3.2 Service not available [outlook.com]", L),
+    Case(F421, RCPT, 421, "4.7.1 Messages to a@icloud.com deferred due to excessive volume. Try again later", D),
+    Case(F450, RCPT, 450, "User is receiving mail too quickly", D),
+    Case(F450, RCPT, 450, "4.2.0 <a@comcast.net> - Recipient temporarily unavailable", L),
+    Case(F450, RCPT, 450, "4.2.1 The recipient has exceeded message rate limit. Try again later.", D),
+    Case(F451, DOT, 451, "4.4.0 Message failed to be replicated: No healthy secondary server available", L),
+    Case(F451, DOT, 451, "4.7.0 Temporary server error. Please try again later. PRX6 NextHop", D),
+    Case(F452, RCPT, 452, "4.1.1 <a@comcast.net> user over quota", L),
+    Case(F452, DOT, 452, "temporary domain failure <a@example.com>", D),
+    Case(F452, DOT, 452, "<a@zoho.com> Mailbox delivery restricted by policy error", D),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from urllib.parse import urlsplit
 
@@ -26,11 +27,12 @@ def test_real_answer_has_its_class(case: Case) -> None:
 
 
 def test_table_is_of_many_providers() -> None:
-    """At least forty answers, of five providers and more, each with its source."""
+    """At least 150 answers, of fifteen sources and more, each with where it was read."""
     hosts = Counter(urlsplit(case.source).netloc for case in CASES)
-    assert len({(case.code, case.text) for case in CASES}) >= 40
+    assert len({(case.code, case.text) for case in CASES}) >= 150
+    assert len({case.source for case in CASES}) >= 15
     assert len(hosts) >= 5
-    assert all(urlsplit(case.source).scheme == "https" for case in CASES)
+    assert all(urlsplit(case.source).scheme in {"http", "https"} for case in CASES)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +41,8 @@ def test_table_is_of_many_providers() -> None:
      for stage in (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.DOT) for code in (550, 551, 552, 553, 554)],
 )  # fmt: skip
 def test_bare_code_suppresses_at_rcpt_alone(stage: Stage, code: int, suppresses: bool) -> None:
-    """Only a bare 550, 551 or 553 to RCPT TO says that the address is bad."""
-    error = classify(stage, Reply(code, "no"))
+    """Without an enhanced code, only a 550, 551 or 553 to RCPT TO can say that the address is bad."""
+    error = classify(stage, Reply(code, "no such user"))
     assert isinstance(error, PermanentError)
     assert bool(error.suppress) is suppresses
 
@@ -83,7 +85,7 @@ def test_any_reply_has_a_class(stage: Stage, code: int, text: str) -> None:
 
 
 def test_enhanced_code_is_the_first_word_alone() -> None:
-    """Digits in the text are no status code; more lines than one make one reply."""
+    """Digits among the words are no status code; more lines than one make one reply."""
     assert Reply(550, "5.1.1 no").enhanced == "5.1.1"
     assert Reply(550, "host 5.1.1 no").enhanced == ""
     assert Reply(550, "5.1.1234 no").enhanced == ""
@@ -104,3 +106,93 @@ def test_enhanced_code_in_dress_counts_too(text: str) -> None:
     error = classify(Stage.RCPT, Reply(550, text))
     assert isinstance(error, PermanentError)
     assert (error.code, error.suppress) == ("550 5.7.1", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "enhanced"),
+    [("sorry, no mailbox here by that name. (#5.1.1)", "5.1.1"), ("message refused [5.7.1]", "5.7.1"),
+     ("Access denied #5.7.1 see the manual", "5.7.1"), ("rejected 5.7.1", "5.7.1"), ("rejected - 5.7.1.", "5.7.1"),
+     ("first line\n5.7.1 second", "5.7.1"), ("5.1.1 gone (#5.7.1)", "5.1.1"), ("later (#4.2.1)", ""),
+     ("by Exim 4.96.2", ""), ("from 10.5.1.1", ""), ("see section 5.1.1.2", ""), ("ticket #5.1.1234", "")],
+)  # fmt: skip
+def test_enhanced_code_behind_the_words_counts(text: str, enhanced: str) -> None:
+    """Where it says the same class as the basic code, a code at the end or in brackets is the server's verdict."""
+    assert Reply(550, text).enhanced == enhanced
+
+
+@pytest.mark.parametrize("enhanced", ["", "5.7.1 ", "5.1.1 "])
+def test_basic_code_of_4xx_is_later_whatever_follows(enhanced: str) -> None:
+    """A reply at odds with itself is not final."""
+    assert isinstance(classify(Stage.RCPT, Reply(451, f"{enhanced}no such user")), TransientError)
+
+
+WORDS_OF_POLICY = [
+    "relay not permitted", "we do not relay", "authentication required", "SMTP AUTH is required", "SPF check failed",
+    "SPF fail - not authorized", "blocked using spamhaus", "Sender verify failed", "DKIM signature invalid",
+    "rejected by DMARC policy", "no PTR record", "reverse DNS lookup failed", "HELO command rejected: invalid name",
+    "your IP has a poor reputation", "too many messages, rate exceeded", "message content rejected", "virus found",
+    "message size exceeds limit", "rejected for policy reasons", "you are blacklisted", "access denied",
+    "sending domain not allowed", "mailbox full", "account is disabled", "please log in first", "not permitted",
+    "administrative prohibition", "TLS required", "user is over quota", "Absender abgelehnt", "expéditeur refusé",
+    "remitente rechazado", "pengirim ditolak", "发件人被拒绝", "送信者を拒否しました", "mittente rifiutato",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", WORDS_OF_POLICY)
+def test_words_of_policy_accuse_nobody(words: str) -> None:
+    """Bare, with the recipient named beside them, in any case, even with a code of the recipient's: ours."""
+    for text in (words, words.upper(), f"<ana@example.com>: {words}", f"unknown user or {words}", f"5.1.1 {words}"):
+        error = classify(Stage.RCPT, Reply(550, text), "ana@example.com")
+        assert (type(error), error.suppress) == (PermanentError, ""), text  # type: ignore[attr-defined]  # of that type
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["no such user", "No such user here", "user unknown", "Unknown user", "User not found", "mailbox not found",
+     "Mailbox does not exist", "invalid recipient", "recipient unknown", "no mailbox here by that name",
+     "unknown address",
+     "Recipient address rejected: User unknown in relay recipient table", "not a valid mailbox",
+     "address does not exist",
+     "account does not exist", "unrouteable address", "mailbox unavailable", "no such recipient",
+     "This user doesn't exist",
+     "That user does not exist", "user doesn't have an account here", "Bad destination mailbox address"],
+)  # fmt: skip
+def test_verdict_on_the_recipient_suppresses(words: str) -> None:
+    """However it is said; also where the address, or a host that is quoted, looks like a word of policy."""
+    for recipient in ("ana@example.com", "spam@relay.example", "blocked@spf.example", "policy@example.com"):
+        local, _, domain = recipient.partition("@")
+        for text in (
+            words, f"<{recipient}>: {words}", f"{words}: {recipient}", f"{words} ({local})", f"[{domain}] {words}",
+            f"{words}, see https://spam.example/blocked?relay=1", f"relay.example.net said: {words}", f"5.1.1 {words}",
+        ):  # fmt: skip
+            error = classify(Stage.RCPT, Reply(550, text), recipient)
+            assert isinstance(error, PermanentError)
+            assert error.suppress, text
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Benutzer unbekannt", "Empfänger unbekannt", "utilisateur inconnu", "usuario desconocido", "usuário inexistente",
+     "utente sconosciuto", "penerima tidak dikenal", "用户不存在", "宛先が見つかりません", "пользователь не найден"],
+)  # fmt: skip
+def test_verdict_in_another_language_needs_a_code(words: str) -> None:
+    """Words that are not understood accuse nobody; with 5.1.1 beside them they do."""
+    for text, suppressed in ((words, False), (f"5.1.1 {words}", True), (f"{words} (#5.1.1)", True)):
+        error = classify(Stage.RCPT, Reply(550, text), "ana@example.com")
+        assert isinstance(error, PermanentError)
+        assert bool(error.suppress) is suppressed, text
+
+
+def test_long_replies_are_read_in_linear_time() -> None:
+    """A hostile reply of a megabyte is classified within a second."""
+    for text in (
+        "a" * 1_000_000,
+        "user " * 200_000,
+        "5.1.1 " * 170_000,
+        " " * 1_000_000,
+        "no such " * 125_000,
+        "a." * 500_000,
+    ):
+        started = time.perf_counter()
+        classify(Stage.RCPT, Reply(550, text), "ana@example.com")
+        assert time.perf_counter() - started < 3

@@ -1,0 +1,101 @@
+"""Whose fault a refusal is, by its words: a verdict on the recipient, or a rule of the server that concerns us.
+
+Servers use 550 for both. A wrong guess against the recipient suppresses an innocent address, so words accuse the
+recipient only where they say that the address does not exist, and any word of policy acquits it. What is quoted
+(an address, a host, a URL) is not the server's own: `spam@example.com` and `relay.example.com` prove nothing.
+
+The words are those of real replies (tests/unit/email_sender/real_replies.py). In other languages than English only
+words of policy are known: without a code, such a reply accuses nobody.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# longer than any honest reply
+_MOST_READ = 8192
+_QUOTES = "<>[](){}\"'`,;:.!?=*-"
+_HOST = re.compile(r"(?:[a-z0-9_-]+\.)+[a-z][a-z0-9-]*\.?")
+_IP = re.compile(r"[0-9a-f]*[:.][0-9a-f:.]*[0-9a-f]")
+# postfix names the table in which it looked: "User unknown in relay recipient table"
+_TABLE = re.compile(r"\bin (?:local|relay|virtual) (?:recipient|mailbox|alias) table\b")
+
+_WHO = r"(?:user|recipient|mailbox|mail ?box|account|address|addressee|alias|local ?part|customer|person|rcpt)"
+_GONE = (
+    r"(?:unknown|not (?:be )?(?:found|known|exist\w*|present|valid|recogni[sz]ed|listed|local)|unrecogni[sz]ed|"
+    r"(?:does|do|did)(?: not|n.?t) exist|doesn.?t have|(?:is )?invalid|no longer (?:valid|exists?|available)|"
+    r"unallocated|non-?existent|unavailable)"
+)
+_RECIPIENT = re.compile(
+    rf"\b{_WHO}s?\b(?: \w+)? (?:is |was |were )?{_GONE}\b|"
+    rf"\b(?:unknown|invalid|no such|no valid|bad|non-?existent|unrouteable|undeliverable)"
+    rf" (?:or \w+ )?(?:(?:local|virtual|email|mail|destination|recipient|smtp) ){{0,2}}{_WHO}s?\b|"
+    rf"\bno (?:mailbox|mail ?box|account|user|one)(?: \w+)?"
+    rf" (?:here|there|found|by that name|with that|at this|for this)|"
+    rf"\bnot (?:a|an|our|one of our) (?:\w+ )?{_WHO}s?\b|"
+    r"\bemail name is not found\b|\baccount that you tried to reach does not exist\b"
+)
+
+_POLICY = re.compile(
+    r"\brelay\w*|\bauth\w*|\bunauth\w*|\blog ?in\b|\bpassword|\bcredential|\bspf\b|\bdkim\b|\bdmarc\b|\barc\b|"
+    r"\bdns(?:bl)?\b|\brdns\b|\brbl\b|\bptr\b|reverse|\bhelo\b|\behlo\b|\bhostname|\bclient\b|\bsender|"
+    r"\bmail ?from\b|\bfrom\b|\benvelope\b|\bverif\w*|\bcallout\b|\bcallback\b|"
+    r"\bblack ?-?list|\bblock|\bdeny\w*|\bdenied\b|\bwhite ?-?list|\bgr[ae]y-?list|\blisted (?:in|at|on|by)\b|"
+    r"\bspam|\bjunk\b|\bunsolicited\b|\bbulk\b|\babus|\bphish|\bvirus|\bmalware|\bcontent\b|\battachment|"
+    r"\bpolic(?:y|ies)\b|\breputation\b|\bprohibit|\bpermi(?:t|ssion)|\bnot allowed\b|\bdisallow|\brestrict|"
+    r"\bban(?:ned)?\b|\brefus|\bforbidden\b|\baccess\b|\bsecurity\b|\btls\b|\bencrypt|\bips?\b|"
+    r"\brates?\b|\blimit|\bexceed|\btoo (?:many|much|large|big|fast)\b|quota|\bfull\b|\bstorage\b|\bsize\b|"
+    r"\bdisabled\b|\binactive\b|\bsuspend|\blocked\b|\bexpired\b|\btempor"
+)
+# roots, as they are without their accents
+_POLICY_ELSEWHERE = (
+    # German, Dutch
+    "abgelehnt", "verweigert", "gesperrt", "blockiert", "absender", "richtlinie", "nicht erlaubt", "voll",
+    "geweigerd", "geblokkeerd", "afzender",
+    # French
+    "refus", "rejet", "bloqu", "expediteur", "emetteur", "politique", "relais", "interdit", "plein",
+    # Spanish, Portuguese, Italian
+    "rechaz", "rejeitad", "rifiut", "respint", "blocca", "denegad", "negad", "negat", "remitente", "remetente",
+    "mittente", "politica", "autentic", "lleno", "llena", "cheia", "piena", "lista negra", "lista nera",
+    # Indonesian, Malay
+    "ditolak", "diblokir", "disekat", "pengirim", "kebijakan", "otentikasi", "diizinkan", "penuh",
+    # Russian, Polish, Turkish
+    "отклонен", "спам", "заблокирован", "отправител", "odrzucon", "nadawc", "zablokowan", "reddedil", "engellen",
+    # Chinese, Japanese, Korean
+    "拒", "垃圾", "发件人", "發件人", "寄件", "黑名单", "黑名單", "信誉", "认证", "認証", "策略", "频率",
+    "迷惑", "送信者", "ブロック", "スパム", "차단", "스팸", "거부", "발신자",
+)  # fmt: skip
+
+
+def accuses_recipient(text: str) -> bool:
+    """Return whether words say that the recipient's address does not exist."""
+    return _RECIPIENT.search(_TABLE.sub("", words_of(text))) is not None
+
+
+def speaks_of_policy(text: str, recipient: str = "") -> bool:
+    """Return whether words speak of us, of the message, or of a state that passes; `recipient` may be quoted bare."""
+    words = _TABLE.sub("", words_of(text, recipient.rpartition("@")[0]))
+    return _POLICY.search(words) is not None or any(root in words for root in _POLICY_ELSEWHERE)
+
+
+def words_of(text: str, quoted: str = "") -> str:
+    """Return a reply's own words in lower case, without accents, addresses, hosts, URLs and IP addresses.
+
+    `quoted` is a further word that is not the server's own, such as the recipient's local part.
+    """
+    tokens = (token.strip(_QUOTES) or token for token in text[:_MOST_READ].replace("...", " ").split())
+    own = " ".join(token for token in tokens if not _is_quoted(token, quoted.casefold()))
+    plain = unicodedata.normalize("NFKD", own.casefold())
+    # ü becomes u and a mark: the mark goes; kana keep theirs, which are not in this block
+    return unicodedata.normalize("NFC", "".join(char for char in plain if not "\u0300" <= char <= "\u036f"))
+
+
+def _is_quoted(token: str, quoted: str) -> bool:
+    folded = token.casefold()
+    if "@" in token or "://" in token or (quoted and folded == quoted):
+        return True
+    host = token.partition("/")[0].partition("[")[0]
+    # "denied.Please" is no host
+    written_as_host = host.islower() or host.isupper()
+    return (written_as_host and _HOST.fullmatch(host.casefold()) is not None) or _IP.fullmatch(folded) is not None
