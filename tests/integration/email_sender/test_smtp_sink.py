@@ -17,7 +17,7 @@ from shared.errors import (
     PermanentError,
     SendError,
     StopChannelError,
-    TransientError,
+    TryLaterError,
     UnavailableError,
     UncertainError,
 )
@@ -49,17 +49,17 @@ CASES: list[tuple[str, type[SendError], str, str]] = [
     # soft bounces (-r) with the usual reply, 450 4.3.0
     ("-r connect", UnavailableError, SOFT, ""),
     ("-r ehlo,helo", UnavailableError, SOFT, ""),
-    ("-r mail", TransientError, SOFT, ""),
-    ("-r rcpt", TransientError, SOFT, ""),
-    ("-r data", TransientError, SOFT, ""),
-    ("-r .", TransientError, SOFT, ""),
+    ("-r mail", TryLaterError, SOFT, ""),
+    ("-r rcpt", TryLaterError, SOFT, ""),
+    ("-r data", TryLaterError, SOFT, ""),
+    ("-r .", TryLaterError, SOFT, ""),
     # with replies that mean something else (-b)
     ("-r rcpt -b 450_4.7.1_greylisted", DeferredError, "450 4.7.1", ""),
     ("-r rcpt -b 452_4.2.2_over_quota", DeferredError, "452 4.2.2", ""),
     ("-r . -b 452_4.3.1_disk_full", DeferredError, "452 4.3.1", ""),
     ("-r mail -b 450_busy", DeferredError, "450", ""),
-    ("-r rcpt -b 451_local_error", TransientError, "451", ""),
-    ("-r rcpt -b 450_4.1.1_unverified", TransientError, "450 4.1.1", ""),
+    ("-r rcpt -b 451_local_error", TryLaterError, "451", ""),
+    ("-r rcpt -b 450_4.1.1_unverified", TryLaterError, "450 4.1.1", ""),
     # hard bounces (-f) with the usual reply, 500 5.3.0
     ("-f connect", UnavailableError, HARD, ""),
     ("-f ehlo,helo", UnavailableError, HARD, ""),
@@ -70,7 +70,9 @@ CASES: list[tuple[str, type[SendError], str, str]] = [
     # with replies that mean something else (-B)
     ("-f rcpt -B 550_5.1.1_no_such_user", PermanentError, "550 5.1.1", "550 5.1.1"),
     ("-f rcpt -B 550_no_such_user", PermanentError, "550", "550"),
-    ("-f rcpt -B 551_gone_elsewhere", PermanentError, "551", "551"),
+    ("-f rcpt -B 551_user_not_local", PermanentError, "551", "551"),
+    ("-f rcpt -B 551_gone_elsewhere", PermanentError, "551", ""),
+    ("-f rcpt -B 550_relay_not_permitted", PermanentError, "550", ""),
     ("-f rcpt -B 550_5.7.1_policy", PermanentError, "550 5.7.1", ""),
     ("-f rcpt -B 552_5.2.2_over_quota", PermanentError, "552 5.2.2", ""),
     ("-f . -B 550_5.1.1_no_such_user", PermanentError, "550 5.1.1", "550 5.1.1"),
@@ -87,9 +89,9 @@ CASES: list[tuple[str, type[SendError], str, str]] = [
     ("-q .", UncertainError, "lost", ""),
     # 421 and a hang-up (-Q)
     ("-Q connect", UnavailableError, "421 4.0.0", ""),
-    ("-Q mail", TransientError, "421 4.0.0", ""),
-    ("-Q rcpt", TransientError, "421 4.0.0", ""),
-    ("-Q .", TransientError, "421 4.0.0", ""),
+    ("-Q mail", TryLaterError, "421 4.0.0", ""),
+    ("-Q rcpt", TryLaterError, "421 4.0.0", ""),
+    ("-Q .", TryLaterError, "421 4.0.0", ""),
 ]
 
 
