@@ -192,7 +192,7 @@ class Consumer:
         number, head = self._lates.next()
         args: list[Argument] = [self.sender_id, number, head, self.timing.keep_ended_ms]
         for lease, event in accepted:
-            args += (lease.stream, lease.entry_id, lease.job_id, lease.job.run, event)
+            args += (lease.stream, lease.entry_id, lease.job_id, lease.job.run, lease.waited_as, event)
         return [mark == "1" for mark in _text(await self._insist("late", args))]
 
     async def heartbeat(self, said: dict[str, object], *, first: bool = False) -> bool:

@@ -36,6 +36,11 @@ class Lease(msgspec.Struct, frozen=True):
         """How the job waits: `q`ueued, or `r`etrying once an attempt or a deferral lies behind it."""
         return "r" if self.attempt > 1 or self.job.deferrals else "q"
 
+    @property
+    def waited_as(self) -> Literal["q", "r"]:
+        """How the job waited when this entry was written, before any attempt of the entry."""
+        return "r" if self.job.attempts or self.job.deferrals else "q"
+
     def rewritten(self, *, attempts_used: int, **changes: object) -> bytes:
         """Pack the job for a new entry, with the attempts used so far folded in."""
         return pack_job(msgspec.structs.replace(self.job, attempts=attempts_used, **changes))
@@ -88,7 +93,7 @@ class Move(msgspec.Struct, frozen=True):
 
 def sent(lease: Lease, event: bytes) -> Move:
     """The provider accepted it."""
-    return Move("sent", lease, event)
+    return Move("sent", lease, event, lease.waited_as)
 
 
 def ended(lease: Lease, event: bytes, status: Status, *, uncertain: bool = False) -> Move:

@@ -3,9 +3,11 @@
 --
 -- KEYS  the channel's hash tag
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 ms that an ended blast is kept ·
---       5 … five a job: stream, id, job id, run, the packed `sent` event, marked late
+--       5 … six a job: stream, id, job id, run, "q" or "r" how it waited when the entry was written, the packed
+--       `sent` event, marked late
 -- Result  one character a job: "1" the counts moved to sent, "0" they had been there or are unknown
--- The waiting copy goes at once, also where it was moved to another entry since.
+-- The waiting copy goes at once, also where it was moved to another entry since. Without a record of a stall (a
+-- failover forgot the fetch) the answer counts if it removes the entry: then nothing else has ended the job.
 -- A crash before: the job stays as its reaper left it, and may be sent again (G2). After: the same answer again.
 
 local sender, sequence = ARGV[1], ARGV[2]
@@ -15,14 +17,20 @@ if kept then return kept end
 local now_ms = math.floor(now_us() / 1000)
 local events, done = {}, {}
 
--- Take a waiting copy away, wherever it is pending or new; nil where it is not in the stream.
-local function take_away(stream, id)
+local function remove(stream, id)
   if redis.call('XDEL', stream, id) == 0 then return nil end
-  local consumer = holder(stream, id)
+  local consumer, deliveries = holder(stream, id)
   if consumer then redis.call('XACK', stream, GROUP, id) end
   unpark(stream, id)
   drop_if_empty(stream)
-  if consumer and string.sub(consumer, -3) == ':tx' then return 'processing' end
+  return consumer or '', deliveries or 0
+end
+
+-- Remove a waiting copy that is counted as retrying, wherever it is pending or new; nil where it is not in the stream.
+local function take_away(stream, id)
+  local consumer = remove(stream, id)
+  if not consumer then return nil end
+  if string.sub(consumer, -3) == ':tx' then return 'processing' end
   return 'retrying'
 end
 
@@ -37,24 +45,73 @@ local function from_where(stream, id, job_id, outcome)
   return was or 'retrying'
 end
 
-for i = 1, (#ARGV - 4) / 5 do
-  local base = 4 + (i - 1) * 5
+local function is_run(raw, job_id, run)
+  local job = read_job(raw)
+  return job and job[1] .. ':' .. int(job[2]) .. ':' .. job[3] == job_id and job[8] == run
+end
+
+-- The status that a job without a record of a stall leaves, "queued" where nothing counts it; nil where its entry is
+-- gone, or holds another job, whose id a new master gave again.
+local function from_its_entry(stream, id, job_id, run, waited)
+  local rows = redis.pcall('XRANGE', stream, id, id)
+  if rows.err or #rows == 0 or not is_run(rows[1][2][2], job_id, run) then return nil end
+  local blast = bulk_blast(stream)
+  local whole = blast and redis.call('HEXISTS', C .. ':blast:' .. blast, 'scheduled_whole') == 1
+  local consumer, deliveries = remove(stream, id)
+  if string.sub(consumer, -3) == ':tx' then return 'processing' end
+  local attempts = string.sub(consumer, 1, 1) == '~' and deliveries or deliveries - 1
+  if waited == 'r' or attempts > 0 then return 'retrying' end
+  return whole and 'scheduled' or 'queued'
+end
+
+-- The same where the job is due later, as it was before a promotion that a failover forgot.
+local function from_later(job_id, run, waited)
+  local later = redis.call('HGET', C .. ':later:jobs', job_id)
+  if not later or not is_run(string.sub(later, 3), job_id, run) then return nil end
+  redis.call('ZREM', C .. ':later', job_id)
+  redis.call('HDEL', C .. ':later:jobs', job_id)
+  if string.sub(later, 1, 1) == 's' then
+    gauge('later_scheduled', -1)
+    return 'scheduled'
+  end
+  return (string.sub(later, 1, 1) == 'd' or waited == 'r') and 'retrying' or 'queued'
+end
+
+local function count_without_stall(stream, id, job_id, run, waited)
+  local was = from_its_entry(stream, id, job_id, run, waited) or from_later(job_id, run, waited)
+  if not was then return '0' end
+  redis.call('HDEL', C .. ':cancels', job_id)
+  local blast = string.match(job_id, '^[^:]+')
+  if was ~= 'queued' then count(blast, was, -1) end
+  count(blast, 'sent', 1)
+  count_channel('sent', 1)
+  return '1'
+end
+
+local function count_with_stall(stream, id, job_id, stall)
+  local blast = string.match(job_id, '^[^:]+')
+  local was = from_where(stream, id, job_id, stall.outcome)
+  count(blast, was, -1)
+  count(blast, 'sent', 1)
+  if stall.outcome ~= '-' then count_channel(was, -1) end
+  count_channel('sent', 1)
+  if stall.outcome ~= '-' then redis.call('HDEL', C .. ':blast:' .. blast, 'ended_at') end -- its end is told anew
+  stall.outcome = 'sent'
+  keep_stall(job_id, stall, now_ms)
+  return '1'
+end
+
+for i = 1, (#ARGV - 4) / 6 do
+  local base = 4 + (i - 1) * 6
   local stream, id, job_id, run = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3], tonumber(ARGV[base + 4])
   local stall = stall_of(job_id)
   done[i] = '0'
-  if stall and stall.run == run and stall.outcome ~= 'sent' then
-    local blast = string.match(job_id, '^[^:]+')
-    local was = from_where(stream, id, job_id, stall.outcome)
-    count(blast, was, -1)
-    count(blast, 'sent', 1)
-    if stall.outcome ~= '-' then count_channel(was, -1) end
-    count_channel('sent', 1)
-    if stall.outcome ~= '-' then redis.call('HDEL', C .. ':blast:' .. blast, 'ended_at') end -- its end is told anew
-    stall.outcome = 'sent'
-    keep_stall(job_id, stall, now_ms)
-    done[i] = '1'
+  if not stall then
+    done[i] = count_without_stall(stream, id, job_id, run, ARGV[base + 5])
+  elseif stall.run == run and stall.outcome ~= 'sent' then
+    done[i] = count_with_stall(stream, id, job_id, stall)
   end
-  events[#events + 1] = ARGV[base + 5]
+  events[#events + 1] = ARGV[base + 6]
 end
 
 write_counts(now_ms, tonumber(ARGV[4]), events)

@@ -6,7 +6,8 @@
 --       6 … nine a job: kind, stream, id, job id, run, the packed event or "", value, packed job or "", the delivery
 --       count that the sender knows
 -- Kinds and their value:
---   sent       from :tx, the provider accepted it · —
+--   sent       the provider accepted it; from :buf where a failover forgot the begin ·
+--              "<q|r how the job waited when this entry was written>"
 --   ended      from :tx or :buf · "<status> <q|r how it waited> <1 if to be counted as uncertain>"
 --   drop       from :buf, counted as sent before · —
 --   park       from :tx, a further attempt · "<delay in ms> <attempts counted by the entry>"
@@ -74,10 +75,21 @@ end
 
 local moves = {}
 
+-- A late answer counted this run as sent, while a copy of the job waits or is in flight under another entry.
+local function counted_as_sent(job)
+  if not any_stall then return false end
+  local stall = stall_of(job.job_id)
+  return stall and stall.run == job.run and stall.outcome == 'sent'
+end
+
 function moves.sent(job)
-  if job.from ~= 'tx' then return false end
   forget(job.stream, job.id)
-  count(job.blast, 'processing', -1)
+  if job.from == 'buf' then
+    if counted_as_sent(job) then return true end
+    -- attempts of this entry make it a retry, whatever it was when it was written
+    if in_buf[job.stream][job.id] > 1 then job.value = 'r' end
+  end
+  leave_waiting_or_flight(job.blast, job.from, job.value)
   count(job.blast, 'sent', 1)
   count_channel('sent', 1)
   note_end(job.job_id, job.run, 'sent')
@@ -187,11 +199,8 @@ local function is_stale(job, kind)
   return deliveries ~= job.deliveries and kind ~= 'sent' and not (kind == 'back' and job.from == 'buf')
 end
 
--- A late answer counted this job as sent while it was on its way again under another entry.
 local function sent_before(job)
-  if not any_stall or job.from ~= 'tx' then return false end
-  local stall = stall_of(job.job_id)
-  if not stall or stall.run ~= job.run or stall.outcome ~= 'sent' then return false end
+  if job.from ~= 'tx' or not counted_as_sent(job) then return false end
   forget(job.stream, job.id)
   count(job.blast, 'processing', -1)
   count(job.blast, 'retrying', 1)

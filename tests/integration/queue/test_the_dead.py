@@ -6,9 +6,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from services.logger.folding import fold
+from shared.blasts import Blast
 from shared.events import BlastChannelEnded, Queued, Retrying, Sent
 from shared.queue.consumer import BeginPolicy
 from shared.queue.leases import Lease
@@ -318,6 +320,118 @@ async def test_answer_lost_twice_is_not_risked_again(world: World) -> None:
     assert await sender.late(again)
     assert (await world.progress(blast)).counts["sent"] == 1
     await world.check_balance(blast)
+
+
+async def forget_begin(world: World, sender: HandSender, lease: Lease) -> None:
+    """Put an entry back into its sender's buffer, with its counts, as a master that never heard of the begin has it."""
+    redis: Any = world.redis
+    buffer = f"{sender.name}:buf"
+    await redis.xclaim(lease.stream, "senders", buffer, 0, [lease.entry_id], retrycount=lease.deliveries, justid=True)
+    counts = {"processing": -1, "retrying": int(lease.waits_as == "r")}
+    for name, by in counts.items():
+        await redis.hincrby("{email}:gauges", name, by)
+        await redis.hincrby(f"{{email}}:blast:{lease.job.blast_id}", name, by)
+
+
+async def _fetched_as(world: World, sender: HandSender, waits: str) -> tuple[Blast, Lease]:
+    """Let a sender begin a job that is new, that was tried before, or that was deferred before."""
+    blast = await world.given(1)
+    (lease,) = await sender.take(1)
+    if waits == "retried":
+        assert await sender.retry(lease, 0)
+        (lease,) = await eventually(lambda: sender.take(1), "the retry")
+    elif waits == "deferred":
+        assert await sender.defer(lease, 0)
+        (lease,) = await eventually(lambda: sender.take(1), "the deferral")
+    return blast, lease
+
+
+@pytest.mark.parametrize("waits", ["new", "retried", "deferred"])
+async def test_acceptance_counts_though_the_begin_was_forgotten(world: World, waits: str) -> None:
+    """G1, G2: a failover forgot that the job was begun: what its provider accepted is sent, and not sent again."""
+    sender = await world.sender()
+    blast, lease = await _fetched_as(world, sender, waits)
+    await forget_begin(world, sender, lease)
+    await world.check_balance(blast)
+    assert await sender.finish(lease) == [True]
+    assert (await world.progress(blast)).counts["sent"] == 1
+    await world.check_balance(blast)
+    assert not await sender.fetch()
+
+
+@pytest.mark.parametrize("holder", ["~back", "~retry", "another:buf", "another:tx", "nobody"])
+@pytest.mark.parametrize("waits", ["new", "retried", "deferred"])
+async def test_acceptance_counts_though_the_fetch_was_forgotten(world: World, waits: str, holder: str) -> None:
+    """G1, G2: a failover forgot the fetch, and another may hold the job: the acceptance removes it, and counts."""
+    sender, another = await world.sender(), await world.sender("another")
+    blast, lease = await _fetched_as(world, sender, waits)
+    await _forget_fetch(world, sender, lease)
+    if holder == "~retry":
+        (again,) = await another.take(1)
+        assert await another.retry(again, 60_000)
+    elif holder.startswith("another"):
+        (again,) = await (another.fetch(1) if holder.endswith("buf") else another.take(1))
+    elif holder == "~back":
+        (again,) = await another.fetch(1)
+        assert await another.give_back(again)
+    await world.check_balance(blast)
+    assert await sender.finish(lease) == [False]
+    assert await sender.late(lease)
+    assert (await world.progress(blast)).counts["sent"] == 1
+    await world.check_balance(blast)
+    assert not await sender.late(lease)
+    if holder == "another:tx":
+        assert await another.finish(again) == [False]
+        assert not await another.late(again)
+    assert not await another.fetch()
+    await world.check_balance(blast)
+
+
+async def _forget_fetch(world: World, sender: HandSender, lease: Lease) -> None:
+    """Make the group anew, as a master that never heard of the fetch has it: nothing is pending at anybody."""
+    redis: Any = world.redis
+    await forget_begin(world, sender, lease)
+    await redis.xgroup_destroy(lease.stream, "senders")
+    await redis.xgroup_create(lease.stream, "senders", "0")
+    if lease.deliveries > 1:  # given back after an attempt, as it was before the fetch
+        await redis.xreadgroup("senders", "~back", {lease.stream: ">"})
+        await redis.xclaim(lease.stream, "senders", "~back", 0, [lease.entry_id], retrycount=lease.deliveries - 1)
+
+
+async def test_acceptance_counts_though_the_promotion_was_forgotten(world: World) -> None:
+    """G1, G2: a failover forgot that a scheduled job had come due: what was sent of it is sent."""
+    blast = await world.blast(1, scheduled_at_ms=time.time_ns() // 1_000_000 + 100)
+    await world.enqueue(blast)
+    redis: Any = world.redis
+    key = f"{blast.blast_id}:0:email"
+    packed = await redis.hget("{email}:later:jobs", key)
+    sender = await world.sender()
+    (lease,) = await eventually(lambda: sender.take(1), "the scheduled job")
+    await forget_begin(world, sender, lease)
+    await redis.xack(lease.stream, "senders", lease.entry_id)
+    await redis.xdel(lease.stream, lease.entry_id)
+    await redis.zadd("{email}:later", {key: 1})
+    await redis.hset("{email}:later:jobs", key, packed)
+    for name in ("{email}:gauges", f"{{email}}:blast:{blast.blast_id}"):
+        await redis.hincrby(name, "scheduled", 1)
+    await redis.hincrby("{email}:gauges", "later_scheduled", 1)
+    await world.check_balance(blast)
+    assert await sender.late(lease)
+    assert (await world.progress(blast)).counts["sent"] == 1
+    await world.check_balance(blast)
+
+
+async def test_late_answer_spares_what_took_its_place(world: World) -> None:
+    """A new master may give an entry's id again: a late answer removes nothing but its own job."""
+    sender = await world.sender()
+    blast = await world.given(1)
+    (lease,) = await sender.take(1)
+    other = await world.given(1)
+    (taken,) = await sender.take(1)
+    misplaced = msgspec.structs.replace(taken, job=lease.job)
+    assert not await sender.late(misplaced)
+    assert await sender.finish(lease, taken) == [True, True]
+    await world.check_balance(blast, other)
 
 
 async def test_reap_that_comes_late_takes_nothing_from_the_living(world: World) -> None:
