@@ -18,7 +18,7 @@
 --   shelve     from :buf, its blast is paused: to the blast's own stream, outside the ring · —
 -- Result  one character a job: "1" done, "0" not held by this sender (the lease was lost)
 -- An entry that went to another and came again, as its delivery count tells, is not what an older lease of it speaks
--- of: from such a lease nothing is moved, but what was accepted is `sent`, and `back` from :buf gives it back.
+-- of: from such a lease nothing is moved, but what was accepted is `sent` from :tx, and `back` from :buf gives it back.
 -- A crash before: the jobs are in :tx or :buf as they were. After a lost reply: the same answer again.
 
 local sender, sequence = ARGV[1], ARGV[2]
@@ -196,7 +196,8 @@ end
 
 local function is_stale(job, kind)
   local deliveries = job.from == 'tx' and in_tx[job.stream][job.id] or in_buf[job.stream][job.id]
-  return deliveries ~= job.deliveries and kind ~= 'sent' and not (kind == 'back' and job.from == 'buf')
+  if kind == 'sent' and job.from == 'tx' or kind == 'back' and job.from == 'buf' then return false end
+  return deliveries ~= job.deliveries
 end
 
 local function sent_before(job)
