@@ -35,7 +35,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     # the request cannot be read
     "MALFORMED_JSON": ErrorCode(400, "The body is not the JSON it should be."),
     "MALFORMED_NDJSON": ErrorCode(400, "The first line of the NDJSON body, the blast, is missing or no JSON object."),
-    "MALFORMED_CSV": ErrorCode(400, "The CSV cannot be read: no header row, not UTF-8, or a broken quote."),
+    "MALFORMED_CSV": ErrorCode(400, "The CSV cannot be read: no header row, an unknown encoding, or a broken quote."),
     "MALFORMED_MULTIPART": ErrorCode(400, "The multipart body cannot be read, or a part is missing or unknown."),
     "MALFORMED_REQUEST": ErrorCode(400, "The HTTP request itself cannot be read."),
     "INVALID_QUERY": ErrorCode(400, "A query parameter is unknown or has a value it cannot have."),

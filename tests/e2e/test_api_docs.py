@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from services.ingest.recipients.csv_header import ALIASES
 from shared.rendering.filters import FILTERS
 from tests.e2e.api_session import PAGE, read_steps, run_steps, steady, written_codes
 from tests.e2e.conftest import MakeSystem
@@ -27,6 +28,13 @@ def test_every_filter_is_told() -> None:
     """A template's author finds each of them on the page."""
     text = PAGE.read_text("utf-8")
     assert [name for name in FILTERS if f"`{name}`" not in text] == []
+
+
+def test_every_column_that_stands_in_is_told() -> None:
+    """The page lists the names of columns that the reader knows."""
+    page = PAGE.read_text("utf-8")
+    for field, names in ALIASES.items():
+        assert f"| `{field}` | {', '.join(f'`{name}`' for name in names)} |" in page
 
 
 def test_the_table_of_codes_is_that_of_the_code() -> None:

@@ -13,7 +13,16 @@ from services.ingest.intake.incoming import Incoming
 from services.ingest.intake.spool import Spool
 from services.ingest.intake.terms import Terms
 from services.ingest.problems import MAX_PROBLEMS, Problem, invalid
-from services.ingest.recipients import Accepted, Checked, CsvRow, FoundProblems, RecipientChecker
+from services.ingest.recipients import (
+    Accepted,
+    Checked,
+    CsvRow,
+    FoundProblems,
+    RecipientChecker,
+    StrayCells,
+    missing_columns,
+)
+from services.ingest.recipients.csv_header import Header
 from shared.addresses import identity
 from shared.channels import CHANNELS
 
@@ -38,12 +47,15 @@ class FirstPass:
 
     def __init__(self, terms: Terms, region: str, folder: Path) -> None:
         self._terms = terms
-        self._checker = RecipientChecker(terms.rules(region))
+        self._rules = terms.rules(region)
+        self._checker = RecipientChecker(self._rules)
         self._channels = len(terms.channels)
         self._counts = [0] * self._channels
         self._duplicates = Duplicates(folder)
         self._read = 0
         self._rejected = 0
+        self._missing: dict[str, Problem] | None = None
+        self._strays = StrayCells()
         self.spool = Spool(folder)
         self.found = FoundProblems()
         self.dropped = Places()
@@ -62,12 +74,38 @@ class FirstPass:
         async for entries in incoming.entries:
             for entry in entries:
                 if isinstance(entry, CsvRow):
-                    self._take(self._checker.check_row(entry, self._read))
+                    self._take_row(entry)
                 else:
                     self._take(self._checker.check_json(entry, self._read, incoming.path))
                 self._read += 1
             await asyncio.sleep(0)
+        self.found.add(self._strays.problems())
         return self._totals()
+
+    def _take_row(self, row: CsvRow) -> None:
+        if self._missing is None:
+            self._missing = self._check_columns(row.header)
+        if row.stray_column:
+            self._strays.add(row)
+            self._rejected += 1
+            return
+        checked = self._checker.check_row(row, self._read)
+        if self._missing and checked.problems:
+            checked = Checked(checked.accepted, [one for one in checked.problems if self._is_of_row(one)])
+        self._take(checked)
+
+    def _check_columns(self, header: Header) -> dict[str, Problem]:
+        """Report what the whole file lacks; raises ApiError where that leaves nothing to send."""
+        missing = missing_columns(header, self._rules)
+        self.found.add(list(missing.values()))
+        served = [name for name in self._terms.channels if CHANNELS[name].address_field not in missing]
+        if missing and (self._terms.head.validation == "strict" or not served):
+            raise self.found.answer()
+        return missing
+
+    def _is_of_row(self, problem: Problem) -> bool:
+        """Return whether a problem is not the lack of a column that was reported for the whole file."""
+        return problem.field.partition("].")[2] not in (self._missing or ()) or "MISSING" not in problem.code
 
     def _take(self, checked: Checked) -> None:
         if checked.problems:

@@ -18,7 +18,7 @@ from services.ingest.call import JSON, Call
 from services.ingest.inflating import coding_of
 from services.ingest.intake.multipart import MULTIPART, Part, parts_of
 from services.ingest.problems import ApiError
-from services.ingest.recipients import CsvRow, csv_rows, ndjson_lines
+from services.ingest.recipients import CsvRow, codec_of, csv_rows, ndjson_lines
 from services.ingest.requests import BlastHead, BlastRequest
 
 NDJSON = "application/x-ndjson"
@@ -26,6 +26,7 @@ CSV = "text/csv"
 FORMS = (JSON, NDJSON, CSV, MULTIPART)
 _SLICE = 500
 _NDJSON_TYPES = frozenset({NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines"})
+_CSV_TYPES = frozenset({CSV, "application/csv", "text/x-csv", "text/tab-separated-values"})
 _LISTS = frozenset({"channels"})
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _NESTED = {"globalVariables", "metadata"}
@@ -70,15 +71,19 @@ class Incoming:
 async def read_incoming(call: Call) -> Incoming:
     """Begin to read a blast by its Content-Type; raises ApiError where its head cannot be read."""
     kind = call.request.content_type
-    check_charset(call.request)
+    # CSV alone is read in other encodings: spreadsheets write them
+    codec = codec_of(call.request.charset or "") if kind in _CSV_TYPES else ""
+    if not codec:
+        check_charset(call.request)
     coding_of(call.request.headers.get("Content-Encoding", ""))
     digest = Digest("blast", kind, call.request.query_string)
     if kind == JSON:
         return await _json(call, digest)
-    if kind == CSV:
+    if kind in _CSV_TYPES:
+        digest.update(codec.encode())
         call.note_no_more()
         body = _hashed(chunks(call, call.gateway.settings.limits.upload_bytes), digest)
-        return Incoming(_head_of_query(call.request.query), _rows(call, body), digest)
+        return Incoming(_head_of_query(call.request.query), _rows(call, body, codec), digest)
     if kind in _NDJSON_TYPES:
         body = _hashed(chunks(call, call.gateway.settings.limits.upload_bytes), digest)
         return await _ndjson(call, body, digest)
@@ -117,8 +122,8 @@ async def _after(first: list[bytes], lines: AsyncIterator[list[bytes]]) -> Async
         yield block
 
 
-async def _rows(call: Call, body: AsyncIterator[bytes]) -> AsyncIterator[Sequence[Entry]]:
-    async for rows in csv_rows(body, call.gateway.settings.limits.line_bytes):
+async def _rows(call: Call, body: AsyncIterator[bytes], codec: str) -> AsyncIterator[Sequence[Entry]]:
+    async for rows in csv_rows(body, call.gateway.settings.limits.line_bytes, codec):
         yield rows
 
 
@@ -133,6 +138,7 @@ async def _multipart(call: Call, digest: Digest) -> Incoming:
     head_part = await anext(parts, None)
     if head_part is None or head_part.name != "blast":
         raise ApiError("MALFORMED_MULTIPART", "the part `blast` comes first, then `recipients`")
+    head_part.check_charset()
     raw = await head_part.whole(call.gateway.settings.limits.json_bytes)
     digest.update(raw)
     call.note_no_more()
@@ -140,17 +146,18 @@ async def _multipart(call: Call, digest: Digest) -> Incoming:
     part = await anext(parts, None)
     if part is None or part.name != "recipients":
         raise ApiError("MALFORMED_MULTIPART", "the part `recipients` is missing after `blast`")
-    digest.update(f"\0{part.content_type}\0".encode())
-    return Incoming(head, _part_entries(call, part, parts, digest), digest)
-
-
-async def _part_entries(
-    call: Call, part: Part, parts: AsyncIterator[Part], digest: Digest
-) -> AsyncIterator[Sequence[Entry]]:
-    body = _hashed(part.chunks(), digest)
-    limit = call.gateway.settings.limits.line_bytes
     is_ndjson = part.content_type in _NDJSON_TYPES or part.filename.lower().endswith((".ndjson", ".jsonl"))
-    blocks: AsyncIterator[Sequence[Entry]] = ndjson_lines(body, limit) if is_ndjson else csv_rows(body, limit)
+    if is_ndjson:
+        part.check_charset()
+    codec = "" if is_ndjson else codec_of(part.charset)
+    digest.update(f"\0{part.content_type}\0{codec}".encode())
+    body, limit = _hashed(part.chunks(), digest), call.gateway.settings.limits.line_bytes
+    blocks: AsyncIterator[Sequence[Entry]] = ndjson_lines(body, limit) if is_ndjson else csv_rows(body, limit, codec)
+    return Incoming(head, _last(blocks, parts), digest)
+
+
+async def _last(blocks: AsyncIterator[Sequence[Entry]], parts: AsyncIterator[Part]) -> AsyncIterator[Sequence[Entry]]:
+    """Yield the blocks of the last part; raises ApiError where there is one after it."""
     async for block in blocks:
         yield block
     if await anext(parts, None) is not None:

@@ -28,11 +28,15 @@ class Part:
         self._meter = meter
         self.name = reader.name or ""
         self.filename = reader.filename or ""
-        named = reader.headers.get("Content-Type", "")
-        self.content_type = named.partition(";")[0].strip().lower()
-        check_charset_of(named, f"the part {self.name[:40]!r}")
+        self.charset = reader.get_charset("")
+        self._named = reader.headers.get("Content-Type", "")
+        self.content_type = self._named.partition(";")[0].strip().lower()
         if coding_of(reader.headers.get("Content-Encoding", "")):
             raise ApiError("UNSUPPORTED_ENCODING", "the parts of a multipart body are read uncompressed")
+
+    def check_charset(self) -> None:
+        """Raise ApiError where it names a character set other than UTF-8."""
+        check_charset_of(self._named, f"the part {self.name[:40]!r}")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield its content as it arrives."""

@@ -10,6 +10,7 @@
 
     async for lines in ndjson_lines(chunks, limit): # lists of bytes, blank lines left out; ApiError 400/413
     async for rows in csv_rows(chunks, limit):      # lists of CsvRow; the first list comes once the header is read
+        missing_columns(row.header, rules)          # what is wrong with the file as a whole, once
         checked = checker.check_row(row, index)     # columns name, email, phone, reference; others are variables
 
     found = FoundProblems()                         # keeps the first 100 and counts the rest
@@ -25,7 +26,9 @@ from __future__ import annotations
 
 from services.ingest.recipients.accepted import Accepted
 from services.ingest.recipients.checking import RecipientChecker
+from services.ingest.recipients.columns import StrayCells, missing_columns
 from services.ingest.recipients.csv_rows import CsvRow, csv_rows
+from services.ingest.recipients.csv_text import codec_of
 from services.ingest.recipients.ndjson import ndjson_lines
 from services.ingest.recipients.outcome import Checked, FoundProblems
 from services.ingest.recipients.rules import Rules
@@ -38,7 +41,10 @@ __all__ = [
     "FoundProblems",
     "RecipientChecker",
     "Rules",
+    "StrayCells",
     "check_global_variables",
+    "codec_of",
     "csv_rows",
+    "missing_columns",
     "ndjson_lines",
 ]

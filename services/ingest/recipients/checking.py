@@ -94,8 +94,6 @@ class RecipientChecker:
     def check_row(self, row: CsvRow, index: int) -> Checked:
         """Check a recipient written as a CSV row."""
         path = f"recipients[{index}]"
-        if row.problem:
-            return Checked(None, [Problem(path, "INVALID_VALUE", f"line {row.line}: {row.problem}")])
         try:
             request = msgspec.convert(row.fields(), RecipientRequest)
         except msgspec.ValidationError as error:

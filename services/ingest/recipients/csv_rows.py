@@ -1,52 +1,47 @@
 """CSV: chunks of bytes become rows, in memory for one row and one chunk.
 
-UTF-8 with or without a byte order mark; fields separated by commas, semicolons (as spreadsheets write where the
-comma is the decimal point) or tabs, told from the header row; quoted fields may hold line breaks. Columns `name`,
-`email`, `phone` and `reference` (in any case) are the recipient's own, each other column is a variable. Empty cells
-are values that are not given.
+Any encoding and line end that `csv_text` reads; cells parted by commas, semicolons (as spreadsheets write where the
+comma is the decimal point), tabs or bars, told from the header row or a spreadsheet's `sep=` line before it; quoted
+cells may hold line breaks. Blank rows do not count. A row may lack its last cells: they are not given, like empty ones.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from services.ingest.problems import ApiError
+from services.ingest.recipients.csv_header import Header, read_header
+from services.ingest.recipients.csv_text import text_of
 
 MAX_ROW_CHARS = 1024 * 1024
-MAX_COLUMNS = 500
-_OWN_COLUMNS = ("name", "email", "phone", "reference")
-_DELIMITERS = ",;\t"
-_HINT = "sep="
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The columns of a file; `variables` pairs a variable's name with its column, `own` a recipient's field."""
-
-    width: int
-    own: tuple[tuple[str, int], ...]
-    variables: tuple[tuple[str, int], ...]
+_DELIMITERS = ",;\t|"
+# what a blank row may consist of
+_NOTHING = f' \ufeff\n"{_DELIMITERS}'
+# programs that do not know the line save it as a row: quoted, and with a delimiter for each further column
+_HINT = re.compile(rf'\ufeff*"?sep="? *(?P<hint>\\t|[^"\n])?["{_DELIMITERS} ]*\n?', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class CsvRow:
-    """One row; `line` is its last line in the file, from 1; `problem` says why it does not fit the header."""
+    """One row, at least as wide as its header; `line` is its last line in the file, from 1."""
 
     header: Header
     cells: list[str]
     line: int
 
     @property
-    def problem(self) -> str:
-        """What is wrong with the row, "" if nothing is."""
-        if len(self.cells) == self.header.width:
-            return ""
-        return f"the row has {len(self.cells)} cells, the header {self.header.width}"
+    def stray_column(self) -> int:
+        """The first column, from 1, that has text in this row and no name in the header; 0 for none."""
+        cells, header = self.cells, self.header
+        if len(cells) == header.width and not header.nameless:
+            return 0
+        outside = (*header.nameless, *range(header.width, len(cells)))
+        return next((place + 1 for place in outside if cells[place].strip()), 0)
 
     def fields(self) -> dict[str, Any]:
         """Return the row in the shape of a recipient's JSON."""
@@ -56,20 +51,16 @@ class CsvRow:
         return fields
 
 
-async def csv_rows(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[list[CsvRow]]:
+async def csv_rows(chunks: AsyncIterator[bytes], limit: int, codec: str = "") -> AsyncIterator[list[CsvRow]]:
     """Yield the rows of each chunk, the first time as soon as the header is known; raises ApiError.
 
-    `limit` caps the bytes of one row. Blank lines are left out.
+    `limit` caps the bytes of one row. `codec` is that of the Content-Type's charset, if it names one.
     """
     reader = _Reader(min(limit, MAX_ROW_CHARS))
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    try:
-        async for chunk in chunks:
-            if rows := reader.feed(decoder.decode(chunk)):
-                yield rows
-        rows = reader.feed(decoder.decode(b"", final=True), final=True)
-    except UnicodeDecodeError as error:
-        raise ApiError("MALFORMED_CSV", f"the file is not UTF-8: {error.reason}") from error
+    async for text in text_of(chunks, codec):
+        if rows := reader.feed(text):
+            yield rows
+    rows = reader.feed("", final=True)
     if reader.header is None:
         raise ApiError("MALFORMED_CSV", "the file has no header row")
     if rows:
@@ -82,27 +73,35 @@ class _Reader:
     def __init__(self, limit: int) -> None:
         self.header: Header | None = None
         self._limit = limit
+        self._hint = ""
         self._delimiter = ""
         self._lines: deque[str] = deque()
         self._partial: list[str] = []
         self._held = 0
+        self._kept = 0
+        self._fresh = 0
         self._line = 0
 
     def feed(self, text: str, *, final: bool = False) -> list[CsvRow]:
         """Take a piece of the file; return the rows that it completes."""
         self._split(text, final=final)
-        if self._held > self._limit:
-            raise ApiError("MALFORMED_CSV", f"line {self._line + 1}: a row is longer than {self._limit} characters")
-        if not self._lines:
+        self._check_length(self._held, len(self._lines))
+        if not self._delimiter and not self._begin():
             return []
-        self._delimiter = self._delimiter or self._recognised()
+        self._fresh += len(text)
+        # a row that was unfinished is read again once there is as much anew, so that reading takes time in proportion
+        if self._fresh < self._kept and not final:
+            return []
+        self._fresh = self._kept = 0
         rows: list[CsvRow] = []
         for cells in self._records(final=final):
-            if not any(cells):
+            if not any(map(str.strip, cells)):
                 continue
             if self.header is None:
-                self.header = _header(cells)
+                self.header = read_header(cells)
             else:
+                if len(cells) < self.header.width:
+                    cells.extend([""] * (self.header.width - len(cells)))
                 rows.append(CsvRow(self.header, cells, self._line))
         return rows
 
@@ -119,18 +118,32 @@ class _Reader:
             self._lines.append("".join(self._partial))
             self._partial = []
 
-    def _recognised(self) -> str:
-        first = self._lines[0]
-        if first.lower().startswith(_HINT) and len(first.strip()) == len(_HINT) + 1:
+    def _begin(self) -> bool:
+        """Take what stands before the header, and recognise the delimiter by it; False if it is not there yet."""
+        while self._lines:
+            first = self._lines[0]
+            hint = _HINT.fullmatch(first)
+            if not hint and first.strip(_NOTHING):
+                self._delimiter = self._recognised(first)
+                return True
+            if hint:
+                self._hint = (hint["hint"] or "").replace("\\t", "\t")
             self._lines.popleft()
             self._line += 1
-            return first[len(_HINT)]
-        unquoted = "".join(first.split('"')[::2])
-        return max(_DELIMITERS, key=unquoted.count)
+        return False
+
+    def _recognised(self, header: str) -> str:
+        unquoted = "".join(header.split('"')[::2])
+        likely = max(_DELIMITERS, key=unquoted.count)
+        if not self._hint or (self._hint not in unquoted and likely in unquoted):
+            return likely
+        if self._hint != "\t" and (self._hint.isalnum() or self._hint.isspace()):
+            raise ApiError("MALFORMED_CSV", f"line {self._line}: cells cannot be parted by {self._hint!r}")
+        return self._hint
 
     def _records(self, *, final: bool) -> Iterator[list[str]]:
         source = _Source(self._lines)
-        reader = csv.reader(source, delimiter=self._delimiter, strict=True)
+        reader = csv.reader(source, delimiter=self._delimiter, strict=True, skipinitialspace=True)
         while self._lines:
             source.begin()
             try:
@@ -141,17 +154,29 @@ class _Reader:
                 if source.starved and not final:
                     self._keep(source.taken)
                     return
-                where = f"line {self._line + len(source.taken)}"
-                raise ApiError("MALFORMED_CSV", f"{where}: {error}") from error
+                raise ApiError("MALFORMED_CSV", self._broken(source, error)) from error
             self._line += len(source.taken)
             yield cells
 
     def _keep(self, taken: list[str]) -> None:
         """Put an unfinished row back, to be read again with what follows."""
         self._lines.extendleft(reversed(taken))
-        held = sum(map(len, taken))
+        self._kept = sum(map(len, taken))
+        self._check_length(self._kept)
+
+    def _check_length(self, held: int, lines_before: int = 0) -> None:
         if held > self._limit:
-            raise ApiError("MALFORMED_CSV", f"line {self._line + 1}: a row is longer than {self._limit} characters")
+            what = f"a row is longer than {self._limit} characters; perhaps a quote that opens a cell is not closed"
+            raise ApiError("MALFORMED_CSV", f"line {self._line + lines_before + 1}: {what}")
+
+    def _broken(self, source: _Source, error: csv.Error) -> str:
+        """Say what keeps a row from being read."""
+        first, last = self._line + 1, self._line + len(source.taken)
+        if source.starved:
+            return f"line {first}: a quote opens a cell and nothing closes it"
+        if "field limit" in str(error):
+            return f"line {first}: a cell is longer than {csv.field_size_limit()} characters"
+        return f"line {last}: text follows a closing quote; write a quote within a cell twice"
 
 
 class _Source:
@@ -175,20 +200,3 @@ class _Source:
         line = self._lines.popleft()
         self.taken.append(line)
         return line
-
-
-def _header(cells: list[str]) -> Header:
-    names = [cell.strip() for cell in cells]
-    if len(names) > MAX_COLUMNS:
-        raise ApiError("MALFORMED_CSV", f"the header has more than {MAX_COLUMNS} columns")
-    own: dict[str, int] = {}
-    variables: dict[str, int] = {}
-    for place, name in enumerate(names):
-        known = own if name.lower() in _OWN_COLUMNS else variables
-        key = name.lower() if known is own else name.removeprefix("variables.")
-        if not name:
-            raise ApiError("MALFORMED_CSV", f"column {place + 1} of the header has no name")
-        if key in known:
-            raise ApiError("MALFORMED_CSV", f"the header names the column {key[:60]!r} twice")
-        known[key] = place
-    return Header(len(names), tuple(own.items()), tuple(variables.items()))

@@ -84,8 +84,8 @@ async def test_bytes_that_are_not_utf_8_are_placed(api: Api) -> None:
 
 @pytest.mark.parametrize("charset", ["latin1", "iso-8859-1", "windows-1252", "utf-16", "x"])
 async def test_another_character_set_is_refused(charset: str, api: Api) -> None:
-    """415, for each form of a body: read as UTF-8 its letters would be others."""
-    for path, kind in (("/api/messages", JSON), (BLAST, JSON), (BLAST, NDJSON), (BLAST, CSV)):
+    """415, for each form of a body but CSV: read as UTF-8 its letters would be others."""
+    for path, kind in (("/api/messages", JSON), (BLAST, JSON), (BLAST, NDJSON)):
         headers = {"Content-Type": f"{kind['Content-Type']}; charset={charset}"}
         reply = await api.call("POST", path, data=_bytes(MESSAGE), headers=headers)
         assert (reply.status, reply.body["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
