@@ -8,6 +8,7 @@ import msgspec
 
 from shared.errors import DecodeError
 from shared.jobs import Attachment, Lane
+from shared.numbers import packed_number
 from shared.templates import Template
 
 BlastState = Literal[
@@ -40,7 +41,7 @@ class Blast(msgspec.Struct, frozen=True, omit_defaults=True):
     api_key: str = ""
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(Blast)
 
 

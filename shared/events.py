@@ -13,6 +13,7 @@ import msgspec
 
 from shared.errors import DecodeError
 from shared.jobs import Job, Status
+from shared.numbers import packed_number
 
 
 class QueuedRecipient(msgspec.Struct, frozen=True, array_like=True):
@@ -218,7 +219,7 @@ class EventBatch(msgspec.Struct, frozen=True, array_like=True):
     events: list[Event]
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(EventBatch)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from shared.errors import DecodeError
+from shared.numbers import packed_number
 
 Lane = Literal["high", "normal", "bulk"]
 Status = Literal[
@@ -83,7 +84,7 @@ def parse_job_id(job_id: str) -> JobId | None:
     return JobId(parts[0], int(parts[1]), parts[2])
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(Job)
 
 

@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import TransferEncodingError
 
 from services.ingest.call import JSON, Call
-from services.ingest.decoding import UNREADABLE, convert, json_text, problem_of, problems_of, read_object, words_of
+from services.ingest.decoding import UNREADABLE, convert, decode_json, json_text, problem_of, problems_of, read_object, words_of
 from services.ingest.inflating import Inflater, coding_of
 from services.ingest.problems import ApiError, Problem, invalid
 
@@ -148,7 +148,7 @@ def decode_object(raw: bytes, kind: type[StructT], malformed: str, what: str) ->
     """Decode a JSON object to a struct; raises `malformed` about `what` (400), or 422 with every problem."""
     try:
         text = json_text(raw)
-        return msgspec.json.decode(text, type=kind)
+        return decode_json(text, kind)
     except msgspec.ValidationError as error:
         raise invalid(_every_problem(text, kind, malformed, what) or [problem_of(error)]) from error
     except UNREADABLE as error:

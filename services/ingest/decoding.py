@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 
 from services.ingest.problems import Problem
+from shared.nearest import did_you_mean
+from shared.numbers import Number
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
@@ -45,6 +48,18 @@ def words_of(error: BaseException) -> str:
     return str(error)
 
 
+def decode_json(raw: bytes | msgspec.Raw, kind: type[StructT]) -> StructT:
+    """Decode a struct; numbers stay exact where it takes any value. Raises what msgspec raises."""
+    decoded: StructT = json_decoder(kind).decode(raw)
+    return decoded
+
+
+@cache
+def json_decoder(kind: type[StructT]) -> msgspec.json.Decoder[StructT]:
+    """Return the decoder of a struct that keeps numbers exact where it takes any value."""
+    return msgspec.json.Decoder(kind, float_hook=Number)
+
+
 def read_object(raw: bytes | msgspec.Raw) -> dict[str, Any] | None:
     """Read a JSON object untyped; None if the bytes are JSON of another kind. Raises msgspec.DecodeError."""
     value = _json.decode(raw)
@@ -55,7 +70,7 @@ def problems_of(value: Mapping[str, Any], kind: type[msgspec.Struct], path: str 
     """Find every problem of an untyped object against a struct, each field by itself."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     problems = [
-        Problem(_join(path, str(name)), "UNKNOWN_FIELD", f"there is no field {str(name)[:60]!r} here")
+        Problem(_join(path, str(name)), "UNKNOWN_FIELD", _unknown_field(str(name), fields))
         for name in value
         if name not in fields
     ]
@@ -91,6 +106,10 @@ def _field_problems(value: Any, kind: Any, path: str) -> list[Problem]:
     except msgspec.ValidationError as error:
         return [problem_of(error, path)]
     return []
+
+
+def _unknown_field(name: str, fields: Mapping[str, object]) -> str:
+    return f"there is no field {name[:60]!r} here{did_you_mean(name, fields)}"
 
 
 def _join(path: str, name: str) -> str:

@@ -11,11 +11,10 @@ variables, escaping in html only. Time, loops and output are bounded by counting
 
 from __future__ import annotations
 
-from shared.rendering.compiled import CompiledTemplate, Rendered, compile_template
+from shared.rendering.compiled import CompiledTemplate, Rendered, compile_template, whatsapp_components
 from shared.rendering.errors import RenderError
 from shared.rendering.plaintext import html_to_text
 from shared.rendering.variables import BUILT_IN, Contact, job_values, merge_variables
-from shared.rendering.whatsapp import whatsapp_components
 
 __all__ = [
     "BUILT_IN",

@@ -11,10 +11,13 @@ from typing import Any
 import msgspec
 from cachetools import LRUCache, cached
 
+from shared.numbers import packed_number
 from shared.rendering.derived import DerivedText, TextPart, WrittenText, derive_text
 from shared.rendering.errors import RenderError
+from shared.rendering.languages import DEFAULT, is_language
 from shared.rendering.limits import MAX_OUTPUT_CHARS, MAX_SUBJECT_CHARS
 from shared.rendering.sandbox import HTML, PLAIN, Part
+from shared.rendering.whatsapp import Component, WhatsAppParameters
 from shared.templates import Template
 
 KEPT_BYTES = 64 * 1024 * 1024
@@ -23,7 +26,7 @@ KEPT_BYTES = 64 * 1024 * 1024
 _LEAST_BYTES = 27_000
 _GROWTH = 17
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(Template)
 # all that breaks a line, and other control characters
 _UNFIT_FOR_HEADERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -41,15 +44,17 @@ class Rendered:
 class CompiledTemplate:
     """A template ready to render; safe to share between threads.
 
-    `variables` are the names that any part takes from outside, builtin ones included; `size` is about the number of
-    bytes it takes.
+    `variables` are the names that any part of its mail takes from outside, builtin ones included; `whatsapp` fills
+    the parameters of its WhatsApp content, None where it has none; `size` is about the number of bytes it takes.
     """
 
     def __init__(self, template: Template) -> None:
         self.template = template
-        self._subject = Part(template.subject, "subject", PLAIN)
-        self._html = Part(template.html, "html", HTML) if template.html else None
-        self._text = _text_part(template)
+        language = template.spoken if is_language(template.spoken) else DEFAULT
+        self._subject = Part(template.subject, "subject", PLAIN, language)
+        self._html = Part(template.html, "html", HTML, language) if template.html else None
+        self._text = _text_part(template, language)
+        self.whatsapp = WhatsAppParameters(template.whatsapp, language) if template.whatsapp is not None else None
         self.variables = frozenset().union(*(part.variables for part in self._parts()))
         self.size = _LEAST_BYTES + _GROWTH * len(_encoder.encode(template))
 
@@ -77,11 +82,17 @@ class CompiledTemplate:
         """Render the html, "" if there is none."""
         return self._html.render(values) if self._html else ""
 
+    def components(self, values: Mapping[str, Any]) -> list[Component]:
+        """Return the WhatsApp components with their parameters; raises RenderError."""
+        if self.whatsapp is None:
+            raise RenderError("the template has no WhatsApp content", part="whatsapp")
+        return self.whatsapp.components(values)
 
-def _text_part(template: Template) -> TextPart | None:
+
+def _text_part(template: Template, language: str) -> TextPart | None:
     if template.text:
-        return WrittenText(Part(template.text, "text", PLAIN))
-    return derive_text(template.html) if template.html else None
+        return WrittenText(Part(template.text, "text", PLAIN, language))
+    return derive_text(template.html, language) if template.html else None
 
 
 def compile_template(template: Template) -> CompiledTemplate:
@@ -96,3 +107,11 @@ def compile_template(template: Template) -> CompiledTemplate:
 @cached(LRUCache(KEPT_BYTES, lambda compiled: min(compiled.size, KEPT_BYTES)), lock=Lock())
 def _compiled(packed: bytes) -> CompiledTemplate:
     return CompiledTemplate(_decoder.decode(packed))
+
+
+def whatsapp_components(template: Template, values: Mapping[str, Any]) -> list[Component]:
+    """Return a template's header, body and button components with their parameters; raises RenderError.
+
+    A template without parameters gives an empty list.
+    """
+    return compile_template(template).components(values)

@@ -11,8 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from jinja2 import TemplateSyntaxError
-
+from shared.rendering.delimiters import TagLexer
 from shared.rendering.errors import RenderError
 from shared.rendering.plaintext import BREAK, SPACE, STATEMENT, Reader, html_to_text, settle, tidy
 from shared.rendering.sandbox import HTML, PLAIN_AS_IS, Part
@@ -23,7 +22,7 @@ _STATEMENT_MARK = "\ue002{}\ue003"
 _MARK = re.compile("[\ue000\ue002]([0-9]+)[\ue001\ue003]")
 _PRIVATE = re.compile(f"[\ue000-\ue003{SPACE}-{BREAK}]")
 _UNFAITHFUL = re.compile(r"\|\s*(?:safe|nl2br|e|escape)\b|<\s*(?:pre|ol)\b", re.IGNORECASE)
-_BRACES = ("{{", "{%", "{#")
+_BRACES = ("{{", "{%")
 
 
 class TextPart(Protocol):
@@ -69,13 +68,13 @@ class ConvertedText:
         return html_to_text(html)
 
 
-def derive_text(html: str) -> TextPart:
+def derive_text(html: str, language: str = "") -> TextPart:
     """Return the text part that belongs to an html source."""
     source = text_source(html)
     if source is None:
         return ConvertedText()
     try:
-        return DerivedText(Part(source, "text", PLAIN_AS_IS), gaps="{%" in source)
+        return DerivedText(Part(source, "text", PLAIN_AS_IS, language), gaps="{%" in source)
     except RenderError:
         return ConvertedText()
 
@@ -109,18 +108,17 @@ class _Marks:
         out: list[str] = []
         tag: list[str] = []
         try:
-            for _line, kind, value in HTML.lex(html):
-                if kind.startswith(("raw_", "comment")):
-                    if kind.startswith("raw_"):
-                        return None
-                elif kind == "data":
+            for _number, kind, value in TagLexer(HTML, html).pieces():
+                if kind.startswith("raw_"):
+                    return None
+                if kind == "data":
                     out.append(value)
                 else:
                     tag.append(value)
                     if kind in {"variable_end", "block_end"}:
                         out.append(self._mark("".join(tag), kind))
                         tag.clear()
-        except TemplateSyntaxError:
+        except RenderError:
             return None
         return "".join(out)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -17,12 +18,25 @@ from markupsafe import Markup
 from markupsafe import escape as escape_markup
 
 from shared.rendering.errors import RenderError
+from shared.rendering.languages import currency_style, in_language
 from shared.rendering.limits import charge, charge_text
-from shared.rendering.values import Scalar, demand, is_missing, moment, number, scalar, text
+from shared.rendering.values import (
+    EXACT,
+    AmbiguousTextError,
+    Exact,
+    Scalar,
+    demand,
+    is_missing,
+    moment,
+    number,
+    scalar,
+    text,
+)
 
 # %-directives of strftime; a width, as glibc allows it (%1000000d), is none of them
 _DATE_FORMAT = re.compile(r"(?:[^%]|%[aAbBdDeFHIjmMnpSTuUVwWyYzZ%])*")
 MAX_DATE_FORMAT = 200
+_MOST_PLACES = 12
 
 
 def _cased(apply: Callable[[str], str]) -> Callable[[object], str]:
@@ -33,8 +47,8 @@ def _cased(apply: Callable[[str], str]) -> Callable[[object], str]:
 
 
 def default(value: object, fallback: object = "", also_empty: object = False) -> object:
-    """Return the fallback for a missing or null value (and, if told, for an empty one)."""
-    return fallback if is_missing(value) or (also_empty and not value) else value
+    """Return the fallback for a missing, null or empty value (and, if told, for zero and no)."""
+    return fallback if is_missing(value) or value == "" or (also_empty and not value) else value
 
 
 def safe(value: object) -> Markup:
@@ -73,7 +87,9 @@ def join(value: object, separator: object = "") -> str:
 
 
 def length(value: object) -> int:
-    """Return the length of a text, a list or an object."""
+    """Return the length of a text, a list or an object; nothing has none."""
+    if value is None:
+        return 0
     return len(value) if isinstance(value, (str, Mapping)) else len(_sized(value))
 
 
@@ -99,7 +115,9 @@ def integer(value: object, fallback: object = 0) -> Scalar:
     """Return a number without its fraction; the fallback if it is none."""
     try:
         return math.trunc(number(value))
-    except (RenderError, ValueError, OverflowError):
+    except AmbiguousTextError:
+        raise
+    except RenderError:
         demand(value)
         return scalar(fallback)
 
@@ -107,44 +125,80 @@ def integer(value: object, fallback: object = 0) -> Scalar:
 def floating(value: object, fallback: object = 0.0) -> Scalar:
     """Return a number with a fraction; the fallback if it is none."""
     try:
-        return float(number(value))
+        exact = number(value)
+    except AmbiguousTextError:
+        raise
     except RenderError:
         demand(value)
         return scalar(fallback)
+    return Decimal(f"{exact}.0") if isinstance(exact, int) else Decimal(exact)
 
 
-def rounded(value: object, places: object = 0) -> int | float:
-    """Round a number half to even, to a whole one by default."""
-    digits = int(number(places))
-    if not 0 <= digits <= 12:
-        raise RenderError("round takes 0 to 12 places")
+def rounded(value: object, places: object = 0) -> Exact:
+    """Round a number half away from zero, to a whole one by default."""
+    digits = _places("round", places)
     charge(1)
     exact = number(value)
-    return round(exact, digits) if digits else round(exact)
+    if isinstance(exact, int):
+        return exact
+    return _to_places(exact, digits) if digits else int(_to_places(exact, 0))
 
 
-def absolute(value: object) -> int | float:
+def absolute(value: object) -> Exact:
     """Return a number without its sign."""
-    return abs(number(value))
+    exact = number(value)
+    return abs(exact) if isinstance(exact, int) else exact.copy_abs()
 
 
 def grouped(value: object, places: object = 0, thousands: object = ".", point: object = ",") -> str:
-    """Write a number with grouped thousands, as Indonesia does by default: 1.250.000,50."""
-    digits = int(number(places))
-    if not 0 <= digits <= 12:
-        raise RenderError("number takes 0 to 12 places")
+    """Write a number with grouped thousands, as Indonesia does by default: 1.250.000,50.
+
+    It is rounded half away from zero to its `places`, to a whole number by default.
+    """
+    digits = _places("number", places)
     charge(1)
-    written = f"{number(value):,.{digits}f}"
-    marks = {",": text(thousands)[:4], ".": text(point)[:4]}
-    return "".join(marks.get(char, char) for char in written)
+    return _with_marks(number(value), digits, text(thousands)[:4], text(point)[:4])
 
 
-def date_text(value: object, pattern: object = "%d %B %Y") -> str:
-    """Write an ISO 8601 date or time by a strftime pattern."""
+def currency(value: object, code: object = "IDR", places: object = None, language: object = "") -> str:
+    """Write an amount of money as the language does: `Rp 1.915.000`, `$12.50`.
+
+    A currency that is counted in whole units (IDR, JPY) shows a fraction only where there is one.
+    """
+    charge(4)
+    exact = number(value)
+    style = currency_style(str(text(code)), str(text(language)))
+    whole = style.whole_units and exact == int(exact)
+    digits = (0 if whole else style.places) if places is None else _places("currency", places)
+    amount = _with_marks(absolute(exact), digits, style.thousands, style.point)
+    minus = "-" if exact < 0 and amount.strip(f"0{style.point}{style.thousands}") else ""
+    return minus + style.pattern.format(amount)
+
+
+def _places(name: str, places: object) -> int:
+    digits = int(number(places))
+    if not 0 <= digits <= _MOST_PLACES:
+        raise RenderError(f"{name} takes 0 to {_MOST_PLACES} places")
+    return digits
+
+
+def _to_places(exact: Exact, digits: int) -> Decimal:
+    return Decimal(exact).quantize(Decimal(1).scaleb(-digits), context=EXACT)
+
+
+def _with_marks(exact: Exact, digits: int, thousands: str, point: str) -> str:
+    quantized = _to_places(exact, digits)
+    marks = {",": thousands, ".": point}
+    return "".join(marks.get(char, char) for char in f"{quantized or abs(quantized):,.{digits}f}")
+
+
+def date_text(value: object, pattern: object = "%d %B %Y", language: object = "") -> str:
+    """Write an ISO 8601 date or time by a strftime pattern; its names of months and days are the language's."""
     form = str(text(pattern))
     if len(form) > MAX_DATE_FORMAT or _DATE_FORMAT.fullmatch(form) is None:
         raise RenderError("date takes a pattern of strftime's plain directives, such as %d %B %Y")
-    return moment(value).strftime(form)
+    at = moment(value)
+    return at.strftime(in_language(form, at, str(text(language))))
 
 
 def urlencode(value: object) -> str:
@@ -203,6 +257,7 @@ def _get(value: object, key: object, fallback: object = None) -> object:
 FILTERS: dict[str, Callable[..., Any]] = {
     "abs": absolute,
     "capitalize": _cased(str.capitalize),
+    "currency": currency,
     "d": default,
     "date": date_text,
     "default": default,
@@ -228,6 +283,11 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "urlencode": urlencode,
 }
 
+# filters whose result depends on the template's language
+LOCALISED = frozenset({"currency", "date"})
+# filters that need a number, also from a text
+NUMERIC = frozenset({"abs", "currency", "number", "round"})
+
 # what may be called as a method: `name.split(' ')`, `totals.items()`
 METHODS: dict[str, Callable[..., Any]] = {
     "capitalize": FILTERS["capitalize"],
@@ -247,24 +307,31 @@ METHODS: dict[str, Callable[..., Any]] = {
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
 
 
 def _divisible(value: object, by: object) -> bool:
     divisor = number(by)
     if divisor == 0:
         raise RenderError("division by zero")
-    return number(value) % divisor == 0
+    return _rest(value, divisor) == 0
+
+
+def _rest(value: object, divisor: Exact) -> Exact:
+    exact = number(value)
+    if isinstance(exact, int) and isinstance(divisor, int):
+        return exact % divisor
+    return abs(EXACT.remainder(Decimal(exact), Decimal(divisor)))
 
 
 TESTS: dict[str, Callable[..., bool]] = {
     "defined": lambda value: not isinstance(value, Undefined),
     "divisibleby": _divisible,
-    "even": lambda value: number(value) % 2 == 0,
+    "even": lambda value: _rest(value, 2) == 0,
     "mapping": lambda value: isinstance(value, Mapping),
     "none": lambda value: value is None,
     "number": _is_number,
-    "odd": lambda value: number(value) % 2 == 1,
+    "odd": lambda value: _rest(value, 2) == 1,
     "string": lambda value: isinstance(value, str),
     "undefined": lambda value: isinstance(value, Undefined),
 }

@@ -19,7 +19,6 @@ MAX_STEPS = 100_000
 MAX_OUTPUT_CHARS = 1024 * 1024
 # RFC 5322, section 2.1.1: no line is longer than 998 characters
 MAX_SUBJECT_CHARS = 998
-MAX_NUMBER = 10**30
 
 
 class _Meter(threading.local):

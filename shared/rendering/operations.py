@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal, DecimalException
 from typing import Any
 
 from jinja2.runtime import LoopContext
 from markupsafe import Markup
 
+from shared.numbers import Number
 from shared.rendering.errors import RenderError
 from shared.rendering.limits import charge, charge_text
-from shared.rendering.values import Scalar, demand, number, scalar, text
+from shared.rendering.values import DIVISION, EXACT, Exact, Scalar, demand, number, scalar, text
 
 MAX_RANGE = 10_000
 Operation = Callable[..., Any]
@@ -35,25 +37,53 @@ def add(left: object, right: object) -> Scalar:
     """Add two numbers, or join two texts."""
     if isinstance(left, str) and isinstance(right, str):
         return concat(left, right)
-    return number(number(_arithmetic(left)) + number(_arithmetic(right)))
+    return _sum(left, right)
 
 
-def _arithmetic(value: object) -> int | float:
+def _arithmetic(value: object) -> Exact:
     # a text of digits is not silently a number here: "1" + 1 is more often a mistake than a sum
     if isinstance(value, str):
         raise RenderError("a text cannot be used as a number here (use the filter int or float)")
     return number(value)
 
 
-def _number_operation(apply: Callable[[Any, Any], Any]) -> Operation:
-    def operation(left: object, right: object) -> int | float:
+def _number_operation(
+    whole: Callable[[int, int], Exact], exact: Callable[[Decimal, Decimal], Decimal]
+) -> Callable[[object, object], Exact]:
+    """Make an operation from what it does to two whole numbers and to two decimals."""
+
+    def operation(left: object, right: object) -> Exact:
         charge(1)
+        one, other = _arithmetic(left), _arithmetic(right)
         try:
-            return number(apply(_arithmetic(left), _arithmetic(right)))
+            if isinstance(one, int) and isinstance(other, int):
+                return number(whole(one, other))
+            return number(exact(Decimal(one), Decimal(other)))
         except ZeroDivisionError:
             raise RenderError("division by zero") from None
+        except DecimalException:
+            raise RenderError("a number is too large") from None
 
     return operation
+
+
+def _quotient(left: int, right: int) -> Exact:
+    return left // right if left % right == 0 else DIVISION.divide(Decimal(left), Decimal(right))
+
+
+def _floor(left: Decimal, right: Decimal) -> Decimal:
+    cut = EXACT.divide_int(left, right)
+    towards_zero = EXACT.remainder(left, right) and (left < 0) != (right < 0)
+    return EXACT.subtract(cut, Decimal(1)) if towards_zero else cut
+
+
+def modulo(left: Decimal, right: Decimal) -> Decimal:
+    """Return the remainder, with the sign of the divisor as whole numbers have it."""
+    rest = EXACT.remainder(left, right)
+    return EXACT.add(rest, right) if rest and (rest < 0) != (right < 0) else rest
+
+
+_sum = _number_operation(operator.add, EXACT.add)
 
 
 def list_of(*items: object) -> list[Scalar]:
@@ -113,7 +143,7 @@ def equal(left: object, right: object) -> bool:
     """Compare two values, at most one of them a container."""
     charge(1)
     left, right = _comparable(left), _comparable(right)
-    containers = sum(not isinstance(side, (str, int, float)) and side is not None for side in (left, right))
+    containers = sum(not isinstance(side, (str, int, float, Decimal)) and side is not None for side in (left, right))
     if containers > 1:
         raise RenderError("two lists or objects cannot be compared")
     return bool(left == right)
@@ -153,22 +183,24 @@ def contains_not(needle: object, haystack: object) -> bool:
     return not contains(needle, haystack)
 
 
-def negative(value: object) -> int | float:
+def negative(value: object) -> Exact:
     """Return the negative of a number."""
-    return -_arithmetic(value)
+    exact = _arithmetic(value)
+    return -exact if isinstance(exact, int) else exact.copy_negate()
 
 
 # the asterisk keeps these names out of any template's reach
 OPERATIONS: dict[str, Operation] = {
     "*concat": concat,
     "*add": add,
-    "*sub": _number_operation(operator.sub),
-    "*mul": _number_operation(operator.mul),
-    "*div": _number_operation(operator.truediv),
-    "*floordiv": _number_operation(operator.floordiv),
-    "*mod": _number_operation(operator.mod),
+    "*sub": _number_operation(operator.sub, EXACT.subtract),
+    "*mul": _number_operation(operator.mul, EXACT.multiply),
+    "*div": _number_operation(_quotient, DIVISION.divide),
+    "*floordiv": _number_operation(operator.floordiv, _floor),
+    "*mod": _number_operation(operator.mod, modulo),
     "*neg": negative,
     "*pos": _arithmetic,
+    "*exact": Number,
     "*list": list_of,
     "*slice": slice_of,
     "*loop": loop_over,

@@ -6,18 +6,20 @@ an entry of an object, never an attribute of a Python value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
-from jinja2.ext import Extension
-from jinja2.lexer import Token, TokenStream
+from jinja2.lexer import TokenStream
+from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from shared.rendering.errors import RenderError
+from shared.rendering.delimiters import TagLexer
+from shared.rendering.errors import RenderError, TagError
 from shared.rendering.filters import FILTERS, METHODS, TESTS
-from shared.rendering.limits import MAX_OUTPUT_CHARS, MAX_SOURCE_CHARS, MAX_TOKENS, refill
+from shared.rendering.limits import MAX_OUTPUT_CHARS, MAX_SOURCE_CHARS, refill
+from shared.rendering.mistakes import explained
 from shared.rendering.operations import OPERATIONS
 from shared.rendering.syntax import check_and_rewrite
 from shared.rendering.values import MissingVariable, finalize
@@ -35,16 +37,6 @@ _FAILURES = (
     RecursionError,
     MemoryError,
 )
-
-
-class _TokenLimit(Extension):
-    """Stops reading a source that has more tokens than any real template."""
-
-    def filter_stream(self, stream: TokenStream) -> Iterable[Token]:
-        for count, token in enumerate(stream):
-            if count > MAX_TOKENS:
-                raise RenderError(f"the template has more than {MAX_TOKENS} tokens", line=token.lineno)
-            yield token
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -73,7 +65,6 @@ def _environment(*, autoescape: bool, trim: bool) -> _Environment:
         keep_trailing_newline=True,
         trim_blocks=trim,
         lstrip_blocks=trim,
-        extensions=[_TokenLimit],
         cache_size=0,
     )
     environment.globals.clear()
@@ -90,15 +81,20 @@ PLAIN_AS_IS = _environment(autoescape=False, trim=False)
 _Root = Callable[[Context], Iterator[str]]
 
 
-def parse(source: str, environment: _Environment) -> nodes.Template:
-    """Parse and check a source; raises RenderError with the line."""
+def parse(source: str, environment: _Environment, language: str = "") -> nodes.Template:
+    """Parse and check a source; raises RenderError with its place."""
     if len(source) > MAX_SOURCE_CHARS:
         raise RenderError(f"the template is longer than {MAX_SOURCE_CHARS} characters")
+    lexer = TagLexer(environment, source)
     try:
         source.encode()
-        return check_and_rewrite(environment.parse(source))
+        parser = Parser(environment, "")
+        parser.stream = TokenStream(lexer.tokens(), None, None)
+        return check_and_rewrite(parser.parse(), language)
+    except TagError as error:
+        raise explained(error, lexer.tags) from None
     except TemplateSyntaxError as error:
-        raise RenderError(error.message or "syntax error", line=error.lineno) from None
+        raise explained(TagError(error.message or "syntax error", error.lineno), lexer.tags) from None
     except RecursionError:
         raise RenderError("the template is nested too deeply") from None
     except UnicodeEncodeError:
@@ -110,9 +106,10 @@ def parse(source: str, environment: _Environment) -> nodes.Template:
 class Part:
     """One compiled part of a template; `variables` are the names that it takes from outside."""
 
-    def __init__(self, source: str, name: str, environment: _Environment = PLAIN) -> None:
+    def __init__(self, source: str, name: str, environment: _Environment = PLAIN, language: str = "") -> None:
         self.name = name
         self._environment = environment
+        self._language = language
         try:
             self._root, self.variables = self._compiled(source)
         except RenderError as error:
@@ -120,7 +117,7 @@ class Part:
 
     def _compiled(self, source: str) -> tuple[_Root, frozenset[str]]:
         refill()
-        tree = parse(source, self._environment)
+        tree = parse(source, self._environment, self._language)
         try:
             variables = frozenset(meta.find_undeclared_variables(tree))
             code = self._environment.compile(tree)

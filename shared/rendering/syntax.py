@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from jinja2 import nodes
 
-from shared.rendering.errors import RenderError
-from shared.rendering.filters import FILTERS, METHODS, TESTS
+from shared.nearest import did_you_mean
+from shared.numbers import Number
+from shared.rendering.errors import RenderError, TagError
+from shared.rendering.filters import FILTERS, LOCALISED, METHODS, TESTS
 from shared.rendering.limits import MAX_DEPTH
 
 _NodeT = TypeVar("_NodeT", bound=nodes.Node)
@@ -34,9 +36,12 @@ _UNARY: dict[type[nodes.Node], str] = {nodes.Neg: "*neg", nodes.Pos: "*pos"}
 _PLAIN = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.Assign, nodes.And, nodes.Or, nodes.Not)
 
 
-def check_and_rewrite(template: nodes.Template) -> nodes.Template:
-    """Return the template with every operator replaced; raises RenderError for what is not allowed, with its line."""
-    rewriter = _Rewriter()
+def check_and_rewrite(template: nodes.Template, language: str = "") -> nodes.Template:
+    """Return the template with every operator replaced; raises TagError for what is not allowed.
+
+    `language` is that of the filters which have one, where they are not told another.
+    """
+    rewriter = _Rewriter(language)
     rewritten: nodes.Template = rewriter.visit(template, 0)
     for loop in rewriter.loops:
         cost = sum(map(_weight, loop.body))
@@ -54,26 +59,28 @@ def _call(name: str, first: Any, *rest: Any) -> nodes.Filter:
 
 
 def _refuse(node: nodes.Node, what: str) -> RenderError:
-    return RenderError(f"{what} is not allowed in a template", line=node.lineno or 0)
+    return TagError(f"{what} is not allowed in a template", node.lineno or 0)
 
 
-def _checked(node: nodes.Node, known: Mapping[str, Callable[..., Any]], what: str, name: str) -> None:
-    """Hold a filter, test or method and its arguments against the functions that there are."""
+def _checked(node: nodes.Node, known: Mapping[str, Callable[..., Any]], what: str, name: str) -> set[str]:
+    """Hold a filter, test or method against the functions that there are; return the arguments that it is given."""
     function = known.get(name)
     if function is None:
-        raise RenderError(f"there is no {what} {name!r}; there are {', '.join(known)}", line=node.lineno or 0)
+        near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+        raise TagError(f"there is no {what} {name!r}{near}", node.lineno or 0)
     arguments = node.args  # type: ignore[attr-defined]  # Filter, Test and Call all have these
     keywords = {pair.key: None for pair in node.kwargs}  # type: ignore[attr-defined]
     if node.dyn_args is not None or node.dyn_kwargs is not None:  # type: ignore[attr-defined]
         raise _refuse(node, "an unpacked argument (*)")
     try:
-        inspect.signature(function).bind(None, *arguments, **keywords)
+        return set(inspect.signature(function).bind(None, *arguments, **keywords).arguments)
     except TypeError as error:
-        raise RenderError(f"{what} {name!r}: {error}", line=node.lineno or 0) from None
+        raise TagError(f"{what} {name!r}: {error}", node.lineno or 0) from None
 
 
 class _Rewriter:
-    def __init__(self) -> None:
+    def __init__(self, language: str) -> None:
+        self._language = language
         self.loops: list[nodes.For] = []
         self._visitors: dict[type[nodes.Node], Callable[[Any, int], nodes.Node]] = {
             nodes.Name: self._name,
@@ -97,7 +104,7 @@ class _Rewriter:
 
     def visit(self, node: _NodeT, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise RenderError("the template is nested too deeply", line=node.lineno or 0)
+            raise TagError("the template is nested too deeply", node.lineno or 0)
         visitor = self._visitors.get(type(node))
         if visitor is None:
             raise _refuse(node, f"`{type(node).__name__.lower()}`")
@@ -126,6 +133,8 @@ class _Rewriter:
                 node.value.encode()
             except UnicodeEncodeError:
                 raise _refuse(node, "half of a surrogate pair") from None
+        if isinstance(node.value, Number):
+            return _call("*exact", nodes.Const(node.value.written, lineno=node.lineno))
         return node
 
     def _for(self, node: nodes.For, depth: int) -> nodes.Node:
@@ -136,7 +145,10 @@ class _Rewriter:
         return node
 
     def _filter(self, node: nodes.Filter, depth: int) -> nodes.Node:
-        _checked(node, FILTERS, "filter", node.name)
+        bound = _checked(node, FILTERS, "filter", node.name)
+        if node.name in LOCALISED and "language" not in bound:
+            language = nodes.Keyword("language", nodes.Const(self._language), lineno=node.lineno)
+            node.kwargs.append(language)  # type: ignore[arg-type]  # as the parser puts them there
         return self._children(node, depth)
 
     def _test(self, node: nodes.Test, depth: int) -> nodes.Node:

@@ -7,21 +7,27 @@ template is long.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
+from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
 from typing import Any
 
 from jinja2 import StrictUndefined
 from jinja2.runtime import LoopContext, Undefined
 from markupsafe import Markup
 
+from shared.numbers import MAX_NUMBER, AmbiguousNumberError, NotANumberError, Number, read_number
 from shared.rendering.errors import RenderError
-from shared.rendering.limits import MAX_NUMBER, charge_text
+from shared.rendering.limits import charge_text
 
-Scalar = str | int | float | bool | None
+Exact = int | Decimal
+Scalar = str | int | float | Decimal | bool | None
 
-_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?")
+_TRAPS = [InvalidOperation, DivisionByZero, Overflow]
+# sums and products of numbers of 30 digits before and after the point are exact; what is smaller becomes zero
+EXACT = Context(prec=130, rounding=ROUND_HALF_UP, Emin=-100, Emax=999, traps=_TRAPS)
+# a quotient has no end: it is cut as Python's decimal cuts it
+DIVISION = Context(prec=28, rounding=ROUND_HALF_UP, Emin=-100, Emax=999, traps=_TRAPS)
 
 
 class MissingVariable(StrictUndefined):
@@ -57,7 +63,7 @@ def demand(value: object) -> Any:
 
 def scalar(value: object) -> Scalar:
     """Return a single value; raises RenderError for a missing one and for a container."""
-    if value is None or isinstance(value, (str, int, float)):
+    if value is None or isinstance(value, (str, int, float, Decimal)):
         return value
     demand(value)
     raise RenderError(f"{_kind(value)} stands where a text or a number is needed")
@@ -74,38 +80,44 @@ def text(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int) and abs(value) > MAX_NUMBER:
-        raise RenderError("a number is too large")
-    return str(value)
+    if isinstance(value, Number):
+        return value.written
+    exact = number(value)
+    return str(exact) if isinstance(exact, int) else format(exact or abs(exact), "f")
 
 
-def number(value: object) -> int | float:
+class AmbiguousTextError(RenderError):
+    """A text that could be two different numbers."""
+
+
+def number(value: object) -> Exact:
     """Return a number, also from a text that holds one; raises RenderError."""
     value = scalar(value)
     if isinstance(value, str):
-        return _parsed_number(value.strip())
+        return _parsed_number(value)
     if value is None or isinstance(value, bool):
         raise RenderError("a number is needed")
-    if not -MAX_NUMBER <= value <= MAX_NUMBER:
+    exact = value if isinstance(value, (int, Decimal)) else Decimal(repr(value))
+    if not (isinstance(exact, int) or exact.is_finite()) or not -MAX_NUMBER <= exact <= MAX_NUMBER:
         raise RenderError("a number is too large")
-    return value
+    return exact
 
 
-def _parsed_number(digits: str) -> int | float:
-    if _NUMBER.fullmatch(digits) is None:
-        raise RenderError("a number is needed")
+def _parsed_number(written: str) -> Exact:
     try:
-        return int(digits)
-    except ValueError:
-        return float(digits)
+        return read_number(written)
+    except AmbiguousNumberError as error:
+        raise AmbiguousTextError(f"a text {error}; give it as a JSON number, or without grouping") from None
+    except NotANumberError as error:
+        raise RenderError(f"a number is needed, but a text {error}") from None
 
 
 def moment(value: object) -> date:
     """Read an ISO 8601 date or time (2026-01-31, 2026-01-31T12:00:00Z) or seconds since the epoch."""
     value = scalar(value)
     try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC)
+        if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+            return datetime.fromtimestamp(float(value), UTC)
         written = text(value).strip()
         return date.fromisoformat(written) if len(written) == 10 else datetime.fromisoformat(written)
     except (ValueError, OverflowError, OSError):

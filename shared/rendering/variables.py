@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from shared.blasts import Blast
 from shared.channels import CHANNELS
 from shared.jobs import Job
+from shared.numbers import unpacked, unpacked_value
 from shared.templates import Template
 
 # what every template may use without declaring it
@@ -46,8 +47,8 @@ def merge_variables(template: Template, global_variables: Mapping[str, Any], rec
     """Return the values for one recipient: its own, then the global ones, then name, email, phone, then defaults."""
     values = fallbacks(template)
     values["name"], values["email"], values["phone"] = recipient.name, recipient.email, recipient.phone
-    values.update(global_variables)
-    values.update(recipient.variables)
+    values.update(unpacked(global_variables))
+    values.update(unpacked(recipient.variables))
     return values
 
 
@@ -62,8 +63,8 @@ def job_values(blast: Blast, job: Job, unsubscribe_url: str = "") -> dict[str, A
     values["email"] = values["phone"] = ""
     values[CHANNELS[job.channel].address_field] = job.recipient.address
     values["unsubscribe_url"] = unsubscribe_url
-    values.update(blast.variables)
-    values.update(job.recipient.variables)
+    values.update(unpacked(blast.variables))
+    values.update(unpacked(job.recipient.variables))
     return values
 
 
@@ -72,5 +73,5 @@ def fallbacks(template: Template) -> dict[str, Any]:
     values: dict[str, Any] = {"unsubscribe_url": ""}
     for variable in template.variables:
         if variable.default is not None or not variable.required:
-            values[variable.name] = variable.default
+            values[variable.name] = unpacked_value(variable.default)
     return values

@@ -7,73 +7,139 @@ too long (codes 131008, 132005, 132018): the first is an error here, white space
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from shared.rendering.errors import RenderError
 from shared.rendering.limits import refill
+from shared.rendering.sandbox import PLAIN, Part
 from shared.rendering.values import text
-from shared.templates import Template
+from shared.templates import Button, ButtonType, WhatsAppContent
 
 MEDIA = ("image", "video", "document")
 MAX_HEADER_CHARS = 60
 MAX_BODY_CHARS = 1024
 MAX_URL_CHARS = 2000
+MAX_FILENAME_CHARS = 240
+PART = "whatsapp"
+# https://developers.facebook.com/docs/whatsapp/cloud-api/guides/send-message-templates: how long each may be
+_MOST_CHARS: dict[ButtonType, int] = {
+    "url": MAX_URL_CHARS, "quick_reply": 256, "copy_code": 20, "otp": 15, "flow": 200, "catalog": 100,
+}  # fmt: skip
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_MEDIUM = re.compile(r"([a-z]+)\s*:\s*(.*)", re.DOTALL)
+_UNFIT_FILENAME = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]+')
 
 Component = dict[str, Any]
 
 
 def split_media(written: str) -> tuple[str, str]:
-    """Split a header variable into its medium ("text" if none is named) and the variable's name."""
-    medium, colon, name = written.partition(":")
-    return (medium, name) if colon else ("text", written)
+    """Split a header variable into its medium ("text" if none is named) and what gives its value."""
+    found = _MEDIUM.fullmatch(written)
+    return (found[1], found[2]) if found else ("text", written)
 
 
-def whatsapp_components(template: Template, values: Mapping[str, Any]) -> list[Component]:
-    """Return the header, body and button components with their parameters; raises RenderError.
-
-    A template without parameters gives an empty list. Buttons are URL buttons, one parameter each, in order.
-    """
-    content = template.whatsapp
-    if content is None:
-        raise RenderError("the template has no WhatsApp content", part="whatsapp")
-    refill()
-    components: list[Component] = []
-    if content.header_variables:
-        components.append(_component("header", [_header(name, values) for name in content.header_variables]))
-    if content.body_variables:
-        parameters = [_text(name, values, MAX_BODY_CHARS) for name in content.body_variables]
-        components.append(_component("body", parameters))
-    for index, name in enumerate(content.button_variables):
-        button = {"type": "button", "sub_type": "url", "index": str(index)}
-        components.append({**button, "parameters": [_text(name, values, MAX_URL_CHARS)]})
-    return components
+def buttons_of(content: WhatsAppContent) -> list[tuple[int, Button]]:
+    """Return each button with its index, as the approved template counts them: from 0."""
+    written = [one if isinstance(one, Button) else Button(one) for one in content.button_variables]
+    return [(place if one.index is None else one.index, one) for place, one in enumerate(written)]
 
 
-def _component(kind: str, parameters: list[Component]) -> Component:
-    return {"type": kind, "parameters": parameters}
+class Parameter:
+    """What fills one parameter: a variable, an expression, or a text with tags; `variables` are the names it takes."""
+
+    def __init__(self, written: str, language: str) -> None:
+        self._name = written if _NAME.fullmatch(written) else ""
+        self._part: Part | None = None
+        if not self._name:
+            source = written if "{{" in written or "{%" in written else f"{{{{ {written} }}}}"
+            self._part = Part(source, PART, PLAIN, language)
+        self.variables = self._part.variables if self._part is not None else frozenset({self._name})
+
+    def value(self, values: Mapping[str, Any], cap: int) -> str:
+        """Return the text of the parameter; raises RenderError, which names the variable that is to blame."""
+        blamed = next(iter(self.variables)) if len(self.variables) == 1 else ""
+        what = f"variable {blamed!r}" if blamed else "a parameter"
+        try:
+            written = " ".join(self._text(values).split())
+        except RenderError as error:
+            raise RenderError(error.reason, variable=error.variable or blamed, part=PART) from None
+        if not written:
+            raise RenderError(f"{what} is empty", variable=blamed, part=PART)
+        if len(written) > cap:
+            raise RenderError(f"{what} is longer than {cap} characters", variable=blamed, part=PART)
+        return written
+
+    def _text(self, values: Mapping[str, Any]) -> str:
+        if self._part is not None:
+            return self._part.render(values)
+        if self._name not in values:
+            raise RenderError(f"variable {self._name!r} has no value", variable=self._name)
+        refill()
+        return text(values[self._name])
 
 
-def _header(written: str, values: Mapping[str, Any]) -> Component:
-    medium, name = split_media(written)
-    if medium not in MEDIA:
-        return _text(name, values, MAX_HEADER_CHARS)
-    return {"type": medium, medium: {"link": _value(name, values, MAX_URL_CHARS)}}
+class WhatsAppParameters:
+    """What fills the parameters of a template; raises RenderError for an expression that cannot be compiled."""
+
+    def __init__(self, content: WhatsAppContent, language: str) -> None:
+        headers = [split_media(written) for written in content.header_variables]
+        self._headers = [(medium, Parameter(written, language)) for medium, written in headers]
+        self._body = [Parameter(written, language) for written in content.body_variables]
+        self._buttons = [(index, one.type, Parameter(one.value, language)) for index, one in buttons_of(content)]
+        self._filename = Part(content.document_filename, PART, PLAIN, language) if content.document_filename else None
+        every = [*(one for _, one in self._headers), *self._body, *(one for _, _, one in self._buttons)]
+        self.filename_variables = self._filename.variables if self._filename is not None else frozenset()
+        self.variables = self.filename_variables.union(*(one.variables for one in every))
+
+    def components(self, values: Mapping[str, Any]) -> list[Component]:
+        """Return the header, body and button components with their parameters; raises RenderError."""
+        found: list[Component] = []
+        if self._headers:
+            parameters = [self._header(medium, one, values) for medium, one in self._headers]
+            found.append({"type": "header", "parameters": parameters})
+        if self._body:
+            texts = [_text(one.value(values, MAX_BODY_CHARS)) for one in self._body]
+            found.append({"type": "body", "parameters": texts})
+        for index, kind, one in self._buttons:
+            value = one.value(values, _MOST_CHARS[kind])
+            # an authentication template's copy-code button is approved as a URL button
+            sub_type = "url" if kind == "otp" else kind
+            button = {"type": "button", "sub_type": sub_type, "index": str(index)}
+            found.append({**button, "parameters": [_button_parameter(kind, value)]})
+        return found
+
+    def _header(self, medium: str, parameter: Parameter, values: Mapping[str, Any]) -> Component:
+        if medium not in MEDIA:
+            return _text(parameter.value(values, MAX_HEADER_CHARS))
+        link = parameter.value(values, MAX_URL_CHARS)
+        shown = {"link": link}
+        if medium == "document":
+            shown["filename"] = self._file_name(link, values)
+        return {"type": medium, medium: shown}
+
+    def _file_name(self, link: str, values: Mapping[str, Any]) -> str:
+        """Return the name that the recipient sees: the template's, else the end of the link's path."""
+        named = self._filename.render(values) if self._filename is not None else ""
+        name = named or unquote(urlsplit(link).path.rpartition("/")[2])
+        return " ".join(_UNFIT_FILENAME.sub(" ", name).split())[:MAX_FILENAME_CHARS] or "document"
 
 
-def _text(name: str, values: Mapping[str, Any], cap: int) -> Component:
-    return {"type": "text", "text": _value(name, values, cap)}
+def _text(value: str) -> Component:
+    return {"type": "text", "text": value}
 
 
-def _value(name: str, values: Mapping[str, Any], cap: int) -> str:
-    if name not in values:
-        raise RenderError(f"variable {name!r} has no value", variable=name, part="whatsapp")
-    try:
-        written = " ".join(text(values[name]).split())
-    except RenderError as error:
-        raise RenderError(error.reason, variable=name, part="whatsapp") from None
-    if not written:
-        raise RenderError(f"variable {name!r} is empty", variable=name, part="whatsapp")
-    if len(written) > cap:
-        raise RenderError(f"variable {name!r} is longer than {cap} characters", variable=name, part="whatsapp")
-    return written
+def _button_parameter(kind: ButtonType, value: str) -> Component:
+    match kind:
+        case "quick_reply":
+            return {"type": "payload", "payload": value}
+        case "copy_code":
+            return {"type": "coupon_code", "coupon_code": value}
+        case "flow":
+            return {"type": "action", "action": {"flow_token": value}}
+        case "catalog":
+            return {"type": "action", "action": {"thumbnail_product_retailer_id": value}}
+        case _:
+            return _text(value)

@@ -20,6 +20,7 @@ from services.ingest.intake.multipart import MULTIPART, Part, parts_of
 from services.ingest.problems import ApiError
 from services.ingest.recipients import CsvRow, codec_of, csv_rows, ndjson_lines
 from services.ingest.requests import BlastHead, BlastRequest
+from shared.numbers import Number
 
 NDJSON = "application/x-ndjson"
 CSV = "text/csv"
@@ -30,6 +31,7 @@ _CSV_TYPES = frozenset({CSV, "application/csv", "text/x-csv", "text/tab-separate
 _LISTS = frozenset({"channels"})
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _NESTED = {"globalVariables", "metadata"}
+_values = msgspec.json.Decoder(float_hook=Number)
 
 Entry = bytes | msgspec.Raw | CsvRow
 
@@ -187,7 +189,7 @@ def _of_query(name: str, text: str) -> Any:
         return _FLAGS.get(text.lower(), text)
     if name in _NESTED or name == "attachments":
         try:
-            return msgspec.json.decode(text)
+            return _values.decode(text)
         except (msgspec.DecodeError, RecursionError):
             return text
     return text

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from services.ingest.recipients.accepted import Accepted
+from shared.numbers import packed_number
 
 # recipients at most in a block; two make a full chunk of jobs
 BLOCK = 250
@@ -22,7 +23,7 @@ _LENGTH = struct.Struct(">I")
 _ARRAY = struct.Struct(">BI")
 
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(list[Accepted])
 
 

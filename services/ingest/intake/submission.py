@@ -29,6 +29,7 @@ from shared.blasts import Blast
 from shared.errors import KurirError
 from shared.jobs import Lane
 from shared.logs import get_logger
+from shared.numbers import plain_json
 
 _LONGEST_KEY = 255
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT}
@@ -185,7 +186,7 @@ class Submission:
             expires_at_ms=terms.expires_at_ms,
             attachments=terms.attachments,
             reference=head.reference,
-            metadata=head.metadata,
+            metadata=plain_json(head.metadata),
             api_key=self._call.key_name,
         )
 

@@ -25,6 +25,7 @@ from shared.addresses import ascii_domain
 from shared.blasts import Blast
 from shared.channels import CHANNELS, EMAIL
 from shared.jobs import LANE_OF_PRIORITY, Attachment, Lane
+from shared.numbers import plain_json
 from shared.templates import Template
 
 MAX_METADATA_BYTES = 16 * 1024
@@ -221,7 +222,7 @@ def _check_labels(draft: _Draft) -> None:
     if not draft.head.reference.isprintable():
         draft.problem("reference", "INVALID_CHARACTERS", "reference contains line breaks or control characters")
     try:
-        size = len(msgspec.msgpack.encode(draft.head.metadata))
+        size = len(msgspec.msgpack.encode(plain_json(draft.head.metadata)))
     except (OverflowError, RecursionError, ValueError):
         draft.problem(
             "metadata", "INVALID_VALUE", "metadata holds numbers of more than 64 bits, or is nested too deeply"

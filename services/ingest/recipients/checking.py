@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from services.ingest.addresses import AddressError, normal_email, normal_phone
-from services.ingest.decoding import UNREADABLE, problem_of, problems_of, read_object, words_of
+from services.ingest.decoding import UNREADABLE, json_decoder, problem_of, problems_of, read_object, words_of
 from services.ingest.problems import ApiError, Problem
 from services.ingest.recipients.accepted import Accepted
 from services.ingest.recipients.csv_rows import CsvRow
@@ -23,14 +23,14 @@ from services.ingest.recipients.typed_values import Check, ValueProblem, check_o
 from services.ingest.requests import AttachmentRequest, RecipientRequest
 from shared.channels import CHANNELS
 from shared.jobs import Attachment
-from shared.rendering import RenderError, compile_template, merge_variables, whatsapp_components
+from shared.rendering import CompiledTemplate, RenderError, compile_template, merge_variables
 
 _TEST_RENDERS = 3
 _UNFIT_FILENAME = re.compile(r"[\x00-\x1f\x7f/\\]")
 _UNFIT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _FILENAME_RULE = "a file name has no slashes, line breaks or control characters"
 _PHONE_RULE = "A phone number is written as a text, in quotes: a JSON number has no leading 0 or +."
-_decoder = msgspec.json.Decoder(RecipientRequest)
+_decoder = json_decoder(RecipientRequest)
 _NO_ATTACHMENTS: list[Attachment] = []
 
 
@@ -78,7 +78,7 @@ class RecipientChecker:
             raise ApiError("INVALID_TEMPLATE", str(error)) from error
         self._renders_left = _TEST_RENDERS if "email" in rules.channels else 0
         self._whatsapp = "whatsapp" in rules.channels and rules.template.whatsapp is not None
-        self._borrowed = _borrowed_addresses(rules, self._compiled.variables)
+        self._borrowed = _borrowed_addresses(rules, self._compiled)
 
     def check_json(self, raw: bytes | msgspec.Raw, index: int, path: str = "") -> Checked:
         """Check a recipient written in JSON; `path` is its JSON path, `recipients[<index>]` by default."""
@@ -173,7 +173,7 @@ class RecipientChecker:
         if not draft.addresses[place]:
             return
         try:
-            whatsapp_components(self._rules.template, self._values(draft))
+            self._compiled.components(self._values(draft))
         except RenderError as error:
             field = f"variables.{error.variable}" if error.variable else "variables"
             draft.problem(field, "INVALID_VARIABLE", str(error), refuse=not self._rules.permissive)
@@ -230,17 +230,14 @@ def _own_rules(rules: Rules) -> list[_VariableRule]:
     return [_VariableRule(name, text_value, needed=False) for name in sorted(_OWN - declared)]
 
 
-def _borrowed_addresses(rules: Rules, used: frozenset[str]) -> list[str]:
+def _borrowed_addresses(rules: Rules, compiled: CompiledTemplate) -> list[str]:
     """Return the address fields that one channel's content uses and another channel's job carries.
 
     A job knows its own address alone, so these travel among its variables.
     """
-    content = rules.template.whatsapp
-    parameters = (
-        {*content.header_variables, *content.body_variables, *content.button_variables} if content else frozenset()
-    )
+    parameters = compiled.whatsapp.variables if compiled.whatsapp is not None else frozenset()
     needed = [
-        ("phone", "email" in rules.channels and "phone" in used),
+        ("phone", "email" in rules.channels and "phone" in compiled.variables),
         ("email", "whatsapp" in rules.channels and "email" in parameters),
     ]
     return [name for name, uses in needed if uses and name not in rules.global_variables]

@@ -1,32 +1,38 @@
 """Values of variables, held against their declared types.
 
-A value is kept as the client wrote it, but for numbers written as texts (as CSV writes all of them), which become
-numbers. Nothing (null, or an empty text) counts as not given.
+A value is kept as the client wrote it; a number written as a text (as CSV writes all of them) becomes a number that
+is printed as it was written. Nothing (null, or an empty text) counts as not given.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
 from services.ingest.addresses import AddressError, normal_email, normal_phone
 from services.ingest.problems import Problem
+from shared.numbers import (
+    MAX_DIGITS,
+    AmbiguousNumberError,
+    NotANumberError,
+    Number,
+    read_number,
+    whole,
+    within_bounds,
+)
 from shared.rendering import BUILT_IN
 from shared.templates import Template, Variable
 
 MAX_TEXT_CHARS = 65_536
 _SHOWN_CHARS = 60
-# the widest whole numbers that msgpack can carry
-_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(?:\.[0-9]{1,18})?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9:.,]{4,15}(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?")
 
-Value = str | int | float | bool
+Value = str | int | Number | bool
 Check = Callable[[Any], Value]
 
 
@@ -70,22 +76,34 @@ def text_value(value: object) -> Value:
         return value
     if isinstance(value, bool):
         return value
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float, Decimal)):
         return number_value(value)
     raise _unfit("a text", value)
 
 
 def number_value(value: object) -> Value:
-    """Check a number; a text that is plainly one becomes one."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        return float(value) if "." in value else int(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    """Check a number; a text that can be but one becomes one."""
+    if isinstance(value, str):
+        return _written_number(value)
+    if isinstance(value, float):  # YAML's
+        value = Number(repr(value))
+    if isinstance(value, bool) or not isinstance(value, (int, Number)):
         raise _unfit("a number", value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _unfit("a finite number", value)
-    if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
-        raise _unfit("a number of at most 64 bits", value)
-    return value
+    if not within_bounds(value):
+        raise ValueProblem("INVALID_VARIABLE", f"may have at most {MAX_DIGITS} digits, and as many after the point")
+    return whole(value) if isinstance(value, int) else value
+
+
+def _written_number(written: str) -> Value:
+    try:
+        return read_number(written)
+    except AmbiguousNumberError as error:
+        one, other = error.readings
+        what = f"could be {one} or {other}: write {one!r} or {other!r}, or give it as a JSON number"
+        raise ValueProblem("INVALID_VARIABLE", f"is {written[:_SHOWN_CHARS]!r}, which {what}") from None
+    except NotANumberError as error:
+        what = f"should be a number, but {written[:_SHOWN_CHARS]!r} {error}"
+        raise ValueProblem("INVALID_VARIABLE", what) from None
 
 
 def date_value(value: object) -> Value:
@@ -131,12 +149,16 @@ def _address_value(normal: Callable[[str], str]) -> Check:
 
 
 def _unfit(wanted: str, value: object) -> ValueProblem:
-    if isinstance(value, (str, int, float)):
-        written = str(value) if not isinstance(value, int) else f"{value:.6g}" if abs(value) > 2**64 else str(value)
+    if isinstance(value, (str, int, float, Decimal)):
+        written = "a number of very many digits" if _is_huge(value) else str(value)
         shown = repr(written[:_SHOWN_CHARS])
     else:
         shown = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "nothing"
     return ValueProblem("INVALID_VARIABLE", f"should be {wanted}, but is {shown}")
+
+
+def _is_huge(value: object) -> bool:
+    return isinstance(value, int) and not within_bounds(value)
 
 
 def check_global_variables(

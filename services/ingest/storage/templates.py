@@ -8,6 +8,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from services.ingest.storage.scripts import Script
+from shared.numbers import packed_number
 from shared.queue.connection import translated
 from shared.templates import Template
 
@@ -31,6 +32,7 @@ _DELETE = Script("""#!lua flags=allow-oom
 redis.call('SREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], 'content')
 """)
+_encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(Template)
 
 
@@ -65,7 +67,7 @@ class TemplateStore:
 
         Repeated after a lost answer it counts one version more, which does no harm.
         """
-        content = msgspec.msgpack.encode(template)
+        content = _encoder.encode(template)
         args = (template.id, content, digest, "1" if create else "0")
         return int(await _PUT.call(self._redis, (_key(template.id), _IDS), args))
 

@@ -12,10 +12,12 @@ from typing import Any
 from services.ingest.problems import Problem
 from services.ingest.recipients.typed_values import ValueProblem, check_of
 from shared.channels import CHANNELS, EMAIL, WHATSAPP
+from shared.nearest import did_you_mean
 from shared.rendering import BUILT_IN, CompiledTemplate, RenderError, compile_template
+from shared.rendering.languages import is_language
 from shared.rendering.syntax import RESERVED
-from shared.rendering.whatsapp import MEDIA, split_media, whatsapp_components
-from shared.templates import Template, Variable
+from shared.rendering.whatsapp import MEDIA, Parameter, buttons_of, split_media
+from shared.templates import Template, Variable, WhatsAppContent
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _GIVEN = "unsubscribe_url"
@@ -34,10 +36,13 @@ _SAMPLES = {
 def check_template(template: Template, region: str) -> list[Problem]:
     """Return every problem of a template; none means that it may be kept."""
     problems = [*_channel_problems(template), *_variable_problems(template, region)]
-    problems += _whatsapp_problems(template)
+    parameters = _whatsapp_problems(template)
+    problems += parameters
     try:
         compiled = compile_template(template)
     except RenderError as error:
+        if error.part == "whatsapp" and parameters:
+            return problems
         return [*problems, Problem(error.part, "INVALID_TEMPLATE", str(error))]
     problems += _undeclared(template, compiled)
     return problems or list(_render_problems(template, compiled))
@@ -70,6 +75,8 @@ def _channel_problems(template: Template) -> Iterator[Problem]:
             yield Problem("subject", "REQUIRED", "an email template needs a subject")
         if not (template.html.strip() or template.text.strip()):
             yield Problem("html", "REQUIRED", "an email template needs html or text")
+    if template.language and not is_language(template.language):
+        yield Problem("language", "INVALID_VALUE", "a language is a code such as id, en or pt_BR")
     if WHATSAPP.name in template.channels and template.whatsapp is None:
         yield Problem("whatsapp", "REQUIRED", "a WhatsApp template needs the provider's template")
 
@@ -93,33 +100,60 @@ def _variable_problems(template: Template, region: str) -> Iterator[Problem]:
                 yield Problem(f"{path}.{field}", problem.code, f"{one.name}'s {field} {problem}")
 
 
-def _whatsapp_problems(template: Template) -> Iterator[Problem]:
+def _whatsapp_problems(template: Template) -> list[Problem]:
     content = template.whatsapp
     if content is None:
-        return
-    declared = {one.name for one in template.variables} | set(BUILT_IN)
-    kinds = (
+        return []
+    kinds: tuple[tuple[str, list[str], int], ...] = (
         ("headerVariables", content.header_variables, _MOST_HEADERS),
         ("bodyVariables", content.body_variables, len(content.body_variables)),
-        ("buttonVariables", content.button_variables, _MOST_BUTTONS),
+        ("buttonVariables", [one.value for _, one in buttons_of(content)], _MOST_BUTTONS),
     )
+    problems = list(_button_problems(content))
     for field, names, most in kinds:
         if len(names) > most:
             what = f"a WhatsApp template takes at most {most} of these, not {len(names)}"
-            yield Problem(f"whatsapp.{field}", "PARAMETER_COUNT_MISMATCH", what)
+            problems.append(Problem(f"whatsapp.{field}", "PARAMETER_COUNT_MISMATCH", what))
         for position, written in enumerate(names):
-            medium, name = split_media(written) if field == "headerVariables" else ("text", written)
             path = f"whatsapp.{field}[{position}]"
+            medium, value = split_media(written) if field == "headerVariables" else ("text", written)
             if medium not in (*MEDIA, "text"):
-                yield Problem(path, "INVALID_TEMPLATE", f"a header may be {', '.join(MEDIA)} or text")
-            elif name not in declared:
-                yield Problem(path, "INVALID_TEMPLATE", f"{name[:60]!r} is not among the template's variables")
+                problems.append(Problem(path, "INVALID_TEMPLATE", f"a header may be {', '.join(MEDIA)} or text"))
+            else:
+                problems += _parameter_problems(template, path, value)
+    return problems
+
+
+def _parameter_problems(template: Template, path: str, written: str) -> Iterator[Problem]:
+    try:
+        names = Parameter(written, template.spoken).variables
+    except RenderError as error:
+        yield Problem(path, "INVALID_TEMPLATE", str(error))
+        return
+    known = _declared(template)
+    for name in sorted(names - known):
+        what = f"{name[:60]!r} is not among the template's variables{did_you_mean(name, known)}"
+        yield Problem(path, "INVALID_TEMPLATE", what)
+
+
+def _button_problems(content: WhatsAppContent) -> Iterator[Problem]:
+    seen: set[int] = set()
+    for position, (index, _button) in enumerate(buttons_of(content)):
+        path = f"whatsapp.buttonVariables[{position}].index"
+        if index in seen:
+            yield Problem(path, "INVALID_VALUE", f"two buttons have the index {index}")
+        seen.add(index)
+
+
+def _declared(template: Template) -> frozenset[str]:
+    return frozenset(one.name for one in template.variables) | set(BUILT_IN)
 
 
 def _undeclared(template: Template, compiled: CompiledTemplate) -> Iterator[Problem]:
-    declared = {one.name for one in template.variables} | set(BUILT_IN)
-    for name in sorted(compiled.variables - declared):
-        what = f"the template uses {name[:60]!r}, which its variables do not declare"
+    known = _declared(template)
+    used = compiled.variables | (compiled.whatsapp.filename_variables if compiled.whatsapp else frozenset())
+    for name in sorted(used - known):
+        what = f"the template uses {name[:60]!r}, which its variables do not declare{did_you_mean(name, known)}"
         yield Problem("variables", "INVALID_TEMPLATE", what)
 
 
@@ -128,6 +162,6 @@ def _render_problems(template: Template, compiled: CompiledTemplate) -> Iterator
     try:
         compiled.render(values)
         if template.whatsapp is not None:
-            whatsapp_components(template, values)
+            compiled.components(values)
     except RenderError as error:
         yield Problem(error.part, "RENDER_FAILED", f"rendered with its examples: {error}")

@@ -8,14 +8,18 @@ import msgspec
 from msgspec import Meta, field
 
 from services.ingest.requests import Request
-from shared.templates import Category, Template, Variable, VariableType, WhatsAppContent
+from shared.templates import Button, ButtonType, Category, Template, Variable, VariableType, WhatsAppContent
 
 MAX_VARIABLES = 200
 
 Line = Annotated[str, Meta(max_length=200)]
-Names = Annotated[list[Annotated[str, Meta(max_length=110)]], Meta(max_length=100)]
+# a variable's name, an expression, or a text with tags
+Value = Annotated[str, Meta(min_length=1, max_length=1000, examples=["amount | currency('IDR')"])]
+Values = Annotated[list[Value], Meta(max_length=100)]
 Source = Annotated[str, Meta(max_length=262_144)]
-Scalar = str | int | float | bool | None
+_SCALAR = {"type": ["string", "number", "boolean", "null"]}
+# numbers stay exact only where the decoder is told nothing about the type; `check_template` refuses the rest
+Scalar = Annotated[Any, Meta(extra_json_schema=_SCALAR)]
 
 
 class VariableRequest(Request, kw_only=True, frozen=True):
@@ -33,18 +37,29 @@ class VariableRequest(Request, kw_only=True, frozen=True):
     sensitive: bool = False
 
 
-class WhatsAppRequest(Request, kw_only=True, frozen=True):
-    """The template that the provider approved and, in order, the variables that fill its parameters.
+class ButtonRequest(Request, kw_only=True, frozen=True):
+    """A button that takes a value; `index` counts the approved template's buttons from 0, its place by default."""
 
-    A header variable may be written `image:name`, `video:name` or `document:name`: its value is then a link.
+    value: Value
+    type: ButtonType = "url"
+    index: Annotated[int, Meta(ge=0, le=9)] | None = None
+
+
+class WhatsAppRequest(Request, kw_only=True, frozen=True):
+    """The template that the provider approved and, in order, what fills its parameters.
+
+    Each is a variable's name, an expression (`amount | number`) or a text with tags (`Rp {{ amount | number }}`). A
+    header variable may be written `image:name`, `video:name` or `document:name`: its value is then a link, and
+    `documentFilename` the name that a document has for its reader (without it, the end of the link).
     """
 
     template_name: Annotated[str, Meta(min_length=1, max_length=512)]
     language: Annotated[str, Meta(min_length=1, max_length=20)]
     namespace: Line = ""
-    header_variables: Names = field(default_factory=list)
-    body_variables: Names = field(default_factory=list)
-    button_variables: Names = field(default_factory=list)
+    header_variables: Values = field(default_factory=list)
+    body_variables: Values = field(default_factory=list)
+    button_variables: Annotated[list[Value | ButtonRequest], Meta(max_length=100)] = field(default_factory=list)
+    document_filename: Annotated[str, Meta(max_length=500)] = ""
 
 
 class TemplateContent(Request, kw_only=True, frozen=True):
@@ -59,6 +74,7 @@ class TemplateContent(Request, kw_only=True, frozen=True):
     text: Source = ""
     variables: Annotated[list[VariableRequest], Meta(max_length=MAX_VARIABLES)] = field(default_factory=list)
     whatsapp: WhatsAppRequest | None = None
+    language: Annotated[str, Meta(max_length=20, examples=["id"])] = ""
 
 
 class TemplateRequest(TemplateContent, kw_only=True, frozen=True):
@@ -88,8 +104,14 @@ def template_of(template_id: str, content: TemplateContent) -> Template:
         html=content.html,
         text=content.text,
         variables=[_variable(one) for one in content.variables],
-        whatsapp=WhatsAppContent(**_fields(found)) if found else None,
+        whatsapp=_whatsapp(found) if found else None,
+        language=content.language,
     )
+
+
+def _whatsapp(one: WhatsAppRequest) -> WhatsAppContent:
+    buttons = [Button(**_fields(each)) if isinstance(each, ButtonRequest) else each for each in one.button_variables]
+    return WhatsAppContent(**_fields(one) | {"button_variables": buttons})
 
 
 def _variable(one: VariableRequest) -> Variable:

@@ -90,7 +90,7 @@ def test_what_is_no_single_mailbox_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
-        ("number", ["1", "-2.50", 3, 1.5], ["1e5", "one", True, 2**70, float("inf"), "1.234,5"]),
+        ("number", ["1", "-2.50", 3, 2**70, "1.234,5"], ["1e5", "one", True, 10**31, float("inf"), "1.234"]),
         ("date", ["2026-01-31", "2026-01-31T10:00:00Z"], ["31.01.2026", "2026-02-30", 5]),
         ("url", ["https://example.com/a?b=c"], ["javascript:alert(1)", "//x", "https://", "https://a b"]),
         ("email", ["a@example.com"], ["a", 5]),

@@ -1,0 +1,176 @@
+"""Exact numbers: a decimal that keeps how it was written, from the request to the message.
+
+JSON's own floating point would turn 1915000.00 into 1915000.0 and lose digits beyond the 15th. A whole number within
+64 bits stays an `int`; every other number is a `Number`. Packed (`packed_number`), a number is a list of its text:
+Redis's scripts cannot read the extension types of msgpack, and no value of a variable is ever a list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import msgspec
+
+MAX_DIGITS = 30
+MAX_NUMBER = 10**MAX_DIGITS
+MAX_CHARS = 64
+# the widest whole numbers that msgpack can carry
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_CURRENCY = re.compile(r"([+-]?)\s*(?:Rp\.?|IDR)\s*(?=[0-9+-])", re.IGNORECASE)
+_SIGNED = re.compile(r"([+-]?)([0-9.][0-9., '’\u00a0\u2009\u202f]*)")
+_ALIKE = {"\u00a0": " ", "\u2009": " ", "\u202f": " ", "’": "'"}
+_BLANKS = " '’\u00a0\u2009\u202f"
+_JSON = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_SHORTENED = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?[eE][+-]?[0-9]+")
+
+
+class NotANumberError(ValueError):
+    """A text that is not one number; the message ends the sentence "this value …" and holds nothing of the text."""
+
+
+class AmbiguousNumberError(NotANumberError):
+    """A text that could be two numbers; `readings` are both, each written so that it can be nothing else."""
+
+    def __init__(self, readings: tuple[str, str]) -> None:
+        super().__init__("could be two different numbers: a single dot or comma before three digits")
+        self.readings = readings
+
+
+class Number(Decimal):
+    """A decimal and how it was written; what is computed from it is a plain Decimal."""
+
+    __slots__ = ("written",)
+    written: str
+
+    def __new__(cls, written: str, plain: str | None = None) -> Number:
+        """Make a number; `plain` is the text in the form of a Python literal, where it differs."""
+        try:
+            number = super().__new__(cls, written if plain is None else plain)
+        except InvalidOperation:
+            raise ValueError("a number has an exponent that is too large") from None
+        number.written = written
+        return number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Number, (self.written, str(Decimal(self)))
+
+
+def whole(value: int) -> int | Number:
+    """Return a whole number of any size in the form that can be packed."""
+    return value if _MIN_INTEGER <= value <= _MAX_INTEGER else Number(str(value))
+
+
+def within_bounds(value: int | Decimal) -> bool:
+    """Return whether a number has at most 30 digits before its point and can be written in 64 characters."""
+    if value.__class__ is Number and len(value.written) <= MAX_DIGITS and value.written.isascii():
+        # the common case, without a look at the digits
+        if "e" not in value.written and "E" not in value.written:
+            return True
+    if isinstance(value, int) or not value.is_finite() or not -MAX_NUMBER < value < MAX_NUMBER:
+        return isinstance(value, int) and -MAX_NUMBER < value < MAX_NUMBER
+    exponent = value.as_tuple().exponent
+    written = value.written if isinstance(value, Number) else ""
+    return isinstance(exponent, int) and exponent >= -MAX_CHARS and len(written) <= MAX_CHARS
+
+
+def read_number(text: str) -> int | Number:
+    """Read a number that a person or a spreadsheet wrote; raises NotANumberError.
+
+    Thousands may be grouped by dots, commas, spaces or apostrophes, a fraction begins with a dot or a comma, and `Rp`
+    or `IDR` may stand before it. A single dot or comma before exactly three digits could be either: it is refused.
+    """
+    written = text.strip()
+    if _WHOLE.fullmatch(written):
+        return int(written)
+    if len(written) > MAX_CHARS:
+        raise NotANumberError("is not a number")
+    written = written.replace("\u2212", "-")
+    if currency := _CURRENCY.match(written):
+        written = currency[1] + written[currency.end() :]
+    found = _SIGNED.fullmatch(written)
+    if found is None:
+        if _SHORTENED.fullmatch(written):
+            raise NotANumberError("looks like a number that a spreadsheet has shortened: write all of its digits")
+        raise NotANumberError("is not a number")
+    sign, body = found.groups()
+    number = Number(written, sign + _plain(sign, body))
+    if not within_bounds(number):
+        raise NotANumberError(f"is too large a number: {MAX_DIGITS} digits are possible")
+    return number
+
+
+def _plain(sign: str, body: str) -> str:
+    """Return digits with a point; raises NotANumberError."""
+    dots, commas = body.count("."), body.count(",")
+    grouped_by_blanks = any(blank in body for blank in _BLANKS)
+    point = ""
+    if dots and commas:
+        point = "." if body.rfind(".") > body.rfind(",") else ","
+    elif dots + commas == 1:
+        point = "." if dots else ","
+        head, _, tail = body.partition(point)
+        if not grouped_by_blanks and len(tail) == 3 and tail.isdecimal() and _could_be_a_group(head):
+            raise AmbiguousNumberError((f"{sign}{head}{tail}", f"{sign}{head}.{tail}0"))
+    whole_part, _, fraction = body.rpartition(point) if point else (body, "", "")
+    if point and not fraction.isdecimal():
+        raise NotANumberError("is not a number")
+    return f"{_ungrouped(whole_part)}.{fraction}" if point else _ungrouped(whole_part)
+
+
+def _could_be_a_group(head: str) -> bool:
+    return 1 <= len(head) <= 3 and head.isdecimal() and head[0] != "0"
+
+
+def _ungrouped(digits: str) -> str:
+    if digits.isdecimal() or not digits:
+        return digits or "0"
+    marks = {_ALIKE.get(char, char) for char in digits if not char.isdecimal()}
+    groups = re.split(r"[^0-9]", digits)
+    fits = 1 <= len(groups[0]) <= 3 and groups[0][0] != "0" and all(len(group) == 3 for group in groups[1:])
+    if len(marks) != 1 or not fits:
+        raise NotANumberError("is not a number")
+    return "".join(groups)
+
+
+def packed_number(value: object) -> list[str]:
+    """Return the packed form of a number (msgspec's `enc_hook`); raises TypeError for anything else."""
+    if isinstance(value, Number):
+        return [value.written] if _JSON.fullmatch(value.written) else [value.written, str(Decimal(value))]
+    raise TypeError(f"{type(value).__name__} cannot be packed")
+
+
+def json_number(value: object) -> Any:
+    """Return a number as JSON writes it (msgspec's `enc_hook`): as given, where JSON allows that form."""
+    if isinstance(value, Number):
+        return msgspec.Raw(value.written.encode()) if _JSON.fullmatch(value.written) else value.written
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def unpacked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with their numbers as they were before they were packed."""
+    return {name: unpacked_value(value) if value.__class__ is list else value for name, value in values.items()}
+
+
+def unpacked_value(value: Any) -> Any:
+    """Return a value, a packed number as the number that it was."""
+    match value:
+        case [str(written)]:
+            return Number(written)
+        case [str(written), str(plain)]:
+            return Number(written, plain)
+    return value
+
+
+def plain_json(value: Any) -> Any:
+    """Return JSON data whose numbers nobody prints (metadata) with floats in place of exact numbers."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {name: plain_json(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [plain_json(one) for one in value]
+    return value
