@@ -66,10 +66,8 @@ def whole(value: int) -> int | Number:
 
 def within_bounds(value: int | Decimal) -> bool:
     """Return whether a number has at most 30 digits before its point and can be written in 64 characters."""
-    if value.__class__ is Number and len(value.written) <= MAX_DIGITS and value.written.isascii():
-        # the common case, without a look at the digits
-        if "e" not in value.written and "E" not in value.written:
-            return True
+    if isinstance(value, Number) and len(value.written) <= MAX_DIGITS and "e" not in value.written.lower():
+        return value.is_finite()  # the common case, without a look at the digits
     if isinstance(value, int) or not value.is_finite() or not -MAX_NUMBER < value < MAX_NUMBER:
         return isinstance(value, int) and -MAX_NUMBER < value < MAX_NUMBER
     exponent = value.as_tuple().exponent

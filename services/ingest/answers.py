@@ -10,8 +10,9 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from services.ingest.problems import ApiError, Problem
+from shared.numbers import json_number
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=json_number)
 
 
 class Answer(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):

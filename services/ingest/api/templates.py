@@ -15,6 +15,7 @@ from services.ingest.problems import ApiError, Problem, invalid
 from services.ingest.templates.checking import check_template
 from services.ingest.templates.requests import TemplateContent, TemplateRequest, template_of
 from shared.channels import CHANNELS
+from shared.numbers import unpacked
 from shared.templates import Category, Template, VariableType, WhatsAppContent
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -47,6 +48,7 @@ class TemplateView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     text: str
     variables: list[VariableView]
     whatsapp: WhatsAppContent | None
+    language: str
 
 
 class TemplateAnswer(Answer, kw_only=True, frozen=True):
@@ -142,7 +144,7 @@ async def _requirements(call: Call) -> web.Response:
 
 
 def _view(template: Template) -> TemplateView:
-    variables = [VariableView(**msgspec.structs.asdict(one)) for one in template.variables]
+    variables = [VariableView(**unpacked(msgspec.structs.asdict(one))) for one in template.variables]
     return TemplateView(**msgspec.structs.asdict(template) | {"variables": variables})
 
 

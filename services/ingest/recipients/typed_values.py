@@ -99,7 +99,7 @@ def _written_number(written: str) -> Value:
         return read_number(written)
     except AmbiguousNumberError as error:
         one, other = error.readings
-        what = f"could be {one} or {other}: write {one!r} or {other!r}, or give it as a JSON number"
+        what = f"could be {one} or {other[:-1]}: write {one!r} or {other!r}, or give it as a JSON number"
         raise ValueProblem("INVALID_VARIABLE", f"is {written[:_SHOWN_CHARS]!r}, which {what}") from None
     except NotANumberError as error:
         what = f"should be a number, but {written[:_SHOWN_CHARS]!r} {error}"
