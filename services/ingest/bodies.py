@@ -17,7 +17,16 @@ from aiohttp import web
 from aiohttp.http_exceptions import TransferEncodingError
 
 from services.ingest.call import JSON, Call
-from services.ingest.decoding import UNREADABLE, convert, decode_json, json_text, problem_of, problems_of, read_object, words_of
+from services.ingest.decoding import (
+    UNREADABLE,
+    convert,
+    decode_json,
+    json_text,
+    problem_of,
+    problems_of,
+    read_object,
+    words_of,
+)
 from services.ingest.inflating import Inflater, coding_of
 from services.ingest.problems import ApiError, Problem, invalid
 

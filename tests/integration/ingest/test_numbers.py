@@ -49,7 +49,7 @@ FORMS = [("json", one) for one in LITERALS] + [("ndjson", one) for one in LITERA
 FORMS += [("csv", one) for one in LITERALS if "e" not in one] + [("csv", "007"), ("csv", "1.915.000,50")]
 
 
-async def sent(api: Api, redis: Redis, amount: str, form: str) -> Reply:
+async def sent(api: Api, amount: str, form: str) -> Reply:
     await api.post("/api/templates", TEMPLATE)
     head = {"templateId": "bill", "channels": ["email", "whatsapp"]}
     person = '{"name": "Siti", "email": "s@example.com", "phone": "081224770000", "variables": {"amount": %s}}'
@@ -77,7 +77,7 @@ async def printed(redis: Redis, blast_id: str) -> tuple[list[str], dict[str, Any
 @pytest.mark.parametrize(("form", "literal"), FORMS)
 async def test_a_number_is_printed_as_given_in_both_channels(form: str, literal: str, api: Api, redis: Redis) -> None:
     """From the bytes of the request to the message."""
-    reply = await sent(api, redis, literal, form)
+    reply = await sent(api, literal, form)
     assert reply.status == 202, reply.text
     mail, chat = await printed(redis, reply.body["blastId"])
     body = next(one for one in chat["components"] if one["type"] == "body")
@@ -88,7 +88,7 @@ async def test_a_number_is_printed_as_given_in_both_channels(form: str, literal:
 
 async def test_a_whatsapp_message_has_what_metas_format_asks_for(api: Api, redis: Redis) -> None:
     """A document with its file's name, each button with its index, its type and that type's parameter."""
-    reply = await sent(api, redis, "5", "json")
+    reply = await sent(api, "5", "json")
     _, chat = await printed(redis, reply.body["blastId"])
     header, _, *buttons = chat["components"]
     assert header["parameters"] == [
@@ -119,7 +119,7 @@ async def test_what_could_be_another_number_is_refused_with_a_hint(
     amount: str, words: str, api: Api, redis: Redis
 ) -> None:
     """422 for the recipient, and nothing is queued."""
-    reply = await sent(api, redis, amount, "json")
+    reply = await sent(api, amount, "json")
     assert reply.status == 422
     assert reply.problem("recipients[0].variables.amount") == "INVALID_VARIABLE"
     assert words in reply.body["errors"][0]["message"]
