@@ -63,7 +63,8 @@ class Dispatcher:
         self._pace = holdings.pace
         self._hungry = True
         self._poll_at = 0.0
-        self._alone_waits = False
+        self._after_suspect = False
+        self._alone_begun = False
         self._limited_until = 0.0
         self._room_at = 0.0
         self._limited = False
@@ -92,7 +93,7 @@ class Dispatcher:
 
     def give_back_buffer(self) -> None:
         """Give back everything that was only buffered."""
-        for lease in self._holdings.take(MOST_BUFFERED * 2):
+        for lease in self._holdings.take_all():
             self._settler.add(Settlement(given_back(lease)))
 
     async def _rest(self, clock: Clock) -> None:
@@ -112,7 +113,7 @@ class Dispatcher:
         if self._wanted() > 0:
             rest_s = min(rest_s, self._poll_at - now)
         for at in (self._limited_until, self._room_at):
-            if self._holdings.buffered and at > now:
+            if self._holdings.waiting and at > now:
                 rest_s = min(rest_s, at - now)
         return rest_s
 
@@ -216,25 +217,37 @@ class Dispatcher:
         holdings = self._holdings
         room = self._room(clock)
         free = int(min(self._begins(), room.starts))
-        if free <= 0 or not holdings.buffered or holdings.any_alone():
+        if free <= 0 or holdings.any_alone() or self._limited_until > clock.monotonic():
             return False
-        if self._limited_until > clock.monotonic():
+        leases = self._next(free)
+        if not leases:
             return False
-        if self._alone_waits:
-            if holdings.in_flight:
-                return False
-            free, self._alone_waits = 1, False
-        leases = holdings.take(free)
         sent_at = clock.monotonic()
         requests = [self._request(lease, clock.now_ms()) for lease in leases]
         grants = await self._consumer.begin(requests, len(holdings.in_flight), self._pace.need_s(ready=room.ready))
         self._pace.begun(clock.monotonic() - sent_at)
         self._limited = any(grant.kind == "limited" for grant in grants)
         self._spaced = any(grant.spaced or grant.kind == "limited" for grant in grants)
+        self._alone_begun = any(grant.kind == "alone" for grant in grants)
         begun = False
         for lease, grant in zip(leases, grants, strict=True):
             begun |= self._act_on(lease, grant, sent_at, clock)
         return begun
+
+    def _next(self, most: int) -> list[Lease]:
+        """Take the jobs to begin next.
+
+        While a suspect waits nothing else is begun, so that nothing is in flight soon; then it is begun first. `high`
+        has its turn between two suspects, so that it waits for one of them at most.
+        """
+        holdings = self._holdings
+        if not holdings.suspects:
+            return holdings.take(most)
+        if holdings.in_flight:
+            return []
+        high = holdings.take_high(most) if self._after_suspect else []
+        self._after_suspect = not high
+        return high or holdings.take_suspect()
 
     def _request(self, lease: Lease, now_ms: int) -> BeginRequest:
         limit = self._limit_of(lease.job)
@@ -267,8 +280,10 @@ class Dispatcher:
         if grant.kind in {"limited", "wait", "crowded"}:
             if grant.kind == "limited":
                 self._limited_until = clock.monotonic() + min(grant.after_us / 1e6, LIMITED_POLL_S)
-            self._alone_waits |= grant.kind == "wait"
-            self._holdings.put_back(lease)
+            if grant.kind == "wait" and not self._alone_begun:
+                self._holdings.put_aside(lease)  # it waits for nobody of this call, so it must be sent alone itself
+            else:
+                self._holdings.put_back(lease)
             return False
         move = refusal_move(lease, grant, clock.now_ms())
         if move is None:

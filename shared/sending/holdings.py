@@ -44,9 +44,13 @@ class ReadyQueue(asyncio.Queue[Flight]):
 
 @dataclass(slots=True)
 class Holdings:
-    """The sender's memory of what it holds, to compare with what the queue says it holds."""
+    """The sender's memory of what it holds, to compare with what the queue says it holds.
+
+    `suspects` were abandoned in mid-send before: each is begun alone, once nothing is in flight.
+    """
 
     buffered: list[tuple[int, int, Lease]] = field(default_factory=list)
+    suspects: list[tuple[int, Lease]] = field(default_factory=list)
     in_flight: dict[str, Flight] = field(default_factory=dict)
     ready: ReadyQueue = field(default_factory=ReadyQueue)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -54,14 +58,15 @@ class Holdings:
     finished: int = 0
     pace: Pace = field(default_factory=Pace)
     _order: itertools.count[int] = field(default_factory=itertools.count)
-    _known: set[str] = field(default_factory=set)
+    _known: dict[str, int] = field(default_factory=dict)
+    _suspected: set[str] = field(default_factory=set)
     _refetched: dict[str, Lease] = field(default_factory=dict)
 
     def buffer(self, lease: Lease) -> None:
         """Keep a fetched job until it can be begun; `high` comes first. What is known already stays as it is."""
         if self.holds(lease):
             return
-        self._known.add(entry_key(lease))
+        self._known[entry_key(lease)] = next(self._order)
         self.put_back(lease)
 
     def fetched(self, lease: Lease) -> None:
@@ -75,13 +80,41 @@ class Holdings:
         else:
             self.buffer(lease)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether any job waits to be begun."""
+        return bool(self.buffered or self.suspects)
+
     def put_back(self, lease: Lease) -> None:
-        """Keep a job that was taken out and could not be begun yet."""
-        heapq.heappush(self.buffered, (_RANK[lease.job.lane], next(self._order), lease))
+        """Keep a job that was taken out and could not be begun yet, in the place that it had."""
+        key = entry_key(lease)
+        if key in self._suspected:
+            heapq.heappush(self.suspects, (self._known[key], lease))
+        else:
+            heapq.heappush(self.buffered, (_RANK[lease.job.lane], self._known[key], lease))
+
+    def put_aside(self, lease: Lease) -> None:
+        """Keep a job that must be sent alone until nothing is in flight."""
+        self._suspected.add(entry_key(lease))
+        self.put_back(lease)
 
     def take(self, most: int) -> list[Lease]:
         """Take up to `most` jobs out of the buffer, in their order; they stay known until they land or leave."""
         return [heapq.heappop(self.buffered)[2] for _ in range(min(most, len(self.buffered)))]
+
+    def take_high(self, most: int) -> list[Lease]:
+        """Take up to `most` jobs of lane `high` out of the buffer."""
+        return self.take(min(most, sum(rank == _RANK["high"] for rank, _, _ in self.buffered)))
+
+    def take_suspect(self) -> list[Lease]:
+        """Take the suspect that has waited longest, if there is one."""
+        return [heapq.heappop(self.suspects)[1]] if self.suspects else []
+
+    def take_all(self) -> list[Lease]:
+        """Take everything that waits to be begun."""
+        leases = [lease for _, lease in sorted(self.suspects)] + self.take(len(self.buffered))
+        self.suspects.clear()
+        return leases
 
     def launch(self, flight: Flight) -> None:
         """Note a begun job and hand it to the workers."""
@@ -116,7 +149,8 @@ class Holdings:
     def land(self, lease: Lease) -> None:
         """Forget a job that has been settled or is no longer ours."""
         key = entry_key(lease)
-        self._known.discard(key)
+        self._known.pop(key, None)
+        self._suspected.discard(key)
         if self.in_flight.pop(key, None) is not None:
             self.finished += 1
             self.wake.set()

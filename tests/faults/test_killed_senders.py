@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from shared.settings import Rate
-from tests.faults.acts import kill, kill_holding
+from tests.faults.acts import flowing, kill, kill_holding
 from tests.faults.checks import Checks
 from tests.faults.client import people
 from tests.faults.form import Form
@@ -90,6 +90,32 @@ async def test_kill_between_the_yes_and_the_finish(world: World, oracle: Oracle,
         await oracle.audit([posted], _PATIENCE_S)
         after = world.deliveries.by_job()
         checks.none("G2", [job for job in unheard if len(after[job]) != 2], len(unheard), "not sent just once more")
+    await world.restart("email_sender")
+    await oracle.audit_database()
+    await oracle.audit_leftovers()
+
+
+async def test_jobs_of_the_dead_go_before_thousands(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G2, G7: with 5,000 jobs waiting at a limit, what a killed sender had in mid-send goes out first, in time."""
+    await world.queue.control.set_rate("email", Rate.parse("100/1s"))
+    posted = await world.client.post(people(5000, "thousands"))
+    await flowing(world, posted, 50)
+    held = await kill_holding(world, world.senders[0], buffered=True, in_flight=True, timeout_s=_PATIENCE_S)
+    oracle.allow(held.in_flight)
+    before = world.deliveries.by_job()
+    taken = {job: len(before.get(job, ())) for job in held.in_flight}
+    killed_at = time.monotonic()
+
+    def are_sent_again() -> bool:
+        now = world.deliveries.by_job()
+        return all(len(now.get(job, ())) > count for job, count in taken.items())
+
+    again = await oracle.within(are_sent_again, _PATIENCE_S)
+    took_s = time.monotonic() - killed_at
+    checks.that("G7", again and took_s < world.form.dead_sender_s, f"jobs in mid-send waited for {took_s:.1f} s")
+    await world.queue.control.set_rate("email", None)
+    async with world.queue.watching(checks):
+        await oracle.audit([posted], _PATIENCE_S)
     await world.restart("email_sender")
     await oracle.audit_database()
     await oracle.audit_leftovers()

@@ -17,6 +17,34 @@ def test_high_is_taken_first() -> None:
     assert [lease.job.index for lease in holdings.take(4)] == [2, 1, 3, 0]
 
 
+def test_what_cannot_be_begun_yet_keeps_its_place() -> None:
+    """A job refused for now goes before those that came after it, however often it is refused."""
+    holdings = Holdings()
+    for index in range(5):
+        holdings.buffer(lease_of(index))
+    first = holdings.take(2)
+    for lease in reversed(first):
+        holdings.put_back(lease)
+    assert [lease.job.index for lease in holdings.take(5)] == [0, 1, 2, 3, 4]
+
+
+def test_suspects_wait_apart_in_their_order() -> None:
+    """A job that must be sent alone is out of the buffer's way, keeps its place when refused, and is given back too."""
+    holdings = Holdings()
+    for index, lane in enumerate(["bulk", "normal", "high", "normal"]):
+        holdings.buffer(lease_of(index, lane=lane))
+    high, one, two, three = holdings.take(4)
+    for lease in (three, two, one):
+        holdings.put_aside(lease)
+    holdings.put_back(high)
+    (first,) = holdings.take_suspect()
+    assert first.job.index == 0
+    holdings.put_back(first)
+    assert [lease.job.index for lease in holdings.take_high(9)] == [2]
+    assert [lease.job.index for lease in holdings.take_all()] == [0, 1, 3]
+    assert not holdings.waiting
+
+
 def test_known_entry_is_not_buffered_twice() -> None:
     """What a late listing of the queue names again is held once."""
     holdings = Holdings()
