@@ -84,6 +84,8 @@ class Operation:
     `scope` None means that no API key is needed. `errors` are the codes that this call adds to those that any call
     may answer. A call that needs the `queue` is refused at once while Redis is away; one that is not `limited` is not
     charged to its caller. `guarded`: its body carries values for a template, some of which may be sensitive.
+    Query parameters that it does not name are refused, unless it has an `open_query`; `metadata.<name>` names all that
+    begin so.
     """
 
     method: str
@@ -102,3 +104,4 @@ class Operation:
     limited: bool = True
     queue: bool = True
     guarded: bool = False
+    open_query: bool = False

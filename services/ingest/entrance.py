@@ -24,6 +24,7 @@ from services.ingest.keys import ApiKey
 from services.ingest.masking import masked_body, masked_path, masked_query
 from services.ingest.origin import charged_address, client_address, refusal
 from services.ingest.problems import ApiError
+from services.ingest.queries import check_query
 from shared.errors import QueueFullError, QueueUnavailableError
 from shared.events import ApiRequest
 from shared.logs import get_logger
@@ -93,6 +94,7 @@ class Entrance:
             self._admit(call, operation)
             if operation is None:
                 return await handler(call.request)  # aiohttp's own 404 or 405
+            check_query(operation, call.request.query)
             self._need_queue(operation)
             call.guarded = operation.guarded
             return await operation.handler(call)

@@ -140,6 +140,8 @@ def _error_response(refs: dict[type, Schema], operation: Operation) -> Schema:
 def error_codes(operation: Operation) -> list[str]:
     """Return every code that an operation may answer with, 422 codes summed up by VALIDATION_FAILED."""
     codes = [*operation.errors, *_ALWAYS]
+    if not operation.open_query:
+        codes.append("INVALID_QUERY")
     if operation.scope is not None:
         codes += ["UNAUTHORIZED", "MISSING_SCOPE", "LOOPBACK_ONLY"]
     if operation.limited:

@@ -69,6 +69,7 @@ OPERATIONS = [
               parameters=(Parameter("state", "Only blasts in this state.", {"type": "string", "enum": _STATES}),
                           Parameter("template", "Only blasts of this template."),
                           Parameter("reference", "Only blasts with this reference."),
+                          Parameter("metadata.<name>", "Only blasts with this value in their metadata."),
                           Parameter("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": 1000}),
                           Parameter("cursor", "`nextCursor` of the answer before."))),
 ]  # fmt: skip

@@ -56,6 +56,6 @@ OPERATIONS = [
     _operation("/logs/api", "listApiLogs", "Requests to this API, the latest first",
                (*_REQUESTS, _FROM, _TO, *_PAGE)),
     _operation("/logs/system", "listSystemLogs", "What the services logged as notable, the latest first",
-               (Parameter("level", "A level."), _FROM, _TO, *_PAGE)),
+               (Parameter("level", "A level."), Parameter("service", "A service."), _FROM, _TO, *_PAGE)),
     _operation("/dashboard", "dashboard", "Everything for one look", ()),
 ]  # fmt: skip

@@ -68,9 +68,9 @@ _HTML = ("text/html",)
 
 OPERATIONS = [
     Operation("GET", "/u/{token}", "showUnsubscribe", "The page behind an unsubscribe link; changes nothing",
-              _show, None, rooted=True, queue=False, errors=("INVALID_TOKEN",), content_types=_HTML),
+              _show, None, rooted=True, queue=False, errors=("INVALID_TOKEN",), content_types=_HTML, open_query=True),
     Operation("POST", "/u/{token}", "unsubscribe", "Unsubscribe with one click (RFC 8058); safe to repeat",
-              _unsubscribe, None, rooted=True, content_types=_HTML,
+              _unsubscribe, None, rooted=True, content_types=_HTML, open_query=True,
               errors=("INVALID_TOKEN", *READING_ERRORS),
               body=Body({_FORM: {"type": "object", "properties": {"List-Unsubscribe": {"type": "string"}}}},
                         required=False)),

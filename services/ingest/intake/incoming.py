@@ -17,7 +17,7 @@ from services.ingest.bodies import check_charset, chunks, decode_object, decode_
 from services.ingest.call import JSON, Call
 from services.ingest.inflating import coding_of
 from services.ingest.intake.multipart import MULTIPART, Part, parts_of
-from services.ingest.problems import ApiError
+from services.ingest.problems import ApiError, Problem
 from services.ingest.recipients import CsvRow, codec_of, csv_rows, ndjson_lines
 from services.ingest.requests import BlastHead, BlastRequest
 from shared.numbers import Number
@@ -78,6 +78,9 @@ async def read_incoming(call: Call) -> Incoming:
     if not codec:
         check_charset(call.request)
     coding_of(call.request.headers.get("Content-Encoding", ""))
+    if kind not in _CSV_TYPES and (given := next(iter(call.request.query), "")):
+        what = f"{given[:60]!r} belongs in the body: the query is read with {CSV} alone"
+        raise ApiError("INVALID_QUERY", what, [Problem(given[:60], "INVALID_QUERY", what)])
     digest = Digest("blast", kind, call.request.query_string)
     if kind == JSON:
         return await _json(call, digest)

@@ -265,5 +265,5 @@ async def test_a_preview_renders_and_queues_nothing(api: Api, redis: Redis) -> N
     assert "Rp 1.250.000" in mail["text"]
     chat = await api.post("/api/messages/preview", {**body, "channel": "whatsapp", "recipient": recipient})
     parameters = chat.body["preview"]["components"][0]["parameters"]
-    assert [one["text"] for one in parameters] == ["Ann & Bo", "<7>", "1250000", "2026-02-01"]
+    assert [one["text"] for one in parameters] == ["Ann & Bo", "<7>", "Rp 1.250.000", "01 February 2026"]
     assert await queued(redis) == []

@@ -1,0 +1,78 @@
+"""Query parameters: known ones are obeyed, unknown ones refused, on every call."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from services.ingest.app import paths_of
+from services.ingest.call import Operation
+from services.ingest.operations import OPERATIONS
+from tests.integration.ingest.running import Api, RunningIngest, person
+from tests.integration.ingest.test_intake import BLAST
+
+CLOSED = [one for one in OPERATIONS if not one.open_query]
+
+
+@pytest.mark.parametrize("operation", CLOSED, ids=[one.name for one in CLOSED])
+async def test_an_unknown_query_parameter_is_refused_on_every_call(operation: Operation, api: Api) -> None:
+    """400 `INVALID_QUERY` that names it, under both prefixes; nothing else is done."""
+    for path in paths_of(operation):
+        reply = await api.call(operation.method, re.sub(r"\{\w+\}", "x", path), params={"bogus": "1"})
+        assert (reply.status, reply.body["code"]) == (400, "INVALID_QUERY"), reply.text
+        assert "'bogus'" in reply.body["message"]
+        assert reply.problem("bogus") == "INVALID_QUERY"
+
+
+def test_only_unsubscribe_links_take_any_parameter() -> None:
+    """Mail programs and link trackers append theirs, and nobody may be kept from unsubscribing by that."""
+    assert {one.path for one in OPERATIONS if one.open_query} == {"/u/{token}"}
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/api/logs/messages?stauts=failed", "did you mean 'status'?"),
+        ("/api/logs/messages?errorclass=x", "did you mean 'error_class'?"),
+        ("/api/logs/api?methd=GET", "did you mean 'method'?"),
+        ("/api/blasts?references=x", "did you mean 'reference'?"),
+        ("/api/suppressions?chanel=email", "did you mean 'channel'?"),
+        ("/api/suppressions?zzz=1", "there are channel"),
+        ("/api/dashboard?limit=5", "takes none"),
+        ("/health?verbose=1", "takes none"),
+    ],
+)
+async def test_the_nearest_known_name_is_told(path: str, hint: str, api: Api) -> None:
+    """Or, where none is near, the names that there are."""
+    assert hint in (await api.get(path)).body["message"]
+
+
+async def test_a_misspelt_dry_run_of_a_csv_file_sends_nothing(api: Api) -> None:
+    """It is a query parameter like every other."""
+    query = {"templateId": "otp", "channels": "email", "dryrun": "true"}
+    table = b"name,email,code\nSiti,s@example.com,1\n"
+    reply = await api.post(BLAST, data=table, headers={"Content-Type": "text/csv"}, params=query)
+    assert (reply.status, reply.body["code"]) == (400, "INVALID_QUERY")
+    assert "did you mean 'dryRun'?" in reply.body["message"]
+
+
+async def test_a_blast_in_a_body_takes_nothing_from_the_query(api: Api) -> None:
+    """`?dryRun=true` beside a JSON body would be ignored, and the blast sent."""
+    reply = await api.post(
+        f"{BLAST}?dryRun=true", {"templateId": "otp", "channels": ["email"], "recipients": [person()]}
+    )
+    assert (reply.status, reply.body["code"]) == (400, "INVALID_QUERY")
+    assert "text/csv alone" in reply.body["message"]
+
+
+async def test_parameters_with_a_name_of_the_clients_own_are_known(api: Api, ingest: RunningIngest) -> None:
+    """`globalVariables.<name>` and `metadata.<name>`."""
+    query = {
+        "templateId": "otp", "channels": "email", "globalVariables.minutes": "7", "metadata.run": "a", "dryRun": "1",
+    }  # fmt: skip
+    table = b"name,email,code\nSiti,s@example.com,1\n"
+    reply = await api.post(BLAST, data=table, headers={"Content-Type": "text/csv"}, params=query)
+    assert reply.status == 200, reply.text
+    ingest.peers.answers["GET /api/blasts"] = (200, {"success": True, "blasts": [], "nextCursor": None})
+    assert (await api.get("/api/blasts?metadata.run=a&limit=5")).status == 200
