@@ -17,11 +17,11 @@ from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDi
 from aiosmtplib.response import SMTPResponse
 
 from services.email_sender.envelope import Announced, Envelope
-from services.email_sender.login import log_in
+from services.email_sender.login import Credentials, log_in
 from services.email_sender.protocol import ReplyQueueProtocol
 from services.email_sender.replies import Reply, Stage, classify
 from services.email_sender.reply_reader import read_extensions
-from services.email_sender.settings import ServerSettings, SmtpSettings
+from services.email_sender.settings import SmtpSettings
 from shared.channels import SANDBOX_HOST
 from shared.errors import KurirError, SendError, ServerFailedError, UnavailableError, UncertainError
 
@@ -65,8 +65,9 @@ Following = Callable[[], Announced | None]
 class Connection:
     """A connection of the pool; `sent` counts accepted messages, `used_at` is on the loop's clock."""
 
-    def __init__(self, server: ServerSettings, smtp: SmtpSettings, tls_context: ssl.SSLContext) -> None:
-        self.server = server
+    def __init__(self, credentials: Credentials, smtp: SmtpSettings, tls_context: ssl.SSLContext) -> None:
+        self.server = credentials.server
+        self._credentials = credentials
         self._smtp = smtp
         self._tls_context = tls_context
         self._protocol = ReplyQueueProtocol()
@@ -185,7 +186,7 @@ class Connection:
         self.encryption = f"{cipher[1]} {cipher[0]}" if cipher else ""
 
     async def _log_in(self) -> None:
-        refusal = await log_in(self._command, self.server, self.auth_methods, encrypted=bool(self.encryption))
+        refusal = await log_in(self._command, self._credentials, self.auth_methods, encrypted=bool(self.encryption))
         if refusal is not None:
             raise RefusedError(Stage.AUTH, _reply(refusal))
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 
 from aiosmtplib.auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode
+from aiosmtplib.errors import SMTPServerDisconnected
 from aiosmtplib.response import SMTPResponse
 
+from services.email_sender.oauth import TokenSource
 from services.email_sender.settings import ServerSettings
 from shared.errors import StopChannelError
+from shared.foreign_text import legible
 
 Command = Callable[[bytes], Awaitable[SMTPResponse]]
 
@@ -17,15 +23,35 @@ _METHODS = ("plain", "login", "cram-md5")
 _METHODS_IN_CLEAR = ("cram-md5", "plain", "login")
 _UNKNOWN_METHOD = 504
 _WELCOME = 235
+_CONTINUE = 334
+# Gmail and Exchange refuse a token with 535
+_REFUSED = 535
+_REFUSED_TOKEN = frozenset({530, 534, 535, 538, 550, 554})
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who we are at a server: the name and password of its settings, or tokens in the password's place."""
+
+    server: ServerSettings
+    tokens: TokenSource | None = None
 
 
 async def log_in(
-    command: Command, server: ServerSettings, offered: Collection[str], *, encrypted: bool
+    command: Command, credentials: Credentials, offered: Collection[str], *, encrypted: bool
 ) -> SMTPResponse | None:
     """Log in with `command`; returns the server's refusal, None once it let us in.
 
-    Raises StopChannelError where it offers no method that Kurir knows.
+    Raises StopChannelError where it offers no method that Kurir knows, and what `TokenSource.get` raises.
     """
+    if credentials.tokens is not None:
+        return await _log_in_with_token(command, credentials.server, credentials.tokens, offered)
+    return await _log_in_with_password(command, credentials.server, offered, encrypted=encrypted)
+
+
+async def _log_in_with_password(
+    command: Command, server: ServerSettings, offered: Collection[str], *, encrypted: bool
+) -> SMTPResponse | None:
     known = _METHODS if encrypted else _METHODS_IN_CLEAR
     methods = [method for method in known if method in offered]
     if not methods:
@@ -55,3 +81,48 @@ async def _authenticate(command: Command, method: str, server: ServerSettings) -
     if response.code != 334:
         return response
     return await command(auth_crammd5_verify(username, password, response.message))
+
+
+async def _log_in_with_token(
+    command: Command, server: ServerSettings, tokens: TokenSource, offered: Collection[str]
+) -> SMTPResponse | None:
+    """Log in by XOAUTH2; a refused token is renewed once."""
+    if "xoauth2" not in offered:
+        words = " ".join(offered) or "none"
+        raise StopChannelError(f"{server.name} does not offer AUTH XOAUTH2 ({words})", code="auth")
+    while True:
+        token = await tokens.get()
+        response = await _present(command, server.username, token)
+        if response.code == _WELCOME:
+            tokens.accepted()
+            return None
+        if response.code not in _REFUSED_TOKEN or not tokens.renew(token):
+            return response
+
+
+async def _present(command: Command, username: str, token: str) -> SMTPResponse:
+    """Present a token (developers.google.com, Gmail, "OAuth 2.0 mechanism"); returns the final reply.
+
+    A server that refuses it may say why in a challenge, base64 of JSON, which an empty line answers.
+    """
+    presented = base64.b64encode(f"user={username}\x01auth=Bearer {token}\x01\x01".encode())
+    response = await command(b"AUTH XOAUTH2 " + presented)
+    if response.code == _CONTINUE and not response.message.strip():
+        response = await command(presented)  # it did not read what came with the command
+    if response.code != _CONTINUE:
+        return response
+    reason = _decoded(response.message)
+    try:
+        final = await command(b"")
+    except SMTPServerDisconnected:
+        return SMTPResponse(_REFUSED, reason)  # some close where they should answer
+    if final.code == _WELCOME:
+        return final
+    return SMTPResponse(final.code, f"{final.message} {reason}".strip())
+
+
+def _decoded(challenge: str) -> str:
+    try:
+        return legible(base64.b64decode(challenge, validate=True), 300).strip()
+    except (binascii.Error, ValueError):
+        return legible(challenge, 300)

@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 
 from services.email_sender.connection import Connection, ConnectionLostError, RefusedError
 from services.email_sender.envelope import Announced
+from services.email_sender.login import Credentials
 from services.email_sender.message import Mail
+from services.email_sender.oauth import TokenSource
 from services.email_sender.own_rate import OwnRate, RateReachedError
 from services.email_sender.replies import Reply, Stage
 from services.email_sender.settings import ServerSettings, SmtpSettings
@@ -73,6 +75,8 @@ class Server:
         self._smtp = smtp
         self._encoder = encoder
         self._tls = tls
+        tokens = TokenSource(settings.oauth, smtp.timeouts.command_s) if settings.oauth else None
+        self._credentials = Credentials(settings, tokens)
         self._clock = asyncio.get_running_loop().time
         self.breaker = Breaker(SystemClock(), smtp.breaker)
         self.concurrency = settings.concurrency or smtp.concurrency
@@ -184,7 +188,7 @@ class Server:
             self._dismiss(connection)
 
     async def _connect(self) -> Connection:
-        connection = Connection(self.settings, self._smtp, self._tls)
+        connection = Connection(self._credentials, self._smtp, self._tls)
         await connection.open()
         return connection
 

@@ -1,8 +1,8 @@
 """The email sender's settings: SMTP servers as URLs, who mail is from (`identity`), where unsubscribe links lead.
 
 A server is `smtp://` or `smtps://`, `[user:password@]host[:port]`, and options in its query: `tls` (`required`,
-`if-offered`, `off`), `weight`, `rate`, `concurrency`, `max_messages`. Credentials make STARTTLS required unless the
-URL says otherwise. Problems never repeat a URL, which may hold a password.
+`if-offered`, `off`), `weight`, `rate`, `concurrency`, `max_messages`, `auth` and `oauth` (see `oauth_settings`).
+Credentials make STARTTLS required unless the URL says otherwise. Problems never repeat a URL: it may hold a password.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from services.email_sender.addresses import AddressError, parse_mailbox
 from services.email_sender.dkim_keys import read_keys
 from services.email_sender.identity import Identity, Surroundings, read_domains, read_helo, read_return_path
+from services.email_sender.oauth_settings import OAuthReader, OAuthSettings, is_oauth_name
 from shared.channels import EMAIL
 from shared.hosts import public_url_problem
 from shared.sending.breaker import BreakerPolicy
@@ -26,14 +27,15 @@ DEFAULT_PORT = 3010
 STUCK_MARGIN_S = 60.0
 TLS_MODES = ("required", "if-offered", "off")
 _PORTS = {"smtp": 25, "smtps": 465}
-_OPTIONS = ("tls", "weight", "rate", "concurrency", "max_messages")
+_OPTIONS = ("tls", "weight", "rate", "concurrency", "max_messages", "auth", "oauth")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """One SMTP server; `tls` is `implicit` (smtps), `required`, `if-offered` or `off`.
 
-    `concurrency` 0 means the sender's own; `max_messages` 0 means a connection is used without end.
+    `concurrency` 0 means the sender's own; `max_messages` 0 means a connection is used without end. `xoauth2` names
+    the OAuth settings that it logs in with ("" for those without a name), None means by password.
     """
 
     host: str
@@ -45,6 +47,8 @@ class ServerSettings:
     rate: Rate | None = None
     concurrency: int = 0
     max_messages: int = 100
+    xoauth2: str | None = None
+    oauth: OAuthSettings | None = None
 
     @property
     def name(self) -> str:
@@ -182,10 +186,12 @@ def _servers(reader: EnvReader) -> tuple[ServerSettings, ...]:
     if not urls:
         reader.problem("KURIR_SMTP_URL or KURIR_SMTP_SERVERS is required")
     most = reader.integer("KURIR_SMTP_MAX_MESSAGES", 100, minimum=0)
+    oauth = OAuthReader(reader)
     servers = []
     for number, url in enumerate(urls, start=1):
         try:
-            servers.append(parse_server(url, most))
+            server = parse_server(url, most)
+            servers.append(server if server.xoauth2 is None else replace(server, oauth=oauth.read(server.xoauth2)))
         except ValueError as error:
             place = f"{name}, server {number}" if len(urls) > 1 else name
             reader.problem(f"{place}: {error}")
@@ -204,8 +210,7 @@ def parse_server(url: str, max_messages: int = 100) -> ServerSettings:
     if parts.path not in {"", "/"}:
         raise ValueError("nothing may follow the port but options (?…)")
     username, password = unquote(parts.username or ""), unquote(parts.password or "")
-    if bool(username) != bool(password):
-        raise ValueError("a user name needs a password")
+    xoauth2 = _xoauth2(options, username, password)
     try:
         port = parts.port or _PORTS[parts.scheme]
     except ValueError:
@@ -220,7 +225,26 @@ def parse_server(url: str, max_messages: int = 100) -> ServerSettings:
         rate=Rate.parse(options.get("rate", "off")),
         concurrency=_count(options, "concurrency", 0, 0),
         max_messages=_count(options, "max_messages", max_messages, 0),
+        xoauth2=xoauth2,
     )
+
+
+def _xoauth2(options: Mapping[str, str], username: str, password: str) -> str | None:
+    """Return the name of a server's OAuth settings, None where it logs in by password or not at all."""
+    name = options.get("oauth", "")
+    if options.get("auth", "password") == "password":
+        if bool(username) != bool(password):
+            raise ValueError("a user name needs a password, or ?auth=xoauth2")
+        if name:
+            raise ValueError("oauth needs auth=xoauth2")
+        return None
+    if options["auth"] != "xoauth2":
+        raise ValueError(f"auth: {options['auth']!r} is neither password nor xoauth2")
+    if not username or password:
+        raise ValueError("auth=xoauth2 takes a user name (the mailbox) and no password")
+    if name and not is_oauth_name(name):
+        raise ValueError(f"oauth: {name!r} is not a name of lower-case letters, digits and underscores")
+    return name
 
 
 def _tls(parts: SplitResult, options: Mapping[str, str], *, has_credentials: bool) -> str:

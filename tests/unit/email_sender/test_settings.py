@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from services.email_sender.oauth_settings import OAuthSettings
 from services.email_sender.settings import ServerSettings, parse_server, read_settings
 from shared.errors import SettingsError
 from shared.settings import Rate
@@ -31,6 +32,12 @@ PLAIN = ServerSettings("mail.example.com", 25, "if-offered")
         ("smtps://u:p@mail.example.com", replace(PLAIN, port=465, tls="implicit", username="u", password="p")),
         ("smtp://a%40b.c:p%2Fw%2C@mail.example.com", replace(PLAIN, tls="required", username="a@b.c", password="p/w,")),
         ("smtp://u:p@mail.example.com?tls=off", replace(PLAIN, tls="off", username="u", password="p")),
+        ("smtp://u:p@mail.example.com?auth=password", replace(PLAIN, tls="required", username="u", password="p")),
+        ("smtp://a%40b.c@mail.example.com?auth=xoauth2", replace(PLAIN, tls="required", username="a@b.c", xoauth2="")),
+        (
+            "smtp://u@mail.example.com?auth=xoauth2&oauth=m365",
+            replace(PLAIN, tls="required", username="u", xoauth2="m365"),
+        ),
         ("smtp://mail.example.com?tls=required", replace(PLAIN, tls="required")),
         (
             "smtp://mail.example.com?weight=3&rate=14/1s&concurrency=2&max_messages=0",
@@ -47,7 +54,9 @@ def test_server_is_a_url(url: str, expected: ServerSettings) -> None:
     "url",
     ["", "mail.example.com", "http://mail.example.com", "smtp://", "smtp://u@h", "smtp://h:70000", "smtp://h/path",
      "smtp://h?weight=0", "smtp://h?weight=x", "smtp://h?rate=fast", "smtp://h?tls=maybe", "smtps://h?tls=off",
-     "smtp://h?nonsense=1"],
+     "smtp://h?nonsense=1", "smtp://u@h?auth=plain", "smtp://u:p@h?auth=xoauth2", "smtp://h?auth=xoauth2",
+     "smtp://u@h?auth=xoauth2&oauth=no-name", "smtp://u@h?auth=xoauth2&oauth=A", "smtp://u:p@h?oauth=a",
+     "smtp://u@h?auth=password"],
 )  # fmt: skip
 def test_server_that_cannot_be_one_is_refused(url: str) -> None:
     """Each with a reason."""
@@ -153,3 +162,66 @@ def test_settings_show_no_secret() -> None:
     assert "mail.example.com" in shown
     assert "hunter" not in shown
     assert key not in shown
+
+
+OAUTH = {
+    "KURIR_SMTP_URL": "smtp://shop%40example.com@smtp.gmail.com:587?auth=xoauth2",
+    "KURIR_SMTP_OAUTH_TOKEN_URL": "https://oauth2.googleapis.com/token",
+    "KURIR_SMTP_OAUTH_CLIENT_ID": "client",
+    "KURIR_SMTP_OAUTH_CLIENT_SECRET": "hunter2hunter2",
+    "KURIR_SMTP_OAUTH_REFRESH_TOKEN": "1//refresh",
+}
+
+
+def test_a_server_with_xoauth2_has_its_client(tmp_path: Path) -> None:
+    """From the variables without a name, secrets from files too; nothing of them is shown."""
+    (tmp_path / "refresh").write_text("1//of-a-file\n")
+    env = {**ENV, **OAUTH, "KURIR_SMTP_OAUTH_REFRESH_TOKEN": ""}
+    settings = read_settings({**env, "KURIR_SMTP_OAUTH_REFRESH_TOKEN_FILE": str(tmp_path / "refresh")})
+    (server,) = settings.smtp.servers
+    assert server.oauth == OAuthSettings(
+        "https://oauth2.googleapis.com/token", "client", "hunter2hunter2", "1//of-a-file", ""
+    )
+    assert "hunter2hunter2" not in repr(settings)
+    assert "of-a-file" not in repr(settings)
+
+
+def test_servers_may_each_have_a_client_of_their_own() -> None:
+    """By a name in the URL; what a name does not set is that of the variables without one."""
+    servers = "smtp://a@one.example.com?auth=xoauth2,smtp://b@two.example.com?auth=xoauth2&oauth=m365,smtp://three.example.com"
+    own = {
+        "KURIR_SMTP_OAUTH_M365_TOKEN_URL": "https://login.microsoftonline.com/t/oauth2/v2.0/token",
+        "KURIR_SMTP_OAUTH_M365_SCOPE": "https://outlook.office365.com/.default",
+    }
+    first, second, third = read_settings({**ENV, **OAUTH, **own, "KURIR_SMTP_SERVERS": servers}).smtp.servers
+    assert first.oauth is not None
+    assert second.oauth is not None
+    assert (first.oauth.token_url, first.oauth.scope) == (OAUTH["KURIR_SMTP_OAUTH_TOKEN_URL"], "")
+    assert (second.oauth.token_url, second.oauth.scope) == tuple(own.values())
+    assert second.oauth.client_secret == "hunter2hunter2"
+    assert third.oauth is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "problems"),
+    [
+        ({"KURIR_SMTP_OAUTH_TOKEN_URL": ""}, ["KURIR_SMTP_OAUTH_TOKEN_URL is required by auth=xoauth2"]),
+        ({"KURIR_SMTP_OAUTH_TOKEN_URL": "http://idp.example.com/token"}, ["TOKEN_URL must be https://"]),
+        ({"KURIR_SMTP_OAUTH_TOKEN_URL": "https://u:hunter2hunter2@idp.example.com/"}, ["TOKEN_URL must be https://"]),
+        (
+            {
+                "KURIR_SMTP_OAUTH_CLIENT_ID": "",
+                "KURIR_SMTP_OAUTH_CLIENT_SECRET": "",
+                "KURIR_SMTP_OAUTH_REFRESH_TOKEN": "",
+            },
+            ["CLIENT_ID is required", "REFRESH_TOKEN or KURIR_SMTP_OAUTH_CLIENT_SECRET is required"],
+        ),
+    ],
+)
+def test_what_a_client_lacks_is_told(changes: dict[str, str], problems: list[str]) -> None:
+    """All of it at once, and no secret with it."""
+    with pytest.raises(SettingsError) as caught:
+        read_settings({**ENV, **OAUTH, **changes})
+    assert len(caught.value.problems) == len(problems)
+    assert all(words in problem for words, problem in zip(problems, caught.value.problems, strict=True))
+    assert "hunter2hunter2" not in str(caught.value)
