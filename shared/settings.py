@@ -233,6 +233,14 @@ def read_common(env: EnvReader, default_port: int) -> CommonSettings:
     )
 
 
+def read_region(env: EnvReader) -> str:
+    """Read the country of phone numbers without a country code, two letters."""
+    region = env.text("KURIR_DEFAULT_REGION", "ID").upper()
+    if len(region) != 2 or not region.isalpha():
+        env.problem(f"KURIR_DEFAULT_REGION: {region!r} is not a two-letter country code")
+    return region
+
+
 def read_redis_url(env: EnvReader) -> str:
     """Return where the queue is: KURIR_REDIS_URL, with the password and the CA that may be given apart from it.
 

@@ -21,15 +21,10 @@ from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberType
 
 from services.ingest.phone_text import PhoneTextError, groups, phone_digits
 from services.ingest.problems import Problem
-from shared.addresses import identity
+from shared.addresses import INVISIBLE, identity
 
 MAX_EMAIL_CHARS = 320
 
-# around an address: spaces, and marks that cannot be seen but come along when text is copied
-_PADDING = (
-    " \t\u00a0\u00ad\u061c\u200b\u200c\u200d\u200e\u200f"
-    "\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
-)
 # labels without "--" are neither punycode nor reserved; a last label of letters is neither a number nor an IP address
 _LABEL = "[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
 _PLAIN_EMAIL = re.compile(rf"([{ATEXT}]+(?:\.[{ATEXT}]+)*)@((?:{_LABEL}\.)+([A-Za-z]{{2,63}}))")
@@ -46,7 +41,7 @@ class AddressError(ValueError):
 
 def normal_email(text: str) -> str:
     """Return the normal form of an email address; raises AddressError."""
-    text = text.strip(_PADDING)
+    text = text.strip(INVISIBLE)
     return _plain_email(text) or _any_email(text)
 
 
@@ -81,7 +76,7 @@ def normal_phone(text: str, region: str) -> str:
     Digits without `+` are read, in this order, as the region's own country code and a mobile number (62812…), as a
     number within the region (0812…, or 812… as spreadsheets leave it), as any country's code and number.
     """
-    text = text.strip(_PADDING)
+    text = text.strip(INVISIBLE)
     return _plain_phone(text, region) or _any_phone(text, region)
 
 

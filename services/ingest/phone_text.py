@@ -9,14 +9,12 @@ seen are left out. Everything else is refused with the words that name it.
 from __future__ import annotations
 
 import re
-from unicodedata import category, decimal
+
+from shared.addresses import plain_signs
 
 MAX_CHARS = 64
 
 _DIALLED = re.compile(r"(?:tel|whatsapp):", re.IGNORECASE)
-_PLUSES = dict.fromkeys("\uff0b\ufe62", "+")
-_OTHERS = {"\uff08": "(", "\uff09": ")", "\uff0e": ".", "\uff0f": "/", "\uff1b": ";", "\uff0c": ",", "\u2212": "-"}
-_KINDS = {"Zs": " ", "Pd": "-", "Cf": ""}
 
 _DECIMAL = re.compile(
     r"""[+-]? (?:
@@ -60,7 +58,7 @@ def phone_digits(text: str) -> str:
     """
     if len(text) > MAX_CHARS:
         raise PhoneTextError(f"This is longer than {MAX_CHARS} characters. Give one phone number.")
-    written = _bare(_plain(text))
+    written = _bare(plain_signs(text))
     if cause := _cause(written):
         raise PhoneTextError(cause)
     digits = re.sub(r"[^0-9]", "", written)
@@ -71,19 +69,7 @@ def phone_digits(text: str) -> str:
 
 def groups(text: str) -> list[str]:
     """Return the groups of digits of a text that `phone_digits` can read."""
-    return re.findall("[0-9]+", _plain(text))
-
-
-def _plain(text: str) -> str:
-    """Write digits, spaces, dashes and signs of all scripts in ASCII, and leave out what cannot be seen."""
-    return text.strip() if text.isascii() else "".join(map(_plain_sign, text)).strip()
-
-
-def _plain_sign(sign: str) -> str:
-    kind = category(sign)
-    if kind == "Nd":
-        return str(decimal(sign))
-    return _OTHERS.get(sign) or _PLUSES.get(sign) or _KINDS.get(kind, sign)
+    return re.findall("[0-9]+", plain_signs(text))
 
 
 def _bare(text: str) -> str:

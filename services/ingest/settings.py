@@ -11,7 +11,7 @@ from services.ingest.keys import ApiKey, parse_key
 from shared.addresses import ascii_domain
 from shared.channels import CHANNELS, EMAIL, Channel
 from shared.hosts import public_url_problem
-from shared.settings import CommonSettings, EnvReader, Rate, read_common
+from shared.settings import CommonSettings, EnvReader, Rate, read_common, read_region
 
 DEFAULT_PORT = 3000
 _MEGABYTE = 1024 * 1024
@@ -91,7 +91,7 @@ def read_settings(env: Mapping[str, str]) -> IngestSettings:
         configured_channels=frozenset(name for name, channel in CHANNELS.items() if channel.is_configured(env)),
         sender_urls={name: _sender_url(reader, channel) for name, channel in CHANNELS.items()},
         logger_url=_url(reader, "KURIR_LOGGER_URL", "http://127.0.0.1:3030"),
-        default_region=_region(reader),
+        default_region=read_region(reader),
         bulk_from=reader.integer("KURIR_BULK_FROM", 1000, minimum=1),
         max_backlog=reader.integer("KURIR_MAX_BACKLOG", 1_000_000, minimum=1),
         incomplete_after_s=reader.seconds("KURIR_INCOMPLETE_AFTER", 900.0) * common.time_scale,
@@ -157,10 +157,3 @@ def _url(reader: EnvReader, name: str, default: str) -> str:
     if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).netloc:
         reader.problem(f"{name}: {url!r} is not an http URL")
     return url
-
-
-def _region(reader: EnvReader) -> str:
-    region = reader.text("KURIR_DEFAULT_REGION", "ID").upper()
-    if len(region) != 2 or not region.isalpha():
-        reader.problem(f"KURIR_DEFAULT_REGION: {region!r} is not a two-letter country code")
-    return region

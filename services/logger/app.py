@@ -61,6 +61,7 @@ class Logger:
     pace: Pace
     clock: Clock
     loopback: bool = True
+    region: str = "ID"
 
 
 def build_app(logger: Logger, health: Health, metrics: Callable[[], tuple[bytes, str]]) -> web.Application:
@@ -100,7 +101,7 @@ class LogRoutes:
 
     async def messages(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET /api/logs/messages`."""
-        wanted = filters.read_message_filter(request.query)
+        wanted = filters.read_message_filter(request.query, self._logger.region)
         return await self._rows(request, queries.MESSAGES, lambda c, page: queries.find_messages(c, wanted, page))
 
     async def requests(self, request: web.Request) -> web.StreamResponse:
@@ -115,7 +116,7 @@ class LogRoutes:
 
     async def stats(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET /api/logs/messages/stats`."""
-        wanted = filters.read_message_filter(request.query)
+        wanted = filters.read_message_filter(request.query, self._logger.region)
         stats = await self._store.read(lambda connection: count_messages(connection, wanted))
         return _json({"success": True, "stats": stats})
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import orjson
 
+from services.logger.recipients import beginnings
 from shared.channels import CHANNELS
 from shared.errors import KurirError
 from shared.jobs import TERMINAL
@@ -46,11 +47,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class MessageFilter:
-    """What messages are wanted; empty fields do not filter. `recipient` is the beginning of an address."""
+    """What messages are wanted; empty fields do not filter.
+
+    `recipient` are beginnings of an address, of which any will do.
+    """
 
     statuses: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
-    recipient: str = ""
+    recipient: tuple[str, ...] = ()
     blast: str = ""
     template: str = ""
     reference: str = ""
@@ -77,12 +81,15 @@ class SystemFilter:
     span: Span = Span()
 
 
-def read_message_filter(query: Mapping[str, str]) -> MessageFilter:
-    """Read the filters of `/api/logs/messages`; raises InvalidQueryError."""
+def read_message_filter(query: Mapping[str, str], region: str = "ID") -> MessageFilter:
+    """Read the filters of `/api/logs/messages`; raises InvalidQueryError.
+
+    `region` is the country of phone numbers without a country code.
+    """
     return MessageFilter(
         statuses=_choices(query, "status", STATUSES),
         channels=_choices(query, "channel", tuple(CHANNELS)),
-        recipient=_address(query.get("recipient", "")),
+        recipient=beginnings(query.get("recipient", ""), region),
         blast=query.get("blast", ""),
         template=query.get("template", ""),
         reference=query.get("reference", ""),
@@ -144,12 +151,6 @@ def _read_cursor(text: str) -> int:
     if not isinstance(value, int) or not 0 < value < 1 << 63:
         raise InvalidQueryError("cursor is none that an answer gave", "INVALID_CURSOR")
     return value
-
-
-def _address(text: str) -> str:
-    """Write the beginning of an address as the log has it: a number without `+`, a domain in small letters."""
-    local, at, domain = text.strip().removeprefix("+").partition("@")
-    return local + at + domain.lower()
 
 
 def _choices(query: Mapping[str, str], name: str, options: tuple[str, ...]) -> tuple[str, ...]:

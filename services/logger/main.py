@@ -101,7 +101,13 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     safety = RedisSafety(parts.redis, health, common.time_scale)
     metrics.registry.register(safety)
     logger = Logger(
-        parts.store, parts.watch, parts.outbox, pace, clock, common.host in {"127.0.0.1", "::1", "localhost"}
+        parts.store,
+        parts.watch,
+        parts.outbox,
+        pace,
+        clock,
+        common.host in {"127.0.0.1", "::1", "localhost"},
+        parts.settings.region,
     )
     await parts.watch.try_look()
     async with serving(build_app(logger, health, metrics.exposition), common.host, common.port) as port:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from services.logger.folding import JobChange
+from services.logger.recipients import other_identity
 from shared.clock import rfc3339
 from shared.jobs import TERMINAL
 
@@ -125,14 +126,14 @@ def merge(changes: Iterable[JobChange], known: Mapping[str, Known]) -> Merged:
 
 def _begin(merged: Merged, change: JobChange, blast_id: str, channel: str) -> None:
     """Write the row of a job that was not known."""
-    is_email = "@" in change.address
+    email, phone, other = _recipient(change.address)
     merged.inserts.append(
-        (change.job_id, channel, change.address if is_email else None,
-         change.address if change.address and not is_email else None, change.name, change.template_id,
+        (change.job_id, channel, email, phone, change.name, change.template_id,
          change.template_name or None, change.subject or None, change.status, change.error_message,
          change.message_id, change.attempts, rfc3339(change.created_ms), rfc3339(change.at_ms), blast_id,
          change.reference or None, change.run, change.error_class, change.error_code, change.response,
-         change.duration_ms, rfc3339(change.next_at_ms) if change.next_at_ms else None, change.rank)
+         change.duration_ms, rfc3339(change.next_at_ms) if change.next_at_ms else None, change.rank,
+         other)
     )  # fmt: skip
     merged.created.append((change.created_ms // _MINUTE_MS, change.job_id))
 
@@ -176,9 +177,14 @@ def _complete(merged: Merged, change: JobChange, row: Known) -> None:
     created_at = rfc3339(change.created_ms)
     if created_at < row.created_at:
         merged.predated.append((change.created_ms // _MINUTE_MS, row.row_id))
-    is_email = "@" in change.address
+    email, phone, other = _recipient(change.address)
     merged.completions.append(
-        (change.address if is_email else None, change.address if change.address and not is_email else None,
-         change.name, change.template_id, change.template_name or None, change.reference or None, created_at,
-         row.row_id)
+        (email, phone, change.name, change.template_id, change.template_name or None, change.reference or None,
+         created_at, other, row.row_id)
     )  # fmt: skip
+
+
+def _recipient(address: str) -> tuple[str | None, str | None, str | None]:
+    """Return a recipient's columns: email, phone, and its identity where that is neither."""
+    is_email = "@" in address
+    return address if is_email else None, address if address and not is_email else None, other_identity(address)

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from services.logger.filters import ApiFilter, MessageFilter, Page, Span, SystemFilter
-from services.logger.streams import AFTER_ALL, Ids, IdStream, message_streams
+from services.logger.streams import AFTER_ALL, RECIPIENT_COLUMNS, Ids, IdStream, message_streams
 from shared.clock import rfc3339
 
 SCAN_ROWS = 10_000
@@ -206,9 +206,11 @@ def _message_conditions(wanted: MessageFilter, covered: frozenset[str]) -> list[
         if values and name not in covered:
             conditions.append((f"{column} IN ({', '.join('?' * len(values))})", list(values)))
     if wanted.recipient and "recipient" not in covered:
-        ends = [wanted.recipient, wanted.recipient + AFTER_ALL]
-        either = "(recipient_email >= ? AND recipient_email < ? OR recipient_phone >= ? AND recipient_phone < ?)"
-        conditions.append((either, ends * 2))
+        either = " OR ".join(
+            f"{column} >= ? AND {column} < ?" for column in RECIPIENT_COLUMNS for _ in wanted.recipient
+        )
+        ends = [end for beginning in wanted.recipient for end in (beginning, beginning + AFTER_ALL)]
+        conditions.append((f"({either})", ends * len(RECIPIENT_COLUMNS)))
     if wanted.reference and "reference" not in covered:
         of_blast = "(SELECT reference FROM blasts b WHERE b.blast_id = message_logs.blast_id)"
         conditions.append((f"(reference = ? OR {of_blast} = ?)", [wanted.reference] * 2))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from sqlite_utils import Database
 
+from services.logger.recipients import other_identity
 from shared.errors import KurirError
 
 _LOGS = """
@@ -251,8 +252,17 @@ INSERT INTO system_minutes
     SELECT CAST(strftime('%s', created_at) AS INTEGER) / 60, min(id), max(id) FROM system_logs GROUP BY 1;
 """
 
+# what a recipient is compared by where it is not the spelling that was sent to: capitals, domains beyond ASCII, numbers
+# that only WhatsApp still writes so
+_IDENTITIES = """
+ALTER TABLE message_logs ADD COLUMN recipient_identity TEXT;
+UPDATE message_logs SET recipient_identity = other_identity(coalesce(recipient_email, recipient_phone))
+    WHERE recipient_email <> lower(recipient_email) OR recipient_email GLOB '*[^ -~]*' OR recipient_phone GLOB '5[25]*';
+CREATE INDEX idx_recipient_identity ON message_logs(recipient_identity) WHERE recipient_identity IS NOT NULL;
+"""
+
 # each entry brings the schema from its position to the next version; never edited once released
-MIGRATIONS: Sequence[str] = (_LOGS + _STORIES + _APPLIED + _TALLIES, _MINUTES)
+MIGRATIONS: Sequence[str] = (_LOGS + _STORIES + _APPLIED + _TALLIES, _MINUTES, _IDENTITIES)
 
 
 class NewerSchemaError(KurirError):
@@ -267,6 +277,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIO
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > len(migrations):
         raise NewerSchemaError(f"its schema has version {version}, this Kurir knows {len(migrations)} and older")
+    connection.create_function("other_identity", 1, other_identity, deterministic=True)
     for number, script in enumerate(migrations[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version = {number};COMMIT;")
     return len(migrations)

@@ -19,6 +19,7 @@ _FIRST_READ, _LATER_READ = 64, 1024
 MOST_PREFIXED = 10_000
 _MOST_BLASTS = 50
 AFTER_ALL = "\U0010ffff"
+RECIPIENT_COLUMNS = ("recipient_email", "recipient_phone", "recipient_identity")
 
 PREFIXED = """
 SELECT id FROM message_logs INDEXED BY {index} WHERE {column} >= ? AND {column} < ? LIMIT ?
@@ -100,16 +101,15 @@ def _of_blast(blast_id: str, wanted: MessageFilter) -> list[Ids]:
     return [IdStream("message_logs", "idx_blast", condition, (blast_id, *pair)) for pair in pairs]
 
 
-def _of_recipient(connection: sqlite3.Connection, recipient: str) -> Ids | None:
-    """Return the messages whose address begins so; None where there are too many to be put in order."""
-    found: list[int] = []
-    columns = ["recipient_phone", "recipient_email"] if recipient.isdigit() else ["recipient_email"]
-    for column in columns:
+def _of_recipient(connection: sqlite3.Connection, recipient: Sequence[str]) -> Ids | None:
+    """Return the messages whose address or identity begins so; None where there are too many to be put in order."""
+    found: set[int] = set()
+    for beginning, column in product(recipient, RECIPIENT_COLUMNS):
         query = PREFIXED.format(index=f"idx_{column}", column=column)
-        parameters = (recipient, recipient + AFTER_ALL, MOST_PREFIXED + 1)
-        found += [row[0] for row in connection.execute(query, parameters)]
-    if len(found) > MOST_PREFIXED:
-        return None
+        parameters = (beginning, beginning + AFTER_ALL, MOST_PREFIXED + 1)
+        found.update(row[0] for row in connection.execute(query, parameters))
+        if len(found) > MOST_PREFIXED:
+            return None
     return IdList(sorted(found, reverse=True))
 
 

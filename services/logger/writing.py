@@ -35,6 +35,7 @@ _COLUMNS = (
     "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id", "template_name",
     "subject", "status", "error_message", "message_id", "attempts", "created_at", "updated_at", "blast_id",
     "reference", "run", "error_class", "error_code", "response", "duration_ms", "next_at", "state_rank",
+    "recipient_identity",
 )  # fmt: skip
 _ONE_ROW = f"({', '.join('?' * len(_COLUMNS))})"
 _INSERT = f"INSERT INTO message_logs ({', '.join(_COLUMNS)}) VALUES {_ONE_ROW}"  # noqa: S608 -- this module's own names
@@ -53,8 +54,8 @@ UPDATE message_logs SET recipient_email = coalesce(recipient_email, ?1),
     recipient_name = CASE recipient_name WHEN '' THEN ?3 ELSE recipient_name END,
     template_id = CASE template_id WHEN '' THEN ?4 ELSE template_id END,
     template_name = coalesce(template_name, ?5), reference = coalesce(reference, ?6),
-    created_at = min(created_at, ?7)
-WHERE id = ?8
+    created_at = min(created_at, ?7), recipient_identity = coalesce(recipient_identity, ?8)
+WHERE id = ?9
 """
 # of two accounts of one attempt the later stays, whichever came first
 _ATTEMPT = """

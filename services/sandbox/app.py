@@ -63,7 +63,9 @@ class ControlApi:
 
     def _matching(self, request: web.Request) -> Iterator[Kept]:
         query = request.query
-        channel, to, job_id = query.get("channel"), query.get("to", "").lower(), query.get("jobId")
+        channel, job_id = query.get("channel"), query.get("jobId")
+        # a plus that was not escaped came as a space; numbers are kept without theirs
+        to = query.get("to", "").lower().strip().removeprefix("+").replace(" ", "+")
         for kept in self._mailbox.newest():
             message = kept.message
             if channel in {None, message.channel} and to in message.to.lower() and job_id in {None, message.job_id}:

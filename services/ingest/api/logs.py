@@ -16,7 +16,7 @@ _MESSAGES = tuple(
     for name, text in (
         ("status", "A job status, or several by commas."),
         ("channel", "A channel."),
-        ("recipient", "An address, or the beginning of one."),
+        ("recipient", "An address, or the beginning of one, in any spelling."),
         ("blast", "A blast's id."),
         ("template", "A template's id."),
         ("reference", "A recipient's or a blast's reference."),

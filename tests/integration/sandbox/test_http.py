@@ -83,6 +83,17 @@ def test_messages_are_listed_and_filtered(sandbox: Sandbox) -> None:
     assert sandbox.call("GET", "/messages?limit=x").status == 400
 
 
+def test_messages_are_found_with_a_plus(sandbox: Sandbox) -> None:
+    """Escaped or not, in a mail address as before a number."""
+    send_mail(sandbox, "siti+news@example.com")
+    post(sandbox, whatsapp())
+    for plus in ("+", "%2B"):
+        (found,) = sandbox.call("GET", f"/messages?to=siti{plus}news@").json["messages"]
+        assert found["to"] == "siti+news@example.com"
+        (found,) = sandbox.call("GET", f"/messages?to={plus}62").json["messages"]
+        assert found["channel"] == "whatsapp"
+
+
 def test_the_page_is_plain_and_safe(sandbox: Sandbox) -> None:
     """It shows the messages, escaped, under a policy that lets nothing run."""
     send_mail(sandbox, "siti@example.com")

@@ -70,12 +70,50 @@ def test_lists_are_separated_by_commas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_text", "expected"),
-    [("+62812", "62812"), (" 62812", "62812"), ("Ana.B@Example.COM", "Ana.B@example.com"), ("ana", "ana")],
+    ("typed", "found"),
+    [
+        ("siti@example.com", "siti@example.com"),
+        ("Siti@Example.COM", "siti@example.com"),
+        (" siti", "siti"),
+        ("siti+news@example.com", "siti+news@example.com"),
+        ("siti news@example.com", "siti+news@example.com"),
+        ("siti@m\u00fcnchen.de", "siti@xn--mnchen-3ya.de"),
+        ("siti@m\u00fc", "siti@m\u00fc"),
+        ("\u200esiti@example.com\u202c", "siti@example.com"),
+        ("62812", "62812"),
+        ("+62812", "62812"),
+        (" 62812", "62812"),
+        ("0062 812", "62812"),
+        ("0812", "62812"),
+        ("0812-2477-20", "628122477" + "20"),
+        ("(0812) 2477", "628122477"),
+        ("812 2477", "628122477"),
+        ("+62 (0)812", "62812"),
+        ("+62 0812", "62812"),
+        ("62 (0) 812", "62812"),
+        ("tel:+62-812", "62812"),
+        ("\u0660\u0668\u0661\u0662", "62812"),
+        ("+5215512345678", "525512345678"),
+        ("5581 8765-4321", "5581987654321"),
+        ("0812abc@example.com", "0812abc@example.com"),
+        ("0812", "0812"),
+    ],
 )
-def test_an_address_is_looked_up_as_the_log_has_it(given_text: str, expected: str) -> None:
-    """Numbers without their plus, domains in small letters; a local part's letters are its own."""
-    assert read_message_filter({"recipient": given_text}).recipient == expected
+def test_an_address_is_looked_up_as_the_log_has_it(typed: str, found: str) -> None:
+    """Mailboxes in any case, with a plus that became a space; numbers as people type them."""
+    assert found in read_message_filter({"recipient": typed}, "ID").recipient
+
+
+@pytest.mark.parametrize(("region", "typed", "found"), [("US", "(212) 555", "1212555"), ("RU", "8 912", "7912")])
+def test_a_number_is_of_the_region(region: str, typed: str, found: str) -> None:
+    """Its country code and its trunk prefix."""
+    assert found in read_message_filter({"recipient": typed}, region).recipient
+
+
+@given(st.text(max_size=50), st.sampled_from(["ID", "US", "XX"]))
+def test_any_text_may_be_looked_up(text: str, region: str) -> None:
+    """What cannot be an address finds nothing; nothing fails, and few indexes are asked."""
+    assert len(read_message_filter({"recipient": text}, region).recipient) <= 6
 
 
 def test_a_status_of_http_is_a_number() -> None:

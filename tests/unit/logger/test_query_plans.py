@@ -35,14 +35,16 @@ MESSAGES: dict[str, MessageFilter] = {
     "status": MessageFilter(statuses=("sent", "failed")),
     "channel": MessageFilter(channels=("email",)),
     "status and channel": MessageFilter(statuses=("failed",), channels=("email",)),
-    "the beginning of an address": MessageFilter(recipient="user"),
-    "the beginning of a number": MessageFilter(recipient="6281"),
+    "the beginning of an address": MessageFilter(recipient=("user",)),
+    "the beginning of a number": MessageFilter(recipient=("0812", "62812")),
     "blast": MessageFilter(blast="b"),
     "blast, channel and status": MessageFilter(blast="b", channels=("email",), statuses=("failed",)),
     "template": MessageFilter(template="reminder"),
     "reference": MessageFilter(reference="order-1"),
     "class of error": MessageFilter(error_class="permanent"),
-    "everything": MessageFilter(("failed",), ("email",), "user", "b", "reminder", "order-1", "permanent", SPAN),
+    "everything": MessageFilter(
+        ("failed",), ("email",), ("user", "other"), "b", "reminder", "order-1", "permanent", SPAN
+    ),
     "time": MessageFilter(span=SPAN),
 }
 

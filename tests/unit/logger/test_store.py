@@ -134,6 +134,30 @@ def test_rows_from_before_are_found_by_their_times(tmp_path: Path) -> None:
         assert connection.execute("SELECT * FROM system_minutes").fetchall() == [(3, 2, 2), (5, 1, 3)]
 
 
+def test_recipients_from_before_have_their_identity(tmp_path: Path) -> None:
+    """The third version notes it for those whose spelling is not their identity, and for no other."""
+    identities = {
+        "Siti@example.com": "siti@example.com",
+        "siti@m\u00fcnchen.de": "siti@xn--mnchen-3ya.de",
+        "siti@example.com": None,
+        "5215512345678": "525512345678",
+        "558187654321": "5581987654321",
+        "525512345678": None,
+        "6281224772000": None,
+    }
+    with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
+        migrate(connection, schema.MIGRATIONS[:2])
+        for address in identities:
+            column = "recipient_email" if "@" in address else "recipient_phone"
+            connection.execute(
+                f"INSERT INTO message_logs (job_id, channel, {column}, recipient_name, template_id, status)"
+                " VALUES (?1, 'c', ?1, 'R', 't', 'sent')",
+                (address,),
+            )
+        migrate(connection)
+        assert dict(connection.execute("SELECT job_id, recipient_identity FROM message_logs")) == identities
+
+
 def test_a_migration_that_fails_leaves_the_version_before(tmp_path: Path) -> None:
     """Half a migration would be neither schema."""
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:

@@ -1,0 +1,92 @@
+"""A search for a recipient, as a person types it, finds every message that was sent to it, and no other."""
+
+from __future__ import annotations
+
+import sqlite3
+from urllib.parse import parse_qs
+
+import pytest
+
+from services.logger import queries, streams
+from services.logger.counting import count_messages
+from services.logger.filters import Page, read_message_filter
+from shared.events import Queued, QueuedRecipient
+from tests.unit.logger.database import START_MS, TEMPLATE, Database, accepted, begun, blast, entry, queued
+
+SENT_TO = [
+    "siti+news@example.com",
+    "Siti+News@example.com",
+    "siti@example.com",
+    "Ani@münchen.de",
+    "ani@example.com",
+    "0812abc@example.com",
+    "6281224772000",
+    "6281224772001",
+    "5215512345678",
+    "525512345678",
+    "558187654321",
+]
+SEARCHES = {
+    "recipient=siti%2Bnews@example.com": [0, 1],
+    "recipient=siti+news@example.com": [0, 1],
+    "recipient=SITI+NEWS@Example.com": [0, 1],
+    "recipient=siti": [0, 1, 2],
+    "recipient=Siti@": [2],
+    "recipient=ani@m%C3%BCnchen.de": [3],
+    "recipient=ANI@xn--mnchen-3ya.de": [3],
+    "recipient=ani": [3, 4],
+    "recipient=0812": [5, 6, 7],
+    "recipient=081224772000": [6],
+    "recipient=0812-2477-2000": [6],
+    "recipient=(0812)+2477+200": [6, 7],
+    "recipient=%2B62+812+2477+2000": [6],
+    "recipient=+62812": [6, 7],
+    "recipient=0062812": [6, 7],
+    "recipient=%2B62+(0)812": [6, 7],
+    "recipient=812+2477+2001": [7],
+    "recipient=6281224772001": [7],
+    "recipient=5215512345678": [8, 9],
+    "recipient=%2B52+55+1234+5678": [8, 9],
+    "recipient=5581987654321": [10],
+    "recipient=55+81+8765-4321": [10],
+    "recipient=nobody": [],
+    "recipient=0813": [],
+}
+
+
+@pytest.fixture
+def told(database: Database) -> Database:
+    """A message to each of the addresses; the row of the last began before its address was known."""
+    last = len(SENT_TO) - 1
+    recipients = [QueuedRecipient(index, address, "R", "") for index, address in enumerate(SENT_TO)]
+    database.apply(entry(1, accepted(blast(total=last + 1)), begun(last)))
+    database.apply(entry(2, Queued(START_MS, "b", "email", TEMPLATE.id, TEMPLATE.name, recipients, "queued", 1)))
+    return database
+
+
+def found(connection: sqlite3.Connection, query: str) -> list[int]:
+    """Return the indexes of the recipients of the messages that a query finds."""
+    wanted = read_message_filter({name: values[0] for name, values in parse_qs(query).items()}, "ID")
+    rows = queries.find_messages(connection, wanted, Page(100)).rows
+    assert count_messages(connection, wanted)["total"] == len(rows)
+    return sorted(int(row[1].split(":")[1]) for row in rows)
+
+
+@pytest.mark.parametrize("query", SEARCHES)
+def test_a_recipient_is_found_as_people_type_it(query: str, told: Database) -> None:
+    """Any case, either form of a domain, a plus that became a space, numbers in any writing or beginning."""
+    assert found(told.connection, query) == SEARCHES[query]
+
+
+@pytest.mark.parametrize("query", ["recipient=siti+news@example.com", "recipient=0812", "recipient=SITI"])
+def test_a_recipient_is_found_among_too_many(query: str, told: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the indexes find more than can be put in order, the rows are looked through, to the same end."""
+    monkeypatch.setattr(streams, "MOST_PREFIXED", 1)
+    assert found(told.connection, query) == SEARCHES[query.lower()]
+
+
+def test_a_recipient_that_is_its_own_identity_has_no_second(told: Database) -> None:
+    """The column and its index cost nothing for those who are."""
+    told.apply(entry(3, queued(range(50, 60))))
+    query = "SELECT count(*), count(recipient_identity) FROM message_logs"
+    assert told.rows(query) == [(len(SENT_TO) + 10, 4)]
