@@ -138,9 +138,9 @@ def refusal(answer: Answer, reading: Reading) -> SendError:
 
 
 def is_server_failure(answer: Answer) -> bool:
-    """Return whether the server failed rather than answered: 5xx without an error code of WhatsApp's."""
+    """Return whether the server failed rather than answered: 5xx with neither an error code nor a message id."""
     reading = read(answer)
-    return reading.status >= 500 and reading.code is None
+    return reading.status >= 500 and reading.code is None and not find_message_id(reading.body)
 
 
 def _by_code(fault: ApiFault, message: str, answer: Answer) -> SendError | None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +24,9 @@ from tests.integration.email_sender.mails import make_mail, smtp_settings
 from tests.integration.email_sender.peer import CLOSE, Answers, Peer, peer
 from tests.integration.email_sender.running import opened
 from tests.integration.email_sender.token_endpoint import TokenEndpoint, token_endpoint
-from tests.servers import free_port, wait_for
+from tests.integration.queue.world import open_world
+from tests.integration.sending.running import QUARTER
+from tests.servers import RedisServer, free_port, wait_for
 
 OFFERS = ["PIPELINING", "AUTH LOGIN PLAIN XOAUTH2"]
 USER = "shop%40example.com"
@@ -354,3 +360,52 @@ async def test_each_server_has_its_own() -> None:
         ["second"],
     )
     assert third.sessions[0].commands[1].startswith("AUTH PLAIN ")
+
+
+async def test_the_service_logs_no_secret_and_pauses_when_the_grant_ends(tmp_path: Path) -> None:
+    """As it is run: settings and secret files from the environment, mail sent; then the endpoint revokes the grant."""
+    (tmp_path / "refresh").write_text("1//refresh\n")
+    revoked = refusing(400, {"error": "invalid_grant", "error_description": "Token has been expired or revoked."})
+    redis = RedisServer("valkey")
+    redis.start()
+    async with token_endpoint(expires_in=0.001) as endpoint, peer({"AUTH": taking("token-1")}, OFFERS) as server:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")} | {
+            "KURIR_SMTP_URL": f"smtp://{USER}@127.0.0.1:{server.port}?auth=xoauth2&oauth=own&tls=off&max_messages=1",
+            "KURIR_SMTP_OAUTH_TOKEN_URL": endpoint.url,
+            "KURIR_SMTP_OAUTH_OWN_CLIENT_ID": "client",
+            "KURIR_SMTP_OAUTH_CLIENT_SECRET": "hush",
+            "KURIR_SMTP_OAUTH_OWN_REFRESH_TOKEN_FILE": str(tmp_path / "refresh"),
+            "KURIR_SMTP_HELO": "client.example.com",
+            "KURIR_EMAIL_FROM": "shop@example.com",
+            "KURIR_EMAIL_RATE": "off",
+            "KURIR_PUBLIC_URL": "https://kurir.example.com",
+            "KURIR_SECRET": "a secret that signs links in tests",
+            "KURIR_REDIS_URL": redis.url,
+            "KURIR_PORT": str(free_port()),
+            "KURIR_DATA_DIR": str(tmp_path),
+            "KURIR_LOG_LEVEL": "debug",
+            "KURIR_TIME_SCALE": "0.25",
+        }
+        with (tmp_path / "out").open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "services.email_sender"], env=env, stdout=output, stderr=output
+            )
+        world = open_world(redis.url, QUARTER)
+        try:
+            await world.given(1)
+            await wait_for(lambda: len(server.messages) == 1, 30, "the first message")
+            endpoint.answer = revoked
+            await world.given(1)
+
+            async def paused() -> str:
+                return (await world.control.channel_stats("email")).pause_reason
+
+            reason = await wait_for(paused, 30, "the pause")
+        finally:
+            process.terminate()
+            process.wait(20)
+            await world.redis.aclose()
+            redis.destroy()
+    assert "invalid_grant: Token has been expired or revoked." in reason
+    logged = b"".join(path.read_bytes() for path in (tmp_path / "out", *tmp_path.glob("logs/*.log"))).decode()
+    assert not [secret for secret in SECRETS if secret in logged]

@@ -140,6 +140,25 @@ async def test_a_number_that_does_not_exist_stops_the_channel() -> None:
             await channel.send(MESSAGE)
 
 
+@pytest.mark.parametrize("status", [302, 400, 500, 502, 504])
+async def test_a_failure_that_names_a_message_is_not_sent_again(status: int) -> None:
+    """A gateway that failed after WhatsApp had said yes: whether it was passed on is not known."""
+    async with providing() as provider, opened(provider.url) as channel:
+        provider.answers(status, ACCEPTED)
+        with pytest.raises(UncertainError, match="wamid"):
+            await channel.send(MESSAGE)
+
+
+async def test_foreign_bytes_in_a_header_do_no_harm() -> None:
+    """They come into the reason, which is stored."""
+    async with providing() as provider, opened(provider.url) as channel:
+        provider.answers(302, "", {"Location": "/\udce4nderung"})
+        with pytest.raises(UnavailableError) as caught:
+            await channel.send(MESSAGE)
+    assert "nderung" in caught.value.message
+    caught.value.message.encode()
+
+
 async def test_an_answer_never_shows_our_secret() -> None:
     """A proxy's page that prints the request's headers is kept without it."""
     async with providing() as provider, opened(provider.url) as channel:
