@@ -51,8 +51,8 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 soak: $(STAMP) ## Run the fault suite at full time constants
 	$(BIN)/pytest -m soak
 
-bench: $(STAMP) ## Run the benchmarks side by side with the peer
-	$(BIN)/python -m benchmarks
+bench: $(STAMP) ## Run the benchmarks side by side with the peer; BENCH=--dkim for what signing costs
+	$(BIN)/python -m benchmarks $(BENCH)
 
 test-compose: $(STAMP) ## Run the tests that need a compose runner
 	$(BIN)/pytest -m compose

@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [--quick] [--works …] [--rounds N] [--json FILE] [--readme]`."""
+"""Run the benchmarks: `python -m benchmarks [--quick] [--works … | --dkim] [--rounds N] [--json FILE] [--readme]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks import machine, peer, report, suite
+from benchmarks import machine, peer, report, signing, suite
 from benchmarks.measured import Measurement
 from benchmarks.processes import BenchmarkError
 
@@ -21,13 +21,14 @@ README = Path(__file__).parent / "README.md"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for and print the report; returns the exit code."""
     wanted = _read(arguments)
-    works = wanted.works or list(suite.WORKS)
+    works = [signing.WORK] if wanted.dkim else wanted.works or list(suite.WORKS)
     options = suite.Options(works, wanted.rounds or (1 if wanted.quick else 3), wanted.quick, wanted.appendfsync)
     facts = machine.describe()
     _print([f"{name}: {value}" for name, value in facts.items()])
     begun = time.monotonic()
     try:
-        peer.install()
+        if any(contest.name in works for contest in suite.CONTESTS):
+            peer.install()
         found = suite.run(options, lambda line: print(f"{time.monotonic() - begun:6.0f} s  {line}", flush=True))
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
@@ -45,6 +46,7 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round of smaller works, in about two minutes")
     parser.add_argument("--works", nargs="+", choices=suite.WORKS, help="only these works")
+    parser.add_argument("--dkim", action="store_true", help="only what signing costs: unsigned, RSA-2048 and Ed25519")
     parser.add_argument("--rounds", type=int, help="rounds of A B (3; 1 with --quick)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to a file")
     parser.add_argument("--readme", action="store_true", help="replace the last results in benchmarks/README.md")
@@ -54,7 +56,12 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _tables(found: Sequence[Measurement]) -> list[str]:
     lines: list[str] = []
-    for table in (report.goals_table(found), report.scaling_table(found), report.usage_table(found)):
+    for table in (
+        report.goals_table(found),
+        report.dkim_table(found),
+        report.scaling_table(found),
+        report.usage_table(found),
+    ):
         if table:
             lines += ["", *table]
     return lines

@@ -59,7 +59,16 @@ class Kurir:
             "KURIR_RATE_LIMIT": "off",
             "KURIR_MAX_BACKLOG": "100000000",
             "KURIR_LOG_CONSOLE": "off",
+            **self._signing(),
         }
+
+    def _signing(self) -> dict[str, str]:
+        """Return the settings that have messages signed as the load wants it."""
+        if not self.load.dkim:
+            return {}
+        path = self.folder / "dkim.pem"
+        workload.write_key(self.load.dkim, path)
+        return {"KURIR_DKIM_KEYS": f"{workload.SENDER.partition('@')[2]}:bench:{path}"}
 
     def start(self, services: Sequence[str]) -> None:
         """Start services (a name given twice starts two) and wait until each is healthy."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import signing
 from benchmarks.measured import Measurement, Side
 
 
@@ -56,6 +57,25 @@ def goals_table(found: Sequence[Measurement]) -> list[str]:
     return _table(["work", "peer", "Kurir", "ratio", "to reach", "reached"], rows)
 
 
+def dkim_table(found: Sequence[Measurement]) -> list[str]:
+    """Return what signing leaves of the unsigned rate: the median over rounds of each round's own share."""
+    rows = []
+    unsigned = _rates(found, signing.UNSIGNED)
+    for kind in signing.KINDS:
+        rates = _rates(found, kind)
+        if not rates or not unsigned:
+            continue
+        share = statistics.median(one / base for one, base in zip(rates, unsigned, strict=False))
+        least = signing.LEAST.get(kind)
+        wanted, reached = ("", "") if least is None else (f"≥ {least:.0%}", "yes" if share >= least else "no")
+        rows.append([kind, _number(statistics.median(rates)), f"{share:.0%}", wanted, reached])
+    return _table(["DKIM", "msg/s to sent", "of unsigned", "to reach", "reached"], rows)
+
+
+def _rates(found: Sequence[Measurement], kind: str) -> list[float]:
+    return [one.figures["msg/s"] for one in found if one.work == signing.name(kind)]
+
+
 def usage_table(found: Sequence[Measurement]) -> list[str]:
     """Return processor time (ms per thousand messages) and peak memory (MiB) by work, side and process."""
     rows = []
@@ -71,7 +91,7 @@ def usage_table(found: Sequence[Measurement]) -> list[str]:
 
 def scaling_table(found: Sequence[Measurement]) -> list[str]:
     """Return the runs that have no peer: throughput to sent and to logged."""
-    works = {goal.work for goal in GOALS}
+    works = {goal.work for goal in GOALS} | {signing.name(kind) for kind in signing.KINDS}
     rows = []
     for work, side in _pairs(found):
         if work in works:

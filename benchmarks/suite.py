@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from benchmarks import kurir_works, peer_works, scaling
+from benchmarks import kurir_works, peer_works, scaling, signing
 from benchmarks.measured import Measurement, Side
 from benchmarks.workload import Load
 
@@ -37,7 +38,7 @@ CONTESTS = (
     Contest("enqueue", kurir_works.enqueue, peer_works.enqueue, 30_000, 10_000, 30_000, 5),
     Contest("latency", kurir_works.latency, peer_works.latency, 300, 100, 300, 5),
 )
-SCALING = ("senders", "far")
+SCALING = ("senders", "far", signing.WORK)
 WORKS = (*(contest.name for contest in CONTESTS), *SCALING)
 
 
@@ -73,6 +74,11 @@ def _steps(options: Options) -> Iterator[Step]:
             if contest.name in options.works:
                 for side in ("peer", "kurir"):
                     yield _contest_step(contest, side, options)
+    if signing.WORK in options.works:
+        load = Load(6_000 if options.quick else 12_000, append_fsync=options.append_fsync)
+        for _ in range(options.rounds):
+            for kind in signing.KINDS:
+                yield partial(_signing_step, kind, load)
     if "senders" in options.works:
         load = Load(6_000 if options.quick else 20_000, append_fsync=options.append_fsync)
         yield lambda folder: scaling.with_senders(load, folder)
@@ -87,6 +93,10 @@ def _contest_step(contest: Contest, side: Side, options: Options) -> Step:
         jobs = min(jobs, contest.quick_jobs)
     load = Load(jobs, contest.concurrency, append_fsync=options.append_fsync)
     return lambda folder: [work(load, folder)]
+
+
+def _signing_step(kind: str, load: Load, folder: Path) -> list[Measurement]:
+    return [signing.signed(kind, load, folder)]
 
 
 def _line(measurement: Measurement) -> str:

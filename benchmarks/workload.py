@@ -8,6 +8,8 @@ from pathlib import Path
 
 import orjson
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 SENDER = "bench@example.com"
 SUBJECT = "A note for {{ name }}"
@@ -32,13 +34,15 @@ def html() -> str:
 class Load:
     """How much to send and how: the settings that both sides share.
 
-    `messages_per_connection` is after how many messages a connection is closed; `append_fsync` is Redis's.
+    `messages_per_connection` is after how many messages a connection is closed; `append_fsync` is Redis's. `dkim` is
+    the key that Kurir signs with (`rsa-2048` or `ed25519`), "" for none.
     """
 
     jobs: int
     concurrency: int = 5
     messages_per_connection: int = 100
     append_fsync: str = "always"
+    dkim: str = ""
 
 
 def write_template(folder: Path) -> None:
@@ -56,6 +60,13 @@ def write_template(folder: Path) -> None:
         "variables": [{"name": "name", "type": "string", "required": True}],
     }
     (folder / f"{TEMPLATE_ID}.yaml").write_text(yaml.safe_dump(template), encoding="utf-8")
+
+
+def write_key(kind: str, path: Path) -> None:
+    """Make a DKIM key of a kind and write it into a file that its owner alone can read."""
+    key = rsa.generate_private_key(65537, 2048) if kind == "rsa-2048" else ed25519.Ed25519PrivateKey.generate()
+    path.touch(mode=0o600)
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def recipients(jobs: int) -> Iterator[dict[str, str]]:
