@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from cachetools import LRUCache
 
 from services.email_sender.message import Frames, Mail
 from services.email_sender.servers import Delivery, Server, Servers
 from services.email_sender.settings import EmailSettings
-from services.email_sender.signing import Encoder
+from services.email_sender.signing import ENCODE_ASIDE_BYTES, Encoder
 from shared.blasts import Blast
 from shared.channels import EMAIL
 from shared.errors import SendError, StopChannelError, UnavailableError
@@ -17,6 +20,8 @@ from shared.logs import get_logger
 from shared.sending.provider import ProviderStatus, Receipt, Room, Start, at_once
 
 LOOK_TIMEOUT_S = 15.0
+MOST_AHEAD_BYTES = 32 * 1024 * 1024
+_LEAST_BYTES = 4_000
 
 
 class EmailChannel:
@@ -29,6 +34,9 @@ class EmailChannel:
         self._servers: Servers | None = None
         self._tending: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
+        self._ahead: LRUCache[tuple[str, int], Mail] = LRUCache(
+            MOST_AHEAD_BYTES, lambda mail: _LEAST_BYTES + mail.body.size
+        )
 
     @property
     def channel(self) -> str:
@@ -58,9 +66,21 @@ class EmailChannel:
             await self._servers.close()
         self._encoder.close()
 
+    def prepare(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
+        """Begin to sign what will be sent soon (`PreparingProvider`); a job that fails here fails again in its turn."""
+        mails: dict[tuple[str, int], Mail] = {}
+        for job, blast in jobs:
+            with suppress(SendError):
+                frame = self._frames.get(blast)
+                if self._encoder.signs_ahead(frame.domain):
+                    mails[job.job_id, job.run] = frame.fill(job)
+        small = {key: mail for key, mail in mails.items() if mail.body.size <= ENCODE_ASIDE_BYTES}
+        if small:
+            self._ahead.update(zip(small, self._encoder.sign_ahead(list(small.values())), strict=True))
+
     def render(self, job: Job, blast: Blast) -> Mail:
         """Render a job; raises PermanentError with the variable's name where it cannot be."""
-        return self._frames.get(blast).fill(job)
+        return self._ahead.pop((job.job_id, job.run), None) or self._frames.get(blast).fill(job)
 
     async def send(self, message: Mail, start: Start = at_once) -> Receipt:
         """Hand over one message; raises a SendError for every outcome but acceptance."""

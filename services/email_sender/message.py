@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from email.utils import formatdate
 from urllib.parse import quote
@@ -100,6 +101,8 @@ class Mail(RenderedMessage):
     head: bytes
     body: Body
     from_domain: str
+    # what is being made of it ahead of its turn; None where nothing is
+    ahead: Future[bytes] | None = None
 
     def encode(self, *, eight_bit: bool) -> bytes:
         """Return the whole message in CRLF lines, dots not stuffed; `eight_bit` where the server has 8BITMIME."""
@@ -126,14 +129,14 @@ class Frame:
             raise PermanentError(f"from or reply address: {error}", code="address") from error
         self._sender = mail.return_path or sender.addr_spec
         self._utf8 = not sender.addr_spec.isascii() or (reply_to is not None and not reply_to.addr_spec.isascii())
-        self._domain = sender.domain.lower()
+        self.domain = sender.domain.lower()
         self._id = _NO_ATOM.sub("-", blast.blast_id)
         self._from = b"From: %b\r\nTo: " % mailbox(clean(sender.display_name), sender.addr_spec, 6)
         reply = b"Reply-To: %b\r\n" % mailbox(clean(reply_to.display_name), reply_to.addr_spec, 10) if reply_to else b""
         self._reply_to = reply
         self._boundary = f"=_{secrets.token_hex(16)}"
         self._attached = AttachedFiles(blast.attachments, self._boundary)
-        self._list = list_headers(blast, self._domain) if self._marketing else b""
+        self._list = list_headers(blast, self.domain) if self._marketing else b""
 
     @property
     def size(self) -> int:
@@ -146,7 +149,7 @@ class Frame:
         token = make_token(self._mail.secret, job.channel, job.recipient.address) if self._links else ""
         url = f"{self._mail.public_url}/u/{token}" if token else ""
         rendered = self._render(job, url)
-        message_id = f"{self._id}.{job.index}.{job.channel}.{job.run}@{self._domain}"
+        message_id = f"{self._id}.{job.index}.{job.channel}.{job.run}@{self.domain}"
         subject = clean(rendered.subject)
         head = b"".join(
             (
@@ -168,7 +171,7 @@ class Frame:
         )
         utf8 = self._utf8 or not address.isascii()
         envelope = Envelope(self._sender, address, utf8)
-        return Mail(job.job_id, subject, f"<{message_id}>", envelope, head, self._body(job, rendered), self._domain)
+        return Mail(job.job_id, subject, f"<{message_id}>", envelope, head, self._body(job, rendered), self.domain)
 
     def _render(self, job: Job, url: str) -> Rendered:
         try:

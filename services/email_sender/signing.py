@@ -12,7 +12,8 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache, partial
 
 from services.email_sender.dkim_keys import DkimKey, KeyRing
@@ -36,31 +37,59 @@ _OVERSIGNED = (b"from", b"to", b"subject", b"date", b"message-id")
 class Encoder:
     """Encodes messages, and signs them with the keys of their From domain.
 
-    An Ed25519 signature takes less time than handing it to a thread; an RSA signature is made in one.
+    An Ed25519 signature takes less time than handing it to a thread. RSA signatures are made in threads, ahead of
+    their messages' turns.
     """
 
     def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
-        self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "mail")
+        self._most_threads = min(os.cpu_count() or 1, _MOST_THREADS)
+        self._threads = ThreadPoolExecutor(self._most_threads, "mail")
 
     async def encode(self, mail: Mail, *, eight_bit: bool) -> bytes:
         """Return a message in CRLF lines, dots not stuffed; `eight_bit` where the server has 8BITMIME."""
         content = self.encode_at_once(mail, eight_bit=eight_bit)
         if content is not None:
             return content
+        if mail.ahead is not None:
+            return await asyncio.shield(asyncio.wrap_future(mail.ahead))
         work = partial(_encoded, mail, self._keys.for_domain(mail.from_domain), eight_bit=eight_bit)
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def encode_at_once(self, mail: Mail, *, eight_bit: bool) -> bytes | None:
         """Return a message as `encode` does, None where that takes so long that it must not hold up others."""
+        if mail.ahead is not None:
+            return mail.ahead.result() if mail.ahead.done() else None
         keys = self._keys.for_domain(mail.from_domain)
         if mail.body.size > ENCODE_ASIDE_BYTES or any(key.is_rsa for key in keys):
             return None
         return _encoded(mail, keys, eight_bit=eight_bit)
 
+    def signs_ahead(self, domain: str) -> bool:
+        """Return whether messages from a domain are worth signing ahead of their turn."""
+        return any(key.is_rsa for key in self._keys.for_domain(domain))
+
+    def sign_ahead(self, mails: Sequence[Mail]) -> list[Mail]:
+        """Begin to sign messages, the first ones first; returns them with what is under way. One hand-over for many."""
+        begun = [replace(mail, ahead=Future()) for mail in mails]
+        work = [(Draft(mail.encode(eight_bit=False), self._keys.for_domain(mail.from_domain)), mail) for mail in begun]
+        for number in range(min(self._most_threads, len(work))):
+            self._threads.submit(_sign_all, work[number :: self._most_threads])
+        return begun
+
     def close(self) -> None:
         """Let the threads go."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _sign_all(work: Sequence[tuple[Draft, Mail]]) -> None:
+    for draft, mail in work:
+        if mail.ahead is None:
+            continue
+        try:
+            mail.ahead.set_result(draft.signed())
+        except Exception as error:
+            mail.ahead.set_exception(error)  # whoever sends the message meets it
 
 
 def _encoded(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool) -> bytes:
@@ -71,19 +100,31 @@ def _encoded(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool) -> bytes:
 
 def signed(content: bytes, keys: Sequence[DkimKey]) -> bytes:
     """Return a message in CRLF lines with one DKIM-Signature for each key before it."""
-    head_end = content.index(b"\r\n\r\n") + 2
-    names, covered = _covered(content[:head_end])
-    body_hash = binascii.b2a_base64(body_digest(content, head_end + 2), newline=False)
-    rest = b" t=%d;\r\n h=%b;\r\n bh=%b;\r\n b=" % (time.time(), _listed(names), body_hash)
-    return b"".join([*(_signature(key, covered, key.tags + rest) for key in keys), content])
+    return Draft(content, keys).signed()
 
 
-def _signature(key: DkimKey, covered: bytes, value: bytes) -> bytes:
-    """Return the header of one signature over canonical headers; `value` is all of it but the signature."""
-    # RFC 6376, 3.7: the header itself comes last, without its signature and without a line break at its end
-    digest = hashlib.sha256(b"%bdkim-signature:%b" % (covered, value.replace(b"\r\n", b""))).digest()
-    text = binascii.b2a_base64(key.sign(digest), newline=False)
-    return b"DKIM-Signature: %b%b\r\n" % (value, _folded(text))
+class Draft:
+    """A message whose signatures are complete but for the signing itself: that is all that takes long."""
+
+    def __init__(self, content: bytes, keys: Sequence[DkimKey]) -> None:
+        self._content = content
+        head_end = content.index(b"\r\n\r\n") + 2
+        names, covered = _covered(content[:head_end])
+        body_hash = binascii.b2a_base64(body_digest(content, head_end + 2), newline=False)
+        rest = b" t=%d;\r\n h=%b;\r\n bh=%b;\r\n b=" % (time.time(), _listed(names), body_hash)
+        # RFC 6376, 3.7: the header itself comes last, without its signature and without a line break at its end
+        values = [key.tags + rest for key in keys]
+        self._headers = [
+            (key, value, hashlib.sha256(b"%bdkim-signature:%b" % (covered, value.replace(b"\r\n", b""))).digest())
+            for key, value in zip(keys, values, strict=True)
+        ]
+
+    def signed(self) -> bytes:
+        """Return the message with its signatures before it."""
+        headers = [
+            b"DKIM-Signature: %b%b\r\n" % (value, _folded(key.sign(digest))) for key, value, digest in self._headers
+        ]
+        return b"".join([*headers, self._content])
 
 
 @lru_cache(maxsize=64)
@@ -99,7 +140,8 @@ def _listed(names: tuple[bytes, ...]) -> bytes:
     return b"\r\n ".join([*lines, line])
 
 
-def _folded(text: bytes) -> bytes:
+def _folded(signature: bytes) -> bytes:
+    text = binascii.b2a_base64(signature, newline=False)
     return b"\r\n ".join(text[start : start + _LINE_CHARS - 1] for start in range(0, len(text), _LINE_CHARS - 1))
 
 

@@ -64,6 +64,11 @@ class Grant(msgspec.Struct, frozen=True):
     until_ms: int = 0
     spaced: bool = False
 
+    @property
+    def starts(self) -> bool:
+        """Whether the job is begun."""
+        return self.kind in {"granted", "alone"}
+
 
 _GRANTED: dict[str, Grant] = {"g": Grant("granted"), "G": Grant("alone")}
 

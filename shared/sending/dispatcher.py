@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shared.clock import Clock
@@ -33,13 +33,15 @@ LIMITED_POLL_S = 0.5  # the rate may be changed meanwhile
 class Gates:
     """What holds a sender back besides its limits: asked before each fetch and each begin.
 
-    `expect` is told the blast of each fetched job; `chains` says that the provider is a `ChainingProvider`.
+    `expect` is told the blast of each fetched job, `begun` the jobs that were begun together; `chains` says that the
+    provider is a `ChainingProvider`.
     """
 
     lease_fresh: Callable[[], bool]
     provider_available: Callable[[], bool]
     provider_room: Callable[[], Room]
     expect: Callable[[str], None]
+    begun: Callable[[Sequence[Lease]], None]
     chains: bool = False
     probing: bool = False
     paused: str = ""
@@ -232,6 +234,7 @@ class Dispatcher:
         begun = False
         for lease, grant in zip(leases, grants, strict=True):
             begun |= self._act_on(lease, grant, sent_at, clock)
+        self.gates.begun([lease for lease, grant in zip(leases, grants, strict=True) if grant.starts])
         return begun
 
     def _next(self, most: int) -> list[Lease]:
@@ -267,7 +270,7 @@ class Dispatcher:
 
     def _act_on(self, lease: Lease, grant: Grant, asked_at: float, clock: Clock) -> bool:
         """Start what was granted; settle, keep or drop what was refused. True if it changed anything."""
-        if grant.kind in {"granted", "alone"}:
+        if grant.starts:
             # Counted from the answer, a start can only be later than the limiter allowed, never earlier.
             now = clock.monotonic()
             alone = grant.kind == "alone"

@@ -9,7 +9,7 @@ settles, and leaves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic
 
 from shared.clock import Clock, SystemClock
@@ -20,6 +20,7 @@ from shared.queue.blasts import BlastStore
 from shared.queue.connection import Connection
 from shared.queue.consumer import BeginPolicy, Consumer, Doorbell
 from shared.queue.control import Control, gap_us, rate_text
+from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.queue.suppressions import Suppressions
 from shared.retry import RetryPolicy
@@ -27,7 +28,7 @@ from shared.sending.dispatcher import Dispatcher, Gates
 from shared.sending.holdings import Holdings
 from shared.sending.keeper import Keeper
 from shared.sending.outcomes import OutcomePolicy, untouched
-from shared.sending.provider import ChainingProvider, MessageT, Provider
+from shared.sending.provider import ChainingProvider, MessageT, PreparingProvider, Provider
 from shared.sending.settings import SendingSettings
 from shared.sending.settler import Settlement, Settler
 from shared.sending.snapshots import SnapshotCache
@@ -66,7 +67,8 @@ class SendingLoop(Generic[MessageT]):
         self._bell = Doorbell(redis, provider.channel)
         self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id))
         chains = isinstance(provider, ChainingProvider)
-        gates = Gates(self.lease_fresh, provider.available, provider.room, self._snapshots.expect, chains)
+        ahead = (self._snapshots.expect, self._prepare)
+        gates = Gates(self.lease_fresh, provider.available, provider.room, *ahead, chains=chains)
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
         reaper = Reaper(redis, provider.channel, settings.sender_id, settings.timing)
         self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._say)
@@ -97,6 +99,12 @@ class SendingLoop(Generic[MessageT]):
         finally:
             await self._snapshots.close()
             await self._provider.close()
+
+    def _prepare(self, leases: Sequence[Lease]) -> None:
+        """Let the provider work ahead on what was begun, where it can and the snapshots are here."""
+        if isinstance(self._provider, PreparingProvider):
+            jobs = [(lease.job, self._snapshots.kept(lease.job.blast_id)) for lease in leases]
+            self._provider.prepare([(job, blast) for job, blast in jobs if blast is not None])
 
     async def _enter(self, stop: Stop) -> None:
         """Take up the lease; Redis may be away for any length of time."""

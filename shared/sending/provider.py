@@ -8,7 +8,7 @@ as `transient` and logged with its traceback.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -120,6 +120,15 @@ class Provider(Protocol[MessageT]):
 
     async def status(self) -> ProviderStatus:
         """Connect and authenticate for real, outside the pool."""
+        ...
+
+
+@runtime_checkable
+class PreparingProvider(Provider[MessageT], Protocol):
+    """A provider whose messages take work that can be done ahead, such as a signature."""
+
+    def prepare(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
+        """Take note of jobs that have just been begun and will be rendered soon, in this order; must not raise."""
         ...
 
 
