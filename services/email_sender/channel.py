@@ -66,7 +66,7 @@ class EmailChannel:
             await self._servers.close()
         self._encoder.close()
 
-    def prepare(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
+    def work_ahead(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
         """Begin to sign what will be sent soon (`PreparingProvider`); a job that fails here fails again in its turn."""
         mails: dict[tuple[str, int], Mail] = {}
         for job, blast in jobs:

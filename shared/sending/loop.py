@@ -104,7 +104,7 @@ class SendingLoop(Generic[MessageT]):
         """Let the provider work ahead on what was begun, where it can and the snapshots are here."""
         if isinstance(self._provider, PreparingProvider):
             jobs = [(lease.job, self._snapshots.kept(lease.job.blast_id)) for lease in leases]
-            self._provider.prepare([(job, blast) for job, blast in jobs if blast is not None])
+            self._provider.work_ahead([(job, blast) for job, blast in jobs if blast is not None])
 
     async def _enter(self, stop: Stop) -> None:
         """Take up the lease; Redis may be away for any length of time."""

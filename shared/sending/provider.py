@@ -127,7 +127,7 @@ class Provider(Protocol[MessageT]):
 class PreparingProvider(Provider[MessageT], Protocol):
     """A provider whose messages take work that can be done ahead, such as a signature."""
 
-    def prepare(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
+    def work_ahead(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
         """Take note of jobs that have just been begun and will be rendered soon, in this order; must not raise."""
         ...
 

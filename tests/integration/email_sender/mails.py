@@ -31,6 +31,8 @@ HTML = "<p>Dear {{ name }},</p>\n<p>.hidden dots and <b>bold</b></p>\n"
 TEMPLATE = Template(id="t", name="T", channels=["email"], subject="Hello {{ name }}", html=HTML)
 MAIL = MailSettings(Address("Shop", "shop", "example.com"), "https://kurir.example.com", "secret", "out@example.com")
 
+NO_KEYS = KeyRing()
+
 
 def smtp_settings(*urls: str, **changes: Any) -> SmtpSettings:
     """Settings for servers; time-outs are long, since tests run on busy machines."""
@@ -44,7 +46,7 @@ def smtp_settings(*urls: str, **changes: Any) -> SmtpSettings:
     return replace(settings, **changes)
 
 
-def email_settings(smtp: SmtpSettings, mail: MailSettings = MAIL) -> EmailSettings:
+def email_settings(smtp: SmtpSettings, mail: MailSettings = MAIL, keys: KeyRing = NO_KEYS) -> EmailSettings:
     """The whole settings around those of SMTP."""
     common = CommonSettings(
         redis_url="redis://127.0.0.1:1/0",
@@ -57,7 +59,7 @@ def email_settings(smtp: SmtpSettings, mail: MailSettings = MAIL) -> EmailSettin
         grace_s=2.0,
         time_scale=0.1,
     )
-    return EmailSettings(common, SETTINGS, smtp, mail, Identity(smtp.helo, "", ("example.com",), KeyRing()))
+    return EmailSettings(common, SETTINGS, smtp, mail, Identity(smtp.helo, "", ("example.com",), keys))
 
 
 def make_blast(blast_id: str = "b1", **changes: Any) -> Blast:

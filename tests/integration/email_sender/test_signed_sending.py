@@ -1,0 +1,94 @@
+"""Signed mail on its way: RSA signatures are made ahead of their turn, and what arrives is verified."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.email_sender.dkim_keys import DkimKey, KeyRing
+from services.email_sender.settings import SmtpSettings
+from shared.errors import UnavailableError
+from tests.integration.email_sender.mails import make_blast, make_job, smtp_settings
+from tests.integration.email_sender.peer import peer
+from tests.integration.email_sender.running import opened, sending_mail
+from tests.integration.queue.world import World
+from tests.servers import wait_for
+from tests.unit.email_sender.keys import ed25519_key, rsa_key, verdicts
+
+RSA = DkimKey("example.com", "r", rsa_key())
+ED25519 = DkimKey("example.com", "e", ed25519_key())
+NOBODY: SmtpSettings = smtp_settings("smtp://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("keys", [[RSA], [ED25519], [RSA, ED25519]], ids=["rsa", "ed25519", "both"])
+async def test_every_message_of_a_blast_arrives_verifiable(keys: list[DkimKey], world: World) -> None:
+    """Sixty messages by a whole sender, each once, chained one behind the other; dkimpy verifies each."""
+    blast = await world.given(60)
+    async with peer() as server, sending_mail(world, smtp_settings(server.url), keys=KeyRing(keys)):
+
+        async def all_sent() -> bool:
+            return (await world.progress(blast)).counts["sent"] == 60
+
+        await wait_for(all_sent, what="sixty messages sent")
+        messages = [one.replace(b"\r\n..", b"\r\n.") for one in server.messages if one]
+        assert sum(session.announced for session in server.sessions) > 0
+    ids = {one.partition(b"X-Kurir-Job: ")[2].partition(b"\r\n")[0] for one in messages}
+    assert len(messages) == len(ids) == 60
+    for message in messages:
+        assert verdicts(message, keys) == [True] * len(keys)
+
+
+async def test_what_was_begun_is_signed_before_its_turn() -> None:
+    """The message that is rendered is the one that was prepared; once it is signed, encoding it costs nothing."""
+    blast, job = make_blast(), make_job()
+    async with opened(NOBODY, KeyRing([RSA])) as channel:
+        channel.work_ahead([(job, blast)])
+        mail = channel.render(job, blast)
+        assert mail.ahead is not None
+        content = await asyncio.wrap_future(mail.ahead)
+        assert channel._encoder.encode_at_once(mail, eight_bit=True) is content
+        assert verdicts(content, [RSA]) == [True]
+        # it is taken once: an attempt that comes without preparation makes its own
+        again = channel.render(job, blast)
+        assert again.ahead is None
+        assert verdicts(await channel._encoder.encode(again, eight_bit=True), [RSA]) == [True]
+
+
+@pytest.mark.parametrize("keys", [[], [ED25519]], ids=["none", "ed25519"])
+async def test_nothing_is_prepared_where_that_gains_nothing(keys: list[DkimKey]) -> None:
+    """An Ed25519 signature takes less time than handing it to a thread."""
+    async with opened(NOBODY, KeyRing(keys)) as channel:
+        channel.work_ahead([(make_job(), make_blast())])
+        assert channel.render(make_job(), make_blast()).ahead is None
+
+
+async def test_job_that_cannot_be_rendered_spoils_no_preparation() -> None:
+    """Its own attempt will say why; its neighbours are signed."""
+    blast = make_blast()
+    bad, good = make_job("not an address", index=1), make_job(index=2)
+    async with opened(NOBODY, KeyRing([RSA])) as channel:
+        channel.work_ahead([(bad, blast), (good, blast), (good, make_blast("b9", from_address="nonsense"))])
+        assert channel.render(good, blast).ahead is not None
+
+
+async def test_failed_signature_fails_its_own_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for ever for what a thread could not do."""
+    broken = DkimKey("example.com", "r", rsa_key())
+    blast = make_blast()
+    calls: list[bytes] = []
+
+    def sign(self: DkimKey, digest: bytes) -> bytes:
+        calls.append(digest)
+        if len(calls) == 1:
+            raise UnavailableError("no entropy")
+        return self.tags
+
+    monkeypatch.setattr(DkimKey, "sign", sign)
+    async with opened(NOBODY, KeyRing([broken])) as channel:
+        channel._encoder._most_threads = 1
+        first, second = make_job(index=1), make_job(index=2)
+        channel.work_ahead([(first, blast), (second, blast)])
+        with pytest.raises(UnavailableError):
+            await channel._encoder.encode(channel.render(first, blast), eight_bit=True)
+        assert await channel._encoder.encode(channel.render(second, blast), eight_bit=True)
