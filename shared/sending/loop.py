@@ -67,6 +67,8 @@ class SendingLoop(Generic[MessageT]):
         self._bell = Doorbell(redis, provider.channel)
         self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id))
         chains = isinstance(provider, ChainingProvider)
+        # asked once: to ask a protocol takes microseconds
+        self._work_ahead = provider.work_ahead if isinstance(provider, PreparingProvider) else None
         ahead = (self._snapshots.expect, self._prepare)
         gates = Gates(self.lease_fresh, provider.available, provider.room, *ahead, chains=chains)
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
@@ -102,9 +104,9 @@ class SendingLoop(Generic[MessageT]):
 
     def _prepare(self, leases: Sequence[Lease]) -> None:
         """Let the provider work ahead on what was begun, where it can and the snapshots are here."""
-        if isinstance(self._provider, PreparingProvider):
+        if self._work_ahead is not None:
             jobs = [(lease.job, self._snapshots.kept(lease.job.blast_id)) for lease in leases]
-            self._provider.work_ahead([(job, blast) for job, blast in jobs if blast is not None])
+            self._work_ahead([(job, blast) for job, blast in jobs if blast is not None])
 
     async def _enter(self, stop: Stop) -> None:
         """Take up the lease; Redis may be away for any length of time."""

@@ -34,9 +34,9 @@ def test_signing_is_judged_by_each_rounds_own_share() -> None:
     rates = {"unsigned": (1000, 100, 1000), "rsa-2048": (410, 45, 390), "ed25519": (790, 99, 700)}
     found = [Measurement(signing.name(kind), "kurir", 1000, {"msg/s": rate}) for kind in rates for rate in rates[kind]]
     _, _, unsigned, rsa, ed25519 = report.dkim_table(found)
-    assert unsigned.split() == "| unsigned | 1,000 | 100% | | |".split()
-    assert rsa.split() == "| rsa-2048 | 390 | 41% | ≥ 40% | yes |".split()
-    assert ed25519.split() == "| ed25519 | 700 | 79% | ≥ 80% | no |".split()
+    assert [cell.strip() for cell in unsigned.split("|")[1:-1]] == ["unsigned", "1,000", "100%", "", ""]
+    assert [cell.strip() for cell in rsa.split("|")[1:-1]] == ["rsa-2048", "390", "41%", "≥ 40%", "yes"]
+    assert [cell.strip() for cell in ed25519.split("|")[1:-1]] == ["ed25519", "700", "79%", "≥ 80%", "no"]
     assert report.scaling_table(found) == []
 
 
