@@ -18,10 +18,12 @@ OWN_COLUMNS = ("name", "email", "phone", "reference")
 ALIASES = {
     "name": ("full name", "recipient name", "nama", "nama lengkap"),
     "email": (
-        "e-mail", "mail", "email address", "e-mail address", "email id", "recipient email", "alamat email", "surel",
+        "e-mail", "mail", "email address", "e-mail address", "email id", "recipient email", "primary email",
+        "alamat email", "surel",
     ),
     "phone": (
         "phone number", "phone no", "telephone", "telephone number", "tel", "mobile", "mobile phone", "mobile number",
+        "mobile phone number", "mobile no",
         "cell", "cell phone", "cell number", "whatsapp", "whatsapp number", "whatsapp no", "wa", "wa number",
         "recipient phone", "hp", "no hp", "nomor hp", "handphone", "telepon", "no telepon", "nomor telepon", "telp",
         "no telp", "no wa", "nomor wa", "no whatsapp", "nomor whatsapp",

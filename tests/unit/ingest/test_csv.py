@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.ingest.problems import ApiError
 from services.ingest.recipients import CsvRow, Rules, codec_of, csv_rows, missing_columns
 from shared.templates import Template, Variable
 
 LIMIT = 10_000
+_PIECES = [
+    b"sep=", b";", b",", b"\t", b"|", b'"', b"\r", b"\n", b"\r\n", b" ", b"name", b"email", b"E-mail", b"a", b"=",
+    b"\xe9", b"\0", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", "\u00e9".encode(), b"'", b"\\", b"\x85", b"\x1a",
+]  # fmt: skip
 SITI, BUDI = ["Siti", "siti@example.com", "007"], ["Budi", "budi@example.com", "008"]
 TABLE = [["name", "email", "code"], SITI, BUDI]
 
@@ -205,6 +212,25 @@ async def test_a_row_without_end_is_refused(row: bytes) -> None:
     """Before it is held in memory; a quote that is not closed takes in the whole file."""
     said = await refusal(b"name\n" + row)
     assert said == f"line 2: a row is longer than {LIMIT} characters; perhaps a quote that opens a cell is not closed"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from(_PIECES), max_size=30).map(b"".join) | st.binary(max_size=60),
+    st.sampled_from(["", "cp1252", "utf-8"]),
+    st.integers(0, 5),
+)
+async def test_any_bytes_are_rows_or_one_refusal(raw: bytes, codec: str, size: int) -> None:
+    """Nothing else comes out, and nothing of what a library says."""
+    try:
+        found: list[CsvRow] | ApiError = await read(raw, codec, size)
+    except ApiError as error:
+        found = error
+    if isinstance(found, ApiError):
+        assert found.code == "MALFORMED_CSV"
+        assert not re.search("codec|delimiter|expected|unexpected|field limit", found.message)
+    else:
+        assert all(len(row.cells) >= row.header.width for row in found)
 
 
 async def test_a_row_in_many_pieces_takes_time_in_proportion() -> None:
