@@ -84,7 +84,7 @@ class QiscusApi:
         if not all(hmac.compare_digest(one.encode(), two.encode()) for one, two in zip(given, wanted, strict=True)):
             raise _refusal(0, "Qiscus-App-Id and Qiscus-Secret-Key are not those of this app")
         if path != (settings.app_code, settings.channel_id):
-            raise _Refusal(404, 100, "no such app or channel")
+            raise _Refusal(404, 100, "no such channel" if path[0] == settings.app_code else "no such app")
 
     def _accept(self, body: dict[str, Any], message_id: str, raw: bytes) -> None:
         message = Message("whatsapp", body["to"], "", message_id, body["template"]["name"], source=raw[:KEPT_BYTES])

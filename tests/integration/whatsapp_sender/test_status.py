@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from shared.sending.provider import ProviderStatus
+from tests.integration.sandbox.running import Sandbox
 from tests.integration.whatsapp_sender.providers import ACCEPTED, error_body, opened, providing, serving_raw
 from tests.servers import free_port
 
@@ -154,6 +156,30 @@ async def test_an_answer_in_no_form_of_metas_is_compared_with_that_to_a_wrong_se
     assert found.detail.get("check") == check
     assert set(provider.bodies) == {b"{}"}
     assert "s3cret" not in str(found.detail)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "check"),
+    [
+        ({}, None),
+        ({"app_code": "other"}, {APP, SECRET}),
+        ({"secret_key": "wrong"}, {APP, SECRET}),
+        ({"channel_id": "2"}, {CHANNEL}),
+        ({"path": "/v2"}, {URL}),
+    ],
+)
+async def test_the_sandbox_is_told_like_qiscus(tmp_path: Path, wrong: dict[str, str], check: set[str] | None) -> None:
+    """Each setting wrong in turn, asked of the look-alike that Kurir ships, as a process."""
+    sandbox = Sandbox(tmp_path)
+    await asyncio.to_thread(sandbox.start)
+    settings = {"app_code": "sandbox", "channel_id": "1", "secret_key": "sandbox"} | wrong
+    try:
+        async with opened(sandbox.url + settings.pop("path", ""), **settings) as channel:
+            found = await channel.status()
+    finally:
+        await asyncio.to_thread(sandbox.kill)
+    assert found.authenticated == (check is None)
+    assert set(found.detail.get("check", [])) == (check or set())  # type: ignore[call-overload]  # a list or absent
 
 
 async def test_a_provider_that_is_away() -> None:
