@@ -114,6 +114,23 @@ def test_secrets_that_are_read_are_mounted(document: dict[str, Any]) -> None:
     assert len(paths) <= 3
 
 
+def test_signing_keys_are_mounted_for_the_email_sender_alone() -> None:
+    """All of a Secret that may be missing, so that a key is added without a change here; closed to other users."""
+    mounting = {
+        document["metadata"]["name"]: volume["projected"]
+        for document in WORKLOADS
+        for volume in document["spec"]["template"]["spec"]["volumes"]
+        if volume["name"] == "dkim"
+    }
+    assert mounting == {
+        "email-sender": {"defaultMode": 0o440, "sources": [{"secret": {"name": "kurir-dkim", "optional": True}}]}
+    }
+    (document,) = [one for one in WORKLOADS if one["metadata"]["name"] == "email-sender"]
+    (container,) = document["spec"]["template"]["spec"]["containers"]
+    (path,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "dkim"]
+    assert f"KURIR_DKIM_KEYS=example.com:s1:{path}/example.com.pem" in (FOLDER / "kustomization.yaml").read_text()
+
+
 @pytest.mark.parametrize("document", WORKLOADS, ids=_name)
 def test_pods_are_locked_and_stop_in_time(document: dict[str, Any]) -> None:
     """As in the compose file: no root, nothing to write but volumes, and longer to stop than the service takes."""
