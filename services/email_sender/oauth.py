@@ -89,7 +89,7 @@ class TokenSource:
         try:
             async with asyncio.timeout(self._timeout_s):
                 status, raw = await self._post()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # ValueError: a host beyond IDNA
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
             return UnavailableError(f"{self._place}: {self._veiled(reason)}", code="oauth")
         answer = _object(raw)

@@ -74,7 +74,12 @@ class OAuthReader:
 
 def _is_safe(url: str) -> bool:
     """Return whether secrets may be sent to a URL: encrypted, or to this machine."""
-    parts = urlsplit(url)
-    if not parts.hostname or parts.username is not None:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
+    written = url.isascii() and url.isprintable() and " " not in url and parts.username is None
+    if not written or not host or port == 0:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))

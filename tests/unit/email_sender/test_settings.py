@@ -207,6 +207,10 @@ def test_servers_may_each_have_a_client_of_their_own() -> None:
     [
         ({"KURIR_SMTP_OAUTH_TOKEN_URL": ""}, ["KURIR_SMTP_OAUTH_TOKEN_URL is required by auth=xoauth2"]),
         ({"KURIR_SMTP_OAUTH_TOKEN_URL": "http://idp.example.com/token"}, ["TOKEN_URL must be https://"]),
+        ({"KURIR_SMTP_OAUTH_TOKEN_URL": "https://idp.example.com:99999/token"}, ["TOKEN_URL must be https://"]),
+        ({"KURIR_SMTP_OAUTH_TOKEN_URL": "https://[idp/token"}, ["TOKEN_URL must be https://"]),
+        ({"KURIR_SMTP_OAUTH_TOKEN_URL": "https:///token"}, ["TOKEN_URL must be https://"]),
+        ({"KURIR_SMTP_OAUTH_TOKEN_URL": "idp.example.com"}, ["TOKEN_URL must be https://"]),
         ({"KURIR_SMTP_OAUTH_TOKEN_URL": "https://u:hunter2hunter2@idp.example.com/"}, ["TOKEN_URL must be https://"]),
         (
             {
