@@ -32,6 +32,7 @@ MOST_RECOUNTED = 50_000
 LOGGER_PATIENCE_S = 30.0
 INDEXES = {
     "ring": "turns of streams that do not exist",
+    "starts": "starts of streams that do not exist",
     "streams": "listed streams that do not exist",
     "parked": "times of retries that are not parked",
     "later": "times of jobs that do not exist",

@@ -112,21 +112,21 @@ def parked(lease: Lease, event: bytes, delay_ms: int, *, uncertain: bool = False
     return Move(kind, lease, event, f"{max(delay_ms, 0)} {lease.deliveries}")
 
 
-def deferred(lease: Lease, event: bytes, due_ms: int, first_deferred_at_ms: int) -> Move:
-    """The provider asked to wait; no attempt is used."""
+def deferred(lease: Lease, event: bytes, delay_ms: int, first_deferred_at_ms: int) -> Move:
+    """The provider asked to wait; no attempt is used. The server measures the delay by its own clock."""
     packed = lease.rewritten(
         attempts_used=lease.attempt - 1,
         deferrals=lease.job.deferrals + 1,
         first_deferred_at_ms=first_deferred_at_ms,
         booked_for_ms=0,
     )
-    return Move("later", lease, event, f"{due_ms} {lease.job.lane} deferred", packed)
+    return Move("later", lease, event, f"{max(delay_ms, 0)} {lease.job.lane} deferred", packed)
 
 
-def postponed(lease: Lease, event: bytes, due_ms: int) -> Move:
-    """A further attempt follows at `due_ms`, too far ahead to be parked."""
+def postponed(lease: Lease, event: bytes, delay_ms: int) -> Move:
+    """A further attempt follows after `delay_ms`, too long to be parked."""
     packed = lease.rewritten(attempts_used=lease.attempt, booked_for_ms=0)
-    return Move("later", lease, event, f"{due_ms} {lease.job.lane} retried", packed)
+    return Move("later", lease, event, f"{max(delay_ms, 0)} {lease.job.lane} retried", packed)
 
 
 def booked(lease: Lease, due_ms: int) -> Move:

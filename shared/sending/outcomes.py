@@ -181,7 +181,8 @@ def _deferred(tried: Tried, error: SendError, wait_s: float, policy: OutcomePoli
         due_ms,
         tried.subject,
     )
-    return Outcome(deferred(lease, pack_event(event), due_ms, first_ms), "deferred", error.error_class, error.code)
+    move = deferred(lease, pack_event(event), due_ms - tried.at_ms, first_ms)
+    return Outcome(move, "deferred", error.error_class, error.code)
 
 
 def _gave_up(tried: Tried, error: SendError, wished_ms: int) -> Outcome:
@@ -214,7 +215,7 @@ def _retried(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
         )
     )
     if delay_ms > policy.park_ms and not uncertain:
-        move = postponed(lease, event, tried.at_ms + delay_ms)
+        move = postponed(lease, event, delay_ms)
     else:
         move = parked(lease, event, min(delay_ms, policy.park_ms), uncertain=uncertain)
     return Outcome(move, "retrying", error.error_class, error.code)

@@ -120,7 +120,7 @@ class QueueView:
         with translated("leftovers"):
             for keys in map(ChannelKeys, CHANNELS):
                 sized = {
-                    **{name: await self.redis.zcard(keys.key(name)) for name in ("parked", "later", "ring")},
+                    **{name: await self.redis.zcard(keys.key(name)) for name in ("parked", "later", "ring", "starts")},
                     **{name: await self.redis.hlen(keys.key(name)) for name in ("later:jobs", "cancels", "places")},
                     **{name: await self.redis.scard(keys.key(name)) for name in ("streams", "paused:blasts")},
                 }

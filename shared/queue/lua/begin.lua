@@ -175,7 +175,7 @@ end
 -- would only be moved about.
 for stream, booked in pairs(booked_in) do
   if booked >= 10 and not granted_in[stream] and bulk_blast(stream) then
-    redis.call('ZADD', C .. ':ring', 'XX', int(now + 1000000), stream)
+    serve_from(stream, now + 1000000)
   end
 end
 write_counts(now_ms, nil, events)

@@ -18,8 +18,8 @@ if ARGV[4] == 'cancelled_at' then
   redis.call('HDEL', key, 'paused')
   redis.call('SREM', C .. ':paused:blasts', ARGV[1])
   local stream = C .. ':jobs:bulk:' .. ARGV[1]
-  redis.call('ZREM', C .. ':ring', stream)
-  if redis.call('EXISTS', stream) == 1 then serve(stream, now_us()) end
+  redis.call('ZREM', C .. ':starts', stream)
+  if redis.call('EXISTS', stream) == 1 then serve(stream) end
   ring_bell()
 end
 local events = {}

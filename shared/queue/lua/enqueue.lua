@@ -79,11 +79,11 @@ elseif large or state[3] then
   local stream = C .. ':jobs:bulk:' .. blast
   if redis.call('SADD', C .. ':streams', blast) == 1 then make_group(stream) end
   add_to_stream(stream)
-  if not state[3] then serve(stream, later and scheduled_us or now) end
+  if later and not state[3] then serve_from(stream, scheduled_us) elseif not state[3] then serve(stream) end
 else
   local stream = C .. ':jobs:' .. (lane == 'bulk' and 'due' or lane)
   redis.call('HSET', key, 'to', add_to_stream(stream))
-  serve(stream, now)
+  serve(stream)
 end
 
 redis.call('HSET', key, 'wm:' .. series, int(first + n), 'moved_at', int(now_ms))

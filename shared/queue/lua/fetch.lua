@@ -8,7 +8,8 @@
 -- Order: `high` given back or due, `high` new; then half to retries whose time has come (they must be on time, and
 -- not all there is), the rest to `normal` and the ring 4:1 while both have work, the ring one stream after the other,
 -- what was given back before what is new in each.
--- A stream with nothing to take leaves the ring; whatever puts something there brings it back.
+-- A stream's turn lasts for at least 4 jobs. A stream with nothing to take leaves the ring; whatever puts something
+-- there brings it back.
 -- A crash before: nothing happened. A lost reply: the jobs are in `<sender>:buf`; `own` lists them.
 
 local me, want = ARGV[1] .. ':buf', tonumber(ARGV[2])
@@ -18,7 +19,7 @@ local now = now_us()
 local now_ms = math.floor(now / 1000)
 local most_due = math.max(want, 100)
 local out = { '', -1 }
-local MOST_STREAMS = 16
+local MOST_STREAMS, TURN = 16, 4
 
 local function add(stream, entries, counts)
   for _, entry in ipairs(entries) do
@@ -110,38 +111,67 @@ local function promote_due()
         gauge('later_scheduled', -1)
       end
       note_place(job_id, stream, redis.call('XADD', stream, '*', 'd', string.sub(kept, 3)))
-      serve(stream, now)
+      serve(stream)
     end
   end
 end
 
--- The jobs of a scheduled blast with a stream of its own are queued from its first turn on.
-local function start_scheduled(stream)
-  local blast = bulk_blast(stream)
-  if not blast then return end
+-- The jobs of a scheduled blast with a stream of its own are queued from its start on.
+local function start_scheduled(blast)
   local key = C .. ':blast:' .. blast
   if redis.call('HDEL', key, 'scheduled_whole') == 0 then return end
   local waiting = tonumber(redis.call('HGET', key, 'scheduled') or 0)
   if waiting > 0 then count(blast, 'scheduled', -waiting) end
 end
 
-local turns = 0
+-- Streams whose turns begin now: scheduled blasts, and those that rested.
+local function start_due()
+  for _, stream in ipairs(redis.call('ZRANGEBYSCORE', C .. ':starts', '-inf', int(now), 'LIMIT', 0, most_due)) do
+    redis.call('ZREM', C .. ':starts', stream)
+    if bulk_blast(stream) then start_scheduled(bulk_blast(stream)) end
+    serve(stream)
+  end
+end
+
+-- False for a stream whose time is still to come: an earlier version put it into the ring.
+local function is_started(stream)
+  local blast = bulk_blast(stream)
+  if not blast then return true end
+  local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled_whole', 'scheduled_at', 'cancelled_at')
+  if not v[1] then return true end
+  local starts_at = tonumber(v[2] or 0) * 1000
+  if starts_at > now and not v[3] then
+    serve_from(stream, starts_at)
+    return false
+  end
+  start_scheduled(blast)
+  return true
+end
+
+-- A stream's turn lasts for some jobs, over several fetches if need be: one template after the other, not all at once.
+local function end_turn(stream, got, more, place)
+  if not more then
+    redis.call('ZREM', C .. ':ring', stream)
+    redis.call('HDEL', C .. ':turns', stream)
+    if got == 0 then drop_if_empty(stream) end
+  elseif redis.call('HINCRBY', C .. ':turns', stream, got) >= TURN then
+    redis.call('HDEL', C .. ':turns', stream)
+    redis.call('ZADD', C .. ':ring', int(place), stream)
+  end
+end
+
 local function take_ring(n)
   if n <= 0 then return 0 end
-  local taken = 0
-  local streams = redis.call('ZRANGEBYSCORE', C .. ':ring', '-inf', int(now), 'LIMIT', 0, MOST_STREAMS)
+  local taken, place = 0, last_place()
+  local streams = redis.call('ZRANGE', C .. ':ring', 0, MOST_STREAMS - 1)
   for i, stream in ipairs(streams) do
     if taken >= n then break end
-    local share = math.ceil((n - taken) / (#streams - i + 1))
-    start_scheduled(stream)
-    local got, more = take(stream, share)
-    taken = taken + got
-    turns = turns + 1
-    if more then
-      redis.call('ZADD', C .. ':ring', int(now + turns), stream)
-    else
-      redis.call('ZREM', C .. ':ring', stream)
-      if got == 0 then drop_if_empty(stream) end
+    if is_started(stream) then
+      local left_of_turn = TURN - tonumber(redis.call('HGET', C .. ':turns', stream) or 0)
+      local share = math.max(left_of_turn, math.ceil((n - taken) / (#streams - i + 1)))
+      local got, more = take(stream, math.min(share, n - taken))
+      taken = taken + got
+      end_turn(stream, got, more, place + i)
     end
   end
   return taken
@@ -149,7 +179,8 @@ end
 
 local function ms_until_due()
   local next_at
-  for _, key in ipairs({ C .. ':parked', C .. ':later', C .. ':ring' }) do
+  if redis.call('EXISTS', C .. ':ring') == 1 then return 0 end
+  for _, key in ipairs({ C .. ':parked', C .. ':later', C .. ':starts' }) do
     local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
     local at = first[2] and tonumber(first[2])
     if at and (not next_at or at < next_at) then next_at = at end
@@ -160,6 +191,7 @@ end
 
 look_for_due()
 promote_due()
+start_due()
 local left = want - take(C .. ':jobs:high', want)
 if left > 0 then
   local turn = tonumber(redis.call('GET', C .. ':turn') or 0)

@@ -130,17 +130,35 @@ local function drop_if_empty(stream)
   if redis.call('XLEN', stream) == 0 then
     redis.call('DEL', stream)
     redis.call('ZREM', C .. ':ring', stream)
+    redis.call('ZREM', C .. ':starts', stream)
+    redis.call('HDEL', C .. ':turns', stream)
     redis.call('SREM', C .. ':streams', blast)
   end
 end
 
--- A stream of the ring with something to take gets its turns again, unless its blast is paused. What stands in the
--- ring already keeps its place, a scheduled one its time.
-local function serve(stream, at_us)
-  if not is_ringed(stream) then return end
+-- The place behind the last stream of the ring. Scores are turns, not times: a clock that is set back moves nothing.
+local function last_place()
+  local last = redis.call('ZRANGE', C .. ':ring', -1, -1, 'WITHSCORES')
+  return (last[2] and tonumber(last[2]) or 0) + 1
+end
+
+local function is_held(stream)
   local blast = bulk_blast(stream)
-  if blast and redis.call('HEXISTS', C .. ':blast:' .. blast, 'paused') == 1 then return end
-  redis.call('ZADD', C .. ':ring', 'NX', int(at_us), stream)
+  return blast and redis.call('HEXISTS', C .. ':blast:' .. blast, 'paused') == 1
+end
+
+-- A stream of the ring with something to take gets its turns again, unless its blast is paused. What is in the ring
+-- keeps its place, and what starts later its time.
+local function serve(stream)
+  if not is_ringed(stream) or is_held(stream) or redis.call('ZSCORE', C .. ':starts', stream) then return end
+  redis.call('ZADD', C .. ':ring', 'NX', int(last_place()), stream)
+end
+
+-- A stream whose turns begin at a time to come. A time that is set already stays.
+local function serve_from(stream, at_us)
+  if is_held(stream) then return end
+  redis.call('ZREM', C .. ':ring', stream)
+  redis.call('ZADD', C .. ':starts', 'NX', int(at_us), stream)
 end
 
 -- Whether an entry's id stands before another's: by the time in ms, of 13 digits, then by the number behind it.

@@ -30,7 +30,7 @@ local function look(stream)
           give_back(stream, entry[1], math.max(entry[4] - 1, 0))
           freed = freed + 1
         end
-        if #rows > 0 then serve(stream, now_us()) end
+        if #rows > 0 then serve(stream) end
       end
     end
   end

@@ -2,7 +2,7 @@
 -- Check members of an index against what they stand for; mend what is wrong.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 index: "ring", "streams", "parked", "later" or "later:jobs" · 2 "1" to mend, "0" to look only · 3 … members
+-- ARGV  1 index: "ring", "starts", "streams", "parked", "later" or "later:jobs" · 2 "1" to mend, "0" to look only · 3 … members
 -- Result  how many stand for nothing
 -- Mended: such a member goes; but a job that is kept and has no time (`later:jobs`) is due at once.
 -- Safe to repeat.
@@ -12,6 +12,7 @@ local key = C .. ':' .. index
 
 local checks = {
   ring = function(stream) return redis.call('EXISTS', stream) == 1 end,
+  starts = function(stream) return redis.call('EXISTS', stream) == 1 end,
   streams = function(blast) return redis.call('EXISTS', C .. ':jobs:bulk:' .. blast) == 1 end,
   parked = function(member)
     local stream, id = string.match(member, '^(%S+) (%S+)$')

@@ -66,11 +66,13 @@ elseif is_ringed(stream) then
     if mend then redis.call('SADD', C .. ':streams', blast) end
   end
   local v = redis.call('HMGET', C .. ':blast:' .. (blast or ''), 'paused', 'scheduled_at', 'scheduled_whole')
-  if not v[1] and to_take() > 0 and not redis.call('ZSCORE', C .. ':ring', stream) then
+  local served = redis.call('ZSCORE', C .. ':ring', stream) or redis.call('ZSCORE', C .. ':starts', stream)
+  if not v[1] and to_take() > 0 and not served then
     turnless = 1
     if mend then
       make_group(stream)
-      serve(stream, math.max(now, v[3] and tonumber(v[2]) * 1000 or 0))
+      local starts_at = v[3] and tonumber(v[2]) * 1000 or 0
+      if starts_at > now then serve_from(stream, starts_at) else serve(stream) end
       ring_bell()
     end
   end

@@ -60,7 +60,7 @@ local function take(stream)
   local before = from_buf + from_tx
   take_buf(stream)
   take_tx(stream)
-  if from_buf + from_tx > before then serve(stream, now_ms * 1000) end
+  if from_buf + from_tx > before then serve(stream) end
   if only then return end
   for _, suffix in ipairs({ ':buf', ':tx' }) do
     local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1, dead .. suffix)

@@ -14,7 +14,8 @@ local was_paused = redis.call('HDEL', key, 'paused') == 1
 redis.call('SREM', C .. ':paused:blasts', ARGV[1])
 local stream = C .. ':jobs:bulk:' .. ARGV[1]
 if redis.call('EXISTS', stream) == 1 then
-  serve(stream, math.max(now_us(), v[5] and tonumber(v[4]) * 1000 or 0))
+  local starts_at = v[5] and tonumber(v[4]) * 1000 or 0
+  if starts_at > now_us() then serve_from(stream, starts_at) else serve(stream) end
 end
 ring_bell()
 if was_paused then

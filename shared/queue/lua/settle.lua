@@ -11,7 +11,7 @@
 --   ended      from :tx or :buf · "<status> <q|r how it waited> <1 if to be counted as uncertain>"
 --   drop       from :buf, counted as sent before · —
 --   park       from :tx, a further attempt · "<delay in ms> <attempts counted by the entry>"
---   later      from :tx, deferred · "<due in ms since the epoch> <lane> <deferred|retried>"
+--   later      from :tx, deferred · "<delay in ms> <lane> <deferred|retried>"
 --   uncertain  from :tx, as park, and noted as an answer lost · as park
 --   book       from :buf, its domain's start is booked · "<due in ms> <lane>"
 --   back       from :tx or :buf, given back untried · "<attempts counted by the entry> <q|r how it will wait>"
@@ -138,17 +138,17 @@ function moves.uncertain(job)
   return true
 end
 
-local function to_later(job, due, mark)
+local function to_later(job, due_us, mark)
   forget(job.stream, job.id)
-  redis.call('ZADD', C .. ':later', int(tonumber(due) * 1000), job.job_id)
+  redis.call('ZADD', C .. ':later', int(due_us), job.job_id)
   redis.call('HSET', C .. ':later:jobs', job.job_id, mark .. job.packed)
   belled = true
 end
 
 function moves.later(job)
   if job.from ~= 'tx' then return false end
-  local due, lane, what = string.match(job.value, '^(%d+) (%S+) (%S+)$')
-  to_later(job, due, 'd' .. string.sub(lane, 1, 1))
+  local delay, lane, what = string.match(job.value, '^(%d+) (%S+) (%S+)$')
+  to_later(job, now + tonumber(delay) * 1000, 'd' .. string.sub(lane, 1, 1))
   count(job.blast, 'processing', -1)
   count(job.blast, 'retrying', 1)
   count_channel(what, 1)
@@ -158,7 +158,7 @@ end
 function moves.book(job)
   if job.from ~= 'buf' then return false end
   local due, lane = string.match(job.value, '^(%d+) (%S+)$')
-  to_later(job, due, 'b' .. string.sub(lane, 1, 1))
+  to_later(job, tonumber(due) * 1000, 'b' .. string.sub(lane, 1, 1))
   return true
 end
 
@@ -167,7 +167,7 @@ function moves.back(job)
   -- an entry that went and came again since it was fetched has had more attempts than this sender knows
   if job.from == 'buf' then attempts = math.max(in_buf[job.stream][job.id] - 1, 0) end
   give_back(job.stream, job.id, attempts)
-  serve(job.stream, now)
+  serve(job.stream)
   if job.from == 'tx' then
     count(job.blast, 'processing', -1)
     if waits == 'r' then count(job.blast, 'retrying', 1) end
@@ -189,7 +189,7 @@ function moves.shelve(job)
     note_place(job.job_id, stream, redis.call('XADD', stream, '*', 'd', job.packed))
   end
   redis.call('ZREM', C .. ':ring', stream)
-  serve(stream, now)
+  serve(stream)
   belled = true
   return true
 end

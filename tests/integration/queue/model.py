@@ -320,7 +320,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     async def _make_due(self) -> None:
         redis: Any = self.world.redis
-        for key in ("{email}:parked", "{email}:later", "{email}:ring"):
+        for key in ("{email}:parked", "{email}:later", "{email}:starts"):
             members = await redis.zrange(key, 0, -1, withscores=True)
             if members:
                 await redis.zadd(key, {member: min(score, 1.0) for member, score in members})

@@ -65,6 +65,10 @@ async def turn_for_nothing(world: World, _blast: Blast, _sender: HandSender) -> 
     await world.redis.zadd("{email}:ring", {"{email}:jobs:bulk:nowhere": 1})
 
 
+async def start_for_nothing(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.zadd("{email}:starts", {"{email}:jobs:bulk:nowhere": 1})
+
+
 async def listed_for_nothing(world: World, _blast: Blast, _sender: HandSender) -> None:
     await world.redis.sadd("{email}:streams", "nowhere")
 
@@ -107,6 +111,7 @@ HARMS: list[tuple[Harm, str]] = [
     (out_of_ring, "streams with work that get no turns"),
     (unlisted, "streams that are not listed"),
     (turn_for_nothing, "turns of streams that do not exist"),
+    (start_for_nothing, "starts of streams that do not exist"),
     (listed_for_nothing, "listed streams that do not exist"),
     (timeless_retry, "parked retries without a time"),
     (time_for_no_retry, "times of retries that are not parked"),
@@ -208,7 +213,7 @@ async def test_nothing_is_ended_while_the_logger_is_behind(world: World, monkeyp
 async def test_scheduled_blast_that_is_sent_again_is_healthy(world: World) -> None:
     """All jobs of a scheduled blast failed and stand in a new stream of its own: they wait for a turn, not a time."""
     blast = await world.given(120, "bulk", scheduled_at_ms=4_000_000_000_000)
-    await world.redis.zadd("{email}:ring", {f"{{email}}:jobs:bulk:{blast.blast_id}": 1})
+    await world.redis.zadd("{email}:starts", {f"{{email}}:jobs:bulk:{blast.blast_id}": 1})
     sender = await world.sender()
     for lease in await sender.take(120):
         assert await sender.fail(lease)

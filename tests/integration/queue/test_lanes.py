@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 from shared.blasts import Blast
@@ -69,6 +70,39 @@ async def test_twenty_bulk_blasts_all_get_turns(world: World) -> None:
     served = Counter([blast_id for _ in range(5) for blast_id in await finish_all(sender, 16)])
     assert set(served) == {blast.blast_id for blast in blasts}
     assert max(served.values()) <= 8
+
+
+async def test_a_clock_that_is_set_back_costs_no_turn(world: World) -> None:
+    """Turns are counted, not timed: what stood in the ring by a clock an hour ahead is served as the rest is."""
+    ahead = await world.given(200, "bulk")
+    hour_ahead_us = (time.time() + 3600) * 1e6
+    await world.redis.zadd("{email}:ring", {f"{{email}}:jobs:bulk:{ahead.blast_id}": hour_ahead_us})
+    behind = await world.given(200, "bulk")
+    sender = await world.sender()
+    served = Counter([blast_id for _ in range(10) for blast_id in await finish_all(sender, 20)])
+    assert served == {ahead.blast_id: 100, behind.blast_id: 100}
+
+
+async def test_a_turn_lasts_over_several_fetches(world: World) -> None:
+    """Fetched one at a time, jobs come four of a blast together: a template is used again before it is forgotten."""
+    blasts = [await world.given(100, "bulk") for _ in range(3)]
+    sender = await world.sender()
+    served = [(await finish_all(sender, 1))[0] for _ in range(12)]
+    assert served == [blast.blast_id for blast in blasts for _ in range(4)]
+
+
+async def test_scheduled_blast_that_an_earlier_version_put_into_the_ring_waits(world: World) -> None:
+    """A stream that stands in the ring by its time to come, as an earlier version has it, is not begun before."""
+    at_ms = time.time_ns() // 1_000_000 + 2_000
+    blast = await world.given(150, "bulk", scheduled_at_ms=at_ms)
+    stream = f"{{email}}:jobs:bulk:{blast.blast_id}"
+    await world.redis.zrem("{email}:starts", stream)
+    await world.redis.zadd("{email}:ring", {stream: at_ms * 1000})
+    sender = await world.sender()
+    assert await sender.fetch() == []
+    await world.check_balance(blast)
+    assert await eventually(lambda: sender.fetch(10), "its time")
+    assert time.time_ns() // 1_000_000 >= at_ms
 
 
 async def test_small_bulk_blasts_share_one_stream(world: World) -> None:

@@ -74,7 +74,7 @@ async def test_scheduled_blast_waits_for_its_time(world: World, count: int, lane
 
 async def test_scheduled_blast_that_is_paused_waits_for_both(world: World) -> None:
     """Resumed before its time a scheduled blast still waits for it."""
-    at_ms = now_ms() + 400
+    at_ms = now_ms() + 2_000
     blast = await world.given(150, "bulk", scheduled_at_ms=at_ms)
     sender = await world.sender()
     assert await world.control.pause_blast(blast.blast_id, "wait")
@@ -128,7 +128,7 @@ async def test_scheduled_blast_that_is_still_enqueued_when_its_time_comes(world:
     if then == "cancelled":
         assert await world.control.cancel_blast(blast.blast_id)
     else:
-        await world.redis.zadd("{email}:ring", {f"{{email}}:jobs:bulk:{blast.blast_id}": 1})
+        await world.redis.zadd("{email}:starts", {f"{{email}}:jobs:bulk:{blast.blast_id}": 1})
         sender = await world.sender()
         assert all(await sender.finish(*await sender.take(600)))
     counts = (await world.progress(blast)).counts

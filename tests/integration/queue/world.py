@@ -148,6 +148,7 @@ class World:
         streams = {f"{{email}}:jobs:bulk:{name.decode()}" for name in await redis.smembers("{email}:streams")}
         assert streams == truth.bulk_streams
         ring = {member.decode() for member in await redis.zrange("{email}:ring", 0, -1)}
+        ring |= {member.decode() for member in await redis.zrange("{email}:starts", 0, -1)}
         for stream in truth.takeable - ring:
             blast_id = stream.rpartition(":")[2]
             lane = stream in {"{email}:jobs:high", "{email}:jobs:normal"}
@@ -223,7 +224,7 @@ class HandSender:
     async def defer(self, lease: Lease, wait_ms: int, first_deferred_at_ms: int = 1) -> bool:
         due_ms = time.time_ns() // 1_000_000 + wait_ms
         event = Deferred(0, lease.job_id, lease.job.run, lease.attempt, 1, "deferred", "450", "later", 1, due_ms)
-        move = deferred(lease, pack_event(event), due_ms, first_deferred_at_ms)
+        move = deferred(lease, pack_event(event), wait_ms, first_deferred_at_ms)
         return (await self.consumer.settle([move]))[0]
 
     async def fail(self, lease: Lease) -> bool:
