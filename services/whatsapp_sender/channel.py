@@ -69,7 +69,8 @@ class WhatsAppChannel:
                 raise _server_failure(answer, turn)
             try:
                 receipt = read_answer(answer)
-            except UnavailableError as error:
+            except (UnavailableError, UncertainError) as error:
+                # redirects, and acceptances that are none of WhatsApp's: many in a row are not from Qiscus
                 turn.failed(error.message)
                 raise
             except BaseException:

@@ -112,6 +112,21 @@ async def test_a_redirect_is_not_followed_and_opens_the_breaker(status: int) -> 
     assert len(provider.bodies) == 5
 
 
+@pytest.mark.parametrize("body", ["<html>Log in to the network</html>", {"status": "ok"}, ""])
+async def test_pages_that_only_look_like_acceptances_open_the_breaker(body: object) -> None:
+    """A captive portal answers 200 to everything: five messages are uncertain, the rest waits until it has gone."""
+    async with providing() as provider, opened(provider.url) as channel:
+        provider.answers(200, body)
+        for _ in range(5):
+            assert channel.available()
+            with pytest.raises(UncertainError):
+                await channel.send(MESSAGE)
+        assert not channel.available()
+        with pytest.raises(UnavailableError, match="without a message id"):
+            await channel.send(MESSAGE)
+    assert len(provider.bodies) == 5
+
+
 @pytest.mark.parametrize("code", [131_999, 139_100, 2388001, 138_006])
 async def test_a_code_of_metas_that_is_not_listed(code: int) -> None:
     """With a status of 4xx it is a refusal for good; unless the status says that it is about us, or that it passes."""
