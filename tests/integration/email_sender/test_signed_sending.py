@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
+import structlog
 
+from services.email_sender.channel import EmailChannel
 from services.email_sender.dkim_keys import DkimKey, KeyRing
+from services.email_sender.identity import Identity
 from services.email_sender.settings import SmtpSettings
 from shared.errors import UnavailableError
-from tests.integration.email_sender.mails import make_blast, make_job, smtp_settings
+from tests.integration.email_sender.mails import email_settings, make_blast, make_job, make_mail, smtp_settings
 from tests.integration.email_sender.peer import peer
 from tests.integration.email_sender.running import opened, sending_mail
 from tests.integration.queue.world import World
@@ -92,3 +96,42 @@ async def test_failed_signature_fails_its_own_message_alone(monkeypatch: pytest.
         with pytest.raises(UnavailableError):
             await channel._encoder.encode(channel.render(first, blast), eight_bit=True)
         assert await channel._encoder.encode(channel.render(second, blast), eight_bit=True)
+
+
+async def test_status_says_who_we_are_and_what_to_publish() -> None:
+    """The name in EHLO, the return path, who signs for which domain, and the DNS records of the keys."""
+    async with peer() as server, opened(smtp_settings(server.url), KeyRing([RSA])) as channel:
+        status = await channel.status()
+    assert status.detail["identity"] == {
+        "ehlo": "client.example.com",
+        "returnPath": "the address of From",
+        "domains": [{"domain": "example.com", "signedBy": ["rsa-sha256 r._domainkey.example.com"], "spfAligned": True}],
+        "dkimRecords": {"r._domainkey.example.com": RSA.dns_record},
+    }
+
+
+async def test_domains_that_nothing_speaks_for_are_told_at_the_start() -> None:
+    """In the log, by name: one that no key signs, and one that the return path does not belong to either."""
+    keys = KeyRing([RSA])
+    identity = Identity("client.example.com", "b@example.com", ("example.com", "example.org"), keys)
+    channel = EmailChannel(replace(email_settings(NOBODY, keys=keys), identity=identity))
+    with structlog.testing.capture_logs() as logged:
+        await channel.open()
+        await channel.close()
+    assert {(one["event"], *one["domains"]) for one in logged} == {
+        ("sender_unaligned", "example.org"),
+        ("dkim_key_missing", "example.org"),
+    }
+
+
+async def test_sandboxed_sender_talks_to_nothing_but_the_sandbox() -> None:
+    """Its mail needs no link for people, so a real server that was left in the settings gets none of it."""
+    async with peer() as server:
+        async with opened(smtp_settings(server.url, sandboxed=True)) as channel:
+            with pytest.raises(UnavailableError, match="not Kurir's sandbox"):
+                await channel.send(make_mail())
+        assert not server.messages
+    async with peer({"CONNECT": ["220 sandbox.kurir ESMTP"] * 2}) as server:
+        async with opened(smtp_settings(server.url, sandboxed=True)) as channel:
+            await channel.send(make_mail())
+        assert len(server.messages) == 1
