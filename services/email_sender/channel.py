@@ -11,7 +11,7 @@ from cachetools import LRUCache
 from services.email_sender.message import Frames, Mail
 from services.email_sender.servers import Delivery, Server, Servers
 from services.email_sender.settings import EmailSettings
-from services.email_sender.signing import ENCODE_ASIDE_BYTES, Encoder
+from services.email_sender.signing import SIGN_AHEAD_BYTES, Encoder
 from shared.blasts import Blast
 from shared.channels import EMAIL
 from shared.errors import SendError, StopChannelError, UnavailableError
@@ -20,7 +20,7 @@ from shared.logs import get_logger
 from shared.sending.provider import ProviderStatus, Receipt, Room, Start, at_once
 
 LOOK_TIMEOUT_S = 15.0
-MOST_AHEAD_BYTES = 32 * 1024 * 1024
+MOST_AHEAD_BYTES = 16 * 1024 * 1024
 _LEAST_BYTES = 4_000
 
 
@@ -74,7 +74,7 @@ class EmailChannel:
                 frame = self._frames.get(blast)
                 if self._encoder.signs_ahead(frame.domain):
                     mails[job.job_id, job.run] = frame.fill(job)
-        small = {key: mail for key, mail in mails.items() if mail.body.size <= ENCODE_ASIDE_BYTES}
+        small = {key: mail for key, mail in mails.items() if mail.body.size <= SIGN_AHEAD_BYTES}
         if small:
             self._ahead.update(zip(small, self._encoder.sign_ahead(list(small.values())), strict=True))
 

@@ -21,6 +21,8 @@ from services.email_sender.message import Mail
 
 # above this, encoding a message takes so long that it must not hold up the others
 ENCODE_ASIDE_BYTES = 512 * 1024
+# several messages are prepared in one go: above this, each is encoded aside in its turn
+SIGN_AHEAD_BYTES = 64 * 1024
 _MOST_THREADS = 4
 # hashing lets other threads run; what is done between two pieces does not
 _PIECE_BYTES = 256 * 1024
@@ -66,7 +68,7 @@ class Encoder:
         return _encoded(mail, keys, eight_bit=eight_bit)
 
     def signs_ahead(self, domain: str) -> bool:
-        """Return whether messages from a domain are worth signing ahead of their turn."""
+        """Return whether small messages from a domain are worth signing ahead of their turn."""
         return any(key.is_rsa for key in self._keys.for_domain(domain))
 
     def sign_ahead(self, mails: Sequence[Mail]) -> list[Mail]:

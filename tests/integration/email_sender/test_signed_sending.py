@@ -12,7 +12,9 @@ from services.email_sender.channel import EmailChannel
 from services.email_sender.dkim_keys import DkimKey, KeyRing
 from services.email_sender.identity import Identity
 from services.email_sender.settings import SmtpSettings
+from services.email_sender.signing import SIGN_AHEAD_BYTES
 from shared.errors import UnavailableError
+from shared.jobs import Attachment
 from tests.integration.email_sender.mails import email_settings, make_blast, make_job, make_mail, smtp_settings
 from tests.integration.email_sender.peer import peer
 from tests.integration.email_sender.running import opened, sending_mail
@@ -65,6 +67,16 @@ async def test_nothing_is_prepared_where_that_gains_nothing(keys: list[DkimKey])
     async with opened(NOBODY, KeyRing(keys)) as channel:
         channel.work_ahead([(make_job(), make_blast())])
         assert channel.render(make_job(), make_blast()).ahead is None
+
+
+async def test_large_message_waits_for_its_turn() -> None:
+    """To prepare several large ones at once would hold up everything else; it is signed all the same."""
+    big = make_blast(attachments=[Attachment("f.pdf", "application/pdf", bytes(SIGN_AHEAD_BYTES))])
+    async with opened(NOBODY, KeyRing([RSA])) as channel:
+        channel.work_ahead([(make_job(), big)])
+        mail = channel.render(make_job(), big)
+        assert mail.ahead is None
+        assert verdicts(await channel._encoder.encode(mail, eight_bit=True), [RSA]) == [True]
 
 
 async def test_job_that_cannot_be_rendered_spoils_no_preparation() -> None:
