@@ -6,6 +6,9 @@ the queue. Drivers' exceptions are translated to these in their adapters, nowher
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from shared.foreign_text import legible
 
 
@@ -105,10 +108,28 @@ class DeferredError(SendError):
 OPTED_OUT_REASON = "opted_out"
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A server's no to one recipient: one of a run in which it refuses everybody alike, perhaps.
+
+    `alike` is what it has in common with others of its kind, of which `most` in a row are a run. `taken` returns how
+    many messages the server has accepted so far, `others_left` whether other servers are there to turn to; `set_aside`
+    leaves this one alone, for a reason.
+    """
+
+    server: str
+    alike: str
+    most: int
+    taken: Callable[[], int]
+    others_left: Callable[[], bool]
+    set_aside: Callable[[str], None]
+
+
 class PermanentError(SendError):
     """This message to this address will never work; `suppress` names why the address is suppressed, if it is.
 
     That is a hard bounce, which stops all messages, unless it begins with OPTED_OUT_REASON: that stops marketing.
+    `refusal` is set where it may be one of many alike, by which a server refuses everybody.
     """
 
     error_class = "permanent"
@@ -116,6 +137,7 @@ class PermanentError(SendError):
     def __init__(self, message: str, *, code: str = "", reply: str = "", suppress: str = "") -> None:
         super().__init__(message, code=code, reply=reply)
         self.suppress = legible(suppress)
+        self.refusal: Refusal | None = None
 
 
 class StopChannelError(SendError):
@@ -128,6 +150,12 @@ class StopBlastError(SendError):
     """The blast's template is broken at the provider: pause the blasts that use it."""
 
     error_class = "stop_blast"
+
+
+class RefusesAllError(SendError):
+    """The server refuses everybody alike: that is our fault, not this recipient's. The job is given back."""
+
+    error_class = "stop"
 
 
 class UncertainError(SendError):

@@ -15,6 +15,7 @@ import unicodedata
 
 # longer than any honest reply
 _MOST_READ = 8192
+_MOST_ALIKE = 200
 _QUOTES = "<>[](){}\"'`,;:.!?=*-"
 _HOST = re.compile(r"(?:[a-z0-9_-]+\.)+[a-z][a-z0-9-]*\.?")
 _IP = re.compile(r"[0-9a-f]*[:.][0-9a-f:.]*[0-9a-f]")
@@ -77,6 +78,12 @@ def speaks_of_policy(text: str, recipient: str = "") -> bool:
     """Return whether words speak of us, of the message, or of a state that passes; `recipient` may be quoted bare."""
     words = _TABLE.sub("", words_of(text, recipient.rpartition("@")[0]))
     return _POLICY.search(words) is not None or any(root in words for root in _POLICY_ELSEWHERE)
+
+
+def likeness(text: str, recipient: str) -> str:
+    """Return what a reply has in common with others of its kind: its words, but for names and numbers."""
+    words = words_of(text, recipient.rpartition("@")[0]).split()
+    return " ".join(word for word in words if not any(map(str.isdecimal, word)))[:_MOST_ALIKE]
 
 
 def words_of(text: str, quoted: str = "") -> str:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from services.email_sender.blame import accuses_recipient, speaks_of_policy
+from services.email_sender.blame import accuses_recipient, likeness, speaks_of_policy
 from shared.errors import (
     DeferredError,
     PermanentError,
@@ -22,6 +22,9 @@ from shared.errors import (
 )
 
 LONGEST_WAIT_S = 24 * 3600.0
+# refusals alike in a row that are not the recipients' fault; those for reasons of policy (5.7.x), in whatever words
+RUN = 20
+POLICY_RUN = 10
 # some write it as #5.7.1 (Cisco) or [5.7.1]; what goes on with more digits is an IP address or a version
 _CODE = r"([245])\.(\d{1,3})\.(\d{1,3})(?!\.?\d)"
 _ENHANCED = re.compile(rf"^[ \t]*[#(\[]?{_CODE}", re.MULTILINE)
@@ -115,6 +118,13 @@ def classify(stage: Stage, reply: Reply, recipient: str = "") -> SendError:
         return PermanentError(message, code=reply.codes, reply=reply.words, suppress=suppress)
     later = TryLaterError if kind == "4" else TransientError
     return later(message, code=reply.codes, reply=reply.words)
+
+
+def alike(reply: Reply, recipient: str) -> tuple[str, int]:
+    """Return what a refusal has in common with others of its kind, and how many of them in a row make a run."""
+    if reply.is_policy:
+        return "5.7", POLICY_RUN
+    return f"{reply.codes} {likeness(reply.text, recipient)}".rstrip(), RUN
 
 
 def _before_mail(stage: Stage, reply: Reply, message: str) -> SendError:

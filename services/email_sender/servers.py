@@ -13,6 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from services.email_sender.connection import Connection, ConnectionLostError, RefusedError
 from services.email_sender.envelope import Announced
@@ -20,21 +21,20 @@ from services.email_sender.login import Credentials
 from services.email_sender.message import Mail
 from services.email_sender.oauth import TokenSource
 from services.email_sender.own_rate import OwnRate, RateReachedError
-from services.email_sender.replies import Reply, Stage
+from services.email_sender.replies import Reply, Stage, alike
 from services.email_sender.settings import ServerSettings, SmtpSettings
 from services.email_sender.signing import Encoder
 from shared.clock import SystemClock
 from shared.errors import (
     PermanentError,
+    Refusal,
     SendError,
-    StopChannelError,
     UnavailableError,
     UncertainError,
 )
 from shared.sending.breaker import Breaker, Turn
 from shared.sending.provider import Room, Start, at_once
 
-POLICY_REFUSALS = 10
 LEAST_STALE_S = 5.0
 _TEND_S = 1.0
 _STALE_GROWTH = 1.01
@@ -87,7 +87,11 @@ class Server:
         self.chains = settings.rate is None and self.concurrency >= smtp.concurrency
         self.active = 0
         self._own_rate = OwnRate(settings.name, settings.rate, self._clock)
-        self._policy_refusals = 0
+        # how many messages it has accepted
+        self.taken = 0
+        # what it refuses everybody by, while others are there to turn to
+        self._set_aside = ""
+        self.others_left: Callable[[], bool] = lambda: False
         # shorter once the server has shown that it closes them sooner
         self._stale_s = smtp.timeouts.idle_s
         self._leaving: set[asyncio.Future[None]] = set()
@@ -113,7 +117,8 @@ class Server:
                 finally:
                     self.active -= 1
             turn.worked()
-        self._policy_refusals = 0
+        self.taken += 1
+        self._set_aside = ""
         return Accepted(self.settings.name, reply)
 
     async def _send(self, delivery: Delivery) -> Reply:
@@ -206,16 +211,26 @@ class Server:
         if isinstance(error, UnavailableError | UncertainError):
             turn.failed(str(error))
             return
-        turn.worked()
         cause = error.__cause__
-        if not (isinstance(cause, RefusedError) and isinstance(error, PermanentError) and cause.reply.is_policy):
-            self._policy_refusals = 0
-            return
-        self._policy_refusals += 1
-        if self._policy_refusals >= POLICY_REFUSALS:
-            self._policy_refusals = 0
-            reason = f"{self.settings.name} refused {POLICY_REFUSALS} messages in a row for reasons of policy"
-            raise StopChannelError(reason, code=error.code, reply=error.reply) from error
+        if isinstance(error, PermanentError) and isinstance(cause, RefusedError):
+            self._judge_refusal(error, cause, turn)
+        else:
+            turn.worked()
+
+    def _judge_refusal(self, error: PermanentError, cause: RefusedError, turn: Turn) -> None:
+        """It may refuse everybody alike; once that is known, its refusals are its failures."""
+        if self._set_aside and self.others_left():
+            turn.failed(self._set_aside)
+            raise UnavailableError(self._set_aside, code=error.code, reply=error.reply) from error
+        turn.worked()
+        kind, most = alike(cause.reply, cause.recipient)
+        name = self.settings.name
+        error.refusal = Refusal(name, kind, most, lambda: self.taken, self.others_left, self.set_aside)
+
+    def set_aside(self, reason: str) -> None:
+        """Leave the server alone, but for a probe now and then, until it accepts a message."""
+        self._set_aside = reason
+        self.breaker.open(reason)
 
     def tend(self) -> None:
         """Close connections that were idle for too long."""
@@ -251,6 +266,12 @@ class Servers:
             Server(one, smtp, encoder, _tls_context(contexts, smtp, verifies=_verifies(one, smtp)))
             for one in smtp.servers
         ]
+        for server in self.servers:
+            server.others_left = partial(self._others_left, server)
+
+    def _others_left(self, server: Server) -> bool:
+        """Whether another server works."""
+        return any(not one.breaker.is_open for one in self.servers if one is not server)
 
     def available(self) -> bool:
         """Say whether any server may be tried now."""

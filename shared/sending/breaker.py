@@ -89,6 +89,12 @@ class Breaker:
         if self.is_open or self._failures >= self._policy.failures:
             self._failed_at = self._clock.monotonic()
 
+    def open(self, reason: str) -> None:
+        """Open at once: what is known of the server needs no further failures."""
+        self._failures = max(self._failures, self._policy.failures)
+        self._failed_at = self._clock.monotonic()
+        self.reason = reason
+
     def end_probe(self) -> None:
         """The probe has ended, however it did: the next may follow when it is due."""
         self._probing = False

@@ -167,12 +167,12 @@ class Dispatcher:
         return min(concurrency * self._settings.window, concurrency + further)
 
     def _free(self) -> int:
-        return self._window() - len(self._holdings.in_flight)
+        return self._window() - self._holdings.flying
 
     def _begins(self) -> int:
         """How many jobs to begin now: none while there is enough to send, so that one call begins many."""
         window = self._window()
-        free = window - len(self._holdings.in_flight)
+        free = window - self._holdings.flying
         self._holdings.low_water = window // 4
         if self._holdings.ready.qsize() > self._holdings.low_water and free < window // 2:
             return 0
@@ -226,7 +226,7 @@ class Dispatcher:
             return False
         sent_at = clock.monotonic()
         requests = [self._request(lease, clock.now_ms()) for lease in leases]
-        grants = await self._consumer.begin(requests, len(holdings.in_flight), self._pace.need_s(ready=room.ready))
+        grants = await self._consumer.begin(requests, holdings.flying, self._pace.need_s(ready=room.ready))
         self._pace.begun(clock.monotonic() - sent_at)
         self._limited = any(grant.kind == "limited" for grant in grants)
         self._spaced = any(grant.spaced or grant.kind == "limited" for grant in grants)
@@ -246,7 +246,7 @@ class Dispatcher:
         holdings = self._holdings
         if not holdings.suspects:
             return holdings.take(most)
-        if holdings.in_flight:
+        if holdings.flying:
             return []
         high = holdings.take_high(most) if self._after_suspect else []
         self._after_suspect = not high

@@ -22,7 +22,7 @@ class Flight:
     A start later than `latest_start` could come too close to those that were granted after it. `asked_at` is when the
     grant was asked for: it is void once the lease has lapsed after that. The channel was asked to send it at
     `taken_at`, infinity before that and after its answer; from its start on it is `sending`: what ends before was not
-    handed over.
+    handed over. `undecided` once it was refused, while it is not clear whom that concerns.
     """
 
     lease: Lease
@@ -32,6 +32,7 @@ class Flight:
     alone: bool = False
     taken_at: float = math.inf
     sending: bool = False
+    undecided: bool = False
 
 
 class ReadyQueue(asyncio.Queue[Flight]):
@@ -57,6 +58,7 @@ class Holdings:
     low_water: int = 0
     finished: int = 0
     pace: Pace = field(default_factory=Pace)
+    _undecided: int = 0
     _order: itertools.count[int] = field(default_factory=itertools.count)
     _known: dict[str, int] = field(default_factory=dict)
     _suspected: set[str] = field(default_factory=set)
@@ -151,13 +153,28 @@ class Holdings:
         key = entry_key(lease)
         self._known.pop(key, None)
         self._suspected.discard(key)
-        if self.in_flight.pop(key, None) is not None:
+        flight = self.in_flight.pop(key, None)
+        if flight is not None:
+            self._undecided -= flight.undecided
             self.finished += 1
             self.wake.set()
         again = self._refetched.pop(key, None)
         if again is not None:
             self.buffer(again)
             self.wake.set()
+
+    def set_aside(self, lease: Lease) -> None:
+        """Note that a job has been sent and waits for what that means: it takes no room from others."""
+        flight = self.in_flight.get(entry_key(lease))
+        if flight is not None and not flight.undecided:
+            flight.undecided, flight.alone = True, False
+            self._undecided += 1
+            self.wake.set()
+
+    @property
+    def flying(self) -> int:
+        """How many begun jobs are sent or settled now, or are to be sent."""
+        return len(self.in_flight) - self._undecided
 
     def holds(self, lease: Lease) -> bool:
         """Say whether this sender knows of the entry: buffered, being begun, in flight or being settled."""

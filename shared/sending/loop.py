@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Generic
 
 from shared.clock import Clock, SystemClock
-from shared.errors import OPTED_OUT_REASON, QueueUnavailableError, StopBlastError, StopChannelError
+from shared.errors import QueueUnavailableError, StopBlastError, StopChannelError
 from shared.lifecycle import Stop, end_tasks
 from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
@@ -22,6 +23,7 @@ from shared.queue.consumer import BeginPolicy, Consumer, Doorbell
 from shared.queue.control import Control, gap_us, rate_text
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
+from shared.queue.refusals import Refusals
 from shared.queue.suppressions import Suppressions
 from shared.retry import RetryPolicy
 from shared.sending.dispatcher import Dispatcher, Gates
@@ -32,7 +34,8 @@ from shared.sending.provider import ChainingProvider, MessageT, PreparingProvide
 from shared.sending.settings import SendingSettings
 from shared.sending.settler import Settlement, Settler
 from shared.sending.snapshots import SnapshotCache
-from shared.sending.worker import SendObserver, Worker, WorkerParts
+from shared.sending.verdicts import Verdicts, patience_s, suppression_reason
+from shared.sending.worker import SendObserver, Worker, WorkerParts, conclude
 
 BELL_BLOCK_MS = 1000
 REST_S = 0.5
@@ -75,6 +78,8 @@ class SendingLoop(Generic[MessageT]):
         reaper = Reaper(redis, provider.channel, settings.sender_id, settings.timing)
         self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._say)
         self._report = report
+        refusals = Refusals(redis, provider.channel)
+        self._verdicts = Verdicts(refusals, self._holdings, self._clock, patience_s(settings))
         self._parts = WorkerParts(
             provider=provider,
             snapshots=self._snapshots,
@@ -88,7 +93,9 @@ class SendingLoop(Generic[MessageT]):
             observer=observer,
             consequences=self,
             clock=self._clock,
+            verdicts=self._verdicts,
         )
+        self._conclude = partial(conclude, self._parts)
         self._failures_in_a_row = 0
 
     async def run(self, stop: Stop) -> None:
@@ -134,6 +141,7 @@ class SendingLoop(Generic[MessageT]):
                 group.create_task(self._keeper.beat(self._clock)),
                 group.create_task(self._keeper.keep(self._clock)),
                 group.create_task(self._tell_health()),
+                group.create_task(self._verdicts.run(self._conclude)),
             ]
             workers += [group.create_task(Worker(self._parts).run()) for _ in range(self._settings.concurrency)]
             dispatching = group.create_task(self._dispatcher.run(self._clock, stop.is_set))
@@ -147,6 +155,7 @@ class SendingLoop(Generic[MessageT]):
         log = get_logger()
         try:
             async with asyncio.timeout(self._settings.grace_s):
+                await self._verdicts.close(self._conclude)
                 await dispatching
                 while self._holdings.in_flight:
                     self._holdings.wake.clear()
@@ -222,7 +231,7 @@ class SendingLoop(Generic[MessageT]):
 
     async def suppress(self, address: str, reason: str) -> None:
         """Suppress an address: wholly after a hard bounce, for marketing alone after an opt-out."""
-        written = reason if reason.startswith(OPTED_OUT_REASON) else f"hard_bounce: {reason}"
+        written = suppression_reason(reason)
         await self._insist(lambda: self._suppressions.add(self._provider.channel, address, written))
 
     def provider_failed(self) -> None:

@@ -8,7 +8,7 @@
 | ServerFailedError | as TransientError; with the server in trouble, deferred for a moment, no attempt used |
 | DeferredError | wait as asked, or 30 s, 1, 2, 5 … min; failed (`gave_up`) after a day, or expired |
 | PermanentError | failed; a hard bounce suppresses the address |
-| UnavailableError, StopChannelError, StopBlastError | given back, no attempt used |
+| UnavailableError, StopChannelError, StopBlastError, RefusesAllError | given back, no attempt used |
 | UncertainError | by policy: one further attempt, or failed |
 """
 
@@ -21,6 +21,7 @@ import msgspec
 from shared.errors import (
     DeferredError,
     PermanentError,
+    RefusesAllError,
     SendError,
     ServerFailedError,
     StopBlastError,
@@ -118,7 +119,7 @@ def sent_event(tried: Tried, receipt: Receipt, *, late: bool) -> bytes:
 
 def refused(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
     """Return the outcome of an attempt that ended with `error`."""
-    if isinstance(error, UnavailableError | StopChannelError | StopBlastError):
+    if isinstance(error, UnavailableError | StopChannelError | StopBlastError | RefusesAllError):
         return _returned(tried, error)
     if isinstance(error, PermanentError):
         return failed(tried, error, suppress=error.suppress)

@@ -27,6 +27,7 @@ from shared.sending.provider import ChainingProvider, MessageT, NotStartedError,
 from shared.sending.settler import Settlement, Settler
 from shared.sending.snapshots import SnapshotCache
 from shared.sending.starts import GrantedStart
+from shared.sending.verdicts import Verdicts
 
 
 class SendObserver(Protocol):
@@ -93,6 +94,32 @@ class WorkerParts(Generic[MessageT]):
     observer: SendObserver
     consequences: Consequences
     clock: Clock
+    verdicts: Verdicts
+
+
+async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError) -> None:
+    """Settle an attempt by what it turned out to be, and do to the address what follows."""
+    outcome = refused(tried, error, parts.policy)
+    parts.settler.add(Settlement(outcome.move))
+    if outcome.suppress:
+        await parts.consequences.suppress(tried.lease.job.recipient.address, outcome.suppress)
+    _note(parts, tried, outcome)
+
+
+def _note(parts: WorkerParts[MessageT], tried: Tried, outcome: Outcome) -> None:
+    job = tried.lease.job
+    parts.observer.attempt(job.channel, outcome.name, outcome.error_class, tried.duration_ms / 1000)
+    note(
+        "attempt",
+        job_id=job.job_id,
+        blast_id=job.blast_id,
+        channel=job.channel,
+        attempt=tried.lease.attempt,
+        outcome=outcome.name,
+        error_class=outcome.error_class,
+        code=outcome.code,
+        duration_ms=tried.duration_ms,
+    )
 
 
 class Worker(Generic[MessageT]):
@@ -203,11 +230,11 @@ class Worker(Generic[MessageT]):
         outcome = accepted(tried, receipt)
         self._parts.settler.add(Settlement(outcome.move, partial(sent_event, tried, receipt, late=True)))
         self._parts.consequences.provider_worked()
-        self._note(tried, outcome)
+        _note(self._parts, tried, outcome)
 
     async def _refuse(self, tried: Tried, error: SendError, *, asked: bool) -> None:
         """Settle what an error means; a pause goes before it, so that nobody begins the job in between."""
-        outcome = refused(tried, error, self._parts.policy)
+        weighed = await self._weigh(tried, error)
         consequences = self._parts.consequences
         try:
             if isinstance(error, StopChannelError):
@@ -215,26 +242,19 @@ class Worker(Generic[MessageT]):
             elif isinstance(error, StopBlastError):
                 await consequences.stop_blast(tried.lease.job.blast_id, error)
         finally:
-            self._parts.settler.add(Settlement(outcome.move))
-        if outcome.suppress:
-            await consequences.suppress(tried.lease.job.recipient.address, outcome.suppress)
+            if weighed is not None:
+                await conclude(self._parts, tried, weighed)
         if isinstance(error, UnavailableError) or (isinstance(error, ServerFailedError) and error.in_trouble):
             consequences.provider_failed()
         elif asked and not isinstance(error, UncertainError | StopChannelError | ServerFailedError):
             consequences.provider_worked()
-        self._note(tried, outcome)
 
-    def _note(self, tried: Tried, outcome: Outcome) -> None:
-        job = tried.lease.job
-        self._parts.observer.attempt(job.channel, outcome.name, outcome.error_class, tried.duration_ms / 1000)
-        note(
-            "attempt",
-            job_id=job.job_id,
-            blast_id=job.blast_id,
-            channel=job.channel,
-            attempt=tried.lease.attempt,
-            outcome=outcome.name,
-            error_class=outcome.error_class,
-            code=outcome.code,
-            duration_ms=tried.duration_ms,
-        )
+    async def _weigh(self, tried: Tried, error: SendError) -> SendError | None:
+        """Return what an error is, None for a refusal that is held until that is clear."""
+        if not isinstance(error, PermanentError) or error.refusal is None:
+            return error
+        try:
+            return await self._parts.verdicts.weigh(tried, error, partial(conclude, self._parts))
+        except asyncio.CancelledError:
+            self._give_back(tried.lease, "its sender stopped")
+            raise

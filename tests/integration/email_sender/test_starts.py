@@ -12,10 +12,9 @@ from dataclasses import replace
 import pytest
 
 from services.email_sender.own_rate import OwnRate
-from services.email_sender.servers import POLICY_REFUSALS
 from services.email_sender.settings import Timeouts
 from shared.blasts import Blast
-from shared.errors import DeferredError, PermanentError, StopChannelError
+from shared.errors import PermanentError
 from shared.sending.provider import NotStartedError, Room
 from shared.settings import Rate
 from tests.integration.email_sender.mails import make_mail, smtp_settings
@@ -219,30 +218,6 @@ async def test_own_rate_counts_from_the_start_that_was_made() -> None:
         with own_rate.passing(late) as start:
             await start()
     assert all(later - earlier >= 0.199 for earlier, later in itertools.pairwise(starts))
-
-
-async def test_deferral_by_a_server_s_own_rate_says_nothing_of_the_server() -> None:
-    """Ten refusals for reasons of policy stop the channel, whatever had to wait in between."""
-    refused = "550 5.7.1 blocked"
-    async with (
-        peer({"RCPT": lambda _line: refused}) as server,
-        opened(smtp_settings(f"{server.url}?rate=1000/1s")) as channel,
-    ):
-        own_rate = channel._opened().servers[0]._own_rate
-        own_rate._next_start += 1e9
-        with pytest.raises(DeferredError):
-            await channel.send(make_mail())
-        assert server.sessions == [], "no connection is opened for what has to wait"
-        own_rate._next_start = 0.0
-        for _ in range(POLICY_REFUSALS - 1):
-            with pytest.raises(PermanentError):
-                await channel.send(make_mail())
-            own_rate._next_start += 60.0
-            with pytest.raises(DeferredError):
-                await channel.send(make_mail())
-            own_rate._next_start = 0.0
-        with pytest.raises(StopChannelError):
-            await channel.send(make_mail())
 
 
 async def test_connection_that_closes_while_its_start_is_awaited_costs_nothing() -> None:

@@ -8,6 +8,7 @@ import pytest
 from shared.errors import (
     DeferredError,
     PermanentError,
+    RefusesAllError,
     SendError,
     ServerFailedError,
     StopBlastError,
@@ -45,6 +46,7 @@ def outcome_of(
         (UnavailableError("x"), "back", "returned"),
         (StopChannelError("x"), "back", "returned"),
         (StopBlastError("x"), "back", "returned"),
+        (RefusesAllError("x"), "back", "returned"),
         (UncertainError("x"), "uncertain", "retrying"),
     ],
 )

@@ -1,0 +1,67 @@
+"""Runs of refusals: a server that refuses everybody alike, counted over all senders of a channel and over restarts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from redis.asyncio import Redis
+
+from shared.addresses import identity
+from shared.queue.keys import ChannelKeys
+from shared.queue.scripts import call_script
+
+OPEN_MS = 3600 * 1000
+STOPPED_MS = 24 * 3600 * 1000
+
+Word = Literal["hold", "stop", "back", "aside", "final"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A recipient that a server refused for good; `suppression` is the reason to suppress it, "" for none.
+
+    `alike` is what refusals of one kind have in common; `reason` is why the channel is paused if they make a run.
+    """
+
+    server: str
+    alike: str
+    address: str
+    suppression: str
+    reason: str
+
+
+class Refusals:
+    """The runs of one channel, in `C:refused:<server>`."""
+
+    def __init__(self, redis: Redis, channel: str) -> None:
+        self._redis = redis
+        self._tag = ChannelKeys(channel).tag
+
+    async def weigh(self, refused: Refused, most: int, *, alone: bool) -> Word:
+        """Count a refusal; the `most`th of a run pauses the channel where the server is `alone`."""
+        return await self._call(refused, most, alone=alone, patience_ms=0)
+
+    async def look(self, refused: Refused, patience_s: float) -> Word:
+        """Return what has become of a refusal that was held; `hold` while others of its run come in within the time."""
+        return await self._call(refused, 0, alone=False, patience_ms=int(patience_s * 1000))
+
+    async def _call(self, refused: Refused, most: int, *, alone: bool, patience_ms: int) -> Word:
+        args = (
+            refused.server,
+            refused.alike,
+            identity(refused.address),
+            refused.suppression,
+            most,
+            "1" if alone else "0",
+            refused.reason,
+            OPEN_MS,
+            STOPPED_MS,
+            patience_ms,
+        )
+        word = await call_script(self._redis, "refuse", self._tag, args)
+        return cast("Word", word.decode() if isinstance(word, bytes) else str(word))
+
+    async def forgive(self, server: str) -> None:
+        """End a server's run: it has accepted a message."""
+        await call_script(self._redis, "forgive", self._tag, (server,))

@@ -1,0 +1,184 @@
+"""Refusals for good that wait until it is clear whose fault they are.
+
+A server that refuses everybody alike (a relay that does not know us, a block list, a wrong setting) must neither burn
+a blast nor fill the list of suppressions. So a refusal is held, its job begun as it is, until the server accepts a
+message or refuses another way: then it counts. When the last of a run arrives, the channel pauses with the server's
+words and all that were held go back untried. Where nothing decides, the refusal counts after `PATIENCE_S`.
+
+The run itself is counted in the queue (`shared.queue.refusals`), over all senders and over restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from shared.clock import Clock
+from shared.errors import OPTED_OUT_REASON, PermanentError, QueueUnavailableError, Refusal, RefusesAllError, SendError
+from shared.logs import get_logger
+from shared.queue.refusals import Refusals, Refused, Word
+from shared.sending.holdings import Holdings
+from shared.sending.outcomes import Tried
+from shared.sending.settings import SendingSettings
+
+PATIENCE_S = 5.0
+LONGEST_PATIENCE_S = 60.0
+_POLL_S = 0.1
+_REST_S = 0.5
+
+T = TypeVar("T")
+Conclude = Callable[[Tried, SendError], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    tried: Tried
+    error: PermanentError
+    refused: Refused
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one server has refused alike, as this sender knows it; times on the monotonic clock."""
+
+    refusal: Refusal
+    taken: int
+    until: float
+    held: list[_Held] = field(default_factory=list)
+
+
+class Verdicts:
+    """The refusals that one sender holds; `conclude` settles a job by the error that it turns out to be."""
+
+    def __init__(self, refusals: Refusals, holdings: Holdings, clock: Clock, patience_s: float) -> None:
+        self._refusals = refusals
+        self._holdings = holdings
+        self._clock = clock
+        self._patience_s = patience_s
+        self._runs: dict[str, _Run] = {}
+        self._taken: dict[str, int] = {}
+        self._closing = False
+
+    async def weigh(self, tried: Tried, error: PermanentError, conclude: Conclude) -> SendError | None:
+        """Return what a server's refusal is, None where that is not clear yet: then it is concluded later."""
+        refusal = error.refusal
+        if refusal is None:
+            return error
+        if self._closing:
+            return _returned(error, "its sender stopped")
+        await self._forgive(refusal)
+        run = self._runs.get(refusal.server)
+        if run is not None and (run.refusal.alike != refusal.alike or run.taken != self._taken_of(refusal)):
+            await self._release(run, conclude)
+        refused = _refused(tried, error, refusal)
+        alone = not refusal.others_left()
+        word = await self._insist(lambda: self._refusals.weigh(refused, refusal.most, alone=alone))
+        return await self._act(_Held(tried, error, refused), word, conclude)
+
+    async def _act(self, one: _Held, word: Word, conclude: Conclude) -> SendError | None:
+        refusal = one.error.refusal
+        assert refusal is not None  # noqa: S101 -- `weigh` has seen to it
+        if word == "final":
+            return one.error
+        if word == "hold" and not self._closing:
+            self._hold(one, refusal)
+            return None
+        reason = one.refused.reason
+        if word == "stop":
+            get_logger().error("refuses_everybody", server=refusal.server, code=one.error.code)
+        if word in {"stop", "aside"} and refusal.others_left():
+            refusal.set_aside(reason)
+        run = self._runs.pop(refusal.server, None)
+        for held in run.held if run else ():
+            await conclude(held.tried, _returned(held.error, reason))
+        return _returned(one.error, reason)
+
+    def _hold(self, one: _Held, refusal: Refusal) -> None:
+        run = self._runs.setdefault(refusal.server, _Run(refusal, self._taken_of(refusal), 0.0))
+        run.held.append(one)
+        run.until = self._clock.monotonic() + self._patience_s
+        self._holdings.set_aside(one.tried.lease)
+
+    async def _forgive(self, refusal: Refusal) -> None:
+        """The server has accepted something since it was last looked at: its run is over, in the queue too."""
+        taken = refusal.taken()
+        if taken != self._taken_of(refusal):
+            self._taken[refusal.server] = taken
+            await self._insist(lambda: self._refusals.forgive(refusal.server))
+
+    def _taken_of(self, refusal: Refusal) -> int:
+        return self._taken.get(refusal.server, 0)
+
+    async def run(self, conclude: Conclude) -> None:
+        """Conclude what has become clear, or has waited for long enough, until cancelled."""
+        while True:
+            await self._clock.sleep(_POLL_S)
+            for run in list(self._runs.values()):
+                if run.refusal.taken() != run.taken:
+                    await self._forgive(run.refusal)
+                    await self._release(run, conclude)
+                elif self._clock.monotonic() >= run.until:
+                    await self._expire(run, conclude)
+
+    async def _release(self, run: _Run, conclude: Conclude) -> None:
+        """The run is over: what was held counts."""
+        self._drop(run)
+        for held in run.held:
+            await conclude(held.tried, held.error)
+
+    async def _expire(self, run: _Run, conclude: Conclude) -> None:
+        """Nothing has decided here; another sender may be going through the same, or have come to the end of it."""
+        refused = run.held[0].refused
+        word = await self._insist(lambda: self._refusals.look(refused, self._patience_s))
+        if self._runs.get(run.refusal.server) is not run:
+            return
+        if word == "hold":
+            run.until = self._clock.monotonic() + self._patience_s
+            return
+        self._drop(run)
+        for held in run.held:
+            stopped = word in {"back", "aside"}
+            await conclude(held.tried, _returned(held.error, refused.reason) if stopped else held.error)
+
+    def _drop(self, run: _Run) -> None:
+        if self._runs.get(run.refusal.server) is run:
+            del self._runs[run.refusal.server]
+
+    async def close(self, conclude: Conclude) -> None:
+        """Give back what is held: another sender will meet the same refusal, and count on."""
+        self._closing = True
+        runs, self._runs = list(self._runs.values()), {}
+        for run in runs:
+            for held in run.held:
+                await conclude(held.tried, _returned(held.error, "its sender stopped"))
+
+    async def _insist(self, action: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                return await action()
+            except QueueUnavailableError:
+                await self._clock.sleep(_REST_S)
+
+
+def patience_s(settings: SendingSettings) -> float:
+    """Return how long a refusal is held: longer where the channel's rate spaces messages far apart."""
+    gap_s = settings.rate.period_s / settings.rate.count if settings.rate else 0.0
+    return min(max(PATIENCE_S * settings.time_scale, 2.5 * gap_s), LONGEST_PATIENCE_S)
+
+
+def suppression_reason(suppress: str) -> str:
+    """Return why an address is suppressed: wholly after a hard bounce, for marketing after an opt-out."""
+    return suppress if suppress.startswith(OPTED_OUT_REASON) else f"hard_bounce: {suppress}"
+
+
+def _refused(tried: Tried, error: PermanentError, refusal: Refusal) -> Refused:
+    reason = (
+        f"{refusal.server} refused {refusal.most} recipients in a row alike and took nothing in between: {error.reply}"
+    )
+    suppression = suppression_reason(error.suppress) if error.suppress else ""
+    return Refused(refusal.server, refusal.alike, tried.lease.job.recipient.address, suppression, reason)
+
+
+def _returned(error: PermanentError, reason: str) -> RefusesAllError:
+    return RefusesAllError(reason, code=error.code, reply=error.reply)
