@@ -157,7 +157,7 @@ async def test_refusals_say_what_they_have_in_common() -> None:
         kinds
         == [("550 relay not permitted for", RUN)] * 2
         + [("5.7", POLICY_RUN)] * 2
-        + [("550 5.1.1 no such user (id", RUN)] * 2
+        + [("550 5.1.1 no such user id", RUN)] * 2
     )
 
 

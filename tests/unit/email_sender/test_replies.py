@@ -193,6 +193,6 @@ def test_long_replies_are_read_in_linear_time() -> None:
         "no such " * 125_000,
         "a." * 500_000,
     ):
-        started = time.perf_counter()
+        started = time.process_time()
         classify(Stage.RCPT, Reply(550, text), "ana@example.com")
-        assert time.perf_counter() - started < 3
+        assert time.process_time() - started < 3
