@@ -31,6 +31,10 @@ ALIASES = {
 }  # fmt: skip
 _MARKS = dict.fromkeys(map(ord, "\ufeff\u200b\u200e\u200f\u2060"))
 _SHOWN, _SHOWN_CHARS = 10, 40
+# without what stands there: it may be a recipient's
+_NO_HEADER = (
+    "the first row names no column of a recipient (name, email or phone): begin with a row that names the columns"
+)
 
 
 def _key(name: str) -> str:
@@ -69,15 +73,13 @@ def quoted(names: Sequence[str] | dict[str, None]) -> str:
 
 
 def read_header(cells: Sequence[str]) -> Header:
-    """Read a header row; raises ApiError MALFORMED_CSV for one that names a column twice, or too many."""
+    """Read a header row; raises ApiError MALFORMED_CSV for one that names a column twice, too many, or none at all."""
     names = [" ".join(cell.translate(_MARKS).split()) for cell in cells]
     while names and not names[-1]:
         names.pop()
     named = [(name, place) for place, name in enumerate(names) if name]
     if len(named) > MAX_COLUMNS:
         raise ApiError("MALFORMED_CSV", f"the header has more than {MAX_COLUMNS} columns")
-    if any("@" in name for name in names):
-        raise ApiError("MALFORMED_CSV", "the first row has an address in it: begin with a row that names the columns")
     own = _once([(name.lower(), place) for name, place in named if name.lower() in OWN_COLUMNS])
     variables = _once([(name.removeprefix("variables."), place) for name, place in named if place not in own.values()])
     candidates: dict[str, list[str]] = {}
@@ -85,6 +87,8 @@ def read_header(cells: Sequence[str]) -> Header:
         field = _FIELDS.get(_key(name), "")
         if field and field not in own:
             candidates.setdefault(field, []).append(name)
+    if not own and not candidates:
+        raise ApiError("MALFORMED_CSV", _NO_HEADER)
     clear = {field: found[0] for field, found in candidates.items() if len(found) == 1}
     return Header(
         width=len(names),

@@ -155,7 +155,7 @@ BROKEN = {
         "\n".join(["name,email,kode", *ROWS]).encode(), 422, "MISSING_REQUIRED_VARIABLE",
         "the file has no column for the variable 'code'; its columns are 'name', 'email', 'kode'",
     ),
-    "no header": ("\n".join(ROWS).encode(), 400, "MALFORMED_CSV", "the first row has an address in it"),
+    "no header": ("\n".join(ROWS).encode(), 400, "MALFORMED_CSV", "the first row names no column of a recipient"),
     "too many cells in every row": (
         "\n".join(["name,email,code", *(f"{row},x" for row in ROWS)]).encode(), 422, "INVALID_VALUE",
         "200 rows have text in a column that the header does not name, first column 4 (line 2, 3, 4 …)",

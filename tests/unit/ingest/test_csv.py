@@ -181,6 +181,9 @@ async def test_text_in_a_column_without_name_is_noticed() -> None:
     assert (await read(b",name,email\n0,Siti,siti@example.com\n"))[0].stray_column == 1
 
 
+NO_HEADER = (
+    "the first row names no column of a recipient (name, email or phone): begin with a row that names the columns"
+)
 BROKEN = {
     b"": "the file has no header row",
     b"\xef\xbb\xbf": "the file has no header row",
@@ -188,7 +191,9 @@ BROKEN = {
     b"sep=;\n": "the file has no header row",
     b"name,email,Name\n": "the header names the column 'name' twice",
     b"code,code\n": "the header names the column 'code' twice",
-    b"Siti,siti@example.com,007\n": "the first row has an address in it: begin with a row that names the columns",
+    b"Siti,siti@example.com,007\n": NO_HEADER,
+    b"Siti;081224772000;007\n": NO_HEADER,
+    b"Customers of January;;\n;;\nname;email;code\n": NO_HEADER,
     b'name,email\nSiti,"siti@example.com\nBudi,b@example.com\n': "line 2: a quote opens a cell and nothing closes it",
     b'name,email\n"Siti" R,s@example.com\n': (
         "line 2: text follows a closing quote; write a quote within a cell twice"
