@@ -20,7 +20,7 @@ _DECIMAL = re.compile(
     r"""[+-]? (?:
         [0-9]+ (?:[.,][0-9]*)? E [+-]? [0-9]+           # scientific
         | [0-9]{7,} [.,] [0-9]*                         # seven digits and more before the point
-        | [0-9][0-9 ]* \. [0-9]{0,2}                    # two digits at most behind it
+        | [0-9(][0-9 ()/-]* \. [0-9]{0,2}               # two digits at most behind the only one
         | [0-9]{1,3} (?:,[0-9]{3})+ (?:\.[0-9]*)?       # thousands set apart by commas
         | [0-9][0-9 .']* , [0-9]{1,2}                   # by anything else, and a comma as the point
     )""",
