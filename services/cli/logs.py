@@ -55,6 +55,7 @@ def logs(
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     cursor: Annotated[str, typer.Option(help="Where the page before ended.")] = "",
     export: Annotated[Export | None, typer.Option(help="Write every matching message to stdout.")] = None,
+    spreadsheet: Annotated[bool, typer.Option(help="With --export csv: a file for spreadsheets.")] = False,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -73,7 +74,8 @@ def logs(
     }
     path = f"/api/v1/logs/{of}"
     if export is not None:
-        call_api(context, url, lambda api: _write_out(api, path, {**query, "format": export.value}))
+        wanted = {**query, "format": export.value, "for": "spreadsheet" if spreadsheet else ""}
+        call_api(context, url, lambda api: _write_out(api, path, wanted))
         return
     page = {**query, "limit": limit, "cursor": cursor}
     answer = call_api(context, url, lambda api: api.get(path, page))

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from services.cli import controls
+from services.cli import controls, suppressions
 from services.cli.backup import backup
 from services.cli.demo import run_demo
 from services.cli.demo_client import DemoError
@@ -23,7 +23,6 @@ from services.cli.monitor import monitor
 from services.cli.plan import UpOptions
 from services.cli.send import send
 from services.cli.status import channels, message, status
-from services.cli.suppressions import suppressions
 from services.cli.templates import preview, templates
 from services.cli.up import run_up
 from shared.errors import SettingsError
@@ -131,11 +130,11 @@ for _command in (
     controls.limit,
     templates,
     preview,
-    suppressions,
     backup,
     doctor,
 ):
     app.command()(_command)
+app.add_typer(suppressions.app, name="suppressions")
 
 
 if __name__ == "__main__":

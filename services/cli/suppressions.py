@@ -1,46 +1,218 @@
-"""`kurir suppressions`: addresses that get no more messages."""
+"""`kurir suppressions`: addresses that get no more messages, or no more marketing."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from services.cli.api_client import DEFAULT_URL, AsJson, Url, call_api, print_json
-from services.cli.terminal import stdout
+from services.cli.api_client import (
+    DEFAULT_URL,
+    Answer,
+    ApiClient,
+    AsJson,
+    Url,
+    call_api,
+    existing_file,
+    given,
+    print_json,
+    usage_error,
+)
+from services.cli.terminal import stdout, table
 
+PATH = "/api/v1/suppressions"
+_CHUNK = 1024 * 1024
 _console = stdout()
 
+app = typer.Typer(help="Suppressed addresses: list, add, lift, import, export.", no_args_is_help=False)
 
-def suppressions(
+
+class Form(StrEnum):
+    """How suppressions are exported."""
+
+    CSV = "csv"
+    NDJSON = "ndjson"
+
+
+Channel = Annotated[str, typer.Option("--channel", "-c", help="A channel.")]
+AddressPart = Annotated[str, typer.Option("--address", help="A part of the address.")]
+Scope = Annotated[str, typer.Option(help="all, or marketing.")]
+Source = Annotated[str, typer.Option(help="api, bounce, complaint, import, opt_out or unsubscribe.")]
+ReasonPart = Annotated[str, typer.Option("--reason", help="A part of the reason.")]
+
+
+@app.callback(invoke_without_command=True)
+def suppressions(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List suppressed addresses, or see the commands below."""
+    if context.invoked_subcommand is None:
+        _show_page(context, url, {"limit": 50}, as_json=as_json)
+
+
+@app.command("list")
+def list_all(
     context: typer.Context,
-    add: Annotated[str, typer.Option(help="Suppress this address.")] = "",
-    lift: Annotated[str, typer.Option(help="Lift the suppression with this id.")] = "",
-    channel: Annotated[str, typer.Option("--channel", "-c")] = "",
-    reason: Annotated[str, typer.Option(help="Why.")] = "manual",
+    channel: Channel = "",
+    address: AddressPart = "",
+    scope: Scope = "",
+    source: Source = "",
+    reason: ReasonPart = "",
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     cursor: Annotated[str, typer.Option(help="Where the page before ended.")] = "",
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """List suppressed addresses, add one, or lift one."""
-    if add:
-        body = {"channel": channel or "email", "address": add, "reason": reason}
-        print_json(call_api(context, url, lambda api: api.post("/api/v1/suppressions", body)))
-        return
-    if lift:
-        print_json(call_api(context, url, lambda api: api.call("DELETE", f"/api/v1/suppressions/{lift}")))
-        return
-    query = {"channel": channel, "limit": limit, "cursor": cursor}
-    answer = call_api(context, url, lambda api: api.get("/api/v1/suppressions", query))
+    """List the suppressions that match, a page at a time."""
+    wanted = _filter(channel, address, scope, source, reason)
+    _show_page(context, url, {**wanted, "limit": limit, "cursor": cursor}, as_json=as_json)
+
+
+@app.command()
+def show(context: typer.Context, suppression: str, url: Url = DEFAULT_URL) -> None:
+    """Show one suppression, by its id."""
+    print_json(call_api(context, url, lambda api: api.get(f"{PATH}/{suppression}")))
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    address: str,
+    channel: Channel = "email",
+    scope: Annotated[str, typer.Option(help="all (unless the source is an opt-out), or marketing.")] = "",
+    source: Source = "",
+    reason: Annotated[str, typer.Option(help="Why.")] = "manual",
+    expires_at: Annotated[str, typer.Option(help="When it ends (RFC 3339); never by default.")] = "",
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Suppress an address."""
+    body = {"channel": channel, "address": address, "reason": reason}
+    body |= given({"scope": scope, "source": source, "expiresAt": expires_at})
+    print_json(call_api(context, url, lambda api: api.post(PATH, body)))
+
+
+@app.command()
+def lift(
+    context: typer.Context,
+    suppression: Annotated[str, typer.Argument(help="A suppression's id; or name a filter.")] = "",
+    channel: Channel = "",
+    address: AddressPart = "",
+    scope: Scope = "",
+    source: Source = "",
+    reason: ReasonPart = "",
+    confirm: Annotated[int | None, typer.Option(min=0, help="Lift if that many match.")] = None,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Lift one suppression, or all that match; without --confirm these are counted only."""
+    wanted = given(_filter(channel, address, scope, source, reason))
+    if bool(suppression) == bool(wanted):
+        raise usage_error(context, "name either a suppression's id or a filter such as --source bounce")
+    if suppression:
+        answer = call_api(context, url, lambda api: api.call("DELETE", f"{PATH}/{suppression}"))
+        line = str(answer["message"])
+    else:
+        body: dict[str, object] = {**wanted} | ({} if confirm is None else {"confirm": confirm})
+        answer = call_api(context, url, lambda api: api.post(f"{PATH}/lift", body))
+        line = f"{answer['lifted']} lifted"
+        if confirm is None:
+            line = f"{answer['matched']} match, nothing was lifted; --confirm {answer['matched']} lifts them"
+    print_json(answer) if as_json else _console.print(line, markup=False)
+
+
+@app.command("import")
+def import_file(
+    context: typer.Context,
+    csv: Annotated[Path, typer.Argument(help="A CSV file with a column address, email or phone.")],
+    channel: Channel = "",
+    scope: Scope = "",
+    source: Source = "",
+    reason: Annotated[str, typer.Option(help="For rows that name none.")] = "",
+    permissive: Annotated[bool, typer.Option(help="Take the good rows of a file with bad ones.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Check the file and store nothing.")] = False,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Suppress every address of a file; safe to repeat."""
+    query = {
+        "channel": channel,
+        "scope": scope,
+        "source": source,
+        "reason": reason,
+        "validation": "permissive" if permissive else "",
+        "dryRun": "true" if dry_run else "",
+    }
+    path = existing_file(context, csv)
+    answer = call_api(context, url, lambda api: _upload(api, path, given(query)))
+    print_json(answer) if as_json else _report(answer)
+
+
+@app.command("export")
+def export_all(
+    context: typer.Context,
+    channel: Channel = "",
+    address: AddressPart = "",
+    scope: Scope = "",
+    source: Source = "",
+    reason: ReasonPart = "",
+    form: Annotated[Form, typer.Option(help="csv, which an import reads, or ndjson.")] = Form.CSV,
+    spreadsheet: Annotated[bool, typer.Option(help="CSV with a byte order mark and numbers as text.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write every suppression that matches to stdout."""
+    wanted = _filter(channel, address, scope, source, reason)
+    query = {**wanted, "format": form.value, "for": "spreadsheet" if spreadsheet else ""}
+    call_api(context, url, lambda api: _write_out(api, query))
+
+
+def _filter(channel: str, address: str, scope: str, source: str, reason: str) -> dict[str, object]:
+    return {"channel": channel, "address": address, "scope": scope, "source": source, "reason": reason}
+
+
+def _show_page(context: typer.Context, url: str, query: Mapping[str, object], *, as_json: bool) -> None:
+    answer = call_api(context, url, lambda api: api.get(PATH, query))
     if as_json:
         print_json(answer)
         return
-    table = Table("channel", "address", "reason", "id")
+    rows = table(("channel", "address", "stops", "source", "reason", "until", "id"), whole=("address", "id"))
     for one in answer["suppressions"]:
-        table.add_row(one["channel"], Text(one["address"]), Text(one["reason"]), one["id"])
-    _console.print(table)
+        texts = (one["address"], one["scope"], one["source"], one["reason"], one["expiresAt"] or "", one["id"])
+        rows.add_row(one["channel"], *map(Text, texts))
+    _console.print(rows)
     if answer["nextCursor"]:
-        _console.print(f"more: --cursor {answer['nextCursor']}", markup=False)
+        _console.print(f"more: kurir suppressions list --cursor {answer['nextCursor']}", markup=False, soft_wrap=True)
+
+
+async def _upload(api: ApiClient, path: Path, query: Mapping[str, str]) -> Answer:
+    headers = {"Content-Type": "text/csv"}
+    return await api.call("POST", f"{PATH}/import", params=query, data=_pieces(path), headers=headers)
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            yield chunk
+
+
+async def _write_out(api: ApiClient, query: Mapping[str, object]) -> None:
+    async for chunk in api.lines(PATH, query):
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+
+
+def _report(answer: Mapping[str, Any]) -> None:
+    if answer.get("dryRun"):
+        _console.print(f"Nothing was stored: {answer['total']} suppressions can be read.", markup=False)
+    else:
+        counts = f"{answer['added']} added, {answer['changed']} changed, {answer['unchanged']} as before"
+        _console.print(f"{answer['total']} suppressions: {counts}.", markup=False)
+    if answer["ignoredColumns"]:
+        _console.print(f"columns that were not read: {', '.join(answer['ignoredColumns'])}", markup=False)
+    if answer["rejected"]:
+        _console.print(f"{answer['rejected']} rows were refused:", markup=False)
+    for problem in answer.get("errors", [])[:20]:
+        _console.print(f"  {problem['field']}: {problem['message']}", markup=False)

@@ -62,6 +62,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "JOB_PROCESSING": ErrorCode(409, "The job is being sent at this moment."),
     "JOB_NOT_RETRYABLE": ErrorCode(409, "The job did not fail, or may have been delivered; there is nothing to retry."),
     "TEMPLATE_EXISTS": ErrorCode(409, "A template with this id exists already; PUT changes it."),
+    "CONFIRMATION_MISMATCH": ErrorCode(409, "`confirm` is not the number of what matches; nothing was done."),
     "BODY_TOO_LARGE": ErrorCode(413, "The body, or one line of it, is larger than allowed."),
     "UNSUPPORTED_MEDIA_TYPE": ErrorCode(415, "The Content-Type is not one that this call reads, or not UTF-8."),
     "UNSUPPORTED_ENCODING": ErrorCode(415, "The Content-Encoding is not one that this API reads: gzip or deflate."),

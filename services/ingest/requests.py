@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from shared.suppressions import Scope, Source
+
 Name = Annotated[str, Meta(max_length=200, examples=["Siti"])]
 Address = Annotated[str, Meta(max_length=320)]
 TemplateId = Annotated[str, Meta(min_length=1, max_length=100, examples=["otp"])]
@@ -129,9 +131,38 @@ class RetryRequest(Request, kw_only=True, frozen=True):
     include_uncertain: bool = False
 
 
+class EvidenceRequest(Request, kw_only=True, frozen=True):
+    """What a suppression rests on: a message that led to it, and somebody's words."""
+
+    job_id: Annotated[str, Meta(max_length=200)] = ""
+    words: Annotated[str, Meta(max_length=1000)] = ""
+
+
 class SuppressionRequest(Request, kw_only=True, frozen=True):
-    """An address that gets no more messages through a channel."""
+    """An address that gets no more messages through a channel, or no more marketing.
+
+    Without a `scope` everything is stopped, unless the `source` is an unsubscription, an opt-out or a complaint: these
+    stop marketing. It lasts until `expiresAt`, or until it is lifted.
+    """
 
     channel: ChannelName
     address: Annotated[str, Meta(min_length=1, max_length=320, examples=["siti@example.com"])]
+    scope: Scope | None = None
+    source: Source = "api"
     reason: Annotated[str, Meta(max_length=200)] = "manual"
+    expires_at: Instant | None = None
+    evidence: EvidenceRequest = EvidenceRequest()
+
+
+class LiftRequest(Request, kw_only=True, frozen=True):
+    """Which suppressions to lift; at least one field besides `confirm` is needed.
+
+    Without `confirm` they are counted only; with it they are lifted if it is their number.
+    """
+
+    channel: ChannelName | None = None
+    address: Annotated[str, Meta(max_length=320, description="A part of the address")] | None = None
+    scope: Scope | None = None
+    source: Source | None = None
+    reason: Annotated[str, Meta(max_length=200, description="A part of the reason")] | None = None
+    confirm: Annotated[int, Meta(ge=0)] | None = None

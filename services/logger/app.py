@@ -13,12 +13,13 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from services.logger import blast_views, exports, filters, open_jobs, queries
+from services.logger import blast_views, filters, open_jobs, queries
 from services.logger.backup import BackupError, write_backup
 from services.logger.blast_rows import read_snapshot
 from services.logger.blast_views import Pace
 from services.logger.counting import count_messages
 from services.logger.dashboard import show_dashboard
+from services.logger.exports import CONTENT_TYPES, Export
 from services.logger.filters import InvalidQueryError
 from services.logger.redelivery import (
     NotRetryableError,
@@ -160,26 +161,28 @@ class LogRoutes:
     async def _rows(self, request: web.Request, table: queries.Table, find: Find) -> web.StreamResponse:
         """Answer with a page of rows, or with all of them where an export is asked for."""
         page = filters.read_page(request.query)
-        wanted = filters.read_format(request.query)
-        if wanted != "json":
-            return await self._export(request, table, find, wanted)
+        export = filters.read_export(request.query)
+        if export is not None:
+            return await self._export(request, table, find, export)
         found = await self._store.read(lambda connection: find(connection, page))
         rows = [dict(zip(table.columns, row, strict=True)) for row in found.rows]
         following = filters.write_cursor(found.next_id) if found.next_id else None
         return _json({"success": True, "logs": rows, "nextCursor": following})
 
-    async def _export(self, request: web.Request, table: queries.Table, find: Find, wanted: str) -> web.StreamResponse:
+    async def _export(
+        self, request: web.Request, table: queries.Table, find: Find, export: Export
+    ) -> web.StreamResponse:
         """Stream all rows; each page is a query of its own, so no reader holds the write-ahead log for long."""
         response = web.StreamResponse(
             headers={
-                "Content-Type": exports.CONTENT_TYPES[wanted],
-                "Content-Disposition": f'attachment; filename="{table.name}.{wanted}"',
+                "Content-Type": CONTENT_TYPES[export.form],
+                "Content-Disposition": f'attachment; filename="{table.name}.{export.form}"',
             }
         )
         await response.prepare(request)
-        encode = exports.csv_of if wanted == "csv" else partial(exports.ndjson_of, table.columns)
-        if wanted == "csv":
-            await response.write(exports.csv_of([table.columns]))
+        encode = export.encoder(table.columns)
+        if head := export.head(table.columns):
+            await response.write(head)
         try:
             async for rows in self._pages(find):
                 await response.write(encode(rows))

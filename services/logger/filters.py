@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import orjson
 
+from services.logger.exports import Export
 from services.logger.recipients import beginnings
 from shared.channels import CHANNELS
 from shared.errors import KurirError
@@ -18,6 +19,7 @@ from shared.jobs import TERMINAL
 STATUSES = ("scheduled", "queued", "processing", "retrying", *TERMINAL)
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
 _FORMATS = ("json", "csv", "ndjson")
+_SPREADSHEET = "spreadsheet"
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -120,12 +122,19 @@ def read_limit(query: Mapping[str, str]) -> int:
     return _integer(query, "limit", 1, MAX_LIMIT) or DEFAULT_LIMIT
 
 
-def read_format(query: Mapping[str, str]) -> str:
-    """Read `format`: json for a page, csv or ndjson for an export; raises InvalidQueryError."""
-    wanted = query.get("format") or "json"
+def read_export(query: Mapping[str, str]) -> Export | None:
+    """Read `format` (json for a page, csv or ndjson for an export) and `for`; raises InvalidQueryError.
+
+    Returns None for a page.
+    """
+    wanted, reader = query.get("format") or "json", query.get("for", "")
     if wanted not in _FORMATS:
-        raise InvalidQueryError(f"format: {wanted!r} is none of {', '.join(_FORMATS)}")
-    return wanted
+        raise InvalidQueryError(f"format: {wanted!r} is not one of {', '.join(_FORMATS)}")
+    if reader not in {"", _SPREADSHEET}:
+        raise InvalidQueryError(f"for: {reader!r} is not {_SPREADSHEET}")
+    if reader and wanted != "csv":
+        raise InvalidQueryError(f"for={_SPREADSHEET} goes with format=csv")
+    return None if wanted == "json" else Export(wanted, bool(reader))
 
 
 def read_age_s(query: Mapping[str, str]) -> int:

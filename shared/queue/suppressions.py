@@ -1,68 +1,183 @@
-"""Addresses that must not be sent to, with the reason: hard bounces stop all mail, the rest marketing alone.
+"""The suppressed addresses of each channel, in `C:suppressed`; `begin` reads them before each send.
 
-They are stored and found by their identity, so an address is suppressed in every spelling.
+They are stored and found by their identity, so an address is suppressed in every spelling. One that has expired stops
+nothing and is not listed; it is deleted when its address is written next, or when a sender starts.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+from zlib import crc32
 
 from redis.asyncio import Redis
 
 from shared.addresses import identity
+from shared.clock import Clock, SystemClock
 from shared.queue.connection import translated
 from shared.queue.keys import ChannelKeys
-from shared.queue.scripts import call_script
+from shared.queue.scripts import Argument, call_script
+from shared.suppressions import Scope, Suppression, pack_suppression, unpack_suppressions
 
-_PAGE = 1000
+_LOOK = 1000
+# no suppression has this scope: lifting it deletes what has expired, and nothing else
+_EXPIRED = "expired"
+# a search looks at that many addresses a page, so that a page takes about a tenth of a second at most
+SEARCHED_A_PAGE = 50_000
+
+Stored = Literal["new", "changed", "kept"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A suppression and the address that has it, as it is stored."""
+
+    address: str
+    suppression: Suppression
+
+    @property
+    def mark(self) -> int:
+        """What stands for it in a place: 32 bits."""
+        return crc32(f"{self.address} {self.suppression.scope}".encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page ended: Redis's cursor, and the marks of what was given out of the look that begins there.
+
+    Redis gives out a small table whole, whatever was asked for.
+    """
+
+    cursor: int = 0
+    given: tuple[int, ...] = ()
+
+
+Matches = Callable[[Listed], bool]
+
+
+def _every(_one: Listed) -> bool:
+    return True
 
 
 class Suppressions:
-    """The suppressed addresses of each channel, in `C:suppressed`; `begin` reads them.
+    """Reads and changes suppressions; every method takes an address in any spelling."""
 
-    Every method takes an address in any spelling.
-    """
-
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, clock: Clock | None = None) -> None:
         self._redis = redis
+        self._clock = clock or SystemClock()
 
-    async def add(self, channel: str, address: str, reason: str) -> bool:
-        """Suppress an address; the first reason stays unless the new one is a hard bounce. True if it was new."""
-        return bool(await call_script(self._redis, "suppress", ChannelKeys(channel).tag, (identity(address), reason)))
+    async def add(self, channel: str, address: str, suppression: Suppression) -> Stored:
+        """Suppress an address: of two of one scope the one that lasts longer stays, of equals the first."""
+        return (await self.add_all(channel, [(address, suppression)]))[0]
 
-    async def remove(self, channel: str, address: str) -> bool:
-        """Lift a suppression; False if there was none."""
-        with translated("unsuppress"):
-            # as it is spelled too: it may have been listed before `unify` moved it
-            return bool(await self._redis.hdel(ChannelKeys(channel).key("suppressed"), identity(address), address))
+    async def add_all(self, channel: str, every: Sequence[tuple[str, Suppression]]) -> list[Stored]:
+        """Suppress addresses in one step, as `add` does each; a few hundred a call, since Redis waits meanwhile."""
+        args: list[Argument] = []
+        for address, suppression in every:
+            args += [identity(address), pack_suppression(suppression)]
+        words = await call_script(self._redis, "suppress", ChannelKeys(channel).tag, args)
+        return cast("list[Stored]", words.decode().split(","))
 
-    async def get(self, channel: str, address: str) -> str | None:
-        """Return why an address is suppressed, None if it is not."""
+    async def remove(self, channel: str, address: str, scope: Scope | Literal[""] = "") -> int:
+        """Lift an address's suppression of a scope, "" for every; return how many were lifted."""
+        # as it is spelled too: it may have been listed before `unify` moved it
+        spellings = dict.fromkeys((identity(address), address))
+        return await self._lift(channel, [(one, scope) for one in spellings])
+
+    async def remove_all(self, channel: str, every: Sequence[Listed]) -> int:
+        """Lift listed suppressions in one step; return how many there still were."""
+        return await self._lift(channel, [(one.address, one.suppression.scope) for one in every])
+
+    async def _lift(self, channel: str, pairs: Sequence[tuple[str, str]]) -> int:
+        args = [word for pair in pairs for word in pair]
+        return int(await call_script(self._redis, "unsuppress", ChannelKeys(channel).tag, args))
+
+    async def get(self, channel: str, address: str) -> list[Suppression]:
+        """Return an address's suppressions that have not expired, one of each scope at most."""
+        key, now_ms = ChannelKeys(channel).key("suppressed"), self._clock.now_ms()
         with translated("suppression"):
-            value: Any = await self._redis.hget(ChannelKeys(channel).key("suppressed"), identity(address))
-        return value.decode() if value is not None else None
+            # as it is spelled too: no sender may have started since the upgrade that moves it
+            values: Any = await self._redis.hmget(key, list(dict.fromkeys((identity(address), address))))
+        found = [one for value in values if value is not None for one in unpack_suppressions(value)]
+        by_scope = {one.scope: one for one in reversed(found) if one.holds_at(now_ms)}
+        return [by_scope[scope] for scope in sorted(by_scope)]
 
-    async def page(self, channel: str, cursor: str, limit: int) -> tuple[list[tuple[str, str]], str]:
-        """Return about `limit` suppressions from `cursor` ("0" to start) and the next cursor ("0" at the end)."""
-        key = ChannelKeys(channel).key("suppressed")
+    async def page(
+        self, channel: str, limit: int, place: Place = Place(), matches: Matches = _every
+    ) -> tuple[list[Listed], Place | None]:
+        """Return at most `limit` suppressions that match, and where the next page begins, None at the end.
+
+        A search ends its page after SEARCHED_A_PAGE addresses, whatever it found. What stays is given out, seldom
+        twice: where the table has grown or shrunk between two pages. What is added or lifted meanwhile may be missed.
+        """
+        rows: list[Listed] = []
+        cursor, given, searched = place.cursor, set(place.given), 0
+        fewest = max(1, limit // 2)
+        count = fewest if matches is _every else _LOOK
+        while True:
+            following, addresses, look = await self._look(channel, cursor, count)
+            look = [one for one in look if one.mark not in given and matches(one)]
+            if len(look) > limit - len(rows):
+                if rows:
+                    return rows, Place(cursor)
+                if count > fewest:
+                    count = fewest
+                    continue
+                return look[:limit], Place(cursor, (*given, *(one.mark for one in look[:limit])))
+            rows, searched, given = rows + look, searched + addresses, set()
+            if not following:
+                return rows, None
+            cursor = following
+            if len(rows) >= limit or searched >= SEARCHED_A_PAGE:
+                return rows, Place(cursor)
+
+    async def every(self, channel: str, matches: Matches = _every) -> AsyncIterator[list[Listed]]:
+        """Yield all suppressions that match, a block at a time, in memory for one block."""
+        cursor = 0
+        while True:
+            cursor, _, look = await self._look(channel, cursor, _LOOK)
+            if found := [one for one in look if matches(one)]:
+                yield found
+            if not cursor:
+                return
+
+    async def _look(self, channel: str, cursor: int, count: int) -> tuple[int, int, list[Listed]]:
+        """Return the next cursor, how many addresses were looked at, and their suppressions that hold."""
+        following, rows = await self._scan(channel, cursor, count)
+        now_ms = self._clock.now_ms()
+        found = [Listed(address, one) for address, every in rows.items() for one in every if one.holds_at(now_ms)]
+        return following, len(rows), found
+
+    async def _scan(self, channel: str, cursor: int, count: int) -> tuple[int, dict[str, list[Suppression]]]:
         with translated("suppressions"):
-            reply: Any = await self._redis.hscan(key, int(cursor or 0), count=limit)
-        next_cursor, rows = reply
-        return [(address.decode(), reason.decode()) for address, reason in rows.items()], str(next_cursor)
+            reply: Any = await self._redis.hscan(ChannelKeys(channel).key("suppressed"), cursor, count=count)
+        following, rows = reply
+        return int(following), {
+            address.decode("utf-8", "replace"): unpack_suppressions(raw) for address, raw in rows.items()
+        }
 
     async def unify(self, channel: str, *, repair: bool = True) -> int:
         """Store suppressions of earlier versions under their identity; return how many were stored otherwise.
 
-        Earlier versions stored the spelling that was sent to. Reads all suppressions; safe to repeat at any time.
-        Without `repair` it only counts.
+        Earlier versions stored the spelling that was sent to. What has expired is deleted. Reads all suppressions;
+        safe to repeat at any time. Without `repair` it only counts.
         """
-        found, cursor = 0, "0"
+        found, cursor = 0, 0
         while True:
-            rows, cursor = await self.page(channel, cursor, _PAGE)
-            spelled = [(address, own) for address, _ in rows if (own := identity(address)) != address]
+            cursor, rows = await self._scan(channel, cursor, _LOOK)
+            spelled = [(address, own) for address in rows if (own := identity(address)) != address]
             found += len(spelled)
-            if spelled and repair:
-                pairs = [word for pair in spelled for word in pair]
-                await call_script(self._redis, "unify_suppressed", ChannelKeys(channel).tag, pairs)
-            if cursor == "0":
+            if repair:
+                await self._tidy(channel, rows, spelled)
+            if not cursor:
                 return found
+
+    async def _tidy(self, channel: str, rows: dict[str, list[Suppression]], spelled: Sequence[tuple[str, str]]) -> None:
+        """Move what is stored as it was spelled, and delete what has expired."""
+        tag, now_ms = ChannelKeys(channel).tag, self._clock.now_ms()
+        if spelled:
+            await call_script(self._redis, "unify_suppressed", tag, [word for pair in spelled for word in pair])
+        over = [address for address, every in rows.items() if not all(one.holds_at(now_ms) for one in every)]
+        if over:
+            await self._lift(channel, [(address, _EXPIRED) for address in over])

@@ -15,6 +15,7 @@ from typing import Generic
 
 from shared.clock import Clock, SystemClock
 from shared.errors import QueueUnavailableError, StopBlastError, StopChannelError
+from shared.jobs import Job
 from shared.lifecycle import Stop, end_tasks
 from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
@@ -36,9 +37,11 @@ from shared.sending.settler import Settlement, Settler
 from shared.sending.snapshots import SnapshotCache
 from shared.sending.verdicts import Verdicts, patience_s, suppression_reason
 from shared.sending.worker import SendObserver, Worker, WorkerParts, conclude
+from shared.suppressions import HARD_BOUNCE, Source, Suppression, scope_of
 
 BELL_BLOCK_MS = 1000
 REST_S = 0.5
+_LONGEST_WORDS = 1000
 
 Report = Callable[[str, str | None], None]
 
@@ -229,10 +232,14 @@ class SendingLoop(Generic[MessageT]):
         get_logger().error("blast_stopped", blast_id=blast_id, code=error.code)
         await self._insist(lambda: self._control.pause_blast(blast_id, error.reply or error.message))
 
-    async def suppress(self, address: str, reason: str) -> None:
-        """Suppress an address: wholly after a hard bounce, for marketing alone after an opt-out."""
+    async def suppress(self, job: Job, reason: str, words: str) -> None:
+        """Suppress a job's address: wholly after a hard bounce, for marketing alone after an opt-out."""
         written = suppression_reason(reason)
-        await self._insist(lambda: self._suppressions.add(self._provider.channel, address, written))
+        source: Source = "bounce" if written.startswith(HARD_BOUNCE) else "opt_out"
+        found = Suppression(
+            scope_of(source), source, written, self._clock.now_ms(), job_id=job.job_id, words=words[:_LONGEST_WORDS]
+        )
+        await self._insist(lambda: self._suppressions.add(job.channel, job.recipient.address, found))
 
     def provider_failed(self) -> None:
         """Hold back for a moment, longer with each failure in a row; the breakers do the rest."""

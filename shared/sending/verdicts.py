@@ -21,6 +21,7 @@ from shared.queue.refusals import Refusals, Refused, Word
 from shared.sending.holdings import Holdings
 from shared.sending.outcomes import Tried
 from shared.sending.settings import SendingSettings
+from shared.suppressions import HARD_BOUNCE
 
 PATIENCE_S = 5.0
 LONGEST_PATIENCE_S = 60.0
@@ -169,7 +170,7 @@ def patience_s(settings: SendingSettings) -> float:
 
 def suppression_reason(suppress: str) -> str:
     """Return why an address is suppressed: wholly after a hard bounce, for marketing after an opt-out."""
-    return suppress if suppress.startswith(OPTED_OUT_REASON) else f"hard_bounce: {suppress}"
+    return suppress if suppress.startswith(OPTED_OUT_REASON) else f"{HARD_BOUNCE}: {suppress}"
 
 
 def _refused(tried: Tried, error: PermanentError, refusal: Refusal) -> Refused:

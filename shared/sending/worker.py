@@ -19,6 +19,7 @@ from shared.errors import (
     UnavailableError,
     UncertainError,
 )
+from shared.jobs import Job
 from shared.logs import get_logger, note
 from shared.queue.leases import Lease
 from shared.sending.holdings import Flight, Holdings
@@ -53,8 +54,8 @@ class Consequences(Protocol):
         """Pause a blast with the provider's reason."""
         ...
 
-    async def suppress(self, address: str, reason: str) -> None:
-        """Suppress an address."""
+    async def suppress(self, job: Job, reason: str, words: str) -> None:
+        """Suppress a job's address, for a reason and with the provider's own words."""
         ...
 
     def provider_failed(self) -> None:
@@ -102,7 +103,7 @@ async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError)
     outcome = refused(tried, error, parts.policy)
     parts.settler.add(Settlement(outcome.move))
     if outcome.suppress:
-        await parts.consequences.suppress(tried.lease.job.recipient.address, outcome.suppress)
+        await parts.consequences.suppress(tried.lease.job, outcome.suppress, error.reply or error.message)
     _note(parts, tried, outcome)
 
 

@@ -172,3 +172,17 @@ def test_retry_sends_dead_letters_again(shell: Shell, blast_id: str) -> None:
     """The bounced address is suppressed by now, so its second run ends there, and says so."""
     assert shell.json("retry", blast_id)["reopened"] == 1
     assert "hard_bounce" in shell.said("suppressions")
+
+
+def test_suppressions_are_handled_from_a_shell(shell: Shell, tmp_path: Path) -> None:
+    """Add, find, export, lift by filter with a count, import."""
+    assert '"scope": "all"' in shell.said("suppressions", "add", "stop@shop.example", "--reason", "asked by phone")
+    assert "asked by phone" in shell.said("suppressions", "list", "--address", "shop.example")
+    exported = shell.said("suppressions", "export", "--address", "shop.example")
+    assert "stop@shop.example" in exported
+    assert "--confirm 1" in shell.said("suppressions", "lift", "--address", "shop.example")
+    assert "1 lifted" in shell.said("suppressions", "lift", "--address", "shop.example", "--confirm", "1")
+    file = tmp_path / "stop.csv"
+    file.write_text(exported, "utf-8")
+    assert "1 added" in shell.said("suppressions", "import", str(file))
+    assert "1 as before" in shell.said("suppressions", "import", str(file))

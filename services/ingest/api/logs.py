@@ -29,6 +29,11 @@ _REQUESTS = (
     Parameter("status", "An HTTP status."),
 )
 _FORMAT = Parameter("format", "Export instead of a page.", {"type": "string", "enum": ["json", "csv", "ndjson"]})
+_FOR = Parameter(
+    "for",
+    "With `format=csv`: a file for spreadsheets, with a byte order mark and phone numbers as text.",
+    {"type": "string", "enum": ["spreadsheet"]},
+)
 _TEXTS = (JSON, "text/csv", "application/x-ndjson")
 
 
@@ -50,7 +55,7 @@ def _operation(
 
 OPERATIONS = [
     _operation("/logs/messages", "listMessageLogs", "Messages, the latest first",
-               (*_MESSAGES, _FROM, _TO, *_PAGE, _FORMAT), _TEXTS),
+               (*_MESSAGES, _FROM, _TO, *_PAGE, _FORMAT, _FOR), _TEXTS),
     _operation("/logs/messages/stats", "messageLogStats", "Messages counted by status and channel",
                (*_MESSAGES, _FROM, _TO)),
     _operation("/logs/api", "listApiLogs", "Requests to this API, the latest first",

@@ -1,11 +1,13 @@
-"""Suppressions: addresses that get no more messages."""
+"""Suppressions: addresses that get no more messages, or no more marketing."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+from array import array
+from collections.abc import Mapping
+from datetime import datetime
 
-import msgspec
 from aiohttp import web
 
 from services.ingest.addresses import normal_address
@@ -13,22 +15,20 @@ from services.ingest.answers import Answer, ChangeAnswer, answer
 from services.ingest.bodies import BODY_ERRORS, read_struct
 from services.ingest.call import JSON, Body, Call, Operation, Parameter
 from services.ingest.problems import ApiError, Problem, invalid
-from services.ingest.requests import SuppressionRequest
+from services.ingest.requests import LiftRequest, SuppressionRequest
+from services.ingest.suppressions.exporting import FORMATS, SPREADSHEET, TYPES, read_export, write_export
+from services.ingest.suppressions.filters import FIELDS, SuppressionFilter, read_filter
+from services.ingest.suppressions.views import SuppressionView, parse_suppression_id, view_of
 from shared.addresses import identity
 from shared.channels import CHANNELS
+from shared.queue.suppressions import Listed, Place
+from shared.suppressions import SCOPES, SOURCES, Suppression, scope_of
 
 _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 1000
 _LIMIT_SCHEMA = {"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT, "default": _DEFAULT_LIMIT}
-
-
-class SuppressionView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A suppressed address; `id` names it to DELETE."""
-
-    id: str
-    channel: str
-    address: str
-    reason: str
+# Redis waits while these are lifted
+_LIFTED_AT_ONCE = 500
 
 
 class SuppressionsAnswer(Answer, kw_only=True, frozen=True):
@@ -44,32 +44,38 @@ class SuppressionAnswer(Answer, kw_only=True, frozen=True):
     suppression: SuppressionView
 
 
-def suppression_id(channel: str, address: str) -> str:
-    """Return the id of a suppression: channel and address, fit for a path."""
-    return base64.urlsafe_b64encode(f"{channel}:{address}".encode()).decode().rstrip("=")
+class LiftAnswer(Answer, kw_only=True, frozen=True):
+    """How many suppressions match a filter, and how many of them were lifted."""
+
+    matched: int
+    lifted: int
 
 
-def parse_suppression_id(text: str) -> tuple[str, str] | None:
-    """Return the channel and address of an id, None if it is not one."""
-    try:
-        decoded = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)).decode()
-    except (binascii.Error, UnicodeError, ValueError):
-        return None
-    channel, found, address = decoded.partition(":")
-    return (channel, address) if found and channel in CHANNELS and address else None
-
-
-async def _list_suppressions(call: Call) -> web.Response:
+async def _list_suppressions(call: Call) -> web.StreamResponse:
     query = call.request.query
     limit = _limit(query.get("limit"))
-    channels = _channels(query.get("channel"))
-    position, cursor = _cursor(query.get("cursor"), len(channels))
-    rows, following = await call.gateway.queue.suppressions.page(channels[position], cursor, limit)
-    views = [_view(channels[position], address, reason) for address, reason in rows]
-    if following == "0":
-        position += 1
-    done = position >= len(channels)
-    return answer(SuppressionsAnswer(suppressions=views, next_cursor=None if done else f"{position}.{following}"))
+    wanted = _filter(call, query)
+    export = read_export(query)
+    if export is not None:
+        return await write_export(call, wanted, export)
+    position, place = _cursor(query.get("cursor"), len(wanted.channels))
+    channel, suppressions = wanted.channels[position], call.gateway.queue.suppressions
+    if wanted.searches:
+        rows, following = await suppressions.page(channel, limit, place, wanted.matches)
+    else:
+        rows, following = await suppressions.page(channel, limit, place)
+    if following is None:
+        position, following = position + 1, Place()
+    cursor = None if position >= len(wanted.channels) else _written(position, following)
+    views = [view_of(channel, one) for one in rows]
+    return answer(SuppressionsAnswer(suppressions=views, next_cursor=cursor))
+
+
+def _filter(call: Call, query: Mapping[str, str]) -> SuppressionFilter:
+    wanted = read_filter(query, call.gateway.settings.default_region)
+    if isinstance(wanted, list):
+        raise ApiError("INVALID_QUERY", wanted[0].message)
+    return wanted
 
 
 async def _add_suppression(call: Call) -> web.Response:
@@ -77,25 +83,89 @@ async def _add_suppression(call: Call) -> web.Response:
     if request.channel not in CHANNELS:
         raise invalid([Problem("channel", "UNKNOWN_CHANNEL", f"the channels are {', '.join(CHANNELS)}")])
     address = normal_address(request.channel, request.address, call.gateway.settings.default_region, "address")
-    if isinstance(address, Problem):
-        raise invalid([address])
-    address = identity(address)
+    expires_at_ms = _expiry(call, request.expires_at)
+    problems = [one for one in (address, expires_at_ms) if isinstance(one, Problem)]
+    if isinstance(address, Problem) or isinstance(expires_at_ms, Problem):
+        raise invalid(problems)
+    wanted = Suppression(
+        request.scope or scope_of(request.source),
+        request.source,
+        request.reason,
+        call.gateway.clock.now_ms(),
+        expires_at_ms,
+        request.evidence.job_id,
+        request.evidence.words,
+        call.key_name,
+    )
     suppressions = call.gateway.queue.suppressions
-    added = await suppressions.add(request.channel, address, request.reason)
-    reason = await suppressions.get(request.channel, address) or request.reason
-    view = _view(request.channel, address, reason)
-    return answer(SuppressionAnswer(suppression=view), 201 if added else 200)
+    stored = await suppressions.add(request.channel, address, wanted)
+    kept = [one for one in await suppressions.get(request.channel, address) if one.scope == wanted.scope]
+    view = view_of(request.channel, Listed(identity(address), kept[0] if kept else wanted))
+    return answer(SuppressionAnswer(suppression=view), 200 if stored == "kept" else 201)
+
+
+def _expiry(call: Call, at: datetime | None) -> int | Problem:
+    """Return when a suppression ends in ms, 0 for never."""
+    if at is None:
+        return 0
+    at_ms = int(at.timestamp() * 1000)
+    return (
+        at_ms if at_ms > call.gateway.clock.now_ms() else Problem("expiresAt", "TIME_IN_PAST", "expiresAt has passed")
+    )
+
+
+async def _show_suppression(call: Call) -> web.Response:
+    parsed = parse_suppression_id(call.request.match_info["id"])
+    if parsed is not None:
+        channel, scope, address = parsed
+        for one in await call.gateway.queue.suppressions.get(channel, address):
+            if scope in {None, one.scope}:
+                return answer(SuppressionAnswer(suppression=view_of(channel, Listed(identity(address), one))))
+    raise ApiError("SUPPRESSION_NOT_FOUND")
 
 
 async def _remove_suppression(call: Call) -> web.Response:
     parsed = parse_suppression_id(call.request.match_info["id"])
-    if parsed is None or not await call.gateway.queue.suppressions.remove(*parsed):
-        raise ApiError("SUPPRESSION_NOT_FOUND")
-    return answer(ChangeAnswer(message="the suppression is lifted"))
+    if parsed is not None:
+        channel, scope, address = parsed
+        if await call.gateway.queue.suppressions.remove(channel, address, scope or ""):
+            return answer(ChangeAnswer(message="the suppression is lifted"))
+    raise ApiError("SUPPRESSION_NOT_FOUND")
 
 
-def _view(channel: str, address: str, reason: str) -> SuppressionView:
-    return SuppressionView(id=suppression_id(channel, address), channel=channel, address=address, reason=reason)
+async def _lift(call: Call) -> web.Response:
+    request = await read_struct(call, LiftRequest)
+    given = {name: getattr(request, name) for name in FIELDS}
+    if not any(given.values()):
+        what = f"name at least one of {', '.join(FIELDS)}: without one, every suppression would be meant"
+        raise invalid([Problem("", "REQUIRED", what)])
+    wanted = read_filter(given, call.gateway.settings.default_region)
+    if isinstance(wanted, list):
+        raise invalid(wanted)
+    matched = await _count(call, wanted)
+    if request.confirm is None:
+        return answer(LiftAnswer(matched=matched, lifted=0))
+    if request.confirm != matched:
+        what = f"{matched} suppressions match, not {request.confirm}; nothing was lifted"
+        raise ApiError("CONFIRMATION_MISMATCH", what)
+    return answer(LiftAnswer(matched=matched, lifted=await _lift_all(call, wanted)))
+
+
+async def _count(call: Call, wanted: SuppressionFilter) -> int:
+    suppressions, count = call.gateway.queue.suppressions, 0
+    for channel in wanted.channels:
+        async for block in suppressions.every(channel, wanted.matches):
+            count += len(block)
+    return count
+
+
+async def _lift_all(call: Call, wanted: SuppressionFilter) -> int:
+    suppressions, lifted = call.gateway.queue.suppressions, 0
+    for channel in wanted.channels:
+        async for block in suppressions.every(channel, wanted.matches):
+            for start in range(0, len(block), _LIFTED_AT_ONCE):
+                lifted += await suppressions.remove_all(channel, block[start : start + _LIFTED_AT_ONCE])
+    return lifted
 
 
 def _limit(text: str | None) -> int:
@@ -106,34 +176,58 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-def _channels(text: str | None) -> list[str]:
-    if text is None:
-        return list(CHANNELS)
-    if text not in CHANNELS:
-        raise ApiError("INVALID_QUERY", f"channel must be one of {', '.join(CHANNELS)}")
-    return [text]
+def _written(position: int, place: Place) -> str:
+    """Write a cursor: the place of its channel, Redis's own cursor, and what was given out of the look there."""
+    given = base64.urlsafe_b64encode(array("I", place.given).tobytes()).decode().rstrip("=")
+    return f"{position}.{place.cursor}.{given}"
 
 
-def _cursor(text: str | None, channels: int) -> tuple[int, str]:
-    """Split a cursor into the place of its channel and Redis's own cursor."""
+def _cursor(text: str | None, channels: int) -> tuple[int, Place]:
     if text is None:
-        return 0, "0"
-    position, found, cursor = text.partition(".")
+        return 0, Place()
+    position, _, rest = text.partition(".")
+    cursor, found, encoded = rest.partition(".")
     good = found and all(part.isascii() and part.isdecimal() and len(part) <= 20 for part in (position, cursor))
     if not good or int(position) >= channels or int(cursor) >= 2**64:
         raise ApiError("INVALID_CURSOR")
-    return int(position), cursor
+    given = array("I")
+    try:
+        given.frombytes(base64.urlsafe_b64decode(encoded.encode() + b"=" * (-len(encoded) % 4)))
+    except (binascii.Error, UnicodeError, ValueError):
+        raise ApiError("INVALID_CURSOR") from None
+    return int(position), Place(int(cursor), tuple(given))
 
+
+_FILTERS = (
+    Parameter("channel", "Only this channel.", {"type": "string", "enum": list(CHANNELS)}),
+    Parameter("address", "A part of the address, or a number as it is written at home."),
+    Parameter("scope", "Only those that stop this.", {"type": "string", "enum": list(SCOPES)}),
+    Parameter("source", "Only those from here.", {"type": "string", "enum": list(SOURCES)}),
+    Parameter("reason", "A part of the reason."),
+)
+_UNKNOWN = ("SUPPRESSION_NOT_FOUND",)
 
 OPERATIONS = [
-    Operation("GET", "/suppressions", "listSuppressions", "Suppressed addresses, about `limit` at a time",
-              _list_suppressions, answer=SuppressionsAnswer, errors=("INVALID_QUERY", "INVALID_CURSOR"),
-              parameters=(Parameter("channel", "Only this channel.", {"type": "string", "enum": list(CHANNELS)}),
-                          Parameter("limit", "At most about so many.", _LIMIT_SCHEMA),
-                          Parameter("cursor", "`nextCursor` of the answer before."))),
-    Operation("POST", "/suppressions", "addSuppression", "Suppress an address; 200 where it was suppressed already",
+    Operation("GET", "/suppressions", "listSuppressions",
+              "Suppressed addresses that match, a page at a time; one that has expired is not listed",
+              _list_suppressions, answer=SuppressionsAnswer, content_types=(JSON, *TYPES.values()),
+              errors=("INVALID_QUERY", "INVALID_CURSOR"),
+              parameters=(*_FILTERS, Parameter("limit", "At most that many.", _LIMIT_SCHEMA),
+                          Parameter("cursor", "`nextCursor` of the answer before."),
+                          Parameter("format", "Every suppression that matches, as a file, instead of a page.",
+                                    {"type": "string", "enum": list(FORMATS)}),
+                          Parameter("for", "With `format=csv`: with a byte order mark, and numbers as text.",
+                                    {"type": "string", "enum": [SPREADSHEET]}))),
+    Operation("POST", "/suppressions", "addSuppression",
+              "Suppress an address; 200 where it was suppressed already, as far and as long",
               _add_suppression, "admin", SuppressionAnswer, (201, 200), body=Body({JSON: SuppressionRequest}),
               errors=(*BODY_ERRORS, "INVALID_EMAIL")),
+    Operation("GET", "/suppressions/{id}", "showSuppression", "One suppression",
+              _show_suppression, answer=SuppressionAnswer, errors=_UNKNOWN),
     Operation("DELETE", "/suppressions/{id}", "removeSuppression", "Lift a suppression",
-              _remove_suppression, "admin", ChangeAnswer, errors=("SUPPRESSION_NOT_FOUND",)),
+              _remove_suppression, "admin", ChangeAnswer, errors=_UNKNOWN),
+    Operation("POST", "/suppressions/lift", "liftSuppressions",
+              "Count the suppressions that match, or lift them where `confirm` is their number",
+              _lift, "admin", LiftAnswer, body=Body({JSON: LiftRequest}),
+              errors=(*BODY_ERRORS, "VALIDATION_FAILED", "CONFIRMATION_MISMATCH")),
 ]  # fmt: skip

@@ -14,9 +14,9 @@ from services.ingest.call import Body, Call, Operation
 from services.ingest.pages import page, read_page_file
 from services.ingest.problems import ApiError
 from shared.channels import CHANNELS
+from shared.suppressions import UNSUBSCRIBED, Suppression
 from shared.unsubscribe import read_token
 
-REASON = "unsubscribed"
 _LONGEST_TOKEN = 2000
 _MAX_BODY = 4096
 _FORM = "application/x-www-form-urlencoded"
@@ -41,7 +41,9 @@ async def _unsubscribe(call: Call) -> web.Response:
     if target is None:
         return _bad_link(call)
     channel, address = target
-    await call.gateway.queue.suppressions.add(channel, address, REASON)
+    now_ms = call.gateway.clock.now_ms()
+    wanted = Suppression("marketing", "unsubscribe", UNSUBSCRIBED, now_ms, words="the link in a message")
+    await call.gateway.queue.suppressions.add(channel, address, wanted)
     return _page("Unsubscribed", f"<p><strong>{escape(address)}</strong> gets no more newsletters and offers.</p>")
 
 

@@ -5,14 +5,18 @@ Files are anonymous: they vanish with the process, whatever ends it.
 
 from __future__ import annotations
 
+import errno
 import struct
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from services.ingest.problems import ApiError
 from services.ingest.recipients.accepted import Accepted
+from shared.logs import get_logger
 from shared.numbers import packed_number
 
 # recipients at most in a block; two make a full chunk of jobs
@@ -21,10 +25,25 @@ _IN_MEMORY_BYTES = 4 * 1024 * 1024
 _BLOCK_BYTES = 1024 * 1024
 _LENGTH = struct.Struct(">I")
 _ARRAY = struct.Struct(">BI")
+_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT}
+
+log = get_logger()
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(list[Accepted])
+
+
+@contextmanager
+def disk_trouble() -> Iterator[None]:
+    """Raise 503 where the block finds the disk full or unwritable."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        log.exception("spool cannot be written")
+        raise ApiError("STORAGE_UNAVAILABLE", headers={"Retry-After": "10"}) from error
 
 
 def temporary_file(folder: Path) -> tempfile.SpooledTemporaryFile[bytes]:

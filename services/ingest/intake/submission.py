@@ -7,7 +7,6 @@ after a crash continues the blast that its first life began: the same snapshot, 
 from __future__ import annotations
 
 import asyncio
-import errno
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -22,19 +21,17 @@ from services.ingest.intake.enqueueing import Enqueueing
 from services.ingest.intake.first_pass import FirstPass, Totals
 from services.ingest.intake.ids import new_blast_id
 from services.ingest.intake.incoming import Incoming
+from services.ingest.intake.spool import disk_trouble
 from services.ingest.intake.terms import Asker, Terms, check_terms, terms_of
 from services.ingest.problems import ApiError, Problem, invalid
 from services.ingest.storage.idempotency import Claim, record_key
 from shared.blasts import Blast
 from shared.errors import KurirError
 from shared.jobs import Lane
-from shared.logs import get_logger
 from shared.numbers import plain_json
 
 _LONGEST_KEY = 255
-_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT}
 
-log = get_logger()
 _encoder = msgspec.json.Encoder()
 
 
@@ -68,15 +65,9 @@ class Submission:
                     raise ApiError("IDEMPOTENCY_IN_PROGRESS", headers={"Retry-After": "1"})
                 return Receipt(claim.response, replayed=True)
         terms = terms_of(prior, self._incoming.head) if prior else await self._terms()
-        try:
-            with FirstPass(terms, self._gateway.settings.default_region, self._folder) as first:
-                totals = await first.run(self._incoming)
-                return await self._second_pass(terms, first, totals, prior)
-        except OSError as error:
-            if error.errno not in _DISK_TROUBLE:
-                raise
-            log.exception("spool cannot be written")
-            raise ApiError("STORAGE_UNAVAILABLE", headers={"Retry-After": "10"}) from error
+        with disk_trouble(), FirstPass(terms, self._gateway.settings.default_region, self._folder) as first:
+            totals = await first.run(self._incoming)
+            return await self._second_pass(terms, first, totals, prior)
 
     async def _earlier(self) -> tuple[Blast | None, bool]:
         """Return the blast that an earlier request with this key began, and whether it was answered.

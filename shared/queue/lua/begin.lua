@@ -113,8 +113,10 @@ local function refusal(job_id, blast, run, expires, address, stall, waits)
   if b.cancelled or (any_cancel and redis.call('HEXISTS', C .. ':cancels', job_id) == 1) then return 'cancelled' end
   if expires > 0 and now_ms >= expires then return 'expired' end
   if any_suppressed then
-    local reason = redis.call('HGET', C .. ':suppressed', string.sub(address, 2))
-    if reason and (string.sub(address, 1, 1) == 'm' or string.sub(reason, 1, 11) == 'hard_bounce') then return 'suppressed' end
+    local stored = redis.call('HGET', C .. ':suppressed', string.sub(address, 2))
+    for _, one in ipairs(stored and suppressions_of(stored) or {}) do
+      if holds(one, now_ms) and (one[1] == 'all' or string.sub(address, 1, 1) == 'm') then return 'suppressed' end
+    end
   end
   if stall and stall.run == run and stall.stalls + stall.uncertain > 0 then
     if stall.stalls >= poison then return 'poison' end

@@ -57,7 +57,7 @@ local kept = redis.call('HGETALL', key)
 for i = 1, #kept, 2 do
   local one, reason = string.sub(kept[i], 2), kept[i + 1]
   if string.sub(kept[i], 1, 1) == '@' and reason ~= '' then
-    if redis.call('HGET', C .. ':suppressed', one) == reason then redis.call('HDEL', C .. ':suppressed', one) end
+    lift_suppressions(one, math.floor(now_us() / 1000), function(kept_one) return kept_one[3] == reason end)
   end
 end
 redis.call('HSET', key, 'stopped', 1, 'count', 0)

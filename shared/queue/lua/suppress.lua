@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- Suppress an address. A full Redis must not keep a sender from noting a hard bounce.
+-- Suppress addresses. A full Redis must not keep a sender from noting a hard bounce.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 identity of the address · 2 reason
--- Result  1 if the address was not suppressed before, else 0
--- Safe to repeat; the first reason stays unless the new one is a hard bounce, which stops all mail.
+-- ARGV  pairs: identity of the address · packed suppression
+-- Result  one word a pair, joined by commas: "new", "changed" (suppressed otherwise before) or "kept" (as it was)
+-- Safe to repeat: of two suppressions of one scope the one that lasts longer stays, of equals the first.
 
-if string.sub(ARGV[2], 1, 11) == 'hard_bounce' then return redis.call('HSET', C .. ':suppressed', ARGV[1], ARGV[2]) end
-return redis.call('HSETNX', C .. ':suppressed', ARGV[1], ARGV[2])
+local now_ms, words = math.floor(now_us() / 1000), {}
+for i = 1, #ARGV, 2 do words[#words + 1] = store_suppression(ARGV[i], cmsgpack.unpack(ARGV[i + 1]), now_ms) end
+return table.concat(words, ',')

@@ -1,16 +1,16 @@
 #!lua flags=allow-oom
--- Store a suppression under the identity of its address: earlier versions stored it as the address was spelled.
+-- Store suppressions under the identity of their address: earlier versions stored them as the address was spelled.
 --
 -- KEYS  the channel's hash tag
 -- ARGV  pairs: stored spelling · identity
 -- Result  none
--- Safe to repeat. Where the identity is suppressed as well, a hard bounce wins, since it stops all mail.
+-- Safe to repeat. Where the identity is suppressed as well, each scope keeps the suppression that lasts longer.
 
+local now_ms = math.floor(now_us() / 1000)
 for i = 1, #ARGV, 2 do
-  local reason = redis.call('HGET', C .. ':suppressed', ARGV[i])
-  if reason then
-    local call = string.sub(reason, 1, 11) == 'hard_bounce' and 'HSET' or 'HSETNX'
-    redis.call(call, C .. ':suppressed', ARGV[i + 1], reason)
+  local stored = redis.call('HGET', C .. ':suppressed', ARGV[i])
+  if stored then
+    for _, one in ipairs(suppressions_of(stored)) do store_suppression(ARGV[i + 1], one, now_ms) end
     redis.call('HDEL', C .. ':suppressed', ARGV[i])
   end
 end

@@ -65,8 +65,7 @@ async def quiet(world: World) -> bool:
 
 
 async def suppressed(world: World) -> int:
-    rows, _ = await Suppressions(world.redis).page("email", "0", 1000)
-    return len(rows)
+    return sum([len(block) async for block in Suppressions(world.redis).every("email")])
 
 
 async def ended(world: World, blast: Blast) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from services.ingest.api.suppressions import suppression_id
+from services.ingest.suppressions.views import suppression_id
 from shared.queue.control import Control
 from tests.integration.ingest.running import Api, Peers, person
 from tests.integration.ingest.test_intake import queued
@@ -247,7 +247,9 @@ async def test_a_suppression_is_one_in_every_spelling(api: Api) -> None:
     assert [reply.status for reply in replies] == [201, 200, 200]
     assert {reply.body["suppression"]["address"] for reply in replies} == {"siti@example.com"}
     assert len((await api.get("/api/suppressions")).body["suppressions"]) == 1
-    assert (await api.call("DELETE", f"/api/suppressions/{suppression_id('email', 'SITI@Example.com')}")).status == 200
+    assert (
+        await api.call("DELETE", f"/api/suppressions/{suppression_id('email', 'all', 'SITI@Example.com')}")
+    ).status == 200
     assert (await api.get("/api/suppressions")).body["suppressions"] == []
 
 

@@ -24,7 +24,7 @@ async def test_following_the_link_changes_nothing(api: Api, redis: Redis) -> Non
     assert "<button>" in page.text
     assert "&lt;ann&gt;@example.com" in page.text
     assert "script-src 'none'" in page.headers["Content-Security-Policy"]
-    assert await Suppressions(redis).get("email", "<ann>@example.com") is None
+    assert await Suppressions(redis).get("email", "<ann>@example.com") == []
 
 
 async def test_one_click_unsubscribes(api: Api, redis: Redis) -> None:
@@ -32,14 +32,15 @@ async def test_one_click_unsubscribes(api: Api, redis: Redis) -> None:
     for _ in range(2):
         reply = await api.post(f"/u/{TOKEN}", data={"List-Unsubscribe": "One-Click"})
         assert reply.status == 200
-    assert await Suppressions(redis).get("email", "<ann>@example.com") == "unsubscribed"
+    (found,) = await Suppressions(redis).get("email", "<ann>@example.com")
+    assert (found.scope, found.source, found.reason) == ("marketing", "unsubscribe", "unsubscribed")
 
 
 async def test_unsubscribing_one_spelling_unsubscribes_all(api: Api, redis: Redis) -> None:
     """The link of a mail to `Ann@Example.com` stops mail to `ann@example.com`."""
     token = make_token(SECRET, "email", "Ann@Example.com")
     assert (await api.post(f"/u/{token}", data={"List-Unsubscribe": "One-Click"})).status == 200
-    assert await Suppressions(redis).get("email", "ann@example.com") == "unsubscribed"
+    assert [one.reason for one in await Suppressions(redis).get("email", "ann@example.com")] == ["unsubscribed"]
 
 
 @pytest.mark.parametrize(

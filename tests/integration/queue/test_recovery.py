@@ -12,6 +12,7 @@ from shared.events import Ended, Processing, Sent, SystemEvent
 from shared.queue.batches import Numbered
 from shared.queue.producer import BacklogLimits, Producer
 from shared.queue.suppressions import Suppressions
+from shared.suppressions import Suppression
 from tests.integration.queue.world import World, open_world
 
 
@@ -157,7 +158,9 @@ async def test_full_redis_takes_no_new_work_and_always_drains(full_world: World)
     assert await sender.late(leases[5])
     await world.control.pause_channel("email", "535")
     await world.control.resume_channel("email")
-    assert await Suppressions(world.redis).add("email", "r7@example.com", "hard_bounce: 550")
+    assert await Suppressions(world.redis).add(
+        "email", "r7@example.com", Suppression("all", "bounce", "hard_bounce: 550")
+    )
     assert await world.control.pause_blast(blast.blast_id, "wait")
     assert await world.control.resume_blast(blast.blast_id)
     assert await world.control.cancel_blast(bulk.blast_id)

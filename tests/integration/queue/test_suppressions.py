@@ -5,19 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shared.jobs import Recipient
 from shared.queue.doctor import Doctor
-from shared.queue.suppressions import Suppressions
+from shared.queue.suppressions import Listed, Place, Suppressions
+from shared.suppressions import Suppression, pack_suppression, unpack_suppressions
 from tests.integration.queue.world import World
 
 KEY = "{email}:suppressed"
+BOUNCE = Suppression(
+    "all", "bounce", "hard_bounce: 550 5.1.1", 1000, job_id="b:0:email", words="550 5.1.1 no such user"
+)
+MANUAL = Suppression("all", "api", "manual", 1000)
+OPT_OUT = Suppression("marketing", "unsubscribe", "unsubscribed", 1000)
 
 
 async def stored(world: World) -> dict[str, str]:
     """Return what the server holds, by address."""
     redis: Any = world.redis
-    return {field.decode(): reason.decode() for field, reason in (await redis.hgetall(KEY)).items()}
+    rows = (await redis.hgetall(KEY)).items()
+    return {field.decode(): ", ".join(one.reason for one in unpack_suppressions(value)) for field, value in rows}
 
 
 async def store(world: World, suppressed: dict[str, str]) -> None:
@@ -46,7 +54,7 @@ async def words(world: World, address: str, **changes: Any) -> list[str]:
 )
 async def test_a_suppression_stops_every_spelling(suppressed: str, sent_to: str, world: World) -> None:
     """A bounce in one spelling stops messages to another."""
-    assert await Suppressions(world.redis).add("email", suppressed, "hard_bounce: 550")
+    assert await Suppressions(world.redis).add("email", suppressed, BOUNCE) == "new"
     assert await words(world, sent_to) == ["suppressed"]
     assert await words(world, "someone.else@example.com") == ["granted"]
 
@@ -54,15 +62,15 @@ async def test_a_suppression_stops_every_spelling(suppressed: str, sent_to: str,
 async def test_a_suppression_is_found_and_lifted_in_any_spelling(world: World) -> None:
     """A second spelling adds nothing, and lifts what the first added."""
     suppressions = Suppressions(world.redis)
-    assert await suppressions.add("email", "Siti@Example.com", "manual")
-    assert not await suppressions.add("email", "siti@example.com", "other")
-    assert await suppressions.get("email", "SITI@EXAMPLE.COM") == "manual"
+    assert await suppressions.add("email", "Siti@Example.com", MANUAL) == "new"
+    assert await suppressions.add("email", "siti@example.com", replace(MANUAL, reason="other")) == "kept"
+    assert await suppressions.get("email", "SITI@EXAMPLE.COM") == [MANUAL]
     assert await suppressions.remove("email", "siti@Example.com")
     assert await stored(world) == {}
 
 
 async def test_suppressions_of_earlier_versions_are_moved(world: World) -> None:
-    """What was stored as it was spelled is found under the identity; of two reasons a hard bounce stays."""
+    """What was stored as it was spelled is found under the identity; of one scope the first stays."""
     old = {
         "Siti@example.com": "unsubscribed",
         "Budi@example.com": "hard_bounce: 550 5.1.1",
@@ -75,7 +83,7 @@ async def test_suppressions_of_earlier_versions_are_moved(world: World) -> None:
     assert await suppressions.unify("email") == 3
     assert await stored(world) == {
         "siti@example.com": "unsubscribed",
-        "budi@example.com": "hard_bounce: 550 5.1.1",
+        "budi@example.com": "manual",
         "wati@xn--mnchen-3ya.de": "manual",
         "ani@example.com": "manual",
     }
@@ -105,3 +113,132 @@ async def test_the_doctor_finds_old_spellings(world: World) -> None:
             ("suppressions that are not under the identity of their address", 1, repair)
         ]
         assert await stored(world) == {left: "manual"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "outcomes"),
+    [
+        ("hard_bounce: 550 5.1.1", ("all", "bounce"), ("suppressed", "suppressed")),
+        ("unsubscribed", ("marketing", "unsubscribe"), ("granted", "suppressed")),
+        ("opted_out: 131050", ("marketing", "opt_out"), ("granted", "suppressed")),
+        ("manual", ("all", "api"), ("suppressed", "suppressed")),
+        ("asked by phone", ("all", "api"), ("suppressed", "suppressed")),
+        ("", ("all", "api"), ("suppressed", "suppressed")),
+    ],
+)
+async def test_reasons_of_earlier_versions_have_their_scope(
+    reason: str, kind: tuple[str, str], outcomes: tuple[str, str], world: World
+) -> None:
+    """An earlier version stored the reason alone; the scope follows from it, here and in the queue's script."""
+    await store(world, {"r@example.com": reason})
+    (found,) = await Suppressions(world.redis).get("email", "r@example.com")
+    assert (found.scope, found.source, found.reason, found.created_at_ms) == (*kind, reason, 0)
+    assert [*await words(world, "r@example.com"), *await words(world, "r@example.com", marketing=True)] == [*outcomes]
+
+
+@pytest.mark.parametrize(
+    ("suppression", "transactional", "marketing"),
+    [
+        (MANUAL, "suppressed", "suppressed"),
+        (OPT_OUT, "granted", "suppressed"),
+        (replace(MANUAL, expires_at_ms=1), "granted", "granted"),
+        (replace(OPT_OUT, expires_at_ms=1), "granted", "granted"),
+        (replace(MANUAL, expires_at_ms=1 << 42), "suppressed", "suppressed"),
+    ],
+)
+async def test_a_suppression_stops_its_scope_until_it_expires(
+    suppression: Suppression, transactional: str, marketing: str, world: World
+) -> None:
+    """Everything or marketing alone; nothing once it has expired."""
+    redis: Any = world.redis
+    await redis.hset(KEY, "r@example.com", b"\x91" + pack_suppression(suppression))
+    assert await words(world, "r@example.com") == [transactional]
+    assert await words(world, "r@example.com", marketing=True) == [marketing]
+
+
+async def test_lifting_a_bounce_leaves_the_opt_out(world: World) -> None:
+    """An address has a suppression of each scope, whichever came first, and each is lifted by itself."""
+    suppressions = Suppressions(world.redis)
+    for first, second in ((OPT_OUT, BOUNCE), (BOUNCE, OPT_OUT)):
+        assert await suppressions.add("email", "r@example.com", first) == "new"
+        assert await suppressions.add("email", "r@example.com", second) == "changed"
+        assert await suppressions.get("email", "r@example.com") == [BOUNCE, OPT_OUT]
+        assert await suppressions.remove("email", "r@example.com", "all") == 1
+        assert await suppressions.get("email", "r@example.com") == [OPT_OUT]
+        assert await suppressions.remove("email", "r@example.com") == 1
+        assert await suppressions.remove("email", "r@example.com") == 0
+
+
+async def test_of_two_suppressions_the_longer_stays(world: World) -> None:
+    """Of equals the first; one that has expired does not count."""
+    suppressions, far = Suppressions(world.redis), 1 << 42
+    week, month = replace(MANUAL, expires_at_ms=far), replace(MANUAL, expires_at_ms=far + 1, reason="month")
+    ever = replace(MANUAL, reason="ever")
+    for one, stored_as, kept in (
+        (replace(MANUAL, expires_at_ms=1), "kept", []),
+        (week, "new", [week]),
+        (replace(week, reason="again"), "kept", [week]),
+        (month, "changed", [month]),
+        (week, "kept", [month]),
+        (ever, "changed", [ever]),
+        (month, "kept", [ever]),
+        (BOUNCE, "kept", [ever]),
+    ):
+        assert await suppressions.add("email", "r@example.com", one) == stored_as
+        assert await suppressions.get("email", "r@example.com") == kept
+
+
+async def test_a_full_redis_takes_and_lifts_suppressions(world: World) -> None:
+    """A hard bounce must be noted, and a mistake be undone, when no key may grow."""
+    suppressions = Suppressions(world.redis)
+    await world.given(50)
+    await world.redis.config_set("maxmemory", "1mb")
+    try:
+        assert await suppressions.add("email", "r@example.com", BOUNCE) == "new"
+        assert await suppressions.add("email", "r@example.com", OPT_OUT) == "changed"
+        assert await suppressions.remove("email", "r@example.com") == 2
+    finally:
+        await world.redis.config_set("maxmemory", "0")
+
+
+@pytest.mark.parametrize("many", [7, 3000])
+async def test_pages_hold_each_suppression(many: int, world: World) -> None:
+    """None is missed, no page is too long: of a small table, which Redis gives out whole, and of one that shrinks."""
+    suppressions = Suppressions(world.redis)
+    for start in range(0, many, 500):
+        every = [(f"r{i}@example.com", MANUAL) for i in range(start, min(start + 500, many))]
+        assert set(await suppressions.add_all("email", every)) == {"new"}
+    await suppressions.add("email", "r3@example.com", OPT_OUT)
+    found: list[Listed] = []
+    place: Place | None = Place()
+    while place is not None:
+        rows, place = await suppressions.page("email", 2, place)
+        assert len(rows) <= 2
+        await suppressions.remove_all("email", rows)
+        found += rows
+    assert len({one.mark for one in found}) == many + 1
+    assert await stored(world) == {}
+
+
+async def test_a_search_finds_what_matches(world: World) -> None:
+    """However far apart; expired ones are not listed."""
+    suppressions = Suppressions(world.redis)
+    every = [(f"r{i}@example.com", MANUAL if i % 100 else BOUNCE) for i in range(1000)]
+    for start in range(0, 1000, 500):
+        await suppressions.add_all("email", every[start : start + 500])
+    redis: Any = world.redis
+    await redis.hset(KEY, "old@example.com", b"\x91" + pack_suppression(replace(BOUNCE, expires_at_ms=1)))
+    rows, place = await suppressions.page("email", 50, matches=lambda one: one.suppression.source == "bounce")
+    assert (len(rows), place) == (10, None)
+    blocks = [block async for block in suppressions.every("email")]
+    assert len({one.mark for block in blocks for one in block}) == 1000
+
+
+async def test_expired_suppressions_are_deleted_when_a_sender_starts(world: World) -> None:
+    """Of an address that has another as well only the expired one."""
+    redis: Any = world.redis
+    over = pack_suppression(replace(MANUAL, expires_at_ms=1))
+    await redis.hset(KEY, "a@example.com", b"\x91" + over)
+    await redis.hset(KEY, "b@example.com", b"\x92" + over + pack_suppression(OPT_OUT))
+    assert await Suppressions(world.redis).unify("email") == 0
+    assert await stored(world) == {"b@example.com": "unsubscribed"}

@@ -116,7 +116,7 @@ async def test_a_blast_through_a_channel_of_ones_own(world: World, sms: SmsSetti
         await wait_for(has_ended, 15, "the blast to end")
     assert Counter(centre.accepted) == Counter(f"{n} Halo R{i}" for i, n in enumerate(numbers) if n != "628003")
     assert Counter(name for name, _ in observer.attempts) == {"sent": 22, "deferred": 1, "retrying": 1, "failed": 1}
-    assert await Suppressions(world.redis).get("sms", "628003") == "hard_bounce: NOBODY"
+    assert [one.reason for one in await Suppressions(world.redis).get("sms", "628003")] == ["hard_bounce: NOBODY"]
     assert (await world.control.stats())["sms"].counters["sent"] == 22
     log = EventLog(world.redis, tuple(CHANNELS))
     kinds: Counter[type] = Counter()

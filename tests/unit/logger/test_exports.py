@@ -8,7 +8,8 @@ import io
 import orjson
 import pytest
 
-from services.logger.exports import csv_of, ndjson_of
+from services.logger.exports import Export, ndjson_of
+from shared.spreadsheets import csv_of, guarded, unguarded
 
 AWKWARD = 'a "quoted", line\nbroken, ünïcode 😀'
 
@@ -19,11 +20,32 @@ def test_csv_keeps_awkward_values() -> None:
     assert row == ["1", AWKWARD, ""]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+62", "-1", "@SUM(A1)", "\tx"])
+FORMULAS = ["=1+1", "+62", "-1", "@SUM(A1)", "\tx", "\rx", "\n=1", "\uff1d1", "'=1", "''+1"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
 def test_a_formula_becomes_text(text: str) -> None:
     """A recipient called =cmd() must not run on the machine of who opens the export."""
     (row,) = csv.reader(io.StringIO(csv_of([(text,)]).decode(), newline=""))
     assert row == [f"'{text}"]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, "'tis", "a=b", "", "siti@example.com"])
+def test_what_is_guarded_can_be_read_back(text: str) -> None:
+    """An export that is imported again holds the same texts."""
+    assert unguarded(guarded(text)) == text
+
+
+def test_a_file_for_spreadsheets_keeps_digits_as_text() -> None:
+    """A byte order mark, and phone numbers, long ids and leading zeros as text; numbers stay numbers."""
+    export = Export("csv", spreadsheet=True)
+    assert export.head(["phone"]) == b"\xef\xbb\xbfphone\r\n"
+    row = ("6281224770000", "007", "1e5", "12345678901234567890", "5", 3, "=1+1", None, "Siti")
+    assert export.encoder(["phone"])([row]) == (
+        b'"=""6281224770000""","=""007""","=""1e5""","=""12345678901234567890""",5,3,\'=1+1,,Siti\r\n'
+    )
+    assert Export("csv").head(["phone"]) == b"phone\r\n"
+    assert Export("csv").encoder(["phone"])([row[:2]]) == b"6281224770000,007\r\n"
 
 
 def test_ndjson_is_an_object_a_line() -> None:

@@ -1,0 +1,116 @@
+"""Suppressions from files: our own exports, and lists of other systems, as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from aiohttp import web
+from msgspec import UNSET, UnsetType
+
+from services.ingest.answers import Answer, answer
+from services.ingest.bodies import READING_ERRORS, chunks
+from services.ingest.call import Body, Call, Operation, Parameter
+from services.ingest.intake.spool import disk_trouble
+from services.ingest.problems import ApiError, Problem
+from services.ingest.recipients import codec_of, csv_rows
+from services.ingest.suppressions.importing import How, import_rows
+from services.ingest.suppressions.rows import Defaults, RowReader
+from shared.channels import CHANNELS
+from shared.suppressions import SCOPES, SOURCES, Scope, Source
+
+_CSV = "text/csv"
+_VALIDATIONS = ("strict", "permissive")
+_FLAGS = ("false", "true")
+_LONGEST_REASON = 200
+
+
+class ImportAnswer(Answer, kw_only=True, frozen=True):
+    """What an import came to.
+
+    `total` suppressions were read: `added` were new, `changed` go further or last longer than what there was,
+    `unchanged` were there or have expired. `rejected` rows were refused, for `errors` (the first 100).
+    `ignoredColumns` are columns that no field goes by.
+    """
+
+    total: int
+    added: int
+    changed: int
+    unchanged: int
+    rejected: int = 0
+    errors: list[Problem] | UnsetType = UNSET
+    ignored_columns: list[str]
+    dry_run: bool | UnsetType = UNSET
+
+
+async def _import(call: Call) -> web.Response:
+    if call.request.content_type != _CSV:
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call reads {_CSV}")
+    codec = codec_of(call.request.charset or "")
+    query, limits = call.request.query, call.gateway.settings.limits
+    reader = RowReader(_defaults(call, query))
+    how = How(_choice(query, "validation", _VALIDATIONS) == "permissive", _choice(query, "dryRun", _FLAGS) == "true")
+    rows = csv_rows(chunks(call, limits.upload_bytes), limits.line_bytes, codec)
+    with disk_trouble():
+        imported = await import_rows(rows, reader, call.gateway.queue.suppressions, call.gateway.spool_folder, how)
+    return answer(
+        ImportAnswer(
+            total=imported.total,
+            added=imported.stored["new"],
+            changed=imported.stored["changed"],
+            unchanged=imported.stored["kept"],
+            rejected=imported.rejected,
+            errors=imported.problems or UNSET,
+            ignored_columns=reader.ignored,
+            dry_run=True if how.dry else UNSET,
+        )
+    )
+
+
+def _defaults(call: Call, query: Mapping[str, str]) -> Defaults:
+    reason = query.get("reason", "imported")
+    if len(reason) > _LONGEST_REASON:
+        raise ApiError("INVALID_QUERY", f"reason has at most {_LONGEST_REASON} characters")
+    return Defaults(
+        region=call.gateway.settings.default_region,
+        now_ms=call.gateway.clock.now_ms(),
+        channel=_choice(query, "channel", tuple(CHANNELS)) or "",
+        scope=cast("Scope | None", _choice(query, "scope", SCOPES)),
+        source=cast("Source", _choice(query, "source", SOURCES) or "import"),
+        reason=reason,
+        by=call.key_name,
+    )
+
+
+def _choice(query: Mapping[str, str], name: str, options: Sequence[str]) -> str | None:
+    text = query.get(name)
+    if text is not None and text not in options:
+        raise ApiError("INVALID_QUERY", f"{name} is one of {', '.join(options)}")
+    return text
+
+
+_FILE: dict[str, Any] = {
+    "type": "string",
+    "description": "A header row, then an address a row. Columns, in any order and case: `address` (or `email`, "
+    "`phone`), `channel`, `scope`, `source`, `reason`, `createdAt`, `expiresAt`, `jobId`, `words`, `by`.",
+    "example": "email,reason\nsiti@example.com,asked by phone\n",
+}
+
+
+def _only(name: str, description: str, options: Sequence[str]) -> Parameter:
+    return Parameter(name, description, {"type": "string", "enum": list(options)})
+
+
+OPERATIONS = [
+    Operation("POST", "/suppressions/import", "importSuppressions",
+              "Suppress every address of a CSV file; safe to repeat",
+              _import, "admin", ImportAnswer, body=Body({_CSV: _FILE}),
+              errors=(*READING_ERRORS, "UNSUPPORTED_MEDIA_TYPE", "MALFORMED_CSV", "INVALID_QUERY", "VALIDATION_FAILED",
+                      "STORAGE_UNAVAILABLE"),
+              parameters=(_only("channel", "Where a row names none.", tuple(CHANNELS)),
+                          _only("scope", "Where a row names none; by its source otherwise.", SCOPES),
+                          _only("source", "Where a row names none.", SOURCES),
+                          Parameter("reason", "Where a row names none.", {"type": "string", "maxLength": 200}),
+                          _only("validation", "strict stores nothing of a file with bad rows.", _VALIDATIONS),
+                          _only("dryRun", "true checks the file and stores nothing.", _FLAGS))),
+]  # fmt: skip

@@ -1,0 +1,77 @@
+"""Exporting: every suppression that matches as CSV or NDJSON, in memory for one block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from aiohttp import web
+
+from services.ingest.call import Call
+from services.ingest.problems import ApiError
+from services.ingest.suppressions.filters import SuppressionFilter
+from services.ingest.suppressions.views import COLUMNS, row_of, view_of
+from shared.errors import KurirError
+from shared.logs import get_logger
+from shared.queue.suppressions import Listed
+from shared.spreadsheets import BOM, csv_of
+
+TYPES = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
+FORMATS = ("json", *TYPES)
+SPREADSHEET = "spreadsheet"
+_encoder = msgspec.json.Encoder()
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """How suppressions are written: `form` is csv or ndjson; CSV for a `spreadsheet` has a mark and digits as text."""
+
+    form: str
+    spreadsheet: bool = False
+
+    def head(self) -> bytes:
+        """Return what comes before the suppressions."""
+        if self.form != "csv":
+            return b""
+        return (BOM if self.spreadsheet else b"") + csv_of([COLUMNS])
+
+    def encode(self, channel: str, block: Sequence[Listed]) -> bytes:
+        """Return a block of suppressions as rows or lines."""
+        if self.form == "csv":
+            return csv_of([row_of(channel, one) for one in block], spreadsheet=self.spreadsheet)
+        return b"".join(_encoder.encode(view_of(channel, one)) + b"\n" for one in block)
+
+
+def read_export(query: Mapping[str, str]) -> Export | None:
+    """Read `format` and `for`; None for a page. Raises 400."""
+    form, reader = query.get("format", "json"), query.get("for")
+    if form not in FORMATS:
+        raise ApiError("INVALID_QUERY", f"format is one of {', '.join(FORMATS)}")
+    if reader not in {None, SPREADSHEET} or (reader and form != "csv"):
+        raise ApiError("INVALID_QUERY", f"for is {SPREADSHEET}, and goes with format=csv")
+    return None if form == "json" else Export(form, bool(reader))
+
+
+async def write_export(call: Call, wanted: SuppressionFilter, export: Export) -> web.StreamResponse:
+    """Stream every suppression that matches."""
+    name = f'attachment; filename="suppressions.{export.form}"'
+    headers = {"Content-Type": f"{TYPES[export.form]}; charset=utf-8", "Content-Disposition": name}
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(call.request)
+    if head := export.head():
+        await response.write(head)
+    try:
+        for channel in wanted.channels:
+            async for block in call.gateway.queue.suppressions.every(channel, wanted.matches):
+                await response.write(export.encode(channel, block))
+    except KurirError as error:
+        # the head has gone out as a success: only a broken connection says that the rows are not all
+        log.warning("an export of suppressions was broken off", reason=str(error))
+        if call.request.transport is not None:
+            call.request.transport.abort()
+        return response
+    await response.write_eof()
+    return response

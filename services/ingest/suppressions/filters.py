@@ -1,0 +1,85 @@
+"""Filters: which suppressions are wanted, by channel, part of the address, scope, source and reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import phonenumbers
+
+from services.ingest.problems import Problem
+from shared.addresses import identity
+from shared.channels import CHANNELS
+from shared.queue.suppressions import Listed
+from shared.suppressions import SCOPES, SOURCES
+
+LONGEST = 320
+FIELDS = ("channel", "address", "scope", "source", "reason")
+_CHOICES: Mapping[str, Sequence[str]] = {"channel": tuple(CHANNELS), "scope": SCOPES, "source": SOURCES}
+_NUMBER = re.compile(r"[+0-9 ().-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class SuppressionFilter:
+    """Which suppressions are wanted; `needles` are parts of an address, one of which is in it. Empty: any."""
+
+    channels: tuple[str, ...]
+    needles: tuple[str, ...] = ()
+    scope: str = ""
+    source: str = ""
+    reason: str = ""
+
+    @property
+    def searches(self) -> bool:
+        """Whether it looks at more than the channel."""
+        return bool(self.needles or self.scope or self.source or self.reason)
+
+    def matches(self, one: Listed) -> bool:
+        """Return whether a suppression is wanted."""
+        kept = one.suppression
+        return (
+            (not self.scope or kept.scope == self.scope)
+            and (not self.source or kept.source == self.source)
+            and (not self.needles or any(needle in one.address for needle in self.needles))
+            and (not self.reason or self.reason in kept.reason.casefold())
+        )
+
+
+def read_filter(values: Mapping[str, Any], region: str) -> SuppressionFilter | list[Problem]:
+    """Read a filter from its fields, or return what is wrong with them; `region` is where numbers are from."""
+    given = {name: str(values[name]).strip() for name in FIELDS if values.get(name) is not None}
+    problems = [
+        Problem(name, "INVALID_VALUE", f"{name} is one of {', '.join(options)}")
+        for name, options in _CHOICES.items()
+        if given.get(name) and given[name] not in options
+    ]
+    problems += [
+        Problem(name, "TOO_LONG", f"{name} has at most {LONGEST} characters")
+        for name, text in given.items()
+        if len(text) > LONGEST
+    ]
+    if problems:
+        return problems
+    return SuppressionFilter(
+        (given["channel"],) if given.get("channel") else tuple(CHANNELS),
+        _needles(given.get("address", ""), region),
+        given.get("scope", ""),
+        given.get("source", ""),
+        given.get("reason", "").casefold(),
+    )
+
+
+def _needles(text: str, region: str) -> tuple[str, ...]:
+    """Return how a part of an address may stand in what is stored: an identity, or digits without `+`."""
+    if not text:
+        return ()
+    if not _NUMBER.fullmatch(text):
+        return (identity(text),)
+    digits = re.sub(r"[^0-9]", "", text)
+    if not digits:
+        return (text,)
+    # as people write a number at home: the country's code stands in for the 0
+    abroad = f"{phonenumbers.country_code_for_region(region)}{digits[1:]}" if text.startswith("0") else ""
+    return tuple(dict.fromkeys(one for one in (identity(digits), text.lower(), abroad) if one))

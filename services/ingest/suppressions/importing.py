@@ -1,0 +1,115 @@
+"""Importing: a file of suppressions, checked whole before anything is stored, in memory for one block.
+
+Safe to repeat: what is suppressed already stays as it is.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from services.ingest.intake.spool import temporary_file
+from services.ingest.problems import Problem
+from services.ingest.recipients import CsvRow, FoundProblems, StrayCells
+from services.ingest.suppressions.rows import Entry, RowReader
+from shared.queue.suppressions import Suppressions
+from shared.suppressions import Suppression
+
+# Redis waits while a block is stored
+_BLOCK = 500
+_LENGTH = struct.Struct(">I")
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[tuple[str, str, Suppression]])
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a file is imported: `permissive` stores the good rows of a file that has others, `dry` stores nothing."""
+
+    permissive: bool = False
+    dry: bool = False
+
+
+@dataclass(slots=True)
+class Imported:
+    """What an import came to: suppressions read, what became of each, and the rows that were refused."""
+
+    total: int = 0
+    stored: Counter[str] = field(default_factory=Counter)
+    rejected: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+async def import_rows(
+    blocks: AsyncIterator[list[CsvRow]], reader: RowReader, suppressions: Suppressions, folder: Path, how: How
+) -> Imported:
+    """Check all rows, then store them; raises ApiError with every problem where the file is to be good as a whole."""
+    found, strays, imported = FoundProblems(), StrayCells(), Imported()
+    with closing(_Pending(folder)) as pending:
+        async for rows in blocks:
+            for row in rows:
+                if row.stray_column:
+                    strays.add(row)
+                    imported.rejected += 1
+                    continue
+                result = reader.read(row, imported.rejected + pending.rows)
+                if problems := [one for one in result if isinstance(one, Problem)]:
+                    imported.rejected += 1
+                    found.add(problems)
+                else:
+                    pending.add([one for one in result if not isinstance(one, Problem)])
+        found.add(strays.problems())
+        if found.total and not (how.permissive and pending.rows):
+            raise found.answer()
+        imported.total, imported.problems = pending.entries, found.first
+        if not how.dry:
+            for block in pending.blocks():
+                await _store(block, suppressions, imported)
+    return imported
+
+
+async def _store(block: list[Entry], suppressions: Suppressions, imported: Imported) -> None:
+    by_channel: defaultdict[str, list[tuple[str, Suppression]]] = defaultdict(list)
+    for channel, address, one in block:
+        by_channel[channel].append((address, one))
+    for channel, every in by_channel.items():
+        imported.stored.update(await suppressions.add_all(channel, every))
+
+
+class _Pending:
+    """Checked rows that wait for the end of the file: in memory, then on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file: IO[bytes] = temporary_file(folder)
+        self._block: list[Entry] = []
+        self.rows = 0
+        self.entries = 0
+
+    def add(self, entries: list[Entry]) -> None:
+        self.rows += 1
+        self.entries += len(entries)
+        self._block += entries
+        if len(self._block) >= _BLOCK:
+            self._flush()
+
+    def blocks(self) -> Iterator[list[Entry]]:
+        """Yield everything, about 500 at a time."""
+        self._flush()
+        self._file.seek(0)
+        while head := self._file.read(_LENGTH.size):
+            yield _decoder.decode(self._file.read(_LENGTH.unpack(head)[0]))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _flush(self) -> None:
+        packed = _encoder.encode(self._block)
+        self._file.write(_LENGTH.pack(len(packed)) + packed)
+        self._block = []

@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- Lift suppressions.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  pairs: address as it is stored · scope, "" for every scope
+-- Result  how many were lifted; expired ones go too and do not count
+-- Safe to repeat.
+
+local now_ms, lifted = math.floor(now_us() / 1000), 0
+for i = 1, #ARGV, 2 do
+  local scope = ARGV[i + 1]
+  lifted = lifted + lift_suppressions(ARGV[i], now_ms, function(one) return scope == '' or scope == one[1] end)
+end
+return lifted
