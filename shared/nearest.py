@@ -9,8 +9,14 @@ from difflib import get_close_matches
 _LONGEST = 60
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest of the known names, "" where none is near."""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is nearest to another, "" where none is near."""
     by_folded = {one.casefold(): one for one in known}
     near = get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6) if len(name) <= _LONGEST else []
-    return f"; did you mean {by_folded[near[0]]!r}?" if near else ""
+    return by_folded[near[0]] if near else ""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest of the known names, "" where none is near."""
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else ""

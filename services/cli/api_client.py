@@ -138,6 +138,15 @@ def _complain(command: str, lines: list[str]) -> None:
         sys.stderr.write(f"kurir {command}: {line}\n")
 
 
+def print_warnings(answer: Mapping[str, Any]) -> None:
+    """Print what the API warns of on stderr, a line each."""
+    warnings = answer.get("warnings", [])
+    for one in warnings[:_MOST_PROBLEMS]:
+        sys.stderr.write(f"  warning: {one['field']}: {one['message']}\n")
+    if len(warnings) > _MOST_PROBLEMS:
+        sys.stderr.write(f"  warning: … and {len(warnings) - _MOST_PROBLEMS} more\n")
+
+
 def print_json(answer: object) -> None:
     """Print an answer as indented JSON."""
     sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())

@@ -14,7 +14,17 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from services.cli.api_client import DEFAULT_URL, Answer, ApiClient, AsJson, Url, call_api, existing_file, print_json
+from services.cli.api_client import (
+    DEFAULT_URL,
+    Answer,
+    ApiClient,
+    AsJson,
+    Url,
+    call_api,
+    existing_file,
+    print_json,
+    print_warnings,
+)
 from services.cli.following import follow_blast
 from shared.lifecycle import EXIT_FAILED
 
@@ -135,6 +145,7 @@ def _say(answer: Answer, upload: Upload) -> None:
         _console.print(f"  the same again without sending twice: --idempotency-key {upload.idempotency_key}")
     if answer.get("duplicates"):
         _console.print(f"  {answer['duplicates']} duplicate addresses were left out")
+    print_warnings(answer)
     if refused:
         _console.print(f"[yellow]  {refused} recipients were refused:[/yellow]")
         for problem in answer.get("errors", [])[:20]:

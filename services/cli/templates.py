@@ -19,6 +19,7 @@ from services.cli.api_client import (
     call_api,
     existing_file,
     print_json,
+    print_warnings,
     usage_error,
 )
 from services.cli.terminal import stdout
@@ -46,6 +47,8 @@ def templates(
         answer = call_api(context, url, lambda api: api.get(f"/api/v1/templates/{template}/requirements"))
     else:
         answer = call_api(context, url, lambda api: api.get("/api/v1/templates"))
+    if put is not None:
+        print_warnings(answer)
     if as_json or put is not None or delete or template:
         print_json(answer)
     else:
@@ -108,6 +111,7 @@ def preview(
     if as_json:
         print_json(answer)
         return
+    print_warnings(answer)
     rendered = answer.get("preview", answer)
     for part in ("subject", "text", "html"):
         if rendered.get(part):

@@ -33,7 +33,8 @@ class ErrorAnswer(Answer, kw_only=True, frozen=True):
 class BlastAnswer(Answer, kw_only=True, frozen=True):
     """An accepted blast, or with `dryRun` one that would be. Totals count what is (or would be) queued.
 
-    `jobIds` only for JSON bodies; `errors` and `rejectedRecipients` only where some recipients were refused.
+    `jobIds` only for JSON bodies; `errors` and `rejectedRecipients` only where some recipients were refused; `warnings`
+    only where something was given that the template does not use.
     """
 
     blast_id: str | UnsetType = UNSET
@@ -43,6 +44,7 @@ class BlastAnswer(Answer, kw_only=True, frozen=True):
     duplicates: int = 0
     rejected_recipients: int | UnsetType = UNSET
     errors: list[Problem] | UnsetType = UNSET
+    warnings: list[Problem] | UnsetType = UNSET
     dry_run: bool | UnsetType = UNSET
 
 
@@ -51,6 +53,7 @@ class MessageAnswer(Answer, kw_only=True, frozen=True):
 
     blast_id: str | UnsetType = UNSET
     job_id: str | UnsetType = UNSET
+    warnings: list[Problem] | UnsetType = UNSET
     dry_run: bool | UnsetType = UNSET
 
 

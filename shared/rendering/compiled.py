@@ -44,7 +44,8 @@ class Rendered:
 class CompiledTemplate:
     """A template ready to render; safe to share between threads.
 
-    `variables` are the names that any part of its mail takes from outside, builtin ones included; `whatsapp` fills
+    `variables` are the names that any part of its mail takes from outside, builtin ones included; `printed` those
+    that are printed without a guard; `whatsapp` fills
     the parameters of its WhatsApp content, None where it has none; `size` is about the number of bytes it takes.
     """
 
@@ -56,6 +57,7 @@ class CompiledTemplate:
         self._text = _text_part(template, language)
         self.whatsapp = WhatsAppParameters(template.whatsapp, language) if template.whatsapp is not None else None
         self.variables = frozenset().union(*(part.variables for part in self._parts()))
+        self.printed = frozenset().union(*(part.printed for part in self._parts()))
         self.size = _LEAST_BYTES + _GROWTH * len(_encoder.encode(template))
 
     def _parts(self) -> list[Part]:

@@ -21,6 +21,7 @@ from shared.rendering.filters import FILTERS, METHODS, TESTS
 from shared.rendering.limits import MAX_OUTPUT_CHARS, MAX_SOURCE_CHARS, refill
 from shared.rendering.mistakes import explained
 from shared.rendering.operations import OPERATIONS
+from shared.rendering.printed import printed_names
 from shared.rendering.syntax import check_and_rewrite
 from shared.rendering.values import MissingVariable, finalize
 
@@ -81,8 +82,8 @@ PLAIN_AS_IS = _environment(autoescape=False, trim=False)
 _Root = Callable[[Context], Iterator[str]]
 
 
-def parse(source: str, environment: _Environment, language: str = "") -> nodes.Template:
-    """Parse and check a source; raises RenderError with its place."""
+def parse(source: str, environment: _Environment, language: str = "") -> tuple[nodes.Template, frozenset[str]]:
+    """Parse and check a source; return it with the names that it prints unguarded. Raises RenderError."""
     if len(source) > MAX_SOURCE_CHARS:
         raise RenderError(f"the template is longer than {MAX_SOURCE_CHARS} characters")
     lexer = TagLexer(environment, source)
@@ -90,7 +91,9 @@ def parse(source: str, environment: _Environment, language: str = "") -> nodes.T
         source.encode()
         parser = Parser(environment, "")
         parser.stream = TokenStream(lexer.tokens(), None, None)
-        return check_and_rewrite(parser.parse(), language)
+        tree = parser.parse()
+        printed = printed_names(tree)
+        return check_and_rewrite(tree, language), printed
     except TagError as error:
         raise explained(error, lexer.tags) from None
     except TemplateSyntaxError as error:
@@ -104,20 +107,23 @@ def parse(source: str, environment: _Environment, language: str = "") -> nodes.T
 
 
 class Part:
-    """One compiled part of a template; `variables` are the names that it takes from outside."""
+    """One compiled part of a template; `variables` are the names that it takes from outside.
+
+    `printed` are those that it prints without a guard.
+    """
 
     def __init__(self, source: str, name: str, environment: _Environment = PLAIN, language: str = "") -> None:
         self.name = name
         self._environment = environment
         self._language = language
         try:
-            self._root, self.variables = self._compiled(source)
+            self._root, self.variables, self.printed = self._compiled(source)
         except RenderError as error:
             raise error.within(name) from error.__cause__
 
-    def _compiled(self, source: str) -> tuple[_Root, frozenset[str]]:
+    def _compiled(self, source: str) -> tuple[_Root, frozenset[str], frozenset[str]]:
         refill()
-        tree = parse(source, self._environment, self._language)
+        tree, printed = parse(source, self._environment, self._language)
         try:
             variables = frozenset(meta.find_undeclared_variables(tree))
             code = self._environment.compile(tree)
@@ -126,7 +132,7 @@ class Part:
         namespace = {"environment": self._environment, "__file__": "<template>"}
         exec(code, namespace)  # noqa: S102 - jinja2's way to load what it generated from the checked tree
         root: _Root = namespace["root"]  # type: ignore[assignment]  # the name that jinja2 gives it
-        return root, variables
+        return root, variables, printed & variables
 
     def render(self, values: Mapping[str, Any], cap: int = MAX_OUTPUT_CHARS) -> str:
         """Render with values; raises RenderError, which names the variable where one is missing."""

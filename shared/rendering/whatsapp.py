@@ -48,7 +48,10 @@ def buttons_of(content: WhatsAppContent) -> list[tuple[int, Button]]:
 
 
 class Parameter:
-    """What fills one parameter: a variable, an expression, or a text with tags; `variables` are the names it takes."""
+    """What fills one parameter: a variable, an expression, or a text with tags.
+
+    `variables` are the names that it takes, `printed` those that it prints without a guard.
+    """
 
     def __init__(self, written: str, language: str) -> None:
         self._name = written if _NAME.fullmatch(written) else ""
@@ -57,6 +60,7 @@ class Parameter:
             source = written if "{{" in written or "{%" in written else f"{{{{ {written} }}}}"
             self._part = Part(source, PART, PLAIN, language)
         self.variables = self._part.variables if self._part is not None else frozenset({self._name})
+        self.printed = self._part.printed if self._part is not None else self.variables
 
     def value(self, values: Mapping[str, Any], cap: int) -> str:
         """Return the text of the parameter; raises RenderError, which names the variable that is to blame."""
@@ -93,6 +97,7 @@ class WhatsAppParameters:
         every = [*(one for _, one in self._headers), *self._body, *(one for _, _, one in self._buttons)]
         self.filename_variables = self._filename.variables if self._filename is not None else frozenset()
         self.variables = self.filename_variables.union(*(one.variables for one in every))
+        self.printed = frozenset().union(*(one.printed for one in every))
 
     def components(self, values: Mapping[str, Any]) -> list[Component]:
         """Return the header, body and button components with their parameters; raises RenderError."""

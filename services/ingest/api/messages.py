@@ -51,7 +51,7 @@ async def _post_message(call: Call) -> web.Response:
         raise _about_one(error) from error
     taken = _decoder.decode(receipt.body)
     job_id = taken.job_ids[0] if isinstance(taken.job_ids, list) and taken.job_ids else msgspec.UNSET
-    body = MessageAnswer(blast_id=taken.blast_id, job_id=job_id, dry_run=taken.dry_run)
+    body = MessageAnswer(blast_id=taken.blast_id, job_id=job_id, warnings=taken.warnings, dry_run=taken.dry_run)
     return receipt_response(receipt, _encoder.encode(body))
 
 

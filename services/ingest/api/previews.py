@@ -12,7 +12,7 @@ from services.ingest.answers import Answer, answer
 from services.ingest.bodies import BODY_ERRORS, read_struct
 from services.ingest.call import JSON, Body, Call, Operation
 from services.ingest.problems import ApiError, Problem, invalid
-from services.ingest.recipients import Accepted, RecipientChecker, Rules, check_global_variables
+from services.ingest.recipients import Accepted, RecipientChecker, Rules, check_global_variables, unknown_globals
 from services.ingest.requests import PreviewRequest
 from shared.channels import CHANNELS, EMAIL
 from shared.rendering import RenderError, compile_template, merge_variables, whatsapp_components
@@ -35,6 +35,7 @@ class PreviewAnswer(Answer, kw_only=True, frozen=True):
     """A rendered message."""
 
     preview: Preview
+    warnings: list[Problem] | UnsetType = UNSET
 
 
 class _Contact:
@@ -53,14 +54,17 @@ async def _preview(call: Call) -> web.Response:
     region = call.gateway.settings.default_region
     variables, problems = check_global_variables(template, request.global_variables, region)
     rules = Rules(template, (request.channel,), variables, region)
-    checked = RecipientChecker(rules).check_json(request.recipient, 0, "recipient")
+    checker = RecipientChecker(rules)
+    checked = checker.check_json(request.recipient, 0, "recipient")
     problems += checked.problems
     if problems or checked.accepted is None:
         raise invalid(problems)
     contact = _Contact(checked.accepted, CHANNELS[request.channel].address_field)
     values = {"unsubscribe_url": _EXAMPLE_LINK} | merge_variables(template, variables, contact)
     values["unsubscribe_url"] = values["unsubscribe_url"] or _EXAMPLE_LINK
-    return answer(PreviewAnswer(preview=_rendered(template, request.channel, values)))
+    warnings = [*unknown_globals(template, request.global_variables), *checker.unknown.warnings]
+    preview = _rendered(template, request.channel, values)
+    return answer(PreviewAnswer(preview=preview, warnings=warnings or UNSET))
 
 
 async def _template(call: Call, request: PreviewRequest) -> Template:

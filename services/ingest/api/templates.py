@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
 from services.ingest.answers import Answer, ChangeAnswer, answer
 from services.ingest.bodies import BODY_ERRORS, read_struct
 from services.ingest.call import JSON, Body, Call, Operation
 from services.ingest.problems import ApiError, Problem, invalid
-from services.ingest.templates.checking import check_template
+from services.ingest.templates.checking import check_template, required_names, unused_variables
 from services.ingest.templates.requests import TemplateContent, TemplateRequest, template_of
 from shared.channels import CHANNELS
 from shared.numbers import unpacked
@@ -52,9 +53,10 @@ class TemplateView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 
 
 class TemplateAnswer(Answer, kw_only=True, frozen=True):
-    """One template, in its current version."""
+    """One template, in its current version; `warnings` where it declares what no part of it uses."""
 
     template: TemplateView
+    warnings: list[Problem] | UnsetType = UNSET
 
 
 class TemplatesAnswer(Answer, kw_only=True, frozen=True):
@@ -107,7 +109,7 @@ async def _create(call: Call) -> web.Response:
     created = await call.gateway.templates.create(template)
     if created is None:
         raise ApiError("TEMPLATE_EXISTS")
-    return answer(TemplateAnswer(template=_view(created)), 201, {"Location": f"/api/v1/templates/{created.id}"})
+    return answer(_written(created), 201, {"Location": f"/api/v1/templates/{created.id}"})
 
 
 async def _replace(call: Call) -> web.Response:
@@ -116,7 +118,7 @@ async def _replace(call: Call) -> web.Response:
     if not _ID.fullmatch(template_id):
         raise invalid([Problem("id", "INVALID_VALUE", "an id is letters, digits, dots, dashes and underscores")])
     template, is_new = await call.gateway.templates.replace(_checked(call, template_of(template_id, content)))
-    return answer(TemplateAnswer(template=_view(template)), 201 if is_new else 200)
+    return answer(_written(template), 201 if is_new else 200)
 
 
 async def _delete(call: Call) -> web.Response:
@@ -137,7 +139,7 @@ async def _requirements(call: Call) -> web.Response:
         channels=template.channels,
         addresses=addresses,
         variables=_view(template).variables,
-        required=[one.name for one in template.variables if one.required and one.default is None],
+        required=required_names(template),
         columns=["name", *addresses.values(), *names],
     )
     return answer(RequirementsAnswer(requirements=requirements))
@@ -146,6 +148,10 @@ async def _requirements(call: Call) -> web.Response:
 def _view(template: Template) -> TemplateView:
     variables = [VariableView(**unpacked(msgspec.structs.asdict(one))) for one in template.variables]
     return TemplateView(**msgspec.structs.asdict(template) | {"variables": variables})
+
+
+def _written(template: Template) -> TemplateAnswer:
+    return TemplateAnswer(template=_view(template), warnings=unused_variables(template) or UNSET)
 
 
 def _checked(call: Call, template: Template) -> Template:

@@ -84,7 +84,7 @@ class FirstPass:
 
     def _take_row(self, row: CsvRow) -> None:
         if self._missing is None:
-            self._missing = self._check_columns(row.header)
+            self._missing = self._check_columns(self._checker.read_columns(row.header))
         if row.stray_column:
             self._strays.add(row)
             self._rejected += 1
@@ -156,6 +156,11 @@ class FirstPass:
             raise self.found.answer()
         if not totals.messages:
             raise invalid([Problem("recipients", "NO_RECIPIENTS", "there is no recipient")])
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """What the template does not use: global variables, then those of recipients, or columns."""
+        return [*self._terms.warnings, *self._checker.unknown.warnings][:MAX_PROBLEMS]
 
     @property
     def told(self) -> list[Problem]:

@@ -236,6 +236,7 @@ def _answer(
         duplicates=totals.duplicates,
         rejected_recipients=totals.rejected or msgspec.UNSET,
         errors=first.told or msgspec.UNSET,
+        warnings=first.warnings or msgspec.UNSET,
         dry_run=True if blast is None else msgspec.UNSET,
     )
 

@@ -16,7 +16,7 @@ from services.ingest.addresses import AddressError, normal_email
 from services.ingest.intake.mailboxes import read_mailbox
 from services.ingest.keys import ApiKey
 from services.ingest.problems import ApiError, Problem
-from services.ingest.recipients import Rules, check_global_variables
+from services.ingest.recipients import Rules, check_global_variables, unknown_globals
 from services.ingest.recipients.checking import attachments_of
 from services.ingest.requests import BlastHead
 from services.ingest.settings import IngestSettings
@@ -58,6 +58,7 @@ class Terms:
     expires_at_ms: int
     attachments: list[Attachment]
     head: BlastHead
+    warnings: list[Problem]
 
     def rules(self, region: str) -> Rules:
         """Return what these terms ask of each recipient."""
@@ -118,6 +119,7 @@ async def check_terms(head: BlastHead, asker: Asker) -> Terms | list[Problem]:
         expires_at_ms=expires_at_ms,
         attachments=attachments,
         head=head,
+        warnings=unknown_globals(template, head.global_variables),
     )
 
 
@@ -134,6 +136,7 @@ def terms_of(blast: Blast, head: BlastHead) -> Terms:
         expires_at_ms=blast.expires_at_ms,
         attachments=blast.attachments,
         head=head,
+        warnings=unknown_globals(blast.template, head.global_variables),
     )
 
 

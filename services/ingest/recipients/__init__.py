@@ -10,7 +10,8 @@
 
     async for lines in ndjson_lines(chunks, limit): # lists of bytes, blank lines left out; ApiError 400/413
     async for rows in csv_rows(chunks, limit):      # lists of CsvRow; the first list comes once the header is read
-        missing_columns(row.header, rules)          # what is wrong with the file as a whole, once
+        header = checker.read_columns(row.header)   # once, before the first row: the template's names of its columns
+        missing_columns(header, rules)              # what is wrong with the file as a whole, once
         checked = checker.check_row(row, index)     # columns name, email, phone, reference; others are variables
 
     found = FoundProblems()                         # keeps the first 100 and counts the rest
@@ -19,7 +20,8 @@
 Strict or permissive: the caller refuses everything if there is any problem, or queues what was accepted. With
 permissive rules a missing or invalid address, or a WhatsApp parameter that does not fit, drops that channel only
 (its place in `Accepted.addresses` is empty); with strict rules each of these is a problem of the recipient. Accepted
-addresses are in normal form. Variables that the template does not know are dropped: they would only cost memory.
+addresses are in normal form. Variables that the template does not know are dropped, and told once each in
+`checker.unknown.warnings`.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from services.ingest.recipients.ndjson import ndjson_lines
 from services.ingest.recipients.outcome import Checked, FoundProblems
 from services.ingest.recipients.rules import Rules
 from services.ingest.recipients.typed_values import check_global_variables
+from services.ingest.recipients.unknown_names import unknown_globals
 
 __all__ = [
     "Accepted",
@@ -47,4 +50,5 @@ __all__ = [
     "csv_rows",
     "missing_columns",
     "ndjson_lines",
+    "unknown_globals",
 ]

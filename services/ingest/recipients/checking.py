@@ -16,13 +16,17 @@ from services.ingest.addresses import AddressError, normal_email, normal_phone
 from services.ingest.decoding import UNREADABLE, json_decoder, problem_of, problems_of, read_object, words_of
 from services.ingest.problems import ApiError, Problem
 from services.ingest.recipients.accepted import Accepted
+from services.ingest.recipients.columns import matched_columns
+from services.ingest.recipients.csv_header import Header
 from services.ingest.recipients.csv_rows import CsvRow
 from services.ingest.recipients.outcome import Checked
-from services.ingest.recipients.rules import MAX_ATTACHMENT_BYTES, Rules
+from services.ingest.recipients.rules import MAX_ATTACHMENT_BYTES, OWN, Rules, printed_names
 from services.ingest.recipients.typed_values import Check, ValueProblem, check_of, text_value
+from services.ingest.recipients.unknown_names import UnknownNames
 from services.ingest.requests import AttachmentRequest, RecipientRequest
 from shared.channels import CHANNELS
 from shared.jobs import Attachment
+from shared.nearest import nearest
 from shared.rendering import CompiledTemplate, RenderError, compile_template, merge_variables
 
 _TEST_RENDERS = 3
@@ -79,6 +83,18 @@ class RecipientChecker:
         self._renders_left = _TEST_RENDERS if "email" in rules.channels else 0
         self._whatsapp = "whatsapp" in rules.channels and rules.template.whatsapp is not None
         self._borrowed = _borrowed_addresses(rules, self._compiled)
+        self._printed = printed_names(rules)
+        self._columns: Header | None = None
+        self.unknown = UnknownNames(rules.template)
+
+    def read_columns(self, header: Header) -> Header:
+        """Take the columns of the file whose rows follow; return them with the template's names.
+
+        Raises ApiError MALFORMED_CSV where they do not fit the template.
+        """
+        self._columns = matched_columns(header, self._rules)
+        self.unknown.note_columns(self._columns)
+        return self._columns
 
     def check_json(self, raw: bytes | msgspec.Raw, index: int, path: str = "") -> Checked:
         """Check a recipient written in JSON; `path` is its JSON path, `recipients[<index>]` by default."""
@@ -95,9 +111,10 @@ class RecipientChecker:
         """Check a recipient written as a CSV row."""
         path = f"recipients[{index}]"
         try:
-            request = msgspec.convert(row.fields(), RecipientRequest)
+            fields = (self._columns or row.header).fields(row.cells)
+            request = msgspec.convert(fields, RecipientRequest)
         except msgspec.ValidationError as error:
-            return Checked(None, problems_of(row.fields(), RecipientRequest, path) or [problem_of(error, path)])
+            return Checked(None, problems_of(fields, RecipientRequest, path) or [problem_of(error, path)])
         return self._check(request, index, path)
 
     def _check(self, request: RecipientRequest, index: int, path: str) -> Checked:
@@ -107,7 +124,9 @@ class RecipientChecker:
         )  # fmt: skip
         self._check_lines(draft)
         self._check_addresses(draft)
+        self.unknown.note(request.variables, f"{path}.variables")
         self._check_variables(draft, request.variables)
+        self._check_printed(draft)
         if request.attachments:
             self._check_attachments(draft, request.attachments)
         if not draft.refused and self._whatsapp:
@@ -145,15 +164,14 @@ class RecipientChecker:
 
     def _check_variables(self, draft: _Draft, given: Mapping[str, Any]) -> None:
         rules = self._variables
-        if not _OWN.isdisjoint(given):
+        if not OWN.isdisjoint(given):
             rules = rules + [rule for rule in self._own if rule.name in given]
         for rule in rules:
             value = given.get(rule.name)
             # as `is_nothing` says, without a call for each of a million values
             if value is None or (value.__class__ is str and not value.strip()):
                 if rule.needed and not _has_own(draft, rule.name):
-                    what = f"variable {rule.name!r} is required by the template"
-                    draft.problem(f"variables.{rule.name}", "MISSING_REQUIRED_VARIABLE", what)
+                    self._miss(draft, rule.name, given)
                 continue
             try:
                 draft.variables[rule.name] = rule.check(value)
@@ -162,6 +180,26 @@ class RecipientChecker:
         for name in self._borrowed:
             if name not in draft.variables and (address := getattr(draft, name).strip()):
                 draft.variables[name] = address
+
+    def _miss(self, draft: _Draft, name: str, given: Mapping[str, Any]) -> None:
+        field = name if name in OWN else f"variables.{name}"
+        near = nearest(name, self.unknown.among(given))
+        hint = f"; {near!r} was given, which it does not use" if near else ""
+        what = f"variable {name!r} is required by the template{hint}"
+        draft.problem(field, "MISSING_REQUIRED_VARIABLE", what)
+
+    def _check_printed(self, draft: _Draft) -> None:
+        """Hold a recipient against the names that each channel's content prints without a guard."""
+        lacking: dict[str, list[int]] = {}
+        for place, names in self._printed:
+            for name in names:
+                if name not in draft.variables and not getattr(draft, name).strip():
+                    lacking.setdefault(name, []).append(place)
+        for name, places in lacking.items():
+            what = f"the template prints {name!r}, which this recipient does not have"
+            draft.problem(name, "MISSING_REQUIRED_VARIABLE", what, refuse=not self._rules.permissive)
+            for place in places:
+                draft.addresses[place] = ""
 
     def _check_attachments(self, draft: _Draft, requests: list[AttachmentRequest]) -> None:
         draft.attachments, problems = attachments_of(requests, f"{draft.path}.", self._rules.attachment_bytes)
@@ -209,9 +247,6 @@ def attachments_of(
     return found, problems
 
 
-_OWN = frozenset({"name", "email", "phone"})
-
-
 def _variable_rules(rules: Rules) -> list[_VariableRule]:
     """Return a rule for each declared variable."""
     return [
@@ -227,7 +262,7 @@ def _variable_rules(rules: Rules) -> list[_VariableRule]:
 def _own_rules(rules: Rules) -> list[_VariableRule]:
     """Return rules for variables that override a recipient's own fields without being declared."""
     declared = {variable.name for variable in rules.template.variables}
-    return [_VariableRule(name, text_value, needed=False) for name in sorted(_OWN - declared)]
+    return [_VariableRule(name, text_value, needed=False) for name in sorted(OWN - declared)]
 
 
 def _borrowed_addresses(rules: Rules, compiled: CompiledTemplate) -> list[str]:
@@ -245,7 +280,7 @@ def _borrowed_addresses(rules: Rules, compiled: CompiledTemplate) -> list[str]:
 
 def _has_own(draft: _Draft, name: str) -> bool:
     """Say whether the recipient's own name, email or phone stands in for a variable of that name."""
-    return name in _OWN and bool(getattr(draft, name).strip())
+    return name in OWN and bool(getattr(draft, name).strip())
 
 
 def _decode_problems(raw: bytes, path: str) -> list[Problem]:

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from services.ingest.problems import ApiError, Problem
-from services.ingest.recipients.csv_header import OWN_COLUMNS, Header, quoted
+from services.ingest.recipients.csv_header import OWN_COLUMNS, Header, name_key, quoted
 from services.ingest.recipients.csv_rows import CsvRow
-from services.ingest.recipients.rules import Rules
+from services.ingest.recipients.rules import Rules, printed_names
 from shared.channels import CHANNELS
 
 _WHOLE = "recipients"
 _SHOWN_LINES = 3
+
+
+def matched_columns(header: Header, rules: Rules) -> Header:
+    """Return the header with the template's spelling of each variable's name: case, spaces and signs do not count.
+
+    Raises ApiError MALFORMED_CSV where two columns are one variable, or one column could be two.
+    """
+    names = [variable.name for variable in rules.template.variables]
+    by_key: dict[str, list[str]] = {}
+    for name in names:
+        by_key.setdefault(name_key(name), []).append(name)
+    columns: dict[str, tuple[str, int]] = {}
+    for written, place in header.variables:
+        near = [written] if written in names else by_key.get(name_key(written), [written])
+        if len(near) > 1:
+            raise ApiError("MALFORMED_CSV", f"the column {written[:60]!r} could be each of {quoted(near)}: name it so")
+        if near[0] in columns:
+            both = quoted([columns[near[0]][0], written])
+            raise ApiError("MALFORMED_CSV", f"the columns {both} are both the variable {near[0]!r}: leave one out")
+        columns[near[0]] = written, place
+    return replace(header, variables=tuple((name, place) for name, (_, place) in columns.items()))
 
 
 def missing_columns(header: Header, rules: Rules) -> dict[str, Problem]:
@@ -27,12 +49,15 @@ def missing_columns(header: Header, rules: Rules) -> dict[str, Problem]:
             raise ApiError("MALFORMED_CSV", what)
         if field not in own:
             found[field] = _missing(header, field, f"MISSING_{field.upper()}")
-    known = {name.casefold() for name, _ in header.variables}
+    known = {name for name, _ in header.variables}
     for variable in rules.template.variables:
         name = variable.name
-        given = name in rules.global_variables or name.casefold() in known or name in own
+        given = name in rules.global_variables or name in known or name in own
         if variable.required and variable.default is None and not given and name not in found:
             found[f"variables.{name}"] = _missing(header, name, "MISSING_REQUIRED_VARIABLE")
+    for name in dict.fromkeys(name for _, names in printed_names(rules) for name in names):
+        if name not in own and name not in known and name not in unclear:
+            found.setdefault(name, _missing(header, name, "MISSING_REQUIRED_VARIABLE"))
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from services.ingest.problems import ApiError
 
@@ -37,11 +38,12 @@ _NO_HEADER = (
 )
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
+    """Return what a name is compared by: without case, spaces and signs."""
     return "".join(filter(str.isalnum, name.casefold()))
 
 
-_FIELDS = {_key(alias): field for field, aliases in ALIASES.items() for alias in (field, *aliases)}
+_FIELDS = {name_key(alias): field for field, aliases in ALIASES.items() for alias in (field, *aliases)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,12 @@ class Header:
     nameless: tuple[int, ...] = ()
     aliased: frozenset[str] = frozenset()
     unclear: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def fields(self, cells: Sequence[str]) -> dict[str, Any]:
+        """Return a row in the shape of a recipient's JSON."""
+        fields: dict[str, Any] = {name: cells[place] for name, place in self.own if cells[place]}
+        fields["variables"] = {name: cells[place] for name, place in self.variables if cells[place]}
+        return fields
 
     def shown(self) -> str:
         """Return the names of the columns, for a message."""
@@ -84,7 +92,7 @@ def read_header(cells: Sequence[str]) -> Header:
     variables = _once([(name.removeprefix("variables."), place) for name, place in named if place not in own.values()])
     candidates: dict[str, list[str]] = {}
     for name in variables:
-        field = _FIELDS.get(_key(name), "")
+        field = _FIELDS.get(name_key(name), "")
         if field and field not in own:
             candidates.setdefault(field, []).append(name)
     if not own and not candidates:

@@ -45,10 +45,7 @@ class CsvRow:
 
     def fields(self) -> dict[str, Any]:
         """Return the row in the shape of a recipient's JSON."""
-        cells = self.cells
-        fields: dict[str, Any] = {name: cells[place] for name, place in self.header.own if cells[place]}
-        fields["variables"] = {name: cells[place] for name, place in self.header.variables if cells[place]}
-        return fields
+        return self.header.fields(self.cells)
 
 
 async def csv_rows(chunks: AsyncIterator[bytes], limit: int, codec: str = "") -> AsyncIterator[list[CsvRow]]:

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.channels import CHANNELS, WHATSAPP
+from shared.rendering import compile_template
 from shared.templates import Template
 
+OWN = frozenset({"name", "email", "phone"})
 MAX_ATTACHMENT_BYTES = 10 * 1024 * 1024
 
 
@@ -25,3 +28,20 @@ class Rules:
     region: str = "ID"
     permissive: bool = False
     attachment_bytes: int = 0
+
+
+def printed_names(rules: Rules) -> list[tuple[int, tuple[str, ...]]]:
+    """Return, by a channel's place, which of a recipient's own fields its content prints without a guard.
+
+    Only those that nobody else can give: what is declared has a rule of its own, and the address of a channel is missed
+    as such. Raises RenderError.
+    """
+    compiled = compile_template(rules.template)
+    elsewhere = {*(one.name for one in rules.template.variables), *rules.global_variables}
+    whatsapp = compiled.whatsapp.printed if compiled.whatsapp is not None else frozenset()
+    found = []
+    for place, channel in enumerate(rules.channels):
+        printed = whatsapp if channel == WHATSAPP.name else compiled.printed
+        names = (printed & OWN) - elsewhere - {CHANNELS[channel].address_field}
+        found.append((place, tuple(sorted(names))))
+    return [pair for pair in found if pair[1]]

@@ -48,6 +48,31 @@ def check_template(template: Template, region: str) -> list[Problem]:
     return problems or list(_render_problems(template, compiled))
 
 
+def unused_variables(template: Template) -> list[Problem]:
+    """Return a warning for each variable that is declared and that no part of the template uses."""
+    compiled = compile_template(template)
+    used = compiled.variables | (compiled.whatsapp.variables if compiled.whatsapp else frozenset())
+    return [
+        Problem(
+            f"variables[{position}].name",
+            "UNKNOWN_VARIABLE",
+            f"no part of the template uses {one.name!r}{did_you_mean(one.name, sorted(used))}",
+        )
+        for position, one in enumerate(template.variables)
+        if one.name not in used
+    ]
+
+
+def required_names(template: Template) -> list[str]:
+    """Return what a recipient must have besides the addresses: what is printed unguarded, and declared as required."""
+    compiled = compile_template(template)
+    printed = compiled.printed | (compiled.whatsapp.printed if compiled.whatsapp else frozenset())
+    declared = {one.name for one in template.variables}
+    addresses = {CHANNELS[name].address_field for name in template.channels}
+    own = [name for name in BUILT_IN[:3] if name in printed and name not in declared | addresses]
+    return own + [one.name for one in template.variables if one.required and one.default is None]
+
+
 def sample_values(template: Template) -> dict[str, Any]:
     """Return values to try a template with: its examples, then defaults, then something of each type."""
     values: dict[str, Any] = {

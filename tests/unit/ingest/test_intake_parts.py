@@ -132,7 +132,7 @@ def test_a_recipient_has_all_its_problems_told() -> None:
 
 def test_what_the_template_does_not_know_is_not_carried() -> None:
     """It would only cost memory; addresses are in normal form."""
-    raw = b'{"email": "A@EXAMPLE.com", "variables": {"code": 5, "opt": null, "other": "x"}}'
+    raw = b'{"name": "Ann", "email": "A@EXAMPLE.com", "variables": {"code": 5, "opt": null, "other": "x"}}'
     accepted = _checked(raw, "email").accepted
     assert (accepted.variables, accepted.addresses) == ({"code": 5}, ["A@example.com"])
 
