@@ -81,6 +81,19 @@ def test_dry_run_sends_nothing(shell: Shell) -> None:
     assert "blastId" not in answer
 
 
+def test_send_and_preview_print_what_the_template_does_not_use(shell: Shell, tmp_path: Path) -> None:
+    """A line each on stderr, with the nearest name."""
+    path = tmp_path / "codes.csv"
+    path.write_text("name,email,CODE,minuts\nSiti,siti@example.com,1,3\n")
+    sent = shell.run("send", "-t", "otp", "--csv", str(path), "--var", "brand=X", "--dry-run")
+    assert sent.returncode == 0
+    assert "warning: globalVariables.brand: the template otp does not use" in sent.stderr
+    assert "warning: recipients[0].variables.minuts: " in sent.stderr
+    assert "did you mean 'minutes'?" in sent.stderr
+    shown = shell.run("preview", "-t", "otp", "--email", "s@example.com", "--var", "code=1", "--var", "minuts=3")
+    assert "warning: recipient.variables.minuts: " in shown.stderr
+
+
 def test_status_shows_the_queues_and_the_blast(shell: Shell, blast_id: str) -> None:
     """Without an id everything, with one that blast."""
     assert blast_id in shell.said("status")

@@ -13,7 +13,7 @@ from services.ingest.answers import Answer, ChangeAnswer, answer
 from services.ingest.bodies import BODY_ERRORS, read_struct
 from services.ingest.call import JSON, Body, Call, Operation
 from services.ingest.problems import ApiError, Problem, invalid
-from services.ingest.templates.checking import check_template, required_names, unused_variables
+from services.ingest.templates.checking import check_template, required_fields, unused_variables
 from services.ingest.templates.requests import TemplateContent, TemplateRequest, template_of
 from shared.channels import CHANNELS
 from shared.numbers import unpacked
@@ -68,7 +68,8 @@ class TemplatesAnswer(Answer, kw_only=True, frozen=True):
 class Requirements(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """What a recipient must bring: an address for each channel, and a value for each required variable.
 
-    `columns` is the header of a CSV file that serves this template.
+    `requiredFields` are the recipient's own that the template prints without a guard (`name`). `columns` is the header
+    of a CSV file that serves this template.
     """
 
     template_id: str
@@ -78,6 +79,7 @@ class Requirements(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     addresses: dict[str, str]
     variables: list[VariableView]
     required: list[str]
+    required_fields: list[str]
     columns: list[str]
 
 
@@ -139,7 +141,8 @@ async def _requirements(call: Call) -> web.Response:
         channels=template.channels,
         addresses=addresses,
         variables=_view(template).variables,
-        required=required_names(template),
+        required=[one.name for one in template.variables if one.required and one.default is None],
+        required_fields=required_fields(template),
         columns=["name", *addresses.values(), *names],
     )
     return answer(RequirementsAnswer(requirements=requirements))

@@ -63,14 +63,13 @@ def unused_variables(template: Template) -> list[Problem]:
     ]
 
 
-def required_names(template: Template) -> list[str]:
-    """Return what a recipient must have besides the addresses: what is printed unguarded, and declared as required."""
+def required_fields(template: Template) -> list[str]:
+    """Return a recipient's own fields that the template prints unguarded, besides the addresses of its channels."""
     compiled = compile_template(template)
     printed = compiled.printed | (compiled.whatsapp.printed if compiled.whatsapp else frozenset())
     declared = {one.name for one in template.variables}
     addresses = {CHANNELS[name].address_field for name in template.channels}
-    own = [name for name in BUILT_IN[:3] if name in printed and name not in declared | addresses]
-    return own + [one.name for one in template.variables if one.required and one.default is None]
+    return [name for name in BUILT_IN[:3] if name in printed and name not in declared | addresses]
 
 
 def sample_values(template: Template) -> dict[str, Any]:

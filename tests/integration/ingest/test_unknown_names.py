@@ -174,8 +174,8 @@ async def test_a_preview_asks_for_the_name_too(api: Api) -> None:
     body = {"templateId": "greeting", "channel": "email", "recipient": person(name="", variables={})}
     reply = await api.post(PREVIEW, body)
     assert (reply.status, reply.problem("recipient.name")) == (422, "MISSING_REQUIRED_VARIABLE")
-    required = (await api.get("/api/templates/greeting/requirements")).body["requirements"]["required"]
-    assert required == ["name"]
+    asked = (await api.get("/api/templates/greeting/requirements")).body["requirements"]
+    assert asked["requiredFields"] == ["name"]
 
 
 async def test_a_file_without_a_column_of_names_is_one_error(api: Api) -> None:
