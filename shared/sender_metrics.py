@@ -5,6 +5,7 @@ What waits and what became of messages is the logger's to tell.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 
 from prometheus_client import (
@@ -15,11 +16,16 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
+from shared.sending.provider import ServerState
+
+_SERVER = ("channel", "server")
 _SEND_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _WAIT_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 
@@ -79,6 +85,30 @@ class SenderMetrics:
             waited = self._waited[channel, lane] = self._latencies.labels(channel, lane)
         waited.observe(seconds)
 
+    def watch(self, channel: str, servers: Callable[[], Sequence[ServerState]]) -> None:
+        """Show how each server of the channel's provider stands, asked at each scrape."""
+        self.registry.register(_ServerStates(channel, servers))
+
     def exposition(self) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class _ServerStates(Collector):
+    def __init__(self, channel: str, servers: Callable[[], Sequence[ServerState]]) -> None:
+        self._channel = channel
+        self._servers = servers
+
+    def collect(self) -> Iterable[Metric]:
+        available = GaugeMetricFamily(
+            "kurir_server_available", "Whether this server may be tried; 0 while it is left alone.", labels=_SERVER
+        )
+        refuses = GaugeMetricFamily(
+            "kurir_server_refuses_us",
+            "Whether this server refused our credentials, or everybody's mail, and has taken none since.",
+            labels=_SERVER,
+        )
+        for state in self._servers():
+            available.add_metric((self._channel, state.server), float(state.available))
+            refuses.add_metric((self._channel, state.server), float(state.refuses))
+        return [available, refuses]

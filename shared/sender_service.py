@@ -21,7 +21,7 @@ from shared.queue.system_log import SystemLog
 from shared.redis_safety import RedisSafety
 from shared.sender_metrics import SenderMetrics
 from shared.sending.loop import SendingLoop
-from shared.sending.provider import MessageT, Provider
+from shared.sending.provider import MessageT, Provider, ServersProvider
 from shared.sending.settings import SendingSettings
 from shared.settings import CommonSettings
 from shared.web import Health, operations_routes, serving
@@ -55,6 +55,8 @@ async def _run(service: str, own: Composed[MessageT], stop: Stop) -> None:
     health, metrics = Health(service), SenderMetrics(service)
     safety = RedisSafety(redis, health, own.common.time_scale)
     metrics.registry.register(safety)
+    if isinstance(own.provider, ServersProvider):
+        metrics.watch(own.provider.channel, own.provider.servers)
     loop: SendingLoop[MessageT] = SendingLoop(redis, own.provider, own.sending, metrics, health.report)
     try:
         async with serving(_build_app(own.provider, metrics, health), own.common.host, own.common.port) as port:

@@ -17,7 +17,7 @@ from shared.channels import EMAIL
 from shared.errors import SendError, StopChannelError, UnavailableError
 from shared.jobs import Job
 from shared.logs import get_logger
-from shared.sending.provider import ProviderStatus, Receipt, Room, Start, at_once
+from shared.sending.provider import ProviderStatus, Receipt, Room, ServerState, Start, at_once
 
 LOOK_TIMEOUT_S = 15.0
 MOST_AHEAD_BYTES = 16 * 1024 * 1024
@@ -112,6 +112,10 @@ class EmailChannel:
         """Say whether any server may be tried now."""
         return self._servers is None or self._servers.available()
 
+    def servers(self) -> Sequence[ServerState]:
+        """Say how each server stands (`ServersProvider`)."""
+        return [] if self._servers is None else self._servers.states()
+
     async def status(self) -> ProviderStatus:
         """Connect to every server and log in, outside the pool, and say what each offers."""
         servers = self._opened()
@@ -131,6 +135,7 @@ class EmailChannel:
             "authenticated": False,
             "breaker": "open" if server.breaker.is_open else "closed",
             "breakerReason": server.breaker.reason,
+            "refusesUs": server.refusal or None,
             "connections": {"idle": len(server.idle), "active": server.active, "most": server.concurrency},
         }
         try:

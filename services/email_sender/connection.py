@@ -60,6 +60,11 @@ class OutOfStepError(KurirError):
 
 
 Following = Callable[[], Announced | None]
+Accepted = Callable[[SMTPResponse], None]
+
+
+def _unnoted(response: SMTPResponse) -> None:
+    del response
 
 
 class Connection:
@@ -211,16 +216,28 @@ class Connection:
             raise ConnectionLostError("before the message was handed over", cause)
         self._unclean = False
 
-    async def send(self, envelope: Envelope, content: bytes, following: Following | None = None) -> Reply:
+    async def send(
+        self,
+        envelope: Envelope,
+        content: bytes,
+        accepted: Accepted = _unnoted,
+        following: Following | None = None,
+    ) -> Reply:
         """Hand over one message (CRLF lines, dots not stuffed) and return the answer to its final dot.
 
-        Where the server pipelines, `following` is asked for the message to announce with the end of this one, which
-        is then `announced` and must be the next to be sent. Raises RefusedError, ConnectionLostError or
-        UncertainError.
+        `accepted` is told of a yes before anything else is done with it. Where the server pipelines, `following` is
+        asked for the message to announce with the end of this one, which is then `announced` and must be the next to
+        be sent. Raises RefusedError, ConnectionLostError or UncertainError.
         """
         self.begun += 1
         try:
-            return await self._transact(envelope, content, following)
+            last = await self._begin_content(envelope, content)
+            response = await self._end_content(last, following if len(content) <= PIECE_BYTES else None)
+            if _is_yes(response.code):
+                accepted(response)
+                self.sent += 1
+                return _reply(response)
+            raise RefusedError(Stage.DOT, _reply(response))  # noqa: TRY301 -- handled as those of the other stages
         except RefusedError as error:
             error.recipient = envelope.recipient
             self._unclean = error.stage is not Stage.DOT
@@ -233,7 +250,8 @@ class Connection:
         finally:
             self.used_at = asyncio.get_running_loop().time()
 
-    async def _transact(self, envelope: Envelope, content: bytes, following: Following | None) -> Reply:
+    async def _begin_content(self, envelope: Envelope, content: bytes) -> bytes:
+        """Announce the message and write all but its last piece, which is returned with the final dot."""
         announced, self.announced = self.announced, None
         try:
             if announced is not None:
@@ -243,10 +261,9 @@ class Connection:
                 await self._read_welcome()
             else:
                 await self._announce(self._commands(envelope, content))
-            last = await self._write_content(content)
+            return await self._write_content(content)
         except _LOST as error:
             raise ConnectionLostError("before the message was handed over", error) from error
-        return await self._end_content(last, following if len(content) <= PIECE_BYTES else None)
 
     def _commands(self, envelope: Envelope, content: bytes) -> tuple[bytes, bytes]:
         mail = f"MAIL FROM:<{envelope.sender}>"
@@ -317,21 +334,16 @@ class Connection:
                 start += PIECE_BYTES
         return stuffed[start:]
 
-    async def _end_content(self, last: bytes, following: Following | None) -> Reply:
+    async def _end_content(self, last: bytes, following: Following | None) -> SMTPResponse:
         """Write the end of the message; from here on a loss is uncertain."""
         try:
             self._write_end(last, following)
         except _LOST as error:
             raise ConnectionLostError("before the message was handed over", error) from error
         try:
-            response = await self._protocol.read_response(self._smtp.timeouts.data_s)
+            return await self._protocol.read_response(self._smtp.timeouts.data_s)
         except _LOST as error:
             raise UncertainError(f"the answer was lost after the message: {_reason(error)}", code="lost") from error
-        reply = _reply(response)
-        if not _is_yes(reply.code):
-            raise RefusedError(Stage.DOT, reply)
-        self.sent += 1
-        return reply
 
     def _write_end(self, last: bytes, following: Following | None) -> None:
         """Write the end of the message, and the commands of the next with it (RFC 2920, 3.1 allows it)."""

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from aiosmtplib.response import SMTPResponse
+
 from services.email_sender.connection import Connection, ConnectionLostError, RefusedError
 from services.email_sender.envelope import Announced
 from services.email_sender.login import Credentials
@@ -24,16 +26,19 @@ from services.email_sender.own_rate import OwnRate, RateReachedError
 from services.email_sender.replies import Reply, Stage, alike
 from services.email_sender.settings import ServerSettings, SmtpSettings
 from services.email_sender.signing import Encoder
+from services.email_sender.tls import TlsContexts
 from shared.clock import SystemClock
 from shared.errors import (
     PermanentError,
     Refusal,
     SendError,
+    StopChannelError,
     UnavailableError,
     UncertainError,
 )
+from shared.logs import get_logger
 from shared.sending.breaker import Breaker, Turn
-from shared.sending.provider import Room, Start, at_once
+from shared.sending.provider import Room, ServerState, Start, at_once, note_acceptance
 
 LEAST_STALE_S = 5.0
 _TEND_S = 1.0
@@ -57,6 +62,10 @@ class Delivery:
     mail: Mail
     start: Start = at_once
     following: NextMail | None = None
+
+    def accepted(self, response: SMTPResponse) -> None:
+        """Note the server's yes."""
+        note_acceptance(self.mail.message_id, f"{response.code} {response.message}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,8 @@ class Server:
         # what it refuses everybody by, while others are there to turn to
         self._set_aside = ""
         self.others_left: Callable[[], bool] = lambda: False
+        # why it refused us at last, "" once it has taken a message
+        self.refusal = ""
         # shorter once the server has shown that it closes them sooner
         self._stale_s = smtp.timeouts.idle_s
         self._leaving: set[asyncio.Future[None]] = set()
@@ -119,6 +130,7 @@ class Server:
             turn.worked()
         self.taken += 1
         self._set_aside = ""
+        self.refusal = ""
         return Accepted(self.settings.name, reply)
 
     async def _send(self, delivery: Delivery) -> Reply:
@@ -154,17 +166,27 @@ class Server:
             if not connection.sound:
                 raise ClosedMeanwhileError
             if following is None or not self.chains:
-                return await connection.send(mail.envelope, content)
-            return await connection.send(mail.envelope, content, lambda: self._announced(connection, following()))
+                return await connection.send(mail.envelope, content, delivery.accepted)
+            return await connection.send(
+                mail.envelope, content, delivery.accepted, lambda: self._announced(connection, following)
+            )
         finally:
             self._keep(connection)
 
-    def _announced(self, connection: Connection, mail: Mail | None) -> Announced | None:
-        """Return a message ready to be announced, None where it has to wait for its turn."""
-        if mail is None or (mail.envelope.utf8 and not connection.offers("smtputf8")):
+    def _announced(self, connection: Connection, following: NextMail) -> Announced | None:
+        """Return a message ready to be announced, None where it has to wait for its turn.
+
+        What is wrong with it is its own attempt's to find: the message under way must not suffer for it.
+        """
+        try:
+            mail = following()
+            if mail is None or (mail.envelope.utf8 and not connection.offers("smtputf8")):
+                return None
+            content = self._encoder.encode_at_once(mail, eight_bit=connection.offers("8bitmime"))
+            return Announced(mail.job_id, mail.envelope, content) if content is not None else None
+        except Exception:
+            get_logger().exception("not_announced", server=self.settings.name)
             return None
-        content = self._encoder.encode_at_once(mail, eight_bit=connection.offers("8bitmime"))
-        return Announced(mail.job_id, mail.envelope, content) if content is not None else None
 
     def withdraw(self, mail: Mail) -> None:
         """Forget a message that was announced: its connection goes, nothing of it was handed over."""
@@ -211,6 +233,8 @@ class Server:
         if isinstance(error, UnavailableError | UncertainError):
             turn.failed(str(error))
             return
+        if isinstance(error, StopChannelError):
+            return  # what it means for this server depends on the others
         cause = error.__cause__
         if isinstance(error, PermanentError) and isinstance(cause, RefusedError):
             self._judge_refusal(error, cause, turn)
@@ -229,7 +253,7 @@ class Server:
 
     def set_aside(self, reason: str) -> None:
         """Leave the server alone, but for a probe now and then, until it accepts a message."""
-        self._set_aside = reason
+        self._set_aside = self.refusal = reason
         self.breaker.open(reason)
 
     def tend(self) -> None:
@@ -261,11 +285,8 @@ class Servers:
 
     def __init__(self, smtp: SmtpSettings, encoder: Encoder) -> None:
         self._smtp = smtp
-        contexts: dict[bool, ssl.SSLContext] = {}
-        self.servers: Sequence[Server] = [
-            Server(one, smtp, encoder, _tls_context(contexts, smtp, verifies=_verifies(one, smtp)))
-            for one in smtp.servers
-        ]
+        contexts = TlsContexts(smtp.ca_file)
+        self.servers: Sequence[Server] = [Server(one, smtp, encoder, contexts.of(one)) for one in smtp.servers]
         for server in self.servers:
             server.others_left = partial(self._others_left, server)
 
@@ -287,7 +308,8 @@ class Servers:
     async def send(self, delivery: Delivery) -> Accepted:
         """Hand over one message to one of the servers; raises a SendError.
 
-        With one server alone the message that `following` gives is announced to it ahead of its turn.
+        A server that refuses us is left alone, and the others go on; StopChannelError once every server does. With one
+        server alone the message that `following` gives is announced to it ahead of its turn.
         """
         if len(self.servers) > 1:
             delivery = replace(delivery, following=None)
@@ -302,7 +324,33 @@ class Servers:
                 return await server.send(delivery, turn)
             except (UnavailableError, ConnectionLostError) as error:
                 failure = error
+            except StopChannelError as error:
+                failure = self._refused_by(server, error)
         raise failure or UnavailableError("all servers are left alone for a while", code="breaker")
+
+    def _refused_by(self, server: Server, error: StopChannelError) -> UnavailableError:
+        """Leave a server alone that refuses us; raises StopChannelError where none is left.
+
+        Then the channel's pause takes the place of the breakers: all servers are tried again once it is resumed.
+        """
+        server.refusal = f"{error.message}: {error.reply}" if error.reply else error.message
+        server.breaker.refuses(server.refusal)
+        get_logger().error("server_refuses_us", server=server.settings.name, code=error.code, reason=server.refusal)
+        if not all(one.breaker.refused for one in self.servers):
+            return UnavailableError(f"{server.settings.name} refuses us: {server.refusal}", code=error.code)
+        for one in self.servers:
+            one.breaker.close()
+        if len(self.servers) == 1:
+            raise error
+        words = "; ".join(f"{one.settings.name}: {one.refusal}" for one in self.servers)
+        raise StopChannelError("every server refuses us", code=error.code, reply=words) from error
+
+    def states(self) -> list[ServerState]:
+        """Say how each server stands."""
+        return [
+            ServerState(one.settings.name, available=not one.breaker.is_open, refuses=bool(one.refusal))
+            for one in self.servers
+        ]
 
     def withdraw(self, mail: Mail) -> None:
         """Forget a message that was announced ahead of its turn and is not sent now."""
@@ -335,23 +383,6 @@ class Servers:
     async def close(self) -> None:
         """Let all connections go."""
         await asyncio.gather(*(server.close() for server in self.servers))
-
-
-def _verifies(server: ServerSettings, smtp: SmtpSettings) -> bool:
-    """Opportunistic TLS verifies only where a CA was named: who could forge a certificate could also strip TLS."""
-    return server.tls != "if-offered" or bool(smtp.ca_file)
-
-
-def _tls_context(kept: dict[bool, ssl.SSLContext], smtp: SmtpSettings, *, verifies: bool) -> ssl.SSLContext:
-    """Return the context of a server; reading the system's authorities takes long enough to do it once."""
-    if verifies not in kept:
-        if verifies:
-            kept[True] = ssl.create_default_context(cafile=smtp.ca_file or None)
-        else:
-            kept[False] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            kept[False].check_hostname = False
-            kept[False].verify_mode = ssl.CERT_NONE
-    return kept[verifies]
 
 
 def _is_stale(error: ConnectionLostError | RefusedError) -> bool:

@@ -21,8 +21,9 @@ from shared.channels import WHATSAPP
 from shared.clock import Clock
 from shared.errors import DeferredError, SendError, ServerFailedError, UnavailableError, UncertainError
 from shared.jobs import Job
+from shared.logs import get_logger
 from shared.sending.breaker import Breaker, Turn
-from shared.sending.provider import ProviderStatus, Receipt, Room, Start, at_once
+from shared.sending.provider import ProviderStatus, Receipt, Room, Start, at_once, note_acceptance
 
 MAX_ANSWER_BYTES = 64 * 1024
 _CHUNK_BYTES = 16 * 1024
@@ -117,6 +118,7 @@ class WhatsAppChannel:
         try:
             async with hand_over.bounded(), posted as response:
                 raw = _without(self._settings.secret_key, await _read_answer(response))
+                _note_yes(Answer(response.status, raw))
                 retry_after, location = (response.headers.get(name, "") for name in ("Retry-After", "Location"))
                 return Answer(response.status, raw, retry_after, time.time(), location)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -143,6 +145,21 @@ def _judge(error: SendError, turn: Turn) -> None:
         turn.judge(error)
     else:
         turn.failed(error.message)
+
+
+def _note_yes(answer: Answer) -> None:
+    """Note a yes. A 2xx that cannot be read for a fault of our own is one too: the message must not go out again."""
+    try:
+        receipt = read_answer(answer)
+    except SendError:
+        return
+    except Exception:
+        if not 200 <= answer.status < 300:
+            raise
+        get_logger().exception("acceptance_unread", status=answer.status)
+        note_acceptance("", answer.text)
+        return
+    note_acceptance(receipt.message_id, receipt.response)
 
 
 def _lost(error: Exception, hand_over: HandOver) -> SendError:

@@ -49,6 +49,7 @@ class Breaker:
         self._failures = 0
         self._failed_at: float | None = None
         self._probing = False
+        self.refused = False
         self.reason = ""
 
     @property
@@ -78,14 +79,22 @@ class Breaker:
 
     def worked(self) -> None:
         """The server answered: close, and forget its failures."""
-        self._failures = 0
-        self._failed_at = None
+        self.close()
         self.reason = ""
+
+    def refuses(self, reason: str) -> None:
+        """The server answers, but not us (a wrong password): open at once, and probe it like one that is down."""
+        self.open(reason)
+        self.refused = True
+
+    def close(self) -> None:
+        """Let everything through again; the last reason is kept for people to read until the server has worked."""
+        self._failures, self._failed_at, self.refused = 0, None, False
 
     def failed(self, reason: str) -> None:
         """The server failed once more: open after too many in a row, and rest anew if it is open already."""
         self._failures += 1
-        self.reason = reason
+        self.reason, self.refused = reason, False
         if self.is_open or self._failures >= self._policy.failures:
             self._failed_at = self._clock.monotonic()
 

@@ -16,7 +16,7 @@ from shared.sending.holdings import SLOW_SEND_S, Flight, Holdings
 from shared.sending.limits import domain_limits
 from shared.sending.outcomes import processing_event
 from shared.sending.provider import Room
-from shared.sending.refusals import refusal_move
+from shared.sending.refusals import refusal_move, unsendable_move
 from shared.sending.settings import SendingSettings
 from shared.sending.settler import Settlement, Settler
 
@@ -225,16 +225,16 @@ class Dispatcher:
         if not leases:
             return False
         sent_at = clock.monotonic()
-        requests = [self._request(lease, clock.now_ms()) for lease in leases]
+        requests = self._requests(leases, clock)
         grants = await self._consumer.begin(requests, holdings.flying, self._pace.need_s(ready=room.ready))
         self._pace.begun(clock.monotonic() - sent_at)
         self._limited = any(grant.kind == "limited" for grant in grants)
         self._spaced = any(grant.spaced or grant.kind == "limited" for grant in grants)
         self._alone_begun = any(grant.kind == "alone" for grant in grants)
         begun = False
-        for lease, grant in zip(leases, grants, strict=True):
-            begun |= self._act_on(lease, grant, sent_at, clock)
-        self.gates.begun([lease for lease, grant in zip(leases, grants, strict=True) if grant.starts])
+        for request, grant in zip(requests, grants, strict=True):
+            begun |= self._act_on(request.lease, grant, sent_at, clock)
+        self.gates.begun([request.lease for request, grant in zip(requests, grants, strict=True) if grant.starts])
         return begun
 
     def _next(self, most: int) -> list[Lease]:
@@ -251,6 +251,17 @@ class Dispatcher:
         high = holdings.take_high(most) if self._after_suspect else []
         self._after_suspect = not high
         return high or holdings.take_suspect()
+
+    def _requests(self, leases: list[Lease], clock: Clock) -> list[BeginRequest]:
+        """Make the requests; a job that none can be made for ends, and its neighbours go on."""
+        requests = []
+        for lease in leases:
+            try:
+                requests.append(self._request(lease, clock.now_ms()))
+            except Exception as error:
+                get_logger().error("begin_error", job_id=lease.job_id, exc_info=error)
+                self._settler.add(Settlement(unsendable_move(lease, error, clock.now_ms())))
+        return requests
 
     def _request(self, lease: Lease, now_ms: int) -> BeginRequest:
         limit = self._limit_of(lease.job)

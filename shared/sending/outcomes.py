@@ -3,7 +3,7 @@
 | raised | move |
 | --- | --- |
 | nothing | sent |
-| TransientError, anything unknown | a further attempt after 2, 4, 8 s …, or failed when all are used |
+| TransientError | a further attempt after 2, 4, 8 s …, or failed when all are used |
 | TryLaterError | the same, but deferred when all are used |
 | ServerFailedError | as TransientError; with the server in trouble, deferred for a moment, no attempt used |
 | DeferredError | wait as asked, or 30 s, 1, 2, 5 … min; failed (`gave_up`) after a day, or expired |

@@ -1,14 +1,17 @@
 """The seam between the sending loop and a channel: what a channel must be able to do.
 
 A channel renders a job into a message of its own kind (`Message`), then hands it to its provider. Everything
-that can go wrong is said with the outcome classes of `shared.errors`; anything else that it raises is treated
-as `transient` and logged with its traceback.
+that can go wrong is said with the outcome classes of `shared.errors`. Anything else that it raises is logged with
+its traceback, and means what the hand-over's two marks say: `transient` before its start, `uncertain` from then on, and
+nothing at all once the provider's yes was noted (`note_acceptance`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -21,11 +24,37 @@ from shared.jobs import Job
 
 LONGEST_ID = 1000
 
+
 Start = Callable[[], Awaitable[None]]
 
 
 async def at_once() -> None:
     """Start without waiting for anything."""
+
+
+Noted = Callable[[str, str], None]
+_noted: ContextVar[Noted | None] = ContextVar("acceptance", default=None)
+
+
+def note_acceptance(message_id: str, words: str) -> None:
+    """Note the provider's yes to the message that the calling task sends; a channel does so before all else.
+
+    From here on the message counts as sent, whatever is raised. A channel that leaves it out notes its yes by
+    returning a receipt.
+    """
+    noted = _noted.get()
+    if noted is not None:
+        noted(message_id, words)
+
+
+@contextmanager
+def acceptance_noted_by(noted: Noted) -> Iterator[None]:
+    """Have `note_acceptance` call `noted` in this task while the block runs."""
+    token = _noted.set(noted)
+    try:
+        yield
+    finally:
+        _noted.reset(token)
 
 
 class NotStartedError(KurirError):
@@ -45,6 +74,14 @@ class Room(NamedTuple):
     starts: float = math.inf
     in_s: float = 0.0
     ready: bool = True
+
+
+class ServerState(NamedTuple):
+    """How one server of a provider stands: whether it may be tried, and whether it refuses us (a wrong password)."""
+
+    server: str
+    available: bool
+    refuses: bool
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -106,7 +143,8 @@ class Provider(Protocol[MessageT]):
 
         `start` is awaited once nothing remains to be done but to hand over: with a connection open, before a word of
         the message is said on it, and again before it is said on another. It waits for the moment that the limits
-        have granted. What it raises is let through, and the connection is kept for the next message.
+        have granted. What it raises is let through, and the connection is kept for the next message. The provider's
+        yes is noted with `note_acceptance` before anything else is done with it.
         """
         ...
 
@@ -147,4 +185,13 @@ class ChainingProvider(Provider[MessageT], Protocol):
 
     def withdraw(self, message: MessageT) -> None:
         """Forget a message that `following` gave and that will not be sent now."""
+        ...
+
+
+@runtime_checkable
+class ServersProvider(Protocol):
+    """A provider that knows how each of its servers stands, for the sender's metrics."""
+
+    def servers(self) -> Sequence[ServerState]:
+        """Say how each server stands; their names are those of the settings."""
         ...

@@ -52,5 +52,11 @@ def refusal_move(lease: Lease, grant: Grant, now_ms: int) -> Move | None:
     return None
 
 
+def unsendable_move(lease: Lease, error: Exception, now_ms: int) -> Move:
+    """Return the move that ends a job which cannot even be asked for: what it is for, nobody can tell."""
+    cause = RefusedError("permanent", f"it cannot be sent: {type(error).__name__}: {error}")
+    return end(_untried(lease, now_ms), cause, "failed")
+
+
 def _untried(lease: Lease, now_ms: int) -> Tried:
     return Tried(lease, now_ms, 0, "", made=False)

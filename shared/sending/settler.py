@@ -1,7 +1,8 @@
 """Settling: what became of each attempt goes to the queue in batches, one script call at a time.
 
 While a call is under way further outcomes gather, so batches grow with the load. Nothing is forgotten while
-Redis is away: the consumer repeats the same call until it is answered.
+Redis is away: the consumer repeats the same call until it is answered. An outcome that cannot be written down harms no
+other: it is set aside and tried again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from shared.logs import get_logger
 from shared.queue.consumer import Consumer
 from shared.queue.leases import Lease, Move
 from shared.sending.holdings import Holdings
 
 MOST = 500
+AGAIN_AFTER_S = 2.0
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -54,10 +57,29 @@ class Settler:
             self._arrived.clear()
             while self._waiting:
                 batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-                await self._carry_out(batch)
+                try:
+                    await self._carry_out(batch)
+                except Exception as error:
+                    self._set_aside(batch)
+                    _log_surprise("settler_error", batch, error)
             self._idle.set()
 
     async def _carry_out(self, batch: list[Settlement]) -> None:
+        """Carry out a batch; where that fails, one by one, so that each stands for itself.
+
+        What was carried out before it failed is found done, as after a lost lease.
+        """
+        try:
+            await self._settle(batch)
+        except Exception as error:
+            _log_surprise("settle_error", batch, error)
+            if len(batch) == 1:
+                self._set_aside(batch)
+                return
+            for one in batch:
+                await self._carry_out([one])
+
+    async def _settle(self, batch: list[Settlement]) -> None:
         asked_at = time.monotonic()
         done = await self._consumer.settle([one.move for one in batch])
         self._holdings.pace.settled(time.monotonic() - asked_at)
@@ -70,3 +92,12 @@ class Settler:
             await self._consumer.sent_late(late)
         for one in batch:
             self._holdings.land(one.move.lease)
+
+    def _set_aside(self, batch: list[Settlement]) -> None:
+        """Keep what cannot be carried out and try it again; this sender holds the jobs, so nobody sends them."""
+        for one in batch:
+            asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self.add, one)
+
+
+def _log_surprise(event: str, batch: list[Settlement], error: Exception) -> None:
+    get_logger().error(event, job_id=batch[0].move.lease.job_id, jobs=len(batch), exc_info=error)

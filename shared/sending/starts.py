@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from shared.clock import Clock
 from shared.sending.holdings import Flight
 from shared.sending.pace import Pace
-from shared.sending.provider import NotStartedError
+from shared.sending.provider import NotStartedError, acceptance_noted_by
 
 Started = Callable[[Flight], None]
 
@@ -23,6 +23,7 @@ class GrantedStart:
 
     `asked` tells whether the channel was asked to send; `started` is called once the job is about to be handed over.
     How long the channel takes until it asks for its start is measured, so that starts can be granted that far ahead.
+    `acceptance` is the provider's yes (the message's id, and its words), None until it was heard.
     """
 
     def __init__(
@@ -34,20 +35,28 @@ class GrantedStart:
         self._lease_held_since = lease_held_since
         self._started = started
         self.asked = False
+        self.acceptance: tuple[str, str] | None = None
         self.waited_s = 0.0
+
+    def accepted(self, message_id: str, words: str) -> None:
+        """Note the provider's yes; from here on the message counts as sent."""
+        self.acceptance = (message_id, words)
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Note that the channel is asked to send, until it has."""
+        """Note that the channel is asked to send, until it has, and what it notes of the provider's yes."""
         self.asked = True
         self._flight.taken_at = self._clock.monotonic()
         try:
-            yield
+            with acceptance_noted_by(self.accepted):
+                yield
         finally:
             self._flight.taken_at = math.inf
 
     async def __call__(self) -> None:
         """Wait until the job may be handed over, and note that it is; raises NotStartedError where it must not be."""
+        if self.acceptance is not None:
+            raise NotStartedError("it was accepted already")
         flight = self._flight
         now = self._clock.monotonic()
         if not flight.sending:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol
@@ -83,6 +84,21 @@ class Followed(Generic[MessageT]):
     message: MessageT | None = None
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """One attempt under way; it `began` when the channel was asked to send (monotonic clock)."""
+
+    flight: Flight
+    start: GrantedStart
+    began: float
+    subject: str = ""
+    settled: bool = False
+
+    @property
+    def lease(self) -> Lease:
+        return self.flight.lease
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerParts(Generic[MessageT]):
     """What a worker works with."""
@@ -99,12 +115,20 @@ class WorkerParts(Generic[MessageT]):
 
 
 async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError) -> None:
-    """Settle an attempt by what it turned out to be, and do to the address what follows."""
-    outcome = refused(tried, error, parts.policy)
-    parts.settler.add(Settlement(outcome.move))
-    if outcome.suppress:
-        await parts.consequences.suppress(tried.lease.job, outcome.suppress, error.reply or error.message)
-    _note(parts, tried, outcome)
+    """Settle an attempt by what it turned out to be, and do to the address what follows; raises nothing."""
+    settled = False
+    try:
+        outcome = refused(tried, error, parts.policy)
+        parts.settler.add(Settlement(outcome.move))
+        settled = True
+        if outcome.suppress:
+            await parts.consequences.suppress(tried.lease.job, outcome.suppress, error.reply or error.message)
+        _note(parts, tried, outcome)
+    except Exception as surprise:
+        if not settled:
+            plain = TransientError(f"{type(error).__name__}, and its outcome could not be worked out")
+            parts.settler.add(Settlement(refused(tried, plain, parts.policy).move))
+        get_logger().error("outcome_error", job_id=tried.lease.job_id, exc_info=surprise)
 
 
 def _note(parts: WorkerParts[MessageT], tried: Tried, outcome: Outcome) -> None:
@@ -142,40 +166,74 @@ class Worker(Generic[MessageT]):
         finally:
             if self._followed is not None:
                 self._withdraw(self._followed.message)
-                self._give_back(self._followed.flight.lease, "its sender stopped")
+                self._give_back_lease(self._followed.flight.lease, "its sender stopped")
 
     async def _attempt(self, flight: Flight, message: MessageT | None) -> None:
-        parts, lease = self._parts, flight.lease
+        """Send one job and settle what came of it; whatever is raised on the way is this job's outcome alone."""
+        parts = self._parts
         held_since = parts.consequences.lease_held_since
         start = GrantedStart(flight, parts.clock, parts.holdings.pace, held_since, self._note_start)
-        started, subject = parts.clock.monotonic(), ""
+        attempt = _Attempt(flight, start, parts.clock.monotonic())
         try:
-            if message is None:
-                message = await self._render(lease)
-            subject = message.subject
-            started = parts.clock.monotonic()
-            with start.asking():
-                receipt = await self._hand_over(message, start)
-            parts.holdings.pace.sent(parts.clock.monotonic() - started - start.waited_s)
-            self._accept(self._tried(lease, started + start.waited_s, subject), receipt)
-        except NotStartedError as error:
-            note("not_started", job_id=lease.job_id, channel=lease.job.channel, reason=error.reason)
-            self._give_back(lease, error.reason)
-        except SendError as error:
-            tried = self._tried(lease, started + start.waited_s, subject)
-            await self._refuse(tried, error, asked=start.asked)
+            await self._conclude(attempt, await self._send(attempt, message))
         except asyncio.CancelledError:
-            if flight.sending:
-                cut = UncertainError("cut off by the end of the sender")
-                await self._refuse(self._tried(lease, started + start.waited_s, subject), cut, asked=True)
-            else:
-                self._give_back(lease, "its sender stopped")
+            await self._end_cut(attempt)
             raise
         except Exception as error:
-            get_logger().exception("attempt_error", job_id=lease.job_id, error=type(error).__name__)
-            unknown = TransientError(f"{type(error).__name__}: {error}")
-            tried = self._tried(lease, started + start.waited_s, subject)
-            await self._refuse(tried, unknown, asked=start.asked)
+            self._end_plainly(attempt, error)
+
+    async def _send(self, attempt: _Attempt, message: MessageT | None) -> Exception | None:
+        """Render and hand over; returns what was raised, None once the provider has accepted it."""
+        start, clock = attempt.start, self._parts.clock
+        try:
+            if message is None:
+                message = await self._render(attempt.lease)
+            attempt.subject = message.subject
+            attempt.began = clock.monotonic()
+            with start.asking():
+                receipt = await self._hand_over(message, start)
+            start.accepted(receipt.message_id, receipt.response)
+            self._parts.holdings.pace.sent(clock.monotonic() - attempt.began - start.waited_s)
+        except Exception as error:
+            return error
+        return None
+
+    async def _conclude(self, attempt: _Attempt, error: Exception | None) -> None:
+        """Settle by the provider's yes, else by what was raised: nothing outranks a yes."""
+        if attempt.start.acceptance is not None:
+            if error is not None:
+                _log_surprise("failed_after_acceptance", attempt, error)
+            self._accept(attempt, attempt.start.acceptance)
+        elif isinstance(error, NotStartedError):
+            note("not_started", job_id=attempt.lease.job_id, channel=attempt.lease.job.channel, reason=error.reason)
+            self._give_back(attempt, error.reason)
+        elif isinstance(error, SendError):
+            await self._refuse(attempt, error)
+        elif error is not None:
+            _log_surprise("attempt_error", attempt, error)
+            await self._refuse(attempt, _surprise(attempt, error))
+
+    async def _end_cut(self, attempt: _Attempt) -> None:
+        """The sender stops in the middle of an attempt."""
+        if attempt.settled:
+            return
+        if attempt.start.acceptance is not None:
+            self._accept(attempt, attempt.start.acceptance)
+        elif attempt.flight.sending:
+            await self._refuse(attempt, UncertainError("cut off by the end of the sender"))
+        else:
+            self._give_back(attempt, "its sender stopped")
+
+    def _end_plainly(self, attempt: _Attempt, error: Exception) -> None:
+        """Something failed while an outcome was worked out or reported: settle by the bare facts, once."""
+        if not attempt.settled:
+            lease, acceptance = attempt.lease, attempt.start.acceptance
+            tried = Tried(lease, self._parts.clock.now_ms(), 0, "")
+            if acceptance is not None:
+                self._settle(attempt, accepted(tried, Receipt(acceptance[0], "")))
+            else:
+                self._settle(attempt, refused(tried, _surprise(attempt, error), self._parts.policy))
+        _log_surprise("outcome_error", attempt, error)
 
     async def _hand_over(self, message: MessageT, start: Start) -> Receipt:
         if self._chain is None:
@@ -220,22 +278,33 @@ class Worker(Generic[MessageT]):
             latency_s = max(0.0, (parts.clock.now_ms() - job.enqueued_at_ms) / 1000)
             parts.observer.queue_latency(job.channel, job.lane, latency_s)
 
-    def _give_back(self, lease: Lease, reason: str) -> None:
+    def _give_back(self, attempt: _Attempt, reason: str) -> None:
+        self._give_back_lease(attempt.lease, reason)
+        attempt.settled = True
+
+    def _give_back_lease(self, lease: Lease, reason: str) -> None:
         self._parts.settler.add(Settlement(untouched(lease, self._parts.clock.now_ms(), reason)))
 
-    def _tried(self, lease: Lease, started: float, subject: str = "") -> Tried:
-        clock = self._parts.clock
-        return Tried(lease, clock.now_ms(), int((clock.monotonic() - started) * 1000), subject)
+    def _settle(self, attempt: _Attempt, outcome: Outcome, late: Callable[[], bytes] | None = None) -> None:
+        self._parts.settler.add(Settlement(outcome.move, late))
+        attempt.settled = True
 
-    def _accept(self, tried: Tried, receipt: Receipt) -> None:
+    def _tried(self, attempt: _Attempt) -> Tried:
+        clock = self._parts.clock
+        lasted_s = clock.monotonic() - attempt.began - attempt.start.waited_s
+        return Tried(attempt.lease, clock.now_ms(), int(lasted_s * 1000), attempt.subject)
+
+    def _accept(self, attempt: _Attempt, acceptance: tuple[str, str]) -> None:
+        tried, receipt = self._tried(attempt), Receipt(*acceptance)
         outcome = accepted(tried, receipt)
-        self._parts.settler.add(Settlement(outcome.move, partial(sent_event, tried, receipt, late=True)))
+        self._settle(attempt, outcome, partial(sent_event, tried, receipt, late=True))
         self._parts.consequences.provider_worked()
         _note(self._parts, tried, outcome)
 
-    async def _refuse(self, tried: Tried, error: SendError, *, asked: bool) -> None:
+    async def _refuse(self, attempt: _Attempt, error: SendError) -> None:
         """Settle what an error means; a pause goes before it, so that nobody begins the job in between."""
-        weighed = await self._weigh(tried, error)
+        tried = self._tried(attempt)
+        weighed = await self._weigh(attempt, tried, error)
         consequences = self._parts.consequences
         try:
             if isinstance(error, StopChannelError):
@@ -244,18 +313,31 @@ class Worker(Generic[MessageT]):
                 await consequences.stop_blast(tried.lease.job.blast_id, error)
         finally:
             if weighed is not None:
+                attempt.settled = True
                 await conclude(self._parts, tried, weighed)
         if isinstance(error, UnavailableError) or (isinstance(error, ServerFailedError) and error.in_trouble):
             consequences.provider_failed()
-        elif asked and not isinstance(error, UncertainError | StopChannelError | ServerFailedError):
+        elif attempt.start.asked and not isinstance(error, UncertainError | StopChannelError | ServerFailedError):
             consequences.provider_worked()
 
-    async def _weigh(self, tried: Tried, error: SendError) -> SendError | None:
+    async def _weigh(self, attempt: _Attempt, tried: Tried, error: SendError) -> SendError | None:
         """Return what an error is, None for a refusal that is held until that is clear."""
         if not isinstance(error, PermanentError) or error.refusal is None:
             return error
         try:
-            return await self._parts.verdicts.weigh(tried, error, partial(conclude, self._parts))
+            weighed = await self._parts.verdicts.weigh(tried, error, partial(conclude, self._parts))
         except asyncio.CancelledError:
-            self._give_back(tried.lease, "its sender stopped")
+            self._give_back(attempt, "its sender stopped")
             raise
+        attempt.settled = weighed is None
+        return weighed
+
+
+def _surprise(attempt: _Attempt, error: Exception) -> SendError:
+    """Return what an error that nobody thought of means: once the message was on its way, it may have arrived."""
+    kind = UncertainError if attempt.flight.sending else TransientError
+    return kind(f"{type(error).__name__}: {error}")
+
+
+def _log_surprise(event: str, attempt: _Attempt, error: Exception) -> None:
+    get_logger().error(event, job_id=attempt.lease.job_id, error=type(error).__name__, exc_info=error)

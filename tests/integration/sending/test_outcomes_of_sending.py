@@ -226,8 +226,8 @@ async def test_uncertain_send_follows_the_policy(
     assert len(provider.calls) == calls
 
 
-async def test_unknown_error_is_transient(world: World) -> None:
-    """An error nobody thought of is retried, not lost."""
+async def test_unknown_error_is_tried_again(world: World) -> None:
+    """An error nobody thought of loses nothing."""
     blast = await world.given(1)
     tries = iter([True, False])
 

@@ -10,12 +10,15 @@ from services.ingest.metrics import IngestMetrics
 from shared import errors
 from shared.errors import SendError
 from shared.sender_metrics import SenderMetrics
+from shared.sending.provider import ServerState
 
 BUILD = {"kurir_build_info": {"version", "service"}}
 SENDER = BUILD | {
     "kurir_attempts_total": {"channel", "outcome", "error_class"},
     "kurir_send_duration_seconds_count": {"channel"},
     "kurir_queue_latency_seconds_count": {"channel", "lane"},
+    "kurir_server_available": {"channel", "server"},
+    "kurir_server_refuses_us": {"channel", "server"},
 }
 INGEST = BUILD | {
     "kurir_http_requests_total": {"method", "route", "status"},
@@ -28,6 +31,7 @@ def of_sender() -> SenderMetrics:
     metrics = SenderMetrics("email_sender")
     metrics.attempt("email", "retrying", "transient", 0.1)
     metrics.queue_latency("email", "high", 0.1)
+    metrics.watch("email", lambda: [ServerState("mail.example.com:587", available=False, refuses=True)])
     return metrics
 
 

@@ -120,3 +120,34 @@ def test_a_probe_without_a_word_is_given_back() -> None:
 def test_scaled_policy_keeps_the_count() -> None:
     """Time constants scale, the number of failures does not."""
     assert BreakerPolicy.scaled(0.25) == BreakerPolicy(5, 15.0, 1.25)
+
+
+def test_refusal_opens_at_once_until_the_server_works() -> None:
+    """One refusal is enough; it is probed like a server that is down, and an answer closes it."""
+    clock = HeldClock()
+    breaker = Breaker(clock, BreakerPolicy(failures=5, open_s=60, probe_every_s=5))
+    breaker.refuses("535 no")
+    assert (breaker.is_open, breaker.refused, breaker.reason) == (True, True, "535 no")
+    assert not breaker.admits(last_resort=False)
+    clock.at += 60
+    turn = breaker.enter(last_resort=False)
+    assert turn is not None
+    with turn:
+        turn.worked()
+    assert (breaker.is_open, breaker.refused, breaker.reason) == (False, False, "")
+
+
+def test_server_that_refused_and_then_fails_is_down() -> None:
+    """What it would say now, nobody knows."""
+    breaker = Breaker(HeldClock())
+    breaker.refuses("535 no")
+    breaker.failed("connection refused")
+    assert (breaker.is_open, breaker.refused, breaker.reason) == (True, False, "connection refused")
+
+
+def test_closed_breaker_keeps_its_last_reason_for_people() -> None:
+    """A pause of the channel takes its place."""
+    breaker = Breaker(HeldClock())
+    breaker.refuses("535 no")
+    breaker.close()
+    assert (breaker.is_open, breaker.refused, breaker.reason) == (False, False, "535 no")

@@ -1,0 +1,79 @@
+"""Raises an exception at one line of Kurir's own code, the first time it is reached after a provider's yes.
+
+`points` of a first, undisturbed run are the lines that a worker and the settler pass between the yes and the end of
+the job; each can then be struck in a run of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest.mock import patch
+
+from shared.sending.starts import GrantedStart
+
+_ROOT = Path(__file__).parents[3]
+_ROOMS = (str(_ROOT / "services"), str(_ROOT / "shared"))
+_TASKS = frozenset({"Worker.run", "Settler.run"})
+# the endless loops themselves, and what waits for the next job: no job is under way there
+_OUTSIDE = frozenset({"Worker.run", "Settler.run", "Holdings.next_flight", "Holdings._wake_if_low", "ReadyQueue.first"})
+
+Point = tuple[str, int]
+
+
+@dataclass
+class Mutation:
+    """What is noted or struck in one run; `struck` tells whether the point was reached."""
+
+    point: Point | None = None
+    error: type[Exception] = ZeroDivisionError
+    heard: bool = False
+    struck: bool = False
+    points: list[Point] = field(default_factory=list)
+
+    def trace(self, frame: FrameType, _event: str, _arg: object) -> Any:
+        """Follow Kurir's own code; Python's tracing calls this for each function entered."""
+        name = frame.f_code.co_filename
+        if not name.startswith(_ROOMS) or frame.f_code.co_qualname in _OUTSIDE:
+            return None
+        return self._line
+
+    def _line(self, frame: FrameType, event: str, _arg: object) -> Any:
+        if event != "line" or not self.heard or not _of_the_job():
+            return self._line
+        point = (frame.f_code.co_filename.removeprefix(str(_ROOT)), frame.f_lineno)
+        if self.point is None:
+            self.points.append(point)
+        elif point == self.point and not self.struck:
+            self.struck = True
+            raise self.error("a mutation")  # Python ends the tracing with it
+        return self._line
+
+
+def _of_the_job() -> bool:
+    task = asyncio.current_task()
+    coroutine: Any = task.get_coro() if task is not None else None
+    return coroutine is not None and coroutine.__qualname__ in _TASKS
+
+
+@contextmanager
+def mutated(mutation: Mutation) -> Iterator[None]:
+    """Trace while the block runs, from the yes on."""
+    accepted, before = GrantedStart.accepted, sys.gettrace()
+
+    def hear(start: GrantedStart, message_id: str, words: str) -> None:
+        accepted(start, message_id, words)
+        mutation.heard = True
+
+    with patch.object(GrantedStart, "accepted", hear):  # the yes is where the lines begin to count
+        sys.settrace(mutation.trace)
+        try:
+            yield
+        finally:
+            sys.settrace(before)

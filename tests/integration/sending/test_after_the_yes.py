@@ -1,0 +1,310 @@
+"""After a provider's yes nothing leads to another send, wherever it fails; and no job's fault is another's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import structlog
+
+from services.email_sender.channel import EmailChannel
+from services.email_sender.connection import ConnectionLostError
+from services.whatsapp_sender.channel import WhatsAppChannel
+from services.whatsapp_sender.payload import WhatsAppMessage
+from shared.blasts import Blast
+from shared.clock import SystemClock
+from shared.errors import PermanentError, StopChannelError, TransientError, UnavailableError, UncertainError
+from shared.events import Ended, Retrying, Sent
+from shared.jobs import Job
+from shared.lifecycle import Stop
+from shared.logs import LogPipeline, flush_logs
+from shared.queue.batches import boot_name
+from shared.queue.consumer import Consumer
+from shared.queue.leases import Move
+from shared.sending import outcomes, settler, worker
+from shared.sending.loop import SendingLoop
+from shared.sending.provider import NotStartedError, Receipt, RenderedMessage, note_acceptance
+from shared.settings import EnvReader, read_common
+from tests.integration.email_sender.mails import email_settings, smtp_settings
+from tests.integration.email_sender.peer import peer
+from tests.integration.queue.world import World
+from tests.integration.sending.fakes import FakeProvider, RememberedAttempts, accept
+from tests.integration.sending.mutation import Mutation, Point, mutated
+from tests.integration.sending.running import SETTINGS, sending
+from tests.integration.whatsapp_sender.providers import providing, qiscus_settings
+from tests.servers import wait_for
+
+ALONE = replace(SETTINGS, concurrency=1)
+
+
+@dataclass
+class Real:
+    """A real sender at a real server; `taken` counts what that took."""
+
+    loop: SendingLoop[object]  # type: ignore[type-var]  # of any channel
+    taken: Callable[[], int]
+
+
+class _AsEmail(WhatsAppChannel):
+    """The WhatsApp channel, working on the queue that the tests' world has."""
+
+    channel = "email"
+
+    def render(self, job: Job, _blast: Blast) -> WhatsAppMessage:
+        return WhatsAppMessage(job.job_id, "", "6281234567890", b'{"to":"6281234567890"}')
+
+
+@asynccontextmanager
+async def email_sender(world: World) -> AsyncIterator[Real]:
+    async with peer() as server:
+        channel = EmailChannel(email_settings(smtp_settings(server.url)))
+        yield Real(_loop(world, channel), lambda: len(server.messages))
+
+
+@asynccontextmanager
+async def whatsapp_sender(world: World) -> AsyncIterator[Real]:
+    async with providing() as provider:
+        channel = _AsEmail(qiscus_settings(provider.url), SystemClock())
+        yield Real(_loop(world, channel), lambda: len(provider.bodies))
+
+
+@asynccontextmanager
+async def third_sender(world: World) -> AsyncIterator[Real]:
+    provider = FakeProvider()
+    yield Real(_loop(world, provider), lambda: len(provider.calls))
+
+
+def _loop(world: World, channel: object) -> SendingLoop[object]:  # type: ignore[type-var]
+    settings = replace(ALONE, sender_id=boot_name("email", "test"))
+    return SendingLoop(world.redis, channel, settings, RememberedAttempts())  # type: ignore[arg-type]
+
+
+SENDERS = [email_sender, whatsapp_sender, third_sender]
+
+
+@pytest.fixture(autouse=True)
+def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Log to a file, as a service does; hundreds of tracebacks on a console take minutes."""
+    settings = read_common(EnvReader({"KURIR_LOG_DIR": str(tmp_path), "KURIR_LOG_CONSOLE": "off"}), 1)
+    pipeline = LogPipeline("test", settings)
+    monkeypatch.setattr(LogPipeline, "current", pipeline)
+    structlog.configure(processors=[pipeline], logger_factory=structlog.testing.ReturnLoggerFactory())
+    yield
+    flush_logs()
+    structlog.reset_defaults()
+
+
+MakeSender = Callable[[World], AbstractAsyncContextManager[Real]]
+
+
+async def one_job(world: World, real: Real) -> None:
+    """Send one job; fails unless it was taken once and counts as sent."""
+    before = real.taken()
+    blast = await world.given(1)
+
+    async def ended() -> bool:
+        return (await world.progress(blast)).ended_at_ms > 0
+
+    await wait_for(ended, 10, "the job to end")
+    assert (await world.progress(blast)).counts["sent"] == 1
+    assert real.taken() - before == 1
+
+
+async def every_point(world: World, real: Real, error: type[Exception]) -> list[Point]:
+    """Strike each line after the yes, one a job; return those that were struck."""
+    await one_job(world, real)  # what is done once for all has been done
+    calm = Mutation()
+    with mutated(calm):
+        await one_job(world, real)
+    points = sorted(set(calm.points))
+    struck = []
+    for point in points:
+        mutation = Mutation(point, error)
+        with mutated(mutation):
+            try:
+                await one_job(world, real)
+            except BaseException as failure:
+                failure.add_note(f"struck {point} with {error.__name__}")
+                raise
+        struck += [point] if mutation.struck else []
+    return struck
+
+
+@pytest.mark.parametrize(
+    ("sender", "error"),
+    [*((one, ZeroDivisionError) for one in SENDERS), (email_sender, ConnectionLostError), (whatsapp_sender, OSError)],
+)
+async def test_no_line_after_the_yes_can_cause_another_send(
+    sender: MakeSender, error: type[Exception], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line that runs between the yes and the end of the job raises, once: taken once, and counted as sent."""
+    monkeypatch.setattr(settler, "AGAIN_AFTER_S", 0.05)
+    kind = _STRUCK.get(error, error)
+    stop = Stop()
+    async with sender(world) as real:
+        running = asyncio.create_task(real.loop.run(stop))
+        try:
+            struck = await every_point(world, real, kind)
+        finally:
+            stop.set()
+            await running
+    rooms = Counter(name.rsplit("/", 1)[-1] for name, _ in struck)
+    assert rooms["worker.py"] > 15, rooms
+    assert rooms["settler.py"] > 5, rooms
+    assert rooms["consumer.py"] > 5, rooms
+    assert not [one for one in await world.written() if isinstance(one, Retrying | Ended)]
+    await world.check_balance()
+
+
+class _LostError(ConnectionLostError):
+    def __init__(self, words: str) -> None:
+        super().__init__(words, ConnectionResetError())
+
+
+_STRUCK: dict[type[Exception], type[Exception]] = {ConnectionLostError: _LostError}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("surprise"),
+        TransientError("later"),
+        PermanentError("never"),
+        UnavailableError("away"),
+        StopChannelError("stop"),
+        UncertainError("lost"),
+        NotStartedError("late"),
+        UnicodeEncodeError("utf-8", "\udcfc", 0, 1, "surrogates"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_noted_yes_outranks_whatever_is_raised_after_it(world: World, error: Exception) -> None:
+    """A channel, be it one that does not exist yet, heard a yes and then failed: sent, with what was noted."""
+
+    async def behave(message: RenderedMessage) -> Receipt:
+        note_acceptance(f"<{message.job_id}>", "250 f\udcfcr alle")
+        raise error
+
+    blast = await world.given(3)
+    provider = FakeProvider(behave)
+    async with sending(world, provider):
+        await _ended(world, blast)
+    assert len(provider.calls) == 3
+    events = [one for one in await world.written() if isinstance(one, Sent)]
+    assert {(one.message_id, one.response) for one in events} == {(f"<{one.job_id}>", "250 für alle") for one in events}
+    assert len(events) == 3
+
+
+async def test_stop_after_a_noted_yes_is_an_acceptance(world: World) -> None:
+    """A sender that is stopped between the yes and its return has sent the message."""
+
+    async def behave(message: RenderedMessage) -> Receipt:
+        note_acceptance(f"<{message.job_id}>", "250 ok")
+        await asyncio.get_running_loop().create_future()
+        return await accept(message)
+
+    blast = await world.given(1)
+    provider = FakeProvider(behave)
+    async with sending(world, provider, replace(SETTINGS, grace_s=0.1)):
+        await wait_for(lambda: provider.calls)
+    assert (await world.progress(blast)).counts["sent"] == 1
+
+
+@pytest.mark.parametrize(("policy", "error_class"), [("hold", "uncertain"), ("resend", "")])
+async def test_surprise_in_mid_send_is_uncertain(world: World, policy: str, error_class: str) -> None:
+    """Handed over, and no answer: it may have arrived, so the policy for that decides."""
+    times = Counter[str]()
+
+    async def behave(message: RenderedMessage) -> Receipt:
+        times[message.job_id] += 1
+        if times[message.job_id] == 1:
+            raise ZeroDivisionError
+        return await accept(message)
+
+    blast = await world.given(1)
+    async with sending(world, FakeProvider(behave), replace(SETTINGS, on_uncertain=policy)):
+        counts = await _ended(world, blast)
+    events = [one.error_class for one in await world.written() if isinstance(one, Ended)]
+    assert events == ([error_class] if error_class else [])
+    assert counts["sent" if policy == "resend" else "failed"] == 1
+
+
+async def test_surprise_before_the_start_is_transient(world: World) -> None:
+    """Nothing was handed over: an attempt is used, whatever the policy for uncertain sends."""
+    broken = iter([True, False])
+
+    async def prepare(_message: RenderedMessage) -> None:
+        if next(broken):
+            raise ZeroDivisionError
+
+    blast = await world.given(1)
+    async with sending(world, FakeProvider(prepare=prepare), replace(SETTINGS, on_uncertain="hold")):
+        assert (await _ended(world, blast))["sent"] == 1
+    (retrying,) = [one for one in await world.written() if isinstance(one, Retrying)]
+    assert retrying.error_class == "transient"
+
+
+@pytest.mark.parametrize(
+    ("where", "struck", "most"),
+    [((worker, "accepted"), 5, 1), ((worker, "note"), 5, 1), ((outcomes, "pack_event"), 5, 1),
+     ((worker, "refused"), 0, 2)],
+)  # fmt: skip
+async def test_one_jobs_outcome_that_cannot_be_worked_out_harms_no_other(
+    world: World, where: tuple[object, str], struck: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of twenty jobs one meets an exception where its outcome is made: all end as they should; no yes is sent twice."""
+    real, times = getattr(*where), iter(range(10**6))
+
+    def sometimes(*args: object, **kwargs: object) -> object:
+        if next(times) == struck:
+            raise UnicodeEncodeError("utf-8", "\udcfc", 0, 1, "surrogates not allowed")
+        return real(*args, **kwargs)
+
+    async def behave(message: RenderedMessage) -> Receipt:
+        if message.job_id.endswith("7:email"):
+            raise PermanentError("no")
+        return Receipt("<id>", "250 ok")
+
+    monkeypatch.setattr(*where, sometimes)
+    blast = await world.given(20)
+    provider = FakeProvider(behave)
+    async with sending(world, provider):
+        counts = await _ended(world, blast)
+    assert (counts["sent"], counts["failed"]) == (18, 2)
+    assert next(times) > struck
+    assert max(Counter(job_id for job_id, _ in provider.calls).values()) == most
+
+
+async def test_one_settlement_that_cannot_be_written_poisons_no_batch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver refuses one of a batch for a while: its neighbours are settled at once, it when it can be."""
+    monkeypatch.setattr(settler, "AGAIN_AFTER_S", 0.05)
+    real, refusals = Consumer.settle, iter(range(10**6))
+
+    async def settle(consumer: Consumer, moves: Sequence[Move]) -> list[bool]:
+        if any(move.lease.job.index == 20 for move in moves) and next(refusals) < 4:
+            raise UnicodeEncodeError("utf-8", "\udcfc", 0, 1, "surrogates not allowed")
+        return await real(consumer, moves)
+
+    monkeypatch.setattr(Consumer, "settle", settle)
+    blast = await world.given(50)
+    provider = FakeProvider()
+    async with sending(world, provider):
+        assert (await _ended(world, blast))["sent"] == 50
+    assert next(refusals) > 4
+    assert len(provider.calls) == 50
+
+
+async def _ended(world: World, blast: Blast) -> dict[str, int]:
+    async def has_ended() -> bool:
+        return (await world.progress(blast)).ended_at_ms > 0
+
+    await wait_for(has_ended, 15, "the blast to end")
+    await world.check_balance()
+    return (await world.progress(blast)).counts
