@@ -30,7 +30,7 @@ _METHODS = {
     "sentinel_get_master_addr_by_name": (),  # asked of a Sentinel
 }  # fmt: skip
 _DRIVERS_OWN = {"ping", "select"}
-# asked where the user may, and done without elsewhere: it shows all settings, passwords among them
+# asked as the user `default` alone: it shows all settings, passwords among them
 _OPTIONAL = {"config|get"}
 
 
