@@ -37,6 +37,8 @@ async def sent(redis: Redis, channel: str = "email") -> list[tuple[str, Any]]:
         ("11-blank-first-line", [SITI, BUDI]),
         ("12-trailing-empty-column", [SITI]),
         ("13-short-rows", [SITI, BUDI, ("wati@example.com", "009")]),
+        ("18-header-variants", [SITI]),
+        ("39-optional-header-case", [("min2@example.com", "1")]),
     ],
 )
 async def test_a_file_is_read_as_it_was_meant(case: str, jobs: list[tuple[str, str]], api: Api, redis: Redis) -> None:
@@ -44,6 +46,13 @@ async def test_a_file_is_read_as_it_was_meant(case: str, jobs: list[tuple[str, s
     reply = await post(api, (CASES / f"{case}.csv").read_bytes())
     assert (reply.status, reply.body.get("errors", [])) == (202, [])
     assert await sent(redis) == jobs
+
+
+async def test_an_optional_column_in_another_case_is_used(api: Api, redis: Redis) -> None:
+    """The mail says 30 minutes, not the default."""
+    await post(api, (CASES / "39-optional-header-case.csv").read_bytes())
+    (job,) = await queued(redis)
+    assert str(job.recipient.variables["minutes"]) == "30"
 
 
 async def test_one_mailbox_in_three_spellings_gets_one_message(api: Api, redis: Redis) -> None:
