@@ -22,11 +22,13 @@ from shared.jobs import legible_job_id, unpack_job
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.keys import ChannelKeys
-from shared.queue.leases import Grant, Lease, Move, parse_grant
+from shared.queue.leases import Grant, HeldEntry, Lease, Move, parse_grant
 from shared.queue.scripts import Argument, call_script
 from shared.queue.timing import Timing
 
 POISON_AFTER = 3
+STREAMS_A_PAGE = 64
+_LOADED_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +126,37 @@ class Consumer:
         due_in_s = reply[1] / 1000 if reply[1] >= 0 else None
         return Fetched(leases, undecodable, _text(reply[0]), due_in_s)
 
-    async def own(self, kind: str) -> list[Lease]:
-        """List what this sender holds, `buf` or `tx`."""
-        reply = await self._call("own", (self.sender_id, kind, 10_000))
-        assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
-        return _leases(reply)[0]
+    async def own(self, kind: str) -> list[HeldEntry]:
+        """List what this sender holds, `buf` or `tx`; raises QueueUnavailableError."""
+        held: list[HeldEntry] = []
+        cursor = "0"
+        while True:
+            reply: Any = await self._call("own", (self.sender_id, kind, 10_000, cursor, STREAMS_A_PAGE))
+            cursor, fields = _text(reply[0]), iter(reply[1:])
+            held += [
+                HeldEntry(_text(stream), _text(entry_id), int(_text(deliveries)))
+                for stream, entry_id, deliveries in zip(fields, fields, fields, strict=True)
+            ]
+            if cursor == "0":
+                return held
+
+    async def load(self, entries: Sequence[HeldEntry]) -> list[Lease]:
+        """Read the jobs of entries that this sender holds; what is gone or is no job is left out.
+
+        Raises QueueUnavailableError.
+        """
+        flat: list[object] = []
+        for first in range(0, len(entries), _LOADED_AT_ONCE):
+            some = entries[first : first + _LOADED_AT_ONCE]
+            with translated("load entries"):
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    for entry in some:
+                        pipe.xrange(entry.stream, entry.entry_id, entry.entry_id)
+                    found: list[Any] = await pipe.execute()
+            for entry, rows in zip(some, found, strict=True):
+                for _, fields in rows:
+                    flat += (entry.stream, entry.entry_id, entry.deliveries, fields[b"d"])
+        return _leases(flat)[0]
 
     async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0, need_s: float = 0.0) -> list[Grant]:
         """Ask to begin jobs while `in_flight` others are; repeats itself until Redis answers.
@@ -201,9 +229,13 @@ class Consumer:
         return bool(await self._call("heartbeat", args))
 
     async def leave(self) -> int:
-        """Remove this sender's consumers and heartbeat; returns how many entries it still holds."""
-        reply = await self._call("leave", (self.sender_id,))
-        return int(str(reply))
+        """Remove this sender's consumers and heartbeat; returns at how many streams it still holds something."""
+        cursor, left = "0", 0
+        while True:
+            reply: Any = await self._call("leave", (self.sender_id, cursor, STREAMS_A_PAGE, left))
+            cursor, left = _text(reply[0]), int(reply[1])
+            if cursor == "0":
+                return left
 
     async def discard(self, entry: Undecodable, now_ms: int) -> None:
         """End an entry that is no job as `failed`, class `undecodable`, its bytes kept in the event."""

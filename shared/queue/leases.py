@@ -9,6 +9,14 @@ import msgspec
 from shared.jobs import Job, Status, pack_job
 
 
+class HeldEntry(msgspec.Struct, frozen=True):
+    """The name of an entry that a sender holds, and its deliveries so far."""
+
+    stream: str
+    entry_id: str
+    deliveries: int
+
+
 class Lease(msgspec.Struct, frozen=True):
     """An entry of a stream that this sender has fetched.
 

@@ -17,11 +17,12 @@ from shared.clock import Clock, SystemClock
 from shared.queue.batches import Numbered
 from shared.queue.connection import server_info
 from shared.queue.keys import ChannelKeys
-from shared.queue.leases import Lease
+from shared.queue.leases import HeldEntry, Lease
 from shared.queue.scripts import call_script
 from shared.queue.timing import Timing
 
 BATCH = 500
+STREAMS_A_PAGE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,14 @@ class Taken:
     sender_id: str
     from_buffer: int
     in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    from_buffer: int
+    in_flight: int
+    clear: bool
+    cursor: str
 
 
 class Reaper:
@@ -70,22 +79,24 @@ class Reaper:
 
     async def _take(self, dead: str) -> Taken:
         from_buffer = in_flight = 0
+        cursor = "0"
         while True:
-            buffered, flying, clear = await self._reap(dead, "its sender was lost in mid-send", "all")
-            from_buffer += buffered
-            in_flight += flying
-            if clear or not buffered + flying:
+            page = await self._reap(dead, "its sender was lost in mid-send", "all", cursor)
+            from_buffer += page.from_buffer
+            in_flight += page.in_flight
+            stays = page.cursor == cursor and not page.from_buffer + page.in_flight
+            if page.clear or stays:
                 self._missing_since.pop(dead, None)
                 return Taken(dead, from_buffer, in_flight)
+            cursor = page.cursor
 
-    async def give_up(self, leases: Sequence[Lease]) -> int:
+    async def give_up(self, entries: Sequence[HeldEntry | Lease]) -> int:
         """Give up this sender's own entries in flight that no task stands behind; returns how many."""
-        which = ",".join(f"{lease.stream} {lease.entry_id}" for lease in leases)
-        _, flying, _ = await self._reap(self._sender_id, "its task was lost in mid-send", which)
-        return flying
+        which = ",".join(f"{entry.stream} {entry.entry_id}" for entry in entries)
+        return (await self._reap(self._sender_id, "its task was lost in mid-send", which, "0")).in_flight
 
-    async def _reap(self, sender: str, reason: str, which: str) -> tuple[int, int, int]:
+    async def _reap(self, sender: str, reason: str, which: str, cursor: str) -> _Page:
         _, head = self._heads.next()
-        args = (sender, head, BATCH, reason, which)
-        buffered, flying, clear = await call_script(self._redis, "reap", self._keys.tag, args)
-        return buffered, flying, clear
+        args = (sender, head, BATCH, reason, which, cursor, STREAMS_A_PAGE)
+        buffered, flying, clear, following = await call_script(self._redis, "reap", self._keys.tag, args)
+        return _Page(buffered, flying, bool(clear), following.decode())

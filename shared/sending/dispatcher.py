@@ -123,7 +123,7 @@ class Dispatcher:
         """Redis was away in mid-call: what the queue says is in our buffer and we do not hold was fetched."""
         await clock.sleep(AWAY_POLL_S)
         try:
-            for lease in await self._consumer.own("buf"):
+            for lease in await self._consumer.load(self._holdings.unknown(await self._consumer.own("buf"))):
                 self._holdings.buffer(lease)
         except QueueUnavailableError:
             return

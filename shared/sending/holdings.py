@@ -6,9 +6,10 @@ import asyncio
 import heapq
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from shared.queue.leases import Lease
+from shared.queue.leases import HeldEntry, Lease
 from shared.sending.pace import Pace
 
 SLOW_SEND_S = 0.5
@@ -176,16 +177,20 @@ class Holdings:
         """How many begun jobs are sent or settled now, or are to be sent."""
         return len(self.in_flight) - self._undecided
 
-    def holds(self, lease: Lease) -> bool:
-        """Say whether this sender knows of the entry: buffered, being begun, in flight or being settled."""
-        key = entry_key(lease)
+    def holds(self, entry: Lease | HeldEntry) -> bool:
+        """Return whether this sender knows of the entry: buffered, being begun, in flight or being settled."""
+        key = entry_key(entry)
         return key in self._known or key in self.in_flight
+
+    def unknown(self, entries: Iterable[HeldEntry]) -> list[HeldEntry]:
+        """Return those entries of which this sender knows nothing."""
+        return [entry for entry in entries if not self.holds(entry)]
 
     def any_alone(self) -> bool:
         """Say whether a job that must be sent alone is in flight."""
         return any(flight.alone for flight in self.in_flight.values())
 
 
-def entry_key(lease: Lease) -> str:
+def entry_key(entry: Lease | HeldEntry) -> str:
     """Return what names an entry among all streams of the channel."""
-    return f"{lease.stream} {lease.entry_id}"
+    return f"{entry.stream} {entry.entry_id}"

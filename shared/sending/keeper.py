@@ -12,7 +12,7 @@ from shared.clock import Clock
 from shared.errors import KurirError, QueueUnavailableError
 from shared.logs import get_logger
 from shared.queue.consumer import Consumer
-from shared.queue.leases import Lease
+from shared.queue.leases import HeldEntry
 from shared.queue.reaper import Reaper
 from shared.sending.holdings import Holdings, entry_key
 from shared.sending.settings import SendingSettings
@@ -101,16 +101,16 @@ class Keeper:
             self._check_stuck(clock)
 
     async def _watch(self) -> None:
-        for lease in await self._consumer.own("buf"):
+        for lease in await self._consumer.load(self._holdings.unknown(await self._consumer.own("buf"))):
             self._holdings.buffer(lease)
-        unheld = [lease for lease in await self._consumer.own("tx") if not self._holdings.holds(lease)]
-        twice = [lease for lease in unheld if entry_key(lease) in self._orphans]
-        self._orphans = {entry_key(lease) for lease in unheld}
+        unheld = self._holdings.unknown(await self._consumer.own("tx"))
+        twice = [entry for entry in unheld if entry_key(entry) in self._orphans]
+        self._orphans = {entry_key(entry) for entry in unheld}
         if twice:
             await self._hand_back(twice)
 
-    async def _hand_back(self, leases: list[Lease]) -> None:
-        flying = await self._reaper.give_up(leases)
+    async def _hand_back(self, entries: list[HeldEntry]) -> None:
+        flying = await self._reaper.give_up(entries)
         get_logger().error("entries_without_task", channel=self._consumer.keys.channel, uncertain=flying)
 
     def _check_stuck(self, clock: Clock) -> None:

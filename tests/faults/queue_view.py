@@ -122,7 +122,7 @@ class QueueView:
                 sized = {
                     **{name: await self.redis.zcard(keys.key(name)) for name in ("parked", "later", "ring", "starts")},
                     **{name: await self.redis.hlen(keys.key(name)) for name in ("later:jobs", "cancels", "places")},
-                    **{name: await self.redis.scard(keys.key(name)) for name in ("streams", "paused:blasts")},
+                    **{name: await self.redis.scard(keys.key(name)) for name in ("streams",)},
                 }
                 sizes |= {keys.key(name): size for name, size in sized.items() if size}
         return sizes

@@ -16,7 +16,7 @@ local now_ms = math.floor(now_us() / 1000)
 redis.call('HSET', key, ARGV[4], v[4] or int(now_ms), 'total', v[3] or '0')
 if ARGV[4] == 'cancelled_at' then
   redis.call('HDEL', key, 'paused')
-  redis.call('SREM', C .. ':paused:blasts', ARGV[1])
+  gauge_paused(key)
   local stream = C .. ':jobs:bulk:' .. ARGV[1]
   redis.call('ZREM', C .. ':starts', stream)
   if redis.call('EXISTS', stream) == 1 then serve(stream) end

@@ -90,6 +90,7 @@ redis.call('HSET', key, 'wm:' .. series, int(first + n), 'moved_at', int(now_ms)
 if series == 'jobs' then
   redis.call('HSET', key, 'total', ARGV[4], 'lane', lane)
   redis.call('HINCRBY', key, 'enqueued', added)
+  if state[3] then gauge_paused(key) end
   if later or (large and state[5]) then count(blast, 'scheduled', added) end
   if later then
     redis.call('HSET', key, 'scheduled_at', int(scheduled_us / 1000))

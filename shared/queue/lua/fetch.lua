@@ -22,6 +22,7 @@ local out = { '', -1 }
 local MOST_STREAMS, TURN = 16, 4
 
 local function add(stream, entries, counts)
+  if #entries > 0 then note_held(ARGV[1], stream) end
   for _, entry in ipairs(entries) do
     local n = #out
     out[n + 1], out[n + 2], out[n + 3], out[n + 4] = stream, entry[1], counts and counts[entry[1]] or 1, entry[2][2]

@@ -10,5 +10,7 @@ local key = C .. ':sender:' .. ARGV[1]
 local held = redis.call('EXISTS', key)
 redis.call('SET', key, ARGV[3], 'PX', ARGV[2])
 redis.call('HSET', C .. ':senders', ARGV[1], ARGV[3])
+if ARGV[4] == '1' then redis.call('SADD', held_key(ARGV[1]), '') end
+redis.call('PEXPIRE', held_key(ARGV[1]), 86400000) -- should nobody ever reap it
 if ARGV[4] == '1' then return 1 end
 return held

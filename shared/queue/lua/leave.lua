@@ -2,29 +2,19 @@
 -- End a sender that holds nothing any more: its heartbeat and its consumers go.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 sender
--- Result  the number of entries it still holds; where above 0 nothing was removed from that stream
+-- ARGV  1 sender · 2 cursor ("0" at first) · 3 streams a page · 4 streams that earlier pages found it to hold
+-- Result  {cursor of the next page ("0": no more), streams at which it holds something, earlier pages included}; with
+--         the last page, where that is 0, its heartbeat goes
 -- A consumer is deleted only where nothing is pending at it: deleting one with pending entries loses them.
 -- A crash before: the reaper does the same later. After: nothing is left to do.
 
-local left = 0
-
-local function leave(stream)
-  for _, suffix in ipairs({ ':buf', ':tx' }) do
-    local name = ARGV[1] .. suffix
-    local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1, name)
-    if not rows.err then
-      if #rows == 0 then redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, name) else left = left + 1 end
-    end
-  end
+local sender, left = ARGV[1], tonumber(ARGV[4])
+local streams, following = held_streams(sender, ARGV[2], ARGV[3])
+for _, stream in ipairs(streams) do
+  if not forget_held(sender, stream) then left = left + 1 end
 end
-
-leave(C .. ':jobs:high')
-leave(C .. ':jobs:normal')
-leave(C .. ':jobs:due')
-for _, blast in ipairs(redis.call('SMEMBERS', C .. ':streams')) do leave(C .. ':jobs:bulk:' .. blast) end
-if left == 0 then
-  redis.call('DEL', C .. ':sender:' .. ARGV[1], C .. ':once:' .. ARGV[1])
-  redis.call('HDEL', C .. ':senders', ARGV[1])
+if following == '0' and left == 0 then
+  redis.call('DEL', C .. ':sender:' .. sender, C .. ':once:' .. sender, held_key(sender))
+  redis.call('HDEL', C .. ':senders', sender)
 end
-return left
+return { following, left }

@@ -169,6 +169,50 @@ local function id_before(a, b)
   return a < b
 end
 
+-- The bulk streams at which a sender may hold something, besides the lanes that all share: found without a walk over
+-- all streams. The key exists from the first heartbeat on; a sender of an earlier version has none, and is asked for
+-- in every stream.
+local SHARED_STREAMS = { C .. ':jobs:high', C .. ':jobs:normal', C .. ':jobs:due' }
+
+local function held_key(sender)
+  return C .. ':held:' .. sender
+end
+
+local function note_held(sender, stream)
+  local blast = bulk_blast(stream)
+  if blast then redis.call('SADD', held_key(sender), blast) end
+end
+
+-- Up to `most` streams at which a sender may hold something, and the cursor of the next page ("0": no more).
+local function held_streams(sender, cursor, most)
+  local streams = {}
+  if cursor == '0' then
+    for i = 1, #SHARED_STREAMS do streams[i] = SHARED_STREAMS[i] end
+  end
+  local key = redis.call('EXISTS', held_key(sender)) == 1 and held_key(sender) or C .. ':streams'
+  local page = redis.call('SSCAN', key, cursor, 'COUNT', most)
+  for _, blast in ipairs(page[2]) do
+    if blast ~= '' then streams[#streams + 1] = C .. ':jobs:bulk:' .. blast end
+  end
+  return streams, page[1]
+end
+
+local function first_pending(stream, consumer)
+  local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1, consumer)
+  return not rows.err and rows[1] or nil
+end
+
+-- Forget a stream at which a sender holds nothing any more, with its consumers; returns false where it holds something.
+local function forget_held(sender, stream)
+  for _, kind in ipairs({ ':buf', ':tx' }) do
+    if first_pending(stream, sender .. kind) then return false end
+  end
+  for _, kind in ipairs({ ':buf', ':tx' }) do redis.pcall('XGROUP', 'DELCONSUMER', stream, GROUP, sender .. kind) end
+  local blast = bulk_blast(stream)
+  if blast then redis.call('SREM', held_key(sender), blast) end
+  return true
+end
+
 -- Which of these entries are pending at a consumer: id -> delivery count. They lie close together, so one look from
 -- the least to the greatest finds them; what it misses is asked for one by one.
 local function owned(stream, consumer, ids)
@@ -239,6 +283,20 @@ local function gauge(name, by)
   gauge_deltas[name] = (gauge_deltas[name] or 0) + by
 end
 
+-- Keep in `gauges` how many waiting jobs the pauses of blasts hold; to be called when a blast's counts or its pause
+-- have changed.
+local function gauge_paused(key)
+  local v = redis.call('HMGET', key, 'paused', 'paused_jobs', 'enqueued', 'processing', 'scheduled', unpack(TERMINAL))
+  local before, held = tonumber(v[2] or 0), 0
+  if v[1] then
+    held = tonumber(v[3] or 0)
+    for i = 4, 5 + #TERMINAL do held = held - tonumber(v[i] or 0) end
+  end
+  if held == before then return end
+  redis.call('HINCRBY', C .. ':gauges', 'paused', held - before)
+  if held == 0 then redis.call('HDEL', key, 'paused_jobs') else redis.call('HSET', key, 'paused_jobs', held) end
+end
+
 -- Emit the end of a blast on this channel, once, when its last job has reached a terminal status. What has ended is
 -- paused no more: of what is sent again from it nobody would know that it waits for a resume.
 local function end_if_complete(blast, now_ms, keep_ms, events)
@@ -256,7 +314,7 @@ local function end_if_complete(blast, now_ms, keep_ms, events)
   redis.call('HSET', key, 'ended_at', int(now_ms))
   redis.call('PEXPIRE', key, keep_ms)
   redis.call('HDEL', key, 'paused')
-  redis.call('SREM', C .. ':paused:blasts', blast)
+  gauge_paused(key)
   local channel = string.sub(C, 2, -2)
   events[#events + 1] = cmsgpack.pack({ 'blast_channel_ended', now_ms, blast, channel, counts })
 end
@@ -274,10 +332,12 @@ local function write_counts(now_ms, keep_ms, events)
   add_to(C .. ':gauges', gauge_deltas)
   for blast, d in pairs(deltas) do
     local key = C .. ':blast:' .. blast
-    if redis.call('HEXISTS', key, 'total') == 1 then
+    local v = redis.call('HMGET', key, 'total', 'paused')
+    if v[1] then
       add_to(key, d)
       redis.call('HSET', key, 'moved_at', int(now_ms))
       if keep_ms then end_if_complete(blast, now_ms, keep_ms, events) end
+      if v[2] then gauge_paused(key) end
     end
   end
 end

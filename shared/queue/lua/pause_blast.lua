@@ -11,7 +11,7 @@ local key = C .. ':blast:' .. ARGV[1]
 local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled_at', 'paused')
 if not v[1] or v[2] or v[3] then return 0 end
 redis.call('HSET', key, 'paused', ARGV[2])
-redis.call('SADD', C .. ':paused:blasts', ARGV[1])
+gauge_paused(key)
 for _, index in ipairs({ ':ring', ':starts' }) do redis.call('ZREM', C .. index, C .. ':jobs:bulk:' .. ARGV[1]) end
 if v[4] ~= ARGV[2] then
   local now_ms = math.floor(now_us() / 1000)

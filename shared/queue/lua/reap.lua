@@ -3,8 +3,9 @@
 --
 -- KEYS  the channel's hash tag
 -- ARGV  1 dead sender · 2 head of the event batch · 3 most entries a call · 4 the reason in words ·
---       5 "all", or entries to take alone ("<stream> <id>"), joined by commas
--- Result  {taken from :buf, taken from :tx, 1 if nothing is left}
+--       5 "all", or entries to take alone ("<stream> <id>"), joined by commas · 6 cursor ("0" at first) · 7 streams a page
+-- Result  {taken from :buf, taken from :tx, 1 if nothing is left, cursor of the next page, the same where this one has
+--         more}
 -- Who has a heartbeat is not dead, whatever a reaper saw earlier: this call may come long after its look. Nothing is
 -- taken then but entries named alone, which a sender gives up itself.
 -- Its :buf go to `~back` at no cost; its :tx are uncertain: noted in `stalls`, and at `~back` for a further attempt.
@@ -12,11 +13,19 @@
 
 local dead, now_ms = ARGV[1], math.floor(now_us() / 1000)
 local most = tonumber(ARGV[3])
-if ARGV[5] == 'all' and redis.call('EXISTS', C .. ':sender:' .. dead) == 1 then return { 0, 0, 1 } end
+if ARGV[5] == 'all' and redis.call('EXISTS', C .. ':sender:' .. dead) == 1 then return { 0, 0, 1, '0' } end
 local only
-if ARGV[5] ~= 'all' then
+local streams, following = {}, '0'
+if ARGV[5] == 'all' then
+  streams, following = held_streams(dead, ARGV[6], ARGV[7])
+else
   only = {}
-  for entry in string.gmatch(ARGV[5], '[^,]+') do only[entry] = true end
+  local named = {}
+  for entry in string.gmatch(ARGV[5], '[^,]+') do
+    local stream = string.match(entry, '^%S+')
+    if not named[stream] then streams[#streams + 1], named[stream] = stream, true end
+    only[entry] = true
+  end
 end
 local events, from_buf, from_tx, left = {}, 0, 0, false
 
@@ -61,19 +70,15 @@ local function take(stream)
   take_buf(stream)
   take_tx(stream)
   if from_buf + from_tx > before then serve(stream) end
-  if only then return end
-  for _, suffix in ipairs({ ':buf', ':tx' }) do
-    local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1, dead .. suffix)
-    if not rows.err and #rows == 0 then redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, dead .. suffix) end
-  end
+  if not only and not forget_held(dead, stream) then left = true end
 end
 
-take(C .. ':jobs:high')
-take(C .. ':jobs:normal')
-take(C .. ':jobs:due')
-for _, blast in ipairs(redis.call('SMEMBERS', C .. ':streams')) do take(C .. ':jobs:bulk:' .. blast) end
-if not left and not only then redis.call('HDEL', C .. ':senders', dead) end
+for _, stream in ipairs(streams) do take(stream) end
+if not left and not only and following == '0' then
+  redis.call('HDEL', C .. ':senders', dead)
+  redis.call('DEL', held_key(dead))
+end
 write_counts(now_ms, nil, events)
 emit(ARGV[2], events)
 if from_buf + from_tx > 0 then ring_bell() end
-return { from_buf, from_tx, left and 0 or 1 }
+return { from_buf, from_tx, (left or following ~= '0') and 0 or 1, left and ARGV[6] or following }

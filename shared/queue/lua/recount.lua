@@ -134,13 +134,24 @@ if out.looked then
   end
 end
 
+-- What pauses hold, by the counts of the blasts, which are right by now.
+sums.paused = 0
+for i = 5, #ARGV do
+  local key = C .. ':blast:' .. ARGV[i]
+  local v = redis.call('HMGET', key, 'paused', 'paused_jobs', 'enqueued', 'processing', 'scheduled', unpack(TERMINAL))
+  local held = tonumber(v[3] or 0)
+  for j = 4, 5 + #TERMINAL do held = held - tonumber(v[j] or 0) end
+  if v[1] then sums.paused = sums.paused + held end
+  if mend and v[1] then redis.call('HSET', key, 'paused_jobs', held) end
+end
+
 local counters = redis.call('HMGET', C .. ':counters', 'enqueued', unpack(TERMINAL))
 out.off = tonumber(counters[1] or 0) - total
 for i = 1, #TERMINAL do out.off = out.off - tonumber(counters[1 + i] or 0) end
 if mend and out.off ~= 0 then redis.call('HINCRBY', C .. ':counters', 'enqueued', int(-out.off)) end
 
 for name, sum in pairs(sums) do
-  if out.looked or name == 'processing' then
+  if out.looked or name == 'processing' or name == 'paused' then
     if tonumber(redis.call('HGET', C .. ':gauges', name) or 0) ~= sum then
       out.gauges[#out.gauges + 1] = name
       if mend then redis.call('HSET', C .. ':gauges', name, sum) end

@@ -11,7 +11,7 @@ local key = C .. ':blast:' .. ARGV[1]
 local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled_at', 'scheduled_at', 'scheduled_whole')
 if not v[1] or v[2] or v[3] then return 0 end
 local was_paused = redis.call('HDEL', key, 'paused') == 1
-redis.call('SREM', C .. ':paused:blasts', ARGV[1])
+gauge_paused(key)
 local stream = C .. ':jobs:bulk:' .. ARGV[1]
 if redis.call('EXISTS', stream) == 1 then
   local starts_at = v[5] and tonumber(v[4]) * 1000 or 0

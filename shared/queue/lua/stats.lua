@@ -55,12 +55,7 @@ out.paused_jobs = 0
 if paused then
   out.paused_jobs = waiting
 else
-  for _, blast in ipairs(redis.call('SMEMBERS', C .. ':paused:blasts')) do
-    local v = redis.call('HMGET', C .. ':blast:' .. blast, 'enqueued', 'processing', 'scheduled', unpack(TERMINAL))
-    local held = tonumber(v[1] or 0)
-    for i = 2, 3 + #TERMINAL do held = held - tonumber(v[i] or 0) end
-    out.paused_jobs = out.paused_jobs + held
-  end
+  out.paused_jobs = gauges['paused'] or 0
 end
 out.counters = counters
 out.events = redis.call('XLEN', C .. ':events')

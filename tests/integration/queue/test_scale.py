@@ -80,6 +80,39 @@ async def test_calls_cost_the_same_with_a_thousand_bulk_blasts(large: tuple[Worl
 
 
 @pytest.mark.timing
+async def test_no_call_costs_more_with_thousands_of_paused_blasts(large: tuple[World, RedisServer]) -> None:
+    """With 3,000 paused bulk blasts, all of which a sender has served, no call of a sender takes the server 2 ms."""
+    world, server = large
+    served = await world.sender()
+    for _ in range(30):
+        blasts = [await world.given(100, "bulk") for _ in range(100)]
+        leases = await served.fetch(400)
+        assert all([await served.give_back(lease) for lease in leases])
+        for blast in blasts:
+            assert await world.control.pause_blast(blast.blast_id, "wait")
+    await world.given(1000)
+    sender = await world.sender()
+    taken = await sender.take(50)
+    control, reaper = world.control, world.reaper(sender.name)
+    held_ms = await server_ms(server, lambda: served.consumer.own("buf"), 1)  # forgets what it holds nothing of
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "own": lambda: sender.consumer.own("tx"),
+        "own of one that served them": lambda: served.consumer.own("tx"),
+        "fetch": lambda: sender.fetch(1),
+        "stats": lambda: control.channel_stats("email"),
+        "heartbeat": lambda: sender.consumer.heartbeat({"host": "h"}),
+        "give up": lambda: reaper.give_up(taken[:1]),
+        "find the dead": reaper.look,
+    }
+    cost = {name: await server_ms(server, call, 50) for name, call in calls.items()}
+    assert max(cost.values()) < 2, cost
+    assert (await control.channel_stats("email")).paused == 300_000
+    assert held_ms / 47 < 2, "a page of the streams that it had served"
+    leaving = await world.sender()
+    assert await server_ms(server, leaving.consumer.leave, 1) < 11  # one tick of the clock that counts
+
+
+@pytest.mark.timing
 async def test_many_parked_retries_cost_a_fetch_nothing(large: tuple[World, RedisServer]) -> None:
     """Behind 20,000 jobs that wait for their next attempt a fetch takes the server below 1 ms."""
     world, server = large

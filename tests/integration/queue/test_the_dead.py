@@ -53,6 +53,46 @@ async def abandon(world: World, by: HandSender) -> Lease:
     return lease
 
 
+async def test_a_dead_sender_of_many_streams_is_taken_over_whole(world: World) -> None:
+    """What it held of 150 blasts with streams of their own is found page by page, and its consumers go."""
+    blasts = [await world.given(100, "bulk") for _ in range(150)]
+    dead, alive = await world.sender(), await world.sender()
+    begun = [lease for _ in range(40) for lease in await dead.take(16)]
+    buffered = [lease for _ in range(20) for lease in await dead.fetch(16)]
+    assert len({lease.stream for lease in begun + buffered}) == 150
+    assert await bury(world, dead, alive) == (len(buffered), len(begun))
+    truth = await world.check_balance(*blasts)
+    assert not {name for name in truth.consumers if name.startswith(dead.name)}
+    assert await world.redis.exists(f"{{email}}:held:{dead.name}") == 0
+
+
+async def test_a_dead_sender_of_an_earlier_version_is_taken_over(world: World) -> None:
+    """One that kept no list of its streams is looked for in all of them."""
+    blasts = [await world.given(100, "bulk") for _ in range(5)]
+    dead, alive = await world.sender(), await world.sender()
+    begun = await dead.take(20)
+    assert len({lease.stream for lease in begun}) == 5
+    await world.redis.delete(f"{{email}}:held:{dead.name}")
+    assert await bury(world, dead, alive) == (0, 20)
+    await world.check_balance(*blasts)
+
+
+async def test_streams_that_are_served_out_are_forgotten(world: World) -> None:
+    """A sender that serves thousands of blasts keeps a list of those alone at which it holds something."""
+    paused = [await world.given(100, "bulk") for _ in range(10)]
+    sender = await world.sender()
+    for lease in await sender.fetch(40):
+        assert await sender.give_back(lease)
+    for blast in paused:
+        assert await world.control.pause_blast(blast.blast_id, "wait")
+    held = await world.given(100, "bulk")
+    await sender.take(1)
+    assert await world.redis.scard(f"{{email}}:held:{sender.name}") == 12
+    assert await sender.consumer.own("buf") == []
+    assert await world.redis.smembers(f"{{email}}:held:{sender.name}") == {b"", held.blast_id.encode()}
+    await world.check_balance(held, *paused)
+
+
 async def test_buffered_jobs_of_the_dead_cost_nothing(world: World) -> None:
     """What was surely not sent is taken over as if it had never been fetched, from every stream."""
     blasts = [await world.given(3, "high"), await world.given(3), await world.given(120, "bulk")]
