@@ -23,11 +23,16 @@ LANE_OF_PRIORITY: dict[int, Lane] = {0: "high", 1: "normal", 2: "bulk"}
 
 
 class Attachment(msgspec.Struct, frozen=True, array_like=True):
-    """A file that goes with a message; `content` is the raw bytes, not base64."""
+    """A file that goes with a message; `content` is the raw bytes, not base64.
+
+    `content_type` is a media type with its parameters (`shared.media_types`). What has a `content_id` is shown within
+    the html, by `cid:<content id>`.
+    """
 
     filename: str
     content_type: str
     content: bytes
+    content_id: str = ""
 
 
 class Recipient(msgspec.Struct, frozen=True, array_like=True):

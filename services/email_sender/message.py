@@ -11,7 +11,6 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -20,12 +19,13 @@ from urllib.parse import quote
 from cachetools import LRUCache
 
 from services.email_sender.addresses import AddressError, parse_mailbox, wire_address
+from services.email_sender.attached import AttachedFiles
 from services.email_sender.envelope import Envelope
-from services.email_sender.mime import base64_lines, clean, mailbox, parameter, text_part, unstructured
+from services.email_sender.mime import clean, mailbox, text_part, unstructured
 from services.email_sender.settings import MailSettings
 from shared.blasts import Blast
 from shared.errors import PermanentError, StopBlastError
-from shared.jobs import Attachment, Job
+from shared.jobs import Job
 from shared.rendering import CompiledTemplate, Rendered, RenderError, compile_template, job_values
 from shared.sending.provider import RenderedMessage
 from shared.unsubscribe import make_token
@@ -34,29 +34,9 @@ MOST_FRAME_BYTES = 64 * 1024 * 1024
 _NO_ATOM = re.compile(r"[^A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+")
 _NO_LABEL = re.compile(r"[^A-Za-z0-9]+")
 _LONGEST_LABEL = 63
-_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+")
 _TEXT = b'Content-Type: text/plain; charset="utf-8"'
 _HTML = b'Content-Type: text/html; charset="utf-8"'
 _END_OF_HEADERS = b"MIME-Version: 1.0\r\n"
-
-
-class AttachedFiles:
-    """Files of a blast or of one recipient, encoded when the first message needs them, and then kept."""
-
-    def __init__(self, files: Sequence[Attachment], boundary: str) -> None:
-        self._files = files
-        self._mark = boundary.encode("ascii")
-        self._encoded: bytes | None = None
-        self.size = sum(len(one.content) for one in files) * 4 // 3
-
-    def __bool__(self) -> bool:
-        return bool(self._files)
-
-    def encoded(self) -> bytes:
-        """Return all parts, each after its boundary; slow for large files, so not for the event loop's thread."""
-        if self._encoded is None:
-            self._encoded = b"".join(b"\r\n--m%b\r\n%b" % (self._mark, _attachment(one)) for one in self._files)
-        return self._encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +57,31 @@ class Body:
 
     def encode(self, *, eight_bit: bool) -> bytes:
         """Return the content type and body of the whole message."""
-        text = text_part(_TEXT, self.text, eight_bit=eight_bit)
         mark = self.boundary.encode("ascii")
+        inline, files, invitation = self.attached.encoded()
+        if self.own is not None:
+            own_inline, own_files, own_invitation = self.own.encoded()
+            inline, files, invitation = inline + own_inline, files + own_files, invitation or own_invitation
+        versions = [text_part(_TEXT, self.text, eight_bit=eight_bit)]
         if self.html is not None:
             html = text_part(_HTML, self.html, eight_bit=eight_bit)
-            text = _ALTERNATIVE % (mark, mark, text, mark, html, mark)
-        if not self.attached and self.own is None:
-            return text
-        files = self.attached.encoded() + (self.own.encoded() if self.own is not None else b"")
-        return b"%b--%b\r\n%b%b\r\n--%b--\r\n" % (_MIXED % mark, b"m" + mark, text, files, b"m" + mark)
+            versions.append(_RELATED % (mark, mark, html, inline, mark) if inline else html)
+        if invitation:
+            versions.append(invitation)
+        content = versions[0] if len(versions) == 1 else _alternative(mark, versions)
+        if not files:
+            return content
+        return b"%b--%b\r\n%b%b\r\n--%b--\r\n" % (_MIXED % mark, b"m" + mark, content, files, b"m" + mark)
 
 
-_ALTERNATIVE = b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n--%b\r\n%b\r\n--%b\r\n%b\r\n--%b--\r\n'
+def _alternative(mark: bytes, versions: list[bytes]) -> bytes:
+    """Return versions of one content, the plainest first (RFC 2046, 5.1.4)."""
+    parts = b"".join(b"--%b\r\n%b\r\n" % (mark, one) for one in versions)
+    return b"%b%b--%b--\r\n" % (_ALTERNATIVE % mark, parts, mark)
+
+
+_ALTERNATIVE = b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n'
+_RELATED = b'Content-Type: multipart/related; boundary="r%b"; type="text/html"\r\n\r\n--r%b\r\n%b%b\r\n--r%b--\r\n'
 _MIXED = b'Content-Type: multipart/mixed; boundary="m%b"\r\n\r\n'
 
 
@@ -135,7 +128,7 @@ class Frame:
         reply = b"Reply-To: %b\r\n" % mailbox(clean(reply_to.display_name), reply_to.addr_spec, 10) if reply_to else b""
         self._reply_to = reply
         self._boundary = f"=_{secrets.token_hex(16)}"
-        self._attached = AttachedFiles(blast.attachments, self._boundary)
+        self._attached = AttachedFiles(blast.attachments, self._boundary, html=bool(blast.template.html))
         self._list = list_headers(blast, self.domain) if self._marketing else b""
 
     @property
@@ -180,8 +173,9 @@ class Frame:
             raise _unrenderable(error) from error
 
     def _body(self, job: Job, rendered: Rendered) -> Body:
-        own = AttachedFiles(job.recipient.attachments, self._boundary) if job.recipient.attachments else None
         html = rendered.html if self._blast.template.html else None
+        files = job.recipient.attachments
+        own = AttachedFiles(files, self._boundary, html=html is not None) if files else None
         return Body(rendered.text, html, self._attached, own, self._boundary)
 
     def _unsubscribe(self, url: str, token: str) -> bytes:
@@ -239,23 +233,6 @@ def _wire(address: str) -> str:
         return wire_address(address)
     except AddressError as error:
         raise PermanentError(f"the address cannot be used: {error}", code="address") from error
-
-
-def _attachment(attachment: Attachment) -> bytes:
-    """Return an attachment as a MIME part with its headers, in base64."""
-    kind = attachment.content_type if _TYPE.fullmatch(attachment.content_type) else "application/octet-stream"
-    if kind.lower().startswith(("message/", "multipart/")):
-        # these may not be in base64 (RFC 2046, 5.1 and 5.2.1)
-        kind = "application/octet-stream"
-    return (
-        b"Content-Type: %b\r\nContent-Transfer-Encoding: base64\r\nContent-Disposition: attachment;%b\r\n%b\r\n%b"
-        % (
-            kind.encode("ascii"),
-            parameter("filename", clean(attachment.filename) or "attachment"),
-            _END_OF_HEADERS,
-            base64_lines(attachment.content),
-        )
-    )
 
 
 class _Dates:

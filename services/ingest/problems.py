@@ -99,6 +99,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "TIME_TOO_FAR": ErrorCode(422, "The time is too far away."),
     "EXPIRES_BEFORE_START": ErrorCode(422, "expiresAt is not after scheduledAt."),
     "ATTACHMENTS_TOO_LARGE": ErrorCode(422, "The attachments of one message are larger than 10 MB in all."),
+    "MISSING_ATTACHMENT": ErrorCode(422, "The html shows an attachment by its contentId that no attachment has."),
     # not now
     "RATE_LIMITED": ErrorCode(429, "Too many requests; see Retry-After and the RateLimit headers."),
     "BACKLOG_FULL": ErrorCode(429, "Too much is waiting to be sent; see Retry-After."),

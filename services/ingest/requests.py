@@ -36,11 +36,15 @@ class Request(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbid_
 
 
 class AttachmentRequest(Request, kw_only=True, frozen=True):
-    """A file that goes with a message; `content` is base64 in JSON."""
+    """A file that goes with a message; `content` is base64.
+
+    With a `contentId` the html shows it by `cid:<contentId>`. A `text/calendar` with a `method` is an invitation.
+    """
 
     filename: Annotated[str, Meta(min_length=1, max_length=255)]
-    content_type: Annotated[str, Meta(max_length=127, pattern=r"^[\w!#$&^.+-]+/[\w!#$&^.+-]+$")]
-    content: bytes
+    content_type: Annotated[str, Meta(max_length=500, examples=["application/pdf", "text/calendar; method=REQUEST"])]
+    content: Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]
+    content_id: Annotated[str, Meta(max_length=200, examples=["logo"])] = ""
 
 
 class RecipientRequest(Request, kw_only=True, frozen=True):

@@ -17,7 +17,7 @@ from services.ingest.intake.mailboxes import read_mailbox
 from services.ingest.keys import ApiKey
 from services.ingest.problems import ApiError, Problem
 from services.ingest.recipients import Rules, check_global_variables, unknown_globals
-from services.ingest.recipients.checking import attachments_of
+from services.ingest.recipients.attachments import attachments_of
 from services.ingest.requests import BlastHead
 from services.ingest.settings import IngestSettings
 from services.ingest.templates.library import TemplateLibrary
@@ -68,7 +68,7 @@ class Terms:
             global_variables=self.variables,
             region=region,
             permissive=self.head.validation == "permissive",
-            attachment_bytes=sum(len(one.content) for one in self.attachments),
+            attachments=self.attachments,
         )
 
     def lane(self, recipients: int, bulk_from: int) -> Lane | Problem:

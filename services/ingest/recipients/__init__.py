@@ -1,7 +1,7 @@
 """Recipients: from JSON values, NDJSON lines or CSV rows to checked recipients, every problem with its JSON path.
 
     values, problems = check_global_variables(template, request.global_variables, region)
-    rules = Rules(template, tuple(channels), values, region, permissive=…, attachment_bytes=…)
+    rules = Rules(template, tuple(channels), values, region, permissive=…, attachments=…)
     checker = RecipientChecker(rules)               # ApiError(INVALID_TEMPLATE) if it does not compile
     checked = checker.check_json(raw, index)        # bytes or msgspec.Raw; path "recipients[<index>]"
     checked = checker.check_json(raw, 0, path="recipient")

@@ -16,11 +16,12 @@ from services.ingest.addresses import AddressError, normal_email, normal_phone
 from services.ingest.decoding import UNREADABLE, json_decoder, problem_of, problems_of, read_object, words_of
 from services.ingest.problems import ApiError, Problem
 from services.ingest.recipients.accepted import Accepted
+from services.ingest.recipients.attachments import attachments_of, shown_content_ids
 from services.ingest.recipients.columns import matched_columns
 from services.ingest.recipients.csv_header import Header
 from services.ingest.recipients.csv_rows import CsvRow
 from services.ingest.recipients.outcome import Checked
-from services.ingest.recipients.rules import MAX_ATTACHMENT_BYTES, OWN, Rules, printed_names
+from services.ingest.recipients.rules import OWN, Rules, printed_names
 from services.ingest.recipients.typed_values import Check, ValueProblem, check_of, text_value
 from services.ingest.recipients.unknown_names import UnknownNames
 from services.ingest.requests import AttachmentRequest, RecipientRequest
@@ -30,9 +31,7 @@ from shared.nearest import nearest
 from shared.rendering import CompiledTemplate, RenderError, compile_template, merge_variables
 
 _TEST_RENDERS = 3
-_UNFIT_FILENAME = re.compile(r"[\x00-\x1f\x7f/\\]")
 _UNFIT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_FILENAME_RULE = "a file name has no slashes, line breaks or control characters"
 _PHONE_RULE = "A phone number is written as a text, in quotes: a JSON number has no leading 0 or +."
 _decoder = json_decoder(RecipientRequest)
 _NO_ATTACHMENTS: list[Attachment] = []
@@ -86,6 +85,10 @@ class RecipientChecker:
         self._printed = printed_names(rules)
         self._columns: Header | None = None
         self.unknown = UnknownNames(rules.template)
+        shown: frozenset[str] = frozenset()
+        if "email" in rules.channels and rules.attachments is not None:
+            shown = shown_content_ids(rules.template.html)
+        self._shown = shown - {one.content_id for one in rules.attachments or ()}
 
     def read_columns(self, header: Header) -> Header:
         """Take the columns of the file whose rows follow; return them with the template's names.
@@ -129,6 +132,8 @@ class RecipientChecker:
         self._check_printed(draft)
         if request.attachments:
             self._check_attachments(draft, request.attachments)
+        if self._shown:
+            self._check_shown(draft)
         if not draft.refused and self._whatsapp:
             self._check_parameters(draft)
         if not draft.refused and self._renders_left:
@@ -202,9 +207,15 @@ class RecipientChecker:
                 draft.addresses[place] = ""
 
     def _check_attachments(self, draft: _Draft, requests: list[AttachmentRequest]) -> None:
-        draft.attachments, problems = attachments_of(requests, f"{draft.path}.", self._rules.attachment_bytes)
+        draft.attachments, problems = attachments_of(requests, f"{draft.path}.", self._rules.attachments or ())
         draft.problems += problems
         draft.refused = draft.refused or bool(problems)
+
+    def _check_shown(self, draft: _Draft) -> None:
+        """Check that each image that the html shows is attached, by the blast or by the recipient."""
+        for content_id in self._shown - {one.content_id for one in draft.attachments}:
+            what = f"the html shows cid:{content_id}, and no attachment has the contentId {content_id!r}"
+            draft.problem("attachments", "MISSING_ATTACHMENT", what)
 
     def _check_parameters(self, draft: _Draft) -> None:
         place = self._rules.channels.index("whatsapp")
@@ -228,23 +239,6 @@ class RecipientChecker:
 
     def _values(self, draft: _Draft) -> dict[str, Any]:
         return merge_variables(self._rules.template, self._rules.global_variables, draft)
-
-
-def attachments_of(
-    requests: list[AttachmentRequest], path: str, others_bytes: int = 0
-) -> tuple[list[Attachment], list[Problem]]:
-    """Return files as a job carries them, and every problem; `others_bytes` is what else goes with the message."""
-    found = [Attachment(one.filename, one.content_type, one.content) for one in requests]
-    problems = [
-        Problem(f"{path}attachments[{position}].filename", "INVALID_CHARACTERS", _FILENAME_RULE)
-        for position, one in enumerate(requests)
-        if _UNFIT_FILENAME.search(one.filename)
-    ]
-    size = others_bytes + sum(len(one.content) for one in requests)
-    if requests and size > MAX_ATTACHMENT_BYTES:
-        what = f"the attachments are {size} bytes in all, {MAX_ATTACHMENT_BYTES} are allowed"
-        problems.append(Problem(f"{path}attachments", "ATTACHMENTS_TOO_LARGE", what))
-    return found, problems
 
 
 def _variable_rules(rules: Rules) -> list[_VariableRule]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from shared.channels import CHANNELS, WHATSAPP
+from shared.jobs import Attachment
 from shared.rendering import compile_template
 from shared.templates import Template
 
@@ -18,8 +19,8 @@ MAX_ATTACHMENT_BYTES = 10 * 1024 * 1024
 class Rules:
     """What a blast asks of its recipients.
 
-    `global_variables` are checked ones (`check_global_variables`). `attachment_bytes` is the size of the blast's own
-    attachments: they and a recipient's may be 10 MB together.
+    `global_variables` are checked ones (`check_global_variables`). `attachments` are the blast's own, None where they
+    are not known: they and a recipient's may be 10 MB together.
     """
 
     template: Template
@@ -27,7 +28,7 @@ class Rules:
     global_variables: Mapping[str, Any] = field(default_factory=dict)
     region: str = "ID"
     permissive: bool = False
-    attachment_bytes: int = 0
+    attachments: Sequence[Attachment] | None = None
 
 
 def printed_names(rules: Rules) -> list[tuple[int, tuple[str, ...]]]:

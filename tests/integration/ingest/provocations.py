@@ -131,6 +131,14 @@ _recipient(
     "ATTACHMENTS_TOO_LARGE",
     attachments=[{"filename": "a", "contentType": "text/plain", "content": "AAAA" * 3_600_000}],
 )
+
+
+@provokes("MISSING_ATTACHMENT")
+async def _missing_attachment(at: Setting) -> Reply:
+    await at.api.post("/api/templates", template(id="shown", html='<img src="cid:logo">'))
+    return await at.api.blast(person(1), templateId="shown")
+
+
 _head("UNKNOWN_TEMPLATE", templateId="nothing")
 _head("UNKNOWN_CHANNEL", channels=["pigeon"])
 _head("CHANNEL_NOT_SUPPORTED", templateId="newsletter", channels=["whatsapp"])
