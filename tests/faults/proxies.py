@@ -204,7 +204,7 @@ class RedisProxy(Proxy):
 
 
 class MailProxy(Proxy):
-    """Between a sender and its mail server: can hang in DATA or after it, jitter, and watch recipients.
+    """Between a sender and its mail server: breaks off at DATA, hangs in it or after it, jitters, watches recipients.
 
     `lost_answers` counts by recipient how often a message was handed over and its answer did not reach the sender:
     kept back or cut off here, or not given within the sender's own time-out, `patience_s`. A sender waits from when it
@@ -216,6 +216,7 @@ class MailProxy(Proxy):
         self._patience_s = patience_s
         self.stalls: list[tuple[float, float]] = []
         self.hang_in_data = False
+        self.drop_at_data = False
         self.hang_after_data = 0
         self.jitter_s = 0.0
         self.lost_answers: Counter[str] = Counter()
@@ -225,6 +226,7 @@ class MailProxy(Proxy):
         """Stop breaking; connections that hang are reset."""
         super().heal()
         self.hang_in_data, self.hang_after_data, self.jitter_s = False, 0, 0.0
+        self.drop_at_data = False
         for pair in list(self.pairs):
             if pair.answers_held:
                 pair.cut()
@@ -237,6 +239,10 @@ class MailProxy(Proxy):
             return await self._content(pair, data)
         if self.jitter_s:
             await asyncio.sleep(random.uniform(0, self.jitter_s))
+        if self.drop_at_data and b"DATA\r\n" in data.upper():
+            self.broken["dropped at DATA"] += 1
+            pair.cut()
+            return b""
         await self._note_recipients(pair, data)
         pair.in_data = (pair.tail + data).upper().endswith(b"DATA\r\n")
         pair.tail = data[-8:]

@@ -12,6 +12,7 @@
 -- were left, and each recipient ("@" + address) with the reason by which it would be suppressed. An acceptance ends it
 -- (`forgive`). After a resume, what was refused before the pause counts when it is refused again; and so do verdicts on
 -- recipients at once, since somebody has looked at them: a list of dead addresses goes on and ends.
+-- Who looks while the channel is paused, for whatever reason, is told "back": another server may be at it too.
 -- What the run had suppressed, where its refusals came too slowly to be held, is lifted.
 -- Safe to repeat: a recipient is counted once.
 
@@ -21,7 +22,7 @@ local field = '@' .. address
 local paused = redis.call('EXISTS', C .. ':paused') == 1
 local v = redis.call('HMGET', key, 'alike', 'stopped', 'aside', field)
 if v[1] ~= alike then
-  if most == 0 then return 'final' end
+  if most == 0 then return paused and 'back' or 'final' end
   redis.call('DEL', key)
   redis.call('HSET', key, 'alike', alike, 'count', 0, 'at', 0)
   v = {}
@@ -33,6 +34,7 @@ if stopped and aside and alone then
   redis.call('SET', C .. ':paused', ARGV[7])
   aside, paused = nil, true
 end
+if most == 0 and paused then return 'back' end
 if stopped and (aside or paused) then
   redis.call('HSET', key, field, suppression)
   return aside and 'aside' or 'back'
@@ -53,11 +55,11 @@ if count < most then
   return 'hold'
 end
 
-local kept = redis.call('HGETALL', key)
+local kept, now_ms = redis.call('HGETALL', key), math.floor(now_us() / 1000)
 for i = 1, #kept, 2 do
-  local one, reason = string.sub(kept[i], 2), kept[i + 1]
+  local reason = kept[i + 1]
   if string.sub(kept[i], 1, 1) == '@' and reason ~= '' then
-    lift_suppressions(one, math.floor(now_us() / 1000), function(kept_one) return kept_one[3] == reason end)
+    lift_suppressions(string.sub(kept[i], 2), now_ms, function(one) return one[2] == 'bounce' and one[3] == reason end)
   end
 end
 redis.call('HSET', key, 'stopped', 1, 'count', 0)
