@@ -27,6 +27,7 @@ import aiohttp
 import psutil
 from redis import Redis
 
+from services.cli.data_secrets import INTERNAL, REDIS_PASSWORD, SERVER_CONFIG, make_secrets, read_secret
 from services.cli.embedded import find_server, server_command, wait_until_answering
 from shared.jobs import unpack_job
 
@@ -84,7 +85,7 @@ class Run:
     @property
     def redis(self) -> Redis:
         """A connection to the server."""
-        return Redis(port=self.redis_port)
+        return Redis(port=self.redis_port, password=read_secret(self.folder, REDIS_PASSWORD))
 
     @property
     def url(self) -> str:
@@ -95,9 +96,11 @@ class Run:
         """Start a Valkey that syncs every write."""
         (self.folder / "redis").mkdir()
         log = self.folder / "redis.log"
-        command = server_command(find_server(), self.redis_port, self.folder / "redis", log)
+        make_secrets(self.folder)
+        config = self.folder / SERVER_CONFIG
+        command = server_command(find_server(), self.redis_port, self.folder / "redis", config, log)
         self.server = started(command, dict(os.environ))
-        await wait_until_answering(self.redis_port, 60, log)
+        await wait_until_answering(self.redis_port, read_secret(self.folder, REDIS_PASSWORD), 60, log)
 
     def environment(self) -> dict[str, str]:
         """Return the settings that every service of the run shares."""
@@ -105,6 +108,8 @@ class Run:
         return own | {
             "KURIR_PORT": str(self._port),
             "KURIR_REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
+            "KURIR_REDIS_PASSWORD_FILE": str(self.folder / REDIS_PASSWORD),
+            "KURIR_INTERNAL_SECRET_FILE": str(self.folder / INTERNAL),
             "KURIR_DATA_DIR": str(self.folder / "data"),
             "KURIR_TEMPLATES_DIR": str(ROOT / "templates"),
             "KURIR_SMTP_URL": "smtp://127.0.0.1:25",

@@ -33,7 +33,8 @@ from services.logger.writing import EventWriter
 from shared.clock import SystemClock
 from shared.events import EventBatch, Queued, QueuedRecipient
 from shared.queue.event_log import EventEntry
-from tests.servers import RedisServer, free_port
+from shared.web import credentials
+from tests.servers import INTERNAL_SECRET, RedisServer, free_port
 
 _TIMES = 15
 QUERIES = (
@@ -83,6 +84,11 @@ QUERIES = (
 )
 
 
+def asked(port: int, path: str) -> urllib.request.Request:
+    """Return a request to the logger with the services' secret."""
+    return urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=credentials(INTERNAL_SECRET))
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A running logger."""
@@ -92,7 +98,7 @@ class Served:
 
     def get(self, path: str) -> bytes:
         """GET a path; raises where the answer is no 200."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+        with urllib.request.urlopen(asked(self.port, path), timeout=60) as answer:
             read: bytes = answer.read()
             return read
 
@@ -190,8 +196,8 @@ def _export(served: Served, rows: int) -> None:
     """Read rows as NDJSON, a chunk at a time, and watch the logger's memory."""
     before, peak, size, lines = served.memory_mib(), 0.0, 0, 0
     began = time.perf_counter()
-    url = f"http://127.0.0.1:{served.port}/api/logs/messages?format=ndjson"
-    with urllib.request.urlopen(url, timeout=60) as answer:
+    export = asked(served.port, "/api/logs/messages?format=ndjson")
+    with urllib.request.urlopen(export, timeout=60) as answer:
         while lines < rows and (chunk := answer.read(1 << 20)):
             size += len(chunk)
             lines += chunk.count(b"\n")

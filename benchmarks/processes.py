@@ -17,6 +17,7 @@ import orjson
 import psutil
 
 from shared.errors import KurirError
+from tests.servers import INTERNAL_SECRET
 
 STOP_TIMEOUT_S = 20.0
 
@@ -130,5 +131,6 @@ def _peak_mib(process: psutil.Process) -> float:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this environment without settings of whoever runs the benchmarks."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}
+    """Return this environment without settings of whoever runs the benchmarks, and the services' secret."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}
+    return own | {"KURIR_INTERNAL_SECRET": INTERNAL_SECRET}

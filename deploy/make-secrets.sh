@@ -22,6 +22,7 @@ keep redis_password "$(random)"
 keep redis_admin_password "$(random)"
 keep api_keys "default:$(random):send+read+admin"
 keep link_secret "$(random)"
+keep internal_secret "$(random)"
 keep grafana_password "$(random)"
 # what a provider gave you: write it into these before you name them in .env
 keep smtp_url ""

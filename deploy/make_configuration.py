@@ -25,7 +25,7 @@ from services.logger.settings import read_settings as read_logger
 from services.sandbox.settings import read_settings as read_sandbox
 from services.whatsapp_sender.settings import read_settings as read_whatsapp_sender
 from shared.errors import SettingsError
-from shared.settings import EnvReader
+from shared.settings import INTERNAL_SECRET, EnvReader
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "deploy" / "env.example"
@@ -57,6 +57,7 @@ once, and exits with 2. An empty value counts as unset.
 def read_command(env: Mapping[str, str]) -> str:
     """Read what the command `kurir` asks for when it calls the API."""
     EnvReader(env).text("KURIR_URL", DEFAULT_URL)
+    EnvReader(env).text(INTERNAL_SECRET, "")
     return api_key(env)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn
 
 from shared.errors import SettingsError
-from shared.logs import flush_logs, get_logger
+from shared.logs import configure_plain_logging, flush_logs, get_logger
 
 try:
     import uvloop
@@ -71,6 +71,7 @@ def run_service(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) ->
 def _exit_code(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> int:
     log = get_logger()
     _calm_collector()
+    configure_plain_logging()
     try:
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(_until_stopped(main))

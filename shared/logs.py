@@ -41,6 +41,7 @@ _CONSOLE_LINES_PER_S = 50
 _SHIP_BURST = 20.0
 _SHIP_PER_S = 1.0
 _SHIPPED_TEXT = 4096
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,20}://)(\S++)")
 # a run of what an address may be made of: looked for as a whole, since a search for the @ in it would be quadratic
 _RUN = re.compile(r"[^\s<>\"'(),:;=\[\]{}]++")
 _PHONE = re.compile(r"(?<![\w.:-])\+?\d{9,15}(?![\w:-]|\.\w)")
@@ -58,6 +59,23 @@ EventDict = MutableMapping[str, Any]
 def get_logger() -> FilteringBoundLogger:
     """Return a logger; it may be made at import, since it looks at the configuration with its first line."""
     return cast("FilteringBoundLogger", structlog.get_logger())
+
+
+def configure_plain_logging() -> None:
+    """Write lines to stderr until `configure_logging` knows better, tracebacks masked as they are then.
+
+    What structlog does by itself shows the values of local variables with a traceback, and one may be a URL.
+    """
+    _PROCESSORS[:] = [_write_plainly]
+    structlog.configure(processors=_PROCESSORS, logger_factory=structlog.testing.ReturnLoggerFactory())
+
+
+def _write_plainly(_logger: Any, method: str, event: EventDict) -> str:
+    _expand_exception(event)
+    _mask_values(event)
+    pairs = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"event", "exception"})
+    _write_fd(2, f"{method} {event.get('event', '')} {pairs}\n{event.get('exception', '')}".encode("utf-8", "replace"))
+    return ""
 
 
 def configure_logging(
@@ -101,8 +119,16 @@ def flush_logs() -> None:
 
 
 def mask(text: str) -> str:
-    """Replace what looks like an address or a phone number."""
-    return _PHONE.sub("<phone>", _RUN.sub(_without_address, text) if "@" in text else text)
+    """Replace what looks like an address, a phone number or the credentials of a URL."""
+    if "@" in text:
+        text = _RUN.sub(_without_address, _URL.sub(_without_credentials, text))
+    return _PHONE.sub("<phone>", text)
+
+
+def _without_credentials(url: re.Match[str]) -> str:
+    """Hide all of a URL before its last @: a password may have any character in it."""
+    _, at, rest = url[2].rpartition("@")
+    return f"{url[1]}*** at {rest}" if at else url[0]
 
 
 def _without_address(run: re.Match[str]) -> str:

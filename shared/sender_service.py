@@ -15,7 +15,7 @@ from aiohttp import web
 
 from shared.lifecycle import Stop, end_tasks, run_service
 from shared.logs import configure_logging, get_logger
-from shared.queue.connection import connect, without_password
+from shared.queue.connection import connect
 from shared.queue.producer import Producer
 from shared.queue.system_log import SystemLog
 from shared.redis_safety import RedisSafety
@@ -24,7 +24,8 @@ from shared.sending.loop import SendingLoop
 from shared.sending.provider import MessageT, Provider, ServersProvider
 from shared.sending.settings import SendingSettings
 from shared.settings import CommonSettings
-from shared.web import Health, operations_routes, serving
+from shared.urls import without_password
+from shared.web import Health, guard, operations_routes, serving
 
 # the loop's own calls, the doorbell's blocking read, heartbeats, the reaper, snapshots, the system log
 _REDIS_CONNECTIONS = 24
@@ -59,7 +60,8 @@ async def _run(service: str, own: Composed[MessageT], stop: Stop) -> None:
         metrics.watch(own.provider.channel, own.provider.servers)
     loop: SendingLoop[MessageT] = SendingLoop(redis, own.provider, own.sending, metrics, health.report)
     try:
-        async with serving(_build_app(own.provider, metrics, health), own.common.host, own.common.port) as port:
+        app = _build_app(own.provider, metrics, health, own.sending.internal_secret)
+        async with serving(app, own.common.host, own.common.port) as port:
             get_logger().info(
                 "sender_starts",
                 port=port,
@@ -85,14 +87,17 @@ async def _send_until(loop: SendingLoop[MessageT], system_log: SystemLog, safety
         return
 
 
-def _build_app(provider: Provider[MessageT], metrics: SenderMetrics, health: Health) -> web.Application:
-    """Return the sender's HTTP: `/health`, `/metrics`, and `/status`, which really connects and authenticates."""
+def _build_app(provider: Provider[MessageT], metrics: SenderMetrics, health: Health, secret: str) -> web.Application:
+    """Return the sender's HTTP: `/health`, `/metrics`, and `/status`, which really connects and authenticates.
+
+    The last is for those who know the secret alone: each call is a log-in at the provider.
+    """
 
     async def show_status(_request: web.Request) -> web.Response:
         status = await provider.status()
         body = {"reachable": status.reachable, "authenticated": status.authenticated, **status.detail}
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 
-    app = web.Application()
+    app = web.Application(middlewares=[guard(secret)])
     app.add_routes([*operations_routes(health, metrics.exposition), web.get("/status", show_status)])
     return app

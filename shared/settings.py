@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode
 
 from shared.errors import SettingsError
 from shared.foreign_text import decoded, valid
+from shared.urls import http_url, split_url
 
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
@@ -24,6 +25,8 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _NumberT = TypeVar("_NumberT", int, float)
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+INTERNAL_SECRET = "KURIR_INTERNAL_SECRET"  # noqa: S105 - the name of the variable, not its value
+_SHORTEST_SECRET = 16
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -249,9 +252,10 @@ def read_redis_url(env: EnvReader) -> str:
     url = env.text("KURIR_REDIS_URL", "redis://127.0.0.1:6379/0")
     password = env.text("KURIR_REDIS_PASSWORD", "")
     ca_file = env.path("KURIR_REDIS_CA_FILE", "")
-    parts = urlsplit(url)
-    if parts.scheme not in _REDIS_SCHEMES:
-        env.problem(f"KURIR_REDIS_URL must begin with {', '.join(f'{scheme}://' for scheme in _REDIS_SCHEMES)}")
+    try:
+        parts = split_redis_url(url)
+    except ValueError as error:
+        env.problem(f"KURIR_REDIS_URL: {error}")
         return url
     if password and parts.password is None and parts.scheme != "unix":
         hosts = parts.netloc.rpartition("@")[2]
@@ -264,6 +268,33 @@ def read_redis_url(env: EnvReader) -> str:
         query = urlencode({"ssl_ca_certs": ca_file})
         parts = parts._replace(query=f"{parts.query}&{query}" if parts.query else query)
     return parts.geturl()
+
+
+def split_redis_url(url: str) -> SplitResult:
+    """Take the URL of a Redis or of its Sentinels apart; raises ValueError that does not quote it."""
+    schemes = ", ".join(f"{one}://" for one in _REDIS_SCHEMES)
+    return split_url(url, _REDIS_SCHEMES, f"[user:password@]host[:port][/db] and must begin with {schemes}")
+
+
+def read_http_url(env: EnvReader, name: str, default: str | None = None) -> str:
+    """Return an http URL without a slash at its end; a problem does not quote it, since it may hold a password."""
+    url = env.text(name, default)
+    if not url:
+        return url
+    try:
+        return http_url(url)
+    except ValueError as error:
+        env.problem(f"{name}: {error}")
+        return url
+
+
+def read_internal_secret(env: EnvReader) -> str:
+    """Return what the services know each other by, and seal sensitive values with."""
+    secret = env.text(INTERNAL_SECRET, "")
+    if len(secret) < _SHORTEST_SECRET:
+        problem = f"is shorter than {_SHORTEST_SECRET} characters" if secret else "is required"
+        env.problem(f"{INTERNAL_SECRET} {problem}: give every service the same random text, or {INTERNAL_SECRET}_FILE")
+    return secret
 
 
 def _time_scale(env: EnvReader) -> float:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Callable
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from aiohttp.web_protocol import RequestHandler
 
 from shared.errors import SettingsError
 
 _SHUTDOWN_TIMEOUT_S = 5.0
 _IDLE_S = 75.0
+_OPEN = frozenset({"/health", "/metrics"})
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _BAD_ADDRESS = {
     errno.EADDRINUSE: "port {port} on {host} is already in use",
     errno.EACCES: "port {port} on {host} may not be opened by this user",
@@ -37,6 +41,14 @@ class HttpOptions:
     idle_s: float = _IDLE_S
     refuse: Refuse | None = None
     inflate: bool = True
+
+
+_STRANGER: Mapping[str, object] = {
+    "success": False,
+    "code": "UNAUTHORIZED",
+    "message": "only services and commands that have this system's KURIR_INTERNAL_SECRET are served",
+    "errors": [],
+}
 
 
 class Health:
@@ -92,6 +104,25 @@ def operations_routes(health: Health, metrics: Callable[[], tuple[bytes, str]]) 
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     return [web.get("/health", show_health), web.get("/metrics", show_metrics)]
+
+
+def credentials(secret: str) -> dict[str, str]:
+    """Return the header by which one service knows another (KURIR_INTERNAL_SECRET)."""
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def guard(secret: str) -> Middleware:
+    """Return a middleware that serves those who know the secret; `/health` and `/metrics` are open to all."""
+    expected = credentials(secret)["Authorization"].encode()
+
+    @web.middleware
+    async def check(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if request.path in _OPEN or hmac.compare_digest(given, expected):
+            return await handler(request)
+        return web.json_response(_STRANGER, status=401, headers={"WWW-Authenticate": 'Bearer realm="kurir internal"'})
+
+    return check
 
 
 @asynccontextmanager

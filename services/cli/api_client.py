@@ -13,9 +13,12 @@ import aiohttp
 import orjson
 import typer
 
+from services.cli.data_secrets import internal_secret
 from shared.errors import KurirError, SettingsError
 from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS
+from shared.logs import mask
 from shared.settings import EnvReader
+from shared.urls import without_password
 
 EXIT_UNREACHABLE = 3
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=120.0)
@@ -26,6 +29,7 @@ Answer = dict[str, Any]
 
 Url = Annotated[str, typer.Option("--url", envvar="KURIR_URL", help="Where the API is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's own answer.")]
+DataDir = Annotated[Path, typer.Option(help="The data folder of `kurir up`, where its secrets are.")]
 DEFAULT_URL = "http://127.0.0.1:3000"
 
 
@@ -62,11 +66,12 @@ class ApiClient:
                 raw = await response.read()
                 status = response.status
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnreachableError(f"nothing answers at {self.url} ({type(error).__name__}: {error})") from error
+            raise _unreachable(self.url, error) from error
         try:
             answer: Answer = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
-            raise UnreachableError(f"what answers at {self.url} is not the API (HTTP {status})") from error
+            shown = without_password(self.url)
+            raise UnreachableError(f"what answers at {shown} is not the API (HTTP {status})") from error
         if status >= 400:
             raise RefusedError(status, answer)
         return answer
@@ -90,7 +95,14 @@ class ApiClient:
                 async for chunk in response.content.iter_any():
                     yield chunk
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnreachableError(f"nothing answers at {self.url} ({type(error).__name__}: {error})") from error
+            raise _unreachable(self.url, error) from error
+
+
+def _unreachable(url: str, error: Exception) -> UnreachableError:
+    """Say that nothing answers; a URL that is none is not quoted, since it may hold a password."""
+    if isinstance(error, aiohttp.InvalidURL):
+        return UnreachableError("the URL must be http(s)://host[:port]")
+    return UnreachableError(f"nothing answers at {without_password(url)} ({type(error).__name__}: {mask(str(error))})")
 
 
 def given(values: Mapping[str, object]) -> dict[str, str]:
@@ -112,10 +124,25 @@ def call_api(context: typer.Context, url: str, action: Callable[[ApiClient], Awa
     Ends the command with a line on stderr where it cannot: exit code 1 if the API refused, 2 if a setting is wrong,
     3 if nothing answers.
     """
+    return _call(context, url, lambda: api_key(context.obj), action)
+
+
+def call_logger(
+    context: typer.Context, url: str, data_dir: Path, action: Callable[[ApiClient], Awaitable[ResultT]]
+) -> ResultT:
+    """Run an action against the logger, with the secret of the environment or the data folder; ends as `call_api`."""
+    return _call(context, url, lambda: internal_secret(context.obj, data_dir), action)
+
+
+def _call(
+    context: typer.Context,
+    url: str,
+    read_key: Callable[[], str],
+    action: Callable[[ApiClient], Awaitable[ResultT]],
+) -> ResultT:
     name = context.info_name or "kurir"
     try:
-        key = api_key(context.obj)
-        return asyncio.run(_with_client(url.rstrip("/"), key, action))
+        return asyncio.run(_with_client(url.rstrip("/"), read_key(), action))
     except SettingsError as error:
         _complain(name, error.problems)
         raise typer.Exit(EXIT_SETTINGS) from None

@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import aiohttp
 import typer
 
-from services.cli.api_client import EXIT_UNREACHABLE, ApiClient, AsJson, UnreachableError, print_json
+from services.cli.api_client import (
+    EXIT_UNREACHABLE,
+    ApiClient,
+    AsJson,
+    DataDir,
+    RefusedError,
+    UnreachableError,
+    print_json,
+)
+from services.cli.data_secrets import REDIS_PASSWORD, internal_secret, read_secret
 from services.cli.plan import LOGGER_OFFSET, SERVER_OFFSET, UpOptions, with_redis
 from services.cli.terminal import stdout, table
 from shared.channels import CHANNELS
@@ -21,6 +31,7 @@ from shared.queue.batches import boot_name
 from shared.queue.connection import check_server, connect
 from shared.queue.doctor import Doctor, Finding, OpenJob
 from shared.queue.safety import Safety, SafetyCheck
+from shared.web import credentials
 
 _console = stdout()
 _PAGE = 1000
@@ -35,18 +46,19 @@ def doctor(
     older_than: Annotated[
         int, typer.Option(min=0, help="Seconds without news after which an open job is looked for.")
     ] = 60,
+    data_dir: DataDir = Path("data"),
     as_json: AsJson = False,
 ) -> None:
     """Examine the queue beside the running system. Exit code 1 if something is wrong and was not mended."""
+    options = UpOptions(port=port, data_dir=data_dir, redis_url=redis_url)
+    logger_url = url.rstrip("/") or f"http://127.0.0.1:{port + LOGGER_OFFSET}"
     try:
-        options = with_redis(UpOptions(port=port, redis_url=redis_url), context.obj)
+        redis = with_redis(options, context.obj).redis_url or _embedded_url(options)
+        visit = Visit(redis, logger_url, internal_secret(context.obj, data_dir), older_than, repair)
+        report = asyncio.run(examine(visit))
     except SettingsError as error:
         _complain(*error.problems)
         raise typer.Exit(EXIT_SETTINGS) from None
-    logger_url = url.rstrip("/") or f"http://127.0.0.1:{port + LOGGER_OFFSET}"
-    visit = Visit(options.redis_url or f"redis://127.0.0.1:{port + SERVER_OFFSET}/0", logger_url, older_than, repair)
-    try:
-        report = asyncio.run(examine(visit))
     except KurirError as error:
         _complain(str(error))
         raise typer.Exit(EXIT_UNREACHABLE) from None
@@ -63,6 +75,7 @@ class Visit:
 
     redis_url: str
     logger_url: str
+    secret: str = field(repr=False)
     older_than_s: int
     repair: bool
 
@@ -105,10 +118,13 @@ async def examine(visit: Visit) -> Report:
         for one in doctors:
             findings += await one.examine()
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
+            timeout = aiohttp.ClientTimeout(total=60)
+            async with aiohttp.ClientSession(timeout=timeout, headers=credentials(visit.secret)) as http:
                 open_jobs = LoggersOpenJobs(ApiClient(http, visit.logger_url), visit.older_than_s)
                 for one in doctors:
                     findings += await one.find_lost(open_jobs)
+        except RefusedError as error:
+            return Report(findings, f"the logger refuses: {error}; --data-dir says where its secret is")
         except UnreachableError as error:
             return Report(findings, str(error))
     finally:
@@ -125,6 +141,12 @@ def examine_safety(safety: Safety) -> list[Finding]:
             Finding("redis", "settings that cannot be checked", len(safety.unchecked), False, words, wrong=False)
         )
     return found
+
+
+def _embedded_url(options: UpOptions) -> str:
+    """Return where the server of `kurir up` is, with the password that lies in its data folder."""
+    password = read_secret(options.data_dir, REDIS_PASSWORD)
+    return f"redis://{f':{password}@' if password else ''}127.0.0.1:{options.port + SERVER_OFFSET}/0"
 
 
 def _print(report: Report, *, as_json: bool) -> None:

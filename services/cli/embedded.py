@@ -82,21 +82,24 @@ def read_version(binary: Path) -> ServerBinary | None:
     return ServerBinary(binary, match[1].lower(), (int(match[2]), int(match[3]), int(match[4])))
 
 
-def server_command(server: ServerBinary, port: int, folder: Path, log_file: Path) -> list[str]:
-    """Return the command line that runs the server in the foreground with its data in `folder`."""
+def server_command(server: ServerBinary, port: int, folder: Path, config: Path, log_file: Path) -> list[str]:
+    """Return the command line that runs the server in the foreground with its data in `folder`.
+
+    `config` holds its password, which must not stand on the command line.
+    """
     return [
-        str(server.path),
+        *(str(server.path), str(config.resolve())),
         *("--port", str(port), "--bind", "127.0.0.1", "--protected-mode", "yes", "--daemonize", "no"),
         *("--dir", str(folder.resolve()), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
         *("--maxmemory-policy", "noeviction", "--logfile", str(log_file.resolve())),
     ]
 
 
-async def wait_until_answering(port: int, timeout_s: float, log_file: Path) -> None:
+async def wait_until_answering(port: int, password: str, timeout_s: float, log_file: Path) -> None:
     """Wait until the server answers PING (its data is loaded); raises SettingsError when time is up."""
     try:
         async with asyncio.timeout(timeout_s):
-            while await _ping(port) != b"+PONG\r\n":  # noqa: ASYNC110 - another process has no event to wait on
+            while await _ping(port, password) != b"+PONG\r\n":  # noqa: ASYNC110 - another process has no event to wait on
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise SettingsError(
@@ -104,13 +107,14 @@ async def wait_until_answering(port: int, timeout_s: float, log_file: Path) -> N
         ) from None
 
 
-async def _ping(port: int) -> bytes:
+async def _ping(port: int, password: str) -> bytes:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
         return b""
     try:
-        writer.write(b"PING\r\n")
+        writer.write(b"AUTH %b\r\nPING\r\n" % password.encode())
+        await reader.readline()
         return await reader.readline()
     except OSError:
         return b""

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from services.cli.data_secrets import INTERNAL, LINKS, REDIS_PASSWORD, SERVER_CONFIG
 from services.cli.embedded import ServerBinary, server_command
 from services.cli.supervisor import ChildSpec
 from shared.channels import CHANNELS, Channel
 from shared.errors import SettingsError
-from shared.settings import EnvReader, read_redis_url
+from shared.settings import INTERNAL_SECRET, EnvReader, read_redis_url
 
 LOGGER_OFFSET = 30
 SERVER_OFFSET = 79
@@ -67,6 +68,11 @@ class Plan:
     def redis_url(self) -> str:
         """Where the queue is."""
         return self.options.redis_url or f"redis://{_LOOPBACK}:{self.options.port + SERVER_OFFSET}/0"
+
+    @property
+    def server_port(self) -> int:
+        """The embedded server's port."""
+        return self.options.port + SERVER_OFFSET
 
     @property
     def health_urls(self) -> dict[str, str]:
@@ -160,8 +166,11 @@ def _shared_env(options: UpOptions, env: Mapping[str, str], data_dir: Path, log_
     for channel in CHANNELS.values():
         port = options.port + channel.port_offset
         found[f"KURIR_{channel.service.upper()}_URL"] = f"http://{_LOOPBACK}:{port}"
-    if not env.get("KURIR_SECRET") and not env.get("KURIR_SECRET_FILE"):
-        found["KURIR_SECRET_FILE"] = str(data_dir / "secret")
+    if options.redis_url is None:
+        found["KURIR_REDIS_PASSWORD_FILE"] = str(data_dir / REDIS_PASSWORD)
+    for name, file in (("KURIR_SECRET", LINKS), (INTERNAL_SECRET, INTERNAL)):
+        if not env.get(name) and not env.get(f"{name}_FILE"):
+            found[f"{name}_FILE"] = str(data_dir / file)
     if not env.get("KURIR_TEMPLATES_DIR"):
         found["KURIR_TEMPLATES_DIR"] = str(find_shipped("templates"))
     return found
@@ -203,7 +212,7 @@ def _server_spec(
     options: UpOptions, server: ServerBinary, data_dir: Path, log_dir: Path, env: Mapping[str, str]
 ) -> ChildSpec:
     port = options.port + SERVER_OFFSET
-    command = server_command(server, port, data_dir / "redis", log_dir / "redis.log")
+    command = server_command(server, port, data_dir / "redis", data_dir / SERVER_CONFIG, log_dir / "redis.log")
     return ChildSpec("redis", command, env, _STAGE_DATA)
 
 

@@ -22,7 +22,7 @@ def claimed_folder(folder: Path, description: str) -> Iterator[None]:
     The kernel lets the claim go with the process, however it ends. `description` is shown to whoever comes second.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise SettingsError([f"cannot write the data folder {folder}: {error.strerror}"]) from error

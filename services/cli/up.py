@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from services.cli.data_secrets import REDIS_PASSWORD, make_secrets, read_secret
 from services.cli.embedded import find_server, wait_until_answering
 from services.cli.plan import Plan, UpOptions, make_plan, with_redis
 from services.cli.preflight import check_ports, claimed_folder
 from services.cli.supervisor import Announce, Supervisor
 from shared.errors import QueueUnavailableError, SettingsError
 from shared.lifecycle import Stop
-from shared.queue.connection import UnsupportedServerError, check_server, connect, without_password
+from shared.queue.connection import UnsupportedServerError, check_server, connect
 from shared.queue.safety import SafetyCheck
+from shared.urls import without_password
 
 _SERVER_TIMEOUT_S = 120.0  # a large append-only file takes its time to load
 _SAY_WHY_AFTER_S = 10.0
@@ -63,20 +63,12 @@ async def running_system(plan: Plan, stop: Stop, announce: Announce) -> AsyncIte
 
 
 def _prepare_folders(plan: Plan) -> None:
-    secret = plan.data_dir / "secret"
     try:
         for folder in (plan.data_dir / "redis", plan.log_dir):
             folder.mkdir(parents=True, exist_ok=True)
-        if not secret.exists():
-            _write_secret(secret)
+        make_secrets(plan.data_dir)
     except OSError as error:
         raise SettingsError([f"cannot write {error.filename}: {error.strerror}"]) from error
-
-
-def _write_secret(path: Path) -> None:
-    """Make the key that signs unsubscribe links; they must stay valid over restarts, so it is kept."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:  # noqa: PTH123 - Path.open takes no mode bits
-        file.write(secrets.token_urlsafe(32) + "\n")
 
 
 async def _start_server(plan: Plan, supervisor: Supervisor, announce: Announce) -> None:
@@ -84,16 +76,13 @@ async def _start_server(plan: Plan, supervisor: Supervisor, announce: Announce) 
         await _check_external(plan.redis_url, announce)
         return
     await supervisor.start(plan.server)
-    port = int(plan.redis_url.rpartition(":")[2].partition("/")[0])
-    await wait_until_answering(port, _SERVER_TIMEOUT_S, plan.log_dir / "redis.log")
+    password = read_secret(plan.data_dir, REDIS_PASSWORD)
+    await wait_until_answering(plan.server_port, password, _SERVER_TIMEOUT_S, plan.log_dir / "redis.log")
 
 
 async def _check_external(url: str, announce: Announce) -> None:
     """Refuse a server that is too old; one that is away is waited for by the services."""
-    try:
-        redis = connect(url, max_connections=1)
-    except ValueError as error:
-        raise SettingsError([f"--redis-url: {error}"]) from error
+    redis = connect(url, max_connections=1)
     try:
         await check_server(redis)
         safety = await SafetyCheck(redis).look()
@@ -148,6 +137,8 @@ async def _first(stop: Stop, supervisor: Supervisor) -> None:
 
 def _welcome(plan: Plan) -> list[str]:
     lines = [f"Kurir is ready: {plan.url}/docs  (data in {plan.data_dir}, Ctrl-C stops it)"]
+    if plan.data_dir.stat().st_mode & 0o077:
+        lines.append(f"other users of this machine may look into {plan.data_dir}: chmod 700 closes it to them")
     if plan.sandboxed:
         sandbox = plan.url.replace(f":{plan.options.port}", f":{plan.options.port + 90}")
         lines.append(

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from email.headerregistry import Address
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote
 
 from services.email_sender.addresses import AddressError, parse_mailbox
 from services.email_sender.dkim_keys import read_keys
@@ -21,12 +21,14 @@ from shared.channels import EMAIL
 from shared.hosts import public_url_problem
 from shared.sending.breaker import BreakerPolicy
 from shared.sending.settings import SendingSettings, read_sending_settings
-from shared.settings import CommonSettings, EnvReader, Rate, read_common
+from shared.settings import CommonSettings, EnvReader, Rate, read_common, read_http_url
+from shared.urls import ENCODE_HINT, split_url
 
 DEFAULT_PORT = 3010
 STUCK_MARGIN_S = 60.0
 TLS_MODES = ("required", "if-offered", "off")
 _PORTS = {"smtp": 25, "smtps": 465}
+_FORM = "smtp://[user:password@]host[:port][?option=value] or smtps://…"
 _OPTIONS = ("tls", "weight", "rate", "concurrency", "max_messages", "auth", "oauth")
 
 
@@ -200,29 +202,25 @@ def _servers(reader: EnvReader) -> tuple[ServerSettings, ...]:
 
 def parse_server(url: str, max_messages: int = 100) -> ServerSettings:
     """Read a server's URL; raises ValueError with a message that does not repeat it."""
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError("a server is smtp://[user:password@]host[:port] or smtps://…")
+    parts = split_url(url, tuple(_PORTS), _FORM)
+    if not parts.hostname:
+        raise ValueError(f"it must be {_FORM}")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
-        raise ValueError(f"{', '.join(unknown)}: the options are {', '.join(_OPTIONS)}")
+        raise ValueError(f"there is an unknown option: the options are {', '.join(_OPTIONS)}; {ENCODE_HINT}")
     if parts.path not in {"", "/"}:
         raise ValueError("nothing may follow the port but options (?…)")
     username, password = unquote(parts.username or ""), unquote(parts.password or "")
     xoauth2 = _xoauth2(options, username, password)
-    try:
-        port = parts.port or _PORTS[parts.scheme]
-    except ValueError:
-        raise ValueError("the port is a number up to 65535") from None
     return ServerSettings(
         host=parts.hostname,
-        port=port,
+        port=parts.port or _PORTS[parts.scheme],
         tls=_tls(parts, options, has_credentials=bool(username)),
         username=username,
         password=password,
         weight=_count(options, "weight", 1, 1),
-        rate=Rate.parse(options.get("rate", "off")),
+        rate=_rate(options),
         concurrency=_count(options, "concurrency", 0, 0),
         max_messages=_count(options, "max_messages", max_messages, 0),
         xoauth2=xoauth2,
@@ -239,11 +237,11 @@ def _xoauth2(options: Mapping[str, str], username: str, password: str) -> str | 
             raise ValueError("oauth needs auth=xoauth2")
         return None
     if options["auth"] != "xoauth2":
-        raise ValueError(f"auth: {options['auth']!r} is neither password nor xoauth2")
+        raise ValueError("the option auth is neither password nor xoauth2")
     if not username or password:
         raise ValueError("auth=xoauth2 takes a user name (the mailbox) and no password")
     if name and not is_oauth_name(name):
-        raise ValueError(f"oauth: {name!r} is not a name of lower-case letters, digits and underscores")
+        raise ValueError("the option oauth is not a name of lower-case letters, digits and underscores")
     return name
 
 
@@ -254,22 +252,31 @@ def _tls(parts: SplitResult, options: Mapping[str, str], *, has_credentials: boo
         return "implicit"
     mode = options.get("tls", "required" if has_credentials else "if-offered")
     if mode not in TLS_MODES:
-        raise ValueError(f"tls: {mode!r} is none of {', '.join(TLS_MODES)}")
+        raise ValueError(f"the option tls is not one of {', '.join(TLS_MODES)}")
     return mode
 
 
 def _count(options: Mapping[str, str], name: str, default: int, least: int) -> int:
     text = options.get(name, str(default))
     if not text.isdecimal() or not text.isascii() or int(text) < least:
-        raise ValueError(f"{name}: {text!r} is not a whole number from {least}")
+        raise ValueError(f"the option {name} is not a whole number from {least}")
     return int(text)
+
+
+def _rate(options: Mapping[str, str]) -> Rate | None:
+    try:
+        return Rate.parse(options.get("rate", "off"))
+    except ValueError:
+        raise ValueError("the option rate is not a rate such as 10/1s, 1000/1m or off") from None
 
 
 def _mail(reader: EnvReader) -> MailSettings:
     sender = _sender(reader)
     public_url = reader.text("KURIR_PUBLIC_URL").rstrip("/")
-    if public_url and (urlsplit(public_url).scheme not in {"http", "https"} or not _fit_for_header(public_url)):
-        reader.problem(f"KURIR_PUBLIC_URL: {public_url!r} is not an http URL in ASCII")
+    if public_url:
+        read_http_url(reader, "KURIR_PUBLIC_URL")
+        if not _fit_for_header(public_url):
+            reader.problem("KURIR_PUBLIC_URL may have no space, comma, bracket or letter outside ASCII")
     unsubscribe_to = reader.text("KURIR_UNSUBSCRIBE_EMAIL", "")
     if unsubscribe_to and (not _fit_for_header(unsubscribe_to) or "@" not in unsubscribe_to):
         reader.problem(f"KURIR_UNSUBSCRIBE_EMAIL: {unsubscribe_to!r} is not an address in ASCII")

@@ -20,7 +20,7 @@ from services.ingest.keys import Keyring
 from services.ingest.malformed import malformed_response
 from services.ingest.metrics import IngestMetrics
 from services.ingest.operations import OPERATIONS
-from services.ingest.peers import Peer, open_session
+from services.ingest.peers import Line, Peer, open_session
 from services.ingest.request_log import RequestLog
 from services.ingest.room import Room
 from services.ingest.settings import IngestSettings, read_settings
@@ -38,11 +38,12 @@ from shared.lifecycle import Stop, run_service
 from shared.logs import configure_logging, get_logger
 from shared.queue.batches import boot_name
 from shared.queue.blasts import BlastStore
-from shared.queue.connection import connect, without_password
+from shared.queue.connection import connect
 from shared.queue.control import Control
 from shared.queue.producer import BacklogLimits, Producer
 from shared.queue.suppressions import Suppressions
 from shared.redis_safety import RedisSafety
+from shared.urls import without_password
 from shared.web import Health, HttpOptions, serving
 
 _CONNECTIONS = 32
@@ -98,6 +99,7 @@ class _Parts:
 
 def _gateway(parts: _Parts, safety: RedisSafety) -> Gateway:
     settings, clock, metrics = parts.settings, SystemClock(), IngestMetrics()
+    line = Line(parts.session, settings.internal_secret)
     metrics.registry.register(safety)
     return Gateway(
         settings=settings,
@@ -107,8 +109,8 @@ def _gateway(parts: _Parts, safety: RedisSafety) -> Gateway:
         spool_folder=parts.spool_folder,
         queue=parts.queue,
         records=parts.records,
-        logger=Peer(parts.session, settings.logger_url, "LOGGER_UNAVAILABLE"),
-        senders={name: Peer(parts.session, url, "SENDER_UNAVAILABLE") for name, url in settings.sender_urls.items()},
+        logger=Peer(line, settings.logger_url, "LOGGER_UNAVAILABLE"),
+        senders={name: Peer(line, url, "SENDER_UNAVAILABLE") for name, url in settings.sender_urls.items()},
         request_log=parts.request_log,
         views=BlastViews(parts.queue.control, clock),
         metrics=metrics,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -11,31 +12,43 @@ from aiohttp import web
 from yarl import URL
 
 from services.ingest.problems import ApiError
+from shared.logs import get_logger
+from shared.web import credentials
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=30.0)
 _PASSED_ON = ("Content-Type", "Content-Disposition", "Retry-After", "ETag", "Last-Modified")
 _CHUNK = 65536
 
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How all peers are spoken to: the HTTP client that they share, and the secret that they know ingest by."""
+
+    session: aiohttp.ClientSession
+    secret: str
+
 
 class Peer:
     """One service; `code` is the error that a client gets while it cannot be reached."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, code: str) -> None:
-        self._session = session
+    def __init__(self, line: Line, url: str, code: str) -> None:
+        self._session = line.session
+        self._credentials = credentials(line.secret)
         self._url = url
         self._code = code
 
     async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """Call it and return the status and the JSON object of its answer; 5xx and silence raise ApiError."""
         data = orjson.dumps(body) if body is not None else None
-        headers = {"Content-Type": "application/json"} if data is not None else {}
+        headers = self._credentials | ({"Content-Type": "application/json"} if data is not None else {})
         try:
             async with self._session.request(method, self._url + path, data=data, headers=headers) as response:
                 status, raw = response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(self._code, headers={"Retry-After": "2"}) from error
-        if status >= 500:
-            raise ApiError(self._code, f"it answered {status}", headers={"Retry-After": "2"})
+        self._check(status)
         try:
             value = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
@@ -46,15 +59,21 @@ class Peer:
         """Pass a GET on with its query and stream the answer back, of any length."""
         url = f"{self._url}{path}" + (f"?{request.rel_url.raw_query_string}" if request.query_string else "")
         try:
-            upstream = await self._session.get(URL(url, encoded=True))
+            upstream = await self._session.get(URL(url, encoded=True), headers=self._credentials)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(self._code, headers={"Retry-After": "2"}) from error
         async with upstream:
-            if upstream.status >= 500:
-                raise ApiError(self._code, f"it answered {upstream.status}", headers={"Retry-After": "2"})
+            self._check(upstream.status)
             headers = {name: upstream.headers[name] for name in _PASSED_ON if name in upstream.headers}
             response = web.StreamResponse(status=upstream.status, headers=headers)
             return await self._stream(upstream, response, request)
+
+    def _check(self, status: int) -> None:
+        """Raise ApiError for an answer that is of no use to the client."""
+        if status == 401:
+            log.error("a service refuses ingest: KURIR_INTERNAL_SECRET is not the same in both", url=self._url)
+        if status == 401 or status >= 500:
+            raise ApiError(self._code, f"it answered {status}", headers={"Retry-After": "2"})
 
     async def _stream(
         self, upstream: aiohttp.ClientResponse, response: web.StreamResponse, request: web.Request

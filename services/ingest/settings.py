@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
 
 from services.ingest.keys import ApiKey, parse_key
 from shared.addresses import ascii_domain
 from shared.channels import CHANNELS, EMAIL, Channel
 from shared.hosts import public_url_problem
-from shared.settings import CommonSettings, EnvReader, Rate, read_common, read_region
+from shared.settings import (
+    CommonSettings,
+    EnvReader,
+    Rate,
+    read_common,
+    read_http_url,
+    read_internal_secret,
+    read_region,
+)
 
 DEFAULT_PORT = 3000
 _MEGABYTE = 1024 * 1024
@@ -70,6 +77,7 @@ class IngestSettings:
     configured_channels: frozenset[str]
     sender_urls: Mapping[str, str]
     logger_url: str
+    internal_secret: str = field(repr=False)
     default_region: str
     bulk_from: int
     max_backlog: int
@@ -90,7 +98,8 @@ def read_settings(env: Mapping[str, str]) -> IngestSettings:
         rate_limit=reader.rate("KURIR_RATE_LIMIT", "1000/1m"),
         configured_channels=frozenset(name for name, channel in CHANNELS.items() if channel.is_configured(env)),
         sender_urls={name: _sender_url(reader, channel) for name, channel in CHANNELS.items()},
-        logger_url=_url(reader, "KURIR_LOGGER_URL", "http://127.0.0.1:3030"),
+        logger_url=read_http_url(reader, "KURIR_LOGGER_URL", "http://127.0.0.1:3030"),
+        internal_secret=read_internal_secret(reader),
         default_region=read_region(reader),
         bulk_from=reader.integer("KURIR_BULK_FROM", 1000, minimum=1),
         max_backlog=reader.integer("KURIR_MAX_BACKLOG", 1_000_000, minimum=1),
@@ -117,7 +126,7 @@ def _mail(reader: EnvReader) -> MailSettings:
     return MailSettings(
         from_address=sender,
         domains=frozenset(map(ascii_domain, domains)),
-        public_url=reader.text("KURIR_PUBLIC_URL", "").rstrip("/"),
+        public_url=read_http_url(reader, "KURIR_PUBLIC_URL", ""),
         secret=reader.text("KURIR_SECRET", ""),
         sandboxed=EMAIL.name in reader.items("KURIR_SANDBOXED"),
     )
@@ -149,11 +158,4 @@ def _networks(reader: EnvReader) -> tuple[Network, ...]:
 
 def _sender_url(reader: EnvReader, channel: Channel) -> str:
     name = f"KURIR_{channel.service.upper()}_URL"
-    return _url(reader, name, f"http://127.0.0.1:{DEFAULT_PORT + channel.port_offset}")
-
-
-def _url(reader: EnvReader, name: str, default: str) -> str:
-    url = reader.text(name, default).rstrip("/")
-    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).netloc:
-        reader.problem(f"{name}: {url!r} is not an http URL")
-    return url
+    return read_http_url(reader, name, f"http://127.0.0.1:{DEFAULT_PORT + channel.port_offset}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from services.logger import blast_views, filters, open_jobs, queries
-from services.logger.backup import BackupError, write_backup
+from services.logger.backup import BackupError, BackupRefusedError, place_of, write_backup
 from services.logger.blast_rows import read_snapshot
 from services.logger.blast_views import Pace
 from services.logger.counting import count_messages
@@ -36,7 +36,7 @@ from shared.channels import CHANNELS
 from shared.clock import Clock
 from shared.errors import KurirError
 from shared.logs import get_logger
-from shared.web import Health, operations_routes
+from shared.web import Health, guard, operations_routes
 
 log = get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -48,8 +48,18 @@ _ERRORS: dict[type[KurirError], tuple[int, str]] = {
     NotRetryableError: (409, "JOB_NOT_RETRYABLE"),
     QueryTooSlowError: (503, "QUERY_TOO_SLOW"),
     BackupError: (409, "BACKUP_FAILED"),
+    BackupRefusedError: (403, "BACKUP_REFUSED"),
     StorageError: (503, "DATABASE_UNAVAILABLE"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask and what for: the services' secret, whether loopback alone is served, where backups may go."""
+
+    secret: str
+    backup_places: Sequence[Path]
+    loopback: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +71,17 @@ class Logger:
     outbox: Outbox
     pace: Pace
     clock: Clock
-    loopback: bool = True
+    access: Access
     region: str = "ID"
 
 
 def build_app(logger: Logger, health: Health, metrics: Callable[[], tuple[bytes, str]]) -> web.Application:
-    """Build the application; one that listens on loopback alone answers to loopback's names alone.
+    """Build the application; it serves those who know the secret, and on loopback under loopback's names alone.
 
     A page in a browser on this machine could else reach it under a name of its own (DNS rebinding).
     """
-    app = web.Application(middlewares=[_errors, _own_names] if logger.loopback else [_errors])
+    names = [_own_names] if logger.access.loopback else []
+    app = web.Application(middlewares=[_errors, *names, guard(logger.access.secret)])
     app.router.add_routes(operations_routes(health, metrics))
     logs = LogRoutes(logger)
     internal = InternalRoutes(logger)
@@ -221,7 +232,7 @@ class InternalRoutes:
 
     async def backup(self, request: web.Request) -> web.StreamResponse:
         """Answer `POST /internal/backup`: a copy of the database on this machine."""
-        path = Path(str((await _body(request)).get("path") or ""))
+        path = place_of(str((await _body(request)).get("path") or ""), self._logger.access.backup_places)
         abandoned = threading.Event()
         try:
             size = await asyncio.to_thread(write_backup, self._store.path, path, abandoned.is_set)

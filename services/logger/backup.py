@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from shared.errors import KurirError
 
 _PAGES_A_STEP = 1024
 _REST_S = 0.002
+# what else lies in a data folder
+_IN_USE = frozenset({"redis", "redis.conf", "spool", "secret", "internal_secret", "redis_password", "kurir.lock"})
+_DATABASE_FILES = ("logs.db-", "logs.db.")
 _HEADER = b"SQLite format 3\x00"
 
 
@@ -23,8 +26,36 @@ class BackupError(KurirError):
     """The copy could not be made; the message says why."""
 
 
+class BackupRefusedError(BackupError):
+    """The copy may not go there; the message says where it may."""
+
+
 class _AbandonedError(KurirError):
     """Nobody waits for the copy any more."""
+
+
+def place_of(path: str, places: Sequence[Path]) -> Path:
+    """Return where a backup goes: a bare file name into the first of the places, else a path within any of them.
+
+    The folder's real path counts: neither `..` nor a link leads out. The file itself may not be a link, and not one of
+    the files or folders that the system works with. Raises BackupRefusedError.
+    """
+    wanted = Path(path)
+    if not path or "\0" in path or wanted.name in {"", "..", "."}:
+        raise BackupRefusedError("the path names no file")
+    allowed = [place.resolve() for place in places]
+    target = allowed[0] / wanted if wanted.parent == Path() and not wanted.is_absolute() else wanted
+    if not target.is_absolute():
+        raise BackupRefusedError("the path must be absolute, or a file name alone")
+    folder = Path(os.path.realpath(target.parent))
+    if not any(folder.is_relative_to(place) for place in allowed):
+        where = " or ".join(map(str, allowed))
+        raise BackupRefusedError(f"backups go into {where}; KURIR_BACKUP_DIR names another folder")
+    target = folder / target.name
+    within = next(target.relative_to(place) for place in reversed(allowed) if folder.is_relative_to(place))
+    if within.parts[0] in _IN_USE or target.name.startswith(_DATABASE_FILES) or target.is_symlink():
+        raise BackupRefusedError(f"{target} may not be written: it is a link, or belongs to the running system")
+    return target
 
 
 def write_backup(database: Path, target: Path, is_abandoned: Callable[[], bool] = lambda: False) -> int:
@@ -70,7 +101,7 @@ def _copy(database: Path, partial: Path, is_abandoned: Callable[[], bool]) -> No
         if is_abandoned():
             raise _AbandonedError("the logger was stopped")
 
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
     source = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
     with closing(source), closing(sqlite3.connect(partial, isolation_level=None)) as copy:
         source.execute("BEGIN")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from services.logger.app import Logger, build_app
+from services.logger.app import Access, Logger, build_app
 from services.logger.blast_views import Pace
 from services.logger.expiry import Expiry
 from services.logger.metrics import LoggerMetrics
@@ -100,15 +100,9 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     metrics = LoggerMetrics(lambda: parts.watch.last, recorder.state)
     safety = RedisSafety(parts.redis, health, common.time_scale)
     metrics.registry.register(safety)
-    logger = Logger(
-        parts.store,
-        parts.watch,
-        parts.outbox,
-        pace,
-        clock,
-        common.host in {"127.0.0.1", "::1", "localhost"},
-        parts.settings.region,
-    )
+    loopback = common.host in {"127.0.0.1", "::1", "localhost"}
+    access = Access(parts.settings.internal_secret, parts.settings.backup_places, loopback)
+    logger = Logger(parts.store, parts.watch, parts.outbox, pace, clock, access, parts.settings.region)
     await parts.watch.try_look()
     async with serving(build_app(logger, health, metrics.exposition), common.host, common.port) as port:
         log.info("logger listens", port=port, database=str(parts.settings.database))

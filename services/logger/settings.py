@@ -1,12 +1,12 @@
-"""The logger's settings: where the database lies, how long rows are kept, how it is read."""
+"""The logger's settings: where the database lies, how long rows are kept, how it is read and where it is backed up."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.settings import CommonSettings, EnvReader, read_common, read_region
+from shared.settings import CommonSettings, EnvReader, read_common, read_internal_secret, read_region
 
 DEFAULT_PORT = 3030
 
@@ -21,12 +21,19 @@ class LoggerSettings:
     common: CommonSettings
     retention_days: int
     readers: int
+    internal_secret: str = field(repr=False)
     region: str = "ID"
+    backup_dir: Path | None = None
 
     @property
     def database(self) -> Path:
         """The SQLite file."""
         return self.common.data_dir / "logs.db"
+
+    @property
+    def backup_places(self) -> tuple[Path, ...]:
+        """The folders that backups may go into; a bare file name means the first."""
+        return (self.backup_dir, self.common.data_dir) if self.backup_dir else (self.common.data_dir,)
 
 
 def read_settings(env: Mapping[str, str]) -> LoggerSettings:
@@ -36,7 +43,16 @@ def read_settings(env: Mapping[str, str]) -> LoggerSettings:
         common=read_common(reader, DEFAULT_PORT),
         retention_days=reader.integer("KURIR_RETENTION_DAYS", 30, minimum=1, maximum=36_500),
         readers=reader.integer("KURIR_LOGGER_READERS", 3, minimum=1, maximum=32),
+        internal_secret=read_internal_secret(reader),
         region=read_region(reader),
+        backup_dir=_backup_dir(reader),
     )
     reader.finish()
     return settings
+
+
+def _backup_dir(reader: EnvReader) -> Path | None:
+    text = reader.text("KURIR_BACKUP_DIR", "")
+    if text and not Path(text).is_dir():
+        reader.problem(f"KURIR_BACKUP_DIR: {text} is not a folder")
+    return Path(text).resolve() if text else None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from shared.channels import WHATSAPP
 from shared.sending.breaker import BreakerPolicy
 from shared.sending.limits import pair_limit
 from shared.sending.settings import SendingSettings, read_sending_settings
-from shared.settings import CommonSettings, EnvReader, read_common
+from shared.settings import CommonSettings, EnvReader, read_common, read_http_url
 
 DEFAULT_PORT = 3020
 DEFAULT_URL = "https://omnichannel.qiscus.com"
@@ -67,7 +67,7 @@ def read_settings(env: Mapping[str, str]) -> WhatsAppSettings:
 
 def _qiscus(reader: EnvReader, common: CommonSettings) -> QiscusSettings:
     return QiscusSettings(
-        url=_url(reader),
+        url=read_http_url(reader, "KURIR_QISCUS_URL", DEFAULT_URL),
         app_code=_header_value(reader, "KURIR_QISCUS_APP_CODE"),
         channel_id=_header_value(reader, "KURIR_QISCUS_CHANNEL_ID"),
         secret_key=_header_value(reader, "KURIR_QISCUS_SECRET_KEY"),
@@ -75,14 +75,6 @@ def _qiscus(reader: EnvReader, common: CommonSettings) -> QiscusSettings:
         answer_s=_time_out(reader, "KURIR_QISCUS_TIMEOUT", 30.0),
         breaker=BreakerPolicy.scaled(common.time_scale),
     )
-
-
-def _url(reader: EnvReader) -> str:
-    url = reader.text("KURIR_QISCUS_URL", DEFAULT_URL).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
-        reader.problem("KURIR_QISCUS_URL must be http(s)://host[:port][/path], without a user, query or fragment")
-    return url
 
 
 def _header_value(reader: EnvReader, name: str) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -30,8 +29,10 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.errors import KurirError, QueueFullError, QueueUnavailableError
+from shared.errors import KurirError, QueueFullError, QueueUnavailableError, SettingsError
 from shared.queue.sentinel import follow_master, read_sentinel_url
+from shared.settings import split_redis_url
+from shared.urls import ENCODE_HINT
 
 Connection = Redis
 """What the rest of Kurir knows of the driver: a handle from `connect`, to be passed on and closed."""
@@ -58,8 +59,19 @@ def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.
     """Open a pool to the server at `url`; answers are bytes, and no command is ever repeated by the client.
 
     `redis+sentinel://host:port,host:port/service/db` (or `rediss+sentinel`) finds the server by asking the Sentinels.
-    Raises ValueError for a URL that cannot be one.
+    Raises SettingsError for a URL that cannot be one; it does not quote the URL, which may hold a password.
     """
+    try:
+        pool = _pool(url, max_connections, socket_timeout_s)
+        # the driver looks at some options with the first connection, and its words would quote them
+        pool.connection_class(**pool.connection_kwargs)
+    except (ValueError, TypeError, AttributeError):
+        raise SettingsError([f"KURIR_REDIS_URL has an option that the client does not know; {ENCODE_HINT}"]) from None
+    return Redis.from_pool(pool)
+
+
+def _pool(url: str, max_connections: int, socket_timeout_s: float) -> BlockingConnectionPool:
+    split_redis_url(url)
     found = read_sentinel_url(url, socket_timeout_s)
     pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
         found.url if found else url,
@@ -75,7 +87,7 @@ def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.
     if found:
         follow_master(pool, found)
     pool.connection_class = _packing_in_c(pool.connection_class)
-    return Redis.from_pool(pool)
+    return pool
 
 
 class _PacksInC:
@@ -165,11 +177,3 @@ def find_version_problem(info: Mapping[str, Any]) -> str:
     if found is None or tuple(int(part or 0) for part in found.groups()) >= oldest:
         return ""
     return f"{name} {text} is too old: at least {'.'.join(map(str, oldest))} is needed"
-
-
-def without_password(url: str) -> str:
-    """Return the URL fit for a log line: neither the server's password nor one in the query."""
-    parts = urlsplit(url)
-    if parts.password:
-        url = url.replace(f":{parts.password}@", ":***@")
-    return re.sub(r"(password=)[^&]+", r"\1***", url)

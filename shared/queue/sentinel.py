@@ -22,6 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from shared.lifecycle import end_tasks
+from shared.settings import split_redis_url
 
 _DEFAULT_PORT = 26379
 _SUFFIX = "+sentinel"
@@ -78,9 +79,9 @@ def read_sentinel_url(url: str, timeout_s: float) -> Master | None:
     User and password are the master's; the Sentinels' own stand in the query as `sentinel_username` and
     `sentinel_password`. With `rediss+sentinel` the Sentinels speak TLS as well. Raises ValueError.
     """
-    parts = urlsplit(url)
-    if not parts.scheme.endswith(_SUFFIX):
+    if _SUFFIX not in url.partition("://")[0]:
         return None
+    parts = split_redis_url(url)
     scheme = parts.scheme.removesuffix(_SUFFIX)
     credentials, at, hosts = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
@@ -111,5 +112,5 @@ def follow_master(pool: BlockingConnectionPool, master: Master) -> None:
 def _address(text: str) -> tuple[str, int]:
     parts = urlsplit(f"//{text.strip()}")
     if not parts.hostname:
-        raise ValueError(f"{text!r} is not the address of a Sentinel")
+        raise ValueError("the address of a Sentinel is empty")
     return parts.hostname, parts.port or _DEFAULT_PORT

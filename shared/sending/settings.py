@@ -11,7 +11,7 @@ from shared.queue.batches import boot_name
 from shared.queue.timing import Timing
 from shared.retry import GIVE_UP_AFTER_S
 from shared.sending.limits import LimitOf
-from shared.settings import CommonSettings, EnvReader, Rate
+from shared.settings import CommonSettings, EnvReader, Rate, read_internal_secret
 
 ON_UNCERTAIN = ("resend", "hold")
 
@@ -22,7 +22,8 @@ class SendingSettings:
 
     `window` is how many jobs may be begun and not yet settled for each unit of concurrency: above 1, the queue's
     round trips overlap with sending. `stuck_after_s` must exceed every time-out of a send together.
-    A message that is told "later" is deferred for `give_up_after_s`, 0: not at all.
+    A message that is told "later" is deferred for `give_up_after_s`, 0: not at all. What ingest sealed is opened with
+    `internal_secret`.
     """
 
     sender_id: str
@@ -39,6 +40,7 @@ class SendingSettings:
     stuck_after_s: float = 900.0
     limit_of: LimitOf | None = None
     give_up_after_s: float = GIVE_UP_AFTER_S
+    internal_secret: str = field(default="", repr=False)
 
 
 def read_sending_settings(
@@ -61,6 +63,7 @@ def read_sending_settings(
         window=env.integer(f"{prefix}_WINDOW", 20, minimum=1, maximum=100),
         stuck_after_s=env.seconds("KURIR_STUCK_AFTER", 900.0),
         give_up_after_s=env.seconds(f"{prefix}_GIVE_UP_AFTER", GIVE_UP_AFTER_S),
+        internal_secret=read_internal_secret(env),
     )
 
 

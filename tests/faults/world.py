@@ -28,7 +28,7 @@ from tests.faults.deliveries import Deliveries
 from tests.faults.form import Form
 from tests.faults.proxies import MailProxy, Proxy, RedisProxy
 from tests.faults.queue_view import QueueView
-from tests.servers import RedisServer
+from tests.servers import INTERNAL_SECRET, RedisServer
 
 ProxyT = TypeVar("ProxyT", bound=Proxy)
 _READY_TIMEOUT_S = 120.0
@@ -41,6 +41,7 @@ _SETTINGS = {
     "KURIR_WHATSAPP_RATE": "off",
     "KURIR_RATE_LIMIT": "off",
     "KURIR_SECRET": "fault-tests",
+    "KURIR_INTERNAL_SECRET": INTERNAL_SECRET,
     "KURIR_GRACE": "5s",
 }
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from shared.web import credentials
 from tests.e2e.smtp_sink import SmtpSink
 from tests.integration.queue.world import open_world
 from tests.integration.sending.running import QUARTER
-from tests.servers import RedisServer, free_port, wait_for
+from tests.servers import INTERNAL_SECRET, RedisServer, free_port, wait_for
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ async def sender(
         "KURIR_EMAIL_RATE": "off",
         "KURIR_PUBLIC_URL": "http://127.0.0.1:3000",
         "KURIR_SECRET": "secret",
+        "KURIR_INTERNAL_SECRET": INTERNAL_SECRET,
         "KURIR_REDIS_URL": redis.url,
         "KURIR_PORT": str(port),
         "KURIR_DATA_DIR": str(tmp_path),
@@ -54,7 +56,8 @@ async def sender(
 
 def get(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as response:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=credentials(INTERNAL_SECRET))
+        with urllib.request.urlopen(request, timeout=20) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:

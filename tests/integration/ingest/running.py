@@ -21,7 +21,7 @@ from aiohttp import web
 from services.ingest.main import serve
 from shared.lifecycle import Stop
 from shared.web import serving
-from tests.servers import free_port
+from tests.servers import INTERNAL_SECRET, free_port
 
 TEMPLATES = Path(__file__).parents[3] / "templates"
 SECRET = "a secret that signs links in tests"
@@ -64,6 +64,7 @@ class RunningIngest:
             "KURIR_EMAIL_FROM": "Kurir <kurir@example.com>",
             "KURIR_QISCUS_APP_CODE": "app",
             "KURIR_SECRET": SECRET,
+            "KURIR_INTERNAL_SECRET": INTERNAL_SECRET,
             "KURIR_LOGGER_URL": peer,
             "KURIR_EMAIL_SENDER_URL": peer,
             "KURIR_WHATSAPP_SENDER_URL": peer,

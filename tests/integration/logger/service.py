@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.servers import free_port
+from shared.web import credentials
+from tests.servers import INTERNAL_SECRET, free_port
 
 _READY_S = 60.0
 
@@ -31,6 +32,7 @@ class LoggerProcess:
             "KURIR_DATA_DIR": str(folder),
             "KURIR_PORT": str(self.port),
             "KURIR_LOG_CONSOLE": "off",
+            "KURIR_INTERNAL_SECRET": INTERNAL_SECRET,
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -74,16 +76,15 @@ class LoggerProcess:
 
     def get(self, path: str) -> tuple[int, Any]:
         """GET a path; returns status and JSON, or text where the answer is none."""
-        return self._call(urllib.request.Request(self._url(path)))
+        return self.call(path, None, {})
 
     def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
         """POST a JSON body."""
-        headers = {"Content-Type": "application/json"}
-        return self._call(urllib.request.Request(self._url(path), json.dumps(body).encode(), headers))
+        return self.call(path, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def call(self, path: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[int, Any]:
-        """Make any request."""
-        return self._call(urllib.request.Request(self._url(path), data, dict(headers)))
+        """Make any request; with the services' secret, unless the headers hold another."""
+        return self._call(urllib.request.Request(self._url(path), data, credentials(INTERNAL_SECRET) | dict(headers)))
 
     def metrics(self) -> dict[str, float]:
         """Return the samples of `/metrics` by name and labels."""

@@ -6,14 +6,13 @@ import asyncio
 import sqlite3
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 from shared.events import Event, EventBatch, pack_batch
 from shared.queue.connection import connect
 from shared.queue.event_log import EventLog
 from tests.integration.logger.conftest import LoggerMaker
 from tests.integration.logger.recording import STREAM
-from tests.servers import wait_for
+from tests.servers import INTERNAL_SECRET, wait_for
 from tests.unit.logger.database import begun, failed, queued, sent
 
 JOBS, BATCH = 3000, 10
@@ -107,7 +106,35 @@ async def test_a_backup_is_whole_while_events_are_written(valkey_url: str, make_
             kept = copy.execute("SELECT coalesce(sum(n), 0) FROM message_counts").fetchone()[0]
             assert rows == kept
     assert body["bytes"] == target.stat().st_size
-    for path in (logger.folder / "logs.db", logger.folder / "stderr.txt", Path("relative.db")):
+    for path in (logger.folder / "logs.db", logger.folder / "stderr.txt"):
         status, body = logger.post("/internal/backup", {"path": str(path)})
         assert (status, body["code"]) == (409, "BACKUP_FAILED")
+    for elsewhere in ("x/relative.db", str(logger.folder.parent / "b.db"), f"{logger.folder}/../b.db", ""):
+        status, body = logger.post("/internal/backup", {"path": elsewhere})
+        assert (status, body["code"]) == (403, "BACKUP_REFUSED")
+    assert logger.post("/internal/backup", {"path": "by-name.db"})[1]["path"] == str(logger.folder / "by-name.db")
     await redis.aclose()
+
+
+async def test_the_logger_serves_those_who_know_the_secret_alone(valkey_url: str, make_logger: LoggerMaker) -> None:
+    """Whoever asks for anything but its health and its metrics, a path that does not exist included."""
+    logger = make_logger(valkey_url)
+    logger.start()
+    paths = (
+        "/api/logs/messages",
+        "/api/dashboard",
+        "/api/blasts/x",
+        "/internal/open-jobs",
+        "/internal/x",
+        "/Health",
+        "/health/",
+    )
+    for header in ("", "Bearer ", "Bearer wrong", INTERNAL_SECRET, f"Basic {INTERNAL_SECRET}", "Bearer \u00e9"):
+        for path in paths:
+            status, body = logger.call(path, None, {"Authorization": header})
+            assert (status, body["code"]) == (401, "UNAUTHORIZED")
+        stranger = {"Authorization": header, "Content-Type": "application/json"}
+        assert logger.call("/internal/backup", b'{"path": "stolen.db"}', stranger)[0] == 401
+        assert [logger.call(path, None, {"Authorization": header})[0] for path in ("/health", "/metrics")] == [200, 200]
+    assert not (logger.folder / "stolen.db").exists()
+    assert logger.get("/api/dashboard")[0] == 200

@@ -73,7 +73,7 @@ async def test_the_command_tells_mends_and_exits_accordingly(valkey_url: str) ->
     ended = [event for event in await world.written() if isinstance(event, Ended)]
     assert {event.error_class for event in ended} == {"lost"}
     async with logger_with([]) as logger_url:
-        assert (await examine(Visit(valkey_url, logger_url, 60, repair=False))).findings == []
+        assert (await examine(Visit(valkey_url, logger_url, "", 60, repair=False))).findings == []
     await world.redis.aclose()
 
 
@@ -98,7 +98,7 @@ async def test_the_queue_is_examined_though_the_logger_is_away(valkey_url: str) 
     world: World = open_world(valkey_url)
     await world.given(3)
     await world.redis.hincrby("{email}:counters", "sent", 2)
-    report = await examine(Visit(valkey_url, f"http://127.0.0.1:{free_port()}", 60, repair=True))
+    report = await examine(Visit(valkey_url, f"http://127.0.0.1:{free_port()}", "", 60, repair=True))
     assert "nothing answers" in report.unreachable
     assert [(finding.count, finding.repaired) for finding in report.findings] == [(2, True)]
     await world.redis.aclose()

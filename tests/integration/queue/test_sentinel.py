@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from shared.errors import QueueUnavailableError
-from shared.queue.connection import connect, translated, without_password
+from shared.queue.connection import connect, translated
 from shared.queue.sentinel import read_sentinel_url
+from shared.urls import without_password
 from tests.servers import RedisServer, binary_of, free_port, wait_for
 
 SERVICE = "kurir"

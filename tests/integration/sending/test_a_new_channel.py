@@ -33,7 +33,7 @@ from tests.integration.queue.world import World
 from tests.integration.sending.fakes import RememberedAttempts
 from tests.integration.sending.sms.channel import Sms, SmsChannel
 from tests.integration.sending.sms.settings import SmsSettings, read_settings
-from tests.servers import wait_for
+from tests.servers import INTERNAL_SECRET, wait_for
 
 LINE = Channel("sms", "phone", 40, "sms_sender", ("KURIR_SMS_SOCKET",))
 TEMPLATE = Template("t", "T", ["sms"], text="Halo {{ name }}")
@@ -68,7 +68,12 @@ def sms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SmsSettings:
     """The one line in the list of channels, and the settings of its sender."""
     monkeypatch.setitem(CHANNELS, "sms", LINE)
     return read_settings(
-        {"KURIR_SMS_SOCKET": str(tmp_path / "centre"), "KURIR_SMS_RATE": "500/1s", "KURIR_TIME_SCALE": "0.1"}
+        {
+            "KURIR_SMS_SOCKET": str(tmp_path / "centre"),
+            "KURIR_SMS_RATE": "500/1s",
+            "KURIR_TIME_SCALE": "0.1",
+            "KURIR_INTERNAL_SECRET": INTERNAL_SECRET,
+        }
     )
 
 
@@ -154,7 +159,7 @@ def test_its_settings_are_those_of_every_sender(sms: SmsSettings) -> None:
 
 def test_the_rest_of_the_system_knows_it_by_its_line(sms: SmsSettings) -> None:
     """`kurir up` starts its sender on its port, and ingest knows that it is configured and where it answers."""
-    env = {"KURIR_SMS_SOCKET": str(sms.socket)}
+    env = {"KURIR_SMS_SOCKET": str(sms.socket), "KURIR_INTERNAL_SECRET": INTERNAL_SECRET}
     plan = make_plan(UpOptions(port=4000), env, ServerBinary(Path("/bin/valkey-server"), "valkey", (9, 1, 2)))
     (spec,) = [spec for spec in plan.services if spec.name == "sms_sender"]
     assert spec.command[-1] == "services.sms_sender"

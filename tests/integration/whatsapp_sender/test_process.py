@@ -26,8 +26,9 @@ from shared.queue.connection import connect
 from shared.queue.control import Control
 from shared.queue.producer import Chunk, Producer
 from shared.templates import Template, WhatsAppContent
+from shared.web import credentials
 from tests.integration.sandbox.running import Sandbox
-from tests.servers import RedisServer, free_port, wait_for
+from tests.servers import INTERNAL_SECRET, RedisServer, free_port, wait_for
 
 TEMPLATE = Template("t", "T", ["whatsapp"], whatsapp=WhatsAppContent("hello", "id", body_variables=["name"]))
 ROOT = Path(__file__).resolve().parents[3]
@@ -68,7 +69,8 @@ class System:
 
     def get(self, path: str) -> bytes:
         """GET a path of the sender's HTTP."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=credentials(INTERNAL_SECRET))
+        with urllib.request.urlopen(request, timeout=20) as answer:
             found: bytes = answer.read()
             return found
 
@@ -112,6 +114,7 @@ def sender(server: RedisServer, sandbox: Sandbox, tmp_path_factory: pytest.TempP
     own = {
         "KURIR_REDIS_URL": server.url,
         "KURIR_PORT": str(port),
+        "KURIR_INTERNAL_SECRET": INTERNAL_SECRET,
         "KURIR_DATA_DIR": str(folder),
         "KURIR_TIME_SCALE": "0.1",
         "KURIR_WHATSAPP_RATE": "off",

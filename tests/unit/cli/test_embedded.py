@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.cli.data_secrets import REDIS_PASSWORD, SERVER_CONFIG, make_secrets, read_secret
 from services.cli.embedded import (
     ServerBinary,
     bundled_binary,
@@ -69,15 +70,22 @@ async def test_the_server_keeps_its_data_over_a_kill(tmp_path: Path) -> None:
     binary = bundled_binary()
     assert binary is not None
     port, log = free_port(), tmp_path / "redis.log"
-    command = server_command(ServerBinary(binary, "valkey", (9, 0, 0)), port, tmp_path, log)
+    make_secrets(tmp_path)
+    password = read_secret(tmp_path, REDIS_PASSWORD)
+    command = server_command(ServerBinary(binary, "valkey", (9, 0, 0)), port, tmp_path, tmp_path / SERVER_CONFIG, log)
+    assert not any(password in word for word in command)
     with subprocess.Popen(command) as process:
-        await wait_until_answering(port, 20, log)
-        assert _ask(port, "SET k value") == [b"+OK"]
+        await wait_until_answering(port, password, 20, log)
+        assert _ask(port, "SET k value")[0].startswith(b"-NOAUTH")
+        assert _ask(port, f"AUTH {password}", "SET k value") == [b"+OK", b"+OK"]
         process.kill()
     with subprocess.Popen(command) as process:
-        await wait_until_answering(port, 20, log)
-        assert _ask(port, "GET k") == [b"$5", b"value"]
-        settings = [_ask(port, f"CONFIG GET {name}")[-1] for name in ("bind", "appendfsync", "maxmemory-policy")]
+        await wait_until_answering(port, password, 20, log)
+        assert _ask(port, f"AUTH {password}", "GET k") == [b"+OK", b"$5", b"value"]
+        settings = [
+            _ask(port, f"AUTH {password}", f"CONFIG GET {name}")[-1]
+            for name in ("bind", "appendfsync", "maxmemory-policy")
+        ]
         process.terminate()
     assert settings == [b"127.0.0.1", b"always", b"noeviction"]
 
@@ -93,4 +101,4 @@ async def test_a_server_that_does_not_answer_is_reported_with_its_log(tmp_path: 
     """The line says where to look."""
     log = tmp_path / "redis.log"
     with pytest.raises(SettingsError, match=f"did not answer on port .* see {log}"):
-        await wait_until_answering(free_port(), 0.1, log)
+        await wait_until_answering(free_port(), "x", 0.1, log)

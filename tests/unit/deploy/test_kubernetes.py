@@ -111,7 +111,7 @@ def test_secrets_that_are_read_are_mounted(document: dict[str, Any]) -> None:
     needed = {"ingest": "KURIR_API_KEYS_FILE", "email-sender": "KURIR_SMTP_URL_FILE", "logger": "KURIR_SECRET_FILE"}
     needed["whatsapp-sender"] = "KURIR_QISCUS_SECRET_KEY_FILE"
     assert settings[needed[document["metadata"]["name"]]] in paths
-    assert len(paths) <= 3
+    assert len(paths) <= 4
 
 
 def test_signing_keys_are_mounted_for_the_email_sender_alone() -> None:

@@ -19,6 +19,7 @@ ENV = {
     "KURIR_EMAIL_FROM": "Tokó Kita <shop@example.com>",
     "KURIR_PUBLIC_URL": "https://kurir.example.com/",
     "KURIR_SECRET": "s",
+    "KURIR_INTERNAL_SECRET": "hunter5hunter5hunter5",
 }
 PLAIN = ServerSettings("mail.example.com", 25, "if-offered")
 

@@ -11,6 +11,7 @@ from services.ingest.origin import client_address, refusal
 from services.ingest.settings import read_settings
 from shared.errors import SettingsError
 
+SECRET = {"KURIR_INTERNAL_SECRET": "what all services know"}
 KEY = "0123456789abcdef"
 
 
@@ -44,7 +45,7 @@ def test_a_bound_key_knows_its_senders_in_any_form() -> None:
 
 def test_the_domains_of_mail_are_kept_in_ascii() -> None:
     """However they are written, with the address or in the list."""
-    env = {"KURIR_EMAIL_FROM": "Kurir <kurir@MÜNCHEN.de>"}
+    env = {"KURIR_EMAIL_FROM": "Kurir <kurir@MÜNCHEN.de>", **SECRET}
     assert read_settings(env).mail.domains == {"xn--mnchen-3ya.de"}
     env["KURIR_EMAIL_DOMAINS"] = "münchen.de,Example.com"
     assert read_settings(env).mail.domains == {"xn--mnchen-3ya.de", "example.com"}
@@ -105,12 +106,12 @@ def test_settings_report_every_problem_at_once() -> None:
     }  # fmt: skip
     with pytest.raises(SettingsError) as raised:
         read_settings(env)
-    assert len(raised.value.problems) == 6
+    assert len(raised.value.problems) == 7, "the secret of the services is missing too"
     assert KEY not in str(raised.value)
 
 
 def test_a_channel_is_configured_by_its_provider() -> None:
     """And the sender's own domain may send unless others are named."""
-    settings = read_settings({"KURIR_SMTP_URL": "smtp://x", "KURIR_EMAIL_FROM": "Kurir <k@Example.com>"})
+    settings = read_settings({"KURIR_SMTP_URL": "smtp://x", "KURIR_EMAIL_FROM": "Kurir <k@Example.com>", **SECRET})
     assert settings.configured_channels == {"email"}
     assert settings.mail.domains == {"example.com"}

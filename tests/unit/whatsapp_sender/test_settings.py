@@ -14,6 +14,7 @@ CREDENTIALS = {
     "KURIR_QISCUS_APP_CODE": "app/1",
     "KURIR_QISCUS_CHANNEL_ID": "42",
     "KURIR_QISCUS_SECRET_KEY": "s3cret",
+    "KURIR_INTERNAL_SECRET": "what all services know",
 }
 
 

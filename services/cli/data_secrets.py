@@ -1,0 +1,63 @@
+"""The secrets of a data folder: made at the first start of `kurir up`, kept for the next, read by its commands.
+
+Each is a file that its owner alone may read. It appears whole or not at all, so a start that is killed leaves no
+empty one behind.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from shared.errors import SettingsError
+from shared.settings import INTERNAL_SECRET, EnvReader
+
+LINKS, INTERNAL, REDIS_PASSWORD = "secret", "internal_secret", "redis_password"
+SERVER_CONFIG = "redis.conf"
+_OWNERS_ALONE = 0o600
+
+
+def make_secrets(folder: Path) -> None:
+    """Make those that are missing, and the embedded server's configuration from its password; raises OSError."""
+    for name in (LINKS, INTERNAL, REDIS_PASSWORD):
+        path = folder / name
+        if not path.exists() or not path.stat().st_size:
+            _write(path, secrets.token_urlsafe(32) + "\n")
+        path.chmod(_OWNERS_ALONE)
+    # a password on the command line is everybody's to see
+    _write(folder / SERVER_CONFIG, f"requirepass {read_secret(folder, REDIS_PASSWORD)}\n")
+
+
+def read_secret(folder: Path, name: str) -> str:
+    """Return a secret of a data folder, "" where it has none; raises SettingsError where it may not be read."""
+    path = folder / name
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise SettingsError([f"cannot read {path}: {reason}; run this as the user of `kurir up`"]) from error
+
+
+def internal_secret(env: Mapping[str, str], folder: Path) -> str:
+    """Return what the services of a system know each other by: as the environment says, else as its folder does."""
+    reader = EnvReader(env)
+    given = reader.text(INTERNAL_SECRET, "")
+    reader.finish()
+    return given or read_secret(folder, INTERNAL)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        partial.unlink()
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _OWNERS_ALONE)
+    with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 - Path.open takes no mode bits
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    partial.replace(path)
