@@ -29,7 +29,9 @@ Answer = dict[str, Any]
 
 Url = Annotated[str, typer.Option("--url", envvar="KURIR_URL", help="Where the API is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's own answer.")]
-DataDir = Annotated[Path, typer.Option(help="The data folder of `kurir up`, where its secrets are.")]
+DataDir = Annotated[
+    Path, typer.Option(envvar="KURIR_DATA_DIR", help="The data folder of `kurir up`, where its secrets are.")
+]
 DEFAULT_URL = "http://127.0.0.1:3000"
 
 

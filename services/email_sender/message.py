@@ -14,6 +14,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from email.utils import formatdate
+from typing import Any
 from urllib.parse import quote
 
 from cachetools import LRUCache
@@ -141,7 +142,8 @@ class Frame:
         address = _wire(job.recipient.address)
         token = make_token(self._mail.secret, job.channel, job.recipient.address) if self._links else ""
         url = f"{self._mail.public_url}/u/{token}" if token else ""
-        rendered = self._render(job, url)
+        values = job_values(self._blast, job, url)
+        rendered = self._render(values)
         message_id = f"{self._id}.{job.index}.{job.channel}.{job.run}@{self.domain}"
         subject = clean(rendered.subject)
         head = b"".join(
@@ -164,11 +166,12 @@ class Frame:
         )
         utf8 = self._utf8 or not address.isascii()
         envelope = Envelope(self._sender, address, utf8)
-        return Mail(job.job_id, subject, f"<{message_id}>", envelope, head, self._body(job, rendered), self.domain)
+        logged, body = self._template.subject_for_log(values, subject), self._body(job, rendered)
+        return Mail(job.job_id, logged, f"<{message_id}>", envelope, head, body, self.domain)
 
-    def _render(self, job: Job, url: str) -> Rendered:
+    def _render(self, values: dict[str, Any]) -> Rendered:
         try:
-            return self._template.render(job_values(self._blast, job, url))
+            return self._template.render(values)
         except RenderError as error:
             raise _unrenderable(error) from error
 

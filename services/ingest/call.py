@@ -14,6 +14,7 @@ from aiohttp import web
 
 from services.ingest.gateway import Gateway
 from services.ingest.keys import ApiKey, Scope
+from shared.sealing import sensitive_names
 from shared.templates import Template
 
 LOGGED_BODY_BYTES = 4096
@@ -53,7 +54,7 @@ class Call:
 
     def vouch_for(self, template: Template) -> None:
         """Let the log show the variables of a body whose template is known, and has none that is sensitive."""
-        self.guarded = any(variable.sensitive for variable in template.variables)
+        self.guarded = bool(sensitive_names(template))
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]

@@ -23,6 +23,7 @@ from shared.queue.blasts import BlastStore
 from shared.queue.control import Control
 from shared.queue.producer import Producer
 from shared.queue.suppressions import Suppressions
+from shared.sealing import Seal
 from shared.web import Health
 
 
@@ -58,6 +59,7 @@ class Gateway:
     spool_folder: Path
     queue: Queue
     records: Records
+    seal: Seal
     logger: Peer
     senders: Mapping[str, Peer]
     request_log: RequestLog

@@ -43,6 +43,7 @@ from shared.queue.control import Control
 from shared.queue.producer import BacklogLimits, Producer
 from shared.queue.suppressions import Suppressions
 from shared.redis_safety import RedisSafety
+from shared.sealing import Seal
 from shared.urls import without_password
 from shared.web import Health, HttpOptions, serving
 
@@ -109,6 +110,7 @@ def _gateway(parts: _Parts, safety: RedisSafety) -> Gateway:
         spool_folder=parts.spool_folder,
         queue=parts.queue,
         records=parts.records,
+        seal=Seal(settings.internal_secret),
         logger=Peer(line, settings.logger_url, "LOGGER_UNAVAILABLE"),
         senders={name: Peer(line, url, "SENDER_UNAVAILABLE") for name, url in settings.sender_urls.items()},
         request_log=parts.request_log,

@@ -18,6 +18,7 @@ from shared.rendering.languages import DEFAULT, is_language
 from shared.rendering.limits import MAX_OUTPUT_CHARS, MAX_SUBJECT_CHARS
 from shared.rendering.sandbox import HTML, PLAIN, Part
 from shared.rendering.whatsapp import Component, WhatsAppParameters
+from shared.sealing import hidden_values, sensitive_names
 from shared.templates import Template
 
 KEPT_BYTES = 64 * 1024 * 1024
@@ -51,6 +52,7 @@ class CompiledTemplate:
 
     def __init__(self, template: Template) -> None:
         self.template = template
+        self._sensitive = sensitive_names(template)
         language = template.spoken if is_language(template.spoken) else DEFAULT
         self._subject = Part(template.subject, "subject", PLAIN, language)
         self._html = Part(template.html, "html", HTML, language) if template.html else None
@@ -79,6 +81,16 @@ class CompiledTemplate:
         if len(subject) > MAX_SUBJECT_CHARS:
             raise RenderError(f"the subject is longer than {MAX_SUBJECT_CHARS} characters", part="subject")
         return subject
+
+    def subject_for_log(self, values: Mapping[str, Any], subject: str) -> str:
+        """Return a rendered subject for the log: stars stand in it for the values of sensitive variables."""
+        sensitive = self._sensitive & self._subject.variables
+        if not sensitive:
+            return subject
+        try:
+            return self.render_subject(hidden_values(values, sensitive))
+        except RenderError:  # stars are no number
+            return self.template.subject
 
     def render_html(self, values: Mapping[str, Any]) -> str:
         """Render the html, "" if there is none."""

@@ -27,6 +27,7 @@ from shared.queue.reaper import Reaper
 from shared.queue.refusals import Refusals
 from shared.queue.suppressions import Suppressions
 from shared.retry import RetryPolicy
+from shared.sealing import Seal
 from shared.sending.dispatcher import Dispatcher, Gates
 from shared.sending.holdings import Holdings
 from shared.sending.keeper import Keeper
@@ -97,6 +98,7 @@ class SendingLoop(Generic[MessageT]):
             consequences=self,
             clock=self._clock,
             verdicts=self._verdicts,
+            seal=Seal(settings.internal_secret),
         )
         self._conclude = partial(conclude, self._parts)
         self._failures_in_a_row = 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol
 
+from shared.blasts import Blast
 from shared.clock import Clock
 from shared.errors import (
     PermanentError,
@@ -23,6 +24,7 @@ from shared.errors import (
 from shared.jobs import Job
 from shared.logs import get_logger, note
 from shared.queue.leases import Lease
+from shared.sealing import Seal, SealError, without
 from shared.sending.holdings import Flight, Holdings
 from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, refused, sent_event, untouched
 from shared.sending.provider import ChainingProvider, MessageT, NotStartedError, Provider, Receipt, Start
@@ -112,6 +114,7 @@ class WorkerParts(Generic[MessageT]):
     consequences: Consequences
     clock: Clock
     verdicts: Verdicts
+    seal: Seal
 
 
 async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError) -> None:
@@ -254,7 +257,7 @@ class Worker(Generic[MessageT]):
         if blast is None:
             return None
         try:
-            self._followed.message = parts.provider.render(job, blast)
+            self._followed.message = self._rendered(job, blast)
         except Exception:
             return None  # its own attempt will meet the same, and say so
         return self._followed.message
@@ -268,7 +271,20 @@ class Worker(Generic[MessageT]):
         blast = await parts.snapshots.get(job.blast_id)
         if blast is None:
             raise PermanentError("its blast is no longer known", code="blast_gone")
-        return parts.provider.render(job, blast)
+        return self._rendered(job, blast)
+
+    def _rendered(self, job: Job, blast: Blast) -> MessageT:
+        seal = self._parts.seal
+        try:
+            return self._parts.provider.render(seal.opened_job(job), seal.opened_blast(blast))
+        except SealError as error:
+            raise StopBlastError(str(error), code="sealed") from error
+
+    def _secrets(self, lease: Lease) -> list[str]:
+        """Return the sensitive values of a job, which its provider may quote in its answer."""
+        blast = self._parts.snapshots.kept(lease.job.blast_id)
+        shared = self._parts.seal.secrets(blast.variables) if blast is not None else []
+        return shared + self._parts.seal.secrets(lease.job.recipient.variables)
 
     def _note_start(self, flight: Flight) -> None:
         parts, job = self._parts, flight.lease.job
@@ -295,7 +311,8 @@ class Worker(Generic[MessageT]):
         return Tried(attempt.lease, clock.now_ms(), int(lasted_s * 1000), attempt.subject)
 
     def _accept(self, attempt: _Attempt, acceptance: tuple[str, str]) -> None:
-        tried, receipt = self._tried(attempt), Receipt(*acceptance)
+        message_id, words = acceptance
+        tried, receipt = self._tried(attempt), Receipt(message_id, without(words, self._secrets(attempt.lease)))
         outcome = accepted(tried, receipt)
         self._settle(attempt, outcome, partial(sent_event, tried, receipt, late=True))
         self._parts.consequences.provider_worked()
@@ -304,6 +321,8 @@ class Worker(Generic[MessageT]):
     async def _refuse(self, attempt: _Attempt, error: SendError) -> None:
         """Settle what an error means; a pause goes before it, so that nobody begins the job in between."""
         tried = self._tried(attempt)
+        secrets = self._secrets(tried.lease)
+        error.message, error.reply = without(error.message, secrets), without(error.reply, secrets)
         weighed = await self._weigh(attempt, tried, error)
         consequences = self._parts.consequences
         try:

@@ -155,10 +155,16 @@ def test_templates_and_preview(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_backup_is_a_database_of_its_own(shell: Shell, blast_id: str, tmp_path: Path) -> None:
-    """The copy holds the rows, and SQLite finds it whole."""
-    copy = tmp_path / "copy.db"
-    shell.said("backup", str(copy))
+    """The copy holds the rows, and SQLite finds it whole; it goes nowhere else, and strangers get none."""
+    copy, own = shell.system.data / "copy.db", ("--data-dir", str(shell.system.data))
+    shell.said("backup", "copy.db", *own)
     assert copy.stat().st_size > 0
+    assert copy.stat().st_mode & 0o777 == 0o600
+    elsewhere = shell.run("backup", str(tmp_path / "copy.db"), *own)
+    assert (elsewhere.returncode, "KURIR_BACKUP_DIR" in elsewhere.stderr) == (1, True)
+    stranger = shell.run("backup", "stolen.db", "--data-dir", str(tmp_path))
+    assert (stranger.returncode, "KURIR_INTERNAL_SECRET" in stranger.stderr) == (1, True)
+    assert not (shell.system.data / "stolen.db").exists()
     command = [shutil.which("python3") or "python3", "-c", _COUNT, str(copy), blast_id]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["ok", "6"]
 

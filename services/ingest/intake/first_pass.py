@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
+
 from services.ingest.intake.duplicates import Duplicates, Places
 from services.ingest.intake.incoming import Incoming
 from services.ingest.intake.spool import Spool
@@ -25,6 +27,7 @@ from services.ingest.recipients import (
 from services.ingest.recipients.csv_header import Header
 from shared.addresses import identity
 from shared.channels import CHANNELS
+from shared.sealing import Seal, sensitive_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,10 @@ class Totals:
 class FirstPass:
     """One blast's first pass; a context manager, since it keeps files."""
 
-    def __init__(self, terms: Terms, region: str, folder: Path) -> None:
+    def __init__(self, terms: Terms, region: str, folder: Path, seal: Seal) -> None:
         self._terms = terms
+        self._seal = seal
+        self._sensitive = sensitive_names(terms.template)
         self._rules = terms.rules(region)
         self._checker = RecipientChecker(self._rules)
         self._channels = len(terms.channels)
@@ -119,6 +124,9 @@ class FirstPass:
             if address:
                 self._duplicates.add(position + channel, channel, identity(address))
                 self._counts[channel] += 1
+        if self._sensitive:
+            variables = self._seal.closed(accepted.variables, self._sensitive)
+            accepted = msgspec.structs.replace(accepted, variables=variables)
         self.spool.add(accepted)
 
     def _totals(self) -> Totals:

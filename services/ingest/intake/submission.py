@@ -29,6 +29,7 @@ from shared.blasts import Blast
 from shared.errors import KurirError
 from shared.jobs import Lane
 from shared.numbers import plain_json
+from shared.sealing import sensitive_names
 
 _LONGEST_KEY = 255
 
@@ -64,8 +65,9 @@ class Submission:
                 if claim is None or claim.state != "done":
                     raise ApiError("IDEMPOTENCY_IN_PROGRESS", headers={"Retry-After": "1"})
                 return Receipt(claim.response, replayed=True)
-        terms = terms_of(prior, self._incoming.head) if prior else await self._terms()
-        with disk_trouble(), FirstPass(terms, self._gateway.settings.default_region, self._folder) as first:
+        terms = self._terms_of(prior) if prior else await self._terms()
+        region, seal = self._gateway.settings.default_region, self._gateway.seal
+        with disk_trouble(), FirstPass(terms, region, self._folder, seal) as first:
             totals = await first.run(self._incoming)
             return await self._second_pass(terms, first, totals, prior)
 
@@ -84,6 +86,9 @@ class Submission:
             wait = {"Retry-After": str(math.ceil(seen.lease_left_s)), "Connection": "close"}
             raise ApiError("IDEMPOTENCY_IN_PROGRESS", headers=wait)
         return await self._gateway.queue.blasts.load(seen.blast_id), False
+
+    def _terms_of(self, prior: Blast) -> Terms:
+        return terms_of(self._gateway.seal.opened_blast(prior), self._incoming.head)
 
     async def _terms(self) -> Terms:
         asker = Asker(
@@ -170,7 +175,7 @@ class Submission:
             created_at_ms=now_ms,
             totals={channel: total for channel, total in totals.by_channel.items() if total},
             total_recipients=totals.recipients,
-            variables=terms.variables,
+            variables=self._gateway.seal.closed(terms.variables, sensitive_names(terms.template)),
             from_address=terms.from_address,
             reply_to=terms.reply_to,
             scheduled_at_ms=terms.scheduled_at_ms,

@@ -50,7 +50,25 @@ def is_nothing(value: object) -> bool:
 
 
 def check_of(variable: Variable, region: str) -> Check:
-    """Return the check of a variable's type: it returns the value to keep or raises ValueProblem."""
+    """Return the check of a variable's type: it returns the value to keep or raises ValueProblem.
+
+    The problem of a sensitive one does not quote the value.
+    """
+    check = _check_of_type(variable, region)
+    return _discreet(check, variable.type) if variable.sensitive else check
+
+
+def _discreet(check: Check, kind: str) -> Check:
+    def discreet(value: object) -> Value:
+        try:
+            return check(value)
+        except ValueProblem as problem:
+            raise ValueProblem(problem.code, f"is not a fitting {kind} (it is sensitive, so it is not shown)") from None
+
+    return discreet
+
+
+def _check_of_type(variable: Variable, region: str) -> Check:
     match variable.type:
         case "number":
             return number_value

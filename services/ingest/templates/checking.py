@@ -21,6 +21,7 @@ from shared.templates import Template, Variable, WhatsAppContent
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _GIVEN = "unsubscribe_url"
+_SHOWN = frozenset({"name", "email", "phone"})
 # https://developers.facebook.com/docs/whatsapp: one header parameter; a carousel aside, at most ten buttons
 _MOST_HEADERS, _MOST_BUTTONS = 1, 10
 _SAMPLES = {
@@ -113,6 +114,10 @@ def _variable_problems(template: Template, region: str) -> Iterator[Problem]:
             yield Problem(f"{path}.name", "INVALID_VALUE", f"{one.name[:60]!r} cannot be a variable's name")
         elif one.name in seen:
             yield Problem(f"{path}.name", "INVALID_VALUE", f"{one.name} is declared twice")
+        elif one.sensitive and one.name in _SHOWN:
+            yield Problem(
+                f"{path}.sensitive", "INVALID_VALUE", f"{one.name} is shown in the log, so it cannot be sensitive"
+            )
         seen.add(one.name)
         check = check_of(one, region)
         for field, value in (("default", one.default), ("example", one.example)):

@@ -1,0 +1,109 @@
+"""Sealing: the values of sensitive variables are encrypted from the request to the send.
+
+Ingest seals them, the sender opens them where it renders. In between, in the spool, the queue, Redis's file, dead
+letters, the database and its backups, there is only the sealed text. The key follows from KURIR_INTERNAL_SECRET: with
+another secret a message that was sealed before cannot be sent. AES-256-GCM with a random nonce for each.
+
+    variables: {"minutes": 5, "code": "482913"}  →  {"minutes": 5, "~sealed": b"…"}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from shared.blasts import Blast
+from shared.errors import KurirError
+from shared.jobs import Job
+from shared.templates import Template
+
+# no variable can have this name
+SEALED = "~sealed"
+HIDDEN = "***"
+_PURPOSE = b"kurir sealing"
+_KEY_BYTES, _NONCE_BYTES = 32, 12
+_SHORTEST_FOUND_INSIDE = 4
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(dict[str, Any])
+
+
+class SealError(KurirError):
+    """Sealed values cannot be opened: they were sealed with another secret."""
+
+
+class Seal:
+    """Closes and opens values under one secret."""
+
+    def __init__(self, secret: str) -> None:
+        self._cipher = AESGCM(hashlib.blake2b(secret.encode(), digest_size=_KEY_BYTES, person=_PURPOSE).digest())
+
+    def closed(self, values: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+        """Return the values with those of these names sealed; as they are where there are none."""
+        secret = {name: value for name, value in values.items() if name in names}
+        if not secret:
+            return dict(values)
+        rest = {name: value for name, value in values.items() if name not in names}
+        nonce = os.urandom(_NONCE_BYTES)
+        return rest | {SEALED: nonce + self._cipher.encrypt(nonce, _encoder.encode(secret), None)}
+
+    def opened(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values with what was sealed; raises SealError."""
+        if SEALED not in values:
+            return dict(values)
+        try:
+            sealed = values[SEALED]
+            secret = _decoder.decode(self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None))
+        except (InvalidTag, msgspec.DecodeError, TypeError, ValueError) as error:
+            raise SealError("its sensitive values were sealed with another KURIR_INTERNAL_SECRET") from error
+        return {name: value for name, value in values.items() if name != SEALED} | secret
+
+    def secrets(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the values that were sealed, as texts; none where they cannot be opened."""
+        try:
+            opened = self.opened(values) if SEALED in values else {}
+        except SealError:
+            return []
+        return [str(value) for name, value in opened.items() if name not in values and value is not None]
+
+    def opened_job(self, job: Job) -> Job:
+        """Return a job as it may be rendered; raises SealError."""
+        if SEALED not in job.recipient.variables:
+            return job
+        recipient = msgspec.structs.replace(job.recipient, variables=self.opened(job.recipient.variables))
+        return msgspec.structs.replace(job, recipient=recipient)
+
+    def opened_blast(self, blast: Blast) -> Blast:
+        """Return a blast as it may be rendered; raises SealError."""
+        if SEALED not in blast.variables:
+            return blast
+        return msgspec.structs.replace(blast, variables=self.opened(blast.variables))
+
+
+def sensitive_names(template: Template) -> frozenset[str]:
+    """Return the names of a template's sensitive variables."""
+    return frozenset(variable.name for variable in template.variables if variable.sensitive)
+
+
+def hidden_values(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the values with stars in place of the sensitive ones, for texts that are kept."""
+    return {**values, **{name: HIDDEN for name in names if name in values}}
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """Return a provider's words without the values that it may have quoted.
+
+    A value of one to three characters is replaced where it stands alone: within others it would tear words apart.
+    """
+    for secret in sorted(set(secrets), key=len, reverse=True):
+        if len(secret) >= _SHORTEST_FOUND_INSIDE:
+            text = text.replace(secret, HIDDEN)
+        elif secret.strip():
+            text = " ".join(HIDDEN if word.strip("\"'.,:;()<>") == secret else word for word in text.split(" "))
+    return text

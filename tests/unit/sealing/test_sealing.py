@@ -1,0 +1,80 @@
+"""Sealed values: opened with the same secret alone, seen by nobody in between, and left out of what is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.blasts import Blast
+from shared.jobs import Job, Recipient, pack_job, unpack_job
+from shared.rendering import compile_template
+from shared.sealing import SEALED, Seal, SealError, sensitive_names, without
+from shared.templates import Template, Variable
+
+SEAL = Seal("what all services know")
+CODE = frozenset({"code"})
+
+
+def test_what_is_sealed_is_opened_with_the_same_secret_alone() -> None:
+    """Any value, packed into a job and back; the same value is sealed differently each time."""
+    values: dict[str, Any] = {"code": "482913", "minutes": 5}
+    closed = SEAL.closed(values, CODE)
+    assert closed["minutes"] == 5
+    assert "code" not in closed
+    job = unpack_job(pack_job(Job("b", 0, "email", "high", Recipient("s@example.com", "S", closed), 0)))
+    assert b"482913" not in pack_job(job)
+    assert Seal("what all services know").opened_job(job).recipient.variables == values
+    assert SEAL.closed(values, CODE)[SEALED] != closed[SEALED]
+    with pytest.raises(SealError, match="KURIR_INTERNAL_SECRET"):
+        Seal("what another system knows").opened_job(job)
+
+
+@pytest.mark.parametrize("broken", [b"", b"short", b"x" * 64, "text", None, 5])
+def test_what_is_no_sealed_value_is_refused(broken: object) -> None:
+    """Bytes that were changed or cut, or something else in their place."""
+    with pytest.raises(SealError):
+        SEAL.opened({SEALED: broken})
+    assert SEAL.secrets({SEALED: broken}) == []
+
+
+def test_values_without_a_sensitive_one_are_left_alone() -> None:
+    """A template without them costs nothing, and a blast that nothing was sealed of is the same blast."""
+    assert SEAL.closed({"a": 1}, CODE) == {"a": 1}
+    blast = Blast("b", Template("t", "T", ["email"]), ["email"], "normal", 0, {"email": 1}, 1, variables={"a": 1})
+    assert SEAL.opened_blast(blast) is blast
+    sealed = msgspec.structs.replace(blast, variables=SEAL.closed({"code": 7, "a": 1}, CODE))
+    assert SEAL.opened_blast(sealed).variables == {"code": 7, "a": 1}
+    assert SEAL.secrets(sealed.variables) == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "logged"),
+    [
+        ("{{ code }} is your code", "*** is your code"),
+        ("{{ code | upper }} for {{ name }}", "*** for Siti"),
+        ("{% if code %}{{ name }}: {{ code }}{% endif %}", "Siti: ***"),
+        ("{% set x = code %}Your code {{ x }}", "Your code ***"),
+        ("{{ code | number }} is your code", "{{ code | number }} is your code"),
+        ("Hello {{ name }}", "Hello Siti"),
+    ],
+)
+def test_the_subject_that_is_kept_shows_no_sensitive_value(subject: str, logged: str) -> None:
+    """Whatever the template does with it; where stars cannot be rendered the template's own text stands in."""
+    template = Template("t", "T", ["email"], subject=subject, text="x", variables=[Variable("code", sensitive=True)])
+    compiled, values = compile_template(template), {"code": "482913", "name": "Siti", "email": "", "phone": ""}
+    rendered = compiled.render(values).subject
+    assert rendered != logged or "code" not in subject
+    assert compiled.subject_for_log(values, rendered) == logged
+    assert sensitive_names(template) == CODE
+
+
+def test_a_providers_words_are_kept_without_the_values_they_quote() -> None:
+    """Within other words too; a value of a few characters only where it stands alone, so that codes stay legible."""
+    assert without('554 5.7.1 "482913 is your code" looks like spam', ["482913"]) == (
+        '554 5.7.1 "*** is your code" looks like spam'
+    )
+    assert without('{"text":"code=482913"}', ["482913"]) == '{"text":"code=***"}'
+    assert without("550 5.1.1 no such user 5", ["5"]) == "550 5.1.1 no such user ***"
+    assert without("250 ok", []) == "250 ok"
