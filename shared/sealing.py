@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from shared.blasts import Blast
 from shared.errors import KurirError
 from shared.jobs import Job
+from shared.numbers import Number, packed_number, unpacked_value
 from shared.templates import Template
 
 # no variable can have this name
@@ -30,7 +31,7 @@ _PURPOSE = b"kurir sealing"
 _KEY_BYTES, _NONCE_BYTES = 32, 12
 _SHORTEST_FOUND_INSIDE = 4
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(dict[str, Any])
 
 
@@ -70,7 +71,9 @@ class Seal:
             opened = self.opened(values) if SEALED in values else {}
         except SealError:
             return []
-        return [str(value) for name, value in opened.items() if name not in values and value is not None]
+        found = [unpacked_value(value) for name, value in opened.items() if name not in values]
+        written = [value.written for value in found if isinstance(value, Number)]
+        return written + [str(value) for value in found if value is not None]
 
     def opened_job(self, job: Job) -> Job:
         """Return a job as it may be rendered; raises SealError."""

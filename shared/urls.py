@@ -42,6 +42,14 @@ def http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def host_of(url: str) -> str:
+    """Return the host of a URL without its port, "" where it has none, or is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
 def without_password(url: str) -> str:
     """Return a URL fit for a log line: without its password, and without passwords among its options."""
     try:

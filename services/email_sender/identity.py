@@ -11,12 +11,12 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from email.headerregistry import Address
-from urllib.parse import urlsplit
 
 from services.email_sender.addresses import AddressError, parse_mailbox, wire_domain
 from services.email_sender.dkim_keys import DkimKey, KeyRing
 from shared.hosts import as_address, is_fully_qualified, is_loopback, is_public
 from shared.settings import EnvReader
+from shared.urls import host_of
 
 HELO = "KURIR_SMTP_HELO"
 # names that machines have by themselves, which say nothing and which receivers distrust
@@ -71,7 +71,7 @@ def find_helo(around: Surroundings) -> str:
     own = (own if "." in own else socket.getfqdn()).lower().rstrip(".")
     if is_fully_qualified(own) and not f".{own}".endswith(tuple(f".{name}" for name in _NO_NAMES)):
         return own
-    host = urlsplit(around.public_url).hostname or ""
+    host = host_of(around.public_url)
     if is_public(host) and as_address(host) is None:
         return host
     if around.sandboxed or (around.servers and all(map(is_loopback, around.servers))):

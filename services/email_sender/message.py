@@ -142,8 +142,7 @@ class Frame:
         address = _wire(job.recipient.address)
         token = make_token(self._mail.secret, job.channel, job.recipient.address) if self._links else ""
         url = f"{self._mail.public_url}/u/{token}" if token else ""
-        values = job_values(self._blast, job, url)
-        rendered = self._render(values)
+        values, rendered = self._render(job, url)
         message_id = f"{self._id}.{job.index}.{job.channel}.{job.run}@{self.domain}"
         subject = clean(rendered.subject)
         head = b"".join(
@@ -169,9 +168,10 @@ class Frame:
         logged, body = self._template.subject_for_log(values, subject), self._body(job, rendered)
         return Mail(job.job_id, logged, f"<{message_id}>", envelope, head, body, self.domain)
 
-    def _render(self, values: dict[str, Any]) -> Rendered:
+    def _render(self, job: Job, url: str) -> tuple[dict[str, Any], Rendered]:
         try:
-            return self._template.render(values)
+            values = job_values(self._blast, job, url)
+            return values, self._template.render(values)
         except RenderError as error:
             raise _unrenderable(error) from error
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
+
+from shared.urls import host_of
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _FORWARDING = ("forwarded", "x-forwarded-", "x-real-ip", "via")
@@ -54,16 +55,13 @@ def refusal(peer: str, headers: Mapping[str, str]) -> str:
     if _host_name(host) not in _LOCAL_NAMES:
         return "no API key is configured, so only requests to localhost are served"
     origin = headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.lower() not in {f"http://{host}".lower(), f"https://{host}".lower()}:
         return "no API key is configured, so pages from elsewhere may not call"
     return ""
 
 
 def _host_name(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    return host_of(f"//{host}")
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -13,6 +13,8 @@ from shared.blasts import Blast
 from shared.channels import CHANNELS
 from shared.jobs import Job
 from shared.numbers import unpacked, unpacked_value
+from shared.rendering.errors import RenderError
+from shared.sealing import SEALED
 from shared.templates import Template
 
 # what every template may use without declaring it
@@ -56,7 +58,7 @@ def job_values(blast: Blast, job: Job, unsubscribe_url: str = "") -> dict[str, A
     """Return the values for one job, as its sender renders it.
 
     The address that belongs to another channel is empty, unless ingest put it among the recipient's variables
-    because the template uses it.
+    because the template uses it. Raises RenderError where sensitive values were not opened.
     """
     values = fallbacks(blast.template)
     values["name"] = job.recipient.name
@@ -65,6 +67,8 @@ def job_values(blast: Blast, job: Job, unsubscribe_url: str = "") -> dict[str, A
     values["unsubscribe_url"] = unsubscribe_url
     values.update(unpacked(blast.variables))
     values.update(unpacked(job.recipient.variables))
+    if SEALED in values:  # rather no message than one without its code
+        raise RenderError("its sensitive values are still sealed")
     return values
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from shared.rendering.errors import RenderError
 from shared.rendering.limits import refill
@@ -30,6 +30,7 @@ _MOST_CHARS: dict[ButtonType, int] = {
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _MEDIUM = re.compile(r"([a-z]+)\s*:\s*(.*)", re.DOTALL)
+_PATH_END = re.compile("[?#]")
 _UNFIT_FILENAME = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]+')
 
 Component = dict[str, Any]
@@ -128,7 +129,7 @@ class WhatsAppParameters:
     def _file_name(self, link: str, values: Mapping[str, Any]) -> str:
         """Return the name that the recipient sees: the template's, else the end of the link's path."""
         named = self._filename.render(values) if self._filename is not None else ""
-        name = named or unquote(urlsplit(link).path.rpartition("/")[2])
+        name = named or unquote(_PATH_END.split(link, maxsplit=1)[0].rpartition("/")[2])
         return " ".join(_UNFIT_FILENAME.sub(" ", name).split())[:MAX_FILENAME_CHARS] or "document"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Generic
 
@@ -27,7 +28,7 @@ from shared.queue.reaper import Reaper
 from shared.queue.refusals import Refusals
 from shared.queue.suppressions import Suppressions
 from shared.retry import RetryPolicy
-from shared.sealing import Seal
+from shared.sealing import Seal, SealError
 from shared.sending.dispatcher import Dispatcher, Gates
 from shared.sending.holdings import Holdings
 from shared.sending.keeper import Keeper
@@ -65,6 +66,7 @@ class SendingLoop(Generic[MessageT]):
         self._clock: Clock = SystemClock()
         self._provider = provider
         self._settings = settings
+        self._seal = Seal(settings.internal_secret)
         self._control = Control(redis, settings.sender_id)
         self._suppressions = Suppressions(redis)
         self._holdings = Holdings()
@@ -98,7 +100,7 @@ class SendingLoop(Generic[MessageT]):
             consequences=self,
             clock=self._clock,
             verdicts=self._verdicts,
-            seal=Seal(settings.internal_secret),
+            seal=self._seal,
         )
         self._conclude = partial(conclude, self._parts)
         self._failures_in_a_row = 0
@@ -118,7 +120,13 @@ class SendingLoop(Generic[MessageT]):
         """Let the provider work ahead on what was begun, where it can and the snapshots are here."""
         if self._work_ahead is not None:
             jobs = [(lease.job, self._snapshots.kept(lease.job.blast_id)) for lease in leases]
-            self._work_ahead([(job, blast) for job, blast in jobs if blast is not None])
+            with suppress(SealError):  # its own attempt will meet the same, and say so
+                opened = [
+                    (self._seal.opened_job(job), self._seal.opened_blast(blast))
+                    for job, blast in jobs
+                    if blast is not None
+                ]
+                self._work_ahead(opened)
 
     async def _enter(self, stop: Stop) -> None:
         """Take up the lease; Redis may be away for any length of time."""

@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.conftest import MakeSystem
 from tests.e2e.system import KURIR, System, clean_environment
+from tests.servers import wait_for
 
 SECRETS = ("internal_secret", "redis_password", "secret", "redis.conf")
 
@@ -25,6 +26,13 @@ def _status(port: int, path: str) -> int:
     except urllib.error.HTTPError as error:
         with error:
             return error.code
+
+
+def _is_up(port: int) -> bool:
+    try:
+        return _status(port, "/health") == 200
+    except OSError:
+        return False
 
 
 def _ask_server(system: System, *commands: str) -> str:
@@ -44,10 +52,12 @@ def _doctor(system: System, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(120)
-def test_other_users_reach_health_and_metrics_alone(make_system: MakeSystem, tmp_path: Path) -> None:
+async def test_other_users_reach_health_and_metrics_alone(make_system: MakeSystem, tmp_path: Path) -> None:
     """The logger, the senders' status and the embedded server want secrets, which lie in files of one's own."""
     system = make_system()
     system.up()
+    ports = [system.port + offset for offset in (10, 20, 30)]
+    await wait_for(lambda: all(map(_is_up, ports)), 30, "every service to be well")
     assert system.data.stat().st_mode & 0o777 == 0o700
     assert {name: (system.data / name).stat().st_mode & 0o777 for name in SECRETS} == dict.fromkeys(SECRETS, 0o600)
     for offset in (10, 20, 30):

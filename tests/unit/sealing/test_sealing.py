@@ -9,7 +9,8 @@ import pytest
 
 from shared.blasts import Blast
 from shared.jobs import Job, Recipient, pack_job, unpack_job
-from shared.rendering import compile_template
+from shared.numbers import Number
+from shared.rendering import RenderError, compile_template, job_values
 from shared.sealing import SEALED, Seal, SealError, sensitive_names, without
 from shared.templates import Template, Variable
 
@@ -78,3 +79,21 @@ def test_a_providers_words_are_kept_without_the_values_they_quote() -> None:
     assert without('{"text":"code=482913"}', ["482913"]) == '{"text":"code=***"}'
     assert without("550 5.1.1 no such user 5", ["5"]) == "550 5.1.1 no such user ***"
     assert without("250 ok", []) == "250 ok"
+
+
+def test_nothing_is_rendered_from_values_that_are_still_sealed() -> None:
+    """A message without its code would be worse than none, so a path that forgets to open them fails."""
+    blast = Blast("b", Template("t", "T", ["email"]), ["email"], "normal", 0, {"email": 1}, 1)
+    job = Job("b", 0, "email", "high", Recipient("s@example.com", "S", SEAL.closed({"code": "1"}, CODE)), 0)
+    with pytest.raises(RenderError, match="sealed"):
+        job_values(blast, job)
+    assert job_values(blast, SEAL.opened_job(job))["code"] == "1"
+
+
+def test_a_number_is_sealed_as_exactly_as_it_was_given() -> None:
+    """Its digits reach the message, and its secret text is known to whoever has to hide it."""
+    closed = SEAL.closed({"code": Number("007.50")}, CODE)
+    job = unpack_job(pack_job(Job("b", 0, "email", "high", Recipient("s@example.com", "S", closed), 0)))
+    blast = Blast("b", Template("t", "T", ["email"]), ["email"], "normal", 0, {"email": 1}, 1)
+    assert job_values(blast, SEAL.opened_job(job))["code"].written == "007.50"
+    assert "007.50" in SEAL.secrets(job.recipient.variables)
