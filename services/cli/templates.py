@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 import yaml
 from rich.table import Table
@@ -23,8 +24,11 @@ from services.cli.api_client import (
     usage_error,
 )
 from services.cli.terminal import stdout
+from shared.numbers import json_number
+from shared.template_yaml import load_template
 
 _console = stdout()
+_HEADERS = {"Content-Type": "application/json"}
 
 
 def templates(
@@ -57,7 +61,7 @@ def templates(
 
 def _read(context: typer.Context, path: Path) -> dict[str, object]:
     try:
-        content = yaml.safe_load(existing_file(context, path).read_text(encoding="utf-8"))
+        content = load_template(existing_file(context, path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise usage_error(context, f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("id"), str):
@@ -68,11 +72,15 @@ def _read(context: typer.Context, path: Path) -> dict[str, object]:
 async def _put(api: ApiClient, content: dict[str, object]) -> Answer:
     body = {name: value for name, value in content.items() if name != "id"}
     try:
-        return await api.call("PUT", f"/api/v1/templates/{content['id']}", json=body)
+        return await api.call("PUT", f"/api/v1/templates/{content['id']}", data=_json(body), headers=_HEADERS)
     except RefusedError as error:
         if error.status != 404:
             raise
-    return await api.post("/api/v1/templates", content)
+    return await api.call("POST", "/api/v1/templates", data=_json(content), headers=_HEADERS)
+
+
+def _json(content: dict[str, object]) -> bytes:
+    return msgspec.json.encode(content, enc_hook=json_number)
 
 
 def _table(answer: Answer) -> Table:

@@ -14,6 +14,8 @@ from services.ingest.templates.checking import check_template
 from services.ingest.templates.requests import TemplateRequest, template_of
 from shared.errors import SettingsError
 from shared.foreign_text import valid_value
+from shared.numbers import json_number
+from shared.template_yaml import load_template
 from shared.templates import Template
 
 
@@ -48,11 +50,11 @@ def read_templates(folder: Path, region: str) -> dict[str, TemplateFile]:
 def _read(path: Path, region: str) -> TemplateFile:
     try:
         raw = path.read_bytes()
-        value = valid_value(yaml.safe_load(raw))
+        value = valid_value(load_template(raw))
     except (yaml.reader.ReaderError, UnicodeDecodeError) as error:
         # guessing would go out to everybody: whoever wrote it has to save it anew
         raise SettingsError([f"{path.name}: not UTF-8, save it as UTF-8: {error}"]) from error
-    except (OSError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise SettingsError([f"{path.name}: {error}"]) from error
     if not isinstance(value, dict):
         raise SettingsError([f"{path.name}: a template is a mapping"])
@@ -62,4 +64,4 @@ def _read(path: Path, region: str) -> TemplateFile:
     template = template_of(request.id, request)
     if problems := check_template(template, region):
         raise SettingsError([f"{path.name}: {one.field}: {one.message}" for one in problems])
-    return TemplateFile(template, hashlib.sha256(msgspec.json.encode(template)).hexdigest())
+    return TemplateFile(template, hashlib.sha256(msgspec.json.encode(template, enc_hook=json_number)).hexdigest())

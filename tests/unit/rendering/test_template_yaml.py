@@ -1,0 +1,46 @@
+"""Templates as YAML: what looks like a number is that number, and nothing becomes something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.ingest.templates.files import read_templates
+from shared.numbers import Number
+from shared.rendering import compile_template, merge_variables
+from shared.template_yaml import load_template
+from tests.unit.rendering.test_rendering import Person
+
+FILE = """
+id: bill
+name: Bill
+channels: [email]
+subject: "{{ amount }}"
+text: "{{ amount }} {{ code }} {{ at }} {{ day }}"
+variables:
+  - {name: amount, type: number, default: 1915000.00, example: 12.50}
+  - {name: code, default: 007}
+  - {name: at, default: 12:30}
+  - {name: day, type: date, default: 2026-02-01}
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("5", 5), ("-5", -5), ("007", "007"), ("0x1F", "0x1F"), ("1_000", "1_000"), ("12:30", "12:30"), ("1e3", "1e3"),
+     (".5", ".5"), (".inf", ".inf"), ("2026-02-01", "2026-02-01"), ("yes", True), ("~", None),
+     ("12.50", Number("12.50"))],
+)  # fmt: skip
+def test_a_plain_scalar_is_what_it_looks_like(written: str, value: object) -> None:
+    """No octal, no base 60, no dates."""
+    found = load_template(f"x: {written}")["x"]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_template_file_keeps_its_numbers(tmp_path: Path) -> None:
+    """Its defaults are printed as they are written."""
+    (tmp_path / "bill.yaml").write_text(FILE)
+    template = read_templates(tmp_path, "ID")["bill"].template
+    values = merge_variables(template, {}, Person())
+    assert compile_template(template).render(values).text == "1915000.00 007 12:30 2026-02-01"
