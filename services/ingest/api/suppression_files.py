@@ -50,7 +50,7 @@ async def _import(call: Call) -> web.Response:
     query, limits = call.request.query, call.gateway.settings.limits
     reader = RowReader(_defaults(call, query))
     how = How(_choice(query, "validation", _VALIDATIONS) == "permissive", _choice(query, "dryRun", _FLAGS) == "true")
-    rows = csv_rows(chunks(call, limits.upload_bytes), limits.line_bytes, codec)
+    rows = csv_rows(chunks(call, limits.upload_bytes), limits.line_bytes, codec, recipients=False)
     with disk_trouble():
         imported = await import_rows(rows, reader, call.gateway.queue.suppressions, call.gateway.spool_folder, how)
     return answer(

@@ -80,7 +80,7 @@ def quoted(names: Sequence[str] | dict[str, None]) -> str:
     return f"{shown} …" if len(names) > _SHOWN else shown
 
 
-def read_header(cells: Sequence[str]) -> Header:
+def read_header(cells: Sequence[str], *, recipients: bool = True) -> Header:
     """Read a header row; raises ApiError MALFORMED_CSV for one that names a column twice, too many, or none at all."""
     names = [" ".join(cell.translate(_MARKS).split()) for cell in cells]
     while names and not names[-1]:
@@ -95,7 +95,7 @@ def read_header(cells: Sequence[str]) -> Header:
         field = _FIELDS.get(name_key(name), "")
         if field and field not in own:
             candidates.setdefault(field, []).append(name)
-    if not own and not candidates:
+    if recipients and not own and not candidates:
         raise ApiError("MALFORMED_CSV", _NO_HEADER)
     clear = {field: found[0] for field, found in candidates.items() if len(found) == 1}
     return Header(

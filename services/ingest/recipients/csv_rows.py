@@ -48,12 +48,15 @@ class CsvRow:
         return self.header.fields(self.cells)
 
 
-async def csv_rows(chunks: AsyncIterator[bytes], limit: int, codec: str = "") -> AsyncIterator[list[CsvRow]]:
+async def csv_rows(
+    chunks: AsyncIterator[bytes], limit: int, codec: str = "", *, recipients: bool = True
+) -> AsyncIterator[list[CsvRow]]:
     """Yield the rows of each chunk, the first time as soon as the header is known; raises ApiError.
 
     `limit` caps the bytes of one row. `codec` is that of the Content-Type's charset, if it names one.
+    With `recipients` at least one column has to be a recipient's.
     """
-    reader = _Reader(min(limit, MAX_ROW_CHARS))
+    reader = _Reader(min(limit, MAX_ROW_CHARS), recipients=recipients)
     async for text in text_of(chunks, codec):
         if rows := reader.feed(text):
             yield rows
@@ -67,8 +70,9 @@ async def csv_rows(chunks: AsyncIterator[bytes], limit: int, codec: str = "") ->
 class _Reader:
     """Drives csv.reader by pieces: a row whose end is not there yet is read again with the next piece."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, recipients: bool) -> None:
         self.header: Header | None = None
+        self._recipients = recipients
         self._limit = limit
         self._hint = ""
         self._delimiter = ""
@@ -95,7 +99,7 @@ class _Reader:
             if not any(map(str.strip, cells)):
                 continue
             if self.header is None:
-                self.header = read_header(cells)
+                self.header = read_header(cells, recipients=self._recipients)
             else:
                 if len(cells) < self.header.width:
                     cells.extend([""] * (self.header.width - len(cells)))
