@@ -17,15 +17,15 @@ from services.sandbox.outcomes import WHATSAPP_ERRORS, Verdict
 from shared.clock import Clock
 
 Stage = Literal["greeting", "mail", "rcpt", "data"]
-_EMAIL = re.compile(r"slow|hang|drop|refuse|[45][0-9]{2}(?: [ -~]+)?")
+_EMAIL = re.compile(r"slow|hang|drop|refuse|[245][0-9]{2}(?: [^\x00-\x1f\x7f]+)?")
 _WHATSAPP = re.compile(r"slow|hang|drop|[0-9]{1,6}|http [1-5][0-9]{2}")
 
 
 class Fault(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """A fault as it is asked for: `times` counts messages, `seconds` limits it in time; neither means for ever.
 
-    `at` is the SMTP command that a reply answers. `record` tells whether messages that are left hanging or dropped
-    count as accepted, and so as delivered.
+    `at` is the SMTP command that a reply answers, in `charset`; a 2xx takes the message with these words. `record`
+    tells whether messages that are left hanging or dropped count as accepted, and so as delivered.
     """
 
     channel: Literal["email", "whatsapp"]
@@ -36,19 +36,35 @@ class Fault(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=T
     delay_ms: int = 5000
     record: bool = True
     retry_after: str = ""
+    charset: Literal["utf-8", "latin-1", "gbk", "shift_jis"] = "utf-8"
+
+    @property
+    def reply(self) -> str:
+        """The answer as it goes out: bytes of another charset are hidden in surrogates."""
+        return self.answer.encode(self.charset).decode("utf-8", "surrogateescape")
 
     def problem(self) -> str:
         """Return what is wrong with it, "" if nothing."""
         pattern = _EMAIL if self.channel == "email" else _WHATSAPP
-        if pattern.fullmatch(self.answer) is None:
+        if pattern.fullmatch(self.answer) is None or not self._is_fault():
             return f"answer: {self.answer!r} is none that {self.channel} can give"
-        if self.at != "data" and not self.answer[0].isdigit():
-            return f"at: {self.answer} strikes whole messages, only a reply can answer {self.at}"
+        if self.at != "data" and self.answer[0] not in "45":
+            return f"at: {self.answer} strikes whole messages, only a refusal can answer {self.at}"
         if self.channel == "whatsapp" and self.answer.isdecimal() and int(self.answer) not in WHATSAPP_ERRORS:
             return f"answer: {self.answer} is no known WhatsApp error"
         if not self.retry_after.isprintable():
             return "retryAfter: not a header value"
         return ""
+
+    def _is_fault(self) -> bool:
+        """A yes is a fault only in a charset that it should not have."""
+        if self.answer[0] == "2" and self.charset == "utf-8":
+            return False
+        try:
+            self.answer.encode(self.charset)
+        except UnicodeEncodeError:
+            return False
+        return True
 
     def verdict(self) -> Verdict:
         """Return what it makes of a whole message."""
@@ -56,7 +72,7 @@ class Fault(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=T
             return Verdict(delay_s=self.delay_ms / 1000)
         if self.answer in {"hang", "drop"}:
             return Verdict(accepted=self.record, answered=False, closed=self.answer == "drop")
-        return Verdict(reply=self.answer, accepted=False)
+        return Verdict(reply=self.reply, accepted=self.answer.startswith("2"))
 
 
 class Faults:

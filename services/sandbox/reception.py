@@ -41,7 +41,7 @@ class MailReception:
         if len(self.sessions) > MAX_SESSIONS:
             return "421 4.3.2 too many connections"
         fault = self._faults.take("email", "greeting")
-        return GREETING if fault is None else fault.answer
+        return GREETING if fault is None else fault.reply
 
     def left(self, session: SmtpSession) -> None:
         """Note the end of a session."""
@@ -50,7 +50,7 @@ class MailReception:
     def refusal(self, command: str, address: str) -> str:
         """Return the reply to MAIL FROM or RCPT TO that refuses, "" where there is none."""
         fault = self._faults.take("email", _STAGES[command])
-        refusal = fault.answer if fault else refusal_of_recipient(address) if command == "rcpt" else ""
+        refusal = fault.reply if fault else refusal_of_recipient(address) if command == "rcpt" else ""
         if refusal:
             self._metrics.message("email", "refused")
         return refusal
@@ -70,7 +70,8 @@ class MailReception:
             return verdict
         self._numbers += 1
         delay_s = max(verdict.delay_s, self._latency_s)
-        return replace(verdict, reply=f"250 2.0.0 accepted as {self._numbers}", delay_s=delay_s)
+        reply = verdict.reply or f"250 2.0.0 accepted as {self._numbers}"
+        return replace(verdict, reply=reply, delay_s=delay_s)
 
     def _decide(self, envelope: Envelope, job_id: str, raw: bytes) -> Verdict:
         fault = self._faults.take("email")

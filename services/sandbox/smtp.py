@@ -122,7 +122,7 @@ class SmtpSession(asyncio.Protocol):
 
     def _flush(self) -> None:
         if self._replies and not self._transport.is_closing():
-            self._transport.write("".join(f"{reply}\r\n" for reply in self._replies).encode())
+            self._transport.write("".join(f"{reply}\r\n" for reply in self._replies).encode("utf-8", "surrogateescape"))
         self._replies.clear()
         if self._ended:
             self._transport.close()

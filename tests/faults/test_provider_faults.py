@@ -63,6 +63,37 @@ async def test_permanent_answer(world: World, oracle: Oracle, checks: Checks) ->
     await world.sandbox("DELETE", "/faults")
 
 
+@pytest.mark.parametrize(
+    ("charset", "words"), [("latin-1", "später für"), ("gbk", "请使用"), ("shift_jis", "ユーザー不明")]
+)
+async def test_answers_in_foreign_charsets(
+    world: World, oracle: Oracle, checks: Checks, charset: str, words: str
+) -> None:
+    """G1, G2: a provider that says yes, later and no in another charset: each is what it says, and no sender dies."""
+    pids = [child.pid for child in world.senders]
+    async with world.queue.watching(checks):
+        for answer, stage in (
+            ("421 4.3.2", "greeting"),
+            ("451 4.3.0", "mail"),
+            ("451 4.3.0", "rcpt"),
+            ("451 4.3.0", "data"),
+            ("250 2.0.0", "data"),
+        ):
+            await world.sandbox("PUT", "/faults", _fault(f"{answer} {words}", at=stage, times=_LATER, charset=charset))
+            posted = await world.client.post(people(60, "foreign"))
+            await oracle.audit([posted], _PATIENCE_S)
+            statuses = await _statuses(world, posted)
+            checks.that("G1", statuses == {"sent": 60}, f"{answer} at {stage}: ended as {statuses}")
+        await world.sandbox("PUT", "/faults", _fault(f"550 5.7.1 {words}", times=5, charset=charset))
+        posted = await world.client.post(people(60, "foreign"))
+        await oracle.audit([posted], _PATIENCE_S)
+        rows = await world.client.rows(posted.blast_id)
+    refused = {row["error_message"] for row in rows if row["status"] == "failed"}
+    checks.that("G1", refused == {f"550 5.7.1 {words}"}, f"refused with {refused}")
+    checks.that("G2", pids == [child.pid for child in world.senders], "a sender has died")
+    await world.sandbox("DELETE", "/faults")
+
+
 async def test_slow_provider(world: World, oracle: Oracle, checks: Checks) -> None:
     """G2: slow but within the time-outs: nothing is sent twice, nobody is taken for dead."""
     await world.sandbox("PUT", "/faults", _fault("slow", seconds=world.form.seconds(20), delayMs=300))
