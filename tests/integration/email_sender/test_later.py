@@ -109,3 +109,18 @@ async def test_giving_up_is_told_with_the_last_words(world: World) -> None:
     (ended,) = [event for event in await world.written() if isinstance(event, Ended)]
     assert (ended.error_class, ended.message) == ("gave_up", "451 4.3.0 not today")
     assert trouble.given > 3
+
+
+async def test_blast_of_deferred_messages_says_why_it_waits(world: World) -> None:
+    """`waitingFor` is `retrying` while all that is left waits for its next try."""
+    trouble = Trouble("RCPT", "451 4.3.0 not now")
+    blast = await world.given(2)
+    async with peer(trouble.script()) as server, sending_mail(world, smtp_settings(server.url)):
+
+        async def deferred() -> bool:
+            return (await world.control.channel_stats("email")).counters["deferred"] == 2
+
+        await wait_for(deferred, 15, "both to be deferred")
+        progress = await world.blasts.progress(blast.blast_id)
+        assert progress is not None
+        assert await world.control.waiting_for(progress) == {"email": "retrying"}
