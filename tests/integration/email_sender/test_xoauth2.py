@@ -26,7 +26,7 @@ from tests.integration.email_sender.running import opened
 from tests.integration.email_sender.token_endpoint import TokenEndpoint, token_endpoint
 from tests.integration.queue.world import open_world
 from tests.integration.sending.running import QUARTER
-from tests.servers import RedisServer, free_port, wait_for
+from tests.servers import INTERNAL_SECRET, RedisServer, free_port, wait_for
 
 OFFERS = ["PIPELINING", "AUTH LOGIN PLAIN XOAUTH2"]
 USER = "shop%40example.com"
@@ -380,6 +380,7 @@ async def test_the_service_logs_no_secret_and_pauses_when_the_grant_ends(tmp_pat
             "KURIR_EMAIL_RATE": "off",
             "KURIR_PUBLIC_URL": "https://kurir.example.com",
             "KURIR_SECRET": "a secret that signs links in tests",
+            "KURIR_INTERNAL_SECRET": INTERNAL_SECRET,
             "KURIR_REDIS_URL": redis.url,
             "KURIR_PORT": str(free_port()),
             "KURIR_DATA_DIR": str(tmp_path),

@@ -20,7 +20,7 @@ from shared.queue.connection import connect
 from shared.queue.safety import REASONS, SafetyCheck
 from shared.redis_safety import RedisSafety
 from shared.web import Health
-from tests.servers import Kind, RedisServer, free_port, wait_for
+from tests.servers import INTERNAL_SECRET, Kind, RedisServer, free_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 UNSAFE = ("--appendonly", "no", "--maxmemory-policy", "allkeys-lru")
@@ -157,6 +157,7 @@ def running(service: str, redis_url: str, folder: Path) -> Iterator[int]:
         "KURIR_DATA_DIR": str(folder),
         "KURIR_TIME_SCALE": "0.05",
         "KURIR_SECRET": "a secret that signs links in tests",
+        "KURIR_INTERNAL_SECRET": INTERNAL_SECRET,
         "KURIR_ENV": "production",
     }
     with (folder / "out").open("wb") as output:
