@@ -48,11 +48,12 @@ class UnsupportedServerError(KurirError):
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What the server says it is; `uptime_ms` counts from its last start."""
+    """What the server says it is; `uptime_ms` counts from its last start, `maxmemory` is in bytes, 0 for no limit."""
 
     name: str
     version: str
     uptime_ms: int
+    maxmemory: int = 0
 
 
 def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.0) -> Redis:
@@ -156,6 +157,7 @@ async def server_info(redis: Redis) -> ServerInfo:
         name="valkey" if valkey else "redis",
         version=str(valkey or info["redis_version"]),
         uptime_ms=int(info["uptime_in_seconds"]) * 1000,
+        maxmemory=int(info.get("maxmemory", 0)),
     )
 
 

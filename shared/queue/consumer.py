@@ -21,6 +21,7 @@ from shared.events import Ended, EventBatch, SystemEvent, pack_batch, pack_event
 from shared.jobs import legible_job_id, unpack_job
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
+from shared.queue.event_log import most_event_bytes
 from shared.queue.keys import ChannelKeys
 from shared.queue.leases import Grant, HeldEntry, Lease, Move, parse_grant
 from shared.queue.scripts import Argument, call_script
@@ -79,12 +80,16 @@ class Undecodable:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a fetch brought: leases, the channel's pause if any, and after how long something is due, if anything is."""
+    """What a fetch brought: leases, the channel's pause if any, and after how long something is due, if anything is.
+
+    `log_behind`: nothing was taken, since the events that wait for the logger are at their limit.
+    """
 
     leases: list[Lease]
     undecodable: list[Undecodable]
     paused: str
     due_in_s: float | None
+    log_behind: bool = False
 
 
 class Consumer:
@@ -96,6 +101,7 @@ class Consumer:
         self.sender_id = sender_id
         self.timing = timing
         self._policy = policy
+        self._event_bytes = most_event_bytes(0)
         self._begins = Numbered(sender_id, "begin")
         self._settles = Numbered(sender_id, "settle")
         self._lates = Numbered(sender_id, "late")
@@ -120,11 +126,15 @@ class Consumer:
 
         Raises QueueUnavailableError; what was taken then is listed by `own("buf")`.
         """
-        reply = await self._call("fetch", (self.sender_id, want))
+        reply = await self._call("fetch", (self.sender_id, want, self._event_bytes))
         assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
-        leases, undecodable = _leases(reply[2:])
+        leases, undecodable = _leases(reply[3:])
         due_in_s = reply[1] / 1000 if reply[1] >= 0 else None
-        return Fetched(leases, undecodable, _text(reply[0]), due_in_s)
+        return Fetched(leases, undecodable, _text(reply[0]), due_in_s, log_behind=reply[2] == b"1")
+
+    def fit_events(self, maxmemory: int) -> None:
+        """Fetch nothing while the events that wait for the logger are at their limit in a Redis of this size."""
+        self._event_bytes = most_event_bytes(maxmemory)
 
     async def own(self, kind: str) -> list[HeldEntry]:
         """List what this sender holds, `buf` or `tx`; raises QueueUnavailableError."""

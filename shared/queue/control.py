@@ -43,6 +43,10 @@ class SenderState:
     rate: str
 
 
+LOG_BEHIND = "log behind"
+"""What a sender says while it fetches nothing because too many events wait for the logger."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelStats:
     """What is where on a channel, live from Redis; ages in seconds by lane."""
@@ -212,6 +216,7 @@ def _waiting_for(one: ChannelProgress, stats: ChannelStats, now_ms: int) -> str:
         (one.counts["scheduled"] > 0 and one.scheduled_at_ms > now_ms, "scheduled"),
         (not stats.senders, "no_senders"),
         (not stats.provider_available, "provider_unavailable"),
+        (any(sender.reason == LOG_BEHIND for sender in stats.senders), "log_behind"),
         (moving and stats.rate_limited, "rate_limited"),
         (one.counts["retrying"] == waiting and not one.counts["processing"], "retrying"),
         (not moving and stats.waiting > waiting, "behind_others"),

@@ -32,6 +32,20 @@ class EventEntry:
     batch: EventBatch | DecodeError
 
 
+_MOST_EVENT_BYTES = 512 * 1024 * 1024
+_SHARE_OF_MEMORY = 4
+
+
+def most_event_bytes(maxmemory: int) -> int:
+    """Return how many bytes of events a stream may hold before senders fetch nothing more.
+
+    512 MB, or a quarter of Redis's memory limit (`maxmemory`, 0 for none). What makes events runs also in a full
+    Redis, so that without a limit an absent logger let Redis grow to twice its own. Ingest accepts nothing more from
+    half of it on.
+    """
+    return min(_MOST_EVENT_BYTES, maxmemory // _SHARE_OF_MEMORY) if maxmemory else _MOST_EVENT_BYTES
+
+
 class EventLog:
     """The logger's side of the event streams."""
 

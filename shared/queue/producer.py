@@ -14,7 +14,8 @@ from shared.errors import KurirError, QueueFullError
 from shared.events import Event, EventBatch, Queued, QueuedRecipient, pack_batch, pack_event
 from shared.jobs import Job, pack_job
 from shared.queue.batches import Numbered
-from shared.queue.connection import translated
+from shared.queue.connection import RETRY_WHEN_FULL_S, translated
+from shared.queue.event_log import most_event_bytes
 from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
 from shared.queue.scripts import Argument, call_script
 from shared.queue.timing import Timing
@@ -139,23 +140,49 @@ class Producer:
                 pipe.xlen(keys.events)
                 pipe.info("memory")
                 counters, events, memory = await pipe.execute()
+        await self._check_events(keys.events, events)
         counts = {name.decode(): int(value) for name, value in counters.items()}
         ended = sum(counts.get(name, 0) for name in ("sent", "failed", "cancelled", "expired", "suppressed"))
         waiting = counts.get("enqueued", 0) - ended
         limits = self._backlog
         if waiting + adding > limits.jobs:
             raise QueueFullError(f"{waiting} jobs wait on {channel}, {limits.jobs} is the limit", limits.retry_after_s)
-        if events > limits.events:
-            raise QueueFullError(f"{events} events wait for the logger", limits.retry_after_s)
         maximum = int(memory.get("maxmemory", 0))
         if maximum and int(memory["used_memory"]) > maximum * limits.memory_share:
             share = f"{limits.memory_share:.0%}"
             raise QueueFullError(f"Redis uses more than {share} of its memory limit", limits.retry_after_s)
 
+    async def _check_events(self, stream: str, count: int) -> None:
+        """Raise QueueFullError where the events of a stream that wait for the logger are near their limits."""
+        limits = self._backlog
+        if count > limits.events:
+            raise QueueFullError(f"{count} events wait for the logger", limits.retry_after_s)
+        size, most = await self._event_bytes(stream)
+        if size > most // 2:
+            words = f"the events that wait for the logger take {size:,} bytes, {most // 2:,} is the limit"
+            raise QueueFullError(words, limits.retry_after_s)
+
+    async def _event_bytes(self, stream: str) -> tuple[int, int]:
+        """Return about how many bytes a stream of events takes, 0 if the server does not say, and how many it may."""
+        with translated("size of events"):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.memory_usage(stream)
+                pipe.info("memory")
+                size, memory = await pipe.execute(raise_on_error=False)
+        maxmemory = int(memory.get("maxmemory", 0)) if isinstance(memory, dict) else 0
+        return size if isinstance(size, int) else 0, most_event_bytes(maxmemory)
+
     async def emit(self, *events: Event) -> None:
-        """Add one batch of gateway events (API requests, system events, blasts); raises QueueUnavailableError."""
+        """Add one batch of gateway events (API requests, system events, blasts).
+
+        Raises QueueUnavailableError, and QueueFullError while too many wait for the logger: callers keep the last ones,
+        and count what they drop.
+        """
         if not events:
             return
+        size, most = await self._event_bytes(GATEWAY_EVENTS)
+        if size > most:
+            raise QueueFullError("too many requests and system events wait for the logger", RETRY_WHEN_FULL_S)
         number, _ = self._gateway.next()
         batch = pack_batch(EventBatch(self._gateway.producer, number, list(events)))
         with translated("emit"):

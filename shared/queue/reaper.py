@@ -43,7 +43,10 @@ class _Page:
 
 
 class Reaper:
-    """Looks around for one sender's channel and takes over from senders that are dead."""
+    """Looks around for one sender's channel and takes over from senders that are dead.
+
+    `maxmemory` is the server's memory limit in bytes, 0 for none, as of the last look.
+    """
 
     def __init__(self, redis: Redis, channel: str, sender_id: str, timing: Timing, clock: Clock | None = None) -> None:
         self._redis = redis
@@ -53,6 +56,7 @@ class Reaper:
         self._clock = clock or SystemClock()
         self._heads = Numbered(sender_id, "reap")
         self._missing_since: dict[str, float] = {}
+        self.maxmemory = 0
 
     def forget(self) -> None:
         """Start afresh: this reaper's own lease lapsed, or Redis was away."""
@@ -61,6 +65,7 @@ class Reaper:
     async def look(self) -> list[Taken]:
         """Look once, and take over from whoever was missing long enough; raises QueueUnavailableError."""
         info = await server_info(self._redis)
+        self.maxmemory = info.maxmemory
         timing = self._timing
         args = (self._sender_id, timing.buffer_idle_ms, timing.keep_ended_ms)
         reply = await call_script(self._redis, "look", self._keys.tag, args)

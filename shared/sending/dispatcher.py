@@ -45,6 +45,7 @@ class Gates:
     chains: bool = False
     probing: bool = False
     paused: str = ""
+    log_behind: bool = False
     redis_away: bool = False
     backoff_until: float = 0.0
     blocked_s: float = 0.0
@@ -208,6 +209,9 @@ class Dispatcher:
             self._holdings.fetched(lease)
             self.gates.expect(lease.job.blast_id)
         self.gates.paused = fetched.paused
+        if fetched.log_behind and not self.gates.log_behind:
+            get_logger().warning("log_behind", channel=self._consumer.keys.channel)
+        self.gates.log_behind = fetched.log_behind
         due_in_s = IDLE_POLL_S if fetched.due_in_s is None else max(fetched.due_in_s, BUSY_POLL_S)
         self._poll_at = clock.monotonic() + min(due_in_s, IDLE_POLL_S)
         self._hungry |= len(fetched.leases) == want

@@ -93,6 +93,7 @@ class Keeper:
                         given_back=taken.from_buffer,
                         uncertain=taken.in_flight,
                     )
+                self._consumer.fit_events(self._reaper.maxmemory)
                 if clock.monotonic() >= next_watch:
                     next_watch = clock.monotonic() + timing.watch_every_ms / 1000
                     await self._watch()

@@ -22,7 +22,7 @@ from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
 from shared.queue.connection import Connection
 from shared.queue.consumer import BeginPolicy, Consumer, Doorbell
-from shared.queue.control import Control, gap_us, rate_text
+from shared.queue.control import LOG_BEHIND, Control, gap_us, rate_text
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.queue.refusals import Refusals
@@ -218,7 +218,7 @@ class SendingLoop(Generic[MessageT]):
             "host": self._settings.host,
             "concurrency": self._settings.concurrency,
             "available": not gates.probing,
-            "reason": "provider unavailable" if gates.probing else "",
+            "reason": "provider unavailable" if gates.probing else LOG_BEHIND if gates.log_behind else "",
             "rate": rate_text(self._settings.rate),
         }
 

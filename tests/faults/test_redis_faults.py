@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from shared.queue.control import LOG_BEHIND
 from tests.faults.acts import flowing
 from tests.faults.checks import Checks
 from tests.faults.client import people
@@ -125,6 +126,40 @@ async def test_memory_is_full(world: World, oracle: Oracle, checks: Checks) -> N
     checks.that("G3", statuses == {"suppressed"}, f"hard bounces of a full Redis were not suppressed: {statuses}")
     await oracle.audit_database()
     await oracle.audit_leftovers()
+
+
+async def test_memory_is_bounded_while_the_logger_is_away(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G1, G4, G7: with the logger stopped, sending fills memory to its limit at most; then it waits, and says why.
+
+    Once the logger is back all goes out, once.
+    """
+    limit = 24_000_000
+    await asyncio.to_thread(world.redis.command, "CONFIG", "SET", "maxmemory", str(limit))
+    logger = world.children["logger"]
+    await logger.stop()
+    highest = 0
+
+    async def waits_for_the_log() -> bool:
+        nonlocal highest
+        memory = await world.queue.control.server_memory()
+        highest = max(highest, memory.used)
+        stats = await world.queue.stats()
+        return bool(stats.senders) and all(sender.reason == LOG_BEHIND for sender in stats.senders)
+
+    try:
+        posted = [await world.client.post(people(2500, f"unlogged-{number}")) for number in range(8)]
+        waits = await oracle.within(waits_for_the_log, _PATIENCE_S)
+        checks.that("G7", waits, "senders do not say that the log is behind")
+        checks.that("G7", highest < limit * 1.1, f"Redis took {highest:,} bytes with a limit of {limit:,}")
+        taken = world.deliveries.count()
+        await asyncio.sleep(2.0)
+        checks.that("G7", world.deliveries.count() == taken, "senders went on though the log is behind")
+    finally:
+        logger.start()
+        await world.healthy("logger")
+    async with world.queue.watching(checks):
+        await oracle.audit(posted, _PATIENCE_S * 2)
+    await asyncio.to_thread(world.redis.command, "CONFIG", "SET", "maxmemory", "0")
 
 
 async def _has_drained(world: World) -> bool:

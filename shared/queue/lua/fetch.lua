@@ -2,9 +2,10 @@
 -- Take up to `want` jobs that may be begun soon into `<sender>:buf`.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 sender · 2 want
+-- ARGV  1 sender · 2 want · 3 bytes of unwritten events from which on nothing is taken: each job taken adds some, and
+--       what makes events may not be refused
 -- Result  {reason of the channel's pause or "", ms until something is due (-1: nothing waits for its time),
---          stream, id, delivery count, packed job, …}
+--          "1" where too many events wait for the logger else "0", stream, id, delivery count, packed job, …}
 -- Order: `high` given back or due, `high` new; then half to retries whose time has come (they must be on time, and
 -- not all there is), the rest to `normal` and the ring 4:1 while both have work, the ring one stream after the other,
 -- what was given back before what is new in each.
@@ -14,11 +15,12 @@
 
 local me, want = ARGV[1] .. ':buf', tonumber(ARGV[2])
 local paused = redis.call('GET', C .. ':paused')
-if paused then return { paused, -1 } end
+if paused then return { paused, -1, '0' } end
+if event_bytes() >= tonumber(ARGV[3]) then return { '', -1, '1' } end
 local now = now_us()
 local now_ms = math.floor(now / 1000)
 local most_due = math.max(want, 100)
-local out = { '', -1 }
+local out = { '', -1, '0' }
 local MOST_STREAMS, TURN = 16, 4
 
 local function add(stream, entries, counts)

@@ -102,6 +102,15 @@ local function emit(head, events)
   redis.call('XADD', C .. ':events', '*', 'd', head .. header .. table.concat(events))
 end
 
+-- About how many bytes the events take that the logger has not written; 0 while they are few, or where the server does
+-- not tell.
+local function event_bytes()
+  local key = C .. ':events'
+  if redis.call('XLEN', key) < 64 then return 0 end
+  local bytes = redis.pcall('MEMORY', 'USAGE', key)
+  return type(bytes) == 'number' and bytes or 0
+end
+
 local function ring_bell()
   redis.call('XADD', C .. ':bell', 'MAXLEN', '1', '*', 'd', '')
 end

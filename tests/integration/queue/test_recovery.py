@@ -8,13 +8,15 @@ import msgspec
 import pytest
 
 from shared.errors import QueueFullError
-from shared.events import Ended, Processing, Sent, SystemEvent
+from shared.events import Ended, EventBatch, Processing, Sent, SystemEvent, pack_batch
 from shared.queue.batches import Numbered
 from shared.queue.leases import Lease
 from shared.queue.producer import BacklogLimits, Producer
+from shared.queue.scripts import call_script
 from shared.queue.suppressions import Suppressions
 from shared.suppressions import Suppression
 from tests.integration.queue.world import World, open_world
+from tests.servers import wait_for
 
 
 def repeat_next(numbers: Numbered) -> None:
@@ -174,3 +176,65 @@ async def test_full_redis_takes_no_new_work_and_always_drains(full_world: World)
     assert len(await world.written()) > 120
     await world.redis.config_set("maxmemory", 0)
     await world.given(5)
+
+
+async def test_nothing_is_fetched_while_too_many_events_wait(world: World) -> None:
+    """G1: with the logger away events fill their share of memory, and no more: jobs wait until they are read."""
+    blast = await world.given(400)
+    sender = await world.sender()
+    sender.consumer.fit_events(4 * 200_000)  # a quarter of it
+    event = Ended(0, "x", 1, 1, "failed", "permanent", "550", "no" * 500)
+    taken = await sender.take(5)
+    filler = Producer(world.redis, "filler")
+    for _ in range(100):
+        number, _ = filler._gateway.next()
+        batch = EventBatch("filler", number, [event] * 4)
+        await call_script(world.redis, "tell", "{email}", (pack_batch(batch),))
+    held = await sender.consumer.fetch(10)
+    assert (held.leases, held.log_behind) == ([], True)
+    assert all(await sender.finish(*taken)), "what was begun is settled all the same"
+    await world.written()
+    assert len((await sender.consumer.fetch(10)).leases) == 10
+    await world.check_balance(blast)
+
+
+async def test_requests_of_the_log_are_bounded(world: World) -> None:
+    """Events of requests are refused once they take their share of memory; the events of messages are not theirs."""
+    await world.redis.config_set("maxmemory", 16_000_000)
+    producer = Producer(world.redis, "ingest")
+    event = SystemEvent(0, "info", "x" * 10_000, "ingest", {})
+
+    async def is_refused() -> bool:
+        try:
+            await producer.emit(event)
+        except QueueFullError as error:
+            return "wait for the logger" in str(error)
+        return False
+
+    try:
+        await wait_for(is_refused, 60, "the events to reach their limit")
+        size = await world.redis.memory_usage("gateway:events")
+        assert 3_000_000 < (size or 0) < 4_500_000
+        await world.written()
+        await producer.emit(event)
+    finally:
+        await world.redis.config_set("maxmemory", 0)
+
+
+async def test_blasts_are_refused_before_senders_stop(world: World) -> None:
+    """Ingest accepts nothing more from half of what the events may take on, so that what was accepted can be sent."""
+    await world.redis.config_set("maxmemory", 16_000_000)
+    producer = Producer(world.redis, "ingest")
+    try:
+        await producer.check_room("email")
+        filler = Producer(world.redis, "filler")
+        for _ in range(300):
+            number, _ = filler._gateway.next()
+            event = Ended(0, "x", 1, 1, "failed", "permanent", "550", "no" * 5000)
+            await call_script(world.redis, "tell", "{email}", (pack_batch(EventBatch("filler", number, [event])),))
+        with pytest.raises(QueueFullError, match="wait for the logger take"):
+            await producer.check_room("email")
+        await world.written()
+        await producer.check_room("email")
+    finally:
+        await world.redis.config_set("maxmemory", 0)
