@@ -26,8 +26,8 @@ _METHODS = {
     "hscan_iter": ("hscan",), "scan_iter": ("scan",), "sscan_iter": ("sscan",), "zscan_iter": ("zscan",),
     "xgroup_create": ("xgroup|create",), "xinfo_groups": ("xinfo|groups",), "xinfo_consumers": ("xinfo|consumers",),
     "xpending_range": ("xpending",), "config_get": ("config|get",), "script_load": ("script|load",),
+    "memory_usage": ("memory|usage",),
     "call": (), "pcall": (),  # Lua within Python
-    "sentinel_get_master_addr_by_name": (),  # asked of a Sentinel
 }  # fmt: skip
 _DRIVERS_OWN = {"ping", "select"}
 # asked as the user `default` alone: it shows all settings, passwords among them
