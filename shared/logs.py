@@ -12,7 +12,6 @@ import asyncio
 import atexit
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from shared.clock import rfc3339
 from shared.errors import SettingsError
 from shared.events import SystemEvent
 from shared.foreign_text import legible, valid
+from shared.masking import mask
 from shared.settings import CommonSettings
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
@@ -41,10 +41,6 @@ _CONSOLE_LINES_PER_S = 50
 _SHIP_BURST = 20.0
 _SHIP_PER_S = 1.0
 _SHIPPED_TEXT = 4096
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,20}://)(\S++)")
-# a run of what an address may be made of: looked for as a whole, since a search for the @ in it would be quadratic
-_RUN = re.compile(r"[^\s<>\"'(),:;=\[\]{}]++")
-_PHONE = re.compile(r"(?<![\w.:-])\+?\d{9,15}(?![\w:-]|\.\w)")
 _COLOURS = {
     "debug": "\x1b[2m",
     "info": "\x1b[32m",
@@ -116,23 +112,6 @@ def flush_logs() -> None:
     """Write out whatever is still buffered."""
     if LogPipeline.current is not None:
         LogPipeline.current.flush()
-
-
-def mask(text: str) -> str:
-    """Replace what looks like an address, a phone number or the credentials of a URL."""
-    if "@" in text:
-        text = _RUN.sub(_without_address, _URL.sub(_without_credentials, text))
-    return _PHONE.sub("<phone>", text)
-
-
-def _without_credentials(url: re.Match[str]) -> str:
-    """Hide all of a URL before its last @: a password may have any character in it."""
-    _, at, rest = url[2].rpartition("@")
-    return f"{url[1]}*** at {rest}" if at else url[0]
-
-
-def _without_address(run: re.Match[str]) -> str:
-    return "<address>" if "@" in run[0][1:-1] else run[0]
 
 
 class LogPipeline:

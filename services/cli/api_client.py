@@ -16,7 +16,7 @@ import typer
 from services.cli.data_secrets import internal_secret
 from shared.errors import KurirError, SettingsError
 from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS
-from shared.logs import mask
+from shared.masking import mask
 from shared.settings import EnvReader
 from shared.urls import without_password
 

@@ -51,11 +51,34 @@ def temporary_file(folder: Path) -> tempfile.SpooledTemporaryFile[bytes]:
     return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES, mode="w+b", dir=str(folder))
 
 
+class BlockFile:
+    """Packed blocks in a temporary file, read back in their order, as often as asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = temporary_file(folder)
+
+    def write(self, *parts: bytes | bytearray) -> None:
+        """Add one block, in parts; raises OSError where the disk is full."""
+        self._file.write(_LENGTH.pack(sum(map(len, parts))))
+        for part in parts:
+            self._file.write(part)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield every block."""
+        self._file.seek(0)
+        while head := self._file.read(_LENGTH.size):
+            yield self._file.read(_LENGTH.unpack(head)[0])
+
+    def close(self) -> None:
+        """Delete it."""
+        self._file.close()
+
+
 class Spool:
     """Takes recipients one by one and gives them back in blocks, in order, as often as asked."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = temporary_file(folder)
+        self._file = BlockFile(folder)
         self._block = bytearray()
         self._held = 0
         self.count = 0
@@ -70,11 +93,9 @@ class Spool:
             self._flush()
 
     def blocks(self) -> Iterator[list[Accepted]]:
-        """Yield everything that was kept, at most 250 at a time."""
+        """Return everything that was kept, at most 250 at a time."""
         self._flush()
-        self._file.seek(0)
-        while head := self._file.read(_LENGTH.size):
-            yield _decoder.decode(self._file.read(_LENGTH.unpack(head)[0]))
+        return map(_decoder.decode, self._file.blocks())
 
     def close(self) -> None:
         """Delete it."""
@@ -84,7 +105,6 @@ class Spool:
         if not self._held:
             return
         # the recipients stand as they were packed, behind the head of a msgpack array
-        self._file.write(_LENGTH.pack(len(self._block) + _ARRAY.size) + _ARRAY.pack(0xDD, self._held))
-        self._file.write(self._block)
+        self._file.write(_ARRAY.pack(0xDD, self._held), self._block)
         self._block.clear()
         self._held = 0

@@ -5,17 +5,15 @@ Safe to repeat: what is suppressed already stays as it is.
 
 from __future__ import annotations
 
-import struct
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
-from services.ingest.intake.spool import temporary_file
+from services.ingest.intake.spool import BlockFile
 from services.ingest.problems import Problem
 from services.ingest.recipients import CsvRow, FoundProblems, StrayCells
 from services.ingest.suppressions.rows import Entry, RowReader
@@ -24,7 +22,6 @@ from shared.suppressions import Suppression
 
 # Redis waits while a block is stored
 _BLOCK = 500
-_LENGTH = struct.Struct(">I")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[tuple[str, str, Suppression]])
 
@@ -87,7 +84,7 @@ class _Pending:
     """Checked rows that wait for the end of the file: in memory, then on disk."""
 
     def __init__(self, folder: Path) -> None:
-        self._file: IO[bytes] = temporary_file(folder)
+        self._file = BlockFile(folder)
         self._block: list[Entry] = []
         self.rows = 0
         self.entries = 0
@@ -100,16 +97,13 @@ class _Pending:
             self._flush()
 
     def blocks(self) -> Iterator[list[Entry]]:
-        """Yield everything, about 500 at a time."""
+        """Return everything, about 500 at a time."""
         self._flush()
-        self._file.seek(0)
-        while head := self._file.read(_LENGTH.size):
-            yield _decoder.decode(self._file.read(_LENGTH.unpack(head)[0]))
+        return map(_decoder.decode, self._file.blocks())
 
     def close(self) -> None:
         self._file.close()
 
     def _flush(self) -> None:
-        packed = _encoder.encode(self._block)
-        self._file.write(_LENGTH.pack(len(packed)) + packed)
+        self._file.write(_encoder.encode(self._block))
         self._block = []

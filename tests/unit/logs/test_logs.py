@@ -17,7 +17,8 @@ import structlog
 from shared.errors import DecodeError, SettingsError
 from shared.events import SystemEvent, pack_event
 from shared.jobs import unpack_job
-from shared.logs import LogPipeline, configure_logging, flush_logs, get_logger, mask, note
+from shared.logs import LogPipeline, configure_logging, flush_logs, get_logger, note
+from shared.masking import mask
 from shared.settings import CommonSettings, EnvReader, read_common
 from tests.servers import wait_for
 

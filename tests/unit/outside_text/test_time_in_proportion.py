@@ -16,7 +16,7 @@ from services.ingest.intake.mailboxes import read_mailbox
 from services.ingest.requests import BlastRequest
 from services.sandbox.mail import read_header
 from services.whatsapp_sender.replies import Answer, read_answer
-from shared.logs import mask
+from shared.masking import mask
 from shared.rendering.plaintext import settle, tidy
 from shared.settings import Rate, parse_seconds
 

@@ -16,7 +16,7 @@ from services.email_sender.settings import read_settings as read_email
 from services.ingest.settings import read_settings as read_ingest
 from services.whatsapp_sender.settings import read_settings as read_whatsapp
 from shared.errors import SettingsError
-from shared.logs import mask
+from shared.masking import mask
 from shared.queue.connection import connect
 from shared.settings import EnvReader, read_redis_url
 from shared.urls import without_password
