@@ -41,31 +41,56 @@ _RECIPIENT = re.compile(
 _POLICY = re.compile(
     r"\brelay\w*|\bauth\w*|\bunauth\w*|\blog ?in\b|\bpassword|\bcredential|\bspf\b|\bdkim\b|\bdmarc\b|\barc\b|"
     r"\bdns(?:bl)?\b|\brdns\b|\brbl\b|\bptr\b|reverse|\bhelo\b|\behlo\b|\bhostname|\bclient\b|\bsender|"
-    r"\bmail ?from\b|\bfrom\b|\benvelope\b|\bverif\w*|\bcallout\b|\bcallback\b|"
+    r"\bmail ?from\b|\b(?:mails|messages?|connections?|traffic|sent) from\b|"
+    r"\bfrom (?:address|domain|host)\b|\benvelope\b|\bverif\w*|\bcallout\b|\bcallback\b|"
     r"\bblack ?-?list|\bblock|\bdeny\w*|\bdenied\b|\bwhite ?-?list|\bgr[ae]y-?list|\blisted (?:in|at|on|by)\b|"
     r"\bspam|\bjunk\b|\bunsolicited\b|\bbulk\b|\babus|\bphish|\bvirus|\bmalware|\bcontent\b|\battachment|"
     r"\bpolic(?:y|ies)\b|\breputation\b|\bprohibit|\bpermi(?:t|ssion)|\bnot allowed\b|\bdisallow|\brestrict|"
     r"\bban(?:ned)?\b|\brefus|\bforbidden\b|\baccess\b|\bsecurity\b|\btls\b|\bencrypt|\bips?\b|"
     r"\brates?\b|\blimit|\bexceed|\btoo (?:many|much|large|big|fast)\b|quota|\bfull\b|\bstorage\b|\bsize\b|"
-    r"\bdisabled\b|\binactive\b|\bsuspend|\blocked\b|\bexpired\b|\btempor"
+    r"\bdisabled\b|\binactive\b|\bsuspend|\blocked\b|\bexpired\b|\btempor|"
+    # what is said of us: "your domain has no MX", "your server", "intrusion prevention active for"
+    r"\byour (?:\w+ )?(?:server|domain|host|network|system|client|connection)\b|\bvol\b|"
+    r"\bintrusion|\bfirewall|\bhoneypot|\btarpit"
 )
 # roots, as they are without their accents
 _POLICY_ELSEWHERE = (
     # German, Dutch
     "abgelehnt", "verweigert", "gesperrt", "blockiert", "absender", "richtlinie", "nicht erlaubt", "voll",
-    "geweigerd", "geblokkeerd", "afzender",
+    "anmeld", "uberschritten", "ueberschritten", "zu viele", "unzulassig", "unzulaessig", "verboten", "deaktiviert",
+    "speicherplatz", "geweigerd", "geblokkeerd", "afzender", "overschreden", "te veel", "niet toegestaan",
+    # Swedish, Danish, Norwegian, Finnish
+    "avvisad", "avvist", "afvist", "blockera", "blokkert", "blokeret", "avsandare", "avsender", "afsender", "behorig",
+    "estetty", "lahettaj",
     # French
-    "refus", "rejet", "bloqu", "expediteur", "emetteur", "politique", "relais", "interdit", "plein",
+    "refus", "rejet", "bloqu", "expediteur", "emetteur", "politique", "relais", "interdit", "plein", "depass",
+    "autoris", "trop de", "liste noire", "indesirable", "desactiv", "suspendu",
     # Spanish, Portuguese, Italian
     "rechaz", "rejeitad", "rifiut", "respint", "blocca", "denegad", "negad", "negat", "remitente", "remetente",
-    "mittente", "politica", "autentic", "lleno", "llena", "cheia", "piena", "lista negra", "lista nera",
+    "mittente", "politica", "autentic", "lleno", "llena", "cheia", "cheio", "piena", "pieno", "lista negra",
+    "lista nera", "excedid", "excedeu", "superado", "superato", "limite", "cuota", "autoriza", "permitid", "proibid",
+    "prohibid", "demasiad", "muitas", "troppi", "correo no deseado", "indesiderata", "inativ", "inactiv", "desativ",
     # Indonesian, Malay
-    "ditolak", "diblokir", "disekat", "pengirim", "kebijakan", "otentikasi", "diizinkan", "penuh",
+    "ditolak", "diblokir", "disekat", "pengirim", "kebijakan", "otentikasi", "autentikasi", "diizinkan", "dibenarkan",
+    "penuh", "kuota", "terlampaui", "melebihi", "batas", "terlalu banyak", "dilarang", "dinonaktifkan", "daftar hitam",
+    # Vietnamese, Thai
+    "tu choi", "bi chan", "nguoi gui", "thu rac", "đay", "gioi han", "vuot qua", "ปฏิเสธ", "ผู้ส่ง", "เต็ม", "สแปม",
     # Russian, Polish, Turkish
-    "отклонен", "спам", "заблокирован", "отправител", "odrzucon", "nadawc", "zablokowan", "reddedil", "engellen",
+    "отклонен", "отказан", "спам", "заблокирован", "отправител", "авториз", "аутентифик", "лимит", "превышен", "квот",
+    "переполнен", "запрещен", "политик", "репутац", "черн", "відхилен", "відправник", "переповнен", "odrzucon",
+    "nadawc", "zablokowan", "autoryz", "uwierzyteln", "przekrocz", "pełn", "zabronion", "reddedil", "engellen",
+    "gonderen", "kota", "dolu", "yetkilendir", "izin veril", "asildi",
+    # Czech, Hungarian, Romanian, Greek
+    "odmitnut", "odesilatel", "zablokovan", "plna", "elutasit", "felado", "betelt", "respins", "expeditor",
+    "απορριφθ", "αποστολε",
+    # Arabic, Hebrew, Persian
+    "مرفوض", "رفض", "محظور", "ممتلئ", "المرسل", "تجاوز", "مزعج", "נדחה", "חסום", "השולח", "מלאה", "پر است", "فرستنده",
     # Chinese, Japanese, Korean
-    "拒", "垃圾", "发件人", "發件人", "寄件", "黑名单", "黑名單", "信誉", "认证", "認証", "策略", "频率",
-    "迷惑", "送信者", "ブロック", "スパム", "차단", "스팸", "거부", "발신자",
+    "拒", "垃圾", "发件人", "發件人", "寄件", "黑名单", "黑名單", "信誉", "信譽", "认证", "認證", "認証", "策略",
+    "频率", "頻率", "满", "滿", "超过", "超過", "超出", "限制", "限额", "禁止", "屏蔽", "封锁", "过多", "停用",
+    "冻结", "授权",
+    "迷惑", "送信者", "送信元", "ブロック", "スパム", "一杯", "いっぱい", "容量", "制限", "許可", "無効",
+    "차단", "스팸", "거부", "발신자", "초과", "인증", "꽉", "가득", "제한", "허용",
 )  # fmt: skip
 
 

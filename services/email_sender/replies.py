@@ -144,13 +144,12 @@ def _is_deferral(reply: Reply, enhanced: str) -> bool:
 
 
 def _is_hard_bounce(stage: Stage, reply: Reply, recipient: str) -> bool:
-    """Whether it is a verdict on the recipient: by a code that its words do not contradict, or by words alone."""
-    ours = speaks_of_policy(reply.text, recipient)
+    """Whether it is a verdict on the recipient: by a code or by words, and no word of policy beside it."""
     if reply.enhanced:
-        clear = not ours or accuses_recipient(reply.text)
-        return reply.enhanced in _NO_SUCH_ADDRESS and stage in _ABOUT_THE_RECIPIENT and clear
-    bare = stage is Stage.RCPT and reply.code in _REFUSED_ADDRESS
-    return bare and not ours and accuses_recipient(reply.text)
+        verdict = reply.enhanced in _NO_SUCH_ADDRESS and stage in _ABOUT_THE_RECIPIENT
+    else:
+        verdict = stage is Stage.RCPT and reply.code in _REFUSED_ADDRESS and accuses_recipient(reply.text)
+    return verdict and not speaks_of_policy(reply.text, recipient)
 
 
 def asked_wait_s(text: str) -> float | None:

@@ -183,6 +183,47 @@ def test_verdict_in_another_language_needs_a_code(words: str) -> None:
         assert bool(error.suppress) is suppressed, text
 
 
+ACQUITTED = [
+    # quotas, log-ins and senders, in the languages of those whom Kurir's users write to
+    "Mailbox vol", "Postfach voll", "Speicherplatz überschritten", "Anmeldung erforderlich", "boîte pleine",
+    "Quota dépassé", "limite excedido", "buzón lleno", "caixa postal cheia", "casella piena", "Skrzynka pełna",
+    "Brak autoryzacji", "Przekroczono limit", "Ящик переполнен", "Нет авторизации", "Превышен лимит", "kutu dolu",
+    "Kuota terlampaui", "kotak surat penuh", "Hòm thư đầy", "người gửi bị chặn", "邮箱已满", "发送频率过高",
+    "郵箱已滿", "メールボックスが一杯です", "送信元が許可されていません", "메일함이 가득 찼습니다", "الصندوق ممتلئ",
+    "Avsändaren avvisad", "схранилище: доступ запрещен", "zpráva odmítnuta", "ผู้ส่งถูกปฏิเสธ",
+    # words of both kinds: the veto wins
+    "user unknown; your domain has no MX record", "recipient address invalid, intrusion prevention active for you",
+    "too many invalid recipients", "no such user, blocked using spamhaus", "unknown recipient: SPF check failed",
+    "user not found; your mail server is misconfigured", "recipient unknown, message too large",
+    "unknown user (authentication required)", "invalid recipient: high probability of spam",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ACQUITTED)
+def test_policy_is_understood_in_many_languages_and_outweighs_any_verdict(words: str) -> None:
+    """Also beside a code of the recipient's: a dead address costs one refusal more, a living one would be lost."""
+    for text in (words, f"5.1.1 {words}", f"{words} (#5.1.1)"):
+        error = classify(Stage.RCPT, Reply(550, text), "ana@example.com")
+        assert (type(error), error.suppress) == (PermanentError, ""), text  # type: ignore[attr-defined]  # of that type
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["5.1.1 User unknown. Please remove this address from your list", "5.1.10 Recipient address has null MX",
+     "5.1.2 Host unknown (Name server: host not found)", "5.1.1 this account was closed, please write no more today",
+     "5.1.1 The address you entered couldn't be found. Check its spelling", "5.1.1 Adresse inexistante",
+     "5.1.1 Ukjent mottaker", "5.1.1 Tuntematon vastaanottaja", "5.1.1 Neznámý příjemce", "5.1.1 无此用户",
+     "5.1.1 Ismeretlen címzett", "5.1.1 Άγνωστος παραλήπτης", "5.1.1 該当するユーザーがいません",
+     "5.1.1 adres onbekend",
+     "5.1.1 Адресат не существует", "5.1.1 Người dùng không tồn tại", "5.1.1 ไม่พบผู้ใช้", "5.1.1 böyle bir hesap yok"],
+)  # fmt: skip
+def test_words_beside_a_verdict_that_are_not_of_policy_leave_it_one(words: str) -> None:
+    """A code of the recipient's in any language, with harmless words beside it, suppresses."""
+    error = classify(Stage.RCPT, Reply(550, words), "ana@example.com")
+    assert isinstance(error, PermanentError)
+    assert error.suppress
+
+
 def test_long_replies_are_read_in_linear_time() -> None:
     """A hostile reply of a megabyte is classified within a second."""
     for text in (
