@@ -3,6 +3,7 @@
 One mailbox has many spellings: `Siti@Example.com`, `siti@example.com`, `siti@münchen.example` and
 `siti@xn--mnchen-3ya.example`. So have some numbers, since WhatsApp keeps old forms that the networks gave up.
 A message goes to the spelling that the client wrote; suppressions, duplicates, limits and searches compare identities.
+What people type into a search becomes the few ways in which an identity may hold it (`ways_written`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from unicodedata import category, decimal, normalize
 
 import idna
+import phonenumbers
 
 # Mexico gave up the 1 before mobile numbers in 2019; WhatsApp still names its older accounts with it.
 _MEXICO = re.compile(r"521([0-9]{10})")
@@ -23,6 +25,8 @@ INVISIBLE = (
     "\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 )
 _SIGNS = dict(zip("\uff0b\ufe62\uff08\uff09\uff0e\uff0f\uff1b\uff0c\u2212", "++()./;,-", strict=True))
+_LONGEST_SEARCHED = 320
+_SEARCHED_PHONE = re.compile(r"(?:tel:)?[0-9 ().\-/+]*")
 _KINDS = {"Zs": " ", "Pd": "-", "Cf": ""}
 
 
@@ -66,3 +70,38 @@ def _plain_sign(sign: str) -> str:
     if kind == "Nd":
         return str(decimal(sign))
     return _SIGNS.get(sign) or _KINDS.get(kind, sign)
+
+
+def ways_written(text: str, region: str) -> tuple[str, ...]:
+    """Return how a part of an address that people type may be written in addresses and identities.
+
+    Numbers may be typed in any way, and those without a country code are the region's. A `+` that was not escaped in a
+    query has become a space: no address holds one. Empty where nothing is asked for.
+    """
+    plain = plain_signs(text[:_LONGEST_SEARCHED])
+    written = normalize("NFC", text[:_LONGEST_SEARCHED].strip(INVISIBLE)).lower()
+    if any(map(str.isdecimal, plain)) and _SEARCHED_PHONE.fullmatch(plain):
+        # also the beginning of a mailbox: 12.34@example.com
+        numbers = _numbers_written(plain, region)
+        return (*numbers, *(() if numbers and " " in written else (written,)))
+    written = written.replace(" ", "+")
+    return tuple(dict.fromkeys((written, identity(written)))) if written else ()
+
+
+def _numbers_written(plain: str, region: str) -> tuple[str, ...]:
+    """Return the ways in which a number that holds these digits may be written, as E.164 digits."""
+    code = str(phonenumbers.country_code_for_region(region) or "")
+    trunk = phonenumbers.ndd_prefix_for_region(region, True) or ""
+    digits = re.sub("[^0-9]", "", plain.replace("(0)", ""))
+    if not digits.lstrip("0"):
+        return ()
+    found = [digits]
+    if "+" in plain or digits.startswith("00"):
+        found = [digits.removeprefix("00")]
+    elif trunk and digits.startswith(trunk):
+        found.append(code + digits.removeprefix(trunk))
+    else:
+        found.append(code + digits)
+    # a trunk prefix behind the country's code is not dialled
+    found += [code + one.removeprefix(code + trunk) for one in found if trunk and one.startswith(code + trunk)]
+    return tuple(dict.fromkeys(way for one in found for way in (one, identity(one))))

@@ -20,6 +20,7 @@ _DECIMAL = re.compile(
     r"""[+-]? (?:
         [0-9]+ (?:[.,][0-9]*)? E [+-]? [0-9]+           # scientific
         | [0-9]{7,} [.,] [0-9]*                         # seven digits and more before the point
+        | [1-9][0-9]* \. [0-9]+                         # one dot and no 0 or + before it: no area code, so a point
         | [0-9(][0-9 ()/-]* \. [0-9]{0,2}               # two digits at most behind the only one
         | [0-9]{1,3} (?:,[0-9]{3})+ (?:\.[0-9]*)?       # thousands set apart by commas
         | [0-9][0-9 .']* , [0-9]{1,2}                   # by anything else, and a comma as the point
@@ -29,12 +30,13 @@ _DECIMAL = re.compile(
 _EXTENSION = re.compile(
     r"(?:#|(?<![a-z])(?:x|ext(?:n|ension)?|ekst(?:ensi)?|dw|ramal|anexo|poste))[ .:=]*[0-9]+$", re.IGNORECASE
 )
-_AND = r"[;,|&\n\r]|or|and|atau|dan|oder|und|ou|et|o|y|e"
-_TWO = re.compile(rf"[0-9)] *(?:{_AND}) *[(+]*[0-9]|[0-9)][ /.-]*\+", re.IGNORECASE)
+_AND = r" *(?:[;,|&\n\r]|or|and|atau|dan|oder|und|ou|et) *| +[oye] +"
+_TWO = re.compile(rf"[0-9)](?:{_AND})[(+]*[0-9]|[0-9)][ /.-]*\+", re.IGNORECASE)
 # an area code, perhaps with its country's, then a slash
 _SLASHED = re.compile(r"(?:(?:\+|00)[0-9]{1,3}[ .-]*(?:\(0\)[ .-]*)?)?\(?[0-9]{1,6}\)?[ ]*/[ ]*\(?[0-9]")
 _BRACKETS = re.compile(r"[^()]*(?:\( *\+?[0-9][0-9 .-]{0,8}\)[^()]*){1,2}")
 _NUMBER = re.compile(r"\(?\+? *\(?[0-9](?:[ .()/-]*[0-9])*")
+_PLUS_ZERO = re.compile(r"\(?\+[ (]*0")
 _BEHIND_AREA = 4
 
 DECIMAL = (
@@ -44,6 +46,7 @@ TWO_NUMBERS = "This looks like two numbers. Give one."
 EXTENSION = "This has an extension, which cannot receive messages. Give the number without it."
 NOTE = "This has a note in brackets. Give the number alone."
 LETTERS = "This contains letters. Give the number alone, in digits."
+NO_CODE = "This is not a valid phone number. It has a 0 after the +: write the country code there, or leave out the +."
 SHAPE = "This is not written as a phone number. Give its digits, with + and the country code or without."
 
 
@@ -86,7 +89,11 @@ def _bare(text: str) -> str:
 
 def _cause(text: str) -> str:
     """Return why a text is not one number, "" if it is one."""
-    return _known_slip(text) or _stray_sign(text) or ("" if _NUMBER.fullmatch(text) else SHAPE)
+    if cause := _known_slip(text) or _stray_sign(text):
+        return cause
+    if not _NUMBER.fullmatch(text):
+        return SHAPE
+    return NO_CODE if _PLUS_ZERO.match(text) else ""
 
 
 def _known_slip(text: str) -> str:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import orjson
 
 from services.logger.exports import Export
-from services.logger.recipients import beginnings
+from shared.addresses import ways_written
 from shared.channels import CHANNELS
 from shared.errors import KurirError
 from shared.jobs import TERMINAL
@@ -91,7 +91,7 @@ def read_message_filter(query: Mapping[str, str], region: str = "ID") -> Message
     return MessageFilter(
         statuses=_choices(query, "status", STATUSES),
         channels=_choices(query, "channel", tuple(CHANNELS)),
-        recipient=beginnings(query.get("recipient", ""), region),
+        recipient=ways_written(query.get("recipient", ""), region),
         blast=query.get("blast", ""),
         template=query.get("template", ""),
         reference=query.get("reference", ""),

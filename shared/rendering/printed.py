@@ -24,9 +24,9 @@ def printed_names(template: nodes.Template) -> _Names:
 class _Printed:
     def __init__(self) -> None:
         self.names: set[str] = set()
-        # what a name that was set prints, and all that it was made of
+        # what a name that was set prints, and the names that a condition on it asks for
         self._prints: dict[str, _Names] = {}
-        self._made_of: dict[str, _Names] = {}
+        self._asks: dict[str, _Names] = {}
 
     def statements(self, body: list[nodes.Node], guarded: _Names) -> None:
         for node in body:
@@ -37,17 +37,40 @@ class _Printed:
             for expression in node.nodes:
                 self.names |= self._unguarded(expression, guarded)
         elif isinstance(node, nodes.If):
-            inside = guarded | self._all_names(node.test)
-            for branch in (node.body, node.elif_, node.else_):
-                self.statements(list(branch), inside)
+            self._branches(node, guarded)
         elif isinstance(node, nodes.For):
-            inside = guarded | self._all_names(node.iter)
-            self.statements(node.body, inside)
-            self.statements(node.else_, inside)
+            self._loop(node, guarded)
         elif isinstance(node, nodes.Assign):
-            prints, made_of = self._unguarded(node.node, guarded), self._all_names(node.node)
-            for name in _names_in(node.target):
-                self._prints[name], self._made_of[name] = prints, made_of
+            self._set(node.target, self._unguarded(node.node, guarded), self._asked(node.node))
+
+    def _branches(self, node: nodes.If, guarded: _Names) -> None:
+        """Walk the branches of a condition; a name that some of them set prints whatever any of them makes of it."""
+        tests = [node.test, *(one.test for one in node.elif_)]
+        inside = guarded.union(*map(self._asked, tests))
+        before, outcomes = self._prints, []
+        for branch in (node.body, *(one.body for one in node.elif_), node.else_):
+            self._prints = dict(before)
+            self.statements(branch, inside)
+            outcomes.append(self._prints)
+        self._prints = {
+            name: _NOTHING.union(*(one.get(name, frozenset({name}) - inside) for one in outcomes))
+            for name in _NOTHING.union(*outcomes)
+        }
+
+    def _loop(self, node: nodes.For, guarded: _Names) -> None:
+        # there is a turn for nothing at all of `''.split(' ')` or `[name]`
+        inside = guarded | self._asked(node.iter) if isinstance(node.iter, nodes.Name) else guarded
+        before, asked = dict(self._prints), dict(self._asks)
+        self._set(node.target, self._unguarded(node.iter, guarded), self._asked(node.iter))
+        if node.test is not None:
+            inside |= self._asked(node.test)
+        self.statements(node.body, inside)
+        self._prints, self._asks = before, asked
+        self.statements(node.else_, guarded)
+
+    def _set(self, target: nodes.Node, prints: _Names, asks: _Names) -> None:
+        for name in _names_in(target):
+            self._prints[name], self._asks[name] = prints, asks
 
     def _unguarded(self, node: nodes.Node, guarded: _Names) -> _Names:
         """Return the names that an expression prints."""
@@ -58,17 +81,27 @@ class _Printed:
         inside = guarded
         children = list(node.iter_child_nodes())
         if isinstance(node, nodes.CondExpr):
-            inside = guarded | self._all_names(node.test)
+            inside = guarded | self._asked(node.test)
             children = [child for child in children if child is not node.test]
         elif isinstance(node, (nodes.Or, nodes.And)):
-            inside = guarded | self._all_names(node)
+            inside = guarded | self._asked(node)
         elif isinstance(node, nodes.Filter) and node.name in {"default", "d"} and node.node is not None:
-            inside = guarded | self._all_names(node.node)
+            inside = guarded | self._asked(node.node)
         return _NOTHING.union(*(self._unguarded(child, inside) for child in children))
 
-    def _all_names(self, node: nodes.Node) -> _Names:
-        direct = _names_in(node)
-        return direct.union(*(self._made_of.get(name, _NOTHING) for name in direct))
+    def _asked(self, node: nodes.Node) -> _Names:
+        """Return the names that a condition asks for, or an alternative stands in for.
+
+        `'Dear ' ~ name` asks for nothing: it is never empty.
+        """
+        if isinstance(node, (nodes.Concat, nodes.Add)) and any(
+            one.value not in ("", None) for one in node.iter_child_nodes() if isinstance(one, nodes.Const)
+        ):
+            return _NOTHING
+        own: _Names = _NOTHING
+        if isinstance(node, nodes.Name) and self._asks.get(node.name) != _NOTHING:
+            own = frozenset({node.name}) | self._asks.get(node.name, _NOTHING)
+        return own.union(*(self._asked(child) for child in node.iter_child_nodes()))
 
 
 def _names_in(node: nodes.Node) -> _Names:

@@ -98,7 +98,8 @@ class WhatsAppParameters:
         every = [*(one for _, one in self._headers), *self._body, *(one for _, _, one in self._buttons)]
         self.filename_variables = self._filename.variables if self._filename is not None else frozenset()
         self.variables = self.filename_variables.union(*(one.variables for one in every))
-        self.printed = frozenset().union(*(one.printed for one in every))
+        named = self._filename.printed if self._filename is not None else frozenset()
+        self.printed = named.union(*(one.printed for one in every))
 
     def components(self, values: Mapping[str, Any]) -> list[Component]:
         """Return the header, body and button components with their parameters; raises RenderError."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.addresses import ascii_domain, identity
+from shared.addresses import ascii_domain, identity, ways_written
 
 SAME = [
     ("siti@example.com", "Siti@Example.com"),
@@ -54,3 +54,27 @@ def test_a_domain_that_has_no_ascii_form_stays() -> None:
     """A label beyond 63 characters cannot be encoded; it is compared in lower case."""
     domain = "É" * 70 + ".example"
     assert ascii_domain(domain) == "é" * 70 + ".example"
+
+
+@pytest.mark.parametrize(
+    ("typed", "held"),
+    [
+        ("0812-2477", {"08122477", "628122477"}),
+        ("+62 (0)812 2477", {"628122477"}),
+        ("00 62 812", {"62812"}),
+        ("\u200e\u0660\u0668\u0661\u0662", {"0812", "62812"}),
+        ("tel:+62-812", {"62812"}),
+        ("12.34", {"1234", "12.34"}),
+        ("SITI@M\u00dcNCHEN.de", {"siti@m\u00fcnchen.de", "siti@xn--mnchen-3ya.de"}),
+        ("siti news@", {"siti+news@"}),
+    ],
+)
+def test_a_search_finds_every_way_in_which_an_address_holds_it(typed: str, held: set[str]) -> None:
+    """People type numbers as they dial them and mailboxes as they read them."""
+    assert held <= set(ways_written(typed, "ID"))
+
+
+@pytest.mark.parametrize("typed", ["00", "0", "(0)", "+", "-", "@", "."])
+def test_a_search_for_next_to_nothing_is_not_one_for_everything(typed: str) -> None:
+    """An empty way would be part of every address, and a lift by such a filter would lift all."""
+    assert "" not in ways_written(typed, "ID")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import phonenumbers
-
 from services.ingest.problems import Problem
-from shared.addresses import identity
+from shared.addresses import ways_written
 from shared.channels import CHANNELS
 from shared.queue.suppressions import Listed
 from shared.suppressions import SCOPES, SOURCES
@@ -18,7 +15,6 @@ from shared.suppressions import SCOPES, SOURCES
 LONGEST = 320
 FIELDS = ("channel", "address", "scope", "source", "reason")
 _CHOICES: Mapping[str, Sequence[str]] = {"channel": tuple(CHANNELS), "scope": SCOPES, "source": SOURCES}
-_NUMBER = re.compile(r"[+0-9 ().-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +68,5 @@ def read_filter(values: Mapping[str, Any], region: str) -> SuppressionFilter | l
 
 
 def _needles(text: str, region: str) -> tuple[str, ...]:
-    """Return how a part of an address may stand in what is stored: an identity, or digits without `+`."""
-    if not text:
-        return ()
-    if not _NUMBER.fullmatch(text):
-        return (identity(text),)
-    digits = re.sub(r"[^0-9]", "", text)
-    if not digits:
-        return (text,)
-    # as people write a number at home: the country's code stands in for the 0
-    abroad = f"{phonenumbers.country_code_for_region(region)}{digits[1:]}" if text.startswith("0") else ""
-    return tuple(dict.fromkeys(one for one in (identity(digits), text.lower(), abroad) if one))
+    """Return how a part of an address may be stored; a text that no address can hold finds nothing, not everything."""
+    return ways_written(text, region) or ((text,) if text else ())

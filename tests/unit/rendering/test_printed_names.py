@@ -35,6 +35,22 @@ from shared.templates import Button, Template, WhatsAppContent
         ("{% set first = name.split(' ')[0] %}{% if name %}Hi {{ first }}{% endif %}", set()),
         ("{% set who = name or 'you' %}Hi {{ who }}", set()),
         ("{% set name = name or 'you' %}Hi {{ name }}", set()),
+        ("{% if vip %}{% set who = name %}{% else %}{% set who = 'you' %}{% endif %}{{ who }}", {"name"}),
+        ("{% if vip %}{% set name = 'VIP' %}{% endif %}{{ name }}", {"name"}),
+        (
+            "{% if a %}{% set name='a' %}{% elif b %}{% set name='b' %}{% else %}{% set name='c' %}{% endif %}{{ name }}",
+            set(),
+        ),
+        ("{% if not name %}{% set name = 'you' %}{% endif %}{{ name }}", set()),
+        ("{{ ('Dear ' ~ name) | default('you') }}", {"name"}),
+        ("{{ 'Dear ' + name or 'you' }}", {"name"}),
+        ("{% set line = 'Dear ' ~ name %}{% if line %}{{ line }}{% endif %}", {"name"}),
+        ("{{ (name ~ '') or 'you' }}", set()),
+        ("{% for word in name.split(' ') %}{{ word }}{% endfor %}", {"name"}),
+        ("{% for word in [name] %}{{ word }}{% endfor %}", {"name"}),
+        ("{% for word in name.split(' ') %}{{ word or 'you' }}{% endfor %}", set()),
+        ("{% for word in name.split(' ') if word %}{{ word }}{% endfor %}", set()),
+        ("{% for name in code.split(',') %}{{ name }}{% endfor %}", {"code"}),
         ("{% for part in name %}{{ part }}{% endfor %}", {"part"}),
         ("{{ name == 'Siti' }}", set()),
         ("{% raw %}{{ name }}{% endraw %} {# {name} #}", set()),
@@ -53,3 +69,11 @@ def test_a_parameter_prints_its_names() -> None:
     whatsapp = compile_template(Template("t", "T", ["whatsapp"], whatsapp=content)).whatsapp
     assert whatsapp is not None
     assert whatsapp.printed == {"name", "phone"}
+
+
+def test_the_name_of_a_file_prints_its_names() -> None:
+    """`Invoice .pdf` is as wrong as `Dear ,`."""
+    content = WhatsAppContent("t", "en", header_variables=["document:x"], document_filename="Invoice {{ name }}.pdf")
+    whatsapp = compile_template(Template("t", "T", ["whatsapp"], whatsapp=content)).whatsapp
+    assert whatsapp is not None
+    assert "name" in whatsapp.printed
