@@ -13,20 +13,23 @@ from redis.asyncio import Redis
 
 from shared.jobs import Job, unpack_job
 from shared.queue.blasts import BlastStore
+from shared.sealing import Seal
 from tests.integration.ingest.running import Api, Reply, person
+from tests.servers import INTERNAL_SECRET
 
 BLAST = "/api/messages/blast"
 _PHONE_RULE = "A phone number is written as a text, in quotes: a JSON number has no leading 0 or +"
 
 
 async def queued(redis: Redis, channel: str = "email") -> list[Job]:
-    """Return every job that waits on a channel, in order of its stream."""
+    """Return every job that waits on a channel, opened as its sender opens it, in order of its stream."""
     client: Any = redis
     jobs = []
     for key in sorted(await client.keys(f"{{{channel}}}:jobs:*")):
         jobs += [unpack_job(fields[b"d"]) for _, fields in await client.xrange(key)]
     kept = await client.hvals(f"{{{channel}}}:later:jobs")
-    return jobs + [unpack_job(raw[2:]) for raw in kept]
+    jobs += [unpack_job(raw[2:]) for raw in kept]
+    return [Seal(INTERNAL_SECRET).opened_job(job) for job in jobs]
 
 
 async def post_as(api: Api, form: str, recipients: list[dict[str, Any]], **head: Any) -> Reply:

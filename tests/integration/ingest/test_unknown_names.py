@@ -30,7 +30,7 @@ async def test_a_column_matches_its_variable_in_any_case(column: str, api: Api, 
     reply = await csv(api, f"name,email,code,{column}\nSiti,min2@example.com,1,30\n")
     assert reply.status == 202, reply.text
     assert "warnings" not in reply.body
-    assert [job.recipient.variables["minutes"] for job in await queued(redis)] == [30]
+    assert [job.recipient.variables for job in await queued(redis)] == [{"code": "1", "minutes": 30}]
 
 
 @pytest.mark.parametrize("column", ["Order Number", "order-number", "ORDER_NUMBER", "OrderNumber"])

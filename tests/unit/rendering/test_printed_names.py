@@ -38,7 +38,7 @@ from shared.templates import Button, Template, WhatsAppContent
         ("{% if vip %}{% set who = name %}{% else %}{% set who = 'you' %}{% endif %}{{ who }}", {"name"}),
         ("{% if vip %}{% set name = 'VIP' %}{% endif %}{{ name }}", {"name"}),
         (
-            "{% if a %}{% set name='a' %}{% elif b %}{% set name='b' %}{% else %}{% set name='c' %}{% endif %}{{ name }}",
+            "{% if a %}{% set name=1 %}{% elif b %}{% set name=2 %}{% else %}{% set name=3 %}{% endif %}{{ name }}",
             set(),
         ),
         ("{% if not name %}{% set name = 'you' %}{% endif %}{{ name }}", set()),
