@@ -1,62 +1,39 @@
 """One connection to one SMTP server: opened with TLS and log-in, then one transaction after the other.
 
-Every refusal is raised as `RefusedError` with the command it answers; every loss as what it means for the message:
-`ConnectionLostError` before the final dot was written, `UncertainError` after. A connection is clean after each
-transaction (at the next one RSET clears what a refusal left) or it is closed.
+Refusals and losses are raised as `failures` has them; a loss after the final dot was written is an `UncertainError`.
+A connection is clean after each transaction (at the next one RSET clears what a refusal left) or it is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable
 from typing import cast
 
-from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
+from aiosmtplib.errors import SMTPException, SMTPResponseException
 from aiosmtplib.response import SMTPResponse
 
 from services.email_sender.envelope import Announced, Envelope
+from services.email_sender.failures import (
+    LOST,
+    ConnectionLostError,
+    OutOfStepError,
+    RefusedError,
+    code_of,
+    reason_of,
+)
 from services.email_sender.login import Credentials, log_in
 from services.email_sender.protocol import ReplyQueueProtocol
-from services.email_sender.replies import Reply, Stage, classify
-from services.email_sender.reply_reader import read_extensions
+from services.email_sender.replies import Reply, Stage
+from services.email_sender.reply_reader import INVALID, read_extensions
 from services.email_sender.settings import SmtpSettings
 from shared.channels import SANDBOX_HOST
-from shared.errors import KurirError, SendError, ServerFailedError, UnavailableError, UncertainError
+from shared.errors import SendError, UnavailableError, UncertainError
 
 # what fits into the transport's buffer at once; longer messages are written piece by piece
 PIECE_BYTES = 256 * 1024
 GOODBYE_S = 0.5
-_LOST = (SMTPServerDisconnected, SMTPTimeoutError, ConnectionError, TimeoutError, SMTPResponseException)
-
-
-class RefusedError(KurirError):
-    """The server's answer to one command was no; `reply` is that answer, `recipient` whom the message was for."""
-
-    def __init__(self, stage: Stage, reply: Reply) -> None:
-        super().__init__(f"{stage.value}: {reply.words}")
-        self.stage = stage
-        self.reply = reply
-        self.recipient = ""
-
-    def classified(self) -> SendError:
-        """Return the outcome class that it means."""
-        return classify(self.stage, self.reply, self.recipient)
-
-
-class ConnectionLostError(ServerFailedError):
-    """The connection was lost, or an answer did not come, before the message was handed over."""
-
-    def __init__(self, where: str, cause: BaseException) -> None:
-        super().__init__(f"connection lost {where}: {_reason(cause)}", code="connection_lost")
-
-
-class OutOfStepError(KurirError):
-    """The server's answers do not fit the commands: it gave one more than it was asked for."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(f"the server answered out of step: {reply.words}")
 
 
 Following = Callable[[], Announced | None]
@@ -127,7 +104,7 @@ class Connection:
             raise
         except (SMTPException, OSError) as error:
             self.abort()
-            raise UnavailableError(f"{self.server.name}: {_reason(error)}", code=_code(error)) from error
+            raise UnavailableError(f"{self.server.name}: {reason_of(error)}", code=code_of(error)) from error
         except BaseException:
             self.abort()
             raise
@@ -167,7 +144,7 @@ class Connection:
         # a server so old that it does not know EHLO, whatever code it has for that
         try:
             response = await self._command(b"HELO " + self._smtp.helo.encode("ascii"))
-        except _LOST as error:
+        except LOST as error:
             raise refusal from error
         if not _is_yes(response.code):
             raise refusal
@@ -180,6 +157,8 @@ class Connection:
         try:
             await self._protocol.start_tls(self._tls_context, self.server.host, self._smtp.timeouts.connect_s)
         except SMTPResponseException as error:
+            if error.code == INVALID:
+                raise
             raise RefusedError(Stage.STARTTLS, Reply(error.code, error.message)) from error
         self._note_encryption()
         # RFC 3207 4.2: what was offered before does not count
@@ -204,7 +183,7 @@ class Connection:
             return
         try:
             response = await self._command(b"RSET")
-        except _LOST as error:
+        except LOST as error:
             self.abort()
             raise ConnectionLostError("before the message was handed over", error) from error
         except BaseException:
@@ -262,7 +241,7 @@ class Connection:
             else:
                 await self._announce(self._commands(envelope, content))
             return await self._write_content(content)
-        except _LOST as error:
+        except LOST as error:
             raise ConnectionLostError("before the message was handed over", error) from error
 
     def _commands(self, envelope: Envelope, content: bytes) -> tuple[bytes, bytes]:
@@ -295,7 +274,7 @@ class Connection:
         for stage in (Stage.MAIL, Stage.RCPT, Stage.DATA):
             try:
                 reply = _reply(await protocol.read_response(limit_s))
-            except _LOST as error:
+            except LOST as error:
                 if refusal is None:
                     raise
                 # a server that refuses and hangs up has still refused
@@ -318,7 +297,7 @@ class Connection:
         try:
             self._protocol.write(b".\r\n")
             await self._protocol.read_response(self._smtp.timeouts.command_s)
-        except _LOST:
+        except LOST:
             self.abort()
 
     async def _write_content(self, content: bytes) -> bytes:
@@ -338,12 +317,12 @@ class Connection:
         """Write the end of the message; from here on a loss is uncertain."""
         try:
             self._write_end(last, following)
-        except _LOST as error:
+        except LOST as error:
             raise ConnectionLostError("before the message was handed over", error) from error
         try:
             return await self._protocol.read_response(self._smtp.timeouts.data_s)
-        except _LOST as error:
-            raise UncertainError(f"the answer was lost after the message: {_reason(error)}", code="lost") from error
+        except LOST as error:
+            raise UncertainError(f"the answer was lost after the message: {reason_of(error)}", code="lost") from error
 
     def _write_end(self, last: bytes, following: Following | None) -> None:
         """Write the end of the message, and the commands of the next with it (RFC 2920, 3.1 allows it)."""
@@ -361,7 +340,7 @@ class Connection:
         try:
             if self._protocol.usable:
                 self._protocol.write_ahead(b"QUIT\r\n", 1)
-        except _LOST:
+        except LOST:
             pass  # it was closed already
         if self._protocol.transport is not None:
             self._protocol.transport.close()
@@ -398,19 +377,3 @@ def _welcomes(stage: Stage, reply: Reply) -> bool:
         # the server has said something more than it was asked: this is the answer to an earlier command
         raise ConnectionLostError("before the message was handed over", OutOfStepError(reply))
     return reply.code == 354
-
-
-def _code(error: BaseException) -> str:
-    if isinstance(error, socket.gaierror):
-        return "dns"
-    if isinstance(error, ssl.SSLError | ssl.CertificateError):
-        return "tls"
-    if isinstance(error, SMTPResponseException):
-        return "malformed"
-    return "timeout" if isinstance(error, TimeoutError) else "connect"
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

@@ -93,6 +93,11 @@ class Reply:
         return f"{self.code} {self.text}".rstrip()
 
     @property
+    def refuses_credentials(self) -> bool:
+        """Whether it is about our log-in, and final; a 4xx never is, whatever code follows."""
+        return self.code in _STOP_CODES or (self.enhanced == "5.7.8" and not 400 <= self.code < 500)
+
+    @property
     def is_policy(self) -> bool:
         """Whether it refuses for security or policy reasons (5.7.x)."""
         return self.enhanced.startswith("5.7.")
@@ -107,7 +112,7 @@ def classify(stage: Stage, reply: Reply, recipient: str = "") -> SendError:
     if stage in _BEFORE_MAIL:
         return _before_mail(stage, reply, message)
     enhanced = reply.enhanced
-    if reply.code in _STOP_CODES or enhanced == "5.7.8":
+    if reply.refuses_credentials:
         return StopChannelError(message, code=reply.codes, reply=reply.words)
     # a reply at odds with itself says "later": nothing is lost by asking again
     kind = "4" if str(reply.code)[:1] == "4" else enhanced[:1] or str(reply.code)[:1]
@@ -130,7 +135,7 @@ def alike(reply: Reply, recipient: str) -> tuple[str, int]:
 def _before_mail(stage: Stage, reply: Reply, message: str) -> SendError:
     """A server that greets, encrypts or authenticates badly fails for every message alike."""
     refuses_us = stage is Stage.AUTH and 500 <= reply.code < 600
-    if refuses_us or reply.code in _STOP_CODES or reply.enhanced == "5.7.8":
+    if refuses_us or reply.refuses_credentials:
         return StopChannelError(message, code=reply.codes, reply=reply.words)
     return UnavailableError(message, code=reply.codes, reply=reply.words)
 

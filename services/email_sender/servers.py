@@ -17,8 +17,9 @@ from functools import partial
 
 from aiosmtplib.response import SMTPResponse
 
-from services.email_sender.connection import Connection, ConnectionLostError, RefusedError
+from services.email_sender.connection import Connection
 from services.email_sender.envelope import Announced
+from services.email_sender.failures import ClosedMeanwhileError, ConnectionLostError, RefusedError
 from services.email_sender.login import Credentials
 from services.email_sender.message import Mail
 from services.email_sender.oauth import TokenSource
@@ -43,13 +44,6 @@ from shared.sending.provider import Room, ServerState, Start, at_once, note_acce
 LEAST_STALE_S = 5.0
 _TEND_S = 1.0
 _STALE_GROWTH = 1.01
-
-
-class ClosedMeanwhileError(ConnectionLostError):
-    """A connection was closed while the start was awaited on it: nothing of the message was said."""
-
-    def __init__(self) -> None:
-        super().__init__("while the start was awaited", ConnectionResetError("closed by the server"))
 
 
 NextMail = Callable[[], Mail | None]
@@ -239,14 +233,20 @@ class Server:
         if isinstance(error, PermanentError) and isinstance(cause, RefusedError):
             self._judge_refusal(error, cause, turn)
         else:
-            turn.worked()
+            self._answered(turn)
+
+    def _answered(self, turn: Turn) -> None:
+        """It spoke to us about a message: it lets us in, and what it had against us is over."""
+        turn.worked()
+        if not self._set_aside:
+            self.refusal = ""
 
     def _judge_refusal(self, error: PermanentError, cause: RefusedError, turn: Turn) -> None:
         """It may refuse everybody alike; once that is known, its refusals are its failures."""
         if self._set_aside and self.others_left():
             turn.failed(self._set_aside)
             raise UnavailableError(self._set_aside, code=error.code, reply=error.reply) from error
-        turn.worked()
+        self._answered(turn)
         kind, most = alike(cause.reply, cause.recipient)
         name = self.settings.name
         error.refusal = Refusal(name, kind, most, lambda: self.taken, self.others_left, self.set_aside)

@@ -23,21 +23,20 @@ OPTED_OUT = 131050
 
 # Not to this recipient: a country that the business may not write to (130497), a user in an experiment (130472), an
 # address that is no phone number (131062), a changed identity key (137000), and the rest as named by Meta.
-PERMANENT_RECIPIENT = frozenset(
-    {130472, 130497, 131021, 131026, 131030, 131047, 131049, OPTED_OUT, 131062, 133010, 137000}
-)
+PERMANENT_RECIPIENT = frozenset({130472, 130497, 131021, 131026, 131030, 131047, 131049, OPTED_OUT, 131062, 137000})
 
 # The request does not fit the template, or its type or media are of a kind that is not taken (131051 to 131053).
 PERMANENT_DATA = frozenset(
     {100, 131008, 131009, 131051, 131052, 131053, 132000, 132001, 132005, 132007, 132008, 132012, 135000}
 )
 
-# Credentials and permissions (0, 3, 10, 101, 102, 104, 190, 200 to 299, 131005); a number that was deleted (33), whose
-# certificate is wrong (131045) or whose display name is not approved (131037); payment (131042, 131044); an account
-# that is locked (368, 131031) or restricted as a whole (131048: spam, 131064: templates in a wrong category).
+# Credentials and permissions (0, 3, 10, 101, 102, 104, 190, 200 to 299, 131005); our own number: deleted (33), not
+# registered (133010), with a wrong certificate (131045) or a display name that is not approved (131037); payment
+# (131042, 131044); an account that is locked (368, 131031) or restricted as a whole (131048: spam, 131064: templates in
+# a wrong category).
 STOP = frozenset(
     {0, 3, 10, 33, 101, 102, 104, 190, *range(200, 300), 368}
-    | {131005, 131031, 131037, 131042, 131044, 131045, 131048, 131064}
+    | {131005, 131031, 131037, 131042, 131044, 131045, 131048, 131064, 133010}
 )
 
 # No message of this template passes before somebody acts: paused (132015), disabled (132016), marketing templates

@@ -179,7 +179,11 @@ class Worker(Generic[MessageT]):
         attempt = _Attempt(flight, start, parts.clock.monotonic())
         try:
             await self._conclude(attempt, await self._send(attempt, message))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if not _is_stopping():
+                # a library's own, astray: no single job's may end this worker
+                self._end_plainly(attempt, error)
+                return
             await self._end_cut(attempt)
             raise
         except Exception as error:
@@ -227,7 +231,7 @@ class Worker(Generic[MessageT]):
         else:
             self._give_back(attempt, "its sender stopped")
 
-    def _end_plainly(self, attempt: _Attempt, error: Exception) -> None:
+    def _end_plainly(self, attempt: _Attempt, error: BaseException) -> None:
         """Something failed while an outcome was worked out or reported: settle by the bare facts, once."""
         if not attempt.settled:
             lease, acceptance = attempt.lease, attempt.start.acceptance
@@ -352,11 +356,17 @@ class Worker(Generic[MessageT]):
         return weighed
 
 
-def _surprise(attempt: _Attempt, error: Exception) -> SendError:
+def _is_stopping() -> bool:
+    """Return whether the calling task was asked to end; CancelledError alone does not say so."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _surprise(attempt: _Attempt, error: BaseException) -> SendError:
     """Return what an error that nobody thought of means: once the message was on its way, it may have arrived."""
     kind = UncertainError if attempt.flight.sending else TransientError
     return kind(f"{type(error).__name__}: {error}")
 
 
-def _log_surprise(event: str, attempt: _Attempt, error: Exception) -> None:
+def _log_surprise(event: str, attempt: _Attempt, error: BaseException) -> None:
     get_logger().error(event, job_id=attempt.lease.job_id, error=type(error).__name__, exc_info=error)

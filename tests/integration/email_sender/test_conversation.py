@@ -8,7 +8,8 @@ import time
 import pytest
 
 from services.email_sender.channel import EmailChannel
-from services.email_sender.connection import PIECE_BYTES, ConnectionLostError
+from services.email_sender.connection import PIECE_BYTES
+from services.email_sender.failures import ConnectionLostError
 from services.email_sender.settings import SmtpSettings, Timeouts
 from shared.errors import DeferredError, PermanentError, SendError, TransientError, UncertainError
 from shared.jobs import Attachment

@@ -239,7 +239,8 @@ async def test_text_injected_before_tls_breaks_the_connection(tmp_path: Path) ->
         async with opened(smtp_settings(url, ca_file=str(tmp_path / "ca.pem"))) as channel:
             with pytest.raises(UnavailableError) as injected:
                 await channel.send(make_mail())
-            assert "injected" in injected.value.reply
+            assert injected.value.message.endswith(": text was injected before TLS began")
+            assert injected.value.code == "malformed"
             assert server.heard["MAIL"] == 0
             await channel.send(make_mail())
         assert server.sessions[1].verbs == ["EHLO", "STARTTLS", "EHLO", "MAIL", "RCPT", "DATA", "QUIT"]
@@ -295,6 +296,18 @@ async def test_refused_server_is_probed_and_taken_up_again() -> None:
 
             await wait_for(taken_up)
             assert not any(state.refuses for state in channel.servers())
+
+
+async def test_refusal_of_a_message_shows_that_the_server_lets_us_in() -> None:
+    """The password was mended, and the next message is refused for its own sake: nothing is wrong with us."""
+    script = {**refusing(1), "RCPT": ["550 5.1.1 gone"]}
+    async with peer(script, ["AUTH PLAIN"]) as server, opened(smtp_settings(with_password(server))) as channel:
+        with pytest.raises(StopChannelError):
+            await channel.send(make_mail())
+        assert [state.refuses for state in channel.servers()] == [True]
+        with pytest.raises(PermanentError):
+            await channel.send(make_mail())
+        assert [state.refuses for state in channel.servers()] == [False]
 
 
 async def test_channel_stops_once_every_server_refuses_us() -> None:

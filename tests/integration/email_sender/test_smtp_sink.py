@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from services.email_sender.connection import ConnectionLostError
+from services.email_sender.failures import ConnectionLostError
 from shared.errors import (
     DeferredError,
     PermanentError,

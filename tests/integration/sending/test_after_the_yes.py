@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from services.email_sender.channel import EmailChannel
-from services.email_sender.connection import ConnectionLostError
+from services.email_sender.failures import ConnectionLostError
 from services.whatsapp_sender.channel import WhatsAppChannel
 from services.whatsapp_sender.payload import WhatsAppMessage
 from shared.blasts import Blast
@@ -198,6 +198,26 @@ async def test_noted_yes_outranks_whatever_is_raised_after_it(world: World, erro
     events = [one for one in await world.written() if isinstance(one, Sent)]
     assert {(one.message_id, one.response) for one in events} == {(f"<{one.job_id}>", "250 für alle") for one in events}
     assert len(events) == 3
+
+
+async def test_cancellation_that_nobody_asked_for_ends_no_sender(world: World) -> None:
+    """A library's CancelledError, astray: before the start it uses an attempt, after a yes it is one; all are sent."""
+    times = Counter[str]()
+
+    async def prepare(message: RenderedMessage) -> None:
+        times[message.job_id] += 1
+        if times[message.job_id] == 1:
+            raise asyncio.CancelledError
+
+    async def behave(message: RenderedMessage) -> Receipt:
+        note_acceptance(f"<{message.job_id}>", "250 ok")
+        raise asyncio.CancelledError
+
+    blast = await world.given(6)
+    provider = FakeProvider(behave, prepare=prepare)
+    async with sending(world, provider, replace(SETTINGS, concurrency=2)):
+        assert (await _ended(world, blast))["sent"] == 6
+    assert set(times.values()) == {2}
 
 
 async def test_stop_after_a_noted_yes_is_an_acceptance(world: World) -> None:

@@ -126,6 +126,14 @@ def test_basic_code_of_4xx_is_later_whatever_follows(enhanced: str) -> None:
     assert isinstance(classify(Stage.RCPT, Reply(451, f"{enhanced}no such user")), TransientError)
 
 
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("code", [421, 432, 450, 451, 452, 454])
+@pytest.mark.parametrize("enhanced", ["5.7.8", "5.7.0", "5.7.1", "5.1.1", "4.7.0", "4.7.8"])
+def test_4xx_stops_and_fails_nothing_at_any_stage(stage: Stage, code: int, enhanced: str) -> None:
+    """A server that cannot check our password for now has not refused it."""
+    assert not isinstance(classify(stage, Reply(code, f"{enhanced} words")), PermanentError | StopChannelError)
+
+
 WORDS_OF_POLICY = [
     "relay not permitted", "we do not relay", "authentication required", "SMTP AUTH is required", "SPF check failed",
     "SPF fail - not authorized", "blocked using spamhaus", "Sender verify failed", "DKIM signature invalid",
