@@ -5,8 +5,8 @@
 -- ARGV  1 this sender · 2 ms that an entry may lie in anyone's `:buf` · 3 ms after which a stall is forgotten
 -- Result  {1 if this sender's own lease holds else 0, entries freed from stale buffers, sender without a
 --          heartbeat, …}
--- A job idle in another's `:buf` for too long (its sender is frozen) is given back at no cost. Where there are many
--- bulk streams each look takes the next of them, since Redis waits meanwhile; senders are listed apart.
+-- A job idle in another's `:buf` for too long (its sender is frozen) is given back at no cost. Each look takes some of
+-- the streams at which each sender holds something, and the next of all streams, since Redis waits meanwhile.
 
 local missing, seen, freed = {}, {}, 0
 
@@ -14,6 +14,15 @@ local function note(sender)
   if seen[sender] then return end
   seen[sender] = true
   if redis.call('EXISTS', C .. ':sender:' .. sender) == 0 then missing[#missing + 1] = sender end
+end
+
+local function free_stale(stream, sender)
+  if sender == ARGV[1] then return end
+  local rows = redis.pcall('XPENDING', stream, GROUP, 'IDLE', ARGV[2], '-', '+', 500, sender .. ':buf')
+  if rows.err or #rows == 0 then return end
+  for _, entry in ipairs(rows) do give_back(stream, entry[1], math.max(entry[4] - 1, 0)) end
+  freed = freed + #rows
+  serve(stream)
 end
 
 local function look(stream)
@@ -24,14 +33,7 @@ local function look(stream)
     local sender, kind = string.match(name, '^(.+):(%a+)$')
     if sender then
       note(sender)
-      if kind == 'buf' and pending > 0 and sender ~= ARGV[1] then
-        local rows = redis.call('XPENDING', stream, GROUP, 'IDLE', ARGV[2], '-', '+', 500, name)
-        for _, entry in ipairs(rows) do
-          give_back(stream, entry[1], math.max(entry[4] - 1, 0))
-          freed = freed + 1
-        end
-        if #rows > 0 then serve(stream) end
-      end
+      if kind == 'buf' and pending > 0 then free_stale(stream, sender) end
     end
   end
 end
@@ -42,7 +44,12 @@ look(C .. ':jobs:due')
 local some = redis.call('SSCAN', C .. ':streams', redis.call('GET', C .. ':look') or '0', 'COUNT', 64)
 redis.call('SET', C .. ':look', some[1], 'PX', 60000)
 for _, blast in ipairs(some[2]) do look(C .. ':jobs:bulk:' .. blast) end
-for _, sender in ipairs(redis.call('HKEYS', C .. ':senders')) do note(sender) end
+for _, sender in ipairs(redis.call('HKEYS', C .. ':senders')) do
+  note(sender)
+  for _, blast in ipairs(redis.call('SRANDMEMBER', held_key(sender), 16)) do
+    if blast ~= '' then free_stale(C .. ':jobs:bulk:' .. blast, sender) end
+  end
+end
 if freed > 0 then ring_bell() end
 
 local now_s = tonumber(redis.call('TIME')[1])

@@ -77,6 +77,17 @@ async def test_a_dead_sender_of_an_earlier_version_is_taken_over(world: World) -
     await world.check_balance(*blasts)
 
 
+async def test_a_frozen_buffer_among_many_streams_is_found_at_once(world: World) -> None:
+    """A look does not walk over all streams to find the one in which a frozen sender's job lies."""
+    for _ in range(300):
+        await world.given(100, "bulk")
+    frozen, alive = await world.sender(), await world.sender()
+    (lease,) = await frozen.fetch(1)
+    await Reaper(world.redis, "email", alive.name, replace(AT_ONCE, buffer_idle_ms=0)).look()
+    held: Any = await world.redis.xpending_range(lease.stream, "senders", "-", "+", 10)
+    assert [row["consumer"] for row in held] == [b"~back"]
+
+
 async def test_streams_that_are_served_out_are_forgotten(world: World) -> None:
     """A sender that serves thousands of blasts keeps a list of those alone at which it holds something."""
     paused = [await world.given(100, "bulk") for _ in range(10)]
