@@ -18,6 +18,7 @@ BOM = BOM_UTF8
 # what a spreadsheet takes for a formula, also in full width; guarded texts are guarded once more, to be told apart
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 # phone numbers, and whatever else loses digits or zeros as a number
+_TEXT_CELL = re.compile(r'="([^"]*)"')
 _DIGITS = re.compile(r"[0-9]{7,}|0[0-9]+|[0-9]+[eE][0-9]+")
 
 
@@ -37,6 +38,13 @@ def guarded(value: Any) -> Any:
 def unguarded(text: str) -> str:
     """Return what a guarded cell held."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def plain_texts(cells: list[str]) -> list[str]:
+    """Return the cells of a row, those that are marked as texts for spreadsheets (`="007"`) without the mark."""
+    if not any(cell[:2] == '="' for cell in cells):
+        return cells
+    return [found[1] if (found := _TEXT_CELL.fullmatch(cell.strip())) else cell for cell in cells]
 
 
 def _text_cell(value: Any) -> Any:

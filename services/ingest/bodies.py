@@ -37,8 +37,14 @@ READING_ERRORS = ("BODY_TOO_LARGE", "REQUEST_TIMEOUT", "MALFORMED_REQUEST", "UNS
 BODY_ERRORS = ("MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE", *READING_ERRORS)
 ENDINGS = (TransferEncodingError, web.RequestPayloadError, ConnectionError)
 
+_LONGEST_NO_BODY = 64 * 1024
+
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 ValueT = TypeVar("ValueT")
+
+
+class _NoBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What a call that takes no body may be sent."""
 
 
 class Meter:
@@ -146,6 +152,18 @@ async def read_optional(call: Call, kind: type[StructT]) -> StructT:
         return kind()
     raw = await read_json(call)
     return decode_struct(raw, kind) if raw.removeprefix(BOM_UTF8).strip() else kind()
+
+
+async def refuse_body(call: Call) -> None:
+    """Read the body of a call that takes none: empty, or an object without fields. Raises 400 and 422 for another.
+
+    What is ignored would be taken for done: a `reason`, a filter, a `dryRun`.
+    """
+    if not call.request.can_read_body:
+        return
+    raw = (await read_whole(call, _LONGEST_NO_BODY)).removeprefix(BOM_UTF8).strip()
+    if raw:
+        decode_object(raw, _NoBody, "MALFORMED_JSON", "this call takes no body, and what was sent")
 
 
 def decode_struct(raw: bytes, kind: type[StructT]) -> StructT:

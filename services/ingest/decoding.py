@@ -22,6 +22,24 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _PATH = re.compile(r"^(?P<what>.*) - at `\$?(?P<path>[^`]*)`$", re.DOTALL)
 _KEY_PATH = re.compile(r"^(?P<what>.*) - at `key` in `\$?(?P<path>[^`]*)`$", re.DOTALL)
+# msgspec's words name Python's types: what a client reads instead
+_KINDS = {
+    "str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "array": "a list",
+    "object": "an object", "null": "null", "datetime": "a time such as 2026-01-31T12:00:00Z",
+}  # fmt: skip
+_WORDS = (
+    (re.compile(r"Expected `([^`]*)`, got `([^`]*)`"), "should be {0}, but is {1}"),
+    (re.compile(r"Expected `str` of length <= ([0-9]+)"), "is longer than {0} characters"),
+    (re.compile(r"Expected `array` of length <= ([0-9]+)"), "has more than {0} entries"),
+    (re.compile(r"Expected `(?:str|array)` of length >= 1"), "is empty"),
+    (re.compile(r"Expected `\w+` >= (\S+)"), "should be at least {0}"),
+    (re.compile(r"Expected `\w+` <= (\S+)"), "should be at most {0}"),
+    (re.compile(r"Expected `datetime` with a timezone component"), "needs a time zone, as in 2026-01-31T12:00:00Z"),
+    (re.compile(r"Invalid RFC3339 encoded datetime"), "is not a time such as 2026-01-31T12:00:00Z"),
+    (re.compile(r"Invalid enum value (.{1,60}).*", re.DOTALL), "cannot be {0}"),
+    (re.compile(r"Object missing required field `([^`]*)`"), "lacks the field {0}"),
+    (re.compile(r"Object contains unknown field `([^`]*)`"), "has no field {0}"),
+)
 _json = msgspec.json.Decoder()
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
@@ -95,7 +113,8 @@ def problem_of(error: msgspec.ValidationError, path: str = "") -> Problem:
     text = str(error)
     found = _KEY_PATH.match(text) or _PATH.match(text)
     where, what = (found["path"], found["what"]) if found else ("", text)
-    return Problem(path + where if path else where.lstrip("."), _code_of(what), what)
+    field = path + where if path else where.lstrip(".")
+    return Problem(field, _code_of(what), _plain(what, field.rpartition(".")[2] or "the body"))
 
 
 def _field_problems(value: Any, kind: Any, path: str) -> list[Problem]:
@@ -114,6 +133,18 @@ def _unknown_field(name: str, fields: Mapping[str, object]) -> str:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def _plain(what: str, name: str) -> str:
+    """Return msgspec's words about what has a name, without Python's names for types."""
+    for pattern, words in _WORDS:
+        if found := pattern.fullmatch(what):
+            return f"{name} " + words.format(*map(_kind, found.groups()))
+    return what
+
+
+def _kind(name: str) -> str:
+    return " or ".join(_KINDS.get(one, one) for one in name.split(" | "))
 
 
 def _code_of(what: str) -> str:

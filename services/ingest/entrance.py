@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler as AioHandler
 from aiohttp.typedefs import Middleware
 
 from services.ingest.answers import error_answer
+from services.ingest.bodies import refuse_body
 from services.ingest.call import LOGGED_BODY_BYTES, Call, Operation
 from services.ingest.gateway import Gateway
 from services.ingest.keys import ApiKey
@@ -97,6 +98,8 @@ class Entrance:
             check_query(operation, call.request.query)
             self._need_queue(operation)
             call.guarded = operation.guarded
+            if operation.body is None and not operation.rooted:
+                await refuse_body(call)
             return await operation.handler(call)
         except QueueFullError as full:
             retry = {"Retry-After": str(full.retry_after_s)}

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from services.ingest.answers import ErrorAnswer
+from services.ingest.bodies import READING_ERRORS
 from services.ingest.call import JSON, Operation, Parameter
 from services.ingest.problems import ERROR_CODES
 from services.ingest.requests import BlastHead, RecipientRequest
@@ -142,6 +143,8 @@ def error_codes(operation: Operation) -> list[str]:
     codes = [*operation.errors, *_ALWAYS]
     if not operation.open_query:
         codes.append("INVALID_QUERY")
+    if operation.body is None and not operation.rooted:
+        codes += ["MALFORMED_JSON", "VALIDATION_FAILED", *READING_ERRORS]
     if operation.scope is not None:
         codes += ["UNAUTHORIZED", "MISSING_SCOPE", "LOOPBACK_ONLY"]
     if operation.limited:

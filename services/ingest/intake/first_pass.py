@@ -21,7 +21,7 @@ from services.ingest.recipients import (
     CsvRow,
     FoundProblems,
     RecipientChecker,
-    StrayCells,
+    UnfitRows,
     missing_columns,
 )
 from services.ingest.recipients.csv_header import Header
@@ -60,7 +60,7 @@ class FirstPass:
         self._read = 0
         self._rejected = 0
         self._missing: dict[str, Problem] | None = None
-        self._strays = StrayCells()
+        self._unfit = UnfitRows()
         self.spool = Spool(folder)
         self.found = FoundProblems()
         self.dropped = Places()
@@ -84,14 +84,13 @@ class FirstPass:
                     self._take(self._checker.check_json(entry, self._read, incoming.path))
                 self._read += 1
             await asyncio.sleep(0)
-        self.found.add(self._strays.problems())
+        self.found.add(self._unfit.problems())
         return self._totals()
 
     def _take_row(self, row: CsvRow) -> None:
         if self._missing is None:
             self._missing = self._check_columns(self._checker.read_columns(row.header))
-        if row.stray_column:
-            self._strays.add(row)
+        if self._unfit.take(row):
             self._rejected += 1
             return
         checked = self._checker.check_row(row, self._read)

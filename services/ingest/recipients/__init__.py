@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from services.ingest.recipients.accepted import Accepted
 from services.ingest.recipients.checking import RecipientChecker
-from services.ingest.recipients.columns import StrayCells, missing_columns
+from services.ingest.recipients.columns import UnfitRows, missing_columns
 from services.ingest.recipients.csv_rows import CsvRow, csv_rows
 from services.ingest.recipients.csv_text import codec_of
 from services.ingest.recipients.ndjson import ndjson_lines
@@ -44,7 +44,7 @@ __all__ = [
     "FoundProblems",
     "RecipientChecker",
     "Rules",
-    "StrayCells",
+    "UnfitRows",
     "check_global_variables",
     "codec_of",
     "csv_rows",

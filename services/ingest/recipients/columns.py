@@ -66,28 +66,57 @@ def _missing(header: Header, name: str, code: str) -> Problem:
     return Problem(_WHOLE, code, f"the file has no {what} {name!r}; its columns are {header.shown()}")
 
 
-class StrayCells:
-    """Rows that have text in a column without a name: counted, the first lines kept."""
+class UnfitRows:
+    """Rows that do not fit the header, counted, the first lines kept: they are one problem each kind."""
 
     def __init__(self) -> None:
-        self._count = 0
-        self._lines: list[int] = []
+        self._strays = _Lines()
         self._column = 0
+        self._parted: dict[str, _Lines] = {}
 
-    def add(self, row: CsvRow) -> None:
-        """Note a row."""
-        self._column = self._column or row.stray_column
-        self._count += 1
-        if len(self._lines) < _SHOWN_LINES:
-            self._lines.append(row.line)
+    def take(self, row: CsvRow) -> bool:
+        """Note a row that does not fit; return whether it is one."""
+        if column := row.stray_column:
+            self._column = self._column or column
+            self._strays.add(row.line)
+            return True
+        if other := row.other_separator:
+            self._parted.setdefault(other, _Lines()).add(row.line)
+            return True
+        return False
 
     def problems(self) -> Sequence[Problem]:
-        """Return the one problem that they are, none where there is no such row."""
-        if not self._count:
-            return ()
-        lines = ", ".join(map(str, self._lines)) + (" …" if self._count > _SHOWN_LINES else "")
-        what = (
-            f"{self._count} {'row has' if self._count == 1 else 'rows have'} text in a column that the header does not "
-            f"name, first column {self._column} (line {lines}): name it, or quote the cells that hold a separator"
-        )
-        return [Problem(_WHOLE, "INVALID_VALUE", what)]
+        """Return what is wrong with the file for such rows, nothing where there is none."""
+        found = []
+        if self._strays.count:
+            found.append(
+                f"{self._strays.rows('has', 'have')} text in a column that the header does not name, first column "
+                f"{self._column} ({self._strays}): name it, or quote the cells that hold a separator"
+            )
+        found += [
+            f"{lines.rows('is', 'are')} separated by {_named(other)}, the header is not ({lines}): "
+            "use one separator in the whole file"
+            for other, lines in self._parted.items()
+        ]
+        return [Problem(_WHOLE, "INVALID_VALUE", what) for what in found]
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: list[int] = []
+
+    def add(self, line: int) -> None:
+        self.count += 1
+        if len(self._first) < _SHOWN_LINES:
+            self._first.append(line)
+
+    def rows(self, one: str, many: str) -> str:
+        return f"1 row {one}" if self.count == 1 else f"{self.count} rows {many}"
+
+    def __str__(self) -> str:
+        return f"line {', '.join(map(str, self._first))}" + (" …" if self.count > _SHOWN_LINES else "")
+
+
+def _named(separator: str) -> str:
+    return "tabs" if separator == "\t" else repr(separator)

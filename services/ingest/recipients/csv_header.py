@@ -44,6 +44,12 @@ def name_key(name: str) -> str:
 
 
 _FIELDS = {name_key(alias): field for field, aliases in ALIASES.items() for alias in (field, *aliases)}
+_PREFIX = "variables."
+
+
+def is_own_column(name: str) -> bool:
+    """Return whether a column of this name is, or could be, a recipient's own."""
+    return name_key(name) in _FIELDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ def read_header(cells: Sequence[str], *, recipients: bool = True) -> Header:
     if len(named) > MAX_COLUMNS:
         raise ApiError("MALFORMED_CSV", f"the header has more than {MAX_COLUMNS} columns")
     own = _once([(name.lower(), place) for name, place in named if name.lower() in OWN_COLUMNS])
-    variables = _once([(name.removeprefix("variables."), place) for name, place in named if place not in own.values()])
+    variables = _once([(_variable(name), place) for name, place in named if place not in own.values()])
     candidates: dict[str, list[str]] = {}
     for name in variables:
         field = _FIELDS.get(name_key(name), "")
@@ -106,6 +112,10 @@ def read_header(cells: Sequence[str], *, recipients: bool = True) -> Header:
         aliased=frozenset(clear.values()),
         unclear=tuple((field, tuple(found)) for field, found in candidates.items() if len(found) > 1),
     )
+
+
+def _variable(name: str) -> str:
+    return name[len(_PREFIX) :] if name.lower().startswith(_PREFIX) else name
 
 
 def _once(pairs: Sequence[tuple[str, int]]) -> dict[str, int]:

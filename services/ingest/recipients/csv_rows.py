@@ -12,27 +12,38 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from services.ingest.problems import ApiError
-from services.ingest.recipients.csv_header import Header, read_header
+from services.ingest.recipients.csv_header import Header, is_own_column, read_header
 from services.ingest.recipients.csv_text import text_of
+from shared.spreadsheets import plain_texts
 
 MAX_ROW_CHARS = 1024 * 1024
 _DELIMITERS = ",;\t|"
 # what a blank row may consist of
 _NOTHING = f' \ufeff\n"{_DELIMITERS}'
 # programs that do not know the line save it as a row: quoted, and with a delimiter for each further column
-_HINT = re.compile(rf'\ufeff*"?sep="? *(?P<hint>\\t|[^"\n])?["{_DELIMITERS} ]*\n?', re.IGNORECASE)
+_HINT = re.compile(rf'\ufeff*"?sep *="? *(?P<hint>\\t|<?tab>?|[^"\n])?["{_DELIMITERS} ]*\n?', re.IGNORECASE)
+_TAB = re.compile(r"\\t|<?tab>?", re.IGNORECASE)
+# how many lines a header may have, whose names hold line breaks
+_HEADER_LINES = 20
+# how DOS ends a file
+_END_OF_FILE = ["\x1a"]
 
 
 @dataclass(frozen=True, slots=True)
 class CsvRow:
-    """One row, at least as wide as its header; `line` is its last line in the file, from 1."""
+    """One row, at least as wide as its header; `line` is its last line in the file, from 1.
+
+    `written` is how many cells the file has for it.
+    """
 
     header: Header
     cells: list[str]
     line: int
+    written: int = 0
 
     @property
     def stray_column(self) -> int:
@@ -42,6 +53,14 @@ class CsvRow:
             return 0
         outside = (*header.nameless, *range(header.width, len(cells)))
         return next((place + 1 for place in outside if cells[place].strip()), 0)
+
+    @property
+    def other_separator(self) -> str:
+        """The separator of this row, where it is not the header's and all of the row is one cell; "" else."""
+        missing = self.header.width - self.written
+        if self.written != 1 or not missing:
+            return ""
+        return next((one for one in _DELIMITERS if self.cells[0].count(one) >= missing), "")
 
     def fields(self) -> dict[str, Any]:
         """Return the row in the shape of a recipient's JSON."""
@@ -87,23 +106,24 @@ class _Reader:
         """Take a piece of the file; return the rows that it completes."""
         self._split(text, final=final)
         self._check_length(self._held, len(self._lines))
-        if not self._delimiter and not self._begin():
-            return []
         self._fresh += len(text)
         # a row that was unfinished is read again once there is as much anew, so that reading takes time in proportion
         if self._fresh < self._kept and not final:
             return []
         self._fresh = self._kept = 0
+        if not self._delimiter and not self._begin(final=final):
+            return []
         rows: list[CsvRow] = []
         for cells in self._records(final=final):
-            if not any(map(str.strip, cells)):
+            if not any(map(str.strip, cells)) or cells == _END_OF_FILE:
                 continue
             if self.header is None:
                 self.header = read_header(cells, recipients=self._recipients)
             else:
-                if len(cells) < self.header.width:
-                    cells.extend([""] * (self.header.width - len(cells)))
-                rows.append(CsvRow(self.header, cells, self._line))
+                written = len(cells)
+                if written < self.header.width:
+                    cells.extend([""] * (self.header.width - written))
+                rows.append(CsvRow(self.header, plain_texts(cells), self._line, written))
         return rows
 
     def _split(self, text: str, *, final: bool) -> None:
@@ -119,23 +139,36 @@ class _Reader:
             self._lines.append("".join(self._partial))
             self._partial = []
 
-    def _begin(self) -> bool:
+    def _begin(self, *, final: bool) -> bool:
         """Take what stands before the header, and recognise the delimiter by it; False if it is not there yet."""
         while self._lines:
             first = self._lines[0]
             hint = _HINT.fullmatch(first)
             if not hint and first.strip(_NOTHING):
-                self._delimiter = self._recognised(first)
+                header = self._header_text()
+                if header.count('"') % 2 and not final and len(self._lines) < _HEADER_LINES:
+                    self._kept = len(header)
+                    return False
+                self._delimiter = self._recognised(header)
                 return True
             if hint:
-                self._hint = (hint["hint"] or "").replace("\\t", "\t")
+                self._hint = _TAB.sub("\t", hint["hint"] or "")
             self._lines.popleft()
             self._line += 1
         return False
 
+    def _header_text(self) -> str:
+        """Return the first lines, up to where the quotes of the header's cells are closed."""
+        text = ""
+        for line in islice(self._lines, _HEADER_LINES):
+            text += line
+            if text.count('"') % 2 == 0:
+                break
+        return text
+
     def _recognised(self, header: str) -> str:
-        unquoted = "".join(header.split('"')[::2])
-        likely = max(_DELIMITERS, key=unquoted.count)
+        unquoted, bare = "".join(header.split('"')[::2]), header.replace('"', "")
+        likely = max(_DELIMITERS, key=lambda one: (sum(map(is_own_column, bare.split(one))), unquoted.count(one)))
         if not self._hint or (self._hint not in unquoted and likely in unquoted):
             return likely
         if self._hint != "\t" and (self._hint.isalnum() or self._hint.isspace()):

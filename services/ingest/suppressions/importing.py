@@ -15,7 +15,7 @@ import msgspec
 
 from services.ingest.intake.spool import BlockFile
 from services.ingest.problems import Problem
-from services.ingest.recipients import CsvRow, FoundProblems, StrayCells
+from services.ingest.recipients import CsvRow, FoundProblems, UnfitRows
 from services.ingest.suppressions.rows import Entry, RowReader
 from shared.queue.suppressions import Suppressions
 from shared.suppressions import Suppression
@@ -48,12 +48,11 @@ async def import_rows(
     blocks: AsyncIterator[list[CsvRow]], reader: RowReader, suppressions: Suppressions, folder: Path, how: How
 ) -> Imported:
     """Check all rows, then store them; raises ApiError with every problem where the file is to be good as a whole."""
-    found, strays, imported = FoundProblems(), StrayCells(), Imported()
+    found, unfit, imported = FoundProblems(), UnfitRows(), Imported()
     with closing(_Pending(folder)) as pending:
         async for rows in blocks:
             for row in rows:
-                if row.stray_column:
-                    strays.add(row)
+                if unfit.take(row):
                     imported.rejected += 1
                     continue
                 result = reader.read(row, imported.rejected + pending.rows)
@@ -62,7 +61,7 @@ async def import_rows(
                     found.add(problems)
                 else:
                     pending.add([one for one in result if not isinstance(one, Problem)])
-        found.add(strays.problems())
+        found.add(unfit.problems())
         if found.total and not (how.permissive and pending.rows):
             raise found.answer()
         imported.total, imported.problems = pending.entries, found.first

@@ -52,7 +52,6 @@ _SOURCES: Mapping[str, Source] = {
     for alias in aliases.split()
 }
 _LONGEST = {"reason": 200, "jobId": 200, "words": 1000, "by": 200}
-_SPREADSHEET_TEXT = re.compile(r'="([^"]*)"')
 _EPOCH = re.compile(r"[0-9]{9,10}|[0-9]{12,13}")
 
 
@@ -174,6 +173,4 @@ def _plain(name: str) -> str:
 
 
 def _text(cell: str) -> str:
-    text = cell.strip()
-    found = _SPREADSHEET_TEXT.fullmatch(text)
-    return found[1].strip() if found else unguarded(text)
+    return unguarded(cell.strip())

@@ -270,3 +270,35 @@ async def test_the_case_with_a_mark_is_accepted(api: Api) -> None:
     raw = BOM + b'{"templateId":"otp","channel":"email","recipient":{"name":"Siti","email":"siti.api@example.com",'
     reply = await api.call("POST", "/api/messages", data=raw + b'"variables":{"code":"1"}}}', headers=JSON)
     assert reply.status == 202
+
+
+NO_BODY = [
+    ("POST", "/api/channels/email/resume"),
+    ("POST", "/api/blasts/none/resume"),
+    ("POST", "/api/blasts/none/cancel"),
+    ("POST", "/api/messages/none/cancel"),
+    ("DELETE", "/api/templates/none"),
+    ("DELETE", "/api/suppressions/none"),
+    ("GET", "/api/blasts"),
+    ("GET", "/api/logs/messages"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), NO_BODY)
+async def test_a_call_that_takes_no_body_refuses_one(method: str, path: str, api: Api) -> None:
+    """What it would ignore is refused; no body, an empty one and an empty object are nothing."""
+    reason = await api.call(method, path, data=b'{"reason": "typo", "dryRun": true}')
+    assert reason.status == 422, reason.text
+    assert [(one["field"], one["code"]) for one in reason.body["errors"]] == [
+        ("reason", "UNKNOWN_FIELD"),
+        ("dryRun", "UNKNOWN_FIELD"),
+    ]
+    for other in (b"reason=typo", b"[]", b'"all"'):
+        refused = await api.call(
+            method, path, data=other, headers={"Content-Type": "application/x-www-form-urlencoded"}
+        )
+        assert (refused.status, refused.body["code"]) == (400, "MALFORMED_JSON"), refused.text
+    plain = await api.call(method, path)
+    for nothing in (b"", b"{}", b"\xef\xbb\xbf{ }\n"):
+        taken = await api.call(method, path, data=nothing)
+        assert taken.status == plain.status, taken.text

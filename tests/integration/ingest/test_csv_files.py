@@ -169,6 +169,10 @@ BROKEN = {
         "\n".join(["name,email,code", *(f"{row},x" for row in ROWS)]).encode(), 422, "INVALID_VALUE",
         "200 rows have text in a column that the header does not name, first column 4 (line 2, 3, 4 …)",
     ),
+    "another separator in every row": (
+        "\n".join(["name;email;code", *ROWS]).encode(), 422, "INVALID_VALUE",
+        "200 rows are separated by ',', the header is not (line 2, 3, 4 …): use one separator",
+    ),
     "Windows-1252": (
         "\n".join(["name,email,code", *(f"Jos\u00e9 {row}" for row in ROWS)]).encode("cp1252"), 400, "MALFORMED_CSV",
         "line 2 is not UTF-8",

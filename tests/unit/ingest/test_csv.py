@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.ingest.problems import ApiError
-from services.ingest.recipients import CsvRow, Rules, codec_of, csv_rows, missing_columns
+from services.ingest.recipients import CsvRow, Rules, UnfitRows, codec_of, csv_rows, missing_columns
 from shared.templates import Template, Variable
 
 LIMIT = 10_000
@@ -246,6 +246,14 @@ async def test_a_row_in_many_pieces_takes_time_in_proportion() -> None:
     assert time.process_time() - began < 5
 
 
+async def test_a_header_in_many_pieces_takes_time_in_proportion() -> None:
+    """A header whose quote stays open is not joined again with each piece that arrives."""
+    raw = b'"' + b"x" * 60_000 + b"\n" + b"y" * 60_000 + b'",name\na,Siti\n'
+    began = time.process_time()
+    assert (await read(raw, size=1, limit=1 << 20))[0].cells == ["a", "Siti"]
+    assert time.process_time() - began < 5
+
+
 async def test_a_cell_of_great_length_is_refused() -> None:
     """In words of its own: the row may be as long."""
     said = await refusal(b"name\n" + b"x" * 200_000, limit=1 << 20)
@@ -318,3 +326,38 @@ async def test_a_column_that_two_could_be_is_asked_for() -> None:
     assert missing_columns(row.header, rules("email")) == {}
     with pytest.raises(ApiError, match="the columns 'Mobile', 'WhatsApp' could all be the phone: name one of them"):
         missing_columns(row.header, rules("whatsapp"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "name;email;code;Amount (Rp, net, gross, all)\nSiti;siti@example.com;007;1\n",
+        "name,email,code,a;b;c;d;e\nSiti,siti@example.com,007,1\n",
+        "name\temail\tcode\tx, y, z, w\nSiti\tsiti@example.com\t007\t1\n",
+        '"name";"email";"code"\nSiti;siti@example.com;007\n',
+        '"note\nof ours";name;email;code\n1;Siti;siti@example.com;007\n',
+        '"a, b,\nc, d, e";name;email;code\n1;Siti;siti@example.com;007\n',
+        "sep = ;\nname;email;code\nSiti;siti@example.com;007\n",
+        "sep=TAB\nname\temail\tcode\nSiti\tsiti@example.com\t007\n",
+        "sep=<tab>\nname\temail\tcode\nSiti\tsiti@example.com\t007\n",
+        "name,email,code\nSiti,siti@example.com,007\n\x1a",
+        'name,email,code\nSiti,siti@example.com,="007"\n',
+        'name,email,code\nSiti,="siti@example.com","=""007"""\n',
+        "name,email,Variables.code\nSiti,siti@example.com,007\n",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_a_header_tells_the_separator_by_the_names_that_it_finds(data: str, size: int) -> None:
+    """Other separators within its names, line breaks in them, and a spreadsheet's marks change nothing."""
+    (row,) = await read(data.encode(), size=size)
+    fields = row.fields()
+    assert (fields["name"], fields["email"], fields["variables"]["code"]) == ("Siti", "siti@example.com", "007")
+
+
+async def test_rows_with_another_separator_than_the_header_are_one_problem() -> None:
+    """Not one for each row and variable."""
+    unfit = UnfitRows()
+    rows = await read(b"name,email,code\nSiti;siti@example.com;007\nBudi;budi@example.com;008\nWati,w@example.com\n")
+    assert [unfit.take(row) for row in rows] == [True, True, False]
+    (problem,) = unfit.problems()
+    assert problem.message.startswith("2 rows are separated by ';', the header is not (line 2, 3)")

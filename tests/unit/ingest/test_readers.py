@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.ingest.decoding import problems_of
 from services.ingest.problems import ApiError
 from services.ingest.recipients import csv_rows, ndjson_lines
+from services.ingest.requests import BlastRequest
 
 LIMIT = 10_000
 _CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=8)
@@ -59,3 +62,23 @@ async def test_a_line_without_end_is_refused() -> None:
     with pytest.raises(ApiError) as raised:
         await anext(ndjson_lines(_chunks(b"x" * 50, [20, 20]), 30))
     assert raised.value.code == "BODY_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"templateId": 1}, "templateId should be a text, but is a whole number"),
+        ({"channels": "email"}, "channels should be a list, but is a text"),
+        ({"channels": []}, "channels is empty"),
+        ({"templateId": "x" * 101}, "templateId is longer than 100 characters"),
+        ({"priority": 7}, "priority should be at most 2"),
+        ({"dryRun": "yes"}, "dryRun should be true or false, but is a text"),
+        ({"scheduledAt": "soon"}, "scheduledAt is not a time such as 2026-01-31T12:00:00Z"),
+        ({"scheduledAt": "2026-01-31T12:00:00"}, "scheduledAt needs a time zone, as in 2026-01-31T12:00:00Z"),
+        ({"validation": "lax"}, "validation cannot be 'lax'"),
+    ],
+)
+def test_a_field_is_refused_without_names_of_pythons_types(wrong: dict[str, Any], words: str) -> None:
+    """A client need not know what `str` is."""
+    problems = problems_of({"templateId": "otp", "channels": ["email"], "recipients": [], **wrong}, BlastRequest)
+    assert [problem.message for problem in problems] == [words]
