@@ -12,6 +12,7 @@ import msgspec
 from cachetools import LRUCache, cached
 
 from shared.numbers import packed_number
+from shared.rendering.computed import all_computed
 from shared.rendering.derived import DerivedText, TextPart, WrittenText, derive_text
 from shared.rendering.errors import RenderError
 from shared.rendering.languages import DEFAULT, is_language
@@ -46,8 +47,8 @@ class CompiledTemplate:
     """A template ready to render; safe to share between threads.
 
     `variables` are the names that any part of its mail takes from outside, builtin ones included; `printed` those
-    that are printed without a guard; `whatsapp` fills
-    the parameters of its WhatsApp content, None where it has none; `size` is about the number of bytes it takes.
+    that are printed without a guard; `computed` those that have to be numbers or dates; `whatsapp` fills the parameters
+    of its WhatsApp content, None where it has none; `size` is about the number of bytes it takes.
     """
 
     def __init__(self, template: Template) -> None:
@@ -60,6 +61,7 @@ class CompiledTemplate:
         self.whatsapp = WhatsAppParameters(template.whatsapp, language) if template.whatsapp is not None else None
         self.variables = frozenset().union(*(part.variables for part in self._parts()))
         self.printed = frozenset().union(*(part.printed for part in self._parts()))
+        self.computed = all_computed(part.computed for part in self._parts())
         self.size = _LEAST_BYTES + _GROWTH * len(_encoder.encode(template))
 
     def _parts(self) -> list[Part]:

@@ -15,6 +15,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from shared.rendering.computed import Computed, computed_names
 from shared.rendering.delimiters import TagLexer
 from shared.rendering.errors import RenderError, TagError
 from shared.rendering.filters import FILTERS, METHODS, TESTS
@@ -82,8 +83,13 @@ PLAIN_AS_IS = _environment(autoescape=False, trim=False)
 _Root = Callable[[Context], Iterator[str]]
 
 
-def parse(source: str, environment: _Environment, language: str = "") -> tuple[nodes.Template, frozenset[str]]:
-    """Parse and check a source; return it with the names that it prints unguarded. Raises RenderError."""
+def parse(
+    source: str, environment: _Environment, language: str = ""
+) -> tuple[nodes.Template, frozenset[str], Computed]:
+    """Parse and check a source; return it with the names that it prints unguarded, and those that it computes with.
+
+    Raises RenderError.
+    """
     if len(source) > MAX_SOURCE_CHARS:
         raise RenderError(f"the template is longer than {MAX_SOURCE_CHARS} characters")
     lexer = TagLexer(environment, source)
@@ -92,8 +98,8 @@ def parse(source: str, environment: _Environment, language: str = "") -> tuple[n
         parser = Parser(environment, "")
         parser.stream = TokenStream(lexer.tokens(), None, None)
         tree = parser.parse()
-        printed = printed_names(tree)
-        return check_and_rewrite(tree, language), printed
+        printed, computed = printed_names(tree), computed_names(tree)
+        return check_and_rewrite(tree, language), printed, computed
     except TagError as error:
         raise explained(error, lexer.tags) from None
     except TemplateSyntaxError as error:
@@ -109,7 +115,7 @@ def parse(source: str, environment: _Environment, language: str = "") -> tuple[n
 class Part:
     """One compiled part of a template; `variables` are the names that it takes from outside.
 
-    `printed` are those that it prints without a guard.
+    `printed` are those that it prints without a guard, `computed` those that have to be numbers or dates.
     """
 
     def __init__(self, source: str, name: str, environment: _Environment = PLAIN, language: str = "") -> None:
@@ -117,13 +123,13 @@ class Part:
         self._environment = environment
         self._language = language
         try:
-            self._root, self.variables, self.printed = self._compiled(source)
+            self._root, self.variables, self.printed, self.computed = self._compiled(source)
         except RenderError as error:
             raise error.within(name) from error.__cause__
 
-    def _compiled(self, source: str) -> tuple[_Root, frozenset[str], frozenset[str]]:
+    def _compiled(self, source: str) -> tuple[_Root, frozenset[str], frozenset[str], Computed]:
         refill()
-        tree, printed = parse(source, self._environment, self._language)
+        tree, printed, computed = parse(source, self._environment, self._language)
         try:
             variables = frozenset(meta.find_undeclared_variables(tree))
             code = self._environment.compile(tree)
@@ -132,7 +138,7 @@ class Part:
         namespace = {"environment": self._environment, "__file__": "<template>"}
         exec(code, namespace)  # noqa: S102 - jinja2's way to load what it generated from the checked tree
         root: _Root = namespace["root"]  # type: ignore[assignment]  # the name that jinja2 gives it
-        return root, variables, printed & variables
+        return root, variables, printed & variables, computed
 
     def render(self, values: Mapping[str, Any], cap: int = MAX_OUTPUT_CHARS) -> str:
         """Render with values; raises RenderError, which names the variable where one is missing."""

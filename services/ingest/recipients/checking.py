@@ -80,6 +80,8 @@ class RecipientChecker:
         except RenderError as error:
             raise ApiError("INVALID_TEMPLATE", str(error)) from error
         self._renders_left = _TEST_RENDERS if "email" in rules.channels else 0
+        self._unsure = self._compiled.computed.unsure(rules.template, rules.global_variables)
+        self._watched = "email" in rules.channels and (self._unsure.unknown or bool(self._unsure.names))
         self._whatsapp = "whatsapp" in rules.channels and rules.template.whatsapp is not None
         self._borrowed = _borrowed_addresses(rules, self._compiled)
         self._printed = printed_names(rules)
@@ -136,7 +138,7 @@ class RecipientChecker:
             self._check_shown(draft)
         if not draft.refused and self._whatsapp:
             self._check_parameters(draft)
-        if not draft.refused and self._renders_left:
+        if not draft.refused and (self._renders_left or self._watched):
             self._try_rendering(draft)
         if draft.refused or not any(draft.addresses):
             return Checked(None, draft.problems)
@@ -229,13 +231,23 @@ class RecipientChecker:
             draft.addresses[place] = ""
 
     def _try_rendering(self, draft: _Draft) -> None:
-        """Render the first recipients, so that a template that cannot be rendered is refused before it is queued."""
-        self._renders_left -= 1
+        """Render the first recipients, and those whose values may not do, so that no sender finds that it cannot."""
+        values = self._values(draft)
+        if self._renders_left:
+            self._renders_left -= 1
+        elif self._unsure.fits(values):
+            return
         try:
-            self._compiled.render(self._values(draft))
+            self._compiled.render(values)
         except RenderError as error:
-            field = f"variables.{error.variable}" if error.variable else "variables"
-            draft.problem(field, "RENDER_FAILED", str(error))
+            blamed = error.variable or self._unfit(values)
+            draft.problem(f"variables.{blamed}" if blamed else "variables", "RENDER_FAILED", str(error))
+
+    def _unfit(self, values: Mapping[str, Any]) -> str:
+        """Return the name of the one value that may not do, "" where there is none or several."""
+        every = self._unsure
+        unfit = [name for name in every.names if not every.only(name).fits(values)]
+        return unfit[0] if len(unfit) == 1 else ""
 
     def _values(self, draft: _Draft) -> dict[str, Any]:
         return merge_variables(self._rules.template, self._rules.global_variables, draft)

@@ -12,8 +12,8 @@ from services.whatsapp_sender.payload import render_message
 from shared.blasts import Blast
 from shared.queue.blasts import BlastStore
 from shared.rendering import compile_template, job_values
-from tests.integration.ingest.running import Api, Reply
-from tests.integration.ingest.test_intake import BLAST, queued
+from tests.integration.ingest.running import Api, Reply, person
+from tests.integration.ingest.test_intake import BLAST, post_as, queued
 
 TEMPLATE: dict[str, Any] = {
     "id": "bill",
@@ -155,3 +155,30 @@ async def test_a_parameter_that_cannot_be_filled_is_refused_with_its_template(
     problem = reply.body["errors"][0]
     assert problem["field"].startswith(field)
     assert words in problem["message"] + problem["field"]
+
+
+@pytest.mark.parametrize("form", ["json", "ndjson", "csv"])
+async def test_an_ambiguous_text_of_a_late_recipient_is_refused_at_intake(form: str, api: Api, redis: Redis) -> None:
+    """A text variable that the mail shows as a number: its sender would have failed the fifth message alone."""
+    await api.post(
+        "/api/templates",
+        {
+            "id": "bill", "name": "Bill", "channels": ["email"], "subject": "Bill", "text": "{{ amount | currency }}",
+            "variables": [{"name": "amount", "example": "1915"}],
+        },
+    )  # fmt: skip
+    amounts = ["1915", "1.915.000", "12,50", "0.915", "1.915", "1,915"]
+    people = [person(place, variables={"amount": amount}) for place, amount in enumerate(amounts)]
+    if form == "csv":
+        rows = [f'{one["name"]},{one["email"]},"{one["variables"]["amount"]}"' for one in people]
+        reply = await api.post(
+            f"{BLAST}?templateId=bill&channels=email", data="\n".join(["name,email,amount", *rows]).encode(),
+            headers={"Content-Type": "text/csv"},
+        )  # fmt: skip
+    else:
+        reply = await post_as(api, form, people, templateId="bill")
+    assert reply.status == 422, reply.text
+    fields = [f"recipients[{place}].variables.amount" for place in (4, 5)]
+    assert [one["field"] for one in reply.body["errors"]] == fields
+    assert all("could be two different numbers" in one["message"] for one in reply.body["errors"])
+    assert await queued(redis) == []
