@@ -59,6 +59,12 @@ async def end_tasks(tasks: Sequence[asyncio.Task[Any]], every_s: float = 0.1) ->
         _, pending = await asyncio.wait(pending, timeout=every_s)
 
 
+def is_stopping() -> bool:
+    """Return whether the calling task was asked to end; a CancelledError without that is a library's own, astray."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def run_service(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> NoReturn:
     """Run a service until it ends and leave the process with its exit code.
 

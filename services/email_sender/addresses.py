@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from email.headerregistry import Address
-from email.utils import parseaddr
+from email.utils import getaddresses
 
 from email_validator import EmailNotValidError, validate_email
 
@@ -26,7 +26,10 @@ def parse_mailbox(text: str) -> Address:
     """Read an RFC 5322 mailbox, `Name <address>` or an address; the domain becomes ASCII. Raises AddressError."""
     if any(character in text for character in "\r\n\0"):
         raise AddressError("a mailbox is one line")
-    name, address = parseaddr(text)
+    found = getaddresses([text])
+    if len({address for _, address in found}) > 1:
+        raise AddressError("this is more than one mailbox, or a name with a comma that is not in quotes")
+    name, address = found[0] if found else ("", "")
     if not address:
         raise AddressError("this is not a mailbox such as Shop <shop@example.com>")
     local, _, domain = wire_address(address).rpartition("@")

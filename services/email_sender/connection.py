@@ -139,8 +139,8 @@ class Connection:
             return
         self.extensions, self.auth_methods = {}, []
         refusal = RefusedError(Stage.EHLO, _reply(response))
-        if not 500 <= response.code <= 599:
-            raise refusal
+        if not 500 <= response.code <= 599 or self.server.username:
+            raise refusal  # without EHLO there is no log-in: its words say more than that
         # a server so old that it does not know EHLO, whatever code it has for that
         try:
             response = await self._command(b"HELO " + self._smtp.helo.encode("ascii"))

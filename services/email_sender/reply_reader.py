@@ -91,7 +91,8 @@ def read_extensions(text: str) -> tuple[dict[str, str], list[str]]:
         name, *parameters = _OLD_AUTH.sub("auth ", line).split() or [""]
         name = name.lower()
         if name == "auth":
-            methods += [one.lower() for one in parameters if one.lower() not in methods]
+            named = " ".join(parameters).lower().replace(",", " ").split()  # some put commas between them
+            methods += [one for one in named if one not in methods]
             parameters = [one.upper() for one in methods]
         if name:
             extensions[name] = " ".join(parameters)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from shared.lifecycle import is_stopping
 from shared.logs import get_logger
 from shared.queue.consumer import Consumer
 from shared.queue.leases import Lease, Move
@@ -59,7 +60,9 @@ class Settler:
                 batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
                 try:
                     await self._carry_out(batch)
-                except Exception as error:
+                except (Exception, asyncio.CancelledError) as error:
+                    if isinstance(error, asyncio.CancelledError) and is_stopping():
+                        raise
                     self._set_aside(batch)
                     _log_surprise("settler_error", batch, error)
             self._idle.set()
@@ -99,5 +102,5 @@ class Settler:
             asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self.add, one)
 
 
-def _log_surprise(event: str, batch: list[Settlement], error: Exception) -> None:
+def _log_surprise(event: str, batch: list[Settlement], error: BaseException) -> None:
     get_logger().error(event, job_id=batch[0].move.lease.job_id, jobs=len(batch), exc_info=error)

@@ -22,6 +22,7 @@ from shared.errors import (
     UncertainError,
 )
 from shared.jobs import Job
+from shared.lifecycle import is_stopping
 from shared.logs import get_logger, note
 from shared.queue.leases import Lease
 from shared.sealing import Seal, SealError, without
@@ -180,8 +181,7 @@ class Worker(Generic[MessageT]):
         try:
             await self._conclude(attempt, await self._send(attempt, message))
         except asyncio.CancelledError as error:
-            if not _is_stopping():
-                # a library's own, astray: no single job's may end this worker
+            if not is_stopping():  # no single job may end this worker
                 self._end_plainly(attempt, error)
                 return
             await self._end_cut(attempt)
@@ -354,12 +354,6 @@ class Worker(Generic[MessageT]):
             raise
         attempt.settled = weighed is None
         return weighed
-
-
-def _is_stopping() -> bool:
-    """Return whether the calling task was asked to end; CancelledError alone does not say so."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _surprise(attempt: _Attempt, error: BaseException) -> SendError:

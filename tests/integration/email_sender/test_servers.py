@@ -7,7 +7,6 @@ import ssl
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
@@ -19,13 +18,12 @@ from shared.errors import (
     DeferredError,
     PermanentError,
     SendError,
-    StopChannelError,
     UnavailableError,
     UncertainError,
 )
 from shared.sending.breaker import BreakerPolicy
 from tests.integration.email_sender.mails import make_mail, smtp_settings
-from tests.integration.email_sender.peer import CLOSE, SILENCE, Peer, foreign, peer
+from tests.integration.email_sender.peer import CLOSE, SILENCE, peer
 from tests.integration.email_sender.running import opened
 from tests.servers import free_port, wait_for
 
@@ -250,100 +248,3 @@ def test_time_outs_and_policies_are_settings() -> None:
     """The defaults: five failures open a breaker for a minute, a probe every five seconds where there is no other."""
     assert BreakerPolicy() == BreakerPolicy(5, 60.0, 5.0)
     assert SmtpSettings((), Timeouts(), "", "h").breaker == BreakerPolicy()
-
-
-def with_password(server: Peer) -> str:
-    """The server's URL with credentials, in clear."""
-    return server.url.replace("//", "//some:word@") + "?tls=off"
-
-
-def refusing(times: int, charset: str = "ascii", words: str = "wrong password") -> dict[str, list[str]]:
-    """A server that refuses the password so often."""
-    return {"AUTH": [foreign(f"535 5.7.8 {words}", charset)] * times}
-
-
-async def test_server_that_refuses_our_password_is_left_alone_and_the_others_go_on() -> None:
-    """Of two servers one says 535: everything goes through the other, and it is asked once, not for each message."""
-    async with peer(refusing(99), ["AUTH PLAIN"]) as strict, peer(extensions=["AUTH PLAIN"]) as good:
-        urls = (with_password(strict) + "&weight=1000000", with_password(good))
-        async with opened(smtp_settings(*urls, breaker=NEVER_AGAIN)) as channel:
-            for _ in range(10):
-                await channel.send(make_mail())
-            states = {state.server: (state.available, state.refuses) for state in channel.servers()}
-            status = await channel.status()
-        asked = strict.heard["AUTH"]
-    assert len(good.messages) == 10
-    assert asked == 2, "once for a message, once for the status"
-    name = f"127.0.0.1:{strict.port}"
-    assert states == {name: (False, True), f"127.0.0.1:{good.port}": (True, False)}
-    looks: Any = status.detail["servers"]
-    look, other = looks
-    assert (look["breaker"], look["refusesUs"]) == ("open", "AUTH refused: 535 5.7.8 wrong password")
-    assert look["error"] == "535 5.7.8 wrong password"
-    assert (other["breaker"], other["refusesUs"], status.authenticated) == ("closed", None, True)
-
-
-async def test_refused_server_is_probed_and_taken_up_again() -> None:
-    """Once the password was mended at the server, the next probe finds it: no restart, no resume."""
-    policy = BreakerPolicy(failures=3, open_s=0.05, probe_every_s=0.05)
-    async with peer(refusing(2), ["AUTH PLAIN"]) as strict, peer(extensions=["AUTH PLAIN"]) as good:
-        urls = (with_password(strict) + "&weight=1000000", with_password(good))
-        async with opened(smtp_settings(*urls, breaker=policy)) as channel:
-
-            async def taken_up() -> bool:
-                await channel.send(make_mail())
-                return bool(strict.messages)
-
-            await wait_for(taken_up)
-            assert not any(state.refuses for state in channel.servers())
-
-
-async def test_refusal_of_a_message_shows_that_the_server_lets_us_in() -> None:
-    """The password was mended, and the next message is refused for its own sake: nothing is wrong with us."""
-    script = {**refusing(1), "RCPT": ["550 5.1.1 gone"]}
-    async with peer(script, ["AUTH PLAIN"]) as server, opened(smtp_settings(with_password(server))) as channel:
-        with pytest.raises(StopChannelError):
-            await channel.send(make_mail())
-        assert [state.refuses for state in channel.servers()] == [True]
-        with pytest.raises(PermanentError):
-            await channel.send(make_mail())
-        assert [state.refuses for state in channel.servers()] == [False]
-
-
-async def test_channel_stops_once_every_server_refuses_us() -> None:
-    """The reason names each; after the pause all of them are tried again, and one that was mended is enough."""
-    async with peer(refusing(1), ["AUTH PLAIN"]) as one, peer(refusing(9), ["AUTH PLAIN"]) as two:
-        urls = (with_password(one), with_password(two))
-        async with opened(smtp_settings(*urls, breaker=NEVER_AGAIN)) as channel:
-            with pytest.raises(StopChannelError) as stopped:
-                await channel.send(make_mail())
-            assert channel.available()
-            await channel.send(make_mail())
-    assert len(one.messages) == 1
-    for port in (one.port, two.port):
-        assert f"127.0.0.1:{port}: AUTH refused: 535 5.7.8 wrong password" in stopped.value.reply
-
-
-async def test_channel_goes_on_while_a_server_is_only_away() -> None:
-    """One refuses us and the other is down: that one may come back, so nothing needs a person yet."""
-    dead = f"smtp://127.0.0.1:{free_port()}"
-    async with (
-        peer(refusing(99), ["AUTH PLAIN"]) as strict,
-        opened(smtp_settings(with_password(strict), dead, breaker=NEVER_AGAIN)) as channel,
-    ):
-        for _ in range(4):
-            with pytest.raises(UnavailableError):
-                await channel.send(make_mail())
-
-
-@pytest.mark.parametrize(("charset", "words"), [("gbk", "请使用授权码登录"), ("latin-1", "Kennwort ungültig")])
-async def test_single_server_that_refuses_us_stops_the_channel_legibly(charset: str, words: str) -> None:
-    """The reason is in the server's own words, whatever charset they came in."""
-    async with (
-        peer(refusing(1, charset, words), ["AUTH PLAIN"]) as server,
-        opened(smtp_settings(with_password(server))) as channel,
-    ):
-        with pytest.raises(StopChannelError) as stopped:
-            await channel.send(make_mail())
-        assert stopped.value.reply == f"535 5.7.8 {words}"
-        await channel.send(make_mail())

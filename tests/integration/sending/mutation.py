@@ -32,7 +32,7 @@ class Mutation:
     """What is noted or struck in one run; `struck` tells whether the point was reached."""
 
     point: Point | None = None
-    error: type[Exception] = ZeroDivisionError
+    error: type[BaseException] = ZeroDivisionError
     heard: bool = False
     struck: bool = False
     points: list[Point] = field(default_factory=list)

@@ -115,7 +115,7 @@ async def one_job(world: World, real: Real) -> None:
     assert real.taken() - before == 1
 
 
-async def every_point(world: World, real: Real, error: type[Exception]) -> list[Point]:
+async def every_point(world: World, real: Real, error: type[BaseException]) -> list[Point]:
     """Strike each line after the yes, one a job; return those that were struck."""
     await one_job(world, real)  # what is done once for all has been done
     calm = Mutation()
@@ -137,10 +137,13 @@ async def every_point(world: World, real: Real, error: type[Exception]) -> list[
 
 @pytest.mark.parametrize(
     ("sender", "error"),
-    [*((one, ZeroDivisionError) for one in SENDERS), (email_sender, ConnectionLostError), (whatsapp_sender, OSError)],
+    [
+        *((one, ZeroDivisionError) for one in SENDERS),
+        *((email_sender, ConnectionLostError), (whatsapp_sender, OSError), (third_sender, asyncio.CancelledError)),
+    ],
 )
 async def test_no_line_after_the_yes_can_cause_another_send(
-    sender: MakeSender, error: type[Exception], world: World, monkeypatch: pytest.MonkeyPatch
+    sender: MakeSender, error: type[BaseException], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each line that runs between the yes and the end of the job raises, once: taken once, and counted as sent."""
     monkeypatch.setattr(settler, "AGAIN_AFTER_S", 0.05)
@@ -166,7 +169,7 @@ class _LostError(ConnectionLostError):
         super().__init__(words, ConnectionResetError())
 
 
-_STRUCK: dict[type[Exception], type[Exception]] = {ConnectionLostError: _LostError}
+_STRUCK: dict[type[BaseException], type[BaseException]] = {ConnectionLostError: _LostError}
 
 
 @pytest.mark.parametrize(

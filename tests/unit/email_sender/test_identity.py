@@ -93,12 +93,22 @@ def test_return_path_is_an_address() -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["<>", "bounces", "@example.com", "Bounces <b@example.com>", "jörg@example.com", "a b@example.com", "a@localhost"],
-)
+    ["<>", "bounces", "@example.com", "Bounces <b@example.com>", "jörg@example.com", "a b@example.com", "a@localhost",
+     "a@example.com,b@example.com", "a@example.com; b@example.com"],
+)  # fmt: skip
 def test_return_path_that_loses_bounces_is_a_problem(given: str) -> None:
     """The empty sender among them: bounces of it reach nobody."""
     with pytest.raises(SettingsError, match="KURIR_EMAIL_RETURN_PATH"):
         read_settings({**ENV, "KURIR_EMAIL_RETURN_PATH": given})
+
+
+@pytest.mark.parametrize(
+    "given", ["a@example.com,b@example.com", "Shop, Inc <a@example.com>", "Shop@Home <a@example.com>"]
+)
+def test_sender_that_is_not_one_mailbox_is_a_problem(given: str) -> None:
+    """The rest is not dropped silently, nor is a part of the name taken for the address."""
+    with pytest.raises(SettingsError, match=r"KURIR_EMAIL_FROM.*more than one mailbox"):
+        read_settings({**ENV, "KURIR_EMAIL_FROM": given})
 
 
 def test_unaligned_domains_are_known() -> None:

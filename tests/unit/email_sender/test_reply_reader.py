@@ -106,10 +106,11 @@ def test_reader_knows_whether_it_is_within_a_reply(raw: bytes, midway: bool) -> 
         ("mail\nAUTH=LOGIN PLAIN\nAUTH LOGIN CRAM-MD5", {"auth": "LOGIN PLAIN CRAM-MD5"}, "login plain cram-md5"),
         ("mail\nauth=login", {"auth": "LOGIN"}, "login"),
         ("mail\nAUTH", {"auth": ""}, ""),
+        ("mail\nAUTH PLAIN,LOGIN, CRAM-MD5", {"auth": "PLAIN LOGIN CRAM-MD5"}, "plain login cram-md5"),
         ("mail", {}, ""),
         ("", {}, ""),
     ],
 )  # fmt: skip
 def test_extensions_however_they_are_written(text: str, extensions: dict[str, str], methods: str) -> None:
-    """Lower case, further spaces, blank lines, and AUTH in its old form."""
+    """Lower case, further spaces, commas, blank lines, and AUTH in its old form."""
     assert read_extensions(text) == (extensions, methods.split())
