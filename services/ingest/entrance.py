@@ -71,6 +71,8 @@ class Entrance:
         began = self._gateway.clock.monotonic()
         call = self._call(request)
         route, operation = self._route(request)
+        # also what is refused before anybody reads it, or asks for a call that there is not, may carry a secret
+        call.guarded = operation is None or operation.guarded
         with structlog.contextvars.bound_contextvars(request_id=call.request_id):
             headers = {"X-Request-Id": call.request_id}
             request[_HEADERS] = headers
@@ -97,7 +99,6 @@ class Entrance:
                 return await handler(call.request)  # aiohttp's own 404 or 405
             check_query(operation, call.request.query)
             self._need_queue(operation)
-            call.guarded = operation.guarded
             if operation.body is None and not operation.rooted:
                 await refuse_body(call)
             return await operation.handler(call)
@@ -225,6 +226,8 @@ def _logged_error(error: ApiError, *, guarded: bool) -> str:
     """Return an error for the log; the words of a guarded call's problems may quote a value, so their fields do."""
     if not (guarded and error.problems):
         return f"{error.code}: {error.message}"
+    if error.code == "INVALID_QUERY":
+        return error.code  # the field is a parameter's name, and whatever the client wrote there
     return f"{error.code}: {', '.join(problem.field for problem in error.problems)}"[:_LOGGED_ERROR]
 
 

@@ -29,6 +29,7 @@ _PLAIN_FIELDS = frozenset(
         *("reference", "validation", "onDuplicate", "dryRun", "name", "email", "phone", "filename", "contentType"),
     }
 )
+_VARIABLES = frozenset({"variables", "globalVariables"})
 # possessive: each character is looked at once
 _TOKEN = re.compile(
     r'[ \t\r\n]*+(?:([][{},:])|("(?:[^"\\]|\\.)*+(?:"|\\?\Z))|(-?[0-9][0-9.eE+-]*+|true|false|null))', re.DOTALL
@@ -64,7 +65,7 @@ def _masked_parameter(part: str, *, guarded: bool) -> str:
     name, equals, value = part.partition("=")
     plain = unquote_plus(name)
     if not equals:
-        return HIDDEN if len(name) > _LONGEST_PLAIN_SEGMENT else name
+        return HIDDEN if len(name) > _LONGEST_PLAIN_SEGMENT or (guarded and plain not in _PLAIN_FIELDS) else name
     if _SECRET_NAME.search(plain) or (guarded and plain not in _PLAIN_FIELDS):
         return f"{name}={HIDDEN}"
     decoded = unquote_plus(value)
@@ -75,11 +76,15 @@ def _masked_parameter(part: str, *, guarded: bool) -> str:
 
 @dataclass(slots=True)
 class _Level:
-    """An open object or array: how its members are seen, and whether a value of it is kept as it is."""
+    """An open object or array: how its members are seen, and whether a value of it is kept as it is.
+
+    `named`: its keys are the names of variables, shown although the values are hidden.
+    """
 
     kind: str
     view: View
     kept: bool
+    named: bool = False
     key: str = ""
 
 
@@ -131,7 +136,8 @@ class _JsonWriter:
         level = self._levels[-1]
         if self._expected == "key" and token.startswith('"'):
             level.key = _text(token)
-            self._out.append(token)
+            # a hidden value may be an object, but the names of variables say what was sent
+            self._out.append(f'"{HIDDEN}"' if level.view == "hidden" and not level.named else token)
             self._expected = "colon"
             return True
         if self._expected != "value":
@@ -147,8 +153,10 @@ class _JsonWriter:
         return _without_key(token)
 
     def _below(self, mark: str) -> _Level:
-        view, kept = self._seen(self._levels[-1])
-        return _Level(mark, view, kept if mark == "[" or view == "open" else False)
+        above = self._levels[-1]
+        view, kept = self._seen(above)
+        named = above.view != "hidden" and above.kind == "{" and above.key in _VARIABLES
+        return _Level(mark, view, kept if mark == "[" or view == "open" else False, named)
 
     def _seen(self, level: _Level) -> tuple[View, bool]:
         """Return how the value that comes next is seen, and whether it is kept as it is."""
@@ -158,7 +166,7 @@ class _JsonWriter:
             return "hidden", False
         if level.view == "open":
             return "open", True
-        if level.key in {"variables", "globalVariables"}:
+        if level.key in _VARIABLES:
             return "hidden", False
         return "guarded", level.key in _PLAIN_FIELDS
 

@@ -164,6 +164,21 @@ async def test_the_log_shows_the_variables_of_a_template_without_secrets_alone(a
     assert sum('"otp"' in row.body or "templateId=otp" in row.body for row in rows) >= 10
 
 
+async def test_a_code_in_the_query_of_a_refused_call_is_in_no_row(api: Api, redis: Redis) -> None:
+    """Not as a parameter that there is not, nor where the call is unknown: nobody has read what it means."""
+    code, marked = "731946", {"X-Request-Id": "queries"}
+    queries = (f"code={code}", f"globalVariables.code={code}&dryrun=1", f"globalVariables={code}&x=1", code)
+    for query in queries:
+        await api.call(
+            "POST", f"{BLAST}?templateId=otp&{query}", data=b"email", headers={**marked, "Content-Type": "text/csv"}
+        )
+        await api.call("PUT", f"{BLAST}?{query}", headers=marked)
+        await api.call("POST", f"/api/message?{query}", headers=marked)
+    rows = await _logged(redis, "queries", 3 * len(queries))
+    assert {row.status for row in rows} == {400, 404, 405}
+    assert not [str(row) for row in rows if code in str(row)]
+
+
 def _part(name: str, content: str) -> str:
     return f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{content}\r\n'
 

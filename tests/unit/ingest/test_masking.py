@@ -25,6 +25,7 @@ from services.ingest.masking import NOT_KEPT, masked_body, masked_path, masked_q
         b"hush",
         b'{"a" "hush"}',
         b'{"a": 1]["hush"',
+        b'{"password": {"hush": 1}}',
     ],
 )
 def test_secrets_do_not_reach_the_log(body: bytes) -> None:
@@ -43,6 +44,8 @@ def test_secrets_do_not_reach_the_log(body: bytes) -> None:
         b'{"templateId":"t","code":"hush"}',
         b'{"variables":{"email":"hush"',
         b'{"metadata":{"x":"hush"}}',
+        b'{"recipients":[{"variables":{"code":{"hush":1}}}]}',
+        b'{"globalVariables":{"code":[{"a":1},{"hush":{"b":"x"}}]}}',
     ],
 )
 def test_a_guarded_body_keeps_its_known_fields_alone(body: bytes) -> None:
