@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
 
+_LAST_MS = 253_402_300_799_999
+
 
 class Clock(Protocol):
     """Where a component gets the time from and how it waits."""
@@ -42,8 +44,12 @@ class SystemClock:
 
 
 def rfc3339(ms: int) -> str:
-    """Write milliseconds since the epoch as RFC 3339 in UTC, to the millisecond (2026-01-31T12:00:00.123Z)."""
-    second, millisecond = divmod(ms, 1000)
+    """Write milliseconds since the epoch as RFC 3339 in UTC, to the millisecond (2026-01-31T12:00:00.123Z).
+
+    RFC 3339 has four digits for the year: what is later than the year 9999, as `9999-12-31T23:59:59-14:00` is in UTC,
+    is written as its last millisecond.
+    """
+    second, millisecond = divmod(min(ms, _LAST_MS), 1000)
     return f"{_second(second)}.{millisecond:03d}Z"
 
 

@@ -59,16 +59,25 @@ async def _list_suppressions(call: Call) -> web.StreamResponse:
     if export is not None:
         return await write_export(call, wanted, export)
     position, place = _cursor(query.get("cursor"), len(wanted.channels))
-    channel, suppressions = wanted.channels[position], call.gateway.queue.suppressions
-    if wanted.searches:
-        rows, following = await suppressions.page(channel, limit, place, wanted.matches)
-    else:
-        rows, following = await suppressions.page(channel, limit, place)
-    if following is None:
-        position, following = position + 1, Place()
-    cursor = None if position >= len(wanted.channels) else _written(position, following)
-    views = [view_of(channel, one) for one in rows]
+    views: list[SuppressionView] = []
+    while position < len(wanted.channels) and len(views) < limit:
+        channel = wanted.channels[position]
+        rows, following = await _page(call, channel, limit - len(views), place, wanted)
+        views += [view_of(channel, one) for one in rows]
+        if following is not None:
+            return answer(SuppressionsAnswer(suppressions=views, next_cursor=_written(position, following)))
+        position, place = position + 1, Place()
+    cursor = None if position >= len(wanted.channels) else _written(position, place)
     return answer(SuppressionsAnswer(suppressions=views, next_cursor=cursor))
+
+
+async def _page(
+    call: Call, channel: str, limit: int, place: Place, wanted: SuppressionFilter
+) -> tuple[list[Listed], Place | None]:
+    suppressions = call.gateway.queue.suppressions
+    if wanted.searches:
+        return await suppressions.page(channel, limit, place, wanted.matches)
+    return await suppressions.page(channel, limit, place)
 
 
 def _filter(call: Call, query: Mapping[str, str]) -> SuppressionFilter:

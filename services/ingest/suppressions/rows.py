@@ -149,7 +149,7 @@ class RowReader:
             times["expiresAt"],
             cells.get("jobId", ""),
             cells.get("words", ""),
-            cells.get("by") or self._defaults.by,
+            cells.get("by", "") if "by" in self._places else self._defaults.by,
         )
 
     def _time(self, cells: Mapping[str, str], name: str, problems: list[Problem]) -> int:

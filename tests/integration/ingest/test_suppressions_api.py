@@ -76,6 +76,37 @@ async def test_a_suppression_has_its_evidence_and_its_end(api: Api) -> None:
     assert found["evidence"] == {**evidence, "by": None}
 
 
+async def test_a_suppression_may_last_until_the_last_moment_that_can_be_written(api: Api) -> None:
+    """In UTC this is the year 10000, which RFC 3339 cannot name: the lists that hold it can still be read."""
+    found = await add(api, "a@example.com", expiresAt="9999-12-31T23:59:59-14:00")
+    assert found["expiresAt"] == "9999-12-31T23:59:59.999Z"
+    rows = b"email,expires\nb@example.com,9999-12-31T23:59:59-14:00\n"
+    assert (await api.post(f"{PATH}/import", data=rows, headers={"Content-Type": "text/csv"})).status == 200
+    assert len((await api.get(PATH)).body["suppressions"]) == 2
+    assert (await api.get(f"{PATH}?format=csv")).text.count("9999-12-31T23:59:59.999Z") == 2
+
+
+async def test_one_page_holds_what_every_channel_has(api: Api) -> None:
+    """A search for a number finds it at once, although the addresses of another channel are looked through before."""
+    await add(api, "a@example.com")
+    await add(api, "081224770000", channel="whatsapp")
+    for query, found in (
+        ("address=0812-2477", ["6281224770000"]),
+        ("reason=manual", ["a@example.com", "6281224770000"]),
+        ("", ["a@example.com", "6281224770000"]),
+    ):
+        reply = await api.get(f"{PATH}?{query}")
+        assert [one["address"] for one in reply.body["suppressions"]] == found
+        assert reply.body["nextCursor"] is None
+    first = (await api.get(f"{PATH}?limit=1")).body
+    rest = (await api.get(f"{PATH}?limit=1&cursor={first['nextCursor']}")).body
+    assert [one["address"] for one in first["suppressions"] + rest["suppressions"]] == [
+        "a@example.com",
+        "6281224770000",
+    ]
+    assert rest["nextCursor"] is None
+
+
 @pytest.mark.parametrize(
     ("field", "value", "code"),
     [("expiresAt", "2001-01-01T00:00:00Z", "TIME_IN_PAST"), ("scope", "some", "INVALID_VALUE"),
