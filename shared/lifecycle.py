@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -76,6 +77,7 @@ def run_service(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) ->
 
 def _exit_code(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> int:
     log = get_logger()
+    close_to_others()
     _calm_collector()
     configure_plain_logging()
     try:
@@ -92,6 +94,11 @@ def _exit_code(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> 
     finally:
         flush_logs()
     return 0
+
+
+def close_to_others() -> None:
+    """Keep files that this process and its children make from other users: they hold addresses and messages."""
+    os.umask(0o027)
 
 
 def _calm_collector() -> None:

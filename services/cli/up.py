@@ -16,7 +16,7 @@ from services.cli.plan import Plan, UpOptions, make_plan, with_redis
 from services.cli.preflight import check_ports, claimed_folder
 from services.cli.supervisor import Announce, Supervisor
 from shared.errors import QueueUnavailableError, SettingsError
-from shared.lifecycle import Stop
+from shared.lifecycle import Stop, close_to_others
 from shared.queue.connection import UnsupportedServerError, check_server, connect
 from shared.queue.safety import SafetyCheck
 from shared.urls import without_password
@@ -46,6 +46,7 @@ async def running_system(plan: Plan, stop: Stop, announce: Announce) -> AsyncIte
 
     Raises SettingsError where it cannot run. On the way out everything is stopped, in order.
     """
+    close_to_others()
     with claimed_folder(plan.data_dir, f"pid {os.getpid()}, {plan.url}"):
         check_ports(plan.ports, plan.host)
         _prepare_folders(plan)

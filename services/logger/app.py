@@ -232,7 +232,10 @@ class InternalRoutes:
 
     async def backup(self, request: web.Request) -> web.StreamResponse:
         """Answer `POST /internal/backup`: a copy of the database on this machine."""
-        path = place_of(str((await _body(request)).get("path") or ""), self._logger.access.backup_places)
+        wanted = (await _body(request)).get("path") or ""
+        if not isinstance(wanted, str):
+            raise InvalidQueryError("path is a text")
+        path = place_of(wanted, self._logger.access.backup_places)
         abandoned = threading.Event()
         try:
             size = await asyncio.to_thread(write_backup, self._store.path, path, abandoned.is_set)

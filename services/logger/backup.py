@@ -19,6 +19,8 @@ _REST_S = 0.002
 # what else lies in a data folder
 _IN_USE = frozenset({"redis", "redis.conf", "spool", "secret", "internal_secret", "redis_password", "kurir.lock"})
 _DATABASE_FILES = ("logs.db-", "logs.db.")
+# ".partial" is added while the copy is made
+_LONGEST_NAME, _LONGEST_PATH = 240, 4000
 _HEADER = b"SQLite format 3\x00"
 
 
@@ -43,6 +45,8 @@ def place_of(path: str, places: Sequence[Path]) -> Path:
     wanted = Path(path)
     if not path or "\0" in path or wanted.name in {"", "..", "."}:
         raise BackupRefusedError("the path names no file")
+    if len(os.fsencode(wanted.name)) > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
+        raise BackupRefusedError("the path is too long")
     allowed = [place.resolve() for place in places]
     target = allowed[0] / wanted if wanted.parent == Path() and not wanted.is_absolute() else wanted
     if not target.is_absolute():

@@ -7,7 +7,9 @@ from collections import Counter
 from typing import Any
 
 from services.logger.blast_views import BlastFilter, list_blasts
+from services.logger.filters import COUNTED
 from services.logger.watch import Counts, Look
+from shared.channels import CHANNELS
 from shared.clock import rfc3339
 from shared.queue.control import ChannelStats
 
@@ -69,12 +71,9 @@ def _queue(stats: ChannelStats) -> dict[str, Any]:
 
 
 def _totals(totals: Counts) -> dict[str, Any]:
-    """Return what happened since the database began, in all and by channel."""
-    channels: dict[str, dict[str, int]] = {}
-    every: Counter[str] = Counter()
-    for (channel, status), n in totals.items():
-        channels.setdefault(channel, {})[status] = n
-        every[status] += n
+    """Return what happened since the database began, in all and by channel; also what never did."""
+    channels = {channel: {status: totals.get((channel, status), 0) for status in COUNTED} for channel in CHANNELS}
+    every = {status: sum(one[status] for one in channels.values()) for status in COUNTED}
     return {**every, "channels": channels}
 
 

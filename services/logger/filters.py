@@ -17,6 +17,8 @@ from shared.errors import KurirError
 from shared.jobs import TERMINAL
 
 STATUSES = ("scheduled", "queued", "processing", "retrying", *TERMINAL)
+# of which every one that a message reaches is counted
+COUNTED = ("queued", "retrying", "deferred", *TERMINAL)
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
 _FORMATS = ("json", "csv", "ndjson")
 _SPREADSHEET = "spreadsheet"

@@ -17,14 +17,13 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from services.logger.filters import COUNTED
 from services.logger.recorder import RecorderState
 from services.logger.watch import Look
 from shared.channels import CHANNELS
-from shared.jobs import TERMINAL
 from shared.queue.control import ChannelStats
 
 LANES = ("high", "normal", "bulk")
-COUNTED = ("queued", "retrying", "deferred", *TERMINAL)
 
 
 class LoggerMetrics:

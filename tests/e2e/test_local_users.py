@@ -60,6 +60,8 @@ async def test_other_users_reach_health_and_metrics_alone(make_system: MakeSyste
     await wait_for(lambda: all(map(_is_up, ports)), 30, "every service to be well")
     assert system.data.stat().st_mode & 0o777 == 0o700
     assert {name: (system.data / name).stat().st_mode & 0o777 for name in SECRETS} == dict.fromkeys(SECRETS, 0o600)
+    # also where somebody opens the folder, as it may have been before
+    assert not [str(path) for path in system.data.rglob("*") if path.lstat().st_mode & 0o007 and not path.is_symlink()]
     for offset in (10, 20, 30):
         assert [_status(system.port + offset, path) for path in ("/health", "/metrics")] == [200, 200]
     assert _status(system.port + 30, "/api/logs/messages") == 401

@@ -38,7 +38,8 @@ def test_a_path_within_a_place_is_taken(places: tuple[Path, Path]) -> None:
     ["", ".", "..", "sub/b.db", "../b.db", "{data}/..", "{data}/../elsewhere/b.db", "{data}-of-others/b.db", "/b.db",
      "/etc/cron.d/b", "/proc/self/cwd/b.db", "{data}/missing/../../elsewhere/b.db", "{data}/b\0.db", "~/b.db",
      "{data}/redis/b.db", "{data}/spool/b.db", "{data}/secret", "{data}/internal_secret", "{data}/redis_password",
-     "{data}/redis.conf", "{data}/logs.db-wal", "{data}/logs.db-shm", "{data}/kurir.lock", "{data}/sub/../redis/b.db"],
+     "{data}/redis.conf", "{data}/logs.db-wal", "{data}/logs.db-shm", "{data}/kurir.lock", "{data}/sub/../redis/b.db",
+     "x" * 300, "{data}/" + "x/" * 2500 + "b.db"],
 )  # fmt: skip
 def test_any_other_path_is_refused(places: tuple[Path, Path], path: str) -> None:
     """With words that name the folders where a backup may go, or say why the file is not free."""

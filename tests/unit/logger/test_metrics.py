@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.logger.metrics import COUNTED, LANES, LoggerMetrics
+from services.logger.filters import COUNTED
+from services.logger.metrics import LANES, LoggerMetrics
 from services.logger.recorder import RecorderState
 from services.logger.watch import Look
 from shared.channels import CHANNELS
