@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 
 # longer names are not misspelt, they are something else; and comparing takes the square of the length
-_LONGEST = 60
+_LONGEST = 40
+_LEAST_LIKE = 0.6
+# about 10 ms of processor time at most: clients choose how many names are compared with how many others
+_CHARACTERS = 6000
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is nearest to another, "" where none is near."""
-    by_folded = {one.casefold(): one for one in known}
-    near = get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6) if len(name) <= _LONGEST else []
-    return by_folded[near[0]] if near else ""
+class Hints:
+    """Finds the names that are nearest to those of one request, the first of them where there are very many."""
+
+    def __init__(self) -> None:
+        self._left = _CHARACTERS
+
+    def nearest(self, name: str, known: Iterable[str]) -> str:
+        """Return the known name that is nearest to another, "" where none is near, or too much was asked already."""
+        folded = name.casefold()
+        best, likeness = "", _LEAST_LIKE
+        if len(folded) > _LONGEST:
+            return best
+        matcher = SequenceMatcher(b=folded)
+        for one in known:
+            length = len(one) + len(folded)
+            if 2 * min(len(one), len(folded)) < likeness * length:
+                continue
+            self._left -= length
+            if self._left < 0:
+                break
+            matcher.set_seq1(one.casefold())
+            if matcher.quick_ratio() < likeness:
+                continue
+            ratio = matcher.ratio()
+            if ratio > likeness or (ratio == likeness and not best):
+                best, likeness = one, ratio
+        return best
+
+    def did_you_mean(self, name: str, known: Iterable[str]) -> str:
+        """Return "; did you mean 'x'?" for the nearest of the known names, "" where none is near."""
+        near = self.nearest(name, known)
+        return f"; did you mean {near!r}?" if near else ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest of the known names, "" where none is near."""
-    near = nearest(name, known)
-    return f"; did you mean {near!r}?" if near else ""
+    return Hints().did_you_mean(name, known)

@@ -33,6 +33,7 @@ _LONGEST_LABEL = 63
 _SPECIAL_ENDINGS = frozenset({"arpa", "invalid", "local", "localhost", "onion"})
 _ROLE_NAMES = frozenset(CASE_INSENSITIVE_MAILBOX_NAMES)
 _FEWEST_DIGITS, _MOST_DIGITS = 7, 15  # E.164 allows 15; no country has fewer than 7 with its code
+_FEWEST_WITHOUT_CODE = _FEWEST_DIGITS - 3
 
 
 class AddressError(ValueError):
@@ -62,6 +63,8 @@ def _plain_email(text: str) -> str | None:
 def _any_email(text: str) -> str:
     if len(text) > MAX_EMAIL_CHARS:
         raise AddressError("The email address is too long.")
+    if "@" not in text:
+        raise AddressError("An email address must have an @-sign.")
     try:
         # test_environment only lets .test domains pass
         return validate_email(text, check_deliverability=False, test_environment=True).normalized
@@ -112,7 +115,10 @@ def _any_phone(text: str, region: str) -> str:
         digits = phone_digits(text)
     except PhoneTextError as error:
         raise AddressError(str(error)) from None
-    found, last = _reading(digits, region), groups(text)[-1]
+    last = groups(text)[-1]
+    if len(digits) < _FEWEST_WITHOUT_CODE:
+        raise AddressError(_shortcoming(digits, last, region))
+    found = _reading(digits, region)
     # nobody writes the last digit of a number by itself: it is a note, or the end of a second number
     if found is None or (len(last) == 1 and _reading(digits[:-1], region) is not None):
         raise AddressError(_shortcoming(digits, last, region))

@@ -10,12 +10,13 @@ import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping
 from functools import cache
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
 
-from services.ingest.problems import Problem
-from shared.nearest import did_you_mean
+from services.ingest.problems import MAX_PROBLEMS, Problem
+from shared.nearest import Hints
 from shared.numbers import Number
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
@@ -84,13 +85,20 @@ def read_object(raw: bytes | msgspec.Raw) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def problems_of(value: Mapping[str, Any], kind: type[msgspec.Struct], path: str = "") -> list[Problem]:
-    """Find every problem of an untyped object against a struct, each field by itself."""
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+def problems_of(
+    value: Mapping[str, Any], kind: type[msgspec.Struct], path: str = "", hints: Hints | None = None
+) -> list[Problem]:
+    """Find the problems of an untyped object against a struct, each field by itself; of unknown fields the first."""
+    fields = _fields_of(kind)
+    hints = hints or Hints()
+    unknown = islice((str(name) for name in value if name not in fields), MAX_PROBLEMS + 1)
     problems = [
-        Problem(_join(path, str(name)), "UNKNOWN_FIELD", _unknown_field(str(name), fields))
-        for name in value
-        if name not in fields
+        Problem(
+            _join(path, name),
+            "UNKNOWN_FIELD",
+            f"there is no field {name[:60]!r} here{hints.did_you_mean(name, fields)}",
+        )
+        for name in unknown
     ]
     for name, field in fields.items():
         if name in value:
@@ -98,6 +106,11 @@ def problems_of(value: Mapping[str, Any], kind: type[msgspec.Struct], path: str 
         elif field.required:
             problems.append(Problem(_join(path, name), "REQUIRED", f"{name} is required"))
     return problems
+
+
+@cache
+def _fields_of(kind: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
 
 
 def convert(value: Mapping[str, Any], kind: type[StructT], path: str = "") -> StructT | list[Problem]:
@@ -125,10 +138,6 @@ def _field_problems(value: Any, kind: Any, path: str) -> list[Problem]:
     except msgspec.ValidationError as error:
         return [problem_of(error, path)]
     return []
-
-
-def _unknown_field(name: str, fields: Mapping[str, object]) -> str:
-    return f"there is no field {name[:60]!r} here{did_you_mean(name, fields)}"
 
 
 def _join(path: str, name: str) -> str:

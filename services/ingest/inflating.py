@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from services.ingest.problems import ApiError
 
 PIECE_BYTES = 65536
+# Text that people send shrinks to a tenth, the most repetitive to a hundredth; deflate can do a thousandth.
+_MOST_TIMES = 200
+_ALWAYS_ALLOWED = 1_048_576
 # RFC 9110, 8.4.1: "x-gzip" is an older name of gzip
 _CODINGS = {"": "", "identity": "", "gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 _GZIP = 31
@@ -26,6 +29,7 @@ class Inflater:
         self._gzip = coding == "gzip"
         self._coding = coding
         self._engine = zlib.decompressobj(_GZIP) if self._gzip else None
+        self._taken = self._given = 0
 
     def pieces(self, chunk: bytes) -> Iterator[bytes]:
         """Yield what a chunk inflates to, at most 64 KB at a time."""
@@ -35,6 +39,7 @@ class Inflater:
             # senders of "deflate" leave out the zlib header now and then (RFC 9110, 8.4.1.2)
             self._engine = zlib.decompressobj(_ZLIB if chunk[0] & 0x0F == 8 else _RAW)
         data = chunk
+        self._taken += len(chunk)
         while True:
             if self._engine.eof:
                 if not data.strip(b"\0"):
@@ -45,6 +50,9 @@ class Inflater:
             except zlib.error as error:
                 raise self._broken("it cannot be decompressed") from error
             if piece:
+                self._given += len(piece)
+                if self._given > max(_ALWAYS_ALLOWED, _MOST_TIMES * self._taken):
+                    raise _too_dense()
                 yield piece
             data = self._engine.unused_data or self._engine.unconsumed_tail
             if not data and len(piece) < PIECE_BYTES:
@@ -64,6 +72,11 @@ class Inflater:
     def _broken(self, why: str) -> ApiError:
         what = f"the body is not {self._coding}, as its Content-Encoding says: {why}"
         return ApiError("MALFORMED_REQUEST", what, headers={"Connection": "close"})
+
+
+def _too_dense() -> ApiError:
+    what = f"the body inflates to more than {_MOST_TIMES} times its size; send it in parts, or uncompressed"
+    return ApiError("BODY_TOO_LARGE", what, headers={"Connection": "close"})
 
 
 def coding_of(header: str) -> str:

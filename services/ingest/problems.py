@@ -136,10 +136,11 @@ class ApiError(KurirError):
 def invalid(problems: Sequence[Problem], total: int = 0) -> ApiError:
     """Make the 422 answer for these problems; its code is theirs where all share one, else VALIDATION_FAILED.
 
-    `total` is how many there were in all, where more were found than are listed.
+    `total` is how many were found, where that is more than are listed.
     """
     codes = {problem.code for problem in problems}
     code = codes.pop() if len(codes) == 1 else "VALIDATION_FAILED"
     count = max(total, len(problems))
-    message = problems[0].message if count == 1 else f"{count} problems; the first: {problems[0].message}"
+    told = f"more than {MAX_PROBLEMS}" if count > MAX_PROBLEMS else str(count)
+    message = problems[0].message if count == 1 else f"{told} problems; the first: {problems[0].message}"
     return ApiError(code, message, problems)

@@ -12,10 +12,13 @@ from aiohttp import web
 from services.ingest.answers import BlastsAnswer
 from services.ingest.api.blasts import live_blast, peer_refusal
 from services.ingest.call import JSON, Call, Operation, Parameter
+from services.ingest.problems import ApiError, Problem
 
 _METADATA = "metadata."
 # looking for metadata reads pages until one has a match, but not for ever: `nextCursor` goes on
 _MOST_PAGES = 20
+# no ids, references and cursors are longer together; and the logger reads no request line of more than 8,190 bytes
+_LONGEST_QUERY = 6000
 _ENDED = frozenset({"completed", "completed_with_failures", "cancelled", "incomplete"})
 _STATES = ["enqueueing", "scheduled", "running", "paused", *sorted(_ENDED)]
 _encoder = msgspec.json.Encoder()
@@ -37,7 +40,12 @@ async def _list_blasts(call: Call) -> web.Response:
 
 
 async def _page(call: Call, query: Mapping[str, str]) -> dict[str, Any]:
-    status, body = await call.gateway.logger.call("GET", f"/api/blasts?{urlencode(query)}")
+    text = urlencode(query)
+    if len(text) > _LONGEST_QUERY:
+        longest = max(query, key=lambda name: len(query[name]))
+        what = f"{longest} is too long: there is no such blast"
+        raise ApiError("INVALID_QUERY", what, [Problem(longest, "INVALID_QUERY", what)])
+    status, body = await call.gateway.logger.call("GET", f"/api/blasts?{text}")
     if status != 200:
         raise peer_refusal(body, "INVALID_QUERY")
     return body

@@ -30,7 +30,7 @@ from shared.channels import CHANNELS
 from shared.sealing import Seal, sensitive_names
 
 # checking one may take half a millisecond, where its message is rendered to see if it can be
-_AT_ONCE = 64
+AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,9 @@ class FirstPass:
                 if isinstance(entry, CsvRow):
                     self._take_row(entry)
                 else:
-                    self._take(self._checker.check_json(entry, self._read, incoming.path))
+                    self._take(self._checker.check_json(entry, self._read, incoming.path, describe=not self.found.full))
                 self._read += 1
-                if not place % _AT_ONCE:
+                if not place % AT_ONCE:
                     await asyncio.sleep(0)
             await asyncio.sleep(0)
         self.found.add(self._unfit.problems())
@@ -119,6 +119,9 @@ class FirstPass:
     def _take(self, checked: Checked) -> None:
         if checked.problems:
             self.found.add(checked.problems)
+            # nothing will be queued, and the answer lists no more: a long file with a mistake in each row ends here
+            if self.found.full and self._terms.head.validation == "strict":
+                raise self.found.answer()
         accepted = checked.accepted
         if accepted is None:
             self._rejected += 1

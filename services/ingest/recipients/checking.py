@@ -27,7 +27,7 @@ from services.ingest.recipients.unknown_names import UnknownNames
 from services.ingest.requests import AttachmentRequest, RecipientRequest
 from shared.channels import CHANNELS
 from shared.jobs import Attachment
-from shared.nearest import nearest
+from shared.nearest import Hints
 from shared.rendering import CompiledTemplate, RenderError, compile_template, merge_variables
 
 _TEST_RENDERS = 3
@@ -86,6 +86,7 @@ class RecipientChecker:
         self._borrowed = _borrowed_addresses(rules, self._compiled)
         self._printed = printed_names(rules)
         self._columns: Header | None = None
+        self._hints = Hints()
         self.unknown = UnknownNames(rules.template)
         shown: frozenset[str] = frozenset()
         if "email" in rules.channels and rules.attachments is not None:
@@ -101,13 +102,17 @@ class RecipientChecker:
         self.unknown.note_columns(self._columns)
         return self._columns
 
-    def check_json(self, raw: bytes | msgspec.Raw, index: int, path: str = "") -> Checked:
-        """Check a recipient written in JSON; `path` is its JSON path, `recipients[<index>]` by default."""
+    def check_json(self, raw: bytes | msgspec.Raw, index: int, path: str = "", *, describe: bool = True) -> Checked:
+        """Check a recipient written in JSON; `path` is its JSON path, `recipients[<index>]` by default.
+
+        Without `describe` one problem stands for all of a recipient whose JSON does not fit.
+        """
         path = path or f"recipients[{index}]"
         try:
             request = _decoder.decode(raw)
         except msgspec.ValidationError as error:
-            return Checked(None, _decode_problems(bytes(raw), path) or [problem_of(error, path)])
+            every = self._decode_problems(bytes(raw), path) if describe else []
+            return Checked(None, every or [problem_of(error, path)])
         except UNREADABLE as error:
             return Checked(None, [Problem(path, "INVALID_TYPE", f"a recipient is a JSON object: {words_of(error)}")])
         return self._check(request, index, path)
@@ -119,8 +124,17 @@ class RecipientChecker:
             fields = (self._columns or row.header).fields(row.cells)
             request = msgspec.convert(fields, RecipientRequest)
         except msgspec.ValidationError as error:
-            return Checked(None, problems_of(fields, RecipientRequest, path) or [problem_of(error, path)])
+            return Checked(None, problems_of(fields, RecipientRequest, path, self._hints) or [problem_of(error, path)])
         return self._check(request, index, path)
+
+    def _decode_problems(self, raw: bytes, path: str) -> list[Problem]:
+        try:
+            value = read_object(raw)
+        except UNREADABLE:
+            value = None
+        if value is None:
+            return [Problem(path, "INVALID_TYPE", "a recipient is a JSON object")]
+        return [_named(problem, value) for problem in problems_of(value, RecipientRequest, path, self._hints)]
 
     def _check(self, request: RecipientRequest, index: int, path: str) -> Checked:
         draft = _Draft(
@@ -190,7 +204,7 @@ class RecipientChecker:
 
     def _miss(self, draft: _Draft, name: str, given: Mapping[str, Any]) -> None:
         field = name if name in OWN else f"variables.{name}"
-        near = nearest(name, self.unknown.among(given))
+        near = self._hints.nearest(name, self.unknown.among(given))
         hint = f"; {near!r} was given, which it does not use" if near else ""
         what = f"variable {name!r} is required by the template{hint}"
         draft.problem(field, "MISSING_REQUIRED_VARIABLE", what)
@@ -287,16 +301,6 @@ def _borrowed_addresses(rules: Rules, compiled: CompiledTemplate) -> list[str]:
 def _has_own(draft: _Draft, name: str) -> bool:
     """Say whether the recipient's own name, email or phone stands in for a variable of that name."""
     return name in OWN and bool(getattr(draft, name).strip())
-
-
-def _decode_problems(raw: bytes, path: str) -> list[Problem]:
-    try:
-        value = read_object(raw)
-    except UNREADABLE:
-        value = None
-    if value is None:
-        return [Problem(path, "INVALID_TYPE", "a recipient is a JSON object")]
-    return [_named(problem, value) for problem in problems_of(value, RecipientRequest, path)]
 
 
 def _named(problem: Problem, value: Mapping[str, Any]) -> Problem:

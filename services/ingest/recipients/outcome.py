@@ -18,11 +18,16 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 class FoundProblems:
-    """Every problem of a request, counted; the first 100 kept, so that memory stays flat."""
+    """The problems of a request: the first 100 are kept, so that memory stays flat."""
 
     def __init__(self) -> None:
         self.first: list[Problem] = []
         self.total = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there were more problems than an answer lists, so that further ones need not be looked for."""
+        return self.total > MAX_PROBLEMS
 
     def add(self, problems: Sequence[Problem]) -> None:
         """Take the problems of one recipient."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from services.ingest.problems import MAX_PROBLEMS, Problem
 from services.ingest.recipients.csv_header import Header
-from shared.nearest import did_you_mean
+from shared.nearest import Hints
 from shared.rendering import BUILT_IN
 from shared.templates import Template
 
@@ -28,6 +28,7 @@ class UnknownNames:
     def __init__(self, template: Template) -> None:
         self._template = template
         self._known = known_names(template)
+        self._hints = Hints()
         # those that need no warning (any more)
         self._passed = set(self._known)
         self._full = False
@@ -55,7 +56,7 @@ class UnknownNames:
                 self._full = True
                 return
             shown = name[:_SHOWN_CHARS]
-            near = did_you_mean(name, sorted(self._known))
+            near = self._hints.did_you_mean(name, sorted(self._known))
             message = f"the template {self._template.id} does not use the {what} {shown!r}{near}"
             self.warnings.append(Problem(f"{path}.{shown}", CODE, message))
             self._passed.add(name)

@@ -5,6 +5,7 @@ Safe to repeat: what is suppressed already stays as it is.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from services.ingest.intake.first_pass import AT_ONCE
 from services.ingest.intake.spool import BlockFile
 from services.ingest.problems import Problem
 from services.ingest.recipients import CsvRow, FoundProblems, UnfitRows
@@ -52,6 +54,8 @@ async def import_rows(
     with closing(_Pending(folder)) as pending:
         async for rows in blocks:
             for row in rows:
+                if not (imported.rejected + pending.rows) % AT_ONCE:
+                    await asyncio.sleep(0)
                 if unfit.take(row):
                     imported.rejected += 1
                     continue
@@ -59,6 +63,8 @@ async def import_rows(
                 if problems := [one for one in result if isinstance(one, Problem)]:
                     imported.rejected += 1
                     found.add(problems)
+                    if found.full and not how.permissive:
+                        raise found.answer()
                 else:
                     pending.add([one for one in result if not isinstance(one, Problem)])
         found.add(unfit.problems())

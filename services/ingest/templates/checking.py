@@ -12,7 +12,7 @@ from typing import Any
 from services.ingest.problems import Problem
 from services.ingest.recipients.typed_values import ValueProblem, check_of
 from shared.channels import CHANNELS, EMAIL, WHATSAPP
-from shared.nearest import did_you_mean
+from shared.nearest import Hints
 from shared.rendering import BUILT_IN, CompiledTemplate, RenderError, compile_template
 from shared.rendering.languages import is_language
 from shared.rendering.syntax import RESERVED
@@ -52,12 +52,13 @@ def check_template(template: Template, region: str) -> list[Problem]:
 def unused_variables(template: Template) -> list[Problem]:
     """Return a warning for each variable that is declared and that no part of the template uses."""
     compiled = compile_template(template)
-    used = compiled.variables | (compiled.whatsapp.variables if compiled.whatsapp else frozenset())
+    used = sorted(compiled.variables | (compiled.whatsapp.variables if compiled.whatsapp else frozenset()))
+    hints = Hints()
     return [
         Problem(
             f"variables[{position}].name",
             "UNKNOWN_VARIABLE",
-            f"no part of the template uses {one.name!r}{did_you_mean(one.name, sorted(used))}",
+            f"no part of the template uses {one.name!r}{hints.did_you_mean(one.name, used)}",
         )
         for position, one in enumerate(template.variables)
         if one.name not in used
@@ -118,6 +119,9 @@ def _variable_problems(template: Template, region: str) -> Iterator[Problem]:
             yield Problem(
                 f"{path}.sensitive", "INVALID_VALUE", f"{one.name} is shown in the log, so it cannot be sensitive"
             )
+        if one.sensitive and one.default is not None:
+            what = f"{one.name} is sensitive: everybody who reads the template would read its default"
+            yield Problem(f"{path}.default", "INVALID_VALUE", what)
         seen.add(one.name)
         check = check_of(one, region)
         for field, value in (("default", one.default), ("example", one.example)):
@@ -138,7 +142,7 @@ def _whatsapp_problems(template: Template) -> list[Problem]:
         ("bodyVariables", content.body_variables, len(content.body_variables)),
         ("buttonVariables", [one.value for _, one in buttons_of(content)], _MOST_BUTTONS),
     )
-    problems = list(_button_problems(content))
+    problems, hints = list(_button_problems(content)), Hints()
     for field, names, most in kinds:
         if len(names) > most:
             what = f"a WhatsApp template takes at most {most} of these, not {len(names)}"
@@ -149,11 +153,11 @@ def _whatsapp_problems(template: Template) -> list[Problem]:
             if medium not in (*MEDIA, "text"):
                 problems.append(Problem(path, "INVALID_TEMPLATE", f"a header may be {', '.join(MEDIA)} or text"))
             else:
-                problems += _parameter_problems(template, path, value)
+                problems += _parameter_problems(template, path, value, hints)
     return problems
 
 
-def _parameter_problems(template: Template, path: str, written: str) -> Iterator[Problem]:
+def _parameter_problems(template: Template, path: str, written: str, hints: Hints) -> Iterator[Problem]:
     try:
         names = Parameter(written, template.spoken).variables
     except RenderError as error:
@@ -161,7 +165,7 @@ def _parameter_problems(template: Template, path: str, written: str) -> Iterator
         return
     known = _declared(template)
     for name in sorted(names - known):
-        what = f"{name[:60]!r} is not among the template's variables{did_you_mean(name, known)}"
+        what = f"{name[:60]!r} is not among the template's variables{hints.did_you_mean(name, known)}"
         yield Problem(path, "INVALID_TEMPLATE", what)
 
 
@@ -179,10 +183,10 @@ def _declared(template: Template) -> frozenset[str]:
 
 
 def _undeclared(template: Template, compiled: CompiledTemplate) -> Iterator[Problem]:
-    known = _declared(template)
+    known, hints = _declared(template), Hints()
     used = compiled.variables | (compiled.whatsapp.filename_variables if compiled.whatsapp else frozenset())
     for name in sorted(used - known):
-        what = f"the template uses {name[:60]!r}, which its variables do not declare{did_you_mean(name, known)}"
+        what = f"the template uses {name[:60]!r}, which its variables do not declare{hints.did_you_mean(name, known)}"
         yield Problem("variables", "INVALID_TEMPLATE", what)
 
 

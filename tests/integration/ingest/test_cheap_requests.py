@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +37,10 @@ def _post(path: str, body: str, content_type: str = "application/json", headers:
     return (
         f"POST {path} {HEAD}{headers}Content-Type: {content_type}\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw
     )
+
+
+def _put(path: str, body: str) -> bytes:
+    return b"PUT" + _post(path, body).removeprefix(b"POST")
 
 
 def _targets() -> Iterator[tuple[str, bytes]]:
@@ -151,7 +157,57 @@ def _fields() -> Iterator[tuple[str, bytes]]:
         yield f"suppression of {unit!r}", _post("/api/suppressions", json.dumps(address))
 
 
-SHAPES = {"targets": _targets, "headers": _headers, "bodies": _bodies, "fields": _fields}
+def _crowds() -> Iterator[tuple[str, bytes]]:
+    """Very many small things, each of them wrong: what says so of one may not be said of all."""
+    near = {f"recipient{number}": 1 for number in range(450)}
+    yield "unknown fields", _post(BLAST, json.dumps(near))
+    yield "unknown parameters", _get("/api/logs/messages?" + "&".join(f"statu{number}=1" for number in range(700)))
+    head = '{"templateId": "otp", "channels": ["email", "whatsapp"], "recipients": ['
+    for unit, most in (
+        ("{}", 2700),
+        ("1", 4000),
+        ('{"nam":1}', 780),
+        ('{"phone":"1"}', 570),
+        ('{"email":"\u00e9@"}', 380),
+    ):
+        yield f"recipients {unit}", _post(BLAST, f"{head}{','.join([unit] * most)}]}}")
+    lines = '{"templateId": "otp", "channels": ["email"]}\n'
+    yield "NDJSON of {}", _post(BLAST, lines + "{}\n" * 2700, "application/x-ndjson")
+    yield "NDJSON of [", _post(BLAST, lines + "[\n" * 4000, "application/x-ndjson")
+    for rows in ("a,b,c\n", ",,1\n"):
+        yield (
+            f"CSV rows {rows!r}",
+            _post(f"{BLAST}?templateId=otp&channels=email", "name,email,code\n" + _filled(rows), "text/csv"),
+        )
+    for channel, column in (("email", "email"), ("whatsapp", "phone")):
+        path = f"/api/suppressions/import?channel={channel}&dryRun=true"
+        yield f"import of {column}", _post(path, f"{column}\n" + "1\n" * 4000, "text/csv")
+    given = {"name": "S", "email": "s@example.com", "variables": {f"amoun{number}": 1 for number in range(40)}}
+    many = {"templateId": "invoice_reminder", "channels": ["email"], "recipients": [given] * 12}
+    yield "near misses", _post(BLAST, json.dumps(many))
+    declared = [{"name": f"abcd{number}"} for number in range(200)]
+    used = "".join(f"{{{{abce{number}}}}}" for number in range(300))
+    template = {"name": "t", "channels": ["email"], "subject": "s", "html": used, "variables": declared}
+    yield "names in a template", _put("/api/templates/crowd", json.dumps(template))
+
+
+def _dense() -> Iterator[tuple[str, bytes]]:
+    """Bodies that inflate to a thousand times their size."""
+    for unit in ("a", " ", "[", '{"a":', '"'):
+        for coding, squeeze in (("gzip", gzip.compress), ("deflate", zlib.compress)):
+            raw = squeeze(_filled(unit, 7_000_000).encode())[:8192]
+            head = f"POST {BLAST} {HEAD}Content-Type: application/json\r\nContent-Encoding: {coding}\r\n"
+            yield f"{coding} of {unit!r}", f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw
+
+
+SHAPES = {
+    "targets": _targets,
+    "headers": _headers,
+    "bodies": _bodies,
+    "fields": _fields,
+    "crowds": _crowds,
+    "dense": _dense,
+}
 
 
 async def _spent(ingest: RunningIngest, raw: bytes) -> float:
@@ -245,3 +301,20 @@ async def _text(ingest: RunningIngest, raw: bytes) -> str:
 
 async def _status(ingest: RunningIngest, raw: bytes) -> int:
     return int((await _text(ingest, raw)).split(maxsplit=2)[1])
+
+
+@pytest.mark.parametrize("path", [f"{BLAST}?templateId=otp&channels=email", "/api/suppressions/import?channel=email"])
+async def test_others_have_their_turn_while_a_long_file_is_checked(ingest: RunningIngest, path: str) -> None:
+    """Tens of thousands of rows arrive in one piece; a request of somebody else waits for some dozens of them at most."""
+    rows = "name,email,code\n" + "a,b,c\n" * 40000
+    joint = "&" if "?" in path else "?"
+    reader, writer = await asyncio.open_connection("127.0.0.1", ingest.port)
+    writer.write(_post(f"{path}{joint}validation=permissive&dryRun=true", rows, "text/csv"))
+    await writer.drain()
+    answered = 0
+    answer = asyncio.create_task(reader.read())
+    while not answer.done():
+        assert await _status(ingest, _get("/health")) == 200
+        answered += 1
+    writer.close()
+    assert answered > 10

@@ -107,10 +107,12 @@ async def test_a_dry_run_checks_and_queues_nothing(form: str, api: Api, redis: R
 
 
 async def test_only_the_first_hundred_problems_are_listed(api: Api) -> None:
-    """The message counts them all."""
+    """The message counts up to there, and says that there are more."""
     reply = await api.blast(*(person(number, variables={}) for number in range(150)))
     assert len(reply.body["errors"]) == 100
-    assert reply.body["message"].startswith("150 problems")
+    assert reply.body["message"].startswith("more than 100 problems; the first: variable 'code'")
+    reply = await api.blast(*(person(number, variables={}) for number in range(100)))
+    assert reply.body["message"].startswith("100 problems; ")
 
 
 async def test_permissive_drops_a_channel_without_address(api: Api, redis: Redis) -> None:

@@ -25,6 +25,13 @@ async def test_an_unknown_query_parameter_is_refused_on_every_call(operation: Op
         assert reply.problem("bogus") == "INVALID_QUERY"
 
 
+async def test_a_filter_longer_than_any_value_is_refused(api: Api) -> None:
+    """The client's mistake is not told as the logger's absence, which cannot read so long a line."""
+    reply = await api.get("/api/blasts?limit=5&reference=" + "%ff" * 2500)
+    assert (reply.status, reply.body["code"]) == (400, "INVALID_QUERY"), reply.text
+    assert reply.problem("reference") == "INVALID_QUERY"
+
+
 def test_only_unsubscribe_links_take_any_parameter() -> None:
     """Mail programs and link trackers append theirs, and nobody may be kept from unsubscribing by that."""
     assert {one.path for one in OPERATIONS if one.open_query} == {"/u/{token}"}

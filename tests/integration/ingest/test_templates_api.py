@@ -76,6 +76,8 @@ async def test_a_file_is_taken_over_once_a_change(redis: Redis) -> None:
         ({"whatsapp": {"templateName": "t", "language": "en", "bodyVariables": ["nobody"]}},
          "whatsapp.bodyVariables[0]", "INVALID_TEMPLATE"),
         ({"subject": "{% if %}"}, "subject", "INVALID_TEMPLATE"),
+        ({"variables": [{"name": "code", "sensitive": True, "default": "0000"}]},
+         "variables[0].default", "INVALID_VALUE"),
     ],
 )  # fmt: skip
 async def test_a_template_that_cannot_work_is_refused(changes: dict[str, Any], field: str, code: str, api: Api) -> None:
