@@ -305,7 +305,7 @@ async def _status(ingest: RunningIngest, raw: bytes) -> int:
 
 @pytest.mark.parametrize("path", [f"{BLAST}?templateId=otp&channels=email", "/api/suppressions/import?channel=email"])
 async def test_others_have_their_turn_while_a_long_file_is_checked(ingest: RunningIngest, path: str) -> None:
-    """Tens of thousands of rows arrive in one piece; a request of somebody else waits for some dozens of them at most."""
+    """Tens of thousands of rows arrive in one piece; a request of somebody else waits for some dozens of them."""
     rows = "name,email,code\n" + "a,b,c\n" * 40000
     joint = "&" if "?" in path else "?"
     reader, writer = await asyncio.open_connection("127.0.0.1", ingest.port)
