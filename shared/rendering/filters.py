@@ -111,27 +111,41 @@ def truncate(value: object, chars: object = 80, ending: object = "…") -> str:
     return str(subject)[: max(0, size - len(tail))] + tail
 
 
-def integer(value: object, fallback: object = 0) -> Scalar:
-    """Return a number without its fraction; the fallback if it is none."""
+_NO_FALLBACK = object()
+
+
+def integer(value: object, fallback: object = _NO_FALLBACK) -> Scalar:
+    """Return a number without its fraction; the fallback if it is none.
+
+    Without a fallback an empty value is 0, and a text that is not a number is refused: an amount must not become 0.
+    """
     try:
         return math.trunc(number(value))
     except AmbiguousTextError:
         raise
     except RenderError:
-        demand(value)
-        return scalar(fallback)
+        return _fallback(value, fallback)
 
 
-def floating(value: object, fallback: object = 0.0) -> Scalar:
-    """Return a number with a fraction; the fallback if it is none."""
+def floating(value: object, fallback: object = _NO_FALLBACK) -> Scalar:
+    """Return a number with a fraction; the fallback if it is none, as `integer` does."""
     try:
         exact = number(value)
     except AmbiguousTextError:
         raise
     except RenderError:
-        demand(value)
-        return scalar(fallback)
+        return _fallback(value, fallback)
     return Decimal(f"{exact}.0") if isinstance(exact, int) else Decimal(exact)
+
+
+def _fallback(value: object, fallback: object) -> Scalar:
+    """Return what stands for a value that is not a number; to be called while that error is handled."""
+    demand(value)
+    if fallback is not _NO_FALLBACK:
+        return scalar(fallback)
+    if text(value).strip():
+        raise  # noqa: PLE0704 -- the error that is handled
+    return 0
 
 
 def rounded(value: object, places: object = 0) -> Exact:

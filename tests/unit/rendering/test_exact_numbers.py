@@ -177,3 +177,13 @@ def test_a_date_may_name_its_own_language() -> None:
     assert rendered(both, "2026-08-17") == "17 Agustus / 17 August"
     with pytest.raises(RenderError, match="no language 'xx'"):
         rendered("{{ a | date('%d %B', 'xx') }}", "2026-08-17")
+
+
+@pytest.mark.parametrize("name", ["int", "float"])
+def test_a_text_that_is_no_number_does_not_become_zero(name: str) -> None:
+    """`5 jt` is not 0: without a fallback it is refused; an empty value is 0, as in Jinja."""
+    for amount in ("5 jt", "USD 12.50", "abc", "#N/A"):
+        with pytest.raises(RenderError):
+            rendered(f"{{{{ a | {name} }}}}", amount)
+        assert rendered(f"{{{{ a | {name}(-1) }}}}", amount) == "-1"
+    assert rendered(f"{{{{ a | {name} }}}}", "") == "0"
