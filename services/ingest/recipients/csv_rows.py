@@ -21,6 +21,8 @@ from services.ingest.recipients.csv_text import text_of
 from shared.spreadsheets import plain_texts
 
 MAX_ROW_CHARS = 1024 * 1024
+# who reads rows may stop after some of them: those behind should not have been read yet
+_PIECE_CHARS = 2048
 _DELIMITERS = ",;\t|"
 # what a blank row may consist of
 _NOTHING = f' \ufeff\n"{_DELIMITERS}'
@@ -70,15 +72,16 @@ class CsvRow:
 async def csv_rows(
     chunks: AsyncIterator[bytes], limit: int, codec: str = "", *, recipients: bool = True
 ) -> AsyncIterator[list[CsvRow]]:
-    """Yield the rows of each chunk, the first time as soon as the header is known; raises ApiError.
+    """Yield the rows of each chunk, a few at a time, from the header on; raises ApiError.
 
     `limit` caps the bytes of one row. `codec` is that of the Content-Type's charset, if it names one.
     With `recipients` at least one column has to be a recipient's.
     """
     reader = _Reader(min(limit, MAX_ROW_CHARS), recipients=recipients)
     async for text in text_of(chunks, codec):
-        if rows := reader.feed(text):
-            yield rows
+        for start in range(0, len(text), _PIECE_CHARS):
+            if rows := reader.feed(text[start : start + _PIECE_CHARS]):
+                yield rows
     rows = reader.feed("", final=True)
     if reader.header is None:
         raise ApiError("MALFORMED_CSV", "the file has no header row")

@@ -103,6 +103,22 @@ class RunningIngest:
         self._loop.call_soon_threadsafe(lambda: found.set_result(time.thread_time()))
         return await asyncio.wrap_future(found)
 
+    async def longest_hold(self, until: asyncio.Future[Any]) -> float:
+        """Return the most processor time in seconds that its loop spent without a turn for others, until then."""
+        assert self._loop is not None
+        done = threading.Event()
+        until.add_done_callback(lambda _: done.set())
+
+        async def watch() -> float:
+            longest, before = 0.0, time.thread_time()
+            while not done.is_set():
+                await asyncio.sleep(0)
+                now = time.thread_time()
+                longest, before = max(longest, now - before), now
+            return longest
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(watch(), self._loop))
+
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())

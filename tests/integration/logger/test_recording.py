@@ -120,7 +120,7 @@ async def test_an_event_that_cannot_be_applied_stops_no_other(valkey_url: str, r
     """It is kept with what is wrong with it; those before and after it are written."""
     recording = await record(valkey_url)
     await recording.add(queued(range(2)))
-    beyond_any_calendar = START_MS * 1000
+    beyond_any_calendar = -START_MS * 1000
     await recording.add(sent(0, at=beyond_any_calendar))
     await recording.redis.xadd(STREAM, {"d": b"\xc1 no batch"})
     await recording.add(sent(1))
