@@ -131,6 +131,6 @@ def _peak_mib(process: psutil.Process) -> float:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this environment without settings of whoever runs the benchmarks, and the services' secret."""
+    """Return this environment without the settings of the caller, with the services' secret."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}
     return own | {"KURIR_INTERNAL_SECRET": INTERNAL_SECRET}

@@ -1,4 +1,4 @@
-"""What every service tells of a Redis that would lose jobs: in its log, in `/health`, and in a metric.
+"""What every service reports about a Redis that would lose jobs: in its log, in `/health`, and in a metric.
 
 It is looked at again and again: settings change while Redis runs, and after a fail-over another server answers.
 """

@@ -101,7 +101,7 @@ class EnvReader:
         return default
 
     def path(self, name: str, default: str) -> str:
-        """Return a path as it stands in the environment: a file's name may be of bytes that are no text."""
+        """Return a path as it is in the environment: a file's name may be of bytes that are no text."""
         return self._env.get(name, "").strip() or default
 
     def integer(

@@ -28,8 +28,8 @@ class Suppression(msgspec.Struct, frozen=True, array_like=True):
     """One suppression of an address; the queue's scripts read the first five fields by their places.
 
     `scope` is what it stops. Times are milliseconds since the epoch: `created_at_ms` 0 where it is not known,
-    `expires_at_ms` 0 for never. The evidence: the job that led to it, the words of the provider or of whoever gave
-    it, and the name of the API key that set it; "" where there is none.
+    `expires_at_ms` 0 for never. The evidence: the job that led to it, the words of the provider or of the person
+    who gave it, and the name of the API key that set it; "" where there is none.
     """
 
     scope: Scope

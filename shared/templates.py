@@ -41,7 +41,7 @@ class WhatsAppContent(msgspec.Struct, frozen=True, omit_defaults=True, rename="c
     """The provider's approved template and, in order, what fills its parameters.
 
     Each is a variable's name, an expression (`amount | number`) or a text with tags (`Rp {{ amount | number }}`). A
-    button that is no more than that is a URL button.
+    button that is only that is a URL button.
     """
 
     template_name: str

@@ -113,7 +113,7 @@ class EmailChannel:
         return self._servers is None or self._servers.available()
 
     def servers(self) -> Sequence[ServerState]:
-        """Say how each server stands (`ServersProvider`)."""
+        """Return the state of each server (`ServersProvider`)."""
         return [] if self._servers is None else self._servers.states()
 
     async def status(self) -> ProviderStatus:

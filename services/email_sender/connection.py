@@ -204,7 +204,7 @@ class Connection:
     ) -> Reply:
         """Hand over one message (CRLF lines, dots not stuffed) and return the answer to its final dot.
 
-        `accepted` is told of a yes before anything else is done with it. Where the server pipelines, `following` is
+        `accepted` is called on a yes before anything else is done with it. Where the server pipelines, `following` is
         asked for the message to announce with the end of this one, which is then `announced` and must be the next to
         be sent. Raises RefusedError, ConnectionLostError or UncertainError.
         """
@@ -370,7 +370,7 @@ def _is_yes(code: int) -> bool:
 
 
 def _welcomes(stage: Stage, reply: Reply) -> bool:
-    """Say whether a command was taken; raises ConnectionLostError where the answers no longer fit the commands."""
+    """Return whether a command was accepted; raises ConnectionLostError where answers no longer fit the commands."""
     if stage is not Stage.DATA:
         return _is_yes(reply.code)
     if _is_yes(reply.code):

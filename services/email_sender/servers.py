@@ -346,7 +346,7 @@ class Servers:
         raise StopChannelError("every server refuses us", code=error.code, reply=words) from error
 
     def states(self) -> list[ServerState]:
-        """Say how each server stands."""
+        """Return the state of each server."""
         return [
             ServerState(one.settings.name, available=not one.breaker.is_open, refuses=bool(one.refusal))
             for one in self.servers

@@ -91,7 +91,7 @@ def _sign_all(work: Sequence[tuple[Draft, Mail]]) -> None:
         try:
             mail.ahead.set_result(draft.signed())
         except Exception as error:
-            mail.ahead.set_exception(error)  # whoever sends the message meets it
+            mail.ahead.set_exception(error)  # raised where the message is sent
 
 
 def _encoded(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool) -> bytes:

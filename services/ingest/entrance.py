@@ -157,7 +157,7 @@ class Entrance:
     async def _charge(self, call: Call, headers: dict[str, str]) -> None:
         """Charge the request to its key, else its address; raises 429. Without Redis nobody is limited.
 
-        A good key pays for itself alone: whoever floods from behind the same router does not use up its allowance.
+        A good key pays for itself alone: a flood from behind the same router does not use up its allowance.
         """
         records = self._gateway.records
         if records.limits is None or not records.watch.available:

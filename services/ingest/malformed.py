@@ -14,7 +14,7 @@ from services.ingest.entrance import POLICY, SECURITY_HEADERS
 from services.ingest.metrics import IngestMetrics
 from services.ingest.problems import ApiError
 
-# words of aiohttp's parser, and what they mean to whoever sent the request
+# words of aiohttp's parser, and what they mean to the client
 _CAUSES = (
     ("https traffic", "this port speaks HTTP, the request came as HTTPS"),
     ("content-length", "its Content-Length is not one whole number, or stands beside Transfer-Encoding"),

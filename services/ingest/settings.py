@@ -57,7 +57,7 @@ class MailSettings:
 
     @property
     def marketing_problem(self) -> str:
-        """Why marketing mail may not be sent, "" where it may: its link must work for whoever receives it."""
+        """Why marketing mail may not be sent, "" where it may: its link must work for every recipient."""
         if not self.secret:
             return "KURIR_SECRET, which signs the links, is not set"
         problem = "" if self.sandboxed else public_url_problem(self.public_url)

@@ -71,7 +71,7 @@ class WhatsAppChannel:
             try:
                 receipt = read_answer(answer)
             except (UnavailableError, UncertainError) as error:
-                # redirects, and acceptances that are none of WhatsApp's: many in a row are not from Qiscus
+                # redirects, and acceptances not from WhatsApp: many in a row are not from Qiscus
                 turn.failed(error.message)
                 raise
             except BaseException:

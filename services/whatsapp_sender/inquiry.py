@@ -1,6 +1,6 @@
 """Whether Qiscus can be reached and takes our credentials, and which setting is wrong where it does not.
 
-An empty message is posted. Whoever refuses it in the form of WhatsApp's errors has read it in our name. An answer
+An empty message is posted. A server that refuses it in the form of WhatsApp's errors has read it in our name. An answer
 that other APIs could give as well counts only if a wrong secret is answered in another way.
 """
 
@@ -69,7 +69,7 @@ async def ask(settings: QiscusSettings, detail: Mapping[str, object], post: Ask)
 
 
 async def _compare(settings: QiscusSettings, post: Ask, verdict: Verdict) -> Verdict:
-    """Ask once more with a wrong secret: whoever answers that like ours does not look at it."""
+    """Ask once more with a wrong secret: a server that gives the same answer ignores the secret."""
     try:
         answer = await post(replace(settings, secret_key=secrets.token_hex(16)))
     except SendError:

@@ -2,7 +2,7 @@
 
 INFO tells most of it to any user. `appendfsync` takes CONFIG GET, which a user with the rights of operations.md may
 not send and which managed services do not have. A user with a name has as a rule few rights, and each refusal would
-stand in Redis's ACL log like an attack: so only the user `default` asks. What cannot be seen is said.
+appear in Redis's ACL log like an attack: so only the user `default` asks. What cannot be seen is said.
 """
 
 from __future__ import annotations

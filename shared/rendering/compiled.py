@@ -85,7 +85,7 @@ class CompiledTemplate:
         return subject
 
     def subject_for_log(self, values: Mapping[str, Any], subject: str) -> str:
-        """Return a rendered subject for the log: stars stand in it for the values of sensitive variables."""
+        """Return a rendered subject for the log: with stars in place of the values of sensitive variables."""
         sensitive = self._sensitive & self._subject.variables
         if not sensitive:
             return subject

@@ -90,7 +90,7 @@ class _Printed:
         return _NOTHING.union(*(self._unguarded(child, inside) for child in children))
 
     def _asked(self, node: nodes.Node) -> _Names:
-        """Return the names that a condition asks for, or an alternative stands in for.
+        """Return the names that a condition asks for, or has an alternative for.
 
         `'Dear ' ~ name` asks for nothing: it is never empty.
         """

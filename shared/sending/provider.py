@@ -193,5 +193,5 @@ class ServersProvider(Protocol):
     """A provider that knows how each of its servers stands, for the sender's metrics."""
 
     def servers(self) -> Sequence[ServerState]:
-        """Say how each server stands; their names are those of the settings."""
+        """Return the state of each server; their names are those of the settings."""
         ...

@@ -30,7 +30,7 @@ class ImportAnswer(Answer, kw_only=True, frozen=True):
 
     `total` suppressions were read: `added` were new, `changed` go further or last longer than what there was,
     `unchanged` were there or have expired. `rejected` rows were refused, for `errors` (the first 100).
-    `ignoredColumns` are columns that no field goes by.
+    `ignoredColumns` are columns that match no field.
     """
 
     total: int

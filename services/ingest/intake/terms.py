@@ -160,7 +160,7 @@ def _channels(draft: _Draft, template: Template | None) -> tuple[str, ...]:
 
 
 def _check_link(draft: _Draft, template: Template | None, channels: tuple[str, ...]) -> None:
-    """Check that whoever gets marketing mail can unsubscribe from it by one click (RFC 8058)."""
+    """Check that recipients of marketing mail can unsubscribe from it by one click (RFC 8058)."""
     if template is None or template.category != "marketing" or EMAIL.name not in channels:
         return
     if problem := draft.asker.settings.mail.marketing_problem:

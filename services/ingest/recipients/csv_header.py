@@ -1,7 +1,7 @@
 """The header of a CSV file: which column is which, by the names that people and programs give them.
 
 `name`, `email`, `phone` and `reference` are a recipient's own, in any case. Where a file has none of these, a column of
-another usual name stands in (`ALIASES`); every column but those four is a variable as well, so that a template may have
+another usual name is used (`ALIASES`); every column but those four is a variable as well, so that a template may have
 a variable `mobile`. Columns without a name must be empty.
 """
 
@@ -56,7 +56,7 @@ def is_own_column(name: str) -> bool:
 class Header:
     """The columns of a file; `own` pairs a recipient's field with its column, `variables` a variable's name.
 
-    `aliased` are the names of columns that stand in for a field of the recipient. `unclear` pairs a field with the
+    `aliased` are the names of columns used in place of a field of the recipient. `unclear` pairs a field with the
     names of the columns that could all be it. `nameless` are the columns up to `width` without a name.
     """
 

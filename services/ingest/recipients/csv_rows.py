@@ -110,7 +110,7 @@ class _Reader:
         self._split(text, final=final)
         self._check_length(self._held, len(self._lines))
         self._fresh += len(text)
-        # a row that was unfinished is read again once there is as much anew, so that reading takes time in proportion
+        # a row that was unfinished is read again once as much again has arrived, so that reading takes linear time
         if self._fresh < self._kept and not final:
             return []
         self._fresh = self._kept = 0

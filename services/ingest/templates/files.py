@@ -52,7 +52,7 @@ def _read(path: Path, region: str) -> TemplateFile:
         raw = path.read_bytes()
         value = valid_value(load_template(raw))
     except (yaml.reader.ReaderError, UnicodeDecodeError) as error:
-        # guessing would go out to everybody: whoever wrote it has to save it anew
+        # guessing would go out to everybody: its author has to save it again
         raise SettingsError([f"{path.name}: not UTF-8, save it as UTF-8: {error}"]) from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise SettingsError([f"{path.name}: {error}"]) from error

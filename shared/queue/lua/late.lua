@@ -95,7 +95,7 @@ local function count_with_stall(stream, id, job_id, stall)
   count(blast, 'sent', 1)
   if stall.outcome ~= '-' then count_channel(was, -1) end
   count_channel('sent', 1)
-  if stall.outcome ~= '-' then redis.call('HDEL', C .. ':blast:' .. blast, 'ended_at') end -- its end is told anew
+  if stall.outcome ~= '-' then redis.call('HDEL', C .. ':blast:' .. blast, 'ended_at') end -- its end is reported again
   stall.outcome = 'sent'
   keep_stall(job_id, stall, now_ms)
   return '1'

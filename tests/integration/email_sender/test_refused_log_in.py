@@ -95,7 +95,7 @@ def revoked(_number: int) -> web.Response:
 
 
 async def test_token_endpoint_that_refuses_us_leaves_its_server_alone() -> None:
-    """A revoked grant is like a wrong password: the other server goes on, and with none left the channel pauses."""
+    """A revoked grant is like a wrong password: the other server still sends; with none left the channel pauses."""
     offers = ["AUTH XOAUTH2 PLAIN"]
     async with (
         token_endpoint(answer=revoked) as endpoint,

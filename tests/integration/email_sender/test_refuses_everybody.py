@@ -191,7 +191,7 @@ async def test_slow_run_lifts_what_it_had_suppressed(world: World) -> None:
 
 
 async def test_one_of_two_servers_is_set_aside(world: World) -> None:
-    """The other takes all, the channel goes on; once it is mended, a probe finds out."""
+    """The other takes all, the channel keeps sending; once it is mended, a probe finds out."""
     blast = await world.given(400)
     relay = Relay(RELAY)
     async with relaying(relay) as bad, peer() as good:

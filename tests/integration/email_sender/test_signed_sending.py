@@ -89,7 +89,7 @@ async def test_job_that_cannot_be_rendered_spoils_no_preparation() -> None:
 
 
 async def test_failed_signature_fails_its_own_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for ever for what a thread could not do."""
+    """Nobody waits indefinitely for what a thread could not do."""
     broken = DkimKey("example.com", "r", rsa_key())
     blast = make_blast()
     calls: list[bytes] = []

@@ -82,7 +82,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[Score]]
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_shipped_template_gets_no_points(name: str, found: Mapping[str, list[Score]]) -> None:
-    """Not one rule that costs anything, whoever the recipient is and however the message travels."""
+    """Not one rule that costs anything, for any recipient and however the message travels."""
     assert len(found[name]) == 4 * len(NAMES)
     for total, rules in found[name]:
         assert total <= 0, rules

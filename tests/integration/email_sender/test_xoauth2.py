@@ -120,7 +120,7 @@ async def test_many_connections_share_one_request() -> None:
 
 
 async def test_a_waiter_that_gives_up_takes_no_token_away() -> None:
-    """The request goes on for the others."""
+    """The request continues for the others."""
     async with token_endpoint(gate=asyncio.Event()) as endpoint:
         assert endpoint.gate is not None
         source = TokenSource(endpoint.settings(), 10.0)

@@ -250,7 +250,7 @@ async def test_a_flood_without_a_key_is_cheap_to_refuse(start_ingest: StartInges
 
 @pytest.mark.parametrize("unit", ["?otp", "&otp", '"otp":', '"', "\\", "{", '{"a":[', "Bearer ", "=", "%7B"])
 def test_masking_takes_time_in_proportion(unit: str) -> None:
-    """Eight times the input takes no more than a multiple of eight times the time."""
+    """Eight times the input takes at most a multiple of eight times the time."""
     assert _masking_s(unit, 65536) < max(12 * _masking_s(unit, 8192), MOST_S)
 
 

@@ -88,7 +88,7 @@ async def _say(ingest: RunningIngest, request: bytes) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("what", REQUESTS)
 async def test_foreign_bytes_are_answered_and_logged(what: str, ingest: RunningIngest, redis: Redis, api: Api) -> None:
-    """Whatever part of a request they are in: an answer below 500 in valid Unicode, and the log of requests goes on."""
+    """In any part of a request: an answer below 500 in valid Unicode, and the log of requests continues."""
     status, body = await _say(ingest, REQUESTS[what])
     assert status < 500, body
     assert body.decode()

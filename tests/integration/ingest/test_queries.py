@@ -26,7 +26,7 @@ async def test_an_unknown_query_parameter_is_refused_on_every_call(operation: Op
 
 
 async def test_a_filter_longer_than_any_value_is_refused(api: Api) -> None:
-    """The client's mistake is not told as the logger's absence, which cannot read so long a line."""
+    """The client's mistake is not reported as an unavailable logger, which cannot read such a long line."""
     reply = await api.get("/api/blasts?limit=5&reference=" + "%ff" * 2500)
     assert (reply.status, reply.body["code"]) == (400, "INVALID_QUERY"), reply.text
     assert reply.problem("reference") == "INVALID_QUERY"

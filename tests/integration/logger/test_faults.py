@@ -117,7 +117,7 @@ async def test_a_backup_is_whole_while_events_are_written(valkey_url: str, make_
 
 
 async def test_the_logger_serves_those_who_know_the_secret_alone(valkey_url: str, make_logger: LoggerMaker) -> None:
-    """Whoever asks for anything but its health and its metrics, a path that does not exist included."""
+    """Any caller that asks for more than its health and its metrics, a path that does not exist included."""
     logger = make_logger(valkey_url)
     logger.start()
     paths = (

@@ -78,7 +78,7 @@ async def test_the_command_tells_mends_and_exits_accordingly(valkey_url: str) ->
 
 
 async def test_the_command_tells_of_a_redis_that_would_lose_jobs(valkey_url: str) -> None:
-    """As wrong, with what to do, and not as mended, since that takes whoever runs Redis."""
+    """As wrong, with what to do, and not as mended, since only Redis's operator can."""
     world: World = open_world(valkey_url)
     await world.redis.config_set("maxmemory-policy", "volatile-ttl")
     try:

@@ -92,7 +92,7 @@ async def test_a_turn_lasts_over_several_fetches(world: World) -> None:
 
 
 async def test_scheduled_blast_that_an_earlier_version_put_into_the_ring_waits(world: World) -> None:
-    """A stream that stands in the ring by its time to come, as an earlier version has it, is not begun before."""
+    """A stream that is in the ring by its time to come, as an earlier version has it, is not begun before."""
     at_ms = time.time_ns() // 1_000_000 + 2_000
     blast = await world.given(150, "bulk", scheduled_at_ms=at_ms)
     stream = f"{{email}}:jobs:bulk:{blast.blast_id}"

@@ -439,7 +439,7 @@ async def test_acceptance_counts_though_the_fetch_was_forgotten(world: World, wa
 
 
 async def _forget_fetch(world: World, sender: HandSender, lease: Lease) -> None:
-    """Make the group anew, as a master that never heard of the fetch has it: nothing is pending at anybody."""
+    """Create the group again, as a master that never heard of the fetch has it: nothing is pending at anybody."""
     redis: Any = world.redis
     await forget_begin(world, sender, lease)
     await redis.xgroup_destroy(lease.stream, "senders")

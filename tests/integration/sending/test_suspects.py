@@ -39,7 +39,7 @@ class _Watched:
 
 
 async def _abandoned(world: World, count: int, lane: Lane = "normal") -> set[str]:
-    """Let a sender die in mid-send of so many jobs, and take them over; returns their ids."""
+    """Let a sender die in mid-send of `count` jobs, and take them over; returns their ids."""
     await world.given(count, lane)
     dead, reaping = await world.sender(), await world.sender()
     leases = await dead.take(count)

@@ -107,7 +107,7 @@ async def test_what_is_not_qiscus_is_never_a_yes(status: int, body: object) -> N
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_named_and_not_followed(status: int) -> None:
-    """Where it leads is shown: most often the URL has http for https, or a portal stands in between."""
+    """Where it leads is shown: most often the URL has http for https, or a portal is in between."""
     found = await status_of(status, LOG_IN, {"Location": "http://127.0.0.1:1/log-in"})
     assert not found.authenticated
     assert found.detail["check"] == [URL]

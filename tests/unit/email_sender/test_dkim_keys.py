@@ -137,7 +137,7 @@ def test_key_that_every_user_can_read_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_record_to_publish_is_that_of_the_key() -> None:
-    """A TXT record that needs no more than to be put into the DNS; RFC 8463's public key is 32 bytes."""
+    """A TXT record that can be put into the DNS as it is; RFC 8463's public key is 32 bytes."""
     (key,) = keys_of({
         "KURIR_DKIM_DOMAIN": "example.com",
         "KURIR_DKIM_SELECTOR": "s1",

@@ -161,7 +161,7 @@ def test_marketing_mail_whose_link_would_not_work_stops_its_blast(url: str) -> N
 
 
 def test_bounces_go_to_the_return_path() -> None:
-    """The envelope's sender is that of the settings, whoever a blast is from; without one it is the From address."""
+    """The envelope's sender is that of the settings, whatever a blast's sender; without one it is the From address."""
     mail = replace(MAIL, return_path="bounces@example.com")
     assert (
         Frame(make_blast(from_address="a@news.example.com"), mail).fill(make_job()).envelope.sender == mail.return_path

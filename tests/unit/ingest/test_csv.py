@@ -289,7 +289,7 @@ async def test_usual_names_of_columns_stand_in(field: str, column: str) -> None:
 
 
 async def test_a_column_by_its_own_name_comes_first() -> None:
-    """Others that could stand in for it are variables alone; where it is missing, two of them are unclear."""
+    """Others that could be used for it are variables alone; where it is missing, two of them are unclear."""
     (row,) = await read(b"phone,Mobile,WhatsApp\n1,2,3\n")
     assert row.fields() == {"phone": "1", "variables": {"Mobile": "2", "WhatsApp": "3"}}
     (row,) = await read(b"Mobile,WhatsApp\n2,3\n")

@@ -84,7 +84,7 @@ def test_a_query_keeps_what_is_no_secret(query: str, kept: str) -> None:
 
 
 def test_a_guarded_query_keeps_its_known_parameters_alone() -> None:
-    """As a CSV blast has them: its variables stand in the query."""
+    """As a CSV blast has them: its variables are in the query."""
     query = "templateId=otp&channels=email&globalVariables.code=482913&globalVariables=%7B%22code%22%3A1%7D"
     assert (
         masked_query(query, guarded=True)

@@ -62,7 +62,7 @@ def test_values_without_a_sensitive_one_are_left_alone() -> None:
     ],
 )
 def test_the_subject_that_is_kept_shows_no_sensitive_value(subject: str, logged: str) -> None:
-    """Whatever the template does with it; where stars cannot be rendered the template's own text stands in."""
+    """Whatever the template does with it; where stars cannot be rendered the template's own text is shown."""
     template = Template("t", "T", ["email"], subject=subject, text="x", variables=[Variable("code", sensitive=True)])
     compiled, values = compile_template(template), {"code": "482913", "name": "Siti", "email": "", "phone": ""}
     rendered = compiled.render(values).subject
@@ -91,7 +91,7 @@ def test_nothing_is_rendered_from_values_that_are_still_sealed() -> None:
 
 
 def test_a_number_is_sealed_as_exactly_as_it_was_given() -> None:
-    """Its digits reach the message, and its secret text is known to whoever has to hide it."""
+    """Its digits reach the message, and its secret text is known to the code that hides it."""
     closed = SEAL.closed({"code": Number("007.50")}, CODE)
     job = unpack_job(pack_job(Job("b", 0, "email", "high", Recipient("s@example.com", "S", closed), 0)))
     blast = Blast("b", Template("t", "T", ["email"]), ["email"], "normal", 0, {"email": 1}, 1)
