@@ -1,0 +1,71 @@
+"""The prose check: `scripts/check_prose.py`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = ROOT / "scripts" / "check_prose.py"
+
+
+@pytest.fixture(scope="module")
+def prose() -> ModuleType:
+    spec = spec_from_file_location("check_prose", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules["check_prose"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Each row bears its id.",
+        "The event tells that it ended.",
+        "Say whether the key fits.",
+        "The name is none of these.",
+        "It was read of late.",
+        "Whoever asks, gets it.",
+        "What\n# became of each message",
+        "-- the sender goes\n-- on without it",
+        "- it stands\n  in the list",
+        "The blast has ended, so this can no longer be done to it.",
+    ],
+)
+def test_a_tic_is_found(prose: ModuleType, text: str) -> None:
+    """A phrase of the list is found in any case, and across line breaks and the signs of comments."""
+    assert list(prose.findings("a.md", text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if value is None of",  # Python
+        "A stand-in for the provider; it stands in for the real one.",
+        "It may be as long as you like, so long as it ends.",
+        "The forebears; unbearable; a new key.",
+    ],
+)
+def test_plain_english_passes(prose: ModuleType, text: str) -> None:
+    """Code and ordinary phrases near those of the list are left alone."""
+    assert not list(prose.findings("a.md", text))
+
+
+def test_a_finding_names_its_line_and_the_cure(tmp_path: Path) -> None:
+    """Run as a command, it names the file, the line, the words and what to write, and exits with 1."""
+    copy = tmp_path / "scripts" / "check_prose.py"
+    copy.parent.mkdir()
+    copy.write_text(SCRIPT.read_text())
+    (tmp_path / "README.md").write_text("# Fine\n\nThis one goes on.\n")
+    done = subprocess.run([sys.executable, str(copy)], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert done.stdout == "README.md:3: 'goes on': write continues, uses\n"
+    assert done.stderr == "1 phrases to rewrite in 1 files\n"
