@@ -1,6 +1,6 @@
-"""The logger: turns events into rows, answers what became of each message, and exports the pipeline's metrics.
+"""The logger: turns events into rows, serves the log queries, and exports the metrics of the whole pipeline.
 
-It alone opens the SQLite file. A message's story enters through `recorder` (events from Redis), is folded by
-`folding` into one change a job, merged with what the row says by `merging`, and written by `writing` in one
-transaction; `queries`, `story` and `dashboard` read it back for `app`.
+Only the logger opens the SQLite file. `recorder` reads events from Redis, `folding` folds a batch into one change per
+job, `merging` merges each change with the job's row, and `writing` writes the result in one transaction. `queries`,
+`story` and `dashboard` read the rows back for `app`.
 """

@@ -1,4 +1,4 @@
-"""The logger's HTTP: what ingest passes on to clients, and what it and the command line ask for themselves."""
+"""The logger's HTTP: the log queries that ingest relays to clients, and internal calls of ingest and the CLI."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _ERRORS: dict[type[KurirError], tuple[int, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may ask and what for: the services' secret, whether loopback alone is served, where backups may go."""
+    """The logger's access rules: the services' secret, the allowed backup folders, whether only loopback is served."""
 
     secret: str
     backup_places: Sequence[Path]
@@ -64,7 +64,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Logger:
-    """Everything that a handler may use."""
+    """The components that handlers use."""
 
     store: Store
     watch: Watch
@@ -76,9 +76,9 @@ class Logger:
 
 
 def build_app(logger: Logger, health: Health, metrics: Callable[[], tuple[bytes, str]]) -> web.Application:
-    """Build the application; it serves those who know the secret, and on loopback under loopback's names alone.
+    """Build the application; each request must carry the secret, and on loopback also use a loopback host name.
 
-    A page in a browser on this machine could else reach it under a name of its own (DNS rebinding).
+    Otherwise a web page in a browser on this machine could reach it under the page's own host name (DNS rebinding).
     """
     names = [_own_names] if logger.access.loopback else []
     app = web.Application(middlewares=[_errors, *names, guard(logger.access.secret)])
@@ -105,7 +105,7 @@ def build_app(logger: Logger, health: Health, metrics: Callable[[], tuple[bytes,
 
 
 class LogRoutes:
-    """What clients see of the logs, through ingest."""
+    """The log queries of clients, relayed by ingest."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -146,7 +146,7 @@ class LogRoutes:
         job_id = request.match_info["job_id"]
         story = await self._store.read(lambda connection: tell_story(connection, job_id))
         if story is None:
-            raise UnknownJobError("no message of that id is known")
+            raise UnknownJobError("no message has this id")
         return _json({"success": True, "message": story})
 
     async def blasts(self, request: web.Request) -> web.StreamResponse:
@@ -166,11 +166,11 @@ class LogRoutes:
         blast_id = request.match_info["blast_id"]
         found = await self._store.read(lambda connection: blast_views.find_blast(connection, blast_id))
         if found is None:
-            raise UnknownBlastError("no blast of that id is known")
+            raise UnknownBlastError("no blast has this id")
         return _json({"success": True, "blast": blast_views.with_rate(found, self._logger.pace.rates())})
 
     async def _rows(self, request: web.Request, table: queries.Table, find: Find) -> web.StreamResponse:
-        """Answer with a page of rows, or with all of them where an export is asked for."""
+        """Answer with a page of rows, or with all rows if the client asks for an export."""
         page = filters.read_page(request.query)
         export = filters.read_export(request.query)
         if export is not None:
@@ -183,7 +183,7 @@ class LogRoutes:
     async def _export(
         self, request: web.Request, table: queries.Table, find: Find, export: Export
     ) -> web.StreamResponse:
-        """Stream all rows; each page is a query of its own, so no reader holds the write-ahead log for long."""
+        """Stream all rows; each page is a separate query, so no reader holds back the write-ahead log for long."""
         response = web.StreamResponse(
             headers={
                 "Content-Type": CONTENT_TYPES[export.form],
@@ -198,7 +198,7 @@ class LogRoutes:
             async for rows in self._pages(find):
                 await response.write(encode(rows))
         except KurirError as error:
-            # the head has gone out as a success: only a broken connection says that the rows are not all
+            # the headers already reported success: only a broken connection shows that rows are missing
             log.warning("an export was broken off", table=table.name, reason=str(error))
             if request.transport is not None:
                 request.transport.abort()
@@ -218,7 +218,7 @@ class LogRoutes:
 
 
 class InternalRoutes:
-    """What ingest and the command line ask for themselves."""
+    """The internal calls of ingest and the command line."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -231,10 +231,10 @@ class InternalRoutes:
         return _json({"success": True, "reopened": done.reopened, "skipped": done.skipped})
 
     async def backup(self, request: web.Request) -> web.StreamResponse:
-        """Answer `POST /internal/backup`: a copy of the database on this machine."""
+        """Answer `POST /internal/backup`: write a copy of the database on this machine."""
         wanted = (await _body(request)).get("path") or ""
         if not isinstance(wanted, str):
-            raise InvalidQueryError("path is a text")
+            raise InvalidQueryError("path must be a string")
         path = place_of(wanted, self._logger.access.backup_places)
         abandoned = threading.Event()
         try:
@@ -259,7 +259,7 @@ class InternalRoutes:
         blast_id = request.match_info["blast_id"]
         blast = await self._store.read(lambda connection: read_snapshot(connection, blast_id))
         if blast is None:
-            raise UnknownBlastError("no blast of that id is known")
+            raise UnknownBlastError("no blast has this id")
         return web.Response(body=pack_blast(blast), content_type="application/msgpack")
 
 
@@ -267,13 +267,16 @@ Find = Callable[[Any, filters.Page], queries.Found]
 
 
 async def _body(request: web.Request) -> Mapping[str, Any]:
-    """Return the JSON object of a body; a page in a browser cannot send this type without asking, and is refused."""
+    """Return the JSON object of a body.
+
+    A web page cannot send `application/json` across origins without a preflight request, which is refused here.
+    """
     if request.content_type != "application/json":
-        raise InvalidQueryError("the body has to be application/json")
+        raise InvalidQueryError("the Content-Type must be application/json")
     try:
         value = orjson.loads(await request.read())
     except orjson.JSONDecodeError as error:
-        raise InvalidQueryError("the body is not JSON") from error
+        raise InvalidQueryError("the body is not valid JSON") from error
     if not isinstance(value, dict):
         raise InvalidQueryError("the body is not a JSON object")
     return value
@@ -287,15 +290,15 @@ def _retry_request(body: Mapping[str, Any]) -> RetryRequest:
         include_uncertain=bool(body.get("includeUncertain")),
     )
     if bool(wanted.job_id) == bool(wanted.blast_id):
-        raise InvalidQueryError("either jobId or blastId is needed")
+        raise InvalidQueryError("give either jobId or blastId")
     if wanted.channel and wanted.channel not in CHANNELS:
-        raise InvalidQueryError(f"channel: {wanted.channel!r} is none of {', '.join(CHANNELS)}")
+        raise InvalidQueryError(f"channel: {wanted.channel!r} is not one of {', '.join(CHANNELS)}")
     return wanted
 
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn errors into the API's form; what went wrong in the database is logged and answered with 503."""
+    """Turn errors into the API's error form; database failures are logged and answered with 503."""
     try:
         return await handler(request)
     except InvalidQueryError as error:
@@ -313,7 +316,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _own_names(request: web.Request, handler: Handler) -> web.StreamResponse:
     name = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdigit() else request.host
     if name not in _LOOPBACK:
-        return _error(403, "FORBIDDEN", "this address answers to clients of this machine alone")
+        return _error(403, "FORBIDDEN", "this service accepts requests only under a loopback host name")
     return await handler(request)
 
 

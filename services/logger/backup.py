@@ -1,7 +1,7 @@
-"""Backup: a consistent copy of the database, made in steps while events go on being written.
+"""Backup: a consistent copy of the database, made in steps while the logger keeps writing.
 
-The copy is read within one transaction, so what is written meanwhile neither shows in it nor makes it begin anew.
-It stands under its name only when it is whole and on the disk.
+One transaction reads the copy, so writes during the backup neither appear in it nor restart it. The copy gets its name
+only when it is complete and synced to disk.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shared.errors import KurirError
 
 _PAGES_A_STEP = 1024
 _REST_S = 0.002
-# what else lies in a data folder
+# other files and folders in a data folder
 _IN_USE = frozenset({"redis", "redis.conf", "spool", "secret", "internal_secret", "redis_password", "kurir.lock"})
 _DATABASE_FILES = ("logs.db-", "logs.db.")
 # ".partial" is added while the copy is made
@@ -25,47 +25,47 @@ _HEADER = b"SQLite format 3\x00"
 
 
 class BackupError(KurirError):
-    """The copy could not be made; the message says why."""
+    """The backup failed; the message says why."""
 
 
 class BackupRefusedError(BackupError):
-    """The copy may not go there; the message says where it may."""
+    """The path is not allowed for a backup; the message says why."""
 
 
 class _AbandonedError(KurirError):
-    """Nobody waits for the copy any more."""
+    """The caller no longer waits for the copy."""
 
 
 def place_of(path: str, places: Sequence[Path]) -> Path:
-    """Return where a backup goes: a bare file name into the first of the places, else a path within any of them.
+    """Return the path of a backup: a bare file name goes into the first of `places`, a path must be within one of them.
 
-    The folder's real path counts: neither `..` nor a link leads out. The file itself may not be a link, and not one of
-    the files or folders that the system works with. Raises BackupRefusedError.
+    The folder's real path counts, so neither `..` nor a symbolic link can lead outside. The file must not be a link, or
+    a file or folder that the running system uses. Raises BackupRefusedError.
     """
     wanted = Path(path)
     if not path or "\0" in path or wanted.name in {"", "..", "."}:
-        raise BackupRefusedError("the path names no file")
+        raise BackupRefusedError("the path does not name a file")
     if len(os.fsencode(wanted.name)) > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
         raise BackupRefusedError("the path is too long")
     allowed = [place.resolve() for place in places]
     target = allowed[0] / wanted if wanted.parent == Path() and not wanted.is_absolute() else wanted
     if not target.is_absolute():
-        raise BackupRefusedError("the path must be absolute, or a file name alone")
+        raise BackupRefusedError("the path must be absolute, or only a file name")
     folder = Path(os.path.realpath(target.parent))
     if not any(folder.is_relative_to(place) for place in allowed):
         where = " or ".join(map(str, allowed))
-        raise BackupRefusedError(f"backups go into {where}; KURIR_BACKUP_DIR names another folder")
+        raise BackupRefusedError(f"backups are allowed only in {where}; set KURIR_BACKUP_DIR to use another folder")
     target = folder / target.name
     within = next(target.relative_to(place) for place in reversed(allowed) if folder.is_relative_to(place))
     if within.parts[0] in _IN_USE or target.name.startswith(_DATABASE_FILES) or target.is_symlink():
-        raise BackupRefusedError(f"{target} may not be written: it is a link, or belongs to the running system")
+        raise BackupRefusedError(f"{target} is a symbolic link, or belongs to the running system; choose another name")
     return target
 
 
 def write_backup(database: Path, target: Path, is_abandoned: Callable[[], bool] = lambda: False) -> int:
-    """Copy the database to `target` and return the copy's bytes; blocks, so call it on a thread.
+    """Copy the database to `target` and return the copy's size in bytes; blocks, so call it on a thread.
 
-    An older backup at `target` is replaced, any other file is not. It ends soon once `is_abandoned` is true. Raises
+    Replaces an older backup at `target`, but no other file. Stops soon after `is_abandoned` returns True. Raises
     BackupError.
     """
     _check_target(database, target)
@@ -93,13 +93,13 @@ def _check_target(database: Path, target: Path) -> None:
         return
     with target.open("rb") as file:
         if file.read(len(_HEADER)) != _HEADER:
-            raise BackupError(f"{target} exists and is no backup")
+            raise BackupError(f"{target} exists and is not a backup")
     if target.samefile(database):
         raise BackupError(f"{target} is the database itself")
 
 
 def _copy(database: Path, partial: Path, is_abandoned: Callable[[], bool]) -> None:
-    """Copy page by page; the file is only its owner's to read, since it holds addresses."""
+    """Copy in steps; only the owner can read the file, since it holds addresses."""
 
     def go_on(_status: int, _remaining: int, _total: int) -> None:
         if is_abandoned():
@@ -119,7 +119,7 @@ def _copy(database: Path, partial: Path, is_abandoned: Callable[[], bool]) -> No
             copy.execute("SELECT count(*) FROM sqlite_schema").fetchone(),
         )
         if copied != (version, pages):
-            raise sqlite3.DatabaseError("the copy is not whole")
+            raise sqlite3.DatabaseError("the copy is incomplete")
 
 
 def _sync(path: Path) -> None:

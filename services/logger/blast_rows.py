@@ -1,7 +1,7 @@
-"""Blasts as rows: what was accepted, how its state follows from its events and its jobs' counts.
+"""Blasts as rows: the accepted blast, and its state as derived from its events and its jobs' counts.
 
-The snapshot is kept without its template, which all blasts of one version share. A blast has ended on a channel
-once as many of its jobs have a terminal status as it has in all, whatever order the events came in.
+Snapshots are stored without the template, which all blasts with the same version of it share. A blast has ended on a
+channel once all of its jobs there have a terminal status, in whatever order the events arrived.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ON CONFLICT (blast_id) DO UPDATE SET template_id = excluded.template_id, templat
     expires_at_ms = excluded.expires_at_ms, snapshot = excluded.snapshot
 WHERE blasts.snapshot IS NULL
 """
-# a change may come before the blast itself: the row then begins empty, to be filled by ACCEPT
+# a change may arrive before the blast itself: the row then starts empty, and ACCEPT fills it
 MEET = "INSERT INTO blasts (blast_id, created_at_ms) VALUES (?, ?) ON CONFLICT (blast_id) DO NOTHING"
 CHANGE = {
     "paused": "UPDATE blasts SET pause_reason = CASE WHEN ?1 >= paused_at_ms THEN ?2 ELSE pause_reason END,"
@@ -60,7 +60,7 @@ ENDED_STATES = frozenset({"completed", "completed_with_failures", "cancelled", "
 def write_blasts(
     connection: sqlite3.Connection, events: Iterable[BlastAccepted | BlastChanged | BlastChannelEnded]
 ) -> set[str]:
-    """Write what happened to blasts and return their ids; `settle_states` has to follow."""
+    """Write events of blasts and return the blasts' ids; call `settle_states` with them afterwards."""
     touched: set[str] = set()
     for event in events:
         if isinstance(event, BlastAccepted):
@@ -95,7 +95,7 @@ def _accept(connection: sqlite3.Connection, event: BlastAccepted) -> None:
 
 
 def _end_channel(connection: sqlite3.Connection, event: BlastChannelEnded) -> None:
-    """Note the latest end of a channel, and the total it ended with: less than planned where it was cut short."""
+    """Record the latest end of a channel and its total, which is lower than planned if the blast was cut short."""
     row = connection.execute("SELECT ends FROM blasts WHERE blast_id = ?", (event.blast_id,)).fetchone()
     ends: dict[str, dict[str, int]] = orjson.loads(row[0])
     if event.at_ms >= ends.get(event.channel, {}).get("at_ms", 0):
@@ -104,7 +104,7 @@ def _end_channel(connection: sqlite3.Connection, event: BlastChannelEnded) -> No
 
 
 def settle_states(connection: sqlite3.Connection, blast_ids: Iterable[str]) -> list[str]:
-    """Bring the state of blasts up to date whose events or counts moved; return those that have ended by it."""
+    """Update the state of blasts after their events or counts changed; return those that ended with this update."""
     ended = []
     for blast_id in blast_ids:
         row = connection.execute(_STATE, (blast_id,)).fetchone()
@@ -120,7 +120,7 @@ def settle_states(connection: sqlite3.Connection, blast_ids: Iterable[str]) -> l
 
 
 def counts_of(connection: sqlite3.Connection, blast_id: str) -> dict[str, dict[str, int]]:
-    """Return a blast's jobs by channel and status."""
+    """Return a blast's job counts by channel and status."""
     counts: dict[str, dict[str, int]] = {}
     for channel, status, n in connection.execute(_COUNTS, (blast_id,)):
         counts.setdefault(channel, {})[status] = n
@@ -128,7 +128,7 @@ def counts_of(connection: sqlite3.Connection, blast_id: str) -> dict[str, dict[s
 
 
 def state_of(row: tuple[Any, ...], counts: Mapping[str, Mapping[str, int]]) -> tuple[BlastState, int]:
-    """Name a blast's state and the time of its end (ms, 0 while it runs) from its row and its jobs' counts."""
+    """Return a blast's state and the time of its end (ms, 0 while it runs) from its row and its jobs' counts."""
     _, _, totals_text, scheduled_at, paused_at, resumed_at, cancelled_at, incomplete_at, ends_text, _ = row
     totals: dict[str, int] = orjson.loads(totals_text)
     ends: dict[str, dict[str, int]] = orjson.loads(ends_text)
@@ -139,7 +139,7 @@ def state_of(row: tuple[Any, ...], counts: Mapping[str, Mapping[str, int]]) -> t
         return _ended_state(counts, cancelled_at, incomplete_at), ended_at_ms
     if cancelled_at:
         return "cancelled", 0
-    # a pause ends with the blast, also where it is opened again
+    # a pause ends with the blast, even if dead letters reopen the blast later
     outlived = bool(totals) and all(ends.get(channel, {}).get("at_ms", 0) >= paused_at for channel in totals)
     if paused_at > resumed_at and not outlived:
         return "paused", 0
@@ -160,7 +160,7 @@ def _ended_state(counts: Mapping[str, Mapping[str, int]], cancelled_at: int, inc
 
 
 def read_snapshot(connection: sqlite3.Connection, blast_id: str) -> Blast | None:
-    """Return a blast's snapshot whole, None where it is unknown."""
+    """Return a blast's snapshot with its template, or None if the blast is unknown."""
     row = connection.execute(
         "SELECT b.snapshot, t.content FROM blasts b JOIN blast_templates t ON t.hash = b.template_hash"
         " WHERE b.blast_id = ?",

@@ -1,4 +1,4 @@
-"""Views of blasts: what SQLite knows of them, in the API's shape; ingest adds what only Redis knows."""
+"""Views of blasts: their data from SQLite in the API's shape; ingest adds what only Redis knows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RATE_WINDOW_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class BlastFilter:
-    """Which blasts are wanted; empty fields do not filter."""
+    """Which blasts to return; empty fields do not filter."""
 
     state: str = ""
     template: str = ""
@@ -41,13 +41,13 @@ class BlastFilter:
 
 
 class Pace:
-    """How many messages of each blast ended of late; owned by the event loop."""
+    """Measures how many messages of each blast ended recently; used only from the event loop."""
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, Counter[str]]] = deque()
 
     def note(self, ended_jobs: Counter[str]) -> None:
-        """Note how many jobs of each blast a batch ended."""
+        """Add the number of jobs of each blast that a batch ended."""
         now = time.monotonic()
         if ended_jobs:
             self._recent.append((now, ended_jobs))
@@ -55,7 +55,7 @@ class Pace:
             self._recent.popleft()
 
     def rates(self) -> dict[str, float]:
-        """Return messages ended a second, by blast, over the last ten seconds."""
+        """Return by blast how many messages ended per second over the last ten seconds."""
         self.note(Counter())
         total: Counter[str] = Counter()
         for _, ended in self._recent:
@@ -67,12 +67,12 @@ def read_blast_filter(query: Mapping[str, str]) -> BlastFilter:
     """Read the filters of `/api/blasts`; raises InvalidQueryError."""
     state = query.get("state", "")
     if state and state not in STATES:
-        raise InvalidQueryError(f"state: {state!r} is none of {', '.join(STATES)}")
+        raise InvalidQueryError(f"state: {state!r} is not one of {', '.join(STATES)}")
     return BlastFilter(state, query.get("template", ""), query.get("reference", ""))
 
 
 def list_query(wanted: BlastFilter) -> str:
-    """Return the query of a page of blasts, the latest first, each by an index in that order."""
+    """Return the query of a page of blasts, the latest first, read from an index in that order."""
     index = next(
         (f"idx_blasts_{name}" for name in ("reference", "state", "template") if getattr(wanted, name)),
         "idx_blasts_created",
@@ -88,7 +88,7 @@ def list_query(wanted: BlastFilter) -> str:
 def list_blasts(
     connection: sqlite3.Connection, wanted: BlastFilter, limit: int, cursor: str
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Return a page of blasts and the cursor of the next, None at the end; raises InvalidQueryError."""
+    """Return a page of blasts and the cursor of the next page, None at the end; raises InvalidQueryError."""
     values = [value for value in (wanted.state, wanted.template, wanted.reference) if value]
     rows = connection.execute(list_query(wanted), (*values, *_read_cursor(cursor), limit + 1)).fetchall()
     blasts = [_view(connection, row) for row in rows[:limit]]
@@ -99,7 +99,7 @@ def list_blasts(
 
 
 def find_blast(connection: sqlite3.Connection, blast_id: str) -> dict[str, Any] | None:
-    """Return one blast, None where it is unknown."""
+    """Return one blast, or None if it is unknown."""
     row = connection.execute(ONE, (blast_id,)).fetchone()
     return _view(connection, row) if row is not None else None
 
@@ -152,12 +152,12 @@ def _view(connection: sqlite3.Connection, values: tuple[Any, ...]) -> dict[str, 
 
 
 def _every_status(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return a count for every status, also for those that no message has."""
+    """Return a count for every status, zeros included."""
     return {status: counts.get(status, 0) for status in STATUSES}
 
 
 def with_rate(blast: dict[str, Any], rates: Mapping[str, float]) -> dict[str, Any]:
-    """Add how fast a running blast goes and how long the rest takes at that rate."""
+    """Add a running blast's rate and the time that the rest takes at that rate."""
     rate = rates.get(blast["blastId"], 0.0)
     left = blast["totalMessages"] - sum(blast["counts"].get(status, 0) for status in TERMINAL)
     running = left > 0 and not blast["endedAt"]
@@ -181,7 +181,7 @@ def _read_cursor(text: str) -> tuple[int, str]:
     try:
         created_at_ms, blast_id = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (binascii.Error, ValueError, TypeError) as error:
-        raise InvalidQueryError("cursor is none that an answer gave", "INVALID_CURSOR") from error
+        raise InvalidQueryError("cursor: give the nextCursor of an earlier answer", "INVALID_CURSOR") from error
     if not isinstance(created_at_ms, int) or not isinstance(blast_id, str) or abs(created_at_ms) > _FIRST:
-        raise InvalidQueryError("cursor is none that an answer gave", "INVALID_CURSOR")
+        raise InvalidQueryError("cursor: give the nextCursor of an earlier answer", "INVALID_CURSOR")
     return created_at_ms, blast_id

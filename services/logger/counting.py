@@ -1,4 +1,4 @@
-"""Counting: how many messages have which status, from counts kept with the rows wherever those suffice."""
+"""Counting: the number of messages by status, from counts kept with the rows wherever those suffice."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Counts = Counter[tuple[str, str]]
 
 
 def count_messages(connection: sqlite3.Connection, wanted: MessageFilter) -> dict[str, Any]:
-    """Return counts by status, in all and by channel.
+    """Return counts by status, in total and by channel.
 
-    Without filters, or by blast, channel and status, they are whole at once; by anything else rows are counted, the
-    latest 3,000 at most, and `complete` is false where there are more.
+    Kept counts answer queries without filters or by blast, channel and status. Any other filter counts rows, at most
+    the latest 3,000 that the index finds; `complete` is false if there are more.
     """
     counts, complete = _count(connection, wanted)
     chosen: Counts = Counter()

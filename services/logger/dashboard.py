@@ -1,4 +1,4 @@
-"""The dashboard: everything for one look, from the watch's last look and a few small queries."""
+"""The dashboard: its whole content, from the latest sample of `watch` and a few small queries."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ERRORS = "SELECT channel, error_class, sum(n) FROM error_days WHERE day >= ? GRO
 
 
 def show_dashboard(connection: sqlite3.Connection, look: Look, now_ms: int) -> dict[str, Any]:
-    """Return the dashboard; times of the last hour count back from `now_ms`."""
+    """Return the dashboard; the last hour is counted back from `now_ms`."""
     since = now_ms // 60_000 - _MINUTES
     minutes = connection.execute(MINUTES, (since,)).fetchall()
     blasts, _ = list_blasts(connection, BlastFilter(), _BLASTS, "")
@@ -71,14 +71,14 @@ def _queue(stats: ChannelStats) -> dict[str, Any]:
 
 
 def _totals(totals: Counts) -> dict[str, Any]:
-    """Return what happened since the database began, in all and by channel; also what never did."""
+    """Return the counts since the database was created, in total and by channel, with zeros."""
     channels = {channel: {status: totals.get((channel, status), 0) for status in COUNTED} for channel in CHANNELS}
     every = {status: sum(one[status] for one in channels.values()) for status in COUNTED}
     return {**every, "channels": channels}
 
 
 def _channels(minutes: list[tuple[Any, ...]]) -> dict[str, Any]:
-    """Return the last hour's success and error rate and average send time by channel."""
+    """Return by channel the last hour's success rate, error rate and average send time."""
     sums: dict[str, Counter[str]] = {}
     for _, channel, _, sent, failed, retried, other, duration_ms in minutes:
         one = sums.setdefault(channel, Counter())
@@ -109,7 +109,7 @@ def _throughput(minutes: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
 
 
 def _responses(connection: sqlite3.Connection, since: int) -> dict[str, Any]:
-    """Return how the API answered in the last hour."""
+    """Return the API's response counts and times of the last hour."""
     requests, client, server, time_ms, slowest = connection.execute(REQUESTS, (since,)).fetchone()
     return {
         "requests": requests or 0,
@@ -121,7 +121,7 @@ def _responses(connection: sqlite3.Connection, since: int) -> dict[str, Any]:
 
 
 def _errors(connection: sqlite3.Connection, now_ms: int) -> list[dict[str, Any]]:
-    """Return failed attempts by class, of today and yesterday."""
+    """Return the failed attempts of today and yesterday by error class."""
     rows = connection.execute(ERRORS, (now_ms // 86_400_000 - 1,)).fetchall()
     found = [{"channel": channel, "errorClass": error_class, "count": n} for channel, error_class, n in rows]
     return sorted(found, key=lambda one: -one["count"])

@@ -1,7 +1,7 @@
-"""Expiry: lets the snapshots of ended blasts leave Redis after a while; the database keeps them.
+"""Expiry: sets an expiry on the snapshots of ended blasts in Redis; the database keeps them.
 
-An order that Redis did not take is given again later, and at the start all blasts that ended of late are gone
-through once more, so that none stays for ever.
+A call that fails is tried again later. At the start the blasts that ended in the last days are handled once more, so
+that no snapshot stays in Redis forever.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WHERE created_at_ms > ? AND state IN ({_ENDED}) AND ended_at_ms > 0 ORDER BY cre
 
 
 class Expiry:
-    """Takes the ids of ended blasts at once, and tells Redis from `run`."""
+    """Collects the ids of ended blasts without waiting; `run` sets their expiry in Redis."""
 
     def __init__(self, blasts: BlastStore, store: Store, clock: Clock | None = None) -> None:
         self._blasts = blasts
@@ -41,14 +41,14 @@ class Expiry:
         self._wake = asyncio.Event()
 
     def ended(self, blast_ids: Iterable[str]) -> None:
-        """Note blasts that have just ended."""
+        """Add blasts that have just ended."""
         keep_ms = Timing().keep_ended_ms
         self._waiting.update(dict.fromkeys(blast_ids, keep_ms))
         if self._waiting:
             self._wake.set()
 
     async def run(self, stop: Stop) -> None:
-        """Tell Redis until stopped, and once more what it may have missed before."""
+        """Set expiries until stopped, beginning with the blasts that ended before this start."""
         await self._recall()
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -62,7 +62,7 @@ class Expiry:
             stopping.cancel()
 
     async def flush(self) -> bool:
-        """Let go what waits; False if Redis is away, it is then kept for later."""
+        """Set the expiry of all collected blasts; return False, and keep the rest for later, if Redis is away."""
         for blast_id, after_ms in list(self._waiting.items()):
             try:
                 await self._blasts.expire(blast_id, after_ms)

@@ -1,4 +1,4 @@
-"""Filters: what a log query asks for, read from its parameters; and cursors, opaque to clients."""
+"""Filters: the parameters of a log query, read and checked; and cursors, which are opaque to clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.errors import KurirError
 from shared.jobs import TERMINAL
 
 STATUSES = ("scheduled", "queued", "processing", "retrying", *TERMINAL)
-# of which every one that a message reaches is counted
+# statuses that are counted each time a message reaches one
 COUNTED = ("queued", "retrying", "deferred", *TERMINAL)
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
 _FORMATS = ("json", "csv", "ndjson")
@@ -26,7 +26,7 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 class InvalidQueryError(KurirError):
-    """A parameter is not what it should be; `code` is that of the answer."""
+    """A parameter is invalid; `code` is the error code of the answer."""
 
     def __init__(self, message: str, code: str = "INVALID_QUERY") -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class InvalidQueryError(KurirError):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span of time in ms since the epoch, both ends included; None for open."""
+    """A span of time in ms since the epoch, both ends included; None leaves an end open."""
 
     from_ms: int | None = None
     to_ms: int | None = None
@@ -43,7 +43,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Which rows are wanted: at most `limit`, after the one that `cursor` names (0 for the latest)."""
+    """The page to return: at most `limit` rows after the row that `cursor` names (0: from the latest)."""
 
     limit: int = DEFAULT_LIMIT
     cursor: int = 0
@@ -51,9 +51,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class MessageFilter:
-    """What messages are wanted; empty fields do not filter.
+    """Which messages to return; empty fields do not filter.
 
-    `recipient` are beginnings of an address, of which any will do.
+    `recipient` has beginnings of addresses; a message matches if any of them matches.
     """
 
     statuses: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class MessageFilter:
 
 @dataclass(frozen=True, slots=True)
 class ApiFilter:
-    """What API requests are wanted."""
+    """Which API requests to return; empty fields do not filter."""
 
     endpoint: str = ""
     method: str = ""
@@ -78,7 +78,7 @@ class ApiFilter:
 
 @dataclass(frozen=True, slots=True)
 class SystemFilter:
-    """What system events are wanted."""
+    """Which system events to return; empty fields do not filter."""
 
     levels: tuple[str, ...] = ()
     service: str = ""
@@ -135,12 +135,12 @@ def read_export(query: Mapping[str, str]) -> Export | None:
     if reader not in {"", _SPREADSHEET}:
         raise InvalidQueryError(f"for: {reader!r} is not {_SPREADSHEET}")
     if reader and wanted != "csv":
-        raise InvalidQueryError(f"for={_SPREADSHEET} goes with format=csv")
+        raise InvalidQueryError(f"for={_SPREADSHEET} needs format=csv")
     return None if wanted == "json" else Export(wanted, bool(reader))
 
 
 def read_age_s(query: Mapping[str, str]) -> int:
-    """Read `olderThanSeconds`, 0 where it is not given; raises InvalidQueryError."""
+    """Read `olderThanSeconds`, 0 if it is not given; raises InvalidQueryError."""
     return _integer(query, "olderThanSeconds", 0, 100_000_000)
 
 
@@ -150,7 +150,7 @@ def read_span(query: Mapping[str, str]) -> Span:
 
 
 def write_cursor(row_id: int) -> str:
-    """Write a cursor after the row of that id."""
+    """Return the cursor of the page after the row with this id."""
     return base64.urlsafe_b64encode(orjson.dumps({"after": row_id})).decode().rstrip("=")
 
 
@@ -158,9 +158,9 @@ def _read_cursor(text: str) -> int:
     try:
         value = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))["after"]
     except (binascii.Error, ValueError, KeyError, TypeError) as error:
-        raise InvalidQueryError("cursor is none that an answer gave", "INVALID_CURSOR") from error
+        raise InvalidQueryError("cursor: give the nextCursor of an earlier answer", "INVALID_CURSOR") from error
     if not isinstance(value, int) or not 0 < value < 1 << 63:
-        raise InvalidQueryError("cursor is none that an answer gave", "INVALID_CURSOR")
+        raise InvalidQueryError("cursor: give the nextCursor of an earlier answer", "INVALID_CURSOR")
     return value
 
 
@@ -168,12 +168,12 @@ def _choices(query: Mapping[str, str], name: str, options: tuple[str, ...]) -> t
     wanted = tuple(dict.fromkeys(word.strip() for word in query.get(name, "").split(",") if word.strip()))
     unknown = [word for word in wanted if word not in options]
     if unknown:
-        raise InvalidQueryError(f"{name}: {unknown[0]!r} is none of {', '.join(options)}")
+        raise InvalidQueryError(f"{name}: {unknown[0]!r} is not one of {', '.join(options)}")
     return wanted
 
 
 def _integer(query: Mapping[str, str], name: str, minimum: int, maximum: int) -> int:
-    """Return a whole number within its bounds, 0 where it is not given."""
+    """Return a whole number within its bounds, 0 if it is not given."""
     text = query.get(name, "")
     if not text:
         return 0

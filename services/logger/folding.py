@@ -1,8 +1,8 @@
-"""Folding: a batch of events becomes one change for each job that they speak of, whatever their order.
+"""Folding: turns a batch of events in any order into one change per job.
 
-Within a run `sent` outranks every other end, an end outranks what is on its way, and among the latter the
-attempt decides, then the time. All of that is one integer, `rank_of`, so the highest rank a job has seen is its
-state, and any order or repetition of its events comes to the same row.
+Within a run, `sent` outranks every other terminal state, and a terminal state outranks the others; among those, the
+higher attempt wins, then the later time. `rank_of` encodes this as one integer. A job's state is the one with the
+highest rank so far, so its events give the same row in any order and any repetition.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from shared.events import (
 
 EPOCH_MS = 1_577_836_800_000
 _SENT, _ENDED, _UNDERWAY = 2, 1, 0
-# among events of one attempt in one millisecond: what follows another stands higher
+# the order of events of one attempt in the same millisecond
 _ORDINALS = {
     "scheduled": 0, "queued": 1, "processing": 2, "retrying": 4, "cancelled": 1, "expired": 2, "suppressed": 3,
     "failed": 4,
 }  # fmt: skip
 _RETURNED = 3
-# refusals before an attempt: their `attempt` counts attempts made earlier, each of which has its own row
+# ended before an attempt: their `attempt` counts earlier attempts, each of which has its own row
 UNTRIED = frozenset({"cancelled", "expired", "suppressed"})
 
 
 def rank_of(run: int, kind: int, attempt: int, at_ms: int, ordinal: int) -> int:
-    """Return the place of a state in the order of states, as 62 bits: run, kind, attempt, time, ordinal."""
+    """Return a state's rank as an integer of 62 bits: run, kind, attempt, time, ordinal."""
     since = min(max(at_ms - EPOCH_MS, 0), (1 << 41) - 1)
     return min(run, 1023) << 52 | kind << 50 | min(attempt, 63) << 44 | since << 3 | ordinal
 
 
 class JobChange(msgspec.Struct):
-    """What a batch says about one job: its highest-ranked state, and what any of its events knows of it."""
+    """A batch's change to one job: the state with the highest rank, and the details from any of its events."""
 
     job_id: str
     rank: int = -1
@@ -76,7 +76,7 @@ class JobChange(msgspec.Struct):
 
 
 class Folded(msgspec.Struct):
-    """A batch of events, folded; `passed` counts events that a row's final state does not show."""
+    """A folded batch of events; `passed` counts the retries and deferrals, which a row's final state does not show."""
 
     jobs: dict[str, JobChange] = {}
     attempts: list[tuple[Any, ...]] = []
@@ -96,7 +96,7 @@ def fold(events: Iterable[Event]) -> Folded:
 
 
 def _seen(folded: Folded, job_id: str, run: int, attempt: int, at_ms: int) -> JobChange:
-    """Return the job's change, with what every event tells noted."""
+    """Return the job's change after updating it with the fields that every event has."""
     change = folded.jobs.get(job_id)
     if change is None:
         change = folded.jobs[job_id] = JobChange(job_id, created_ms=at_ms, run=run, attempts=attempt)
@@ -129,7 +129,7 @@ def _processing(folded: Folded, event: Processing) -> None:
 
 
 def _set_state(change: JobChange, rank: int, status: str, at_ms: int) -> None:
-    """Enter a state that has no words of a provider."""
+    """Set a state and clear the error or reply of the previous one."""
     change.rank, change.status, change.at_ms = rank, status, at_ms
     if change.error_class is not None or change.message_id is not None or change.next_at_ms:
         change.error_class = change.error_code = change.error_message = None
@@ -148,7 +148,7 @@ def _sent(folded: Folded, event: Sent) -> None:
 
 
 def _complete(change: JobChange, event: Sent | Ended) -> None:
-    """Note what a row that has not seen its `Queued` needs."""
+    """Add the fields that a row lacks while its `Queued` has not arrived."""
     if event.subject:
         change.subject = event.subject
     if event.address and not change.address:

@@ -1,4 +1,4 @@
-"""The machine: how busy its processors are and how much memory is free, as far as Linux tells (elsewhere null)."""
+"""The machine: processor load and free memory, as Linux reports them (null on other systems)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 @dataclass(frozen=True, slots=True)
 class MachineLook:
-    """One look; shares are from 0 to 1 of all processors, since the look before."""
+    """One sample; `cpu_share` is the load of all processors since the previous sample, from 0 to 1."""
 
     cpu_share: float | None = None
     load_average: float | None = None
@@ -24,18 +24,18 @@ class MachineLook:
     logger_memory_bytes: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return it in the API's names."""
+        """Return the sample with the API's field names."""
         return {_camel(name): value for name, value in asdict(self).items()}
 
 
 class Machine:
-    """Looks at the machine; keeps the counts of the look before."""
+    """Samples the machine's load; keeps the counters of the previous sample."""
 
     def __init__(self) -> None:
         self._before: tuple[int, int] | None = None
 
     def look(self) -> MachineLook:
-        """Look once; cheap, and never fails."""
+        """Return a sample; this is cheap and never fails."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         memory = _memory()
         return MachineLook(

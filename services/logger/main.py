@@ -1,4 +1,4 @@
-"""The logger's process: wires Redis, the database, the recorder and HTTP together, and stops in order."""
+"""The logger's process: connects Redis, the database, the recorder and HTTP, and stops them in order."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ log = get_logger()
 
 
 def run() -> NoReturn:
-    """Run the logger until it is told to stop; leaves the process."""
+    """Run the logger until it is asked to stop, then exit the process."""
     run_service("logger", lambda stop: main(os.environ, stop))
 
 
 async def main(env: Mapping[str, str], stop: Stop) -> None:
-    """Run the logger; raises SettingsError where the environment cannot work."""
+    """Run the logger until `stop` is set; raises SettingsError if the environment is not usable."""
     settings = read_settings(env)
     name = boot_name("logger", socket.gethostname())
     redis = connect(settings.common.redis_url)
-    # reading events blocks, so it has connections of its own
+    # reading events blocks, so it uses its own connections
     reading = connect(settings.common.redis_url, max_connections=2)
     system_log = SystemLog(Producer(redis, f"{name}/system"))
     configure_logging("logger", settings.common, system_log.ship)
@@ -75,7 +75,7 @@ async def main(env: Mapping[str, str], stop: Stop) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What the service is made of."""
+    """The components of the service."""
 
     settings: LoggerSettings
     store: Store

@@ -1,7 +1,7 @@
-"""Merging: what a batch says about a job meets what its row says; out come rows to write and counts to move.
+"""Merging: combines a batch's changes with the existing rows into rows to write and counts to change.
 
-Pure. A state replaces the row's only where its rank is higher, so any order of events comes to the same row. The
-counts of what is follow the rows exactly; the totals of what happened only ever go up.
+Pure functions. A state replaces the row's state only if its rank is higher, so any order of events gives the same row.
+Counts of current states always match the rows; totals of what happened only increase.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from shared.jobs import TERMINAL
 
 _TERMINAL = frozenset(TERMINAL)
 _MINUTE_MS = 60_000
-# where a status is counted in a minute: queued, sent, failed, retried, other
+# positions in a minute's counts
 QUEUED, SENT, FAILED, RETRIED, OTHER, DURATION = range(6)
 _MINUTE_FIELDS = {"sent": SENT, "failed": FAILED}
 
 
-# blast, channel, status before ("" for a new row) and after, minutes in which a run began and ended (0 for none)
+# blast, channel, old status ("" for a new row), new status, minutes in which a run began and ended (0 for none)
 Move = tuple[str, str, str, str, int, int]
 
 
 class Known(NamedTuple):
-    """What merging needs of a row that exists; `template_name` is None until the job's `Queued` was seen."""
+    """The columns of an existing row that merging needs; `template_name` is None until the job's `Queued` arrived."""
 
     row_id: int
     job_id: str
@@ -42,10 +42,10 @@ class Known(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """Counts that a batch moves.
+    """The changes that a batch makes to the counts.
 
-    `rows` by (channel, status) and `blasts` by (blast, channel, status) count what is; `totals` by (channel,
-    status) and `minutes` by (minute, channel) what happened.
+    `rows` by (channel, status) and `blasts` by (blast, channel, status) count current states; `totals` by (channel,
+    status) and `minutes` by (minute, channel) count what happened.
     """
 
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -54,14 +54,14 @@ class Tally:
     minutes: dict[tuple[int, str], list[int]] = field(default_factory=dict)
 
     def minute(self, minute: int, channel: str) -> list[int]:
-        """Return the counts of a minute on a channel, to be added to."""
+        """Return the counts of a channel in a minute; the caller adds to the list."""
         counts = self.minutes.get((minute, channel))
         if counts is None:
             counts = self.minutes[minute, channel] = [0] * 6
         return counts
 
     def count(self, move: Move, n: int) -> None:
-        """Count that `n` jobs made the same move."""
+        """Count `n` jobs that made the same move."""
         blast_id, channel, old, new, began, ended = move
         if old != new:
             self.rows[channel, new] += n
@@ -79,7 +79,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Merged:
-    """What is to be written: parameters of the statements in `writing`, and the counts that move."""
+    """What to write: parameters for the statements in `writing`, and the changes to the counts."""
 
     inserts: list[tuple[Any, ...]] = field(default_factory=list)
     updates: list[tuple[Any, ...]] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Merged:
 def merge(changes: Iterable[JobChange], known: Mapping[str, Known]) -> Merged:
     """Merge each job's change with its row, if it has one."""
     merged = Merged()
-    # most jobs of a batch make the same few moves, so they are counted as such first
+    # most jobs of a batch make the same few moves, so count each move first
     moves: dict[Move, int] = {}
     for change in changes:
         row = known.get(change.job_id)
@@ -125,7 +125,7 @@ def merge(changes: Iterable[JobChange], known: Mapping[str, Known]) -> Merged:
 
 
 def _begin(merged: Merged, change: JobChange, blast_id: str, channel: str) -> None:
-    """Write the row of a job that was not known."""
+    """Add the row of a new job."""
     email, phone, other = _recipient(change.address)
     merged.inserts.append(
         (change.job_id, channel, email, phone, change.name, change.template_id,
@@ -139,7 +139,7 @@ def _begin(merged: Merged, change: JobChange, blast_id: str, channel: str) -> No
 
 
 def _go_on(merged: Merged, change: JobChange, row: Known) -> None:
-    """Bring the row of a known job to its new state."""
+    """Update the row of a known job to its new state."""
     attempts = change.attempts if change.run > row.run else max(change.attempts, row.attempts)
     merged.updates.append(
         (change.status, change.error_message, change.message_id, attempts, rfc3339(change.at_ms), change.run,
@@ -149,7 +149,7 @@ def _go_on(merged: Merged, change: JobChange, row: Known) -> None:
 
 
 def _lag_behind(merged: Merged, change: JobChange, row: Known, blast_id: str, channel: str) -> None:
-    """Take from a change that is older than the row what the row may still lack."""
+    """Add to the row what it lacks from a change that is older than its state."""
     if change.run == row.run and change.attempts > row.attempts:
         merged.attempts.append((change.attempts, row.row_id))
     if row.status == "failed":
@@ -157,7 +157,7 @@ def _lag_behind(merged: Merged, change: JobChange, row: Known, blast_id: str, ch
 
 
 def _end(tally: Tally, change: JobChange, channel: str) -> int:
-    """Return the minute in which a job ended, and note how long its sending took."""
+    """Return the minute in which a job ended, and add its send time to that minute."""
     minute = change.at_ms // _MINUTE_MS
     if change.status == "sent" and change.duration_ms:
         tally.minute(minute, channel)[DURATION] += change.duration_ms
@@ -165,7 +165,7 @@ def _end(tally: Tally, change: JobChange, channel: str) -> int:
 
 
 def _keep_letter(merged: Merged, change: JobChange, run: int, blast_id: str, channel: str) -> None:
-    """Keep the whole job of a failed run, where the change has it."""
+    """Keep the whole job of a failed run, if the change has it."""
     if change.letter and change.letter_run == run:
         merged.letters.append(
             (change.job_id, blast_id, channel, run, change.error_class or "", change.letter, change.at_ms)
@@ -173,7 +173,7 @@ def _keep_letter(merged: Merged, change: JobChange, run: int, blast_id: str, cha
 
 
 def _complete(merged: Merged, change: JobChange, row: Known) -> None:
-    """Fill in what a row lacks whose first events came before its `Queued`."""
+    """Fill in the columns that a row lacks because other events arrived before its `Queued`."""
     created_at = rfc3339(change.created_ms)
     if created_at < row.created_at:
         merged.predated.append((change.created_ms // _MINUTE_MS, row.row_id))
@@ -185,6 +185,6 @@ def _complete(merged: Merged, change: JobChange, row: Known) -> None:
 
 
 def _recipient(address: str) -> tuple[str | None, str | None, str | None]:
-    """Return a recipient's columns: email, phone, and its identity where that is neither."""
+    """Return a recipient's columns: email, phone, and the identity if it differs from the address."""
     is_email = "@" in address
     return address if is_email else None, address if address and not is_email else None, other_identity(address)

@@ -1,7 +1,7 @@
-"""The logger's metrics: the pipeline as a whole, since it alone sees all of it, from the watch's last look.
+"""The logger's metrics: the state of the whole pipeline, from the latest sample of `watch`.
 
-Counters of messages come from the database, so they go on where they were after a restart. Labels come from
-closed sets: channels, lanes and statuses.
+Only the logger sees the whole pipeline. Message counters come from the database, so a restart does not reset them.
+Labels come from closed sets: channels, lanes and statuses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LANES = ("high", "normal", "bulk")
 
 
 class LoggerMetrics:
-    """The registry of the logger; `look` and `recorder` say what was seen last and what was done."""
+    """The logger's registry; `look` returns the latest sample, `recorder` counts what the recorder did."""
 
     def __init__(self, look: Callable[[], Look], recorder: RecorderState) -> None:
         self.registry = CollectorRegistry()
@@ -43,22 +43,22 @@ class LoggerMetrics:
 
 
 class _Pipeline(Collector):
-    """Makes the metrics of a look."""
+    """Turns the latest sample into metrics."""
 
     def __init__(self, look: Callable[[], Look], recorder: RecorderState) -> None:
         self._look = look
         self._recorder = recorder
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing ahead: the registry then asks for no look at its construction."""
+        """Return nothing: the registry would otherwise call `collect` at registration."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric of the last look; those of the queues only while Redis answers."""
+        """Yield all metrics of the latest sample; those of the queues only while Redis answers."""
         look = self._look()
         yield _messages(look)
         yield from _queues(look.queues)
-        yield _gauge("kurir_redis_up", "Whether Redis answered at the last look.", float(look.redis_up))
+        yield _gauge("kurir_redis_up", "Whether Redis answered the latest check.", float(look.redis_up))
         if look.redis_up:
             yield _gauge("kurir_redis_memory_used_bytes", "Memory that Redis uses.", look.memory.used)
             yield _gauge(
@@ -67,10 +67,10 @@ class _Pipeline(Collector):
         yield _gauge("kurir_db_size_bytes", "Size of the database with its write-ahead log.", look.database_bytes)
         yield _gauge("kurir_log_size_bytes", "Size of the log files of all services.", look.log_bytes)
         yield _counter(
-            "kurir_db_write_failures", "Transactions that the database did not take; they are tried again.",
+            "kurir_db_write_failures", "Transactions that failed; they are tried again.",
             self._recorder.write_failures,
         )  # fmt: skip
-        yield _counter("kurir_events_written", "Events whose effect was written.", self._recorder.events)
+        yield _counter("kurir_events_written", "Events written to the database.", self._recorder.events)
         yield _counter(
             "kurir_events_set_aside", "Event entries that could not be read or applied, kept in the database.",
             self._recorder.set_aside,
@@ -78,7 +78,7 @@ class _Pipeline(Collector):
 
 
 def _messages(look: Look) -> Metric:
-    """Every channel and status from the start, so that `increase()` sees the first one too."""
+    """Return a counter for every channel and status from the start, so that `increase()` sees the first event too."""
     family = CounterMetricFamily(
         "kurir_messages", "Messages that reached a status; retrying and deferred count each time.",
         labels=("channel", "status"),
@@ -91,9 +91,9 @@ def _messages(look: Look) -> Metric:
 
 def _queues(queues: dict[str, ChannelStats]) -> Iterator[Metric]:
     by_lane = ("channel", "lane")
-    waiting = GaugeMetricFamily("kurir_queue_waiting", "Messages not begun yet.", labels=by_lane)
+    waiting = GaugeMetricFamily("kurir_queue_waiting", "Messages in the queue that have not begun.", labels=by_lane)
     oldest = GaugeMetricFamily(
-        "kurir_queue_oldest_age_seconds", "Age of the oldest message not begun, 0 without one.", labels=by_lane
+        "kurir_queue_oldest_age_seconds", "Age of the oldest waiting message, 0 if no message waits.", labels=by_lane
     )
     for channel, stats in queues.items():
         for lane in LANES:
@@ -103,8 +103,8 @@ def _queues(queues: dict[str, ChannelStats]) -> Iterator[Metric]:
     simple: tuple[tuple[str, str, Callable[[ChannelStats], float]], ...] = (
         ("kurir_queue_active", "Messages being sent.", lambda stats: stats.active),
         ("kurir_queue_delayed", "Messages waiting for another attempt.", lambda stats: stats.delayed),
-        ("kurir_queue_scheduled", "Messages of blasts whose time has not come.", lambda stats: stats.scheduled),
-        ("kurir_queue_paused", "Messages that a pause holds, waiting or delayed.", lambda stats: stats.paused),
+        ("kurir_queue_scheduled", "Messages of blasts that are scheduled for later.", lambda stats: stats.scheduled),
+        ("kurir_queue_paused", "Waiting or delayed messages that a pause holds.", lambda stats: stats.paused),
         ("kurir_channel_paused", "Whether the channel is paused.", lambda stats: float(bool(stats.pause_reason))),
         ("kurir_senders", "Senders that are alive.", lambda stats: len(stats.senders)),
     )
@@ -117,7 +117,7 @@ def _queues(queues: dict[str, ChannelStats]) -> Iterator[Metric]:
 
 
 def _providers(queues: dict[str, ChannelStats]) -> Metric:
-    """Only senders try their provider: without a live one there is neither a yes nor a no to tell."""
+    """Return whether providers are available; only a live sender knows, so channels without one have no sample."""
     family = GaugeMetricFamily(
         "kurir_provider_available", "Whether a live sender reached its provider at its last try; absent without one.",
         labels=("channel",),

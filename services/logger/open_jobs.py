@@ -1,8 +1,8 @@
-"""Open jobs: rows whose job has no terminal status yet, for the doctor, who asks Redis what became of them.
+"""Open jobs: rows whose job has no terminal status yet, for `kurir doctor`, which checks them against Redis.
 
-A job that is to be sent again waits in the outbox before it is in Redis, for as long as that is full or away. While
-anything of its blast does so on its channel, the queued further runs there are not listed: which of them the outbox
-holds would have to be unpacked from it, and the next look finds what is lost.
+A dead letter that is sent again waits in the outbox while Redis is full or away. As long as the outbox has an entry for
+a blast and channel, queued jobs of later runs there are not listed: finding out which of them are in the outbox would
+mean unpacking it. A later check finds those that are really lost.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ORDER BY id DESC
 
 
 def list_open(connection: sqlite3.Connection, older_ms: int, page: Page) -> tuple[list[dict[str, Any]], int]:
-    """Return a page of open jobs last changed before `older_ms`, the latest first, and where the next begins."""
+    """Return a page of open jobs last changed before `older_ms`, the latest first, and the next cursor (0: none)."""
     low, high = id_bounds(connection, Span(to_ms=max(0, older_ms)))
     below = min(page.cursor or high + 1, high + 1)
     streams = [IdStream("message_logs", "idx_status", "status = ?", (status,)) for status in OPEN]

@@ -1,8 +1,8 @@
-"""Queries of the logs: filtered, the latest first, a page at a time, none of them slow among ten million rows.
+"""Queries of the logs: filtered, the latest first, in pages, and fast among ten million rows.
 
-A page is found in two steps. First ids come from one index, chosen by what the filter names (`streams`), merged
-from the latest down; then their rows are read, and what the index does not know is checked on them. A page looks at no
-more than `SCAN_ROWS` rows: where few of them match it is short, and its cursor goes on from there.
+A page is found in two steps. First, `streams` chooses one index by the filter's fields and yields ids from it, merged
+with the latest first. Then the rows of these ids are read, and the rest of the filter is checked on them. A page checks
+about `SCAN_ROWS` rows at most: if few of them match, the page is short, and its cursor continues from there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Bounds = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A page of rows in the order of the table's columns; `next_id` is where the next begins, 0 at the end."""
+    """A page of rows with the table's columns in order; the next page starts below `next_id`, 0 at the end."""
 
     rows: list[Row]
     next_id: int
@@ -51,13 +51,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of logs and its columns as the API shows them."""
+    """A table of logs and the columns that the API shows."""
 
     name: str
     columns: Sequence[str]
 
     def rows_of(self, conditions: Sequence[Condition]) -> str:
-        """Return the query of the rows of given ids that meet the conditions, the latest first."""
+        """Return the query that selects rows by ids and conditions, the latest first."""
         where = "".join(f" AND {text}" for text, _ in conditions)
         columns = ", ".join(self.columns)
         return (
@@ -68,7 +68,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Where rows come from: streams of ids through a table, what to check on the rows, and bounds of their ids."""
+    """A search of a table: streams of ids, the conditions to check on their rows, and bounds for the ids."""
 
     table: Table
     streams: Sequence[Ids]
@@ -76,15 +76,15 @@ class Search:
     bounds: Bounds
 
     def ids(self, connection: sqlite3.Connection, cursor: int) -> Iterator[int]:
-        """Yield the ids of all streams in falling order, each once, from below the cursor (0: from the latest)."""
+        """Yield the ids of all streams in descending order, each once, below the cursor (0: from the latest)."""
         low, high = self.bounds
         below = min(cursor or _NEWEST, high + 1 if high < _NEWEST else _NEWEST)
         merged = heapq.merge(*(stream.ids(connection, low, below) for stream in self.streams), reverse=True)
-        # a row that two streams know comes twice, side by side
+        # a row found by two streams appears twice in a row
         return (one for one, _ in groupby(merged))
 
     def parameters(self, ids: Sequence[int]) -> list[Any]:
-        """Return the parameters of a query of rows by ids and conditions."""
+        """Return the parameters of a query by ids and conditions."""
         return [orjson.dumps(ids).decode(), *(value for _, values in self.conditions for value in values)]
 
 
@@ -101,7 +101,10 @@ def find_messages(connection: sqlite3.Connection, wanted: MessageFilter, page: P
 def count_by_status(
     connection: sqlite3.Connection, wanted: MessageFilter, most: int
 ) -> tuple[Counter[tuple[str, str]], bool]:
-    """Count messages by channel and status, of the latest `most` that an index finds; False if there are more."""
+    """Count by channel and status the matches among the latest `most` or so rows that the index finds.
+
+    The second value is False if the index finds more rows.
+    """
     search = _message_search(connection, wanted)
     where = "".join(f" AND {text}" for text, _ in search.conditions)
     query = (
@@ -159,10 +162,10 @@ def find_system_events(connection: sqlite3.Connection, wanted: SystemFilter, pag
 
 
 def id_bounds(connection: sqlite3.Connection, span: Span, minutes: str = "created_minutes") -> tuple[int, int]:
-    """Return bounds of the ids of rows whose times lie within a span; rows outside may lie between them.
+    """Return bounds for the ids of the rows in a span of time; rows outside the span may lie between them too.
 
-    `minutes` is the table that tells between which ids each minute's rows lie: they come in any order, so neighbours
-    in time may be far apart.
+    The table `minutes` has the first and last id of each minute's rows: events arrive in any order, so rows of one
+    minute may have ids far apart.
     """
     low, high = 0, _NEWEST
     if span.from_ms is not None:
@@ -177,7 +180,7 @@ def id_bounds(connection: sqlite3.Connection, span: Span, minutes: str = "create
 
 
 def _find(connection: sqlite3.Connection, search: Search, page: Page) -> Found:
-    """Return a page: the rows of the merged ids that meet the conditions."""
+    """Return a page of the rows that meet the conditions."""
     query = search.table.rows_of(search.conditions)
     ids = search.ids(connection, page.cursor)
     rows: list[Row] = []
@@ -194,7 +197,7 @@ def _find(connection: sqlite3.Connection, search: Search, page: Page) -> Found:
 
 
 def _message_conditions(wanted: MessageFilter, covered: frozenset[str]) -> list[Condition]:
-    """Return what the chosen index does not answer for, to be checked on the rows."""
+    """Return the conditions that the chosen index does not cover, to check on the rows."""
     equal = {"blast": "blast_id", "template": "template_id", "error_class": "error_class"}
     conditions: list[Condition] = [
         (f"{column} = ?", [getattr(wanted, name)])

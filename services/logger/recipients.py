@@ -1,7 +1,7 @@
-"""Recipients: by what the log knows an address besides its spelling.
+"""Recipients: the identity of an address, by which the log finds other spellings of it.
 
-The log holds addresses as they were sent to, and their identities where those differ. A search is for the beginning of
-either (`shared.addresses.ways_written`), each looked up in an index.
+The log keeps addresses as they were sent to, and their identities where those differ. A search matches the beginning of
+either (`shared.addresses.ways_written`), and each has an index.
 """
 
 from __future__ import annotations
@@ -10,6 +10,6 @@ from shared.addresses import identity
 
 
 def other_identity(address: str) -> str | None:
-    """Return the identity of an address, None where that is the address itself."""
+    """Return the identity of an address, or None if it is the address itself."""
     own = identity(address)
     return own if own != address else None

@@ -1,8 +1,8 @@
-"""The recorder: takes events from Redis, has them written, and acknowledges them after the commit.
+"""The recorder: reads events from Redis, writes them, and acknowledges them after the commit.
 
-While Redis is away, the disk full or the file locked it goes on trying with growing pauses and says why in the
-service's health; events wait in Redis meanwhile. Reading runs ahead of writing by one batch. Batches are left to
-grow for a moment when there is little to do: a message that is queued, begun and sent in that time costs one row.
+While Redis is away, the disk is full or the file is locked, it keeps trying with backoff and reports the reason in the
+service's health; events wait in Redis until then. Reading is one batch ahead of writing. When there is little to do,
+the recorder waits a moment so that batches grow: a message that is queued, begun and sent in that time is written once.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ log = get_logger()
 _FEWEST_ENTRIES, _MOST_ENTRIES = 20, 500
 _BLOCK_S = 1.0
 _GATHER_S = 0.1
-# a transaction of so many job events holds the writer for some 50 ms; a read holds about two of them in memory
+# job events per transaction, which then holds the writer for about 50 ms; a read takes about two transactions' worth
 _WEIGHT = 4000
 _READ_WEIGHT = 2 * _WEIGHT
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
-# what SQLite says of one row's values, not of the disk or the file
+# SQLite's errors about the values of a row, not about the disk or the file
 _FAULTS_OF_DATA = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 
 
 @dataclass(slots=True)
 class RecorderState:
-    """What the recorder has done since it began, for metrics."""
+    """Counts of the recorder's work since its start, for metrics."""
 
     events: int = 0
     repeated: int = 0
@@ -46,9 +46,9 @@ class RecorderState:
 
 
 class Recorder:
-    """Moves events from `events` into `store`; `on_written` is told what each batch ended.
+    """Moves events from `events` into `store`; calls `on_written` with what each batch ended.
 
-    Told to stop it goes on with what is left in Redis for `drain_s` at most: the rest is as safe there.
+    After a stop it continues with the events left in Redis for at most `drain_s` seconds; the rest is safe in Redis.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Recorder:
         self._unacknowledged = False
 
     async def run(self, stop: Stop) -> None:
-        """Record until stopped, then what is left in Redis as long as it can be read and written."""
+        """Record until stopped, then drain the events left in Redis as long as they can be read and written."""
         self._stop = stop
         batches: asyncio.Queue[list[EventEntry] | None] = asyncio.Queue(1)
         async with asyncio.TaskGroup() as tasks:
@@ -100,9 +100,9 @@ class Recorder:
         await batches.put(None)
 
     async def _read_once(self, limit: int, block_s: float) -> list[EventEntry] | None:
-        """Read what comes next; None while Redis is away."""
+        """Read the next entries; return None while Redis is away."""
         if self._unacknowledged:
-            # here and not where it was found out: a read that was under way would forget it again
+            # here and not where the failure was noticed: a read in progress there would undo it
             self._unacknowledged = False
             self._events.start_over()
         try:
@@ -123,10 +123,10 @@ class Recorder:
         return None
 
     async def _record(self, entries: Sequence[EventEntry]) -> bool:
-        """Write and acknowledge; False if that had not succeeded when the service was stopped."""
+        """Write and acknowledge entries; return False if the service was stopped before it succeeded."""
         try:
             applied = await self._persist(lambda connection: self.writer.apply(connection, entries))
-        except Exception as error:  # a fault of one event must not stop all others for ever
+        except Exception as error:  # one bad event must not block all others
             if len(entries) == 1:
                 return await self._set_aside(entries[0], error)
             middle = len(entries) // 2
@@ -146,9 +146,9 @@ class Recorder:
         return True
 
     async def _persist(self, work: Work[Applied]) -> Applied | None:
-        """Run a transaction until it succeeds; None if it had not when the service was stopped.
+        """Try a transaction until it succeeds; return None if the service was stopped before that.
 
-        Raises what is the fault of the values that were to be written.
+        Raises StorageError if the values to write are at fault.
         """
         pause_s = _FIRST_PAUSE_S
         while True:
@@ -172,11 +172,11 @@ class Recorder:
 
     def _note_failure(self, error: StorageError) -> None:
         self.state.write_failures += 1
-        self._health.report("database", f"events cannot be written, they wait in Redis: {error.reason}")
+        self._health.report("database", f"events cannot be written and wait in Redis: {error.reason}")
         log.warning("events could not be written; trying again", reason=error.reason)
 
     async def _settle(self, entries: Sequence[EventEntry], applied: Applied) -> None:
-        """Acknowledge what is written; where Redis is away it will come again and be found applied."""
+        """Acknowledge written entries; if Redis is away they are read again later and found to be applied."""
         self.state.events += applied.events
         self.state.repeated += applied.repeated
         self.state.set_aside += sum(isinstance(entry.batch, DecodeError) for entry in entries)
@@ -188,7 +188,7 @@ class Recorder:
             self._unacknowledged = True
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, no longer than until the service is stopped."""
+        """Wait for `seconds`, or until the service is stopped."""
         if self._stop.is_set():
             return
         try:
@@ -198,7 +198,7 @@ class Recorder:
 
 
 def in_transactions(entries: Sequence[EventEntry]) -> Iterator[list[EventEntry]]:
-    """Cut entries into groups of a bounded number of job events; an entry is never cut."""
+    """Split entries into groups with a bounded number of job events; an entry is never split."""
     group: list[EventEntry] = []
     weight = 0
     for entry in entries:
@@ -213,9 +213,9 @@ def in_transactions(entries: Sequence[EventEntry]) -> Iterator[list[EventEntry]]
 
 
 def next_limit(entries: Sequence[EventEntry]) -> int:
-    """Return how many entries a stream are to be read next: as many as weigh enough, going by those just read.
+    """Return how many entries to read per stream next, from the average weight of those just read.
 
-    An entry may be one request of a client or a chunk of 500 recipients, so a fixed number is too few or too many.
+    An entry may be one client request or a chunk of 500 recipients, so any fixed number would be too low or too high.
     """
     if not entries:
         return _FEWEST_ENTRIES
@@ -234,6 +234,6 @@ def _weight(event: Event) -> int:
 
 
 async def _drain(batches: asyncio.Queue[list[EventEntry] | None]) -> None:
-    """Let the reader end: what it still reads stays pending in Redis."""
+    """Discard batches until the reader ends; their entries stay pending in Redis."""
     while await batches.get() is not None:
         continue

@@ -1,8 +1,8 @@
 """Redelivery: sending dead letters again.
 
-The next run of a dead letter opens in one transaction: the letter leaves, the row says `queued`, and the job
-stands in the outbox. From there it is put into the queue, at once and, where Redis was away or this process
-died, later; its place in the outbox names it in the queue, so that it is added once however often it is tried.
+One transaction opens the next run of a dead letter: it deletes the letter, sets the row to `queued` and adds the job to
+the outbox. The outbox enqueues the job right away, or later if Redis was away or this process died. The outbox entry's
+id names the jobs in the queue, so repeated tries add them once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from shared.queue.producer import MAX_CHUNK, Chunk, Producer
 
 log = get_logger()
 
-# so many dead letters a transaction: other writers wait for some 50 ms at most
+# dead letters per transaction; at this size other writers wait for about 50 ms at most
 LETTERS_A_TRANSACTION = 1000
 _RETRY_S = 2.0
 _UNCERTAIN = "uncertain"
@@ -39,20 +39,20 @@ _decoder = msgspec.msgpack.Decoder(list[bytes])
 
 
 class NotRetryableError(KurirError):
-    """The job did not fail, or nothing is left of it that could be sent again."""
+    """The job did not fail, its blast was cancelled, or its blast no longer exists."""
 
 
 class UnknownJobError(KurirError):
-    """No message of that id is known."""
+    """No message has this id."""
 
 
 class UnknownBlastError(KurirError):
-    """No blast of that id is known."""
+    """No blast has this id."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryRequest:
-    """Which dead letters are to be sent again: those of a blast (on one channel), or the one of a job."""
+    """Which dead letters to send again: those of a blast, perhaps on one channel, or that of a single job."""
 
     job_id: str = ""
     blast_id: str = ""
@@ -62,7 +62,7 @@ class RetryRequest:
 
 @dataclass(frozen=True, slots=True)
 class Reopened:
-    """How many dead letters were sent again, and how many of those asked for were left out."""
+    """How many of the requested dead letters were reopened, and how many were skipped."""
 
     reopened: int = 0
     skipped: int = 0
@@ -70,7 +70,7 @@ class Reopened:
 
 @dataclass(frozen=True, slots=True)
 class OutboxEntry:
-    """Jobs of one blast on one channel that wait to be put into the queue, at most a chunk."""
+    """Jobs of one blast on one channel that wait to be enqueued, at most one chunk."""
 
     entry_id: int
     blast_id: str
@@ -80,7 +80,7 @@ class OutboxEntry:
 
     @property
     def series(self) -> str:
-        """The name of these jobs in the queue; the time keeps it unique over a restored database."""
+        """The name of these jobs in the queue; the time keeps it unique after a database was restored from a backup."""
         return f"run:{self.entry_id}-{self.created_at_ms}"
 
 
@@ -98,7 +98,7 @@ _WAITING = "SELECT jobs FROM retry_outbox WHERE blast_id = ? AND channel = ?"
 
 
 def open_runs(connection: sqlite3.Connection, wanted: RetryRequest, now_ms: int) -> Reopened:
-    """Open the next run of dead letters, at most `LETTERS_A_TRANSACTION`; to be called within a transaction.
+    """Open the next run of at most `LETTERS_A_TRANSACTION` dead letters; call it within a transaction.
 
     Raises UnknownJobError, UnknownBlastError and NotRetryableError.
     """
@@ -116,7 +116,7 @@ def open_runs(connection: sqlite3.Connection, wanted: RetryRequest, now_ms: int)
 
 
 def count_left(connection: sqlite3.Connection, wanted: RetryRequest) -> int:
-    """Return how many dead letters of a blast are left: the uncertain ones, or all where it was cancelled."""
+    """Return how many dead letters of a blast are left: the uncertain ones, or all if it was cancelled."""
     return int(connection.execute(_LEFT, (wanted.blast_id, wanted.channel)).fetchone()[0])
 
 
@@ -130,28 +130,28 @@ def _open_job(connection: sqlite3.Connection, wanted: RetryRequest, now_ms: int)
         raise UnknownJobError(wanted.job_id)
     status, run, error_class, blast_id = row
     if run > 1 and status in {"queued", "processing", "retrying"}:
-        return Reopened()  # a repeated call: it is on its way already
+        return Reopened()  # a repeated call: the next run is already in progress
     if error_class is None:
-        raise NotRetryableError(f"the message is {status}; only a failed one can be sent again")
+        raise NotRetryableError(f"the message is {status}; only failed messages can be sent again")
     if error_class == _UNCERTAIN and not wanted.include_uncertain:
         return Reopened(skipped=1)
     blast = read_snapshot(connection, blast_id)
     if blast is None:
-        raise NotRetryableError("the blast of the message is not known any more")
+        raise NotRetryableError("the blast of this message no longer exists")
     if _is_cancelled(connection, blast_id):
-        raise NotRetryableError("the blast of the message was cancelled")
+        raise NotRetryableError("the blast of this message was cancelled")
     _open(connection, blast, connection.execute(_OF_JOB, (wanted.job_id,)).fetchall(), now_ms)
     return Reopened(1)
 
 
 def _is_cancelled(connection: sqlite3.Connection, blast_id: str) -> bool:
-    """Say whether a blast was cancelled: nothing of it is begun any more, not even again."""
+    """Return whether a blast was cancelled: none of its messages is begun again, dead letters included."""
     row = connection.execute("SELECT cancelled_at_ms FROM blasts WHERE blast_id = ?", (blast_id,)).fetchone()
     return bool(row and row[0])
 
 
 def _open(connection: sqlite3.Connection, blast: Blast, letters: Sequence[tuple[str, str, bytes]], now_ms: int) -> None:
-    """Move letters into the outbox and bring their rows to the new run."""
+    """Move letters into the outbox and update their rows to the new run."""
     by_channel = groupby(sorted(letters, key=lambda letter: letter[1]), key=lambda letter: letter[1])
     for channel, group in by_channel:
         jobs = [_next_run(unpack_job(raw), now_ms) for _, _, raw in group]
@@ -181,7 +181,7 @@ def _open_chunk(
 
 
 def _next_run(job: Job, now_ms: int) -> Job:
-    """Return the job as its next run begins, with nothing used yet; its expiry stays."""
+    """Return the job for its next run, with no attempts or deferrals used; its expiry stays."""
     return msgspec.structs.replace(
         job,
         run=job.run + 1,
@@ -194,7 +194,7 @@ def _next_run(job: Job, now_ms: int) -> Job:
 
 
 class Outbox:
-    """Puts reopened jobs into the queue, in the order in which they were opened."""
+    """Enqueues reopened jobs in the order in which they were reopened."""
 
     def __init__(self, store: Store, producer: Producer, blasts: BlastStore, clock: Clock | None = None) -> None:
         self._store = store
@@ -204,9 +204,9 @@ class Outbox:
         self._wake = asyncio.Event()
 
     async def reopen(self, wanted: RetryRequest) -> Reopened:
-        """Open the next runs of dead letters, a bounded number at a time, and have them enqueued.
+        """Open the next runs of dead letters in bounded transactions and wake the outbox to enqueue them.
 
-        Raises StorageError and what `open_runs` raises; what was opened before an error stays opened.
+        Raises StorageError and the errors of `open_runs`; runs opened before an error stay open.
         """
         reopened = 0
         while True:
@@ -220,7 +220,7 @@ class Outbox:
             return Reopened(reopened, done.skipped + left)
 
     async def run(self, stop: Stop) -> None:
-        """Enqueue what stands in the outbox, until stopped: at the start, after `reopen`, and after failures."""
+        """Enqueue the outbox's jobs until stopped: at the start, after `reopen`, and again after failures."""
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -235,7 +235,7 @@ class Outbox:
             stopping.cancel()
 
     async def _try_drain(self) -> bool:
-        """Drain, whatever goes wrong: one entry must not end the service."""
+        """Call `drain` and log any error, since one entry must not end the service."""
         try:
             return await self.drain()
         except Exception:
@@ -243,7 +243,7 @@ class Outbox:
             return False
 
     async def drain(self) -> bool:
-        """Enqueue everything that waits; False where Redis or the database did not let it."""
+        """Enqueue all waiting entries; return False if Redis or the database prevented it."""
         last = 0
         try:
             while (entry := await self._store.read(lambda connection: _next_entry(connection, last))) is not None:  # noqa: B023
@@ -266,7 +266,7 @@ class Outbox:
         )
 
     async def _restored(self, entry: OutboxEntry) -> Blast | None:
-        """Return the blast, brought back to Redis where it has expired there."""
+        """Return the blast, after restoring it to Redis if it has expired there."""
         blast, counts = await self._store.read(lambda connection: _blast_before(connection, entry))
         if blast is not None:
             await self._blasts.restore(blast, counts)
@@ -284,7 +284,7 @@ def _next_entry(connection: sqlite3.Connection, after: int) -> OutboxEntry | Non
 def _blast_before(
     connection: sqlite3.Connection, entry: OutboxEntry
 ) -> tuple[Blast | None, Mapping[str, Mapping[str, int]]]:
-    """Return the blast and its counts as the queue knew them: what waits in the outbox is still `failed` there."""
+    """Return the blast and its counts as the queue has them: jobs in the outbox still count as `failed` there."""
     counts = counts_of(connection, entry.blast_id)
     for channel, by_status in counts.items():
         waiting = sum(len(_decoder.decode(jobs)) for (jobs,) in connection.execute(_WAITING, (entry.blast_id, channel)))

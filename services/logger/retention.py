@@ -1,8 +1,8 @@
-"""Retention: rows past their days go, in chunks so small that no writer waits for long.
+"""Retention: deletes rows past the retention period, in chunks so small that no writer waits for long.
 
-Each chunk is a transaction on the writer's thread, sized by how long the last one took, and what it wrote is moved out
-of the write-ahead log before the next. Only messages that have
-ended go: one that still waits would come back as half a row. A blast keeps its counts until it goes itself.
+Each chunk is a transaction on the writer's thread. Its size depends on how long the last one took, and the write-ahead
+log is checkpointed after it. Only messages in a terminal state are deleted: the next event of another would bring back
+an incomplete row. A blast keeps its counts until it is deleted itself.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from shared.clock import Clock, SystemClock, rfc3339
 from shared.jobs import TERMINAL
 
 DAY_MS = 86_400_000
-# a batch of events is acknowledged within seconds; two days cover a Redis that lost its last writes, or a backup
+# events are acknowledged within seconds; two days also cover a Redis that lost its last writes or was restored
 APPLIED_DAYS = 2
 _TARGET_S = 0.005
 _FIRST_ROWS, _MOST_ROWS = 20, 2000
-# what a chunk deletes of snapshots and dead letters, whose attachments take many pages each
+# the most a chunk deletes of snapshots and dead letters, whose attachments take many pages each
 _MOST_BYTES = 1_000_000
-# between two chunks others write: retention takes a fifth of the writer's and the disk's time at most
+# rest between chunks, as a multiple of their time: retention uses at most a fifth of the writer's and the disk's time
 _REST = 4.0
 _ENDED = ", ".join(f"'{status}'" for status in TERMINAL)
 _ENDED_BLASTS = ", ".join(f"'{state}'" for state in sorted(ENDED_STATES))
@@ -63,14 +63,14 @@ _TALLIES = (
 
 @dataclass(slots=True)
 class Purged:
-    """What a run of retention came to: rows deleted by table, chunks, and the longest time the writer was held."""
+    """The result of a purge: deleted rows by table, chunks, and the longest time that one held the writer."""
 
     rows: Counter[str] = field(default_factory=Counter)
     chunks: int = 0
     longest_s: float = 0.0
 
     def held(self, seconds: float) -> None:
-        """Note a transaction, during which the writer could do nothing else."""
+        """Add a transaction that held the writer for `seconds`."""
         self.chunks += 1
         self.longest_s = max(self.longest_s, seconds)
 
@@ -87,7 +87,7 @@ class Retention:
         self._clock = clock or SystemClock()
 
     async def purge(self, stopped: Callable[[], bool] = lambda: False) -> Purged:
-        """Delete what is too old, chunk by chunk, until nothing is or `stopped` says so; raises StorageError."""
+        """Delete old rows in chunks until none is left or `stopped` returns True; raises StorageError."""
         purged = Purged()
         cutoff_ms = self._clock.now_ms() - self._days * DAY_MS
         applied_before = self._clock.now_ms() // 1000 - APPLIED_DAYS * 86_400
@@ -112,7 +112,7 @@ class Retention:
             purged.rows[table] += deleted
             purged.held(spent_s)
             if deleted:
-                # at once: a log that has grown would keep the next commits waiting for the disk
+                # checkpoint after each chunk: with a large log the next commits would wait for the disk
                 began = time.perf_counter()
                 await self._store.flush()
                 rest_s = (spent_s + time.perf_counter() - began) * _REST
@@ -120,12 +120,12 @@ class Retention:
                 rest_s = spent_s * _REST
             if not more:
                 return
-            # at most twice the size: what is slow next may lie on pages that are not in memory
+            # at most double the size: the next rows may be slower, on pages that are not in memory
             size = max(1, min(int(size * min(2.0, _TARGET_S / max(spent_s, 1e-4))), _MOST_ROWS))
             await asyncio.sleep(rest_s)
 
     def _sweep_up(self, connection: sqlite3.Connection, cutoff_ms: int) -> float:
-        """Delete from the small tables what belongs to nothing any more; return how many seconds that took."""
+        """Delete unreferenced rows from the small tables; return how many seconds it took."""
         began = time.perf_counter()
         connection.execute("BEGIN IMMEDIATE")
         for table, column, unit_ms in _TALLIES:
@@ -142,13 +142,12 @@ class Retention:
             " (SELECT 1 FROM applied_events a WHERE a.producer = event_producers.id)"
         )
         connection.execute("COMMIT")
-        # on the writer's thread, so no batch is between asking for a producer's number and using it
+        # on the writer's thread, so no batch has looked up a producer's number and not yet used it
         self._forget_producers()
         return time.perf_counter() - began
 
 
-# a chunk looks at so many rows and deletes within a transaction; it returns how many it deleted, and whether more may
-# be left
+# deletes up to the given number of rows within a transaction; returns the number deleted and whether more may be left
 Chunked = Callable[[sqlite3.Connection, int], tuple[int, bool]]
 
 
@@ -164,9 +163,9 @@ def _timed(chunk: Chunked, size: int) -> Callable[[sqlite3.Connection], tuple[in
 
 
 def _messages(cutoff_ms: int) -> Chunked:
-    """Delete messages from the oldest id on, up to the last that was created in time.
+    """Delete messages in id order, up to the last one that was created before the cutoff.
 
-    What ended later than it was created, by a schedule or a retry, stays as long after its end.
+    A message that ended long after it was created (a schedule, a retry) is kept until its end is before the cutoff too.
     """
     cutoff = rfc3339(cutoff_ms)
     last_id, bound = 0, -1
@@ -192,7 +191,7 @@ def _messages(cutoff_ms: int) -> Chunked:
 
 
 def _within_bytes(rows: list[Any], column: int) -> list[Any]:
-    """Cut rows off where the bytes that this column counts become too many for one transaction; one is never."""
+    """Keep the first rows whose bytes, counted by this column, fit one transaction; always at least one."""
     total = 0
     for place, row in enumerate(rows):
         total += row[column]
@@ -224,7 +223,7 @@ def _blasts(cutoff_ms: int) -> Chunked:
 
 
 def _applied(producer: int, before: int) -> Chunked:
-    """Forget which batches of a producer were applied: its sequences go up with time, so from the lowest on."""
+    """Delete a producer's old applied batches, lowest sequence first, since sequences increase with time."""
 
     def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
         rows = connection.execute(OLD_APPLIED, (producer, -1, size)).fetchall()

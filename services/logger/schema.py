@@ -1,8 +1,8 @@
 """The schema: tables, indexes and migrations, versioned by `PRAGMA user_version`.
 
-The columns of `message_logs`, `api_logs` and `system_logs` come first in the order that the clients of the old
-system know, and so do their indexes; what Kurir adds stands after them. Rows are listed by descending id, and
-an index on one column serves a filter on it in that order, since SQLite appends the id to every index.
+`message_logs`, `api_logs` and `system_logs` begin with the columns and indexes of the old system, in the order that its
+clients know; Kurir's own follow. Rows are listed by descending id. An index on one column returns the matches of a
+filter in that order, since SQLite appends the id to every index.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ CREATE TABLE api_minutes (
 );
 """
 
-# between which ids the rows lie that bear a time of that minute, as `created_minutes` tells of messages
+# for each minute the first and last id of the rows created in it, as `created_minutes` has them for messages
 _MINUTES = """
 CREATE TABLE request_minutes (
     minute INTEGER PRIMARY KEY,
@@ -252,8 +252,8 @@ INSERT INTO system_minutes
     SELECT CAST(strftime('%s', created_at) AS INTEGER) / 60, min(id), max(id) FROM system_logs GROUP BY 1;
 """
 
-# what a recipient is compared by where it is not the spelling that was sent to: capitals, domains beyond ASCII, numbers
-# that only WhatsApp still writes so
+# a recipient's identity, where it differs from the address as it was sent to: capitals, non-ASCII domains, and phone
+# numbers in a form that only WhatsApp still uses
 _IDENTITIES = """
 ALTER TABLE message_logs ADD COLUMN recipient_identity TEXT;
 UPDATE message_logs SET recipient_identity = other_identity(coalesce(recipient_email, recipient_phone))
@@ -261,22 +261,22 @@ UPDATE message_logs SET recipient_identity = other_identity(coalesce(recipient_e
 CREATE INDEX idx_recipient_identity ON message_logs(recipient_identity) WHERE recipient_identity IS NOT NULL;
 """
 
-# each entry brings the schema from its position to the next version; never edited once released
+# entry N migrates the schema from version N to N + 1; never edit a released one
 MIGRATIONS: Sequence[str] = (_LOGS + _STORIES + _APPLIED + _TALLIES, _MINUTES, _IDENTITIES)
 
 
 class NewerSchemaError(KurirError):
-    """The database was written by a newer version of Kurir than this one."""
+    """A newer version of Kurir wrote the database."""
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> int:
-    """Bring the schema to the newest version, each step in a transaction of its own; return the version.
+    """Migrate the schema to the newest version, each step in its own transaction; return the version.
 
-    Raises NewerSchemaError where the file is ahead of this code.
+    Raises NewerSchemaError if the file's schema is newer than this code.
     """
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > len(migrations):
-        raise NewerSchemaError(f"its schema has version {version}, this Kurir knows {len(migrations)} and older")
+        raise NewerSchemaError(f"its schema has version {version}; this Kurir supports up to version {len(migrations)}")
     connection.create_function("other_identity", 1, other_identity, deterministic=True)
     for number, script in enumerate(migrations[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version = {number};COMMIT;")
@@ -284,5 +284,5 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIO
 
 
 def tables(connection: sqlite3.Connection) -> list[str]:
-    """Return the names of the tables."""
+    """Return the names of all tables."""
     return Database(connection, execute_plugins=False).table_names()

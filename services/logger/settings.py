@@ -1,4 +1,4 @@
-"""The logger's settings: where the database lies, how long rows are kept, how it is read and where it is backed up."""
+"""The logger's settings: the database's folder, retention, reader threads, and the backup folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_PORT = 3030
 
 @dataclass(frozen=True, slots=True)
 class LoggerSettings:
-    """What the logger is told by its environment; `readers` threads answer queries.
+    """The logger's settings from the environment; `readers` threads answer queries.
 
     `region` is the country of phone numbers without a country code.
     """
@@ -32,12 +32,12 @@ class LoggerSettings:
 
     @property
     def backup_places(self) -> tuple[Path, ...]:
-        """The folders that backups may go into; a bare file name means the first."""
+        """The folders that may hold backups; a bare file name means the first."""
         return (self.backup_dir, self.common.data_dir) if self.backup_dir else (self.common.data_dir,)
 
 
 def read_settings(env: Mapping[str, str]) -> LoggerSettings:
-    """Read the settings; raises SettingsError with every problem."""
+    """Read the settings; raises SettingsError with all problems."""
     reader = EnvReader(env)
     settings = LoggerSettings(
         common=read_common(reader, DEFAULT_PORT),

@@ -1,8 +1,8 @@
-"""The store: the one connection that writes, on a thread of its own, and read-only connections beside it.
+"""The store: one writing connection on its own thread, and several read-only connections.
 
-SQLite in WAL mode lets readers go on while the writer commits. Every commit is synced to disk before events
-are acknowledged to Redis (`synchronous=FULL`), so a power cut loses nothing either. Checkpoints never happen
-inside a commit: `checkpoint` does them apart, most of the work on another connection.
+In WAL mode SQLite lets readers continue while the writer commits. Every commit is synced to disk (`synchronous=FULL`)
+before its events are acknowledged to Redis, so a power cut loses nothing. No commit runs a checkpoint: `checkpoint`
+runs them separately and does most of the work on another connection.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ BUSY_TIMEOUT_S = 5.0
 LOCK_WAIT_S = 10.0
 QUERY_LIMIT_S = 5.0
 CHECKPOINT_BYTES = 32 * 1024 * 1024
-# reading a larger file whole would keep a start waiting for seconds: it is checked beside the work
+# checking a larger file would delay the start by seconds, so `verify` checks it in the background
 CHECK_FIRST_BYTES = 64 * 1024 * 1024
 _PAGE_CACHE_KIB = 65_536
 _READER_CACHE_KIB = 8_192
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_REPAIR = "stop Kurir and restore a backup (kurir backup writes them), or move the file away to begin a new one"
+_REPAIR = "stop Kurir and restore a backup made with `kurir backup`, or move the file away to start with an empty one"
 
 
 class StorageError(KurirError):
-    """The database cannot be written or read right now; `reason` is fit for health and logs."""
+    """The database cannot be written or read at the moment; `reason` is the text for health and logs."""
 
     def __init__(self, action: str, error: sqlite3.Error) -> None:
         name = getattr(error, "sqlite_errorname", "") or type(error).__name__
@@ -47,14 +47,14 @@ class StorageError(KurirError):
 
 
 class QueryTooSlowError(KurirError):
-    """A query was stopped because it took longer than a query may."""
+    """A query exceeded its time limit and was stopped."""
 
 
 class Store:
-    """The SQLite file; `open` before anything else. `path` must lie on a local disk.
+    """The SQLite file; call `open` first. `path` must be on a local disk.
 
-    `busy_s` is how long a call waits for a lock that another program holds on the file, `lock_wait_s` how long `open`
-    waits for another logger to let it go.
+    `busy_s` is how long a call waits for a lock that another program holds on the file. `lock_wait_s` is how long
+    `open` waits for another logger to close it.
     """
 
     def __init__(
@@ -72,36 +72,36 @@ class Store:
         self._lock: int | None = None
 
     async def open(self) -> None:
-        """Lock, check, migrate; raises SettingsError with one clear line where the file cannot be used."""
+        """Lock, check and migrate the file; raises SettingsError with a one-line reason if it is not usable."""
         await asyncio.get_running_loop().run_in_executor(self._writing, self._open)
 
     async def close(self) -> None:
-        """Finish the work under way and close every connection."""
+        """Finish the current work and close all connections."""
         await asyncio.to_thread(self._close)
 
     async def write(self, work: Work[ResultT]) -> ResultT:
-        """Run `work` in one transaction on the writer's thread; all or nothing.
+        """Run `work` in one transaction on the writer's thread.
 
-        Raises StorageError where the disk is full, the file locked or broken; nothing was written then.
+        Raises StorageError if the disk is full, or the file is locked or broken; the transaction is then rolled back.
         """
         return await asyncio.get_running_loop().run_in_executor(self._writing, self._transact, work)
 
     async def maintain(self, work: Work[ResultT]) -> ResultT:
-        """Run `work` on the writer's thread outside a transaction; its commits may be lost in a power cut."""
+        """Run `work` on the writer's thread outside a transaction; a power cut may lose its commits."""
         return await asyncio.get_running_loop().run_in_executor(self._writing, self._maintain, work)
 
     async def read(self, work: Work[ResultT]) -> ResultT:
-        """Run `work` on a read-only connection, all of it on one state of the file, whatever is written meanwhile.
+        """Run `work` on a read-only connection in one transaction: it sees a single snapshot of the file.
 
         Raises StorageError and QueryTooSlowError.
         """
         return await asyncio.get_running_loop().run_in_executor(self._reading, self._query, work)
 
     async def checkpoint(self) -> None:
-        """Move what the write-ahead log holds into the file, if it has grown.
+        """Checkpoint the write-ahead log into the database file, if it has grown.
 
-        What `flush` could not reach is little, and the writer then finishes it, so that the log begins again at its
-        start.
+        `flush` moves most of it; the writer then moves the few pages that are left, so that the log restarts from its
+        beginning.
         """
         if self.wal_bytes() < CHECKPOINT_BYTES:
             return
@@ -109,16 +109,16 @@ class Store:
         await self.maintain(_checkpoint)
 
     async def flush(self) -> None:
-        """Sync what the write-ahead log holds and move it into the file, on a reader's thread beside the writer.
+        """Checkpoint the write-ahead log on a reader's thread, while the writer continues.
 
-        A commit that comes meanwhile waits for the disk as long as this has much to move. Raises StorageError.
+        A commit made during a long checkpoint has to wait for the disk. Raises StorageError.
         """
         await asyncio.get_running_loop().run_in_executor(self._reading, self._flush)
 
     async def verify(self) -> list[str]:
-        """Look at the whole file on a thread of its own; return what is wrong. Raises StorageError.
+        """Check the whole file on a separate thread and return the problems found. Raises StorageError.
 
-        Cancelled, it ends soon, and the thread with it.
+        After a cancellation the check and its thread end soon.
         """
         abandoned = threading.Event()
         try:
@@ -155,7 +155,7 @@ class Store:
             raise SettingsError([f"database {self.path} cannot be opened: {error}{hint}"]) from error
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        """Look at the whole file; raises SettingsError with what is wrong and what to do."""
+        """Check the whole file; raises SettingsError with the problems and what to do."""
         found = _quick_check(connection)
         if found:
             raise SettingsError([f"database {self.path} is damaged ({'; '.join(found)}): {_REPAIR}"])
@@ -179,9 +179,9 @@ class Store:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = -{_PAGE_CACHE_KIB}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        # a log that has grown is cut when it begins again, so that its size says whether a checkpoint is due
+        # truncate a grown log when it restarts, so that its size shows whether a checkpoint is due
         connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES // 2}")
-        # deleted personal data is zeroed where that costs no extra write
+        # overwrite deleted personal data with zeros where that costs no extra write
         connection.execute("PRAGMA secure_delete = FAST")
         connection.execute("PRAGMA temp_store = MEMORY")
         self._writer = connection
@@ -204,7 +204,7 @@ class Store:
         return result
 
     def _give_up(self, connection: sqlite3.Connection | None) -> None:
-        """Roll back; a connection that cannot even do that is dropped, and the next write opens another."""
+        """Roll back; close a connection that cannot roll back, so that the next write opens a new one."""
         if connection is None:
             return
         try:
@@ -263,7 +263,7 @@ class Store:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            # opened for writing because a read-only connection cannot checkpoint, then bound to read
+            # opened read-write because a read-only connection cannot checkpoint, then restricted to reading
             connection.execute("PRAGMA query_only = ON")
             connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
             self._local.connection = connection
@@ -292,13 +292,13 @@ def _checkpoint(connection: sqlite3.Connection) -> None:
 
 
 def _quick_check(connection: sqlite3.Connection) -> list[str]:
-    """Return what SQLite's quick check finds wrong."""
+    """Return the problems that SQLite's quick check finds."""
     found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
     return [] if found == ["ok"] else found
 
 
 def _lock(path: Path, wait_s: float) -> int:
-    """Hold the file that says a logger owns the database; the kernel lets it go with the process."""
+    """Lock the file that marks the database as in use; the kernel releases the lock when the process ends."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
@@ -310,7 +310,7 @@ def _lock(path: Path, wait_s: float) -> int:
         except OSError:
             if time.monotonic() > deadline:
                 os.close(descriptor)
-                raise SettingsError([f"another logger has {path.with_suffix('')} open; only one may"]) from None
+                raise SettingsError([f"another logger has {path.with_suffix('')} open; only one can use it"]) from None
             time.sleep(0.05)
         else:
             return descriptor

@@ -1,6 +1,6 @@
-"""The story of one message: its row, each attempt with the provider's own words, and when what happened.
+"""The history of one message: its row, each attempt with the provider's reply, and a timeline.
 
-The whole story uses the names of the log's columns, so that one object has one spelling.
+All fields use the names of the log's columns, so that one object has one spelling.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ENDED_UNTRIED = frozenset({"cancelled", "expired", "suppressed"})
 
 
 def tell_story(connection: sqlite3.Connection, job_id: str) -> dict[str, Any] | None:
-    """Return the row's columns with `history` (one entry for each attempt and deferral) and `timeline`, or None."""
+    """Return the row's columns with `history` (one entry per attempt and deferral) and `timeline`; None if unknown."""
     row = connection.execute(_ROW, (job_id,)).fetchone()
     if row is None:
         return None
@@ -42,7 +42,7 @@ def _attempt(*row: Any) -> dict[str, Any]:
 
 
 def _accepted(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the attempt that the provider accepted, which stands in the row itself."""
+    """Return the attempt that the provider accepted, which the row itself describes."""
     return {
         "run": message["run"], "attempt": message["attempts"], "deferral": 0, "outcome": "sent",
         "error_class": None, "error_code": None, "error_message": None, "duration_ms": message["duration_ms"],
@@ -52,7 +52,7 @@ def _accepted(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _timeline(message: dict[str, Any], history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what happened when: queued, each attempt, and the state the job is in now."""
+    """Return the events in order of time: queued, each attempt, and the current state."""
     events = [{"at": message["created_at"], "event": "queued", "run": 1, "attempt": None, "detail": None}]
     events += [
         {

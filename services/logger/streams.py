@@ -1,7 +1,7 @@
-"""Streams of ids: the ids of rows that an index finds, from the latest down, read a little at a time.
+"""Streams of ids: the ids of rows that an index finds, the latest first, read in small pieces.
 
-SQLite appends the id to every index, so rows equal in an index's columns lie there in the order of their ids. A
-filter on several values of a column, or on the first column of a longer index, becomes several streams, merged.
+SQLite appends the id to every index, so rows with equal indexed columns are in id order there. A filter on several
+values of a column, or on the first column of a longer index, becomes several streams that are merged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ORDER BY created_at_ms DESC LIMIT ?
 
 
 class Ids(Protocol):
-    """Yields ids from below `below` down to `low`, in falling order."""
+    """Yields ids in descending order, from below `below` down to `low`."""
 
     def ids(self, connection: sqlite3.Connection, low: int, below: int) -> Iterator[int]:
         """Yield the ids, reading ahead only a little."""
@@ -40,7 +40,7 @@ class Ids(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IdStream:
-    """The ids of a table's rows that meet `condition` by `index`; all of its rows without one."""
+    """The ids of a table's rows that meet `condition`, read from `index`; all rows if there is no condition."""
 
     table: str
     index: str = ""
@@ -48,7 +48,7 @@ class IdStream:
     parameters: tuple[str | int, ...] = ()
 
     def query(self) -> str:
-        """Return the query of the next ids: parameters are the condition's, then low, below, how many."""
+        """Return the query of the next ids; its parameters are the condition's, then `low`, `below` and the limit."""
         source = f"{self.table} INDEXED BY {self.index}" if self.index else self.table
         condition = f"{self.condition} AND " if self.condition else ""
         return f"SELECT id FROM {source} WHERE {condition}id >= ? AND id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608 -- own names
@@ -66,7 +66,7 @@ class IdStream:
 
 @dataclass(frozen=True, slots=True)
 class IdList:
-    """Ids that are known already, in falling order."""
+    """Ids that are already known, in descending order."""
 
     found: Sequence[int]
 
@@ -76,7 +76,7 @@ class IdList:
 
 
 def message_streams(connection: sqlite3.Connection, wanted: MessageFilter) -> tuple[list[Ids], frozenset[str]]:
-    """Choose the index that leaves least to look at; return its streams and the fields that they answer for."""
+    """Choose the index that leaves the fewest rows to check; return its streams and the filter fields they cover."""
     if wanted.blast:
         return _of_blast(wanted.blast, wanted), frozenset({"blast", "statuses", "channels"})
     if wanted.recipient:
@@ -102,7 +102,7 @@ def _of_blast(blast_id: str, wanted: MessageFilter) -> list[Ids]:
 
 
 def _of_recipient(connection: sqlite3.Connection, recipient: Sequence[str]) -> Ids | None:
-    """Return the messages whose address or identity begins so; None where there are too many to be put in order."""
+    """Return the messages whose address or identity begins with `recipient`; None if there are too many to sort."""
     found: set[int] = set()
     for beginning, column in product(recipient, RECIPIENT_COLUMNS):
         query = PREFIXED.format(index=f"idx_{column}", column=column)
@@ -114,7 +114,7 @@ def _of_recipient(connection: sqlite3.Connection, recipient: Sequence[str]) -> I
 
 
 def _of_reference(connection: sqlite3.Connection, wanted: MessageFilter) -> list[Ids]:
-    """Return the messages of recipients with this reference, and of the latest blasts with it."""
+    """Return the messages of recipients with this reference and of the latest blasts with it."""
     streams: list[Ids] = [IdStream("message_logs", "idx_reference", "reference = ?", (wanted.reference,))]
     for (blast_id,) in connection.execute(BLASTS_BY_REFERENCE, (wanted.reference, _MOST_BLASTS)):
         streams += _of_blast(blast_id, wanted)
@@ -122,7 +122,7 @@ def _of_reference(connection: sqlite3.Connection, wanted: MessageFilter) -> list
 
 
 def _of_closed_sets(connection: sqlite3.Connection, wanted: MessageFilter) -> tuple[list[Ids], frozenset[str]]:
-    """Go by status or by channel, whichever has fewer rows."""
+    """Use the index on status or on channel, whichever leaves fewer rows."""
     if wanted.statuses and wanted.channels:
         counts = connection.execute("SELECT channel, status, n FROM message_counts").fetchall()
         by_status = sum(n for _, status, n in counts if status in wanted.statuses)

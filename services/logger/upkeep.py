@@ -1,4 +1,4 @@
-"""Upkeep: what the database needs beside reading and writing: checkpoints, retention, one look at its integrity."""
+"""Upkeep: the database's maintenance: checkpoints, retention, and one integrity check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FIRST_PURGE_S, _PURGE_EVERY_S = 60.0, 86_400.0
 
 
 class Upkeep:
-    """Keeps the files of the store in shape; no failure of it stops the service."""
+    """Runs the maintenance of the store; its failures never stop the service."""
 
     def __init__(self, store: Store, retention: Retention, health: Health) -> None:
         self._store = store
@@ -24,7 +24,7 @@ class Upkeep:
         self._health = health
 
     async def run(self, stop: Stop) -> None:
-        """Do what is due until stopped."""
+        """Run due maintenance until stopped."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._checkpoint(stop))
             tasks.create_task(self._purge(stop))
@@ -53,7 +53,7 @@ class Upkeep:
             log.info("old rows deleted", **purged.rows, chunks=purged.chunks, longest_pause_ms=longest_ms)
 
     async def _verify(self) -> None:
-        """Look at a large file beside the work; a small one was looked at before it was opened."""
+        """Check a large file in the background; a small one was checked when it was opened."""
         if self._store.verified:
             return
         try:
@@ -67,7 +67,7 @@ class Upkeep:
 
 
 async def _stopped_within(stop: Stop, seconds: float) -> bool:
-    """Wait so long; True as soon as the service is stopped."""
+    """Wait up to `seconds`; return True as soon as the service is stopped, else False."""
     try:
         await asyncio.wait_for(stop.wait(), seconds)
     except TimeoutError:

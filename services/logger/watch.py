@@ -1,6 +1,6 @@
-"""The watch: looks at queues, Redis, database and log files in the background, for metrics and the dashboard.
+"""The watch: samples queues, Redis, database and log files in the background, for metrics and the dashboard.
 
-A scrape or a look at the dashboard reads the last look, so neither waits for Redis or the disk.
+A scrape and the dashboard read the latest sample, so neither waits for Redis or the disk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Counts = dict[tuple[str, str], int]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look saw; `queues` is empty and `redis_up` False while Redis is away."""
+    """One sample; `queues` is empty and `redis_up` is False while Redis is away."""
 
     at_ms: int = 0
     redis_up: bool = False
@@ -43,7 +43,7 @@ class Look:
 
 
 class Watch:
-    """Keeps `last` fresh."""
+    """Keeps `last`, the latest sample, up to date."""
 
     def __init__(
         self, control: Control, events: EventLog, store: Store, log_dir: Path, clock: Clock | None = None
@@ -57,7 +57,7 @@ class Watch:
         self._clock = clock or SystemClock()
 
     async def run(self, stop: Stop) -> None:
-        """Look every two seconds until stopped."""
+        """Take a sample every two seconds until stopped."""
         while not stop.is_set():
             await self.try_look()
             try:
@@ -66,16 +66,16 @@ class Watch:
                 continue
 
     async def try_look(self) -> None:
-        """Look once; what goes wrong is logged, since a look must not end the service."""
+        """Take a sample; log any error, since a failed sample must not end the service."""
         try:
             await self.look()
         except Exception:
             log.exception("the pipeline could not be looked at")
 
     async def look(self) -> Look:
-        """Look at everything once and return what was seen."""
+        """Take one sample of everything and return it."""
         totals, rows = await self._counts()
-        # the totals first: a counter that began at 0 after a restart would look like a jump
+        # the totals first: Prometheus would take a counter that starts at 0 and then rises for a jump
         self.last = replace(self.last, totals=totals, rows=rows)
         queues: dict[str, ChannelStats] = {}
         memory, lag, up = _NO_MEMORY, self.last.events_lag, False
@@ -101,7 +101,7 @@ class Watch:
         return self.last
 
     async def _counts(self) -> tuple[Counts, Counts]:
-        """Return the totals and the counts of rows; those of the last look while the database cannot be read."""
+        """Return the totals and the row counts; those of the previous sample while the database cannot be read."""
         try:
             return await self._store.read(_read_counts)
         except (StorageError, QueryTooSlowError) as error:
@@ -117,7 +117,7 @@ def _read_counts(connection: sqlite3.Connection) -> tuple[Counts, Counts]:
 
 
 def _size_of(folder: Path) -> int:
-    """Return the bytes of the files in a folder, rotated ones included."""
+    """Return the total size in bytes of a folder's files, rotated ones included."""
     total = 0
     try:
         for path in folder.iterdir():

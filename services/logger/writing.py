@@ -1,7 +1,7 @@
-"""Writing: a batch of event entries becomes rows, in the one transaction that also notes the batch as applied.
+"""Writing: turns a batch of event entries into rows, in the same transaction that records the entries as applied.
 
-Each entry bears its producer and sequence; an entry that was applied before changes nothing, whatever brings it
-again. Statements are few and prepared, since the whole pipeline shares the machine with the senders.
+Each entry carries its producer and sequence number, so an entry that is delivered again changes nothing. Statements are
+few and prepared, since the whole pipeline shares the machine with the senders.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _COLUMNS = (
 )  # fmt: skip
 _ONE_ROW = f"({', '.join('?' * len(_COLUMNS))})"
 _INSERT = f"INSERT INTO message_logs ({', '.join(_COLUMNS)}) VALUES {_ONE_ROW}"  # noqa: S608 -- this module's own names
-# one statement for many rows takes half the time: AUTOINCREMENT keeps its account once a statement, not once a row
+# one statement for many rows takes half the time: AUTOINCREMENT updates its counter once per statement, not per row
 _ROWS_A_STATEMENT = 40
 _INSERT_MANY = _INSERT + f", {_ONE_ROW}" * (_ROWS_A_STATEMENT - 1)
 _UPDATE = """
@@ -57,7 +57,7 @@ UPDATE message_logs SET recipient_email = coalesce(recipient_email, ?1),
     created_at = min(created_at, ?7), recipient_identity = coalesce(recipient_identity, ?8)
 WHERE id = ?9
 """
-# of two accounts of one attempt the later stays, whichever came first
+# of two reports of one attempt the later one wins, in any order of arrival
 _ATTEMPT = """
 INSERT INTO message_attempts (job_id, run, attempt, deferral, outcome, error_class, error_code, error_message,
     duration_ms, at_ms, next_at_ms)
@@ -73,7 +73,7 @@ ON CONFLICT (job_id) DO UPDATE SET run = excluded.run, error_class = excluded.er
     failed_at_ms = excluded.failed_at_ms
 WHERE excluded.run >= run
 """
-# between which ids the rows of a minute lie
+# the first and last id of a minute's rows
 _WIDEN = """
 ON CONFLICT (minute) DO UPDATE SET first_id = min(first_id, excluded.first_id), last_id = max(last_id, excluded.last_id)
 """
@@ -122,7 +122,7 @@ _ADD_ERRORS = _adding("error_days", "day", "channel", "error_class")
 
 @dataclass(slots=True)
 class Written:
-    """What events came to: how many jobs of each blast ended by them, and which blasts did."""
+    """What a batch of events ended: the number of jobs by blast, and the blasts."""
 
     ended_jobs: Counter[str] = field(default_factory=Counter)
     ended_blasts: list[str] = field(default_factory=list)
@@ -130,7 +130,7 @@ class Written:
 
 @dataclass(slots=True)
 class Applied:
-    """What a batch came to: events applied, entries that had been applied before, jobs and blasts that ended."""
+    """The result of a batch: events applied, entries that had been applied before, and what ended."""
 
     events: int = 0
     repeated: int = 0
@@ -138,18 +138,18 @@ class Applied:
 
 
 class EventWriter:
-    """Writes batches on the store's writing thread; `forget` has to follow a transaction that failed."""
+    """Writes batches on the store's writing thread; call `forget` after a failed transaction."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._producers: dict[str, int] = {}
 
     def forget(self) -> None:
-        """Forget what a transaction that was rolled back had made known."""
+        """Forget the producer numbers cached so far: a rolled-back transaction may have created them."""
         self._producers.clear()
 
     def apply(self, connection: sqlite3.Connection, entries: Sequence[EventEntry]) -> Applied:
-        """Write the effect of entries, each exactly once; to be called within a transaction."""
+        """Apply entries, each exactly once; call it within a transaction."""
         applied = Applied()
         events: list[Event] = []
         now_ms = self._clock.now_ms()
@@ -166,7 +166,7 @@ class EventWriter:
         return applied
 
     def set_aside(self, connection: sqlite3.Connection, entry: EventEntry, error: str) -> Applied:
-        """Keep an entry that cannot be applied, so that it stops no other."""
+        """Store an entry that cannot be applied in `undecodable_events`, so that it does not block the others."""
         batch = entry.batch
         raw = batch.raw if isinstance(batch, DecodeError) else pack_batch(batch)
         self._keep_unread(connection, entry, error, raw)
@@ -177,7 +177,7 @@ class EventWriter:
         connection.execute(_UNDECODABLE, row)
 
     def _is_new(self, connection: sqlite3.Connection, batch: EventBatch, now_ms: int) -> bool:
-        """Note a batch as applied; False where it had been."""
+        """Record a batch as applied; return False if it already was."""
         producer = self._producers.get(batch.producer) or self._producer(connection, batch.producer)
         row = (producer, batch.sequence, now_ms // 1000)
         return connection.execute("INSERT OR IGNORE INTO applied_events VALUES (?, ?, ?)", row).rowcount == 1
@@ -190,7 +190,7 @@ class EventWriter:
 
 
 def write_events(connection: sqlite3.Connection, events: Iterable[Event]) -> Written:
-    """Write the effect of events that are known to be new."""
+    """Write events that have not been applied before."""
     folded = fold(events)
     written = Written()
     touched = write_blasts(connection, folded.blasts)
@@ -213,7 +213,7 @@ def write_events(connection: sqlite3.Connection, events: Iterable[Event]) -> Wri
 
 
 def _known_rows(connection: sqlite3.Connection, job_ids: list[str]) -> Iterator[Known]:
-    """Return the rows of jobs, as far as there are any."""
+    """Yield the existing rows of jobs."""
     for start in range(0, len(job_ids), _IDS_A_QUERY):
         some = job_ids[start : start + _IDS_A_QUERY]
         for row in connection.execute(_KNOWN.format(",".join("?" * len(some))), some):
@@ -245,7 +245,7 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> 
 
 
 def _first_and_last(rows: Iterable[tuple[int, IdT]]) -> Iterator[tuple[int, IdT]]:
-    """Return of each minute the first and the last of rows that were inserted in this order."""
+    """Yield the first row of every minute, then the last; `rows` are in the order of insertion."""
     first: dict[int, IdT] = {}
     last: dict[int, IdT] = {}
     for minute, row in rows:

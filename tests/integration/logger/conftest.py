@@ -1,4 +1,4 @@
-"""One logger process for the tests that only ask; those that disturb it make their own."""
+"""One shared logger process for tests that only query it; tests that disturb it make their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.servers import RedisServer
 
 @pytest.fixture(scope="module")
 def own_redis() -> Iterator[RedisServer]:
-    """A server that a module's logger keeps to itself."""
+    """Start a Redis server for one module's logger."""
     server = RedisServer()
     server.start()
     yield server
@@ -22,7 +22,7 @@ def own_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def logger(own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoggerProcess]:
-    """A running logger."""
+    """Start a logger for one module."""
     process = LoggerProcess(own_redis.url, tmp_path_factory.mktemp("logger"))
     process.start()
     yield process
@@ -31,7 +31,7 @@ def logger(own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def make_logger(tmp_path: Path) -> Iterator[LoggerMaker]:
-    """Make loggers; none outlives its test."""
+    """Return a maker of loggers, and kill them after the test."""
     maker = LoggerMaker(tmp_path)
     yield maker
     for process in maker.made:
@@ -39,14 +39,14 @@ def make_logger(tmp_path: Path) -> Iterator[LoggerMaker]:
 
 
 class LoggerMaker:
-    """Makes loggers with their data below a folder."""
+    """Makes loggers with their data under a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.made: list[LoggerProcess] = []
 
     def __call__(self, redis_url: str, folder: str = "data") -> LoggerProcess:
-        """Make a logger that is not running yet."""
+        """Return a logger that is not running yet."""
         path = self._folder / folder
         path.mkdir(exist_ok=True)
         self.made.append(LoggerProcess(redis_url, path))

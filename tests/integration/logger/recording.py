@@ -1,4 +1,4 @@
-"""A recorder on a real server and a real file, as one that a test can stop, start and disturb."""
+"""A recorder on a real server and a real file, which a test can start, stop and disturb."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Recording:
         self.written.append(written)
 
     async def start(self) -> None:
-        """Open the file and record."""
+        """Open the file and start recording."""
         await self.store.open()
         self._task = asyncio.create_task(self.recorder.run(self._stop))
 
     async def close(self) -> None:
-        """Stop and let everything go; once."""
+        """Stop and close everything; a second call does nothing."""
         if self._stop.is_set():
             return
         self._stop.set()
@@ -58,19 +58,19 @@ class Recording:
         await self.reading.aclose()
 
     async def add(self, *events: Event) -> None:
-        """Put a batch into the channel's stream, as a script does."""
+        """Append a batch to the channel's stream, as a script does."""
         self._numbers += 1
         await self.redis.xadd(STREAM, {"d": pack_batch(EventBatch("test", self._numbers, list(events)))})
 
     async def is_drained(self) -> bool:
-        """Say whether everything was written and acknowledged."""
+        """Return whether everything was written and acknowledged."""
         return await EventLog(self.redis).lag() == 0
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Read the file on a connection of the test's own."""
+        """Query the file on a separate connection."""
         with closing(sqlite3.connect(self.store.path)) as connection:
             return connection.execute(query).fetchall()
 
     def statuses(self) -> dict[str, int]:
-        """Return the messages by status."""
+        """Return the number of messages by status."""
         return dict(self.rows("SELECT status, count(*) FROM message_logs GROUP BY status"))

@@ -1,4 +1,4 @@
-"""The logger as a process of its own, spoken to over HTTP."""
+"""The logger as a separate process, used over HTTP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LoggerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it serves."""
+        """Start the process and wait until it answers."""
         self._process = self.spawn()
         deadline = time.monotonic() + _READY_S
         while time.monotonic() < deadline:
@@ -51,20 +51,20 @@ class LoggerProcess:
         raise AssertionError("the logger did not come up")
 
     def spawn(self) -> subprocess.Popen[bytes]:
-        """Start a process without waiting."""
+        """Start the process without waiting."""
         with (self.folder / "stderr.txt").open("ab") as errors:
             return subprocess.Popen([sys.executable, "-m", "services.logger"], env=self._env, stderr=errors)
 
     def errors(self) -> str:
-        """Return what it wrote to stderr."""
+        """Return the process's stderr."""
         return (self.folder / "stderr.txt").read_text(errors="replace")
 
     def kill(self) -> None:
-        """End it with SIGKILL."""
+        """End the process with SIGKILL."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
-        """End it with SIGTERM and return its exit code."""
+        """End the process with SIGTERM and return its exit code."""
         return self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> int:
@@ -75,15 +75,15 @@ class LoggerProcess:
         return process.wait(30)
 
     def get(self, path: str) -> tuple[int, Any]:
-        """GET a path; returns status and JSON, or text where the answer is none."""
+        """GET a path; return the status and the body: parsed JSON, raw msgpack, or text."""
         return self.call(path, None, {})
 
     def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
-        """POST a JSON body."""
+        """POST a JSON body; return as `get` does."""
         return self.call(path, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def call(self, path: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[int, Any]:
-        """Make any request; with the services' secret, unless the headers hold another."""
+        """Send a request with the services' secret, unless the headers override it."""
         return self._call(urllib.request.Request(self._url(path), data, credentials(INTERNAL_SECRET) | dict(headers)))
 
     def metrics(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The logger's HTTP: logs, exports, stories, blasts, the dashboard, and what it refuses."""
+"""The logger's HTTP: logs, exports, message histories, blasts, the dashboard, and refusals."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _events() -> list[Event]:
 
 @pytest.fixture(scope="module")
 def told(logger: LoggerProcess, own_redis: RedisServer) -> LoggerProcess:
-    """A logger that has written a blast's story."""
+    """Return a logger that has written the events of a blast."""
 
     async def tell() -> None:
         redis = connect(own_redis.url)
@@ -61,7 +61,7 @@ async def _is_drained(events: EventLog) -> bool:
 
 
 def _every(logger: LoggerProcess, path: str) -> list[dict[str, Any]]:
-    """Follow the cursors to the end."""
+    """Return all rows of all pages."""
     rows: list[dict[str, Any]] = []
     cursor = ""
     while True:
@@ -74,7 +74,7 @@ def _every(logger: LoggerProcess, path: str) -> list[dict[str, Any]]:
 
 
 def test_pages_follow_one_another_without_gap_or_repetition(told: LoggerProcess) -> None:
-    """The latest first, 50 at a time, until nextCursor is null."""
+    """Rows come latest first, 50 per page by default, until nextCursor is null."""
     status, body = told.get("/api/logs/messages")
     assert (status, len(body["logs"]), body["success"]) == (200, 50, True)
     ids = [row["id"] for row in _every(told, "/api/logs/messages?limit=7")]
@@ -101,14 +101,14 @@ def test_pages_follow_one_another_without_gap_or_repetition(told: LoggerProcess)
     ],
 )
 def test_filters_find_what_they_say(told: LoggerProcess, query: str, count: int) -> None:
-    """Each filter, and some together; stats with the same filters count the same."""
+    """Single and combined filters find the right rows; stats with the same filters give the same count."""
     assert len(_every(told, f"/api/logs/messages?{query}&limit=9")) == count
     stats = told.get(f"/api/logs/messages/stats?{query}")[1]["stats"]
     assert (stats["total"], stats["complete"]) == (count, True)
 
 
 def test_stats_count_by_status_and_channel(told: LoggerProcess) -> None:
-    """In all and by channel."""
+    """Counts are given in total and by channel."""
     stats = told.get("/api/logs/messages/stats")[1]["stats"]
     expected = {"total": 120, "sent": 100, "failed": 10, "processing": 1, "queued": 9}
     assert {name: stats[name] for name in expected} == expected
@@ -132,14 +132,14 @@ def test_stats_count_by_status_and_channel(told: LoggerProcess) -> None:
     ],
 )
 def test_a_bad_parameter_is_refused_in_the_form_of_the_api(told: LoggerProcess, path: str, code: str) -> None:
-    """400 with a code and a message, whatever is wrong."""
+    """Every bad parameter gives 400 with a code and a message."""
     status, body = told.get(path)
     assert (status, body["success"], body["code"]) == (400, False, code)
     assert body["message"]
 
 
 def test_exports_hold_every_row(told: LoggerProcess) -> None:
-    """CSV has a header row, NDJSON an object a line; filters hold for both."""
+    """CSV has a header row, NDJSON one object per line; filters apply to both."""
     table = list(csv.DictReader(io.StringIO(told.get("/api/logs/messages?format=csv&status=failed")[1])))
     assert [row["error_message"] for row in table] == ["no such user"] * 10
     lines = told.get("/api/logs/messages?format=ndjson")[1].splitlines()
@@ -147,7 +147,7 @@ def test_exports_hold_every_row(told: LoggerProcess) -> None:
 
 
 def test_a_story_has_each_attempt_with_the_providers_words(told: LoggerProcess) -> None:
-    """The row, the failed attempt in the provider's own words, and the one that was accepted."""
+    """The history has the row, the failed attempt with the provider's reply, and the accepted attempt."""
     message = told.get("/api/messages/b:1:email")[1]["message"]
     assert (message["status"], message["attempts"]) == ("sent", 2)
     assert [(one["attempt"], one["outcome"], one["error_message"]) for one in message["history"]] == [
@@ -160,14 +160,14 @@ def test_a_story_has_each_attempt_with_the_providers_words(told: LoggerProcess) 
 
 @pytest.mark.parametrize("path", ["/api/messages/b:1:email", "/api/blasts/b", "/api/logs/messages", "/api/dashboard"])
 def test_one_object_has_one_spelling(told: LoggerProcess, path: str) -> None:
-    """The log's column names or camelCase, never both in one object and what it holds."""
+    """An object and its children use either the log's column names or camelCase, never both."""
     _, body = told.get(path)
     assert body.pop("success")
     assert [found for value in body.values() for found in mixed(value)] == []
 
 
 def test_attempts_are_a_number_and_history_their_list(told: LoggerProcess) -> None:
-    """In the story, in lists, in exports and among the dashboard's failures alike."""
+    """`attempts` is a number in the message, in lists, in exports and in the dashboard's failures."""
     message = told.get("/api/messages/b:1:email")[1]["message"]
     assert (message["attempts"], len(message["history"])) == (2, 2)
     assert {frozenset(one) for one in message["history"]} == {frozenset(message["history"][0])}
@@ -180,7 +180,7 @@ def test_attempts_are_a_number_and_history_their_list(told: LoggerProcess) -> No
 
 
 def test_a_blast_has_its_counts_and_its_snapshot(told: LoggerProcess) -> None:
-    """What ingest shows once Redis has let the blast go."""
+    """Ingest shows these once the blast has expired in Redis."""
     status, body = told.get("/api/blasts/b")
     shown = body["blast"]
     assert (status, shown["state"], shown["totalMessages"], shown["reference"]) == (200, "running", 120, "march")
@@ -193,7 +193,7 @@ def test_a_blast_has_its_counts_and_its_snapshot(told: LoggerProcess) -> None:
 
 
 def test_requests_and_system_events_are_listed(told: LoggerProcess) -> None:
-    """By status, by endpoint, by level, by service."""
+    """They can be listed by status, by level and by service."""
     assert [row["response_status"] for row in _every(told, "/api/logs/api")] == [404, 202]
     assert [row["endpoint"] for row in _every(told, "/api/logs/api?status=404")] == ["/api/nothing"]
     (row,) = _every(told, "/api/logs/system?level=error")
@@ -202,7 +202,7 @@ def test_requests_and_system_events_are_listed(told: LoggerProcess) -> None:
 
 
 def test_open_jobs_are_those_without_an_end(told: LoggerProcess) -> None:
-    """The doctor sees queued and processing jobs that have been so for long enough."""
+    """The doctor gets queued and processing jobs that have not changed for the given time."""
     body = told.get("/internal/open-jobs?olderThanSeconds=0&limit=1000")[1]
     assert {job["status"] for job in body["jobs"]} == {"queued", "processing"}
     assert len(body["jobs"]) == 10
@@ -210,7 +210,7 @@ def test_open_jobs_are_those_without_an_end(told: LoggerProcess) -> None:
 
 
 def test_the_dashboard_has_everything_for_one_look(told: LoggerProcess) -> None:
-    """Queues, totals, rates, throughput, response times, failures, blasts, sizes, load."""
+    """It has queues, totals, failures, blasts, sizes and load."""
     shown = told.get("/api/dashboard")[1]["dashboard"]
     names = {"queued", "retrying", "deferred", "sent", "failed", "cancelled", "expired", "suppressed"}
     assert set(shown["totals"]) == {*names, "channels"}
@@ -225,7 +225,7 @@ def test_the_dashboard_has_everything_for_one_look(told: LoggerProcess) -> None:
 
 
 def test_a_web_page_cannot_make_the_logger_write(told: LoggerProcess) -> None:
-    """A browser sends forms and text to this machine unasked, and other names that lead here: both are refused."""
+    """A browser page can send text to this machine, or use another name that resolves to it; both are refused."""
     plain = told.call("/internal/backup", b'{"path": "/tmp/x"}', {"Content-Type": "text/plain"})
     assert (plain[0], plain[1]["code"]) == (400, "INVALID_QUERY")
     foreign = told.call("/api/logs/messages", None, {"Host": "evil.example:80"})

@@ -1,4 +1,4 @@
-"""Ended blasts leave Redis after a while, also those whose end was noted while it was away."""
+"""Ended blasts expire in Redis, including those that ended while it was away."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.unit.logger.database import accepted, blast, entry, queued, sent
 
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    """A connection to an empty Valkey."""
+    """Return a connection to an empty Valkey."""
     client = connect(valkey_url)
     yield client
     await client.aclose()
 
 
 async def test_a_blast_that_ended_before_the_start_is_let_go(redis: Redis, tmp_path: Path) -> None:
-    """The logger may have died between the commit and the order to expire; a running blast is left alone."""
+    """The logger may have died between the commit and the expiry call; a running blast gets no expiry."""
     store = Store(tmp_path / "logs.db", readers=1)
     await store.open()
     now_ms = SystemClock().now_ms()
@@ -58,7 +58,7 @@ async def _expires(redis: Redis, blast_id: str) -> bool:
 
 
 async def test_an_order_that_redis_did_not_take_is_given_again(tmp_path: Path) -> None:
-    """While Redis is away the blast waits; once it is back, the blast expires."""
+    """While Redis is away the call is kept; once Redis is back, the blast gets its expiry."""
     server = RedisServer()
     server.start()
     redis = connect(server.url)

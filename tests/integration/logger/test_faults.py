@@ -1,4 +1,4 @@
-"""The logger's process: killed in mid-work, started twice, stopped; its metrics over a restart."""
+"""The logger's process: kills during work, its metrics after a restart, backups and access."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAMPLES = {
 async def test_kill_9_in_mid_work_loses_nothing_and_counts_nothing_twice(
     valkey_url: str, make_logger: LoggerMaker
 ) -> None:
-    """G5 and G1: killed and started again while 9,000 events are written, all are there once."""
+    """G5 and G1: after kills and restarts while 9,000 events are written, each is applied exactly once."""
     redis = connect(valkey_url)
     logger = make_logger(valkey_url)
     try:
@@ -56,7 +56,7 @@ async def test_kill_9_in_mid_work_loses_nothing_and_counts_nothing_twice(
 
 
 def _story() -> list[list[Event]]:
-    """Everything queued; then batch by batch begun, and nine of ten sent."""
+    """Return batches that queue all jobs, then begin them and send nine of ten."""
     batches: list[list[Event]] = [[queued(range(first, first + 500))] for first in range(0, JOBS, 500)]
     for first in range(0, JOBS, BATCH):
         indexes = range(first, first + BATCH)
@@ -87,7 +87,7 @@ async def test_counters_go_on_where_they_were_after_a_restart(valkey_url: str, m
 
 
 async def test_a_backup_is_whole_while_events_are_written(valkey_url: str, make_logger: LoggerMaker) -> None:
-    """The copy is consistent in itself, replaces an older copy, and nothing that is not one."""
+    """The copy is consistent; it replaces an older copy but no other file."""
     redis = connect(valkey_url)
     logger = make_logger(valkey_url)
     logger.start()
@@ -117,7 +117,7 @@ async def test_a_backup_is_whole_while_events_are_written(valkey_url: str, make_
 
 
 async def test_the_logger_serves_those_who_know_the_secret_alone(valkey_url: str, make_logger: LoggerMaker) -> None:
-    """Any caller that asks for more than its health and its metrics, a path that does not exist included."""
+    """Every path except /health and /metrics needs it, including paths that do not exist."""
     logger = make_logger(valkey_url)
     logger.start()
     paths = (

@@ -1,4 +1,4 @@
-"""Recording: nothing is lost and nothing counted twice while Redis, the disk or the file itself gives trouble."""
+"""Recording loses nothing and counts nothing twice while Redis, the disk or the database file fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Record = Callable[..., Awaitable[Recording]]
 
 @pytest.fixture
 async def record(tmp_path: Path) -> AsyncIterator[Record]:
-    """Start a recorder on a server."""
+    """Return a function that starts a recorder on a server."""
     made: list[Recording] = []
 
     async def start(url: str, events: type[EventLog] = EventLog) -> Recording:
@@ -36,7 +36,7 @@ async def record(tmp_path: Path) -> AsyncIterator[Record]:
 
 
 async def test_events_become_rows_and_leave_the_stream(redis_url: str, record: Record) -> None:
-    """What was written before the logger came and what comes later is read, written and acknowledged."""
+    """Events are read, written and acknowledged."""
     recording = await record(redis_url)
     await recording.add(queued(range(3)))
     await wait_for(recording.is_drained)
@@ -48,7 +48,7 @@ async def test_events_become_rows_and_leave_the_stream(redis_url: str, record: R
 
 
 async def test_a_batch_that_was_written_but_not_acknowledged_counts_once(valkey_url: str, record: Record) -> None:
-    """Cut off between commit and acknowledgement, the batch comes again and is found applied."""
+    """After a failure between commit and acknowledgement the batch is read again and found to be applied."""
 
     class CutOff(EventLog):
         cuts = 2
@@ -69,7 +69,7 @@ async def test_a_batch_that_was_written_but_not_acknowledged_counts_once(valkey_
 
 
 async def test_a_restart_of_redis_loses_nothing(record: Record) -> None:
-    """The recorder says that Redis is away, and goes on by itself when it is back."""
+    """The recorder reports that Redis is away, and continues by itself when it is back."""
     server = RedisServer()
     server.start()
     try:
@@ -87,7 +87,7 @@ async def test_a_restart_of_redis_loses_nothing(record: Record) -> None:
 
 
 async def test_a_locked_file_is_waited_for(valkey_url: str, record: Record) -> None:
-    """While another program holds the file, health says so, failures are counted, and events wait in Redis."""
+    """While another program locks the file, health reports it, failures are counted, and events wait in Redis."""
     recording = await record(valkey_url)
     with closing(sqlite3.connect(recording.store.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -103,7 +103,7 @@ async def test_a_locked_file_is_waited_for(valkey_url: str, record: Record) -> N
 
 
 async def test_a_full_disk_is_waited_for(valkey_url: str, record: Record) -> None:
-    """SQLite's "disk is full" loses nothing: once there is room, everything is written, once."""
+    """SQLite's "disk is full" loses nothing: once space is free, everything is written exactly once."""
     recording = await record(valkey_url)
     pages = await recording.store.maintain(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
     await recording.store.maintain(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone())
@@ -117,7 +117,7 @@ async def test_a_full_disk_is_waited_for(valkey_url: str, record: Record) -> Non
 
 
 async def test_an_event_that_cannot_be_applied_stops_no_other(valkey_url: str, record: Record) -> None:
-    """It is kept with what is wrong with it; those before and after it are written."""
+    """It is kept with its error; the events before and after it are written."""
     recording = await record(valkey_url)
     await recording.add(queued(range(2)))
     beyond_any_calendar = -START_MS * 1000
@@ -132,7 +132,7 @@ async def test_an_event_that_cannot_be_applied_stops_no_other(valkey_url: str, r
 
 
 async def test_what_waits_is_written_before_the_end(valkey_url: str, record: Record) -> None:
-    """A recorder that is told to stop reads and writes what is left in Redis first."""
+    """When asked to stop, the recorder first writes the events left in Redis."""
     recording = await record(valkey_url)
     events: list[Event] = [queued(range(50)), *[sent(index) for index in range(50)]]
     for event in events:

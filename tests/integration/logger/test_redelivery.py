@@ -1,4 +1,4 @@
-"""Sending dead letters again: each once, whatever is repeated, away or gone."""
+"""Dead letters are sent again exactly once, despite repeated calls, outages and expired blasts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ KEYS = ChannelKeys("email")
 
 @pytest.fixture
 async def redis(own_redis: RedisServer) -> AsyncIterator[Redis]:
-    """A connection to the server of this module's logger."""
+    """Return a connection to the server of this module's logger."""
     client = connect(own_redis.url)
     yield client
     await client.aclose()
 
 
 async def failed_blast(redis: Redis, blast_id: str, total: int = 3, uncertain: int = 0) -> Blast:
-    """Enqueue a blast, and have all its jobs but the first fail, as senders would."""
+    """Enqueue a blast and fail all its jobs except the first, as senders would."""
     one = blast(blast_id, total=total)
     await BlastStore(redis, f"ingest-{blast_id}").create(one)
     jobs = [job(index, blast_id) for index in range(total)]
@@ -52,14 +52,14 @@ async def _is_drained(redis: Redis) -> bool:
 
 
 async def _queued_again(redis: Redis, blast_id: str) -> list[tuple[str, int]]:
-    """Return the jobs that wait in the normal lane, with their runs."""
+    """Return the waiting jobs of the normal lane with their runs."""
     entries: Any = await redis.xrange(KEYS.lane("normal"))
     jobs = [unpack_job(fields[b"d"]) for _, fields in entries]
     return sorted((one.job_id, one.run) for one in jobs if one.blast_id == blast_id)
 
 
 async def _both_wait(redis: Redis, blast_id: str) -> None:
-    """Wait until the two failed jobs stand in the queue in their second run, and nothing else."""
+    """Wait until exactly the two failed jobs are in the queue, in their second run."""
     expected = [(f"{blast_id}:1:email", 2), (f"{blast_id}:2:email", 2)]
 
     async def they_do() -> bool:
@@ -69,7 +69,7 @@ async def _both_wait(redis: Redis, blast_id: str) -> None:
 
 
 async def test_failed_messages_are_queued_again_once(redis: Redis, logger: LoggerProcess) -> None:
-    """The next run of each dead letter, with nothing used; asked again, nothing is added."""
+    """The next run starts with no attempts used; a second call adds nothing."""
     await failed_blast(redis, "once")
     assert logger.post("/internal/retry", {"blastId": "once"}) == (200, {"success": True, "reopened": 2, "skipped": 0})
     assert logger.post("/internal/retry", {"blastId": "once"})[1]["reopened"] == 0
@@ -83,7 +83,7 @@ async def test_failed_messages_are_queued_again_once(redis: Redis, logger: Logge
 
 
 async def test_uncertain_messages_are_left_out_unless_asked_for(redis: Redis, logger: LoggerProcess) -> None:
-    """They may have been delivered: only includeUncertain sends them again."""
+    """They may have been delivered, so only includeUncertain sends them again."""
     await failed_blast(redis, "unsure", total=4, uncertain=2)
     assert logger.post("/internal/retry", {"jobId": "unsure:1:email"})[1]["skipped"] == 1
     assert logger.post("/internal/retry", {"blastId": "unsure"})[1] == {"success": True, "reopened": 1, "skipped": 2}
@@ -92,7 +92,7 @@ async def test_uncertain_messages_are_left_out_unless_asked_for(redis: Redis, lo
 
 
 async def test_what_cannot_be_sent_again_says_why(redis: Redis, logger: LoggerProcess) -> None:
-    """Unknown, sent already, cancelled, or on its way again."""
+    """Unknown, sent and cancelled messages give an error code; one that is already reopened gives 0."""
     await failed_blast(redis, "why")
     status, body = logger.post("/internal/retry", {"jobId": "why:0:email"})
     assert (status, body["code"]) == (409, "JOB_NOT_RETRYABLE")
@@ -109,7 +109,7 @@ async def test_what_cannot_be_sent_again_says_why(redis: Redis, logger: LoggerPr
 
 
 async def test_a_blast_that_left_redis_comes_back(redis: Redis, logger: LoggerProcess) -> None:
-    """48 hours after its end Redis has forgotten the blast; its snapshot and counts are restored first."""
+    """An ended blast expires in Redis after 48 hours; its snapshot and counts are restored first."""
     one = await failed_blast(redis, "gone")
     await redis.delete(blast_key("gone"), KEYS.blast("gone"))
     assert logger.post("/internal/retry", {"blastId": "gone"})[1]["reopened"] == 2
@@ -122,7 +122,7 @@ async def test_a_blast_that_left_redis_comes_back(redis: Redis, logger: LoggerPr
 
 
 async def test_the_same_chunk_again_finds_its_watermark(redis: Redis, logger: LoggerProcess) -> None:
-    """Enqueued, but killed before the outbox was cleared: a drain that tries again adds nothing."""
+    """After a kill between enqueueing and clearing the outbox, the repeated drain adds nothing."""
     one = await failed_blast(redis, "twice")
     logger.post("/internal/retry", {"blastId": "twice"})
     await _both_wait(redis, "twice")
@@ -134,7 +134,7 @@ async def test_the_same_chunk_again_finds_its_watermark(redis: Redis, logger: Lo
 
 
 async def test_a_run_opened_while_redis_was_away_is_enqueued_later(make_logger: LoggerMaker) -> None:
-    """The outbox outlives Redis and the logger itself: opened, killed, started again, each job is queued once."""
+    """The outbox survives the death of Redis and of the logger, and each job is queued once."""
     server = RedisServer()
     server.start()
     logger = make_logger(server.url)

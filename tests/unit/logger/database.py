@@ -1,4 +1,4 @@
-"""A database in memory, and batches of events written into it as the recorder does."""
+"""An in-memory database, and event batches that are written to it as the recorder does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _entry_ids = itertools.count(1)
 
 
 def entry(number: int, *events: Event, producer: str = "p") -> EventEntry:
-    """Return a batch as the event log hands it over."""
+    """Return a batch as the event log returns it."""
     return EventEntry("{email}:events", f"{next(_entry_ids)}-0", EventBatch(producer, number, list(events)))
 
 
@@ -95,7 +95,7 @@ class Database:
         return self.connection.execute(query, values).fetchone()[0]
 
     def counts_agree(self) -> None:
-        """Check that the kept counts are those of the rows."""
+        """Check that the kept counts match the rows."""
         by_status = {(c, s): n for c, s, n in self.rows(
             "SELECT channel, status, count(*) FROM message_logs GROUP BY channel, status")}  # fmt: skip
         kept = {(c, s): n for c, s, n in self.rows("SELECT channel, status, n FROM message_counts") if n}
@@ -106,5 +106,5 @@ class Database:
         assert kept_blasts == by_blast
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self.connection.close()

@@ -1,4 +1,4 @@
-"""Where a backup may go: into the data folder or the backup folder, by no trick anywhere else."""
+"""Backups go only into the data folder or the backup folder, whatever the path."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from services.logger.backup import BackupRefusedError, place_of
 
 @pytest.fixture
 def places(tmp_path: Path) -> tuple[Path, Path]:
-    """A backup folder and a data folder, beside a folder that is neither."""
+    """Return a backup folder and a data folder, next to other folders."""
     for name in ("backups", "data", "data/sub", "data/redis", "data/spool", "elsewhere", "data-of-others"):
         (tmp_path / name).mkdir()
     return tmp_path / "backups", tmp_path / "data"
 
 
 def test_a_bare_name_goes_into_the_first_place(places: tuple[Path, Path]) -> None:
-    """KURIR_BACKUP_DIR where it is set, else the data folder."""
+    """That is KURIR_BACKUP_DIR if it is set, else the data folder."""
     backups, data = places
     assert place_of("b.db", places) == backups / "b.db"
     assert place_of("b.db", (data,)) == data / "b.db"
 
 
 def test_a_path_within_a_place_is_taken(places: tuple[Path, Path]) -> None:
-    """Also by a way round that ends there, and in a folder below."""
+    """This includes subfolders and paths with `..` that end inside."""
     backups, data = places
     assert place_of(f"{data}/b.db", places) == data / "b.db"
     assert place_of(f"{data}/sub/b.db", places) == data / "sub" / "b.db"
@@ -42,13 +42,13 @@ def test_a_path_within_a_place_is_taken(places: tuple[Path, Path]) -> None:
      "x" * 300, "{data}/" + "x/" * 2500 + "b.db"],
 )  # fmt: skip
 def test_any_other_path_is_refused(places: tuple[Path, Path], path: str) -> None:
-    """With words that name the folders where a backup may go, or say why the file is not free."""
+    """Paths outside the folders and the names of the system's own files raise BackupRefusedError."""
     with pytest.raises(BackupRefusedError):
         place_of(path.format(data=places[1]), places)
 
 
 def test_links_lead_nowhere(places: tuple[Path, Path], tmp_path: Path) -> None:
-    """A link to a folder outside, a link as the file itself, and a data folder that is a link itself."""
+    """A link to an outside folder and a link as the file are refused; the data folder itself may be a link."""
     _, data = places
     (data / "out").symlink_to(tmp_path / "elsewhere")
     (data / "link.db").symlink_to(tmp_path / "elsewhere" / "target.db")

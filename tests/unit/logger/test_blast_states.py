@@ -1,4 +1,4 @@
-"""A blast's state follows from its events and its jobs' counts, whatever came first."""
+"""A blast's state follows from its events and its jobs' counts, in any order of arrival."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ended(total: int, at: int = 100) -> BlastChannelEnded:
 
 
 def test_a_blast_runs_from_enqueueing_to_completed(database: Database) -> None:
-    """Enqueueing until all its jobs are known, running until all have ended."""
+    """It is enqueueing until all its jobs are known, then running until all have ended."""
     database.apply(entry(1, accepted(blast(total=3))))
     assert state(database) == ("enqueueing", False)
     database.apply(entry(2, queued(range(2))))
@@ -34,7 +34,7 @@ def test_a_blast_runs_from_enqueueing_to_completed(database: Database) -> None:
 
 
 def test_an_end_that_comes_before_its_jobs_waits_for_them(database: Database) -> None:
-    """The channel's streams may be read in any order: the counts decide."""
+    """Streams may be read in any order, so the counts decide."""
     database.apply(entry(1, accepted(blast(total=2)), queued(range(2)), ended(2)))
     assert state(database) == ("running", False)
     database.apply(entry(2, sent(0), failed(1)))
@@ -42,7 +42,7 @@ def test_an_end_that_comes_before_its_jobs_waits_for_them(database: Database) ->
 
 
 def test_a_reopened_blast_runs_and_ends_again(database: Database) -> None:
-    """A second run moves its end."""
+    """A second run clears its end and sets a later one."""
     database.apply(entry(1, accepted(blast(total=1)), queued(), failed(), ended(1)))
     database.apply(entry(2, queued(run=2, at=200)))
     assert state(database) == ("running", False)
@@ -52,7 +52,7 @@ def test_a_reopened_blast_runs_and_ends_again(database: Database) -> None:
 
 
 def test_a_pause_holds_until_it_is_resumed(database: Database) -> None:
-    """By their times, not by the order in which they are read."""
+    """Pause and resume count by their times, not by the order in which they are read."""
     database.apply(entry(1, accepted(blast(total=1)), queued()))
     database.apply(entry(2, BlastChanged(START_MS + 20, "b", "resumed")))
     database.apply(entry(3, BlastChanged(START_MS + 10, "b", "paused", "by hand")))
@@ -64,7 +64,7 @@ def test_a_pause_holds_until_it_is_resumed(database: Database) -> None:
 
 
 def test_a_pause_ends_with_its_blast(database: Database) -> None:
-    """What was in flight at the pause was the last; sent again later the blast runs, until it is paused anew."""
+    """The jobs in flight at the pause were the last; when one is sent again, the blast runs until the next pause."""
     database.apply(entry(1, accepted(blast(total=1)), queued(), BlastChanged(START_MS + 10, "b", "paused", "by hand")))
     database.apply(entry(2, failed(at=20), ended(1, at=21)))
     assert state(database) == ("completed_with_failures", True)
@@ -76,7 +76,7 @@ def test_a_pause_ends_with_its_blast(database: Database) -> None:
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_each_channel_tells_of_a_change(database: Database, order: tuple[int, ...]) -> None:
-    """A blast on two channels hears of its pause and of its resume twice, in whatever order."""
+    """A blast on two channels gets each pause and resume twice, in any order."""
     told = [
         BlastChanged(START_MS + 10, "b", "paused", "by hand"),
         BlastChanged(START_MS + 11, "b", "paused", "by hand"),
@@ -90,7 +90,7 @@ def test_each_channel_tells_of_a_change(database: Database, order: tuple[int, ..
 
 
 def test_a_cancelled_blast_ends_with_what_was_enqueued(database: Database) -> None:
-    """Its total becomes what was enqueued, so that its counts add up."""
+    """Its total becomes the number of enqueued jobs, so that its counts add up."""
     database.apply(entry(1, accepted(blast(total=500)), queued(range(2)), sent(0)))
     database.apply(entry(2, BlastChanged(START_MS + 20, "b", "cancelled")))
     assert state(database) == ("cancelled", False)
@@ -99,7 +99,7 @@ def test_a_cancelled_blast_ends_with_what_was_enqueued(database: Database) -> No
 
 
 def test_a_scheduled_blast_says_so(database: Database) -> None:
-    """Until its first job is on its way."""
+    """Its state is scheduled until its first job leaves that status."""
     later = START_MS + 3_600_000
     scheduled = Queued(START_MS, "b", "email", "t", "T", queued().recipients, "scheduled")
     database.apply(entry(1, accepted(blast(total=1, scheduled_at_ms=later)), scheduled))
@@ -109,7 +109,7 @@ def test_a_scheduled_blast_says_so(database: Database) -> None:
 
 
 def test_a_change_that_comes_before_the_blast_is_kept(database: Database) -> None:
-    """Two streams, two speeds."""
+    """The two events come from different streams, so either may be read first."""
     database.apply(entry(1, BlastChanged(START_MS + 5, "b", "cancelled")))
     database.apply(entry(2, accepted(blast(total=1)), queued()))
     assert state(database) == ("cancelled", False)
@@ -117,7 +117,7 @@ def test_a_change_that_comes_before_the_blast_is_kept(database: Database) -> Non
 
 
 def test_blasts_of_one_template_share_it(database: Database) -> None:
-    """A million single messages keep their template once."""
+    """Blasts with the same template store it only once."""
     database.apply(entry(1, *[accepted(blast(f"b{number}")) for number in range(20)]))
     assert database.one("SELECT count(*) FROM blast_templates") == 1
     assert database.one("SELECT count(*) FROM blasts") == 20

@@ -1,4 +1,4 @@
-"""G5: the database holds each event's effect exactly once, in whatever order or how often batches come."""
+"""G5: the database applies each event exactly once, in whatever order and however often batches arrive."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ENDED: list[Event] = [BlastChannelEnded(START_MS + 30_000, "b", "email", {"total
 
 
 def outcome(batches: Sequence[Sequence[EventEntry]]) -> dict[str, list[tuple[Any, ...]]]:
-    """Write batches, each a transaction, and return all that a reader can see of them."""
+    """Write each batch in a transaction and return everything that a reader can see."""
     database = Database()
     with closing(database):
         for batch in batches:
@@ -85,7 +85,7 @@ def outcome(batches: Sequence[Sequence[EventEntry]]) -> dict[str, list[tuple[Any
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_order_and_repetition_come_to_the_same_rows(data: st.DataObject) -> None:
-    """Shuffled, repeated and cut into transactions at random, a job's events leave what they leave in order."""
+    """Events that are shuffled, repeated and split at random give the same result as in their original order."""
     end = ENDS[data.draw(st.sampled_from(sorted(ENDS)))]
     entries = [entry(number, *events) for number, events in enumerate([*RUN_1, *end, ENDED])]
     expected = outcome([[one] for one in entries])
@@ -99,7 +99,7 @@ def test_any_order_and_repetition_come_to_the_same_rows(data: st.DataObject) -> 
 
 
 def test_jobs_swept_together_leave_what_each_alone_would() -> None:
-    """One event for a page of a cancelled blast, before or after what it is about, is as good as one for each job."""
+    """One `Swept` for many jobs has the effect of one `Ended` per job, before or after the jobs' own events."""
     message = "cancelled before it was sent"
     together = entry(2, Swept(START_MS + 9, "cancelled", "cancelled", message, [job(index) for index in range(3)]))
     alone = entry(2, *[
@@ -116,7 +116,7 @@ def test_jobs_swept_together_leave_what_each_alone_would() -> None:
 
 
 def test_a_late_sent_outranks_the_failure_of_its_run(database: Database) -> None:
-    """The dead letter of a message that was sent after all is gone, so nobody sends it again."""
+    """Its dead letter is deleted, so that it cannot be sent again."""
     database.apply(entry(1, queued(), begun(), failed(error_class="uncertain")))
     assert database.one("SELECT count(*) FROM dead_letters") == 1
     database.apply(entry(2, sent(at=90, late=True)))
@@ -126,14 +126,14 @@ def test_a_late_sent_outranks_the_failure_of_its_run(database: Database) -> None
 
 
 def test_a_late_sent_of_an_earlier_run_changes_nothing(database: Database) -> None:
-    """A run that was opened stays as it is, whatever comes of the one before."""
+    """The next run keeps its state, whatever arrives for the previous run."""
     database.apply(entry(1, queued(), failed()), entry(2, queued(run=2, at=50)))
     database.apply(entry(3, sent(at=90, late=True)))
     assert database.rows("SELECT status, run, attempts FROM message_logs") == [("queued", 2, 0)]
 
 
 def test_a_repeated_batch_counts_once(database: Database) -> None:
-    """The same producer and sequence again, in another entry, is known to be applied."""
+    """An entry with the producer and sequence number of an applied one changes nothing."""
     database.apply(entry(1, queued(range(3))))
     applied = database.apply(entry(1, queued(range(3))), entry(2, begun()))
     assert (applied.repeated, applied.events) == (1, 1)
@@ -141,7 +141,7 @@ def test_a_repeated_batch_counts_once(database: Database) -> None:
 
 
 def test_totals_never_go_down(database: Database) -> None:
-    """What Prometheus counts keeps the failure of a message that was sent in its next run."""
+    """The totals for Prometheus still count the failure of a message that was sent in its next run."""
     database.apply(entry(1, queued(), failed()))
     database.apply(entry(2, queued(run=2, at=50), sent(run=2, at=60)))
     assert dict(database.rows("SELECT status, n FROM message_totals")) == {"queued": 2, "failed": 1, "sent": 1}
@@ -149,7 +149,7 @@ def test_totals_never_go_down(database: Database) -> None:
 
 
 def test_a_row_is_completed_by_a_queued_event_that_comes_last(database: Database) -> None:
-    """The sender may be faster than the stream of the enqueueing process."""
+    """A sender's events may be read before those of the process that enqueued the job."""
     database.apply(entry(1, sent(at=5)))
     database.apply(entry(2, queued(at=1)))
     columns = "status, recipient_email, recipient_name, template_name, subject, attempts"

@@ -1,4 +1,4 @@
-"""Exports: every value survives, and no spreadsheet runs one."""
+"""Exports keep every value, and no spreadsheet runs one as a formula."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AWKWARD = 'a "quoted", line\nbroken, ünïcode 😀'
 
 
 def test_csv_keeps_awkward_values() -> None:
-    """Quotes, commas, line breaks and any script come back as they went in; NULL is empty."""
+    """Quotes, commas, line breaks and text in any script survive a round trip; NULL becomes empty."""
     (row,) = csv.reader(io.StringIO(csv_of([(1, AWKWARD, None)]).decode(), newline=""))
     assert row == ["1", AWKWARD, ""]
 
@@ -25,19 +25,19 @@ FORMULAS = ["=1+1", "+62", "-1", "@SUM(A1)", "\tx", "\rx", "\n=1", "\uff1d1", "'
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_a_formula_becomes_text(text: str) -> None:
-    """A recipient called =cmd() must not run on the machine of who opens the export."""
+    """A recipient named =cmd() must not run on the machine of the person who opens the export."""
     (row,) = csv.reader(io.StringIO(csv_of([(text,)]).decode(), newline=""))
     assert row == [f"'{text}"]
 
 
 @pytest.mark.parametrize("text", [*FORMULAS, "'tis", "a=b", "", "siti@example.com"])
 def test_what_is_guarded_can_be_read_back(text: str) -> None:
-    """An export that is imported again holds the same texts."""
+    """An import of the export gives the same text."""
     assert unguarded(guarded(text)) == text
 
 
 def test_a_file_for_spreadsheets_keeps_digits_as_text() -> None:
-    """A byte order mark, and phone numbers, long ids and leading zeros as text; numbers stay numbers."""
+    """It has a byte order mark, and phone numbers, long ids and leading zeros as text; numbers stay numbers."""
     export = Export("csv", spreadsheet=True)
     assert export.head(["phone"]) == b"\xef\xbb\xbfphone\r\n"
     row = ("6281224770000", "007", "1e5", "12345678901234567890", "5", 3, "=1+1", None, "Siti")
@@ -49,6 +49,6 @@ def test_a_file_for_spreadsheets_keeps_digits_as_text() -> None:
 
 
 def test_ndjson_is_an_object_a_line() -> None:
-    """With the columns' names; a line break in a value does not break the line."""
+    """Each object has the column names; a line break in a value does not break the line."""
     lines = ndjson_of(("id", "text"), [(1, AWKWARD), (2, None)]).splitlines()
     assert [orjson.loads(line) for line in lines] == [{"id": 1, "text": AWKWARD}, {"id": 2, "text": None}]

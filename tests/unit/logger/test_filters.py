@@ -1,4 +1,4 @@
-"""Filters are read strictly, and say what is wrong; cursors come back as they were given."""
+"""Filters are checked strictly and name the problem; cursors survive a round trip."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.logger.filters import (
 
 
 def outcome(read: Callable[[], int | None]) -> int | str | None:
-    """Return what was read, or the code of the refusal."""
+    """Return the value, or the error code if it was refused."""
     try:
         return read()
     except InvalidQueryError as error:
@@ -29,20 +29,20 @@ def outcome(read: Callable[[], int | None]) -> int | str | None:
 
 @given(st.integers(1, (1 << 63) - 1))
 def test_a_cursor_comes_back_as_it_was_given(row_id: int) -> None:
-    """Whatever the id."""
+    """This holds for any row id."""
     assert read_page({"cursor": write_cursor(row_id)}).cursor == row_id
 
 
 @given(st.text(min_size=1, max_size=40))
 def test_no_text_breaks_the_reading_of_a_cursor(text: str) -> None:
-    """It is a cursor, or INVALID_CURSOR."""
+    """Any text is either a valid cursor or INVALID_CURSOR."""
     found = outcome(lambda: read_page({"cursor": text}).cursor)
     assert found == "INVALID_CURSOR" or (isinstance(found, int) and 0 < found < 1 << 63)
 
 
 @given(st.text(max_size=30))
 def test_no_text_breaks_the_reading_of_a_time(text: str) -> None:
-    """It is a time, or INVALID_QUERY."""
+    """Any text is either a valid time or INVALID_QUERY."""
     found = outcome(lambda: read_span({"from": text}).from_ms)
     assert found in {"INVALID_QUERY", None} or (isinstance(found, int) and found >= 0)
 
@@ -58,12 +58,12 @@ def test_no_text_breaks_the_reading_of_a_time(text: str) -> None:
     ],
 )
 def test_times_are_read_as_clients_write_them(text: str, ms: int) -> None:
-    """RFC 3339, also with a "+" that arrives as a space; UTC where nothing else is said."""
+    """RFC 3339 is accepted, also with a "+" that arrives as a space; without an offset the time is UTC."""
     assert read_span({"from": text}) == Span(ms, None)
 
 
 def test_lists_are_separated_by_commas() -> None:
-    """Spaces and repetitions do not matter; an unknown status is named."""
+    """Spaces and duplicates are ignored; the error names an unknown status."""
     assert read_message_filter({"status": "sent, failed,sent"}).statuses == ("sent", "failed")
     with pytest.raises(InvalidQueryError, match="'gone'"):
         read_message_filter({"status": "sent,gone"})
@@ -100,24 +100,24 @@ def test_lists_are_separated_by_commas() -> None:
     ],
 )
 def test_an_address_is_looked_up_as_the_log_has_it(typed: str, found: str) -> None:
-    """Mailboxes in any case, with a plus that became a space; numbers as people type them."""
+    """Mailboxes match in any case and with a plus that became a space, numbers in any usual notation."""
     assert found in read_message_filter({"recipient": typed}, "ID").recipient
 
 
 @pytest.mark.parametrize(("region", "typed", "found"), [("US", "(212) 555", "1212555"), ("RU", "8 912", "7912")])
 def test_a_number_is_of_the_region(region: str, typed: str, found: str) -> None:
-    """Its country code and its trunk prefix."""
+    """The region gives the country code and the trunk prefix."""
     assert found in read_message_filter({"recipient": typed}, region).recipient
 
 
 @given(st.text(max_size=50), st.sampled_from(["ID", "US", "XX"]))
 def test_any_text_may_be_looked_up(text: str, region: str) -> None:
-    """What cannot be an address finds nothing; nothing fails, and few indexes are asked."""
+    """Text that cannot be an address raises no error and leads to few index searches."""
     assert len(read_message_filter({"recipient": text}, region).recipient) <= 6
 
 
 def test_a_status_of_http_is_a_number() -> None:
-    """Up to 999."""
+    """Any other text is refused."""
     assert read_api_filter({"status": "404", "method": "post"}).method == "POST"
     with pytest.raises(InvalidQueryError, match="status"):
         read_api_filter({"status": "4xx"})

@@ -1,4 +1,4 @@
-"""The logger's metrics: named as the contract names them, a sentence each, labels from closed sets."""
+"""The logger's metrics: the contract's names, a help sentence each, labels from closed sets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOK = Look(
 
 
 def exposed(look: Look, state: RecorderState | None = None) -> tuple[Samples, dict[str, str]]:
-    """Return the samples of an exposition, and the sentence of each metric."""
+    """Return the samples of an exposition and the help text of each metric."""
     text = LoggerMetrics(lambda: look, state or RecorderState()).exposition()[0].decode()
     families = list(text_string_to_metric_families(text))
     samples = {
@@ -37,7 +37,7 @@ def exposed(look: Look, state: RecorderState | None = None) -> tuple[Samples, di
 
 
 def test_a_look_becomes_the_metrics_of_the_contract() -> None:
-    """Each name, its labels and its value."""
+    """Each sample has the right name, labels and value."""
     samples, _ = exposed(LOOK, RecorderState(write_failures=3))
     email = ("channel", "email")
     expected = {
@@ -63,7 +63,7 @@ def test_a_look_becomes_the_metrics_of_the_contract() -> None:
 
 
 def test_every_channel_lane_and_status_is_there_from_the_start() -> None:
-    """A counter that begins with its first event hides it from `increase()`; a gap looks like nothing waits."""
+    """`increase()` misses the first event of a counter that appears with it; a missing gauge looks like 0."""
     samples, _ = exposed(LOOK)
     for channel in CHANNELS:
         for lane in LANES:
@@ -73,7 +73,7 @@ def test_every_channel_lane_and_status_is_there_from_the_start() -> None:
 
 
 def test_while_redis_is_away_its_queues_are_not_made_up() -> None:
-    """`kurir_redis_up` is 0 and the queues are absent; what the database knows is still told."""
+    """`kurir_redis_up` is 0 and the queue metrics are absent; the counts from the database are still exported."""
     samples, _ = exposed(Look(totals={("email", "failed"): 5}))
     names = {name for name, _ in samples}
     assert samples["kurir_redis_up", ()] == 0
@@ -82,7 +82,7 @@ def test_while_redis_is_away_its_queues_are_not_made_up() -> None:
 
 
 def test_a_provider_is_available_while_any_live_sender_reaches_it_and_unknown_without_one() -> None:
-    """No sender, no word: a 0 would blame the provider for senders that are down."""
+    """Without a sender there is no sample: a 0 would blame the provider for senders that are down."""
     away = replace(SENDER, sender_id="s2", available=False, reason="provider unavailable")
     for senders, said in (([away], 0), ([away, SENDER], 1), ([], None)):
         samples, _ = exposed(replace(LOOK, queues={"email": replace(STATS, senders=senders)}))
@@ -90,7 +90,7 @@ def test_a_provider_is_available_while_any_live_sender_reaches_it_and_unknown_wi
 
 
 def test_every_metric_has_a_sentence() -> None:
-    """Whoever reads `/metrics` needs no source."""
+    """A reader of `/metrics` does not need the source code."""
     _, sentences = exposed(LOOK)
     own = {name: text for name, text in sentences.items() if name.startswith("kurir_")}
     assert len(own) >= 16

@@ -1,4 +1,4 @@
-"""Open jobs, of which the doctor asks Redis what became of them."""
+"""The list of open jobs, which `kurir doctor` checks against Redis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def open_jobs(database: Database) -> list[tuple[str, int]]:
 
 
 def test_what_waits_in_the_outbox_is_not_open_yet(database: Database) -> None:
-    """Redis does not have it, and is not to be asked: ended as lost it would end once more when it is sent."""
+    """Redis does not have it yet: the doctor would end it as lost, and it would end a second time once sent."""
     for blast_id in ("b", "other"):
         database.apply(entry(1, accepted(blast(blast_id, total=2)), queued(range(2), blast_id), producer=blast_id))
         database.apply(entry(2, failed(0, blast_id), producer=blast_id))

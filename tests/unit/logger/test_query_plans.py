@@ -1,4 +1,4 @@
-"""Every query that the API asks is answered by an index: no table is scanned, no large set is sorted."""
+"""Every query of the API uses an index: none scans a table or sorts a large set."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Ask = Callable[[sqlite3.Connection], Any]
 PAGE = Page(2)
 SPAN = Span(START_MS - 1000, START_MS + 100_000)
 
-# tables of a few rows (channels × statuses; 500 jobs to be sent again in each), and lists of ids that stand in the
-# statement itself
+# tables of a few rows (channels × statuses; up to 500 jobs to send again in each), and lists of ids that are a
+# parameter of the statement
 _SMALL = re.compile(r"SCAN (message_counts|message_totals|retry_outbox|json_each)\b")
-# sorts a page of rows by id, or groups as many
+# statements that sort or group at most a page of rows
 _SORTS_A_PAGE = re.compile(r"json_each|error_days")
 
 MESSAGES: dict[str, MessageFilter] = {
@@ -51,14 +51,14 @@ MESSAGES: dict[str, MessageFilter] = {
 
 @pytest.fixture
 def filled(database: Database) -> Database:
-    """A database in which each query finds something."""
+    """Return a database in which each query finds rows."""
     database.apply(entry(1, accepted(blast(total=9, reference="order-1")), queued(range(9)), begun(), sent()))
     database.apply(entry(2, *[failed(index) for index in range(1, 6)]))
     return database
 
 
 def plans_of(connection: sqlite3.Connection, ask: Ask) -> dict[str, list[str]]:
-    """Run a query and return the plan of every statement that it made."""
+    """Run a query and return the plan of every statement that it executed."""
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
     try:
@@ -71,7 +71,7 @@ def plans_of(connection: sqlite3.Connection, ask: Ask) -> dict[str, list[str]]:
 
 
 def check(connection: sqlite3.Connection, ask: Ask) -> None:
-    """Fail where a statement scans a table or sorts more than a page."""
+    """Fail if a statement scans a table or sorts more than a page."""
     for statement, plan in plans_of(connection, ask).items():
         for step in plan:
             is_walk = step.startswith("SCAN") and not _SMALL.match(step)
@@ -81,13 +81,13 @@ def check(connection: sqlite3.Connection, ask: Ask) -> None:
 
 
 def _is_bounded_walk(statement: str, step: str) -> bool:
-    """The latest rows in the order of an index, at most so many."""
+    """Return whether a step reads rows in the order of an index, up to a limit."""
     return "USING" in step and "LIMIT" in statement
 
 
 @pytest.mark.parametrize("name", MESSAGES)
 def test_messages_are_found_by_an_index(filled: Database, name: str) -> None:
-    """Whatever the filters, ids come from one index in their order, and rows by their ids."""
+    """For every filter, ids come from an index in order, and rows are read by id."""
     check(filled.connection, lambda connection: queries.find_messages(connection, MESSAGES[name], PAGE))
     following = Page(2, 5)
     check(filled.connection, lambda connection: queries.find_messages(connection, MESSAGES[name], following))
@@ -106,7 +106,7 @@ def test_messages_are_found_by_an_index(filled: Database, name: str) -> None:
     ids=str,
 )
 def test_api_requests_are_found_by_an_index(filled: Database, wanted: ApiFilter) -> None:
-    """Endpoint, status, time, or nothing."""
+    """This holds by endpoint, by status, by time and without a filter."""
     check(filled.connection, lambda connection: queries.find_requests(connection, wanted, PAGE))
 
 
@@ -116,7 +116,7 @@ def test_api_requests_are_found_by_an_index(filled: Database, wanted: ApiFilter)
     ids=str,
 )
 def test_system_events_are_found_by_an_index(filled: Database, wanted: SystemFilter) -> None:
-    """Level, service, time, or nothing."""
+    """This holds by level, by service, by time and without a filter."""
     check(filled.connection, lambda connection: queries.find_system_events(connection, wanted, PAGE))
 
 
@@ -126,7 +126,7 @@ def test_system_events_are_found_by_an_index(filled: Database, wanted: SystemFil
     ids=str,
 )
 def test_blasts_are_found_by_an_index(filled: Database, wanted: BlastFilter) -> None:
-    """State, template, reference, or the latest."""
+    """This holds by state, by template, by reference and without a filter."""
     check(filled.connection, lambda connection: blast_views.list_blasts(connection, wanted, 2, ""))
 
 
@@ -143,12 +143,12 @@ ASKED: dict[str, Ask] = {
 
 @pytest.mark.parametrize("name", ASKED)
 def test_everything_else_is_found_by_an_index(filled: Database, name: str) -> None:
-    """What the dashboard, the doctor and a retry ask, the writing that a retry does included."""
+    """This covers the dashboard, the doctor and a retry, including the retry's writes."""
     check(filled.connection, ASKED[name])
 
 
 def test_writing_finds_its_rows_by_an_index(filled: Database) -> None:
-    """A batch that moves, completes and ends jobs scans nothing."""
+    """A batch that changes, completes and ends jobs scans no table."""
     batch = entry(7, queued((6, 7, 8), at=-5), begun(6), failed(6), sent(1, late=True))
     check(filled.connection, lambda connection: filled.writer.apply(connection, [batch]))
 
@@ -161,6 +161,6 @@ def test_writing_finds_its_rows_by_an_index(filled: Database) -> None:
     ],
 )
 def test_the_check_sees_a_scan_and_a_sort(filled: Database, statement: str) -> None:
-    """A check that finds nothing wrong with a bad query would prove nothing."""
+    """The check itself fails for a bad query."""
     with pytest.raises(AssertionError, match=r"SCAN|TEMP B-TREE"):
         check(filled.connection, lambda connection: connection.execute(statement).fetchall())

@@ -1,4 +1,4 @@
-"""A search for a recipient, as a person types it, finds every message that was sent to it, and no other."""
+"""A search for a recipient, as users type it, finds all messages to that recipient and no others."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SEARCHES = {
 
 @pytest.fixture
 def told(database: Database) -> Database:
-    """A message to each of the addresses; the row of the last began before its address was known."""
+    """Return a database with a message to each address; the last row began before its address was known."""
     last = len(SENT_TO) - 1
     recipients = [QueuedRecipient(index, address, "R", "") for index, address in enumerate(SENT_TO)]
     database.apply(entry(1, accepted(blast(total=last + 1)), begun(last)))
@@ -65,7 +65,7 @@ def told(database: Database) -> Database:
 
 
 def found(connection: sqlite3.Connection, query: str) -> list[int]:
-    """Return the indexes of the recipients of the messages that a query finds."""
+    """Return the recipient indexes of the messages that a query finds."""
     wanted = read_message_filter({name: values[0] for name, values in parse_qs(query).items()}, "ID")
     rows = queries.find_messages(connection, wanted, Page(100)).rows
     assert count_messages(connection, wanted)["total"] == len(rows)
@@ -74,19 +74,19 @@ def found(connection: sqlite3.Connection, query: str) -> list[int]:
 
 @pytest.mark.parametrize("query", SEARCHES)
 def test_a_recipient_is_found_as_people_type_it(query: str, told: Database) -> None:
-    """Any case, either form of a domain, a plus that became a space, numbers in any writing or beginning."""
+    """It matches any case, both forms of a domain, a plus that became a space, and numbers in any notation."""
     assert found(told.connection, query) == SEARCHES[query]
 
 
 @pytest.mark.parametrize("query", ["recipient=siti+news@example.com", "recipient=0812", "recipient=SITI"])
 def test_a_recipient_is_found_among_too_many(query: str, told: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the indexes find more than can be put in order, the rows are looked through, to the same end."""
+    """If the indexes find too many rows to sort, the rows are scanned instead, with the same result."""
     monkeypatch.setattr(streams, "MOST_PREFIXED", 1)
     assert found(told.connection, query) == SEARCHES[query.lower()]
 
 
 def test_a_recipient_that_is_its_own_identity_has_no_second(told: Database) -> None:
-    """The column and its index cost nothing for those who are."""
+    """For such recipients the column stays null and takes no room in its index."""
     told.apply(entry(3, queued(range(50, 60))))
     query = "SELECT count(*), count(recipient_identity) FROM message_logs"
     assert told.rows(query) == [(len(SENT_TO) + 10, 4)]

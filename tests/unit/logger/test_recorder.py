@@ -1,4 +1,4 @@
-"""The recorder's cutting: transactions of bounded size, reads of bounded memory."""
+"""The recorder's batches: transactions of bounded size, and reads of bounded memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def swept(count: int) -> Swept:
 
 
 def test_transactions_are_of_bounded_size_and_keep_the_order() -> None:
-    """A chunk of 500 recipients weighs 500, enqueued or swept; an entry is never cut, whatever it weighs."""
+    """A chunk of 500 recipients weighs 500, enqueued or swept; an entry is never split, whatever its weight."""
     entries = [entry(number, queued(range(500))) for number in range(10)]
     entries += [entry(number, swept(500)) for number in range(10, 20)]
     entries += [entry(100, *[sent(index) for index in range(6000)]), entry(101, sent())]
@@ -22,7 +22,7 @@ def test_transactions_are_of_bounded_size_and_keep_the_order() -> None:
 
 
 def test_reads_follow_the_weight_of_what_was_read() -> None:
-    """Few large entries or many small ones: about as many events are held in memory."""
+    """The number of entries per read depends on their weight, so that a read holds about as many events."""
     assert next_limit([]) == 20
     assert next_limit([entry(1, queued(range(500)))]) == 20
     assert next_limit([entry(1, swept(500))]) == 20

@@ -1,4 +1,4 @@
-"""Retention: what is too old goes, what still waits stays, and the counts stay those of the rows."""
+"""Retention: old rows are deleted, open messages stay, and the counts still match the rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.unit.logger.database import START_MS, accepted, begun, blast, entry, 
 
 
 class FixedClock:
-    """A clock that stands where the test put it."""
+    """A clock that shows the time set by the test."""
 
     def __init__(self, now_ms: int) -> None:
         self.at_ms = now_ms
@@ -42,7 +42,7 @@ NEW: Blast = blast("new", total=2, created_at_ms=START_MS + 20 * DAY_MS)
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """A store with an old blast, of which one job still waits, and a new one."""
+    """Return a store with a new blast and an old one that still has one job in processing."""
     opened = Store(tmp_path / "logs.db", readers=1)
     await opened.open()
     clock = FixedClock(START_MS)
@@ -70,7 +70,7 @@ async def rows(store: Store, query: str) -> list[tuple[Any, ...]]:
 
 
 async def test_old_rows_go_and_counts_follow(store: Store) -> None:
-    """Messages with their attempts and dead letters; the job that waits and everything new stay."""
+    """Messages go with their attempts and dead letters; the open job and all new rows stay."""
     purged = await purge(store, 20)
     assert purged.rows["message_logs"] == 699
     assert await rows(store, "SELECT job_id FROM message_logs ORDER BY id") == [
@@ -89,7 +89,7 @@ async def test_old_rows_go_and_counts_follow(store: Store) -> None:
 
 
 async def test_what_is_deleted_has_left_the_write_ahead_log(store: Store, tmp_path: Path) -> None:
-    """After each chunk: else a commit would have to wait until the disk has taken what many chunks wrote."""
+    """Each chunk is checkpointed: otherwise a later commit would wait while the disk writes many chunks."""
     await purge(store, 20)
     alone = tmp_path / "without-its-log.db"
     shutil.copyfile(tmp_path / "logs.db", alone)
@@ -98,14 +98,14 @@ async def test_what_is_deleted_has_left_the_write_ahead_log(store: Store, tmp_pa
 
 
 async def test_totals_stay(store: Store) -> None:
-    """Counters that Prometheus reads never go back."""
+    """The counters for Prometheus never decrease."""
     before = await rows(store, "SELECT * FROM message_totals")
     await purge(store, 20)
     assert await rows(store, "SELECT * FROM message_totals") == before
 
 
 async def test_a_blast_goes_when_it_has_ended(store: Store) -> None:
-    """One that still waits for a job stays, with counts that add up to its total; its template stays with it."""
+    """A blast with an open job stays, with its template and with counts that add up to its total."""
     await purge(store, 20)
     assert await rows(store, "SELECT sum(n) FROM blast_counts WHERE blast_id = 'old'") == [(700,)]
     writer = EventWriter()
@@ -119,7 +119,7 @@ async def test_a_blast_goes_when_it_has_ended(store: Store) -> None:
 
 
 async def test_what_was_applied_is_remembered_for_two_days(store: Store) -> None:
-    """Long enough for any repetition; a producer without batches goes, and its number is not used again."""
+    """That is enough for any redelivery; a producer without batches is deleted and its cached number forgotten."""
     forgotten: list[bool] = []
     await purge(store, 21, lambda: forgotten.append(True))
     assert await rows(store, "SELECT sequence FROM applied_events ORDER BY sequence") == [(4,), (5,)]
@@ -130,7 +130,7 @@ async def test_what_was_applied_is_remembered_for_two_days(store: Store) -> None
 
 
 async def test_what_ended_late_stays_as_long_after_its_end(store: Store) -> None:
-    """A message that was scheduled far ahead is not gone the day after it failed, nor is its dead letter."""
+    """A message that was scheduled far ahead and its dead letter are kept for the whole period after its failure."""
     writer = EventWriter()
     late = failed(699, "old", at=20 * DAY_MS)
     await store.write(lambda connection: writer.apply(connection, [entry(9, late)]))
@@ -142,7 +142,7 @@ async def test_what_ended_late_stays_as_long_after_its_end(store: Store) -> None
 
 
 async def test_large_snapshots_and_letters_go_a_few_at_a_time(store: Store) -> None:
-    """An attachment takes hundreds of pages: a transaction deletes a megabyte of them, not so many rows."""
+    """Attachments take hundreds of pages each, so a transaction is bounded by bytes (1 MB), not only by rows."""
     ten = range(10)
 
     def grow(connection: sqlite3.Connection) -> None:
@@ -166,7 +166,7 @@ async def test_large_snapshots_and_letters_go_a_few_at_a_time(store: Store) -> N
 
 
 async def test_nothing_is_left_of_an_address(store: Store) -> None:
-    """Once everything is too old, no table holds an address, a name or a body any more."""
+    """Once everything is too old, no table holds an address, a name or a body."""
     writer = EventWriter()
     end = [entry(9, sent(699, "old", at=50), failed(1, "new", at=60))]
     await store.write(lambda connection: writer.apply(connection, end))

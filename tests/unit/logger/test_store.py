@@ -1,4 +1,4 @@
-"""The store: one owner, a schema that only goes forward, damage found, reading bound to read."""
+"""The store: one owner, forward-only migrations, damage detection and read-only readers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def opened(path: Path) -> Store:
 
 
 async def test_a_second_owner_is_refused(tmp_path: Path) -> None:
-    """Two writers on one file would each believe to know its state."""
+    """Two loggers on one file would each rely on their own view of it."""
     first = await opened(tmp_path / "logs.db")
     second = Store(tmp_path / "logs.db", lock_wait_s=0.05)
     with pytest.raises(SettingsError, match="another logger"):
@@ -36,7 +36,7 @@ async def test_a_second_owner_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
-    """All or nothing, and the next one works."""
+    """It is rolled back completely, and the next transaction works."""
     store = await opened(tmp_path / "logs.db")
 
     def half(connection: sqlite3.Connection) -> None:
@@ -50,7 +50,7 @@ async def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_query_sees_one_state_of_the_file(tmp_path: Path) -> None:
-    """A page is put together from several statements: what is written between them moves no row past it."""
+    """A page takes several statements; a write between them must not change what it sees."""
     store = await opened(tmp_path / "logs.db")
     read_once, written = threading.Event(), threading.Event()
 
@@ -71,7 +71,7 @@ async def test_a_query_sees_one_state_of_the_file(tmp_path: Path) -> None:
 
 
 async def test_a_reader_cannot_write(tmp_path: Path) -> None:
-    """Queries run on connections that are bound to read."""
+    """Queries run on read-only connections."""
     store = await opened(tmp_path / "logs.db")
     with pytest.raises(StorageError, match="readonly"):
         await store.read(lambda c: c.execute("DELETE FROM message_logs"))
@@ -79,7 +79,7 @@ async def test_a_reader_cannot_write(tmp_path: Path) -> None:
 
 
 async def test_a_damaged_file_is_found_at_the_start(tmp_path: Path) -> None:
-    """One clear line that says what to do, and the file stays as it is."""
+    """The error says what to do, and the file stays unchanged."""
     path = tmp_path / "logs.db"
     store = await opened(path)
     await store.write(
@@ -98,7 +98,7 @@ async def test_a_damaged_file_is_found_at_the_start(tmp_path: Path) -> None:
 
 
 async def test_a_large_file_is_checked_beside_the_work(tmp_path: Path) -> None:
-    """What the start did not look at is looked at later; the check can be given up at once."""
+    """`verify` checks a file that the start skipped, and can be cancelled."""
     store = await opened(tmp_path / "logs.db")
     assert store.verified
     store.verified = False
@@ -113,7 +113,7 @@ async def test_a_large_file_is_checked_beside_the_work(tmp_path: Path) -> None:
 
 
 def test_migrations_run_once_and_in_order(tmp_path: Path) -> None:
-    """Each brings the schema one version on; those that ran before do not run again."""
+    """Each raises the version by one; migrations that already ran do not run again."""
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
         steps = ["CREATE TABLE a (x)", "INSERT INTO a VALUES (1)"]
         assert migrate(connection, steps) == 2
@@ -122,7 +122,7 @@ def test_migrations_run_once_and_in_order(tmp_path: Path) -> None:
 
 
 def test_rows_from_before_are_found_by_their_times(tmp_path: Path) -> None:
-    """The second version notes between which ids a minute's rows lie, for those that are there already too."""
+    """The second migration also records the first and last id of each minute for existing rows."""
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
         migrate(connection, schema.MIGRATIONS[:1])
         for minute in (5, 3, 5):
@@ -135,7 +135,7 @@ def test_rows_from_before_are_found_by_their_times(tmp_path: Path) -> None:
 
 
 def test_recipients_from_before_have_their_identity(tmp_path: Path) -> None:
-    """The third version notes it for those whose spelling is not their identity, and for no other."""
+    """The third migration records it only for rows whose address differs from its identity."""
     identities = {
         "Siti@example.com": "siti@example.com",
         "siti@m\u00fcnchen.de": "siti@xn--mnchen-3ya.de",
@@ -159,7 +159,7 @@ def test_recipients_from_before_have_their_identity(tmp_path: Path) -> None:
 
 
 def test_a_migration_that_fails_leaves_the_version_before(tmp_path: Path) -> None:
-    """Half a migration would be neither schema."""
+    """A half-applied migration would match neither version."""
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
         migrate(connection, ["CREATE TABLE a (x)"])
         with pytest.raises(sqlite3.OperationalError):
@@ -170,7 +170,7 @@ def test_a_migration_that_fails_leaves_the_version_before(tmp_path: Path) -> Non
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    """A version that this code does not know is not written to."""
+    """A database with an unknown, newer version is left alone."""
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA user_version = 99")
         with pytest.raises(NewerSchemaError, match="99"):
@@ -195,7 +195,7 @@ OLD_INDEXES = {
 
 
 def test_the_old_systems_columns_and_indexes_come_first(tmp_path: Path) -> None:
-    """Scripts that read the old tables by position or name go on working."""
+    """Scripts that read the old tables by position or name still work."""
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
         migrate(connection)
         for table, columns in OLD_COLUMNS.items():
