@@ -1,1 +1,1 @@
-"""The sandbox: an SMTP server and a Qiscus look-alike that accept everything, show it, and fail on demand."""
+"""The sandbox: an SMTP server and a Qiscus stand-in that accept all messages, show them, and fail on demand."""

@@ -1,4 +1,4 @@
-"""The sandbox's own HTTP: looking at messages, deleting them, and setting faults (from this machine alone)."""
+"""The sandbox's own HTTP: show and delete messages, and set faults (only from this machine)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ControlApi:
         ]
 
     async def close(self) -> None:
-        """End what is still to come of a fault."""
+        """Cancel the pending end of a `refuse` fault."""
         if self._reopening is not None:
             self._reopening.cancel()
 
@@ -54,7 +54,7 @@ class ControlApi:
         return web.Response(text=page, content_type="text/html", headers=headers)
 
     async def _list(self, request: web.Request) -> web.Response:
-        """The last messages, newest first; filters `channel`, `to` (a part of it), `jobId`, `limit` (50)."""
+        """Answer with the last messages, newest first, by `channel`, `to` (a substring), `jobId` and `limit` (50)."""
         limit = request.query.get("limit", "50")
         if not (limit.isdecimal() and limit.isascii() and 0 < int(limit) <= _MOST):
             raise web.HTTPBadRequest(text=f"limit must be from 1 to {_MOST}")
@@ -64,7 +64,7 @@ class ControlApi:
     def _matching(self, request: web.Request) -> Iterator[Kept]:
         query = request.query
         channel, job_id = query.get("channel"), query.get("jobId")
-        # a plus that was not escaped came as a space; numbers are kept without theirs
+        # an unescaped plus arrives as a space; phone numbers are stored without a plus
         to = query.get("to", "").lower().strip().removeprefix("+").replace(" ", "+")
         for kept in self._mailbox.newest():
             message = kept.message
@@ -110,7 +110,7 @@ class ControlApi:
         return _json({"success": True, "faults": []})
 
     async def _end_refusing(self, fault: Fault | None) -> None:
-        """Listen again, unless the new fault concerns the other channel."""
+        """Listen again, unless the new fault is for the other channel."""
         if fault is not None and fault.channel != "email":
             return
         if self._reopening is not None:
@@ -124,13 +124,13 @@ class ControlApi:
 
 
 def _demand_loopback(request: web.Request) -> None:
-    """Faults are set from this machine alone, and by no web page (none can send PUT across origins unasked)."""
+    """Refuse other machines; a web page here cannot send PUT or DELETE across origins without a preflight."""
     try:
         local = ipaddress.ip_address(request.remote or "").is_loopback
     except ValueError:
         local = False
     if not local:
-        raise web.HTTPForbidden(text="faults are set from this machine alone")
+        raise web.HTTPForbidden(text="faults can be set only from this machine")
 
 
 def _shown(kept: Kept) -> dict[str, object]:

@@ -1,9 +1,9 @@
-"""Faults on demand: for a while, or a number of times, the sandbox answers as a provider in trouble does.
+"""Faults on demand: for a time or a number of messages, the sandbox answers as a failing provider does.
 
-Set with `PUT /faults`, ended by time, by count or with `DELETE /faults`; one fault a channel. `answer` is
-`slow` (after `delayMs`), `hang` (accepted if `record`, never answered), `drop` (the same, and the connection is
-closed), `refuse` (email only: nothing listens any more), or a reply: for email an SMTP reply ("421 4.7.0 too busy"),
-for WhatsApp an error code ("131016") or an HTTP status ("http 503").
+`PUT /faults` sets a fault, one per channel. It ends by time, by count or with `DELETE /faults`. `answer` is `slow`
+(after `delayMs`), `hang` (accepted if `record`, never answered), `drop` (like `hang`, but the connection is closed),
+`refuse` (email only: the port is closed), or a reply: for email an SMTP reply ("421 4.7.0 too busy"), for WhatsApp an
+error code ("131016") or an HTTP status ("http 503").
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _WHATSAPP = re.compile(r"slow|hang|drop|[0-9]{1,6}|http [1-5][0-9]{2}")
 
 
 class Fault(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """A fault as it is asked for: `times` counts messages, `seconds` limits it in time; neither means for ever.
+    """A fault as requested: it ends after `times` messages or after `seconds`; with neither it lasts until cleared.
 
-    `at` is the SMTP command that a reply answers, in `charset`; a 2xx takes the message with these words. `record`
-    tells whether messages that are left hanging or dropped count as accepted, and so as delivered.
+    `at` is the SMTP command that the reply answers, in `charset`; a 2xx reply accepts the message. `record` is whether
+    `hang` and `drop` count the message as accepted, and so as delivered.
     """
 
     channel: Literal["email", "whatsapp"]
@@ -40,24 +40,24 @@ class Fault(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=T
 
     @property
     def reply(self) -> str:
-        """The answer as it goes out: bytes of another charset are hidden in surrogates."""
+        """The reply to send; surrogate escapes hold the bytes of another charset."""
         return self.answer.encode(self.charset).decode("utf-8", "surrogateescape")
 
     def problem(self) -> str:
-        """Return what is wrong with it, "" if nothing."""
+        """Return the problem of an invalid fault, "" for a valid one."""
         pattern = _EMAIL if self.channel == "email" else _WHATSAPP
         if pattern.fullmatch(self.answer) is None or not self._is_fault():
-            return f"answer: {self.answer!r} is none that {self.channel} can give"
+            return f"answer: {self.answer!r} is not an answer that {self.channel} can give"
         if self.at != "data" and self.answer[0] not in "45":
-            return f"at: {self.answer} strikes whole messages, only a refusal can answer {self.at}"
+            return f"at: {self.answer} applies to whole messages; only a 4xx or 5xx reply can answer {self.at}"
         if self.channel == "whatsapp" and self.answer.isdecimal() and int(self.answer) not in WHATSAPP_ERRORS:
-            return f"answer: {self.answer} is no known WhatsApp error"
+            return f"answer: {self.answer} is not a known WhatsApp error code"
         if not self.retry_after.isprintable():
-            return "retryAfter: not a header value"
+            return "retryAfter: not a valid header value"
         return ""
 
     def _is_fault(self) -> bool:
-        """A yes is a fault only in a charset that it should not have."""
+        """Return whether the answer can be a fault: a 2xx reply only in another charset than UTF-8."""
         if self.answer[0] == "2" and self.charset == "utf-8":
             return False
         try:
@@ -67,7 +67,7 @@ class Fault(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=T
         return True
 
     def verdict(self) -> Verdict:
-        """Return what it makes of a whole message."""
+        """Return the verdict on a whole message."""
         if self.answer == "slow":
             return Verdict(delay_s=self.delay_ms / 1000)
         if self.answer in {"hang", "drop"}:
@@ -76,7 +76,7 @@ class Fault(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=T
 
 
 class Faults:
-    """The faults that are set now, at most one a channel."""
+    """The current faults, at most one per channel."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -84,7 +84,7 @@ class Faults:
         self._left: dict[str, int] = {}
 
     def set(self, fault: Fault) -> None:
-        """Let a fault begin, in place of the channel's last one."""
+        """Start a fault, which replaces the channel's previous one."""
         ends_at = float("inf") if fault.seconds is None else self._clock.monotonic() + fault.seconds
         self._set[fault.channel] = (fault, ends_at)
         self._left[fault.channel] = -1 if fault.times is None else fault.times
@@ -94,11 +94,11 @@ class Faults:
         self._set.clear()
 
     def now(self) -> list[Fault]:
-        """Return the faults that are set."""
+        """Return the current faults."""
         return [fault for channel in ("email", "whatsapp") if (fault := self._current(channel))]
 
     def take(self, channel: str, stage: Stage = "data") -> Fault | None:
-        """Return the channel's fault if it strikes at this stage, and count it."""
+        """Return the channel's fault if it applies at this stage, and count this use."""
         if not self._set:
             return None
         fault = self._current(channel)

@@ -1,4 +1,4 @@
-"""One mail: its envelope, what its header says, and whether a strict server would take it at all."""
+"""One mail: its envelope, the header fields that the sandbox reads, and the check of a strict server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_LINE = 998
 
 @dataclass(slots=True)
 class Envelope:
-    """What MAIL FROM and RCPT TO said."""
+    """The sender and recipients from MAIL FROM and RCPT TO."""
 
     sender: str
     utf8: bool = False
@@ -26,7 +26,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The fields of a mail's header that the sandbox looks at, decoded; "" for those it lacks."""
+    """The decoded header fields that the sandbox reads; "" for missing ones."""
 
     job_id: str = ""
     message_id: str = ""
@@ -34,7 +34,7 @@ class Header:
 
 
 def read_header(raw: bytes) -> Header:
-    """Read the fields; of repeated ones the first counts."""
+    """Read the fields; the first of repeated ones counts."""
     end = 0 if raw.startswith(b"\r\n") else raw.find(b"\r\n\r\n")
     found: dict[bytes, bytes] = {}
     for name, value in _FIELDS.findall(raw, 0, end if end >= 0 else len(raw)):
@@ -47,17 +47,17 @@ def read_header(raw: bytes) -> Header:
 
 
 def problem_of(raw: bytes) -> str:
-    """Return the reply to a mail that strict servers refuse (RFC 5321, 2.3.8 and 4.5.3.1.6), "" to any other."""
+    """Return the refusal of a mail that strict servers refuse (RFC 5321, 2.3.8 and 4.5.3.1.6), "" for any other."""
     line_ends = raw.count(b"\r\n")
     if raw.count(b"\n") != line_ends or raw.count(b"\r") != line_ends:
-        return "550 5.6.0 the message holds a bare CR or LF"
+        return "550 5.6.0 the message has a bare CR or LF"
     if max(map(len, raw.split(b"\r\n"))) > _LONGEST_LINE:
-        return "550 5.6.0 the message holds a line of more than 998 bytes"
+        return "550 5.6.0 the message has a line of more than 998 bytes"
     return ""
 
 
 def messages_of(envelope: Envelope, header: Header, raw: bytes) -> list[Message]:
-    """Return what is kept of an accepted mail: one message for each recipient."""
+    """Return the messages to keep for an accepted mail, one per recipient."""
     source = raw[:KEPT_BYTES]
     return [
         Message("email", address, header.job_id, header.message_id, header.subject, envelope.sender, source)

@@ -1,7 +1,7 @@
-"""What was accepted: the last messages for a look, and a line in a file for each, written before the answer.
+"""The mailbox: the last accepted messages in memory, and a line in a file for each, written before the answer.
 
-A line is written with one `write` to a file opened for appending, so it outlives a kill -9 of the sandbox, and a
-message that was answered as accepted is in the file: tests count deliveries with it.
+Lines are written with a single `write` to a file opened for appending, so they survive a kill -9 of the sandbox. Every
+message that was answered as accepted is in the file, which tests count deliveries with.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TORN_BLOCK = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An accepted message; `source` is its beginning, as it came."""
+    """An accepted message; `source` is its beginning, as received."""
 
     channel: str
     to: str
@@ -57,18 +57,18 @@ class Mailbox:
 
     @property
     def count(self) -> int:
-        """How many were accepted since the start or the last `clear`."""
+        """The number of messages accepted since the start or the last `clear`."""
         return self._count
 
     def accept(self, messages: list[Message]) -> None:
-        """Append messages to the file in one write, then keep them; raises OSError if it cannot be written."""
+        """Append messages to the file in one write, then keep them; raises OSError if the write fails."""
         at_ms = time.time_ns() // 1_000_000
         lines = b"".join(_line(at_ms, message) for message in messages)
         written = os.write(self._fd, lines)
         if written != len(lines):
-            # the disk is full: half a line must not stay
+            # the disk is full: remove the partial line
             os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_END) - written)
-            raise OSError("not written whole")
+            raise OSError("only partly written")
         for message in messages:
             self._count += 1
             self._kept.append(Kept(self._count, at_ms, message))
@@ -78,11 +78,11 @@ class Mailbox:
         return reversed(self._kept)
 
     def find(self, number: int) -> Kept | None:
-        """Return a message by its number, None if it is not kept."""
+        """Return a message by its number, or None if it is no longer kept."""
         return next((kept for kept in self._kept if kept.number == number), None)
 
     def clear(self) -> None:
-        """Forget all messages, and empty the file."""
+        """Forget all messages and truncate the file."""
         os.ftruncate(self._fd, 0)
         self._kept.clear()
         self._count = 0
@@ -111,7 +111,7 @@ def _open(path: Path) -> int:
 
 
 def _cut_torn_line(fd: int) -> None:
-    """Cut off a last line without an end, which only a machine that lost power leaves: it was never answered."""
+    """Remove an incomplete last line; only a power loss leaves one, and its message was never answered."""
     size = os.fstat(fd).st_size
     tail = os.pread(fd, _TORN_BLOCK, max(0, size - _TORN_BLOCK))
     os.ftruncate(fd, size - (len(tail) - tail.rfind(b"\n") - 1))

@@ -1,4 +1,4 @@
-"""The sandbox's process: wires mailbox, outcomes and faults to the SMTP server and the HTTP one."""
+"""The sandbox's process: connects mailbox, outcomes and faults to the SMTP and HTTP servers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_BODY_BYTES = 1024 * 1024
 
 
 async def run_sandbox(stop: Stop, env: Mapping[str, str]) -> None:
-    """Serve until `stop`; raises SettingsError where the environment cannot work."""
+    """Serve until `stop` is set; raises SettingsError if the environment is not usable."""
     settings = read_settings(env)
     configure_logging("sandbox", settings.common)
     mailbox = Mailbox(settings.delivered, settings.keep)

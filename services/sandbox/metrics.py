@@ -1,4 +1,4 @@
-"""The sandbox's metrics: how many messages it took and refused."""
+"""The sandbox's metrics: the number of messages it accepted and refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SandboxMetrics:
             collector(registry=self.registry)
         messages = Counter(
             "kurir_sandbox_messages",
-            "Messages offered to the sandbox, by what became of them.",
+            "Messages offered to the sandbox, by outcome.",
             ("channel", "outcome"),
             registry=self.registry,
         )

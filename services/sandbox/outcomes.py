@@ -1,4 +1,4 @@
-"""What the sandbox answers, by the address: most are accepted, a few fail in the ways that real ones do.
+"""Simulated outcomes: most messages are accepted; some addresses fail in the ways that real ones do.
 
 | local part, up to `+` | answer |
 | --- | --- |
@@ -8,8 +8,8 @@
 | `slow` | accepted, answered after 10 s |
 | `drop` | the connection is closed after the message, unanswered and not accepted |
 
-A phone number that ends in a WhatsApp error code (`…131026`) is answered with that error, every time.
-Attempts are told apart by job where the message names one, else by address.
+A phone number that ends in a WhatsApp error code (`…131026`) always gets that error. Attempts are counted per address
+and, if the message names one, per job.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _MOST_REMEMBERED = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a message: `reply` is the refusal ("" if it is accepted), `delay_s` passes before the answer.
+    """The outcome of a message: the `reply` ("" for the usual acceptance), and `delay_s` to wait before it.
 
-    `answered` False means that no answer will come: the connection is closed (`closed`) or left hanging.
+    `answered` is False if no answer is sent: the connection is then closed (`closed`) or left hanging.
     """
 
     reply: str = ""
@@ -41,7 +41,7 @@ _REFUSALS = {
     "flaky": (2, "451 4.3.0 temporary failure, this happens on the first two attempts"),
 }
 
-# code → (HTTP status, Meta's words), as the Cloud API documents them
+# code → (HTTP status, Meta's text), as the Cloud API documents them
 WHATSAPP_ERRORS: dict[int, tuple[int, str]] = {
     0: (401, "We were unable to authenticate the app user"),
     1: (400, "API unknown"),
@@ -105,30 +105,30 @@ WHATSAPP_ERRORS: dict[int, tuple[int, str]] = {
 
 
 def simulated_part(address: str) -> str:
-    """Return what of an email address names a simulation: its local part up to `+`, in lower case."""
+    """Return the part of an email address that may name a simulation: the local part up to `+`, in lower case."""
     return address.rpartition("@")[0].partition("+")[0].strip('"').lower()
 
 
 def refusal_of_recipient(address: str) -> str:
-    """Return the reply to RCPT TO for an address that is refused there, "" for any other."""
+    """Return the refusal of an address at RCPT TO, "" if it is not refused there."""
     return "550 5.1.1 no such user here" if simulated_part(address) == "bounce" else ""
 
 
 def whatsapp_error_of(phone: str) -> int:
-    """Return the error code that a phone number ends in, 0 if in none."""
+    """Return the error code that a phone number ends in, or 0."""
     code = int(phone[-6:]) if phone[-6:].isdecimal() and phone[-6:].isascii() else 0
     return code if code >= 100_000 and code in WHATSAPP_ERRORS else 0
 
 
 class MailOutcomes:
-    """Decides about whole mails; remembers how often each was refused until it is accepted."""
+    """Decides the outcome of whole mails; counts the refusals of each until it is accepted."""
 
     def __init__(self, slow_s: float = SLOW_S) -> None:
         self._slow_s = slow_s
         self._refused: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def verdict(self, recipients: list[str], job_id: str) -> Verdict:
-        """Return what becomes of a mail; with several recipients, the first that is simulated decides."""
+        """Return the outcome of a mail; the first recipient with a simulation decides."""
         for address in recipients:
             verdict = self._of(address, job_id)
             if verdict is not ACCEPT:

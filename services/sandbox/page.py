@@ -1,4 +1,4 @@
-"""The sandbox's page: the last messages in a table, plain, without a script; everything from outside is escaped."""
+"""The sandbox's page: a plain table of the last messages, without scripts; all outside text is escaped."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ PAGE_POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri '
 
 
 def render_page(messages: Iterable[Kept], count: int) -> str:
-    """Return the page; `count` is how many were accepted in all."""
+    """Return the page; `count` is the number of messages accepted in total."""
     rows = "".join(_row(kept) for kept in messages)
     table = (
         f"<table><tr><th>accepted<th>channel<th>to<th>subject or template<th>job<th></tr>{rows}</table>"
         if rows
-        else "<p>No message yet.</p>"
+        else "<p>No messages yet.</p>"
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Kurir sandbox</title><style>{_STYLE}</style>"
         "<h1>Kurir sandbox</h1>"
-        f"<p>{count} messages accepted. Nothing is delivered to anyone from here. "
-        '<a href="/messages">The same as JSON</a></p>'
+        f"<p>Messages accepted: {count}. The sandbox delivers nothing to anyone. "
+        '<a href="/messages">This list as JSON</a></p>'
         f"{table}</html>"
     )
 

@@ -1,4 +1,4 @@
-"""The Qiscus look-alike: `POST /whatsapp/v1/{app}/{channel}/messages`, answered in WhatsApp's Cloud form."""
+"""The Qiscus stand-in: `POST /whatsapp/v1/{app}/{channel}/messages`, answered as WhatsApp's Cloud API does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOT_JSON = 100
 
 @dataclass(frozen=True, slots=True)
 class _Refusal(Exception):  # noqa: N818 -- an answer, not a failure
-    """An error that the provider answers with."""
+    """An error answer of the provider."""
 
     status: int
     code: int
@@ -32,7 +32,7 @@ class _Refusal(Exception):  # noqa: N818 -- an answer, not a failure
 
 
 class QiscusApi:
-    """Takes WhatsApp messages as Qiscus does."""
+    """Accepts WhatsApp messages as Qiscus does."""
 
     def __init__(self, settings: SandboxSettings, mailbox: Mailbox, faults: Faults, metrics: SandboxMetrics) -> None:
         self._settings = settings
@@ -41,7 +41,7 @@ class QiscusApi:
         self._metrics = metrics
 
     def routes(self) -> list[web.RouteDef]:
-        """Return its one route."""
+        """Return the only route."""
         return [web.post("/whatsapp/v1/{app}/{channel}/messages", self._take)]
 
     async def _take(self, request: web.Request) -> web.Response:
@@ -82,7 +82,7 @@ class QiscusApi:
         given = (request.headers.get("Qiscus-App-Id", ""), request.headers.get("Qiscus-Secret-Key", ""))
         wanted = (settings.app_code, settings.secret_key)
         if not all(hmac.compare_digest(one.encode(), two.encode()) for one, two in zip(given, wanted, strict=True)):
-            raise _refusal(0, "Qiscus-App-Id and Qiscus-Secret-Key are not those of this app")
+            raise _refusal(0, "Qiscus-App-Id or Qiscus-Secret-Key is wrong")
         if path != (settings.app_code, settings.channel_id):
             raise _Refusal(404, 100, "no such channel" if path[0] == settings.app_code else "no such app")
 
@@ -99,10 +99,10 @@ def _read_body(raw: bytes) -> dict[str, Any]:
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise _refusal(_NOT_JSON, "the body is not JSON") from error
+        raise _refusal(_NOT_JSON, "the body is not valid JSON") from error
     template = body.get("template") if isinstance(body, dict) else None
     if not isinstance(template, dict) or body.get("type") != "template":
-        raise _refusal(_NOT_JSON, "type must be template, with a template")
+        raise _refusal(_NOT_JSON, "type must be template, and template must be an object")
     to, name, language = body.get("to"), template.get("name"), template.get("language")
     if not isinstance(to, str) or not (to.isdecimal() and to.isascii()):
         raise _refusal(131009, "to must be digits")
@@ -118,18 +118,18 @@ def _refusal(code: int, details: str = "") -> _Refusal:
 
 def _refusal_of(fault: Fault) -> _Refusal:
     if fault.answer.startswith("http "):
-        return _Refusal(int(fault.answer[5:]), -1, "this answer was asked for", fault.retry_after)
+        return _Refusal(int(fault.answer[5:]), -1, "this answer was requested by a fault", fault.retry_after)
     status, words = WHATSAPP_ERRORS[int(fault.answer)]
     return _Refusal(status, int(fault.answer), words, fault.retry_after)
 
 
 async def _vanish(request: web.Request, fault: Fault) -> NoReturn:
-    """Give no answer: cut the connection, or wait until the client does."""
+    """Send no answer: close the connection, or wait until the client closes it."""
     if fault.answer == "drop" and request.transport is not None:
         request.transport.abort()
-    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 -- no event tells
+    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 -- no event to wait for
         await asyncio.sleep(0.1)
-    raise web.HTTPServiceUnavailable(text="nobody reads this")
+    raise web.HTTPServiceUnavailable(text="the client is gone")
 
 
 def _error_response(refusal: _Refusal) -> web.Response:

@@ -1,4 +1,4 @@
-"""What stands behind the SMTP sessions: the simulated outcomes, the faults, the mailbox, and the listening socket."""
+"""Reception: decides about mail by simulated outcomes and faults, stores it, and owns the listening socket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REOPEN_S = 0.1
 
 
 class MailReception:
-    """Decides about mail, and counts it."""
+    """Decides whether mail is accepted, stores it and counts it."""
 
     def __init__(
         self, mailbox: Mailbox, outcomes: MailOutcomes, faults: Faults, metrics: SandboxMetrics, latency_s: float
@@ -36,7 +36,7 @@ class MailReception:
         self.sessions: set[SmtpSession] = set()
 
     def joined(self, session: SmtpSession) -> str:
-        """Note a new session; returns the greeting."""
+        """Register a new session and return the greeting."""
         self.sessions.add(session)
         if len(self.sessions) > MAX_SESSIONS:
             return "421 4.3.2 too many connections"
@@ -44,11 +44,11 @@ class MailReception:
         return GREETING if fault is None else fault.reply
 
     def left(self, session: SmtpSession) -> None:
-        """Note the end of a session."""
+        """Unregister a session that has ended."""
         self.sessions.discard(session)
 
     def refusal(self, command: str, address: str) -> str:
-        """Return the reply to MAIL FROM or RCPT TO that refuses, "" where there is none."""
+        """Return the refusal of MAIL FROM or RCPT TO, "" if the address is not refused."""
         fault = self._faults.take("email", _STAGES[command])
         refusal = fault.reply if fault else refusal_of_recipient(address) if command == "rcpt" else ""
         if refusal:
@@ -56,7 +56,7 @@ class MailReception:
         return refusal
 
     def receive(self, envelope: Envelope, raw: bytes) -> Verdict:
-        """Decide about a whole mail; what is accepted has been written down when this returns."""
+        """Decide about a whole mail; an accepted one is in the file when this returns."""
         header = read_header(raw)
         verdict = self._decide(envelope, header.job_id, raw)
         if verdict.accepted:
@@ -64,7 +64,7 @@ class MailReception:
                 self._mailbox.accept(messages_of(envelope, header, raw))
             except OSError as error:
                 get_logger().error("not_written", reason=str(error))
-                verdict = Verdict("452 4.3.1 cannot be written down", accepted=False)
+                verdict = Verdict("452 4.3.1 the message cannot be stored", accepted=False)
         self._metrics.message("email", "accepted" if verdict.accepted else "refused")
         if not verdict.accepted:
             return verdict
@@ -84,7 +84,7 @@ class MailReception:
 
 
 class SmtpListener:
-    """The listening socket, which can be closed for a while as if the server were down."""
+    """The listening socket, which a fault can close for a time as if the server were down."""
 
     def __init__(self, reception: MailReception, host: str, port: int) -> None:
         self._reception = reception
@@ -94,7 +94,7 @@ class SmtpListener:
 
     @property
     def port(self) -> int:
-        """The port it listens on; known once it has been open."""
+        """The port to listen on; the actual one once it has been open."""
         return self._port
 
     async def open(self) -> None:
@@ -111,7 +111,7 @@ class SmtpListener:
         self._port = int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        """Stop listening, and cut off every session."""
+        """Stop listening and abort all sessions."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -121,7 +121,7 @@ class SmtpListener:
         await server.wait_closed()
 
     async def reopen(self) -> None:
-        """Listen again, as soon as the address is free."""
+        """Listen again as soon as the address is free."""
         while True:
             try:
                 await self.open()

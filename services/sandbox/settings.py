@@ -1,4 +1,4 @@
-"""The sandbox's settings: its two ports, how fast it answers, and the credentials that it takes."""
+"""The sandbox's settings: its two ports, its latency, and the credentials that it accepts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DEFAULT_SMTP_PORT = 3091
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    """What the sandbox is told by its environment.
+    """The sandbox's settings from the environment.
 
-    `latency_s` passes between taking a message and answering; `keep` is how many messages are kept for a look; the
-    last three are the credentials that the WhatsApp side demands.
+    `latency_s` is the delay between accepting a message and answering, `keep` is how many messages stay in memory to be
+    shown. The last three are the credentials that the WhatsApp side requires.
     """
 
     common: CommonSettings
@@ -30,12 +30,12 @@ class SandboxSettings:
 
     @property
     def delivered(self) -> Path:
-        """The file with a line for each accepted message."""
+        """The file with one line per accepted message."""
         return self.common.data_dir / "sandbox" / "delivered.ndjson"
 
 
 def read_settings(env: Mapping[str, str]) -> SandboxSettings:
-    """Read the settings; raises SettingsError with every problem."""
+    """Read the settings; raises SettingsError with all problems."""
     reader = EnvReader(env)
     settings = SandboxSettings(
         common=read_common(reader, DEFAULT_PORT),

@@ -1,7 +1,7 @@
 """A small, strict and fast SMTP server (RFC 5321, with PIPELINING, 8BITMIME, SMTPUTF8, SIZE, ENHANCEDSTATUSCODES).
 
-A session is one protocol object; what arrived in one piece is answered in one piece. The end of a message is
-<CR><LF>.<CR><LF> and nothing else. What becomes of a message is decided by its `Reception`.
+A session is one protocol object. Commands that arrive in one piece are answered in one piece. Only <CR><LF>.<CR><LF>
+ends a message. The `Reception` decides about messages.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ _EHLO = (
 
 
 class Reception(Protocol):
-    """What stands behind the sessions and decides about mail."""
+    """Decides about the mail of all sessions."""
 
     def joined(self, session: SmtpSession) -> str:
-        """Note a new session; returns the greeting, which ends the session where it is not 220."""
+        """Register a new session and return the greeting; any other than 220 ends the session."""
         ...
 
     def left(self, session: SmtpSession) -> None:
-        """Note the end of a session."""
+        """Unregister a session that has ended."""
         ...
 
     def refusal(self, command: str, address: str) -> str:
-        """Return the reply to `mail` or `rcpt` if that address is refused there, "" if it is not."""
+        """Return the refusal of an address at `mail` or `rcpt`, "" if it is not refused."""
         ...
 
     def receive(self, envelope: Envelope, raw: bytes) -> Verdict:
-        """Decide about a whole mail; what is accepted has been written down when this returns."""
+        """Decide about a whole mail; an accepted one is in the file when this returns."""
         ...
 
 
 class SmtpSession(asyncio.Protocol):
-    """One connection of a client."""
+    """The connection of one client."""
 
     def __init__(self, reception: Reception, idle_s: float = IDLE_S) -> None:
         self._reception = reception
@@ -92,7 +92,7 @@ class SmtpSession(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """The client is gone."""
+        """Clean up after the client has gone."""
         self._ended = True
         self._idle_timer.cancel()
         if self._timer is not None:
@@ -100,7 +100,7 @@ class SmtpSession(asyncio.Protocol):
         self._reception.left(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came in, and answer what is complete."""
+        """Buffer received bytes and answer complete commands."""
         self._active_at = self._loop.time()
         self._buffer += data
         if self._held:
@@ -110,7 +110,7 @@ class SmtpSession(asyncio.Protocol):
         self._work()
 
     def abort(self) -> None:
-        """Cut the connection off."""
+        """Abort the connection."""
         self._ended = True
         self._transport.abort()
 
@@ -244,7 +244,7 @@ class SmtpSession(asyncio.Protocol):
         if buffer.startswith(b".\r\n") and not self._too_big:
             raw, rest = b"", 3
         else:
-            # an end may straddle what was searched before
+            # the end may begin in bytes that were already searched
             end = buffer.find(b"\r\n.\r\n", max(0, self._scanned - 4))
             if end < 0:
                 self._scanned = len(buffer)
@@ -297,6 +297,6 @@ class SmtpSession(asyncio.Protocol):
 
 
 def _unstuffed(raw: bytes) -> bytes:
-    """Take off the dot that a line's beginning bears (RFC 5321, 4.5.2)."""
+    """Remove the leading dot of each line that begins with one (RFC 5321, 4.5.2)."""
     raw = raw.replace(b"\r\n.", b"\r\n")
     return raw[1:] if raw.startswith(b".") else raw

@@ -1,4 +1,4 @@
-"""One sandbox for a module's tests, emptied before each."""
+"""One sandbox for all tests of the package, emptied before each test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def running_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbo
 
 @pytest.fixture
 def sandbox(running_sandbox: Sandbox) -> Sandbox:
-    """A sandbox without messages or faults; its `slow@` answers after half a second."""
+    """Return a sandbox without messages or faults; its `slow@` answers after half a second."""
     assert running_sandbox.call("DELETE", "/messages").status == 200
     assert running_sandbox.call("DELETE", "/faults").status == 200
     return running_sandbox

@@ -1,4 +1,4 @@
-"""A sandbox as a process of its own, as it is run for users."""
+"""The sandbox as a separate process, as users run it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reply:
 
     @property
     def json(self) -> dict[str, Any]:
-        """Its body as a JSON object."""
+        """The body as a JSON object."""
         found: dict[str, Any] = json.loads(self.body)
         return found
 
@@ -47,11 +47,11 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """Where its HTTP is."""
+        """The base URL of its HTTP server."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it and wait until it is healthy."""
+        """Start the process and wait until it is healthy."""
         own = {
             "KURIR_PORT": str(self.port),
             "KURIR_SMTP_PORT": str(self.smtp_port),
@@ -79,19 +79,19 @@ class Sandbox:
             return False
 
     def stop(self) -> int:
-        """Stop it with SIGTERM; returns its exit code."""
+        """Stop the process with SIGTERM and return its exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(20)
 
     def kill(self) -> None:
-        """Kill it in the middle of whatever it does."""
+        """Kill the process with SIGKILL."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(20)
 
     def call(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Reply:
-        """Make one HTTP call."""
+        """Send one HTTP request."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, dict(headers or {}), method=method)
         try:
@@ -107,6 +107,6 @@ class Sandbox:
         assert reply.status == 200, reply.body
 
     def delivered(self) -> list[dict[str, Any]]:
-        """Return what it has accepted, as its file says."""
+        """Return the accepted messages from the sandbox's file."""
         path = self.folder / "sandbox" / "delivered.ndjson"
         return [json.loads(line) for line in path.read_text().splitlines()]

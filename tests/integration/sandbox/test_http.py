@@ -1,4 +1,4 @@
-"""The sandbox's HTTP: the Qiscus look-alike, looking at messages, faults."""
+"""The sandbox's HTTP: the Qiscus stand-in, the list of messages, and faults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def send_mail(sandbox: Sandbox, to: str) -> None:
 
 
 def test_a_whatsapp_message_is_accepted_and_written_down(sandbox: Sandbox) -> None:
-    """Answered in the Cloud form; the file has the id of the answer and no job."""
+    """The answer is that of the Cloud API; the line in the file has the answer's id and no job."""
     reply = post(sandbox, whatsapp())
     assert reply.status == 200
     assert reply.json["contacts"] == [{"input": "6281234567890", "wa_id": "6281234567890"}]
@@ -46,7 +46,7 @@ def test_a_whatsapp_message_is_accepted_and_written_down(sandbox: Sandbox) -> No
     [{}, {**CREDENTIALS, "Qiscus-Secret-Key": "wrong"}, {**CREDENTIALS, "Qiscus-App-Id": "other"}],
 )
 def test_wrong_credentials_are_refused(sandbox: Sandbox, headers: dict[str, str]) -> None:
-    """401 with an error in the Cloud form, and nothing is accepted."""
+    """The answer is 401 with an error in the Cloud API's form, and nothing is accepted."""
     reply = post(sandbox, whatsapp(), headers)
     assert (reply.status, reply.json["error"]["code"]) == (401, 0)
     assert sandbox.delivered() == []
@@ -64,13 +64,13 @@ def test_wrong_credentials_are_refused(sandbox: Sandbox, headers: dict[str, str]
     ],
 )
 def test_refused_messages(sandbox: Sandbox, body: object, code: int) -> None:
-    """Malformed bodies, and numbers that end in an error code."""
+    """Malformed bodies and numbers that end in an error code are refused."""
     assert post(sandbox, body).json["error"]["code"] == code
     assert sandbox.delivered() == []
 
 
 def test_messages_are_listed_and_filtered(sandbox: Sandbox) -> None:
-    """The newest first; by channel, part of the address, job and number."""
+    """The newest comes first; filters are channel, part of the address, job and limit."""
     send_mail(sandbox, "siti@example.com")
     post(sandbox, whatsapp())
     shown = sandbox.call("GET", "/messages").json
@@ -84,7 +84,7 @@ def test_messages_are_listed_and_filtered(sandbox: Sandbox) -> None:
 
 
 def test_messages_are_found_with_a_plus(sandbox: Sandbox) -> None:
-    """Escaped or not, in a mail address as before a number."""
+    """The plus may be escaped or not, in an email address and before a number."""
     send_mail(sandbox, "siti+news@example.com")
     post(sandbox, whatsapp())
     for plus in ("+", "%2B"):
@@ -95,7 +95,7 @@ def test_messages_are_found_with_a_plus(sandbox: Sandbox) -> None:
 
 
 def test_the_page_is_plain_and_safe(sandbox: Sandbox) -> None:
-    """It shows the messages, escaped, under a policy that lets nothing run."""
+    """It shows the messages escaped, with a policy that allows no scripts."""
     send_mail(sandbox, "siti@example.com")
     page = sandbox.call("GET", "/")
     assert b"siti@example.com" in page.body
@@ -108,7 +108,7 @@ def test_the_page_is_plain_and_safe(sandbox: Sandbox) -> None:
 
 
 def test_a_reply_on_demand(sandbox: Sandbox) -> None:
-    """A number of messages meet the reply, at the command that was named; then all is as before."""
+    """The given number of messages get the reply at the given command; later messages are accepted."""
     sandbox.fault(channel="email", answer="421 4.7.0 too busy", at="mail", times=1)
     with pytest.raises(smtplib.SMTPSenderRefused, match="too busy"):
         send_mail(sandbox, "a@example.com")
@@ -121,7 +121,7 @@ def test_a_reply_on_demand(sandbox: Sandbox) -> None:
 
 
 def test_hanging_and_dropping_on_demand(sandbox: Sandbox) -> None:
-    """The answer never comes; whether the message was accepted is as it was asked for."""
+    """No answer is sent; `record` decides whether the message counts as accepted."""
     sandbox.fault(channel="email", answer="drop", times=1)
     with pytest.raises(smtplib.SMTPServerDisconnected):
         send_mail(sandbox, "taken@example.com")
@@ -143,7 +143,7 @@ def test_hanging_and_dropping_on_demand(sandbox: Sandbox) -> None:
 
 
 def test_refusing_connections_for_a_while(sandbox: Sandbox) -> None:
-    """Nothing listens, open sessions are cut off, and after its time everything is as before."""
+    """The port is closed and open sessions are aborted; after its time the sandbox listens again."""
     with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=20) as client:
         client.noop()
         sandbox.fault(channel="email", answer="refuse", seconds=0.3)
@@ -164,7 +164,7 @@ def test_refusing_connections_for_a_while(sandbox: Sandbox) -> None:
 
 
 def test_slowness_on_demand(sandbox: Sandbox) -> None:
-    """The answer comes after the delay, and what was asked of one channel leaves the other alone."""
+    """The answer of this channel comes after the delay; the other channel is not affected."""
     sandbox.fault(channel="whatsapp", answer="slow", delayMs=300)
     began = time.monotonic()
     send_mail(sandbox, "a@example.com")
@@ -173,14 +173,14 @@ def test_slowness_on_demand(sandbox: Sandbox) -> None:
 
 
 def test_impossible_faults_are_refused(sandbox: Sandbox) -> None:
-    """Unknown answers and fields are 400, and no fault is set."""
+    """Unknown answers and channels and missing fields give 400, and no fault is set."""
     for wanted in ({"channel": "email", "answer": "explode"}, {"channel": "fax", "answer": "drop"}, {"answer": "drop"}):
         assert sandbox.call("PUT", "/faults", wanted).status == 400
     assert sandbox.call("GET", "/faults").json["faults"] == []
 
 
 def test_metrics_count_what_was_offered(sandbox: Sandbox) -> None:
-    """Accepted and refused, by channel."""
+    """Messages are counted by channel and outcome."""
     post(sandbox, whatsapp("62812131026"))
     text = sandbox.call("GET", "/metrics").body.decode()
     assert 'kurir_sandbox_messages_total{channel="whatsapp",outcome="refused"}' in text

@@ -1,4 +1,4 @@
-"""The file of deliveries against kill -9: what was answered is in it, and it never holds half a line."""
+"""The delivery file survives kill -9: it has every answered message and no incomplete line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration.sandbox.running import Sandbox
 
 
 def test_every_answered_message_is_in_the_file(tmp_path: Path) -> None:
-    """Killed under load twice, it has written down all that it accepted, and at most one more for each client."""
+    """After two kills under load, the file has all answered messages and at most one more per client and kill."""
     sandbox = Sandbox(tmp_path)
     answered: list[str] = []
     clients = 4

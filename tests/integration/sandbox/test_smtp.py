@@ -1,4 +1,4 @@
-"""The sandbox's SMTP server against clients that share no code with it: smtplib, aiosmtplib, and bytes by hand."""
+"""The sandbox's SMTP server, tested with clients that share no code with it: smtplib, aiosmtplib and raw bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def client(sandbox: Sandbox) -> Iterator[smtplib.SMTP]:
 
 
 class Wire:
-    """A connection on which every byte is written by hand."""
+    """A raw connection: the test writes every byte."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._socket = socket.create_connection(("127.0.0.1", sandbox.smtp_port), timeout=20)
@@ -49,7 +49,7 @@ class Wire:
         self._socket.sendall(data)
 
     def reply(self) -> str:
-        """Read one reply, the last line of it."""
+        """Read one reply and return its last line."""
         while (line := self._file.readline().decode()) and line[3:4] == "-":
             pass
         return line.rstrip("\r\n")
@@ -60,7 +60,7 @@ class Wire:
 
 
 def test_a_mail_is_accepted_and_written_down(sandbox: Sandbox, client: smtplib.SMTP) -> None:
-    """The file says to whom, for which job, under which id and subject, before the answer is read."""
+    """The line in the file has recipient, job, message id and subject, and is written before the answer."""
     client.send_message(mail("siti@example.com", "b:7:email"))
     (line,) = sandbox.delivered()
     assert line.pop("at_ms") == pytest.approx(time.time() * 1000, abs=60_000)
@@ -74,13 +74,13 @@ def test_a_mail_is_accepted_and_written_down(sandbox: Sandbox, client: smtplib.S
 
 
 def test_what_is_offered(client: smtplib.SMTP) -> None:
-    """EHLO names the extensions that the design asks for."""
+    """EHLO lists exactly the supported extensions."""
     client.ehlo()
     assert set(client.esmtp_features) == {"pipelining", "size", "8bitmime", "enhancedstatuscodes", "smtputf8"}
 
 
 def test_simulated_failures(client: smtplib.SMTP, sandbox: Sandbox) -> None:
-    """bounce is refused at RCPT TO, greylist once, flaky twice; only the two last attempts are deliveries."""
+    """bounce is refused at RCPT TO, greylist once, flaky twice; only their last attempts are deliveries."""
     with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
         client.send_message(mail("bounce+17@example.com"))
     assert refused.value.recipients["bounce+17@example.com"][0] == 550
@@ -98,14 +98,14 @@ def test_simulated_failures(client: smtplib.SMTP, sandbox: Sandbox) -> None:
 
 
 def test_drop_closes_without_an_answer(client: smtplib.SMTP, sandbox: Sandbox) -> None:
-    """The client loses its answer; nothing was accepted."""
+    """The client gets no answer, and nothing is accepted."""
     with pytest.raises(smtplib.SMTPServerDisconnected):
         client.send_message(mail("drop@example.com"))
     assert sandbox.delivered() == []
 
 
 async def test_slow_is_written_down_first_and_answered_late(sandbox: Sandbox) -> None:
-    """The message counts as delivered while its answer is still to come; others are not held up."""
+    """The message counts as delivered before it is answered, and other sessions are not delayed."""
     slow, fast = (aiosmtplib.SMTP(hostname="127.0.0.1", port=sandbox.smtp_port) for _ in range(2))
     async with slow, fast:
         began = time.monotonic()
@@ -119,7 +119,7 @@ async def test_slow_is_written_down_first_and_answered_late(sandbox: Sandbox) ->
 
 
 def test_dots_are_unstuffed(sandbox: Sandbox) -> None:
-    """Lines that begin with dots arrive as they were written, also the first, and one dot alone ends."""
+    """Lines that begin with dots arrive unchanged, the first one included; only a single dot ends the message."""
     with Wire(sandbox) as wire:
         assert wire.ask(b"EHLO me\r\n").startswith("250")
         assert wire.ask(b"MAIL FROM:<a@example.com>\r\n").startswith("250 2.1.0")
@@ -130,7 +130,7 @@ def test_dots_are_unstuffed(sandbox: Sandbox) -> None:
 
 
 def test_pipelined_commands_are_answered_in_order(sandbox: Sandbox) -> None:
-    """MAIL, RCPT, RCPT, DATA in one write; one recipient refused does not harm the other."""
+    """MAIL, RCPT, RCPT and DATA arrive in one write; a refused recipient does not affect the other."""
     with Wire(sandbox) as wire:
         wire.ask(b"EHLO me\r\n")
         wire.write(b"MAIL FROM:<>\r\nRCPT TO:<bounce@x.org>\r\nRCPT TO:<ok@x.org>\r\nDATA\r\n")
@@ -141,7 +141,7 @@ def test_pipelined_commands_are_answered_in_order(sandbox: Sandbox) -> None:
 
 
 def test_a_message_that_comes_byte_by_byte(sandbox: Sandbox) -> None:
-    """The end is found wherever the pieces are cut."""
+    """The end is found wherever the pieces are split."""
     with Wire(sandbox) as wire:
         wire.ask(b"EHLO me\r\n")
         wire.write(b"MAIL FROM:<a@x.org>\r\nRCPT TO:<ok@x.org>\r\nDATA\r\n")
@@ -153,7 +153,7 @@ def test_a_message_that_comes_byte_by_byte(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("smuggled", [b"\n.\n", b"\r\n.\n", b"\n.\r\n", b"\r.\r"])
 def test_nothing_else_ends_a_message(sandbox: Sandbox, smuggled: bytes) -> None:
-    """A second message cannot be smuggled in behind a lenient end of data."""
+    """A lenient end of data would let a client smuggle in a second message."""
     with Wire(sandbox) as wire:
         wire.ask(b"EHLO me\r\n")
         wire.write(b"MAIL FROM:<a@x.org>\r\nRCPT TO:<ok@x.org>\r\nDATA\r\n")
@@ -184,13 +184,13 @@ def test_nothing_else_ends_a_message(sandbox: Sandbox, smuggled: bytes) -> None:
     ],
 )  # fmt: skip
 def test_commands_out_of_order_and_out_of_bounds(sandbox: Sandbox, commands: list[str], replies: list[str]) -> None:
-    """Each is answered with the code of the standards, and the session goes on unless the line had no end."""
+    """Each gets the standard's reply code, and the session continues unless a line is too long."""
     with Wire(sandbox) as wire:
         assert [wire.ask(command.encode() + b"\r\n")[:9] for command in commands] == replies
 
 
 def test_a_message_that_is_too_big(sandbox: Sandbox) -> None:
-    """It is read to its end without being kept, refused, and the session goes on."""
+    """It is read to its end without being stored, then refused, and the session continues."""
     with Wire(sandbox) as wire:
         wire.ask(b"EHLO me\r\n")
         wire.write(b"MAIL FROM:<a@x.org>\r\nRCPT TO:<ok@x.org>\r\nDATA\r\n")
@@ -203,7 +203,7 @@ def test_a_message_that_is_too_big(sandbox: Sandbox) -> None:
 
 
 def test_many_connections_at_once(sandbox: Sandbox) -> None:
-    """A hundred sessions side by side are each served."""
+    """A hundred parallel sessions are all served."""
     wires = [Wire(sandbox) for _ in range(100)]
     for number, wire in enumerate(wires):
         with wire:

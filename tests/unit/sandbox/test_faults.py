@@ -1,4 +1,4 @@
-"""Faults that are set for a while or a number of times."""
+"""Faults that are set for a time or for a number of messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.sending.test_breaker import HeldClock
 
 
 def test_a_fault_ends_by_count() -> None:
-    """Two messages meet it, the third does not."""
+    """It applies to two messages and not to the third."""
     faults = Faults(HeldClock())
     faults.set(Fault("email", "451 4.3.0 no", times=2))
     assert [faults.take("email") is not None for _ in range(3)] == [True, True, False]
@@ -21,7 +21,7 @@ def test_a_fault_ends_by_count() -> None:
 
 
 def test_a_fault_ends_by_time() -> None:
-    """After its seconds it is over, whether anyone met it or not."""
+    """It ends after its seconds, whether it was used or not."""
     clock = HeldClock()
     faults = Faults(clock)
     faults.set(Fault("whatsapp", "131016", seconds=3))
@@ -31,7 +31,7 @@ def test_a_fault_ends_by_time() -> None:
 
 
 def test_a_fault_strikes_its_channel_and_stage_alone() -> None:
-    """A reply to MAIL FROM leaves recipients, whole messages and WhatsApp alone, and is not used up by them."""
+    """A fault at MAIL FROM does not affect RCPT TO, whole messages or WhatsApp, and they do not use it up."""
     faults = Faults(HeldClock())
     faults.set(Fault("email", "421 4.7.0 busy", times=1, at="mail"))
     assert faults.take("whatsapp") is None
@@ -50,7 +50,7 @@ def test_a_fault_strikes_its_channel_and_stage_alone() -> None:
     ],
 )
 def test_what_a_fault_makes_of_a_message(fault: Fault, verdict: Verdict) -> None:
-    """slow and hang accept, a reply refuses, drop does as it is told."""
+    """slow and hang accept, a reply refuses, and drop accepts unless `record` is false."""
     assert fault.problem() == ""
     assert fault.verdict() == verdict
 
@@ -67,5 +67,5 @@ def test_what_a_fault_makes_of_a_message(fault: Fault, verdict: Verdict) -> None
     ],
 )
 def test_impossible_faults_are_named(wanted: dict[str, Any]) -> None:
-    """What no provider of the channel could answer is refused with a reason."""
+    """An answer that no provider of the channel could give is refused with a reason."""
     assert msgspec.convert(wanted, Fault).problem()

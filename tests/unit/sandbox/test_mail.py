@@ -1,4 +1,4 @@
-"""What is read from a mail, and which mails a strict server refuses."""
+"""The header fields that are read from a mail, and the mails that a strict server refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_fields_are_read_unfolded_and_decoded() -> None:
 
 
 def test_a_header_without_the_fields() -> None:
-    """What is missing is empty, also where there is no header at all."""
+    """Missing fields are empty, also in a mail without a header."""
     assert read_header(b"\r\nSubject: body\r\n") == Header()
     assert read_header(b"") == Header()
 
@@ -30,11 +30,11 @@ def test_the_first_of_repeated_fields_counts() -> None:
 
 @pytest.mark.parametrize("raw", [b"a\nb\r\n", b"a\rb\r\n", b"x" * 999 + b"\r\n", b"ok\r\n" + b"y" * 5000 + b"\r\n"])
 def test_malformed_mail_is_refused(raw: bytes) -> None:
-    """Bare CR, bare LF, a line of 999 bytes or more."""
+    """A bare CR, a bare LF and a line of 999 bytes or more are refused."""
     assert problem_of(raw).startswith("550 5.6.0 ")
 
 
 @pytest.mark.parametrize("raw", [b"", b"\r\n", b"x" * 998 + b"\r\n", b"A: b\r\n\r\nc\r\n"])
 def test_well_formed_mail_is_not(raw: bytes) -> None:
-    """998 bytes and no less are a line."""
+    """A line may have up to 998 bytes."""
     assert problem_of(raw) == ""

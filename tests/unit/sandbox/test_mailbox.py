@@ -1,4 +1,4 @@
-"""The file of what was accepted."""
+"""The file of accepted messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def test_a_line_for_each_message(tmp_path: Path) -> None:
-    """Each holds what tests count by; it is in the file when `accept` returns."""
+    """Each line has the fields that tests count by, and is in the file when `accept` returns."""
     path = tmp_path / "sandbox" / "delivered.ndjson"
     mailbox = Mailbox(path, keep=10)
     mailbox.accept([message("a@example.com"), message("b@example.com")])
@@ -32,7 +32,7 @@ def test_a_line_for_each_message(tmp_path: Path) -> None:
 
 
 def test_a_torn_line_is_cut_off_at_the_start(tmp_path: Path) -> None:
-    """Half a line, left by a machine that lost power, does not spoil the next; whole lines stay."""
+    """An incomplete line left by a power loss does not corrupt the next one; complete lines stay."""
     path = tmp_path / "delivered.ndjson"
     path.write_bytes(b'{"to":"a"}\n{"to":"b')
     mailbox = Mailbox(path, keep=10)
@@ -42,7 +42,7 @@ def test_a_torn_line_is_cut_off_at_the_start(tmp_path: Path) -> None:
 
 
 def test_only_the_last_are_kept_for_a_look(tmp_path: Path) -> None:
-    """The list is bounded, the file is not; numbers go on."""
+    """The list is bounded, the file is not, and numbering continues."""
     path = tmp_path / "delivered.ndjson"
     mailbox = Mailbox(path, keep=2)
     for number in range(5):
@@ -56,14 +56,14 @@ def test_only_the_last_are_kept_for_a_look(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that was cut short is undone and reported."""
+    """A partial write is undone and reported."""
     path = tmp_path / "delivered.ndjson"
     mailbox = Mailbox(path, keep=10)
     mailbox.accept([message("a@example.com")])
 
     real_write = os.write
     monkeypatch.setattr("services.sandbox.mailbox.os.write", lambda fd, data: real_write(fd, data[:7]))
-    with pytest.raises(OSError, match="not written whole"):
+    with pytest.raises(OSError, match="only partly written"):
         mailbox.accept([message("b@example.com")])
     monkeypatch.undo()
     assert [line["to"] for line in lines(path)] == ["a@example.com"]
@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """The path is named, as with every setting that cannot work."""
+    """The error names the path."""
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="delivered"):
         Mailbox(tmp_path / "file" / "delivered.ndjson", keep=1)

@@ -1,4 +1,4 @@
-"""What the sandbox answers by the address."""
+"""The sandbox's answers by address."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ RECIPIENTS = Path(__file__).resolve().parents[3] / "examples" / "recipients.csv"
 
 @pytest.mark.parametrize("address", ["bounce@example.com", "Bounce+17@example.com", '"bounce"@example.com'])
 def test_bounce_is_refused_as_a_recipient(address: str) -> None:
-    """What stands before `+` counts, in any case."""
+    """The part before `+` counts, in any case."""
     assert refusal_of_recipient(address).startswith("550 5.1.1 ")
 
 
 @pytest.mark.parametrize("address", ["bouncer@example.com", "b@bounce.com", "x+bounce@example.com"])
 def test_others_are_no_bounces(address: str) -> None:
-    """Neither a longer name, nor the domain, nor what stands after `+`."""
+    """A longer name, the domain, and the part after `+` do not count."""
     assert refusal_of_recipient(address) == ""
 
 
 def test_greylist_refuses_each_message_once() -> None:
-    """Once by job, then accepted; a job sent again later is greylisted again."""
+    """Each job is refused once, then accepted; a job that is sent again later is greylisted again."""
     outcomes = MailOutcomes()
     for job in ("b:1:email", "b:2:email", "b:1:email"):
         first, second = (outcomes.verdict(["greylist@example.com"], job) for _ in range(2))
@@ -42,14 +42,14 @@ def test_greylist_refuses_each_message_once() -> None:
 
 
 def test_flaky_refuses_two_attempts() -> None:
-    """Jobs to one address are told apart, however their attempts interleave."""
+    """Refusals are counted per job, even if the attempts of jobs to one address interleave."""
     outcomes = MailOutcomes()
     replies = [outcomes.verdict(["flaky+3@example.com"], job).reply[:9] for job in ("a", "b") * 3]
     assert replies == ["451 4.3.0"] * 4 + [""] * 2
 
 
 def test_slow_and_drop() -> None:
-    """slow@ is accepted and answered late, drop@ neither."""
+    """slow@ is accepted and answered late; drop@ is neither accepted nor answered."""
     outcomes = MailOutcomes(slow_s=10.0)
     assert outcomes.verdict(["slow@example.com"], "") == Verdict(delay_s=10.0)
     assert outcomes.verdict(["drop@example.com"], "") == Verdict(accepted=False, answered=False, closed=True)
@@ -57,12 +57,12 @@ def test_slow_and_drop() -> None:
 
 @pytest.mark.parametrize(("phone", "code"), [("62812131026", 131026), ("6281299999", 0), ("628123000004", 0), ("1", 0)])
 def test_phone_numbers_that_end_in_an_error_code(phone: str, code: int) -> None:
-    """Six digits that are a code of WhatsApp's, nothing else."""
+    """Only the last six digits count, and only if they are a WhatsApp error code."""
     assert whatsapp_error_of(phone) == code
 
 
 def test_the_demo_expects_what_the_sandbox_does() -> None:
-    """`kurir demo` counts as refused for good exactly those recipients that the sandbox refuses on every attempt."""
+    """`kurir demo` expects a final refusal for exactly the recipients that the sandbox refuses on every attempt."""
     outcomes, refused = MailOutcomes(), {"email": 0, "whatsapp": 0}
     with RECIPIENTS.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -77,5 +77,5 @@ def test_the_demo_expects_what_the_sandbox_does() -> None:
 
 
 def test_simulated_part_of_what_is_no_address() -> None:
-    """Nothing is simulated by a text without a domain."""
+    """Text without a domain names no simulation."""
     assert simulated_part("bounce") == ""

@@ -1,4 +1,4 @@
-"""The page and its safety."""
+"""The page escapes messages and has a strict content security policy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_everything_from_outside_is_escaped() -> None:
 
 
 def test_the_policy_allows_the_pages_own_style_and_nothing_else() -> None:
-    """The hash in the policy is that of the style in the page."""
+    """The policy has the hash of the page's own style."""
     match = re.search(r"<style>(.*?)</style>", render_page([], 0), re.DOTALL)
     assert match
     digest = b64encode(hashlib.sha256(match[1].encode()).digest()).decode()
