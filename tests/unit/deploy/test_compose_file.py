@@ -1,4 +1,4 @@
-"""The compose file: valid to the specification's schema, and what it promises of every service."""
+"""The compose file is valid by the specification's schema and keeps its promises for every service."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def test_only_ingest_and_grafana_are_published_and_on_loopback() -> None:
 
 
 def test_redis_and_the_logger_are_cut_off_from_outside() -> None:
-    """They are on the internal network and on no other."""
+    """They are only on the internal network."""
     assert COMPOSE["networks"]["backend"]["internal"] is True
     for name in ("redis", "logger", "sandbox", "prometheus"):
         assert SERVICES[name]["networks"] == ["backend"], name
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_every_container_is_locked(name: str) -> None:
-    """Read-only, without rights to gain, with its memory and processes limited, and started again when it dies."""
+def test_every_container_is_locked_down(name: str) -> None:
+    """It is read-only, cannot gain privileges, has limited memory and processes, and is restarted when it dies."""
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -66,7 +66,7 @@ def test_every_container_is_locked(name: str) -> None:
 
 
 def test_the_services_are_one_image() -> None:
-    """One build, told apart by the command alone."""
+    """They share one build and differ only in their command."""
     built = {name: (SERVICES[name]["image"], json.dumps(SERVICES[name]["build"])) for name in OURS}
     assert len(set(built.values())) == 1
     for name in OURS:
@@ -74,7 +74,7 @@ def test_the_services_are_one_image() -> None:
 
 
 def test_the_start_is_gated_by_health() -> None:
-    """Whoever needs another service waits until that is healthy, and everything waits for the secrets."""
+    """A service waits until those it depends on are healthy, and everything waits for the secrets."""
     for name in OURS - {"sandbox"}:
         assert SERVICES[name]["depends_on"]["redis"]["condition"] == "service_healthy"
     for name in SENDERS | {"ingest"}:
@@ -83,10 +83,10 @@ def test_the_start_is_gated_by_health() -> None:
         assert SERVICES[name]["depends_on"]["check-secrets"]["condition"] == "service_completed_successfully"
 
 
-def test_a_sender_may_finish_what_it_has_begun() -> None:
-    """Its grace is longer than all time-outs of a send together, and compose waits longer than its grace."""
+def test_a_sender_has_time_to_finish_messages_in_flight() -> None:
+    """Its grace exceeds the sum of a send's timeouts, and compose waits longer than that."""
     smtp, qiscus = Timeouts(), QiscusSettings("https://example.com", "app", "1", "secret")
-    # greeting, TLS and log-in have one each; MAIL, RCPT and DATA wait for an answer each
+    # the greeting, TLS and the log-in have one timeout each; so do the answers to MAIL, RCPT and DATA
     smtp_s = 3 * smtp.connect_s + 3 * smtp.command_s + smtp.data_s
     longest_s = max(smtp_s, qiscus.connect_s + qiscus.answer_s)
     for name in SENDERS:
@@ -102,7 +102,7 @@ def _default(text: str) -> str:
 
 
 def test_secrets_are_files_and_have_no_default() -> None:
-    """No value of a secret stands in the file, and none has a default to fall back to."""
+    """The file contains no secret, and no secret has a default."""
     text = (ROOT / "docker-compose.yml").read_text()
     assert all(set(secret) == {"file"} for secret in COMPOSE["secrets"].values())
     values = re.findall(r"^ +(\w*(?:PASSWORD|SECRET|API_KEY)\w*): (.*)$", text, re.MULTILINE)
@@ -114,13 +114,13 @@ def test_secrets_are_files_and_have_no_default() -> None:
     assert all(name in script for name in checked)
 
 
-def test_each_secret_is_made_and_goes_where_it_is_read(tmp_path: Path) -> None:
-    """make-secrets.sh makes every file that is mounted, once; a provider's credentials go to its sender alone."""
+def test_each_secret_is_created_and_mounted_where_it_is_read(tmp_path: Path) -> None:
+    """make-secrets.sh creates every mounted file once; only a provider's sender gets its credentials."""
     command = ["sh", str(ROOT / "deploy" / "make-secrets.sh"), str(tmp_path / "secrets")]
     subprocess.run(command, check=True, capture_output=True)
     made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     assert set(made) == set(COMPOSE["secrets"])
-    assert len(set(made.values())) == len(made) - 2  # three that a provider gives are empty
+    assert len(set(made.values())) == len(made) - 2  # the three from a provider are empty
     subprocess.run(command, check=True, capture_output=True)
     assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == made
     for secret, owner in (("smtp_url", "email_sender"), ("qiscus_secret_key", "whatsapp_sender")):
@@ -137,8 +137,8 @@ def test_volumes_that_must_survive_have_names() -> None:
         assert "logs:/var/log/kurir" in mounted[name]
 
 
-def test_prometheus_looks_where_the_services_are() -> None:
-    """Each job asks the DNS for a service of the compose file, at the port that the service is given there."""
+def test_prometheus_scrapes_the_services() -> None:
+    """Each job resolves a service of the compose file by DNS and uses that service's port."""
     jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
     asked = {job["job_name"]: job["dns_sd_configs"][0] for job in jobs if "dns_sd_configs" in job}
     assert set(asked) == OURS - {"sandbox"}
@@ -148,7 +148,7 @@ def test_prometheus_looks_where_the_services_are() -> None:
 
 
 def test_redis_loses_nothing() -> None:
-    """Every write is on disk before its answer, and nothing is evicted."""
+    """Every write is on disk before its reply, and nothing is evicted."""
     lines = (ROOT / "deploy" / "redis" / "redis.conf").read_text().splitlines()
     assert {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction"} <= set(lines)
     assert "--maxmemory" in (ROOT / "deploy" / "redis" / "start.sh").read_text()

@@ -1,4 +1,4 @@
-"""Configuration: env.example and docs/configuration.md say what the code asks for, all of it and nothing else."""
+"""Configuration: env.example and docs/configuration.md list exactly the variables that the code reads."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from shared.settings import parse_seconds
 ROOT = Path(__file__).resolve().parents[3]
 KNOWN = variables()
 EXAMPLES = examples(EXAMPLE.read_text("utf-8"))
-COMPOSE_HEADING = "docker-compose.yml alone"
-# made from other values, or different for each service
+COMPOSE_HEADING = "docker-compose.yml only"
+# derived from other values, or different for each service
 _FOLLOWING = {"KURIR_LOG_DIR", "KURIR_PORT", "KURIR_SMTP_HELO", "KURIR_EMAIL_RETURN_PATH"}
 
 
 def test_the_example_names_every_variable() -> None:
-    """What a service asks its environment for stands in env.example, and what stands there is asked for."""
+    """Every variable that a service reads is in env.example, and every variable there is read."""
     ours = {name for name, example in EXAMPLES.items() if example.heading != COMPOSE_HEADING}
     assert ours == set(KNOWN)
 
@@ -35,14 +35,14 @@ def test_no_variable_is_read_behind_the_readers_back() -> None:
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_each_has_one_comment(name: str) -> None:
-    """A sentence that ends as one, on a line of its own."""
+    """It is one sentence with a full stop, on its own line."""
     assert re.fullmatch(r".{10,}\.", EXAMPLES[name].comment), EXAMPLES[name].comment
     assert EXAMPLE.read_text("utf-8").count(f"\n# {EXAMPLES[name].comment}\n") >= 1
 
 
 @pytest.mark.parametrize("name", sorted(set(KNOWN) - _FOLLOWING))
-def test_what_is_commented_out_is_the_default(name: str) -> None:
-    """The value behind a `#` is what the code takes by itself; required ones have none."""
+def test_a_commented_out_value_is_the_default(name: str) -> None:
+    """The value after a `#` is the code's default; required variables have none."""
     example = EXAMPLES[name]
     if not example.commented_out:
         return
@@ -57,7 +57,7 @@ def test_what_is_commented_out_is_the_default(name: str) -> None:
 
 
 def test_compose_defaults_are_shown() -> None:
-    """What docker-compose.yml alone reads stands in the example with the default it has there."""
+    """Variables that only docker-compose.yml reads are in the example with their defaults."""
     text = (ROOT / "docker-compose.yml").read_text()
     used = {name: default for name, default in re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", text) if name[:6] != "KURIR_"}
     used["KURIR_IMAGE"] = "kurir:latest"
@@ -66,12 +66,12 @@ def test_compose_defaults_are_shown() -> None:
 
 
 def test_the_document_is_fresh() -> None:
-    """docs/configuration.md is what `make docs` writes."""
+    """docs/configuration.md matches the output of `make docs`."""
     assert TARGET.read_text("utf-8") == document(), "run make docs"
 
 
 def test_the_document_names_services_and_defaults() -> None:
-    """The facts in it are the code's: who reads a variable, and what it takes by itself."""
+    """It takes readers and defaults from the code."""
     (row,) = [line for line in document().splitlines() if line.startswith("| `KURIR_SMTP_DATA_TIMEOUT`")]
     assert "`5m` | a duration | email_sender |" in row
     (row,) = [line for line in document().splitlines() if line.startswith("| `KURIR_PORT`")]

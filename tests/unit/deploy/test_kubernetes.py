@@ -1,4 +1,4 @@
-"""The Kubernetes files: valid to Kubernetes' own schemas and to KEDA's, and true to the code."""
+"""The Kubernetes files are valid by Kubernetes' and KEDA's schemas and match the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shared.settings import parse_seconds
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deploy" / "kubernetes"
-# nothing here is younger than 1.21 or about to go, so the newest stands for all
+# every API used here exists since 1.21 and none is deprecated, so the newest version covers all
 VERSION = "1.37"
 
 
@@ -40,13 +40,13 @@ def _name(document: dict[str, Any]) -> str:
 
 
 def test_resources_are_valid() -> None:
-    """Strictly: a field that Kubernetes does not know would be dropped by it without a word."""
+    """The check is strict, since Kubernetes silently drops unknown fields."""
     for document in OWN:
         kubernetes_validate.validate(document, VERSION, strict=True)
 
 
-def test_the_validator_knows_a_mistake() -> None:
-    """A misspelt field fails, so that the test above can."""
+def test_the_validator_finds_a_mistake() -> None:
+    """A misspelt field fails, so the test above can fail."""
     broken = json.loads(json.dumps(WORKLOADS[0]))
     broken["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -55,7 +55,7 @@ def test_the_validator_knows_a_mistake() -> None:
 
 @cache
 def _keda_schema() -> dict[str, Any]:
-    """The schema of KEDA's CRD, closed: like Kubernetes, its models drop fields they do not know."""
+    """Return the schema of KEDA's CRD, closed: like Kubernetes, its models drop unknown fields."""
     schema = ScaledObject.model_json_schema()
     for part in (schema, *schema["$defs"].values()):
         if "properties" in part:
@@ -65,7 +65,7 @@ def _keda_schema() -> dict[str, Any]:
 
 @pytest.mark.parametrize("document", SCALED, ids=_name)
 def test_scaled_objects_are_valid(document: dict[str, Any]) -> None:
-    """Each is what KEDA's CRD allows, and no field is unknown to it."""
+    """Each is valid by KEDA's CRD, without unknown fields."""
     schema = _keda_schema()
     jsonschema.validate(document, schema)
     broken = {**document, "spec": {**document["spec"], "minReplicas": 1}}
@@ -73,8 +73,8 @@ def test_scaled_objects_are_valid(document: dict[str, Any]) -> None:
         jsonschema.validate(broken, schema)
 
 
-def test_scaled_objects_ask_for_metrics_that_exist() -> None:
-    """They read `kurir_queue_waiting` of the channel whose sender they scale."""
+def test_scaled_objects_query_existing_metrics() -> None:
+    """They read `kurir_queue_waiting` for the channel whose sender they scale."""
     for document in SCALED:
         (trigger,) = document["spec"]["triggers"]
         channel = document["spec"]["scaleTargetRef"]["name"].removesuffix("-sender")
@@ -82,8 +82,8 @@ def test_scaled_objects_ask_for_metrics_that_exist() -> None:
     assert "kurir_queue_waiting" in (ROOT / "services" / "logger" / "metrics.py").read_text()
 
 
-def test_names_that_refer_to_others_are_right() -> None:
-    """Selectors, scale targets, config maps and volumes name what is there."""
+def test_references_between_resources_resolve() -> None:
+    """Selectors, scale targets and volume mounts name existing resources."""
     names = {document["metadata"]["name"] for document in WORKLOADS}
     assert {document["spec"]["scaleTargetRef"]["name"] for document in SCALED} <= names
     for document in DOCUMENTS:
@@ -100,7 +100,7 @@ def test_names_that_refer_to_others_are_right() -> None:
 
 @pytest.mark.parametrize("document", WORKLOADS, ids=_name)
 def test_secrets_that_are_read_are_mounted(document: dict[str, Any]) -> None:
-    """Each service finds the file of each secret that it needs, and no other's."""
+    """Each service finds the file of every secret that it needs, and only those."""
     pod = document["spec"]["template"]["spec"]
     settings = dict(line.split("=", 1) for line in (FOLDER / "settings.env").read_text().splitlines())
     (container,) = pod["containers"]
@@ -115,7 +115,7 @@ def test_secrets_that_are_read_are_mounted(document: dict[str, Any]) -> None:
 
 
 def test_signing_keys_are_mounted_for_the_email_sender_alone() -> None:
-    """All of a Secret that may be missing, so that a key is added without a change here; closed to other users."""
+    """The optional Secret is mounted whole, so adding a key needs no change here; other users cannot read it."""
     mounting = {
         document["metadata"]["name"]: volume["projected"]
         for document in WORKLOADS
@@ -132,8 +132,8 @@ def test_signing_keys_are_mounted_for_the_email_sender_alone() -> None:
 
 
 @pytest.mark.parametrize("document", WORKLOADS, ids=_name)
-def test_pods_are_locked_and_stop_in_time(document: dict[str, Any]) -> None:
-    """As in the compose file: no root, nothing to write but volumes, and longer to stop than the service takes."""
+def test_pods_are_locked_down_and_stop_in_time(document: dict[str, Any]) -> None:
+    """As under compose: no root, writes only to volumes, and more time to stop than the service needs."""
     pod = document["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
     for container in pod["containers"] + pod["initContainers"]:
@@ -145,6 +145,6 @@ def test_pods_are_locked_and_stop_in_time(document: dict[str, Any]) -> None:
 
 
 def test_no_secret_is_among_the_files() -> None:
-    """They come from the cluster's operator alone."""
+    """Only the cluster's operator provides them."""
     assert not [document for document in DOCUMENTS if document["kind"] == "Secret"]
     assert "secretGenerator" not in yaml.safe_load((FOLDER / "kustomization.yaml").read_text())

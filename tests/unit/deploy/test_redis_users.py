@@ -1,4 +1,4 @@
-"""Redis's users: the right to each command that the code sends, and to no other."""
+"""Redis's users: they may run exactly the commands that the code sends."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ def _rules(user: str) -> list[str]:
 
 
 def test_each_right_is_needed_and_none_is_missing() -> None:
-    """The line grants exactly what the scripts and the clients in the code send."""
+    """The line grants exactly the commands that scripts and clients send."""
     granted = {rule.removeprefix("+") for rule in _rules("kurir") if rule.startswith("+")}
     assert granted == commands(), "run make docs"
 
 
 def test_commands_are_found_in_scripts_and_in_clients() -> None:
-    """What only a script sends, what only a client sends, a subcommand, and what a transaction needs."""
+    """Commands are found in scripts, in clients, as subcommands, and for transactions."""
     found = commands()
     assert {"xclaim", "xread", "xgroup|create", "multi", "exec", "evalsha", "eval"} <= found
     assert not {"xgroup", "flushall", "keys", "config|set", "pipeline", "aclose"} & found
 
 
-def test_kurir_sees_its_own_keys_alone() -> None:
-    """Kurir's user may neither see other keys nor listen to channels, and the nameless user is off."""
+def test_kurir_sees_only_its_own_keys() -> None:
+    """Kurir's user has no access to other keys or to channels, and the default user is off."""
     assert _rules("default")[2] == "off"
     rules = _rules("kurir")
-    assert rules[2] == "reset"  # it takes every right away: what follows is all
+    assert rules[2] == "reset"  # it removes every right, so the rest of the line is all that is granted
     assert not {"nopass", "allkeys", "~*", "&*", "+@all", "allcommands"} & set(rules)
 
 
 def test_the_docs_show_the_line_as_it_is() -> None:
-    """Whoever runs a Redis of their own copies it from docs/operations.md."""
+    """Operators of their own Redis copy it from docs/operations.md."""
     assert rights() in (ROOT / "docs" / "operations.md").read_text(), "run make docs"

@@ -1,4 +1,4 @@
-"""The alert rules, by Prometheus's own tools, and what their annotations point to."""
+"""The alert rules, checked with Prometheus's own tools, and the targets of their annotations."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def alerts() -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(300)
 def test_promtool_cases_hold() -> None:
-    """Each alert fires when it should and rests when it should."""
+    """Each alert fires when it should, and only then."""
     command = [program("promtool"), "test", "rules", str(RULES.with_name("alerts_test.yml"))]
     found = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_every_alert_has_a_firing_and_a_resting_case() -> None:
-    """No alert without both: a case that expects it, and one that expects nothing."""
+def test_every_alert_has_a_firing_and_a_silent_case() -> None:
+    """Every alert has a case that expects it and one that expects nothing."""
     cases: dict[str, set[bool]] = {}
     for test in yaml.safe_load(RULES.with_name("alerts_test.yml").read_text())["tests"]:
         for case in test["alert_rule_test"]:
@@ -40,17 +40,17 @@ def test_every_alert_has_a_firing_and_a_resting_case() -> None:
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: str(rule["alert"]))
 def test_the_runbook_has_a_section_for_the_alert(rule: dict[str, Any]) -> None:
-    """The annotation's link leads to a section that says what it means, how to see it and what to do."""
+    """The annotation links to a section that says what it means, how to investigate and what to do."""
     path, anchor = rule["annotations"]["runbook"].split("#")
     sections = re.split(r"^## ", (ROOT / path).read_text(), flags=re.MULTILINE)
     (section,) = [one for one in sections if one.split("\n")[0].lower() == anchor]
     assert "**Meaning.**" in section
-    assert "**See" in section
-    assert "**Do.**" in section or "See and do" in section
+    assert "**Investigate" in section
+    assert "**Do.**" in section or "**Investigate and do.**" in section
 
 
-def test_alertmanager_takes_its_configuration() -> None:
-    """Every severity of the rules has a route of its own or the default's receiver."""
+def test_alertmanager_accepts_its_configuration() -> None:
+    """Every severity of the rules has its own route or is the default receiver."""
     path = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
     checked = subprocess.run(
         [program("amtool"), "check-config", str(path)], capture_output=True, text=True, check=False

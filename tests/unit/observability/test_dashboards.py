@@ -1,4 +1,4 @@
-"""The Grafana dashboards: what is checked in is what the generator makes, and every panel explains itself."""
+"""The Grafana dashboards: the files match the generator's output, and every panel has a description."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def panels(page: dict[str, Any]) -> list[dict[str, Any]]:
     return [panel for panel in page["panels"] if panel["type"] != "row"]
 
 
-def test_the_files_are_what_the_generator_makes() -> None:
-    """A panel changed in one place only is found here."""
+def test_the_files_match_the_generators_output() -> None:
+    """A panel edited in only one of the two places fails."""
     command = [sys.executable, str(GRAFANA / "make_dashboards.py"), "--check"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 0, found.stderr
@@ -27,7 +27,7 @@ def test_the_files_are_what_the_generator_makes() -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.stem))
 def test_every_panel_has_a_unit_a_description_and_queries(path: Path) -> None:
-    """Nobody has to guess what a line is."""
+    """A reader never has to guess what a line shows."""
     found = panels(json.loads(path.read_text()))
     assert len(found) >= 10
     for panel in found:
@@ -36,8 +36,8 @@ def test_every_panel_has_a_unit_a_description_and_queries(path: Path) -> None:
         assert all(target["expr"] and target["legendFormat"] for target in panel["targets"]), panel["title"]
 
 
-def test_the_three_pages_are_there() -> None:
-    """An overview, a page for one channel, one for the system, each with an id of its own for links."""
+def test_the_three_dashboards_exist() -> None:
+    """The overview, one channel and the system each have a stable id for links."""
     assert {json.loads(path.read_text())["uid"] for path in PAGES} == {
         "kurir-overview",
         "kurir-channel",

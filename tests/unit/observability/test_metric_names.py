@@ -1,4 +1,4 @@
-"""The senders' and ingest's metrics, named and labelled as the contract has it; the logger's have their own test."""
+"""The metrics of senders and ingest have the contract's names and labels; the logger's have their own test."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ def families(metrics: SenderMetrics | IngestMetrics) -> list[Metric]:
 
 
 @pytest.mark.parametrize(("metrics", "contract"), [(of_sender(), SENDER), (of_ingest(), INGEST)])
-def test_names_and_labels_are_the_contracts(
+def test_names_and_labels_match_the_contract(
     metrics: SenderMetrics | IngestMetrics, contract: dict[str, set[str]]
 ) -> None:
-    """Dashboards, alerts and what operators wrote themselves go by them; each says what it is in a sentence."""
+    """Dashboards, alerts and operators' own queries depend on them; each is documented in a sentence."""
     samples = {sample.name: set(sample.labels) for family in families(metrics) for sample in family.samples}
     assert {name: samples.get(name) for name in contract} == contract
     assert not [name for name in samples if name.endswith("_created")]
     assert all(family.documentation.endswith(".") for family in families(metrics))
 
 
-def test_a_method_that_nobody_knows_is_no_label() -> None:
-    """A client that makes methods up makes no series."""
+def test_an_unknown_method_is_not_a_label() -> None:
+    """A client that invents methods creates no series."""
     (requests,) = [family for family in families(of_ingest()) if family.name == "kurir_http_requests"]
     assert {sample.labels["method"] for sample in requests.samples} == {"OTHER"}
 
 
 def test_error_classes_are_a_closed_set() -> None:
-    """Every outcome class of the contract and no other: a provider's code is never a label."""
+    """The labels are exactly the contract's outcome classes; a provider's code is never a label."""
     kinds = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, SendError)]
     assert {one.error_class for one in kinds} == ERROR_CLASSES

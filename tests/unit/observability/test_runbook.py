@@ -1,4 +1,4 @@
-"""What the runbook tells a person to type and to look at is there: commands with their options, paths, panels."""
+"""The commands, options, paths and panels that the documents name exist."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _PANEL = re.compile(r"\*(Kurir \w+) → ([^*]+)\*")
 
 
 def page(name: str) -> str:
-    """Return a page on one line, since commands are broken over lines."""
+    """Return a page as one line, since commands are wrapped."""
     return " ".join((ROOT / "docs" / name).read_text().split())
 
 
 def run_in_logger(section: str, folder: Path) -> str:
-    """Run what a section has compose do in the logger's container, on its files in `folder`; return what it said."""
+    """Run the commands of a section for the logger's container on the files in `folder`; return their output."""
     text = (ROOT / "docs" / "runbook.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
     blocks = "".join(re.findall(r"^```\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
     script = re.sub(r"^docker compose (?:stop|start) logger\n", "", blocks, flags=re.MULTILINE)
@@ -46,8 +46,8 @@ def run_in_logger(section: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_command_is_one(name: str) -> None:
-    """With each option that stands behind it."""
+def test_every_command_exists(name: str) -> None:
+    """So does each option that follows it."""
     group = typer.main.get_command(app)
     commands = getattr(group, "commands")  # noqa: B009 -- typer has a click of its own, whose types it does not show
     found = _COMMAND.findall(page(name))
@@ -63,7 +63,7 @@ def test_every_command_is_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_path_is_in_the_api(name: str) -> None:
-    """Whatever stands in the place of a parameter."""
+    """Any text may take the place of a parameter."""
     shapes = [re.sub(r"\{\w+\}", "[^/]+", operation.path) for operation in OPERATIONS]
     found = _PATH.findall(page(name))
     for path in found:
@@ -73,8 +73,8 @@ def test_every_path_is_in_the_api(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["runbook.md", "operations.md"])
-def test_compose_lets_every_command_through(name: str) -> None:
-    """Curl asks published ports alone, and what runs in a container is a program that the slim image has."""
+def test_every_command_works_under_compose(name: str) -> None:
+    """Curl uses only published ports, and programs run in a container are in the slim image."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     ports = " ".join(port for service in services.values() for port in service.get("ports", []))
     published = set(re.findall(r":-(\d+)\}", ports))
@@ -87,7 +87,7 @@ def test_compose_lets_every_command_through(name: str) -> None:
 
 
 def test_every_panel_is_on_its_dashboard() -> None:
-    """Under the name that the runbook gives."""
+    """It has the title that the runbook gives."""
     pages = [json.loads(path.read_text()) for path in (ROOT / "deploy" / "grafana" / "dashboards").glob("*.json")]
     panels = {one["title"]: {panel["title"] for panel in one["panels"]} for one in pages}
     found = _PANEL.findall(page("runbook.md"))
@@ -95,8 +95,8 @@ def test_every_panel_is_on_its_dashboard() -> None:
     assert [(board, panel) for board, panel in found if panel not in panels.get(board, set())] == []
 
 
-def test_the_database_is_smaller_and_whole_after_what_the_runbook_says(tmp_path: Path) -> None:
-    """Rows that were deleted leave the file, the others stay, and so does the schema's version."""
+def test_the_runbooks_commands_shrink_the_database_and_keep_it_whole(tmp_path: Path) -> None:
+    """Deleted rows leave the file; the other rows and the schema's version stay."""
     path = tmp_path / "logs.db"
     rows = [("{email}:events", f"{number}-0", "e", b"x" * 1000, "2026-01-01") for number in range(2000)]
     with closing(sqlite3.connect(path)) as log:
@@ -119,8 +119,8 @@ def test_the_database_is_smaller_and_whole_after_what_the_runbook_says(tmp_path:
         assert log.execute("PRAGMA freelist_count").fetchone() == (0,)
 
 
-def test_the_runbook_shows_what_was_set_aside(tmp_path: Path) -> None:
-    """With the error, and the job's id to be read in the bytes."""
+def test_the_runbooks_query_shows_events_set_aside(tmp_path: Path) -> None:
+    """It shows the error, and the job's id is legible in the bytes."""
     with closing(sqlite3.connect(tmp_path / "logs.db")) as log:
         migrate(log)
         row = ("{email}:events", "1-0", "cannot decode event batch", b"\xc1 b1:7:email", "2026-01-01")
