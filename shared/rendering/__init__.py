@@ -1,12 +1,12 @@
-"""Rendering: templates compiled once per blast and filled in once per recipient, without trust in either.
+"""Rendering: templates are compiled once per blast and filled in once per recipient; neither is trusted.
 
     template = compile_template(blast.template)          # RenderError with part and line
     values = job_values(blast, job, unsubscribe_url)     # or merge_variables(template, globals, contact)
     rendered = template.render(values)                   # subject, html, text; RenderError names the variable
     components = whatsapp_components(blast.template, values)
 
-The language is jinja2's, cut down to what a message needs (see `syntax`), in its sandbox, strict about missing
-variables, escaping in html only. Time, loops and output are bounded by counting (see `limits`).
+The language is a subset of jinja2's (see `syntax`) and runs in jinja2's sandbox. A missing variable is an error; only
+html is escaped. Counting bounds time, loops and output (see `limits`).
 """
 
 from __future__ import annotations

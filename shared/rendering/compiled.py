@@ -23,20 +23,19 @@ from shared.sealing import hidden_values, sensitive_names
 from shared.templates import Template
 
 KEPT_BYTES = 64 * 1024 * 1024
-# What a compiled template takes, measured with tracemalloc: 27 KB where it is empty, and 17 bytes more for each
-# packed byte.
+# the memory of a compiled template, measured with tracemalloc: 27 KB for an empty one and 17 bytes per packed byte
 _LEAST_BYTES = 27_000
 _GROWTH = 17
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(Template)
-# all that breaks a line, and other control characters
+# line separators and control characters
 _UNFIT_FOR_HEADERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The content of one email; a part that the template lacks is empty."""
+    """The content of one email; parts that the template lacks are empty."""
 
     subject: str
     html: str
@@ -46,9 +45,9 @@ class Rendered:
 class CompiledTemplate:
     """A template ready to render; safe to share between threads.
 
-    `variables` are the names that any part of its mail takes from outside, builtin ones included; `printed` those
-    that are printed without a guard; `computed` those that have to be numbers or dates; `whatsapp` fills the parameters
-    of its WhatsApp content, None where it has none; `size` is about the number of bytes it takes.
+    `variables` are the names that any part of its mail uses, built-in ones included; `printed` are those that it prints
+    without a guard; `computed` are those that must be numbers or dates. `whatsapp` fills the parameters of its WhatsApp
+    content, or is None. `size` is the approximate memory in bytes.
     """
 
     def __init__(self, template: Template) -> None:
@@ -75,7 +74,7 @@ class CompiledTemplate:
         return Rendered(self.render_subject(values), html, text)
 
     def render_subject(self, values: Mapping[str, Any]) -> str:
-        """Render the subject: one line, fit for a header; line breaks and control characters become a space."""
+        """Render the subject as one line for a header; line breaks and control characters become spaces."""
         subject = self._subject.render(values, MAX_OUTPUT_CHARS)
         if not subject.isprintable():
             subject = _UNFIT_FOR_HEADERS.sub(" ", subject)
@@ -85,17 +84,17 @@ class CompiledTemplate:
         return subject
 
     def subject_for_log(self, values: Mapping[str, Any], subject: str) -> str:
-        """Return a rendered subject for the log: with stars in place of the values of sensitive variables."""
+        """Return a rendered subject for the log, with stars instead of the values of sensitive variables."""
         sensitive = self._sensitive & self._subject.variables
         if not sensitive:
             return subject
         try:
             return self.render_subject(hidden_values(values, sensitive))
-        except RenderError:  # stars are no number
+        except RenderError:  # stars are not a number
             return self.template.subject
 
     def render_html(self, values: Mapping[str, Any]) -> str:
-        """Render the html, "" if there is none."""
+        """Render the html, "" if the template has no html."""
         return self._html.render(values) if self._html else ""
 
     def components(self, values: Mapping[str, Any]) -> list[Component]:
@@ -114,8 +113,8 @@ def _text_part(template: Template, language: str) -> TextPart | None:
 def compile_template(template: Template) -> CompiledTemplate:
     """Compile the parts of a template; raises RenderError with the part and the line.
 
-    The most recently used are kept by their content, up to `KEPT_BYTES`: single messages of one template are blasts
-    of their own, and compiling takes longer than sending.
+    A cache keeps the most recently used templates by their content, up to `KEPT_BYTES`: each single message is a blast
+    of its own, and compiling takes longer than sending.
     """
     return _compiled(_encoder.encode(template))
 

@@ -1,7 +1,7 @@
-"""What a template computes with: the names whose values must be numbers or dates, or rendering fails.
+"""Computed names: the variables whose values must be numbers or dates for rendering to succeed.
 
-A variable declared as a number or a date was checked as one. With any other, whether a message can be rendered depends
-on its recipient's value. `Computed` says cheaply for which values it surely can; the rest has to be tried.
+Variables declared as numbers or dates have been checked. For any other, a message may fail to render because of its
+recipient's value. `Computed` finds cheaply the values that surely render; the others need a trial rendering.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ARITHMETIC = (nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes
 _DIVISIONS = (nodes.Div, nodes.FloorDiv, nodes.Mod)
 _ORDERINGS = frozenset({"lt", "lteq", "gt", "gteq"})
 _NUMERIC_TESTS = frozenset({"divisibleby", "even", "odd"})
-# what jinja2 itself gives a number to
+# jinja2's own variable, which holds numbers
 _LOOP = "loop"
 
 
@@ -33,8 +33,8 @@ _LOOP = "loop"
 class Computed:
     """The names that are used as numbers and dates.
 
-    `numbers` may be texts that hold a number (filters read them), `operands` may not; `divisors` must not be zero.
-    `unknown`: it divides by what is worked out, so nothing is sure.
+    `numbers` may also be texts with a number, which filters read; `operands` may not. `divisors` must not be zero. With
+    `unknown` the template divides by a computed value, so no value is sure to render.
     """
 
     numbers: _Names = _NOTHING
@@ -44,9 +44,9 @@ class Computed:
     unknown: bool = False
 
     def unsure(self, template: Template, given: Iterable[str]) -> Computed:
-        """Return what remains to be looked at in each recipient's values, which fit their declared types.
+        """Return the names that still need a check of each recipient's values, which fit their declared types.
 
-        `given` are the names of which every recipient has a value.
+        `given` are the names that have a value for every recipient.
         """
         always = set(given)
         sure: dict[str, set[str]] = {"number": set(), "date": set()}
@@ -62,16 +62,16 @@ class Computed:
 
     @property
     def names(self) -> _Names:
-        """Every name that has to be looked at."""
+        """All names that need a check."""
         return self.numbers | self.operands | self.dates | self.divisors
 
     def only(self, name: str) -> Computed:
-        """Return what this is to one name alone."""
+        """Return the part that concerns one name."""
         one = frozenset({name})
         return Computed(self.numbers & one, self.operands & one, self.dates & one, self.divisors & one)
 
     def fits(self, values: Mapping[str, Any]) -> bool:
-        """Return whether these values surely can be computed with."""
+        """Return whether rendering surely succeeds with these values."""
         return (
             not self.unknown
             and all(_is_number(values.get(name)) or _holds_number(values.get(name)) for name in self.numbers)
@@ -103,7 +103,7 @@ def _is_day(value: object) -> bool:
 
 
 def all_computed(found: Iterable[Computed]) -> Computed:
-    """Return what several parts compute with together."""
+    """Return the union of the computed names of several parts."""
     parts = list(found)
     return Computed(
         _NOTHING.union(*(one.numbers for one in parts)),
@@ -115,7 +115,7 @@ def all_computed(found: Iterable[Computed]) -> Computed:
 
 
 def computed_names(template: nodes.Template) -> Computed:
-    """Return what a parsed template, its operators not yet rewritten, computes with."""
+    """Return the computed names of a parsed template whose operators are not rewritten yet."""
     walk = _Walk()
     walk.visit(template, nested=False)
     numbers, operands, dates, divisors = map(frozenset, (walk.numbers, walk.operands, walk.dates, walk.divisors))
@@ -129,12 +129,12 @@ class _Walk:
         self.dates: set[str] = set()
         self.divisors: set[str] = set()
         self.unknown = False
-        # what a name that was set is made of; nothing for a number that was computed
+        # the source names of each name that was set; empty for a computed number
         self._made_of: dict[str, _Names] = {}
 
     def visit(self, node: nodes.Node, *, nested: bool) -> None:
         outside = self._made_of
-        if isinstance(node, nodes.For):  # what is set within a loop ends with it
+        if isinstance(node, nodes.For):  # names set within a loop end with it
             self._made_of = dict(outside)
             self._assign(node.target, self._sources(node.iter), nested=False)
         self._operand(node)
@@ -146,7 +146,7 @@ class _Walk:
             self._assign(node.target, self._sources(node.node), nested=nested)
 
     def _operand(self, node: nodes.Node) -> None:
-        """Note what a node needs as a number or a date."""
+        """Record the names that a node needs as a number or a date."""
         if isinstance(node, (nodes.Filter, nodes.Test)) and node.node is not None:
             if isinstance(node, nodes.Filter) and node.name == "date":
                 self.dates |= self._sources(node.node)
@@ -174,7 +174,7 @@ class _Walk:
             self.unknown = True
 
     def _sources(self, node: nodes.Node) -> _Names:
-        """Return the names whose values a value is; a result that is a number anyway has none."""
+        """Return the names whose values an expression may have; empty if its result is a number anyway."""
         if isinstance(node, nodes.Name):
             return self._made_of.get(node.name, frozenset({node.name}) - {_LOOP})
         computed = isinstance(node, nodes.Filter) and node.name in _NUMERIC | {"length"}

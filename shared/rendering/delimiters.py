@@ -1,11 +1,11 @@
-"""Which braces of a source are the template's: jinja2's lexer, with the documented delimiters alone alive.
+"""Delimiters: jinja2's lexer, reduced to the documented delimiters.
 
-Alive are `{{ … }}`, `{% … %}` around a statement, and `{% raw %} … {% endraw %}`; a `-` inside a delimiter takes away
-the white space before or after it. Everything else (`{#`, `#}`, `{%s}`, a closing mark without an opening one) is
-text as written: CSS, JavaScript and JSON are full of it. Of `{{{` the last two braces open.
+Delimiters are `{{ … }}`, `{% … %}` around a statement, and `{% raw %} … {% endraw %}`; a `-` inside one removes the
+white space before or after it. Everything else (`{#`, `#}`, `{%s}`, a closing delimiter without an opening one) is
+plain text, since CSS, JavaScript and JSON are full of it. In `{{{` the last two braces open the tag.
 
-Every token carries the number of its tag in place of its line, so that whatever jinja2 finds wrong with it can be
-shown with line, column and the tag itself.
+Every token carries the number of its tag instead of its line, so that a syntax error of jinja2 can be shown with line,
+column and the tag itself.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from shared.numbers import Number, within_bounds
 from shared.rendering.errors import Place, TagError
 from shared.rendering.limits import MAX_TOKENS
 
-# statements of jinja2, those that are refused as well: to print them as text would send them to people
+# all statements of jinja2, refused ones included: as plain text they would be sent to recipients
 _STATEMENTS = (
     "autoescape|block|break|call|continue|debug|do|elif|else|embed|endautoescape|endblock|endcall|endfilter|endfor|"
     "endif|endmacro|endraw|endset|endtrans|endwith|extends|filter|for|from|if|import|include|macro|pluralize|print|"
     "raw|set|trans|with"
 )
-# also an unknown word, where its tag is closed; the search ends at the next brace
+# also an unknown word, if its tag is closed; the search ends at the next brace
 _STATEMENT = rf"\{{%(?=[-+]?\s*(?:(?:{_STATEMENTS})\b|[A-Za-z_][^{{}}%]*%\}}|%\}}))"
 _EXPRESSION = r"\{\{(?!\{)"
 _ROOT = re.compile(
@@ -37,7 +37,7 @@ _ROOT = re.compile(
     re.DOTALL,
 )
 _OPENING = frozenset({"raw_begin", "block_begin", "variable_begin"})
-# white space may have been taken away before these
+# white space may have been removed before these
 _AFTER_STRIPPED = _OPENING | {"raw_end"}
 _BLANK = re.compile(r"\s*")
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
@@ -47,19 +47,19 @@ _WORD = re.compile(r"\{%[-+]?\s*(\w+)")
 
 
 class Tags:
-    """The tags of one source, by the numbers that its tokens carry."""
+    """The tags of one source by number, as its tokens carry them."""
 
     def __init__(self, source: str) -> None:
         self.source = "\n".join(_LINE_BREAK.split(source))
         self._starts: list[int] = []
 
     def add(self, start: int) -> int:
-        """Note a tag that begins there; return its number, from 1."""
+        """Add a tag that begins at `start`; return its number, from 1."""
         self._starts.append(start)
         return len(self._starts)
 
     def place(self, number: int) -> Place:
-        """Return where a tag stands; 0 is the text before the first."""
+        """Return the place of a tag; 0 is the text before the first tag."""
         if not 0 < number <= len(self._starts):
             return Place(1, 1)
         start = self._starts[number - 1]
@@ -67,7 +67,7 @@ class Tags:
         return Place(self.source.count("\n", 0, start) + 1, start - line_start + 1, self._tag(number))
 
     def unclosed(self) -> int:
-        """Return the number of the innermost `if` or `for` that nothing closes, 0 if there is none."""
+        """Return the number of the innermost unclosed `if` or `for`, or 0."""
         opened: list[tuple[int, str]] = []
         for number in range(1, len(self._starts) + 1):
             found = _WORD.match(self.source, self._starts[number - 1])
@@ -89,7 +89,7 @@ class Tags:
 
 
 class TagLexer(Lexer):
-    """jinja2's lexer with other rules for where a tag begins; made for each source, since it notes the tags."""
+    """jinja2's lexer with other rules for the start of a tag; one per source, since it records the tags."""
 
     def __init__(self, environment: Environment, source: str) -> None:
         super().__init__(environment)
@@ -113,7 +113,7 @@ class TagLexer(Lexer):
             raise TagError(error.message or "", number) from None
 
     def tokens(self) -> Iterator[Token]:
-        """Yield tokens for the parser, numbers exact; raises TagError."""
+        """Yield tokens for the parser, with exact numbers; raises TagError."""
         for count, piece in enumerate(self.pieces()):
             number, kind, text = piece
             if count > MAX_TOKENS:
@@ -127,5 +127,5 @@ class TagLexer(Lexer):
 def _exact(written: str, tag: int) -> Number:
     number = Number(written.replace("_", ""))
     if not within_bounds(number):
-        raise TagError("a number is too large, or too small", tag)
+        raise TagError("a number is too large or too small", tag)
     return number

@@ -1,8 +1,9 @@
 """The text part of a template that has only html, derived once when the template is compiled.
 
-Each `{{ … }}` and `{% … %}` of the html is put aside as a mark, the html around is turned into text, and the marks
-are put back: what results is a text template, so that a message costs no html parsing. Where that would not be
-faithful (a condition inside a tag, unescaped values, literal braces …) the rendered html is converted instead.
+Each `{{ … }}` and `{% … %}` of the html is replaced by a mark, the html is converted to text, and the marks are
+replaced by their tags again. The result is a text template, so rendering a message needs no html parsing. If the result
+would not be faithful (a condition inside a tag, unescaped values, literal braces …), each message's rendered html is
+converted instead.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from shared.rendering.errors import RenderError
 from shared.rendering.plaintext import BREAK, SPACE, STATEMENT, Reader, html_to_text, settle, tidy
 from shared.rendering.sandbox import HTML, PLAIN_AS_IS, Part
 
-# an expression's mark flows like a word; a statement's, which `plaintext` knows, takes no room
+# an expression's mark is treated as a word; a statement's mark, which `plaintext` knows, has no width
 _EXPRESSION_MARK = "\ue000{}\ue001"
 _STATEMENT_MARK = "\ue002{}\ue003"
 _MARK = re.compile("[\ue000\ue002]([0-9]+)[\ue001\ue003]")
@@ -26,7 +27,7 @@ _BRACES = ("{{", "{%")
 
 
 class TextPart(Protocol):
-    """Makes the text of a message; `html` is its html, already rendered."""
+    """Produces the text of a message; `html` is its rendered html."""
 
     def render(self, values: Mapping[str, Any], html: str) -> str:
         """Return the text; raises RenderError."""
@@ -34,7 +35,7 @@ class TextPart(Protocol):
 
 
 class WrittenText:
-    """A text that the template's author wrote."""
+    """A text part that the template's author wrote."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
@@ -46,7 +47,7 @@ class WrittenText:
 
 
 class DerivedText:
-    """A text template made from the html one; `gaps`: it has statements, beside which the space is open."""
+    """A text template derived from the html; with `gaps` it has statements, next to which spacing is undecided."""
 
     def __init__(self, part: Part, *, gaps: bool) -> None:
         self.part = part
@@ -60,7 +61,7 @@ class DerivedText:
 
 
 class ConvertedText:
-    """A text made from each message's html."""
+    """A text converted from each message's html."""
 
     def render(self, values: Mapping[str, Any], html: str) -> str:
         """Return the text."""
@@ -69,7 +70,7 @@ class ConvertedText:
 
 
 def derive_text(html: str, language: str = "") -> TextPart:
-    """Return the text part that belongs to an html source."""
+    """Return the text part for an html source."""
     source = text_source(html)
     if source is None:
         return ConvertedText()
@@ -80,7 +81,7 @@ def derive_text(html: str, language: str = "") -> TextPart:
 
 
 def text_source(html: str) -> str | None:
-    """Return the source of a text template that says what the html one does; None if there is no faithful one."""
+    """Return the source of a text template with the html's content, or None if a faithful one is not possible."""
     if _PRIVATE.search(html) or _UNFAITHFUL.search(html):
         return None
     marks = _Marks()
@@ -91,7 +92,7 @@ def text_source(html: str) -> str | None:
     text = reader.text()
     if not reader.faithful or any(brace in text for brace in _BRACES):
         return None
-    # a statement within a style or a comment is gone: then its partner must not stay
+    # a statement inside a style or a comment is dropped, so its counterpart must not stay
     if STATEMENT.findall(text) != marks.statements:
         return None
     return marks.put_back(text)
@@ -104,7 +105,7 @@ class _Marks:
         self.statements: list[str] = []
 
     def put_aside(self, html: str) -> str | None:
-        """Return the html with marks for its tags; None if it has raw blocks."""
+        """Return the html with marks instead of template tags, or None if it has raw blocks or cannot be read."""
         out: list[str] = []
         tag: list[str] = []
         try:
@@ -124,12 +125,12 @@ class _Marks:
 
     def _mark(self, source: str, kind: str) -> str:
         if kind == "block_end":
-            # every statement is itself, so that their order can be compared
+            # each statement gets its own mark, so that their order can be compared
             self._sources.append(source.rstrip("\n"))
             self.statements.append(_STATEMENT_MARK.format(len(self._sources) - 1))
             return self.statements[-1]
         if source not in self._numbers:
-            # the same expression keeps its mark, so that a link whose label is its address is seen as such
+            # equal expressions share a mark, so that a link whose label is its address is recognised
             self._numbers[source] = len(self._sources)
             self._sources.append(source)
         return _EXPRESSION_MARK.format(self._numbers[source])

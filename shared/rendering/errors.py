@@ -1,4 +1,4 @@
-"""What goes wrong in a template: a `RenderError` that says where, and which variable is to blame."""
+"""The errors of templates: a `RenderError` has the place of the mistake and the variable at fault."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared.errors import KurirError
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a part a tag begins, counted from 1 (0: not known), and how it reads, shortened."""
+    """Where a tag begins in its part, counted from 1 (0: unknown), and its shortened source."""
 
     line: int = 0
     column: int = 0
@@ -20,10 +20,10 @@ NOWHERE = Place()
 
 
 class RenderError(KurirError):
-    """A template that cannot be compiled or rendered.
+    """A template cannot be compiled or rendered.
 
-    `variable` is the name that is missing or unfit ("" where none is to blame), `part` the part of the template
-    (`subject`, `html`, `text`, `whatsapp`), `place` the place in it. The message never holds a value of a recipient.
+    `variable` is the missing or unsuitable variable ("" if none is at fault), `part` the part of the template
+    (`subject`, `html`, `text`, `whatsapp`), `place` the place in it. The message never has a recipient's values.
     """
 
     def __init__(self, reason: str, *, variable: str = "", part: str = "", place: Place = NOWHERE) -> None:
@@ -37,11 +37,11 @@ class RenderError(KurirError):
 
     @property
     def line(self) -> int:
-        """The line in the part, from 1; 0 where it is not known."""
+        """The line in the part, from 1; 0 if unknown."""
         return self.place.line
 
     def within(self, part: str) -> RenderError:
-        """Return the same error with its part named."""
+        """Return the same error with its part."""
         return RenderError(self.reason, variable=self.variable, part=part, place=self.place)
 
     def at(self, place: Place) -> RenderError:
@@ -50,7 +50,7 @@ class RenderError(KurirError):
 
 
 class TagError(RenderError):
-    """An error while a source is read: `tag` is the number of the tag that has it, until its place is looked up."""
+    """An error while a source is parsed; `tag` is the number of the faulty tag, from which its place is looked up."""
 
     def __init__(self, reason: str, tag: int) -> None:
         super().__init__(reason)

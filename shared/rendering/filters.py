@@ -1,6 +1,6 @@
-"""The filters, methods and tests that a template may use: a short list, each bounded by the budget.
+"""The filters, methods and tests that a template may use: a short list, each charged to the budget.
 
-Left out on purpose are jinja2's filters whose cost or output an argument can blow up (`center`, `format`, `indent`,
+jinja2's filters are left out if an argument can make their cost or output explode (`center`, `format`, `indent`,
 `wordwrap`, `xmlattr`, `tojson`, `pprint`, `map`, `groupby` …).
 """
 
@@ -33,7 +33,7 @@ from shared.rendering.values import (
     text,
 )
 
-# %-directives of strftime; a width, as glibc allows it (%1000000d), is none of them
+# %-directives of strftime, without the widths that glibc allows (%1000000d)
 _DATE_FORMAT = re.compile(r"(?:[^%]|%[aAbBdDeFHIjmMnpSTuUVwWyYzZ%])*")
 MAX_DATE_FORMAT = 200
 _MOST_PLACES = 12
@@ -47,12 +47,12 @@ def _cased(apply: Callable[[str], str]) -> Callable[[object], str]:
 
 
 def default(value: object, fallback: object = "", also_empty: object = False) -> object:
-    """Return the fallback for a missing, null or empty value (and, if told, for zero and no)."""
+    """Return the fallback for a missing, null or empty value, with `also_empty` also for zero and false."""
     return fallback if is_missing(value) or value == "" or (also_empty and not value) else value
 
 
 def safe(value: object) -> Markup:
-    """Mark a text as html that needs no escaping; the template's author vouches for it."""
+    """Mark a text as html that needs no escaping; the template's author is responsible for it."""
     return Markup(text(value))  # noqa: S704 - this is what the filter is for
 
 
@@ -87,24 +87,24 @@ def join(value: object, separator: object = "") -> str:
 
 
 def length(value: object) -> int:
-    """Return the length of a text, a list or an object; nothing has none."""
+    """Return the length of a text, a list or an object; that of null is 0."""
     if value is None:
         return 0
     return len(value) if isinstance(value, (str, Mapping)) else len(_sized(value))
 
 
 def first(value: object) -> object:
-    """Return the first item; an empty list has none."""
+    """Return the first item, null for an empty list."""
     return _item(value, 0)
 
 
 def last(value: object) -> object:
-    """Return the last item; an empty list has none."""
+    """Return the last item, null for an empty list."""
     return _item(value, -1)
 
 
 def truncate(value: object, chars: object = 80, ending: object = "…") -> str:
-    """Cut a text to so many characters, its ending included."""
+    """Shorten a text to `chars` characters, the ending included."""
     subject, size, tail = text(value), int(number(chars)), text(ending)
     if len(subject) <= size:
         return subject
@@ -115,9 +115,9 @@ _NO_FALLBACK = object()
 
 
 def integer(value: object, fallback: object = _NO_FALLBACK) -> Scalar:
-    """Return a number without its fraction; the fallback if it is none.
+    """Return a number without its fraction, or the fallback for any other value.
 
-    Without a fallback an empty value is 0, and a text that is not a number is refused: an amount must not become 0.
+    Without a fallback an empty value is 0, and a text that is not a number is an error: an amount must not become 0.
     """
     try:
         return math.trunc(number(value))
@@ -128,7 +128,7 @@ def integer(value: object, fallback: object = _NO_FALLBACK) -> Scalar:
 
 
 def floating(value: object, fallback: object = _NO_FALLBACK) -> Scalar:
-    """Return a number with a fraction; the fallback if it is none, as `integer` does."""
+    """Return a number with a fraction; other values as in `integer`."""
     try:
         exact = number(value)
     except AmbiguousTextError:
@@ -139,17 +139,17 @@ def floating(value: object, fallback: object = _NO_FALLBACK) -> Scalar:
 
 
 def _fallback(value: object, fallback: object) -> Scalar:
-    """Return what stands for a value that is not a number; to be called while that error is handled."""
+    """Return the replacement for a value that is not a number; call it from the handler of that error."""
     demand(value)
     if fallback is not _NO_FALLBACK:
         return scalar(fallback)
     if text(value).strip():
-        raise  # noqa: PLE0704 -- the error that is handled
+        raise  # noqa: PLE0704 -- the error that the caller handles
     return 0
 
 
 def rounded(value: object, places: object = 0) -> Exact:
-    """Round a number half away from zero, to a whole one by default."""
+    """Round a number half away from zero, by default to a whole number."""
     digits = _places("round", places)
     charge(1)
     exact = number(value)
@@ -165,9 +165,9 @@ def absolute(value: object) -> Exact:
 
 
 def grouped(value: object, places: object = 0, thousands: object = ".", point: object = ",") -> str:
-    """Write a number with grouped thousands, as Indonesia does by default: 1.250.000,50.
+    """Write a number with grouped thousands, by default as in Indonesia: 1.250.000,50.
 
-    It is rounded half away from zero to its `places`, to a whole number by default.
+    The number is rounded half away from zero to `places`, by default to a whole number.
     """
     digits = _places("number", places)
     charge(1)
@@ -177,7 +177,7 @@ def grouped(value: object, places: object = 0, thousands: object = ".", point: o
 def currency(value: object, code: object = "IDR", places: object = None, language: object = "") -> str:
     """Write an amount of money as the language does: `Rp 1.915.000`, `$12.50`.
 
-    A currency that is counted in whole units (IDR, JPY) shows a fraction only where there is one.
+    A currency that is counted in whole units (IDR, JPY) shows a fraction only if the amount has one.
     """
     charge(4)
     exact = number(value)
@@ -192,7 +192,7 @@ def currency(value: object, code: object = "IDR", places: object = None, languag
 def _places(name: str, places: object) -> int:
     digits = int(number(places))
     if not 0 <= digits <= _MOST_PLACES:
-        raise RenderError(f"{name} takes 0 to {_MOST_PLACES} places")
+        raise RenderError(f"{name} needs a number of places from 0 to {_MOST_PLACES}")
     return digits
 
 
@@ -207,16 +207,16 @@ def _with_marks(exact: Exact, digits: int, thousands: str, point: str) -> str:
 
 
 def date_text(value: object, pattern: object = "%d %B %Y", language: object = "") -> str:
-    """Write an ISO 8601 date or time by a strftime pattern; its names of months and days are the language's."""
+    """Write an ISO 8601 date or time by a strftime pattern, with month and day names in the language."""
     form = str(text(pattern))
     if len(form) > MAX_DATE_FORMAT or _DATE_FORMAT.fullmatch(form) is None:
-        raise RenderError("date takes a pattern of strftime's plain directives, such as %d %B %Y")
+        raise RenderError("date needs a pattern of plain strftime directives, such as %d %B %Y")
     at = moment(value)
     return at.strftime(in_language(form, at, str(text(language))))
 
 
 def urlencode(value: object) -> str:
-    """Quote a text for use in a URL's path or query."""
+    """Percent-encode a text for a URL's path or query."""
     subject = text(value)
     charge_text(len(subject) * 12)
     return quote(str(subject), safe="")
@@ -299,10 +299,10 @@ FILTERS: dict[str, Callable[..., Any]] = {
 
 # filters whose result depends on the template's language
 LOCALISED = frozenset({"currency", "date"})
-# filters that need a number, also from a text
+# filters that need a number, or a text with one
 NUMERIC = frozenset({"abs", "currency", "number", "round"})
 
-# what may be called as a method: `name.split(' ')`, `totals.items()`
+# functions that a template may call as methods: `name.split(' ')`, `totals.items()`
 METHODS: dict[str, Callable[..., Any]] = {
     "capitalize": FILTERS["capitalize"],
     "endswith": _ends,

@@ -1,7 +1,6 @@
-"""How a language writes dates and money: names of months and days, marks of amounts, from CLDR by way of Babel.
+"""Dates and money in a language: names of months and days and number formats, from CLDR through Babel.
 
-A language is a code as WhatsApp and the web write it: `id`, `en_US`, `pt-BR`. What is looked up is kept, so that a
-message costs no look-up.
+A language is a code as in WhatsApp and on the web: `id`, `en_US`, `pt-BR`. Lookups are cached, so a message costs none.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from shared.rendering.errors import RenderError
 
 DEFAULT = "en"
 _KEPT = 256
-# names, and what is made of them: %c, %x and the like are not among the directives that a pattern may have
+# directives that need names; a pattern cannot have %c, %x and other combined ones
 _NAMED = re.compile(r"%([%aAbBp])")
 _SPACES = re.compile("[\u00a0\u202f]")
 _MARKS = re.compile("[\u200e\u200f\u061c]")
@@ -33,7 +32,7 @@ _MARKS = re.compile("[\u200e\u200f\u061c]")
 
 @dataclass(frozen=True, slots=True)
 class CurrencyStyle:
-    """How an amount is written: `pattern` takes it as its only field; `whole_units`: a fraction is the exception."""
+    """The format of an amount: `pattern` has one field for it; with `whole_units` amounts usually have no fraction."""
 
     pattern: str
     places: int
@@ -52,7 +51,7 @@ def is_language(code: str) -> bool:
 
 
 def in_language(pattern: str, at: date, language: str) -> str:
-    """Return a strftime pattern with the names of this date's month, day and half of the day put in."""
+    """Return a strftime pattern with this date's month name, day name and AM or PM filled in."""
     names = _names(language)
     afternoon = isinstance(at, datetime) and at.hour >= 12
 
@@ -101,10 +100,10 @@ def _names(language: str) -> _Names:
 
 @lru_cache(_KEPT)
 def currency_style(code: str, language: str) -> CurrencyStyle:
-    """Return how a language writes amounts of a currency; raises RenderError for a code that is no currency's."""
+    """Return a language's format for amounts of a currency; raises RenderError for an unknown currency code."""
     name = code.strip().upper()
     if not re.fullmatch("[A-Z]{3}", name) or not is_currency(name):
-        raise RenderError("currency takes a code such as IDR or USD")
+        raise RenderError("currency needs a code such as IDR or USD")
     locale = _locale(_home(name, language))
     symbol = get_currency_symbol(name, locale=locale)
     positive = locale.currency_formats["standard"].pattern.partition(";")[0]
@@ -124,7 +123,7 @@ def currency_style(code: str, language: str) -> CurrencyStyle:
 
 
 def _home(currency: str, language: str) -> str:
-    """Return the language to write an amount in: rupiah as Indonesia does, whatever the language of the text."""
+    """Return the language for an amount: rupiah are always written as in Indonesia."""
     return "id" if currency == "IDR" else language
 
 
@@ -142,4 +141,4 @@ def _locale(language: str) -> Locale:
     try:
         return Locale.parse(code.partition("_")[0], sep="_")
     except (ValueError, TypeError, UnknownLocaleError):
-        raise RenderError(f"there is no language {language[:20]!r}; write a code such as id, en or pt_BR") from None
+        raise RenderError(f"there is no language {language[:20]!r}; use a code such as id, en or pt_BR") from None

@@ -1,8 +1,8 @@
-"""How much a template may ask for: the caps, and the meter that stops a render at its budget.
+"""Limits of a template: fixed caps, and the meter that stops a render that exceeds its budget.
 
-Time is bounded by counting, not by a clock, so that the same template with the same values always ends the same
-way: each operation costs one step and one more per 64 characters that it touches, and a loop is charged for all
-its rounds before the first.
+Time is bounded by counting and not by a clock, so that the same template with the same values always has the same
+outcome. Each operation costs one step, and one more per 64 characters that it processes. A loop is charged for all its
+iterations before the first one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_DEPTH = 40
 # a full budget takes a few tens of milliseconds; a newsletter with 50 rows uses about 2,000 steps
 MAX_STEPS = 100_000
 MAX_OUTPUT_CHARS = 1024 * 1024
-# RFC 5322, section 2.1.1: no line is longer than 998 characters
+# RFC 5322, section 2.1.1: a line has at most 998 characters
 MAX_SUBJECT_CHARS = 998
 
 
@@ -29,19 +29,19 @@ _meter = _Meter()
 
 
 def refill() -> None:
-    """Give this thread a full budget; called before each render."""
+    """Reset this thread's budget; called before each render."""
     _meter.left = MAX_STEPS
 
 
 def charge(steps: int) -> None:
-    """Take steps from the budget; raises RenderError when it is used up."""
+    """Take steps from the budget; raises RenderError if it is exhausted."""
     _meter.left -= steps
     if _meter.left < 0:
-        raise RenderError("the template does too much: its loops or texts are too long")
+        raise RenderError("the template takes too much work: its loops or texts are too long")
 
 
 def charge_text(chars: int) -> None:
-    """Charge one operation on a text of so many characters; no text may outgrow the output's cap."""
+    """Charge one operation on a text of `chars` characters; raises RenderError if the text exceeds the output's cap."""
     if chars > MAX_OUTPUT_CHARS:
-        raise RenderError(f"a text grows beyond {MAX_OUTPUT_CHARS} characters")
+        raise RenderError(f"a text becomes longer than {MAX_OUTPUT_CHARS} characters")
     charge(1 + (chars >> 6))

@@ -1,4 +1,4 @@
-"""Mistakes in a template's tags: jinja2's words for them become ours, with what to do about it."""
+"""Mistakes in a template's tags: jinja2's messages are replaced by ours, which say what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from shared.rendering.delimiters import Tags
 from shared.rendering.errors import RenderError, TagError
 
-AS_TEXT = "To print braces as they are, put them between {% raw %} and {% endraw %}."
+AS_TEXT = "To print literal braces, put them between {% raw %} and {% endraw %}."
 _ENDINGS = {
     "end of print statement": "`}}`",
     "end of statement block": "`%}`",
@@ -20,17 +20,17 @@ _CLOSERS = {"endif": "if", "endfor": "for", "endset": "set", "else": "if", "elif
 
 
 def explained(error: TagError, tags: Tags) -> RenderError:
-    """Return an error with its place and a hint."""
+    """Return the error with its place and a hint."""
     reason = error.reason
     if reason.startswith("Unexpected end of template") and (unclosed := tags.unclosed()):
         place = tags.place(unclosed)
         word = place.tag.strip("{%-+ ").partition(" ")[0]
-        return RenderError(f"this `{word}` is never closed: write {{% end{word} %}} where it ends", place=place)
+        return RenderError(f"this `{word}` is never closed: write {{% end{word} %}} at its end", place=place)
     return RenderError(_reason(reason), place=tags.place(error.tag))
 
 
 def _reason(said: str) -> str:
-    """Return jinja2's words in ours; what is already ours stays."""
+    """Return our message for one of jinja2's; any other message stays."""
     for pattern, ours in _OURS:
         if found := pattern.match(said):
             return ours(*found.groups())
@@ -39,8 +39,8 @@ def _reason(said: str) -> str:
 
 def _unknown(word: str) -> str:
     if word in _CLOSERS:
-        return f"this `{word}` belongs to no `{_CLOSERS[word]}`"
-    return f"there is no statement {word[:40]!r}; there are if, for, set and raw. {AS_TEXT}"
+        return f"this `{word}` has no matching `{_CLOSERS[word]}`"
+    return f"there is no statement {word[:40]!r}; known are if, for, set and raw. {AS_TEXT}"
 
 
 def _expected(wanted: str, found: str) -> str:
@@ -55,7 +55,7 @@ _OURS: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = (
     (re.compile(r"Encountered unknown tag '([^']*)'"), _unknown),
     (re.compile(r"expected token '([^']*)', got '(.*)'", re.DOTALL), _expected),
     (re.compile(r"Expected an expression"), lambda: f"this tag has nothing to print. {AS_TEXT}"),
-    (re.compile(r"Missing end of raw"), lambda: "this `raw` is never closed: write {% endraw %} where it ends"),
+    (re.compile(r"Missing end of raw"), lambda: "this `raw` is never closed: write {% endraw %} at its end"),
     (re.compile(r"[Uu]nexpected end of template"), lambda: f"this tag is never closed. {AS_TEXT}"),
     (re.compile(r"unexpected (?:char )?['\"](.*?)['\"](?: at |, expected |$)", re.DOTALL), _unexpected),
     (re.compile(r"tag name expected"), lambda: f"this tag is empty. {AS_TEXT}"),

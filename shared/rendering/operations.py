@@ -1,8 +1,8 @@
-"""The operators of the template language, as functions that charge for what they do.
+"""The operators of the template language, as functions that charge for their work.
 
-`syntax` rewrites each operator of a parsed template into a call of one of these, under a name that no template can
-write. What is native in Python and unbounded there (repeating a text, powers, `%` formatting, comparing nested
-lists) is refused or capped here.
+`syntax` rewrites each operator of a parsed template into a call of one of these functions, under a name that no
+template can write. Operations that Python does not bound (repeating a text, powers, `%` formatting, comparing nested
+lists) are refused or capped here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Operation = Callable[..., Any]
 
 
 def concat(*values: object) -> str:
-    """Join values as texts (`~`); what is already html stays so, the rest is escaped next to it."""
+    """Join values as texts (`~`); next to html, values that are not html are escaped."""
     pieces = [text(value) for value in values]
     charge_text(sum(map(len, pieces)))
     if any(isinstance(piece, Markup) for piece in pieces):
@@ -41,7 +41,7 @@ def add(left: object, right: object) -> Scalar:
 
 
 def _arithmetic(value: object) -> Exact:
-    # a text of digits is not silently a number here: "1" + 1 is more often a mistake than a sum
+    # a text of digits is not converted silently: "1" + 1 is more often a mistake than a sum
     if isinstance(value, str):
         raise RenderError("a text cannot be used as a number here (use the filter int or float)")
     return number(value)
@@ -50,7 +50,7 @@ def _arithmetic(value: object) -> Exact:
 def _number_operation(
     whole: Callable[[int, int], Exact], exact: Callable[[Decimal, Decimal], Decimal]
 ) -> Callable[[object, object], Exact]:
-    """Make an operation from what it does to two whole numbers and to two decimals."""
+    """Return an operation from its implementations for two whole numbers and for two decimals."""
 
     def operation(left: object, right: object) -> Exact:
         charge(1)
@@ -78,7 +78,7 @@ def _floor(left: Decimal, right: Decimal) -> Decimal:
 
 
 def modulo(left: Decimal, right: Decimal) -> Decimal:
-    """Return the remainder, with the sign of the divisor as whole numbers have it."""
+    """Return the remainder with the sign of the divisor, as for whole numbers."""
     rest = EXACT.remainder(left, right)
     return EXACT.add(rest, right) if rest and (rest < 0) != (right < 0) else rest
 
@@ -87,7 +87,7 @@ _sum = _number_operation(operator.add, EXACT.add)
 
 
 def list_of(*items: object) -> list[Scalar]:
-    """Make a list of single values; a list within a list could be doubled without end."""
+    """Return a list of single values; nested lists could be doubled without end."""
     charge(1 + len(items))
     return [scalar(item) for item in items]
 
@@ -96,16 +96,16 @@ def slice_of(value: object, start: object, stop: object, step: object) -> object
     """Return a part of a text or a list."""
     demand(value)
     if not isinstance(value, (str, list, tuple)):
-        raise RenderError("only a text or a list has parts")
+        raise RenderError("only a text or a list can be sliced")
     bounds = [None if bound is None else int(number(bound)) for bound in (start, stop, step)]
     if bounds[2] == 0:
-        raise RenderError("a step of zero")
+        raise RenderError("the step of a slice must not be zero")
     charge(1 + (len(value) >> 6 if isinstance(value, str) else len(value)))
     return value[slice(*bounds)]
 
 
 def loop_over(value: object, weight: int) -> object:
-    """Charge for all rounds of a loop before its first; `weight` is the cost of one."""
+    """Charge for all iterations of a loop before the first one; `weight` is the cost of one."""
     demand(value)
     if not isinstance(value, (str, Sequence, Mapping, range)):
         raise RenderError("a loop needs a list")
@@ -118,14 +118,14 @@ def range_of(*bounds: object) -> range:
     try:
         numbers = range(*(int(number(bound)) for bound in bounds))
     except (TypeError, ValueError, OverflowError):
-        raise RenderError("range needs one to three whole numbers, the step not zero") from None
+        raise RenderError("range needs one to three whole numbers, and a step other than zero") from None
     if not -(2**62) < numbers.start < 2**62 or not -(2**62) < numbers.stop < 2**62 or len(numbers) > MAX_RANGE:
         raise RenderError(f"a range has more than {MAX_RANGE} numbers")
     return numbers
 
 
 def cycle(loop: object, *items: object) -> object:
-    """Return the item of this round (`loop.cycle('odd', 'even')`)."""
+    """Return the item for this iteration (`loop.cycle('odd', 'even')`)."""
     if not isinstance(loop, LoopContext) or not items:
         raise RenderError("cycle needs a loop and at least one item")
     charge(1)
@@ -140,7 +140,7 @@ def _comparable(value: object) -> object:
 
 
 def equal(left: object, right: object) -> bool:
-    """Compare two values, at most one of them a container."""
+    """Compare two values; at most one may be a container."""
     charge(1)
     left, right = _comparable(left), _comparable(right)
     containers = sum(not isinstance(side, (str, int, float, Decimal)) and side is not None for side in (left, right))
@@ -150,7 +150,7 @@ def equal(left: object, right: object) -> bool:
 
 
 def not_equal(left: object, right: object) -> bool:
-    """Compare two values, at most one of them a container."""
+    """Compare two values; at most one may be a container."""
     return not equal(left, right)
 
 
@@ -166,7 +166,7 @@ def _ordering(apply: Callable[[Any, Any], bool]) -> Operation:
 
 
 def contains(needle: object, haystack: object) -> bool:
-    """Look for a text in a text, or for a single value in a list or among an object's keys."""
+    """Search for a text in a text, or for a single value in a list or among an object's keys."""
     wanted = scalar(_comparable(needle))
     demand(haystack)
     if isinstance(haystack, str):

@@ -1,11 +1,11 @@
-"""The text of an html document, for readers who prefer it and for spam filters that look for it.
+"""The plain text of an html document, for readers who prefer it and for spam filters that expect it.
 
-Links keep their address, images their description, lists their marks, paragraphs an empty line; styles, scripts and
-what is hidden are left out. One pass, in time linear in the input.
+Links keep their address, images their description, lists their marks, and an empty line separates paragraphs. Styles,
+scripts and hidden content are left out. One pass, in time linear in the input.
 
-The space between two words is settled only where both are known: until then it is a run of *gaps*, characters of a
-private area. A template's statements stand as marks in the text (see `derived`) and gaps beside them stay, so that
-the text of a template, rendered and settled, is the text of its rendered html.
+The space between two words is decided only once both are known; until then it is a run of *gaps*, private-use
+characters. Marks stand for a template's statements (see `derived`), and gaps next to them remain, so that the rendered
+and settled text of a template equals the text of its rendered html.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from html.parser import HTMLParser
 
 SPACE, LINE, PARAGRAPH, BREAK = "\ue010", "\ue011", "\ue012", "\ue013"
 STATEMENT = re.compile("\ue002[0-9]+\ue003")
-# whole runs, whether there is a gap in them or not: a search for the gap in each would be quadratic
+# whole runs, with or without a gap: a pattern that requires a gap would take quadratic time
 _RUNS = re.compile(f"[\n {SPACE}-{BREAK}]++")
 _GAP = re.compile(f"[{SPACE}-{BREAK}]")
 
@@ -39,12 +39,12 @@ Attributes = list[tuple[str, str | None]]
 
 
 def html_to_text(html: str) -> str:
-    """Return an html document as plain text, ending with one line break (empty if it says nothing)."""
+    """Return an html document as plain text that ends with one line break ("" if it has no text)."""
     return tidy(Reader.read(html).text())
 
 
 def settle(text: str) -> str:
-    """Turn the gaps that are left into spaces and line breaks."""
+    """Replace the remaining gaps by spaces and line breaks."""
     return _RUNS.sub(lambda run: _settled(run[0]) if _GAP.search(run[0]) else run[0], text)
 
 
@@ -71,15 +71,15 @@ def _settled(gaps: str) -> str:
 
 
 def without_comments(html: str) -> str:
-    """Remove comments, declarations and processing instructions; an unfinished one runs to the end.
+    """Remove comments, declarations and processing instructions; an unclosed one extends to the end.
 
-    `html.parser` looks for the end of each anew, which a hostile document can make quadratic.
+    `html.parser` searches for the end of each one separately, which a hostile document can make quadratic.
     """
     kept, position = [], 0
     while (start := _MARKUP_START.search(html, position)) is not None:
         kept.append(html[position : start.start()])
         comment = html.startswith("<!--", start.start())
-        # "<!-->" and "<!--->" are whole comments to a browser
+        # browsers treat "<!-->" and "<!--->" as complete comments
         end = html.find("-->" if comment else ">", start.start() + (2 if comment else 1))
         if end < 0:
             return "".join(kept)
@@ -89,7 +89,7 @@ def without_comments(html: str) -> str:
 
 
 class Reader(HTMLParser):
-    """Collects the text of a document; `faithful` turns False where a statement's effect cannot be told."""
+    """Collects the text of a document; `faithful` becomes False if the effect of a statement cannot be determined."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -113,11 +113,11 @@ class Reader(HTMLParser):
         return reader
 
     def text(self) -> str:
-        """Return the text, with gaps only beside statements."""
+        """Return the text, with gaps only next to statements."""
         return "".join(self._out)
 
     def handle_starttag(self, tag: str, attrs: Attributes) -> None:
-        """Take a start tag."""
+        """Handle a start tag."""
         if any(value and STATEMENT.search(value) for _name, value in attrs):
             self.faithful = False
         if self._dropping:
@@ -130,7 +130,7 @@ class Reader(HTMLParser):
             self._open(tag, dict(attrs))
 
     def handle_startendtag(self, tag: str, attrs: Attributes) -> None:
-        """Take `<tag/>`: html ignores the slash but on void elements; for svg and the like it ends the tag."""
+        """Handle `<tag/>`: html ignores the slash except on void elements; for svg and the like it closes the tag."""
         self.handle_starttag(tag, attrs)
         if tag in _DROPPED:
             self.handle_endtag(tag)
@@ -158,7 +158,7 @@ class Reader(HTMLParser):
                 self._preformatted += 1
 
     def handle_endtag(self, tag: str) -> None:
-        """Take an end tag."""
+        """Handle an end tag."""
         if self._dropping:
             if tag == self._dropping[0]:
                 self._dropping.pop()
@@ -172,7 +172,7 @@ class Reader(HTMLParser):
         self._block(tag)
 
     def handle_data(self, data: str) -> None:
-        """Take text."""
+        """Handle text."""
         if self._dropping:
             return
         position = 0
@@ -212,7 +212,7 @@ class Reader(HTMLParser):
         self._owed, self._line_empty, self._beside_statement = "", False, False
 
     def _block(self, tag: str) -> None:
-        # a list within a list needs no empty line around it
+        # a nested list has no empty line around it
         nested = tag in {"ul", "ol"} and bool(self._lists)
         if tag in _PARAGRAPHS and not nested:
             self._owed += PARAGRAPH

@@ -1,7 +1,7 @@
-"""Which names a template prints without a guard: those that a message cannot do without.
+"""Printed names: the variables that a template prints without a guard, so that each message needs a value for them.
 
-A guard is a condition that asks for the name (`{% if name %}`, `… if name else …`), an alternative
-(`name or 'you'`), or the filter `default`. A name that is `set` from others is printed where it is printed itself.
+A guard is a condition on the name (`{% if name %}`, `… if name else …`), an alternative (`name or 'you'`), or the
+filter `default`. Printing a name that was `set` from others prints those.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from jinja2 import nodes
 
 _Names = frozenset[str]
 _NOTHING: _Names = frozenset()
-# these print yes or no, not the name
+# these print true or false, not the name
 _ANSWERS = (nodes.Compare, nodes.Test, nodes.Not)
 
 
 def printed_names(template: nodes.Template) -> _Names:
-    """Return the names that a parsed template, its operators not yet rewritten, prints unguarded."""
+    """Return the names that a parsed template prints unguarded; its operators must not be rewritten yet."""
     found = _Printed()
     found.statements(template.body, _NOTHING)
     return frozenset(found.names)
@@ -24,7 +24,7 @@ def printed_names(template: nodes.Template) -> _Names:
 class _Printed:
     def __init__(self) -> None:
         self.names: set[str] = set()
-        # what a name that was set prints, and the names that a condition on it asks for
+        # for each name that was set: the names that it prints, and those that a condition on it checks
         self._prints: dict[str, _Names] = {}
         self._asks: dict[str, _Names] = {}
 
@@ -44,7 +44,7 @@ class _Printed:
             self._set(node.target, self._unguarded(node.node, guarded), self._asked(node.node))
 
     def _branches(self, node: nodes.If, guarded: _Names) -> None:
-        """Walk the branches of a condition; a name that some of them set prints whatever any of them makes of it."""
+        """Walk the branches of a condition; a name that they set prints the names from any of them."""
         tests = [node.test, *(one.test for one in node.elif_)]
         inside = guarded.union(*map(self._asked, tests))
         before, outcomes = self._prints, []
@@ -58,7 +58,7 @@ class _Printed:
         }
 
     def _loop(self, node: nodes.For, guarded: _Names) -> None:
-        # there is a turn for nothing at all of `''.split(' ')` or `[name]`
+        # `''.split(' ')` and `[name]` have an iteration even if the name is empty
         inside = guarded | self._asked(node.iter) if isinstance(node.iter, nodes.Name) else guarded
         before, asked = dict(self._prints), dict(self._asks)
         self._set(node.target, self._unguarded(node.iter, guarded), self._asked(node.iter))
@@ -73,7 +73,7 @@ class _Printed:
             self._prints[name], self._asks[name] = prints, asks
 
     def _unguarded(self, node: nodes.Node, guarded: _Names) -> _Names:
-        """Return the names that an expression prints."""
+        """Return the names that an expression prints unguarded."""
         if isinstance(node, nodes.Name):
             return _NOTHING if node.name in guarded else self._prints.get(node.name, frozenset({node.name})) - guarded
         if isinstance(node, _ANSWERS):
@@ -90,9 +90,9 @@ class _Printed:
         return _NOTHING.union(*(self._unguarded(child, inside) for child in children))
 
     def _asked(self, node: nodes.Node) -> _Names:
-        """Return the names that a condition asks for, or has an alternative for.
+        """Return the names that a condition checks, or that an alternative replaces.
 
-        `'Dear ' ~ name` asks for nothing: it is never empty.
+        `'Dear ' ~ name` checks none: it is never empty.
         """
         if isinstance(node, (nodes.Concat, nodes.Add)) and any(
             one.value not in ("", None) for one in node.iter_child_nodes() if isinstance(one, nodes.Const)

@@ -1,7 +1,7 @@
 """The environments that templates are compiled in, and one compiled part (a subject, an html, a text).
 
-On jinja2's own sandbox lie a closed language (`syntax`), a budget (`limits`) and plain values (`values`): a field is
-an entry of an object, never an attribute of a Python value.
+In addition to jinja2's own sandbox there are a closed language (`syntax`), a budget (`limits`) and plain values
+(`values`): a field is an entry of an object, never an attribute of a Python value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shared.rendering.syntax import check_and_rewrite
 from shared.rendering.values import MissingVariable, finalize
 
 _LOOP_FIELDS = frozenset({"first", "index", "index0", "last", "length", "revindex", "revindex0"})
-# what jinja2, Python's compiler or an expression raises over what a template or a value holds
+# errors that jinja2, Python's compiler or an expression raises because of a template's or a value's content
 _FAILURES = (
     TemplateError,
     TypeError,
@@ -50,13 +50,13 @@ class _Environment(ImmutableSandboxedEnvironment):
             found = obj.get(argument, self) if isinstance(argument, str) else self
             return MissingVariable(name=str(argument)) if found is self else found
         if isinstance(obj, MissingVariable):
-            # the name at fault is that of the object, not of its field
+            # the missing name is that of the object, not of its field
             return obj
         if isinstance(obj, (list, tuple, range, str)) and isinstance(argument, int):
             return obj[argument] if -len(obj) <= argument < len(obj) else MissingVariable(name=str(argument))
         if isinstance(obj, LoopContext) and argument in _LOOP_FIELDS:
             return getattr(obj, argument)
-        raise RenderError(f"there is no field {str(argument)[:80]!r} in this value")
+        raise RenderError(f"this value has no field {str(argument)[:80]!r}")
 
 
 def _environment(*, autoescape: bool, trim: bool) -> _Environment:
@@ -77,7 +77,7 @@ def _environment(*, autoescape: bool, trim: bool) -> _Environment:
 
 HTML = _environment(autoescape=True, trim=True)
 PLAIN = _environment(autoescape=False, trim=True)
-# for texts made from html, where every line break was put in on purpose
+# for texts derived from html, where every line break is intended
 PLAIN_AS_IS = _environment(autoescape=False, trim=False)
 
 _Root = Callable[[Context], Iterator[str]]
@@ -86,7 +86,7 @@ _Root = Callable[[Context], Iterator[str]]
 def parse(
     source: str, environment: _Environment, language: str = ""
 ) -> tuple[nodes.Template, frozenset[str], Computed]:
-    """Parse and check a source; return it with the names that it prints unguarded, and those that it computes with.
+    """Parse and check a source; return it with the names that it prints unguarded, and its computed names.
 
     Raises RenderError.
     """
@@ -107,15 +107,15 @@ def parse(
     except RecursionError:
         raise RenderError("the template is nested too deeply") from None
     except UnicodeEncodeError:
-        raise RenderError("the template holds half of a surrogate pair") from None
+        raise RenderError("the template has half of a surrogate pair") from None
     except (ValueError, OverflowError) as error:
         raise RenderError(f"the template cannot be read: {error}") from None
 
 
 class Part:
-    """One compiled part of a template; `variables` are the names that it takes from outside.
+    """One compiled part of a template; `variables` are the names that it needs from outside.
 
-    `printed` are those that it prints without a guard, `computed` those that have to be numbers or dates.
+    `printed` are those that it prints without a guard, `computed` those that must be numbers or dates.
     """
 
     def __init__(self, source: str, name: str, environment: _Environment = PLAIN, language: str = "") -> None:
@@ -136,12 +136,12 @@ class Part:
         except _FAILURES as error:
             raise RenderError(f"the template cannot be compiled: {type(error).__name__}") from error
         namespace = {"environment": self._environment, "__file__": "<template>"}
-        exec(code, namespace)  # noqa: S102 - jinja2's way to load what it generated from the checked tree
+        exec(code, namespace)  # noqa: S102 - jinja2's way to load the code that it generated from the checked tree
         root: _Root = namespace["root"]  # type: ignore[assignment]  # the name that jinja2 gives it
         return root, variables, printed & variables, computed
 
     def render(self, values: Mapping[str, Any], cap: int = MAX_OUTPUT_CHARS) -> str:
-        """Render with values; raises RenderError, which names the variable where one is missing."""
+        """Render with values; raises RenderError, with the variable's name if one is missing."""
         refill()
         try:
             pieces = list(self._root(Context(self._environment, values, self.name, {})))  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""What a template may say: a parsed template is held against a closed list and its operators are rewritten.
+"""The syntax of templates: a parsed template is checked against an allowlist, and its operators are rewritten.
 
-Allowed are text, `{{ … }}`, `if`, `for` and `set`, with literals, operators, fields, and the filters, tests and
-methods of `filters`. Macros, calls, includes, inheritance and whatever else jinja2 has or will have are refused, so
-recursion does not exist. Every operator becomes a function of `operations`, which charges for it.
+Allowed are text, `{{ … }}`, `if`, `for` and `set`, with literals, operators, fields, and the filters, tests and methods
+of `filters`. Macros, other calls, includes, inheritance and everything else that jinja2 has or will have are refused,
+so recursion is impossible. Every operator becomes a function of `operations`, which charges for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shared.rendering.limits import MAX_DEPTH
 
 _NodeT = TypeVar("_NodeT", bound=nodes.Node)
 
-# names that jinja2 itself gives a meaning
+# names with a meaning in jinja2
 RESERVED = frozenset({"self", "super", "caller", "varargs", "kwargs", "namespace", "cycler", "joiner", "lipsum"})
 
 _BINARY: dict[type[nodes.Node], str] = {
@@ -37,9 +37,9 @@ _PLAIN = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.Assi
 
 
 def check_and_rewrite(template: nodes.Template, language: str = "") -> nodes.Template:
-    """Return the template with every operator replaced; raises TagError for what is not allowed.
+    """Return the template with every operator replaced; raises TagError for anything that is not allowed.
 
-    `language` is that of the filters which have one, where they are not told another.
+    `language` is the default language of the filters that take one.
     """
     rewriter = _Rewriter(language)
     rewritten: nodes.Template = rewriter.visit(template, 0)
@@ -63,12 +63,12 @@ def _refuse(node: nodes.Node, what: str) -> RenderError:
 
 
 def _checked(node: nodes.Node, known: Mapping[str, Callable[..., Any]], what: str, name: str) -> set[str]:
-    """Hold a filter, test or method against the functions that there are; return the arguments that it is given."""
+    """Check a call of a filter, test or method against the known functions; return the names of its arguments."""
     function = known.get(name)
     if function is None:
-        near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+        near = did_you_mean(name, known) or f"; known are {', '.join(known)}"
         raise TagError(f"there is no {what} {name!r}{near}", node.lineno or 0)
-    arguments = node.args  # type: ignore[attr-defined]  # Filter, Test and Call all have these
+    arguments = node.args  # type: ignore[attr-defined]  # Filter, Test and Call have these
     keywords = {pair.key: None for pair in node.kwargs}  # type: ignore[attr-defined]
     if node.dyn_args is not None or node.dyn_kwargs is not None:  # type: ignore[attr-defined]
         raise _refuse(node, "an unpacked argument (*)")
@@ -124,7 +124,7 @@ class _Rewriter:
             raise _refuse(node, f"the name {node.name!r}")
         if not node.name.isascii():
             # jinja2 normalises names (NFKC), so two spellings could be one variable
-            raise _refuse(node, "a name with other than ASCII letters")
+            raise _refuse(node, "a name with characters outside ASCII")
         return node
 
     def _const(self, node: nodes.Const, _depth: int) -> nodes.Node:
@@ -161,7 +161,7 @@ class _Rewriter:
             arguments = [self.visit(argument, depth) for argument in node.args]
             return _call("*range", *arguments)
         if not isinstance(callee, nodes.Getattr):
-            raise _refuse(node, "a call of anything but a method, loop.cycle and range")
+            raise _refuse(node, "a call other than of a method, loop.cycle or range")
         self._children(node, depth) if not node.kwargs else self._no_keywords(node)
         subject: nodes.Expr = node.node.node  # type: ignore[attr-defined]  # a Getattr still
         if isinstance(subject, nodes.Name) and subject.name == "loop" and callee.attr == "cycle":

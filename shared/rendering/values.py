@@ -1,8 +1,8 @@
-"""What a template's expressions may hold, and how a value becomes text.
+"""The values of a template's expressions, and how they become text.
 
-Values are what JSON has, nothing else: no object with attributes ever reaches a template. Containers can be looped
-over and looked into, but not printed, compared, concatenated or nested anew, so nothing grows faster than a
-template is long.
+Values are those of JSON: no Python object with attributes ever reaches a template. A template can loop over containers
+and read their items, but not print, compare, concatenate or nest them, so nothing grows faster than the template is
+long.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Exact = int | Decimal
 Scalar = str | int | float | Decimal | bool | None
 
 _TRAPS = [InvalidOperation, DivisionByZero, Overflow]
-# sums and products of numbers of 30 digits before and after the point are exact; what is smaller becomes zero
+# sums and products of numbers with 30 digits before and after the point are exact; smaller numbers become zero
 EXACT = Context(prec=130, rounding=ROUND_HALF_UP, Emin=-100, Emax=999, traps=_TRAPS)
-# a quotient has no end: it is cut as Python's decimal cuts it
+# a quotient may have endless digits: it gets the precision of Python's decimal
 DIVISION = Context(prec=28, rounding=ROUND_HALF_UP, Emin=-100, Emax=999, traps=_TRAPS)
 
 
 class MissingVariable(StrictUndefined):
-    """A name without a value: any use but `is defined` and `default` raises a RenderError that names it."""
+    """A name without a value: any use except `is defined` and `default` raises a RenderError that names it."""
 
     __slots__ = ()
 
@@ -51,26 +51,26 @@ def _kind(value: object) -> str:
         return "a list"
     if isinstance(value, LoopContext):
         return "the loop itself"
-    return "no text or number"
+    return "a value of another kind"
 
 
 def demand(value: object) -> Any:
-    """Return a value that exists; raises RenderError with the name of a missing one."""
+    """Return a value; raises RenderError with the name of a missing one."""
     if isinstance(value, MissingVariable):
         value._fail_with_undefined_error()  # noqa: SLF001 - our own class, above
     return value
 
 
 def scalar(value: object) -> Scalar:
-    """Return a single value; raises RenderError for a missing one and for a container."""
+    """Return a single value; raises RenderError for a missing value and for a container."""
     if value is None or isinstance(value, (str, int, float, Decimal)):
         return value
     demand(value)
-    raise RenderError(f"{_kind(value)} stands where a text or a number is needed")
+    raise RenderError(f"a text or a number is needed here, not {_kind(value)}")
 
 
 def text(value: object) -> str:
-    """Write a single value as a text, charging for its length; nothing becomes an empty text."""
+    """Write a single value as text and charge for its length; null becomes an empty text."""
     if isinstance(value, str):
         charge_text(len(value))
         return value
@@ -91,12 +91,12 @@ class AmbiguousTextError(RenderError):
 
 
 def number(value: object) -> Exact:
-    """Return a number, also from a text that holds one; raises RenderError."""
+    """Return a number, or read one from a text; raises RenderError."""
     value = scalar(value)
     if isinstance(value, str):
         return _parsed_number(value)
     if value is None or isinstance(value, bool):
-        raise RenderError("a number is needed")
+        raise RenderError("a number is needed here")
     exact = value if isinstance(value, (int, Decimal)) else Decimal(repr(value))
     if not (isinstance(exact, int) or exact.is_finite()) or not -MAX_NUMBER <= exact <= MAX_NUMBER:
         raise RenderError("a number is too large")
@@ -109,7 +109,7 @@ def _parsed_number(written: str) -> Exact:
     except AmbiguousNumberError as error:
         raise AmbiguousTextError(f"a text {error}; give it as a JSON number, or without grouping") from None
     except NotANumberError as error:
-        raise RenderError(f"a number is needed, but a text {error}") from None
+        raise RenderError(f"a number is needed here, but a text {error}") from None
 
 
 def moment(value: object) -> date:
@@ -121,11 +121,11 @@ def moment(value: object) -> date:
         written = text(value).strip()
         return date.fromisoformat(written) if len(written) == 10 else datetime.fromisoformat(written)
     except (ValueError, OverflowError, OSError):
-        raise RenderError("a date such as 2026-01-31 or 2026-01-31T12:00:00Z is needed") from None
+        raise RenderError("a date such as 2026-01-31 or 2026-01-31T12:00:00Z is needed here") from None
 
 
 def finalize(value: object) -> object:
-    """Turn the value of an output expression into what is printed (jinja2 escapes it afterwards)."""
+    """Return the printed form of an output expression's value (jinja2 escapes it afterwards)."""
     return value if isinstance(value, Markup) and _charged(value) else text(value)
 
 
@@ -135,5 +135,5 @@ def _charged(value: Markup) -> bool:
 
 
 def is_missing(value: object) -> bool:
-    """Say whether a value is absent or null."""
+    """Return whether a value is missing or null."""
     return value is None or isinstance(value, Undefined)

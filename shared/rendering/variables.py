@@ -1,7 +1,7 @@
-"""The values that a template is rendered with: who gives them, and who wins.
+"""The values that a template is rendered with, and their precedence.
 
-A recipient's variables come before the blast's, those before the recipient's own name, email and phone, and a
-declared default is the last resort. An optional variable that nobody gives is empty rather than missing.
+A recipient's variables take precedence over the blast's, those over the recipient's name, email and phone, and those
+over declared defaults. An optional variable without a value is empty rather than missing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from shared.rendering.errors import RenderError
 from shared.sealing import SEALED
 from shared.templates import Template
 
-# what every template may use without declaring it
+# names that every template may use without declaring them
 BUILT_IN = ("name", "email", "phone", "unsubscribe_url")
 
 
 class Contact(Protocol):
-    """Whom a message is for."""
+    """The recipient of a message."""
 
     @property
     def name(self) -> str:
@@ -31,12 +31,12 @@ class Contact(Protocol):
 
     @property
     def email(self) -> str:
-        """The email address, empty if there is none."""
+        """The email address, or ""."""
         ...
 
     @property
     def phone(self) -> str:
-        """The phone number, empty if there is none."""
+        """The phone number, or ""."""
         ...
 
     @property
@@ -46,7 +46,7 @@ class Contact(Protocol):
 
 
 def merge_variables(template: Template, global_variables: Mapping[str, Any], recipient: Contact) -> dict[str, Any]:
-    """Return the values for one recipient: its own, then the global ones, then name, email, phone, then defaults."""
+    """Return the values for one recipient, with the precedence of this module."""
     values = fallbacks(template)
     values["name"], values["email"], values["phone"] = recipient.name, recipient.email, recipient.phone
     values.update(unpacked(global_variables))
@@ -57,8 +57,8 @@ def merge_variables(template: Template, global_variables: Mapping[str, Any], rec
 def job_values(blast: Blast, job: Job, unsubscribe_url: str = "") -> dict[str, Any]:
     """Return the values for one job, as its sender renders it.
 
-    The address that belongs to another channel is empty, unless ingest put it among the recipient's variables
-    because the template uses it. Raises RenderError where sensitive values were not opened.
+    The other channel's address is empty, unless ingest added it to the recipient's variables because the template uses
+    it. Raises RenderError if sensitive values are still sealed.
     """
     values = fallbacks(blast.template)
     values["name"] = job.recipient.name
@@ -67,13 +67,13 @@ def job_values(blast: Blast, job: Job, unsubscribe_url: str = "") -> dict[str, A
     values["unsubscribe_url"] = unsubscribe_url
     values.update(unpacked(blast.variables))
     values.update(unpacked(job.recipient.variables))
-    if SEALED in values:  # rather no message than one without its code
-        raise RenderError("its sensitive values are still sealed")
+    if SEALED in values:  # a message without its code must not be sent
+        raise RenderError("the sensitive values of this message are still sealed")
     return values
 
 
 def fallbacks(template: Template) -> dict[str, Any]:
-    """Return what serves where nobody gives a value: declared defaults, and nothing for optional variables."""
+    """Return the values to fall back to: declared defaults, and null for optional variables without one."""
     values: dict[str, Any] = {"unsubscribe_url": ""}
     for variable in template.variables:
         if variable.default is not None or not variable.required:

@@ -1,8 +1,8 @@
-"""The parameters of a WhatsApp template message, as the Cloud API and Qiscus take them.
+"""The parameters of a WhatsApp template message, as the Cloud API and Qiscus accept them.
 
 A header variable may be written `image:name`, `video:name` or `document:name`; its value is then the link of the
-medium. Meta refuses empty parameters, line breaks, tabs and more than four spaces in a row, and parameters that are
-too long (codes 131008, 132005, 132018): the first is an error here, white space is made single.
+medium. Meta refuses empty parameters, line breaks, tabs, runs of more than four spaces, and parameters that are too
+long (codes 131008, 132005, 132018). Empty and overlong parameters are errors here too; white space is collapsed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_BODY_CHARS = 1024
 MAX_URL_CHARS = 2000
 MAX_FILENAME_CHARS = 240
 PART = "whatsapp"
-# https://developers.facebook.com/docs/whatsapp/cloud-api/guides/send-message-templates: how long each may be
+# https://developers.facebook.com/docs/whatsapp/cloud-api/guides/send-message-templates: maximum lengths
 _MOST_CHARS: dict[ButtonType, int] = {
     "url": MAX_URL_CHARS, "quick_reply": 256, "copy_code": 20, "otp": 15, "flow": 200, "catalog": 100,
 }  # fmt: skip
@@ -37,21 +37,21 @@ Component = dict[str, Any]
 
 
 def split_media(written: str) -> tuple[str, str]:
-    """Split a header variable into its medium ("text" if none is named) and what gives its value."""
+    """Split a header variable into its medium ("text" by default) and the variable or expression for its value."""
     found = _MEDIUM.fullmatch(written)
     return (found[1], found[2]) if found else ("text", written)
 
 
 def buttons_of(content: WhatsAppContent) -> list[tuple[int, Button]]:
-    """Return each button with its index, as the approved template counts them: from 0."""
+    """Return each button with its index in the approved template, counted from 0."""
     written = [one if isinstance(one, Button) else Button(one) for one in content.button_variables]
     return [(place if one.index is None else one.index, one) for place, one in enumerate(written)]
 
 
 class Parameter:
-    """What fills one parameter: a variable, an expression, or a text with tags.
+    """The source of one parameter: a variable, an expression, or a text with tags.
 
-    `variables` are the names that it takes, `printed` those that it prints without a guard.
+    `variables` are the names that it uses, `printed` those that it prints without a guard.
     """
 
     def __init__(self, written: str, language: str) -> None:
@@ -64,7 +64,7 @@ class Parameter:
         self.printed = self._part.printed if self._part is not None else self.variables
 
     def value(self, values: Mapping[str, Any], cap: int) -> str:
-        """Return the text of the parameter; raises RenderError, which names the variable that is to blame."""
+        """Return the text of the parameter; raises RenderError with the variable at fault."""
         blamed = next(iter(self.variables)) if len(self.variables) == 1 else ""
         what = f"variable {blamed!r}" if blamed else "a parameter"
         try:
@@ -87,7 +87,7 @@ class Parameter:
 
 
 class WhatsAppParameters:
-    """What fills the parameters of a template; raises RenderError for an expression that cannot be compiled."""
+    """The sources of a template's parameters; raises RenderError for an expression that cannot be compiled."""
 
     def __init__(self, content: WhatsAppContent, language: str) -> None:
         headers = [split_media(written) for written in content.header_variables]
@@ -112,7 +112,7 @@ class WhatsAppParameters:
             found.append({"type": "body", "parameters": texts})
         for index, kind, one in self._buttons:
             value = one.value(values, _MOST_CHARS[kind])
-            # an authentication template's copy-code button is approved as a URL button
+            # the API treats the copy-code button of an authentication template as a URL button
             sub_type = "url" if kind == "otp" else kind
             button = {"type": "button", "sub_type": sub_type, "index": str(index)}
             found.append({**button, "parameters": [_button_parameter(kind, value)]})
@@ -128,7 +128,7 @@ class WhatsAppParameters:
         return {"type": medium, medium: shown}
 
     def _file_name(self, link: str, values: Mapping[str, Any]) -> str:
-        """Return the name that the recipient sees: the template's, else the end of the link's path."""
+        """Return the file name that the recipient sees: the template's, else the end of the link's path."""
         named = self._filename.render(values) if self._filename is not None else ""
         name = named or unquote(_PATH_END.split(link, maxsplit=1)[0].rpartition("/")[2])
         return " ".join(_UNFIT_FILENAME.sub(" ", name).split())[:MAX_FILENAME_CHARS] or "document"

@@ -1,4 +1,4 @@
-"""Which templates can be rendered for one recipient and not for another, whose values fit their types as well."""
+"""Templates that render for one recipient and fail for another, although both have values of the declared types."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def depends(source: str, given: tuple[str, ...] = (), **more: Any) -> bool:
     ],
 )
 def test_a_value_may_decide_whether_a_message_can_be_rendered(source: str) -> None:
-    """So each recipient has to be tried."""
+    """Such templates need a trial rendering for each recipient."""
     assert depends(source)
 
 
@@ -77,7 +77,7 @@ def test_a_value_may_decide_whether_a_message_can_be_rendered(source: str) -> No
     ],
 )
 def test_declared_types_are_enough_where_they_say_it_all(source: str) -> None:
-    """A million recipients are not rendered twice for nothing."""
+    """Such templates need no trial rendering."""
     assert not depends(source)
 
 
@@ -97,7 +97,7 @@ def test_a_global_variable_stands_in_for_one_that_a_recipient_lacks() -> None:
     ],
 )
 def test_values_that_surely_can_be_computed_with_need_no_trial(source: str, fit: list[Any], unfit: list[Any]) -> None:
-    """The rest is rendered to see: an `if` may pass it by."""
+    """Other values need a trial: an `if` may skip the computation."""
     unsure = compile_template(Template("t", "T", ["email"], text=source)).computed
     name = next(iter(unsure.names))
     assert [value for value in [*fit, *unfit] if unsure.fits({name: value})] == fit

@@ -1,4 +1,4 @@
-"""Numbers: exact from the request to the message, printed as given where no filter says otherwise."""
+"""Numbers are exact from the request to the message, and printed as given unless a filter is used."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def rendered(source: str, value: Any) -> str:
     ],
 )
 def test_a_text_that_can_be_but_one_number_is_that_number(text: str, value: str, printed: str) -> None:
-    """Whatever the marks of its thousands; it is printed as it was written, without the currency."""
+    """Thousands may be grouped in any way; the number is printed as written, without the currency."""
     number = read_number(f" {text} ")
     assert Decimal(number) == Decimal(value)
     assert rendered("{{ a }}", number) == printed
@@ -55,7 +55,7 @@ def test_a_text_that_can_be_but_one_number_is_that_number(text: str, value: str,
 
 @pytest.mark.parametrize("text", ["1.915", "1,915", "-1.500", "12.000", "999,999", "Rp 1.915"])
 def test_a_text_that_could_be_two_numbers_is_refused(text: str) -> None:
-    """With both readings, each of which is read without doubt."""
+    """The error has both readings, each of which is unambiguous."""
     with pytest.raises(AmbiguousNumberError) as raised:
         read_number(text)
     one, other = (Decimal(read_number(reading)) for reading in raised.value.readings)
@@ -68,7 +68,7 @@ def test_a_text_that_could_be_two_numbers_is_refused(text: str) -> None:
      "1..5", "١٢", "1.915 000", "0812 2477", "1" * 31, "1" * 100],
 )  # fmt: skip
 def test_what_is_no_number_is_refused(text: str) -> None:
-    """Numbers that a spreadsheet has shortened too: their digits are gone."""
+    """This includes numbers that a spreadsheet has shortened, since their digits are lost."""
     with pytest.raises(NotANumberError):
         read_number(text)
 
@@ -102,20 +102,20 @@ def test_what_is_no_number_is_refused(text: str) -> None:
     ],
 )
 def test_filters_and_operators_are_exact(source: str, value: Any, text: str) -> None:
-    """Rounding is half away from zero, as invoices have it."""
+    """Rounding is half away from zero, as on invoices."""
     assert rendered(source, value) == text
 
 
 @pytest.mark.parametrize("source", ["{{ a | number }}", "{{ a | currency }}", "{{ a | int }}", "{{ a | float }}"])
 def test_a_filter_refuses_a_text_that_could_be_two_numbers(source: str) -> None:
-    """Rather than print 2 for 1.915."""
+    """Otherwise it could print 2 for 1.915."""
     with pytest.raises(RenderError, match="two different numbers"):
         rendered(source, "1.915")
 
 
 @pytest.mark.parametrize("written", ["1915000.00", "12.50", "1e16", "-0.0", "0.1", "98765432109876543210.12345"])
 def test_a_number_survives_the_queue(written: str) -> None:
-    """In a job, among a blast's variables and as a default: as a number, and as it was written."""
+    """In a job, a blast's variables and a default, both its value and its written form survive."""
     template = Template("t", "T", ["email"], text="x", variables=[Variable("c", "number", default=Number(written))])
     blast = Blast("b", template, ["email"], "normal", 0, {"email": 1}, 1, variables={"b": Number(written)})
     job = Job("b", 0, "email", "normal", Recipient("a@example.com", "Ann", {"a": Number(written)}), 0)
@@ -127,7 +127,7 @@ def test_a_number_survives_the_queue(written: str) -> None:
 
 @pytest.mark.parametrize("text", ["007", "1.915.000,50", "Rp 1.915.000"])
 def test_a_number_with_marks_survives_the_queue(text: str) -> None:
-    """Both what it is and how it was written."""
+    """Both its value and its written form survive."""
     job = Job("b", 0, "email", "normal", Recipient("a@example.com", "Ann", {"a": read_number(text)}), 0)
     blast = Blast("b", Template("t", "T", ["email"]), ["email"], "normal", 0, {"email": 1}, 1)
     found = job_values(blast, unpack_job(pack_job(job)))["a"]
@@ -136,7 +136,7 @@ def test_a_number_with_marks_survives_the_queue(text: str) -> None:
 
 @pytest.mark.parametrize("literal", ["1915000.00", "12.50", "1e16", "1250000", "-7.5", "12345678901234567890.5"])
 def test_an_invoice_reads_alike_in_both_channels(literal: str) -> None:
-    """The same expressions give the same words in a mail and in a WhatsApp parameter."""
+    """The same expressions give the same text in a mail and in a WhatsApp parameter."""
     sources = ["{{ a }}", "{{ a | number(2) }}", "Rp {{ a | number }}", "{{ a | currency('IDR') }}",
                "{{ d | date('%d %B %Y') }}", "{{ a * 1.11 }}",
                "{% if a > 10 %}much{% else %}little{% endif %}"]  # fmt: skip
@@ -164,7 +164,7 @@ def test_an_invoice_reads_alike_in_both_channels(literal: str) -> None:
     ],
 )
 def test_names_of_months_and_days_follow_the_templates_language(language: str, whatsapp: str, text: str) -> None:
-    """Its own, else its WhatsApp content's, else English."""
+    """The language is the template's, else its WhatsApp content's, else English."""
     source = "{{ d | date('%A %d %B %Y, %b %a %p') }}"
     content = WhatsAppContent("t", whatsapp) if whatsapp else None
     template = Template("t", "T", ["email"], text=source, whatsapp=content, language=language)
@@ -172,7 +172,7 @@ def test_names_of_months_and_days_follow_the_templates_language(language: str, w
 
 
 def test_a_date_may_name_its_own_language() -> None:
-    """For a mail in two languages; one that nobody speaks is an error."""
+    """This allows mails in two languages; an unknown language is an error."""
     both = "{{ a | date('%d %B', 'id') }} / {{ a | date('%d %B', language='en') }}"
     assert rendered(both, "2026-08-17") == "17 Agustus / 17 August"
     with pytest.raises(RenderError, match="no language 'xx'"):
@@ -181,7 +181,7 @@ def test_a_date_may_name_its_own_language() -> None:
 
 @pytest.mark.parametrize("name", ["int", "float"])
 def test_a_text_that_is_no_number_does_not_become_zero(name: str) -> None:
-    """`5 jt` is not 0: without a fallback it is refused; an empty value is 0, as in Jinja."""
+    """Without a fallback `5 jt` is refused; an empty value is 0, as in Jinja."""
     for amount in ("5 jt", "USD 12.50", "abc", "#N/A"):
         with pytest.raises(RenderError):
             rendered(f"{{{{ a | {name} }}}}", amount)

@@ -1,4 +1,4 @@
-"""Which names a template prints without a guard."""
+"""The names that a template prints without a guard."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ from shared.templates import Button, Template, WhatsAppContent
     ],
 )
 def test_a_name_is_printed_unless_something_guards_it(source: str, printed: set[str]) -> None:
-    """In the subject, the html and the text."""
+    """This holds for names in the subject, the html and the text."""
     found = compile_template(Template("t", "T", ["email"], subject=source, html=source)).printed
     assert found & {"name"} == printed & {"name"}
 
 
 def test_a_parameter_prints_its_names() -> None:
-    """Meta takes no empty parameter, so a plain name is printed; an expression may guard it."""
+    """Meta refuses empty parameters, so a plain name counts as printed; an expression may guard it."""
     bodies = ["name", "email | default('-')"]
     content = WhatsAppContent("t", "en", body_variables=bodies, button_variables=[Button("phone")])
     whatsapp = compile_template(Template("t", "T", ["whatsapp"], whatsapp=content)).whatsapp
@@ -72,7 +72,7 @@ def test_a_parameter_prints_its_names() -> None:
 
 
 def test_the_name_of_a_file_prints_its_names() -> None:
-    """`Invoice .pdf` is as wrong as `Dear ,`."""
+    """Without the name the file would be `Invoice .pdf`."""
     content = WhatsAppContent("t", "en", header_variables=["document:x"], document_filename="Invoice {{ name }}.pdf")
     whatsapp = compile_template(Template("t", "T", ["whatsapp"], whatsapp=content)).whatsapp
     assert whatsapp is not None

@@ -1,4 +1,4 @@
-"""Rendering: what a template may say, what it is filled with, and where it stops."""
+"""Rendering: the template language, the values, and the limits."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def rendered(source: str, **values: Any) -> str:
 
 
 def test_same_content_is_compiled_once() -> None:
-    """Single messages of one template are blasts of their own: the second must not pay for compiling again."""
+    """Each single message is a blast of its own: the second with the same template must not compile it again."""
     first, second = (mail(text="Hello {{ name }}", subject="compiled once") for _ in range(2))
     assert compile_template(first) is compile_template(second)
     assert compile_template(first) is not compile_template(mail(text="Hello {{ name }}!", subject="compiled once"))
 
 
 def test_many_templates_in_rotation_stay_compiled() -> None:
-    """Several hundred templates taking turns are compiled once each: compiling takes thousands of times a rendering."""
+    """Hundreds of templates in turn are compiled once each, since compiling takes thousands of times a rendering."""
     rotation = [mail(text=f"Hello {{{{ name }}}}, from {number}", subject="in rotation") for number in range(300)]
     first = [compile_template(template) for template in rotation]
     assert all(compile_template(template) is kept for template, kept in zip(rotation, first, strict=True))
 
 
 def test_html_is_escaped_and_the_rest_is_not() -> None:
-    """A name with markup stays a name in html, and reads as it is in the subject and the text."""
+    """A name with markup is escaped in html, and unchanged in the subject and the text."""
     template = mail(subject="Hi {{ name }}", html="<p>Hi {{ name }}</p>", text="Hi {{ name }}")
     message = compile_template(template).render({"name": "<b>Bo & Co</b>"})
     assert message.html == "<p>Hi &lt;b&gt;Bo &amp; Co&lt;/b&gt;</p>"
@@ -60,13 +60,13 @@ def test_html_is_escaped_and_the_rest_is_not() -> None:
 
 
 def test_a_subject_is_one_line() -> None:
-    """Whatever a value holds, nothing of it can begin a new header."""
+    """No value can begin a new header."""
     subject = compile_template(mail(subject="Re: {{ x }}", text="t")).render_subject({"x": "a\r\nBcc: b@c.d\u2028e"})
     assert subject == "Re: a Bcc: b@c.d e"
 
 
 def test_a_missing_text_is_made_from_the_html() -> None:
-    """Once, when the template is compiled; with the same values it says what the html says."""
+    """It is made once, when the template is compiled, and equals the text of the rendered html."""
     html = "<h1>Hello {{ name }}</h1><p>{% if vip %}Dear <b>friend</b>{% endif %}</p><a href='{{ url }}'>Go</a>"
     template = compile_template(mail(html=html))
     values = {"name": "A & B", "vip": True, "url": "https://example.com/?a=1&b=2"}
@@ -77,7 +77,7 @@ def test_a_missing_text_is_made_from_the_html() -> None:
 
 
 def test_the_nearer_value_wins() -> None:
-    """Recipient variables, then global ones, then the recipient's own fields, then defaults."""
+    """The order is recipient variables, global variables, the recipient's fields, defaults."""
     template = mail(text="x", variables=[Variable("a", default="d"), Variable("b"), Variable("c", required=False)])
     values = merge_variables(template, {"a": "g", "b": "g", "email": "g"}, Person(variables={"b": "r", "name": "R"}))
     assert (values["a"], values["b"], values["c"]) == ("g", "r", None)
@@ -86,7 +86,7 @@ def test_the_nearer_value_wins() -> None:
 
 
 def test_a_job_is_filled_as_its_blast_says() -> None:
-    """With the address of its channel and its own unsubscribe link."""
+    """A job gets the address of its channel and its own unsubscribe link."""
     blast = Blast("b", mail(text="x"), ["email"], "normal", 0, {"email": 1}, 1, variables={"g": 1})
     job = Job("b", 0, "email", "normal", Recipient("a@example.com", "Ann", {"v": 2}), 0)
     values = job_values(blast, job, "https://example.com/u/1")
@@ -97,7 +97,7 @@ def test_a_job_is_filled_as_its_blast_says() -> None:
 
 
 def test_a_missing_variable_is_named() -> None:
-    """With the part that needs it; the default filter and `is defined` may ask for it."""
+    """The error has the variable and the part; `default` and `is defined` accept a missing variable."""
     with pytest.raises(RenderError) as raised:
         rendered("Hi {{ nobody }}")
     assert (raised.value.variable, raised.value.part) == ("nobody", "text")
@@ -125,7 +125,7 @@ def test_a_missing_variable_is_named() -> None:
     ],
 )
 def test_what_messages_need_works(source: str, values: dict[str, Any], text: str) -> None:
-    """Numbers, dates, loops, fields, conditions, texts."""
+    """Numbers, dates, loops, fields, conditions and texts work."""
     assert rendered(source, **values) == text
 
 
@@ -157,7 +157,7 @@ def test_what_messages_need_works(source: str, values: dict[str, Any], text: str
     ],
 )
 def test_the_rest_of_the_language_is_refused(source: str) -> None:
-    """When the template is compiled or, with no value in reach, when it is rendered."""
+    """It is refused when the template is compiled or, if that depends on values, when it is rendered."""
     with pytest.raises(RenderError):
         rendered(source, x="value")
 
@@ -175,7 +175,7 @@ def test_the_rest_of_the_language_is_refused(source: str) -> None:
     ],
 )
 def test_work_is_bounded_by_counting(source: str) -> None:
-    """Ends in an error, and long before anybody would notice."""
+    """Excessive work ends in an error within two seconds of processor time."""
     began = time.process_time()
     with pytest.raises(RenderError):
         rendered(source, xs=["é" * 1000] * 1000, s="x&" * 20_000)
@@ -183,7 +183,7 @@ def test_work_is_bounded_by_counting(source: str) -> None:
 
 
 def test_errors_hold_no_values() -> None:
-    """An error may stand in a log, a recipient's data may not."""
+    """Errors are logged, and a recipient's data must not be."""
     with pytest.raises(RenderError) as raised:
         rendered("{{ secret + 1 }}", secret="hush-hush")
     assert "hush" not in str(raised.value)
@@ -194,7 +194,7 @@ def chat(**changes: Any) -> Template:
 
 
 def test_whatsapp_parameters_stand_in_order() -> None:
-    """Header (also a medium), body, and a button each."""
+    """The order is header (here an image), body, and one component per button."""
     template = chat(header_variables=["image:pic"], body_variables=["name", "sum"], button_variables=["path"])
     values = {"pic": "https://example.com/a.png", "name": " Ann\n B ", "sum": 7, "path": "orders/7"}
     assert whatsapp_components(template, values) == [
@@ -206,7 +206,7 @@ def test_whatsapp_parameters_stand_in_order() -> None:
 
 @pytest.mark.parametrize("value", ["", "  \n", None, "x" * 1025, ["a"]])
 def test_a_parameter_that_meta_would_refuse_is_refused_here(value: Any) -> None:
-    """Empty, too long, or no text: the error names the variable."""
+    """The error for an empty, overlong or non-text value names the variable."""
     with pytest.raises(RenderError) as raised:
         whatsapp_components(chat(body_variables=["x"]), {"x": value})
     assert raised.value.variable == "x"

@@ -1,4 +1,4 @@
-"""Templates as YAML: what looks like a number is that number, and nothing becomes something else."""
+"""Templates as YAML: a plain number stays exact, and no other text becomes a number or a date."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ variables:
      ("12.50", Number("12.50"))],
 )  # fmt: skip
 def test_a_plain_scalar_is_what_it_looks_like(written: str, value: object) -> None:
-    """No octal, no base 60, no dates."""
+    """Octal numbers, base 60 and dates are not interpreted."""
     found = load_template(f"x: {written}")["x"]
     assert (found, type(found)) == (value, type(value))
 
 
 def test_a_template_file_keeps_its_numbers(tmp_path: Path) -> None:
-    """Its defaults are printed as they are written."""
+    """Its defaults are printed as written."""
     (tmp_path / "bill.yaml").write_text(FILE)
     template = read_templates(tmp_path, "ID")["bill"].template
     values = merge_variables(template, {}, Person())
