@@ -7,6 +7,7 @@ All times are milliseconds since the epoch on the producer's clock.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
@@ -219,8 +220,16 @@ class EventBatch(msgspec.Struct, frozen=True, array_like=True):
     events: list[Event]
 
 
+class _LooseBatch(msgspec.Struct, frozen=True, array_like=True):
+    producer: str
+    sequence: int
+    events: list[msgspec.Raw]
+
+
 _encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(EventBatch)
+_loose_decoder = msgspec.msgpack.Decoder(_LooseBatch)
+_event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 
 
 def pack_event(event: Event) -> bytes:
@@ -239,3 +248,16 @@ def unpack_batch(raw: bytes) -> EventBatch:
         return _decoder.decode(raw)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise DecodeError("event batch", raw) from error
+
+
+def unpack_known(raw: bytes) -> EventBatch | None:
+    """Unpack what can be read of a batch in which a later version told more; None where it is no batch."""
+    try:
+        loose = _loose_decoder.decode(raw)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+    known: list[Event] = []
+    for one in loose.events:
+        with suppress(msgspec.DecodeError, msgspec.ValidationError):
+            known.append(_event_decoder.decode(one))
+    return EventBatch(loose.producer, loose.sequence, known)

@@ -6,6 +6,8 @@ immutable snapshot. Its id is deterministic, so that a repeated request names th
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -35,14 +37,29 @@ class Attachment(msgspec.Struct, frozen=True, array_like=True):
     content_id: str = ""
 
 
+class StoredFile(msgspec.Struct, frozen=True, array_like=True):
+    """An attachment that lies apart from its job, under its blast and the digest of its content; `size` in bytes."""
+
+    filename: str
+    content_type: str
+    digest: str
+    size: int
+    content_id: str = ""
+
+
 class Recipient(msgspec.Struct, frozen=True, array_like=True):
-    """Whom a job is for: a normalised address (email, or phone digits without `+`) and its own variables."""
+    """Whom a job is for: a normalised address (email, or phone digits without `+`) and its own variables.
+
+    In the queue its attachments lie apart, as `files`, and `attachments` is None: an earlier version, which knows
+    nothing of `files`, then finds that this is no job, and sends no mail without them.
+    """
 
     address: str
     name: str
     variables: dict[str, Any] = {}
     reference: str = ""
-    attachments: list[Attachment] = []
+    attachments: list[Attachment] | None = []
+    files: list[StoredFile] = []
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -71,6 +88,31 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     def job_id(self) -> str:
         """The deterministic id `<blast_id>:<recipient index>:<channel>`."""
         return f"{self.blast_id}:{self.index}:{self.channel}"
+
+
+def with_files_apart(job: Job) -> tuple[Job, dict[str, bytes]]:
+    """Return the job with its attachments as `files`, and their contents by digest; as it is where it has none."""
+    recipient = job.recipient
+    if not recipient.attachments:
+        return job, {}
+    contents: dict[str, bytes] = {}
+    files = []
+    for one in recipient.attachments:
+        digest = hashlib.blake2b(one.content, digest_size=16).hexdigest()
+        contents[digest] = one.content
+        files.append(StoredFile(one.filename, one.content_type, digest, len(one.content), one.content_id))
+    apart = msgspec.structs.replace(recipient, attachments=None, files=files)
+    return msgspec.structs.replace(job, recipient=apart), contents
+
+
+def with_contents(job: Job, contents: Mapping[str, bytes]) -> Job:
+    """Return the job with its files within it; raises KeyError, with the digest, where one is not given."""
+    recipient = job.recipient
+    attachments = [
+        Attachment(one.filename, one.content_type, contents[one.digest], one.content_id) for one in recipient.files
+    ]
+    whole = msgspec.structs.replace(recipient, attachments=attachments, files=[])
+    return msgspec.structs.replace(job, recipient=whole)
 
 
 class JobId(msgspec.Struct, frozen=True):

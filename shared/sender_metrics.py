@@ -59,6 +59,12 @@ class SenderMetrics:
             buckets=_WAIT_BUCKETS,
             registry=self.registry,
         )
+        self._surprises = Counter(
+            "kurir_housekeeping_errors",
+            "Errors that nobody thought of in what a sender does besides sending; it goes on.",
+            ("channel", "task"),
+            registry=self.registry,
+        )
         # looking a label's child up takes longer than counting
         self._counted: dict[tuple[str, str, str], Counter] = {}
         self._timed: dict[str, Histogram] = {}
@@ -84,6 +90,10 @@ class SenderMetrics:
         if waited is None:
             waited = self._waited[channel, lane] = self._latencies.labels(channel, lane)
         waited.observe(seconds)
+
+    def housekeeping_failed(self, channel: str, task: str) -> None:
+        """Count an error that nobody thought of in the sender's housekeeping."""
+        self._surprises.labels(channel, task).inc()
 
     def watch(self, channel: str, servers: Callable[[], Sequence[ServerState]]) -> None:
         """Show how each server of the channel's provider stands, asked at each scrape."""

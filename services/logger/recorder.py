@@ -11,9 +11,13 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+from services.logger.letters import LetterFile, failed_jobs, files_of, forget_files, keep_file, touch_file
 from services.logger.store import StorageError, Store, Work
 from services.logger.writing import Applied, EventWriter, Written
+from shared.clock import SystemClock
 from shared.errors import DecodeError, QueueUnavailableError
 from shared.events import Event, Queued, Swept
 from shared.lifecycle import Stop
@@ -22,6 +26,7 @@ from shared.queue.event_log import EventEntry, EventLog
 from shared.web import Health
 
 log = get_logger()
+ResultT = TypeVar("ResultT")
 
 _FEWEST_ENTRIES, _MOST_ENTRIES = 20, 500
 _BLOCK_S = 1.0
@@ -60,6 +65,7 @@ class Recorder:
         drain_s: float = 4.0,
     ) -> None:
         self._drain_s = drain_s
+        self._clock = SystemClock()
         self.state = RecorderState()
         self._events = events
         self._store = store
@@ -124,7 +130,10 @@ class Recorder:
 
     async def _record(self, entries: Sequence[EventEntry]) -> bool:
         """Write and acknowledge entries; return False if the service was stopped before it succeeded."""
+        failed = failed_jobs(entries)
         try:
+            if failed and not await self._keep_files(files_of(failed)):
+                return False
             applied = await self._persist(lambda connection: self.writer.apply(connection, entries))
         except Exception as error:  # one bad event must not block all others
             if len(entries) == 1:
@@ -136,6 +145,38 @@ class Recorder:
         await self._settle(entries, applied)
         return True
 
+    async def _keep_files(self, files: Sequence[LetterFile]) -> bool:
+        """Store what dead letters attach, one file at a time; False if the service was stopped before it succeeded."""
+        for file in files:
+            now_ms = self._clock.now_ms()
+            stored = await self._persist(partial(touch_file, file=file, now_ms=now_ms))
+            if stored is None:
+                return False
+            if stored:
+                continue
+            try:
+                content = await self._load(file)
+            except QueueUnavailableError:
+                return False
+            if content is None:  # written and let go of before, or lost: a letter without it fails when sent again
+                log.info("a file of a dead letter is gone from the queue", blast=file.blast_id, file=file.digest)
+            elif await self._persist(partial(keep_file, file=file, content=content, now_ms=now_ms)) is None:
+                return False
+        return True
+
+    async def _load(self, file: LetterFile) -> bytes | None:
+        """Read a file, as long as Redis is away; raises QueueUnavailableError when the service is stopped meanwhile."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return await self._events.files.get(file.channel, file.blast_id, file.digest)
+            except QueueUnavailableError as error:
+                self._health.report("redis", str(error))
+                if self._stop.is_set():
+                    raise
+            await self._pause(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
     async def _set_aside(self, entry: EventEntry, error: Exception) -> bool:
         log.error("an event cannot be applied; kept in undecodable_events", stream=entry.stream, exc_info=error)
         kept = await self._persist(lambda connection: self.writer.set_aside(connection, entry, repr(error)))
@@ -145,7 +186,7 @@ class Recorder:
         await self._settle([entry], kept)
         return True
 
-    async def _persist(self, work: Work[Applied]) -> Applied | None:
+    async def _persist(self, work: Work[ResultT]) -> ResultT | None:
         """Try a transaction until it succeeds; return None if the service was stopped before that.
 
         Raises StorageError if the values to write are at fault.
@@ -179,9 +220,10 @@ class Recorder:
         """Acknowledge written entries; if Redis is away they are read again later and found to be applied."""
         self.state.events += applied.events
         self.state.repeated += applied.repeated
-        self.state.set_aside += sum(isinstance(entry.batch, DecodeError) for entry in entries)
+        self.state.set_aside += sum(isinstance(entry.unread or entry.batch, DecodeError) for entry in entries)
         self._on_written(applied.written)
         try:
+            await forget_files(self._events.files, failed_jobs(entries))
             await self._events.ack(entries)
         except QueueUnavailableError as error:
             self._health.report("redis", str(error))

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import msgspec
 
 from services.logger.blast_rows import CHANGE, counts_of, read_snapshot
+from services.logger.letters import files_of, read_file
 from services.logger.store import StorageError, Store
 from services.logger.writing import write_events
 from shared.blasts import Blast
@@ -259,11 +260,25 @@ class Outbox:
         if blast is None:
             log.error("messages cannot be sent again, their blast is gone", blast=entry.blast_id, jobs=len(entry.jobs))
         else:
-            await self._producer.enqueue(Chunk(blast, entry.channel, 0, entry.jobs, entry.series))
+            chunk = Chunk(blast, entry.channel, 0, entry.jobs, entry.series)
+            lost = await self._put_files(chunk)
+            await self._producer.enqueue(replace(chunk, lenient=lost > 0))
             log.info("messages are sent again", blast=entry.blast_id, channel=entry.channel, jobs=len(entry.jobs))
         await self._store.write(
             lambda connection: connection.execute("DELETE FROM retry_outbox WHERE id = ?", (entry.entry_id,)).rowcount
         )
+
+    async def _put_files(self, chunk: Chunk) -> int:
+        """Bring what dead letters attach back to Redis, one file at a time; returns how many are lost."""
+        lost = 0
+        for file in files_of(chunk.jobs):
+            content = await self._store.read(lambda connection: read_file(connection, file))  # noqa: B023 -- run at once
+            if content is None:
+                log.error("a file of messages that are sent again is lost", blast=file.blast_id, file=file.digest)
+                lost += 1
+            else:
+                await self._producer.put_files(chunk, {file.digest: content})
+        return lost
 
     async def _restored(self, entry: OutboxEntry) -> Blast | None:
         """Return the blast, after restoring it to Redis if it has expired there."""

@@ -52,6 +52,12 @@ UNUSED_TEMPLATES = """
 DELETE FROM blast_templates WHERE hash IN (SELECT hash FROM blast_templates t
     WHERE NOT EXISTS (SELECT 1 FROM blasts b WHERE b.template_hash = t.hash))
 """
+UNUSED_FILES = """
+SELECT rowid, length(content) FROM letter_files f
+WHERE kept_at_ms < ?1 AND rowid > ?2 AND NOT EXISTS (SELECT 1 FROM dead_letters d WHERE d.blast_id = f.blast_id)
+    AND NOT EXISTS (SELECT 1 FROM retry_outbox o WHERE o.blast_id = f.blast_id)
+ORDER BY rowid LIMIT ?3
+"""
 _DROP_JOB = ("DELETE FROM message_attempts WHERE job_id = ?", "DELETE FROM dead_letters WHERE job_id = ?")
 _COUNT_DOWN = "UPDATE message_counts SET n = n - ? WHERE channel = ? AND status = ?"
 # (table, column, unit in ms): small tables, by their own first column
@@ -96,6 +102,7 @@ class Retention:
             ("api_logs", _by_creation("api_logs", "idx_api_created_at", cutoff_ms)),
             ("system_logs", _by_creation("system_logs", "idx_system_created_at", cutoff_ms)),
             ("blasts", _blasts(cutoff_ms)),
+            ("letter_files", _letter_files(self._clock.now_ms() - DAY_MS)),
         ]
         producers = await self._store.read(_producers)
         works += [("applied_events", _applied(producer, applied_before)) for producer in producers]
@@ -218,6 +225,22 @@ def _blasts(cutoff_ms: int) -> Chunked:
         connection.executemany("DELETE FROM blast_counts WHERE blast_id = ?", ids)
         connection.executemany("DELETE FROM blasts WHERE blast_id = ?", ids)
         return len(ids), len(ids) == size or len(ids) < len(found)
+
+    return chunk
+
+
+def _letter_files(before_ms: int) -> Chunked:
+    """Delete the files of blasts that have no dead letters any more; those stored last may be of letters to come."""
+    last = 0
+
+    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
+        nonlocal last
+        found = connection.execute(UNUSED_FILES, (before_ms, last, size)).fetchall()
+        rows = _within_bytes(found, 1)
+        ids = [row[:1] for row in rows]
+        connection.executemany("DELETE FROM letter_files WHERE rowid = ?", ids)
+        last = rows[-1][0] if rows else last
+        return len(ids), len(found) == size or len(rows) < len(found)
 
     return chunk
 

@@ -261,8 +261,20 @@ UPDATE message_logs SET recipient_identity = other_identity(coalesce(recipient_e
 CREATE INDEX idx_recipient_identity ON message_logs(recipient_identity) WHERE recipient_identity IS NOT NULL;
 """
 
+# the files of dead letters, each once per blast
+_FILES = """
+CREATE TABLE letter_files (
+    blast_id TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    content BLOB NOT NULL,
+    kept_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (blast_id, digest)
+);
+CREATE INDEX idx_letter_files_kept ON letter_files(kept_at_ms);
+"""
+
 # entry N migrates the schema from version N to N + 1; never edit a released one
-MIGRATIONS: Sequence[str] = (_LOGS + _STORIES + _APPLIED + _TALLIES, _MINUTES, _IDENTITIES)
+MIGRATIONS: Sequence[str] = (_LOGS + _STORIES + _APPLIED + _TALLIES, _MINUTES, _IDENTITIES, _FILES)
 
 
 class NewerSchemaError(KurirError):

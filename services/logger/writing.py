@@ -155,6 +155,8 @@ class EventWriter:
         now_ms = self._clock.now_ms()
         for entry in entries:
             batch = entry.batch
+            if entry.unread is not None:
+                self._keep_unread(connection, entry, str(entry.unread), entry.unread.raw)
             if isinstance(batch, DecodeError):
                 self._keep_unread(connection, entry, str(batch), batch.raw)
             elif self._is_new(connection, batch, now_ms):
@@ -167,7 +169,7 @@ class EventWriter:
 
     def set_aside(self, connection: sqlite3.Connection, entry: EventEntry, error: str) -> Applied:
         """Store an entry that cannot be applied in `undecodable_events`, so that it does not block the others."""
-        batch = entry.batch
+        batch = entry.unread or entry.batch
         raw = batch.raw if isinstance(batch, DecodeError) else pack_batch(batch)
         self._keep_unread(connection, entry, error, raw)
         return Applied()

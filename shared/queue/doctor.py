@@ -17,9 +17,8 @@ import orjson
 from redis.asyncio import Redis
 
 from shared.clock import Clock, SystemClock
-from shared.errors import DecodeError
 from shared.events import Ended, EventBatch, pack_batch
-from shared.jobs import parse_job_id, unpack_job
+from shared.jobs import legible_job_id, parse_job_id
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
@@ -211,16 +210,14 @@ class Doctor:
         for stream in await self._streams():
             start = "-"
             while True:
-                with translated("doctor"):
-                    rows: Any = await self._redis.xrange(stream, start, "+", count=PAGE)
-                if not rows:
+                # pages bounded by their bytes; every job begins with nothing
+                following, at_end, *rows = await self._call("find", (stream, start, "+", PAGE, b""))
+                start = following.decode()
+                for raw in rows[1::2]:
+                    if job_id := legible_job_id(raw):  # else no job: its sender ends it
+                        yield job_id
+                if at_end:
                     break
-                start = f"({rows[-1][0].decode()}"
-                for _, fields in rows:
-                    try:
-                        yield unpack_job(fields[b"d"]).job_id
-                    except DecodeError:
-                        continue  # no job: its sender ends it
         async for members in self._pages("later:jobs"):
             for member in members:
                 yield member.decode()

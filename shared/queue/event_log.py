@@ -15,8 +15,9 @@ from redis.exceptions import ResponseError
 
 from shared.channels import CHANNELS
 from shared.errors import DecodeError
-from shared.events import EventBatch, unpack_batch
+from shared.events import EventBatch, unpack_batch, unpack_known
 from shared.queue.connection import translated
+from shared.queue.files import FileStore
 from shared.queue.keys import GATEWAY_EVENTS, LOGGER_GROUP, ChannelKeys
 from shared.queue.scripts import call_script
 
@@ -25,11 +26,15 @@ CONSUMER = "writer"
 
 @dataclass(frozen=True, slots=True)
 class EventEntry:
-    """One entry of an event stream; `batch` is the error, with the bytes, where it cannot be decoded."""
+    """One entry of an event stream; `batch` is the error, with the bytes, where it cannot be decoded.
+
+    `unread` is the error where only a part of it can: the batch holds that part.
+    """
 
     stream: str
     entry_id: str
     batch: EventBatch | DecodeError
+    unread: DecodeError | None = None
 
 
 _MOST_EVENT_BYTES = 512 * 1024 * 1024
@@ -51,6 +56,7 @@ class EventLog:
 
     def __init__(self, redis: Redis, channels: Sequence[str] = tuple(CHANNELS)) -> None:
         self._redis = redis
+        self.files = FileStore(redis)
         self._streams = [ChannelKeys(channel).events for channel in channels] + [GATEWAY_EVENTS]
         self._pending_from: dict[str, str] = dict.fromkeys(self._streams, "0")
 
@@ -116,14 +122,15 @@ class EventLog:
 
 def _entries(rows: list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes] | None]]]]) -> list[EventEntry]:
     return [
-        EventEntry(stream.decode(), entry_id.decode(), _batch(fields))
+        _entry(stream.decode(), entry_id.decode(), fields[b"d"] if fields else b"")
         for stream, entries in rows
         for entry_id, fields in entries
     ]
 
 
-def _batch(fields: dict[bytes, bytes] | None) -> EventBatch | DecodeError:
+def _entry(stream: str, entry_id: str, raw: bytes) -> EventEntry:
     try:
-        return unpack_batch(fields[b"d"] if fields else b"")
+        return EventEntry(stream, entry_id, unpack_batch(raw))
     except DecodeError as error:
-        return error
+        known = unpack_known(raw)
+        return EventEntry(stream, entry_id, error) if known is None else EventEntry(stream, entry_id, known, error)

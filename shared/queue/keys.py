@@ -35,6 +35,10 @@ class ChannelKeys:
         """Return the hash of a blast on this channel."""
         return f"{self.tag}:blast:{blast_id}"
 
+    def file(self, blast_id: str, digest: str) -> str:
+        """Return the key of a file that jobs of a blast need."""
+        return f"{self.tag}:file:{blast_id}:{digest}"
+
     def sender(self, sender_id: str) -> str:
         """Return the heartbeat of a sender."""
         return f"{self.tag}:sender:{sender_id}"

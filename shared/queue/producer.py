@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -10,12 +10,13 @@ from redis.exceptions import ResponseError
 
 from shared.blasts import Blast
 from shared.clock import Clock, SystemClock
-from shared.errors import KurirError, QueueFullError
+from shared.errors import KurirError, QueueFullError, QueueUnavailableError
 from shared.events import Event, EventBatch, Queued, QueuedRecipient, pack_batch, pack_event
-from shared.jobs import Job, pack_job
+from shared.jobs import Job, pack_job, with_files_apart
 from shared.queue.batches import Numbered
 from shared.queue.connection import RETRY_WHEN_FULL_S, translated
 from shared.queue.event_log import most_event_bytes
+from shared.queue.files import FileStore
 from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
 from shared.queue.scripts import Argument, call_script
 from shared.queue.timing import Timing
@@ -23,6 +24,10 @@ from shared.queue.timing import Timing
 MAX_CHUNK = 500
 OWN_STREAM_FROM = 100
 MEMORY_SHARE = 0.8
+
+
+class FilesGoneError(QueueUnavailableError):
+    """A file went with its last job between its writing and its chunk: repeat the chunk."""
 
 
 class GapError(KurirError):
@@ -44,7 +49,8 @@ class Chunk:
     """At most 500 jobs of a blast on a channel.
 
     `first` is the position (from 0) of `jobs[0]` in the blast's sequence on this channel. The series is `jobs`
-    for the blast's own, and `run:<id>` for dead letters sent again, with positions of its own.
+    for the blast's own, and `run:<id>` for dead letters sent again, with positions of its own. `lenient` where it is
+    known that files of its jobs are lost: these jobs fail when they are to be sent.
     """
 
     blast: Blast
@@ -52,6 +58,7 @@ class Chunk:
     first: int
     jobs: Sequence[Job]
     series: str = "jobs"
+    lenient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class Producer:
         self, redis: Redis, name: str, backlog: BacklogLimits = BacklogLimits(), clock: Clock | None = None
     ) -> None:
         self._redis = redis
+        self._files = FileStore(redis)
         self._backlog = backlog
         self._clock = clock or SystemClock()
         self._chunks = Numbered(name, "enqueue")
@@ -81,12 +89,15 @@ class Producer:
     async def enqueue(self, chunk: Chunk) -> Enqueued:
         """Add a chunk's jobs and its `queued` event in one step; a repeated chunk adds nothing twice.
 
+        Their attachments are written first, apart from them.
+
         Raises QueueFullError, QueueUnavailableError (repeat the same chunk) and GapError.
         """
         if len(chunk.jobs) > MAX_CHUNK:
             raise ValueError(f"a chunk holds at most {MAX_CHUNK} jobs, not {len(chunk.jobs)}")
         _, head = self._chunks.next()
         blast = chunk.blast
+        jobs = await self._without_files(chunk)
         args: list[Argument] = [
             blast.blast_id,
             chunk.series,
@@ -98,8 +109,11 @@ class Producer:
             pack_event(self._queued_event(chunk)),
             OWN_STREAM_FROM,
             Timing().keep_ended_ms,
+            int(not chunk.lenient),
+            "".join(map(_needs, jobs)),
+            jobs[0].run if jobs else 1,
         ]
-        for job in chunk.jobs:
+        for job in jobs:
             args += (job.job_id, pack_job(job))
         try:
             added, watermark, cancelled = await call_script(
@@ -108,8 +122,22 @@ class Producer:
         except ResponseError as error:
             if str(error).startswith("GAP"):
                 raise GapError(str(error)) from error
+            if str(error).startswith("FILES"):
+                raise FilesGoneError(str(error)) from error
             raise
         return Enqueued(added, watermark, bool(cancelled))
+
+    async def put_files(self, chunk: Chunk, contents: Mapping[str, bytes]) -> None:
+        """Write files, by digest, that jobs of a chunk need and that are not in the jobs; raises as `enqueue` does."""
+        await self._files.put(chunk.channel, chunk.blast.blast_id, contents)
+
+    async def _without_files(self, chunk: Chunk) -> list[Job]:
+        """Write the attachments that are in the jobs to their own keys; return the jobs without them."""
+        pairs = [with_files_apart(job) for job in chunk.jobs]
+        contents = {digest: content for _, files in pairs for digest, content in files.items()}
+        if contents:
+            await self._files.put(chunk.channel, chunk.blast.blast_id, contents)
+        return [job for job, _ in pairs]
 
     def _queued_event(self, chunk: Chunk) -> Queued:
         now_ms = self._clock.now_ms()
@@ -187,3 +215,11 @@ class Producer:
         batch = pack_batch(EventBatch(self._gateway.producer, number, list(events)))
         with translated("emit"):
             await self._redis.xadd(GATEWAY_EVENTS, {"d": batch})
+
+
+def _needs(job: Job) -> str:
+    """Return the files that a job needs, as `enqueue.lua` reads them."""
+    if not job.recipient.files:
+        return ""
+    digests = dict.fromkeys(one.digest for one in job.recipient.files)
+    return f"{job.index} {job.run} {' '.join(digests)}\n"

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 
 from shared.clock import Clock, SystemClock
+from shared.errors import DecodeError
+from shared.jobs import unpack_job
+from shared.logs import get_logger
 from shared.queue.batches import Numbered
-from shared.queue.connection import server_info
+from shared.queue.connection import server_info, translated
 from shared.queue.keys import ChannelKeys
 from shared.queue.leases import HeldEntry, Lease
-from shared.queue.scripts import call_script
+from shared.queue.scripts import Argument, call_script
 from shared.queue.timing import Timing
 
 BATCH = 500
@@ -101,7 +105,38 @@ class Reaper:
         return (await self._reap(self._sender_id, "its task was lost in mid-send", which, "0")).in_flight
 
     async def _reap(self, sender: str, reason: str, which: str, cursor: str) -> _Page:
+        page, unread = await self._reap_once((sender, reason, which, cursor), [])
+        if not unread:
+            return page
+        parts = await self._read(unread)
+        again, _ = await self._reap_once((sender, reason, which, cursor), parts)
+        from_buffer, in_flight = page.from_buffer + again.from_buffer, page.in_flight + again.in_flight
+        return _Page(from_buffer, in_flight, again.clear, again.cursor)
+
+    async def _reap_once(
+        self, what: tuple[str, str, str, str], parts: Sequence[Argument]
+    ) -> tuple[_Page, list[HeldEntry]]:
+        """Call `reap` once; returns the entries, too, that the server could not read and left."""
+        sender, reason, which, cursor = what
         _, head = self._heads.next()
-        args = (sender, head, BATCH, reason, which, cursor, STREAMS_A_PAGE)
-        buffered, flying, clear, following = await call_script(self._redis, "reap", self._keys.tag, args)
-        return _Page(buffered, flying, bool(clear), following.decode())
+        args = (sender, head, BATCH, reason, which, cursor, STREAMS_A_PAGE, *parts)
+        buffered, flying, clear, following, *unread = await call_script(self._redis, "reap", self._keys.tag, args)
+        page = _Page(buffered, flying, bool(clear), following.decode())
+        return page, [
+            HeldEntry(stream.decode(), one.decode(), 0) for stream, one in zip(unread[::2], unread[1::2], strict=True)
+        ]
+
+    async def _read(self, entries: Sequence[HeldEntry]) -> list[Argument]:
+        """Read jobs for `reap`; those of a later version that nobody here can read stay where they are."""
+        parts: list[Argument] = []
+        for entry in entries:
+            with translated("load entries"):
+                rows: Any = await self._redis.xrange(entry.stream, entry.entry_id, entry.entry_id)
+            for _, fields in rows:
+                try:
+                    job = unpack_job(fields[b"d"])
+                except DecodeError:
+                    get_logger().error("unreadable_job_left", stream=entry.stream, entry_id=entry.entry_id)
+                    continue
+                parts += (f"{entry.stream} {entry.entry_id}", job.job_id, f"{job.run} {job.attempts}")
+        return parts

@@ -6,7 +6,7 @@ fetched by a call whose reply was lost, or begun by a task that is gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from shared.clock import Clock
 from shared.errors import KurirError, QueueUnavailableError
@@ -23,7 +23,10 @@ class StuckError(KurirError):
 
 
 class Keeper:
-    """The sender's housekeeping; `say` tells what the heartbeat publishes."""
+    """The sender's housekeeping; `say` tells what the heartbeat publishes; `surprised` is called with what failed.
+
+    An error that nobody thought of ends a look, and not the sender: the next look comes.
+    """
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class Keeper:
         self._holdings = holdings
         self._settings = settings
         self._say = say
+        self.surprised: Callable[[str, Exception], None] = lambda task, error: None  # noqa: ARG005 -- nobody to tell
         self._renewed_at = float("-inf")
         self._lapsed_at = float("-inf")
         self._orphans: set[str] = set()
@@ -84,22 +88,30 @@ class Keeper:
         next_watch = clock.monotonic() + timing.watch_every_ms / 1000
         while True:
             await clock.sleep(timing.look_every_ms / 1000)
-            try:
-                for taken in await self._reaper.look():
-                    get_logger().warning(
-                        "sender_reaped",
-                        channel=self._consumer.keys.channel,
-                        sender=taken.sender_id,
-                        given_back=taken.from_buffer,
-                        uncertain=taken.in_flight,
-                    )
-                self._consumer.fit_events(self._reaper.maxmemory)
-                if clock.monotonic() >= next_watch:
-                    next_watch = clock.monotonic() + timing.watch_every_ms / 1000
-                    await self._watch()
-            except QueueUnavailableError:
-                self._reaper.forget()
+            await self._try("reap", self._reap)
+            if clock.monotonic() >= next_watch:
+                next_watch = clock.monotonic() + timing.watch_every_ms / 1000
+                await self._try("watch", self._watch)
             self._check_stuck(clock)
+
+    async def _try(self, task: str, look: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await look()
+        except QueueUnavailableError:
+            self._reaper.forget()
+        except Exception as error:
+            self.surprised(task, error)
+
+    async def _reap(self) -> None:
+        for taken in await self._reaper.look():
+            get_logger().warning(
+                "sender_reaped",
+                channel=self._consumer.keys.channel,
+                sender=taken.sender_id,
+                given_back=taken.from_buffer,
+                uncertain=taken.in_flight,
+            )
+        self._consumer.fit_events(self._reaper.maxmemory)
 
     async def _watch(self) -> None:
         for lease in await self._consumer.load(self._holdings.unknown(await self._consumer.own("buf"))):

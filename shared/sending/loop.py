@@ -23,6 +23,7 @@ from shared.queue.blasts import BlastStore
 from shared.queue.connection import Connection
 from shared.queue.consumer import BeginPolicy, Consumer, Doorbell
 from shared.queue.control import LOG_BEHIND, Control, gap_us, rate_text
+from shared.queue.files import FileStore
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.queue.refusals import Refusals
@@ -30,8 +31,9 @@ from shared.queue.suppressions import Suppressions
 from shared.retry import RetryPolicy
 from shared.sealing import Seal, SealError
 from shared.sending.dispatcher import Dispatcher, Gates
+from shared.sending.files import FileCache
 from shared.sending.holdings import Holdings
-from shared.sending.keeper import Keeper
+from shared.sending.keeper import Keeper, StuckError
 from shared.sending.outcomes import OutcomePolicy, untouched
 from shared.sending.provider import ChainingProvider, MessageT, PreparingProvider, Provider
 from shared.sending.settings import SendingSettings
@@ -83,12 +85,14 @@ class SendingLoop(Generic[MessageT]):
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
         reaper = Reaper(redis, provider.channel, settings.sender_id, settings.timing)
         self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._say)
+        self._keeper.surprised = self._surprised
         self._report = report
         refusals = Refusals(redis, provider.channel)
         self._verdicts = Verdicts(refusals, self._holdings, self._clock, patience_s(settings))
         self._parts = WorkerParts(
             provider=provider,
             snapshots=self._snapshots,
+            files=FileCache(FileStore(redis)),
             settler=self._settler,
             holdings=self._holdings,
             policy=OutcomePolicy(
@@ -124,7 +128,7 @@ class SendingLoop(Generic[MessageT]):
                 opened = [
                     (self._seal.opened_job(job), self._seal.opened_blast(blast))
                     for job, blast in jobs
-                    if blast is not None
+                    if blast is not None and not job.recipient.files
                 ]
                 self._work_ahead(opened)
 
@@ -150,11 +154,11 @@ class SendingLoop(Generic[MessageT]):
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(self._settler.run()),
-                group.create_task(self._listen()),
-                group.create_task(self._keeper.beat(self._clock)),
-                group.create_task(self._keeper.keep(self._clock)),
-                group.create_task(self._tell_health()),
-                group.create_task(self._verdicts.run(self._conclude)),
+                group.create_task(self._keep_on("bell", self._listen)),
+                group.create_task(self._keep_on("heartbeat", partial(self._keeper.beat, self._clock))),
+                group.create_task(self._keep_on("keeper", partial(self._keeper.keep, self._clock))),
+                group.create_task(self._keep_on("health", self._tell_health)),
+                group.create_task(self._keep_on("verdicts", partial(self._verdicts.run, self._conclude))),
             ]
             workers += [group.create_task(Worker(self._parts).run()) for _ in range(self._settings.concurrency)]
             dispatching = group.create_task(self._dispatcher.run(self._clock, stop.is_set))
@@ -163,6 +167,22 @@ class SendingLoop(Generic[MessageT]):
             await self._drain(dispatching, workers)
             await end_tasks(background)
         await self._leave()
+
+    async def _keep_on(self, task: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a task of the housekeeping until cancelled, again where it fails; only StuckError ends the sender."""
+        while True:
+            try:
+                return await run()
+            except StuckError:
+                raise
+            except Exception as error:
+                self._surprised(task, error)
+            await self._clock.sleep(REST_S)
+
+    def _surprised(self, task: str, error: Exception) -> None:
+        channel = self._provider.channel
+        self._parts.observer.housekeeping_failed(channel, task)
+        get_logger().error("housekeeping_error", channel=channel, task=task, exc_info=error)
 
     async def _drain(self, dispatching: asyncio.Task[None], workers: list[asyncio.Task[None]]) -> None:
         log = get_logger()

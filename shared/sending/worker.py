@@ -26,6 +26,7 @@ from shared.lifecycle import is_stopping
 from shared.logs import get_logger, note
 from shared.queue.leases import Lease
 from shared.sealing import Seal, SealError, without
+from shared.sending.files import FileCache
 from shared.sending.holdings import Flight, Holdings
 from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, refused, sent_event, untouched
 from shared.sending.provider import ChainingProvider, MessageT, NotStartedError, Provider, Receipt, Start
@@ -44,6 +45,10 @@ class SendObserver(Protocol):
 
     def queue_latency(self, channel: str, lane: str, seconds: float) -> None:
         """Observe the time from enqueueing to the first attempt."""
+        ...
+
+    def housekeeping_failed(self, channel: str, task: str) -> None:
+        """Count an error that nobody thought of in the sender's housekeeping."""
         ...
 
 
@@ -108,6 +113,7 @@ class WorkerParts(Generic[MessageT]):
 
     provider: Provider[MessageT]
     snapshots: SnapshotCache
+    files: FileCache
     settler: Settler
     holdings: Holdings
     policy: OutcomePolicy
@@ -258,7 +264,7 @@ class Worker(Generic[MessageT]):
         self._followed = Followed(flight)
         job = flight.lease.job
         blast = parts.snapshots.kept(job.blast_id)
-        if blast is None:
+        if blast is None or job.recipient.files:
             return None
         try:
             self._followed.message = self._rendered(job, blast)
@@ -275,7 +281,7 @@ class Worker(Generic[MessageT]):
         blast = await parts.snapshots.get(job.blast_id)
         if blast is None:
             raise PermanentError("its blast is no longer known", code="blast_gone")
-        return self._rendered(job, blast)
+        return self._rendered(await parts.files.whole(job), blast)
 
     def _rendered(self, job: Job, blast: Blast) -> MessageT:
         seal = self._parts.seal

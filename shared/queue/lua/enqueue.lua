@@ -5,8 +5,10 @@
 -- ARGV  1 blast id · 2 series ("jobs", or "run:…" for dead letters sent again) · 3 position of the first job ·
 --       4 total of the blast on this channel · 5 lane · 6 scheduled time in µs, 0 for now · 7 head of the event
 --       batch · 8 the packed `queued` event · 9 jobs from which a `bulk` blast has a stream of its own ·
---       10 ms that an ended blast is kept · 11 … pairs: job id, packed job
--- Result  {added, watermark, cancelled 0|1}; an error GAP where jobs before the first are missing
+--       10 ms that an ended blast is kept · 11 "1" where every file must be there · 12 the files of its jobs, a line
+--       each of those that have any: "<index> <run> <digest> …" · 13 run of its jobs · 14 … pairs: job id,
+--       packed job
+-- Result  {added, watermark, cancelled 0|1}; an error GAP where jobs before the first are missing, FILES where a file is
 -- Where they go: to the lane's stream; of a `bulk` blast to its own stream, of a small one among the jobs come due
 -- (a stream costs about a thousand bytes, too much for a message of its own); of a paused blast to its own stream,
 -- outside the ring; those of a scheduled blast without its own stream are due later. What is added to a scheduled blast's
@@ -17,7 +19,7 @@
 -- Without allow-oom on purpose: a full Redis takes no new work, and so can always drain.
 -- A crash before: nothing happened. After: a repeated chunk finds the watermark and adds nothing twice.
 
-local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 11
+local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 14
 local lane, scheduled_us = ARGV[5], tonumber(ARGV[6])
 local key = C .. ':blast:' .. blast
 local state = redis.call('HMGET', key, 'wm:' .. series, 'cancelled_at', 'paused', 'incomplete_at', 'scheduled_whole')
@@ -27,6 +29,15 @@ local n = (#ARGV - FROM + 1) / 2
 if first > watermark then return redis.error_reply('GAP the chunk starts at ' .. first .. ', the watermark is ' .. watermark) end
 local skip = watermark - first
 if skip >= n then return { 0, watermark, 0 } end
+
+-- What jobs need, by index; a file may have gone with its last job since it was written, or been lost with a failed master.
+local files = {}
+for index, needs in string.gmatch(ARGV[12], '(%d+) ([^\n]+)') do
+  files[index] = needs
+  for digest in string.gmatch(ARGV[11] == '1' and needs or '', ' (%S+)') do
+    if redis.call('EXISTS', file_key(blast, digest)) == 0 then return redis.error_reply('FILES ' .. digest .. ' is gone') end
+  end
+end
 
 local now = now_us()
 local now_ms = math.floor(now / 1000)
@@ -49,9 +60,15 @@ end
 -- Where the pairs stand that are to be added.
 local places = {}
 for at = FROM + 2 * skip, #ARGV, 2 do
-  if series == 'jobs' or start_run(ARGV[at], read_job(ARGV[at + 1])[8]) then places[#places + 1] = at end
+  if series == 'jobs' or start_run(ARGV[at], tonumber(ARGV[13])) then places[#places + 1] = at end
 end
 local added = #places
+if ARGV[12] ~= '' then
+  for _, at in ipairs(places) do
+    local index = string.match(ARGV[at], '^[^:]+:(%d+):')
+    if files[index] then need_files(blast, index, files[index]) end
+  end
+end
 
 local function add_later()
   local kind = 's' .. string.sub(lane, 1, 1)

@@ -11,6 +11,7 @@
 -- what was given back before what is new in each.
 -- A stream's turn lasts for at least 4 jobs. A stream with nothing to take leaves the ring; whatever puts something
 -- there brings it back.
+-- It ends early once about two megabytes are taken, since Redis waits meanwhile; one job is always taken.
 -- A crash before: nothing happened. A lost reply: the jobs are in `<sender>:buf`; `own` lists them.
 
 local me, want = ARGV[1] .. ':buf', tonumber(ARGV[2])
@@ -21,19 +22,27 @@ local now = now_us()
 local now_ms = math.floor(now / 1000)
 local most_due = math.max(want, 100)
 local out = { '', -1, '0' }
-local MOST_STREAMS, TURN = 16, 4
+local MOST_STREAMS, TURN, MOST_BYTES = 16, 4, 2000000
+
+-- How many to take at once: what a stream holds is known only once it is taken, so a few at first.
+local bytes, jobs = 0, 0
+local function step(n)
+  if bytes == 0 then return math.min(n, 4) end
+  return math.max(0, math.min(n, 4 * jobs, math.ceil((MOST_BYTES - bytes) * jobs / bytes)))
+end
 
 local function add(stream, entries, counts)
   if #entries > 0 then note_held(ARGV[1], stream) end
   for _, entry in ipairs(entries) do
     local n = #out
+    bytes, jobs = bytes + #entry[2][2], jobs + 1
     out[n + 1], out[n + 2], out[n + 3], out[n + 4] = stream, entry[1], counts and counts[entry[1]] or 1, entry[2][2]
   end
   return #entries
 end
 
 -- What was given back; claiming counts a delivery, and drops from the pending list what is not in the stream.
-local function take_back(stream, n)
+local function take_some_back(stream, n)
   local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', n, '~back')
   if rows.err or #rows == 0 then return 0, false end
   local ids, counts = {}, {}
@@ -44,7 +53,7 @@ local function take_back(stream, n)
   return add(stream, redis.call('XCLAIM', stream, GROUP, me, 0, unpack(ids)), counts), #rows == n
 end
 
-local function take_new(stream, n)
+local function take_some_new(stream, n)
   local got = redis.pcall('XREADGROUP', 'GROUP', GROUP, me, 'COUNT', n, 'STREAMS', stream, '>')
   if type(got) == 'table' and got.err then
     if not string.find(got.err, 'NOGROUP', 1, true) then error(got.err) end
@@ -55,12 +64,33 @@ local function take_new(stream, n)
   return add(stream, got[1][2])
 end
 
+local function take_back(stream, n)
+  local taken, more = 0, true
+  while more and taken < n and step(n - taken) > 0 do
+    local some
+    some, more = take_some_back(stream, step(n - taken))
+    taken = taken + some
+  end
+  return taken, more
+end
+
+local function take_new(stream, n)
+  local taken = 0
+  while taken < n and step(n - taken) > 0 do
+    local wanted = step(n - taken)
+    local some = take_some_new(stream, wanted)
+    taken = taken + some
+    if some < wanted then break end
+  end
+  return taken
+end
+
 -- Returns how many were taken, and whether there may be more.
 local function take(stream, n)
   if n <= 0 then return 0, true end
   local taken, more = take_back(stream, n)
   if taken < n then taken = taken + take_new(stream, n - taken) end
-  return taken, more or taken == n
+  return taken, more or taken == n or step(1) == 0
 end
 
 -- Entries parked for a further attempt whose time has come: those of `high` lie at `~back` from now on, to be taken
@@ -84,7 +114,7 @@ end
 local next_due = 1
 local function take_due(n)
   local taken = 0
-  while taken < n and next_due <= #due_now do
+  while taken < n and next_due <= #due_now and step(1) > 0 do
     local stream, id, deliveries = unpack(due_now[next_due])
     next_due = next_due + 1
     unpark(stream, id)
@@ -211,5 +241,5 @@ if left > 0 then
   if before > left then redis.call('SET', C .. ':turn', int((turn + before - left) % 1000000)) end
 end
 write_counts(now_ms, nil, {})
-out[2] = ms_until_due()
+out[2] = (jobs < want and step(1) == 0) and 0 or ms_until_due()
 return out

@@ -46,8 +46,9 @@ local function from_where(stream, id, job_id, outcome)
 end
 
 local function is_run(raw, job_id, run)
+  if read_id(raw) ~= job_id then return false end
   local job = read_job(raw)
-  return job and job[1] .. ':' .. int(job[2]) .. ':' .. job[3] == job_id and job[8] == run
+  return not job or job[8] == run
 end
 
 -- The status that a job without a record of a stall leaves, "queued" where nothing counts it; nil where its entry is
@@ -81,6 +82,7 @@ local function count_without_stall(stream, id, job_id, run, waited)
   local was = from_its_entry(stream, id, job_id, run, waited) or from_later(job_id, run, waited)
   if not was then return '0' end
   redis.call('HDEL', C .. ':cancels', job_id)
+  free_files(job_id, run)
   local blast = string.match(job_id, '^[^:]+')
   if was ~= 'queued' then count(blast, was, -1) end
   count(blast, 'sent', 1)
@@ -91,6 +93,7 @@ end
 local function count_with_stall(stream, id, job_id, stall)
   local blast = string.match(job_id, '^[^:]+')
   local was = from_where(stream, id, job_id, stall.outcome)
+  free_files(job_id, stall.run)
   count(blast, was, -1)
   count(blast, 'sent', 1)
   if stall.outcome ~= '-' then count_channel(was, -1) end

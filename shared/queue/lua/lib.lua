@@ -14,58 +14,23 @@ local function int(value)
   return string.format('%.0f', value)
 end
 
--- Where so many packed values end; past the end of the bytes, or nil, where they are cut off.
-local WIDTHS = {
-  [0xca] = 4, [0xcb] = 8, [0xcc] = 1, [0xcd] = 2, [0xce] = 4, [0xcf] = 8, [0xd0] = 1, [0xd1] = 2, [0xd2] = 4, [0xd3] = 8,
-}
-local LENGTHS = { [0xc4] = 1, [0xc5] = 2, [0xc6] = 4, [0xd9] = 1, [0xda] = 2, [0xdb] = 4 }
-local ITEMS = { [0xdc] = { 2, 1 }, [0xdd] = { 4, 1 }, [0xde] = { 2, 2 }, [0xdf] = { 4, 2 } }
-
-local function number_at(raw, at, width)
-  local value = 0
-  for i = at, at + width - 1 do value = value * 256 + (string.byte(raw, i) or 0) end
-  return value
-end
-
-local function pass_values(raw, at, n)
-  while n > 0 do
-    local byte = string.byte(raw, at)
-    if not byte then return nil end
-    n, at = n - 1, at + 1
-    if byte >= 0x80 and byte <= 0x8f then
-      n = n + 2 * (byte - 0x80)
-    elseif byte >= 0x90 and byte <= 0x9f then
-      n = n + byte - 0x90
-    elseif byte >= 0xa0 and byte <= 0xbf then
-      at = at + byte - 0xa0
-    elseif WIDTHS[byte] then
-      at = at + WIDTHS[byte]
-    elseif LENGTHS[byte] then
-      at = at + LENGTHS[byte] + number_at(raw, at, LENGTHS[byte])
-    elseif ITEMS[byte] then
-      local width, each = unpack(ITEMS[byte])
-      n, at = n + each * number_at(raw, at, width), at + width
-    end
-  end
-  return at
-end
-
--- A packed job without what its recipient bears beyond address and name.
-local function lighten(raw)
-  local recipient = string.byte(raw) == 0x9d and pass_values(raw, 2, 4)
-  local named = recipient and pass_values(raw, recipient + 1, 2)
-  local after = named and pass_values(raw, recipient, 1)
-  if not after then return '' end
-  return string.sub(raw, 1, recipient - 1) .. '\146' .. string.sub(raw, recipient + 1, named - 1) .. string.sub(raw, after)
-end
-
--- The fields of a job, nil where the bytes are no job. The server's msgpack fails at binary values, which the files
--- of a recipient are: such a job is read without them, and with no more of its recipient than address and name.
+-- The fields of a job, nil where this server cannot read them: the bytes are no job, or hold what its msgpack does not
+-- know, as the files within jobs of an earlier version. Fields that a later version adds stand behind those known here.
 local function read_job(raw)
   local fine, job = pcall(cmsgpack.unpack, raw)
-  if not fine then fine, job = pcall(cmsgpack.unpack, lighten(raw)) end
-  if fine and type(job) == 'table' and job[1] and job[10] then return job end
+  if fine and type(job) == 'table' and type(job[1]) == 'string' and type(job[5]) == 'table' and job[10] then return job end
   return nil
+end
+
+-- The id and blast of a job by its first three fields, which every version and every server can read; nil where the
+-- bytes are no job.
+local function read_id(raw)
+  local first = string.byte(raw) or 0
+  local from = first == 0xdc and 3 or (first >= 0x93 and first <= 0x9f) and 1 or nil
+  if not from then return nil end
+  local fine, _, blast, index, channel = pcall(cmsgpack.unpack_limit, raw, 3, from)
+  if not fine or type(blast) ~= 'string' or type(index) ~= 'number' or type(channel) ~= 'string' then return nil end
+  return blast .. ':' .. int(index) .. ':' .. channel, blast
 end
 
 -- A repeated call (its reply was lost) is answered from here; callers send one call per step at a time, numbered
@@ -304,6 +269,82 @@ local function gauge_paused(key)
   if held == before then return end
   redis.call('HINCRBY', C .. ':gauges', 'paused', held - before)
   if held == 0 then redis.call('HDEL', key, 'paused_jobs') else redis.call('HSET', key, 'paused_jobs', held) end
+end
+
+-- Files of jobs lie apart, `C:file:<blast>:<digest>` each, so that no script reads them. `C:files:<blast>` tells who
+-- needs them: "<index>" -> "<run> <digest> …" of a job that has not ended, "!<run>:<index>" -> the same of a dead letter
+-- that the log has not taken over, "#<digest>" and "+<digest>" how many of either need a file. A file goes with the
+-- last that needs it. It has an expiry only while no job waits for it.
+local FILES_KEPT_MS = 30 * 86400 * 1000
+local filed = {}
+
+local function files_key(blast)
+  return C .. ':files:' .. blast
+end
+
+local function file_key(blast, digest)
+  return C .. ':file:' .. blast .. ':' .. digest
+end
+
+-- Freeing hundreds of files takes tens of milliseconds, so the server does it by and by, as of what has expired.
+local function drop_file(blast, digest)
+  redis.call('PEXPIRE', file_key(blast, digest), 1)
+end
+
+local function has_files(blast)
+  if filed[blast] == nil then filed[blast] = redis.call('EXISTS', files_key(blast)) == 1 end
+  return filed[blast]
+end
+
+local function need_files(blast, index, needs)
+  local key = files_key(blast)
+  if redis.call('HSETNX', key, index, needs) == 0 then return end
+  for digest in string.gmatch(needs, ' (%S+)') do
+    redis.call('HINCRBY', key, '#' .. digest, 1)
+    redis.call('PERSIST', file_key(blast, digest))
+  end
+  redis.call('PERSIST', key)
+  filed[blast] = true
+end
+
+local function need_less(key, mark, digest)
+  if redis.call('HINCRBY', key, mark .. digest, -1) > 0 then return true end
+  redis.call('HDEL', key, mark .. digest)
+  return redis.call('HEXISTS', key, (mark == '#' and '+' or '#') .. digest) == 1
+end
+
+-- The digests of a field that goes with this; nil where it is not there, or of another run.
+local function take_needs(key, field, run)
+  local kept = redis.call('HGET', key, field)
+  local of_run, digests = string.match(kept or '', '^(%d+) (.*)$')
+  if not kept or (run and tonumber(of_run) ~= tonumber(run)) then return nil end
+  redis.call('HDEL', key, field)
+  return digests, of_run
+end
+
+-- A job has ended for good (`run` nil: whatever its run is).
+local function free_files(job_id, run)
+  local blast, index = string.match(job_id, '^([^:]+):(%d+):')
+  if not blast or not has_files(blast) then return end
+  local key = files_key(blast)
+  for digest in string.gmatch(take_needs(key, index, run) or '', '%S+') do
+    if not need_less(key, '#', digest) then drop_file(blast, digest) end
+  end
+end
+
+-- A job has failed: its files stay until the log has them (`forget_files`), which keeps dead letters.
+local function bury_files(job_id, run)
+  local blast, index = string.match(job_id, '^([^:]+):(%d+):')
+  if not blast or not has_files(blast) then return end
+  local key = files_key(blast)
+  local digests, of_run = take_needs(key, index, run)
+  if not digests then return end
+  redis.call('HSET', key, '!' .. of_run .. ':' .. index, of_run .. ' ' .. digests)
+  for digest in string.gmatch(digests, '%S+') do
+    redis.call('HINCRBY', key, '+' .. digest, 1)
+    need_less(key, '#', digest)
+    if redis.call('HEXISTS', key, '#' .. digest) == 0 then redis.call('PEXPIRE', file_key(blast, digest), FILES_KEPT_MS) end
+  end
 end
 
 -- Emit the end of a blast on this channel, once, when its last job has reached a terminal status. What has ended is

@@ -3,9 +3,10 @@
 --
 -- KEYS  the channel's hash tag
 -- ARGV  1 dead sender · 2 head of the event batch · 3 most entries a call · 4 the reason in words ·
---       5 "all", or entries to take alone ("<stream> <id>"), joined by commas · 6 cursor ("0" at first) · 7 streams a page
+--       5 "all", or entries to take alone ("<stream> <id>"), joined by commas · 6 cursor ("0" at first) · 7 streams a page ·
+--       8 … three a job that an earlier call could not read: "<stream> <id>", job id, "<run> <attempts>"
 -- Result  {taken from :buf, taken from :tx, 1 if nothing is left, cursor of the next page, the same where this one has
---         more}
+--         more, stream, id, … of jobs that this server cannot read and that were left}
 -- Who has a heartbeat is not dead, whatever a reaper saw earlier: this call may come long after its look. Nothing is
 -- taken then but entries named alone, which a sender gives up itself.
 -- Its :buf go to `~back` at no cost; its :tx are uncertain: noted in `stalls`, and at `~back` for a further attempt.
@@ -29,6 +30,21 @@ else
 end
 local events, from_buf, from_tx, left = {}, 0, 0, false
 
+local read, unread = {}, {}
+for i = 8, #ARGV, 3 do
+  local run, attempts = string.match(ARGV[i + 2], '^(%d+) (%d+)$')
+  read[ARGV[i]] = { ARGV[i + 1], tonumber(run), tonumber(attempts) }
+end
+
+-- Job id, run and attempts of an entry: read here, or by who called.
+local function parts_of(stream, id, raw)
+  local job = read_job(raw)
+  if job then return job[1] .. ':' .. int(job[2]) .. ':' .. job[3], job[8], job[9] end
+  local told = read[stream .. ' ' .. id]
+  if told then return told[1], told[2], told[3] end
+  return nil
+end
+
 local function take_buf(stream)
   if only then return end
   local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', most, dead .. ':buf')
@@ -40,6 +56,21 @@ local function take_buf(stream)
   if #rows == most then left = true end
 end
 
+-- Note a job as abandoned in mid-send, and have it wait for a further attempt.
+local function take_uncertain(stream, id, deliveries, job_id, run, attempts)
+  give_back(stream, id, deliveries)
+  from_tx = from_tx + 1
+  local stall = stall_of(job_id)
+  if not stall or stall.run ~= run then stall = { stalls = 0, uncertain = 0, run = run, outcome = '-' } end
+  stall.stalls, stall.outcome = stall.stalls + 1, '-'
+  keep_stall(job_id, stall, now_ms)
+  local blast = string.match(job_id, '^[^:]+')
+  count(blast, 'processing', -1)
+  count(blast, 'retrying', 1)
+  count_channel('retried', 1)
+  events[#events + 1] = cmsgpack.pack({ 'retrying', now_ms, job_id, run, attempts + deliveries, 'uncertain', 'abandoned', ARGV[4], 0, now_ms, '' })
+end
+
 local function take_tx(stream)
   local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', most, dead .. ':tx')
   if rows.err then return end
@@ -48,18 +79,12 @@ local function take_tx(stream)
     if not entry then
       redis.call('XACK', stream, GROUP, row[1])
     elseif not only or only[stream .. ' ' .. row[1]] then
-      local job = read_job(entry[2][2])
-      local job_id, run, attempt = job[1] .. ':' .. int(job[2]) .. ':' .. job[3], job[8], job[9] + row[4]
-      local stall = stall_of(job_id)
-      if not stall or stall.run ~= run then stall = { stalls = 0, uncertain = 0, run = run, outcome = '-' } end
-      stall.stalls, stall.outcome = stall.stalls + 1, '-'
-      keep_stall(job_id, stall, now_ms)
-      give_back(stream, row[1], row[4])
-      count(job[1], 'processing', -1)
-      count(job[1], 'retrying', 1)
-      count_channel('retried', 1)
-      events[#events + 1] = cmsgpack.pack({ 'retrying', now_ms, job_id, run, attempt, 'uncertain', 'abandoned', ARGV[4], 0, now_ms, '' })
-      from_tx = from_tx + 1
+      local job_id, run, attempts = parts_of(stream, row[1], entry[2][2])
+      if job_id then
+        take_uncertain(stream, row[1], row[4], job_id, run, attempts)
+      else
+        unread[#unread + 1], unread[#unread + 2] = stream, row[1]
+      end
     end
   end
   if #rows == most then left = true end
@@ -81,4 +106,4 @@ end
 write_counts(now_ms, nil, events)
 emit(ARGV[2], events)
 if from_buf + from_tx > 0 then ring_bell() end
-return { from_buf, from_tx, (left or following ~= '0') and 0 or 1, left and ARGV[6] or following }
+return { from_buf, from_tx, (left or following ~= '0') and 0 or 1, left and ARGV[6] or following, unpack(unread) }

@@ -8,10 +8,12 @@
 --         jobs too many]), jobs by which the channel's counters were off, gauges that were wrong
 -- Jobs that a blast counts and that are nowhere are lost: they count as failed from then on. With more jobs than it may
 -- look into only the channel's counters are compared, since the script blocks the server meanwhile.
+-- What this server cannot read is no reason to correct anything.
 -- Safe to repeat.
 
 local mend, keep_ms, most = ARGV[1] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
 local now_ms = math.floor(now_us() / 1000)
+local PAGE_BYTES = 1000000
 local OPEN = { 'processing', 'retrying', 'scheduled' }
 local streams = { C .. ':jobs:high', C .. ':jobs:normal', C .. ':jobs:due' }
 for _, blast in ipairs(redis.call('SMEMBERS', C .. ':streams')) do streams[#streams + 1] = C .. ':jobs:bulk:' .. blast end
@@ -25,6 +27,14 @@ for _, stream in ipairs(streams) do
       if string.sub(row[1], -3) == ':tx' then active = active + tonumber(row[2]) end
     end
   end
+end
+
+-- Blasts with jobs that this server cannot read are left as they are, and then all gauges too.
+local unread, any_unread = {}, false
+local function note_unread(raw)
+  local _, blast = read_id(raw)
+  if not blast then return end
+  unread[blast], any_unread = true, true
 end
 
 local found, sums = {}, { processing = active, retrying = 0, scheduled = 0, later_scheduled = 0 }
@@ -60,35 +70,46 @@ local function walk(stream)
     for _, row in ipairs(rows) do held[row[1]] = row end
   end
   local scheduled = never_served(stream)
-  for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
-    local job = read_job(entry[2][2])
-    if job then
-      local row, status = held[entry[1]], nil
-      if scheduled then
-        status = 'scheduled'
-      elseif not row then
-        status = waits(job, 0)
-      elseif string.sub(row[2], -3) == ':tx' then
-        status = 'processing'
-      elseif row[2] == '~retry' then
-        status = 'retrying'
-      else
-        status = waits(job, string.sub(row[2], 1, 1) == '~' and row[4] or math.max(row[4] - 1, 0))
-      end
-      note(job[1], status)
+  local function look_at(id, raw)
+    local job = read_job(raw)
+    if not job then return note_unread(raw) end
+    local row, status = held[id], nil
+    if scheduled then
+      status = 'scheduled'
+    elseif not row then
+      status = waits(job, 0)
+    elseif string.sub(row[2], -3) == ':tx' then
+      status = 'processing'
+    elseif row[2] == '~retry' then
+      status = 'retrying'
+    else
+      status = waits(job, string.sub(row[2], 1, 1) == '~' and row[4] or math.max(row[4] - 1, 0))
     end
+    note(job[1], status)
   end
+  local following, page, bytes = '-', 8, 0
+  repeat
+    local entries = redis.call('XRANGE', stream, following, '+', 'COUNT', page)
+    bytes = 0
+    for _, entry in ipairs(entries) do
+      look_at(entry[1], entry[2][2])
+      bytes = bytes + #entry[2][2]
+    end
+    local whole = #entries == page
+    if #entries > 0 then following = '(' .. entries[#entries][1] end
+    page = math.max(1, math.min(page * 4, 512, math.floor(page * PAGE_BYTES / math.max(bytes, 1))))
+  until not whole
 end
 
 local function walk_later()
-  local flat = redis.call('HGETALL', C .. ':later:jobs')
-  for i = 1, #flat, 2 do
-    local blast, kept = string.match(flat[i], '^[^:]+'), flat[i + 1]
+  for _, job_id in ipairs(redis.call('HKEYS', C .. ':later:jobs')) do
+    local blast, kept = string.match(job_id, '^[^:]+'), redis.call('HGET', C .. ':later:jobs', job_id)
     if string.sub(kept, 1, 1) == 's' then
       note(blast, 'scheduled')
       sums.later_scheduled = sums.later_scheduled + 1
     else
       local job = read_job(string.sub(kept, 3))
+      if not job then note_unread(string.sub(kept, 3)) end
       note(blast, job and waits(job, 0) or 'queued')
     end
   end
@@ -98,6 +119,7 @@ local out = { total = total, looked = total <= most, blasts = {}, gauges = {}, o
 local events = {}
 
 local function check_blast(blast)
+  if unread[blast] then return end
   local f = found[blast] or { all = 0, processing = 0, retrying = 0, scheduled = 0 }
   local key = C .. ':blast:' .. blast
   local v = redis.call('HMGET', key, 'total', 'enqueued', 'processing', 'retrying', 'scheduled', unpack(TERMINAL))
@@ -151,7 +173,7 @@ for i = 1, #TERMINAL do out.off = out.off - tonumber(counters[1 + i] or 0) end
 if mend and out.off ~= 0 then redis.call('HINCRBY', C .. ':counters', 'enqueued', int(-out.off)) end
 
 for name, sum in pairs(sums) do
-  if out.looked or name == 'processing' or name == 'paused' then
+  if (out.looked and not any_unread) or name == 'processing' or name == 'paused' then
     if tonumber(redis.call('HGET', C .. ':gauges', name) or 0) ~= sum then
       out.gauges[#out.gauges + 1] = name
       if mend then redis.call('HSET', C .. ':gauges', name, sum) end

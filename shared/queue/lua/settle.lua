@@ -57,6 +57,7 @@ end
 
 local function note_end(job_id, run, status)
   if any_cancel then redis.call('HDEL', C .. ':cancels', job_id) end
+  if status == 'failed' then bury_files(job_id, run) else free_files(job_id, run) end
   local stall = any_stall and stall_of(job_id)
   if stall then
     stall.outcome, stall.run = status, run
@@ -85,7 +86,10 @@ end
 function moves.sent(job)
   forget(job.stream, job.id)
   if job.from == 'buf' then
-    if counted_as_sent(job) then return true end
+    if counted_as_sent(job) then
+      free_files(job.job_id, job.run)
+      return true
+    end
     -- attempts of this entry make it a retry, whatever it was when it was written
     if in_buf[job.stream][job.id] > 1 then job.value = 'r' end
   end
@@ -114,6 +118,7 @@ end
 
 function moves.drop(job)
   forget(job.stream, job.id)
+  free_files(job.job_id, job.run)
   return true
 end
 
@@ -203,6 +208,7 @@ end
 local function sent_before(job)
   if job.from ~= 'tx' or not counted_as_sent(job) then return false end
   forget(job.stream, job.id)
+  free_files(job.job_id, job.run)
   count(job.blast, 'processing', -1)
   count(job.blast, 'retrying', 1)
   return true

@@ -6,7 +6,8 @@
 --       page begins · 6 most entries a page · 7 what stands in an `Ended` from its status to its job, packed ·
 --       8 what stands in a `Swept` from its status to its message, packed
 -- Result  {id from which the next page begins or "", jobs ended, jobs in mid-send and left alone}
--- A page ends early once about a megabyte was read for it: jobs may bear attachments, and Redis waits meanwhile.
+-- A page ends early once about a megabyte was read for it, since Redis waits meanwhile. What this server cannot read is left
+-- to the senders, which end it as they reach it.
 -- Safe to repeat: what is gone is skipped.
 
 local now_ms, status, blast = math.floor(now_us() / 1000), ARGV[3], ARGV[4]
@@ -51,7 +52,7 @@ local events, acks, dels, flying = {}, {}, {}, 0
 -- deferral ends in three zero bytes, the byte 0xcf stands before its eight.
 local START = '\157' .. cmsgpack.pack(blast)
 local UNTRIED = { ['\0\0\0\194\0'] = true, ['\0\0\0\195\0'] = true }
-local untried, by_ends = {}, not any_cancel and not any_stall
+local untried, by_ends = {}, not any_cancel and not any_stall and not has_files(blast)
 
 local function is_untried(raw)
   return by_ends and #raw <= LARGE and UNTRIED[string.sub(raw, -5)] and string.byte(raw, -11) ~= 207 and string.sub(raw, 1, #START) == START
@@ -95,6 +96,7 @@ local function end_read(id, row, job)
   count_channel(status, 1)
   if any_cancel then redis.call('HDEL', C .. ':cancels', job_id) end
   if any_stall then end_stall(job_id, status, now_ms) end
+  free_files(job_id)
   dels[#dels + 1] = id
   ended(job_id, job, made)
 end

@@ -7,6 +7,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from shared.queue.files import FileStore
+from shared.sending.files import FileCache
 from tests.integration.ingest.provocations import template
 from tests.integration.ingest.running import Api, person
 from tests.integration.ingest.test_intake import queued
@@ -23,7 +25,7 @@ async def test_an_invitation_reaches_its_job(api: Api, redis: Redis) -> None:
     content = "\n".join(base64.b64encode(b"BEGIN:VCALENDAR").decode()[start : start + 4] for start in range(0, 20, 4))
     assert (await api.blast(person() | {"attachments": [{**FILE, "content": content}]})).status == 202
     (job,) = await queued(redis)
-    (found,) = job.recipient.attachments
+    (found,) = (await FileCache(FileStore(redis)).whole(job)).recipient.attachments or []
     assert (found.content_type, found.content) == ("text/calendar; method=REQUEST; charset=utf-8", b"BEGIN:VCALENDAR")
 
 

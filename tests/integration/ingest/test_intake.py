@@ -206,7 +206,7 @@ async def test_what_the_blast_carries_is_in_its_snapshot(api: Api, redis: Redis)
     assert (blast.from_address, blast.reply_to) == ('"Acme, Sales" <sales@example.com>', "help@elsewhere.org")
     assert [one.content for one in blast.attachments] == [b"hello"]
     assert (blast.reference, blast.metadata) == ("order 7", {"campaign": "spring", "tries": 2})
-    assert (await queued(redis))[0].recipient.attachments[0].filename == "note.txt"
+    assert (await queued(redis))[0].recipient.files[0].filename == "note.txt"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shared.errors import QueueUnavailableError
-from shared.events import Event
+from shared.events import Event, pack_event
 from shared.queue.event_log import EventEntry, EventLog
 from tests.integration.logger.recording import STREAM, Recording
 from tests.servers import RedisServer, wait_for
@@ -129,6 +130,19 @@ async def test_an_event_that_cannot_be_applied_stops_no_other(valkey_url: str, r
     kept = recording.rows("SELECT error FROM undecodable_events ORDER BY id")
     assert len(kept) == 2
     assert recording.recorder.state.set_aside == 2
+
+
+async def test_an_event_of_a_later_version_is_set_aside(valkey_url: str, record: Record) -> None:
+    """A kind that is not known is kept, whole; those told with it are written; a further field is passed over."""
+    recording = await record(valkey_url)
+    further: list[object] = [*msgspec.msgpack.decode(pack_event(queued([0]))), "further"]
+    events = [further, ["delivered", START_MS, "b:0:email"], msgspec.msgpack.decode(pack_event(sent(0)))]
+    await recording.redis.xadd(STREAM, {"d": msgspec.msgpack.encode(["later", 1, events])})
+    await wait_for(recording.is_drained)
+    assert recording.statuses() == {"sent": 1}
+    (kept,) = recording.rows("SELECT raw FROM undecodable_events")
+    assert msgspec.msgpack.decode(kept[0]) == ["later", 1, events]
+    assert recording.recorder.state.set_aside == 1
 
 
 async def test_what_waits_is_written_before_the_end(valkey_url: str, record: Record) -> None:

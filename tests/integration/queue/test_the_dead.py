@@ -542,6 +542,6 @@ async def test_abandoned_job_with_an_attachment_is_taken_over(world: World) -> N
     alive = await world.sender()
     await abandon(world, alive)
     (again,) = await alive.take()
-    assert (again.attempt, again.job.recipient) == (2, WITH_FILES)
+    assert (again.attempt, (await world.whole(again.job)).recipient) == (2, WITH_FILES)
     assert await alive.finish(again) == [True]
     await world.check_balance(blast)

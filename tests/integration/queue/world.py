@@ -20,10 +20,12 @@ from shared.queue.connection import connect
 from shared.queue.consumer import BeginPolicy, BeginRequest, Consumer
 from shared.queue.control import Control
 from shared.queue.event_log import EventLog
+from shared.queue.files import FileStore
 from shared.queue.leases import Grant, Lease, Move, deferred, ended, given_back, parked, sent
 from shared.queue.producer import Chunk, Enqueued, Producer
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
+from shared.sending.files import FileCache
 from shared.sending.outcomes import processing_event
 from shared.sending.refusals import refusal_move
 from shared.templates import Template
@@ -74,6 +76,10 @@ class World:
             )
             for index in indexes
         ]
+
+    async def whole(self, job: Job) -> Job:
+        """Return a job with its files within it, as a sender loads them."""
+        return await FileCache(FileStore(self.redis)).whole(job)
 
     async def enqueue(self, blast: Blast, first: int = 0, count: int | None = None, **changes: Any) -> Enqueued:
         """Enqueue one chunk of a blast."""

@@ -65,9 +65,13 @@ class RememberedAttempts:
 
     attempts: list[tuple[str, str]] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
+    surprises: list[str] = field(default_factory=list)
 
     def attempt(self, channel: str, outcome: str, error_class: str, duration_s: float) -> None:  # noqa: ARG002 -- the protocol's shape
         self.attempts.append((outcome, error_class))
 
     def queue_latency(self, channel: str, lane: str, seconds: float) -> None:  # noqa: ARG002 -- the protocol's shape
         self.latencies.append(seconds)
+
+    def housekeeping_failed(self, channel: str, task: str) -> None:  # noqa: ARG002 -- the protocol's shape
+        self.surprises.append(task)

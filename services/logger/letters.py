@@ -1,0 +1,81 @@
+"""The files of dead letters: they lie apart from their jobs in Redis, and the log takes them over with the letters.
+
+They are stored before the transaction that keeps the letter, one by one, and Redis lets go of them after it. What a
+crash leaves in between is stored again under the same name, or belongs to no letter, and retention takes it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from shared.errors import DecodeError
+from shared.events import Ended
+from shared.jobs import Job, unpack_job
+from shared.queue.event_log import EventEntry
+from shared.queue.files import FileStore
+
+_TOUCH = "UPDATE letter_files SET kept_at_ms = ? WHERE blast_id = ? AND digest = ?"
+_KEEP = """
+INSERT INTO letter_files (blast_id, digest, content, kept_at_ms) VALUES (?, ?, ?, ?)
+ON CONFLICT (blast_id, digest) DO UPDATE SET kept_at_ms = excluded.kept_at_ms
+"""
+_READ = "SELECT content FROM letter_files WHERE blast_id = ? AND digest = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFile:
+    """A file that a dead letter needs."""
+
+    channel: str
+    blast_id: str
+    digest: str
+
+
+def files_of(jobs: Sequence[Job]) -> list[LetterFile]:
+    """Return the files that jobs need, each once."""
+    found = (LetterFile(job.channel, job.blast_id, one.digest) for job in jobs for one in job.recipient.files)
+    return list(dict.fromkeys(found))
+
+
+def failed_jobs(entries: Sequence[EventEntry]) -> list[Job]:
+    """Return the jobs with files that these events tell to have failed."""
+    return [job for job in _failed(entries) if job.recipient.files]
+
+
+def _failed(entries: Sequence[EventEntry]) -> Iterator[Job]:
+    for entry in entries:
+        for event in () if isinstance(entry.batch, DecodeError) else entry.batch.events:
+            if isinstance(event, Ended) and event.status == "failed" and event.job:
+                try:
+                    yield unpack_job(event.job)
+                except DecodeError:
+                    continue  # kept as it is: a later version may read it
+
+
+def touch_file(connection: sqlite3.Connection, file: LetterFile, now_ms: int) -> bool:
+    """Note that a letter to come needs a file; False where it is not stored yet."""
+    return connection.execute(_TOUCH, (now_ms, file.blast_id, file.digest)).rowcount > 0
+
+
+def keep_file(connection: sqlite3.Connection, file: LetterFile, content: bytes, now_ms: int) -> bool:
+    """Store a file; True."""
+    connection.execute(_KEEP, (file.blast_id, file.digest, content, now_ms))
+    return True
+
+
+def read_file(connection: sqlite3.Connection, file: LetterFile) -> bytes | None:
+    """Return a stored file."""
+    row = connection.execute(_READ, (file.blast_id, file.digest)).fetchone()
+    return bytes(row[0]) if row else None
+
+
+async def forget_files(store: FileStore, jobs: Sequence[Job]) -> None:
+    """Let Redis go of the files of letters that are kept; raises QueueUnavailableError. Safe to repeat."""
+    by_channel: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for job in jobs:
+        by_channel[job.channel].append((job.job_id, job.run))
+    for channel, letters in by_channel.items():
+        await store.forget(channel, letters)

@@ -1,0 +1,21 @@
+#!lua
+-- Keep files for the jobs of a chunk that is to be enqueued next.
+--
+-- KEYS  the channel's hash tag
+-- ARGV  1 blast id · 2 ms that a file is kept which no job comes to need · 3 … pairs: digest, content
+-- Result  how many were not there yet
+-- Without allow-oom, as `enqueue`: a full Redis takes no new work.
+-- Safe to repeat. A crash after: what no job needs expires.
+
+local blast, keep_ms, added = ARGV[1], tonumber(ARGV[2]), 0
+for i = 3, #ARGV, 2 do
+  local key = file_key(blast, ARGV[i])
+  if redis.call('EXISTS', key) == 0 then
+    redis.call('SET', key, ARGV[i + 1], 'PX', ARGV[2])
+    added = added + 1
+  else
+    local left = redis.call('PTTL', key)
+    if left >= 0 and left < keep_ms then redis.call('PEXPIRE', key, keep_ms) end
+  end
+end
+return added

@@ -1,0 +1,241 @@
+"""Files of jobs: they lie apart, each once a blast, and go with the last job that needs them, however that ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.blasts import Blast
+from shared.errors import PermanentError, QueueUnavailableError
+from shared.events import Sent, pack_event
+from shared.jobs import Attachment, Job, Recipient
+from shared.queue.files import UNUSED_MS, FileStore
+from shared.queue.producer import Chunk, FilesGoneError
+from shared.sending.files import FileCache
+from tests.integration.queue.world import HandSender, World
+
+SHARED = Attachment("price list.pdf", "application/pdf", b"\xff\x00" * 500)
+
+
+def own_file(index: int) -> Attachment:
+    """A file that is this recipient's alone."""
+    return Attachment(f"bill {index}.pdf", "application/pdf", b"%d" % index * 1000, f"bill{index}")
+
+
+def with_files(jobs: list[Job]) -> list[Job]:
+    """Give each job the shared file and one of its own."""
+    return [
+        msgspec.structs.replace(
+            job, recipient=Recipient(f"r{job.index}@example.com", "R", attachments=[SHARED, own_file(job.index)])
+        )
+        for job in jobs
+    ]
+
+
+async def given(world: World, count: int, lane: str = "normal", **changes: object) -> Blast:
+    """Accept and enqueue a blast of which every job has files."""
+    blast = await world.blast(count, lane, **changes)  # type: ignore[arg-type]
+    await world.producer.enqueue(Chunk(blast, "email", 0, with_files(world.jobs(blast, range(count)))))
+    return blast
+
+
+async def kept(world: World) -> int:
+    """Count the files in Redis; every one of them is accounted for, and nothing else is."""
+    found = [key.decode() async for key in world.redis.scan_iter("{email}:file:*", count=1000)]
+    files = [key for key in found if await world.redis.pttl(key) not in {-2, 0, 1}]  # what goes does so at once
+    accounts = [key.decode() async for key in world.redis.scan_iter("{email}:files:*", count=1000)]
+    named = set()
+    for account in accounts:
+        fields: Any = await world.redis.hkeys(account)
+        for field in fields:
+            if field[:1] in b"#+":
+                named.add(f"{{email}}:file:{account.rpartition(':')[2]}:{field[1:].decode()}")
+    assert set(files) == named
+    return len(files)
+
+
+async def test_a_file_is_kept_once_a_blast_and_out_of_the_entries(world: World) -> None:
+    """Three jobs share one and have one each; what a sender loads is what was enqueued."""
+    await given(world, 3)
+    assert await kept(world) == 4
+    entries: Any = await world.redis.xrange("{email}:jobs:normal")
+    assert all(len(fields[b"d"]) < 400 for _, fields in entries)
+    sender = await world.sender()
+    for lease in await sender.fetch():
+        whole = await world.whole(lease.job)
+        assert whole.recipient.attachments == [SHARED, own_file(lease.job.index)]
+
+
+Ending = Callable[[World, HandSender, Blast], Awaitable[object]]
+
+
+async def _finish(world: World, sender: HandSender, blast: Blast) -> None:  # noqa: ARG001 -- one shape for all
+    await sender.finish(*await sender.take())
+
+
+async def _expire(world: World, sender: HandSender, blast: Blast) -> None:  # noqa: ARG001
+    for lease in await sender.take():
+        await sender.end(lease, "expired")
+
+
+async def _cancel(world: World, sender: HandSender, blast: Blast) -> None:  # noqa: ARG001
+    await world.control.cancel_blast(blast.blast_id)
+
+
+async def _cancel_jobs(world: World, sender: HandSender, blast: Blast) -> None:  # noqa: ARG001
+    for index in range(3):
+        assert await world.control.cancel_job(f"{blast.blast_id}:{index}:email") == "cancelled"
+
+
+async def _late(world: World, sender: HandSender, blast: Blast) -> None:
+    leases = await sender.take()
+    reaper = world.reaper(sender.name)
+    assert await reaper.give_up(leases) == len(leases)
+    for lease in leases:
+        assert await sender.late(lease)
+    assert (await world.progress(blast)).counts["sent"] == 3
+
+
+async def _late_without_a_stall(world: World, sender: HandSender, blast: Blast) -> None:  # noqa: ARG001
+    for lease in await sender.fetch():
+        event = Sent(0, lease.job_id, lease.job.run, lease.attempt, "m", "250", 1, "", True)
+        other = await world.sender()
+        assert await other.consumer.sent_late([(lease, pack_event(event))]) == [True]
+
+
+@pytest.mark.parametrize("end", [_finish, _expire, _cancel, _cancel_jobs, _late, _late_without_a_stall])
+async def test_files_go_with_the_last_job_that_needs_them(world: World, end: Ending) -> None:
+    """Whatever ends the jobs; another blast with the same files keeps its own."""
+    other = await given(world, 1)
+    sender = await world.sender()
+    parked = await sender.take()
+    blast = await given(world, 3)
+    assert await kept(world) == 6
+    await end(world, sender, blast)
+    await world.check_balance(other, blast)
+    assert await kept(world) == 2
+    assert await sender.finish(*parked) == [True]
+    assert await kept(world) == 0
+
+
+async def test_cancelling_a_bulk_blast_lets_its_files_go(world: World) -> None:
+    """Untried jobs of its own stream end together; those with files no less."""
+    blast = await given(world, 120, "bulk")
+    assert await kept(world) == 121
+    await world.control.cancel_blast(blast.blast_id)
+    await world.check_balance(blast)
+    assert await kept(world) == 0
+
+
+async def test_files_stay_while_one_job_waits(world: World) -> None:
+    """Retried, deferred, given back, paused, scheduled: the file has no expiry, and is there when it is needed."""
+    blast = await given(world, 4)
+    later = await given(world, 1, scheduled_at_ms=4_000_000_000_000)
+    sender = await world.sender()
+    first, second, third, fourth = await sender.take()
+    assert await sender.retry(first, 0)
+    assert await sender.defer(second, 0)
+    assert await sender.give_back(third)
+    assert await sender.finish(fourth) == [True]
+    for key in [key async for key in world.redis.scan_iter("{email}:file*", count=1000)]:
+        assert await world.redis.pttl(key) in {-1, -2, 0, 1}  # all but that of the one that was sent
+    assert await kept(world) == 4 + 2
+    await world.control.pause_blast(blast.blast_id, "wait")
+    assert await kept(world) == 4 + 2
+    await world.control.cancel_blast(later.blast_id)
+    assert await kept(world) == 4
+
+
+async def test_a_dead_letters_files_stay_until_the_log_has_them(world: World) -> None:
+    """With an expiry once no job waits for them. Letting go of an earlier run does not touch the next one's."""
+    blast = await given(world, 2)
+    sender = await world.sender()
+    one, two = await sender.take()
+    assert await sender.fail(one)
+    assert await sender.fail(two)
+    assert await kept(world) == 3
+    keys = [key async for key in world.redis.scan_iter("{email}:file:*", count=1000)]
+    assert all([await world.redis.pttl(key) > 86_400_000 for key in keys])
+    again = with_files(world.jobs(blast, [one.job.index], run=2))
+    await world.producer.enqueue(Chunk(blast, "email", 0, again, series="run:2"))
+    assert await kept(world) == 3
+    files = FileStore(world.redis)
+    for _ in range(2):
+        await files.forget("email", [(one.job_id, 1), (two.job_id, 1)])
+        assert await kept(world) == 2
+    (lease,) = await sender.take()
+    assert (await world.whole(lease.job)).recipient == again[0].recipient
+    assert await sender.finish(lease) == [True]
+    assert await kept(world) == 0
+
+
+async def test_a_repeated_chunk_counts_its_files_once(world: World) -> None:
+    """Its reply was lost: what it needs is counted with what it adds."""
+    blast = await given(world, 2)
+    jobs = with_files(world.jobs(blast, range(2)))
+    assert (await world.producer.enqueue(Chunk(blast, "email", 0, jobs))).added == 0
+    sender = await world.sender()
+    assert all(await sender.finish(*await sender.take()))
+    assert await kept(world) == 0
+
+
+async def test_files_of_a_chunk_that_never_came_expire(world: World) -> None:
+    """Ingest died between the two: within the hour they are gone; a chunk that comes in time keeps them."""
+    blast = await world.blast(1)
+    await FileStore(world.redis).put("email", blast.blast_id, {"d": b"content"})
+    assert 0 < await world.redis.pttl(f"{{email}}:file:{blast.blast_id}:d") <= UNUSED_MS
+
+
+async def test_a_chunk_whose_file_is_gone_is_refused(world: World) -> None:
+    """It went with its last job between its writing and the chunk: repeated, the file is written again."""
+    blast = await world.blast(1)
+    jobs = with_files(world.jobs(blast, [0]))
+    await world.producer.enqueue(Chunk(blast, "email", 0, jobs))
+    sender = await world.sender()
+    (lease,) = await sender.take()
+    assert await sender.finish(lease) == [True]
+    other = await world.blast(1)
+    gone = [msgspec.structs.replace(lease.job, blast_id=other.blast_id)]
+    with pytest.raises(FilesGoneError):
+        await world.producer.enqueue(Chunk(other, "email", 0, gone))
+    assert (await world.producer.enqueue(Chunk(other, "email", 0, gone, lenient=True))).added == 1
+
+
+async def test_no_message_goes_without_its_attachment(world: World) -> None:
+    """A file that is lost is a failure of its message, and says which file."""
+    await given(world, 1)
+    sender = await world.sender()
+    (lease,) = await sender.take()
+    for key in [key async for key in world.redis.scan_iter("{email}:file:*", count=1000)]:
+        await world.redis.delete(key)
+    with pytest.raises(PermanentError, match="price list"):
+        await world.whole(lease.job)
+
+
+async def test_a_sender_waits_for_files_while_redis_is_away(world: World) -> None:
+    """An error of the connection is not the end of the message; what was loaded once is kept for others."""
+    await given(world, 1)
+    sender = await world.sender()
+    (lease,) = await sender.take()
+    store = FileStore(world.redis)
+    asked: list[str] = []
+    real = store.get
+
+    async def away_at_first(channel: str, blast_id: str, digest: str) -> bytes | None:
+        asked.append(digest)
+        if len(asked) == 1:
+            raise QueueUnavailableError("away")
+        return await real(channel, blast_id, digest)
+
+    store.get = away_at_first  # type: ignore[method-assign]
+    cache = FileCache(store)
+    async with asyncio.timeout(5):
+        whole = await cache.whole(lease.job)
+    assert whole.recipient.attachments == [SHARED, own_file(0)]
+    assert len(asked) == 3
+    await cache.whole(lease.job)
+    assert len(asked) == 3

@@ -1,0 +1,171 @@
+"""Two versions at once: jobs that a later version wrote, and jobs that an earlier one did, in every script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.blasts import Blast
+from shared.jobs import Attachment, Job, Lane, Recipient, pack_job
+from shared.queue.doctor import Doctor
+from tests.integration.queue.world import World, ends
+
+FILE = Attachment("a.pdf", "application/pdf", b"\xff\x00" * 40_000)
+
+
+def _further(job: Job) -> bytes:
+    """A job of a later version: one field more, and one more of its recipient."""
+    fields: list[Any] = msgspec.msgpack.decode(pack_job(job))
+    fields[4].append({"more": 1})
+    return msgspec.msgpack.encode([*fields, "further"])
+
+
+def _binary(job: Job) -> bytes:
+    """A job of a later version with a field that the server's msgpack does not know."""
+    fields: list[Any] = msgspec.msgpack.decode(pack_job(job))
+    return msgspec.msgpack.encode([*fields, b"\xff" * 300])
+
+
+def _files_within(job: Job) -> bytes:
+    """A job as the version before wrote it: its recipient has five fields, the last its files."""
+    recipient = job.recipient
+    files = [[FILE.filename, FILE.content_type, FILE.content]]
+    fields: list[Any] = msgspec.msgpack.decode(pack_job(job))
+    fields[4] = [recipient.address, recipient.name, recipient.variables, recipient.reference, files]
+    return msgspec.msgpack.encode(fields)
+
+
+@pytest.fixture(params=[_further, _binary, _files_within])
+def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Job], bytes]:
+    """Have producers pack jobs as another version does."""
+    pack: Callable[[Job], bytes] = request.param
+    monkeypatch.setattr("shared.queue.producer.pack_job", pack)
+    return pack
+
+
+pytestmark = pytest.mark.usefixtures("other")
+
+
+async def given(world: World, count: int, lane: Lane = "normal", **changes: Any) -> Blast:
+    """Enqueue jobs of that version."""
+    return await world.given(count, lane, **changes)
+
+
+async def test_they_are_sent(world: World) -> None:
+    """Fetched, begun, retried, deferred, given back, sent; what is not known is passed over."""
+    blast = await given(world, 4)
+    sender = await world.sender()
+    one, two, three, four = await sender.take()
+    assert await sender.retry(one, 0)
+    assert await sender.defer(two, 0)
+    assert await sender.give_back(three)
+    assert await sender.finish(four) == [True]
+    left = {one.job_id, two.job_id, three.job_id}
+    while left:
+        for lease in await sender.take():
+            assert await sender.finish(lease) == [True]
+            left.remove(lease.job_id)
+    await world.check_balance(blast)
+
+
+async def test_their_files_are_theirs(world: World, other: Callable[[Job], bytes]) -> None:
+    """A job that bears its files is sent with them."""
+    await given(world, 1)
+    sender = await world.sender()
+    (lease,) = await sender.take()
+    whole = await world.whole(lease.job)
+    assert whole.recipient.attachments == ([FILE] if other is _files_within else [])
+
+
+async def test_what_a_dead_sender_had_begun_is_taken_over(world: World) -> None:
+    """Noted as uncertain, counted, and sent again alone, as any other job."""
+    blast = await given(world, 3)
+    sender = await world.sender()
+    leases = await sender.take()
+    assert await world.reaper(sender.name).give_up(leases) == 3
+    assert (await world.progress(blast)).counts["retrying"] == 3
+    await world.check_balance(blast)
+    (again, *_) = await sender.fetch()
+    assert [grant.kind for grant in await sender.begin([again])] == ["alone"]
+    assert again.attempt == 2
+
+
+@pytest.mark.parametrize("lane", ["normal", "bulk"])
+async def test_cancelled_they_end(world: World, lane: Lane) -> None:
+    """Swept where they wait, or, where a script cannot read them, by the sender that meets them: told once each."""
+    blast = await given(world, 120, lane)
+    await world.control.cancel_blast(blast.blast_id)
+    sender = await world.sender()
+    while leases := await sender.fetch(100):
+        assert set(await sender.obey(leases)) == {"cancelled"}
+    assert (await world.progress(blast)).counts["cancelled"] == 120
+    told = ends(await world.written())
+    assert (len(told), set(told.values())) == (120, {1})
+    await world.check_balance(blast)
+
+
+async def test_one_is_cancelled_and_one_accepted_late(world: World) -> None:
+    """A job is found by its beginning, whatever follows."""
+    blast = await given(world, 2)
+    assert await world.control.cancel_job(f"{blast.blast_id}:0:email") == "cancelled"
+    sender = await world.sender()
+    (lease,) = await sender.fetch()
+    other = await world.sender()
+    assert await other.late(lease)
+    assert (await world.progress(blast)).counts["sent"] == 1
+    await world.check_balance(blast)
+
+
+async def test_the_doctor_leaves_them_alone(world: World) -> None:
+    """New, parked, deferred, scheduled, in mid-send: nothing of it is wrong, and nothing is mended."""
+    later = await given(world, 2, scheduled_at_ms=4_000_000_000_000)
+    blast = await given(world, 110, "bulk")
+    sender = await world.sender()
+    leases = await sender.take(5)
+    assert await sender.retry(leases[0], 60_000)
+    assert await sender.defer(leases[1], 60_000)
+    doctor = Doctor(world.redis, "email", "doctor", repair=True)
+    assert [found for found in await doctor.examine() if found.wrong] == []
+    await world.check_balance(later, blast)
+
+
+async def test_paused_and_resumed_they_wait(world: World) -> None:
+    """Moved to their blast's own stream they stay whole."""
+    blast = await given(world, 3)
+    sender = await world.sender()
+    leases = await sender.fetch()
+    await world.control.pause_blast(blast.blast_id, "wait")
+    assert set(await sender.obey(leases)) == {"paused"}
+    await world.check_balance(blast)
+    await world.control.resume_blast(blast.blast_id)
+    assert len(await sender.take()) == 3
+
+
+async def test_sent_again_they_are_added(world: World) -> None:
+    """A dead letter of theirs begins its next run."""
+    blast = await given(world, 1)
+    sender = await world.sender()
+    (lease,) = await sender.take()
+    assert await sender.fail(lease)
+    assert (await world.again(blast, [0], run=2)).added == 1
+    await world.check_balance(blast)
+
+
+async def test_a_sender_of_the_version_before_sends_nothing_without_its_files() -> None:
+    """To it a job whose files lie apart is no job, which it says aloud."""
+
+    class OldRecipient(msgspec.Struct, array_like=True):
+        address: str
+        name: str
+        variables: dict[str, Any] = {}
+        reference: str = ""
+        attachments: list[Attachment] = []
+
+    apart = msgspec.msgpack.encode(Recipient("a@example.com", "A", attachments=None))
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(apart, type=OldRecipient)
+    plain = msgspec.msgpack.encode(Recipient("a@example.com", "A"))
+    assert msgspec.msgpack.decode(plain, type=OldRecipient).address == "a@example.com"

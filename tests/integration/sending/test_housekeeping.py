@@ -1,0 +1,87 @@
+"""What a sender does besides sending may fail in ways that nobody thought of: it goes on sending."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from shared.lifecycle import Stop
+from shared.sending.keeper import StuckError
+from shared.sending.loop import SendingLoop
+from shared.sending.provider import RenderedMessage
+from tests.integration.queue.world import World
+from tests.integration.sending.fakes import FakeProvider, RememberedAttempts
+from tests.integration.sending.running import SETTINGS
+from tests.servers import wait_for
+
+QUICK = replace(SETTINGS, sender_id="housekeeper", timing=replace(SETTINGS.timing, look_every_ms=20, watch_every_ms=20))
+Part = Callable[[SendingLoop[RenderedMessage], Callable[..., Awaitable[object]]], None]
+
+
+def _fail_reaper(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
+    loop._keeper._reaper.look = fail  # type: ignore[assignment,method-assign]
+
+
+def _fail_watch(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
+    loop._consumer.own = fail  # type: ignore[assignment,method-assign]
+
+
+def _fail_heartbeat(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
+    beat = loop._consumer.heartbeat
+
+    async def fail_but_at_first(said: dict[str, object], *, first: bool = False) -> bool:
+        if first or asked:
+            return await beat(said, first=first)
+        asked.append(True)
+        await fail()
+        return False
+
+    asked: list[bool] = []
+    loop._consumer.heartbeat = fail_but_at_first  # type: ignore[method-assign]
+
+
+def _fail_bell(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
+    loop._bell.wait = fail  # type: ignore[assignment,method-assign]
+
+
+@pytest.mark.parametrize(
+    ("part", "task"),
+    [(_fail_reaper, "reap"), (_fail_watch, "watch"), (_fail_heartbeat, "heartbeat"), (_fail_bell, "bell")],
+)
+async def test_an_error_in_the_housekeeping_does_not_end_sending(world: World, part: Part, task: str) -> None:
+    """It is logged with its traceback and counted, the task goes on, and jobs are sent meanwhile."""
+    observer, provider, stop = RememberedAttempts(), FakeProvider(), Stop()
+    loop: SendingLoop[RenderedMessage] = SendingLoop(world.redis, provider, QUICK, observer)
+
+    async def fail(*_args: object) -> object:
+        raise ValueError("nobody thought of this")
+
+    part(loop, fail)
+    running = asyncio.create_task(loop.run(stop))
+    await wait_for(lambda: task in observer.surprises, 10, "the error")
+    await world.given(20)
+    await wait_for(lambda: len(observer.attempts) == 20, 20, "the jobs to go out")
+    assert not running.done()
+    stop.set()
+    await running
+
+
+async def test_a_stuck_send_still_ends_the_sender(world: World) -> None:
+    """That alone does, also where each look fails."""
+    observer, stop = RememberedAttempts(), Stop()
+    loop: SendingLoop[RenderedMessage] = SendingLoop(world.redis, FakeProvider(), QUICK, observer)
+
+    async def fail(*_args: object) -> object:
+        raise ValueError("nobody thought of this")
+
+    def be_stuck(_clock: object) -> None:
+        raise StuckError("a send lasts for ever")
+
+    _fail_reaper(loop, fail)
+    loop._keeper._check_stuck = be_stuck  # type: ignore[assignment,method-assign]
+    with pytest.raises(ExceptionGroup) as raised:
+        await loop.run(stop)
+    assert raised.group_contains(StuckError)
