@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
+from shared.blasts import Blast
 from shared.events import Ended, Swept
-from shared.jobs import Attachment, Recipient
+from shared.jobs import Attachment, Lane, Recipient
+from shared.queue import scripts
+from shared.queue.doctor import Doctor
+from shared.queue.files import FileStore
+from shared.queue.leases import Lease
+from shared.queue.producer import Chunk
+from shared.queue.scripts import load_script
 from shared.queue.timing import Timing
 from tests.integration.queue.world import World, ends, open_world
 from tests.servers import Kind, RedisServer
@@ -141,15 +151,12 @@ async def test_cancelled_blast_is_gone_in_seconds(large: tuple[World, RedisServe
     assert (await world.progress(small)).counts["cancelled"] == 10
 
 
-async def test_attachments_of_cancelled_jobs_are_gone(large: tuple[World, RedisServer]) -> None:
+async def test_large_jobs_that_are_cancelled_are_gone(large: tuple[World, RedisServer]) -> None:
     """With the logger down a cancellation must free memory: what is large is told by its ends, a few at a time."""
     world, _ = large
     blast = await world.blast(110, "bulk")
     await world.enqueue(blast, 0, 55)
-    heavy = Recipient(
-        "heavy@example.com", "Heavy", attachments=[Attachment("a.pdf", "application/pdf", b"\xff" * 100_000)]
-    )
-    await world.enqueue(blast, 55, 55, recipient=heavy)
+    await world.enqueue(blast, 55, 55, recipient=Recipient("heavy@example.com", "Heavy", {"text": "x" * 100_000}))
     await world.written()
     world.events.clear()
     assert await world.control.cancel_blast(blast.blast_id)
@@ -163,3 +170,114 @@ async def test_attachments_of_cancelled_jobs_are_gone(large: tuple[World, RedisS
     assert (len(ends(events)), set(ends(events).values())) == (110, {1})
     assert (await world.progress(blast)).counts["cancelled"] == 110
     await world.check_balance(blast)
+
+
+MEGABYTE = 1_000_000
+_SCRIPTS = Path(scripts.__file__).parent / "lua"
+
+
+def heavy(index: int) -> Recipient:
+    """A recipient with a file of a megabyte that nobody else has."""
+    content = index.to_bytes(4, "big") * (MEGABYTE // 4)
+    return Recipient(
+        f"r{index}@example.com", f"R{index}", attachments=[Attachment("a.pdf", "application/pdf", content)]
+    )
+
+
+async def given_heavy(world: World, count: int, lane: Lane = "bulk") -> Blast:
+    """Enqueue a blast whose recipients have a file of a megabyte each."""
+    blast = await world.blast(count, lane)
+    for first in range(0, count, 20):
+        jobs = [
+            msgspec.structs.replace(job, recipient=heavy(job.index))
+            for job in world.jobs(blast, range(first, min(first + 20, count)))
+        ]
+        await world.producer.enqueue(Chunk(blast, "email", first, jobs))
+    return blast
+
+
+async def note_slow(world: World, server: RedisServer) -> tuple[Counter[str], Counter[str]]:
+    """Have every call from now on noted: how often each script was called, and how often it took the server 20 ms.
+
+    Both clocks must say so: the log of slow commands counts what other processes on the machine took away, and the
+    thread's own CPU time what it did beside the command.
+    """
+    await world.redis.config_set("slowlog-log-slower-than", 20_000)
+    called, slow = Counter[str](), Counter[str]()
+    call: Any = world.redis.execute_command
+    loaded = [load_script(path.stem) for path in _SCRIPTS.glob("*.lua") if path.stem != "lib"]
+    names = {script.digest: script.name for script in loaded} | {script.source: script.name for script in loaded}
+    spent = Path(f"/proc/{server.pid}/schedstat")  # of the thread that runs commands, in ns
+
+    async def noted(*args: Any, **options: Any) -> Any:
+        await call("SLOWLOG RESET")
+        before = int(spent.read_text().split()[0])
+        try:
+            return await call(*args, **options)
+        finally:
+            name = names.get(args[1], args[0]) if args[0].startswith("EVAL") else args[0]
+            called[name] += 1
+            if int(spent.read_text().split()[0]) - before > 20e6 and await call("SLOWLOG LEN"):
+                slow[name] += 1
+
+    world.redis.execute_command = noted  # type: ignore[method-assign]
+    return called, slow
+
+
+@pytest.mark.timing
+async def test_no_call_is_slow_with_heavy_attachments(large: tuple[World, RedisServer]) -> None:
+    """300 recipients with a megabyte each: enqueued, fetched, begun, retried, reaped, looked over, sent, failed, swept,
+    no call takes the server 20 ms; and then its memory is what it was."""
+    world, server = large
+    await world.given(1)
+    before = await used_memory(world)
+    called, slow = await note_slow(world, server)
+    blasts = [await given_heavy(world, 300), await given_heavy(world, 60, "normal")]
+    sender, dead = await world.sender(), await world.sender()
+    leases = await sender.take(200)
+    while len(leases) < 200:
+        leases += await sender.take(200 - len(leases))
+    assert await sender.retry(leases[0], 60_000)
+    assert await sender.defer(leases[1], 60_000)
+    assert all(await sender.finish(*leases[2:50]))
+    assert all([await sender.fail(lease) for lease in leases[50:60]])
+    lost = await dead.take(30)
+    assert len(lost) == 30
+    assert await world.reaper(sender.name).give_up(leases[60:150]) == 90
+    await sender.consumer.own("tx")
+    doctor = Doctor(world.redis, "email", "doctor", repair=True)
+    assert await doctor.examine() == []
+    for blast in blasts:
+        await world.control.cancel_blast(blast.blast_id)
+    assert all(await sender.finish(*leases[150:]))
+    assert all(await dead.finish(*lost))
+    await FileStore(world.redis).forget("email", [(lease.job_id, 1) for lease in leases[50:60]])
+    assert {"put_files", "enqueue", "fetch", "begin", "settle", "reap", "recount", "sweep", "sweep_own"} <= set(called)
+    assert not slow
+    await world.check_balance(*blasts)
+    assert [key async for key in world.redis.scan_iter("{email}:file*", count=1000)] == []
+    await world.written()
+    assert await used_memory(world) < before + 3 * MEGABYTE
+
+
+async def test_a_fetch_brings_a_few_megabytes_at_most(large: tuple[World, RedisServer]) -> None:
+    """Jobs may be large, by their variables or as an earlier version wrote them: one at least, and soon the rest."""
+    world, _ = large
+    blast = await world.blast(20)
+    big = Recipient("big@example.com", "Big", {"text": "x" * MEGABYTE})
+    for first in range(0, 20, 5):
+        await world.enqueue(blast, first, 5, recipient=big)
+    huge = await world.blast(1, "high")
+    await world.enqueue(huge, recipient=Recipient("huge@example.com", "Huge", {"text": "x" * 5 * MEGABYTE}))
+    sender = await world.sender()
+    assert [lease.job.blast_id for lease in await sender.fetch(100)] == [huge.blast_id]
+    fetched: list[Lease] = []
+    sizes: list[int] = []
+    while some := await sender.fetch(100):
+        sizes.append(len(some))
+        fetched += some
+    assert (len(fetched), max(sizes)) == (20, 4)
+    assert all([await sender.give_back(lease) for lease in fetched])
+    again = await sender.fetch(100)
+    assert 1 <= len(again) <= 4
+    assert (await sender.consumer.fetch(100)).due_in_s == 0
