@@ -60,6 +60,9 @@ class NoObserver:
     def queue_latency(self, channel: str, lane: str, seconds: float) -> None:
         """Observe nothing."""
 
+    def housekeeping_failed(self, channel: str, task: str) -> None:
+        """Count nothing."""
+
 
 async def main(stop: Stop) -> None:
     """Send into nothing until stopped."""

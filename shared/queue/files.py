@@ -11,7 +11,7 @@ from shared.queue.connection import translated
 from shared.queue.keys import ChannelKeys
 from shared.queue.scripts import Argument, call_script
 
-# what no job comes to need, as its ingest died, goes after so long
+# a file whose chunk never came, since its ingest died, expires after this time
 UNUSED_MS = 3600 * 1000
 _BYTES_A_CALL = 1024 * 1024
 _LETTERS_A_CALL = 200

@@ -2,10 +2,10 @@
 -- Keep files for the jobs of a chunk that is to be enqueued next.
 --
 -- KEYS  the channel's hash tag
--- ARGV  1 blast id · 2 ms that a file is kept which no job comes to need · 3 … pairs: digest, content
+-- ARGV  1 blast id · 2 ms that a file is kept for its chunk to come · 3 … pairs: digest, content
 -- Result  how many were not there yet
 -- Without allow-oom, as `enqueue`: a full Redis takes no new work.
--- Safe to repeat. A crash after: what no job needs expires.
+-- Safe to repeat. A crash after: a file that no job needs expires.
 
 local blast, keep_ms, added = ARGV[1], tonumber(ARGV[2]), 0
 for i = 3, #ARGV, 2 do
