@@ -13,25 +13,21 @@ from typing import NoReturn
 
 import aiohttp
 
-from services.ingest.app import build_app
-from services.ingest.gateway import Gateway, Queue, Records
-from services.ingest.intake.abandoned import AbandonedWatch
-from services.ingest.keys import Keyring
-from services.ingest.malformed import malformed_response
+from services.ingest.api.operations import OPERATIONS
+from services.ingest.api_keys import Keyring
+from services.ingest.blasts.abandoned import AbandonedWatch
+from services.ingest.http.app import build_app, malformed_response
+from services.ingest.http.gateway import Gateway, Queue, Records
+from services.ingest.http.request_log import RequestLog
+from services.ingest.http.upstreams import Upstream, UpstreamAccess, open_session
 from services.ingest.metrics import IngestMetrics
-from services.ingest.operations import OPERATIONS
-from services.ingest.peers import Line, Peer, open_session
-from services.ingest.request_log import RequestLog
-from services.ingest.room import Room
 from services.ingest.settings import IngestSettings, read_settings
+from services.ingest.storage.availability import BacklogRoom, RedisWatch
 from services.ingest.storage.idempotency import LEASE_MS, IdempotencyStore
-from services.ingest.storage.open_blasts import OpenBlasts
 from services.ingest.storage.request_limits import RequestLimits
-from services.ingest.storage.templates import TemplateStore
-from services.ingest.storage.watch import RedisWatch
+from services.ingest.storage.running_blasts import BlastRates, OpenBlasts
+from services.ingest.storage.templates import TemplateLibrary, TemplateStore
 from services.ingest.templates.files import read_templates
-from services.ingest.templates.library import TemplateLibrary
-from services.ingest.views import BlastViews
 from shared.clock import SystemClock
 from shared.errors import SettingsError
 from shared.lifecycle import Stop, run_service
@@ -70,7 +66,7 @@ async def serve(stop: Stop, env: Mapping[str, str]) -> None:
     configure_logging("ingest", settings.common, request_log.from_any_thread())
     try:
         async with open_session() as session:
-            room = Room(producer, SystemClock())
+            room = BacklogRoom(producer, SystemClock())
             queue = Queue(producer, BlastStore(redis, name), Control(redis, name), Suppressions(redis), room)
             library = TemplateLibrary(TemplateStore(redis), files)
             health = Health("ingest")
@@ -100,7 +96,7 @@ class _Parts:
 
 def _gateway(parts: _Parts, safety: RedisSafety) -> Gateway:
     settings, clock, metrics = parts.settings, SystemClock(), IngestMetrics()
-    line = Line(parts.session, settings.internal_secret)
+    access = UpstreamAccess(parts.session, settings.internal_secret)
     metrics.registry.register(safety)
     return Gateway(
         settings=settings,
@@ -111,10 +107,10 @@ def _gateway(parts: _Parts, safety: RedisSafety) -> Gateway:
         queue=parts.queue,
         records=parts.records,
         seal=Seal(settings.internal_secret),
-        logger=Peer(line, settings.logger_url, "LOGGER_UNAVAILABLE"),
-        senders={name: Peer(line, url, "SENDER_UNAVAILABLE") for name, url in settings.sender_urls.items()},
+        logger=Upstream(access, settings.logger_url, "LOGGER_UNAVAILABLE"),
+        senders={name: Upstream(access, url, "SENDER_UNAVAILABLE") for name, url in settings.sender_urls.items()},
         request_log=parts.request_log,
-        views=BlastViews(parts.queue.control, clock),
+        rates=BlastRates(clock),
         metrics=metrics,
         health=parts.health,
     )
@@ -131,7 +127,7 @@ async def _serve(gateway: Gateway, safety: RedisSafety, stop: Stop) -> None:
         after_s = gateway.settings.incomplete_after_s
         abandoned = AbandonedWatch(gateway.queue, gateway.records.open_blasts, gateway.clock, after_s)
         tasks.create_task(abandoned.run(stop))
-        await gateway.records.watch.look()
+        await gateway.records.watch.check()
         options = HttpOptions(
             gateway.settings.limits.header_s, lambda error: malformed_response(error, gateway.metrics), inflate=False
         )

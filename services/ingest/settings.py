@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.ingest.keys import ApiKey, parse_key
+from services.ingest.api_keys import ApiKey, parse_key
 from shared.addresses import ascii_domain
 from shared.channels import CHANNELS, EMAIL, Channel
 from shared.hosts import public_url_problem

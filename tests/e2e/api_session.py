@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.ingest.problems import ERROR_CODES
+from services.ingest.http.errors import ERROR_CODES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "api.md"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from services.ingest.recipients.csv_header import ALIASES
+from services.ingest.blasts.csv_header import ALIASES
 from shared.rendering.filters import FILTERS
 from tests.e2e.api_session import PAGE, read_steps, run_steps, steady, written_codes
 from tests.e2e.conftest import MakeSystem

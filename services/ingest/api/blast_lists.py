@@ -9,10 +9,11 @@ from urllib.parse import urlencode
 import msgspec
 from aiohttp import web
 
-from services.ingest.answers import BlastsAnswer
-from services.ingest.api.blasts import live_blast, peer_refusal
-from services.ingest.call import JSON, Call, Operation, Parameter
-from services.ingest.problems import ApiError, Problem
+from services.ingest.api.blasts import live_blast, upstream_error
+from services.ingest.blasts.views import view_of
+from services.ingest.http.errors import ApiError, Problem
+from services.ingest.http.operation import JSON, Call, Operation, Parameter
+from services.ingest.http.responses import BlastsAnswer
 
 _METADATA = "metadata."
 # looking for metadata reads pages until one has a match, but not for ever: `nextCursor` goes on
@@ -47,7 +48,7 @@ async def _page(call: Call, query: Mapping[str, str]) -> dict[str, Any]:
         raise ApiError("INVALID_QUERY", what, [Problem(longest, "INVALID_QUERY", what)])
     status, body = await call.gateway.logger.call("GET", f"/api/blasts?{text}")
     if status != 200:
-        raise peer_refusal(body, "INVALID_QUERY")
+        raise upstream_error(body, "INVALID_QUERY")
     return body
 
 
@@ -66,7 +67,7 @@ async def _refreshed(call: Call, row: dict[str, Any]) -> Any:
     if row.get("state") in _ENDED:
         return row
     live = await live_blast(call, str(row.get("blastId")))
-    return row if live is None else msgspec.to_builtins(await call.gateway.views.view(*live))
+    return row if live is None else msgspec.to_builtins(await view_of(call.gateway, *live))
 
 
 OPERATIONS = [

@@ -8,21 +8,66 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from services.ingest.answers import BlastAnswer, BlastStateAnswer, ChangeAnswer, RetryAnswer, answer
-from services.ingest.api.documents import CSV_SCHEMA, MULTIPART_SCHEMA, NDJSON_SCHEMA, QUERY_OF_HEAD
-from services.ingest.bodies import BODY_ERRORS, read_optional
-from services.ingest.call import JSON, Body, Call, Operation, Parameter
-from services.ingest.intake.incoming import CSV, NDJSON, read_incoming
-from services.ingest.intake.multipart import MULTIPART
-from services.ingest.intake.submission import Receipt, Submission
-from services.ingest.problems import ERROR_CODES, ApiError
-from services.ingest.requests import BlastRequest, PauseRequest, RetryRequest
+from services.ingest.blasts.multipart import MULTIPART
+from services.ingest.blasts.request_body import CSV, NDJSON, read_blast_body
+from services.ingest.blasts.submission import Receipt, Submission
+from services.ingest.blasts.views import view_of
+from services.ingest.http.bodies import BODY_ERRORS, read_optional
+from services.ingest.http.errors import ERROR_CODES, ApiError
+from services.ingest.http.operation import JSON, Body, Call, Operation, Parameter
+from services.ingest.http.requests import BlastRequest, PauseRequest, RetryRequest
+from services.ingest.http.responses import BlastAnswer, BlastStateAnswer, ChangeAnswer, RetryAnswer, json_response
 from shared.blasts import Blast
 from shared.queue.blasts import BlastProgress
 
 _BLAST_ID = re.compile(rb'"blastId":"([0-9a-z]+)"')
 _encoder = msgspec.json.Encoder()
 
+NDJSON_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "description": "First line: the blast (a BlastHead). Each further line: a recipient (a RecipientRequest).",
+    "example": '{"templateId":"otp","channels":["email"]}\n'
+    '{"name":"Siti","email":"siti@example.com","variables":{"code":"482913"}}\n',
+}
+CSV_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "description": "A header row, then a recipient a row. Columns name, email, phone and reference are the "
+    "recipient's own, every other column is a variable. UTF-8; comma, semicolon or tab. The blast stands in the "
+    "query parameters.",
+    "example": "name,email,code\nSiti,siti@example.com,482913\n",
+}
+MULTIPART_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "blast": {"type": "string", "description": "The blast (a BlastHead) as JSON; comes first."},
+        "recipients": {"type": "string", "format": "binary", "description": "The CSV (or NDJSON) file."},
+    },
+    "required": ["blast", "recipients"],
+}
+
+_BOOLEAN = {"type": "boolean"}
+_TIME = {"type": "string", "format": "date-time"}
+_ONLY_CSV = "With text/csv alone: "
+QUERY_OF_HEAD = tuple(
+    Parameter(name, _ONLY_CSV + description, schema)
+    for name, description, schema in (
+        ("templateId", "the template.", {"type": "string", "maxLength": 100}),
+        ("channels", "the channels, by commas.", {"type": "string"}),
+        ("globalVariables", "an object as JSON.", {"type": "string"}),
+        ("globalVariables.<name>", "one global variable.", {"type": "string"}),
+        ("from", "a mailbox to send from.", {"type": "string", "maxLength": 500}),
+        ("replyTo", "where answers go.", {"type": "string", "maxLength": 320}),
+        ("priority", "0 first, 1 the default, 2 bulk.", {"type": "integer", "minimum": 0, "maximum": 2}),
+        ("scheduledAt", "when to send.", _TIME),
+        ("expiresAt", "when not to send any more.", _TIME),
+        ("reference", "your own name for the blast.", {"type": "string", "maxLength": 200}),
+        ("metadata", "an object as JSON.", {"type": "string"}),
+        ("metadata.<name>", "one entry of the metadata.", {"type": "string"}),
+        ("validation", "strict or permissive.", {"type": "string", "enum": ["strict", "permissive"]}),
+        ("onDuplicate", "collapse or error.", {"type": "string", "enum": ["collapse", "error"]}),
+        ("dryRun", "check everything, send nothing.", _BOOLEAN),
+    )
+)
 INTAKE_ERRORS = (
     *BODY_ERRORS, "INVALID_IDEMPOTENCY_KEY", "IDEMPOTENCY_IN_PROGRESS", "IDEMPOTENCY_KEY_REUSED",
     "SENDER_NOT_ALLOWED", "BACKLOG_FULL", "STORAGE_UNAVAILABLE", "VALIDATION_FAILED", "BLAST_ENDED",
@@ -46,14 +91,14 @@ def receipt_response(receipt: Receipt, body: bytes | None = None) -> web.Respons
 
 
 async def _post_blast(call: Call) -> web.Response:
-    return receipt_response(await Submission(call, await read_incoming(call)).run())
+    return receipt_response(await Submission(call, await read_blast_body(call)).run())
 
 
 async def _show_blast(call: Call) -> web.Response:
     blast_id = call.request.match_info["id"]
     live = await live_blast(call, blast_id)
     if live is not None:
-        return answer(BlastStateAnswer(blast=await call.gateway.views.view(*live)))
+        return json_response(BlastStateAnswer(blast=await view_of(call.gateway, *live)))
     return web.Response(body=_encoder.encode(await _stored(call, blast_id)), content_type=JSON, charset="utf-8")
 
 
@@ -75,8 +120,8 @@ async def _stored(call: Call, blast_id: str) -> dict[str, Any]:
     return body
 
 
-def peer_refusal(body: dict[str, Any], code: str) -> ApiError:
-    """Return the error that a peer answered with; `code` stands in where it named none that is known."""
+def upstream_error(body: dict[str, Any], code: str) -> ApiError:
+    """Return the error that an upstream answered with; `code` stands in where it named none that is known."""
     said = str(body.get("code", ""))
     return ApiError(said if said in ERROR_CODES else code, str(body.get("message", "")))
 
@@ -86,14 +131,14 @@ async def _pause(call: Call) -> web.Response:
     blast_id = call.request.match_info["id"]
     if not await call.gateway.queue.control.pause_blast(blast_id, request.reason):
         raise await _too_late(call, blast_id)
-    return answer(ChangeAnswer(message="the blast is paused"))
+    return json_response(ChangeAnswer(message="the blast is paused"))
 
 
 async def _resume(call: Call) -> web.Response:
     blast_id = call.request.match_info["id"]
     if not await call.gateway.queue.control.resume_blast(blast_id):
         raise await _too_late(call, blast_id)
-    return answer(ChangeAnswer(message="the blast is resumed"))
+    return json_response(ChangeAnswer(message="the blast is resumed"))
 
 
 async def _cancel(call: Call) -> web.Response:
@@ -102,7 +147,7 @@ async def _cancel(call: Call) -> web.Response:
         live = await live_blast(call, blast_id)
         if live is None or live[1].state != "cancelled":
             raise await _too_late(call, blast_id)
-    return answer(ChangeAnswer(message="the blast is cancelled"))
+    return json_response(ChangeAnswer(message="the blast is cancelled"))
 
 
 async def _too_late(call: Call, blast_id: str) -> ApiError:
@@ -118,7 +163,7 @@ async def _retry_failed(call: Call) -> web.Response:
     blast_id = call.request.match_info["id"]
     wanted = {"blastId": blast_id, "includeUncertain": request.include_uncertain}
     try:
-        return answer(await retry(call, wanted, "BLAST_NOT_FOUND"))
+        return json_response(await retry(call, wanted, "BLAST_NOT_FOUND"))
     except ApiError as error:
         if error.code == "BLAST_NOT_FOUND" and await live_blast(call, blast_id) is not None:
             raise ApiError("LOGGER_UNAVAILABLE", "the log has not heard of this blast yet; try again") from error
@@ -131,7 +176,7 @@ async def retry(call: Call, wanted: dict[str, Any], unknown: str) -> RetryAnswer
     if status == 404:
         raise ApiError(unknown)
     if status != 200:
-        raise peer_refusal(body, "JOB_NOT_RETRYABLE")
+        raise upstream_error(body, "JOB_NOT_RETRYABLE")
     return RetryAnswer(reopened=int(body.get("reopened", 0)), skipped=int(body.get("skipped", 0)))
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from services.ingest.answers import Answer, ChangeAnswer, Stats, answer
-from services.ingest.bodies import BODY_ERRORS, read_optional, read_struct
-from services.ingest.call import JSON, Body, Call, Operation
-from services.ingest.problems import ApiError, Problem, invalid
-from services.ingest.requests import ChannelPatch, PauseRequest
+from services.ingest.http.bodies import BODY_ERRORS, read_optional, read_struct
+from services.ingest.http.errors import ApiError, Problem, invalid
+from services.ingest.http.operation import JSON, Body, Call, Operation
+from services.ingest.http.requests import ChannelPatch, PauseRequest
+from services.ingest.http.responses import Answer, ChangeAnswer, Stats, json_response
 from shared.channels import CHANNELS, EMAIL, WHATSAPP
 from shared.queue.control import ChannelStats, RateSource
 from shared.settings import Rate
@@ -90,7 +90,7 @@ def known_channel(call: Call) -> str:
 
 
 async def _list_channels(call: Call) -> web.Response:
-    return answer(ChannelsAnswer(channels=[await _view(call, name) for name in CHANNELS]))
+    return json_response(ChannelsAnswer(channels=[await _view(call, name) for name in CHANNELS]))
 
 
 async def _patch_channel(call: Call) -> web.Response:
@@ -101,7 +101,7 @@ async def _patch_channel(call: Call) -> web.Response:
         await control.clear_rate(name)
     else:
         await control.set_rate(name, _rate(patch.rate))
-    return answer(ChannelAnswer(channel=await _view(call, name)))
+    return json_response(ChannelAnswer(channel=await _view(call, name)))
 
 
 def _rate(text: str) -> Rate | None:
@@ -115,13 +115,13 @@ async def _pause_channel(call: Call) -> web.Response:
     name = known_channel(call)
     request = await read_optional(call, PauseRequest)
     await call.gateway.queue.control.pause_channel(name, request.reason)
-    return answer(ChangeAnswer(message=f"{name} is paused"))
+    return json_response(ChangeAnswer(message=f"{name} is paused"))
 
 
 async def _resume_channel(call: Call) -> web.Response:
     name = known_channel(call)
     await call.gateway.queue.control.resume_channel(name)
-    return answer(ChangeAnswer(message=f"{name} is resumed"))
+    return json_response(ChangeAnswer(message=f"{name} is resumed"))
 
 
 async def _view(call: Call, name: str) -> ChannelView:
@@ -152,7 +152,7 @@ async def _view(call: Call, name: str) -> ChannelView:
 async def _provider_status(call: Call, channel: str) -> web.Response:
     counted = await call.gateway.queue.control.channel_stats(channel)
     _, said = await call.gateway.senders[channel].call("GET", "/status")
-    return answer(
+    return json_response(
         ProviderAnswer(
             channel=channel,
             configured=channel in call.gateway.settings.configured_channels,

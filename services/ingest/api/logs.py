@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from services.ingest.call import JSON, Call, Handler, Operation, Parameter
+from services.ingest.http.operation import JSON, Call, Handler, Operation, Parameter
 
 _LIMIT = Parameter("limit", "At most so many rows.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50})
 _CURSOR = Parameter("cursor", "`nextCursor` of the answer before.")

@@ -8,7 +8,16 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from services.ingest.answers import (
+from services.ingest.api.blasts import IDEMPOTENCY, INTAKE_ERRORS, receipt_response, retry
+from services.ingest.api.channels import stats_of
+from services.ingest.blasts.request_body import BlastBody, Digest, slices
+from services.ingest.blasts.submission import Submission
+from services.ingest.http.bodies import BODY_ERRORS, read_json, read_optional
+from services.ingest.http.decoding import decode_struct
+from services.ingest.http.errors import ApiError, Problem
+from services.ingest.http.operation import JSON, Body, Call, Operation
+from services.ingest.http.requests import BlastHead, MessageRequest, RetryRequest
+from services.ingest.http.responses import (
     AllStats,
     BlastAnswer,
     ChangeAnswer,
@@ -17,16 +26,8 @@ from services.ingest.answers import (
     RetryAnswer,
     Stats,
     StatsAnswer,
-    answer,
+    json_response,
 )
-from services.ingest.api.blasts import IDEMPOTENCY, INTAKE_ERRORS, receipt_response, retry
-from services.ingest.api.channels import stats_of
-from services.ingest.bodies import BODY_ERRORS, decode_struct, read_json, read_optional
-from services.ingest.call import JSON, Body, Call, Operation
-from services.ingest.intake.incoming import Digest, Incoming, slices
-from services.ingest.intake.submission import Submission
-from services.ingest.problems import ApiError, Problem
-from services.ingest.requests import BlastHead, MessageRequest, RetryRequest
 from shared.clock import rfc3339
 from shared.jobs import TERMINAL, JobId, parse_job_id
 
@@ -44,7 +45,7 @@ async def _post_message(call: Call) -> web.Response:
     digest.update(raw)
     shared = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _OWN_FIELDS}
     head = BlastHead(channels=[request.channel], **shared)
-    incoming = Incoming(head, slices([request.recipient]), digest, whole=True, path="recipient")
+    incoming = BlastBody(head, slices([request.recipient]), digest, whole=True, path="recipient")
     try:
         receipt = await Submission(call, incoming).run()
     except ApiError as error:
@@ -65,7 +66,7 @@ def _about_one(error: ApiError) -> ApiError:
 
 async def _stats(call: Call) -> web.Response:
     counted = {name: stats_of(one) for name, one in (await call.gateway.queue.control.stats()).items()}
-    return answer(StatsAnswer(stats=_together(counted)))
+    return json_response(StatsAnswer(stats=_together(counted)))
 
 
 def _together(counted: dict[str, Stats]) -> AllStats:
@@ -84,7 +85,7 @@ async def _show_job(call: Call) -> web.Response:
         message = await _logged(call, job)
     if message is None:
         raise ApiError("JOB_NOT_FOUND")
-    return answer(JobAnswer(message=message))
+    return json_response(JobAnswer(message=message))
 
 
 def _job_id(call: Call) -> JobId:
@@ -144,7 +145,7 @@ async def _cancel_job(call: Call) -> web.Response:
         status = outcome if outcome == "cancelled" else await _logged_status(call, job)
     if status != "cancelled":
         raise ApiError("JOB_ENDED" if status in TERMINAL else "JOB_PROCESSING")
-    return answer(ChangeAnswer(message="the job is cancelled"))
+    return json_response(ChangeAnswer(message="the job is cancelled"))
 
 
 async def _logged_end(call: Call, job: JobId) -> str:
@@ -169,7 +170,7 @@ async def _logged_status(call: Call, job: JobId) -> str:
 async def _retry_job(call: Call) -> web.Response:
     request = await read_optional(call, RetryRequest)
     wanted = {"jobId": _text(_job_id(call)), "includeUncertain": request.include_uncertain}
-    return answer(await retry(call, wanted, "JOB_NOT_FOUND"))
+    return json_response(await retry(call, wanted, "JOB_NOT_FOUND"))
 
 
 _LOST = ("JOB_NOT_FOUND", "LOGGER_UNAVAILABLE")

@@ -8,12 +8,14 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from services.ingest.answers import Answer, answer
-from services.ingest.bodies import BODY_ERRORS, read_struct
-from services.ingest.call import JSON, Body, Call, Operation
-from services.ingest.problems import ApiError, Problem, invalid
-from services.ingest.recipients import Accepted, RecipientChecker, Rules, check_global_variables, unknown_globals
-from services.ingest.requests import PreviewRequest
+from services.ingest.blasts.recipient_checker import RecipientChecker
+from services.ingest.blasts.recipients import Accepted, Rules
+from services.ingest.blasts.variables import check_global_variables, unknown_globals
+from services.ingest.http.bodies import BODY_ERRORS, read_struct
+from services.ingest.http.errors import ApiError, Problem, invalid
+from services.ingest.http.operation import JSON, Body, Call, Operation
+from services.ingest.http.requests import PreviewRequest
+from services.ingest.http.responses import Answer, json_response
 from shared.channels import CHANNELS, EMAIL
 from shared.rendering import RenderError, compile_template, merge_variables, whatsapp_components
 from shared.templates import Template
@@ -64,7 +66,7 @@ async def _preview(call: Call) -> web.Response:
     values["unsubscribe_url"] = values["unsubscribe_url"] or _EXAMPLE_LINK
     warnings = [*unknown_globals(template, request.global_variables), *checker.unknown.warnings]
     preview = _rendered(template, request.channel, values)
-    return answer(PreviewAnswer(preview=preview, warnings=warnings or UNSET))
+    return json_response(PreviewAnswer(preview=preview, warnings=warnings or UNSET))
 
 
 async def _template(call: Call, request: PreviewRequest) -> Template:

@@ -8,12 +8,13 @@ from typing import Any, cast
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from services.ingest.answers import Answer, answer
-from services.ingest.bodies import READING_ERRORS, chunks
-from services.ingest.call import Body, Call, Operation, Parameter
-from services.ingest.intake.spool import disk_trouble
-from services.ingest.problems import ApiError, Problem
-from services.ingest.recipients import codec_of, csv_rows
+from services.ingest.blasts.csv_rows import csv_rows
+from services.ingest.blasts.csv_text import codec_of
+from services.ingest.blasts.spool import disk_trouble
+from services.ingest.http.bodies import READING_ERRORS, chunks
+from services.ingest.http.errors import ApiError, Problem
+from services.ingest.http.operation import Body, Call, Operation, Parameter
+from services.ingest.http.responses import Answer, json_response
 from services.ingest.suppressions.importing import How, import_rows
 from services.ingest.suppressions.rows import Defaults, RowReader
 from shared.channels import CHANNELS
@@ -53,7 +54,7 @@ async def _import(call: Call) -> web.Response:
     rows = csv_rows(chunks(call, limits.upload_bytes), limits.line_bytes, codec, recipients=False)
     with disk_trouble():
         imported = await import_rows(rows, reader, call.gateway.queue.suppressions, call.gateway.spool_folder, how)
-    return answer(
+    return json_response(
         ImportAnswer(
             total=imported.total,
             added=imported.stored["new"],

@@ -10,12 +10,12 @@ from datetime import datetime
 
 from aiohttp import web
 
-from services.ingest.addresses import normal_address
-from services.ingest.answers import Answer, ChangeAnswer, answer
-from services.ingest.bodies import BODY_ERRORS, read_struct
-from services.ingest.call import JSON, Body, Call, Operation, Parameter
-from services.ingest.problems import ApiError, Problem, invalid
-from services.ingest.requests import LiftRequest, SuppressionRequest
+from services.ingest.blasts.addresses import normal_address
+from services.ingest.http.bodies import BODY_ERRORS, read_struct
+from services.ingest.http.errors import ApiError, Problem, invalid
+from services.ingest.http.operation import JSON, Body, Call, Operation, Parameter
+from services.ingest.http.requests import LiftRequest, SuppressionRequest
+from services.ingest.http.responses import Answer, ChangeAnswer, json_response
 from services.ingest.suppressions.exporting import FORMATS, SPREADSHEET, TYPES, read_export, write_export
 from services.ingest.suppressions.filters import FIELDS, SuppressionFilter, read_filter
 from services.ingest.suppressions.views import SuppressionView, parse_suppression_id, view_of
@@ -65,10 +65,10 @@ async def _list_suppressions(call: Call) -> web.StreamResponse:
         rows, following = await _page(call, channel, limit - len(views), place, wanted)
         views += [view_of(channel, one) for one in rows]
         if following is not None:
-            return answer(SuppressionsAnswer(suppressions=views, next_cursor=_written(position, following)))
+            return json_response(SuppressionsAnswer(suppressions=views, next_cursor=_written(position, following)))
         position, place = position + 1, Place()
     cursor = None if position >= len(wanted.channels) else _written(position, place)
-    return answer(SuppressionsAnswer(suppressions=views, next_cursor=cursor))
+    return json_response(SuppressionsAnswer(suppressions=views, next_cursor=cursor))
 
 
 async def _page(
@@ -110,7 +110,7 @@ async def _add_suppression(call: Call) -> web.Response:
     stored = await suppressions.add(request.channel, address, wanted)
     kept = [one for one in await suppressions.get(request.channel, address) if one.scope == wanted.scope]
     view = view_of(request.channel, Listed(identity(address), kept[0] if kept else wanted))
-    return answer(SuppressionAnswer(suppression=view), 200 if stored == "kept" else 201)
+    return json_response(SuppressionAnswer(suppression=view), 200 if stored == "kept" else 201)
 
 
 def _expiry(call: Call, at: datetime | None) -> int | Problem:
@@ -129,7 +129,7 @@ async def _show_suppression(call: Call) -> web.Response:
         channel, scope, address = parsed
         for one in await call.gateway.queue.suppressions.get(channel, address):
             if scope in {None, one.scope}:
-                return answer(SuppressionAnswer(suppression=view_of(channel, Listed(identity(address), one))))
+                return json_response(SuppressionAnswer(suppression=view_of(channel, Listed(identity(address), one))))
     raise ApiError("SUPPRESSION_NOT_FOUND")
 
 
@@ -138,7 +138,7 @@ async def _remove_suppression(call: Call) -> web.Response:
     if parsed is not None:
         channel, scope, address = parsed
         if await call.gateway.queue.suppressions.remove(channel, address, scope or ""):
-            return answer(ChangeAnswer(message="the suppression is lifted"))
+            return json_response(ChangeAnswer(message="the suppression is lifted"))
     raise ApiError("SUPPRESSION_NOT_FOUND")
 
 
@@ -153,11 +153,11 @@ async def _lift(call: Call) -> web.Response:
         raise invalid(wanted)
     matched = await _count(call, wanted)
     if request.confirm is None:
-        return answer(LiftAnswer(matched=matched, lifted=0))
+        return json_response(LiftAnswer(matched=matched, lifted=0))
     if request.confirm != matched:
         what = f"{matched} suppressions match, not {request.confirm}; nothing was lifted"
         raise ApiError("CONFIRMATION_MISMATCH", what)
-    return answer(LiftAnswer(matched=matched, lifted=await _lift_all(call, wanted)))
+    return json_response(LiftAnswer(matched=matched, lifted=await _lift_all(call, wanted)))
 
 
 async def _count(call: Call, wanted: SuppressionFilter) -> int:

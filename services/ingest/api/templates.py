@@ -9,10 +9,10 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from services.ingest.answers import Answer, ChangeAnswer, answer
-from services.ingest.bodies import BODY_ERRORS, read_struct
-from services.ingest.call import JSON, Body, Call, Operation
-from services.ingest.problems import ApiError, Problem, invalid
+from services.ingest.http.bodies import BODY_ERRORS, read_struct
+from services.ingest.http.errors import ApiError, Problem, invalid
+from services.ingest.http.operation import JSON, Body, Call, Operation
+from services.ingest.http.responses import Answer, ChangeAnswer, json_response
 from services.ingest.templates.checking import check_template, required_fields, unused_variables
 from services.ingest.templates.requests import TemplateContent, TemplateRequest, template_of
 from shared.channels import CHANNELS
@@ -90,7 +90,7 @@ class RequirementsAnswer(Answer, kw_only=True, frozen=True):
 
 
 async def _list(call: Call) -> web.Response:
-    return answer(TemplatesAnswer(templates=[_view(one) for one in await call.gateway.templates.every()]))
+    return json_response(TemplatesAnswer(templates=[_view(one) for one in await call.gateway.templates.every()]))
 
 
 async def _found(call: Call) -> Template:
@@ -102,7 +102,7 @@ async def _found(call: Call) -> Template:
 
 
 async def _show(call: Call) -> web.Response:
-    return answer(TemplateAnswer(template=_view(await _found(call))))
+    return json_response(TemplateAnswer(template=_view(await _found(call))))
 
 
 async def _create(call: Call) -> web.Response:
@@ -111,7 +111,7 @@ async def _create(call: Call) -> web.Response:
     created = await call.gateway.templates.create(template)
     if created is None:
         raise ApiError("TEMPLATE_EXISTS")
-    return answer(_written(created), 201, {"Location": f"/api/v1/templates/{created.id}"})
+    return json_response(_written(created), 201, {"Location": f"/api/v1/templates/{created.id}"})
 
 
 async def _replace(call: Call) -> web.Response:
@@ -120,14 +120,14 @@ async def _replace(call: Call) -> web.Response:
     if not _ID.fullmatch(template_id):
         raise invalid([Problem("id", "INVALID_VALUE", "an id is letters, digits, dots, dashes and underscores")])
     template, is_new = await call.gateway.templates.replace(_checked(call, template_of(template_id, content)))
-    return answer(_written(template), 201 if is_new else 200)
+    return json_response(_written(template), 201 if is_new else 200)
 
 
 async def _delete(call: Call) -> web.Response:
     template = await _found(call)
     if not await call.gateway.templates.delete(template.id):
         raise ApiError("TEMPLATE_NOT_FOUND")
-    return answer(ChangeAnswer(message="the template is deleted"))
+    return json_response(ChangeAnswer(message="the template is deleted"))
 
 
 async def _requirements(call: Call) -> web.Response:
@@ -145,7 +145,7 @@ async def _requirements(call: Call) -> web.Response:
         required_fields=required_fields(template),
         columns=["name", *addresses.values(), *names],
     )
-    return answer(RequirementsAnswer(requirements=requirements))
+    return json_response(RequirementsAnswer(requirements=requirements))
 
 
 def _view(template: Template) -> TemplateView:

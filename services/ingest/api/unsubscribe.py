@@ -9,10 +9,10 @@ from html import escape
 
 from aiohttp import web
 
-from services.ingest.bodies import READING_ERRORS, read_whole
-from services.ingest.call import Body, Call, Operation
-from services.ingest.pages import page, read_page_file
-from services.ingest.problems import ApiError
+from services.ingest.http.bodies import READING_ERRORS, read_whole
+from services.ingest.http.errors import ApiError
+from services.ingest.http.operation import Body, Call, Operation
+from services.ingest.http.pages import page, read_page_file
 from shared.channels import CHANNELS
 from shared.suppressions import UNSUBSCRIBED, Suppression
 from shared.unsubscribe import read_token

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
-from services.ingest.call import Call
-from services.ingest.problems import ApiError
+from services.ingest.http.errors import ApiError
+from services.ingest.http.operation import Call
 from services.ingest.suppressions.filters import SuppressionFilter
 from services.ingest.suppressions.views import COLUMNS, row_of, view_of
 from shared.errors import KurirError

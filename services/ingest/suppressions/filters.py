@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.ingest.problems import Problem
+from services.ingest.http.errors import Problem
 from shared.addresses import ways_written
 from shared.channels import CHANNELS
 from shared.queue.suppressions import Listed

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from services.ingest.intake.first_pass import AT_ONCE
-from services.ingest.intake.spool import BlockFile
-from services.ingest.problems import Problem
-from services.ingest.recipients import CsvRow, FoundProblems, UnfitRows
+from services.ingest.blasts.csv_columns import UnfitRows
+from services.ingest.blasts.csv_rows import CsvRow
+from services.ingest.blasts.first_pass import AT_ONCE
+from services.ingest.blasts.recipients import FoundProblems
+from services.ingest.blasts.spool import BlockFile
+from services.ingest.http.errors import Problem
 from services.ingest.suppressions.rows import Entry, RowReader
 from shared.queue.suppressions import Suppressions
 from shared.suppressions import Suppression

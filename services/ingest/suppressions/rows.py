@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
 
-from services.ingest.addresses import normal_address
-from services.ingest.problems import ApiError, Problem
-from services.ingest.recipients import CsvRow
-from services.ingest.recipients.csv_header import Header
+from services.ingest.blasts.addresses import normal_address
+from services.ingest.blasts.csv_header import Header
+from services.ingest.blasts.csv_rows import CsvRow
+from services.ingest.http.errors import ApiError, Problem
 from shared.channels import CHANNELS
 from shared.spreadsheets import unguarded
 from shared.suppressions import SCOPES, Scope, Source, Suppression, scope_of

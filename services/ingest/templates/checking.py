@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from services.ingest.problems import Problem
-from services.ingest.recipients.typed_values import ValueProblem, check_of
+from services.ingest.blasts.variables import ValueProblem, check_of
+from services.ingest.http.errors import Problem
 from shared.channels import CHANNELS, EMAIL, WHATSAPP
 from shared.nearest import Hints
 from shared.rendering import BUILT_IN, CompiledTemplate, RenderError, compile_template

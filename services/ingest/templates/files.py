@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import yaml
 
-from services.ingest.decoding import convert
+from services.ingest.http.decoding import convert
+from services.ingest.storage.templates import TemplateFile
 from services.ingest.templates.checking import check_template
 from services.ingest.templates.requests import TemplateRequest, template_of
 from shared.errors import SettingsError
 from shared.foreign_text import valid_value
 from shared.numbers import json_number
 from shared.template_yaml import load_template
-from shared.templates import Template
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateFile:
-    """A template from a file; `digest` tells whether the file has changed since it was taken over."""
-
-    template: Template
-    digest: str
 
 
 def read_templates(folder: Path, region: str) -> dict[str, TemplateFile]:

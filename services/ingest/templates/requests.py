@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, field
 
-from services.ingest.requests import Request
+from services.ingest.http.requests import Request
 from shared.templates import Button, ButtonType, Category, Template, Variable, VariableType, WhatsAppContent
 
 MAX_VARIABLES = 200

@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from services.ingest.intake.incoming import Digest
+from services.ingest.blasts.request_body import Digest
 from services.ingest.storage.idempotency import IdempotencyStore, record_key
 from tests.integration.ingest.conftest import BOUND_KEY, READ_KEY, SEND_KEY, StartIngest
 from tests.integration.ingest.running import Api, Reply, RunningIngest, open_api, person

@@ -11,7 +11,7 @@ from shared.queue.files import FileStore
 from shared.sending.files import FileCache
 from tests.integration.ingest.provocations import template
 from tests.integration.ingest.running import Api, person
-from tests.integration.ingest.test_intake import queued
+from tests.integration.ingest.test_blasts import queued
 
 FILE = {
     "filename": "invite.ics",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from services.ingest.masking import masked_body, masked_query
+from services.ingest.http.masking import masked_body, masked_query
 from tests.integration.ingest.conftest import SEND_KEY, StartIngest
 from tests.integration.ingest.provocations import BLAST
 from tests.integration.ingest.running import RunningIngest

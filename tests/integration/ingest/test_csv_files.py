@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.integration.ingest.running import Api, Reply
-from tests.integration.ingest.test_intake import BLAST, queued
+from tests.integration.ingest.test_blasts import BLAST, queued
 
 CASES = Path(__file__).parent / "cases"
 SITI, BUDI = ("siti@example.com", "007"), ("budi@example.com", "008")

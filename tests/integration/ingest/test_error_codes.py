@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 from redis.asyncio import Redis
 
-from services.ingest.problems import ERROR_CODES
+from services.ingest.http.errors import ERROR_CODES
 from tests.integration.ingest.conftest import StartIngest
 from tests.integration.ingest.provocations import PROVOCATIONS, Setting
 from tests.integration.ingest.running import Api

@@ -10,7 +10,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from benchmarks.ingest_million import measure
-from services.ingest.intake.incoming import Digest
+from services.ingest.blasts.request_body import Digest
 from services.ingest.storage.idempotency import IdempotencyStore, record_key
 from shared.blasts import Blast
 from shared.events import BlastChanged, unpack_batch
@@ -20,7 +20,7 @@ from shared.queue.control import Control
 from shared.queue.producer import Chunk, Producer
 from shared.templates import Template
 from tests.integration.ingest.running import Api, Reply, person, running
-from tests.integration.ingest.test_intake import BLAST, queued
+from tests.integration.ingest.test_blasts import BLAST, queued
 from tests.servers import wait_for
 
 PEOPLE = [person(number) for number in range(5)]

@@ -13,7 +13,7 @@ from shared.blasts import Blast
 from shared.queue.blasts import BlastStore
 from shared.rendering import compile_template, job_values
 from tests.integration.ingest.running import Api, Reply, person
-from tests.integration.ingest.test_intake import BLAST, post_as, queued
+from tests.integration.ingest.test_blasts import BLAST, post_as, queued
 
 TEMPLATE: dict[str, Any] = {
     "id": "bill",

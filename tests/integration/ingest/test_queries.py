@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from services.ingest.app import paths_of
-from services.ingest.call import Operation
-from services.ingest.operations import OPERATIONS
+from services.ingest.api.operations import OPERATIONS
+from services.ingest.http.app import paths_of
+from services.ingest.http.operation import Operation
 from tests.integration.ingest.running import Api, RunningIngest, person
-from tests.integration.ingest.test_intake import BLAST
+from tests.integration.ingest.test_blasts import BLAST
 
 CLOSED = [one for one in OPERATIONS if not one.open_query]
 

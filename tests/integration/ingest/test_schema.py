@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from services.ingest.operations import OPERATIONS
+from services.ingest.api.operations import OPERATIONS
 from tests.integration.ingest.running import RunningIngest
 
 _EXAMPLES = 8

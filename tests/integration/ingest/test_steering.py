@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from services.ingest.suppressions.views import suppression_id
 from shared.queue.control import Control
 from tests.integration.ingest.running import Api, Peers, person
-from tests.integration.ingest.test_intake import queued
+from tests.integration.ingest.test_blasts import queued
 from tests.integration.queue.world import World
 
 NEVER = "0123456789abcdef"

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.integration.ingest.running import Api, Reply, person
-from tests.integration.ingest.test_intake import BLAST, FORMS, post_as, queued
+from tests.integration.ingest.test_blasts import BLAST, FORMS, post_as, queued
 
 PREVIEW = "/api/messages/preview"
 

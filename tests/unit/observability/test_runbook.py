@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from services.cli.main import app
-from services.ingest.operations import OPERATIONS
+from services.ingest.api.operations import OPERATIONS
 from services.logger.schema import migrate
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,10 +10,9 @@ import pytest
 
 from services.email_sender.mime import mailbox, parameter, unstructured
 from services.email_sender.replies import Reply, Stage, asked_wait_s, classify
-from services.ingest.addresses import normal_email, normal_phone
-from services.ingest.decoding import convert
-from services.ingest.intake.mailboxes import read_mailbox
-from services.ingest.requests import BlastRequest
+from services.ingest.blasts.addresses import normal_email, normal_phone, read_mailbox
+from services.ingest.http.decoding import convert
+from services.ingest.http.requests import BlastRequest
 from services.sandbox.mail import read_header
 from services.whatsapp_sender.replies import Answer, read_answer
 from shared.masking import mask

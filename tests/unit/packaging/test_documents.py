@@ -34,3 +34,12 @@ def test_commands_and_targets_that_are_named_exist(path: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`(?:\.venv/bin/)?kurir ([a-z]+)", text)) <= commands
     assert set(re.findall(r"`make ([a-z-]+)`", text)) <= targets
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_source_files_that_are_named_exist(path: Path) -> None:
+    """A moved module takes along what the documents say of it."""
+    named = set(
+        re.findall(r"`((?:services|shared|tests|deploy|scripts|benchmarks)/[\w./-]+\.(?:py|lua))`", path.read_text())
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -1,0 +1,127 @@
+"""The header of a CSV file: which column is which, by the names that people and programs give them.
+
+`name`, `email`, `phone` and `reference` are a recipient's own, in any case. Where a file has none of these, a column of
+another usual name is used (`ALIASES`); every column but those four is a variable as well, so that a template may have
+a variable `mobile`. Columns without a name must be empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.ingest.http.errors import ApiError
+
+MAX_COLUMNS = 500
+OWN_COLUMNS = ("name", "email", "phone", "reference")
+# compared without case, spaces and signs: `E-mail`, `e mail` and `EMAIL` are one
+ALIASES = {
+    "name": ("full name", "recipient name", "nama", "nama lengkap"),
+    "email": (
+        "e-mail", "mail", "email address", "e-mail address", "email id", "recipient email", "primary email",
+        "alamat email", "surel",
+    ),
+    "phone": (
+        "phone number", "phone no", "telephone", "telephone number", "tel", "mobile", "mobile phone", "mobile number",
+        "mobile phone number", "mobile no",
+        "cell", "cell phone", "cell number", "whatsapp", "whatsapp number", "whatsapp no", "wa", "wa number",
+        "recipient phone", "hp", "no hp", "nomor hp", "handphone", "telepon", "no telepon", "nomor telepon", "telp",
+        "no telp", "no wa", "nomor wa", "no whatsapp", "nomor whatsapp",
+    ),
+}  # fmt: skip
+_MARKS = dict.fromkeys(map(ord, "\ufeff\u200b\u200e\u200f\u2060"))
+_SHOWN, _SHOWN_CHARS = 10, 40
+# without what stands there: it may be a recipient's
+_NO_HEADER = (
+    "the first row names no column of a recipient (name, email or phone): begin with a row that names the columns"
+)
+
+
+def name_key(name: str) -> str:
+    """Return what a name is compared by: without case, spaces and signs."""
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+_FIELDS = {name_key(alias): field for field, aliases in ALIASES.items() for alias in (field, *aliases)}
+_PREFIX = "variables."
+
+
+def is_own_column(name: str) -> bool:
+    """Return whether a column of this name is, or could be, a recipient's own."""
+    return name_key(name) in _FIELDS
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The columns of a file; `own` pairs a recipient's field with its column, `variables` a variable's name.
+
+    `aliased` are the names of columns used in place of a field of the recipient. `unclear` pairs a field with the
+    names of the columns that could all be it. `nameless` are the columns up to `width` without a name.
+    """
+
+    width: int
+    own: tuple[tuple[str, int], ...]
+    variables: tuple[tuple[str, int], ...]
+    nameless: tuple[int, ...] = ()
+    aliased: frozenset[str] = frozenset()
+    unclear: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def fields(self, cells: Sequence[str]) -> dict[str, Any]:
+        """Return a row in the shape of a recipient's JSON."""
+        fields: dict[str, Any] = {name: cells[place] for name, place in self.own if cells[place]}
+        fields["variables"] = {name: cells[place] for name, place in self.variables if cells[place]}
+        return fields
+
+    def shown(self) -> str:
+        """Return the names of the columns, for a message."""
+        own = [field for field, _ in self.own if field not in self.aliased]
+        names = [name for name, _ in sorted(self.variables, key=lambda pair: pair[1])]
+        return quoted(dict.fromkeys([*own, *names]))
+
+
+def quoted(names: Sequence[str] | dict[str, None]) -> str:
+    """Return names for a message: the first ten, none longer than forty characters."""
+    shown = ", ".join(repr(name[:_SHOWN_CHARS]) for name in list(names)[:_SHOWN])
+    return f"{shown} …" if len(names) > _SHOWN else shown
+
+
+def read_header(cells: Sequence[str], *, recipients: bool = True) -> Header:
+    """Read a header row; raises ApiError MALFORMED_CSV for one that names a column twice, too many, or none at all."""
+    names = [" ".join(cell.translate(_MARKS).split()) for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    named = [(name, place) for place, name in enumerate(names) if name]
+    if len(named) > MAX_COLUMNS:
+        raise ApiError("MALFORMED_CSV", f"the header has more than {MAX_COLUMNS} columns")
+    own = _once([(name.lower(), place) for name, place in named if name.lower() in OWN_COLUMNS])
+    variables = _once([(_variable(name), place) for name, place in named if place not in own.values()])
+    candidates: dict[str, list[str]] = {}
+    for name in variables:
+        field = _FIELDS.get(name_key(name), "")
+        if field and field not in own:
+            candidates.setdefault(field, []).append(name)
+    if recipients and not own and not candidates:
+        raise ApiError("MALFORMED_CSV", _NO_HEADER)
+    clear = {field: found[0] for field, found in candidates.items() if len(found) == 1}
+    return Header(
+        width=len(names),
+        own=(*own.items(), *((field, variables[name]) for field, name in clear.items())),
+        variables=tuple(variables.items()),
+        nameless=tuple(place for place, name in enumerate(names) if not name),
+        aliased=frozenset(clear.values()),
+        unclear=tuple((field, tuple(found)) for field, found in candidates.items() if len(found) > 1),
+    )
+
+
+def _variable(name: str) -> str:
+    return name[len(_PREFIX) :] if name.lower().startswith(_PREFIX) else name
+
+
+def _once(pairs: Sequence[tuple[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, place in pairs:
+        if name in found:
+            raise ApiError("MALFORMED_CSV", f"the header names the column {name[:60]!r} twice")
+        found[name] = place
+    return found

@@ -1,0 +1,307 @@
+"""Checking one recipient: its addresses, its variables, its attachments; all problems at once.
+
+This runs for each of a million recipients: what depends on the blast alone is worked out once in the constructor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from services.ingest.blasts.addresses import AddressError, normal_email, normal_phone
+from services.ingest.blasts.attachments import attachments_of, shown_content_ids
+from services.ingest.blasts.csv_columns import matched_columns
+from services.ingest.blasts.csv_header import Header
+from services.ingest.blasts.csv_rows import CsvRow
+from services.ingest.blasts.recipients import OWN, Accepted, Checked, Rules, printed_names
+from services.ingest.blasts.variables import Check, UnknownNames, ValueProblem, check_of, text_value
+from services.ingest.http.decoding import UNREADABLE, json_decoder, problem_of, problems_of, read_object, words_of
+from services.ingest.http.errors import ApiError, Problem
+from services.ingest.http.requests import AttachmentRequest, RecipientRequest
+from shared.channels import CHANNELS
+from shared.jobs import Attachment
+from shared.nearest import Hints
+from shared.rendering import CompiledTemplate, RenderError, compile_template, merge_variables
+
+_TEST_RENDERS = 3
+_UNFIT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_PHONE_RULE = "A phone number is written as a text, in quotes: a JSON number has no leading 0 or +."
+_decoder = json_decoder(RecipientRequest)
+_NO_ATTACHMENTS: list[Attachment] = []
+
+
+@dataclass(frozen=True, slots=True)
+class _VariableRule:
+    """What is asked of one variable; `needed`: neither a default nor a global variable stands in."""
+
+    name: str
+    check: Check
+    needed: bool
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A recipient being checked."""
+
+    index: int
+    path: str
+    name: str
+    email: str
+    phone: str
+    variables: dict[str, Any]
+    reference: str
+    attachments: list[Attachment]
+    addresses: list[str]
+    problems: list[Problem]
+    refused: bool = False
+
+    def problem(self, field: str, code: str, message: str, *, refuse: bool = True) -> None:
+        self.problems.append(Problem(f"{self.path}.{field}", code, message))
+        self.refused = self.refused or refuse
+
+
+class RecipientChecker:
+    """Checks the recipients of one blast; raises ApiError if the template cannot be compiled."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._channels = [CHANNELS[name] for name in rules.channels]
+        self._variables = _variable_rules(rules)
+        self._own = _own_rules(rules)
+        try:
+            self._compiled = compile_template(rules.template)
+        except RenderError as error:
+            raise ApiError("INVALID_TEMPLATE", str(error)) from error
+        self._renders_left = _TEST_RENDERS if "email" in rules.channels else 0
+        self._unsure = self._compiled.computed.unsure(rules.template, rules.global_variables)
+        self._watched = "email" in rules.channels and (self._unsure.unknown or bool(self._unsure.names))
+        self._whatsapp = "whatsapp" in rules.channels and rules.template.whatsapp is not None
+        self._borrowed = _borrowed_addresses(rules, self._compiled)
+        self._printed = printed_names(rules)
+        self._columns: Header | None = None
+        self._hints = Hints()
+        self.unknown = UnknownNames(rules.template)
+        shown: frozenset[str] = frozenset()
+        if "email" in rules.channels and rules.attachments is not None:
+            shown = shown_content_ids(rules.template.html)
+        self._shown = shown - {one.content_id for one in rules.attachments or ()}
+
+    def read_columns(self, header: Header) -> Header:
+        """Take the columns of the file whose rows follow; return them with the template's names.
+
+        Raises ApiError MALFORMED_CSV where they do not fit the template.
+        """
+        self._columns = matched_columns(header, self._rules)
+        self.unknown.note_columns(self._columns)
+        return self._columns
+
+    def check_json(self, raw: bytes | msgspec.Raw, index: int, path: str = "", *, describe: bool = True) -> Checked:
+        """Check a recipient written in JSON; `path` is its JSON path, `recipients[<index>]` by default.
+
+        Without `describe` one problem stands for all of a recipient whose JSON does not fit.
+        """
+        path = path or f"recipients[{index}]"
+        try:
+            request = _decoder.decode(raw)
+        except msgspec.ValidationError as error:
+            every = self._decode_problems(bytes(raw), path) if describe else []
+            return Checked(None, every or [problem_of(error, path)])
+        except UNREADABLE as error:
+            return Checked(None, [Problem(path, "INVALID_TYPE", f"a recipient is a JSON object: {words_of(error)}")])
+        return self._check(request, index, path)
+
+    def check_row(self, row: CsvRow, index: int) -> Checked:
+        """Check a recipient written as a CSV row."""
+        path = f"recipients[{index}]"
+        try:
+            fields = (self._columns or row.header).fields(row.cells)
+            request = msgspec.convert(fields, RecipientRequest)
+        except msgspec.ValidationError as error:
+            return Checked(None, problems_of(fields, RecipientRequest, path, self._hints) or [problem_of(error, path)])
+        return self._check(request, index, path)
+
+    def _decode_problems(self, raw: bytes, path: str) -> list[Problem]:
+        try:
+            value = read_object(raw)
+        except UNREADABLE:
+            value = None
+        if value is None:
+            return [Problem(path, "INVALID_TYPE", "a recipient is a JSON object")]
+        return [_named(problem, value) for problem in problems_of(value, RecipientRequest, path, self._hints)]
+
+    def _check(self, request: RecipientRequest, index: int, path: str) -> Checked:
+        draft = _Draft(
+            index, path, request.name.strip(), request.email or "", request.phone or "",
+            {}, request.reference, _NO_ATTACHMENTS, [], [],
+        )  # fmt: skip
+        self._check_lines(draft)
+        self._check_addresses(draft)
+        self.unknown.note(request.variables, f"{path}.variables")
+        self._check_variables(draft, request.variables)
+        self._check_printed(draft)
+        if request.attachments:
+            self._check_attachments(draft, request.attachments)
+        if self._shown:
+            self._check_shown(draft)
+        if not draft.refused and self._whatsapp:
+            self._check_parameters(draft)
+        if not draft.refused and (self._renders_left or self._watched):
+            self._try_rendering(draft)
+        if draft.refused or not any(draft.addresses):
+            return Checked(None, draft.problems)
+        accepted = Accepted(index, draft.name, draft.addresses, draft.variables, draft.reference, draft.attachments)
+        return Checked(accepted, draft.problems)
+
+    def _check_lines(self, draft: _Draft) -> None:
+        for field, value in (("name", draft.name), ("reference", draft.reference)):
+            if not value.isprintable() and _UNFIT_LINE.search(value):
+                draft.problem(field, "INVALID_CHARACTERS", f"{field} contains line breaks or control characters")
+
+    def _check_addresses(self, draft: _Draft) -> None:
+        for channel in self._channels:
+            draft.addresses.append(self._address(draft, channel.address_field))
+
+    def _address(self, draft: _Draft, field: str) -> str:
+        """Return the normal form for a channel's address field, "" where there is none or it is no good."""
+        strict = not self._rules.permissive
+        try:
+            if field == "email":
+                if draft.email.strip():
+                    return normal_email(draft.email)
+            elif draft.phone.strip():
+                return normal_phone(draft.phone, self._rules.region)
+        except AddressError as error:
+            draft.problem(field, f"INVALID_{field.upper()}", str(error), refuse=strict)
+            return ""
+        draft.problem(field, f"MISSING_{field.upper()}", f"this recipient has no {field}", refuse=strict)
+        return ""
+
+    def _check_variables(self, draft: _Draft, given: Mapping[str, Any]) -> None:
+        rules = self._variables
+        if not OWN.isdisjoint(given):
+            rules = rules + [rule for rule in self._own if rule.name in given]
+        for rule in rules:
+            value = given.get(rule.name)
+            # as `is_nothing` says, without a call for each of a million values
+            if value is None or (value.__class__ is str and not value.strip()):
+                if rule.needed and not _has_own(draft, rule.name):
+                    self._miss(draft, rule.name, given)
+                continue
+            try:
+                draft.variables[rule.name] = rule.check(value)
+            except ValueProblem as problem:
+                draft.problem(f"variables.{rule.name}", problem.code, f"{rule.name} {problem}")
+        for name in self._borrowed:
+            if name not in draft.variables and (address := getattr(draft, name).strip()):
+                draft.variables[name] = address
+
+    def _miss(self, draft: _Draft, name: str, given: Mapping[str, Any]) -> None:
+        field = name if name in OWN else f"variables.{name}"
+        near = self._hints.nearest(name, self.unknown.among(given))
+        hint = f"; {near!r} was given, which it does not use" if near else ""
+        what = f"variable {name!r} is required by the template{hint}"
+        draft.problem(field, "MISSING_REQUIRED_VARIABLE", what)
+
+    def _check_printed(self, draft: _Draft) -> None:
+        """Hold a recipient against the names that each channel's content prints without a guard."""
+        lacking: dict[str, list[int]] = {}
+        for place, names in self._printed:
+            for name in names:
+                if name not in draft.variables and not getattr(draft, name).strip():
+                    lacking.setdefault(name, []).append(place)
+        for name, places in lacking.items():
+            what = f"the template prints {name!r}, which this recipient does not have"
+            draft.problem(name, "MISSING_REQUIRED_VARIABLE", what, refuse=not self._rules.permissive)
+            for place in places:
+                draft.addresses[place] = ""
+
+    def _check_attachments(self, draft: _Draft, requests: list[AttachmentRequest]) -> None:
+        draft.attachments, problems = attachments_of(requests, f"{draft.path}.", self._rules.attachments or ())
+        draft.problems += problems
+        draft.refused = draft.refused or bool(problems)
+
+    def _check_shown(self, draft: _Draft) -> None:
+        """Check that each image that the html shows is attached, by the blast or by the recipient."""
+        for content_id in self._shown - {one.content_id for one in draft.attachments}:
+            what = f"the html shows cid:{content_id}, and no attachment has the contentId {content_id!r}"
+            draft.problem("attachments", "MISSING_ATTACHMENT", what)
+
+    def _check_parameters(self, draft: _Draft) -> None:
+        place = self._rules.channels.index("whatsapp")
+        if not draft.addresses[place]:
+            return
+        try:
+            self._compiled.components(self._values(draft))
+        except RenderError as error:
+            field = f"variables.{error.variable}" if error.variable else "variables"
+            draft.problem(field, "INVALID_VARIABLE", str(error), refuse=not self._rules.permissive)
+            draft.addresses[place] = ""
+
+    def _try_rendering(self, draft: _Draft) -> None:
+        """Render the first recipients, and those whose values may not do, so that no sender finds that it cannot."""
+        values = self._values(draft)
+        if self._renders_left:
+            self._renders_left -= 1
+        elif self._unsure.fits(values):
+            return
+        try:
+            self._compiled.render(values)
+        except RenderError as error:
+            blamed = error.variable or self._unfit(values)
+            draft.problem(f"variables.{blamed}" if blamed else "variables", "RENDER_FAILED", str(error))
+
+    def _unfit(self, values: Mapping[str, Any]) -> str:
+        """Return the name of the one value that may not do, "" where there is none or several."""
+        every = self._unsure
+        unfit = [name for name in every.names if not every.only(name).fits(values)]
+        return unfit[0] if len(unfit) == 1 else ""
+
+    def _values(self, draft: _Draft) -> dict[str, Any]:
+        return merge_variables(self._rules.template, self._rules.global_variables, draft)
+
+
+def _variable_rules(rules: Rules) -> list[_VariableRule]:
+    """Return a rule for each declared variable."""
+    return [
+        _VariableRule(
+            variable.name,
+            check_of(variable, rules.region),
+            variable.required and variable.default is None and variable.name not in rules.global_variables,
+        )
+        for variable in rules.template.variables
+    ]
+
+
+def _own_rules(rules: Rules) -> list[_VariableRule]:
+    """Return rules for variables that override a recipient's own fields without being declared."""
+    declared = {variable.name for variable in rules.template.variables}
+    return [_VariableRule(name, text_value, needed=False) for name in sorted(OWN - declared)]
+
+
+def _borrowed_addresses(rules: Rules, compiled: CompiledTemplate) -> list[str]:
+    """Return the address fields that one channel's content uses and another channel's job carries.
+
+    A job knows its own address alone, so these travel among its variables.
+    """
+    parameters = compiled.whatsapp.variables if compiled.whatsapp is not None else frozenset()
+    needed = [
+        ("phone", "email" in rules.channels and "phone" in compiled.variables),
+        ("email", "whatsapp" in rules.channels and "email" in parameters),
+    ]
+    return [name for name, uses in needed if uses and name not in rules.global_variables]
+
+
+def _has_own(draft: _Draft, name: str) -> bool:
+    """Say whether the recipient's own name, email or phone stands in for a variable of that name."""
+    return name in OWN and bool(getattr(draft, name).strip())
+
+
+def _named(problem: Problem, value: Mapping[str, Any]) -> Problem:
+    """Return the problem; in the words that help where a phone number was written as a number."""
+    if problem.field.endswith(".phone") and isinstance(value.get("phone"), (int, float)):
+        return Problem(problem.field, problem.code, _PHONE_RULE)
+    return problem

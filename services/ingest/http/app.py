@@ -1,0 +1,104 @@
+"""The application: every operation of the table, under `/api/v1` and `/api` alike.
+
+What is not HTTP never reaches a handler; it is answered in the API's form all the same. That answer quotes nothing
+of the request: what cannot be parsed may hold a key.
+"""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from collections.abc import Iterable
+
+from aiohttp import web
+from aiohttp.web_urldispatcher import MatchInfoError, UrlDispatcher
+
+from services.ingest.http.errors import ApiError
+from services.ingest.http.gateway import Gateway
+from services.ingest.http.middleware import POLICY, SECURITY_HEADERS, ApiMiddleware
+from services.ingest.http.operation import Operation
+from services.ingest.http.responses import error_response
+from services.ingest.metrics import IngestMetrics
+
+PREFIXES = ("/api/v1", "/api")
+_DEEPEST_PATH = 32
+# words of aiohttp's parser, and what they mean to the client
+_CAUSES = (
+    ("https traffic", "this port speaks HTTP, the request came as HTTPS"),
+    ("content-length", "its Content-Length is not one whole number, or stands beside Transfer-Encoding"),
+    ("transfer-encoding", "its Transfer-Encoding is not chunked"),
+    ("chunk", "the chunks of its body are broken"),
+    ("'host'", "it has no Host header"),
+    ("too many headers", "it has too many headers"),
+    ("more than", "its first line or a header is longer than 8,190 bytes"),
+    ("method", "its method cannot be read"),
+    ("status line", "its first line cannot be read"),
+    ("version", "its HTTP version cannot be read"),
+    ("url", "its URL cannot be read"),
+    ("header", "a header is malformed"),
+)
+
+
+def build_app(gateway: Gateway, operations: Iterable[Operation]) -> web.Application:
+    """Build the application of one ingest process."""
+    table = {(operation.method, path): operation for operation in operations for path in paths_of(operation)}
+    # the bodies' own limits hold; aiohttp's would come before them with an answer of another form
+    api = ApiMiddleware(gateway, table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way to give it a router
+        app = web.Application(router=_Router(), middlewares=[api.middleware()], client_max_size=0)
+    app.on_response_prepare.append(api.add_headers)
+    for method, path in table:
+        for name in (method, "HEAD") if method == "GET" else (method,):
+            app.router.add_route(name, path, _unreachable, expect_handler=meet_expectation)
+    return app
+
+
+def paths_of(operation: Operation) -> list[str]:
+    """Return the paths that an operation answers at."""
+    return [operation.path] if operation.rooted else [prefix + operation.path for prefix in PREFIXES]
+
+
+class _Router(UrlDispatcher):
+    """Looks no path up that has more parts than any call: aiohttp's own search takes the square of their number."""
+
+    async def resolve(self, request: web.Request) -> web.UrlMappingMatchInfo:
+        if request.rel_url.raw_path.count("/") > _DEEPEST_PATH:
+            return MatchInfoError(web.HTTPNotFound())
+        return await super().resolve(request)
+
+
+async def _unreachable(_request: web.Request) -> web.StreamResponse:
+    """Stand for every operation's handler: the middleware calls the operation itself."""
+    raise ApiError("INTERNAL_ERROR")
+
+
+def malformed_response(error: BaseException | None, metrics: IngestMetrics) -> web.Response:
+    """Make the answer to a request that aiohttp could not parse, and count it."""
+    metrics.request("", "", 400, 0.0)
+    response = error_response(ApiError("MALFORMED_REQUEST", f"the HTTP request cannot be read: {_cause(error)}"))
+    response.headers.update(SECURITY_HEADERS | {"Content-Security-Policy": POLICY})
+    return _identified(response)
+
+
+def _identified(response: web.Response) -> web.Response:
+    response.headers["X-Request-Id"] = secrets.token_hex(8)
+    response.force_close()
+    return response
+
+
+def _cause(error: BaseException | None) -> str:
+    said = str(getattr(error, "message", "")).partition("\n")[0].lower()
+    return next((cause for words, cause in _CAUSES if words in said), "it is malformed")
+
+
+async def meet_expectation(request: web.Request) -> web.Response | None:
+    """Answer the Expect header: 100-continue is met, anything else refused (RFC 9110, 10.1.1)."""
+    if request.headers.get("Expect", "").strip().lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # this was not the beginning of the answer
+        request.writer.output_size = 0
+        return None
+    return _identified(
+        error_response(ApiError("MALFORMED_REQUEST", "the only expectation that is met is 100-continue"))
+    )

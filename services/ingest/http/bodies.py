@@ -1,0 +1,245 @@
+"""Bodies: reading what a client sends, within its size and its time.
+
+A client that sends nothing for `idle_s`, or less than 1 KB a second over more than that, holds a connection for
+nothing: it gets 408. What is too large gets 413, at once where Content-Length already says so.
+
+Compressed bodies are inflated a piece at a time, so that a small one cannot fill memory. aiohttp's own decompression
+is switched off: it answers unknown codings in a form of its own, or passes them through unread, and takes a gzip body
+that was cut off for a whole one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from codecs import BOM_UTF8
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from email.message import Message
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import TransferEncodingError
+
+from services.ingest.http.decoding import decode_object, decode_struct
+from services.ingest.http.errors import ApiError
+from services.ingest.http.operation import JSON, Call
+
+_SLOWEST_BYTES_PER_S = 1024
+# ASCII is a part of it
+_UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+READING_ERRORS = ("BODY_TOO_LARGE", "REQUEST_TIMEOUT", "MALFORMED_REQUEST", "UNSUPPORTED_ENCODING")
+BODY_ERRORS = ("MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE", *READING_ERRORS)
+ENDINGS = (TransferEncodingError, web.RequestPayloadError, ConnectionError)
+
+_LONGEST_NO_BODY = 64 * 1024
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+ValueT = TypeVar("ValueT")
+PIECE_BYTES = 65536
+# Text that people send shrinks to a tenth, the most repetitive to a hundredth; deflate can do a thousandth.
+_MOST_TIMES = 200
+_ALWAYS_ALLOWED = 1_048_576
+# RFC 9110, 8.4.1: "x-gzip" is an older name of gzip
+_CODINGS = {"": "", "identity": "", "gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
+_GZIP = 31
+_ZLIB = 15
+_RAW = -15
+
+
+class _NoBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What a call that takes no body may be sent."""
+
+
+class Meter:
+    """Holds a body being read to its size and its time; raises 408 and 413."""
+
+    def __init__(self, call: Call, limit: int) -> None:
+        self._call = call
+        self._limit = limit
+        self._received = 0
+        self._idle_s = call.gateway.settings.limits.idle_s
+        self._began = call.gateway.clock.monotonic()
+        length = call.request.content_length
+        if length is not None and length > limit:
+            raise _too_large(limit)
+
+    async def awaited(self, reading: Awaitable[ValueT]) -> ValueT:
+        """Wait for a piece of the body, but not for ever."""
+        try:
+            async with asyncio.timeout(self._idle_s):
+                return await reading
+        except TimeoutError:
+            raise _too_slow() from None
+
+    def received(self, chunk: bytes) -> None:
+        """Note a piece that has arrived."""
+        self._received += len(chunk)
+        if self._received > self._limit:
+            raise _too_large(self._limit)
+        spent_s = self._call.gateway.clock.monotonic() - self._began
+        if spent_s > self._idle_s + self._received / _SLOWEST_BYTES_PER_S:
+            raise _too_slow()
+        self._call.note_body(chunk)
+
+
+async def chunks(call: Call, limit: int) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives, inflated where it is compressed; raises 408, 413, 415 or 400."""
+    coding = coding_of(call.request.headers.get("Content-Encoding", ""))
+    meter = Meter(call, limit)
+    arriving = _arriving(call, meter)
+    async for chunk in _inflated(arriving, Inflater(coding)) if coding else arriving:
+        meter.received(chunk)
+        yield chunk
+
+
+async def _arriving(call: Call, meter: Meter) -> AsyncIterator[bytes]:
+    content = call.request.content
+    while not content.at_eof():
+        try:
+            chunk = await meter.awaited(content.readany())
+        except ENDINGS as error:
+            what = "the body broke off, or its chunks are broken"
+            raise ApiError("MALFORMED_REQUEST", what, headers={"Connection": "close"}) from error
+        yield chunk
+
+
+async def _inflated(arriving: AsyncIterator[bytes], inflater: Inflater) -> AsyncIterator[bytes]:
+    async for chunk in arriving:
+        for piece in inflater.pieces(chunk):
+            yield piece
+            # a chunk may inflate to a thousand times its size
+            await asyncio.sleep(0)
+    inflater.finish()
+
+
+def check_charset(request: web.Request) -> None:
+    """Raise 415 where the Content-Type names a character set other than UTF-8."""
+    _check_charset(request.charset)
+
+
+def check_charset_of(content_type: str, what: str) -> None:
+    """Raise 415 where this Content-Type names a character set other than UTF-8; `what` has it."""
+    named = Message()
+    named["Content-Type"] = content_type or "text/plain"
+    _check_charset(named.get_content_charset(), what)
+
+
+def _check_charset(charset: str | None, what: str = "the body") -> None:
+    if charset and charset.lower().replace("_", "-") not in _UTF8:
+        said = f"{what} is sent as UTF-8; its Content-Type says {charset[:40]!r}"
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", said)
+
+
+async def read_json(call: Call, limit: int | None = None) -> bytes:
+    """Return a whole JSON body; raises 415 for another Content-Type."""
+    if call.request.content_type != JSON:
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call reads {JSON}")
+    check_charset(call.request)
+    return await read_whole(call, limit or call.gateway.settings.limits.json_bytes)
+
+
+async def read_whole(call: Call, limit: int) -> bytes:
+    """Return a whole body of any type."""
+    parts = [chunk async for chunk in chunks(call, limit)]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def read_struct(call: Call, kind: type[StructT], limit: int | None = None) -> StructT:
+    """Return a JSON body as a struct; raises 400, or 422 with every problem."""
+    return decode_struct(await read_json(call, limit), kind)
+
+
+async def read_optional(call: Call, kind: type[StructT]) -> StructT:
+    """Return a JSON body as a struct; an empty body means all defaults."""
+    if not call.request.can_read_body:
+        return kind()
+    raw = await read_json(call)
+    return decode_struct(raw, kind) if raw.removeprefix(BOM_UTF8).strip() else kind()
+
+
+async def refuse_body(call: Call) -> None:
+    """Read the body of a call that takes none: empty, or an object without fields. Raises 400 and 422 for another.
+
+    What is ignored would be taken for done: a `reason`, a filter, a `dryRun`.
+    """
+    if not call.request.can_read_body:
+        return
+    raw = (await read_whole(call, _LONGEST_NO_BODY)).removeprefix(BOM_UTF8).strip()
+    if raw:
+        decode_object(raw, _NoBody, "MALFORMED_JSON", "this call takes no body, and what was sent")
+
+
+def _too_large(limit: int) -> ApiError:
+    size = f"{limit / 1_048_576:g} MB" if limit >= 1_048_576 else f"{limit} bytes"
+    return ApiError("BODY_TOO_LARGE", f"the body is larger than {size}", headers={"Connection": "close"})
+
+
+def _too_slow() -> ApiError:
+    return ApiError("REQUEST_TIMEOUT", headers={"Connection": "close"})
+
+
+class Inflater:
+    """Inflates one body; raises ApiError where it is not what its Content-Encoding says."""
+
+    def __init__(self, coding: str) -> None:
+        self._gzip = coding == "gzip"
+        self._coding = coding
+        self._engine = zlib.decompressobj(_GZIP) if self._gzip else None
+        self._taken = self._given = 0
+
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield what a chunk inflates to, at most 64 KB at a time."""
+        if not chunk:
+            return
+        if self._engine is None:
+            # senders of "deflate" leave out the zlib header now and then (RFC 9110, 8.4.1.2)
+            self._engine = zlib.decompressobj(_ZLIB if chunk[0] & 0x0F == 8 else _RAW)
+        data = chunk
+        self._taken += len(chunk)
+        while True:
+            if self._engine.eof:
+                if not data.strip(b"\0"):
+                    return  # nothing, or the padding that some tools write
+                self._begin_member()
+            try:
+                piece = self._engine.decompress(data, PIECE_BYTES)
+            except zlib.error as error:
+                raise self._broken("it cannot be decompressed") from error
+            if piece:
+                self._given += len(piece)
+                if self._given > max(_ALWAYS_ALLOWED, _MOST_TIMES * self._taken):
+                    raise _too_dense()
+                yield piece
+            data = self._engine.unused_data or self._engine.unconsumed_tail
+            if not data and len(piece) < PIECE_BYTES:
+                return
+
+    def finish(self) -> None:
+        """Note the end of the body; raises ApiError where more should have come."""
+        if self._engine is not None and not self._engine.eof:
+            raise self._broken("it ends too early")
+
+    def _begin_member(self) -> None:
+        """Go on with the next member of a gzip file (RFC 1952, 2.2)."""
+        if not self._gzip:
+            raise self._broken("more follows its end")
+        self._engine = zlib.decompressobj(_GZIP)
+
+    def _broken(self, why: str) -> ApiError:
+        what = f"the body is not {self._coding}, as its Content-Encoding says: {why}"
+        return ApiError("MALFORMED_REQUEST", what, headers={"Connection": "close"})
+
+
+def _too_dense() -> ApiError:
+    what = f"the body inflates to more than {_MOST_TIMES} times its size; send it in parts, or uncompressed"
+    return ApiError("BODY_TOO_LARGE", what, headers={"Connection": "close"})
+
+
+def coding_of(header: str) -> str:
+    """Return the coding that a Content-Encoding header names, "" for none; raises ApiError 415 for one not read."""
+    named = header.strip().lower()
+    if named not in _CODINGS:
+        what = f"the Content-Encoding {header.strip()[:60]!r} is not one that this API reads: gzip, deflate, identity"
+        raise ApiError("UNSUPPORTED_ENCODING", what, headers={"Accept-Encoding": "gzip, deflate, identity"})
+    return _CODINGS[named]

@@ -1,0 +1,203 @@
+"""Decoding: a body becomes a typed struct, or a list of everything that is wrong with it.
+
+msgspec stops at the first problem. That is the fast path; only where it finds one is the body read again, field
+by field, so that the answer names every problem with its path.
+"""
+
+from __future__ import annotations
+
+import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Mapping
+from functools import cache
+from itertools import islice
+from typing import Any, TypeVar
+
+import msgspec
+
+from services.ingest.http.errors import MAX_PROBLEMS, ApiError, Problem, invalid
+from shared.nearest import Hints
+from shared.numbers import Number
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+_PATH = re.compile(r"^(?P<what>.*) - at `\$?(?P<path>[^`]*)`$", re.DOTALL)
+_KEY_PATH = re.compile(r"^(?P<what>.*) - at `key` in `\$?(?P<path>[^`]*)`$", re.DOTALL)
+# msgspec's words name Python's types: what a client reads instead
+_KINDS = {
+    "str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "array": "a list",
+    "object": "an object", "null": "null", "datetime": "a time such as 2026-01-31T12:00:00Z",
+}  # fmt: skip
+_WORDS = (
+    (re.compile(r"Expected `([^`]*)`, got `([^`]*)`"), "should be {0}, but is {1}"),
+    (re.compile(r"Expected `str` of length <= ([0-9]+)"), "is longer than {0} characters"),
+    (re.compile(r"Expected `array` of length <= ([0-9]+)"), "has more than {0} entries"),
+    (re.compile(r"Expected `(?:str|array)` of length >= 1"), "is empty"),
+    (re.compile(r"Expected `\w+` >= (\S+)"), "should be at least {0}"),
+    (re.compile(r"Expected `\w+` <= (\S+)"), "should be at most {0}"),
+    (re.compile(r"Expected `datetime` with a timezone component"), "needs a time zone, as in 2026-01-31T12:00:00Z"),
+    (re.compile(r"Invalid RFC3339 encoded datetime"), "is not a time such as 2026-01-31T12:00:00Z"),
+    (re.compile(r"Invalid enum value (.{1,60}).*", re.DOTALL), "cannot be {0}"),
+    (re.compile(r"Object missing required field `([^`]*)`"), "lacks the field {0}"),
+    (re.compile(r"Object contains unknown field `([^`]*)`"), "has no field {0}"),
+)
+_json = msgspec.json.Decoder()
+UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+def json_text(raw: bytes) -> bytes:
+    """Return JSON without the byte order mark that some programs put before it (RFC 8259, 8.1).
+
+    Raises UnicodeError, fit to be shown, where it is not UTF-8.
+    """
+    text = raw.removeprefix(BOM_UTF8)
+    if b"\0" in text[:4] or text[:2] in {BOM_UTF16_LE, BOM_UTF16_BE}:
+        raise UnicodeError("it is UTF-16 or UTF-32; JSON is sent as UTF-8")
+    if not text.isascii():
+        text.decode()
+    return text
+
+
+def words_of(error: BaseException) -> str:
+    """Return what is wrong with a text that cannot be read, in words for its sender."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start + 1} ({error.object[error.start]:#04x}) is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return str(error)
+
+
+def decode_json(raw: bytes | msgspec.Raw, kind: type[StructT]) -> StructT:
+    """Decode a struct; numbers stay exact where it takes any value. Raises what msgspec raises."""
+    decoded: StructT = json_decoder(kind).decode(raw)
+    return decoded
+
+
+@cache
+def json_decoder(kind: type[StructT]) -> msgspec.json.Decoder[StructT]:
+    """Return the decoder of a struct that keeps numbers exact where it takes any value."""
+    return msgspec.json.Decoder(kind, float_hook=Number)
+
+
+def read_object(raw: bytes | msgspec.Raw) -> dict[str, Any] | None:
+    """Read a JSON object untyped; None if the bytes are JSON of another kind. Raises msgspec.DecodeError."""
+    value = _json.decode(raw)
+    return value if isinstance(value, dict) else None
+
+
+def problems_of(
+    value: Mapping[str, Any], kind: type[msgspec.Struct], path: str = "", hints: Hints | None = None
+) -> list[Problem]:
+    """Find the problems of an untyped object against a struct, each field by itself; of unknown fields the first."""
+    fields = _fields_of(kind)
+    hints = hints or Hints()
+    unknown = islice((str(name) for name in value if name not in fields), MAX_PROBLEMS + 1)
+    problems = [
+        Problem(
+            _join(path, name),
+            "UNKNOWN_FIELD",
+            f"there is no field {name[:60]!r} here{hints.did_you_mean(name, fields)}",
+        )
+        for name in unknown
+    ]
+    for name, field in fields.items():
+        if name in value:
+            problems += _field_problems(value[name], field.type, _join(path, name))
+        elif field.required:
+            problems.append(Problem(_join(path, name), "REQUIRED", f"{name} is required"))
+    return problems
+
+
+@cache
+def _fields_of(kind: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
+
+
+def convert(value: Mapping[str, Any], kind: type[StructT], path: str = "") -> StructT | list[Problem]:
+    """Convert an untyped object to a struct, or say everything that is wrong with it."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        return problems_of(value, kind, path) or [problem_of(error, path)]
+
+
+def problem_of(error: msgspec.ValidationError, path: str = "") -> Problem:
+    """Translate one validation error of msgspec."""
+    text = str(error)
+    found = _KEY_PATH.match(text) or _PATH.match(text)
+    where, what = (found["path"], found["what"]) if found else ("", text)
+    field = path + where if path else where.lstrip(".")
+    return Problem(field, _code_of(what), _plain(what, field.rpartition(".")[2] or "the body"))
+
+
+def _field_problems(value: Any, kind: Any, path: str) -> list[Problem]:
+    if kind is msgspec.Raw or (kind == list[msgspec.Raw] and isinstance(value, list)):
+        return []
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        return [problem_of(error, path)]
+    return []
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _plain(what: str, name: str) -> str:
+    """Return msgspec's words about what has a name, without Python's names for types."""
+    for pattern, words in _WORDS:
+        if found := pattern.fullmatch(what):
+            return f"{name} " + words.format(*map(_kind, found.groups()))
+    return what
+
+
+def _kind(name: str) -> str:
+    return " or ".join(_KINDS.get(one, one) for one in name.split(" | "))
+
+
+def _code_of(what: str) -> str:
+    if "missing required field" in what:
+        return "REQUIRED"
+    if "unknown field" in what:
+        return "UNKNOWN_FIELD"
+    if "of length <=" in what:
+        return "TOO_LONG"
+    if re.match(r"Expected `[^`]*`, got `", what):
+        return "INVALID_TYPE"
+    return "INVALID_VALUE"
+
+
+def decode_struct(raw: bytes, kind: type[StructT]) -> StructT:
+    """Decode a JSON object to a struct; raises 400, or 422 with every problem."""
+    return decode_object(raw, kind, "MALFORMED_JSON", "the body")
+
+
+def decode_object(raw: bytes, kind: type[StructT], malformed: str, what: str) -> StructT:
+    """Decode a JSON object to a struct; raises `malformed` about `what` (400), or 422 with every problem."""
+    try:
+        text = json_text(raw)
+        return decode_json(text, kind)
+    except msgspec.ValidationError as error:
+        raise invalid(_every_problem(text, kind, malformed, what) or [problem_of(error)]) from error
+    except UNREADABLE as error:
+        raise ApiError(malformed, f"{what} is not JSON: {words_of(error)}") from error
+
+
+def _every_problem(raw: bytes, kind: type[StructT], malformed: str, what: str) -> list[Problem]:
+    """Return every problem of an object; what follows the first of them may not even be JSON."""
+    try:
+        value = read_object(raw)
+    except UNREADABLE as error:
+        raise ApiError(malformed, f"{what} is not JSON: {words_of(error)}") from error
+    if value is None:
+        raise ApiError(malformed, f"{what} is not a JSON object")
+    return problems_of(value, kind)
+
+
+def struct_of(value: dict[str, object], kind: type[StructT]) -> StructT:
+    """Convert an untyped object to a struct; raises 422 with every problem."""
+    converted = convert(value, kind)
+    if isinstance(converted, list):
+        raise invalid(converted)
+    return converted

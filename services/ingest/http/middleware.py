@@ -1,0 +1,254 @@
+"""The middleware: what every request passes on its way in and out.
+
+In: its id, its key, its share of the limit, its origin and scope. Out: errors as JSON, headers, the log, the metrics.
+A request without a good key is charged to its address before anything else is done for it, so that a flood of them is
+cheap to refuse; the refusals are counted, and not stored one by one.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler as AioHandler
+from aiohttp.typedefs import Middleware
+
+from services.ingest.api_keys import ApiKey
+from services.ingest.http.bodies import refuse_body
+from services.ingest.http.client_address import charged_address, client_address, refusal
+from services.ingest.http.errors import ApiError
+from services.ingest.http.gateway import Gateway
+from services.ingest.http.masking import masked_body, masked_path, masked_query
+from services.ingest.http.operation import LOGGED_BODY_BYTES, Call, Operation, check_query
+from services.ingest.http.responses import error_response
+from shared.errors import QueueFullError, QueueUnavailableError
+from shared.events import ApiRequest
+from shared.logs import get_logger
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_HEADERS = "kurir_headers"
+_LOGGED_PATH = 500
+_LOGGED_ERROR = 1000
+_SECRET_PLACES = re.compile(r"\{(?:token|secret|key)\}")
+_UNLOGGED = frozenset({"/health", "/metrics"})
+# a caller without a good key can have these as often as it likes: they are counted, not stored
+_COUNTED_ONLY = frozenset({"UNAUTHORIZED", "LOOPBACK_ONLY", "RATE_LIMITED"})
+POLICY = "default-src 'none'; frame-ancestors 'none'"
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Server": "kurir",
+}
+
+log = get_logger()
+
+
+class ApiMiddleware:
+    """Wraps every handler of the application."""
+
+    def __init__(self, gateway: Gateway, operations: Mapping[tuple[str, str], Operation]) -> None:
+        self._gateway = gateway
+        self._operations = operations
+
+    def middleware(self) -> Middleware:
+        """Return the aiohttp middleware."""
+
+        @web.middleware
+        async def enter(request: web.Request, handler: AioHandler) -> web.StreamResponse:
+            return await self._enter(request, handler)
+
+        return enter
+
+    async def _enter(self, request: web.Request, handler: AioHandler) -> web.StreamResponse:
+        began = self._gateway.clock.monotonic()
+        call = self._call(request)
+        route, operation = self._route(request)
+        # also what is refused before anybody reads it, or asks for a call that there is not, may carry a secret
+        call.guarded = operation is None or operation.guarded
+        with structlog.contextvars.bound_contextvars(request_id=call.request_id):
+            headers = {"X-Request-Id": call.request_id}
+            request[_HEADERS] = headers
+            error: ApiError | None = None
+            try:
+                response = await self._serve(call, operation, handler, headers)
+            except ApiError as raised:
+                response, error = error_response(raised), raised
+            seconds = self._gateway.clock.monotonic() - began
+            self._gateway.metrics.request(request.method, route, response.status, seconds)
+            if request.path not in _UNLOGGED and not self._is_stranger(call, error):
+                self._record(call, operation, _Outcome(route, response.status, seconds, error))
+            return response
+
+    async def _serve(
+        self, call: Call, operation: Operation | None, handler: AioHandler, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        try:
+            call.key = self._key(call.request)
+            if operation is None or operation.limited:
+                await self._charge(call, headers)
+            self._admit(call, operation)
+            if operation is None:
+                return await handler(call.request)  # aiohttp's own 404 or 405
+            check_query(operation, call.request.query)
+            self._need_queue(operation)
+            if operation.body is None and not operation.rooted:
+                await refuse_body(call)
+            return await operation.handler(call)
+        except QueueFullError as full:
+            retry = {"Retry-After": str(full.retry_after_s)}
+            raise ApiError("BACKLOG_FULL", f"not now: {full.reason}", headers=retry) from full
+        except QueueUnavailableError as away:
+            raise ApiError("QUEUE_UNAVAILABLE", headers={"Retry-After": "2"}) from away
+        except web.HTTPException as raised:
+            raise _translated(raised) from raised
+        except ApiError:
+            raise
+        except Exception as unexpected:
+            log.exception("request failed", route=operation.path if operation else "")
+            raise ApiError("INTERNAL_ERROR") from unexpected
+
+    def _call(self, request: web.Request) -> Call:
+        given = request.headers.get("X-Request-Id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        trusted = self._gateway.settings.trusted_proxies
+        forwarded = request.headers.getall("X-Forwarded-For", []) if trusted else []
+        return Call(request, self._gateway, client_address(_peer(request), forwarded, trusted), request_id)
+
+    def _route(self, request: web.Request) -> tuple[str, Operation | None]:
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource else ""
+        method = "GET" if request.method == "HEAD" else request.method
+        return path, self._operations.get((method, path))
+
+    def _admit(self, call: Call, operation: Operation | None) -> None:
+        """Raise unless the caller may make this call."""
+        if operation is not None and operation.scope is None and operation.rooted:
+            return
+        if not self._gateway.keyring:
+            reason = refusal(_peer(call.request), call.request.headers)
+            if reason:
+                raise ApiError("LOOPBACK_ONLY", reason)
+            return
+        if call.key is None:
+            raise ApiError("UNAUTHORIZED", headers={"WWW-Authenticate": 'Bearer realm="kurir"'})
+        if operation is not None and operation.scope is not None and not call.key.allows(operation.scope):
+            raise ApiError("MISSING_SCOPE", f"this call needs a key with the scope {operation.scope}")
+
+    def _key(self, request: web.Request) -> ApiKey | None:
+        """Return the key that the request carries, None where it carries none that is known."""
+        if not self._gateway.keyring:
+            return None
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        return self._gateway.keyring.find(token.strip()) if scheme.lower() == "bearer" else None
+
+    def _need_queue(self, operation: Operation) -> None:
+        """Raise 503 at once while Redis is away, rather than after its time-outs."""
+        if operation.queue and not self._gateway.records.watch.available:
+            raise ApiError("QUEUE_UNAVAILABLE", headers={"Retry-After": "2"})
+
+    async def _charge(self, call: Call, headers: dict[str, str]) -> None:
+        """Charge the request to its key, else its address; raises 429. Without Redis nobody is limited.
+
+        A good key pays for itself alone: a flood from behind the same router does not use up its allowance.
+        """
+        records = self._gateway.records
+        if records.limits is None or not records.watch.available:
+            return
+        caller = f"key:{call.key.name}" if call.key else f"ip:{charged_address(call.client)}"
+        try:
+            allowance = await records.limits.take(caller)
+        except (QueueUnavailableError, QueueFullError):
+            return
+        headers.update(allowance.headers())
+        if not allowance.allowed:
+            raise ApiError("RATE_LIMITED", f"more than {allowance.limit} requests; wait {allowance.retry_s} s")
+
+    async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Put the headers on every answer, also one that is streamed; a signal of aiohttp before its head goes out."""
+        response.headers.setdefault("Content-Security-Policy", POLICY)  # pages bring their own
+        response.headers.update(SECURITY_HEADERS)
+        response.headers.update(request.get(_HEADERS, {}))
+
+    def _is_stranger(self, call: Call, error: ApiError | None) -> bool:
+        """Return whether a caller without a good key was turned away; where no key is configured there are none."""
+        if error is None or call.key is not None or error.code not in _COUNTED_ONLY:
+            return False
+        return bool(self._gateway.keyring) or error.code == "LOOPBACK_ONLY"
+
+    def _record(self, call: Call, operation: Operation | None, outcome: _Outcome) -> None:
+        request, error = call.request, outcome.error
+        milliseconds = int(outcome.seconds * 1000)
+        log.info(
+            "request", method=request.method, route=outcome.route, status=outcome.status, duration_ms=milliseconds
+        )  # fmt: skip
+        self._gateway.request_log.add(
+            ApiRequest(
+                at_ms=self._gateway.clock.now_ms(),
+                endpoint=_endpoint(request, operation),
+                method=request.method,
+                ip_address=call.client,
+                body=_logged_body(call),
+                status=outcome.status,
+                duration_ms=milliseconds,
+                error=_logged_error(error, guarded=call.guarded) if error is not None else "",
+                request_id=call.request_id,
+                api_key=call.key_name,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How a request ended."""
+
+    route: str
+    status: int
+    seconds: float
+    error: ApiError | None
+
+
+def _endpoint(request: web.Request, operation: Operation | None) -> str:
+    """Return the path for the log: the route instead where the path holds a secret."""
+    if operation is None:
+        return masked_path(request.path[:_LOGGED_PATH])
+    return operation.path if _SECRET_PLACES.search(operation.path) else request.path[:_LOGGED_PATH]
+
+
+def _logged_error(error: ApiError, *, guarded: bool) -> str:
+    """Return an error for the log; the words of a guarded call's problems may quote a value, so their fields do."""
+    if not (guarded and error.problems):
+        return f"{error.code}: {error.message}"
+    if error.code == "INVALID_QUERY":
+        return error.code  # the field is a parameter's name, and whatever the client wrote there
+    return f"{error.code}: {', '.join(problem.field for problem in error.problems)}"[:_LOGGED_ERROR]
+
+
+def _logged_body(call: Call) -> str:
+    query = call.request.rel_url.raw_query_string[:LOGGED_BODY_BYTES]
+    if not call.head:
+        return masked_query(query, guarded=call.guarded)
+    if call.request.headers.get("Content-Type", "").lower().startswith("application/x-www-form-urlencoded"):
+        return masked_query(bytes(call.head).decode("utf-8", "replace"), guarded=call.guarded)
+    return masked_body(bytes(call.head), guarded=call.guarded)
+
+
+def _peer(request: web.Request) -> str:
+    return request.remote or ""
+
+
+def _translated(raised: web.HTTPException) -> ApiError:
+    """Translate aiohttp's own refusals."""
+    if raised.status == 404:
+        return ApiError("NOT_FOUND")
+    if isinstance(raised, web.HTTPMethodNotAllowed):
+        return ApiError("METHOD_NOT_ALLOWED", headers={"Allow": ", ".join(sorted(raised.allowed_methods))})
+    if raised.status == 413:
+        return ApiError("BODY_TOO_LARGE")
+    return ApiError("MALFORMED_REQUEST", raised.reason)

@@ -1,0 +1,133 @@
+"""Call and operation: one request on its way through the API, and what one kind of request is.
+
+The table of operations is the only description of the API: routes, scopes and `openapi.json` are all made from it.
+Query parameters that an operation does not name are refused, not ignored: a misspelt filter would otherwise show
+everything, and a misspelt `dryRun` send everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from services.ingest.api_keys import ApiKey, Scope
+from services.ingest.http.errors import MAX_PROBLEMS, ApiError, Problem
+from services.ingest.http.gateway import Gateway
+from shared.nearest import Hints
+from shared.sealing import sensitive_names
+from shared.templates import Template
+
+LOGGED_BODY_BYTES = 4096
+JSON = "application/json"
+_SHOWN_CHARS = 60
+
+
+@dataclass(slots=True)
+class Call:
+    """One request: who makes it, from where, and under what id. `head` keeps the first 4 KB of the body.
+
+    `guarded`: the body may hold values of sensitive variables, so the log hides what it cannot vouch for.
+    """
+
+    request: web.Request
+    gateway: Gateway
+    client: str
+    request_id: str
+    key: ApiKey | None = None
+    head: bytearray = field(default_factory=bytearray)
+    guarded: bool = False
+    _noting: bool = True
+
+    @property
+    def key_name(self) -> str:
+        """The name of the caller's API key, "" where none is configured."""
+        return self.key.name if self.key else ""
+
+    def note_body(self, chunk: bytes) -> None:
+        """Keep the beginning of the body for the API log."""
+        missing = LOGGED_BODY_BYTES - len(self.head)
+        if missing > 0 and self._noting:
+            self.head += chunk[:missing]
+
+    def note_no_more(self) -> None:
+        """Keep nothing of what follows in the body: rows of a table, of which nobody knows yet what they mean."""
+        self._noting = False
+
+    def vouch_for(self, template: Template) -> None:
+        """Let the log show the variables of a body whose template is known, and has none that is sensitive."""
+        self.guarded = bool(sensitive_names(template))
+
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A query or header parameter as the document shows it; `schema` is its JSON schema."""
+
+    name: str
+    description: str
+    schema: dict[str, Any] = field(default_factory=lambda: {"type": "string"})
+    place: str = "query"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request's body: for each content type its struct, or a ready JSON schema."""
+
+    contents: dict[str, type[msgspec.Struct] | dict[str, Any]]
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One call of the API. `path` stands under `/api/v1` and `/api`, unless `rooted`; `answer` is what 2xx holds.
+
+    `scope` None means that no API key is needed. `errors` are the codes that this call adds to those that any call
+    may answer. A call that needs the `queue` is refused at once while Redis is away; one that is not `limited` is not
+    charged to its caller. `guarded`: its body carries values for a template, some of which may be sensitive.
+    Query parameters that it does not name are refused, unless it has an `open_query`; `metadata.<name>` names all that
+    begin so.
+    """
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    handler: Handler
+    scope: Scope | None = "read"
+    answer: type[msgspec.Struct] | None = None
+    statuses: tuple[int, ...] = (200,)
+    body: Body | None = None
+    parameters: tuple[Parameter, ...] = ()
+    errors: tuple[str, ...] = ()
+    content_types: tuple[str, ...] = (JSON,)
+    rooted: bool = False
+    limited: bool = True
+    queue: bool = True
+    guarded: bool = False
+    open_query: bool = False
+
+
+def check_query(operation: Operation, query: Mapping[str, str]) -> None:
+    """Raise INVALID_QUERY for parameters that a call does not have."""
+    if not query or operation.open_query:
+        return
+    known = [one.name for one in operation.parameters if one.place == "query"]
+    prefixes = tuple(name.removesuffix("<name>") for name in known if name.endswith("<name>"))
+    unknown = [name for name in query if name not in known and not (prefixes and name.startswith(prefixes))]
+    told, hints = list(dict.fromkeys(unknown))[:MAX_PROBLEMS], Hints()
+    problems = [Problem(name[:_SHOWN_CHARS], "INVALID_QUERY", _words(name, known, hints)) for name in told]
+    if problems:
+        raise ApiError("INVALID_QUERY", problems[0].message, problems)
+
+
+def _words(name: str, known: list[str], hints: Hints) -> str:
+    what = f"there is no query parameter {name[:_SHOWN_CHARS]!r} here"
+    if not known:
+        return f"{what}: this call takes none"
+    return what + (hints.did_you_mean(name, known) or f"; there are {', '.join(known)}")

@@ -1,0 +1,170 @@
+"""Answers: the bodies that the API gives, as typed structs, and how they become responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, UnsetType
+
+from services.ingest.http.errors import ApiError, Problem
+from shared.numbers import json_number
+
+_encoder = msgspec.json.Encoder(enc_hook=json_number)
+
+
+class Answer(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """Base of every answer: `success` tells a good one from an error."""
+
+    success: bool = True
+
+
+class ErrorAnswer(Answer, kw_only=True, frozen=True):
+    """What every error looks like; `errors` lists each problem with its JSON path, at most the first 100."""
+
+    success: bool = False
+    code: str
+    message: str
+    errors: list[Problem] = []
+
+
+class BlastAnswer(Answer, kw_only=True, frozen=True):
+    """An accepted blast, or with `dryRun` one that would be. Totals count what is (or would be) queued.
+
+    `jobIds` only for JSON bodies; `errors` and `rejectedRecipients` only where some recipients were refused; `warnings`
+    only where something was given that the template does not use.
+    """
+
+    blast_id: str | UnsetType = UNSET
+    total_messages: int
+    total_recipients: int
+    job_ids: list[str] | UnsetType = UNSET
+    duplicates: int = 0
+    rejected_recipients: int | UnsetType = UNSET
+    errors: list[Problem] | UnsetType = UNSET
+    warnings: list[Problem] | UnsetType = UNSET
+    dry_run: bool | UnsetType = UNSET
+
+
+class MessageAnswer(Answer, kw_only=True, frozen=True):
+    """An accepted message."""
+
+    blast_id: str | UnsetType = UNSET
+    job_id: str | UnsetType = UNSET
+    warnings: list[Problem] | UnsetType = UNSET
+    dry_run: bool | UnsetType = UNSET
+
+
+class Stats(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """Counts live from Redis: waiting = not begun, active = being sent, delayed = before another attempt."""
+
+    waiting: int = 0
+    active: int = 0
+    delayed: int = 0
+    scheduled: int = 0
+    completed: int = 0
+    failed: int = 0
+    paused: int = 0
+
+
+class AllStats(Stats, kw_only=True, frozen=True):
+    """The counts of all channels together, and of each."""
+
+    channels: dict[str, Stats]
+
+
+class StatsAnswer(Answer, kw_only=True, frozen=True):
+    """The state of the queues."""
+
+    stats: AllStats
+
+
+class BlastChannel(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """How far a blast has come on one channel; `counts` by status add up to `enqueued`."""
+
+    total: int
+    enqueued: int
+    counts: dict[str, int]
+    paused: str | None = None
+    cancelled: bool = False
+    waiting_for: str | None = None
+    ended_at: str | None = None
+
+
+class BlastView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """A blast as it stands now.
+
+    `progress` is the share of its messages that have ended; `rate` messages ended a second of late;
+    `etaSeconds` how long the rest takes at that rate.
+    """
+
+    blast_id: str
+    state: str
+    template_id: str
+    template_name: str = ""
+    channels: dict[str, BlastChannel]
+    total_messages: int
+    total_recipients: int
+    counts: dict[str, int]
+    progress: float
+    rate: float | None = None
+    eta_seconds: int | None = None
+    waiting_for: str | None = None
+    priority: int | None = None
+    scheduled_at: str | None = None
+    expires_at: str | None = None
+    created_at: str | None = None
+    last_progress_at: str | None = None
+    ended_at: str | None = None
+    reference: str = ""
+    metadata: dict[str, Any] = {}
+
+
+class BlastsAnswer(Answer, kw_only=True, frozen=True):
+    """A page of blasts, the latest first; `nextCursor` is null on the last."""
+
+    blasts: list[BlastView]
+    next_cursor: str | None = None
+
+
+class BlastStateAnswer(Answer, kw_only=True, frozen=True):
+    """One blast."""
+
+    blast: BlastView
+
+
+class JobAnswer(Answer, kw_only=True, frozen=True):
+    """One message, in the log's column names: its row, `history` (each attempt and deferral) and `timeline`.
+
+    `attempts` is how many were made.
+    """
+
+    message: dict[str, Any]
+
+
+class ChangeAnswer(Answer, kw_only=True, frozen=True):
+    """A change was made, or had been made before."""
+
+    message: str = ""
+
+
+class RetryAnswer(Answer, kw_only=True, frozen=True):
+    """How many dead letters were sent again, and how many were left out."""
+
+    reopened: int = 0
+    skipped: int = 0
+
+
+def json_response(body: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Make a JSON response."""
+    return web.Response(
+        body=_encoder.encode(body), status=status, headers=headers, content_type="application/json", charset="utf-8"
+    )
+
+
+def error_response(error: ApiError) -> web.Response:
+    """Make the response of an error."""
+    body = ErrorAnswer(code=error.code, message=error.message, errors=error.problems)
+    return json_response(body, error.status, error.headers)

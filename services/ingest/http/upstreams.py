@@ -1,0 +1,94 @@
+"""Upstreams: the services behind ingest that it calls over HTTP, the logger for what was and senders for providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp import web
+from yarl import URL
+
+from services.ingest.http.errors import ApiError
+from shared.logs import get_logger
+from shared.web import credentials
+
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=30.0)
+_PASSED_ON = ("Content-Type", "Content-Disposition", "Retry-After", "ETag", "Last-Modified")
+_CHUNK = 65536
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamAccess:
+    """How ingest calls all of them: one HTTP client, and the secret that they know ingest by."""
+
+    session: aiohttp.ClientSession
+    secret: str
+
+
+class Upstream:
+    """One service; `code` is the error that a client gets while it cannot be reached."""
+
+    def __init__(self, access: UpstreamAccess, url: str, code: str) -> None:
+        self._session = access.session
+        self._credentials = credentials(access.secret)
+        self._url = url
+        self._code = code
+
+    async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        """Call it and return the status and the JSON object of its answer; 5xx and silence raise ApiError."""
+        data = orjson.dumps(body) if body is not None else None
+        headers = self._credentials | ({"Content-Type": "application/json"} if data is not None else {})
+        try:
+            async with self._session.request(method, self._url + path, data=data, headers=headers) as response:
+                status, raw = response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(self._code, headers={"Retry-After": "2"}) from error
+        self._check(status)
+        try:
+            value = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise ApiError(self._code, "its answer was not JSON") from error
+        return status, value if isinstance(value, dict) else {"value": value}
+
+    async def forward(self, request: web.Request, path: str) -> web.StreamResponse:
+        """Pass a GET on with its query and stream the answer back, of any length."""
+        url = f"{self._url}{path}" + (f"?{request.rel_url.raw_query_string}" if request.query_string else "")
+        try:
+            upstream = await self._session.get(URL(url, encoded=True), headers=self._credentials)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(self._code, headers={"Retry-After": "2"}) from error
+        async with upstream:
+            self._check(upstream.status)
+            headers = {name: upstream.headers[name] for name in _PASSED_ON if name in upstream.headers}
+            response = web.StreamResponse(status=upstream.status, headers=headers)
+            return await self._stream(upstream, response, request)
+
+    def _check(self, status: int) -> None:
+        """Raise ApiError for an answer that is of no use to the client."""
+        if status == 401:
+            log.error("a service refuses ingest: KURIR_INTERNAL_SECRET is not the same in both", url=self._url)
+        if status == 401 or status >= 500:
+            raise ApiError(self._code, f"it answered {status}", headers={"Retry-After": "2"})
+
+    async def _stream(
+        self, upstream: aiohttp.ClientResponse, response: web.StreamResponse, request: web.Request
+    ) -> web.StreamResponse:
+        if upstream.content_length is not None and upstream.content_length <= _CHUNK:
+            raw = await upstream.read()
+            return web.Response(body=raw, status=response.status, headers=response.headers)
+        await response.prepare(request)
+        async for chunk in upstream.content.iter_chunked(_CHUNK):
+            await response.write(chunk)
+        await response.write_eof()
+        return response
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Open the HTTP client for all upstreams."""
+    connector = aiohttp.TCPConnector(limit=100, keepalive_timeout=15)
+    return aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, auto_decompress=False)

@@ -1,0 +1,98 @@
+"""Availability: whether Redis answers, and whether a backlog has room, known without asking for every request.
+
+While Redis is away requests are refused at once. A backlog is asked whether it has room for a thousand messages more
+than needed; while it has, the next ones within a quarter of a second need not ask. Near the limit every request asks
+for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from redis.asyncio import Redis
+
+from shared.clock import Clock
+from shared.errors import QueueFullError, QueueUnavailableError
+from shared.lifecycle import Stop
+from shared.logs import get_logger
+from shared.queue.connection import translated
+from shared.queue.producer import Producer
+from shared.web import Health
+
+_EVERY_S = 1.0
+_TIMEOUT_S = 2.0
+
+_AHEAD = 1000
+_GOOD_FOR_S = 0.25
+
+log = get_logger()
+
+
+class RedisWatch:
+    """Pings Redis every second and tells the health report when that changes."""
+
+    def __init__(self, redis: Redis, health: Health) -> None:
+        self._redis = redis
+        self._health = health
+        self.available = True
+
+    async def run(self, stop: Stop) -> None:
+        """Look until stopped."""
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                await self.check()
+                await asyncio.wait({stopping}, timeout=_EVERY_S)
+        finally:
+            stopping.cancel()
+
+    async def check(self) -> None:
+        """Ping once and note the outcome."""
+        reason = await self._reason()
+        if self.available != (reason is None):
+            log.warning("redis is away", reason=reason) if reason else log.info("redis is back")
+        self.available = reason is None
+        self._health.report("redis", reason)
+
+    async def _reason(self) -> str | None:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                with translated("ping"):
+                    await self._redis.ping()
+        except (QueueUnavailableError, QueueFullError) as error:
+            return str(error)
+        except TimeoutError:
+            return f"no answer within {_TIMEOUT_S:g} s"
+        return None
+
+
+@dataclass(slots=True)
+class _Share:
+    """What this process may still add without asking, and until when."""
+
+    left: int
+    until: float
+
+
+@dataclass(slots=True)
+class BacklogRoom:
+    """The room that this process knows of, by channel."""
+
+    producer: Producer
+    clock: Clock
+    _shares: dict[str, _Share] = field(default_factory=dict)
+
+    async def take(self, channel: str, adding: int) -> None:
+        """Raise QueueFullError where so many more would pass the limits of the backlog."""
+        share = self._shares.get(channel)
+        if share is not None and adding <= share.left and self.clock.monotonic() < share.until:
+            share.left -= adding
+            return
+        try:
+            await self.producer.check_room(channel, adding + _AHEAD)
+        except QueueFullError:
+            self._shares.pop(channel, None)
+            await self.producer.check_room(channel, adding)
+        else:
+            self._shares[channel] = _Share(_AHEAD, self.clock.monotonic() + _GOOD_FOR_S)

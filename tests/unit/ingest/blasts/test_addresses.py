@@ -1,0 +1,82 @@
+"""Addresses: one normal form, and short cuts that never disagree with the libraries they cut short."""
+
+from __future__ import annotations
+
+import re
+
+import phonenumbers
+import pytest
+from email_validator import EmailNotValidError, validate_email
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.ingest.blasts.addresses import AddressError, normal_email, normal_phone
+from shared.addresses import identity
+
+_MARKS = st.sampled_from(["\u200e", "\u202a", "\ufeff", "\u00a0", ""])
+_ATOM = st.text("abcXYZ019.+-_!#'éü", min_size=1, max_size=12)
+_LABEL = st.text("abcXYZ019-é", min_size=1, max_size=8)
+_EMAILS = st.builds("{}@{}".format, _ATOM, st.lists(_LABEL, min_size=1, max_size=4).map(".".join))
+_STARTS = st.sampled_from(["+62", "62", "0", "+1", "8", "+44 ", ""])
+_PHONES = st.builds("{}{}".format, _STARTS, st.from_regex(r"[0-9 -]{5,13}", fullmatch=True))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(_EMAILS)
+def test_an_email_is_what_the_library_says(text: str) -> None:
+    """The same normal form, or refused by both."""
+    try:
+        expected = validate_email(text, check_deliverability=False, test_environment=True).normalized
+    except EmailNotValidError:
+        with pytest.raises(AddressError):
+            normal_email(text)
+    else:
+        assert normal_email(text) == expected
+        assert normal_email(expected) == expected
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(_PHONES)
+def test_a_phone_number_is_one_that_can_exist(text: str) -> None:
+    """What comes out is valid by the library's metadata, ends as it was written, and comes out again the same."""
+    try:
+        digits = normal_phone(text, "ID")
+    except AddressError:
+        return
+    assert phonenumbers.is_valid_number(phonenumbers.parse(f"+{identity(digits)}", None))
+    assert normal_phone(f"+{digits}", "ID") == digits
+    written = "".join(re.findall("[0-9]", text))
+    assert digits[-7:] == written[-7:]
+    assert set(written[: -len(digits)]) <= {"0"}
+
+
+@pytest.mark.parametrize(
+    ("text", "region", "digits"),
+    [
+        ("0812-3456-7890", "ID", "6281234567890"),
+        ("+62 812 3456 7890", "ID", "6281234567890"),
+        ("6281234567890", "ID", "6281234567890"),
+        ("81234567890", "ID", "6281234567890"),
+        ("+1 (212) 555-0123", "ID", "12125550123"),
+        ("0171 2345678", "DE", "491712345678"),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(text: str, region: str, digits: str) -> None:
+    """With the country's code or without, with spaces and dashes."""
+    assert normal_phone(text, region) == digits
+
+
+@pytest.mark.parametrize(
+    "text", ["a@b", "a b@example.com", "a@example.com\nBcc: x@y.z", "a@x.local", "@example.com", "x" * 400]
+)
+def test_what_is_no_email_is_refused(text: str) -> None:
+    """Line breaks above all."""
+    with pytest.raises(AddressError):
+        normal_email(text)
+
+
+@given(_MARKS, _MARKS)
+def test_marks_around_an_address_are_ignored(before: str, after: str) -> None:
+    """They cannot be seen, and come along when text is copied from a page or a message."""
+    assert normal_email(f"{before}siti@example.com{after} ") == "siti@example.com"
+    assert normal_phone(f"{before}0812 2477 2000{after} ", "ID") == "6281224772000"

@@ -1,0 +1,87 @@
+"""Attachments as clients send them: base64 in its forms, names, media types, content ids."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from services.ingest.blasts.attachments import attachments_of, decoded, shown_content_ids
+from services.ingest.http.requests import AttachmentRequest
+from shared.jobs import Attachment
+
+RAW = bytes(range(256)) + b"x"
+TEXT = base64.b64encode(RAW).decode()
+LINES = "\r\n".join(TEXT[start : start + 76] for start in range(0, len(TEXT), 76))
+
+
+def request(**changes: Any) -> AttachmentRequest:
+    return AttachmentRequest(**{"filename": "a.pdf", "content_type": "application/pdf", "content": TEXT} | changes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT,
+        LINES,
+        LINES.replace("\r", ""),
+        f"  {LINES}\n",
+        TEXT.rstrip("="),
+        base64.urlsafe_b64encode(RAW).decode(),
+        base64.urlsafe_b64encode(RAW).decode().rstrip("="),
+        f"data:application/pdf;base64,{TEXT}",
+        f"DATA:;base64,{LINES}",
+    ],
+)
+def test_base64_is_read_as_programs_write_it(text: str) -> None:
+    """With line breaks, without padding, in the alphabet for URLs, as a data URL."""
+    assert decoded(text) == RAW
+
+
+@pytest.mark.parametrize(
+    "text", ["AAAAA", "AAA$", "not base64!", "QQ===", "Q=Q=", "=", "data:text/plain,hello", "data:x", "é"]
+)
+def test_what_is_not_base64_is_refused(text: str) -> None:
+    """With words for its sender, not Python's."""
+    with pytest.raises(ValueError, match=r"content is (not base64|a data URL)"):
+        decoded(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "code"),
+    [
+        ({"filename": "../etc/passwd"}, "filename", "INVALID_CHARACTERS"),
+        ({"filename": "C:\\a.pdf"}, "filename", "INVALID_CHARACTERS"),
+        ({"filename": "a\r\nBcc: x"}, "filename", "INVALID_CHARACTERS"),
+        ({"filename": "a\u202efdp.exe"}, "filename", "INVALID_CHARACTERS"),
+        ({"content_type": "application/pdf\r\nBcc: x"}, "contentType", "INVALID_VALUE"),
+        ({"content_type": "pdf"}, "contentType", "INVALID_VALUE"),
+        ({"content": "%"}, "content", "INVALID_VALUE"),
+        ({"content_id": "a b"}, "contentId", "INVALID_VALUE"),
+        ({"content_id": "a>\r\nBcc: x"}, "contentId", "INVALID_VALUE"),
+        ({"content_id": "taken"}, "contentId", "INVALID_VALUE"),
+    ],
+)
+def test_a_bad_field_is_named(changes: dict[str, str], field: str, code: str) -> None:
+    """By its path in the request."""
+    others = [Attachment("b.png", "image/png", b"", "taken")]
+    _, problems = attachments_of([request(), request(**changes)], "recipients[3].", others)
+    assert [(one.field, one.code) for one in problems] == [(f"recipients[3].attachments[1].{field}", code)]
+
+
+@pytest.mark.parametrize("content_id", ["logo", "<logo>", "cid:logo", "logo@example.com"])
+def test_a_content_id_is_kept_bare(content_id: str) -> None:
+    """As the html refers to it, however it was written."""
+    ((one,), problems) = attachments_of([request(content_id=content_id)], "")
+    assert problems == []
+    assert one.content_id in {"logo", "logo@example.com"}
+
+
+def test_the_images_that_an_html_shows_are_found() -> None:
+    """In attributes and styles; not those that a variable makes up, nor words in the text."""
+    html = (
+        '<img src="cid:logo"><img src=\'CID:a%40b\'><img src=cid:bare><p style="background:url(cid:back)">'
+        '<img src="cid:{{ name }}"> acid: cid: none</p>'
+    )
+    assert shown_content_ids(html) == {"logo", "a@b", "bare", "back"}

@@ -1,0 +1,85 @@
+"""Reading NDJSON and CSV: the same rows wherever the chunks end, within bounds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.ingest.blasts.csv_rows import csv_rows
+from services.ingest.blasts.request_body import ndjson_lines
+from services.ingest.http.decoding import problems_of
+from services.ingest.http.errors import ApiError
+from services.ingest.http.requests import BlastRequest
+
+LIMIT = 10_000
+_CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=8)
+
+
+async def _chunks(raw: bytes, sizes: list[int]) -> AsyncIterator[bytes]:
+    at = 0
+    for size in [*sizes, len(raw)]:
+        yield raw[at : at + size]
+        at += size
+
+
+async def _rows(raw: bytes, sizes: list[int] | None = None, limit: int = LIMIT) -> list[list[str]]:
+    return [row.cells async for rows in csv_rows(_chunks(raw, sizes or []), limit) for row in rows]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(_CELLS, _CELLS), max_size=6),
+    st.lists(st.integers(0, 9), max_size=20),
+    st.sampled_from([",", ";", "\t"]),
+)
+async def test_csv_rows_do_not_depend_on_chunks(rows: list[tuple[str, str]], sizes: list[int], delimiter: str) -> None:
+    """Quoted line breaks and delimiters, any alphabet, chunks of any size: what was written is read."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerows([["name", "code"], *rows])
+    expected = [list(row) for row in rows if any(map(str.strip, row))]
+    assert await _rows(b"\xef\xbb\xbf" + text.getvalue().encode(), sizes) == expected
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=6), max_size=8), st.lists(st.integers(0, 9), max_size=20))
+async def test_ndjson_lines_do_not_depend_on_chunks(lines: list[bytes], sizes: list[int]) -> None:
+    """Blank lines are left out, everything else comes whole."""
+    raw = b"\n".join(lines)
+    found = [line async for block in ndjson_lines(_chunks(raw, sizes), LIMIT) for line in block]
+    expected = [line for line in raw.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line and not line.isspace()]
+    if not raw.startswith(b"\xef"):
+        assert found == expected
+
+
+async def test_a_line_without_end_is_refused() -> None:
+    """Before it is held in memory."""
+    with pytest.raises(ApiError) as raised:
+        await anext(ndjson_lines(_chunks(b"x" * 50, [20, 20]), 30))
+    assert raised.value.code == "BODY_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"templateId": 1}, "templateId should be a text, but is a whole number"),
+        ({"channels": "email"}, "channels should be a list, but is a text"),
+        ({"channels": []}, "channels is empty"),
+        ({"templateId": "x" * 101}, "templateId is longer than 100 characters"),
+        ({"priority": 7}, "priority should be at most 2"),
+        ({"dryRun": "yes"}, "dryRun should be true or false, but is a text"),
+        ({"scheduledAt": "soon"}, "scheduledAt is not a time such as 2026-01-31T12:00:00Z"),
+        ({"scheduledAt": "2026-01-31T12:00:00"}, "scheduledAt needs a time zone, as in 2026-01-31T12:00:00Z"),
+        ({"validation": "lax"}, "validation cannot be 'lax'"),
+    ],
+)
+def test_a_field_is_refused_without_names_of_pythons_types(wrong: dict[str, Any], words: str) -> None:
+    """A client need not know what `str` is."""
+    problems = problems_of({"templateId": "otp", "channels": ["email"], "recipients": [], **wrong}, BlastRequest)
+    assert [problem.message for problem in problems] == [words]

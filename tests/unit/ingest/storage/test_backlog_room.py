@@ -1,0 +1,68 @@
+"""BacklogRoom: the backlog's limit holds, though not every message asks for it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from services.ingest.storage.availability import BacklogRoom
+from shared.errors import QueueFullError
+
+
+class _Clock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def now_ms(self) -> int:
+        return int(self.now * 1000)
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class _Backlog:
+    """A backlog that takes `limit` jobs; what is waiting is the test's to say."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.waiting = 0
+        self.asked = 0
+
+    async def check_room(self, channel: str, adding: int = 0) -> None:
+        assert channel == "email"
+        self.asked += 1
+        if self.waiting + adding > self.limit:
+            raise QueueFullError("full", 30)
+
+
+def _room(limit: int) -> tuple[BacklogRoom, _Backlog, _Clock]:
+    backlog, clock = _Backlog(limit), _Clock()
+    return BacklogRoom(cast("Any", backlog), clock), backlog, clock
+
+
+async def test_a_thousand_messages_ask_once() -> None:
+    """And the next one, or the first after a quarter of a second, asks again."""
+    room, backlog, clock = _room(10_000)
+    for _ in range(1001):
+        await room.take("email", 1)
+    assert backlog.asked == 1
+    await room.take("email", 1)
+    assert backlog.asked == 2
+    clock.now += 0.3
+    await room.take("email", 1)
+    assert backlog.asked == 3
+
+
+async def test_near_its_limit_every_message_asks() -> None:
+    """The last that fits is taken, the next is refused, and one that leaves makes room."""
+    room, backlog, _ = _room(500)
+    for _ in range(500):
+        await room.take("email", 1)
+        backlog.waiting += 1
+    with pytest.raises(QueueFullError):
+        await room.take("email", 1)
+    backlog.waiting -= 1
+    await room.take("email", 1)

@@ -1,0 +1,31 @@
+"""How fast blasts end their messages."""
+
+from __future__ import annotations
+
+from services.ingest.storage.running_blasts import BlastRates
+
+
+class _Clock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def now_ms(self) -> int:
+        return int(self.now * 1000)
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_rate_is_that_of_the_last_seconds() -> None:
+    """Measured over the last counts, not over the whole life; unknown at first."""
+    clock = _Clock()
+    rates = BlastRates(clock)
+    assert rates.note("b", 0) is None
+    clock.now = 2.0
+    assert rates.note("b", 100) == 50.0
+    clock.now = 40.0
+    assert rates.note("b", 5000) is None
+    clock.now = 50.0
+    assert rates.note("b", 5010) == 1.0

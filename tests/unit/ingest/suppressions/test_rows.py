@@ -1,0 +1,26 @@
+"""Rows of a file of suppressions: who is behind one."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.ingest.blasts.csv_header import read_header
+from services.ingest.blasts.csv_rows import CsvRow
+from services.ingest.suppressions.rows import Defaults, RowReader
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "by"),
+    [
+        (["email"], ["a@example.com"], "importer"),
+        (["email", "by"], ["a@example.com", "somebody"], "somebody"),
+        (["email", "by"], ["a@example.com", ""], ""),
+    ],
+)
+def test_an_import_is_signed_by_its_key_where_the_file_does_not_say(
+    columns: list[str], cells: list[str], by: str
+) -> None:
+    """A bounce that nobody entered stays so, when an export of it is imported."""
+    reader = RowReader(Defaults("ID", 1, by="importer"))
+    found = reader.read(CsvRow(read_header(columns), cells, 2), 0)
+    assert [one[2].by for one in found if isinstance(one, tuple)] == [by]
