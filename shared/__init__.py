@@ -1,1 +1,1 @@
-"""What two or more services need: the words of the domain, the queue, the sending loop, and process plumbing."""
+"""Code that several services share: domain types, the queue, the sending loop, rendering, and process plumbing."""

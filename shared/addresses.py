@@ -1,9 +1,9 @@
-"""Addresses: who an address belongs to, apart from the spelling that a message is sent to.
+"""Addresses: the identity of an address, which all its spellings share.
 
-One mailbox has many spellings: `Siti@Example.com`, `siti@example.com`, `siti@münchen.example` and
-`siti@xn--mnchen-3ya.example`. So have some numbers, since WhatsApp keeps old forms that the networks gave up.
-A message goes to the spelling that the client wrote; suppressions, duplicates, limits and searches compare identities.
-What people type into a search becomes the few ways in which an identity may hold it (`ways_written`).
+One mailbox has many spellings: `Siti@Example.com` and `siti@example.com`, or `siti@münchen.example` and
+`siti@xn--mnchen-3ya.example`. So do some phone numbers, since WhatsApp keeps old forms that the networks abandoned.
+A message is sent to the spelling that the client wrote; suppressions, duplicates, limits and searches compare
+identities. `ways_written` turns the text of a search into the forms that it may have in addresses and identities.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from unicodedata import category, decimal, normalize
 import idna
 import phonenumbers
 
-# Mexico gave up the 1 before mobile numbers in 2019; WhatsApp still names its older accounts with it.
+# Mexico dropped the 1 before mobile numbers in 2019; WhatsApp still uses it for older accounts.
 _MEXICO = re.compile(r"521([0-9]{10})")
-# Brazil put a 9 before all mobile numbers by 2016; WhatsApp names many accounts without it (Anatel, resolution 553).
+# Brazil added a 9 before all mobile numbers by 2016; WhatsApp omits it for many accounts (Anatel, resolution 553).
 _BRAZIL = re.compile(r"55([1-9][0-9])([6-9][0-9]{7})")
 
-# around an address: spaces, and marks that cannot be seen but come along when text is copied
+# stripped around an address: spaces, and invisible characters that are copied along with text
 INVISIBLE = (
     " \t\r\n\u00a0\u00ad\u061c\u200b\u200c\u200d\u200e\u200f"
     "\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
@@ -33,8 +33,8 @@ _KINDS = {"Zs": " ", "Pd": "-", "Cf": ""}
 def identity(address: str) -> str:
     """Return the identity of an address: equal for two spellings of one mailbox or number, else different.
 
-    Takes email addresses and E.164 digits without `+`. A mailbox: all of it in lower case and NFC, the domain in
-    ASCII (RFC 5891). Never fails: what is not an address is its own identity, in lower case.
+    Takes email addresses and E.164 digits without `+`. The identity of a mailbox is in lower case and NFC, with the
+    domain in ASCII (RFC 5891). Never fails: other text becomes lower case.
     """
     local, at, domain = address.rpartition("@")
     if address.isascii():
@@ -43,7 +43,7 @@ def identity(address: str) -> str:
 
 
 def ascii_domain(domain: str) -> str:
-    """Return a domain in lower case and ASCII; one that cannot be written in ASCII stays as it is, in lower case."""
+    """Return a domain in lower case and ASCII; one without an ASCII form only in lower case."""
     if domain.isascii():
         return domain.lower()
     try:
@@ -61,7 +61,7 @@ def _number(digits: str) -> str:
 
 
 def plain_signs(text: str) -> str:
-    """Write digits, spaces, dashes and signs of all scripts in ASCII, and leave out marks that cannot be seen."""
+    """Return text with digits, spaces, dashes and signs of all scripts in ASCII, without invisible characters."""
     return text.strip() if text.isascii() else "".join(map(_plain_sign, text)).strip()
 
 
@@ -73,10 +73,10 @@ def _plain_sign(sign: str) -> str:
 
 
 def ways_written(text: str, region: str) -> tuple[str, ...]:
-    """Return how a part of an address that people type may be written in addresses and identities.
+    """Return the forms that a part of an address, as users type it, may have in addresses and identities.
 
-    Numbers may be typed in any way, and those without a country code are the region's. A `+` that was not escaped in a
-    query has become a space: no address holds one. Empty where nothing is asked for.
+    Numbers may be typed in any notation; without a country code they belong to the region. An unescaped `+` in a query
+    has become a space, so spaces become `+` again, since addresses have none. Empty for an empty search.
     """
     plain = plain_signs(text[:_LONGEST_SEARCHED])
     written = normalize("NFC", text[:_LONGEST_SEARCHED].strip(INVISIBLE)).lower()
@@ -89,7 +89,7 @@ def ways_written(text: str, region: str) -> tuple[str, ...]:
 
 
 def _numbers_written(plain: str, region: str) -> tuple[str, ...]:
-    """Return the ways in which a number that holds these digits may be written, as E.164 digits."""
+    """Return the forms that these digits may have in a phone number, as E.164 digits."""
     code = str(phonenumbers.country_code_for_region(region) or "")
     trunk = phonenumbers.ndd_prefix_for_region(region, True) or ""
     digits = re.sub("[^0-9]", "", plain.replace("(0)", ""))
@@ -102,6 +102,6 @@ def _numbers_written(plain: str, region: str) -> tuple[str, ...]:
         found.append(code + digits.removeprefix(trunk))
     else:
         found.append(code + digits)
-    # a trunk prefix behind the country's code is not dialled
+    # a trunk prefix after the country code is not part of the number
     found += [code + one.removeprefix(code + trunk) for one in found if trunk and one.startswith(code + trunk)]
     return tuple(dict.fromkeys(way for one in found for way in (one, identity(one))))

@@ -17,7 +17,7 @@ BlastState = Literal[
 
 
 class Blast(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was asked for, complete and unchanging: content, global variables, sender, times.
+    """The accepted request, complete and immutable: content, global variables, sender, times.
 
     `totals` is the number of jobs per channel, known before the first is queued. `from_address` is an RFC 5322
     mailbox, empty for the configured one. Times are milliseconds since the epoch, 0 for none.

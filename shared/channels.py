@@ -1,11 +1,11 @@
-"""The list of channels: a new channel is one line here and one folder under `services/`."""
+"""The list of channels: a new channel is one entry here and one folder under `services/`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# how the sandbox greets by SMTP: a sender that is told to talk to a sandbox talks to nobody else
+# the host name in the sandbox's SMTP greeting: a sender configured for the sandbox refuses any other server
 SANDBOX_HOST = "sandbox.kurir"
 
 
@@ -13,9 +13,9 @@ SANDBOX_HOST = "sandbox.kurir"
 class Channel:
     """A way to reach a recipient.
 
-    `address_field` is the field of a recipient that it sends to, `port_offset` where its sender's port lies from
-    ingest's. A provider counts as configured once any of `provider_variables` is set (its sender then says what is
-    missing); `sandboxed` tells whether the sandbox can stand in for it.
+    `address_field` is the recipient's field with the address, `port_offset` the distance of its sender's port from
+    ingest's. A provider counts as configured once any of `provider_variables` is set; its sender then reports those
+    that are missing. `sandboxed` is whether the sandbox can replace the provider.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Channel:
     sandboxed: bool = False
 
     def is_configured(self, env: Mapping[str, str]) -> bool:
-        """Say whether the environment names a provider, by itself or in a file."""
+        """Return whether the environment sets any of the provider's variables, directly or through a file."""
         names = (*self.provider_variables, *(f"{name}_FILE" for name in self.provider_variables))
         return any(env.get(name, "").strip() for name in names)
 

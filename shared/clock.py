@@ -1,4 +1,4 @@
-"""Time, as an argument: what needs to know the time is given a `Clock`, so that tests can own it."""
+"""Time as an argument: components that need the time take a `Clock`, so that tests can control it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LAST_MS = 253_402_300_799_999
 
 
 class Clock(Protocol):
-    """Where a component gets the time from and how it waits."""
+    """The source of time of a component, and its way to wait."""
 
     def now_ms(self) -> int:
         """Return the wall clock in milliseconds since the epoch."""
@@ -23,7 +23,7 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for so many seconds."""
+        """Wait for `seconds` seconds."""
         ...
 
 
@@ -39,15 +39,15 @@ class SystemClock:
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for so many seconds."""
+        """Wait for `seconds` seconds."""
         await asyncio.sleep(seconds)
 
 
 def rfc3339(ms: int) -> str:
     """Write milliseconds since the epoch as RFC 3339 in UTC, to the millisecond (2026-01-31T12:00:00.123Z).
 
-    RFC 3339 has four digits for the year: what is later than the year 9999, as `9999-12-31T23:59:59-14:00` is in UTC,
-    is written as its last millisecond.
+    RFC 3339 has four digits for the year. A time after the year 9999 (`9999-12-31T23:59:59-14:00` is one in UTC) is
+    written as the last millisecond of that year.
     """
     second, millisecond = divmod(min(ms, _LAST_MS), 1000)
     return f"{_second(second)}.{millisecond:03d}Z"
@@ -55,5 +55,5 @@ def rfc3339(ms: int) -> str:
 
 @lru_cache(4096)
 def _second(second: int) -> str:
-    # the logger writes several times a message, most of them within the same few seconds
+    # the logger writes several times per message, most of them within the same few seconds
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,7 +1,7 @@
-"""The errors of Kurir: one root, and under it what a caller decides by.
+"""The errors of Kurir: one root, and under it the classes that callers decide by.
 
-The subclasses of `SendError` are the outcome classes of an attempt; the sending loop maps each to one move in
-the queue. Drivers' exceptions are translated to these in their adapters, nowhere else.
+The subclasses of `SendError` are the failure classes of an attempt; the sending loop maps each to one move in the
+queue. Only adapters translate their drivers' exceptions to these.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class SettingsError(KurirError):
 
 
 class DecodeError(KurirError, ValueError):
-    """Bytes from Redis are not what they should be; `raw` keeps them whole.
+    """Bytes from Redis cannot be decoded; `raw` has them all.
 
-    The text tells nothing of them: it ends in log lines, and they may hold a name or a body.
+    The message quotes none of them: it appears in log lines, and they may hold a name or a body.
     """
 
     def __init__(self, what: str, raw: bytes) -> None:
@@ -36,11 +36,11 @@ class DecodeError(KurirError, ValueError):
 
 
 class QueueUnavailableError(KurirError):
-    """Redis cannot be reached or is still loading; nothing is known about the outcome of the call."""
+    """Redis cannot be reached or is still loading; the outcome of the call is unknown."""
 
 
 class QueueFullError(KurirError):
-    """The backlog or Redis's memory is past its limit; try again after `retry_after_s` seconds."""
+    """The backlog or Redis's memory exceeds its limit; try again after `retry_after_s` seconds."""
 
     def __init__(self, reason: str, retry_after_s: int) -> None:
         super().__init__(reason)
@@ -53,10 +53,10 @@ _LONGEST_MESSAGE = 4096
 
 
 class SendError(KurirError):
-    """An attempt that the provider did not accept.
+    """An attempt failed.
 
-    `code` is the provider's own code ("550 5.1.1", "131026", "connect"), `reply` its own words. All three are made
-    legible here, whatever a channel found on the wire or in a driver's exception.
+    `code` is the provider's own code ("550 5.1.1", "131026") or ours ("connect"), `reply` the text of its reply. The
+    message and both of these are made legible here, whatever bytes a channel received.
     """
 
     error_class = "transient"
@@ -69,18 +69,18 @@ class SendError(KurirError):
 
 
 class TransientError(SendError):
-    """This message may work soon: retried after 2, 4, 8 s …, uses an attempt."""
+    """The message may succeed soon: it is retried after 2, 4, 8 s …, and uses an attempt."""
 
 
 class TryLaterError(TransientError):
-    """The provider said "try later" and named no time: retried like the others, and then deferred, not failed."""
+    """The provider said "try later" without a time: retried like other transient errors, then deferred, not failed."""
 
 
 class ServerFailedError(TransientError):
-    """The server failed while it had the message, and before the hand-over: a lost connection, an HTTP 5xx.
+    """The server failed while it processed the message, before the hand-over: a lost connection, an HTTP 5xx.
 
-    `in_a_row` counts its failures without an answer in between, this one included. `in_trouble` is True once its
-    breaker is open: then the message is not to blame, and no attempt is used.
+    `in_a_row` counts its failures without an answer in between, including this one. `in_trouble` is True once its
+    breaker is open: then the message is not at fault, and no attempt is used.
     """
 
     def __init__(self, message: str, *, code: str = "", reply: str = "") -> None:
@@ -90,13 +90,13 @@ class ServerFailedError(TransientError):
 
 
 class UnavailableError(SendError):
-    """The server fails, not the message: its breaker counts, no attempt is used, the job is given back."""
+    """The server failed, not the message: its breaker counts the failure, no attempt is used, the job is given back."""
 
     error_class = "unavailable"
 
 
 class DeferredError(SendError):
-    """The provider said "slow down" or "not yet"; `wait_s` is what it asked for, None if it named no time."""
+    """The provider said "slow down" or "not yet"; `wait_s` is the wait that it asked for, None if it gave none."""
 
     error_class = "deferred"
 
@@ -110,11 +110,11 @@ OPTED_OUT_REASON = "opted_out"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A server's no to one recipient: one of a run in which it refuses everybody alike, perhaps.
+    """A server's refusal of one recipient, which may be one of a run in which it refuses all recipients.
 
-    `alike` is what it has in common with others of its kind, of which `most` in a row are a run. `taken` returns how
-    many messages the server has accepted so far, `others_left` whether other servers are there to turn to; `set_aside`
-    leaves this one alone, for a reason.
+    `alike` is the text that the refusals of a run have in common; `most` of them in a row make a run. `taken` returns
+    how many messages the server has accepted so far, `others_left` whether there are other servers to use. `set_aside`
+    takes this server out of use, with a reason.
     """
 
     server: str
@@ -126,10 +126,10 @@ class Refusal:
 
 
 class PermanentError(SendError):
-    """This message to this address will never work; `suppress` names why the address is suppressed, if it is.
+    """The message can never be delivered to this address; `suppress` is the reason to suppress the address, or "".
 
-    That is a hard bounce, which stops all messages, unless it begins with OPTED_OUT_REASON: that stops marketing.
-    `refusal` is set where it may be one of many alike, by which a server refuses everybody.
+    The reason is a hard bounce, which stops all messages, unless it begins with OPTED_OUT_REASON, which stops marketing
+    messages only. `refusal` is set if the server may be refusing all recipients alike.
     """
 
     error_class = "permanent"
@@ -141,24 +141,24 @@ class PermanentError(SendError):
 
 
 class StopChannelError(SendError):
-    """The channel itself is broken (credentials, account, credit): pause it with the reason."""
+    """The channel itself is broken (credentials, account, credit): it is paused with the reason."""
 
     error_class = "stop"
 
 
 class StopBlastError(SendError):
-    """The blast's template is broken at the provider: pause the blasts that use it."""
+    """The blast's template is broken at the provider: the blasts that use it are paused."""
 
     error_class = "stop_blast"
 
 
 class RefusesAllError(SendError):
-    """The server refuses everybody alike: that is our fault, not this recipient's. The job is given back."""
+    """The server refuses all recipients alike, so this recipient is not at fault: the job is given back."""
 
     error_class = "stop"
 
 
 class UncertainError(SendError):
-    """The answer was lost after the message had been handed over: it may have been delivered."""
+    """The answer was lost after the hand-over: the message may have been delivered."""
 
     error_class = "uncertain"

@@ -1,8 +1,8 @@
-"""Events: what happened to a job, a blast, an API request or a service, and how a batch of them is packed.
+"""Events: what happened to a job, a blast, an API request or a service, and how batches of them are packed.
 
-The queue's scripts put a batch together from events that Python packed one by one (msgpack values are
-self-delimiting), so a batch holds only the moves that really took place. The logger turns events into rows.
-All times are milliseconds since the epoch on the producer's clock.
+The queue's scripts assemble a batch from events that Python packed one by one (msgpack values are self-delimiting), so
+a batch has only the moves that really took place. The logger turns events into rows. All times are milliseconds since
+the epoch on the producer's clock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared.numbers import packed_number
 
 
 class QueuedRecipient(msgspec.Struct, frozen=True, array_like=True):
-    """One job of a `Queued` event: what its row needs; `index` is the recipient's index in the blast."""
+    """One job of a `Queued` event, with the fields for its row; `index` is the recipient's index in the blast."""
 
     index: int
     address: str
@@ -40,7 +40,7 @@ class Queued(msgspec.Struct, frozen=True, array_like=True, tag="queued"):
 
 
 class Processing(msgspec.Struct, frozen=True, array_like=True, tag="processing"):
-    """An attempt (counted from 1) was begun by `sender`."""
+    """`sender` began an attempt, counted from 1."""
 
     at_ms: int
     job_id: str
@@ -50,7 +50,7 @@ class Processing(msgspec.Struct, frozen=True, array_like=True, tag="processing")
 
 
 class Returned(msgspec.Struct, frozen=True, array_like=True, tag="returned"):
-    """A begun job was given back untried, at no cost: it waits again (`queued`, or `retrying` after attempts)."""
+    """A begun job was given back untried, without using an attempt; it is `queued` or, after attempts, `retrying`."""
 
     at_ms: int
     job_id: str
@@ -62,7 +62,7 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag="returned"):
 
 
 class Sent(msgspec.Struct, frozen=True, array_like=True, tag="sent"):
-    """The provider accepted the message; `late` if the lease had been lost, so another may have sent it too."""
+    """The provider accepted the message; `late` if the lease had been lost, so another sender may have sent it too."""
 
     at_ms: int
     job_id: str
@@ -79,7 +79,7 @@ class Sent(msgspec.Struct, frozen=True, array_like=True, tag="sent"):
 
 
 class Retrying(msgspec.Struct, frozen=True, array_like=True, tag="retrying"):
-    """An attempt failed and another will follow at `next_at_ms`."""
+    """An attempt failed; the next follows at `next_at_ms`."""
 
     at_ms: int
     job_id: str
@@ -94,7 +94,7 @@ class Retrying(msgspec.Struct, frozen=True, array_like=True, tag="retrying"):
 
 
 class Deferred(msgspec.Struct, frozen=True, array_like=True, tag="deferred"):
-    """The provider asked to wait until `next_at_ms`; `deferral` counts them from 1; no attempt was used."""
+    """The provider asked to wait until `next_at_ms`; `deferral` counts deferrals from 1; no attempt was used."""
 
     at_ms: int
     job_id: str
@@ -110,9 +110,9 @@ class Deferred(msgspec.Struct, frozen=True, array_like=True, tag="deferred"):
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
-    """A job ended other than sent; `job` is the whole packed job where it `failed` (a dead letter), else empty.
+    """A job ended without being sent; `job` is the whole packed job if it `failed` (a dead letter), else empty.
 
-    `attempt` is 0 where none was made. `duration_ms` is that of the last attempt, 0 if none.
+    `attempt` is 0 if none was made. `duration_ms` is that of the last attempt, or 0.
     """
 
     at_ms: int
@@ -132,7 +132,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
 
 
 class Swept(msgspec.Struct, frozen=True, array_like=True, tag="swept"):
-    """Jobs that waited untried ended together and alike, as each would by an `Ended` without an attempt."""
+    """Waiting, untried jobs ended together; this is the same as an `Ended` without an attempt for each."""
 
     at_ms: int
     status: Status
@@ -152,7 +152,7 @@ class BlastAccepted(msgspec.Struct, frozen=True, array_like=True, tag="blast_acc
 class BlastChanged(msgspec.Struct, frozen=True, array_like=True, tag="blast_changed"):
     """A blast was paused, resumed, cancelled or found incomplete; `change` says which.
 
-    Each of its channels tells it where it makes the change, so one of two channels comes twice.
+    Each of the blast's channels emits the event, so a change of a blast on two channels appears twice.
     """
 
     at_ms: int
@@ -162,7 +162,7 @@ class BlastChanged(msgspec.Struct, frozen=True, array_like=True, tag="blast_chan
 
 
 class BlastChannelEnded(msgspec.Struct, frozen=True, array_like=True, tag="blast_channel_ended"):
-    """The last job of a blast on a channel reached a terminal status; `counts` by terminal status, and `total`."""
+    """The last job of a blast on a channel reached a terminal status; `counts` has terminal statuses and `total`."""
 
     at_ms: int
     blast_id: str
@@ -171,7 +171,7 @@ class BlastChannelEnded(msgspec.Struct, frozen=True, array_like=True, tag="blast
 
 
 class ApiRequest(msgspec.Struct, frozen=True, array_like=True, tag="api_request"):
-    """One HTTP request was answered; `endpoint` is the path, `body` is masked and cut to 4 KB."""
+    """An HTTP request was answered; `endpoint` is the path, `body` is masked and cut to 4 KB."""
 
     at_ms: int
     endpoint: str
@@ -186,7 +186,7 @@ class ApiRequest(msgspec.Struct, frozen=True, array_like=True, tag="api_request"
 
 
 class SystemEvent(msgspec.Struct, frozen=True, array_like=True, tag="system"):
-    """A service's warning, error or notable step; `metadata` holds plain values, no personal data."""
+    """A warning, error or notable step of a service; `metadata` has plain values and no personal data."""
 
     at_ms: int
     level: str
@@ -213,7 +213,7 @@ Event = (
 
 
 class EventBatch(msgspec.Struct, frozen=True, array_like=True):
-    """Events that took place together; (`producer`, `sequence`) names the batch for ever."""
+    """Events that took place together; (`producer`, `sequence`) is unique."""
 
     producer: str
     sequence: int

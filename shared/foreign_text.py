@@ -1,7 +1,7 @@
-"""Text from outside: whatever bytes it comes in, it becomes valid Unicode that people can still read.
+"""Text from outside: any bytes become valid, readable Unicode.
 
 Providers, files and environments are not always UTF-8, and a single lone surrogate makes JSON, msgpack, Redis and
-SQLite refuse the whole row. So text is decoded here, once, where it enters; nothing further in needs to doubt it.
+SQLite refuse the whole row. So text is decoded here, once, where it enters the system; inner code can rely on it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# The everyday part of each charset, of which two characters must stand side by side somewhere: single accented letters
-# of western languages look like one such character now and then, hardly ever like two.
+# The common characters of each charset; two must be adjacent somewhere, since single accented letters of western
+# languages sometimes look like one such character, but hardly ever like two.
 _DOUBLE_BYTE = tuple(
     (codec, re.compile(rb"(?:[\x00-\x7f]|%b)+" % pair), re.compile(rb"(?:%b){2}" % pair))
     for codec, pair in (
@@ -34,10 +34,10 @@ _LINE_END = re.compile("\r\n?")
 
 
 def decoded(raw: bytes) -> str:
-    """Return bytes as text: by their byte order mark, else as UTF-8, else by the charset that they look like.
+    """Return bytes as text: by their byte order mark, else as UTF-8, else by a guessed charset.
 
-    Those are GBK, EUC-JP, Shift-JIS and, for all the rest, windows-1252, of which Latin-1 is a part. Nothing is raised
-    and no byte is lost, but after a mark of UTF-16 or UTF-32 what cannot be read becomes U+FFFD.
+    Guesses are GBK, EUC-JP, Shift-JIS and, for everything else, windows-1252, which includes Latin-1. Never raises and
+    loses no byte, except that after a mark of UTF-16 or UTF-32 undecodable bytes become U+FFFD.
     """
     if raw.isascii():
         return raw.decode("ascii")
@@ -55,15 +55,15 @@ def _guessed(raw: bytes) -> str:
     for codec, whole, side_by_side in _DOUBLE_BYTE:
         if side_by_side.search(raw) and whole.fullmatch(raw):
             return raw.decode(codec, "replace")
-    # five bytes have no meaning in windows-1252; as Latin-1's control characters they stay what they are
+    # windows-1252 does not define five bytes; they become Latin-1's control characters
     return "".join(bytes([one]).decode("cp1252", "ignore") or chr(one) for one in raw)
 
 
 def valid(text: str) -> str:
-    """Return text without lone surrogates: foreign bytes in disguise are decoded, a pair becomes its character.
+    """Return text without lone surrogates: escaped bytes are decoded, and a pair becomes its character.
 
-    Python hides bytes that are not UTF-8 in surrogates (PEP 383) in the environment, arguments and HTTP headers;
-    JSON's `\\ud800` is one by itself and becomes U+FFFD. Anything else is returned as it is.
+    In the environment, arguments and HTTP headers Python represents bytes that are not UTF-8 by surrogates (PEP 383).
+    A lone surrogate from JSON, `\\ud800`, becomes U+FFFD. Valid text is returned unchanged.
     """
     if text.isascii():
         return text
@@ -80,9 +80,9 @@ def valid(text: str) -> str:
 
 
 def legible(text: str | bytes, most: int = LONGEST_WORDS) -> str:
-    """Return what somebody else wrote as words to show and keep: valid, at most `most` characters.
+    """Return outside text in a form to show and store: valid, with at most `most` characters.
 
-    Control characters become U+FFFD, so that they are seen and steer no terminal; line feeds and tabs stay.
+    Control characters become U+FFFD, so that they are visible and cannot control a terminal; line feeds and tabs stay.
     """
     words = decoded(text) if isinstance(text, bytes) else valid(text)
     if len(words) > most:
@@ -93,7 +93,7 @@ def legible(text: str | bytes, most: int = LONGEST_WORDS) -> str:
 
 
 def valid_value(value: Any) -> Any:
-    """Return a value as JSON and YAML readers give it, with every text in it made valid, keys too."""
+    """Return a value from a JSON or YAML reader with every text in it made valid, keys included."""
     if isinstance(value, str):
         return valid(value)
     if isinstance(value, list):

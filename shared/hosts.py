@@ -1,4 +1,4 @@
-"""Names of hosts: which are fully qualified, and which the whole internet can resolve."""
+"""Host names: whether they are fully qualified, and whether the whole internet can resolve them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 _LONGEST_NAME = 253
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-# RFC 6761, RFC 6762, RFC 7686, RFC 8375, and what networks use behind their own resolvers
+# RFC 6761, RFC 6762, RFC 7686, RFC 8375, and names that networks use behind their own resolvers
 _PRIVATE_ENDINGS = frozenset({
     "arpa", "corp", "home", "internal", "intranet", "invalid", "lan", "local", "localdomain", "localhost", "onion",
     "private", "test",
@@ -18,7 +18,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def is_host_name(name: str) -> bool:
-    """Return whether a text is a host name in ASCII (RFC 1123, 2.1), of one label or more."""
+    """Return whether a text is a host name in ASCII (RFC 1123, 2.1) with one label or more."""
     labels = name.split(".")
     return (
         len(name) <= _LONGEST_NAME and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdecimal()
@@ -31,7 +31,7 @@ def is_fully_qualified(name: str) -> bool:
 
 
 def is_public(host: str) -> bool:
-    """Return whether a host is a name or an address that the whole internet can reach, by its form alone."""
+    """Return whether a host is a public name or address, judged only by its form."""
     address = as_address(host)
     if address is not None:
         return address.is_global
@@ -45,7 +45,7 @@ def is_loopback(host: str) -> bool:
 
 
 def as_address(host: str) -> Address | None:
-    """Return an IP address, None for a name."""
+    """Return an IP address, or None for a name."""
     try:
         return ipaddress.ip_address(host.strip("[]"))
     except ValueError:
@@ -53,9 +53,9 @@ def as_address(host: str) -> Address | None:
 
 
 def public_url_problem(url: str) -> str:
-    """Return why a URL cannot lead people from their mail to this system, "" where it can.
+    """Return why links in mail to this URL cannot reach this system, or "" if they can.
 
-    RFC 8058, 3.1 wants one-click links to be https; nobody outside reaches a private name or address.
+    RFC 8058, 3.1 requires one-click links to be https. Private names and addresses cannot be reached from outside.
     """
     try:
         parts = urlsplit(url)

@@ -1,7 +1,7 @@
 """A job: one message to one recipient through one channel, and how it is packed for the queue.
 
-A job carries the recipient and its variables, never the rendered message: the sender renders from the blast's
-immutable snapshot. Its id is deterministic, so that a repeated request names the same jobs.
+A job carries the recipient and its variables, never the rendered message: the sender renders it from the blast's
+immutable snapshot. Its id is deterministic, so a repeated request gives the same job ids.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ LANE_OF_PRIORITY: dict[int, Lane] = {0: "high", 1: "normal", 2: "bulk"}
 
 
 class Attachment(msgspec.Struct, frozen=True, array_like=True):
-    """A file that goes with a message; `content` is the raw bytes, not base64.
+    """A file attached to a message; `content` is the raw bytes, not base64.
 
-    `content_type` is a media type with its parameters (`shared.media_types`). What has a `content_id` is shown within
-    the html, by `cid:<content id>`.
+    `content_type` is a media type with its parameters (`shared.media_types`). The html shows an attachment with a
+    `content_id` as `cid:<content id>`.
     """
 
     filename: str
@@ -38,7 +38,7 @@ class Attachment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StoredFile(msgspec.Struct, frozen=True, array_like=True):
-    """An attachment that lies apart from its job, under its blast and the digest of its content; `size` in bytes."""
+    """An attachment stored apart from its job, under its blast and the digest of its content; `size` is in bytes."""
 
     filename: str
     content_type: str
@@ -48,10 +48,10 @@ class StoredFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Recipient(msgspec.Struct, frozen=True, array_like=True):
-    """Whom a job is for: a normalised address (email, or phone digits without `+`) and its own variables.
+    """The recipient of a job: a normalised address (email, or phone digits without `+`) and its own variables.
 
-    In the queue its attachments lie apart, as `files`, and `attachments` is None: an earlier version, which knows
-    nothing of `files`, then finds that this is no job, and sends no mail without them.
+    In the queue the attachments are stored separately, as `files`, and `attachments` is None: an earlier version, which
+    does not know `files`, then cannot decode the job, and so sends no mail without its attachments.
     """
 
     address: str
@@ -65,9 +65,9 @@ class Recipient(msgspec.Struct, frozen=True, array_like=True):
 class Job(msgspec.Struct, frozen=True, array_like=True):
     """One message to one recipient through one channel.
 
-    `attempts` counts attempts used before this queue entry was written (a deferral rewrites the entry); those
-    made since are the entry's delivery count. `booked_for_ms` is the start booked under its domain's limit. Times
-    are milliseconds since the epoch, 0 for none.
+    `attempts` counts the attempts used before this queue entry was written (a deferral rewrites the entry); the entry's
+    delivery count has those made since. `booked_for_ms` is the start booked under the domain's limit. Times are
+    milliseconds since the epoch, 0 for none.
     """
 
     blast_id: str
@@ -124,7 +124,7 @@ class JobId(msgspec.Struct, frozen=True):
 
 
 def parse_job_id(job_id: str) -> JobId | None:
-    """Split a job id into its parts; None if it is not one."""
+    """Split a job id into its parts; return None for any other text."""
     parts = job_id.split(":")
     if len(parts) != 3 or not all(parts) or not parts[1].isdecimal() or not parts[1].isascii():
         return None
@@ -149,7 +149,7 @@ def unpack_job(raw: bytes) -> Job:
 
 
 def legible_job_id(raw: bytes) -> str:
-    """Return the id of what should be a job and cannot be unpacked, "" where even its beginning is something else."""
+    """Return the id of a job that cannot be unpacked, "" if not even its first fields can be read."""
     try:
         match msgspec.msgpack.decode(raw):
             case [str(blast_id), int(index), str(channel), *_]:

@@ -1,7 +1,7 @@
-"""Lifecycle: how a service's process begins and ends.
+"""Lifecycle: the start and end of a service's process.
 
-Each service's `main.py` hands its coroutine to `run_service`, which owns the event loop, the signals and the
-exit code: 0 after a clean stop, 2 for an environment that cannot work, 1 for anything unexpected.
+Each service's `main.py` passes its coroutine to `run_service`, which owns the event loop, the signals and the exit
+code: 0 after a clean stop, 2 for settings that cannot work, 1 for anything unexpected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shared.logs import configure_plain_logging, flush_logs, get_logger
 
 try:
     import uvloop
-except ImportError:  # it has no build for this platform
+except ImportError:  # no build for this platform
     _new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 else:
     _new_event_loop = uvloop.new_event_loop
@@ -29,13 +29,13 @@ EXIT_SETTINGS = 2
 
 
 class Stop:
-    """The wish to stop, set by SIGTERM or SIGINT; belongs to one event loop."""
+    """The request to stop, set by SIGTERM or SIGINT; belongs to one event loop."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def is_set(self) -> bool:
-        """Say whether the service has been asked to stop."""
+        """Return whether the service has been asked to stop."""
         return self._event.is_set()
 
     def set(self) -> None:
@@ -48,10 +48,10 @@ class Stop:
 
 
 async def end_tasks(tasks: Sequence[asyncio.Task[Any]], every_s: float = 0.1) -> None:
-    """Cancel tasks until they have ended; their results are theirs to tell.
+    """Cancel tasks until all have ended; their results are not checked.
 
-    Once is not enough: until Python 3.12 `asyncio.wait_for`, which the Redis client writes with, swallows a
-    cancellation that arrives together with its result (CPython gh-86296), and the task would go on for ever.
+    One cancellation is not enough: before Python 3.12 `asyncio.wait_for`, which the Redis client uses, swallows a
+    cancellation that arrives together with its result (CPython gh-86296), and the task would never end.
     """
     pending = {task for task in tasks if not task.done()}
     while pending:
@@ -61,16 +61,16 @@ async def end_tasks(tasks: Sequence[asyncio.Task[Any]], every_s: float = 0.1) ->
 
 
 def is_stopping() -> bool:
-    """Return whether the calling task was asked to end; a CancelledError without that is a library's own, astray."""
+    """Return whether the calling task was cancelled; otherwise a CancelledError comes from inside a library."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def run_service(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> NoReturn:
-    """Run a service until it ends and leave the process with its exit code.
+    """Run a service until it ends, then exit the process with its exit code.
 
-    SettingsError: every problem goes to stderr, exit 2. Anything unexpected is logged with its traceback,
-    exit 1.
+    A SettingsError prints each problem to stderr and exits with 2. Any other error is logged with its traceback and
+    exits with 1.
     """
     sys.exit(_exit_code(name, main))
 
@@ -83,7 +83,7 @@ def _exit_code(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> 
     try:
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(_until_stopped(main))
-    except BaseException as raised:  # the top of the process: whatever ends it becomes an exit code
+    except BaseException as raised:  # the top of the process: every error becomes an exit code
         problems = _settings_problems(raised)
         if problems is None:
             log.exception("service failed", process=name)
@@ -97,14 +97,14 @@ def _exit_code(name: str, main: Callable[[Stop], Coroutine[Any, Any, None]]) -> 
 
 
 def close_to_others() -> None:
-    """Keep files that this process and its children make from other users: they hold addresses and messages."""
+    """Deny other users access to files that this process and its children create: they hold addresses and messages."""
     os.umask(0o027)
 
 
 def _calm_collector() -> None:
-    """Keep the garbage collector from looking at what was imported, and from looking every few hundred objects.
+    """Exclude imported objects from garbage collection, and make collections rarer.
 
-    A full collection of a service's modules takes tens of milliseconds, which a message would wait for.
+    A full collection that includes a service's modules takes tens of milliseconds, and delays messages for that long.
     """
     gc.collect()
     gc.freeze()
@@ -120,7 +120,7 @@ async def _until_stopped(main: Callable[[Stop], Coroutine[Any, Any, None]]) -> N
 
 
 def _settings_problems(raised: BaseException) -> list[str] | None:
-    """Return the problems of a SettingsError, also one that a TaskGroup wrapped; None for anything else."""
+    """Return the problems of a SettingsError, also of one wrapped by a TaskGroup; None for any other error."""
     if isinstance(raised, SettingsError):
         return raised.problems
     if isinstance(raised, BaseExceptionGroup):

@@ -1,9 +1,9 @@
-"""Structured logs: JSON lines in files, a console for people, and warnings shipped to the system log.
+"""Structured logs: JSON lines in files, a readable console, and warnings shipped to the system log.
 
-Every service appends to `combined.log`, errors also to `error.log`; logrotate may move either at any time. A
-line costs microseconds: orjson renders it, and lines are written in batches, at once from warnings up.
-Callers never log an address, a name, a phone number, a body or a secret; warnings and errors, whose text may
-come from a provider or a traceback, are masked as well.
+Every service appends to `combined.log`, and errors also to `error.log`; logrotate may move either at any time. A line
+costs microseconds: orjson renders it, and lines are written in batches, but warnings and errors immediately. Callers
+never log an address, a name, a phone number, a body or a secret. Warnings and errors, whose text may come from a
+provider or a traceback, are masked in addition.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ EventDict = MutableMapping[str, Any]
 
 
 def get_logger() -> FilteringBoundLogger:
-    """Return a logger; it may be made at import, since it looks at the configuration with its first line."""
+    """Return a logger; it may be created at import, since it reads the configuration with its first line."""
     return cast("FilteringBoundLogger", structlog.get_logger())
 
 
 def configure_plain_logging() -> None:
-    """Write lines to stderr until `configure_logging` knows better, tracebacks masked as they are then.
+    """Write lines to stderr until `configure_logging` is called, with masked tracebacks as afterwards.
 
-    What structlog does by itself shows the values of local variables with a traceback, and one may be a URL.
+    structlog's default shows the values of local variables in tracebacks, and one may be a URL with a password.
     """
     _PROCESSORS[:] = [_write_plainly]
     structlog.configure(processors=_PROCESSORS, logger_factory=structlog.testing.ReturnLoggerFactory())
@@ -77,15 +77,14 @@ def _write_plainly(_logger: Any, method: str, event: EventDict) -> str:
 def configure_logging(
     service: str, settings: CommonSettings, ship: Callable[[SystemEvent], None] | None = None
 ) -> None:
-    """Send this process's logs to files and console, warnings and errors also to `ship` (rate-limited).
+    """Send this process's logs to files and console, and warnings and errors also to `ship` (rate-limited).
 
-    `ship` must return at once and may be called from any thread. Raises SettingsError if the log folder
-    cannot be written.
+    `ship` must not block and may be called from any thread. Raises SettingsError if the log folder is not writable.
     """
     flush_logs()
     pipeline = LogPipeline(service, settings, ship)
     LogPipeline.current = pipeline
-    # changed in place, so that loggers which were cached before follow
+    # changed in place, so that cached loggers use it too
     _PROCESSORS[:] = [structlog.contextvars.merge_contextvars, pipeline]
     structlog.configure(
         processors=_PROCESSORS,
@@ -98,9 +97,9 @@ def configure_logging(
 
 
 def note(event: str, **fields: Any) -> None:
-    """Log a line of level info from where thousands a second come: the same line, without structlog's way to it.
+    """Log a line of level info from code that logs thousands per second: the same line, without structlog's overhead.
 
-    The fields are plain values; a context bound with structlog's contextvars is left out.
+    The fields must be plain values; context bound with structlog's contextvars is left out.
     """
     if LogPipeline.current is None:
         get_logger().info(event, **fields)
@@ -109,13 +108,13 @@ def note(event: str, **fields: Any) -> None:
 
 
 def flush_logs() -> None:
-    """Write out whatever is still buffered."""
+    """Write the buffered lines."""
     if LogPipeline.current is not None:
         LogPipeline.current.flush()
 
 
 class LogPipeline:
-    """The last structlog processor: renders a line once and gives it to every sink that wants it."""
+    """The last structlog processor: renders each line once and passes it to the sinks."""
 
     current: ClassVar[LogPipeline | None] = None
 
@@ -132,7 +131,7 @@ class LogPipeline:
         self._timer_loop: asyncio.AbstractEventLoop | None = None
 
     def __call__(self, _logger: Any, method: str, event: EventDict) -> str:
-        """Write one event to every sink; structlog calls this."""
+        """Write one event to the sinks; called by structlog."""
         level = _LEVEL_OF_METHOD.get(method, method)
         weight = _LEVELS.get(level, 20)
         _expand_exception(event)
@@ -156,7 +155,7 @@ class LogPipeline:
         return ""
 
     def note(self, event: str, fields: EventDict) -> None:
-        """Write one line of level info; `fields` gets the event as its last."""
+        """Write one line of level info; adds the event to `fields` as the last one."""
         if not self._notes:
             return
         fields["event"] = event
@@ -169,12 +168,12 @@ class LogPipeline:
         self._flush_soon()
 
     def flush(self) -> None:
-        """Write out the buffered lines."""
+        """Write the buffered lines."""
         self._combined.flush()
         self._errors.flush()
 
     def _flush_soon(self) -> None:
-        """Flush within 100 ms; at once outside an event loop or when the buffer is full."""
+        """Flush within 100 ms, or immediately outside an event loop or if the buffer is full."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -192,9 +191,9 @@ class LogPipeline:
 
 
 class LogFile:
-    """A file that lines are appended to in batches; follows a rotation; a full disk only costs lines.
+    """A file to which lines are appended in batches; follows rotation; a full disk only loses lines.
 
-    Several processes append to one file: each batch is a single `write` with O_APPEND, so lines never mix.
+    Several processes append to one file. Each batch is a single `write` with O_APPEND, so lines never interleave.
     """
 
     def __init__(self, path: Path) -> None:
@@ -209,7 +208,7 @@ class LogFile:
 
     @property
     def pending(self) -> int:
-        """How many lines wait to be written."""
+        """The number of buffered lines."""
         return len(self._lines)
 
     def add(self, line: bytes) -> None:
@@ -217,7 +216,7 @@ class LogFile:
         self._lines.append(line)
 
     def flush(self) -> None:
-        """Write the buffered lines to the file that has the path now; on an error they are lost."""
+        """Write the buffered lines to the file that is now at the path; on an error they are lost."""
         if not self._lines:
             return
         with self._lock:
@@ -232,7 +231,7 @@ class LogFile:
                 )
 
     def close(self) -> None:
-        """Flush and let the file go."""
+        """Flush and close the file."""
         self.flush()
         os.close(self._fd)
 
@@ -252,7 +251,7 @@ class LogFile:
 
 
 class Console:
-    """Lines for people on stderr, coloured on a terminal; a flood is cut to `limit` lines a second."""
+    """Readable lines on stderr, coloured on a terminal; shows at most `limit` lines per second."""
 
     def __init__(self, limit: int, threshold: int) -> None:
         self._limit = limit
@@ -263,7 +262,7 @@ class Console:
         self._held = 0
 
     def show(self, level: str, weight: int, service: str, event: EventDict) -> None:
-        """Show a line, unless it is below the console's level or part of a flood."""
+        """Show a line, unless it is below the console's level or above its rate; warnings are always shown."""
         if weight < self._threshold:
             return
         second = int(time.monotonic())
@@ -291,7 +290,7 @@ class Console:
 
 
 class Shipper:
-    """Passes warnings and errors on as system events: 20 at once, then one a second and how many it held."""
+    """Ships warnings and errors as system events: a burst of 20, then one per second with the count of skipped ones."""
 
     def __init__(self, service: str, ship: Callable[[SystemEvent], None]) -> None:
         self._service = service
@@ -302,7 +301,7 @@ class Shipper:
         self._shipping = threading.local()
 
     def offer(self, now: float, level: str, event: EventDict) -> None:
-        """Ship an event if the rate allows; what `ship` itself logs is not shipped."""
+        """Ship an event if the rate allows it; events that `ship` itself logs are not shipped."""
         if getattr(self._shipping, "busy", False):
             return
         if not self._take_token():
@@ -317,7 +316,7 @@ class Shipper:
             self._ship(
                 SystemEvent(int(now * 1000), level, legible(str(event.get("event", ""))), self._service, metadata)
             )
-        except Exception:  # a failing sink must never fail the caller that only wanted to log
+        except Exception:  # a failing sink must not fail the caller, which only logs
             _write_fd(2, traceback.format_exc().encode())
         finally:
             self._shipping.busy = False
@@ -333,7 +332,7 @@ class Shipper:
 
 
 class _StandardHandler(logging.Handler):
-    """Leads what libraries log through `logging` into the same sinks."""
+    """Passes what libraries log through `logging` to the same sinks."""
 
     def __init__(self, pipeline: LogPipeline) -> None:
         super().__init__()
@@ -351,7 +350,7 @@ atexit.register(flush_logs)
 
 
 def _expand_exception(event: EventDict) -> None:
-    """Replace `exc_info` by the text of the traceback."""
+    """Replace `exc_info` with the text of the traceback."""
     raised = event.pop("exc_info", None)
     if not raised:
         return
@@ -375,7 +374,7 @@ def _render(now: float, level: str, service: str, event: EventDict) -> bytes:
     line = {"at": rfc3339(int(now * 1000)), "level": level, "service": service, **event}
     try:
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # text that is not valid Unicode, or what JSON does not know
+    except TypeError:  # text that is not valid Unicode, or a value without a JSON form
         plain = {valid(str(key)): _simple(value) for key, value in line.items()}
         return orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -395,4 +394,4 @@ def _write_fd(fd: int, data: bytes) -> None:
     try:
         os.write(fd, data)
     except OSError:
-        return  # the terminal or pipe has gone; the files still have the line
+        return  # the terminal or pipe is gone; the files still have the line

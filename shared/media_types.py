@@ -1,6 +1,6 @@
 """Media types with their parameters, by the grammar of RFC 2045, section 5.1: `text/calendar; method=REQUEST`.
 
-What passes holds nothing that could break out of a header: tokens, and quoted strings of printable ASCII.
+Accepted values cannot break out of a header: they have only tokens and quoted strings of printable ASCII.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ _TO_ESCAPE = re.compile(r'(["\\])')
 
 @dataclass(frozen=True, slots=True)
 class MediaType:
-    """A media type: its name in lower case, and its parameters in order, their names in lower case."""
+    """A media type: its name in lower case, and its parameters in order, with names in lower case."""
 
     name: str
     parameters: tuple[tuple[str, str], ...] = ()
 
     def get(self, parameter: str) -> str:
-        """Return the value of a parameter, "" if there is none."""
+        """Return the value of a parameter, or ""."""
         return dict(self.parameters).get(parameter, "")
 
     def with_default(self, parameter: str, value: str) -> MediaType:
-        """Return it with a parameter that it does not have yet."""
+        """Return the media type with a parameter added, unless it already has it."""
         return self if self.get(parameter) else MediaType(self.name, (*self.parameters, (parameter, value)))
 
     def __str__(self) -> str:
-        """Write it so that `parse_media_type` reads it back."""
+        """Return the media type in the form that `parse_media_type` reads."""
         return "; ".join([self.name, *(f"{name}={written(value)}" for name, value in self.parameters)])
 
 
 def written(value: str) -> str:
-    """Return a parameter's value as a token, or quoted where it is none."""
+    """Return a parameter's value as a token, quoted if it is not one."""
     return value if _PLAIN.fullmatch(value) else '"' + _TO_ESCAPE.sub(r"\\\1", value) + '"'
 
 
 def parse_media_type(text: str) -> MediaType:
-    """Read a media type; raises ValueError with a message fit for its sender."""
+    """Read a media type; raises ValueError with a message for the client."""
     text = text.strip(" \t")
     found = _TYPE.match(text)
     if found is None:
-        raise ValueError("a content type is written type/subtype, such as application/pdf")
+        raise ValueError("the content type must have the form type/subtype, such as application/pdf")
     parameters: dict[str, str] = {}
     at = found.end()
     while at < len(text) and not _EMPTY.fullmatch(text, at):
         one = _PARAMETER.match(text, at)
         if one is None:
             raise ValueError(
-                f"character {at + 1} of the content type cannot be read: parameters are written ; name=value, with "
-                'quotes around a value that has spaces or signs, in ASCII, such as text/calendar; method="REQUEST"'
+                f"the content type is not valid at character {at + 1}: parameters have the form ; name=value in ASCII, "
+                'with quotes around a value that has spaces or signs, such as text/calendar; method="REQUEST"'
             )
         name = one[1].lower()
         if name in parameters:

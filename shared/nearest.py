@@ -1,25 +1,25 @@
-"""The nearest name: what somebody may have meant who wrote a name that nobody knows."""
+"""The nearest name: suggests a known name for an unknown one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-# longer names are not misspelt, they are something else; and comparing takes the square of the length
+# longer names are rarely misspellings, and comparing takes time quadratic in the length
 _LONGEST = 40
 _LEAST_LIKE = 0.6
-# about 10 ms of processor time at most: clients choose how many names are compared with how many others
+# bounds the time to about 10 ms of processor time, since clients choose how many names are compared
 _CHARACTERS = 6000
 
 
 class Hints:
-    """Finds the names that are nearest to those of one request, the first of them where there are very many."""
+    """Finds the nearest known names for one request, within a budget of compared characters."""
 
     def __init__(self) -> None:
         self._left = _CHARACTERS
 
     def nearest(self, name: str, known: Iterable[str]) -> str:
-        """Return the known name that is nearest to another, "" where none is near, or too much was asked already."""
+        """Return the known name nearest to another, "" if none is near or the budget is used up."""
         folded = name.casefold()
         best, likeness = "", _LEAST_LIKE
         if len(folded) > _LONGEST:
@@ -41,11 +41,11 @@ class Hints:
         return best
 
     def did_you_mean(self, name: str, known: Iterable[str]) -> str:
-        """Return "; did you mean 'x'?" for the nearest of the known names, "" where none is near."""
+        """Return "; did you mean 'x'?" for the nearest known name, "" if none is near."""
         near = self.nearest(name, known)
         return f"; did you mean {near!r}?" if near else ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest of the known names, "" where none is near."""
+    """Return "; did you mean 'x'?" for the nearest known name, "" if none is near."""
     return Hints().did_you_mean(name, known)

@@ -1,8 +1,8 @@
-"""Exact numbers: a decimal that keeps how it was written, from the request to the message.
+"""Exact numbers: decimals that keep their written form from the request to the message.
 
-JSON's own floating point would turn 1915000.00 into 1915000.0 and lose digits beyond the 15th. A whole number within
-64 bits stays an `int`; every other number is a `Number`. Packed (`packed_number`), a number is a list of its text:
-Redis's scripts cannot read the extension types of msgpack, and no value of a variable is ever a list.
+Floating point would turn 1915000.00 into 1915000.0 and lose digits beyond the 15th. A whole number of at most 64 bits
+stays an `int`; every other number is a `Number`. Its packed form (`packed_number`) is a list with its text, since
+Redis's scripts cannot read msgpack's extension types, and no value of a variable is a list.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _SHORTENED = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?[eE][+-]?[0-9]+")
 
 
 class NotANumberError(ValueError):
-    """A text that is not one number; the message ends the sentence "this value …" and holds nothing of the text."""
+    """A text is not one number; the message completes the sentence "this value …" and does not quote the text."""
 
 
 class AmbiguousNumberError(NotANumberError):
-    """A text that could be two numbers; `readings` are both, each written so that it can be nothing else."""
+    """A text could be two numbers; `readings` has both in an unambiguous form."""
 
     def __init__(self, readings: tuple[str, str]) -> None:
         super().__init__("could be two different numbers: a single dot or comma before three digits")
@@ -41,13 +41,13 @@ class AmbiguousNumberError(NotANumberError):
 
 
 class Number(Decimal):
-    """A decimal and how it was written; what is computed from it is a plain Decimal."""
+    """A decimal with its written form; results computed from it are plain Decimals."""
 
     __slots__ = ("written",)
     written: str
 
     def __new__(cls, written: str, plain: str | None = None) -> Number:
-        """Make a number; `plain` is the text in the form of a Python literal, where it differs."""
+        """Return a number; `plain` is the text as a Python literal, if it differs from `written`."""
         try:
             number = super().__new__(cls, written if plain is None else plain)
         except InvalidOperation:
@@ -60,14 +60,14 @@ class Number(Decimal):
 
 
 def whole(value: int) -> int | Number:
-    """Return a whole number of any size in the form that can be packed."""
+    """Return a whole number of any size in a form that can be packed."""
     return value if _MIN_INTEGER <= value <= _MAX_INTEGER else Number(str(value))
 
 
 def within_bounds(value: int | Decimal) -> bool:
-    """Return whether a number has at most 30 digits before its point and can be written in 64 characters."""
+    """Return whether a number has at most 30 digits before its decimal point and fits in 64 characters."""
     if isinstance(value, Number) and len(value.written) <= MAX_DIGITS and "e" not in value.written.lower():
-        return value.is_finite()  # the common case, without a look at the digits
+        return value.is_finite()  # the common case, without checking the digits
     if isinstance(value, int) or not value.is_finite() or not -MAX_NUMBER < value < MAX_NUMBER:
         return isinstance(value, int) and -MAX_NUMBER < value < MAX_NUMBER
     exponent = value.as_tuple().exponent
@@ -76,10 +76,10 @@ def within_bounds(value: int | Decimal) -> bool:
 
 
 def read_number(text: str) -> int | Number:
-    """Read a number that a person or a spreadsheet wrote; raises NotANumberError.
+    """Read a number as a person or a spreadsheet writes it; raises NotANumberError.
 
-    Thousands may be grouped by dots, commas, spaces or apostrophes, a fraction begins with a dot or a comma, and `Rp`
-    or `IDR` may stand before it. A single dot or comma before exactly three digits could be either: it is refused.
+    Dots, commas, spaces or apostrophes may group thousands, a fraction begins with a dot or a comma, and `Rp` or `IDR`
+    may precede the number. A single dot or comma before exactly three digits could be either, and is refused.
     """
     written = text.strip()
     if _WHOLE.fullmatch(written):
@@ -92,17 +92,17 @@ def read_number(text: str) -> int | Number:
     found = _SIGNED.fullmatch(written)
     if found is None:
         if _SHORTENED.fullmatch(written):
-            raise NotANumberError("looks like a number that a spreadsheet has shortened: write all of its digits")
+            raise NotANumberError("looks like a number that a spreadsheet has shortened: write all its digits")
         raise NotANumberError("is not a number")
     sign, body = found.groups()
     number = Number(written, sign + _plain(sign, body))
     if not within_bounds(number):
-        raise NotANumberError(f"is too large a number: {MAX_DIGITS} digits are possible")
+        raise NotANumberError(f"has more than {MAX_DIGITS} digits before the decimal point")
     return number
 
 
 def _plain(sign: str, body: str) -> str:
-    """Return digits with a point; raises NotANumberError."""
+    """Return ungrouped digits with a decimal point; raises NotANumberError."""
     dots, commas = body.count("."), body.count(",")
     grouped_by_blanks = any(blank in body for blank in _BLANKS)
     point = ""
@@ -142,19 +142,19 @@ def packed_number(value: object) -> list[str]:
 
 
 def json_number(value: object) -> Any:
-    """Return a number as JSON writes it (msgspec's `enc_hook`): as given, where JSON allows that form."""
+    """Return a number for JSON (msgspec's `enc_hook`): its written form, as a text if JSON does not allow it."""
     if isinstance(value, Number):
         return msgspec.Raw(value.written.encode()) if _JSON.fullmatch(value.written) else value.written
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def unpacked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with their numbers as they were before they were packed."""
+    """Return values with packed numbers unpacked."""
     return {name: unpacked_value(value) if value.__class__ is list else value for name, value in values.items()}
 
 
 def unpacked_value(value: Any) -> Any:
-    """Return a value, a packed number as the number that it was."""
+    """Return a value, unpacked if it is a packed number."""
     match value:
         case [str(written)]:
             return Number(written)
@@ -164,7 +164,7 @@ def unpacked_value(value: Any) -> Any:
 
 
 def plain_json(value: Any) -> Any:
-    """Return JSON data whose numbers nobody prints (metadata) with floats in place of exact numbers."""
+    """Return JSON data with floats instead of exact numbers, for data that is never printed (metadata)."""
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""What every service reports about a Redis that would lose jobs: in its log, in `/health`, and in a metric.
+"""Redis safety: every service reports a Redis that would lose jobs, in its log, in `/health` and in a metric.
 
-It is looked at again and again: settings change while Redis runs, and after a fail-over another server answers.
+The check runs periodically: settings change while Redis runs, and after a failover another server answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = get_logger()
 
 
 class RedisSafety(Collector):
-    """Looks at Redis every 30 s (times `time_scale`), and keeps `found`, None until the first look."""
+    """Checks Redis every 30 s (times `time_scale`); `found` is the latest result, None before the first."""
 
     def __init__(self, redis: Connection, health: Health, time_scale: float = 1.0) -> None:
         self._check = SafetyCheck(redis)
@@ -34,7 +34,7 @@ class RedisSafety(Collector):
         self.found: Safety | None = None
 
     async def run(self, stop: Stop) -> None:
-        """Look until stopped; while Redis is away, of which others tell, each second."""
+        """Check until stopped, every second while Redis is away (which other components report)."""
         while not stop.is_set():
             wait_s = (_EVERY_S if await self.look() else _SOON_S) * self._time_scale
             try:
@@ -43,7 +43,7 @@ class RedisSafety(Collector):
                 continue
 
     async def look(self) -> bool:
-        """Look once and tell what has changed; return False while Redis does not answer."""
+        """Check once and report changes; return False if Redis does not answer."""
         try:
             found = await self._check.look()
         except (QueueUnavailableError, QueueFullError):
@@ -68,15 +68,15 @@ class RedisSafety(Collector):
             log.info("redis settings", notes=list(now.notes))
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing ahead: the registry then asks for no look at its construction."""
+        """Return nothing: the registry would otherwise call `collect` at registration."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield one gauge, 1 for each danger and 0 for what is well; what cannot be checked is absent."""
+        """Yield one gauge with 1 for each danger and 0 otherwise; reasons that cannot be checked are absent."""
         if self.found is None:
             return
         family = GaugeMetricFamily(
-            "kurir_redis_unsafe", "Whether Redis would lose messages, by reason; absent where it cannot be seen.",
+            "kurir_redis_unsafe", "Whether Redis would lose messages, by reason; absent if it cannot be checked.",
             labels=("reason",),
         )  # fmt: skip
         dangers = {danger.reason for danger in self.found.dangers}

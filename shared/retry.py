@@ -1,7 +1,7 @@
-"""The retry policy, pure: which delay follows which attempt, and when a deferral gives up.
+"""The retry policy: the delay after each attempt, and when deferring gives up. Pure functions.
 
-Delays double from 2 s, so three attempts in all wait 2 s and 4 s. A deferral waits as long as the provider
-asks, or 30 s, 1, 2, 5, 10, 30 min …, and uses no attempt.
+Delays double from 2 s, so three attempts have delays of 2 s and 4 s between them. A deferral waits as long as the
+provider asks, or 30 s, 1, 2, 5, 10, 30 min …, and uses no attempt.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ GIVE_UP_AFTER_S = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and after what delays a job is tried; `time_scale` shortens every wait (tests use 0.25).
+    """How often and after which delays a job is tried.
 
-    `give_up_after_s` is how long a message that is told "later" is deferred, not scaled. 0: never; every answer that
-    is not a yes uses an attempt.
+    `time_scale` multiplies every wait that the provider did not ask for (tests use 0.25). `give_up_after_s` is how long
+    a message is deferred at most, not scaled; with 0 nothing is deferred, and every refusal uses an attempt.
     """
 
     max_attempts: int = 3
@@ -28,29 +28,30 @@ class RetryPolicy:
 
     @property
     def defers(self) -> bool:
-        """Whether "later" is waited for at no cost."""
+        """Whether an answer "later" defers a message without using an attempt."""
         return self.give_up_after_s > 0
 
     def delay_s(self, attempt: int) -> float | None:
-        """Return the delay after failed attempt `attempt` (from 1), None if it was the last."""
+        """Return the delay after failed attempt `attempt` (from 1), or None if it was the last."""
         if attempt >= self.max_attempts:
             return None
         return FIRST_DELAY_S * 2.0 ** (attempt - 1) * self.time_scale
 
     def deferral_wait_s(self, deferral: int, asked_s: float | None) -> float:
-        """Return the wait of deferral number `deferral` (from 1); what the provider asked for comes first."""
+        """Return the wait of deferral number `deferral` (from 1): `asked_s` if the provider gave one."""
         if asked_s is not None:
             return max(asked_s, 0.0)
         return _step(DEFERRAL_WAITS_S, deferral) * self.time_scale
 
     def trouble_wait_s(self, deferral: int) -> float:
-        """Return the wait of a message that met a server in trouble: short at first, another may be the probe."""
+        """Return the wait of a message after its server's breaker opened: short at first, since it may close soon."""
         return _step(TROUBLE_WAITS_S, deferral) * self.time_scale
 
     def deferred_until_ms(self, due_ms: int, now_ms: int, first_deferred_at_ms: int, expires_at_ms: int) -> int | None:
-        """Return when a deferred job is tried again, None where deferring gives up.
+        """Return when a deferred job is tried again, or None if deferring gives up.
 
-        A wait that would end past the limit is cut, for one last try: at the limit, or a second before the job expires.
+        A wait that would exceed the limit is shortened for one last try: at the limit, or a second before the job
+        expires.
         """
         patience_s = self.give_up_after_s or GIVE_UP_AFTER_S
         limit_ms = first_deferred_at_ms + int(patience_s * 1000)

@@ -1,8 +1,9 @@
 """Sealing: the values of sensitive variables are encrypted from the request to the send.
 
-Ingest seals them, the sender opens them where it renders. In between, in the spool, the queue, Redis's file, dead
-letters, the database and its backups, there is only the sealed text. The key follows from KURIR_INTERNAL_SECRET: with
-another secret a message that was sealed before cannot be sent. AES-256-GCM with a random nonce for each.
+Ingest seals them, and the sender opens them to render the message. In between (the spool, the queue, Redis's file, dead
+letters, the database and its backups) only the encrypted values exist. The key is derived from KURIR_INTERNAL_SECRET:
+after a change of the secret, messages that were sealed before cannot be sent. The cipher is AES-256-GCM with a random
+nonce for each set of values.
 
     variables: {"minutes": 5, "code": "482913"}  →  {"minutes": 5, "~sealed": b"…"}
 """
@@ -36,17 +37,17 @@ _decoder = msgspec.msgpack.Decoder(dict[str, Any])
 
 
 class SealError(KurirError):
-    """Sealed values cannot be opened: they were sealed with another secret."""
+    """Sealed values cannot be opened: they were sealed with another secret or are corrupt."""
 
 
 class Seal:
-    """Closes and opens values under one secret."""
+    """Seals and opens values with one secret."""
 
     def __init__(self, secret: str) -> None:
         self._cipher = AESGCM(hashlib.blake2b(secret.encode(), digest_size=_KEY_BYTES, person=_PURPOSE).digest())
 
     def closed(self, values: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
-        """Return the values with those of these names sealed; as they are where there are none."""
+        """Return the values with those of the given names sealed; unchanged if none has such a name."""
         secret = {name: value for name, value in values.items() if name in names}
         if not secret:
             return dict(values)
@@ -55,18 +56,18 @@ class Seal:
         return rest | {SEALED: nonce + self._cipher.encrypt(nonce, _encoder.encode(secret), None)}
 
     def opened(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values with what was sealed; raises SealError."""
+        """Return the values with sealed ones opened; raises SealError."""
         if SEALED not in values:
             return dict(values)
         try:
             sealed = values[SEALED]
             secret = _decoder.decode(self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None))
         except (InvalidTag, msgspec.DecodeError, TypeError, ValueError) as error:
-            raise SealError("its sensitive values were sealed with another KURIR_INTERNAL_SECRET") from error
+            raise SealError("the message's sensitive values were sealed with another KURIR_INTERNAL_SECRET") from error
         return {name: value for name, value in values.items() if name != SEALED} | secret
 
     def secrets(self, values: Mapping[str, Any]) -> list[str]:
-        """Return the values that were sealed, as texts; none where they cannot be opened."""
+        """Return the values that were sealed, as texts; an empty list if they cannot be opened."""
         try:
             opened = self.opened(values) if SEALED in values else {}
         except SealError:
@@ -76,14 +77,14 @@ class Seal:
         return written + [str(value) for value in found if value is not None]
 
     def opened_job(self, job: Job) -> Job:
-        """Return a job as it may be rendered; raises SealError."""
+        """Return a job with its values opened, ready to render; raises SealError."""
         if SEALED not in job.recipient.variables:
             return job
         recipient = msgspec.structs.replace(job.recipient, variables=self.opened(job.recipient.variables))
         return msgspec.structs.replace(job, recipient=recipient)
 
     def opened_blast(self, blast: Blast) -> Blast:
-        """Return a blast as it may be rendered; raises SealError."""
+        """Return a blast with its values opened, ready to render; raises SealError."""
         if SEALED not in blast.variables:
             return blast
         return msgspec.structs.replace(blast, variables=self.opened(blast.variables))
@@ -95,14 +96,14 @@ def sensitive_names(template: Template) -> frozenset[str]:
 
 
 def hidden_values(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return the values with stars in place of the sensitive ones, for texts that are kept."""
+    """Return the values with stars instead of the sensitive ones, for texts that are stored."""
     return {**values, **{name: HIDDEN for name in names if name in values}}
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
-    """Return a provider's words without the values that it may have quoted.
+    """Return a provider's text without the secret values that it may quote.
 
-    A value of one to three characters is replaced where it stands alone: within others it would tear words apart.
+    A value of one to three characters is replaced only where it is a whole word, since it may occur within any word.
     """
     for secret in sorted(set(secrets), key=len, reverse=True):
         if len(secret) >= _SHORTEST_FOUND_INSIDE:

@@ -1,6 +1,6 @@
-"""A sender's metrics, the same for every channel: its attempts and how long they took.
+"""A sender's metrics, the same for every channel: its attempts and their durations.
 
-What waits and what became of messages is the logger's to tell.
+The logger exports the metrics of waiting messages and of outcomes.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _WAIT_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0
 
 
 class SenderMetrics:
-    """The registry of one sender process; what the sending loop observes ends here (`SendObserver`)."""
+    """The registry of one sender process; it receives what the sending loop observes (`SendObserver`)."""
 
     def __init__(self, service: str) -> None:
-        # a `_created` series beside each counter and histogram would double what is scraped
+        # a `_created` series for each counter and histogram would double the number of series
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not annotate it
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self._attempts = Counter(
             "kurir_attempts",
-            "Attempts to hand a message to its provider, by what became of them.",
+            "Attempts to hand a message to its provider, by outcome.",
             ("channel", "outcome", "error_class"),
             registry=self.registry,
         )
@@ -61,11 +61,11 @@ class SenderMetrics:
         )
         self._surprises = Counter(
             "kurir_housekeeping_errors",
-            "Errors that nobody thought of in what a sender does besides sending; it goes on.",
+            "Unexpected errors in a sender's background tasks; the sender continues.",
             ("channel", "task"),
             registry=self.registry,
         )
-        # looking a label's child up takes longer than counting
+        # cached, since looking up the labels takes longer than counting
         self._counted: dict[tuple[str, str, str], Counter] = {}
         self._timed: dict[str, Histogram] = {}
         self._waited: dict[tuple[str, str], Histogram] = {}
@@ -73,7 +73,7 @@ class SenderMetrics:
         build.labels(version("kurir"), service).set(1)
 
     def attempt(self, channel: str, outcome: str, error_class: str, duration_s: float) -> None:
-        """Count one attempt with its outcome and the seconds it took."""
+        """Count one attempt with its outcome and its duration in seconds."""
         key = (channel, outcome, error_class)
         counted = self._counted.get(key)
         if counted is None:
@@ -92,11 +92,11 @@ class SenderMetrics:
         waited.observe(seconds)
 
     def housekeeping_failed(self, channel: str, task: str) -> None:
-        """Count an error that nobody thought of in the sender's housekeeping."""
+        """Count an unexpected error in one of the sender's background tasks."""
         self._surprises.labels(channel, task).inc()
 
     def watch(self, channel: str, servers: Callable[[], Sequence[ServerState]]) -> None:
-        """Show how each server of the channel's provider stands, asked at each scrape."""
+        """Export the state of each server of the channel's provider, read at each scrape."""
         self.registry.register(_ServerStates(channel, servers))
 
     def exposition(self) -> tuple[bytes, str]:
@@ -111,11 +111,11 @@ class _ServerStates(Collector):
 
     def collect(self) -> Iterable[Metric]:
         available = GaugeMetricFamily(
-            "kurir_server_available", "Whether this server may be tried; 0 while it is left alone.", labels=_SERVER
+            "kurir_server_available", "Whether this server may be tried; 0 while it is set aside.", labels=_SERVER
         )
         refuses = GaugeMetricFamily(
             "kurir_server_refuses_us",
-            "Whether this server refused our credentials, or everybody's mail, and has taken none since.",
+            "Whether this server refused our credentials or all recipients, and has accepted no message since.",
             labels=_SERVER,
         )
         for state in self._servers():

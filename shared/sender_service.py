@@ -1,6 +1,6 @@
-"""A sender's process, the same for every channel: the loop, its HTTP, its logs, and how they start and stop together.
+"""A sender's process, the same for every channel: starts and stops the sending loop, its HTTP and its logs.
 
-A channel's `main.py` reads the environment and says what is its own (`Composed`); the rest happens here.
+A channel's `main.py` reads the environment and provides the parts that are specific to it (`Composed`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from shared.settings import CommonSettings
 from shared.urls import without_password
 from shared.web import Health, guard, operations_routes, serving
 
-# the loop's own calls, the doorbell's blocking read, heartbeats, the reaper, snapshots, the system log
+# for the loop's own calls, its blocking read, heartbeats, the reaper, snapshots and the system log
 _REDIS_CONNECTIONS = 24
 _LAST_WORDS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Composed(Generic[MessageT]):
-    """What is a channel's own: how it sends, and what its settings say; `notes` go into the first log line."""
+    """The channel-specific parts of a sender: its provider and its settings; `notes` go into the first log line."""
 
     provider: Provider[MessageT]
     common: CommonSettings
@@ -45,7 +45,7 @@ class Composed(Generic[MessageT]):
 def run_sender(
     service: str, env: Mapping[str, str], compose: Callable[[Mapping[str, str]], Composed[MessageT]]
 ) -> NoReturn:
-    """Run one sender until SIGTERM; leaves the process. `compose` may raise SettingsError."""
+    """Run one sender until it is asked to stop, then exit the process. `compose` may raise SettingsError."""
     run_service(service, lambda stop: _run(service, compose(env), stop))
 
 
@@ -88,9 +88,9 @@ async def _send_until(loop: SendingLoop[MessageT], system_log: SystemLog, safety
 
 
 def _build_app(provider: Provider[MessageT], metrics: SenderMetrics, health: Health, secret: str) -> web.Application:
-    """Return the sender's HTTP: `/health`, `/metrics`, and `/status`, which really connects and authenticates.
+    """Return the sender's HTTP: `/health`, `/metrics`, and `/status`, which connects to the provider and logs in.
 
-    The last is for those who know the secret alone: each call is a log-in at the provider.
+    Only `/status` requires the secret, since each call is a login at the provider.
     """
 
     async def show_status(_request: web.Request) -> web.Response:

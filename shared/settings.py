@@ -1,8 +1,8 @@
-"""Settings: how a service's environment becomes a frozen dataclass, with every problem reported at once.
+"""Settings: a service's environment becomes a frozen dataclass, and all problems are reported together.
 
-A variable is `KURIR_…`; where `<name>_FILE` is set instead, its value is the content of that file, so that
-secrets need not stand in the environment. An empty value counts as unset, as compose files pass empty ones
-along. Values and files that are not UTF-8 are read by the charset that they look like.
+A variable is `KURIR_…`. If `<name>_FILE` is set instead, its value is the content of that file, so that secrets need
+not be in the environment. An empty value counts as unset, since compose files pass empty values. Values and files that
+are not UTF-8 are decoded with a guessed charset.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> Rate | None:
-        """Read "10/1s" or "1000/1m"; None for "off". Raises ValueError with a message fit for the user."""
+        """Read "10/1s" or "1000/1m"; return None for "off". Raises ValueError with a message for the user."""
         if text.strip().lower() == "off":
             return None
         wanted = f"{text!r} is not a rate such as 10/1s, 1000/1m or off"
@@ -70,28 +70,28 @@ class Rate:
         return cls(int(count), period_s)
 
     def __str__(self) -> str:
-        """Write the rate so that `parse` reads it back."""
+        """Return the rate in the form that `parse` reads."""
         return f"{self.count}/{self.period_s:g}s"
 
 
 class EnvReader:
-    """Reads typed values from an environment and collects every problem; `finish` raises them together."""
+    """Reads typed values from an environment and collects problems; `finish` raises them together."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
         self._problems: list[str] = []
 
     def problem(self, text: str) -> None:
-        """Note a problem that `finish` will report."""
+        """Add a problem, which `finish` raises."""
         self._problems.append(text)
 
     def finish(self) -> None:
-        """Raise SettingsError if anything was wrong."""
+        """Raise SettingsError if there are problems."""
         if self._problems:
             raise SettingsError(list(self._problems))
 
     def text(self, name: str, default: str | None = None) -> str:
-        """Return a text; without a default it is required. `<name>_FILE` names a file that holds it."""
+        """Return a text; without a default it is required. `<name>_FILE` names a file with the value."""
         value = self._raw(name)
         if value is not None:
             return value
@@ -101,7 +101,7 @@ class EnvReader:
         return default
 
     def path(self, name: str, default: str) -> str:
-        """Return a path as it is in the environment: a file's name may be of bytes that are no text."""
+        """Return a path unchanged from the environment: a file name may have bytes that are not valid text."""
         return self._env.get(name, "").strip() or default
 
     def integer(
@@ -133,16 +133,16 @@ class EnvReader:
             return default or 0.0
 
     def flag(self, name: str, default: bool) -> bool:
-        """Return a yes or no (1/0, true/false, yes/no, on/off)."""
+        """Return a boolean (1/0, true/false, yes/no, on/off)."""
         value = self._raw(name)
         if value is None:
             return default
         if value.lower() not in _TRUE | _FALSE:
-            self.problem(f"{name}: {value!r} is neither yes nor no")
+            self.problem(f"{name}: {value!r} is not yes or no")
         return value.lower() in _TRUE
 
     def rate(self, name: str, default: str) -> Rate | None:
-        """Return a rate ("10/1s"), None for "off"."""
+        """Return a rate ("10/1s"), or None for "off"."""
         try:
             return Rate.parse(self._raw(name) or default)
         except ValueError as error:
@@ -160,12 +160,12 @@ class EnvReader:
         if value is None:
             return default
         if value.lower() not in options:
-            self.problem(f"{name}: {value!r} is none of {', '.join(options)}")
+            self.problem(f"{name}: {value!r} is not one of {', '.join(options)}")
             return default
         return value.lower()
 
     def file_of(self, name: str) -> str:
-        """Return the path of the file that a variable's value is read from, "" where it is in the environment."""
+        """Return the path of the file that a variable's value is read from, "" if it comes from the environment."""
         return "" if self._env.get(name, "").strip() else self._env.get(f"{name}_FILE", "").strip()
 
     def _raw(self, name: str) -> str | None:
@@ -174,7 +174,7 @@ class EnvReader:
         if not path:
             return value or None
         if value:
-            self.problem(f"{name} and {name}_FILE are both set")
+            self.problem(f"{name} and {name}_FILE are both set: set only one")
             return value
         return self._content(name, path) or None
 
@@ -197,7 +197,7 @@ class EnvReader:
 
 @dataclass(frozen=True, slots=True)
 class CommonSettings:
-    """What every service has; `time_scale` multiplies all time constants of the queue.
+    """The settings that every service has; `time_scale` multiplies all time constants of the queue.
 
     `console` is the lowest level that the console of a development system shows, or `off`.
     """
@@ -220,7 +220,7 @@ class CommonSettings:
 
 
 def read_common(env: EnvReader, default_port: int) -> CommonSettings:
-    """Read what every service has; problems stay with the reader until its `finish`."""
+    """Read the settings that every service has; the reader's `finish` raises the problems."""
     data_dir = Path(env.path("KURIR_DATA_DIR", "./data"))
     return CommonSettings(
         redis_url=read_redis_url(env),
@@ -237,7 +237,7 @@ def read_common(env: EnvReader, default_port: int) -> CommonSettings:
 
 
 def read_region(env: EnvReader) -> str:
-    """Read the country of phone numbers without a country code, two letters."""
+    """Read the two-letter country of phone numbers without a country code."""
     region = env.text("KURIR_DEFAULT_REGION", "ID").upper()
     if len(region) != 2 or not region.isalpha():
         env.problem(f"KURIR_DEFAULT_REGION: {region!r} is not a two-letter country code")
@@ -245,9 +245,9 @@ def read_region(env: EnvReader) -> str:
 
 
 def read_redis_url(env: EnvReader) -> str:
-    """Return where the queue is: KURIR_REDIS_URL, with the password and the CA that may be given apart from it.
+    """Return the URL of the queue: KURIR_REDIS_URL, with the password and the CA file that may be set separately.
 
-    A password in the URL wins, so that a URL of one's own can stand where a password file is mounted anyway.
+    A password in the URL takes precedence, so that another URL can be used where a password file is always mounted.
     """
     url = env.text("KURIR_REDIS_URL", "redis://127.0.0.1:6379/0")
     password = env.text("KURIR_REDIS_PASSWORD", "")
@@ -264,20 +264,20 @@ def read_redis_url(env: EnvReader) -> str:
         if not parts.scheme.startswith("rediss"):
             env.problem("KURIR_REDIS_CA_FILE needs a KURIR_REDIS_URL that begins with rediss:// or rediss+sentinel://")
         elif not Path(ca_file).is_file():
-            env.problem(f"KURIR_REDIS_CA_FILE: there is no file {ca_file}")
+            env.problem(f"KURIR_REDIS_CA_FILE: the file {ca_file} does not exist")
         query = urlencode({"ssl_ca_certs": ca_file})
         parts = parts._replace(query=f"{parts.query}&{query}" if parts.query else query)
     return parts.geturl()
 
 
 def split_redis_url(url: str) -> SplitResult:
-    """Take the URL of a Redis or of its Sentinels apart; raises ValueError that does not quote it."""
+    """Split the URL of a Redis or of its Sentinels; raises ValueError, which does not quote the URL."""
     schemes = ", ".join(f"{one}://" for one in _REDIS_SCHEMES)
     return split_url(url, _REDIS_SCHEMES, f"[user:password@]host[:port][/db] and must begin with {schemes}")
 
 
 def read_http_url(env: EnvReader, name: str, default: str | None = None) -> str:
-    """Return an http URL without a slash at its end; a problem does not quote it, since it may hold a password."""
+    """Return an http URL without a trailing slash; problems do not quote it, since it may have a password."""
     url = env.text(name, default)
     if not url:
         return url
@@ -289,11 +289,13 @@ def read_http_url(env: EnvReader, name: str, default: str | None = None) -> str:
 
 
 def read_internal_secret(env: EnvReader) -> str:
-    """Return what the services know each other by, and seal sensitive values with."""
+    """Return the secret with which services authenticate to each other and seal sensitive values."""
     secret = env.text(INTERNAL_SECRET, "")
     if len(secret) < _SHORTEST_SECRET:
         problem = f"is shorter than {_SHORTEST_SECRET} characters" if secret else "is required"
-        env.problem(f"{INTERNAL_SECRET} {problem}: give every service the same random text, or {INTERNAL_SECRET}_FILE")
+        env.problem(
+            f"{INTERNAL_SECRET} {problem}: set it, or {INTERNAL_SECRET}_FILE, to the same random text everywhere"
+        )
     return secret
 
 

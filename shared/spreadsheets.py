@@ -1,8 +1,8 @@
-"""CSV for people: what a spreadsheet would run or change when it opens a file is written so that it does not.
+"""CSV that is safe to open in a spreadsheet.
 
-A cell that begins like a formula gets an apostrophe in front (CWE-1236); `unguarded` takes it off again, so that what
-is exported can be imported. On request a file is made for spreadsheets alone: with a byte order mark, without which
-Excel takes UTF-8 for another character set, and with digits marked as text, which it would else round or shorten.
+A cell that begins like a formula gets a leading apostrophe (CWE-1236). `unguarded` removes it, so that an export can be
+imported again. On request a file is made only for spreadsheets: it has a byte order mark, without which Excel misreads
+UTF-8, and it marks digits as text, since a spreadsheet would round or shorten them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from typing import Any
 
 BOM = BOM_UTF8
-# what a spreadsheet takes for a formula, also in full width; guarded texts are guarded once more, to be told apart
+# texts that a spreadsheet treats as formulas, also in full width; guarded texts are guarded again, so none is ambiguous
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-# phone numbers, and whatever else loses digits or zeros as a number
+# phone numbers and other texts that would lose digits or zeros as numbers
 _TEXT_CELL = re.compile(r'="([^"]*)"')
 _DIGITS = re.compile(r"[0-9]{7,}|0[0-9]+|[0-9]+[eE][0-9]+")
 
 
 def csv_of(rows: Sequence[Sequence[Any]], *, spreadsheet: bool = False) -> bytes:
-    """Encode rows as CSV; for a `spreadsheet` texts of digits become `="…"`, which it shows as they are."""
+    """Encode rows as CSV; for a `spreadsheet` texts of digits become `="…"`, which it shows unchanged."""
     text = io.StringIO()
     cell = _text_cell if spreadsheet else guarded
     csv.writer(text).writerows([[cell(value) for value in row] for row in rows])
@@ -31,17 +31,17 @@ def csv_of(rows: Sequence[Sequence[Any]], *, spreadsheet: bool = False) -> bytes
 
 
 def guarded(value: Any) -> Any:
-    """Return a cell that no spreadsheet runs as a formula."""
+    """Return a cell that spreadsheets do not run as a formula."""
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 def unguarded(text: str) -> str:
-    """Return what a guarded cell held."""
+    """Return the original text of a guarded cell."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def plain_texts(cells: list[str]) -> list[str]:
-    """Return the cells of a row, those that are marked as texts for spreadsheets (`="007"`) without the mark."""
+    """Return the cells of a row without the marks for text in spreadsheets (`="007"`)."""
     if not any(cell[:2] == '="' for cell in cells):
         return cells
     return [found[1] if (found := _TEXT_CELL.fullmatch(cell.strip())) else cell for cell in cells]

@@ -1,7 +1,7 @@
-"""A suppression: why an address gets no messages, how far that goes, since when and until when.
+"""A suppression: why an address gets no messages, its scope, its start and its end.
 
-An address may have one suppression of each scope: who has unsubscribed and then bounces has both, so that lifting the
-bounce does not take the opt-out along.
+An address may have one suppression of each scope. If it unsubscribes and bounces later, it has both, so lifting the
+bounce does not lift the opt-out.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 
 HARD_BOUNCE = "hard_bounce"
 UNSUBSCRIBED = "unsubscribed"
-# a person who is tired of offers still gets an order confirmation
+# a recipient who opted out of offers still gets order confirmations
 _MARKETING_SOURCES = frozenset({"complaint", "opt_out", "unsubscribe"})
 _SOURCE_OF_REASON: dict[str, Source] = {HARD_BOUNCE: "bounce", OPTED_OUT_REASON: "opt_out", UNSUBSCRIBED: "unsubscribe"}
 
 
 class Suppression(msgspec.Struct, frozen=True, array_like=True):
-    """One suppression of an address; the queue's scripts read the first five fields by their places.
+    """One suppression of an address; the queue's scripts read the first five fields by position.
 
-    `scope` is what it stops. Times are milliseconds since the epoch: `created_at_ms` 0 where it is not known,
-    `expires_at_ms` 0 for never. The evidence: the job that led to it, the words of the provider or of the person
-    who gave it, and the name of the API key that set it; "" where there is none.
+    `scope` is which messages it stops. Times are milliseconds since the epoch; `created_at_ms` is 0 if unknown,
+    `expires_at_ms` 0 for never. The evidence is the job that led to it, the text of the provider or of the person who
+    added it, and the name of the API key used; each may be "".
     """
 
     scope: Scope
@@ -42,12 +42,12 @@ class Suppression(msgspec.Struct, frozen=True, array_like=True):
     by: str = ""
 
     def holds_at(self, now_ms: int) -> bool:
-        """Return whether it has not expired."""
+        """Return whether the suppression has not expired at `now_ms`."""
         return not self.expires_at_ms or self.expires_at_ms > now_ms
 
 
 def scope_of(source: Source) -> Scope:
-    """Return the scope of a suppression whose scope nobody named."""
+    """Return the default scope for a source."""
     return "marketing" if source in _MARKETING_SOURCES else "all"
 
 
@@ -61,9 +61,9 @@ def pack_suppression(one: Suppression) -> bytes:
 
 
 def unpack_suppressions(raw: bytes) -> list[Suppression]:
-    """Return an address's suppressions as stored; a text is the reason that an earlier version stored alone.
+    """Return the stored suppressions of an address; an earlier version stored only a reason as text.
 
-    No text in UTF-8 begins with the byte that a packed list begins with.
+    UTF-8 text never begins with the first byte of a packed list.
     """
     if raw[:1] in {b"\x91", b"\x92"}:
         return _decoder.decode(raw)

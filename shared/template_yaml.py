@@ -1,4 +1,4 @@
-"""Templates as YAML: texts, whole numbers, exact decimals, yes and no; nothing that is read as something else.
+"""Templates as YAML: texts, whole numbers, exact decimals and booleans, without YAML's surprising conversions.
 
 YAML 1.1 would read 010 as 8, 12:30 as 750 and 2026-02-01 as a date, and 12.50 as a float that prints 12.5.
 """
@@ -16,7 +16,7 @@ _INT, _FLOAT, _TIMESTAMP = (f"tag:yaml.org,2002:{name}" for name in ("int", "flo
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with plainer numbers."""
+    """PyYAML's safe loader with simpler rules for numbers."""
 
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Number:
@@ -33,5 +33,5 @@ _Loader.add_constructor(_FLOAT, _number)
 
 
 def load_template(content: bytes | str) -> Any:
-    """Return what a YAML document holds; raises yaml.YAMLError, and ValueError for a number that is too large."""
+    """Return the content of a YAML document; raises yaml.YAMLError, and ValueError for a number that is too large."""
     return yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe loader

@@ -1,4 +1,4 @@
-"""A template: named, versioned content with the variables it needs and the channels it serves."""
+"""A template: named, versioned content with its variables and channels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Category = Literal["transactional", "marketing"]
 
 
 class Variable(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A variable that a template uses; `default` serves where neither recipient nor blast gives a value.
+    """A variable of a template; `default` applies if neither recipient nor blast has a value.
 
-    The value of a `sensitive` one, a password or a code, is sealed from the request to the send (`shared.sealing`), and
-    no log shows it.
+    The value of a `sensitive` variable, such as a password or a code, is sealed from the request to the send
+    (`shared.sealing`), and logs never show it.
     """
 
     name: str
@@ -30,7 +30,7 @@ ButtonType = Literal["url", "quick_reply", "copy_code", "otp", "flow", "catalog"
 
 
 class Button(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """A button of a WhatsApp template that takes a value; without `index` its place in the list counts, from 0."""
+    """A button of a WhatsApp template that takes a value; the default `index` is its position in the list, from 0."""
 
     value: str
     type: ButtonType = "url"
@@ -38,10 +38,10 @@ class Button(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
 
 
 class WhatsAppContent(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """The provider's approved template and, in order, what fills its parameters.
+    """The provider's approved template and the sources of its parameters, in order.
 
-    Each is a variable's name, an expression (`amount | number`) or a text with tags (`Rp {{ amount | number }}`). A
-    button that is only that is a URL button.
+    Each source is a variable's name, an expression (`amount | number`) or a text with tags
+    (`Rp {{ amount | number }}`). A button given only by its source is a URL button.
     """
 
     template_name: str
@@ -54,7 +54,7 @@ class WhatsAppContent(msgspec.Struct, frozen=True, omit_defaults=True, rename="c
 
 
 class Template(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """A template as the API shows it and as a blast's snapshot keeps it; `version` counts from 1.
+    """A template as in the API and in a blast's snapshot; `version` counts from 1.
 
     `language` is a code such as `id` or `pt_BR`.
     """
@@ -74,5 +74,5 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
 
     @property
     def spoken(self) -> str:
-        """The language of its dates and amounts: its own, else that of its WhatsApp content, else English."""
+        """The language of dates and amounts: the template's, else that of its WhatsApp content, else English."""
         return self.language or (self.whatsapp.language if self.whatsapp else "") or "en"

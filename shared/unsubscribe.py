@@ -1,7 +1,7 @@
-"""The token of an unsubscribe link: who wants no more mail, signed so that nobody can unsubscribe another.
+"""The token of an unsubscribe link: the address, signed so that one recipient cannot unsubscribe another.
 
-The link is `{public_url}/u/{token}`. A token needs no table: it holds the channel and the address, and the first
-128 bits of their HMAC-SHA256 under KURIR_SECRET. It does not expire, since links in old mail must keep working.
+The link is `{public_url}/u/{token}`. Tokens need no table: each has the channel, the address, and the first 128 bits of
+their HMAC-SHA256 with KURIR_SECRET. Tokens do not expire, since links in old mail must keep working.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import binascii
 import hmac
 
 _MAC_BYTES = 16
-# what is signed begins with this, so that no other use of the secret can yield a valid token
+# prefix of the signed text, so that no other use of the secret can produce a valid token
 _PURPOSE = b"kurir unsubscribe\0"
 
 
@@ -22,7 +22,7 @@ def make_token(secret: str, channel: str, address: str) -> str:
 
 
 def read_token(secret: str, token: str) -> tuple[str, str] | None:
-    """Return the channel and address of a token; None if it was not made with this secret, or was changed."""
+    """Return the channel and address of a token; None if it was made with another secret or changed."""
     try:
         packed = token.encode("ascii")
         raw = base64.b64decode(packed + b"=" * (-len(packed) % 4), altchars=b"-_", validate=True)
@@ -37,5 +37,5 @@ def read_token(secret: str, token: str) -> tuple[str, str] | None:
 
 def _mac(secret: str, payload: bytes) -> bytes:
     if not secret:
-        raise ValueError("an empty secret signs nothing")
+        raise ValueError("cannot sign with an empty secret")
     return hmac.digest(secret.encode(), _PURPOSE + payload, "sha256")[:_MAC_BYTES]

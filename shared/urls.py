@@ -1,7 +1,7 @@
-"""URLs that may hold a password: how they are taken apart, and how they are named without it.
+"""URLs that may have a password: splitting them, and showing them without it.
 
-A password with `?`, `#` or `/` in it ends the address early: the rest of it becomes a path or an option, and a
-message that quotes those gives it away. So nothing here ever quotes a URL or a piece of one.
+A `?`, `#` or `/` in a password ends the host part early: the rest of the password becomes a path or an option, and a
+message that quotes those reveals it. So errors here never quote a URL or a part of one.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ ENCODE_HINT = "in a user name or password write % as %25, / as %2F, ? as %3F, # 
 
 
 def split_url(url: str, schemes: Sequence[str], form: str) -> SplitResult:
-    """Take a URL apart whose ports are numbers or missing; raises ValueError that names the `form` it should have.
+    """Split a URL whose ports are numbers or missing; raises ValueError with the `form` that it should have.
 
-    With a scheme of Sentinel there may be several hosts, by commas. An `@` behind the host belongs to a password that
-    was not percent-encoded, and is refused with a hint.
+    A Sentinel scheme allows several hosts, separated by commas. An `@` after the host comes from a password that is not
+    percent-encoded; it is refused with a hint.
     """
     try:
         parts = urlsplit(url)
         hosts = parts.netloc.rpartition("@")[2]
         ports = [urlsplit(f"//{one}").port for one in (hosts.split(",") if "+" in parts.scheme else [hosts])]
-        # what is no text once it is decoded had a % of its own
+        # text that cannot be decoded has a literal %
         fits = parts.scheme in schemes and 0 not in ports and "\ufffd" not in unquote(parts.netloc)
-    except ValueError:  # its words quote the URL
+    except ValueError:  # its message quotes the URL
         fits = False
     if not fits:
         raise ValueError(_wanted(url, form)) from None
@@ -34,7 +34,7 @@ def split_url(url: str, schemes: Sequence[str], form: str) -> SplitResult:
 
 
 def http_url(url: str) -> str:
-    """Return an http URL without a slash at its end; raises ValueError where it is none, or holds a password."""
+    """Return an http URL without a trailing slash; raises ValueError for another URL or one with a password."""
     form = "http(s)://host[:port][/path], without a user, query or fragment"
     parts = split_url(url, ("http", "https"), form)
     if not parts.hostname or parts.query or "@" in parts.netloc:
@@ -43,7 +43,7 @@ def http_url(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """Return the host of a URL without its port, "" where it has none, or is none."""
+    """Return the host of a URL without its port, "" for a URL without a host or an invalid one."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -51,7 +51,7 @@ def host_of(url: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """Return a URL fit for a log line: without its password, and without passwords among its options."""
+    """Return a URL for a log line, with stars instead of its password and of passwords among its options."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The HTTP that every service offers about itself, and how an aiohttp application is served."""
+"""HTTP of every service: health, metrics, access with the internal secret, and serving an aiohttp application."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OPEN = frozenset({"/health", "/metrics"})
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _BAD_ADDRESS = {
     errno.EADDRINUSE: "port {port} on {host} is already in use",
-    errno.EACCES: "port {port} on {host} may not be opened by this user",
+    errno.EACCES: "this user is not allowed to open port {port} on {host}",
     errno.EADDRNOTAVAIL: "{host} is not an address of this machine",
 }
 
@@ -32,10 +32,10 @@ Refuse = Callable[[BaseException | None], web.Response]
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """How an application is served.
+    """Options for serving an application.
 
-    A connection whose next request does not arrive whole within `idle_s` is closed. `refuse` makes the answer to what
-    cannot be parsed as HTTP, aiohttp's plain text by default. Without `inflate` bodies stay compressed as they came.
+    A connection is closed if its next request does not arrive completely within `idle_s`. `refuse` makes the answer to
+    a request that is not valid HTTP; the default is aiohttp's plain text. Without `inflate` bodies stay compressed.
     """
 
     idle_s: float = _IDLE_S
@@ -46,15 +46,15 @@ class HttpOptions:
 _STRANGER: Mapping[str, object] = {
     "success": False,
     "code": "UNAUTHORIZED",
-    "message": "only services and commands that have this system's KURIR_INTERNAL_SECRET are served",
+    "message": "this call needs the system's KURIR_INTERNAL_SECRET",
     "errors": [],
 }
 
 
 class Health:
-    """What keeps a service from working right now, by part; no reasons mean healthy.
+    """The reasons why parts of a service do not work at the moment; a service without reasons is healthy.
 
-    Warnings are what works now and should be mended before it does harm: they leave a service healthy.
+    Warnings are for parts that work but should be fixed before they cause harm; they leave a service healthy.
     """
 
     def __init__(self, service: str = "") -> None:
@@ -63,14 +63,14 @@ class Health:
         self._warnings: dict[str, str] = {}
 
     def report(self, part: str, reason: str | None) -> None:
-        """Note why a part does not work; None once it works again."""
+        """Set the reason why a part does not work, or clear it with None."""
         if reason is None:
             self._reasons.pop(part, None)
         else:
             self._reasons[part] = reason
 
     def warn(self, part: str, warning: str | None) -> None:
-        """Note what should be mended in a part that works; None once it is."""
+        """Set the warning of a part that works but should be fixed, or clear it with None."""
         if warning is None:
             self._warnings.pop(part, None)
         else:
@@ -107,12 +107,12 @@ def operations_routes(health: Health, metrics: Callable[[], tuple[bytes, str]]) 
 
 
 def credentials(secret: str) -> dict[str, str]:
-    """Return the header by which one service knows another (KURIR_INTERNAL_SECRET)."""
+    """Return the header that authenticates one service to another (KURIR_INTERNAL_SECRET)."""
     return {"Authorization": f"Bearer {secret}"}
 
 
 def guard(secret: str) -> Middleware:
-    """Return a middleware that serves those who know the secret; `/health` and `/metrics` are open to all."""
+    """Return a middleware that requires the secret for all paths except `/health` and `/metrics`."""
     expected = credentials(secret)["Authorization"].encode()
 
     @web.middleware
@@ -129,9 +129,9 @@ def guard(secret: str) -> Middleware:
 async def serving(
     app: web.Application, host: str, port: int, options: HttpOptions = HttpOptions()
 ) -> AsyncIterator[int]:
-    """Serve an application while the block runs; yields the bound port (`port` 0 takes a free one).
+    """Serve an application while the block runs; yields the bound port (`port` 0 binds a free one).
 
-    Raises SettingsError if the address cannot be bound. Requests in flight get 5 s to end.
+    Raises SettingsError if the address cannot be bound. Requests in flight get 5 s to finish.
     """
     runner = _Runner(app, options)
     await runner.setup()
@@ -149,7 +149,7 @@ async def serving(
 
 
 class _Connection(RequestHandler):
-    """A client's connection; what it sends that is not HTTP is answered by `refuse`, which also ends it."""
+    """A client's connection; `refuse` answers a request that is not valid HTTP, and the connection is then closed."""
 
     __slots__ = ("_refuse",)
 
@@ -160,14 +160,14 @@ class _Connection(RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer a request that could not be parsed; everything else as aiohttp does."""
+        """Answer a request that could not be parsed; handle other errors as aiohttp does."""
         if status != 400 or request.writer.output_size > 0:
             return super().handle_error(request, status, exc, message)
         return self._refuse(exc)
 
 
 class _Server(web.Server):
-    """Makes a connection for each client."""
+    """Creates a `_Connection` for each client."""
 
     def __init__(self, made: web.Server, refuse: Refuse, settings: dict[str, Any]) -> None:
         super().__init__(made.request_handler, request_factory=made.request_factory)
@@ -179,7 +179,7 @@ class _Server(web.Server):
 
 
 class _Runner(web.AppRunner):
-    """Runs an application by its options."""
+    """Runs an application with its options."""
 
     def __init__(self, app: web.Application, options: HttpOptions) -> None:
         self._settings: dict[str, Any] = {

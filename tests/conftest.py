@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: real servers, started once a session and emptied before each test."""
+"""Fixtures for all tests: real servers, started once per session and emptied before each test."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from hypothesis import settings
 
 from tests.servers import RedisServer
 
-# how long an example takes says how busy the machine is
+# no deadline: the time of an example depends mostly on the load of the machine
 settings.register_profile("kurir", deadline=None)
 settings.load_profile("kurir")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a random mix of faults be repeated: `--seed`, or KURIR_SEED."""
+    """Add `--seed` (or KURIR_SEED), which repeats a random mix of faults."""
     parser.addoption("--seed", type=int, default=None, help="seed of the random mix of faults")
 
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[RedisServer]:
-    """The session's Valkey; a test that kills or restarts a server makes its own `RedisServer`."""
+    """Start the session's Valkey; a test that kills or restarts a server makes its own `RedisServer`."""
     server = RedisServer("valkey")
     server.start()
     yield server
@@ -31,7 +31,7 @@ def valkey_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def real_redis_server() -> Iterator[RedisServer]:
-    """The session's Redis, from the machine's redis-server."""
+    """Start the session's Redis, with the machine's redis-server."""
     server = RedisServer("redis")
     server.start()
     yield server
@@ -40,14 +40,14 @@ def real_redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def valkey_url(valkey_server: RedisServer) -> str:
-    """The URL of an empty Valkey."""
+    """Return the URL of an empty Valkey."""
     assert valkey_server.command("FLUSHALL") == b"+OK"
     return valkey_server.url
 
 
 @pytest.fixture(params=["valkey", "redis"])
 def redis_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty server, once for Valkey and once for Redis."""
+    """Return the URL of an empty server, once for Valkey and once for Redis."""
     name: Literal["valkey_server", "real_redis_server"] = (
         "valkey_server" if request.param == "valkey" else "real_redis_server"
     )

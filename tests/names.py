@@ -1,4 +1,4 @@
-"""Names of fields in an answer, and the objects among them that mix snake_case with camelCase."""
+"""Finds field names in an answer that mix snake_case with camelCase."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _CAMEL = re.compile(r"[a-z]+[a-z0-9]*(?:[A-Z][a-z0-9]*)+")
 
 
 def spellings(names: Iterable[str]) -> set[str]:
-    """Return which spellings these names have; a single word has none of its own."""
+    """Return the spellings of names, `snake` and `camel`; a single word has neither."""
     found = {"snake" if _SNAKE.fullmatch(one) else "camel" if _CAMEL.fullmatch(one) else "" for one in names}
     return found - {""}
 
 
 def mixed(value: Any) -> set[str]:
-    """Return the names in a value, and in whatever it holds, where they are not all of one spelling."""
+    """Return all names in a value, nested ones included, if they have both spellings; else nothing."""
     names = set(_names(value))
     return names if len(spellings(names)) > 1 else set()
 

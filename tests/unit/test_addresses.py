@@ -1,4 +1,4 @@
-"""The identity of an address: which spellings belong to one mailbox or number."""
+"""The identity of an address: the spellings that belong to one mailbox or number."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ DIFFERENT = [
     ("siti@example.com", "siti.a@example.com"),
     ("siti+news@example.com", "siti@example.com"),
     ("siti@fass.de", "siti@faß.de"),
-    ("5491123456789", "541123456789"),  # a mobile number and a line of Buenos Aires
-    ("551132654321", "5511932654321"),  # a line of São Paulo: only mobile numbers got the 9
+    ("5491123456789", "541123456789"),  # a mobile and a landline number of Buenos Aires
+    ("551132654321", "5511932654321"),  # a landline of São Paulo: only mobile numbers got the 9
     ("521551234567", "52551234567"),  # too short for a number with the old 1
 ]
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_two_spellings_have_one_identity(one: str, other: str) -> None:
-    """Case, the form of the domain, composed characters and WhatsApp's old numbers make no other address."""
+    """Case, the form of the domain, composed characters and WhatsApp's old numbers make no difference."""
     assert identity(one) == identity(other)
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_two_addresses_have_two_identities(one: str, other: str) -> None:
-    """What may belong to somebody else stays apart."""
+    """Addresses that may belong to different people have different identities."""
     assert identity(one) != identity(other)
 
 
 @given(st.text(max_size=40))
 def test_an_identity_is_its_own(text: str) -> None:
-    """Anything has an identity, and the identity of an identity is itself: stored ones need no second look."""
+    """The identity of an identity is itself, for any text."""
     assert identity(identity(text)) == identity(text)
 
 
 def test_a_domain_that_has_no_ascii_form_stays() -> None:
-    """A label beyond 63 characters cannot be encoded; it is compared in lower case."""
+    """A label with more than 63 characters cannot be encoded; it is compared in lower case."""
     domain = "É" * 70 + ".example"
     assert ascii_domain(domain) == "é" * 70 + ".example"
 
@@ -70,11 +70,11 @@ def test_a_domain_that_has_no_ascii_form_stays() -> None:
     ],
 )
 def test_a_search_finds_every_way_in_which_an_address_holds_it(typed: str, held: set[str]) -> None:
-    """People type numbers as they dial them and mailboxes as they read them."""
+    """Users type numbers as they dial them and mailboxes as they read them."""
     assert held <= set(ways_written(typed, "ID"))
 
 
 @pytest.mark.parametrize("typed", ["00", "0", "(0)", "+", "-", "@", "."])
 def test_a_search_for_next_to_nothing_is_not_one_for_everything(typed: str) -> None:
-    """An empty way would be part of every address, and a lift by such a filter would lift all."""
+    """An empty form would match every address, and lifting suppressions by such a filter would lift all of them."""
     assert "" not in ways_written(typed, "ID")

@@ -1,4 +1,4 @@
-"""Text from outside: valid whatever it was, and legible where it can be."""
+"""Text from outside always becomes valid, and legible if possible."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from shared.sending.provider import Receipt
     ],
 )
 def test_text_is_decoded_by_what_it_looks_like(text: str, charset: str) -> None:
-    """The charsets that mail servers of the west, of China and of Japan still use, and every kind of Unicode."""
+    """Charsets that western, Chinese and Japanese mail servers still use are recognised, and Unicode encodings."""
     assert decoded(text.encode(charset)) == text
 
 
 def test_a_byte_order_mark_does_not_hide_that_the_rest_is_foreign() -> None:
-    """It is taken off all the same."""
+    """The mark is removed even if the rest is not UTF-8."""
     assert decoded(b"\xef\xbb\xbff\xfcr") == "für"
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_become_valid_text_with_their_ascii_part(raw: bytes) -> None:
-    """Never an error; what is ASCII stays, in its order, unless a mark says that it is none."""
+    """Decoding never fails; ASCII characters stay in their order, unless a byte order mark says otherwise."""
     text = legible(raw)
     assert text.encode().decode() == text
     assert not any(ord(one) < 32 and one not in "\n\t" for one in text)
@@ -53,7 +53,7 @@ def test_any_bytes_become_valid_text_with_their_ascii_part(raw: bytes) -> None:
 
 @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=50))
 def test_any_text_becomes_valid(text: str) -> None:
-    """Lone surrogates of any origin are gone; text that was valid is untouched."""
+    """Lone surrogates of any origin are replaced; valid text is unchanged."""
     found = valid(text)
     assert found.encode().decode() == found
     if not any("\ud800" <= one <= "\udfff" for one in text):
@@ -71,26 +71,26 @@ def test_any_text_becomes_valid(text: str) -> None:
     ],
 )
 def test_surrogates_are_undone(text: str, found: str) -> None:
-    """Bytes in disguise are decoded, pairs become their character, what is left of one becomes U+FFFD."""
+    """Escaped bytes are decoded, pairs become their character, and lone surrogates become U+FFFD."""
     assert valid(text) == found
 
 
 def test_control_characters_are_shown_and_length_is_bounded() -> None:
-    """A reply can neither steer a terminal nor fill a row; lines and tabs stay."""
+    """A reply can neither control a terminal nor fill a row; line feeds and tabs stay."""
     assert legible("a\x00b\x1b[2Jc\x85\x7fd\te\r\nf\rg") == "a�b�[2Jc��d\te\nf\ng"
     assert legible("x" * 70_000) == "x" * (LONGEST_WORDS - 2) + " …"
     assert len(legible(b"\xfc" * 9999, 10)) == 10
 
 
 def test_values_are_made_valid_with_all_that_is_in_them() -> None:
-    """Keys, lists and objects within."""
+    """Keys, and nested lists and objects, are made valid too."""
     odd = {"k\ud800": ["f\udcfcr", {"\udfff": 1}], 2: None}
     assert valid_value(odd) == {"k�": ["für", {"�": 1}], 2: None}
 
 
 @pytest.mark.parametrize("kind", [TransientError, DeferredError, PermanentError, StopChannelError, UncertainError])
 def test_what_an_attempt_ended_with_can_always_be_written(kind: type[SendError]) -> None:
-    """Whatever a channel puts into an error or a receipt, also one that does not exist yet."""
+    """Errors and receipts are valid and bounded, whatever a channel puts into them."""
     odd = "f\udcfcr \ud800 \x00" + "x" * 99_999
     error = kind(odd, code=odd, reply=odd)
     assert len(error.code) <= 64

@@ -1,4 +1,4 @@
-"""How a sender's tasks end."""
+"""The end of a service's background tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shared.lifecycle import end_tasks
 
 
 async def _deaf_once() -> None:
-    """Go on after the first cancellation, as a task does whose time-out expired in the same moment."""
+    """Ignore the first cancellation, as a task does whose time-out expires at the same moment."""
     try:
         await asyncio.Event().wait()
     except asyncio.CancelledError:
@@ -16,7 +16,7 @@ async def _deaf_once() -> None:
 
 
 async def test_a_task_that_loses_its_cancellation_is_cancelled_again() -> None:
-    """A sender whose wait for the bell swallowed its cancellation hung at its stop, for ever."""
+    """A task that swallowed one cancellation must not block the stop of its service forever."""
     task = asyncio.create_task(_deaf_once())
     await asyncio.sleep(0)
     async with asyncio.timeout(10):

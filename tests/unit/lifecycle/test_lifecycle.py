@@ -1,4 +1,4 @@
-"""Lifecycle: how a service's process ends, seen from outside."""
+"""Lifecycle: the end of a service's process, seen from outside."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _start(folder: Path, body: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_sets_stop_and_the_service_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
-    """SIGTERM and SIGINT end the wait; the process leaves with 0."""
+    """SIGTERM and SIGINT end the wait, and the process exits with 0."""
     with _start(tmp_path, "print('up', flush=True); await stop.wait(); print('bye', stop.is_set())") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
@@ -42,7 +42,7 @@ def test_a_signal_sets_stop_and_the_service_ends_cleanly(tmp_path: Path, number:
 
 
 def test_settings_problems_go_to_stderr_and_exit_with_2(tmp_path: Path) -> None:
-    """Every problem is a line of its own, and there is no traceback."""
+    """Each problem is a separate line, without a traceback."""
     with _start(tmp_path, "raise SettingsError(['KURIR_A is required', 'KURIR_B: no'])") as process:
         _, stderr = process.communicate(timeout=20)
     assert process.returncode == 2
@@ -50,14 +50,14 @@ def test_settings_problems_go_to_stderr_and_exit_with_2(tmp_path: Path) -> None:
 
 
 def test_settings_problems_inside_a_task_group_exit_with_2(tmp_path: Path) -> None:
-    """A TaskGroup's wrapping does not turn a wrong setting into a crash."""
+    """A SettingsError wrapped by a TaskGroup is still a settings problem."""
     with _start(tmp_path, "raise ExceptionGroup('tasks', [SettingsError(['port taken'])])") as process:
         _, stderr = process.communicate(timeout=20)
     assert (process.returncode, stderr) == (2, "kurir thing: port taken\n")
 
 
 def test_an_unexpected_error_is_logged_with_its_traceback(tmp_path: Path) -> None:
-    """The exit code is 1 and error.log has the traceback, although nobody flushed."""
+    """The exit code is 1 and error.log has the traceback, without an explicit flush."""
     with _start(tmp_path, "raise ZeroDivisionError('boom')") as process:
         process.communicate(timeout=20)
     assert process.returncode == 1

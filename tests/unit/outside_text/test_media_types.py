@@ -1,4 +1,4 @@
-"""Media types: every form that RFC 2045 allows is read, and nothing that could break out of a header."""
+"""Media types: all forms of RFC 2045 are read, and values that could break out of a header are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shared.media_types import parse_media_type
     ],
 )
 def test_a_media_type_is_read_with_its_parameters(text: str, written: str) -> None:
-    """Tokens and quoted strings; what is written can be read again."""
+    """Tokens and quoted strings are read, and the written form can be read again."""
     found = parse_media_type(text)
     assert str(found) == written
     assert parse_media_type(str(found)) == found
@@ -40,6 +40,6 @@ def test_a_media_type_is_read_with_its_parameters(text: str, written: str) -> No
     ],
 )  # fmt: skip
 def test_a_malformed_media_type_is_refused(text: str) -> None:
-    """With words for its sender."""
+    """The error has a message for the client."""
     with pytest.raises(ValueError, match="content type"):
         parse_media_type(text)

@@ -1,4 +1,4 @@
-"""What reads text from outside takes time in proportion to its length: bodies, replies, templates, settings."""
+"""Readers of outside text take time linear in its length: bodies, replies, templates, settings."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _spent(read: Callable[[str], object], text: str, tries: int = TRIES) -> floa
     least = float("inf")
     for _ in range(tries):
         began = time.thread_time()
-        with suppress(Exception):  # what it says of such a text is another test's matter
+        with suppress(Exception):  # other tests check the result
             read(text)
         least = min(least, time.thread_time() - began)
     return least
@@ -82,7 +82,7 @@ def _filled(unit: str, size: int) -> str:
 
 @pytest.mark.parametrize("name", READERS)
 def test_eight_times_the_text_takes_about_eight_times_as_long(name: str) -> None:
-    """Quadratic work would take 64 times as long; what stays under 20 ms may take what it likes."""
+    """Quadratic work would take 64 times as long; readers that take less than 20 ms are not checked."""
     read, slow = READERS[name], {}
     for unit in UNITS:
         if _spent(read, _filled(unit, LARGE), tries=1) < FLOOR_S:

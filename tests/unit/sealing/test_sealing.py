@@ -1,4 +1,4 @@
-"""Sealed values: opened with the same secret alone, seen by nobody in between, and left out of what is kept."""
+"""Sealed values can be opened only with the same secret, and stored texts do not show them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CODE = frozenset({"code"})
 
 
 def test_what_is_sealed_is_opened_with_the_same_secret_alone() -> None:
-    """Any value, packed into a job and back; the same value is sealed differently each time."""
+    """Sealed values survive packing into a job; the same value is sealed differently each time."""
     values: dict[str, Any] = {"code": "482913", "minutes": 5}
     closed = SEAL.closed(values, CODE)
     assert closed["minutes"] == 5
@@ -34,14 +34,14 @@ def test_what_is_sealed_is_opened_with_the_same_secret_alone() -> None:
 
 @pytest.mark.parametrize("broken", [b"", b"short", b"x" * 64, "text", None, 5])
 def test_what_is_no_sealed_value_is_refused(broken: object) -> None:
-    """Bytes that were changed or cut, or something else in their place."""
+    """Truncated or invalid bytes and other types raise SealError."""
     with pytest.raises(SealError):
         SEAL.opened({SEALED: broken})
     assert SEAL.secrets({SEALED: broken}) == []
 
 
 def test_values_without_a_sensitive_one_are_left_alone() -> None:
-    """A template without them costs nothing, and a blast that nothing was sealed of is the same blast."""
+    """Values without a sensitive name stay unchanged, and so does a blast without sealed values."""
     assert SEAL.closed({"a": 1}, CODE) == {"a": 1}
     blast = Blast("b", Template("t", "T", ["email"]), ["email"], "normal", 0, {"email": 1}, 1, variables={"a": 1})
     assert SEAL.opened_blast(blast) is blast
@@ -62,7 +62,7 @@ def test_values_without_a_sensitive_one_are_left_alone() -> None:
     ],
 )
 def test_the_subject_that_is_kept_shows_no_sensitive_value(subject: str, logged: str) -> None:
-    """Whatever the template does with it; where stars cannot be rendered the template's own text is shown."""
+    """Stars replace the value whatever the template does with it; if stars cannot be rendered, the source is shown."""
     template = Template("t", "T", ["email"], subject=subject, text="x", variables=[Variable("code", sensitive=True)])
     compiled, values = compile_template(template), {"code": "482913", "name": "Siti", "email": "", "phone": ""}
     rendered = compiled.render(values).subject
@@ -72,7 +72,7 @@ def test_the_subject_that_is_kept_shows_no_sensitive_value(subject: str, logged:
 
 
 def test_a_providers_words_are_kept_without_the_values_they_quote() -> None:
-    """Within other words too; a value of a few characters only where it stands alone, so that codes stay legible."""
+    """Longer values are hidden within words too; short ones only as whole words, so that codes stay legible."""
     assert without('554 5.7.1 "482913 is your code" looks like spam', ["482913"]) == (
         '554 5.7.1 "*** is your code" looks like spam'
     )
@@ -82,7 +82,7 @@ def test_a_providers_words_are_kept_without_the_values_they_quote() -> None:
 
 
 def test_nothing_is_rendered_from_values_that_are_still_sealed() -> None:
-    """A message without its code would be worse than none, so a path that forgets to open them fails."""
+    """A message without its code must not be sent, so code that forgets to open the values fails."""
     blast = Blast("b", Template("t", "T", ["email"]), ["email"], "normal", 0, {"email": 1}, 1)
     job = Job("b", 0, "email", "high", Recipient("s@example.com", "S", SEAL.closed({"code": "1"}, CODE)), 0)
     with pytest.raises(RenderError, match="sealed"):
@@ -91,7 +91,7 @@ def test_nothing_is_rendered_from_values_that_are_still_sealed() -> None:
 
 
 def test_a_number_is_sealed_as_exactly_as_it_was_given() -> None:
-    """Its digits reach the message, and its secret text is known to the code that hides it."""
+    """Its written form reaches the message, and is among the values to hide."""
     closed = SEAL.closed({"code": Number("007.50")}, CODE)
     job = unpack_job(pack_job(Job("b", 0, "email", "high", Recipient("s@example.com", "S", closed), 0)))
     blast = Blast("b", Template("t", "T", ["email"]), ["email"], "normal", 0, {"email": 1}, 1)

@@ -1,4 +1,4 @@
-"""Settings: typed values from an environment, and every problem of it at once."""
+"""Settings: typed values from an environment, and all its problems together."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from shared.settings import EnvReader, Rate, parse_seconds, read_common, read_re
     ("text", "seconds"), [("8s", 8.0), ("250ms", 0.25), ("1m", 60.0), ("2h", 7200.0), ("1d", 86400.0), ("1.5", 1.5)]
 )
 def test_durations_are_read_with_their_units(text: str, seconds: float) -> None:
-    """A duration may carry ms, s, m, h or d; a plain number is seconds."""
+    """A duration may have the unit ms, s, m, h or d; a plain number is seconds."""
     assert parse_seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "fast", "-1s", "1 week", "8 s s", "1e3"])
 def test_what_is_not_a_duration_is_refused(text: str) -> None:
-    """Anything else is a ValueError that quotes the text."""
+    """Any other text raises a ValueError."""
     with pytest.raises(ValueError, match="is not a duration"):
         parse_seconds(text)
 
@@ -39,20 +39,20 @@ def test_rates_are_read(text: str, rate: Rate | None) -> None:
 
 @pytest.mark.parametrize("text", ["", "10", "0/1s", "-3/1s", "10/0s", "ten/1s", "10/1y", "1.5/1s", "٣/1s"])
 def test_what_is_not_a_rate_is_refused(text: str) -> None:
-    """Anything else is a ValueError that shows how a rate looks."""
+    """Any other text raises a ValueError with examples of rates."""
     with pytest.raises(ValueError, match="is not a rate such as 10/1s"):
         Rate.parse(text)
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**4))
 def test_a_rate_reads_back_what_it_writes(count: int, period_s: int) -> None:
-    """str() and parse() are inverse."""
+    """`parse` reads the text of `str()`."""
     rate = Rate(count, float(period_s))
     assert Rate.parse(str(rate)) == rate
 
 
 def test_every_problem_is_reported_at_once() -> None:
-    """One SettingsError names all wrong and all missing variables."""
+    """One SettingsError names all invalid and missing variables."""
     env = EnvReader({"A": "x", "B": "99", "C": "maybe", "D": "red", "E": "soon", "F": "much"})
     env.integer("A", 1)
     env.integer("B", 1, maximum=10)
@@ -67,7 +67,7 @@ def test_every_problem_is_reported_at_once() -> None:
 
 
 def test_defaults_serve_where_nothing_is_set() -> None:
-    """Unset and empty variables take their defaults, without a problem."""
+    """Unset and empty variables get their defaults, without a problem."""
     env = EnvReader({"EMPTY": "  "})
     values = (env.text("EMPTY", "x"), env.integer("N", 3), env.seconds("S", 0.5), env.flag("F", default=True))
     assert values == ("x", 3, 0.5, True)
@@ -77,7 +77,7 @@ def test_defaults_serve_where_nothing_is_set() -> None:
 
 
 def test_items_are_stripped() -> None:
-    """A list is split at commas and loses empty items."""
+    """A list is split at commas, and empty items are dropped."""
     assert EnvReader({"I": " a ,, b,"}).items("I") == ["a", "b"]
 
 
@@ -91,7 +91,7 @@ def test_a_secret_is_read_from_its_file(tmp_path: Path) -> None:
 
 
 def test_a_secret_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
-    """A missing file is named; the value is not silently the default."""
+    """A missing file is a problem; the default is not used silently."""
     env = EnvReader({"KEY_FILE": str(tmp_path / "none")})
     env.text("KEY", "default")
     with pytest.raises(SettingsError, match="KEY_FILE: cannot read"):
@@ -99,7 +99,7 @@ def test_a_secret_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_a_value_and_its_file_together_are_a_problem(tmp_path: Path) -> None:
-    """Nobody has to guess which of the two wins."""
+    """Otherwise it would be unclear which of them applies."""
     env = EnvReader({"KEY": "a", "KEY_FILE": str(tmp_path)})
     env.text("KEY")
     with pytest.raises(SettingsError, match="both set"):
@@ -116,7 +116,7 @@ def test_a_service_has_working_defaults() -> None:
 
 
 def test_a_redis_url_without_its_scheme_is_refused() -> None:
-    """The message says how the URL must begin."""
+    """The message lists the possible schemes."""
     env = EnvReader({"KURIR_REDIS_URL": "localhost:6379", "KURIR_TIME_SCALE": "0"})
     read_common(env, 3000)
     with pytest.raises(SettingsError, match="must begin with redis://") as raised:
@@ -125,7 +125,7 @@ def test_a_redis_url_without_its_scheme_is_refused() -> None:
 
 
 def test_the_redis_password_may_stand_apart_from_its_url(tmp_path: Path) -> None:
-    """It comes from a file of its own, whatever characters it has; a password within the URL wins over it."""
+    """It comes from a file and may have any characters; a password in the URL takes precedence."""
     secret = tmp_path / "password"
     secret.write_text("p@ss:w/rd\n")
     apart = {"KURIR_REDIS_PASSWORD_FILE": str(secret), "KURIR_REDIS_URL": "redis://kurir@one:6379/0"}
@@ -137,7 +137,7 @@ def test_the_redis_password_may_stand_apart_from_its_url(tmp_path: Path) -> None
 
 
 def test_a_ca_file_needs_an_encrypted_url(tmp_path: Path) -> None:
-    """The certificate authority is handed to the driver; with a plain URL it would be ignored, so that is a problem."""
+    """The file is passed to the driver; an unencrypted URL would ignore it, so that is a problem."""
     path = tmp_path / "ca.pem"
     path.touch()
     encrypted = EnvReader(
@@ -163,7 +163,7 @@ def test_a_ca_file_needs_an_encrypted_url(tmp_path: Path) -> None:
     ],
 )
 def test_foreign_bytes_in_the_environment_and_in_files(raw: bytes, text: str, tmp_path: Path) -> None:
-    """A value that is not UTF-8 is read as what it looks like, with no byte order mark before a password."""
+    """A value that is not UTF-8 is decoded with a guessed charset, and a byte order mark is removed."""
     path = tmp_path / "secret"
     path.write_bytes(raw)
     in_env = os.fsdecode(text.encode("utf-8") if raw.startswith((b"\xef", b"\xff")) else raw)
@@ -173,7 +173,7 @@ def test_foreign_bytes_in_the_environment_and_in_files(raw: bytes, text: str, tm
 
 
 def test_file_that_is_no_text_is_reported(tmp_path: Path) -> None:
-    """Random bytes are no secret that could be typed anywhere else."""
+    """A secret must be text, so that it can also be set elsewhere."""
     path = tmp_path / "secret"
     path.write_bytes(bytes(range(256)))
     env = EnvReader({"KURIR_Y_FILE": str(path)})

@@ -1,4 +1,4 @@
-"""URLs with passwords: read as they were meant or refused with a hint, and never quoted."""
+"""URLs with passwords: read as intended or refused with a hint, and never quoted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.queue.connection import connect
 from shared.settings import EnvReader, read_redis_url
 from shared.urls import without_password
 
-# what people have in passwords, alone and together, in places where it changes what the URL means
+# characters that passwords have, single and combined, in places where they change the meaning of the URL
 PASSWORDS = (
     *("Rahasia?dariku", "Rahasia#dariku", "Rahasia/dariku", "Rahasia@dariku", "Rahasia%dariku", "Rahasia:dariku"),
     *("Rahasia[dariku", "Rahasia]dariku", "Rahasia dariku", "Rahasia+dariku", "Rahasia&dariku", "Rahasia=dariku"),
@@ -61,7 +61,7 @@ def _problems(read: Callable[[Mapping[str, str]], object], env: Mapping[str, str
 
 
 def _refusal(action: Callable[[], object]) -> str:
-    """Return the words of a refusal, and of whatever would be printed with its traceback; "" if there is none."""
+    """Return the message of a refusal and everything that its traceback would print; "" if there is no refusal."""
     try:
         action()
     except (SettingsError, ValueError) as refused:
@@ -71,7 +71,7 @@ def _refusal(action: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 def test_a_server_has_the_password_that_was_meant_or_is_refused_with_a_hint(password: str) -> None:
-    """A password written as it is either works or its URL is refused; percent-encoded it always works."""
+    """A literal password either works or its URL is refused; a percent-encoded one always works."""
     url = f"smtp://user:{password}@mail.example.com:587"
     refusal = _refusal(lambda: parse_server(url))
     assert not _quotes(refusal)
@@ -81,7 +81,7 @@ def test_a_server_has_the_password_that_was_meant_or_is_refused_with_a_hint(pass
 
 @pytest.mark.parametrize("password", PASSWORDS)
 def test_no_problem_of_any_service_quotes_a_password(password: str) -> None:
-    """Each setting that is a URL, in each service that reads it; problems name the setting."""
+    """This holds for every URL setting in every service that reads it."""
     for name, read in READERS.items():
         for scheme in ("smtp", "redis", "redis+sentinel", "unix", "https", ""):
             for host in ("host:1", "one:1,two:2/svc", "host:port", ""):
@@ -93,7 +93,7 @@ def test_no_problem_of_any_service_quotes_a_password(password: str) -> None:
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("host", ["host:6379/0", "host", "host:6379/0?socket_timeout=Rahasia", "host/0?Rahasia=dariku"])
 def test_redis_is_connected_to_with_the_password_that_was_meant_or_not_at_all(password: str, host: str) -> None:
-    """The driver would take the rest of a cut password for an option, and quote it in its first error."""
+    """The driver would treat the rest of a truncated password as an option, and quote it in its first error."""
     url = f"redis://user:{password}@{host}"
     refusal = _refusal(lambda: connect(url))
     assert not _quotes(refusal)
@@ -106,7 +106,7 @@ def test_redis_is_connected_to_with_the_password_that_was_meant_or_not_at_all(pa
 
 @pytest.mark.parametrize("password", PASSWORDS)
 def test_logs_and_tracebacks_hide_what_stands_before_the_last_at(password: str) -> None:
-    """Also where a library raises with the URL in its words."""
+    """This includes errors of libraries whose message has the URL."""
     for url in (
         f"redis://user:{password}@host:6379/0",
         f"smtp://:{password}@host",
@@ -119,19 +119,19 @@ def test_logs_and_tracebacks_hide_what_stands_before_the_last_at(password: str) 
 
 
 def test_a_url_without_a_password_is_shown_whole() -> None:
-    """Where the queue is belongs in the log."""
+    """The log should show the queue's address."""
     assert without_password("redis://localhost:6379/0") == "redis://localhost:6379/0"
     assert mask("GET https://example.com/a?b=c") == "GET https://example.com/a?b=c"
 
 
 def test_ports_and_options_are_checked_before_anything_is_started() -> None:
-    """In words that name the setting."""
+    """The problem names the setting."""
     for url in ("redis://host:99999", "redis://host:x", "redis://[host", "host:6379", "redis://host#x"):
         assert _problems(read_whatsapp, {"KURIR_REDIS_URL": url}).startswith("KURIR_REDIS_URL")
 
 
 def test_a_traceback_of_a_process_that_knows_nothing_yet_shows_no_values(tmp_path: Path) -> None:
-    """Before logging is configured structlog would show each frame's variables, a URL among them."""
+    """Before logging is configured, structlog would show the variables of each frame, and with them a URL."""
     script = tmp_path / "service.py"
     script.write_text(
         "from shared.lifecycle import run_service\n"

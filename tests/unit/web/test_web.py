@@ -1,4 +1,4 @@
-"""Web: what every service says about itself over HTTP."""
+"""Web: health, metrics and serving, the same for every service."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ async def _get(port: int, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
 
 
 async def test_a_healthy_service_answers_200() -> None:
-    """Without reasons the status is ok."""
+    """A service without reasons has the status ok."""
     async with serving(_app(Health("thing")), "127.0.0.1", 0) as port, _get(port, "/health") as answer:
         assert answer.status == 200
         assert await answer.json() == {"status": "ok", "service": "thing", "reasons": {}}
 
 
 async def test_an_unhealthy_service_answers_503_with_its_reasons() -> None:
-    """Each part that does not work says why; a part that recovers is forgotten."""
+    """Each failing part has a reason; a part that recovers has none."""
     health = Health("thing")
     health.report("redis", "cannot connect")
     health.report("disk", "full")
@@ -44,7 +44,7 @@ async def test_an_unhealthy_service_answers_503_with_its_reasons() -> None:
 
 
 async def test_a_warning_leaves_a_service_healthy() -> None:
-    """What should be mended is told beside the status, and forgotten once it is."""
+    """Warnings are listed next to the status until they are cleared."""
     health = Health("thing")
     health.warn("redis_eviction", "may delete")
     health.warn("disk", "slow")
@@ -57,14 +57,14 @@ async def test_a_warning_leaves_a_service_healthy() -> None:
 
 
 async def test_metrics_keep_their_content_type() -> None:
-    """The exposition's own content type arrives, version and all."""
+    """The answer has the content type of the exposition, with its version."""
     async with serving(_app(Health()), "127.0.0.1", 0) as port, _get(port, "/metrics") as answer:
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert await answer.read() == b"up 1\n"
 
 
 async def test_a_port_in_use_is_a_settings_error() -> None:
-    """Two systems on one port collide with one clear line."""
+    """A second server on a port fails with a clear message."""
     async with serving(_app(Health()), "127.0.0.1", 0) as port:
         with pytest.raises(SettingsError, match=f"port {port} on 127.0.0.1 is already in use"):
             async with serving(_app(Health()), "127.0.0.1", port):
