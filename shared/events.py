@@ -251,7 +251,7 @@ def unpack_batch(raw: bytes) -> EventBatch:
 
 
 def unpack_known(raw: bytes) -> EventBatch | None:
-    """Unpack what can be read of a batch in which a later version told more; None where it is no batch."""
+    """Unpack the readable events of a batch from a later version; return None if it is not a batch."""
     try:
         loose = _loose_decoder.decode(raw)
     except (msgspec.DecodeError, msgspec.ValidationError):

@@ -91,7 +91,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
 
 
 def with_files_apart(job: Job) -> tuple[Job, dict[str, bytes]]:
-    """Return the job with its attachments as `files`, and their contents by digest; as it is where it has none."""
+    """Return the job with its attachments as `files`, and their contents by digest; unchanged if it has none."""
     recipient = job.recipient
     if not recipient.attachments:
         return job, {}
@@ -106,7 +106,7 @@ def with_files_apart(job: Job) -> tuple[Job, dict[str, bytes]]:
 
 
 def with_contents(job: Job, contents: Mapping[str, bytes]) -> Job:
-    """Return the job with its files within it; raises KeyError, with the digest, where one is not given."""
+    """Return the job with its files as attachments; raises KeyError with the digest of a missing file."""
     recipient = job.recipient
     attachments = [
         Attachment(one.filename, one.content_type, contents[one.digest], one.content_id) for one in recipient.files

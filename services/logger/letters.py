@@ -1,7 +1,7 @@
-"""The files of dead letters: they lie apart from their jobs in Redis, and the log takes them over with the letters.
+"""The files of dead letters: Redis stores them apart from their jobs, and the logger copies them into the database.
 
-They are stored before the transaction that keeps the letter, one by one, and Redis lets go of them after it. What a
-crash leaves in between is stored again under the same name, or belongs to no letter, and retention takes it.
+Each file is stored before the transaction that writes the letter, and deleted from Redis after it. After a crash in
+between, the file is stored again under the same name, or it belongs to no letter and retention deletes it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def files_of(jobs: Sequence[Job]) -> list[LetterFile]:
 
 
 def failed_jobs(entries: Sequence[EventEntry]) -> list[Job]:
-    """Return the jobs with files that these events tell to have failed."""
+    """Return the jobs with files that failed according to these events."""
     return [job for job in _failed(entries) if job.recipient.files]
 
 
@@ -52,28 +52,28 @@ def _failed(entries: Sequence[EventEntry]) -> Iterator[Job]:
                 try:
                     yield unpack_job(event.job)
                 except DecodeError:
-                    continue  # kept as it is: a later version may read it
+                    continue  # the letter is stored unread: a later version may be able to read it
 
 
 def touch_file(connection: sqlite3.Connection, file: LetterFile, now_ms: int) -> bool:
-    """Note that a letter to come needs a file; False where it is not stored yet."""
+    """Mark a stored file as needed by a new letter; return False if it is not stored yet."""
     return connection.execute(_TOUCH, (now_ms, file.blast_id, file.digest)).rowcount > 0
 
 
 def keep_file(connection: sqlite3.Connection, file: LetterFile, content: bytes, now_ms: int) -> bool:
-    """Store a file; True."""
+    """Store a file; return True."""
     connection.execute(_KEEP, (file.blast_id, file.digest, content, now_ms))
     return True
 
 
 def read_file(connection: sqlite3.Connection, file: LetterFile) -> bytes | None:
-    """Return a stored file."""
+    """Return a stored file, or None if it is not stored."""
     row = connection.execute(_READ, (file.blast_id, file.digest)).fetchone()
     return bytes(row[0]) if row else None
 
 
 async def forget_files(store: FileStore, jobs: Sequence[Job]) -> None:
-    """Let Redis go of the files of letters that are kept; raises QueueUnavailableError. Safe to repeat."""
+    """Release the files of stored letters in Redis; raises QueueUnavailableError. Safe to repeat."""
     by_channel: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for job in jobs:
         by_channel[job.channel].append((job.job_id, job.run))

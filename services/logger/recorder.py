@@ -146,7 +146,7 @@ class Recorder:
         return True
 
     async def _keep_files(self, files: Sequence[LetterFile]) -> bool:
-        """Store what dead letters attach, one file at a time; False if the service was stopped before it succeeded."""
+        """Store the files of dead letters, one at a time; return False if the service was stopped before all were."""
         for file in files:
             now_ms = self._clock.now_ms()
             stored = await self._persist(partial(touch_file, file=file, now_ms=now_ms))
@@ -158,14 +158,14 @@ class Recorder:
                 content = await self._load(file)
             except QueueUnavailableError:
                 return False
-            if content is None:  # written and let go of before, or lost: a letter without it fails when sent again
+            if content is None:  # stored and released before, or lost: without its file a letter fails when sent again
                 log.info("a file of a dead letter is gone from the queue", blast=file.blast_id, file=file.digest)
             elif await self._persist(partial(keep_file, file=file, content=content, now_ms=now_ms)) is None:
                 return False
         return True
 
     async def _load(self, file: LetterFile) -> bytes | None:
-        """Read a file, as long as Redis is away; raises QueueUnavailableError when the service is stopped meanwhile."""
+        """Read a file, trying until Redis answers; raises QueueUnavailableError if the service is stopped first."""
         pause_s = _FIRST_PAUSE_S
         while True:
             try:

@@ -269,7 +269,7 @@ class Outbox:
         )
 
     async def _put_files(self, chunk: Chunk) -> int:
-        """Bring what dead letters attach back to Redis, one file at a time; returns how many are lost."""
+        """Copy the files of dead letters back to Redis, one at a time; return how many are lost."""
         lost = 0
         for file in files_of(chunk.jobs):
             content = await self._store.read(lambda connection: read_file(connection, file))  # noqa: B023 -- run at once

@@ -230,7 +230,7 @@ def _blasts(cutoff_ms: int) -> Chunked:
 
 
 def _letter_files(before_ms: int) -> Chunked:
-    """Delete the files of blasts that have no dead letters any more; those stored last may be of letters to come."""
+    """Delete the files of blasts without dead letters; recent files stay, since their letters may still follow."""
     last = 0
 
     def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:

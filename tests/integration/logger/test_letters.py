@@ -1,4 +1,4 @@
-"""Files of dead letters: taken over with the letter, once, kept as long as it is, and sent with its next run."""
+"""Files of dead letters are stored once with the letter, kept as long as it is, and sent with its next run."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Record = Callable[..., Awaitable[Recording]]
 
 @pytest.fixture
 async def recording(valkey_url: str, tmp_path: Path) -> AsyncIterator[Recording]:
-    """A recorder that is not started yet."""
+    """Return a recorder that is not started yet."""
     recording = Recording(valkey_url, tmp_path)
     yield recording
     await recording.close()
 
 
 async def fail_all(redis: Redis, blast_id: str, count: int) -> list[Job]:
-    """Enqueue a blast whose jobs all have the same files, and have them fail, as a sender does."""
+    """Enqueue a blast whose jobs all have the same files, and fail them as a sender does."""
     one = blast(blast_id, total=count)
     await BlastStore(redis, f"ingest-{blast_id}").create(one)
     jobs = [job(index, blast_id) for index in range(count)]
@@ -68,12 +68,12 @@ def _failed(lease: Lease) -> Ended:
 
 
 async def in_redis(redis: Redis) -> int:
-    """Count the files and accounts of files in Redis."""
+    """Return the number of keys for files in Redis."""
     return len([key async for key in redis.scan_iter("{email}:file*", count=1000)])
 
 
 async def test_files_go_from_redis_to_the_log_with_their_letters(recording: Recording) -> None:
-    """Each once a blast, however many letters need it; none is left in Redis."""
+    """Each file is stored once per blast, however many letters need it, and none is left in Redis."""
     await fail_all(recording.redis, "b", 3)
     assert await in_redis(recording.redis) == 3
     await recording.start()
@@ -85,7 +85,7 @@ async def test_files_go_from_redis_to_the_log_with_their_letters(recording: Reco
 
 
 async def test_they_stay_in_redis_until_the_letters_are_written(recording: Recording) -> None:
-    """Redis goes away when a file is to be read, then when it is to be let go of: nothing is lost, nothing twice."""
+    """Redis fails when a file is read and when it is released; nothing is lost or stored twice."""
     await fail_all(recording.redis, "b", 2)
     files, calls = recording.events.files, list[str]()
     get, forget = files.get, files.forget
@@ -107,7 +107,7 @@ async def test_they_stay_in_redis_until_the_letters_are_written(recording: Recor
 
 
 async def test_files_go_with_the_last_letter_of_their_blast(recording: Recording) -> None:
-    """Not while a letter is left, nor on the day they were stored: a letter may be on its way."""
+    """They stay while a letter is left, and on the day they were stored, since a letter may follow."""
     await fail_all(recording.redis, "b", 2)
     await recording.start()
     await wait_for(recording.is_drained)
@@ -127,7 +127,7 @@ async def test_files_go_with_the_last_letter_of_their_blast(recording: Recording
 
 
 async def test_a_letter_is_sent_again_with_its_files(own_redis: RedisServer, logger: LoggerProcess) -> None:
-    """Long after Redis forgot them; a file that the log has lost is missed by its own message alone."""
+    """Redis no longer has the files, so they come from the database."""
     redis = connect(own_redis.url)
     whole = await fail_all(redis, "again", 2)
 

@@ -133,7 +133,7 @@ async def test_an_event_that_cannot_be_applied_stops_no_other(valkey_url: str, r
 
 
 async def test_an_event_of_a_later_version_is_set_aside(valkey_url: str, record: Record) -> None:
-    """A kind that is not known is kept, whole; those told with it are written; a further field is passed over."""
+    """The batch with an unknown event is kept whole, its other events are written, and extra fields are ignored."""
     recording = await record(valkey_url)
     further: list[object] = [*msgspec.msgpack.decode(pack_event(queued([0]))), "further"]
     events = [further, ["delivered", START_MS, "b:0:email"], msgspec.msgpack.decode(pack_event(sent(0)))]
