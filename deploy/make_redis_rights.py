@@ -1,10 +1,10 @@
-"""Makes the rights of Redis's user `kurir`: each command that the code sends, and no other.
+"""Generate the rights of Redis's user `kurir`: exactly the commands that the code sends.
 
-They are read from the source: the scripts' calls, and the methods of the driver in the modules that import it. They
-stand in deploy/redis/users.acl and in docs/operations.md.
+The source has them: the calls in the scripts, and the driver's methods in the modules that import it. The rights go into
+deploy/redis/users.acl and docs/operations.md.
 
 python deploy/make_redis_rights.py             write both
-python deploy/make_redis_rights.py --check     exit 1 where either is not what this would write
+python deploy/make_redis_rights.py --check     exit 1 if either is stale
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GUIDE = ROOT / "docs" / "operations.md"
 KEYS = "~{email}* ~{whatsapp}* ~blast:* ~template* ~idempotency:* ~ratelimit:* ~gateway:* ~ingest:*"
 
 _CONTAINERS = {"ACL", "CLIENT", "CONFIG", "MEMORY", "OBJECT", "SCRIPT", "XGROUP", "XINFO"}
-# methods that send other commands than their names say; an empty tuple for what never leaves the process
+# methods whose commands differ from their names; an empty tuple for methods that send nothing
 _METHODS = {
     "aclose": (), "close": (), "disconnect": (), "execute_command": (), "from_pool": (), "from_url": (), "pipeline": (),
     "execute": ("multi", "exec"),
@@ -27,15 +27,15 @@ _METHODS = {
     "xgroup_create": ("xgroup|create",), "xinfo_groups": ("xinfo|groups",), "xinfo_consumers": ("xinfo|consumers",),
     "xpending_range": ("xpending",), "config_get": ("config|get",), "script_load": ("script|load",),
     "memory_usage": ("memory|usage",),
-    "call": (), "pcall": (),  # Lua within Python
+    "call": (), "pcall": (),  # Lua inside Python
 }  # fmt: skip
 _DRIVERS_OWN = {"ping", "select"}
-# asked as the user `default` alone: it shows all settings, passwords among them
+# sent only as the user `default`: it shows all settings, including passwords
 _OPTIONAL = {"config|get"}
 
 
 def commands() -> set[str]:
-    """Return the commands that the code sends, subcommands as `xgroup|create`."""
+    """Return the commands that the code sends, with subcommands as `xgroup|create`."""
     found: set[str] = set(_DRIVERS_OWN)
     for source in (*ROOT.glob("shared/queue/lua/*.lua"), *ROOT.glob("shared/**/*.py"), *ROOT.glob("services/**/*.py")):
         text = source.read_text("utf-8")
@@ -58,19 +58,19 @@ def _of_methods(text: str) -> set[str]:
 
 
 def rights() -> str:
-    """Return the rules of the user `kurir` behind its password."""
+    """Return the rules of the user `kurir` that follow its password."""
     return f"{KEYS} {' '.join(f'+{command}' for command in sorted(commands()))}"
 
 
 def _rewritten(path: Path) -> str:
-    """Return the file with the user's line brought up to date."""
+    """Return the file with an updated line for the user."""
     return re.sub(
         r"(?m)^(user kurir reset on \S+) .*$", lambda found: f"{found[1]} {rights()}", path.read_text("utf-8")
     )
 
 
 def main(arguments: list[str]) -> int:
-    """Write the line, or say whether it is what would be written."""
+    """Write the line, or check that it is fresh; return the exit code."""
     stale = [path for path in (ACL, GUIDE) if path.read_text("utf-8") != _rewritten(path)]
     for path in stale:
         if "--check" in arguments:
