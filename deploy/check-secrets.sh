@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stops the start with one line where a secret is missing: nothing here has a default password to fall back to.
+# Stops the start with one line if a secret is missing: there are no default passwords.
 set -eu
 for name in redis_password redis_admin_password api_keys link_secret internal_secret grafana_password; do
     if [ "$(wc -c <"/run/secrets/$name")" -lt 16 ]; then
@@ -7,4 +7,4 @@ for name in redis_password redis_admin_password api_keys link_secret internal_se
         exit 2
     fi
 done
-echo "kurir: all secrets are there"
+echo "kurir: all secrets are present"

@@ -1,7 +1,7 @@
-"""The image's health check: asks the service of this container for its health, and says why it is not well.
+"""The image's health check: request the health of this container's service and print the answer.
 
-It runs every few seconds beside each service, so it imports next to nothing: a whole HTTP client would cost more CPU
-time than the service itself uses while idle.
+It runs every few seconds next to each service, so it imports very little: a whole HTTP client would use more CPU time
+than the idle service itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the secrets that docker-compose.yml mounts: a random one for each file that is missing; what exists stays.
-# The folder is closed to other users of this machine; the files are open to the containers' own users.
+# Creates the secrets that docker-compose.yml mounts: a random value for each missing file. Existing files stay.
+# Other users of this machine cannot open the folder; the containers' users can read the files.
 set -eu
 cd "$(dirname "$0")/.."
 folder=${1:-secrets}
@@ -13,7 +13,7 @@ keep() { # keep NAME TEXT
     [ -e "$folder/$1" ] && return
     printf '%s\n' "$2" >"$folder/$1"
     chmod 0444 "$folder/$1"
-    echo "made $folder/$1"
+    echo "created $folder/$1"
 }
 
 mkdir -p "$folder"
@@ -24,7 +24,7 @@ keep api_keys "default:$(random):send+read+admin"
 keep link_secret "$(random)"
 keep internal_secret "$(random)"
 keep grafana_password "$(random)"
-# what a provider gave you: write it into these before you name them in .env
+# for a provider's credentials: write them into these files before you name the files in .env
 keep smtp_url ""
 keep qiscus_secret_key ""
 keep dkim_private_key ""

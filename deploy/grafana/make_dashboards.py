@@ -1,7 +1,7 @@
-"""Makes the Grafana dashboards in `dashboards/` from the list of panels in `panels.yml`.
+"""Generate the Grafana dashboards in `dashboards/` from the panels in `panels.yml`.
 
 python deploy/grafana/make_dashboards.py            write the files
-python deploy/grafana/make_dashboards.py --check    exit 1 where a file is not what this would write
+python deploy/grafana/make_dashboards.py --check    exit 1 if a file is stale
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Spec = dict[str, Any]
 
 
 def queries_of(panel: Spec) -> dict[str, str]:
-    """Return a panel's queries by their legends."""
+    """Return a panel's queries by legend."""
     if "percentiles" not in panel:
         return dict(panel["queries"])
     asked = panel["percentiles"]
@@ -79,7 +79,7 @@ def _channel_choice() -> dashboard.QueryVariable:
 
 
 def pages() -> dict[Path, str]:
-    """Return each dashboard's JSON by its file."""
+    """Return each dashboard's JSON by file."""
     specs: dict[str, Spec] = yaml.safe_load((HERE / "panels.yml").read_text(encoding="utf-8"))
     titles = {name: spec["title"] for name, spec in specs.items()}
     return {
@@ -92,11 +92,11 @@ def pages() -> dict[Path, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the files, or with --check compare them; returns the exit code."""
+    """Write the files, or with --check compare them; return the exit code."""
     stale = {path: text for path, text in pages().items() if not _is_written(path, text)}
     if "--check" in arguments:
         for path in stale:
-            sys.stderr.write(f"{path.name} is not what make_dashboards.py makes\n")
+            sys.stderr.write(f"{path.name} is stale: run deploy/grafana/make_dashboards.py\n")
         return 1 if stale else 0
     for path, text in stale.items():
         path.write_text(text, encoding="utf-8")

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts Redis with Kurir's users; their passwords come from files, and only their hashes go further.
+# Starts Redis with Kurir's users. Their passwords come from files; Redis gets only the hashes.
 set -eu
 
 hash_of() {
