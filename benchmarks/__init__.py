@@ -1,1 +1,1 @@
-"""The benchmarks: Kurir beside what it replaces, in one run, on one machine. `python -m benchmarks --help`."""
+"""The benchmarks: Kurir against the system it replaces, in one run on one machine. `python -m benchmarks --help`."""

@@ -19,7 +19,7 @@ README = Path(__file__).parent / "README.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for and print the report; returns the exit code."""
+    """Run what the command line asks for and print the report; return the exit code."""
     wanted = _read(arguments)
     works = [signing.WORK] if wanted.dkim else wanted.works or list(suite.WORKS)
     options = suite.Options(works, wanted.rounds or (1 if wanted.quick else 3), wanted.quick, wanted.appendfsync)
@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round of smaller works, in about two minutes")
+    parser.add_argument("--quick", action="store_true", help="one round of smaller works, about two minutes")
     parser.add_argument("--works", nargs="+", choices=suite.WORKS, help="only these works")
-    parser.add_argument("--dkim", action="store_true", help="only what signing costs: unsigned, RSA-2048 and Ed25519")
-    parser.add_argument("--rounds", type=int, help="rounds of A B (3; 1 with --quick)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to a file")
-    parser.add_argument("--readme", action="store_true", help="replace the last results in benchmarks/README.md")
+    parser.add_argument("--dkim", action="store_true", help="only the cost of signing: unsigned, RSA-2048 and Ed25519")
+    parser.add_argument("--rounds", type=int, help="rounds per work (3; 1 with --quick)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to a file")
+    parser.add_argument("--readme", action="store_true", help="replace the results in benchmarks/README.md")
     parser.add_argument("--appendfsync", choices=("always", "everysec", "no"), default="always", help="for both sides")
     return parser.parse_args(arguments)
 

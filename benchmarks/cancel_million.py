@@ -1,9 +1,9 @@
-"""One POST cancels very many waiting messages: how long until none waits, and until the log says so of each.
+"""Measure how long cancelling a huge blast takes: until no message waits, and until the log shows it for each.
 
     python -m benchmarks.cancel_million [--recipients 1000000]
 
-Starts a Valkey of its own (appendfsync always), one ingest and one logger, posts the blast, lets the logger write that
-all are queued, and then cancels the blast through the API.
+Starts its own Valkey (appendfsync always), one ingest and one logger, posts the blast, waits until the logger has
+written all the queued rows, and then cancels the blast through the API.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PATIENCE_S = 900.0
 
 
 async def measure(recipients: int) -> dict[str, float]:
-    """Run once; seconds from the sending of the request on, and processor time over the whole of it."""
+    """Run once; return seconds since the request was sent, and the processor time in total."""
     with tempfile.TemporaryDirectory(prefix="kurir-cancel-") as name:
         run = Run(Path(name), recipients, 1.0)
         logger: subprocess.Popen[bytes] | None = None
@@ -81,12 +81,12 @@ async def _cancel(run: Run, http: aiohttp.ClientSession, logger: subprocess.Pope
 async def _until(is_true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while not await asyncio.to_thread(is_true):
-        assert time.monotonic() < deadline, "it takes too long"
+        assert time.monotonic() < deadline, "timed out"
         await asyncio.sleep(_POLL_S)
 
 
 def _unwritten(run: Run) -> int:
-    """Return how many batches of events the logger has not written yet."""
+    """Return the number of event batches that the logger has not written yet."""
     with run.redis as redis:
         return sum(redis.xlen(stream) for stream in _EVENTS)
 

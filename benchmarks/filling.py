@@ -1,4 +1,4 @@
-"""Jobs put straight into a queue, for the works that do not go through the API."""
+"""Jobs enqueued directly, for the works that bypass the API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fill_paused(kurir: Kurir) -> None:
 
 
 def resume(kurir: Kurir) -> float:
-    """Resume the channel; returns when that was, on the monotonic clock."""
+    """Resume the channel; return the time on the monotonic clock."""
     asyncio.run(_resume(kurir))
     return time.monotonic()
 

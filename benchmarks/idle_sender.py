@@ -1,6 +1,6 @@
-"""A sender whose provider does nothing, so that what is measured is the queue: `python -m benchmarks.idle_sender`.
+"""A sender whose provider does nothing, to measure only the queue: `python -m benchmarks.idle_sender`.
 
-It is the sending loop of every channel, with its real settings, logs and events; only the provider is empty.
+It runs the sending loop of every channel, with real settings, logs and events; only the provider is a stub.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class NoProvider:
     channel = "email"
 
     async def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing."""
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
     def render(self, job: Job, blast: Blast) -> RenderedMessage:
         """Render nothing."""
@@ -39,20 +39,20 @@ class NoProvider:
         return Receipt(message.job_id, "250 2.0.0 Ok")
 
     def room(self) -> Room:
-        """It takes any number."""
+        """Return unlimited room."""
         return Room()
 
     def available(self) -> bool:
-        """It is always there."""
+        """Return True."""
         return True
 
     async def status(self) -> ProviderStatus:
-        """It is always there."""
+        """Return that it is reachable."""
         return ProviderStatus(reachable=True, authenticated=True)
 
 
 class NoObserver:
-    """Metrics that nobody reads."""
+    """Metrics that are discarded."""
 
     def attempt(self, channel: str, outcome: str, error_class: str, duration_s: float) -> None:
         """Count nothing."""
@@ -65,7 +65,7 @@ class NoObserver:
 
 
 async def main(stop: Stop) -> None:
-    """Send into nothing until stopped."""
+    """Send to the stub until stopped."""
     env = EnvReader(os.environ)
     common = read_common(env, 0)
     settings = read_sending_settings(env, "email", common)

@@ -1,10 +1,10 @@
-"""One POST with very many recipients: ingest's memory and pace, and that each is queued exactly once.
+"""Measure one POST with very many recipients: ingest's memory and speed, and that each is queued exactly once.
 
     python -m benchmarks.ingest_million [--recipients 1000000] [--kill] [--json]
 
-Starts a Valkey of its own (appendfsync always) and one ingest process, posts NDJSON that is made while it is sent,
-and then reads the whole queue back. With `--kill`, ingest dies by SIGKILL when half of the blast is queued, comes
-back, and the client repeats its request with the same Idempotency-Key until it is answered.
+Starts its own Valkey (appendfsync always) and one ingest process, posts NDJSON that is generated on the fly, and then
+reads the whole queue back. With `--kill`, ingest is killed with SIGKILL when half of the blast is queued and restarted,
+and the client repeats its request with the same Idempotency-Key until it is answered.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ANSWER_TIMEOUT_S = 1800
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a run came to; memory in MB, times in seconds, CPU that of the ingest process that answered."""
+    """The results of a run: memory in MB, times in seconds, CPU of the ingest process that answered."""
 
     recipients: int
     killed: bool
@@ -58,7 +58,7 @@ class Figures:
 
 
 async def measure(recipients: int, *, kill: bool = False, time_scale: float = 1.0) -> Figures:
-    """Run once, with everything of its own in a temporary folder; `time_scale` shortens the lease of the killed."""
+    """Run once in a temporary folder; `time_scale` shortens the lease of the killed process."""
     with tempfile.TemporaryDirectory(prefix="kurir-million-") as name:
         run = Run(Path(name), recipients, time_scale)
         try:
@@ -70,7 +70,7 @@ async def measure(recipients: int, *, kill: bool = False, time_scale: float = 1.
 
 
 class Run:
-    """A server and one ingest in a folder of their own, and the client that posts."""
+    """A server and one ingest in one folder, and the client that posts."""
 
     def __init__(self, folder: Path, recipients: int, time_scale: float) -> None:
         self.folder = folder
@@ -84,12 +84,12 @@ class Run:
 
     @property
     def redis(self) -> Redis:
-        """A connection to the server."""
+        """Return a connection to the server."""
         return Redis(port=self.redis_port, password=read_secret(self.folder, REDIS_PASSWORD))
 
     @property
     def url(self) -> str:
-        """Where ingest answers."""
+        """Return ingest's URL."""
         return f"http://127.0.0.1:{self._port}"
 
     async def start_server(self) -> None:
@@ -103,7 +103,7 @@ class Run:
         await wait_until_answering(self.redis_port, read_secret(self.folder, REDIS_PASSWORD), 60, log)
 
     def environment(self) -> dict[str, str]:
-        """Return the settings that every service of the run shares."""
+        """Return the settings that all services of the run share."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}
         return own | {
             "KURIR_PORT": str(self._port),
@@ -120,7 +120,7 @@ class Run:
         }
 
     async def start_ingest(self) -> None:
-        """Start ingest and wait until it is well."""
+        """Start ingest and wait until it is healthy."""
         self.ingest = started([sys.executable, "-m", "services.ingest"], self.environment())
         async with aiohttp.ClientSession() as http:
             while not await _is_well(http, self.url):
@@ -128,7 +128,7 @@ class Run:
                 await asyncio.sleep(0.05)
 
     async def measure(self, *, kill: bool) -> Figures:
-        """Post, and read back what is queued."""
+        """Post, and read the queue back."""
         before = self._rss()
         self._peak = before
         watching = asyncio.create_task(self._watch_memory())
@@ -157,7 +157,7 @@ class Run:
         )
 
     async def post_until_answered(self) -> int:
-        """POST the same body with the same key until it is answered with 202; return how often that took."""
+        """POST the same body with the same key until the answer is 202; return the number of requests."""
         headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": "the-million"}
         timeout = aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout) as http:
@@ -194,12 +194,12 @@ class Run:
         await self.start_ingest()
 
     def waiting(self) -> int:
-        """Return how many jobs stand in the channel's streams."""
+        """Return the number of jobs in the channel's streams."""
         with self.redis as redis:
             return sum(redis.xlen(key) for key in redis.keys(f"{_CHANNEL}:jobs:*"))
 
     def _read_back(self) -> tuple[int, int]:
-        """Return how many jobs are queued, and how many different recipients they are for."""
+        """Return the number of queued jobs and of their distinct recipients."""
         seen = bytearray(self.recipients)
         queued = 0
         with self.redis as redis:
@@ -224,7 +224,7 @@ class Run:
     def _rss(self) -> int:
         try:
             return int(self._process().memory_info().rss)
-        except psutil.Error:  # killed, and not back yet
+        except psutil.Error:  # killed and not restarted yet
             return 0
 
     def end(self) -> None:
@@ -236,7 +236,7 @@ class Run:
 
 
 def started(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process in the root of the project."""
+    """Start a process in the project's root."""
     return subprocess.Popen(command, env=env, cwd=ROOT)
 
 
@@ -253,14 +253,14 @@ def _line(number: int) -> str:
 
 
 def free_port() -> int:
-    """Return a loopback port that is free now."""
+    """Return a loopback port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def _is_well(http: aiohttp.ClientSession, url: str) -> bool:
-    """Say whether a service answers that it is well."""
+    """Return whether a service reports that it is healthy."""
     try:
         async with http.get(f"{url}/health") as answer:
             return answer.status == 200

@@ -1,4 +1,4 @@
-"""Kurir as a user runs it: its real services as processes of their own, on a Valkey and a folder of their own."""
+"""Kurir as users run it: its real services as separate processes, with their own Valkey and folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOCALHOST = "127.0.0.1"
 
 
 class Kurir:
-    """The services on one Redis; `smtp_port` is where the provider listens."""
+    """The services on one Redis; `smtp_port` is the provider's port."""
 
     def __init__(self, server: RedisServer, load: Load, folder: Path, smtp_port: int) -> None:
         self.server = server
@@ -63,7 +63,7 @@ class Kurir:
         }
 
     def _signing(self) -> dict[str, str]:
-        """Return the settings that have messages signed as the load wants it."""
+        """Return the settings that sign messages as the load requires."""
         if not self.load.dkim:
             return {}
         path = self.folder / "dkim.pem"
@@ -84,7 +84,7 @@ class Kurir:
         return port
 
     def add(self, child: Child) -> None:
-        """Look after another process: it is accounted for and ended with the services."""
+        """Adopt another process: account for it and stop it with the services."""
         self._children.append(child)
 
     def post(self, path: str, body: bytes) -> dict[str, Any]:
@@ -102,16 +102,16 @@ class Kurir:
         return found
 
     def sent(self) -> int:
-        """Return how many messages the queue counts as sent."""
+        """Return the number of messages that the queue counts as sent."""
         return int(self.redis.hget("{email}:counters", "sent") or 0)
 
     def until_sent(self, jobs: int) -> float:
-        """Wait until so many are sent; returns when that was, on the monotonic clock."""
+        """Wait until that many are sent; return the time on the monotonic clock."""
         self.until(lambda: self.sent() >= jobs, WORK_TIMEOUT_S, f"{jobs} messages sent")
         return time.monotonic()
 
     def until_logged(self) -> float:
-        """Wait until the logger has committed every event; returns when that was, on the monotonic clock."""
+        """Wait until the logger has committed every event; return the time on the monotonic clock."""
         self.until(self._all_logged, WORK_TIMEOUT_S, "events written")
         return time.monotonic()
 
@@ -122,19 +122,19 @@ class Kurir:
             return not any(pipe.execute())
 
     def rows(self, status: str) -> int:
-        """Return how many rows of the message log have a status."""
+        """Return the number of message log rows with a status."""
         with sqlite3.connect(f"file:{self.folder / 'data' / 'logs.db'}?mode=ro", uri=True) as database:
             (count,) = database.execute("SELECT count(*) FROM message_logs WHERE status = ?", (status,)).fetchone()
         database.close()
         return int(count)
 
     def usage(self, others: Mapping[str, int]) -> Usage:
-        """Read what the services, their Redis and `others` (name to pid) have used."""
+        """Return the usage of the services, their Redis and `others` (name to pid)."""
         named = [(child.name.rpartition("-")[0], child.pid) for child in self._children]
         return usage_of([*named, ("valkey", self.server.pid), *others.items()])
 
     def until(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Poll until something is so; raises BenchmarkError when time is up or a process has ended."""
+        """Poll until a condition holds; raise BenchmarkError on timeout or if a process has ended."""
         deadline = time.monotonic() + timeout_s
         while not done():
             for child in self._children:
@@ -144,7 +144,7 @@ class Kurir:
             time.sleep(_POLL_S)
 
     def stop(self, name: str = "") -> None:
-        """End the services of that name, or all, the last started first."""
+        """Stop the services of that name, or all, in reverse order of their start."""
         for child in reversed(self._children):
             if not name or child.name.rpartition("-")[0] == name:
                 child.stop()
@@ -165,7 +165,7 @@ def _healthy(port: int) -> bool:
 
 @contextmanager
 def running(load: Load, folder: Path, smtp_port: int = 9) -> Iterator[Kurir]:
-    """Run a Redis for Kurir while the block runs; what is started on it ends with it."""
+    """Run a Redis for Kurir while the block runs; services started on it stop with it."""
     with redis_for(load) as server:
         kurir = Kurir(server, load, folder, smtp_port)
         try:

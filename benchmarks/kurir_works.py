@@ -1,4 +1,4 @@
-"""The five works, done by Kurir."""
+"""The works, done by Kurir."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLAST = "/api/messages/blast"
 
 
 def end_to_end(load: Load, folder: Path, senders: int = 1) -> Measurement:
-    """One POST to the whole system; the messages are sent by `senders` processes, and logged, as they come."""
+    """One POST to the whole system; `senders` processes send the messages as they arrive, and the logger logs them."""
     sink = Sink(folder)
     try:
         with running(load, folder, sink.port) as kurir:
@@ -34,7 +34,7 @@ def end_to_end(load: Load, folder: Path, senders: int = 1) -> Measurement:
 
 
 def send_blast(kurir: Kurir, others: dict[str, int]) -> tuple[dict[str, float], Usage]:
-    """POST the load as one blast, wait until all is sent and logged; returns the figures and what was used."""
+    """POST the load as one blast, wait until all is sent and logged; return the figures and the usage."""
     jobs = kurir.load.jobs
     body = blast_body(jobs)
     before = kurir.usage(others)
@@ -47,7 +47,7 @@ def send_blast(kurir: Kurir, others: dict[str, int]) -> tuple[dict[str, float], 
 
 
 def queue_alone(load: Load, folder: Path) -> Measurement:
-    """The jobs wait on a paused channel; once it is resumed a sender whose provider does nothing takes them all."""
+    """The jobs wait on a paused channel; once it is resumed, a sender with a stub provider takes them all."""
     with running(load, folder) as kurir:
         fill_paused(kurir)
         command = [sys.executable, "-m", "benchmarks.idle_sender"]
@@ -61,9 +61,9 @@ def queue_alone(load: Load, folder: Path) -> Measurement:
 
 
 def enqueue(load: Load, folder: Path) -> Measurement:
-    """One POST, validated, with nothing taking jobs, until it is answered; then until each job's row is committed.
+    """One validated POST without a sender, until it is answered; then until each job's row is committed.
 
-    What Redis's memory grew by is that of the waiting jobs, with the blast and its snapshot.
+    The growth of Redis's memory is that of the waiting jobs, the blast and its snapshot.
     """
     body = blast_body(load.jobs)
     with running(load, folder) as kurir:
@@ -88,7 +88,7 @@ def enqueue(load: Load, folder: Path) -> Measurement:
 
 
 def latency(load: Load, folder: Path) -> Measurement:
-    """One message after the other on an idle system: from the answer of the POST to the call of the provider."""
+    """Single messages on an idle system: from the answer to the POST to the call of the provider."""
     return asyncio.run(_latency(load, folder))
 
 

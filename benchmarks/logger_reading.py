@@ -1,8 +1,8 @@
-"""Reading a large log: `scripts/make_log_rows.py` makes it, the real logger serves it over HTTP.
+"""Measure reading a large log: `scripts/make_log_rows.py` generates it, the real logger serves it over HTTP.
 
-`python -m benchmarks.logger_reading --data-dir DIR` asks every kind of query several times, scrapes the metrics, and
-with `--export ROWS` exports rows while watching the logger's memory. `--retention DAYS` instead deletes what is older
-while new messages are written, and prints how long the writer was held. The folder is changed by it.
+`python -m benchmarks.logger_reading --data-dir DIR` runs every kind of query several times, scrapes the metrics, and
+with `--export ROWS` exports rows while watching the logger's memory. `--retention DAYS` instead deletes older rows while new
+messages are written, and prints how long the writer was blocked. It changes the folder.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Served:
     process: psutil.Process
 
     def get(self, path: str) -> bytes:
-        """GET a path; raises where the answer is no 200."""
+        """GET a path; raise unless the answer is 200."""
         with urllib.request.urlopen(asked(self.port, path), timeout=60) as answer:
             read: bytes = answer.read()
             return read
@@ -108,24 +108,24 @@ class Served:
         return float(used.user + used.system)
 
     def memory_mib(self) -> float:
-        """Return what is resident."""
+        """Return the resident memory in MiB."""
         return float(self.process.memory_info().rss) / 2**20
 
 
 @dataclass(slots=True)
 class Spent:
-    """What a query took: seconds each time, and the logger's processor time on average (a busy machine adds little)."""
+    """A query's times in seconds, and the logger's average processor time (a busy machine adds little to it)."""
 
     times: list[float] = field(default_factory=list)
     cpu_s: float = 0.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for."""
+    """Run the measurements that the command line selects."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.logger_reading", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--export", type=int, default=0, metavar="ROWS", help="export so many rows at least")
-    parser.add_argument("--retention", type=int, default=0, metavar="DAYS", help="delete what is older, beside writing")
+    parser.add_argument("--export", type=int, default=0, metavar="ROWS", help="export at least that many rows")
+    parser.add_argument("--retention", type=int, default=0, metavar="DAYS", help="delete older rows while writing")
     wanted = parser.parse_args(arguments)
     if wanted.retention:
         asyncio.run(_purge(wanted.data_dir, wanted.retention))
@@ -154,7 +154,7 @@ def _serve(wanted: argparse.Namespace, redis_url: str, folder: Path) -> None:
         wait_until_serving(port)
         print(f"serving after {time.perf_counter() - began:.1f} s")
         served = Served(port, psutil.Process(child.pid))
-        # the first time reads the disk; what is asked again is in memory
+        # the first time reads the disk; later times find the pages in memory
         cold, warm = _ask_all(served, 1), _ask_all(served, _TIMES)
         print("ms: processor time of the logger; median, fastest, slowest of the later times; the first time")
         for path, spent in sorted(warm.items(), key=lambda item: -item[1].cpu_s):
@@ -169,7 +169,7 @@ def _serve(wanted: argparse.Namespace, redis_url: str, folder: Path) -> None:
 
 
 def _ask_all(served: Served, times: int) -> dict[str, Spent]:
-    """Ask every query so often; between two times of one query all others are asked."""
+    """Run every query `times` times; between two runs of one query, run all the others."""
     now = time.time()
     latest = orjson.loads(served.get("/api/blasts?limit=1"))["blasts"][0]["blastId"]
     values = {
@@ -207,7 +207,7 @@ def _export(served: Served, rows: int) -> None:
 
 
 async def _purge(folder: Path, days: int) -> None:
-    """Delete what is older than `days` while batches are written, and time each batch's wait."""
+    """Delete rows older than `days` while writing batches, and time each batch."""
     store = Store(folder / "logs.db")
     await store.open()
     waits: list[float] = []
@@ -241,9 +241,9 @@ async def _purge(folder: Path, days: int) -> None:
     print(orjson.dumps({"deleted": purged.rows, "days": days, "seconds": round(spent, 1)}).decode())
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
-        f"the writer was held {purged.longest_s * 1000:.1f} ms at most, in {purged.chunks} chunks (load {load});"
+        f"the writer was blocked {purged.longest_s * 1000:.1f} ms at most, in {purged.chunks} chunks (load {load});"
         f" a batch of 20 took p99 {_share(beside, 0.99) * 1000:.1f} ms, {beside[-1] * 1000:.1f} ms at most"
-        f" ({_share(alone, 0.99) * 1000:.1f} and {alone[-1] * 1000:.1f} ms alone)"
+        f" ({_share(alone, 0.99) * 1000:.1f} and {alone[-1] * 1000:.1f} ms without)"
     )
 
 

@@ -1,8 +1,8 @@
-"""Writing events: real batches in Redis, the real logger, rows in SQLite. `python -m benchmarks.logger_writing`.
+"""Measure writing: real event batches in Redis, the real logger, SQLite. `python -m benchmarks.logger_writing`.
 
-The load is a blast's whole story: `queued` in chunks of 500 jobs, then `processing` and `sent` in a sender's batches.
-`mixed` has them as a running system makes them, each batch of `sent` close behind its `processing`; `apart` has all
-of one kind before the next, so that no two events of a job meet in one transaction: the worst case.
+The load is a blast's whole history: `queued` in chunks of 500 jobs, then `processing` and `sent` in a sender's batches.
+`mixed` orders them like a running system, each batch of `sent` shortly after its `processing`. `apart` has all events
+of one kind before the next, so no two events of a job are in one transaction: the worst case.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DEADLINE_S = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run both orders and print what each came to."""
+    """Run both orders and print the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.logger_writing", description=__doc__)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=50, help="events in a sender's batch")
@@ -68,7 +68,7 @@ async def _drain(order: str, jobs: int, events: EventLog, url: str, folder: Path
     child = Child("logger", [sys.executable, "-m", "services.logger"], env, folder)
     try:
         wait_until_serving(port)
-        # what it wrote before the clock began does not count
+        # batches written before the clock started do not count
         first, began, before = await events.lag(), time.perf_counter(), usage_of([("logger", child.pid)])
         while await events.lag():
             child.check()
@@ -105,7 +105,7 @@ def wait_until_serving(port: int) -> None:
 
 
 def _mixed(jobs: int, batch: int) -> Iterator[bytes]:
-    """All are queued first, as by an upload; then each batch is begun and, a few batches later, sent."""
+    """Yield all `queued` events first, as for an upload; then begin each batch and, a few batches later, send it."""
     yield from _queued(jobs)
     starts = range(0, jobs, batch)
     behind = 4

@@ -1,4 +1,4 @@
-"""The machine that a run took place on, so that its numbers can be read."""
+"""The machine of a run, to interpret its figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.cli.embedded import find_server
 
 
 def describe() -> dict[str, str]:
-    """Return what the numbers depend on: processor, cores, memory, kernel, versions, and how busy it was."""
+    """Return what the figures depend on: processor, cores, memory, kernel, versions, and the load before the run."""
     return {
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),

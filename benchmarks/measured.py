@@ -1,4 +1,4 @@
-"""What a measurement comes to, and the five works by their names."""
+"""The result of a measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Side = Literal["kurir", "peer"]
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One run of one work by one side: named figures, and what its processes used for `jobs` messages."""
+    """One run of one work by one side: named figures, and the usage of its processes for `jobs` messages."""
 
     work: str
     side: Side
@@ -28,6 +28,6 @@ class Measurement:
 
 
 def measured(work: str, side: Side, jobs: int, figures: Mapping[str, float], used: Usage) -> Measurement:
-    """Put a run's figures and the processes' usage together; processor time as ms per thousand messages."""
+    """Combine a run's figures with the processes' usage; processor time in ms per thousand messages."""
     per_thousand = {name: seconds * 1e6 / jobs for name, seconds in used.cpu_s.items()}
     return Measurement(work, side, jobs, figures, per_thousand, dict(used.peak_mib))

@@ -1,4 +1,4 @@
-"""The peer: BullMQ with nodemailer's pool, as `peer/peer.mjs` runs it on a Redis of its own."""
+"""The peer: BullMQ with nodemailer's pool, as `peer/peer.mjs` runs it on its own Redis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CI_TIMEOUT_S = 300.0
 
 
 def install() -> None:
-    """Install the peer's packages by its lock file, unless they are there; raises BenchmarkError."""
+    """Install the peer's packages from its lock file unless they are installed; raises BenchmarkError."""
     lock = FOLDER / "package-lock.json"
     stamp = FOLDER / "node_modules" / ".lock"
     if stamp.exists() and stamp.read_bytes() == lock.read_bytes():
@@ -83,19 +83,19 @@ class Peer:
         return child
 
     def usage(self, others: Mapping[str, int]) -> Usage:
-        """Read what the peer's processes, its Redis and `others` (name to pid) have used."""
+        """Return the usage of the peer's processes, its Redis and `others` (name to pid)."""
         named = [(child.name, child.pid) for child in self._children]
         return usage_of([*named, ("valkey", self._server.pid), *others.items()])
 
     def stop(self) -> None:
-        """End its processes."""
+        """Stop its processes."""
         for child in self._children:
             child.stop()
 
 
 @contextmanager
 def running(load: Load, folder: Path) -> Iterator[tuple[Peer, RedisServer]]:
-    """Run the peer's Redis while the block runs; what is started on the peer ends with it."""
+    """Run the peer's Redis while the block runs; processes started on the peer stop with it."""
     with redis_for(load) as server:
         peer = Peer(server, load, folder)
         try:

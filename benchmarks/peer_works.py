@@ -1,4 +1,4 @@
-"""The five works, done by the peer."""
+"""The works, done by the peer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAUSE_MS = 20
 
 
 def end_to_end(load: Load, folder: Path) -> Measurement:
-    """One process adds the jobs while another, with nodemailer's pool, sends them as they come."""
+    """One process adds the jobs while another, with nodemailer's pool, sends them as they arrive."""
     sink = Sink(folder)
     try:
         with running(load, folder) as (peer, _):
@@ -57,7 +57,7 @@ def queue_alone(load: Load, folder: Path) -> Measurement:
 
 
 def enqueue(load: Load, folder: Path) -> Measurement:
-    """`addBulk` in chunks, with nothing taking jobs; what Redis's memory grew by is that of the waiting jobs."""
+    """`addBulk` in chunks without a worker; the growth of Redis's memory is that of the waiting jobs."""
     with running(load, folder) as (peer, server):
         adder = peer.start("add")
         empty = used_memory(server)
@@ -72,7 +72,7 @@ def enqueue(load: Load, folder: Path) -> Measurement:
 
 
 def latency(load: Load, folder: Path) -> Measurement:
-    """One job after the other on an idle queue: from the answer of `add` to the call of the processor."""
+    """Single jobs on an idle queue: from the answer of `add` to the call of the processor."""
     with running(load, folder) as (peer, _):
         child = peer.start("latency", {"pauseMs": PAUSE_MS})
         before = peer.usage({})
@@ -88,7 +88,7 @@ def percentiles(sorted_ms: list[float]) -> dict[str, float]:
 
 
 def used_memory(server: RedisServer) -> int:
-    """Return what Redis says that its data takes."""
+    """Return the memory that Redis reports for its data."""
     with redis.Redis(port=server.port) as client:
         return int(client.info("memory")["used_memory"])
 

@@ -1,6 +1,6 @@
-"""Idle latency: a client that posts one message after the other, and an SMTP server that notes when it is called.
+"""Idle latency: a client that posts single messages, and an SMTP server that records when it is called.
 
-Both live on one event loop, so the two times stand on one clock; nothing else runs there.
+Both run on one event loop, so their times are on one clock; nothing else runs there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _END_OF_DATA = b"\r\n.\r\n"
 
 @dataclass(slots=True)
 class Calls:
-    """When each message's MAIL command came, on the monotonic clock."""
+    """The arrival times of the MAIL commands, on the monotonic clock."""
 
     times: asyncio.Queue[float] = field(default_factory=asyncio.Queue)
 
@@ -43,7 +43,7 @@ class _Session(asyncio.Protocol):
         transport.write(b"220 probe ESMTP\r\n")
 
     def data_received(self, data: bytes) -> None:
-        """Answer what has come."""
+        """Answer the received commands."""
         now = time.monotonic()
         self._received += data
         answers = []
@@ -53,7 +53,7 @@ class _Session(asyncio.Protocol):
             self._transport.write(b"".join(answers))
 
     def _next(self, now: float) -> bytes | None:
-        """Return the answer to the next whole command or message, None where there is none yet."""
+        """Return the answer to the next complete command or message, or None if it is incomplete."""
         end = _END_OF_DATA if self._in_data else b"\r\n"
         unit, found, rest = self._received.partition(end)
         if not found:
@@ -70,27 +70,27 @@ class _Session(asyncio.Protocol):
 
 
 class Probe:
-    """The SMTP server; `port` is known once it runs."""
+    """The SMTP server; `port` is set once it runs."""
 
     def __init__(self) -> None:
         self.calls = Calls()
         self._server: asyncio.Server | None = None
 
     async def start(self, port: int) -> None:
-        """Listen."""
+        """Start listening."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Session(self.calls), LOCALHOST, port)
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._server is not None:
             self._server.close()
 
 
 async def measure(kurir: Kurir, probe: Probe, pause_s: float) -> list[float]:
-    """Return for each message the ms from the answer to its POST to the call of the provider.
+    """Return for each message the ms from the answer to its POST until the call of the provider.
 
-    Negative where the provider was called before the answer had been read.
+    The value is negative if the provider was called before the answer was read.
     """
     reader, writer = await asyncio.open_connection(LOCALHOST, kurir.port)
     try:

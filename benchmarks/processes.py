@@ -1,4 +1,4 @@
-"""Child processes of a benchmark: started, spoken to over pipes, and accounted for in processor time and memory."""
+"""Child processes of a benchmark: start them, talk to them through pipes, and measure processor time and memory."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ STOP_TIMEOUT_S = 20.0
 
 
 class BenchmarkError(KurirError):
-    """A benchmark could not be run, or what it ran did not do its work."""
+    """A benchmark could not be run, or its processes did not do their work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What processes used: seconds of processor time, and the sum of their peak resident memory in MiB."""
+    """The usage of processes: seconds of processor time, and the sum of their peak resident memory in MiB."""
 
     cpu_s: Mapping[str, float]
     peak_mib: Mapping[str, float]
 
     def since(self, before: Usage) -> Usage:
-        """Return what was used since an earlier reading; the peaks are those of now."""
+        """Return the processor time since an earlier reading, with the current peaks."""
         spent = {name: seconds - before.cpu_s.get(name, 0.0) for name, seconds in self.cpu_s.items()}
         return Usage(spent, self.peak_mib)
 
 
 class Child:
-    """A running child process; what it prints is read line by line, its stderr goes to a file."""
+    """A running child process; its stdout is read line by line, its stderr goes to a file."""
 
     def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
         self.name = name
@@ -54,7 +54,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Return its process id."""
         return self._process.pid
 
     def _read(self) -> None:
@@ -64,13 +64,15 @@ class Child:
         self._lines.put(b"")
 
     def answer(self, timeout_s: float) -> dict[str, Any]:
-        """Return the next JSON object that it prints; raises BenchmarkError when it ends or time is up."""
+        """Return the next JSON object that it prints; raise BenchmarkError on timeout or if it ends."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
                 line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise BenchmarkError(f"{self.name} said nothing within {timeout_s:g} s: {self.complaints()}") from None
+                raise BenchmarkError(
+                    f"{self.name} printed nothing within {timeout_s:g} s: {self.complaints()}"
+                ) from None
             if not line:
                 raise BenchmarkError(f"{self.name} ended: {self.complaints()}")
             if line.startswith(b"{"):
@@ -84,7 +86,7 @@ class Child:
         self._process.stdin.flush()
 
     def complaints(self) -> str:
-        """Return the end of what it wrote to stderr."""
+        """Return the end of its stderr."""
         return self._errors.read_text(errors="replace")[-2000:].strip()
 
     def check(self) -> None:
@@ -93,7 +95,7 @@ class Child:
             raise BenchmarkError(f"{self.name} ended with {self._process.returncode}: {self.complaints()}")
 
     def stop(self) -> None:
-        """End it with SIGTERM, with SIGKILL where that does not do."""
+        """Stop it with SIGTERM, or with SIGKILL if it does not stop."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -107,7 +109,7 @@ class Child:
 
 
 def usage_of(pids: Iterable[tuple[str, int]]) -> Usage:
-    """Read what named processes, given by (name, pid), have used so far; those of one name are added up."""
+    """Return the usage so far of processes given by (name, pid); add up those with the same name."""
     cpu: dict[str, float] = {}
     peak: dict[str, float] = {}
     for name, pid in pids:
@@ -119,7 +121,7 @@ def usage_of(pids: Iterable[tuple[str, int]]) -> Usage:
 
 
 def _peak_mib(process: psutil.Process) -> float:
-    """Return the peak of the resident memory (Linux), elsewhere what is resident now."""
+    """Return the peak resident memory on Linux, elsewhere the current one."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -131,6 +133,6 @@ def _peak_mib(process: psutil.Process) -> float:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this environment without the settings of the caller, with the services' secret."""
+    """Return this environment without the caller's settings, with the services' secret."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}
     return own | {"KURIR_INTERNAL_SECRET": INTERNAL_SECRET}

@@ -1,8 +1,8 @@
 """A TCP proxy that makes a server on this machine look far away.
 
 Usage: `python -m benchmarks.proxy PORT TARGET ROUND_TRIP_MS`.
-Whatever arrives is passed on half a round trip later, in either direction and in order; opening a connection to
-the proxy itself costs nothing.
+It forwards data in order after half a round trip, in both directions. Opening a connection to the proxy itself costs
+nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HOST = "127.0.0.1"
 
 
 class _Side(asyncio.Protocol):
-    """One end of a proxied connection; what it receives goes to its peer after the delay."""
+    """One end of a proxied connection; it forwards received data to its peer after the delay."""
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
@@ -38,7 +38,7 @@ class _Side(asyncio.Protocol):
         self._loop.call_later(self._delay_s, self._pass_on)
 
     def _pass_on(self) -> None:
-        # timers of one delay may fire in any order within a clock tick, the bytes must not
+        # timers with the same delay may fire in any order within a clock tick, but bytes must stay in order
         data = self._due.popleft()
         if self.peer is not None:
             self.peer.write(data)

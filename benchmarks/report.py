@@ -1,4 +1,4 @@
-"""The report of a run: medians over its rounds, ratios, and what is to be reached, as a table and as JSON."""
+"""The report of a run: medians over its rounds, ratios and goals, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.measured import Measurement, Side
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a figure of a work must reach: a multiple of the peer's, or a bound of its own where `most`."""
+    """The goal for a figure of a work: at least a multiple of the peer's, or with `most` an absolute upper bound."""
 
     work: str
     figure: str
@@ -35,13 +35,13 @@ GOALS = (
 
 
 def median(found: Sequence[Measurement], work: str, side: Side, figure: str) -> float | None:
-    """Return the median of a figure over the rounds, None where it was not measured."""
+    """Return the median of a figure over the rounds, or None if it was not measured."""
     values = [one.figures[figure] for one in found if (one.work, one.side) == (work, side) and figure in one.figures]
     return statistics.median(values) if values else None
 
 
 def goals_table(found: Sequence[Measurement]) -> list[str]:
-    """Return the works as a table: the peer's median, ours, the ratio, what is to be reached, and whether it is."""
+    """Return a table of the works: the peer's median, ours, the ratio, the goal, and whether it is reached."""
     rows = []
     for goal in GOALS:
         peer = median(found, goal.work, "peer", goal.figure)
@@ -58,7 +58,7 @@ def goals_table(found: Sequence[Measurement]) -> list[str]:
 
 
 def dkim_table(found: Sequence[Measurement]) -> list[str]:
-    """Return what signing leaves of the unsigned rate: the median over rounds of each round's own share."""
+    """Return the share of the unsigned rate that remains with signing: the median of the rounds' own shares."""
     rows = []
     unsigned = _rates(found, signing.UNSIGNED)
     for kind in signing.KINDS:
@@ -90,7 +90,7 @@ def usage_table(found: Sequence[Measurement]) -> list[str]:
 
 
 def scaling_table(found: Sequence[Measurement]) -> list[str]:
-    """Return the runs that have no peer: throughput to sent and to logged."""
+    """Return the runs without a peer: throughput to sent and to logged."""
     works = {goal.work for goal in GOALS} | {signing.name(kind) for kind in signing.KINDS}
     rows = []
     for work, side in _pairs(found):
@@ -114,7 +114,7 @@ def as_json(machine: Mapping[str, str], found: Sequence[Measurement]) -> dict[st
 
 
 def write_readme(readme: Path, lines: Sequence[str]) -> None:
-    """Put lines between the marks of the last results, in place of those that stand there."""
+    """Replace the lines between the marks of the last results."""
     before, start, rest = readme.read_text(encoding="utf-8").partition(_START)
     _, end, after = rest.partition(_END)
     text = "\n".join(["", *lines, ""])
@@ -135,7 +135,7 @@ def _number(value: float) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Lay out a Markdown table whose columns line up; nothing where there are no rows."""
+    """Return a Markdown table with aligned columns, or nothing if there are no rows."""
     if not rows:
         return []
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]

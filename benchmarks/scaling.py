@@ -1,4 +1,4 @@
-"""How throughput follows the number of senders, and how it follows concurrency where the server is far away."""
+"""Throughput by the number of senders, and by concurrency with a distant server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def with_senders(load: Load, folder: Path) -> list[Measurement]:
 def far_away(folder: Path, append_fsync: str, concurrencies: tuple[int, ...] = CONCURRENCIES) -> list[Measurement]:
     """Run the whole system with a server 20 ms away, at several concurrencies, with and without pipelining.
 
-    The work is what takes some 4 s at one round trip a message, at four without pipelining.
+    The number of messages is chosen to take some 4 s, at one round trip per message or four without pipelining.
     """
     found = []
     for concurrency in concurrencies:

@@ -1,4 +1,4 @@
-"""What DKIM costs: the whole system unsigned, and signed with each kind of key, in turns."""
+"""The cost of DKIM: the whole system unsigned, and signed with each kind of key, in turns."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from benchmarks.workload import Load
 
 WORK = "dkim"
 UNSIGNED = "unsigned"
-# one after the other within a round, so that whatever else the machine does meets all of them
+# all kinds run in every round, so other load on the machine affects them alike
 KINDS = (UNSIGNED, "rsa-2048", "ed25519")
-# the least share of the unsigned rate that is to be reached
+# the goal: the least share of the unsigned rate
 LEAST = {"rsa-2048": 0.4, "ed25519": 0.8}
 
 

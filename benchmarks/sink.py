@@ -1,7 +1,7 @@
 """smtp-sink as the provider of both sides: accepts every message, keeps none, and counts them itself.
 
-It is found, or unpacked out of Debian's postfix package, by `tests.e2e.smtp_sink`. Its own count is how a run is
-checked: as many messages as were sent must have arrived.
+`tests.e2e.smtp_sink` finds it, or unpacks it from Debian's postfix package. Its own count checks a run: every message
+sent must have arrived.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class Sink:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Return its process id."""
         return self._process.pid
 
     def count(self) -> int:
-        """Return how many messages it has accepted."""
+        """Return the number of messages it has accepted."""
         with self._counter.open("rb") as counter:
             counter.seek(max(0, self._counter.stat().st_size - 400))
             found = _COUNT.findall(counter.read())
         return int(found[-1]) if found else 0
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self._process.kill()
         self._process.wait()
 

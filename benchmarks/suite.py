@@ -1,4 +1,4 @@
-"""The suite: which works there are, how much of each is done, and in what order the two sides take turns."""
+"""The suite: its works, their sizes, and the order in which the two sides take turns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Announce = Callable[[str], None]
 class Contest:
     """A work that both sides do; jobs in a full and in a quick run.
 
-    The peer's end is slower, so it gets fewer jobs where that changes nothing but the time it takes.
+    The peer sends more slowly, so it gets fewer jobs if that changes only the time it takes.
     """
 
     name: str
@@ -44,7 +44,7 @@ WORKS = (*(contest.name for contest in CONTESTS), *SCALING)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run was asked for."""
+    """The options of a run."""
 
     works: Sequence[str]
     rounds: int
@@ -53,7 +53,7 @@ class Options:
 
 
 def run(options: Options, announce: Announce) -> list[Measurement]:
-    """Run the works, each side in turn, round after round; raises BenchmarkError where one does not do its work."""
+    """Run the works, each side in turn, round after round; raise BenchmarkError if one does not do its work."""
     found: list[Measurement] = []
     with tempfile.TemporaryDirectory(prefix="kurir-bench-") as folder:
         for number, step in enumerate(_steps(options)):

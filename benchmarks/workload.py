@@ -1,4 +1,4 @@
-"""What both sides send: one body of 1.5 KB of html with a short text part, and recipients with a variable each."""
+"""The workload of both sides: a body of 1.5 KB of HTML with a short text part, and recipients with one variable."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ TEMPLATE_ID = "bench"
 
 
 def html() -> str:
-    """Return the html body, 1.5 KB before the name is filled in."""
+    """Return the HTML body, 1.5 KB before the name is filled in."""
     head = "<html><body><h1>Dear {{ name }}</h1>"
     tail = "<p>Yours, {{ name }}'s shop</p></body></html>"
     line = "<p>Your order has been received and is being packed; we write again once it is on its way.</p>\n"
     room = HTML_BYTES - len(head) - len(tail)
     filling = (line * (room // len(line) + 1))[:room]
-    # cut at a whole line, and made up with a comment: half a tag would not be html
+    # cut at a whole line and fill up with a comment, since half a tag is not HTML
     whole = filling[: filling.rfind("\n") + 1]
     return head + whole + f"<!--{'x' * (room - len(whole) - 7)}-->" + tail
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much to send and how: the settings that both sides share.
+    """The amount and the settings that both sides share.
 
-    `messages_per_connection` is after how many messages a connection is closed; `append_fsync` is Redis's. `dkim` is
-    the key that Kurir signs with (`rsa-2048` or `ed25519`), "" for none.
+    A connection is closed after `messages_per_connection`; `append_fsync` is Redis's setting. `dkim` is the kind of key
+    that Kurir signs with (`rsa-2048` or `ed25519`), "" for none.
     """
 
     jobs: int
@@ -63,14 +63,14 @@ def write_template(folder: Path) -> None:
 
 
 def write_key(kind: str, path: Path) -> None:
-    """Make a DKIM key of a kind and write it into a file that its owner alone can read."""
+    """Create a DKIM key of a kind and write it to a file that only its owner can read."""
     key = rsa.generate_private_key(65537, 2048) if kind == "rsa-2048" else ed25519.Ed25519PrivateKey.generate()
     path.touch(mode=0o600)
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def recipients(jobs: int) -> Iterator[dict[str, str]]:
-    """Return the recipients, as the API takes them."""
+    """Return the recipients in the API's format."""
     return ({"name": f"Recipient {index}", "email": f"r{index}@example.com"} for index in range(jobs))
 
 

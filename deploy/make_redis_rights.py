@@ -1,7 +1,7 @@
 """Generate the rights of Redis's user `kurir`: exactly the commands that the code sends.
 
-The source has them: the calls in the scripts, and the driver's methods in the modules that import it. The rights go into
-deploy/redis/users.acl and docs/operations.md.
+They are found in the source: the calls in the scripts, and the driver's methods in the modules that import it. The
+rights are written to deploy/redis/users.acl and docs/operations.md.
 
 python deploy/make_redis_rights.py             write both
 python deploy/make_redis_rights.py --check     exit 1 if either is stale

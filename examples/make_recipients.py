@@ -1,7 +1,7 @@
-"""Writes `recipients.csv` beside itself: 1,000 recipients in many scripts, 20 of them simulated failures.
+"""Generate `recipients.csv`: 1,000 recipients in many scripts, 20 of them simulated failures.
 
-The same file every time. The simulated failures are addresses that the sandbox answers with an error (see
-`services/sandbox/outcomes.py`): the part of the address before `+`, or the last six digits of the phone number.
+The file is the same every time. The sandbox answers the simulated failures with an error, chosen by the part of the
+address before `+` or the last six digits of the phone number (see `services/sandbox/outcomes.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 ROWS = 1000
 COLUMNS = ("name", "email", "phone", "order_number", "amount", "due_date")
 
-# (name in its own script, how it is written in an address)
+# (name in its own script, its spelling in an address)
 NAMES = (
     ("Siti Rahayu", "siti.rahayu"),
     ("Budi Santoso", "budi.santoso"),
@@ -53,14 +53,14 @@ NAMES = (
     ("សុខា ចាន់", "sokha.chan"),
 )
 
-# what fails, how often: by email (local part) and by WhatsApp (error code)
+# failures and their numbers: by email (local part) and by WhatsApp (error code)
 FAILING_EMAILS = {"bounce": 4, "greylist": 2, "flaky": 3, "drop": 2}
 FAILING_PHONES = {"131026": 4, "131047": 2, "131000": 2, "131050": 1}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A simulated failure: the local part or the error code, and its number among its kind."""
+    """A simulated failure: the local part or the error code, and its number within its kind."""
 
     kind: str
     number: int
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def rows() -> list[tuple[str, ...]]:
-    """Return all rows, the simulated failures spread evenly among them."""
+    """Return all rows, with the simulated failures spread evenly."""
     chance = random.Random(20260131)
     failures = [
         Failure(kind, n) for kind, times in (FAILING_EMAILS | FAILING_PHONES).items() for n in range(1, times + 1)
@@ -91,10 +91,10 @@ def rows() -> list[tuple[str, ...]]:
 
 
 def row(index: int, failure: Failure | None, chance: random.Random) -> tuple[str, ...]:
-    """Return one row; emails and phone numbers are distinct over the whole file."""
+    """Return one row; emails and phone numbers are unique in the file."""
     name, ascii_name = NAMES[index % len(NAMES)]
     email = f"{ascii_name}.{index:04d}@example.com"
-    # the digits at the end must not be read as an error code, which begins with 13
+    # the last digits must not look like an error code, which begins with 13
     phone = f"+62812{chance.randrange(20, 100)}{chance.randrange(20, 100)}{index:04d}"
     if failure is not None and failure.kind in FAILING_EMAILS:
         email = f"{failure.kind}+{failure.number}@example.com"

@@ -1,10 +1,10 @@
-"""Fill a data folder with a log of many messages, to try queries, retention and backups at that size.
+"""Fill a data folder with a log of many messages, to test queries, retention and backups at that size.
 
     python scripts/make_log_rows.py --data-dir /tmp/large [--rows 10000000] [--days 30]
 
-The rows are spread evenly over the last days, in blasts of 10,000, over two million recipients: 97.5 % sent, the rest
-failed, expired, suppressed or cancelled. No logger may run on the folder meanwhile; ten million rows take some minutes
-and about ten gigabytes.
+The rows are spread evenly over the last days, in blasts of 10,000 and two million recipients: 97.5 % are sent, the rest
+failed, expired, suppressed or cancelled. Do not run a logger on the folder at the same time. Ten million rows take some
+minutes and about ten gigabytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BLAST = 10_000
 _PEOPLE = 2_000_003
 _DAY_MS = 86_400_000
 _TEMPLATES = 20
-# as the logger makes its file; the rest is for speed alone, nobody minds if a power cut costs these rows
+# the first two as in the logger's file; the rest only for speed, since these rows may be lost in a power cut
 _PRAGMAS = (
     "auto_vacuum = INCREMENTAL",
     "journal_mode = WAL",
@@ -124,7 +124,7 @@ _OTHERS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make what the command line asks for."""
+    """Generate the rows that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=10_000_000)
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fill(connection: sqlite3.Connection, rows: int, days: int) -> None:
-    """Insert without indexes, then build them: many times faster than the other way round."""
+    """Insert without indexes, then build them: many times faster than inserting with indexes."""
     indexes = connection.execute(
         "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
         " AND tbl_name IN ('message_logs', 'api_logs', 'system_logs')"
@@ -183,7 +183,7 @@ def _insert(
 
 
 def _make_blasts(connection: sqlite3.Connection, rows: int, span: dict[str, int | float]) -> None:
-    """Write the blasts that the messages belong to, all of them over."""
+    """Write the blasts of the messages, all of them completed."""
     template = Template(id="", name="", channels=["email", "whatsapp"], subject="Your invoice", text="x" * 1500)
     for number in range((rows + _BLAST - 1) // _BLAST):
         kind = number % _TEMPLATES

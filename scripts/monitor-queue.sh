@@ -1,7 +1,7 @@
 #!/bin/sh
-# The state of the queues with curl and jq alone; `kurir monitor` shows more.
-#   scripts/monitor-queue.sh [seconds between two looks, 0 for one look (default 2)]
-# KURIR_URL says where the API is (default http://127.0.0.1:3000), KURIR_API_KEY holds a key with the scope `read`.
+# Shows the state of the queues with only curl and jq; `kurir monitor` shows more.
+#   scripts/monitor-queue.sh [seconds between refreshes, 0 to print once (default 2)]
+# KURIR_URL is the API's URL (default http://127.0.0.1:3000), KURIR_API_KEY a key with the scope `read`.
 set -eu
 url="${KURIR_URL:-http://127.0.0.1:3000}"
 every="${1:-2}"
@@ -12,7 +12,7 @@ done
 
 ask() {
     if [ -n "${KURIR_API_KEY:-}" ]; then
-        # the key goes in by a file descriptor, so that it shows in no list of processes
+        # pass the key by a file descriptor, so that the process list does not show it
         printf 'header = "Authorization: Bearer %s"\n' "$KURIR_API_KEY" | curl -fsS --max-time 10 -K - "$url$1"
     else
         curl -fsS --max-time 10 "$url$1"

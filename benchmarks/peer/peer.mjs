@@ -1,8 +1,8 @@
 // BullMQ with nodemailer's pool, as the benchmarks run it: `node peer.mjs <role> <config as JSON>`.
 //
-// Roles: `add` (puts jobs in), `send` (a worker that mails them), `drain` (a worker that does nothing), `latency`
-// (one job after the other, queue only). A role prints one JSON object a line: {"ready":true} once it is set up,
-// then its result; those that measure begin when a line arrives on stdin. Times are ms since the epoch.
+// Roles: `add` (adds jobs), `send` (a worker that mails them), `drain` (a worker that does nothing), `latency` (single
+// jobs, queue only). A role prints one JSON object per line: {"ready":true} once it is set up, then its result. Roles
+// that measure start when a line arrives on stdin. Times are ms since the epoch.
 import { createInterface } from 'node:readline';
 import { Queue, Worker } from 'bullmq';
 import nodemailer from 'nodemailer';
@@ -12,7 +12,7 @@ const [role, text] = process.argv.slice(2);
 const config = JSON.parse(text);
 // a worker's blocking connection must not give up on a command
 const connection = { host: '127.0.0.1', port: config.redisPort, maxRetriesPerRequest: null };
-// as in the system that is replaced: three attempts, and a window of what ended
+// as in the replaced system: three attempts, and a window of finished jobs
 const jobOptions = {
   attempts: 3,
   backoff: { type: 'exponential', delay: 2000 },
@@ -73,7 +73,7 @@ async function work(processor) {
   if (!config.autorun) worker.run();
   await finished;
   say({ begun, ended: now(), completed, failed });
-  await go(); // its processor time is read before it goes
+  await go(); // wait until its processor time is read
   process.exit(0);
 }
 
