@@ -1,8 +1,8 @@
 """Measure reading a large log: `scripts/make_log_rows.py` generates it, the real logger serves it over HTTP.
 
 `python -m benchmarks.logger_reading --data-dir DIR` runs every kind of query several times, scrapes the metrics, and
-with `--export ROWS` exports rows while watching the logger's memory. `--retention DAYS` instead deletes older rows while new
-messages are written, and prints how long the writer was blocked. It changes the folder.
+with `--export ROWS` exports rows while watching the logger's memory. `--retention DAYS` instead deletes older rows
+while new messages are written, and prints how long the writer was blocked. It changes the folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A whole compose project, started from a copy of the repository and seen only through its published API and exec.
+"""A whole compose project, started from a copy of the repository, observed only through its API and `exec`.
 
-`$COMPOSE` is the program that runs it, `docker compose` by default. `$COMPOSE_SKIP` names services to leave out
-(separated by commas) where their images cannot be had.
+`$COMPOSE` is the program that runs it, `docker compose` by default. `$COMPOSE_SKIP` lists services to skip, separated by
+commas, if their images are not available.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COMMAND_TIMEOUT_S = 1200
 
 
 class Stack:
-    """One project under a name of its own, on free ports; `down` leaves its volumes, `destroy` does not."""
+    """One project with its own name, on free ports; `down` keeps its volumes, `destroy` does not."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "kurir"
@@ -42,17 +42,17 @@ class Stack:
 
     @property
     def services(self) -> list[str]:
-        """The services of the compose file that can be had here."""
+        """Return the services of the compose file that are available here."""
         declared = yaml.safe_load((self.folder / "docker-compose.yml").read_text())["services"]
         skipped = os.environ.get("COMPOSE_SKIP", "").split(",")
         return [name for name in declared if name not in skipped]
 
     def make_secrets(self) -> None:
-        """Make them as a user does."""
+        """Create the secrets as a user does."""
         subprocess.run(["sh", "deploy/make-secrets.sh"], cwd=self.folder, check=True, capture_output=True)
 
     def compose(self, *words: str, check: bool = True) -> str:
-        """Run a compose command with the sandbox's settings and return all that it says."""
+        """Run a compose command with the sandbox's settings and return its output."""
         program = shlex.split(os.environ.get("COMPOSE", "docker compose"))
         options = ["-p", self._name, "--env-file", "deploy/sandbox.env", "--profile", "sandbox"]
         ran = subprocess.run(
@@ -71,11 +71,11 @@ class Stack:
         self.wait(self.is_healthy, 120, "the API to be healthy")
 
     def down(self) -> None:
-        """Stop and remove the containers, not the volumes."""
+        """Stop and remove the containers, but keep the volumes."""
         self.compose("down")
 
     def destroy(self) -> None:
-        """Remove everything, the volumes too."""
+        """Remove everything, including the volumes."""
         self.compose("down", "-v", check=False)
 
     def execute(self, service: str, *words: str, index: int = 1, check: bool = True) -> str:
@@ -83,7 +83,7 @@ class Stack:
         return self.compose("exec", "-T", "--index", str(index), service, *words, check=check)
 
     def is_healthy(self) -> bool:
-        """Say whether the published API answers 200 to its health check."""
+        """Return whether the published API answers 200 to its health check."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
                 return bool(answer.status == 200)
@@ -91,7 +91,7 @@ class Stack:
             return False
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Call the API with the key that make-secrets.sh made; "not now" (503) is asked again, as clients do."""
+        """Call the API with the key from make-secrets.sh; repeat the call after a 503, as clients do."""
         key = (self.folder / "secrets" / "api_keys").read_text().split(":")[1]
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, method=method)
@@ -110,18 +110,18 @@ class Stack:
                 time.sleep(1)
 
     def query(self, expression: str) -> dict[str, float]:
-        """Ask Prometheus, which is not published, and return the values by instance."""
+        """Query Prometheus, which is not published, and return the values by instance."""
         url = f"http://127.0.0.1:9090/api/v1/query?query={urllib.parse.quote(expression)}"
         result = json.loads(self.execute("prometheus", "wget", "-q", "-O", "-", url))["data"]["result"]
         return {row["metric"].get("instance", ""): float(row["value"][1]) for row in result}
 
     def delivered(self) -> list[dict[str, Any]]:
-        """Return what the sandbox has accepted, in order."""
+        """Return the messages that the sandbox has accepted, in order."""
         text = self.execute("sandbox", "cat", "/var/lib/kurir/sandbox/delivered.ndjson")
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
     def wait(self, predicate: Any, timeout_s: float, what: str) -> Any:
-        """Poll until the predicate is true, return its value; fail with the logs' ends when time is up."""
+        """Poll until the predicate is true and return its value; on timeout fail with the ends of the logs."""
         deadline = time.monotonic() + timeout_s
         while not (value := predicate()):
             if time.monotonic() > deadline:
@@ -131,5 +131,5 @@ class Stack:
 
 
 def _clean_environment() -> dict[str, str]:
-    """The environment without settings of whoever runs the tests."""
+    """Return the environment without the settings of the user who runs the tests."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("KURIR_", "COMPOSE_"))}

@@ -1,4 +1,4 @@
-"""The compose file, really run: images built, containers started, a blast sent, a sender killed, all of it restarted.
+"""The compose file in real use: build images, start containers, send a blast, kill a sender, restart everything.
 
 `make test-compose` runs it; it takes minutes and needs a container engine, so `make test` leaves it out.
 """
@@ -25,10 +25,10 @@ PORTS = {
     "ingest": 3000, "grafana": 3000, "redis": 6379, "logger": 3030, "email_sender": 3010, "whatsapp_sender": 3020,
     "sandbox": 3090, "prometheus": 9090, "alertmanager": 9093,
 }  # fmt: skip
-# at most what one sender had begun when it was killed: its concurrency times its window
+# at most the jobs that one sender had begun when it was killed: its concurrency times its window
 MOST_TWICE = 5 * 8
 TEMPLATE: dict[str, Any] = {"templateId": "welcome", "globalVariables": {"start_url": "https://example.com/start"}}
-# all but the first process, which only hands signals on
+# all processes except the first, which only forwards signals
 KILL_SENDER = """
 import os
 for pid in filter(str.isdigit, os.listdir('/proc')):
@@ -40,7 +40,7 @@ for pid in filter(str.isdigit, os.listdir('/proc')):
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The whole project with three email senders, its providers the sandbox."""
+    """Run the whole project with three email senders and the sandbox as provider."""
     found = Stack(tmp_path_factory.mktemp("compose"))
     found.make_secrets()
     try:
@@ -72,14 +72,14 @@ def _wait_until_sent(stack: Stack, blast_id: str, messages: int) -> None:
 
 
 def _mails(stack: Stack, blast_id: str) -> Counter[str]:
-    """Count what was delivered of a blast by email, by recipient."""
+    """Count the delivered mails of a blast by recipient."""
     return Counter(
         mail["to"] for mail in stack.delivered() if mail["channel"] == "email" and mail["jobId"].startswith(blast_id)
     )
 
 
 def test_a_blast_is_shared_by_all_senders(stack: Stack) -> None:
-    """5,000 recipients, both channels: every message is sent once, and each of three senders sends its part."""
+    """With 5,000 recipients and both channels, every message is sent once, and each of three senders does its share."""
     sent = 'sum by (instance) (kurir_attempts_total{job="email_sender",outcome="sent"})'
     before = stack.query(sent)
     blast_id = _send(stack, "shared", ["email", "whatsapp"])
@@ -91,15 +91,15 @@ def test_a_blast_is_shared_by_all_senders(stack: Stack) -> None:
         found = {instance: count - before.get(instance, 0) for instance, count in stack.query(sent).items()}
         return found if sum(found.values()) == RECIPIENTS else None
 
-    # Prometheus looks every 15 s
+    # Prometheus scrapes every 15 s
     by_sender = stack.wait(shares, 120, "Prometheus to have counted every mail")
-    print("mails by sender:", by_sender)  # noqa: T201 - what `make test-compose` is run for
+    print("mails by sender:", by_sender)  # noqa: T201 - the point of running `make test-compose`
     assert len(by_sender) == SENDERS
     assert min(by_sender.values()) > RECIPIENTS / SENDERS / 2
 
 
 def test_prometheus_sees_every_replica(stack: Stack) -> None:
-    """Each replica is a target of its own, found by DNS, and up."""
+    """Each replica is a separate target, found by DNS, and up."""
     up = stack.wait(
         lambda: len(found := stack.query('up{job="email_sender"} == 1')) == SENDERS and found,
         120,
@@ -111,14 +111,14 @@ def test_prometheus_sees_every_replica(stack: Stack) -> None:
 
 
 def test_a_killed_sender_loses_nothing(stack: Stack) -> None:
-    """One of three senders gets SIGKILL in the middle of 5,000 mails: all arrive, few twice, and it comes back."""
-    # slow enough that it is still under way when the kill arrives
+    """If one of three senders is killed in the middle of 5,000 mails, all arrive, few twice, and it restarts."""
+    # slow enough that the blast is still running at the kill
     stack.call("PATCH", "/api/channels/email", {"rate": "50/1s"})
     blast_id = _send(stack, "killed", ["email"])
     stack.wait(lambda: _blast(stack, blast_id)["counts"].get("sent", 0) > 200, 120, "the blast to be under way")
     stack.execute("email_sender", "python", "-c", KILL_SENDER, index=2, check=False)
     at_the_kill = _blast(stack, blast_id)["counts"]["sent"]
-    assert at_the_kill < RECIPIENTS, "the blast was over before the sender was killed"
+    assert at_the_kill < RECIPIENTS, "the blast ended before the sender was killed"
     _wait_until_sent(stack, blast_id, RECIPIENTS)
     mails = _mails(stack, blast_id)
     print(f"killed after {at_the_kill} mails; {mails.total() - RECIPIENTS} arrived twice")  # noqa: T201
@@ -131,8 +131,8 @@ def test_a_killed_sender_loses_nothing(stack: Stack) -> None:
     stack.wait(is_back, 120, "the killed sender to be started again")
 
 
-def test_data_outlives_the_containers(stack: Stack) -> None:
-    """After `down` and `up` the log, what is scheduled, and a template made through the API are still there."""
+def test_data_survives_the_containers(stack: Stack) -> None:
+    """The log, scheduled messages and templates created through the API survive `down` and `up`."""
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     later = {**TEMPLATE, "channels": ["email"], "recipients": [{"name": "L", "email": "later@example.com"}]}
     scheduled = stack.call("POST", "/api/messages/blast", {**later, "scheduledAt": tomorrow})["blastId"]
@@ -143,7 +143,7 @@ def test_data_outlives_the_containers(stack: Stack) -> None:
 
     began = time.monotonic()
     stack.down()
-    # senders may take ten minutes: that they do not shows that the signal reaches them
+    # senders may take ten minutes: a quick stop shows that the signal reaches them
     assert time.monotonic() - began < 120
     assert not stack.is_healthy()
     stack.up(email_senders=SENDERS)
@@ -156,15 +156,15 @@ def test_data_outlives_the_containers(stack: Stack) -> None:
 
 
 def test_nothing_but_ingest_and_grafana_is_published(stack: Stack) -> None:
-    """Redis, the logger and all others are reached from within alone."""
+    """Redis, the logger and all other services are reachable only from inside."""
     asked = {name: port for name, port in PORTS.items() if name in stack.services}
     said = {name: stack.compose("port", name, str(port), check=False) for name, port in asked.items()}
     published = {name for name, text in said.items() if re.search(r"(^|:)[1-9]\d+\s*$", text)}
     assert published == {"ingest", "grafana"} & set(asked), said
 
 
-def test_containers_are_locked(stack: Stack) -> None:
-    """A service runs as nobody special, on a file system it cannot write, and imports nothing from where it stands."""
+def test_containers_are_locked_down(stack: Stack) -> None:
+    """A service runs unprivileged on a read-only file system, and does not import from its working folder."""
     said = stack.execute(
         "email_sender", "sh", "-c", "id -u; touch /opt/kurir/x 2>&1; python -c 'import sys; print(sys.flags.safe_path)'"
     )
@@ -175,7 +175,7 @@ def test_containers_are_locked(stack: Stack) -> None:
 
 @pytest.mark.parametrize("name", ["api_keys", "grafana_password"])
 def test_a_missing_secret_stops_the_start(tmp_path: Path, name: str) -> None:
-    """An empty secret ends the start with one line that says which and what to do; Redis is not started."""
+    """An empty secret stops the start with one line that names it and the remedy; Redis is not started."""
     stack = Stack(tmp_path)
     stack.make_secrets()
     secret = stack.folder / "secrets" / name

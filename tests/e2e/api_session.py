@@ -1,6 +1,6 @@
-"""The session in docs/api.md: its commands, run one after the other in one shell, and what they answered.
+"""The session in docs/api.md: run its commands in sequence in one shell, and compare or write the answers.
 
-python -m tests.e2e.api_session URL     # writes the answers of a running, fresh system into docs/api.md
+python -m tests.e2e.api_session URL     # write the answers of a fresh, running system into docs/api.md
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VOLATILE = [
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command as the page shows it, and what the page says it answers."""
+    """A command on the page and its answer there."""
 
     command: str
     answer: str
@@ -48,7 +48,7 @@ def _steps(block: str) -> list[Step]:
 
 
 def _step(lines: list[str]) -> Step:
-    """Split a command from its answer: a command goes on until its quotes are closed, a document until END."""
+    """Split a command from its answer: a command ends when its quotes are closed, a here-document at END."""
     length = next((n for n in range(1, len(lines) + 1) if _is_complete(lines[:n])), len(lines))
     return Step("\n".join(lines[:length]), "\n".join(lines[length:]))
 
@@ -60,7 +60,7 @@ def _is_complete(lines: Sequence[str]) -> bool:
 
 
 def run_steps(steps: Sequence[Step], url: str, folder: Path) -> list[str]:
-    """Run the commands in one shell and return what each wrote; `folder` takes the files they make."""
+    """Run the commands in one shell and return the output of each; they create their files in `folder`."""
     (folder / "examples").symlink_to(ROOT / "examples")
     script = ["set -u", "exec 2>&1"]
     for step in steps:
@@ -75,7 +75,7 @@ def run_steps(steps: Sequence[Step], url: str, folder: Path) -> list[str]:
 
 
 def steady(answer: str) -> str:
-    """Return an answer without what differs from run to run."""
+    """Return an answer without the parts that differ from run to run."""
     for pattern, stand_in in _VOLATILE:
         answer = pattern.sub(stand_in, answer)
     return answer
@@ -88,7 +88,7 @@ def code_table() -> str:
 
 
 def written_codes(text: str) -> str:
-    """Return a page with the table of error codes as it should be."""
+    """Return a page with the current table of error codes."""
     return _CODES.sub(lambda found: f"{found[1]}\n{code_table()}\n{found[2]}", text)
 
 
@@ -107,7 +107,7 @@ def written_answers(text: str, answers: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Update the page."""
     text = PAGE.read_text("utf-8")
     with tempfile.TemporaryDirectory() as folder:
         answers = run_steps(read_steps(text), sys.argv[1], Path(folder))

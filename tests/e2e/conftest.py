@@ -16,7 +16,7 @@ MakeSystem = Callable[..., System]
 
 @pytest.fixture
 def make_system(tmp_path: Path) -> Iterator[MakeSystem]:
-    """Make systems; at the end of the test none of their processes may be left."""
+    """Create systems; at the end of the test none of their processes may be left."""
     systems: list[System] = []
 
     def make(folder: str = "system", **env: str) -> System:
@@ -34,7 +34,7 @@ def make_system(tmp_path: Path) -> Iterator[MakeSystem]:
 
 @pytest.fixture
 def smtp_sink() -> Iterator[SmtpSink]:
-    """A real third-party mail server that counts what arrives."""
+    """Run a real third-party mail server that counts the mails it receives."""
     sink = SmtpSink()
     sink.start()
     yield sink

@@ -1,6 +1,6 @@
-"""Debian's smtp-sink as the provider: a mail server that shares no code with Kurir and keeps what it accepted.
+"""Debian's smtp-sink as the provider: a mail server that shares no code with Kurir and keeps the mails it accepts.
 
-It is taken from PATH, else out of Debian's postfix package, unpacked into `tests/.cache` without installing it.
+It comes from PATH, else from Debian's postfix package, unpacked into `tests/.cache` without installing it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RECIPIENT = re.compile(rb"^X-Rcpt-Args: (?:TO:)?<([^>]+)>", re.MULTILINE | re.I
 
 
 class SmtpSink:
-    """A running smtp-sink that dumps each accepted message into a file of its own; `options` for its command line."""
+    """A running smtp-sink that dumps each accepted message into a file; `options` for its command line."""
 
     def __init__(self, options: Sequence[str] = ()) -> None:
         self._options = list(options)
@@ -36,13 +36,13 @@ class SmtpSink:
 
     @property
     def url(self) -> str:
-        """What KURIR_SMTP_URL must be to send there."""
+        """Return the KURIR_SMTP_URL to send there."""
         return f"smtp://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Start it and wait until it listens."""
         binary, environment = find_smtp_sink()
-        # as root it insists on giving its rights up, and then must still be able to write
+        # as root it insists on dropping privileges, and must then still be able to write
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         if user:
             self._folder.chmod(0o755)
@@ -52,14 +52,14 @@ class SmtpSink:
         _wait_for_port(self.port)
 
     def stop(self) -> None:
-        """Stop it and delete what it kept."""
+        """Stop it and delete its files."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def deliveries(self) -> Counter[str]:
-        """Count what arrived, by recipient."""
+        """Count the received mails by recipient."""
         found: Counter[str] = Counter()
         for path in self._folder.iterdir():
             found.update(match.decode() for match in _RECIPIENT.findall(path.read_bytes()))
@@ -67,7 +67,7 @@ class SmtpSink:
 
 
 def find_smtp_sink() -> tuple[Path, dict[str, str]]:
-    """Return the program and what its environment needs; skips where there is none, fails in CI."""
+    """Return the program and its environment; without it skip the test, or fail in CI."""
     installed = shutil.which("smtp-sink") or shutil.which("smtp-sink", path="/usr/sbin:/sbin")
     if installed:
         return Path(installed), {}
@@ -96,7 +96,7 @@ def _wait_for_port(port: int) -> None:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
-            assert time.monotonic() < deadline, "smtp-sink does not listen"
+            assert time.monotonic() < deadline, "smtp-sink is not listening"
             time.sleep(0.02)
         else:
             return

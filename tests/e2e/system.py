@@ -1,4 +1,4 @@
-"""A whole system as a user starts it: the command `kurir`, in a process of its own, seen only from outside."""
+"""A whole system as a user starts it: the command `kurir` in its own process, observed only from outside."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READY_TIMEOUT_S = 60.0
 
 
 def free_base() -> int:
-    """Return a port from which all ports of a system are free, below those the kernel hands out by itself."""
+    """Return a base port such that all ports of a system are free, below the kernel's ephemeral range."""
     while True:
         base = random.randrange(15_000, 32_000)
         if all(_is_free(base + offset) for offset in _OFFSETS):
@@ -40,7 +40,7 @@ def _is_free(port: int) -> bool:
 
 
 class System:
-    """`kurir <command>` on free ports and a data folder of its own; its output is kept for the failure message."""
+    """`kurir <command>` on free ports and its own data folder; its output is kept for failure messages."""
 
     def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
         self.port = free_base()
@@ -51,12 +51,12 @@ class System:
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The running command."""
+        """Return the running command."""
         assert self._process is not None, "not started"
         return self._process
 
     def output(self) -> str:
-        """Return what it has written so far, stdout and stderr together."""
+        """Return its output so far, stdout and stderr together."""
         return self._output.read_text(errors="replace") if self._output.exists() else ""
 
     def start(self, command: str, options: Sequence[str] = ()) -> None:
@@ -66,7 +66,7 @@ class System:
             self._process = subprocess.Popen(words, env=self._env, stdout=output, stderr=output, cwd=self.data.parent)
 
     def up(self, *options: str) -> None:
-        """Run `kurir up` and wait until it says that it is ready."""
+        """Run `kurir up` and wait until it reports that it is ready."""
         said = self.output()
         self.start("up", options)
         deadline = time.monotonic() + _READY_TIMEOUT_S
@@ -76,30 +76,30 @@ class System:
             time.sleep(0.05)
 
     def wait(self, timeout_s: float) -> int:
-        """Wait for its end and return the exit code."""
+        """Wait until it exits and return the exit code."""
         return self.process.wait(timeout_s)
 
     def interrupt(self) -> float:
-        """Press Ctrl-C, wait for the end, and return how many seconds that took."""
+        """Press Ctrl-C, wait until it exits, and return how many seconds that took."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGINT)
         self.process.wait(30)
         return time.monotonic() - began
 
     def kill(self) -> None:
-        """End it whatever it does."""
+        """Kill it."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
     def child(self, service: str) -> psutil.Process | None:
-        """Return the running process of a service ("redis" for the embedded server), None if there is none now."""
+        """Return the running process of a service ("redis" for the embedded server), or None."""
         for child in self.children():
             try:
                 words = child.cmdline()
             except psutil.Error:
                 continue
-            # the server puts its address in place of its command line
+            # the server replaces its command line with its address
             is_server = any(name in words[0] for name in ("valkey-server", "redis-server")) if words else False
             if f"services.{service}" in words or (service == "redis" and is_server):
                 return child
@@ -123,7 +123,7 @@ class System:
         return self._call(request)
 
     def delivered(self) -> list[dict[str, Any]]:
-        """Return what the sandbox has accepted so far."""
+        """Return the messages that the sandbox has accepted so far."""
         path = self.data / "sandbox" / "delivered.ndjson"
         if not path.exists():
             return []
@@ -137,5 +137,5 @@ class System:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without settings of whoever runs the tests."""
+    """Return the environment without the settings of the user who runs the tests."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}

@@ -1,4 +1,4 @@
-"""docs/api.md tells the truth: every command of its session is run, and every answer compared."""
+"""docs/api.md is correct: every command of its session is run and every answer compared."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.e2e.api_session import PAGE, read_steps, run_steps, steady, written_c
 from tests.e2e.conftest import MakeSystem
 
 
-def test_the_session_answers_as_the_page_says(make_system: MakeSystem, tmp_path: Path) -> None:
-    """On a fresh system, in one shell; only ids, times and durations may differ."""
+def test_the_session_gives_the_documented_answers(make_system: MakeSystem, tmp_path: Path) -> None:
+    """They run on a fresh system in one shell; only ids, times and durations may differ."""
     for program in ("bash", "curl", "jq"):
         assert shutil.which(program), f"{program} is needed to run docs/api.md"
     steps = read_steps(PAGE.read_text("utf-8"))
@@ -24,20 +24,20 @@ def test_the_session_answers_as_the_page_says(make_system: MakeSystem, tmp_path:
         assert steady(answer) == steady(step.answer), step.command
 
 
-def test_every_filter_is_told() -> None:
-    """A template's author finds each of them on the page."""
+def test_every_filter_is_documented() -> None:
+    """The page names each of them."""
     text = PAGE.read_text("utf-8")
     assert [name for name in FILTERS if f"`{name}`" not in text] == []
 
 
-def test_every_column_that_stands_in_is_told() -> None:
-    """The page lists the names of columns that the reader knows."""
+def test_every_column_alias_is_documented() -> None:
+    """The page lists all the column names that the reader accepts."""
     page = PAGE.read_text("utf-8")
     for field, names in ALIASES.items():
         assert f"| `{field}` | {', '.join(f'`{name}`' for name in names)} |" in page
 
 
-def test_the_table_of_codes_is_that_of_the_code() -> None:
-    """A code that is added, dropped or given another status shows here."""
+def test_the_table_of_codes_matches_the_code() -> None:
+    """A code that is added, removed or given another status fails the test."""
     text = PAGE.read_text("utf-8")
     assert written_codes(text) == text

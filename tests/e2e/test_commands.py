@@ -1,4 +1,4 @@
-"""The commands of `kurir`, run as a person would, against a running system."""
+"""The commands of `kurir`, run as a user would, against a running system."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """A sandboxed system that has sent one blast, two of whose six messages cannot be delivered."""
+    """Run a sandboxed system, and commands against it."""
     folder = tmp_path_factory.mktemp("commands")
     system = System(folder)
     system.up("--sandbox")
@@ -64,7 +64,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 @pytest.fixture(scope="module")
 def blast_id(shell: Shell) -> str:
-    """The blast that the other tests look at."""
+    """Send the blast that the other tests use; one of its six messages cannot be delivered."""
     words = ("send", "-t", "invoice_reminder", "-c", "email", "-c", "whatsapp", "--csv", str(shell.people))
     done = shell.run(*words, "--watch", "--json")
     assert done.returncode == 1, done.stderr
@@ -75,14 +75,14 @@ def blast_id(shell: Shell) -> str:
 
 
 def test_dry_run_sends_nothing(shell: Shell) -> None:
-    """It says how many messages there would be."""
+    """It reports how many messages it would send."""
     answer = shell.json("send", "-t", "invoice_reminder", "--csv", str(shell.people), "--dry-run")
     assert (answer["totalMessages"], answer["dryRun"]) == (3, True)
     assert "blastId" not in answer
 
 
-def test_send_and_preview_print_what_the_template_does_not_use(shell: Shell, tmp_path: Path) -> None:
-    """A line each on stderr, with the nearest name."""
+def test_send_and_preview_warn_about_unused_variables(shell: Shell, tmp_path: Path) -> None:
+    """Each warning is one line on stderr, with the nearest name."""
     path = tmp_path / "codes.csv"
     path.write_text("name,email,CODE,minuts\nSiti,siti@example.com,1,3\n")
     sent = shell.run("send", "-t", "otp", "--csv", str(path), "--var", "brand=X", "--dry-run")
@@ -95,13 +95,13 @@ def test_send_and_preview_print_what_the_template_does_not_use(shell: Shell, tmp
 
 
 def test_status_shows_the_queues_and_the_blast(shell: Shell, blast_id: str) -> None:
-    """Without an id everything, with one that blast."""
+    """It shows everything without an id, and the blast with one."""
     assert blast_id in shell.said("status")
     assert shell.json("status", blast_id)["counts"]["sent"] == 5
 
 
-def test_the_story_of_a_failed_message_has_the_provider_s_words(shell: Shell, blast_id: str) -> None:
-    """`kurir logs` finds it, `kurir message` tells it."""
+def test_the_history_of_a_failed_message_has_the_providers_words(shell: Shell, blast_id: str) -> None:
+    """`kurir logs` finds it, `kurir message` shows it."""
     (row,) = shell.json("logs", "--status", "failed", "--blast", blast_id)["logs"]
     story = shell.said("message", row["job_id"])
     assert "550 5.1.1" in story
@@ -109,21 +109,21 @@ def test_the_story_of_a_failed_message_has_the_provider_s_words(shell: Shell, bl
 
 
 def test_logs_are_exported(shell: Shell, blast_id: str) -> None:
-    """CSV with a header, a line a message."""
+    """The CSV has a header and one line per message."""
     lines = shell.said("logs", "--blast", blast_id, "--export", "csv").splitlines()
     assert len(lines) == 1 + 6
     assert "job_id" in lines[0]
 
 
 def test_logs_of_requests_and_of_the_system(shell: Shell, blast_id: str) -> None:
-    """The other two logs answer as well."""
+    """The other two logs can be queried as well."""
     assert blast_id
     assert any(row["endpoint"].endswith("/messages/blast") for row in shell.json("logs", "api")["logs"])
     assert shell.json("logs", "system")["success"]
 
 
 def test_a_channel_is_paused_limited_and_resumed(shell: Shell) -> None:
-    """Each is seen in `kurir channels`."""
+    """`kurir channels` shows each change."""
     shell.said("pause", "email", "--reason", "maintenance")
     assert "paused: maintenance" in shell.said("channels")
     assert "email is paused: maintenance" in shell.json("monitor")["reasons"]
@@ -134,7 +134,7 @@ def test_a_channel_is_paused_limited_and_resumed(shell: Shell) -> None:
 
 
 def test_a_scheduled_blast_is_cancelled(shell: Shell, blast_id: str) -> None:
-    """All of it ends cancelled; cancelling a blast that has ended otherwise is refused."""
+    """All of its messages are cancelled; cancelling a completed blast is refused."""
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds")
     words = ("send", "-t", "invoice_reminder", "--csv", str(shell.people), "--schedule", tomorrow)
     scheduled = str(shell.json(*words)["blastId"])
@@ -144,7 +144,7 @@ def test_a_scheduled_blast_is_cancelled(shell: Shell, blast_id: str) -> None:
 
 
 def test_templates_and_preview(shell: Shell, tmp_path: Path) -> None:
-    """List, requirements, a new one from a file, a rendered message, and deleting it again."""
+    """Templates can be listed, described, created from a file, rendered and deleted."""
     assert "invoice_reminder" in shell.said("templates")
     path = tmp_path / "hello.yaml"
     path.write_text("id: hello\nname: Hello\nchannels: [email]\nsubject: Hello {{ name }}\ntext: Hi {{ name }}\n")
@@ -154,8 +154,8 @@ def test_templates_and_preview(shell: Shell, tmp_path: Path) -> None:
     assert shell.run("templates", "hello").returncode == 1
 
 
-def test_backup_is_a_database_of_its_own(shell: Shell, blast_id: str, tmp_path: Path) -> None:
-    """The copy holds the rows, and SQLite finds it whole; it goes nowhere else, and strangers get none."""
+def test_backup_is_a_complete_database(shell: Shell, blast_id: str, tmp_path: Path) -> None:
+    """The copy has all rows and passes SQLite's check; other folders and callers without the secret are refused."""
     copy, own = shell.system.data / "copy.db", ("--data-dir", str(shell.system.data))
     shell.said("backup", "copy.db", *own)
     assert copy.stat().st_size > 0
@@ -178,7 +178,7 @@ print(db.execute("SELECT count(*) FROM message_logs WHERE blast_id = ?", (sys.ar
 
 
 def test_monitor_once_and_its_script(shell: Shell, blast_id: str) -> None:
-    """Queues and the latest failure, in the terminal view and with curl and jq alone."""
+    """Both the terminal view and the curl script show queues and the latest failure."""
     assert blast_id
     shown = shell.said("monitor", "--once")
     assert "550 5.1.1" in shown
@@ -188,13 +188,13 @@ def test_monitor_once_and_its_script(shell: Shell, blast_id: str) -> None:
 
 
 def test_retry_sends_dead_letters_again(shell: Shell, blast_id: str) -> None:
-    """The bounced address is suppressed by now, so its second run ends there, and says so."""
+    """The bounced address is suppressed by then, so its second run ends as suppressed."""
     assert shell.json("retry", blast_id)["reopened"] == 1
     assert "hard_bounce" in shell.said("suppressions")
 
 
-def test_suppressions_are_handled_from_a_shell(shell: Shell, tmp_path: Path) -> None:
-    """Add, find, export, lift by filter with a count, import."""
+def test_suppressions_can_be_managed_from_a_shell(shell: Shell, tmp_path: Path) -> None:
+    """They can be added, searched, exported, lifted by filter with a count, and imported."""
     assert '"scope": "all"' in shell.said("suppressions", "add", "stop@shop.example", "--reason", "asked by phone")
     assert "asked by phone" in shell.said("suppressions", "list", "--address", "shop.example")
     exported = shell.said("suppressions", "export", "--address", "shop.example")

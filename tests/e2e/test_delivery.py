@@ -1,4 +1,4 @@
-"""Ten thousand recipients by one POST, into a mail server that shares no code with Kurir."""
+"""Ten thousand recipients in one POST, sent to a mail server that shares no code with Kurir."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIMEOUT_S = 120.0
 
 @pytest.mark.timeout(240)
 async def test_ten_thousand_recipients_arrive_exactly_once(make_system: MakeSystem, smtp_sink: SmtpSink) -> None:
-    """Each arrives once, the statistics say so, and Ctrl-C in the middle of a second blast loses nothing."""
+    """Each mail arrives once, the statistics agree, and Ctrl-C in the middle of a second blast loses nothing."""
     env = {"KURIR_SMTP_URL": smtp_sink.url, "KURIR_EMAIL_FROM": "Shop <shop@example.com>", "KURIR_EMAIL_RATE": "off"}
     system = make_system(**env)
     system.up("--no-sandbox")
@@ -30,7 +30,7 @@ async def test_ten_thousand_recipients_arrive_exactly_once(make_system: MakeSyst
     assert system.interrupt() < 10
     assert system.process.returncode == 0
     before = smtp_sink.deliveries().total()
-    assert before < 2 * _COUNT, "it was stopped too late to prove anything"
+    assert before < 2 * _COUNT, "the system stopped too late to prove anything"
 
     system.up("--no-sandbox")
     await wait_for(lambda: _sent(system.get("/api/logs/messages/stats")) == 2 * _COUNT, _TIMEOUT_S, "the rest")

@@ -1,4 +1,4 @@
-"""`kurir demo`: the whole system once round, undisturbed and with each of its services killed in turn."""
+"""`kurir demo`: the whole system, undisturbed and with each of its services killed in turn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _deliveries(system: System) -> Counter[tuple[str, str]]:
 
 @pytest.mark.timeout(240)
 def test_demo_adds_up(make_system: MakeSystem) -> None:
-    """It exits with 0, shows what was sent and what failed, and the sandbox took each message just once."""
+    """It exits with 0, shows sent and failed messages, and the sandbox receives each message exactly once."""
     system = make_system()
     system.start("demo")
     assert system.wait(_DEMO_TIMEOUT_S) == 0, system.output()
@@ -29,24 +29,24 @@ def test_demo_adds_up(make_system: MakeSystem) -> None:
     delivered = _deliveries(system)
     assert set(delivered.values()) == {1}
     assert Counter(channel for channel, _ in delivered).keys() == {"email", "whatsapp"}
-    assert 1900 < len(delivered) < 2000  # all but the simulated failures
+    assert 1900 < len(delivered) < 2000  # all except the simulated failures
 
 
 @pytest.mark.timeout(400)
 async def test_demo_with_each_service_killed_in_turn(make_system: MakeSystem) -> None:
-    """kill -9 of each service in the middle of the demo loses nothing: it comes back, and the numbers add up."""
+    """kill -9 of each service in the middle of the demo loses nothing: it restarts, and the numbers add up."""
     system = make_system(KURIR_TIME_SCALE="0.25", KURIR_SANDBOX_LATENCY_MS="20")
     system.start("demo")
     await wait_for(lambda: len(system.delivered()) > 100, 60, "the demo to send")
     for name in _VICTIMS:
-        assert system.process.poll() is None, f"the demo was over before {name} could be killed: {system.output()}"
+        assert system.process.poll() is None, f"the demo ended before {name} could be killed: {system.output()}"
         await _kill(system, name)
     assert system.wait(_DEMO_TIMEOUT_S) == 0, system.output()
     assert "The numbers add up" in system.output()
 
 
 async def _kill(system: System, name: str) -> None:
-    """Kill a service once it runs, and wait until it is back."""
+    """Kill a service once it runs, and wait until it has restarted."""
     await wait_for(lambda: system.child(name) is not None, 30, f"{name} to run")
     victim = system.child(name)
     assert victim is not None

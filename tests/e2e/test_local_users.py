@@ -1,4 +1,4 @@
-"""What another user of the machine can reach of `kurir up`: health and metrics, and no secret anywhere."""
+"""Other users of the machine can reach only health and metrics of `kurir up`, and no secret."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def _doctor(system: System, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(120)
-async def test_other_users_reach_health_and_metrics_alone(make_system: MakeSystem, tmp_path: Path) -> None:
-    """The logger, the senders' status and the embedded server want secrets, which lie in files of one's own."""
+async def test_other_users_reach_only_health_and_metrics(make_system: MakeSystem, tmp_path: Path) -> None:
+    """The logger, the senders' status and the embedded server require secrets, which are in private files."""
     system = make_system()
     system.up()
     ports = [system.port + offset for offset in (10, 20, 30)]
     await wait_for(lambda: all(map(_is_up, ports)), 30, "every service to be well")
     assert system.data.stat().st_mode & 0o777 == 0o700
     assert {name: (system.data / name).stat().st_mode & 0o777 for name in SECRETS} == dict.fromkeys(SECRETS, 0o600)
-    # also where somebody opens the folder, as it may have been before
+    # even if the folder is open, as an older one may be
     assert not [str(path) for path in system.data.rglob("*") if path.lstat().st_mode & 0o007 and not path.is_symlink()]
     for offset in (10, 20, 30):
         assert [_status(system.port + offset, path) for path in ("/health", "/metrics")] == [200, 200]
@@ -83,7 +83,7 @@ async def test_other_users_reach_health_and_metrics_alone(make_system: MakeSyste
 
 @pytest.mark.timeout(120)
 def test_a_data_folder_of_an_earlier_version_gets_its_secrets(make_system: MakeSystem) -> None:
-    """What it holds stays; an empty file that a killed start left behind is no secret."""
+    """Its contents stay; an empty file left by a killed start does not count as a secret."""
     system = make_system()
     system.up()
     template = {"id": "kept", "name": "Kept", "channels": ["email"], "subject": "s", "text": "t", "variables": []}

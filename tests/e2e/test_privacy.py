@@ -1,7 +1,7 @@
-"""No log file and no console line ever holds an address, a name, a phone number, a body or a secret.
+"""No log file and no console line contains an address, a name, a phone number, a body or a secret.
 
-Recognisable ones go through every path of a real system: accepted, refused, deferred, lost, suppressed, malformed,
-unauthorised, previewed, searched for, and through the end of its processes in mid-work.
+Recognisable values take every path through a real system: accepted, refused, deferred, lost, suppressed, malformed,
+unauthorised, previewed, searched for, and in processing when a process is killed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _invoice(recipients: list[dict[str, Any]], *channels: str, **more: Any) -> d
 
 
 async def _accept(system: System, body: Mapping[str, Any]) -> str:
-    """Post a blast, again while a service is just coming back, and return its id."""
+    """Post a blast, repeating while a service restarts, and return its id."""
 
     def post() -> str:
         status, answer = _post(system, "/api/messages/blast", body)
@@ -72,7 +72,7 @@ async def _accept(system: System, body: Mapping[str, Any]) -> str:
 
 
 async def _accepted_and_refused(system: System) -> list[str]:
-    """Send what is accepted and what every provider's answer refuses; return the blasts."""
+    """Send messages for every kind of provider answer; return the blasts."""
     local_parts = ("someone", "bounce", "greylist", "flaky", "drop")
     mails = _invoice([_recipient(local) for local in local_parts], "email", replyTo=f"reply+{TAG}@{DOMAIN}")
     calls = _invoice([{"name": NAME, "phone": f"+{phone}"} for phone in PHONES], "whatsapp")
@@ -87,7 +87,7 @@ async def _accepted_and_refused(system: System) -> list[str]:
 
 
 def _malformed_and_unauthorised(system: System) -> None:
-    """Ask in every wrong way, with the recognisable values in every place."""
+    """Send all kinds of invalid requests, with the recognisable values in every place."""
     missing = _invoice([_recipient("x", variables={"amount": NAME})], "email")
     missing["globalVariables"] = {"order_number": CODE}
     bad_address = _invoice(
@@ -128,19 +128,19 @@ def _looked_for(system: System) -> None:
 
 
 async def _ended(system: System, blasts: list[str]) -> None:
-    """Wait until every message of the blasts has come to its end."""
+    """Wait until every message of the blasts has ended."""
 
     def over() -> bool:
         answers = [_call(system, "GET", f"/api/blasts/{blast}") for blast in blasts]
-        # 503 while a service that was killed is just coming back
+        # 503 while a killed service restarts
         return all(status == 200 and shown["blast"]["state"].startswith("completed") for status, shown in answers)
 
     await wait_for(over, TERMINAL_S, "all blasts to end")
 
 
 @pytest.mark.timeout(240)
-async def test_no_log_holds_anything_personal(make_system: MakeSystem) -> None:
-    """At the level debug, in files and on the console, over every path, two killed services and a restart of Redis."""
+async def test_no_log_contains_personal_data(make_system: MakeSystem) -> None:
+    """This holds at level debug, in files and on the console, with two killed services and a restart of Redis."""
     system = make_system(
         KURIR_API_KEYS=f"test:{KEY}:send+read+admin", KURIR_LOG_LEVEL="debug", KURIR_LOG_CONSOLE="debug",
         KURIR_EMAIL_RATE="off", KURIR_WHATSAPP_RATE="off",
@@ -172,7 +172,7 @@ def _is_well(system: System) -> bool:
 
 def _assert_silent(folder: Path, console: str, system_log: str) -> None:
     files = {path.name: path.read_text(errors="replace") for path in folder.iterdir()}
-    assert "sent" in files["combined.log"], "the log has the attempts that it should be silent about"
+    assert "sent" in files["combined.log"], "the log has lines about the attempts"
     texts = {**files, "the console": console, "system_logs": system_log}
     found = {(name, secret) for name, text in texts.items() for secret in SECRETS if secret.lower() in text.lower()}
     lines = [line[:400] for text in texts.values() for line in text.splitlines() if _tells(line)]

@@ -1,4 +1,4 @@
-"""A whole system at Debian's postfix with a wrong password, seen and mended through the API alone."""
+"""A whole system with a wrong password for Debian's postfix, diagnosed and fixed only through the API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNT = 25
 
 @pytest.fixture
 def postfix() -> Iterator[Postfix]:
-    """A postfix with STARTTLS and AUTH."""
+    """Run a postfix with STARTTLS and AUTH."""
     server = Postfix()
     server.start()
     yield server
@@ -30,7 +30,7 @@ def email(system: System) -> dict[str, Any]:
     return dict(channel)
 
 
-async def test_a_refused_password_pauses_until_it_is_mended_and_resumed(
+async def test_a_refused_password_pauses_until_it_is_fixed_and_resumed(
     make_system: MakeSystem, postfix: Postfix
 ) -> None:
     """535 pauses the channel with its reason and loses nothing; after `POST …/resume` every message arrives once."""

@@ -1,4 +1,4 @@
-"""A secured Redis: the whole system over TLS, as a user that may do what the services need and nothing else."""
+"""A secured Redis: the whole system over TLS, as a user with only the rights that the services need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPIENTS = 40
 
 
 class SecuredRedis:
-    """Debian's Redis with the users of deploy/redis and a certificate of an authority of its own."""
+    """Debian's Redis with the users of deploy/redis and a certificate from its own authority."""
 
     def __init__(self, folder: Path) -> None:
         self.ca_file = folder / "ca.pem"
@@ -38,7 +38,7 @@ class SecuredRedis:
         self.server = RedisServer("redis", [*tls, *only_ours])
 
     def client(self, user: str, password: str) -> redis.Redis:
-        """Connect as one of its users, with an own client: what Kurir can do is not to be asked of Kurir."""
+        """Connect as one of its users, with a client that is independent of Kurir."""
         return redis.Redis(
             port=self.tls_port, username=user, password=password, ssl=True, ssl_ca_certs=str(self.ca_file),
             decode_responses=True,
@@ -53,7 +53,7 @@ def _with_hashes(text: str) -> str:
 
 @pytest.fixture
 def secured(tmp_path: Path) -> Iterator[SecuredRedis]:
-    """A running one."""
+    """Run one."""
     found = SecuredRedis(tmp_path)
     found.server.start()
     yield found
@@ -61,7 +61,7 @@ def secured(tmp_path: Path) -> Iterator[SecuredRedis]:
 
 
 async def test_the_system_runs_under_the_least_rights(make_system: MakeSystem, secured: SecuredRedis) -> None:
-    """Over TLS, under the ACL line of the docs, a blast through both channels ends, and Redis refused nothing."""
+    """Over TLS and with the documented ACL line, a blast through both channels completes and Redis refuses nothing."""
     system = _system(make_system, secured)
     system.up("--redis-url", f"rediss://kurir@localhost:{secured.tls_port}/0")
     recipients = [
@@ -78,7 +78,7 @@ async def test_the_system_runs_under_the_least_rights(make_system: MakeSystem, s
     system.post("/api/channels/email/pause", {})
     blasts = [system.post("/api/messages/blast", each)["blastId"] for each in (body, high, bulk, later)]
     system.post(f"/api/blasts/{blasts[3]}/cancel", {})
-    # the channel stands still meanwhile, so that the blast cannot end between its pause and its resume
+    # pause the channel first, so that the blast cannot end between its pause and its resume
     blast = f"/api/blasts/{blasts[2]}"
     for path in ("/api/channels/email/pause", f"{blast}/pause", f"{blast}/resume", "/api/channels/email/resume"):
         system.post(path, {})

@@ -1,4 +1,4 @@
-"""The code of a one-time password is delivered, and lies nowhere: not in a log, not in a file, not in an answer."""
+"""A one-time password is delivered, and is stored nowhere: not in a log, a file or an answer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def _ended(system: System, blast_id: str) -> dict[str, Any]:
 
 
 def _at_rest(system: System) -> list[tuple[str, str]]:
-    """Return which file of the data folder holds which code; what the sandbox took is what was delivered."""
+    """Return the files of the data folder that contain a code, except the sandbox's deliveries."""
     files = [path for path in system.data.rglob("*") if path.is_file() and "sandbox" not in path.parts]
     assert any("appendonly" in str(path) for path in files)
     return [(str(path), code) for path in files for code in CODES if code.encode() in path.read_bytes()]
@@ -48,7 +48,7 @@ def _at_rest(system: System) -> list[tuple[str, str]]:
 
 @pytest.mark.timeout(180)
 async def test_a_code_is_delivered_and_kept_nowhere(make_system: MakeSystem) -> None:
-    """Sent, refused by a provider that quotes it, kept as a dead letter, sent again: also as a blast's own variable."""
+    """It is sent, refused with a quote of it, kept as a dead letter and sent again, also as a global variable."""
     system = make_system(KURIR_EMAIL_RATE="off", KURIR_WHATSAPP_RATE="off", KURIR_LOG_LEVEL="debug")
     system.up()
     quoting = f"554 5.7.1 refused: {CODES[1]} looks like spam"

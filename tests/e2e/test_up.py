@@ -1,4 +1,4 @@
-"""`kurir up`: starts, stops in time, and says in one line what keeps it from starting."""
+"""`kurir up` starts, stops in time, and explains in one line why it cannot start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ echo "Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64 build=0
 
 
 def _refused(system: System, *options: str) -> str:
-    """Run `kurir up`, expect exit code 2, and return the one line it said."""
+    """Run `kurir up`, expect exit code 2, and return its single line of output."""
     system.start("up", options)
     assert system.wait(30) == 2, system.output()
     lines = system.output().strip().splitlines()
@@ -28,9 +28,9 @@ def _refused(system: System, *options: str) -> str:
 
 
 async def test_one_life_of_a_system(make_system: MakeSystem) -> None:
-    """It says where to look and what is sandboxed, restarts a child that is killed, and Ctrl-C ends all within 10 s.
+    """It prints its address and the sandboxed channels, restarts a killed child, and stops within 10 s of Ctrl-C.
 
-    After that the exit code is 0 and no child is left.
+    The exit code is then 0 and no child is left.
     """
     system = make_system()
     system.up()
@@ -52,7 +52,7 @@ async def test_one_life_of_a_system(make_system: MakeSystem) -> None:
 
 
 def test_taken_port_is_one_line(make_system: MakeSystem) -> None:
-    """The port that is taken is named, with what needs it."""
+    """The line names the port in use and the service that needs it."""
     system = make_system()
     with socket.socket() as other:
         other.bind(("127.0.0.1", system.port + 30))
@@ -62,14 +62,14 @@ def test_taken_port_is_one_line(make_system: MakeSystem) -> None:
 
 
 def test_data_folder_in_use_is_one_line(make_system: MakeSystem, tmp_path: Path) -> None:
-    """A folder that cannot be a data folder is refused at once."""
+    """A file in the data folder's place is refused immediately."""
     system = make_system()
     (tmp_path / "system" / "data").write_text("a file where a folder should be")
     assert "cannot write the data folder" in _refused(system)
 
 
 def test_redis_that_is_too_old_is_one_line(tmp_path: Path) -> None:
-    """A server older than the baseline is refused by name and version, with what is needed."""
+    """A server older than the baseline is refused with its version and the required one."""
     old = tmp_path / "redis-server"
     old.write_text(_TOO_OLD)
     old.chmod(0o755)
@@ -86,12 +86,12 @@ def test_redis_that_is_too_old_is_one_line(tmp_path: Path) -> None:
 
 
 def test_no_sandbox_without_a_provider_is_one_line(make_system: MakeSystem) -> None:
-    """`--no-sandbox` with nothing configured says what to set."""
+    """`--no-sandbox` without a configured provider names the settings to set."""
     assert "KURIR_SMTP_URL" in _refused(make_system(), "--no-sandbox")
 
 
 def test_folder_that_cannot_be_written_is_one_line(make_system: MakeSystem) -> None:
-    """A data folder that cannot be had, here because a file is in its place, is named with the reason."""
+    """A data folder that cannot be created, here because of a file in its place, is named with the reason."""
     system = make_system()
     system.data.write_text("not a folder")
     said = _refused(system)

@@ -1,4 +1,4 @@
-"""deploy/logrotate.conf under the real program: it rotates what services write, and they go on in the fresh file."""
+"""deploy/logrotate.conf with the real program: it rotates the services' logs, and they continue in the new file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CACHE = ROOT / "tests" / ".cache" / "logrotate"
 
 
 def _program() -> tuple[str, dict[str, str]]:
-    """Return logrotate from PATH, else out of Debian's packages, and its environment; fails in CI without it."""
+    """Return logrotate from PATH, else from Debian's packages, and its environment; fail in CI without it."""
     installed = shutil.which("logrotate") or shutil.which("logrotate", path="/usr/sbin:/sbin")
     if installed:
         return installed, {}
@@ -38,7 +38,7 @@ def _program() -> tuple[str, dict[str, str]]:
 
 
 def test_it_rotates_and_the_services_follow(tmp_path: Path) -> None:
-    """Lines before the rotation stand in the rotated file, lines after it in the fresh one, none in neither."""
+    """Lines from before the rotation are in the rotated file, later lines in the new one, and none is lost."""
     program, environment = _program()
     folder = tmp_path / "log"
     folder.mkdir(mode=0o750)
@@ -69,7 +69,7 @@ def test_it_rotates_and_the_services_follow(tmp_path: Path) -> None:
     assert (folder / "combined.log").read_text() == "after\n"
 
 
-def test_both_places_of_the_logs_are_named() -> None:
+def test_both_log_folders_are_listed() -> None:
     """The folder of an installation without containers, and the volume of the compose file."""
     text = (ROOT / "deploy" / "logrotate.conf").read_text()
     assert "/var/log/kurir/*.log" in text

@@ -1,4 +1,4 @@
-"""The users of deploy/redis on real servers: who comes in, and what a restart leaves of the data."""
+"""The users of deploy/redis on real servers: who has access, and that data survives a restart."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.servers import Kind, RedisServer
 
 ACL = Path(__file__).resolve().parents[3] / "deploy" / "redis" / "users.acl"
 PASSWORD = "password-of-kurir"
-# as in the queue's scripts, two writes: a server that logs them puts them into a transaction
+# two writes, as in the queue's scripts: the server writes them to its file as a transaction
 SCRIPT = "redis.call('HSET', KEYS[1], 'total', '1'); return redis.call('HINCRBY', KEYS[1], 'sent', '1')"
 
 
 @pytest.fixture(params=["valkey", "redis"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
-    """A server of each kind with these users."""
+    """Run a server of each kind with these users."""
     users = tmp_path / "users.acl"
     digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
     users.write_text(ACL.read_text().replace("KURIR_SHA256", digest).replace("ADMIN_SHA256", digest))
@@ -37,11 +37,11 @@ def _client(server: RedisServer) -> redis.Redis:
     return redis.Redis(port=server.port, username="kurir", password=PASSWORD, decode_responses=True)
 
 
-def test_scripts_writes_outlive_a_restart(server: RedisServer) -> None:
-    """What scripts and transactions wrote is read back when the server loads its file.
+def test_writes_of_scripts_survive_a_restart(server: RedisServer) -> None:
+    """When the server loads its file, it reads back all writes of scripts and transactions.
 
-    Redis loads it as its own user `default`: with that user's rights taken away, every transaction in the file was
-    refused while it was loaded, and the server started without the data and without an error.
+    Redis loads the file as its own user `default`. Without that user's rights it refused every transaction in the file,
+    and started without the data and without an error.
     """
     with _client(server) as client:
         client.eval(SCRIPT, 1, "blast:one")
@@ -56,8 +56,8 @@ def test_scripts_writes_outlive_a_restart(server: RedisServer) -> None:
         assert (client.get("blast:two"), client.get("blast:three")) == ("2", "3")
 
 
-def test_nobody_comes_in_without_a_password(server: RedisServer) -> None:
-    """The user `default`, whom a client without a name is, may do nothing: neither with a password nor without."""
+def test_access_requires_a_password(server: RedisServer) -> None:
+    """The user `default`, which anonymous clients get, has no access, with or without an empty password."""
     for name, password in ((None, None), ("default", "")):
         with (
             redis.Redis(port=server.port, username=name, password=password, retry=Retry(NoBackoff(), 0)) as client,

@@ -1,4 +1,4 @@
-"""The running system, as the real Prometheus and Alertmanager see it with the configuration that is shipped."""
+"""The running system, watched by the real Prometheus and Alertmanager with the shipped configuration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A system with traffic, and those that watch it."""
+    """A system with traffic, and its monitoring."""
 
     system: System
     prometheus: Prometheus
@@ -36,7 +36,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """A sandboxed system that is sent messages all the time, some of which fail."""
+    """Run a sandboxed system with constant traffic, part of which fails."""
     folder = tmp_path_factory.mktemp("watched")
     system = System(folder, {"KURIR_EMAIL_RATE": "off", "KURIR_WHATSAPP_RATE": "off"})
     system.up("--sandbox")
@@ -54,7 +54,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 def blast(number: int) -> dict[str, Any]:
-    """Return a small blast through both channels; each address is new, since hard bounces are suppressed."""
+    """Return a small blast for both channels; each address is new, since hard bounces are suppressed."""
     recipients = [
         {
             "name": f"Person {place}",
@@ -91,7 +91,7 @@ def dashboard_queries() -> list[Any]:
 
 
 def alert_sides() -> list[Any]:
-    """Return what each alert compares: the left side of every comparison."""
+    """Return the left side of every comparison in every alert."""
     found = []
     for rule in (rule for group in scaled_rules()["groups"] for rule in group["rules"]):
         lines = [line.strip() for line in rule["expr"].splitlines()]
@@ -102,38 +102,38 @@ def alert_sides() -> list[Any]:
 
 
 def test_every_service_is_scraped(watched: Watched) -> None:
-    """Each service's metrics are read without an error."""
+    """Prometheus reads each service's metrics without an error."""
     wanted = {"ingest": 1, "email_sender": 1, "whatsapp_sender": 1, "logger": 1}
     eventually(lambda: watched.prometheus.targets_up() == wanted, 30, "every target up")
 
 
 @pytest.mark.parametrize("expression", dashboard_queries())
 def test_every_dashboard_query_returns_data(watched: Watched, expression: str) -> None:
-    """No panel stays empty for a wrong name or label."""
+    """No panel is empty because of a wrong name or label."""
     query = expression.replace("$__rate_interval", RATE_INTERVAL).replace("$channel", "email")
     eventually(lambda: watched.prometheus.query(query), 40, query)
 
 
 @pytest.mark.parametrize("side", alert_sides())
 def test_every_alert_expression_returns_data(watched: Watched, side: str) -> None:
-    """No alert is silent because what it compares does not exist."""
+    """No alert is silent because its series do not exist."""
     eventually(lambda: watched.prometheus.query(side), 40, side)
 
 
 def test_a_stopped_sender_reaches_the_webhook(watched: Watched) -> None:
-    """The alert of work without senders goes through Alertmanager, and is taken back once the sender works again."""
+    """Alertmanager passes on the alert for work without senders, and resolves it once the sender works again."""
     sender = watched.system.child("email_sender")
     assert sender is not None
     os.kill(sender.pid, signal.SIGSTOP)
     try:
-        eventually(lambda: watched.webhook.told("KurirSendersDown", "firing"), 90, "the alert at the webhook")
+        eventually(lambda: watched.webhook.received_alert("KurirSendersDown", "firing"), 90, "the alert at the webhook")
     finally:
         os.kill(sender.pid, signal.SIGCONT)
-    eventually(lambda: watched.webhook.told("KurirSendersDown", "resolved"), 60, "its end at the webhook")
+    eventually(lambda: watched.webhook.received_alert("KurirSendersDown", "resolved"), 60, "its end at the webhook")
 
 
 def test_scraping_is_quick(watched: Watched) -> None:
-    """Prometheus itself measures less than 50 ms for most scrapes of the logger, whose metrics are the most."""
+    """Prometheus measures a median below 50 ms for scrapes of the logger, which has the most metrics."""
     scrapes = 'scrape_duration_seconds{job="logger"}[60s]'
     (counted,) = watched.prometheus.query(f"count_over_time({scrapes})")
     assert int(counted["value"][1]) >= 10

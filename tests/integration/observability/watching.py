@@ -1,7 +1,7 @@
-"""Prometheus and Alertmanager as they are shipped, watching a running system, with their durations at a thirtieth.
+"""Prometheus and Alertmanager with the shipped configuration, watching a running system 30 times faster.
 
-Only three things are changed: DNS discovery becomes the system's ports, durations shrink, and the receivers of
-Alertmanager, which are shipped without an address, get a webhook.
+Only three things differ: DNS discovery is replaced by the system's ports, durations are divided by 30, and
+Alertmanager's receivers, which are shipped without an address, get a webhook.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DURATION = re.compile(r"(\d+)([smhd])")
 
 
 def scaled(duration: str) -> str:
-    """Return a duration at a thirtieth, at least a second."""
+    """Return a thirtieth of a duration, at least a second."""
     found = _DURATION.fullmatch(duration)
     assert found is not None, duration
     return f"{max(1, int(found[1]) * _UNITS[found[2]] // SCALE)}s"
@@ -49,7 +49,7 @@ def scaled_rules() -> dict[str, Any]:
 
 
 class Webhook:
-    """Who Alertmanager calls; keeps what it was told."""
+    """The receiver of Alertmanager's calls; it keeps the alerts."""
 
     def __init__(self) -> None:
         received: list[dict[str, Any]] = []
@@ -74,8 +74,8 @@ class Webhook:
         self._server.shutdown()
         self._server.server_close()
 
-    def told(self, alert: str, status: str) -> bool:
-        """Say whether Alertmanager has told of an alert that is `firing` or `resolved`."""
+    def received_alert(self, alert: str, status: str) -> bool:
+        """Return whether Alertmanager has sent an alert as `firing` or `resolved`."""
         return any(one["labels"]["alertname"] == alert and one["status"] == status for one in self.received)
 
 
@@ -92,7 +92,7 @@ class Prometheus:
         return result
 
     def targets_up(self) -> dict[str, int]:
-        """Return how many targets of each job answer."""
+        """Return the number of answering targets of each job."""
         series = self.query("sum by (job) (up)")
         return {one["metric"]["job"]: int(one["value"][1]) for one in series}
 
@@ -107,7 +107,7 @@ class Prometheus:
 
 @contextmanager
 def watching(system: System, folder: Path, webhook: Webhook) -> Iterator[Prometheus]:
-    """Run both beside a system while the block runs."""
+    """Run both next to a system while the block runs."""
     alertmanager_port, port = free_port(), free_port()
     children = [_alertmanager(folder, webhook, alertmanager_port), _prometheus(system, folder, port, alertmanager_port)]
     try:
@@ -163,7 +163,7 @@ def _wait_until_ready(port: int) -> None:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=2).close()
         except OSError:
-            assert time.monotonic() < deadline, "Prometheus does not get ready"
+            assert time.monotonic() < deadline, "Prometheus did not become ready"
             time.sleep(0.1)
         else:
             return

@@ -1,4 +1,4 @@
-"""The benchmarks' report: medians of rounds, ratios, goals, and the results kept in the README."""
+"""The benchmarks' report: medians of rounds, ratios, goals, and the results in the README."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _round(side: Side, rate: float) -> Measurement:
 
 
 def test_a_goal_is_judged_by_the_medians_of_its_rounds() -> None:
-    """One lucky round neither reaches a goal nor one bad round misses it."""
+    """A single lucky round does not reach a goal, and a single bad one does not miss it."""
     found = [_round("peer", rate) for rate in (100, 110, 500)] + [_round("kurir", rate) for rate in (330, 340, 20)]
     row = report.goals_table(found)[2]
     assert "| 110 " in row
@@ -30,7 +30,7 @@ def test_a_goal_is_judged_by_the_medians_of_its_rounds() -> None:
 
 
 def test_signing_is_judged_by_each_rounds_own_share() -> None:
-    """A round in which the machine was busy with other work slows what is compared alike."""
+    """Other load during a round slows all kinds alike, so their shares stay comparable."""
     rates = {"unsigned": (1000, 100, 1000), "rsa-2048": (410, 45, 390), "ed25519": (790, 99, 700)}
     found = [Measurement(signing.name(kind), "kurir", 1000, {"msg/s": rate}) for kind in rates for rate in rates[kind]]
     _, _, unsigned, rsa, ed25519 = report.dkim_table(found)
@@ -41,44 +41,44 @@ def test_signing_is_judged_by_each_rounds_own_share() -> None:
 
 
 @pytest.mark.parametrize("kind", ["rsa-2048", "ed25519"])
-def test_key_of_the_benchmarks_is_one_that_kurir_takes(kind: str, tmp_path: Path) -> None:
-    """Its owner alone can read it, and it is of the kind that is asked for."""
+def test_kurir_accepts_the_benchmarks_key(kind: str, tmp_path: Path) -> None:
+    """Only its owner can read it, and it is of the requested kind."""
     path = tmp_path / "dkim.pem"
     workload.write_key(kind, path)
     assert path.stat().st_mode & 0o077 == 0
     assert isinstance(parse_key(path.read_text()), RSAPrivateKey) == (kind == "rsa-2048")
 
 
-def test_a_work_that_one_side_did_not_do_is_not_judged() -> None:
-    """Without the peer's figure there is no ratio, and no row."""
+def test_a_work_of_only_one_side_is_not_judged() -> None:
+    """Without the peer's figure there is no ratio and no row."""
     assert report.goals_table([_round("kurir", 1000)]) == []
 
 
-def test_processor_time_is_told_for_a_thousand_messages() -> None:
-    """Two seconds for 4,000 messages are 500 ms a thousand, whatever was used before the clock started."""
+def test_processor_time_is_per_thousand_messages() -> None:
+    """Two seconds for 4,000 messages are 500 ms per thousand; earlier usage does not count."""
     used = Usage({"sender": 5.0}, {"sender": 60.0}).since(Usage({"sender": 3.0}, {"sender": 50.0}))
     one = measured("end-to-end", "kurir", 4000, {}, used)
     assert one.cpu_ms_per_thousand == {"sender": pytest.approx(500.0)}
     assert one.peak_mib == {"sender": 60.0}
 
 
-def test_results_replace_those_of_the_run_before(tmp_path: Path) -> None:
-    """What stands around the marks stays, what stands between them goes."""
+def test_new_results_replace_the_previous_ones(tmp_path: Path) -> None:
+    """Only the text between the marks is replaced."""
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n", encoding="utf-8")
     report.write_readme(readme, ["new"])
     assert readme.read_text(encoding="utf-8") == "before\n<!-- results -->\n\nnew\n\n<!-- end of results -->\nafter\n"
 
 
-def test_both_sides_send_the_body_that_is_promised() -> None:
-    """The html is 1.5 KB, and Kurir's template is the very text that the peer fills in."""
+def test_both_sides_send_the_documented_body() -> None:
+    """The HTML is 1.5 KB, and Kurir's template is the same text that the peer fills in."""
     assert len(workload.html()) == workload.HTML_BYTES == 1536
     assert workload.html().count("{{ name }}") == 2
     assert len(orjson.loads(workload.blast_body(7))["recipients"]) == 7
 
 
 def test_the_peers_lock_pins_every_package_and_names_no_registry() -> None:
-    """Each package has its hash; where it comes from is for the machine's own npm to know."""
+    """Each package has a hash; the machine's own npm chooses the registry."""
     lock = orjson.loads((ROOT / "benchmarks/peer/package-lock.json").read_bytes())
     packages = {name: entry for name, entry in lock["packages"].items() if name}
     assert {"node_modules/bullmq", "node_modules/nodemailer"} <= packages.keys()
@@ -86,6 +86,6 @@ def test_the_peers_lock_pins_every_package_and_names_no_registry() -> None:
     assert not any("resolved" in entry for entry in packages.values())
 
 
-def test_the_peers_packages_are_no_part_of_the_repository() -> None:
-    """node_modules is ignored by git."""
+def test_the_peers_packages_are_not_in_the_repository() -> None:
+    """Git ignores node_modules."""
     assert "/benchmarks/peer/node_modules/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()

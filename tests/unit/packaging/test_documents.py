@@ -1,4 +1,4 @@
-"""The documents: every link leads somewhere, and the commands they name exist."""
+"""The documents: every link, command, make target and source file that they name exists."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCUMENTS = [
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_relative_links_lead_to_files(path: Path) -> None:
-    """A moved document takes its links along."""
+    """The target of every relative link exists."""
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
     missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
     assert missing == []
@@ -38,7 +38,7 @@ def test_commands_and_targets_that_are_named_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_source_files_that_are_named_exist(path: Path) -> None:
-    """A moved module takes along what the documents say of it."""
+    """If a module moves, the documents must follow."""
     named = set(
         re.findall(r"`((?:services|shared|tests|deploy|scripts|benchmarks)/[\w./-]+\.(?:py|lua))`", path.read_text())
     )

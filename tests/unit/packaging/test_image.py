@@ -1,4 +1,4 @@
-"""The image: what goes in, from which locks, and its health check against a real server."""
+"""The image: its contents, its lock files, and its health check against a real server."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def _pins(path: str) -> dict[str, str]:
 
 
 def test_every_package_comes_from_a_lock_with_its_hash() -> None:
-    """Whatever pip fetches is hashed; what it installs from files needs no index."""
+    """Packages that pip downloads are hashed; installs from files use no index."""
     for command in re.findall(r"python -m pip .*?(?=&&|\n\n)", DOCKERFILE, re.DOTALL):
         assert "--require-hashes" in command or "--no-index" in command, command
 
 
 def test_the_build_lock_agrees_with_the_others() -> None:
-    """The backend that builds the wheel is the one that the tests build it with."""
+    """The image builds the wheel with the same backend as the tests."""
     everything = _pins("requirements-dev.lock")
     build = _pins("deploy/build.lock")
     assert build
@@ -35,7 +35,7 @@ def test_the_build_lock_agrees_with_the_others() -> None:
 
 
 def test_the_image_gets_what_it_needs_and_nothing_else() -> None:
-    """All is kept out but a list: no data, secret or history can slip in, and nothing listed is missing."""
+    """Only listed paths get in, so no data, secret or history can; every listed path exists."""
     assert IGNORED[1] == "*"
     allowed = [line.removeprefix("!") for line in IGNORED if line.startswith("!")]
     assert [name for name in allowed if not (ROOT / name).exists()] == []
@@ -43,7 +43,7 @@ def test_the_image_gets_what_it_needs_and_nothing_else() -> None:
 
 
 def test_the_process_is_locked_down() -> None:
-    """A number that is not root, no import from the working folder, byte code made beforehand, no shell."""
+    """It has a numeric non-root user, no imports from the working folder, precompiled byte code, and no shell."""
     final = DOCKERFILE.rpartition("FROM ")[2]
     assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", final, re.MULTILINE)
     assert "PYTHONSAFEPATH=1" in final
@@ -58,24 +58,24 @@ class _Service(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(self.status if self.path == "/health" else 404)
         self.end_headers()
-        self.wfile.write(b'{"status":"told"}')
+        self.wfile.write(b'{"status":"reported"}')
 
     def log_message(self, *_args: object) -> None:
         return
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
-def test_the_health_check_says_what_the_service_says(status: int, code: int) -> None:
-    """200 is well, anything else is not, and the service's own words stand in the container's state."""
+def test_the_health_check_passes_on_the_services_answer(status: int, code: int) -> None:
+    """Only 200 is healthy, and the container's state shows the service's own answer."""
     handler = type("Service", (_Service,), {"status": status})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.handle_request, daemon=True).start()
         ran = _health_check(server.server_port)
-    assert (ran.returncode, ran.stdout.strip()) == (code, '{"status":"told"}')
+    assert (ran.returncode, ran.stdout.strip()) == (code, '{"status":"reported"}')
 
 
-def test_a_service_that_does_not_listen_is_not_well() -> None:
-    """It says which port did not answer."""
+def test_a_service_that_does_not_listen_is_unhealthy() -> None:
+    """The output names the port that did not answer."""
     ran = _health_check(1)
     assert ran.returncode == 1
     assert "port 1:" in ran.stdout

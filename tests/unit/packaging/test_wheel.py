@@ -1,4 +1,4 @@
-"""Packaging: what the wheel holds, and that its two common names belong to it alone."""
+"""Packaging: the wheel's contents, and that no other distribution has its two common package names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the source tree as it is."""
+    """Build the wheel from the current source tree."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -30,13 +30,13 @@ def _names(wheel: Path) -> list[str]:
 
 
 def test_the_wheel_holds_exactly_both_packages(wheel: Path) -> None:
-    """Nothing but services, shared and the metadata is installed: no tests, no benchmarks."""
+    """Only services, shared and the metadata are installed: no tests, no benchmarks."""
     tops = {name.partition("/")[0] for name in _names(wheel)}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"services", "shared"}
 
 
 def test_the_wheel_holds_every_source_file(wheel: Path) -> None:
-    """No subpackage is left out, nor a script of the queue that Python loads at run time."""
+    """It includes every subpackage and every script that the queue loads at run time."""
     names = set(_names(wheel))
     wanted = [path for top in ("services", "shared") for path in (ROOT / top).rglob("*") if path.is_file()]
     sources = [path for path in wanted if path.suffix in {".py", ".lua", ".html", ".sql", ".json", ".css", ".js"}]
@@ -52,7 +52,7 @@ def test_the_wheel_brings_templates_and_example(wheel: Path) -> None:
 
 
 def test_the_command_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
-    """Unpacked alone, the wheel's own code answers, and finds what it ships with."""
+    """Unpacked on its own, the wheel's code runs and finds its bundled files."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     program = (
@@ -66,7 +66,7 @@ def test_the_command_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     assert all(path.startswith(str(tmp_path / "site")) for path in answer.stdout.split()), answer.stdout
 
 
-def test_both_names_belong_to_this_distribution_alone() -> None:
+def test_both_names_belong_only_to_this_distribution() -> None:
     """Both names exist on public indexes, and pip would overwrite one with the other silently."""
     owners = packages_distributions()
     assert {name: set(owners.get(name, ["kurir"])) for name in ("services", "shared")} == {
@@ -76,5 +76,5 @@ def test_both_names_belong_to_this_distribution_alone() -> None:
 
 
 def test_the_distribution_must_not_be_published() -> None:
-    """The classifier that makes public indexes refuse an upload is there."""
+    """It has the classifier that makes public indexes refuse an upload."""
     assert "Private :: Do Not Upload" in (metadata("kurir").get_all("Classifier") or [])
