@@ -1,7 +1,7 @@
 """A whole compose project, started from a copy of the repository, observed only through its API and `exec`.
 
-`$COMPOSE` is the program that runs it, `docker compose` by default. `$COMPOSE_SKIP` lists services to skip, separated by
-commas, if their images are not available.
+`$COMPOSE` is the program that runs it, `docker compose` by default. `$COMPOSE_SKIP` lists services to skip, separated
+by commas, if their images are not available.
 """
 
 from __future__ import annotations
