@@ -13,11 +13,11 @@ from shared.foreign_text import legible
 
 
 class KurirError(Exception):
-    """Root of every error that Kurir raises itself."""
+    """Root of all errors that Kurir itself raises."""
 
 
 class SettingsError(KurirError):
-    """The environment does not describe a system that can run; `problems` lists every reason at once."""
+    """The environment has invalid or missing settings; `problems` lists all of them."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))

@@ -88,7 +88,7 @@ class Folded(msgspec.Struct):
 
 
 def fold(events: Iterable[Event]) -> Folded:
-    """Fold events into changes; cheap enough for tens of thousands a second."""
+    """Fold events into changes; cheap enough for tens of thousands of events per second."""
     folded = Folded()
     for event in events:
         _FOLDERS[type(event)](folded, event)

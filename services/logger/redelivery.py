@@ -165,9 +165,7 @@ def _open(connection: sqlite3.Connection, blast: Blast, letters: Sequence[tuple[
         connection.execute(CHANGE["reopened"], (now_ms, "", blast.blast_id))
 
 
-def _open_chunk(
-    connection: sqlite3.Connection, blast: Blast, channel: str, jobs: list[Job], now_ms: int
-) -> None:  # the values of one row
+def _open_chunk(connection: sqlite3.Connection, blast: Blast, channel: str, jobs: list[Job], now_ms: int) -> None:
     packed = _encoder.encode([pack_job(job) for job in jobs])
     connection.execute(_OUTBOX, (blast.blast_id, channel, packed, now_ms))
     connection.executemany("DELETE FROM dead_letters WHERE job_id = ?", ((job.job_id,) for job in jobs))

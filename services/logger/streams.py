@@ -71,7 +71,7 @@ class IdList:
     found: Sequence[int]
 
     def ids(self, _connection: sqlite3.Connection, low: int, below: int) -> Iterator[int]:
-        """Yield those within the bounds."""
+        """Yield the ids within the bounds."""
         return (one for one in self.found if low <= one < below)
 
 

@@ -49,7 +49,7 @@ def settle(text: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """Remove surplus spaces and empty lines that empty values left behind."""
+    """Remove superfluous spaces and empty lines, which empty values leave behind."""
     if " \n" in text or "\t\n" in text:
         text = _SPACES_ONLY.sub("", _SPACES_BEFORE_BREAK.sub("", text))
     if "\n\n\n" in text:

@@ -87,7 +87,7 @@ def text(value: object) -> str:
 
 
 class AmbiguousTextError(RenderError):
-    """A text that could be two different numbers."""
+    """A text could be two different numbers."""
 
 
 def number(value: object) -> Exact:
