@@ -22,7 +22,7 @@ from benchmarks.processes import Child, clean_environment, usage_of
 from shared.events import Event, EventBatch, Processing, Queued, QueuedRecipient, Sent, pack_batch
 from shared.queue.connection import connect
 from shared.queue.event_log import EventLog
-from shared.queue.keys import ChannelKeys
+from shared.queue.keys import PartitionKeys
 from tests.servers import RedisServer, free_port
 
 _CHUNK = 500
@@ -48,7 +48,7 @@ async def _measure(order: str, jobs: int, batch: int) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="kurir-bench-") as folder:
             batches = list(_mixed(jobs, batch) if order == "mixed" else _apart(jobs, batch))
-            stream = ChannelKeys("email").events
+            stream = PartitionKeys("email").events
             for start in range(0, len(batches), 1000):
                 async with redis.pipeline(transaction=False) as pipe:
                     for packed in batches[start : start + 1000]:

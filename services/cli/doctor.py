@@ -30,6 +30,7 @@ from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS
 from shared.queue.batches import boot_name
 from shared.queue.connection import check_server, connect
 from shared.queue.doctor import Doctor, Finding, OpenJob
+from shared.queue.partitions import partitions
 from shared.queue.safety import Safety, SafetyCheck
 from shared.web import credentials
 
@@ -114,7 +115,11 @@ async def examine(visit: Visit) -> Report:
     try:
         await check_server(redis)
         findings += examine_safety(await SafetyCheck(redis).look())
-        doctors = [Doctor(redis, channel, boot_name("doctor", channel), repair=visit.repair) for channel in CHANNELS]
+        doctors = [
+            Doctor(partition, boot_name("doctor", channel), repair=visit.repair)
+            for channel in CHANNELS
+            for partition in partitions(redis, channel)
+        ]
         for one in doctors:
             findings += await one.examine()
         try:

@@ -14,8 +14,8 @@ from shared.events import BlastAccepted, EventBatch, pack_batch
 from shared.jobs import TERMINAL
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
-from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys, blast_key
-from shared.queue.scripts import call_script
+from shared.queue.keys import GATEWAY_EVENTS, blast_key
+from shared.queue.partitions import partitions
 from shared.queue.timing import Timing
 
 
@@ -110,8 +110,9 @@ class BlastStore:
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.hsetnx(blast_key(blast.blast_id), "snapshot", snapshot)
                 for channel, total in blast.totals.items():
-                    pipe.hsetnx(ChannelKeys(channel).blast(blast.blast_id), "total", total)
-                    pipe.hsetnx(ChannelKeys(channel).blast(blast.blast_id), "moved_at", self._clock.now_ms())
+                    key = self._key(channel, blast.blast_id)
+                    pipe.hsetnx(key, "total", total)
+                    pipe.hsetnx(key, "moved_at", self._clock.now_ms())
                 number, _ = self._accepted.next()
                 event = BlastAccepted(self._clock.now_ms(), blast.blast_id, snapshot)
                 batch = EventBatch(self._accepted.producer, number, [event])
@@ -125,7 +126,7 @@ class BlastStore:
             await self._redis.hsetnx(blast_key(blast.blast_id), "snapshot", pack_blast(blast))
             await self._redis.persist(blast_key(blast.blast_id))
             for channel, ended in counts.items():
-                key = ChannelKeys(channel).blast(blast.blast_id)
+                key = self._key(channel, blast.blast_id)
                 if await self._redis.exists(key):
                     continue
                 total = sum(ended.get(name, 0) for name in TERMINAL)
@@ -147,7 +148,7 @@ class BlastStore:
     async def watermark(self, blast_id: str, channel: str, series: str = "jobs") -> int:
         """Return how many jobs of this series have been enqueued on a channel."""
         with translated("watermark"):
-            value = await self._redis.hget(ChannelKeys(channel).blast(blast_id), f"wm:{series}")
+            value = await self._redis.hget(self._key(channel, blast_id), f"wm:{series}")
         return int(value or 0)
 
     async def progress(self, blast_id: str, blast: Blast | None = None) -> BlastProgress | None:
@@ -158,7 +159,7 @@ class BlastStore:
         with translated("progress"):
             async with self._redis.pipeline(transaction=False) as pipe:
                 for channel in blast.totals:
-                    pipe.hgetall(ChannelKeys(channel).blast(blast_id))
+                    pipe.hgetall(self._key(channel, blast_id))
                 rows = await pipe.execute()
         channels = {
             channel: _progress(fields, total)
@@ -171,6 +172,11 @@ class BlastStore:
         """End, and tell of it, a blast whose client went away: its total becomes what was enqueued."""
         blast = await self.load(blast_id)
         for channel in blast.totals if blast else ():
-            _, head = self._cancels.next()
-            args = (blast_id, head, Timing().keep_ended_ms, "incomplete_at")
-            await call_script(self._redis, "cancel_blast", ChannelKeys(channel).tag, args)
+            for partition in partitions(self._redis, channel):
+                _, head = self._cancels.next()
+                args = (blast_id, head, Timing().keep_ended_ms, "incomplete_at")
+                await partition.call("cancel_blast", args)
+
+    def _key(self, channel: str, blast_id: str) -> str:
+        (partition,) = partitions(self._redis, channel)
+        return partition.keys.blast(blast_id)

@@ -13,18 +13,16 @@ from typing import Any
 
 import msgspec
 import orjson
-from redis.asyncio import Redis
 
 from shared.addresses import identity
 from shared.errors import DecodeError, QueueUnavailableError
 from shared.events import Ended, EventBatch, SystemEvent, pack_batch, pack_event
 from shared.jobs import legible_job_id, unpack_job
-from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.event_log import most_event_bytes
-from shared.queue.keys import ChannelKeys
 from shared.queue.leases import Grant, HeldEntry, Lease, Move, parse_grant
-from shared.queue.scripts import Argument, call_script
+from shared.queue.partitions import Partition
+from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
 
 POISON_AFTER = 3
@@ -93,23 +91,22 @@ class Fetched:
 
 
 class Consumer:
-    """One sender's side of the queue of a channel."""
+    """One sender's side of a partition of the queue."""
 
-    def __init__(self, redis: Redis, channel: str, sender_id: str, timing: Timing, policy: BeginPolicy) -> None:
-        self._redis = redis
-        self.keys = ChannelKeys(channel)
+    def __init__(self, partition: Partition, sender_id: str, timing: Timing, policy: BeginPolicy) -> None:
+        self.partition = partition
         self.sender_id = sender_id
         self.timing = timing
         self._policy = policy
         self._event_bytes = most_event_bytes(0)
-        self._begins = Numbered(sender_id, "begin")
-        self._settles = Numbered(sender_id, "settle")
-        self._lates = Numbered(sender_id, "late")
-        self._discards = Numbered(sender_id, "discard")
-        self._tellings = Numbered(sender_id, "tell")
+        self._begins = partition.numbered(sender_id, "begin")
+        self._settles = partition.numbered(sender_id, "settle")
+        self._lates = partition.numbered(sender_id, "late")
+        self._discards = partition.numbered(sender_id, "discard")
+        self._tellings = partition.numbered(sender_id, "tell")
 
     async def _call(self, name: str, args: Sequence[Argument]) -> object:
-        return await call_script(self._redis, name, self.keys.tag, args)
+        return await self.partition.call(name, args)
 
     async def _insist(self, name: str, args: Sequence[Argument]) -> object:
         """Repeat one call until Redis answers it: an outcome must not be forgotten because Redis is away."""
@@ -159,7 +156,7 @@ class Consumer:
         for first in range(0, len(entries), _LOADED_AT_ONCE):
             some = entries[first : first + _LOADED_AT_ONCE]
             with translated("load entries"):
-                async with self._redis.pipeline(transaction=False) as pipe:
+                async with self.partition.redis.pipeline(transaction=False) as pipe:
                     for entry in some:
                         pipe.xrange(entry.stream, entry.entry_id, entry.entry_id)
                     found: list[Any] = await pipe.execute()
@@ -258,21 +255,21 @@ class Consumer:
         args = (head, self.timing.keep_ended_ms, "failed", entry.stream, entry.entry_id, entry.job_id, "q", event)
         await self._insist("sweep", args)
         place = {"stream": entry.stream, "entry_id": entry.entry_id, "job_id": entry.job_id}
-        told = SystemEvent(now_ms, "error", words, f"{self.keys.channel}_sender", place)
+        told = SystemEvent(now_ms, "error", words, f"{self.partition.channel}_sender", place)
         number, _ = self._tellings.next()
         batch = EventBatch(self._tellings.producer, number, [told])
         await self._insist("tell", (pack_batch(batch),))
 
 
 class Doorbell:
-    """Waits for work by XREAD on the channel's bell, over a connection of its own.
+    """Waits for work by XREAD on a partition's bell, over a connection of its own.
 
     Never XREADGROUP BLOCK: a task cancelled in it leaves entries delivered to nobody.
     """
 
-    def __init__(self, redis: Redis, channel: str) -> None:
-        self._redis = redis
-        self._key = ChannelKeys(channel).bell
+    def __init__(self, partition: Partition) -> None:
+        self._redis = partition.redis
+        self._key = partition.keys.bell
         self._seen = "0-0"
 
     async def wait(self, block_ms: int) -> bool:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
 from redis.asyncio import Redis
 
+from shared.blasts import Blast
 from shared.channels import CHANNELS
 from shared.clock import Clock, SystemClock
 from shared.jobs import parse_job_id
 from shared.queue.batches import Numbered
 from shared.queue.blasts import BlastProgress, BlastStore, ChannelProgress
 from shared.queue.connection import translated
-from shared.queue.keys import ChannelKeys
-from shared.queue.scripts import call_script
+from shared.queue.partitions import Partition, first_partition, partitions
 from shared.queue.sweeper import Sweeper
 from shared.queue.timing import Timing
 from shared.settings import Rate
@@ -91,6 +92,30 @@ class ChannelStats:
         return (max(own, key=lambda rate: gap_us(Rate.parse(rate))), "setting") if own else None
 
 
+def add_up(every: Sequence[ChannelStats]) -> ChannelStats:
+    """Return the statistics of a channel from those of its partitions; its rate is in the first."""
+    total = every[0]
+    for one in every[1:]:
+        total = _sum(total, one)
+    return total
+
+
+_SUMMED = ("waiting", "active", "delayed", "scheduled", "completed", "failed", "paused", "events_lag")
+
+
+def _sum(a: ChannelStats, b: ChannelStats) -> ChannelStats:
+    lanes = a.oldest_age_s.keys() | b.oldest_age_s.keys()
+    return replace(
+        a,
+        **{name: getattr(a, name) + getattr(b, name) for name in _SUMMED},
+        waiting_by_lane={lane: waiting + b.waiting_by_lane[lane] for lane, waiting in a.waiting_by_lane.items()},
+        pause_reason=a.pause_reason or b.pause_reason,
+        oldest_age_s={lane: max(one.oldest_age_s.get(lane, 0.0) for one in (a, b)) for lane in lanes},
+        counters={name: count + b.counters[name] for name, count in a.counters.items()},
+        senders=list({sender.sender_id: sender for sender in (*b.senders, *a.senders)}.values()),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ServerMemory:
     """Redis's memory in bytes; `maximum` is 0 where it has no limit."""
@@ -127,11 +152,13 @@ class Control:
 
     async def pause_channel(self, channel: str, reason: str) -> None:
         """Pause a channel: its senders begin nothing more. Safe to repeat; the last reason stays."""
-        await call_script(self._redis, "pause_channel", ChannelKeys(channel).tag, (reason,))
+        for partition in partitions(self._redis, channel):
+            await partition.call("pause_channel", (reason,))
 
     async def resume_channel(self, channel: str) -> None:
         """Resume a paused channel. Safe to repeat."""
-        await call_script(self._redis, "resume_channel", ChannelKeys(channel).tag, ())
+        for partition in partitions(self._redis, channel):
+            await partition.call("resume_channel")
 
     async def pause_blast(self, blast_id: str, reason: str) -> bool:
         """Pause a blast on all its channels; False if it is unknown or ended. Safe to repeat."""
@@ -147,24 +174,27 @@ class Control:
         if blast is None:
             return False
         done = False
-        for channel in blast.totals:
+        for partition in self._partitions(blast):
             _, head = self._cancels.next()
             args = (blast_id, head, Timing().keep_ended_ms, "cancelled_at")
-            done |= bool(await call_script(self._redis, "cancel_blast", ChannelKeys(channel).tag, args))
+            done |= bool(await partition.call("cancel_blast", args))
         if done:
             await self.sweeper.sweep_blast(blast)
         return done
 
     async def _change(self, blast_id: str, script: str, args: tuple[str, ...]) -> bool:
-        """Run a script on each of the blast's channels; each tells the log of the change where it makes it."""
+        """Run a script on each of the blast's partitions; each tells the log of the change where it makes it."""
         blast = await self._blasts.load(blast_id)
         if blast is None:
             return False
         done = False
-        for channel in blast.totals:
+        for partition in self._partitions(blast):
             _, head = self._changes.next()
-            done |= bool(await call_script(self._redis, script, ChannelKeys(channel).tag, (*args, head)))
+            done |= bool(await partition.call(script, (*args, head)))
         return done
+
+    def _partitions(self, blast: Blast) -> list[Partition]:
+        return [one for channel in blast.totals for one in partitions(self._redis, channel)]
 
     async def cancel_job(self, job_id: str) -> str:
         """Cancel one job: `cancelled`, `processing` (it is being sent), or `unknown` (not in Redis, or no job)."""
@@ -176,20 +206,22 @@ class Control:
 
     async def set_rate(self, channel: str, rate: Rate | None) -> None:
         """Change a channel's rate for all its senders, at once; None for no limit."""
-        await call_script(self._redis, "set_rate", ChannelKeys(channel).tag, (gap_us(rate), rate_text(rate)))
+        await first_partition(self._redis, channel).call("set_rate", (gap_us(rate), rate_text(rate)))
 
     async def clear_rate(self, channel: str) -> None:
         """Drop the rate set at run time, so that the senders' own setting holds again. Safe to repeat."""
-        await call_script(self._redis, "set_rate", ChannelKeys(channel).tag, (0, ""))
+        await first_partition(self._redis, channel).call("set_rate", (0, ""))
 
     async def stats(self) -> dict[str, ChannelStats]:
         """Count what is where on every channel."""
         return {channel: await self.channel_stats(channel) for channel in CHANNELS}
 
     async def channel_stats(self, channel: str) -> ChannelStats:
-        """Count what is where on one channel, in one script."""
-        raw = await call_script(self._redis, "stats", ChannelKeys(channel).tag, (OLDEST_AMONG,))
-        return _stats(orjson.loads(raw))
+        """Count what is where on one channel, in one script for each of its partitions."""
+        return add_up([await self._partition_stats(one) for one in partitions(self._redis, channel)])
+
+    async def _partition_stats(self, partition: Partition) -> ChannelStats:
+        return _stats(orjson.loads(await partition.call("stats", (OLDEST_AMONG,))))
 
     async def server_memory(self) -> ServerMemory:
         """Return Redis's memory use and limit."""

@@ -1,4 +1,4 @@
-"""The doctor: finds what should not be in a channel's keys, mends it, and says what it did.
+"""The doctor: finds what should not be in a partition's keys, mends it, and says what it did.
 
 Each look and its repair are one script, so that a running system cannot move between them. Jobs that the logger
 believes open and that are in Redis no more (its data was lost) are ended through the events, as `failed` of the
@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
-from redis.asyncio import Redis
 
 from shared.clock import Clock, SystemClock
 from shared.events import Ended, EventBatch, pack_batch
 from shared.jobs import legible_job_id, parse_job_id
-from shared.queue.batches import Numbered
 from shared.queue.connection import translated
-from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
-from shared.queue.scripts import Argument, call_script
+from shared.queue.keys import GATEWAY_EVENTS
+from shared.queue.partitions import Partition
+from shared.queue.scripts import Argument
 from shared.queue.suppressions import Suppressions
 from shared.queue.timing import Timing
 
@@ -69,16 +68,17 @@ class OpenJobs(Protocol):
 
 
 class Doctor:
-    """Examines one channel; with `repair` it mends what it finds. `name` must be unique to the process."""
+    """Examines one partition; with `repair` it mends what it finds. `name` must be unique to the process."""
 
-    def __init__(self, redis: Redis, channel: str, name: str, *, repair: bool, clock: Clock | None = None) -> None:
-        self._redis = redis
-        self._channel = channel
-        self._keys = ChannelKeys(channel)
+    def __init__(self, partition: Partition, name: str, *, repair: bool, clock: Clock | None = None) -> None:
+        self._partition = partition
+        self._redis = partition.redis
+        self._channel = partition.channel
+        self._keys = partition.keys
         self._repair = repair
         self._clock = clock or SystemClock()
-        self._recounts = Numbered(name, f"recount {channel}")
-        self._lost = Numbered(name, f"lost {channel}")
+        self._recounts = partition.numbered(name, f"recount {self._channel}")
+        self._lost = partition.numbered(name, f"lost {self._channel}")
 
     async def examine(self) -> list[Finding]:
         """Examine indexes, streams, counts and suppressions, in this order.
@@ -95,7 +95,7 @@ class Doctor:
         return Finding(self._channel, what, count, self._repair, detail)
 
     async def _call(self, script: str, args: Sequence[Argument]) -> Any:
-        return await call_script(self._redis, script, self._keys.tag, args)
+        return await self._partition.call(script, args)
 
     async def _check_index(self, index: str) -> Finding:
         wrong = 0
@@ -104,7 +104,7 @@ class Doctor:
         return self._found(INDEXES[index], wrong)
 
     async def _check_suppressions(self) -> Finding:
-        spelled = await Suppressions(self._redis).unify(self._channel, repair=self._repair)
+        spelled = await Suppressions(self._redis).unify(self._partition, repair=self._repair)
         return self._found("suppressions that are not under the identity of their address", spelled)
 
     async def _pages(self, index: str) -> AsyncIterator[list[bytes]]:

@@ -18,8 +18,9 @@ from shared.errors import DecodeError
 from shared.events import EventBatch, unpack_batch, unpack_known
 from shared.queue.connection import translated
 from shared.queue.files import FileStore
-from shared.queue.keys import GATEWAY_EVENTS, LOGGER_GROUP, ChannelKeys
-from shared.queue.scripts import call_script
+from shared.queue.keys import GATEWAY_EVENTS, LOGGER_GROUP
+from shared.queue.partitions import partitions
+from shared.queue.scripts import load_script
 
 CONSUMER = "writer"
 
@@ -57,7 +58,8 @@ class EventLog:
     def __init__(self, redis: Redis, channels: Sequence[str] = tuple(CHANNELS)) -> None:
         self._redis = redis
         self.files = FileStore(redis)
-        self._streams = [ChannelKeys(channel).events for channel in channels] + [GATEWAY_EVENTS]
+        self._streams = [part.keys.events for channel in channels for part in partitions(redis, channel)]
+        self._streams.append(GATEWAY_EVENTS)
         self._pending_from: dict[str, str] = dict.fromkeys(self._streams, "0")
 
     def start_over(self) -> None:
@@ -101,7 +103,7 @@ class EventLog:
 
     async def _make_groups(self) -> None:
         for stream in self._streams:
-            await call_script(self._redis, "listen", stream, (LOGGER_GROUP,))
+            await load_script("listen").call(self._redis, (stream,), (LOGGER_GROUP,))
 
     async def ack(self, entries: Sequence[EventEntry]) -> None:
         """Acknowledge and delete entries, once their effect is in the database. Safe to repeat."""
@@ -109,7 +111,7 @@ class EventLog:
         for entry in entries:
             by_stream.setdefault(entry.stream, []).append(entry.entry_id)
         for stream, ids in by_stream.items():
-            await call_script(self._redis, "written", stream, (LOGGER_GROUP, *ids))
+            await load_script("written").call(self._redis, (stream,), (LOGGER_GROUP, *ids))
 
     async def lag(self) -> int:
         """Return how many entries wait to be written."""

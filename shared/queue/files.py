@@ -8,8 +8,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from shared.queue.connection import translated
-from shared.queue.keys import ChannelKeys
-from shared.queue.scripts import Argument, call_script
+from shared.queue.partitions import Partition, partitions
+from shared.queue.scripts import Argument
 
 # a file whose chunk never came, since its ingest died, expires after this time
 UNUSED_MS = 3600 * 1000
@@ -25,20 +25,21 @@ class FileStore:
 
     async def put(self, channel: str, blast_id: str, contents: Mapping[str, bytes]) -> None:
         """Keep files, by digest, for jobs that are enqueued next; raises QueueFullError too."""
-        tag, args, size = ChannelKeys(channel).tag, list[Argument](), 0
+        partition, args, size = self._partition(channel), list[Argument](), 0
         for digest, content in contents.items():
             if args and size + len(content) > _BYTES_A_CALL:
-                await call_script(self._redis, "put_files", tag, (blast_id, UNUSED_MS, *args))
+                await partition.call("put_files", (blast_id, UNUSED_MS, *args))
                 args, size = [], 0
             args += (digest, content)
             size += len(content)
         if args:
-            await call_script(self._redis, "put_files", tag, (blast_id, UNUSED_MS, *args))
+            await partition.call("put_files", (blast_id, UNUSED_MS, *args))
 
     async def get(self, channel: str, blast_id: str, digest: str) -> bytes | None:
         """Return a file, None where it is gone."""
+        partition = self._partition(channel)
         with translated("load file"):
-            content: Any = await self._redis.get(ChannelKeys(channel).file(blast_id, digest))
+            content: Any = await partition.redis.get(partition.keys.file(blast_id, digest))
         return content if content is None else bytes(content)
 
     async def forget(self, channel: str, letters: Iterable[tuple[str, int]]) -> None:
@@ -46,4 +47,9 @@ class FileStore:
         flat: list[Argument] = [part for letter in letters for part in letter]
         for first in range(0, len(flat), 2 * _LETTERS_A_CALL):
             some = flat[first : first + 2 * _LETTERS_A_CALL]
-            await call_script(self._redis, "forget_files", ChannelKeys(channel).tag, some)
+            for partition in partitions(self._redis, channel):
+                await partition.call("forget_files", some)
+
+    def _partition(self, channel: str) -> Partition:
+        (only,) = partitions(self._redis, channel)
+        return only

@@ -1,4 +1,4 @@
-"""The names of the keys: every key of a channel shares one hash tag, so that each script touches one slot."""
+"""The names of the keys: every key of a partition shares one hash tag, so that each script touches one slot."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ LOGGER_GROUP = "logger"
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelKeys:
-    """The keys of one channel; `tag` is also what every script is given as its only key."""
+class PartitionKeys:
+    """The keys of one partition of a channel's queue; the first has the channel's own name as its tag."""
 
     channel: str
+    index: int = 0
 
     @property
     def tag(self) -> str:
-        """The hash tag, `{email}`; it names no key itself, it routes a script to its slot."""
-        return "{" + self.channel + "}"
+        """The hash tag: `{email}`, `{email.1}`, …; it names no key itself."""
+        return f"{{{self.channel}.{self.index}}}" if self.index else f"{{{self.channel}}}"
 
     def key(self, name: str) -> str:
-        """Return the channel's key of that name, such as `{email}:ring`."""
+        """Return the partition's key of that name, such as `{email}:ring`."""
         return f"{self.tag}:{name}"
 
     def lane(self, lane: str) -> str:
@@ -32,7 +33,7 @@ class ChannelKeys:
         return f"{self.tag}:jobs:bulk:{blast_id}"
 
     def blast(self, blast_id: str) -> str:
-        """Return the hash of a blast on this channel."""
+        """Return the hash of a blast in this partition."""
         return f"{self.tag}:blast:{blast_id}"
 
     def file(self, blast_id: str, digest: str) -> str:
@@ -45,7 +46,7 @@ class ChannelKeys:
 
     @property
     def events(self) -> str:
-        """The stream of the channel's events."""
+        """The stream of the partition's events."""
         return self.key("events")
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -12,13 +13,14 @@ from shared.blasts import Blast
 from shared.clock import Clock, SystemClock
 from shared.errors import KurirError, QueueFullError, QueueUnavailableError
 from shared.events import Event, EventBatch, Queued, QueuedRecipient, pack_batch, pack_event
-from shared.jobs import Job, pack_job, with_files_apart
+from shared.jobs import TERMINAL, Job, pack_job, with_files_apart
 from shared.queue.batches import Numbered
 from shared.queue.connection import RETRY_WHEN_FULL_S, translated
 from shared.queue.event_log import most_event_bytes
 from shared.queue.files import FileStore
-from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
-from shared.queue.scripts import Argument, call_script
+from shared.queue.keys import GATEWAY_EVENTS
+from shared.queue.partitions import partitions
+from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
 
 MAX_CHUNK = 500
@@ -115,10 +117,9 @@ class Producer:
         ]
         for job in jobs:
             args += (job.job_id, pack_job(job))
+        (partition,) = partitions(self._redis, chunk.channel)
         try:
-            added, watermark, cancelled = await call_script(
-                self._redis, "enqueue", ChannelKeys(chunk.channel).tag, args
-            )
+            added, watermark, cancelled = await partition.call("enqueue", args)
         except ResponseError as error:
             if str(error).startswith("GAP"):
                 raise GapError(str(error)) from error
@@ -161,21 +162,26 @@ class Producer:
 
         Raises QueueUnavailableError if Redis is away.
         """
-        keys = ChannelKeys(channel)
-        with translated("backlog"):
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.hgetall(keys.key("counters"))
-                pipe.xlen(keys.events)
-                pipe.info("memory")
-                counters, events, memory = await pipe.execute()
-        await self._check_events(keys.events, events)
-        counts = {name.decode(): int(value) for name, value in counters.items()}
-        ended = sum(counts.get(name, 0) for name in ("sent", "failed", "cancelled", "expired", "suppressed"))
-        waiting = counts.get("enqueued", 0) - ended
+        waiting, memories = 0, []
+        for partition in partitions(self._redis, channel):
+            keys = partition.keys
+            with translated("backlog"):
+                async with partition.redis.pipeline(transaction=False) as pipe:
+                    pipe.hgetall(keys.key("counters"))
+                    pipe.xlen(keys.events)
+                    pipe.info("memory")
+                    counters, events, memory = await pipe.execute()
+            await self._check_events(keys.events, events)
+            waiting += int(counters.get(b"enqueued", 0)) - sum(int(counters.get(name.encode(), 0)) for name in TERMINAL)
+            memories.append(memory)
         limits = self._backlog
         if waiting + adding > limits.jobs:
             raise QueueFullError(f"{waiting} jobs wait on {channel}, {limits.jobs} is the limit", limits.retry_after_s)
-        maximum = int(memory.get("maxmemory", 0))
+        for memory in memories:
+            self._check_memory(memory)
+
+    def _check_memory(self, memory: Mapping[str, Any]) -> None:
+        limits, maximum = self._backlog, int(memory.get("maxmemory", 0))
         if maximum and int(memory["used_memory"]) > maximum * limits.memory_share:
             share = f"{limits.memory_share:.0%}"
             raise QueueFullError(f"Redis uses more than {share} of its memory limit", limits.retry_after_s)

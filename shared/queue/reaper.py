@@ -12,17 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
-
 from shared.clock import Clock, SystemClock
 from shared.errors import DecodeError
 from shared.jobs import unpack_job
 from shared.logs import get_logger
-from shared.queue.batches import Numbered
 from shared.queue.connection import server_info, translated
-from shared.queue.keys import ChannelKeys
 from shared.queue.leases import HeldEntry, Lease
-from shared.queue.scripts import Argument, call_script
+from shared.queue.partitions import Partition
+from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
 
 BATCH = 500
@@ -47,18 +44,17 @@ class _Page:
 
 
 class Reaper:
-    """Looks around for one sender's channel and takes over from senders that are dead.
+    """Looks around in a partition for one of its senders, and takes over from senders that are dead.
 
     `maxmemory` is the server's memory limit in bytes, 0 for none, as of the last look.
     """
 
-    def __init__(self, redis: Redis, channel: str, sender_id: str, timing: Timing, clock: Clock | None = None) -> None:
-        self._redis = redis
-        self._keys = ChannelKeys(channel)
+    def __init__(self, partition: Partition, sender_id: str, timing: Timing, clock: Clock | None = None) -> None:
+        self._partition = partition
         self._sender_id = sender_id
         self._timing = timing
         self._clock = clock or SystemClock()
-        self._heads = Numbered(sender_id, "reap")
+        self._heads = partition.numbered(sender_id, "reap")
         self._missing_since: dict[str, float] = {}
         self.maxmemory = 0
 
@@ -68,11 +64,11 @@ class Reaper:
 
     async def look(self) -> list[Taken]:
         """Look once, and take over from whoever was missing long enough; raises QueueUnavailableError."""
-        info = await server_info(self._redis)
+        info = await server_info(self._partition.redis)
         self.maxmemory = info.maxmemory
         timing = self._timing
         args = (self._sender_id, timing.buffer_idle_ms, timing.keep_ended_ms)
-        reply = await call_script(self._redis, "look", self._keys.tag, args)
+        reply = await self._partition.call("look", args)
         held, missing = bool(reply[0]), [name.decode() for name in reply[2:]]
         if not held or info.uptime_ms < timing.redis_up_ms:
             self.forget()
@@ -120,7 +116,7 @@ class Reaper:
         sender, reason, which, cursor = what
         _, head = self._heads.next()
         args = (sender, head, BATCH, reason, which, cursor, STREAMS_A_PAGE, *parts)
-        buffered, flying, clear, following, *unread = await call_script(self._redis, "reap", self._keys.tag, args)
+        buffered, flying, clear, following, *unread = await self._partition.call("reap", args)
         page = _Page(buffered, flying, bool(clear), following.decode())
         return page, [
             HeldEntry(stream.decode(), one.decode(), 0) for stream, one in zip(unread[::2], unread[1::2], strict=True)
@@ -131,7 +127,7 @@ class Reaper:
         parts: list[Argument] = []
         for entry in entries:
             with translated("load entries"):
-                rows: Any = await self._redis.xrange(entry.stream, entry.entry_id, entry.entry_id)
+                rows: Any = await self._partition.redis.xrange(entry.stream, entry.entry_id, entry.entry_id)
             for _, fields in rows:
                 try:
                     job = unpack_job(fields[b"d"])

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from redis.asyncio import Redis
-
 from shared.addresses import identity
-from shared.queue.keys import ChannelKeys
-from shared.queue.scripts import call_script
+from shared.queue.partitions import Partition
 
 OPEN_MS = 3600 * 1000
 STOPPED_MS = 24 * 3600 * 1000
@@ -32,11 +29,10 @@ class Refused:
 
 
 class Refusals:
-    """The runs of one channel, in `C:refused:<server>`."""
+    """The runs of a partition's senders, in `C:refused:<server>`."""
 
-    def __init__(self, redis: Redis, channel: str) -> None:
-        self._redis = redis
-        self._tag = ChannelKeys(channel).tag
+    def __init__(self, partition: Partition) -> None:
+        self._partition = partition
 
     async def weigh(self, refused: Refused, most: int, *, alone: bool) -> Word:
         """Count a refusal; the `most`th of a run pauses the channel where the server is `alone`."""
@@ -59,9 +55,9 @@ class Refusals:
             STOPPED_MS,
             patience_ms,
         )
-        word = await call_script(self._redis, "refuse", self._tag, args)
+        word = await self._partition.call("refuse", args)
         return cast("Word", word.decode() if isinstance(word, bytes) else str(word))
 
     async def forgive(self, server: str) -> None:
         """End a server's run: it has accepted a message."""
-        await call_script(self._redis, "forgive", self._tag, (server,))
+        await self._partition.call("forgive", (server,))

@@ -1,13 +1,14 @@
-"""The Lua scripts: read from `lua/`, each with `lib.lua` behind its shebang line, and called by digest.
+"""How Lua scripts are called: by digest, with the source sent again where the server has forgotten it.
 
-A restart or SCRIPT FLUSH forgets scripts, so a call that finds none sends the source again.
+The queue's own are read from `lua/`, each with `lib.lua` behind its shebang line. A restart or SCRIPT FLUSH forgets
+scripts, so a call that finds none sends the source again.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,28 +29,28 @@ class Script:
 
     name: str
     source: str
-    digest: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "digest", digest)
+
+    async def call(self, redis: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Run it on keys of one slot.
+
+        Raises QueueUnavailableError (its outcome is then unknown) and, for the scripts that add work,
+        QueueFullError. The answer's shape is the script's own, hence `Any`.
+        """
+        client: Any = redis
+        with translated(f"script {self.name}"):
+            try:
+                return await client.execute_command("EVALSHA", self.digest, len(keys), *keys, *args)
+            except NoScriptError:
+                return await client.execute_command("EVAL", self.source, len(keys), *keys, *args)
 
 
 @cache
 def load_script(name: str) -> Script:
-    """Read the script of that name and put the shared part behind its shebang line."""
+    """Read the queue's script of that name and put the shared part behind its shebang line."""
     shebang, _, body = (_FOLDER / f"{name}.lua").read_text("utf-8").partition("\n")
-    source = "\n".join((shebang, (_FOLDER / "lib.lua").read_text("utf-8"), body))
-    digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-    return Script(name, source, digest)
-
-
-async def call_script(redis: Redis, name: str, tag: str, args: Sequence[Argument]) -> Any:
-    """Run a script on the channel with this hash tag (`listen` and `written`: on the stream of that name).
-
-    Raises QueueUnavailableError (its outcome is then unknown) and, for the scripts that add work,
-    QueueFullError. The answer's shape is told in the script's header, hence `Any`.
-    """
-    script = load_script(name)
-    client: Any = redis
-    with translated(f"script {name}"):
-        try:
-            return await client.execute_command("EVALSHA", script.digest, 1, tag, *args)
-        except NoScriptError:
-            return await client.execute_command("EVAL", script.source, 1, tag, *args)
+    return Script(name, "\n".join((shebang, (_FOLDER / "lib.lua").read_text("utf-8"), body)))

@@ -1,5 +1,7 @@
 """The suppressed addresses of each channel, in `C:suppressed`; `begin` reads them before each send.
 
+Each partition of a channel has all of them: they are written to every one and read from the first.
+
 They are stored and found by their identity, so an address is suppressed in every spelling. One that has expired stops
 nothing and is not listed; it is deleted when its address is written next, or when a sender starts.
 """
@@ -16,8 +18,8 @@ from redis.asyncio import Redis
 from shared.addresses import identity
 from shared.clock import Clock, SystemClock
 from shared.queue.connection import translated
-from shared.queue.keys import ChannelKeys
-from shared.queue.scripts import Argument, call_script
+from shared.queue.partitions import Partition, first_partition, partitions
+from shared.queue.scripts import Argument
 from shared.suppressions import Scope, Suppression, pack_suppression, unpack_suppressions
 
 _LOOK = 1000
@@ -76,8 +78,8 @@ class Suppressions:
         args: list[Argument] = []
         for address, suppression in every:
             args += [identity(address), pack_suppression(suppression)]
-        words = await call_script(self._redis, "suppress", ChannelKeys(channel).tag, args)
-        return cast("list[Stored]", words.decode().split(","))
+        words = [await partition.call("suppress", args) for partition in partitions(self._redis, channel)]
+        return cast("list[Stored]", words[0].decode().split(","))
 
     async def remove(self, channel: str, address: str, scope: Scope | Literal[""] = "") -> int:
         """Lift an address's suppression of a scope, "" for every; return how many were lifted."""
@@ -90,12 +92,12 @@ class Suppressions:
         return await self._lift(channel, [(one.address, one.suppression.scope) for one in every])
 
     async def _lift(self, channel: str, pairs: Sequence[tuple[str, str]]) -> int:
-        args = [word for pair in pairs for word in pair]
-        return int(await call_script(self._redis, "unsuppress", ChannelKeys(channel).tag, args))
+        lifted = [await _lift(partition, pairs) for partition in partitions(self._redis, channel)]
+        return lifted[0]
 
     async def get(self, channel: str, address: str) -> list[Suppression]:
         """Return an address's suppressions that have not expired, one of each scope at most."""
-        key, now_ms = ChannelKeys(channel).key("suppressed"), self._clock.now_ms()
+        key, now_ms = first_partition(self._redis, channel).keys.key("suppressed"), self._clock.now_ms()
         with translated("suppression"):
             # as it is spelled too: no sender may have started since the upgrade that moves it
             values: Any = await self._redis.hmget(key, list(dict.fromkeys((identity(address), address))))
@@ -144,40 +146,47 @@ class Suppressions:
 
     async def _look(self, channel: str, cursor: int, count: int) -> tuple[int, int, list[Listed]]:
         """Return the next cursor, how many addresses were looked at, and their suppressions that hold."""
-        following, rows = await self._scan(channel, cursor, count)
+        following, rows = await _scan(first_partition(self._redis, channel), cursor, count)
         now_ms = self._clock.now_ms()
         found = [Listed(address, one) for address, every in rows.items() for one in every if one.holds_at(now_ms)]
         return following, len(rows), found
 
-    async def _scan(self, channel: str, cursor: int, count: int) -> tuple[int, dict[str, list[Suppression]]]:
-        with translated("suppressions"):
-            reply: Any = await self._redis.hscan(ChannelKeys(channel).key("suppressed"), cursor, count=count)
-        following, rows = reply
-        return int(following), {
-            address.decode("utf-8", "replace"): unpack_suppressions(raw) for address, raw in rows.items()
-        }
-
-    async def unify(self, channel: str, *, repair: bool = True) -> int:
-        """Store suppressions of earlier versions under their identity; return how many were stored otherwise.
+    async def unify(self, partition: Partition, *, repair: bool = True) -> int:
+        """Store suppressions of earlier versions under their identity; return how many were not.
 
         Earlier versions stored the spelling that was sent to. What has expired is deleted. Reads all suppressions;
         safe to repeat at any time. Without `repair` it only counts.
         """
         found, cursor = 0, 0
         while True:
-            cursor, rows = await self._scan(channel, cursor, _LOOK)
+            cursor, rows = await _scan(partition, cursor, _LOOK)
             spelled = [(address, own) for address in rows if (own := identity(address)) != address]
             found += len(spelled)
             if repair:
-                await self._tidy(channel, rows, spelled)
+                await self._tidy(partition, rows, spelled)
             if not cursor:
                 return found
 
-    async def _tidy(self, channel: str, rows: dict[str, list[Suppression]], spelled: Sequence[tuple[str, str]]) -> None:
+    async def _tidy(
+        self, partition: Partition, rows: dict[str, list[Suppression]], spelled: Sequence[tuple[str, str]]
+    ) -> None:
         """Move what is stored as it was spelled, and delete what has expired."""
-        tag, now_ms = ChannelKeys(channel).tag, self._clock.now_ms()
+        now_ms = self._clock.now_ms()
         if spelled:
-            await call_script(self._redis, "unify_suppressed", tag, [word for pair in spelled for word in pair])
+            await partition.call("unify_suppressed", [word for pair in spelled for word in pair])
         over = [address for address, every in rows.items() if not all(one.holds_at(now_ms) for one in every)]
         if over:
-            await self._lift(channel, [(address, _EXPIRED) for address in over])
+            await _lift(partition, [(address, _EXPIRED) for address in over])
+
+
+async def _scan(partition: Partition, cursor: int, count: int) -> tuple[int, dict[str, list[Suppression]]]:
+    with translated("suppressions"):
+        reply: Any = await partition.redis.hscan(partition.keys.key("suppressed"), cursor, count=count)
+    following, rows = reply
+    return int(following), {
+        address.decode("utf-8", "replace"): unpack_suppressions(raw) for address, raw in rows.items()
+    }
+
+
+async def _lift(partition: Partition, pairs: Sequence[tuple[str, str]]) -> int:
+    return int(await partition.call("unsuppress", [word for pair in pairs for word in pair]))

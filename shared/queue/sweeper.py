@@ -21,8 +21,8 @@ from shared.events import Ended, pack_event
 from shared.jobs import TERMINAL, Job, JobId, Status, unpack_job
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
-from shared.queue.keys import ChannelKeys
-from shared.queue.scripts import Argument, call_script
+from shared.queue.partitions import Partition, partitions
+from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
 
 CHUNK = 500
@@ -40,9 +40,9 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """The jobs of a blast on a channel, or one of them."""
+    """The jobs of a blast in a partition, or one of them."""
 
-    channel: str
+    partition: Partition
     blast_id: str
     index: int | None = None
 
@@ -92,15 +92,15 @@ class Sweeper:
     async def sweep_blast(self, blast: Blast, verdict: Verdict = CANCELLED) -> Swept:
         """End every waiting job of a blast on all its channels."""
         ended = in_flight = 0
-        for channel in blast.totals:
-            own = await self._sweep_own(channel, blast.blast_id, verdict)
-            wanted = _Wanted(channel, blast.blast_id)
+        for partition in (one for channel in blast.totals for one in partitions(self._redis, channel)):
+            own = await self._sweep_own(partition, blast.blast_id, verdict)
+            wanted = _Wanted(partition, blast.blast_id)
             swept = await self._sweep(wanted, await self._places(wanted), verdict)
             ended += own.ended + swept.ended
             in_flight += max(own.in_flight, swept.in_flight)
         return Swept(ended, in_flight)
 
-    async def _sweep_own(self, channel: str, blast_id: str, verdict: Verdict) -> Swept:
+    async def _sweep_own(self, partition: Partition, blast_id: str, verdict: Verdict) -> Swept:
         """End what waits in the blast's own stream, where everything is its own, page by page within Redis."""
         ending = _packed(verdict.status, verdict.error_class, "", verdict.message, 0, b"")
         together = _packed(verdict.status, verdict.error_class, verdict.message)
@@ -109,7 +109,7 @@ class Sweeper:
         while start:
             _, head = self._heads.next()
             args = (head, Timing().keep_ended_ms, verdict.status, blast_id, start, CHUNK, ending, together)
-            following, gone, flying = await call_script(self._redis, "sweep_own", ChannelKeys(channel).tag, args)
+            following, gone, flying = await partition.call("sweep_own", args)
             start = following.decode()
             ended += gone
             in_flight += flying
@@ -117,11 +117,18 @@ class Sweeper:
 
     async def cancel_job(self, job: JobId) -> str:
         """End one waiting job; `processing` if it is being sent, and it will then not be tried again."""
-        keys, job_id = ChannelKeys(job.channel), f"{job.blast_id}:{job.index}:{job.channel}"
-        if not await self._any_open(keys, job.blast_id):
+        for partition in partitions(self._redis, job.channel):
+            found = await self._cancel_job(partition, job)
+            if found != "unknown":
+                return found
+        return "unknown"
+
+    async def _cancel_job(self, partition: Partition, job: JobId) -> str:
+        job_id = f"{job.blast_id}:{job.index}:{job.channel}"
+        if not await self._any_open(partition, job.blast_id):
             return "unknown"
-        await call_script(self._redis, "cancel_job", keys.tag, (job_id, Timing().keep_ended_ms))
-        wanted = _Wanted(job.channel, job.blast_id, job.index)
+        await partition.call("cancel_job", (job_id, Timing().keep_ended_ms))
+        wanted = _Wanted(partition, job.blast_id, job.index)
         places = await self._places(wanted)
         # Twice: a job may come due, or be put off, while the walk has passed the one place and not the other. It then
         # stands behind what was walked, so the second walk is short.
@@ -132,13 +139,13 @@ class Sweeper:
             if swept.in_flight:
                 return "processing"
         with translated("cancel job"):
-            await self._redis.hdel(keys.key("cancels"), job_id)
+            await partition.redis.hdel(partition.keys.key("cancels"), job_id)
         return "unknown"
 
-    async def _any_open(self, keys: ChannelKeys, blast_id: str) -> bool:
+    async def _any_open(self, partition: Partition, blast_id: str) -> bool:
         """Say whether any job of a blast has not ended, by its counts; they move with its jobs."""
         with translated("cancel job"):
-            known: Any = await self._redis.hmget(keys.blast(blast_id), "enqueued", *TERMINAL)
+            known: Any = await partition.redis.hmget(partition.keys.blast(blast_id), "enqueued", *TERMINAL)
         enqueued, *ended = (int(count or 0) for count in known)
         return known[0] is None or enqueued > sum(ended)
 
@@ -151,7 +158,7 @@ class Sweeper:
                 async for chunk in self._waiting(wanted, places):
                     if ending is not None:
                         marks.append(await ending)
-                    ending = group.create_task(self._end(wanted.channel, chunk, verdict))
+                    ending = group.create_task(self._end(wanted.partition, chunk, verdict))
                 if ending is not None:
                     marks.append(await ending)
         except* KurirError as failed:
@@ -171,9 +178,9 @@ class Sweeper:
         What was deferred, or was scheduled, comes into the shared streams later on; `normal` takes none but those
         of scheduled blasts.
         """
-        keys, blast_id = ChannelKeys(wanted.channel), wanted.blast_id
+        keys, blast_id = wanted.partition.keys, wanted.blast_id
         with translated("sweep"):
-            known: Any = await self._redis.hmget(keys.blast(blast_id), "from", "to", "scheduled_at")
+            known: Any = await wanted.partition.redis.hmget(keys.blast(blast_id), "from", "to", "scheduled_at")
         first, last, scheduled_at = known
         start = first.decode() if first is not None else "-"
         places = [_Place(keys.bulk(blast_id)), _Place(keys.lane("high"), start), _Place(keys.lane("due"), start)]
@@ -184,11 +191,10 @@ class Sweeper:
         return places
 
     async def _entries(self, place: _Place, wanted: _Wanted) -> AsyncIterator[list[Waiting]]:
-        tag, beginning = ChannelKeys(wanted.channel).tag, wanted.beginning
         at_end = 0
         while not at_end:
-            args = (place.stream, place.start, place.end, CHUNK, beginning)
-            following, at_end, *rows = await call_script(self._redis, "find", tag, args)
+            args = (place.stream, place.start, place.end, CHUNK, wanted.beginning)
+            following, at_end, *rows = await wanted.partition.call("find", args)
             place.start = following.decode()
             found = [
                 Waiting(place.stream, entry_id.decode(), job)
@@ -199,16 +205,16 @@ class Sweeper:
                 yield found
 
     async def _due_later(self, wanted: _Wanted) -> AsyncIterator[list[Waiting]]:
-        key, cursor = ChannelKeys(wanted.channel).key("later:jobs"), 0
+        partition, key, cursor = wanted.partition, wanted.partition.keys.key("later:jobs"), 0
         if wanted.index is not None:
             with translated("sweep"):
-                raw: Any = await self._redis.hget(key, f"{wanted.blast_id}:{wanted.index}:{wanted.channel}")
+                raw: Any = await partition.redis.hget(key, f"{wanted.blast_id}:{wanted.index}:{partition.channel}")
             if raw is not None and (only := _job(raw[2:])) is not None:
                 yield [Waiting("", "", only)]
             return
         while True:
             with translated("sweep"):
-                reply: Any = await self._redis.hscan(key, cursor, match=f"{wanted.blast_id}:*", count=CHUNK)
+                reply: Any = await partition.redis.hscan(key, cursor, match=f"{wanted.blast_id}:*", count=CHUNK)
             cursor, rows = reply
             found = [Waiting("", "", job) for raw in rows.values() if (job := _job(raw[2:])) is not None]
             if found:
@@ -216,7 +222,7 @@ class Sweeper:
             if not cursor:
                 return
 
-    async def _end(self, channel: str, chunk: list[Waiting], verdict: Verdict) -> str:
+    async def _end(self, partition: Partition, chunk: list[Waiting], verdict: Verdict) -> str:
         _, head = self._heads.next()
         now_ms = self._clock.now_ms()
         args: list[Argument] = [head, Timing().keep_ended_ms, verdict.status]
@@ -225,7 +231,7 @@ class Sweeper:
             waits = "r" if job.attempts or job.deferrals else "q"
             event = pack_event(_ended(job, now_ms, verdict))
             args += (one.stream, one.entry_id, job.job_id, waits, event)
-        raw = await call_script(self._redis, "sweep", ChannelKeys(channel).tag, args)
+        raw = await partition.call("sweep", args)
         return str(raw.decode())
 
 

@@ -146,7 +146,7 @@ class Dispatcher:
 
     def _stand_by(self) -> None:
         if not self.gates.probing:
-            get_logger().warning("provider_unavailable", channel=self._consumer.keys.channel)
+            get_logger().warning("provider_unavailable", channel=self._consumer.partition.channel)
         self.gates.probing = True
         self.gates.blocked_s = AWAY_POLL_S
         self.give_back_buffer()
@@ -210,7 +210,7 @@ class Dispatcher:
             self.gates.expect(lease.job.blast_id)
         self.gates.paused = fetched.paused
         if fetched.log_behind and not self.gates.log_behind:
-            get_logger().warning("log_behind", channel=self._consumer.keys.channel)
+            get_logger().warning("log_behind", channel=self._consumer.partition.channel)
         self.gates.log_behind = fetched.log_behind
         due_in_s = IDLE_POLL_S if fetched.due_in_s is None else max(fetched.due_in_s, BUSY_POLL_S)
         self._poll_at = clock.monotonic() + min(due_in_s, IDLE_POLL_S)

@@ -25,6 +25,7 @@ from shared.queue.consumer import BeginPolicy, Consumer, Doorbell
 from shared.queue.control import LOG_BEHIND, Control, gap_us, rate_text
 from shared.queue.files import FileStore
 from shared.queue.leases import Lease
+from shared.queue.partitions import partitions
 from shared.queue.reaper import Reaper
 from shared.queue.refusals import Refusals
 from shared.queue.suppressions import Suppressions
@@ -73,9 +74,10 @@ class SendingLoop(Generic[MessageT]):
         self._suppressions = Suppressions(redis)
         self._holdings = Holdings()
         policy = BeginPolicy(gap_us(settings.rate), settings.on_uncertain, settings.concurrency * settings.window)
-        self._consumer = Consumer(redis, provider.channel, settings.sender_id, settings.timing, policy)
+        (self._partition,) = partitions(redis, provider.channel)
+        self._consumer = Consumer(self._partition, settings.sender_id, settings.timing, policy)
         self._settler = Settler(self._consumer, self._holdings)
-        self._bell = Doorbell(redis, provider.channel)
+        self._bell = Doorbell(self._partition)
         self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id))
         chains = isinstance(provider, ChainingProvider)
         # asked once: to ask a protocol takes microseconds
@@ -83,11 +85,11 @@ class SendingLoop(Generic[MessageT]):
         ahead = (self._snapshots.expect, self._prepare)
         gates = Gates(self.lease_fresh, provider.available, provider.room, *ahead, chains=chains)
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
-        reaper = Reaper(redis, provider.channel, settings.sender_id, settings.timing)
+        reaper = Reaper(self._partition, settings.sender_id, settings.timing)
         self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._say)
         self._keeper.surprised = self._surprised
         self._report = report
-        refusals = Refusals(redis, provider.channel)
+        refusals = Refusals(self._partition)
         self._verdicts = Verdicts(refusals, self._holdings, self._clock, patience_s(settings))
         self._parts = WorkerParts(
             provider=provider,
@@ -144,7 +146,7 @@ class SendingLoop(Generic[MessageT]):
     async def _unified(self) -> bool:
         """Bring suppressions to the form that `begin` reads; False if Redis is away."""
         try:
-            await self._suppressions.unify(self._provider.channel)
+            await self._suppressions.unify(self._partition)
         except QueueUnavailableError:
             return False
         return True

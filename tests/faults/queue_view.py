@@ -19,7 +19,8 @@ from shared.lifecycle import end_tasks
 from shared.queue.connection import connect, translated
 from shared.queue.control import ChannelStats, Control
 from shared.queue.doctor import Doctor
-from shared.queue.keys import GATEWAY_EVENTS, ChannelKeys
+from shared.queue.keys import GATEWAY_EVENTS, PartitionKeys
+from shared.queue.partitions import partitions
 from tests.faults.checks import Checks
 
 _SAMPLE_S = 0.25
@@ -79,7 +80,7 @@ class QueueView:
         """Return every job stream that exists."""
         names: list[str] = []
         with translated("streams"):
-            for keys in map(ChannelKeys, CHANNELS):
+            for keys in map(PartitionKeys, CHANNELS):
                 blasts: Any = await self.redis.smembers(keys.key("streams"))
                 names += [keys.lane(lane) for lane in ("high", "normal", "due")]
                 names += [keys.bulk(blast.decode()) for blast in blasts]
@@ -96,7 +97,7 @@ class QueueView:
     async def unread_events(self) -> int:
         """Return how many events the logger has not written yet, on all streams."""
         with translated("events"):
-            own = [await self.redis.xlen(ChannelKeys(channel).events) for channel in CHANNELS]
+            own = [await self.redis.xlen(PartitionKeys(channel).events) for channel in CHANNELS]
             return int(sum(own) + await self.redis.xlen(GATEWAY_EVENTS))
 
     async def check_balance(self, checks: Checks) -> None:
@@ -104,7 +105,7 @@ class QueueView:
         reader: Any = self.redis
         for channel in CHANNELS:
             with translated("witness"):
-                found = await reader.eval(_WITNESS, 1, ChannelKeys(channel).tag)
+                found = await reader.eval(_WITNESS, 1, PartitionKeys(channel).tag)
             jobs, sending, parked, gauge, indexed, flat = found
             counters = {name.decode(): int(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
             ended = sum(counters.get(name, 0) for name in TERMINAL)
@@ -118,7 +119,7 @@ class QueueView:
         """Return what of each channel's indexes is not empty, with its size; to be asked once every job has ended."""
         sizes: dict[str, int] = {}
         with translated("leftovers"):
-            for keys in map(ChannelKeys, CHANNELS):
+            for keys in map(PartitionKeys, CHANNELS):
                 sized = {
                     **{name: await self.redis.zcard(keys.key(name)) for name in ("parked", "later", "ring", "starts")},
                     **{name: await self.redis.hlen(keys.key(name)) for name in ("later:jobs", "cancels", "places")},
@@ -129,7 +130,8 @@ class QueueView:
 
     async def findings(self) -> list[str]:
         """Return what the doctor finds wrong on any channel, without mending it."""
-        doctors = [Doctor(self.redis, channel, "fault-tests", repair=False) for channel in CHANNELS]
+        parts = [part for channel in CHANNELS for part in partitions(self.redis, channel)]
+        doctors = [Doctor(part, "fault-tests", repair=False) for part in parts]
         return [str(found) for doctor in doctors for found in await doctor.examine() if found.wrong]
 
     @asynccontextmanager

@@ -18,15 +18,17 @@ from typing import Any, Literal
 
 from redis.asyncio import Redis
 
-from services.ingest.storage.scripts import Argument, Script
 from shared.errors import QueueUnavailableError
 from shared.lifecycle import end_tasks
 from shared.logs import get_logger
+from shared.queue.scripts import Argument, Script
 
 KEEP_MS = 24 * 3600 * 1000
 LEASE_MS = 15_000
 
-_BEGIN = Script("""#!lua
+_BEGIN = Script(
+    "idempotency_begin",
+    """#!lua
 -- KEYS 1 the record · ARGV 1 hash of the request · 2 blast id for a new record · 3 owner · 4 lease in ms · 5 ms to keep
 local record = redis.call('HMGET', KEYS[1], 'request', 'blast', 'lease', 'response')
 local time = redis.call('TIME')
@@ -41,32 +43,45 @@ if record[4] then return { 'done', record[4] } end
 if tonumber(record[3]) > now then return { 'running', '' } end
 redis.call('HSET', KEYS[1], 'owner', ARGV[3], 'lease', now + ARGV[4])
 return { 'taken_over', record[2] }
-""")
-_PEEK = Script("""#!lua flags=no-writes
+""",
+)
+_PEEK = Script(
+    "idempotency_peek",
+    """#!lua flags=no-writes
 -- KEYS 1 the record · Result {blast id or "", 1 if it has its response, ms that its lease still holds}
 local record = redis.call('HMGET', KEYS[1], 'blast', 'lease', 'response')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 return { record[1] or '', record[3] and 1 or 0, math.max(0, tonumber(record[2] or 0) - now) }
-""")
-_RENEW = Script("""#!lua flags=allow-oom
+""",
+)
+_RENEW = Script(
+    "idempotency_renew",
+    """#!lua flags=allow-oom
 -- KEYS 1 the record · ARGV 1 owner · 2 lease in ms, 0 to let it go · Result 1 if the owner held it
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
 local time = redis.call('TIME')
 redis.call('HSET', KEYS[1], 'lease', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2])
 return 1
-""")
-_COMPLETE = Script("""#!lua flags=allow-oom
+""",
+)
+_COMPLETE = Script(
+    "idempotency_complete",
+    """#!lua flags=allow-oom
 -- KEYS 1 the record · ARGV 1 the response
 -- Whoever finishes first answers for all: two that worked on one blast come to the same response.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 return redis.call('HSETNX', KEYS[1], 'response', ARGV[1])
-""")
-_FORGET = Script("""#!lua flags=allow-oom
+""",
+)
+_FORGET = Script(
+    "idempotency_forget",
+    """#!lua flags=allow-oom
 -- KEYS 1 the record · ARGV 1 owner
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
-""")
+""",
+)
 
 log = get_logger()
 

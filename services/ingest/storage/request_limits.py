@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from services.ingest.storage.scripts import Script
+from shared.queue.scripts import Script
 from shared.settings import Rate
 
 _MOST_REFUSED = 10_000
 _REFUSED_S = 1.0
 
-_TAKE = Script("""#!lua
+_TAKE = Script(
+    "request_limit_take",
+    """#!lua
 -- KEYS 1 the caller's state · ARGV 1 µs that one request costs · 2 µs that a whole allowance lasts
 -- Result {1 if served else 0, µs until the allowance is whole, µs until the next request is served}
 local time = redis.call('TIME')
@@ -29,7 +31,8 @@ local tat = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
 if tat + cost - now > whole then return { 0, tat - now, tat + cost - now - whole } end
 redis.call('SET', KEYS[1], string.format('%.0f', tat + cost), 'PX', math.ceil((tat + cost - now) / 1000) + 1000)
 return { 1, tat + cost - now, 0 }
-""")
+""",
+)
 
 
 @dataclass(frozen=True, slots=True)

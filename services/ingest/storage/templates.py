@@ -14,14 +14,16 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from services.ingest.storage.scripts import Script
 from shared.numbers import packed_number
 from shared.queue.connection import translated
+from shared.queue.scripts import Script
 from shared.templates import Template
 
 _IDS = "templates"
 
-_PUT = Script("""#!lua
+_PUT = Script(
+    "template_put",
+    """#!lua
 -- KEYS 1 the template · 2 the set of ids
 -- ARGV 1 id · 2 content · 3 digest of the file it comes from, "" from the API · 4 "1": only if there is none
 -- Result the version, 0 where nothing was changed
@@ -33,12 +35,16 @@ redis.call('HSET', KEYS[1], 'content', ARGV[2], 'version', version)
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'file', ARGV[3]) end
 redis.call('SADD', KEYS[2], ARGV[1])
 return version
-""")
-_DELETE = Script("""#!lua flags=allow-oom
+""",
+)
+_DELETE = Script(
+    "template_delete",
+    """#!lua flags=allow-oom
 -- KEYS 1 the template · 2 the set of ids · ARGV 1 id · Result 1 if there was one; its version stays known
 redis.call('SREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], 'content')
-""")
+""",
+)
 _encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(Template)
 

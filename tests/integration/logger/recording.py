@@ -17,10 +17,10 @@ from shared.events import Event, EventBatch, pack_batch
 from shared.lifecycle import Stop
 from shared.queue.connection import connect
 from shared.queue.event_log import EventLog
-from shared.queue.keys import ChannelKeys
+from shared.queue.keys import PartitionKeys
 from shared.web import Health
 
-STREAM = ChannelKeys("email").events
+STREAM = PartitionKeys("email").events
 
 
 class Recording:

@@ -20,7 +20,9 @@ from shared.queue.connection import connect
 from shared.queue.consumer import BeginPolicy, BeginRequest, Consumer
 from shared.queue.event_log import EventLog
 from shared.queue.files import FileStore
+from shared.queue.keys import PartitionKeys
 from shared.queue.leases import Lease, ended
+from shared.queue.partitions import Partition
 from shared.queue.producer import Chunk, Producer
 from shared.queue.timing import Timing
 from shared.sending.files import FileCache
@@ -52,7 +54,9 @@ async def fail_all(redis: Redis, blast_id: str, count: int) -> list[Job]:
         for each in jobs
     ]
     await Producer(redis, f"ingest-{blast_id}").enqueue(Chunk(one, "email", 0, whole))
-    sender = Consumer(redis, "email", f"sender-{blast_id}", Timing(), BeginPolicy(concurrency=1000))
+    sender = Consumer(
+        Partition(redis, PartitionKeys("email")), f"sender-{blast_id}", Timing(), BeginPolicy(concurrency=1000)
+    )
     await sender.heartbeat({}, first=True)
     leases = (await sender.fetch(count)).leases
     requests = [BeginRequest(lease, processing_event(lease, START_MS, "s")) for lease in leases]

@@ -14,14 +14,14 @@ from shared.jobs import unpack_job
 from shared.queue.blasts import BlastStore
 from shared.queue.connection import connect
 from shared.queue.event_log import EventLog
-from shared.queue.keys import ChannelKeys, blast_key
+from shared.queue.keys import PartitionKeys, blast_key
 from shared.queue.producer import Chunk, Producer
 from tests.integration.logger.conftest import LoggerMaker
 from tests.integration.logger.service import LoggerProcess
 from tests.servers import RedisServer, wait_for
 from tests.unit.logger.database import START_MS, blast, failed, job, sent
 
-KEYS = ChannelKeys("email")
+KEYS = PartitionKeys("email")
 
 
 @pytest.fixture

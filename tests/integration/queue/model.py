@@ -227,7 +227,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     async def _bury(self, dead: HandSender) -> None:
         await self.world.redis.delete(f"{{email}}:sender:{dead.name}")
-        reaper = Reaper(self.world.redis, "email", self.senders[0].name, AT_ONCE)
+        reaper = Reaper(self.world.partition, self.senders[0].name, AT_ONCE)
         await reaper.look()
 
     @precondition(lambda self: self.lost)

@@ -13,7 +13,7 @@ from tests.integration.queue.world import WITH_FILES, HandSender, World
 
 
 async def examine(world: World, *, repair: bool) -> list[Finding]:
-    return await Doctor(world.redis, "email", "doctor", repair=repair).examine()
+    return await Doctor(world.partition, "doctor", repair=repair).examine()
 
 
 async def busy(world: World) -> tuple[Blast, HandSender]:
@@ -174,9 +174,9 @@ async def test_rows_whose_jobs_are_gone_are_ended(world: World) -> None:
     here = [OpenJob(f"{blast.blast_id}:{index}:email", 1, 0) for index in range(120)]
     lost = OpenJob("gone:7:email", 2, 1)
     logger = KnownOpen(world, [*here, lost, OpenJob("gone:7:whatsapp", 1, 0)])
-    (told,) = await Doctor(world.redis, "email", "looking", repair=False).find_lost(logger)
+    (told,) = await Doctor(world.partition, "looking", repair=False).find_lost(logger)
     assert (told.count, told.repaired) == (1, False)
-    (mended,) = await Doctor(world.redis, "email", "mending", repair=True).find_lost(logger)
+    (mended,) = await Doctor(world.partition, "mending", repair=True).find_lost(logger)
     assert (mended.count, mended.repaired) == (1, True)
     (ended,) = [event for event in await world.written() if isinstance(event, Ended)]
     assert (ended.job_id, ended.run, ended.status, ended.error_class) == ("gone:7:email", 2, "failed", "lost")
@@ -192,7 +192,7 @@ async def test_rows_that_the_logger_closes_meanwhile_are_left_alone(world: World
             yield jobs
 
     logger = Closing(world, [OpenJob("gone:7:email", 1, 0)])
-    assert await Doctor(world.redis, "email", "doctor", repair=True).find_lost(logger) == []
+    assert await Doctor(world.partition, "doctor", repair=True).find_lost(logger) == []
 
 
 async def test_nothing_is_ended_while_the_logger_is_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ async def test_nothing_is_ended_while_the_logger_is_behind(world: World, monkeyp
     monkeypatch.setattr("shared.queue.doctor.LOGGER_PATIENCE_S", 0.1)
     await world.given(1)
     logger = Behind(world, [OpenJob("gone:7:email", 1, 0)])
-    (finding,) = await Doctor(world.redis, "email", "doctor", repair=True).find_lost(logger)
+    (finding,) = await Doctor(world.partition, "doctor", repair=True).find_lost(logger)
     assert (finding.count, finding.repaired) == (1, False)
     assert not [event for event in await world.written() if isinstance(event, Ended)]
 

@@ -11,9 +11,8 @@ import pytest
 from shared.errors import QueueFullError, QueueUnavailableError
 from shared.events import BlastChanged, BlastChannelEnded, Sent
 from shared.jobs import Lane
-from shared.queue import blasts, control
 from shared.queue.consumer import BeginPolicy
-from shared.queue.scripts import call_script
+from shared.queue.partitions import Partition
 from shared.queue.sweeper import Sweeper
 from shared.settings import Rate
 from tests.integration.queue.world import World, ends, eventually
@@ -270,8 +269,10 @@ async def test_a_change_is_told_though_its_caller_dies_of_it(
 ) -> None:
     """Killed when its first script has run, or left without its answer: the log hears of the change, and once."""
 
+    call = Partition.call
+
     async def lost(*args: Any) -> None:
-        await call_script(*args)
+        await call(*args)
         raise QueueUnavailableError("the answer is lost")
 
     blast = await world.blast(3)
@@ -279,8 +280,7 @@ async def test_a_change_is_told_though_its_caller_dies_of_it(
     before = ["paused"] if change == "resumed" else []
     assert not before or await world.control.pause_blast(blast.blast_id, "wait")
     with monkeypatch.context() as patched:
-        patched.setattr(control, "call_script", lost)
-        patched.setattr(blasts, "call_script", lost)
+        patched.setattr(Partition, "call", lost)
         with pytest.raises(QueueUnavailableError):
             await CHANGES[change](world, blast.blast_id)
     assert await changes(world) == [*before, change]

@@ -12,7 +12,6 @@ from shared.events import Ended, EventBatch, Processing, Sent, SystemEvent, pack
 from shared.queue.batches import Numbered
 from shared.queue.leases import Lease
 from shared.queue.producer import BacklogLimits, Producer
-from shared.queue.scripts import call_script
 from shared.queue.suppressions import Suppressions
 from shared.suppressions import Suppression
 from tests.integration.queue.world import World, open_world
@@ -189,7 +188,7 @@ async def test_nothing_is_fetched_while_too_many_events_wait(world: World) -> No
     for _ in range(100):
         number, _ = filler._gateway.next()
         batch = EventBatch("filler", number, [event] * 4)
-        await call_script(world.redis, "tell", "{email}", (pack_batch(batch),))
+        await world.partition.call("tell", (pack_batch(batch),))
     held = await sender.consumer.fetch(10)
     assert (held.leases, held.log_behind) == ([], True)
     assert all(await sender.finish(*taken)), "what was begun is settled all the same"
@@ -231,7 +230,7 @@ async def test_blasts_are_refused_before_senders_stop(world: World) -> None:
         for _ in range(300):
             number, _ = filler._gateway.next()
             event = Ended(0, "x", 1, 1, "failed", "permanent", "550", "no" * 5000)
-            await call_script(world.redis, "tell", "{email}", (pack_batch(EventBatch("filler", number, [event])),))
+            await world.partition.call("tell", (pack_batch(EventBatch("filler", number, [event])),))
         with pytest.raises(QueueFullError, match="wait for the logger take"):
             await producer.check_room("email")
         await world.written()

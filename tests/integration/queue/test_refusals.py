@@ -11,7 +11,8 @@ from redis._parsers.base import BaseParser
 
 from shared.errors import QueueFullError, QueueUnavailableError
 from shared.queue.connection import Connection, connect, translated
-from shared.queue.scripts import call_script
+from shared.queue.keys import PartitionKeys
+from shared.queue.partitions import Partition
 from tests.servers import Kind, RedisServer, free_port
 
 _NAME = "Siti Rahmawati"
@@ -23,7 +24,7 @@ async def _one_command(client: Connection) -> None:
 
 
 async def _script(client: Connection) -> None:
-    await call_script(client, "pause_channel", "{email}", ("by hand",))
+    await Partition(client, PartitionKeys("email")).call("pause_channel", ("by hand",))
 
 
 async def _pipeline(client: Connection) -> None:

@@ -127,7 +127,7 @@ async def test_the_doctor_leaves_them_alone(world: World) -> None:
     leases = await sender.take(5)
     assert await sender.retry(leases[0], 60_000)
     assert await sender.defer(leases[1], 60_000)
-    doctor = Doctor(world.redis, "email", "doctor", repair=True)
+    doctor = Doctor(world.partition, "doctor", repair=True)
     assert [found for found in await doctor.examine() if found.wrong] == []
     await world.check_balance(later, blast)
 

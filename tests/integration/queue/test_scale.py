@@ -245,7 +245,7 @@ async def test_no_call_is_slow_with_heavy_attachments(large: tuple[World, RedisS
     assert len(lost) == 30
     assert await world.reaper(sender.name).give_up(leases[60:150]) == 90
     await sender.consumer.own("tx")
-    doctor = Doctor(world.redis, "email", "doctor", repair=True)
+    doctor = Doctor(world.partition, "doctor", repair=True)
     assert await doctor.examine() == []
     for blast in blasts:
         await world.control.cancel_blast(blast.blast_id)

@@ -80,20 +80,20 @@ async def test_suppressions_of_earlier_versions_are_moved(world: World) -> None:
     }
     await store(world, old)
     suppressions = Suppressions(world.redis)
-    assert await suppressions.unify("email") == 3
+    assert await suppressions.unify(world.partition) == 3
     assert await stored(world) == {
         "siti@example.com": "unsubscribed",
         "budi@example.com": "manual",
         "wati@xn--mnchen-3ya.de": "manual",
         "ani@example.com": "manual",
     }
-    assert await suppressions.unify("email") == 0
+    assert await suppressions.unify(world.partition) == 0
 
 
 async def test_many_suppressions_are_moved(world: World) -> None:
     """More than one page of them, none is lost."""
     await store(world, {f"Reader{i}@example.com": "unsubscribed" for i in range(5000)})
-    await Suppressions(world.redis).unify("email")
+    await Suppressions(world.redis).unify(world.partition)
     assert await stored(world) == {f"reader{i}@example.com": "unsubscribed" for i in range(5000)}
 
 
@@ -108,7 +108,7 @@ async def test_the_doctor_finds_old_spellings(world: World) -> None:
     """Without repair they are counted, with it moved."""
     await store(world, {"Siti@example.com": "manual"})
     for repair, left in ((False, "Siti@example.com"), (True, "siti@example.com")):
-        found = await Doctor(world.redis, "email", "doctor", repair=repair).examine()
+        found = await Doctor(world.partition, "doctor", repair=repair).examine()
         assert [(one.what, one.count, one.repaired) for one in found] == [
             ("suppressions that are not under the identity of their address", 1, repair)
         ]
@@ -240,5 +240,5 @@ async def test_expired_suppressions_are_deleted_when_a_sender_starts(world: Worl
     over = pack_suppression(replace(MANUAL, expires_at_ms=1))
     await redis.hset(KEY, "a@example.com", b"\x91" + over)
     await redis.hset(KEY, "b@example.com", b"\x92" + over + pack_suppression(OPT_OUT))
-    assert await Suppressions(world.redis).unify("email") == 0
+    assert await Suppressions(world.redis).unify(world.partition) == 0
     assert await stored(world) == {"b@example.com": "unsubscribed"}

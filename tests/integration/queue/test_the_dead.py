@@ -39,7 +39,7 @@ class HandClock:
 async def bury(world: World, dead: HandSender, by: HandSender) -> tuple[int, int]:
     """Let a sender's lease lapse and a reaper take over; returns what was taken from its buffer and in flight."""
     await world.redis.delete(f"{{email}}:sender:{dead.name}")
-    reaper = Reaper(world.redis, "email", by.name, AT_ONCE)
+    reaper = Reaper(world.partition, by.name, AT_ONCE)
     (taken,) = await reaper.look()
     assert taken.sender_id == dead.name
     return taken.from_buffer, taken.in_flight
@@ -83,7 +83,7 @@ async def test_a_frozen_buffer_among_many_streams_is_found_at_once(world: World)
         await world.given(100, "bulk")
     frozen, alive = await world.sender(), await world.sender()
     (lease,) = await frozen.fetch(1)
-    await Reaper(world.redis, "email", alive.name, replace(AT_ONCE, buffer_idle_ms=0)).look()
+    await Reaper(world.partition, alive.name, replace(AT_ONCE, buffer_idle_ms=0)).look()
     held: Any = await world.redis.xpending_range(lease.stream, "senders", "-", "+", 10)
     assert [row["consumer"] for row in held] == [b"~back"]
 
@@ -163,7 +163,7 @@ async def test_nobody_is_dead_at_first_sight(world: World) -> None:
     dead, alive = await world.sender(), await world.sender()
     await dead.take()
     await world.redis.delete(f"{{email}}:sender:{dead.name}")
-    patient = Reaper(world.redis, "email", alive.name, replace(AT_ONCE, looks_apart_ms=8000), clock)
+    patient = Reaper(world.partition, alive.name, replace(AT_ONCE, looks_apart_ms=8000), clock)
     assert await patient.look() == []
     clock.seconds += 7.9
     assert await patient.look() == []
@@ -173,7 +173,7 @@ async def test_nobody_is_dead_at_first_sight(world: World) -> None:
     await alive.consumer.heartbeat({}, first=True)
     assert await patient.look() == [], "it starts afresh"
     clock.seconds += 8
-    young = Reaper(world.redis, "email", alive.name, replace(AT_ONCE, redis_up_ms=10**9), clock)
+    young = Reaper(world.partition, alive.name, replace(AT_ONCE, redis_up_ms=10**9), clock)
     assert await young.look() == [], "Redis has just started"
     (taken,) = await patient.look()
     assert (taken.sender_id, taken.in_flight) == (dead.name, 1)
@@ -185,7 +185,7 @@ async def test_sender_whose_heartbeat_came_back_is_spared(world: World) -> None:
     await world.given(1)
     frozen, alive = await world.sender(), await world.sender()
     (lease,) = await frozen.take()
-    reaper = Reaper(world.redis, "email", alive.name, replace(AT_ONCE, looks_apart_ms=8000), clock)
+    reaper = Reaper(world.partition, alive.name, replace(AT_ONCE, looks_apart_ms=8000), clock)
     await world.redis.delete(f"{{email}}:sender:{frozen.name}")
     assert await reaper.look() == []
     assert not await frozen.consumer.heartbeat({})
@@ -216,7 +216,7 @@ async def test_stale_buffer_is_freed_at_no_cost(world: World) -> None:
     blast = await world.given(2)
     frozen, alive = await world.sender(), await world.sender()
     leases = await frozen.fetch()
-    await Reaper(world.redis, "email", alive.name, replace(AT_ONCE, buffer_idle_ms=0)).look()
+    await Reaper(world.partition, alive.name, replace(AT_ONCE, buffer_idle_ms=0)).look()
     again = await alive.take()
     assert [lease.attempt for lease in again] == [1, 1]
     assert [grant.kind for grant in await frozen.begin(leases)] == ["lost", "lost"]
@@ -339,7 +339,7 @@ async def test_open_job_s_past_is_not_forgotten(world: World) -> None:
     fresh = time.time_ns() // 1_000_000_000
     await stalls("{email}:stalls", "recent:0:email", f"1 0 1 failed {fresh}")
     days = replace(AT_ONCE, keep_ended_ms=(fresh - 1790000000) * 500)
-    await Reaper(world.redis, "email", alive.name, days).look()
+    await Reaper(world.partition, alive.name, days).look()
     known: Any = await world.redis.hkeys("{email}:stalls")
     assert {name.decode() for name in known} == {kept.job_id, "recent:0:email"}
     assert await alive.obey(await alive.fetch(1)) == ["uncertain"]
@@ -489,7 +489,7 @@ async def test_reap_that_comes_late_takes_nothing_from_the_living(world: World) 
     """Between a reaper's look and its reap the dead one thawed and began: the job stays its own, and is sent once."""
     blast = await world.given(2)
     thawed, alive = await world.sender(), await world.sender()
-    reaper = Reaper(world.redis, "email", alive.name, AT_ONCE)
+    reaper = Reaper(world.partition, alive.name, AT_ONCE)
     await world.redis.delete(f"{{email}}:sender:{thawed.name}")
     assert not await thawed.consumer.heartbeat({})
     flying, buffered = await thawed.fetch(2)

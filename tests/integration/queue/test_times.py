@@ -124,7 +124,7 @@ async def test_scheduled_blast_that_is_still_enqueued_when_its_time_comes(world:
     come = msgspec.structs.replace(blast, scheduled_at_ms=1)
     await world.enqueue(come, 200, 400)
     await world.check_balance(blast)
-    assert await Doctor(world.redis, "email", "doctor", repair=False).examine() == []
+    assert await Doctor(world.partition, "doctor", repair=False).examine() == []
     if then == "cancelled":
         assert await world.control.cancel_blast(blast.blast_id)
     else:

@@ -21,7 +21,9 @@ from shared.queue.consumer import BeginPolicy, BeginRequest, Consumer
 from shared.queue.control import Control
 from shared.queue.event_log import EventLog
 from shared.queue.files import FileStore
+from shared.queue.keys import PartitionKeys
 from shared.queue.leases import Grant, Lease, Move, deferred, ended, given_back, parked, sent
+from shared.queue.partitions import Partition
 from shared.queue.producer import Chunk, Enqueued, Producer
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
@@ -102,8 +104,7 @@ class World:
     async def sender(self, name: str = "", policy: BeginPolicy | None = None) -> HandSender:
         """Take up a lease as a new sender."""
         consumer = Consumer(
-            self.redis,
-            "email",
+            self.partition,
             name or f"s{next(_numbers)}",
             self.timing,
             policy or BeginPolicy(concurrency=1000),
@@ -111,9 +112,14 @@ class World:
         await consumer.heartbeat({"host": "h"}, first=True)
         return HandSender(consumer)
 
+    @property
+    def partition(self) -> Partition:
+        """The only partition of email's queue."""
+        return Partition(self.redis, PartitionKeys("email"))
+
     def reaper(self, sender_id: str) -> Reaper:
         """Make a reaper for a sender."""
-        return Reaper(self.redis, "email", sender_id, self.timing)
+        return Reaper(self.partition, sender_id, self.timing)
 
     async def progress(self, blast: Blast) -> ChannelProgress:
         """Return a blast's progress on email, after checking that its counts add up (G4)."""

@@ -11,8 +11,10 @@ import pytest
 from shared.blasts import Blast
 from shared.errors import QueueUnavailableError
 from shared.lifecycle import Stop
+from shared.queue.connection import Connection
 from shared.queue.consumer import Consumer
-from shared.queue.keys import ChannelKeys
+from shared.queue.keys import PartitionKeys
+from shared.queue.partitions import Partition
 from shared.queue.reaper import Reaper
 from shared.sending.holdings import Holdings
 from shared.sending.keeper import Keeper
@@ -45,7 +47,7 @@ class HandRedis:
     """Answers heartbeats as it is told to; None loses the reply."""
 
     answers: list[bool | None] = field(default_factory=list)
-    keys = ChannelKeys("email")
+    partition = Partition(cast("Connection", None), PartitionKeys("email"))
 
     async def heartbeat(self, said: dict[str, object], *, first: bool = False) -> bool:
         del said, first
@@ -104,7 +106,7 @@ async def test_job_granted_before_a_lapse_is_left_to_its_new_sender(world: World
     await standing.wait()
     loop._dispatcher.gates.lease_fresh = lambda: False  # it begins nothing more, as one that stands still
     other = await world.sender("other")
-    await world.redis.delete(ChannelKeys("email").sender("frozen"))
+    await world.redis.delete(PartitionKeys("email").sender("frozen"))
     await world.reaper("other")._take("frozen")
     (lease,) = await eventually(lambda: other.take(1), "the abandoned job")
     await wait_for(lambda: not loop._keeper.held_since(0), what="the frozen sender to renew its lease")

@@ -44,7 +44,7 @@ async def _abandoned(world: World, count: int, lane: Lane = "normal") -> set[str
     dead, reaping = await world.sender(), await world.sender()
     leases = await dead.take(count)
     await world.redis.delete(f"{{email}}:sender:{dead.name}")
-    (taken,) = await Reaper(world.redis, "email", reaping.name, AT_ONCE).look()
+    (taken,) = await Reaper(world.partition, reaping.name, AT_ONCE).look()
     assert taken.in_flight == count
     return {lease.job_id for lease in leases}
 

@@ -1,0 +1,53 @@
+"""A partition: what of a channel's queue lies under one hash tag on one server.
+
+Whatever works on the queue is given partitions: their keys, and the only way to call a script on them. The queue of a
+channel is one partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+from shared.queue.batches import Numbered
+from shared.queue.keys import PartitionKeys
+from shared.queue.scripts import Argument, load_script
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One part of a channel's queue: the server it is on, and its keys there."""
+
+    redis: Redis
+    keys: PartitionKeys
+
+    @property
+    def channel(self) -> str:
+        """The channel whose jobs it holds."""
+        return self.keys.channel
+
+    def numbered(self, producer: str, step: str) -> Numbered:
+        """Return heads for the batches that a producer emits here; no other partition gives a batch the same name."""
+        index = self.keys.index
+        return Numbered(f"{producer}.{index}" if index else producer, step)
+
+    async def call(self, script: str, args: Sequence[Argument] = ()) -> Any:
+        """Run the script of that name on this partition.
+
+        Raises QueueUnavailableError (its outcome is then unknown) and, for the scripts that add work,
+        QueueFullError. The answer's shape is in the script's header, hence `Any`.
+        """
+        return await load_script(script).call(self.redis, (self.keys.tag,), args)
+
+
+def partitions(redis: Redis, channel: str) -> tuple[Partition, ...]:
+    """Return the partitions of a channel's queue, of which there is one."""
+    return (Partition(redis, PartitionKeys(channel)),)
+
+
+def first_partition(redis: Redis, channel: str) -> Partition:
+    """Return the partition that has what is the channel's as a whole, and is read for what every partition has."""
+    return partitions(redis, channel)[0]
