@@ -1,8 +1,7 @@
 """Find phrases that make a reader stop: `python scripts/check_prose.py [file ...]`.
 
-Each entry of `TICS` is a pattern and what to write instead. Code, comments, docstrings, messages, tests and documents
-are all read, since people read them all. A phrase is found across line breaks and comment signs. Exits with 1 if it
-found any.
+Each entry of `TICS` is a pattern and its replacement. The check covers code, comments, docstrings, messages, tests and
+documents. It finds phrases across line breaks and comment signs, and exits with 1 if there are any.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ PLACES = (
     "pyproject.toml",
 )  # fmt: skip
 SUFFIXES = {".css", ".html", ".js", ".lua", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml", ".example", ""}
-# what quotes the phrases: this list and its test
+# files that quote the phrases: this list and its test
 EXEMPT = {"scripts/check_prose.py", "tests/unit/packaging/test_prose.py"}
 
 TICS: dict[str, str] = {
@@ -46,7 +45,7 @@ TICS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A phrase found: the file, the line that it begins in, its words, and what to write instead."""
+    """A phrase that was found: its file, its first line, its words, and what to write instead."""
 
     path: str
     line: int
@@ -58,7 +57,7 @@ class Finding:
 
 
 def _pattern(tic: str) -> re.Pattern[str]:
-    """Let each space of a tic match line breaks and the signs of comments as well."""
+    """Compile a tic whose spaces also match line breaks and comment signs."""
     return re.compile(r"(?<![\w-])(?:" + tic.replace(" ", r"(?:\s|[#>*]|--)+") + r")(?![\w-])", re.IGNORECASE)
 
 
@@ -66,7 +65,7 @@ _PATTERNS = tuple((_pattern(tic), instead) for tic, instead in TICS.items())
 
 
 def findings(path: str, text: str) -> Iterator[Finding]:
-    """Yield each tic of a text, in the order of the list."""
+    """Yield each tic in a text, in the order of the list."""
     for pattern, instead in _PATTERNS:
         for match in pattern.finditer(text):
             words = " ".join(re.sub(r"(?:\s|[#>*]|--)+", " ", match[0]).split())
@@ -74,7 +73,7 @@ def findings(path: str, text: str) -> Iterator[Finding]:
 
 
 def files(root: Path) -> Iterator[Path]:
-    """Yield the files to read below `root`, in order."""
+    """Yield the files to check below `root`, in order."""
     for place in PLACES:
         found: Iterable[Path] = [root / place] if (root / place).is_file() else sorted((root / place).rglob("*"))
         for path in found:
@@ -83,7 +82,7 @@ def files(root: Path) -> Iterator[Path]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Read the given files, or all; print what was found; return the exit code."""
+    """Check the given files, or all; print the findings; return the exit code."""
     paths = [Path(argument).resolve() for argument in arguments] or list(files(ROOT))
     found = [
         finding

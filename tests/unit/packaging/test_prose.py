@@ -41,7 +41,7 @@ def prose() -> ModuleType:
     ],
 )
 def test_a_tic_is_found(prose: ModuleType, text: str) -> None:
-    """A phrase of the list is found in any case, and across line breaks and the signs of comments."""
+    """A listed phrase is found in any case, and across line breaks and comment signs."""
     assert list(prose.findings("a.md", text))
 
 
@@ -55,12 +55,12 @@ def test_a_tic_is_found(prose: ModuleType, text: str) -> None:
     ],
 )
 def test_plain_english_passes(prose: ModuleType, text: str) -> None:
-    """Code and ordinary phrases near those of the list are left alone."""
+    """Code and ordinary phrases that resemble listed ones pass."""
     assert not list(prose.findings("a.md", text))
 
 
 def test_a_finding_names_its_line_and_the_cure(tmp_path: Path) -> None:
-    """Run as a command, it names the file, the line, the words and what to write, and exits with 1."""
+    """The command prints the file, the line, the words and the replacement, and exits with 1."""
     copy = tmp_path / "scripts" / "check_prose.py"
     copy.parent.mkdir()
     copy.write_text(SCRIPT.read_text())
