@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import orjson
 import typer
 
 from services.cli.data_secrets import internal_secret
+from services.cli.terminal import MOST_PROBLEMS, complain
 from shared.errors import KurirError, SettingsError
 from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS
 from shared.masking import mask
@@ -22,7 +23,9 @@ from shared.urls import without_password
 
 EXIT_UNREACHABLE = 3
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=120.0)
-_MOST_PROBLEMS = 20
+# what a service that is just being restarted, or a repeated call that still runs, may answer
+_WORTH_REPEATING = frozenset({409, 429, 502, 503})
+_PAUSE_S = 0.1
 
 ResultT = TypeVar("ResultT")
 Answer = dict[str, Any]
@@ -56,13 +59,29 @@ class UnreachableError(KurirError):
 
 @dataclass(frozen=True, slots=True)
 class ApiClient:
-    """Calls below one URL, with the API key of the environment if there is one."""
+    """Calls below one URL, with the API key of the environment if there is one.
+
+    With a patience, calls are repeated for that long while a service is being restarted; they have to be safe to
+    repeat, and their bodies held in memory.
+    """
 
     http: aiohttp.ClientSession
     url: str
+    patience_s: float = 0.0
 
     async def call(self, method: str, path: str, **request: Any) -> Answer:
         """Make one call and return its JSON object; raises RefusedError or UnreachableError."""
+        until = time.monotonic() + self.patience_s
+        while True:
+            try:
+                return await self._call(method, path, **request)
+            except (RefusedError, UnreachableError) as error:
+                refused = isinstance(error, RefusedError) and error.status not in _WORTH_REPEATING
+                if refused or time.monotonic() >= until:
+                    raise
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _call(self, method: str, path: str, **request: Any) -> Answer:
         try:
             async with self.http.request(method, self.url + path, **request) as response:
                 raw = await response.read()
@@ -146,13 +165,13 @@ def _call(
     try:
         return asyncio.run(_with_client(url.rstrip("/"), read_key(), action))
     except SettingsError as error:
-        _complain(name, error.problems)
+        complain(name, error.problems)
         raise typer.Exit(EXIT_SETTINGS) from None
     except RefusedError as error:
-        _complain(name, [f"{error} ({error.code})" if error.code else str(error), *error.problems[:_MOST_PROBLEMS]])
+        complain(name, [f"{error} ({error.code})" if error.code else str(error), *error.problems[:MOST_PROBLEMS]])
         raise typer.Exit(EXIT_FAILED) from None
     except UnreachableError as error:
-        _complain(name, [str(error), "is `kurir up` running? --url or KURIR_URL says where"])
+        complain(name, [str(error), "is `kurir up` running? --url or KURIR_URL says where"])
         raise typer.Exit(EXIT_UNREACHABLE) from None
 
 
@@ -160,35 +179,3 @@ async def _with_client(url: str, key: str, action: Callable[[ApiClient], Awaitab
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT) as http:
         return await action(ApiClient(http, url))
-
-
-def _complain(command: str, lines: list[str]) -> None:
-    for line in lines:
-        sys.stderr.write(f"kurir {command}: {line}\n")
-
-
-def print_warnings(answer: Mapping[str, Any]) -> None:
-    """Print what the API warns of on stderr, a line each."""
-    warnings = answer.get("warnings", [])
-    for one in warnings[:_MOST_PROBLEMS]:
-        sys.stderr.write(f"  warning: {one['field']}: {one['message']}\n")
-    if len(warnings) > _MOST_PROBLEMS:
-        sys.stderr.write(f"  warning: … and {len(warnings) - _MOST_PROBLEMS} more\n")
-
-
-def print_json(answer: object) -> None:
-    """Print an answer as indented JSON."""
-    sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
-
-
-def usage_error(context: typer.Context, line: str) -> typer.Exit:
-    """Say what is wrong with how the command was called and return the exit to raise (code 2)."""
-    _complain(context.info_name or "kurir", [line])
-    return typer.Exit(EXIT_SETTINGS)
-
-
-def existing_file(context: typer.Context, path: Path) -> Path:
-    """Return a file that can be read; ends the command where it cannot."""
-    if not path.is_file():
-        raise usage_error(context, f"there is no file {path}")
-    return path

@@ -1,13 +1,14 @@
-"""`kurir pause`, `resume`, `cancel`, `retry`, `limit`: steering channels, blasts and single messages."""
+"""`kurir pause`, `resume`, `cancel`, `retry`, `limit`, `backup`: steering channels, blasts, messages, the log."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api, print_json, usage_error
-from services.cli.terminal import stdout
+from services.cli.api_client import DEFAULT_URL, Answer, AsJson, DataDir, Url, call_api, call_logger
+from services.cli.terminal import print_json, stdout, usage_error
 from shared.channels import CHANNELS
 from shared.jobs import parse_job_id
 
@@ -83,3 +84,20 @@ def _path(target: str, action: str) -> str:
 
 def _report(answer: Answer, line: str, as_json: bool) -> None:
     print_json(answer) if as_json else _console.print(line, markup=False)
+
+
+def backup(
+    context: typer.Context,
+    path: Annotated[
+        str, typer.Argument(help="The file, in the logger's data folder or KURIR_BACKUP_DIR; a bare name goes there.")
+    ],
+    url: Annotated[
+        str, typer.Option("--url", envvar="KURIR_LOGGER_URL", help="Where the logger is.")
+    ] = "http://127.0.0.1:3030",
+    data_dir: DataDir = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Write a consistent copy of the database; sending and logging go on meanwhile."""
+    body = {"path": path if "/" not in path else str(Path(path).absolute())}
+    answer = call_logger(context, url, data_dir, lambda api: api.post("/internal/backup", body))
+    print_json(answer) if as_json else _console.print(f"written: {answer.get('path', path)}", markup=False)

@@ -7,6 +7,7 @@ from the API, checks that the numbers add up, and stops everything.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,11 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from services.cli.demo_client import DemoClient, DemoError
+from services.cli.api_client import ApiClient, RefusedError, UnreachableError
 from services.cli.demo_report import ChannelReport, Expected, count_rows, find_mistakes, read_expected
 from services.cli.embedded import find_server
 from services.cli.plan import Plan, UpOptions, find_shipped, make_plan
 from services.cli.up import health_problem, running_system
+from shared.errors import KurirError
 from shared.jobs import TERMINAL
 from shared.lifecycle import Stop
 
@@ -31,10 +33,17 @@ _POLL_S = 0.1
 _DONE_TIMEOUT_S = 150.0
 _LOG_TIMEOUT_S = 30.0
 _HEALTH_TIMEOUT_S = 60.0
+_CALL_PATIENCE_S = 60.0
 _MOST = 0.95
+_TEMPLATE_ID = "invoice_reminder"
+_PAGE = 1000
 _SETTINGS = {"KURIR_EMAIL_RATE": "off", "KURIR_WHATSAPP_RATE": "off", "KURIR_LOG_CONSOLE": "off"}
 
 Counts = dict[str, dict[str, int]]
+
+
+class DemoError(KurirError):
+    """The demo cannot continue; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,7 @@ class Outcome:
     expected: Mapping[str, Expected]
     live: Counts
     logged: Mapping[str, ChannelReport]
-    pace: Mapping[str, float]
+    rates: Mapping[str, float]
     seconds: float
 
 
@@ -89,18 +98,44 @@ async def _send_and_follow(plan: Plan, recipients: Path, console: Console) -> Ou
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
         await _until_healthy(plan, http)
-        client = DemoClient(http, plan.url)
+        api = ApiClient(http, plan.url, patience_s=_CALL_PATIENCE_S)
         began = time.monotonic()
-        blast_id = await client.post_csv(await asyncio.to_thread(recipients.read_bytes))
-        console.print(f"POST {recipients.name}: blast {blast_id} accepted in {time.monotonic() - began:.2f} s")
-        live, pace = await _follow(client, blast_id, expected, console)
-        seconds = time.monotonic() - began
-        logged = await _until_logged(client, blast_id, live)
-    return Outcome(expected, live, logged, pace, seconds)
+        try:
+            blast_id = await _post_csv(api, await asyncio.to_thread(recipients.read_bytes))
+            console.print(f"POST {recipients.name}: blast {blast_id} accepted in {time.monotonic() - began:.2f} s")
+            live, rates = await _follow(api, blast_id, expected, console)
+            seconds = time.monotonic() - began
+            logged = await _until_logged(api, blast_id, live)
+        except (RefusedError, UnreachableError) as error:
+            raise DemoError(" ".join([str(error), *getattr(error, "problems", [])])) from error
+    return Outcome(expected, live, logged, rates, seconds)
+
+
+async def _post_csv(api: ApiClient, content: bytes) -> str:
+    """Post the recipients as one blast through both channels and return its id.
+
+    The idempotency key makes it safe to post again when the answer was lost.
+    """
+    headers = {"Content-Type": "text/csv", "Idempotency-Key": secrets.token_hex(16)}
+    query = {"templateId": _TEMPLATE_ID, "channels": "email,whatsapp"}
+    answer = await api.call("POST", "/api/messages/blast", params=query, headers=headers, data=content)
+    return str(answer["blastId"])
+
+
+async def _rows(api: ApiClient, blast_id: str) -> list[dict[str, Any]]:
+    """Return every row of the message log that belongs to the blast."""
+    rows: list[dict[str, Any]] = []
+    query: dict[str, object] = {"blast": blast_id, "limit": _PAGE}
+    while True:
+        answer = await api.get("/api/logs/messages", query)
+        rows += answer["logs"]
+        if not answer["nextCursor"]:
+            return rows
+        query["cursor"] = answer["nextCursor"]
 
 
 async def _until_healthy(plan: Plan, http: aiohttp.ClientSession) -> None:
-    """Wait until every service is well, so that the pace shown is not that of a start."""
+    """Wait until every service is well, so that the rate shown is not that of a start."""
     deadline = time.monotonic() + _HEALTH_TIMEOUT_S
     for name, url in plan.health_urls.items():
         while (problem := await health_problem(http, url)) is not None:
@@ -110,26 +145,26 @@ async def _until_healthy(plan: Plan, http: aiohttp.ClientSession) -> None:
 
 
 async def _follow(
-    client: DemoClient, blast_id: str, expected: Mapping[str, Expected], console: Console
+    api: ApiClient, blast_id: str, expected: Mapping[str, Expected], console: Console
 ) -> tuple[Counts, dict[str, float]]:
     """Show the blast's progress until its end; returns the counts and each channel's messages per second.
 
-    The pace is that of the first 95 %, since the last ones wait for the simulated failures' retries.
+    The rate is that of the first 95 %, since the last ones wait for the simulated failures' retries.
     """
     began = time.monotonic()
-    pace: dict[str, float] = {}
+    rates: dict[str, float] = {}
     columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bars = {name: progress.add_task(name, total=wanted.total) for name, wanted in expected.items()}
         while True:
-            live = counts_of(await client.blast(blast_id))
+            live = counts_of((await api.get(f"/api/blasts/{blast_id}"))["blast"])
             spent = time.monotonic() - began
             done = _advance(progress, bars, live)
             for name, wanted in expected.items():
-                if name not in pace and done[name] >= wanted.total * _MOST:
-                    pace[name] = done[name] / spent
+                if name not in rates and done[name] >= wanted.total * _MOST:
+                    rates[name] = done[name] / spent
             if all(done[name] >= wanted.total for name, wanted in expected.items()):
-                return live, pace
+                return live, rates
             if spent > _DONE_TIMEOUT_S:
                 raise DemoError(f"not done within {_DONE_TIMEOUT_S:g} s: {live}")
             await asyncio.sleep(_POLL_S)
@@ -147,11 +182,11 @@ def _advance(progress: Progress, bars: Mapping[str, TaskID], live: Counts) -> di
     return done
 
 
-async def _until_logged(client: DemoClient, blast_id: str, live: Counts) -> dict[str, ChannelReport]:
+async def _until_logged(api: ApiClient, blast_id: str, live: Counts) -> dict[str, ChannelReport]:
     """Read the log until it says what the queue says (it follows within moments), or time is up."""
     deadline = time.monotonic() + _LOG_TIMEOUT_S
     while True:
-        logged = count_rows(await client.rows(blast_id))
+        logged = count_rows(await _rows(api, blast_id))
         same = all(
             logged[name].statuses == {status: n for status, n in counts.items() if n} for name, counts in live.items()
         )
@@ -166,7 +201,7 @@ def _print_outcome(outcome: Outcome, console: Console) -> None:
         table.add_column(heading, justify="left" if heading == "channel" else "right")
     for name, report in outcome.logged.items():
         counts = (report.total, report.statuses["sent"], report.statuses["failed"], report.statuses["suppressed"])
-        table.add_row(name, *map(str, counts), str(report.retried), f"{outcome.pace.get(name, 0):.0f}")
+        table.add_row(name, *map(str, counts), str(report.retried), f"{outcome.rates.get(name, 0):.0f}")
     console.print(table)
     for name, report in outcome.logged.items():
         for reason, count in report.reasons.most_common():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.cli.failures import reason_of
+from services.cli.progress import reason_of
 from shared.channels import CHANNELS
 from shared.jobs import TERMINAL
 

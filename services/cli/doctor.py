@@ -12,18 +12,10 @@ from typing import Annotated
 import aiohttp
 import typer
 
-from services.cli.api_client import (
-    EXIT_UNREACHABLE,
-    ApiClient,
-    AsJson,
-    DataDir,
-    RefusedError,
-    UnreachableError,
-    print_json,
-)
+from services.cli.api_client import EXIT_UNREACHABLE, ApiClient, AsJson, DataDir, RefusedError, UnreachableError
 from services.cli.data_secrets import REDIS_PASSWORD, internal_secret, read_secret
 from services.cli.plan import LOGGER_OFFSET, SERVER_OFFSET, UpOptions, with_redis
-from services.cli.terminal import stdout, table
+from services.cli.terminal import print_json, stdout, table
 from shared.channels import CHANNELS
 from shared.errors import KurirError, SettingsError
 from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS

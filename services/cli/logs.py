@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.api_client import DEFAULT_URL, ApiClient, AsJson, Url, call_api, print_json
-from services.cli.terminal import stdout, table
+from services.cli.api_client import DEFAULT_URL, ApiClient, AsJson, Url, call_api
+from services.cli.terminal import print_json, stdout, table
 
 _console = stdout()
 

@@ -14,9 +14,7 @@ import typer
 from rich.console import Console
 
 from services.cli import controls, suppressions
-from services.cli.backup import backup
-from services.cli.demo import run_demo
-from services.cli.demo_client import DemoError
+from services.cli.demo import DemoError, run_demo
 from services.cli.doctor import doctor
 from services.cli.logs import logs
 from services.cli.monitor import monitor
@@ -130,7 +128,7 @@ for _command in (
     controls.limit,
     templates,
     preview,
-    backup,
+    controls.backup,
     doctor,
 ):
     app.command()(_command)

@@ -11,19 +11,10 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from services.cli.api_client import (
-    DEFAULT_URL,
-    ApiClient,
-    AsJson,
-    RefusedError,
-    UnreachableError,
-    Url,
-    call_api,
-    print_json,
-)
-from services.cli.following import ENDED
+from services.cli.api_client import DEFAULT_URL, ApiClient, AsJson, RefusedError, UnreachableError, Url, call_api
 from services.cli.monitor_view import Look, Rates, view
-from services.cli.terminal import stdout
+from services.cli.progress import ENDED
+from services.cli.terminal import print_json, stdout
 
 _BLASTS = 50
 _FAILURES = 8

@@ -12,8 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.failures import reason_of
-from services.cli.following import ended_of
+from services.cli.progress import ended_of, reason_of
 
 _SMOOTHING = 0.4
 

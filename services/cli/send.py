@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
+from aiohttp import MultipartWriter
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from services.cli.api_client import (
-    DEFAULT_URL,
-    Answer,
-    ApiClient,
-    AsJson,
-    Url,
-    call_api,
-    existing_file,
-    print_json,
-    print_warnings,
-)
-from services.cli.following import follow_blast
+from services.cli.api_client import DEFAULT_URL, Answer, ApiClient, AsJson, Url, call_api
+from services.cli.progress import follow_blast
+from services.cli.terminal import existing_file, print_json, print_warnings
 from shared.lifecycle import EXIT_FAILED
 
 _CHUNK = 256 * 1024
@@ -104,33 +96,28 @@ async def _send(api: ApiClient, upload: Upload, *, watch: bool, as_json: bool) -
 
 async def _post(api: ApiClient, upload: Upload, *, quiet: bool) -> Answer:
     """Upload as multipart: the blast as JSON beside the file, streamed from disk."""
-    size = upload.path.stat().st_size
-    boundary = secrets.token_hex(16)
-    blast = _part_head(boundary, "blast", "application/json") + orjson.dumps(upload.blast) + b"\r\n"
-    head = blast + _part_head(boundary, 'recipients"; filename="recipients.csv', "text/csv")
-    headers = {
-        "Content-Type": f"multipart/form-data; boundary={boundary}",
-        "Idempotency-Key": upload.idempotency_key,
-    }
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=_console, transient=True, disable=quiet) as progress:
-        bar = progress.add_task("uploading", total=size)
-        body = _body(upload.path, head, f"\r\n--{boundary}--\r\n".encode(), (progress, bar))
+        bar = progress.add_task("uploading", total=upload.path.stat().st_size)
+        body = _multipart(upload, lambda sent: progress.advance(bar, sent))
+        headers = {"Idempotency-Key": upload.idempotency_key}
         return await api.call("POST", "/api/v1/messages/blast", data=body, headers=headers)
 
 
-def _part_head(boundary: str, name: str, content_type: str) -> bytes:
-    disposition = f'Content-Disposition: form-data; name="{name}"'
-    return f"--{boundary}\r\n{disposition}\r\nContent-Type: {content_type}\r\n\r\n".encode()
+def _multipart(upload: Upload, advance: Callable[[int], None]) -> MultipartWriter:
+    writer = MultipartWriter("form-data")
+    blast = writer.append(orjson.dumps(upload.blast), {"Content-Type": "application/json"})
+    blast.set_content_disposition("form-data", name="blast")
+    recipients = writer.append(_pieces(upload.path, advance), {"Content-Type": "text/csv"})
+    recipients.set_content_disposition("form-data", name="recipients", filename="recipients.csv")
+    return writer
 
 
-async def _body(path: Path, head: bytes, tail: bytes, shown: tuple[Progress, TaskID]) -> AsyncIterator[bytes]:
-    yield head
+async def _pieces(path: Path, advance: Callable[[int], None]) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
         while chunk := await asyncio.to_thread(file.read, _CHUNK):
             yield chunk
-            shown[0].advance(shown[1], len(chunk))
-    yield tail
+            advance(len(chunk))
 
 
 def _say(answer: Answer, upload: Upload) -> None:

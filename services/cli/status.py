@@ -9,9 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api, print_json
-from services.cli.following import ENDED, ended_of, follow_blast, summary
-from services.cli.terminal import stdout, table
+from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api
+from services.cli.progress import ENDED, ended_of, follow_blast, summary
+from services.cli.terminal import print_json, stdout, table
 from shared.lifecycle import EXIT_FAILED
 
 _console = stdout()

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from services.cli.api_client import (
-    DEFAULT_URL,
-    Answer,
-    ApiClient,
-    AsJson,
-    Url,
-    call_api,
-    existing_file,
-    given,
-    print_json,
-    usage_error,
-)
-from services.cli.terminal import stdout, table
+from services.cli.api_client import DEFAULT_URL, Answer, ApiClient, AsJson, Url, call_api, given
+from services.cli.terminal import existing_file, print_json, stdout, table, usage_error
 
 PATH = "/api/v1/suppressions"
 _CHUNK = 1024 * 1024
@@ -45,6 +36,30 @@ AddressPart = Annotated[str, typer.Option("--address", help="A part of the addre
 Scope = Annotated[str, typer.Option(help="all, or marketing.")]
 Source = Annotated[str, typer.Option(help="api, bounce, complaint, import, opt_out or unsubscribe.")]
 ReasonPart = Annotated[str, typer.Option("--reason", help="A part of the reason.")]
+Filter = Mapping[str, object]
+_FILTER = {"channel": Channel, "address": AddressPart, "scope": Scope, "source": Source, "reason": ReasonPart}
+
+
+def _filtered(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a filter; it gets their values as `wanted`."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [one for one in signature.parameters.values() if one.name != "wanted"]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default="", annotation=kind)
+        for name, kind in _FILTER.items()
+    ]
+
+    @wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        command(*args, wanted={name: options.pop(name) for name in _FILTER}, **options)
+
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+    first = sum(one.default is inspect.Parameter.empty for one in own)
+    made = signature.replace(parameters=[*parameters[:first], *options, *parameters[first:]])
+    # what typer reads a command's options from
+    vars(run).update(__signature__=made)
+    run.__annotations__ = {one.name: one.annotation for one in made.parameters.values()}
+    return run
 
 
 @app.callback(invoke_without_command=True)
@@ -55,20 +70,16 @@ def suppressions(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson
 
 
 @app.command("list")
+@_filtered
 def list_all(
     context: typer.Context,
-    channel: Channel = "",
-    address: AddressPart = "",
-    scope: Scope = "",
-    source: Source = "",
-    reason: ReasonPart = "",
+    wanted: Filter,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     cursor: Annotated[str, typer.Option(help="Where the page before ended.")] = "",
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """List the suppressions that match, a page at a time."""
-    wanted = _filter(channel, address, scope, source, reason)
     _show_page(context, url, {**wanted, "limit": limit, "cursor": cursor}, as_json=as_json)
 
 
@@ -96,27 +107,23 @@ def add(
 
 
 @app.command()
+@_filtered
 def lift(
     context: typer.Context,
+    wanted: Filter,
     suppression: Annotated[str, typer.Argument(help="A suppression's id; or name a filter.")] = "",
-    channel: Channel = "",
-    address: AddressPart = "",
-    scope: Scope = "",
-    source: Source = "",
-    reason: ReasonPart = "",
     confirm: Annotated[int | None, typer.Option(min=0, help="Lift if that many match.")] = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Lift one suppression, or all that match; without --confirm these are counted only."""
-    wanted = given(_filter(channel, address, scope, source, reason))
-    if bool(suppression) == bool(wanted):
+    if bool(suppression) == bool(given(wanted)):
         raise usage_error(context, "name either a suppression's id or a filter such as --source bounce")
     if suppression:
         answer = call_api(context, url, lambda api: api.call("DELETE", f"{PATH}/{suppression}"))
         line = str(answer["message"])
     else:
-        body: dict[str, object] = {**wanted} | ({} if confirm is None else {"confirm": confirm})
+        body: dict[str, object] = {**given(wanted)} | ({} if confirm is None else {"confirm": confirm})
         answer = call_api(context, url, lambda api: api.post(f"{PATH}/lift", body))
         line = f"{answer['lifted']} lifted"
         if confirm is None:
@@ -152,25 +159,17 @@ def import_file(
 
 
 @app.command("export")
+@_filtered
 def export_all(
     context: typer.Context,
-    channel: Channel = "",
-    address: AddressPart = "",
-    scope: Scope = "",
-    source: Source = "",
-    reason: ReasonPart = "",
+    wanted: Filter,
     form: Annotated[Form, typer.Option(help="csv, which an import reads, or ndjson.")] = Form.CSV,
     spreadsheet: Annotated[bool, typer.Option(help="CSV with a byte order mark and numbers as text.")] = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Write every suppression that matches to stdout."""
-    wanted = _filter(channel, address, scope, source, reason)
     query = {**wanted, "format": form.value, "for": "spreadsheet" if spreadsheet else ""}
     call_api(context, url, lambda api: _write_out(api, query))
-
-
-def _filter(channel: str, address: str, scope: str, source: str, reason: str) -> dict[str, object]:
-    return {"channel": channel, "address": address, "scope": scope, "source": source, "reason": reason}
 
 
 def _show_page(context: typer.Context, url: str, query: Mapping[str, object], *, as_json: bool) -> None:

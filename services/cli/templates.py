@@ -10,20 +10,8 @@ import typer
 import yaml
 from rich.table import Table
 
-from services.cli.api_client import (
-    DEFAULT_URL,
-    Answer,
-    ApiClient,
-    AsJson,
-    RefusedError,
-    Url,
-    call_api,
-    existing_file,
-    print_json,
-    print_warnings,
-    usage_error,
-)
-from services.cli.terminal import stdout
+from services.cli.api_client import DEFAULT_URL, Answer, ApiClient, AsJson, RefusedError, Url, call_api
+from services.cli.terminal import existing_file, print_json, print_warnings, stdout, usage_error
 from shared.numbers import json_number
 from shared.template_yaml import load_template
 

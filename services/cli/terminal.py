@@ -1,14 +1,21 @@
-"""What commands write on: wide where nobody looks, and tables that never cut what one copies from them."""
+"""What commands read from a person and write for one: tables, JSON, warnings, and lines about what is wrong."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import orjson
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from shared.lifecycle import EXIT_SETTINGS
+
 _PIPED_WIDTH = 240
+MOST_PROBLEMS = 20
 
 
 def stdout() -> Console:
@@ -22,3 +29,36 @@ def table(columns: Sequence[str], *, whole: Sequence[str] = (), title: str = "")
     for name in columns:
         made.add_column(name, no_wrap=name in whole)
     return made
+
+
+def complain(command: str, lines: list[str]) -> None:
+    """Write lines to stderr that say what is wrong, behind the command's name."""
+    for line in lines:
+        sys.stderr.write(f"kurir {command}: {line}\n")
+
+
+def print_warnings(answer: Mapping[str, Any]) -> None:
+    """Print what the API warns of on stderr, a line each."""
+    warnings = answer.get("warnings", [])
+    for one in warnings[:MOST_PROBLEMS]:
+        sys.stderr.write(f"  warning: {one['field']}: {one['message']}\n")
+    if len(warnings) > MOST_PROBLEMS:
+        sys.stderr.write(f"  warning: … and {len(warnings) - MOST_PROBLEMS} more\n")
+
+
+def print_json(answer: object) -> None:
+    """Print an answer as indented JSON."""
+    sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+
+
+def usage_error(context: typer.Context, line: str) -> typer.Exit:
+    """Say what is wrong with how the command was called and return the exit to raise (code 2)."""
+    complain(context.info_name or "kurir", [line])
+    return typer.Exit(EXIT_SETTINGS)
+
+
+def existing_file(context: typer.Context, path: Path) -> Path:
+    """Return a file that can be read; ends the command where it cannot."""
+    if not path.is_file():
+        raise usage_error(context, f"there is no file {path}")
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from typer.testing import CliRunner
 
+from services.cli.api_client import ApiClient, RefusedError
 from services.cli.main import app
-from tests.servers import free_port
+from tests.servers import free_port, wait_for
 
 
 class Api:
@@ -119,6 +122,7 @@ def test_send_streams_the_file_beside_its_blast(api: Api, tmp_path: Path) -> Non
     assert len(headers["Idempotency-Key"]) == 32
     assert b'"globalVariables":{"plan":"gold"}' in body
     assert path.read_bytes() in body
+    assert body.count(b"Content-Type: text/csv\r\n") == body.count(b'name="recipients"; filename="recipients.csv"') == 1
 
 
 @pytest.mark.parametrize(
@@ -127,3 +131,19 @@ def test_send_streams_the_file_beside_its_blast(api: Api, tmp_path: Path) -> Non
 def test_wrong_usage_ends_with_2(words: tuple[str, ...]) -> None:
     """Before anything is called."""
     assert run(*words).exit_code == 2
+
+
+async def test_a_patient_client_waits_for_a_service_that_restarts(api: Api) -> None:
+    """503 is asked again until the answer is good; what the API refuses for good is not."""
+    api.answers["/x"] = (503, b'{"code": "QUEUE_UNAVAILABLE", "message": "away"}')
+    api.answers["/y"] = (404, b'{"code": "NOT_FOUND", "message": "nothing here"}')
+    async with aiohttp.ClientSession() as http:
+        client = ApiClient(http, api.url, patience_s=60)
+        calling = asyncio.create_task(client.get("/x"))
+        await wait_for(lambda: len(api.asked) > 1, 10, "a second try")
+        api.answers["/x"] = (200, b'{"found": 1}')
+        assert await calling == {"found": 1}
+        api.asked.clear()
+        with pytest.raises(RefusedError, match="nothing here"):
+            await client.get("/y")
+        assert len(api.asked) == 1

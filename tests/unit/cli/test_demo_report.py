@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from services.cli.demo_report import Expected, count_rows, find_mistakes, read_expected
-from services.cli.failures import reason_of
+from services.cli.progress import reason_of
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "recipients.csv"
 _EXPECTED = {"email": Expected(3, 1), "whatsapp": Expected(0, 0)}

@@ -1,8 +1,9 @@
-"""Following a blast to its end, with a bar for each channel and the reason why it waits."""
+"""How a blast is doing: followed to its end, its counts in one line, and why a message was not sent."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,3 +68,15 @@ def summary(blast: Mapping[str, Any]) -> str:
     """Return one line: the state, and every status that has a count."""
     counts = ", ".join(f"{count} {status}" for status, count in blast["counts"].items() if count)
     return f"{blast['blastId']}: {str(blast['state']).replace('_', ' ')}; {counts or 'nothing yet'}"
+
+
+def reason_of(row: Mapping[str, Any]) -> str:
+    """Return why a message was not sent, in the provider's words; of a JSON answer, the error's message alone."""
+    words = str(row["error_message"] or row["status"])
+    if not words.startswith("{"):
+        return words
+    try:
+        error = json.loads(words).get("error")
+    except ValueError:  # cut, or no JSON after all
+        return words
+    return str(error.get("message") or words) if isinstance(error, dict) else words
