@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
-from cachetools import LRUCache
-
+from services.email_sender.encoder import Encoder
 from services.email_sender.message import Frames, Mail
+from services.email_sender.preparing import Preparations
 from services.email_sender.servers import Delivery, Server, Servers
 from services.email_sender.settings import EmailSettings
-from services.email_sender.signing import SIGN_AHEAD_BYTES, Encoder
 from shared.blasts import Blast
 from shared.channels import EMAIL
 from shared.errors import SendError, StopChannelError, UnavailableError
@@ -20,8 +18,6 @@ from shared.logs import get_logger
 from shared.sending.provider import ProviderStatus, Receipt, Room, ServerState, Start, at_once
 
 LOOK_TIMEOUT_S = 15.0
-MOST_AHEAD_BYTES = 16 * 1024 * 1024
-_LEAST_BYTES = 4_000
 
 
 class EmailChannel:
@@ -34,9 +30,7 @@ class EmailChannel:
         self._servers: Servers | None = None
         self._tending: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
-        self._ahead: LRUCache[tuple[str, int], Mail] = LRUCache(
-            MOST_AHEAD_BYTES, lambda mail: _LEAST_BYTES + mail.body.size
-        )
+        self._ahead = Preparations(self._frames, self._encoder)
 
     @property
     def channel(self) -> str:
@@ -48,6 +42,7 @@ class EmailChannel:
         self._warn_of_unsigned()
         self._servers = Servers(self._settings.smtp, self._encoder)
         self._tending = asyncio.create_task(self._servers.tend())
+        self._encoder.open()
 
     def _warn_of_unsigned(self) -> None:
         """Say which mail nothing proves to be ours; a server may sign it after us, so this is no error."""
@@ -64,23 +59,21 @@ class EmailChannel:
             await asyncio.gather(self._tending, return_exceptions=True)
         if self._servers is not None:
             await self._servers.close()
+        self._ahead.close()
         self._encoder.close()
 
     def work_ahead(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
-        """Begin to sign what will be sent soon (`PreparingProvider`); a job that fails here fails again in its turn."""
-        mails: dict[tuple[str, int], Mail] = {}
-        for job, blast in jobs:
-            with suppress(SendError):
-                frame = self._frames.get(blast)
-                if self._encoder.signs_ahead(frame.domain):
-                    mails[job.job_id, job.run] = frame.fill(job)
-        small = {key: mail for key, mail in mails.items() if mail.body.size <= SIGN_AHEAD_BYTES}
-        if small:
-            self._ahead.update(zip(small, self._encoder.sign_ahead(list(small.values())), strict=True))
+        """Begin to sign what will be sent soon (`PreparingProvider`)."""
+        if self._settings.identity.keys:
+            self._ahead.plan(jobs)
+
+    def forget(self, job: Job) -> None:
+        """Drop what was made ahead of a job that has left this sender."""
+        self._ahead.forget(job)
 
     def render(self, job: Job, blast: Blast) -> Mail:
         """Render a job; raises PermanentError with the variable's name where it cannot be."""
-        return self._ahead.pop((job.job_id, job.run), None) or self._frames.get(blast).fill(job)
+        return self._ahead.take(job) or self._frames.get(blast).fill(job)
 
     async def send(self, message: Mail, start: Start = at_once) -> Receipt:
         """Hand over one message; raises a SendError for every outcome but acceptance."""

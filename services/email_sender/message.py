@@ -11,7 +11,6 @@ import hashlib
 import re
 import secrets
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
@@ -24,6 +23,7 @@ from services.email_sender.attached import AttachedFiles
 from services.email_sender.envelope import Envelope
 from services.email_sender.mime import clean, mailbox, text_part, unstructured
 from services.email_sender.settings import MailSettings
+from services.email_sender.signers import Ahead
 from shared.blasts import Blast
 from shared.errors import PermanentError, StopBlastError
 from shared.jobs import Job
@@ -96,7 +96,7 @@ class Mail(RenderedMessage):
     body: Body
     from_domain: str
     # what is being made of it ahead of its turn; None where nothing is
-    ahead: Future[bytes] | None = None
+    ahead: Ahead | None = None
 
     def encode(self, *, eight_bit: bool) -> bytes:
         """Return the whole message in CRLF lines, dots not stuffed; `eight_bit` where the server has 8BITMIME."""

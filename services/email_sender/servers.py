@@ -18,6 +18,7 @@ from functools import partial
 from aiosmtplib.response import SMTPResponse
 
 from services.email_sender.connection import Connection
+from services.email_sender.encoder import Encoder
 from services.email_sender.envelope import Announced
 from services.email_sender.failures import ClosedMeanwhileError, ConnectionLostError, RefusedError
 from services.email_sender.login import Credentials
@@ -26,7 +27,6 @@ from services.email_sender.oauth import TokenSource
 from services.email_sender.own_rate import OwnRate, RateReachedError
 from services.email_sender.replies import Reply, Stage, alike
 from services.email_sender.settings import ServerSettings, SmtpSettings
-from services.email_sender.signing import Encoder
 from services.email_sender.tls import TlsContexts
 from shared.clock import SystemClock
 from shared.errors import (

@@ -1,29 +1,18 @@
-"""From a message to the bytes that a server gets: encoded for what it offers, and DKIM-signed where there is a key.
+"""DKIM: from a message in CRLF lines to the same one with its signatures before it.
 
-A signed message is pure ASCII: a relay that had to convert 8-bit text would break the signature (RFC 6376, 5.3).
 Headers and body are canonicalised as `relaxed/relaxed` (RFC 6376, 3.4), which survives what relays do to spaces.
 """
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import hashlib
-import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
-from services.email_sender.dkim_keys import DkimKey, KeyRing
-from services.email_sender.message import Mail
+from services.email_sender.dkim_keys import DkimKey
 
-# above this, encoding a message takes so long that it must not hold up the others
-ENCODE_ASIDE_BYTES = 512 * 1024
-# several messages are prepared in one go: above this, each is encoded aside in its turn
-SIGN_AHEAD_BYTES = 64 * 1024
-_MOST_THREADS = 4
 # hashing lets other threads run; what is done between two pieces does not
 _PIECE_BYTES = 256 * 1024
 _LINE_CHARS = 76
@@ -36,70 +25,6 @@ _SIGNED = frozenset(
 _OVERSIGNED = (b"from", b"to", b"subject", b"date", b"message-id")
 
 
-class Encoder:
-    """Encodes messages, and signs them with the keys of their From domain.
-
-    An Ed25519 signature takes less time than handing it to a thread. RSA signatures are made in threads, ahead of
-    their messages' turns.
-    """
-
-    def __init__(self, keys: KeyRing) -> None:
-        self._keys = keys
-        self._most_threads = min(os.cpu_count() or 1, _MOST_THREADS)
-        self._threads = ThreadPoolExecutor(self._most_threads, "mail")
-
-    async def encode(self, mail: Mail, *, eight_bit: bool) -> bytes:
-        """Return a message in CRLF lines, dots not stuffed; `eight_bit` where the server has 8BITMIME."""
-        content = self.encode_at_once(mail, eight_bit=eight_bit)
-        if content is not None:
-            return content
-        if mail.ahead is not None:
-            return await asyncio.shield(asyncio.wrap_future(mail.ahead))
-        work = partial(_encoded, mail, self._keys.for_domain(mail.from_domain), eight_bit=eight_bit)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    def encode_at_once(self, mail: Mail, *, eight_bit: bool) -> bytes | None:
-        """Return a message as `encode` does, None where that takes so long that it must not hold up others."""
-        if mail.ahead is not None:
-            return mail.ahead.result() if mail.ahead.done() else None
-        keys = self._keys.for_domain(mail.from_domain)
-        if mail.body.size > ENCODE_ASIDE_BYTES or any(key.is_rsa for key in keys):
-            return None
-        return _encoded(mail, keys, eight_bit=eight_bit)
-
-    def signs_ahead(self, domain: str) -> bool:
-        """Return whether small messages from a domain are worth signing ahead of their turn."""
-        return any(key.is_rsa for key in self._keys.for_domain(domain))
-
-    def sign_ahead(self, mails: Sequence[Mail]) -> list[Mail]:
-        """Begin to sign messages, the first ones first; returns them with what is under way. One hand-over for many."""
-        begun = [replace(mail, ahead=Future()) for mail in mails]
-        work = [(Draft(mail.encode(eight_bit=False), self._keys.for_domain(mail.from_domain)), mail) for mail in begun]
-        for number in range(min(self._most_threads, len(work))):
-            self._threads.submit(_sign_all, work[number :: self._most_threads])
-        return begun
-
-    def close(self) -> None:
-        """Let the threads go."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _sign_all(work: Sequence[tuple[Draft, Mail]]) -> None:
-    for draft, mail in work:
-        if mail.ahead is None:
-            continue
-        try:
-            mail.ahead.set_result(draft.signed())
-        except Exception as error:
-            mail.ahead.set_exception(error)  # raised where the message is sent
-
-
-def _encoded(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool) -> bytes:
-    if not keys:
-        return mail.encode(eight_bit=eight_bit)
-    return signed(mail.encode(eight_bit=False), keys)
-
-
 def signed(content: bytes, keys: Sequence[DkimKey]) -> bytes:
     """Return a message in CRLF lines with one DKIM-Signature for each key before it."""
     return Draft(content, keys).signed()
@@ -110,6 +35,8 @@ class Draft:
 
     def __init__(self, content: bytes, keys: Sequence[DkimKey]) -> None:
         self._content = content
+        # signing takes less time than waiting for a thread
+        self.quick = not any(key.is_rsa for key in keys)
         head_end = content.index(b"\r\n\r\n") + 2
         names, covered = _covered(content[:head_end])
         body_hash = binascii.b2a_base64(body_digest(content, head_end + 2), newline=False)

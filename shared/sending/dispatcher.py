@@ -33,15 +33,14 @@ LIMITED_POLL_S = 0.5  # the rate may be changed meanwhile
 class Gates:
     """What holds a sender back besides its limits: asked before each fetch and each begin.
 
-    `expect` is told the blast of each fetched job, `begun` the jobs that were begun together; `chains` says that the
-    provider is a `ChainingProvider`.
+    `coming` is told the jobs that were fetched together, and again those of them that were begun together; `chains`
+    says that the provider is a `ChainingProvider`.
     """
 
     lease_fresh: Callable[[], bool]
     provider_available: Callable[[], bool]
     provider_room: Callable[[], Room]
-    expect: Callable[[str], None]
-    begun: Callable[[Sequence[Lease]], None]
+    coming: Callable[[Sequence[Lease]], None]
     chains: bool = False
     probing: bool = False
     paused: str = ""
@@ -207,7 +206,7 @@ class Dispatcher:
             await self._consumer.discard(entry, clock.now_ms())
         for lease in fetched.leases:
             self._holdings.fetched(lease)
-            self.gates.expect(lease.job.blast_id)
+        self.gates.coming(fetched.leases)
         self.gates.paused = fetched.paused
         if fetched.log_behind and not self.gates.log_behind:
             get_logger().warning("log_behind", channel=self._consumer.partition.channel)
@@ -238,7 +237,7 @@ class Dispatcher:
         begun = False
         for request, grant in zip(requests, grants, strict=True):
             begun |= self._act_on(request.lease, grant, sent_at, clock)
-        self.gates.begun([request.lease for request, grant in zip(requests, grants, strict=True) if grant.starts])
+        self.gates.coming([request.lease for request, grant in zip(requests, grants, strict=True) if grant.starts])
         return begun
 
     def _next(self, most: int) -> list[Lease]:

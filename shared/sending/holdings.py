@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from shared.queue.leases import HeldEntry, Lease
@@ -48,7 +48,8 @@ class ReadyQueue(asyncio.Queue[Flight]):
 class Holdings:
     """The sender's memory of what it holds, to compare with what the queue says it holds.
 
-    `suspects` were abandoned in mid-send before: each is begun alone, once nothing is in flight.
+    `suspects` were abandoned in mid-send before: each is begun alone, once nothing is in flight. `left` is told what
+    leaves it.
     """
 
     buffered: list[tuple[int, int, Lease]] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Holdings:
     low_water: int = 0
     finished: int = 0
     pace: Pace = field(default_factory=Pace)
+    left: Callable[[Lease], None] | None = None
     _undecided: int = 0
     _order: itertools.count[int] = field(default_factory=itertools.count)
     _known: dict[str, int] = field(default_factory=dict)
@@ -154,6 +156,8 @@ class Holdings:
         key = entry_key(lease)
         self._known.pop(key, None)
         self._suspected.discard(key)
+        if self.left is not None:
+            self.left(lease)
         flight = self.in_flight.pop(key, None)
         if flight is not None:
             self._undecided -= flight.undecided

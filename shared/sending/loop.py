@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Generic
 
+from shared.blasts import Blast
 from shared.clock import Clock, SystemClock
 from shared.errors import QueueUnavailableError, StopBlastError, StopChannelError
 from shared.jobs import Job
@@ -72,7 +73,9 @@ class SendingLoop(Generic[MessageT]):
         self._seal = Seal(settings.internal_secret)
         self._control = Control(redis, settings.sender_id)
         self._suppressions = Suppressions(redis)
-        self._holdings = Holdings()
+        # asked once: to ask a protocol takes microseconds
+        self._preparing = provider if isinstance(provider, PreparingProvider) else None
+        self._holdings = Holdings(left=self._forget if self._preparing is not None else None)
         policy = BeginPolicy(gap_us(settings.rate), settings.on_uncertain, settings.concurrency * settings.window)
         (self._partition,) = partitions(redis, provider.channel)
         self._consumer = Consumer(self._partition, settings.sender_id, settings.timing, policy)
@@ -80,10 +83,7 @@ class SendingLoop(Generic[MessageT]):
         self._bell = Doorbell(self._partition)
         self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id))
         chains = isinstance(provider, ChainingProvider)
-        # asked once: to ask a protocol takes microseconds
-        self._work_ahead = provider.work_ahead if isinstance(provider, PreparingProvider) else None
-        ahead = (self._snapshots.expect, self._prepare)
-        gates = Gates(self.lease_fresh, provider.available, provider.room, *ahead, chains=chains)
+        gates = Gates(self.lease_fresh, provider.available, provider.room, self._prepare, chains=chains)
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
         reaper = Reaper(self._partition, settings.sender_id, settings.timing)
         self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._say)
@@ -123,16 +123,22 @@ class SendingLoop(Generic[MessageT]):
             await self._provider.close()
 
     def _prepare(self, leases: Sequence[Lease]) -> None:
-        """Let the provider work ahead on what was begun, where it can and the snapshots are here."""
-        if self._work_ahead is not None:
-            jobs = [(lease.job, self._snapshots.kept(lease.job.blast_id)) for lease in leases]
-            with suppress(SealError):  # its own attempt will meet the same, and say so
-                opened = [
-                    (self._seal.opened_job(job), self._seal.opened_blast(blast))
-                    for job, blast in jobs
-                    if blast is not None and not job.recipient.files
-                ]
-                self._work_ahead(opened)
+        """Load the snapshots of what is coming; let the provider work ahead where it can and they are here."""
+        jobs: list[tuple[Job, Blast]] = []
+        for lease in leases:
+            job = lease.job
+            blast = self._snapshots.kept(job.blast_id)
+            if blast is None:
+                self._snapshots.expect(job.blast_id)
+            elif self._preparing is not None and not job.recipient.files:
+                with suppress(SealError):  # its own attempt will meet the same, and say so
+                    jobs.append((self._seal.opened_job(job), self._seal.opened_blast(blast)))
+        if jobs and self._preparing is not None:
+            self._preparing.work_ahead(jobs)
+
+    def _forget(self, lease: Lease) -> None:
+        if self._preparing is not None:
+            self._preparing.forget(lease.job)
 
     async def _enter(self, stop: Stop) -> None:
         """Take up the lease; Redis may be away for any length of time."""

@@ -166,7 +166,14 @@ class PreparingProvider(Provider[MessageT], Protocol):
     """A provider whose messages take work that can be done ahead, such as a signature."""
 
     def work_ahead(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
-        """Take note of jobs that have just been begun and will be rendered soon, in this order; must not raise."""
+        """Take note of jobs that will be rendered soon, in this order; must not raise.
+
+        They were fetched, and are held by this sender alone; a job may be named again, and may never be rendered.
+        """
+        ...
+
+    def forget(self, job: Job) -> None:
+        """Drop what was made of a job, if anything is left: this sender holds it no more. Must not raise."""
         ...
 
 

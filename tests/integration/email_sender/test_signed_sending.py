@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,9 +12,9 @@ import structlog
 
 from services.email_sender.channel import EmailChannel
 from services.email_sender.dkim_keys import DkimKey, KeyRing
+from services.email_sender.encoder import SIGN_AHEAD_BYTES
 from services.email_sender.identity import Identity
 from services.email_sender.settings import SmtpSettings
-from services.email_sender.signing import SIGN_AHEAD_BYTES
 from shared.errors import UnavailableError
 from shared.jobs import Attachment
 from tests.integration.email_sender.mails import email_settings, make_blast, make_job, make_mail, smtp_settings
@@ -45,69 +47,85 @@ async def test_every_message_of_a_blast_arrives_verifiable(keys: list[DkimKey], 
         assert verdicts(message, keys) == [True] * len(keys)
 
 
-async def test_what_was_begun_is_signed_before_its_turn() -> None:
+@pytest.mark.parametrize("keys", [[RSA], [ED25519], [RSA, ED25519]], ids=["rsa", "ed25519", "both"])
+async def test_what_is_coming_is_signed_before_its_turn(keys: list[DkimKey]) -> None:
     """The message that is rendered is the one that was prepared; once it is signed, encoding it costs nothing."""
     blast, job = make_blast(), make_job()
-    async with opened(NOBODY, KeyRing([RSA])) as channel:
+    async with opened(NOBODY, KeyRing(keys)) as channel:
         channel.work_ahead([(job, blast)])
+        await asyncio.sleep(0)
         mail = channel.render(job, blast)
         assert mail.ahead is not None
         content = await asyncio.wrap_future(mail.ahead)
         assert channel._encoder.encode_at_once(mail, eight_bit=True) is content
-        assert verdicts(content, [RSA]) == [True]
+        assert verdicts(content, keys) == [True] * len(keys)
         # it is taken once: an attempt that comes without preparation makes its own
         again = channel.render(job, blast)
         assert again.ahead is None
-        assert verdicts(await channel._encoder.encode(again, eight_bit=True), [RSA]) == [True]
+        assert verdicts(await channel._encoder.encode(again, eight_bit=True), keys) == [True] * len(keys)
 
 
-@pytest.mark.parametrize("keys", [[], [ED25519]], ids=["none", "ed25519"])
-async def test_nothing_is_prepared_where_that_gains_nothing(keys: list[DkimKey]) -> None:
-    """An Ed25519 signature takes less time than handing it to a thread."""
-    async with opened(NOBODY, KeyRing(keys)) as channel:
+async def test_nothing_is_prepared_that_nobody_signs() -> None:
+    """Rendering ahead of the turn gains nothing by itself."""
+    async with opened(NOBODY) as channel:
         channel.work_ahead([(make_job(), make_blast())])
+        await asyncio.sleep(0)
         assert channel.render(make_job(), make_blast()).ahead is None
 
 
 async def test_large_message_waits_for_its_turn() -> None:
-    """To prepare several large ones at once would hold up everything else; it is signed all the same."""
+    """To prepare several large ones would take much memory; it is signed all the same."""
     big = make_blast(attachments=[Attachment("f.pdf", "application/pdf", bytes(SIGN_AHEAD_BYTES))])
     async with opened(NOBODY, KeyRing([RSA])) as channel:
         channel.work_ahead([(make_job(), big)])
+        await asyncio.sleep(0)
         mail = channel.render(make_job(), big)
         assert mail.ahead is None
         assert verdicts(await channel._encoder.encode(mail, eight_bit=True), [RSA]) == [True]
 
 
-async def test_job_that_cannot_be_rendered_spoils_no_preparation() -> None:
-    """Its own attempt will say why; its neighbours are signed."""
-    blast = make_blast()
-    bad, good = make_job("not an address", index=1), make_job(index=2)
+async def test_what_is_forgotten_is_made_anew() -> None:
+    """A job that has left this sender leaves nothing behind."""
+    blast, job = make_blast(), make_job()
     async with opened(NOBODY, KeyRing([RSA])) as channel:
-        channel.work_ahead([(bad, blast), (good, blast), (good, make_blast("b9", from_address="nonsense"))])
-        assert channel.render(good, blast).ahead is not None
+        channel.work_ahead([(job, blast)])
+        await asyncio.sleep(0)
+        channel.forget(job)
+        assert channel.render(job, blast).ahead is None
 
 
 async def test_failed_signature_fails_its_own_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits indefinitely for what a thread could not do."""
     broken = DkimKey("example.com", "r", rsa_key())
     blast = make_blast()
-    calls: list[bytes] = []
+    first, second = make_job(index=1), make_job(index=2)
 
     def sign(self: DkimKey, digest: bytes) -> bytes:
-        calls.append(digest)
-        if len(calls) == 1:
+        del digest
+        failing.append(not failing)
+        if failing[-1]:
             raise UnavailableError("no entropy")
         return self.tags
 
+    failing: list[bool] = []
     monkeypatch.setattr(DkimKey, "sign", sign)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     async with opened(NOBODY, KeyRing([broken])) as channel:
-        channel._encoder._most_threads = 1
-        first, second = make_job(index=1), make_job(index=2)
         channel.work_ahead([(first, blast), (second, blast)])
+        await asyncio.sleep(0)
         with pytest.raises(UnavailableError):
             await channel._encoder.encode(channel.render(first, blast), eight_bit=True)
         assert await channel._encoder.encode(channel.render(second, blast), eight_bit=True)
+
+
+async def test_signing_threads_get_the_interpreter_soon() -> None:
+    """While RSA signatures are made; an unsigned sender keeps Python's own interval, and so does what comes after."""
+    before = sys.getswitchinterval()
+    async with opened(NOBODY, KeyRing([ED25519])):
+        assert sys.getswitchinterval() == before
+    async with opened(NOBODY, KeyRing([RSA])):
+        assert sys.getswitchinterval() < 0.001
+    assert sys.getswitchinterval() == before
 
 
 async def test_status_says_who_we_are_and_what_to_publish() -> None:

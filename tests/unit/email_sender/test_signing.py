@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.email_sender.dkim_keys import DkimKey, KeyRing
+from services.email_sender.encoder import ENCODE_ASIDE_BYTES, Encoder
 from services.email_sender.message import Frame, Mail
-from services.email_sender.signing import ENCODE_ASIDE_BYTES, Encoder, body_digest, signed
+from services.email_sender.signing import body_digest, signed
 from shared.jobs import Attachment, Recipient
 from shared.templates import Template
 from tests.debian import program

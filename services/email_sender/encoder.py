@@ -1,0 +1,97 @@
+"""From a message to the bytes that a server gets: encoded for what it offers, and DKIM-signed where there is a key.
+
+A signed message is pure ASCII: a relay that had to convert 8-bit text would break the signature (RFC 6376, 5.3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+from services.email_sender.dkim_keys import DkimKey, KeyRing
+from services.email_sender.message import Mail
+from services.email_sender.signers import Ahead, Signers
+from services.email_sender.signing import Draft, signed
+
+# above this, encoding a message takes so long that it must not hold up the others
+ENCODE_ASIDE_BYTES = 512 * 1024
+# above this, a message is signed in its turn: what is made ahead takes memory
+SIGN_AHEAD_BYTES = 64 * 1024
+_MOST_THREADS = 4
+# The event loop lets the lock go for moments so short that a thread which has signed seldom gets it. After this long it
+# must; with Python's 5 ms the threads wait for most of the time.
+_SWITCH_S = 0.0003
+
+
+class Encoder:
+    """Encodes messages, and signs them with the keys of their From domain.
+
+    Signatures are made by threads, ahead of their messages' turns. An Ed25519 signature that is not there by then is
+    made at once: that takes less time than waiting for a thread.
+    """
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+        self._signers = Signers()
+        self._switched_s = 0.0
+        self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "mail")
+
+    def open(self) -> None:
+        """Get ready to sign beside the event loop: it and the threads take turns at the interpreter's lock."""
+        if any(key.is_rsa for key in self._keys.keys):
+            self._switched_s = sys.getswitchinterval()
+            sys.setswitchinterval(_SWITCH_S)
+
+    async def encode(self, mail: Mail, *, eight_bit: bool) -> bytes:
+        """Return a message in CRLF lines, dots not stuffed; `eight_bit` where the server has 8BITMIME."""
+        content = self.encode_at_once(mail, eight_bit=eight_bit)
+        if content is not None:
+            return content
+        if mail.ahead is None and mail.body.size <= SIGN_AHEAD_BYTES:
+            mail = self.sign_ahead(mail, urgent=True)
+        if mail.ahead is not None:
+            return await asyncio.shield(asyncio.wrap_future(mail.ahead))
+        work = partial(_encoded, mail, self._keys.for_domain(mail.from_domain), eight_bit=eight_bit)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def encode_at_once(self, mail: Mail, *, eight_bit: bool) -> bytes | None:
+        """Return a message as `encode` does, None where that takes so long that it must not hold up others."""
+        if mail.ahead is not None:
+            if not mail.ahead.done():
+                self._signers.hurry(mail.ahead)
+            return mail.ahead.result() if mail.ahead.done() else None
+        keys = self._keys.for_domain(mail.from_domain)
+        if mail.body.size > ENCODE_ASIDE_BYTES or any(key.is_rsa for key in keys):
+            return None
+        return _encoded(mail, keys, eight_bit=eight_bit)
+
+    def signs(self, domain: str) -> bool:
+        """Return whether messages from a domain are signed."""
+        return bool(self._keys.for_domain(domain))
+
+    def sign_ahead(self, mail: Mail, *, urgent: bool = False) -> Mail:
+        """Begin to sign a message, an urgent one before all others; returns it with what is under way."""
+        ahead = Ahead(Draft(mail.encode(eight_bit=False), self._keys.for_domain(mail.from_domain)))
+        if ahead.quick:
+            self._signers.hurry(ahead)
+        else:
+            self._signers.add(ahead, urgent=urgent)
+        return replace(mail, ahead=ahead)
+
+    def close(self) -> None:
+        """Let the threads go."""
+        if self._switched_s:
+            sys.setswitchinterval(self._switched_s)
+        self._signers.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _encoded(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool) -> bytes:
+    if not keys:
+        return mail.encode(eight_bit=eight_bit)
+    return signed(mail.encode(eight_bit=False), keys)

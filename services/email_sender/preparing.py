@@ -1,0 +1,119 @@
+"""What is made ahead: jobs that were fetched are rendered and signed before their turns come.
+
+That is done a few at a time, so that everything else has its turn in between, and for as many bytes as may be kept.
+What waits for long is forgotten: a message's Date is that of its sending, not of its fetching.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from services.email_sender.encoder import SIGN_AHEAD_BYTES, Encoder
+from services.email_sender.message import Frames, Mail
+from shared.blasts import Blast
+from shared.jobs import Job
+
+MOST_AHEAD_BYTES = 16 * 1024 * 1024
+MOST_AGE_S = 30.0
+_LEAST_BYTES = 4_000
+_AT_ONCE = 4
+
+_Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    mail: Mail
+    made_at: float
+
+    @property
+    def size(self) -> int:
+        # its texts, and the whole of it as it is sent
+        return _LEAST_BYTES + 2 * self.mail.body.size
+
+    def drop(self) -> None:
+        """Have it signed no more, unless that is under way."""
+        if self.mail.ahead is not None:
+            self.mail.ahead.cancel()
+
+
+class Preparations:
+    """The messages made ahead of their turns, by job and run: a job's next run is another message."""
+
+    def __init__(self, frames: Frames, encoder: Encoder) -> None:
+        self._frames = frames
+        self._encoder = encoder
+        self._planned: OrderedDict[_Key, tuple[Job, Blast]] = OrderedDict()
+        self._prepared: dict[_Key, _Prepared] = {}
+        self._bytes = 0
+        self._next: asyncio.Handle | None = None
+
+    def plan(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
+        """Prepare jobs soon, in this order, those of lane `high` before all others; what is known stays as it is."""
+        for job, blast in jobs:
+            key = (job.job_id, job.run)
+            if key not in self._prepared and key not in self._planned:
+                self._planned[key] = (job, blast)
+                if job.lane == "high":
+                    self._planned.move_to_end(key, last=False)
+        self._go_on()
+
+    def take(self, job: Job) -> Mail | None:
+        """Return the message of a job whose turn has come; None where it has to be made now."""
+        prepared = self._pop(job)
+        if prepared is None:
+            return None
+        if asyncio.get_running_loop().time() - prepared.made_at > MOST_AGE_S:
+            prepared.drop()
+            return None
+        return prepared.mail
+
+    def forget(self, job: Job) -> None:
+        """Drop what was made for a job that is not sent from here now."""
+        prepared = self._pop(job)
+        if prepared is not None:
+            prepared.drop()
+
+    def close(self) -> None:
+        """Prepare nothing more."""
+        self._planned.clear()
+        if self._next is not None:
+            self._next.cancel()
+
+    def _pop(self, job: Job) -> _Prepared | None:
+        key = (job.job_id, job.run)
+        self._planned.pop(key, None)
+        prepared = self._prepared.pop(key, None)
+        if prepared is not None:
+            self._bytes -= prepared.size
+            self._go_on()
+        return prepared
+
+    def _go_on(self) -> None:
+        if self._planned and self._next is None and self._bytes < MOST_AHEAD_BYTES:
+            self._next = asyncio.get_running_loop().call_soon(self._prepare_some)
+
+    def _prepare_some(self) -> None:
+        self._next = None
+        for _ in range(_AT_ONCE):
+            if not self._planned or self._bytes >= MOST_AHEAD_BYTES:
+                return
+            key, (job, blast) = self._planned.popitem(last=False)
+            with suppress(Exception):  # its own attempt will meet the same, and say so
+                self._prepare(key, job, blast)
+        self._go_on()
+
+    def _prepare(self, key: _Key, job: Job, blast: Blast) -> None:
+        frame = self._frames.get(blast)
+        if frame.size > SIGN_AHEAD_BYTES or not self._encoder.signs(frame.domain):
+            return
+        mail = frame.fill(job)
+        if mail.body.size > SIGN_AHEAD_BYTES:
+            return
+        mail = self._encoder.sign_ahead(mail, urgent=job.lane == "high")
+        self._prepared[key] = prepared = _Prepared(mail, asyncio.get_running_loop().time())
+        self._bytes += prepared.size

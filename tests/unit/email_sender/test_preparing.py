@@ -1,0 +1,142 @@
+"""Messages made ahead of their turns: which are kept, for how long, and in which order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.email_sender import preparing
+from services.email_sender.dkim_keys import DkimKey, KeyRing
+from services.email_sender.encoder import Encoder
+from services.email_sender.message import Frames
+from services.email_sender.preparing import Preparations
+from services.email_sender.signers import Signers
+from shared.jobs import Job
+from tests.integration.email_sender.mails import MAIL, make_blast, make_job
+from tests.unit.email_sender.keys import ed25519_key, rsa_key, verdicts
+
+KEY = DkimKey("example.com", "e", ed25519_key())
+RSA = DkimKey("example.com", "r", rsa_key())
+BLAST = make_blast()
+
+
+@pytest.fixture
+async def preparations() -> AsyncIterator[Preparations]:
+    """Preparations that sign with an Ed25519 key."""
+    encoder = Encoder(KeyRing([KEY]))
+    made = Preparations(Frames(MAIL), encoder)
+    yield made
+    made.close()
+    encoder.close()
+
+
+async def prepared(preparations: Preparations, jobs: list[Job]) -> None:
+    """Plan jobs, and let the event loop turn until nothing more is done."""
+    preparations.plan([(job, BLAST) for job in jobs])
+    while preparations._next is not None:  # noqa: ASYNC110 -- it is the turns that are waited for
+        await asyncio.sleep(0)
+
+
+async def test_planned_messages_are_signed_before_they_are_taken(preparations: Preparations) -> None:
+    """Each once, also where it is named again; what is taken is gone."""
+    jobs = [make_job(index=index) for index in range(20)]
+    await prepared(preparations, jobs)
+    await prepared(preparations, jobs)
+    for job in jobs:
+        mail = preparations.take(job)
+        assert mail is not None
+        assert mail.ahead is not None
+        assert verdicts(mail.ahead.result(0), [KEY]) == [True]
+        assert preparations.take(job) is None
+    assert preparations._bytes == 0
+
+
+async def test_few_are_prepared_between_two_turns_of_the_event_loop(preparations: Preparations) -> None:
+    """A fetch may bring hundreds: whatever else waits has its turn in between."""
+    preparations.plan([(make_job(index=index), BLAST) for index in range(20)])
+    turns = 0
+    while preparations._next is not None:
+        before = len(preparations._prepared)
+        await asyncio.sleep(0)
+        assert len(preparations._prepared) - before <= 4
+        turns += 1
+    assert turns >= 5
+
+
+async def test_urgent_messages_are_prepared_first(preparations: Preparations) -> None:
+    """A job of lane `high` goes before the hundreds that were fetched before it."""
+    bulk = [make_job(index=index, lane="bulk") for index in range(20)]
+    urgent = make_job(index=99, lane="high")
+    preparations.plan([(job, BLAST) for job in [*bulk, urgent]])
+    await asyncio.sleep(0)
+    assert preparations.take(urgent) is not None
+    assert preparations.take(bulk[-1]) is None
+
+
+async def test_message_of_another_run_is_another_message(preparations: Preparations) -> None:
+    """It has an id of its own, and what was made for the run before does not serve it."""
+    await prepared(preparations, [make_job(run=1)])
+    assert preparations.take(make_job(run=2)) is None
+    assert preparations.take(make_job(run=1)) is not None
+
+
+async def test_message_that_waited_for_long_is_made_anew(
+    preparations: Preparations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Date and the time of its signature would be those of its fetching."""
+    await prepared(preparations, [make_job()])
+    monkeypatch.setattr(preparing, "MOST_AGE_S", -1.0)
+    assert preparations.take(make_job()) is None
+    assert preparations._bytes == 0
+
+
+async def test_what_is_forgotten_is_kept_no_longer(preparations: Preparations) -> None:
+    """Whether it was prepared already or only planned."""
+    made, planned = make_job(index=1), make_job(index=2)
+    await prepared(preparations, [made])
+    preparations.plan([(planned, BLAST)])
+    preparations.forget(made)
+    preparations.forget(planned)
+    preparations.forget(make_job(index=3))
+    await asyncio.sleep(0)
+    assert preparations.take(made) is None
+    assert preparations.take(planned) is None
+    assert (preparations._bytes, len(preparations._planned)) == (0, 0)
+
+
+async def test_no_more_bytes_are_kept_than_allowed(preparations: Preparations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest waits until some are taken, and is prepared then."""
+    monkeypatch.setattr(preparing, "MOST_AHEAD_BYTES", 10_000)
+    jobs = [make_job(index=index) for index in range(20)]
+    await prepared(preparations, jobs)
+    first = [job for job in jobs if (job.job_id, job.run) in preparations._prepared]
+    assert 1 <= len(first) < 5
+    assert first == jobs[: len(first)]
+    assert all(preparations.take(job) is not None for job in first)
+    await asyncio.sleep(0)
+    assert preparations.take(jobs[len(first)]) is not None
+
+
+async def test_job_that_cannot_be_rendered_spoils_no_other(preparations: Preparations) -> None:
+    """Its own attempt will say why; those behind it are prepared."""
+    bad, good = make_job("not an address", index=1), make_job(index=2)
+    await prepared(preparations, [bad, good])
+    assert preparations.take(bad) is None
+    assert preparations.take(good) is not None
+
+
+async def test_what_is_forgotten_is_not_signed_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits in the threads' line; so does what was taken too late."""
+    monkeypatch.setattr(Signers, "add", lambda *_args, **_options: None)
+    encoder = Encoder(KeyRing([RSA]))
+    preparations = Preparations(Frames(MAIL), encoder)
+    forgotten, late = make_job(index=1), make_job(index=2)
+    await prepared(preparations, [forgotten, late])
+    kept = [one.mail.ahead for one in preparations._prepared.values()]
+    preparations.forget(forgotten)
+    monkeypatch.setattr(preparing, "MOST_AGE_S", -1.0)
+    preparations.take(late)
+    assert [one.cancelled() for one in kept if one is not None] == [True, True]
+    encoder.close()

@@ -1,0 +1,98 @@
+"""The threads that sign: who is first, who is forgotten, and that nobody is signed twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from services.email_sender.dkim_keys import DkimKey
+from services.email_sender.signers import Ahead, Signers
+from services.email_sender.signing import Draft
+from tests.unit.email_sender.keys import ed25519_key, rsa_key
+
+RSA = DkimKey("example.com", "r", rsa_key(1024))
+ED25519 = DkimKey("example.com", "e", ed25519_key())
+
+
+class Gate:
+    """Holds the signature of message 1 until it is opened, and remembers the order of all."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started, self.opened = threading.Event(), threading.Event()
+        self.signed: list[bytes] = []
+        monkeypatch.setattr(Draft, "signed", lambda draft: self._signed(draft._content))
+
+    def _signed(self, message: bytes) -> bytes:
+        if message == content(b"1"):
+            self.started.set()
+            self.opened.wait(10)
+        self.signed.append(message)
+        return message
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
+@pytest.fixture
+def signers() -> Iterator[Signers]:
+    """One thread, so that the order can be told."""
+    made = Signers(1)
+    yield made
+    made.close()
+
+
+def ahead(name: bytes, key: DkimKey = RSA) -> Ahead:
+    return Ahead(Draft(content(name), [key]))
+
+
+def content(name: bytes) -> bytes:
+    return b"From: a@example.com\r\n\r\n%b\r\n" % name
+
+
+def test_hurried_message_goes_before_all_that_wait(gate: Gate, signers: Signers) -> None:
+    """Its turn has come; it is signed once, and the others follow in their order."""
+    first, second, third = ahead(b"1"), ahead(b"2"), ahead(b"3")
+    for one in (first, second, third):
+        signers.add(one)
+    assert gate.started.wait(10)
+    signers.hurry(third)
+    gate.opened.set()
+    assert [one.result(10) for one in (first, second, third)] == [content(b"1"), content(b"2"), content(b"3")]
+    assert gate.signed == [content(b"1"), content(b"3"), content(b"2")]
+
+
+def test_cancelled_message_is_not_signed(gate: Gate, signers: Signers) -> None:
+    """What has left the sender takes no time from what has not."""
+    first, second, third = ahead(b"1"), ahead(b"2"), ahead(b"3")
+    for one in (first, second, third):
+        signers.add(one)
+    assert gate.started.wait(10)
+    assert second.cancel()
+    gate.opened.set()
+    assert third.result(10) == content(b"3")
+    assert gate.signed == [content(b"1"), content(b"3")]
+
+
+def test_quick_message_whose_turn_has_come_waits_for_no_thread(gate: Gate, signers: Signers) -> None:
+    """It is signed where it is asked for, while the thread is busy with another, which then leaves it alone."""
+    first, quick = ahead(b"1"), ahead(b"2", ED25519)
+    signers.add(first)
+    assert gate.started.wait(10)
+    signers.add(quick)
+    signers.hurry(quick)
+    assert quick.result(0) == content(b"2")
+    gate.opened.set()
+    assert first.result(10) == content(b"1")
+    assert gate.signed == [content(b"2"), content(b"1")]
+
+
+def test_threads_start_again_after_a_rest(signers: Signers) -> None:
+    """A thread that found no more work ends; the next message has another."""
+    for number in range(50):
+        one = ahead(b"%d" % number)
+        signers.add(one)
+        assert one.result(10).endswith(content(b"%d" % number))
