@@ -25,7 +25,7 @@ PORTS = {
     "ingest": 3000, "grafana": 3000, "redis": 6379, "logger": 3030, "email_sender": 3010, "whatsapp_sender": 3020,
     "sandbox": 3090, "prometheus": 9090, "alertmanager": 9093,
 }  # fmt: skip
-# at most the jobs that one sender had begun when it was killed: its concurrency times its window
+# the jobs that a killed sender had begun may arrive twice; at 50 a second it begins far fewer than its window allows
 MOST_TWICE = 5 * 8
 TEMPLATE: dict[str, Any] = {"templateId": "welcome", "globalVariables": {"start_url": "https://example.com/start"}}
 # all processes except the first, which only forwards signals
