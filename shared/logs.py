@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import logging.handlers
 import os
 import sys
 import threading
@@ -81,8 +82,10 @@ def configure_logging(
 
     `ship` must not block and may be called from any thread. Raises SettingsError if the log folder is not writable.
     """
-    flush_logs()
+    before = LogPipeline.current
     pipeline = LogPipeline(service, settings, ship)
+    if before is not None:
+        before.close()
     LogPipeline.current = pipeline
     # changed in place, so that cached loggers use it too
     _PROCESSORS[:] = [structlog.contextvars.merge_contextvars, pipeline]
@@ -122,8 +125,9 @@ class LogPipeline:
         self, service: str, settings: CommonSettings, ship: Callable[[SystemEvent], None] | None = None
     ) -> None:
         self._service = service
-        self._combined = LogFile(settings.log_dir / "combined.log")
-        self._errors = LogFile(settings.log_dir / "error.log")
+        folder = settings.log_dir
+        self._combined = LogFile(folder / "combined.log") if folder is not None else None
+        self._errors = LogFile(folder / "error.log") if folder is not None else None
         self._production = settings.production
         self._notes = _LEVELS[settings.log_level] <= _LEVELS["info"]
         self._console = Console(limit=_CONSOLE_LINES_PER_S, threshold=_LEVELS.get(settings.console, 100))
@@ -139,9 +143,10 @@ class LogPipeline:
             _mask_values(event)
         now = time.time()
         line = _render(now, level, self._service, event)
-        self._combined.add(line)
-        if weight >= 40:
-            self._errors.add(line)
+        if self._combined is not None and self._errors is not None:
+            self._combined.add(line)
+            if weight >= 40:
+                self._errors.add(line)
         if self._production:
             _write_fd(1, line)
         else:
@@ -160,7 +165,8 @@ class LogPipeline:
             return
         fields["event"] = event
         line = _render(time.time(), "info", self._service, fields)
-        self._combined.add(line)
+        if self._combined is not None:
+            self._combined.add(line)
         if self._production:
             _write_fd(1, line)
         else:
@@ -169,11 +175,20 @@ class LogPipeline:
 
     def flush(self) -> None:
         """Write the buffered lines."""
-        self._combined.flush()
-        self._errors.flush()
+        for file in (self._combined, self._errors):
+            if file is not None:
+                file.flush()
+
+    def close(self) -> None:
+        """Flush and close the files; a line that comes later opens them again."""
+        for file in (self._combined, self._errors):
+            if file is not None:
+                file.close()
 
     def _flush_soon(self) -> None:
         """Flush within 100 ms, or immediately outside an event loop or if the buffer is full."""
+        if self._combined is None:
+            return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -190,25 +205,25 @@ class LogPipeline:
         self.flush()
 
 
-class LogFile:
+class LogFile(logging.handlers.WatchedFileHandler):
     """A file to which lines are appended in batches; follows rotation; a full disk only loses lines.
 
-    Several processes append to one file. Each batch is a single `write` with O_APPEND, so lines never interleave.
+    The standard library's handler notices that the file was moved. Lines are rendered already, so they reach it as
+    bytes, not as records. Several processes append to one file. Each batch is a single `write` with
+    O_APPEND, so lines never interleave.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._lines: list[bytes] = []
-        self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = self._open()
+            super().__init__(path, mode="ab")
         except OSError as error:
             raise SettingsError([f"cannot write the log file {path}: {error.strerror}"]) from error
 
     @property
     def pending(self) -> int:
-        """The number of buffered lines."""
+        """How many lines wait to be written."""
         return len(self._lines)
 
     def add(self, line: bytes) -> None:
@@ -216,38 +231,34 @@ class LogFile:
         self._lines.append(line)
 
     def flush(self) -> None:
-        """Write the buffered lines to the file that is now at the path; on an error they are lost."""
+        """Write the buffered lines to the file that has the path now; on an error they are lost."""
         if not self._lines:
             return
-        with self._lock:
-            lines, self._lines = self._lines, []
-            try:
-                self._follow_rotation()
-                os.write(self._fd, b"".join(lines))
-            except OSError as error:
-                _write_fd(
-                    2,
-                    f"kurir: {len(lines)} log lines lost: {self._path}: {error.strerror}\n".encode("utf-8", "replace"),
-                )
-
-    def close(self) -> None:
-        """Flush and close the file."""
-        self.flush()
-        os.close(self._fd)
-
-    def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-
-    def _follow_rotation(self) -> None:
-        ours = os.fstat(self._fd)
+        self.acquire()
         try:
-            theirs = self._path.stat()
-        except FileNotFoundError:
-            theirs = None
-        if theirs is None or (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
-            fresh = self._open()
-            os.close(self._fd)
-            self._fd = fresh
+            lines, self._lines = self._lines, []
+            self._append(b"".join(lines))
+        except OSError as error:
+            lost = f"kurir: {len(lines)} log lines lost: {self.baseFilename}: {error.strerror}\n"
+            _write_fd(2, lost.encode("utf-8", "replace"))
+        finally:
+            self.release()
+
+    def _append(self, data: bytes) -> None:
+        self.reopenIfNeeded()
+        # None after it could not be opened again; the handler's type is that of text
+        stream: Any = self.stream
+        if stream is None:
+            self.stream = stream = self._open()
+        stream.write(data)
+
+    def _open(self) -> Any:
+        """Open the file unbuffered, for its owner and group alone; the handler calls this."""
+        return open(self.baseFilename, "ab", buffering=0, opener=_open_private)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o640)
 
 
 class Console:
@@ -276,7 +287,7 @@ class Console:
 
     def _begin_second(self, second: int) -> None:
         if self._held:
-            _write_fd(2, f"… {self._held} more lines like these in combined.log\n".encode())
+            _write_fd(2, f"… {self._held} more lines like these are not shown\n".encode())
         self._second, self._shown, self._held = second, 0, 0
 
     def _format(self, level: str, service: str, event: EventDict) -> str:

@@ -199,7 +199,8 @@ class EnvReader:
 class CommonSettings:
     """The settings that every service has; `time_scale` multiplies all time constants of the queue.
 
-    `console` is the lowest level that the console of a development system shows, or `off`.
+    `log_dir` is None where no log files are written. `console` is the lowest level that the console of a development
+    system shows, or `off`.
     """
 
     redis_url: str
@@ -207,7 +208,7 @@ class CommonSettings:
     port: int
     env: str
     log_level: str
-    log_dir: Path
+    log_dir: Path | None
     data_dir: Path
     grace_s: float
     time_scale: float
@@ -228,12 +229,18 @@ def read_common(env: EnvReader, default_port: int) -> CommonSettings:
         port=env.integer("KURIR_PORT", default_port, minimum=0, maximum=65535),
         env=env.choice("KURIR_ENV", ("development", "production"), "development"),
         log_level=env.choice("KURIR_LOG_LEVEL", LOG_LEVELS, "info"),
-        log_dir=Path(env.path("KURIR_LOG_DIR", str(data_dir / "logs"))),
+        log_dir=read_log_dir(env, data_dir),
         data_dir=data_dir,
         grace_s=env.seconds("KURIR_GRACE", 8.0),
         time_scale=_time_scale(env),
         console=env.choice("KURIR_LOG_CONSOLE", (*LOG_LEVELS, "off"), "info"),
     )
+
+
+def read_log_dir(env: EnvReader, data_dir: Path) -> Path | None:
+    """Read the folder of the log files, None where there are to be none (`off`)."""
+    folder = env.path("KURIR_LOG_DIR", str(data_dir / "logs"))
+    return None if folder.lower() == "off" else Path(folder)
 
 
 def read_region(env: EnvReader) -> str:

@@ -209,10 +209,10 @@ def _print_outcome(outcome: Outcome, console: Console) -> None:
 
 
 def _print_next_steps(plan: Plan, console: Console) -> None:
-    log = plan.log_dir / "combined.log"
     console.print(
         f"The numbers add up. Next: [bold]kurir up[/bold], then open {plan.url}/docs\n"
-        f"  every message: curl '{plan.url}/api/logs/messages?status=failed'\n"
-        f"  every attempt: {log}",
+        f"  every message: curl '{plan.url}/api/logs/messages?status=failed'",
         soft_wrap=True,
     )
+    if plan.log_dir is not None:
+        console.print(f"  every attempt: {plan.log_dir / 'combined.log'}", soft_wrap=True)

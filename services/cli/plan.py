@@ -16,7 +16,7 @@ from services.cli.embedded import ServerBinary, server_command
 from services.cli.supervisor import ChildSpec
 from shared.channels import CHANNELS, Channel
 from shared.errors import SettingsError
-from shared.settings import INTERNAL_SECRET, EnvReader, read_redis_url
+from shared.settings import INTERNAL_SECRET, EnvReader, read_log_dir, read_redis_url
 
 LOGGER_OFFSET = 30
 SERVER_OFFSET = 79
@@ -46,11 +46,11 @@ class UpOptions:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The processes of a system, in the order they are started, and what they need."""
+    """The processes of a system, in the order they are started, and what they need; `log_dir` None: no log files."""
 
     options: UpOptions
     data_dir: Path
-    log_dir: Path
+    log_dir: Path | None
     grace_s: float
     host: str
     server: ChildSpec | None
@@ -68,6 +68,11 @@ class Plan:
     def redis_url(self) -> str:
         """Where the queue is."""
         return self.options.redis_url or f"redis://{_LOOPBACK}:{self.options.port + SERVER_OFFSET}/0"
+
+    @property
+    def server_log(self) -> Path:
+        """The embedded server's own log, which tells why it does not start."""
+        return server_log(self.data_dir, self.log_dir)
 
     @property
     def server_port(self) -> int:
@@ -98,7 +103,8 @@ def make_plan(options: UpOptions, env: Mapping[str, str], server: ServerBinary |
     data_dir = options.data_dir.resolve()
     reader = EnvReader(env)
     grace_s = reader.seconds("KURIR_GRACE", 8.0)
-    log_dir = Path(reader.text("KURIR_LOG_DIR", str(data_dir / "logs"))).resolve()
+    log_dir = read_log_dir(reader, data_dir)
+    log_dir = log_dir.resolve() if log_dir is not None else None
     host = reader.text("KURIR_HOST", _LOOPBACK)
     reader.finish()
     sandboxed, unconfigured = _choose_providers(options.sandbox, env)
@@ -154,12 +160,12 @@ def _sender_count(options: UpOptions, channel: Channel) -> int:
     return count
 
 
-def _shared_env(options: UpOptions, env: Mapping[str, str], data_dir: Path, log_dir: Path) -> dict[str, str]:
+def _shared_env(options: UpOptions, env: Mapping[str, str], data_dir: Path, log_dir: Path | None) -> dict[str, str]:
     found = {
         "KURIR_REDIS_URL": options.redis_url or f"redis://{_LOOPBACK}:{options.port + SERVER_OFFSET}/0",
         **dict.fromkeys(_MADE_INTO_THE_REDIS_URL, ""),
         "KURIR_DATA_DIR": str(data_dir),
-        "KURIR_LOG_DIR": str(log_dir),
+        "KURIR_LOG_DIR": str(log_dir or "off"),
         "KURIR_LOGGER_URL": f"http://{_LOOPBACK}:{options.port + LOGGER_OFFSET}",
         "KURIR_PUBLIC_URL": env.get("KURIR_PUBLIC_URL") or f"http://{_LOOPBACK}:{options.port}",
     }
@@ -209,11 +215,17 @@ def _services(ports: Mapping[int, str], env: Mapping[str, str], host: str) -> li
 
 
 def _server_spec(
-    options: UpOptions, server: ServerBinary, data_dir: Path, log_dir: Path, env: Mapping[str, str]
+    options: UpOptions, server: ServerBinary, data_dir: Path, log_dir: Path | None, env: Mapping[str, str]
 ) -> ChildSpec:
     port = options.port + SERVER_OFFSET
-    command = server_command(server, port, data_dir / "redis", data_dir / SERVER_CONFIG, log_dir / "redis.log")
+    log = server_log(data_dir, log_dir)
+    command = server_command(server, port, data_dir / "redis", data_dir / SERVER_CONFIG, log)
     return ChildSpec("redis", command, env, _STAGE_DATA)
+
+
+def server_log(data_dir: Path, log_dir: Path | None) -> Path:
+    """Return where the embedded server logs: beside the services, or in its own folder where these write no files."""
+    return (log_dir or data_dir / "redis") / "redis.log"
 
 
 def find_shipped(name: str) -> Path:

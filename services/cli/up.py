@@ -65,7 +65,7 @@ async def running_system(plan: Plan, stop: Stop, announce: Announce) -> AsyncIte
 
 def _prepare_folders(plan: Plan) -> None:
     try:
-        for folder in (plan.data_dir / "redis", plan.log_dir):
+        for folder in (plan.data_dir / "redis", plan.log_dir or plan.data_dir):
             folder.mkdir(parents=True, exist_ok=True)
         make_secrets(plan.data_dir)
     except OSError as error:
@@ -78,7 +78,7 @@ async def _start_server(plan: Plan, supervisor: Supervisor, announce: Announce) 
         return
     await supervisor.start(plan.server)
     password = read_secret(plan.data_dir, REDIS_PASSWORD)
-    await wait_until_answering(plan.server_port, password, _SERVER_TIMEOUT_S, plan.log_dir / "redis.log")
+    await wait_until_answering(plan.server_port, password, _SERVER_TIMEOUT_S, plan.server_log)
 
 
 async def _check_external(url: str, announce: Announce) -> None:

@@ -46,7 +46,7 @@ class Watch:
     """Keeps `last`, the latest sample, up to date."""
 
     def __init__(
-        self, control: Control, events: EventLog, store: Store, log_dir: Path, clock: Clock | None = None
+        self, control: Control, events: EventLog, store: Store, log_dir: Path | None, clock: Clock | None = None
     ) -> None:
         self.last = Look()
         self._control = control
@@ -96,7 +96,7 @@ class Watch:
             rows=rows,
             database_bytes=self._store.size_bytes(),
             machine=self._machine.look(),
-            log_bytes=await asyncio.to_thread(_size_of, self._log_dir),
+            log_bytes=await asyncio.to_thread(_size_of, self._log_dir) if self._log_dir is not None else 0,
         )
         return self.last
 

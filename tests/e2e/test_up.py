@@ -27,6 +27,16 @@ def _refused(system: System, *options: str) -> str:
     return lines[0]
 
 
+def test_a_system_without_log_files(make_system: MakeSystem) -> None:
+    """With `KURIR_LOG_DIR=off` every service runs and none writes a log file; the size of the logs is 0."""
+    system = make_system(KURIR_LOG_DIR="off")
+    system.up()
+    assert system.get("/health")["status"] == "ok"
+    assert system.get("/api/dashboard")["success"] is True
+    assert system.interrupt() < 10
+    assert [path.name for path in system.data.rglob("*.log")] == ["redis.log"]
+
+
 async def test_one_life_of_a_system(make_system: MakeSystem) -> None:
     """It prints its address and the sandboxed channels, restarts a killed child, and stops within 10 s of Ctrl-C.
 

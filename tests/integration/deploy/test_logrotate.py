@@ -67,10 +67,3 @@ def test_it_rotates_and_the_services_follow(tmp_path: Path) -> None:
     assert rotated == ["combined.log", "combined.log.1"], ran.stdout
     assert (folder / "combined.log.1").read_text() == "before\n"
     assert (folder / "combined.log").read_text() == "after\n"
-
-
-def test_both_log_folders_are_listed() -> None:
-    """The folder of an installation without containers, and the volume of the compose file."""
-    text = (ROOT / "deploy" / "logrotate.conf").read_text()
-    assert "/var/log/kurir/*.log" in text
-    assert "/var/lib/docker/volumes/kurir_logs/_data/*.log" in text

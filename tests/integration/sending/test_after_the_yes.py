@@ -22,7 +22,7 @@ from shared.errors import PermanentError, StopChannelError, TransientError, Unav
 from shared.events import Ended, Retrying, Sent
 from shared.jobs import Job
 from shared.lifecycle import Stop
-from shared.logs import LogPipeline, flush_logs
+from shared.logs import LogPipeline
 from shared.queue.batches import boot_name
 from shared.queue.consumer import Consumer
 from shared.queue.leases import Move
@@ -95,7 +95,7 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(LogPipeline, "current", pipeline)
     structlog.configure(processors=[pipeline], logger_factory=structlog.testing.ReturnLoggerFactory())
     yield
-    flush_logs()
+    pipeline.close()
     structlog.reset_defaults()
 
 

@@ -98,6 +98,15 @@ def test_everything_else_passes_through() -> None:
     assert (sender["KURIR_EMAIL_RATE"], sender["PATH"]) == ("off", "/bin")
 
 
+def test_services_without_log_files() -> None:
+    """`KURIR_LOG_DIR=off` reaches every service; the embedded server, which cannot do without, logs beside its data."""
+    plan = make_plan(UpOptions(), {"KURIR_LOG_DIR": "off"}, _SERVER)
+    assert {spec.env["KURIR_LOG_DIR"] for spec in plan.services} == {"off"}
+    assert plan.server_log == plan.data_dir / "redis" / "redis.log"
+    assert plan.server is not None
+    assert str(plan.server_log) in " ".join(map(str, plan.server.command))
+
+
 def test_an_external_redis_replaces_the_embedded_one() -> None:
     """With --redis-url no server is started."""
     plan = make_plan(UpOptions(redis_url="redis://cache:6379/1"), {}, None)

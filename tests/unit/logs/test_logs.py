@@ -41,7 +41,8 @@ def configure(tmp_path: Path) -> Iterator[Configure]:
         return shipped
 
     yield run
-    flush_logs()
+    if LogPipeline.current is not None and LogPipeline.current is not before[2]:
+        LogPipeline.current.close()
     root.handlers[:], root.level, LogPipeline.current = before
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()
@@ -202,6 +203,23 @@ def test_production_writes_json_to_stdout(configure: Configure, capfd: pytest.Ca
     assert captured.err == ""
 
 
+def test_without_a_log_folder_each_line_is_written_once(
+    configure: Configure, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`KURIR_LOG_DIR=off`: a production system writes to stdout alone, and still ships what is notable."""
+    monkeypatch.chdir(tmp_path)
+    shipped = configure(KURIR_ENV="production", KURIR_LOG_DIR="off")
+    get_logger().info("attempt", attempt=1)
+    note("attempt", attempt=2)
+    get_logger().error("broken")
+    flush_logs()
+    captured = capfd.readouterr()
+    assert [orjson.loads(line)["event"] for line in captured.out.splitlines()] == ["attempt", "attempt", "broken"]
+    assert captured.err == ""
+    assert [event.message for event in shipped] == ["broken"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_log_folder_that_cannot_be_made_is_a_settings_error(tmp_path: Path) -> None:
     """The message names the file."""
     (tmp_path / "file").write_text("")
@@ -218,6 +236,23 @@ def test_a_file_that_cannot_be_written_does_not_fail_the_caller(
     (tmp_path / "combined.log").mkdir()
     get_logger().warning("lost")
     assert "1 log lines lost" in capfd.readouterr().err
+
+
+def test_a_file_that_can_be_written_again_gets_the_next_lines(
+    configure: Configure, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Only the lines of the time between are lost; the file is for its owner and group alone."""
+    configure()
+    path = tmp_path / "combined.log"
+    path.unlink()
+    path.mkdir()
+    get_logger().warning("lost")
+    get_logger().warning("lost too")
+    path.rmdir()
+    get_logger().warning("written")
+    assert capfd.readouterr().err.count("1 log lines lost") == 2
+    assert [line["event"] for line in _lines(path)] == ["written"]
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 async def test_a_line_costs_microseconds(configure: Configure) -> None:

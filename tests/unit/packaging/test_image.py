@@ -49,6 +49,7 @@ def test_the_process_is_locked_down() -> None:
     assert "PYTHONSAFEPATH=1" in final
     assert re.search(r'^CMD \["python", "-m", "services\.ingest"\]$', final, re.MULTILINE)
     assert "HEALTHCHECK" in final
+    assert "KURIR_LOG_DIR=off" in final  # a container logs to stdout, once
     assert "compileall" in DOCKERFILE
 
 

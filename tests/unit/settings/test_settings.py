@@ -115,6 +115,13 @@ def test_a_service_has_working_defaults() -> None:
     assert not common.production
 
 
+@pytest.mark.parametrize("word", ["off", "OFF", " off "])
+def test_file_logging_can_be_turned_off(word: str) -> None:
+    """`off` in any case names no folder, but ./off does."""
+    assert read_common(EnvReader({"KURIR_LOG_DIR": word}), 1).log_dir is None
+    assert read_common(EnvReader({"KURIR_LOG_DIR": "./off"}), 1).log_dir == Path("off")
+
+
 def test_a_redis_url_without_its_scheme_is_refused() -> None:
     """The message lists the possible schemes."""
     env = EnvReader({"KURIR_REDIS_URL": "localhost:6379", "KURIR_TIME_SCALE": "0"})
