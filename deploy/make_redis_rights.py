@@ -1,7 +1,7 @@
 """Generate the rights of Redis's user `kurir`: exactly the commands that the code sends.
 
-They are found in the source: the calls in the scripts, and the driver's methods in the modules that import it. The
-rights are written to deploy/redis/users.acl and docs/operations.md.
+They are found in the source: the calls in the scripts, and the driver's methods in the modules that have a
+connection. The rights are written to deploy/redis/users.acl and docs/operations.md.
 
 python deploy/make_redis_rights.py             write both
 python deploy/make_redis_rights.py --check     exit 1 if either is stale
@@ -30,6 +30,8 @@ _METHODS = {
     "call": (), "pcall": (),  # Lua inside Python
 }  # fmt: skip
 _DRIVERS_OWN = {"ping", "select"}
+# modules with a connection: they import the driver, or a partition that holds one
+_SENDS = re.compile(r"^(?:from|import) redis|^from shared\.queue\.partitions import", re.MULTILINE)
 # sent only as the user `default`: it shows all settings, including passwords
 _OPTIONAL = {"config|get"}
 
@@ -40,7 +42,7 @@ def commands() -> set[str]:
     for source in (*ROOT.glob("shared/queue/lua/*.lua"), *ROOT.glob("shared/**/*.py"), *ROOT.glob("services/**/*.py")):
         text = source.read_text("utf-8")
         found |= _of_scripts(text)
-        if re.search(r"^from redis|^import redis", text, re.MULTILINE):
+        if _SENDS.search(text):
             found |= _of_methods(text)
     return found - _OPTIONAL
 
