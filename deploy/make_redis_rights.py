@@ -39,7 +39,11 @@ _OPTIONAL = {"config|get"}
 def commands() -> set[str]:
     """Return the commands that the code sends, with subcommands as `xgroup|create`."""
     found: set[str] = set(_DRIVERS_OWN)
-    for source in (*ROOT.glob("shared/queue/lua/*.lua"), *ROOT.glob("shared/**/*.py"), *ROOT.glob("services/**/*.py")):
+    for source in (
+        *ROOT.glob("shared/queue/lua/**/*.lua"),
+        *ROOT.glob("shared/**/*.py"),
+        *ROOT.glob("services/**/*.py"),
+    ):
         text = source.read_text("utf-8")
         found |= _of_scripts(text)
         if _SENDS.search(text):

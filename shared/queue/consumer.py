@@ -231,8 +231,12 @@ class Consumer:
         return [mark == "1" for mark in _text(await self._insist("late", args))]
 
     async def heartbeat(self, said: dict[str, object], *, first: bool = False) -> bool:
-        """Renew the lease and publish what the sender says of itself; False if the lease had lapsed."""
-        args = (self.sender_id, self.timing.heartbeat_ttl_ms, orjson.dumps(said), "1" if first else "0")
+        """Renew the lease and publish what the sender says of itself; False if the lease had lapsed.
+
+        It says, too, that it reads jobs whose files lie apart.
+        """
+        packed = orjson.dumps(said | {"files": "apart"})
+        args = (self.sender_id, self.timing.heartbeat_ttl_ms, packed, "1" if first else "0")
         return bool(await self._call("heartbeat", args))
 
     async def leave(self) -> int:

@@ -19,6 +19,7 @@ from shared.clock import Clock, SystemClock
 from shared.events import Ended, EventBatch, pack_batch
 from shared.jobs import legible_job_id, parse_job_id
 from shared.queue.connection import translated
+from shared.queue.file_check import FileCheck
 from shared.queue.keys import GATEWAY_EVENTS
 from shared.queue.partitions import Partition
 from shared.queue.scripts import Argument
@@ -35,6 +36,7 @@ INDEXES = {
     "parked": "times of retries that are not parked",
     "later": "times of jobs that do not exist",
     "later:jobs": "jobs due later without a time",
+    "filed": "blasts listed with files that have none",
 }
 
 
@@ -81,13 +83,14 @@ class Doctor:
         self._lost = partition.numbered(name, f"lost {self._channel}")
 
     async def examine(self) -> list[Finding]:
-        """Examine indexes, streams, counts and suppressions, in this order.
+        """Examine indexes, streams, counts, files and suppressions, in this order.
 
         A repair can bring to light what follows from it.
         """
         findings = [await self._check_index(index) for index in INDEXES]
         findings += await self._check_streams()
         findings += await self._recount()
+        findings += await self._check_files()
         findings.append(await self._check_suppressions())
         return [finding for finding in findings if finding.count]
 
@@ -103,6 +106,16 @@ class Doctor:
             wrong += await self._call("mend_index", (index, int(self._repair), *members))
         return self._found(INDEXES[index], wrong)
 
+    async def _check_files(self) -> list[Finding]:
+        found = await FileCheck(self._partition, repair=self._repair).run(self._job_ids)
+        detail = "their messages will fail as `file_gone`; send them again with their attachments"
+        return [
+            self._found("jobs that are in Redis no more and have files kept", found.of_lost_jobs),
+            self._found("files that nothing needs", found.unneeded),
+            self._found("files that would expire although jobs need them", found.expiring),
+            Finding(self._channel, "files that jobs need and that are gone", found.gone, False, detail),
+        ]
+
     async def _check_suppressions(self) -> Finding:
         spelled = await Suppressions(self._redis).unify(self._partition, repair=self._repair)
         return self._found("suppressions that are not under the identity of their address", spelled)
@@ -110,7 +123,7 @@ class Doctor:
     async def _pages(self, index: str) -> AsyncIterator[list[bytes]]:
         """Walk over an index; a member may come twice, which does no harm."""
         redis: Any = self._redis
-        scan = {"streams": redis.sscan, "later:jobs": redis.hscan}.get(index, redis.zscan)
+        scan = {"streams": redis.sscan, "filed": redis.sscan, "later:jobs": redis.hscan}.get(index, redis.zscan)
         cursor = 0
         while True:
             with translated("doctor"):
@@ -171,7 +184,8 @@ class Doctor:
         gauges: list[str] = counted["gauges"] or []
         findings.append(self._found("gauges that are off", len(gauges), ", ".join(gauges)))
         if not counted["looked"]:
-            detail = f"{counted['total']} wait; at most {MOST_RECOUNTED} are counted by blast, as it blocks Redis"
+            most = f"{MOST_RECOUNTED} jobs, or 4 MB in large ones,"
+            detail = f"{counted['total']} wait; at most {most} are counted by blast, as it blocks Redis"
             findings.append(
                 Finding(self._channel, "jobs not counted by blast", counted["total"], False, detail, wrong=False)
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from redis.asyncio import Redis
@@ -13,8 +13,10 @@ from shared.queue.scripts import Argument
 
 # a file whose chunk never came, since its ingest died, expires after this time
 UNUSED_MS = 3600 * 1000
+# what a script does for a file takes it microseconds, and Redis waits meanwhile
+FILES_A_CALL = 250
 _BYTES_A_CALL = 1024 * 1024
-_LETTERS_A_CALL = 200
+_JOBS_A_CALL = 50
 
 
 class FileStore:
@@ -23,17 +25,16 @@ class FileStore:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def put(self, channel: str, blast_id: str, contents: Mapping[str, bytes]) -> None:
-        """Keep files, by digest, for jobs that are enqueued next; raises QueueFullError too."""
-        partition, args, size = self._partition(channel), list[Argument](), 0
-        for digest, content in contents.items():
-            if args and size + len(content) > _BYTES_A_CALL:
-                await partition.call("put_files", (blast_id, UNUSED_MS, *args))
-                args, size = [], 0
-            args += (digest, content)
-            size += len(content)
-        if args:
-            await partition.call("put_files", (blast_id, UNUSED_MS, *args))
+    async def put(self, channel: str, blast_id: str, contents: Mapping[str, bytes]) -> bool:
+        """Keep files, by digest, for jobs that are enqueued next; raises QueueFullError too.
+
+        Returns False while a sender of an earlier version is alive: jobs must then carry their files.
+        """
+        partition = self._partition(channel)
+        for some in _calls(contents):
+            if await partition.call("put_files", (blast_id, UNUSED_MS, *some)) < 0:
+                return False
+        return True
 
     async def get(self, channel: str, blast_id: str, digest: str) -> bytes | None:
         """Return a file, None where it is gone."""
@@ -43,13 +44,33 @@ class FileStore:
         return content if content is None else bytes(content)
 
     async def forget(self, channel: str, letters: Iterable[tuple[str, int]]) -> None:
-        """Let go of what dead letters, by job id and run, had kept: the log has it now."""
-        flat: list[Argument] = [part for letter in letters for part in letter]
-        for first in range(0, len(flat), 2 * _LETTERS_A_CALL):
-            some = flat[first : first + 2 * _LETTERS_A_CALL]
+        """Let go of the files of dead letters, by job id and run: the log has stored them."""
+        await self._forget(channel, "letters", letters)
+
+    async def forget_lost(self, channel: str, jobs: Iterable[tuple[str, int]]) -> None:
+        """Let go of the files of jobs, by job id and run, that are not in Redis any more."""
+        await self._forget(channel, "jobs", jobs)
+
+    async def _forget(self, channel: str, kind: str, which: Iterable[tuple[str, int]]) -> None:
+        flat: list[Argument] = [part for one in which for part in one]
+        for first in range(0, len(flat), 2 * _JOBS_A_CALL):
+            some = flat[first : first + 2 * _JOBS_A_CALL]
             for partition in partitions(self._redis, channel):
-                await partition.call("forget_files", some)
+                await partition.call("forget_files", (kind, *some))
 
     def _partition(self, channel: str) -> Partition:
         (only,) = partitions(self._redis, channel)
         return only
+
+
+def _calls(contents: Mapping[str, bytes]) -> Iterator[list[Argument]]:
+    """Cut files into the arguments of calls of about a megabyte, and of a bounded number of files."""
+    args, size = list[Argument](), 0
+    for digest, content in contents.items():
+        if args and (size + len(content) > _BYTES_A_CALL or len(args) == 2 * FILES_A_CALL):
+            yield args
+            args, size = [], 0
+        args += (digest, content)
+        size += len(content)
+    if args:
+        yield args

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.asyncio import Redis
@@ -17,7 +17,7 @@ from shared.jobs import TERMINAL, Job, pack_job, with_files_apart
 from shared.queue.batches import Numbered
 from shared.queue.connection import RETRY_WHEN_FULL_S, translated
 from shared.queue.event_log import most_event_bytes
-from shared.queue.files import FileStore
+from shared.queue.files import FILES_A_CALL, FileStore
 from shared.queue.keys import GATEWAY_EVENTS
 from shared.queue.partitions import partitions
 from shared.queue.scripts import Argument
@@ -91,12 +91,19 @@ class Producer:
     async def enqueue(self, chunk: Chunk) -> Enqueued:
         """Add a chunk's jobs and its `queued` event in one step; a repeated chunk adds nothing twice.
 
-        Their attachments are written first, apart from them.
+        Their attachments are written first, apart from them; a chunk with very many is added in several steps.
 
         Raises QueueFullError, QueueUnavailableError (repeat the same chunk) and GapError.
         """
         if len(chunk.jobs) > MAX_CHUNK:
             raise ValueError(f"a chunk holds at most {MAX_CHUNK} jobs, not {len(chunk.jobs)}")
+        first, added = chunk.first, 0
+        for jobs in _steps(chunk.jobs):
+            done = await self._enqueue(replace(chunk, first=first, jobs=jobs))
+            first, added = first + len(jobs), added + done.added
+        return replace(done, added=added)
+
+    async def _enqueue(self, chunk: Chunk) -> Enqueued:
         _, head = self._chunks.next()
         blast = chunk.blast
         jobs = await self._without_files(chunk)
@@ -129,15 +136,24 @@ class Producer:
         return Enqueued(added, watermark, bool(cancelled))
 
     async def put_files(self, chunk: Chunk, contents: Mapping[str, bytes]) -> None:
-        """Write files, by digest, that jobs of a chunk need and that are not in the jobs; raises as `enqueue` does."""
-        await self._files.put(chunk.channel, chunk.blast.blast_id, contents)
+        """Write files, by digest, that jobs of a chunk need and that are not in the jobs; raises as `enqueue` does.
+
+        Raises QueueUnavailableError, too, while a sender of an earlier version is alive.
+        """
+        if not await self._files.put(chunk.channel, chunk.blast.blast_id, contents):
+            raise QueueUnavailableError(
+                "a sender of an earlier version is running; it cannot read jobs whose files lie apart"
+            )
 
     async def _without_files(self, chunk: Chunk) -> list[Job]:
-        """Write the attachments that are in the jobs to their own keys; return the jobs without them."""
+        """Write the attachments that are in the jobs to their own keys; return the jobs without them.
+
+        They stay within the jobs while a sender of an earlier version is alive, to which the others would be no jobs.
+        """
         pairs = [with_files_apart(job) for job in chunk.jobs]
         contents = {digest: content for _, files in pairs for digest, content in files.items()}
-        if contents:
-            await self._files.put(chunk.channel, chunk.blast.blast_id, contents)
+        if contents and not await self._files.put(chunk.channel, chunk.blast.blast_id, contents):
+            return list(chunk.jobs)
         return [job for job, _ in pairs]
 
     def _queued_event(self, chunk: Chunk) -> Queued:
@@ -170,8 +186,11 @@ class Producer:
                     pipe.hgetall(keys.key("counters"))
                     pipe.xlen(keys.events)
                     pipe.info("memory")
-                    counters, events, memory = await pipe.execute()
-            await self._check_events(keys.events, events)
+                    pipe.memory_usage(keys.events)  # not every server lets it be asked
+                    *answers, size = await pipe.execute(raise_on_error=False)
+                counters, events, memory = map(_answered, answers)
+            most = most_event_bytes(int(memory.get("maxmemory", 0)))
+            self._check_events(events, size if isinstance(size, int) else 0, most)
             waiting += int(counters.get(b"enqueued", 0)) - sum(int(counters.get(name.encode(), 0)) for name in TERMINAL)
             memories.append(memory)
         limits = self._backlog
@@ -186,12 +205,11 @@ class Producer:
             share = f"{limits.memory_share:.0%}"
             raise QueueFullError(f"Redis uses more than {share} of its memory limit", limits.retry_after_s)
 
-    async def _check_events(self, stream: str, count: int) -> None:
-        """Raise QueueFullError where the events of a stream that wait for the logger are near their limits."""
+    def _check_events(self, count: int, size: int, most: int) -> None:
+        """Raise QueueFullError where the events of a channel that wait for the logger are near their limits."""
         limits = self._backlog
         if count > limits.events:
             raise QueueFullError(f"{count} events wait for the logger", limits.retry_after_s)
-        size, most = await self._event_bytes(stream)
         if size > most // 2:
             words = f"the events that wait for the logger take {size:,} bytes, {most // 2:,} is the limit"
             raise QueueFullError(words, limits.retry_after_s)
@@ -221,6 +239,24 @@ class Producer:
         batch = pack_batch(EventBatch(self._gateway.producer, number, list(events)))
         with translated("emit"):
             await self._redis.xadd(GATEWAY_EVENTS, {"d": batch})
+
+
+def _answered(answer: Any) -> Any:
+    """Return one answer of a pipeline; raise it where it is an error."""
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _steps(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    """Cut the jobs of a chunk so that each part has a bounded number of files; at least one part."""
+    start = files = 0
+    for at, job in enumerate(jobs):
+        files += len(job.recipient.attachments or job.recipient.files)
+        if files > FILES_A_CALL and at > start:
+            yield jobs[start:at]
+            start, files = at, len(job.recipient.attachments or job.recipient.files)
+    yield jobs[start:]
 
 
 def _needs(job: Job) -> str:

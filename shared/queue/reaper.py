@@ -98,7 +98,12 @@ class Reaper:
     async def give_up(self, entries: Sequence[HeldEntry | Lease]) -> int:
         """Give up this sender's own entries in flight that no task stands behind; returns how many."""
         which = ",".join(f"{entry.stream} {entry.entry_id}" for entry in entries)
-        return (await self._reap(self._sender_id, "its task was lost in mid-send", which, "0")).in_flight
+        given_up = 0
+        while True:
+            page = await self._reap(self._sender_id, "its task was lost in mid-send", which, "0")
+            given_up += page.in_flight
+            if page.clear or not page.in_flight:
+                return given_up
 
     async def _reap(self, sender: str, reason: str, which: str, cursor: str) -> _Page:
         page, unread = await self._reap_once((sender, reason, which, cursor), [])
@@ -123,7 +128,7 @@ class Reaper:
         ]
 
     async def _read(self, entries: Sequence[HeldEntry]) -> list[Argument]:
-        """Read jobs for `reap`; those of a later version that nobody here can read stay where they are."""
+        """Read jobs for `reap`; one of a later version that nobody here can read has no id, and stays where it is."""
         parts: list[Argument] = []
         for entry in entries:
             with translated("load entries"):
@@ -133,6 +138,7 @@ class Reaper:
                     job = unpack_job(fields[b"d"])
                 except DecodeError:
                     get_logger().error("unreadable_job_left", stream=entry.stream, entry_id=entry.entry_id)
+                    parts += (f"{entry.stream} {entry.entry_id}", "", "0 0")
                     continue
                 parts += (f"{entry.stream} {entry.entry_id}", job.job_id, f"{job.run} {job.attempts}")
         return parts

@@ -1,12 +1,14 @@
 """How Lua scripts are called: by digest, with the source sent again where the server has forgotten it.
 
-The queue's own are read from `lua/`, each with `lib.lua` behind its shebang line. A restart or SCRIPT FLUSH forgets
-scripts, so a call that finds none sends the source again.
+The queue's own are read from `lua/`, each with `lib.lua` behind its shebang line, and with the parts from `lua/parts/`
+that its header names (`-- PARTS files, suppressions`). A restart or SCRIPT FLUSH forgets scripts, so a call that finds
+none sends the source again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,6 +21,7 @@ from redis.exceptions import NoScriptError
 from shared.queue.connection import translated
 
 _FOLDER = Path(__file__).parent / "lua"
+_PARTS = re.compile(r"^-- PARTS +(.+)$", re.MULTILINE)
 
 Argument = bytes | str | int
 
@@ -53,4 +56,7 @@ class Script:
 def load_script(name: str) -> Script:
     """Read the queue's script of that name and put the shared part behind its shebang line."""
     shebang, _, body = (_FOLDER / f"{name}.lua").read_text("utf-8").partition("\n")
-    return Script(name, "\n".join((shebang, (_FOLDER / "lib.lua").read_text("utf-8"), body)))
+    named = _PARTS.search(body)
+    parts = named[1].split(", ") if named else []
+    shared = [_FOLDER / "lib.lua", *(_FOLDER / "parts" / f"{part}.lua" for part in parts)]
+    return Script(name, "\n".join((shebang, *(path.read_text("utf-8") for path in shared), body)))

@@ -7,7 +7,7 @@ meanwhile; what is in mid-send is left to finish.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from shared.events import Ended, pack_event
 from shared.jobs import TERMINAL, Job, JobId, Status, unpack_job
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
+from shared.queue.files import FILES_A_CALL
 from shared.queue.partitions import Partition, partitions
 from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
@@ -168,9 +169,11 @@ class Sweeper:
     async def _waiting(self, wanted: _Wanted, places: list[_Place]) -> AsyncIterator[list[Waiting]]:
         for place in places:
             async for entries in self._entries(place, wanted):
-                yield entries
+                for some in _calls(entries):
+                    yield some
         async for due in self._due_later(wanted):
-            yield due
+            for some in _calls(due):
+                yield some
 
     async def _places(self, wanted: _Wanted) -> list[_Place]:
         """Say where a blast's jobs may stand; in the shared streams only from where its first was added.
@@ -233,6 +236,19 @@ class Sweeper:
             args += (one.stream, one.entry_id, job.job_id, waits, event)
         raw = await partition.call("sweep", args)
         return str(raw.decode())
+
+
+def _calls(found: list[Waiting]) -> Iterator[list[Waiting]]:
+    """Cut jobs into calls with a bounded number of files."""
+    some: list[Waiting] = []
+    files = 0
+    for one in found:
+        files += len(one.job.recipient.files)
+        if some and files > FILES_A_CALL:
+            yield some
+            some, files = [], len(one.job.recipient.files)
+        some.append(one)
+    yield some
 
 
 def _ended(job: Job, now_ms: int, verdict: Verdict) -> Ended:

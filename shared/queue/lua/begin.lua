@@ -2,6 +2,7 @@
 -- Move jobs from `<sender>:buf` to `<sender>:tx`, the record that their sending may have begun.
 --
 -- KEYS  the channel's hash tag
+-- PARTS suppressions
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 µs between two starts, 0 for no limit (one set at run
 --       time wins) · 5 µs that a start may be granted ahead · 6 policy on uncertain sends · 7 times found abandoned
 --       that make a job poison · 8 most in flight · 9 how many are in flight, as the sender knows · 10 µs that this

@@ -2,6 +2,7 @@
 -- Add a chunk of a blast's jobs on this channel, once.
 --
 -- KEYS  the channel's hash tag
+-- PARTS files
 -- ARGV  1 blast id · 2 series ("jobs", or "run:…" for dead letters sent again) · 3 position of the first job ·
 --       4 total of the blast on this channel · 5 lane · 6 scheduled time in µs, 0 for now · 7 head of the event
 --       batch · 8 the packed `queued` event · 9 jobs from which a `bulk` blast has a stream of its own ·

@@ -11,7 +11,8 @@
 -- what was given back before what is new in each.
 -- A stream's turn lasts for at least 4 jobs. A stream with nothing to take leaves the ring; whatever puts something
 -- there brings it back.
--- It ends early once about two megabytes are taken, since Redis waits meanwhile; one job is always taken.
+-- It ends early once about two megabytes are taken, and brings about as much of what is due later to its stream, since
+-- Redis waits meanwhile; one job is always taken.
 -- A crash before: nothing happened. A lost reply: the jobs are in `<sender>:buf`; `own` lists them.
 
 local me, want = ARGV[1] .. ':buf', tonumber(ARGV[2])
@@ -27,7 +28,7 @@ local MOST_STREAMS, TURN, MOST_BYTES = 16, 4, 2000000
 -- How many to take at once: what a stream holds is known only once it is taken, so a few at first.
 local bytes, jobs = 0, 0
 local function step(n)
-  if bytes == 0 then return math.min(n, 4) end
+  if bytes == 0 then return math.min(n, 2) end
   return math.max(0, math.min(n, 4 * jobs, math.ceil((MOST_BYTES - bytes) * jobs / bytes)))
 end
 
@@ -127,10 +128,13 @@ end
 -- `due`, all of `high` to `high`.
 local function promote_due()
   local due = redis.call('ZRANGEBYSCORE', C .. ':later', '-inf', int(now), 'LIMIT', 0, most_due)
+  local moved = 0
   for _, job_id in ipairs(due) do
+    if moved > MOST_BYTES then return end
     local kept = redis.call('HGET', C .. ':later:jobs', job_id)
     redis.call('ZREM', C .. ':later', job_id)
     if kept then
+      moved = moved + #kept
       redis.call('HDEL', C .. ':later:jobs', job_id)
       local kind, lane = string.sub(kept, 1, 1), string.sub(kept, 2, 2)
       local stream = C .. ':jobs:due'

@@ -8,15 +8,15 @@
 -- Result  {from where to look on, 1 where the stretch is at its end, id, packed job, …}
 -- Reads only, at most so many entries, and fewer where they are large: a call keeps the server for about a millisecond.
 
-local FIRST_PAGE, MOST_A_PAGE, MOST_BYTES = 8, 128, 1000000
+local MOST_A_PAGE, MOST_BYTES = 128, 1000000
 local stream, following, to, most, wanted = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local result, looked, bytes, page = { following, 0 }, 0, 0, FIRST_PAGE
+local result, looked, bytes, page, largest = { following, 0 }, 0, 0, 1, 1
 
 while looked < most and bytes < MOST_BYTES do
   local entries = redis.call('XRANGE', stream, following, to, 'COUNT', page)
   for _, entry in ipairs(entries) do
     local raw = entry[2][2]
-    bytes = bytes + #raw
+    bytes, largest = bytes + #raw, math.max(largest, #raw)
     -- the first byte says of how many fields the job is
     if string.sub(raw, 2, 1 + #wanted) == wanted then
       result[#result + 1] = entry[1]
@@ -30,6 +30,6 @@ while looked < most and bytes < MOST_BYTES do
     result[2] = 1
     break
   end
-  page = math.min(page * 4, MOST_A_PAGE)
+  page = math.max(1, math.min(page * 4, MOST_A_PAGE, math.floor((MOST_BYTES - bytes) / largest)))
 end
 return result

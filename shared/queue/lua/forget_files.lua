@@ -1,19 +1,23 @@
 #!lua flags=allow-oom
--- Let go of the files of dead letters that the log has taken over.
+-- Let go of the files of dead letters that the log has taken over, or of jobs that are nowhere.
 --
 -- KEYS  the channel's hash tag
--- ARGV  pairs: job id, run
+-- PARTS files
+-- ARGV  1 "letters" or "jobs" · 2 … pairs: job id, run
 -- Result  how many of these had files kept
+-- A dead letter is known by its run. Where a sender of an earlier version ended it, its files are noted as a job's.
 -- Safe to repeat: what is gone is skipped.
 
 local freed = 0
-for i = 1, #ARGV, 2 do
-  local blast, index = string.match(ARGV[i], '^([^:]+):(%d+):')
-  local key = blast and files_key(blast)
-  local digests = key and take_needs(key, '!' .. ARGV[i + 1] .. ':' .. index, ARGV[i + 1])
-  if digests then freed = freed + 1 end
-  for digest in string.gmatch(digests or '', '%S+') do
-    if not need_less(key, '+', digest) then drop_file(blast, digest) end
+for i = 2, #ARGV, 2 do
+  local job_id, run = ARGV[i], ARGV[i + 1]
+  local blast, index = string.match(job_id, '^([^:]+):(%d+):')
+  local digests = ARGV[1] == 'letters' and blast and take_needs(files_key(blast), '!' .. run .. ':' .. index, run)
+  if digests then
+    release(blast, '+', digests)
+    freed = freed + 1
+  elseif free_files(job_id, run) then
+    freed = freed + 1
   end
 end
 return freed

@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
--- Look around: which senders hold entries or are listed, which of them have no heartbeat; free stale buffers.
+-- Look around: which senders hold entries or are listed, which of them have no heartbeat; free stale buffers, and files of
+-- lost jobs.
 --
 -- KEYS  the channel's hash tag
+-- PARTS files
 -- ARGV  1 this sender · 2 ms that an entry may lie in anyone's `:buf` · 3 ms after which a stall is forgotten
 -- Result  {1 if this sender's own lease holds else 0, entries freed from stale buffers, sender without a
 --          heartbeat, …}
@@ -51,6 +53,26 @@ for _, sender in ipairs(redis.call('HKEYS', C .. ':senders')) do
   end
 end
 if freed > 0 then ring_bell() end
+
+-- A blast that ended long ago has no jobs that need files: where some are noted still, these jobs were lost.
+local function free_some_files()
+  local now_ms = math.floor(now_us() / 1000)
+  local blast, cursor = string.match(redis.call('GET', C .. ':look:files') or '', '^(%S+) (%d+)$')
+  if not blast or not ended_long_ago(blast, now_ms) then
+    blast, cursor = nil, '0'
+    for _, one in ipairs(redis.call('SRANDMEMBER', C .. ':filed', 16)) do
+      if ended_long_ago(one, now_ms) then blast = one end
+    end
+    if not blast then return end
+  end
+  local following = free_lost(blast, cursor, 50, true)
+  if following == '0' then
+    redis.call('DEL', C .. ':look:files')
+  else
+    redis.call('SET', C .. ':look:files', blast .. ' ' .. following, 'PX', 60000)
+  end
+end
+free_some_files()
 
 local now_s = tonumber(redis.call('TIME')[1])
 local scan = redis.call('HSCAN', C .. ':stalls', redis.call('GET', C .. ':stalls:cursor') or '0', 'COUNT', 100)

@@ -7,6 +7,7 @@
 -- Result  {id from which the next page begins or "", ghosts (pending, and not in the stream), parked entries that no
 --          time is known of, consumers of no sender, 1 if the stream is not listed, 1 if it gets no turns,
 --          1 if it is empty}
+-- A page ends early once about a megabyte was read for it, since Redis waits meanwhile.
 -- Mended: ghosts are acknowledged, parked entries are due when their idle time says so, consumers that hold nothing are
 -- deleted, the stream is listed, gets its turns, or goes.
 -- Safe to repeat.
@@ -15,10 +16,13 @@ local stream, mend, park_ms, start, most = ARGV[1], ARGV[2] == '1', tonumber(ARG
 local now = now_us()
 local blast = bulk_blast(stream)
 local ghosts, timeless, leaked = 0, 0, 0
+local PAGE_BYTES, bytes = 1000000, 0
 
 local function look_at(row)
   local id, consumer, idle = row[1], row[2], row[3]
-  if #redis.call('XRANGE', stream, id, id) == 0 then
+  local entry = redis.call('XRANGE', stream, id, id)[1]
+  bytes = bytes + (entry and #entry[2][2] or 0)
+  if not entry then
     ghosts = ghosts + 1
     if mend then
       redis.call('XACK', stream, GROUP, id)
@@ -32,9 +36,14 @@ end
 
 local rows = redis.pcall('XPENDING', stream, GROUP, start, '+', most)
 if rows.err then rows = {} end
-for _, row in ipairs(rows) do look_at(row) end
-local following = ''
-if #rows == most then following = '(' .. rows[#rows][1] end
+local following = #rows == most and '(' .. rows[#rows][1] or ''
+for _, row in ipairs(rows) do
+  look_at(row)
+  if bytes > PAGE_BYTES then
+    following = '(' .. row[1]
+    break
+  end
+end
 if start ~= '-' then return { following, ghosts, timeless, 0, 0, 0, 0 } end
 
 local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)

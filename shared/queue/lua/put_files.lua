@@ -2,10 +2,19 @@
 -- Keep files for the jobs of a chunk that is to be enqueued next.
 --
 -- KEYS  the channel's hash tag
+-- PARTS files
 -- ARGV  1 blast id · 2 ms that a file is kept for its chunk to come · 3 … pairs: digest, content
--- Result  how many were not there yet
+-- Result  how many were not there yet; -1, and nothing is kept, while a sender of an earlier version has a heartbeat: it
+--         would find no job in one whose files lie apart
 -- Without allow-oom, as `enqueue`: a full Redis takes no new work.
--- Safe to repeat. A crash after: a file that no job needs expires.
+-- Safe to repeat. A crash after: what no job needs expires.
+
+local senders = redis.call('HGETALL', C .. ':senders')
+for i = 1, #senders, 2 do
+  local fine, said = pcall(cjson.decode, senders[i + 1])
+  local knows = fine and type(said) == 'table' and said.files == 'apart'
+  if not knows and redis.call('EXISTS', C .. ':sender:' .. senders[i]) == 1 then return -1 end
+end
 
 local blast, keep_ms, added = ARGV[1], tonumber(ARGV[2]), 0
 for i = 3, #ARGV, 2 do

@@ -4,11 +4,13 @@
 -- KEYS  the channel's hash tag
 -- ARGV  1 dead sender · 2 head of the event batch · 3 most entries a call · 4 the reason in words ·
 --       5 "all", or entries to take alone ("<stream> <id>"), joined by commas · 6 cursor ("0" at first) · 7 streams a page ·
---       8 … three a job that an earlier call could not read: "<stream> <id>", job id, "<run> <attempts>"
+--       8 … three a job that an earlier call could not read: "<stream> <id>", job id ("" where the caller cannot either),
+--       "<run> <attempts>"
 -- Result  {taken from :buf, taken from :tx, 1 if nothing is left, cursor of the next page, the same where this one has
 --         more, stream, id, … of jobs that this server cannot read and that were left}
 -- Who has a heartbeat is not dead, whatever a reaper saw earlier: this call may come long after its look. Nothing is
 -- taken then but entries named alone, which a sender gives up itself.
+-- It ends early once about two megabytes were read, since Redis waits meanwhile.
 -- Its :buf go to `~back` at no cost; its :tx are uncertain: noted in `stalls`, and at `~back` for a further attempt.
 -- A crash before or after: the next look of any reaper finds what is left.
 
@@ -29,6 +31,7 @@ else
   end
 end
 local events, from_buf, from_tx, left = {}, 0, 0, false
+local MOST_BYTES, bytes = 2000000, 0
 
 local read, unread = {}, {}
 for i = 8, #ARGV, 3 do
@@ -38,6 +41,7 @@ end
 
 -- Job id, run and attempts of an entry: read here, or by who called.
 local function parts_of(stream, id, raw)
+  bytes = bytes + #raw
   local job = read_job(raw)
   if job then return job[1] .. ':' .. int(job[2]) .. ':' .. job[3], job[8], job[9] end
   local told = read[stream .. ' ' .. id]
@@ -71,21 +75,35 @@ local function take_uncertain(stream, id, deliveries, job_id, run, attempts)
   events[#events + 1] = cmsgpack.pack({ 'retrying', now_ms, job_id, run, attempts + deliveries, 'uncertain', 'abandoned', ARGV[4], 0, now_ms, '' })
 end
 
+-- Whether an entry is to be taken, and can be read at all.
+local function is_wanted(place)
+  return (not only or only[place]) and not (read[place] and read[place][1] == '')
+end
+
+local function take_from_tx(stream, row)
+  local id, deliveries = row[1], row[4]
+  local entry = redis.call('XRANGE', stream, id, id)[1]
+  if not entry then
+    redis.call('XACK', stream, GROUP, id)
+    return
+  end
+  local job_id, run, attempts = parts_of(stream, id, entry[2][2])
+  if job_id then
+    take_uncertain(stream, id, deliveries, job_id, run, attempts)
+  else
+    unread[#unread + 1], unread[#unread + 2] = stream, id
+  end
+end
+
 local function take_tx(stream)
   local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', most, dead .. ':tx')
   if rows.err then return end
   for _, row in ipairs(rows) do
-    local entry = redis.call('XRANGE', stream, row[1], row[1])[1]
-    if not entry then
-      redis.call('XACK', stream, GROUP, row[1])
-    elseif not only or only[stream .. ' ' .. row[1]] then
-      local job_id, run, attempts = parts_of(stream, row[1], entry[2][2])
-      if job_id then
-        take_uncertain(stream, row[1], row[4], job_id, run, attempts)
-      else
-        unread[#unread + 1], unread[#unread + 2] = stream, row[1]
-      end
+    if bytes > MOST_BYTES then
+      left = true
+      return
     end
+    if is_wanted(stream .. ' ' .. row[1]) then take_from_tx(stream, row) end
   end
   if #rows == most then left = true end
 end

@@ -7,13 +7,15 @@
 -- Result  JSON: jobs in Redis, whether they were looked into, blasts whose counts were wrong ([id, jobs missing,
 --         jobs too many]), jobs by which the channel's counters were off, gauges that were wrong
 -- Jobs that a blast counts and that are nowhere are lost: they count as failed from then on. With more jobs than it may
--- look into only the channel's counters are compared, since the script blocks the server meanwhile.
+-- look into, or more than 4 MB in large ones, only the channel's counters are compared, since the script blocks the server
+-- meanwhile.
 -- What this server cannot read is no reason to correct anything.
 -- Safe to repeat.
 
 local mend, keep_ms, most = ARGV[1] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
 local now_ms = math.floor(now_us() / 1000)
-local PAGE_BYTES = 1000000
+local SMALL, PAGE_BYTES, MOST_BYTES = 1024, 1000000, 4000000
+local large_bytes = 0
 local OPEN = { 'processing', 'retrying', 'scheduled' }
 local streams = { C .. ':jobs:high', C .. ':jobs:normal', C .. ':jobs:due' }
 for _, blast in ipairs(redis.call('SMEMBERS', C .. ':streams')) do streams[#streams + 1] = C .. ':jobs:bulk:' .. blast end
@@ -87,15 +89,16 @@ local function walk(stream)
     end
     note(job[1], status)
   end
-  local following, page, bytes = '-', 8, 0
+  local following, page, bytes = '-', 1, 0
   repeat
     local entries = redis.call('XRANGE', stream, following, '+', 'COUNT', page)
     bytes = 0
     for _, entry in ipairs(entries) do
       look_at(entry[1], entry[2][2])
       bytes = bytes + #entry[2][2]
+      large_bytes = large_bytes + math.max(0, #entry[2][2] - SMALL)
     end
-    local whole = #entries == page
+    local whole = #entries == page and large_bytes <= MOST_BYTES
     if #entries > 0 then following = '(' .. entries[#entries][1] end
     page = math.max(1, math.min(page * 4, 512, math.floor(page * PAGE_BYTES / math.max(bytes, 1))))
   until not whole
@@ -103,7 +106,9 @@ end
 
 local function walk_later()
   for _, job_id in ipairs(redis.call('HKEYS', C .. ':later:jobs')) do
+    if large_bytes > MOST_BYTES then return end
     local blast, kept = string.match(job_id, '^[^:]+'), redis.call('HGET', C .. ':later:jobs', job_id)
+    large_bytes = large_bytes + math.max(0, #kept - SMALL)
     if string.sub(kept, 1, 1) == 's' then
       note(blast, 'scheduled')
       sums.later_scheduled = sums.later_scheduled + 1
@@ -144,8 +149,14 @@ local function check_blast(blast)
 end
 
 if out.looked then
-  for _, stream in ipairs(streams) do walk(stream) end
+  for _, stream in ipairs(streams) do
+    if large_bytes <= MOST_BYTES then walk(stream) end
+  end
   walk_later()
+  out.looked = large_bytes <= MOST_BYTES
+end
+
+if out.looked then
   local checked = {}
   for i = 5, #ARGV do
     checked[ARGV[i]] = true

@@ -2,6 +2,7 @@
 -- Weigh a refusal for good: is it the recipient's, or one of a run in which a server refuses everybody alike?
 --
 -- KEYS  the channel's hash tag
+-- PARTS suppressions
 -- ARGV  1 server · 2 what refusals that are alike have in common · 3 address · 4 the reason by which the address would be
 --       suppressed, "" where it would not · 5 recipients that make a run, 0 to look only, as often as one likes · 6 "1" where no other server is
 --       left: then a run pauses the channel, one that was stopped while others were left too · 7 the reason of the pause · 8 ms that an open run is remembered · 9 ms that

@@ -2,6 +2,7 @@
 -- Carry out what became of jobs that this sender holds.
 --
 -- KEYS  the channel's hash tag
+-- PARTS files
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 V in ms · 5 ms that an ended blast is kept ·
 --       6 … nine a job: kind, stream, id, job id, run, the packed event or "", value, packed job or "", the delivery
 --       count that the sender knows

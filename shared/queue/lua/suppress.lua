@@ -2,6 +2,7 @@
 -- Suppress addresses. A full Redis must not keep a sender from noting a hard bounce.
 --
 -- KEYS  the channel's hash tag
+-- PARTS suppressions
 -- ARGV  pairs: identity of the address · packed suppression
 -- Result  one word a pair, joined by commas: "new", "changed" (suppressed otherwise before) or "kept" (as it was)
 -- Safe to repeat: of two suppressions of one scope the one that lasts longer stays, of equals the first.

@@ -2,6 +2,7 @@
 -- End waiting jobs wherever they wait: cancelled ones, and what is no job.
 --
 -- KEYS  the channel's hash tag
+-- PARTS files
 -- ARGV  1 head of the event batch · 2 ms that an ended blast is kept · 3 status ·
 --       4 … five a job: stream ("" where it is due later), id, job id ("" where it is not known),
 --       "r" if it waits for a further attempt by its own numbers else "q", the packed event ("" for none)

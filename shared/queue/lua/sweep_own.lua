@@ -2,16 +2,18 @@
 -- End the waiting jobs of a blast's own stream, one page of them: a million must be gone in seconds.
 --
 -- KEYS  the channel's hash tag
+-- PARTS files
 -- ARGV  1 head of the event batch · 2 ms that an ended blast is kept · 3 status · 4 blast id · 5 id from which the
 --       page begins · 6 most entries a page · 7 what stands in an `Ended` from its status to its job, packed ·
 --       8 what stands in a `Swept` from its status to its message, packed
 -- Result  {id from which the next page begins or "", jobs ended, jobs in mid-send and left alone}
 -- A page ends early once about a megabyte was read for it, since Redis waits meanwhile. What this server cannot read is left
--- to the senders, which end it as they reach it.
+-- to the senders, which end it as they reach it. Jobs with files are taken in smaller pages, since each is read.
 -- Safe to repeat: what is gone is skipped.
 
 local now_ms, status, blast = math.floor(now_us() / 1000), ARGV[3], ARGV[4]
 local stream, most, ending = C .. ':jobs:bulk:' .. blast, tonumber(ARGV[6]), ARGV[7]
+if has_files(blast) then most = math.min(most, 25) end
 local LARGE, PAGE_BYTES, STEP = 1024, 1048576, 20
 
 -- XRANGE knows no bound but a number, so a page is read in steps, small ones where the entries are large.

@@ -2,6 +2,7 @@
 -- Store suppressions under the identity of their address: earlier versions stored them as the address was spelled.
 --
 -- KEYS  the channel's hash tag
+-- PARTS suppressions
 -- ARGV  pairs: stored spelling · identity
 -- Result  none
 -- Safe to repeat. Where the identity is suppressed as well, each scope keeps the suppression that lasts longer.

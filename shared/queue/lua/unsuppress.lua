@@ -2,6 +2,7 @@
 -- Lift suppressions.
 --
 -- KEYS  the channel's hash tag
+-- PARTS suppressions
 -- ARGV  pairs: address as it is stored · scope, "" for every scope
 -- Result  how many were lifted; expired ones go too and do not count
 -- Safe to repeat.

@@ -72,8 +72,9 @@ def _failed(lease: Lease) -> Ended:
 
 
 async def in_redis(redis: Redis) -> int:
-    """Return the number of keys for files in Redis."""
-    return len([key async for key in redis.scan_iter("{email}:file*", count=1000)])
+    """Return the number of keys for files in Redis that stay: a file that nothing needs expires within two seconds."""
+    left = [await redis.pttl(key) async for key in redis.scan_iter("{email}:file[:s]*", count=1000)]
+    return sum(ms == -1 or ms > 2000 for ms in left)
 
 
 async def test_files_go_from_redis_to_the_log_with_their_letters(recording: Recording) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from shared.blasts import Blast
 from shared.events import BlastChannelEnded, Ended
+from shared.jobs import Recipient
 from shared.queue.doctor import Doctor, Finding, OpenJob
+from shared.queue.files import FileStore
 from tests.integration.queue.world import WITH_FILES, HandSender, World
 
 
@@ -105,6 +108,43 @@ async def lost_counts(world: World, blast: Blast, _sender: HandSender) -> None:
     await world.redis.delete(f"{{email}}:blast:{blast.blast_id}")
 
 
+async def filed(world: World) -> Blast:
+    """Enqueue a job with files."""
+    return await world.given_with(WITH_FILES)
+
+
+async def lose(world: World, blast: Blast) -> None:
+    """Take a blast's jobs out of the lane `normal`."""
+    rows: Any = await world.redis.xrange("{email}:jobs:normal")
+    for entry_id, fields in rows:
+        if blast.blast_id.encode() in fields[b"d"]:
+            await world.redis.xdel("{email}:jobs:normal", entry_id)
+
+
+async def files_of_a_lost_job(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await lose(world, await filed(world))
+
+
+async def file_for_nothing(world: World, blast: Blast, _sender: HandSender) -> None:
+    await filed(world)
+    await world.redis.set(f"{{email}}:file:{blast.blast_id}:abcd", b"content")
+
+
+async def file_that_would_expire(world: World, _blast: Blast, _sender: HandSender) -> None:
+    for key in await files_in(world, await filed(world)):
+        await world.redis.pexpire(key, 60_000)
+
+
+async def listed_without_files(world: World, blast: Blast, _sender: HandSender) -> None:
+    await world.redis.sadd("{email}:filed", blast.blast_id)
+
+
+async def files_in(world: World, blast: Blast) -> list[bytes]:
+    """List the files of a blast that will stay."""
+    keys = [key async for key in world.redis.scan_iter(f"{{email}}:file:{blast.blast_id}:*", count=1000)]
+    return [key for key in keys if await world.redis.pttl(key) == -1]
+
+
 HARMS: list[tuple[Harm, str]] = [
     (ghost, "pending entries that are not in their stream"),
     (leaked, "consumers of senders that are gone"),
@@ -121,6 +161,10 @@ HARMS: list[tuple[Harm, str]] = [
     (wrong_gauges, "gauges that are off"),
     (wrong_counts, "counts of a blast that do not add up"),
     (lost_counts, "counts of a blast that do not add up"),
+    (files_of_a_lost_job, "jobs that are in Redis no more and have files kept"),
+    (file_for_nothing, "files that nothing needs"),
+    (file_that_would_expire, "files that would expire although jobs need them"),
+    (listed_without_files, "blasts listed with files that have none"),
 ]
 
 
@@ -137,6 +181,55 @@ async def test_each_harm_is_found_and_mended(world: World, harm: Harm, what: str
     assert all(finding.repaired for finding in mended)
     assert await examine(world, repair=True) == []
     await world.check_balance(*([] if harm is lost_counts else [blast]))
+
+
+async def test_files_are_mended_as_their_jobs_need_them(world: World) -> None:
+    """Those of a lost job go within seconds, those of one that waits stay for as long as it does."""
+    blast, sender = await busy(world)
+    lost, waiting = await filed(world), await filed(world)
+    await lose(world, lost)
+    await file_that_would_expire(world, blast, sender)
+    for key in await files_in(world, waiting):
+        await world.redis.pexpire(key, 60_000)
+    await examine(world, repair=False)
+    assert await files_in(world, waiting) == []
+    assert len(await files_in(world, lost)) == 4
+    await examine(world, repair=True)
+    assert len(await files_in(world, waiting)) == 4
+    assert await files_in(world, lost) == []
+    assert not await world.redis.exists(f"{{email}}:files:{lost.blast_id}")
+
+
+async def test_a_file_that_is_gone_is_reported(world: World) -> None:
+    """Nothing brings it back: its message will fail, and the finding says so."""
+    gone, *_ = await files_in(world, await filed(world))
+    await world.redis.delete(gone)
+    for _ in range(2):
+        (finding,) = await examine(world, repair=True)
+        assert (finding.what, finding.count, finding.repaired) == ("files that jobs need and that are gone", 1, False)
+        assert "file_gone" in finding.detail
+
+
+async def test_files_that_were_written_for_a_chunk_to_come_are_left_alone(world: World) -> None:
+    """They expire by themselves; so do those of dead letters."""
+    blast = await world.given_with(WITH_FILES)
+    sender = await world.sender()
+    (lease,) = await sender.take()
+    assert await sender.fail(lease)
+    await FileStore(world.redis).put("email", blast.blast_id, {"abcd": b"content"})
+    assert await examine(world, repair=True) == []
+    assert await world.redis.exists(f"{{email}}:file:{blast.blast_id}:abcd")
+
+
+async def test_large_jobs_are_not_counted_by_blast(world: World) -> None:
+    """To read them would hold up the server: the doctor says so, and corrects nothing."""
+    blast = await world.blast(20)
+    large = Recipient("large@example.com", "Large", {"text": "x" * 1_000_000})
+    for index in range(20):
+        await world.enqueue(blast, index, 1, recipient=large)
+    (finding,) = await examine(world, repair=True)
+    assert (finding.what, finding.count, finding.wrong) == ("jobs not counted by blast", 20, False)
+    await world.check_balance(blast)
 
 
 async def test_lost_job_counts_as_failed_and_its_blast_ends(world: World) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -43,10 +45,16 @@ async def given(world: World, count: int, lane: str = "normal", **changes: objec
     return blast
 
 
+async def stays(world: World, key: str | bytes) -> bool:
+    """Return whether a file is kept: what nothing needs expires within two seconds."""
+    left = await world.redis.pttl(key)
+    return bool(left == -1 or left > 2000)
+
+
 async def kept(world: World) -> int:
     """Count the files in Redis; every one of them is accounted for, and nothing else is."""
     found = [key.decode() async for key in world.redis.scan_iter("{email}:file:*", count=1000)]
-    files = [key for key in found if await world.redis.pttl(key) not in {-2, 0, 1}]  # what goes does so at once
+    files = [key for key in found if await stays(world, key)]
     accounts = [key.decode() async for key in world.redis.scan_iter("{email}:files:*", count=1000)]
     named = set()
     for account in accounts:
@@ -55,6 +63,8 @@ async def kept(world: World) -> int:
             if field[:1] in b"#+":
                 named.add(f"{{email}}:file:{account.rpartition(':')[2]}:{field[1:].decode()}")
     assert set(files) == named
+    listed: Any = await world.redis.smembers("{email}:filed")
+    assert {f"{{email}}:files:{blast_id.decode()}" for blast_id in listed} == set(accounts)
     return len(files)
 
 
@@ -131,6 +141,17 @@ async def test_cancelling_a_bulk_blast_lets_its_files_go(world: World) -> None:
     assert await kept(world) == 0
 
 
+async def test_files_that_go_together_expire_one_after_the_other(world: World) -> None:
+    """The server frees at once what has expired: spread over two seconds, hundreds of large files do not hold it up."""
+    blast = await given(world, 120, "bulk")
+    await world.control.cancel_blast(blast.blast_id)
+    left = Counter(
+        [await world.redis.pttl(key) // 100 async for key in world.redis.scan_iter("{email}:file:*", count=1000)]
+    )
+    assert len(left) > 10
+    assert max(left.values()) < 30
+
+
 async def test_files_stay_while_one_job_waits(world: World) -> None:
     """Retried, deferred, given back, paused, scheduled: the file has no expiry, and is there when it is needed."""
     blast = await given(world, 4)
@@ -142,7 +163,7 @@ async def test_files_stay_while_one_job_waits(world: World) -> None:
     assert await sender.give_back(third)
     assert await sender.finish(fourth) == [True]
     for key in [key async for key in world.redis.scan_iter("{email}:file*", count=1000)]:
-        assert await world.redis.pttl(key) in {-1, -2, 0, 1}  # all but that of the one that was sent
+        assert await world.redis.pttl(key) <= 2000  # that of the one that was sent goes
     assert await kept(world) == 4 + 2
     await world.control.pause_blast(blast.blast_id, "wait")
     assert await kept(world) == 4 + 2
@@ -239,3 +260,73 @@ async def test_a_sender_waits_for_files_while_redis_is_away(world: World) -> Non
     assert len(asked) == 3
     await cache.whole(lease.job)
     assert len(asked) == 3
+
+
+async def end_long_ago(world: World, blast: Blast) -> None:
+    """Have a blast's counts say that all its jobs ended two hours ago."""
+    ended_at = int(time.time() * 1000) - 2 * 3600 * 1000
+    await world.redis.hset(f"{{email}}:blast:{blast.blast_id}", "ended_at", ended_at)
+
+
+async def test_files_of_lost_jobs_go_when_their_blast_has_ended(world: World) -> None:
+    """Nothing ends a lost job but the counts; the looks of the senders let go of its files, and of nothing else."""
+    lost, alive = await given(world, 120, "bulk"), await given(world, 2, "high")
+    await world.redis.delete(f"{{email}}:jobs:bulk:{lost.blast_id}")
+    sender = await world.sender()
+    reaper = world.reaper(sender.name)
+    await reaper.look()
+    assert await kept(world) == 121 + 3
+    await end_long_ago(world, lost)
+    for _ in range(5):
+        await reaper.look()
+    assert await kept(world) == 3
+    assert await sender.finish(*await sender.take()) == [True, True]
+    assert (await world.progress(alive)).counts["sent"] == 2
+
+
+async def test_a_blast_opened_again_keeps_its_files_while_a_look_is_under_way(world: World) -> None:
+    """A look that found the blast ended stops when its next run begins."""
+    blast = await given(world, 120, "bulk")
+    await end_long_ago(world, blast)
+    await world.redis.set("{email}:look:files", f"{blast.blast_id} 0")
+    await world.redis.hdel(f"{{email}}:blast:{blast.blast_id}", "ended_at")
+    await world.reaper((await world.sender()).name).look()
+    assert await kept(world) == 121
+
+
+async def test_what_dead_letters_need_expires_where_the_log_never_takes_it(world: World) -> None:
+    """Once their blast ended long ago it is looked over no more."""
+    blast = await given(world, 1)
+    sender = await world.sender()
+    (lease,) = await sender.take()
+    assert await sender.fail(lease)
+    await end_long_ago(world, blast)
+    await world.reaper(sender.name).look()
+    for key in [key async for key in world.redis.scan_iter("{email}:file*", count=1000)]:
+        assert await world.redis.pttl(key) > 86_400_000
+    assert not await world.redis.exists("{email}:filed")
+
+
+async def test_a_letter_that_a_sender_of_the_version_before_ended_lets_its_files_go(world: World) -> None:
+    """It knows nothing of them, so they are noted as those of a job still: the log that has them lets go of both."""
+    await given(world, 2)
+    sender = await world.sender()
+    one, two = await sender.take()
+    await FileStore(world.redis).forget("email", [(one.job_id, 1)])
+    assert await kept(world) == 2
+    await FileStore(world.redis).forget("email", [(two.job_id, 7)])
+    assert await kept(world) == 2
+
+
+async def test_a_note_that_an_earlier_run_left_makes_room_for_the_next(world: World) -> None:
+    """Its files go with the run that needs them, not with the one that was forgotten."""
+    blast = await given(world, 1)
+    sender = await world.sender()
+    (lease,) = await sender.take()
+    await world.redis.xdel(lease.stream, lease.entry_id)
+    again = [msgspec.structs.replace(job, run=2) for job in with_files(world.jobs(blast, [0]))]
+    await world.producer.enqueue(Chunk(blast, "email", 0, again, series="run:2"))
+    assert await kept(world) == 2
+    (lease,) = await sender.take()
+    assert await sender.finish(lease) == [True]
+    assert await kept(world) == 0

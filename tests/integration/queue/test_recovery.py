@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -137,6 +138,21 @@ async def test_backlog_is_bounded(world: World) -> None:
         await Producer(world.redis, "full", BacklogLimits(jobs=19)).check_room("email", 10)
     with pytest.raises(QueueFullError, match="events"):
         await Producer(world.redis, "unread", BacklogLimits(events=0)).check_room("email")
+
+
+async def test_whether_there_is_room_is_asked_in_one_round_trip(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request of a client waits for it."""
+    asked: list[object] = []
+    pipeline = world.redis.pipeline
+
+    def counted(*args: Any, **options: Any) -> Any:
+        asked.append(args)
+        return pipeline(*args, **options)
+
+    monkeypatch.setattr(world.redis, "pipeline", counted)
+    monkeypatch.setattr(world.redis, "execute_command", None)
+    await Producer(world.redis, "asking").check_room("email")
+    assert len(asked) == 1
 
 
 @pytest.fixture

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 
 from shared.blasts import Blast
+from shared.errors import QueueUnavailableError
 from shared.jobs import Attachment, Job, Lane, Recipient, pack_job
 from shared.queue.doctor import Doctor
+from shared.queue.producer import Chunk
 from tests.integration.queue.world import World, ends
 
 FILE = Attachment("a.pdf", "application/pdf", b"\xff\x00" * 40_000)
@@ -46,7 +49,7 @@ def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ca
     return pack
 
 
-pytestmark = pytest.mark.usefixtures("other")
+another_version = pytest.mark.usefixtures("other")
 
 
 async def given(world: World, count: int, lane: Lane = "normal", **changes: Any) -> Blast:
@@ -54,6 +57,7 @@ async def given(world: World, count: int, lane: Lane = "normal", **changes: Any)
     return await world.given(count, lane, **changes)
 
 
+@another_version
 async def test_they_are_sent(world: World) -> None:
     """Fetched, begun, retried, deferred, given back, sent; what is not known is passed over."""
     blast = await given(world, 4)
@@ -72,7 +76,7 @@ async def test_they_are_sent(world: World) -> None:
 
 
 async def test_their_files_are_theirs(world: World, other: Callable[[Job], bytes]) -> None:
-    """A job that bears its files is sent with them."""
+    """A job that carries its files is sent with them."""
     await given(world, 1)
     sender = await world.sender()
     (lease,) = await sender.take()
@@ -80,6 +84,7 @@ async def test_their_files_are_theirs(world: World, other: Callable[[Job], bytes
     assert whole.recipient.attachments == ([FILE] if other is _files_within else [])
 
 
+@another_version
 async def test_what_a_dead_sender_had_begun_is_taken_over(world: World) -> None:
     """Noted as uncertain, counted, and sent again alone, as any other job."""
     blast = await given(world, 3)
@@ -93,6 +98,7 @@ async def test_what_a_dead_sender_had_begun_is_taken_over(world: World) -> None:
     assert again.attempt == 2
 
 
+@another_version
 @pytest.mark.parametrize("lane", ["normal", "bulk"])
 async def test_cancelled_they_end(world: World, lane: Lane) -> None:
     """Swept where they wait, or, where a script cannot read them, by the sender that meets them: told once each."""
@@ -107,6 +113,7 @@ async def test_cancelled_they_end(world: World, lane: Lane) -> None:
     await world.check_balance(blast)
 
 
+@another_version
 async def test_one_is_cancelled_and_one_accepted_late(world: World) -> None:
     """A job is found by its beginning, whatever follows."""
     blast = await given(world, 2)
@@ -119,6 +126,7 @@ async def test_one_is_cancelled_and_one_accepted_late(world: World) -> None:
     await world.check_balance(blast)
 
 
+@another_version
 async def test_the_doctor_leaves_them_alone(world: World) -> None:
     """New, parked, deferred, scheduled, in mid-send: nothing of it is wrong, and nothing is mended."""
     later = await given(world, 2, scheduled_at_ms=4_000_000_000_000)
@@ -132,6 +140,7 @@ async def test_the_doctor_leaves_them_alone(world: World) -> None:
     await world.check_balance(later, blast)
 
 
+@another_version
 async def test_paused_and_resumed_they_wait(world: World) -> None:
     """Moved to their blast's own stream they stay whole."""
     blast = await given(world, 3)
@@ -144,6 +153,7 @@ async def test_paused_and_resumed_they_wait(world: World) -> None:
     assert len(await sender.take()) == 3
 
 
+@another_version
 async def test_sent_again_they_are_added(world: World) -> None:
     """A dead letter of theirs begins its next run."""
     blast = await given(world, 1)
@@ -151,6 +161,29 @@ async def test_sent_again_they_are_added(world: World) -> None:
     (lease,) = await sender.take()
     assert await sender.fail(lease)
     assert (await world.again(blast, [0], run=2)).added == 1
+    await world.check_balance(blast)
+
+
+async def test_files_stay_within_jobs_while_a_sender_of_the_version_before_runs(world: World) -> None:
+    """It finds jobs that it can read; once its heartbeat is gone files lie apart, and all are sent with theirs."""
+    await world.redis.hset("{email}:senders", "old", orjson.dumps({"host": "h"}))
+    await world.redis.set("{email}:sender:old", b"{}", px=60_000)
+    recipient = Recipient("a@example.com", "A", attachments=[FILE])
+    blast = await world.blast(2)
+    await world.enqueue(blast, 0, 1, recipient=recipient)
+    found: Any = await world.redis.xrange("{email}:jobs:normal")
+    ((_, fields),) = found
+    assert msgspec.msgpack.decode(fields[b"d"])[4][4] == [[FILE.filename, FILE.content_type, FILE.content, ""]]
+    with pytest.raises(QueueUnavailableError, match="earlier version"):
+        await world.producer.put_files(Chunk(blast, "email", 1, []), {"digest": b"content"})
+    assert not [key async for key in world.redis.scan_iter("{email}:file*")]
+    await world.redis.delete("{email}:sender:old")
+    await world.enqueue(blast, 1, 1, recipient=recipient)
+    assert [key async for key in world.redis.scan_iter("{email}:file:*")]
+    sender = await world.sender()
+    leases = await sender.take()
+    assert [(await world.whole(lease.job)).recipient.attachments for lease in leases] == [[FILE], [FILE]]
+    assert await sender.finish(*leases) == [True, True]
     await world.check_balance(blast)
 
 

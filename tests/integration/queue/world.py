@@ -96,6 +96,12 @@ class World:
             await self.enqueue(blast, first, min(500, count - first))
         return blast
 
+    async def given_with(self, recipient: Recipient) -> Blast:
+        """Accept and enqueue a blast for this recipient alone."""
+        blast = await self.blast(1)
+        await self.enqueue(blast, recipient=recipient)
+        return blast
+
     async def again(self, blast: Blast, indexes: Sequence[int], run: int) -> Enqueued:
         """Send dead letters again, as the logger's run of that number."""
         jobs = self.jobs(blast, indexes, run=run)
