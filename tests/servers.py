@@ -61,6 +61,23 @@ def binary_of(kind: Kind) -> str:
     return found
 
 
+def send_inline(port: int, *words: str) -> bytes:
+    """Send one inline command to a server on loopback, on a new connection; return the answer's first line."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(" ".join(words).encode() + b"\r\n")
+        return connection.makefile("rb").readline().strip()
+
+
+def read_info(port: int, section: str) -> dict[str, str]:
+    """Return a section of the INFO of a server on loopback, as it is written there."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(f"INFO {section}\r\n".encode())
+        with connection.makefile("rb") as answer:
+            size = int(answer.readline().strip().lstrip(b"$"))
+            lines = answer.read(size).decode().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
 class RedisServer:
     """A Redis-compatible server as a child process; `options` are further arguments of its command line."""
 
@@ -82,6 +99,10 @@ class RedisServer:
         """The process id of the running server."""
         assert self._process is not None, "the server is not running"
         return self._process.pid
+
+    def runs(self) -> bool:
+        """Say whether it runs."""
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start the server and wait until it answers; it loads the data of earlier runs."""
@@ -121,11 +142,15 @@ class RedisServer:
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def copy(self) -> RedisServer:
+        """Return a server of its own, not started, on a copy of this one's data as last synced."""
+        other = RedisServer(self.kind, self._options)
+        shutil.copytree(self._folder, other._folder, dirs_exist_ok=True)
+        return other
+
     def command(self, *words: str) -> bytes:
         """Send one inline command on a new connection and return the first line of the answer."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall(" ".join(words).encode() + b"\r\n")
-            return connection.makefile("rb").readline().strip()
+        return send_inline(self.port, *words)
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None

@@ -64,13 +64,20 @@ class Master:
             raise RedisConnectionError(f"no Sentinel names a master: {'; '.join(failures)}")
         finally:
             await end_tasks(list(asked))
+            for task in asked:
+                if not task.cancelled():
+                    task.exception()  # of those that failed after the answer; nobody needs to hear of it
 
     async def _ask(self, host: str, port: int) -> tuple[str, int]:
         """Ask one Sentinel; the driver accepts no master that this Sentinel takes for dead."""
         typed: Any = Sentinel  # the driver has no types here
-        async with typed([(host, port)], sentinel_kwargs=self.options) as sentinel:
+        sentinel = typed([(host, port)], sentinel_kwargs=self.options)
+        try:
             address, master_port = await sentinel.discover_master(self.service)
             return str(address), int(master_port)
+        finally:
+            # shielded: one that is no longer needed is cancelled, and again where that takes long
+            await asyncio.shield(sentinel.aclose())
 
 
 def read_sentinel_url(url: str, timeout_s: float) -> Master | None:

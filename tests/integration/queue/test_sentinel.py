@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import subprocess
-import tempfile
+import asyncio
+import gc
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
 
@@ -16,40 +14,16 @@ from shared.errors import QueueUnavailableError
 from shared.queue.connection import connect, translated
 from shared.queue.sentinel import read_sentinel_url
 from shared.urls import without_password
-from tests.servers import RedisServer, binary_of, free_port, wait_for
+from tests.sentinels import SERVICE, Sentinel
+from tests.servers import RedisServer, free_port, wait_for
 
-SERVICE = "kurir"
 _TIME_OUT_S = 5.0  # of `connect`, unless told otherwise
 
 
-class Sentinel:
-    """A Sentinel of its own that watches one master and alone decides on a fail-over."""
-
-    def __init__(self, master_port: int) -> None:
-        self.port = free_port()
-        self._folder = Path(tempfile.mkdtemp(prefix="kurir-test-sentinel-"))
-        lines = [
-            f"port {self.port}",
-            "bind 127.0.0.1",
-            "requirepass sentinels-own-password",
-            f"dir {self._folder}",
-            f"logfile {self._folder}/sentinel.log",
-            f"sentinel monitor {SERVICE} 127.0.0.1 {master_port} 1",
-            f"sentinel auth-pass {SERVICE} the-masters-password",
-            f"sentinel down-after-milliseconds {SERVICE} 300",
-            f"sentinel failover-timeout {SERVICE} 2000",
-        ]
-        path = self._folder / "sentinel.conf"
-        path.write_text("\n".join(lines) + "\n")
-        self._process = subprocess.Popen([binary_of("valkey"), str(path), "--sentinel"])
-
-    def freeze(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
-
-    def destroy(self) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+def _sentinel(master_port: int) -> Sentinel:
+    """A Sentinel with a password of its own, which alone decides on a fail-over."""
+    own, masters = "requirepass sentinels-own-password", f"sentinel auth-pass {SERVICE} the-masters-password"
+    return Sentinel(master_port, lines=(own, masters))
 
 
 @pytest.fixture
@@ -67,7 +41,7 @@ def pair() -> Iterator[tuple[RedisServer, RedisServer]]:
 
 @pytest.fixture
 def sentinel(pair: tuple[RedisServer, RedisServer]) -> Iterator[Sentinel]:
-    watching = Sentinel(pair[0].port)
+    watching = _sentinel(pair[0].port)
     yield watching
     watching.destroy()
 
@@ -105,7 +79,7 @@ async def test_the_queue_follows_a_fail_over(pair: tuple[RedisServer, RedisServe
 
 async def test_a_frozen_sentinel_costs_nothing(pair: tuple[RedisServer, RedisServer], sentinel: Sentinel) -> None:
     """Sentinels are asked at once: with a frozen one named first, a connection opens as fast as without it."""
-    frozen = Sentinel(pair[0].port)
+    frozen = _sentinel(pair[0].port)
     try:
         await wait_for(lambda: _answers(sentinel.port), 20, "Sentinel to name the master")
         frozen.freeze()
@@ -120,8 +94,33 @@ async def test_a_frozen_sentinel_costs_nothing(pair: tuple[RedisServer, RedisSer
     assert took_s < _TIME_OUT_S / 2
 
 
-async def _answers(port: int) -> bool:
-    client = connect(_url(port), max_connections=1)
+async def test_asking_leaves_nothing_behind(pair: tuple[RedisServer, RedisServer], sentinel: Sentinel) -> None:
+    """Cancelled at any moment, and with Sentinels that answer later or not at all: no connection, no failure is left.
+
+    A connection left behind ends this test by its warning; it is seen when it is collected.
+    """
+    others = [_sentinel(pair[0].port) for _ in range(2)]
+    loose: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: loose.append(context))
+    try:
+        ports = [sentinel.port, *(one.port for one in others)]
+        await wait_for(lambda: _answers(*ports), 20, "Sentinel to name the master")
+        for number in range(150):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(number / 10_000):
+                    await _answers(*ports)
+        pair[0].kill()
+        for _ in range(100):
+            await _answers(*ports)
+    finally:
+        for one in others:
+            one.destroy()
+    gc.collect()
+    assert not loose
+
+
+async def _answers(*ports: int) -> bool:
+    client = connect(_url(*ports), max_connections=1)
     try:
         with translated("PING"):
             return bool(await client.ping())

@@ -1,0 +1,60 @@
+"""Redis Sentinels for tests: real processes on loopback that watch one master and fail over to its replica."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.servers import Kind, binary_of, free_port, send_inline
+
+SERVICE = "kurir"
+
+
+class Sentinel:
+    """A Sentinel that takes the master for dead after `down_after_ms`, and fails over once `quorum` of them agree.
+
+    `lines` go to its configuration: passwords, as a rule.
+    """
+
+    def __init__(
+        self, master_port: int, quorum: int = 1, *, down_after_ms: int = 300, lines: Sequence[str] = (),
+        kind: Kind = "valkey",
+    ) -> None:  # fmt: skip
+        self.port = free_port()
+        self._folder = Path(tempfile.mkdtemp(prefix="kurir-test-sentinel-"))
+        path = self._folder / "sentinel.conf"
+        settings = [
+            f"port {self.port}",
+            "bind 127.0.0.1",
+            f"dir {self._folder}",
+            f"logfile {self._folder}/sentinel.log",
+            f"sentinel monitor {SERVICE} 127.0.0.1 {master_port} {quorum}",
+            f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
+            f"sentinel failover-timeout {SERVICE} 2000",
+            *lines,
+        ]
+        path.write_text("\n".join(settings) + "\n")
+        self._process = subprocess.Popen([binary_of(kind), str(path), "--sentinel"])
+
+    def command(self, *words: str) -> bytes:
+        """Send one inline command and return the first line of the answer."""
+        return send_inline(self.port, *words)
+
+    def freeze(self) -> None:
+        """Stop it in its tracks (SIGSTOP)."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def log(self) -> str:
+        """Return the end of what it logged."""
+        path = self._folder / "sentinel.log"
+        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
+
+    def destroy(self) -> None:
+        """Kill it and delete its files."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
