@@ -2,13 +2,14 @@
 
 The order of a blast's jobs on a channel is that of its accepted recipients, so a repeated call walks the same
 sequence, and the queue's watermark makes it add only what is missing. While one chunk is on its way to Redis the
-next is built.
+next is built. A failover of Redis may forget the snapshot and chunks that were answered: the snapshot is kept again
+before a chunk is repeated, and where chunks are missing the walk starts over from the watermark.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from services.ingest.blasts.duplicates import Places
@@ -19,11 +20,15 @@ from shared.blasts import Blast
 from shared.clock import Clock
 from shared.errors import KurirError, QueueFullError, QueueUnavailableError
 from shared.jobs import Job, Recipient
-from shared.queue.producer import MAX_CHUNK, Chunk
+from shared.logs import get_logger
+from shared.queue.producer import MAX_CHUNK, Chunk, GapError
 
+_MOST_WALKS = 3
 _PATIENCE_S = 20.0
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 1.0
+
+log = get_logger()
 
 
 @dataclass(slots=True)
@@ -46,7 +51,9 @@ class Enqueueing:
         self._blast = blast
         self._marketing = blast.template.category == "marketing"
 
-    async def run(self, blocks: Iterable[list[Accepted]], dropped: Places, *, fresh: bool = False) -> None:
+    async def run(
+        self, read_blocks: Callable[[], Iterable[list[Accepted]]], dropped: Places, *, fresh: bool = False
+    ) -> None:
         """Enqueue everything that is not queued yet; `dropped` are positions that repeat an address.
 
         A `fresh` blast was created by this very request, so nothing of it can be queued yet.
@@ -54,6 +61,17 @@ class Enqueueing:
         Returns when Redis has answered for every chunk, or when the blast was found cancelled. Raises
         QueueUnavailableError and QueueFullError when they last.
         """
+        for walk in range(_MOST_WALKS):
+            try:
+                await self._walk(read_blocks(), dropped, fresh=fresh and walk == 0)
+            except GapError as gap:
+                log.warning("Redis forgot chunks of a blast", blast=self._blast.blast_id, reason=str(gap))
+            else:
+                return
+            await self._queue.blasts.create(self._blast)
+        raise QueueUnavailableError("Redis forgets what it answered")
+
+    async def _walk(self, blocks: Iterable[list[Accepted]], dropped: Places, *, fresh: bool) -> None:
         lines = [
             _Line(channel, 0 if fresh else await self._queue.blasts.watermark(self._blast.blast_id, channel))
             for channel in self._blast.channels
@@ -106,12 +124,16 @@ class Enqueueing:
     async def _enqueue(self, chunk: Chunk) -> bool:
         """Enqueue one chunk, patiently: a Redis that restarts must not cost the client its whole upload."""
         until, wait_s = self._clock.monotonic() + _PATIENCE_S, _FIRST_WAIT_S
+        repeated = False
         while True:
             try:
+                if repeated:
+                    await self._queue.blasts.create(self._blast)
                 return (await self._queue.producer.enqueue(chunk)).cancelled
             except (QueueUnavailableError, QueueFullError):
                 if self._clock.monotonic() + wait_s > until:
                     raise
+            repeated = True
             await self._clock.sleep(wait_s)
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
 

@@ -202,7 +202,7 @@ class Submission:
 
     async def _enqueue(self, blast: Blast, first: FirstPass, *, fresh: bool) -> None:
         enqueueing = Enqueueing(self._gateway.queue, self._gateway.clock, blast)
-        await enqueueing.run(first.spool.blocks(), first.dropped, fresh=fresh)
+        await enqueueing.run(first.spool.blocks, first.dropped, fresh=fresh)
         self._gateway.records.open_blasts.close(blast.blast_id)
 
     async def _check_whole(self, blast: Blast, claim: Claim | None) -> None:
