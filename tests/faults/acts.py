@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
+from shared.jobs import TERMINAL
 from tests.faults.children import Child
 from tests.faults.client import Posted
 from tests.faults.oracle import Oracle
-from tests.faults.queue_view import Holding
+from tests.faults.queue_view import Holding, QueueView
 from tests.faults.world import World
 from tests.servers import wait_for
 
 _QUIET_S = 0.05
 _FLOW_TIMEOUT_S = 60.0
+_MEND_TIMEOUT_S = 60.0
+_FEW_EVENTS = 5  # fewer are always under way
+_KURIR = Path(sys.executable).with_name("kurir")
 
 
 async def flowing(world: World, posted: Posted, taken: int) -> None:
@@ -62,3 +70,73 @@ async def kill_holding(world: World, sender: Child, *, buffered: bool, in_flight
                 return held
             sender.thaw()
             await asyncio.sleep(_QUIET_S)
+
+
+@dataclass(frozen=True, slots=True)
+class LostMaster:
+    """What a failover undid, by job id.
+
+    `ended` had ended for the lost master and had not for its replica; `in_mid_send` were in mid-send when it died;
+    `unknown` are those that the replica had never heard of.
+    """
+
+    ended: frozenset[str]
+    in_mid_send: frozenset[str]
+    unknown: frozenset[str]
+
+
+async def lose_master(world: World) -> LostMaster:
+    """Kill the master; returns what its replica, which had been cut off before or not, does not know of.
+
+    It is read from the dead master's own file, where all is that it ever answered, before the replica is promoted.
+    """
+    servers = world.servers
+    servers.master.kill()
+    known, _ = await _state(servers.replica.url)
+    copy = servers.master.copy()
+    await asyncio.to_thread(copy.start)
+    try:
+        left, in_mid_send = await _state(copy.url)
+    finally:
+        await asyncio.to_thread(copy.destroy)
+    return LostMaster(frozenset(known - left), frozenset(in_mid_send), frozenset(left - known))
+
+
+async def _state(url: str) -> tuple[set[str], set[str]]:
+    """Return the jobs that a server has, and those in mid-send."""
+    view = QueueView(url)
+    try:
+        return await view.jobs(), await view.in_mid_send()
+    finally:
+        await view.close()
+
+
+async def logged(world: World) -> None:
+    """Wait until the logger knows what has happened so far."""
+
+    async def is_written() -> bool:
+        return await world.queue.unread_events() < _FEW_EVENTS
+
+    await wait_for(is_written, _FLOW_TIMEOUT_S, "the log to know the jobs")
+
+
+async def repair(world: World, posted: Posted, oracle: Oracle) -> str:
+    """G1: let the doctor mend until every job of the blast has ended in the log; return what it said last."""
+    said = ""
+
+    async def is_mended() -> bool:
+        nonlocal said
+        said = await asyncio.to_thread(_doctor, world)
+        rows = await world.client.rows(posted.blast_id)
+        return len(rows) == posted.total and all(row["status"] in TERMINAL for row in rows)
+
+    mended = await oracle.within(is_mended, _MEND_TIMEOUT_S)
+    oracle.checks.that("G1", mended, f"the doctor leaves jobs without an end: {said}")
+    return said
+
+
+def _doctor(world: World) -> str:
+    env = world.children["ingest"].env
+    words = [str(_KURIR), "doctor", "--repair", "--older-than", "1"]
+    done = subprocess.run(words, env=env, cwd=world.folder, capture_output=True, text=True, timeout=60, check=False)
+    return f"doctor exited with {done.returncode}: {done.stdout}{done.stderr}"

@@ -69,7 +69,7 @@ class Proxy:
         """Stop listening and cut what is connected."""
         assert self._server is not None
         self._server.close()
-        self.open.set()
+        self.heal()
         self.cut_all()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -220,11 +220,14 @@ class MailProxy(Proxy):
         self.hang_after_data = 0
         self.jitter_s = 0.0
         self.lost_answers: Counter[str] = Counter()
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.on_recipient: Callable[[str], Awaitable[None]] | None = None
 
     def heal(self) -> None:
         """Stop breaking; connections that hang are reset."""
         super().heal()
+        self.answering.set()
         self.hang_in_data, self.hang_after_data, self.jitter_s = False, 0, 0.0
         self.drop_at_data = False
         for pair in list(self.pairs):
@@ -263,6 +266,11 @@ class MailProxy(Proxy):
             pair.in_data = following.upper().endswith(b"DATA\r\n")
         return data
 
+    def keep_answers(self) -> None:
+        """Let the server have every message and keep its answer back; `heal` hands it on."""
+        self.broken["answers kept"] += 1
+        self.answering.clear()
+
     def cut_all(self) -> None:
         """Reset every connection; messages that were handed over and not answered yet lose their answers."""
         for pair in self.pairs:
@@ -282,7 +290,9 @@ class MailProxy(Proxy):
         return waited_s + sum(for_s for until, for_s in self.stalls if until - for_s <= handed_over <= until + _SOON_S)
 
     async def from_server(self, pair: Pair, data: bytes) -> bytes:
-        """Keep answers back where they are to be lost."""
+        """Keep answers back where they are to be lost, or until they may pass."""
+        if pair.unanswered:
+            await self.answering.wait()
         if not pair.answers_held:
             pair.unanswered = []
         return b"" if pair.answers_held else data

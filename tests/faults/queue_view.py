@@ -76,6 +76,39 @@ class QueueView:
                     found[kind].add(await self._job_id(stream, entry_id))
         return Holding(frozenset(found["buf"]), frozenset(found["tx"]))
 
+    async def in_mid_send(self) -> set[str]:
+        """Return the jobs that any sender has in mid-send."""
+        return {
+            await self._job_id(stream, entry_id)
+            for stream in await self.streams()
+            for consumer, entry_id in await self._pending(stream)
+            if consumer.endswith(":tx")
+        }
+
+    async def jobs(self) -> set[str]:
+        """Return every job that is in Redis, wherever it waits."""
+        found: set[str] = set()
+        with translated("jobs"):
+            for stream in await self.streams():
+                rows: Any = await self.redis.xrange(stream)
+                found.update(unpack_job(fields[b"d"]).job_id for _, fields in rows)
+            for keys in map(PartitionKeys, CHANNELS):
+                later: Any = await self.redis.hkeys(keys.key("later:jobs"))
+                found.update(job_id.decode() for job_id in later)
+        return found
+
+    async def watermarks(self, channel: str = "email") -> dict[str, int]:
+        """Return by blast how many of its jobs have been enqueued on a channel."""
+        prefix = PartitionKeys(channel).blast("")
+        with translated("watermarks"):
+            keys = [key.decode() async for key in self.redis.scan_iter(f"{prefix}*", count=1000)]
+            return {key.removeprefix(prefix): int(await self._field(key, "wm:jobs") or 0) for key in keys}
+
+    async def _field(self, key: str, name: str) -> bytes | None:
+        reader: Any = self.redis
+        value: bytes | None = await reader.hget(key, name)
+        return value
+
     async def streams(self) -> list[str]:
         """Return every job stream that exists."""
         names: list[str] = []

@@ -28,7 +28,8 @@ from tests.faults.deliveries import Deliveries
 from tests.faults.form import Form
 from tests.faults.proxies import MailProxy, Proxy, RedisProxy
 from tests.faults.queue_view import QueueView
-from tests.servers import INTERNAL_SECRET, RedisServer
+from tests.faults.redis_servers import RedisServers
+from tests.servers import INTERNAL_SECRET, Kind, RedisServer
 
 ProxyT = TypeVar("ProxyT", bound=Proxy)
 _READY_TIMEOUT_S = 120.0
@@ -51,7 +52,8 @@ class Design:
     """How a world is made: `proxied` names services that reach Redis through a proxy of their own.
 
     `mail_proxy` puts one between each email sender and the sandbox's mail server, for whose answers senders wait
-    `mail_timeout_s` (None: as long as they do by themselves); `env` is for every service.
+    `mail_timeout_s` (None: as long as they do by themselves); `env` is for every service. With `sentinels` services
+    find Redis through them, and so past every proxy.
     """
 
     email_senders: int = 1
@@ -60,6 +62,9 @@ class Design:
     mail_proxy: bool = False
     mail_timeout_s: float | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    redis: Kind = "valkey"
+    replica: bool = False
+    sentinels: int = 0
 
 
 class World:
@@ -68,7 +73,7 @@ class World:
     def __init__(self, form: Form, design: Design = Design()) -> None:
         self.form = form
         self.folder = Path(tempfile.mkdtemp(prefix="kurir-faults-"))
-        self.redis = RedisServer("valkey")
+        self.servers = RedisServers(design.redis, replica=design.replica, sentinels=design.sentinels)
         self.children: dict[str, Child] = {}
         self.redis_proxies: dict[str, RedisProxy] = {}
         self.mails: dict[str, MailProxy] = {}
@@ -80,7 +85,7 @@ class World:
     async def start(self) -> None:
         """Start everything and wait until it is well."""
         design = self._design
-        await asyncio.to_thread(self.redis.start)
+        await self.servers.start()
         for name in design.proxied:
             self.redis_proxies[name] = await self._started(RedisProxy(self.redis.port))
         for number in range(design.email_senders if design.mail_proxy else 0):
@@ -90,7 +95,7 @@ class World:
             self.mails[name] = await self._started(MailProxy(self._base + 91, patience_s))
             self.mails[name].stalls = self.stalls
         self._make_children()
-        self.queue = QueueView(self.redis.url)
+        self.queue = QueueView(self.servers.url)
         self._open.push_async_callback(self.queue.close)
         self.client = Client(f"http://127.0.0.1:{self._base}")
         self._open.push_async_callback(self.client.close)
@@ -127,7 +132,7 @@ class World:
     def _make_children(self) -> None:
         design = self._design
         senders = {"email": design.email_senders, "whatsapp": 1}
-        options = UpOptions(self._base, self.folder / "data", self.redis.url, sandbox=True, senders=senders)
+        options = UpOptions(self._base, self.folder / "data", self.servers.url, sandbox=True, senders=senders)
         scale = {"KURIR_TIME_SCALE": str(self.form.scale)}
         env = {**clean_environment(), **_SETTINGS, **scale, **_mail_timeouts(design), **design.env}
         (self.folder / "data").mkdir()
@@ -154,13 +159,18 @@ class World:
         for child in self.children.values():
             child.kill()
         await self._open.aclose()
-        await asyncio.to_thread(self.redis.destroy)
+        await asyncio.to_thread(self.servers.destroy)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _retire(self) -> None:
         """Start no child any more: a test that ran out of time may still be going on in its loop."""
         for child in self.children.values():
             child.retired = True
+
+    @property
+    def redis(self) -> RedisServer:
+        """The server that takes the writes."""
+        return self.servers.master
 
     @property
     def senders(self) -> list[Child]:
