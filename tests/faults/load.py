@@ -1,0 +1,92 @@
+"""Load: blasts of every kind, posted one after the other while faults are committed, and steered as users do."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+import random
+import time
+from datetime import UTC, datetime, timedelta
+
+from tests.faults.client import Posted, people
+from tests.faults.oracle import MAYBE_DELIVERED, Oracle
+from tests.faults.world import World
+
+_PATIENCE_S = 120.0
+_HEAVY_SHARE = 0.1
+
+
+class Load:
+    """Posts blasts of every kind one after the other, and cancels or pauses one now and then."""
+
+    def __init__(self, world: World, oracle: Oracle, seed: int) -> None:
+        self._client = world.client
+        self._oracle = oracle
+        self._scale = world.form.scale
+        self._random = random.Random(seed)
+        self.blasts: list[Posted] = []
+        self.done = asyncio.Event()
+
+    async def run(self) -> None:
+        """Post until `done`."""
+        async with asyncio.TaskGroup() as tasks:
+            while not self.done.is_set():
+                posted = await self._post()
+                if posted.blast_id:
+                    self.blasts.append(posted)
+                    tasks.create_task(self._steer(posted))
+                await asyncio.sleep(self._random.uniform(0, 2))
+
+    async def _post(self) -> Posted:
+        draw = self._random
+        heavy = draw.random() < _HEAVY_SHARE
+        recipients = people(draw.randrange(5, 25 if heavy else 300), "mix")
+        for kind in ("flaky", "bounce", "greylist", "drop"):
+            recipients += people(draw.choice([0, 0, 3]), "mix", simulate=kind)
+        fields: dict[str, object] = {"attachments": [_file(draw)]} if heavy and draw.random() < 0.5 else {}
+        for recipient in recipients if heavy else ():
+            recipient["attachments"] = [_file(draw)]
+        if draw.random() < 0.3:
+            fields["priority"] = draw.choice([0, 2])
+        if draw.random() < 0.15:
+            fields["scheduledAt"] = _in_seconds(draw.uniform(1, 20) * self._scale)
+        elif draw.random() < 0.15:
+            fields["expiresAt"] = _in_seconds(draw.uniform(2, 20) * self._scale)
+        channels = draw.choice([("email",), ("email",), ("whatsapp",), ("email", "whatsapp")])
+        posted = await self._client.post(recipients, channels, patience_s=_PATIENCE_S, **fields)
+        if "expiresAt" in fields:
+            posted.expires_at = datetime.fromisoformat(str(fields["expiresAt"])).timestamp()
+        return posted
+
+    async def _steer(self, posted: Posted) -> None:
+        """Cancel, or pause and resume, or send what failed once more, or let it go."""
+        path = f"/api/v1/blasts/{posted.blast_id}"
+        choices = [[], ["cancel"], ["pause", "resume"], ["retry-failed"]]
+        for step in self._random.choices(choices, weights=[6, 1, 1, 2])[0]:
+            await asyncio.sleep(self._random.uniform(0, 3))
+            if step == "cancel":
+                posted.cancelled_at = math.inf
+            if step == "retry-failed":
+                await self._await_failures(posted)
+            status = await self._client.insist("POST", f"{path}/{step}", _PATIENCE_S)
+            assert status in {200, 202, 409}, (step, status)
+            if step == "cancel" and status != 409:
+                posted.cancelled_at = time.time()
+
+    async def _await_failures(self, posted: Posted) -> None:
+        """Wait for the end; what may have been delivered though it failed is then sent again on purpose."""
+        if await self._client.ended(posted, _PATIENCE_S):
+            rows = await self._client.rows(posted.blast_id)
+            failed = (row for row in rows if row["status"] == "failed" and row["error_class"] in MAYBE_DELIVERED)
+            self._oracle.allow(row["job_id"] for row in failed)
+
+
+def _file(draw: random.Random) -> dict[str, str]:
+    """A file of some 100 KB that no other message has."""
+    content = base64.b64encode(draw.randbytes(draw.randrange(50_000, 150_000))).decode()
+    return {"filename": "bill.pdf", "contentType": "application/pdf", "content": content}
+
+
+def _in_seconds(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
