@@ -1,6 +1,5 @@
-"""The door: what every request passes on its way in and out, whatever it asks for.
+"""The HTTP layer: what every request passes on its way in and out.
 
-`app` routes it to the `operation` of the table, through the `middleware`; `bodies` and `decoding` read what it carries
-into the types of `requests`; `responses` and `errors` are what it gets back. `gateway` holds the parts that a handler
-may use.
+`app` routes a request through the `middleware` to its `operation`; `bodies` and `decoding` read its body into the types
+of `requests`; `responses` and `errors` define the answers. `gateway` holds the parts that a handler may use.
 """

@@ -1,7 +1,7 @@
 """The application: every operation of the table, under `/api/v1` and `/api` alike.
 
-What is not HTTP never reaches a handler; it is answered in the API's form all the same. That answer quotes nothing
-of the request: what cannot be parsed may hold a key.
+A request that is not valid HTTP never reaches a handler, but its answer has the API's form too. That answer quotes
+nothing of the request, because bytes that cannot be parsed may hold a key.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from services.ingest.metrics import IngestMetrics
 
 PREFIXES = ("/api/v1", "/api")
 _DEEPEST_PATH = 32
-# words of aiohttp's parser, and what they mean to the client
+# phrases in the errors of aiohttp's parser, and their meaning for the client
 _CAUSES = (
-    ("https traffic", "this port speaks HTTP, the request came as HTTPS"),
-    ("content-length", "its Content-Length is not one whole number, or stands beside Transfer-Encoding"),
+    ("https traffic", "this port serves HTTP, but the request is HTTPS"),
+    ("content-length", "its Content-Length is not one whole number, or it also has a Transfer-Encoding"),
     ("transfer-encoding", "its Transfer-Encoding is not chunked"),
     ("chunk", "the chunks of its body are broken"),
     ("'host'", "it has no Host header"),
@@ -42,7 +42,7 @@ _CAUSES = (
 def build_app(gateway: Gateway, operations: Iterable[Operation]) -> web.Application:
     """Build the application of one ingest process."""
     table = {(operation.method, path): operation for operation in operations for path in paths_of(operation)}
-    # the bodies' own limits hold; aiohttp's would come before them with an answer of another form
+    # `bodies` enforces the limits; aiohttp's own limit would answer first, in another form
     api = ApiMiddleware(gateway, table)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way to give it a router
@@ -55,12 +55,12 @@ def build_app(gateway: Gateway, operations: Iterable[Operation]) -> web.Applicat
 
 
 def paths_of(operation: Operation) -> list[str]:
-    """Return the paths that an operation answers at."""
+    """Return the paths at which an operation is served."""
     return [operation.path] if operation.rooted else [prefix + operation.path for prefix in PREFIXES]
 
 
 class _Router(UrlDispatcher):
-    """Looks no path up that has more parts than any call: aiohttp's own search takes the square of their number."""
+    """Rejects paths with more parts than any call has: aiohttp's search takes quadratic time in their number."""
 
     async def resolve(self, request: web.Request) -> web.UrlMappingMatchInfo:
         if request.rel_url.raw_path.count("/") > _DEEPEST_PATH:
@@ -69,12 +69,12 @@ class _Router(UrlDispatcher):
 
 
 async def _unreachable(_request: web.Request) -> web.StreamResponse:
-    """Stand for every operation's handler: the middleware calls the operation itself."""
+    """Fill the place of every operation's handler: the middleware calls the operation itself."""
     raise ApiError("INTERNAL_ERROR")
 
 
 def malformed_response(error: BaseException | None, metrics: IngestMetrics) -> web.Response:
-    """Make the answer to a request that aiohttp could not parse, and count it."""
+    """Build the answer to a request that aiohttp could not parse, and count it."""
     metrics.request("", "", 400, 0.0)
     response = error_response(ApiError("MALFORMED_REQUEST", f"the HTTP request cannot be read: {_cause(error)}"))
     response.headers.update(SECURITY_HEADERS | {"Content-Security-Policy": POLICY})
@@ -93,12 +93,12 @@ def _cause(error: BaseException | None) -> str:
 
 
 async def meet_expectation(request: web.Request) -> web.Response | None:
-    """Answer the Expect header: 100-continue is met, anything else refused (RFC 9110, 10.1.1)."""
+    """Answer the Expect header: accept 100-continue, refuse anything else (RFC 9110, 10.1.1)."""
     if request.headers.get("Expect", "").strip().lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # this was not the beginning of the answer
+        # the interim response does not count as output of the answer
         request.writer.output_size = 0
         return None
     return _identified(
-        error_response(ApiError("MALFORMED_REQUEST", "the only expectation that is met is 100-continue"))
+        error_response(ApiError("MALFORMED_REQUEST", "the only supported value of Expect is 100-continue"))
     )

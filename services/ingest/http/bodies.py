@@ -1,11 +1,11 @@
-"""Bodies: reading what a client sends, within its size and its time.
+"""Bodies: reading what a client sends, within limits of size and time.
 
-A client that sends nothing for `idle_s`, or less than 1 KB a second over more than that, holds a connection for
-nothing: it gets 408. What is too large gets 413, at once where Content-Length already says so.
+A client that sends nothing for `idle_s`, or less than 1 KB a second beyond that time, ties up a connection: it gets
+408. A body that is too large gets 413, before it is read where Content-Length already says so.
 
 Compressed bodies are inflated a piece at a time, so that a small one cannot fill memory. aiohttp's own decompression
-is switched off: it answers unknown codings in a form of its own, or passes them through unread, and takes a gzip body
-that was cut off for a whole one.
+is switched off: it answers unknown codings in its own form or passes them through unread, and it accepts a truncated
+gzip body as complete.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from services.ingest.http.errors import ApiError
 from services.ingest.http.operation import JSON, Call
 
 _SLOWEST_BYTES_PER_S = 1024
-# ASCII is a part of it
+# ASCII is a subset of UTF-8
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 READING_ERRORS = ("BODY_TOO_LARGE", "REQUEST_TIMEOUT", "MALFORMED_REQUEST", "UNSUPPORTED_ENCODING")
 BODY_ERRORS = ("MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE", *READING_ERRORS)
@@ -37,7 +37,7 @@ _LONGEST_NO_BODY = 64 * 1024
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 ValueT = TypeVar("ValueT")
 PIECE_BYTES = 65536
-# Text that people send shrinks to a tenth, the most repetitive to a hundredth; deflate can do a thousandth.
+# Ordinary text compresses 10:1, the most repetitive 100:1; deflate can reach 1000:1.
 _MOST_TIMES = 200
 _ALWAYS_ALLOWED = 1_048_576
 # RFC 9110, 8.4.1: "x-gzip" is an older name of gzip
@@ -48,11 +48,11 @@ _RAW = -15
 
 
 class _NoBody(msgspec.Struct, forbid_unknown_fields=True):
-    """What a call that takes no body may be sent."""
+    """The JSON that a call without a body accepts: an object without fields."""
 
 
 class Meter:
-    """Holds a body being read to its size and its time; raises 408 and 413."""
+    """Enforces the limits of size and time while a body is read; raises 408 and 413."""
 
     def __init__(self, call: Call, limit: int) -> None:
         self._call = call
@@ -65,7 +65,7 @@ class Meter:
             raise _too_large(limit)
 
     async def awaited(self, reading: Awaitable[ValueT]) -> ValueT:
-        """Wait for a piece of the body, but not for ever."""
+        """Wait for a piece of the body, at most `idle_s`."""
         try:
             async with asyncio.timeout(self._idle_s):
                 return await reading
@@ -73,7 +73,7 @@ class Meter:
             raise _too_slow() from None
 
     def received(self, chunk: bytes) -> None:
-        """Note a piece that has arrived."""
+        """Count a piece that has arrived."""
         self._received += len(chunk)
         if self._received > self._limit:
             raise _too_large(self._limit)
@@ -99,7 +99,7 @@ async def _arriving(call: Call, meter: Meter) -> AsyncIterator[bytes]:
         try:
             chunk = await meter.awaited(content.readany())
         except ENDINGS as error:
-            what = "the body broke off, or its chunks are broken"
+            what = "the body is incomplete, or its chunks are malformed"
             raise ApiError("MALFORMED_REQUEST", what, headers={"Connection": "close"}) from error
         yield chunk
 
@@ -119,7 +119,7 @@ def check_charset(request: web.Request) -> None:
 
 
 def check_charset_of(content_type: str, what: str) -> None:
-    """Raise 415 where this Content-Type names a character set other than UTF-8; `what` has it."""
+    """Raise 415 where this Content-Type, that of `what`, names a character set other than UTF-8."""
     named = Message()
     named["Content-Type"] = content_type or "text/plain"
     _check_charset(named.get_content_charset(), what)
@@ -127,14 +127,14 @@ def check_charset_of(content_type: str, what: str) -> None:
 
 def _check_charset(charset: str | None, what: str = "the body") -> None:
     if charset and charset.lower().replace("_", "-") not in _UTF8:
-        said = f"{what} is sent as UTF-8; its Content-Type says {charset[:40]!r}"
+        said = f"{what} must be UTF-8, but its Content-Type says {charset[:40]!r}"
         raise ApiError("UNSUPPORTED_MEDIA_TYPE", said)
 
 
 async def read_json(call: Call, limit: int | None = None) -> bytes:
     """Return a whole JSON body; raises 415 for another Content-Type."""
     if call.request.content_type != JSON:
-        raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call reads {JSON}")
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call accepts the Content-Type {JSON} only")
     check_charset(call.request)
     return await read_whole(call, limit or call.gateway.settings.limits.json_bytes)
 
@@ -159,15 +159,15 @@ async def read_optional(call: Call, kind: type[StructT]) -> StructT:
 
 
 async def refuse_body(call: Call) -> None:
-    """Read the body of a call that takes none: empty, or an object without fields. Raises 400 and 422 for another.
+    """Refuse a body, unless it is empty or an object without fields; raises 400 and 422.
 
-    What is ignored would be taken for done: a `reason`, a filter, a `dryRun`.
+    A client would believe that an ignored `reason`, filter or `dryRun` had taken effect.
     """
     if not call.request.can_read_body:
         return
     raw = (await read_whole(call, _LONGEST_NO_BODY)).removeprefix(BOM_UTF8).strip()
     if raw:
-        decode_object(raw, _NoBody, "MALFORMED_JSON", "this call takes no body, and what was sent")
+        decode_object(raw, _NoBody, "MALFORMED_JSON", "this call takes no body, and the body sent")
 
 
 def _too_large(limit: int) -> ApiError:
@@ -180,7 +180,7 @@ def _too_slow() -> ApiError:
 
 
 class Inflater:
-    """Inflates one body; raises ApiError where it is not what its Content-Encoding says."""
+    """Inflates one body; raises ApiError where the body does not match its Content-Encoding."""
 
     def __init__(self, coding: str) -> None:
         self._gzip = coding == "gzip"
@@ -193,7 +193,7 @@ class Inflater:
         if not chunk:
             return
         if self._engine is None:
-            # senders of "deflate" leave out the zlib header now and then (RFC 9110, 8.4.1.2)
+            # some senders of "deflate" leave out the zlib header (RFC 9110, 8.4.1.2)
             self._engine = zlib.decompressobj(_ZLIB if chunk[0] & 0x0F == 8 else _RAW)
         data = chunk
         self._taken += len(chunk)
@@ -216,30 +216,30 @@ class Inflater:
                 return
 
     def finish(self) -> None:
-        """Note the end of the body; raises ApiError where more should have come."""
+        """Note the end of the body; raises ApiError where the compressed data is incomplete."""
         if self._engine is not None and not self._engine.eof:
             raise self._broken("it ends too early")
 
     def _begin_member(self) -> None:
-        """Go on with the next member of a gzip file (RFC 1952, 2.2)."""
+        """Continue with the next member of a gzip file (RFC 1952, 2.2)."""
         if not self._gzip:
-            raise self._broken("more follows its end")
+            raise self._broken("data follows its end")
         self._engine = zlib.decompressobj(_GZIP)
 
     def _broken(self, why: str) -> ApiError:
-        what = f"the body is not {self._coding}, as its Content-Encoding says: {why}"
+        what = f"the Content-Encoding is {self._coding}, but the body is not: {why}"
         return ApiError("MALFORMED_REQUEST", what, headers={"Connection": "close"})
 
 
 def _too_dense() -> ApiError:
-    what = f"the body inflates to more than {_MOST_TIMES} times its size; send it in parts, or uncompressed"
+    what = f"the body inflates to more than {_MOST_TIMES} times its size; send it uncompressed, or in parts"
     return ApiError("BODY_TOO_LARGE", what, headers={"Connection": "close"})
 
 
 def coding_of(header: str) -> str:
-    """Return the coding that a Content-Encoding header names, "" for none; raises ApiError 415 for one not read."""
+    """Return the coding that a Content-Encoding header names, "" for none; raises ApiError 415 for an unknown one."""
     named = header.strip().lower()
     if named not in _CODINGS:
-        what = f"the Content-Encoding {header.strip()[:60]!r} is not one that this API reads: gzip, deflate, identity"
+        what = f"the Content-Encoding {header.strip()[:60]!r} is not supported: use gzip, deflate or identity"
         raise ApiError("UNSUPPORTED_ENCODING", what, headers={"Accept-Encoding": "gzip, deflate, identity"})
     return _CODINGS[named]

@@ -1,9 +1,9 @@
-"""Origin: where a request really comes from, and whether it may be served where no API key is configured.
+"""Client addresses: where a request really comes from, and whether it may be served without an API key.
 
-Behind a proxy the client's address stands in X-Forwarded-For; only what trusted proxies appended is believed.
-Without any key this machine's own programs are served and nobody else. A browser on this machine is the way in
-that is left: a page from elsewhere may post to loopback, by its name (DNS rebinding) or as a form, so a foreign
-Host or Origin is refused too.
+Behind a proxy, the client's address is in X-Forwarded-For; only the entries of trusted proxies are believed. Where no
+key is configured, only programs on this machine are served. A browser on this machine is the remaining way in: a
+foreign page may post to loopback, by its own host name (DNS rebinding) or with a form. So a foreign Host or Origin is
+refused too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
     """Return the client's address: the last in X-Forwarded-For that is not a trusted proxy's.
 
-    `forwarded_for` are the header's values in order. A peer that is not trusted is the client, whatever it says.
+    `forwarded_for` are the header's values in order. A peer that is not trusted is itself the client.
     """
     if not trusted or not _within(peer, trusted):
         return peer
@@ -37,7 +37,7 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Ne
 
 
 def charged_address(client: str) -> str:
-    """Return what the requests of an address are charged to: of IPv6 the /64, all of which one customer has."""
+    """Return what an address's requests are charged to: for IPv6 its /64, which one customer usually has whole."""
     address = _parse(client)
     if not isinstance(address, ipaddress.IPv6Address):
         return client if address is None else str(address)
@@ -45,18 +45,18 @@ def charged_address(client: str) -> str:
 
 
 def refusal(peer: str, headers: Mapping[str, str]) -> str:
-    """Say why a request may not be served where no API key is configured; "" where it may."""
+    """Return why a request may not be served where no API key is configured, "" where it may."""
     address = _parse(peer)
     if address is None or not address.is_loopback:
-        return "no API key is configured, so only clients on this machine are served"
+        return "no API key is configured, so only clients on this machine are served; set KURIR_API_KEYS"
     if any(name.lower().startswith(_FORWARDING) for name in headers):
-        return "no API key is configured, so requests that came through a proxy are refused"
+        return "no API key is configured, so requests through a proxy are refused; set KURIR_API_KEYS"
     host = headers.get("Host", "")
     if _host_name(host) not in _LOCAL_NAMES:
-        return "no API key is configured, so only requests to localhost are served"
+        return "no API key is configured, so only requests to localhost are served; set KURIR_API_KEYS"
     origin = headers.get("Origin")
     if origin is not None and origin.lower() not in {f"http://{host}".lower(), f"https://{host}".lower()}:
-        return "no API key is configured, so pages from elsewhere may not call"
+        return "no API key is configured, so requests from other web pages are refused; set KURIR_API_KEYS"
     return ""
 
 

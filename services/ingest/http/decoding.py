@@ -1,7 +1,7 @@
-"""Decoding: a body becomes a typed struct, or a list of everything that is wrong with it.
+"""Decoding: a body becomes a typed struct, or a list of all its problems.
 
-msgspec stops at the first problem. That is the fast path; only where it finds one is the body read again, field
-by field, so that the answer names every problem with its path.
+msgspec stops at the first problem. That is the fast path. Only where it fails is the body read again, field by field,
+so that the answer names every problem with its path.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _PATH = re.compile(r"^(?P<what>.*) - at `\$?(?P<path>[^`]*)`$", re.DOTALL)
 _KEY_PATH = re.compile(r"^(?P<what>.*) - at `key` in `\$?(?P<path>[^`]*)`$", re.DOTALL)
-# msgspec's words name Python's types: what a client reads instead
+# msgspec's messages name Python's types; these are the names for clients
 _KINDS = {
     "str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "array": "a list",
     "object": "an object", "null": "null", "datetime": "a time such as 2026-01-31T12:00:00Z",
@@ -46,20 +46,20 @@ UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 def json_text(raw: bytes) -> bytes:
-    """Return JSON without the byte order mark that some programs put before it (RFC 8259, 8.1).
+    """Return JSON without the byte order mark that some programs add (RFC 8259, 8.1).
 
-    Raises UnicodeError, fit to be shown, where it is not UTF-8.
+    Raises UnicodeError, with a message for the client, where it is not UTF-8.
     """
     text = raw.removeprefix(BOM_UTF8)
     if b"\0" in text[:4] or text[:2] in {BOM_UTF16_LE, BOM_UTF16_BE}:
-        raise UnicodeError("it is UTF-16 or UTF-32; JSON is sent as UTF-8")
+        raise UnicodeError("it is UTF-16 or UTF-32; send it as UTF-8")
     if not text.isascii():
         text.decode()
     return text
 
 
 def words_of(error: BaseException) -> str:
-    """Return what is wrong with a text that cannot be read, in words for its sender."""
+    """Return, for the client, why a text cannot be read."""
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start + 1} ({error.object[error.start]:#04x}) is not UTF-8"
     if isinstance(error, RecursionError):
@@ -68,14 +68,14 @@ def words_of(error: BaseException) -> str:
 
 
 def decode_json(raw: bytes | msgspec.Raw, kind: type[StructT]) -> StructT:
-    """Decode a struct; numbers stay exact where it takes any value. Raises what msgspec raises."""
+    """Decode a struct; numbers stay exact in fields of any type. Raises msgspec's exceptions."""
     decoded: StructT = json_decoder(kind).decode(raw)
     return decoded
 
 
 @cache
 def json_decoder(kind: type[StructT]) -> msgspec.json.Decoder[StructT]:
-    """Return the decoder of a struct that keeps numbers exact where it takes any value."""
+    """Return a struct's decoder, which keeps numbers exact in fields of any type."""
     return msgspec.json.Decoder(kind, float_hook=Number)
 
 
@@ -88,7 +88,7 @@ def read_object(raw: bytes | msgspec.Raw) -> dict[str, Any] | None:
 def problems_of(
     value: Mapping[str, Any], kind: type[msgspec.Struct], path: str = "", hints: Hints | None = None
 ) -> list[Problem]:
-    """Find the problems of an untyped object against a struct, each field by itself; of unknown fields the first."""
+    """Find the problems of an untyped object against a struct, field by field; unknown fields up to a limit."""
     fields = _fields_of(kind)
     hints = hints or Hints()
     unknown = islice((str(name) for name in value if name not in fields), MAX_PROBLEMS + 1)
@@ -114,7 +114,7 @@ def _fields_of(kind: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.Field
 
 
 def convert(value: Mapping[str, Any], kind: type[StructT], path: str = "") -> StructT | list[Problem]:
-    """Convert an untyped object to a struct, or say everything that is wrong with it."""
+    """Convert an untyped object to a struct, or return all its problems."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -145,7 +145,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _plain(what: str, name: str) -> str:
-    """Return msgspec's words about what has a name, without Python's names for types."""
+    """Return msgspec's message about the field `name`, without Python's names for types."""
     for pattern, words in _WORDS:
         if found := pattern.fullmatch(what):
             return f"{name} " + words.format(*map(_kind, found.groups()))
@@ -174,7 +174,7 @@ def decode_struct(raw: bytes, kind: type[StructT]) -> StructT:
 
 
 def decode_object(raw: bytes, kind: type[StructT], malformed: str, what: str) -> StructT:
-    """Decode a JSON object to a struct; raises `malformed` about `what` (400), or 422 with every problem."""
+    """Decode a JSON object to a struct; raises the code `malformed` (400) about `what`, or 422 with every problem."""
     try:
         text = json_text(raw)
         return decode_json(text, kind)
@@ -185,7 +185,7 @@ def decode_object(raw: bytes, kind: type[StructT], malformed: str, what: str) ->
 
 
 def _every_problem(raw: bytes, kind: type[StructT], malformed: str, what: str) -> list[Problem]:
-    """Return every problem of an object; what follows the first of them may not even be JSON."""
+    """Return every problem of an object; behind the first of them the text may not even be JSON."""
     try:
         value = read_object(raw)
     except UNREADABLE as error:

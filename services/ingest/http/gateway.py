@@ -38,7 +38,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What ingest keeps in Redis for itself; no `limits` means that requests are not limited."""
+    """What ingest keeps in Redis for itself; `limits` None means that requests are not limited."""
 
     idempotency: IdempotencyStore
     open_blasts: OpenBlasts

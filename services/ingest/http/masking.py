@@ -1,9 +1,9 @@
-"""Masking: what the API log may keep of a request.
+"""Masking: which parts of a request the API log may keep.
 
-Every scan here takes time in proportion to its input: clients choose the input, and it is read on the event loop.
-A body is written again from its JSON tokens and ends where it stops being JSON, so nothing is kept that was not
-understood. Two rules hide a value: its name sounds like a secret, or the body is guarded. A guarded body carries
-template variables that may be sensitive; only the fields of `_PLAIN_FIELDS` are kept of it.
+Every scan here takes linear time: clients choose the input, and it is scanned on the event loop. A body is written
+again from its JSON tokens, up to the first that is not JSON, so the log keeps only what was understood. Two rules hide
+a value: its name sounds like a secret, or the body is guarded. A guarded body carries template variables that may be
+sensitive; only the fields in `_PLAIN_FIELDS` are kept of it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PLAIN_FIELDS = frozenset(
     }
 )
 _VARIABLES = frozenset({"variables", "globalVariables"})
-# possessive: each character is looked at once
+# possessive: each character is scanned once
 _TOKEN = re.compile(
     r'[ \t\r\n]*+(?:([][{},:])|("(?:[^"\\]|\\.)*+(?:"|\\?\Z))|(-?[0-9][0-9.eE+-]*+|true|false|null))', re.DOTALL
 )
@@ -42,7 +42,7 @@ _Expected = Literal["value", "key", "colon", "next"]
 
 
 def masked_body(head: bytes, *, guarded: bool) -> str:
-    """Return the beginning of a body, JSON or lines of JSON, fit for the log."""
+    """Return the beginning of a body, JSON or lines of JSON, with its secrets masked for the log."""
     text = head.decode("utf-8", "replace").removeprefix("\ufeff")
     return (
         _JsonWriter("guarded" if guarded else "open").write(text) if text[:64].lstrip()[:1] in {"{", "["} else NOT_KEPT
@@ -50,14 +50,14 @@ def masked_body(head: bytes, *, guarded: bool) -> str:
 
 
 def masked_query(raw: str, *, guarded: bool = False) -> str:
-    """Return a raw query string, or a form, fit for the log; `?` separates parameters too, as in `?a=1?token=x`."""
+    """Return a raw query string or form, masked for the log; `?` separates parameters too, as in `?a=1?token=x`."""
     return "".join(
         part if part in {"&", "?"} else _masked_parameter(part, guarded=guarded) for part in re.split("([&?])", raw)
     )
 
 
 def masked_path(path: str) -> str:
-    """Return a path that belongs to no call, fit for the log: a long segment may be the token of a link."""
+    """Return a path that belongs to no call, masked for the log: a long segment may be the token of a link."""
     return "/".join(HIDDEN if len(part) > _LONGEST_PLAIN_SEGMENT else part for part in path.split("/"))
 
 
@@ -76,9 +76,9 @@ def _masked_parameter(part: str, *, guarded: bool) -> str:
 
 @dataclass(slots=True)
 class _Level:
-    """An open object or array: how its members are seen, and whether a value of it is kept as it is.
+    """An open object or array: how its members are shown, and whether a value in it is kept unchanged.
 
-    `named`: its keys are the names of variables, shown although the values are hidden.
+    `named`: its keys are names of variables, which are shown although the values are hidden.
     """
 
     kind: str
@@ -109,7 +109,7 @@ class _JsonWriter:
         return "".join(self._out)
 
     def _mark(self, mark: str) -> bool:
-        """Take a punctuation mark; False where it does not fit."""
+        """Take a punctuation mark; return False where JSON does not allow it here."""
         level = self._levels[-1]
         if mark in "{[":
             if self._expected != "value":
@@ -136,7 +136,7 @@ class _JsonWriter:
         level = self._levels[-1]
         if self._expected == "key" and token.startswith('"'):
             level.key = _text(token)
-            # a hidden value may be an object, but the names of variables say what was sent
+            # the names of variables are shown even where their values are hidden: they tell what was sent
             self._out.append(f'"{HIDDEN}"' if level.view == "hidden" and not level.named else token)
             self._expected = "colon"
             return True
@@ -159,7 +159,7 @@ class _JsonWriter:
         return _Level(mark, view, kept if mark == "[" or view == "open" else False, named)
 
     def _seen(self, level: _Level) -> tuple[View, bool]:
-        """Return how the value that comes next is seen, and whether it is kept as it is."""
+        """Return how the next value is shown, and whether it is kept unchanged."""
         if level.kind != "{":
             return level.view, level.kept
         if level.view == "hidden" or _SECRET_NAME.search(level.key):
@@ -176,7 +176,7 @@ def _without_key(text: str) -> str:
 
 
 def _text(token: str) -> str:
-    """Return the text of a JSON string, its escapes read; as it is written where they cannot be."""
+    """Return the text of a JSON string with its escapes decoded; unchanged where they cannot be."""
     try:
         return str(orjson.loads(token))
     except orjson.JSONDecodeError:

@@ -1,8 +1,8 @@
 """The middleware: what every request passes on its way in and out.
 
-In: its id, its key, its share of the limit, its origin and scope. Out: errors as JSON, headers, the log, the metrics.
-A request without a good key is charged to its address before anything else is done for it, so that a flood of them is
-cheap to refuse; the refusals are counted, and not stored one by one.
+In: its id, its key, the rate limit, its origin and scope. Out: errors as JSON, headers, the log, the metrics. A request
+without a valid key is charged to its address before any other work, so that a flood of them is cheap to refuse. Such
+refusals are counted, not stored one by one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOGGED_PATH = 500
 _LOGGED_ERROR = 1000
 _SECRET_PLACES = re.compile(r"\{(?:token|secret|key)\}")
 _UNLOGGED = frozenset({"/health", "/metrics"})
-# a caller without a good key can have these as often as it likes: they are counted, not stored
+# a caller without a valid key can cause any number of these, so they are counted, not stored
 _COUNTED_ONLY = frozenset({"UNAUTHORIZED", "LOOPBACK_ONLY", "RATE_LIMITED"})
 POLICY = "default-src 'none'; frame-ancestors 'none'"
 SECURITY_HEADERS = {
@@ -70,7 +70,7 @@ class ApiMiddleware:
         began = self._gateway.clock.monotonic()
         call = self._call(request)
         route, operation = self._route(request)
-        # also what is refused before anybody reads it, or asks for a call that there is not, may carry a secret
+        # requests that are refused unread, or that match no call, may carry secrets too
         call.guarded = operation is None or operation.guarded
         with structlog.contextvars.bound_contextvars(request_id=call.request_id):
             headers = {"X-Request-Id": call.request_id}
@@ -103,7 +103,8 @@ class ApiMiddleware:
             return await operation.handler(call)
         except QueueFullError as full:
             retry = {"Retry-After": str(full.retry_after_s)}
-            raise ApiError("BACKLOG_FULL", f"not now: {full.reason}", headers=retry) from full
+            what = f"the messages were not accepted: {full.reason}; try again after the time in Retry-After"
+            raise ApiError("BACKLOG_FULL", what, headers=retry) from full
         except QueueUnavailableError as away:
             raise ApiError("QUEUE_UNAVAILABLE", headers={"Retry-After": "2"}) from away
         except web.HTTPException as raised:
@@ -139,24 +140,24 @@ class ApiMiddleware:
         if call.key is None:
             raise ApiError("UNAUTHORIZED", headers={"WWW-Authenticate": 'Bearer realm="kurir"'})
         if operation is not None and operation.scope is not None and not call.key.allows(operation.scope):
-            raise ApiError("MISSING_SCOPE", f"this call needs a key with the scope {operation.scope}")
+            raise ApiError("MISSING_SCOPE", f"this call needs an API key with the scope {operation.scope}")
 
     def _key(self, request: web.Request) -> ApiKey | None:
-        """Return the key that the request carries, None where it carries none that is known."""
+        """Return the key that the request carries, None where it carries no known key."""
         if not self._gateway.keyring:
             return None
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         return self._gateway.keyring.find(token.strip()) if scheme.lower() == "bearer" else None
 
     def _need_queue(self, operation: Operation) -> None:
-        """Raise 503 at once while Redis is away, rather than after its time-outs."""
+        """Raise 503 immediately while Redis is away, rather than after a timeout."""
         if operation.queue and not self._gateway.records.watch.available:
             raise ApiError("QUEUE_UNAVAILABLE", headers={"Retry-After": "2"})
 
     async def _charge(self, call: Call, headers: dict[str, str]) -> None:
-        """Charge the request to its key, else its address; raises 429. Without Redis nobody is limited.
+        """Charge the request to its key, or to its address without one; raises 429. Nothing is limited without Redis.
 
-        A good key pays for itself alone: a flood from behind the same router does not use up its allowance.
+        A valid key has its own allowance: a flood from behind the same router does not use it up.
         """
         records = self._gateway.records
         if records.limits is None or not records.watch.available:
@@ -168,16 +169,17 @@ class ApiMiddleware:
             return
         headers.update(allowance.headers())
         if not allowance.allowed:
-            raise ApiError("RATE_LIMITED", f"more than {allowance.limit} requests; wait {allowance.retry_s} s")
+            what = f"the limit of {allowance.limit} requests is used up; try again in {allowance.retry_s} s"
+            raise ApiError("RATE_LIMITED", what)
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Put the headers on every answer, also one that is streamed; a signal of aiohttp before its head goes out."""
-        response.headers.setdefault("Content-Security-Policy", POLICY)  # pages bring their own
+        """Set the headers of every answer, streamed ones too; aiohttp calls this before it sends the head."""
+        response.headers.setdefault("Content-Security-Policy", POLICY)  # pages set their own
         response.headers.update(SECURITY_HEADERS)
         response.headers.update(request.get(_HEADERS, {}))
 
     def _is_stranger(self, call: Call, error: ApiError | None) -> bool:
-        """Return whether a caller without a good key was turned away; where no key is configured there are none."""
+        """Return whether a caller without a valid key was refused; such requests are counted, not logged."""
         if error is None or call.key is not None or error.code not in _COUNTED_ONLY:
             return False
         return bool(self._gateway.keyring) or error.code == "LOOPBACK_ONLY"
@@ -215,18 +217,18 @@ class _Outcome:
 
 
 def _endpoint(request: web.Request, operation: Operation | None) -> str:
-    """Return the path for the log: the route instead where the path holds a secret."""
+    """Return the path for the log, or the route where the path holds a secret."""
     if operation is None:
         return masked_path(request.path[:_LOGGED_PATH])
     return operation.path if _SECRET_PLACES.search(operation.path) else request.path[:_LOGGED_PATH]
 
 
 def _logged_error(error: ApiError, *, guarded: bool) -> str:
-    """Return an error for the log; the words of a guarded call's problems may quote a value, so their fields do."""
+    """Return an error for the log; a guarded call's messages may quote values, so only their fields are listed."""
     if not (guarded and error.problems):
         return f"{error.code}: {error.message}"
     if error.code == "INVALID_QUERY":
-        return error.code  # the field is a parameter's name, and whatever the client wrote there
+        return error.code  # the field is a parameter's name, which the client chose
     return f"{error.code}: {', '.join(problem.field for problem in error.problems)}"[:_LOGGED_ERROR]
 
 
@@ -244,7 +246,7 @@ def _peer(request: web.Request) -> str:
 
 
 def _translated(raised: web.HTTPException) -> ApiError:
-    """Translate aiohttp's own refusals."""
+    """Translate aiohttp's own errors."""
     if raised.status == 404:
         return ApiError("NOT_FOUND")
     if isinstance(raised, web.HTTPMethodNotAllowed):

@@ -1,4 +1,4 @@
-"""The document: `openapi.json` (OpenAPI 3.1), made from the table of operations and the types it names."""
+"""The document: `openapi.json` (OpenAPI 3.1), built from the table of operations and their types."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from services.ingest.http.responses import ErrorAnswer
 
 _REF = "#/components/schemas/{name}"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
-# what descriptions name though no schema refers to it
+# types that descriptions mention although no schema refers to them
 _SPOKEN_OF: tuple[type, ...] = (BlastHead, RecipientRequest)
 _ALWAYS = ("INTERNAL_ERROR",)
 _DESCRIPTION = """\
-A self-hosted messaging gateway: one blast in, one email or WhatsApp message per recipient out, and the story of each.
+A self-hosted messaging gateway: one blast in, one email or WhatsApp message per recipient out, and the history of each.
 
-Errors are `{"success": false, "code", "message", "errors"}`; `code` is one of a closed table, listed under each call.
-Paths stand under `/api/v1` and `/api` alike.
+Errors are `{"success": false, "code", "message", "errors"}`; each call lists the values that `code` can have.
+Every path is served under both `/api/v1` and `/api`.
 """
 
 Schema = dict[str, Any]
 
 
 def make_document(operations: Iterable[Operation]) -> Schema:
-    """Make the document of these operations."""
+    """Build the document of these operations."""
     table = list(operations)
     refs, components = _schemas(table)
     paths: dict[str, Schema] = {}
@@ -60,7 +60,7 @@ def _schemas(operations: Sequence[Operation]) -> tuple[dict[type, Schema], Schem
 
 
 def _with_recipients(components: Schema) -> Schema:
-    """Put in what the code decodes later: recipients, which a body keeps raw so that each is reported by itself."""
+    """Add the schema of recipients, which a body keeps raw so that each is decoded and reported separately."""
     recipient = {"$ref": _REF.format(name="RecipientRequest")}
     for schema in components.values():
         properties = schema.get("properties", {})
@@ -139,7 +139,7 @@ def _error_response(refs: dict[type, Schema], operation: Operation) -> Schema:
 
 
 def error_codes(operation: Operation) -> list[str]:
-    """Return every code that an operation may answer with, 422 codes summed up by VALIDATION_FAILED."""
+    """Return every code that an operation may answer with; VALIDATION_FAILED covers the other 422 codes."""
     codes = [*operation.errors, *_ALWAYS]
     if not operation.open_query:
         codes.append("INVALID_QUERY")

@@ -1,6 +1,6 @@
-"""Call and operation: one request on its way through the API, and what one kind of request is.
+"""Calls and operations: one request on its way through the API, and the definition of one kind of request.
 
-The table of operations is the only description of the API: routes, scopes and `openapi.json` are all made from it.
+The table of operations is the only description of the API: routes, scopes and `openapi.json` are all derived from it.
 Query parameters that an operation does not name are refused, not ignored: a misspelt filter would otherwise show
 everything, and a misspelt `dryRun` send everything.
 """
@@ -28,9 +28,9 @@ _SHOWN_CHARS = 60
 
 @dataclass(slots=True)
 class Call:
-    """One request: who makes it, from where, and under what id. `head` keeps the first 4 KB of the body.
+    """One request: its caller, the caller's address and the request's id. `head` holds the first 4 KB of the body.
 
-    `guarded`: the body may hold values of sensitive variables, so the log hides what it cannot vouch for.
+    `guarded`: the body may hold values of sensitive variables, so the log hides all but the fields known to be plain.
     """
 
     request: web.Request
@@ -54,11 +54,11 @@ class Call:
             self.head += chunk[:missing]
 
     def note_no_more(self) -> None:
-        """Keep nothing of what follows in the body: rows of a table, of which nobody knows yet what they mean."""
+        """Keep nothing of the rest of the body: rows of a table whose columns are not known yet."""
         self._noting = False
 
     def vouch_for(self, template: Template) -> None:
-        """Let the log show the variables of a body whose template is known, and has none that is sensitive."""
+        """Let the log show the variables of a body whose template is known and has no sensitive variables."""
         self.guarded = bool(sensitive_names(template))
 
 
@@ -67,7 +67,7 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A query or header parameter as the document shows it; `schema` is its JSON schema."""
+    """A query or header parameter as the document describes it; `schema` is its JSON schema."""
 
     name: str
     description: str
@@ -85,13 +85,13 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One call of the API. `path` stands under `/api/v1` and `/api`, unless `rooted`; `answer` is what 2xx holds.
+    """One call of the API. `path` is under `/api/v1` and `/api`, unless `rooted`; `answer` is the body of a 2xx.
 
-    `scope` None means that no API key is needed. `errors` are the codes that this call adds to those that any call
-    may answer. A call that needs the `queue` is refused at once while Redis is away; one that is not `limited` is not
-    charged to its caller. `guarded`: its body carries values for a template, some of which may be sensitive.
-    Query parameters that it does not name are refused, unless it has an `open_query`; `metadata.<name>` names all that
-    begin so.
+    `scope` None means that no API key is needed. `errors` are the codes that this call can return besides those of
+    every call. A call that needs the `queue` is refused immediately while Redis is away; one that is not `limited` is
+    not charged to its caller. `guarded`: its body carries values for a template, some of which may be sensitive.
+    Query parameters that it does not name are refused, unless it has an `open_query`; `metadata.<name>` stands for
+    every parameter with that prefix.
     """
 
     method: str
@@ -114,7 +114,7 @@ class Operation:
 
 
 def check_query(operation: Operation, query: Mapping[str, str]) -> None:
-    """Raise INVALID_QUERY for parameters that a call does not have."""
+    """Raise INVALID_QUERY for parameters that the operation does not have."""
     if not query or operation.open_query:
         return
     known = [one.name for one in operation.parameters if one.place == "query"]
@@ -127,7 +127,7 @@ def check_query(operation: Operation, query: Mapping[str, str]) -> None:
 
 
 def _words(name: str, known: list[str], hints: Hints) -> str:
-    what = f"there is no query parameter {name[:_SHOWN_CHARS]!r} here"
+    what = f"there is no query parameter {name[:_SHOWN_CHARS]!r}"
     if not known:
         return f"{what}: this call takes none"
-    return what + (hints.did_you_mean(name, known) or f"; there are {', '.join(known)}")
+    return what + (hints.did_you_mean(name, known) or f"; use {', '.join(known)}")

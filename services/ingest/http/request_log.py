@@ -1,7 +1,7 @@
-"""The API log: one event per answered request, sent to the logger in batches, never in a response's way.
+"""The API log: one event per answered request, emitted to the logger in batches; responses never wait for it.
 
-Events wait in a bounded list. While Redis is away the oldest are dropped first, and how many were is counted: a
-log of requests must not stop the requests.
+Events wait in a bounded list. While Redis is away the oldest are dropped and counted: a log of requests must not stop
+the requests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = get_logger()
 
 
 class RequestLog:
-    """Takes events at once and emits them in batches from `run`."""
+    """Accepts events without waiting and emits them in batches from `run`."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
@@ -35,7 +35,7 @@ class RequestLog:
         self.dropped = 0
 
     def add(self, event: Entry) -> None:
-        """Note an answered request or a system event; returns at once."""
+        """Add an answered request or a system event; never waits."""
         if len(self._waiting) >= _CAPACITY:
             self._waiting.popleft()
             self.dropped += 1
@@ -43,7 +43,7 @@ class RequestLog:
         self._wake.set()
 
     def from_any_thread(self) -> Callable[[SystemEvent], None]:
-        """Return `add` for system events, for use outside the event loop as well; call it within the loop."""
+        """Return a thread-safe `add` for system events; call this method within the event loop."""
         loop = asyncio.get_running_loop()
 
         def add(event: SystemEvent) -> None:
@@ -53,7 +53,7 @@ class RequestLog:
         return add
 
     async def run(self, stop: Stop) -> None:
-        """Emit until stopped, then what is left, once."""
+        """Emit until stopped, then try once to emit the rest."""
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -68,7 +68,7 @@ class RequestLog:
             stopping.cancel()
 
     async def flush(self) -> bool:
-        """Emit everything that waits; False if Redis did not take it, it is then kept for later."""
+        """Emit everything that waits; return False if Redis did not take it, which is then kept for later."""
         self._wake.clear()
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]

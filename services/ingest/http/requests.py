@@ -1,8 +1,8 @@
-"""Requests: the bodies that the API takes, as typed structs that msgspec decodes straight from the bytes.
+"""Requests: the bodies that the API accepts, as typed structs that msgspec decodes straight from the bytes.
 
-JSON names are camelCase. Unknown fields are refused: a misspelt `scheduledAt` must not send a blast at once.
-Recipients stay undecoded (`msgspec.Raw`) in a blast, so that each is decoded, checked and reported by itself.
-`decode` in `services.ingest.decoding` reads any of these and reports every problem at once.
+JSON names are camelCase. Unknown fields are refused: a misspelt `scheduledAt` must not send a blast immediately.
+Recipients stay undecoded (`msgspec.Raw`) in a blast, so that each is decoded, checked and reported separately.
+`services.ingest.http.decoding` decodes any of these and reports every problem in one answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339 with a time zo
 Variables = Annotated[dict[str, Any], Meta(description="Values for the template's variables, by name.")]
 OwnVariables = Annotated[
     dict[str, Any],
-    Meta(description="Values that are this recipient's alone; they win.", examples=[{"code": "482913"}]),
+    Meta(description="Values for this recipient; they override global variables.", examples=[{"code": "482913"}]),
 ]
 Validation = Literal["strict", "permissive"]
 OnDuplicate = Literal["collapse", "error"]
@@ -36,9 +36,9 @@ class Request(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbid_
 
 
 class AttachmentRequest(Request, kw_only=True, frozen=True):
-    """A file that goes with a message; `content` is base64.
+    """A file attached to a message; `content` is base64.
 
-    With a `contentId` the html shows it by `cid:<contentId>`. A `text/calendar` with a `method` is an invitation.
+    With a `contentId`, the html can show it as `cid:<contentId>`. A `text/calendar` with a `method` is an invitation.
     """
 
     filename: Annotated[str, Meta(min_length=1, max_length=255)]
@@ -48,7 +48,7 @@ class AttachmentRequest(Request, kw_only=True, frozen=True):
 
 
 class RecipientRequest(Request, kw_only=True, frozen=True):
-    """A person: a name, an address for each listed channel, and the values that are theirs alone."""
+    """A recipient: a name, an address for each channel of the blast, and values for the template's variables."""
 
     name: Name = ""
     email: Annotated[str, Meta(max_length=320, examples=["siti@example.com"])] | None = None
@@ -59,7 +59,7 @@ class RecipientRequest(Request, kw_only=True, frozen=True):
 
 
 class BlastHead(Request, kw_only=True, frozen=True):
-    """Everything about a blast but its recipients: the first line of NDJSON, the part `blast` of multipart."""
+    """Everything about a blast except its recipients: the first line of NDJSON, the part `blast` of multipart."""
 
     channels: Annotated[list[ChannelName], Meta(min_length=1, max_length=16, examples=[["email"]])]
     template_id: TemplateId
@@ -115,28 +115,28 @@ class PreviewRequest(Request, kw_only=True, frozen=True):
 
 
 class ChannelPatch(Request, kw_only=True, frozen=True):
-    """The limits of a channel that may be changed while it runs.
+    """The settings of a channel that can be changed at run time.
 
-    `rate` is "10/1s" or "off"; null lets the senders' own setting hold again.
+    `rate` is "10/1s" or "off"; null restores the senders' own setting.
     """
 
     rate: Annotated[str, Meta(max_length=32, examples=["10/1s"])] | None
 
 
 class PauseRequest(Request, kw_only=True, frozen=True):
-    """Why a channel or a blast is paused; shown wherever its state is."""
+    """Why a channel or a blast is paused; shown wherever its state is shown."""
 
     reason: Annotated[str, Meta(max_length=200)] = "paused through the API"
 
 
 class RetryRequest(Request, kw_only=True, frozen=True):
-    """Which dead letters to send again: also those that may have been delivered, if `includeUncertain`."""
+    """Which dead letters to send again; `includeUncertain` adds those that may have been delivered."""
 
     include_uncertain: bool = False
 
 
 class EvidenceRequest(Request, kw_only=True, frozen=True):
-    """What a suppression rests on: a message that led to it, and somebody's words."""
+    """The evidence for a suppression: the message that led to it, and what the recipient or provider said."""
 
     job_id: Annotated[str, Meta(max_length=200)] = ""
     words: Annotated[str, Meta(max_length=1000)] = ""
@@ -145,8 +145,8 @@ class EvidenceRequest(Request, kw_only=True, frozen=True):
 class SuppressionRequest(Request, kw_only=True, frozen=True):
     """An address that gets no more messages through a channel, or no more marketing.
 
-    Without a `scope` everything is stopped, unless the `source` is an unsubscription, an opt-out or a complaint: these
-    stop marketing. It lasts until `expiresAt`, or until it is lifted.
+    Without a `scope`, all messages are stopped, unless the `source` is an unsubscription, an opt-out or a complaint:
+    these stop marketing only. It lasts until `expiresAt`, or until it is lifted.
     """
 
     channel: ChannelName
@@ -161,7 +161,7 @@ class SuppressionRequest(Request, kw_only=True, frozen=True):
 class LiftRequest(Request, kw_only=True, frozen=True):
     """Which suppressions to lift; at least one field besides `confirm` is needed.
 
-    Without `confirm` they are counted only; with it they are lifted if it is their number.
+    Without `confirm` they are only counted; with it they are lifted if `confirm` is their number.
     """
 
     channel: ChannelName | None = None

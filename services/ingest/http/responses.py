@@ -1,4 +1,4 @@
-"""Answers: the bodies that the API gives, as typed structs, and how they become responses."""
+"""Answers: the bodies that the API returns, as typed structs, and how they become HTTP responses."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _encoder = msgspec.json.Encoder(enc_hook=json_number)
 
 
 class Answer(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """Base of every answer: `success` tells a good one from an error."""
+    """Base of every answer; `success` is false for errors."""
 
     success: bool = True
 
 
 class ErrorAnswer(Answer, kw_only=True, frozen=True):
-    """What every error looks like; `errors` lists each problem with its JSON path, at most the first 100."""
+    """The form of every error; `errors` lists the problems with their JSON paths, at most the first 100."""
 
     success: bool = False
     code: str
@@ -33,8 +33,8 @@ class ErrorAnswer(Answer, kw_only=True, frozen=True):
 class BlastAnswer(Answer, kw_only=True, frozen=True):
     """An accepted blast, or with `dryRun` one that would be. Totals count what is (or would be) queued.
 
-    `jobIds` only for JSON bodies; `errors` and `rejectedRecipients` only where some recipients were refused; `warnings`
-    only where something was given that the template does not use.
+    `jobIds` is present for JSON bodies; `errors` and `rejectedRecipients` where some recipients were refused;
+    `warnings` where the request gives values that the template does not use.
     """
 
     blast_id: str | UnsetType = UNSET
@@ -58,7 +58,7 @@ class MessageAnswer(Answer, kw_only=True, frozen=True):
 
 
 class Stats(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """Counts live from Redis: waiting = not begun, active = being sent, delayed = before another attempt."""
+    """Live counts from Redis: waiting = not begun, active = being sent, delayed = waiting for another attempt."""
 
     waiting: int = 0
     active: int = 0
@@ -82,7 +82,7 @@ class StatsAnswer(Answer, kw_only=True, frozen=True):
 
 
 class BlastChannel(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """How far a blast has come on one channel; `counts` by status add up to `enqueued`."""
+    """A blast's progress on one channel; the `counts` by status add up to `enqueued`."""
 
     total: int
     enqueued: int
@@ -94,9 +94,9 @@ class BlastChannel(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 
 
 class BlastView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A blast as it stands now.
+    """The current state of a blast.
 
-    `progress` is the share of its messages that have ended; `rate` messages ended a second of late;
+    `progress` is the share of its messages that have ended; `rate` the number that recently ended per second;
     `etaSeconds` how long the rest takes at that rate.
     """
 
@@ -138,20 +138,20 @@ class BlastStateAnswer(Answer, kw_only=True, frozen=True):
 class JobAnswer(Answer, kw_only=True, frozen=True):
     """One message, in the log's column names: its row, `history` (each attempt and deferral) and `timeline`.
 
-    `attempts` is how many were made.
+    `attempts` is the number of attempts made.
     """
 
     message: dict[str, Any]
 
 
 class ChangeAnswer(Answer, kw_only=True, frozen=True):
-    """A change was made, or had been made before."""
+    """The change is in effect; it may have been made earlier."""
 
     message: str = ""
 
 
 class RetryAnswer(Answer, kw_only=True, frozen=True):
-    """How many dead letters were sent again, and how many were left out."""
+    """How many dead letters were queued again, and how many were left out."""
 
     reopened: int = 0
     skipped: int = 0

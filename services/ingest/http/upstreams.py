@@ -1,4 +1,4 @@
-"""Upstreams: the services behind ingest that it calls over HTTP, the logger for what was and senders for providers."""
+"""Upstreams: the services that ingest calls over HTTP, the logger for history and the senders for providers."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAccess:
-    """How ingest calls all of them: one HTTP client, and the secret that they know ingest by."""
+    """What every call to an upstream needs: one HTTP client, and the secret that authenticates ingest."""
 
     session: aiohttp.ClientSession
     secret: str
 
 
 class Upstream:
-    """One service; `code` is the error that a client gets while it cannot be reached."""
+    """One service; clients get the error `code` while it cannot be reached."""
 
     def __init__(self, access: UpstreamAccess, url: str, code: str) -> None:
         self._session = access.session
         self._credentials = credentials(access.secret)
         self._url = url
         self._code = code
+        self._name = "the logger" if code == "LOGGER_UNAVAILABLE" else "the sender of this channel"
 
     async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        """Call it and return the status and the JSON object of its answer; 5xx and silence raise ApiError."""
+        """Call it and return the status and JSON object of its answer; 401, 5xx and no answer raise ApiError."""
         data = orjson.dumps(body) if body is not None else None
         headers = self._credentials | ({"Content-Type": "application/json"} if data is not None else {})
         try:
@@ -52,11 +53,11 @@ class Upstream:
         try:
             value = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
-            raise ApiError(self._code, "its answer was not JSON") from error
+            raise ApiError(self._code, f"{self._name} did not answer with JSON; try again") from error
         return status, value if isinstance(value, dict) else {"value": value}
 
     async def forward(self, request: web.Request, path: str) -> web.StreamResponse:
-        """Pass a GET on with its query and stream the answer back, of any length."""
+        """Forward a GET with its query, and stream back an answer of any length."""
         url = f"{self._url}{path}" + (f"?{request.rel_url.raw_query_string}" if request.query_string else "")
         try:
             upstream = await self._session.get(URL(url, encoded=True), headers=self._credentials)
@@ -69,11 +70,12 @@ class Upstream:
             return await self._stream(upstream, response, request)
 
     def _check(self, status: int) -> None:
-        """Raise ApiError for an answer that is of no use to the client."""
+        """Raise ApiError for an answer that says nothing about the client's request."""
         if status == 401:
             log.error("a service refuses ingest: KURIR_INTERNAL_SECRET is not the same in both", url=self._url)
         if status == 401 or status >= 500:
-            raise ApiError(self._code, f"it answered {status}", headers={"Retry-After": "2"})
+            action = "check KURIR_INTERNAL_SECRET" if status == 401 else "try again"
+            raise ApiError(self._code, f"{self._name} answered {status}; {action}", headers={"Retry-After": "2"})
 
     async def _stream(
         self, upstream: aiohttp.ClientResponse, response: web.StreamResponse, request: web.Request
@@ -89,6 +91,6 @@ class Upstream:
 
 
 def open_session() -> aiohttp.ClientSession:
-    """Open the HTTP client for all upstreams."""
+    """Open the HTTP client that all upstreams share."""
     connector = aiohttp.TCPConnector(limit=100, keepalive_timeout=15)
     return aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, auto_decompress=False)

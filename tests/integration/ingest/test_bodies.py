@@ -70,7 +70,7 @@ async def test_utf_16_and_utf_32_are_named(encoding: str, api: Api) -> None:
     ):
         reply = await api.call("POST", path, data=json.dumps(body).encode(encoding), headers=headers)
         assert (reply.status, reply.body["code"]) == (400, code)
-        assert "JSON is sent as UTF-8" in reply.body["message"]
+        assert "send it as UTF-8" in reply.body["message"]
 
 
 async def test_bytes_that_are_not_utf_8_are_placed(api: Api) -> None:

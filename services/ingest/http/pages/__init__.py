@@ -1,7 +1,7 @@
-"""The pages that people see in a browser: whole in one answer, without a single request elsewhere.
+"""The pages for browsers: each complete in one answer, without further requests.
 
-Style and script stand in the page itself; the Content-Security-Policy names them by their hashes and allows nothing
-else, so that whatever a page might be made to show cannot run.
+Style and script are inline. The Content-Security-Policy allows them by their hashes and nothing else, so that injected
+content cannot run.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _FOLDER = Path(__file__).parent
 
 
 def read_page_file(name: str) -> str:
-    """Read a file that belongs to the pages."""
+    """Read one of the pages' files."""
     return (_FOLDER / name).read_text("utf-8")
 
 
 def page(title: str, body: str, *, style: str, script: str = "", status: int = 200) -> web.Response:
-    """Make an HTML response; `title` and `body` are html already."""
+    """Make an HTML response; `title` and `body` must already be escaped HTML."""
     scripted = f"<script>{script}</script>" if script else ""
     html = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
