@@ -35,7 +35,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the API's own answer
 DataDir = Annotated[
     Path, typer.Option(envvar="KURIR_DATA_DIR", help="The data folder of `kurir up`, where its secrets are.")
 ]
+LoggerUrl = Annotated[str, typer.Option("--url", envvar="KURIR_LOGGER_URL", help="Where the logger is.")]
 DEFAULT_URL = "http://127.0.0.1:3000"
+DEFAULT_LOGGER_URL = "http://127.0.0.1:3030"
 
 
 class RefusedError(KurirError):

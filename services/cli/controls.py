@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from services.cli.api_client import DEFAULT_URL, Answer, AsJson, DataDir, Url, call_api, call_logger
+from services.cli.api_client import (
+    DEFAULT_LOGGER_URL,
+    DEFAULT_URL,
+    Answer,
+    AsJson,
+    DataDir,
+    LoggerUrl,
+    Url,
+    call_api,
+    call_logger,
+)
 from services.cli.terminal import print_json, stdout, usage_error
 from shared.channels import CHANNELS
 from shared.jobs import parse_job_id
@@ -91,9 +101,7 @@ def backup(
     path: Annotated[
         str, typer.Argument(help="The file, in the logger's data folder or KURIR_BACKUP_DIR; a bare name goes there.")
     ],
-    url: Annotated[
-        str, typer.Option("--url", envvar="KURIR_LOGGER_URL", help="Where the logger is.")
-    ] = "http://127.0.0.1:3030",
+    url: LoggerUrl = DEFAULT_LOGGER_URL,
     data_dir: DataDir = Path("data"),
     as_json: AsJson = False,
 ) -> None:

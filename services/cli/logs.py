@@ -1,17 +1,29 @@
-"""`kurir logs`: what happened to messages, to requests, and in the services."""
+"""`kurir logs`, `kurir query`: what happened to messages, to requests, and in the services."""
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.api_client import DEFAULT_URL, ApiClient, AsJson, Url, call_api
+from services.cli.api_client import (
+    DEFAULT_LOGGER_URL,
+    DEFAULT_URL,
+    ApiClient,
+    AsJson,
+    DataDir,
+    LoggerUrl,
+    Url,
+    call_api,
+    call_logger,
+)
 from services.cli.terminal import print_json, stdout, table
 
 _console = stdout()
@@ -99,3 +111,32 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
     for row in rows:
         made.add_row(*(Text("" if row.get(name) is None else str(row[name])) for name in shown))
     return made
+
+
+def query(
+    context: typer.Context,
+    sql: Annotated[str, typer.Argument(help="One SELECT; its tables: SELECT name, sql FROM sqlite_schema.")],
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many rows.")] = 1000,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV to stdout.")] = False,
+    url: LoggerUrl = DEFAULT_LOGGER_URL,
+    data_dir: DataDir = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Ask the log's database in SQL. A query can only read, and is stopped after 5 s."""
+    body = {"sql": sql, "limit": limit}
+    answer = call_logger(context, url, data_dir, lambda api: api.post("/internal/query", body))
+    rows = answer["rows"]
+    columns = list(rows[0]) if rows else []
+    if as_json:
+        print_json(answer)
+    elif as_csv:
+        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+        # no rows, no columns: a line of none would be an empty line
+        writer.writerows([dict(zip(columns, columns, strict=True)), *rows] if rows else [])
+    else:
+        made = table(columns, whole=columns)
+        for row in rows:
+            made.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
+        _console.print(made if rows else "no rows")
+    if answer["cut"]:
+        sys.stderr.write(f"kurir query: there are more than {limit} rows; --limit shows up to 10,000\n")

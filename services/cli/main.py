@@ -16,7 +16,7 @@ from rich.console import Console
 from services.cli import controls, suppressions
 from services.cli.demo import DemoError, run_demo
 from services.cli.doctor import doctor
-from services.cli.logs import logs
+from services.cli.logs import logs, query
 from services.cli.monitor import monitor
 from services.cli.plan import UpOptions
 from services.cli.send import send
@@ -120,6 +120,7 @@ for _command in (
     message,
     monitor,
     logs,
+    query,
     channels,
     controls.pause,
     controls.resume,

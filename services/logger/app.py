@@ -28,6 +28,7 @@ from services.logger.redelivery import (
     UnknownBlastError,
     UnknownJobError,
 )
+from services.logger.sql import MOST_ROWS, run_query
 from services.logger.store import QueryTooSlowError, StorageError, Store
 from services.logger.story import tell_story
 from services.logger.watch import Watch
@@ -97,6 +98,7 @@ def build_app(logger: Logger, health: Health, metrics: Callable[[], tuple[bytes,
             web.get("/api/blasts/{blast_id}", logs.blast),
             web.post("/internal/retry", internal.retry),
             web.post("/internal/backup", internal.backup),
+            web.post("/internal/query", internal.query),
             web.get("/internal/open-jobs", internal.open_jobs),
             web.get("/internal/blasts/{blast_id}/snapshot", internal.snapshot),
         ]
@@ -244,6 +246,17 @@ class InternalRoutes:
             raise
         log.info("backup written", path=str(path), bytes=size)
         return _json({"success": True, "path": str(path), "bytes": size})
+
+    async def query(self, request: web.Request) -> web.StreamResponse:
+        """Answer `POST /internal/query`: the rows of an operator's own SQL, which can only read."""
+        body = await _body(request)
+        sql, limit = body.get("sql"), body.get("limit", MOST_ROWS)
+        if not isinstance(sql, str) or not sql.strip():
+            raise InvalidQueryError("sql must be a statement")
+        if not isinstance(limit, int) or not 1 <= limit <= MOST_ROWS:
+            raise InvalidQueryError(f"limit must be a number from 1 to {MOST_ROWS}")
+        found = await self._store.read(lambda connection: run_query(connection, sql, limit))
+        return _json({"success": True, "rows": found.rows, "cut": found.cut})
 
     async def open_jobs(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET /internal/open-jobs`."""

@@ -289,9 +289,12 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIO
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > len(migrations):
         raise NewerSchemaError(f"its schema has version {version}; this Kurir supports up to version {len(migrations)}")
-    connection.create_function("other_identity", 1, other_identity, deterministic=True)
+    database = Database(connection, execute_plugins=False, recursive_triggers=False)
+    database.register_function(other_identity, deterministic=True)
     for number, script in enumerate(migrations[version:], start=version + 1):
-        connection.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version = {number};COMMIT;")
+        with database.atomic():
+            database.executescript(script)
+            database.execute(f"PRAGMA user_version = {number}")
     return len(migrations)
 
 

@@ -154,6 +154,20 @@ def test_templates_and_preview(shell: Shell, tmp_path: Path) -> None:
     assert shell.run("templates", "hello").returncode == 1
 
 
+def test_the_log_is_asked_in_sql(shell: Shell, blast_id: str, tmp_path: Path) -> None:
+    """As a table, CSV or JSON; what would write is refused, and so is a caller without the secret."""
+    sql, own = (
+        f"SELECT channel, count(*) AS n FROM message_logs WHERE blast_id = '{blast_id}' GROUP BY 1",
+        ("--data-dir", str(shell.system.data)),
+    )
+    assert shell.json("query", sql, *own)["rows"] == [{"channel": "email", "n": 3}, {"channel": "whatsapp", "n": 3}]
+    assert shell.said("query", sql, "--csv", *own) == "channel,n\nemail,3\nwhatsapp,3\n"
+    assert "whatsapp" in shell.said("query", sql, *own)
+    refused = shell.run("query", "DELETE FROM message_logs RETURNING id", *own)
+    assert (refused.returncode, "INVALID_QUERY" in refused.stderr) == (1, True)
+    assert shell.run("query", sql, "--data-dir", str(tmp_path)).returncode == 1
+
+
 def test_backup_is_a_complete_database(shell: Shell, blast_id: str, tmp_path: Path) -> None:
     """The copy has all rows and passes SQLite's check; other folders and callers without the secret are refused."""
     copy, own = shell.system.data / "copy.db", ("--data-dir", str(shell.system.data))

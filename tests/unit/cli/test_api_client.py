@@ -125,6 +125,20 @@ def test_send_streams_the_file_beside_its_blast(api: Api, tmp_path: Path) -> Non
     assert body.count(b"Content-Type: text/csv\r\n") == body.count(b'name="recipients"; filename="recipients.csv"') == 1
 
 
+def test_a_query_prints_its_rows_and_that_there_are_more(api: Api, tmp_path: Path) -> None:
+    """Null is empty, markup is text, and stdout has the rows alone."""
+    api.on("/internal/query", {"success": True, "rows": [{"a": 1, "b": None}, {"a": "[red]", "b": "x,y"}], "cut": True})
+    words = ("query", "SELECT 1", "--limit", "2", "--url", api.url, "--data-dir", str(tmp_path))
+    found = run(*words, "--csv")
+    assert (found.exit_code, found.stdout) == (0, 'a,b\n1,\n[red],"x,y"\n')
+    assert "more than 2 rows" in found.stderr
+    assert "[red]" in run(*words).stdout
+    assert json.loads(api.asked[0][2]) == {"sql": "SELECT 1", "limit": 2}
+    api.on("/internal/query", {"success": True, "rows": [], "cut": False})
+    assert run(*words).stdout == "no rows\n"
+    assert run(*words, "--csv").stdout == ""
+
+
 @pytest.mark.parametrize(
     "words", [("send", "-t", "x", "--csv", "/no/such/file"), ("limit", "pigeon", "1/1s"), ("templates", "--delete")]
 )
