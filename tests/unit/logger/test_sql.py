@@ -11,7 +11,7 @@ import pytest
 from services.logger import store as store_module
 from services.logger.filters import InvalidQueryError
 from services.logger.sql import run_query
-from services.logger.store import QueryTooSlowError, Store
+from services.logger.store import QueryTooSlowError, StorageError, Store
 from tests.unit.logger.database import Database, entry, queued, sent
 
 
@@ -73,6 +73,17 @@ def test_no_other_file_is_opened(database: Database, tmp_path: Path) -> None:
     with pytest.raises(InvalidQueryError):
         run_query(database.connection, f"ATTACH '{tmp_path}/other.db' AS other", 10)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_no_setting_of_the_connection_changes(tmp_path: Path) -> None:
+    """A PRAGMA takes effect even where it returns no rows; it is refused before it runs."""
+    store = Store(tmp_path / "logs.db", readers=1)
+    await store.open()
+    with pytest.raises(InvalidQueryError):
+        await store.read(lambda connection: run_query(connection, "PRAGMA query_only = OFF", 10))
+    with pytest.raises(StorageError, match="readonly"):
+        await store.read(lambda connection: connection.execute("DELETE FROM blasts"))
+    await store.close()
 
 
 async def test_a_slow_query_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
