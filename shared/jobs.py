@@ -66,8 +66,8 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     """One message to one recipient through one channel.
 
     `attempts` counts the attempts used before this queue entry was written (a deferral rewrites the entry); the entry's
-    delivery count has those made since. `booked_for_ms` is the start booked under the domain's limit. Times are
-    milliseconds since the epoch, 0 for none.
+    delivery count has those made since. Times are milliseconds since the epoch, 0 for none. `unused_ms` is where an
+    earlier version, which may run beside this one, keeps the start that it booked.
     """
 
     blast_id: str
@@ -82,7 +82,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     deferrals: int = 0
     first_deferred_at_ms: int = 0
     marketing: bool = False
-    booked_for_ms: int = 0
+    unused_ms: int = 0
 
     @property
     def job_id(self) -> str:

@@ -187,7 +187,7 @@ def _next_run(job: Job, now_ms: int) -> Job:
         attempts=0,
         deferrals=0,
         first_deferred_at_ms=0,
-        booked_for_ms=0,
+        unused_ms=0,
         enqueued_at_ms=now_ms,
     )
 

@@ -21,7 +21,10 @@ from shared.queue.timing import Timing
 
 @dataclass(frozen=True, slots=True)
 class ChannelProgress:
-    """How far a blast has come on one channel; `counts` holds all nine statuses and adds up to `enqueued`."""
+    """How far a blast has come on one channel; `counts` holds all nine statuses and adds up to `enqueued`.
+
+    `limited` of its jobs wait for the limits of their domains or recipients.
+    """
 
     total: int
     enqueued: int
@@ -32,6 +35,7 @@ class ChannelProgress:
     scheduled_at_ms: int
     moved_at_ms: int
     ended_at_ms: int
+    limited: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ def _progress(fields: Mapping[bytes, bytes], total: int) -> ChannelProgress:
         scheduled_at_ms=_number(fields, "scheduled_at"),
         moved_at_ms=_number(fields, "moved_at"),
         ended_at_ms=_number(fields, "ended_at"),
+        limited=_number(fields, "limited"),
     )
 
 

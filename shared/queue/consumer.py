@@ -47,7 +47,7 @@ class BeginRequest(msgspec.Struct, frozen=True):
     """A job to begin: its packed `processing` event, and the limit of its domain or recipient, if any.
 
     The limit's name holds no white space; `limit_gap_us` is between two starts, of which `limit_burst` may come at
-    once after a rest.
+    once after a rest, and `limit_starts` in a period. The start may come `late_ms` later than the gap allows for.
     """
 
     lease: Lease
@@ -56,14 +56,16 @@ class BeginRequest(msgspec.Struct, frozen=True):
     limit: str = ""
     limit_gap_us: int = 0
     limit_burst: int = 1
+    limit_starts: int = 1
+    late_ms: int = 0
 
     @property
     def packed_limit(self) -> str:
-        """The limit as `begin.lua` reads it; a start that was booked serves for one attempt."""
+        """The limit as the scripts read it, "" for none."""
         if not self.limit:
             return ""
-        booked_ms = self.lease.job.booked_for_ms if self.lease.deliveries == 1 else 0
-        return f"{self.limit} {self.limit_gap_us} {self.limit_burst} {booked_ms}"
+        late_us, lane = self.late_ms * 1000, self.lease.job.lane[0]
+        return f"{self.limit} {self.limit_gap_us} {self.limit_burst} {self.limit_starts} {late_us} {lane}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,8 @@ class Consumer:
 
         Raises QueueUnavailableError; what was taken then is listed by `own("buf")`.
         """
-        reply = await self._call("fetch", (self.sender_id, want, self._event_bytes))
+        ahead_us = self.timing.grant_ahead_ms * 1000
+        reply = await self._call("fetch", (self.sender_id, want, self._event_bytes, ahead_us))
         assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
         leases, undecodable = _leases(reply[3:])
         due_in_s = reply[1] / 1000 if reply[1] >= 0 else None
@@ -201,7 +204,7 @@ class Consumer:
                 request.event,
             )
         words = _text(await self._insist("begin", args)).split(",")
-        return [parse_grant(word) for word in words]
+        return [parse_grant(word, request.packed_limit) for word, request in zip(words, requests, strict=True)]
 
     async def settle(self, moves: Sequence[Move]) -> list[bool]:
         """Carry out moves; False where the lease had been lost. Repeats itself until Redis answers."""

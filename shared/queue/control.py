@@ -10,12 +10,13 @@ import orjson
 from redis.asyncio import Redis
 
 from shared.blasts import Blast
-from shared.channels import CHANNELS
+from shared.channels import CHANNELS, WHATSAPP
 from shared.clock import Clock, SystemClock
-from shared.jobs import parse_job_id
+from shared.jobs import JobId, parse_job_id
 from shared.queue.batches import Numbered
 from shared.queue.blasts import BlastProgress, BlastStore, ChannelProgress
 from shared.queue.connection import translated
+from shared.queue.keys import limit_of_later
 from shared.queue.partitions import Partition, first_partition, partitions
 from shared.queue.sweeper import Sweeper
 from shared.queue.timing import Timing
@@ -204,6 +205,23 @@ class Control:
             return "unknown"
         return await self.sweeper.cancel_job(parsed)
 
+    async def message_waits_for(self, job: JobId) -> str:
+        """Return which limit a job waits for and how many are before it in its list, "" where it waits for none.
+
+        A recipient's limit is not named.
+        """
+        job_id = f"{job.blast_id}:{job.index}:{job.channel}"
+        for partition in partitions(self._redis, job.channel):
+            redis: Any = partition.redis
+            with translated("message waits for"):
+                kept = await redis.hget(partition.keys.key("later:jobs"), job_id)
+                limit = limit_of_later(kept) if kept else ""
+                before = await redis.zrank(partition.keys.limit_list(limit), job_id) if limit else None
+            if before is not None:
+                whose = "" if job.channel == WHATSAPP.name else f"{limit}, "
+                return f"{_limited_by(job.channel)}: {whose}{before} before it"
+        return ""
+
     async def set_rate(self, channel: str, rate: Rate | None) -> None:
         """Change a channel's rate for all its senders, at once; None for no limit."""
         await first_partition(self._redis, channel).call("set_rate", (gap_us(rate), rate_text(rate)))
@@ -232,12 +250,16 @@ class Control:
     async def waiting_for(self, progress: BlastProgress) -> dict[str, str]:
         """Say for each channel what a blast's waiting jobs wait for, "" where nothing holds them."""
         return {
-            channel: _waiting_for(one, await self.channel_stats(channel), self._clock.now_ms())
+            channel: _waiting_for(channel, one, await self.channel_stats(channel), self._clock.now_ms())
             for channel, one in progress.channels.items()
         }
 
 
-def _waiting_for(one: ChannelProgress, stats: ChannelStats, now_ms: int) -> str:
+def _limited_by(channel: str) -> str:
+    return "recipient_limited" if channel == WHATSAPP.name else "domain_limited"
+
+
+def _waiting_for(channel: str, one: ChannelProgress, stats: ChannelStats, now_ms: int) -> str:
     waiting = one.counts["queued"] + one.counts["scheduled"] + one.counts["retrying"]
     if not waiting or one.ended_at_ms:
         return ""
@@ -249,6 +271,7 @@ def _waiting_for(one: ChannelProgress, stats: ChannelStats, now_ms: int) -> str:
         (not stats.senders, "no_senders"),
         (not stats.provider_available, "provider_unavailable"),
         (any(sender.reason == LOG_BEHIND for sender in stats.senders), "log_behind"),
+        (one.limited > 0, _limited_by(channel)),
         (moving and stats.rate_limited, "rate_limited"),
         (one.counts["retrying"] == waiting and not one.counts["processing"], "retrying"),
         (not moving and stats.waiting > waiting, "behind_others"),

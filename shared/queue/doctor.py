@@ -37,6 +37,9 @@ INDEXES = {
     "later": "times of jobs that do not exist",
     "later:jobs": "jobs due later without a time",
     "filed": "blasts listed with files that have none",
+    "limits": "limits whose list gets no turns",
+    "limits:high": "turns of limits for which nothing waits",
+    "limits:due": "turns of limits for which nothing waits",
 }
 
 
@@ -88,6 +91,7 @@ class Doctor:
         A repair can bring to light what follows from it.
         """
         findings = [await self._check_index(index) for index in INDEXES]
+        findings.append(await self._check_lists())
         findings += await self._check_streams()
         findings += await self._recount()
         findings += await self._check_files()
@@ -101,10 +105,21 @@ class Doctor:
         return await self._partition.call(script, args)
 
     async def _check_index(self, index: str) -> Finding:
+        return self._found(INDEXES[index], await self._wrong_in(index))
+
+    async def _wrong_in(self, index: str) -> int:
         wrong = 0
         async for members in self._pages(index):
             wrong += await self._call("mend_index", (index, int(self._repair), *members))
-        return self._found(INDEXES[index], wrong)
+        return wrong
+
+    async def _check_lists(self) -> Finding:
+        """Check the lists of limits; a limit may come twice, which does no harm."""
+        wrong = 0
+        async for names in self._pages("limits"):
+            for name in names:
+                wrong += await self._wrong_in(f"limits:jobs:{name.decode()}")
+        return self._found("jobs in the lists of limits that do not wait there", wrong)
 
     async def _check_files(self) -> list[Finding]:
         found = await FileCheck(self._partition, repair=self._repair).run(self._job_ids)
@@ -123,7 +138,8 @@ class Doctor:
     async def _pages(self, index: str) -> AsyncIterator[list[bytes]]:
         """Walk over an index; a member may come twice, which does no harm."""
         redis: Any = self._redis
-        scan = {"streams": redis.sscan, "filed": redis.sscan, "later:jobs": redis.hscan}.get(index, redis.zscan)
+        hashes = dict.fromkeys(("later:jobs", "limits"), redis.hscan)
+        scan = {"streams": redis.sscan, "filed": redis.sscan, **hashes}.get(index, redis.zscan)
         cursor = 0
         while True:
             with translated("doctor"):

@@ -25,8 +25,12 @@ class PartitionKeys:
         return f"{self.tag}:{name}"
 
     def lane(self, lane: str) -> str:
-        """Return the stream of the lane `high` or `normal`, or of the jobs come `due`."""
+        """Return the stream of the lane `high` or `normal`, of the jobs come `due` or `released` by limits."""
         return f"{self.tag}:jobs:{lane}"
+
+    def limit_list(self, limit: str) -> str:
+        """Return the list of the jobs that wait for a limit, by place."""
+        return f"{self.tag}:limits:jobs:{limit}"
 
     def bulk(self, blast_id: str) -> str:
         """Return a blast's own stream."""
@@ -58,3 +62,13 @@ class PartitionKeys:
 def blast_key(blast_id: str) -> str:
     """Return the hash of a blast as a whole."""
     return f"blast:{blast_id}"
+
+
+def limit_of_later(kept: bytes) -> str:
+    """Return the limit for which a job waits by what `later:jobs` keeps, "" for none."""
+    return kept.partition(b" ")[0][2:].decode() if kept[:1] == b"w" else ""
+
+
+def packed_later(kept: bytes) -> bytes:
+    """Return the packed job of what `later:jobs` keeps, as `read_later` of `lib.lua` does."""
+    return kept.partition(b" ")[2] if kept[:1] == b"w" else kept[2:]

@@ -51,26 +51,26 @@ class Lease(msgspec.Struct, frozen=True):
 
     def rewritten(self, *, attempts_used: int, **changes: object) -> bytes:
         """Pack the job for a new entry, with the attempts used so far folded in."""
-        return pack_job(msgspec.structs.replace(self.job, attempts=attempts_used, **changes))
+        return pack_job(msgspec.structs.replace(self.job, attempts=attempts_used, unused_ms=0, **changes))
 
 
 GrantKind = Literal[
-    "granted", "alone", "lost", "cancelled", "expired", "suppressed", "sent", "paused", "held", "limited", "booked",
-    "uncertain", "poison", "wait", "crowded",
+    "granted", "alone", "lost", "cancelled", "expired", "suppressed", "sent", "paused", "held", "limited", "beyond",
+    "full", "uncertain", "poison", "wait", "crowded",
 ]  # fmt: skip
 
 
 class Grant(msgspec.Struct, frozen=True):
     """The answer to a begin.
 
-    `after_us` is the wait before the start, or until a start may be free; `until_ms` is the booked start on the
-    server's clock. A `spaced` start was granted under the channel's limit: it must not come much later than then.
+    `after_us` is the wait before the start, or until a start may be free. A `spaced` start was granted under a limit,
+    the channel's or the job's own: it must not come much later than then. `limit` is what a job is `beyond`.
     """
 
     kind: GrantKind
     after_us: int = 0
-    until_ms: int = 0
-    spaced: bool = False
+    spaced: Literal["", "channel", "own"] = ""
+    limit: str = ""
 
     @property
     def starts(self) -> bool:
@@ -79,18 +79,20 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 _GRANTED: dict[str, Grant] = {"g": Grant("granted"), "G": Grant("alone")}
+_SPACED: dict[str, Literal["channel", "own"]] = {"s": "channel", "o": "own"}
 
 
-def parse_grant(word: str) -> Grant:
-    """Read one word of `begin`'s answer."""
+def parse_grant(word: str, limit: str = "") -> Grant:
+    """Read one word of `begin`'s answer about a job with this limit, "" for none."""
     if word in _GRANTED:
         return _GRANTED[word]
     if word.startswith("limited"):
         return Grant("limited", after_us=int(word[7:]))
-    if word.startswith("booked"):
-        return Grant("booked", until_ms=int(word[6:]))
-    if word[0] in "sS" and word[1:].isdigit():
-        return Grant("granted" if word[0] == "s" else "alone", after_us=int(word[1:]), spaced=True)
+    if word == "beyond":
+        return Grant("beyond", limit=limit)
+    if word[0] in "sSoO" and word[1:].isdigit():
+        kind: GrantKind = "granted" if word[0].islower() else "alone"
+        return Grant(kind, after_us=int(word[1:]), spaced=_SPACED[word[0].lower()])
     return Grant(word)  # type: ignore[arg-type]  # the closed set of begin.lua
 
 
@@ -126,21 +128,19 @@ def deferred(lease: Lease, event: bytes, delay_ms: int, first_deferred_at_ms: in
         attempts_used=lease.attempt - 1,
         deferrals=lease.job.deferrals + 1,
         first_deferred_at_ms=first_deferred_at_ms,
-        booked_for_ms=0,
     )
     return Move("later", lease, event, f"{max(delay_ms, 0)} {lease.job.lane} deferred", packed)
 
 
 def postponed(lease: Lease, event: bytes, delay_ms: int) -> Move:
     """A further attempt follows after `delay_ms`, too long to be parked."""
-    packed = lease.rewritten(attempts_used=lease.attempt, booked_for_ms=0)
+    packed = lease.rewritten(attempts_used=lease.attempt)
     return Move("later", lease, event, f"{max(delay_ms, 0)} {lease.job.lane} retried", packed)
 
 
-def booked(lease: Lease, due_ms: int) -> Move:
-    """A start of its domain or recipient is booked for `due_ms`; no attempt, no deferral."""
-    packed = lease.rewritten(attempts_used=lease.attempt - 1, booked_for_ms=due_ms)
-    return Move("book", lease, b"", f"{due_ms} {lease.job.lane}", packed)
+def awaiting(lease: Lease, limit: str) -> Move:
+    """It is beyond the limit of its domain or recipient and waits in that one's list; no attempt, no deferral."""
+    return Move("await", lease, b"", limit, lease.rewritten(attempts_used=lease.attempt - 1))
 
 
 def given_back(lease: Lease, event: bytes = b"") -> Move:
@@ -150,7 +150,7 @@ def given_back(lease: Lease, event: bytes = b"") -> Move:
 
 def shelved(lease: Lease) -> Move:
     """Its blast is paused: it waits in the blast's own stream."""
-    packed = lease.rewritten(attempts_used=lease.attempt - 1, booked_for_ms=0)
+    packed = lease.rewritten(attempts_used=lease.attempt - 1)
     return Move("shelve", lease, b"", str(lease.deliveries - 1), packed)
 
 

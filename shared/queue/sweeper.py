@@ -22,11 +22,13 @@ from shared.jobs import TERMINAL, Job, JobId, Status, unpack_job
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.files import FILES_A_CALL
+from shared.queue.keys import packed_later
 from shared.queue.partitions import Partition, partitions
 from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
 
 CHUNK = 500
+LATER_LANES = ("high", "due", "high:released", "released")
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -178,15 +180,15 @@ class Sweeper:
     async def _places(self, wanted: _Wanted) -> list[_Place]:
         """Say where a blast's jobs may stand; in the shared streams only from where its first was added.
 
-        What was deferred, or was scheduled, comes into the shared streams later on; `normal` takes none but those
-        of scheduled blasts.
+        What was deferred, was scheduled or waited for its limit comes into the shared streams later on; `normal` takes
+        none but those of scheduled blasts.
         """
         keys, blast_id = wanted.partition.keys, wanted.blast_id
         with translated("sweep"):
             known: Any = await wanted.partition.redis.hmget(keys.blast(blast_id), "from", "to", "scheduled_at")
         first, last, scheduled_at = known
         start = first.decode() if first is not None else "-"
-        places = [_Place(keys.bulk(blast_id)), _Place(keys.lane("high"), start), _Place(keys.lane("due"), start)]
+        places = [_Place(keys.bulk(blast_id)), *(_Place(keys.lane(lane), start) for lane in LATER_LANES)]
         if scheduled_at is not None:
             places.append(_Place(keys.lane("normal"), start))
         elif last is not None:
@@ -212,14 +214,14 @@ class Sweeper:
         if wanted.index is not None:
             with translated("sweep"):
                 raw: Any = await partition.redis.hget(key, f"{wanted.blast_id}:{wanted.index}:{partition.channel}")
-            if raw is not None and (only := _job(raw[2:])) is not None:
+            if raw is not None and (only := _job(packed_later(raw))) is not None:
                 yield [Waiting("", "", only)]
             return
         while True:
             with translated("sweep"):
                 reply: Any = await partition.redis.hscan(key, cursor, match=f"{wanted.blast_id}:*", count=CHUNK)
             cursor, rows = reply
-            found = [Waiting("", "", job) for raw in rows.values() if (job := _job(raw[2:])) is not None]
+            found = [Waiting("", "", job) for raw in rows.values() if (job := _job(packed_later(raw))) is not None]
             if found:
                 yield found
             if not cursor:

@@ -13,7 +13,7 @@ from shared.logs import get_logger
 from shared.queue.consumer import BeginRequest, Consumer
 from shared.queue.leases import Grant, Lease, given_back
 from shared.sending.holdings import SLOW_SEND_S, Flight, Holdings
-from shared.sending.limits import domain_limits
+from shared.sending.limits import JobLimit, domain_limits
 from shared.sending.outcomes import processing_event
 from shared.sending.provider import Room
 from shared.sending.refusals import refusal_move, unsendable_move
@@ -26,6 +26,8 @@ IDLE_POLL_S = 1.0
 BUSY_POLL_S = 0.005
 AWAY_POLL_S = 0.25
 BLOCKED_POLL_S = 0.1
+LEAST_LATE_MS = 1000  # the most that a start may be late under a limit with a short period
+MOST_LATE_MS = 10_000
 LIMITED_POLL_S = 0.5  # the rate may be changed meanwhile
 
 
@@ -236,7 +238,7 @@ class Dispatcher:
         self._alone_begun = any(grant.kind == "alone" for grant in grants)
         begun = False
         for request, grant in zip(requests, grants, strict=True):
-            begun |= self._act_on(request.lease, grant, sent_at, clock)
+            begun |= self._act_on(request, grant, sent_at, clock)
         self.gates.coming([request.lease for request, grant in zip(requests, grants, strict=True) if grant.starts])
         return begun
 
@@ -275,23 +277,34 @@ class Dispatcher:
             limit=limit.name if limit else "",
             limit_gap_us=limit.gap_us if limit else 0,
             limit_burst=limit.burst if limit else 1,
+            limit_starts=limit.starts if limit else 1,
+            late_ms=self._late_ms(limit) if limit else 0,
         )
+
+    def _late_ms(self, limit: JobLimit) -> int:
+        """By how much a start may be late beyond what gaps allow for: the longer, the fewer starts its limit grants."""
+        most_ms = min(max(limit.starts * limit.gap_us // 1000, LEAST_LATE_MS), MOST_LATE_MS)
+        return self._pace.late_ms(self._settings.timing.late_start_ms, most_ms)
 
     def _is_exhausted(self, lease: Lease) -> bool:
         """Whether an abandoned attempt was the last; what a deferral brought back has its attempt still to come."""
         abandoned = lease.deliveries > 1 or not lease.job.deferrals
         return abandoned and lease.attempt > self._settings.max_attempts
 
-    def _act_on(self, lease: Lease, grant: Grant, asked_at: float, clock: Clock) -> bool:
+    def _act_on(self, request: BeginRequest, grant: Grant, asked_at: float, clock: Clock) -> bool:
         """Start what was granted; settle, keep or drop what was refused. True if it changed anything."""
+        lease = request.lease
         if grant.starts:
             # Counted from the answer, a start can only be later than the limiter allowed, never earlier.
             now = clock.monotonic()
             alone = grant.kind == "alone"
             flight = Flight(lease, now + grant.after_us / 1e6, alone=alone, asked_at=asked_at)
             if grant.spaced:
-                late_s = self._settings.timing.late_start_ms / 1000
-                flight.latest_start = asked_at + grant.after_us / 1e6 + late_s
+                late_ms = self._settings.timing.late_start_ms
+                if grant.spaced == "own":
+                    late_ms += request.late_ms  # its limit knows, and grants the next starts accordingly
+                flight.granted_for = asked_at + grant.after_us / 1e6
+                flight.latest_start = flight.granted_for + late_ms / 1000
             self._holdings.launch(flight)
             return True
         if grant.kind in {"limited", "wait", "crowded"}:

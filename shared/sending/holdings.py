@@ -20,15 +20,17 @@ _RANK = {"high": 0, "normal": 1, "bulk": 2}
 class Flight:
     """A job begun and not settled; times are on the monotonic clock, in seconds.
 
-    A start later than `latest_start` could come too close to those that were granted after it. `asked_at` is when the
-    grant was asked for: it is void once the lease has lapsed after that. The channel was asked to send it at
-    `taken_at`, infinity before that and after its answer; from its start on it is `sending`: what ends before was not
-    handed over. `undecided` once it was refused, while it is not clear whom that concerns.
+    A start later than `latest_start` could come too close to those that were granted after it; `granted_for` is the
+    earliest moment that the grant can mean. `asked_at` is when the grant was asked for: it is void once the lease has
+    lapsed after that. The channel was asked to send it at `taken_at`, infinity before that and after its answer; from
+    its start on it is `sending`: what ends before was not handed over. `undecided` once it was refused, while it is
+    not clear whom that concerns.
     """
 
     lease: Lease
     starts_at: float
     latest_start: float = math.inf
+    granted_for: float = math.inf
     asked_at: float = math.inf
     alone: bool = False
     taken_at: float = math.inf

@@ -1,7 +1,7 @@
 """Limits finer than the channel's own: which of them a job falls under, and how close its starts may follow.
 
 A domain's limit holds back the mail to one provider, a pair's the messages to one recipient. All senders of a
-channel share them; a job beyond its limit has its start booked and waits elsewhere, so that it holds up no other.
+channel share them; a job beyond its limit waits in a list of that limit, so that it holds up no other.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from shared.settings import Rate
 class JobLimit:
     """A limit that a job falls under: its name (no white space), µs between two starts, and how many at once.
 
-    With a `burst` above 1, so many starts may follow each other freely after a rest.
+    With a `burst` above 1, that many starts may follow each other freely after a rest. `starts` may come in a period.
     """
 
     name: str
     gap_us: int
     burst: int = 1
+    starts: int = 1
 
 
 LimitOf = Callable[[Job], JobLimit | None]
@@ -33,15 +34,15 @@ LimitOf = Callable[[Job], JobLimit | None]
 
 def domain_limits(rates: Mapping[str, Rate]) -> LimitOf:
     """Limit jobs by the domain of their address; `*` holds for each domain that is not named."""
-    gaps = {ascii_domain(domain): gap_us(rate) for domain, rate in rates.items()}
-    others = gaps.get("*")
+    known = {ascii_domain(domain): (gap_us(rate), rate.count) for domain, rate in rates.items()}
+    others = known.get("*")
 
     def limit_of(job: Job) -> JobLimit | None:
-        if not gaps:
+        if not known:
             return None
         domain = ascii_domain(job.recipient.address.rpartition("@")[2])
-        gap = gaps.get(domain, others)
-        return None if gap is None else JobLimit(domain, gap)
+        found = known.get(domain, others)
+        return None if found is None else JobLimit(domain, found[0], starts=found[1])
 
     return limit_of
 
@@ -51,10 +52,10 @@ def pair_limit(rate: Rate | None, burst: int) -> LimitOf:
 
     The limit's name becomes a key of Redis, which shows in its slow log and to whoever lists keys: not the number.
     """
-    gap = gap_us(rate) if rate else 0
+    gap, starts = (gap_us(rate), rate.count) if rate else (0, 0)
 
     def limit_of(job: Job) -> JobLimit | None:
-        return JobLimit(_veiled(identity(job.recipient.address)), gap, burst) if gap else None
+        return JobLimit(_veiled(identity(job.recipient.address)), gap, burst, starts) if gap else None
 
     return limit_of
 

@@ -14,6 +14,8 @@ _SHORTEST_SEND_S = 0.00005
 _OBSERVE_EVERY_S = 0.05
 _READY_S = 0.02
 _RESERVE = 1.25
+_LEAST_LATE_MS = 16
+_LATE_WEIGHT = 0.1
 
 
 @dataclass(slots=True)
@@ -26,6 +28,7 @@ class Pace:
     settle_s: float = 0.0
     prepare_s: float = 0.0
     prepare_unready_s: float = 0.0
+    late_s: float = 0.0
     _seen: int = 0
     _at: float = 0.0
 
@@ -51,6 +54,21 @@ class Pace:
         """How long before its start a job must be begun, so that the channel, ready now or not, is so by then."""
         needed_s = self.prepare_s if ready else max(self.prepare_s, self.prepare_unready_s)
         return needed_s * _RESERVE if needed_s > _READY_S else 0.0
+
+    def started(self, late_s: float) -> None:
+        """Take note of how long after its begin was asked for a start came, or would have come, at the latest.
+
+        The longest is remembered, and forgotten over the next starts.
+        """
+        self.late_s = max(late_s, self.late_s + _LATE_WEIGHT * (late_s - self.late_s))
+
+    def late_ms(self, allowed_ms: int, most_ms: int) -> int:
+        """Return by how much more than `allowed_ms` the next start may be late: a power of two, or 0."""
+        expected_ms = self.late_s * 1000 * _RESERVE - allowed_ms
+        late_ms = 0 if expected_ms <= 0 else _LEAST_LATE_MS
+        while late_ms < min(expected_ms, most_ms):
+            late_ms *= 2
+        return min(late_ms, most_ms)
 
     def begun(self, seconds: float) -> None:
         """Take note of how long the queue took to answer a begin."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shared.errors import SendError
 from shared.jobs import Status
-from shared.queue.leases import Grant, Lease, Move, booked, dropped, given_back, shelved
+from shared.queue.leases import Grant, Lease, Move, awaiting, dropped, given_back, shelved
 from shared.sending.outcomes import Tried, end
 
 
@@ -43,10 +43,10 @@ def refusal_move(lease: Lease, grant: Grant, now_ms: int) -> Move | None:
         return end(_untried(lease, now_ms), error, ending.status, uncertain=ending.uncertain)
     if grant.kind == "paused":
         return shelved(lease)
-    if grant.kind == "held":
+    if grant.kind in {"held", "full"}:
         return given_back(lease)
-    if grant.kind == "booked":
-        return booked(lease, grant.until_ms)
+    if grant.kind == "beyond":
+        return awaiting(lease, grant.limit)
     if grant.kind == "sent":
         return dropped(lease)
     return None

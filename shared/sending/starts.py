@@ -68,7 +68,10 @@ class GrantedStart:
         if not self._lease_held_since(flight.asked_at):
             # Frozen or cut off past its lease: another may have been given the job.
             raise NotStartedError("its sender's lease was not renewed in time")
-        if self._clock.monotonic() > flight.latest_start:
+        now = self._clock.monotonic()
+        if flight.granted_for < math.inf:
+            self._pace.started(now - flight.granted_for)
+        if now > flight.latest_start:
             raise NotStartedError("its start came too late for the rate limit")
         if not flight.sending:
             flight.sending = True

@@ -59,13 +59,13 @@ class Posted:
         return {recipient["email"]: f"{self.blast_id}:{index}:email" for index, recipient in enumerate(self.recipients)}
 
 
-def people(count: int, label: str, *, simulate: str = "") -> list[dict[str, Any]]:
+def people(count: int, label: str, *, simulate: str = "", domain: str = "example.com") -> list[dict[str, Any]]:
     """Make recipients with addresses that nobody else has; `simulate` is the local part the sandbox acts on."""
     tag = secrets.token_hex(3)
     return [
         {
             "name": f"{label} {index}",
-            "email": f"{simulate}+{tag}{index}@example.com" if simulate else f"{label}.{tag}.{index}@example.com",
+            "email": (f"{simulate}+{tag}{index}" if simulate else f"{label}.{tag}.{index}") + f"@{domain}",
             "phone": f"+62{_phone(next(_numbers))}",
             "variables": {"order_number": f"INV-{index}", "amount": 1000, "due_date": "2026-02-01"},
         }

@@ -13,6 +13,9 @@ from tests.faults.client import Posted, people
 from tests.faults.oracle import MAYBE_DELIVERED, Oracle
 from tests.faults.world import World
 
+LIMITED = "limited.example"
+"""The domain of a quarter of the blasts; a world may set a limit for it."""
+
 _PATIENCE_S = 120.0
 _HEAVY_SHARE = 0.1
 
@@ -41,7 +44,8 @@ class Load:
     async def _post(self) -> Posted:
         draw = self._random
         heavy = draw.random() < _HEAVY_SHARE
-        recipients = people(draw.randrange(5, 25 if heavy else 300), "mix")
+        domain = draw.choice(["example.com", "example.com", "example.com", LIMITED])
+        recipients = people(draw.randrange(5, 25 if heavy else 300), "mix", domain=domain)
         for kind in ("flaky", "bounce", "greylist", "drop"):
             recipients += people(draw.choice([0, 0, 3]), "mix", simulate=kind)
         fields: dict[str, object] = {"attachments": [_file(draw)]} if heavy and draw.random() < 0.5 else {}

@@ -24,6 +24,8 @@ from shared.queue.partitions import partitions
 from tests.faults.checks import Checks
 
 _SAMPLE_S = 0.25
+_SORTED = ("parked", "later", "ring", "starts", "limits:high", "limits:due")
+_HASHES = ("later:jobs", "cancels", "places", "limits", "limits:runs")
 # the other witness of G4: it walks over what is there, by none of the counts that the queue's own scripts keep
 _WITNESS = """#!lua flags=allow-oom,no-writes
 local C = KEYS[1]
@@ -154,8 +156,8 @@ class QueueView:
         with translated("leftovers"):
             for keys in map(PartitionKeys, CHANNELS):
                 sized = {
-                    **{name: await self.redis.zcard(keys.key(name)) for name in ("parked", "later", "ring", "starts")},
-                    **{name: await self.redis.hlen(keys.key(name)) for name in ("later:jobs", "cancels", "places")},
+                    **{name: await self.redis.zcard(keys.key(name)) for name in _SORTED},
+                    **{name: await self.redis.hlen(keys.key(name)) for name in _HASHES},
                     **{name: await self.redis.scard(keys.key(name)) for name in ("streams",)},
                 }
                 sizes |= {keys.key(name): size for name, size in sized.items() if size}

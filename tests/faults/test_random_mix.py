@@ -19,7 +19,7 @@ from tests.faults.acts import freeze, kill
 from tests.faults.checks import Checks
 from tests.faults.client import people
 from tests.faults.form import Form
-from tests.faults.load import Load
+from tests.faults.load import LIMITED, Load
 from tests.faults.oracle import Oracle
 from tests.faults.world import Design, World, running
 
@@ -41,7 +41,7 @@ async def world(form: Form) -> AsyncIterator[World]:
     Services that ask Sentinels pass every proxy by, and a dead master would be replaced in place of being restarted:
     failovers are attacked in a world of their own (`test_replicas.py`).
     """
-    env = {"KURIR_SANDBOX_LATENCY_MS": "10"}
+    env = {"KURIR_SANDBOX_LATENCY_MS": "10", "KURIR_EMAIL_DOMAIN_RATES": f"{LIMITED}=100/1s"}
     design = Design(3, whatsapp=True, proxied=_SERVICES, mail_proxy=True, mail_timeout_s=5.0, env=env, replica=True)
     async with running(form, design) as world:
         yield world

@@ -28,7 +28,9 @@ from services.ingest.http.responses import (
     StatsAnswer,
     json_response,
 )
+from shared.channels import CHANNELS
 from shared.clock import rfc3339
+from shared.errors import QueueUnavailableError
 from shared.jobs import TERMINAL, JobId, parse_job_id
 
 _COUNTS = ("waiting", "active", "delayed", "scheduled", "completed", "failed", "paused")
@@ -85,7 +87,18 @@ async def _show_job(call: Call) -> web.Response:
         message = await _logged(call, job)
     if message is None:
         raise ApiError("JOB_NOT_FOUND")
-    return json_response(JobAnswer(message=message))
+    return json_response(JobAnswer(message=message | await _waiting_for(call, job, message["status"])))
+
+
+async def _waiting_for(call: Call, job: JobId, status: str) -> dict[str, str]:
+    """Return what a message waits for where that is known: the limit of its domain or recipient."""
+    if status in TERMINAL or job.channel not in CHANNELS:
+        return {}
+    try:
+        found = await call.gateway.queue.control.message_waits_for(job)
+    except QueueUnavailableError:
+        return {}
+    return {"waiting_for": found} if found else {}
 
 
 def _job_id(call: Call) -> JobId:

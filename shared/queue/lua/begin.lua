@@ -2,7 +2,7 @@
 -- Move jobs from `<sender>:buf` to `<sender>:tx`, the record that their sending may have begun.
 --
 -- KEYS  the channel's hash tag
--- PARTS suppressions
+-- PARTS limits, suppressions
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 µs between two starts, 0 for no limit (one set at run
 --       time wins) · 5 µs that a start may be granted ahead · 6 policy on uncertain sends · 7 times found abandoned
 --       that make a job poison · 8 most in flight · 9 how many are in flight, as the sender knows · 10 µs that this
@@ -11,12 +11,15 @@
 --       "m" + identity of the address where it is marketing mail, else "t" + it, "r" where it waits for a further attempt,
 --       "x" where all its attempts are used (its last was abandoned), else "q", with the delivery count behind it that
 --       the sender knows (an entry that went and came again since is lost to it), "<name> <µs between starts> <burst>
---       <ms its start was booked for, or 0>" for the limit of its domain or recipient, else "", the packed event
+--       <starts a period> <µs> <lane's first letter>" for the limit of its domain or recipient, else "" (the µs: by how
+--       much its start may come later than the gap allows for, where no limit of the channel spaces it), the packed event
 -- Result  one word a job, joined by commas: "g" granted, to be started at once · "s<µs>" granted under the
---       channel's limit, to be started after so long and not much later · "G" and "S<µs>" the same, to be sent
+--       channel's limit, to be started after so long and not much later · "o<µs>" the same where only its own limit
+--       spaces starts · "G", "S<µs>" and "O<µs>" the same, to be sent
 --       alone · "lost" not owned · "cancelled" · "expired" · "suppressed" · "sent" already, by a late answer ·
 --       "paused" blast · "held" channel paused or this sender's lease lapsed · "limited<µs>" no start free for so
---       long · "booked<ms>" its limit's start is booked for that time · "uncertain" · "poison" · "wait" must be
+--       long · "beyond" its own limit: it is to wait in that limit's list · "full" the same, but the list holds enough of
+--       bulk blasts, and its stream rests: it is to be given back · "uncertain" · "poison" · "wait" must be
 --       sent alone and others are in flight · "crowded" no more may be in flight
 -- Refusals cost nothing in limits. A repeated call is answered as before; a new call for an entry that is in
 -- the sender's own `:tx` already is refused as lost: a task stands behind it.
@@ -37,6 +40,7 @@ local held = redis.call('GET', C .. ':paused') or redis.call('EXISTS', C .. ':se
 local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
 local any_suppressed = redis.call('EXISTS', C .. ':suppressed') == 1
 local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
+local any_run = redis.call('EXISTS', C .. ':limits:runs') == 1
 local gap = tonumber(redis.call('HGET', C .. ':config', 'gap_us') or ARGV[4])
 
 local blasts, claims, events, words = {}, {}, {}, {}
@@ -65,37 +69,50 @@ local function channel_start()
   return at
 end
 
--- A domain's or recipient's limit is a GCRA, `burst` starts free after a rest. Beyond it starts are booked one
--- behind the other, so its key holds when all that was promised is over.
-local tats = {}
-local function own_start(key, own_gap, burst)
-  if not tats[key] then tats[key] = tonumber(redis.call('GET', key) or 0) end
-  local at = math.max(tats[key] - (burst - 1) * own_gap, now)
-  return at, at <= now + ahead
-end
-
-local function charge_own(key, own_gap, at)
-  local tat = math.max(tats[key], at) + own_gap
-  tats[key] = tat
-  redis.call('SET', key, int(tat), 'PX', int(math.ceil((tat - now) / 1000) + 1000))
-end
-
--- The job's own limit first (it books), then the channel's; charged only when both allow. A booked start holds for
--- a while: jobs that a pause kept past theirs would else come all at once.
-local function earliest(limit)
-  local name, own_gap, burst, booked_ms = string.match(limit, '^(%S+) (%d+) (%d+) (%d+)$')
-  local at, key = now, nil
-  if name then
-    own_gap, burst, booked_ms = tonumber(own_gap), tonumber(burst), tonumber(booked_ms)
-    if now_ms > booked_ms + math.max(1000, 2 * own_gap / 1000) then key = C .. ':limit:' .. name end
+-- A domain's or recipient's limit is a GCRA, `burst` starts free after a rest; what is beyond it waits in its list.
+-- A start may come as late as its sender says. With a burst of one as many starts as a period allows must outlast the
+-- period and that: while such a start lies less than that back, each takes its share of the most that one may be late.
+local own = {}
+local function own_limit(text)
+  local name, own_gap, burst, starts, late, lane = string.match(text, '^(%S+) (%d+) (%d+) (%d+) (%d+) (%a)$')
+  if not name then return nil end
+  local o = own[name]
+  if not o then
+    o = { name = name, gap = tonumber(own_gap), burst = tonumber(burst), starts = tonumber(starts) }
+    o.late = gap > 0 and 0 or tonumber(late)
+    o.latest = o.burst == 1 and latest_start(name, o.late, now) or 0
+    o.charged = limit_charged(name, o.gap, o.burst, now)
+    o.first = tonumber(redis.call('ZRANGE', limit_list(name), 0, 0, 'WITHSCORES')[2])
+    if o.first then set_limit_pace(name, own_gap .. ' ' .. burst, now) end
+    own[name] = o
   end
-  if key then
-    local when, free = own_start(key, own_gap, burst)
-    if not free then
-      charge_own(key, own_gap, when)
-      return nil, 'booked' .. int(math.ceil(when / 1000))
-    end
-    at = when
+  return o, RANKS[lane]
+end
+
+-- A job stays behind what waits of its own lane and of lanes before it; one that was released, behind the latter alone.
+local function is_behind(o, rank, released)
+  if not o.first then return false end
+  local waiting = math.floor(o.first / LANE_SPAN)
+  return waiting < rank or (waiting == rank and not released)
+end
+
+-- With a burst the limit counts from when the start may be at the latest: what came later cannot come closer to the next.
+local function charge_limit(o, at)
+  if o.burst > 1 then
+    o.charged = math.max(o.charged, at + o.late) + o.gap
+    return
+  end
+  o.charged = math.max(o.charged, at) + o.gap + math.ceil(o.latest / o.starts)
+  if o.late > 0 then note_late_start(o, at) end
+end
+
+-- The job's own limit first, then the channel's; charged only when both allow.
+local function earliest(limit, released)
+  local o, rank = own_limit(limit)
+  local at = now
+  if o then
+    at = math.max(o.charged - (o.burst - 1) * o.gap, now)
+    if at > now + ahead or is_behind(o, rank, released) then return nil, 'beyond', o end
   end
   if gap > 0 then
     local free, when = channel_start()
@@ -104,8 +121,40 @@ local function earliest(limit)
     last_start = at
     redis.call('SET', C .. ':limit', int(at), 'PX', 3600000)
   end
-  if key then charge_own(key, own_gap, at) end
-  return at
+  if o then
+    charge_limit(o, at)
+    redis.call('SET', C .. ':limit:' .. o.name, int(o.charged), 'PX', int(math.ceil((o.charged - now) / 1000) + 1000))
+  end
+  return at, gap > 0 and 's' or (o and 'o' or 'g')
+end
+
+-- Of bulk blasts' own streams a limit's list takes a few seconds' worth. Once MOST_IN_VAIN jobs of a stream were put into
+-- full lists, and none of it was begun meanwhile, it rests while the list is full: what is put into lists far ahead
+-- takes turns, and makes a cancellation dear. Before that its jobs may hide others that could be begun.
+local MOST_IN_VAIN = 50
+local vain, resting = {}, {}
+local function vain_in(stream)
+  if not vain[stream] then
+    vain[stream] = { n = tonumber(redis.call('HGET', C .. ':limits:runs', stream) or 0) }
+    resting[stream] = redis.call('ZSCORE', C .. ':starts', stream) and 0 or nil
+  end
+  return vain[stream]
+end
+
+local function beyond(stream, o)
+  if not bulk_blast(stream) then return 'beyond' end
+  local most, run = math.min(math.max(20, math.ceil(3000000 / o.gap)), 1000), vain_in(stream)
+  o.bulk = o.bulk or redis.call('ZCOUNT', limit_list(o.name), int(RANKS.b * LANE_SPAN), '+inf')
+  if o.bulk < most and not resting[stream] then
+    o.bulk = o.bulk + 1
+    return 'beyond'
+  end
+  if run.n < MOST_IN_VAIN then
+    run.n, run.changed = run.n + 1, true
+    return 'beyond'
+  end
+  resting[stream] = math.min(math.max(100000, most * o.gap / 3), 10000000)
+  return 'full'
 end
 
 local function refusal(job_id, blast, run, expires, address, stall, waits)
@@ -128,32 +177,34 @@ local function refusal(job_id, blast, run, expires, address, stall, waits)
   return nil
 end
 
-local booked_in, granted_in = {}, {}
+local rearmed = {}
 local function decide(base)
   local stream, id, job_id, run = ARGV[base], ARGV[base + 1], ARGV[base + 2], tonumber(ARGV[base + 3])
+  local limit, released = ARGV[base + 7], is_released(stream)
   if held then return 'held' end
   local blast = string.match(job_id, '^[^:]+')
   local stall = any_stall and stall_of(job_id) or nil
   local word = refusal(job_id, blast, run, tonumber(ARGV[base + 4]), ARGV[base + 5], stall, string.sub(ARGV[base + 6], 1, 1))
+  if released and (word or limit == '') then rearmed[#rearmed + 1] = base end
   if word then return word end
   local alone = stall and stall.run == run and stall.stalls > 0
   if in_flight >= most_in_flight then return 'crowded' end
   if alone_granted or (alone and in_flight > 0) then return 'wait' end
-  local at, why = earliest(ARGV[base + 7])
-  if not at then
-    if string.sub(why, 1, 6) == 'booked' then booked_in[stream] = (booked_in[stream] or 0) + 1 end
-    return why
-  end
+  local at, how, o = earliest(limit, released)
+  if not at then return how == 'beyond' and beyond(stream, o) or how end
   in_flight = in_flight + 1
-  granted_in[stream] = true
+  if vain[stream] or (any_run and bulk_blast(stream)) then
+    local run_of = vain_in(stream)
+    run_of.n, run_of.changed = 0, run_of.changed or run_of.n > 0
+  end
   claims[stream] = claims[stream] or {}
   table.insert(claims[stream], id)
   count(blast, 'processing', 1)
   if string.sub(ARGV[base + 6], 1, 1) ~= 'q' then count(blast, 'retrying', -1) end
   events[#events + 1] = ARGV[base + 8]
   alone_granted = alone_granted or alone
-  if gap > 0 then return (alone and 'S' or 's') .. int(math.max(0, at - now)) end
-  return alone and 'G' or 'g'
+  if how ~= 'g' then how = how .. int(math.max(0, at - now)) end
+  return alone and string.upper(how) or how
 end
 
 local asked, mine = {}, {}
@@ -174,11 +225,18 @@ for stream, ids in pairs(claims) do
   ids[#ids + 1] = 'JUSTID' -- in the table: `unpack` gives one value only unless it stands last
   redis.call('XCLAIM', stream, GROUP, tx, 0, unpack(ids))
 end
--- A blast of which all were booked rests for a moment: its starts are promised far ahead, and what it has further
--- would only be moved about.
-for stream, booked in pairs(booked_in) do
-  if booked >= 10 and not granted_in[stream] and bulk_blast(stream) then
-    serve_from(stream, now + 1000000)
+for stream, run in pairs(vain) do
+  if run.changed and run.n == 0 then redis.call('HDEL', C .. ':limits:runs', stream) end
+  if run.changed and run.n > 0 then redis.call('HSET', C .. ':limits:runs', stream, run.n) end
+  if resting[stream] and resting[stream] > 0 then serve_from(stream, now + resting[stream]) end
+end
+-- The start for which a job was released is free again where it does not begin; and a limit that is no more lets go.
+for _, base in ipairs(rearmed) do
+  local entry = redis.call('XRANGE', ARGV[base], ARGV[base + 1], ARGV[base + 1])[1]
+  local name = string.match(ARGV[base + 7], '^%S+') or (entry and entry[2][6])
+  if name and redis.call('HEXISTS', C .. ':limits', name) == 1 then
+    if ARGV[base + 7] == '' then redis.call('HSET', C .. ':limits', name, '0 1') end
+    index_limit(name, now, true)
   end
 end
 write_counts(now_ms, nil, events)

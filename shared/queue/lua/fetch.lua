@@ -2,20 +2,23 @@
 -- Take up to `want` jobs that may be begun soon into `<sender>:buf`.
 --
 -- KEYS  the channel's hash tag
+-- PARTS limits
 -- ARGV  1 sender · 2 want · 3 bytes of unwritten events from which on nothing is taken: each job taken adds some, and
---       what makes events may not be refused
+--       what makes events may not be refused · 4 µs that a start may be granted ahead
 -- Result  {reason of the channel's pause or "", ms until something is due (-1: nothing waits for its time),
 --          "1" where too many events wait for the logger else "0", stream, id, delivery count, packed job, …}
--- Order: `high` given back or due, `high` new; then half to retries whose time has come (they must be on time, and
--- not all there is), the rest to `normal` and the ring 4:1 while both have work, the ring one stream after the other,
--- what was given back before what is new in each.
+-- Order: what of `high` its limit releases; `high` given back or due, `high` new; then a quarter to what else limits
+-- release and half of the rest to retries whose time has come (they must be on time, and not all there is), the
+-- remainder to `normal` and the ring 4:1 while both have work, the ring one stream after the other, what was given back
+-- before what is new in each.
+-- Of the limits that have a start free, those that had it first are served first, as many as are wanted at most.
 -- A stream's turn lasts for at least 4 jobs. A stream with nothing to take leaves the ring; whatever puts something
 -- there brings it back.
 -- It ends early once about two megabytes are taken, and brings about as much of what is due later to its stream, since
 -- Redis waits meanwhile; one job is always taken.
 -- A crash before: nothing happened. A lost reply: the jobs are in `<sender>:buf`; `own` lists them.
 
-local me, want = ARGV[1] .. ':buf', tonumber(ARGV[2])
+local me, want, ahead = ARGV[1] .. ':buf', tonumber(ARGV[2]), tonumber(ARGV[4])
 local paused = redis.call('GET', C .. ':paused')
 if paused then return { paused, -1, '0' } end
 if event_bytes() >= tonumber(ARGV[3]) then return { '', -1, '1' } end
@@ -103,7 +106,7 @@ local function look_for_due()
     local consumer, attempts = holder(stream, id)
     if consumer ~= '~retry' then
       unpark(stream, id)
-    elseif stream == C .. ':jobs:high' then
+    elseif stream == C .. ':jobs:high' or stream == RELEASED_HIGH then
       unpark(stream, id)
       give_back(stream, id, attempts)
     else
@@ -124,19 +127,16 @@ local function take_due(n)
   return taken
 end
 
--- Jobs due later whose time has come go to a stream: scheduled ones to their lane, deferred and booked ones to
--- `due`, all of `high` to `high`.
+-- Jobs due later whose time has come go to a stream: scheduled ones to their lane, deferred ones to `due`, all of
+-- `high` to `high`.
 local function promote_due()
   local due = redis.call('ZRANGEBYSCORE', C .. ':later', '-inf', int(now), 'LIMIT', 0, most_due)
   local moved = 0
   for _, job_id in ipairs(due) do
     if moved > MOST_BYTES then return end
-    local kept = redis.call('HGET', C .. ':later:jobs', job_id)
-    redis.call('ZREM', C .. ':later', job_id)
-    if kept then
-      moved = moved + #kept
-      redis.call('HDEL', C .. ':later:jobs', job_id)
-      local kind, lane = string.sub(kept, 1, 1), string.sub(kept, 2, 2)
+    local kind, lane, raw = take_later(job_id, now)
+    if kind then
+      moved = moved + #raw
       local stream = C .. ':jobs:due'
       if lane == 'h' then
         stream = C .. ':jobs:high'
@@ -147,7 +147,7 @@ local function promote_due()
         count(string.match(job_id, '^[^:]+'), 'scheduled', -1)
         gauge('later_scheduled', -1)
       end
-      note_place(job_id, stream, redis.call('XADD', stream, '*', 'd', string.sub(kept, 3)))
+      note_place(job_id, stream, redis.call('XADD', stream, '*', 'd', raw))
       serve(stream)
     end
   end
@@ -214,12 +214,74 @@ local function take_ring(n)
   return taken
 end
 
+-- Jobs of cancelled and of paused blasts are released beside the starts that are free: `begin` refuses them.
+local unstartable = {}
+local function may_start(job_id)
+  local blast = string.match(job_id, '^[^:]+')
+  if unstartable[blast] == nil then
+    local v = redis.call('HMGET', C .. ':blast:' .. blast, 'cancelled_at', 'paused')
+    unstartable[blast] = (v[1] or v[2]) and true or false
+  end
+  return not unstartable[blast]
+end
+
+-- Release what a limit's list holds of these lanes, as far as starts are free; returns how many. The next start is noted
+-- as if these were begun, so that others do not release as many again meanwhile; only `begin` charges the limit.
+local released_bytes = 0
+local function release_from(name, noted, stream, below, most)
+  local gap, burst = limit_pace(name)
+  local charged = math.max(limit_charged(name, gap, burst, now), noted + (burst - 1) * gap, now)
+  local free, released = math.floor((now + ahead + (burst - 1) * gap - charged) / math.max(gap, 1)) + 1, 0
+  if free > 0 then
+    local first = redis.call('ZRANGEBYSCORE', limit_list(name), '-inf', '(' .. int(below), 'WITHSCORES', 'LIMIT', 0, math.min(free, most))
+    for i = 1, #first, 2 do
+      if released_bytes >= MOST_BYTES then break end
+      local job_id = first[i]
+      redis.call('ZREM', limit_list(name), job_id)
+      local kept = redis.call('HGET', C .. ':later:jobs', job_id)
+      if kept then
+        local _, _, raw = read_later(kept)
+        redis.call('HDEL', C .. ':later:jobs', job_id)
+        count_limited(job_id, -1)
+        note_place(job_id, stream, redis.call('XADD', stream, '*', 'd', raw, 'place', first[i + 1], 'limit', name))
+        released, released_bytes = released + 1, released_bytes + #raw
+        if may_start(job_id) then charged = charged + gap end
+      end
+    end
+    index_limit(name, now)
+  end
+  for _, index in ipairs({ C .. ':limits:high', C .. ':limits:due' }) do
+    redis.call('ZADD', index, 'XX', int(charged - (burst - 1) * gap), name)
+  end
+  return released
+end
+
+-- Take what was released before, and given back or left for its size, then what `index` names of the limits with a start free.
+local any_list = redis.call('EXISTS', C .. ':limits:high', C .. ':limits:due') > 0
+local function take_released(index, stream, below, n)
+  if n <= 0 then return 0 end
+  local taken, released = 0, 0
+  if redis.call('XLEN', stream) > 0 then taken = take(stream, n) end
+  if not any_list then return taken end
+  local due = redis.call('ZRANGEBYSCORE', index, '-inf', int(now + ahead), 'WITHSCORES', 'LIMIT', 0, n - taken)
+  for i = 1, #due, 2 do
+    local wanted = n - taken - released
+    if wanted <= 0 or step(1) == 0 then break end
+    released = released + release_from(due[i], tonumber(due[i + 1]), stream, below, wanted)
+  end
+  if released > 0 then taken = taken + take_new(stream, released) end
+  return taken
+end
+
 local function ms_until_due()
   local next_at
   if redis.call('EXISTS', C .. ':ring') == 1 then return 0 end
-  for _, key in ipairs({ C .. ':parked', C .. ':later', C .. ':starts' }) do
+  local early = { [C .. ':limits:high'] = ahead, [C .. ':limits:due'] = ahead }
+  local keys = { C .. ':parked', C .. ':later', C .. ':starts' }
+  if any_list then keys[4], keys[5] = C .. ':limits:high', C .. ':limits:due' end
+  for _, key in ipairs(keys) do
     local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-    local at = first[2] and tonumber(first[2])
+    local at = first[2] and tonumber(first[2]) - (early[key] or 0)
     if at and (not next_at or at < next_at) then next_at = at end
   end
   if not next_at then return -1 end
@@ -229,10 +291,12 @@ end
 look_for_due()
 promote_due()
 start_due()
-local left = want - take(C .. ':jobs:high', want)
+local left = want - take_released(C .. ':limits:high', RELEASED_HIGH, LANE_SPAN, want)
+left = left - take(C .. ':jobs:high', left)
 if left > 0 then
   local turn = tonumber(redis.call('GET', C .. ':turn') or 0)
   local before = left
+  left = left - take_released(C .. ':limits:due', RELEASED, 9 * LANE_SPAN, math.floor((turn + left) / 4) - math.floor(turn / 4))
   left = left - take_due(math.floor((turn + left) / 2) - math.floor(turn / 2))
   local for_ring = math.floor((turn + left) / 5) - math.floor(turn / 5)
   local share = left - for_ring
@@ -242,6 +306,7 @@ if left > 0 then
   -- also where its share of this turn was nothing: else one job at a time would be none for ever
   if left > 0 and normal == share then left = left - take(C .. ':jobs:normal', left) end
   if left > 0 then left = left - take_due(left) end
+  if left > 0 then left = left - take_released(C .. ':limits:due', RELEASED, 9 * LANE_SPAN, left) end
   if before > left then redis.call('SET', C .. ':turn', int((turn + before - left) % 1000000)) end
 end
 write_counts(now_ms, nil, {})

@@ -2,7 +2,7 @@
 -- A message was accepted by its provider after its lease had been lost: within one run, `sent` outranks all.
 --
 -- KEYS  the channel's hash tag
--- PARTS files
+-- PARTS files, limits
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 ms that an ended blast is kept ·
 --       5 … six a job: stream, id, job id, run, "q" or "r" how it waited when the entry was written, the packed
 --       `sent` event, marked late
@@ -42,7 +42,7 @@ local function from_where(stream, id, job_id, outcome)
   local place = redis.call('HGET', C .. ':places', job_id)
   if not was and place then was = take_away(string.match(place, '^(%S+) (%S+)$')) end
   redis.call('HDEL', C .. ':places', job_id)
-  if redis.call('ZREM', C .. ':later', job_id) == 1 then redis.call('HDEL', C .. ':later:jobs', job_id) end
+  take_later(job_id, now_us())
   return was or 'retrying'
 end
 
@@ -69,14 +69,16 @@ end
 -- The same where the job is due later, as it was before a promotion that a failover forgot.
 local function from_later(job_id, run, waited)
   local later = redis.call('HGET', C .. ':later:jobs', job_id)
-  if not later or not is_run(string.sub(later, 3), job_id, run) then return nil end
-  redis.call('ZREM', C .. ':later', job_id)
-  redis.call('HDEL', C .. ':later:jobs', job_id)
-  if string.sub(later, 1, 1) == 's' then
+  if not later then return nil end
+  local kind, _, raw = read_later(later)
+  if not is_run(raw, job_id, run) then return nil end
+  take_later(job_id, now_us())
+  if kind == 's' then
     gauge('later_scheduled', -1)
     return 'scheduled'
   end
-  return (string.sub(later, 1, 1) == 'd' or waited == 'r') and 'retrying' or 'queued'
+  local job = read_job(raw)
+  return (kind == 'd' or waited == 'r' or (job and job[9] + job[10] > 0)) and 'retrying' or 'queued'
 end
 
 local function count_without_stall(stream, id, job_id, run, waited)

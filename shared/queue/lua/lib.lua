@@ -105,7 +105,7 @@ local function drop_if_empty(stream)
     redis.call('DEL', stream)
     redis.call('ZREM', C .. ':ring', stream)
     redis.call('ZREM', C .. ':starts', stream)
-    redis.call('HDEL', C .. ':turns', stream)
+    for _, index in ipairs({ ':turns', ':limits:runs' }) do redis.call('HDEL', C .. index, stream) end
     redis.call('SREM', C .. ':streams', blast)
   end
 end
@@ -146,7 +146,8 @@ end
 -- The bulk streams at which a sender may hold something, besides the lanes that all share: found without a walk over
 -- all streams. The key exists from the first heartbeat on; a sender of an earlier version has none, and is asked for
 -- in every stream.
-local SHARED_STREAMS = { C .. ':jobs:high', C .. ':jobs:normal', C .. ':jobs:due' }
+local RELEASED, RELEASED_HIGH = C .. ':jobs:released', C .. ':jobs:high:released'
+local SHARED_STREAMS = { C .. ':jobs:high', C .. ':jobs:normal', C .. ':jobs:due', RELEASED_HIGH, RELEASED }
 
 local function held_key(sender)
   return C .. ':held:' .. sender
@@ -299,6 +300,14 @@ local function add_to(key, changes)
   end
 end
 
+-- Whether any of these changes is more than a job's going to wait for its limit, or no longer doing so.
+local function has_moved(changes)
+  for name in pairs(changes) do
+    if name ~= 'limited' then return true end
+  end
+  return false
+end
+
 -- Without `keep_ms` no blast is ended: for scripts whose moves cannot end a job. A blast that is not known any more
 -- gets no hash anew, which would stay for ever.
 local function write_counts(now_ms, keep_ms, events)
@@ -309,7 +318,7 @@ local function write_counts(now_ms, keep_ms, events)
     local v = redis.call('HMGET', key, 'total', 'paused')
     if v[1] then
       add_to(key, d)
-      redis.call('HSET', key, 'moved_at', int(now_ms))
+      if has_moved(d) then redis.call('HSET', key, 'moved_at', int(now_ms)) end
       if keep_ms then end_if_complete(blast, now_ms, keep_ms, events) end
       if v[2] then gauge_paused(key) end
     end

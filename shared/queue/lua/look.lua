@@ -40,9 +40,7 @@ local function look(stream)
   end
 end
 
-look(C .. ':jobs:high')
-look(C .. ':jobs:normal')
-look(C .. ':jobs:due')
+for _, stream in ipairs(SHARED_STREAMS) do look(stream) end
 local some = redis.call('SSCAN', C .. ':streams', redis.call('GET', C .. ':look') or '0', 'COUNT', 64)
 redis.call('SET', C .. ':look', some[1], 'PX', 60000)
 for _, blast in ipairs(some[2]) do look(C .. ':jobs:bulk:' .. blast) end

@@ -2,12 +2,12 @@
 -- Check members of an index against what they stand for; mend what is wrong.
 --
 -- KEYS  the channel's hash tag
--- PARTS files
--- ARGV  1 index: "ring", "starts", "streams", "parked", "later", "later:jobs", "filed" or
---       "file" ("<blast>:<digest>") · 2 "1" to mend, "0" to look only · 3 … members
+-- PARTS files, limits
+-- ARGV  1 index: "ring", "starts", "streams", "parked", "later", "later:jobs", "limits", "limits:high", "limits:due",
+--       "limits:jobs:<name>", "filed" or "file" ("<blast>:<digest>") · 2 "1" to mend, "0" to look only · 3 … members
 -- Result  how many stand for nothing
--- Mended: such a member goes; but a job that is kept and has no time (`later:jobs`) is due at once, and a file that
--- nothing needs goes within the hour.
+-- Mended: such a member goes; but a job that is kept and has no time (`later:jobs`) is due at once, or gets its place
+-- in its limit's list, a limit gets its turns, and a file that nothing needs goes within the hour.
 -- Safe to repeat.
 
 local index, mend = ARGV[1], ARGV[2] == '1'
@@ -28,8 +28,44 @@ local checks = {
     local needed = redis.call('HMGET', files_key(blast), '#' .. digest, '+' .. digest)
     return needed[1] or needed[2] or redis.call('PTTL', file_key(blast, digest)) ~= -1
   end,
-  ['later:jobs'] = function(job_id) return redis.call('ZSCORE', C .. ':later', job_id) end,
+  ['later:jobs'] = function(job_id)
+    if redis.call('ZSCORE', C .. ':later', job_id) then return true end
+    local kept = redis.call('HGET', C .. ':later:jobs', job_id)
+    if not kept then return true end -- it came due since it was listed
+    local _, _, _, name = read_later(kept)
+    return name and redis.call('ZSCORE', limit_list(name), job_id) and redis.call('HEXISTS', C .. ':limits', name) == 1
+  end,
+  limits = function(name)
+    local first = redis.call('ZRANGE', limit_list(name), 0, 0, 'WITHSCORES')[2]
+    local high, due = redis.call('ZSCORE', C .. ':limits:high', name), redis.call('ZSCORE', C .. ':limits:due', name)
+    if not first then return redis.call('HEXISTS', key, name) == 0 end
+    if tonumber(first) < LANE_SPAN then return high and not due end
+    return due and not high
+  end,
+  ['limits:high'] = function(name) return redis.call('HEXISTS', C .. ':limits', name) == 1 end,
+  ['limits:due'] = function(name) return redis.call('HEXISTS', C .. ':limits', name) == 1 end,
 }
+
+local of_limit = string.match(index, '^limits:jobs:(%S+)$')
+if of_limit then
+  checks[index] = function(job_id)
+    local kept = redis.call('HGET', C .. ':later:jobs', job_id)
+    local _, _, _, name = read_later(kept or '')
+    return name == of_limit
+  end
+end
+
+-- A job that is kept and nowhere listed: what waited for its limit waits for it again, else it is due at once.
+local function list_again(job_id)
+  local _, lane, raw, name = read_later(redis.call('HGET', key, job_id))
+  if not name then
+    redis.call('ZADD', C .. ':later', int(now_us()), job_id)
+    return
+  end
+  wait_for_limit(name, lane, job_id, raw, redis.call('ZSCORE', limit_list(name), job_id))
+  if redis.call('HEXISTS', C .. ':limits', name) == 0 then redis.call('HSET', C .. ':limits', name, '0 1') end
+  index_limit(name, now_us())
+end
 
 local wrong = 0
 for i = 3, #ARGV do
@@ -40,7 +76,9 @@ for i = 3, #ARGV do
       if index == 'streams' or index == 'filed' then
         redis.call('SREM', key, member)
       elseif index == 'later:jobs' then
-        redis.call('ZADD', C .. ':later', int(now_us()), member)
+        list_again(member)
+      elseif index == 'limits' then
+        index_limit(member, now_us())
       elseif index == 'file' then
         redis.call('PEXPIRE', C .. ':file:' .. member, 3600000)
       else
@@ -49,5 +87,6 @@ for i = 3, #ARGV do
     end
   end
 end
+if wrong > 0 and mend and of_limit then index_limit(of_limit, now_us()) end
 if wrong > 0 and mend then ring_bell() end
 return wrong

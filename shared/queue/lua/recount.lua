@@ -2,6 +2,7 @@
 -- Count what is in Redis and compare it with the counters, the gauges and the counts of the blasts; correct them.
 --
 -- KEYS  the channel's hash tag
+-- PARTS limits
 -- ARGV  1 "1" to correct, "0" to look only · 2 head of the event batch · 3 ms that an ended blast is kept ·
 --       4 most jobs to look into · 5 … ids of blasts that have not ended
 -- Result  JSON: jobs in Redis, whether they were looked into, blasts whose counts were wrong ([id, jobs missing,
@@ -16,8 +17,8 @@ local mend, keep_ms, most = ARGV[1] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
 local now_ms = math.floor(now_us() / 1000)
 local SMALL, PAGE_BYTES, MOST_BYTES = 1024, 1000000, 4000000
 local large_bytes = 0
-local OPEN = { 'processing', 'retrying', 'scheduled' }
-local streams = { C .. ':jobs:high', C .. ':jobs:normal', C .. ':jobs:due' }
+local OPEN = { 'processing', 'retrying', 'scheduled', 'limited' }
+local streams = { unpack(SHARED_STREAMS) }
 for _, blast in ipairs(redis.call('SMEMBERS', C .. ':streams')) do streams[#streams + 1] = C .. ':jobs:bulk:' .. blast end
 
 local total, active = redis.call('HLEN', C .. ':later:jobs'), 0
@@ -43,7 +44,7 @@ local found, sums = {}, { processing = active, retrying = 0, scheduled = 0, late
 local function note(blast, status)
   local f = found[blast]
   if not f then
-    f = { all = 0, processing = 0, retrying = 0, scheduled = 0 }
+    f = { all = 0, processing = 0, retrying = 0, scheduled = 0, limited = 0 }
     found[blast] = f
   end
   f.all = f.all + 1
@@ -113,9 +114,11 @@ local function walk_later()
       note(blast, 'scheduled')
       sums.later_scheduled = sums.later_scheduled + 1
     else
-      local job = read_job(string.sub(kept, 3))
-      if not job then note_unread(string.sub(kept, 3)) end
+      local _, _, raw, limit = read_later(kept)
+      local job = read_job(raw)
+      if not job then note_unread(raw) end
       note(blast, job and waits(job, 0) or 'queued')
+      if limit then found[blast].limited = found[blast].limited + 1 end
     end
   end
 end
@@ -125,11 +128,11 @@ local events = {}
 
 local function check_blast(blast)
   if unread[blast] then return end
-  local f = found[blast] or { all = 0, processing = 0, retrying = 0, scheduled = 0 }
+  local f = found[blast] or { all = 0, processing = 0, retrying = 0, scheduled = 0, limited = 0 }
   local key = C .. ':blast:' .. blast
-  local v = redis.call('HMGET', key, 'total', 'enqueued', 'processing', 'retrying', 'scheduled', unpack(TERMINAL))
+  local v = redis.call('HMGET', key, 'total', 'enqueued', 'processing', 'retrying', 'scheduled', 'limited', unpack(TERMINAL))
   local open = tonumber(v[2] or 0)
-  for i = 1, #TERMINAL do open = open - tonumber(v[5 + i] or 0) end
+  for i = 1, #TERMINAL do open = open - tonumber(v[2 + #OPEN + i] or 0) end
   local wrong = open ~= f.all
   for i, status in ipairs(OPEN) do wrong = wrong or tonumber(v[2 + i] or 0) ~= f[status] end
   if not wrong then return end

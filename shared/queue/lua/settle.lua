@@ -2,7 +2,7 @@
 -- Carry out what became of jobs that this sender holds.
 --
 -- KEYS  the channel's hash tag
--- PARTS files
+-- PARTS files, limits
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 V in ms · 5 ms that an ended blast is kept ·
 --       6 … nine a job: kind, stream, id, job id, run, the packed event or "", value, packed job or "", the delivery
 --       count that the sender knows
@@ -14,7 +14,7 @@
 --   park       from :tx, a further attempt · "<delay in ms> <attempts counted by the entry>"
 --   later      from :tx, deferred · "<delay in ms> <lane> <deferred|retried>"
 --   uncertain  from :tx, as park, and noted as an answer lost · as park
---   book       from :buf, its domain's start is booked · "<due in ms> <lane>"
+--   await      from :buf, beyond its limit: to the limit's list · the limit as `begin` got it
 --   back       from :tx or :buf, given back untried · "<attempts counted by the entry> <q|r how it will wait>"
 --   shelve     from :buf, its blast is paused: to the blast's own stream, outside the ring · —
 -- Result  one character a job: "1" done, "0" not held by this sender (the lease was lost)
@@ -161,10 +161,17 @@ function moves.later(job)
   return true
 end
 
-function moves.book(job)
+-- What was released from its limit's list and could not start goes back to the place that it had.
+function moves.await(job)
   if job.from ~= 'buf' then return false end
-  local due, lane = string.match(job.value, '^(%d+) (%S+)$')
-  to_later(job, tonumber(due) * 1000, 'b' .. string.sub(lane, 1, 1))
+  local name, gap, burst, lane = string.match(job.value, '^(%S+) (%d+) (%d+) %d+ %d+ (%a)$')
+  local entry = is_released(job.stream) and redis.call('XRANGE', job.stream, job.id, job.id)[1]
+  forget(job.stream, job.id)
+  wait_for_limit(name, lane, job.job_id, job.packed, entry and entry[2][4])
+  count_limited(job.job_id, 1)
+  set_limit_pace(name, gap .. ' ' .. burst, now)
+  index_limit(name, now)
+  belled = true
   return true
 end
 

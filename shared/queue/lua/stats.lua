@@ -20,7 +20,7 @@ local in_redis = counters['enqueued'] or 0
 for _, status in ipairs(TERMINAL) do in_redis = in_redis - (counters[status] or 0) end
 out.active = gauges['processing'] or 0
 out.scheduled = gauges['scheduled'] or 0
-out.delayed = redis.call('ZCARD', C .. ':parked') + redis.call('ZCARD', C .. ':later') - (gauges['later_scheduled'] or 0)
+out.delayed = redis.call('ZCARD', C .. ':parked') + redis.call('HLEN', C .. ':later:jobs') - (gauges['later_scheduled'] or 0)
 local waiting = in_redis - out.active - out.scheduled - out.delayed
 
 local function note_oldest(stream, lane)
@@ -40,13 +40,14 @@ local function look(stream, lane)
     end
     if n > 0 then note_oldest(stream, lane) end
   end
-  out.waiting[lane] = n
+  out.waiting[lane] = (out.waiting[lane] or 0) + n
   return n
 end
 
-local shared = look(C .. ':jobs:high', 'high') + look(C .. ':jobs:normal', 'normal')
+local shared = look(C .. ':jobs:high', 'high') + look(RELEASED_HIGH, 'high') + look(C .. ':jobs:normal', 'normal')
 out.waiting['bulk'] = waiting - shared
 note_oldest(C .. ':jobs:due', 'bulk')
+note_oldest(RELEASED, 'bulk')
 for _, stream in ipairs(redis.call('ZRANGE', C .. ':ring', 0, tonumber(ARGV[1]) - 1)) do note_oldest(stream, 'bulk') end
 
 local paused = redis.call('GET', C .. ':paused')

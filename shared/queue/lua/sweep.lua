@@ -2,7 +2,7 @@
 -- End waiting jobs wherever they wait: cancelled ones, and what is no job.
 --
 -- KEYS  the channel's hash tag
--- PARTS files
+-- PARTS files, limits
 -- ARGV  1 head of the event batch · 2 ms that an ended blast is kept · 3 status ·
 --       4 … five a job: stream ("" where it is due later), id, job id ("" where it is not known),
 --       "r" if it waits for a further attempt by its own numbers else "q", the packed event ("" for none)
@@ -31,10 +31,9 @@ local function end_job(job_id, waited, event)
 end
 
 local function sweep_later(job_id, waited, event)
-  if redis.call('ZREM', C .. ':later', job_id) == 0 then return '0' end
-  local kept = redis.call('HGET', C .. ':later:jobs', job_id)
-  redis.call('HDEL', C .. ':later:jobs', job_id)
-  if kept and string.sub(kept, 1, 1) == 's' then
+  local kind = take_later(job_id, now_us())
+  if not kind then return '0' end
+  if kind == 's' then
     waited = 's'
     gauge('later_scheduled', -1)
   end

@@ -50,7 +50,7 @@ local events, acks, dels, flying = {}, {}, {}, 0
 -- Nearly all jobs of a page wait as they were enqueued; these go into one `Swept`, their bytes as they are, unless they
 -- are large: the events would then hold for the logger what a cancellation is to free. Reading a job takes longer than
 -- all else that is done for it, so one is known by its ends: an array of 13 that begins with the blast's id, and no
--- attempts, no deferrals, no time of a first deferral, marketing or not, nothing booked. Where a time of a first
+-- attempts, no deferrals, no time of a first deferral, marketing or not, nothing in the last. Where a time of a first
 -- deferral ends in three zero bytes, the byte 0xcf stands before its eight.
 local START = '\157' .. cmsgpack.pack(blast)
 local UNTRIED = { ['\0\0\0\194\0'] = true, ['\0\0\0\195\0'] = true }

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from services.ingest.suppressions.views import suppression_id
 from shared.queue.control import Control
+from shared.sending.limits import JobLimit
 from tests.integration.ingest.running import Api, Peers, person
 from tests.integration.ingest.test_blasts import queued
 from tests.integration.queue.world import World
@@ -38,6 +39,25 @@ async def test_a_blast_is_paused_and_resumed(api: Api) -> None:
         assert (await api.post(f"/api/blasts/{blast_id}/resume")).status == 200
     state = await _state(api, blast_id)
     assert (state["state"], state["waitingFor"]) == ("running", "no_senders")
+
+
+async def test_a_blast_and_a_message_say_that_they_wait_for_a_domains_limit(api: Api, redis: Redis) -> None:
+    """The blast while any of its messages waits for it, the message with its place in the limit's list."""
+    blast_id = await _blast(api, 4)
+    sender = await World(redis).sender()
+    sender.limit_of = lambda _job: JobLimit("example.com", 60_000_000)
+    assert await sender.obey(await sender.fetch(3)) == ["granted", "beyond", "beyond"]
+
+    async def waits_for(index: int) -> str | None:
+        reply = await api.get(f"/api/messages/{blast_id}:{index}:email")
+        found: str | None = reply.body["message"].get("waiting_for")
+        return found
+
+    assert (await _state(api, blast_id))["waitingFor"] == "domain_limited"
+    expected = [None, "domain_limited: example.com, 0 before it", "domain_limited: example.com, 1 before it", None]
+    assert [await waits_for(index) for index in range(4)] == expected
+    assert (await api.post(f"/api/blasts/{blast_id}/cancel")).status == 200
+    assert (await _state(api, blast_id))["waitingFor"] is None
 
 
 async def test_a_cancelled_blast_stays_cancelled(api: Api, redis: Redis) -> None:

@@ -20,6 +20,7 @@ from shared.queue.consumer import BeginPolicy
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
+from shared.sending.limits import JobLimit
 from tests.integration.queue.model_jobs import ModelBlast, ModelJob
 from tests.integration.queue.world import HandSender, World, ends, open_world
 
@@ -28,6 +29,7 @@ AT_ONCE = replace(Timing(), looks_apart_ms=0, redis_up_ms=0, buffer_idle_ms=10**
 LONG_MS = 60_000
 FAR_MS = 4_000_000_000_000
 POISON = 3
+LIMIT = JobLimit("slow", LONG_MS * 1000, 5)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -45,6 +47,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.held: dict[str, list[Lease]] = {}
         self.lost: list[Lease] = []
         self.paused = False
+        self.free = LIMIT.burst
         self.ends: Counter[tuple[str, int]] = Counter()
 
     async def _open(self) -> World:
@@ -53,7 +56,9 @@ class QueueMachine(RuleBasedStateMachine):
         return world
 
     async def _sender(self) -> HandSender:
-        return await self.world.sender(policy=BeginPolicy(concurrency=10_000))
+        sender = await self.world.sender(policy=BeginPolicy(concurrency=10_000))
+        sender.limit_of = lambda job: LIMIT if self.model[job.blast_id].limited else None
+        return sender
 
     def wait(self, step: Coroutine[Any, Any, ValueT]) -> ValueT:
         return self.loop.run_until_complete(step)
@@ -80,13 +85,14 @@ class QueueMachine(RuleBasedStateMachine):
         lane=st.sampled_from(["high", "normal", "bulk", "bulk"]),
         count=st.integers(1, 6),
         kind=st.sampled_from(["", "", "", "", "scheduled", "expired"]),
+        limited=st.sampled_from([True, False, False]),
     )
-    def accept(self, lane: Lane, count: int, kind: str) -> str:
+    def accept(self, lane: Lane, count: int, kind: str, limited: bool) -> str:
         """Accept and enqueue a blast; each chunk twice, as if its reply had been lost."""
         at_ms = FAR_MS if kind == "scheduled" else 0
         expired = kind == "expired"
         blast = self.wait(self.world.blast(count, lane, scheduled_at_ms=at_ms))
-        one = self.model[blast.blast_id] = ModelBlast(blast)
+        one = self.model[blast.blast_id] = ModelBlast(blast, limited=limited)
         first = count // 2
         for start, n in ((0, first), (0, first), (first, count - first), (first, count - first)):
             if n:
@@ -140,7 +146,10 @@ class QueueMachine(RuleBasedStateMachine):
     def _check_word(self, sender: HandSender, lease: Lease, word: str, flying: int) -> int:
         job, blast = self.job_of(lease), self.model[lease.job.blast_id]
         expected = self._expected(job, blast)
-        if word in {"granted", "alone", "wait"}:
+        if word in {"beyond", "full"}:
+            assert not expected, (word, expected, lease, job)
+            assert blast.limited, (word, lease, job)
+        elif word in {"granted", "alone", "wait"}:
             assert not expected, (word, expected, lease, job)
         else:
             assert word == expected, (word, expected, lease, job)
@@ -150,9 +159,11 @@ class QueueMachine(RuleBasedStateMachine):
         if word in {"granted", "alone"}:
             assert (word == "alone") == (job.stalls > 0)
             job.status, job.holder = "processing", f"{sender.name} tx"
+            self.free -= blast.limited
+            assert self.free >= 0, "the limit was exceeded"
             return flying + 1
         self.settled(sender, lease)
-        if word in {"held", "paused"}:
+        if word in {"held", "paused", "beyond", "full"}:
             job.holder = ""
         else:
             self.end(lease, {"poison": "failed"}.get(word, word))
@@ -315,12 +326,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def time_passes(self) -> None:
-        """Everything that waits for its time is due."""
+        """Everything that waits for its time is due, and the limit's whole burst is free."""
         self.wait(self._make_due())
+        self.free = LIMIT.burst
 
     async def _make_due(self) -> None:
         redis: Any = self.world.redis
-        for key in ("{email}:parked", "{email}:later", "{email}:starts"):
+        await redis.delete(f"{{email}}:limit:{LIMIT.name}")
+        for name in ("parked", "later", "starts", "limits:high", "limits:due"):
+            key = f"{{email}}:{name}"
             members = await redis.zrange(key, 0, -1, withscores=True)
             if members:
                 await redis.zadd(key, {member: min(score, 1.0) for member, score in members})
@@ -353,7 +367,7 @@ class QueueMachine(RuleBasedStateMachine):
                     break
                 self._serve_all()
             self.counts_agree()
-            assert all(one.ended for one in self.model.values()), "jobs were lost"
+            assert all(one.ended for one in self.model.values()), ("jobs were lost", self.model)
             self._check_events()
         finally:
             self.wait(self.world.redis.aclose())

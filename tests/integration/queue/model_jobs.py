@@ -33,6 +33,7 @@ class ModelBlast:
     jobs: dict[int, ModelJob] = field(default_factory=dict)
     paused: bool = False
     cancelled: bool = False
+    limited: bool = False
     runs: int = 1
 
     @property

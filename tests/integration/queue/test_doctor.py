@@ -12,6 +12,7 @@ from shared.events import BlastChannelEnded, Ended
 from shared.jobs import Recipient
 from shared.queue.doctor import Doctor, Finding, OpenJob
 from shared.queue.files import FileStore
+from shared.sending.limits import JobLimit
 from tests.integration.queue.world import WITH_FILES, HandSender, World
 
 
@@ -32,6 +33,9 @@ async def busy(world: World) -> tuple[Blast, HandSender]:
     await sender.defer(leases[9], 60_000)
     await sender.give_back(leases[10])
     await sender.fetch(3)
+    await world.given(4, "high")
+    sender.limit_of = lambda _job: JobLimit("slow", 60_000_000)
+    assert await sender.obey(await sender.fetch(4)) == ["granted", *["beyond"] * 3]
     return blast, sender
 
 
@@ -90,6 +94,26 @@ async def job_without_a_time(world: World, _blast: Blast, _sender: HandSender) -
 
 async def time_without_a_job(world: World, _blast: Blast, _sender: HandSender) -> None:
     await world.redis.zadd("{email}:later", {"nobody:0:email": 5e15})
+
+
+async def limit_without_a_turn(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.delete("{email}:limits:high")
+
+
+async def turn_of_no_limit(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.zadd("{email}:limits:due", {"nowhere": 1})
+
+
+async def limit_without_a_list(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.delete("{email}:limits:jobs:slow")
+
+
+async def forgotten_limit(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.delete("{email}:limits", "{email}:limits:high")
+
+
+async def listed_in_vain(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.zadd("{email}:limits:jobs:slow", {"nobody:0:email": 1})
 
 
 async def wrong_counters(world: World, _blast: Blast, _sender: HandSender) -> None:
@@ -157,6 +181,11 @@ HARMS: list[tuple[Harm, str]] = [
     (time_for_no_retry, "times of retries that are not parked"),
     (job_without_a_time, "jobs due later without a time"),
     (time_without_a_job, "times of jobs that do not exist"),
+    (limit_without_a_turn, "limits whose list gets no turns"),
+    (turn_of_no_limit, "turns of limits for which nothing waits"),
+    (limit_without_a_list, "jobs due later without a time"),
+    (forgotten_limit, "jobs due later without a time"),
+    (listed_in_vain, "jobs in the lists of limits that do not wait there"),
     (wrong_counters, "jobs by which the channel's counters are off"),
     (wrong_gauges, "gauges that are off"),
     (wrong_counts, "counts of a blast that do not add up"),

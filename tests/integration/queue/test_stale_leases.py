@@ -6,12 +6,11 @@ fetched it again, and began it as if it had never been tried, so that its blast 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
 
-from shared.queue.leases import Lease, Move, booked, dropped
+from shared.queue.leases import Lease, Move, awaiting, dropped
 from tests.integration.queue.world import HandSender, World, eventually
 
 
@@ -50,8 +49,8 @@ async def test_answer_of_a_lost_attempt_is_told_late_where_its_job_came_again(wo
     await world.check_balance(blast)
 
 
-def booked_now(lease: Lease) -> Move:
-    return booked(lease, time.time_ns() // 1_000_000)
+def beyond_its_limit(lease: Lease) -> Move:
+    return awaiting(lease, "example.com 54000 1 n")
 
 
 async def test_stale_lease_begins_nothing(world: World) -> None:
@@ -90,9 +89,9 @@ async def test_stale_lease_ends_nothing(world: World) -> None:
     await world.check_balance(blast)
 
 
-@pytest.mark.parametrize("move", [booked_now, dropped], ids=["booked", "dropped"])
+@pytest.mark.parametrize("move", [beyond_its_limit, dropped], ids=["beyond its limit", "dropped"])
 async def test_stale_lease_moves_nothing(world: World, move: Callable[[Lease], Move]) -> None:
-    """A booking or a drop that was settled late leaves the entry where it came again, with its attempts."""
+    """A move to a limit's list, or a drop, settled late leaves the entry where it came again, with its attempts."""
     blast = await world.given(1)
     cut_off, stale, fresh = await _came_again(world)
     assert await cut_off.consumer.settle([move(stale)]) == [False]

@@ -18,7 +18,10 @@ TAG = "{email}:"
 
 @dataclass
 class Truth:
-    """Every job in Redis with its status, and the keys by which it is found; `waiting` counts by lane."""
+    """Every job in Redis with its status, and the keys by which it is found.
+
+    `waiting` counts by lane, `limited` by blast.
+    """
 
     jobs: dict[str, str] = field(default_factory=dict)
     parked: set[str] = field(default_factory=set)
@@ -27,6 +30,7 @@ class Truth:
     consumers: set[str] = field(default_factory=set)
     doubles: list[str] = field(default_factory=list)
     waiting: Counter[str] = field(default_factory=Counter)
+    limited: Counter[str] = field(default_factory=Counter)
     delayed: int = 0
 
     def add(self, job_id: str, status: str) -> None:
@@ -49,10 +53,11 @@ async def find_truth(redis: Redis) -> Truth:
         await _walk_stream(redis, stream, truth)
     kept: Any = await redis.hgetall(f"{TAG}later:jobs")
     for job_id, raw in kept.items():
-        mark, job = raw[:1], unpack_job(raw[2:])
+        mark, job = raw[:1], unpack_job(raw.partition(b" ")[2] if raw[:1] == b"w" else raw[2:])
         assert job.job_id == job_id.decode()
         truth.add(job.job_id, "scheduled" if mark == b"s" else _waits(job, 0))
         truth.delayed += mark != b"s"
+        truth.limited[job.blast_id] += mark == b"w"
     return truth
 
 

@@ -28,6 +28,7 @@ from shared.queue.producer import Chunk, Enqueued, Producer
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
 from shared.sending.files import FileCache
+from shared.sending.limits import LimitOf
 from shared.sending.outcomes import processing_event
 from shared.sending.refusals import refusal_move
 from shared.templates import Template
@@ -39,6 +40,8 @@ FILES = [Attachment("a.pdf", "application/pdf", b"\xff" * size) for size in (0, 
 WITH_FILES = Recipient(
     "files@example.com", "Files", {"x": {"y": [1, -70_000, 2.5, None, "z" * 300], "n": 2**40}}, "r", FILES
 )
+LISTS = "{email}:limits:jobs:"
+LANES = {f"{{email}}:jobs:{name}" for name in ("high", "normal", "high:released", "released")}
 _numbers = itertools.count(1)
 
 
@@ -148,7 +151,9 @@ class World:
         assert stats.delayed == truth.delayed, (stats, truth)
         assert stats.waiting_by_lane == {lane: truth.waiting[lane] for lane in stats.waiting_by_lane}, (stats, truth)
         for blast in blasts:
-            counts = (await self.progress(blast)).counts
+            progress = await self.progress(blast)
+            counts = progress.counts
+            assert progress.limited == truth.limited[blast.blast_id], (blast.blast_id, progress, truth)
             open_counts = {name: counts[name] for name in ("queued", "processing", "retrying", "scheduled")}
             found = truth.of_blast(blast.blast_id)
             assert open_counts == {name: found[name] for name in open_counts}, (blast.blast_id, counts, found)
@@ -159,7 +164,7 @@ class World:
         redis: Any = self.redis
         parked = {member.decode() for member in await redis.zrange("{email}:parked", 0, -1)}
         assert parked == truth.parked
-        later = set(await redis.zrange("{email}:later", 0, -1))
+        later = set(await redis.zrange("{email}:later", 0, -1)) | await self._check_limits()
         assert later == set(await redis.hkeys("{email}:later:jobs"))
         places = {job_id.decode() for job_id in await redis.hkeys("{email}:places")}
         assert places <= set(truth.jobs), "places of jobs that have ended"
@@ -169,8 +174,20 @@ class World:
         ring |= {member.decode() for member in await redis.zrange("{email}:starts", 0, -1)}
         for stream in truth.takeable - ring:
             blast_id = stream.rpartition(":")[2]
-            lane = stream in {"{email}:jobs:high", "{email}:jobs:normal"}
+            lane = stream in LANES
             assert lane or await redis.hexists(f"{{email}}:blast:{blast_id}", "paused"), f"{stream} gets no turns"
+
+    async def _check_limits(self) -> set[bytes]:
+        """Check that each limit with a list has its pace and its turn, and no other; returns the jobs of the lists."""
+        redis: Any = self.redis
+        lists = {key.decode().removeprefix(LISTS): key async for key in redis.scan_iter(f"{LISTS}*", count=1000)}
+        heads = {name: (await redis.zrange(key, 0, 0, withscores=True))[0][1] for name, key in lists.items()}
+        assert set(lists) == {name.decode() for name in await redis.hkeys("{email}:limits")}
+        high = {name.decode() for name in await redis.zrange("{email}:limits:high", 0, -1)}
+        due = {name.decode() for name in await redis.zrange("{email}:limits:due", 0, -1)}
+        assert high == {name for name, head in heads.items() if head < 1e15}
+        assert due == {name for name, head in heads.items() if head >= 1e15}
+        return {job_id for key in lists.values() for job_id in await redis.zrange(key, 0, -1)}
 
     async def rings(self, action: Callable[[], Awaitable[object]]) -> bool:
         """Say whether an action rings the bell."""
@@ -200,11 +217,17 @@ def ends(events: Iterable[Event]) -> Counter[tuple[str, int]]:
     return told
 
 
+def no_limit(job: Job) -> None:
+    """Limit nothing."""
+    del job
+
+
 @dataclass
 class HandSender:
     """A sender of which every step is called by hand."""
 
     consumer: Consumer
+    limit_of: LimitOf = no_limit
 
     @property
     def name(self) -> str:
@@ -214,9 +237,13 @@ class HandSender:
         return (await self.consumer.fetch(want)).leases
 
     async def begin(self, leases: Sequence[Lease], need_s: float = 0.0) -> list[Grant]:
-        return await self.consumer.begin(
-            [BeginRequest(lease, processing_event(lease, 0, self.name)) for lease in leases], need_s=need_s
-        )
+        return await self.consumer.begin([self._request(lease) for lease in leases], need_s=need_s)
+
+    def _request(self, lease: Lease) -> BeginRequest:
+        event, limit = processing_event(lease, 0, self.name), self.limit_of(lease.job)
+        if limit is None:
+            return BeginRequest(lease, event)
+        return BeginRequest(lease, event, limit=limit.name, limit_gap_us=limit.gap_us, limit_burst=limit.burst)
 
     async def take(self, want: int = 10) -> list[Lease]:
         """Fetch and begin; every job must be granted."""

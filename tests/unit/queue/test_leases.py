@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from shared.jobs import legible_job_id, unpack_job
-from shared.queue.leases import Grant, booked, deferred, given_back, parse_grant, shelved
+from shared.queue.leases import Grant, awaiting, deferred, given_back, parse_grant, shelved
 from tests.unit.sending.leases import lease_of
 
 
@@ -15,10 +15,13 @@ from tests.unit.sending.leases import lease_of
     [
         ("g", Grant("granted")),
         ("G", Grant("alone")),
-        ("s1500", Grant("granted", after_us=1500, spaced=True)),
-        ("S0", Grant("alone", spaced=True)),
+        ("s1500", Grant("granted", after_us=1500, spaced="channel")),
+        ("S0", Grant("alone", spaced="channel")),
+        ("o20", Grant("granted", after_us=20, spaced="own")),
+        ("O0", Grant("alone", spaced="own")),
         ("limited900", Grant("limited", after_us=900)),
-        ("booked1700000000000", Grant("booked", until_ms=1_700_000_000_000)),
+        ("beyond", Grant("beyond", limit="gmail.com 54000 1 n")),
+        ("full", Grant("full")),
         ("suppressed", Grant("suppressed")),
         ("sent", Grant("sent")),
         ("lost", Grant("lost")),
@@ -26,16 +29,16 @@ from tests.unit.sending.leases import lease_of
 )
 def test_each_word_of_begin_is_read(word: str, grant: Grant) -> None:
     """No word is taken for another that begins alike."""
-    assert parse_grant(word) == grant
+    assert parse_grant(word, "gmail.com 54000 1 n") == grant
 
 
 def test_rewritten_jobs_fold_their_attempts_in() -> None:
-    """What moves to another entry keeps the attempts made, and a booking serves for one of them."""
-    lease = lease_of(deliveries=2, attempts=1, booked_for_ms=7)
+    """What moves to another entry keeps the attempts made, and nothing of what an earlier version booked."""
+    lease = lease_of(deliveries=2, attempts=1, unused_ms=7)
     assert lease.attempt == 3
     assert unpack_job(deferred(lease, b"", 1, 5).packed).attempts == 2
-    assert unpack_job(deferred(lease, b"", 1, 5).packed).booked_for_ms == 0
-    assert unpack_job(booked(lease, 99).packed).booked_for_ms == 99
+    assert unpack_job(deferred(lease, b"", 1, 5).packed).unused_ms == 0
+    assert unpack_job(awaiting(lease, "gmail.com 54000 1 n").packed).attempts == 2
     assert unpack_job(shelved(lease).packed).attempts == 2
     assert given_back(lease).value == "1 r"
 

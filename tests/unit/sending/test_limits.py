@@ -16,8 +16,8 @@ def test_a_named_domain_comes_before_all_others() -> None:
     """gmail.com has its own limit in any spelling, every other domain one each by `*`."""
     gmail, others = Rate(20, 1.0), Rate(50, 1.0)
     limit_of = domain_limits({"gmail.com": gmail, "*": others})
-    assert limit_of(job_to("a@GMail.com")) == JobLimit("gmail.com", gap_us(gmail))
-    assert limit_of(job_to("a@example.org")) == JobLimit("example.org", gap_us(others))
+    assert limit_of(job_to("a@GMail.com")) == JobLimit("gmail.com", gap_us(gmail), starts=20)
+    assert limit_of(job_to("a@example.org")) == JobLimit("example.org", gap_us(others), starts=50)
 
 
 def test_a_domain_is_limited_in_any_form() -> None:
@@ -25,7 +25,8 @@ def test_a_domain_is_limited_in_any_form() -> None:
     for named in ("münchen.de", "xn--mnchen-3ya.de"):
         limit_of = domain_limits({named: Rate(20, 1.0)})
         for domain in ("münchen.de", "xn--mnchen-3ya.de", "MÜNCHEN.DE"):
-            assert limit_of(job_to(f"a@{domain}")) == JobLimit("xn--mnchen-3ya.de", gap_us(Rate(20, 1.0)))
+            found = limit_of(job_to(f"a@{domain}"))
+            assert found == JobLimit("xn--mnchen-3ya.de", gap_us(Rate(20, 1.0)), starts=20)
 
 
 def test_a_recipient_is_limited_in_any_spelling() -> None:
@@ -47,6 +48,6 @@ def test_a_pair_is_limited_by_its_recipient() -> None:
     first, again, other = (limit_of(job_to(number)) for number in ("6281234567890", "6281234567890", "6281234567891"))
     assert first is not None
     assert first == again != other
-    assert (first.gap_us, first.burst) == (gap_us(rate), 45)
+    assert (first.gap_us, first.burst, first.starts) == (gap_us(rate), 45, 1)
     assert "6281234567890" not in first.name
     assert pair_limit(None, 45)(job_to("6281234567890")) is None

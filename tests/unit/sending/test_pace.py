@@ -1,0 +1,32 @@
+"""How late a sender's starts may be, by how late they were."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.sending.pace import Pace
+
+ALLOWED_MS, MOST_MS = 35, 1000
+
+
+@pytest.mark.parametrize(
+    ("late_s", "late_ms"), [(0.0, 0), (0.028, 0), (0.03, 16), (0.06, 64), (0.3, 512), (0.7, 1000), (30.0, 1000)]
+)
+def test_a_late_start_makes_room_for_the_next(late_s: float, late_ms: int) -> None:
+    """A quarter more than it was late, less what is allowed anyway, rounded up to one of few values, with a bound."""
+    pace = Pace()
+    pace.started(late_s)
+    assert pace.late_ms(ALLOWED_MS, MOST_MS) == late_ms
+
+
+def test_a_late_start_is_forgotten_over_the_next() -> None:
+    """One that was late counts for some time: until fifty came in time at the latest, and never less than it did."""
+    pace = Pace()
+    pace.started(0.3)
+    seen = []
+    for _ in range(50):
+        pace.started(0.002)
+        seen.append(pace.late_ms(ALLOWED_MS, MOST_MS))
+    assert seen == sorted(seen, reverse=True)
+    assert seen[1] == 512
+    assert seen[-1] == 0
