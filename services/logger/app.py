@@ -140,7 +140,7 @@ class LogRoutes:
         now_ms = self._logger.clock.now_ms()
         shown = await self._store.read(lambda connection: show_dashboard(connection, look, now_ms))
         rates = self._logger.pace.rates()
-        shown["blasts"] = [blast_views.with_rate(blast, rates) for blast in shown["blasts"]]
+        shown["blasts"] = [blast_views.shown(blast, rates) for blast in shown["blasts"]]
         return _json({"success": True, "dashboard": shown})
 
     async def message(self, request: web.Request) -> web.StreamResponse:
@@ -160,7 +160,7 @@ class LogRoutes:
             partial(blast_views.list_blasts, wanted=wanted, limit=limit, cursor=cursor)
         )
         rates = self._logger.pace.rates()
-        shown = [blast_views.with_rate(blast, rates) for blast in found]
+        shown = [blast_views.shown(blast, rates) for blast in found]
         return _json({"success": True, "blasts": shown, "nextCursor": following})
 
     async def blast(self, request: web.Request) -> web.StreamResponse:
@@ -169,7 +169,7 @@ class LogRoutes:
         found = await self._store.read(lambda connection: blast_views.find_blast(connection, blast_id))
         if found is None:
             raise UnknownBlastError("no blast has this id")
-        return _json({"success": True, "blast": blast_views.with_rate(found, self._logger.pace.rates())})
+        return _json({"success": True, "blast": blast_views.shown(found, self._logger.pace.rates())})
 
     async def _rows(self, request: web.Request, table: queries.Table, find: Find) -> web.StreamResponse:
         """Answer with a page of rows, or with all rows if the client asks for an export."""

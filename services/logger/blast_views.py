@@ -11,16 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import msgspec
 import orjson
 
 from services.logger.blast_rows import counts_of
 from services.logger.filters import STATUSES, InvalidQueryError
+from shared.blast_view import BlastChannel, BlastFacts, BlastView, is_over, make_view, time_of, with_rate
 from shared.blasts import BlastState
-from shared.clock import rfc3339
-from shared.jobs import LANE_OF_PRIORITY, TERMINAL
 
 STATES: tuple[str, ...] = get_args(BlastState)
-_PRIORITY_OF_LANE = {lane: priority for priority, lane in LANE_OF_PRIORITY.items()}
 _COLUMNS = (
     "blast_id", "state", "template_id", "template_name", "channels", "totals", "total_recipients", "total_messages",
     "lane", "reference", "metadata", "created_at_ms", "scheduled_at_ms", "expires_at_ms", "ended_at_ms",
@@ -87,7 +86,7 @@ def list_query(wanted: BlastFilter) -> str:
 
 def list_blasts(
     connection: sqlite3.Connection, wanted: BlastFilter, limit: int, cursor: str
-) -> tuple[list[dict[str, Any]], str | None]:
+) -> tuple[list[BlastView], str | None]:
     """Return a page of blasts and the cursor of the next page, None at the end; raises InvalidQueryError."""
     values = [value for value in (wanted.state, wanted.template, wanted.reference) if value]
     rows = connection.execute(list_query(wanted), (*values, *_read_cursor(cursor), limit + 1)).fetchall()
@@ -98,13 +97,13 @@ def list_blasts(
     return blasts, _write_cursor(last["created_at_ms"], last["blast_id"])
 
 
-def find_blast(connection: sqlite3.Connection, blast_id: str) -> dict[str, Any] | None:
+def find_blast(connection: sqlite3.Connection, blast_id: str) -> BlastView | None:
     """Return one blast, or None if it is unknown."""
     row = connection.execute(ONE, (blast_id,)).fetchone()
     return _view(connection, row) if row is not None else None
 
 
-def _view(connection: sqlite3.Connection, values: tuple[Any, ...]) -> dict[str, Any]:
+def _view(connection: sqlite3.Connection, values: tuple[Any, ...]) -> BlastView:
     row = dict(zip(_COLUMNS, values, strict=True))
     counts = counts_of(connection, row["blast_id"])
     ends: dict[str, dict[str, int]] = orjson.loads(row["ends"])
@@ -113,42 +112,38 @@ def _view(connection: sqlite3.Connection, values: tuple[Any, ...]) -> dict[str, 
     ended = row["ended_at_ms"] > 0
     paused = not ended and row["paused_at_ms"] > row["resumed_at_ms"]
     channels = {
-        channel: {
-            "total": total,
-            "enqueued": sum(counts.get(channel, {}).values()),
-            "counts": _every_status(counts.get(channel, {})),
-            "paused": row["pause_reason"] if paused else None,
-            "cancelled": row["cancelled_at_ms"] > 0,
-            "waitingFor": None,
-            "endedAt": _time(ends.get(channel, {}).get("at_ms", 0)) if ended else None,
-        }
+        channel: BlastChannel(
+            total=total,
+            enqueued=sum(counts.get(channel, {}).values()),
+            counts=_every_status(counts.get(channel, {})),
+            paused=row["pause_reason"] if paused else None,
+            cancelled=row["cancelled_at_ms"] > 0,
+            ended_at=time_of(ends.get(channel, {}).get("at_ms", 0)) if ended else None,
+        )
         for channel, total in totals.items()
     }
     by_status: Counter[str] = Counter()
     for one in counts.values():
         by_status.update(one)
-    total = sum(totals.values())
-    done = sum(by_status[status] for status in TERMINAL)
-    return {
-        "blastId": row["blast_id"],
-        "state": row["state"],
-        "templateId": row["template_id"],
-        "templateName": row["template_name"],
-        "channels": channels,
-        "totalMessages": total,
-        "totalRecipients": row["total_recipients"],
-        "counts": _every_status(by_status),
-        "progress": round(done / total, 4) if total else 1.0,
-        "waitingFor": None,
-        "priority": _PRIORITY_OF_LANE.get(row["lane"]),
-        "createdAt": _time(row["created_at_ms"]),
-        "scheduledAt": _time(row["scheduled_at_ms"]),
-        "expiresAt": _time(row["expires_at_ms"]),
-        "lastProgressAt": None,
-        "endedAt": _time(row["ended_at_ms"]),
-        "reference": row["reference"],
-        "metadata": orjson.loads(row["metadata"]),
-    }
+    return make_view(_facts(row), channels, _every_status(by_status))
+
+
+def _facts(row: Mapping[str, Any]) -> BlastFacts:
+    return BlastFacts(
+        blast_id=row["blast_id"],
+        state=row["state"],
+        template_id=row["template_id"],
+        template_name=row["template_name"],
+        total_recipients=row["total_recipients"],
+        lane=row["lane"],
+        created_at_ms=row["created_at_ms"],
+        scheduled_at_ms=row["scheduled_at_ms"],
+        expires_at_ms=row["expires_at_ms"],
+        ended_at_ms=row["ended_at_ms"],
+        last_progress_at_ms=0,
+        reference=row["reference"],
+        metadata=orjson.loads(row["metadata"]),
+    )
 
 
 def _every_status(counts: Mapping[str, int]) -> dict[str, int]:
@@ -156,19 +151,11 @@ def _every_status(counts: Mapping[str, int]) -> dict[str, int]:
     return {status: counts.get(status, 0) for status in STATUSES}
 
 
-def with_rate(blast: dict[str, Any], rates: Mapping[str, float]) -> dict[str, Any]:
-    """Add a running blast's rate and the time that the rest takes at that rate."""
-    rate = rates.get(blast["blastId"], 0.0)
-    left = blast["totalMessages"] - sum(blast["counts"].get(status, 0) for status in TERMINAL)
-    running = left > 0 and not blast["endedAt"]
-    return blast | {
-        "rate": rate if running else None,
-        "etaSeconds": round(left / rate) if running and rate else None,
-    }
-
-
-def _time(at_ms: int) -> str | None:
-    return rfc3339(at_ms) if at_ms else None
+def shown(view: BlastView, rates: Mapping[str, float]) -> dict[str, Any]:
+    """Return a blast as the API writes it, a running one with its rate and how long the rest takes at that rate."""
+    rate = None if is_over(view) else rates.get(view.blast_id, 0.0)
+    found: dict[str, Any] = msgspec.to_builtins(with_rate(view, rate))
+    return found
 
 
 def _write_cursor(created_at_ms: int, blast_id: str) -> str:

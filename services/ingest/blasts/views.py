@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 from services.ingest.http.gateway import Gateway
-from services.ingest.http.responses import BlastChannel, BlastView
+from shared.blast_view import BlastChannel, BlastFacts, BlastView, make_view, time_of, with_rate
 from shared.blasts import Blast
-from shared.clock import rfc3339
 from shared.jobs import TERMINAL
 from shared.queue.blasts import BlastProgress, ChannelProgress
-
-_PRIORITY_OF_LANE = {"high": 0, "normal": 1, "bulk": 2}
 
 
 async def view_of(gateway: Gateway, blast: Blast, progress: BlastProgress) -> BlastView:
     """Return a blast as it stands now."""
     waiting_for = await gateway.queue.control.waiting_for(progress)
+    channels = {name: _channel(one, waiting_for[name]) for name, one in progress.channels.items()}
     counts = _summed([one.counts for one in progress.channels.values()])
-    total = sum(one.total for one in progress.channels.values())
+    view = make_view(_facts(blast, progress), channels, counts)
     ended = sum(counts[status] for status in TERMINAL)
-    over = progress.state in {"completed", "completed_with_failures", "incomplete"} or ended >= total
-    rate = None if over else gateway.rates.note(blast.blast_id, ended) or _average(blast, progress, ended)
-    return BlastView(
+    if progress.state in {"completed", "completed_with_failures", "incomplete"} or ended >= view.total_messages:
+        return view
+    return with_rate(view, gateway.rates.note(blast.blast_id, ended) or _average(blast, progress, ended))
+
+
+def _facts(blast: Blast, progress: BlastProgress) -> BlastFacts:
+    ends = [one.ended_at_ms for one in progress.channels.values()]
+    return BlastFacts(
         blast_id=blast.blast_id,
         state=progress.state,
         template_id=blast.template.id,
         template_name=blast.template.name,
-        channels={name: _channel(one, waiting_for[name]) for name, one in progress.channels.items()},
-        total_messages=total,
         total_recipients=blast.total_recipients,
-        counts=counts,
-        progress=round(ended / total, 4) if total else 1.0,
-        rate=None if rate is None else round(rate, 2),
-        eta_seconds=None if not rate else int((total - ended) / rate) + 1,
-        waiting_for=next((reason for reason in waiting_for.values() if reason), None),
-        priority=_PRIORITY_OF_LANE[blast.lane],
-        scheduled_at=rfc3339(blast.scheduled_at_ms) if blast.scheduled_at_ms else None,
-        expires_at=rfc3339(blast.expires_at_ms) if blast.expires_at_ms else None,
-        created_at=rfc3339(blast.created_at_ms),
-        last_progress_at=rfc3339(progress.last_progress_at_ms) if progress.last_progress_at_ms else None,
-        ended_at=_ended_at(progress),
+        lane=blast.lane,
+        created_at_ms=blast.created_at_ms,
+        scheduled_at_ms=blast.scheduled_at_ms,
+        expires_at_ms=blast.expires_at_ms,
+        ended_at_ms=max(ends) if ends and all(ends) else 0,
+        last_progress_at_ms=progress.last_progress_at_ms,
         reference=blast.reference,
         metadata=blast.metadata,
     )
@@ -49,11 +45,6 @@ def _average(blast: Blast, progress: BlastProgress, ended: int) -> float | None:
     began_ms = max(blast.created_at_ms, blast.scheduled_at_ms)
     spent_s = (progress.last_progress_at_ms - began_ms) / 1000
     return ended / spent_s if ended and spent_s > 0.5 else None
-
-
-def _ended_at(progress: BlastProgress) -> str | None:
-    ends = [one.ended_at_ms for one in progress.channels.values()]
-    return rfc3339(max(ends)) if ends and all(ends) else None
 
 
 def _summed(counts: list[dict[str, int]]) -> dict[str, int]:
@@ -69,5 +60,5 @@ def _channel(one: ChannelProgress, waiting_for: str) -> BlastChannel:
         paused=one.paused or None,
         cancelled=one.cancelled,
         waiting_for=waiting_for or None,
-        ended_at=rfc3339(one.ended_at_ms) if one.ended_at_ms else None,
+        ended_at=time_of(one.ended_at_ms),
     )

@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from services.ingest.http.errors import ApiError, Problem
+from shared.blast_view import BlastView
 from shared.numbers import json_number
 
 _encoder = msgspec.json.Encoder(enc_hook=json_number)
@@ -79,47 +80,6 @@ class StatsAnswer(Answer, kw_only=True, frozen=True):
     """The state of the queues."""
 
     stats: AllStats
-
-
-class BlastChannel(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A blast's progress on one channel; the `counts` by status add up to `enqueued`."""
-
-    total: int
-    enqueued: int
-    counts: dict[str, int]
-    paused: str | None = None
-    cancelled: bool = False
-    waiting_for: str | None = None
-    ended_at: str | None = None
-
-
-class BlastView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """The current state of a blast.
-
-    `progress` is the share of its messages that have ended; `rate` the number that recently ended per second;
-    `etaSeconds` how long the rest takes at that rate.
-    """
-
-    blast_id: str
-    state: str
-    template_id: str
-    template_name: str = ""
-    channels: dict[str, BlastChannel]
-    total_messages: int
-    total_recipients: int
-    counts: dict[str, int]
-    progress: float
-    rate: float | None = None
-    eta_seconds: int | None = None
-    waiting_for: str | None = None
-    priority: int | None = None
-    scheduled_at: str | None = None
-    expires_at: str | None = None
-    created_at: str | None = None
-    last_progress_at: str | None = None
-    ended_at: str | None = None
-    reference: str = ""
-    metadata: dict[str, Any] = {}
 
 
 class BlastsAnswer(Answer, kw_only=True, frozen=True):
