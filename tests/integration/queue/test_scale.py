@@ -358,3 +358,25 @@ async def test_a_fetch_brings_a_few_megabytes_at_most(large: tuple[World, RedisS
     again = await sender.fetch(100)
     assert 1 <= len(again) <= 2
     assert (await sender.consumer.fetch(100)).due_in_s == 0
+
+
+async def test_a_fetch_moves_a_few_megabytes_of_what_is_due(large: tuple[World, RedisServer]) -> None:
+    """Ten large jobs whose deferral is over come to their stream over several fetches, and none is forgotten."""
+    world, _ = large
+    blast = await world.blast(10)
+    sender = await world.sender()
+    big = Recipient("big@example.com", "Big", {"text": "x" * MEGABYTE})
+    for index in range(10):
+        await world.enqueue(blast, index, 1, recipient=big)
+        (lease,) = await sender.take()
+        assert await sender.defer(lease, 60_000)
+    due: Any = await world.redis.zrange("{email}:later", 0, -1)
+    for job_id in due:
+        await world.redis.zadd("{email}:later", {job_id: 1})
+    fetched = await sender.consumer.fetch(100)
+    assert fetched.due_in_s == 0
+    assert await world.redis.hlen("{email}:later:jobs") == 8
+    leases = list(fetched.leases)
+    while some := await sender.fetch(100):
+        leases += some
+    assert len({lease.job_id for lease in leases}) == 10
