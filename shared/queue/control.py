@@ -236,9 +236,10 @@ class Control:
 
     async def channel_stats(self, channel: str) -> ChannelStats:
         """Count what is where on one channel, in one script for each of its partitions."""
-        return add_up([await self._partition_stats(one) for one in partitions(self._redis, channel)])
+        return add_up([await self.partition_stats(one) for one in partitions(self._redis, channel)])
 
-    async def _partition_stats(self, partition: Partition) -> ChannelStats:
+    async def partition_stats(self, partition: Partition) -> ChannelStats:
+        """Count what is where in one partition, in one script."""
         return _stats(orjson.loads(await partition.call("stats", (OLDEST_AMONG,))))
 
     async def server_memory(self) -> ServerMemory:

@@ -25,12 +25,11 @@ class FileStore:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def put(self, channel: str, blast_id: str, contents: Mapping[str, bytes]) -> bool:
+    async def put(self, partition: Partition, blast_id: str, contents: Mapping[str, bytes]) -> bool:
         """Keep files, by digest, for jobs that are enqueued next; raises QueueFullError too.
 
         Returns False while a sender of an earlier version is alive: jobs must then carry their files.
         """
-        partition = self._partition(channel)
         for some in _calls(contents):
             if await partition.call("put_files", (blast_id, UNUSED_MS, *some)) < 0:
                 return False
@@ -38,7 +37,7 @@ class FileStore:
 
     async def get(self, channel: str, blast_id: str, digest: str) -> bytes | None:
         """Return a file, None where it is gone."""
-        partition = self._partition(channel)
+        (partition,) = partitions(self._redis, channel)
         with translated("load file"):
             content: Any = await partition.redis.get(partition.keys.file(blast_id, digest))
         return content if content is None else bytes(content)
@@ -57,10 +56,6 @@ class FileStore:
             some = flat[first : first + 2 * _JOBS_A_CALL]
             for partition in partitions(self._redis, channel):
                 await partition.call("forget_files", (kind, *some))
-
-    def _partition(self, channel: str) -> Partition:
-        (only,) = partitions(self._redis, channel)
-        return only
 
 
 def _calls(contents: Mapping[str, bytes]) -> Iterator[list[Argument]]:

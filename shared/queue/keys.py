@@ -55,8 +55,13 @@ class PartitionKeys:
 
     @property
     def bell(self) -> str:
-        """The doorbell."""
+        """The doorbell; once made it is never deleted."""
         return self.key("bell")
+
+    @property
+    def routing(self) -> tuple[str, str]:
+        """The keys that a script is called with: one that exists, and one that never does (`lua/lib.lua` says why)."""
+        return self.bell, self.key("none")
 
 
 def blast_key(blast_id: str) -> str:

@@ -40,7 +40,7 @@ class Partition:
         Raises QueueUnavailableError (its outcome is then unknown) and, for the scripts that add work,
         QueueFullError. The answer's shape is in the script's header, hence `Any`.
         """
-        return await load_script(script).call(self.redis, (self.keys.tag,), args)
+        return await load_script(script).call(self.redis, self.keys.routing, args)
 
 
 def partitions(redis: Redis, channel: str) -> tuple[Partition, ...]:

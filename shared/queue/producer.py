@@ -19,7 +19,7 @@ from shared.queue.connection import RETRY_WHEN_FULL_S, translated
 from shared.queue.event_log import most_event_bytes
 from shared.queue.files import FILES_A_CALL, FileStore
 from shared.queue.keys import GATEWAY_EVENTS
-from shared.queue.partitions import partitions
+from shared.queue.partitions import Partition, partitions
 from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
 
@@ -88,25 +88,27 @@ class Producer:
         self._chunks = Numbered(name, "enqueue")
         self._gateway = Numbered(name, "gateway")
 
-    async def enqueue(self, chunk: Chunk) -> Enqueued:
+    async def enqueue(self, chunk: Chunk, partition: Partition | None = None) -> Enqueued:
         """Add a chunk's jobs and its `queued` event in one step; a repeated chunk adds nothing twice.
 
-        Their attachments are written first, apart from them; a chunk with very many is added in several steps.
+        They go to the only partition of their channel unless another is named. Their attachments are written first,
+        apart from them; a chunk with very many is added in several steps.
 
         Raises QueueFullError, QueueUnavailableError (repeat the same chunk) and GapError.
         """
         if len(chunk.jobs) > MAX_CHUNK:
             raise ValueError(f"a chunk holds at most {MAX_CHUNK} jobs, not {len(chunk.jobs)}")
+        partition = partition or self._partition(chunk)
         first, added = chunk.first, 0
         for jobs in _steps(chunk.jobs):
-            done = await self._enqueue(replace(chunk, first=first, jobs=jobs))
+            done = await self._enqueue(replace(chunk, first=first, jobs=jobs), partition)
             first, added = first + len(jobs), added + done.added
         return replace(done, added=added)
 
-    async def _enqueue(self, chunk: Chunk) -> Enqueued:
+    async def _enqueue(self, chunk: Chunk, partition: Partition) -> Enqueued:
         _, head = self._chunks.next()
         blast = chunk.blast
-        jobs = await self._without_files(chunk)
+        jobs = await self._without_files(chunk, partition)
         args: list[Argument] = [
             blast.blast_id,
             chunk.series,
@@ -124,7 +126,6 @@ class Producer:
         ]
         for job in jobs:
             args += (job.job_id, pack_job(job))
-        (partition,) = partitions(self._redis, chunk.channel)
         try:
             added, watermark, cancelled = await partition.call("enqueue", args)
         except ResponseError as error:
@@ -140,19 +141,23 @@ class Producer:
 
         Raises QueueUnavailableError, too, while a sender of an earlier version is alive.
         """
-        if not await self._files.put(chunk.channel, chunk.blast.blast_id, contents):
+        if not await self._files.put(self._partition(chunk), chunk.blast.blast_id, contents):
             raise QueueUnavailableError(
                 "a sender of an earlier version is running; it cannot read jobs whose files lie apart"
             )
 
-    async def _without_files(self, chunk: Chunk) -> list[Job]:
+    def _partition(self, chunk: Chunk) -> Partition:
+        (only,) = partitions(self._redis, chunk.channel)
+        return only
+
+    async def _without_files(self, chunk: Chunk, partition: Partition) -> list[Job]:
         """Write the attachments that are in the jobs to their own keys; return the jobs without them.
 
         They stay within the jobs while a sender of an earlier version is alive, to which the others would be no jobs.
         """
         pairs = [with_files_apart(job) for job in chunk.jobs]
         contents = {digest: content for _, files in pairs for digest, content in files.items()}
-        if contents and not await self._files.put(chunk.channel, chunk.blast.blast_id, contents):
+        if contents and not await self._files.put(partition, chunk.blast.blast_id, contents):
             return list(chunk.jobs)
         return [job for job, _ in pairs]
 

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Move jobs from `<sender>:buf` to `<sender>:tx`, the record that their sending may have begun.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS limits, suppressions
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 µs between two starts, 0 for no limit (one set at run
 --       time wins) · 5 µs that a start may be granted ahead · 6 policy on uncertain sends · 7 times found abandoned

@@ -2,13 +2,14 @@
 -- Cancel a blast on this channel: it takes no more jobs, and `begin` refuses what waits; the sweep ends it. Its own
 -- stream keeps or gets its turns, so that senders end what a sweep that was killed has left.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- ARGV  1 blast id · 2 head of the event batch · 3 ms that an ended blast is kept · 4 field to set:
 --       "cancelled_at" (apart from the count `cancelled`), or "incomplete_at" to end it with what was enqueued, running on
 -- Result  1 done, 0 where the blast is unknown here or ended
 -- Safe to repeat. Its total becomes what was enqueued, so that its counts still add up. The mark and the event that
 -- tells of it come about together: a crash before leaves neither, one after, or a repeat, finds and tells nothing new.
 
+make_bell()
 local key = C .. ':blast:' .. ARGV[1]
 local v = redis.call('HMGET', key, 'total', 'ended_at', 'enqueued', ARGV[4])
 if not v[1] or v[2] then return 0 end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take up to `want` jobs that may be begun soon into `<sender>:buf`.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS limits
 -- ARGV  1 sender · 2 want · 3 bytes of unwritten events from which on nothing is taken: each job taken adds some, and
 --       what makes events may not be refused · 4 µs that a start may be granted ahead

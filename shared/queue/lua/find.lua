@@ -2,7 +2,7 @@
 -- Find the jobs of a blast, or one job, in a stretch of a stream, among however many of others: a job is known by the
 -- bytes that it begins with, and what is not wanted need not leave the server.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- ARGV  1 stream · 2 id from which to look, "(" before one that was looked at · 3 id of the last to look at ·
 --       4 entries to look at · 5 the packed blast id, with the packed index behind it where one job is wanted
 -- Result  {from where to look on, 1 where the stretch is at its end, id, packed job, …}

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Let go of the files of dead letters that the log has taken over, or of jobs that are nowhere.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS files
 -- ARGV  1 "letters" or "jobs" · 2 … pairs: job id, run
 -- Result  how many of these had files kept

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
 -- Renew a sender's lease and say what it is doing.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- ARGV  1 sender · 2 ms that the lease lasts · 3 what the sender says of itself (JSON) · 4 "1" for the first
 -- Result  1 if the lease had held (or is the first), 0 if it had lapsed in between
 -- A crash before or after: the lease lapses, and others reap.
 
+make_bell()
 local key = C .. ':sender:' .. ARGV[1]
 local held = redis.call('EXISTS', key)
 redis.call('SET', key, ARGV[3], 'PX', ARGV[2])

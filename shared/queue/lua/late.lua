@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- A message was accepted by its provider after its lease had been lost: within one run, `sent` outranks all.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS files, limits
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 ms that an ended blast is kept ·
 --       5 … six a job: stream, id, job id, run, "q" or "r" how it waited when the entry was written, the packed

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- End a sender that holds nothing any more: its heartbeat and its consumers go.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- ARGV  1 sender · 2 cursor ("0" at first) · 3 streams a page · 4 streams that earlier pages found it to hold
 -- Result  {cursor of the next page ("0": no more), streams at which it holds something, earlier pages included}; with
 --         the last page, where that is 0, its heartbeat goes

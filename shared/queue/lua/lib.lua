@@ -1,7 +1,10 @@
 -- What every script shares; put in front of each after its shebang line.
--- KEYS[1] is the channel's hash tag; every other key is derived from it, so all lie in one slot.
+-- KEYS[1] is the partition's bell, which exists; all other keys are derived from its hash tag, so they lie in one slot.
+-- KEYS[2] never exists. While a cluster moves the slot to another node, both nodes answer TRYAGAIN to a call that names two
+-- keys of which one is missing, before anything is done. A call with one key would run on the part that a node has.
+-- `listen` and `written` are called with a stream alone, and derive nothing.
 
-local C = KEYS[1]
+local C = string.sub(KEYS[1], 1, -#':bell' - 1)
 local GROUP = 'senders'
 local TERMINAL = { 'sent', 'failed', 'cancelled', 'expired', 'suppressed' }
 
@@ -78,6 +81,11 @@ end
 
 local function ring_bell()
   redis.call('XADD', C .. ':bell', 'MAXLEN', '1', '*', 'd', '')
+end
+
+-- For scripts that may be the first to write something here: from then on there is a key to call scripts with.
+local function make_bell()
+  if redis.call('EXISTS', KEYS[1]) == 0 then ring_bell() end
 end
 
 local function make_group(stream)
@@ -290,7 +298,7 @@ local function end_if_complete(blast, now_ms, keep_ms, events)
   redis.call('PEXPIRE', key, keep_ms)
   redis.call('HDEL', key, 'paused')
   gauge_paused(key)
-  local channel = string.sub(C, 2, -2)
+  local channel = string.match(C, '^{([^.}]*)') -- without the number of the partition
   events[#events + 1] = cmsgpack.pack({ 'blast_channel_ended', now_ms, blast, channel, counts })
 end
 

@@ -2,7 +2,7 @@
 -- Look around: which senders hold entries or are listed, which of them have no heartbeat; free stale buffers, and files of
 -- lost jobs.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS files
 -- ARGV  1 this sender · 2 ms that an entry may lie in anyone's `:buf` · 3 ms after which a stall is forgotten
 -- Result  {1 if this sender's own lease holds else 0, entries freed from stale buffers, sender without a

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Look over a page of what is noted of the files of a blast; mend what is wrong.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS files
 -- ARGV  1 blast · 2 "1" to mend, "0" to look only · 3 cursor ("0" at first) · 4 entries a page
 -- Result  {cursor of the next page ("0": no more), jobs that ended long ago and were noted still, files that jobs need and

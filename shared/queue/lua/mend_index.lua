@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Check members of an index against what they stand for; mend what is wrong.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS files, limits
 -- ARGV  1 index: "ring", "starts", "streams", "parked", "later", "later:jobs", "limits", "limits:high", "limits:due",
 --       "limits:jobs:<name>", "filed" or "file" ("<blast>:<digest>") · 2 "1" to mend, "0" to look only · 3 … members

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Look over one page of a stream's pending list, and with the first page over the stream itself; mend what is wrong.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- ARGV  1 stream · 2 "1" to mend, "0" to look only · 3 V in ms · 4 id from which the page begins ("-" for the first) ·
 --       5 entries a page
 -- Result  {id from which the next page begins or "", ghosts (pending, and not in the stream), parked entries that no

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- List what a sender holds, for one that lost a reply or finds entries without a task.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- ARGV  1 sender · 2 "buf" or "tx" · 3 most entries a stream · 4 cursor ("0" at first) · 5 streams a page
 -- Result  {cursor of the next page ("0": no more), stream, id, delivery count, …}: names alone, however large the jobs
 -- A stream at which it holds nothing any more is forgotten.

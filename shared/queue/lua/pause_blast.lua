@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
 -- Pause a blast on this channel: its own stream leaves the ring; `begin` refuses its jobs elsewhere.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- ARGV  1 blast id · 2 reason · 3 head of the event batch
 -- Result  1 paused, 0 where the blast is unknown here, ended or cancelled
 -- Safe to repeat; the last reason stays. The pause and the event that tells of it come about together: a crash before
 -- leaves neither, one after, or a repeat for the same reason, tells nothing new.
 
+make_bell()
 local key = C .. ':blast:' .. ARGV[1]
 local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled_at', 'paused')
 if not v[1] or v[2] or v[3] then return 0 end

@@ -1,7 +1,7 @@
 #!lua
 -- Keep files for the jobs of a chunk that is to be enqueued next.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS files
 -- ARGV  1 blast id · 2 ms that a file is kept for its chunk to come · 3 … pairs: digest, content
 -- Result  how many were not there yet; -1, and nothing is kept, while a sender of an earlier version has a heartbeat: it
@@ -16,6 +16,7 @@ for i = 1, #senders, 2 do
   if not knows and redis.call('EXISTS', C .. ':sender:' .. senders[i]) == 1 then return -1 end
 end
 
+make_bell()
 local blast, keep_ms, added = ARGV[1], tonumber(ARGV[2]), 0
 for i = 3, #ARGV, 2 do
   local key = file_key(blast, ARGV[i])

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take over from a sender that is dead, or from one whose entries outlived its tasks.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- ARGV  1 dead sender · 2 head of the event batch · 3 most entries a call · 4 the reason in words ·
 --       5 "all", or entries to take alone ("<stream> <id>"), joined by commas · 6 cursor ("0" at first) · 7 streams a page ·
 --       8 … three a job that an earlier call could not read: "<stream> <id>", job id ("" where the caller cannot either),

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Count what is in Redis and compare it with the counters, the gauges and the counts of the blasts; correct them.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS limits
 -- ARGV  1 "1" to correct, "0" to look only · 2 head of the event batch · 3 ms that an ended blast is kept ·
 --       4 most jobs to look into · 5 … ids of blasts that have not ended

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Weigh a refusal for good: is it the recipient's, or one of a run in which a server refuses everybody alike?
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS suppressions
 -- ARGV  1 server · 2 what refusals that are alike have in common · 3 address · 4 the reason by which the address would be
 --       suppressed, "" where it would not · 5 recipients that make a run, 0 to look only, as often as one likes · 6 "1" where no other server is
@@ -17,6 +17,7 @@
 -- What the run had suppressed, where its refusals came too slowly to be held, is lifted.
 -- Safe to repeat: a recipient is counted once.
 
+make_bell()
 local key, alike, address, suppression = C .. ':refused:' .. ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local most, alone = tonumber(ARGV[5]), ARGV[6] == '1'
 local field = '@' .. address

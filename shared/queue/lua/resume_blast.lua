@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Resume a paused blast on this channel.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- ARGV  1 blast id · 2 head of the event batch
 -- Result  1 running, 0 where the blast is unknown here, ended or cancelled
 -- Safe to repeat. The resume and the event that tells of it come about together: a crash before leaves neither, one

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
 -- Change the channel's rate for all its senders, from the next start on, or let their own setting hold again.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- ARGV  1 µs between two starts, 0 for no limit · 2 the rate as it was asked for, "10/1s" or "off"; "" for the
 --       senders' own setting
 -- Result  1
 -- Safe to repeat. A crash before: the old rate holds, and is shown. After: the new one.
 
+make_bell()
 if ARGV[2] == '' then
   redis.call('HDEL', C .. ':config', 'gap_us', 'rate')
 else

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Carry out what became of jobs that this sender holds.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS files, limits
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 V in ms · 5 ms that an ended blast is kept ·
 --       6 … nine a job: kind, stream, id, job id, run, the packed event or "", value, packed job or "", the delivery

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom,no-writes
 -- Count what is where on this channel, now, at a cost that does not grow with the backlog or the bulk blasts.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- ARGV  1 most bulk streams to ask for their oldest job
 -- Result  JSON: waiting by lane, active, delayed, scheduled, jobs that a pause holds, oldest waiting entry in ms by
 --         lane, counters, pause reason, events lag, rate set at run time, senders (id -> what it said), server's time

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- End waiting jobs wherever they wait: cancelled ones, and what is no job.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS files, limits
 -- ARGV  1 head of the event batch · 2 ms that an ended blast is kept · 3 status ·
 --       4 … five a job: stream ("" where it is due later), id, job id ("" where it is not known),

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- End the waiting jobs of a blast's own stream, one page of them: a million must be gone in seconds.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS files
 -- ARGV  1 head of the event batch · 2 ms that an ended blast is kept · 3 status · 4 blast id · 5 id from which the
 --       page begins · 6 most entries a page · 7 what stands in an `Ended` from its status to its job, packed ·

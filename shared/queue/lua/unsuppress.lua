@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
 -- Lift suppressions.
 --
--- KEYS  the channel's hash tag
+-- KEYS  1 the partition's bell · 2 a key that never exists
 -- PARTS suppressions
 -- ARGV  pairs: address as it is stored · scope, "" for every scope
 -- Result  how many were lifted; expired ones go too and do not count
 -- Safe to repeat.
 
+make_bell()
 local now_ms, lifted = math.floor(now_us() / 1000), 0
 for i = 1, #ARGV, 2 do
   local scope = ARGV[i + 1]

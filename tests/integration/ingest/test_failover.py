@@ -19,6 +19,7 @@ from shared.errors import QueueUnavailableError
 from shared.queue.blasts import BlastStore
 from shared.queue.connection import connect
 from shared.queue.control import Control
+from shared.queue.partitions import Partition
 from shared.queue.producer import Chunk, Enqueued, Producer
 from shared.queue.suppressions import Suppressions
 from shared.templates import Template
@@ -41,13 +42,13 @@ class Failover(Producer):
         self._noticed = noticed
         self.calls = 0
 
-    async def enqueue(self, chunk: Chunk) -> Enqueued:
+    async def enqueue(self, chunk: Chunk, partition: Partition | None = None) -> Enqueued:
         call, self.calls = self.calls, self.calls + 1
         if call in self._before:
             await self._server.flushall()
             if self._noticed:
                 raise QueueUnavailableError("connection lost")
-        return await super().enqueue(chunk)
+        return await super().enqueue(chunk, partition)
 
 
 @pytest.fixture

@@ -245,7 +245,7 @@ async def test_files_that_were_written_for_a_chunk_to_come_are_left_alone(world:
     sender = await world.sender()
     (lease,) = await sender.take()
     assert await sender.fail(lease)
-    await FileStore(world.redis).put("email", blast.blast_id, {"abcd": b"content"})
+    await FileStore(world.redis).put(world.partition, blast.blast_id, {"abcd": b"content"})
     assert await examine(world, repair=True) == []
     assert await world.redis.exists(f"{{email}}:file:{blast.blast_id}:abcd")
 

@@ -207,7 +207,7 @@ async def test_a_repeated_chunk_counts_its_files_once(world: World) -> None:
 async def test_files_of_a_chunk_that_never_came_expire(world: World) -> None:
     """Ingest died between the two: within the hour they are gone; a chunk that comes in time keeps them."""
     blast = await world.blast(1)
-    await FileStore(world.redis).put("email", blast.blast_id, {"d": b"content"})
+    await FileStore(world.redis).put(world.partition, blast.blast_id, {"d": b"content"})
     assert 0 < await world.redis.pttl(f"{{email}}:file:{blast.blast_id}:d") <= UNUSED_MS
 
 

@@ -51,6 +51,7 @@ class World:
 
     redis: Redis
     timing: Timing = field(default_factory=Timing)
+    index: int = 0
     producer: Producer = field(init=False)
     blasts: BlastStore = field(init=False)
     control: Control = field(init=False)
@@ -90,7 +91,7 @@ class World:
         """Enqueue one chunk of a blast."""
         count = blast.totals["email"] - first if count is None else count
         jobs = self.jobs(blast, range(first, first + count), **changes)
-        return await self.producer.enqueue(Chunk(blast, "email", first, jobs))
+        return await self.producer.enqueue(Chunk(blast, "email", first, jobs), self.partition)
 
     async def given(self, count: int, lane: Lane = "normal", **changes: Any) -> Blast:
         """Accept and enqueue a blast."""
@@ -123,8 +124,8 @@ class World:
 
     @property
     def partition(self) -> Partition:
-        """The only partition of email's queue."""
-        return Partition(self.redis, PartitionKeys("email"))
+        """The partition of email's queue that this world is about."""
+        return Partition(self.redis, PartitionKeys("email", self.index))
 
     def reaper(self, sender_id: str) -> Reaper:
         """Make a reaper for a sender."""

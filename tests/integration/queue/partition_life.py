@@ -1,0 +1,117 @@
+"""A life in one partition that calls every script of the queue."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shared.blasts import Blast
+from shared.events import Ended, pack_event
+from shared.jobs import Lane
+from shared.queue.doctor import Doctor
+from shared.queue.partitions import Partition
+from shared.queue.reaper import Reaper
+from shared.queue.refusals import Refusals, Refused
+from shared.queue.scripts import load_script
+from shared.queue.suppressions import Suppressions
+from shared.queue.timing import Timing
+from shared.suppressions import Suppression, pack_suppression
+from tests.integration.queue.world import HandSender, World
+
+BOUNCE = pack_suppression(Suppression("all", "bounce", "550", 1))
+REFUSED = Refused("mx", "550", "refused@example.com", "", "everybody is refused")
+AT_ONCE = Timing(looks_apart_ms=0, redis_up_ms=0)
+KEEP_MS = 3_600_000
+HEAD = b"\x93\xa1p\x01"  # of a batch [producer, number, events]
+
+
+async def live(world: World) -> list[str]:
+    """Call every script in the world's partition; return the ids of the jobs that were begun there."""
+    partition = world.partition
+    await partition.call("stats", (10,))
+    sender = await world.sender()
+    begun = await _send(world, sender) + await _lose_a_sender(world, sender)
+    await _steer(world, sender)
+    await _suppress(partition)
+    await partition.call("tell", (b"\x93\xa1t\x01\x90",))
+    await Doctor(partition, f"doctor of {sender.name}", repair=True).examine()
+    await partition.call("leave", (sender.name, "0", 64, 0))
+    events = (partition.keys.events,)
+    await load_script("listen").call(world.redis, events, ("logger",))
+    await load_script("written").call(world.redis, events, ("logger", "1-1"))
+    return begun
+
+
+async def given(world: World, count: int, lane: Lane = "normal") -> Blast:
+    """Enqueue a blast in the world's partition, and nowhere else."""
+    blast = world.unknown_blast(count, lane)
+    await world.enqueue(blast)
+    return blast
+
+
+async def _send(world: World, sender: HandSender) -> list[str]:
+    """Five jobs are sent, ended, parked, deferred and given back; another is no job."""
+    partition = world.partition
+    blast = await given(world, 6)
+    leases = await sender.take(5)
+    assert all(await sender.finish(leases[0]))
+    assert await sender.fail(leases[1])
+    assert await sender.retry(leases[2], 50_000)
+    assert await sender.defer(leases[3], 50_000)
+    assert await sender.give_back(leases[4])
+    await world.redis.xadd(partition.keys.lane("high"), {"d": b"no job"})
+    (broken,) = (await sender.consumer.fetch(1)).undecodable
+    await sender.consumer.discard(broken, 0)
+    await partition.call("put_files", (blast.blast_id, 1000, "digest", b"content"))
+    await partition.call("mend_files", (blast.blast_id, "1", "0", 100))
+    await partition.call("forget_files", ("letters", leases[1].job_id, 1))
+    return [lease.job_id for lease in leases]
+
+
+async def _lose_a_sender(world: World, sender: HandSender) -> list[str]:
+    """One dies in mid-send, is reaped, and tells late what it had sent."""
+    dead = await world.sender()
+    (lease,) = await dead.take(1)
+    await world.redis.delete(world.partition.keys.sender(dead.name))
+    reaper = Reaper(world.partition, sender.name, AT_ONCE)
+    assert [taken.in_flight for taken in await reaper.look() + await reaper.look() if taken.in_flight] == [1]
+    await dead.late(lease)
+    assert await sender.consumer.own("tx") == []
+    return [lease.job_id]
+
+
+async def _steer(world: World, sender: HandSender) -> None:
+    """Pause, resume and cancel; set a rate; sweep what waits; weigh a refusal."""
+    partition = world.partition
+    await partition.call("set_rate", (1, "10/1s"))
+    await partition.call("set_rate", (0, ""))
+    own, other = await given(world, 120, "bulk"), await given(world, 2)
+    for blast_id in (own.blast_id, other.blast_id):
+        assert await partition.call("pause_blast", (blast_id, "wait", HEAD))
+        assert await partition.call("resume_blast", (blast_id, HEAD))
+    await partition.call("pause_channel", ("wait",))
+    assert (await sender.consumer.fetch(1)).paused == "wait"
+    await partition.call("resume_channel")
+    job = world.jobs(other, [0])[0]
+    await partition.call("cancel_job", (job.job_id, KEEP_MS))
+    stream = partition.keys.lane("normal")
+    found = await partition.call("find", (stream, "-", "+", 10, b""))
+    event = pack_event(Ended(0, job.job_id, 1, 0, "cancelled", "cancelled", "", ""))
+    await partition.call("sweep", (HEAD, KEEP_MS, "cancelled", stream, found[2], job.job_id, "q", event))
+    assert await partition.call("cancel_blast", (own.blast_id, HEAD, KEEP_MS, "cancelled_at"))
+    ending = (b"\xa9cancelled\xa0\xa0\xa0\x00\xc4\x00", b"\xa9cancelled\xa0\xa0")
+    await partition.call("sweep_own", (HEAD, KEEP_MS, "cancelled", own.blast_id, "-", 500, *ending))
+    refusals = Refusals(partition)
+    assert await refusals.weigh(REFUSED, 20, alone=True) == "hold"
+    await refusals.forgive("mx")
+
+
+async def _suppress(partition: Partition) -> None:
+    await partition.call("suppress", ("a@example.com", BOUNCE))
+    await partition.redis.hset(partition.keys.key("suppressed"), "B@example.com", "hard_bounce")
+    assert await Suppressions(partition.redis).unify(partition) == 1
+    assert await partition.call("unsuppress", ("a@example.com", "")) == 1
+
+
+def patient(world: World) -> World:
+    """Return the world with heartbeats that do not lapse within a test."""
+    return replace(world, timing=Timing(heartbeat_ttl_ms=KEEP_MS))
