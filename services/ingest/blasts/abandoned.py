@@ -1,7 +1,7 @@
-"""Abandoned blasts: those whose enqueueing stopped half-way and that nobody takes up again.
+"""Abandoned blasts: those whose enqueueing stopped half-way and was never continued.
 
-A client that went away without repeating its request, or an ingest that died: after a quarter of an hour without
-progress such a blast ends as `incomplete`, its total what was enqueued, so that its counts still add up.
+The client went away without repeating its request, or ingest died. After a quarter of an hour without progress such
+a blast ends as `incomplete`. Its total becomes the number of enqueued jobs, so that its counts still add up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class AbandonedWatch:
-    """Ends blasts without progress for `after_s`; every ingest process runs one, and each step is safe to repeat."""
+    """Ends blasts that made no progress for `after_s`; every ingest process runs one, and each step is idempotent."""
 
     queue: Queue
     open_blasts: OpenBlasts
@@ -32,7 +32,7 @@ class AbandonedWatch:
     after_s: float
 
     async def run(self, stop: Stop) -> None:
-        """Look until stopped."""
+        """Check periodically until stopped."""
         stopping = asyncio.create_task(stop.wait())
         every_s = self.after_s / _LOOKS_A_PERIOD
         next_look = self.clock.monotonic() + every_s
@@ -50,7 +50,7 @@ class AbandonedWatch:
             stopping.cancel()
 
     async def check(self) -> None:
-        """End what was abandoned; raises QueueUnavailableError."""
+        """End every abandoned blast; raises QueueUnavailableError."""
         before_ms = self.clock.now_ms() - int(self.after_s * 1000)
         for blast_id in await self.open_blasts.before(before_ms):
             if await self._settled(blast_id, before_ms):
@@ -58,7 +58,7 @@ class AbandonedWatch:
         await self.open_blasts.flush()
 
     async def _settled(self, blast_id: str, before_ms: int) -> bool:
-        """End one blast if it was abandoned; False while it is still being enqueued."""
+        """End a blast if it was abandoned; return False while it is still being enqueued."""
         progress = await self.queue.blasts.progress(blast_id)
         if progress is None:
             return True

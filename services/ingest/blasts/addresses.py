@@ -1,11 +1,10 @@
-"""Addresses: what a client writes becomes one normal form per channel, or a problem.
+"""Addresses: a client's text becomes one normal form per channel, or a problem.
 
-Email addresses are email-validator's normal form, without any DNS look-up; `.test` domains are allowed, other
+Email addresses have email-validator's normal form, without a DNS lookup; `.test` domains are allowed, other
 special-use names (`.local`, `.invalid` …) are not. Phone numbers are E.164 digits without `+`, valid by phonenumbers'
-metadata, or what WhatsApp names an account by where that differs. Both libraries take tens of microseconds; what is
-plain ASCII takes a short cut that gives the same answer, which a test holds against the libraries over generated
-input. Neither form can hold a line break, a space outside a quoted local part, or a control character, so neither can
-break out of a header.
+metadata, or the number of a WhatsApp account where that differs. Both libraries take tens of microseconds; plain ASCII
+takes a fast path with the same result, which a test compares with the libraries over generated input. Neither form can
+contain a line break, a space outside a quoted local part, or a control character, so neither can break out of a header.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ MAX_NAME_CHARS = 200
 
 
 class AddressError(ValueError):
-    """An address that cannot be one; the message says why, for the client."""
+    """A text that is not a valid address; the message tells the client why."""
 
 
 def normal_email(text: str) -> str:
@@ -53,7 +52,7 @@ def normal_email(text: str) -> str:
 
 
 def _plain_email(text: str) -> str | None:
-    """Return the normal form of a plain ASCII address, None if the library must look at it."""
+    """Return the normal form of a plain ASCII address, None if the library has to decide."""
     found = _PLAIN_EMAIL.fullmatch(text)
     if found is None or len(text) > _LONGEST_PLAIN:
         return None
@@ -68,11 +67,11 @@ def _plain_email(text: str) -> str | None:
 
 def _any_email(text: str) -> str:
     if len(text) > MAX_EMAIL_CHARS:
-        raise AddressError("The email address is too long.")
+        raise AddressError(f"The email address is longer than {MAX_EMAIL_CHARS} characters.")
     if "@" not in text:
         raise AddressError("An email address must have an @-sign.")
     try:
-        # test_environment only lets .test domains pass
+        # the only effect of test_environment is to allow .test domains
         return validate_email(text, check_deliverability=False, test_environment=True).normalized
     except EmailNotValidError as error:
         raise AddressError(str(error)) from None
@@ -81,16 +80,16 @@ def _any_email(text: str) -> str:
 def normal_phone(text: str, region: str) -> str:
     """Return the E.164 digits of a phone number, without `+`; raises AddressError.
 
-    A text is one number by a strict grammar, or it is refused with the cause (`phone_text`).
-    Digits without `+` are read, in this order, as the region's own country code and a mobile number (62812…), as a
-    number within the region (0812…, or 812… as spreadsheets leave it), as any country's code and number.
+    A strict grammar accepts one number, or refuses the text with the reason (`phone_text`). Digits without `+` are
+    read, in this order, as the region's country code and a mobile number (62812…), as a number within the region
+    (0812…, or 812… as spreadsheets leave it), as any country's code and number.
     """
     text = text.strip(INVISIBLE)
     return _plain_phone(text, region) or _any_phone(text, region)
 
 
 def _plain_phone(text: str, region: str) -> str | None:
-    """Return the digits of a plainly written mobile number of the region, None if the library must look at it."""
+    """Return the digits of a plainly written mobile number of the region, None if the library has to decide."""
     shape = _mobile_shape(region)
     found = shape.fullmatch(text) if shape else None
     return None if found is None else f"{phonenumbers.country_code_for_region(region)}{found[1]}"
@@ -98,7 +97,7 @@ def _plain_phone(text: str, region: str) -> str | None:
 
 @lru_cache(maxsize=8)
 def _mobile_shape(region: str) -> Pattern[str] | None:
-    """Return a pattern for `+62812…`, `62812…` and `0812…`; None where the region has more involved rules."""
+    """Return a pattern for `+62812…`, `62812…` and `0812…`; None where the region's rules are more complex."""
     code = phonenumbers.country_code_for_region(region)
     metadata = phonenumbers.PhoneMetadata.metadata_for_region(region, None)
     if metadata is None or phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(code) != (region,):
@@ -107,7 +106,7 @@ def _mobile_shape(region: str) -> Pattern[str] | None:
     if metadata.national_prefix_for_parsing != "0" or mobile is None or not mobile.national_number_pattern:
         return None
     lengths = mobile.possible_length
-    # a number that begins like the prefix or the country code may be read in two ways: the library decides
+    # a number that begins like the prefix or the country code is ambiguous: the library decides
     number = rf"(?!0|{code})(?=[0-9]{{{min(lengths)},{max(lengths)}}}\Z)((?:{mobile.national_number_pattern}))"
     return re.compile(rf"(?:\+?{code}|0){number}\Z", re.ASCII) if _contiguous(lengths) else None
 
@@ -125,28 +124,29 @@ def _any_phone(text: str, region: str) -> str:
     if len(digits) < _FEWEST_WITHOUT_CODE:
         raise AddressError(_shortcoming(digits, last, region))
     found = _reading(digits, region)
-    # nobody writes the last digit of a number by itself: it is a note, or the end of a second number
+    # a single last digit is never part of the number: it is a note, or the end of a second number
     if found is None or (len(last) == 1 and _reading(digits[:-1], region) is not None):
         raise AddressError(_shortcoming(digits, last, region))
     return found
 
 
 def _shortcoming(digits: str, last: str, region: str) -> str:
-    """Say why digits, of which `last` is the last group, are not one number."""
+    """Return why digits, whose last group is `last`, are not one number."""
     count = len(digits.lstrip("+"))
     if count < _FEWEST_DIGITS:
-        return f"This has {count} {'digit' if count == 1 else 'digits'}, too few for a phone number."
+        digits_word = "digit" if count == 1 else "digits"
+        return f"This has {count} {digits_word}, too few for a phone number. Give the number in full."
     if count > _MOST_DIGITS:
-        return f"This has {count} digits, a phone number has at most {_MOST_DIGITS}. If it is two numbers, give one."
+        return f"This has {count} digits, but a phone number has at most {_MOST_DIGITS}. Give only one number."
     if _reading(digits[: -len(last)], region) is not None:
         return (
-            f"This looks like two numbers, or a number and a note: it is one without {last!r}. Give one number alone."
+            f"This looks like two numbers, or a number and a note: without {last!r} it is valid. Give only one number."
         )
     return "This is not a valid phone number. Check its digits and its country code."
 
 
 def _reading(digits: str, region: str) -> str | None:
-    """Return the E.164 digits, without `+`, that digits stand for; None if they can be no number."""
+    """Return the E.164 digits, without `+`, of the number that digits stand for; None if they are not a number."""
     if not digits or digits.startswith("+"):
         return _international(digits)
     international = _international(f"+{digits}") if digits[0] != "0" and len(digits) <= _MOST_DIGITS else None
@@ -156,7 +156,7 @@ def _reading(digits: str, region: str) -> str | None:
 
 
 def _international(digits: str) -> str | None:
-    """Return the digits of a number with its country code: valid, or as WhatsApp names one of its accounts."""
+    """Return the digits of a number with its country code, if it is valid or the number of a WhatsApp account."""
     if (found := _valid(digits, None)) is not None:
         return _formatted(found)
     bare = digits[1:]
@@ -184,7 +184,7 @@ def _valid(text: str, region: str | None) -> PhoneNumber | None:
 
 
 def normal_address(channel: str, text: str, region: str, field: str) -> str | Problem:
-    """Return the normal form of an address of a channel, or the problem with `field`."""
+    """Return the normal form of a channel's address, or the problem of `field`."""
     try:
         return normal_email(text) if channel == "email" else normal_phone(text, region)
     except AddressError as error:
@@ -194,13 +194,13 @@ def normal_address(channel: str, text: str, region: str, field: str) -> str | Pr
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """A display name, "" for none, and an address in its normal form."""
+    """A display name, "" for none, and an address in normal form."""
 
     name: str
     address: str
 
     def __str__(self) -> str:
-        """Write it as RFC 5322 does, the name in its own alphabet."""
+        """Format it as RFC 5322 does, with the name in its own alphabet."""
         if not self.name:
             return self.address
         escaped = re.sub(r'(["\\])', r"\\\1", self.name)
@@ -208,9 +208,9 @@ class Mailbox:
 
 
 def read_mailbox(text: str, field: str) -> Mailbox | Problem:
-    """Read a mailbox, or say what is wrong with the field."""
+    """Read a mailbox, or return the problem of the field."""
     if not text.strip():
-        return Problem(field, "REQUIRED", "there is no address to send mail from: give one, or set KURIR_EMAIL_FROM")
+        return Problem(field, "REQUIRED", f"no sender address is given: set {field}, or configure KURIR_EMAIL_FROM")
     if not text.isprintable():
         return Problem(field, "INVALID_CHARACTERS", f"{field} contains line breaks or control characters")
     named = _NAMED.fullmatch(text.strip())
@@ -219,7 +219,7 @@ def read_mailbox(text: str, field: str) -> Mailbox | Problem:
     if quoted:
         name = re.sub(r"\\(.)", r"\1", quoted[1])
     if len(name) > MAX_NAME_CHARS:
-        return Problem(field, "TOO_LONG", f"the name is longer than {MAX_NAME_CHARS} characters")
+        return Problem(field, "TOO_LONG", f"the name in {field} is longer than {MAX_NAME_CHARS} characters")
     try:
         return Mailbox(name, normal_email(address))
     except AddressError as error:

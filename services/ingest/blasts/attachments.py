@@ -1,4 +1,4 @@
-"""Attachments: from what a client sends to files that a job carries, every problem with its path."""
+"""Attachments: a client's files become those that a job carries; every problem has its path."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from services.ingest.http.requests import AttachmentRequest
 from shared.jobs import Attachment
 from shared.media_types import parse_media_type
 
-# control characters, separators of paths, and the marks that turn the order of letters round: `gpj.exe` shows as
-# `exe.jpg` behind one
+# control characters, path separators, and marks that reverse the order of letters: after one, `gpj.exe` is displayed as
+# `exe.jpg`
 _UNFIT_FILENAME = re.compile("[\x00-\x1f\x7f-\x9f/\\\\\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_FILENAME_RULE = "a file name has no slashes, line breaks, control characters or marks that turn the writing direction"
-# RFC 2392 names a part by an address-like id; programs leave out the @
+_FILENAME_RULE = (
+    "a file name cannot contain slashes, line breaks, control characters or marks that change the writing direction"
+)
+# RFC 2392 gives a part an address-like id; many programs leave out the @
 _CONTENT_ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]+")
-# as attributes and styles write it; what follows a delimiter of the template is made up by it
+# as attributes and styles write it; ids with template tags are computed, and skipped
 _SHOWN = re.compile(r"""(?:["'(=]|&quot;)\s*cid:([^\s"'<>()&]+)""", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:[^,]{0,500},", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -30,7 +32,7 @@ _NO_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 def attachments_of(
     requests: Sequence[AttachmentRequest], path: str, others: Sequence[Attachment] = ()
 ) -> tuple[list[Attachment], list[Problem]]:
-    """Return files as a job carries them, and every problem; `others` is what else goes with the message."""
+    """Return files as a job carries them, and every problem; `others` are the message's other attachments."""
     found: list[Attachment] = []
     problems: list[Problem] = []
     ids = {one.content_id for one in others if one.content_id}
@@ -38,20 +40,20 @@ def attachments_of(
         at = f"{path}attachments[{position}]"
         attachment, wrong = _attachment(request, at)
         if attachment.content_id in ids:
-            what = f"another attachment of this message has the contentId {attachment.content_id[:60]!r}"
+            what = f"another attachment of this message already has the contentId {attachment.content_id[:60]!r}"
             wrong.append(Problem(f"{at}.contentId", "INVALID_VALUE", what))
         ids |= {attachment.content_id} - {""}
         found.append(attachment)
         problems += wrong
     size = sum(len(one.content) for one in (*others, *found))
     if requests and size > MAX_ATTACHMENT_BYTES:
-        what = f"the attachments are {size} bytes in all, {MAX_ATTACHMENT_BYTES} are allowed"
+        what = f"the attachments are {size} bytes in total; at most {MAX_ATTACHMENT_BYTES} are allowed"
         problems.append(Problem(f"{path}attachments", "ATTACHMENTS_TOO_LARGE", what))
     return found, problems
 
 
 def shown_content_ids(html: str) -> frozenset[str]:
-    """Return the content ids that a template's html shows, apart from those that a variable makes up."""
+    """Return the content ids that a template's html shows, except those computed from variables."""
     return frozenset(unquote(found) for found in _SHOWN.findall(html) if "{" not in found)
 
 
@@ -61,7 +63,7 @@ def _attachment(request: AttachmentRequest, at: str) -> tuple[Attachment, list[P
     if _UNFIT_FILENAME.search(request.filename):
         problems.append(Problem(f"{at}.filename", "INVALID_CHARACTERS", _FILENAME_RULE))
     if request.content_id and not _CONTENT_ID.fullmatch(content_id):
-        what = "a contentId is letters, digits and signs without spaces, such as logo or logo@example.com"
+        what = "a contentId may have letters, digits and signs but no spaces, such as logo or logo@example.com"
         problems.append(Problem(f"{at}.contentId", "INVALID_VALUE", what))
     content, kind = b"", request.content_type
     try:
@@ -76,9 +78,9 @@ def _attachment(request: AttachmentRequest, at: str) -> tuple[Attachment, list[P
 
 
 def decoded(text: str) -> bytes:
-    """Return what a text in base64 holds; raises ValueError with a message fit for its sender.
+    """Decode a base64 text; raises ValueError with a message for the client.
 
-    Takes what programs write: line breaks, no padding, the alphabet for URLs (RFC 4648, section 5), and a data URL.
+    Accepts common variants: line breaks, no padding, the alphabet for URLs (RFC 4648, section 5), and data URLs.
     """
     if text[:5].lower() == "data:":
         text = _without_scheme(text)
@@ -88,17 +90,17 @@ def decoded(text: str) -> bytes:
     if "-" in body or "_" in body:
         body = body.translate(_URL_SAFE)
     if wrong := _NO_BASE64.search(body):
-        raise ValueError(f"content is not base64: {wrong[0]!r} is not a character of it")
+        raise ValueError(f"content is not valid base64: it contains {wrong[0]!r}")
     if len(body) % 4 == 1 or len(text) - len(body) > -len(body) % 4:
-        raise ValueError("content is not base64: it is cut off, or has too much padding")
+        raise ValueError("content is not valid base64: it is truncated, or has too much padding")
     try:
         return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
     except binascii.Error as error:
-        raise ValueError("content is not base64") from error
+        raise ValueError("content is not valid base64") from error
 
 
 def _without_scheme(text: str) -> str:
     found = _DATA_URL.match(text)
     if found is None or not found[0][:-1].lower().endswith(";base64"):
-        raise ValueError("content is a data URL that is not in base64 (data:<type>;base64,…)")
+        raise ValueError("content is a data URL without base64; write it as data:<type>;base64,…")
     return text[found.end() :]

@@ -1,4 +1,4 @@
-"""The columns of a file against its blast: what is wrong with the whole file is one problem, not one in each row."""
+"""A file's columns checked against its blast: a mistake in the header is one problem, not one per row."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SHOWN_LINES = 3
 
 
 def matched_columns(header: Header, rules: Rules) -> Header:
-    """Return the header with the template's spelling of each variable's name: case, spaces and signs do not count.
+    """Return the header with the template's spelling of each variable's name; case, spaces and signs do not matter.
 
-    Raises ApiError MALFORMED_CSV where two columns are one variable, or one column could be two.
+    Raises ApiError MALFORMED_CSV where two columns match one variable, or one column matches several.
     """
     names = [variable.name for variable in rules.template.variables]
     by_key: dict[str, list[str]] = {}
@@ -28,24 +28,25 @@ def matched_columns(header: Header, rules: Rules) -> Header:
     for written, place in header.variables:
         near = [written] if written in names else by_key.get(name_key(written), [written])
         if len(near) > 1:
-            raise ApiError("MALFORMED_CSV", f"the column {written[:60]!r} could be each of {quoted(near)}: name it so")
+            what = f"the column {written[:60]!r} matches several variables, {quoted(near)}: rename it to one of them"
+            raise ApiError("MALFORMED_CSV", what)
         if near[0] in columns:
             both = quoted([columns[near[0]][0], written])
-            raise ApiError("MALFORMED_CSV", f"the columns {both} are both the variable {near[0]!r}: leave one out")
+            raise ApiError("MALFORMED_CSV", f"the columns {both} both match the variable {near[0]!r}: remove one")
         columns[near[0]] = written, place
     return replace(header, variables=tuple((name, place) for name, (_, place) in columns.items()))
 
 
 def missing_columns(header: Header, rules: Rules) -> dict[str, Problem]:
-    """Return a problem for each column that the blast needs and the file lacks, by the field of a recipient.
+    """Return a problem for each column that the blast needs and the file lacks, keyed by the recipient's field.
 
-    Raises ApiError MALFORMED_CSV where several columns could be the one that a channel sends to.
+    Raises ApiError MALFORMED_CSV where several columns could hold a channel's address.
     """
     found = {}
     unclear, own = dict(header.unclear), dict(header.own)
     for field in dict.fromkeys(CHANNELS[name].address_field for name in rules.channels):
         if field in unclear:
-            what = f"the columns {quoted(unclear[field])} could all be the {field}: name one of them {field!r}"
+            what = f"any of the columns {quoted(unclear[field])} could be the {field}: rename one of them to {field!r}"
             raise ApiError("MALFORMED_CSV", what)
         if field not in own:
             found[field] = _missing(header, field, f"MISSING_{field.upper()}")
@@ -67,7 +68,7 @@ def _missing(header: Header, name: str, code: str) -> Problem:
 
 
 class UnfitRows:
-    """Rows that do not fit the header, counted, the first lines kept: they are one problem each kind."""
+    """Rows that do not fit the header: counted, with their first line numbers, and reported as one problem per kind."""
 
     def __init__(self) -> None:
         self._strays = _Lines()
@@ -75,7 +76,7 @@ class UnfitRows:
         self._parted: dict[str, _Lines] = {}
 
     def take(self, row: CsvRow) -> bool:
-        """Note a row that does not fit; return whether it is one."""
+        """Note the row if it does not fit the header; return whether it was noted."""
         if column := row.stray_column:
             self._column = self._column or column
             self._strays.add(row.line)
@@ -86,15 +87,15 @@ class UnfitRows:
         return False
 
     def problems(self) -> Sequence[Problem]:
-        """Return what is wrong with the file for such rows, nothing where there is none."""
+        """Return one problem for each kind of such rows."""
         found = []
         if self._strays.count:
             found.append(
-                f"{self._strays.rows('has', 'have')} text in a column that the header does not name, first column "
-                f"{self._column} ({self._strays}): name it, or quote the cells that hold a separator"
+                f"{self._strays.rows('has', 'have')} text in a column without a name, first in column {self._column} "
+                f"({self._strays}): name the column in the header, or quote cells that contain the separator"
             )
         found += [
-            f"{lines.rows('is', 'are')} separated by {_named(other)}, the header is not ({lines}): "
+            f"{lines.rows('is', 'are')} separated by {_named(other)}, but the header is not ({lines}): "
             "use one separator in the whole file"
             for other, lines in self._parted.items()
         ]

@@ -1,8 +1,8 @@
-"""The header of a CSV file: which column is which, by the names that people and programs give them.
+"""The header of a CSV file: the meaning of each column, by the names in common use.
 
-`name`, `email`, `phone` and `reference` are a recipient's own, in any case. Where a file has none of these, a column of
-another usual name is used (`ALIASES`); every column but those four is a variable as well, so that a template may have
-a variable `mobile`. Columns without a name must be empty.
+`name`, `email`, `phone` and `reference` are the recipient's own fields, in any case. Where a file lacks one of them, a
+column with another usual name takes its place (`ALIASES`). Every column but those four is a variable as well, so that
+a template may have a variable `mobile`. Columns without a name must be empty.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from services.ingest.http.errors import ApiError
 
 MAX_COLUMNS = 500
 OWN_COLUMNS = ("name", "email", "phone", "reference")
-# compared without case, spaces and signs: `E-mail`, `e mail` and `EMAIL` are one
+# compared without case, spaces and signs: `E-mail`, `e mail` and `EMAIL` are the same
 ALIASES = {
     "name": ("full name", "recipient name", "nama", "nama lengkap"),
     "email": (
@@ -32,14 +32,14 @@ ALIASES = {
 }  # fmt: skip
 _MARKS = dict.fromkeys(map(ord, "\ufeff\u200b\u200e\u200f\u2060"))
 _SHOWN, _SHOWN_CHARS = 10, 40
-# without what stands there: it may be a recipient's
+# does not quote the row: it may hold a recipient's data
 _NO_HEADER = (
-    "the first row names no column of a recipient (name, email or phone): begin with a row that names the columns"
+    "the first row has no column for a recipient (name, email or phone): begin the file with a row of column names"
 )
 
 
 def name_key(name: str) -> str:
-    """Return what a name is compared by: without case, spaces and signs."""
+    """Return the key by which names are compared: without case, spaces and signs."""
     return "".join(filter(str.isalnum, name.casefold()))
 
 
@@ -48,16 +48,16 @@ _PREFIX = "variables."
 
 
 def is_own_column(name: str) -> bool:
-    """Return whether a column of this name is, or could be, a recipient's own."""
+    """Return whether a column of this name is, or could be, one of the recipient's own fields."""
     return name_key(name) in _FIELDS
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The columns of a file; `own` pairs a recipient's field with its column, `variables` a variable's name.
+    """The columns of a file; `own` maps a recipient's field to its column, `variables` a variable's name.
 
-    `aliased` are the names of columns used in place of a field of the recipient. `unclear` pairs a field with the
-    names of the columns that could all be it. `nameless` are the columns up to `width` without a name.
+    `aliased` are the names of columns that take the place of a recipient's field. `unclear` maps a field to the names
+    of the columns that could each be it. `nameless` are the columns up to `width` without a name.
     """
 
     width: int
@@ -81,13 +81,13 @@ class Header:
 
 
 def quoted(names: Sequence[str] | dict[str, None]) -> str:
-    """Return names for a message: the first ten, none longer than forty characters."""
+    """Return names for a message: the first ten, each cut to forty characters."""
     shown = ", ".join(repr(name[:_SHOWN_CHARS]) for name in list(names)[:_SHOWN])
     return f"{shown} …" if len(names) > _SHOWN else shown
 
 
 def read_header(cells: Sequence[str], *, recipients: bool = True) -> Header:
-    """Read a header row; raises ApiError MALFORMED_CSV for one that names a column twice, too many, or none at all."""
+    """Read a header row; raises ApiError MALFORMED_CSV for duplicate columns, too many, or no recipient's column."""
     names = [" ".join(cell.translate(_MARKS).split()) for cell in cells]
     while names and not names[-1]:
         names.pop()
@@ -122,6 +122,6 @@ def _once(pairs: Sequence[tuple[str, int]]) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, place in pairs:
         if name in found:
-            raise ApiError("MALFORMED_CSV", f"the header names the column {name[:60]!r} twice")
+            raise ApiError("MALFORMED_CSV", f"the header names the column {name[:60]!r} twice: remove or rename one")
         found[name] = place
     return found

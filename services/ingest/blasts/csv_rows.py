@@ -1,8 +1,9 @@
-"""CSV: chunks of bytes become rows, in memory for one row and one chunk.
+"""CSV: chunks of bytes become rows, with one row and one chunk in memory.
 
-Any encoding and line end that `csv_text` reads; cells parted by commas, semicolons (as spreadsheets write where the
-comma is the decimal point), tabs or bars, told from the header row or a spreadsheet's `sep=` line before it; quoted
-cells may hold line breaks. Blank rows do not count. A row may lack its last cells: they are not given, like empty ones.
+Accepts every encoding and line end that `csv_text` reads. Cells are separated by commas, semicolons (which spreadsheets
+write where the comma is the decimal point), tabs or bars, recognised from the header row or from a spreadsheet's `sep=`
+line before it. Quoted cells may contain line breaks. Blank rows are skipped. A row may lack its last cells: they count
+as empty.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from services.ingest.http.errors import ApiError
 from shared.spreadsheets import plain_texts
 
 MAX_ROW_CHARS = 1024 * 1024
-# who reads rows may stop after some of them: those behind should not have been read yet
+# the reader of the rows may stop early: small pieces avoid parsing rows for nothing
 _PIECE_CHARS = 2048
 _DELIMITERS = ",;\t|"
-# what a blank row may consist of
+# the characters of a blank row
 _NOTHING = f' \ufeff\n"{_DELIMITERS}'
-# programs that do not know the line save it as a row: quoted, and with a delimiter for each further column
+# programs that do not know this line save it as a row: quoted, with a delimiter for each further column
 _HINT = re.compile(rf'\ufeff*"?sep *="? *(?P<hint>\\t|<?tab>?|[^"\n])?["{_DELIMITERS} ]*\n?', re.IGNORECASE)
 _TAB = re.compile(r"\\t|<?tab>?", re.IGNORECASE)
-# how many lines a header may have, whose names hold line breaks
+# the most lines of a header whose names contain line breaks
 _HEADER_LINES = 20
-# how DOS ends a file
+# DOS's end-of-file mark
 _END_OF_FILE = ["\x1a"]
 
 
@@ -39,7 +40,7 @@ _END_OF_FILE = ["\x1a"]
 class CsvRow:
     """One row, at least as wide as its header; `line` is its last line in the file, from 1.
 
-    `written` is how many cells the file has for it.
+    `written` is the number of cells that the file has for it.
     """
 
     header: Header
@@ -49,7 +50,7 @@ class CsvRow:
 
     @property
     def stray_column(self) -> int:
-        """The first column, from 1, that has text in this row and no name in the header; 0 for none."""
+        """The first column, counted from 1, with text in this row but no name in the header; 0 for none."""
         cells, header = self.cells, self.header
         if len(cells) == header.width and not header.nameless:
             return 0
@@ -58,7 +59,7 @@ class CsvRow:
 
     @property
     def other_separator(self) -> str:
-        """The separator of this row, where it is not the header's and all of the row is one cell; "" else."""
+        """The separator of this row, where it differs from the header's and the whole row is one cell; otherwise ""."""
         missing = self.header.width - self.written
         if self.written != 1 or not missing:
             return ""
@@ -72,10 +73,10 @@ class CsvRow:
 async def csv_rows(
     chunks: AsyncIterator[bytes], limit: int, codec: str = "", *, recipients: bool = True
 ) -> AsyncIterator[list[CsvRow]]:
-    """Yield the rows of each chunk, a few at a time, from the header on; raises ApiError.
+    """Yield the rows after the header, a few at a time; raises ApiError.
 
-    `limit` caps the bytes of one row. `codec` is that of the Content-Type's charset, if it names one.
-    With `recipients` at least one column has to be a recipient's.
+    `limit` caps the length of one row. `codec` is that of the Content-Type's charset, if it names one.
+    With `recipients`, the header must have at least one of a recipient's columns.
     """
     reader = _Reader(min(limit, MAX_ROW_CHARS), recipients=recipients)
     async for text in text_of(chunks, codec):
@@ -84,13 +85,13 @@ async def csv_rows(
                 yield rows
     rows = reader.feed("", final=True)
     if reader.header is None:
-        raise ApiError("MALFORMED_CSV", "the file has no header row")
+        raise ApiError("MALFORMED_CSV", "the file has no header row: begin the file with a row of column names")
     if rows:
         yield rows
 
 
 class _Reader:
-    """Drives csv.reader by pieces: a row whose end is not there yet is read again with the next piece."""
+    """Drives csv.reader piece by piece: an incomplete row is read again with the next piece."""
 
     def __init__(self, limit: int, *, recipients: bool) -> None:
         self.header: Header | None = None
@@ -110,7 +111,7 @@ class _Reader:
         self._split(text, final=final)
         self._check_length(self._held, len(self._lines))
         self._fresh += len(text)
-        # a row that was unfinished is read again once as much again has arrived, so that reading takes linear time
+        # an incomplete row is read again only when its length has doubled, so that reading takes linear time
         if self._fresh < self._kept and not final:
             return []
         self._fresh = self._kept = 0
@@ -143,7 +144,7 @@ class _Reader:
             self._partial = []
 
     def _begin(self, *, final: bool) -> bool:
-        """Take what stands before the header, and recognise the delimiter by it; False if it is not there yet."""
+        """Skip the lines before the header and recognise the delimiter; return False if the header is incomplete."""
         while self._lines:
             first = self._lines[0]
             hint = _HINT.fullmatch(first)
@@ -161,7 +162,7 @@ class _Reader:
         return False
 
     def _header_text(self) -> str:
-        """Return the first lines, up to where the quotes of the header's cells are closed."""
+        """Return the lines of the header: up to the line that closes its last quote."""
         text = ""
         for line in islice(self._lines, _HEADER_LINES):
             text += line
@@ -175,7 +176,8 @@ class _Reader:
         if not self._hint or (self._hint not in unquoted and likely in unquoted):
             return likely
         if self._hint != "\t" and (self._hint.isalnum() or self._hint.isspace()):
-            raise ApiError("MALFORMED_CSV", f"line {self._line}: cells cannot be parted by {self._hint!r}")
+            what = f"{self._hint!r} cannot separate cells; use a comma, semicolon, tab or bar"
+            raise ApiError("MALFORMED_CSV", f"line {self._line}: {what}")
         return self._hint
 
     def _records(self, *, final: bool) -> Iterator[list[str]]:
@@ -196,28 +198,28 @@ class _Reader:
             yield cells
 
     def _keep(self, taken: list[str]) -> None:
-        """Put an unfinished row back, to be read again with what follows."""
+        """Put an incomplete row back, to be read again with the following text."""
         self._lines.extendleft(reversed(taken))
         self._kept = sum(map(len, taken))
         self._check_length(self._kept)
 
     def _check_length(self, held: int, lines_before: int = 0) -> None:
         if held > self._limit:
-            what = f"a row is longer than {self._limit} characters; perhaps a quote that opens a cell is not closed"
+            what = f"a row is longer than {self._limit} characters; check for a quote that is not closed"
             raise ApiError("MALFORMED_CSV", f"line {self._line + lines_before + 1}: {what}")
 
     def _broken(self, source: _Source, error: csv.Error) -> str:
-        """Say what keeps a row from being read."""
+        """Return why a row cannot be read."""
         first, last = self._line + 1, self._line + len(source.taken)
         if source.starved:
-            return f"line {first}: a quote opens a cell and nothing closes it"
+            return f"line {first}: the quote that opens a cell is never closed"
         if "field limit" in str(error):
             return f"line {first}: a cell is longer than {csv.field_size_limit()} characters"
-        return f"line {last}: text follows a closing quote; write a quote within a cell twice"
+        return f"line {last}: text follows a closing quote; double each quote within a cell"
 
 
 class _Source:
-    """The lines that csv.reader asks for; remembers those of the row at hand, and whether it asked for more."""
+    """The lines for csv.reader; remembers those of the current row, and whether the reader ran out of lines."""
 
     def __init__(self, lines: deque[str]) -> None:
         self._lines = lines

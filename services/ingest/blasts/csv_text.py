@@ -1,9 +1,9 @@
-"""CSV as text: chunks of bytes become pieces of text with one kind of line end, whatever a spreadsheet wrote.
+"""CSV as text: chunks of bytes become pieces of text with uniform line ends, whichever spreadsheet wrote them.
 
-A byte order mark decides the encoding, then UTF-16 shows itself by its zero bytes; else it is what the Content-Type
-names, or UTF-8. Other encodings cannot be told apart by their bytes: a file in one of them that does not name it is
-refused, since a guess would change names. Line ends are LF, CRLF or CR, mixed as may be; within cells too they become
-LF.
+The encoding follows from a byte order mark, or from UTF-16's zero bytes; otherwise it is the one that the Content-Type
+names, or UTF-8. Other encodings cannot be distinguished by their bytes: a file in one of them that does not name it is
+refused, since a wrong guess would garble names. Line ends are LF, CRLF or CR, in any mixture; all become LF, within
+cells too.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _CODECS = frozenset(
     | {f"iso8859-{part}" for part in range(1, 17)}
     | {f"cp{page}" for page in (437, 850, 852, 858, 866, 874, *range(1250, 1259))}
 )
-# what these names mean on the web (WHATWG Encoding, section 4.2)
+# the meaning of these names on the web (WHATWG Encoding, section 4.2)
 _MEANT = {"ascii": "utf-8", "iso8859-1": "cp1252"}
 
 
 def codec_of(charset: str) -> str:
-    """Return the codec of a charset as a Content-Type names it, "" for none; raises ApiError if it is unknown."""
+    """Return the codec of a Content-Type's charset, "" for none; raises ApiError if it is unknown."""
     if not charset:
         return ""
     try:
@@ -47,12 +47,12 @@ def codec_of(charset: str) -> str:
         name = ""
     name = _MEANT.get(name, name)
     if name not in _CODECS:
-        raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"the charset {charset[:40]!r} is unknown: use utf-8")
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"the charset {charset[:40]!r} is not supported: use utf-8")
     return name
 
 
 async def text_of(chunks: AsyncIterator[bytes], codec: str = "") -> AsyncIterator[str]:
-    """Yield the text of a file, line ends as LF, the last piece marked by nothing; raises ApiError MALFORMED_CSV."""
+    """Yield the text of a file with LF line ends; raises ApiError MALFORMED_CSV."""
     reader: _Text | None = None
     start = b""
     async for piece in chunks:
@@ -82,7 +82,7 @@ def _encoding(start: bytes, codec: str) -> str:
 
 
 class _Text:
-    """Decodes a file piece by piece, and counts its lines for what it has to say."""
+    """Decodes a file piece by piece, and counts its lines for error messages."""
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
@@ -109,7 +109,7 @@ class _Text:
     def _undecodable(self, error: UnicodeDecodeError) -> str:
         name = self._encoding.removesuffix("-sig").upper()
         if name != "UTF-8":
-            return f"the file is not {name}: save it as 'CSV UTF-8'"
+            return f"the file is not valid {name}: save it as 'CSV UTF-8'"
         before = (self._held.encode() + error.object[: error.start]).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         line = self._line + before.count(b"\n")
         return (

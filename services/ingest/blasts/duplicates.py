@@ -1,7 +1,7 @@
-"""Duplicates: finding addresses that occur twice in a blast of any length without keeping the addresses.
+"""Duplicates: finds repeated addresses in a blast of any length without keeping the addresses.
 
-Each address leaves a 64-bit fingerprint (Python's keyed string hash) in one of 64 partitions, which move to disk
-when they grow. Two different addresses share a fingerprint once in 37 million blasts of a million recipients.
+Each address leaves a 64-bit fingerprint (Python's keyed string hash) in one of 64 partitions, which move to disk as
+they grow. Two different addresses share a fingerprint in one of 37 million blasts of a million recipients.
 Positions count the (recipient, channel) pairs of a blast from 0.
 """
 
@@ -18,14 +18,14 @@ _IN_MEMORY = 1_000_000
 
 
 class Places:
-    """A set of positions up to `last`, a bit each: a file that says the same a million times must not fill memory."""
+    """A set of positions up to `last`, one bit each: a file of a million duplicates must not fill memory."""
 
     def __init__(self, last: int = -1) -> None:
         self._bits = bytearray((last >> 3) + 1)
         self._count = 0
 
     def add(self, place: int) -> None:
-        """Put a position in that is not there yet."""
+        """Add a position that the set does not contain yet."""
         self._bits[place >> 3] |= 1 << (place & 7)
         self._count += 1
 
@@ -37,7 +37,7 @@ class Places:
 
 
 class Duplicates:
-    """Takes fingerprints in order, then tells which positions repeat an earlier one."""
+    """Collects fingerprints in order, then finds the positions that repeat an earlier one."""
 
     def __init__(self, folder: Path, in_memory: int = _IN_MEMORY) -> None:
         self._folder = folder
@@ -49,7 +49,7 @@ class Duplicates:
         self._files: list[BinaryIO] = []
 
     def add(self, position: int, channel: int, address: str) -> None:
-        """Note the address at a position; on another channel the same address is another one."""
+        """Add the address at a position; the same address on another channel is not a duplicate."""
         fingerprint = hash((channel, address))
         partition = fingerprint & (_PARTITIONS - 1)
         self._hashes[partition].append(fingerprint)
@@ -60,7 +60,7 @@ class Duplicates:
             self._spill()
 
     def positions(self) -> Places:
-        """Return every position whose address stood at an earlier one."""
+        """Return every position whose address also occurs at an earlier one."""
         found = Places(self._last)
         for hashes, places in self._partitions():
             if len(set(hashes)) < len(hashes):
@@ -69,7 +69,7 @@ class Duplicates:
         return found
 
     def close(self) -> None:
-        """Delete what went to disk."""
+        """Delete the files on disk."""
         for file in self._files:
             file.close()
         self._files = []

@@ -1,8 +1,8 @@
 """Enqueueing: the second pass, from the spool to chunks of jobs on the queue.
 
-The order of a blast's jobs on a channel is that of its accepted recipients, so a repeated call walks the same
-sequence, and the queue's watermark makes it add only what is missing. While one chunk is on its way to Redis the
-next is built. A failover of Redis may forget the snapshot and chunks that were answered: the snapshot is kept again
+A blast's jobs on a channel have the order of its accepted recipients. A repeated call therefore builds the same
+sequence, and the queue's watermark lets it add only the missing jobs. While one chunk is on its way to Redis, the next
+is built. A failover of Redis may forget the snapshot and chunks that were answered: the snapshot is kept again
 before a chunk is repeated, and where chunks are missing the walk starts over from the watermark.
 """
 
@@ -33,7 +33,7 @@ log = get_logger()
 
 @dataclass(slots=True)
 class _Line:
-    """One channel's sequence of jobs; `done` is the watermark it starts from."""
+    """One channel's sequence of jobs; `done` is the watermark from which it continues."""
 
     channel: str
     done: int
@@ -54,12 +54,12 @@ class Enqueueing:
     async def run(
         self, read_blocks: Callable[[], Iterable[list[Accepted]]], dropped: Places, *, fresh: bool = False
     ) -> None:
-        """Enqueue everything that is not queued yet; `dropped` are positions that repeat an address.
+        """Enqueue every job that is not queued yet; `dropped` are the positions of duplicates.
 
-        A `fresh` blast was created by this very request, so nothing of it can be queued yet.
+        A `fresh` blast was created by this request, so none of its jobs can be queued yet.
 
-        Returns when Redis has answered for every chunk, or when the blast was found cancelled. Raises
-        QueueUnavailableError and QueueFullError when they last.
+        Returns when Redis has confirmed every chunk, or when the blast turns out to be cancelled. Raises
+        QueueUnavailableError and QueueFullError if they persist.
         """
         for walk in range(_MOST_WALKS):
             try:
@@ -88,7 +88,7 @@ class Enqueueing:
         place = 0
         for block in blocks:
             place = self._take(lines, block, place, dropped)
-            # a short block is a heavy one, or the last
+            # a short block was cut by its size in bytes, or is the last
             most = MAX_CHUNK - BLOCK if len(block) == BLOCK else 0
             for line in lines:
                 if len(line.jobs) > most:
@@ -99,7 +99,7 @@ class Enqueueing:
             await line.chunks.put(None)
 
     def _take(self, lines: list[_Line], block: list[Accepted], place: int, dropped: Places) -> int:
-        """Make the jobs of a block of recipients, the first of which stands at `place`; return the next place."""
+        """Build the jobs of a block of recipients, the first of which is at `place`; return the next place."""
         now_ms, repeats = self._clock.now_ms(), len(dropped) > 0
         for accepted in block:
             for line, address in zip(lines, accepted.addresses, strict=True):
@@ -122,7 +122,7 @@ class Enqueueing:
                 cancelled = await self._enqueue(chunk)
 
     async def _enqueue(self, chunk: Chunk) -> bool:
-        """Enqueue one chunk, patiently: a Redis that restarts must not cost the client its whole upload."""
+        """Enqueue one chunk, with retries: a restart of Redis must not cost the client its whole upload."""
         until, wait_s = self._clock.monotonic() + _PATIENCE_S, _FIRST_WAIT_S
         repeated = False
         while True:

@@ -1,4 +1,4 @@
-"""The first pass: every recipient checked, what passes spooled, duplicates found, totals known at its end."""
+"""The first pass: it checks every recipient, spools the accepted ones, finds duplicates and counts the totals."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from shared.addresses import identity
 from shared.channels import CHANNELS
 from shared.sealing import Seal, sensitive_names
 
-# checking one may take half a millisecond, where its message is rendered to see if it can be
+# checking one recipient takes up to half a millisecond, where its message is rendered as a test
 AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a blast comes to: jobs by channel, recipients with at least one, repeated addresses, refused recipients."""
+    """A blast's totals: jobs by channel, recipients with at least one job, duplicates, rejected recipients."""
 
     by_channel: dict[str, int]
     recipients: int
@@ -44,7 +44,7 @@ class Totals:
 
 
 class FirstPass:
-    """One blast's first pass; a context manager, since it keeps files."""
+    """The first pass of one blast; a context manager, since it keeps files."""
 
     def __init__(self, terms: Terms, region: str, folder: Path, seal: Seal) -> None:
         self._terms = terms
@@ -73,7 +73,7 @@ class FirstPass:
         self._duplicates.close()
 
     async def run(self, incoming: BlastBody) -> Totals:
-        """Check and spool everything; raises ApiError for a body that cannot be read, OSError for a full disk."""
+        """Check and spool every recipient; raises ApiError for an unreadable body, OSError for a full disk."""
         async for entries in incoming.entries:
             for place, entry in enumerate(entries, 1):
                 if isinstance(entry, CsvRow):
@@ -99,7 +99,7 @@ class FirstPass:
         self._take(checked)
 
     def _check_columns(self, header: Header) -> dict[str, Problem]:
-        """Report what the whole file lacks; raises ApiError where that leaves nothing to send."""
+        """Report the columns that the file lacks; raises ApiError where nothing can be sent without them."""
         missing = missing_columns(header, self._rules)
         self.found.add(list(missing.values()))
         served = [name for name in self._terms.channels if CHANNELS[name].address_field not in missing]
@@ -108,13 +108,13 @@ class FirstPass:
         return missing
 
     def _is_of_row(self, problem: Problem) -> bool:
-        """Return whether a problem is not the lack of a column that was reported for the whole file."""
+        """Return False for a missing column that was already reported for the whole file."""
         return problem.field.partition("].")[2] not in (self._missing or ()) or "MISSING" not in problem.code
 
     def _take(self, checked: Checked) -> None:
         if checked.problems:
             self.found.add(checked.problems)
-            # nothing will be queued, and the answer lists no more: a long file with a mistake in each row ends here
+            # nothing will be queued, and the answer has no room for more: stop reading a file full of mistakes
             if self.found.full and self._terms.head.validation == "strict":
                 raise self.found.answer()
         accepted = checked.accepted
@@ -148,7 +148,7 @@ class FirstPass:
         )
 
     def _repeats(self) -> Iterator[tuple[Accepted, list[int]]]:
-        """Yield the recipients that repeat an address, with the channels on which they do."""
+        """Yield the recipients with a repeated address, and the channels on which it is repeated."""
         for ordinal, accepted in enumerate(accepted for block in self.spool.blocks() for accepted in block):
             start = ordinal * self._channels
             if places := [channel for channel in range(self._channels) if start + channel in self.dropped]:
@@ -160,16 +160,16 @@ class FirstPass:
         return Problem(path, "DUPLICATE_RECIPIENT", f"an earlier recipient has the same {field}")
 
     def verdict(self, totals: Totals) -> None:
-        """Raise ApiError where nothing of the blast may be queued."""
+        """Raise ApiError where none of the blast may be queued."""
         strict = self._terms.head.validation == "strict"
         if self.found.total and (strict or not totals.messages):
             raise self.found.answer()
         if not totals.messages:
-            raise invalid([Problem("recipients", "NO_RECIPIENTS", "there is no recipient")])
+            raise invalid([Problem("recipients", "NO_RECIPIENTS", "the request has no recipients")])
 
     @property
     def warnings(self) -> list[Problem]:
-        """What the template does not use: global variables, then those of recipients, or columns."""
+        """A warning for each name that the template does not use: global variables, then recipients' or columns."""
         return [*self._terms.warnings, *self._checker.unknown.warnings][:MAX_PROBLEMS]
 
     @property

@@ -1,4 +1,4 @@
-"""Multipart bodies: their parts one after the other, as they arrive, within the body's size and time."""
+"""Multipart bodies: their parts in order, as they arrive, within the body's limits of size and time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from services.ingest.http.operation import Call
 MULTIPART = "multipart/form-data"
 _CHUNK = 65536
 _MOST_LINES = 200
-# what aiohttp raises over a body that is no multipart, or a part that it cannot decode
+# the exceptions of aiohttp for a body that is not multipart, or a part that it cannot decode
 _BROKEN = (ValueError, AssertionError, RuntimeError, LookupError, BadHttpMessage, *ENDINGS)
 
 
 class Part:
-    """One part; it must be read before the next."""
+    """One part; it must be read before the next one."""
 
     def __init__(self, reader: BodyPartReader, meter: Meter) -> None:
         self._reader = reader
@@ -31,7 +31,7 @@ class Part:
         self._named = reader.headers.get("Content-Type", "")
         self.content_type = self._named.partition(";")[0].strip().lower()
         if coding_of(reader.headers.get("Content-Encoding", "")):
-            raise ApiError("UNSUPPORTED_ENCODING", "the parts of a multipart body are read uncompressed")
+            raise ApiError("UNSUPPORTED_ENCODING", "the parts of a multipart body must not be compressed")
 
     def check_charset(self) -> None:
         """Raise ApiError where it names a character set other than UTF-8."""
@@ -49,7 +49,8 @@ class Part:
         async for chunk in self.chunks():
             found += chunk
             if len(found) > limit:
-                raise ApiError("BODY_TOO_LARGE", f"the part {self.name} is too large", headers={"Connection": "close"})
+                what = f"the part `{self.name}` is larger than {limit} bytes"
+                raise ApiError("BODY_TOO_LARGE", what, headers={"Connection": "close"})
         return bytes(found)
 
     async def _chunk(self) -> bytes:
@@ -65,9 +66,7 @@ class Part:
 async def parts_of(call: Call) -> AsyncIterator[Part]:
     """Yield the parts of a multipart body; raises ApiError where it is not one, or compressed."""
     if coding_of(call.request.headers.get("Content-Encoding", "")):
-        raise ApiError(
-            "UNSUPPORTED_ENCODING", "a multipart body is read uncompressed; NDJSON and CSV may be compressed"
-        )
+        raise ApiError("UNSUPPORTED_ENCODING", "a multipart body must not be compressed; NDJSON and CSV bodies may be")
     meter = Meter(call, call.gateway.settings.limits.upload_bytes)
     try:
         reader = MultipartReader(call.request.headers, cast("StreamReader", _Lines(call.request.content)))
@@ -78,7 +77,7 @@ async def parts_of(call: Call) -> AsyncIterator[Part]:
 
 
 class _Lines:
-    """A body that gives at most 200 lines between two parts: boundaries and headers are read line by line, slowly."""
+    """A body with at most 200 lines before a part: reading boundaries and headers line by line is slow."""
 
     def __init__(self, content: StreamReader) -> None:
         self._content = content
@@ -104,11 +103,12 @@ async def _next(reader: MultipartReader) -> BodyPartReader | None:
     except _BROKEN as error:
         raise _malformed(error) from error
     if isinstance(part, MultipartReader):
-        raise ApiError("MALFORMED_MULTIPART", "a part is itself multipart")
+        raise ApiError("MALFORMED_MULTIPART", "a part must not itself be multipart")
     return part
 
 
 def _malformed(error: BaseException) -> ApiError:
     if isinstance(error, RuntimeError):
-        return ApiError("MALFORMED_MULTIPART", "the Content-Transfer-Encoding of a part is not one that is read")
-    return ApiError("MALFORMED_MULTIPART", "the multipart body is cut off, or its boundary or part headers are broken")
+        return ApiError("MALFORMED_MULTIPART", "a part has an unsupported Content-Transfer-Encoding; use binary")
+    what = "the multipart body is incomplete, or its boundary or part headers are malformed"
+    return ApiError("MALFORMED_MULTIPART", what)

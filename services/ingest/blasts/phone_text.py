@@ -1,9 +1,9 @@
-"""Phone texts: a cell that should hold one phone number becomes its digits, or a cause why it is not one number.
+"""Phone texts: a cell that should contain one phone number becomes its digits, or the reason why it does not.
 
-The grammar is strict, since a digit too many or too few reaches a stranger. It knows how people write one number:
-groups with spaces, dots, dashes, one slash after the area code, brackets around a country or area code, `(0)` as the
-hint of a trunk prefix, `tel:` before it. Digits of every script count, since each has one value. Marks that cannot be
-seen are left out. Everything else is refused with the words that name it.
+The grammar is strict, since one digit too many or too few reaches the wrong person. It accepts the common ways to
+write one number: groups separated by spaces, dots or dashes, one slash after the area code, brackets around a country
+or area code, `(0)` for a trunk prefix, `tel:` before it. Digits of every script are accepted, since each has one value.
+Invisible marks are ignored. Everything else is refused with a message that names the cause.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _DECIMAL = re.compile(
     r"""[+-]? (?:
         [0-9]+ (?:[.,][0-9]*)? E [+-]? [0-9]+           # scientific
         | [0-9]{7,} [.,] [0-9]*                         # seven digits and more before the point
-        | [1-9][0-9]* \. [0-9]+                         # one dot and no 0 or + before it: no area code, so a point
-        | [0-9(][0-9 ()/-]* \. [0-9]{0,2}               # two digits at most behind the only one
-        | [0-9]{1,3} (?:,[0-9]{3})+ (?:\.[0-9]*)?       # thousands set apart by commas
-        | [0-9][0-9 .']* , [0-9]{1,2}                   # by anything else, and a comma as the point
+        | [1-9][0-9]* \. [0-9]+                         # one dot, no leading 0 or +: not an area code but a fraction
+        | [0-9(][0-9 ()/-]* \. [0-9]{0,2}               # one dot, with at most two digits after it
+        | [0-9]{1,3} (?:,[0-9]{3})+ (?:\.[0-9]*)?       # thousands separated by commas
+        | [0-9][0-9 .']* , [0-9]{1,2}                   # by another sign, with a decimal comma
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -32,7 +32,7 @@ _EXTENSION = re.compile(
 )
 _AND = r" *(?:[;,|&\n\r]|or|and|atau|dan|oder|und|ou|et) *| +[oye] +"
 _TWO = re.compile(rf"[0-9)](?:{_AND})[(+]*[0-9]|[0-9)][ /.-]*\+", re.IGNORECASE)
-# an area code, perhaps with its country's, then a slash
+# an area code, optionally after a country code, then a slash
 _SLASHED = re.compile(r"(?:(?:\+|00)[0-9]{1,3}[ .-]*(?:\(0\)[ .-]*)?)?\(?[0-9]{1,6}\)?[ ]*/[ ]*\(?[0-9]")
 _BRACKETS = re.compile(r"[^()]*(?:\( *\+?[0-9][0-9 .-]{0,8}\)[^()]*){1,2}")
 _NUMBER = re.compile(r"\(?\+? *\(?[0-9](?:[ .()/-]*[0-9])*")
@@ -42,22 +42,22 @@ _BEHIND_AREA = 4
 DECIMAL = (
     "This looks like a spreadsheet's decimal number. Format the column as text and write the phone number in full."
 )
-TWO_NUMBERS = "This looks like two numbers. Give one."
+TWO_NUMBERS = "This looks like two numbers. Give only one."
 EXTENSION = "This has an extension, which cannot receive messages. Give the number without it."
-NOTE = "This has a note in brackets. Give the number alone."
-LETTERS = "This contains letters. Give the number alone, in digits."
+NOTE = "This has a note in brackets. Give only the number."
+LETTERS = "This contains letters. Give only the number, in digits."
 NO_CODE = "This is not a valid phone number. It has a 0 after the +: write the country code there, or leave out the +."
-SHAPE = "This is not written as a phone number. Give its digits, with + and the country code or without."
+SHAPE = "This is not written like a phone number. Give its digits, with or without + and the country code."
 
 
 class PhoneTextError(ValueError):
-    """A text that is not one phone number; the message says why, for the client."""
+    """A text that is not one phone number; the message tells the client why."""
 
 
 def phone_digits(text: str) -> str:
-    """Return the digits of the one number in a text, after `+` where they begin with a country code.
+    """Return the digits of the only number in a text, after `+` where they begin with a country code.
 
-    Raises PhoneTextError. Never adds, drops or changes a digit but for `00`, which becomes `+`.
+    Raises PhoneTextError. Never adds, drops or changes a digit, except that a leading `00` becomes `+`.
     """
     if len(text) > MAX_CHARS:
         raise PhoneTextError(f"This is longer than {MAX_CHARS} characters. Give one phone number.")
@@ -76,7 +76,7 @@ def groups(text: str) -> list[str]:
 
 
 def _bare(text: str) -> str:
-    """Take away what programs put around a number: a spreadsheet's mark of a text, quotes, a URI's scheme."""
+    """Strip what programs put around a number: a spreadsheet's text mark, quotes, a URI scheme."""
     text = text.removeprefix("=")
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1]
@@ -110,17 +110,17 @@ def _stray_sign(text: str) -> str:
     if "/" in text and (text.count("/") > 1 or not _after_area_code(text)):
         return TWO_NUMBERS
     if stray := re.search(r"[^0-9 ./()+-]", text):
-        return f"This contains {stray[0]!r}. Give the number alone, in digits."
+        return f"This contains {stray[0]!r}. Give only the number, in digits."
     return NOTE if ("(" in text or ")" in text) and not _in_its_brackets(text) else ""
 
 
 def _after_area_code(text: str) -> bool:
-    """Return whether the slash of a text parts an area code from a number long enough to follow it."""
+    """Return whether the slash separates an area code from a long enough number."""
     return _SLASHED.match(text) is not None and _count(text.partition("/")[2]) >= _BEHIND_AREA
 
 
 def _in_its_brackets(text: str) -> bool:
-    """Return whether brackets are around country and area codes alone, with a number behind them."""
+    """Return whether brackets enclose only country and area codes, with a number after them."""
     return _BRACKETS.fullmatch(text) is not None and _count(text.rpartition(")")[2]) >= _BEHIND_AREA
 
 

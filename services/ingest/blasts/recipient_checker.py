@@ -1,6 +1,6 @@
-"""Checking one recipient: its addresses, its variables, its attachments; all problems at once.
+"""Checks one recipient: its addresses, variables and attachments; all its problems are reported together.
 
-This runs for each of a million recipients: what depends on the blast alone is worked out once in the constructor.
+This runs for each of a million recipients, so the constructor computes once everything that depends on the blast only.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from shared.rendering import CompiledTemplate, RenderError, compile_template, me
 
 _TEST_RENDERS = 3
 _UNFIT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_PHONE_RULE = "A phone number is written as a text, in quotes: a JSON number has no leading 0 or +."
+_PHONE_RULE = "Write the phone number as a string, in quotes: a JSON number cannot begin with 0 or +."
 _decoder = json_decoder(RecipientRequest)
 _NO_ATTACHMENTS: list[Attachment] = []
 
 
 @dataclass(frozen=True, slots=True)
 class _VariableRule:
-    """What is asked of one variable; `needed`: neither a default nor a global variable stands in."""
+    """The check of one variable; `needed`: it is required and has neither a default nor a global value."""
 
     name: str
     check: Check
@@ -91,7 +91,7 @@ class RecipientChecker:
         self._shown = shown - {one.content_id for one in rules.attachments or ()}
 
     def read_columns(self, header: Header) -> Header:
-        """Take the columns of the file whose rows follow; return them with the template's names.
+        """Set the columns of the rows that follow; return them with the template's names.
 
         Raises ApiError MALFORMED_CSV where they do not fit the template.
         """
@@ -100,9 +100,9 @@ class RecipientChecker:
         return self._columns
 
     def check_json(self, raw: bytes | msgspec.Raw, index: int, path: str = "", *, describe: bool = True) -> Checked:
-        """Check a recipient written in JSON; `path` is its JSON path, `recipients[<index>]` by default.
+        """Check a recipient in JSON; `path` is its JSON path, `recipients[<index>]` by default.
 
-        Without `describe` one problem stands for all of a recipient whose JSON does not fit.
+        Without `describe`, a recipient whose JSON does not fit gets only one problem.
         """
         path = path or f"recipients[{index}]"
         try:
@@ -111,11 +111,12 @@ class RecipientChecker:
             every = self._decode_problems(bytes(raw), path) if describe else []
             return Checked(None, every or [problem_of(error, path)])
         except UNREADABLE as error:
-            return Checked(None, [Problem(path, "INVALID_TYPE", f"a recipient is a JSON object: {words_of(error)}")])
+            what = f"a recipient must be a JSON object: {words_of(error)}"
+            return Checked(None, [Problem(path, "INVALID_TYPE", what)])
         return self._check(request, index, path)
 
     def check_row(self, row: CsvRow, index: int) -> Checked:
-        """Check a recipient written as a CSV row."""
+        """Check a recipient in a CSV row."""
         path = f"recipients[{index}]"
         try:
             fields = (self._columns or row.header).fields(row.cells)
@@ -130,7 +131,7 @@ class RecipientChecker:
         except UNREADABLE:
             value = None
         if value is None:
-            return [Problem(path, "INVALID_TYPE", "a recipient is a JSON object")]
+            return [Problem(path, "INVALID_TYPE", "a recipient must be a JSON object")]
         return [_named(problem, value) for problem in problems_of(value, RecipientRequest, path, self._hints)]
 
     def _check(self, request: RecipientRequest, index: int, path: str) -> Checked:
@@ -166,7 +167,7 @@ class RecipientChecker:
             draft.addresses.append(self._address(draft, channel.address_field))
 
     def _address(self, draft: _Draft, field: str) -> str:
-        """Return the normal form for a channel's address field, "" where there is none or it is no good."""
+        """Return the normal form of a channel's address field, "" where it is missing or invalid."""
         strict = not self._rules.permissive
         try:
             if field == "email":
@@ -186,7 +187,7 @@ class RecipientChecker:
             rules = rules + [rule for rule in self._own if rule.name in given]
         for rule in rules:
             value = given.get(rule.name)
-            # as `is_nothing` says, without a call for each of a million values
+            # `is_nothing` inlined: a call for each of a million values costs too much
             if value is None or (value.__class__ is str and not value.strip()):
                 if rule.needed and not _has_own(draft, rule.name):
                     self._miss(draft, rule.name, given)
@@ -202,19 +203,19 @@ class RecipientChecker:
     def _miss(self, draft: _Draft, name: str, given: Mapping[str, Any]) -> None:
         field = name if name in OWN else f"variables.{name}"
         near = self._hints.nearest(name, self.unknown.among(given))
-        hint = f"; {near!r} was given, which it does not use" if near else ""
-        what = f"variable {name!r} is required by the template{hint}"
+        hint = f"; {near!r} was given, but the template does not use it" if near else ""
+        what = f"the template requires the variable {name!r}{hint}"
         draft.problem(field, "MISSING_REQUIRED_VARIABLE", what)
 
     def _check_printed(self, draft: _Draft) -> None:
-        """Hold a recipient against the names that each channel's content prints without a guard."""
+        """Check that the recipient has every field that a channel's content prints without a guard."""
         lacking: dict[str, list[int]] = {}
         for place, names in self._printed:
             for name in names:
                 if name not in draft.variables and not getattr(draft, name).strip():
                     lacking.setdefault(name, []).append(place)
         for name, places in lacking.items():
-            what = f"the template prints {name!r}, which this recipient does not have"
+            what = f"the template prints {name!r}, but this recipient has none"
             draft.problem(name, "MISSING_REQUIRED_VARIABLE", what, refuse=not self._rules.permissive)
             for place in places:
                 draft.addresses[place] = ""
@@ -225,9 +226,9 @@ class RecipientChecker:
         draft.refused = draft.refused or bool(problems)
 
     def _check_shown(self, draft: _Draft) -> None:
-        """Check that each image that the html shows is attached, by the blast or by the recipient."""
+        """Check that every image in the html is attached to the blast or to the recipient."""
         for content_id in self._shown - {one.content_id for one in draft.attachments}:
-            what = f"the html shows cid:{content_id}, and no attachment has the contentId {content_id!r}"
+            what = f"the html shows cid:{content_id}, but no attachment has the contentId {content_id!r}"
             draft.problem("attachments", "MISSING_ATTACHMENT", what)
 
     def _check_parameters(self, draft: _Draft) -> None:
@@ -242,7 +243,7 @@ class RecipientChecker:
             draft.addresses[place] = ""
 
     def _try_rendering(self, draft: _Draft) -> None:
-        """Render the first recipients, and those whose values may not do, so that no sender finds that it cannot."""
+        """Render the first recipients and those with doubtful values, so that rendering does not fail in a sender."""
         values = self._values(draft)
         if self._renders_left:
             self._renders_left -= 1
@@ -255,7 +256,7 @@ class RecipientChecker:
             draft.problem(f"variables.{blamed}" if blamed else "variables", "RENDER_FAILED", str(error))
 
     def _unfit(self, values: Mapping[str, Any]) -> str:
-        """Return the name of the one value that may not do, "" where there is none or several."""
+        """Return the name of the only doubtful value, "" where there are none or several."""
         every = self._unsure
         unfit = [name for name in every.names if not every.only(name).fits(values)]
         return unfit[0] if len(unfit) == 1 else ""
@@ -277,15 +278,15 @@ def _variable_rules(rules: Rules) -> list[_VariableRule]:
 
 
 def _own_rules(rules: Rules) -> list[_VariableRule]:
-    """Return rules for variables that override a recipient's own fields without being declared."""
+    """Return rules for undeclared variables that override a recipient's own fields."""
     declared = {variable.name for variable in rules.template.variables}
     return [_VariableRule(name, text_value, needed=False) for name in sorted(OWN - declared)]
 
 
 def _borrowed_addresses(rules: Rules, compiled: CompiledTemplate) -> list[str]:
-    """Return the address fields that one channel's content uses and another channel's job carries.
+    """Return the address fields that one channel's content uses and that belong to another channel.
 
-    A job knows its own address alone, so these travel among its variables.
+    A job carries only the address of its own channel, so these become variables of the job.
     """
     parameters = compiled.whatsapp.variables if compiled.whatsapp is not None else frozenset()
     needed = [
@@ -296,12 +297,12 @@ def _borrowed_addresses(rules: Rules, compiled: CompiledTemplate) -> list[str]:
 
 
 def _has_own(draft: _Draft, name: str) -> bool:
-    """Say whether the recipient's own name, email or phone stands in for a variable of that name."""
+    """Return whether the recipient's own name, email or phone can fill the variable of that name."""
     return name in OWN and bool(getattr(draft, name).strip())
 
 
 def _named(problem: Problem, value: Mapping[str, Any]) -> Problem:
-    """Return the problem; in the words that help where a phone number was written as a number."""
+    """Return the problem, with a more helpful message for a phone number that is a JSON number."""
     if problem.field.endswith(".phone") and isinstance(value.get("phone"), (int, float)):
         return Problem(problem.field, problem.code, _PHONE_RULE)
     return problem

@@ -1,4 +1,4 @@
-"""What every recipient of one blast is checked by, and what the check found."""
+"""The rules that a blast's recipients are checked against, and the results of the check."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MAX_ATTACHMENT_BYTES = 10 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a blast asks of its recipients.
+    """A blast's requirements of its recipients.
 
-    `global_variables` are checked ones (`check_global_variables`). `attachments` are the blast's own, None where they
-    are not known: they and a recipient's may be 10 MB together.
+    `global_variables` have been checked (`check_global_variables`). `attachments` are the blast's own, None where they
+    are not known: together with a recipient's, they may be at most 10 MB.
     """
 
     template: Template
@@ -35,10 +35,10 @@ class Rules:
 
 
 def printed_names(rules: Rules) -> list[tuple[int, tuple[str, ...]]]:
-    """Return, by a channel's place, which of a recipient's own fields its content prints without a guard.
+    """Return, by a channel's place, the recipient's own fields that its content prints without a guard.
 
-    Only those that nobody else can give: what is declared has a rule of its own, and the address of a channel is missed
-    as such. Raises RenderError.
+    Leaves out fields that are checked elsewhere: declared and global variables, and the channel's own address. Raises
+    RenderError.
     """
     compiled = compile_template(rules.template)
     elsewhere = {*(one.name for one in rules.template.variables), *rules.global_variables}
@@ -52,7 +52,7 @@ def printed_names(rules: Rules) -> list[tuple[int, tuple[str, ...]]]:
 
 
 class Accepted(msgspec.Struct, frozen=True, array_like=True):
-    """A recipient that passed: `addresses` stand in the order of the blast's channels, "" where it has none."""
+    """An accepted recipient: `addresses` are in the order of the blast's channels, "" where it has none."""
 
     index: int
     name: str
@@ -63,14 +63,14 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """One recipient's outcome: what may be queued (None: nothing), and what is wrong with it."""
+    """The result for one recipient: what may be queued (None for nothing), and its problems."""
 
     accepted: Accepted | None
     problems: Sequence[Problem] = ()
 
 
 class FoundProblems:
-    """The problems of a request: the first 100 are kept, so that memory stays flat."""
+    """The problems of a request: counted, and the first 100 kept, so that memory stays bounded."""
 
     def __init__(self) -> None:
         self.first: list[Problem] = []
@@ -78,15 +78,15 @@ class FoundProblems:
 
     @property
     def full(self) -> bool:
-        """Whether there were more problems than an answer lists, so that further ones need not be looked for."""
+        """Whether there are more problems than an answer lists, so that further ones need no description."""
         return self.total > MAX_PROBLEMS
 
     def add(self, problems: Sequence[Problem]) -> None:
-        """Take the problems of one recipient."""
+        """Add the problems of one recipient."""
         if problems:
             self.total += len(problems)
             self.first.extend(problems[: max(0, MAX_PROBLEMS - len(self.first))])
 
     def answer(self) -> ApiError:
-        """Make the 422 answer that lists them."""
+        """Build the 422 answer that lists them."""
         return invalid(self.first, self.total)

@@ -1,7 +1,7 @@
-"""A blast's body, in any of its forms: its head first, then recipients a block at a time.
+"""A blast's body in any of its forms: first its head, then its recipients, a block at a time.
 
-JSON is held in memory; NDJSON, CSV and multipart flow through. All that was read goes into a digest, which tells a
-repeated request from another one.
+JSON is held in memory; NDJSON, CSV and multipart are streamed. Everything read goes into a digest, which distinguishes
+a repeated request from a different one.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ Entry = bytes | msgspec.Raw | CsvRow
 
 
 class Digest:
-    """The hash of everything that makes a request the same as another."""
+    """A hash of everything by which two requests are the same."""
 
     def __init__(self, *parts: str) -> None:
         self._hash = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
 
     def update(self, data: bytes) -> None:
-        """Take more of the request."""
+        """Add more of the request."""
         self._hash.update(data)
 
     def text(self) -> str:
-        """Return the hash of what was taken so far."""
+        """Return the hash of everything added so far."""
         return self._hash.hexdigest()
 
 
 @dataclass(slots=True)
 class BlastBody:
-    """A blast being read; `whole`: it was held in memory, so its answer may name every job.
+    """A blast being read; `whole`: it is held in memory, so its answer can list every job id.
 
-    `path` is the JSON path of its only recipient, "" where there are many.
+    `path` is the JSON path of its only recipient, "" for a list of recipients.
     """
 
     head: BlastHead
@@ -67,21 +67,21 @@ class BlastBody:
     path: str = ""
 
     async def drain(self) -> None:
-        """Read the rest, for the digest alone."""
+        """Read the rest, only for the digest."""
         async for _ in self.entries:
             pass
 
 
 async def read_blast_body(call: Call) -> BlastBody:
-    """Begin to read a blast by its Content-Type; raises ApiError where its head cannot be read."""
+    """Begin to read a blast according to its Content-Type; raises ApiError where its head cannot be read."""
     kind = call.request.content_type
-    # CSV alone is read in other encodings: spreadsheets write them
+    # only CSV is accepted in other encodings, since spreadsheets write them
     codec = codec_of(call.request.charset or "") if kind in _CSV_TYPES else ""
     if not codec:
         check_charset(call.request)
     coding_of(call.request.headers.get("Content-Encoding", ""))
     if kind not in _CSV_TYPES and (given := next(iter(call.request.query), "")):
-        what = f"{given[:60]!r} belongs in the body: the query is read with {CSV} alone"
+        what = f"move {given[:60]!r} into the body: query parameters are allowed with {CSV} only"
         raise ApiError("INVALID_QUERY", what, [Problem(given[:60], "INVALID_QUERY", what)])
     digest = Digest("blast", kind, call.request.query_string)
     if kind == JSON:
@@ -97,7 +97,7 @@ async def read_blast_body(call: Call) -> BlastBody:
     if kind == MULTIPART:
         # the boundary differs each time
         return await _multipart(call, Digest("blast", kind))
-    raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"a blast is {', '.join(FORMS)}")
+    raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call accepts the Content-Types {', '.join(FORMS)}")
 
 
 async def _json(call: Call, digest: Digest) -> BlastBody:
@@ -108,7 +108,7 @@ async def _json(call: Call, digest: Digest) -> BlastBody:
 
 
 async def slices(recipients: Sequence[msgspec.Raw]) -> AsyncIterator[Sequence[Entry]]:
-    """Yield recipients that are in memory a block at a time."""
+    """Yield recipients from memory, a block at a time."""
     for start in range(0, len(recipients), _SLICE):
         yield recipients[start : start + _SLICE]
 
@@ -144,7 +144,7 @@ async def _multipart(call: Call, digest: Digest) -> BlastBody:
     parts = parts_of(call)
     head_part = await anext(parts, None)
     if head_part is None or head_part.name != "blast":
-        raise ApiError("MALFORMED_MULTIPART", "the part `blast` comes first, then `recipients`")
+        raise ApiError("MALFORMED_MULTIPART", "the first part must be `blast`, the second `recipients`")
     head_part.check_charset()
     raw = await head_part.whole(call.gateway.settings.limits.json_bytes)
     digest.update(raw)
@@ -152,7 +152,7 @@ async def _multipart(call: Call, digest: Digest) -> BlastBody:
     head = decode_object(raw, BlastHead, "MALFORMED_MULTIPART", "the part `blast`")
     part = await anext(parts, None)
     if part is None or part.name != "recipients":
-        raise ApiError("MALFORMED_MULTIPART", "the part `recipients` is missing after `blast`")
+        raise ApiError("MALFORMED_MULTIPART", "the part after `blast` must be `recipients`")
     is_ndjson = part.content_type in _NDJSON_TYPES or part.filename.lower().endswith((".ndjson", ".jsonl"))
     if is_ndjson:
         part.check_charset()
@@ -164,15 +164,15 @@ async def _multipart(call: Call, digest: Digest) -> BlastBody:
 
 
 async def _last(blocks: AsyncIterator[Sequence[Entry]], parts: AsyncIterator[Part]) -> AsyncIterator[Sequence[Entry]]:
-    """Yield the blocks of the last part; raises ApiError where there is one after it."""
+    """Yield the blocks of the last part; raises ApiError where another part follows it."""
     async for block in blocks:
         yield block
     if await anext(parts, None) is not None:
-        raise ApiError("MALFORMED_MULTIPART", "there is a part after `recipients`")
+        raise ApiError("MALFORMED_MULTIPART", "`recipients` must be the last part")
 
 
 def _head_of_query(query: Mapping[str, str]) -> BlastHead:
-    """Read a head from query parameters: JSON names, lists by commas, objects as JSON or `metadata.key=value`."""
+    """Read a head from query parameters: JSON names, comma-separated lists, objects as JSON or `metadata.key=value`."""
     value: dict[str, Any] = {}
     for name, text in query.items():
         outer, dot, inner = name.partition(".")
@@ -201,9 +201,9 @@ def _of_query(name: str, text: str) -> Any:
 
 
 async def ndjson_lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[list[bytes]]:
-    """Yield the lines of each chunk without their ends; raises ApiError where one is longer than `limit` bytes.
+    """Yield the lines of each chunk without line ends; raises ApiError where one is longer than `limit` bytes.
 
-    Blank lines are left out, and a byte order mark before the first.
+    Skips blank lines, and a byte order mark before the first line.
     """
     rest: list[bytes] = []
     held = 0

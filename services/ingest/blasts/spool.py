@@ -1,6 +1,6 @@
-"""Spool: the recipients that passed their check, kept between the two passes: in memory, then on disk.
+"""The spool: accepted recipients kept between the two passes, in memory and then on disk.
 
-Files are anonymous: they vanish with the process, whatever ends it.
+Its files are anonymous: they vanish with the process, however it ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.ingest.http.errors import ApiError
 from shared.logs import get_logger
 from shared.numbers import packed_number
 
-# recipients at most in a block; two make a full chunk of jobs
+# the most recipients in a block; two full blocks make a full chunk of jobs
 BLOCK = 250
 _IN_MEMORY_BYTES = 4 * 1024 * 1024
 _BLOCK_BYTES = 1024 * 1024
@@ -36,7 +36,7 @@ _decoder = msgspec.msgpack.Decoder(list[Accepted])
 
 @contextmanager
 def disk_trouble() -> Iterator[None]:
-    """Raise 503 where the block finds the disk full or unwritable."""
+    """Raise 503 where the disk is full or not writable."""
     try:
         yield
     except OSError as error:
@@ -52,7 +52,7 @@ def temporary_file(folder: Path) -> tempfile.SpooledTemporaryFile[bytes]:
 
 
 class BlockFile:
-    """Packed blocks in a temporary file, read back in their order, as often as asked."""
+    """Packed blocks in a temporary file, which can be read back in order any number of times."""
 
     def __init__(self, folder: Path) -> None:
         self._file = temporary_file(folder)
@@ -75,7 +75,7 @@ class BlockFile:
 
 
 class Spool:
-    """Takes recipients one by one and gives them back in blocks, in order, as often as asked."""
+    """Takes recipients one by one and returns them in blocks, in order, any number of times."""
 
     def __init__(self, folder: Path) -> None:
         self._file = BlockFile(folder)
@@ -88,12 +88,12 @@ class Spool:
         _encoder.encode_into(accepted, self._block, -1)
         self._held += 1
         self.count += 1
-        # by size as well: recipients may carry megabytes
+        # limit the bytes as well: recipients may carry megabytes
         if self._held >= BLOCK or len(self._block) >= _BLOCK_BYTES:
             self._flush()
 
     def blocks(self) -> Iterator[list[Accepted]]:
-        """Return everything that was kept, at most 250 at a time."""
+        """Return every recipient, at most 250 at a time."""
         self._flush()
         return map(_decoder.decode, self._file.blocks())
 
@@ -104,7 +104,7 @@ class Spool:
     def _flush(self) -> None:
         if not self._held:
             return
-        # the recipients stand as they were packed, behind the head of a msgpack array
+        # the packed recipients, preceded by the head of a msgpack array
         self._file.write(_ARRAY.pack(0xDD, self._held), self._block)
         self._block.clear()
         self._held = 0

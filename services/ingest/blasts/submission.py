@@ -1,7 +1,7 @@
-"""Submission: one request for a blast, from what arrives to the answer, once however often it is repeated.
+"""Submission: one request for a blast, from its body to its answer, processed once however often it is repeated.
 
-Both passes, the idempotency record and the answer meet here. A request with an Idempotency-Key that is repeated
-after a crash continues the blast that its first life began: the same snapshot, the same job ids.
+This module ties both passes, the idempotency record and the answer together. A request with an Idempotency-Key that is
+repeated after a crash continues the blast of the first attempt: the same snapshot, the same job ids.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _RANDOM_DIGITS = 8
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a submission came to; `replayed`: the answer is that of an earlier request with the same key."""
+    """The answer to a submission; `replayed`: it is that of an earlier request with the same key."""
 
     body: bytes
     status: int = 202
@@ -50,7 +50,7 @@ class Receipt:
 
 
 class Submission:
-    """Takes one blast in; raises ApiError, QueueFullError and QueueUnavailableError."""
+    """Accepts one blast; raises ApiError, QueueFullError and QueueUnavailableError."""
 
     def __init__(self, call: Call, incoming: BlastBody) -> None:
         self._call = call
@@ -65,7 +65,7 @@ class Submission:
         if done:
             await self._incoming.drain()
             async with self._claimed() as claim:
-                # a record that ended between the two looks: nothing is known of this body's recipients
+                # the record expired between the two reads: this body's recipients were never checked
                 if claim is None or claim.state != "done":
                     raise ApiError("IDEMPOTENCY_IN_PROGRESS", headers={"Retry-After": "1"})
                 return Receipt(claim.response, replayed=True)
@@ -76,7 +76,7 @@ class Submission:
             return await self._second_pass(terms, first, totals, prior)
 
     async def _earlier(self) -> tuple[Blast | None, bool]:
-        """Return the blast that an earlier request with this key began, and whether it was answered.
+        """Return the blast that an earlier request with this key began, and whether that request was answered.
 
         Raises ApiError while that request still runs.
         """
@@ -86,7 +86,7 @@ class Submission:
         if seen.done or not seen.blast_id:
             return None, seen.done
         if seen.lease_left_s > 0:
-            # at once: the body may be long, and to read it all again would not help
+            # refused before the body is read: it may be long, and reading it would not help
             wait = {"Retry-After": str(math.ceil(seen.lease_left_s)), "Connection": "close"}
             raise ApiError("IDEMPOTENCY_IN_PROGRESS", headers=wait)
         return await self._gateway.queue.blasts.load(seen.blast_id), False
@@ -128,7 +128,7 @@ class Submission:
 
     @asynccontextmanager
     async def _claimed(self) -> AsyncIterator[Claim | None]:
-        """Hold the idempotency record while the block runs; whatever ends it unfinished lets it go."""
+        """Hold the idempotency record while the block runs; any exception releases it."""
         if not self._record:
             yield None
             return
@@ -149,7 +149,7 @@ class Submission:
             raise
 
     async def _release(self, claim: Claim, raised: BaseException) -> None:
-        """Forget a request that was refused, so that its correction may bear the key; let one go that was begun."""
+        """Forget a refused request, so that a corrected one may use its key; release one that was begun."""
         store = self._gateway.records.idempotency
         refused = isinstance(raised, ApiError) and raised.status < 500 and raised.code != "BLAST_ENDED"
         with suppress(KurirError):
@@ -162,7 +162,9 @@ class Submission:
         settings = self._gateway.settings
         most = max(totals.by_channel.values())
         if most > settings.max_backlog:
-            what = f"{most} messages are more than the backlog of {settings.max_backlog} that a channel may have"
+            what = (
+                f"{most} messages exceed a channel's backlog limit of {settings.max_backlog}; send the blast in parts"
+            )
             raise invalid([Problem("recipients", "TOO_MANY_RECIPIENTS", what)])
         lane = terms.lane(totals.recipients, settings.bulk_from)
         if isinstance(lane, Problem):
@@ -196,7 +198,7 @@ class Submission:
                 await self._gateway.queue.room.take(channel, total)
 
     async def _create(self, blast: Blast) -> bool:
-        """Keep the snapshot; False if another life of this request had kept it before."""
+        """Create the snapshot; return False if an earlier attempt at this request created it."""
         await self._gateway.records.open_blasts.open(blast.blast_id, blast.created_at_ms)
         return await self._gateway.queue.blasts.create(blast)
 
@@ -206,16 +208,14 @@ class Submission:
         self._gateway.records.open_blasts.close(blast.blast_id)
 
     async def _check_whole(self, blast: Blast, claim: Claim | None) -> None:
-        """Raise 409 where a blast that was taken over had ended as incomplete meanwhile."""
+        """Raise 409 where a blast that was taken over has already ended as incomplete."""
         if claim is None or claim.state != "taken_over":
             return
         progress = await self._gateway.queue.blasts.progress(blast.blast_id, blast)
         if progress is not None and any(one.incomplete for one in progress.channels.values()):
             queued = sum(one.enqueued for one in progress.channels.values())
-            what = (
-                f"blast {blast.blast_id} ended as incomplete with {queued} messages queued; send the rest as a new one"
-            )
-            raise ApiError("BLAST_ENDED", what)
+            ended = f"blast {blast.blast_id} has already ended as incomplete, with {queued} messages queued"
+            raise ApiError("BLAST_ENDED", f"{ended}; send the rest as a new blast")
 
     def _job_ids(self, blast: Blast, first: FirstPass) -> list[str] | None:
         if not self._incoming.whole:

@@ -1,7 +1,7 @@
-"""Terms: everything about a blast but its recipients, checked against the templates, the settings and the caller.
+"""Terms: everything about a blast except its recipients, checked against the templates, the settings and the caller.
 
-A request that is repeated after a crash continues a blast that exists: then its snapshot is the terms, whatever has
-changed since.
+A request that is repeated after a crash continues an existing blast: then the terms come from its snapshot, whatever
+has changed since.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from shared.numbers import plain_json
 from shared.templates import Template
 
 MAX_METADATA_BYTES = 16 * 1024
-# clocks differ: a time that has just passed means now
+# clocks differ, so a time that has just passed means now
 _PAST_TOLERANCE_MS = 60_000
 _FURTHEST_MS = 366 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, when, and by what settings."""
+    """The caller of a request, with its time, and the templates and settings that apply."""
 
     settings: IngestSettings
     templates: TemplateLibrary
@@ -46,7 +46,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """A checked head; `priority` None where the size decides. Times in ms since the epoch, 0 for none."""
+    """A checked head; `priority` None lets the size decide. Times are in ms since the epoch, 0 for none."""
 
     template: Template
     channels: tuple[str, ...]
@@ -61,7 +61,7 @@ class Terms:
     warnings: list[Problem]
 
     def rules(self, region: str) -> Rules:
-        """Return what these terms ask of each recipient."""
+        """Return the rules for each recipient."""
         return Rules(
             template=self.template,
             channels=self.channels,
@@ -72,10 +72,10 @@ class Terms:
         )
 
     def lane(self, recipients: int, bulk_from: int) -> Lane | Problem:
-        """Return the lane for a blast of this size, or why it may not have its priority."""
+        """Return the lane for a blast of this size, or the problem with its priority."""
         many = recipients > bulk_from
         if many and self.priority == 0:
-            what = f"more than {bulk_from} recipients may not have priority 0"
+            what = f"a blast of more than {bulk_from} recipients cannot have priority 0: use 1 or 2, or leave it out"
             return Problem("priority", "PRIORITY_NOT_ALLOWED", what)
         if self.priority is None:
             return "bulk" if many else "normal"
@@ -124,7 +124,7 @@ async def check_terms(head: BlastHead, caller: Caller) -> Terms | list[Problem]:
 
 
 def terms_of(blast: Blast, head: BlastHead) -> Terms:
-    """Return the terms of a blast that exists, asked for by the same head."""
+    """Return the terms of an existing blast that was requested with this head."""
     return Terms(
         template=blast.template,
         channels=tuple(blast.channels),
@@ -148,23 +148,24 @@ def _channels(draft: _Draft, template: Template | None) -> tuple[str, ...]:
     for position, name in enumerate(draft.head.channels):
         path = f"channels[{position}]"
         if name not in CHANNELS:
-            draft.problem(path, "UNKNOWN_CHANNEL", f"the channels are {', '.join(CHANNELS)}")
+            what = f"there is no channel {name[:60]!r}: use {' or '.join(CHANNELS)}"
+            draft.problem(path, "UNKNOWN_CHANNEL", what)
         elif name in draft.head.channels[:position]:
             draft.problem(path, "INVALID_VALUE", f"{name} is listed twice")
         elif name not in draft.caller.settings.configured_channels:
-            draft.problem(path, "CHANNEL_NOT_CONFIGURED", f"no provider is configured for {name}")
+            draft.problem(path, "CHANNEL_NOT_CONFIGURED", f"no provider is configured for the channel {name}")
         elif template is not None and name not in template.channels:
-            what = f"template {template.id} serves {', '.join(template.channels)}, not {name}"
+            what = f"template {template.id} supports {', '.join(template.channels)}, not {name}"
             draft.problem(path, "CHANNEL_NOT_SUPPORTED", what)
     return tuple(draft.head.channels)
 
 
 def _check_link(draft: _Draft, template: Template | None, channels: tuple[str, ...]) -> None:
-    """Check that recipients of marketing mail can unsubscribe from it by one click (RFC 8058)."""
+    """Check that recipients of marketing mail can unsubscribe with one click (RFC 8058)."""
     if template is None or template.category != "marketing" or EMAIL.name not in channels:
         return
     if problem := draft.caller.settings.mail.marketing_problem:
-        what = f"template {template.id} is marketing, whose mail needs a public https link to unsubscribe: {problem}"
+        what = f"template {template.id} is marketing, and marketing mail needs an unsubscribe link: {problem}"
         draft.problem("templateId", "PUBLIC_URL_REQUIRED", what)
 
 
@@ -178,7 +179,7 @@ def _variables(draft: _Draft, template: Template | None) -> dict[str, Any]:
 
 
 def _mailboxes(draft: _Draft, channels: tuple[str, ...]) -> tuple[str, str]:
-    """Return the mailbox that the blast's mail comes from ("" for the configured one) and where answers go."""
+    """Return the sender's mailbox ("" for the configured one) and the address for replies."""
     head, mail = draft.head, draft.caller.settings.mail
     if EMAIL.name not in channels:
         return "", ""
@@ -189,10 +190,11 @@ def _mailboxes(draft: _Draft, channels: tuple[str, ...]) -> tuple[str, str]:
         domain = mailbox.address.rpartition("@")[2]
         if head.from_ and ascii_domain(domain) not in mail.domains:
             draft.problem(
-                "from", "INVALID_VALUE", f"mail may not come from {domain}: KURIR_EMAIL_DOMAINS does not list it"
+                "from", "INVALID_VALUE", f"mail cannot be sent from {domain}: KURIR_EMAIL_DOMAINS does not list it"
             )
         elif draft.caller.key is not None and not draft.caller.key.may_send_from(mailbox.address):
-            raise ApiError("SENDER_NOT_ALLOWED", problems=[Problem("from", "SENDER_NOT_ALLOWED", mailbox.address)])
+            what = f"this API key is not allowed to send from {mailbox.address}"
+            raise ApiError("SENDER_NOT_ALLOWED", what, [Problem("from", "SENDER_NOT_ALLOWED", what)])
     reply_to = ""
     if head.reply_to:
         try:
@@ -207,7 +209,7 @@ def _times(draft: _Draft) -> tuple[int, int]:
     scheduled, expires = _ms(head.scheduled_at), _ms(head.expires_at)
     for name, at_ms in (("scheduledAt", scheduled), ("expiresAt", expires)):
         if at_ms is not None and at_ms < now_ms - _PAST_TOLERANCE_MS:
-            draft.problem(name, "TIME_IN_PAST", f"{name} has passed")
+            draft.problem(name, "TIME_IN_PAST", f"{name} is in the past")
         elif at_ms is not None and at_ms > now_ms + _FURTHEST_MS:
             draft.problem(name, "TIME_TOO_FAR", f"{name} is more than a year away")
     if expires is not None and expires <= max(scheduled or 0, now_ms) and expires >= now_ms - _PAST_TOLERANCE_MS:
@@ -221,15 +223,15 @@ def _ms(at: datetime | None) -> int | None:
 
 
 def _check_labels(draft: _Draft) -> None:
-    """Check what is kept as it is: the reference and the metadata."""
+    """Check the reference and the metadata, which are stored unchanged."""
     if not draft.head.reference.isprintable():
         draft.problem("reference", "INVALID_CHARACTERS", "reference contains line breaks or control characters")
     try:
         size = len(msgspec.msgpack.encode(plain_json(draft.head.metadata)))
     except (OverflowError, RecursionError, ValueError):
         draft.problem(
-            "metadata", "INVALID_VALUE", "metadata holds numbers of more than 64 bits, or is nested too deeply"
+            "metadata", "INVALID_VALUE", "metadata contains a number of more than 64 bits, or is nested too deeply"
         )
         return
     if size > MAX_METADATA_BYTES:
-        draft.problem("metadata", "TOO_LONG", f"metadata may take {MAX_METADATA_BYTES} bytes")
+        draft.problem("metadata", "TOO_LONG", f"metadata is larger than {MAX_METADATA_BYTES} bytes")

@@ -1,8 +1,8 @@
-"""Variables: their values against the declared types, and names that the template does not know.
+"""Variables: checks their values against the declared types, and reports names that the template does not use.
 
-A value is kept as the client wrote it; a number written as a text (as CSV writes all of them) becomes a number that
-is printed as it was written. Nothing (null, or an empty text) counts as not given. An unknown name is reported once,
-however many recipients have it.
+A value is kept as the client wrote it; a number in a string (as in every CSV file) becomes a number that is printed as
+it was written. Null and blank strings count as not given. An unknown name is reported once, however many recipients
+have it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,15 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9:.,]{4,15}(?:Z|[+-][0-
 Value = str | int | Number | bool
 Check = Callable[[Any], Value]
 CODE = "UNKNOWN_VARIABLE"
-# what every recipient has, and may have among its variables as well; the unsubscribe link is nobody's to give
-_EVERYBODYS = BUILT_IN[:3]
+# the recipient's own fields, which may be given as variables as well; the unsubscribe link may not
+_OWN_FIELDS = BUILT_IN[:3]
 
 
-class ValueProblem(ValueError):  # noqa: N818 - a problem of the client's value, in the words of the API
-    """A value that does not fit; `code` is the API's, the message is for the client."""
+class ValueProblem(ValueError):  # noqa: N818 - the API calls it a problem
+    """A value that does not fit; `code` is an error code of the API.
+
+    The message is for the client: a predicate to follow the variable's name (`should be a number, but is 'x'`).
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -51,14 +54,14 @@ class ValueProblem(ValueError):  # noqa: N818 - a problem of the client's value,
 
 
 def is_nothing(value: object) -> bool:
-    """Say whether a value counts as not given."""
+    """Return whether a value counts as not given."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def check_of(variable: Variable, region: str) -> Check:
-    """Return the check of a variable's type: it returns the value to keep or raises ValueProblem.
+    """Return the check of a variable's type, which returns the value to keep or raises ValueProblem.
 
-    The problem of a sensitive one does not quote the value.
+    The problem of a sensitive variable does not quote its value.
     """
     check = _check_of_type(variable, region)
     return _discreet(check, variable.type) if variable.sensitive else check
@@ -69,7 +72,8 @@ def _discreet(check: Check, kind: str) -> Check:
         try:
             return check(value)
         except ValueProblem as problem:
-            raise ValueProblem(problem.code, f"is not a fitting {kind} (it is sensitive, so it is not shown)") from None
+            what = f"is not a valid {kind} (it is sensitive, so its value is not shown)"
+            raise ValueProblem(problem.code, what) from None
 
     return discreet
 
@@ -91,10 +95,10 @@ def _check_of_type(variable: Variable, region: str) -> Check:
 
 
 def text_value(value: object) -> Value:
-    """Check a text; a number or a yes or no will do as well."""
+    """Check a string; numbers and booleans are accepted as well."""
     if isinstance(value, str):
         if len(value) > MAX_TEXT_CHARS:
-            raise ValueProblem("TOO_LONG", f"longer than {MAX_TEXT_CHARS} characters")
+            raise ValueProblem("TOO_LONG", f"is longer than {MAX_TEXT_CHARS} characters")
         if not value.isprintable() and _CONTROL.search(value):
             raise ValueProblem("INVALID_CHARACTERS", "contains control characters")
         return value
@@ -102,11 +106,11 @@ def text_value(value: object) -> Value:
         return value
     if isinstance(value, (int, float, Decimal)):
         return number_value(value)
-    raise _unfit("a text", value)
+    raise _unfit("a string", value)
 
 
 def number_value(value: object) -> Value:
-    """Check a number; a text that can be but one becomes one."""
+    """Check a number; a string that is unambiguously a number becomes one."""
     if isinstance(value, str):
         return _written_number(value)
     if isinstance(value, float):  # YAML's
@@ -114,7 +118,8 @@ def number_value(value: object) -> Value:
     if isinstance(value, bool) or not isinstance(value, (int, Number)):
         raise _unfit("a number", value)
     if not within_bounds(value):
-        raise ValueProblem("INVALID_VARIABLE", f"may have at most {MAX_DIGITS} digits, and as many after the point")
+        what = f"may have at most {MAX_DIGITS} digits before the decimal point, and as many after it"
+        raise ValueProblem("INVALID_VARIABLE", what)
     return whole(value) if isinstance(value, int) else value
 
 
@@ -137,7 +142,7 @@ def date_value(value: object) -> Value:
         try:
             date.fromisoformat(written) if len(written) == 10 else datetime.fromisoformat(written)
         except ValueError:
-            raise _unfit("a date that exists", value) from None
+            raise _unfit("an existing date", value) from None
         return written
     raise _unfit("a date such as 2026-01-31 or 2026-01-31T12:00:00Z", value)
 
@@ -148,7 +153,7 @@ def url_value(value: object) -> Value:
     if not isinstance(value, str):
         raise _unfit(wanted, value)
     written = text_value(value.strip())
-    assert isinstance(written, str)  # noqa: S101 - a text stays a text
+    assert isinstance(written, str)  # noqa: S101 - a string stays a string
     try:
         parts = urlsplit(written)
         good = parts.scheme in {"http", "https"} and bool(parts.hostname)
@@ -162,11 +167,11 @@ def url_value(value: object) -> Value:
 def _address_value(normal: Callable[[str], str]) -> Check:
     def check(value: object) -> Value:
         if not isinstance(value, str):
-            raise _unfit("an address written as a text", value)
+            raise _unfit("an address in a string", value)
         try:
             normal(value)
         except AddressError as error:
-            raise ValueProblem("INVALID_VARIABLE", str(error)) from None
+            raise ValueProblem("INVALID_VARIABLE", f"is invalid: {error}") from None
         return value.strip()
 
     return check
@@ -174,10 +179,10 @@ def _address_value(normal: Callable[[str], str]) -> Check:
 
 def _unfit(wanted: str, value: object) -> ValueProblem:
     if isinstance(value, (str, int, float, Decimal)):
-        written = "a number of very many digits" if _is_huge(value) else str(value)
+        written = "a number of too many digits" if _is_huge(value) else str(value)
         shown = repr(written[:_SHOWN_CHARS])
     else:
-        shown = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "nothing"
+        shown = "an object" if isinstance(value, dict) else "an array" if isinstance(value, list) else "nothing"
     return ValueProblem("INVALID_VARIABLE", f"should be {wanted}, but is {shown}")
 
 
@@ -188,7 +193,7 @@ def _is_huge(value: object) -> bool:
 def check_global_variables(
     template: Template, given: Mapping[str, Any], region: str, path: str = "globalVariables"
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Check a blast's own variables; returns those that the template knows, and every problem."""
+    """Check a blast's global variables; return those that the template knows, and every problem."""
     checks = {variable.name: check_of(variable, region) for variable in template.variables}
     checks |= {name: text_value for name in BUILT_IN[:3] if name not in checks}
     values: dict[str, Any] = {}
@@ -205,7 +210,7 @@ def check_global_variables(
 
 def known_names(template: Template) -> frozenset[str]:
     """Return the names that may be given to a template."""
-    return frozenset(one.name for one in template.variables) | set(_EVERYBODYS)
+    return frozenset(one.name for one in template.variables) | set(_OWN_FIELDS)
 
 
 class UnknownNames:
@@ -215,18 +220,18 @@ class UnknownNames:
         self._template = template
         self._known = known_names(template)
         self._hints = Hints()
-        # those that need no warning (any more)
+        # names that need no (further) warning
         self._passed = set(self._known)
         self._full = False
         self.warnings: list[Problem] = []
 
     def note(self, given: Mapping[str, Any], path: str) -> None:
-        """Take the variables that one recipient was given; `path` is the place of their object in the request."""
+        """Note the variables given for one recipient; `path` is the JSON path of their object."""
         if not self._full and not given.keys() <= self._passed:
             self.add((name for name in given if name not in self._passed), path)
 
     def note_columns(self, header: Header) -> None:
-        """Take the columns of a file, with the template's names where they are its variables."""
+        """Note the columns of a file, which have the template's names where they match its variables."""
         columns = (name for name, _ in header.variables if name not in self._known and name not in header.aliased)
         self.add(columns, "recipients[0].variables", "column")
         self._passed |= header.aliased
@@ -236,7 +241,7 @@ class UnknownNames:
         return [name for name in given if name not in self._known]
 
     def add(self, names: Iterable[str], path: str, what: str = "variable") -> None:
-        """Warn of names."""
+        """Add a warning for each name."""
         for name in names:
             if len(self.warnings) >= MAX_PROBLEMS:
                 self._full = True

@@ -1,4 +1,4 @@
-"""A blast as the API shows it, live from Redis: counts, progress, rate, and what it waits for."""
+"""A blast as the API shows it, live from Redis: counts, progress, rate, and why it waits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.queue.blasts import BlastProgress, ChannelProgress
 
 
 async def view_of(gateway: Gateway, blast: Blast, progress: BlastProgress) -> BlastView:
-    """Return a blast as it stands now."""
+    """Return the current state of a blast."""
     waiting_for = await gateway.queue.control.waiting_for(progress)
     channels = {name: _channel(one, waiting_for[name]) for name, one in progress.channels.items()}
     counts = _summed([one.counts for one in progress.channels.values()])
@@ -41,7 +41,7 @@ def _facts(blast: Blast, progress: BlastProgress) -> BlastFacts:
 
 
 def _average(blast: Blast, progress: BlastProgress, ended: int) -> float | None:
-    """Return the rate since the blast's start, for the first time that it is shown."""
+    """Return the average rate since the blast's start, which serves the first time a blast is shown."""
     began_ms = max(blast.created_at_ms, blast.scheduled_at_ms)
     spent_s = (progress.last_progress_at_ms - began_ms) / 1000
     return ended / spent_s if ended and spent_s > 0.5 else None

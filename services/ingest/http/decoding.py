@@ -25,7 +25,7 @@ _PATH = re.compile(r"^(?P<what>.*) - at `\$?(?P<path>[^`]*)`$", re.DOTALL)
 _KEY_PATH = re.compile(r"^(?P<what>.*) - at `key` in `\$?(?P<path>[^`]*)`$", re.DOTALL)
 # msgspec's messages name Python's types; these are the names for clients
 _KINDS = {
-    "str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "array": "a list",
+    "str": "a string", "int": "an integer", "float": "a number", "bool": "true or false", "array": "an array",
     "object": "an object", "null": "null", "datetime": "a time such as 2026-01-31T12:00:00Z",
 }  # fmt: skip
 _WORDS = (

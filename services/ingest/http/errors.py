@@ -65,7 +65,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "JOB_ENDED": ErrorCode(409, "This message has already finished, so it cannot be cancelled."),
     "JOB_PROCESSING": ErrorCode(409, "This message is being sent, so it cannot be cancelled."),
     "JOB_NOT_RETRYABLE": ErrorCode(
-        409, "This message cannot be retried: it did not fail, or it may have been delivered (see `includeUncertain`)."
+        409, "This message cannot be retried: it did not fail, or its blast was cancelled or no longer exists."
     ),
     "TEMPLATE_EXISTS": ErrorCode(409, "A template with this id already exists. Use PUT to change it."),
     "CONFIRMATION_MISMATCH": ErrorCode(409, "`confirm` is not the number of suppressions that match. None was lifted."),

@@ -18,7 +18,7 @@ from tests.integration.ingest.running import Api, Reply, person
 from tests.servers import INTERNAL_SECRET
 
 BLAST = "/api/messages/blast"
-_PHONE_RULE = "A phone number is written as a text, in quotes: a JSON number has no leading 0 or +"
+_PHONE_RULE = "Write the phone number as a string, in quotes: a JSON number cannot begin with 0 or +"
 
 
 async def queued(redis: Redis, channel: str = "email") -> list[Job]:
@@ -110,7 +110,9 @@ async def test_only_the_first_hundred_problems_are_listed(api: Api) -> None:
     """The message counts up to there, and says that there are more."""
     reply = await api.blast(*(person(number, variables={}) for number in range(150)))
     assert len(reply.body["errors"]) == 100
-    assert reply.body["message"].startswith("more than 100 problems; the first: variable 'code'")
+    assert reply.body["message"].startswith(
+        "more than 100 problems; the first: the template requires the variable 'code'"
+    )
     reply = await api.blast(*(person(number, variables={}) for number in range(100)))
     assert reply.body["message"].startswith("100 problems; ")
 

@@ -164,14 +164,14 @@ BROKEN = {
         "\n".join(["name,email,kode", *ROWS]).encode(), 422, "MISSING_REQUIRED_VARIABLE",
         "the file has no column for the variable 'code'; its columns are 'name', 'email', 'kode'",
     ),
-    "no header": ("\n".join(ROWS).encode(), 400, "MALFORMED_CSV", "the first row names no column of a recipient"),
+    "no header": ("\n".join(ROWS).encode(), 400, "MALFORMED_CSV", "the first row has no column for a recipient"),
     "too many cells in every row": (
         "\n".join(["name,email,code", *(f"{row},x" for row in ROWS)]).encode(), 422, "INVALID_VALUE",
-        "200 rows have text in a column that the header does not name, first column 4 (line 2, 3, 4 …)",
+        "200 rows have text in a column without a name, first in column 4 (line 2, 3, 4 …)",
     ),
     "another separator in every row": (
         "\n".join(["name;email;code", *ROWS]).encode(), 422, "INVALID_VALUE",
-        "200 rows are separated by ',', the header is not (line 2, 3, 4 …): use one separator",
+        "200 rows are separated by ',', but the header is not (line 2, 3, 4 …): use one separator",
     ),
     "Windows-1252": (
         "\n".join(["name,email,code", *(f"Jos\u00e9 {row}" for row in ROWS)]).encode("cp1252"), 400, "MALFORMED_CSV",
@@ -180,7 +180,7 @@ BROKEN = {
     "a workbook": (b"PK\x03\x04" + bytes(200), 400, "MALFORMED_CSV", "this is an Excel or ZIP file"),
     "zero bytes": (b"name,email,code\n" + bytes(200), 400, "MALFORMED_CSV", "line 2 contains a NUL character"),
     "a quote without end": (
-        "\n".join(["name,email,code", '"Siti', *ROWS]).encode(), 400, "MALFORMED_CSV", "line 2: a quote opens a cell"
+        "\n".join(["name,email,code", '"Siti', *ROWS]).encode(), 400, "MALFORMED_CSV", "line 2: the quote that opens"
     ),
 }  # fmt: skip
 

@@ -45,7 +45,7 @@ def test_only_unsubscribe_links_take_any_parameter() -> None:
         ("/api/logs/api?methd=GET", "did you mean 'method'?"),
         ("/api/blasts?references=x", "did you mean 'reference'?"),
         ("/api/suppressions?chanel=email", "did you mean 'channel'?"),
-        ("/api/suppressions?zzz=1", "there are channel"),
+        ("/api/suppressions?zzz=1", "use channel"),
         ("/api/dashboard?limit=5", "takes none"),
         ("/health?verbose=1", "takes none"),
     ],
@@ -70,7 +70,7 @@ async def test_a_blast_in_a_body_takes_nothing_from_the_query(api: Api) -> None:
         f"{BLAST}?dryRun=true", {"templateId": "otp", "channels": ["email"], "recipients": [person()]}
     )
     assert (reply.status, reply.body["code"]) == (400, "INVALID_QUERY")
-    assert "text/csv alone" in reply.body["message"]
+    assert "text/csv only" in reply.body["message"]
 
 
 async def test_parameters_with_a_name_of_the_clients_own_are_known(api: Api, ingest: RunningIngest) -> None:

@@ -45,9 +45,9 @@ async def test_spaces_and_signs_of_a_column_do_not_count(column: str, api: Api, 
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        ("name,email,code,Minutes,minutes", "the columns 'Minutes', 'minutes' are both the variable 'minutes'"),
-        ("name,email,Code,code", "the columns 'Code', 'code' are both the variable 'code'"),
-        ("name,email,code,min utes,MINUTES", "are both the variable 'minutes'"),
+        ("name,email,code,Minutes,minutes", "the columns 'Minutes', 'minutes' both match the variable 'minutes'"),
+        ("name,email,Code,code", "the columns 'Code', 'code' both match the variable 'code'"),
+        ("name,email,code,min utes,MINUTES", "both match the variable 'minutes'"),
     ],
 )
 async def test_two_columns_for_one_variable_are_one_error_for_the_file(header: str, words: str, api: Api) -> None:

@@ -44,7 +44,7 @@ def test_base64_is_read_as_programs_write_it(text: str) -> None:
 )
 def test_what_is_not_base64_is_refused(text: str) -> None:
     """With words for its sender, not Python's."""
-    with pytest.raises(ValueError, match=r"content is (not base64|a data URL)"):
+    with pytest.raises(ValueError, match=r"content is (not valid base64|a data URL)"):
         decoded(text)
 
 

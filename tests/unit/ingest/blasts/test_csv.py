@@ -119,7 +119,9 @@ async def test_a_hint_may_be_any_sign() -> None:
     """What the hint names separates, though the header has more of others."""
     raw = "sep=^\nname^email^code, or what you call it, or so\nSiti^siti@example.com^007"
     assert await cells(raw.encode()) == [SITI]
-    assert await refusal(b"sep=m\nname,email\n") == "line 1: cells cannot be parted by 'm'"
+    assert (
+        await refusal(b"sep=m\nname,email\n") == "line 1: 'm' cannot separate cells; use a comma, semicolon, tab or bar"
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,8 +139,8 @@ async def test_an_encoding_that_is_not_named_is_refused_with_its_line() -> None:
     raw = written(",", "\r", [*TABLE, ["Jos\u00e9", "jose@example.com", "9"]]).encode("cp1252")
     said = await refusal(raw)
     assert said.startswith("line 4 is not UTF-8: save the file as 'CSV UTF-8', or name its charset")
-    assert (await refusal(b"\xff\xfen\x00a\x00m")).startswith("the file is not UTF-16")
-    assert (await refusal(b"name\n\x81", "cp1252")).startswith("the file is not CP1252")
+    assert (await refusal(b"\xff\xfen\x00a\x00m")).startswith("the file is not valid UTF-16")
+    assert (await refusal(b"name\n\x81", "cp1252")).startswith("the file is not valid CP1252")
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF8", "us-ascii", ""])
@@ -185,22 +187,20 @@ async def test_text_in_a_column_without_name_is_noticed() -> None:
 
 
 NO_HEADER = (
-    "the first row names no column of a recipient (name, email or phone): begin with a row that names the columns"
+    "the first row has no column for a recipient (name, email or phone): begin the file with a row of column names"
 )
 BROKEN = {
-    b"": "the file has no header row",
-    b"\xef\xbb\xbf": "the file has no header row",
-    b"\n;;\n\n": "the file has no header row",
-    b"sep=;\n": "the file has no header row",
-    b"name,email,Name\n": "the header names the column 'name' twice",
-    b"code,code\n": "the header names the column 'code' twice",
+    b"": "the file has no header row: begin the file with a row of column names",
+    b"\xef\xbb\xbf": "the file has no header row: begin the file with a row of column names",
+    b"\n;;\n\n": "the file has no header row: begin the file with a row of column names",
+    b"sep=;\n": "the file has no header row: begin the file with a row of column names",
+    b"name,email,Name\n": "the header names the column 'name' twice: remove or rename one",
+    b"code,code\n": "the header names the column 'code' twice: remove or rename one",
     b"Siti,siti@example.com,007\n": NO_HEADER,
     b"Siti;081224772000;007\n": NO_HEADER,
     b"Customers of January;;\n;;\nname;email;code\n": NO_HEADER,
-    b'name,email\nSiti,"siti@example.com\nBudi,b@example.com\n': "line 2: a quote opens a cell and nothing closes it",
-    b'name,email\n"Siti" R,s@example.com\n': (
-        "line 2: text follows a closing quote; write a quote within a cell twice"
-    ),
+    b'name,email\nSiti,"siti@example.com\nBudi,b@example.com\n': "line 2: the quote that opens a cell is never closed",
+    b'name,email\n"Siti" R,s@example.com\n': ("line 2: text follows a closing quote; double each quote within a cell"),
     b"name\nSi\0ti\n": "line 2 contains a NUL character: this is not a text file",
     b"name\n" + b"\0" * 20: "line 2 contains a NUL character: this is not a text file",
     b"PK\x03\x04\x14\x00\x06\x00": "this is an Excel or ZIP file, not CSV: save it as 'CSV UTF-8'",
@@ -219,7 +219,7 @@ async def test_a_broken_file_is_refused_once_in_words_that_help(raw: bytes) -> N
 async def test_a_row_without_end_is_refused(row: bytes) -> None:
     """Before it is held in memory; a quote that is not closed takes in the whole file."""
     said = await refusal(b"name\n" + row)
-    assert said == f"line 2: a row is longer than {LIMIT} characters; perhaps a quote that opens a cell is not closed"
+    assert said == f"line 2: a row is longer than {LIMIT} characters; check for a quote that is not closed"
 
 
 @settings(max_examples=300, deadline=None)
@@ -327,7 +327,9 @@ async def test_a_column_that_two_could_be_is_asked_for() -> None:
     """Where a channel sends to it; no guess decides who gets a message."""
     (row,) = await read(b"email,code,Mobile,WhatsApp\na@example.com,1,2,3\n")
     assert missing_columns(row.header, rules("email")) == {}
-    with pytest.raises(ApiError, match="the columns 'Mobile', 'WhatsApp' could all be the phone: name one of them"):
+    with pytest.raises(
+        ApiError, match="any of the columns 'Mobile', 'WhatsApp' could be the phone: rename one of them"
+    ):
         missing_columns(row.header, rules("whatsapp"))
 
 
@@ -363,4 +365,4 @@ async def test_rows_with_another_separator_than_the_header_are_one_problem() -> 
     rows = await read(b"name,email,code\nSiti;siti@example.com;007\nBudi;budi@example.com;008\nWati,w@example.com\n")
     assert [unfit.take(row) for row in rows] == [True, True, False]
     (problem,) = unfit.problems()
-    assert problem.message.startswith("2 rows are separated by ';', the header is not (line 2, 3)")
+    assert problem.message.startswith("2 rows are separated by ';', but the header is not (line 2, 3)")

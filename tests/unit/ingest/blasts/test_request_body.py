@@ -68,12 +68,12 @@ async def test_a_line_without_end_is_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"templateId": 1}, "templateId should be a text, but is a whole number"),
-        ({"channels": "email"}, "channels should be a list, but is a text"),
+        ({"templateId": 1}, "templateId should be a string, but is an integer"),
+        ({"channels": "email"}, "channels should be an array, but is a string"),
         ({"channels": []}, "channels is empty"),
         ({"templateId": "x" * 101}, "templateId is longer than 100 characters"),
         ({"priority": 7}, "priority should be at most 2"),
-        ({"dryRun": "yes"}, "dryRun should be true or false, but is a text"),
+        ({"dryRun": "yes"}, "dryRun should be true or false, but is a string"),
         ({"scheduledAt": "soon"}, "scheduledAt is not a time such as 2026-01-31T12:00:00Z"),
         ({"scheduledAt": "2026-01-31T12:00:00"}, "scheduledAt needs a time zone, as in 2026-01-31T12:00:00Z"),
         ({"validation": "lax"}, "validation cannot be 'lax'"),
