@@ -9,11 +9,11 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp import web
@@ -26,6 +26,7 @@ from tests.servers import INTERNAL_SECRET, free_port
 TEMPLATES = Path(__file__).parents[3] / "templates"
 SECRET = "a secret that signs links in tests"
 _START_TIMEOUT_S = 30.0
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(slots=True)
@@ -98,9 +99,13 @@ class RunningIngest:
 
     async def thread_time(self) -> float:
         """Return the seconds of processor time that its thread has used."""
+        return await self.call_in_loop(time.thread_time)
+
+    async def call_in_loop(self, action: Callable[[], ResultT]) -> ResultT:
+        """Call something in its thread and return what it returns."""
         assert self._loop is not None
-        found: concurrent.futures.Future[float] = concurrent.futures.Future()
-        self._loop.call_soon_threadsafe(lambda: found.set_result(time.thread_time()))
+        found: concurrent.futures.Future[ResultT] = concurrent.futures.Future()
+        self._loop.call_soon_threadsafe(lambda: found.set_result(action()))
         return await asyncio.wrap_future(found)
 
     async def longest_hold(self, until: asyncio.Future[Any]) -> float:
