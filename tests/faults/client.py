@@ -148,7 +148,7 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return 0, {"message": f"{type(error).__name__}: {error}"}
 
-    async def get(self, path: str, patience_s: float = 30.0) -> dict[str, Any]:
+    async def get(self, path: str, patience_s: float = 60.0) -> dict[str, Any]:
         """GET until it is answered with 200."""
         deadline = time.monotonic() + patience_s
         while True:

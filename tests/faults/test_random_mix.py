@@ -27,6 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 _PATIENCE_S = 120.0
 # silent for so many leases, a sender may be past its own: its last renewal was up to a fifth of one old
 _CUT_OFF_LEASES = 0.7
+_THOUSANDS = 2000
 _TROUBLE = [
     ("451 4.3.0 try again later", "rcpt"), ("451 4.3.0 try again later", "data"), ("421 4.3.2 shutting down", "mail"),
     ("421 4.3.2 shutting down", "greeting"),
@@ -105,9 +106,7 @@ class Mix:
 
     async def kill_sender_before_thousands(self) -> None:
         """What it had in mid-send must not wait behind all of them."""
-        self._load.blasts.append(
-            await self._world.client.post(people(int(self._world.form.seconds(6000)), "thousands"))
-        )
+        self._load.blasts.append(await self._world.client.post(people(_THOUSANDS, "thousands")))
         await self.kill_sender()
 
     async def freeze_sender(self) -> None:
