@@ -34,25 +34,38 @@ async def flowing(world: World, posted: Posted, taken: int) -> None:
 
 
 async def freeze(world: World, sender: Child) -> Holding:
-    """Freeze a sender and return what it holds, once what it had written to Redis has arrived there."""
+    """Freeze a sender and return what it holds, once what it had written to Redis has arrived there.
+
+    On a machine so busy that this outlasts the sender's lease, others may have taken its jobs before two looks agree:
+    then whatever was in mid-send at any look counts.
+    """
     sender.freeze()
+    frozen_at = time.monotonic()
     held = await world.queue.holding(sender.pid)
+    in_flight = set(held.in_flight)
     while True:
         await asyncio.sleep(_QUIET_S)
         again = await world.queue.holding(sender.pid)
         if again == held:
-            return held
+            break
         held = again
+        in_flight |= again.in_flight
+    if time.monotonic() - frozen_at < world.form.lease_s:
+        return held
+    return Holding(held.buffered, frozenset(in_flight))
 
 
 async def kill(world: World, sender: Child, oracle: Oracle) -> Holding:
     """Kill a sender (SIGKILL); what it has in mid-send may be sent once more."""
+    began = time.time()
     held = await freeze(world, sender)
     oracle.allow(held.in_flight)
     pid = sender.pid
     sender.kill()
     left = await world.queue.holding(pid)
-    oracle.told.append(f"{time.time():.3f} killed {sender.name} {pid}: {_words(held)}; left {_words(left)}")
+    oracle.told.append(
+        f"{time.time():.3f} killed {sender.name} {pid}, frozen at {began:.3f}: {_words(held)}; left {_words(left)}"
+    )
     return held
 
 

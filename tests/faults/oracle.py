@@ -233,7 +233,7 @@ class Oracle:
         """Tell what the provider took and every service logged about a job."""
         lines = self.world.log_folder.joinpath("combined.log").read_text().splitlines()
         about = [line for line in lines if job_id in line or any(word in line for word in _TELLING)]
-        told = [line for line in self.told if job_id in line]
+        told = [line if job_id in line else line.partition(":")[0] for line in self.told]
         stood = [f"the test itself stood still until {at:.3f} for {for_s:.1f} s" for at, for_s in self.world.stalls]
         return [f"--- {job_id}", *map(str, delivered.get(job_id, [])), *told, *stood, *about[-_MOST_LINES:]]
 

@@ -205,7 +205,8 @@ class World:
     async def sandbox(self, method: str, path: str, body: object = None) -> dict[str, object]:
         """Call the sandbox itself."""
         url = f"http://127.0.0.1:{self._base + 90}{path}"
-        async with self._http.request(method, url, json=body) as answer:
+        patience = aiohttp.ClientTimeout(total=_READY_TIMEOUT_S)
+        async with self._http.request(method, url, json=body, timeout=patience) as answer:
             assert answer.status < 300, await answer.text()
             found: dict[str, object] = await answer.json()
             return found
