@@ -27,7 +27,7 @@ look() {
             .value.paused, .value.completed, .value.failed]) | @tsv' | column -t
     ask /api/channels | jq -r '.channels[] |
         if .paused then "\(.name) is paused: \(.paused)"
-        elif .stats.waiting > 0 and (.senders | length) == 0 then "\(.name): \(.stats.waiting) wait and no sender is alive"
+        elif .stats.waiting > 0 and (.senders | length) == 0 then "\(.name): \(.stats.waiting) messages wait, but no sender is running"
         elif .stats.waiting > 0 and ([.senders[] | select(.available)] | length) == 0
             then "\(.name): \(.stats.waiting) wait, \([.senders[].reason] | unique | join("; "))"
         else empty end'

@@ -1,1 +1,1 @@
-"""The command `kurir`: starts the whole system on one machine, and speaks to a running one through its API."""
+"""The command `kurir`: starts the whole system on one machine, and controls a running one through its API."""

@@ -1,4 +1,4 @@
-"""`python -m services.cli`: the same as the command `kurir`."""
+"""`python -m services.cli`, an alias of the command `kurir`."""
 
 from services.cli.main import run
 

@@ -1,4 +1,4 @@
-"""The API as the command line sees it: one call, its JSON answer, or an error that says what to do."""
+"""The CLI's client of the API: each call returns a JSON answer or raises an error that says what to do."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from shared.urls import without_password
 
 EXIT_UNREACHABLE = 3
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=120.0)
-# what a service that is just being restarted, or a repeated call that still runs, may answer
+# the statuses of a service that is restarting, and of a repeated call whose first attempt still runs
 _WORTH_REPEATING = frozenset({409, 429, 502, 503})
 _PAUSE_S = 0.1
 
 ResultT = TypeVar("ResultT")
 Answer = dict[str, Any]
 
-Url = Annotated[str, typer.Option("--url", envvar="KURIR_URL", help="Where the API is.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the API's own answer.")]
+Url = Annotated[str, typer.Option("--url", envvar="KURIR_URL", help="The API's URL.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer as JSON.")]
 DataDir = Annotated[
-    Path, typer.Option(envvar="KURIR_DATA_DIR", help="The data folder of `kurir up`, where its secrets are.")
+    Path, typer.Option(envvar="KURIR_DATA_DIR", help="The data folder of `kurir up`, which holds its secrets.")
 ]
-LoggerUrl = Annotated[str, typer.Option("--url", envvar="KURIR_LOGGER_URL", help="Where the logger is.")]
+LoggerUrl = Annotated[str, typer.Option("--url", envvar="KURIR_LOGGER_URL", help="The logger's URL.")]
 DEFAULT_URL = "http://127.0.0.1:3000"
 DEFAULT_LOGGER_URL = "http://127.0.0.1:3030"
 
 
 class RefusedError(KurirError):
-    """The API refused a call; `problems` are the lines that say what is wrong with it."""
+    """The API refused a call; `problems` are its problems, one line each."""
 
     def __init__(self, status: int, answer: Mapping[str, Any]) -> None:
         super().__init__(str(answer.get("message") or f"the API answered {status}"))
@@ -56,15 +56,15 @@ class RefusedError(KurirError):
 
 
 class UnreachableError(KurirError):
-    """Nothing answers at the URL, or what answers is not the API."""
+    """Nothing answers at the URL, or the answer is not the API's."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiClient:
-    """Calls below one URL, with the API key of the environment if there is one.
+    """Calls the API at one URL, with the API key from the environment if there is one.
 
-    With a patience, calls are repeated for that long while a service is being restarted; they have to be safe to
-    repeat, and their bodies held in memory.
+    With `patience_s`, calls are repeated for that long while a service restarts; they must be safe to repeat, and their
+    bodies held in memory.
     """
 
     http: aiohttp.ClientSession
@@ -94,7 +94,7 @@ class ApiClient:
             answer: Answer = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             shown = without_password(self.url)
-            raise UnreachableError(f"what answers at {shown} is not the API (HTTP {status})") from error
+            raise UnreachableError(f"the answer from {shown} is not from the API (HTTP {status})") from error
         if status >= 400:
             raise RefusedError(status, answer)
         return answer
@@ -110,7 +110,7 @@ class ApiClient:
         return await self.call("POST", path, data=orjson.dumps(body), headers={"Content-Type": "application/json"})
 
     async def lines(self, path: str, query: Mapping[str, object]) -> AsyncIterator[bytes]:
-        """Stream the answer of a GET by chunks, of any length; raises as `call` does."""
+        """Stream the answer to a GET in chunks; raises the errors of `call`."""
         try:
             async with self.http.get(self.url + path, params=given(query)) as response:
                 if response.status >= 400:
@@ -122,10 +122,10 @@ class ApiClient:
 
 
 def _unreachable(url: str, error: Exception) -> UnreachableError:
-    """Say that nothing answers; a URL that is none is not quoted, since it may hold a password."""
+    """Return the error for a URL without an answer; an invalid URL is not quoted, since it may hold a password."""
     if isinstance(error, aiohttp.InvalidURL):
         return UnreachableError("the URL must be http(s)://host[:port]")
-    return UnreachableError(f"nothing answers at {without_password(url)} ({type(error).__name__}: {mask(str(error))})")
+    return UnreachableError(f"cannot reach {without_password(url)} ({type(error).__name__}: {mask(str(error))})")
 
 
 def given(values: Mapping[str, object]) -> dict[str, str]:
@@ -134,7 +134,7 @@ def given(values: Mapping[str, object]) -> dict[str, str]:
 
 
 def api_key(env: Mapping[str, str]) -> str:
-    """Return the API key of KURIR_API_KEY or KURIR_API_KEY_FILE, "" if there is none; raises SettingsError."""
+    """Return the API key of KURIR_API_KEY or KURIR_API_KEY_FILE, "" if neither is set; raises SettingsError."""
     reader = EnvReader(env)
     key = reader.text("KURIR_API_KEY", "")
     reader.finish()
@@ -144,8 +144,8 @@ def api_key(env: Mapping[str, str]) -> str:
 def call_api(context: typer.Context, url: str, action: Callable[[ApiClient], Awaitable[ResultT]]) -> ResultT:
     """Run an action against the API and return its result.
 
-    Ends the command with a line on stderr where it cannot: exit code 1 if the API refused, 2 if a setting is wrong,
-    3 if nothing answers.
+    On failure, ends the command with a line on stderr and exit code 1 if the API refused the call, 2 if a setting is
+    wrong, 3 if nothing answers.
     """
     return _call(context, url, lambda: api_key(context.obj), action)
 
@@ -153,7 +153,7 @@ def call_api(context: typer.Context, url: str, action: Callable[[ApiClient], Awa
 def call_logger(
     context: typer.Context, url: str, data_dir: Path, action: Callable[[ApiClient], Awaitable[ResultT]]
 ) -> ResultT:
-    """Run an action against the logger, with the secret of the environment or the data folder; ends as `call_api`."""
+    """Run an action against the logger, with the secret of the environment or the data folder; fails as `call_api`."""
     return _call(context, url, lambda: internal_secret(context.obj, data_dir), action)
 
 
@@ -173,7 +173,7 @@ def _call(
         complain(name, [f"{error} ({error.code})" if error.code else str(error), *error.problems[:MOST_PROBLEMS]])
         raise typer.Exit(EXIT_FAILED) from None
     except UnreachableError as error:
-        complain(name, [str(error), "is `kurir up` running? --url or KURIR_URL says where"])
+        complain(name, [str(error), "check that `kurir up` is running, or set --url or KURIR_URL"])
         raise typer.Exit(EXIT_UNREACHABLE) from None
 
 

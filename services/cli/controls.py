@@ -1,4 +1,4 @@
-"""`kurir pause`, `resume`, `cancel`, `retry`, `limit`, `backup`: steering channels, blasts, messages, the log."""
+"""`kurir pause`, `resume`, `cancel`, `retry`, `limit`, `backup`: control of channels, blasts, messages and the log."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from shared.jobs import parse_job_id
 
 _console = stdout()
 
-ChannelOrBlast = Annotated[str, typer.Argument(help="A channel, or a blast's id.")]
-BlastOrJob = Annotated[str, typer.Argument(help="A blast's or a message's id.")]
+ChannelOrBlast = Annotated[str, typer.Argument(help="A channel, or the id of a blast.")]
+BlastOrJob = Annotated[str, typer.Argument(help="The id of a blast or a message.")]
 
 
 def pause(
     context: typer.Context,
     target: ChannelOrBlast,
-    reason: Annotated[str, typer.Option(help="Shown wherever the pause is.")] = "paused from the command line",
+    reason: Annotated[str, typer.Option(help="Shown wherever the pause is shown.")] = "paused from the command line",
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Pause a channel or a blast; what is being sent at this moment ends."""
+    """Pause a channel or a blast; messages being sent are still finished."""
     path = _path(target, "pause")
     _report(call_api(context, url, lambda api: api.post(path, {"reason": reason})), f"{target} is paused", as_json)
 
@@ -47,7 +47,7 @@ def resume(context: typer.Context, target: ChannelOrBlast, url: Url = DEFAULT_UR
 
 
 def cancel(context: typer.Context, target: BlastOrJob, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Cancel what of a blast is not sent yet, or one message."""
+    """Cancel one message, or all messages of a blast that are not being sent yet."""
     path = _path(target, "cancel")
     _report(call_api(context, url, lambda api: api.post(path)), f"{target} is cancelled", as_json)
 
@@ -55,7 +55,7 @@ def cancel(context: typer.Context, target: BlastOrJob, url: Url = DEFAULT_URL, a
 def retry(
     context: typer.Context,
     target: BlastOrJob,
-    include_uncertain: Annotated[bool, typer.Option(help="Also those that may have been delivered.")] = False,
+    include_uncertain: Annotated[bool, typer.Option(help="Include messages that may have been delivered.")] = False,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -65,7 +65,7 @@ def retry(
     answer = call_api(context, url, lambda api: api.post(path, body))
     what = f"{answer.get('reopened', 0)} messages are queued again"
     if answer.get("skipped"):
-        what += f", {answer['skipped']} left out: they may have been delivered (--include-uncertain)"
+        what += f", {answer['skipped']} left out: they may have been delivered (add --include-uncertain to retry them)"
     _report(answer, what, as_json)
 
 
@@ -76,9 +76,9 @@ def limit(
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Change a channel's rate for all its senders, at once."""
+    """Change a channel's rate limit, immediately for all its senders."""
     if channel not in CHANNELS:
-        raise usage_error(context, f"the channels are {', '.join(CHANNELS)}")
+        raise usage_error(context, f"there is no channel {channel}: use {' or '.join(CHANNELS)}")
     body = {"rate": None if rate == "default" else rate}
     answer = call_api(context, url, lambda api: api.call("PATCH", f"/api/v1/channels/{channel}", json=body))
     _report(answer, f"{channel}: {answer['channel']['rate'] or 'unknown until a sender runs'}", as_json)
@@ -99,13 +99,13 @@ def _report(answer: Answer, line: str, as_json: bool) -> None:
 def backup(
     context: typer.Context,
     path: Annotated[
-        str, typer.Argument(help="The file, in the logger's data folder or KURIR_BACKUP_DIR; a bare name goes there.")
+        str, typer.Argument(help="The file: a name, or a path in the logger's data folder or KURIR_BACKUP_DIR.")
     ],
     url: LoggerUrl = DEFAULT_LOGGER_URL,
     data_dir: DataDir = Path("data"),
     as_json: AsJson = False,
 ) -> None:
-    """Write a consistent copy of the database; sending and logging go on meanwhile."""
+    """Write a consistent copy of the database while sending and logging continue."""
     body = {"path": path if "/" not in path else str(Path(path).absolute())}
     answer = call_logger(context, url, data_dir, lambda api: api.post("/internal/backup", body))
     print_json(answer) if as_json else _console.print(f"written: {answer.get('path', path)}", markup=False)

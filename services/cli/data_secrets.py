@@ -1,7 +1,7 @@
-"""The secrets of a data folder: made at the first start of `kurir up`, kept for the next, read by its commands.
+"""The secrets of a data folder: created at the first start of `kurir up`, kept for the next, read by other commands.
 
-Each is a file that its owner alone may read. It appears whole or not at all, so a start that is killed leaves no
-empty one behind.
+Each is a file that only its owner can read. Files are written atomically, so a start that is killed leaves no empty
+one behind.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ _OWNERS_ALONE = 0o600
 
 
 def make_secrets(folder: Path) -> None:
-    """Make those that are missing, and the embedded server's configuration from its password; raises OSError."""
+    """Create missing secrets, and the embedded server's configuration with its password; raises OSError."""
     for name in (LINKS, INTERNAL, REDIS_PASSWORD):
         path = folder / name
         if not path.exists() or not path.stat().st_size:
             _write(path, secrets.token_urlsafe(32) + "\n")
         path.chmod(_OWNERS_ALONE)
-    # a password on the command line is everybody's to see
+    # every user of the machine can see a password on the command line
     _write(folder / SERVER_CONFIG, f"requirepass {read_secret(folder, REDIS_PASSWORD)}\n")
 
 
 def read_secret(folder: Path, name: str) -> str:
-    """Return a secret of a data folder, "" where it has none; raises SettingsError where it may not be read."""
+    """Return a secret of a data folder, "" if it does not exist; raises SettingsError if it cannot be read."""
     path = folder / name
     try:
         return path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise SettingsError([f"cannot read {path}: {reason}; run this as the user of `kurir up`"]) from error
 
 
 def internal_secret(env: Mapping[str, str], folder: Path) -> str:
-    """Return what the services of a system know each other by: as the environment says, else as its folder does."""
+    """Return the secret by which a system's services authenticate: from the environment, or from its data folder."""
     reader = EnvReader(env)
     given = reader.text(INTERNAL_SECRET, "")
     reader.finish()

@@ -1,7 +1,7 @@
-"""`kurir demo`: the whole system once round, on one machine and with sandboxed providers.
+"""`kurir demo`: one run of the whole system, on one machine and with sandboxed providers.
 
-Starts everything, posts the example recipients through both channels, shows the progress, reads the result back
-from the API, checks that the numbers add up, and stops everything.
+Starts everything, posts the example recipients through both channels, shows the progress, reads the result from the
+API, checks that the numbers add up, and stops everything.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DemoError(KurirError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the demo saw: the queue's counts, the log's rows, and how long it took."""
+    """The results of the demo: the queue's counts, the log's rows, and the duration."""
 
     expected: Mapping[str, Expected]
     live: Counts
@@ -58,7 +58,7 @@ class Outcome:
 
 
 async def run_demo(options: UpOptions, env: Mapping[str, str], stop: Stop, console: Console) -> bool:
-    """Run the demo; returns whether the numbers add up. Raises SettingsError or DemoError where it cannot run."""
+    """Run the demo and return whether the numbers add up; raises SettingsError or DemoError where it cannot run."""
     server = None if options.redis_url else find_server()
     plan = make_plan(options, {**env, **_SETTINGS}, server)
     recipients = find_shipped("examples/recipients.csv")
@@ -74,7 +74,7 @@ async def run_demo(options: UpOptions, env: Mapping[str, str], stop: Stop, conso
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                console.print("Stopping; nothing is lost: `kurir up` goes on where this ends")
+                console.print("Stopping. Nothing is lost: `kurir up` continues where this run ends.")
                 return False
             outcome = work.result()
         finally:
@@ -93,7 +93,7 @@ async def run_demo(options: UpOptions, env: Mapping[str, str], stop: Stop, conso
 
 async def _send_and_follow(plan: Plan, recipients: Path, console: Console) -> Outcome:
     expected = read_expected(recipients)
-    # one connection a call: a restarted service must not be met on a dead connection
+    # one connection per call: after a restart of a service, a pooled connection would be dead
     connector = aiohttp.TCPConnector(force_close=True)
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
@@ -114,7 +114,7 @@ async def _send_and_follow(plan: Plan, recipients: Path, console: Console) -> Ou
 async def _post_csv(api: ApiClient, content: bytes) -> str:
     """Post the recipients as one blast through both channels and return its id.
 
-    The idempotency key makes it safe to post again when the answer was lost.
+    The idempotency key makes it safe to post again if the answer was lost.
     """
     headers = {"Content-Type": "text/csv", "Idempotency-Key": secrets.token_hex(16)}
     query = {"templateId": _TEMPLATE_ID, "channels": "email,whatsapp"}
@@ -135,21 +135,21 @@ async def _rows(api: ApiClient, blast_id: str) -> list[dict[str, Any]]:
 
 
 async def _until_healthy(plan: Plan, http: aiohttp.ClientSession) -> None:
-    """Wait until every service is well, so that the rate shown is not that of a start."""
+    """Wait until every service is healthy, so that the measured rate does not include the startup."""
     deadline = time.monotonic() + _HEALTH_TIMEOUT_S
     for name, url in plan.health_urls.items():
         while (problem := await health_problem(http, url)) is not None:
             if time.monotonic() > deadline:
-                raise DemoError(f"{name} is not well: {problem}")
+                raise DemoError(f"{name} is not healthy: {problem}")
             await asyncio.sleep(_POLL_S)
 
 
 async def _follow(
     api: ApiClient, blast_id: str, expected: Mapping[str, Expected], console: Console
 ) -> tuple[Counts, dict[str, float]]:
-    """Show the blast's progress until its end; returns the counts and each channel's messages per second.
+    """Show the blast's progress until its end; return the counts and each channel's messages per second.
 
-    The rate is that of the first 95 %, since the last ones wait for the simulated failures' retries.
+    The rate is that of the first 95 %, since the rest waits for retries of simulated failures.
     """
     began = time.monotonic()
     rates: dict[str, float] = {}
@@ -166,12 +166,12 @@ async def _follow(
             if all(done[name] >= wanted.total for name, wanted in expected.items()):
                 return live, rates
             if spent > _DONE_TIMEOUT_S:
-                raise DemoError(f"not done within {_DONE_TIMEOUT_S:g} s: {live}")
+                raise DemoError(f"the blast has not finished within {_DONE_TIMEOUT_S:g} s: {live}")
             await asyncio.sleep(_POLL_S)
 
 
 def counts_of(blast: Mapping[str, Any]) -> Counts:
-    """Return the counts by channel and status from the API's blast."""
+    """Return the counts of an API blast by channel and status."""
     return {name: dict(channel["counts"]) for name, channel in blast["channels"].items()}
 
 
@@ -183,7 +183,7 @@ def _advance(progress: Progress, bars: Mapping[str, TaskID], live: Counts) -> di
 
 
 async def _until_logged(api: ApiClient, blast_id: str, live: Counts) -> dict[str, ChannelReport]:
-    """Read the log until it says what the queue says (it follows within moments), or time is up."""
+    """Read the log until it agrees with the queue, which it shortly follows, or until a timeout."""
     deadline = time.monotonic() + _LOG_TIMEOUT_S
     while True:
         logged = count_rows(await _rows(api, blast_id))

@@ -1,4 +1,4 @@
-"""The demo's arithmetic, pure: what was asked for, what the API says became of it, and whether that adds up."""
+"""The demo's arithmetic (pure functions): the expected numbers, those of the API, and whether they add up."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from services.cli.progress import reason_of
 from shared.channels import CHANNELS
 from shared.jobs import TERMINAL
 
-# what the sandbox refuses for good, by the address; greylist@ and flaky@ are refused at first and sent in the end
+# addresses that the sandbox refuses permanently; greylist@ and flaky@ are refused at first and sent in the end
 _REFUSED = {"email": re.compile(r"(bounce|drop)(\+[^@]*)?@"), "whatsapp": re.compile(r".*13\d{4}$")}
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a file of recipients asks for on one channel: messages in all, and those the sandbox refuses for good."""
+    """The expected messages of one channel: all, and those that the sandbox refuses permanently."""
 
     total: int
     refused: int
@@ -28,7 +28,7 @@ class Expected:
 
 @dataclass(slots=True)
 class ChannelReport:
-    """What became of a channel's messages, counted from the rows of the log."""
+    """The outcome of a channel's messages, counted from the rows of the log."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -36,12 +36,12 @@ class ChannelReport:
 
     @property
     def total(self) -> int:
-        """How many messages the log knows."""
+        """The number of messages in the log."""
         return self.statuses.total()
 
 
 def read_expected(path: Path) -> dict[str, Expected]:
-    """Count a file of recipients: how many messages each channel gets, and how many the sandbox refuses."""
+    """Count, from a file of recipients, the messages of each channel and those that the sandbox refuses."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return {
@@ -75,9 +75,9 @@ def find_mistakes(
         counts = Counter({status: count for status, count in live.get(channel, {}).items() if count})
         ended = sum(counts[status] for status in TERMINAL)
         if ended != wanted.total:
-            mistakes.append(f"{channel}: {ended} messages ended, of {wanted.total} asked for")
+            mistakes.append(f"{channel}: {ended} of {wanted.total} messages ended")
         if counts["sent"] != wanted.total - wanted.refused:
-            mistakes.append(f"{channel}: {counts['sent']} sent, where {wanted.total - wanted.refused} should have been")
+            mistakes.append(f"{channel}: {counts['sent']} sent instead of {wanted.total - wanted.refused}")
         if logged[channel].statuses != counts:
             mistakes.append(f"{channel}: the queue says {dict(counts)}, the log says {dict(logged[channel].statuses)}")
     return mistakes

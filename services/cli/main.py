@@ -1,4 +1,4 @@
-"""The command `kurir`: the only place of the CLI that reads the environment."""
+"""The command `kurir`: the only module of the CLI that reads the environment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ResultT = TypeVar("ResultT")
 
 app = typer.Typer(
     name="kurir",
-    help="Kurir, a self-hosted messaging gateway: run it on one machine, and speak to it.",
+    help="Kurir, a self-hosted messaging gateway: run it on one machine, and use its API.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -38,7 +38,7 @@ _console = Console(stderr=True, highlight=False)
 
 
 def run() -> None:
-    """Run the command line; the environment goes down as the context's object."""
+    """Run the command line; the environment is passed to the commands as the context's object."""
     app(obj=dict(os.environ))
 
 
@@ -46,11 +46,13 @@ def run() -> None:
 def up(
     context: typer.Context,
     port: Annotated[int, typer.Option(help="The API's port; all others follow from it.")] = 3000,
-    data_dir: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("data"),
-    redis_url: Annotated[str | None, typer.Option(help="Use this Redis or Valkey, not an embedded one.")] = None,
+    data_dir: Annotated[Path, typer.Option(help="The folder for all data.")] = Path("data"),
+    redis_url: Annotated[str | None, typer.Option(help="Use this Redis or Valkey instead of an embedded one.")] = None,
     sandbox: Annotated[
         bool | None,
-        typer.Option("--sandbox/--no-sandbox", help="Providers: all sandboxed, or none; else those not configured."),
+        typer.Option(
+            "--sandbox/--no-sandbox", help="Sandbox all providers, or none; by default, those that are not configured."
+        ),
     ] = None,
     email_senders: Annotated[int, typer.Option(min=1, max=10)] = 1,
     whatsapp_senders: Annotated[int, typer.Option(min=1, max=10)] = 1,
@@ -70,7 +72,7 @@ def up(
 def demo(
     context: typer.Context,
     port: Annotated[int, typer.Option(help="The API's port; all others follow from it.")] = 3000,
-    data_dir: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("data"),
+    data_dir: Annotated[Path, typer.Option(help="The folder for all data.")] = Path("data"),
 ) -> None:
     """Send 1,000 recipients through both channels of a sandboxed system, and check that the numbers add up."""
     options = UpOptions(port=port, data_dir=data_dir, sandbox=True)
@@ -80,14 +82,14 @@ def demo(
 
 
 def announce(line: str) -> None:
-    """Say something to the person at the terminal, apart from the services' log lines."""
+    """Print a line for the user, distinct from the services' log lines."""
     _console.print(f"[bold]kurir[/bold] {line}", soft_wrap=True)
 
 
 def run_until_stopped(command: str, main: Callable[[Stop], Coroutine[Any, Any, ResultT]]) -> ResultT:
-    """Run a command that Ctrl-C or SIGTERM ends (a second Ctrl-C at once) and return what it returns.
+    """Run a command until it ends or Ctrl-C or SIGTERM stops it, and return its result; a second Ctrl-C kills it.
 
-    SettingsError becomes lines on stderr and exit code 2, DemoError a line and exit code 1.
+    SettingsError becomes lines on stderr and exit code 2, DemoError one line and exit code 1.
     """
     try:
         return asyncio.run(_with_signals(main))
@@ -106,7 +108,7 @@ async def _with_signals(main: Callable[[Stop], Coroutine[Any, Any, ResultT]]) ->
 
     def on_signal() -> None:
         if stop.is_set():
-            os._exit(130)  # the kernel takes the children along
+            os._exit(130)  # the kernel kills the children as well
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""`kurir monitor`: the system at a glance, live in the terminal, or once as JSON."""
+"""`kurir monitor`: an overview of the system, live in the terminal, or once as JSON."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _FAILURES = 8
 
 def monitor(
     context: typer.Context,
-    once: Annotated[bool, typer.Option(help="Look once and end.")] = False,
-    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option(help="Show the state once and exit.")] = False,
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two updates.")] = 1.0,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Watch queues, rates and failures, and why something waits; Ctrl-C ends it."""
+    """Watch queues, rates and failures, and see why messages wait; Ctrl-C ends it."""
     if once or as_json:
         look = call_api(context, url, take_look)
         print_json(look.as_json()) if as_json else stdout().print(view(look, Rates(), url))
@@ -39,7 +39,7 @@ def monitor(
 
 
 async def take_look(api: ApiClient) -> Look:
-    """Ask for everything at once; what the logger keeps is left out while it is away."""
+    """Request everything in parallel; the logger's data is left out while the logger is away."""
     stats, channels, blasts, failures = await asyncio.gather(
         api.get("/api/v1/messages/stats"),
         api.get("/api/v1/channels"),

@@ -1,4 +1,4 @@
-"""What the monitor shows, made from one look at the API. Pure."""
+"""The monitor's screen, built from one snapshot of the API's answers. Pure functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SMOOTHING = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Everything that the API said at one moment; `at` in seconds since the epoch."""
+    """The API's answers at one moment; `at` in seconds since the epoch."""
 
     at: float
     stats: Mapping[str, Any]
@@ -29,7 +29,7 @@ class Look:
     logger_away: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as one JSON object, with the reasons why things wait."""
+        """Return it as one JSON object, with the reasons why messages wait."""
         return {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.at)),
             "stats": self.stats,
@@ -43,13 +43,13 @@ class Look:
 
 @dataclass(slots=True)
 class Rates:
-    """Messages a second by channel, smoothed over looks: sent, and failed."""
+    """Messages sent and failed per second by channel, smoothed over snapshots."""
 
     per_s: dict[tuple[str, str], float] = field(default_factory=dict)
     _before: Look | None = None
 
     def observe(self, look: Look) -> None:
-        """Take note of a look."""
+        """Update the rates from a snapshot."""
         before, self._before = self._before, look
         if before is None or look.at <= before.at:
             return
@@ -61,23 +61,23 @@ class Rates:
                 self.per_s[name, what] = smooth + _SMOOTHING * (pace - smooth)
 
     def shown(self, channel: str, what: str) -> str:
-        """Return a rate for a table cell, a dash before the second look."""
+        """Return a rate for a table cell, a dash before the second snapshot."""
         pace = self.per_s.get((channel, what))
         return "–" if pace is None else f"{pace:.0f}" if pace >= 10 or not pace else f"{pace:.1f}"
 
 
 def reasons(look: Look) -> list[str]:
-    """Say why something waits, one line for each cause."""
+    """Return why messages wait, one line for each cause."""
     found = []
     for channel in look.channels:
         name, stats = channel["name"], channel["stats"]
         if channel["paused"]:
             found.append(f"{name} is paused: {channel['paused']}")
         elif stats["waiting"] and not channel["senders"]:
-            found.append(f"{name}: {stats['waiting']} wait and no sender is alive")
+            found.append(f"{name}: {stats['waiting']} messages wait, but no sender is running")
         elif stats["waiting"] and not any(sender["available"] for sender in channel["senders"]):
             why = "; ".join(sorted({sender["reason"] for sender in channel["senders"]}))
-            found.append(f"{name}: {stats['waiting']} wait, {why}")
+            found.append(f"{name}: {stats['waiting']} messages wait: {why}")
     for blast in look.blasts:
         waits = sorted(
             {f"{name} {one['waitingFor']}" for name, one in blast["channels"].items() if one.get("waitingFor")}
@@ -85,7 +85,7 @@ def reasons(look: Look) -> list[str]:
         if waits:
             found.append(f"blast {blast['blastId']} waits: {', '.join(waits)}")
     if look.logger_away:
-        found.append("the logger does not answer: what happened is not shown, and is written later")
+        found.append("the logger does not answer: logs are not shown, and are written once it is back")
     return found
 
 
@@ -126,7 +126,7 @@ def _queues(look: Look, rates: Rates) -> Table:
 
 
 def _blasts(look: Look) -> Table:
-    table = Table("blast", "template", "state", "done", "rate", "to go", title="Blasts under way", expand=True)
+    table = Table("blast", "template", "state", "done", "rate", "to go", title="Running blasts", expand=True)
     table.columns[0].no_wrap = True
     for blast in look.blasts:
         done, total = ended_of(blast["counts"]), blast["totalMessages"]
@@ -143,7 +143,7 @@ def _blasts(look: Look) -> Table:
 
 
 def _failures(look: Look) -> Table:
-    table = Table("when", "message", "class", "what the provider said", title="Latest failures", expand=True)
+    table = Table("when", "message", "class", "the provider's answer", title="Latest failures", expand=True)
     table.columns[1].no_wrap = True
     for row in look.failures:
         words = Text(reason_of(row), overflow="ellipsis", no_wrap=True)

@@ -1,6 +1,6 @@
-"""The plan of a system: from the options and the environment to the processes that make it up. Pure.
+"""The plan of a system: derives its processes from the options and the environment. Pure functions.
 
-All ports follow from one: ingest N, email senders N+10 …, WhatsApp senders N+20 …, logger N+30, the embedded
+All ports are derived from one: ingest N, email senders N+10 …, WhatsApp senders N+20 …, logger N+30, the embedded
 server N+79, the sandbox N+90 and N+91.
 """
 
@@ -26,7 +26,7 @@ MOST_SENDERS = 10
 _LOOPBACK = "127.0.0.1"
 _STAGE_SENDING, _STAGE_RECORDING, _STAGE_DATA = 0, 1, 2
 
-# the URL that the services get is complete: a password meant for another server must not reach the embedded one
+# the services get a complete URL: a password for another server must not reach the embedded one
 _MADE_INTO_THE_REDIS_URL = (
     *("KURIR_REDIS_URL_FILE", "KURIR_REDIS_PASSWORD", "KURIR_REDIS_PASSWORD_FILE"),
     *("KURIR_REDIS_CA_FILE", "KURIR_REDIS_CA_FILE_FILE"),
@@ -35,7 +35,7 @@ _MADE_INTO_THE_REDIS_URL = (
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What `kurir up` was asked for; `sandbox` None means: for every provider that is not configured."""
+    """The options of `kurir up`; `sandbox` None means every provider that is not configured."""
 
     port: int = 3000
     data_dir: Path = Path("data")
@@ -46,7 +46,7 @@ class UpOptions:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The processes of a system, in the order they are started, and what they need; `log_dir` None: no log files."""
+    """The processes of a system in the order of their start, and their folders; `log_dir` None means no log files."""
 
     options: UpOptions
     data_dir: Path
@@ -61,17 +61,17 @@ class Plan:
 
     @property
     def url(self) -> str:
-        """Where the API is found on this machine."""
+        """The API's URL on this machine."""
         return f"http://{_LOOPBACK}:{self.options.port}"
 
     @property
     def redis_url(self) -> str:
-        """Where the queue is."""
+        """The URL of the queue's Redis."""
         return self.options.redis_url or f"redis://{_LOOPBACK}:{self.options.port + SERVER_OFFSET}/0"
 
     @property
     def server_log(self) -> Path:
-        """The embedded server's own log, which tells why it does not start."""
+        """The embedded server's own log, which says why it did not start."""
         return server_log(self.data_dir, self.log_dir)
 
     @property
@@ -81,13 +81,13 @@ class Plan:
 
     @property
     def health_urls(self) -> dict[str, str]:
-        """The health checks of all services, by name."""
+        """The URLs of the services' health checks, by name."""
         service_ports = {name: port for port, name in self.ports.items() if " " not in name and name != "redis"}
         return {name: f"http://{_LOOPBACK}:{port}/health" for name, port in service_ports.items()}
 
 
 def with_redis(options: UpOptions, env: Mapping[str, str]) -> UpOptions:
-    """Complete the external server's URL from the environment, where either names one; raises SettingsError."""
+    """Return the options with the external server's complete URL, if any; raises SettingsError."""
     given = {"KURIR_REDIS_URL": options.redis_url, "KURIR_REDIS_URL_FILE": ""} if options.redis_url else {}
     found = {**env, **given}
     if not found.get("KURIR_REDIS_URL") and not found.get("KURIR_REDIS_URL_FILE"):
@@ -99,7 +99,7 @@ def with_redis(options: UpOptions, env: Mapping[str, str]) -> UpOptions:
 
 
 def make_plan(options: UpOptions, env: Mapping[str, str], server: ServerBinary | None) -> Plan:
-    """Decide what runs where; `server` is the embedded one, None with a `redis_url`. Raises SettingsError."""
+    """Plan the processes; `server` is the embedded one, None with a `redis_url`. Raises SettingsError."""
     data_dir = options.data_dir.resolve()
     reader = EnvReader(env)
     grace_s = reader.seconds("KURIR_GRACE", 8.0)
@@ -126,7 +126,7 @@ def make_plan(options: UpOptions, env: Mapping[str, str], server: ServerBinary |
 
 
 def _choose_providers(sandbox: bool | None, env: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the channels that the sandbox serves and those that nothing serves."""
+    """Return the channels that the sandbox serves, and those without a provider."""
     missing = [channel.name for channel in CHANNELS.values() if not channel.is_configured(env)]
     served = [channel.name for channel in CHANNELS.values() if channel.sandboxed]
     if sandbox:
@@ -135,7 +135,7 @@ def _choose_providers(sandbox: bool | None, env: Mapping[str, str]) -> tuple[lis
         return [name for name in missing if name in served], [name for name in missing if name not in served]
     if len(missing) == len(CHANNELS):
         wanted = " or ".join(channel.provider_variables[0] for channel in CHANNELS.values())
-        raise SettingsError([f"--no-sandbox, but no provider is configured: set {wanted}"])
+        raise SettingsError([f"--no-sandbox needs a configured provider: set {wanted}"])
     return [], missing
 
 
@@ -156,7 +156,7 @@ def _ports(options: UpOptions, sandboxed: list[str], unconfigured: list[str]) ->
 def _sender_count(options: UpOptions, channel: Channel) -> int:
     count = options.senders.get(channel.name, 1)
     if not 1 <= count <= MOST_SENDERS:
-        raise SettingsError([f"{channel.name} senders: {count} is not from 1 to {MOST_SENDERS}"])
+        raise SettingsError([f"{channel.name} senders: {count} must be from 1 to {MOST_SENDERS}"])
     return count
 
 
@@ -194,12 +194,12 @@ def _provider_env(port: int, sandboxed: list[str], env: Mapping[str, str]) -> di
             "KURIR_QISCUS_CHANNEL_ID": "1",
             "KURIR_QISCUS_SECRET_KEY": "sandbox",
         }
-    # a sandboxed provider's own secrets must not reach the sandbox, nor clash with the values above
+    # a sandboxed provider's real secrets must not reach the sandbox or clash with the values above
     return found | {f"{name}_FILE": "" for name in found}
 
 
 def _services(ports: Mapping[int, str], env: Mapping[str, str], host: str) -> list[ChildSpec]:
-    """Return the services in the order they are started: what others call comes first."""
+    """Return the services in the order of their start: those that others call first."""
     order = {"sandbox": 0, "logger": 1, "ingest": 3}
     specs = []
     for port, name in sorted(ports.items(), key=lambda item: (order.get(item[1], 2), item[0])):
@@ -224,7 +224,7 @@ def _server_spec(
 
 
 def server_log(data_dir: Path, log_dir: Path | None) -> Path:
-    """Return where the embedded server logs: beside the services, or in its own folder where these write no files."""
+    """Return the embedded server's log file: beside the services' logs, or in its own folder if they write none."""
     return (log_dir or data_dir / "redis") / "redis.log"
 
 

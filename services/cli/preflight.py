@@ -1,4 +1,4 @@
-"""What must hold before anything is started: the data folder is ours and writable, and the ports are free."""
+"""Checks before anything is started: the data folder is ours and writable, and the ports are free."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _LOCK_NAME = "kurir.lock"
 
 @contextmanager
 def claimed_folder(folder: Path, description: str) -> Iterator[None]:
-    """Hold the data folder for this process; raises SettingsError if it cannot be written or another holds it.
+    """Lock the data folder for this process; raises SettingsError if it is not writable or another process holds it.
 
-    The kernel lets the claim go with the process, however it ends. `description` is shown to whoever comes second.
+    The kernel releases the lock with the process, however it ends. The `description` is shown to a second process.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -38,7 +38,9 @@ def _claim(lock: int, folder: Path, description: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.read(lock, 200).decode(errors="replace").strip() or "unknown"
-        raise SettingsError([f"the data folder {folder} is in use by another kurir ({holder})"]) from None
+        raise SettingsError(
+            [f"the data folder {folder} is in use by another kurir ({holder}): stop it, or choose another --data-dir"]
+        ) from None
     try:
         os.ftruncate(lock, 0)
         os.write(lock, f"{description}\n".encode())
@@ -47,7 +49,7 @@ def _claim(lock: int, folder: Path, description: str) -> None:
 
 
 def check_ports(ports: Mapping[int, str], host: str) -> None:
-    """Raise SettingsError with one line that names every port which is taken, and by what it is needed."""
+    """Raise SettingsError with one line that names every taken port and the service that needs it."""
     taken = [f"{port} ({needed_by})" for port, needed_by in ports.items() if not _is_free(port, host)]
     if taken:
         plural = "ports are" if len(taken) > 1 else "port is"
@@ -56,7 +58,7 @@ def check_ports(ports: Mapping[int, str], host: str) -> None:
 
 def _is_free(port: int, host: str) -> bool:
     if not 0 < port < 65536:
-        raise SettingsError([f"port {port} does not exist; choose a lower --port"])
+        raise SettingsError([f"port {port} is out of range; choose a lower --port"])
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""How a blast is doing: followed to its end, its counts in one line, and why a message was not sent."""
+"""A blast's progress: following it to its end, its counts in one line, and why a message was not sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _console = Console(stderr=True, highlight=False)
 
 
 async def follow_blast(api: ApiClient, blast_id: str, *, quiet: bool = False) -> dict[str, Any]:
-    """Wait until a blast has ended and return it; a gateway that restarts meanwhile is waited for."""
+    """Wait until a blast has ended and return it; keeps waiting while the gateway restarts."""
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(),
@@ -60,23 +60,23 @@ def _advance(progress: Progress, bars: dict[str, TaskID], blast: Mapping[str, An
 
 
 def ended_of(counts: Mapping[str, int]) -> int:
-    """Return how many messages have reached a terminal status."""
+    """Return the number of messages in a terminal status."""
     return sum(counts.get(status, 0) for status in TERMINAL)
 
 
 def summary(blast: Mapping[str, Any]) -> str:
-    """Return one line: the state, and every status that has a count."""
+    """Return one line: the state, and the count of every status that occurs."""
     counts = ", ".join(f"{count} {status}" for status, count in blast["counts"].items() if count)
     return f"{blast['blastId']}: {str(blast['state']).replace('_', ' ')}; {counts or 'nothing yet'}"
 
 
 def reason_of(row: Mapping[str, Any]) -> str:
-    """Return why a message was not sent, in the provider's words; of a JSON answer, the error's message alone."""
+    """Return why a message was not sent, in the provider's words; only the error's message of a JSON answer."""
     words = str(row["error_message"] or row["status"])
     if not words.startswith("{"):
         return words
     try:
         error = json.loads(words).get("error")
-    except ValueError:  # cut, or no JSON after all
+    except ValueError:  # truncated, or not JSON after all
         return words
     return str(error.get("message") or words) if isinstance(error, dict) else words

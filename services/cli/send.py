@@ -1,4 +1,4 @@
-"""`kurir send`: a file of recipients becomes one blast, followed to its end if wanted."""
+"""`kurir send`: sends a blast to a file of recipients, and optionally follows it to its end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _console = Console(stderr=True, highlight=False)
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file of recipients, what the blast is, and the key that makes it safe to send again."""
+    """A file of recipients, the blast's head, and the key that makes the call safe to repeat."""
 
     path: Path
     blast: Mapping[str, Any]
@@ -37,15 +37,15 @@ def send(
     context: typer.Context,
     template: Annotated[str, typer.Option("--template", "-t", help="The template's id.")],
     csv: Annotated[Path, typer.Option(help="Recipients: name, email, phone, reference; other columns are variables.")],
-    channel: Annotated[list[str] | None, typer.Option("--channel", "-c", help="May be given twice.")] = None,
+    channel: Annotated[list[str] | None, typer.Option("--channel", "-c", help="A channel; may be repeated.")] = None,
     var: Annotated[list[str] | None, typer.Option(help="A variable for all recipients: name=value.")] = None,
     schedule: Annotated[str, typer.Option(help="When to send (RFC 3339: 2026-01-31T12:00:00Z).")] = "",
-    expires: Annotated[str, typer.Option(help="Not to be sent after this time.")] = "",
+    expires: Annotated[str, typer.Option(help="Do not send after this time.")] = "",
     priority: Annotated[int | None, typer.Option(min=0, max=2, help="0 first, 1 normal, 2 bulk.")] = None,
-    sender: Annotated[str, typer.Option("--from", help="The sender, if not the configured one.")] = "",
+    sender: Annotated[str, typer.Option("--from", help="The sender's mailbox; the configured one by default.")] = "",
     reference: Annotated[str, typer.Option(help="Your own name for the blast.")] = "",
-    permissive: Annotated[bool, typer.Option(help="Queue the good rows although some are bad.")] = False,
-    idempotency_key: Annotated[str, typer.Option(help="Makes a repeated call add nothing twice.")] = "",
+    permissive: Annotated[bool, typer.Option(help="Queue the valid rows even if others are invalid.")] = False,
+    idempotency_key: Annotated[str, typer.Option(help="Makes the call safe to repeat.")] = "",
     dry_run: Annotated[bool, typer.Option(help="Check everything, send nothing.")] = False,
     watch: Annotated[bool, typer.Option(help="Follow the blast to its end; exit 1 if messages failed.")] = False,
     url: Url = DEFAULT_URL,
@@ -76,7 +76,7 @@ def _variables(written: list[str]) -> dict[str, str]:
     for text in written:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise typer.BadParameter(f"{text!r} is not name=value", param_hint="--var")
+            raise typer.BadParameter(f"{text!r} must be written as name=value", param_hint="--var")
         found[name] = value
     return found
 
@@ -95,7 +95,7 @@ async def _send(api: ApiClient, upload: Upload, *, watch: bool, as_json: bool) -
 
 
 async def _post(api: ApiClient, upload: Upload, *, quiet: bool) -> Answer:
-    """Upload as multipart: the blast as JSON beside the file, streamed from disk."""
+    """Upload as multipart: the blast as JSON, then the file, streamed from disk."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=_console, transient=True, disable=quiet) as progress:
         bar = progress.add_task("uploading", total=upload.path.stat().st_size)
@@ -129,7 +129,7 @@ def _say(answer: Answer, upload: Upload) -> None:
     else:
         _console.print(f"Blast [bold]{answer['blastId']}[/bold]: {what} queued.")
         _console.print(f"  follow it: kurir status {answer['blastId']} --watch")
-        _console.print(f"  the same again without sending twice: --idempotency-key {upload.idempotency_key}")
+        _console.print(f"  to repeat the call without sending twice: --idempotency-key {upload.idempotency_key}")
     if answer.get("duplicates"):
         _console.print(f"  {answer['duplicates']} duplicate addresses were left out")
     print_warnings(answer)

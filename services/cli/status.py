@@ -1,4 +1,4 @@
-"""`kurir status`, `kurir message`, `kurir channels`: what is where, and what became of it."""
+"""`kurir status`, `kurir message`, `kurir channels`: the state of blasts, messages and channels."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _show_all(context: typer.Context, url: str, *, as_json: bool) -> None:
 
 
 def stats_table(stats: Mapping[str, Any]) -> Table:
-    """Return the queues as a table, a row for each channel."""
+    """Return a table of the queues, with a row for each channel."""
     names = ("waiting", "active", "delayed", "scheduled", "paused", "completed", "failed")
     rows = table(("channel", *names), whole=("channel",), title="Queues")
     for name, channel in stats["channels"].items():
@@ -92,7 +92,7 @@ def message(
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Show the whole story of one message."""
+    """Show the whole history of one message."""
     answer = call_api(context, url, lambda api: api.get(f"/api/v1/messages/{job}"))
     if as_json:
         print_json(answer)
@@ -111,13 +111,13 @@ def _print_fields(fields: Mapping[str, Any], indent: str = "") -> None:
 
 
 def channels(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Show the channels: limits, senders, pauses."""
+    """Show the channels with their limits, senders and pauses."""
     answer = call_api(context, url, lambda api: api.get("/api/v1/channels"))
     print_json(answer) if as_json else _console.print(_channels_table(answer))
 
 
 def _rate_of(channel: Mapping[str, Any]) -> str:
-    """Return the limit in force, marked where it was set at run time."""
+    """Return the limit in force, marked if it was set at run time."""
     if channel["rate"] is None:
         return "unknown"
     return f"{channel['rate']} (set at run time)" if channel["rateSource"] == "api" else str(channel["rate"])

@@ -1,7 +1,7 @@
-"""The supervisor: keeps the processes of one system running, and ends them in order.
+"""The supervisor: keeps the processes of one system running, and stops them in order.
 
-Children run in sessions of their own, so that Ctrl-C reaches the supervisor alone, which then stops them stage by
-stage: first what sends, last what holds the data. The kernel kills them should the supervisor itself be killed.
+Children run in their own sessions, so that Ctrl-C reaches only the supervisor, which then stops them stage by stage:
+the senders first, the data store last. The kernel kills them if the supervisor itself is killed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Announce = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """One process of the system; children of a lower `stage` are stopped first, those of the highest last."""
+    """One process of the system; children of a lower `stage` are stopped first."""
 
     name: str
     command: Sequence[str]
@@ -46,9 +46,9 @@ class _Child:
 
 
 class Supervisor:
-    """Starts children, restarts those that die, and stops them all; belongs to one event loop.
+    """Starts children, restarts those that die, and stops them all; bound to one event loop.
 
-    A child that exits with 2 says that its settings are wrong: restarting cannot help, so `failed` is set instead.
+    Exit code 2 means that a child's settings are invalid: restarting cannot help, so `failed` is set instead.
     """
 
     def __init__(self, announce: Announce, grace_s: float) -> None:
@@ -69,11 +69,11 @@ class Supervisor:
         self._keepers.append(asyncio.create_task(self._keep(child), name=f"keep {spec.name}"))
 
     def pids(self) -> dict[str, int]:
-        """Return the process ids of the children that run now, by name."""
+        """Return the process ids of the running children, by name."""
         return {child.spec.name: child.process.pid for child in self._children if child.process.returncode is None}
 
     async def stop(self) -> None:
-        """Stop all children, lowest stage first; what outlasts its time is killed.
+        """Stop all children, lowest stage first; a child that exceeds its time is killed.
 
         Takes at most the grace time, which all stages share, plus 0.6 s for each stage.
         """
@@ -87,7 +87,7 @@ class Supervisor:
         await asyncio.gather(*self._keepers)
 
     async def _keep(self, child: _Child) -> None:
-        """Start a child again, with growing pauses, each time it dies."""
+        """Restart a child each time it dies, with exponential backoff."""
         backoff_s = _FIRST_BACKOFF_S
         while True:
             code = await child.process.wait()
@@ -98,7 +98,7 @@ class Supervisor:
                 return
             if time.monotonic() - child.started_at > _STEADY_AFTER_S:
                 backoff_s = _FIRST_BACKOFF_S
-            self._announce(f"{child.spec.name} {_ending(code)}; starting it again in {backoff_s:g} s")
+            self._announce(f"{child.spec.name} {_ending(code)}; restarting it in {backoff_s:g} s")
             if await self._stops_within(backoff_s):
                 return
             backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
@@ -106,7 +106,7 @@ class Supervisor:
 
     def _give_up(self, child: _Child) -> None:
         if not self.failed.done():
-            self.failed.set_result(f"{child.spec.name} cannot run with these settings; it said why above")
+            self.failed.set_result(f"{child.spec.name} cannot run with these settings; see its error above")
 
     async def _stops_within(self, seconds: float) -> bool:
         try:
@@ -119,7 +119,7 @@ class Supervisor:
         try:
             child.process = await _spawn(child.spec)
         except OSError as error:
-            # no memory or no file descriptors: the dead process is still in its place, so the loop comes back
+            # no memory or no file descriptors: the dead process stays in place, so the loop tries again
             self._announce(f"cannot start {child.spec.name}: {error}")
         child.started_at = time.monotonic()
         if self._stopping.is_set() and child.process.returncode is None:

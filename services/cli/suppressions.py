@@ -25,7 +25,7 @@ app = typer.Typer(help="Suppressed addresses: list, add, lift, import, export.",
 
 
 class Form(StrEnum):
-    """How suppressions are exported."""
+    """The format of an export."""
 
     CSV = "csv"
     NDJSON = "ndjson"
@@ -33,7 +33,7 @@ class Form(StrEnum):
 
 Channel = Annotated[str, typer.Option("--channel", "-c", help="A channel.")]
 AddressPart = Annotated[str, typer.Option("--address", help="A part of the address.")]
-Scope = Annotated[str, typer.Option(help="all, or marketing.")]
+Scope = Annotated[str, typer.Option(help="all or marketing.")]
 Source = Annotated[str, typer.Option(help="api, bounce, complaint, import, opt_out or unsubscribe.")]
 ReasonPart = Annotated[str, typer.Option("--reason", help="A part of the reason.")]
 Filter = Mapping[str, object]
@@ -41,7 +41,7 @@ _FILTER = {"channel": Channel, "address": AddressPart, "scope": Scope, "source":
 
 
 def _filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a filter; it gets their values as `wanted`."""
+    """Add the options of a filter to a command, which gets their values as `wanted`."""
     signature = inspect.signature(command, eval_str=True)
     own = [one for one in signature.parameters.values() if one.name != "wanted"]
     options = [
@@ -56,7 +56,7 @@ def _filtered(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
     first = sum(one.default is inspect.Parameter.empty for one in own)
     made = signature.replace(parameters=[*parameters[:first], *options, *parameters[first:]])
-    # what typer reads a command's options from
+    # typer reads a command's options from these
     vars(run).update(__signature__=made)
     run.__annotations__ = {one.name: one.annotation for one in made.parameters.values()}
     return run
@@ -64,7 +64,7 @@ def _filtered(command: Callable[..., None]) -> Callable[..., None]:
 
 @app.callback(invoke_without_command=True)
 def suppressions(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """List suppressed addresses, or see the commands below."""
+    """List suppressed addresses, or use the commands below."""
     if context.invoked_subcommand is None:
         _show_page(context, url, {"limit": 50}, as_json=as_json)
 
@@ -75,7 +75,7 @@ def list_all(
     context: typer.Context,
     wanted: Filter,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
-    cursor: Annotated[str, typer.Option(help="Where the page before ended.")] = "",
+    cursor: Annotated[str, typer.Option(help="Where the previous page ended.")] = "",
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -94,10 +94,10 @@ def add(
     context: typer.Context,
     address: str,
     channel: Channel = "email",
-    scope: Annotated[str, typer.Option(help="all (unless the source is an opt-out), or marketing.")] = "",
+    scope: Annotated[str, typer.Option(help="all or marketing; by default, the source decides.")] = "",
     source: Source = "",
     reason: Annotated[str, typer.Option(help="Why.")] = "manual",
-    expires_at: Annotated[str, typer.Option(help="When it ends (RFC 3339); never by default.")] = "",
+    expires_at: Annotated[str, typer.Option(help="When it ends (RFC 3339); by default never.")] = "",
     url: Url = DEFAULT_URL,
 ) -> None:
     """Suppress an address."""
@@ -111,14 +111,14 @@ def add(
 def lift(
     context: typer.Context,
     wanted: Filter,
-    suppression: Annotated[str, typer.Argument(help="A suppression's id; or name a filter.")] = "",
-    confirm: Annotated[int | None, typer.Option(min=0, help="Lift if that many match.")] = None,
+    suppression: Annotated[str, typer.Argument(help="A suppression's id; leave it out to use a filter.")] = "",
+    confirm: Annotated[int | None, typer.Option(min=0, help="Lift them if exactly this many match.")] = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Lift one suppression, or all that match; without --confirm these are counted only."""
+    """Lift one suppression, or all that match; without --confirm, those are only counted."""
     if bool(suppression) == bool(given(wanted)):
-        raise usage_error(context, "name either a suppression's id or a filter such as --source bounce")
+        raise usage_error(context, "give either a suppression's id or a filter such as --source bounce")
     if suppression:
         answer = call_api(context, url, lambda api: api.call("DELETE", f"{PATH}/{suppression}"))
         line = str(answer["message"])
@@ -127,7 +127,7 @@ def lift(
         answer = call_api(context, url, lambda api: api.post(f"{PATH}/lift", body))
         line = f"{answer['lifted']} lifted"
         if confirm is None:
-            line = f"{answer['matched']} match, nothing was lifted; --confirm {answer['matched']} lifts them"
+            line = f"{answer['matched']} match, none was lifted; add --confirm {answer['matched']} to lift them"
     print_json(answer) if as_json else _console.print(line, markup=False)
 
 
@@ -139,7 +139,7 @@ def import_file(
     scope: Scope = "",
     source: Source = "",
     reason: Annotated[str, typer.Option(help="For rows that name none.")] = "",
-    permissive: Annotated[bool, typer.Option(help="Take the good rows of a file with bad ones.")] = False,
+    permissive: Annotated[bool, typer.Option(help="Store the valid rows even if others are invalid.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Check the file and store nothing.")] = False,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
@@ -163,8 +163,8 @@ def import_file(
 def export_all(
     context: typer.Context,
     wanted: Filter,
-    form: Annotated[Form, typer.Option(help="csv, which an import reads, or ndjson.")] = Form.CSV,
-    spreadsheet: Annotated[bool, typer.Option(help="CSV with a byte order mark and numbers as text.")] = False,
+    form: Annotated[Form, typer.Option(help="csv (which can be imported again) or ndjson.")] = Form.CSV,
+    spreadsheet: Annotated[bool, typer.Option(help="CSV with a byte order mark, and phone numbers as text.")] = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Write every suppression that matches to stdout."""
@@ -183,7 +183,9 @@ def _show_page(context: typer.Context, url: str, query: Mapping[str, object], *,
         rows.add_row(one["channel"], *map(Text, texts))
     _console.print(rows)
     if answer["nextCursor"]:
-        _console.print(f"more: kurir suppressions list --cursor {answer['nextCursor']}", markup=False, soft_wrap=True)
+        _console.print(
+            f"next page: kurir suppressions list --cursor {answer['nextCursor']}", markup=False, soft_wrap=True
+        )
 
 
 async def _upload(api: ApiClient, path: Path, query: Mapping[str, str]) -> Answer:
@@ -205,12 +207,12 @@ async def _write_out(api: ApiClient, query: Mapping[str, object]) -> None:
 
 def _report(answer: Mapping[str, Any]) -> None:
     if answer.get("dryRun"):
-        _console.print(f"Nothing was stored: {answer['total']} suppressions can be read.", markup=False)
+        _console.print(f"Nothing was stored: {answer['total']} suppressions are valid.", markup=False)
     else:
-        counts = f"{answer['added']} added, {answer['changed']} changed, {answer['unchanged']} as before"
+        counts = f"{answer['added']} added, {answer['changed']} changed, {answer['unchanged']} unchanged"
         _console.print(f"{answer['total']} suppressions: {counts}.", markup=False)
     if answer["ignoredColumns"]:
-        _console.print(f"columns that were not read: {', '.join(answer['ignoredColumns'])}", markup=False)
+        _console.print(f"ignored columns: {', '.join(answer['ignoredColumns'])}", markup=False)
     if answer["rejected"]:
         _console.print(f"{answer['rejected']} rows were refused:", markup=False)
     for problem in answer.get("errors", [])[:20]:

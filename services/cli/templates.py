@@ -1,4 +1,4 @@
-"""`kurir templates`, `kurir preview`: what can be sent, and how it will look."""
+"""`kurir templates`, `kurir preview`: manages templates, and shows a rendered message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def templates(
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """List the templates, or show what one of them asks for."""
+    """List the templates, or show what one of them requires."""
     if put is not None:
         content = _read(context, put)
         answer = call_api(context, url, lambda api: _put(api, content))
@@ -51,7 +51,7 @@ def _read(context: typer.Context, path: Path) -> dict[str, object]:
     try:
         content = load_template(existing_file(context, path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise usage_error(context, f"{path} is not YAML: {error}") from None
+        raise usage_error(context, f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("id"), str):
         raise usage_error(context, f"{path} is not a template: it has no id")
     return content

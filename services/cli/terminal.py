@@ -1,4 +1,4 @@
-"""What commands read from a person and write for one: tables, JSON, warnings, and lines about what is wrong."""
+"""The terminal: tables, JSON, warnings and error lines for the user, and checks of the files they name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_PROBLEMS = 20
 
 
 def stdout() -> Console:
-    """Return the console of stdout; a pipe or a file gets long lines instead of cut ones."""
+    """Return the console of stdout; lines for a pipe or a file are long instead of cut."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
@@ -32,13 +32,13 @@ def table(columns: Sequence[str], *, whole: Sequence[str] = (), title: str = "")
 
 
 def complain(command: str, lines: list[str]) -> None:
-    """Write lines to stderr that say what is wrong, behind the command's name."""
+    """Write error lines to stderr, each after the command's name."""
     for line in lines:
         sys.stderr.write(f"kurir {command}: {line}\n")
 
 
 def print_warnings(answer: Mapping[str, Any]) -> None:
-    """Print what the API warns of on stderr, a line each."""
+    """Print the API's warnings on stderr, one line each."""
     warnings = answer.get("warnings", [])
     for one in warnings[:MOST_PROBLEMS]:
         sys.stderr.write(f"  warning: {one['field']}: {one['message']}\n")
@@ -52,13 +52,13 @@ def print_json(answer: object) -> None:
 
 
 def usage_error(context: typer.Context, line: str) -> typer.Exit:
-    """Say what is wrong with how the command was called and return the exit to raise (code 2)."""
+    """Report a usage error on stderr and return the exit to raise (code 2)."""
     complain(context.info_name or "kurir", [line])
     return typer.Exit(EXIT_SETTINGS)
 
 
 def existing_file(context: typer.Context, path: Path) -> Path:
-    """Return a file that can be read; ends the command where it cannot."""
+    """Return the path of an existing file; ends the command if it does not exist."""
     if not path.is_file():
-        raise usage_error(context, f"there is no file {path}")
+        raise usage_error(context, f"the file {path} does not exist")
     return path

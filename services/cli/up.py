@@ -21,13 +21,13 @@ from shared.queue.connection import UnsupportedServerError, check_server, connec
 from shared.queue.safety import SafetyCheck
 from shared.urls import without_password
 
-_SERVER_TIMEOUT_S = 120.0  # a large append-only file takes its time to load
+_SERVER_TIMEOUT_S = 120.0  # a large append-only file takes time to load
 _SAY_WHY_AFTER_S = 10.0
 _POLL_S = 0.05
 
 
 async def run_up(options: UpOptions, env: Mapping[str, str], stop: Stop, announce: Announce) -> None:
-    """Run the system until `stop`; raises SettingsError with clear lines where it cannot run."""
+    """Run the system until `stop`; raises SettingsError with all problems where it cannot run."""
     options = with_redis(options, env)
     plan = make_plan(options, env, None if options.redis_url else find_server())
     async with running_system(plan, stop, announce) as supervisor:
@@ -42,9 +42,9 @@ async def run_up(options: UpOptions, env: Mapping[str, str], stop: Stop, announc
 
 @asynccontextmanager
 async def running_system(plan: Plan, stop: Stop, announce: Announce) -> AsyncIterator[Supervisor]:
-    """Run the system while the block runs; yields once the API answers (or `stop` came before).
+    """Run the system while the block runs; yields once the API answers, or `stop` is set.
 
-    Raises SettingsError where it cannot run. On the way out everything is stopped, in order.
+    Raises SettingsError where it cannot run. Stops everything in order at the end.
     """
     close_to_others()
     with claimed_folder(plan.data_dir, f"pid {os.getpid()}, {plan.url}"):
@@ -82,7 +82,7 @@ async def _start_server(plan: Plan, supervisor: Supervisor, announce: Announce) 
 
 
 async def _check_external(url: str, announce: Announce) -> None:
-    """Refuse a server that is too old; one that is away is waited for by the services."""
+    """Refuse a server that is too old; the services wait for one that is away."""
     redis = connect(url, max_connections=1)
     try:
         await check_server(redis)
@@ -99,7 +99,7 @@ async def _check_external(url: str, announce: Announce) -> None:
 
 
 async def _until_ready(plan: Plan, supervisor: Supervisor, stop: Stop, announce: Announce) -> None:
-    """Wait until the API is healthy; says what is missing after a while. Ends early on `stop`."""
+    """Wait until the API is healthy, or until `stop`; after a while, announce why it is not."""
     loop = asyncio.get_running_loop()
     say_why_at = loop.time() + _SAY_WHY_AFTER_S
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
@@ -116,7 +116,7 @@ async def _until_ready(plan: Plan, supervisor: Supervisor, stop: Stop, announce:
 
 
 async def health_problem(http: aiohttp.ClientSession, url: str) -> str | None:
-    """Ask a service for its health; None if it is well, else why not."""
+    """Check a service's health; return None if it is healthy, otherwise the reason."""
     try:
         async with http.get(url) as answer:
             if answer.status == 200:
@@ -127,7 +127,7 @@ async def health_problem(http: aiohttp.ClientSession, url: str) -> str | None:
 
 
 async def _first(stop: Stop, supervisor: Supervisor) -> None:
-    """Wait for a wish to stop, or for a child that cannot run."""
+    """Wait until `stop` is set, or a child cannot run."""
     waiting: asyncio.Future[None] = asyncio.ensure_future(stop.wait())
     ends: list[asyncio.Future[Any]] = [waiting, supervisor.failed]
     try:
@@ -139,12 +139,12 @@ async def _first(stop: Stop, supervisor: Supervisor) -> None:
 def _welcome(plan: Plan) -> list[str]:
     lines = [f"Kurir is ready: {plan.url}/docs  (data in {plan.data_dir}, Ctrl-C stops it)"]
     if plan.data_dir.stat().st_mode & 0o077:
-        lines.append(f"other users of this machine may look into {plan.data_dir}: chmod 700 closes it to them")
+        lines.append(f"other users of this machine can read {plan.data_dir}: run chmod 700 on it")
     if plan.sandboxed:
         sandbox = plan.url.replace(f":{plan.options.port}", f":{plan.options.port + 90}")
         lines.append(
-            f"SANDBOX: {' and '.join(plan.sandboxed)} messages are NOT delivered to anyone; look at them on {sandbox}/"
+            f"SANDBOX: {' and '.join(plan.sandboxed)} messages are NOT delivered to anyone; see them at {sandbox}/"
         )
     if plan.unconfigured:
-        lines.append(f"no provider is configured for {' and '.join(plan.unconfigured)}: blasts for it are refused")
+        lines.append(f"no provider is configured for {' and '.join(plan.unconfigured)}: blasts through it are refused")
     return lines

@@ -1,1 +1,1 @@
-"""The service that clients talk to: it takes blasts, checks them whole, and puts their jobs on the queue."""
+"""The service with the HTTP API: it accepts blasts, validates them, and puts their jobs on the queue."""

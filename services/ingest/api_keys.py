@@ -1,7 +1,7 @@
-"""API keys: who calls, what they may do, and from which addresses they may send.
+"""API keys: they identify a caller, its scopes, and the addresses it may send from.
 
-Only a key's SHA-256 stays in memory. Keys are long random texts, so a fast hash is enough: there is no dictionary
-to try. Looking one up compares against every key in constant time.
+Only a key's SHA-256 stays in memory. Keys are long random strings, so a fast hash is enough: a dictionary attack is
+hopeless. A lookup compares with every key, in constant time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key by its hash; `senders` are the addresses and domains that it is bound to, by identity."""
+    """A key, stored as its hash; `senders` are the addresses and domains that it is bound to, by identity."""
 
     name: str
     digest: bytes
@@ -31,11 +31,11 @@ class ApiKey:
     senders: frozenset[str] = frozenset()
 
     def allows(self, scope: Scope) -> bool:
-        """Say whether the key may do what needs this scope; `admin` may do everything."""
+        """Return whether the key has this scope; `admin` includes every other."""
         return scope in self.scopes or "admin" in self.scopes
 
     def may_send_from(self, address: str) -> bool:
-        """Say whether the key may send from a bare address (`news@example.com`)."""
+        """Return whether the key may send from a bare address (`news@example.com`)."""
         if not self.senders:
             return True
         own = identity(address)
@@ -52,7 +52,7 @@ class Keyring:
         return bool(self._keys)
 
     def find(self, token: str) -> ApiKey | None:
-        """Return the key with this text, None if there is none; takes equally long for every text."""
+        """Return the key with this text, None for an unknown one; takes the same time for every text."""
         digest = _digest(token)
         found = None
         for key in self._keys:
@@ -62,14 +62,14 @@ class Keyring:
 
 
 def parse_key(text: str) -> ApiKey:
-    """Read `name:key:scope+scope`, where bound with `@domain+address` after it; raises ValueError.
+    """Read `name:key:scope+scope`, optionally followed by `@domain+address` to bind it; raises ValueError.
 
-    The message never contains the key.
+    The error's message never contains the key.
     """
     name, first, rest = text.partition(":")
     key, second, grants = rest.rpartition(":")
     if not first or not second:
-        raise ValueError("is not name:key:scope+scope")
+        raise ValueError("must be written as name:key:scope+scope")
     if not _NAME.fullmatch(name):
         raise ValueError("the name must be 1 to 64 letters, digits, dots, dashes or underscores")
     if len(key) < _MIN_LENGTH:
@@ -78,10 +78,10 @@ def parse_key(text: str) -> ApiKey:
     scopes = scope_text.split("+")
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown:
-        raise ValueError(f"{name} has a scope other than {', '.join(SCOPES)}")
+        raise ValueError(f"{name} has an unknown scope; use {', '.join(SCOPES)}")
     senders = frozenset(identity(sender.strip()) for sender in sender_text.split("+") if sender.strip())
     if bound and not senders:
-        raise ValueError(f"{name} is bound to no address or domain")
+        raise ValueError(f"{name} has an @ without an address or domain after it")
     return ApiKey(name, _digest(key), frozenset(cast("list[Scope]", scopes)), senders)
 
 

@@ -1,4 +1,4 @@
-"""Ingest's composition root: reads the environment, wires the parts, serves until it is asked to stop."""
+"""Ingest's composition root: reads the environment, wires the parts, and serves until it is asked to stop."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run() -> NoReturn:
 
 
 async def serve(stop: Stop, env: Mapping[str, str]) -> None:
-    """Serve until stopped; raises SettingsError for an environment that cannot work."""
+    """Serve until stopped; raises SettingsError for invalid settings."""
     settings = read_settings(env)
     spool_folder = _spool_folder(settings)
     files = read_templates(Path(settings.templates_dir), settings.default_region)
@@ -82,7 +82,7 @@ async def serve(stop: Stop, env: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What the gateway is made of."""
+    """The parts that the gateway is built from."""
 
     settings: IngestSettings
     session: aiohttp.ClientSession
@@ -120,7 +120,7 @@ async def _serve(gateway: Gateway, safety: RedisSafety, stop: Stop) -> None:
     common = gateway.settings.common
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(safety.run(stop))
-        # the log of requests goes on until the last of them is answered
+        # the API log runs until the last request is answered
         served = Stop()
         watching = tasks.create_task(gateway.records.watch.run(stop))
         logging = tasks.create_task(gateway.request_log.run(served))
@@ -142,7 +142,7 @@ async def _serve(gateway: Gateway, safety: RedisSafety, stop: Stop) -> None:
 
 
 def _spool_folder(settings: IngestSettings) -> Path:
-    """Make the folder for what is between the two passes."""
+    """Create the folder for the spools between the two passes."""
     folder = settings.common.data_dir / "spool"
     try:
         folder.mkdir(parents=True, exist_ok=True)

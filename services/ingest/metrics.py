@@ -1,4 +1,4 @@
-"""Ingest's metrics: HTTP requests and their durations; everything about queues is the logger's to tell."""
+"""Ingest's metrics: HTTP requests and their durations. The logger exports the metrics of the queues."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class IngestMetrics:
     """The registry of one ingest process; labels come from closed sets only."""
 
     def __init__(self) -> None:
-        # a `_created` series beside each counter and histogram would double what is scraped
+        # a `_created` series for each counter and histogram would double the scraped data
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not annotate it
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -44,7 +44,7 @@ class IngestMetrics:
             registry=self.registry,
         )
         self._recipients = Counter(
-            "kurir_recipients", "Recipients of blasts that were read, by what became of them.", ("outcome",),
+            "kurir_recipients", "Recipients of the blasts that were read, by outcome.", ("outcome",),
             registry=self.registry,
         )  # fmt: skip
         self._unlogged = Gauge(
@@ -67,7 +67,7 @@ class IngestMetrics:
         self._recipients.labels("rejected").inc(rejected)
 
     def dropped(self, count: int) -> None:
-        """Tell how many API log entries have been dropped in all."""
+        """Set the total number of dropped API log entries."""
         self._unlogged.set(count)
 
     def exposition(self) -> tuple[bytes, str]:

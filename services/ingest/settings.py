@@ -1,4 +1,4 @@
-"""Ingest's settings: what it reads from the environment, checked as a whole at start-up."""
+"""Ingest's settings, read from the environment and checked as a whole at startup."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may be: sizes in bytes, times in seconds.
+    """The limits of one request: sizes in bytes, times in seconds.
 
-    `json_bytes` bounds bodies that are held in memory, `upload_bytes` those that are spooled to disk, `line_bytes`
-    one line of them. `idle_s` is the longest silence within a body, `header_s` the time for a request's head and
-    between two requests of a connection.
+    `json_bytes` bounds bodies that are held in memory, `upload_bytes` those that are spooled to disk, `line_bytes` a
+    line of the latter. `idle_s` is the longest silence within a body, `header_s` the time for a request's head and
+    between two requests on a connection.
     """
 
     json_bytes: int = 32 * _MEGABYTE
@@ -44,9 +44,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class MailSettings:
-    """Who may send mail and what its links say; no address or no domain means that it is not configured.
+    """The senders and links of mail; an empty address or no domains mean that they are not configured.
 
-    `domains` are in ASCII. `sandboxed`: what is sent reaches nobody.
+    `domains` are in ASCII. `sandboxed`: messages go to the sandbox, not to recipients.
     """
 
     from_address: str
@@ -57,16 +57,16 @@ class MailSettings:
 
     @property
     def marketing_problem(self) -> str:
-        """Why marketing mail may not be sent, "" where it may: its link must work for every recipient."""
+        """Why marketing mail cannot be sent, "" where it can: its unsubscribe link must work for every recipient."""
         if not self.secret:
-            return "KURIR_SECRET, which signs the links, is not set"
+            return "set KURIR_SECRET, which signs the links"
         problem = "" if self.sandboxed else public_url_problem(self.public_url)
         return f"KURIR_PUBLIC_URL: {problem}" if problem else ""
 
 
 @dataclass(frozen=True, slots=True)
 class IngestSettings:
-    """Everything that ingest is told from outside."""
+    """All settings of ingest."""
 
     common: CommonSettings
     limits: Limits
@@ -138,7 +138,7 @@ def _keys(reader: EnvReader) -> tuple[ApiKey, ...]:
         try:
             keys.append(parse_key(text))
         except ValueError as error:
-            # the text itself is a secret, so only its place is told
+            # the text itself is a secret, so the message gives only its position
             reader.problem(f"KURIR_API_KEYS, key {number}: {error}")
     names = [key.name for key in keys]
     if len(set(names)) != len(names):

@@ -218,4 +218,4 @@ def test_suppressions_can_be_managed_from_a_shell(shell: Shell, tmp_path: Path) 
     file = tmp_path / "stop.csv"
     file.write_text(exported, "utf-8")
     assert "1 added" in shell.said("suppressions", "import", str(file))
-    assert "1 as before" in shell.said("suppressions", "import", str(file))
+    assert "1 unchanged" in shell.said("suppressions", "import", str(file))

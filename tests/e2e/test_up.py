@@ -52,7 +52,7 @@ async def test_one_life_of_a_system(make_system: MakeSystem) -> None:
     assert child is not None
     child.kill()
     await wait_for(lambda: (found := system.child("logger")) is not None and found.pid != child.pid, 20)
-    assert "logger was ended by SIGKILL; starting it again" in system.output()
+    assert "logger was ended by SIGKILL; restarting it" in system.output()
 
     children = system.children()
     assert len(children) == 6
@@ -92,7 +92,7 @@ def test_redis_that_is_too_old_is_one_line(tmp_path: Path) -> None:
         env=clean_environment(), capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert "Redis 6.0.16" in done.stderr
-    assert "at least Redis 7.0.5 or Valkey 8.0.0 is needed" in done.stderr
+    assert "install Redis 7.0.5 or Valkey 8.0.0 or later" in done.stderr
 
 
 def test_no_sandbox_without_a_provider_is_one_line(make_system: MakeSystem) -> None:

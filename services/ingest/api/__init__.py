@@ -1,1 +1,1 @@
-"""The calls of the API, by what they are about; each module lists its `OPERATIONS`."""
+"""The calls of the API, grouped by subject; each module lists its `OPERATIONS`."""

@@ -1,4 +1,4 @@
-"""Lists of blasts: the log's rows, the running ones as they stand in Redis, also those with certain metadata."""
+"""Lists of blasts: rows of the log, with the live state of running blasts from Redis; can filter by metadata."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from services.ingest.http.operation import JSON, Call, Operation, Parameter
 from services.ingest.http.responses import BlastsAnswer
 
 _METADATA = "metadata."
-# looking for metadata reads pages until one has a match, but not for ever: `nextCursor` goes on
+# a search by metadata reads pages until one has a match, up to this many; `nextCursor` continues it
 _MOST_PAGES = 20
-# no ids, references and cursors are longer together; and the logger reads no request line of more than 8,190 bytes
+# longer than any valid query, and short enough for the logger, which reads request lines of up to 8,190 bytes
 _LONGEST_QUERY = 6000
 _ENDED = frozenset({"completed", "completed_with_failures", "cancelled", "incomplete"})
 _STATES = ["enqueueing", "scheduled", "running", "paused", *sorted(_ENDED)]
@@ -44,7 +44,7 @@ async def _page(call: Call, query: Mapping[str, str]) -> dict[str, Any]:
     text = urlencode(query)
     if len(text) > _LONGEST_QUERY:
         longest = max(query, key=lambda name: len(query[name]))
-        what = f"{longest} is too long: there is no such blast"
+        what = f"{longest} is too long: no blast can match it"
         raise ApiError("INVALID_QUERY", what, [Problem(longest, "INVALID_QUERY", what)])
     status, body = await call.gateway.logger.call("GET", f"/api/blasts?{text}")
     if status != 200:
@@ -53,7 +53,7 @@ async def _page(call: Call, query: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _has(row: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
-    """Say whether a blast's metadata holds these values; numbers and yes or no are compared as they are written."""
+    """Return whether a blast's metadata has these values; numbers and booleans are compared as JSON writes them."""
     metadata = row.get("metadata") or {}
     return all(name in metadata and _written(metadata[name]) == value for name, value in wanted.items())
 
@@ -63,7 +63,7 @@ def _written(value: Any) -> str:
 
 
 async def _refreshed(call: Call, row: dict[str, Any]) -> Any:
-    """Return a blast that still runs as it stands in Redis: the log is a moment behind."""
+    """Return the live state of a blast that still runs: the log lags slightly behind."""
     if row.get("state") in _ENDED:
         return row
     live = await live_blast(call, str(row.get("blastId")))
@@ -79,6 +79,6 @@ OPERATIONS = [
                           Parameter("template", "Only blasts of this template."),
                           Parameter("reference", "Only blasts with this reference."),
                           Parameter("metadata.<name>", "Only blasts with this value in their metadata."),
-                          Parameter("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": 1000}),
-                          Parameter("cursor", "`nextCursor` of the answer before."))),
+                          Parameter("limit", "At most this many.", {"type": "integer", "minimum": 1, "maximum": 1000}),
+                          Parameter("cursor", "`nextCursor` of the previous page."))),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Blasts: taking them in, showing them, and steering them while they run."""
+"""Blasts: accepting them, showing them, and pausing, resuming, cancelling or retrying them."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ NDJSON_SCHEMA: dict[str, Any] = {
 }
 CSV_SCHEMA: dict[str, Any] = {
     "type": "string",
-    "description": "A header row, then a recipient a row. Columns name, email, phone and reference are the "
-    "recipient's own, every other column is a variable. UTF-8; comma, semicolon or tab. The blast stands in the "
-    "query parameters.",
+    "description": "A header row, then one row per recipient. The columns name, email, phone and reference are the "
+    "recipient's own, every other column is a variable. UTF-8; separated by commas, semicolons or tabs. The query "
+    "parameters describe the blast.",
     "example": "name,email,code\nSiti,siti@example.com,482913\n",
 }
 MULTIPART_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "blast": {"type": "string", "description": "The blast (a BlastHead) as JSON; comes first."},
+        "blast": {"type": "string", "description": "The blast (a BlastHead) as JSON; must be the first part."},
         "recipients": {"type": "string", "format": "binary", "description": "The CSV (or NDJSON) file."},
     },
     "required": ["blast", "recipients"],
@@ -47,21 +47,21 @@ MULTIPART_SCHEMA: dict[str, Any] = {
 
 _BOOLEAN = {"type": "boolean"}
 _TIME = {"type": "string", "format": "date-time"}
-_ONLY_CSV = "With text/csv alone: "
+_ONLY_CSV = "With text/csv only: "
 QUERY_OF_HEAD = tuple(
     Parameter(name, _ONLY_CSV + description, schema)
     for name, description, schema in (
         ("templateId", "the template.", {"type": "string", "maxLength": 100}),
-        ("channels", "the channels, by commas.", {"type": "string"}),
-        ("globalVariables", "an object as JSON.", {"type": "string"}),
+        ("channels", "the channels, separated by commas.", {"type": "string"}),
+        ("globalVariables", "a JSON object.", {"type": "string"}),
         ("globalVariables.<name>", "one global variable.", {"type": "string"}),
-        ("from", "a mailbox to send from.", {"type": "string", "maxLength": 500}),
-        ("replyTo", "where answers go.", {"type": "string", "maxLength": 320}),
+        ("from", "the mailbox to send from.", {"type": "string", "maxLength": 500}),
+        ("replyTo", "the address for replies.", {"type": "string", "maxLength": 320}),
         ("priority", "0 first, 1 the default, 2 bulk.", {"type": "integer", "minimum": 0, "maximum": 2}),
         ("scheduledAt", "when to send.", _TIME),
-        ("expiresAt", "when not to send any more.", _TIME),
+        ("expiresAt", "when to stop sending.", _TIME),
         ("reference", "your own name for the blast.", {"type": "string", "maxLength": 200}),
-        ("metadata", "an object as JSON.", {"type": "string"}),
+        ("metadata", "a JSON object.", {"type": "string"}),
         ("metadata.<name>", "one entry of the metadata.", {"type": "string"}),
         ("validation", "strict or permissive.", {"type": "string", "enum": ["strict", "permissive"]}),
         ("onDuplicate", "collapse or error.", {"type": "string", "enum": ["collapse", "error"]}),
@@ -74,14 +74,14 @@ INTAKE_ERRORS = (
 )  # fmt: skip
 IDEMPOTENCY = Parameter(
     "Idempotency-Key",
-    "Makes the call safe to repeat for 24 hours: the same key and body get the same answer.",
+    "Makes the call safe to repeat for 24 hours: the same key and body return the same answer.",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
     "header",
 )
 
 
 def receipt_response(receipt: Receipt, body: bytes | None = None) -> web.Response:
-    """Make the response of a submission; `body` stands in for its own."""
+    """Make the response of a submission; `body` replaces the receipt's own."""
     found = _BLAST_ID.search(receipt.body) if receipt.status == 202 else None
     headers = {"Location": f"/api/v1/blasts/{found[1].decode()}"} if found else {}
     if receipt.replayed:
@@ -103,7 +103,7 @@ async def _show_blast(call: Call) -> web.Response:
 
 
 async def live_blast(call: Call, blast_id: str) -> tuple[Blast, BlastProgress] | None:
-    """Return a blast that Redis still has, with its progress."""
+    """Return a blast and its progress, None if Redis no longer has it."""
     blasts = call.gateway.queue.blasts
     blast = await blasts.load(blast_id)
     progress = await blasts.progress(blast_id, blast) if blast is not None else None
@@ -121,7 +121,7 @@ async def _stored(call: Call, blast_id: str) -> dict[str, Any]:
 
 
 def upstream_error(body: dict[str, Any], code: str) -> ApiError:
-    """Return the error that an upstream answered with; `code` stands in where it named none that is known."""
+    """Return an upstream's error; `code` is used where the upstream's own code is unknown."""
     said = str(body.get("code", ""))
     return ApiError(said if said in ERROR_CODES else code, str(body.get("message", "")))
 
@@ -151,7 +151,7 @@ async def _cancel(call: Call) -> web.Response:
 
 
 async def _too_late(call: Call, blast_id: str) -> ApiError:
-    """Return why a blast could not be changed: it has ended, or there never was one."""
+    """Return why a blast could not be changed: it has ended, or it never existed."""
     live = await live_blast(call, blast_id)
     if live is None:
         await _stored(call, blast_id)
@@ -166,12 +166,12 @@ async def _retry_failed(call: Call) -> web.Response:
         return json_response(await retry(call, wanted, "BLAST_NOT_FOUND"))
     except ApiError as error:
         if error.code == "BLAST_NOT_FOUND" and await live_blast(call, blast_id) is not None:
-            raise ApiError("LOGGER_UNAVAILABLE", "the log has not heard of this blast yet; try again") from error
+            raise ApiError("LOGGER_UNAVAILABLE", "the log does not have this blast yet; try again") from error
         raise
 
 
 async def retry(call: Call, wanted: dict[str, Any], unknown: str) -> RetryAnswer:
-    """Have the logger send dead letters again; `unknown` is the code of its 404."""
+    """Have the logger queue dead letters again; `unknown` is the code for its 404."""
     status, body = await call.gateway.logger.call("POST", "/internal/retry", wanted)
     if status == 404:
         raise ApiError(unknown)
@@ -184,20 +184,20 @@ _LOST = ("BLAST_NOT_FOUND", "LOGGER_UNAVAILABLE")
 
 OPERATIONS = [
     Operation("POST", "/messages/blast", "sendBlast",
-              "Send a message to many recipients; any length as NDJSON, CSV or multipart",
+              "Send a message to many recipients, in any number as NDJSON, CSV or multipart",
               _post_blast, "send", BlastAnswer, (202, 200),
               body=Body({JSON: BlastRequest, NDJSON: NDJSON_SCHEMA, CSV: CSV_SCHEMA, MULTIPART: MULTIPART_SCHEMA}),
               parameters=(IDEMPOTENCY, *QUERY_OF_HEAD),
               errors=(*INTAKE_ERRORS, "MALFORMED_NDJSON", "MALFORMED_CSV", "MALFORMED_MULTIPART"), guarded=True),
-    Operation("GET", "/blasts/{id}", "showBlast", "A blast as it stands now", _show_blast, answer=BlastStateAnswer,
-              errors=_LOST),
-    Operation("POST", "/blasts/{id}/pause", "pauseBlast", "Hold a blast's waiting messages back; safe to repeat",
+    Operation("GET", "/blasts/{id}", "showBlast", "Show the current state of a blast", _show_blast,
+              answer=BlastStateAnswer, errors=_LOST),
+    Operation("POST", "/blasts/{id}/pause", "pauseBlast", "Pause a blast; messages being sent are finished",
               _pause, "send", ChangeAnswer, body=Body({JSON: PauseRequest}, required=False),
               errors=(*_LOST, "BLAST_ENDED", "VALIDATION_FAILED", *BODY_ERRORS)),
-    Operation("POST", "/blasts/{id}/resume", "resumeBlast", "Let a paused blast go on; safe to repeat",
+    Operation("POST", "/blasts/{id}/resume", "resumeBlast", "Resume a paused blast; safe to repeat",
               _resume, "send", ChangeAnswer, errors=(*_LOST, "BLAST_ENDED")),
     Operation("POST", "/blasts/{id}/cancel", "cancelBlast",
-              "End what of a blast has not begun to be sent; safe to repeat",
+              "Cancel the messages of a blast that are not being sent yet; safe to repeat",
               _cancel, "send", ChangeAnswer, errors=(*_LOST, "BLAST_ENDED")),
     Operation("POST", "/blasts/{id}/retry-failed", "retryFailed", "Send a blast's failed messages again",
               _retry_failed, "send", RetryAnswer, body=Body({JSON: RetryRequest}, required=False),

@@ -18,7 +18,7 @@ from shared.settings import Rate
 
 
 class SenderView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A live sender: `reason` is why it is not available, `rate` its own setting."""
+    """A live sender: `reason` is why it is unavailable, `rate` its own setting."""
 
     id: str
     host: str
@@ -31,8 +31,8 @@ class SenderView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 class ChannelView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """A channel: `paused` is the reason, null if it is not paused.
 
-    `rate` is the limit in force ("off" for none), `rateSource` where it comes from: `api` for one set at run time,
-    `setting` for the senders' own. Both are null while no sender runs that could say.
+    `rate` is the limit in force ("off" for none), `rateSource` its origin: `api` for one set at run time, `setting` for
+    the senders' own. Both are null while no sender runs that could report it.
     """
 
     name: str
@@ -58,7 +58,7 @@ class ChannelAnswer(Answer, kw_only=True, frozen=True):
 
 
 class ProviderAnswer(Answer, kw_only=True, frozen=True):
-    """Whether a channel's provider can be reached and accepts our credentials; `provider` is its sender's word."""
+    """Whether a channel's provider can be reached and accepts our credentials; `provider` is the sender's report."""
 
     channel: str
     configured: bool
@@ -85,7 +85,7 @@ def known_channel(call: Call) -> str:
     """Return the channel of the path; raises 404."""
     name = call.request.match_info["channel"]
     if name not in CHANNELS:
-        raise ApiError("CHANNEL_NOT_FOUND", f"the channels are {', '.join(CHANNELS)}")
+        raise ApiError("CHANNEL_NOT_FOUND", f"there is no channel {name[:60]!r}: use {' or '.join(CHANNELS)}")
     return name
 
 
@@ -176,18 +176,18 @@ _PAUSE = Body({JSON: PauseRequest}, required=False)
 _UNKNOWN = ("CHANNEL_NOT_FOUND",)
 
 OPERATIONS = [
-    Operation("GET", "/channels", "listChannels", "All channels, their limits, senders and counts",
+    Operation("GET", "/channels", "listChannels", "List all channels with their limits, senders and counts",
               _list_channels, answer=ChannelsAnswer),
-    Operation("PATCH", "/channels/{channel}", "changeChannel", "Change a channel's limit, at once for all its senders",
+    Operation("PATCH", "/channels/{channel}", "changeChannel", "Change a channel's rate limit for all its senders",
               _patch_channel, "admin", ChannelAnswer, body=Body({JSON: ChannelPatch}),
               errors=(*_UNKNOWN, *BODY_ERRORS, "INVALID_VALUE")),
-    Operation("POST", "/channels/{channel}/pause", "pauseChannel", "Pause a channel; what is being sent ends",
+    Operation("POST", "/channels/{channel}/pause", "pauseChannel", "Pause a channel; messages being sent are finished",
               _pause_channel, "admin", ChangeAnswer, body=_PAUSE,
               errors=(*_UNKNOWN, *BODY_ERRORS, "INVALID_TYPE", "UNKNOWN_FIELD", "TOO_LONG")),
     Operation("POST", "/channels/{channel}/resume", "resumeChannel", "Resume a channel",
               _resume_channel, "admin", ChangeAnswer, errors=_UNKNOWN),
-    Operation("GET", "/smtp/status", "smtpStatus", "Can the SMTP server be reached, and does it take our credentials?",
+    Operation("GET", "/smtp/status", "smtpStatus", "Check whether the SMTP server accepts our credentials",
               _smtp_status, answer=ProviderAnswer, errors=("SENDER_UNAVAILABLE",)),
-    Operation("GET", "/whatsapp/status", "whatsappStatus", "Can Qiscus be reached, and does it take our credentials?",
+    Operation("GET", "/whatsapp/status", "whatsappStatus", "Check whether Qiscus accepts our credentials",
               _whatsapp_status, answer=ProviderAnswer, errors=("SENDER_UNAVAILABLE",)),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Logs and the dashboard: the logger answers, ingest passes on."""
+"""Logs and the dashboard: ingest forwards these calls to the logger."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from aiohttp import web
 
 from services.ingest.http.operation import JSON, Call, Handler, Operation, Parameter
 
-_LIMIT = Parameter("limit", "At most so many rows.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50})
-_CURSOR = Parameter("cursor", "`nextCursor` of the answer before.")
-_FROM = Parameter("from", "Not older than this time (RFC 3339).")
-_TO = Parameter("to", "Not younger than this time (RFC 3339).")
+_LIMIT = Parameter(
+    "limit", "At most this many rows.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
+)
+_CURSOR = Parameter("cursor", "`nextCursor` of the previous page.")
+_FROM = Parameter("from", "Only rows from this time on (RFC 3339).")
+_TO = Parameter("to", "Only rows up to this time (RFC 3339).")
 _PAGE = (_LIMIT, _CURSOR)
 _MESSAGES = tuple(
     Parameter(name, text)
     for name, text in (
-        ("status", "A job status, or several by commas."),
+        ("status", "A job status, or several separated by commas."),
         ("channel", "A channel."),
-        ("recipient", "An address, or the beginning of one, in any spelling."),
+        ("recipient", "An address, or the beginning of one, however it is written."),
         ("blast", "A blast's id."),
         ("template", "A template's id."),
         ("reference", "A recipient's or a blast's reference."),
@@ -28,7 +30,9 @@ _REQUESTS = (
     Parameter("method", "A method."),
     Parameter("status", "An HTTP status."),
 )
-_FORMAT = Parameter("format", "Export instead of a page.", {"type": "string", "enum": ["json", "csv", "ndjson"]})
+_FORMAT = Parameter(
+    "format", "Export all matching rows, not a page.", {"type": "string", "enum": ["json", "csv", "ndjson"]}
+)
 _FOR = Parameter(
     "for",
     "With `format=csv`: a file for spreadsheets, with a byte order mark and phone numbers as text.",
@@ -60,7 +64,7 @@ OPERATIONS = [
                (*_MESSAGES, _FROM, _TO)),
     _operation("/logs/api", "listApiLogs", "Requests to this API, the latest first",
                (*_REQUESTS, _FROM, _TO, *_PAGE)),
-    _operation("/logs/system", "listSystemLogs", "What the services logged as notable, the latest first",
+    _operation("/logs/system", "listSystemLogs", "Warnings and notable events of the services, the latest first",
                (Parameter("level", "A level."), Parameter("service", "A service."), _FROM, _TO, *_PAGE)),
-    _operation("/dashboard", "dashboard", "Everything for one look", ()),
+    _operation("/dashboard", "dashboard", "Everything that the dashboard shows", ()),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Messages: one at a time, each with its story, and all of them counted."""
+"""Messages: sending, showing, cancelling and retrying a single one, and the counts of all."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def _post_message(call: Call) -> web.Response:
 
 
 def _about_one(error: ApiError) -> ApiError:
-    """Return the error in the words of a request with one channel."""
+    """Return the error with the field names of a request for one message."""
     problems = [
         Problem("channel" if one.field == "channels[0]" else one.field, one.code, one.message) for one in error.problems
     ]
@@ -77,13 +77,13 @@ def _together(counted: dict[str, Stats]) -> AllStats:
 
 
 async def _show_job(call: Call) -> web.Response:
-    """Show a job as the log knows it; one that was accepted a moment ago is not there yet, and is queued."""
+    """Show a job as logged; a job that was just accepted may not be in the log yet, and is shown as queued."""
     job = _job_id(call)
     message = await _logged(call, job)
     if message is None:
         message = await _just_accepted(call, job)
     if message is None:
-        # the row may have been written between the two looks
+        # the row may have been written between the two reads
         message = await _logged(call, job)
     if message is None:
         raise ApiError("JOB_NOT_FOUND")
@@ -120,7 +120,7 @@ async def _logged(call: Call, job: JobId) -> dict[str, Any] | None:
 
 
 async def _just_accepted(call: Call, job: JobId) -> dict[str, Any] | None:
-    """Return a stand-in for a row that the logger has not written yet, None where it has written all it was told."""
+    """Return a substitute for a row that the logger has not written yet, None where it has written every event."""
     queue = call.gateway.queue
     blast = await queue.blasts.load(job.blast_id)
     if blast is None or job.channel not in blast.totals:
@@ -148,7 +148,7 @@ async def _just_accepted(call: Call, job: JobId) -> dict[str, Any] | None:
 
 
 async def _cancel_job(call: Call) -> web.Response:
-    """Cancel a job, unless the log knows that it has ended: Redis would look for it among all that wait."""
+    """Cancel a job, unless the log says that it has ended: Redis would search every waiting job for it."""
     job = _job_id(call)
     status = await _logged_end(call, job)
     if not status:
@@ -162,7 +162,7 @@ async def _cancel_job(call: Call) -> web.Response:
 
 
 async def _logged_end(call: Call, job: JobId) -> str:
-    """Return the terminal status that the log has of a job, "" for none, or where the log does not answer soon."""
+    """Return the job's terminal status from the log, "" for none, or where the log does not answer in time."""
     try:
         async with asyncio.timeout(_LOG_TIME_S):
             message = await _logged(call, job)
@@ -173,7 +173,7 @@ async def _logged_end(call: Call, job: JobId) -> str:
 
 
 async def _logged_status(call: Call, job: JobId) -> str:
-    """Return the status that the log has of a job that Redis does not know; raises 404 where nobody knows it."""
+    """Return, from the log, the status of a job that Redis does not know; raises 404 where the log lacks it too."""
     message = await _logged(call, job)
     if message is None:
         raise ApiError("JOB_NOT_FOUND")
@@ -192,10 +192,11 @@ OPERATIONS = [
     Operation("POST", "/messages", "sendMessage", "Send one message to one recipient", _post_message, "send",
               MessageAnswer, (202, 200), body=Body({JSON: MessageRequest}), parameters=(IDEMPOTENCY,),
               errors=INTAKE_ERRORS, guarded=True),
-    Operation("GET", "/messages/stats", "messageStats", "What is where, live from Redis", _stats, answer=StatsAnswer),
-    Operation("GET", "/messages/{jobId}", "showMessage", "One message and each of its attempts",
+    Operation("GET", "/messages/stats", "messageStats", "Count the messages by state, live from Redis", _stats,
+              answer=StatsAnswer),
+    Operation("GET", "/messages/{jobId}", "showMessage", "Show a message and each of its attempts",
               _show_job, answer=JobAnswer, errors=_LOST),
-    Operation("POST", "/messages/{jobId}/cancel", "cancelMessage", "End a message that has not begun to be sent",
+    Operation("POST", "/messages/{jobId}/cancel", "cancelMessage", "Cancel a message that is not being sent yet",
               _cancel_job, "send", ChangeAnswer, errors=(*_LOST, "JOB_ENDED", "JOB_PROCESSING")),
     Operation("POST", "/messages/{jobId}/retry", "retryMessage", "Send a failed message again", _retry_job, "send",
               RetryAnswer, body=Body({JSON: RetryRequest}, required=False),

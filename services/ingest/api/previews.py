@@ -24,7 +24,7 @@ _EXAMPLE_LINK = "https://example.com/u/example"
 
 
 class Preview(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """What the recipient would see: subject, html and text of a mail, or the components of a WhatsApp message."""
+    """The rendered message: subject, html and text of a mail, or the components of a WhatsApp message."""
 
     channel: str
     subject: str | UnsetType = UNSET
@@ -41,7 +41,7 @@ class PreviewAnswer(Answer, kw_only=True, frozen=True):
 
 
 class _Contact:
-    """The recipient as rendering sees it."""
+    """The recipient in the form that rendering needs."""
 
     def __init__(self, accepted: Accepted, field: str) -> None:
         self.name = accepted.name
@@ -73,11 +73,14 @@ async def _template(call: Call, request: PreviewRequest) -> Template:
     template = await call.gateway.templates.find(request.template_id)
     problems = []
     if template is None:
-        problems.append(Problem("templateId", "UNKNOWN_TEMPLATE", "there is no template with this id"))
+        what = f"there is no template {request.template_id[:60]!r}"
+        problems.append(Problem("templateId", "UNKNOWN_TEMPLATE", what))
     if request.channel not in CHANNELS:
-        problems.append(Problem("channel", "UNKNOWN_CHANNEL", f"the channels are {', '.join(CHANNELS)}"))
+        what = f"there is no channel {request.channel[:60]!r}: use {' or '.join(CHANNELS)}"
+        problems.append(Problem("channel", "UNKNOWN_CHANNEL", what))
     elif template is not None and request.channel not in template.channels:
-        problems.append(Problem("channel", "CHANNEL_NOT_SUPPORTED", f"the template does not serve {request.channel}"))
+        what = f"template {template.id} supports {', '.join(template.channels)}, not {request.channel}"
+        problems.append(Problem("channel", "CHANNEL_NOT_SUPPORTED", what))
     if problems or template is None:
         raise invalid(problems)
     call.vouch_for(template)

@@ -1,4 +1,4 @@
-"""What ingest answers about itself: `/health`, `/metrics`, `/openapi.json`, and `/docs`, which shows it."""
+"""Ingest's calls about itself: `/health`, `/metrics`, `/openapi.json`, and `/docs`, which shows that document."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.web import operations_routes
 
 
 class HealthAnswer(msgspec.Struct, kw_only=True, frozen=True):
-    """`reasons` says why a part does not work; `warnings`, if there are any, what to mend in one that does."""
+    """`reasons` says why each failing part fails; `warnings`, if any, what to fix although it works."""
 
     status: Literal["ok", "unavailable"]
     service: str
@@ -36,7 +36,8 @@ def _own(path: str) -> Handler:
 
 
 OPERATIONS = [
-    Operation("GET", "/health", "health", "Is everything well? 503 with the reasons if not", _own("/health"), None,
+    Operation("GET", "/health", "health", "Check the service's health: 503 with the reasons if it fails",
+              _own("/health"), None,
               HealthAnswer, (200, 503), rooted=True, limited=False, queue=False),
     Operation("GET", "/metrics", "metrics", "Metrics for Prometheus", _own("/metrics"), None,
               rooted=True, limited=False, queue=False, content_types=("text/plain",)),
@@ -44,7 +45,7 @@ OPERATIONS = [
 
 
 def document_operations(others: Callable[[], Iterable[Operation]]) -> list[Operation]:
-    """Return the two operations that describe themselves and the `others`."""
+    """Return the two operations that document all operations: the `others` and themselves."""
     own: list[Operation] = []
 
     @cache
@@ -55,7 +56,7 @@ def document_operations(others: Callable[[], Iterable[Operation]]) -> list[Opera
         return web.Response(body=document(), content_type=JSON, charset="utf-8")
 
     async def show_docs(_call: Call) -> web.Response:
-        # "<" cannot end the element then, whatever a description says
+        # escaped, so that no description can end the script element
         data = document().decode().replace("<", "\\u003c")
         script = read_page_file("docs.js").replace('"__DOCUMENT__"', data)
         return page("Kurir API", read_page_file("docs.html"), style=read_page_file("docs.css"), script=script)
@@ -63,7 +64,7 @@ def document_operations(others: Callable[[], Iterable[Operation]]) -> list[Opera
     own += [
         Operation("GET", "/openapi.json", "document", "This document", show_document, None, rooted=True,
                   limited=False, queue=False),
-        Operation("GET", "/docs", "docs", "This document as a page", show_docs, None, rooted=True,
+        Operation("GET", "/docs", "docs", "This document as a web page", show_docs, None, rooted=True,
                   limited=False, queue=False, content_types=("text/html",)),
     ]  # fmt: skip
     return own

@@ -1,4 +1,4 @@
-"""Suppressions from files: our own exports, and lists of other systems, as CSV."""
+"""Suppressions from CSV files: our own exports, and lists from other systems."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ _LONGEST_REASON = 200
 
 
 class ImportAnswer(Answer, kw_only=True, frozen=True):
-    """What an import came to.
+    """The result of an import.
 
-    `total` suppressions were read: `added` were new, `changed` go further or last longer than what there was,
-    `unchanged` were there or have expired. `rejected` rows were refused, for `errors` (the first 100).
-    `ignoredColumns` are columns that match no field.
+    `total` suppressions were read: `added` were new, `changed` extended an existing one, `unchanged` existed already or
+    have expired. `rejected` rows were refused; `errors` says why (the first 100). `ignoredColumns` match no field.
     """
 
     total: int
@@ -46,7 +45,7 @@ class ImportAnswer(Answer, kw_only=True, frozen=True):
 
 async def _import(call: Call) -> web.Response:
     if call.request.content_type != _CSV:
-        raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call reads {_CSV}")
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"this call accepts the Content-Type {_CSV} only")
     codec = codec_of(call.request.charset or "")
     query, limits = call.request.query, call.gateway.settings.limits
     reader = RowReader(_defaults(call, query))
@@ -71,7 +70,7 @@ async def _import(call: Call) -> web.Response:
 def _defaults(call: Call, query: Mapping[str, str]) -> Defaults:
     reason = query.get("reason", "imported")
     if len(reason) > _LONGEST_REASON:
-        raise ApiError("INVALID_QUERY", f"reason has at most {_LONGEST_REASON} characters")
+        raise ApiError("INVALID_QUERY", f"reason is longer than {_LONGEST_REASON} characters")
     return Defaults(
         region=call.gateway.settings.default_region,
         now_ms=call.gateway.clock.now_ms(),
@@ -86,13 +85,13 @@ def _defaults(call: Call, query: Mapping[str, str]) -> Defaults:
 def _choice(query: Mapping[str, str], name: str, options: Sequence[str]) -> str | None:
     text = query.get(name)
     if text is not None and text not in options:
-        raise ApiError("INVALID_QUERY", f"{name} is one of {', '.join(options)}")
+        raise ApiError("INVALID_QUERY", f"{name} cannot be {text[:60]!r}: use {' or '.join(options)}")
     return text
 
 
 _FILE: dict[str, Any] = {
     "type": "string",
-    "description": "A header row, then an address a row. Columns, in any order and case: `address` (or `email`, "
+    "description": "A header row, then one row per address. Columns, in any order and case: `address` (or `email`, "
     "`phone`), `channel`, `scope`, `source`, `reason`, `createdAt`, `expiresAt`, `jobId`, `words`, `by`.",
     "example": "email,reason\nsiti@example.com,asked by phone\n",
 }
@@ -108,10 +107,10 @@ OPERATIONS = [
               _import, "admin", ImportAnswer, body=Body({_CSV: _FILE}),
               errors=(*READING_ERRORS, "UNSUPPORTED_MEDIA_TYPE", "MALFORMED_CSV", "INVALID_QUERY", "VALIDATION_FAILED",
                       "STORAGE_UNAVAILABLE"),
-              parameters=(_only("channel", "Where a row names none.", tuple(CHANNELS)),
-                          _only("scope", "Where a row names none; by its source otherwise.", SCOPES),
-                          _only("source", "Where a row names none.", SOURCES),
-                          Parameter("reason", "Where a row names none.", {"type": "string", "maxLength": 200}),
-                          _only("validation", "strict stores nothing of a file with bad rows.", _VALIDATIONS),
+              parameters=(_only("channel", "For rows that name none.", tuple(CHANNELS)),
+                          _only("scope", "For rows that name none; by default, the source decides.", SCOPES),
+                          _only("source", "For rows that name none.", SOURCES),
+                          Parameter("reason", "For rows that name none.", {"type": "string", "maxLength": 200}),
+                          _only("validation", "strict stores nothing if any row is invalid.", _VALIDATIONS),
                           _only("dryRun", "true checks the file and stores nothing.", _FLAGS))),
 ]  # fmt: skip

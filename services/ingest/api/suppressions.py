@@ -27,7 +27,7 @@ from shared.suppressions import SCOPES, SOURCES, Suppression, scope_of
 _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 1000
 _LIMIT_SCHEMA = {"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT, "default": _DEFAULT_LIMIT}
-# Redis waits while these are lifted
+# Redis blocks while a batch is lifted
 _LIFTED_AT_ONCE = 500
 
 
@@ -45,7 +45,7 @@ class SuppressionAnswer(Answer, kw_only=True, frozen=True):
 
 
 class LiftAnswer(Answer, kw_only=True, frozen=True):
-    """How many suppressions match a filter, and how many of them were lifted."""
+    """The number of suppressions that match a filter, and of those that were lifted."""
 
     matched: int
     lifted: int
@@ -90,7 +90,8 @@ def _filter(call: Call, query: Mapping[str, str]) -> SuppressionFilter:
 async def _add_suppression(call: Call) -> web.Response:
     request = await read_struct(call, SuppressionRequest)
     if request.channel not in CHANNELS:
-        raise invalid([Problem("channel", "UNKNOWN_CHANNEL", f"the channels are {', '.join(CHANNELS)}")])
+        what = f"there is no channel {request.channel[:60]!r}: use {' or '.join(CHANNELS)}"
+        raise invalid([Problem("channel", "UNKNOWN_CHANNEL", what)])
     address = normal_address(request.channel, request.address, call.gateway.settings.default_region, "address")
     expires_at_ms = _expiry(call, request.expires_at)
     problems = [one for one in (address, expires_at_ms) if isinstance(one, Problem)]
@@ -118,9 +119,9 @@ def _expiry(call: Call, at: datetime | None) -> int | Problem:
     if at is None:
         return 0
     at_ms = int(at.timestamp() * 1000)
-    return (
-        at_ms if at_ms > call.gateway.clock.now_ms() else Problem("expiresAt", "TIME_IN_PAST", "expiresAt has passed")
-    )
+    if at_ms > call.gateway.clock.now_ms():
+        return at_ms
+    return Problem("expiresAt", "TIME_IN_PAST", "expiresAt is in the past")
 
 
 async def _show_suppression(call: Call) -> web.Response:
@@ -146,7 +147,7 @@ async def _lift(call: Call) -> web.Response:
     request = await read_struct(call, LiftRequest)
     given = {name: getattr(request, name) for name in FIELDS}
     if not any(given.values()):
-        what = f"name at least one of {', '.join(FIELDS)}: without one, every suppression would be meant"
+        what = f"give at least one of {', '.join(FIELDS)}: without any, every suppression would match"
         raise invalid([Problem("", "REQUIRED", what)])
     wanted = read_filter(given, call.gateway.settings.default_region)
     if isinstance(wanted, list):
@@ -155,7 +156,7 @@ async def _lift(call: Call) -> web.Response:
     if request.confirm is None:
         return json_response(LiftAnswer(matched=matched, lifted=0))
     if request.confirm != matched:
-        what = f"{matched} suppressions match, not {request.confirm}; nothing was lifted"
+        what = f"{matched} suppressions match, but `confirm` is {request.confirm}; none was lifted"
         raise ApiError("CONFIRMATION_MISMATCH", what)
     return json_response(LiftAnswer(matched=matched, lifted=await _lift_all(call, wanted)))
 
@@ -186,7 +187,7 @@ def _limit(text: str | None) -> int:
 
 
 def _written(position: int, place: Place) -> str:
-    """Write a cursor: the place of its channel, Redis's own cursor, and what was given out of the look there."""
+    """Write a cursor: the channel's position, Redis's own cursor, and which rows of its last batch were returned."""
     given = base64.urlsafe_b64encode(array("I", place.given).tobytes()).decode().rstrip("=")
     return f"{position}.{place.cursor}.{given}"
 
@@ -209,26 +210,26 @@ def _cursor(text: str | None, channels: int) -> tuple[int, Place]:
 
 _FILTERS = (
     Parameter("channel", "Only this channel.", {"type": "string", "enum": list(CHANNELS)}),
-    Parameter("address", "A part of the address, or a number as it is written at home."),
-    Parameter("scope", "Only those that stop this.", {"type": "string", "enum": list(SCOPES)}),
-    Parameter("source", "Only those from here.", {"type": "string", "enum": list(SOURCES)}),
+    Parameter("address", "A part of the address; a phone number may be in its national form."),
+    Parameter("scope", "Only suppressions with this scope.", {"type": "string", "enum": list(SCOPES)}),
+    Parameter("source", "Only suppressions from this source.", {"type": "string", "enum": list(SOURCES)}),
     Parameter("reason", "A part of the reason."),
 )
 _UNKNOWN = ("SUPPRESSION_NOT_FOUND",)
 
 OPERATIONS = [
     Operation("GET", "/suppressions", "listSuppressions",
-              "Suppressed addresses that match, a page at a time; one that has expired is not listed",
+              "List the suppressed addresses that match, a page at a time, without those that have expired",
               _list_suppressions, answer=SuppressionsAnswer, content_types=(JSON, *TYPES.values()),
               errors=("INVALID_QUERY", "INVALID_CURSOR"),
-              parameters=(*_FILTERS, Parameter("limit", "At most that many.", _LIMIT_SCHEMA),
-                          Parameter("cursor", "`nextCursor` of the answer before."),
-                          Parameter("format", "Every suppression that matches, as a file, instead of a page.",
+              parameters=(*_FILTERS, Parameter("limit", "At most this many.", _LIMIT_SCHEMA),
+                          Parameter("cursor", "`nextCursor` of the previous page."),
+                          Parameter("format", "Export every suppression that matches, instead of a page.",
                                     {"type": "string", "enum": list(FORMATS)}),
-                          Parameter("for", "With `format=csv`: with a byte order mark, and numbers as text.",
+                          Parameter("for", "With `format=csv`: a file with a byte order mark and numbers as text.",
                                     {"type": "string", "enum": [SPREADSHEET]}))),
     Operation("POST", "/suppressions", "addSuppression",
-              "Suppress an address; 200 where it was suppressed already, as far and as long",
+              "Suppress an address; 200 where an existing suppression already covers it",
               _add_suppression, "admin", SuppressionAnswer, (201, 200), body=Body({JSON: SuppressionRequest}),
               errors=(*BODY_ERRORS, "INVALID_EMAIL")),
     Operation("GET", "/suppressions/{id}", "showSuppression", "One suppression",
@@ -236,7 +237,7 @@ OPERATIONS = [
     Operation("DELETE", "/suppressions/{id}", "removeSuppression", "Lift a suppression",
               _remove_suppression, "admin", ChangeAnswer, errors=_UNKNOWN),
     Operation("POST", "/suppressions/lift", "liftSuppressions",
-              "Count the suppressions that match, or lift them where `confirm` is their number",
+              "Count the suppressions that match, or lift them if `confirm` is their number",
               _lift, "admin", LiftAnswer, body=Body({JSON: LiftRequest}),
               errors=(*BODY_ERRORS, "VALIDATION_FAILED", "CONFIRMATION_MISMATCH")),
 ]  # fmt: skip

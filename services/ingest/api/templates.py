@@ -1,4 +1,4 @@
-"""Templates: to read, to write, and what each asks of a recipient."""
+"""Templates: reading and writing them, and what each requires of a recipient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_BYTES = 1024 * 1024
 
 
 class VariableView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A variable, whole: what is left out where a template is kept is told here."""
+    """A variable with all its fields, including those that a stored template omits."""
 
     name: str
     type: VariableType
@@ -36,7 +36,7 @@ class VariableView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 
 
 class TemplateView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A template in its current version, whole."""
+    """The current version of a template, with all its fields."""
 
     id: str
     name: str
@@ -53,23 +53,23 @@ class TemplateView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 
 
 class TemplateAnswer(Answer, kw_only=True, frozen=True):
-    """One template, in its current version; `warnings` where it declares what no part of it uses."""
+    """One template, in its current version; `warnings` lists the variables that no part of it uses."""
 
     template: TemplateView
     warnings: list[Problem] | UnsetType = UNSET
 
 
 class TemplatesAnswer(Answer, kw_only=True, frozen=True):
-    """All templates, by id."""
+    """All templates, in the order of their ids."""
 
     templates: list[TemplateView]
 
 
 class Requirements(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """What a recipient must bring: an address for each channel, and a value for each required variable.
+    """What a recipient needs: an address for each channel, and a value for each required variable.
 
-    `requiredFields` are the recipient's own that the template prints without a guard (`name`). `columns` is the header
-    of a CSV file that serves this template.
+    `requiredFields` are the recipient's own fields that the template prints without a guard (such as `name`). `columns`
+    is the header of a CSV file for this template.
     """
 
     template_id: str
@@ -84,7 +84,7 @@ class Requirements(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 
 
 class RequirementsAnswer(Answer, kw_only=True, frozen=True):
-    """What a template asks for."""
+    """The requirements of a template."""
 
     requirements: Requirements
 
@@ -118,7 +118,8 @@ async def _replace(call: Call) -> web.Response:
     template_id = call.request.match_info["id"]
     content = await read_struct(call, TemplateContent, _MAX_BYTES)
     if not _ID.fullmatch(template_id):
-        raise invalid([Problem("id", "INVALID_VALUE", "an id is letters, digits, dots, dashes and underscores")])
+        what = "an id has up to 100 letters, digits, dots, dashes and underscores, and begins with a letter or digit"
+        raise invalid([Problem("id", "INVALID_VALUE", what)])
     template, is_new = await call.gateway.templates.replace(_checked(call, template_of(template_id, content)))
     return json_response(_written(template), 201 if is_new else 200)
 
@@ -173,10 +174,10 @@ OPERATIONS = [
               body=Body({JSON: TemplateRequest}), errors=(*_WRITING, "TEMPLATE_EXISTS")),
     Operation("GET", "/templates/{id}", "showTemplate", "One template", _show, answer=TemplateAnswer, errors=_UNKNOWN),
     Operation("PUT", "/templates/{id}", "replaceTemplate",
-              "Change a template to its next version, or add it; blasts that run keep the version they began with",
+              "Replace a template, or add it; running blasts keep the version they began with",
               _replace, "admin", TemplateAnswer, (200, 201), body=Body({JSON: TemplateContent}), errors=_WRITING),
     Operation("DELETE", "/templates/{id}", "deleteTemplate", "Delete a template", _delete, "admin", ChangeAnswer,
               errors=_UNKNOWN),
-    Operation("GET", "/templates/{id}/requirements", "templateRequirements", "What a template asks of a recipient",
+    Operation("GET", "/templates/{id}/requirements", "templateRequirements", "What a template requires of a recipient",
               _requirements, answer=RequirementsAnswer, errors=_UNKNOWN),
 ]  # fmt: skip

@@ -1,6 +1,6 @@
-"""Unsubscribing: a page with a button for people, one click for mail programs (RFC 8058).
+"""Unsubscribing: a page with a button for recipients, and one click for mail programs (RFC 8058).
 
-GET changes nothing: link scanners and previews follow links, and must not unsubscribe anybody.
+GET changes nothing: link scanners and previews follow links, and must not unsubscribe the recipient.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def _unsubscribe(call: Call) -> web.Response:
 
 
 def _target(call: Call) -> tuple[str, tuple[str, str] | None]:
-    """Return the link's token, and the channel and address that it was signed for, None if it was not."""
+    """Return the link's token, and the channel and address it was signed for, None if its signature is invalid."""
     token, secret = call.request.match_info["token"], call.gateway.settings.mail.secret
     if not secret or len(token) > _LONGEST_TOKEN:
         return token, None
@@ -59,7 +59,7 @@ def _target(call: Call) -> tuple[str, tuple[str, str] | None]:
 def _bad_link(call: Call) -> web.Response:
     if "text/html" not in call.request.headers.get("Accept", ""):
         raise ApiError("INVALID_TOKEN")
-    return _page("This link does not work", "<p>Perhaps it was cut off. Please open it from the mail again.</p>", 400)
+    return _page("This link does not work", "<p>It may be incomplete. Please open it again from the message.</p>", 400)
 
 
 def _page(title: str, body: str, status: int = 200) -> web.Response:
@@ -69,7 +69,7 @@ def _page(title: str, body: str, status: int = 200) -> web.Response:
 _HTML = ("text/html",)
 
 OPERATIONS = [
-    Operation("GET", "/u/{token}", "showUnsubscribe", "The page behind an unsubscribe link; changes nothing",
+    Operation("GET", "/u/{token}", "showUnsubscribe", "Show the page of an unsubscribe link; changes nothing",
               _show, None, rooted=True, queue=False, errors=("INVALID_TOKEN",), content_types=_HTML, open_query=True),
     Operation("POST", "/u/{token}", "unsubscribe", "Unsubscribe with one click (RFC 8058); safe to repeat",
               _unsubscribe, None, rooted=True, content_types=_HTML, open_query=True,

@@ -256,7 +256,7 @@ class RecipientChecker:
             draft.problem(f"variables.{blamed}" if blamed else "variables", "RENDER_FAILED", str(error))
 
     def _unfit(self, values: Mapping[str, Any]) -> str:
-        """Return the name of the only doubtful value, "" where there are none or several."""
+        """Return the name of the only doubtful value, "" where there is not exactly one."""
         every = self._unsure
         unfit = [name for name in every.names if not every.only(name).fits(values)]
         return unfit[0] if len(unfit) == 1 else ""

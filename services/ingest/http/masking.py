@@ -136,7 +136,7 @@ class _JsonWriter:
         level = self._levels[-1]
         if self._expected == "key" and token.startswith('"'):
             level.key = _text(token)
-            # the names of variables are shown even where their values are hidden: they tell what was sent
+            # the names of variables are shown even where their values are hidden: they say what was sent
             self._out.append(f'"{HIDDEN}"' if level.view == "hidden" and not level.named else token)
             self._expected = "colon"
             return True

@@ -1,1 +1,1 @@
-"""What ingest itself keeps in Redis: idempotency records, request limits and templates."""
+"""Ingest's own data in Redis: idempotency records, request limits, open blasts and templates."""

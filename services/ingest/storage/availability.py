@@ -1,8 +1,8 @@
-"""Availability: whether Redis answers, and whether a backlog has room, known without asking for every request.
+"""Availability: whether Redis answers and a backlog has room, cached so that not every request has to ask.
 
-While Redis is away requests are refused at once. A backlog is asked whether it has room for a thousand messages more
-than needed; while it has, the next ones within a quarter of a second need not ask. Near the limit every request asks
-for itself.
+While Redis is away, requests are refused immediately. A check of a backlog asks for room for a thousand messages more
+than needed; if there is room, requests within the next quarter of a second use it without asking. Near the limit every
+request asks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = get_logger()
 
 
 class RedisWatch:
-    """Pings Redis every second and tells the health report when that changes."""
+    """Pings Redis every second and reports the outcome to the health check."""
 
     def __init__(self, redis: Redis, health: Health) -> None:
         self._redis = redis
@@ -38,7 +38,7 @@ class RedisWatch:
         self.available = True
 
     async def run(self, stop: Stop) -> None:
-        """Look until stopped."""
+        """Check periodically until stopped."""
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -48,7 +48,7 @@ class RedisWatch:
             stopping.cancel()
 
     async def check(self) -> None:
-        """Ping once and note the outcome."""
+        """Ping once and record the outcome."""
         reason = await self._reason()
         if self.available != (reason is None):
             log.warning("redis is away", reason=reason) if reason else log.info("redis is back")
@@ -69,7 +69,7 @@ class RedisWatch:
 
 @dataclass(slots=True)
 class _Share:
-    """What this process may still add without asking, and until when."""
+    """The number of messages that this process may still add without asking, and until when."""
 
     left: int
     until: float
@@ -77,14 +77,14 @@ class _Share:
 
 @dataclass(slots=True)
 class BacklogRoom:
-    """The room that this process knows of, by channel."""
+    """The room in the backlogs that this process knows of, by channel."""
 
     producer: Producer
     clock: Clock
     _shares: dict[str, _Share] = field(default_factory=dict)
 
     async def take(self, channel: str, adding: int) -> None:
-        """Raise QueueFullError where so many more would pass the limits of the backlog."""
+        """Raise QueueFullError where that many more messages would exceed the limits of the backlog."""
         share = self._shares.get(channel)
         if share is not None and adding <= share.left and self.clock.monotonic() < share.until:
             share.left -= adding

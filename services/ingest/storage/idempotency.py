@@ -1,8 +1,8 @@
-"""Idempotency records: what became of a request with an Idempotency-Key, kept for 24 hours.
+"""Idempotency records: the outcome of each request with an Idempotency-Key, kept for 24 hours.
 
-A record names the blast before the blast exists, so that whoever repeats the request after a crash continues the
-same one: its job ids are the same, and the queue's watermark adds only what is missing. Whoever works on it holds
-a lease that is renewed; a lapsed lease may be taken over.
+A record names the blast before the blast exists, so that a request repeated after a crash continues the same blast: its
+job ids are the same, and the queue's watermark adds only the missing jobs. A running request holds a lease and renews
+it; an expired lease can be taken over.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _COMPLETE = Script(
     "idempotency_complete",
     """#!lua flags=allow-oom
 -- KEYS 1 the record · ARGV 1 the response
--- Whoever finishes first answers for all: two that worked on one blast come to the same response.
+-- The first response stays: two requests that work on one blast have the same response.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 return redis.call('HSETNX', KEYS[1], 'response', ARGV[1])
 """,
@@ -88,7 +88,7 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Glimpse:
-    """What a record says at a glance: its blast ("" for no record), whether it has its response, its lease."""
+    """A record's state: its blast ("" for no record), whether it has its response, the rest of its lease."""
 
     blast_id: str
     done: bool
@@ -97,9 +97,9 @@ class Glimpse:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a request with a key may do.
+    """The result of claiming a record.
 
-    `new` and `taken_over` go on with `blast_id`; `done` repeats `response`; `running` and `reused` are refused.
+    `new` and `taken_over` continue with `blast_id`; `done` repeats `response`; `running` and `reused` are refused.
     """
 
     state: Literal["new", "taken_over", "done", "running", "reused"]
@@ -110,25 +110,25 @@ class Claim:
 
 
 def record_key(api_key: str, key: str) -> str:
-    """Return the Redis key of a record; callers with different API keys never meet."""
+    """Return the Redis key of a record; callers with different API keys never share one."""
     digest = hashlib.sha256(f"{api_key}\0{key}".encode()).hexdigest()
     return f"idempotency:{digest[:40]}"
 
 
 class IdempotencyStore:
-    """The records, over Redis; `lease_ms` bounds how long a crashed request blocks its repetition."""
+    """The records in Redis; `lease_ms` bounds how long a crashed request blocks its repetition."""
 
     def __init__(self, redis: Redis, lease_ms: int = LEASE_MS) -> None:
         self._redis = redis
         self._lease_ms = lease_ms
 
     async def peek(self, key: str) -> Glimpse:
-        """Look at a record without taking it."""
+        """Read a record without claiming it."""
         blast_id, done, left_ms = await self._call(_PEEK, key, ())
         return Glimpse(blast_id.decode(), done=bool(done), lease_left_s=left_ms / 1000)
 
     async def claim(self, key: str, request: str, blast_id: str) -> Claim:
-        """Begin or continue the request with this hash; `blast_id` serves if the record is new."""
+        """Begin or continue the request with this hash; a new record gets this `blast_id`."""
         owner = secrets.token_hex(8)
         state, value = await self._call(_BEGIN, key, (request, blast_id, owner, self._lease_ms, KEEP_MS))
         kind = state.decode()
@@ -146,15 +146,15 @@ class IdempotencyStore:
             await end_tasks([renewing])
 
     async def complete(self, claim: Claim, response: bytes) -> None:
-        """Keep the response for whoever repeats the request."""
+        """Store the response for repetitions of the request."""
         await self._call(_COMPLETE, claim.key, (zlib.compress(response, 1),))
 
     async def forget(self, claim: Claim) -> None:
-        """Drop the record of a request that changed nothing, so that a corrected one may bear the same key."""
+        """Delete the record of a request that changed nothing, so that a corrected one can use the same key."""
         await self._call(_FORGET, claim.key, (claim.owner,))
 
     async def let_go(self, claim: Claim) -> None:
-        """Give the lease back unfinished, so that a repetition continues at once."""
+        """Release the lease of an unfinished request, so that a repetition can continue immediately."""
         await self._call(_RENEW, claim.key, (claim.owner, 0))
 
     async def _renew(self, claim: Claim) -> None:

@@ -1,7 +1,8 @@
-"""Request limits: how many HTTP requests a caller may make, over all ingest processes together.
+"""Request limits: how many HTTP requests a caller may make, across all ingest processes.
 
-GCRA: one number per caller, the time at which its allowance would be whole again. Bursts up to the limit are
-served at once, and no sliding window ever sees twice the limit, as a fixed one does.
+GCRA: one number per caller, the time at which its allowance would be whole again. A burst up to the limit is served
+immediately, then requests are served as the allowance refills. A period that begins with a full burst can therefore
+see almost twice the limit. Unlike with fixed windows, the whole limit is never restored at one moment.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ return { 1, tat + cost - now, 0 }
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a caller has left: `reset_s` until the whole limit is free again, `retry_s` until the next request."""
+    """A caller's remaining requests: `reset_s` until the whole limit is free again, `retry_s` until the next one."""
 
     allowed: bool
     limit: int
@@ -59,14 +60,14 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """A caller's refusal: how long it is repeated unasked, and when the next request is free."""
+    """A caller's refusal: how long it is repeated without asking Redis, and when the next request is free."""
 
     holds_until: float
     free_at: float
 
 
 class RequestLimits:
-    """One rate for every caller; one that was refused is refused again for up to a second without asking Redis."""
+    """One rate for every caller; a refused caller is refused for up to a second without asking Redis."""
 
     def __init__(self, redis: Redis, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
@@ -100,5 +101,5 @@ class RequestLimits:
             self._refused.pop(caller, None)
             return
         if len(self._refused) >= _MOST_REFUSED:
-            self._refused.clear()  # only costs a few calls to Redis
+            self._refused.clear()  # costs only a few calls to Redis
         self._refused[caller] = _Refusal(now + min(retry_s, _REFUSED_S), now + retry_s)

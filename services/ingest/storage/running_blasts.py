@@ -1,4 +1,4 @@
-"""Blasts under way: those whose enqueueing has not ended, found without a scan, and how fast each is sent."""
+"""Running blasts: those whose enqueueing has not ended, found without a scan, and how fast each is sent."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ class OpenBlasts:
         self._closed: list[str] = []
 
     async def open(self, blast_id: str, now_ms: int) -> None:
-        """Note a blast before its snapshot is created; safe to repeat."""
+        """Add a blast before its snapshot is created; safe to repeat."""
         with translated("open blast"):
             await self._redis.zadd(_KEY, {blast_id: now_ms})
 
     def close(self, blast_id: str) -> None:
-        """Note that a blast's enqueueing has ended; `flush` drops it. One that is lost is found to be whole later."""
+        """Note that a blast's enqueueing has ended; `flush` drops it. A lost note is made up for by a later check."""
         self._closed.append(blast_id)
 
     async def flush(self) -> None:
-        """Drop the blasts that were closed."""
+        """Remove the closed blasts from Redis."""
         while batch := self._closed[:_BATCH]:
             with translated("close blasts"):
                 await self._redis.zrem(_KEY, *batch)
             del self._closed[: len(batch)]
 
     async def before(self, ms: int) -> list[str]:
-        """Return those that were begun before a time, oldest first, at most 100."""
+        """Return the blasts begun before a time, oldest first, at most 100."""
         with translated("open blasts"):
             rows: Any = await self._redis.zrange(_KEY, 0, ms, byscore=True, offset=0, num=100)
         return [row.decode() for row in rows]
 
 
 class BlastRates:
-    """How fast blasts end their messages, from what was counted when they were last shown."""
+    """How fast the messages of blasts end, from the counts of the last times they were shown."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._counted: OrderedDict[str, deque[tuple[float, int]]] = OrderedDict()
 
     def note(self, blast_id: str, ended: int) -> float | None:
-        """Note how many messages have ended; return how many ended a second recently, None while that is unknown."""
+        """Note how many messages have ended; return the recent number per second, None while it is unknown."""
         now = self._clock.monotonic()
         counts = self._counted.setdefault(blast_id, deque(maxlen=_KEPT_COUNTS))
         self._counted.move_to_end(blast_id)

@@ -1,8 +1,8 @@
-"""The templates that may be sent, from files and from the API, the same for every ingest process.
+"""The templates from files and from the API, the same for every ingest process.
 
-Redis holds the current version of each in `template:<id>`, their ids in `templates`. A file is taken over when it is
-new or has changed since it was last taken over, as the next version; what the API changed or deleted in between stays
-as the API left it. A Redis that lost everything gets the files again with the next look-up.
+Redis holds the current version of each in `template:<id>`, and their ids in `templates`. A file is imported as the next
+version when it is new or has changed since its last import; until then, changes and deletions through the API remain.
+If Redis lost everything, the next lookup imports the files again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _PUT = Script(
     "template_put",
     """#!lua
 -- KEYS 1 the template · 2 the set of ids
--- ARGV 1 id · 2 content · 3 digest of the file it comes from, "" from the API · 4 "1": only if there is none
--- Result the version, 0 where nothing was changed
+-- ARGV 1 id · 2 content · 3 digest of its file, "" from the API · 4 "1": only if the template does not exist
+-- Result the version, 0 if nothing was changed
 local kept = redis.call('HMGET', KEYS[1], 'version', 'file', 'content')
 if ARGV[3] ~= '' and kept[2] == ARGV[3] then return 0 end
 if ARGV[4] == '1' and kept[3] then return 0 end
@@ -40,7 +40,7 @@ return version
 _DELETE = Script(
     "template_delete",
     """#!lua flags=allow-oom
--- KEYS 1 the template · 2 the set of ids · ARGV 1 id · Result 1 if there was one; its version stays known
+-- KEYS 1 the template · 2 the set of ids · ARGV 1 id · Result 1 if it existed; its version is kept
 redis.call('SREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], 'content')
 """,
@@ -60,13 +60,13 @@ class TemplateStore:
         self._redis = redis
 
     async def load(self, template_id: str) -> tuple[bool, Template | None]:
-        """Return whether the id was ever used, and the template, None if there is none (now)."""
+        """Return whether the id was ever used, and the template, None if it does not exist (any more)."""
         with translated("load template"):
             row: Any = await self._redis.hmget(_key(template_id), ["version", "content"])
         return row[0] is not None, _template(*row)
 
     async def every(self) -> list[Template]:
-        """Return every template, by id."""
+        """Return every template, in the order of their ids."""
         with translated("load templates"):
             ids: Any = await self._redis.smembers(_IDS)
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -76,16 +76,16 @@ class TemplateStore:
         return [template for row in rows if (template := _template(*row)) is not None]
 
     async def put(self, template: Template, *, digest: str = "", create: bool = False) -> int:
-        """Keep a template and return its version; 0 where its file was taken over before, or where it exists.
+        """Store a template and return its version; 0 where its file was already imported, or `create` finds it.
 
-        Repeated after a lost answer it counts one version more, which does no harm.
+        A repetition after a lost answer adds one version more, which does no harm.
         """
         content = _encoder.encode(template)
         args = (template.id, content, digest, "1" if create else "0")
         return int(await _PUT.call(self._redis, (_key(template.id), _IDS), args))
 
     async def delete(self, template_id: str) -> bool:
-        """Delete a template; False if there was none."""
+        """Delete a template; return False if it did not exist."""
         return bool(await _DELETE.call(self._redis, (_key(template_id), _IDS), (template_id,)))
 
 
@@ -97,7 +97,7 @@ def _template(version: bytes | None, content: bytes | None) -> Template | None:
 
 @dataclass(frozen=True, slots=True)
 class TemplateFile:
-    """A template from a file; `digest` tells whether the file has changed since it was taken over."""
+    """A template from a file; its `digest` shows whether the file has changed since its import."""
 
     template: Template
     digest: str
@@ -112,7 +112,7 @@ class TemplateLibrary:
         self._published = False
 
     async def find(self, template_id: str) -> Template | None:
-        """Return the current version of a template, None if there is none."""
+        """Return the current version of a template, None if it does not exist."""
         await self._publish_files()
         known, template = await self._store.load(template_id)
         if known or template_id not in self._files:
@@ -121,27 +121,27 @@ class TemplateLibrary:
         return (await self._store.load(template_id))[1]
 
     async def every(self) -> list[Template]:
-        """Return every template, by id."""
+        """Return every template, in the order of their ids."""
         await self._publish_files()
         for template_id in self._files:
             await self.find(template_id)
         return await self._store.every()
 
     async def create(self, template: Template) -> Template | None:
-        """Keep a new template; None if there is one with its id. Its version goes on where a deleted one ended."""
+        """Store a new template; return None if its id exists. Versions continue from a deleted template's last."""
         await self._publish_files()
         version = await self._store.put(template, create=True)
         return msgspec.structs.replace(template, version=version) if version else None
 
     async def replace(self, template: Template) -> tuple[Template, bool]:
-        """Keep a template as the next version; True if there was none before."""
+        """Store a template as its next version; also return whether it is new."""
         await self._publish_files()
         before = await self.find(template.id)
         version = await self._store.put(template)
         return msgspec.structs.replace(template, version=version), before is None
 
     async def delete(self, template_id: str) -> bool:
-        """Delete a template; False if there is none. Blasts that use it keep their snapshots."""
+        """Delete a template; return False if it does not exist. Blasts that use it keep their snapshots."""
         await self._publish_files()
         return await self._store.delete(template_id)
 

@@ -1,1 +1,1 @@
-"""Suppressions as the API sees them: how they are shown and named, searched, and read from files."""
+"""Suppressions in the API: their views and ids, search, import and export."""

@@ -1,4 +1,4 @@
-"""Exporting: every suppression that matches as CSV or NDJSON, in memory for one block."""
+"""Exporting: streams every matching suppression as CSV or NDJSON, with one block in memory."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """How suppressions are written: `form` is csv or ndjson; CSV for a `spreadsheet` has a mark and digits as text."""
+    """The form of an export: csv or ndjson; CSV for a `spreadsheet` has a byte order mark, and digits as text."""
 
     form: str
     spreadsheet: bool = False
 
     def head(self) -> bytes:
-        """Return what comes before the suppressions."""
+        """Return the bytes before the first suppression."""
         if self.form != "csv":
             return b""
         return (BOM if self.spreadsheet else b"") + csv_of([COLUMNS])
@@ -49,9 +49,9 @@ def read_export(query: Mapping[str, str]) -> Export | None:
     """Read `format` and `for`; None for a page. Raises 400."""
     form, reader = query.get("format", "json"), query.get("for")
     if form not in FORMATS:
-        raise ApiError("INVALID_QUERY", f"format is one of {', '.join(FORMATS)}")
+        raise ApiError("INVALID_QUERY", f"format cannot be {form[:60]!r}: use {' or '.join(FORMATS)}")
     if reader not in {None, SPREADSHEET} or (reader and form != "csv"):
-        raise ApiError("INVALID_QUERY", f"for is {SPREADSHEET}, and goes with format=csv")
+        raise ApiError("INVALID_QUERY", f"for can only be {SPREADSHEET}, together with format=csv")
     return None if form == "json" else Export(form, bool(reader))
 
 
@@ -68,7 +68,7 @@ async def write_export(call: Call, wanted: SuppressionFilter, export: Export) ->
             async for block in call.gateway.queue.suppressions.every(channel, wanted.matches):
                 await response.write(export.encode(channel, block))
     except KurirError as error:
-        # the head has gone out as a success: only a broken connection says that the rows are not all
+        # the status is already sent as a success: only a broken connection shows that rows are missing
         log.warning("an export of suppressions was broken off", reason=str(error))
         if call.request.transport is not None:
             call.request.transport.abort()

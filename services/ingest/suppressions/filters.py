@@ -1,4 +1,4 @@
-"""Filters: which suppressions are wanted, by channel, part of the address, scope, source and reason."""
+"""Filters of suppressions by channel, part of the address, scope, source and reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHOICES: Mapping[str, Sequence[str]] = {"channel": tuple(CHANNELS), "scope": SC
 
 @dataclass(frozen=True, slots=True)
 class SuppressionFilter:
-    """Which suppressions are wanted; `needles` are parts of an address, one of which is in it. Empty: any."""
+    """A filter; at least one of the `needles` must be part of the address. An empty field matches everything."""
 
     channels: tuple[str, ...]
     needles: tuple[str, ...] = ()
@@ -29,11 +29,11 @@ class SuppressionFilter:
 
     @property
     def searches(self) -> bool:
-        """Whether it looks at more than the channel."""
+        """Whether it filters by more than the channel."""
         return bool(self.needles or self.scope or self.source or self.reason)
 
     def matches(self, one: Listed) -> bool:
-        """Return whether a suppression is wanted."""
+        """Return whether a suppression matches."""
         kept = one.suppression
         return (
             (not self.scope or kept.scope == self.scope)
@@ -44,15 +44,15 @@ class SuppressionFilter:
 
 
 def read_filter(values: Mapping[str, Any], region: str) -> SuppressionFilter | list[Problem]:
-    """Read a filter from its fields, or return what is wrong with them; `region` is where numbers are from."""
+    """Read a filter from its fields, or return their problems; `region` is the country of national phone numbers."""
     given = {name: str(values[name]).strip() for name in FIELDS if values.get(name) is not None}
     problems = [
-        Problem(name, "INVALID_VALUE", f"{name} is one of {', '.join(options)}")
+        Problem(name, "INVALID_VALUE", f"{name} cannot be {given[name][:60]!r}: use {' or '.join(options)}")
         for name, options in _CHOICES.items()
         if given.get(name) and given[name] not in options
     ]
     problems += [
-        Problem(name, "TOO_LONG", f"{name} has at most {LONGEST} characters")
+        Problem(name, "TOO_LONG", f"{name} is longer than {LONGEST} characters")
         for name, text in given.items()
         if len(text) > LONGEST
     ]
@@ -68,5 +68,5 @@ def read_filter(values: Mapping[str, Any], region: str) -> SuppressionFilter | l
 
 
 def _needles(text: str, region: str) -> tuple[str, ...]:
-    """Return how a part of an address may be stored; a text that no address can hold finds nothing, not everything."""
+    """Return the stored forms of a part of an address; a text that cannot be part of one matches nothing."""
     return ways_written(text, region) or ((text,) if text else ())

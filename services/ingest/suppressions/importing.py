@@ -1,6 +1,6 @@
-"""Importing: a file of suppressions, checked whole before anything is stored, in memory for one block.
+"""Importing: checks a whole file of suppressions before it stores any, with one block in memory.
 
-Safe to repeat: what is suppressed already stays as it is.
+Safe to repeat: existing suppressions stay as they are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from services.ingest.suppressions.rows import Entry, RowReader
 from shared.queue.suppressions import Suppressions
 from shared.suppressions import Suppression
 
-# Redis waits while a block is stored
+# Redis blocks while a block is stored
 _BLOCK = 500
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[tuple[str, str, Suppression]])
@@ -32,7 +32,7 @@ _decoder = msgspec.msgpack.Decoder(list[tuple[str, str, Suppression]])
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """How a file is imported: `permissive` stores the good rows of a file that has others, `dry` stores nothing."""
+    """How a file is imported: `permissive` stores the valid rows and skips invalid ones, `dry` stores nothing."""
 
     permissive: bool = False
     dry: bool = False
@@ -40,7 +40,7 @@ class How:
 
 @dataclass(slots=True)
 class Imported:
-    """What an import came to: suppressions read, what became of each, and the rows that were refused."""
+    """The result of an import: suppressions read, counted by outcome, and the rows that were rejected."""
 
     total: int = 0
     stored: Counter[str] = field(default_factory=Counter)
@@ -51,7 +51,7 @@ class Imported:
 async def import_rows(
     blocks: AsyncIterator[list[CsvRow]], reader: RowReader, suppressions: Suppressions, folder: Path, how: How
 ) -> Imported:
-    """Check all rows, then store them; raises ApiError with every problem where the file is to be good as a whole."""
+    """Check all rows, then store them; raises ApiError with every problem where the whole file must be valid."""
     found, unfit, imported = FoundProblems(), UnfitRows(), Imported()
     with closing(_Pending(folder)) as pending:
         async for rows in blocks:
@@ -88,7 +88,7 @@ async def _store(block: list[Entry], suppressions: Suppressions, imported: Impor
 
 
 class _Pending:
-    """Checked rows that wait for the end of the file: in memory, then on disk."""
+    """Checked rows kept until the end of the file, in memory and then on disk."""
 
     def __init__(self, folder: Path) -> None:
         self._file = BlockFile(folder)
@@ -104,7 +104,7 @@ class _Pending:
             self._flush()
 
     def blocks(self) -> Iterator[list[Entry]]:
-        """Return everything, about 500 at a time."""
+        """Return every entry, about 500 at a time."""
         self._flush()
         return map(_decoder.decode, self._file.blocks())
 

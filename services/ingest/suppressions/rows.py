@@ -1,4 +1,4 @@
-"""Rows: suppressions as files hold them, our own exports and those of other systems, one or two a row."""
+"""Rows: suppressions in files, from our own exports or other systems; a row may hold one or two."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.channels import CHANNELS
 from shared.spreadsheets import unguarded
 from shared.suppressions import SCOPES, Scope, Source, Suppression, scope_of
 
-# names that columns go by, without case, spaces and punctuation
+# usual names of columns, without case, spaces and punctuation
 _ALIASES: Mapping[str, str] = {
     alias: field
     for field, aliases in {
@@ -57,7 +57,7 @@ _EPOCH = re.compile(r"[0-9]{9,10}|[0-9]{12,13}")
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a row that does not say otherwise means."""
+    """The values for fields that a row leaves out."""
 
     region: str
     now_ms: int
@@ -72,7 +72,7 @@ Entry = tuple[str, str, Suppression]
 
 
 class RowReader:
-    """Reads the rows of one file; raises ApiError where its header names no address."""
+    """Reads the rows of one file; raises ApiError where its header has no column for addresses."""
 
     def __init__(self, defaults: Defaults) -> None:
         self._defaults = defaults
@@ -81,7 +81,7 @@ class RowReader:
         self.ignored: list[str] = []
 
     def read(self, row: CsvRow, index: int) -> list[Entry] | list[Problem]:
-        """Return the suppressions of a row (channel, address, suppression), or what is wrong with it."""
+        """Return the suppressions of a row (channel, address, suppression), or its problems."""
         if row.header is not self._header:
             self._header = row.header
             self._learn(row.header)
@@ -96,7 +96,7 @@ class RowReader:
         return [(*one, found) for one in addresses if not isinstance(one, Problem)]
 
     def _learn(self, header: Header) -> None:
-        # what is recognised as a recipient's own column comes first; such a column is a variable under its name too
+        # columns recognised as a recipient's own come first; each is listed among the variables as well
         for name, place in (*header.own, *header.variables):
             field = _ALIASES.get(_plain(name), "")
             if place in self._places.values():
@@ -106,7 +106,7 @@ class RowReader:
             else:
                 self._places[field] = place
         if not {"address", "email", "phone"} & self._places.keys():
-            listed = "; a header row is missing" if any("@" in name for name in self.ignored) else ""
+            listed = "; the header row is missing" if any("@" in name for name in self.ignored) else ""
             raise ApiError("MALFORMED_CSV", f"no column is named address, email or phone{listed}")
 
     def _addresses(self, cells: Mapping[str, str]) -> list[tuple[str, str] | Problem]:
@@ -120,23 +120,26 @@ class RowReader:
         fitting = [name for name, one in CHANNELS.items() if one.address_field == kind]
         wanted = channel or (self._defaults.channel if self._defaults.channel in fitting else fitting[0])
         if wanted not in CHANNELS:
-            return Problem("channel", "UNKNOWN_CHANNEL", f"the channels are {', '.join(CHANNELS)}")
+            what = f"there is no channel {wanted[:60]!r}: use {' or '.join(CHANNELS)}"
+            return Problem("channel", "UNKNOWN_CHANNEL", what)
         found = normal_address(wanted, text, self._defaults.region, field)
         return found if isinstance(found, Problem) else (wanted, found)
 
     def _suppression(self, cells: Mapping[str, str]) -> Suppression | list[Problem]:
         problems = [
-            Problem(name, "TOO_LONG", f"{name} has at most {most} characters")
+            Problem(name, "TOO_LONG", f"{name} is longer than {most} characters")
             for name, most in _LONGEST.items()
             if len(cells.get(name, "")) > most
         ]
         source = _SOURCES.get(_plain(cells["source"])) if "source" in cells else self._defaults.source
         if source is None:
-            problems.append(Problem("source", "INVALID_VALUE", f"{cells['source'][:60]!r} is not a source"))
+            problems.append(Problem("source", "INVALID_VALUE", f"the source {cells['source'][:60]!r} is unknown"))
             source = "import"
         scope = cells.get("scope", "").lower() or self._defaults.scope or scope_of(source)
         if scope not in SCOPES:
-            problems.append(Problem("scope", "INVALID_VALUE", f"scope is one of {', '.join(SCOPES)}"))
+            problems.append(
+                Problem("scope", "INVALID_VALUE", f"scope cannot be {scope[:60]!r}: use {' or '.join(SCOPES)}")
+            )
         times = {name: self._time(cells, name, problems) for name in ("createdAt", "expiresAt")}
         if problems:
             return problems

@@ -17,7 +17,7 @@ COLUMNS = ("channel", "address", "scope", "source", "reason", "createdAt", "expi
 
 
 class EvidenceView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """What a suppression rests on: the message that led to it, the provider's words, the API key that set it."""
+    """The evidence of a suppression: the message that led to it, the provider's words, the API key that set it."""
 
     job_id: str | None
     words: str | None
@@ -25,9 +25,9 @@ class EvidenceView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 
 
 class SuppressionView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A suppressed address; `id` names it to GET and DELETE.
+    """A suppressed address; `id` identifies it for GET and DELETE.
 
-    `scope` is what it stops: `all` messages or `marketing` alone. `createdAt` is null where an earlier version stored
+    `scope` is what it stops: `all` messages, or only `marketing`. `createdAt` is null where an earlier version stored
     it, `expiresAt` where it lasts until it is lifted.
     """
 
@@ -59,7 +59,7 @@ def view_of(channel: str, one: Listed) -> SuppressionView:
 
 
 def row_of(channel: str, one: Listed) -> tuple[Any, ...]:
-    """Return a suppression as a row of an export, in the order of COLUMNS; an import reads it back."""
+    """Return a suppression as a row of an export, in the order of COLUMNS; an import can read it back."""
     kept = one.suppression
     created, expires = _time(kept.created_at_ms), _time(kept.expires_at_ms)
     evidence = (kept.job_id, kept.words, kept.by)
@@ -67,14 +67,14 @@ def row_of(channel: str, one: Listed) -> tuple[Any, ...]:
 
 
 def suppression_id(channel: str, scope: str, address: str) -> str:
-    """Return the id of a suppression, fit for a path."""
+    """Return the id of a suppression, safe for use in a path."""
     return base64.urlsafe_b64encode(f"{channel}:{scope}:{address}".encode()).decode().rstrip("=")
 
 
 def parse_suppression_id(text: str) -> tuple[str, Scope | None, str] | None:
     """Return the channel, scope and address of an id, None if it is not one.
 
-    Ids of earlier versions name no scope: they stand for every suppression of the address.
+    Ids of earlier versions have no scope: they refer to every suppression of the address.
     """
     try:
         decoded = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)).decode()

@@ -1,5 +1,5 @@
-"""Templates: read from files and from the API, checked as a whole, kept in Redis for all ingest processes.
+"""Templates: read from files and from the API, checked as a whole, stored in Redis for all ingest processes.
 
-`checking` finds everything that is wrong with one, `files` reads those that ship as YAML, `requests` those that clients
-write; `services.ingest.storage.templates` keeps them.
+`checking` finds every problem of a template, `files` reads YAML files, `requests` defines the API's form of a template;
+`services.ingest.storage.templates` stores them.
 """

@@ -1,6 +1,6 @@
-"""Checking a template: everything that is wrong with it, before anybody can send it.
+"""Checks a template and finds every problem before the template can be used.
 
-It must compile, use only variables that it declares, fit its channels, and render with its own examples.
+A template must compile, use only variables that it declares, fit its channels, and render with its own examples.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shared.templates import Template, Variable, WhatsAppContent
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _GIVEN = "unsubscribe_url"
 _SHOWN = frozenset({"name", "email", "phone"})
-# https://developers.facebook.com/docs/whatsapp: one header parameter; a carousel aside, at most ten buttons
+# https://developers.facebook.com/docs/whatsapp: one header parameter; at most ten buttons, except in carousels
 _MOST_HEADERS, _MOST_BUTTONS = 1, 10
 _SAMPLES = {
     "string": "example",
@@ -35,7 +35,7 @@ _SAMPLES = {
 
 
 def check_template(template: Template, region: str) -> list[Problem]:
-    """Return every problem of a template; none means that it may be kept."""
+    """Return every problem of a template; none means that it may be stored."""
     problems = [*_channel_problems(template), *_variable_problems(template, region)]
     parameters = _whatsapp_problems(template)
     problems += parameters
@@ -50,7 +50,7 @@ def check_template(template: Template, region: str) -> list[Problem]:
 
 
 def unused_variables(template: Template) -> list[Problem]:
-    """Return a warning for each variable that is declared and that no part of the template uses."""
+    """Return a warning for each declared variable that no part of the template uses."""
     compiled = compile_template(template)
     used = sorted(compiled.variables | (compiled.whatsapp.variables if compiled.whatsapp else frozenset()))
     hints = Hints()
@@ -75,7 +75,7 @@ def required_fields(template: Template) -> list[str]:
 
 
 def sample_values(template: Template) -> dict[str, Any]:
-    """Return values to try a template with: its examples, then defaults, then something of each type."""
+    """Return values for a test render: the template's examples, else its defaults, else a sample of the type."""
     values: dict[str, Any] = {
         "name": "Example Person", "email": "person@example.com", "phone": "6281234567890",
         _GIVEN: "https://example.com/u/example",
@@ -90,10 +90,14 @@ def _sample(variable: Variable) -> Any:
     return _SAMPLES[variable.type]
 
 
+def _unknown_channel(name: str) -> str:
+    return f"there is no channel {name[:60]!r}: use {' or '.join(CHANNELS)}"
+
+
 def _channel_problems(template: Template) -> Iterator[Problem]:
     for position, name in enumerate(template.channels):
         if name not in CHANNELS:
-            yield Problem(f"channels[{position}]", "UNKNOWN_CHANNEL", f"the channels are {', '.join(CHANNELS)}")
+            yield Problem(f"channels[{position}]", "UNKNOWN_CHANNEL", _unknown_channel(name))
         elif name in template.channels[:position]:
             yield Problem(f"channels[{position}]", "INVALID_VALUE", f"{name} is listed twice")
     if EMAIL.name in template.channels:
@@ -102,9 +106,14 @@ def _channel_problems(template: Template) -> Iterator[Problem]:
         if not (template.html.strip() or template.text.strip()):
             yield Problem("html", "REQUIRED", "an email template needs html or text")
     if template.language and not is_language(template.language):
-        yield Problem("language", "INVALID_VALUE", "a language is a code such as id, en or pt_BR")
+        yield Problem("language", "INVALID_VALUE", "language must be a code such as id, en or pt_BR")
     if WHATSAPP.name in template.channels and template.whatsapp is None:
-        yield Problem("whatsapp", "REQUIRED", "a WhatsApp template needs the provider's template")
+        yield Problem("whatsapp", "REQUIRED", "a WhatsApp template must name the provider's template in `whatsapp`")
+
+
+def _bad_name(name: str) -> str:
+    rule = "use letters, digits and underscores, beginning with a letter, and no reserved word"
+    return f"{name[:60]!r} cannot be a variable's name: {rule}"
 
 
 def _variable_problems(template: Template, region: str) -> Iterator[Problem]:
@@ -112,15 +121,15 @@ def _variable_problems(template: Template, region: str) -> Iterator[Problem]:
     for position, one in enumerate(template.variables):
         path = f"variables[{position}]"
         if not _NAME.fullmatch(one.name) or one.name in RESERVED or one.name == _GIVEN:
-            yield Problem(f"{path}.name", "INVALID_VALUE", f"{one.name[:60]!r} cannot be a variable's name")
+            yield Problem(f"{path}.name", "INVALID_VALUE", _bad_name(one.name))
         elif one.name in seen:
             yield Problem(f"{path}.name", "INVALID_VALUE", f"{one.name} is declared twice")
         elif one.sensitive and one.name in _SHOWN:
             yield Problem(
-                f"{path}.sensitive", "INVALID_VALUE", f"{one.name} is shown in the log, so it cannot be sensitive"
+                f"{path}.sensitive", "INVALID_VALUE", f"{one.name} cannot be sensitive, because the log shows it"
             )
         if one.sensitive and one.default is not None:
-            what = f"{one.name} is sensitive: everybody who reads the template would read its default"
+            what = f"{one.name} is sensitive, so it cannot have a default: every reader of the template would see it"
             yield Problem(f"{path}.default", "INVALID_VALUE", what)
         seen.add(one.name)
         check = check_of(one, region)
@@ -145,13 +154,13 @@ def _whatsapp_problems(template: Template) -> list[Problem]:
     problems, hints = list(_button_problems(content)), Hints()
     for field, names, most in kinds:
         if len(names) > most:
-            what = f"a WhatsApp template takes at most {most} of these, not {len(names)}"
+            what = f"a WhatsApp template can have at most {most} of these, not {len(names)}"
             problems.append(Problem(f"whatsapp.{field}", "PARAMETER_COUNT_MISMATCH", what))
         for position, written in enumerate(names):
             path = f"whatsapp.{field}[{position}]"
             medium, value = split_media(written) if field == "headerVariables" else ("text", written)
             if medium not in (*MEDIA, "text"):
-                problems.append(Problem(path, "INVALID_TEMPLATE", f"a header may be {', '.join(MEDIA)} or text"))
+                problems.append(Problem(path, "INVALID_TEMPLATE", f"a header must be {', '.join(MEDIA)} or text"))
             else:
                 problems += _parameter_problems(template, path, value, hints)
     return problems
@@ -165,7 +174,7 @@ def _parameter_problems(template: Template, path: str, written: str, hints: Hint
         return
     known = _declared(template)
     for name in sorted(names - known):
-        what = f"{name[:60]!r} is not among the template's variables{hints.did_you_mean(name, known)}"
+        what = f"the template does not declare the variable {name[:60]!r}{hints.did_you_mean(name, known)}"
         yield Problem(path, "INVALID_TEMPLATE", what)
 
 
@@ -186,7 +195,7 @@ def _undeclared(template: Template, compiled: CompiledTemplate) -> Iterator[Prob
     known, hints = _declared(template), Hints()
     used = compiled.variables | (compiled.whatsapp.filename_variables if compiled.whatsapp else frozenset())
     for name in sorted(used - known):
-        what = f"the template uses {name[:60]!r}, which its variables do not declare{hints.did_you_mean(name, known)}"
+        what = f"the template uses {name[:60]!r} but does not declare it{hints.did_you_mean(name, known)}"
         yield Problem("variables", "INVALID_TEMPLATE", what)
 
 
@@ -197,4 +206,4 @@ def _render_problems(template: Template, compiled: CompiledTemplate) -> Iterator
         if template.whatsapp is not None:
             compiled.components(values)
     except RenderError as error:
-        yield Problem(error.part, "RENDER_FAILED", f"rendered with its examples: {error}")
+        yield Problem(error.part, "RENDER_FAILED", f"the template cannot be rendered with its own examples: {error}")

@@ -1,4 +1,4 @@
-"""Template files: YAML, one template each, read and checked at start-up."""
+"""Template files: YAML, one template per file, read and checked at startup."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.template_yaml import load_template
 def read_templates(folder: Path, region: str) -> dict[str, TemplateFile]:
     """Read every `*.yaml` of a folder by template id; raises SettingsError with every problem of every file."""
     if not folder.is_dir():
-        raise SettingsError([f"KURIR_TEMPLATES_DIR: there is no folder {folder}"])
+        raise SettingsError([f"KURIR_TEMPLATES_DIR: the folder {folder} does not exist"])
     found: dict[str, TemplateFile] = {}
     problems: list[str] = []
     for path in sorted(folder.glob("*.yaml")):
@@ -31,7 +31,7 @@ def read_templates(folder: Path, region: str) -> dict[str, TemplateFile]:
             problems += error.problems
             continue
         if file.template.id in found:
-            problems.append(f"{path.name}: another file has the template {file.template.id}")
+            problems.append(f"{path.name}: another file already defines the template {file.template.id}")
         found[file.template.id] = file
     if problems:
         raise SettingsError(problems)
@@ -43,12 +43,12 @@ def _read(path: Path, region: str) -> TemplateFile:
         raw = path.read_bytes()
         value = valid_value(load_template(raw))
     except (yaml.reader.ReaderError, UnicodeDecodeError) as error:
-        # guessing would go out to everybody: its author has to save it again
-        raise SettingsError([f"{path.name}: not UTF-8, save it as UTF-8: {error}"]) from error
+        # a wrong guess at the encoding would reach every recipient: the author has to save the file again
+        raise SettingsError([f"{path.name}: the file is not UTF-8, save it as UTF-8: {error}"]) from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise SettingsError([f"{path.name}: {error}"]) from error
     if not isinstance(value, dict):
-        raise SettingsError([f"{path.name}: a template is a mapping"])
+        raise SettingsError([f"{path.name}: a template must be a YAML mapping"])
     request = convert(value, TemplateRequest)
     if isinstance(request, list):
         raise SettingsError([f"{path.name}: {one.field}: {one.message}" for one in request])

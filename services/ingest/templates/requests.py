@@ -1,4 +1,4 @@
-"""A template as a client or a YAML file writes it: all but its version, which the library counts."""
+"""A template as a client or a YAML file writes it: everything but its version, which the library assigns."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Value = Annotated[str, Meta(min_length=1, max_length=1000, examples=["amount | c
 Values = Annotated[list[Value], Meta(max_length=100)]
 Source = Annotated[str, Meta(max_length=262_144)]
 _SCALAR = {"type": ["string", "number", "boolean", "null"]}
-# numbers stay exact only where the decoder is told nothing about the type; `check_template` refuses the rest
+# numbers stay exact only in fields of any type; `check_template` refuses values that are not scalars
 Scalar = Annotated[Any, Meta(extra_json_schema=_SCALAR)]
 
 
 class VariableRequest(Request, kw_only=True, frozen=True):
     """A variable that the template uses; without a default, a required one must be given for every recipient.
 
-    No log shows the value of a sensitive one (a password, a code), and it is encrypted until it is sent.
+    The value of a sensitive variable (a password, a code) never appears in a log, and is encrypted until it is sent.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]
@@ -38,7 +38,7 @@ class VariableRequest(Request, kw_only=True, frozen=True):
 
 
 class ButtonRequest(Request, kw_only=True, frozen=True):
-    """A button that takes a value; `index` counts the approved template's buttons from 0, its place by default."""
+    """A button that takes a value; `index` is its place among the approved template's buttons, from 0."""
 
     value: Value
     type: ButtonType = "url"
@@ -46,11 +46,11 @@ class ButtonRequest(Request, kw_only=True, frozen=True):
 
 
 class WhatsAppRequest(Request, kw_only=True, frozen=True):
-    """The template that the provider approved and, in order, what fills its parameters.
+    """The template that the provider approved and, in order, the values of its parameters.
 
-    Each is a variable's name, an expression (`amount | number`) or a text with tags (`Rp {{ amount | number }}`). A
-    header variable may be written `image:name`, `video:name` or `document:name`: its value is then a link, and
-    `documentFilename` the name that a document has for its reader (without it, the end of the link).
+    Each value is a variable's name, an expression (`amount | number`) or a text with tags (`Rp {{ amount | number }}`).
+    A header variable may be written `image:name`, `video:name` or `document:name`: its value is then a link.
+    `documentFilename` is the name of a document as the recipient sees it; the end of the link by default.
     """
 
     template_name: Annotated[str, Meta(min_length=1, max_length=512)]
@@ -63,7 +63,7 @@ class WhatsAppRequest(Request, kw_only=True, frozen=True):
 
 
 class TemplateContent(Request, kw_only=True, frozen=True):
-    """What PUT takes: a template but its id, which stands in the path."""
+    """A template as PUT takes it: without its id, which is in the path."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     channels: Annotated[list[str], Meta(min_length=1, max_length=16)]
@@ -92,7 +92,7 @@ class TemplateRequest(TemplateContent, kw_only=True, frozen=True):
 
 
 def template_of(template_id: str, content: TemplateContent) -> Template:
-    """Return the template that a request describes, its version not counted yet."""
+    """Return the template that a request describes, without a version."""
     found = content.whatsapp
     return Template(
         id=template_id,

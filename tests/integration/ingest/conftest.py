@@ -1,4 +1,4 @@
-"""One ingest for all tests that need no settings of their own, on a Valkey emptied before each; and some others."""
+"""One ingest for all tests without settings of their own, on a Valkey emptied before each, and some others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.integration.ingest.running import Api, Peers, RunningIngest, open_api
 from tests.servers import RedisServer, free_port
 
 SEND_KEY, READ_KEY, BOUND_KEY = "send-key-0123456789", "read-key-0123456789", "bound-key-0123456789"
-# settings under which some codes can be provoked; each kind is started once, when a test asks for it
+# settings that are needed to provoke some codes; each kind is started once, when a test asks for it
 KINDS: Mapping[str, Mapping[str, str]] = {
     "usual": {},
     "small": {
@@ -44,7 +44,7 @@ StartIngest = Callable[[str], RunningIngest]
 
 @pytest.fixture(scope="session")
 def start_ingest(valkey_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartIngest]:
-    """Start each kind of ingest once; "away" is one whose Redis is not there."""
+    """Start each kind of ingest once; "away" is one without a Redis."""
     found: dict[str, RunningIngest] = {}
     with ExitStack() as stack:
 
@@ -60,7 +60,7 @@ def start_ingest(valkey_server: RedisServer, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def ingest(valkey_url: str, start_ingest: StartIngest) -> RunningIngest:
-    """The usual ingest, on an empty Valkey, its peers knowing nothing."""
+    """The usual ingest, on an empty Valkey, with peers that know nothing."""
     assert valkey_url
     usual = start_ingest("usual")
     usual.peers.reset()

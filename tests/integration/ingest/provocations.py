@@ -1,4 +1,4 @@
-"""How each error code is provoked: one request (with what leads up to it) for every code of the table."""
+"""Provokes each error code: one request, with its preparation, for every code of the table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Setting:
         return await open_api(self.stack, self.start(kind).url)
 
     async def ended_blast(self) -> str:
-        """Return a blast that was cancelled whole."""
+        """Return a blast that was cancelled completely."""
         blast_id = str((await self.api.blast(person())).body["blastId"])
         assert (await self.api.post(f"/api/blasts/{blast_id}/cancel")).status == 200
         return blast_id
@@ -85,7 +85,7 @@ def _head(code: str, **head: Any) -> None:
 
 
 def template(**changes: Any) -> dict[str, Any]:
-    """Return a template that may be created."""
+    """Return a valid template."""
     return {"id": "note", "name": "Note", "channels": ["email"], "subject": "Hi {{ name }}", "text": "x"} | changes
 
 
@@ -263,7 +263,7 @@ async def _too_large(at: Setting) -> Reply:
 
 @provokes("REQUEST_TIMEOUT")
 async def _too_slow(at: Setting) -> Reply:
-    """Send a head that promises a body, and then nothing."""
+    """Send a head that announces a body, then nothing."""
     port = at.start("small").port
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST {BLAST} HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
@@ -299,12 +299,12 @@ async def _backlog(at: Setting) -> Reply:
 
 @provokes("STORAGE_UNAVAILABLE")
 async def _storage(at: Setting) -> Reply:
-    """Take away the folder for what is between the two passes."""
+    """Remove the folder of the spools."""
     small = at.start("small")
     spool = Path(small.env["KURIR_DATA_DIR"]) / "spool"
     shutil.rmtree(spool)
     lines = [json.dumps({"templateId": "otp", "channels": ["email"]})]
-    lines += [json.dumps(person(number)) for number in range(3)]  # these are rendered to try
+    lines += [json.dumps(person(number)) for number in range(3)]  # the first three are rendered as a test
     lines += [json.dumps(person(number, variables={"code": "x" * 65_000})) for number in range(3, 73)]
     try:
         return await (await at.other("small")).post(BLAST, data="\n".join(lines).encode(), headers=NDJSON)
@@ -314,7 +314,7 @@ async def _storage(at: Setting) -> Reply:
 
 @provokes("INTERNAL_ERROR")
 async def _internal(at: Setting) -> Reply:
-    """Put a value of another type where a blast's progress stands."""
+    """Store a value of another type in place of a blast's progress."""
     blast_id = (await at.api.blast(person())).body["blastId"]
     await at.redis.set(f"{{email}}:blast:{blast_id}", "no hash")
     return await at.api.get(f"/api/blasts/{blast_id}")

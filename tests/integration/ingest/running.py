@@ -1,4 +1,4 @@
-"""Ingest run inside a test, whole, in a thread of its own, with a logger and senders that say what the test wants."""
+"""Runs a whole ingest in a thread of the test, with a logger and senders whose answers the test sets."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(slots=True)
 class Peers:
-    """What the logger and the senders answer: by method and path, a status and a JSON body; else 404."""
+    """The answers of the logger and the senders: by method and path, a status and a JSON body; 404 otherwise."""
 
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
     asked: list[tuple[str, str, bytes]] = field(default_factory=list)
 
     def reset(self) -> None:
-        """Know nothing any more."""
+        """Forget all answers."""
         self.answers.clear()
         self.asked.clear()
 
@@ -49,7 +49,7 @@ class Peers:
 
 
 class RunningIngest:
-    """One ingest process's worth of service; `env` adds to or replaces the settings."""
+    """One running ingest process; `env` extends or overrides the settings."""
 
     def __init__(self, redis_url: str, data: Path, env: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
@@ -98,18 +98,18 @@ class RunningIngest:
         assert self._failure is None, f"ingest failed: {self._failure!r}"
 
     async def thread_time(self) -> float:
-        """Return the seconds of processor time that its thread has used."""
+        """Return the processor time in seconds that its thread has used."""
         return await self.call_in_loop(time.thread_time)
 
     async def call_in_loop(self, action: Callable[[], ResultT]) -> ResultT:
-        """Call something in its thread and return what it returns."""
+        """Call `action` in its thread and return its result."""
         assert self._loop is not None
         found: concurrent.futures.Future[ResultT] = concurrent.futures.Future()
         self._loop.call_soon_threadsafe(lambda: found.set_result(action()))
         return await asyncio.wrap_future(found)
 
     async def longest_hold(self, until: asyncio.Future[Any]) -> float:
-        """Return the most processor time in seconds that its loop spent without a turn for others, until then."""
+        """Return the longest processor time in seconds that its loop spent without a turn for other tasks so far."""
         assert self._loop is not None
         done = threading.Event()
         until.add_done_callback(lambda _: done.set())
@@ -147,7 +147,7 @@ class RunningIngest:
 
 @contextmanager
 def running(redis_url: str, data: Path, env: Mapping[str, str] | None = None) -> Iterator[RunningIngest]:
-    """Run one until the block is left."""
+    """Run one until the block ends."""
     ingest = RunningIngest(redis_url, data, env)
     ingest.start()
     try:
@@ -158,7 +158,7 @@ def running(redis_url: str, data: Path, env: Mapping[str, str] | None = None) ->
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: its body as JSON where it is JSON."""
+    """An answer; its body is decoded where it is JSON."""
 
     status: int
     headers: Mapping[str, str]
@@ -170,7 +170,7 @@ class Reply:
 
     @property
     def codes(self) -> set[str]:
-        """Every code that it names."""
+        """Every code in the answer."""
         return {self.body["code"], *(problem["code"] for problem in self.body["errors"])}
 
     def problem(self, field_path: str) -> str:
@@ -201,7 +201,7 @@ class Api:
         return await self.call("POST", path, **({} if body is None else {"json": body}), **request)
 
     async def blast(self, *recipients: Any, **head: Any) -> Reply:
-        """POST a blast; otp through email unless told otherwise. `key` is its Idempotency-Key."""
+        """POST a blast, by default of otp through email. `key` is its Idempotency-Key."""
         key = head.pop("key", "")
         body = {"templateId": "otp", "channels": ["email"], **head, "recipients": list(recipients)}
         return await self.post("/api/messages/blast", body, headers={"Idempotency-Key": key} if key else {})

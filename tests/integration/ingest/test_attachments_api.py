@@ -1,4 +1,4 @@
-"""Attachments through the API: what is accepted reaches the job as it was meant; what is not is named."""
+"""Attachments through the API: accepted ones reach the job unchanged; problems are reported by field."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE = {
 
 
 async def test_an_invitation_reaches_its_job(api: Api, redis: Redis) -> None:
-    """With its parameters, its bytes read from base64 in lines."""
+    """Its parameters are kept, and its base64 content with line breaks is decoded."""
     content = "\n".join(base64.b64encode(b"BEGIN:VCALENDAR").decode()[start : start + 4] for start in range(0, 20, 4))
     assert (await api.blast(person() | {"attachments": [{**FILE, "content": content}]})).status == 202
     (job,) = await queued(redis)
@@ -30,7 +30,7 @@ async def test_an_invitation_reaches_its_job(api: Api, redis: Redis) -> None:
 
 
 async def test_every_problem_of_an_attachment_is_named(api: Api) -> None:
-    """The blast's and the recipient's, each by its path."""
+    """Problems of the blast's and of the recipients' attachments have their paths."""
     bad = {"filename": "a/b", "contentType": "text/plain; charset", "content": "?", "contentId": "a b"}
     reply = await api.blast(person() | {"attachments": [FILE, bad]})
     assert reply.status == 422
@@ -42,7 +42,7 @@ async def test_every_problem_of_an_attachment_is_named(api: Api) -> None:
 
 
 async def test_an_image_that_the_html_shows_must_be_attached(api: Api, redis: Redis) -> None:
-    """By the blast or by the recipient; a preview does not ask for it."""
+    """The blast or the recipient must attach it; previews do not require it."""
     made = template(id="shown", html='<img src="cid:logo"> {{ name }}')
     assert (await api.post("/api/templates", made)).status == 201
     logo: dict[str, Any] = {"filename": "l.png", "contentType": "image/png", "content": "AAAA", "contentId": "<logo>"}

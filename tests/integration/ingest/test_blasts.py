@@ -1,4 +1,4 @@
-"""Taking blasts in: the same rules for every form of body, and what is queued is what was answered."""
+"""Accepting blasts: every form of body follows the same rules, and the answer matches the queued jobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PHONE_RULE = "Write the phone number as a string, in quotes: a JSON number cann
 
 
 async def queued(redis: Redis, channel: str = "email") -> list[Job]:
-    """Return every job that waits on a channel, opened as its sender opens it, in order of its stream."""
+    """Return every waiting job of a channel, unsealed as by its sender, in stream order."""
     client: Any = redis
     jobs = []
     for key in sorted(await client.keys(f"{{{channel}}}:jobs:*")):
@@ -33,7 +33,7 @@ async def queued(redis: Redis, channel: str = "email") -> list[Job]:
 
 
 async def post_as(api: Api, form: str, recipients: list[dict[str, Any]], **head: Any) -> Reply:
-    """POST the same blast in one of the forms that a body may have."""
+    """POST the same blast in one of the forms of a body."""
     head = {"templateId": "otp", "channels": ["email"], **head}
     if form == "json":
         return await api.post(BLAST, {**head, "recipients": recipients})
@@ -60,7 +60,7 @@ FORMS = pytest.mark.parametrize("form", ["json", "ndjson", "csv", "multipart"])
 
 @FORMS
 async def test_every_form_queues_the_same_jobs(form: str, api: Api, redis: Redis) -> None:
-    """One job a recipient, with its address, name and variables, in the order of the request."""
+    """Each recipient gets one job with its address, name and variables, in the order of the request."""
     reply = await post_as(api, form, [person(number) for number in range(3)])
     assert reply.status == 202, reply.text
     assert reply.body["totalMessages"] == reply.body["totalRecipients"] == 3
@@ -77,7 +77,7 @@ async def test_every_form_queues_the_same_jobs(form: str, api: Api, redis: Redis
 
 @FORMS
 async def test_strict_queues_nothing_and_names_every_problem(form: str, api: Api, redis: Redis) -> None:
-    """One bad recipient and nothing is queued; each problem comes with its place in the request."""
+    """One invalid recipient is enough to queue nothing; each problem has its path in the request."""
     bad = [person(0), person(1, email="nobody"), person(2, variables={})]
     reply = await post_as(api, form, bad)
     assert reply.status == 422
@@ -88,7 +88,7 @@ async def test_strict_queues_nothing_and_names_every_problem(form: str, api: Api
 
 @FORMS
 async def test_permissive_queues_the_good_and_names_the_rest(form: str, api: Api, redis: Redis) -> None:
-    """What passes is queued under its own index, what does not is listed and counted."""
+    """Accepted recipients keep their own index; the others are listed and counted."""
     reply = await post_as(api, form, [person(0, email="nobody"), person(1)], validation="permissive")
     assert reply.status == 202
     assert reply.body["totalMessages"] == reply.body["rejectedRecipients"] == 1
@@ -98,7 +98,7 @@ async def test_permissive_queues_the_good_and_names_the_rest(form: str, api: Api
 
 @FORMS
 async def test_a_dry_run_checks_and_queues_nothing(form: str, api: Api, redis: Redis) -> None:
-    """200 with the totals, and Redis knows of no blast."""
+    """The answer is 200 with the totals, and Redis has no blast."""
     reply = await post_as(api, form, [person(0)], dryRun="true" if form == "csv" else True)
     assert (reply.status, reply.body["totalMessages"], reply.body["dryRun"]) == (200, 1, True)
     assert "blastId" not in reply.body
@@ -107,7 +107,7 @@ async def test_a_dry_run_checks_and_queues_nothing(form: str, api: Api, redis: R
 
 
 async def test_only_the_first_hundred_problems_are_listed(api: Api) -> None:
-    """The message counts up to there, and says that there are more."""
+    """The message counts up to one hundred, and says if there are more."""
     reply = await api.blast(*(person(number, variables={}) for number in range(150)))
     assert len(reply.body["errors"]) == 100
     assert reply.body["message"].startswith(
@@ -118,7 +118,7 @@ async def test_only_the_first_hundred_problems_are_listed(api: Api) -> None:
 
 
 async def test_permissive_drops_a_channel_without_address(api: Api, redis: Redis) -> None:
-    """A recipient without a phone gets the mail; the channel that nobody is left on has no total."""
+    """A recipient without a phone still gets the mail; a channel without recipients has no total."""
     reply = await api.blast(person(0, phone=None), channels=["email", "whatsapp"], validation="permissive")
     assert (reply.status, reply.body["totalMessages"]) == (202, 1)
     assert reply.problem("recipients[0].phone") == "MISSING_PHONE"
@@ -128,7 +128,7 @@ async def test_permissive_drops_a_channel_without_address(api: Api, redis: Redis
 
 
 async def test_repeated_addresses_are_collapsed(api: Api, redis: Redis) -> None:
-    """The first of equal addresses stays, on each channel by itself; spelling does not hide a repetition."""
+    """The first of equal addresses stays, separately for each channel; another spelling is still a duplicate."""
     people = [person(0), person(1, email="person0@EXAMPLE.com"), person(2, phone=person(0)["phone"])]
     reply = await api.blast(*people, channels=["email", "whatsapp"])
     assert (reply.body["totalMessages"], reply.body["duplicates"], reply.body["totalRecipients"]) == (4, 2, 3)
@@ -138,7 +138,7 @@ async def test_repeated_addresses_are_collapsed(api: Api, redis: Redis) -> None:
 
 
 async def test_spellings_of_one_address_are_collapsed(api: Api, redis: Redis) -> None:
-    """Case, the form of a domain and WhatsApp's old numbers make no second recipient; the first spelling is sent to."""
+    """Case, forms of a domain and retired WhatsApp numbers are duplicates; the first spelling gets the message."""
     emails = ["Siti@Example.com", "siti@example.com", "SITI@EXAMPLE.COM", "a@münchen.de", "A@xn--mnchen-3ya.de"]
     reply = await api.blast(*[person(n, email=one) for n, one in enumerate(emails)])
     assert (reply.body["totalMessages"], reply.body["duplicates"]) == (2, 3)
@@ -148,7 +148,7 @@ async def test_spellings_of_one_address_are_collapsed(api: Api, redis: Redis) ->
 
 
 async def test_a_phone_is_one_number_or_refused(api: Api, redis: Redis) -> None:
-    """What a spreadsheet or a hand added to a number is named; a JSON number is told how to be written."""
+    """Text added to a number is reported; for a JSON number, the message says how to write it."""
     phones = ["6281224770000.0", "0812 2477 100/1", "0812 2477 2000 (2)", 6281224772000, 6281224770000.0]
     reply = await api.blast(*[person(n, phone=one) for n, one in enumerate(phones)], channels=["whatsapp"])
     assert [(one["field"], one["code"], one["message"].partition(".")[0]) for one in reply.body["errors"]] == [
@@ -162,7 +162,7 @@ async def test_a_phone_is_one_number_or_refused(api: Api, redis: Redis) -> None:
 
 
 async def test_a_number_goes_out_as_whatsapp_writes_it(api: Api, redis: Redis) -> None:
-    """A Mexican and a Brazilian account keep their spelling; another spelling of one is a duplicate."""
+    """Mexican and Brazilian accounts keep their spelling; another spelling of the same account is a duplicate."""
     phones = ["5215512345678", "558187654321", "+55 81 98765-4321"]
     reply = await api.blast(*[person(n, phone=one) for n, one in enumerate(phones)], channels=["whatsapp"])
     assert (reply.status, reply.body["duplicates"]) == (202, 1)
@@ -170,7 +170,7 @@ async def test_a_number_goes_out_as_whatsapp_writes_it(api: Api, redis: Redis) -
 
 
 async def test_priority_and_size_choose_the_lane(api: Api, redis: Redis) -> None:
-    """Priority 0 is high, none is normal, 2 has a stream of its own."""
+    """Priority 0 has the high lane, no priority the normal one, and 2 its own stream."""
     for priority in (0, None, 2):
         head = {} if priority is None else {"priority": priority}
         assert (await api.blast(person(priority or 9), **head)).status == 202
@@ -178,14 +178,14 @@ async def test_priority_and_size_choose_the_lane(api: Api, redis: Redis) -> None
 
 
 async def test_more_than_a_thousand_recipients_go_to_bulk(api: Api, redis: Redis) -> None:
-    """So a big blast does not stand in the way of a small one."""
+    """A large blast does not hold up a small one."""
     reply = await post_as(api, "ndjson", [person(number) for number in range(1001)])
     assert reply.status == 202
     assert {job.lane for job in await queued(redis)} == {"bulk"}
 
 
 async def test_a_scheduled_blast_waits(api: Api, redis: Redis) -> None:
-    """Its jobs are counted as scheduled, and the blast says since when and until when."""
+    """Its jobs are counted as scheduled, and the blast shows its start and its expiry."""
     at = datetime.now(UTC) + timedelta(hours=1)
     reply = await api.blast(person(), scheduledAt=at.isoformat(), expiresAt=(at + timedelta(hours=1)).isoformat())
     state = (await api.get(f"/api/blasts/{reply.body['blastId']}")).body["blast"]
@@ -195,7 +195,7 @@ async def test_a_scheduled_blast_waits(api: Api, redis: Redis) -> None:
 
 
 async def test_what_the_blast_carries_is_in_its_snapshot(api: Api, redis: Redis) -> None:
-    """Sender, reply address, attachments, reference and metadata, complete and unchanging."""
+    """Sender, reply address, attachments, reference and metadata are stored completely and do not change."""
     note = {"filename": "note.txt", "contentType": "text/plain", "content": base64.b64encode(b"hello").decode()}
     head = {
         "from": '"Acme, Sales" <sales@example.com>', "replyTo": "help@elsewhere.org", "attachments": [note],
@@ -226,28 +226,28 @@ async def test_what_the_blast_carries_is_in_its_snapshot(api: Api, redis: Redis)
     ],
 )
 async def test_a_bad_head_is_refused_with_its_place(head: dict[str, Any], field: str, code: str, api: Api) -> None:
-    """Nothing of a head can break out of a header, lie about its sender, or be lost on the way."""
+    """No field of a head can break out of a header, fake its sender or be lost."""
     reply = await api.blast(person(), **head)
     assert reply.status == 422
     assert reply.problem(field) == code
 
 
 async def test_every_problem_of_a_head_is_told_at_once(api: Api) -> None:
-    """Also where several fields do not even have the right type."""
+    """Every problem is reported even if several fields have the wrong type."""
     reply = await api.blast(person(), channels=[], priority=9, scheduledAt="tomorrow", validaton="strict")
     assert {one["field"] for one in reply.body["errors"]} == {"channels", "priority", "scheduledAt", "validaton"}
 
 
 @pytest.mark.parametrize("head", ["[None]", "[]", "5", '{"channels": [}', "\ud83d", '{"a":' * 2000])
 async def test_a_head_that_is_no_json_is_malformed(head: str, api: Api) -> None:
-    """Also where the wrong type comes before the broken rest."""
+    """The body is malformed even if a field with the wrong type precedes the broken JSON."""
     raw = f"{head}\n{{}}\n".encode("utf-8", "surrogatepass")
     reply = await api.post(BLAST, data=raw, headers={"Content-Type": "application/x-ndjson"})
     assert (reply.status, reply.body["code"]) == (400, "MALFORMED_NDJSON")
 
 
 async def test_one_message_is_a_blast_of_one(api: Api, redis: Redis) -> None:
-    """It answers with its job; problems are told in its own words."""
+    """The answer has its job id; problems refer to the fields of a single message."""
     body = {"templateId": "otp", "channel": "whatsapp", "recipient": person(3), "reference": "r"}
     reply = await api.post("/api/messages", body, headers={"Idempotency-Key": "one"})
     assert (reply.status, reply.body["jobId"]) == (202, f"{reply.body['blastId']}:0:whatsapp")
@@ -261,7 +261,7 @@ async def test_one_message_is_a_blast_of_one(api: Api, redis: Redis) -> None:
 
 
 async def test_a_preview_renders_and_queues_nothing(api: Api, redis: Redis) -> None:
-    """Html is escaped, the text is made from it, WhatsApp shows its components."""
+    """The html is escaped, the text is derived from it, and WhatsApp shows its components."""
     body = {"templateId": "invoice_reminder", "channel": "email"}
     values = {"order_number": "<7>", "amount": "1250000", "due_date": "2026-02-01"}
     recipient = person(name="Ann & Bo", variables=values)

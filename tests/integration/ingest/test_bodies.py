@@ -1,4 +1,4 @@
-"""Bodies as clients really send them: byte order marks, codings, character sets, and requests that are not HTTP."""
+"""Bodies from real clients: byte order marks, codings, character sets, and requests that are not HTTP."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def _bytes(body: Any) -> bytes:
 async def test_a_byte_order_mark_before_json_is_ignored(
     method: str, path: str, body: Any, status: int, api: Api
 ) -> None:
-    """On every call that reads JSON; Windows tools write one."""
+    """Every call that reads JSON ignores it, since Windows tools write one."""
     reply = await api.call(method, path, data=BOM + _bytes(body), headers=JSON)
     assert reply.status == status, reply.text
 
 
 async def test_a_body_of_a_mark_alone_is_empty(api: Api) -> None:
-    """Where the body may be left out."""
+    """It counts as no body, where the body is optional."""
     assert (await api.call("POST", "/api/channels/email/pause", data=BOM, headers=JSON)).status == 200
 
 
 async def test_a_byte_order_mark_before_ndjson_and_a_part_is_ignored(api: Api) -> None:
-    """Also one that arrives byte by byte."""
+    """It is ignored even if it arrives byte by byte."""
     lines = BOM + _bytes(HEAD) + b"\n" + _bytes(person()) + b"\n"
 
     async def dripping() -> Any:
@@ -63,7 +63,7 @@ async def test_a_byte_order_mark_before_ndjson_and_a_part_is_ignored(api: Api) -
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
 async def test_utf_16_and_utf_32_are_named(encoding: str, api: Api) -> None:
-    """With a mark or without: the message says what to send instead."""
+    """With or without a mark, the message says to send UTF-8."""
     for path, body, headers, code in (
         ("/api/messages", MESSAGE, JSON, "MALFORMED_JSON"),
         (BLAST, HEAD, NDJSON, "MALFORMED_NDJSON"),
@@ -74,7 +74,7 @@ async def test_utf_16_and_utf_32_are_named(encoding: str, api: Api) -> None:
 
 
 async def test_bytes_that_are_not_utf_8_are_placed(api: Api) -> None:
-    """The message names the byte, not Python's codec."""
+    """The message gives the position of the byte, and does not mention Python's codec."""
     raw = _bytes(MESSAGE).replace(b"Person", b"Pers\xe9n")
     reply = await api.call("POST", "/api/messages", data=raw, headers=JSON)
     assert (reply.status, reply.body["code"]) == (400, "MALFORMED_JSON")
@@ -84,7 +84,7 @@ async def test_bytes_that_are_not_utf_8_are_placed(api: Api) -> None:
 
 @pytest.mark.parametrize("charset", ["latin1", "iso-8859-1", "windows-1252", "utf-16", "x"])
 async def test_another_character_set_is_refused(charset: str, api: Api) -> None:
-    """415, for each form of a body but CSV: read as UTF-8 its letters would be others."""
+    """Every form of a body but CSV answers 415: read as UTF-8, its letters would be wrong."""
     for path, kind in (("/api/messages", JSON), (BLAST, JSON), (BLAST, NDJSON)):
         headers = {"Content-Type": f"{kind['Content-Type']}; charset={charset}"}
         reply = await api.call("POST", path, data=_bytes(MESSAGE), headers=headers)
@@ -95,7 +95,7 @@ async def test_another_character_set_is_refused(charset: str, api: Api) -> None:
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "utf8", '"utf-8"', "us-ascii"])
 async def test_utf_8_goes_by_several_names(charset: str, api: Api) -> None:
-    """As clients write it."""
+    """The names that clients use are all accepted."""
     headers = {"Content-Type": f"application/json; charset={charset}"}
     assert (await api.call("POST", "/api/messages", data=_bytes(MESSAGE), headers=headers)).status == 202
 
@@ -118,7 +118,7 @@ def _raw_deflate(data: bytes) -> bytes:
     ],
 )
 async def test_a_compressed_body_is_read(coding: str, data: bytes, api: Api) -> None:
-    """gzip, also of several members, and deflate, with or without its header."""
+    """gzip, with one or several members, and deflate, with or without a zlib header, are read."""
     reply = await api.call("POST", "/api/messages", data=data, headers=JSON | {"Content-Encoding": coding})
     assert reply.status == 202, reply.text
 
@@ -133,7 +133,7 @@ async def test_an_upload_may_be_compressed(api: Api) -> None:
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "snappy", "compress", "gzip, gzip", "utf-8", "aws-chunked"])
 async def test_an_unknown_coding_is_refused_in_the_form_of_the_api(coding: str, api: Api) -> None:
-    """415 with the codings that are read, on any call; nothing is read as if it were plain."""
+    """Every call answers 415 and lists the supported codings; nothing is read as if it were not compressed."""
     for path, kind in (("/api/messages", JSON), (BLAST, NDJSON), (BLAST, CSV), ("/api/channels/email/pause", JSON)):
         headers = kind | {"Content-Encoding": coding}
         reply = await api.call("POST", path, data=_bytes(MESSAGE), headers=headers)
@@ -157,14 +157,14 @@ async def test_an_unknown_coding_is_refused_in_the_form_of_the_api(coding: str, 
     ],
 )
 async def test_a_broken_coding_is_refused(coding: str, data: bytes, api: Api) -> None:
-    """400; a body that was cut off is no shorter body."""
+    """The answer is 400; a truncated body never counts as a shorter one."""
     reply = await api.call("POST", "/api/messages", data=data, headers=JSON | {"Content-Encoding": coding})
     assert (reply.status, reply.body["code"]) == (400, "MALFORMED_REQUEST")
     assert coding in reply.body["message"]
 
 
 async def test_a_blast_that_was_cut_off_is_not_a_smaller_one(api: Api) -> None:
-    """A gzip file that ends at the end of a line still misses its own end: nothing is queued."""
+    """A gzip file that is cut at a line end is still incomplete: nothing is queued."""
     engine = zlib.compressobj(wbits=31)
     lines = b"\n".join(map(_bytes, [HEAD, person(1), person(2)])) + b"\n"
     cut = engine.compress(lines) + engine.flush(zlib.Z_SYNC_FLUSH)
@@ -174,7 +174,7 @@ async def test_a_blast_that_was_cut_off_is_not_a_smaller_one(api: Api) -> None:
 
 
 async def test_a_body_that_inflates_beyond_its_limit_is_refused(api: Api) -> None:
-    """By what it inflates to, not by what was sent."""
+    """The inflated size counts, not the size that was sent."""
     bomb = gzip.compress(b" " * 40_000_000)
     assert len(bomb) < 50_000
     reply = await api.call("POST", "/api/messages", data=bomb, headers=JSON | {"Content-Encoding": "gzip"})
@@ -196,13 +196,13 @@ _NO_HTTP = {
     "a header without a colon": b"GET /health HTTP/1.1\r\nHost x\r\n\r\n",
     "a header's name with a space": b"GET /health HTTP/1.1\r\n" + _HOST + b"A b: x\r\n\r\n",
     "a control character": b"GET /health HTTP/1.1\r\n" + _HOST + b"Authorization: Bearer sec\x01ret\r\n\r\n",
-    "a method that is none": b"GE(T /health HTTP/1.1\r\n" + _HOST + b"\r\n",
-    "a version that is none": b"GET /health HTTP/9.9\r\n" + _HOST + b"\r\n",
+    "an invalid method": b"GE(T /health HTTP/1.1\r\n" + _HOST + b"\r\n",
+    "an unknown version": b"GET /health HTTP/9.9\r\n" + _HOST + b"\r\n",
     "a long line": b"GET /" + b"secret" * 2000 + b" HTTP/1.1\r\n" + _HOST + b"\r\n",
     "a long header": b"GET /health HTTP/1.1\r\n" + _HOST + b"X: " + b"secret" * 2000 + b"\r\n\r\n",
     "no host": b"GET /health HTTP/1.1\r\n\r\n",
     "TLS": bytes.fromhex("16030100a5010000a1030364") + b"x" * 40 + b"\r\n\r\n",
-    "a length that is none": b"POST /api/messages HTTP/1.1\r\n" + _HOST + b"Content-Length: secret\r\n\r\n",
+    "a length that is not a number": b"POST /api/messages HTTP/1.1\r\n" + _HOST + b"Content-Length: secret\r\n\r\n",
     "two lengths": b"POST /api/messages HTTP/1.1\r\n" + _HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     "an unknown transfer coding": b"POST /api/messages HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: x\r\n\r\n",
     "broken chunks": b"POST /api/messages HTTP/1.1\r\n"
@@ -214,7 +214,7 @@ _NO_HTTP = {
 
 @pytest.mark.parametrize("name", _NO_HTTP)
 async def test_what_is_not_http_is_answered_in_the_form_of_the_api(name: str, ingest: RunningIngest) -> None:
-    """400 with a code, a message that quotes nothing, a request id and the usual headers; the connection ends."""
+    """The answer is 400 with a code, a request id, the usual headers and no quotes; the connection is closed."""
     (head, body) = await _exchange(ingest.port, _NO_HTTP[name])
     answer = json.loads(body)
     assert (answer["success"], answer["code"], answer["errors"]) == (False, "MALFORMED_REQUEST", [])
@@ -226,7 +226,7 @@ async def test_what_is_not_http_is_answered_in_the_form_of_the_api(name: str, in
 
 
 async def test_chunks_that_break_later_end_the_call(start_ingest: StartIngest) -> None:
-    """The parser stops there, so no more of the body comes: the call ends with its time-out, in the API's form."""
+    """The parser stops, so the body never completes: the call times out with an answer in the API's form."""
     head = b"POST /api/messages HTTP/1.1\r\n" + _HOST + b"Content-Type: application/json\r\nExpect: 100-continue\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", start_ingest("small").port)
     try:
@@ -240,7 +240,7 @@ async def test_chunks_that_break_later_end_the_call(start_ingest: StartIngest) -
 
 
 async def test_a_client_that_waits_for_100_continue_is_told_to_go_on(ingest: RunningIngest) -> None:
-    """Then its body is read."""
+    """The client gets 100 Continue, and its body is read."""
     data = _bytes(MESSAGE)
     head = b"POST /api/messages HTTP/1.1\r\n" + _HOST + b"Content-Type: application/json\r\nExpect: 100-continue\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", ingest.port)
@@ -266,7 +266,7 @@ async def _exchange(port: int, request: bytes) -> tuple[str, str]:
 
 
 async def test_the_case_with_a_mark_is_accepted(api: Api) -> None:
-    """The body of a public bug report: a byte order mark before a message."""
+    """A body from a public bug report, with a byte order mark before a message, is accepted."""
     raw = BOM + b'{"templateId":"otp","channel":"email","recipient":{"name":"Siti","email":"siti.api@example.com",'
     reply = await api.call("POST", "/api/messages", data=raw + b'"variables":{"code":"1"}}}', headers=JSON)
     assert reply.status == 202
@@ -286,7 +286,7 @@ NO_BODY = [
 
 @pytest.mark.parametrize(("method", "path"), NO_BODY)
 async def test_a_call_that_takes_no_body_refuses_one(method: str, path: str, api: Api) -> None:
-    """What it would ignore is refused; no body, an empty one and an empty object are nothing."""
+    """A body that would be ignored is refused; no body, an empty one and an empty object are accepted."""
     reason = await api.call(method, path, data=b'{"reason": "typo", "dryRun": true}')
     assert reason.status == 422, reason.text
     assert [(one["field"], one["code"]) for one in reason.body["errors"]] == [

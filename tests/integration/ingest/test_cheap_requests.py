@@ -1,4 +1,4 @@
-"""Cheap requests stay cheap: no 8 KB that a client sends costs the event loop more than 20 ms of processor time."""
+"""No request of 8 KB costs the event loop more than 20 ms of processor time."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _fields() -> Iterator[tuple[str, bytes]]:
 
 
 def _crowds() -> Iterator[tuple[str, bytes]]:
-    """Very many small things, each of them wrong: what says so of one may not be said of all."""
+    """Many small items, each with a mistake: their descriptions must not take quadratic time."""
     near = {f"recipient{number}": 1 for number in range(450)}
     yield "unknown fields", _post(BLAST, json.dumps(near))
     yield "unknown parameters", _get("/api/logs/messages?" + "&".join(f"statu{number}=1" for number in range(700)))
@@ -211,7 +211,7 @@ SHAPES = {
 
 
 async def _spent(ingest: RunningIngest, raw: bytes) -> float:
-    """Send one request and return the processor time of ingest's thread until it was answered."""
+    """Send one request and return the processor time that ingest's thread spent on it."""
     before = await ingest.thread_time()
     reader, writer = await asyncio.open_connection("127.0.0.1", ingest.port)
     try:
@@ -219,7 +219,7 @@ async def _spent(ingest: RunningIngest, raw: bytes) -> float:
         async with asyncio.timeout(30):
             await reader.read()
     except ConnectionError:
-        pass  # it has refused to read on
+        pass  # ingest stopped reading
     finally:
         writer.close()
     return await ingest.thread_time() - before
@@ -227,7 +227,7 @@ async def _spent(ingest: RunningIngest, raw: bytes) -> float:
 
 @pytest.mark.parametrize("kind", SHAPES)
 async def test_no_request_of_8_kb_holds_ingest_up(ingest: RunningIngest, kind: str) -> None:
-    """Whatever it is made of, and whatever the answer: the least of several tries, as the machine may be busy."""
+    """The bound holds for every body and answer; the least of several tries counts, as the machine may be busy."""
     slow = {}
     for name, raw in SHAPES[kind]():
         spent = await _spent(ingest, raw)
@@ -241,7 +241,7 @@ async def test_no_request_of_8_kb_holds_ingest_up(ingest: RunningIngest, kind: s
 
 
 async def test_a_flood_without_a_key_is_cheap_to_refuse(start_ingest: StartIngest, redis: object) -> None:
-    """The shapes of a query again, without a key, so that each is refused."""
+    """The same queries without a key are refused within the bound."""
     assert redis is not None
     flooded = start_ingest("flooded")
     spent = [await _spent(flooded, raw) for _, raw in list(_targets())[:20] for _ in range(2)]
@@ -250,7 +250,7 @@ async def test_a_flood_without_a_key_is_cheap_to_refuse(start_ingest: StartInges
 
 @pytest.mark.parametrize("unit", ["?otp", "&otp", '"otp":', '"', "\\", "{", '{"a":[', "Bearer ", "=", "%7B"])
 def test_masking_takes_time_in_proportion(unit: str) -> None:
-    """Eight times the input takes at most a multiple of eight times the time."""
+    """Eight times the input takes at most a small multiple of eight times the time."""
     assert _masking_s(unit, 65536) < max(12 * _masking_s(unit, 8192), MOST_S)
 
 
@@ -266,7 +266,7 @@ def _masking_s(unit: str, size: int) -> float:
 
 
 async def test_refusals_of_strangers_are_counted_and_not_stored(start_ingest: StartIngest, redis: Any) -> None:
-    """401, and 429 once the address has used up its allowance; a good key from the same address is still served."""
+    """They get 401, and 429 once their address has used its allowance; a valid key at that address is still served."""
     flooded = start_ingest("flooded")
     async with asyncio.timeout(10):
         while await _status(flooded, _get("/api/channels")) == 429:
@@ -305,7 +305,7 @@ async def _status(ingest: RunningIngest, raw: bytes) -> int:
 
 @pytest.mark.parametrize("path", [f"{BLAST}?templateId=otp&channels=email", "/api/suppressions/import?channel=email"])
 async def test_others_have_their_turn_while_a_long_file_is_checked(ingest: RunningIngest, path: str) -> None:
-    """Tens of thousands of rows arrive in one piece; a request of somebody else waits for some dozens of them."""
+    """While tens of thousands of rows are checked, another request waits for a few dozen of them at most."""
     rows = "name,email,code\n" + "a,b,c\n" * 40000
     joint = "&" if "?" in path else "?"
     raw = _post(f"{path}{joint}validation=permissive&dryRun=true", rows, "text/csv")

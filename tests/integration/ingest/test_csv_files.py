@@ -1,4 +1,4 @@
-"""CSV files over HTTP: what a spreadsheet saved is the blast that was meant, or one error for the file."""
+"""CSV files over HTTP: a spreadsheet's file is read as intended, or refused with one error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SITI, BUDI = ("siti@example.com", "007"), ("budi@example.com", "008")
 
 
 async def post(api: Api, raw: bytes, content_type: str = "text/csv", **head: str) -> Reply:
-    """POST a file as a blast; otp through email unless told otherwise."""
+    """POST a file as a blast, by default of otp through email."""
     query = {"templateId": "otp", "channels": "email", **head}
     return await api.post(BLAST, data=raw, headers={"Content-Type": content_type}, params=query)
 
@@ -42,7 +42,7 @@ async def sent(redis: Redis, channel: str = "email") -> list[tuple[str, Any]]:
     ],
 )
 async def test_a_file_is_read_as_it_was_meant(case: str, jobs: list[tuple[str, str]], api: Api, redis: Redis) -> None:
-    """One message for each row, with the code as it stands there."""
+    """Each row becomes one message, with the code as written."""
     reply = await post(api, (CASES / f"{case}.csv").read_bytes())
     assert (reply.status, reply.body.get("errors", [])) == (202, [])
     assert await sent(redis) == jobs
@@ -56,14 +56,14 @@ async def test_an_optional_column_in_another_case_is_used(api: Api, redis: Redis
 
 
 async def test_one_mailbox_in_three_spellings_gets_one_message(api: Api, redis: Redis) -> None:
-    """The first spelling is sent to, the others are duplicates."""
+    """The first spelling gets the message; the others are duplicates."""
     reply = await post(api, (CASES / "31-case-dup.csv").read_bytes())
     assert (reply.body["totalMessages"], reply.body["duplicates"]) == (1, 2)
     assert await sent(redis) == [("Siti@example.com", "1")]
 
 
 async def test_cells_with_more_than_a_number_are_refused(api: Api, redis: Redis) -> None:
-    """Each with its cause; no message goes to a number that nobody wrote."""
+    """Each refusal names its cause; no message goes to a number that the file does not contain."""
     reply = await post(api, (CASES / "38-phone-float-send.csv").read_bytes(), channels="whatsapp")
     assert reply.status == 422
     assert [(one["field"], one["message"].partition(".")[0]) for one in reply.body["errors"]] == [
@@ -84,7 +84,7 @@ TABLE = [
 
 
 def saved(delimiter: str = ",", end: str = "\r\n", *, quote: bool = False, short: bool = False) -> str:
-    """Save the table as a spreadsheet does, line breaks in cells as those of rows."""
+    """Save the table as a spreadsheet does, with the same line ends within cells as between rows."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL if quote else 0)
     for row in TABLE:
@@ -134,7 +134,7 @@ async def outcome(redis: Redis, reply: Reply) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("form", ["csv", "multipart"])
 async def test_every_dialect_of_a_table_is_the_same_blast(form: str, dialect: str, api: Api, redis: Redis) -> None:
-    """The same jobs with the same values, whichever program saved it and whichever way it is sent."""
+    """The jobs and values are the same for every program that saved it and every way to send it."""
     raw, content_type = DIALECTS[dialect]
     assert (await api.post("/api/templates", NOTES)).status == 201
     if form == "csv":
@@ -188,7 +188,7 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 @pytest.mark.parametrize("validation", ["strict", "permissive"])
 async def test_a_broken_file_has_one_error(kind: str, validation: str, api: Api, redis: Redis) -> None:
-    """Not one in each of its two hundred rows; and nothing is queued."""
+    """Its two hundred rows do not repeat the error, and nothing is queued."""
     raw, status, code, words = BROKEN[kind]
     reply = await post(api, raw, validation=validation)
     assert (reply.status, reply.body["code"]) == (status, code)
@@ -210,7 +210,7 @@ async def test_permissive_sends_the_rows_that_fit(api: Api, redis: Redis) -> Non
 
 
 async def test_an_unknown_charset_is_refused(api: Api) -> None:
-    """In either form, before anything is read."""
+    """Both forms refuse it before they read anything."""
     assert (await post(api, b"name", "text/csv; charset=klingon")).body["code"] == "UNSUPPORTED_MEDIA_TYPE"
     parts = aiohttp.FormData()
     parts.add_field("blast", '{"templateId": "otp", "channels": ["email"]}')

@@ -1,4 +1,4 @@
-"""The table of error codes is closed and true: each code can be provoked, and comes with its status."""
+"""The table of error codes is complete and correct: each code can be provoked, and has the status of the table."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ async def setting(api: Api, redis: Redis, start_ingest: StartIngest) -> AsyncIte
 
 
 def test_every_code_has_its_provocation() -> None:
-    """A code that nothing can provoke does not belong into the table, nor one that is missing from it."""
+    """Every code of the table can be provoked, and no other code is returned."""
     assert set(PROVOCATIONS) == set(ERROR_CODES)
 
 
 @pytest.mark.parametrize("code", sorted(PROVOCATIONS))
 async def test_a_provoked_code_comes_with_its_status(code: str, setting: Setting) -> None:
-    """The answer has the table's status, the form of every error, and names the code."""
+    """The answer has the table's status, the form of every error, and the code."""
     reply = await PROVOCATIONS[code](setting)
     assert reply.body["success"] is False
     assert code in reply.codes, reply.body

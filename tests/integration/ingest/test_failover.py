@@ -1,4 +1,4 @@
-"""A failover of Redis while a blast is being enqueued: what the new master never had is enqueued again, once."""
+"""A failover of Redis while a blast is enqueued: what the new master lacks is enqueued again, exactly once."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _COUNT = _BLOCK * _BLOCKS
 
 
 class Failover(Producer):
-    """Before each of the calls named, another Redis takes over, which never had anything of the blast.
+    """A producer for which another Redis, without any data of the blast, takes over before each of the given calls.
 
-    `noticed`: the call finds its connection broken, as it does unless the pool has mended it unseen.
+    `noticed`: the call finds its connection broken, as it does unless the pool has already replaced it.
     """
 
     def __init__(self, redis: Redis, before: set[int], *, noticed: bool) -> None:
@@ -79,21 +79,21 @@ def _enqueueing(redis: Redis, producer: Producer) -> Enqueueing:
 @pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "unseen"])
 @pytest.mark.parametrize("before", [{1}, {3}, {1, 4}], ids=["after the first chunk", "before the last", "twice"])
 async def test_forgotten_chunks_are_enqueued_again(redis: Redis, before: set[int], noticed: bool) -> None:
-    """G1, G2: chunks that were answered and are gone come again, each job once, with the snapshot they need."""
+    """G1, G2: confirmed chunks that are gone are added again, each job once, with the snapshot they need."""
     await BlastStore(redis, "test").create(_blast())
     await _enqueueing(redis, Failover(redis, before, noticed=noticed)).run(_blocks, Places(), fresh=True)
     await _check_whole(redis)
 
 
 async def test_forgotten_snapshot_is_kept_again(redis: Redis) -> None:
-    """G1: the failover came between the snapshot and the first chunk, whose jobs would else end as `blast_gone`."""
+    """G1: the failover came between the snapshot and the first chunk, whose jobs would end as `blast_gone`."""
     await BlastStore(redis, "test").create(_blast())
     await _enqueueing(redis, Failover(redis, {0}, noticed=True)).run(_blocks, Places(), fresh=True)
     await _check_whole(redis)
 
 
 async def test_redis_that_forgets_for_ever_is_away(redis: Redis) -> None:
-    """The client is told to try again, and its key goes on where this request stopped."""
+    """The client is asked to try again, and its key continues where this request stopped."""
     producer = Failover(redis, set(range(1, 100)), noticed=False)
     with pytest.raises(QueueUnavailableError):
         await _enqueueing(redis, producer).run(_blocks, Places(), fresh=True)

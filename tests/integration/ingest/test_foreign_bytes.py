@@ -1,4 +1,4 @@
-"""Bytes that are not UTF-8, and JSON's lone surrogates, at ingest's door: an answer that says so, never a 500."""
+"""Bytes that are not UTF-8, and JSON's lone surrogates, in requests to ingest: a clear answer, never a 500."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def _say(ingest: RunningIngest, request: bytes) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("what", REQUESTS)
 async def test_foreign_bytes_are_answered_and_logged(what: str, ingest: RunningIngest, redis: Redis, api: Api) -> None:
-    """In any part of a request: an answer below 500 in valid Unicode, and the log of requests continues."""
+    """In any part of a request, the answer is below 500 and valid Unicode, and the request is logged."""
     status, body = await _say(ingest, REQUESTS[what])
     assert status < 500, body
     assert body.decode()

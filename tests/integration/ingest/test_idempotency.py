@@ -1,4 +1,4 @@
-"""A repeated request is the same request: answered again, continued after a crash, refused while it runs."""
+"""A repeated request gets the same answer, continues after a crash, and is refused while the first one runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY = "the-key"
 
 
 async def test_a_repeated_request_gets_the_same_answer(api: Api, redis: Redis) -> None:
-    """Byte for byte, marked as replayed, and nothing is queued again; also when its times have passed since."""
+    """The answer is the same byte for byte and marked as replayed; nothing is queued, even after its times passed."""
     first = await api.blast(*PEOPLE, key=KEY)
     again = await api.blast(*PEOPLE, key=KEY)
     assert (again.status, again.text) == (202, first.text)
@@ -38,7 +38,7 @@ async def test_a_repeated_request_gets_the_same_answer(api: Api, redis: Redis) -
 
 
 async def test_many_at_once_queue_one_blast(api: Api, redis: Redis) -> None:
-    """Of ten simultaneous calls with one key each is answered with the one blast, or told to come back."""
+    """Each of ten simultaneous calls with one key gets the same blast, or is asked to repeat the call."""
     replies = await asyncio.gather(*(api.blast(*PEOPLE, key=KEY) for _ in range(10)))
     taken = {reply.body["blastId"] for reply in replies if reply.status == 202}
     assert len(taken) == 1
@@ -47,13 +47,13 @@ async def test_many_at_once_queue_one_blast(api: Api, redis: Redis) -> None:
 
 
 async def test_a_refused_request_may_be_corrected_under_its_key(api: Api) -> None:
-    """What changed nothing leaves no record."""
+    """A request that changed nothing leaves no record."""
     assert (await api.blast(person(email="x"), key=KEY)).status == 422
     assert (await api.blast(person(), key=KEY)).status == 202
 
 
 async def test_keys_are_the_callers_own(redis: Redis) -> None:
-    """Two API keys never meet in one record."""
+    """Two API keys never share a record."""
     assert record_key("a", KEY) != record_key("b", KEY)
     store = IdempotencyStore(redis)
     assert (await store.claim(record_key("a", KEY), "1", "x")).state == "new"
@@ -65,7 +65,7 @@ def _body() -> bytes:
 
 
 async def _half_done(redis: Redis, *, lease_ms: int = 1, queued_jobs: int = 2) -> Blast:
-    """Leave what a request leaves that died while it enqueued: a claim, a snapshot, and two of five jobs."""
+    """Leave the state of a request that died while enqueueing: a claim, a snapshot, and two of five jobs."""
     digest = Digest("blast", "application/json", "")
     digest.update(_body())
     blast_id = "0" * 16
@@ -88,7 +88,7 @@ async def _repeat(api: Api) -> Reply:
 
 
 async def test_a_lapsed_request_goes_on_where_it_stopped(api: Api, redis: Redis) -> None:
-    """The same blast, by the snapshot of its first life, with exactly the jobs that were missing."""
+    """The same blast continues from its snapshot, with exactly the missing jobs."""
     blast = await _half_done(redis)
     reply = await _until_taken(api)
     assert reply.body["blastId"] == blast.blast_id
@@ -115,7 +115,7 @@ async def _until_taken(api: Api) -> Reply:
 
 
 async def test_a_blast_without_progress_ends_as_incomplete(api: Api, redis: Redis, tmp_path: Path) -> None:
-    """Its total becomes what was enqueued, the log learns of it, and its key can no longer continue it."""
+    """Its total becomes the number of enqueued jobs, the log records it, and its key can no longer continue it."""
     blast = await _half_done(redis)
     client: Any = redis
     await client.hset(f"{{email}}:blast:{blast.blast_id}", "moved_at", 1)
@@ -155,7 +155,7 @@ async def _told_incomplete(redis: Redis, blast_id: str) -> bool:
 
 
 async def test_a_cancelled_blast_takes_no_more_of_a_repeated_request(api: Api, redis: Redis) -> None:
-    """The request is answered, but nothing is added behind the cancellation."""
+    """The request is answered, but no job is added after the cancellation."""
     blast = await _half_done(redis)
     assert await Control(redis, "test").cancel_blast(blast.blast_id)
     reply = await _until_taken(api)
@@ -164,7 +164,7 @@ async def test_a_cancelled_blast_takes_no_more_of_a_repeated_request(api: Api, r
 
 
 async def test_twenty_thousand_are_queued_exactly_once_though_ingest_is_killed() -> None:
-    """Killed half-way through one POST; the client repeats its call with its key, and memory stays flat throughout."""
+    """Ingest is killed in the middle of a POST; the client repeats the call with its key, and memory stays bounded."""
     figures = await measure(20_000, kill=True, time_scale=0.1)
     assert figures.queued == figures.distinct == 20_000
     assert figures.posts > 1

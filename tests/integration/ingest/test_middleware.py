@@ -1,4 +1,4 @@
-"""The middleware: keys, scopes, origins, limits, headers, the log of requests; and a Redis that is not there."""
+"""The middleware: keys, scopes, origins, limits, headers, the API log, and an unavailable Redis."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def _keyed(start: StartIngest, stack: AsyncExitStack) -> Api:
 
 
 async def test_scopes_hold(redis: Redis, start_ingest: StartIngest) -> None:
-    """Reading needs read, sending send, the rest admin; health, metrics and links need nothing."""
+    """Reading needs read, sending send, everything else admin; health, metrics and links need no scope."""
     assert await redis.ping()
     async with AsyncExitStack() as stack:
         api = await _keyed(start_ingest, stack)
@@ -43,7 +43,7 @@ async def test_scopes_hold(redis: Redis, start_ingest: StartIngest) -> None:
 
 
 async def test_a_bound_key_sends_from_its_addresses_alone(redis: Redis, start_ingest: StartIngest) -> None:
-    """Also where the blast names no sender, so that the configured one would be used."""
+    """This also holds for a blast without a sender, which would use the configured one."""
     body = {"templateId": "otp", "channels": ["email"], "recipients": [person()]}
     async with AsyncExitStack() as stack:
         api = await _keyed(start_ingest, stack)
@@ -54,7 +54,7 @@ async def test_a_bound_key_sends_from_its_addresses_alone(redis: Redis, start_in
 
 
 async def test_limits_are_told_before_and_after(redis: Redis, start_ingest: StartIngest) -> None:
-    """RateLimit headers on every answer, Retry-After on the refusal; another key has its own allowance."""
+    """Every answer has RateLimit headers, a refusal Retry-After; another key has its own allowance."""
     assert await redis.ping()
     async with AsyncExitStack() as stack:
         api = await _keyed(start_ingest, stack)
@@ -66,7 +66,7 @@ async def test_limits_are_told_before_and_after(redis: Redis, start_ingest: Star
 
 
 async def test_without_keys_pages_from_elsewhere_are_refused(api: Api) -> None:
-    """A foreign Host (DNS rebinding), a foreign Origin, and whatever came through a proxy."""
+    """A foreign Host (DNS rebinding), a foreign Origin and requests through a proxy are refused."""
     for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Forwarded": "for=203.0.113.1"}):
         reply = await api.get("/api/channels", headers=headers)
         assert (reply.status, reply.body["code"]) == (403, "LOOPBACK_ONLY")
@@ -74,7 +74,7 @@ async def test_without_keys_pages_from_elsewhere_are_refused(api: Api) -> None:
 
 
 async def test_every_answer_bears_its_request_id_and_security_headers(api: Api) -> None:
-    """The caller's id is kept where it is fit, another is made where not; errors bear it as well."""
+    """A valid id of the caller is kept, an invalid one replaced; errors have one as well."""
     kept = await api.get("/api/nothing", headers={"X-Request-Id": "trace-7"})
     assert (kept.status, kept.headers["X-Request-Id"]) == (404, "trace-7")
     made = await api.get("/api/channels", headers={"X-Request-Id": "a b"})
@@ -85,7 +85,7 @@ async def test_every_answer_bears_its_request_id_and_security_headers(api: Api) 
 
 
 async def test_requests_are_logged_with_their_secrets_masked(api: Api, redis: Redis) -> None:
-    """One event each: path, status, duration, caller, the beginning of the body, never a secret or a file."""
+    """Each request is one event: path, status, duration, caller, beginning of the body, but no secrets and no files."""
     note = {"filename": "n", "contentType": "text/plain", "content": base64.b64encode(b"private" * 10).decode()}
     body = {"templateId": "otp", "channels": ["email"], "metadata": {"apiToken": "hush-hush"}}
     marked = {"X-Request-Id": "masked"}
@@ -114,7 +114,7 @@ async def _logged(redis: Redis, request_id: str, count: int) -> list[ApiRequest]
 
 
 async def test_a_link_is_logged_by_its_route(api: Api, redis: Redis) -> None:
-    """Its token lets anybody unsubscribe the address: it is in no row, however the link was spelt or called."""
+    """The token, which can unsubscribe the address, is in no row, however the link was written or called."""
     token = make_token(SECRET, "email", "siti@example.com")
     marked = {"X-Request-Id": "link"}
     paths = (f"/u/{token}", f"/u/{token}/", f"//u/{token}", f"/U/{token}", f"/u/{token}%20", f"/api/u/{token}")
@@ -128,7 +128,7 @@ async def test_a_link_is_logged_by_its_route(api: Api, redis: Redis) -> None:
 
 
 async def test_the_log_shows_the_variables_of_a_template_without_secrets_alone(api: Api, redis: Redis) -> None:
-    """A code is in no row: not where it was sent, nor misspelt, misplaced, refused, or sent to a template unknown."""
+    """A code is in no row, whether sent as intended, misspelt, misplaced, refused, or for an unknown template."""
     code, marked = "731946", {"X-Request-Id": "codes"}
     welcome = {"templateId": "welcome", "channels": ["email"], "recipients": [person(variables={"x": "plain"})]}
     otp = {"templateId": "otp", "channels": ["email"]}
@@ -165,7 +165,7 @@ async def test_the_log_shows_the_variables_of_a_template_without_secrets_alone(a
 
 
 async def test_a_code_in_the_query_of_a_refused_call_is_in_no_row(api: Api, redis: Redis) -> None:
-    """Not as a parameter that there is not, nor where the call is unknown: nobody has read what it means."""
+    """Neither unknown parameters nor those of unknown calls are logged, since their meaning is unknown."""
     code, marked = "731946", {"X-Request-Id": "queries"}
     queries = (f"code={code}", f"globalVariables.code={code}&dryrun=1", f"globalVariables={code}&x=1", code)
     for query in queries:
@@ -184,7 +184,7 @@ def _part(name: str, content: str) -> str:
 
 
 async def test_a_page_is_whole_and_its_policy_names_its_script(api: Api) -> None:
-    """/docs shows every call, asks nobody else for anything, and only its own script may run."""
+    """/docs shows every call, loads nothing from elsewhere, and only its own script may run."""
     page = await api.get("/docs")
     scripts = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
     assert len(scripts) == 1
@@ -196,7 +196,7 @@ async def test_a_page_is_whole_and_its_policy_names_its_script(api: Api) -> None
 
 
 async def test_a_head_that_never_ends_is_cut_off(start_ingest: StartIngest) -> None:
-    """A client that trickles its headers holds no connection for longer than the time for a head."""
+    """A client that trickles its headers loses its connection after the time for a head."""
     reader, writer = await asyncio.open_connection("127.0.0.1", start_ingest("small").port)
     writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
     async with asyncio.timeout(10):
@@ -205,7 +205,7 @@ async def test_a_head_that_never_ends_is_cut_off(start_ingest: StartIngest) -> N
 
 
 async def test_a_client_that_goes_away_is_no_error(ingest: RunningIngest, api: Api) -> None:
-    """In the middle of its body: nothing is queued, nothing cries for help, the next one is served."""
+    """A client that disconnects within its body queues nothing and logs no error; the next one is served."""
     errors = Path(ingest.env["KURIR_DATA_DIR"]) / "logs" / "error.log"
     before = errors.read_text() if errors.exists() else ""
     _, writer = await asyncio.open_connection("127.0.0.1", ingest.port)
@@ -223,7 +223,7 @@ async def test_a_client_that_goes_away_is_no_error(ingest: RunningIngest, api: A
 
 
 async def test_ingest_outlives_its_redis(tmp_path: Path) -> None:
-    """503 at once while Redis is down or frozen, well again by itself, and no request is answered wrongly."""
+    """It answers 503 immediately while Redis is down or frozen, recovers by itself, and never answers wrongly."""
     server = RedisServer("valkey")
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""Numbers through the API: in every form of body, as given or refused with a hint, the same in each channel."""
+"""Numbers through the API: in every form of body, printed as given or refused with a hint, on both channels alike."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TEMPLATE: dict[str, Any] = {
     },
 }
 LITERALS = ["1915000.00", "12.50", "1e16", "12345678901234567890123", "-7", "0.10"]
-# a text in exponent form is a number that a spreadsheet has shortened
+# a string in exponent form is a number that a spreadsheet has shortened
 FORMS = [("json", one) for one in LITERALS] + [("ndjson", one) for one in LITERALS]
 FORMS += [("csv", one) for one in LITERALS if "e" not in one] + [("csv", "007"), ("csv", "1.915.000,50")]
 
@@ -65,7 +65,7 @@ async def sent(api: Api, amount: str, form: str) -> Reply:
 
 
 async def printed(redis: Redis, blast_id: str) -> tuple[list[str], dict[str, Any]]:
-    """Return what the mail says, and the WhatsApp message, as their senders render them from the queue."""
+    """Return the mail's text and the WhatsApp message, rendered from the queue as their senders render them."""
     blast = await BlastStore(redis, "test").load(blast_id)
     assert isinstance(blast, Blast)
     (mail,), (chat,) = await queued(redis, "email"), await queued(redis, "whatsapp")
@@ -76,7 +76,7 @@ async def printed(redis: Redis, blast_id: str) -> tuple[list[str], dict[str, Any
 
 @pytest.mark.parametrize(("form", "literal"), FORMS)
 async def test_a_number_is_printed_as_given_in_both_channels(form: str, literal: str, api: Api, redis: Redis) -> None:
-    """From the bytes of the request to the message."""
+    """The digits stay the same from the bytes of the request to the message."""
     reply = await sent(api, literal, form)
     assert reply.status == 202, reply.text
     mail, chat = await printed(redis, reply.body["blastId"])
@@ -87,7 +87,7 @@ async def test_a_number_is_printed_as_given_in_both_channels(form: str, literal:
 
 
 async def test_a_whatsapp_message_has_what_metas_format_asks_for(api: Api, redis: Redis) -> None:
-    """A document with its file's name, each button with its index, its type and that type's parameter."""
+    """A document has its file's name; each button has its index, its type and that type's parameter."""
     reply = await sent(api, "5", "json")
     _, chat = await printed(redis, reply.body["blastId"])
     header, _, *buttons = chat["components"]
@@ -118,7 +118,7 @@ async def test_a_whatsapp_message_has_what_metas_format_asks_for(api: Api, redis
 async def test_what_could_be_another_number_is_refused_with_a_hint(
     amount: str, words: str, api: Api, redis: Redis
 ) -> None:
-    """422 for the recipient, and nothing is queued."""
+    """The recipient gets 422, and nothing is queued."""
     reply = await sent(api, amount, "json")
     assert reply.status == 422
     assert reply.problem("recipients[0].variables.amount") == "INVALID_VARIABLE"
@@ -141,7 +141,7 @@ async def test_a_template_keeps_the_numbers_that_it_was_given(api: Api) -> None:
         ({"bodyVariables": ["amont | number"]}, "whatsapp.bodyVariables[0]", "did you mean 'amount'?"),
         ({"bodyVariables": ["{{ amount | nmber }}"]}, "whatsapp.bodyVariables[0]", "did you mean 'number'?"),
         ({"bodyVariables": ["{{ amount"]}, "whatsapp.bodyVariables[0]", "never closed"),
-        ({"headerVariables": ["audio:amount"]}, "whatsapp.headerVariables[0]", "a header may be"),
+        ({"headerVariables": ["audio:amount"]}, "whatsapp.headerVariables[0]", "a header must be"),
         ({"buttonVariables": ["due", {"value": "name", "index": 0}]}, "whatsapp.buttonVariables[1].index", "index 0"),
         ({"buttonVariables": [{"value": "name", "type": "phone"}]}, "whatsapp", "type"),
     ],
@@ -149,7 +149,7 @@ async def test_a_template_keeps_the_numbers_that_it_was_given(api: Api) -> None:
 async def test_a_parameter_that_cannot_be_filled_is_refused_with_its_template(
     change: dict[str, Any], field: str, words: str, api: Api
 ) -> None:
-    """At its place, with the nearest name."""
+    """The problem has its path and the nearest name."""
     reply = await api.post("/api/templates", {**TEMPLATE, "whatsapp": {**TEMPLATE["whatsapp"], **change}})
     assert reply.status == 422
     problem = reply.body["errors"][0]
@@ -159,7 +159,7 @@ async def test_a_parameter_that_cannot_be_filled_is_refused_with_its_template(
 
 @pytest.mark.parametrize("form", ["json", "ndjson", "csv"])
 async def test_an_ambiguous_text_of_a_late_recipient_is_refused_at_intake(form: str, api: Api, redis: Redis) -> None:
-    """A text variable that the mail shows as a number: its sender would have failed the fifth message alone."""
+    """The mail shows a string variable as a number: without the check, the fifth message would fail in its sender."""
     await api.post(
         "/api/templates",
         {

@@ -1,4 +1,4 @@
-"""Query parameters: known ones are obeyed, unknown ones refused, on every call."""
+"""Query parameters: every call uses the known ones and refuses unknown ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLOSED = [one for one in OPERATIONS if not one.open_query]
 
 @pytest.mark.parametrize("operation", CLOSED, ids=[one.name for one in CLOSED])
 async def test_an_unknown_query_parameter_is_refused_on_every_call(operation: Operation, api: Api) -> None:
-    """400 `INVALID_QUERY` that names it, under both prefixes; nothing else is done."""
+    """The answer is 400 `INVALID_QUERY` with its name, under both prefixes; nothing else is done."""
     for path in paths_of(operation):
         reply = await api.call(operation.method, re.sub(r"\{\w+\}", "x", path), params={"bogus": "1"})
         assert (reply.status, reply.body["code"]) == (400, "INVALID_QUERY"), reply.text
@@ -26,14 +26,14 @@ async def test_an_unknown_query_parameter_is_refused_on_every_call(operation: Op
 
 
 async def test_a_filter_longer_than_any_value_is_refused(api: Api) -> None:
-    """The client's mistake is not reported as an unavailable logger, which cannot read such a long line."""
+    """It is reported as the client's mistake, not as an unavailable logger, which cannot read such a long line."""
     reply = await api.get("/api/blasts?limit=5&reference=" + "%ff" * 2500)
     assert (reply.status, reply.body["code"]) == (400, "INVALID_QUERY"), reply.text
     assert reply.problem("reference") == "INVALID_QUERY"
 
 
 def test_only_unsubscribe_links_take_any_parameter() -> None:
-    """Mail programs and link trackers append theirs, and nobody may be kept from unsubscribing by that."""
+    """Mail programs and link trackers add their own, which must not prevent an unsubscription."""
     assert {one.path for one in OPERATIONS if one.open_query} == {"/u/{token}"}
 
 
@@ -51,12 +51,12 @@ def test_only_unsubscribe_links_take_any_parameter() -> None:
     ],
 )
 async def test_the_nearest_known_name_is_told(path: str, hint: str, api: Api) -> None:
-    """Or, where none is near, the names that there are."""
+    """Where no name is near, the message lists the known ones."""
     assert hint in (await api.get(path)).body["message"]
 
 
 async def test_a_misspelt_dry_run_of_a_csv_file_sends_nothing(api: Api) -> None:
-    """It is a query parameter like every other."""
+    """It is refused like every other query parameter."""
     query = {"templateId": "otp", "channels": "email", "dryrun": "true"}
     table = b"name,email,code\nSiti,s@example.com,1\n"
     reply = await api.post(BLAST, data=table, headers={"Content-Type": "text/csv"}, params=query)
@@ -65,7 +65,7 @@ async def test_a_misspelt_dry_run_of_a_csv_file_sends_nothing(api: Api) -> None:
 
 
 async def test_a_blast_in_a_body_takes_nothing_from_the_query(api: Api) -> None:
-    """`?dryRun=true` beside a JSON body would be ignored, and the blast sent."""
+    """`?dryRun=true` with a JSON body is refused: if it were ignored, the blast would be sent."""
     reply = await api.post(
         f"{BLAST}?dryRun=true", {"templateId": "otp", "channels": ["email"], "recipients": [person()]}
     )
@@ -74,7 +74,7 @@ async def test_a_blast_in_a_body_takes_nothing_from_the_query(api: Api) -> None:
 
 
 async def test_parameters_with_a_name_of_the_clients_own_are_known(api: Api, ingest: RunningIngest) -> None:
-    """`globalVariables.<name>` and `metadata.<name>`."""
+    """`globalVariables.<name>` and `metadata.<name>` are accepted with any name."""
     query = {
         "templateId": "otp", "channels": "email", "globalVariables.minutes": "7", "metadata.run": "a", "dryRun": "1",
     }  # fmt: skip

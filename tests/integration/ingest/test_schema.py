@@ -51,7 +51,7 @@ def _as_it_is(_context: Any, value: Any) -> bytes:
 
 @pytest.fixture
 def operations(ingest: RunningIngest) -> list[Any]:
-    """Every operation of the served document; the logger answers empty pages."""
+    """Every operation of the served document; the logger answers with empty pages."""
     ingest.peers.answers.update({asked: (200, body) for asked, body in _LOGGER.items()})
     with urllib.request.urlopen(f"{ingest.url}/openapi.json") as answer:
         document = json.load(answer)
@@ -60,7 +60,7 @@ def operations(ingest: RunningIngest) -> list[Any]:
 
 
 def _aim(case: Any) -> None:
-    """Name a template that exists in every other body, so that what lies behind that check is met too."""
+    """Name an existing template in every other body, so that the checks after that one are reached."""
     body = case.body
     if isinstance(body, dict) and isinstance(body.get("templateId"), str) and len(repr(body)) % 2:
         body["templateId"] = "otp"
@@ -94,10 +94,10 @@ def _fuzz(operation: Any, mode: GenerationMode, url: str, session: requests.Sess
 def test_every_operation_answers_as_documented(
     ingest: RunningIngest, operations: list[Any], mode: GenerationMode
 ) -> None:
-    """No 500, no undocumented status or content type, no answer that its schema does not allow."""
+    """No 500, no undocumented status or content type, and no answer that violates its schema."""
     wanted = operations
     if mode is GenerationMode.NEGATIVE:
-        # a path is a text that no schema refuses
+        # every string is a valid path, so no schema can refuse one
         wanted = [one for one in operations if len(one.body) or len(one.query) or len(one.headers)]
     with requests.Session() as session:
         for operation in wanted:

@@ -1,4 +1,4 @@
-"""Steering: blasts, jobs and channels while they run, and what the API says of them."""
+"""Control of running blasts, jobs and channels, and their state in the API."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def _state(api: Api, blast_id: str) -> dict[str, Any]:
 
 
 async def test_a_blast_is_paused_and_resumed(api: Api) -> None:
-    """Twice each, with the reason shown as what it waits for; its counts add up all the while."""
+    """Both calls are repeated; the reason is shown as what the blast waits for; its counts always add up."""
     blast_id = await _blast(api)
     for _ in range(2):
         assert (await api.post(f"/api/blasts/{blast_id}/pause", {"reason": "typo in it"})).status == 200
@@ -42,7 +42,7 @@ async def test_a_blast_is_paused_and_resumed(api: Api) -> None:
 
 
 async def test_a_blast_and_a_message_say_that_they_wait_for_a_domains_limit(api: Api, redis: Redis) -> None:
-    """The blast while any of its messages waits for it, the message with its place in the limit's list."""
+    """The blast says so while any of its messages waits for it, the message with its place in the limit's list."""
     blast_id = await _blast(api, 4)
     sender = await World(redis).sender()
     sender.limit_of = lambda _job: JobLimit("example.com", 60_000_000)
@@ -61,7 +61,7 @@ async def test_a_blast_and_a_message_say_that_they_wait_for_a_domains_limit(api:
 
 
 async def test_a_cancelled_blast_stays_cancelled(api: Api, redis: Redis) -> None:
-    """Safe to repeat; nothing waits any more; it can be neither paused nor resumed."""
+    """A repeated call succeeds; nothing waits any more; the blast can be neither paused nor resumed."""
     blast_id = await _blast(api)
     for _ in range(2):
         assert (await api.post(f"/api/blasts/{blast_id}/cancel")).status == 200
@@ -75,7 +75,7 @@ async def test_a_cancelled_blast_stays_cancelled(api: Api, redis: Redis) -> None
 
 
 async def test_a_finished_blast_cannot_be_cancelled(api: Api, redis: Redis) -> None:
-    """Nor can one that only the log still knows; one that nobody knows is not found."""
+    """The same holds for one that only the log knows; one that neither knows is not found."""
     blast_id = await _blast(api)
     sender = await World(redis).sender()
     await sender.finish(*await sender.take())
@@ -85,7 +85,7 @@ async def test_a_finished_blast_cannot_be_cancelled(api: Api, redis: Redis) -> N
 
 
 async def test_a_blast_that_redis_has_forgotten_is_shown_from_the_log(api: Api, peers: Peers) -> None:
-    """The logger's view, as it is; steering it is too late."""
+    """The logger's view is shown unchanged; the blast can no longer be controlled."""
     stored = {"success": True, "blast": {"blastId": NEVER, "state": "completed"}}
     peers.answers[f"GET /api/blasts/{NEVER}"] = (200, stored)
     assert (await api.get(f"/api/blasts/{NEVER}")).body == stored
@@ -93,7 +93,7 @@ async def test_a_blast_that_redis_has_forgotten_is_shown_from_the_log(api: Api, 
 
 
 async def test_lists_of_blasts_show_running_ones_as_they_stand(api: Api, peers: Peers) -> None:
-    """The log's rows are behind; what Redis still has replaces them. Filters are passed on."""
+    """The log's rows lag; the state in Redis replaces them. Filters are forwarded."""
     blast_id = await _blast(api, reference="order 7")
     rows = [{"blastId": blast_id, "state": "running"}, {"blastId": NEVER, "state": "completed"}]
     peers.answers["GET /api/blasts"] = (200, {"success": True, "blasts": rows, "nextCursor": "x"})
@@ -105,7 +105,7 @@ async def test_lists_of_blasts_show_running_ones_as_they_stand(api: Api, peers: 
 
 
 async def test_blasts_are_found_by_their_metadata(api: Api, peers: Peers) -> None:
-    """Values of any kind, as they are written; a page without a match is read over."""
+    """Values of any type are compared as JSON writes them; pages without a match are skipped."""
     rows = [{"blastId": str(n), "state": "completed", "metadata": {"campaign": "spring", "n": n}} for n in range(3)]
     peers.answers["GET /api/blasts"] = (200, {"success": True, "blasts": rows, "nextCursor": None})
     reply = await api.get("/api/blasts?metadata.campaign=spring&metadata.n=2&template=otp")
@@ -119,7 +119,7 @@ async def test_blasts_are_found_by_their_metadata(api: Api, peers: Peers) -> Non
 
 
 async def test_the_loggers_refusals_are_passed_on(api: Api, peers: Peers) -> None:
-    """A query that the logger does not understand is the client's mistake."""
+    """A query that the logger refuses is reported as the client's mistake."""
     refused = {"success": False, "code": "INVALID_CURSOR", "message": "no such cursor", "errors": []}
     peers.answers["GET /api/blasts"] = (400, refused)
     reply = await api.get("/api/blasts?cursor=x")
@@ -136,7 +136,7 @@ async def test_the_loggers_refusals_are_passed_on(api: Api, peers: Peers) -> Non
 async def test_dead_letters_are_reopened_by_the_logger(
     path: str, asked: dict[str, Any], api: Api, peers: Peers
 ) -> None:
-    """What may have been delivered is left out unless told otherwise; the counts come back."""
+    """Messages that may have been delivered are left out by default; the answer has the counts."""
     peers.answers["POST /internal/retry"] = (200, {"success": True, "reopened": 3, "skipped": 1})
     reply = await api.post(path, {"includeUncertain": True})
     assert (reply.status, reply.body["reopened"], reply.body["skipped"]) == (200, 3, 1)
@@ -146,7 +146,7 @@ async def test_dead_letters_are_reopened_by_the_logger(
 
 
 async def test_a_blast_that_the_log_has_not_heard_of_yet_is_not_denied(api: Api, peers: Peers) -> None:
-    """It was accepted: its client is to try again, not to believe that it is gone."""
+    """It was accepted, so its client is asked to try again, not told that it is gone."""
     peers.answers["POST /internal/retry"] = (404, {"success": False, "code": "NOT_FOUND"})
     reply = await api.post(f"/api/blasts/{await _blast(api)}/retry-failed")
     assert (reply.status, reply.body["code"]) == (503, "LOGGER_UNAVAILABLE")
@@ -155,7 +155,7 @@ async def test_a_blast_that_the_log_has_not_heard_of_yet_is_not_denied(api: Api,
 
 
 async def test_one_job_is_cancelled(api: Api, redis: Redis) -> None:
-    """The others stay."""
+    """The other jobs stay."""
     blast_id = await _blast(api)
     assert (await api.post(f"/api/messages/{blast_id}:0:email/cancel")).status == 200
     assert [job.index for job in await queued(redis)] == [1]
@@ -166,7 +166,7 @@ async def test_one_job_is_cancelled(api: Api, redis: Redis) -> None:
 async def test_of_a_job_that_has_ended_the_log_is_asked_first(
     api: Api, redis: Redis, peers: Peers, status: str, code: str
 ) -> None:
-    """Nobody looks for it among the jobs that wait."""
+    """Redis does not search the waiting jobs for it."""
     job_id = f"{await _blast(api)}:0:email"
     peers.answers[f"GET /api/messages/{job_id}"] = (200, {"message": {"job_id": job_id, "status": status}})
     client: Any = redis
@@ -180,7 +180,7 @@ async def test_of_a_job_that_has_ended_the_log_is_asked_first(
 async def test_a_job_is_cancelled_whatever_the_log_says(
     api: Api, redis: Redis, peers: Peers, answer: tuple[int, Any]
 ) -> None:
-    """The log may be away, or not have heard of its end: Redis knows."""
+    """The log may be away, or not have its end yet: Redis knows."""
     job_id = f"{await _blast(api)}:0:email"
     peers.answers[f"GET /api/messages/{job_id}"] = answer
     assert (await api.post(f"/api/messages/{job_id}/cancel")).status == 200
@@ -188,7 +188,7 @@ async def test_a_job_is_cancelled_whatever_the_log_says(
 
 
 async def test_a_job_without_a_row_yet_is_queued(api: Api, peers: Peers) -> None:
-    """The log is a moment behind; what was accepted must not be unknown. What it wrote comes from there."""
+    """The log lags, and an accepted job must never be unknown. A row that the log has is shown from there."""
     job_id = f"{await _blast(api)}:1:email"
     message = (await api.get(f"/api/messages/{job_id}")).body["message"]
     assert (message["job_id"], message["status"], message["template_id"]) == (job_id, "queued", "otp")
@@ -199,7 +199,7 @@ async def test_a_job_without_a_row_yet_is_queued(api: Api, peers: Peers) -> None
 
 
 async def test_stats_count_what_is_where(api: Api, redis: Redis) -> None:
-    """By channel and in all; what a pause holds is told apart."""
+    """They are counted by channel and in total; messages held by a pause are counted separately."""
     await _blast(api, 3, channels=["email", "whatsapp"])
     await (await World(redis).sender()).take(1)
     assert (await api.post("/api/channels/whatsapp/pause", {"reason": "no credit"})).status == 200
@@ -209,7 +209,7 @@ async def test_stats_count_what_is_where(api: Api, redis: Redis) -> None:
 
 
 async def test_channels_show_the_limit_in_force_and_its_source(api: Api, redis: Redis) -> None:
-    """The senders' own setting, one changed at run time, none, and the senders' own again; null while nobody runs."""
+    """The senders' own setting, a limit set at run time, none, the setting again; null while no sender runs."""
 
     async def shown() -> tuple[str | None, str | None]:
         listed = {one["name"]: one for one in (await api.get("/api/channels")).body["channels"]}
@@ -228,7 +228,7 @@ async def test_channels_show_the_limit_in_force_and_its_source(api: Api, redis: 
 
 
 async def test_a_channel_is_paused_limited_and_resumed(api: Api, redis: Redis) -> None:
-    """At once and for all its senders; the view says what holds."""
+    """The change holds immediately for all its senders; the view shows the limit in force."""
     assert (await api.post("/api/channels/email/pause", {"reason": "maintenance"})).status == 200
     assert (await api.call("PATCH", "/api/channels/email", json={"rate": "7/1s"})).status == 200
     listed = {one["name"]: one for one in (await api.get("/api/channels")).body["channels"]}
@@ -243,7 +243,7 @@ async def test_a_channel_is_paused_limited_and_resumed(api: Api, redis: Redis) -
 
 
 async def test_providers_are_asked_through_their_senders(api: Api, peers: Peers) -> None:
-    """Reachable, and whether it accepts our credentials, with what the sender said."""
+    """The answer says whether it can be reached and accepts our credentials, with the sender's report."""
     peers.answers["GET /status"] = (200, {"reachable": True, "authenticated": False, "detail": "535"})
     for path in ("/api/smtp/status", "/api/whatsapp/status"):
         said = (await api.get(path)).body
@@ -251,7 +251,7 @@ async def test_providers_are_asked_through_their_senders(api: Api, peers: Peers)
 
 
 async def test_logs_are_passed_on_whole(api: Api, peers: Peers) -> None:
-    """Query and all; an answer of many megabytes is streamed."""
+    """The query is forwarded too; an answer of many megabytes is streamed."""
     peers.answers["GET /api/logs/messages"] = (200, {"success": True, "logs": ["x" * 1000] * 3000})
     reply = await api.get("/api/v1/logs/messages?status=sent&limit=1000")
     assert len(reply.body["logs"]) == 3000
@@ -274,7 +274,7 @@ async def test_a_suppression_is_one_in_every_spelling(api: Api) -> None:
 
 
 async def test_suppressions_are_added_listed_and_lifted(api: Api) -> None:
-    """Under their normal form; adding one twice is no error."""
+    """They are listed in normal form; adding one twice is no error."""
     body = {"channel": "whatsapp", "address": "0812-1000-0000", "reason": "asked on the phone"}
     first = await api.post("/api/suppressions", body)
     assert (first.status, first.body["suppression"]["address"]) == (201, "6281210000000")

@@ -1,4 +1,4 @@
-"""Suppressions through the API: what they stop, how they are found, lifted, exported and imported."""
+"""Suppressions through the API: what they stop, and how they are found, lifted, exported and imported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def load(api: Api, text: str | bytes, query: str = "", **headers: str) -> 
 
 
 async def test_one_added_by_hand_stops_everything(api: Api) -> None:
-    """Unless it says otherwise; it is dated, has its source and lasts until it is lifted."""
+    """This is the default; it has a date and a source, and lasts until it is lifted."""
     found = await add(api, "Siti@Example.com")
     assert found["createdAt"]
     assert {name: found[name] for name in ("channel", "address", "scope", "source", "reason", "expiresAt")} == {
@@ -62,14 +62,14 @@ async def test_one_added_by_hand_stops_everything(api: Api) -> None:
      ("complaint", "marketing")],
 )  # fmt: skip
 async def test_the_scope_follows_from_the_source(source: str, scope: str, api: Api) -> None:
-    """Who is tired of offers still gets order confirmations; a given scope wins."""
+    """A recipient who unsubscribed from offers still gets order confirmations; an explicit scope wins."""
     assert (await add(api, "a@example.com", source=source))["scope"] == scope
     for wanted in ("all", "marketing"):
         assert (await add(api, "b@example.com", source=source, scope=wanted))["scope"] == wanted
 
 
 async def test_a_suppression_has_its_evidence_and_its_end(api: Api) -> None:
-    """The message, somebody's words, and when it stops stopping."""
+    """It has the message, the quoted words, and the time when it ends."""
     evidence = {"jobId": "b:0:email", "words": "asked by phone"}
     found = await add(api, "a@example.com", expiresAt="2999-01-01T00:00:00Z", evidence=evidence, reason="asked")
     assert (found["expiresAt"], found["reason"]) == ("2999-01-01T00:00:00.000Z", "asked")
@@ -77,7 +77,7 @@ async def test_a_suppression_has_its_evidence_and_its_end(api: Api) -> None:
 
 
 async def test_a_suppression_may_last_until_the_last_moment_that_can_be_written(api: Api) -> None:
-    """In UTC this is the year 10000, which RFC 3339 cannot name: the lists that hold it can still be read."""
+    """In UTC this is the year 10000, which RFC 3339 cannot write: lists that contain it can still be read."""
     found = await add(api, "a@example.com", expiresAt="9999-12-31T23:59:59-14:00")
     assert found["expiresAt"] == "9999-12-31T23:59:59.999Z"
     rows = b"email,expires\nb@example.com,9999-12-31T23:59:59-14:00\n"
@@ -87,7 +87,7 @@ async def test_a_suppression_may_last_until_the_last_moment_that_can_be_written(
 
 
 async def test_one_page_holds_what_every_channel_has(api: Api) -> None:
-    """A search for a number finds it at once, although the addresses of another channel are looked through before."""
+    """A search for a number finds it in one page, although another channel's addresses are scanned before it."""
     await add(api, "a@example.com")
     await add(api, "081224770000", channel="whatsapp")
     for query, found in (
@@ -114,13 +114,13 @@ async def test_one_page_holds_what_every_channel_has(api: Api) -> None:
      ("address", "nobody", "INVALID_EMAIL"), ("until", "x", "UNKNOWN_FIELD")],
 )  # fmt: skip
 async def test_a_bad_field_is_named(field: str, value: str, code: str, api: Api) -> None:
-    """422 with the field's path."""
+    """The answer is 422 with the field's path."""
     reply = await api.post(PATH, {"channel": "email", "address": "a@example.com", field: value})
     assert (reply.status, reply.problem(field)) == (422, code)
 
 
 async def test_suppressions_are_searched(api: Api) -> None:
-    """By part of the address in any spelling, scope, source, reason and channel, page by page."""
+    """The filters are part of the address in any spelling, scope, source, reason and channel, page by page."""
     await add(api, "siti+news@example.com", source="unsubscribe", reason="tired of it")
     await add(api, "budi@münchen.de", source="bounce", reason="Mailbox Full")
     await add(api, "ani@example.com")
@@ -148,12 +148,12 @@ async def test_suppressions_are_searched(api: Api) -> None:
     "query", ["scope=some", "source=x", "channel=x", "limit=0", "format=xml", "for=spreadsheet", f"reason={'x' * 400}"]
 )
 async def test_a_bad_search_is_refused(query: str, api: Api) -> None:
-    """400, whatever is wrong."""
+    """Every invalid filter gets 400."""
     assert (await api.get(f"{PATH}?{query}")).body["code"] == "INVALID_QUERY"
 
 
 async def test_pages_are_no_longer_than_asked_for(api: Api) -> None:
-    """Though Redis gives a small table out whole."""
+    """Pages keep their limit although Redis returns a small table whole."""
     for number in range(9):
         await add(api, f"r{number}@example.com")
     first = (await api.get(f"{PATH}?limit=4")).body
@@ -163,7 +163,7 @@ async def test_pages_are_no_longer_than_asked_for(api: Api) -> None:
 
 
 async def test_lifting_one_scope_leaves_the_other(api: Api) -> None:
-    """By id; the id that an earlier version gave out stands for both."""
+    """The id decides which; an id from an earlier version refers to both."""
     bounce = await add(api, "a@example.com", source="bounce")
     opt_out = await add(api, "a@example.com", source="unsubscribe")
     assert (await api.call("DELETE", f"{PATH}/{bounce['id']}")).status == 200
@@ -175,7 +175,7 @@ async def test_lifting_one_scope_leaves_the_other(api: Api) -> None:
 
 
 async def test_lifting_by_filter_counts_first(api: Api) -> None:
-    """Nothing is lifted without the right count, and never everything for want of a filter."""
+    """Nothing is lifted without the right count, and an empty filter never matches everything."""
     for number in range(3):
         await add(api, f"old{number}@example.com", source="bounce")
     await add(api, "a@example.com")
@@ -194,7 +194,7 @@ async def test_lifting_by_filter_counts_first(api: Api) -> None:
 
 
 async def test_what_is_exported_is_imported_as_it_was(api: Api) -> None:
-    """Also addresses that a spreadsheet would take for formulas, through a plain file and one for spreadsheets."""
+    """Addresses that a spreadsheet would read as formulas survive, in a plain file and in one for spreadsheets."""
     for address in ("=cmd@example.com", "+x@example.com", "'tis@example.com", "'=y@example.com", "-z@example.com"):
         await add(api, address, source="unsubscribe", reason="=1+1", evidence={"words": 'said "no",\nloudly'})
     await add(api, "+6281224770000", "whatsapp", expiresAt="2999-01-01T00:00:00Z")
@@ -218,7 +218,7 @@ async def everything(api: Api) -> list[dict[str, Any]]:
 
 
 async def test_an_export_for_spreadsheets_has_a_mark_and_numbers_as_text(api: Api) -> None:
-    """Else a number loses digits, and UTF-8 is taken for something else."""
+    """Otherwise a number would lose digits, and UTF-8 would be misread."""
     await add(api, "+6281224770000", "whatsapp")
     text = (await api.get(f"{PATH}?format=csv&for=spreadsheet")).text
     assert text.startswith("\ufeffchannel,address,")
@@ -242,14 +242,14 @@ async def test_an_export_for_spreadsheets_has_a_mark_and_numbers_as_text(api: Ap
     ],
 )
 async def test_a_column_of_addresses_goes_by_many_names(header: str, api: Api) -> None:
-    """As other systems and people name it."""
+    """The names are those of other systems and of common use."""
     reply = await load(api, f"{header}\nSiti@Example.com\n")
     assert (reply.status, reply.body["added"]) == (200, 1), reply.text
     assert await listed(api) == ["siti@example.com"]
 
 
 async def test_a_foreign_file_is_imported(api: Api) -> None:
-    """Its own names for columns and sources, times in seconds, both addresses in one row; unknown columns are told."""
+    """Other names of columns and sources, times in seconds and two addresses in a row work; others are listed."""
     text = (
         "Phone Number;E-mail;Type;Created;Error;Status\n"
         "0812-2477-0000;siti@example.com;HardBounce;1700000000;550 5.1.1;x\n"
@@ -269,7 +269,7 @@ async def test_a_foreign_file_is_imported(api: Api) -> None:
 
 
 async def test_an_import_is_safe_to_repeat(api: Api) -> None:
-    """What is there stays as it was; what goes further or lasts longer is changed."""
+    """Existing suppressions stay; one that goes further or lasts longer is changed."""
     text = "email,scope,reason,expiresAt\na@example.com,marketing,first,2999-01-01\nb@example.com,,first,\n"
 
     async def counts(file: str) -> list[int]:
@@ -285,7 +285,7 @@ async def test_an_import_is_safe_to_repeat(api: Api) -> None:
 
 
 async def test_bad_rows_are_listed_with_their_lines(api: Api) -> None:
-    """Strict, the default, stores nothing; permissive stores the others; a dry run stores nothing either."""
+    """Strict, the default, stores nothing; permissive stores the valid rows; a dry run stores nothing."""
     text = "email,scope,createdAt\na@example.com,,\nnobody,,\n\nb@example.com,some,\nc@example.com,,soon\n,,x\n"
     strict = await load(api, text)
     assert (strict.status, strict.body["code"]) == (422, "VALIDATION_FAILED")
@@ -307,26 +307,26 @@ async def test_bad_rows_are_listed_with_their_lines(api: Api) -> None:
 
 @pytest.mark.parametrize("text", ["", "\n", "name,city\nSiti,Jakarta\n", "siti@example.com\nbudi@example.com\n"])
 async def test_a_file_without_a_column_of_addresses_is_one_error(text: str, api: Api) -> None:
-    """Not one a row."""
+    """The rows do not repeat the error."""
     reply = await load(api, text)
     assert (reply.status, reply.body["code"], reply.body["errors"]) == (400, "MALFORMED_CSV", [])
 
 
 @pytest.mark.parametrize("query", ["scope=some", "channel=x", "source=x", "validation=x", "dryRun=maybe"])
 async def test_a_bad_default_is_refused(query: str, api: Api) -> None:
-    """400 before anything is read."""
+    """The answer is 400, before anything is read."""
     assert (await load(api, "email\na@example.com\n", query)).body["code"] == "INVALID_QUERY"
 
 
 async def test_defaults_serve_rows_that_name_nothing(api: Api) -> None:
-    """The query's scope, source and reason."""
+    """They come from the query: scope, source and reason."""
     assert (await load(api, "email\na@example.com\n", "scope=marketing&source=complaint&reason=moved")).status == 200
     (found,) = await everything(api)
     assert (found["scope"], found["source"], found["reason"]) == ("marketing", "complaint", "moved")
 
 
 async def test_a_large_compressed_file_is_imported(api: Api) -> None:
-    """In blocks, whatever its length."""
+    """It is imported in blocks, whatever its length."""
     lines = "\n".join(["email", *(f"r{number}@example.com" for number in range(20_000))])
     reply = await load(api, gzip.compress(lines.encode()), **{"Content-Encoding": "gzip"})
     assert (reply.body["total"], reply.body["added"]) == (20_000, 20_000)

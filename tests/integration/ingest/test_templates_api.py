@@ -16,7 +16,7 @@ from tests.integration.ingest.running import Api, person
 
 
 async def test_shipped_templates_are_there_and_make_sense(api: Api) -> None:
-    """Those of the folder, each with requirements that a CSV header can be made from."""
+    """Every template of the folder has requirements from which a CSV header can be made."""
     listed = (await api.get("/api/templates")).body["templates"]
     assert [one["id"] for one in listed] == ["invoice_reminder", "newsletter", "otp", "welcome"]
     asked = (await api.get("/api/templates/invoice_reminder/requirements")).body["requirements"]
@@ -25,7 +25,7 @@ async def test_shipped_templates_are_there_and_make_sense(api: Api) -> None:
 
 
 async def test_a_template_lives_in_versions(api: Api, redis: Redis) -> None:
-    """Created, changed, deleted and created again; what was sent keeps the version it was sent with."""
+    """It is created, changed, deleted and created again; sent messages keep the version they were sent with."""
     made = await api.post("/api/templates", template())
     assert (made.status, made.body["template"].get("version", 1)) == (201, 1)
     sent = await api.blast(person(), templateId="note")
@@ -44,14 +44,14 @@ async def test_a_template_lives_in_versions(api: Api, redis: Redis) -> None:
 
 
 async def test_a_shipped_template_can_be_deleted_and_stays_so(api: Api) -> None:
-    """The file does not bring it back by itself."""
+    """Its file does not restore it."""
     assert (await api.call("DELETE", "/api/templates/welcome")).status == 200
     assert (await api.get("/api/templates/welcome")).status == 404
     assert "welcome" not in {one["id"] for one in (await api.get("/api/templates")).body["templates"]}
 
 
 async def test_a_file_is_taken_over_once_a_change(redis: Redis) -> None:
-    """Restarts count no versions; a changed file does; what the API made of it meanwhile stays until then."""
+    """Restarts add no version, a changed file adds one; until then, changes through the API remain."""
     store = TemplateStore(redis)
     content = TemplateRequest(id="note", name="Note", channels=["email"], subject="s", text="x")
     made = template_of("note", content)
@@ -81,7 +81,7 @@ async def test_a_file_is_taken_over_once_a_change(redis: Redis) -> None:
     ],
 )  # fmt: skip
 async def test_a_template_that_cannot_work_is_refused(changes: dict[str, Any], field: str, code: str, api: Api) -> None:
-    """With the part of it that is wrong."""
+    """The problem names the part of the template."""
     reply = await api.post("/api/templates", template(**changes))
     assert reply.status == 422, reply.text
     assert reply.problem(field) == code
@@ -109,7 +109,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", sorted(HOSTILE))
 async def test_a_hostile_template_ends_in_422_at_once(name: str, api: Api) -> None:
-    """Nothing is reached, nothing is stalled: the same service answers right away."""
+    """It reaches nothing and stalls nothing: the same service answers immediately afterwards."""
     began = time.monotonic()
     reply = await api.post("/api/templates", template(text=HOSTILE[name]))
     assert reply.status == 422, reply.text

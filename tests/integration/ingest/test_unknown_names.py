@@ -1,4 +1,4 @@
-"""Names: columns match variables in any spelling, what a template does not use is told, what it prints is required."""
+"""Names: columns match variables in any spelling, unused names give warnings, printed names are required."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def warned(reply: Reply) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("column", ["Minutes", "MINUTES", " minutes ", "minutes"])
 async def test_a_column_matches_its_variable_in_any_case(column: str, api: Api, redis: Redis) -> None:
-    """The mail says 30 minutes, and nothing is warned of."""
+    """The mail says 30 minutes, and there is no warning."""
     reply = await csv(api, f"name,email,code,{column}\nSiti,min2@example.com,1,30\n")
     assert reply.status == 202, reply.text
     assert "warnings" not in reply.body
@@ -35,7 +35,7 @@ async def test_a_column_matches_its_variable_in_any_case(column: str, api: Api, 
 
 @pytest.mark.parametrize("column", ["Order Number", "order-number", "ORDER_NUMBER", "OrderNumber"])
 async def test_spaces_and_signs_of_a_column_do_not_count(column: str, api: Api, redis: Redis) -> None:
-    """`Order Number` is `order_number`."""
+    """`Order Number` matches `order_number`."""
     table = f"name;email;{column};Amount;due date\nSiti;s@example.com;INV-1;12,50;2026-02-01\n"
     reply = await csv(api, table, templateId="invoice_reminder")
     assert reply.status == 202, reply.text
@@ -51,7 +51,7 @@ async def test_spaces_and_signs_of_a_column_do_not_count(column: str, api: Api, 
     ],
 )
 async def test_two_columns_for_one_variable_are_one_error_for_the_file(header: str, words: str, api: Api) -> None:
-    """Not one for each row, and neither of them wins."""
+    """The rows do not repeat the error, and neither column wins."""
     rows = "\n".join(",".join(["Siti", f"s{n}@example.com", "1", "2", "3"][: header.count(",") + 1]) for n in range(5))
     reply = await csv(api, f"{header}\n{rows}\n")
     assert (reply.status, reply.body["code"]) == (400, "MALFORMED_CSV")
@@ -61,7 +61,7 @@ async def test_two_columns_for_one_variable_are_one_error_for_the_file(header: s
 @FORMS
 @pytest.mark.parametrize("dry", [False, True], ids=["sent", "dry"])
 async def test_a_variable_that_the_template_does_not_use_is_told_once(form: str, dry: bool, api: Api) -> None:
-    """With the nearest name, however many recipients have it; the blast is taken all the same."""
+    """The warning has the nearest name and is given once for all recipients; the blast is accepted."""
     people = [person(number, variables={"code": "1", "minuts": "3"}) for number in range(50)]
     if form in {"csv", "multipart"}:
         table = "name,email,code,minuts\n" + "".join(f"P,p{number}@example.com,1,3\n" for number in range(50))
@@ -75,7 +75,7 @@ async def test_a_variable_that_the_template_does_not_use_is_told_once(form: str,
 
 
 async def test_global_variables_are_told_too(api: Api) -> None:
-    """In JSON and in a query."""
+    """Warnings are given in JSON and for a query."""
     reply = await api.blast(person(), globalVariables={"Minutes": 3, "brand": "X"})
     assert [field for field, _ in warned(reply)] == ["globalVariables.Minutes", "globalVariables.brand"]
     assert "did you mean 'minutes'?" in warned(reply)[0][1]
@@ -84,7 +84,7 @@ async def test_global_variables_are_told_too(api: Api) -> None:
 
 
 async def test_a_single_message_and_a_preview_tell_it_as_well(api: Api) -> None:
-    """With the path that their request has."""
+    """The path is that of their request."""
     body = {"templateId": "otp", "channel": "email", "recipient": person(variables={"code": "1", "minuts": "3"})}
     for path, status in (("/api/messages", 202), (PREVIEW, 200)):
         reply = await api.post(path, {**body, "globalVariables": {"zzz": 1}})
@@ -93,27 +93,27 @@ async def test_a_single_message_and_a_preview_tell_it_as_well(api: Api) -> None:
 
 
 async def test_a_repeated_request_has_the_same_warnings(api: Api) -> None:
-    """They are part of the answer that is kept."""
+    """The stored answer contains them."""
     replies = [await api.blast(person(variables={"code": "1", "x": 1}), key="again") for _ in range(2)]
     assert replies[0].body == replies[1].body
     assert warned(replies[1])[0][0] == "recipients[0].variables.x"
 
 
 async def test_there_are_at_most_a_hundred_warnings(api: Api) -> None:
-    """A million recipients with a name of their own each must not fill memory or the answer."""
+    """A million recipients with different unknown names must not fill memory or the answer."""
     people = [person(number, variables={"code": "1", f"x{number}": 1}) for number in range(150)]
     assert len(warned(await api.blast(*people))) == 100
 
 
 async def test_what_everybody_has_is_no_unknown_variable(api: Api) -> None:
-    """`name`, `email` and `phone` may be given among the variables; so may an empty column of the recipient's own."""
+    """`name`, `email` and `phone` are allowed among the variables, and so is an empty column of the recipient's own."""
     reply = await api.blast(person(variables={"code": "1", "name": "A", "phone": "081224770000"}))
     assert "warnings" not in reply.body
     assert "warnings" not in (await csv(api, "Name,E-mail,reference,code\nSiti,s@example.com,r,1\n")).body
 
 
 async def test_a_template_is_told_of_variables_that_it_declares_in_vain(api: Api) -> None:
-    """When it is written; a name that it uses and does not declare comes with the nearest declared one."""
+    """Writing it gives a warning; an undeclared name that it uses is reported with the nearest declared one."""
     template = {"name": "T", "channels": ["email"], "subject": "{{ minutes }}", "text": "x"}
     declared = [{"name": "minutes"}, {"name": "minuts"}]
     reply = await api.call("PUT", "/api/templates/vain", json={**template, "variables": declared})
@@ -134,7 +134,7 @@ GREETING: dict[str, Any] = {
 
 @FORMS
 async def test_a_name_that_is_printed_unguarded_is_required(form: str, api: Api, redis: Redis) -> None:
-    """Missing, it is an error of the recipient at `name`, and nothing is queued."""
+    """Without it, the recipient has an error at `name`, and nothing is queued."""
     await api.post("/api/templates", GREETING)
     people = [person(0), person(1, name=" ")]
     reply = await post_as(api, form, [{**one, "variables": {}} for one in people], templateId="greeting")
@@ -146,7 +146,7 @@ async def test_a_name_that_is_printed_unguarded_is_required(form: str, api: Api,
 
 
 async def test_a_guarded_name_is_not_required(api: Api) -> None:
-    """On the channel whose content guards it; a global name or a variable serves as well."""
+    """This holds for a channel whose content guards it; a global name or a variable also suffices."""
     await api.post("/api/templates", GREETING)
     nameless = person(name="", variables={})
     head = {"templateId": "greeting"}
@@ -158,7 +158,7 @@ async def test_a_guarded_name_is_not_required(api: Api) -> None:
 
 
 async def test_permissive_drops_the_channel_that_prints_the_name(api: Api, redis: Redis) -> None:
-    """The other one goes out."""
+    """The other channel is still sent."""
     await api.post("/api/templates", GREETING)
     reply = await api.blast(
         person(name="", variables={}), templateId="greeting", channels=["email", "whatsapp"], validation="permissive"
@@ -169,7 +169,7 @@ async def test_permissive_drops_the_channel_that_prints_the_name(api: Api, redis
 
 
 async def test_a_preview_asks_for_the_name_too(api: Api) -> None:
-    """At `recipient.name`; what a template requires says so."""
+    """The path is `recipient.name`; the template's requirements list it."""
     await api.post("/api/templates", GREETING)
     body = {"templateId": "greeting", "channel": "email", "recipient": person(name="", variables={})}
     reply = await api.post(PREVIEW, body)
@@ -179,7 +179,7 @@ async def test_a_preview_asks_for_the_name_too(api: Api) -> None:
 
 
 async def test_a_file_without_a_column_of_names_is_one_error(api: Api) -> None:
-    """Not one for each row."""
+    """The rows do not repeat the error."""
     await api.post("/api/templates", GREETING)
     reply = await csv(api, "email\na@example.com\nb@example.com\n", templateId="greeting")
     assert reply.status == 422
@@ -189,14 +189,14 @@ async def test_a_file_without_a_column_of_names_is_one_error(api: Api) -> None:
 
 
 async def test_a_missing_variable_names_the_misspelt_one(api: Api) -> None:
-    """So that nobody has to look for it."""
+    """The message of the missing one points to the misspelt one."""
     reply = await api.blast(person(variables={"cod": "1"}))
     assert reply.status == 422
     assert "'cod' was given" in reply.body["errors"][0]["message"]
 
 
 async def test_an_unknown_field_comes_with_the_nearest(api: Api) -> None:
-    """In the head, in a recipient, in a template, in a pause."""
+    """This holds in a head, a recipient, a template and a pause."""
     asked = [
         ("POST", BLAST, {"templateId": "otp", "channels": ["email"], "dryrun": True, "recipients": []}, "dryRun"),
         ("POST", BLAST, {"templateId": "otp", "channels": ["email"], "recipients": [{"fone": "1"}]}, "phone"),

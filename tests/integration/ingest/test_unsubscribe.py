@@ -1,4 +1,4 @@
-"""Unsubscribing: links that scanners may follow, a button for people, one click for mail programs."""
+"""Unsubscribing: links that scanners may follow, a button for recipients, one click for mail programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HTML = {"Accept": "text/html,application/xhtml+xml"}
 
 
 async def test_following_the_link_changes_nothing(api: Api, redis: Redis) -> None:
-    """GET shows a page with a button, its address escaped, and no script may run on it."""
+    """GET shows a page with a button and the escaped address, on which no script may run."""
     page = await api.get(f"/u/{TOKEN}", headers=HTML)
     assert page.status == 200
     assert "<button>" in page.text
@@ -28,7 +28,7 @@ async def test_following_the_link_changes_nothing(api: Api, redis: Redis) -> Non
 
 
 async def test_one_click_unsubscribes(api: Api, redis: Redis) -> None:
-    """As mail programs do it, twice, without a key, a cookie or a question."""
+    """A mail program posts it twice, without a key, a cookie or a confirmation."""
     for _ in range(2):
         reply = await api.post(f"/u/{TOKEN}", data={"List-Unsubscribe": "One-Click"})
         assert reply.status == 200
@@ -47,7 +47,7 @@ async def test_unsubscribing_one_spelling_unsubscribes_all(api: Api, redis: Redi
     "token", [TOKEN[:-3], TOKEN[::-1], "x", make_token("another secret", "email", "a@example.com")]
 )
 async def test_a_forged_link_does_nothing(token: str, api: Api, redis: Redis) -> None:
-    """400, as a page for browsers and as JSON for others."""
+    """The answer is 400, as a page for browsers and as JSON for other clients."""
     assert (await api.post(f"/u/{token}")).body["code"] == "INVALID_TOKEN"
     page = await api.get(f"/u/{token}", headers=HTML)
     assert (page.status, page.headers["Content-Type"]) == (400, "text/html; charset=utf-8")
@@ -77,7 +77,7 @@ def newsletter(**more: Any) -> dict[str, Any]:
 async def test_marketing_mail_without_a_link_is_refused(
     kind: str, reason: str, dry_run: bool, redis: Redis, start_ingest: StartIngest
 ) -> None:
-    """422 with what to set, also of a dry run; nothing is queued."""
+    """The answer is 422 with the setting to change, for a dry run too; nothing is queued."""
     async with AsyncExitStack() as stack:
         api = await open_api(stack, start_ingest(kind).url)
         reply = await api.post("/api/messages/blast", newsletter(dryRun=dry_run))
@@ -89,7 +89,7 @@ async def test_marketing_mail_without_a_link_is_refused(
 
 @pytest.mark.parametrize("kind", ["public", "sandboxed"])
 async def test_marketing_mail_with_a_link_is_taken(kind: str, redis: Redis, start_ingest: StartIngest) -> None:
-    """Where the link is public; in the sandbox, which reaches nobody, any link does."""
+    """A public link is required, except in the sandbox, whose mail reaches no recipient."""
     assert await redis.ping()
     async with AsyncExitStack() as stack:
         api = await open_api(stack, start_ingest(kind).url)

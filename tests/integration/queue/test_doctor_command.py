@@ -99,6 +99,6 @@ async def test_the_queue_is_examined_though_the_logger_is_away(valkey_url: str) 
     await world.given(3)
     await world.redis.hincrby("{email}:counters", "sent", 2)
     report = await examine(Visit(valkey_url, f"http://127.0.0.1:{free_port()}", "", 60, repair=True))
-    assert "nothing answers" in report.unreachable
+    assert "cannot reach" in report.unreachable
     assert [(finding.count, finding.repaired) for finding in report.findings] == [(2, True)]
     await world.redis.aclose()

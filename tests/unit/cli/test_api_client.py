@@ -1,4 +1,4 @@
-"""How commands speak to the API and how they end: exit codes, lines on stderr, the key."""
+"""How commands call the API and how they end: exit codes, lines on stderr, the key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.servers import free_port, wait_for
 
 
 class Api:
-    """An HTTP server that answers each path as told and remembers what it was asked."""
+    """An HTTP server with a set answer for each path, which records its requests."""
 
     def __init__(self) -> None:
         answers: dict[str, tuple[int, bytes]] = {}
@@ -78,7 +78,7 @@ def run(*words: str, **env: str) -> Any:
 
 
 def test_json_prints_the_answer_as_it_came(api: Api) -> None:
-    """Scripts read stdout; the exit code is 0."""
+    """Scripts read it from stdout; the exit code is 0."""
     answer = {"success": True, "channels": []}
     api.on("/api/v1/channels", answer)
     found = run("channels", "--url", api.url, "--json")
@@ -87,7 +87,7 @@ def test_json_prints_the_answer_as_it_came(api: Api) -> None:
 
 
 def test_a_refusal_names_every_problem_and_ends_with_1(api: Api) -> None:
-    """The message, its code, and each field with what is wrong with it."""
+    """The lines have the message, its code, and each field with its problem."""
     problem = {"field": "globalVariables.amount", "code": "INVALID_VARIABLE", "message": "should be a number"}
     api.on("/api/v1/blasts/b1/cancel", {"success": False, "code": "X", "message": "no", "errors": [problem]}, 422)
     found = run("cancel", "b1", "--url", api.url)
@@ -97,14 +97,14 @@ def test_a_refusal_names_every_problem_and_ends_with_1(api: Api) -> None:
 
 
 def test_no_answer_ends_with_3() -> None:
-    """Nothing listens: not the same as a refusal."""
+    """Exit code 3 for an unreachable API differs from that of a refusal."""
     found = run("status", "--url", f"http://127.0.0.1:{free_port()}")
     assert found.exit_code == 3
-    assert "nothing answers" in found.stderr
+    assert "cannot reach" in found.stderr
 
 
 def test_the_key_comes_from_a_file_and_goes_into_the_header(api: Api, tmp_path: Path) -> None:
-    """A secret never stands on a command line."""
+    """A secret never appears on a command line."""
     (tmp_path / "key").write_text("secret-key-of-mine\n")
     api.on("/api/v1/channels", {"channels": []})
     assert run("channels", "--url", api.url, KURIR_API_KEY_FILE=str(tmp_path / "key")).exit_code == 0
@@ -112,7 +112,7 @@ def test_the_key_comes_from_a_file_and_goes_into_the_header(api: Api, tmp_path: 
 
 
 def test_send_streams_the_file_beside_its_blast(api: Api, tmp_path: Path) -> None:
-    """One multipart call: the blast as JSON, the file as it is, and a key that makes it safe to repeat."""
+    """One multipart call carries the blast as JSON, the file unchanged, and an idempotency key."""
     path = tmp_path / "people.csv"
     path.write_text("name,email\nSiti,siti@example.com\n")
     api.on("/api/v1/messages/blast", {"blastId": "b1", "totalMessages": 1, "totalRecipients": 1}, 202)
@@ -126,7 +126,7 @@ def test_send_streams_the_file_beside_its_blast(api: Api, tmp_path: Path) -> Non
 
 
 def test_a_query_prints_its_rows_and_that_there_are_more(api: Api, tmp_path: Path) -> None:
-    """Null is empty, markup is text, and stdout has the rows alone."""
+    """Null prints as empty, markup as plain text, and stdout has only the rows."""
     api.on("/internal/query", {"success": True, "rows": [{"a": 1, "b": None}, {"a": "[red]", "b": "x,y"}], "cut": True})
     words = ("query", "SELECT 1", "--limit", "2", "--url", api.url, "--data-dir", str(tmp_path))
     found = run(*words, "--csv")
@@ -143,12 +143,12 @@ def test_a_query_prints_its_rows_and_that_there_are_more(api: Api, tmp_path: Pat
     "words", [("send", "-t", "x", "--csv", "/no/such/file"), ("limit", "pigeon", "1/1s"), ("templates", "--delete")]
 )
 def test_wrong_usage_ends_with_2(words: tuple[str, ...]) -> None:
-    """Before anything is called."""
+    """The command ends before it calls anything."""
     assert run(*words).exit_code == 2
 
 
 async def test_a_patient_client_waits_for_a_service_that_restarts(api: Api) -> None:
-    """503 is asked again until the answer is good; what the API refuses for good is not."""
+    """It repeats a call after 503 until it succeeds; other refusals are final."""
     api.answers["/x"] = (503, b'{"code": "QUEUE_UNAVAILABLE", "message": "away"}')
     api.answers["/y"] = (404, b'{"code": "NOT_FOUND", "message": "nothing here"}')
     async with aiohttp.ClientSession() as http:

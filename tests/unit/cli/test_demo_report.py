@@ -1,4 +1,4 @@
-"""The demo's arithmetic: what counts as adding up, and what does not."""
+"""The demo's arithmetic: which numbers add up, and which do not."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _rows(*statuses: str, attempts: int = 1) -> list[dict[str, Any]]:
 
 
 def test_the_example_asks_for_a_thousand_on_each_channel() -> None:
-    """1,000 rows; 4 bounces and 2 drops by email, 9 error codes by WhatsApp are refused for good."""
+    """The file has 1,000 rows; 4 bounces and 2 drops by email and 9 error codes by WhatsApp fail permanently."""
     assert read_expected(EXAMPLE) == {"email": Expected(1000, 6), "whatsapp": Expected(1000, 9)}
 
 
 def test_numbers_that_agree_have_no_mistakes() -> None:
-    """Two sent and one refused, in the queue and in the log alike."""
+    """Two messages are sent and one is refused, in both the queue and the log."""
     live = {"email": {"sent": 2, "failed": 1, "queued": 0}, "whatsapp": {}}
     assert find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "sent", "failed"))) == []
 
@@ -38,21 +38,21 @@ def test_a_suppressed_message_counts_as_refused() -> None:
 
 
 def test_a_lost_message_is_a_mistake() -> None:
-    """One message less than asked for is told, with both numbers."""
+    """One message less than expected is reported, with both numbers."""
     live = {"email": {"sent": 1, "failed": 1}}
     mistakes = find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "failed")))
-    assert mistakes == ["email: 2 messages ended, of 3 asked for", "email: 1 sent, where 2 should have been"]
+    assert mistakes == ["email: 2 of 3 messages ended", "email: 1 sent instead of 2"]
 
 
 def test_a_failure_too_many_is_a_mistake() -> None:
-    """Everything ended, but a message that should have been sent was not."""
+    """Every message ended, but one that should have been sent was not."""
     live = {"email": {"sent": 1, "failed": 2}}
     mistakes = find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "failed", "failed")))
-    assert mistakes == ["email: 1 sent, where 2 should have been"]
+    assert mistakes == ["email: 1 sent instead of 2"]
 
 
 def test_a_log_that_disagrees_is_a_mistake() -> None:
-    """The queue counts a message as sent, the log still shows it as processing."""
+    """The queue counts a message as sent, but the log shows it as processing."""
     live = {"email": {"sent": 2, "failed": 1}}
     (mistake,) = find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "processing", "failed")))
     assert "the log says {'sent': 1, 'processing': 1, 'failed': 1}" in mistake
@@ -67,7 +67,7 @@ def test_retries_and_reasons_are_counted() -> None:
 
 
 def test_the_reason_of_a_json_answer_is_its_message() -> None:
-    """Ids that differ from answer to answer do not make a reason of each."""
+    """Ids that differ from answer to answer do not make different reasons."""
     words = '{"error": {"message": "(#131026) Message undeliverable", "fbtrace_id": "x"}}'
     assert reason_of({"error_message": words, "status": "failed"}) == "(#131026) Message undeliverable"
     assert reason_of({"error_message": '{"error": {"mess', "status": "failed"}) == '{"error": {"mess'

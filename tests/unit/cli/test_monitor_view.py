@@ -1,4 +1,4 @@
-"""The monitor's view: reasons and rates, from looks made by hand."""
+"""The monitor's view: reasons and rates, from handmade snapshots."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ def shown(what: Look, rates: Rates | None = None) -> str:
 
 
 def test_nothing_is_held_up_while_senders_work() -> None:
-    """Work that waits for its turn alone is no reason."""
+    """Work that only waits for its turn is not listed."""
     assert reasons(look(channel(waiting=5))) == []
     assert "nothing is held up" in shown(look(channel(waiting=5)))
 
 
 def test_the_pause_is_named_with_its_reason() -> None:
-    """The provider's words are what the operator needs."""
+    """The reason is what the operator needs."""
     assert reasons(look(channel(paused="535 authentication failed", waiting=5))) == [
         "email is paused: 535 authentication failed"
     ]
 
 
 def test_missing_and_unavailable_senders_are_told_apart() -> None:
-    """No process, or a process that cannot reach its provider."""
+    """A missing process differs from one that cannot reach its provider."""
     away = {"available": False, "reason": "provider unavailable"}
-    assert reasons(look(channel(waiting=5, senders=()))) == ["email: 5 wait and no sender is alive"]
-    assert reasons(look(channel(waiting=5, senders=(away,)))) == ["email: 5 wait, provider unavailable"]
+    assert reasons(look(channel(waiting=5, senders=()))) == ["email: 5 messages wait, but no sender is running"]
+    assert reasons(look(channel(waiting=5, senders=(away,)))) == ["email: 5 messages wait: provider unavailable"]
 
 
 def test_a_blast_says_what_it_waits_for() -> None:
-    """The API's word for each channel."""
+    """The reason is the API's, for each channel."""
     blast = {
         "blastId": "b1",
         "templateId": "t",
@@ -76,7 +76,7 @@ def test_a_blast_says_what_it_waits_for() -> None:
 
 
 def test_rates_come_from_two_looks() -> None:
-    """A hundred in two seconds are fifty a second; before that a dash."""
+    """A hundred messages in two seconds are fifty a second; before the second snapshot there is a dash."""
     rates = Rates()
     rates.observe(look(channel(), at=10.0, completed=100))
     assert rates.shown("email", "completed") == "–"
@@ -85,7 +85,7 @@ def test_rates_come_from_two_looks() -> None:
 
 
 def test_hostile_words_of_a_provider_are_shown_as_they_are() -> None:
-    """Square brackets are not the terminal's markup."""
+    """Square brackets are not read as the terminal's markup."""
     row = {"updated_at": "now", "job_id": "b:0:email", "error_class": "permanent", "error_message": "[bold]550[/nope]"}
     assert "[bold]550[/nope]" in shown(look(channel(), failures=[row]))
     assert "[red]x[/]" in shown(look(channel(paused="[red]x[/]")))

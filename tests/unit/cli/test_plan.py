@@ -19,7 +19,7 @@ def _service(plan: Plan, name: str) -> ChildSpec:
 
 
 def test_all_ports_follow_from_one() -> None:
-    """--port 4000 with two email senders: several systems can run side by side."""
+    """With --port 4000 and two email senders, several systems can run side by side."""
     plan = make_plan(UpOptions(port=4000, senders={"email": 2}), {}, _SERVER)
     assert plan.ports == {
         4000: "ingest",
@@ -38,7 +38,7 @@ def test_all_ports_follow_from_one() -> None:
 
 
 def test_providers_that_are_not_configured_are_sandboxed() -> None:
-    """SMTP is configured, Qiscus is not: only WhatsApp goes to the sandbox."""
+    """SMTP is configured and Qiscus is not: only WhatsApp goes to the sandbox."""
     plan = make_plan(UpOptions(), {"KURIR_SMTP_URL": "smtp://mail.example.com"}, _SERVER)
     assert plan.sandboxed == ["whatsapp"]
     assert _service(plan, "email_sender").env["KURIR_SMTP_URL"] == "smtp://mail.example.com"
@@ -46,7 +46,7 @@ def test_providers_that_are_not_configured_are_sandboxed() -> None:
 
 
 def test_a_secret_in_a_file_configures_a_provider() -> None:
-    """KURIR_SMTP_URL_FILE is as good as KURIR_SMTP_URL."""
+    """KURIR_SMTP_URL_FILE has the same effect as KURIR_SMTP_URL."""
     assert make_plan(UpOptions(), {"KURIR_SMTP_URL_FILE": "/run/secrets/smtp"}, _SERVER).sandboxed == ["whatsapp"]
 
 
@@ -59,7 +59,7 @@ def test_sandbox_overrules_what_is_configured() -> None:
 
 
 def test_services_know_whose_messages_reach_nobody() -> None:
-    """That lets marketing mail go without a public link; a real provider's is never taken for the sandbox's."""
+    """Sandboxed marketing mail needs no public link; a real provider is never treated as sandboxed."""
     for sandbox, env, expected in (
         (None, {}, "email,whatsapp"),
         (None, {"KURIR_SMTP_URL": "smtp://mail.example.com", "KURIR_SANDBOXED": "email"}, "whatsapp"),
@@ -71,20 +71,20 @@ def test_services_know_whose_messages_reach_nobody() -> None:
 
 
 def test_no_sandbox_runs_only_what_is_configured() -> None:
-    """A channel without a provider has no sender, and the person is told."""
+    """A channel without a provider has no sender, and the user is informed."""
     plan = make_plan(UpOptions(sandbox=False), {"KURIR_SMTP_URL": "smtp://mail.example.com"}, _SERVER)
     assert [spec.name for spec in plan.services] == ["logger", "email_sender", "ingest"]
     assert plan.unconfigured == ["whatsapp"]
 
 
 def test_no_sandbox_without_any_provider_is_refused() -> None:
-    """A system that can send nothing is a mistake."""
+    """A system that cannot send anything is a mistake."""
     with pytest.raises(SettingsError, match="set KURIR_SMTP_URL or KURIR_QISCUS_APP_CODE"):
         make_plan(UpOptions(sandbox=False), {}, _SERVER)
 
 
 def test_only_the_api_listens_on_the_given_host() -> None:
-    """KURIR_HOST opens the API; senders, logger and sandbox stay on loopback."""
+    """KURIR_HOST exposes the API; senders, logger and sandbox stay on loopback."""
     plan = make_plan(UpOptions(), {"KURIR_HOST": "0.0.0.0"}, _SERVER)
     hosts = {spec.name: spec.env["KURIR_HOST"] for spec in plan.services}
     assert hosts.pop("ingest") == "0.0.0.0"
@@ -99,7 +99,7 @@ def test_everything_else_passes_through() -> None:
 
 
 def test_services_without_log_files() -> None:
-    """`KURIR_LOG_DIR=off` reaches every service; the embedded server, which cannot do without, logs beside its data."""
+    """`KURIR_LOG_DIR=off` reaches every service; the embedded server, which needs a file, logs beside its data."""
     plan = make_plan(UpOptions(), {"KURIR_LOG_DIR": "off"}, _SERVER)
     assert {spec.env["KURIR_LOG_DIR"] for spec in plan.services} == {"off"}
     assert plan.server_log == plan.data_dir / "redis" / "redis.log"
@@ -108,14 +108,14 @@ def test_services_without_log_files() -> None:
 
 
 def test_an_external_redis_replaces_the_embedded_one() -> None:
-    """With --redis-url no server is started."""
+    """With --redis-url, no server is started."""
     plan = make_plan(UpOptions(redis_url="redis://cache:6379/1"), {}, None)
     assert plan.server is None
     assert _service(plan, "ingest").env["KURIR_REDIS_URL"] == "redis://cache:6379/1"
 
 
 def test_the_data_outlives_what_sends() -> None:
-    """Senders and API stop first, then logger and sandbox, last the server."""
+    """Senders and API stop first, then logger and sandbox, the server last."""
     plan = make_plan(UpOptions(), {}, _SERVER)
     assert plan.server is not None
     stages = {spec.name: spec.stage for spec in [*plan.services, plan.server]}
@@ -124,7 +124,7 @@ def test_the_data_outlives_what_sends() -> None:
 
 
 def test_templates_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Started elsewhere, the shipped folder serves; one in the working folder comes first."""
+    """The shipped folder is used from anywhere; one in the working folder comes first."""
     monkeypatch.chdir(tmp_path)
     assert find_shipped("templates").is_dir()
     (tmp_path / "templates").mkdir()
@@ -132,13 +132,13 @@ def test_templates_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_wrong_number_of_senders_is_refused() -> None:
-    """Ports of one channel must not run into the next."""
-    with pytest.raises(SettingsError, match="email senders: 11 is not from 1 to 10"):
+    """The ports of one channel must not overlap the next channel's."""
+    with pytest.raises(SettingsError, match="email senders: 11 must be from 1 to 10"):
         make_plan(UpOptions(senders={"email": 11}), {}, _SERVER)
 
 
 def test_an_external_server_is_completed_once(tmp_path: Path) -> None:
-    """The URL may come from a file, its password from another; services get the whole and none of the parts."""
+    """The URL and its password may come from files; services get the complete URL and none of its parts."""
     for name, text in (("url", "redis://kurir@queue:6379/1\n"), ("password", "s3cret\n")):
         (tmp_path / name).write_text(text)
     env = {"KURIR_REDIS_URL_FILE": str(tmp_path / "url"), "KURIR_REDIS_PASSWORD_FILE": str(tmp_path / "password")}
@@ -151,7 +151,7 @@ def test_an_external_server_is_completed_once(tmp_path: Path) -> None:
 
 
 def test_a_password_alone_leaves_the_embedded_server_alone() -> None:
-    """It belongs to some other server: the embedded one has none, and would refuse it."""
+    """It belongs to another server: the embedded one has its own password, and would refuse it."""
     env = {"KURIR_REDIS_PASSWORD": "s3cret"}
     options = with_redis(UpOptions(), env)
     assert options.redis_url is None

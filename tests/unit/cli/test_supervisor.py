@@ -1,4 +1,4 @@
-"""The supervisor, on small programs: restarts, orderly stops, no orphans."""
+"""The supervisor, tested with small programs: restarts, orderly stops, no orphans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.cli.supervisor import ChildSpec, Supervisor
 from shared.errors import SettingsError
 from tests.servers import wait_for
 
-# says that it runs, then waits for SIGTERM and says that it ends; {} is what it does on SIGTERM
+# reports that it runs, then waits for SIGTERM and reports its end; {} is its reaction to SIGTERM
 _PROGRAM = """
 import pathlib, signal, sys, time
 log = pathlib.Path(sys.argv[1])
@@ -62,7 +62,7 @@ def _lines(log: Path) -> list[str]:
 
 
 async def test_a_child_that_dies_is_started_again(make: Make, tmp_path: Path) -> None:
-    """kill -9 of a child: another process takes its place, and the person is told."""
+    """After kill -9 of a child, another process takes its place, and the user is informed."""
     log = tmp_path / "log"
     supervisor, said = await make(2.0)
     await supervisor.start(_spec(log, "a"))
@@ -71,11 +71,11 @@ async def test_a_child_that_dies_is_started_again(make: Make, tmp_path: Path) ->
     os.kill(first, signal.SIGKILL)
     await wait_for(lambda: _lines(log) == ["a runs"] * 2, 10, "the second run")
     assert supervisor.pids()["a"] != first
-    assert said == ["a was ended by SIGKILL; starting it again in 0.2 s"]
+    assert said == ["a was ended by SIGKILL; restarting it in 0.2 s"]
 
 
 async def test_a_child_that_keeps_dying_is_started_ever_more_slowly(make: Make) -> None:
-    """The pauses double, so that a broken child does not burn the machine."""
+    """The pauses double, so that a child that keeps dying does not use up the machine."""
     supervisor, said = await make(2.0)
     await supervisor.start(ChildSpec("a", [sys.executable, "-c", "raise SystemExit(3)"], {}))
     await wait_for(lambda: len(said) == 3, 10, "three deaths")
@@ -98,7 +98,7 @@ async def test_a_program_that_does_not_exist_is_a_settings_error(make: Make) -> 
 
 
 async def test_children_are_stopped_stage_by_stage(make: Make, tmp_path: Path) -> None:
-    """What holds the data outlives what sends."""
+    """The data store outlives the senders."""
     log = tmp_path / "log"
     supervisor, _ = await make(5.0)
     for name, stage in (("data", 2), ("recording", 1), ("sending", 0)):
@@ -110,7 +110,7 @@ async def test_children_are_stopped_stage_by_stage(make: Make, tmp_path: Path) -
 
 
 async def test_a_child_that_ignores_sigterm_is_killed_in_time(make: Make, tmp_path: Path) -> None:
-    """The stop takes the grace time and a stage's allowance, no more."""
+    """The stop takes at most the grace time plus a stage's allowance."""
     log = tmp_path / "log"
     supervisor, said = await make(0.3)
     await supervisor.start(_spec(log, "a", on_term="pass"))
@@ -132,7 +132,7 @@ async def test_a_death_during_the_stop_is_no_reason_to_restart(make: Make) -> No
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 async def test_killing_the_supervisor_leaves_no_orphans(tmp_path: Path) -> None:
-    """kill -9 of the supervisor's process takes its children along."""
+    """After kill -9 of the supervisor's process, the kernel kills its children."""
     log = tmp_path / "log"
     program = f"""
 import asyncio, sys

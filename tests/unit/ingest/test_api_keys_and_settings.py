@@ -1,4 +1,4 @@
-"""Who may call: API keys, origins; what ingest reads from its environment; what its log of requests hides."""
+"""API keys, client addresses, and ingest's settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = "0123456789abcdef"
 
 
 def test_a_key_is_kept_as_its_hash_alone() -> None:
-    """Found by its text, shown by nobody."""
+    """A key is found by its text, which no representation shows."""
     key = parse_key(f"client:{KEY}:send+read")
     ring = Keyring([key])
     assert ring.find(KEY) == key
@@ -26,7 +26,7 @@ def test_a_key_is_kept_as_its_hash_alone() -> None:
 
 
 def test_a_bound_key_knows_its_senders() -> None:
-    """Addresses and domains, in any case; the key itself may hold colons."""
+    """A key may be bound to addresses and domains, in any case; the key itself may contain colons."""
     key = parse_key(f"news:a:{KEY}:send@news.example.com+Boss@example.com")
     assert key.may_send_from("x@NEWS.example.com")
     assert key.may_send_from("boss@example.com")
@@ -35,7 +35,7 @@ def test_a_bound_key_knows_its_senders() -> None:
 
 
 def test_a_bound_key_knows_its_senders_in_any_form() -> None:
-    """A domain is the same in Unicode and in ASCII, in the key as in the address."""
+    """A domain matches in Unicode and in ASCII, in both the key and the address."""
     for bound in ("münchen.de", "xn--mnchen-3ya.de", "kurir@MÜNCHEN.de"):
         key = parse_key(f"news:a:{KEY}:send@{bound}")
         assert key.may_send_from("kurir@münchen.de")
@@ -44,7 +44,7 @@ def test_a_bound_key_knows_its_senders_in_any_form() -> None:
 
 
 def test_the_domains_of_mail_are_kept_in_ascii() -> None:
-    """However they are written, with the address or in the list."""
+    """Domains become ASCII, in KURIR_EMAIL_FROM and in the list."""
     env = {"KURIR_EMAIL_FROM": "Kurir <kurir@MÜNCHEN.de>", **SECRET}
     assert read_settings(env).mail.domains == {"xn--mnchen-3ya.de"}
     env["KURIR_EMAIL_DOMAINS"] = "münchen.de,Example.com"
@@ -53,7 +53,7 @@ def test_the_domains_of_mail_are_kept_in_ascii() -> None:
 
 @pytest.mark.parametrize("text", ["x", f"a:{KEY}", "a:short:send", f"a b:{KEY}:send", f"a:{KEY}:fly", f"a:{KEY}:send@"])
 def test_a_bad_key_is_named_without_its_text(text: str) -> None:
-    """The message may stand in a log."""
+    """The message may be logged, so it never contains the key."""
     with pytest.raises(ValueError, match=r".") as raised:
         parse_key(text)
     assert KEY not in str(raised.value)
@@ -73,7 +73,7 @@ PROXIES = [ipaddress.ip_network("10.0.0.0/8")]
     ],
 )
 def test_only_trusted_proxies_are_believed(peer: str, forwarded: list[str], client: str) -> None:
-    """What a client writes into the header itself counts for nothing."""
+    """A client's own X-Forwarded-For header is ignored."""
     assert client_address(peer, forwarded, PROXIES) == client
 
 
@@ -94,12 +94,12 @@ def test_only_trusted_proxies_are_believed(peer: str, forwarded: list[str], clie
     ],
 )
 def test_without_keys_this_machines_programs_alone_are_served(peer: str, headers: dict[str, str], served: bool) -> None:
-    """No other machine, no proxy, no page from elsewhere."""
+    """Other machines, proxies and foreign web pages are refused."""
     assert (refusal(peer, headers) == "") is served
 
 
 def test_settings_report_every_problem_at_once() -> None:
-    """And never a key."""
+    """All problems are in one error, which never contains a key."""
     env = {
         "KURIR_PORT": "x", "KURIR_API_KEYS": f"a:{KEY}:fly,a:{KEY}:send", "KURIR_RATE_LIMIT": "fast",
         "KURIR_TRUSTED_PROXIES": "everybody", "KURIR_LOGGER_URL": "ftp://x", "KURIR_DEFAULT_REGION": "Indonesia",
@@ -111,7 +111,7 @@ def test_settings_report_every_problem_at_once() -> None:
 
 
 def test_a_channel_is_configured_by_its_provider() -> None:
-    """And the sender's own domain may send unless others are named."""
+    """The sender's own domain may send unless other domains are listed."""
     settings = read_settings({"KURIR_SMTP_URL": "smtp://x", "KURIR_EMAIL_FROM": "Kurir <k@Example.com>", **SECRET})
     assert settings.configured_channels == {"email"}
     assert settings.mail.domains == {"example.com"}

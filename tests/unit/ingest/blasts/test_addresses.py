@@ -1,4 +1,4 @@
-"""Addresses: one normal form, and short cuts that never disagree with the libraries they cut short."""
+"""Addresses: one normal form each, and fast paths that always agree with the libraries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PHONES = st.builds("{}{}".format, _STARTS, st.from_regex(r"[0-9 -]{5,13}", full
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(_EMAILS)
 def test_an_email_is_what_the_library_says(text: str) -> None:
-    """The same normal form, or refused by both."""
+    """The fast path and the library return the same normal form, or both refuse the text."""
     try:
         expected = validate_email(text, check_deliverability=False, test_environment=True).normalized
     except EmailNotValidError:
@@ -38,7 +38,7 @@ def test_an_email_is_what_the_library_says(text: str) -> None:
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(_PHONES)
 def test_a_phone_number_is_one_that_can_exist(text: str) -> None:
-    """What comes out is valid by the library's metadata, ends as it was written, and comes out again the same."""
+    """The result is valid by the library's metadata, keeps the last digits, and is its own normal form."""
     try:
         digits = normal_phone(text, "ID")
     except AddressError:
@@ -62,7 +62,7 @@ def test_a_phone_number_is_one_that_can_exist(text: str) -> None:
     ],
 )
 def test_numbers_are_read_as_people_write_them(text: str, region: str, digits: str) -> None:
-    """With the country's code or without, with spaces and dashes."""
+    """Country codes, spaces and dashes are optional."""
     assert normal_phone(text, region) == digits
 
 
@@ -70,13 +70,13 @@ def test_numbers_are_read_as_people_write_them(text: str, region: str, digits: s
     "text", ["a@b", "a b@example.com", "a@example.com\nBcc: x@y.z", "a@x.local", "@example.com", "x" * 400]
 )
 def test_what_is_no_email_is_refused(text: str) -> None:
-    """Line breaks above all."""
+    """Texts that are not email addresses are refused, above all those with line breaks."""
     with pytest.raises(AddressError):
         normal_email(text)
 
 
 @given(_MARKS, _MARKS)
 def test_marks_around_an_address_are_ignored(before: str, after: str) -> None:
-    """They cannot be seen, and come along when text is copied from a page or a message."""
+    """Invisible marks, which come with text copied from pages and messages, are stripped."""
     assert normal_email(f"{before}siti@example.com{after} ") == "siti@example.com"
     assert normal_phone(f"{before}0812 2477 2000{after} ", "ID") == "6281224772000"

@@ -1,4 +1,4 @@
-"""Attachments as clients send them: base64 in its forms, names, media types, content ids."""
+"""Attachments from clients: variants of base64, file names, media types, content ids."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def request(**changes: Any) -> AttachmentRequest:
     ],
 )
 def test_base64_is_read_as_programs_write_it(text: str) -> None:
-    """With line breaks, without padding, in the alphabet for URLs, as a data URL."""
+    """Line breaks, missing padding, the alphabet for URLs and data URLs are accepted."""
     assert decoded(text) == RAW
 
 
@@ -43,7 +43,7 @@ def test_base64_is_read_as_programs_write_it(text: str) -> None:
     "text", ["AAAAA", "AAA$", "not base64!", "QQ===", "Q=Q=", "=", "data:text/plain,hello", "data:x", "é"]
 )
 def test_what_is_not_base64_is_refused(text: str) -> None:
-    """With words for its sender, not Python's."""
+    """The message is for the client, not Python's."""
     with pytest.raises(ValueError, match=r"content is (not valid base64|a data URL)"):
         decoded(text)
 
@@ -64,7 +64,7 @@ def test_what_is_not_base64_is_refused(text: str) -> None:
     ],
 )
 def test_a_bad_field_is_named(changes: dict[str, str], field: str, code: str) -> None:
-    """By its path in the request."""
+    """The problem has the JSON path of the field."""
     others = [Attachment("b.png", "image/png", b"", "taken")]
     _, problems = attachments_of([request(), request(**changes)], "recipients[3].", others)
     assert [(one.field, one.code) for one in problems] == [(f"recipients[3].attachments[1].{field}", code)]
@@ -72,14 +72,14 @@ def test_a_bad_field_is_named(changes: dict[str, str], field: str, code: str) ->
 
 @pytest.mark.parametrize("content_id", ["logo", "<logo>", "cid:logo", "logo@example.com"])
 def test_a_content_id_is_kept_bare(content_id: str) -> None:
-    """As the html refers to it, however it was written."""
+    """The id is stored as the html refers to it, without `cid:` or angle brackets."""
     ((one,), problems) = attachments_of([request(content_id=content_id)], "")
     assert problems == []
     assert one.content_id in {"logo", "logo@example.com"}
 
 
 def test_the_images_that_an_html_shows_are_found() -> None:
-    """In attributes and styles; not those that a variable makes up, nor words in the text."""
+    """Ids in attributes and styles are found; ids computed from variables and plain text are not."""
     html = (
         '<img src="cid:logo"><img src=\'CID:a%40b\'><img src=cid:bare><p style="background:url(cid:back)">'
         '<img src="cid:{{ name }}"> acid: cid: none</p>'

@@ -1,4 +1,4 @@
-"""CSV as people and spreadsheets write it: read as it is meant, or one problem for the whole file."""
+"""CSV files from users and spreadsheets: read as intended, or refused with one problem for the whole file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def written(delimiter: str = ",", end: str = "\r\n", rows: list[list[str]] | Non
 
 
 async def read(raw: bytes, codec: str = "", size: int = 0, limit: int = LIMIT) -> list[CsvRow]:
-    """Read a file in chunks of `size` bytes; in one where it is 0."""
+    """Read a file in chunks of `size` bytes; in one chunk where `size` is 0."""
 
     async def chunks() -> AsyncIterator[bytes]:
         for at in range(0, len(raw), size or len(raw) or 1):
@@ -42,14 +42,14 @@ async def read(raw: bytes, codec: str = "", size: int = 0, limit: int = LIMIT) -
 
 
 async def cells(raw: bytes, codec: str = "") -> list[list[str]]:
-    """Return the cells of a file, after checking that the chunks that it comes in make no difference."""
+    """Return the cells of a file, after checking that the size of the chunks makes no difference."""
     found = [[row.cells for row in await read(raw, codec, size)] for size in (0, 1, 2, 7)]
     assert all(one == found[0] for one in found)
     return found[0]
 
 
 async def refusal(raw: bytes, codec: str = "", limit: int = LIMIT) -> str:
-    """Return why a file is refused, in chunks of one byte as in one."""
+    """Return why a file is refused, after checking that chunks of one byte give the same reason."""
     said = set()
     for size in (0, 1):
         with pytest.raises(ApiError) as raised:
@@ -98,25 +98,25 @@ PREFIXES = {
 
 @pytest.mark.parametrize("kind", ENCODED)
 async def test_a_table_is_the_same_however_it_was_saved(kind: str) -> None:
-    """Marks, encodings that show themselves, separators and line ends make no difference."""
+    """Byte order marks, encodings, separators and line ends make no difference."""
     assert await cells(ENCODED[kind]) == [SITI, BUDI]
 
 
 @pytest.mark.parametrize("kind", PREFIXES)
 async def test_what_stands_before_the_header_is_taken_off(kind: str) -> None:
-    """Blank lines, and the line that tells a spreadsheet the separator, however programs have changed it."""
+    """Blank lines and a spreadsheet's `sep=` line are skipped, however programs have changed that line."""
     assert await cells((PREFIXES[kind] + written(";")).encode()) == [SITI, BUDI]
 
 
 @pytest.mark.parametrize("hint", ["sep=\t\r\n", "sep=\t\t\t\r\n", "sep=\\t\r\n", '"sep=\t"\r\n', "sep=\r\n"])
 async def test_a_hint_may_be_a_tab(hint: str) -> None:
-    """As itself, or as it is written in programs."""
+    """The tab itself and its usual notations are recognised."""
     assert await cells((hint + written("\t")).encode()) == [SITI, BUDI]
     assert await cells(("\ufeff" + hint + written("\t")).encode("utf-16-le")) == [SITI, BUDI]
 
 
 async def test_a_hint_may_be_any_sign() -> None:
-    """What the hint names separates, though the header has more of others."""
+    """The separator of the hint is used even if the header has more of another."""
     raw = "sep=^\nname^email^code, or what you call it, or so\nSiti^siti@example.com^007"
     assert await cells(raw.encode()) == [SITI]
     assert (
@@ -128,14 +128,14 @@ async def test_a_hint_may_be_any_sign() -> None:
     ("codec", "delimiter"), [("windows-1252", ";"), ("macintosh", ";"), ("iso-8859-1", ","), ("utf-16le", "\t")]
 )
 async def test_an_encoding_that_is_named_is_read(codec: str, delimiter: str) -> None:
-    """What cannot be told by its bytes is read by the charset of the Content-Type."""
+    """An encoding that cannot be recognised by its bytes is read according to the Content-Type's charset."""
     rows = [TABLE[0], ["Jos\u00e9 N\u00fa\u00f1ez", "jose@example.com", "007"]]
     raw = written(delimiter, "\r", rows).encode(codec_of(codec))
     assert await cells(raw, codec_of(codec)) == rows[1:]
 
 
 async def test_an_encoding_that_is_not_named_is_refused_with_its_line() -> None:
-    """A guess would change names: one error, which says how to save the file or what to send with it."""
+    """The file is refused once, with advice on saving it or naming its charset, since a guess may garble names."""
     raw = written(",", "\r", [*TABLE, ["Jos\u00e9", "jose@example.com", "9"]]).encode("cp1252")
     said = await refusal(raw)
     assert said.startswith("line 4 is not UTF-8: save the file as 'CSV UTF-8', or name its charset")
@@ -145,20 +145,20 @@ async def test_an_encoding_that_is_not_named_is_refused_with_its_line() -> None:
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF8", "us-ascii", ""])
 def test_the_usual_charset_may_be_named(charset: str) -> None:
-    """ASCII is what clients name by habit."""
+    """ASCII, which many clients name by default, is accepted."""
     assert codec_of(charset) in {"utf-8", ""}
 
 
 @pytest.mark.parametrize("charset", ["klingon", "unicode_escape", "idna", "rot13", "utf-7", "base64", "x" * 999])
 def test_an_unknown_charset_is_refused(charset: str) -> None:
-    """Among them what Python knows but no file is in."""
+    """Encodings that Python knows but that no file uses are refused too."""
     with pytest.raises(ApiError) as raised:
         codec_of(charset)
     assert raised.value.code == "UNSUPPORTED_MEDIA_TYPE"
 
 
 async def test_rows_may_lack_their_last_cells_and_be_blank() -> None:
-    """Cells that are not there are not given; rows of nothing do not count, whatever they are made of."""
+    """Missing last cells count as not given, and blank rows are skipped, whatever characters they consist of."""
     raw = (
         b"name,email,code,city,note\nSiti,siti@example.com,007,Solo,ok\n,,,,\n\n , ,\nBudi,budi@example.com\n,,,,,,,\n"
     )
@@ -171,7 +171,7 @@ async def test_rows_may_lack_their_last_cells_and_be_blank() -> None:
 
 
 async def test_columns_without_name_and_text_do_not_count() -> None:
-    """Behind the last column, before the first, and hundreds of them."""
+    """Empty columns without a name are ignored: after the last column, before the first, and hundreds of them."""
     for columns in (b"name,email,code,,", b"name,email,code" + b"," * 2000):
         assert (await read(columns + b"\nSiti,siti@example.com,007,,"))[0].fields()["variables"] == {"code": "007"}
     rows = await read(b",name,email,,code\n,Siti,siti@example.com,,007\n")
@@ -180,7 +180,7 @@ async def test_columns_without_name_and_text_do_not_count() -> None:
 
 
 async def test_text_in_a_column_without_name_is_noticed() -> None:
-    """A separator in a cell that is not quoted, the row numbers of a table: the first such column is named."""
+    """The first such column is reported, as with an unquoted separator in a cell, or row numbers before a table."""
     rows = await read(b"name,email\nSiti, S.Kom,siti@example.com\nBudi,budi@example.com\n")
     assert [row.stray_column for row in rows] == [3, 0]
     assert (await read(b",name,email\n0,Siti,siti@example.com\n"))[0].stray_column == 1
@@ -211,13 +211,13 @@ BROKEN = {
 
 @pytest.mark.parametrize("raw", BROKEN)
 async def test_a_broken_file_is_refused_once_in_words_that_help(raw: bytes) -> None:
-    """With its line, whatever the chunks; never in the words of a library."""
+    """The message has the line number for any size of chunks, and never a library's words."""
     assert await refusal(raw) == BROKEN[raw]
 
 
 @pytest.mark.parametrize("row", [b"x" * (LIMIT + 1), b'"' + b"x\n" * LIMIT])
 async def test_a_row_without_end_is_refused(row: bytes) -> None:
-    """Before it is held in memory; a quote that is not closed takes in the whole file."""
+    """It is refused before it is held in memory; an unclosed quote would make one row of the whole file."""
     said = await refusal(b"name\n" + row)
     assert said == f"line 2: a row is longer than {LIMIT} characters; check for a quote that is not closed"
 
@@ -229,7 +229,7 @@ async def test_a_row_without_end_is_refused(row: bytes) -> None:
     st.integers(0, 5),
 )
 async def test_any_bytes_are_rows_or_one_refusal(raw: bytes, codec: str, size: int) -> None:
-    """Nothing else comes out, and nothing of what a library says."""
+    """Every input gives rows or an ApiError, never a library's exception or message."""
     try:
         found: list[CsvRow] | ApiError = await read(raw, codec, size)
     except ApiError as error:
@@ -250,7 +250,7 @@ async def test_a_row_in_many_pieces_takes_time_in_proportion() -> None:
 
 
 async def test_a_header_in_many_pieces_takes_time_in_proportion() -> None:
-    """A header whose quote stays open is not joined again with each piece that arrives."""
+    """A header with an unclosed quote is not joined again with each piece that arrives."""
     raw = b'"' + b"x" * 60_000 + b"\n" + b"y" * 60_000 + b'",name\na,Siti\n'
     began = time.process_time()
     assert (await read(raw, size=1, limit=1 << 20))[0].cells == ["a", "Siti"]
@@ -258,7 +258,7 @@ async def test_a_header_in_many_pieces_takes_time_in_proportion() -> None:
 
 
 async def test_a_cell_of_great_length_is_refused() -> None:
-    """In words of its own: the row may be as long."""
+    """The message names the cell, since a row may have that length."""
     said = await refusal(b"name\n" + b"x" * 200_000, limit=1 << 20)
     assert said == "line 2: a cell is longer than 131072 characters"
 
@@ -285,14 +285,14 @@ async def test_a_cell_of_great_length_is_refused() -> None:
     ],
 )
 async def test_usual_names_of_columns_stand_in(field: str, column: str) -> None:
-    """In any case, with any signs; a variable of that name has the value too."""
+    """An alias works in any case and with any signs; a variable of that name gets the value too."""
     (row,) = await read(f"{column},code\nx,1\n".encode())
     assert row.fields()[field] == "x"
     assert row.fields()["variables"]["code"] == "1"
 
 
 async def test_a_column_by_its_own_name_comes_first() -> None:
-    """Others that could be used for it are variables alone; where it is missing, two of them are unclear."""
+    """Other aliases are then only variables; without the exact name, two aliases are ambiguous."""
     (row,) = await read(b"phone,Mobile,WhatsApp\n1,2,3\n")
     assert row.fields() == {"phone": "1", "variables": {"Mobile": "2", "WhatsApp": "3"}}
     (row,) = await read(b"Mobile,WhatsApp\n2,3\n")
@@ -311,7 +311,7 @@ def rules(*channels: str, **changes: Any) -> Rules:
 
 
 async def test_a_column_that_a_blast_needs_is_missed_once() -> None:
-    """Addresses of the listed channels and required variables, with the columns that the file has."""
+    """A missing column for an address or required variable is one problem, which lists the file's columns."""
     (row,) = await read(b"Name,Surname,Kode\nSiti,Rahayu,007\n")
     missing = missing_columns(row.header, rules("email", "whatsapp"))
     assert [(field, one.field, one.code) for field, one in missing.items()] == [
@@ -324,7 +324,7 @@ async def test_a_column_that_a_blast_needs_is_missed_once() -> None:
 
 
 async def test_a_column_that_two_could_be_is_asked_for() -> None:
-    """Where a channel sends to it; no guess decides who gets a message."""
+    """An ambiguous column for an address is an error: no guess decides who gets a message."""
     (row,) = await read(b"email,code,Mobile,WhatsApp\na@example.com,1,2,3\n")
     assert missing_columns(row.header, rules("email")) == {}
     with pytest.raises(
@@ -353,14 +353,14 @@ async def test_a_column_that_two_could_be_is_asked_for() -> None:
 )
 @pytest.mark.parametrize("size", [1, 1000])
 async def test_a_header_tells_the_separator_by_the_names_that_it_finds(data: str, size: int) -> None:
-    """Other separators within its names, line breaks in them, and a spreadsheet's marks change nothing."""
+    """Other separators or line breaks in column names and a spreadsheet's marks make no difference."""
     (row,) = await read(data.encode(), size=size)
     fields = row.fields()
     assert (fields["name"], fields["email"], fields["variables"]["code"]) == ("Siti", "siti@example.com", "007")
 
 
 async def test_rows_with_another_separator_than_the_header_are_one_problem() -> None:
-    """Not one for each row and variable."""
+    """They are not reported for each row and variable."""
     unfit = UnfitRows()
     rows = await read(b"name,email,code\nSiti;siti@example.com;007\nBudi;budi@example.com;008\nWati,w@example.com\n")
     assert [unfit.take(row) for row in rows] == [True, True, False]

@@ -1,4 +1,4 @@
-"""What the two passes stand on: spool, duplicates, ids, mailboxes, values, problems."""
+"""The parts of the two passes: spool, duplicates, ids, mailboxes, values, problems."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shared.templates import Template, Variable, VariableType
 
 
 def test_a_spool_gives_back_what_it_took(tmp_path: Path) -> None:
-    """In order, as often as asked, also past what stays in memory; heavy recipients make small blocks."""
+    """Recipients come back in order, any number of times, from memory and disk; large ones make small blocks."""
     spool = Spool(tmp_path)
     heavy = [Attachment("a", "text/plain", b"x" * 400_000)]
     took = [Accepted(n, f"N{n}", ["a@example.com", ""], {"n": n}, "r", heavy if n > 400 else []) for n in range(420)]
@@ -40,7 +40,7 @@ def test_a_spool_gives_back_what_it_took(tmp_path: Path) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abcdefgh")), max_size=40), st.integers(1, 10))
 def test_duplicates_are_found_in_memory_and_on_disk(pairs: list[tuple[int, str]], in_memory: int) -> None:
-    """Each position whose address stood at an earlier one of its channel, whatever was spilled."""
+    """Every position that repeats an earlier address of its channel is found, in memory and on disk."""
     duplicates = Duplicates(Path("/tmp"), in_memory)
     expected = set()
     for position, pair in enumerate(pairs):
@@ -54,7 +54,7 @@ def test_duplicates_are_found_in_memory_and_on_disk(pairs: list[tuple[int, str]]
 
 
 def test_ids_sort_by_time_and_do_not_repeat() -> None:
-    """Sixteen letters and digits; a later millisecond sorts later."""
+    """Ids have sixteen letters and digits; a later millisecond sorts later."""
     ids = [new_blast_id(1_790_000_000_000 + number) for number in range(100)]
     assert ids == sorted(ids)
     assert len({new_blast_id(1_790_000_000_000) for _ in range(1000)}) == 1000
@@ -72,7 +72,7 @@ def test_ids_sort_by_time_and_do_not_repeat() -> None:
     ],
 )
 def test_a_mailbox_is_written_so_that_it_reads_the_same(text: str, written: str) -> None:
-    """Quoted where RFC 5322 asks for it, and read back as it was."""
+    """The name is quoted where RFC 5322 requires it, and reading the result gives the same mailbox."""
     mailbox = read_mailbox(text, "from")
     assert isinstance(mailbox, Mailbox)
     assert str(mailbox) == written
@@ -83,7 +83,7 @@ def test_a_mailbox_is_written_so_that_it_reads_the_same(text: str, written: str)
     "text", ["", "Ann", "Ann <>", "a@example.com, b@example.com", "A\r\nB <a@example.com>", "<a@b> c"]
 )
 def test_what_is_no_single_mailbox_is_refused(text: str) -> None:
-    """Above all two of them, or a line break."""
+    """Above all, two mailboxes and line breaks are refused."""
     assert isinstance(read_mailbox(text, "from"), Problem)
 
 
@@ -99,7 +99,7 @@ def test_what_is_no_single_mailbox_is_refused(text: str) -> None:
     ],
 )
 def test_values_fit_their_declared_types(kind: VariableType, good: list[Any], bad: list[Any]) -> None:
-    """Numbers written as texts become numbers; what does not fit is refused with a code."""
+    """Numbers in strings become numbers; values of the wrong type are refused with a code."""
     check = check_of(Variable("v", kind), "ID")
     for value in good:
         check(value)
@@ -117,7 +117,7 @@ def _checked(raw: bytes, *channels: str, permissive: bool = False) -> Any:
 
 
 def test_a_recipient_has_all_its_problems_told() -> None:
-    """Each with its path."""
+    """Each problem has its path."""
     checked = _checked(b'{"name": "A\\nB", "email": "x", "phone": "y", "variables": {}, "age": 5}', "email")
     assert [(one.field, one.code) for one in checked.problems] == [("recipients[7].age", "UNKNOWN_FIELD")]
     checked = _checked(b'{"name": "A\\nB", "email": "x", "phone": "y", "variables": {}}', "email", "whatsapp")
@@ -131,14 +131,14 @@ def test_a_recipient_has_all_its_problems_told() -> None:
 
 
 def test_what_the_template_does_not_know_is_not_carried() -> None:
-    """It would only cost memory; addresses are in normal form."""
+    """Unknown variables are dropped, since they would only cost memory; addresses are in normal form."""
     raw = b'{"name": "Ann", "email": "A@EXAMPLE.com", "variables": {"code": 5, "opt": null, "other": "x"}}'
     accepted = _checked(raw, "email").accepted
     assert (accepted.variables, accepted.addresses) == ({"code": 5}, ["A@example.com"])
 
 
 def test_every_field_is_judged_by_itself() -> None:
-    """msgspec stops at the first problem, an answer must not."""
+    """The answer has every problem, although msgspec stops at the first."""
     value = {"channels": "email", "templateId": 5, "priority": 9, "x": 1, "recipients": []}
     found = {(one.field, one.code) for one in problems_of(value, BlastRequest)}
     assert found == {

@@ -1,4 +1,4 @@
-"""Phone texts: one number in any usual writing, or a cause; never a digit more or less than was written."""
+"""Phone texts: one number in any usual form, or the reason for its refusal; no digit is added or dropped."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ CAUSES = {
 
 @pytest.mark.parametrize("text", ONE_NUMBER)
 def test_one_number_is_read_in_any_usual_writing(text: str) -> None:
-    """All of them are the same number; marks that cannot be seen do not count, digits of every script do."""
+    """All forms give the same number; invisible marks are ignored, and digits of every script are accepted."""
     assert normal_phone(text, "ID") == "6281224772000"
 
 
 @pytest.mark.parametrize(("cause", "text"), [(cause, text) for cause, texts in CAUSES.items() for text in texts])
 def test_what_is_not_one_number_is_refused_with_its_cause(cause: str, text: str) -> None:
-    """Nothing is dropped to make a number of it, and the message says what to change."""
+    """No part of the text is dropped to make it a number, and the message says what to change."""
     with pytest.raises(AddressError) as refused:
         normal_phone(text, "ID")
     assert cause in str(refused.value)
@@ -114,7 +114,7 @@ def test_what_is_not_one_number_is_refused_with_its_cause(cause: str, text: str)
     ],
 )
 def test_numbers_are_taken_as_whatsapp_writes_them(text: str, digits: str) -> None:
-    """Mexico with the 1 it gave up, Brazil without the ninth digit, Argentina with its 9: sent as they are written."""
+    """Mexico's retired 1, Brazil's missing ninth digit and Argentina's 9 are sent as written."""
     for region in ("ID", "MX", "BR", "AR"):
         assert normal_phone(text, region) == digits
 
@@ -137,7 +137,7 @@ def test_numbers_are_taken_as_whatsapp_writes_them(text: str, digits: str) -> No
     ],
 )
 def test_numbers_are_read_as_their_country_writes_them(text: str, region: str, digits: str) -> None:
-    """Trunk prefixes, slashes after the area code, groups of two, leading zeros that belong to a number."""
+    """Trunk prefixes, slashes after area codes, pairs of digits and significant leading zeros are accepted."""
     assert normal_phone(text, region) == digits
 
 
@@ -145,7 +145,7 @@ def test_numbers_are_read_as_their_country_writes_them(text: str, region: str, d
     "unit", ["0", " ", "1 ", "(", "()", "1(", "/", "1/", "+", ".", "1,", "1'", "x", "ext", "-", "e1"]
 )
 def test_a_long_text_is_read_in_no_time(unit: str) -> None:
-    """No text of the longest allowed length makes the grammar search."""
+    """No text of the maximum length makes the grammar backtrack."""
     began = time.process_time()
     for text in (unit * (64 // len(unit)), "1" + unit * (62 // len(unit)) + "y"):
         with pytest.raises(AddressError):

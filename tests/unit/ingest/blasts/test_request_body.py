@@ -1,4 +1,4 @@
-"""Reading NDJSON and CSV: the same rows wherever the chunks end, within bounds."""
+"""Reading NDJSON and CSV: the same rows for any size of chunks, within limits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def _rows(raw: bytes, sizes: list[int] | None = None, limit: int = LIMIT) 
     st.sampled_from([",", ";", "\t"]),
 )
 async def test_csv_rows_do_not_depend_on_chunks(rows: list[tuple[str, str]], sizes: list[int], delimiter: str) -> None:
-    """Quoted line breaks and delimiters, any alphabet, chunks of any size: what was written is read."""
+    """Quoted line breaks and delimiters, any alphabet and chunks of any size are read as they were written."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerows([["name", "code"], *rows])
@@ -50,7 +50,7 @@ async def test_csv_rows_do_not_depend_on_chunks(rows: list[tuple[str, str]], siz
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=6), max_size=8), st.lists(st.integers(0, 9), max_size=20))
 async def test_ndjson_lines_do_not_depend_on_chunks(lines: list[bytes], sizes: list[int]) -> None:
-    """Blank lines are left out, everything else comes whole."""
+    """Blank lines are skipped; every other line arrives whole."""
     raw = b"\n".join(lines)
     found = [line async for block in ndjson_lines(_chunks(raw, sizes), LIMIT) for line in block]
     expected = [line for line in raw.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line and not line.isspace()]
@@ -59,7 +59,7 @@ async def test_ndjson_lines_do_not_depend_on_chunks(lines: list[bytes], sizes: l
 
 
 async def test_a_line_without_end_is_refused() -> None:
-    """Before it is held in memory."""
+    """It is refused before it is held in memory."""
     with pytest.raises(ApiError) as raised:
         await anext(ndjson_lines(_chunks(b"x" * 50, [20, 20]), 30))
     assert raised.value.code == "BODY_TOO_LARGE"
@@ -80,6 +80,6 @@ async def test_a_line_without_end_is_refused() -> None:
     ],
 )
 def test_a_field_is_refused_without_names_of_pythons_types(wrong: dict[str, Any], words: str) -> None:
-    """A client need not know what `str` is."""
+    """The message uses JSON's names of types, such as string, not Python's `str`."""
     problems = problems_of({"templateId": "otp", "channels": ["email"], "recipients": [], **wrong}, BlastRequest)
     assert [problem.message for problem in problems] == [words]

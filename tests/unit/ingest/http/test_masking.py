@@ -1,4 +1,4 @@
-"""What the API log keeps of a request: no secret, no value of a sensitive variable, nothing that was not understood."""
+"""What the API log keeps of a request: no secrets, no values of sensitive variables, nothing it cannot parse."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from services.ingest.http.masking import NOT_KEPT, masked_body, masked_path, mas
     ],
 )
 def test_secrets_do_not_reach_the_log(body: bytes) -> None:
-    """Nested, escaped, cut off in the middle, or in a body that is not quite JSON."""
+    """Secrets are hidden when nested, escaped or truncated, and in a body that is not quite JSON."""
     assert "hush" not in masked_body(body, guarded=False)
 
 
@@ -49,7 +49,7 @@ def test_secrets_do_not_reach_the_log(body: bytes) -> None:
     ],
 )
 def test_a_guarded_body_keeps_its_known_fields_alone(body: bytes) -> None:
-    """A misspelt field must not carry a code into the log; what says who asked for which template stays."""
+    """A misspelt field cannot carry a code into the log; the fields that say who asked for which template stay."""
     shown = masked_body(body, guarded=True)
     assert "hush" not in shown
     if b"templateId" in body:
@@ -57,7 +57,7 @@ def test_a_guarded_body_keeps_its_known_fields_alone(body: bytes) -> None:
 
 
 def test_a_body_is_kept_as_it_was_sent_but_for_its_secrets() -> None:
-    """Numbers, literals, lines of JSON and unusual text stay; a body that was cut says so by its end."""
+    """Numbers, literals, lines of JSON and unusual text stay unchanged; a truncated body ends with a mark."""
     body = '{"a":-1.50e3,"b":[true,null,"é\\n"],"pin":482913}\n{"c":{}}'
     assert masked_body(body.encode(), guarded=False) == '{"a":-1.50e3,"b":[true,null,"é\\n"],"pin":"***"}\n{"c":{}}'
     assert masked_body(b'{"a":1,"b":"abc', guarded=False) == '{"a":1,"b":"abc'
@@ -79,12 +79,12 @@ def test_a_body_is_kept_as_it_was_sent_but_for_its_secrets() -> None:
     ],
 )
 def test_a_query_keeps_what_is_no_secret(query: str, kept: str) -> None:
-    """Parameters are read as the server reads them: percent-encoded names, JSON as a value."""
+    """Parameters are decoded as the server decodes them: percent-encoded names, JSON values."""
     assert masked_query(query) == kept
 
 
 def test_a_guarded_query_keeps_its_known_parameters_alone() -> None:
-    """As a CSV blast has them: its variables are in the query."""
+    """The query of a CSV blast, which holds its variables, is masked as well."""
     query = "templateId=otp&channels=email&globalVariables.code=482913&globalVariables=%7B%22code%22%3A1%7D"
     assert (
         masked_query(query, guarded=True)
@@ -93,7 +93,7 @@ def test_a_guarded_query_keeps_its_known_parameters_alone() -> None:
 
 
 def test_a_path_that_belongs_to_no_call_keeps_no_token() -> None:
-    """Mail scanners ask for the path of a link in many spellings."""
+    """The token of a link is masked in the many spellings that mail scanners request."""
     token = "c2lnbmVkIGFuZCBzZWNyZXQ" * 3
     for path in (f"/u/{token}/", f"//u/{token}", f"/U/{token}.", f"/api/u/{token}"):
         assert token not in masked_path(path)

@@ -1,4 +1,4 @@
-"""The document of the API: what its schemas promise."""
+"""The API's document: the promises of its schemas."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ _SCHEMAS = make_document(OPERATIONS)["components"]["schemas"]
 
 @pytest.mark.parametrize("name", sorted(_SCHEMAS))
 def test_a_schema_has_one_spelling_of_its_names(name: str) -> None:
-    """Every body and answer names its fields in camelCase."""
+    """Every body and answer has camelCase field names."""
     assert mixed(dict.fromkeys(_SCHEMAS[name].get("properties", {}))) == set()
     assert not any("_" in one for one in _SCHEMAS[name].get("properties", {}))

@@ -1,4 +1,4 @@
-"""BacklogRoom: the backlog's limit holds, though not every message asks for it."""
+"""BacklogRoom: the backlog's limit holds although not every message asks for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Clock:
 
 
 class _Backlog:
-    """A backlog that takes `limit` jobs; what is waiting is the test's to say."""
+    """A backlog that takes `limit` jobs; the test sets how many wait."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -44,7 +44,7 @@ def _room(limit: int) -> tuple[BacklogRoom, _Backlog, _Clock]:
 
 
 async def test_a_thousand_messages_ask_once() -> None:
-    """And the next one, or the first after a quarter of a second, asks again."""
+    """The next message, or the first after a quarter of a second, asks again."""
     room, backlog, clock = _room(10_000)
     for _ in range(1001):
         await room.take("email", 1)
@@ -57,7 +57,7 @@ async def test_a_thousand_messages_ask_once() -> None:
 
 
 async def test_near_its_limit_every_message_asks() -> None:
-    """The last that fits is taken, the next is refused, and one that leaves makes room."""
+    """The last message that fits is accepted, the next is refused, and each one that leaves makes room."""
     room, backlog, _ = _room(500)
     for _ in range(500):
         await room.take("email", 1)

@@ -1,4 +1,4 @@
-"""How fast blasts end their messages."""
+"""How fast the messages of blasts end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Clock:
 
 
 def test_a_rate_is_that_of_the_last_seconds() -> None:
-    """Measured over the last counts, not over the whole life; unknown at first."""
+    """The rate covers the last seconds, not the whole life of the blast; it is unknown at first."""
     clock = _Clock()
     rates = BlastRates(clock)
     assert rates.note("b", 0) is None

@@ -1,4 +1,4 @@
-"""Rows of a file of suppressions: who is behind one."""
+"""Rows of a file of suppressions: the API key recorded for each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.ingest.suppressions.rows import Defaults, RowReader
 def test_an_import_is_signed_by_its_key_where_the_file_does_not_say(
     columns: list[str], cells: list[str], by: str
 ) -> None:
-    """A bounce that nobody entered stays so, when an export of it is imported."""
+    """A row without an author, such as a bounce, still has none after an export is imported."""
     reader = RowReader(Defaults("ID", 1, by="importer"))
     found = reader.read(CsvRow(read_header(columns), cells, 2), 0)
     assert [one[2].by for one in found if isinstance(one, tuple)] == [by]

@@ -1,4 +1,4 @@
-"""Template files in foreign bytes: refused with their name and what to do, or read as valid text."""
+"""Template files in other encodings: refused with their name and advice, or read as valid text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TEMPLATE = 'id: t\nname: "%s"\nchannels: [email]\nsubject: s\ntext: t\nvariable
 
 @pytest.mark.parametrize("charset", ["latin-1", "cp1252"])
 def test_file_that_is_not_utf8_is_refused(charset: str, tmp_path: Path) -> None:
-    """A guess would go out to everybody, so the file is named and nothing starts."""
+    """The file is named and nothing starts, since a wrong guess at its encoding would reach every recipient."""
     (tmp_path / "t.yaml").write_bytes((_TEMPLATE % "für").encode(charset))
-    with pytest.raises(SettingsError, match=r"t\.yaml: not UTF-8, save it as UTF-8"):
+    with pytest.raises(SettingsError, match=r"t\.yaml: the file is not UTF-8, save it as UTF-8"):
         read_templates(tmp_path, "ID")
 
 
@@ -24,6 +24,6 @@ def test_file_that_is_not_utf8_is_refused(charset: str, tmp_path: Path) -> None:
     ("written", "read"), [(r"\ud83d\ude00", "😀"), (r"a\ud800", "a\ufffd"), ("für", "für"), (r"f\xfcr", "für")]
 )
 def test_escapes_become_valid_text(written: str, read: str, tmp_path: Path) -> None:
-    """YAML lets a file name half a character; a pair is one, as in JSON."""
+    """YAML escapes may name half a surrogate pair, which is replaced; a whole pair is one character, as in JSON."""
     (tmp_path / "t.yaml").write_text(_TEMPLATE % written, encoding="utf-8-sig")
     assert read_templates(tmp_path, "ID")["t"].template.name == read
