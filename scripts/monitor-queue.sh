@@ -29,7 +29,7 @@ look() {
         if .paused then "\(.name) is paused: \(.paused)"
         elif .stats.waiting > 0 and (.senders | length) == 0 then "\(.name): \(.stats.waiting) messages wait, but no sender is running"
         elif .stats.waiting > 0 and ([.senders[] | select(.available)] | length) == 0
-            then "\(.name): \(.stats.waiting) wait, \([.senders[].reason] | unique | join("; "))"
+            then "\(.name): \(.stats.waiting) messages wait: \([.senders[].reason] | unique | join("; "))"
         else empty end'
     ask '/api/logs/messages?status=failed&limit=5' | jq -r '
         if (.logs | length) > 0 then "latest failures:" else empty end,

@@ -117,14 +117,14 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
 
 def query(
     context: typer.Context,
-    sql: Annotated[str, typer.Argument(help="One SELECT; its tables: SELECT name, sql FROM sqlite_schema.")],
+    sql: Annotated[str, typer.Argument(help="One SELECT; SELECT name, sql FROM sqlite_schema lists the tables.")],
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many rows.")] = 1000,
     as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV to stdout.")] = False,
     url: LoggerUrl = DEFAULT_LOGGER_URL,
     data_dir: DataDir = Path("data"),
     as_json: AsJson = False,
 ) -> None:
-    """Ask the log's database in SQL. A query can only read, and is stopped after 5 s."""
+    """Query the log's database in SQL; queries are read-only, and stopped after 5 s."""
     body = {"sql": sql, "limit": limit}
     answer = call_logger(context, url, data_dir, lambda api: api.post("/internal/query", body))
     rows = answer["rows"]
@@ -133,7 +133,7 @@ def query(
         print_json(answer)
     elif as_csv:
         writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-        # no rows, no columns: a line of none would be an empty line
+        # without rows there are no columns, and a header of none would be an empty line
         writer.writerows([dict(zip(columns, columns, strict=True)), *rows] if rows else [])
     else:
         made = table(columns, whole=columns)
@@ -141,4 +141,4 @@ def query(
             made.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
         _console.print(made if rows else "no rows")
     if answer["cut"]:
-        sys.stderr.write(f"kurir query: there are more than {limit} rows; --limit shows up to 10,000\n")
+        sys.stderr.write(f"kurir query: there are more than {limit} rows; raise --limit, up to 10,000\n")

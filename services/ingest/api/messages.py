@@ -91,7 +91,7 @@ async def _show_job(call: Call) -> web.Response:
 
 
 async def _waiting_for(call: Call, job: JobId, status: str) -> dict[str, str]:
-    """Return what a message waits for where that is known: the limit of its domain or recipient."""
+    """Return what a message waits for, if known: the limit of its domain or recipient."""
     if status in TERMINAL or job.channel not in CHANNELS:
         return {}
     try:

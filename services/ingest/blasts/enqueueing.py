@@ -2,8 +2,8 @@
 
 A blast's jobs on a channel have the order of its accepted recipients. A repeated call therefore builds the same
 sequence, and the queue's watermark lets it add only the missing jobs. While one chunk is on its way to Redis, the next
-is built. A failover of Redis may forget the snapshot and chunks that were answered: the snapshot is kept again
-before a chunk is repeated, and where chunks are missing the walk starts over from the watermark.
+is built. After a failover, Redis may lack the snapshot and confirmed chunks: the snapshot is stored again before a
+chunk is repeated, and if chunks are missing, the pass starts over from the watermark.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Enqueueing:
             else:
                 return
             await self._queue.blasts.create(self._blast)
-        raise QueueUnavailableError("Redis forgets what it answered")
+        raise QueueUnavailableError("Redis keeps losing writes that it confirmed")
 
     async def _walk(self, blocks: Iterable[list[Accepted]], dropped: Places, *, fresh: bool) -> None:
         lines = [

@@ -1,4 +1,4 @@
-"""The path of one POST through the code, as `docs/architecture.md` lists it."""
+"""The path of one POST through the code, as listed in `docs/architecture.md`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _listed() -> list[str]:
 
 
 async def test_a_post_crosses_the_files_that_the_document_lists(ingest: RunningIngest, api: Api) -> None:
-    """From `main` to the enqueue script in eight files, in this order."""
+    """It crosses eight files from `main` to the enqueue script, in the listed order."""
     listed = _listed()
     assert (len(listed), listed[0], listed[-1]) == (8, "services/ingest/main.py", "shared/queue/lua/enqueue.lua")
     wanted = {(str(ROOT / path), entry): path for path, entry in ENTRIES.items()}
