@@ -13,7 +13,7 @@ from shared.lifecycle import Stop, run_service
 from shared.logs import configure_logging
 from shared.queue.connection import connect
 from shared.sending.loop import SendingLoop
-from shared.sending.provider import ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once
+from shared.sending.provider import Changed, ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once, unheard
 from shared.sending.settings import read_sending_settings
 from shared.settings import EnvReader, read_common
 
@@ -23,8 +23,9 @@ class NoProvider:
 
     channel = "email"
 
-    async def open(self) -> None:
+    async def open(self, changed: Changed = unheard) -> None:
         """Do nothing."""
+        del changed
 
     async def close(self) -> None:
         """Do nothing."""
@@ -38,8 +39,9 @@ class NoProvider:
         await start()
         return Receipt(message.job_id, "250 2.0.0 Ok")
 
-    def room(self) -> Room:
+    def room(self, wanted: int = 0) -> Room:
         """Return unlimited room."""
+        del wanted
         return Room()
 
     def available(self) -> bool:

@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from services.email_sender.encoder import Encoder
 from services.email_sender.message import Frames, Mail
 from services.email_sender.preparing import Preparations
-from services.email_sender.servers import Delivery, Server, Servers
+from services.email_sender.server import Delivery, Server
+from services.email_sender.servers import Servers
 from services.email_sender.settings import EmailSettings
 from shared.blasts import Blast
 from shared.channels import EMAIL
 from shared.errors import SendError, StopChannelError, UnavailableError
 from shared.jobs import Job
 from shared.logs import get_logger
-from shared.sending.provider import ProviderStatus, Receipt, Room, ServerState, Start, at_once
+from shared.sending.provider import Changed, ProviderStatus, Receipt, Room, ServerState, Start, at_once, unheard
 
 LOOK_TIMEOUT_S = 15.0
 
@@ -37,10 +38,10 @@ class EmailChannel:
         """The channel's name."""
         return EMAIL.name
 
-    async def open(self) -> None:
-        """Set up the servers; connections are opened by the first messages."""
+    async def open(self, changed: Changed = unheard) -> None:
+        """Set up the servers; connections are opened as soon as there is something to send."""
         self._warn_of_unsigned()
-        self._servers = Servers(self._settings.smtp, self._encoder)
+        self._servers = Servers(self._settings.smtp, self._encoder, changed)
         self._tending = asyncio.create_task(self._servers.tend())
         self._encoder.open()
 
@@ -97,9 +98,9 @@ class EmailChannel:
         if self._servers is not None:
             self._servers.withdraw(message)
 
-    def room(self) -> Room:
-        """Say how many messages the servers' own limits would let start at once."""
-        return Room() if self._servers is None else self._servers.room()
+    def room(self, wanted: int = 0) -> Room:
+        """Return how many messages could start at once on open connections; opens more, until `wanted` are open."""
+        return Room(0, connections=0) if self._servers is None else self._servers.room(wanted)
 
     def available(self) -> bool:
         """Say whether any server may be tried now."""

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+from cachetools import TTLCache
+
 from services.email_sender.dkim_keys import DkimKey, KeyRing
 from services.email_sender.message import Mail
 from services.email_sender.signers import Ahead, Signers
@@ -22,6 +24,9 @@ from services.email_sender.signing import Draft, signed
 ENCODE_ASIDE_BYTES = 512 * 1024
 # above this, a message is signed in its turn: what is made ahead takes memory
 SIGN_AHEAD_BYTES = 64 * 1024
+MOST_UNSENT_BYTES = 64 * 1024 * 1024
+# a message's Date is that of its sending
+MOST_AGE_S = 30.0
 _MOST_THREADS = 4
 # The event loop lets the lock go for moments so short that a thread which has signed seldom gets it. After this long it
 # must; with Python's 5 ms the threads wait for most of the time.
@@ -39,6 +44,7 @@ class Encoder:
         self._keys = keys
         self._signers = Signers()
         self._switched_s = 0.0
+        self._unsent: TTLCache[tuple[str, bool], bytes] = TTLCache(MOST_UNSENT_BYTES, MOST_AGE_S, getsizeof=len)
         self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "mail")
 
     def open(self) -> None:
@@ -52,12 +58,23 @@ class Encoder:
         content = self.encode_at_once(mail, eight_bit=eight_bit)
         if content is not None:
             return content
+        kept = self._unsent.pop((mail.message_id, eight_bit), None)
+        if kept is not None:
+            return kept
         if mail.ahead is None and mail.body.size <= SIGN_AHEAD_BYTES:
             mail = self.sign_ahead(mail, urgent=True)
         if mail.ahead is not None:
             return await asyncio.shield(asyncio.wrap_future(mail.ahead))
         work = partial(_encoded, mail, self._keys.for_domain(mail.from_domain), eight_bit=eight_bit)
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def keep(self, mail: Mail, content: bytes, *, eight_bit: bool) -> None:
+        """Keep a message whose start was refused: to encode a large one may have taken so long that it came too late.
+
+        Else it would be too late each time.
+        """
+        if len(content) <= MOST_UNSENT_BYTES and self.encode_at_once(mail, eight_bit=eight_bit) is None:
+            self._unsent[mail.message_id, eight_bit] = content
 
     def encode_at_once(self, mail: Mail, *, eight_bit: bool) -> bytes | None:
         """Return a message as `encode` does, None where that takes so long that it must not hold up others."""

@@ -31,14 +31,14 @@ class OwnRate:
         self._next_start = 0.0
         self._coming: set[object] = set()
 
-    def room(self, slots: int, *, ready: bool) -> Room:
-        """Say how many of the messages that `slots` connections could carry may start; `ready` if one is open."""
+    def room(self, slots: int) -> Room:
+        """Return how many of the messages that `slots` open connections could carry may start."""
         if not self._gap_s or slots <= 0:
-            return Room(slots, ready=ready)
+            return Room(slots)
         wait_s = self._next_start - self._clock()
         if wait_s > 0:
-            return Room(0, wait_s, ready)
-        return Room(0 if self._coming else 1, ready=ready)
+            return Room(0, wait_s)
+        return Room(0 if self._coming else 1)
 
     @contextmanager
     def passing(self, start: Start) -> Iterator[Start]:

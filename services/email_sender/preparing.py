@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from services.email_sender.encoder import SIGN_AHEAD_BYTES, Encoder
+from services.email_sender.encoder import MOST_AGE_S, SIGN_AHEAD_BYTES, Encoder
 from services.email_sender.message import Frames, Mail
 from shared.blasts import Blast
 from shared.jobs import Job
 
 MOST_AHEAD_BYTES = 16 * 1024 * 1024
-MOST_AGE_S = 30.0
 _LEAST_BYTES = 4_000
 _AT_ONCE = 4
 

@@ -6,9 +6,11 @@ fails several times in a row is left alone for a while (see `shared.sending.brea
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import aiohttp
+from yarl import URL
 
 from services.whatsapp_sender.hand_over import HandOver, noting_hand_over
 from services.whatsapp_sender.inquiry import ask
@@ -21,15 +23,15 @@ from shared.channels import WHATSAPP
 from shared.clock import Clock
 from shared.errors import DeferredError, SendError, ServerFailedError, UnavailableError, UncertainError
 from shared.jobs import Job
+from shared.lifecycle import end_tasks
 from shared.logs import get_logger
 from shared.sending.breaker import Breaker, Turn
-from shared.sending.provider import ProviderStatus, Receipt, Room, Start, at_once, note_acceptance
+from shared.sending.provider import Changed, ProviderStatus, Receipt, Room, Start, at_once, note_acceptance, unheard
 
 MAX_ANSWER_BYTES = 64 * 1024
 _CHUNK_BYTES = 16 * 1024
-# shorter than servers keep idle connections, so that none is met closed
-_KEEP_ALIVE_S = 15.0
-_MOST_CONNECTIONS = 500
+_OPENING_S = 0.25
+_FIRST_REST_S, _LONGEST_REST_S = 0.1, 2.0
 
 
 class WhatsAppChannel:
@@ -41,15 +43,23 @@ class WhatsAppChannel:
         self._settings = settings
         self._breaker = Breaker(clock, settings.breaker)
         self._session: aiohttp.ClientSession | None = None
-        self._used_at = -_KEEP_ALIVE_S
+        self._clock = clock
+        self._connector: StartingConnector | None = None
+        self._changed = unheard
+        self._opening: set[asyncio.Task[None]] = set()
+        self._open_at = 0.0
 
-    async def open(self) -> None:
-        """Open the session; connections are made when they are needed, and reused."""
+    async def open(self, changed: Changed = unheard) -> None:
+        """Open the session; connections are opened as soon as there is something to send, and reused."""
+        self._changed = changed
         self._session = _open_session(self._settings)
+        assert isinstance(self._session.connector, StartingConnector)  # noqa: S101 -- narrows for the type checker
+        self._connector = self._session.connector
 
     async def close(self) -> None:
         """Let the connections go."""
-        session, self._session = self._session, None
+        await end_tasks(list(self._opening))
+        session, self._session, self._connector = self._session, None, None
         if session is not None:
             await session.close()
 
@@ -80,9 +90,40 @@ class WhatsAppChannel:
             turn.worked()
             return receipt
 
-    def room(self) -> Room:
-        """Qiscus has no limits but those of the queue; a connection is kept for a while after it was used."""
-        return Room(ready=time.monotonic() - self._used_at < _KEEP_ALIVE_S)
+    def room(self, wanted: int = 0) -> Room:
+        """Return how many connections are free; opens more, until `wanted` are open or being opened."""
+        connector = self._connector
+        if connector is None:
+            return Room(0, connections=0)
+        free = connector.free
+        connections = free + connector.in_use
+        for _ in range(wanted - connections - len(self._opening)):
+            if self._clock.monotonic() < self._open_at or not self._open_ahead(connector):
+                break
+        return Room(free, 0.0 if free or connections >= wanted else _OPENING_S, connections)
+
+    def _open_ahead(self, connector: StartingConnector) -> bool:
+        """Open a connection in the background; False where the breaker holds that back."""
+        turn = self._breaker.enter(last_resort=True)
+        if turn is None:
+            return False
+        task = asyncio.create_task(self._opened(connector, turn))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return True
+
+    async def _opened(self, connector: StartingConnector, turn: Turn) -> None:
+        try:
+            with turn:
+                await connector.open_ahead(URL(self._settings.messages_url), _limit(self._settings))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            turn.failed(f"cannot connect: {_words(error)}")
+            rest_s = min(_FIRST_REST_S * 2**self._breaker.failures, _LONGEST_REST_S)
+            self._open_at = self._clock.monotonic() + rest_s
+        except Exception:
+            get_logger().exception("connecting_failed")
+        finally:
+            self._changed()
 
     def available(self) -> bool:
         """Say whether Qiscus may be tried now."""
@@ -128,7 +169,6 @@ class WhatsAppChannel:
             raise lost from error
         finally:
             hand_over.end()
-            self._used_at = time.monotonic()
 
 
 def _server_failure(answer: Answer, turn: Turn) -> SendError:
@@ -163,12 +203,16 @@ def _note_yes(answer: Answer) -> None:
 
 
 def _lost(error: Exception, hand_over: HandOver) -> SendError:
-    reason = f"{type(error).__name__}: {error}".rstrip(": ")
+    reason = _words(error)
     if hand_over.begun:
         return UncertainError(f"the answer was lost: {reason}", code="lost")
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientSSLError):
         return UnavailableError(f"cannot connect: {reason}", code="connect")
     return ServerFailedError(f"the connection was lost before the message was sent: {reason}", code="lost")
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _without(secret: str, raw: bytes) -> bytes:
@@ -186,6 +230,11 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
     return bytes(parts[:MAX_ANSWER_BYTES])
 
 
+def _limit(settings: QiscusSettings) -> aiohttp.ClientTimeout:
+    """Return how long connecting may take; the answer's limit is the hand-over's."""
+    return aiohttp.ClientTimeout(total=None, connect=settings.connect_s, sock_connect=settings.connect_s)
+
+
 def _open_session(settings: QiscusSettings) -> aiohttp.ClientSession:
     headers = {
         "Qiscus-App-Id": settings.app_code,
@@ -193,15 +242,10 @@ def _open_session(settings: QiscusSettings) -> aiohttp.ClientSession:
         "Content-Type": "application/json",
         "Accept": "application/json",
     }
-    timeout = aiohttp.ClientTimeout(
-        total=None,  # the answer's is the hand-over's
-        connect=settings.connect_s,
-        sock_connect=settings.connect_s,
-    )
-    connector = StartingConnector(limit=_MOST_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_S)
+    connector = StartingConnector()
     return aiohttp.ClientSession(
         headers=headers,
-        timeout=timeout,
+        timeout=_limit(settings),
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[noting_hand_over()],

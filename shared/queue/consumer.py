@@ -168,11 +168,8 @@ class Consumer:
                     flat += (entry.stream, entry.entry_id, entry.deliveries, fields[b"d"])
         return _leases(flat)[0]
 
-    async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0, need_s: float = 0.0) -> list[Grant]:
-        """Ask to begin jobs while `in_flight` others are; repeats itself until Redis answers.
-
-        The channel's limit grants no start before this sender is ready, which takes it `need_s`.
-        """
+    async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0) -> list[Grant]:
+        """Ask to begin jobs while `in_flight` others are; repeats itself until Redis answers."""
         if not requests:
             return []
         number, head = self._begins.next()
@@ -187,8 +184,6 @@ class Consumer:
             POISON_AFTER,
             policy.concurrency,
             in_flight,
-            min(int(need_s * 1000), timing.most_need_ms) * 1000,
-            timing.most_need_ms * 1000,
         ]
         for request in requests:
             lease, job = request.lease, request.lease.job

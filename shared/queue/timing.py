@@ -12,7 +12,7 @@ class Timing:
     `park_ms` (V) must exceed every delay that is parked in the pending list: a parked entry is due once its
     idle time reaches V, and Redis clamps a negative IDLE to 0. Starts under a rate are spaced as if its period were
     `jitter_allowance_ms` longer; of that a start may lose `late_start_ms` in its sender, the rest on the way. Starts
-    are granted ahead by `grant_ahead_ms`, after the time that the sender needs to get ready, `most_need_ms` at most.
+    are granted up to `grant_ahead_ms` ahead.
     """
 
     park_ms: int = 60_000
@@ -24,7 +24,6 @@ class Timing:
     redis_up_ms: int = 15_000
     buffer_idle_ms: int = 3_000
     grant_ahead_ms: int = 100
-    most_need_ms: int = 10_000
     jitter_allowance_ms: int = 80
     late_start_ms: int = 35
     watch_every_ms: int = 5_000

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from shared.clock import Clock
-from shared.errors import QueueUnavailableError
+from shared.errors import QueueUnavailableError, StopChannelError
 from shared.logs import get_logger
 from shared.queue.consumer import BeginRequest, Consumer
 from shared.queue.leases import Grant, Lease, given_back
@@ -35,13 +35,15 @@ LIMITED_POLL_S = 0.5  # the rate may be changed meanwhile
 class Gates:
     """What holds a sender back besides its limits: asked before each fetch and each begin.
 
-    `coming` is told the jobs that were fetched together, and again those of them that were begun together; `chains`
-    says that the provider is a `ChainingProvider`.
+    `provider_room` is told how many connections are wanted, `provider_refuses` why none can be opened. `coming` is told
+    the jobs that were fetched together, and again those of them that were begun together; `chains` says that the
+    provider is a `ChainingProvider`.
     """
 
     lease_fresh: Callable[[], bool]
     provider_available: Callable[[], bool]
-    provider_room: Callable[[], Room]
+    provider_room: Callable[[int], Room]
+    provider_refuses: Callable[[StopChannelError], Awaitable[None]]
     coming: Callable[[Sequence[Lease]], None]
     chains: bool = False
     probing: bool = False
@@ -71,6 +73,7 @@ class Dispatcher:
         self._alone_begun = False
         self._limited_until = 0.0
         self._room_at = 0.0
+        self._connections = 0
         self._limited = False
         self._spaced = settings.rate is not None
 
@@ -153,14 +156,14 @@ class Dispatcher:
         self.give_back_buffer()
 
     def _window(self) -> int:
-        """How many jobs may be in flight: one while probing a provider that was away.
+        """How many jobs may be in flight: none without an open connection, one while probing a provider that was away.
 
         Where sends are fast, a few more than are being sent at once, so that the queue's round trips are
         hidden; where they are slow, none, since all in flight are uncertain if this process dies.
         """
+        concurrency = min(self._connections, self._settings.concurrency)
         if self.gates.probing:
-            return 1
-        concurrency = self._settings.concurrency
+            return min(concurrency, 1)
         # twice: one half is sent while the queue is asked for the other
         further = 2 * self._pace.sends_per_round_trip(concurrency)
         if self.gates.chains and not self._spaced and self._pace.send_s <= SLOW_SEND_S:
@@ -180,13 +183,23 @@ class Dispatcher:
             return 0
         return free
 
-    def _room(self, clock: Clock) -> Room:
-        """What the provider's own limits would let through in time; where starts are spaced, others would be late."""
-        if not self._spaced:
-            return Room()
-        room = self.gates.provider_room()
+    async def _room(self, clock: Clock) -> float:
+        """How many jobs to begin now, by what connections are open; sees to it that there are enough.
+
+        Where starts are spaced, a job that had to wait for a connection would be late.
+        """
+        holdings = self._holdings
+        waiting = len(holdings.buffered) + len(holdings.suspects)
+        try:
+            room = self.gates.provider_room(min(holdings.flying + waiting, self._settings.concurrency))
+        except StopChannelError as error:
+            await self.gates.provider_refuses(error)
+            self.give_back_buffer()
+            self._hungry = True  # the next fetch says that the channel is paused
+            room = Room(0, AWAY_POLL_S, 0)
+        self._connections = int(min(room.connections, self._settings.concurrency))
         self._room_at = clock.monotonic() + min(room.in_s, LIMITED_POLL_S)
-        return room._replace(starts=room.starts - self._holdings.ready.qsize())
+        return min(self._begins(), room.starts - holdings.ready.qsize() if self._spaced else math.inf)
 
     def _wanted(self) -> int:
         """How many jobs to fetch: never more in the buffer than can be begun soon."""
@@ -222,16 +235,15 @@ class Dispatcher:
 
     async def _begin(self, clock: Clock) -> bool:
         holdings = self._holdings
-        room = self._room(clock)
-        free = int(min(self._begins(), room.starts))
-        if free <= 0 or holdings.any_alone() or self._limited_until > clock.monotonic():
+        if not holdings.waiting or holdings.any_alone() or self._limited_until > clock.monotonic():
             return False
-        leases = self._next(free)
+        free = await self._room(clock)
+        leases = self._next(int(free)) if free > 0 else []
         if not leases:
             return False
         sent_at = clock.monotonic()
         requests = self._requests(leases, clock)
-        grants = await self._consumer.begin(requests, holdings.flying, self._pace.need_s(ready=room.ready))
+        grants = await self._consumer.begin(requests, holdings.flying)
         self._pace.begun(clock.monotonic() - sent_at)
         self._limited = any(grant.kind == "limited" for grant in grants)
         self._spaced = any(grant.spaced or grant.kind == "limited" for grant in grants)

@@ -83,7 +83,9 @@ class SendingLoop(Generic[MessageT]):
         self._bell = Doorbell(self._partition)
         self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id))
         chains = isinstance(provider, ChainingProvider)
-        gates = Gates(self.lease_fresh, provider.available, provider.room, self._prepare, chains=chains)
+        gates = Gates(
+            self.lease_fresh, provider.available, provider.room, self.stop_channel, self._prepare, chains=chains
+        )
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
         reaper = Reaper(self._partition, settings.sender_id, settings.timing)
         self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._say)
@@ -113,7 +115,7 @@ class SendingLoop(Generic[MessageT]):
 
     async def run(self, stop: Stop) -> None:
         """Send until `stop`, then drain within the grace time."""
-        await self._provider.open()
+        await self._provider.open(self._holdings.wake.set)
         try:
             await self._enter(stop)
             if not stop.is_set():

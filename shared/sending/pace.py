@@ -12,7 +12,6 @@ from dataclasses import dataclass
 _WEIGHT = 0.2
 _SHORTEST_SEND_S = 0.00005
 _OBSERVE_EVERY_S = 0.05
-_READY_S = 0.02
 _RESERVE = 1.25
 _LEAST_LATE_MS = 16
 _LATE_WEIGHT = 0.1
@@ -26,8 +25,6 @@ class Pace:
     send_s: float = 1.0
     begin_s: float = 0.0
     settle_s: float = 0.0
-    prepare_s: float = 0.0
-    prepare_unready_s: float = 0.0
     late_s: float = 0.0
     _seen: int = 0
     _at: float = 0.0
@@ -43,17 +40,6 @@ class Pace:
     def sent(self, seconds: float) -> None:
         """Take note of how long one send took."""
         self.send_s += _WEIGHT * (seconds - self.send_s)
-
-    def prepared(self, seconds: float) -> None:
-        """Take note of how long a channel took to get ready for a start; its last and its last long one are kept."""
-        self.prepare_s = seconds
-        if seconds > _READY_S:
-            self.prepare_unready_s = seconds
-
-    def need_s(self, *, ready: bool) -> float:
-        """How long before its start a job must be begun, so that the channel, ready now or not, is so by then."""
-        needed_s = self.prepare_s if ready else max(self.prepare_s, self.prepare_unready_s)
-        return needed_s * _RESERVE if needed_s > _READY_S else 0.0
 
     def started(self, late_s: float) -> None:
         """Take note of how long after its begin was asked for a start came, or would have come, at the latest.

@@ -65,15 +65,22 @@ class NotStartedError(KurirError):
         self.reason = reason
 
 
-class Room(NamedTuple):
-    """How many messages could be started at once; where none can, in how many seconds one could.
+Changed = Callable[[], None]
 
-    `ready` says whether one could do without what takes long, such as opening a connection.
+
+def unheard() -> None:
+    """Tell nobody."""
+
+
+class Room(NamedTuple):
+    """How many messages could be started at once, each on an open connection of its own.
+
+    Where none can, ask again in `in_s` seconds. `connections` is how many are open, in use or not.
     """
 
     starts: float = math.inf
     in_s: float = 0.0
-    ready: bool = True
+    connections: float = math.inf
 
 
 class ServerState(NamedTuple):
@@ -126,8 +133,11 @@ class Provider(Protocol[MessageT]):
         """The channel's name."""
         ...
 
-    async def open(self) -> None:
-        """Get ready; must not fail because the provider is away."""
+    async def open(self, changed: Changed = unheard) -> None:
+        """Get ready; must not fail because the provider is away.
+
+        `changed` is to be called when a connection has been opened or could not be: there may be another room.
+        """
         ...
 
     async def close(self) -> None:
@@ -148,8 +158,12 @@ class Provider(Protocol[MessageT]):
         """
         ...
 
-    def room(self) -> Room:
-        """Say how much could be started now, for limits that only this channel knows."""
+    def room(self, wanted: int = 0) -> Room:
+        """Return how much could be started now; open further connections meanwhile, until `wanted` are open in all.
+
+        A job is begun when there is room for it, so no handshake comes between its begin and its start. Raises
+        StopChannelError where no connection can be opened until a person has done something.
+        """
         ...
 
     def available(self) -> bool:

@@ -22,7 +22,6 @@ class GrantedStart:
     """Implements `Start` for one flight; `waited_s` is the time that it has waited, which is none of the provider's.
 
     `asked` tells whether the channel was asked to send; `started` is called once the job is about to be handed over.
-    How long the channel takes until it asks for its start is measured, so that starts can be granted that far ahead.
     `acceptance` is the provider's yes (the message's id, and its words), None until it was heard.
     """
 
@@ -58,10 +57,7 @@ class GrantedStart:
         if self.acceptance is not None:
             raise NotStartedError("it was accepted already")
         flight = self._flight
-        now = self._clock.monotonic()
-        if not flight.sending:
-            self._pace.prepared(now - flight.taken_at)
-        wait_s = flight.starts_at - now
+        wait_s = flight.starts_at - self._clock.monotonic()
         if wait_s > 0:
             await self._clock.sleep(wait_s)
             self.waited_s += wait_s

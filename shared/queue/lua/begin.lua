@@ -5,9 +5,8 @@
 -- PARTS limits, suppressions
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 µs between two starts, 0 for no limit (one set at run
 --       time wins) · 5 µs that a start may be granted ahead · 6 policy on uncertain sends · 7 times found abandoned
---       that make a job poison · 8 most in flight · 9 how many are in flight, as the sender knows · 10 µs that this
---       sender needs to get ready: under the channel's limit it is granted no start before · 11 the most that any needs ·
---       12 … nine a job: stream, id, job id, run, expiry in ms (0: never),
+--       that make a job poison · 8 most in flight · 9 how many are in flight, as the sender knows ·
+--       10 … nine a job: stream, id, job id, run, expiry in ms (0: never),
 --       "m" + identity of the address where it is marketing mail, else "t" + it, "r" where it waits for a further attempt,
 --       "x" where all its attempts are used (its last was abandoned), else "q", with the delivery count behind it that
 --       the sender knows (an entry that went and came again since is lost to it), "<name> <µs between starts> <burst>
@@ -25,14 +24,13 @@
 -- the sender's own `:tx` already is refused as lost: a task stands behind it.
 -- A crash before: the jobs are surely not sent. After: they are uncertain, and the reaper finds them in `:tx`.
 
-local sender, sequence, FROM, FIELDS = ARGV[1], ARGV[2], 12, 9
+local sender, sequence, FROM, FIELDS = ARGV[1], ARGV[2], 10, 9
 local kept = replayed(sender, 'begin', sequence)
 if kept then return kept end
 
 local now = now_us()
 local now_ms = math.floor(now / 1000)
 local ahead, policy, poison = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
-local need, most_need = tonumber(ARGV[10]), tonumber(ARGV[11])
 local most_in_flight, in_flight = tonumber(ARGV[8]), tonumber(ARGV[9])
 local buf, tx = sender .. ':buf', sender .. ':tx'
 local n = (#ARGV - FROM + 1) / FIELDS
@@ -62,10 +60,10 @@ local last_start
 local function channel_start()
   if not last_start then
     last_start = tonumber(redis.call('GET', C .. ':limit') or 0)
-    if last_start > now + most_need + ahead + 1000000 then last_start = 0 end
+    if last_start > now + ahead + 1000000 then last_start = 0 end
   end
-  local at = math.max(last_start + gap, now + need)
-  if at > now + need + ahead then return nil, at end
+  local at = math.max(last_start + gap, now)
+  if at > now + ahead then return nil, at end
   return at
 end
 
@@ -116,7 +114,7 @@ local function earliest(limit, released)
   end
   if gap > 0 then
     local free, when = channel_start()
-    if not free then return nil, 'limited' .. int(when - now - need - ahead) end
+    if not free then return nil, 'limited' .. int(when - now - ahead) end
     at = math.max(at, free)
     last_start = at
     redis.call('SET', C .. ':limit', int(at), 'PX', 3600000)

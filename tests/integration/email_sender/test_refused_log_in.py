@@ -9,11 +9,13 @@ import pytest
 from aiohttp import web
 
 from shared.errors import PermanentError, StopChannelError, UnavailableError
+from shared.events import Processing
 from shared.sending.breaker import BreakerPolicy
 from tests.integration.email_sender.mails import make_mail, smtp_settings
 from tests.integration.email_sender.peer import Peer, foreign, peer
-from tests.integration.email_sender.running import opened
+from tests.integration.email_sender.running import opened, sending_mail
 from tests.integration.email_sender.token_endpoint import token_endpoint
+from tests.integration.queue.world import World
 from tests.servers import free_port, wait_for
 
 NEVER_AGAIN = BreakerPolicy(failures=3, open_s=3600, probe_every_s=3600)
@@ -158,3 +160,21 @@ async def test_single_server_that_refuses_us_stops_the_channel_legibly(charset: 
             await channel.send(make_mail())
         assert stopped.value.reply == f"535 5.7.8 {words}"
         await channel.send(make_mail())
+
+
+async def test_refused_log_in_pauses_the_channel_and_no_message_meets_it(world: World) -> None:
+    """Connections are opened before anything is begun, so the jobs wait untouched, and go out after the resume."""
+    await world.given(3)
+
+    async def reason() -> str:
+        return (await world.control.channel_stats("email")).pause_reason
+
+    async with (
+        peer(refusing(1), ["AUTH PLAIN"]) as server,
+        sending_mail(world, smtp_settings(with_password(server), concurrency=1)) as observer,
+    ):
+        assert "535 5.7.8 wrong password" in await wait_for(reason, what="the channel to be paused")
+        assert observer.attempts == []
+        assert not [event for event in await world.written() if isinstance(event, Processing)]
+        await world.control.resume_channel("email")
+        await wait_for(lambda: len(server.messages) == 3, what="all to be sent")

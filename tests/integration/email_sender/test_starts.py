@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
 
+from services.email_sender import encoder
+from services.email_sender.dkim_keys import DkimKey
+from services.email_sender.message import Mail
 from services.email_sender.own_rate import OwnRate
 from services.email_sender.settings import Timeouts
 from shared.blasts import Blast
@@ -18,7 +21,7 @@ from shared.errors import PermanentError
 from shared.sending.provider import NotStartedError, Room
 from shared.settings import Rate
 from tests.integration.email_sender.mails import make_mail, smtp_settings
-from tests.integration.email_sender.peer import CLOSE, peer
+from tests.integration.email_sender.peer import CLOSE, SILENCE, peer
 from tests.integration.email_sender.running import opened, sending_mail
 from tests.integration.queue.world import World
 from tests.integration.sending.running import SETTINGS
@@ -126,30 +129,41 @@ async def test_message_whose_start_is_refused_after_it_was_announced_reaches_nob
 
 
 async def test_room_is_what_the_servers_own_limits_leave() -> None:
-    """As many as there are connections; one at a time under a rate, and none until the next is due."""
+    """As many as connections are open; one at a time under a rate, and none until the next is due."""
     async with (
         peer() as server,
         opened(smtp_settings(f"{server.url}?concurrency=3")) as free,
         opened(smtp_settings(f"{server.url}?rate=1/1m")) as paced,
     ):
-        assert (free.room(), paced.room()) == (Room(3, ready=False), Room(1, ready=False))
+        assert (free.room(), paced.room()) == (Room(0, connections=0),) * 2
+        for channel in (free, paced):
+            await wait_for(lambda channel=channel: channel.room(5).starts, what="connections")  # type: ignore[misc]
+        await wait_for(lambda: free.room(5).connections == 3, what="three connections, as many as are allowed")
+        assert paced.room().starts == 1
         for channel in (free, paced):
             await channel.send(make_mail())
-        assert free.room() == Room(3)
+        assert free.room() == Room(3, connections=3)
         assert paced.room().starts == 0
         assert 50 < paced.room().in_s <= 60
         with pytest.raises(NotStartedError):
             await free.send(make_mail(), _refuse)
-        assert free.room() == Room(3)
+        assert free.room() == Room(3, connections=3)
 
 
 async def test_message_on_its_way_to_its_start_takes_the_room_of_the_next() -> None:
-    """While a connection is opened under a server's own rate, nothing else could start there in time."""
+    """While one waits for its start under a server's own rate, nothing else could start there in time."""
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        reached.set()
+        await go.wait()
+
     async with peer() as server, opened(smtp_settings(f"{server.url}?rate=1/1m")) as channel:
-        server.delays["CONNECT"] = 0.2
-        sending = asyncio.ensure_future(channel.send(make_mail()))
-        await wait_for(lambda: len(server.sessions) == 1, what="the connection")
-        assert channel.room() == Room(0, ready=False)
+        await wait_for(lambda: channel.room(2).connections == 2, what="two connections")
+        sending = asyncio.ensure_future(channel.send(make_mail(), hold))
+        await reached.wait()
+        assert (channel.room().starts, channel.room().connections) == (0, 2)
+        go.set()
         await sending
 
 
@@ -158,13 +172,13 @@ async def test_start_that_comes_to_nothing_leaves_its_place_to_the_next() -> Non
     async with peer() as server, opened(smtp_settings(f"{server.url}?rate=1/1m")) as channel:
         with pytest.raises(NotStartedError):
             await channel.send(make_mail(), _refuse)
-        assert channel.room() == Room(1)
+        assert channel.room() == Room(1, connections=1)
         await channel.send(make_mail())
 
 
 @pytest.mark.timing
 async def test_each_message_may_need_a_connection_of_its_own(world: World) -> None:
-    """Starts farther apart than the server's connections live: each handshake is begun that much ahead of its start."""
+    """Starts farther apart than the server's connections live: each job waits, not begun, until one is open."""
     blast = await world.given(4)
     async with peer() as server:
         server.delays["CONNECT"] = 0.4
@@ -173,7 +187,7 @@ async def test_each_message_may_need_a_connection_of_its_own(world: World) -> No
             await wait_for(lambda: len(server.messages) == 4, 15, "four messages")
             await _all_sent(world, blast, 4)
     assert len(server.sessions) >= 4
-    assert await _untried(world) <= 2
+    assert await _untried(world) == 0
 
 
 @pytest.mark.timing
@@ -244,7 +258,7 @@ async def test_server_that_closes_idle_connections_unheard_is_not_taken_for_open
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A connection found closed after a while tells how long this server lets them idle."""
-    monkeypatch.setattr("services.email_sender.servers.LEAST_STALE_S", 0.2)
+    monkeypatch.setattr("services.email_sender.server.LEAST_STALE_S", 0.2)
     script = {"MAIL": ["250 ok", f"421 4.3.2 too long idle{CLOSE}", "250 ok"]}
     async with peer(script) as server, opened(smtp_settings(server.url)) as channel:
         for _ in range(2):
@@ -269,3 +283,113 @@ async def test_server_slower_than_the_channel_is_not_given_what_would_be_late(wo
         async with sending_mail(world, smtp_settings(url), replace(SETTINGS, rate=Rate(10, 1.0))):
             await _all_sent(world, blast, 6)
     assert await _untried(world) == 0
+
+
+async def test_nothing_is_in_flight_while_no_connection_is_open(world: World) -> None:
+    """A server that takes half a second to greet: no job is begun before, so a crash leaves none uncertain."""
+    blast = await world.given(20)
+    async with peer() as server:
+        server.delays["CONNECT"] = 0.5
+        async with sending_mail(world, smtp_settings(server.url)):
+            await wait_for(lambda: server.sessions, what="a connection")
+            while not server.heard["EHLO"]:
+                stats = await world.control.channel_stats("email")
+                assert (stats.active, stats.waiting) == (0, 20)
+            await _all_sent(world, blast, 20)
+    assert await _untried(world) == 0
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("rate", [None, Rate(50, 1.0)], ids=["unlimited", "limited"])
+async def test_slow_greeting_delays_no_message_of_another_server(world: World, rate: Rate | None) -> None:
+    """One server of two takes 3 s to greet: all goes through the other meanwhile."""
+    blast = await world.given(40)
+    async with peer() as slow, peer() as quick:
+        slow.delays["CONNECT"] = 3.0
+        smtp = smtp_settings(f"{slow.url}?weight=100", quick.url)
+        async with sending_mail(world, smtp, replace(SETTINGS, rate=rate)) as observer:
+            await _all_sent(world, blast, 40)
+            assert slow.heard["EHLO"] == 0, "the slow one has not greeted yet"
+        assert len(quick.messages) == 40
+    assert observer.attempts == [("sent", "")] * 40
+
+
+async def test_with_no_connection_open_each_server_is_asked() -> None:
+    """Which of them greets first cannot be known: one wanted connection is opened at both, and the first one serves."""
+    async with peer() as slow, peer() as quick:
+        slow.delays["CONNECT"] = 3.0
+        async with opened(smtp_settings(f"{slow.url}?weight=1000000", quick.url)) as channel:
+            assert channel.room(1).starts == 0
+            await wait_for(lambda: channel.room(0).starts == 1, 2, "the quick one to greet")
+            assert (len(slow.sessions), len(quick.sessions)) == (1, 1)
+
+
+async def test_no_more_connections_are_opened_than_a_server_allows() -> None:
+    """However often and however many are wanted."""
+    async with peer() as server, opened(smtp_settings(f"{server.url}?concurrency=2")) as channel:
+        server.delays["CONNECT"] = 0.1
+        for _ in range(5):
+            channel.room(50)
+        await wait_for(lambda: channel.room(50).starts == 2, what="two connections")
+        assert len(server.sessions) == 2
+
+
+@pytest.mark.timing
+async def test_slow_greeting_blocks_no_start_of_another_sender(world: World) -> None:
+    """Its server takes 3 s to greet; the other sender makes all the starts of the channel's rate meanwhile."""
+    arrivals: list[float] = []
+    await world.given(60)
+    limited = replace(SETTINGS, rate=Rate(20, 1.0))
+    async with peer() as slow, peer({"RCPT": _noting(arrivals)}) as quick:
+        slow.delays["CONNECT"] = 3.0
+        async with sending_mail(world, smtp_settings(slow.url), limited):
+            await wait_for(lambda: slow.sessions, what="the slow one to connect")
+            async with sending_mail(world, smtp_settings(quick.url), limited):
+                await wait_for(lambda: len(arrivals) >= 30, 10, "thirty messages")
+            assert slow.heard["EHLO"] == 0
+    assert most_in_any_second(arrivals) <= 20
+    assert 29 / (arrivals[29] - arrivals[0]) > 12
+
+
+async def test_message_waits_for_a_connection_that_is_in_use_rather_than_open_one() -> None:
+    """Of two servers one does not greet: a second message takes the other's connection once the first is done."""
+    async with peer({"CONNECT": lambda _line: SILENCE}) as silent, peer() as good:
+        async with opened(smtp_settings(f"{good.url}?concurrency=1", silent.url)) as channel:
+            await wait_for(lambda: channel.room(1).starts, what="a connection")
+            reached, go = asyncio.Event(), asyncio.Event()
+
+            async def hold() -> None:
+                reached.set()
+                await go.wait()
+
+            first = asyncio.ensure_future(channel.send(make_mail("one@example.com"), hold))
+            await reached.wait()
+            second = asyncio.ensure_future(channel.send(make_mail("two@example.com")))
+            await asyncio.sleep(0)
+            go.set()
+            await first
+            async with asyncio.timeout(2):
+                await second
+        assert len(good.messages) == 2
+        assert len(good.sessions) == 1
+
+
+async def test_large_message_whose_encoding_made_it_late_is_in_time_the_second_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What took long is kept, so that it is not late for ever."""
+    taken: list[int] = []
+
+    def slowly(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool) -> bytes:
+        assert not keys
+        taken.append(1)
+        time.sleep(0.4)
+        return mail.encode(eight_bit=eight_bit)
+
+    monkeypatch.setattr(encoder, "_encoded", slowly)
+    monkeypatch.setattr(encoder, "ENCODE_ASIDE_BYTES", 0)
+    monkeypatch.setattr(encoder, "SIGN_AHEAD_BYTES", 0)
+    blast = await world.given(2)
+    async with peer() as server, sending_mail(world, smtp_settings(server.url), replace(SETTINGS, rate=Rate(10, 1.0))):
+        await _all_sent(world, blast, 2)
+    assert len(taken) == 2

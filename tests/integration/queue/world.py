@@ -237,8 +237,8 @@ class HandSender:
     async def fetch(self, want: int = 10) -> list[Lease]:
         return (await self.consumer.fetch(want)).leases
 
-    async def begin(self, leases: Sequence[Lease], need_s: float = 0.0) -> list[Grant]:
-        return await self.consumer.begin([self._request(lease) for lease in leases], need_s=need_s)
+    async def begin(self, leases: Sequence[Lease]) -> list[Grant]:
+        return await self.consumer.begin([self._request(lease) for lease in leases])
 
     def _request(self, lease: Lease) -> BeginRequest:
         event, limit = processing_event(lease, 0, self.name), self.limit_of(lease.job)

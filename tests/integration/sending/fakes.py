@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from shared.blasts import Blast
 from shared.jobs import Job
-from shared.sending.provider import ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once
+from shared.sending.provider import Changed, ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once, unheard
 
 Behaviour = Callable[[RenderedMessage], Awaitable[Receipt]]
 
@@ -33,9 +33,11 @@ class FakeProvider:
     channel: str = "email"
     prepare: Callable[[RenderedMessage], Awaitable[None]] = be_prepared
     limits: Room = field(default_factory=Room)
+    changed: Changed = unheard
+    wanted: int = 0
 
-    async def open(self) -> None:
-        return
+    async def open(self, changed: Changed = unheard) -> None:
+        self.changed = changed
 
     async def close(self) -> None:
         return
@@ -49,7 +51,8 @@ class FakeProvider:
         self.calls.append((message.job_id, asyncio.get_running_loop().time()))
         return await self.behaviour(message)
 
-    def room(self) -> Room:
+    def room(self, wanted: int = 0) -> Room:
+        self.wanted = wanted
         return self.limits
 
     def available(self) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import random
 import time
 from collections.abc import Sequence
@@ -57,31 +55,6 @@ async def test_rate_changes_at_once_for_all_senders(world: World) -> None:
         await world.control.set_rate("email", Rate(1000, 1.0))
         await wait_for(lambda: len(provider.calls) == 100, 5, "all others")
         assert (await world.control.channel_stats("email")).rate == ("1000/1s", "api")
-
-
-async def test_no_start_is_granted_before_a_sender_is_ready(world: World) -> None:
-    """One that needs half a second to get ready is granted starts from then on, spaced; others keep their distance."""
-    await world.control.set_rate("email", Rate(50, 1.0))
-    await world.given(20)
-    slow, quick = await world.sender(), await world.sender()
-    grants = await slow.begin(await slow.fetch(10), need_s=0.5)
-    assert [grant.kind for grant in grants] == ["granted"] * 5 + ["limited"] * 5
-    after_s = [grant.after_us / 1e6 for grant in grants]
-    assert after_s[0] == 0.5
-    assert all(later - earlier >= 1.08 / 50 for earlier, later in itertools.pairwise(after_s[:5]))
-    assert max(after_s[:5]) <= 0.6
-    assert max(after_s[5:]) < 0.1
-    (limited,) = await quick.begin(await quick.fetch(1))
-    assert limited.kind == "limited"
-
-
-@pytest.mark.parametrize("jobs", [1, 20])
-async def test_sender_that_always_takes_long_to_get_ready_is_in_time(world: World, jobs: int) -> None:
-    """No start is late for ever where each needs 0.15 s, be the limit idle or busy."""
-    await world.given(jobs)
-    provider = FakeProvider(prepare=lambda _message: asyncio.sleep(0.15))
-    async with sending(world, provider, replace(SETTINGS, rate=Rate(50, 1.0))):
-        await wait_for(lambda: len(provider.calls) == jobs, 8, "all to be sent")
 
 
 async def test_start_that_comes_too_late_for_the_rate_is_given_back(world: World) -> None:

@@ -214,7 +214,7 @@ async def test_a_lost_answer_is_sent_again_once(system: System) -> None:
 
 
 async def test_a_provider_that_is_away_costs_no_attempt(system: System) -> None:
-    """While nothing listens not one message fails or uses an attempt; soon after its return all are sent."""
+    """While nothing listens nothing is begun, so not one message fails; soon after its return all are sent."""
     before = system.attempts()
     system.sandbox.kill()
     blast = await system.blast("b5", [f"6281237{number:05d}" for number in range(30)])
@@ -228,4 +228,5 @@ async def test_a_provider_that_is_away_costs_no_attempt(system: System) -> None:
     began = time.monotonic()
     await system.ended(blast, {"sent": 30}, 15.0)
     assert time.monotonic() - began < 15.0
-    assert (system.attempts() - before).keys() == {("returned", "unavailable"), ("sent", "")}
+    # only what was begun on a connection that closed meanwhile was given back
+    assert (system.attempts() - before).keys() <= {("returned", "unavailable"), ("sent", "")}

@@ -7,9 +7,10 @@ import json
 
 import pytest
 
-from shared.sending.provider import NotStartedError
+from shared.sending.breaker import BreakerPolicy
+from shared.sending.provider import NotStartedError, Room
 from tests.integration.whatsapp_sender.providers import ACCEPTED, MESSAGE, opened, providing, serving_raw
-from tests.servers import wait_for
+from tests.servers import free_port, wait_for
 
 _ACCEPTED = json.dumps(ACCEPTED).encode()
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(_ACCEPTED), _ACCEPTED)
@@ -81,3 +82,38 @@ async def test_connection_that_closes_while_the_start_is_awaited_costs_nothing()
 
         await channel.send(MESSAGE, wait_for_the_end)
     assert (starts, len(writers)) == (2, 2)
+
+
+async def test_connections_are_opened_ahead_and_used() -> None:
+    """As many as are wanted, with nothing asked of the server; two messages at once need no further one."""
+    connections: list[bytes] = []
+    changed = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(b"")
+        mine = len(connections) - 1
+        while data := await reader.read(65536):
+            connections[mine] += data
+            if connections[mine].endswith(MESSAGE.body):
+                writer.write(_ANSWER)
+
+    async with serving_raw(serve) as url, opened(url) as channel:
+        channel._changed = changed.set
+        assert channel.room().starts == 0
+        assert channel.room(2).connections == 0
+        await wait_for(lambda: channel.room().starts == 2, what="two connections")
+        assert changed.is_set()
+        assert channel.room(2) == Room(2, connections=2)
+        await wait_for(lambda: connections == [b"", b""], what="both to be seen")
+        await asyncio.gather(channel.send(MESSAGE), channel.send(MESSAGE))
+        assert channel.room() == Room(2, connections=2)
+        assert [data.count(MESSAGE.body) for data in connections] == [1, 1]
+
+
+async def test_server_that_cannot_be_reached_is_left_alone_without_a_job() -> None:
+    """Its breaker learns of it from the connections that are opened ahead."""
+    policy = BreakerPolicy(failures=1, open_s=60.0, probe_every_s=60.0)
+    async with opened(f"http://127.0.0.1:{free_port()}", breaker=policy) as channel:
+        assert channel.room(1) == Room(0, 0.25, 0)
+        await wait_for(lambda: not channel.available(), what="the breaker to open")
+        assert channel.room(1).connections == 0

@@ -10,7 +10,7 @@ from shared.blasts import Blast
 from shared.errors import UnavailableError, UncertainError
 from shared.jobs import Job
 from shared.rendering import compile_template, job_values
-from shared.sending.provider import ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once
+from shared.sending.provider import Changed, ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once, unheard
 from tests.integration.sending.sms.replies import read_reply
 
 
@@ -30,8 +30,8 @@ class SmsChannel:
     def __init__(self, socket: Path) -> None:
         self._socket = socket
 
-    async def open(self) -> None:
-        return
+    async def open(self, changed: Changed = unheard) -> None:
+        del changed
 
     async def close(self) -> None:
         return
@@ -56,7 +56,8 @@ class SmsChannel:
             writer.close()
         return Receipt(read_reply(line), line)
 
-    def room(self) -> Room:
+    def room(self, wanted: int = 0) -> Room:
+        del wanted
         return Room()
 
     def available(self) -> bool:

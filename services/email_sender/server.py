@@ -1,0 +1,370 @@
+"""One SMTP server: a pool of long-lived connections with limits and a breaker of its own.
+
+Connections are opened ahead of the messages that they carry. One that turns out to be closed is replaced by another
+open one, and by a fresh one only if no other is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from aiosmtplib.response import SMTPResponse
+
+from services.email_sender.connection import Connection
+from services.email_sender.encoder import Encoder
+from services.email_sender.envelope import Announced
+from services.email_sender.failures import ClosedMeanwhileError, ConnectionLostError, RefusedError
+from services.email_sender.login import Credentials
+from services.email_sender.message import Mail
+from services.email_sender.oauth import TokenSource
+from services.email_sender.own_rate import OwnRate, RateReachedError
+from services.email_sender.replies import Reply, Stage, alike
+from services.email_sender.settings import ServerSettings, SmtpSettings
+from shared.clock import SystemClock
+from shared.errors import (
+    KurirError,
+    PermanentError,
+    Refusal,
+    SendError,
+    StopChannelError,
+    UnavailableError,
+    UncertainError,
+)
+from shared.logs import get_logger
+from shared.sending.breaker import Breaker, Turn
+from shared.sending.provider import Changed, NotStartedError, Room, Start, at_once, note_acceptance, unheard
+
+LEAST_STALE_S = 5.0
+# after this long an opening is no longer counted on: another may be begun
+PATIENCE_S = 0.25
+_FIRST_REST_S, _LONGEST_REST_S = 0.1, 2.0
+_STALE_GROWTH = 1.01
+
+
+NextMail = Callable[[], Mail | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message on its way: what is awaited before a word of it is said, and where the next comes from."""
+
+    mail: Mail
+    start: Start = at_once
+    following: NextMail | None = None
+
+    def accepted(self, response: SMTPResponse) -> None:
+        """Note the server's yes."""
+        note_acceptance(self.mail.message_id, f"{response.code} {response.message}")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A server's yes: who said it, and in what words."""
+
+    server: str
+    reply: Reply
+
+
+class ClosedError(KurirError):
+    """A connection turned out to be closed, and another server has one that is open."""
+
+
+class Server:
+    """One SMTP server; `freed` is called when a connection is free, or is open no more."""
+
+    def __init__(self, settings: ServerSettings, smtp: SmtpSettings, encoder: Encoder, tls: ssl.SSLContext) -> None:
+        self.settings = settings
+        self._smtp = smtp
+        self._encoder = encoder
+        self._tls = tls
+        tokens = TokenSource(settings.oauth, smtp.timeouts.command_s) if settings.oauth else None
+        self._credentials = Credentials(settings, tokens)
+        self._clock = asyncio.get_running_loop().time
+        self.breaker = Breaker(SystemClock(), smtp.breaker)
+        self.concurrency = settings.concurrency or smtp.concurrency
+        self._slots = asyncio.Semaphore(self.concurrency)
+        self.idle: deque[Connection] = deque()
+        self._in_use = 0
+        self._opening: list[float] = []
+        self._open_at = 0.0
+        # whether a connection is open no more that nobody has made up for
+        self.lost = False
+        self.freed: Changed = unheard
+        # whether a message waits for a connection, and whether another server has one that is free
+        self.awaited: Callable[[], bool] = lambda: False
+        self.elsewhere: Callable[[], bool] = lambda: False
+        self._awaiting: dict[str, Connection] = {}
+        # with fewer connections than senders, or starts spaced, the next message may have to wait for others
+        self.chains = settings.rate is None and self.concurrency >= smtp.concurrency
+        self.active = 0
+        self._own_rate = OwnRate(settings.name, settings.rate, self._clock)
+        # how many messages it has accepted
+        self.taken = 0
+        # what it refuses everybody by, while others are there to turn to
+        self._set_aside = ""
+        self.others_left: Callable[[], bool] = lambda: False
+        # why it refused us at last, "" once it has taken a message
+        self.refusal = ""
+        # shorter once the server has shown that it closes them sooner
+        self._stale_s = smtp.timeouts.idle_s
+        self._leaving: set[asyncio.Future[None]] = set()
+
+    def room(self) -> Room:
+        """Return how many messages could start at once, each on an open connection."""
+        return self._own_rate.room(self.free)
+
+    @property
+    def free(self) -> int:
+        """How many connections are open and not in use."""
+        return sum(map(self._is_fresh, self.idle))
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open, in use or not."""
+        return self._in_use + len(self._awaiting) + self.free
+
+    @property
+    def coming(self) -> int:
+        """How many connections should be open in a moment."""
+        return sum(self._clock() - since < PATIENCE_S for since in self._opening)
+
+    @property
+    def opening(self) -> int:
+        """How many connections are being opened, for however long."""
+        return len(self._opening)
+
+    def may_open(self) -> bool:
+        """Return whether another connection may be opened now: after a failure the server rests for a moment."""
+        occupied = self.active + len(self._awaiting) + len(self.idle) + len(self._opening)
+        return occupied < self.concurrency and self._clock() >= self._open_at
+
+    def open_ahead(self, turn: Turn) -> Coroutine[None, None, None]:
+        """Open a connection for whatever comes next, in the breaker's `turn`; what it returns raises a SendError."""
+        since = self._clock()
+        self._opening.append(since)
+        return self._open_ahead(turn, since)
+
+    async def _open_ahead(self, turn: Turn, since: float) -> None:
+        try:
+            with turn:
+                async with self._slots:
+                    self.idle.append(await self._connect())
+        except SendError as error:
+            self._judge(error, turn)
+            self._open_at = self._clock() + min(_FIRST_REST_S * 2**self.breaker.failures, _LONGEST_REST_S)
+            raise
+        finally:
+            self._opening.remove(since)
+
+    def reserved(self, mail: Mail) -> bool:
+        """Return whether a connection waits for this message, which was announced on it."""
+        return mail.job_id in self._awaiting
+
+    def serves(self, mail: Mail) -> bool:
+        """Return whether a connection is there for a message now."""
+        return mail.job_id in self._awaiting or bool(self.idle and self._is_fresh(self.idle[-1]))
+
+    async def send(self, delivery: Delivery, turn: Turn) -> Accepted:
+        """Hand over one message in the breaker's `turn`, once its start lets it; raises a SendError.
+
+        Where `following` has the message that comes next, it is announced together with the end of this one.
+        """
+        with turn:
+            async with self._slots:
+                self.active += 1
+                try:
+                    with self._own_rate.passing(delivery.start) as start:
+                        reply = await self._send(replace(delivery, start=start))
+                except SendError as error:
+                    self._judge(error, turn)
+                    raise
+                finally:
+                    self.active -= 1
+            turn.worked()
+        self.taken += 1
+        self._set_aside = ""
+        self.refusal = ""
+        return Accepted(self.settings.name, reply)
+
+    async def _send(self, delivery: Delivery) -> Reply:
+        connection = self._awaiting.pop(delivery.mail.job_id, None) or self._take_idle()
+        while connection is not None:
+            used_at = connection.used_at
+            try:
+                return await self._hand_over(connection, delivery)
+            except (ConnectionLostError, RefusedError) as error:
+                if not _is_stale(error):
+                    raise _translated(error) from error
+            # the server had closed it between two messages: that says nothing about this one
+            self._stale_s = min(self._stale_s, max(self._clock() - used_at, LEAST_STALE_S))
+            connection = self._take_idle()
+        if self.elsewhere():
+            raise ClosedError
+        try:
+            with suppress(ClosedMeanwhileError):
+                return await self._hand_over(await self._connect(), delivery)
+            return await self._hand_over(await self._connect(), delivery)
+        except RefusedError as error:
+            raise error.classified() from error
+
+    async def _hand_over(self, connection: Connection, delivery: Delivery) -> Reply:
+        self._in_use += 1
+        try:
+            return await self._said(connection, delivery)
+        finally:
+            self._in_use -= 1
+            self._keep(connection)
+
+    async def _said(self, connection: Connection, delivery: Delivery) -> Reply:
+        mail, following = delivery.mail, delivery.following
+        if mail.envelope.utf8 and not connection.offers("smtputf8"):
+            raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
+        if connection.announced is not None:
+            content = connection.announced.content
+        else:
+            await connection.clear()
+            content = await self._encoder.encode(mail, eight_bit=connection.offers("8bitmime"))
+        try:
+            await delivery.start()
+        except NotStartedError:
+            self._encoder.keep(mail, content, eight_bit=connection.offers("8bitmime"))
+            raise
+        if not connection.sound:
+            raise ClosedMeanwhileError
+        if following is None or not self.chains:
+            return await connection.send(mail.envelope, content, delivery.accepted)
+        return await connection.send(
+            mail.envelope, content, delivery.accepted, lambda: self._announced(connection, following)
+        )
+
+    def _announced(self, connection: Connection, following: NextMail) -> Announced | None:
+        """Return a message ready to be announced, None where it has to wait for its turn.
+
+        What is wrong with it is its own attempt's to find: the message under way must not suffer for it.
+        """
+        if self.awaited():
+            return None  # the connection is for the message that waits for one
+        try:
+            mail = following()
+            if mail is None or (mail.envelope.utf8 and not connection.offers("smtputf8")):
+                return None
+            content = self._encoder.encode_at_once(mail, eight_bit=connection.offers("8bitmime"))
+            return Announced(mail.job_id, mail.envelope, content) if content is not None else None
+        except Exception:
+            get_logger().exception("not_announced", server=self.settings.name)
+            return None
+
+    def withdraw(self, mail: Mail) -> None:
+        """Forget a message that was announced: its connection goes, nothing of it was handed over."""
+        connection = self._awaiting.pop(mail.job_id, None)
+        if connection is not None:
+            connection.abort()
+            self._dismiss(connection)
+            self.freed()
+
+    def _is_fresh(self, connection: Connection) -> bool:
+        return connection.usable and self._clock() - connection.used_at < self._stale_s
+
+    def _take_idle(self) -> Connection | None:
+        while self.idle:
+            connection = self.idle.pop()
+            if self._is_fresh(connection):
+                return connection
+            self._dismiss(connection)
+        return None
+
+    def _keep(self, connection: Connection) -> None:
+        if connection.awaited and connection.announced is not None:
+            self._awaiting[connection.announced.job_id] = connection
+        elif connection.usable:
+            self.idle.append(connection)
+        else:
+            self.lost = True
+            self._dismiss(connection)
+        self.freed()
+
+    async def _connect(self) -> Connection:
+        connection = Connection(self._credentials, self._smtp, self._tls)
+        await connection.open()
+        return connection
+
+    async def look(self) -> Connection:
+        """Connect and log in for real, outside the pool; raises a SendError."""
+        return await self._connect()
+
+    def _judge(self, error: SendError, turn: Turn) -> None:
+        """Learn from a failure: about the server (its breaker), or about what it thinks of this sender."""
+        if isinstance(error, RateReachedError):
+            return
+        if isinstance(error, ConnectionLostError):
+            turn.judge(error)
+            return
+        if isinstance(error, UnavailableError | UncertainError):
+            turn.failed(str(error))
+            return
+        if isinstance(error, StopChannelError):
+            return  # what it means for this server depends on the others
+        cause = error.__cause__
+        if isinstance(error, PermanentError) and isinstance(cause, RefusedError):
+            self._judge_refusal(error, cause, turn)
+        else:
+            self._answered(turn)
+
+    def _answered(self, turn: Turn) -> None:
+        """It spoke to us about a message: it lets us in, and what it had against us is over."""
+        turn.worked()
+        if not self._set_aside:
+            self.refusal = ""
+
+    def _judge_refusal(self, error: PermanentError, cause: RefusedError, turn: Turn) -> None:
+        """It may refuse everybody alike; once that is known, its refusals are its failures."""
+        if self._set_aside and self.others_left():
+            turn.failed(self._set_aside)
+            raise UnavailableError(self._set_aside, code=error.code, reply=error.reply) from error
+        self._answered(turn)
+        kind, most = alike(cause.reply, cause.recipient)
+        name = self.settings.name
+        error.refusal = Refusal(name, kind, most, lambda: self.taken, self.others_left, self.set_aside)
+
+    def set_aside(self, reason: str) -> None:
+        """Leave the server alone, but for a probe now and then, until it accepts a message."""
+        self._set_aside = self.refusal = reason
+        self.breaker.open(reason)
+
+    def tend(self) -> None:
+        """Close connections that were idle for too long."""
+        now = self._clock()
+        # what was learned from one connection may have had other reasons: it is forgotten within minutes
+        self._stale_s = min(self._stale_s * _STALE_GROWTH, self._smtp.timeouts.idle_s)
+        for connection in [one for one in self.idle if now - one.used_at >= self._stale_s]:
+            self.idle.remove(connection)
+            self._dismiss(connection)
+
+    def _dismiss(self, connection: Connection) -> None:
+        """Take leave of a connection in its own time."""
+        leaving = asyncio.ensure_future(connection.close())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    async def close(self) -> None:
+        """Let all connections go; bounded in time."""
+        self.idle.extend(self._awaiting.values())
+        self._awaiting.clear()
+        while self.idle:
+            self._dismiss(self.idle.pop())
+        await asyncio.gather(*self._leaving)
+
+
+def _is_stale(error: ConnectionLostError | RefusedError) -> bool:
+    if isinstance(error, ConnectionLostError):
+        return True
+    return error.reply.code == 421 and error.stage is Stage.MAIL
+
+
+def _translated(error: ConnectionLostError | RefusedError) -> SendError:
+    return error.classified() if isinstance(error, RefusedError) else error

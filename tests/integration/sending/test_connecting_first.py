@@ -1,0 +1,88 @@
+"""A sender begins a job when there is an open connection to send it on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from shared.errors import StopChannelError
+from shared.sending.provider import Room
+from shared.settings import Rate
+from tests.integration.queue.world import World
+from tests.integration.sending.fakes import FakeProvider
+from tests.integration.sending.running import SETTINGS, sending
+from tests.servers import wait_for
+
+NOTHING_OPEN = Room(0, connections=0)
+
+
+@dataclass
+class RefusedFake(FakeProvider):
+    """Cannot open a connection until a person has done something."""
+
+    def room(self, wanted: int = 0) -> Room:
+        if wanted:
+            raise StopChannelError("AUTH refused", code="535", reply="535 wrong password")
+        return NOTHING_OPEN
+
+
+async def test_nothing_is_begun_without_an_open_connection(world: World) -> None:
+    """The provider is told how many are wanted; once they are open, all is sent without waiting for a poll."""
+    blast = await world.given(20)
+    provider = FakeProvider(limits=NOTHING_OPEN)
+    async with sending(world, provider):
+        await wait_for(lambda: provider.wanted >= 1, 10, "a connection to be wanted")
+        stats = await world.control.channel_stats("email")
+        assert (stats.active, stats.waiting) == (0, 20)
+        provider.limits = Room(5, connections=5)
+        provider.changed()
+
+        async def all_sent() -> bool:
+            return (await world.progress(blast)).counts["sent"] == 20
+
+        await wait_for(all_sent, 10, "all to be sent")
+    assert not [event for event in await world.written() if getattr(event, "error_class", "") == "untried"]
+
+
+async def test_waiting_for_a_connection_takes_no_start_from_other_senders(world: World) -> None:
+    """One sender of two has no connection: the other makes all the starts that the rate allows."""
+    await world.control.set_rate("email", Rate(50, 1.0))
+    await world.given(40)
+    slow, quick = FakeProvider(limits=NOTHING_OPEN), FakeProvider()
+    async with sending(world, slow):
+        await wait_for(lambda: slow.wanted >= 1, 10, "the slow one to want a connection")
+        async with sending(world, quick):
+            await wait_for(lambda: len(quick.calls) >= 39, 10, "the quick one to send")
+        assert slow.calls == []
+        first, last = quick.calls[0][1], quick.calls[38][1]
+        assert 38 / (last - first) > 25
+        assert int(await world.redis.zcard("{email}:ring")) <= 1
+
+
+async def test_few_connections_mean_few_jobs_begun(world: World) -> None:
+    """While one connection of five is open, no more is begun than one may carry soon."""
+    await world.given(100)
+    provider = FakeProvider(limits=Room(1, connections=1))
+    most = 0
+    async with sending(world, provider, replace(SETTINGS, window=2)):
+
+        async def sent() -> bool:
+            nonlocal most
+            most = max(most, (await world.control.channel_stats("email")).active)
+            return len(provider.calls) == 100
+
+        await wait_for(sent, 20, "all to be sent")
+    assert most <= 2
+
+
+async def test_refused_log_in_pauses_the_channel_before_anything_is_begun(world: World) -> None:
+    """Nobody's job has to fail to learn that the password is wrong."""
+    await world.given(3)
+    async with sending(world, RefusedFake()) as observer:
+
+        async def reason() -> str:
+            return (await world.control.channel_stats("email")).pause_reason
+
+        assert "535 wrong password" in await wait_for(reason, 10, "the channel to be paused")
+    assert observer.attempts == []
+    assert (await world.control.channel_stats("email")).waiting == 3
+    await world.check_balance()
