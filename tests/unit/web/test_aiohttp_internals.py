@@ -12,9 +12,14 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import Connection
 from aiohttp.http_writer import StreamWriter
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_urldispatcher import MatchInfoError, UrlDispatcher
+from yarl import URL
+
+from services.whatsapp_sender.starting import StartingConnector
 
 ROOT = Path(__file__).resolve().parents[3]
 # overridden or called: where, the owner, the member, its parameters
@@ -58,6 +63,17 @@ async def test_what_we_read_is_there() -> None:
     assert AbstractStreamWriter.output_size == StreamWriter.output_size == 0
     assert callable(ResponseHandler.is_connected)
     assert isinstance(MatchInfoError(web.HTTPNotFound()), web.UrlMappingMatchInfo)
+
+
+async def test_pool_of_connections_is_kept_as_we_know() -> None:
+    """Connections can be opened for nobody, and those that are idle and in use can be counted."""
+    async with aiohttp.ClientSession(connector=StartingConnector()) as session:
+        connector = session.connector
+        assert isinstance(connector, StartingConnector)
+        assert (connector._conns, connector._acquired) == ({}, set())
+        assert list(inspect.signature(connector._create_connection).parameters) == ["req", "traces", "timeout"]
+        assert list(inspect.signature(Connection.__init__).parameters)[1:] == ["connector", "key", "protocol", "loop"]
+        assert ClientRequest("POST", URL("https://example.com/a")).connection_key.host == "example.com"
 
 
 def test_no_other_module_imports_from_inside_aiohttp() -> None:
