@@ -97,7 +97,7 @@ def check_metrics(exposition: str) -> None:
     families = {family.name: family for family in text_string_to_metric_families(exposition)}
     assert {name for name in families if name.startswith("kurir_")} == {
         "kurir_attempts", "kurir_send_duration_seconds", "kurir_queue_latency_seconds", "kurir_build_info",
-        "kurir_server_available", "kurir_server_refuses_us", "kurir_redis_unsafe"
+        "kurir_server_available", "kurir_server_refuses_us", "kurir_redis_unsafe", "kurir_housekeeping_errors",
     }  # fmt: skip
     (sample,) = [one for one in families["kurir_attempts"].samples if one.name == "kurir_attempts_total"]
     assert sample.labels == {"channel": "email", "outcome": "sent", "error_class": ""}
