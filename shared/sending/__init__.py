@@ -1,1 +1,1 @@
-"""The sending loop of any channel: fetch → begin → render → send → finish or fail."""
+"""The sending loop of any channel: it fetches jobs, begins them, sends them and settles their outcomes."""

@@ -1,13 +1,13 @@
-"""The circuit breaker of one server: pure, told the time by its clock.
+"""The circuit breaker of one server: no I/O, and the time comes from its clock.
 
-After so many failures of the server in a row it opens: nothing is sent there for `open_s`. Then one try at a time
-is let through as a probe; the first answer closes the breaker, a failure keeps it open. A server without any other
-to turn to (`last_resort`) is probed more often, so that work goes on soon after it comes back.
+After `failures` failures in a row the breaker opens: nothing is sent to the server for `open_s`. Then it admits one try
+at a time as a probe; the first answer closes the breaker, a failure keeps it open. A server without an alternative
+(`last_resort`) is probed more often, so that work resumes soon after it recovers.
 
     turn = breaker.enter(last_resort=True)
     if turn is None:
         raise UnavailableError(…)
-    with turn:                      # left without a word, a probe is given back
+    with turn:                      # a block that reports nothing only ends its probe
         …
         turn.worked()               # or turn.failed("connection refused")
 """
@@ -23,7 +23,7 @@ from shared.errors import ServerFailedError
 
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """When a breaker opens and for how long; all in seconds, already scaled."""
+    """After how many failures a breaker opens, and for how long; times in seconds, already scaled."""
 
     failures: int = 5
     open_s: float = 60.0
@@ -31,16 +31,16 @@ class BreakerPolicy:
 
     @classmethod
     def scaled(cls, time_scale: float) -> BreakerPolicy:
-        """Return the usual policy with its times multiplied (tests run at a fraction)."""
+        """Return the default policy with its times multiplied (tests run at a fraction)."""
         usual = cls()
         return cls(usual.failures, usual.open_s * time_scale, usual.probe_every_s * time_scale)
 
 
 class Breaker:
-    """Counts a server's failures in a row, and decides whether it may be tried.
+    """Counts a server's failures in a row and decides whether it may be tried.
 
-    Only failures of the server itself belong here (no connection, a lost one, no answer, an HTTP 5xx), never refusals
-    of a message.
+    Only failures of the server itself count (no connection, a lost connection, no answer, an HTTP 5xx), never the
+    refusal of a message.
     """
 
     def __init__(self, clock: Clock, policy: BreakerPolicy | None = None) -> None:
@@ -63,14 +63,14 @@ class Breaker:
         return self._failures
 
     def admits(self, *, last_resort: bool) -> bool:
-        """Say whether `enter` would let a try through now, without taking its place."""
+        """Return whether `enter` would admit a try now."""
         if self._failed_at is None:
             return True
         rest_s = min(self._policy.probe_every_s, self._policy.open_s) if last_resort else self._policy.open_s
         return not self._probing and self._clock.monotonic() >= self._failed_at + rest_s
 
     def enter(self, *, last_resort: bool) -> Turn | None:
-        """Take a turn at the server; None while the breaker holds it back."""
+        """Begin a try at the server; None while the breaker does not admit one."""
         if not self.admits(last_resort=last_resort):
             return None
         probe = self.is_open
@@ -78,54 +78,54 @@ class Breaker:
         return Turn(self, probe)
 
     def worked(self) -> None:
-        """The server answered: close, and forget its failures."""
+        """Note that the server answered: close, and forget its failures."""
         self.close()
         self.reason = ""
 
     def refuses(self, reason: str) -> None:
-        """The server answers, but not us (a wrong password): open at once, and probe it like one that is down."""
+        """Note that the server refuses our credentials: open immediately, and probe it like a server that is down."""
         self.open(reason)
         self.refused = True
 
     def close(self) -> None:
-        """Let everything through again; the last reason is kept for people to read until the server has worked."""
+        """Admit every try again; keep the last reason for operators until the server has worked."""
         self._failures, self._failed_at, self.refused = 0, None, False
 
     def failed(self, reason: str) -> None:
-        """The server failed once more: open after too many in a row, and rest anew if it is open already."""
+        """Count a failure: open after too many in a row; if open already, restart the wait for the next probe."""
         self._failures += 1
         self.reason, self.refused = reason, False
         if self.is_open or self._failures >= self._policy.failures:
             self._failed_at = self._clock.monotonic()
 
     def open(self, reason: str) -> None:
-        """Open at once: what is known of the server needs no further failures."""
+        """Open immediately, without waiting for further failures."""
         self._failures = max(self._failures, self._policy.failures)
         self._failed_at = self._clock.monotonic()
         self.reason = reason
 
     def end_probe(self) -> None:
-        """The probe has ended, however it did: the next may follow when it is due."""
+        """End the probe, whatever its outcome; the next may start when it is due."""
         self._probing = False
 
 
 class Turn:
-    """One try at a server; its end must be told, or the `with` block does."""
+    """One try at a server; report its outcome within the `with` block, which ends the probe."""
 
     def __init__(self, breaker: Breaker, probe: bool) -> None:
         self._breaker = breaker
         self.probe = probe
 
     def worked(self) -> None:
-        """The server answered, whatever it said of the message."""
+        """Note that the server answered, whether or not it accepted the message."""
         self._breaker.worked()
 
     def failed(self, reason: str) -> None:
-        """The server failed rather than answered."""
+        """Note that the server failed instead of answering."""
         self._breaker.failed(reason)
 
     def judge(self, error: ServerFailedError) -> None:
-        """The server failed in mid-message; tell the error how the server stands."""
+        """Note that the server failed in mid-message; record the breaker's state in the error."""
         self._breaker.failed(error.message)
         error.in_a_row, error.in_trouble = self._breaker.failures, self._breaker.is_open
 

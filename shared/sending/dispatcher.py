@@ -1,4 +1,4 @@
-"""Dispatching: fetching what can be begun soon, and beginning it as slots, limits and the provider allow."""
+"""Dispatching: fetch the jobs that can be begun soon, and begin them as slots, limits and the provider allow."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ AWAY_POLL_S = 0.25
 BLOCKED_POLL_S = 0.1
 LEAST_LATE_MS = 1000  # the most that a start may be late under a limit with a short period
 MOST_LATE_MS = 10_000
-LIMITED_POLL_S = 0.5  # the rate may be changed meanwhile
+LIMITED_POLL_S = 0.5  # the rate may change while jobs wait for it
 
 
 @dataclass(slots=True)
 class Gates:
-    """What holds a sender back besides its limits: asked before each fetch and each begin.
+    """The conditions besides limits that hold a sender back; checked before each fetch and each begin.
 
-    `provider_room` is told how many connections are wanted, `provider_refuses` why none can be opened. `coming` is told
-    the jobs that were fetched together, and again those of them that were begun together; `chains` says that the
+    `provider_room` takes the number of connections wanted; `provider_refuses` takes the error that says why none can be
+    opened. `coming` takes each batch of fetched jobs, and later each batch of begun ones. `chains` is whether the
     provider is a `ChainingProvider`.
     """
 
@@ -55,7 +55,7 @@ class Gates:
 
 
 class Dispatcher:
-    """Moves jobs from the queue into the workers' hands."""
+    """Moves jobs from the queue to the workers."""
 
     def __init__(
         self, consumer: Consumer, holdings: Holdings, settler: Settler, settings: SendingSettings, gates: Gates
@@ -78,7 +78,7 @@ class Dispatcher:
         self._spaced = settings.rate is not None
 
     async def run(self, clock: Clock, stopping: Callable[[], bool]) -> None:
-        """Dispatch until `stopping`, then give back what is only buffered."""
+        """Dispatch until `stopping`, then give back the buffered jobs."""
         while not stopping():
             try:
                 worked = await self._turn(clock)
@@ -94,12 +94,12 @@ class Dispatcher:
         self.give_back_buffer()
 
     def ring(self) -> None:
-        """There may be work: fetch at the next turn."""
+        """Note that there may be work: fetch on the next turn."""
         self._hungry = True
         self._holdings.wake.set()
 
     def give_back_buffer(self) -> None:
-        """Give back everything that was only buffered."""
+        """Give back every job that is buffered and not begun."""
         for lease in self._holdings.take_all():
             self._settler.add(Settlement(given_back(lease)))
 
@@ -113,7 +113,7 @@ class Dispatcher:
         wake.clear()
 
     def _rest_s(self, now: float) -> float:
-        """How long nothing can be done unless something happens: what is due is of no use while the buffer is full."""
+        """How long to rest unless woken. With a full buffer, the time at which the next job is due does not matter."""
         if self.gates.blocked_s:
             return self.gates.blocked_s
         rest_s = IDLE_POLL_S
@@ -125,7 +125,7 @@ class Dispatcher:
         return rest_s
 
     async def _recover(self, clock: Clock) -> None:
-        """Redis was away in mid-call: what the queue says is in our buffer and we do not hold was fetched."""
+        """Load the jobs of a fetch whose reply was lost: the queue lists them in our buffer, `Holdings` does not."""
         await clock.sleep(AWAY_POLL_S)
         try:
             for lease in await self._consumer.load(self._holdings.unknown(await self._consumer.own("buf"))):
@@ -156,18 +156,18 @@ class Dispatcher:
         self.give_back_buffer()
 
     def _window(self) -> int:
-        """How many jobs may be in flight: none without an open connection, one while probing a provider that was away.
+        """How many jobs may be in flight: none without an open connection, one while probing a provider.
 
-        Where sends are fast, a few more than are being sent at once, so that the queue's round trips are
-        hidden; where they are slow, none, since all in flight are uncertain if this process dies.
+        When sends are fast, this may exceed the number of connections, to hide the round trips to the queue. When
+        they are slow it does not, since every job in flight becomes uncertain if this process dies.
         """
         concurrency = min(self._connections, self._settings.concurrency)
         if self.gates.probing:
             return min(concurrency, 1)
-        # twice: one half is sent while the queue is asked for the other
+        # twice: one half is sent while the other is being begun
         further = 2 * self._pace.sends_per_round_trip(concurrency)
         if self.gates.chains and not self._spaced and self._pace.send_s <= SLOW_SEND_S:
-            # two more for each connection: one is announced while the one before the last is being settled
+            # two more for each connection: the next job is announced while the last but one is being settled
             further = max(further, 2 * concurrency)
         return min(concurrency * self._settings.window, concurrency + further)
 
@@ -175,7 +175,7 @@ class Dispatcher:
         return self._window() - self._holdings.flying
 
     def _begins(self) -> int:
-        """How many jobs to begin now: none while there is enough to send, so that one call begins many."""
+        """How many jobs to begin now: none while the workers have enough to send, so that one call begins many."""
         window = self._window()
         free = window - self._holdings.flying
         self._holdings.low_water = window // 4
@@ -184,9 +184,9 @@ class Dispatcher:
         return free
 
     async def _room(self, clock: Clock) -> float:
-        """How many jobs to begin now, by what connections are open; sees to it that there are enough.
+        """How many jobs to begin now, given the open connections; ask the provider to open as many as are needed.
 
-        Where starts are spaced, a job that had to wait for a connection would be late.
+        While a limit spaces starts, a job that waited for a connection would start late.
         """
         holdings = self._holdings
         waiting = len(holdings.buffered) + len(holdings.suspects)
@@ -195,14 +195,14 @@ class Dispatcher:
         except StopChannelError as error:
             await self.gates.provider_refuses(error)
             self.give_back_buffer()
-            self._hungry = True  # the next fetch says that the channel is paused
+            self._hungry = True  # the next fetch reports that the channel is paused
             room = Room(0, AWAY_POLL_S, 0)
         self._connections = int(min(room.connections, self._settings.concurrency))
         self._room_at = clock.monotonic() + min(room.in_s, LIMITED_POLL_S)
         return min(self._begins(), room.starts - holdings.ready.qsize() if self._spaced else math.inf)
 
     def _wanted(self) -> int:
-        """How many jobs to fetch: never more in the buffer than can be begun soon."""
+        """How many jobs to fetch: the buffer holds only jobs that can be begun soon."""
         ahead = max(1, math.ceil(self._pace.per_s * BUFFER_AHEAD_S))
         target = ahead if self._limited else min(max(self._free(), 0) + ahead, MOST_BUFFERED)
         if self.gates.probing:
@@ -214,7 +214,7 @@ class Dispatcher:
         want = self._wanted()
         if want <= 0 or not (self._hungry or clock.monotonic() >= self._poll_at):
             return False
-        self._hungry = False  # a ring while the fetch is under way must not be forgotten
+        self._hungry = False  # before the fetch, so that a ring during it is kept
         fetched = await self._consumer.fetch(want)
         for entry in fetched.undecodable:
             get_logger().error("undecodable_job", entry_id=entry.entry_id, stream=entry.stream)
@@ -257,8 +257,8 @@ class Dispatcher:
     def _next(self, most: int) -> list[Lease]:
         """Take the jobs to begin next.
 
-        While a suspect waits nothing else is begun, so that nothing is in flight soon; then it is begun first. `high`
-        has its turn between two suspects, so that it waits for one of them at most.
+        While a suspect waits, nothing else is begun until the jobs in flight have landed; then the suspect is begun
+        alone. Jobs of `high` are begun between two suspects, so they wait for at most one.
         """
         holdings = self._holdings
         if not holdings.suspects:
@@ -270,7 +270,7 @@ class Dispatcher:
         return high or holdings.take_suspect()
 
     def _requests(self, leases: list[Lease], clock: Clock) -> list[BeginRequest]:
-        """Make the requests; a job that none can be made for ends, and its neighbours go on."""
+        """Make the requests; a job whose request cannot be made ends as `failed` without affecting the others."""
         requests = []
         for lease in leases:
             try:
@@ -294,27 +294,27 @@ class Dispatcher:
         )
 
     def _late_ms(self, limit: JobLimit) -> int:
-        """By how much a start may be late beyond what gaps allow for: the longer, the fewer starts its limit grants."""
+        """Return how late a start may be beyond what the gaps allow; a longer delay costs its limit starts."""
         most_ms = min(max(limit.starts * limit.gap_us // 1000, LEAST_LATE_MS), MOST_LATE_MS)
         return self._pace.late_ms(self._settings.timing.late_start_ms, most_ms)
 
     def _is_exhausted(self, lease: Lease) -> bool:
-        """Whether an abandoned attempt was the last; what a deferral brought back has its attempt still to come."""
+        """Whether an abandoned attempt was the last; a job that returns from a deferral still has its attempt."""
         abandoned = lease.deliveries > 1 or not lease.job.deferrals
         return abandoned and lease.attempt > self._settings.max_attempts
 
     def _act_on(self, request: BeginRequest, grant: Grant, asked_at: float, clock: Clock) -> bool:
-        """Start what was granted; settle, keep or drop what was refused. True if it changed anything."""
+        """Launch a granted job; settle, keep or drop a refused one. Return whether anything changed."""
         lease = request.lease
         if grant.starts:
-            # Counted from the answer, a start can only be later than the limiter allowed, never earlier.
+            # Counted from the answer, a start may be later than the limiter allowed, never earlier.
             now = clock.monotonic()
             alone = grant.kind == "alone"
             flight = Flight(lease, now + grant.after_us / 1e6, alone=alone, asked_at=asked_at)
             if grant.spaced:
                 late_ms = self._settings.timing.late_start_ms
                 if grant.spaced == "own":
-                    late_ms += request.late_ms  # its limit knows, and grants the next starts accordingly
+                    late_ms += request.late_ms  # `begin` allowed for this when it charged the limit
                 flight.granted_for = asked_at + grant.after_us / 1e6
                 flight.latest_start = flight.granted_for + late_ms / 1000
             self._holdings.launch(flight)
@@ -323,7 +323,7 @@ class Dispatcher:
             if grant.kind == "limited":
                 self._limited_until = clock.monotonic() + min(grant.after_us / 1e6, LIMITED_POLL_S)
             if grant.kind == "wait" and not self._alone_begun:
-                self._holdings.put_aside(lease)  # it waits for nobody of this call, so it must be sent alone itself
+                self._holdings.put_aside(lease)  # no job of this call is sent alone, so this one must be
             else:
                 self._holdings.put_back(lease)
             return False

@@ -1,4 +1,4 @@
-"""The files that a sender attaches: loaded when their message is rendered, and kept while others may need them."""
+"""The files that a sender attaches: loaded when a message is rendered, and cached for other messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEPT_BYTES = 32 * 1024 * 1024
 
 
 class FileCache:
-    """The most recently used files, up to `kept_bytes`; one that is larger is loaded each time."""
+    """The most recently used files, up to `kept_bytes`; a larger file is loaded each time."""
 
     def __init__(self, store: FileStore, kept_bytes: int = _KEPT_BYTES) -> None:
         self._store = store
@@ -23,9 +23,9 @@ class FileCache:
         self._kept: LRUCache[tuple[str, str], bytes] = LRUCache(kept_bytes, len)
 
     async def whole(self, job: Job) -> Job:
-        """Return the job with its files within it, waiting for Redis if it is away.
+        """Return the job with the contents of its files, waiting while Redis is away.
 
-        Raises PermanentError where one is gone: a message is never sent without its attachment.
+        Raises PermanentError if a file is gone: a message is never sent without its attachment.
         """
         if not job.recipient.files:
             return job
@@ -33,7 +33,7 @@ class FileCache:
         for one in job.recipient.files:
             content = await self._get(job, one.digest)
             if content is None:
-                raise PermanentError(f"its attachment {one.filename!r} is no longer known", code="file_gone")
+                raise PermanentError(f"its attachment {one.filename!r} no longer exists", code="file_gone")
             contents[one.digest] = content
         return with_contents(job, contents)
 

@@ -1,4 +1,4 @@
-"""What one sender holds at this moment: jobs buffered, granted and in flight, and who is to be woken."""
+"""The jobs that one sender holds now: in its buffer, begun, or in flight."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _RANK = {"high": 0, "normal": 1, "bulk": 2}
 class Flight:
     """A job begun and not settled; times are on the monotonic clock, in seconds.
 
-    A start later than `latest_start` could come too close to those that were granted after it; `granted_for` is the
-    earliest moment that the grant can mean. `asked_at` is when the grant was asked for: it is void once the lease has
-    lapsed after that. The channel was asked to send it at `taken_at`, infinity before that and after its answer; from
-    its start on it is `sending`: what ends before was not handed over. `undecided` once it was refused, while it is
-    not clear whom that concerns.
+    A start after `latest_start` could come too close to starts that were granted later; `granted_for` is the earliest
+    moment that the grant can mean. `asked_at` is when `begin` was called: the grant is void if the lease has lapsed
+    since. `taken_at` is when the channel was asked to send, infinity before that and after its answer. `sending` is
+    True from the start of the hand-over: before that nothing was handed over. `undecided` is True while a refusal is
+    held.
     """
 
     lease: Lease
@@ -39,19 +39,19 @@ class Flight:
 
 
 class ReadyQueue(asyncio.Queue[Flight]):
-    """The begun jobs that wait for a worker, in order."""
+    """The begun jobs waiting for a worker, in order."""
 
     def first(self) -> Flight | None:
-        """Return the job that is next, without taking it; None where there is none."""
+        """Return the next job without taking it; None if the queue is empty."""
         return self._queue[0] if self._queue else None  # type: ignore[attr-defined]  # asyncio's hook for subclasses
 
 
 @dataclass(slots=True)
 class Holdings:
-    """The sender's memory of what it holds, to compare with what the queue says it holds.
+    """The sender's record of the jobs it holds; the keeper compares it with the queue's.
 
-    `suspects` were abandoned in mid-send before: each is begun alone, once nothing is in flight. `left` is told what
-    leaves it.
+    `suspects` were abandoned in mid-send before: each is begun alone, once nothing is in flight. `left` is called with
+    each job that leaves.
     """
 
     buffered: list[tuple[int, int, Lease]] = field(default_factory=list)
@@ -70,17 +70,17 @@ class Holdings:
     _refetched: dict[str, Lease] = field(default_factory=dict)
 
     def buffer(self, lease: Lease) -> None:
-        """Keep a fetched job until it can be begun; `high` comes first. What is known already stays as it is."""
+        """Keep a fetched job until it can be begun, `high` first; ignore a job that is held already."""
         if self.holds(lease):
             return
         self._known[entry_key(lease)] = next(self._order)
         self.put_back(lease)
 
     def fetched(self, lease: Lease) -> None:
-        """Keep a job that a fetch brought.
+        """Keep a job that a fetch returned.
 
-        One that is known was given back, and taken again before the answer to the giving back came: it is kept
-        once that has come.
+        A job that is held already was given back and fetched again before the reply to the give-back arrived; it is
+        buffered once that reply has arrived.
         """
         if self.holds(lease):
             self._refetched[entry_key(lease)] = lease
@@ -93,7 +93,7 @@ class Holdings:
         return bool(self.buffered or self.suspects)
 
     def put_back(self, lease: Lease) -> None:
-        """Keep a job that was taken out and could not be begun yet, in the place that it had."""
+        """Put a job that could not be begun yet back in its former place."""
         key = entry_key(lease)
         if key in self._suspected:
             heapq.heappush(self.suspects, (self._known[key], lease))
@@ -101,12 +101,12 @@ class Holdings:
             heapq.heappush(self.buffered, (_RANK[lease.job.lane], self._known[key], lease))
 
     def put_aside(self, lease: Lease) -> None:
-        """Keep a job that must be sent alone until nothing is in flight."""
+        """Keep a job that must be sent alone until no other is in flight."""
         self._suspected.add(entry_key(lease))
         self.put_back(lease)
 
     def take(self, most: int) -> list[Lease]:
-        """Take up to `most` jobs out of the buffer, in their order; they stay known until they land or leave."""
+        """Take up to `most` jobs out of the buffer, in order; they count as held until they land."""
         return [heapq.heappop(self.buffered)[2] for _ in range(min(most, len(self.buffered)))]
 
     def take_high(self, most: int) -> list[Lease]:
@@ -114,31 +114,31 @@ class Holdings:
         return self.take(min(most, sum(rank == _RANK["high"] for rank, _, _ in self.buffered)))
 
     def take_suspect(self) -> list[Lease]:
-        """Take the suspect that has waited longest, if there is one."""
+        """Take the suspect that was fetched first, if there is one."""
         return [heapq.heappop(self.suspects)[1]] if self.suspects else []
 
     def take_all(self) -> list[Lease]:
-        """Take everything that waits to be begun."""
+        """Take every job that waits to be begun."""
         leases = [lease for _, lease in sorted(self.suspects)] + self.take(len(self.buffered))
         self.suspects.clear()
         return leases
 
     def launch(self, flight: Flight) -> None:
-        """Note a begun job and hand it to the workers."""
+        """Record a begun job as in flight and hand it to the workers."""
         self.in_flight[entry_key(flight.lease)] = flight
         self.ready.put_nowait(flight)
 
     async def next_flight(self) -> Flight:
-        """Wait for a begun job to send; wakes the dispatcher when few are left."""
+        """Wait for a begun job to send; wake the dispatcher when few are left."""
         flight = await self.ready.get()
         self._wake_if_low()
         return flight
 
     def unhurried_flight(self) -> Flight | None:
-        """Take a begun job that may be sent behind another, whenever that is done; None where there is none.
+        """Take the next begun job if it may wait behind another on the same worker; None otherwise.
 
-        Not one of lane `high`, nor one whose start a limit spaces; and none where sends are so slow that another
-        worker may well be free before.
+        A job may not wait if its lane is `high`, if a limit spaces its start, or if sends are so slow that another
+        worker may be free sooner.
         """
         flight = self.ready.first()
         if flight is None or flight.alone or flight.latest_start < math.inf or flight.lease.job.lane == "high":
@@ -154,7 +154,7 @@ class Holdings:
             self.wake.set()
 
     def land(self, lease: Lease) -> None:
-        """Forget a job that has been settled or is no longer ours."""
+        """Forget a job that has been settled or is no longer this sender's."""
         key = entry_key(lease)
         self._known.pop(key, None)
         self._suspected.discard(key)
@@ -171,7 +171,7 @@ class Holdings:
             self.wake.set()
 
     def set_aside(self, lease: Lease) -> None:
-        """Note that a job has been sent and waits for what that means: it takes no room from others."""
+        """Mark a job as undecided: its refusal is held, and it no longer counts against the window."""
         flight = self.in_flight.get(entry_key(lease))
         if flight is not None and not flight.undecided:
             flight.undecided, flight.alone = True, False
@@ -180,23 +180,23 @@ class Holdings:
 
     @property
     def flying(self) -> int:
-        """How many begun jobs are sent or settled now, or are to be sent."""
+        """How many jobs are in flight, without those that are undecided."""
         return len(self.in_flight) - self._undecided
 
     def holds(self, entry: Lease | HeldEntry) -> bool:
-        """Return whether this sender knows of the entry: buffered, being begun, in flight or being settled."""
+        """Return whether this sender holds the entry: buffered, being begun, in flight or being settled."""
         key = entry_key(entry)
         return key in self._known or key in self.in_flight
 
     def unknown(self, entries: Iterable[HeldEntry]) -> list[HeldEntry]:
-        """Return those entries of which this sender knows nothing."""
+        """Return the entries that this sender does not hold."""
         return [entry for entry in entries if not self.holds(entry)]
 
     def any_alone(self) -> bool:
-        """Say whether a job that must be sent alone is in flight."""
+        """Return whether a job that must be sent alone is in flight."""
         return any(flight.alone for flight in self.in_flight.values())
 
 
 def entry_key(entry: Lease | HeldEntry) -> str:
-    """Return what names an entry among all streams of the channel."""
+    """Return the key of an entry, unique across all streams of the channel."""
     return f"{entry.stream} {entry.entry_id}"

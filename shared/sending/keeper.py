@@ -1,7 +1,7 @@
-"""Keeping the lease and the house: heartbeats, reaping dead senders, watching what this sender holds.
+"""Heartbeats and housekeeping: renew the lease, reap dead senders, and watch the entries that this sender holds.
 
-Watching compares what the queue says this sender holds with what its tasks hold: an entry without a task was
-fetched by a call whose reply was lost, or begun by a task that is gone.
+Watching compares the entries that the queue lists for this sender with its `Holdings`. An entry that only the queue
+lists was fetched or begun by a call whose reply was lost, or its task is gone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from shared.sending.settings import SendingSettings
 
 
 class StuckError(KurirError):
-    """A job has been in flight for longer than all time-outs together: the process must end itself."""
+    """A send has lasted longer than all time-outs together: the process must end itself."""
 
 
 class Keeper:
-    """The sender's housekeeping; `say` tells what the heartbeat publishes; `surprised` is called with what failed.
+    """The sender's housekeeping; `say` returns what the heartbeat publishes.
 
-    An error that nobody thought of ends a look, and not the sender: the next look comes.
+    An unexpected error ends one round, not the sender; `surprised` is called with the task and the error.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class Keeper:
         self._holdings = holdings
         self._settings = settings
         self._say = say
-        self.surprised: Callable[[str, Exception], None] = lambda task, error: None  # noqa: ARG005 -- nobody to tell
+        self.surprised: Callable[[str, Exception], None] = lambda task, error: None  # noqa: ARG005 -- no observer
         self._renewed_at = float("-inf")
         self._lapsed_at = float("-inf")
         self._orphans: set[str] = set()
 
     def renewed_within(self, clock: Clock, seconds: float) -> bool:
-        """Say whether the lease was renewed within so many seconds."""
+        """Return whether the lease was renewed within the last `seconds`."""
         return clock.monotonic() - self._renewed_at < seconds
 
     def held_since(self, moment: float) -> bool:
-        """Say whether the lease has held without a gap since a moment on the monotonic clock."""
+        """Return whether the lease has held without a gap since a moment on the monotonic clock."""
         return moment > self._lapsed_at
 
     async def first_heartbeat(self, clock: Clock) -> bool:
-        """Take up the lease; False if Redis is away."""
+        """Take the lease; False if Redis is away."""
         return await self._renew(clock, first=True)
 
     async def beat(self, clock: Clock) -> None:
@@ -72,8 +72,8 @@ class Keeper:
         except QueueUnavailableError:
             self._reaper.forget()
             return False
-        # Counted from the asking: the server may have renewed at any moment since. A gap in between is possible
-        # even where the server says that the lease held: the reply to the call that ended it may have been lost.
+        # Counted from the request: the server may have renewed the lease at any moment since. The lease may have
+        # lapsed even if the server says that it held: the reply to an earlier heartbeat that took it again may be lost.
         gap_s = clock.monotonic() - self._renewed_at
         self._renewed_at = asked_at
         if not held or (gap_s >= self._settings.timing.heartbeat_ttl_ms / 1000 and not first):

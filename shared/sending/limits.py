@@ -1,7 +1,7 @@
-"""Limits finer than the channel's own: which of them a job falls under, and how close its starts may follow.
+"""Limits finer than the channel's: the limit that applies to a job, and how closely its starts may follow.
 
-A domain's limit holds back the mail to one provider, a pair's the messages to one recipient. All senders of a
-channel share them; a job beyond its limit waits in a list of that limit, so that it holds up no other.
+A domain's limit slows mail to one domain, a pair's limit messages to one recipient. All senders of a channel share
+them. A job beyond its limit waits in that limit's list, so that it does not delay other jobs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from shared.settings import Rate
 
 @dataclass(frozen=True, slots=True)
 class JobLimit:
-    """A limit that a job falls under: its name (no white space), µs between two starts, and how many at once.
+    """The limit of a job: its name (without white space) and the µs between two starts.
 
-    With a `burst` above 1, that many starts may follow each other freely after a rest. `starts` may come in a period.
+    With a `burst` above 1, that many starts may follow each other without a gap after a rest. `starts` is how many
+    starts the rate allows per period.
     """
 
     name: str
@@ -33,7 +34,7 @@ LimitOf = Callable[[Job], JobLimit | None]
 
 
 def domain_limits(rates: Mapping[str, Rate]) -> LimitOf:
-    """Limit jobs by the domain of their address; `*` holds for each domain that is not named."""
+    """Limit jobs by the domain of their address; `*` applies to each domain that is not named."""
     known = {ascii_domain(domain): (gap_us(rate), rate.count) for domain, rate in rates.items()}
     others = known.get("*")
 
@@ -48,9 +49,9 @@ def domain_limits(rates: Mapping[str, Rate]) -> LimitOf:
 
 
 def pair_limit(rate: Rate | None, burst: int) -> LimitOf:
-    """Limit jobs by their recipient: `rate` in the long run, after a burst of so many; no rate, no limit.
+    """Limit jobs by their recipient: `rate` in the long run after a burst of `burst` starts; no limit without a rate.
 
-    The limit's name becomes a key of Redis, which shows in its slow log and to whoever lists keys: not the number.
+    The limit's name is a hash of the address: it is part of a Redis key, which the slow log and key listings show.
     """
     gap, starts = (gap_us(rate), rate.count) if rate else (0, 0)
 

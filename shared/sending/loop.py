@@ -1,9 +1,21 @@
 """The sending loop of one sender: its tasks, its lease, and how it starts and stops.
 
-Tasks: the dispatcher (fetch, begin), as many workers as the concurrency (render, send), the settler (what became
-of it), the bell (is there work?), the heartbeat (the lease), the keeper (reaping the dead, watching its own).
-On stop it fetches no more, gives back what it only buffered, finishes what is in flight within the grace time,
-settles, and leaves.
+A job is fetched into the sender's buffer, begun (from then on it is in flight), sent, and settled. The tasks share
+`Holdings`, the record of the jobs that this sender holds:
+
+| task | what it does | what it touches |
+| --- | --- | --- |
+| dispatcher | fetches jobs and begins them | scripts `fetch`, `begin`; buffer, jobs in flight; `Gates` |
+| worker, one per unit of concurrency | renders and sends a begun job | provider, snapshots, files; jobs ready to send |
+| settler | settles outcomes in batches | scripts `settle`, `late`; removes jobs from `Holdings` |
+| verdicts | holds refusals until it is clear whether the server refuses everyone | refusal runs in Redis; settler |
+| bell | waits until there may be work | the partition's bell; wakes the dispatcher |
+| heartbeat | renews the lease | script `heartbeat`; the time of the last renewal |
+| keeper | reaps dead senders, recovers lost entries, detects stuck sends | scripts `look`, `reap`, `own`; buffer |
+| health | reports what does not work | `Gates`, the lease; the service's `/health` |
+
+On stop, the sender fetches nothing more, gives back its buffer, finishes the jobs in flight within the grace time,
+settles their outcomes, and leaves the queue.
 """
 
 from __future__ import annotations
@@ -57,7 +69,7 @@ def _report_nothing(_part: str, _reason: str | None) -> None:
 
 
 class SendingLoop(Generic[MessageT]):
-    """One sender of a channel; `report` is told what does not work (part, reason or None)."""
+    """One sender of a channel; it calls `report` with a part and the reason it does not work, or None if it does."""
 
     def __init__(
         self,
@@ -73,7 +85,7 @@ class SendingLoop(Generic[MessageT]):
         self._seal = Seal(settings.internal_secret)
         self._control = Control(redis, settings.sender_id)
         self._suppressions = Suppressions(redis)
-        # asked once: to ask a protocol takes microseconds
+        # checked once: a check against a protocol takes microseconds
         self._preparing = provider if isinstance(provider, PreparingProvider) else None
         self._holdings = Holdings(left=self._forget if self._preparing is not None else None)
         policy = BeginPolicy(gap_us(settings.rate), settings.on_uncertain, settings.concurrency * settings.window)
@@ -125,7 +137,7 @@ class SendingLoop(Generic[MessageT]):
             await self._provider.close()
 
     def _prepare(self, leases: Sequence[Lease]) -> None:
-        """Load the snapshots of what is coming; let the provider work ahead where it can and they are here."""
+        """Load the snapshots of upcoming jobs; let the provider prepare the jobs whose snapshots are loaded."""
         jobs: list[tuple[Job, Blast]] = []
         for lease in leases:
             job = lease.job
@@ -133,7 +145,7 @@ class SendingLoop(Generic[MessageT]):
             if blast is None:
                 self._snapshots.expect(job.blast_id)
             elif self._preparing is not None and not job.recipient.files:
-                with suppress(SealError):  # its own attempt will meet the same, and say so
+                with suppress(SealError):  # the job's own attempt will fail the same way and report it
                     jobs.append((self._seal.opened_job(job), self._seal.opened_blast(blast)))
         if jobs and self._preparing is not None:
             self._preparing.work_ahead(jobs)
@@ -143,7 +155,7 @@ class SendingLoop(Generic[MessageT]):
             self._preparing.forget(lease.job)
 
     async def _enter(self, stop: Stop) -> None:
-        """Take up the lease; Redis may be away for any length of time."""
+        """Take the lease; retry for as long as Redis is away."""
         while not stop.is_set():
             if await self._unified() and await self._keeper.first_heartbeat(self._clock):
                 self._report("redis", None)
@@ -152,7 +164,7 @@ class SendingLoop(Generic[MessageT]):
             await self._clock.sleep(REST_S)
 
     async def _unified(self) -> bool:
-        """Bring suppressions to the form that `begin` reads; False if Redis is away."""
+        """Convert suppressions to the form that `begin` reads; False if Redis is away."""
         try:
             await self._suppressions.unify(self._partition)
         except QueueUnavailableError:
@@ -179,7 +191,7 @@ class SendingLoop(Generic[MessageT]):
         await self._leave()
 
     async def _keep_on(self, task: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a task of the housekeeping until cancelled, again where it fails; only StuckError ends the sender."""
+        """Run a housekeeping task until cancelled; restart it after errors. Only StuckError ends the sender."""
         while True:
             try:
                 return await run()
@@ -225,7 +237,7 @@ class SendingLoop(Generic[MessageT]):
         get_logger().info("sender_left", channel=self._provider.channel, still_held=left)
 
     async def _listen(self) -> None:
-        """Wait for the bell; a lost connection rings it, since a ring may have been missed."""
+        """Wait for the bell. A lost connection counts as a ring, since one may have been missed."""
         while True:
             try:
                 if await self._bell.wait(BELL_BLOCK_MS):
@@ -253,27 +265,27 @@ class SendingLoop(Generic[MessageT]):
         }
 
     def lease_fresh(self) -> bool:
-        """Say whether the last renewal is recent enough to begin anything."""
+        """Return whether the lease was renewed recently enough to begin jobs."""
         return self._keeper.renewed_within(self._clock, self._settings.timing.begin_within_ms / 1000)
 
     def lease_held_since(self, moment: float) -> bool:
-        """Say whether what was granted at a moment may still be begun: renewed lately, and no gap in between."""
+        """Return whether a job granted at a moment may still be sent: the lease is fresh and has not lapsed since."""
         return self.lease_fresh() and self._keeper.held_since(moment)
 
     async def stop_channel(self, error: StopChannelError) -> None:
-        """Pause the channel with the provider's reason; the job that met it goes back."""
+        """Pause the channel with the provider's reason."""
         get_logger().error("channel_stopped", channel=self._provider.channel, code=error.code)
         await self._insist(
             lambda: self._control.pause_channel(self._provider.channel, f"{error.message} {error.reply}".strip())
         )
 
     async def stop_blast(self, blast_id: str, error: StopBlastError) -> None:
-        """Pause a blast whose template is broken at the provider."""
+        """Pause a blast with the provider's reason, such as a template that the provider rejects."""
         get_logger().error("blast_stopped", blast_id=blast_id, code=error.code)
         await self._insist(lambda: self._control.pause_blast(blast_id, error.reply or error.message))
 
     async def suppress(self, job: Job, reason: str, words: str) -> None:
-        """Suppress a job's address: wholly after a hard bounce, for marketing alone after an opt-out."""
+        """Suppress a job's address: for all messages after a hard bounce, only for marketing after an opt-out."""
         written = suppression_reason(reason)
         source: Source = "bounce" if written.startswith(HARD_BOUNCE) else "opt_out"
         found = Suppression(
@@ -282,13 +294,13 @@ class SendingLoop(Generic[MessageT]):
         await self._insist(lambda: self._suppressions.add(job.channel, job.recipient.address, found))
 
     def provider_failed(self) -> None:
-        """Hold back for a moment, longer with each failure in a row; the breakers do the rest."""
+        """Pause dispatching briefly, longer with each failure in a row, at most 2 s; the breakers do the rest."""
         self._failures_in_a_row += 1
         pause_s = min(0.1 * 2 ** min(self._failures_in_a_row - 1, 5), 2.0) * self._settings.time_scale
         self._dispatcher.gates.backoff_until = self._clock.monotonic() + pause_s
 
     def provider_worked(self) -> None:
-        """The provider is there: end the probing."""
+        """Note that the provider works: stop probing and resume dispatching."""
         self._failures_in_a_row = 0
         if self._dispatcher.gates.probing:
             get_logger().info("provider_back", channel=self._provider.channel)
@@ -296,7 +308,7 @@ class SendingLoop(Generic[MessageT]):
             self._dispatcher.ring()
 
     async def _insist(self, action: Callable[[], Awaitable[object]]) -> None:
-        """Repeat an action that is safe to repeat until Redis answers it."""
+        """Repeat an idempotent action until Redis answers it."""
         while True:
             try:
                 await action()

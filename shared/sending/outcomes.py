@@ -1,15 +1,15 @@
-"""From the outcome of an attempt to one move in the queue: pure, the whole policy in one table.
+"""Map the outcome of an attempt to one move in the queue, without I/O. The policy in one table:
 
 | raised | move |
 | --- | --- |
 | nothing | sent |
-| TransientError | a further attempt after 2, 4, 8 s …, or failed when all are used |
-| TryLaterError | the same, but deferred when all are used |
-| ServerFailedError | as TransientError; with the server in trouble, deferred for a moment, no attempt used |
-| DeferredError | wait as asked, or 30 s, 1, 2, 5 … min; failed (`gave_up`) after a day, or expired |
+| TransientError | another attempt after 2, 4, 8 s …; failed when all attempts are used |
+| TryLaterError | the same, but deferred when all attempts are used |
+| ServerFailedError | as TransientError; with the server in trouble, deferred briefly, no attempt used |
+| DeferredError | deferred as the provider asks, or 30 s, 1, 2, 5 … min; failed (`gave_up`) after a day, or expired |
 | PermanentError | failed; a hard bounce suppresses the address |
 | UnavailableError, StopChannelError, StopBlastError, RefusesAllError | given back, no attempt used |
-| UncertainError | by policy: one further attempt, or failed |
+| UncertainError | by policy: one more attempt, or failed |
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from shared.sending.provider import Receipt
 
 
 class Tried(msgspec.Struct, frozen=True):
-    """An attempt that came to an end: when (ms since the epoch), after how long, under what subject.
+    """An attempt that has ended: when (ms since the epoch), its duration, and the message's subject.
 
     `made` is False for a job that was refused before its attempt.
     """
@@ -61,10 +61,10 @@ class Tried(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What follows from an attempt: the move, and the words for logs and metrics.
+    """The result of an attempt: the move, and the labels for logs and metrics.
 
-    `name` is `sent`, `retrying`, `deferred`, `failed` or `returned`; `suppress` is why the address is to be
-    suppressed, "" if it is not.
+    `name` is `sent`, `retrying`, `deferred`, `failed`, `expired` or `returned`; `suppress` is the reason to suppress
+    the address, "" for none.
     """
 
     move: Move
@@ -75,14 +75,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class GaveUpError(SendError):
-    """The provider said "later" for longer than the message was worth; carries its last words."""
+    """The provider deferred the message until the time to give up; carries the provider's last reply."""
 
     error_class = "gave_up"
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomePolicy:
-    """What the environment decides about outcomes."""
+    """The settings that decide about outcomes."""
 
     retry: RetryPolicy
     on_uncertain: str
@@ -90,17 +90,17 @@ class OutcomePolicy:
 
 
 def processing_event(lease: Lease, now_ms: int, sender_id: str) -> bytes:
-    """Pack the event of an attempt that begins."""
+    """Pack the `processing` event of a job that is being begun."""
     return pack_event(Processing(now_ms, lease.job_id, lease.job.run, lease.attempt, sender_id))
 
 
 def accepted(tried: Tried, receipt: Receipt, *, late: bool = False) -> Outcome:
-    """Return the outcome of a message that the provider took."""
+    """Return the outcome of a message that the provider accepted."""
     return Outcome(sent(tried.lease, sent_event(tried, receipt, late=late)), "sent")
 
 
 def sent_event(tried: Tried, receipt: Receipt, *, late: bool) -> bytes:
-    """Pack the `sent` event; a late one carries what a missing row would need."""
+    """Pack the `sent` event; `late` marks an acceptance after the lease was lost."""
     job = tried.lease.job
     return pack_event(
         Sent(
@@ -130,7 +130,7 @@ def refused(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
 
 
 def _deferral_wait_s(lease: Lease, error: SendError, retry: RetryPolicy) -> float | None:
-    """Return how long an answer defers the job, None where it uses an attempt."""
+    """Return for how many seconds an answer defers the job; None if it uses an attempt."""
     number, exhausted = lease.job.deferrals + 1, lease.attempt >= retry.max_attempts
     if isinstance(error, ServerFailedError) and _is_servers_fault(error, retry, exhausted=exhausted):
         return retry.trouble_wait_s(number)
@@ -138,18 +138,18 @@ def _deferral_wait_s(lease: Lease, error: SendError, retry: RetryPolicy) -> floa
         return None
     if isinstance(error, DeferredError):
         return retry.deferral_wait_s(number, error.wait_s)
-    # a job that waits by the schedule stays on it: its attempts went into being told "later"
+    # a job on the deferral schedule stays on it: the provider's deferrals used its attempts
     later = isinstance(error, TryLaterError) or (isinstance(error, TransientError) and lease.job.deferrals > 0)
     return retry.deferral_wait_s(number, None) if later and exhausted else None
 
 
 def _is_servers_fault(error: ServerFailedError, retry: RetryPolicy, *, exhausted: bool) -> bool:
-    """Whether the server is in trouble; a last attempt is not used up while nothing else was answered either."""
+    """Whether the server is at fault: in trouble, or failing repeatedly when a job would lose its last attempt."""
     return error.in_trouble or (exhausted and error.in_a_row >= min(2, retry.max_attempts))
 
 
 def untouched(lease: Lease, now_ms: int, reason: str) -> Move:
-    """Return the move of a begun job that was not handed over: it waits again as it did before."""
+    """Return the move of a begun job that was not handed over: it waits again as before."""
     status: Status = "retrying" if lease.waits_as == "r" else "queued"
     event = Returned(now_ms, lease.job_id, lease.job.run, lease.attempt, status, "untried", reason)
     return given_back(lease, pack_event(event))
@@ -225,13 +225,13 @@ def _retried(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
 def failed(
     tried: Tried, error: SendError, *, status: Status = "failed", suppress: str = "", uncertain: bool = False
 ) -> Outcome:
-    """Return the outcome of a job that ends here, kept whole as a dead letter where it failed."""
+    """Return the outcome of a job that ends unsent; a failed job is kept whole as a dead letter."""
     move = end(tried, error, status, uncertain=uncertain)
     return Outcome(move, status, error.error_class, error.code, suppress)
 
 
 def end(tried: Tried, error: SendError, status: Status, *, uncertain: bool = False) -> Move:
-    """Return the move that ends a job other than sent."""
+    """Return the move that ends a job unsent."""
     lease, job = tried.lease, tried.lease.job
     event = Ended(
         tried.at_ms,

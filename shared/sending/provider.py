@@ -1,9 +1,9 @@
-"""The seam between the sending loop and a channel: what a channel must be able to do.
+"""The interface between the sending loop and a channel.
 
-A channel renders a job into a message of its own kind (`Message`), then hands it to its provider. Everything
-that can go wrong is said with the outcome classes of `shared.errors`. Anything else that it raises is logged with
-its traceback, and means what the hand-over's two marks say: `transient` before its start, `uncertain` from then on, and
-nothing at all once the provider's yes was noted (`note_acceptance`).
+A channel renders a job into a message of its own type, then hands it to its provider. It reports failures with the
+outcome classes of `shared.errors`. Any other exception is logged with its traceback. It counts as `transient` before
+the start of the hand-over and as `uncertain` after it; once the provider's acceptance is noted (`note_acceptance`), it
+changes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Start = Callable[[], Awaitable[None]]
 
 
 async def at_once() -> None:
-    """Start without waiting for anything."""
+    """Start without waiting."""
 
 
 Noted = Callable[[str, str], None]
@@ -37,10 +37,10 @@ _noted: ContextVar[Noted | None] = ContextVar("acceptance", default=None)
 
 
 def note_acceptance(message_id: str, words: str) -> None:
-    """Note the provider's yes to the message that the calling task sends; a channel does so before all else.
+    """Note that the provider accepted the message that the calling task sends.
 
-    From here on the message counts as sent, whatever is raised. A channel that leaves it out notes its yes by
-    returning a receipt.
+    A channel calls this before it does anything else with the acceptance. From here on the message counts as sent,
+    whatever is raised. If a channel does not call it, the returned receipt notes the acceptance.
     """
     noted = _noted.get()
     if noted is not None:
@@ -58,7 +58,7 @@ def acceptance_noted_by(noted: Noted) -> Iterator[None]:
 
 
 class NotStartedError(KurirError):
-    """The message must not be handed over now, says its `Start`; nothing of it was. A channel lets it through."""
+    """Raised by a `Start` if the message must not be handed over now; a channel lets it through."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -69,13 +69,13 @@ Changed = Callable[[], None]
 
 
 def unheard() -> None:
-    """Tell nobody."""
+    """Ignore the change."""
 
 
 class Room(NamedTuple):
-    """How many messages could be started at once, each on an open connection of its own.
+    """How many messages could start now, each on its own open connection.
 
-    Where none can, ask again in `in_s` seconds. `connections` is how many are open, in use or not.
+    If none can, ask again in `in_s` seconds. `connections` is how many are open, in use or not.
     """
 
     starts: float = math.inf
@@ -84,7 +84,7 @@ class Room(NamedTuple):
 
 
 class ServerState(NamedTuple):
-    """How one server of a provider stands: whether it may be tried, and whether it refuses us (a wrong password)."""
+    """The state of one server: whether it may be tried, and whether it refuses our credentials."""
 
     server: str
     available: bool
@@ -92,7 +92,7 @@ class ServerState(NamedTuple):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What the provider said when it accepted a message, in its own words, which are made legible here."""
+    """The provider's reply to a message that it accepted; its text is made legible here."""
 
     message_id: str
     response: str
@@ -100,14 +100,14 @@ class Receipt(msgspec.Struct, frozen=True):
     rejected: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Make what came from outside legible."""
+        """Make the provider's text legible."""
         msgspec.structs.force_setattr(self, "message_id", legible(self.message_id, LONGEST_ID))
         msgspec.structs.force_setattr(self, "response", legible(self.response))
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderStatus:
-    """Whether the provider can be reached and accepts our credentials; `detail` holds what it offers."""
+    """Whether the provider can be reached and accepts our credentials; `detail` holds further facts."""
 
     reachable: bool
     authenticated: bool
@@ -116,7 +116,7 @@ class ProviderStatus:
 
 @dataclass(frozen=True, slots=True)
 class RenderedMessage:
-    """Base of a channel's message; `subject` is what the log row shows ("" where the channel has none)."""
+    """Base of a channel's message; the log row shows `subject` ("" if the channel has none)."""
 
     job_id: str
     subject: str
@@ -136,83 +136,83 @@ class Provider(Protocol[MessageT]):
     async def open(self, changed: Changed = unheard) -> None:
         """Get ready; must not fail because the provider is away.
 
-        `changed` is to be called when a connection has been opened or could not be: there may be another room.
+        The provider calls `changed` when it has opened a connection or failed to: `room` may have changed.
         """
         ...
 
     async def close(self) -> None:
-        """Let connections go; called when nothing is in flight."""
+        """Close the connections; called when no job is in flight."""
         ...
 
     def render(self, job: Job, blast: Blast) -> MessageT:
-        """Render a job, CPU only; raises PermanentError with the variable's name where it cannot be."""
+        """Render a job without I/O; raises PermanentError with the variable's name if it cannot."""
         ...
 
     async def send(self, message: MessageT, start: Start = at_once) -> Receipt:
         """Hand over one message; raises a SendError for every outcome but acceptance. Bounded in time.
 
-        `start` is awaited once nothing remains to be done but to hand over: with a connection open, before a word of
-        the message is said on it, and again before it is said on another. It waits for the moment that the limits
-        have granted. What it raises is let through, and the connection is kept for the next message. The provider's
-        yes is noted with `note_acceptance` before anything else is done with it.
+        Await `start` when a connection is open and before any part of the message is sent on it, and again before
+        the message is sent on another connection. It waits for the moment that the limits granted. Let its exceptions
+        through, and keep the connection for the next message. Note the provider's acceptance with `note_acceptance`
+        before anything else.
         """
         ...
 
     def room(self, wanted: int = 0) -> Room:
-        """Return how much could be started now; open further connections meanwhile, until `wanted` are open in all.
+        """Return how many messages could start now; open connections in the background until `wanted` are open.
 
-        A job is begun when there is room for it, so no handshake comes between its begin and its start. Raises
-        StopChannelError where no connection can be opened until a person has done something.
+        A job is begun when there is room for it, so no handshake delays its start. Raises StopChannelError if no
+        connection can be opened until an operator acts.
         """
         ...
 
     def available(self) -> bool:
-        """Say whether any server may be tried now: False while every breaker is open and none is due a probe."""
+        """Return whether any server may be tried now: False while every breaker is open and no probe is due."""
         ...
 
     async def status(self) -> ProviderStatus:
-        """Connect and authenticate for real, outside the pool."""
+        """Connect and authenticate, outside the pool."""
         ...
 
 
 @runtime_checkable
 class PreparingProvider(Provider[MessageT], Protocol):
-    """A provider whose messages take work that can be done ahead, such as a signature."""
+    """A provider that can do part of the work on a message in advance, such as a signature."""
 
     def work_ahead(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
-        """Take note of jobs that will be rendered soon, in this order; must not raise.
+        """Prepare jobs that will be rendered soon, in this order; must not raise.
 
-        They were fetched, and are held by this sender alone; a job may be named again, and may never be rendered.
+        Only this sender holds these jobs. A job may be passed again, and may never be rendered.
         """
         ...
 
     def forget(self, job: Job) -> None:
-        """Drop what was made of a job, if anything is left: this sender holds it no more. Must not raise."""
+        """Drop what was prepared for a job that this sender no longer holds. Must not raise."""
         ...
 
 
 @runtime_checkable
 class ChainingProvider(Provider[MessageT], Protocol):
-    """A provider that can tell its server of the next message together with the end of the one before.
+    """A provider that can announce the next message to its server together with the end of the previous one.
 
-    That saves a round trip a message. What was told of may still be withdrawn: nothing of it was handed over.
+    This saves a round trip per message. An announced message may be withdrawn: none of it was handed over.
     """
 
     async def send_chained(
         self, message: MessageT, following: Callable[[], MessageT | None], start: Start = at_once
     ) -> Receipt:
-        """Send as `send` does; may call `following` once, for the message that this caller will send next."""
+        """Send as `send` does; may call `following` once for the message that the caller sends next."""
         ...
 
     def withdraw(self, message: MessageT) -> None:
-        """Forget a message that `following` gave and that will not be sent now."""
+        """Forget a message that `following` returned and that will not be sent now."""
         ...
 
 
 @runtime_checkable
 class ServersProvider(Protocol):
-    """A provider that knows how each of its servers stands, for the sender's metrics."""
+    """A provider that knows the state of each of its servers, for the sender's metrics."""
 
     def servers(self) -> Sequence[ServerState]:
-        """Return the state of each server; their names are those of the settings."""
+        """Return the state of each server, named as in the settings."""
         ...

@@ -1,4 +1,4 @@
-"""What follows when the queue refuses to begin a job: most refusals end it, some put it elsewhere."""
+"""The moves after the queue refuses to begin a job: most refusals end it, some move it elsewhere in the queue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.sending.outcomes import Tried, end
 
 
 class RefusedError(SendError):
-    """The queue refused to begin a job; `error_class` says why."""
+    """The queue refused to begin a job; `error_class` is the reason."""
 
     def __init__(self, error_class: str, message: str) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class _Ending:
 
 _ENDINGS = {
     "cancelled": _Ending("cancelled", "cancelled", "cancelled before it was sent"),
-    "expired": _Ending("expired", "expired", "its time to be sent had passed"),
+    "expired": _Ending("expired", "expired", "expired before it was sent"),
     "suppressed": _Ending("suppressed", "suppressed", "the address is suppressed"),
     "uncertain": _Ending("failed", "uncertain", "an earlier attempt may have been delivered", uncertain=True),
     "poison": _Ending("failed", "poison", "its sender was lost in mid-send too often"),
@@ -36,7 +36,7 @@ _ENDINGS = {
 
 
 def refusal_move(lease: Lease, grant: Grant, now_ms: int) -> Move | None:
-    """Return the move that a refusal asks for; None where the job stays in the buffer, or is no longer ours."""
+    """Return the move for a refusal; None if the job is no longer this sender's."""
     ending = _ENDINGS.get(grant.kind)
     if ending is not None:
         error = RefusedError(ending.error_class, ending.message)
@@ -53,7 +53,7 @@ def refusal_move(lease: Lease, grant: Grant, now_ms: int) -> Move | None:
 
 
 def unsendable_move(lease: Lease, error: Exception, now_ms: int) -> Move:
-    """Return the move that ends a job which cannot even be asked for: what it is for, nobody can tell."""
+    """Return the move that ends a job for which no begin request can be made."""
     cause = RefusedError("permanent", f"it cannot be sent: {type(error).__name__}: {error}")
     return end(_untried(lease, now_ms), cause, "failed")
 

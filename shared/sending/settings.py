@@ -1,4 +1,4 @@
-"""What a sender is told by its environment, for any channel: rates, concurrency, retries, time constants."""
+"""The settings of a sender of any channel, from its environment: rates, concurrency, retries, time constants."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ON_UNCERTAIN = ("resend", "hold")
 
 @dataclass(frozen=True, slots=True)
 class SendingSettings:
-    """How one sender works its channel; `domain_rates` by domain, `*` for all others, unless `limit_of` decides.
+    """How one sender works its channel; `domain_rates` is by domain, `*` for all others; `limit_of` overrides it.
 
-    `window` is how many jobs may be begun and not yet settled for each unit of concurrency: above 1, the queue's
-    round trips overlap with sending. `stuck_after_s` must exceed every time-out of a send together.
-    A message that is told "later" is deferred for `give_up_after_s`, 0: not at all. What ingest sealed is opened with
-    `internal_secret`.
+    `window` is how many jobs may be begun and not yet settled per unit of concurrency; above 1, round trips to the
+    queue overlap with sending. `stuck_after_s` must exceed the sum of all time-outs of a send. A message that the
+    provider defers is retried for `give_up_after_s`; 0 disables deferrals. `internal_secret` opens the values that
+    ingest sealed.
     """
 
     sender_id: str
@@ -46,7 +46,7 @@ class SendingSettings:
 def read_sending_settings(
     env: EnvReader, channel: str, common: CommonSettings, default_rate: str = "10/1s"
 ) -> SendingSettings:
-    """Read `KURIR_<CHANNEL>_RATE`, `_CONCURRENCY` and what all senders share; `_DOMAIN_RATES` where it sends mail."""
+    """Read a channel's settings and those that all senders share; `_DOMAIN_RATES` only for a channel of mail."""
     prefix = f"KURIR_{channel.upper()}"
     host = socket.gethostname()
     return SendingSettings(

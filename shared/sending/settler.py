@@ -1,8 +1,8 @@
-"""Settling: what became of each attempt goes to the queue in batches, one script call at a time.
+"""Settling: write the outcome of each attempt to the queue in batches, one script call at a time.
 
-While a call is under way further outcomes gather, so batches grow with the load. Nothing is forgotten while
-Redis is away: the consumer repeats the same call until it is answered. An outcome that cannot be written down harms no
-other: it is set aside and tried again.
+Outcomes collect while a call is under way, so batches grow with the load. While Redis is away no outcome is lost: the
+consumer repeats the same call until Redis answers. If an outcome cannot be written, it is retried later and the others
+are settled without it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ AGAIN_AFTER_S = 2.0
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """A move to be carried out; `late_event` packs the report of an acceptance whose lease had been lost."""
+    """A move to carry out; `late_event` packs the `sent` event for an acceptance after the lease was lost."""
 
     move: Move
     late_event: Callable[[], bytes] | None = None
 
 
 class Settler:
-    """Gathers settlements and carries them out."""
+    """Collects settlements and carries them out."""
 
     def __init__(self, consumer: Consumer, holdings: Holdings) -> None:
         self._consumer = consumer
@@ -42,13 +42,13 @@ class Settler:
         self._idle.set()
 
     def add(self, settlement: Settlement) -> None:
-        """Hand over an outcome; it is carried out as soon as the call under way is answered."""
+        """Add a settlement; it is carried out after the call under way."""
         self._waiting.append(settlement)
         self._idle.clear()
         self._arrived.set()
 
     async def drained(self) -> None:
-        """Wait until everything handed over has been carried out."""
+        """Wait until no added settlement is waiting; those set aside after an error do not count."""
         await self._idle.wait()
 
     async def run(self) -> None:
@@ -68,9 +68,9 @@ class Settler:
             self._idle.set()
 
     async def _carry_out(self, batch: list[Settlement]) -> None:
-        """Carry out a batch; where that fails, one by one, so that each stands for itself.
+        """Carry out a batch; if that fails, carry out its settlements one by one, so that each fails on its own.
 
-        What was carried out before it failed is found done, as after a lost lease.
+        A move that was made before the failure makes no change again; its entry is gone, as after a lost lease.
         """
         try:
             await self._settle(batch)
@@ -97,7 +97,7 @@ class Settler:
             self._holdings.land(one.move.lease)
 
     def _set_aside(self, batch: list[Settlement]) -> None:
-        """Keep what cannot be carried out and try it again; this sender holds the jobs, so nobody sends them."""
+        """Retry settlements that failed after a pause; this sender still holds the jobs, so no other sends them."""
         for one in batch:
             asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self.add, one)
 

@@ -1,4 +1,4 @@
-"""The snapshots that a sender renders from: loaded while their first job is being begun, and kept."""
+"""The snapshots that a sender renders from: loaded while their first job is being begun, and cached."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEAST_BYTES = 4_000
 
 
 class SnapshotCache:
-    """The most recently used snapshots, up to `kept_bytes` as they are packed; they never change."""
+    """The most recently used snapshots, up to `kept_bytes` of packed size; a snapshot never changes."""
 
     def __init__(self, blasts: BlastStore, kept_bytes: int = _KEPT_BYTES) -> None:
         self._blasts = blasts
@@ -28,24 +28,24 @@ class SnapshotCache:
         self._loading: dict[str, asyncio.Task[Blast | None]] = {}
 
     def kept(self, blast_id: str) -> Blast | None:
-        """Return a blast's snapshot if it is here already."""
+        """Return a blast's snapshot if it is loaded, else None."""
         return self._kept.get(blast_id)
 
     def expect(self, blast_id: str) -> None:
-        """Begin to load a snapshot that will be asked for soon, unless several are on their way."""
+        """Start to load a snapshot that will be needed soon, unless several are being loaded."""
         if blast_id not in self._kept and len(self._loading) < _MOST_AT_ONCE:
             self._load(blast_id)
 
     async def get(self, blast_id: str) -> Blast | None:
-        """Return a blast's snapshot, waiting for Redis if it is away; None where it is gone."""
+        """Return a blast's snapshot, waiting while Redis is away; None if Redis no longer has it."""
         blast = self._kept.get(blast_id)
         if blast is not None:
             return blast
-        # shielded, as another worker may wait for the same one
+        # shielded: another worker may be waiting for the same load
         return await asyncio.shield(self._load(blast_id))
 
     async def close(self) -> None:
-        """Stop loading: while Redis is away that would go on for ever."""
+        """Stop loading, which would otherwise retry for as long as Redis is away."""
         await end_tasks(list(self._loading.values()))
 
     def _load(self, blast_id: str) -> asyncio.Task[Blast | None]:
@@ -58,7 +58,7 @@ class SnapshotCache:
     def _forget(self, blast_id: str, task: asyncio.Task[Blast | None]) -> None:
         del self._loading[blast_id]
         if not task.cancelled():
-            task.exception()  # looked at here: there may be nobody who waits for it
+            task.exception()  # retrieved here, since no task may be waiting for it
 
     async def _loaded(self, blast_id: str) -> Blast | None:
         while True:

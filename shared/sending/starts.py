@@ -1,7 +1,7 @@
-"""The start of one job: waits for the moment that was granted, and says whether the job may still be handed over.
+"""The start of one job: wait for the granted moment, then check that the job may still be handed over.
 
-It is asked for by the channel when a connection is open (`shared.sending.provider`): what comes before, a look-up of a
-name, handshakes, a log-in, may last longer than the rate or the lease allows a start to be late.
+A channel awaits it once a connection is open (`shared.sending.provider`). A DNS lookup, handshakes and a login may
+take longer than the rate or the lease allows a start to be late.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Started = Callable[[Flight], None]
 
 
 class GrantedStart:
-    """Implements `Start` for one flight; `waited_s` is the time that it has waited, which is none of the provider's.
+    """Implements `Start` for one flight; `waited_s` is the time spent waiting, which does not count as send time.
 
-    `asked` tells whether the channel was asked to send; `started` is called once the job is about to be handed over.
-    `acceptance` is the provider's yes (the message's id, and its words), None until it was heard.
+    `asked` is whether the channel was asked to send; `started` is called just before the first hand-over.
+    `acceptance` is the provider's acceptance (message id, reply text), None until it is noted.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class GrantedStart:
         self.waited_s = 0.0
 
     def accepted(self, message_id: str, words: str) -> None:
-        """Note the provider's yes; from here on the message counts as sent."""
+        """Note the provider's acceptance; from here on the message counts as sent."""
         self.acceptance = (message_id, words)
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Note that the channel is asked to send, until it has, and what it notes of the provider's yes."""
+        """Mark the job as with the channel while the block runs, and record an acceptance that the channel notes."""
         self.asked = True
         self._flight.taken_at = self._clock.monotonic()
         try:
@@ -53,16 +53,16 @@ class GrantedStart:
             self._flight.taken_at = math.inf
 
     async def __call__(self) -> None:
-        """Wait until the job may be handed over, and note that it is; raises NotStartedError where it must not be."""
+        """Wait until the job may be handed over and mark it as sending; raises NotStartedError if it must not be."""
         if self.acceptance is not None:
-            raise NotStartedError("it was accepted already")
+            raise NotStartedError("the message was already accepted")
         flight = self._flight
         wait_s = flight.starts_at - self._clock.monotonic()
         if wait_s > 0:
             await self._clock.sleep(wait_s)
             self.waited_s += wait_s
         if not self._lease_held_since(flight.asked_at):
-            # Frozen or cut off past its lease: another may have been given the job.
+            # Frozen or cut off past its lease: another sender may have taken the job.
             raise NotStartedError("its sender's lease was not renewed in time")
         now = self._clock.monotonic()
         if flight.granted_for < math.inf:

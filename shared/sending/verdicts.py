@@ -1,11 +1,12 @@
-"""Refusals for good that wait until it is clear whose fault they are.
+"""Permanent refusals that are held until it is clear whether they concern the recipient or everyone.
 
-A server that refuses everybody alike (a relay that does not know us, a block list, a wrong setting) must neither burn
-a blast nor fill the list of suppressions. So a refusal is held, its job begun as it is, until the server accepts a
-message or refuses another way: then it counts. When the last of a run arrives, the channel pauses with the server's
-words and all that were held go back untried. Where nothing decides, the refusal counts after `PATIENCE_S`.
+A server that refuses every recipient for the same reason (a relay that rejects us, a block list, a wrong setting) must
+not fail a whole blast or suppress its addresses. So a refusal is held, with its job in flight, until the server accepts
+a message or refuses one for another reason; then it counts. When a run of like refusals reaches its limit, the channel
+pauses with the server's reply (if other servers are left, this one is set aside instead), and all jobs that are held go
+back without using an attempt. A refusal that nothing decides counts after `patience_s`.
 
-The run itself is counted in the queue (`shared.queue.refusals`), over all senders and over restarts.
+The run is counted in the queue (`shared.queue.refusals`), across all senders and restarts.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _Held:
 
 @dataclass(slots=True)
 class _Run:
-    """What one server has refused alike, as this sender knows it; times on the monotonic clock."""
+    """A server's run of like refusals, as this sender knows it; times on the monotonic clock."""
 
     refusal: Refusal
     taken: int
@@ -50,7 +51,7 @@ class _Run:
 
 
 class Verdicts:
-    """The refusals that one sender holds; `conclude` settles a job by the error that it turns out to be."""
+    """The refusals that one sender holds; `conclude` settles a job by an error."""
 
     def __init__(self, refusals: Refusals, holdings: Holdings, clock: Clock, patience_s: float) -> None:
         self._refusals = refusals
@@ -62,7 +63,7 @@ class Verdicts:
         self._closing = False
 
     async def weigh(self, tried: Tried, error: PermanentError, conclude: Conclude) -> SendError | None:
-        """Return what a server's refusal is, None where that is not clear yet: then it is concluded later."""
+        """Return the error to settle by; None while that is not clear, and the job is concluded later."""
         refusal = error.refusal
         if refusal is None:
             return error
@@ -102,7 +103,7 @@ class Verdicts:
         self._holdings.set_aside(one.tried.lease)
 
     async def _forgive(self, refusal: Refusal) -> None:
-        """The server has accepted something since it was last looked at: its run is over, in the queue too."""
+        """End a server's run, also in the queue, if the server has accepted a message since the last check."""
         taken = refusal.taken()
         if taken != self._taken_of(refusal):
             self._taken[refusal.server] = taken
@@ -112,7 +113,7 @@ class Verdicts:
         return self._taken.get(refusal.server, 0)
 
     async def run(self, conclude: Conclude) -> None:
-        """Conclude what has become clear, or has waited for long enough, until cancelled."""
+        """Conclude refusals that have become clear or have waited long enough, until cancelled."""
         while True:
             await self._clock.sleep(_POLL_S)
             for run in list(self._runs.values()):
@@ -123,13 +124,13 @@ class Verdicts:
                     await self._expire(run, conclude)
 
     async def _release(self, run: _Run, conclude: Conclude) -> None:
-        """The run is over: what was held counts."""
+        """End a run: the refusals held count."""
         self._drop(run)
         for held in run.held:
             await conclude(held.tried, held.error)
 
     async def _expire(self, run: _Run, conclude: Conclude) -> None:
-        """Nothing has decided here; another sender may be going through the same, or have come to the end of it."""
+        """Decide a run that has waited long enough by what the queue knows from all senders."""
         refused = run.held[0].refused
         word = await self._insist(lambda: self._refusals.look(refused, self._patience_s))
         if self._runs.get(run.refusal.server) is not run:
@@ -147,7 +148,7 @@ class Verdicts:
             del self._runs[run.refusal.server]
 
     async def close(self, conclude: Conclude) -> None:
-        """Give back what is held: another sender will meet the same refusal, and count on."""
+        """Give back the jobs held; another sender gets the same refusal and continues the count."""
         self._closing = True
         runs, self._runs = list(self._runs.values()), {}
         for run in runs:
@@ -163,19 +164,20 @@ class Verdicts:
 
 
 def patience_s(settings: SendingSettings) -> float:
-    """Return how long a refusal is held: longer where the channel's rate spaces messages far apart."""
+    """Return for how many seconds a refusal is held; longer if the channel's rate spaces messages far apart."""
     gap_s = settings.rate.period_s / settings.rate.count if settings.rate else 0.0
     return min(max(PATIENCE_S * settings.time_scale, 2.5 * gap_s), LONGEST_PATIENCE_S)
 
 
 def suppression_reason(suppress: str) -> str:
-    """Return why an address is suppressed: wholly after a hard bounce, for marketing after an opt-out."""
+    """Return the reason that a suppression stores: the opt-out's as it is, any other as a hard bounce."""
     return suppress if suppress.startswith(OPTED_OUT_REASON) else f"{HARD_BOUNCE}: {suppress}"
 
 
 def _refused(tried: Tried, error: PermanentError, refusal: Refusal) -> Refused:
     reason = (
-        f"{refusal.server} refused {refusal.most} recipients in a row alike and took nothing in between: {error.reply}"
+        f"{refusal.server} refused {refusal.most} recipients in a row for the same reason, "
+        f"none accepted in between: {error.reply}"
     )
     suppression = suppression_reason(error.suppress) if error.suppress else ""
     return Refused(refusal.server, refusal.alike, tried.lease.job.recipient.address, suppression, reason)

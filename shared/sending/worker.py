@@ -1,4 +1,4 @@
-"""One attempt: load the blast, render, hand over to the provider, and say what became of it."""
+"""One attempt: load the blast, render, hand the message to the provider, and settle the outcome."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from shared.sending.verdicts import Verdicts
 
 
 class SendObserver(Protocol):
-    """Where a sender's metrics are kept; implemented in each sender's `metrics.py`."""
+    """The metrics of a sender; implemented in `shared/sender_metrics.py`."""
 
     def attempt(self, channel: str, outcome: str, error_class: str, duration_s: float) -> None:
         """Count one attempt with its outcome and the seconds it took."""
@@ -48,12 +48,12 @@ class SendObserver(Protocol):
         ...
 
     def housekeeping_failed(self, channel: str, task: str) -> None:
-        """Count an error that nobody thought of in the sender's housekeeping."""
+        """Count an unexpected error in the sender's housekeeping."""
         ...
 
 
 class Consequences(Protocol):
-    """What an outcome asks for beyond the job itself."""
+    """The effects of an outcome beyond the job itself."""
 
     async def stop_channel(self, error: StopChannelError) -> None:
         """Pause the channel with the provider's reason."""
@@ -64,29 +64,29 @@ class Consequences(Protocol):
         ...
 
     async def suppress(self, job: Job, reason: str, words: str) -> None:
-        """Suppress a job's address, for a reason and with the provider's own words."""
+        """Suppress a job's address, with a reason and the provider's reply."""
         ...
 
     def provider_failed(self) -> None:
-        """The server failed, not the message: hold back for a moment."""
+        """Note that the server failed, not the message: pause dispatching briefly."""
         ...
 
     def provider_worked(self) -> None:
-        """A message was handed over, or refused for its own sake."""
+        """Note that the server works: it accepted a message, or answered why it did not."""
         ...
 
     def lease_fresh(self) -> bool:
-        """Say whether anything may be begun."""
+        """Return whether the lease allows jobs to begin."""
         ...
 
     def lease_held_since(self, moment: float) -> bool:
-        """Say whether what was granted at a moment (monotonic clock) may still be begun."""
+        """Return whether a job granted at a moment (monotonic clock) may still be sent."""
         ...
 
 
 @dataclass(slots=True)
 class Followed(Generic[MessageT]):
-    """A job that a worker has taken to send next, and its message once it is rendered."""
+    """A job that a worker will send next, and its message once rendered."""
 
     flight: Flight
     message: MessageT | None = None
@@ -94,7 +94,7 @@ class Followed(Generic[MessageT]):
 
 @dataclass(slots=True)
 class _Attempt:
-    """One attempt under way; it `began` when the channel was asked to send (monotonic clock)."""
+    """An attempt under way; `began` is when rendering ended, or the attempt's start until then (monotonic clock)."""
 
     flight: Flight
     start: GrantedStart
@@ -109,7 +109,7 @@ class _Attempt:
 
 @dataclass(frozen=True, slots=True)
 class WorkerParts(Generic[MessageT]):
-    """What a worker works with."""
+    """The parts that the workers of a sender share."""
 
     provider: Provider[MessageT]
     snapshots: SnapshotCache
@@ -125,7 +125,7 @@ class WorkerParts(Generic[MessageT]):
 
 
 async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError) -> None:
-    """Settle an attempt by what it turned out to be, and do to the address what follows; raises nothing."""
+    """Settle an attempt that ended with `error`, and suppress the address if that follows; raises no Exception."""
     settled = False
     try:
         outcome = refused(tried, error, parts.policy)
@@ -136,7 +136,7 @@ async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError)
         _note(parts, tried, outcome)
     except Exception as surprise:
         if not settled:
-            plain = TransientError(f"{type(error).__name__}, and its outcome could not be worked out")
+            plain = TransientError(f"{type(error).__name__}, and its outcome could not be determined")
             parts.settler.add(Settlement(refused(tried, plain, parts.policy).move))
         get_logger().error("outcome_error", job_id=tried.lease.job_id, exc_info=surprise)
 
@@ -158,7 +158,7 @@ def _note(parts: WorkerParts[MessageT], tried: Tried, outcome: Outcome) -> None:
 
 
 class Worker(Generic[MessageT]):
-    """Sends one job after the other; a sender has as many as its concurrency."""
+    """Sends one job at a time; a sender has as many workers as its concurrency."""
 
     def __init__(self, parts: WorkerParts[MessageT]) -> None:
         self._parts = parts
@@ -166,7 +166,7 @@ class Worker(Generic[MessageT]):
         self._followed: Followed[MessageT] | None = None
 
     async def run(self) -> None:
-        """Send what becomes ready until cancelled; a send cut by that is uncertain."""
+        """Send ready jobs until cancelled; a hand-over that is cancelled is uncertain."""
         try:
             while True:
                 followed, self._followed = self._followed, None
@@ -179,7 +179,7 @@ class Worker(Generic[MessageT]):
                 self._give_back_lease(self._followed.flight.lease, "its sender stopped")
 
     async def _attempt(self, flight: Flight, message: MessageT | None) -> None:
-        """Send one job and settle what came of it; whatever is raised on the way is this job's outcome alone."""
+        """Send one job and settle its outcome; an exception on the way affects only this job."""
         parts = self._parts
         held_since = parts.consequences.lease_held_since
         start = GrantedStart(flight, parts.clock, parts.holdings.pace, held_since, self._note_start)
@@ -187,7 +187,7 @@ class Worker(Generic[MessageT]):
         try:
             await self._conclude(attempt, await self._send(attempt, message))
         except asyncio.CancelledError as error:
-            if not is_stopping():  # no single job may end this worker
+            if not is_stopping():  # cancelled by its own job: that must not end this worker
                 self._end_plainly(attempt, error)
                 return
             await self._end_cut(attempt)
@@ -196,7 +196,7 @@ class Worker(Generic[MessageT]):
             self._end_plainly(attempt, error)
 
     async def _send(self, attempt: _Attempt, message: MessageT | None) -> Exception | None:
-        """Render and hand over; returns what was raised, None once the provider has accepted it."""
+        """Render and hand over; return the exception, or None once the provider has accepted the message."""
         start, clock = attempt.start, self._parts.clock
         try:
             if message is None:
@@ -212,7 +212,7 @@ class Worker(Generic[MessageT]):
         return None
 
     async def _conclude(self, attempt: _Attempt, error: Exception | None) -> None:
-        """Settle by the provider's yes, else by what was raised: nothing outranks a yes."""
+        """Settle by the provider's acceptance if there is one, whatever was raised after it, else by the exception."""
         if attempt.start.acceptance is not None:
             if error is not None:
                 _log_surprise("failed_after_acceptance", attempt, error)
@@ -227,7 +227,7 @@ class Worker(Generic[MessageT]):
             await self._refuse(attempt, _surprise(attempt, error))
 
     async def _end_cut(self, attempt: _Attempt) -> None:
-        """The sender stops in the middle of an attempt."""
+        """Settle an attempt that the end of the sender interrupts."""
         if attempt.settled:
             return
         if attempt.start.acceptance is not None:
@@ -238,7 +238,7 @@ class Worker(Generic[MessageT]):
             self._give_back(attempt, "its sender stopped")
 
     def _end_plainly(self, attempt: _Attempt, error: BaseException) -> None:
-        """Something failed while an outcome was worked out or reported: settle by the bare facts, once."""
+        """Settle an attempt whose outcome could not be determined or reported, by its acceptance or its error."""
         if not attempt.settled:
             lease, acceptance = attempt.lease, attempt.start.acceptance
             tried = Tried(lease, self._parts.clock.now_ms(), 0, "")
@@ -254,7 +254,7 @@ class Worker(Generic[MessageT]):
         return await self._chain.send_chained(message, self._following, start)
 
     def _following(self) -> MessageT | None:
-        """Take the job that this worker will send next, for the provider to tell its server of; None for none."""
+        """Take the job that this worker sends next, so that the provider can announce it, if any."""
         parts = self._parts
         if self._followed is not None or not parts.consequences.lease_fresh():
             return None
@@ -269,7 +269,7 @@ class Worker(Generic[MessageT]):
         try:
             self._followed.message = self._rendered(job, blast)
         except Exception:
-            return None  # its own attempt will meet the same, and say so
+            return None  # the job's own attempt will fail the same way and report it
         return self._followed.message
 
     def _withdraw(self, message: MessageT | None) -> None:
@@ -280,7 +280,7 @@ class Worker(Generic[MessageT]):
         parts, job = self._parts, lease.job
         blast = await parts.snapshots.get(job.blast_id)
         if blast is None:
-            raise PermanentError("its blast is no longer known", code="blast_gone")
+            raise PermanentError("its blast no longer exists", code="blast_gone")
         return self._rendered(await parts.files.whole(job), blast)
 
     def _rendered(self, job: Job, blast: Blast) -> MessageT:
@@ -291,7 +291,7 @@ class Worker(Generic[MessageT]):
             raise StopBlastError(str(error), code="sealed") from error
 
     def _secrets(self, lease: Lease) -> list[str]:
-        """Return the sensitive values of a job, which its provider may quote in its answer."""
+        """Return the sensitive values of a job, which the provider may quote in its reply."""
         blast = self._parts.snapshots.kept(lease.job.blast_id)
         shared = self._parts.seal.secrets(blast.variables) if blast is not None else []
         return shared + self._parts.seal.secrets(lease.job.recipient.variables)
@@ -299,7 +299,7 @@ class Worker(Generic[MessageT]):
     def _note_start(self, flight: Flight) -> None:
         parts, job = self._parts, flight.lease.job
         if flight.latest_start < math.inf:
-            parts.holdings.wake.set()  # there may be room for the next
+            parts.holdings.wake.set()  # the provider may be able to start another
         if flight.lease.attempt == 1:
             latency_s = max(0.0, (parts.clock.now_ms() - job.enqueued_at_ms) / 1000)
             parts.observer.queue_latency(job.channel, job.lane, latency_s)
@@ -329,7 +329,7 @@ class Worker(Generic[MessageT]):
         _note(self._parts, tried, outcome)
 
     async def _refuse(self, attempt: _Attempt, error: SendError) -> None:
-        """Settle what an error means; a pause goes before it, so that nobody begins the job in between."""
+        """Settle an attempt by its error; pause the channel or blast first, so that no sender begins the job again."""
         tried = self._tried(attempt)
         secrets = self._secrets(tried.lease)
         error.message, error.reply = without(error.message, secrets), without(error.reply, secrets)
@@ -350,7 +350,7 @@ class Worker(Generic[MessageT]):
             consequences.provider_worked()
 
     async def _weigh(self, attempt: _Attempt, tried: Tried, error: SendError) -> SendError | None:
-        """Return what an error is, None for a refusal that is held until that is clear."""
+        """Return the error to settle by; None for a refusal that is held until it is clear whom it concerns."""
         if not isinstance(error, PermanentError) or error.refusal is None:
             return error
         try:
@@ -363,7 +363,7 @@ class Worker(Generic[MessageT]):
 
 
 def _surprise(attempt: _Attempt, error: BaseException) -> SendError:
-    """Return what an error that nobody thought of means: once the message was on its way, it may have arrived."""
+    """Return an unexpected error as UncertainError if the hand-over had started, else as TransientError."""
     kind = UncertainError if attempt.flight.sending else TransientError
     return kind(f"{type(error).__name__}: {error}")
 

@@ -1,4 +1,4 @@
-"""Acts: the faults as a scenario commits them, each telling the oracle what it may cost."""
+"""The faults that a scenario commits; each registers with the oracle the duplicates that it may cause."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KURIR = Path(sys.executable).with_name("kurir")
 
 
 async def flowing(world: World, posted: Posted, taken: int) -> None:
-    """Wait until the provider has taken so many messages of a blast."""
+    """Wait until the provider has accepted `count` messages of a blast."""
 
     def is_flowing() -> bool:
         return posted.total - len(world.deliveries.missing(posted.job_ids)) >= taken
@@ -34,10 +34,10 @@ async def flowing(world: World, posted: Posted, taken: int) -> None:
 
 
 async def freeze(world: World, sender: Child) -> Holding:
-    """Freeze a sender and return what it holds, once what it had written to Redis has arrived there.
+    """Freeze a sender and return what it holds, once all that it wrote to Redis has arrived.
 
-    On a machine so busy that this outlasts the sender's lease, others may have taken its jobs before two looks agree:
-    then whatever was in mid-send at any look counts.
+    On a busy machine this may outlast the sender's lease, and others may take its jobs before two looks agree.
+    Then every job that was in mid-send at any look counts.
     """
     sender.freeze()
     frozen_at = time.monotonic()
@@ -56,7 +56,7 @@ async def freeze(world: World, sender: Child) -> Holding:
 
 
 async def kill(world: World, sender: Child, oracle: Oracle) -> Holding:
-    """Kill a sender (SIGKILL); what it has in mid-send may be sent once more."""
+    """Kill a sender (SIGKILL); its jobs in mid-send may be sent once more."""
     began = time.time()
     held = await freeze(world, sender)
     oracle.allow(held.in_flight)
@@ -74,7 +74,7 @@ def _words(held: Holding) -> str:
 
 
 async def kill_holding(world: World, sender: Child, *, buffered: bool, in_flight: bool, timeout_s: float) -> Holding:
-    """Kill a sender at a moment when it holds just such jobs; frozen, it can be looked at without haste."""
+    """Kill a sender at a moment when it holds the jobs asked for; freeze it first to read what it holds."""
     async with asyncio.timeout(timeout_s):
         while True:
             held = await freeze(world, sender)
@@ -87,10 +87,10 @@ async def kill_holding(world: World, sender: Child, *, buffered: bool, in_flight
 
 @dataclass(frozen=True, slots=True)
 class LostMaster:
-    """What a failover undid, by job id.
+    """The jobs that a failover affects, by job id.
 
-    `ended` had ended for the lost master and had not for its replica; `in_mid_send` were in mid-send when it died;
-    `unknown` are those that the replica had never heard of.
+    `ended` had ended on the lost master but not on its replica; `in_mid_send` were in mid-send when it died;
+    `unknown` never reached the replica.
     """
 
     ended: frozenset[str]
@@ -99,9 +99,9 @@ class LostMaster:
 
 
 async def lose_master(world: World) -> LostMaster:
-    """Kill the master; returns what its replica, which had been cut off before or not, does not know of.
+    """Kill the master; return what its replica, cut off before or not, does not have.
 
-    It is read from the dead master's own file, where all is that it ever answered, before the replica is promoted.
+    This reads the dead master's append-only file, which has every write it acknowledged, before the promotion.
     """
     servers = world.servers
     servers.master.kill()
@@ -125,7 +125,7 @@ async def _state(url: str) -> tuple[set[str], set[str]]:
 
 
 async def logged(world: World) -> None:
-    """Wait until the logger knows what has happened so far."""
+    """Wait until the logger has written nearly all events so far."""
 
     async def is_written() -> bool:
         return await world.queue.unread_events() < _FEW_EVENTS
@@ -134,7 +134,7 @@ async def logged(world: World) -> None:
 
 
 async def repair(world: World, posted: Posted, oracle: Oracle) -> str:
-    """G1: let the doctor mend until every job of the blast has ended in the log; return what it said last."""
+    """G1: run the doctor's repair until every job of the blast has ended in the log; return its last findings."""
     said = ""
 
     async def is_mended() -> bool:

@@ -1,6 +1,6 @@
-"""Checks: every assertion of a guarantee is counted under its name, and so is every violation.
+"""Counts every check of a guarantee under its name, and every violation.
 
-A test goes on after a violation, so that one run tells all that is wrong; it fails at its end.
+A test continues after a violation, so that one run reports all of them; it fails at its end.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _MOST_SHOWN = 20
 
 @dataclass
 class Checks:
-    """What one test checked: counts by guarantee, each violation in words, and what helps to understand it."""
+    """The checks of one test: counts by guarantee, each violation in words, and notes that help to explain it."""
 
     done: Counter[str] = field(default_factory=Counter)
     violations: list[tuple[str, str]] = field(default_factory=list)
     stories: list[str] = field(default_factory=list)
 
     def that(self, guarantee: str, holds: bool, said: str) -> bool:
-        """Count one check; where it does not hold, note what was seen. Returns whether it holds."""
+        """Count one check and record a violation if it does not hold; return whether it holds."""
         assert guarantee in GUARANTEES, guarantee
         self.done[guarantee] += 1
         if not holds:
@@ -43,7 +43,7 @@ class Checks:
         return {name: (self.done[name], bad[name]) for name in GUARANTEES if self.done[name]}
 
     def words(self) -> str:
-        """Say every violation, a line each."""
+        """Return the violations, one per line, `_MOST_SHOWN` at most, and the notes."""
         lines = [f"{guarantee}: {said}" for guarantee, said in self.violations[:_MOST_SHOWN]]
         more = len(self.violations) - _MOST_SHOWN
         return "\n".join([*lines, *([f"… and {more} more"] if more > 0 else []), *self.stories])

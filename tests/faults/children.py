@@ -1,4 +1,4 @@
-"""Children: the processes of a system, each started, frozen and killed by the test itself."""
+"""The processes of a system, which the test starts, freezes and kills."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ class Child:
 
     @property
     def process(self) -> psutil.Process:
-        """The process as the kernel sees it."""
+        """The process, for reading what the kernel reports about it."""
         return psutil.Process(self.pid)
 
     def runs(self) -> bool:
-        """Say whether it runs (a frozen one does)."""
+        """Return whether it runs (a frozen process counts as running)."""
         return self._process is not None and self._process.poll() is None
 
     def exit_code(self) -> int | None:
-        """Return the code it ended with, None while it runs."""
+        """Return its exit code, None while it runs."""
         return None if self._process is None else self._process.poll()
 
     def start(self) -> None:
-        """Start it without waiting for anything."""
+        """Start it without waiting until it is ready."""
         assert not self.runs(), f"{self.name} runs already"
         assert not self.retired, f"{self.name} is not to be started again"
         self.lives += 1
@@ -65,7 +65,7 @@ class Child:
             self._process.wait(_END_TIMEOUT_S)
 
     def freeze(self) -> None:
-        """Stop it in its tracks (SIGSTOP); returns once the kernel says that it stands still."""
+        """Freeze it (SIGSTOP); return once the kernel reports it as stopped."""
         os.kill(self.pid, signal.SIGSTOP)
         deadline = time.monotonic() + 5
         while self.process.status() != psutil.STATUS_STOPPED:
@@ -73,7 +73,7 @@ class Child:
             time.sleep(0.001)
 
     def thaw(self) -> None:
-        """Let a frozen process go on (SIGCONT)."""
+        """Resume a frozen process (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
 
     async def stop(self, timeout_s: float = _END_TIMEOUT_S) -> int:
@@ -85,14 +85,14 @@ class Child:
         return await asyncio.to_thread(self._process.wait, timeout_s)
 
     def limit_files(self, most_bytes: int | None) -> None:
-        """Let it write no file beyond so many bytes, as if the disk were full; None lifts the limit.
+        """Limit every file that it writes to `size` bytes, as if the disk were full; None lifts the limit.
 
-        The limit (RLIMIT_FSIZE) holds for root too, needs no mount, and can be changed while the process runs.
+        The limit (RLIMIT_FSIZE) also applies to root, needs no mount, and can be changed while the process runs.
         """
         _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
         soft = hard if most_bytes is None else most_bytes
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     def output(self) -> str:
-        """Return the end of what it wrote to its terminal."""
+        """Return the end of its terminal output."""
         return self._output.read_text(errors="replace")[-3000:] if self._output.exists() else ""

@@ -1,7 +1,7 @@
-"""The client: posts blasts as a careful user does, and remembers what it was promised.
+"""The client: posts blasts as a careful client does, and records what it was promised.
 
-Every POST bears an Idempotency-Key and is repeated until it is answered, so a killed ingest or a Redis that is away
-costs time and nothing else. A blast is `accepted` once it was answered with 2xx.
+Every POST has an Idempotency-Key and is repeated until it is answered, so a killed ingest or a Redis that is away
+only costs time. A blast is `accepted` once it was answered with 2xx.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _numbers = itertools.count()
 
 @dataclass
 class Posted:
-    """A blast that was posted: what was asked for, and what the answer promised.
+    """A posted blast: the request, and what the answer promised.
 
-    `cancelled_at` is when its cancellation was asked for (infinite until that was answered), `expires_at` when its
-    messages lose their worth; None where neither was asked for. Seconds since the epoch.
+    `cancelled_at` is when its cancellation was requested (infinite until that was answered), `expires_at` when its
+    messages expire; None if not requested. Seconds since the epoch.
     """
 
     key: str
@@ -47,20 +47,20 @@ class Posted:
 
     @cached_property
     def job_ids(self) -> set[str]:
-        """Every job that the answer promised; ids are deterministic."""
+        """Every job that the answer promised; the ids are deterministic."""
         return {
             f"{self.blast_id}:{index}:{channel}" for index in range(len(self.recipients)) for channel in self.channels
         }
 
     @cached_property
     def email_jobs(self) -> dict[str, str]:
-        """The job of each email address; to be asked for once the blast was answered."""
+        """The job of each email address; available once the blast was answered."""
         assert self.blast_id, "what was not accepted has no jobs"
         return {recipient["email"]: f"{self.blast_id}:{index}:email" for index, recipient in enumerate(self.recipients)}
 
 
 def people(count: int, label: str, *, simulate: str = "", domain: str = "example.com") -> list[dict[str, Any]]:
-    """Make recipients with addresses that nobody else has; `simulate` is the local part the sandbox acts on."""
+    """Make recipients with unique addresses; `simulate` is the local part that the sandbox acts on."""
     tag = secrets.token_hex(3)
     return [
         {
@@ -74,7 +74,7 @@ def people(count: int, label: str, *, simulate: str = "", domain: str = "example
 
 
 def _phone(number: int) -> int:
-    """Return a phone number that is not used twice and whose last six digits are no error code."""
+    """Return a unique phone number whose last six digits are not an error code."""
     block, rest = divmod(number, 100_000)
     return 81_200_000_000 + block * 1_000_000 + rest
 
@@ -86,13 +86,13 @@ class Client:
         self.url = url
         self.posted: list[Posted] = []
         self.job_of_phone: dict[str, str] = {}
-        # a connection for each call: a restarted service must not be met on a dead one
+        # a connection for each call, since a kept one may be dead after a restart of the service
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True, limit=0), timeout=aiohttp.ClientTimeout(total=60)
         )
 
     async def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         await self._http.close()
 
     async def post(
@@ -103,7 +103,7 @@ class Client:
         patience_s: float = 60.0,
         **fields: Any,
     ) -> Posted:
-        """Post a blast until it is accepted (or its time has passed); every answer's status is kept."""
+        """Post a blast until it is accepted or has expired; record the status of every answer."""
         body = orjson.dumps({"recipients": recipients, "channels": list(channels), "templateId": TEMPLATE, **fields})
         posted = Posted(secrets.token_hex(12), list(channels), recipients)
         self.posted.append(posted)
@@ -117,7 +117,7 @@ class Client:
                 break
             if answer.get("code") == "EXPIRES_BEFORE_START":
                 posted.refused = True
-                break  # what kept the first answer away outlasted the messages' time: not accepted
+                break  # the fault outlasted the messages' expiry: not accepted
             assert status in {0, *_AGAIN}, f"{status}: {answer}"
             assert time.monotonic() < deadline, f"not accepted within {patience_s} s: {status}: {answer}"
             await asyncio.sleep(_RETRY_S)
@@ -129,7 +129,7 @@ class Client:
                 self.job_of_phone[recipient["phone"].lstrip("+")] = f"{posted.blast_id}:{index}:whatsapp"
 
     async def insist(self, method: str, path: str, patience_s: float = 60.0) -> int:
-        """Repeat a call that is safe to repeat until it is answered with other than "not now"; return the status."""
+        """Repeat an idempotent call until the answer is not "try again later"; return the status."""
         deadline = time.monotonic() + patience_s
         while True:
             status, answer = await self.call(method, path)
@@ -139,7 +139,7 @@ class Client:
             await asyncio.sleep(_RETRY_S)
 
     async def call(self, method: str, path: str, *, key: str = "", **request: Any) -> tuple[int, dict[str, Any]]:
-        """Make one call; status 0 where there was no answer."""
+        """Make one call; the status is 0 if there was no answer."""
         headers = {"Idempotency-Key": key, "Content-Type": "application/json"} if key else {}
         try:
             async with self._http.request(method, self.url + path, headers=headers, **request) as response:
@@ -149,7 +149,7 @@ class Client:
             return 0, {"message": f"{type(error).__name__}: {error}"}
 
     async def get(self, path: str, patience_s: float = 60.0) -> dict[str, Any]:
-        """GET until it is answered with 200."""
+        """Repeat a GET until the answer is 200."""
         deadline = time.monotonic() + patience_s
         while True:
             status, answer = await self.call("GET", path)
@@ -159,7 +159,7 @@ class Client:
             await asyncio.sleep(_RETRY_S)
 
     async def blast(self, blast_id: str) -> dict[str, Any]:
-        """Return a blast as it stands."""
+        """Return a blast's current state."""
         answer: dict[str, Any] = (await self.get(f"/api/v1/blasts/{blast_id}"))["blast"]
         return answer
 
@@ -176,7 +176,7 @@ class Client:
                 return rows
 
     async def ended(self, posted: Posted, timeout_s: float) -> bool:
-        """Wait until every job of a blast is terminal in the log; False where time is up."""
+        """Wait until every job of a blast is terminal in the log; False if time is up."""
         deadline = time.monotonic() + timeout_s
         while True:
             rows = await self.rows(posted.blast_id) if await self._seems_ended(posted) else []

@@ -1,4 +1,4 @@
-"""What the fault tests share: the form of the run, the checks that are counted, and the table at the end."""
+"""Fixtures of the fault tests: the form of the run, the counted checks, and the table at the end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SEED = pytest.StashKey[int]()
 
 
 def _seed(config: pytest.Config) -> int:
-    """Return the seed of this run: `--seed`, KURIR_SEED, or one that is drawn now and printed at the end."""
+    """Return the seed of this run: `--seed`, KURIR_SEED, or a random one, printed at the end."""
     if _SEED not in config.stash:
         given = config.getoption("--seed")
         drawn = int(os.environ.get("KURIR_SEED") or random.randrange(1_000_000))
@@ -35,7 +35,7 @@ def _seed(config: pytest.Config) -> int:
 
 @pytest.fixture(scope="module", params=["short", pytest.param("soak", marks=pytest.mark.soak)])
 def form(request: pytest.FixtureRequest) -> Form:
-    """The form of this run: short by default, at full length under the marker `soak`."""
+    """The form of this run: short by default, full length with the marker `soak`."""
     seed = _seed(request.config)
     if request.param == "short":
         return Form("short", _SHORT_SCALE, seed, _SHORT_MIX_S)
@@ -53,7 +53,7 @@ def checks(request: pytest.FixtureRequest) -> Iterator[Checks]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give fault tests the time they need on a machine that is busy; the soak's faults last four times as long."""
+    """Set the time-outs of fault tests, long enough for a busy machine; the soak's covers its random mix too."""
     folder = Path(__file__).parent
     for item in items:
         if folder in item.path.parents:
@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print for every guarantee how often it was checked and how often it was violated."""
+    """Print the number of checks and violations of every guarantee."""
     done: Counter[str] = Counter()
     bad: Counter[str] = Counter()
     for reports in terminalreporter.stats.values():
@@ -82,5 +82,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def oracle(world: World, checks: Checks) -> Oracle:
-    """The judge of the module's world, for one test."""
+    """The oracle of the module's world, for one test."""
     return Oracle(world, checks)

@@ -1,4 +1,4 @@
-"""Deliveries: what the provider really took, as the sandbox wrote it down before it answered."""
+"""Deliveries: the messages that the provider accepted, as the sandbox recorded them before it answered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Delivery:
 
 
 class Deliveries:
-    """Reads the sandbox's file, each line once; a WhatsApp message names no job, its phone number does."""
+    """Reads the sandbox's file, each line once; finds the job of a WhatsApp message by its phone number."""
 
     def __init__(self, path: Path, job_of_phone: Mapping[str, str]) -> None:
         self._path = path
@@ -34,7 +34,7 @@ class Deliveries:
         self._by_job: dict[str, list[Delivery]] = defaultdict(list)
 
     def all(self) -> list[Delivery]:
-        """Return everything taken so far, in order; a line half written is not one yet."""
+        """Return everything accepted so far, in order; ignore a line that is not written completely."""
         if self._path.exists():
             with self._path.open("rb") as file:
                 file.seek(self._read_to)
@@ -51,7 +51,7 @@ class Deliveries:
         return self._seen
 
     def _name(self) -> None:
-        """Find the jobs of phone numbers; those of a blast whose answer is still out are found later."""
+        """Find the jobs of phone numbers; a blast that has not been answered yet is found later."""
         left = []
         for delivery in self.nameless:
             job_id = self._job_of_phone.get(delivery.address)
@@ -62,16 +62,16 @@ class Deliveries:
         self.nameless = left
 
     def by_job(self) -> dict[str, list[Delivery]]:
-        """Return what was taken, by job."""
+        """Return the accepted messages by job."""
         self.all()
         return self._by_job
 
     def count(self) -> int:
-        """Return how many messages were taken so far."""
+        """Return how many messages were accepted so far."""
         return len(self.all())
 
     def missing(self, jobs: Collection[str]) -> list[str]:
-        """Return which of the jobs have not been taken yet."""
+        """Return the jobs whose message has not been accepted yet."""
         taken = self.by_job()
         return [job for job in jobs if job not in taken]
 

@@ -9,7 +9,7 @@ from shared.queue.timing import Timing
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How long things take in this run; `mix_s` is the length of the random mix."""
+    """The durations of this run; `mix_s` is the length of the random mix."""
 
     name: str
     scale: float

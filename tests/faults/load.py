@@ -1,4 +1,4 @@
-"""Load: blasts of every kind, posted one after the other while faults are committed, and steered as users do."""
+"""Load: blasts of every kind, posted one after the other during the faults; some are paused or cancelled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HEAVY_SHARE = 0.1
 
 
 class Load:
-    """Posts blasts of every kind one after the other, and cancels or pauses one now and then."""
+    """Posts blasts of every kind one after the other; cancels, pauses or retries some."""
 
     def __init__(self, world: World, oracle: Oracle, seed: int) -> None:
         self._client = world.client
@@ -64,7 +64,7 @@ class Load:
         return posted
 
     async def _steer(self, posted: Posted) -> None:
-        """Cancel, or pause and resume, or send what failed once more, or let it go."""
+        """Cancel a blast, pause and resume it, retry its failed jobs, or leave it alone."""
         path = f"/api/v1/blasts/{posted.blast_id}"
         choices = [[], ["cancel"], ["pause", "resume"], ["retry-failed"]]
         for step in self._random.choices(choices, weights=[6, 1, 1, 2])[0]:
@@ -79,7 +79,7 @@ class Load:
                 posted.cancelled_at = time.time()
 
     async def _await_failures(self, posted: Posted) -> None:
-        """Wait for the end; what may have been delivered though it failed is then sent again on purpose."""
+        """Wait for the end; allow another delivery of failed jobs that may have been delivered, as they are retried."""
         if await self._client.ended(posted, _PATIENCE_S):
             rows = await self._client.rows(posted.blast_id)
             failed = (row for row in rows if row["status"] == "failed" and row["error_class"] in MAYBE_DELIVERED)
@@ -87,7 +87,7 @@ class Load:
 
 
 def _file(draw: random.Random) -> dict[str, str]:
-    """A file of some 100 KB that no other message has."""
+    """A unique file of about 100 KB."""
     content = base64.b64encode(draw.randbytes(draw.randrange(50_000, 150_000))).decode()
     return {"filename": "bill.pdf", "contentType": "application/pdf", "content": content}
 

@@ -1,7 +1,7 @@
-"""The oracle: holds what ingest promised, what the provider took and what the log says against each other.
+"""The oracle: compares what ingest promised, what the provider accepted, and what the log says.
 
-It knows nothing of how Kurir works inside. A scenario tells it which jobs may be delivered once more than once (those
-a victim had in mid-send), the proxies tell it whose answers they lost, and it counts every job of every guarantee.
+It does not know how Kurir works inside. A scenario registers the jobs that may be delivered once more (those that a
+lost sender had in mid-send), and the proxies report whose answers they lost. It checks every job for every guarantee.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tests.faults.deliveries import Delivery
 from tests.faults.world import World
 
 _UNSENT = frozenset({"cancelled", "expired", "suppressed"})
-# a job must not vanish, nor be told to
+# no job may vanish, or be reported as lost
 _VANISHED = frozenset({"lost", "blast_gone", "undecodable"})
-# what was in mid-send when it lost its worth is finished: nothing takes longer than this
+# a job in mid-send at its expiry is finished: nothing takes longer than this
 _LONGEST_SEND_S = 15.0
 MAYBE_DELIVERED = frozenset({"uncertain", "poison"})
 _SETTLE_S = 30.0
@@ -39,7 +39,7 @@ _TELLING = ("sender_reaped", "lease_lapsed", "entries_without_task", "sender_sta
 
 @dataclass
 class Oracle:
-    """Judges a world; `allowed` counts the further deliveries that G2 grants, by job, `told` what was done when."""
+    """Checks a world; `allowed` counts the extra deliveries that G2 grants, by job; `told` records actions by time."""
 
     world: World
     checks: Checks
@@ -47,11 +47,11 @@ class Oracle:
     told: list[str] = field(default_factory=list)
 
     def allow(self, jobs: Iterable[str]) -> None:
-        """Grant each of these jobs one more delivery: its sender was lost, or its answer, in mid-send."""
+        """Grant each of these jobs one more delivery: its sender or its answer was lost in mid-send."""
         self.allowed.update(jobs)
 
     async def audit(self, blasts: Sequence[Posted], timeout_s: float) -> None:
-        """Wait until the blasts have ended, all within the time, then check G1 to G5 on every job of theirs."""
+        """Wait until all blasts have ended within the time, then check G1 to G5 for each of their jobs."""
         deadline = time.monotonic() + timeout_s
         for posted in blasts:
             ended = await self.world.client.ended(posted, deadline - time.monotonic())
@@ -69,9 +69,9 @@ class Oracle:
         await self.world.queue.check_balance(self.checks)
 
     def granted(self, blasts: Sequence[Posted]) -> Counter[str]:
-        """Return by job how many further deliveries G2 grants: what a scenario allowed, and each answer lost.
+        """Return by job the extra deliveries that G2 grants: those that a scenario allowed, and one per lost answer.
 
-        Looked up now, not when an answer was lost: the blast's own answer, with its id, may still have been out.
+        Jobs are found now, not when an answer was lost: the blast's answer, with its id, may have been outstanding.
         """
         lost: Counter[str] = Counter()
         for mail in self.world.mails.values():
@@ -83,7 +83,7 @@ class Oracle:
         return granted
 
     async def audit_database(self) -> None:
-        """G5: once all events are written, every tally equals the rows it counts."""
+        """G5: once all events are written, every stored count equals its number of rows."""
         await self._all_written()
         with closing(sqlite3.connect(f"file:{self.world.database}?mode=ro", uri=True)) as database:
             for table, grouped in _TALLIES.items():
@@ -94,7 +94,7 @@ class Oracle:
         self.checks.that("G5", integrity == "ok", f"the database is damaged: {integrity}")
 
     async def audit_leftovers(self) -> None:
-        """G7: nothing is pending, the only consumers are those of living senders, no leaks, no storms of errors."""
+        """G7: nothing is pending, all consumers belong to living senders, nothing leaks, no error storms."""
         living = [f"-{child.pid}-" for name, child in self.world.children.items() if "sender" in name]
         consumers: Counter[str] = Counter()
         leftovers: dict[str, int] = {}
@@ -135,7 +135,7 @@ class Oracle:
         self.checks.that("G7", written, "the logger has not caught up")
 
     async def within(self, predicate: Callable[[], bool | Awaitable[bool]], timeout_s: float) -> bool:
-        """Say whether a condition comes true in time."""
+        """Return whether a condition becomes true in time."""
         deadline = time.monotonic() + timeout_s
         while True:
             answer = predicate()
@@ -186,7 +186,7 @@ class Oracle:
         self.checks.none("G3", begun, len(rows), "jobs sent after their end")
 
     def check_causes(self, posted: Posted, rows: Sequence[dict[str, Any]]) -> None:
-        """Nothing ends unsent without a cause that the client knows."""
+        """No job ends unsent without a cause that the client knows."""
 
         def has_cause(row: dict[str, Any]) -> bool:
             match row["status"]:
@@ -210,7 +210,7 @@ class Oracle:
         delivered: dict[str, list[Delivery]],
         granted: Counter[str],
     ) -> None:
-        """Nothing is begun once its blast's cancellation was answered, or after its end."""
+        """No job is begun after its blast's cancellation was answered, or after its end."""
         ends_at = min(posted.cancelled_at or math.inf, posted.expires_at or math.inf) + _LONGEST_SEND_S
         late = [
             f"{row['job_id']} at {taken[-1].at:.3f}, its end {ends_at:.3f}"
@@ -220,9 +220,9 @@ class Oracle:
         self.checks.none("G3", late, len(rows), "jobs sent after they were cancelled or had expired")
 
     def check_promises(self, delivered: dict[str, list[Delivery]]) -> None:
-        """Nobody gets a message that no accepted blast asked for."""
+        """No message is delivered that no accepted blast requested."""
         if any(not posted.blast_id and not posted.refused for posted in self.world.client.posted):
-            return  # an answer is still out: what it will promise is not known
+            return  # a blast is still unanswered: its promise is not known yet
         promised = {job for posted in self.world.client.posted if posted.blast_id for job in posted.job_ids}
         strangers = [job for job in delivered if job not in promised]
         self.checks.none("G2", strangers, len(delivered), "jobs delivered that no accepted blast asked for")
@@ -230,7 +230,7 @@ class Oracle:
         self.checks.none("G2", unknown, len(unknown), "numbers written to that no accepted blast asked for")
 
     def _story(self, job_id: str, delivered: dict[str, list[Delivery]]) -> list[str]:
-        """Tell what the provider took and every service logged about a job."""
+        """Return what the provider accepted and every service logged for a job."""
         lines = self.world.log_folder.joinpath("combined.log").read_text().splitlines()
         about = [line for line in lines if job_id in line or any(word in line for word in _TELLING)]
         told = [line if job_id in line else line.partition(":")[0] for line in self.told]
@@ -238,7 +238,7 @@ class Oracle:
         return [f"--- {job_id}", *map(str, delivered.get(job_id, [])), *told, *stood, *about[-_MOST_LINES:]]
 
     async def _check_counts(self, posted: Posted, rows: Sequence[dict[str, Any]]) -> None:
-        """The blast's own counts, kept in Redis, add up to its total and say what the log says."""
+        """The blast's counts in Redis add up to its total and equal the log's."""
         blast = await self.world.client.blast(posted.blast_id)
         for channel in posted.channels:
             counts = {name: n for name, n in blast["channels"][channel]["counts"].items() if n}

@@ -1,7 +1,7 @@
-"""Proxies: between a service and Redis, and between a sender and its mail server, to break what passes.
+"""Proxies between a service and Redis, and between a sender and its mail server, that break the traffic.
 
-They run in the test's event loop and hand bytes on as they come. A break is armed for a time or for a number of
-times; what was broken is counted, so that a test can tell that its fault took place.
+They run in the test's event loop and forward bytes as they arrive. A break is armed for a time or for a number of
+times; breaks are counted, so that a test can verify that its fault happened.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 from shared.queue.scripts import load_script
 
 _CHUNK = 65536
-# what came while the loop stood still is read within so long after
+# bytes that arrived while the loop stood still are read within this time afterwards
 _SOON_S = 0.2
-# what follows a DATA that was written ahead and refused; no message begins with such a line
+# follows a DATA that was pipelined and refused; no message begins with such a line
 _COMMANDS = (b"RSET\r\n", b"MAIL FROM:", b"QUIT\r\n")
 _ENVELOPE = re.compile(rb"(?:^|\n)(?:RCPT TO:\s*<([^>]*)>|MAIL FROM:|RSET)", re.IGNORECASE)
 
 
 class Pair:
-    """One client's connection and its other half to the server."""
+    """A client's connection and the matching one to the server."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
@@ -47,7 +47,7 @@ class Pair:
 
 
 class Proxy:
-    """Hands bytes on between clients and one server on loopback; subclasses look into them."""
+    """Forwards bytes between clients and one server on loopback; subclasses inspect them."""
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
@@ -66,7 +66,7 @@ class Proxy:
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
-        """Stop listening and cut what is connected."""
+        """Stop listening and cut all connections."""
         assert self._server is not None
         self._server.close()
         self.heal()
@@ -74,23 +74,23 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def silence(self) -> None:
-        """Keep every connection open and hand nothing on."""
+        """Keep every connection open and forward nothing."""
         self.broken["silence"] += 1
         self.open.clear()
 
     def heal(self) -> None:
-        """Hand on everything again, what was kept back included."""
+        """Forward everything again, including what was withheld."""
         self.refusing = False
         self.open.set()
 
     def cut_all(self) -> None:
-        """Reset every connection; new ones are served."""
+        """Reset every connection; serve new ones."""
         self.broken["reset"] += len(self.pairs)
         for pair in list(self.pairs):
             pair.cut()
 
     def refuse(self) -> None:
-        """Reset every connection, and new ones as soon as they come."""
+        """Reset every connection, and new ones immediately."""
         self.refusing = True
         self.cut_all()
 
@@ -119,10 +119,10 @@ class Proxy:
             pair.cut()
 
     def ended(self, pair: Pair) -> None:
-        """Take note of the end of a connection."""
+        """Note the end of a connection."""
 
     async def _until_closed(self, pair: Pair, pump: Coroutine[Any, Any, None]) -> None:
-        """Run one direction; its end is the end of both."""
+        """Run one direction; its end ends both."""
         with contextlib.suppress(OSError):
             await pump
         pair.cut()
@@ -144,16 +144,16 @@ class Proxy:
                 await pair.client.drain()
 
     async def from_client(self, _pair: Pair, data: bytes) -> bytes:
-        """Return what of the client's bytes is to be handed on."""
+        """Return the client's bytes to forward."""
         return data
 
     async def from_server(self, _pair: Pair, data: bytes) -> bytes:
-        """Return what of the server's bytes is to be handed on."""
+        """Return the server's bytes to forward."""
         return data
 
 
 class RedisProxy(Proxy):
-    """Between a service and Redis: can lose the reply to a script that ran, or keep a script from running."""
+    """Between a service and Redis: can lose the reply to a script that ran, or prevent a script from running."""
 
     def __init__(self, target_port: int) -> None:
         super().__init__(target_port)
@@ -162,15 +162,15 @@ class RedisProxy(Proxy):
         self._hold: dict[bytes, int] = {}
 
     def lose_reply(self, script: str, times: int = 1) -> None:
-        """Let the script run, then reset the connection in place of its reply; so many times."""
+        """Let the script run, then reset the connection instead of its reply; `times` times."""
         self._lose[self._digest(script)] += times
 
     def hold(self, script: str, after: int = 0) -> None:
-        """Keep calls of the script from the server once `after` have passed; their connections fall silent."""
+        """Withhold calls of the script from the server after the first `after`; their connections fall silent."""
         self._hold[self._digest(script)] = after
 
     def release(self, script: str) -> None:
-        """Hold no further calls; those held are lost with their connections."""
+        """Withhold no further calls; those withheld are lost with their connections."""
         self._hold.pop(self._digest(script), None)
 
     def _digest(self, script: str) -> bytes:
@@ -179,7 +179,7 @@ class RedisProxy(Proxy):
         return digest
 
     async def from_client(self, pair: Pair, data: bytes) -> bytes:
-        """Look for armed scripts by their digests; a pool's connection carries one call at a time."""
+        """Find armed scripts by their digests; a pool's connection carries one call at a time."""
         for digest, passing in self._hold.items():
             if digest in data and passing > 0:
                 self._hold[digest] -= 1
@@ -204,11 +204,11 @@ class RedisProxy(Proxy):
 
 
 class MailProxy(Proxy):
-    """Between a sender and its mail server: breaks off at DATA, hangs in it or after it, jitters, watches recipients.
+    """Between a sender and its mail server: drops connections at DATA, hangs in it or after it, adds jitter.
 
-    `lost_answers` counts by recipient how often a message was handed over and its answer did not reach the sender:
-    kept back or cut off here, or not given within the sender's own time-out, `patience_s`. A sender waits from when it
-    wrote, which the proxy sees later where it stood still itself: `stalls`, (until on the wall clock, for), in seconds.
+    `lost_answers` counts by recipient how often a message was handed over and its answer did not reach the sender: it
+    was withheld or cut off here, or not given within the sender's time-out, `patience_s`. A sender waits from its
+    write, which a stalled proxy sees late: `stalls` has pairs (end on the wall clock, duration), in seconds.
     """
 
     def __init__(self, target_port: int, patience_s: float = float("inf")) -> None:
@@ -235,7 +235,7 @@ class MailProxy(Proxy):
                 pair.cut()
 
     async def from_client(self, pair: Pair, data: bytes) -> bytes:
-        """Follow the dialogue: recipients, and whether a message's content is under way."""
+        """Follow the dialogue: the recipients, and whether a message's content is being sent."""
         if pair.answers_held:
             return b""
         if pair.in_data and not data.startswith(_COMMANDS):
@@ -260,26 +260,26 @@ class MailProxy(Proxy):
         pair.tail = data[-8:]
         if b"\r\n.\r\n" in seen:
             self._end_of_data(pair)
-            # the next message may be announced in the same breath
+            # the next message may be announced in the same write
             following = seen.rpartition(b"\r\n.\r\n")[2]
             await self._note_recipients(pair, following)
             pair.in_data = following.upper().endswith(b"DATA\r\n")
         return data
 
     def keep_answers(self) -> None:
-        """Let the server have every message and keep its answer back; `heal` hands it on."""
+        """Forward every message to the server and withhold the answer; `heal` forwards it."""
         self.broken["answers kept"] += 1
         self.answering.clear()
 
     def cut_all(self) -> None:
-        """Reset every connection; messages that were handed over and not answered yet lose their answers."""
+        """Reset every connection; messages handed over and not answered yet lose their answers."""
         for pair in self.pairs:
             self.lost_answers.update(pair.unanswered)
             pair.unanswered = []
         super().cut_all()
 
     def ended(self, pair: Pair) -> None:
-        """A sender that hung up after its whole time-out lost its answer; one that did so sooner has no excuse."""
+        """Count a lost answer if the sender hung up after its whole time-out; sooner does not count."""
         if self._waited_s(pair) >= self._patience_s:
             self.lost_answers.update(pair.unanswered)
             pair.unanswered = []
@@ -290,7 +290,7 @@ class MailProxy(Proxy):
         return waited_s + sum(for_s for until, for_s in self.stalls if until - for_s <= handed_over <= until + _SOON_S)
 
     async def from_server(self, pair: Pair, data: bytes) -> bytes:
-        """Keep answers back where they are to be lost, or until they may pass."""
+        """Withhold answers that are to be lost or delayed."""
         if pair.unanswered:
             await self.answering.wait()
         if not pair.answers_held:

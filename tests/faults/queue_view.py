@@ -1,4 +1,4 @@
-"""A look into the queue from outside: who holds what, whether the counts add up, what is left behind."""
+"""Reads the queue from outside: which sender holds what, whether the counts add up, what is left behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.faults.checks import Checks
 _SAMPLE_S = 0.25
 _SORTED = ("parked", "later", "ring", "starts", "limits:high", "limits:due")
 _HASHES = ("later:jobs", "cancels", "places", "limits", "limits:runs")
-# the other witness of G4: it walks over what is there, by none of the counts that the queue's own scripts keep
+# an independent check of G4: it counts what is there, without the counts that the queue's scripts keep
 _WITNESS = """#!lua flags=allow-oom,no-writes
 local C = KEYS[1]
 local jobs, sending, parked = redis.call('HLEN', C .. ':later:jobs'), 0, 0
@@ -47,29 +47,29 @@ return { jobs, sending, parked, gauge, redis.call('ZCARD', C .. ':parked'), redi
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one sender holds at this moment, as job ids."""
+    """The jobs that one sender holds now, as job ids."""
 
     buffered: frozenset[str]
     in_flight: frozenset[str]
 
 
 class QueueView:
-    """Reads every channel's keys over a connection of its own, past every proxy."""
+    """Reads every channel's keys over its own connection, without a proxy."""
 
     def __init__(self, url: str) -> None:
         self.redis: Redis = connect(url)
         self.control = Control(self.redis, "fault-tests")
 
     async def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         await self.redis.aclose()
 
     async def stats(self, channel: str = "email") -> ChannelStats:
-        """Count what is where on a channel, in one script."""
+        """Count the jobs in each place of a channel, in one script."""
         return await self.control.channel_stats(channel)
 
     async def holding(self, pid: int) -> Holding:
-        """Return what the sender with this process id holds; stands still only if the sender does."""
+        """Return what the sender with this process id holds; stable only while the sender is frozen."""
         found: dict[str, set[str]] = {"buf": set(), "tx": set()}
         for stream in await self.streams():
             for consumer, entry_id in await self._pending(stream):
@@ -88,7 +88,7 @@ class QueueView:
         }
 
     async def jobs(self) -> set[str]:
-        """Return every job that is in Redis, wherever it waits."""
+        """Return every job in Redis, wherever it waits."""
         found: set[str] = set()
         with translated("jobs"):
             for stream in await self.streams():
@@ -100,7 +100,7 @@ class QueueView:
         return found
 
     async def watermarks(self, channel: str = "email") -> dict[str, int]:
-        """Return by blast how many of its jobs have been enqueued on a channel."""
+        """Return how many jobs of each blast have been enqueued on a channel."""
         prefix = PartitionKeys(channel).blast("")
         with translated("watermarks"):
             keys = [key.decode() async for key in self.redis.scan_iter(f"{prefix}*", count=1000)]
@@ -122,7 +122,7 @@ class QueueView:
             return [name for name in names if await self.redis.exists(name)]
 
     async def consumers(self) -> Counter[str]:
-        """Return all consumers with the number of their pending entries."""
+        """Return all consumers with their number of pending entries."""
         found: Counter[str] = Counter()
         for stream in await self.streams():
             for row in await self._consumers_of(stream):
@@ -136,7 +136,7 @@ class QueueView:
             return int(sum(own) + await self.redis.xlen(GATEWAY_EVENTS))
 
     async def check_balance(self, checks: Checks) -> None:
-        """G4: enqueued = ended + what is really in Redis, read in one step for each channel; and what is on its way."""
+        """G4: enqueued = ended + what is in Redis, and the gauges and indexes match; read in one step per channel."""
         reader: Any = self.redis
         for channel in CHANNELS:
             with translated("witness"):
@@ -151,7 +151,7 @@ class QueueView:
             checks.that("G4", parked == indexed, f"{channel}: {parked} wait for a retry, {indexed} have a time for it")
 
     async def leftovers(self) -> dict[str, int]:
-        """Return what of each channel's indexes is not empty, with its size; to be asked once every job has ended."""
+        """Return the indexes of each channel that are not empty, with their sizes; call it once every job has ended."""
         sizes: dict[str, int] = {}
         with translated("leftovers"):
             for keys in map(PartitionKeys, CHANNELS):
@@ -164,7 +164,7 @@ class QueueView:
         return sizes
 
     async def findings(self) -> list[str]:
-        """Return what the doctor finds wrong on any channel, without mending it."""
+        """Return what the doctor finds wrong on any channel, without repairing it."""
         parts = [part for channel in CHANNELS for part in partitions(self.redis, channel)]
         doctors = [Doctor(part, "fault-tests", repair=False) for part in parts]
         return [str(found) for doctor in doctors for found in await doctor.examine() if found.wrong]
@@ -182,7 +182,7 @@ class QueueView:
 
     async def _watch(self, checks: Checks) -> None:
         while True:
-            # while Redis is away nothing can be read, and nothing moves
+            # while Redis is away nothing can be read, and nothing changes
             with suppress(KurirError):
                 await self.check_balance(checks)
             await asyncio.sleep(_SAMPLE_S)

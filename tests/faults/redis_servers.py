@@ -1,7 +1,7 @@
-"""The Redis of a world: one server, or a master with a replica, watched by Sentinels or not.
+"""The Redis of a world: one server, or a master with a replica, with or without Sentinels.
 
-The replica logs in as a user of its own, so that its link can be cut for as long as a test likes: the master deletes
-that user, and with it the connection.
+The replica logs in as its own user, so that a test can cut its link for as long as it needs to: the master deletes
+that user, which closes the connection.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.servers import Kind, RedisServer, read_info, wait_for
 
 _LINK_TIMEOUT_S = 30.0
 _FAILOVER_TIMEOUT_S = 60.0
-# of a replica whose link has been down for ten times as long Sentinel makes no master
+# Sentinel does not promote a replica whose link has been down for ten times as long
 _DOWN_AFTER_MS = 1500
 _USER = ("replication", "on", ">of-a-test", "+psync", "+replconf", "+ping")
 _OPTIONS = (
@@ -31,7 +31,7 @@ _OPTIONS = (
 
 
 class RedisServers:
-    """The servers of a world; `master` and `replica` change places with a failover."""
+    """The servers of a world; `master` and `replica` swap at a failover."""
 
     def __init__(self, kind: Kind = "valkey", *, replica: bool = False, sentinels: int = 0) -> None:
         self.master = RedisServer(kind, _OPTIONS)
@@ -42,19 +42,19 @@ class RedisServers:
 
     @property
     def replica(self) -> RedisServer:
-        """The replica; only where the world has one."""
+        """The replica; only if the world has one."""
         assert self._replica is not None, "this world has no replica"
         return self._replica
 
     @property
     def url(self) -> str:
-        """Where clients find the master: its own address, or the Sentinels'."""
+        """The URL by which clients find the master: its own, or the Sentinels'."""
         if not self.sentinels:
             return self.master.url
         return f"redis+sentinel://{','.join(f'127.0.0.1:{one.port}' for one in self.sentinels)}/{SERVICE}/0"
 
     async def start(self) -> None:
-        """Start everything; returns once the replica has caught up and the Sentinels know each other."""
+        """Start everything; return once the replica has caught up and the Sentinels know each other."""
         await asyncio.to_thread(self.master.start)
         if self._replica is None:
             return
@@ -67,14 +67,14 @@ class RedisServers:
         await wait_for(self._sentinels_know_each_other, _LINK_TIMEOUT_S, "the Sentinels to meet")
 
     async def start_replica(self) -> None:
-        """Start the replica where it does not run, and attach it; returns once it has caught up."""
+        """Start the replica if it does not run, and attach it; return once it has caught up."""
         if not self.replica.runs():
             await asyncio.to_thread(self.replica.start)
         await asyncio.to_thread(self.replica.command, "REPLICAOF", "127.0.0.1", str(self.master.port))
         await self.in_step()
 
     async def in_step(self) -> None:
-        """Wait until the replica has everything that the master has answered so far."""
+        """Wait until the replica has every write that the master has acknowledged so far."""
         offset = int((await wait_for(lambda: _info(self.master), _LINK_TIMEOUT_S, "an answer"))["master_repl_offset"])
 
         async def has_caught_up() -> bool:
@@ -84,7 +84,7 @@ class RedisServers:
         await wait_for(has_caught_up, _LINK_TIMEOUT_S, "the replica to catch up")
 
     async def cut_link(self) -> None:
-        """Cut the replica off from its master, which goes on alone; holds until a failover or a restart."""
+        """Cut the replica off from its master, which continues without it, until a failover or a restart."""
         await asyncio.to_thread(self.master.command, "ACL", "DELUSER", "replication")
 
         async def is_cut() -> bool:
@@ -93,7 +93,7 @@ class RedisServers:
         await wait_for(is_cut, _LINK_TIMEOUT_S, "the replica to lose its link")
 
     async def failed_over(self) -> None:
-        """Wait until the Sentinels have promoted the replica of a dead master, and name it; then it is the master."""
+        """Wait until the Sentinels have promoted the replica of a dead master and report it as the master."""
 
         async def is_master() -> bool:
             return (await _info(self.replica)).get("role") == "master"
@@ -133,7 +133,7 @@ class RedisServers:
 
 
 async def _info(server: RedisServer) -> dict[str, str]:
-    """Return what a server says of its replication, nothing where a Sentinel has just cut its connections."""
+    """Return what a server reports about its replication, nothing if a Sentinel has just cut its connections."""
     try:
         return await asyncio.to_thread(read_info, server.port, "replication")
     except (OSError, ValueError):

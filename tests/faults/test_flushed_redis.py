@@ -1,4 +1,4 @@
-"""FLUSHALL: everything that was in Redis is gone. Nothing can bring it back; the system can say so and go on."""
+"""FLUSHALL deletes everything in Redis for good; the system reports the loss and continues."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PATIENCE_S = 60.0
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(form: Form) -> AsyncIterator[World]:
-    """One sender at ten messages a second, so that much still waits."""
+    """One sender at ten messages a second, so that many jobs still wait."""
     async with running(form, Design(env={"KURIR_EMAIL_RATE": "20/1s"})) as world:
         yield world
 
 
 async def test_flushall_is_owned_up_to(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1 cannot hold; instead: the doctor ends every job that vanished as lost, and new work flows at once (G7)."""
+    """G1 cannot hold. Instead, the doctor ends every lost job as `lost`, and new work flows immediately (G7)."""
     posted = await world.client.post(people(400, "flushed"))
     await flowing(world, posted, 20)
     await logged(world)

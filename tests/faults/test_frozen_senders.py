@@ -1,6 +1,6 @@
-"""Senders that stand still, and jobs that kill whoever sends them.
+"""Senders that are frozen, and jobs that kill their sender.
 
-Attacked: G1 (nothing lost), G2 (twice only what the frozen one had in mid-send, under one Message-ID), G3, G7.
+Attacks G1 (nothing lost), G2 (only jobs that the frozen sender had in mid-send twice, under one Message-ID), G3, G7.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _DEADLY = "deadly"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(form: Form) -> AsyncIterator[World]:
-    """Three email senders, each with a proxy to its mail server, which is slow enough to be caught in mid-send."""
+    """Three email senders, each with a proxy to its mail server, which is slow enough to catch jobs in mid-send."""
     design = Design(email_senders=3, mail_proxy=True, env={"KURIR_SANDBOX_LATENCY_MS": "20"})
     async with running(form, design) as world:
         yield world
 
 
 async def test_frozen_for_20_and_for_90_seconds(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G7: two senders freeze under load, one for 20 s, one for 90 s, while the third goes on.
+    """G1, G2, G7: two senders freeze under load, one for 20 s, one for 90 s, while the third continues.
 
-    What they had in mid-send may be sent once more; what they had only buffered may not. Both work on afterwards.
+    Their jobs in mid-send may be sent once more, their buffered jobs may not. Both work afterwards.
     """
     posted = await world.client.post(people(1000, "frozen"))
     await flowing(world, posted, 100)
@@ -93,7 +93,7 @@ async def _freeze_for(world: World, sender: Child, oracle: Oracle, full_s: float
 
 
 async def _keeps_flowing(world: World, posted: Posted, checks: Checks) -> None:
-    """While two senders are frozen, everything goes out, what they held included, within a dead sender's time."""
+    """While two senders are frozen, all jobs are sent, including those they held, within the time of a dead sender."""
     began = time.monotonic()
     limit_s = world.form.dead_sender_s + _PATIENCE_S / 4
     while world.deliveries.missing(posted.job_ids):
@@ -105,7 +105,7 @@ async def _keeps_flowing(world: World, posted: Posted, checks: Checks) -> None:
 
 
 async def _pids_that_sent(world: World) -> set[int]:
-    """Post small blasts until every living sender has begun one; the log says who began what."""
+    """Post small blasts until every living sender has begun a job; the log says which sender began which job."""
     pids: set[int] = set()
 
     async def all_did() -> bool:

@@ -1,6 +1,6 @@
-"""Messages of a megabyte each, each to another recipient, through a sender that is killed in mid-send.
+"""Messages of a megabyte each, all different, through a sender that is killed in mid-send.
 
-Attacked: G1 (nothing lost), G2, G4 (counts right), G7 (files, entries and memory go with their jobs).
+Attacks G1 (nothing lost), G2, G4 (counts are right), G7 (files, entries and memory are freed with their jobs).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def world(form: Form) -> AsyncIterator[World]:
 
 
 def _heavy(count: int, label: str) -> list[dict[str, Any]]:
-    """Recipients with a file of a megabyte that nobody else has."""
+    """Recipients, each with a unique file of a megabyte."""
     found = people(count, label)
     for recipient in found:
         content = base64.b64encode(recipient["email"].encode().ljust(100) * (_SIZE // 100)).decode()
@@ -45,7 +45,7 @@ def _heavy(count: int, label: str) -> list[dict[str, Any]]:
 
 
 async def test_heavy_payloads(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G4, G7: all arrive, counted right, and Redis's memory is back where it was."""
+    """G1, G2, G4, G7: all arrive, the counts are right, and Redis's memory returns to where it was."""
     redis: Any = world.queue.redis
     before = int((await redis.info("memory"))["used_memory"])
     await world.queue.control.set_rate("email", Rate.parse("40/1s"))

@@ -1,6 +1,6 @@
-"""Ingest killed in mid-blast, and the client that asks again with the same key.
+"""Ingest killed in mid-blast, and a client that repeats its request with the same key.
 
-Attacked: G1 (what was accepted is there), G2 (nothing is queued twice), G4.
+Attacks G1 (accepted jobs are kept), G2 (nothing is queued twice), G4.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def world(form: Form) -> AsyncIterator[World]:
 
 @pytest.mark.parametrize("chunks", [0, 1, 3])
 async def test_kill_in_mid_blast(world: World, oracle: Oracle, checks: Checks, chunks: int) -> None:
-    """G1, G2, G4: killed after so many chunks of six; the client repeats its request, and each job exists once."""
+    """G1, G2, G4: killed after some of six chunks; the client repeats its request, and each job exists once."""
     proxy = world.redis_proxies["ingest"]
     already = proxy.broken["held enqueue"]
     proxy.hold("enqueue", after=chunks)
@@ -47,7 +47,7 @@ async def test_kill_in_mid_blast(world: World, oracle: Oracle, checks: Checks, c
 
 
 async def test_kill_before_the_answer(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G2: all is queued, the answer is not out: the repeated request names the same blast and adds nothing."""
+    """G2: killed when all is queued, before the answer: the repeated request gets the same blast and adds nothing."""
     for number in range(3):
         proxy = world.redis_proxies["ingest"]
         seen = proxy.broken["lost reply of enqueue"]

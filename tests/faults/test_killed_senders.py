@@ -1,6 +1,6 @@
-"""Senders that are killed: idle, with jobs only buffered, in mid-send, and after the provider's yes.
+"""Senders that are killed: idle, with jobs only buffered, in mid-send, and after the provider's acceptance.
 
-Attacked: G1 (nothing lost), G2 (twice only what was in mid-send), G4, G7 (its jobs flow again in time).
+Attacks G1 (nothing lost), G2 (only jobs in mid-send twice), G4, G7 (its jobs flow again in time).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ async def world(form: Form) -> AsyncIterator[World]:
 
 
 async def test_kill_of_an_idle_sender(world: World, oracle: Oracle) -> None:
-    """G1, G2: a sender killed while it has nothing to do costs nothing, not even a duplicate."""
+    """G1, G2: killing an idle sender loses nothing and causes no duplicate."""
     held = await kill(world, world.senders[0], oracle)
     assert not held.buffered | held.in_flight
     posted = await world.client.post(people(100, "idle"))
@@ -42,7 +42,7 @@ async def test_kill_of_an_idle_sender(world: World, oracle: Oracle) -> None:
 
 
 async def test_kill_of_a_sender_with_buffered_jobs(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G2: jobs that were fetched and not begun are surely not sent, so none of them goes out twice."""
+    """G2: jobs that were fetched and not begun were surely not sent, so none of them is sent twice."""
     await world.queue.control.set_rate("email", Rate.parse("10/1s"))
     posted = await world.client.post(people(60, "buffered"))
     async with world.queue.watching(checks):
@@ -57,7 +57,7 @@ async def test_kill_of_a_sender_with_buffered_jobs(world: World, oracle: Oracle,
 
 
 async def test_kill_of_a_sender_in_mid_data(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2: a message whose content was cut off was not taken, so that all go out once, by the others."""
+    """G1, G2: the provider did not accept a message whose content was cut off; the other sender sends each once."""
     mail = world.mails["email_sender"]
     mail.hang_in_data = True
     posted = await world.client.post(people(100, "middata"))
@@ -70,13 +70,13 @@ async def test_kill_of_a_sender_in_mid_data(world: World, oracle: Oracle, checks
         await wait_for(lambda: _are_taken(world, held.in_flight), _PATIENCE_S, "the jobs in mid-send to go out")
         took_s = time.monotonic() - killed_at
         checks.that("G7", took_s < world.form.dead_sender_s, f"a dead sender's jobs waited for {took_s:.1f} s")
-        oracle.allowed.clear()  # nothing of them had been taken
+        oracle.allowed.clear()  # the provider had accepted none of them
         await oracle.audit([posted], _PATIENCE_S)
     await world.restart("email_sender")
 
 
 async def test_kill_between_the_yes_and_the_finish(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G2: what the provider took and the queue never heard of is sent once more, and nothing else is."""
+    """G2: only messages that the provider accepted and the queue did not record are sent once more."""
     proxy = world.redis_proxies["email_sender"]
     proxy.hold("settle")
     posted = await world.client.post(people(100, "unfinished"))
@@ -96,7 +96,7 @@ async def test_kill_between_the_yes_and_the_finish(world: World, oracle: Oracle,
 
 
 async def test_jobs_of_the_dead_go_before_thousands(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G7: with 5,000 jobs waiting at a limit, what a killed sender had in mid-send goes out first, in time."""
+    """G1, G2, G7: with 5,000 jobs waiting at a limit, a killed sender's jobs in mid-send are sent first, in time."""
     await world.queue.control.set_rate("email", Rate.parse("100/1s"))
     posted = await world.client.post(people(5000, "thousands"))
     await flowing(world, posted, 50)

@@ -1,6 +1,6 @@
-"""The logger killed in mid-transaction, its disk full, its database locked by somebody else.
+"""The logger killed in mid-transaction, its disk full, its database locked by another process.
 
-Attacked: G1 (sending goes on, every event is kept), G5 (each event's effect exactly once), G7 (it catches up).
+Attacks G1 (sending continues, every event is kept), G5 (each event's effect exactly once), G7 (it catches up).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ async def world(form: Form) -> AsyncIterator[World]:
 
 
 async def test_kill_in_mid_transaction(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G5: five kills, each while a transaction is open; every row is there once, every tally is right."""
+    """G1, G5: five kills, each while a transaction is open; every row exists once, every count is right."""
     blasts: list[Posted] = []
     async with world.queue.watching(checks):
         for number in range(_KILLS):
@@ -45,9 +45,9 @@ async def test_kill_in_mid_transaction(world: World, oracle: Oracle, checks: Che
 
 
 async def test_disk_is_full(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G5, G7: no byte more fits on the logger's disk: mail goes on, the logger says so, and catches up later.
+    """G1, G5, G7: the logger's disk is full: mail is still sent, the logger reports it, and catches up later.
 
-    RLIMIT_FSIZE stands in for the full disk: SQLite meets a failed write, and it works for root without a mount.
+    RLIMIT_FSIZE simulates the full disk: SQLite's writes fail, and it works for root without a mount.
     """
     logger = world.children["logger"]
     with closing(sqlite3.connect(world.database)) as database:
@@ -66,7 +66,7 @@ async def test_disk_is_full(world: World, oracle: Oracle, checks: Checks) -> Non
 
 
 async def test_database_is_locked(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G5, G7: somebody holds the database's write lock past every time-out; then all events are written once."""
+    """G1, G5, G7: a process holds the database's write lock past every time-out; then all events are written once."""
     with closing(sqlite3.connect(world.database, isolation_level=None)) as intruder:
         intruder.execute("PRAGMA busy_timeout = 10000")
         intruder.execute("BEGIN IMMEDIATE")
@@ -83,7 +83,7 @@ async def test_database_is_locked(world: World, oracle: Oracle, checks: Checks) 
 
 
 async def _kill_in_transaction(world: World) -> None:
-    """Kill the logger at a moment when it has a transaction open: frozen then, it keeps the write lock."""
+    """Kill the logger while it has a transaction open; freeze it first, so that it keeps the write lock."""
     logger = world.children["logger"]
     while True:
         logger.freeze()

@@ -1,6 +1,6 @@
-"""Replies that are lost after the command ran, connections that are reset, and a Redis that falls silent.
+"""Replies that are lost after the script ran, connections that are reset, and a Redis that falls silent.
 
-Attacked: G1, G2 (no duplicate at all, but for what a sender cut off past its lease had in mid-send), G4, G5, G7.
+Attacks G1, G2 (no duplicate, except of jobs that a sender cut off past its lease had in mid-send), G4, G5, G7.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SERVICES = frozenset({"ingest", "email_sender", "email_sender-2", "logger"})
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(form: Form) -> AsyncIterator[World]:
-    """Two senders; every service reaches Redis through a proxy of its own."""
+    """Two senders; every service reaches Redis through its own proxy."""
     design = Design(email_senders=2, proxied=_SERVICES, env={"KURIR_SANDBOX_LATENCY_MS": "10"})
     async with running(form, design) as world:
         yield world
@@ -34,7 +34,7 @@ async def world(form: Form) -> AsyncIterator[World]:
 
 @pytest.mark.parametrize("script", ["enqueue", "fetch", "begin", "settle", "heartbeat", "look"])
 async def test_reply_of_a_script_is_lost(world: World, oracle: Oracle, checks: Checks, script: str) -> None:
-    """G1, G2, G4: the script ran and nobody was told, five times over: repeated calls change nothing twice."""
+    """G1, G2, G4: the script ran and its reply was lost, five times: repeated calls change nothing twice."""
     service = "ingest" if script == "enqueue" else "email_sender"
     proxy = world.redis_proxies[service]
     proxy.lose_reply(script, 5)
@@ -45,7 +45,7 @@ async def test_reply_of_a_script_is_lost(world: World, oracle: Oracle, checks: C
 
 
 async def test_connections_are_reset_again_and_again(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G4, G5: thirty resets of every service's connections in mid-work cost nothing."""
+    """G1, G2, G4, G5: thirty resets of every service's connections under load lose and repeat nothing."""
     async with world.queue.watching(checks):
         posting = asyncio.create_task(world.client.post(people(2000, "reset")))
         for _ in range(30):
@@ -57,13 +57,13 @@ async def test_connections_are_reset_again_and_again(world: World, oracle: Oracl
 
 @pytest.mark.parametrize("taken", [0, 50])
 async def test_redis_falls_silent_for_one_sender(world: World, oracle: Oracle, checks: Checks, taken: int) -> None:
-    """G2, G7: a sender cut off past its lease begins nothing; the other takes over; only its mid-sends may double."""
+    """G2, G7: a sender cut off past its lease begins nothing; the other takes over; only mid-sends may repeat."""
     proxy, sender = world.redis_proxies["email_sender"], world.children["email_sender"]
     posted = await world.client.post(people(1500, "silent"))
     async with world.queue.watching(checks):
         await flowing(world, posted, taken)
         proxy.silence()
-        await asyncio.sleep(0.2)  # what had passed the proxy arrives
+        await asyncio.sleep(0.2)  # bytes that had passed the proxy arrive
         oracle.allow((await world.queue.holding(sender.pid)).in_flight)
         missing: set[str] = set()
 
@@ -82,7 +82,7 @@ async def test_redis_falls_silent_for_one_sender(world: World, oracle: Oracle, c
 
 
 async def test_redis_falls_silent_for_everyone(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G4, G5, G7: half a minute in which no service hears of Redis; then all flows again, and nothing was lost."""
+    """G1, G4, G5, G7: Redis is silent for all services for half a minute; then work flows again, nothing is lost."""
     posted = await world.client.post(people(1000, "deaf"))
     async with world.queue.watching(checks):
         for proxy in world.redis_proxies.values():

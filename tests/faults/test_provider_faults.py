@@ -1,6 +1,6 @@
-"""Providers that are slow, hang after DATA, answer 421, 451 or 550, refuse connections, or break them off.
+"""Providers that are slow, hang after DATA, answer 421, 451 or 550, refuse connections, or drop them.
 
-Attacked: G1 (every job ends once), G2 (an answer that was lost costs one repetition at most), G3, G4, G7.
+Attacks G1 (every job ends once), G2 (a lost answer causes one repetition at most), G3, G4, G7.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def world(form: Form) -> AsyncIterator[World]:
     ],
 )
 async def test_temporary_answers(world: World, oracle: Oracle, checks: Checks, answer: str, stage: str) -> None:
-    """G1, G2: a provider that says "later" to some gets all of them later, each once."""
+    """G1, G2: messages that a provider defers are all sent later, each once."""
     await world.sandbox("PUT", "/faults", _fault(answer, at=stage, times=_LATER))
     async with world.queue.watching(checks):
         posted = await world.client.post(people(200, "later"))
@@ -53,7 +53,7 @@ async def test_temporary_answers(world: World, oracle: Oracle, checks: Checks, a
 
 
 async def test_permanent_answer(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G3: 550 ends a job at once as failed, and nothing of it was taken."""
+    """G1, G3: 550 ends a job as failed immediately, and the provider accepted none of it."""
     await world.sandbox("PUT", "/faults", _fault("550 5.7.1 not you", times=5))
     async with world.queue.watching(checks):
         posted = await world.client.post(people(100, "never"))
@@ -69,7 +69,7 @@ async def test_permanent_answer(world: World, oracle: Oracle, checks: Checks) ->
 async def test_answers_in_foreign_charsets(
     world: World, oracle: Oracle, checks: Checks, charset: str, words: str
 ) -> None:
-    """G1, G2: a provider that says yes, later and no in another charset: each is what it says, and no sender dies."""
+    """G1, G2: a provider accepts, defers and refuses in another charset: each reply counts, and no sender dies."""
     pids = [child.pid for child in world.senders]
     async with world.queue.watching(checks):
         for answer, stage in (
@@ -95,7 +95,7 @@ async def test_answers_in_foreign_charsets(
 
 
 async def test_slow_provider(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G2: slow but within the time-outs: nothing is sent twice, nobody is taken for dead."""
+    """G2: slow but within the time-outs: nothing is sent twice, and no sender is reaped."""
     await world.sandbox("PUT", "/faults", _fault("slow", seconds=world.form.seconds(20), delayMs=300))
     async with world.queue.watching(checks):
         posted = await world.client.post(people(150, "slow"))
@@ -105,7 +105,7 @@ async def test_slow_provider(world: World, oracle: Oracle, checks: Checks) -> No
 
 
 async def test_answers_lost_after_data(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2: taken, but the answer never came: sent once more at most, under the same Message-ID."""
+    """G1, G2: accepted, but the answer never arrived: sent at most once more, under the same Message-ID."""
     async with world.queue.watching(checks):
         for mail in world.mails.values():
             mail.hang_after_data = 4
@@ -119,7 +119,7 @@ async def test_answers_lost_after_data(world: World, oracle: Oracle, checks: Che
 
 
 async def test_connections_break_after_the_dot(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2: the provider takes the message and drops the connection in place of its answer."""
+    """G1, G2: the provider accepts the message and drops the connection instead of answering."""
     before = len(world.deliveries.all())
     await world.sandbox("PUT", "/faults", _fault("drop", times=10))
     async with world.queue.watching(checks):
@@ -133,7 +133,7 @@ async def test_connections_break_after_the_dot(world: World, oracle: Oracle, che
 
 
 async def test_provider_is_away(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G7: nothing listens until the senders say so: no attempt is used, and work flows again in time."""
+    """G1, G2, G7: the provider is away until the senders report it: no attempt is used; work flows again in time."""
     for mail in world.mails.values():
         mail.refuse()
     async with world.queue.watching(checks):

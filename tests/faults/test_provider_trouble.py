@@ -1,6 +1,6 @@
-"""A provider in trouble for a minute, and one that refuses everybody: no message is failed, no address blamed.
+"""A provider in trouble for a minute, and one that refuses every recipient: no job fails, no address is suppressed.
 
-Attacked: G1 (nothing fails that could be sent later), G2 (nothing is sent twice for it), G4, G7.
+Attacks G1 (no job fails that could be sent later), G2 (nothing is sent twice because of it), G4, G7.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.servers import wait_for
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 _MINUTE_S = 60.0
-# the trouble, and the longest wait that was begun in it
+# the trouble, and the longest wait that starts during it
 _PATIENCE_S = 300.0
 _COUNT = 100
 _RELAY = "550 relay not permitted"
@@ -40,7 +40,7 @@ async def world(form: Form) -> AsyncIterator[World]:
      ("421 4.3.2 shutting down", "greeting")],
 )  # fmt: skip
 async def test_a_minute_of_later(world: World, oracle: Oracle, checks: Checks, answer: str, stage: str) -> None:
-    """G1, G2: a mail server that says "later" to everybody for a minute: all are sent, each once, none failed."""
+    """G1, G2: a mail server defers every message for a minute: all are sent, each once, none fails."""
     fault = {"channel": "email", "answer": answer, "at": stage, "seconds": world.form.seconds(_MINUTE_S)}
     await world.sandbox("PUT", "/faults", fault)
     async with world.queue.watching(checks):
@@ -50,13 +50,13 @@ async def test_a_minute_of_later(world: World, oracle: Oracle, checks: Checks, a
 
 
 async def test_a_minute_of_dropped_connections(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2: every connection breaks off before its message for a minute: none failed, none sent twice."""
+    """G1, G2: every connection drops before its message for a minute: none fails, none is sent twice."""
     async with world.queue.watching(checks):
         for mail in world.mails.values():
             mail.drop_at_data = True
         posted = await world.client.post(people(_COUNT, "dropped"))
         await wait_for(lambda: _dropped(world) > 5, 60.0, "connections to be dropped")
-        await asyncio.sleep(world.form.seconds(_MINUTE_S))  # how long it lasts is the point
+        await asyncio.sleep(world.form.seconds(_MINUTE_S))  # the test needs this duration
         for mail in world.mails.values():
             mail.heal()
         await oracle.audit([posted], max(world.form.seconds(_PATIENCE_S), 60.0))
@@ -75,7 +75,7 @@ async def test_a_minute_of_http_503(world: World, oracle: Oracle, checks: Checks
 
 @pytest.mark.parametrize("answer", [_RELAY, "550 5.1.1 user unknown", "554 5.7.1 Relay access denied"])
 async def test_relay_that_refuses_everybody(world: World, oracle: Oracle, checks: Checks, answer: str) -> None:
-    """G1, G2, G3: the channel pauses with its words, nobody is suppressed; after the resume all are sent, each once."""
+    """G1, G2, G3: the channel pauses with the reply; no address is suppressed; after the resume each is sent once."""
     await world.sandbox("PUT", "/faults", {"channel": "email", "answer": answer, "at": "rcpt"})
     async with world.queue.watching(checks):
         posted = await world.client.post(people(300, "refused"))

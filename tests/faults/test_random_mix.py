@@ -1,6 +1,6 @@
-"""A seeded random mix of all faults over one system under load, and the whole judged at the end.
+"""A seeded random mix of all faults over one system under load; the oracle checks everything at the end.
 
-Attacked: G1 to G5 and G7, by combinations that nobody thought of. The seed is printed with the table of guarantees.
+Attacks G1 to G5 and G7 with unforeseen combinations. The seed is printed with the table of guarantees.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.faults.world import Design, World, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 _PATIENCE_S = 120.0
-# silent for so many leases, a sender may be past its own: its last renewal was up to a fifth of one old
+# after a silence of this many leases a sender's own may have lapsed: the last renewal may be a fifth of one old
 _CUT_OFF_LEASES = 0.7
 _THOUSANDS = 2000
 _TROUBLE = [
@@ -39,8 +39,8 @@ _SERVICES = frozenset({"ingest", "email_sender", "email_sender-2", "email_sender
 async def world(form: Form) -> AsyncIterator[World]:
     """Three senders with a proxy on each side; every service reaches Redis, which has a replica, through a proxy.
 
-    Services that ask Sentinels pass every proxy by, and a dead master would be replaced in place of being restarted:
-    failovers are attacked in a world of their own (`test_replicas.py`).
+    Services that use Sentinels bypass every proxy, and a dead master would be replaced instead of restarted:
+    failovers have their own world (`test_replicas.py`).
     """
     env = {"KURIR_SANDBOX_LATENCY_MS": "10", "KURIR_EMAIL_DOMAIN_RATES": f"{LIMITED}=100/1s"}
     design = Design(3, whatsapp=True, proxied=_SERVICES, mail_proxy=True, mail_timeout_s=5.0, env=env, replica=True)
@@ -89,7 +89,7 @@ class Mix:
         self._lonely = {self.kill_ingest, self.kill_logger, self.stop_logger, self.lock_the_database}
 
     async def commit(self) -> None:
-        """Commit one fault, now and then with another beside it, and heal what it broke."""
+        """Commit one fault, sometimes with a second beside it, and heal it."""
         fault = self.random.choice(self._faults)
         beside = self.random.choice([None, None, None, self.kill_ingest, self.kill_logger, self.lock_the_database])
         began = time.time()
@@ -105,7 +105,7 @@ class Mix:
         await self._world.restart(name)
 
     async def kill_sender_before_thousands(self) -> None:
-        """What it had in mid-send must not wait behind all of them."""
+        """Its jobs in mid-send must not wait behind all of them."""
         self._load.blasts.append(await self._world.client.post(people(_THOUSANDS, "thousands")))
         await self.kill_sender()
 
@@ -136,7 +136,7 @@ class Mix:
         await self._world.restart("logger")
 
     async def stop_logger(self) -> None:
-        """Everything else goes on; its events wait."""
+        """Everything else continues; its events wait."""
         assert await self._world.children["logger"].stop() == 0
         await self._some_seconds(20.0)
         await self._world.restart("logger")
@@ -201,14 +201,14 @@ class Mix:
         logger.limit_files(None)
 
     async def lose_answers(self) -> None:
-        """The provider takes a few messages and is not heard; each may be sent once more."""
+        """The provider accepts a few messages and its answers are lost; each may be sent once more."""
         mail = self._world.mails[self._sender()]
         mail.hang_after_data = 3
         await asyncio.sleep(2)
         mail.heal()
 
     async def hang_in_data(self) -> None:
-        """Half of a message gets through, and no more: nobody has it, so it may go out again."""
+        """Only half of a message gets through: it is not accepted, so it may be sent again."""
         mail = self._world.mails[self._sender()]
         mail.hang_in_data = True
         await asyncio.sleep(1)
@@ -228,7 +228,7 @@ class Mix:
         await self._world.sandbox("DELETE", "/faults")
 
     async def answer_slowly(self) -> None:
-        """Within the time-outs: nobody is to be taken for dead."""
+        """Within the time-outs: no sender may be reaped."""
         await self._world.sandbox(
             "PUT", "/faults", {"channel": "email", "answer": "slow", "seconds": 5, "delayMs": 500}
         )
@@ -236,14 +236,14 @@ class Mix:
         await self._world.sandbox("DELETE", "/faults")
 
     async def be_in_trouble(self) -> None:
-        """A mail server that says "later" to everybody."""
+        """A mail server that defers every message."""
         answer, stage = self.random.choice(_TROUBLE)
         await self._world.sandbox("PUT", "/faults", {"channel": "email", "answer": answer, "at": stage})
         await self._some_seconds(20.0)
         await self._world.sandbox("DELETE", "/faults")
 
     async def drop_at_data(self) -> None:
-        """A mail server that breaks off before the message."""
+        """A mail server that drops the connection before the message."""
         for mail in self._world.mails.values():
             mail.drop_at_data = True
         await self._some_seconds(20.0)
@@ -268,7 +268,7 @@ def _name(fault: object) -> str:
 
 
 async def test_random_mix_of_faults(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G3, G4, G5, G7: whatever comes, in whatever order, while blasts are posted, paused and cancelled."""
+    """G1, G2, G3, G4, G5, G7: random faults in random order, while blasts are posted, paused and cancelled."""
     load = Load(world, oracle, world.form.seed + 1)
     mix = Mix(world, oracle, load)
     ends_at = time.monotonic() + world.form.mix_s

@@ -1,6 +1,6 @@
 """Redis killed, flushed, paused, without memory; every connection to it cut.
 
-Attacked: G1, G2 (no duplicate: no sender was lost, only the server was away), G3, G4, G5, G7 (no storm of reaping).
+Attacks G1, G2 (no duplicate: no sender was lost, only the server was away), G3, G4, G5, G7 (no storm of reaping).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def world(form: Form) -> AsyncIterator[World]:
 
 @pytest.mark.parametrize("full_s", [1.0, 30.0])
 async def test_redis_is_killed(world: World, oracle: Oracle, checks: Checks, full_s: float) -> None:
-    """G1, G2, G7: Redis dies under load and comes back on its data: all is sent once, and nobody is reaped.
+    """G1, G2, G7: Redis dies under load and restarts with its data: each job is sent once, and no sender is reaped.
 
     While it is away no service exits or spins.
     """
@@ -63,7 +63,7 @@ async def test_redis_is_killed(world: World, oracle: Oracle, checks: Checks, ful
 
 
 async def test_scripts_flushed_and_clients_killed(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G4: SCRIPT FLUSH, CLIENT KILL of every connection and CLIENT PAUSE under load cost nothing."""
+    """G1, G2, G4: SCRIPT FLUSH, CLIENT KILL of every connection and CLIENT PAUSE under load lose and repeat nothing."""
     async with world.queue.watching(checks):
         posting = asyncio.create_task(world.client.post(people(2000, "flushed")))
         for number in range(15):
@@ -99,9 +99,9 @@ async def test_redis_refuses_to_write(world: World, oracle: Oracle, checks: Chec
 
 
 async def test_memory_is_full(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G4: at maxmemory new work gets 429, and what was accepted drains; with room again all goes in.
+    """G1, G4: at maxmemory new work gets 429 and accepted jobs drain; once memory is free, new work is accepted.
 
-    Among what drains are hard bounces, which are to be suppressed though no key may grow.
+    Hard bounces among them are suppressed although no key may grow.
     """
     bouncing = people(20, "full", simulate="bounce")
     waiting = await world.client.post(people(1000, "before-full") + bouncing)
@@ -129,9 +129,9 @@ async def test_memory_is_full(world: World, oracle: Oracle, checks: Checks) -> N
 
 
 async def test_memory_is_bounded_while_the_logger_is_away(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G4, G7: with the logger stopped, sending fills memory to its limit at most; then it waits, and says why.
+    """G1, G4, G7: with the logger stopped, sending uses memory up to its limit; then it waits and reports the reason.
 
-    Once the logger is back all goes out, once.
+    Once the logger is back, each job is sent once.
     """
     limit = 24_000_000
     await asyncio.to_thread(world.redis.command, "CONFIG", "SET", "maxmemory", str(limit))
@@ -144,7 +144,7 @@ async def test_memory_is_bounded_while_the_logger_is_away(world: World, oracle: 
         memory = await world.queue.control.server_memory()
         highest = max(highest, memory.used)
         stats = await world.queue.stats()
-        # Senders finish what they had fetched before they stand still.
+        # Senders finish the jobs that they had fetched before they stop.
         stands = bool(stats.senders) and all(sender.reason == LOG_BEHIND for sender in stats.senders)
         return stands and not stats.active
 

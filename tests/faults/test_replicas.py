@@ -1,6 +1,6 @@
-"""Redis with a replica: one that is away while the master insists on it, and a master lost to it by a failover.
+"""Redis with a replica: one that is away while the master requires it, and one that replaces a lost master.
 
-Attacked: G1 and G2 (what a failover may lose or repeat, and nothing else: docs/guarantees.md), G4, G5, G7.
+Attacks G1 and G2 (only what a failover may lose or repeat: docs/guarantees.md), G4, G5, G7.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ async def world(form: Form) -> AsyncIterator[World]:
 
 
 async def test_replica_is_away(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G4, G7: a master's replica restarts under load, and it takes no writes without one: all is sent once.
+    """G1, G2, G4, G7: the replica of a master that requires it restarts under load: each job is sent once.
 
-    Meanwhile clients get 503, and no service exits.
+    Clients get 503 while the replica is away, and no service exits.
     """
     lives = {name: child.lives for name, child in world.children.items()}
     reaped = len(world.logged("sender_reaped"))
@@ -72,9 +72,9 @@ async def test_replica_is_away(world: World, oracle: Oracle, checks: Checks) -> 
 
 
 async def test_master_is_lost_after_begin(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2: a failover forgets what was fetched and begun: what the provider accepts after it counts, and goes once.
+    """G1, G2: a failover loses what was fetched and begun: a later acceptance by the provider counts, once.
 
-    Only what had been told accepted to the lost master alone goes out once more.
+    Only jobs whose acceptance was recorded only by the lost master are sent once more.
     """
     assert await world.children["email_sender-2"].stop() == 0
     posted = await world.client.post(people(800, "failover"))
@@ -93,9 +93,9 @@ async def test_master_is_lost_after_begin(world: World, oracle: Oracle, checks: 
 
 
 async def test_what_the_replica_never_had(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2 as far as they hold: of a blast that the lost master alone had accepted, the doctor ends the rest as lost.
+    """G1, G2 as far as they hold: the doctor ends the jobs of a blast as lost that only the lost master had.
 
-    With a second sender, what was in mid-send may go out once more: the other has begun it before the answer comes.
+    With a second sender, jobs in mid-send may be sent once more: it may begin them before the answer arrives.
     """
     await world.servers.start_replica()
     posted = await world.client.post(people(800, "replicated"))
@@ -117,7 +117,7 @@ async def test_what_the_replica_never_had(world: World, oracle: Oracle, checks: 
 
 
 async def _check_unknown(world: World, checks: Checks, posted: Posted, lost: LostMaster, said: str) -> None:
-    """G1: what vanished ended as sent where it was, else as lost; of an end that the log had not read it says lost."""
+    """G1: vanished jobs end as sent if the log knows that, else as lost, also if they had ended unknown to the log."""
     rows = {row["job_id"]: row for row in await world.client.rows(posted.blast_id)}
     taken = world.deliveries.by_job()
     ends = Counter((row["status"], row["error_class"]) for row in rows.values())
@@ -136,14 +136,14 @@ async def _further_chunk(world: World) -> None:
     before = int(await redis.hget("{email}:counters", "enqueued") or 0)
     async with asyncio.timeout(_PATIENCE_S):
         while int(await redis.hget("{email}:counters", "enqueued") or 0) == before:
-            pass  # without a rest: an upload is over in a fraction of a second
+            pass  # without a pause: an upload takes a fraction of a second
 
 
 async def test_upload_across_a_failover(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G4: a failover forgets chunks of a blast that is being accepted: they are added again, each job once.
+    """G1, G2, G4: a failover loses chunks of a blast that is being accepted: they are added again, each job once.
 
-    Ingest stands still when the master is lost: some chunks are on both servers then, some on one, some on none. What
-    had gone out of the forgotten chunks goes out once more.
+    Ingest is frozen when the master is lost: some chunks are on both servers then, some on one, some on none. Jobs of
+    the lost chunks that had been sent are sent once more.
     """
     await world.servers.start_replica()
     ingest = world.children["ingest"]
@@ -174,9 +174,9 @@ async def test_upload_across_a_failover(world: World, oracle: Oracle, checks: Ch
 
 
 async def _fail_over_in_mid_send(world: World, oracle: Oracle) -> LostMaster:
-    """Lose a master that is ahead of its replica while the provider has messages that it answers after the failover.
+    """Lose a master that is ahead of its replica while the provider holds messages that it answers after the failover.
 
-    The oracle is told what had ended for the lost master alone: it may be sent once more.
+    Register with the oracle the jobs that had ended only on the lost master: they may be sent once more.
     """
     before = world.deliveries.count()
     await wait_for(lambda: world.deliveries.count() > before + 30, _PATIENCE_S, "messages that the replica misses")
@@ -194,7 +194,7 @@ async def _fail_over_in_mid_send(world: World, oracle: Oracle) -> LostMaster:
 
 
 def _seen(lost: LostMaster, delivered: Mapping[str, Sequence[object]]) -> str:
-    """Tell how much a failover cost."""
+    """Print the cost of a failover."""
 
     def twice(jobs: frozenset[str]) -> str:
         return f"{sum(len(delivered.get(job, ())) > 1 for job in jobs)} of {len(jobs)}"

@@ -1,6 +1,6 @@
-"""Twenty rolling restarts under load: a sender that is asked to stop finishes what it began and gives back the rest.
+"""Twenty rolling restarts under load: a sender that is asked to stop finishes begun jobs and gives back the rest.
 
-Attacked: G1, G2 (no duplicate at all: nobody died), G4, G7.
+Attacks G1, G2 (no duplicate at all: no sender died), G4, G7.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Claims about time at full constants, measured at the provider with nothing beside them: gaps, rate, priority."""
+"""Timing at full constants, measured at the provider with nothing beside it: retry gaps, rate, priority."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def form(request: pytest.FixtureRequest) -> Form:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(form: Form) -> AsyncIterator[World]:
-    """Four senders at the default rate, each with a proxy to the mail server that notes when what arrives."""
+    """Four senders at the default rate, each with a proxy to the mail server that records arrival times."""
     env = {
         "KURIR_EMAIL_RATE": "",
         "KURIR_MAX_ATTEMPTS": "4",
@@ -51,9 +51,9 @@ async def world(form: Form) -> AsyncIterator[World]:
 
 
 class Arrivals:
-    """When each address was named to the provider, in seconds on the monotonic clock.
+    """The time at which the provider was given each address, in seconds on the monotonic clock.
 
-    `waits` holds beside each arrival how long the processes on a message's way had waited for a processor by then.
+    `waits` has for each arrival how long the processes on a message's path had waited for a processor until then.
     """
 
     def __init__(self, world: World) -> None:
@@ -69,16 +69,16 @@ class Arrivals:
         self.waits[now] = Waits(self._world)
 
     def late_by_load_s(self, at: float) -> float:
-        """Return by how much an arrival may have come late because others had the processors."""
+        """Return how late an arrival may have been because other processes used the processors."""
         before = max((one for one in self.waits if one <= at - _WAY_S), default=at)
         return self.waits[at].since(self.waits[before])
 
 
 class Waits:
-    """How long the processes on a message's way have waited for a processor, ready to run, by the kernel's count.
+    """How long the processes on a message's path waited for a processor while ready to run, as the kernel counts it.
 
-    A claim about the time that the system takes excludes the time for which it was kept from running. Where nothing
-    runs beside it, that is next to nothing.
+    A claim about the system's own time excludes the time for which it was kept from running. If nothing runs beside
+    it, that time is close to zero.
     """
 
     def __init__(self, world: World) -> None:
@@ -87,7 +87,7 @@ class Waits:
         self._senders, self._others = list(map(_waited_s, senders)), list(map(_waited_s, others))
 
     def since(self, earlier: Waits) -> float:
-        """Return how long the way of one message, through one of the senders, was held up since, in seconds."""
+        """Return for how many seconds one message's path, through one of the senders, was delayed since."""
         senders = max(late - early for late, early in zip(self._senders, earlier._senders, strict=True))
         return senders + sum(self._others) - sum(earlier._others)
 

@@ -1,6 +1,6 @@
-"""A world: one system of real processes over a Redis of its own, with proxies where it is to be broken.
+"""A world: one system of real processes with its own Redis, and proxies where a test breaks it.
 
-The processes are those that `kurir up` would start, by the same plan; here the test starts and kills them itself.
+The processes are those that `kurir up` would start, by the same plan; here the test starts and kills them.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """How a world is made: `proxied` names services that reach Redis through a proxy of their own.
+    """How a world is made: `proxied` names the services that reach Redis through their own proxy.
 
-    `mail_proxy` puts one between each email sender and the sandbox's mail server, for whose answers senders wait
-    `mail_timeout_s` (None: as long as they do by themselves); `env` is for every service. With `sentinels` services
-    find Redis through them, and so past every proxy.
+    `mail_proxy` puts a proxy between each email sender and the sandbox's mail server, for whose answers senders wait
+    `mail_timeout_s` (None: their default); `env` is for every service. With `sentinels` services
+    find Redis through the Sentinels, and so bypass every proxy.
     """
 
     email_senders: int = 1
@@ -68,7 +68,7 @@ class Design:
 
 
 class World:
-    """A running system and everything to look at it and to break it."""
+    """A running system, and the means to inspect and break it."""
 
     def __init__(self, form: Form, design: Design = Design()) -> None:
         self.form = form
@@ -83,14 +83,14 @@ class World:
         self._open = AsyncExitStack()
 
     async def start(self) -> None:
-        """Start everything and wait until it is well."""
+        """Start everything and wait until it is healthy."""
         design = self._design
         await self.servers.start()
         for name in design.proxied:
             self.redis_proxies[name] = await self._started(RedisProxy(self.redis.port))
         for number in range(design.email_senders if design.mail_proxy else 0):
             name = f"email_sender-{number + 1}" if number else "email_sender"
-            # a little less than the sender waits, which begins to count a little earlier
+            # slightly less than the sender's time-out, which starts slightly earlier
             patience_s = design.mail_timeout_s * 0.9 if design.mail_timeout_s else float("inf")
             self.mails[name] = await self._started(MailProxy(self._base + 91, patience_s))
             self.mails[name].stalls = self.stalls
@@ -112,9 +112,9 @@ class World:
             await self.healthy(name)
 
     async def _follow(self) -> None:
-        """Read what is delivered as it comes: all at once would keep the proxies, in this loop too, from their work.
+        """Read deliveries as they arrive: to read all of them together would block the proxies, which share this loop.
 
-        `stalls` notes when the loop stood still all the same, and for how many seconds.
+        `stalls` records when the loop stood still nevertheless, and for how many seconds.
         """
         while True:
             self.deliveries.all()
@@ -147,14 +147,14 @@ class World:
             self.children[spec.name] = Child(spec.name, spec.command, own, self.folder)
 
     async def stop(self) -> None:
-        """Ask every service to stop; fails if one does not do so cleanly."""
+        """Ask every service to stop; fail if one does not stop cleanly."""
         self._retire()
         running = [child for child in self.children.values() if child.runs()]
         codes = await asyncio.gather(*(child.stop() for child in running))
         assert set(codes) <= {0}, {child.name: (code, child.output()) for child, code in zip(running, codes)}  # noqa: B905 -- of one length
 
     async def close(self) -> None:
-        """End everything that is left, at once, however it stands."""
+        """Kill everything that is left, in whatever state."""
         self._retire()
         for child in self.children.values():
             child.kill()
@@ -163,13 +163,13 @@ class World:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _retire(self) -> None:
-        """Start no child any more: a test that ran out of time may still be going on in its loop."""
+        """Start no further child: a test that ran out of time may still be running in its loop."""
         for child in self.children.values():
             child.retired = True
 
     @property
     def redis(self) -> RedisServer:
-        """The server that takes the writes."""
+        """The server that accepts writes."""
         return self.servers.master
 
     @property
@@ -179,7 +179,7 @@ class World:
 
     @property
     def log_folder(self) -> Path:
-        """Where every service logs."""
+        """The log folder of every service."""
         return self.folder / "data" / "logs"
 
     @property
@@ -188,7 +188,7 @@ class World:
         return self.folder / "data" / "logs.db"
 
     def complaints_per_second(self) -> Counter[tuple[str, str]]:
-        """Count the warnings and errors of each service by the second (RFC 3339, to the second)."""
+        """Count the warnings and errors of each service per second (RFC 3339, to the second)."""
         lines = map(orjson.loads, self.log_folder.joinpath("combined.log").read_bytes().splitlines())
         bad = (line for line in lines if line["level"] in {"warning", "error", "critical"})
         return Counter((line["service"], line["at"][:19]) for line in bad)
@@ -203,7 +203,7 @@ class World:
         return [line for raw in lines if (line := orjson.loads(raw)).get("event") == event]
 
     async def sandbox(self, method: str, path: str, body: object = None) -> dict[str, object]:
-        """Call the sandbox itself."""
+        """Call the sandbox directly."""
         url = f"http://127.0.0.1:{self._base + 90}{path}"
         patience = aiohttp.ClientTimeout(total=_READY_TIMEOUT_S)
         async with self._http.request(method, url, json=body, timeout=patience) as answer:
@@ -212,7 +212,7 @@ class World:
             return found
 
     async def healthy(self, name: str, timeout_s: float = _READY_TIMEOUT_S) -> None:
-        """Wait until a service answers 200 to GET /health; fails with what it said last."""
+        """Wait until a service answers 200 to GET /health; fail with its last answer."""
         child = self.children[name]
         deadline = time.monotonic() + timeout_s
         while True:
@@ -224,7 +224,7 @@ class World:
             await asyncio.sleep(_POLL_S)
 
     async def health(self, name: str) -> int:
-        """Return the status of a service's GET /health, 0 where it does not answer."""
+        """Return the status of a service's GET /health, 0 if it does not answer."""
         return (await self._ask(name))[0]
 
     async def _ask(self, name: str) -> tuple[int, str]:
@@ -235,7 +235,7 @@ class World:
             return 0, repr(error)
 
     async def restart(self, name: str) -> None:
-        """Start a child that is dead, and wait until it is well."""
+        """Start a dead child and wait until it is healthy."""
         self.children[name].start()
         await self.healthy(name)
 
@@ -248,7 +248,7 @@ def _mail_timeouts(design: Design) -> dict[str, str]:
 
 @asynccontextmanager
 async def running(form: Form, design: Design = Design()) -> AsyncIterator[World]:
-    """Run a world while the block runs; whatever happens, none of its processes is left."""
+    """Run a world while the block runs; leave none of its processes behind."""
     world = World(form, design)
     try:
         await world.start()

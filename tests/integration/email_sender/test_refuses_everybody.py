@@ -91,7 +91,7 @@ async def test_nobody_pays_for_a_relay_that_refuses_everybody(world: World, refu
         for _ in range(senders):
             await stack.enter_async_context(sending_mail(world, smtp_settings(server.url)))
         await wait_for(lambda: quiet(world), 20, "the channel to be paused")
-        assert "recipients in a row alike" in await paused(world)
+        assert "recipients in a row for the same reason" in await paused(world)
         assert refusal.partition("{")[0] in await paused(world)
         assert await suppressed(world) == 0
         assert (await world.progress(blast)).counts["failed"] == 0

@@ -1,4 +1,4 @@
-"""The world of the sending loop's tests, on Valkey."""
+"""Fixtures of the sending loop's tests, on Valkey."""
 
 from __future__ import annotations
 

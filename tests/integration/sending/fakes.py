@@ -1,4 +1,4 @@
-"""A provider made of a function, and an observer that remembers."""
+"""A provider made of a function, and an observer that records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Behaviour = Callable[[RenderedMessage], Awaitable[Receipt]]
 
 
 async def accept(message: RenderedMessage) -> Receipt:
-    """Take any message at once."""
+    """Accept any message immediately."""
     return Receipt(f"<{message.job_id}>", "250 ok")
 
 
@@ -25,7 +25,7 @@ async def be_prepared(message: RenderedMessage) -> None:
 
 @dataclass
 class FakeProvider:
-    """Sends by `prepare`, then `behaviour`; remembers when each job was handed over (monotonic seconds)."""
+    """Sends with `prepare`, then `behaviour`; records when each job was handed over (monotonic seconds)."""
 
     behaviour: Behaviour = accept
     is_available: bool = True
@@ -64,7 +64,7 @@ class FakeProvider:
 
 @dataclass
 class RememberedAttempts:
-    """Remembers what a metrics module would count."""
+    """Records what a metrics module would count."""
 
     attempts: list[tuple[str, str]] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""Raises an exception at one line of Kurir's own code, the first time it is reached after a provider's yes.
+"""Raises an exception at one line of Kurir's code, the first time it is reached after a provider's acceptance.
 
-`points` of a first, undisturbed run are the lines that a worker and the settler pass between the yes and the end of
-the job; each can then be struck in a run of its own.
+`points` of a first, undisturbed run are the lines that a worker and the settler run between the acceptance and the end
+of the job; each can then be struck in its own run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shared.sending.starts import GrantedStart
 _ROOT = Path(__file__).parents[3]
 _ROOMS = (str(_ROOT / "services"), str(_ROOT / "shared"))
 _TASKS = frozenset({"Worker.run", "Settler.run"})
-# the endless loops themselves, and what waits for the next job: no job is under way there
+# the endless loops, and the wait for the next job: no job is under way there
 _OUTSIDE = frozenset({"Worker.run", "Settler.run", "Holdings.next_flight", "Holdings._wake_if_low", "ReadyQueue.first"})
 
 Point = tuple[str, int]
@@ -29,7 +29,7 @@ Point = tuple[str, int]
 
 @dataclass
 class Mutation:
-    """What is noted or struck in one run; `struck` tells whether the point was reached."""
+    """The lines recorded or struck in one run; `struck` is whether the point was reached."""
 
     point: Point | None = None
     error: type[BaseException] = ZeroDivisionError
@@ -38,7 +38,7 @@ class Mutation:
     points: list[Point] = field(default_factory=list)
 
     def trace(self, frame: FrameType, _event: str, _arg: object) -> Any:
-        """Follow Kurir's own code; Python's tracing calls this for each function entered."""
+        """Trace Kurir's own code; Python calls this for each function entered."""
         name = frame.f_code.co_filename
         if not name.startswith(_ROOMS) or frame.f_code.co_qualname in _OUTSIDE:
             return None
@@ -64,14 +64,14 @@ def _of_the_job() -> bool:
 
 @contextmanager
 def mutated(mutation: Mutation) -> Iterator[None]:
-    """Trace while the block runs, from the yes on."""
+    """Trace while the block runs, from the acceptance on."""
     accepted, before = GrantedStart.accepted, sys.gettrace()
 
     def hear(start: GrantedStart, message_id: str, words: str) -> None:
         accepted(start, message_id, words)
         mutation.heard = True
 
-    with patch.object(GrantedStart, "accepted", hear):  # the yes is where the lines begin to count
+    with patch.object(GrantedStart, "accepted", hear):  # lines count from the acceptance on
         sys.settrace(mutation.trace)
         try:
             yield

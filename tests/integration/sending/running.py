@@ -34,7 +34,7 @@ SETTINGS = SendingSettings(
 async def sending(
     world: World, provider: FakeProvider, settings: SendingSettings = SETTINGS
 ) -> AsyncIterator[RememberedAttempts]:
-    """Run one sender until the block is left, then stop it and wait for its end."""
+    """Run one sender while the block runs, then stop it and wait for its end."""
     observer = RememberedAttempts()
     settings = replace(settings, sender_id=settings.sender_id or boot_name("email", "test"))
     loop: SendingLoop[RenderedMessage] = SendingLoop(world.redis, provider, settings, observer)

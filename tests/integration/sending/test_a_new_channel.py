@@ -1,7 +1,7 @@
-"""A third channel is one folder (`sms`) and one line in the list of channels: nothing else changes.
+"""A third channel needs one folder (`sms`) and one line in the list of channels.
 
-The folder holds what a channel needs (channel, replies, settings); its messages go from a request's recipients through
-the real queue and the real sending loop to a centre that speaks over a socket, and come out as events.
+The folder has the parts of a channel (channel, replies, settings). Its messages pass from a request's recipients
+through the real queue and the real sending loop to a centre behind a socket, and produce events.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TEMPLATE = Template("t", "T", ["sms"], text="Halo {{ name }}")
 
 @dataclass
 class Centre:
-    """An SMS centre: answers by the number, and remembers what it accepted."""
+    """An SMS centre: answers by the number, and records what it accepted."""
 
     accepted: list[str] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
@@ -58,14 +58,14 @@ class Centre:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = (await reader.readline()).decode().strip()
-        if line:  # else the sender hung up before its start
+        if line:  # otherwise the sender hung up before its start
             writer.write(f"{self.reply(line)}\n".encode())
         writer.close()
 
 
 @pytest.fixture
 def sms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SmsSettings:
-    """The one line in the list of channels, and the settings of its sender."""
+    """Add the line to the list of channels; return the settings of its sender."""
     monkeypatch.setitem(CHANNELS, "sms", LINE)
     return read_settings(
         {
@@ -79,7 +79,7 @@ def sms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SmsSettings:
 
 @asynccontextmanager
 async def running(world: World, sms: SmsSettings, centre: Centre) -> AsyncIterator[RememberedAttempts]:
-    """Run the centre and one sender, wired as a `main` would."""
+    """Run the centre and one sender, wired as by a `main`."""
     observer, stop = RememberedAttempts(), Stop()
     async with await asyncio.start_unix_server(centre.serve, sms.socket):
         loop: SendingLoop[Sms] = SendingLoop(world.redis, SmsChannel(sms.socket), sms.sending, observer)
@@ -109,7 +109,7 @@ async def counts(world: World, blast: Blast) -> dict[str, int]:
 
 
 async def test_a_blast_through_a_channel_of_ones_own(world: World, sms: SmsSettings) -> None:
-    """Deferred, retried, suppressed and sent as its replies say; events, counts and limits are there unasked."""
+    """Jobs are deferred, retried, suppressed and sent by its replies; events, counts and limits work without code."""
     centre = Centre()
     numbers = ["628001", "628002", "628003", *(f"62810{number:02d}" for number in range(20))]
     async with running(world, sms, centre) as observer:
@@ -132,7 +132,7 @@ async def test_a_blast_through_a_channel_of_ones_own(world: World, sms: SmsSetti
 
 
 async def test_a_stop_pauses_the_new_channel_alone(world: World, sms: SmsSettings) -> None:
-    """Its own replies pause it with the provider's words; nothing is lost, and email goes on."""
+    """Its own replies pause it with the provider's reply; nothing is lost, and email continues."""
     centre = Centre(paid=False)
     async with running(world, sms, centre):
         blast = await enqueue(world, "b2", ["628101"])
@@ -158,7 +158,7 @@ def test_its_settings_are_those_of_every_sender(sms: SmsSettings) -> None:
 
 
 def test_the_rest_of_the_system_knows_it_by_its_line(sms: SmsSettings) -> None:
-    """`kurir up` starts its sender on its port, and ingest knows that it is configured and where it answers."""
+    """`kurir up` starts its sender on its port; ingest knows that it is configured, and its URL."""
     env = {"KURIR_SMS_SOCKET": str(sms.socket), "KURIR_INTERNAL_SECRET": INTERNAL_SECRET}
     plan = make_plan(UpOptions(port=4000), env, ServerBinary(Path("/bin/valkey-server"), "valkey", (9, 1, 2)))
     (spec,) = [spec for spec in plan.services if spec.name == "sms_sender"]

@@ -1,4 +1,4 @@
-"""After a provider's yes nothing leads to another send, wherever it fails; and no job's fault is another's."""
+"""After a provider's acceptance no failure causes another send, and no job's failure affects another job."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ ALONE = replace(SETTINGS, concurrency=1)
 
 @dataclass
 class Real:
-    """A real sender at a real server; `taken` counts what that took."""
+    """A real sender with a real server; `taken` counts what the server accepted."""
 
     loop: SendingLoop[object]  # type: ignore[type-var]  # of any channel
     taken: Callable[[], int]
 
 
 class _AsEmail(WhatsAppChannel):
-    """The WhatsApp channel, working on the queue that the tests' world has."""
+    """The WhatsApp channel, on the queue of the tests' world."""
 
     channel = "email"
 
@@ -103,7 +103,7 @@ MakeSender = Callable[[World], AbstractAsyncContextManager[Real]]
 
 
 async def one_job(world: World, real: Real) -> None:
-    """Send one job; fails unless it was taken once and counts as sent."""
+    """Send one job; fail unless it was accepted once and counts as sent."""
     before = real.taken()
     blast = await world.given(1)
 
@@ -116,8 +116,8 @@ async def one_job(world: World, real: Real) -> None:
 
 
 async def every_point(world: World, real: Real, error: type[BaseException]) -> list[Point]:
-    """Strike each line after the yes, one a job; return those that were struck."""
-    await one_job(world, real)  # what is done once for all has been done
+    """Strike each line after the acceptance, one per job; return those that were struck."""
+    await one_job(world, real)  # one-time work has been done
     calm = Mutation()
     with mutated(calm):
         await one_job(world, real)
@@ -145,7 +145,7 @@ async def every_point(world: World, real: Real, error: type[BaseException]) -> l
 async def test_no_line_after_the_yes_can_cause_another_send(
     sender: MakeSender, error: type[BaseException], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each line that runs between the yes and the end of the job raises, once: taken once, and counted as sent."""
+    """Each line between the acceptance and the end of the job raises once: accepted once, and counted as sent."""
     monkeypatch.setattr(settler, "AGAIN_AFTER_S", 0.05)
     kind = _STRUCK.get(error, error)
     stop = Stop()
@@ -187,7 +187,7 @@ _STRUCK: dict[type[BaseException], type[BaseException]] = {ConnectionLostError: 
     ids=lambda error: type(error).__name__,
 )
 async def test_noted_yes_outranks_whatever_is_raised_after_it(world: World, error: Exception) -> None:
-    """A channel, be it one that does not exist yet, heard a yes and then failed: sent, with what was noted."""
+    """Any channel that notes an acceptance and then fails: the job is sent, with what was noted."""
 
     async def behave(message: RenderedMessage) -> Receipt:
         note_acceptance(f"<{message.job_id}>", "250 f\udcfcr alle")
@@ -204,7 +204,7 @@ async def test_noted_yes_outranks_whatever_is_raised_after_it(world: World, erro
 
 
 async def test_cancellation_that_nobody_asked_for_ends_no_sender(world: World) -> None:
-    """A library's CancelledError, astray: before the start it uses an attempt, after a yes it is one; all are sent."""
+    """A stray CancelledError uses an attempt before the start, and changes nothing after acceptance; all are sent."""
     times = Counter[str]()
 
     async def prepare(message: RenderedMessage) -> None:
@@ -224,7 +224,7 @@ async def test_cancellation_that_nobody_asked_for_ends_no_sender(world: World) -
 
 
 async def test_stop_after_a_noted_yes_is_an_acceptance(world: World) -> None:
-    """A sender that is stopped between the yes and its return has sent the message."""
+    """A sender that is stopped between the acceptance and the channel's return has sent the message."""
 
     async def behave(message: RenderedMessage) -> Receipt:
         note_acceptance(f"<{message.job_id}>", "250 ok")
@@ -240,7 +240,7 @@ async def test_stop_after_a_noted_yes_is_an_acceptance(world: World) -> None:
 
 @pytest.mark.parametrize(("policy", "error_class"), [("hold", "uncertain"), ("resend", "")])
 async def test_surprise_in_mid_send_is_uncertain(world: World, policy: str, error_class: str) -> None:
-    """Handed over, and no answer: it may have arrived, so the policy for that decides."""
+    """A message handed over without an answer may have arrived, so the policy for uncertain sends decides."""
     times = Counter[str]()
 
     async def behave(message: RenderedMessage) -> Receipt:
@@ -258,7 +258,7 @@ async def test_surprise_in_mid_send_is_uncertain(world: World, policy: str, erro
 
 
 async def test_surprise_before_the_start_is_transient(world: World) -> None:
-    """Nothing was handed over: an attempt is used, whatever the policy for uncertain sends."""
+    """If nothing was handed over, an attempt is used under either policy for uncertain sends."""
     broken = iter([True, False])
 
     async def prepare(_message: RenderedMessage) -> None:
@@ -280,11 +280,11 @@ async def test_surprise_before_the_start_is_transient(world: World) -> None:
 async def test_one_jobs_outcome_that_cannot_be_worked_out_harms_no_other(
     world: World, where: tuple[object, str], struck: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of twenty jobs one meets an exception where its outcome is made: all end as they should; no yes is sent twice."""
+    """An exception while one of twenty outcomes is made: all jobs end correctly; no accepted message is sent twice."""
     real, times = getattr(*where), iter(range(10**6))
 
     def sometimes(*args: object, **kwargs: object) -> object:
-        begins = isinstance(args[0], Processing)  # whose event cannot be made is not begun: see `unsendable_move`
+        begins = isinstance(args[0], Processing)  # a job whose event cannot be made is not begun: see `unsendable_move`
         if not begins and next(times) == struck:
             raise UnicodeEncodeError("utf-8", "\udcfc", 0, 1, "surrogates not allowed")
         return real(*args, **kwargs)
@@ -307,7 +307,7 @@ async def test_one_jobs_outcome_that_cannot_be_worked_out_harms_no_other(
 async def test_one_settlement_that_cannot_be_written_poisons_no_batch(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver refuses one of a batch for a while: its neighbours are settled at once, it when it can be."""
+    """The driver refuses one of a batch for a while: the others are settled immediately, that one when it can be."""
     monkeypatch.setattr(settler, "AGAIN_AFTER_S", 0.05)
     real, refusals = Consumer.settle, iter(range(10**6))
 

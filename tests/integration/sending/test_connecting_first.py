@@ -1,4 +1,4 @@
-"""A sender begins a job when there is an open connection to send it on."""
+"""A sender begins a job only when a connection is open to send it on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTHING_OPEN = Room(0, connections=0)
 
 @dataclass
 class RefusedFake(FakeProvider):
-    """Cannot open a connection until a person has done something."""
+    """Cannot open a connection until an operator acts."""
 
     def room(self, wanted: int = 0) -> Room:
         if wanted:
@@ -26,7 +26,7 @@ class RefusedFake(FakeProvider):
 
 
 async def test_nothing_is_begun_without_an_open_connection(world: World) -> None:
-    """The provider is told how many are wanted; once they are open, all is sent without waiting for a poll."""
+    """The provider learns how many are wanted; once they are open, all jobs are sent without waiting for a poll."""
     blast = await world.given(20)
     provider = FakeProvider(limits=NOTHING_OPEN)
     async with sending(world, provider):
@@ -44,7 +44,7 @@ async def test_nothing_is_begun_without_an_open_connection(world: World) -> None
 
 
 async def test_waiting_for_a_connection_takes_no_start_from_other_senders(world: World) -> None:
-    """One sender of two has no connection: the other makes all the starts that the rate allows."""
+    """One of two senders has no connection: the other uses all starts that the rate allows."""
     await world.control.set_rate("email", Rate(50, 1.0))
     await world.given(40)
     slow, quick = FakeProvider(limits=NOTHING_OPEN), FakeProvider()
@@ -59,7 +59,7 @@ async def test_waiting_for_a_connection_takes_no_start_from_other_senders(world:
 
 
 async def test_few_connections_mean_few_jobs_begun(world: World) -> None:
-    """While one connection of five is open, no more is begun than one may carry soon."""
+    """While one connection of five is open, only as many jobs are begun as it can soon send."""
     await world.given(100)
     provider = FakeProvider(limits=Room(1, connections=1))
     most = 0
@@ -75,7 +75,7 @@ async def test_few_connections_mean_few_jobs_begun(world: World) -> None:
 
 
 async def test_refused_log_in_pauses_the_channel_before_anything_is_begun(world: World) -> None:
-    """Nobody's job has to fail to learn that the password is wrong."""
+    """A wrong password is detected without failing a job."""
     await world.given(3)
     async with sending(world, RefusedFake()) as observer:
 

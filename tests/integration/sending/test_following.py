@@ -1,4 +1,4 @@
-"""Jobs that a worker takes early, so that the provider can tell its server of the next message with this one."""
+"""Jobs that a worker takes early, so that the provider can announce the next message with this one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Next = Callable[[], RenderedMessage | None]
 
 @dataclass
 class ChainingFake(FakeProvider):
-    """Asks for the next message with every one; once it has been given one `hang_after` times, it hangs."""
+    """Asks for the next message with each one; hangs once it has been given one `hang_after` times."""
 
     hang_after: int = 1_000_000
     followed: list[str] = field(default_factory=list)
@@ -37,7 +37,7 @@ class ChainingFake(FakeProvider):
 
 
 async def test_every_job_is_sent_once_by_the_worker_that_took_it(world: World) -> None:
-    """A provider that is told of the next message gets each message once, as the one that follows or not."""
+    """A provider that announces the next message sends each message once, announced or not."""
     blast = await world.given(400)
     provider = ChainingFake()
     async with sending(world, provider):
@@ -53,7 +53,7 @@ async def test_every_job_is_sent_once_by_the_worker_that_took_it(world: World) -
 
 
 async def test_stop_gives_back_what_was_only_announced(world: World) -> None:
-    """The message cut off in mid-send is uncertain; the one announced with it is withdrawn, and waits as before."""
+    """A message cut off in mid-send is uncertain; the one announced with it is withdrawn and waits as before."""
     blast = await world.given(200)
     provider = ChainingFake(hang_after=3)
     async with sending(world, provider, replace(SETTINGS, concurrency=1, grace_s=0.2)):
@@ -66,7 +66,7 @@ async def test_stop_gives_back_what_was_only_announced(world: World) -> None:
 
 
 async def test_jobs_of_the_lane_high_are_never_taken_early(world: World) -> None:
-    """What is urgent waits for the first worker that is free, not for the end of a certain send."""
+    """An urgent job waits for the first free worker, not for the end of a particular send."""
     blast = await world.given(200, "high")
     provider = ChainingFake()
     async with sending(world, provider):

@@ -1,4 +1,4 @@
-"""What a sender does besides sending may fail in ways that nobody thought of: it goes on sending."""
+"""An unexpected error in a sender's housekeeping does not stop it from sending."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _fail_bell(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable
     [(_fail_reaper, "reap"), (_fail_watch, "watch"), (_fail_heartbeat, "heartbeat"), (_fail_bell, "bell")],
 )
 async def test_an_error_in_the_housekeeping_does_not_end_sending(world: World, part: Part, task: str) -> None:
-    """It is logged with its traceback and counted, the task goes on, and jobs are sent meanwhile."""
+    """The error is logged with its traceback and counted, the task continues, and jobs are still sent."""
     observer, provider, stop = RememberedAttempts(), FakeProvider(), Stop()
     loop: SendingLoop[RenderedMessage] = SendingLoop(world.redis, provider, QUICK, observer)
 
@@ -70,7 +70,7 @@ async def test_an_error_in_the_housekeeping_does_not_end_sending(world: World, p
 
 
 async def test_a_stuck_send_still_ends_the_sender(world: World) -> None:
-    """That alone does, also where each look fails."""
+    """Only a stuck send ends the sender, even while each look fails."""
     observer, stop = RememberedAttempts(), Stop()
     loop: SendingLoop[RenderedMessage] = SendingLoop(world.redis, FakeProvider(), QUICK, observer)
 
@@ -78,7 +78,7 @@ async def test_a_stuck_send_still_ends_the_sender(world: World) -> None:
         raise ValueError("nobody thought of this")
 
     def be_stuck(_clock: object) -> None:
-        raise StuckError("a send lasts for ever")
+        raise StuckError("a send lasts forever")
 
     _fail_reaper(loop, fail)
     loop._keeper._check_stuck = be_stuck  # type: ignore[assignment,method-assign]

@@ -1,4 +1,4 @@
-"""A sender whose lease lapsed: what it had been granted before is void, even once the lease holds again."""
+"""A sender whose lease lapsed: earlier grants are void, even once the lease holds again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class HandClock:
 
 @dataclass
 class HandRedis:
-    """Answers heartbeats as it is told to; None loses the reply."""
+    """Answers heartbeats with the given answers; None loses the reply."""
 
     answers: list[bool | None] = field(default_factory=list)
     partition = Partition(cast("Connection", None), PartitionKeys("email"))
@@ -61,7 +61,7 @@ class HandRedis:
 
 
 async def _held_after(gap_s: float, *answers: bool | None) -> bool:
-    """Renew after a gap, once for each answer; say whether a grant from before the gap still holds."""
+    """Renew after a gap, once per answer; return whether a grant from before the gap still holds."""
     clock, redis = HandClock(), HandRedis([True, *answers])
     keeper = Keeper(cast("Consumer", redis), cast("Reaper", redis), Holdings(), SETTINGS, dict)
     assert await keeper.first_heartbeat(clock)
@@ -73,7 +73,7 @@ async def _held_after(gap_s: float, *answers: bool | None) -> bool:
 
 
 async def test_grants_are_void_once_the_lease_has_lapsed() -> None:
-    """Kept in time the lease holds; a gap voids earlier grants, also where the reply that told of it was lost."""
+    """Renewed in time, the lease holds; a gap voids earlier grants, even if the reply that reported it was lost."""
     ttl_s = SETTINGS.timing.heartbeat_ttl_ms / 1000
     assert await _held_after(ttl_s * 0.4, True)
     assert not await _held_after(ttl_s * 0.4, False)
@@ -82,7 +82,7 @@ async def test_grants_are_void_once_the_lease_has_lapsed() -> None:
 
 @pytest.mark.parametrize("where", ["loading its blast", "connecting"])
 async def test_job_granted_before_a_lapse_is_left_to_its_new_sender(world: World, where: str) -> None:
-    """A sender that stood still and was reaped does not send what it had begun and not handed over (attacks G2)."""
+    """A sender that was frozen and reaped does not send jobs that it had begun and not handed over (attacks G2)."""
     blast = await world.given(1)
     provider, gate, standing = FakeProvider(), asyncio.Event(), asyncio.Event()
     settings = replace(SETTINGS, sender_id="frozen")
@@ -104,7 +104,7 @@ async def test_job_granted_before_a_lapse_is_left_to_its_new_sender(world: World
     stop = Stop()
     running = asyncio.create_task(loop.run(stop))
     await standing.wait()
-    loop._dispatcher.gates.lease_fresh = lambda: False  # it begins nothing more, as one that stands still
+    loop._dispatcher.gates.lease_fresh = lambda: False  # it begins nothing more, like a frozen sender
     other = await world.sender("other")
     await world.redis.delete(PartitionKeys("email").sender("frozen"))
     await world.reaper("other")._take("frozen")

@@ -45,7 +45,7 @@ async def both(redis_url: str) -> AsyncIterator[World]:
 async def begin_limited(
     sender: HandSender, leases: Sequence[Lease], gap_us: int, burst: int = 1, *, limit: str = LIMIT
 ) -> list[Grant]:
-    """Begin jobs that all fall under one limit, and settle every refusal as the sending loop does."""
+    """Begin jobs of one limit, and settle every refusal as the sending loop does."""
     grants = await sender.consumer.begin(
         [
             BeginRequest(
@@ -75,7 +75,7 @@ async def is_free(world: World, limit: str = LIMIT) -> None:
 
 
 async def started(providers: Sequence[FakeProvider], blast: Blast, within_s: float) -> None:
-    """Wait until one of the providers was handed the message of this blast."""
+    """Wait until one of the providers was handed this blast's message."""
     job_id = f"{blast.blast_id}:0:email"
 
     def was_handed_over() -> bool:
@@ -86,8 +86,8 @@ async def started(providers: Sequence[FakeProvider], blast: Blast, within_s: flo
 
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_password_behind_a_domains_bulk_starts_within_a_second(both: World, cancelled: bool) -> None:
-    """3,000 bulk mails to one domain at 20 a second: a message of `high` has the next start but one at most, also when
-    the bulk was cancelled just before; and the domain sees at most its limit in any sliding second."""
+    """Behind 3,000 bulk mails to one domain at 20 a second, a message of `high` gets the next start or the one after,
+    also if the bulk was cancelled just before; the domain sees at most its limit in any sliding second."""
     bulk = await both.given(3000, "bulk")
     provider = FakeProvider()
     async with sending(both, provider, TWENTY_A_SECOND):
@@ -118,7 +118,7 @@ async def test_limit_holds_over_all_senders_and_is_used(both: World) -> None:
 
 
 class SlowAnswers:
-    """A connection on which the answers to `begin` take longer, by what `delay_s` says of each."""
+    """A connection that delays each answer to `begin` by `delay_s`."""
 
     def __init__(self, redis: Any, delay_s: Callable[[], float]) -> None:
         self._redis = redis
@@ -153,8 +153,8 @@ DELAYS: dict[str, Callable[[], float]] = {
 
 @pytest.mark.parametrize("delay", DELAYS)
 async def test_limit_holds_where_answers_are_late(both: World, delay: str) -> None:
-    """One of two senders hears late of what it was granted: no sliding period sees more than the limit at the provider,
-    it sends too, and the limit is used."""
+    """One of two senders gets its grants late: the provider sees at most the limit in any sliding period, that sender
+    also sends, and the limit is used."""
     await both.given(400, "bulk")
     slow_world = replace(both, redis=slow_answers(both.redis, DELAYS[delay]))
     quick, slow = FakeProvider(), FakeProvider()
@@ -172,7 +172,7 @@ async def test_limit_holds_where_answers_are_late(both: World, delay: str) -> No
 
 
 async def test_only_starts_that_may_be_late_cost_their_limit_more(both: World) -> None:
-    """Where a start may be 8 s late, it and the next 19 outlast their period and that; those before it do not."""
+    """A start that may be 8 s late charges its limit more, and so do those after it, but not those before it."""
     sender, gap_us, late_ms = await both.sender(), 60_000_000, 8000
     share_us = late_ms * 1000 // 20
     await both.given(3)
@@ -198,7 +198,7 @@ async def test_only_starts_that_may_be_late_cost_their_limit_more(both: World) -
 
 
 async def test_a_burst_counts_from_its_latest_starts(both: World) -> None:
-    """With a burst, a start that may be 2 s late leaves the next ones as far behind it as if it were."""
+    """With a burst, a start that may be 2 s late delays the next ones as if it were that late."""
     sender = await both.sender()
     await both.given(3)
     requests = [
@@ -212,7 +212,7 @@ async def test_a_burst_counts_from_its_latest_starts(both: World) -> None:
 
 
 async def test_a_burst_goes_at_once_and_the_rest_waits(both: World) -> None:
-    """Of ten messages to one recipient four start at once; the others wait, counted, and nothing is promised them."""
+    """Of ten messages to one recipient four start immediately; the others wait, are counted, and hold no start."""
     blast = await both.given(10)
     sender = await both.sender()
     grants = await begin_limited(sender, await sender.fetch(10), GAP_US, 4)
@@ -226,7 +226,7 @@ async def test_a_burst_goes_at_once_and_the_rest_waits(both: World) -> None:
 
 
 async def test_a_burst_is_shared_by_all_senders(both: World) -> None:
-    """What one sender used of the burst is gone for the other."""
+    """Two senders share one burst."""
     await both.given(4)
     one, two = await both.sender(), await both.sender()
     grants = await begin_limited(one, await one.fetch(2), GAP_US, 3)
@@ -235,7 +235,7 @@ async def test_a_burst_is_shared_by_all_senders(both: World) -> None:
 
 
 async def test_lists_release_by_lane_then_in_order(both: World) -> None:
-    """What waits for a limit is released when a start is free: `high`, `normal`, `bulk`, each in its order."""
+    """Jobs that wait for a limit are released when a start is free: `high`, `normal`, `bulk`, each in its order."""
     sender = await both.sender()
     lanes: tuple[Lane, ...] = ("bulk", "normal", "high")
     await both.given(1)
@@ -255,7 +255,7 @@ async def test_lists_release_by_lane_then_in_order(both: World) -> None:
 
 
 async def test_fresh_job_does_not_overtake_what_waits_of_its_lane(both: World) -> None:
-    """A start that is free belongs to the first that waits; only a lane before it comes first."""
+    """A free start belongs to the first waiting job; only a job of a higher lane takes precedence."""
     sender = await both.sender()
     await both.given(2)
     assert kinds(await begin_limited(sender, await sender.fetch(2), GAP_US)) == ["granted", "beyond"]
@@ -268,7 +268,7 @@ async def test_fresh_job_does_not_overtake_what_waits_of_its_lane(both: World) -
 
 
 async def test_released_job_that_lost_its_start_keeps_its_place(both: World) -> None:
-    """One that `high` came before at the last moment waits again, before those that waited behind it."""
+    """A job that `high` overtakes at the last moment waits again, before those that waited behind it."""
     sender = await both.sender()
     await both.given(4)
     assert kinds(await begin_limited(sender, await sender.fetch(4), GAP_US)) == ["granted"] + ["beyond"] * 3
@@ -286,7 +286,7 @@ async def test_released_job_that_lost_its_start_keeps_its_place(both: World) -> 
 
 
 async def test_retry_is_held_to_the_limit_again(both: World) -> None:
-    """A start serves for one attempt: the next waits for one of its own."""
+    """A start serves one attempt; the next attempt waits for its own."""
     sender = await both.sender()
     await both.given(2)
     assert kinds(await begin_limited(sender, await sender.fetch(2), SHORT_US)) == ["granted", "beyond"]
@@ -302,7 +302,7 @@ async def test_retry_is_held_to_the_limit_again(both: World) -> None:
 
 
 async def test_jobs_kept_by_a_pause_do_not_start_all_at_once(both: World) -> None:
-    """After a pause of the channel that was longer than all of them needed, starts follow each other as before."""
+    """After a pause of the channel longer than all jobs needed, starts are spaced as before."""
     sender = await both.sender()
     await both.given(4)
     assert kinds(await begin_limited(sender, await sender.fetch(4), SHORT_US)) == ["granted"] + ["beyond"] * 3
@@ -318,7 +318,7 @@ async def test_jobs_kept_by_a_pause_do_not_start_all_at_once(both: World) -> Non
 
 @pytest.mark.parametrize("how", ["cancelled", "expired", "suppressed", "paused"])
 async def test_what_may_not_be_sent_holds_no_start(both: World, how: str) -> None:
-    """Of two that wait the first may not be sent: the second has the start that is free then."""
+    """If the first of two waiting jobs may not be sent, the second gets its start."""
     sender = await both.sender()
     await both.given(1)
     assert kinds(await begin_limited(sender, await sender.fetch(1), GAP_US)) == ["granted"]
@@ -328,7 +328,7 @@ async def test_what_may_not_be_sent_holds_no_start(both: World, how: str) -> Non
     last = await both.given(1)
     assert kinds(await begin_limited(sender, await sender.fetch(2), GAP_US)) == ["beyond"] * 2
     redis: Any = both.redis
-    if how == "cancelled":  # the mark alone, as where the sweep was killed
+    if how == "cancelled":  # only the mark, as if the sweep was killed
         await redis.hset(f"{{email}}:blast:{gone.blast_id}", "cancelled_at", 1)
     elif how == "paused":
         assert await both.control.pause_blast(gone.blast_id, "wait")
@@ -347,7 +347,7 @@ async def test_what_may_not_be_sent_holds_no_start(both: World, how: str) -> Non
 
 
 async def test_cancelled_jobs_leave_their_lists(both: World) -> None:
-    """A cancelled blast's jobs, and a cancelled one, go from the list at once; the last takes the list with it."""
+    """A cancelled blast's jobs, or one cancelled job, leave the list immediately; the last one deletes the list."""
     sender = await both.sender()
     blasts = [await both.given(2) for _ in range(2)]
     assert kinds(await begin_limited(sender, await sender.fetch(4), GAP_US)) == ["granted"] + ["beyond"] * 3
@@ -359,7 +359,7 @@ async def test_cancelled_jobs_leave_their_lists(both: World) -> None:
 
 
 async def test_acceptance_told_late_takes_the_job_from_its_list(both: World) -> None:
-    """A message that was accepted before its sender was cut off is not sent again from where it waits for its limit."""
+    """A message accepted before its sender was cut off is not sent again from its limit's list."""
     blast = await both.given(1)
     cut_off, other = await both.sender(), await both.sender()
     (lease,) = await cut_off.fetch(1)
@@ -377,7 +377,7 @@ async def test_acceptance_told_late_takes_the_job_from_its_list(both: World) -> 
 
 @pytest.mark.parametrize("lifted", [False, True])
 async def test_changed_limit_holds_for_what_waits(both: World, lifted: bool) -> None:
-    """Senders with a higher rate, or none, let go what an earlier one put into the list, without its old gaps."""
+    """Senders with a higher rate, or none, release at their own rate the jobs that an earlier one put into the list."""
     sender = await both.sender()
     await both.given(4)
     assert kinds(await begin_limited(sender, await sender.fetch(4), 600 * GAP_US)) == ["granted"] + ["beyond"] * 3
@@ -396,7 +396,7 @@ async def test_changed_limit_holds_for_what_waits(both: World, lifted: bool) -> 
 
 
 async def test_limit_that_booked_ahead_does_not_hold_up(both: World) -> None:
-    """Bookings of the version before, minutes ahead, are void; its jobs come due at their times, and keep the limit."""
+    """The previous version's bookings, minutes ahead, are void; its jobs become due in time and keep the limit."""
     redis: Any = both.redis
     sender = await both.sender()
     await redis.set(f"{{email}}:limit:{LIMIT}", (time.time_ns() // 1000) + 600_000_000)
@@ -422,8 +422,8 @@ async def test_limit_that_booked_ahead_does_not_hold_up(both: World) -> None:
 
 
 async def test_blast_far_beyond_its_limit_rests_in_its_stream(both: World) -> None:
-    """Of a bulk blast that nearly all falls under one limit few jobs wait in the limit's list: the others stay where
-    they are, so that a cancellation finds them there; the blast comes back as the list is used up."""
+    """Few jobs of a bulk blast to one limited domain wait in the limit's list: the others stay in the blast's stream,
+    where a cancellation finds them; the blast is fetched from again as the list empties."""
     blast = await both.given(2000, "bulk")
     sender = await both.sender()
     begun = 0
@@ -449,7 +449,7 @@ async def test_blast_far_beyond_its_limit_rests_in_its_stream(both: World) -> No
 
 
 async def test_limited_jobs_do_not_hide_others_of_their_blast(both: World) -> None:
-    """In a bulk blast to two domains, one of them slow, all of the other go on at once."""
+    """In a bulk blast to two domains, one of them slow, all jobs of the other are sent immediately."""
     blast = await both.blast(1000, "bulk")
     for first in range(0, 1000, 500):
         await both.enqueue(blast, first, 500)
@@ -470,7 +470,7 @@ async def test_limited_jobs_do_not_hide_others_of_their_blast(both: World) -> No
 
 
 async def test_large_jobs_are_released_over_several_fetches(both: World) -> None:
-    """Thirty jobs of 200 KB whose starts are free together, beside others: what a fetch has no room for comes later."""
+    """Thirty jobs of 200 KB whose starts are free together, and others: jobs too many for one fetch follow later."""
     sender = await both.sender()
     large = Recipient("r@example.com", "R", {"x": "y" * 200_000})
     limited, urgent = await both.blast(31), await both.blast(5, "high")
@@ -488,7 +488,7 @@ async def test_large_jobs_are_released_over_several_fetches(both: World) -> None
 
 
 async def test_many_limits_cost_a_fetch_no_more(both: World) -> None:
-    """5,000 limits for which jobs wait, a hundred of them with a start free, cost a fetch as little as one."""
+    """5,000 limits with waiting jobs, a hundred of them with a free start, cost a fetch as little as one limit."""
     sender = await both.sender()
     redis: Any = both.redis
     await both.given(2)

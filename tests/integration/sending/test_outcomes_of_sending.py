@@ -30,7 +30,7 @@ from tests.servers import wait_for
 
 
 def failing(times: int, error: SendError) -> Behaviour:
-    """Fail each job so many times, then accept."""
+    """Fail each job `times` times, then accept."""
     seen: Counter[str] = Counter()
 
     async def behave(message: RenderedMessage) -> Receipt:
@@ -78,7 +78,7 @@ async def test_transient_failures_are_retried_after_doubling_delays(world: World
 
 
 async def test_exhausted_job_is_a_dead_letter(world: World) -> None:
-    """After three attempts the job ends failed, kept whole, with the provider's words."""
+    """After three attempts the job ends as failed, kept whole, with the provider's reply."""
     blast = await world.given(1)
     provider = FakeProvider(failing(9, TransientError("later", code="451", reply="451 later")))
     async with sending(world, provider):
@@ -102,7 +102,7 @@ async def test_deferral_uses_no_attempt(world: World) -> None:
 
 
 async def test_permanent_failure_ends_at_once_and_suppresses(world: World) -> None:
-    """A hard bounce fails without a further attempt, and the address is not sent to again."""
+    """A hard bounce fails without another attempt, and nothing is sent to the address again."""
     blast = await world.given(1)
     provider = FakeProvider(failing(1, PermanentError("no such user", suppress="550 5.1.1")))
     async with sending(world, provider):
@@ -113,7 +113,7 @@ async def test_permanent_failure_ends_at_once_and_suppresses(world: World) -> No
 
 
 async def test_suppressions_of_earlier_versions_hold(world: World) -> None:
-    """One stored as its address was spelled stops a message to another spelling: senders move it as they start."""
+    """A suppression stored by spelling also stops messages to another spelling: senders convert it as they start."""
     await world.redis.hset("{email}:suppressed", "R0@Example.com", "hard_bounce: 550 5.1.1")
     blast = await world.given(1)
     provider = FakeProvider(accept)
@@ -123,7 +123,7 @@ async def test_suppressions_of_earlier_versions_hold(world: World) -> None:
 
 
 async def test_opting_out_stops_marketing_alone(world: World) -> None:
-    """Whoever opted out gets no further marketing, but still what the transaction needs."""
+    """A recipient who opted out gets no more marketing mail, but still gets transactional mail."""
     blasts = [await world.blast(1) for _ in range(3)]
     provider = FakeProvider(failing(1, PermanentError("opted out", suppress=f"{OPTED_OUT_REASON}: 131050")))
     async with sending(world, provider):
@@ -136,7 +136,7 @@ async def test_opting_out_stops_marketing_alone(world: World) -> None:
 
 
 async def test_unavailable_provider_costs_no_attempt(world: World) -> None:
-    """While the server is away nothing fails; when it is back, the first attempt is still the first."""
+    """While the server is away no job fails; when it is back, the job is still at its first attempt."""
     blast = await world.given(20)
     provider = FakeProvider(failing(2, UnavailableError("connection refused", code="connect")))
     async with sending(world, provider) as observer:
@@ -147,7 +147,7 @@ async def test_unavailable_provider_costs_no_attempt(world: World) -> None:
 
 
 async def test_answer_that_comes_before_the_start_ends_the_probing(world: World) -> None:
-    """A server that refuses a message while its connection is opened for it is there all the same."""
+    """A server that refuses a message while a connection is opened for it counts as available."""
 
     async def refuse(_message: RenderedMessage) -> None:
         raise PermanentError("it does not take such addresses")
@@ -172,7 +172,7 @@ async def test_answer_that_comes_before_the_start_ends_the_probing(world: World)
 
 
 async def test_stop_pauses_the_channel_and_keeps_the_job(world: World) -> None:
-    """Wrong credentials pause the channel with the reason; after resume the job goes out."""
+    """Wrong credentials pause the channel with the reason; after the resume the job is sent."""
     blast = await world.given(3)
     provider = FakeProvider(failing(1, StopChannelError("535 authentication failed", code="535")))
     async with sending(world, provider):
@@ -193,7 +193,7 @@ async def _none_active(world: World) -> bool:
 
 
 async def test_stop_blast_pauses_that_blast_alone(world: World) -> None:
-    """A template broken at the provider pauses its blast; others go on."""
+    """A template that the provider rejects pauses its blast; others continue."""
     broken, fine = await world.given(5), await world.given(5)
 
     async def behave(message: RenderedMessage) -> Receipt:
@@ -217,7 +217,7 @@ async def test_stop_blast_pauses_that_blast_alone(world: World) -> None:
 async def test_uncertain_send_follows_the_policy(
     world: World, policy: str, losses: int, status: str, calls: int
 ) -> None:
-    """Resend: once at most. Hold: never."""
+    """`resend` sends an uncertain job again once at most, `hold` never."""
     blast = await world.given(1)
     provider = FakeProvider(failing(losses, UncertainError("answer lost")))
     async with sending(world, provider, replace(SETTINGS, on_uncertain=policy)):
@@ -227,7 +227,7 @@ async def test_uncertain_send_follows_the_policy(
 
 
 async def test_unknown_error_is_tried_again(world: World) -> None:
-    """An error nobody thought of loses nothing."""
+    """An unexpected error loses no job."""
     blast = await world.given(1)
     tries = iter([True, False])
 
@@ -241,7 +241,7 @@ async def test_unknown_error_is_tried_again(world: World) -> None:
 
 
 async def test_what_is_no_job_is_ended_by_the_sender(world: World) -> None:
-    """Bytes that are no job end as failed, with a system event, and the jobs behind them go out."""
+    """An entry that is not a job ends as failed, with a system event, and the jobs behind it are sent."""
     blast = await world.blast(2)
     await world.enqueue(blast, 0, 1)
     await world.redis.xtrim("{email}:jobs:normal", maxlen=0, approximate=False)
@@ -251,5 +251,5 @@ async def test_what_is_no_job_is_ended_by_the_sender(world: World) -> None:
         counts = await ended(world, blast)
     assert (counts["sent"], counts["failed"]) == (1, 1)
     told = [(event.service, event.level) for event in await world.written() if isinstance(event, SystemEvent)]
-    # an ingest of other tests may run in this process, and ships every service's log lines under its own name
+    # another test's ingest may run in this process, and forwards every log line under its own name
     assert [one for one in told if one[0] != "ingest"] == [("email_sender", "error")]

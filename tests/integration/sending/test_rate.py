@@ -21,14 +21,14 @@ TEN_A_SECOND = replace(SETTINGS, rate=Rate(10, 1.0))
 
 
 def most_in_any_second(times: Sequence[float]) -> int:
-    """Return how many fall into the fullest sliding second."""
+    """Return the largest number within one sliding second."""
     ordered = sorted(times)
     return max(sum(1 for later in ordered[at:] if later - first < 1.0) for at, first in enumerate(ordered))
 
 
 @pytest.mark.timing
 async def test_never_more_than_ten_in_any_second_at_the_provider(world: World) -> None:
-    """Four senders, each start delayed by 0 to 40 ms on its way: at most ten in a sliding second, not much less."""
+    """Four senders, each start delayed by 0 to 40 ms: at most ten in any sliding second, and not many fewer."""
     jitter = random.Random(7)
     arrivals: list[float] = []
 
@@ -58,7 +58,7 @@ async def test_rate_changes_at_once_for_all_senders(world: World) -> None:
 
 
 async def test_start_that_comes_too_late_for_the_rate_is_given_back(world: World) -> None:
-    """A sender that was held up does not send what it had been granted: others have been granted starts since."""
+    """A delayed sender does not send the jobs that it had been granted: others have been granted starts since."""
     blast = await world.given(1)
     strict = replace(TEN_A_SECOND, timing=replace(TEN_A_SECOND.timing, late_start_ms=-1000))
     provider = FakeProvider()

@@ -14,7 +14,7 @@ from tests.servers import wait_for
 
 
 class _DeafBell:
-    """A doorbell that swallows the first cancellation, as `asyncio.wait_for` may up to Python 3.11."""
+    """A bell that swallows the first cancellation, as `asyncio.wait_for` may up to Python 3.11."""
 
     def __init__(self) -> None:
         self.swallowed = 0
@@ -33,7 +33,7 @@ class _DeafBell:
 
 
 async def test_sender_leaves_though_a_cancellation_was_swallowed(world: World) -> None:
-    """CPython gh-86296: the Redis client can lose a cancellation; the sender must not wait for that task for ever."""
+    """CPython gh-86296: the Redis client can lose a cancellation; the sender must not wait forever for that task."""
     loop: SendingLoop[RenderedMessage] = SendingLoop(world.redis, FakeProvider(), SETTINGS, RememberedAttempts())
     bell = _DeafBell()
     loop._bell = bell  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Sends that last longer than every time-out of theirs: the sender ends itself, and only for these."""
+"""A sender ends itself for a send that lasts longer than all its time-outs, and for nothing else."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.servers import wait_for
 
 @dataclass
 class MuchLater(SystemClock):
-    """A clock that is an hour ahead."""
+    """A clock that runs an hour ahead."""
 
     def monotonic(self) -> float:
         return time.monotonic() + 3600
 
 
 async def test_only_what_is_being_sent_can_be_stuck(world: World) -> None:
-    """A hanging send is noticed; what was sent waits to be settled for as long as Redis is away (attacks G2)."""
+    """A hanging send is detected; a sent job waits to be settled for as long as Redis is away (attacks G2)."""
     await world.given(1)
     answer, settlements = asyncio.Event(), list[Settlement]()
 

@@ -1,4 +1,4 @@
-"""Jobs of a sender that died in mid-send, among many others: sent soon, each alone, and at no cost to the rest."""
+"""Jobs of a sender that died in mid-send, among many others: sent soon, each alone, without delaying the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SEND_S = 0.01
 
 @dataclass
 class _Watched:
-    """A provider that takes 10 ms a message; `order` is the order of the sends, `beside` who was sent beside whom."""
+    """A provider that takes 10 ms per message; `order` is the order of sends, `beside` which ran beside each one."""
 
     order: list[str] = field(default_factory=list)
     beside: dict[str, set[str]] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class _Watched:
 
 
 async def _abandoned(world: World, count: int, lane: Lane = "normal") -> set[str]:
-    """Let a sender die in mid-send of `count` jobs, and take them over; returns their ids."""
+    """Let a sender die in mid-send of `count` jobs, and take them over; return their ids."""
     await world.given(count, lane)
     dead, reaping = await world.sender(), await world.sender()
     leases = await dead.take(count)
@@ -50,7 +50,7 @@ async def _abandoned(world: World, count: int, lane: Lane = "normal") -> set[str
 
 
 async def test_suspects_are_sent_first_and_alone(world: World) -> None:
-    """G2, G7: with 3,000 others waiting the abandoned jobs go out first, one by one; the others flow as ever."""
+    """G2, G7: with 3,000 others waiting, the abandoned jobs are sent first, one by one; the others flow as before."""
     suspects = await _abandoned(world, _SUSPECTS)
     await world.given(_OTHERS)
     watched = _Watched()
@@ -66,7 +66,7 @@ async def test_suspects_are_sent_first_and_alone(world: World) -> None:
 
 
 async def test_suspects_let_high_pass(world: World) -> None:
-    """G6: a message of lane `high` waits for one abandoned job at most, not for all of them."""
+    """G6: a job of lane `high` waits for one abandoned job at most, not for all of them."""
     suspects = await _abandoned(world, _SUSPECTS)
     await world.given(200)
     watched = _Watched()

@@ -1,4 +1,4 @@
-"""What a sender has fetched and not begun is made known to a provider that can work ahead, until they leave it."""
+"""A provider that can work ahead gets the jobs that a sender has fetched and not begun, until they leave."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE_AT_A_TIME = replace(SETTINGS, concurrency=1, grace_s=0.2)
 
 @dataclass
 class PreparingFake(FakeProvider):
-    """Remembers what it was told, and hangs in the third send."""
+    """Records the jobs that it is given, and hangs in the third send."""
 
     told: list[str] = field(default_factory=list)
     rendered: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class PreparingFake(FakeProvider):
 
 
 async def test_work_starts_ahead_on_what_was_only_fetched(world: World) -> None:
-    """While one message hangs in its send, the next are known already, though none of them has been begun."""
+    """While one send hangs, the provider already knows the next jobs, though none of them has been begun."""
     blast = await world.given(10)
     provider = PreparingFake()
     async with sending(world, provider, ONE_AT_A_TIME):
@@ -58,7 +58,7 @@ async def test_work_starts_ahead_on_what_was_only_fetched(world: World) -> None:
 
 
 async def test_every_job_that_was_made_known_is_forgotten_in_the_end(world: World) -> None:
-    """Whether it was sent, refused at its begin or given back."""
+    """A job leaves when it is sent, refused by `begin` or given back."""
     blast = await world.given(200)
     provider = PreparingFake(hangs=False)
     async with sending(world, provider):

@@ -1,4 +1,4 @@
-"""Leases for the tests of the sending loop's parts."""
+"""Leases for the unit tests of the sending loop."""
 
 from __future__ import annotations
 

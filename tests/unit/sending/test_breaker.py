@@ -1,4 +1,4 @@
-"""The circuit breaker, with a clock that the test owns."""
+"""The circuit breaker, with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared.sending.breaker import Breaker, BreakerPolicy
 
 @dataclass
 class HeldClock:
-    """A clock that stands still until it is moved."""
+    """A clock that moves only when the test moves it."""
 
     at: float = 1000.0
 
@@ -46,7 +46,7 @@ def test_opens_after_five_failures_in_a_row() -> None:
 
 
 def test_rests_for_a_minute_where_another_server_serves() -> None:
-    """A server with an alternative is left alone for 60 s, one without is probed after 5 s."""
+    """A server with an alternative is not tried for 60 s; one without is probed after 5 s."""
     clock = HeldClock()
     breaker = opened(clock)
     clock.at += 4.9
@@ -59,7 +59,7 @@ def test_rests_for_a_minute_where_another_server_serves() -> None:
 
 
 def test_one_probe_at_a_time() -> None:
-    """While a probe is under way nothing else enters; its failure starts the rest anew."""
+    """While a probe is under way nothing else enters; its failure restarts the wait."""
     clock = HeldClock()
     breaker = opened(clock)
     clock.at += 5
@@ -75,7 +75,7 @@ def test_one_probe_at_a_time() -> None:
 
 
 def test_an_answer_to_the_probe_closes_it() -> None:
-    """After one answer everything may enter, and five failures are needed again."""
+    """After one answer every try may enter, and it takes five failures again to open."""
     clock = HeldClock()
     breaker = opened(clock)
     clock.at += 5
@@ -89,7 +89,7 @@ def test_an_answer_to_the_probe_closes_it() -> None:
 
 
 def test_late_failures_leave_the_probe_alone() -> None:
-    """A try from before the opening that fails late does not let a second probe in beside the first."""
+    """A try from before the opening that fails late does not admit a second probe beside the first."""
     clock = HeldClock()
     breaker = Breaker(clock, BreakerPolicy(failures=2, open_s=60, probe_every_s=5))
     early = breaker.enter(last_resort=True)
@@ -105,7 +105,7 @@ def test_late_failures_leave_the_probe_alone() -> None:
 
 
 def test_a_probe_without_a_word_is_given_back() -> None:
-    """A probe that was cut off neither closes the breaker nor blocks the next."""
+    """A probe that was cut off does not close the breaker, and does not block the next probe."""
     clock = HeldClock()
     breaker = opened(clock)
     clock.at += 5
@@ -123,7 +123,7 @@ def test_scaled_policy_keeps_the_count() -> None:
 
 
 def test_refusal_opens_at_once_until_the_server_works() -> None:
-    """One refusal is enough; it is probed like a server that is down, and an answer closes it."""
+    """One refusal opens the breaker; the server is probed like one that is down, and an answer closes it."""
     clock = HeldClock()
     breaker = Breaker(clock, BreakerPolicy(failures=5, open_s=60, probe_every_s=5))
     breaker.refuses("535 no")
@@ -138,7 +138,7 @@ def test_refusal_opens_at_once_until_the_server_works() -> None:
 
 
 def test_server_that_refused_and_then_fails_is_down() -> None:
-    """What it would say now, nobody knows."""
+    """A failure after a refusal of credentials clears the refusal: the server no longer answers."""
     breaker = Breaker(HeldClock())
     breaker.refuses("535 no")
     breaker.failed("connection refused")
@@ -146,7 +146,7 @@ def test_server_that_refused_and_then_fails_is_down() -> None:
 
 
 def test_closed_breaker_keeps_its_last_reason_for_people() -> None:
-    """A pause of the channel takes its place."""
+    """A closed breaker no longer counts as refusing; it keeps its last reason."""
     breaker = Breaker(HeldClock())
     breaker.refuses("535 no")
     breaker.close()

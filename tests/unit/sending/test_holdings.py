@@ -1,4 +1,4 @@
-"""What a sender remembers of its jobs, and how far ahead it works."""
+"""A sender's record of its jobs, and how far ahead it works."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.unit.sending.leases import lease_of
 
 
 def test_high_is_taken_first() -> None:
-    """The buffer gives out by lane, then in the order of arrival."""
+    """The buffer returns jobs by lane, then in order of arrival."""
     holdings = Holdings()
     for index, lane in enumerate(["bulk", "normal", "high", "normal"]):
         holdings.buffer(lease_of(index, lane=lane))
@@ -18,7 +18,7 @@ def test_high_is_taken_first() -> None:
 
 
 def test_what_cannot_be_begun_yet_keeps_its_place() -> None:
-    """A job refused for now goes before those that came after it, however often it is refused."""
+    """A job refused for now stays before later arrivals, however often it is refused."""
     holdings = Holdings()
     for index in range(5):
         holdings.buffer(lease_of(index))
@@ -29,7 +29,7 @@ def test_what_cannot_be_begun_yet_keeps_its_place() -> None:
 
 
 def test_suspects_wait_apart_in_their_order() -> None:
-    """A job that must be sent alone is out of the buffer's way, keeps its place when refused, and is given back too."""
+    """A job that must be sent alone is kept apart, keeps its place when refused, and is given back with the others."""
     holdings = Holdings()
     for index, lane in enumerate(["bulk", "normal", "high", "normal"]):
         holdings.buffer(lease_of(index, lane=lane))
@@ -46,7 +46,7 @@ def test_suspects_wait_apart_in_their_order() -> None:
 
 
 def test_known_entry_is_not_buffered_twice() -> None:
-    """What a late listing of the queue names again is held once."""
+    """A job that a late listing of the queue repeats is held once."""
     holdings = Holdings()
     holdings.buffer(lease_of())
     holdings.buffer(lease_of())
@@ -57,7 +57,7 @@ def test_known_entry_is_not_buffered_twice() -> None:
 
 
 def test_job_fetched_again_before_its_giving_back_was_answered_is_kept() -> None:
-    """It would else lie in the queue's buffer of this sender with nobody to begin it."""
+    """Otherwise it would stay in this sender's `:buf` and never be begun."""
     holdings = Holdings()
     lease = lease_of()
     holdings.fetched(lease)
@@ -70,7 +70,7 @@ def test_job_fetched_again_before_its_giving_back_was_answered_is_kept() -> None
 
 
 def test_landing_wakes_and_counts_what_was_in_flight() -> None:
-    """Only what flew counts as finished; an entry of another stream with the same id is another."""
+    """Only jobs in flight count as finished; the same entry id in another stream is another job."""
     holdings = Holdings()
     here, there = lease_of(), lease_of(stream="{email}:jobs:high")
     for lease in (here, there):
@@ -83,7 +83,7 @@ def test_landing_wakes_and_counts_what_was_in_flight() -> None:
 
 @pytest.mark.parametrize(("send_s", "most"), [(1.0, 0), (0.1, 0), (0.001, 60)])
 def test_only_fast_sends_are_begun_ahead(send_s: float, most: int) -> None:
-    """With round trips of 6 ms in all and five workers: nothing ahead of slow sends, as many as go by of fast ones."""
+    """With round trips of 6 ms in all and five workers, the queue is asked ahead only while sends are fast."""
     pace = Pace()
     for _ in range(200):
         pace.sent(send_s)
@@ -93,7 +93,7 @@ def test_only_fast_sends_are_begun_ahead(send_s: float, most: int) -> None:
 
 
 def test_pace_follows_what_is_finished() -> None:
-    """A hundred a second, however it was asked."""
+    """The measured pace is a hundred per second, however often it is observed."""
     pace = Pace()
     for step in range(1, 100):
         pace.observe(step * 10, 1000.0 + step * 0.1)

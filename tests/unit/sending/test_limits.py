@@ -1,4 +1,4 @@
-"""Which limit a job falls under."""
+"""The limit that applies to a job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def job_to(address: str) -> Job:
 
 
 def test_a_named_domain_comes_before_all_others() -> None:
-    """gmail.com has its own limit in any spelling, every other domain one each by `*`."""
+    """gmail.com has its own limit in any spelling; `*` gives every other domain one of its own."""
     gmail, others = Rate(20, 1.0), Rate(50, 1.0)
     limit_of = domain_limits({"gmail.com": gmail, "*": others})
     assert limit_of(job_to("a@GMail.com")) == JobLimit("gmail.com", gap_us(gmail), starts=20)
@@ -36,13 +36,13 @@ def test_a_recipient_is_limited_in_any_spelling() -> None:
 
 
 def test_domains_without_a_limit() -> None:
-    """Without `*` a domain that is not named is free, and without any rate all are."""
+    """Without `*` a domain that is not named has no limit; without any rate none has."""
     assert domain_limits({"gmail.com": Rate(20, 1.0)})(job_to("a@example.org")) is None
     assert domain_limits({})(job_to("a@example.org")) is None
 
 
 def test_a_pair_is_limited_by_its_recipient() -> None:
-    """One message in 6 s to one number after a burst of 45, by a name that does not tell the number; `off` is none."""
+    """One message per 6 s to one number after a burst of 45; the name does not reveal the number; `off` is no limit."""
     rate = Rate(1, 6.0)
     limit_of = pair_limit(rate, 45)
     first, again, other = (limit_of(job_to(number)) for number in ("6281234567890", "6281234567890", "6281234567891"))

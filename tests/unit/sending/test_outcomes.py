@@ -1,4 +1,4 @@
-"""The table of outcomes: which error leads to which move, event and words."""
+"""The table of outcomes: the move, event and texts for each error."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def outcome_of(
     ],
 )
 def test_each_class_has_its_move(error: SendError, kind: str, name: str) -> None:
-    """The class of the error alone decides the move."""
+    """Only the class of the error decides the move."""
     outcome = outcome_of(error)
     assert (outcome.move.kind, outcome.name, outcome.error_class) == (kind, name, error.error_class)
 
 
 @pytest.mark.parametrize(("attempt", "delay_ms"), [(1, 2000), (2, 4000)])
 def test_delays_double(attempt: int, delay_ms: int) -> None:
-    """2 s after the first attempt, 4 s after the second; the event says when."""
+    """The delay is 2 s after the first attempt, 4 s after the second; the event has the time."""
     outcome = outcome_of(TransientError("x", code="451", reply="451 later"), lease_of(deliveries=attempt))
     assert outcome.move.value == f"{delay_ms} {attempt}"
     event = _decode(outcome.move.event)
@@ -72,7 +72,7 @@ def test_delays_double(attempt: int, delay_ms: int) -> None:
 
 
 def test_last_attempt_makes_a_dead_letter() -> None:
-    """After the third attempt the job ends, whole, in its event."""
+    """After the third attempt the job ends, and its event has the whole job."""
     lease = lease_of(deliveries=1, attempts=2)
     event = _decode(outcome_of(TransientError("x"), lease).move.event)
     assert isinstance(event, Ended)
@@ -94,7 +94,7 @@ def test_long_delays_go_to_later() -> None:
     ("deferrals", "asked_s", "wait_ms"), [(0, None, 30_000), (1, None, 60_000), (9, None, 1_800_000), (0, 7.0, 7000)]
 )
 def test_deferrals_wait_as_asked_or_ever_longer(deferrals: int, asked_s: float | None, wait_ms: int) -> None:
-    """What the provider asks for comes first; the attempt is not used."""
+    """The wait that the provider asks for takes precedence; the attempt is not used."""
     outcome = outcome_of(DeferredError("x", wait_s=asked_s), lease_of(deliveries=2, deferrals=deferrals))
     event = _decode(outcome.move.event)
     assert isinstance(event, Deferred)
@@ -104,7 +104,7 @@ def test_deferrals_wait_as_asked_or_ever_longer(deferrals: int, asked_s: float |
 
 
 def test_deferring_ends_after_a_day() -> None:
-    """The job then fails as `gave_up`, with the provider's last words."""
+    """The job fails as `gave_up`, with the provider's last reply."""
     old = lease_of(deferrals=3, first_deferred_at_ms=10_000 - DAY_MS)
     event = _decode(outcome_of(DeferredError("x", code="450", reply="450 not yet"), old).move.event)
     assert isinstance(event, Ended)
@@ -112,7 +112,7 @@ def test_deferring_ends_after_a_day() -> None:
 
 
 def test_last_deferral_ends_at_the_limit() -> None:
-    """A wait that would outlast the patience is cut for one last try, and then deferring is over."""
+    """A wait beyond the time to give up is shortened for one last try; after that the job is not deferred again."""
     nearly = lease_of(deferrals=9, first_deferred_at_ms=70_000 - DAY_MS)
     assert outcome_of(DeferredError("x"), nearly).move.value == "60000 normal deferred"
     too_near = lease_of(deferrals=9, first_deferred_at_ms=11_000 - DAY_MS)
@@ -120,7 +120,7 @@ def test_last_deferral_ends_at_the_limit() -> None:
 
 
 def test_deferring_ends_with_the_expiry() -> None:
-    """One last try is made a second before the job expires; then it has."""
+    """One last try is made a second before the job expires; then it ends as expired."""
     expiring = lease_of(expires_at_ms=20_000)
     assert outcome_of(DeferredError("x"), expiring).move.value == "9000 normal deferred"
     assert outcome_of(DeferredError("x"), lease_of(expires_at_ms=11_500)).move.value.startswith("expired")
@@ -128,7 +128,7 @@ def test_deferring_ends_with_the_expiry() -> None:
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
 def test_try_later_uses_attempts_then_waits(most: int) -> None:
-    """Retried while attempts are left, then deferred from 30 s on; the last attempt stays to be used."""
+    """Retried while attempts are left, then deferred from 30 s on; the last attempt is kept."""
     retry = RetryPolicy(max_attempts=most)
     for attempt in range(1, most):
         assert outcome_of(TryLaterError("x"), lease_of(deliveries=attempt), retry=retry).name == "retrying"
@@ -140,7 +140,7 @@ def test_try_later_uses_attempts_then_waits(most: int) -> None:
 
 
 def test_deferred_job_is_not_failed_by_one_lost_connection() -> None:
-    """Its attempts went into being told "later": whatever is transient leaves it on the schedule, until that ends."""
+    """Deferrals used its attempts: a transient error leaves the job on the deferral schedule until that ends."""
     waiting = lease_of(attempts=2, deferrals=1, first_deferred_at_ms=9_000)
     assert outcome_of(ServerFailedError("x"), waiting).name == "deferred"
     assert outcome_of(UncertainError("x"), waiting).name == "failed"
@@ -149,7 +149,7 @@ def test_deferred_job_is_not_failed_by_one_lost_connection() -> None:
 
 
 def test_without_patience_every_no_uses_an_attempt() -> None:
-    """Where nothing is deferred, "later" is retried like the rest, as late as was asked, and fails like the rest."""
+    """Without deferrals, "later" is retried like other errors, after the wait asked for, and fails like them."""
     retry = RetryPolicy(give_up_after_s=0)
     assert outcome_of(DeferredError("x"), retry=retry).move.value == "2000 1"
     assert outcome_of(DeferredError("x", wait_s=9), retry=retry).move.value == "9000 1"
@@ -162,7 +162,7 @@ def test_without_patience_every_no_uses_an_attempt() -> None:
     [(1, 1, False, "retrying"), (3, 1, False, "failed"), (3, 2, False, "deferred"), (1, 5, True, "deferred")],
 )
 def test_server_in_trouble_uses_up_no_message(attempt: int, in_a_row: int, in_trouble: bool, name: str) -> None:
-    """A failure costs an attempt, but not the last while the server answers nobody, and none in trouble."""
+    """A failure uses an attempt, but not the last one if the server keeps failing, and none if it is in trouble."""
     error = ServerFailedError("lost")
     error.in_a_row, error.in_trouble = in_a_row, in_trouble
     outcome = outcome_of(error, lease_of(deliveries=attempt))
@@ -172,19 +172,19 @@ def test_server_in_trouble_uses_up_no_message(attempt: int, in_a_row: int, in_tr
 
 
 def test_held_uncertain_job_ends() -> None:
-    """By the policy `hold` nothing that may have been delivered is sent again."""
+    """With the policy `hold`, no message that may have been delivered is sent again."""
     move = outcome_of(UncertainError("x"), policy="hold").move
     assert (move.kind, move.value) == ("ended", "failed q 1")
 
 
 def test_hard_bounce_suppresses_the_address() -> None:
-    """The reason goes with the outcome."""
+    """The outcome has the reason for the suppression."""
     assert outcome_of(PermanentError("x", suppress="550 5.1.1")).suppress == "550 5.1.1"
 
 
 @pytest.mark.parametrize(("deliveries", "status"), [(1, "queued"), (2, "retrying")])
 def test_untouched_job_waits_as_it_did(deliveries: int, status: str) -> None:
-    """What was begun and not handed over tells its row so, and uses no attempt."""
+    """A job begun and not handed over is recorded as returned, and uses no attempt."""
     move = untouched(lease_of(deliveries=deliveries), 10_000, "its sender stopped")
     event = _decode(move.event)
     assert isinstance(event, Returned)

@@ -1,4 +1,4 @@
-"""How late a sender's starts may be, by how late they were."""
+"""How late a sender's starts may be, given how late they were."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ALLOWED_MS, MOST_MS = 35, 1000
     ("late_s", "late_ms"), [(0.0, 0), (0.028, 0), (0.03, 16), (0.06, 64), (0.3, 512), (0.7, 1000), (30.0, 1000)]
 )
 def test_a_late_start_makes_room_for_the_next(late_s: float, late_ms: int) -> None:
-    """A quarter more than it was late, less what is allowed anyway, rounded up to one of few values, with a bound."""
+    """A quarter more than the delay seen, less what is allowed anyway, rounded up to a few values, with a bound."""
     pace = Pace()
     pace.started(late_s)
     assert pace.late_ms(ALLOWED_MS, MOST_MS) == late_ms
 
 
 def test_a_late_start_is_forgotten_over_the_next() -> None:
-    """One that was late counts for some time: until fifty came in time at the latest, and never less than it did."""
+    """A late start counts less with each start in time, and no longer after fifty."""
     pace = Pace()
     pace.started(0.3)
     seen = []

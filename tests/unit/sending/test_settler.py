@@ -1,4 +1,4 @@
-"""Settling: batches that grow while a call is under way, and answers that come too late."""
+"""Settling: batches that grow while a call is under way, and answers that arrive too late."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.sending.leases import lease_of
 
 
 class SlowConsumer:
-    """Answers each settle when it is told to; knows what it was asked."""
+    """Answers each settle when the test says so; records the calls."""
 
     def __init__(self, held: bool = True) -> None:
         self.asked: list[list[Move]] = []
@@ -33,7 +33,7 @@ class SlowConsumer:
 
 
 async def settled(consumer: SlowConsumer, count: int) -> Holdings:
-    """Hand over one outcome, then `count` while the first call is under way; wait for the end."""
+    """Add one outcome, then `count` during the first call; wait until all are settled."""
     holdings = Holdings()
     settler = Settler(cast("Consumer", consumer), holdings)
     running = asyncio.create_task(settler.run())
@@ -52,7 +52,7 @@ async def settled(consumer: SlowConsumer, count: int) -> Holdings:
 
 
 async def test_batches_grow_while_a_call_is_under_way() -> None:
-    """What comes meanwhile goes with the next call, at most so many at once, each job once."""
+    """Outcomes added during a call go with the next calls, at most `MOST` per call, each job once."""
     consumer = SlowConsumer()
     holdings = await settled(consumer, MOST + 20)
     assert [len(batch) for batch in consumer.asked] == [1, MOST, 20]
@@ -60,7 +60,7 @@ async def test_batches_grow_while_a_call_is_under_way() -> None:
 
 
 async def test_acceptance_of_a_lost_job_is_reported_late() -> None:
-    """Where the lease was lost the message is reported as sent all the same."""
+    """A message whose lease was lost is still reported as sent."""
     consumer = SlowConsumer(held=False)
     await settled(consumer, 2)
     assert [lease.job.index for lease in consumer.late] == [0, 1, 2]

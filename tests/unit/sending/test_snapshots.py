@@ -1,4 +1,4 @@
-"""Snapshots are loaded once, however many jobs ask for them, and before the first does."""
+"""A snapshot is loaded once, however many jobs need it, and before the first one does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLAST = Blast("b1", Template("t", "T", ["email"]), ["email"], "normal", 0, {"ema
 
 
 class _Store:
-    """Answers when told to; `away` times it raises instead."""
+    """Answers when the test says so; raises the first `away` times."""
 
     def __init__(self, away: int = 0) -> None:
         self.asked: list[str] = []
@@ -40,7 +40,7 @@ def _cache(store: _Store) -> SnapshotCache:
 
 
 async def test_many_that_wait_are_answered_by_one_load() -> None:
-    """Forty jobs of one blast that arrive together cost one look at Redis."""
+    """Forty jobs of one blast that arrive together cost one read from Redis."""
     store = _Store()
     cache = _cache(store)
     cache.expect("b1")
@@ -53,7 +53,7 @@ async def test_many_that_wait_are_answered_by_one_load() -> None:
 
 
 async def test_one_that_gives_up_leaves_the_load_to_the_others() -> None:
-    """A worker cancelled while it waits does not take the snapshot from the others."""
+    """Cancelling one waiting worker does not cancel the load for the others."""
     store = _Store()
     cache = _cache(store)
     leaving, staying = (asyncio.create_task(cache.get("b1")) for _ in range(2))
@@ -64,7 +64,7 @@ async def test_one_that_gives_up_leaves_the_load_to_the_others() -> None:
 
 
 async def test_unknown_blast_is_asked_for_anew() -> None:
-    """That a blast is gone is not kept: it may be restored to send its dead letters again."""
+    """A missing blast is not cached: it may be restored to send its dead letters again."""
     store = _Store()
     store.answer.set()
     cache = _cache(store)
@@ -74,7 +74,7 @@ async def test_unknown_blast_is_asked_for_anew() -> None:
 
 
 async def test_snapshots_are_bounded_by_their_bytes() -> None:
-    """Small ones stay by the hundred; the least recently used goes first; one above the bound is kept alone."""
+    """Hundreds of small snapshots fit; the least recently used is dropped first; one above the bound is kept alone."""
     store = _Store()
     store.answer.set()
     cache = SnapshotCache(cast("BlastStore", store), kept_bytes=1_000_000)
@@ -89,7 +89,7 @@ async def test_snapshots_are_bounded_by_their_bytes() -> None:
 
 
 async def test_redis_that_is_away_is_waited_for() -> None:
-    """A load that meets no Redis is repeated until it is answered."""
+    """A load is repeated while Redis is away, until it is answered."""
     store = _Store(away=1)
     store.answer.set()
     assert await _cache(store).get("b1") is BLAST
@@ -97,7 +97,7 @@ async def test_redis_that_is_away_is_waited_for() -> None:
 
 
 async def test_loads_end_with_the_sender() -> None:
-    """While Redis is away a load is tried again and again; closing ends it."""
+    """While Redis is away a load is repeated; closing ends it."""
     store = _Store(away=1_000_000)
     cache = _cache(store)
     cache.expect("b1")

@@ -1,1 +1,1 @@
-"""A third channel, as somebody would add it: text messages over a line protocol. One folder, nothing else."""
+"""A third channel, as a developer would add it: text messages over a line protocol, in one folder."""

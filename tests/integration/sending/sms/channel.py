@@ -1,4 +1,4 @@
-"""How one text message is sent: a line to the centre's socket, and a line back."""
+"""Sends one text message: a line to the centre's socket, and a line back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the answers of the SMS centre mean."""
+"""The meaning of the SMS centre's replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of the SMS sender: what all senders read, and where the centre is."""
+"""The settings of the SMS sender: those of all senders, and the address of the centre."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.settings import CommonSettings, EnvReader, read_common
 
 @dataclass(frozen=True, slots=True)
 class SmsSettings:
-    """Everything that the SMS sender is told from outside."""
+    """The settings of the SMS sender."""
 
     common: CommonSettings
     sending: SendingSettings
