@@ -101,7 +101,7 @@ class RedisServer:
         return self._process.pid
 
     def runs(self) -> bool:
-        """Say whether it runs."""
+        """Return whether it runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:

@@ -1,5 +1,5 @@
-"""The email sender: jobs of the channel `email`, handed to SMTP servers.
+"""The email sender: hands jobs of the channel `email` to SMTP servers.
 
-`channel` says how one message is sent, `replies` what the servers' answers mean, `message` how a blast becomes mail,
-`servers` which server takes it, `connection` and `protocol` how SMTP is spoken.
+`channel` sends one message, `replies` interprets the servers' replies, `message` turns a blast into mail, `servers`
+chooses the server, and `connection` and `protocol` speak SMTP.
 """

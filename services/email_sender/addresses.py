@@ -1,6 +1,6 @@
-"""Addresses in mail: mailboxes read from settings and requests, and how an address goes on the wire.
+"""Addresses in mail: parses mailboxes of settings and requests, and writes addresses for SMTP commands.
 
-A domain always travels in ASCII (IDNA), so only a local part beyond ASCII needs SMTPUTF8 (RFC 6531).
+A domain is always sent in ASCII (IDNA), so only a local part beyond ASCII needs SMTPUTF8 (RFC 6531).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _UNFIT = re.compile(r"[\x00-\x20\x7f<>]")
 
 
 class AddressError(KurirError, ValueError):
-    """A text that is no mailbox; the message does not repeat it."""
+    """A text is not a mailbox; the message does not repeat the text."""
 
 
 def parse_mailbox(text: str) -> Address:
-    """Read an RFC 5322 mailbox, `Name <address>` or an address; the domain becomes ASCII. Raises AddressError."""
+    """Parse an RFC 5322 mailbox, `Name <address>` or an address; the domain becomes ASCII. Raises AddressError."""
     if any(character in text for character in "\r\n\0"):
-        raise AddressError("a mailbox is one line")
+        raise AddressError("a mailbox must be on one line")
     found = getaddresses([text])
     if len({address for _, address in found}) > 1:
         raise AddressError("this is more than one mailbox, or a name with a comma that is not in quotes")
@@ -34,7 +34,7 @@ def parse_mailbox(text: str) -> Address:
         raise AddressError("this is not a mailbox such as Shop <shop@example.com>")
     local, _, domain = wire_address(address).rpartition("@")
     if not local or not domain:
-        raise AddressError("an address needs a name and a domain")
+        raise AddressError("an address needs a local part and a domain, such as shop@example.com")
     return Address(name, local.strip('"') if local.startswith('"') else local, domain)
 
 
@@ -47,9 +47,9 @@ def wire_domain(domain: str) -> str:
 
 
 def wire_address(address: str) -> str:
-    """Return an address with its domain in ASCII, fit for a command; raises AddressError."""
+    """Return an address for an SMTP command, with its domain in ASCII; raises AddressError."""
     if _UNFIT.search(address):
-        raise AddressError("an address has no spaces, brackets or control characters")
+        raise AddressError("an address must not contain spaces, angle brackets or control characters")
     if address.isascii():
         return address
     try:

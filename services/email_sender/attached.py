@@ -1,6 +1,6 @@
-"""Attached files as MIME parts: attachments, inline images, and an invitation to a calendar.
+"""Attached files as MIME parts: attachments, inline images and a calendar invitation.
 
-Encoded when the first message needs them, and then kept: the files of a blast are the same for all its messages.
+They are encoded when the first message needs them and then kept: all messages of a blast share its files.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _LONGEST_TOKEN = 60
 class AttachedFiles:
     """Files of a blast or of one recipient.
 
-    In a message with html, files with a content id go beside it (multipart/related), so that it can show them. The
-    first calendar file with a method goes among the alternatives, where Outlook and Gmail look for an invitation, and
-    is attached as well, for programs that know no calendars.
+    In a message with HTML, files with a content id are placed beside it (multipart/related), so that it can show them.
+    The first calendar file with a method becomes an alternative, where Outlook and Gmail expect an invitation. It is
+    also attached, for programs without calendar support.
     """
 
     def __init__(self, files: Sequence[Attachment], boundary: str, *, html: bool) -> None:
@@ -33,9 +33,9 @@ class AttachedFiles:
         self.size = sum(len(one.content) for one in files) * 4 // 3
 
     def encoded(self) -> tuple[bytes, bytes, bytes]:
-        """Return the inline parts and the attachments, each after its boundary, and the invitation, b"" for none.
+        """Return the inline parts, the attachments (each after its boundary) and the invitation; b"" for none.
 
-        Slow for large files, so not for the event loop's thread.
+        Slow for large files: do not call it on the event loop's thread.
         """
         if self._encoded is None:
             inline = b"".join(b"\r\n--r%b\r\n%b" % (self._mark, _part(one, inline=True)) for one in self._inline)
@@ -51,7 +51,7 @@ def _type_of(attachment: Attachment) -> MediaType:
         kind = parse_media_type(attachment.content_type)
     except ValueError:
         return _BYTES
-    # these may not be in base64 (RFC 2046, 5.1 and 5.2.1)
+    # these must not be encoded in base64 (RFC 2046, 5.1 and 5.2.1)
     return _BYTES if kind.name.startswith(("message/", "multipart/")) else kind
 
 
@@ -62,7 +62,7 @@ def _method(attachment: Attachment) -> str:
 
 
 def _part(attachment: Attachment, *, inline: bool = False, as_file: bool = False) -> bytes:
-    """Return a file as a part with its headers, in base64; an invitation goes `as_file`, lest it be taken twice."""
+    """Return a file as a base64 part with its headers; `as_file` hides an invitation, so that it counts only once."""
     kind = MediaType("application/ics") if as_file else _type_of(attachment)
     name = clean(attachment.filename) or "attachment"
     content_id = b"Content-ID: <%b>\r\n" % clean(attachment.content_id).encode("ascii", "replace") if inline else b""
@@ -77,7 +77,7 @@ def _part(attachment: Attachment, *, inline: bool = False, as_file: bool = False
 
 
 def _invitation(attachment: Attachment) -> bytes:
-    """Return an invitation as an alternative, without a disposition, with which Outlook shows a plain file."""
+    """Return an invitation as an alternative; with a Content-Disposition, Outlook would show a plain file."""
     kind = _type_of(attachment).with_default("charset", "utf-8")
     name = clean(attachment.filename) or "invite.ics"
     head = _content_type(kind.with_default("name", name) if name.isascii() else kind, name)
@@ -85,7 +85,7 @@ def _invitation(attachment: Attachment) -> bytes:
 
 
 def _content_type(kind: MediaType, filename: str) -> bytes:
-    """Return the header; a name beyond ASCII is in it too, as programs read it that do not know RFC 2231."""
+    """Return the Content-Type header; it repeats a name beyond ASCII for programs that do not support RFC 2231."""
     lines = [b"Content-Type: " + kind.name.encode("ascii")]
     for name, value in kind.parameters:
         token = written(value) == value and len(name) + len(value) <= _LONGEST_TOKEN

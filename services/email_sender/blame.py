@@ -1,11 +1,11 @@
-"""Whose fault a refusal is, by its words: a verdict on the recipient, or a rule of the server that concerns us.
+"""Decides from a refusal's words whether it concerns the recipient's address or the server's policy towards us.
 
-Servers use 550 for both. A wrong guess against the recipient suppresses an innocent address, so words accuse the
-recipient only where they say that the address does not exist, and any word of policy acquits it. What is quoted
-(an address, a host, a URL) is not the server's own: `spam@example.com` and `relay.example.com` prove nothing.
+Servers use 550 for both. A wrong guess against the recipient suppresses a valid address. So words count against the
+recipient only if they say that the address does not exist, and any word of policy overrides them. Quoted addresses,
+hosts and URLs are not the server's own words: `spam@example.com` and `relay.example.com` prove nothing.
 
-The words are those of real replies (tests/unit/email_sender/real_replies.py). In other languages than English only
-words of policy are known: without a code, such a reply accuses nobody.
+The words are taken from real replies (tests/unit/email_sender/real_replies.py). In languages other than English only
+words of policy are known: without a code, such a reply never counts against the recipient.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MOST_ALIKE = 200
 _QUOTES = "<>[](){}\"'`,;:.!?=*-"
 _HOST = re.compile(r"(?:[a-z0-9_-]+\.)+[a-z][a-z0-9-]*\.?")
 _IP = re.compile(r"[0-9a-f]*[:.][0-9a-f:.]*[0-9a-f]")
-# postfix names the table in which it looked: "User unknown in relay recipient table"
+# Postfix names the table that it searched: "User unknown in relay recipient table"
 _TABLE = re.compile(r"\bin (?:local|relay|virtual) (?:recipient|mailbox|alias) table\b")
 
 _WHO = r"(?:user|recipient|mailbox|mail ?box|account|address|addressee|alias|local ?part|customer|person|rcpt)"
@@ -49,11 +49,11 @@ _POLICY = re.compile(
     r"\bban(?:ned)?\b|\brefus|\bforbidden\b|\baccess\b|\bsecurity\b|\btls\b|\bencrypt|\bips?\b|"
     r"\brates?\b|\blimit|\bexceed|\btoo (?:many|much|large|big|fast)\b|quota|\bfull\b|\bstorage\b|\bsize\b|"
     r"\bdisabled\b|\binactive\b|\bsuspend|\blocked\b|\bexpired\b|\btempor|"
-    # what is said of us: "your domain has no MX", "your server", "intrusion prevention active for"
+    # words about us: "your domain has no MX", "your server", "intrusion prevention active for"
     r"\byour (?:\w+ )?(?:server|domain|host|network|system|client|connection)\b|\bvol\b|"
     r"\bintrusion|\bfirewall|\bhoneypot|\btarpit"
 )
-# roots, as they are without their accents
+# word stems, written without accents
 _POLICY_ELSEWHERE = (
     # German, Dutch
     "abgelehnt", "verweigert", "gesperrt", "blockiert", "absender", "richtlinie", "nicht erlaubt", "voll",
@@ -95,18 +95,18 @@ _POLICY_ELSEWHERE = (
 
 
 def accuses_recipient(text: str) -> bool:
-    """Return whether words say that the recipient's address does not exist."""
+    """Return whether a reply says that the recipient's address does not exist."""
     return _RECIPIENT.search(_TABLE.sub("", words_of(text))) is not None
 
 
 def speaks_of_policy(text: str, recipient: str = "") -> bool:
-    """Return whether words speak of us, of the message, or of a state that passes; `recipient` may be quoted bare."""
+    """Return whether a reply is about us, the message, or a temporary state; ignores the recipient's local part."""
     words = _TABLE.sub("", words_of(text, recipient.rpartition("@")[0]))
     return _POLICY.search(words) is not None or any(root in words for root in _POLICY_ELSEWHERE)
 
 
 def likeness(text: str, recipient: str) -> str:
-    """Return what a reply has in common with others of its kind: its words, but for names and numbers."""
+    """Return what similar replies have in common: their words without quoted names and numbers."""
     words = words_of(text, recipient.rpartition("@")[0]).split()
     return " ".join(word for word in words if not any(map(str.isdecimal, word)))[:_MOST_ALIKE]
 
@@ -114,12 +114,12 @@ def likeness(text: str, recipient: str) -> str:
 def words_of(text: str, quoted: str = "") -> str:
     """Return a reply's own words in lower case, without accents, addresses, hosts, URLs and IP addresses.
 
-    `quoted` is a further word that is not the server's own, such as the recipient's local part.
+    `quoted` is another word to leave out, such as the recipient's local part.
     """
     tokens = (token.strip(_QUOTES) or token for token in text[:_MOST_READ].replace("...", " ").split())
     own = " ".join(token for token in tokens if not _is_quoted(token, quoted.casefold()))
     plain = unicodedata.normalize("NFKD", own.casefold())
-    # ü becomes u and a mark: the mark goes; kana keep theirs, which are not in this block
+    # ü becomes u and a mark, which is dropped; the marks of kana are in another block and stay
     return unicodedata.normalize("NFC", "".join(char for char in plain if not "\u0300" <= char <= "\u036f"))
 
 
@@ -128,6 +128,6 @@ def _is_quoted(token: str, quoted: str) -> bool:
     if "@" in token or "://" in token or (quoted and folded == quoted):
         return True
     host = token.partition("/")[0].partition("[")[0]
-    # "denied.Please" is no host
+    # "denied.Please" is not a host
     written_as_host = host.islower() or host.isupper()
     return (written_as_host and _HOST.fullmatch(host.casefold()) is not None) or _IP.fullmatch(folded) is not None

@@ -1,4 +1,4 @@
-"""The channel `email`: how one job becomes a message and is handed to an SMTP server (`Provider`)."""
+"""The channel `email`: renders a job and hands the message to an SMTP server (`Provider`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOK_TIMEOUT_S = 15.0
 
 
 class EmailChannel:
-    """Sends mail; opened and closed by the sending loop, whose event loop it belongs to."""
+    """Sends mail; the sending loop opens and closes it on its own event loop."""
 
     def __init__(self, settings: EmailSettings) -> None:
         self._settings = settings
@@ -39,14 +39,14 @@ class EmailChannel:
         return EMAIL.name
 
     async def open(self, changed: Changed = unheard) -> None:
-        """Set up the servers; connections are opened as soon as there is something to send."""
+        """Set up the servers; connections are opened once there is something to send."""
         self._warn_of_unsigned()
         self._servers = Servers(self._settings.smtp, self._encoder, changed)
         self._tending = asyncio.create_task(self._servers.tend())
         self._encoder.open()
 
     def _warn_of_unsigned(self) -> None:
-        """Say which mail nothing proves to be ours; a server may sign it after us, so this is no error."""
+        """Warn of domains whose mail is not authenticated; not an error, since a relay may sign it."""
         identity = self._settings.identity
         if identity.unaligned():
             get_logger().warning("sender_unaligned", domains=identity.unaligned(), return_path=identity.return_path)
@@ -54,7 +54,7 @@ class EmailChannel:
             get_logger().warning("dkim_key_missing", domains=identity.unsigned())
 
     async def close(self) -> None:
-        """Let connections go."""
+        """Close all connections."""
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
@@ -64,37 +64,37 @@ class EmailChannel:
         self._encoder.close()
 
     def work_ahead(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
-        """Begin to sign what will be sent soon (`PreparingProvider`)."""
+        """Start to sign the messages that will be sent soon (`PreparingProvider`)."""
         if self._settings.identity.keys:
             self._ahead.plan(jobs)
 
     def forget(self, job: Job) -> None:
-        """Drop what was made ahead of a job that has left this sender."""
+        """Drop the prepared message of a job that has left this sender."""
         self._ahead.forget(job)
 
     def render(self, job: Job, blast: Blast) -> Mail:
-        """Render a job; raises PermanentError with the variable's name where it cannot be."""
+        """Render a job; raises PermanentError, which names the variable, if that fails."""
         return self._ahead.take(job) or self._frames.get(blast).fill(job)
 
     async def send(self, message: Mail, start: Start = at_once) -> Receipt:
-        """Hand over one message; raises a SendError for every outcome but acceptance."""
+        """Hand over one message; raises a SendError unless the server accepts it."""
         accepted = await self._opened().send(Delivery(message, start))
         return Receipt(message.message_id, accepted.reply.words, (message.envelope.recipient,))
 
     async def send_chained(
         self, message: Mail, following: Callable[[], Mail | None], start: Start = at_once
     ) -> Receipt:
-        """Hand over one message, and announce the one that `following` gives with its end (`ChainingProvider`)."""
+        """Hand over one message and announce the one from `following` with its end (`ChainingProvider`)."""
         servers = self._opened()
         try:
             accepted = await servers.send(Delivery(message, start, following))
         finally:
-            # where it was not sent over the connection that awaits it, that one must not wait for it
+            # if it was not sent over the connection reserved for it, release that connection
             servers.withdraw(message)
         return Receipt(message.message_id, accepted.reply.words, (message.envelope.recipient,))
 
     def withdraw(self, message: Mail) -> None:
-        """Forget a message that was announced and is not sent now."""
+        """Cancel the announcement of a message that is not sent now."""
         if self._servers is not None:
             self._servers.withdraw(message)
 
@@ -103,7 +103,7 @@ class EmailChannel:
         return Room(0, connections=0) if self._servers is None else self._servers.room(wanted)
 
     def available(self) -> bool:
-        """Say whether any server may be tried now."""
+        """Return whether any server may be tried now."""
         return self._servers is None or self._servers.available()
 
     def servers(self) -> Sequence[ServerState]:
@@ -111,7 +111,7 @@ class EmailChannel:
         return [] if self._servers is None else self._servers.states()
 
     async def status(self) -> ProviderStatus:
-        """Connect to every server and log in, outside the pool, and say what each offers."""
+        """Connect and log in to every server, outside the pool, and return what each offers."""
         servers = self._opened()
         async with self._looking:
             looks = await asyncio.gather(*(self._look(one) for one in servers.servers))

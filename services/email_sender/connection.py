@@ -1,7 +1,8 @@
-"""One connection to one SMTP server: opened with TLS and log-in, then one transaction after the other.
+"""One connection to one SMTP server: connects, starts TLS, logs in, then runs one transaction after the other.
 
-Refusals and losses are raised as `failures` has them; a loss after the final dot was written is an `UncertainError`.
-A connection is clean after each transaction (at the next one RSET clears what a refusal left) or it is closed.
+Refusals and lost connections are raised as the errors of `failures`. A loss after the final dot was written is an
+`UncertainError`. RSET clears an unfinished transaction before the next one; after any other failure the connection is
+closed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from services.email_sender.settings import SmtpSettings
 from shared.channels import SANDBOX_HOST
 from shared.errors import SendError, UnavailableError, UncertainError
 
-# what fits into the transport's buffer at once; longer messages are written piece by piece
+# the most that is written to the transport's buffer in one go; longer messages are written piece by piece
 PIECE_BYTES = 256 * 1024
 GOODBYE_S = 0.5
 
@@ -64,7 +65,7 @@ class Connection:
         self.used_at = 0.0
 
     def offers(self, extension: str) -> bool:
-        """Say whether the server offers an extension (lower case)."""
+        """Return whether the server offers an extension (lower case)."""
         return extension in self.extensions
 
     @property
@@ -75,12 +76,12 @@ class Connection:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing has ended it, whatever is under way on it."""
+        """Whether it is still open and in step, even during a transaction."""
         return self._protocol.sound
 
     @property
     def awaited(self) -> bool:
-        """Whether the message that was announced on it can still be sent over it."""
+        """Whether the message announced on it can still be sent over it."""
         return self.announced is not None and self._protocol.sound
 
     @property
@@ -129,7 +130,7 @@ class Connection:
             raise RefusedError(Stage.GREETING, _reply(response))
         self.greeting = response.message.lstrip("\n").partition("\n")[0]
         if self._smtp.sandboxed and not self.greeting.startswith(SANDBOX_HOST):
-            what = f"{self.server.name} is not Kurir's sandbox, as KURIR_SANDBOXED says: take email out of it"
+            what = f"{self.server.name} is not Kurir's sandbox: remove email from KURIR_SANDBOXED"
             raise UnavailableError(what, code="sandbox")
 
     async def _hello(self) -> None:
@@ -140,8 +141,8 @@ class Connection:
         self.extensions, self.auth_methods = {}, []
         refusal = RefusedError(Stage.EHLO, _reply(response))
         if not 500 <= response.code <= 599 or self.server.username:
-            raise refusal  # without EHLO there is no log-in: its words say more than that
-        # a server so old that it does not know EHLO, whatever code it has for that
+            raise refusal  # HELO offers no log-in, and this reply has the server's reason
+        # an old server may not know EHLO; the code of its refusal varies
         try:
             response = await self._command(b"HELO " + self._smtp.helo.encode("ascii"))
         except LOST as error:
@@ -161,7 +162,7 @@ class Connection:
                 raise
             raise RefusedError(Stage.STARTTLS, Reply(error.code, error.message)) from error
         self._note_encryption()
-        # RFC 3207 4.2: what was offered before does not count
+        # RFC 3207 4.2: extensions offered before TLS no longer count
         await self._hello()
 
     def _note_encryption(self) -> None:
@@ -178,7 +179,7 @@ class Connection:
         return await self._protocol.execute_command(line, timeout=self._smtp.timeouts.command_s)
 
     async def clear(self) -> None:
-        """Clear what a refusal left, before the next message (RSET); raises ConnectionLostError."""
+        """Reset the session (RSET) if the last message was refused; raises ConnectionLostError."""
         if not self._unclean:
             return
         try:
@@ -202,11 +203,11 @@ class Connection:
         accepted: Accepted = _unnoted,
         following: Following | None = None,
     ) -> Reply:
-        """Hand over one message (CRLF lines, dots not stuffed) and return the answer to its final dot.
+        """Hand over one message (CRLF lines, dots not stuffed) and return the reply to its final dot.
 
-        `accepted` is called on a yes before anything else is done with it. Where the server pipelines, `following` is
-        asked for the message to announce with the end of this one, which is then `announced` and must be the next to
-        be sent. Raises RefusedError, ConnectionLostError or UncertainError.
+        `accepted` is called as soon as the server accepts the message. If the server supports pipelining, `following`
+        gives the message to announce with the end of this one. That message is then `announced`, and must be sent
+        next. Raises RefusedError, ConnectionLostError or UncertainError.
         """
         self.begun += 1
         try:
@@ -216,7 +217,7 @@ class Connection:
                 accepted(response)
                 self.sent += 1
                 return _reply(response)
-            raise RefusedError(Stage.DOT, _reply(response))  # noqa: TRY301 -- handled as those of the other stages
+            raise RefusedError(Stage.DOT, _reply(response))  # noqa: TRY301 -- handled like those of the other stages
         except RefusedError as error:
             error.recipient = envelope.recipient
             self._unclean = error.stage is not Stage.DOT
@@ -230,7 +231,7 @@ class Connection:
             self.used_at = asyncio.get_running_loop().time()
 
     async def _begin_content(self, envelope: Envelope, content: bytes) -> bytes:
-        """Announce the message and write all but its last piece, which is returned with the final dot."""
+        """Announce the message, write all but its last piece, and return that piece with the final dot."""
         announced, self.announced = self.announced, None
         try:
             if announced is not None:
@@ -255,7 +256,7 @@ class Connection:
         return f"{mail}\r\n".encode(), f"RCPT TO:<{envelope.recipient}>\r\n".encode()
 
     async def _announce(self, commands: tuple[bytes, bytes]) -> None:
-        """Send MAIL, RCPT and DATA, each after the answer to the one before."""
+        """Send MAIL, RCPT and DATA, each after the reply to the one before."""
         for stage, line in zip((Stage.MAIL, Stage.RCPT, Stage.DATA), (*commands, b"DATA\r\n"), strict=True):
             self._protocol.write(line)
             reply = _reply(await self._protocol.read_response(self._smtp.timeouts.command_s))
@@ -267,7 +268,7 @@ class Connection:
         return b"%b%bDATA\r\n" % self._commands(envelope, content)
 
     async def _read_welcome(self) -> None:
-        """Read the answers to MAIL, RCPT and DATA that were written together; each belongs to its command."""
+        """Read the replies to MAIL, RCPT and DATA, which were written together, one for each command."""
         protocol, limit_s = self._protocol, self._smtp.timeouts.command_s
         refusal: RefusedError | None = None
         reply: Reply | None = None
@@ -289,9 +290,9 @@ class Connection:
         raise refusal
 
     async def _end_empty(self, refusal: RefusedError) -> None:
-        """Answer a 354 that follows a refused RCPT by a lone dot: there is nobody to send to."""
+        """End an empty message with a dot after a refused RCPT and a 354: it has no recipient."""
         if refusal.stage is not Stage.RCPT:
-            # it would take a recipient after refusing the sender: not even an empty message may reach anybody
+            # the server refused the sender but accepted the recipient, who must not get an empty message
             self.abort()
             return
         try:
@@ -301,7 +302,7 @@ class Connection:
             self.abort()
 
     async def _write_content(self, content: bytes) -> bytes:
-        """Write all but the last piece, and return that with the final dot."""
+        """Write all but the last piece; return that piece with the final dot."""
         stuffed = content.replace(b"\r\n.", b"\r\n..") + b".\r\n"
         if len(stuffed) <= PIECE_BYTES:
             return stuffed
@@ -314,7 +315,7 @@ class Connection:
         return stuffed[start:]
 
     async def _end_content(self, last: bytes, following: Following | None) -> SMTPResponse:
-        """Write the end of the message; from here on a loss is uncertain."""
+        """Write the end of the message; if the connection is lost after that, the outcome is uncertain."""
         try:
             self._write_end(last, following)
         except LOST as error:
@@ -322,10 +323,10 @@ class Connection:
         try:
             return await self._protocol.read_response(self._smtp.timeouts.data_s)
         except LOST as error:
-            raise UncertainError(f"the answer was lost after the message: {reason_of(error)}", code="lost") from error
+            raise UncertainError(f"no reply after the message was sent: {reason_of(error)}", code="lost") from error
 
     def _write_end(self, last: bytes, following: Following | None) -> None:
-        """Write the end of the message, and the commands of the next with it (RFC 2920, 3.1 allows it)."""
+        """Write the end of the message together with the commands of the next, as RFC 2920, 3.1 allows."""
         most = self.server.max_messages
         takes_more = self._pipelines and not (most and self.begun >= most)
         ahead = following() if following is not None and takes_more else None
@@ -336,7 +337,7 @@ class Connection:
         self.announced = ahead
 
     def say_goodbye(self) -> None:
-        """Send QUIT and close, without waiting for the answer."""
+        """Send QUIT and close, without waiting for the reply."""
         try:
             if self._protocol.usable:
                 self._protocol.write_ahead(b"QUIT\r\n", 1)
@@ -346,7 +347,7 @@ class Connection:
             self._protocol.transport.close()
 
     async def close(self) -> None:
-        """Take leave, and wait until the connection is closed, for a moment at most."""
+        """Send QUIT and wait briefly until the connection is closed."""
         self.say_goodbye()
         if self._protocol.transport is None:
             return
@@ -355,7 +356,7 @@ class Connection:
         await asyncio.sleep(0)
 
     def abort(self) -> None:
-        """Close at once, whatever is under way."""
+        """Close immediately, even during a transaction."""
         if self._protocol.transport is not None:
             cast("asyncio.WriteTransport", self._protocol.transport).abort()
 
@@ -365,15 +366,15 @@ def _reply(response: SMTPResponse) -> Reply:
 
 
 def _is_yes(code: int) -> bool:
-    """RFC 5321, 4.3.2 names one code for most commands; servers use others of the class, and clients take them."""
+    """Accept any 2xx: RFC 5321, 4.3.2 names one code for most commands, but servers use others of the class."""
     return 200 <= code < 300
 
 
 def _welcomes(stage: Stage, reply: Reply) -> bool:
-    """Return whether a command was accepted; raises ConnectionLostError where answers no longer fit the commands."""
+    """Return whether a command was accepted; raises ConnectionLostError if replies no longer match the commands."""
     if stage is not Stage.DATA:
         return _is_yes(reply.code)
     if _is_yes(reply.code):
-        # the server has said something more than it was asked: this is the answer to an earlier command
+        # the server has sent an extra reply, so this one answers an earlier command
         raise ConnectionLostError("before the message was handed over", OutOfStepError(reply))
     return reply.code == 354

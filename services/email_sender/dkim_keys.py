@@ -1,7 +1,7 @@
-"""DKIM's private keys: read from the settings, checked as a whole at start-up, and chosen by the From domain.
+"""DKIM's private keys: read from the settings, checked at start-up, and chosen by the From domain.
 
 `KURIR_DKIM_KEYS` lists keys as `domain:selector:file`; `KURIR_DKIM_DOMAIN`, `_SELECTOR` and `_PRIVATE_KEY` give one.
-Several keys of one domain all sign: RFC 8463 recommends an RSA signature beside one of Ed25519.
+If a domain has several keys, all of them sign: RFC 8463 recommends an RSA signature beside one of Ed25519.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from shared.settings import EnvReader
 
 PrivateKey = RSAPrivateKey | Ed25519PrivateKey
 
-# RFC 8301, 3.2: verifiers take RSA keys from 1,024 to 4,096 bits
+# RFC 8301, 3.2: verifiers accept RSA keys of 1,024 to 4,096 bits
 LEAST_RSA_BITS, MOST_RSA_BITS = 1024, 4096
 _ED25519_BYTES = 32
 _PADDING, _HASH = PKCS1v15(), Prehashed(hashes.SHA256())
-# a container runtime mounts secrets here for the one container, whose user seldom owns them
+# a container runtime mounts a container's secrets here; the container's user seldom owns them
 _MOUNTED = Path("/run/secrets")
 
 
 @dataclass(frozen=True, slots=True)
 class DkimKey:
-    """A key that signs mail of a domain; the public half is in the DNS at `dns_name`.
+    """A key that signs mail of a domain; its public key is in the DNS at `dns_name`.
 
-    `tags` is how its signatures begin.
+    `tags` is the beginning of its signatures.
     """
 
     domain: str
@@ -52,7 +52,7 @@ class DkimKey:
 
     @property
     def is_rsa(self) -> bool:
-        """Whether it is an RSA key; else it is one of Ed25519."""
+        """Whether it is an RSA key, not an Ed25519 key."""
         return isinstance(self.private, RSAPrivateKey)
 
     @property
@@ -75,7 +75,7 @@ class DkimKey:
         return f"v=DKIM1; k=rsa; p={base64.b64encode(der).decode()}"
 
     def sign(self, digest: bytes) -> bytes:
-        """Sign a SHA-256 digest. An RSA key takes half a millisecond and lets other threads run."""
+        """Sign a SHA-256 digest. An RSA key takes half a millisecond, during which other threads can run."""
         if isinstance(self.private, RSAPrivateKey):
             return self.private.sign(digest, _PADDING, _HASH)
         return self.private.sign(digest)
@@ -94,10 +94,10 @@ class KeyRing:
         return bool(self.keys)
 
     def for_domain(self, domain: str) -> tuple[DkimKey, ...]:
-        """Return the keys that sign for a From domain: its own, else those of the nearest domain above it.
+        """Return the keys that sign for a From domain: its own, else those of its nearest parent domain.
 
-        That is what DMARC's relaxed alignment accepts (RFC 7489, 3.1.1). Without either, nothing signs: the signature
-        of a domain that is not aligned proves nothing about the sender.
+        DMARC's relaxed alignment accepts these (RFC 7489, 3.1.1). Without such a key, mail is not signed: a signature
+        of an unaligned domain proves nothing about the sender.
         """
         domain = domain.lower()
         while domain:
@@ -108,12 +108,12 @@ class KeyRing:
 
 
 def read_keys(reader: EnvReader) -> KeyRing:
-    """Read all keys; every problem of every key stays with the reader."""
+    """Read all keys; reports every problem of every key to the reader."""
     keys = [*_single(reader), *_listed(reader)]
     seen: set[tuple[str, str]] = set()
     for key in keys:
         if (key.domain, key.selector) in seen:
-            reader.problem(f"DKIM: {key.dns_name} has two private keys; give each a selector of its own")
+            reader.problem(f"DKIM: {key.dns_name} has two private keys; give each its own selector")
         seen.add((key.domain, key.selector))
     return KeyRing(keys)
 
@@ -138,14 +138,16 @@ def _listed(reader: EnvReader) -> list[DkimKey]:
         domain, _, rest = text.partition(":")
         selector, _, path = rest.partition(":")
         if not (domain and selector and path):
-            reader.problem(f"{name}, key {number}: a key is domain:selector:file, such as example.com:s1:/keys/s1.pem")
+            reader.problem(
+                f"{name}, key {number}: write it as domain:selector:file, such as example.com:s1:/keys/s1.pem"
+            )
             continue
         found += _made(reader, f"{name}, key {number}", (domain.strip(), selector.strip()), Path(path.strip()))
     return found
 
 
 def _made(reader: EnvReader, place: str, names: tuple[str, str], source: str | Path) -> list[DkimKey]:
-    """Return the key, or note everything that is wrong with it."""
+    """Return the key, or report everything that is wrong with it."""
     problems = []
     try:
         domain = wire_domain(names[0])
@@ -163,20 +165,20 @@ def _made(reader: EnvReader, place: str, names: tuple[str, str], source: str | P
 
 
 def _read(path: Path) -> str:
-    """Return the text of a key file; raises ValueError where it cannot be read, or by too many."""
+    """Return the text of a key file; raises ValueError if it cannot be read, or if every user can read it."""
     try:
         text = path.read_text(encoding="ascii")
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise ValueError("holds no private key: it is not text") from None
+        raise ValueError("contains no private key: it is not text") from None
     if is_open_to_all(path):
-        raise ValueError(f"every user of this machine can read it; close it with chmod o-r {path}")
+        raise ValueError(f"every user of this machine can read it; run chmod o-r {path}")
     return text
 
 
 def is_open_to_all(path: Path) -> bool:
-    """Return whether every user of the machine can read a file: by its mode, and that of the folders above it."""
+    """Return whether every user of the machine can read a file, by its mode and those of its parent folders."""
     path = path.resolve()
     if path.is_relative_to(_MOUNTED) or not path.stat().st_mode & stat.S_IROTH:
         return False
@@ -184,37 +186,35 @@ def is_open_to_all(path: Path) -> bool:
 
 
 def parse_key(text: str) -> PrivateKey:
-    """Read a private key: PEM of RSA or Ed25519, or the 32 bytes of an Ed25519 key in base64.
+    """Parse a private key: PEM of RSA or Ed25519, or the 32 bytes of an Ed25519 key in base64.
 
-    Raises ValueError with what is wrong; the message never repeats the key.
+    Raises ValueError with the reason; the message never repeats the key.
     """
     text = text.strip()
     if not text:
-        raise ValueError("holds no private key: it is empty")
+        raise ValueError("contains no private key: it is empty")
     key = _parse_pem(text) if text.startswith("-----BEGIN") else _parse_raw(text)
     if isinstance(key, RSAPrivateKey):
         if key.key_size < LEAST_RSA_BITS:
-            raise ValueError(f"an RSA key of {key.key_size} bits is too short: receivers ignore it; make one of 2048")
+            raise ValueError(f"an RSA key of {key.key_size} bits is too short: receivers ignore it; use 2048 bits")
         if key.key_size > MOST_RSA_BITS:
-            raise ValueError(
-                f"an RSA key of {key.key_size} bits is too long: receivers need not read it; make one of 2048"
-            )
+            raise ValueError(f"an RSA key of {key.key_size} bits is too long: receivers may ignore it; use 2048 bits")
     return key
 
 
 def _parse_pem(text: str) -> PrivateKey:
     header = text.partition("\n")[0]
     if "PUBLIC KEY" in header or "CERTIFICATE" in header:
-        raise ValueError("this is the public half; the private key is wanted")
+        raise ValueError("this is a public key; give the private key")
     try:
         key = serialization.load_pem_private_key(text.encode("ascii", "replace"), None)
     except TypeError:
         raise ValueError("the key is encrypted; write it without a passphrase (openssl pkey -in … -out …)") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("this is not a private key in PEM that can be read") from None
+        raise ValueError("this is not a valid private key in PEM") from None
     if isinstance(key, RSAPrivateKey | Ed25519PrivateKey):
         return key
-    raise ValueError("DKIM takes RSA and Ed25519 keys alone, and this is neither")
+    raise ValueError("DKIM supports only RSA and Ed25519 keys, and this is neither")
 
 
 def _parse_raw(text: str) -> PrivateKey:
@@ -223,5 +223,5 @@ def _parse_raw(text: str) -> PrivateKey:
     except (binascii.Error, ValueError):
         raw = b""
     if len(raw) != _ED25519_BYTES:
-        raise ValueError("neither a private key in PEM nor the 32 bytes of an Ed25519 key in base64")
+        raise ValueError("this is not a private key: give PEM, or the 32 bytes of an Ed25519 key in base64")
     return Ed25519PrivateKey.from_private_bytes(raw)

@@ -1,4 +1,4 @@
-"""From a message to the bytes that a server gets: encoded for what it offers, and DKIM-signed where there is a key.
+"""Turns a message into the bytes that a server gets: encodes it for the server's extensions, and signs it with DKIM.
 
 A signed message is pure ASCII: a relay that had to convert 8-bit text would break the signature (RFC 6376, 5.3).
 """
@@ -20,24 +20,24 @@ from services.email_sender.message import Mail
 from services.email_sender.signers import Ahead, Signers
 from services.email_sender.signing import Draft, signed
 
-# above this, encoding a message takes so long that it must not hold up the others
+# above this, encoding a message would block the event loop for too long
 ENCODE_ASIDE_BYTES = 512 * 1024
-# above this, a message is signed in its turn: what is made ahead takes memory
+# above this, a message is signed only at its turn: prepared messages take memory
 SIGN_AHEAD_BYTES = 64 * 1024
 MOST_UNSENT_BYTES = 64 * 1024 * 1024
-# a message's Date is that of its sending
+# a message's Date is the time of its sending
 MOST_AGE_S = 30.0
 _MOST_THREADS = 4
-# The event loop lets the lock go for moments so short that a thread which has signed seldom gets it. After this long it
-# must; with Python's 5 ms the threads wait for most of the time.
+# The event loop releases the interpreter's lock only briefly, so a signing thread seldom gets it back. After this
+# interval the loop must yield; with Python's 5 ms the threads would mostly wait.
 _SWITCH_S = 0.0003
 
 
 class Encoder:
-    """Encodes messages, and signs them with the keys of their From domain.
+    """Encodes messages and signs them with the keys of their From domain.
 
-    Signatures are made by threads, ahead of their messages' turns. An Ed25519 signature that is not there by then is
-    made at once: that takes less time than waiting for a thread.
+    Threads make the signatures before the messages' turns. An Ed25519 signature that is not ready by then is made on
+    the event loop: that takes less time than waiting for a thread.
     """
 
     def __init__(self, keys: KeyRing) -> None:
@@ -48,13 +48,13 @@ class Encoder:
         self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "mail")
 
     def open(self) -> None:
-        """Get ready to sign beside the event loop: it and the threads take turns at the interpreter's lock."""
+        """Shorten the switch interval, so that signing threads and the event loop share the interpreter's lock."""
         if any(key.is_rsa for key in self._keys.keys):
             self._switched_s = sys.getswitchinterval()
             sys.setswitchinterval(_SWITCH_S)
 
     async def encode(self, mail: Mail, *, eight_bit: bool) -> bytes:
-        """Return a message in CRLF lines, dots not stuffed; `eight_bit` where the server has 8BITMIME."""
+        """Return a message in CRLF lines, dots not stuffed; `eight_bit` if the server offers 8BITMIME."""
         content = self.encode_at_once(mail, eight_bit=eight_bit)
         if content is not None:
             return content
@@ -69,15 +69,15 @@ class Encoder:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def keep(self, mail: Mail, content: bytes, *, eight_bit: bool) -> None:
-        """Keep a message whose start was refused: to encode a large one may have taken so long that it came too late.
+        """Keep an encoded message whose start was refused.
 
-        Else it would be too late each time.
+        Encoding a large message may take so long that its start comes too late; without this it would always be late.
         """
         if len(content) <= MOST_UNSENT_BYTES and self.encode_at_once(mail, eight_bit=eight_bit) is None:
             self._unsent[mail.message_id, eight_bit] = content
 
     def encode_at_once(self, mail: Mail, *, eight_bit: bool) -> bytes | None:
-        """Return a message as `encode` does, None where that takes so long that it must not hold up others."""
+        """Return a message as `encode` does, or None if that would block the event loop for too long."""
         if mail.ahead is not None:
             if not mail.ahead.done():
                 self._signers.hurry(mail.ahead)
@@ -92,7 +92,7 @@ class Encoder:
         return bool(self._keys.for_domain(domain))
 
     def sign_ahead(self, mail: Mail, *, urgent: bool = False) -> Mail:
-        """Begin to sign a message, an urgent one before all others; returns it with what is under way."""
+        """Start to sign a message, an urgent one first; return the message with its pending signature."""
         ahead = Ahead(Draft(mail.encode(eight_bit=False), self._keys.for_domain(mail.from_domain)))
         if ahead.quick:
             self._signers.hurry(ahead)
@@ -101,7 +101,7 @@ class Encoder:
         return replace(mail, ahead=ahead)
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Stop the threads."""
         if self._switched_s:
             sys.setswitchinterval(self._switched_s)
         self._signers.close()

@@ -1,4 +1,4 @@
-"""What a server is told of a message before its content: who sends to whom."""
+"""A message's envelope: the sender and the recipient, which a server gets before the content."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """Who sends to whom: addresses fit for the wire, and whether they need SMTPUTF8."""
+    """The sender and the recipient in the form of SMTP commands, and whether they need SMTPUTF8."""
 
     sender: str
     recipient: str
@@ -14,7 +14,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Announced(msgspec.Struct, frozen=True):
-    """A message whose MAIL, RCPT and DATA were written with the end of the one before; `job_id` is its own."""
+    """A message whose MAIL, RCPT and DATA were written with the end of the previous one; `job_id` is its own."""
 
     job_id: str
     envelope: Envelope

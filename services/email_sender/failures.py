@@ -1,4 +1,4 @@
-"""How a conversation with an SMTP server fails: by its no to a command, or by a connection that is lost."""
+"""How an SMTP session fails: the server refuses a command, or the connection is lost."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from aiosmtplib.errors import SMTPResponseException, SMTPServerDisconnected, SMT
 from services.email_sender.replies import Reply, Stage, classify
 from shared.errors import KurirError, SendError, ServerFailedError
 
-# what a connection raises that is no longer there, or speaks no SMTP
+# raised by a connection that is lost, or whose server does not speak SMTP
 LOST = (SMTPServerDisconnected, SMTPTimeoutError, ConnectionError, TimeoutError, SMTPResponseException)
 
 
 class RefusedError(KurirError):
-    """The server's answer to one command was no; `reply` is that answer, `recipient` whom the message was for."""
+    """The server refused a command with `reply`; `recipient` is the message's recipient."""
 
     def __init__(self, stage: Stage, reply: Reply) -> None:
         super().__init__(f"{stage.value}: {reply.words}")
@@ -24,33 +24,33 @@ class RefusedError(KurirError):
         self.recipient = ""
 
     def classified(self) -> SendError:
-        """Return the outcome class that it means."""
+        """Return the refusal as an outcome class."""
         return classify(self.stage, self.reply, self.recipient)
 
 
 class ConnectionLostError(ServerFailedError):
-    """The connection was lost, or an answer did not come, before the message was handed over."""
+    """The connection was lost, or a reply did not arrive in time, before the message was handed over."""
 
     def __init__(self, where: str, cause: BaseException) -> None:
         super().__init__(f"connection lost {where}: {reason_of(cause)}", code="connection_lost")
 
 
 class ClosedMeanwhileError(ConnectionLostError):
-    """A connection was closed while the start was awaited on it: nothing of the message was said."""
+    """A connection was closed while its message waited for its start; nothing of the message was sent."""
 
     def __init__(self) -> None:
-        super().__init__("while the start was awaited", ConnectionResetError("closed by the server"))
+        super().__init__("while waiting for the start", ConnectionResetError("closed by the server"))
 
 
 class OutOfStepError(KurirError):
-    """The server's answers do not fit the commands: it gave one more than it was asked for."""
+    """The server's replies do not match the commands: it sent an extra one."""
 
     def __init__(self, reply: Reply) -> None:
-        super().__init__(f"the server answered out of step: {reply.words}")
+        super().__init__(f"the server's replies do not match the commands: {reply.words}")
 
 
 def code_of(error: BaseException) -> str:
-    """Return a word for why a server could not be spoken to, as rows show it."""
+    """Return the error code, as shown in rows, for why a connection failed."""
     if isinstance(error, socket.gaierror):
         return "dns"
     if isinstance(error, ssl.SSLError | ssl.CertificateError):
@@ -61,7 +61,7 @@ def code_of(error: BaseException) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return in words what an exception of a connection says."""
+    """Return a connection's exception in words."""
     if isinstance(error, SMTPResponseException):
         return f"{error.code} {error.message}" if error.code > 0 else error.message
     if isinstance(error, ssl.SSLCertVerificationError):

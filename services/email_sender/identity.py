@@ -1,7 +1,7 @@
-"""Who the sender says it is: its name in EHLO, the envelope's sender, and what proves each From domain.
+"""The sender's identity: its name in EHLO, the envelope's sender, and what authenticates each From domain.
 
-DMARC passes where DKIM or SPF is aligned with From (RFC 7489, 3.1): DKIM by the key that signs, SPF by the domain of
-the envelope's sender.
+DMARC passes if DKIM or SPF is aligned with From (RFC 7489, 3.1): DKIM by the domain of the signing key, SPF by the
+domain of the envelope's sender.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from shared.settings import EnvReader
 from shared.urls import host_of
 
 HELO = "KURIR_SMTP_HELO"
-# names that machines have by themselves, which say nothing and which receivers distrust
+# default names of machines, which identify nothing and which receivers distrust
 _NO_NAMES = ("localhost", "localdomain", "cluster.local")
 _LITERAL = re.compile(r"\[(?:IPv6:)?([0-9A-Fa-f.:]+)\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a name for EHLO can be found in, where the settings give none."""
+    """Where to find a name for EHLO if the settings give none."""
 
     servers: Sequence[str]
     public_url: str
@@ -34,7 +34,7 @@ class Surroundings:
 
 
 def read_helo(reader: EnvReader, around: Surroundings) -> str:
-    """Return the name for EHLO: a fully-qualified name or an address in brackets (RFC 5321, 4.1.1.1 and 4.1.3)."""
+    """Return the name for EHLO: a fully-qualified name, or an address in brackets (RFC 5321, 4.1.1.1 and 4.1.3)."""
     given = reader.text(HELO, "")
     if given:
         name = _valid(given)
@@ -66,7 +66,7 @@ def _valid(text: str) -> str:
 
 
 def find_helo(around: Surroundings) -> str:
-    """Return this machine's own name, else that of KURIR_PUBLIC_URL; for servers of this machine its address."""
+    """Return this machine's name, else the host of KURIR_PUBLIC_URL, else [127.0.0.1] for local or sandbox servers."""
     own = socket.gethostname()
     own = (own if "." in own else socket.getfqdn()).lower().rstrip(".")
     if is_fully_qualified(own) and not f".{own}".endswith(tuple(f".{name}" for name in _NO_NAMES)):
@@ -82,8 +82,7 @@ def find_helo(around: Surroundings) -> str:
 def read_return_path(reader: EnvReader) -> str:
     """Return the envelope's sender, "" for the address of From.
 
-    The null sender is refused: it is for notifications that must not be answered (RFC 5321, 4.5.5), and bounces
-    would be lost.
+    The null sender is an error: it is meant for notifications (RFC 5321, 4.5.5), and bounces would be lost.
     """
     name = "KURIR_EMAIL_RETURN_PATH"
     text = reader.text(name, "")
@@ -116,7 +115,7 @@ def read_domains(reader: EnvReader, sender: Address) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the sender says of itself; `domains` are those that mail may come from."""
+    """The names and keys that the sender uses; mail may come from `domains`."""
 
     helo: str
     return_path: str
@@ -124,20 +123,20 @@ class Identity:
     keys: KeyRing
 
     def unsigned(self) -> list[str]:
-        """Return the domains that no key signs for."""
+        """Return the domains without a key."""
         return [domain for domain in self.domains if not self.keys.for_domain(domain)]
 
     def spf_aligned(self, domain: str) -> bool:
-        """Return whether the envelope's sender is of the domain, of one above it or below it."""
+        """Return whether the envelope's sender is in the domain, or in a parent or subdomain of it."""
         bounce = self.return_path.rpartition("@")[2].lower() or domain
         return any(f".{one}".endswith(f".{other}") for one, other in ((bounce, domain), (domain, bounce)))
 
     def unaligned(self) -> list[str]:
-        """Return the domains whose mail neither our signature nor the envelope's sender speaks for."""
+        """Return the domains that neither our signature nor the envelope's sender authenticates."""
         return [domain for domain in self.unsigned() if not self.spf_aligned(domain)]
 
     def describe(self) -> dict[str, object]:
-        """Return it for people, with what has to be in the DNS."""
+        """Return the identity as the status call shows it, with the DKIM records to publish in the DNS."""
         return {
             "ehlo": self.helo,
             "returnPath": self.return_path or "the address of From",

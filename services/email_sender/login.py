@@ -1,4 +1,4 @@
-"""Logging in to an SMTP server (RFC 4954): the method is chosen among those that both sides know."""
+"""Logs in to an SMTP server (RFC 4954) by a method that both sides support."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.foreign_text import legible
 
 Command = Callable[[bytes], Awaitable[SMTPResponse]]
 
-# tried in this order; without encryption, what hides the password comes first
+# tried in this order; without encryption, the method that hides the password comes first
 _METHODS = ("plain", "login", "cram-md5")
 _METHODS_IN_CLEAR = ("cram-md5", "plain", "login")
 _UNKNOWN_METHOD = 504
@@ -31,7 +31,7 @@ _REFUSED_TOKEN = frozenset({530, 534, 535, 538, 550, 554})
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who we are at a server: the name and password of its settings, or tokens in the password's place."""
+    """The credentials for a server: the user name and password of its settings, or tokens in place of the password."""
 
     server: ServerSettings
     tokens: TokenSource | None = None
@@ -40,9 +40,9 @@ class Credentials:
 async def log_in(
     command: Command, credentials: Credentials, offered: Collection[str], *, encrypted: bool
 ) -> SMTPResponse | None:
-    """Log in with `command`; returns the server's refusal, None once it let us in.
+    """Log in with `command`; return the server's refusal, or None on success.
 
-    Raises StopChannelError where it offers no method that Kurir knows, and what `TokenSource.get` raises.
+    Raises StopChannelError if the server offers no method that Kurir supports, and the errors of `TokenSource.get`.
     """
     if credentials.tokens is not None:
         return await _log_in_with_token(command, credentials.server, credentials.tokens, offered)
@@ -56,7 +56,7 @@ async def _log_in_with_password(
     methods = [method for method in known if method in offered]
     if not methods:
         words = " ".join(offered) or "none"
-        raise StopChannelError(f"{server.name} offers no AUTH method that Kurir knows ({words})", code="auth")
+        raise StopChannelError(f"{server.name} offers no AUTH method that Kurir supports ({words})", code="auth")
     response = None
     for method in methods:
         response = await _authenticate(command, method, server)
@@ -101,21 +101,21 @@ async def _log_in_with_token(
 
 
 async def _present(command: Command, username: str, token: str) -> SMTPResponse:
-    """Present a token (developers.google.com, Gmail, "OAuth 2.0 mechanism"); returns the final reply.
+    """Present a token (developers.google.com, Gmail, "OAuth 2.0 mechanism"); return the final reply.
 
-    A server that refuses it may say why in a challenge, base64 of JSON, which an empty line answers.
+    A server that refuses it may give the reason in a challenge (JSON in base64), to be answered with an empty line.
     """
     presented = base64.b64encode(f"user={username}\x01auth=Bearer {token}\x01\x01".encode())
     response = await command(b"AUTH XOAUTH2 " + presented)
     if response.code == _CONTINUE and not response.message.strip():
-        response = await command(presented)  # it did not read what came with the command
+        response = await command(presented)  # the server ignored the token in the command and asks for it
     if response.code != _CONTINUE:
         return response
     reason = _decoded(response.message)
     try:
         final = await command(b"")
     except SMTPServerDisconnected:
-        return SMTPResponse(_REFUSED, reason)  # some close where they should answer
+        return SMTPResponse(_REFUSED, reason)  # some servers close the connection instead of answering
     if final.code == _WELCOME:
         return final
     return SMTPResponse(final.code, f"{final.message} {reason}".strip())

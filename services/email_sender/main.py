@@ -1,4 +1,4 @@
-"""The email sender's composition: settings from the environment, and the channel made from them."""
+"""Composes the email sender from the environment's settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.sender_service import Composed, run_sender
 
 
 def run() -> NoReturn:
-    """Run the email sender until SIGTERM; leaves the process."""
+    """Run the email sender until SIGTERM, then exit the process."""
     run_sender("email_sender", dict(os.environ), compose)
 
 

@@ -1,8 +1,8 @@
-"""From a blast to its messages: a MIME frame compiled once per blast, filled in once per recipient.
+"""Turns a blast into messages: compiles a MIME frame once per blast and fills it in once per recipient.
 
-Whatever is the same for all recipients (sender, reply address, attachments, part headers, boundaries, templates) is
-bytes before the first is sent; a recipient costs the rendering of its texts and one join. Boundaries are random per
-blast, made after its content was fixed, so no content can contain them.
+Everything that all recipients share (sender, reply address, attachments, part headers, boundaries, templates) is
+prepared before the first message; each recipient costs only the rendering of its texts and one join. Boundaries are
+random per blast and made after its content is fixed, so no content can contain them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _END_OF_HEADERS = b"MIME-Version: 1.0\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The parts of one message, not encoded yet: which encoding they need depends on the server."""
+    """The parts of one message, not yet encoded: the encoding depends on the server."""
 
     text: str
     html: str | None
@@ -52,7 +52,7 @@ class Body:
 
     @property
     def size(self) -> int:
-        """About how long it is, in bytes."""
+        """The approximate size in bytes."""
         own = self.own.size if self.own is not None else 0
         return len(self.text) + len(self.html or "") + self.attached.size + own
 
@@ -76,7 +76,7 @@ class Body:
 
 
 def _alternative(mark: bytes, versions: list[bytes]) -> bytes:
-    """Return versions of one content, the plainest first (RFC 2046, 5.1.4)."""
+    """Return the alternatives of one content, the plainest first (RFC 2046, 5.1.4)."""
     parts = b"".join(b"--%b\r\n%b\r\n" % (mark, one) for one in versions)
     return b"%b%b--%b--\r\n" % (_ALTERNATIVE % mark, parts, mark)
 
@@ -95,16 +95,16 @@ class Mail(RenderedMessage):
     head: bytes
     body: Body
     from_domain: str
-    # what is being made of it ahead of its turn; None where nothing is
+    # its signature, started before its turn; None if none was started
     ahead: Ahead | None = None
 
     def encode(self, *, eight_bit: bool) -> bytes:
-        """Return the whole message in CRLF lines, dots not stuffed; `eight_bit` where the server has 8BITMIME."""
+        """Return the whole message in CRLF lines, dots not stuffed; `eight_bit` if the server offers 8BITMIME."""
         return self.head + self.body.encode(eight_bit=eight_bit)
 
 
 class Frame:
-    """All messages of one blast; raises PermanentError where the blast itself cannot become mail."""
+    """The frame of a blast's messages; raises PermanentError or StopBlastError if the blast cannot become mail."""
 
     def __init__(self, blast: Blast, mail: MailSettings) -> None:
         self._blast = blast
@@ -112,9 +112,7 @@ class Frame:
         self._template = _compiled(blast)
         self._marketing = blast.template.category == "marketing"
         if self._marketing and (problem := mail.marketing_problem):
-            raise StopBlastError(
-                f"marketing mail needs a link to unsubscribe: KURIR_PUBLIC_URL: {problem}", code="link"
-            )
+            raise StopBlastError(f"marketing mail needs an unsubscribe link: KURIR_PUBLIC_URL: {problem}", code="link")
         self._links = self._marketing or "unsubscribe_url" in self._template.variables
         try:
             sender = parse_mailbox(blast.from_address) if blast.from_address else mail.sender
@@ -134,7 +132,7 @@ class Frame:
 
     @property
     def size(self) -> int:
-        """How many bytes it keeps, about."""
+        """The approximate memory that it keeps, in bytes."""
         return self._attached.size + self._template.size
 
     def fill(self, job: Job) -> Mail:
@@ -182,7 +180,7 @@ class Frame:
         return Body(rendered.text, html, self._attached, own, self._boundary)
 
     def _unsubscribe(self, url: str, token: str) -> bytes:
-        """Return the headers of RFC 8058; a `mailto:` only where the settings name a mailbox that somebody reads."""
+        """Return the headers of RFC 8058, with a `mailto:` link only if the settings name a mailbox for it."""
         to = self._mail.unsubscribe_to
         by_mail = f",\r\n <mailto:{quote(to, safe='@+')}?subject=unsubscribe%20{token}>" if to else ""
         return (f"List-Unsubscribe: <{url}>{by_mail}\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n").encode(
@@ -191,10 +189,10 @@ class Frame:
 
 
 def list_headers(blast: Blast, domain: str) -> bytes:
-    """Return `List-Id` (RFC 2919: one list for each template) and `Feedback-ID`, by which Gmail reports complaints.
+    """Return `List-Id` (RFC 2919: one list per template) and `Feedback-ID`, which Gmail uses to report complaints.
 
-    A Feedback-ID is `campaign:customer:type:sender`, here blast, From domain, template, and a name of 5 to 15 letters
-    that stays the same for all mail of the domain.
+    A Feedback-ID is `campaign:customer:type:sender`: here the blast, the From domain, the template, and a name of 5 to
+    15 characters that stays the same for all mail of the domain.
     """
     template = _NO_LABEL.sub("-", blast.template.id).strip("-").lower()[:_LONGEST_LABEL] or "list"
     sender = f"kurir{hashlib.sha256(domain.encode()).hexdigest()[:10]}"
@@ -205,14 +203,14 @@ def list_headers(blast: Blast, domain: str) -> bytes:
 
 
 class Frames:
-    """The frames of the blasts in hand; the least recently used go first."""
+    """A cache of the frames of recent blasts; evicts the least recently used first."""
 
     def __init__(self, mail: MailSettings) -> None:
         self._mail = mail
         self._kept: LRUCache[str, Frame] = LRUCache(MOST_FRAME_BYTES, lambda frame: min(frame.size, MOST_FRAME_BYTES))
 
     def get(self, blast: Blast) -> Frame:
-        """Return a blast's frame, compiled at its first message; raises PermanentError."""
+        """Return a blast's frame, compiled at its first message; raises PermanentError or StopBlastError."""
         frame = self._kept.get(blast.blast_id)
         if frame is None:
             frame = self._kept[blast.blast_id] = Frame(blast, self._mail)
@@ -239,7 +237,7 @@ def _wire(address: str) -> str:
 
 
 class _Dates:
-    """The Date header of this second, made once."""
+    """The Date header, made once per second."""
 
     def __init__(self) -> None:
         self._second = 0

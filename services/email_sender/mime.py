@@ -1,7 +1,7 @@
-"""MIME, as bytes ready for the wire: header values, parameters and bodies, each as cheap as its content allows.
+"""Writes MIME as bytes: header values, parameters and bodies, each in the simplest encoding that its content allows.
 
-Lines end with CRLF and hold at most 998 bytes (RFC 5322, 2.1.1). A value that could break out of its header loses its
-line breaks and control characters. Plain ASCII takes a short cut everywhere.
+Lines end with CRLF and have at most 998 bytes (RFC 5322, 2.1.1). Line breaks and control characters are removed from
+values, so that none can break out of its header. Plain ASCII takes a fast path.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _PARAMETER_PIECE = 60
 
 
 def clean(text: str) -> str:
-    """Return a text fit for a header: line breaks and control characters become a space, ends are stripped."""
+    """Return a text for a header: line breaks and control characters become a space, and the ends are stripped."""
     return (text if text.isprintable() else _UNFIT.sub(" ", text)).strip()
 
 
 def unstructured(text: str, used: int) -> bytes:
-    """Return a clean text as a header's value; `used` bytes of its first line are taken by the name."""
+    """Return a clean text as a header's value; the header's name takes `used` bytes of the first line."""
     if text.isascii() and "=?" not in text:
         if used + len(text) <= _FOLD_AT:
             return text.encode("ascii")
@@ -40,7 +40,7 @@ def unstructured(text: str, used: int) -> bytes:
 
 
 def _folded(text: str, used: int) -> bytes | None:
-    """Return an ASCII text broken before single spaces; None where a word is too long for a line."""
+    """Return an ASCII text folded before single spaces; None if a word is too long for a line."""
     lines: list[str] = []
     line = ""
     for word in re.split(r"(?<=\S)(?= \S)", text):
@@ -55,7 +55,7 @@ def _folded(text: str, used: int) -> bytes | None:
 
 
 def encoded_words(text: str, used: int) -> bytes:
-    """Return a text as RFC 2047 encoded words, whole characters each, folded."""
+    """Return a text as folded encoded words (RFC 2047) that split no character."""
     words: list[bytes] = []
     room = _bytes_of_word(used)
     piece = bytearray()
@@ -78,7 +78,7 @@ def _encoded_word(raw: bytes | bytearray) -> bytes:
 
 
 def mailbox(name: str, address: str, used: int) -> bytes:
-    """Return a mailbox for an address header: a display name in its simplest form, and the address."""
+    """Return a mailbox for an address header: the display name in its simplest form, then the address."""
     if not name:
         return address.encode()
     if _ATOMS.fullmatch(name) and "=?" not in name and used + len(name) + len(address) < _FOLD_AT:
@@ -92,7 +92,7 @@ def mailbox(name: str, address: str, used: int) -> bytes:
 
 
 def parameter(name: str, value: str) -> bytes:
-    """Return a parameter of a MIME header, on a line of its own; beyond plain ASCII in RFC 2231's form."""
+    """Return a parameter of a MIME header on its own line; a value beyond plain ASCII in RFC 2231's form."""
     # some readers decode encoded words in a quoted value
     if value.isascii() and "=?" not in value and len(value) <= _FOLD_AT - len(name) - 4:
         return b'\r\n %b="%b"' % (name.encode("ascii"), _QUOTABLE.sub(r"\\\1", value).encode("ascii"))
@@ -107,7 +107,7 @@ def parameter(name: str, value: str) -> bytes:
 
 
 def _pieces(encoded: str) -> list[str]:
-    """Cut a percent-encoded text into pieces that break no escape."""
+    """Cut a percent-encoded text into pieces without splitting an escape."""
     pieces: list[str] = []
     start = 0
     while start < len(encoded):
@@ -121,9 +121,9 @@ def _pieces(encoded: str) -> list[str]:
 
 
 def text_part(content_type: bytes, text: str, *, eight_bit: bool) -> bytes:
-    """Return a text part with its headers: as it is where it may be, else quoted-printable or base64.
+    """Return a text part with its headers: unencoded if possible, else in quoted-printable or base64.
 
-    `eight_bit` allows UTF-8 as it is (8BITMIME). The body ends with CRLF.
+    `eight_bit` allows unencoded UTF-8 (8BITMIME). The body ends with CRLF.
     """
     raw = text.encode("utf-8", "replace")
     plain = raw.isascii()
@@ -139,7 +139,7 @@ def text_part(content_type: bytes, text: str, *, eight_bit: bool) -> bytes:
 
 
 def _lines(raw: bytes) -> list[bytes]:
-    """Split at any line break; the last line is empty, so that the text will end with one."""
+    """Split at any line break; the last line is empty, so that the joined text ends with a line break."""
     if b"\r" in raw:
         raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     lines = raw.split(b"\n")
@@ -149,6 +149,6 @@ def _lines(raw: bytes) -> list[bytes]:
 
 
 def base64_lines(raw: bytes) -> bytes:
-    """Return base64 in lines of 76 characters, each ended by CRLF; one empty line for nothing."""
+    """Return base64 in lines of 76 characters, each ended by CRLF; one empty line for no bytes."""
     lines = _LINES_OF_BASE64.findall(binascii.b2a_base64(raw, newline=False))
     return b"\r\n".join(lines) + b"\r\n"

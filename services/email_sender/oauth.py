@@ -1,8 +1,8 @@
-"""Access tokens for XOAUTH2: asked for when they are needed, kept until shortly before they expire, shared.
+"""Access tokens for XOAUTH2: requested when needed, cached until shortly before they expire, and shared.
 
-All connections to a server use one `TokenSource`. However many want a token at once, one request is made, and all get
-its answer, be it a token or an error. A token that the server refuses is renewed once; if it refuses the new one too,
-that is its answer. Nothing here logs, and no error shows a secret.
+All connections to a server use one `TokenSource`. Connections that need a token at the same time share one request and
+its result, a token or an error. A token that the server refuses is renewed once; a second refusal is final. Nothing
+here logs, and no error shows a secret.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from shared.foreign_text import legible
 
 _MOST_ANSWER_BYTES = 64 * 1024
 _MOST_WORDS = 500
-# how long before its end a token is no longer used; a short-lived one is used for half its life
+# how long before its expiry a token is no longer used; a short-lived one is used for half its life
 _MARGIN_S = 60.0
-# RFC 6749, 5.1: an answer need not say how long the token lives
+# RFC 6749, 5.1: the response may omit the token's lifetime
 _UNSTATED_S = 300.0
-# errors that pass: RFC 6749, 4.1.2.1 has them for another endpoint, and Microsoft answers with them here
+# temporary errors: RFC 6749, 4.1.2.1 defines them for another endpoint, but Microsoft uses them here
 _PASSING = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
 
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A token, and until when it is used, on the event loop's clock."""
+    """A token, and the time on the event loop's clock until which it is used."""
 
     value: str = field(repr=False)
     until: float
 
 
 class TokenSource:
-    """The tokens of one server's log-in; `timeout_s` bounds a request for one."""
+    """The access tokens for one server; `timeout_s` bounds a token request."""
 
     def __init__(self, settings: OAuthSettings, timeout_s: float, clock: Callable[[], float] | None = None) -> None:
         self._settings = settings
@@ -50,9 +50,9 @@ class TokenSource:
         self._renewed = False
 
     async def get(self) -> str:
-        """Return a token that is still good for a while.
+        """Return a token that is still valid for a while.
 
-        Raises UnavailableError where the endpoint cannot be reached or fails, StopChannelError where it refuses us.
+        Raises UnavailableError if the endpoint cannot be reached or fails, StopChannelError if it refuses us.
         """
         if self._token is None or self._clock() >= self._token.until:
             self._token = await self._ask_once()
@@ -61,7 +61,7 @@ class TokenSource:
     def renew(self, refused: str) -> bool:
         """Note that the server refused a token; return whether another is worth trying."""
         if self._token is None:
-            return self._renewed  # another connection has been refused it, too
+            return self._renewed  # the server refused it to another connection, too
         if self._token.value != refused:
             return True
         self._token = None
@@ -69,14 +69,14 @@ class TokenSource:
         return self._renewed
 
     def accepted(self) -> None:
-        """The server took a token: the next refusal is about one that has become stale."""
+        """Note that the server accepted a token, so that the next refusal means a stale one and is worth a renewal."""
         self._renewed = False
 
     async def _ask_once(self) -> AccessToken:
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask())
             self._asking.add_done_callback(self._forget)
-        # a connection that gives up does not take the others' token away
+        # shielded: a connection that gives up must not cancel the request of the others
         found = await asyncio.shield(self._asking)
         if isinstance(found, SendError):
             raise type(found)(found.message, code=found.code, reply=found.reply)
@@ -123,19 +123,19 @@ class TokenSource:
             return response.status, bytes(raw[:_MOST_ANSWER_BYTES])
 
     def _refusal(self, status: int, answer: Mapping[str, Any], raw: bytes) -> SendError:
-        """A 4xx with an error of OAuth's (RFC 6749, 5.2) is a no to us; anything else is an endpoint in trouble."""
+        """Return StopChannelError for an OAuth error (RFC 6749, 5.2) that is not temporary, else UnavailableError."""
         error = answer.get("error")
         if not isinstance(error, str) or not error:
             words = self._veiled(legible(raw, _MOST_WORDS))
-            return UnavailableError(f"{self._place} answers HTTP {status} without a token", code="oauth", reply=words)
+            return UnavailableError(f"{self._place} answered HTTP {status} without a token", code="oauth", reply=words)
         said = answer.get("error_description")
         words = self._veiled(legible(f"{error}: {said}" if isinstance(said, str) and said else error, _MOST_WORDS))
         passes = error in _PASSING or status == 429 or status >= 500
-        kind, verb = (UnavailableError, "is in trouble") if passes else (StopChannelError, "refuses")
+        kind, verb = (UnavailableError, "fails") if passes else (StopChannelError, "refuses us")
         return kind(f"{self._place} {verb}: {words}", code=f"oauth {legible(error, 60)}")
 
     def _veiled(self, words: str) -> str:
-        """Return words without our secrets, should an endpoint repeat them."""
+        """Return words without our secrets, in case an endpoint repeats them."""
         settings = self._settings
         for secret in (settings.client_secret, settings.refresh_token, self._refresh_token):
             words = words.replace(secret, "***") if secret else words
@@ -151,7 +151,7 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 
 def _used_for_s(expires_in: object) -> float:
-    """Return for how long a token is used that lives `expires_in` seconds, which some write as a text."""
+    """Return how long to use a token that lives `expires_in` seconds, which some endpoints write as a string."""
     try:
         lives_s = float(expires_in) if isinstance(expires_in, int | float | str) else _UNSTATED_S
     except ValueError:

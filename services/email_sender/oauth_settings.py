@@ -1,8 +1,9 @@
-"""Who asks for XOAUTH2's access tokens, and where: `KURIR_SMTP_OAUTH_…`, for one server or for several by name.
+"""Settings for XOAUTH2's access tokens, `KURIR_SMTP_OAUTH_…`, for all servers or by name.
 
 A server with `?auth=xoauth2` uses `KURIR_SMTP_OAUTH_TOKEN_URL`, `_CLIENT_ID`, `_CLIENT_SECRET`, `_REFRESH_TOKEN` and
-`_SCOPE`. One with `&oauth=billing` uses `KURIR_SMTP_OAUTH_BILLING_TOKEN_URL` and so on, and the former for each that is
-not set. With a refresh token it is exchanged (RFC 6749, 6), without one the client itself is granted access (4.4).
+`_SCOPE`. One with `&oauth=billing` uses `KURIR_SMTP_OAUTH_BILLING_TOKEN_URL` and so on, and falls back to the unnamed
+setting for each that is not set. A refresh token is exchanged for access tokens (RFC 6749, 6); without one, the client
+uses its own credentials (4.4).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class OAuthSettings:
     scope: str = ""
 
     def form(self, refresh_token: str) -> dict[str, str]:
-        """Return what a token is asked for with (RFC 6749, 4.4.2 and 6)."""
+        """Return the form fields of a token request (RFC 6749, 4.4.2 and 6)."""
         grant = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         fields = grant if refresh_token else {"grant_type": "client_credentials"}
         fields |= {"client_id": self.client_id, "client_secret": self.client_secret, "scope": self.scope}
@@ -36,12 +37,12 @@ class OAuthSettings:
 
 
 def is_oauth_name(name: str) -> bool:
-    """Return whether a server may call its settings so."""
+    """Return whether `name` may name a server's OAuth settings."""
     return _NAME.fullmatch(name) is not None
 
 
 class OAuthReader:
-    """Reads the settings of each server that wants them; those without a name are always asked for."""
+    """Reads the OAuth settings of each server that uses them; the unnamed ones are always read."""
 
     def __init__(self, reader: EnvReader) -> None:
         self._reader = reader
@@ -54,7 +55,7 @@ class OAuthReader:
         }
 
     def read(self, name: str) -> OAuthSettings:
-        """Return the settings of that name ("" for those without); notes every problem with the reader."""
+        """Return the settings of that name ("" for the unnamed ones); reports every problem to the reader."""
         own = f"{name.upper()}_" if name else ""
         before = f"KURIR_SMTP_OAUTH_{own}"
         values = self._usual
@@ -64,7 +65,7 @@ class OAuthReader:
             if not values[key]:
                 self._reader.problem(f"{before}{key} is required by auth=xoauth2")
         if values["TOKEN_URL"] and not _is_safe(values["TOKEN_URL"]):
-            self._reader.problem(f"{before}TOKEN_URL must be https://…, without a user")
+            self._reader.problem(f"{before}TOKEN_URL must be https://…, without a user name")
         if not values["REFRESH_TOKEN"] and not values["CLIENT_SECRET"]:
             self._reader.problem(f"{before}REFRESH_TOKEN or {before}CLIENT_SECRET is required by auth=xoauth2")
         return OAuthSettings(
@@ -73,7 +74,7 @@ class OAuthReader:
 
 
 def _is_safe(url: str) -> bool:
-    """Return whether secrets may be sent to a URL: encrypted, or to this machine."""
+    """Return whether secrets may be sent to a URL: over TLS, or to this machine."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

@@ -1,7 +1,7 @@
-"""A server's own rate, in this sender: starts a gap apart, counted from when a connection is open.
+"""A server's own rate limit within one sender: spaces the starts of its messages by a fixed gap.
 
-It comes on top of the channel's rate, which holds over all senders and whose starts must not be late. So a start that
-this rate would make late is not asked for: `room` says when one could be made.
+It applies in addition to the channel's rate, which all senders share and whose starts must not be late. So the sender
+does not request a start that this rate would delay: `room` returns when one is possible.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ LONGEST_PACE_S = 5.0
 
 
 class RateReachedError(DeferredError):
-    """This rate leaves no start soon; the server itself has said nothing."""
+    """This rate allows no start soon; the server itself has refused nothing."""
 
 
 class OwnRate:
-    """Spaces the starts at one server; without a rate it lets everything through. `clock` gives seconds."""
+    """Spaces the starts at one server; does nothing without a rate. `clock` gives seconds."""
 
     def __init__(self, server: str, rate: Rate | None, clock: Callable[[], float]) -> None:
         self._server = server
@@ -32,7 +32,7 @@ class OwnRate:
         self._coming: set[object] = set()
 
     def room(self, slots: int) -> Room:
-        """Return how many of the messages that `slots` open connections could carry may start."""
+        """Return how many messages may start, given `slots` free connections."""
         if not self._gap_s or slots <= 0:
             return Room(slots)
         wait_s = self._next_start - self._clock()
@@ -42,9 +42,9 @@ class OwnRate:
 
     @contextmanager
     def passing(self, start: Start) -> Iterator[Start]:
-        """A message is on its way to its start: give it one that keeps this rate as well.
+        """Give a message on its way to its start one that also keeps this rate.
 
-        A long wait is a deferral (RateReachedError), which holds nobody up.
+        Raises RateReachedError, a deferral, if the wait would be long, so that it does not hold up other messages.
         """
         if not self._gap_s:
             yield start
@@ -58,7 +58,7 @@ class OwnRate:
                 await self._start(start)
                 self._coming.discard(message)
             else:
-                await start()  # its first connection turned out to be closed
+                await start()  # a second start: the first connection turned out to be closed
                 self._keep_distance()
 
         try:
@@ -78,13 +78,13 @@ class OwnRate:
         self._keep_distance()
 
     def _keep_distance(self) -> None:
-        """A start may have been made later than booked: the channel's limit, or another connection, let it wait."""
+        """Move the next start back if this one was later than booked, as the channel's limit can delay it."""
         self._next_start = max(self._next_start, self._clock() + self._gap_s)
 
     def _due(self, now: float) -> float:
         at = max(now, self._next_start)
         if at - now > LONGEST_PACE_S:
-            raise RateReachedError(f"the rate of {self._server} is reached", code="rate", wait_s=at - now)
+            raise RateReachedError(f"the rate limit of {self._server} is reached", code="rate", wait_s=at - now)
         return at
 
     def _book(self, now: float) -> float:
@@ -93,6 +93,6 @@ class OwnRate:
         return at
 
     def _unbook(self, at: float) -> None:
-        """Nothing came of a start: the next may have its place, unless more were booked behind it."""
+        """Free the place of a start that was not made, unless another was booked behind it."""
         if self._next_start == at + self._gap_s:
             self._next_start = at

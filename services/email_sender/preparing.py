@@ -1,7 +1,7 @@
-"""What is made ahead: jobs that were fetched are rendered and signed before their turns come.
+"""Prepares messages ahead: renders and signs fetched jobs before their turns.
 
-That is done a few at a time, so that everything else has its turn in between, and for as many bytes as may be kept.
-What waits for long is forgotten: a message's Date is that of its sending, not of its fetching.
+It prepares a few at a time, so that the event loop can do other work in between, up to a bound in bytes. A message
+that waits too long is dropped, since its Date must be the time of its sending.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class _Prepared:
 
     @property
     def size(self) -> int:
-        # its texts, and the whole of it as it is sent
+        # its texts, and the encoded message
         return _LEAST_BYTES + 2 * self.mail.body.size
 
     def drop(self) -> None:
-        """Have it signed no more, unless that is under way."""
+        """Cancel its signature, unless a thread is making it."""
         if self.mail.ahead is not None:
             self.mail.ahead.cancel()
 
 
 class Preparations:
-    """The messages made ahead of their turns, by job and run: a job's next run is another message."""
+    """The messages prepared ahead, by job and run: a job's next run is another message."""
 
     def __init__(self, frames: Frames, encoder: Encoder) -> None:
         self._frames = frames
@@ -52,7 +52,7 @@ class Preparations:
         self._next: asyncio.Handle | None = None
 
     def plan(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
-        """Prepare jobs soon, in this order, those of lane `high` before all others; what is known stays as it is."""
+        """Prepare jobs soon, in this order, those of lane `high` first; ignores jobs that are already planned."""
         for job, blast in jobs:
             key = (job.job_id, job.run)
             if key not in self._prepared and key not in self._planned:
@@ -62,7 +62,7 @@ class Preparations:
         self._go_on()
 
     def take(self, job: Job) -> Mail | None:
-        """Return the message of a job whose turn has come; None where it has to be made now."""
+        """Return the prepared message of a job; None if it must be rendered now."""
         prepared = self._pop(job)
         if prepared is None:
             return None
@@ -72,13 +72,13 @@ class Preparations:
         return prepared.mail
 
     def forget(self, job: Job) -> None:
-        """Drop what was made for a job that is not sent from here now."""
+        """Drop the message of a job that this sender will not send now."""
         prepared = self._pop(job)
         if prepared is not None:
             prepared.drop()
 
     def close(self) -> None:
-        """Prepare nothing more."""
+        """Stop preparing."""
         self._planned.clear()
         if self._next is not None:
             self._next.cancel()
@@ -102,7 +102,7 @@ class Preparations:
             if not self._planned or self._bytes >= MOST_AHEAD_BYTES:
                 return
             key, (job, blast) = self._planned.popitem(last=False)
-            with suppress(Exception):  # its own attempt will meet the same, and say so
+            with suppress(Exception):  # the job's own attempt will fail in the same way and report it
                 self._prepare(key, job, blast)
         self._go_on()
 

@@ -1,8 +1,8 @@
-"""SMTP's wire: aiosmtplib's protocol, with a queue of replies instead of room for one, and a more lenient reader.
+"""The SMTP protocol: aiosmtplib's, with a queue of replies instead of a single slot, and a more lenient reader.
 
-aiosmtplib drops replies to commands that were written ahead. Here every write says how many replies it is owed, each
-arriving reply is kept until it is read, and one that nobody is owed (a server's good-bye, or an injected line) is set
-apart, so that it can never be taken for the answer to a later command.
+aiosmtplib drops replies to commands that were written ahead. Here each write states how many replies it expects, and
+each reply is kept until it is read. An unexpected reply (the server's goodbye, or an injected line) is kept apart, so
+that it is never taken for the reply to a later command.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class ReplyQueueProtocol(SMTPProtocol):
 
     @property
     def sound(self) -> bool:
-        """Whether what is owed may still come: connected, nothing said out of turn."""
+        """Whether the expected replies may still arrive: connected, and no unexpected reply so far."""
         return self._broken is None and self.unsolicited is None and self.is_connected
 
     @property
     def usable(self) -> bool:
-        """Whether a transaction may begin: sound, and nothing owed."""
+        """Whether a transaction may begin: sound, and no reply expected."""
         return not self._owed and not self._arrived and self.sound
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -50,7 +50,7 @@ class ReplyQueueProtocol(SMTPProtocol):
         self._owed = 1
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail whoever waits; replies that arrived before can still be read."""
+        """Fail the waiting reader; replies that arrived before can still be read."""
         super().connection_lost(exc)
         error = SMTPServerDisconnected("the connection was lost")
         error.__cause__ = exc
@@ -59,12 +59,12 @@ class ReplyQueueProtocol(SMTPProtocol):
             self.closed.set_result(None)
 
     def eof_received(self) -> bool:
-        """Take the server's end as the connection's."""
+        """Treat the server's end of file as the end of the connection."""
         self._break(SMTPServerDisconnected("the server closed the connection"))
         return False
 
     def data_received(self, data: bytes) -> None:
-        """Keep every complete reply; whatever is no reply breaks the connection."""
+        """Keep every complete reply; anything else breaks the connection."""
         try:
             for response in self._reader.feed(data):
                 self._take(response)
@@ -89,22 +89,22 @@ class ReplyQueueProtocol(SMTPProtocol):
             self._waiter.set_result(None)
 
     def write(self, data: bytes) -> None:
-        """Write a command that is owed one reply; aiosmtplib's own methods come here."""
+        """Write a command that expects one reply; aiosmtplib's own methods call this."""
         self.write_ahead(data, 1)
 
     def write_ahead(self, data: bytes, replies: int) -> None:
-        """Write commands, or a part of a message, that are owed so many replies."""
+        """Write commands, or a part of a message, that expect this number of replies."""
         if self._broken is not None:
             raise SMTPServerDisconnected("the connection was lost") from self._broken
         self._owed += replies
         super().write(data)
 
     async def drain(self) -> None:
-        """Wait until the transport takes more."""
+        """Wait until the transport accepts more data."""
         await self._drain_helper()
 
     async def read_response(self, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109 -- aiosmtplib's signature
-        """Return the next reply, in the order of the commands; raises the reason why there will be none."""
+        """Return the next reply, in the order of the commands; raises the error that broke the connection."""
         while not self._arrived:
             if self._broken is not None:
                 raise self._broken
@@ -124,7 +124,7 @@ class ReplyQueueProtocol(SMTPProtocol):
         self._timer = self._loop.call_later(wait_s, self._give_up, self._loop.time() + wait_s, more_s)
 
     def _give_up(self, due: float, more_s: float) -> None:
-        """Give up; but time in which this process stood still does not count: the reply may be here unread."""
+        """Time out, but not count time in which this process stood still: the reply may have arrived unread."""
         if self._waiter is None or self._waiter.done():
             return
         late_s = min(self._loop.time() - due, more_s)
@@ -139,8 +139,8 @@ class ReplyQueueProtocol(SMTPProtocol):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 -- aiosmtplib's signature
     ) -> SMTPResponse:
-        """Go over to TLS; text that came with the reply was not protected and breaks the connection (RFC 3207)."""
+        """Start TLS; unencrypted data after the reply breaks the connection (RFC 3207)."""
         response = await super().start_tls(tls_context, server_hostname, timeout)
         if self.unsolicited is not None or self._reader.midway:
-            raise SMTPResponseException(INVALID, "text was injected before TLS began")
+            raise SMTPResponseException(INVALID, "data was injected before TLS began")
         return response

@@ -1,7 +1,7 @@
-"""What SMTP servers' answers mean: a reply, and the command it answers, become an outcome class.
+"""Classifies SMTP replies: maps a reply and the command that it answers to an outcome.
 
-The enhanced status code (RFC 3463) decides over the basic one (RFC 5321, 4.2.3); words decide only where codes are
-known to mislead: greylisting and rate limits that call themselves something else, and waits that are asked for.
+The enhanced status code (RFC 3463) takes precedence over the basic one (RFC 5321, 4.2.3). Words decide only where
+codes are known to mislead: for greylisting and rate limits under other codes, and for requested waits.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from shared.errors import (
 )
 
 LONGEST_WAIT_S = 24 * 3600.0
-# refusals alike in a row that are not the recipients' fault; those for reasons of policy (5.7.x), in whatever words
+# this many similar refusals in a row are not the recipients' fault; fewer for refusals by policy (5.7.x), in any words
 RUN = 20
 POLICY_RUN = 10
-# some write it as #5.7.1 (Cisco) or [5.7.1]; what goes on with more digits is an IP address or a version
+# some servers write #5.7.1 (Cisco) or [5.7.1]; with more digits behind it, it is an IP address or a version
 _CODE = r"([245])\.(\d{1,3})\.(\d{1,3})(?!\.?\d)"
 _ENHANCED = re.compile(rf"^[ \t]*[#(\[]?{_CODE}", re.MULTILINE)
-# qmail and others say it last: "sorry, no mailbox here by that name. (#5.1.1)"
+# qmail and others put it last: "sorry, no mailbox here by that name. (#5.1.1)"
 _ENHANCED_LATE = re.compile(rf"(?:#|[(\[]#?){_CODE}|(?<!\S){_CODE}[.)\]]*\s*\Z")
-# the address itself does not exist: RFC 3463 3.2, 5.1.10 is RFC 7505 (null MX)
+# the address itself does not exist (RFC 3463, 3.2); 5.1.10 is from RFC 7505 (null MX)
 _NO_SUCH_ADDRESS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
 _REFUSED_ADDRESS = frozenset({550, 551, 553})
 _STOP_CODES = frozenset({530, 534, 535, 538})
@@ -50,7 +50,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 class Stage(Enum):
-    """The command that a reply answers; `DOT` is the end of the message."""
+    """The command that a reply answers; `DOT` is the final dot of the message."""
 
     GREETING = "greeting"
     EHLO = "EHLO"
@@ -68,14 +68,14 @@ _ABOUT_THE_RECIPIENT = frozenset({Stage.RCPT, Stage.DATA, Stage.DOT})
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A server's answer: its basic code, and its text (lines joined by a line feed)."""
+    """A server's reply: its basic code and its text (lines joined by a line feed)."""
 
     code: int
     text: str
 
     @property
     def enhanced(self) -> str:
-        """The enhanced status code, "" if there is none; one behind the words must be of the basic code's class."""
+        """The enhanced status code, or ""; one behind the words counts only in the basic code's class."""
         found = _ENHANCED.search(self.text)
         if found:
             return ".".join(found.groups())
@@ -84,17 +84,17 @@ class Reply:
 
     @property
     def codes(self) -> str:
-        """Both codes, as logs and rows show them ("550 5.1.1")."""
+        """Both codes as logs and rows show them, such as "550 5.1.1"."""
         return f"{self.code} {self.enhanced}".rstrip()
 
     @property
     def words(self) -> str:
-        """The whole answer in the server's own words."""
+        """The whole reply in the server's own words."""
         return f"{self.code} {self.text}".rstrip()
 
     @property
     def refuses_credentials(self) -> bool:
-        """Whether it is about our log-in, and final; a 4xx never is, whatever code follows."""
+        """Whether it finally refuses our log-in; a 4xx never does, whatever its enhanced code."""
         return self.code in _STOP_CODES or (self.enhanced == "5.7.8" and not 400 <= self.code < 500)
 
     @property
@@ -104,9 +104,9 @@ class Reply:
 
 
 def classify(stage: Stage, reply: Reply, recipient: str = "") -> SendError:
-    """Return the error that a refusal of a message to `recipient` is.
+    """Return the error for a refused message to `recipient`.
 
-    The table is in docs/providers.md, the exceptions in docs/decisions/0021 and 0151.
+    docs/providers.md has the table, docs/decisions/0021 and 0151 have the exceptions.
     """
     message = f"{stage.value} refused"
     if stage in _BEFORE_MAIL:
@@ -114,7 +114,7 @@ def classify(stage: Stage, reply: Reply, recipient: str = "") -> SendError:
     enhanced = reply.enhanced
     if reply.refuses_credentials:
         return StopChannelError(message, code=reply.codes, reply=reply.words)
-    # a reply at odds with itself says "later": nothing is lost by asking again
+    # if the two codes contradict each other, the refusal is temporary: nothing is lost by trying again
     kind = "4" if str(reply.code)[:1] == "4" else enhanced[:1] or str(reply.code)[:1]
     if enhanced == _OUR_QUOTA or (kind == "4" and _is_deferral(reply, enhanced)):
         return DeferredError(message, code=reply.codes, reply=reply.words, wait_s=asked_wait_s(reply.text))
@@ -126,14 +126,14 @@ def classify(stage: Stage, reply: Reply, recipient: str = "") -> SendError:
 
 
 def alike(reply: Reply, recipient: str) -> tuple[str, int]:
-    """Return what a refusal has in common with others of its kind, and how many of them in a row make a run."""
+    """Return what similar refusals have in common, and how many of them in a row make a run."""
     if reply.is_policy:
         return "5.7", POLICY_RUN
     return f"{reply.codes} {likeness(reply.text, recipient)}".rstrip(), RUN
 
 
 def _before_mail(stage: Stage, reply: Reply, message: str) -> SendError:
-    """A server that greets, encrypts or authenticates badly fails for every message alike."""
+    """Return the error for a refusal before MAIL, which concerns the server and not the message."""
     refuses_us = stage is Stage.AUTH and 500 <= reply.code < 600
     if refuses_us or reply.refuses_credentials:
         return StopChannelError(message, code=reply.codes, reply=reply.words)
@@ -149,7 +149,7 @@ def _is_deferral(reply: Reply, enhanced: str) -> bool:
 
 
 def _is_hard_bounce(stage: Stage, reply: Reply, recipient: str) -> bool:
-    """Whether it is a verdict on the recipient: by a code or by words, and no word of policy beside it."""
+    """Return whether a code or words reject the recipient's address, without any word of policy."""
     if reply.enhanced:
         verdict = reply.enhanced in _NO_SUCH_ADDRESS and stage in _ABOUT_THE_RECIPIENT
     else:
@@ -158,9 +158,9 @@ def _is_hard_bounce(stage: Stage, reply: Reply, recipient: str) -> bool:
 
 
 def asked_wait_s(text: str) -> float | None:
-    """Return the wait that a text asks for ("try again in 5 minutes", "come back in 00:05:00"), None if none.
+    """Return the wait that a text asks for ("try again in 5 minutes", "come back in 00:05:00"), else None.
 
-    A wait of nothing is none: a server that refuses and says "at once" would be asked again without end.
+    A wait of zero counts as None: without backoff, a server that always says "at once" would be tried again forever.
     """
     if _ASKS_TO_WAIT.search(text) is None:
         return None

@@ -1,7 +1,7 @@
-"""Reading a server's replies off the wire (RFC 5321, 4.2.1), as leniently as other mail clients do.
+"""Parses a server's replies (RFC 5321, 4.2.1) as leniently as other mail clients do.
 
-Lines may end in a bare LF, be blank, have no text, come without a code inside a reply of many lines, or hold bytes of
-any charset. The code of a reply is that of its last line. Only what cannot be understood at all is refused.
+Lines may end in a bare LF, be blank, have no text, lack a code inside a multi-line reply, or contain bytes of any
+charset. The code of a reply is that of its last line. Only lines that cannot be part of a reply are errors.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ _LINE = re.compile(rb"([2-5][0-9]{2})([ \t-]?)(.*)", re.DOTALL)
 
 
 class ReplyReader:
-    """Takes bytes as they arrive and returns each reply once it is whole.
+    """Takes bytes as they arrive and returns each reply once it is complete.
 
-    The first 16 KB of a reply's text are kept; the connection of a server that says more than a megabyte without
-    coming to an end is given up.
+    It keeps the first 16 KB of a reply's text. A reply of more than a megabyte is an error.
     """
 
     def __init__(self) -> None:
@@ -42,7 +41,7 @@ class ReplyReader:
         return self._goes_on or bool(self._rest.strip(_BLANK))
 
     def feed(self, data: bytes) -> Iterator[SMTPResponse]:
-        """Yield each reply that `data` completes, then raise SMTPResponseException at what is no reply."""
+        """Yield each reply that `data` completes; raises SMTPResponseException at anything that is not a reply."""
         self._seen += len(data)
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[:KEPT_BYTES]
@@ -55,7 +54,7 @@ class ReplyReader:
             raise SMTPResponseException(INVALID, "the reply is too long")
 
     def _read(self, line: bytes) -> SMTPResponse | None:
-        """Take one line; return the reply that it ends."""
+        """Take one line; return the reply that it completes, or None."""
         if not line:
             return None
         found = _LINE.fullmatch(line)
@@ -80,10 +79,10 @@ class ReplyReader:
 
 
 def read_extensions(text: str) -> tuple[dict[str, str], list[str]]:
-    """Return what the reply to EHLO offers: parameters by extension, and the AUTH methods; all names in lower case.
+    """Return what a reply to EHLO offers: parameters by extension, and the AUTH methods; all names in lower case.
 
-    The first line is the server's name. Old servers write `AUTH=LOGIN`, some both forms (RFC 4954 replaces the draft
-    that had it).
+    The first line is the server's name. Old servers write `AUTH=LOGIN`, from the draft that RFC 4954 replaced; some
+    write both forms.
     """
     extensions: dict[str, str] = {}
     methods: list[str] = []
@@ -91,7 +90,7 @@ def read_extensions(text: str) -> tuple[dict[str, str], list[str]]:
         name, *parameters = _OLD_AUTH.sub("auth ", line).split() or [""]
         name = name.lower()
         if name == "auth":
-            named = " ".join(parameters).lower().replace(",", " ").split()  # some put commas between them
+            named = " ".join(parameters).lower().replace(",", " ").split()  # some servers separate them by commas
             methods += [one for one in named if one not in methods]
             parameters = [one.upper() for one in methods]
         if name:

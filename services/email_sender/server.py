@@ -1,7 +1,7 @@
-"""One SMTP server: a pool of long-lived connections with limits and a breaker of its own.
+"""One SMTP server: a pool of long-lived connections with its own limits and circuit breaker.
 
-Connections are opened ahead of the messages that they carry. One that turns out to be closed is replaced by another
-open one, and by a fresh one only if no other is open.
+Connections are opened before messages need them. If one turns out to be closed, the message is sent over another open
+one, or over a new one if no other is open.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from shared.sending.breaker import Breaker, Turn
 from shared.sending.provider import Changed, NotStartedError, Room, Start, at_once, note_acceptance, unheard
 
 LEAST_STALE_S = 5.0
-# after this long an opening is no longer counted on: another may be begun
+# a connection that takes longer than this to open is not counted on: another may be opened
 PATIENCE_S = 0.25
 _FIRST_REST_S, _LONGEST_REST_S = 0.1, 2.0
 _STALE_GROWTH = 1.01
@@ -51,31 +51,31 @@ NextMail = Callable[[], Mail | None]
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message on its way: what is awaited before a word of it is said, and where the next comes from."""
+    """One message to send, the start to await before any of it is sent, and the source of the next message."""
 
     mail: Mail
     start: Start = at_once
     following: NextMail | None = None
 
     def accepted(self, response: SMTPResponse) -> None:
-        """Note the server's yes."""
+        """Note that the server accepted the message."""
         note_acceptance(self.mail.message_id, f"{response.code} {response.message}")
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A server's yes: who said it, and in what words."""
+    """A server's acceptance of a message: the server's name and its reply."""
 
     server: str
     reply: Reply
 
 
 class ClosedError(KurirError):
-    """A connection turned out to be closed, and another server has one that is open."""
+    """A connection turned out to be closed, and another server has an open one."""
 
 
 class Server:
-    """One SMTP server; `freed` is called when a connection is free, or is open no more."""
+    """One SMTP server; `freed` is called when a connection becomes free or is closed."""
 
     def __init__(self, settings: ServerSettings, smtp: SmtpSettings, encoder: Encoder, tls: ssl.SSLContext) -> None:
         self.settings = settings
@@ -92,59 +92,59 @@ class Server:
         self._in_use = 0
         self._opening: list[float] = []
         self._open_at = 0.0
-        # whether a connection is open no more that nobody has made up for
+        # whether a connection was closed and not yet replaced
         self.lost = False
         self.freed: Changed = unheard
-        # whether a message waits for a connection, and whether another server has one that is free
+        # whether a message waits for a connection, and whether another server has a free one
         self.awaited: Callable[[], bool] = lambda: False
         self.elsewhere: Callable[[], bool] = lambda: False
         self._awaiting: dict[str, Connection] = {}
-        # with fewer connections than senders, or starts spaced, the next message may have to wait for others
+        # with fewer connections than concurrent sends, or spaced starts, the next message may have to wait for others
         self.chains = settings.rate is None and self.concurrency >= smtp.concurrency
         self.active = 0
         self._own_rate = OwnRate(settings.name, settings.rate, self._clock)
         # how many messages it has accepted
         self.taken = 0
-        # what it refuses everybody by, while others are there to turn to
+        # why it refuses all recipients while other servers work, "" if it does not
         self._set_aside = ""
         self.others_left: Callable[[], bool] = lambda: False
-        # why it refused us at last, "" once it has taken a message
+        # why it last refused us, "" once it has accepted a message
         self.refusal = ""
-        # shorter once the server has shown that it closes them sooner
+        # shorter once the server has been seen to close idle connections sooner
         self._stale_s = smtp.timeouts.idle_s
         self._leaving: set[asyncio.Future[None]] = set()
 
     def room(self) -> Room:
-        """Return how many messages could start at once, each on an open connection."""
+        """Return how many messages could start now, each on an open connection."""
         return self._own_rate.room(self.free)
 
     @property
     def free(self) -> int:
-        """How many connections are open and not in use."""
+        """The number of connections that are open and not in use."""
         return sum(map(self._is_fresh, self.idle))
 
     @property
     def connections(self) -> int:
-        """How many connections are open, in use or not."""
+        """The number of open connections, in use or not."""
         return self._in_use + len(self._awaiting) + self.free
 
     @property
     def coming(self) -> int:
-        """How many connections should be open in a moment."""
+        """The number of connections that should be open soon."""
         return sum(self._clock() - since < PATIENCE_S for since in self._opening)
 
     @property
     def opening(self) -> int:
-        """How many connections are being opened, for however long."""
+        """The number of connections being opened, however long that has taken."""
         return len(self._opening)
 
     def may_open(self) -> bool:
-        """Return whether another connection may be opened now: after a failure the server rests for a moment."""
+        """Return whether another connection may be opened now: after a failure there is a short backoff."""
         occupied = self.active + len(self._awaiting) + len(self.idle) + len(self._opening)
         return occupied < self.concurrency and self._clock() >= self._open_at
 
     def open_ahead(self, turn: Turn) -> Coroutine[None, None, None]:
-        """Open a connection for whatever comes next, in the breaker's `turn`; what it returns raises a SendError."""
+        """Open a connection for later messages, in the breaker's `turn`; awaiting the result may raise a SendError."""
         since = self._clock()
         self._opening.append(since)
         return self._open_ahead(turn, since)
@@ -162,17 +162,17 @@ class Server:
             self._opening.remove(since)
 
     def reserved(self, mail: Mail) -> bool:
-        """Return whether a connection waits for this message, which was announced on it."""
+        """Return whether this message was announced on a connection, which is reserved for it."""
         return mail.job_id in self._awaiting
 
     def serves(self, mail: Mail) -> bool:
-        """Return whether a connection is there for a message now."""
+        """Return whether a connection is ready for a message now."""
         return mail.job_id in self._awaiting or bool(self.idle and self._is_fresh(self.idle[-1]))
 
     async def send(self, delivery: Delivery, turn: Turn) -> Accepted:
-        """Hand over one message in the breaker's `turn`, once its start lets it; raises a SendError.
+        """Hand over one message in the breaker's `turn`, after awaiting its start; raises a SendError.
 
-        Where `following` has the message that comes next, it is announced together with the end of this one.
+        If `following` gives the next message, it is announced together with the end of this one.
         """
         with turn:
             async with self._slots:
@@ -200,7 +200,7 @@ class Server:
             except (ConnectionLostError, RefusedError) as error:
                 if not _is_stale(error):
                     raise _translated(error) from error
-            # the server had closed it between two messages: that says nothing about this one
+            # the server had closed it between two messages, which is not a failure of this one
             self._stale_s = min(self._stale_s, max(self._clock() - used_at, LEAST_STALE_S))
             connection = self._take_idle()
         if self.elsewhere():
@@ -243,12 +243,12 @@ class Server:
         )
 
     def _announced(self, connection: Connection, following: NextMail) -> Announced | None:
-        """Return a message ready to be announced, None where it has to wait for its turn.
+        """Return a message ready to be announced, None if it must wait for its turn.
 
-        What is wrong with it is its own attempt's to find: the message under way must not suffer for it.
+        Errors are only logged, so that they do not fail the current message; the next one's own attempt reports them.
         """
         if self.awaited():
-            return None  # the connection is for the message that waits for one
+            return None  # leave the connection to a message that waits for one
         try:
             mail = following()
             if mail is None or (mail.envelope.utf8 and not connection.offers("smtputf8")):
@@ -260,7 +260,7 @@ class Server:
             return None
 
     def withdraw(self, mail: Mail) -> None:
-        """Forget a message that was announced: its connection goes, nothing of it was handed over."""
+        """Cancel an announced message by closing its connection; nothing of it was handed over."""
         connection = self._awaiting.pop(mail.job_id, None)
         if connection is not None:
             connection.abort()
@@ -294,11 +294,11 @@ class Server:
         return connection
 
     async def look(self) -> Connection:
-        """Connect and log in for real, outside the pool; raises a SendError."""
+        """Connect and log in outside the pool, as a check; raises a SendError."""
         return await self._connect()
 
     def _judge(self, error: SendError, turn: Turn) -> None:
-        """Learn from a failure: about the server (its breaker), or about what it thinks of this sender."""
+        """Record a failure with the breaker, or weigh a refusal; see `_judge_refusal`."""
         if isinstance(error, RateReachedError):
             return
         if isinstance(error, ConnectionLostError):
@@ -308,7 +308,7 @@ class Server:
             turn.failed(str(error))
             return
         if isinstance(error, StopChannelError):
-            return  # what it means for this server depends on the others
+            return  # `Servers` handles it: the effect depends on the other servers
         cause = error.__cause__
         if isinstance(error, PermanentError) and isinstance(cause, RefusedError):
             self._judge_refusal(error, cause, turn)
@@ -316,13 +316,13 @@ class Server:
             self._answered(turn)
 
     def _answered(self, turn: Turn) -> None:
-        """It spoke to us about a message: it lets us in, and what it had against us is over."""
+        """Record that the server answered for a message, so it no longer refuses us as such."""
         turn.worked()
         if not self._set_aside:
             self.refusal = ""
 
     def _judge_refusal(self, error: PermanentError, cause: RefusedError, turn: Turn) -> None:
-        """It may refuse everybody alike; once that is known, its refusals are its failures."""
+        """Attach the refusal to the error, to be counted; raise UnavailableError if the server is already set aside."""
         if self._set_aside and self.others_left():
             turn.failed(self._set_aside)
             raise UnavailableError(self._set_aside, code=error.code, reply=error.reply) from error
@@ -332,27 +332,27 @@ class Server:
         error.refusal = Refusal(name, kind, most, lambda: self.taken, self.others_left, self.set_aside)
 
     def set_aside(self, reason: str) -> None:
-        """Leave the server alone, but for a probe now and then, until it accepts a message."""
+        """Stop using the server, except for occasional probes, until it accepts a message."""
         self._set_aside = self.refusal = reason
         self.breaker.open(reason)
 
     def tend(self) -> None:
-        """Close connections that were idle for too long."""
+        """Close connections that have been idle for too long."""
         now = self._clock()
-        # what was learned from one connection may have had other reasons: it is forgotten within minutes
+        # one early close may have had another reason, so the bound returns to the setting within minutes
         self._stale_s = min(self._stale_s * _STALE_GROWTH, self._smtp.timeouts.idle_s)
         for connection in [one for one in self.idle if now - one.used_at >= self._stale_s]:
             self.idle.remove(connection)
             self._dismiss(connection)
 
     def _dismiss(self, connection: Connection) -> None:
-        """Take leave of a connection in its own time."""
+        """Close a connection in the background."""
         leaving = asyncio.ensure_future(connection.close())
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
 
     async def close(self) -> None:
-        """Let all connections go; bounded in time."""
+        """Close all connections, within a bounded time."""
         self.idle.extend(self._awaiting.values())
         self._awaiting.clear()
         while self.idle:

@@ -1,8 +1,8 @@
 """The SMTP servers of the channel, and the choice among them.
 
-A message goes to one server, over an open connection. Connections are opened in the background, so a server that is
-slow to greet delays nobody. Another server takes over only while the first has surely not been handed the message: it
-cannot be reached, or was lost before the final dot.
+A message is sent to one server, over an open connection. Connections are opened in the background, so a slow greeting
+delays no message. Another server takes over only if the first has certainly not got the message: the server was
+unreachable, or the connection was lost before the final dot.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ class Servers:
         self._wanted = 0
 
     def _others_left(self, server: Server) -> bool:
-        """Whether another server works."""
+        """Return whether another server works."""
         return any(not one.breaker.is_open for one in self.servers if one is not server)
 
     def available(self) -> bool:
-        """Say whether any server may be tried now."""
+        """Return whether any server may be tried now."""
         return any(one.breaker.admits(last_resort=self._is_last_resort(one)) for one in self.servers)
 
     def _awaited(self) -> bool:
-        """Whether a message waits for a connection, and none is coming."""
+        """Return whether a message waits for a connection and none will be open soon."""
         return bool(self._waiting) and not any(one.coming for one in self.servers)
 
     def _elsewhere(self, server: Server) -> bool:
-        """Whether another server has a connection that is open and free."""
+        """Return whether another server has a free open connection."""
         return any(one.free and one.breaker.admits(last_resort=False) for one in self.servers if one is not server)
 
     def _admitted(self) -> list[Server]:
         return [one for one in self.servers if one.breaker.admits(last_resort=self._is_last_resort(one))]
 
     def room(self, wanted: int = 0) -> Room:
-        """Return how many messages could start at once on open connections; opens more, until `wanted` are open.
+        """Return how many messages could start now on open connections; opens more, until `wanted` are open.
 
-        Raises StopChannelError, once, where every server refused us meanwhile.
+        Raises StopChannelError, once, if every server has refused us since the last call.
         """
         error, self._refused = self._refused, None
         if error is not None:
@@ -85,9 +85,9 @@ class Servers:
         return Room(0, min((room.in_s for room in rooms if room.in_s), default=soon_s), connections)
 
     def _open_more(self, admitted: Sequence[Server], wanted: int) -> None:
-        """Open connections until `wanted` are open or should be in a moment; with none open one at each server.
+        """Open connections until `wanted` are open or should be soon; if none is open, one at each server.
 
-        Which of them greets first cannot be known.
+        The first of these to greet is used first.
         """
         able = [one for one in admitted if one.may_open()]
         if wanted > 0 and not any(one.connections for one in admitted):
@@ -102,7 +102,7 @@ class Servers:
             missing -= 1
 
     def _open(self, server: Server) -> bool:
-        """Open a connection in the background; False where the breaker holds that back."""
+        """Open a connection in the background; return False if the breaker does not allow it."""
         turn = server.breaker.enter(last_resort=self._is_last_resort(server))
         if turn is None:
             return False
@@ -128,7 +128,7 @@ class Servers:
             self._changed()
 
     def _freed(self) -> None:
-        """Wake the messages that wait for a connection: one is free, or is open no more."""
+        """Wake the messages that wait for a connection: one has become free or was closed."""
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
@@ -136,8 +136,8 @@ class Servers:
     async def send(self, delivery: Delivery) -> Accepted:
         """Hand over one message to one of the servers; raises a SendError.
 
-        A server that refuses us is left alone, and the others go on; StopChannelError once every server does. With one
-        server alone the message that `following` gives is announced to it ahead of its turn.
+        A server that refuses us is set aside while the others continue; raises StopChannelError once every server
+        refuses us. With a single server, the message from `following` is announced ahead of its turn.
         """
         if len(self.servers) > 1:
             delivery = replace(delivery, following=None)
@@ -160,12 +160,12 @@ class Servers:
                 if server.lost:
                     server.lost = False
                     self._open_more(self._admitted(), self._wanted)
-        raise failure or UnavailableError("all servers are left alone for a while", code="breaker")
+        raise failure or UnavailableError("no server is tried for a while, after failures of all", code="breaker")
 
     def _refused_by(self, server: Server, error: StopChannelError) -> UnavailableError:
-        """Leave a server alone that refuses us; raises StopChannelError where none is left.
+        """Set aside a server that refuses us; raises StopChannelError if no other is left.
 
-        Then the channel's pause takes the place of the breakers: all servers are tried again once it is resumed.
+        The channel's pause then replaces the breakers: all servers are tried again after the channel is resumed.
         """
         server.refusal = f"{error.message}: {error.reply}" if error.reply else error.message
         server.breaker.refuses(server.refusal)
@@ -192,9 +192,9 @@ class Servers:
             server.withdraw(mail)
 
     async def _chosen(self, mail: Mail, tried: Sequence[Server]) -> Server | None:
-        """Pick a server, by weight among those that have a connection free; waits for one where all are in use.
+        """Choose a server by weight among those with a free connection; wait for one if all are in use.
 
-        Where none is open anywhere, any may be picked, and a connection is opened for the message.
+        If no connection is open anywhere, choose any server, which opens a connection for the message.
         """
         only = self.servers[0]
         if len(self.servers) == 1 and not tried and only.serves(mail):
@@ -209,7 +209,7 @@ class Servers:
             await self._wait()
 
     def _choose(self, mail: Mail, candidates: Sequence[Server]) -> Server | None:
-        """Pick a server; None where the message has to wait for a connection that is in use."""
+        """Choose a server; None if the message must wait for a connection that is in use."""
         for one in candidates:
             if one.reserved(mail):
                 return one
@@ -226,7 +226,7 @@ class Servers:
         return _by_weight([one for one in candidates if one.free] or candidates)
 
     async def _wait(self) -> None:
-        """Wait until a connection is free, or open no more."""
+        """Wait until a connection becomes free or is closed."""
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.add(waiting)
         try:
@@ -235,7 +235,7 @@ class Servers:
             self._waiting.discard(waiting)
 
     def _is_last_resort(self, server: Server) -> bool:
-        """Whether no other server works: then it is probed more often."""
+        """Return whether no other server works, so that this one is probed more often."""
         return all(one.breaker.is_open for one in self.servers if one is not server)
 
     async def tend(self) -> None:
@@ -246,7 +246,7 @@ class Servers:
                 server.tend()
 
     async def close(self) -> None:
-        """Let all connections go."""
+        """Close all connections."""
         await end_tasks(list(self._tasks))
         await asyncio.gather(*(server.close() for server in self.servers))
 

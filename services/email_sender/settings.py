@@ -1,8 +1,9 @@
-"""The email sender's settings: SMTP servers as URLs, who mail is from (`identity`), where unsubscribe links lead.
+"""The email sender's settings: SMTP servers as URLs, the sender's identity, and the base of unsubscribe links.
 
 A server is `smtp://` or `smtps://`, `[user:password@]host[:port]`, and options in its query: `tls` (`required`,
 `if-offered`, `off`), `weight`, `rate`, `concurrency`, `max_messages`, `auth` and `oauth` (see `oauth_settings`).
-Credentials make STARTTLS required unless the URL says otherwise. Problems never repeat a URL: it may hold a password.
+With credentials STARTTLS is required unless the URL says otherwise. Error messages never repeat a URL, since it may
+contain a password.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ _OPTIONS = ("tls", "weight", "rate", "concurrency", "max_messages", "auth", "oau
 class ServerSettings:
     """One SMTP server; `tls` is `implicit` (smtps), `required`, `if-offered` or `off`.
 
-    `concurrency` 0 means the sender's own; `max_messages` 0 means a connection is used without end. `xoauth2` names
-    the OAuth settings that it logs in with ("" for those without a name), None means by password.
+    `concurrency` 0 means the sender's own; `max_messages` 0 means no limit per connection. `xoauth2` names the OAuth
+    settings for the log-in ("" for the unnamed ones); None means a log-in by password, or none.
     """
 
     host: str
@@ -54,14 +55,16 @@ class ServerSettings:
 
     @property
     def name(self) -> str:
-        """What logs and status call it."""
+        """The server's name in logs and status."""
         return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait, in seconds: for a connection with its greeting, TLS and log-in step each, for the answer
-    to a command, and for the answer to the final dot. A connection idle for `idle_s` is not used again.
+    """Time-outs in seconds.
+
+    `connect_s` bounds connecting, the greeting and the start of TLS, each; `command_s` the reply to a command, also
+    while logging in; `data_s` the reply to the final dot. A connection idle for `idle_s` is not used again.
     """
 
     connect_s: float = 15.0
@@ -70,10 +73,10 @@ class Timeouts:
     idle_s: float = 60.0
 
     def longest_s(self, servers: int) -> float:
-        """Return what a send may take when everything takes as long as it may.
+        """Return the longest time that a send can take, if each step takes as long as it may.
 
-        Each server in turn, and one connection that turns out to be stale: connecting, greeting and TLS, up to eight
-        commands to log in, up to five to announce; then the message and the answer to its final dot.
+        It counts each server in turn and one stale connection: connecting, greeting and TLS, up to eight commands to
+        log in, up to five to announce; then the message and the reply to its final dot.
         """
         opening = 3 * self.connect_s + 13 * self.command_s
         return (servers + 1) * opening + 2 * self.data_s
@@ -81,9 +84,9 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class SmtpSettings:
-    """How mail is handed over: the servers, their time-outs, and their breakers' policy.
+    """The servers, their time-outs and the policy of their breakers.
 
-    `concurrency` is a server's unless it has its own. `sandboxed`: no server may be another than Kurir's sandbox.
+    `concurrency` applies to servers without their own. `sandboxed`: every server must be Kurir's sandbox.
     """
 
     servers: tuple[ServerSettings, ...]
@@ -98,10 +101,10 @@ class SmtpSettings:
 
 @dataclass(frozen=True, slots=True)
 class MailSettings:
-    """What every message says of its sender.
+    """The sender's data in every message.
 
-    `return_path` is the envelope's sender, "" for the address of From; `unsubscribe_to` the mailbox of the `mailto:`
-    link, "" for none. `sandboxed`: what is sent reaches nobody.
+    `return_path` is the envelope's sender, "" for the address of From; `unsubscribe_to` is the mailbox of the `mailto:`
+    link, "" for none. `sandboxed`: messages reach no real recipient.
     """
 
     sender: Address
@@ -113,13 +116,13 @@ class MailSettings:
 
     @property
     def marketing_problem(self) -> str:
-        """Why marketing mail may not be sent, "" where it may: its link must work for every recipient."""
+        """Why marketing mail must not be sent, or "": its unsubscribe link must work for every recipient."""
         return "" if self.sandboxed else public_url_problem(self.public_url)
 
 
 @dataclass(frozen=True, slots=True)
 class EmailSettings:
-    """Everything that the email sender is told from outside."""
+    """All settings of the email sender."""
 
     common: CommonSettings
     sending: SendingSettings
@@ -135,7 +138,7 @@ def read_settings(env: Mapping[str, str]) -> EmailSettings:
     sending = read_sending_settings(reader, EMAIL.name, common)
     mail = _mail(reader)
     smtp = _smtp(reader, common, sending.concurrency, mail)
-    # a sender ends itself when a send outlasts all its time-outs, and not before
+    # a sender exits only if a send takes longer than all its time-outs together
     longest_s = smtp.timeouts.longest_s(len(smtp.servers))
     settings = EmailSettings(
         common=common,
@@ -201,16 +204,16 @@ def _servers(reader: EnvReader) -> tuple[ServerSettings, ...]:
 
 
 def parse_server(url: str, max_messages: int = 100) -> ServerSettings:
-    """Read a server's URL; raises ValueError with a message that does not repeat it."""
+    """Parse a server's URL; raises ValueError with a message that does not repeat it."""
     parts = split_url(url, tuple(_PORTS), _FORM)
     if not parts.hostname:
         raise ValueError(f"it must be {_FORM}")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
-        raise ValueError(f"there is an unknown option: the options are {', '.join(_OPTIONS)}; {ENCODE_HINT}")
+        raise ValueError(f"unknown option: the options are {', '.join(_OPTIONS)}; {ENCODE_HINT}")
     if parts.path not in {"", "/"}:
-        raise ValueError("nothing may follow the port but options (?…)")
+        raise ValueError("only options (?…) may follow the port")
     username, password = unquote(parts.username or ""), unquote(parts.password or "")
     xoauth2 = _xoauth2(options, username, password)
     return ServerSettings(
@@ -237,29 +240,29 @@ def _xoauth2(options: Mapping[str, str], username: str, password: str) -> str | 
             raise ValueError("oauth needs auth=xoauth2")
         return None
     if options["auth"] != "xoauth2":
-        raise ValueError("the option auth is neither password nor xoauth2")
+        raise ValueError("the option auth must be password or xoauth2")
     if not username or password:
         raise ValueError("auth=xoauth2 takes a user name (the mailbox) and no password")
     if name and not is_oauth_name(name):
-        raise ValueError("the option oauth is not a name of lower-case letters, digits and underscores")
+        raise ValueError("the option oauth must start with a lower-case letter; then letters, digits and underscores")
     return name
 
 
 def _tls(parts: SplitResult, options: Mapping[str, str], *, has_credentials: bool) -> str:
     if parts.scheme == "smtps":
         if "tls" in options:
-            raise ValueError("smtps:// has no option tls")
+            raise ValueError("smtps:// takes no option tls")
         return "implicit"
     mode = options.get("tls", "required" if has_credentials else "if-offered")
     if mode not in TLS_MODES:
-        raise ValueError(f"the option tls is not one of {', '.join(TLS_MODES)}")
+        raise ValueError(f"the option tls must be one of {', '.join(TLS_MODES)}")
     return mode
 
 
 def _count(options: Mapping[str, str], name: str, default: int, least: int) -> int:
     text = options.get(name, str(default))
     if not text.isdecimal() or not text.isascii() or int(text) < least:
-        raise ValueError(f"the option {name} is not a whole number from {least}")
+        raise ValueError(f"the option {name} must be a whole number of at least {least}")
     return int(text)
 
 
@@ -267,7 +270,7 @@ def _rate(options: Mapping[str, str]) -> Rate | None:
     try:
         return Rate.parse(options.get("rate", "off"))
     except ValueError:
-        raise ValueError("the option rate is not a rate such as 10/1s, 1000/1m or off") from None
+        raise ValueError("the option rate must be a rate such as 10/1s or 1000/1m, or off") from None
 
 
 def _mail(reader: EnvReader) -> MailSettings:
@@ -276,7 +279,7 @@ def _mail(reader: EnvReader) -> MailSettings:
     if public_url:
         read_http_url(reader, "KURIR_PUBLIC_URL")
         if not _fit_for_header(public_url):
-            reader.problem("KURIR_PUBLIC_URL may have no space, comma, bracket or letter outside ASCII")
+            reader.problem("KURIR_PUBLIC_URL must be ASCII without spaces, commas or angle brackets")
     unsubscribe_to = reader.text("KURIR_UNSUBSCRIBE_EMAIL", "")
     if unsubscribe_to and (not _fit_for_header(unsubscribe_to) or "@" not in unsubscribe_to):
         reader.problem(f"KURIR_UNSUBSCRIBE_EMAIL: {unsubscribe_to!r} is not an address in ASCII")

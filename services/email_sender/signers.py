@@ -1,6 +1,6 @@
-"""Threads that sign messages ahead of their turns: the urgent ones first, all others in the order they came.
+"""Threads that sign messages before their turns: urgent ones first, the others in order of arrival.
 
-A thread works until nothing waits. Waking one up for each message would take longer than an Ed25519 signature.
+A thread works until no message waits. Waking a thread for each message would take longer than an Ed25519 signature.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _MOST_THREADS = 4
 
 
 class Ahead(Future[bytes]):
-    """A message that is signed ahead of its turn; its result is what a server gets.
+    """A message that is signed before its turn; the result is the bytes to send.
 
-    It is `quick` where signing takes less time than waiting for a thread.
+    It is `quick` if signing takes less time than waiting for a thread.
     """
 
     def __init__(self, draft: Draft) -> None:
@@ -27,7 +27,7 @@ class Ahead(Future[bytes]):
         self.quick = draft.quick
 
     def sign(self) -> None:
-        """Sign it; what goes wrong is raised where the message is sent."""
+        """Sign it; an error is raised when the message is sent."""
         draft, self._draft = self._draft, None
         try:
             if draft is not None:
@@ -37,7 +37,7 @@ class Ahead(Future[bytes]):
 
 
 class Signers:
-    """At most one thread for each processor; each message is signed once, by the thread that claims it first."""
+    """A pool of threads, at most one per processor; each message is signed once, by the thread that claims it."""
 
     def __init__(self, most_threads: int = _MOST_THREADS) -> None:
         self._most_threads = min(os.cpu_count() or 1, most_threads)
@@ -48,7 +48,7 @@ class Signers:
         self._working = 0
 
     def add(self, ahead: Ahead, *, urgent: bool = False) -> None:
-        """Have a message signed; an urgent one next."""
+        """Queue a message for signing; an urgent one goes first."""
         with self._lock:
             (self._urgent if urgent else self._waiting).append(ahead)
             if self._working == self._most_threads:
@@ -57,14 +57,14 @@ class Signers:
         self._threads.submit(self._work)
 
     def hurry(self, ahead: Ahead) -> None:
-        """Have a message signed next whose turn has come; a quick one is signed here and now."""
+        """Sign a message whose turn has come: a quick one in this thread, another next in the queue."""
         if ahead.quick and self._claimed(ahead):
             ahead.sign()
         elif not (ahead.running() or ahead.done()):
             self.add(ahead, urgent=True)
 
     def close(self) -> None:
-        """Sign nothing more."""
+        """Stop signing and drop the queue."""
         with self._lock:
             self._urgent.clear()
             self._waiting.clear()
@@ -79,7 +79,7 @@ class Signers:
             ahead.sign()
 
     def _next(self) -> Ahead | None:
-        """Claim a message; None, at which the thread ends, where nothing waits."""
+        """Claim a message; return None, which ends the thread, if none waits."""
         with self._lock:
             while self._urgent or self._waiting:
                 ahead = (self._urgent or self._waiting).popleft()
@@ -90,5 +90,5 @@ class Signers:
 
 
 def _claim(ahead: Ahead) -> bool:
-    """Return whether nobody had it before; a hurried message is in both lines, a forgotten one is cancelled."""
+    """Claim a message; return False if it was claimed before (a hurried one is in both queues) or cancelled."""
     return not (ahead.running() or ahead.done()) and ahead.set_running_or_notify_cancel()

@@ -1,6 +1,7 @@
-"""DKIM: from a message in CRLF lines to the same one with its signatures before it.
+"""Signs messages with DKIM: puts the signatures before a message in CRLF lines.
 
-Headers and body are canonicalised as `relaxed/relaxed` (RFC 6376, 3.4), which survives what relays do to spaces.
+Headers and body are canonicalised as `relaxed/relaxed` (RFC 6376, 3.4), which tolerates changes of white space by
+relays.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ from functools import lru_cache
 
 from services.email_sender.dkim_keys import DkimKey
 
-# hashing lets other threads run; what is done between two pieces does not
+# other threads run while a piece is hashed, but not between pieces
 _PIECE_BYTES = 256 * 1024
 _LINE_CHARS = 76
-# RFC 6376, 5.4.1, RFC 8058, 4, and Feedback-ID, which counts only where it is signed
+# RFC 6376, 5.4.1, RFC 8058, 4, and Feedback-ID, which counts only if it is signed
 _SIGNED = frozenset(
     b"from to cc reply-to subject date message-id mime-version content-type content-transfer-encoding "
     b"list-id list-unsubscribe list-unsubscribe-post feedback-id".split()
 )
-# signed once more than they are there, so that nobody can add another (RFC 6376, 8.15)
+# signed once more than they occur, so that adding another breaks the signature (RFC 6376, 8.15)
 _OVERSIGNED = (b"from", b"to", b"subject", b"date", b"message-id")
 
 
 def signed(content: bytes, keys: Sequence[DkimKey]) -> bytes:
-    """Return a message in CRLF lines with one DKIM-Signature for each key before it."""
+    """Return a message in CRLF lines, preceded by one DKIM-Signature per key."""
     return Draft(content, keys).signed()
 
 
 class Draft:
-    """A message whose signatures are complete but for the signing itself: that is all that takes long."""
+    """A message with everything prepared except the signing itself, the only slow step."""
 
     def __init__(self, content: bytes, keys: Sequence[DkimKey]) -> None:
         self._content = content
@@ -41,7 +42,7 @@ class Draft:
         names, covered = _covered(content[:head_end])
         body_hash = binascii.b2a_base64(body_digest(content, head_end + 2), newline=False)
         rest = b" t=%d;\r\n h=%b;\r\n bh=%b;\r\n b=" % (time.time(), _listed(names), body_hash)
-        # RFC 6376, 3.7: the header itself comes last, without its signature and without a line break at its end
+        # RFC 6376, 3.7: the signature's own header is hashed last, with an empty `b=` and no line break at its end
         values = [key.tags + rest for key in keys]
         self._headers = [
             (key, value, hashlib.sha256(b"%bdkim-signature:%b" % (covered, value.replace(b"\r\n", b""))).digest())
@@ -49,7 +50,7 @@ class Draft:
         ]
 
     def signed(self) -> bytes:
-        """Return the message with its signatures before it."""
+        """Return the message, preceded by its signatures."""
         headers = [
             b"DKIM-Signature: %b%b\r\n" % (value, _folded(key.sign(digest))) for key, value, digest in self._headers
         ]
@@ -77,8 +78,8 @@ def _folded(signature: bytes) -> bytes:
 def _covered(head: bytes) -> tuple[tuple[bytes, ...], bytes]:
     """Return the names of the headers to sign and their canonical form (RFC 6376, 3.4.2).
 
-    Each name's last header comes first (5.4.2). A value is unfolded, each run of white space becomes one space, and
-    there is none at its ends.
+    Headers are signed from the last to the first (5.4.2). A value is unfolded and stripped, and each run of white space
+    becomes one space.
     """
     names: list[bytes] = []
     lines: list[bytes] = []
@@ -93,16 +94,16 @@ def _covered(head: bytes) -> tuple[tuple[bytes, ...], bytes]:
 
 @lru_cache(maxsize=256)
 def _signed_name(name: bytes) -> bytes:
-    """Return a header's name in lower case where it is one to sign, else nothing."""
+    """Return a header's name in lower case if it is to be signed, else b""."""
     lowered = name.lower()
     return lowered if lowered in _SIGNED else b""
 
 
 def body_digest(content: bytes, start: int) -> bytes:
-    """Return the SHA-256 of the body from `start` on in its relaxed form (RFC 6376, 3.4.4).
+    """Return the SHA-256 of the relaxed form of the body, which begins at `start` (RFC 6376, 3.4.4).
 
-    A line's white space becomes one space, none at its end; empty lines at the body's end are gone. The hash is fed
-    piece by piece, so that a large message holds the interpreter's lock for short moments alone.
+    Each run of white space in a line becomes one space, and is removed at the line's end; empty lines at the body's end
+    are removed. The hash is fed piece by piece, so that a large message holds the interpreter's lock only briefly.
     """
     digest = hashlib.sha256()
     end = len(content.rstrip(b" \t\r\n"))
@@ -120,7 +121,7 @@ def body_digest(content: bytes, start: int) -> bytes:
 
 
 def _relaxed_lines(lines: bytes) -> bytes:
-    """Return whole lines with their white space relaxed; a run of any length takes a few passes, not a square."""
+    """Return whole lines with their white space relaxed; a long run takes few passes, so the time is not quadratic."""
     if b"\t" in lines:
         lines = lines.replace(b"\t", b" ")
     while b"  " in lines:

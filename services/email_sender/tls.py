@@ -1,4 +1,4 @@
-"""TLS to the servers: whose certificates are verified, and against which authorities."""
+"""TLS to the servers: which certificates are verified, and against which authorities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.email_sender.settings import ServerSettings
 
 
 class TlsContexts:
-    """The contexts of all servers; reading the system's authorities takes long enough to do it once."""
+    """The TLS contexts of all servers; cached, since reading the system's authorities is slow."""
 
     def __init__(self, ca_file: str) -> None:
         self._ca_file = ca_file
@@ -17,7 +17,8 @@ class TlsContexts:
     def of(self, server: ServerSettings) -> ssl.SSLContext:
         """Return the context of a server.
 
-        Opportunistic TLS verifies only where a CA was named: who could forge a certificate could also strip TLS.
+        Opportunistic TLS verifies only with a CA in the settings: an attacker who can forge a certificate can also
+        strip TLS.
         """
         verifies = server.tls != "if-offered" or bool(self._ca_file)
         if verifies not in self._kept:

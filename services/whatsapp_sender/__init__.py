@@ -1,1 +1,1 @@
-"""The WhatsApp sender: template messages through the Qiscus API, one job after the other."""
+"""The WhatsApp sender: sends template messages through the Qiscus API."""

@@ -1,7 +1,7 @@
-"""Reads the body of an answer, however it arrives: what JSON it holds, the error in it, the id of a message. Pure.
+"""Reads the body of a response in whatever form it arrives: its JSON, its error, the id of a message. Pure.
 
-A message that was accepted must not be sent again because of a byte order mark or a notice behind the JSON, and an
-error must be found where Qiscus, Meta or a proxy nests it.
+An accepted message must not be sent again because of a byte order mark or a notice behind the JSON. An error must be
+found wherever Qiscus, Meta or a proxy nests it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MOST_WORDS = 500
 _OBJECT = re.compile(r'\{\s*["}]')
 _CODE = re.compile(r"\s*\(?#?([0-9]{1,9})\s*\)?\s*")
 _CODE_IN_WORDS = re.compile(r"\(#([0-9]{1,9})\)")
-# Meta's message ids: this prefix and base64, of some 50 characters
+# Meta's message ids: this prefix and about 50 characters of base64
 _WAMID = re.compile(r"wamid\.[A-Za-z0-9+/_=-]{8,512}")
 _MESSAGES = ("message", "title", "detail", "error_description", "description", "reason", "msg")
 _CODES = ("code", "error_code", "errorCode")
@@ -30,7 +30,7 @@ _FAILED = frozenset({"error", "fail", "failed", "failure"})
 
 @dataclass(frozen=True, slots=True)
 class ApiFault:
-    """The error of an answer; `code` is None where it names none, `is_metas` whether it has the form of Meta's."""
+    """The error in a response; `code` is None if it has none, `is_metas` whether it has the form of Meta's errors."""
 
     code: int | None
     words: str
@@ -39,16 +39,16 @@ class ApiFault:
 
 
 def read_text(raw: bytes) -> str:
-    """Return the text of a body: UTF-16 or 32 also without a byte order mark, which JSON does not need; else any."""
+    """Return the text of a body in any charset; detects the UTF-16 and UTF-32 of JSON without a byte order mark."""
     charset = json.detect_encoding(raw)
     return decoded(raw) if charset.startswith("utf-8") else raw.decode(charset, "replace")
 
 
 def read_object(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body, or the first of a list; {} where there is none.
+    """Return the JSON object of a body, or the first of a list; {} if it has none.
 
-    A byte order mark, any charset, text around the object, and control characters and lone surrogates in its strings
-    are read over.
+    Tolerates a byte order mark, any charset, text around the object, and control characters and lone surrogates in its
+    strings.
     """
     try:
         return _first(orjson.loads(raw))
@@ -72,7 +72,7 @@ def _first(value: object) -> dict[str, Any]:
 
 
 def find_fault(body: dict[str, Any]) -> ApiFault | None:
-    """Return the error of a body: under `error` or `errors`, as deep as Qiscus nests it, or in `data`; else None."""
+    """Return the error of a body, nested under `error`, `errors` or `data` as Qiscus does, or None."""
     return _under(body, 0)
 
 
@@ -102,7 +102,7 @@ def _fault(value: object, depth: int) -> ApiFault:
 
 
 def own_fault(fields: dict[str, Any]) -> ApiFault:
-    """Return what an object says of an error by its own fields."""
+    """Return the error in an object's own fields."""
     details = fields.get("error_data")
     more = details.get("details") if isinstance(details, dict) else None
     said = next((fields[key] for key in _MESSAGES if isinstance(fields.get(key), str) and fields[key]), None)
@@ -122,7 +122,7 @@ def _of_words(words: str) -> ApiFault:
 
 
 def _listed(fields: dict[str, Any]) -> str:
-    """Return the fields' complaints, such as `{"to": ["is invalid"]}`, in a line."""
+    """Return the errors of single fields, such as `{"to": ["is invalid"]}`, in one line."""
     shown = {key: value for key, value in fields.items() if key not in _CODES and value not in (None, "", [], {})}
     return json.dumps(shown, ensure_ascii=False, default=str) if shown else ""
 
@@ -132,7 +132,7 @@ def _cut(words: str) -> str:
 
 
 def _unicode(text: str) -> str:
-    """Return a text without the half characters that JSON's escapes can leave."""
+    """Return a text without the lone surrogates that JSON's escapes can leave."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
@@ -148,32 +148,32 @@ def _number(value: object) -> int | None:
 
 
 def stated_status(body: dict[str, Any]) -> int | None:
-    """Return the HTTP status of a refusal that a body states itself (`{"status": 401, …}`), None without one."""
+    """Return the HTTP error status that a body itself states (`{"status": 401, …}`), or None."""
     numbers = (_number(body.get(key)) for key in _STATUSES)
     return next((number for number in numbers if number is not None and 400 <= number < 600), None)
 
 
 def says_no(body: dict[str, Any]) -> bool:
-    """Return whether a body says in its own words that it reports a failure: `success: false`, `status: "error"`."""
+    """Return whether a body itself reports a failure, such as `success: false` or `status: "error"`."""
     status = body.get("status")
     return body.get("success") is False or body.get("ok") is False or str(status).lower() in _FAILED
 
 
 def find_message_id(body: dict[str, Any]) -> str:
-    """Return the id at `messages[0].id`, where WhatsApp puts it; "" where there is none."""
+    """Return the id at `messages[0].id`, where WhatsApp puts it, or ""."""
     data = body.get("data")
     holders = (body, data if isinstance(data, dict) else {})
     return next(filter(None, (_id_of(_first(holder.get("messages"))) for holder in holders)), "")
 
 
 def find_any_id(body: dict[str, Any]) -> str:
-    """Return the id at `data.id` or `id`, where Qiscus puts it for some channels; "" where there is none."""
+    """Return the id at `data.id` or `id`, where Qiscus puts it for some channels, or ""."""
     data = body.get("data")
     return (_id_of(data) if isinstance(data, dict) else "") or _id_of(body)
 
 
 def find_wamid(raw: bytes) -> str:
-    """Return the first of Meta's message ids in a body that is no JSON, or only the beginning of it; "" for none."""
+    """Return the first of Meta's message ids in a body that is not JSON or is truncated, or ""."""
     found = _WAMID.search(read_text(raw))
     return found[0] if found else ""
 

@@ -1,7 +1,7 @@
-"""The WhatsApp channel: posts one message to Qiscus over warm connections, and says what came of it.
+"""The WhatsApp channel: posts messages to Qiscus over open connections and reports their outcomes.
 
-What is lost before the body was sent was surely not delivered; what is lost after it is uncertain. A server that
-fails several times in a row is left alone for a while (see `shared.sending.breaker`).
+A message lost before its body was sent was certainly not delivered; after that, its outcome is uncertain. If Qiscus
+fails several times in a row, it is not tried for a while (see `shared.sending.breaker`).
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ class WhatsAppChannel:
         self._open_at = 0.0
 
     async def open(self, changed: Changed = unheard) -> None:
-        """Open the session; connections are opened as soon as there is something to send, and reused."""
+        """Open the session; connections are opened once there is something to send, and are reused."""
         self._changed = changed
         self._session = _open_session(self._settings)
         assert isinstance(self._session.connector, StartingConnector)  # noqa: S101 -- narrows for the type checker
         self._connector = self._session.connector
 
     async def close(self) -> None:
-        """Let the connections go."""
+        """Close all connections."""
         await end_tasks(list(self._opening))
         session, self._session, self._connector = self._session, None, None
         if session is not None:
             await session.close()
 
     def render(self, job: Job, blast: Blast) -> WhatsAppMessage:
-        """Render a job; raises PermanentError that names the variable."""
+        """Render a job; raises PermanentError, which names the variable, if that fails."""
         return render_message(job, blast)
 
     async def send(self, message: WhatsAppMessage, start: Start = at_once) -> Receipt:
-        """Post one message; raises a SendError for every outcome but acceptance."""
+        """Post one message; raises a SendError unless it is accepted."""
         if self._session is None:
             raise UnavailableError("the channel is not open", code="closed")
         turn = self._breaker.enter(last_resort=True)
@@ -81,7 +81,7 @@ class WhatsAppChannel:
             try:
                 receipt = read_answer(answer)
             except (UnavailableError, UncertainError) as error:
-                # redirects, and acceptances not from WhatsApp: many in a row are not from Qiscus
+                # many redirects or unreadable acceptances in a row are not from Qiscus
                 turn.failed(error.message)
                 raise
             except BaseException:
@@ -103,7 +103,7 @@ class WhatsAppChannel:
         return Room(free, 0.0 if free or connections >= wanted else _OPENING_S, connections)
 
     def _open_ahead(self, connector: StartingConnector) -> bool:
-        """Open a connection in the background; False where the breaker holds that back."""
+        """Open a connection in the background; return False if the breaker does not allow it."""
         turn = self._breaker.enter(last_resort=True)
         if turn is None:
             return False
@@ -126,13 +126,13 @@ class WhatsAppChannel:
             self._changed()
 
     def available(self) -> bool:
-        """Say whether Qiscus may be tried now."""
+        """Return whether Qiscus may be tried now."""
         return self._breaker.admits(last_resort=True)
 
     async def status(self) -> ProviderStatus:
-        """Ask Qiscus, over connections of their own, with a message to nobody, which is never sent.
+        """Check the settings by posting an empty message, which is never sent, over separate connections.
 
-        See `inquiry` for what the answers say of the URL, the app code, the channel id and the secret.
+        `inquiry` derives from the responses whether the URL, app code, channel id and secret are right.
         """
         return await ask(
             self._settings,
@@ -172,7 +172,7 @@ class WhatsAppChannel:
 
 
 def _server_failure(answer: Answer, turn: Turn) -> SendError:
-    """Return what a gateway's 5xx means: this message may work soon; many in a row mean that the server is down."""
+    """Return the error for a gateway's 5xx: the message may succeed soon, but many in a row open the breaker."""
     code = f"http {answer.status}"
     failure = ServerFailedError(f"HTTP {answer.status}", code=code, reply=answer.text)
     turn.judge(failure)
@@ -188,7 +188,7 @@ def _judge(error: SendError, turn: Turn) -> None:
 
 
 def _note_yes(answer: Answer) -> None:
-    """Note a yes. A 2xx that cannot be read for a fault of our own is one too: the message must not go out again."""
+    """Note an acceptance; a 2xx that our own bug cannot read counts as one, lest the message be sent twice."""
     try:
         receipt = read_answer(answer)
     except SendError:
@@ -205,7 +205,7 @@ def _note_yes(answer: Answer) -> None:
 def _lost(error: Exception, hand_over: HandOver) -> SendError:
     reason = _words(error)
     if hand_over.begun:
-        return UncertainError(f"the answer was lost: {reason}", code="lost")
+        return UncertainError(f"no response after the message was sent: {reason}", code="lost")
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientSSLError):
         return UnavailableError(f"cannot connect: {reason}", code="connect")
     return ServerFailedError(f"the connection was lost before the message was sent: {reason}", code="lost")
@@ -216,12 +216,12 @@ def _words(error: Exception) -> str:
 
 
 def _without(secret: str, raw: bytes) -> bytes:
-    """Return an answer without our secret, which pages of proxies may show among the request's headers."""
+    """Return a response without our secret, which a proxy's error page may show among the request's headers."""
     return raw.replace(secret.encode(), b"***") if secret else raw
 
 
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
-    """Read an answer, or its beginning if it is absurdly long."""
+    """Read a response, but only the beginning of an absurdly long one."""
     parts = bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
         parts += chunk
@@ -231,7 +231,7 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _limit(settings: QiscusSettings) -> aiohttp.ClientTimeout:
-    """Return how long connecting may take; the answer's limit is the hand-over's."""
+    """Return the time-out for connecting; `HandOver` bounds the wait for the response."""
     return aiohttp.ClientTimeout(total=None, connect=settings.connect_s, sock_connect=settings.connect_s)
 
 

@@ -1,7 +1,7 @@
-"""When a request's body begins to be sent, and how long the answer is waited for from then on.
+"""Records when a request's body starts to be sent, and bounds the wait for the response from then on.
 
-Until then the message was surely not delivered; from then on it may have been. aiohttp's own time-outs fire when a
-process that stood still goes on, before it has read what came meanwhile; so the answer's is kept here.
+Before that the message was certainly not delivered; after that it may have been. When a process continues after it
+stood still, aiohttp's own time-outs fire before it reads the data that has arrived. So this module keeps its own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _STOOD_STILL_S = 0.02
 
 
 class HandOver:
-    """One request on its way; `begun` once its body is being sent. Raises TimeoutError `answer_s` after that.
+    """One request; `begun` is set when its body starts to be sent. Raises TimeoutError `answer_s` after that.
 
-    Time in which the process stood still is waited for once more, as long as `answer_s` in all.
+    Time in which the process stood still is added to the wait, up to `answer_s` in total.
     """
 
     def __init__(self, answer_s: float) -> None:
@@ -29,17 +29,17 @@ class HandOver:
         self._timer: asyncio.TimerHandle | None = None
 
     def bounded(self) -> AbstractAsyncContextManager[object]:
-        """Return what bounds the request while it is entered."""
+        """Return the context manager that bounds the request."""
         return self._limit
 
     def begin(self) -> None:
-        """The first byte of the body goes out."""
+        """Note that the first byte of the body is sent; starts the time-out."""
         if not self.begun:
             self.begun = True
             self._arm(self._answer_s, self._answer_s)
 
     def end(self) -> None:
-        """The answer has been read, or will not come."""
+        """Stop the time-out: the response has been read, or will not arrive."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -47,7 +47,7 @@ class HandOver:
         self._timer = self._loop.call_later(wait_s, self._give_up, self._loop.time() + wait_s, more_s)
 
     def _give_up(self, due: float, more_s: float) -> None:
-        """Give up; but time in which this process stood still does not count: the answer may be here unread."""
+        """Time out, but not count time in which this process stood still: the response may have arrived unread."""
         late_s = min(self._loop.time() - due, more_s)
         if late_s > _STOOD_STILL_S:
             self._arm(late_s, more_s - late_s)
@@ -56,7 +56,7 @@ class HandOver:
 
 
 def noting_hand_over() -> aiohttp.TraceConfig:
-    """Return what tells the `HandOver` that a request was given as its context."""
+    """Return the trace that notifies the `HandOver` in a request's trace context."""
     trace = aiohttp.TraceConfig()
     trace.on_request_chunk_sent.append(_note)
     return trace

@@ -1,7 +1,7 @@
-"""Whether Qiscus can be reached and takes our credentials, and which setting is wrong where it does not.
+"""Checks whether Qiscus is reachable and accepts our credentials, and which setting is wrong if not.
 
-An empty message is posted. A server that refuses it in the form of WhatsApp's errors has read it in our name. An answer
-that other APIs could give as well counts only if a wrong secret is answered in another way.
+It posts an empty message. A refusal in the form of WhatsApp's errors proves that the credentials were accepted. A
+response that any other API could give counts only if a wrong secret gets a different one.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ APP_CODE = "KURIR_QISCUS_APP_CODE"
 CHANNEL_ID = "KURIR_QISCUS_CHANNEL_ID"
 SECRET_KEY = "KURIR_QISCUS_SECRET_KEY"  # noqa: S105 -- the setting's name
 _MOST_WORDS = 300
-# what the provider's words name, and which setting they mean
+# words in the provider's response, and the setting that they concern
 _NAMED = (
     (CHANNEL_ID, re.compile(r"channel|phone number|object with id", re.IGNORECASE)),
     (SECRET_KEY, re.compile(r"secret|token", re.IGNORECASE)),
     (APP_CODE, re.compile(r"\bapp\b|app[ _-]?(id|code)|application", re.IGNORECASE)),
 )
-# Meta's codes for refused credentials; its others of the stop class are about the account
+# Meta's codes for refused credentials; the other codes of the stop class concern the account
 _CREDENTIALS = frozenset({0, 101, 102, 104, 190})
 
 Ask = Callable[[QiscusSettings], Awaitable[Answer]]
@@ -45,7 +45,7 @@ Ask = Callable[[QiscusSettings], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an answer says of us: `taken` None means that it could be anybody's; `check` names settings."""
+    """What a response proves: `taken` is None if any server could have sent it; `check` names settings."""
 
     taken: bool | None
     problem: str = ""
@@ -53,7 +53,7 @@ class Verdict:
 
 
 async def ask(settings: QiscusSettings, detail: Mapping[str, object], post: Ask) -> ProviderStatus:
-    """Return what Qiscus thinks of us; `post` sends the empty message with the settings that it is given."""
+    """Return whether Qiscus accepts us; `post` sends the empty message with the given settings."""
     try:
         answer = await post(settings)
     except SendError as error:
@@ -69,7 +69,7 @@ async def ask(settings: QiscusSettings, detail: Mapping[str, object], post: Ask)
 
 
 async def _compare(settings: QiscusSettings, post: Ask, verdict: Verdict) -> Verdict:
-    """Ask once more with a wrong secret: a server that gives the same answer ignores the secret."""
+    """Post again with a wrong secret: a server that does not refuse it ignores the secret."""
     try:
         answer = await post(replace(settings, secret_key=secrets.token_hex(16)))
     except SendError:
@@ -80,11 +80,11 @@ async def _compare(settings: QiscusSettings, post: Ask, verdict: Verdict) -> Ver
 
 
 def judge(answer: Answer) -> Verdict:
-    """Return what the answer to an empty message says of us."""
+    """Return what the response to an empty message proves."""
     reading = read(answer)
     error = refusal(answer, reading)
     if reading.status >= 500:
-        return Verdict(False, f"Qiscus, or a proxy before it, is in trouble: {error.message}")
+        return Verdict(False, f"Qiscus, or a proxy in front of it, fails: {error.message}")
     if isinstance(error, UnavailableError):
         return Verdict(False, error.message, (URL,))
     if not reading.body:
@@ -95,17 +95,17 @@ def judge(answer: Answer) -> Verdict:
 
 
 def _page(answer: Answer) -> Verdict:
-    """An answer without JSON is a page of a proxy, a captive portal or another server."""
+    """Return the verdict on a response without JSON: a page of a proxy, a captive portal or another server."""
     check = (URL, APP_CODE, SECRET_KEY) if answer.status in STOP_STATUSES else (URL,)
     who = "a page of another server, a proxy, a firewall or a captive portal"
     return Verdict(False, f"not the Qiscus API: HTTP {answer.status} with {who}; check {_listed(check)}", check)
 
 
 def _read(error: SendError, reading: Reading) -> Verdict:
-    """The message was refused as such: by WhatsApp, or by an API that may be any."""
+    """Return the verdict on a refusal of the message itself, by WhatsApp or perhaps by another API."""
     if _is_whatsapps(reading):
         return Verdict(taken=True)
-    return Verdict(None, f"not known to be the Qiscus API: it takes any secret; check {URL}: {error.message}", (URL,))
+    return Verdict(None, f"perhaps not the Qiscus API: it accepts any secret; check {URL}: {error.message}", (URL,))
 
 
 def _refused(error: SendError, reading: Reading) -> Verdict:
@@ -115,7 +115,9 @@ def _refused(error: SendError, reading: Reading) -> Verdict:
     if status in NOT_FOUND or (fault is not None and is_wrong_place(fault, status)):
         found = tuple(one for one in named if one != SECRET_KEY)
         check = found or ((APP_CODE, CHANNEL_ID) if fault and fault.code else (URL, APP_CODE, CHANNEL_ID))
-        return Verdict(False, f"Qiscus knows no such app or channel; check {_listed(check)}: {error.message}", check)
+        return Verdict(
+            False, f"Qiscus does not know this app or channel; check {_listed(check)}: {error.message}", check
+        )
     if reading.code in _CREDENTIALS or (reading.code is None and status in {401, 403}):
         check = tuple(one for one in named if one != CHANNEL_ID) or (APP_CODE, SECRET_KEY)
         return Verdict(False, f"Qiscus refuses our credentials; check {_listed(check)}: {error.message}", check)

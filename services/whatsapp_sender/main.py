@@ -1,4 +1,4 @@
-"""The WhatsApp sender's composition: settings from the environment, and the channel made from them."""
+"""Composes the WhatsApp sender from the environment's settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.sender_service import Composed, run_sender
 
 
 def run() -> NoReturn:
-    """Run the WhatsApp sender until SIGTERM; leaves the process."""
+    """Run the WhatsApp sender until SIGTERM, then exit the process."""
     run_sender("whatsapp_sender", dict(os.environ), compose)
 
 

@@ -1,4 +1,4 @@
-"""From a job and its blast to the body that Qiscus takes: an approved template and its parameters."""
+"""Turns a job and its blast into the body of a Qiscus request: an approved template and its parameters."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from shared.sending.provider import RenderedMessage
 
 @dataclass(frozen=True, slots=True)
 class WhatsAppMessage(RenderedMessage):
-    """A message ready to be posted: its recipient's digits and the JSON body."""
+    """A message ready to be posted: the digits of the recipient's number and the JSON body."""
 
     to: str
     body: bytes
 
 
 def render_message(job: Job, blast: Blast) -> WhatsAppMessage:
-    """Render a job; raises PermanentError that names the variable which is missing or unfit."""
+    """Render a job; raises PermanentError, which names the missing or unsuitable variable."""
     content = blast.template.whatsapp
     try:
         components = whatsapp_components(blast.template, job_values(blast, job))

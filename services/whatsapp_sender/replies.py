@@ -1,4 +1,4 @@
-"""What Qiscus's answers mean: WhatsApp's error codes first (`codes`), the HTTP status where there is none. Pure.
+"""Classifies Qiscus's responses: by WhatsApp's error code (`codes`), else by the HTTP status. Pure.
 
 | outcome | HTTP status without a known code |
 | --- | --- |
@@ -6,7 +6,7 @@
 | transient | 400 without JSON, 408, 409, 425, 5xx; anything unknown |
 | permanent | 400 with JSON; 405, 406, 411, 413, 414, 415, 417, 422, 431; 4xx with a code that is not listed |
 | stop | 401, 402, 403, 407; 404 and 410 without a code: wrong credentials, no credit, no such app or channel |
-| unavailable | 3xx, which is never followed: it is not Qiscus that answers |
+| unavailable | 3xx, which is never followed: Qiscus itself does not redirect |
 | uncertain | an acceptance that names no message; a refusal that names one |
 """
 
@@ -46,22 +46,23 @@ from shared.foreign_text import legible
 from shared.sending.provider import Receipt
 
 STOP_STATUSES = frozenset({401, 402, 403, 407})
-# nothing is at the address: as a rule a wrong channel id, app code or URL
+# nothing at this URL: usually a wrong channel id, app code or URL
 NOT_FOUND = frozenset({404, 410})
 PERMANENT_STATUSES = frozenset({405, 406, 411, 413, 414, 415, 417, 422, 431})
-# 4xx that pass
+# temporary 4xx
 _PASSING = frozenset({408, 409, 425})
 _HTTP_STATUSES = frozenset(status.value for status in HTTPStatus if status >= 400)
-# below it, Meta's codes are numbers that any other API may use, and count only in an error of Meta's form
+# other APIs may use the same numbers as Meta's codes below this, so they count only in an error of Meta's form
 LEAST_DISTINCT = 100
 _LONGEST_WAIT_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer that arrived whole; `now_s` is when (seconds since the epoch), for a Retry-After with a date.
+    """A complete HTTP response.
 
-    `location` is where a redirect points.
+    `now_s` is its time of arrival (seconds since the epoch), for a Retry-After with a date; `location` is a redirect's
+    target.
     """
 
     status: int
@@ -78,9 +79,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What an answer says: its JSON object ({} without one), its error, and the status of both.
+    """What a response says: its JSON object ({} without one), its error, and its status.
 
-    The status is the body's where it states one: proxies and gateways wrap refusals in a 200 or a 400.
+    A status in the body takes precedence: proxies and gateways wrap refusals in a 200 or a 400.
     """
 
     body: dict[str, Any]
@@ -94,12 +95,12 @@ class Reading:
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it is anything but an acceptance."""
+        """Whether it is not an acceptance."""
         return self.fault is not None or not 200 <= self.status < 300
 
 
 def read(answer: Answer) -> Reading:
-    """Read an answer."""
+    """Parse a response."""
     body = read_object(answer.raw)
     fault = find_fault(body)
     status = stated_status(body) or answer.status
@@ -113,7 +114,7 @@ def read(answer: Answer) -> Reading:
 
 
 def read_answer(answer: Answer) -> Receipt:
-    """Return the receipt of an accepted message; raises the SendError of any other answer."""
+    """Return the receipt of an accepted message; raises the SendError of any other response."""
     reading = read(answer)
     message_id = find_message_id(reading.body)
     accepted = 200 <= answer.status < 300
@@ -128,7 +129,7 @@ def read_answer(answer: Answer) -> Receipt:
 
 
 def refusal(answer: Answer, reading: Reading) -> SendError:
-    """Return what an answer other than acceptance means."""
+    """Return the error for a response that is not an acceptance."""
     fault = reading.fault
     if fault is not None and fault.code is not None:
         known = _by_code(fault, f"WhatsApp error {fault.code}: {fault.words}", answer)
@@ -157,7 +158,7 @@ def _by_code(fault: ApiFault, message: str, answer: Answer) -> SendError | None:
 
 
 def is_wrong_place(fault: ApiFault, status: int) -> bool:
-    """Return whether 100, "invalid parameter", is about the number that is sent from and not about the message."""
+    """Return whether error 100, "invalid parameter", concerns the sending number and not the message."""
     return fault.code == 100 and (status in NOT_FOUND or fault.subcode == NO_SUCH_NUMBER)
 
 
@@ -184,16 +185,16 @@ def _kind_of(status: int, reading: Reading) -> type[SendError]:
 def _explained(message: str, answer: Answer) -> str:
     if 300 <= answer.status < 400:
         where = f" to {answer.location[:200]}" if answer.location else ""
-        return f"{message}: redirected{where}, which is not followed; is KURIR_QISCUS_URL right?"
+        return f"{message}: redirected{where}, but redirects are not followed; check KURIR_QISCUS_URL"
     if answer.status in NOT_FOUND:
-        return f"{message}: are KURIR_QISCUS_URL, KURIR_QISCUS_APP_CODE and KURIR_QISCUS_CHANNEL_ID right?"
+        return f"{message}: check KURIR_QISCUS_URL, KURIR_QISCUS_APP_CODE and KURIR_QISCUS_CHANNEL_ID"
     return message
 
 
 def retry_after_s(answer: Answer) -> float | None:
-    """Return how long Retry-After asks to wait (seconds or an HTTP date, RFC 9110, 10.2.3), None if it does not.
+    """Return the wait that Retry-After asks for (seconds or an HTTP date; RFC 9110, 10.2.3), else None.
 
-    No wait, or a date that has passed, is none asked for: a refusal that says "at once" would be met without end.
+    A wait of zero or a past date counts as None: without backoff, a server that always refuses would be tried forever.
     """
     text = answer.retry_after.strip()
     if re.fullmatch(r"[0-9]{1,9}", text):
@@ -202,5 +203,5 @@ def retry_after_s(answer: Answer) -> float | None:
         moment = parsedate_to_datetime(text)
         at_s = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
-        return None  # not a date, or none that a clock can show
+        return None  # not a date, or out of the clock's range
     return min(max(at_s - answer.now_s, 0.0), _LONGEST_WAIT_S) or None

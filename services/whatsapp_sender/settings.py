@@ -1,4 +1,4 @@
-"""The WhatsApp sender's settings: the Qiscus app, its time-outs, and how often one recipient may be written to."""
+"""The WhatsApp sender's settings: the Qiscus app, its time-outs, and the rate of messages to one recipient."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_PAIR_BURST = 45
 class QiscusSettings:
     """One Qiscus app and its WhatsApp channel; times in seconds.
 
-    `connect_s` bounds DNS, connecting and TLS together, `answer_s` the wait for the answer.
+    `connect_s` bounds DNS, connecting and TLS together, `answer_s` the wait for the response.
     """
 
     url: str
@@ -36,13 +36,13 @@ class QiscusSettings:
 
     @property
     def messages_url(self) -> str:
-        """Where messages are posted to."""
+        """The URL that messages are posted to."""
         return f"{self.url}/whatsapp/v1/{quote(self.app_code, safe='')}/{quote(self.channel_id, safe='')}/messages"
 
 
 @dataclass(frozen=True, slots=True)
 class WhatsAppSettings:
-    """Everything that the WhatsApp sender is told from outside."""
+    """All settings of the WhatsApp sender."""
 
     common: CommonSettings
     sending: SendingSettings
@@ -80,12 +80,12 @@ def _qiscus(reader: EnvReader, common: CommonSettings) -> QiscusSettings:
 def _header_value(reader: EnvReader, name: str) -> str:
     value = reader.text(name)
     if value and not (value.isascii() and value.isprintable()):
-        reader.problem(f"{name} holds what no HTTP header can")
+        reader.problem(f"{name} contains characters that are not allowed in an HTTP header")
     return value
 
 
 def _time_out(reader: EnvReader, name: str, default: float) -> float:
     seconds = reader.seconds(name, default)
     if not 0 < seconds <= 300:
-        reader.problem(f"{name}: {seconds:g} s is not above 0 and up to 300 s")
+        reader.problem(f"{name}: {seconds:g} s is out of range; it must be above 0 and at most 300 s")
     return seconds

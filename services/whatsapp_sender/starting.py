@@ -1,7 +1,8 @@
-"""A connection first, then the start: connections are opened ahead, and requests wait for their `Start` on them.
+"""Opens connections ahead; a request awaits its `Start` once it has a connection.
 
-aiohttp opens a connection and sends the request in one call. Its connector is the seam between them: what it returns
-is open, and nothing of the request has been written. It also opens connections for requests to come, and keeps them.
+aiohttp opens a connection and sends the request in one call. Its connector is the seam between the two: the connection
+that it returns is open, and nothing of the request has been written. This connector also opens connections for later
+requests and keeps them.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from shared.sending.provider import Start, at_once
 START: ContextVar[Start] = ContextVar("start", default=at_once)
 
 
-# shorter than servers keep idle connections, so that none is met closed
+# shorter than servers keep idle connections, so that a request seldom meets a closed one
 _KEEP_ALIVE_S = 15.0
 _MOST_CONNECTIONS = 500
 
 
 class StartingConnector(aiohttp.TCPConnector):
-    """Awaits `START` of the calling task once a connection is open; what that raises leaves the connection idle."""
+    """Awaits the calling task's `START` once a connection is open; if that raises, the connection becomes idle."""
 
     def __init__(self) -> None:
         super().__init__(limit=_MOST_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_S)
@@ -49,23 +50,23 @@ class StartingConnector(aiohttp.TCPConnector):
                 raise
             if connection.protocol is not None and connection.protocol.is_connected():
                 return connection
-            connection.close()  # the server closed it meanwhile
+            connection.close()  # the server closed it during the wait
 
     @property
     def free(self) -> int:
-        """How many connections are open and not in use."""
-        # aiohttp tells nobody of its idle connections
+        """The number of connections that are open and not in use."""
+        # aiohttp has no public API for its idle connections
         now = asyncio.get_running_loop().time()
         idle = [one for kept in self._conns.values() for one in kept]
         return sum(protocol.is_connected() and now - since < _KEEP_ALIVE_S for protocol, since in idle)
 
     @property
     def in_use(self) -> int:
-        """How many connections requests are sent on, or were opened for one that waits for its start."""
+        """The number of connections that carry a request or are held by one that waits for its start."""
         return len(self._acquired)
 
     async def open_ahead(self, url: URL, limit: ClientTimeout) -> None:
-        """Open a connection for a request to come; raises what aiohttp does where that fails."""
+        """Open a connection for a later request; raises aiohttp's errors."""
         loop = asyncio.get_running_loop()
         request = ClientRequest("POST", url, loop=loop)
         async with asyncio.timeout(limit.connect):

@@ -22,7 +22,7 @@ async def world(valkey_url: str) -> AsyncIterator[World]:
 
 @pytest.fixture
 def sink() -> Iterator[SmtpSink]:
-    """A server that takes everything."""
+    """A server that accepts everything."""
     sink = SmtpSink()
     sink.start()
     yield sink
@@ -31,7 +31,7 @@ def sink() -> Iterator[SmtpSink]:
 
 @pytest.fixture(scope="module")
 def postfix() -> Iterator[Postfix]:
-    """Debian's postfix."""
+    """Debian's Postfix."""
     server = Postfix()
     try:
         server.start()

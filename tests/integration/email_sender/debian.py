@@ -1,4 +1,4 @@
-"""Programs out of Debian packages that are not installed, unpacked into `tests/.cache` once for all tests."""
+"""Programs from Debian packages that are not installed, unpacked into `tests/.cache` once for all tests."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ CACHE = Path(__file__).resolve().parents[2] / ".cache"
 
 
 def unpacked(package: str) -> Path:
-    """Return the folder that a package lies in, as if it were `/`; skips where it cannot be had, fails in CI."""
+    """Return the root folder of an unpacked package; skip the test if it is unavailable, or fail it in CI."""
     folder = CACHE / package
     folder.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{package}.lock").open("w") as lock:
-        # tests run side by side
+        # tests run in parallel
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "usr").exists():
             _unpack(package, folder)

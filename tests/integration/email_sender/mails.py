@@ -35,7 +35,7 @@ NO_KEYS = KeyRing()
 
 
 def smtp_settings(*urls: str, **changes: Any) -> SmtpSettings:
-    """Settings for servers; time-outs are long, since tests run on busy machines."""
+    """Return settings for servers; time-outs are long, since tests run on busy machines."""
     settings = SmtpSettings(
         servers=tuple(parse_server(url) for url in urls),
         timeouts=Timeouts(connect_s=30.0, command_s=30.0, data_s=30.0, idle_s=60.0),
@@ -47,7 +47,7 @@ def smtp_settings(*urls: str, **changes: Any) -> SmtpSettings:
 
 
 def email_settings(smtp: SmtpSettings, mail: MailSettings = MAIL, keys: KeyRing = NO_KEYS) -> EmailSettings:
-    """The whole settings around those of SMTP."""
+    """Return complete settings with those of SMTP."""
     common = CommonSettings(
         redis_url="redis://127.0.0.1:1/0",
         host="127.0.0.1",
@@ -63,25 +63,25 @@ def email_settings(smtp: SmtpSettings, mail: MailSettings = MAIL, keys: KeyRing 
 
 
 def make_blast(blast_id: str = "b1", **changes: Any) -> Blast:
-    """A blast of one email, of the template above unless told otherwise."""
+    """Return a blast of one email, of the template above by default."""
     blast = Blast(blast_id, TEMPLATE, ["email"], "normal", 0, {"email": 1}, 1)
     return msgspec.structs.replace(blast, **changes)
 
 
 def make_job(address: str = "ana@example.com", name: str = "Ana", index: int = 0, **changes: Any) -> Job:
-    """A job of the blast."""
+    """Return a job of the blast."""
     job = Job("b1", index, "email", "normal", Recipient(address, name), 0)
     return msgspec.structs.replace(job, **changes)
 
 
 def make_mail(address: str = "ana@example.com", name: str = "Ana", **changes: Any) -> Mail:
-    """One message of the blast above."""
+    """Return one message of the blast above."""
     return Frame(make_blast(**changes), MAIL).fill(make_job(address, name))
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a message is made of; `name` is the recipient's."""
+    """The content of a message; `name` is the recipient's."""
 
     subject: str = "s"
     name: str = "Ana"
@@ -92,7 +92,7 @@ class Content:
 
 
 def fill(content: Content) -> Mail:
-    """One message with exactly this content: the template's parts are its variables."""
+    """Return a message with exactly this content: each part of the template is a variable."""
     template = Template(
         id="t",
         name="T",

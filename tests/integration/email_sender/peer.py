@@ -1,9 +1,9 @@
-"""A mail server whose every answer a test decides, on a real socket: for what no ordinary server does on demand.
+"""A scripted mail server on a real socket, for behaviour that no ordinary server shows on demand.
 
-A script gives, per command (`CONNECT`, `EHLO`, `MAIL`, `RCPT`, `DATA`, `.`, `RSET`, `AUTH`, `STARTTLS` …), the answers
-to its first, second … occurrence over all connections, or a function of the command's line; where it has no more, the
-server is friendly. An answer is a line to be sent, or one of CLOSE and SILENCE; a line that ends with CLOSE is sent and
-the connection closed. `foreign` makes lines in other charsets.
+A script gives, per command (`CONNECT`, `EHLO`, `MAIL`, `RCPT`, `DATA`, `.`, `RSET`, `AUTH`, `STARTTLS` …), the replies
+to its first, second … occurrence over all connections, or a function of the command's line; after its end, the
+server accepts. A reply is a line to send, or CLOSE or SILENCE; after a line that ends with CLOSE, the server
+closes the connection. `foreign` makes lines in other charsets.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FRIENDLY = {
 
 
 def foreign(line: str, charset: str) -> str:
-    """Return an answer that goes out in this charset: what is not UTF-8 in it is hidden in surrogates."""
+    """Return a reply to be sent in this charset; surrogates carry the bytes that are not UTF-8."""
     return line.encode(charset).decode("utf-8", "surrogateescape")
 
 
@@ -38,9 +38,9 @@ Answers = Sequence[str] | Callable[[str], str]
 
 @dataclass
 class Session:
-    """What one connection said: its commands, and the messages it handed over (dots still stuffed).
+    """The input of one connection: its commands, and the messages that it handed over (dots still stuffed).
 
-    `announced` counts the messages whose end came with the commands of the next.
+    `announced` counts the messages whose end arrived with the commands of the next.
     """
 
     commands: list[str] = field(default_factory=list)
@@ -55,9 +55,9 @@ class Session:
 
 
 class Peer:
-    """A running server; `delays` gives seconds before its answers, by command.
+    """A running server; `delays` gives the seconds before its replies, by command.
 
-    `together` of a session is the most commands that arrived at once.
+    `together` of a session is the largest number of commands that arrived in one write.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class Peer:
 
     @property
     def url(self) -> str:
-        """What a sender is told."""
+        """The URL for a sender's settings."""
         return f"smtp://127.0.0.1:{self.port}"
 
     @property
     def open_connections(self) -> int:
-        """How many connections there are now."""
+        """The number of open connections."""
         return len(self._writers)
 
     @property
@@ -95,16 +95,16 @@ class Peer:
 
     @property
     def heard(self) -> Counter[str]:
-        """How often each command was heard."""
+        """How often each command was received."""
         return Counter(verb for session in self.sessions for verb in session.verbs)
 
     async def start(self) -> None:
-        """Listen, on the port it had before."""
+        """Listen, on the same port as before."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=_LIMIT)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Refuse new connections and cut those there are."""
+        """Refuse new connections and cut the open ones."""
         assert self._server is not None
         self._server.close()
         for writer in list(self._writers):
@@ -115,7 +115,7 @@ class Peer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def say_to_all(self, line: str, *, close: bool = True) -> None:
-        """Say something out of turn on every connection."""
+        """Send an unsolicited line on every connection."""
         for writer in list(self._writers):
             writer.write(f"{line}\r\n".encode())
             await writer.drain()
@@ -164,7 +164,7 @@ class Peer:
         return first if first == b".\r\n" else first + await reader.readuntil(b"\r\n.\r\n")
 
     async def _answer(self, writer: asyncio.StreamWriter, verb: str, line: str = "") -> str:
-        """Answer a command; returns the answer, "" where the connection is to be closed."""
+        """Answer a command; return the reply, or "" to close the connection."""
         if verb in self.delays:
             await asyncio.sleep(self.delays[verb])
         planned = self._script.get(verb)
@@ -193,7 +193,7 @@ async def peer(
     extensions: Sequence[str] = USUAL,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Peer]:
-    """Run a server while the block does."""
+    """Run a server while the block runs."""
     server = Peer(script, extensions, tls)
     await server.start()
     try:

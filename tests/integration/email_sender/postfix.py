@@ -1,8 +1,8 @@
-"""Debian's postfix, really run: master, smtpd, queue manager and virtual delivery, in a folder of its own.
+"""Debian's Postfix as processes: master, smtpd, queue manager and virtual delivery, in a folder of its own.
 
-It offers STARTTLS with a certificate of its own authority and AUTH by Cyrus SASL's password file, takes mail for
-example.com from who has logged in, and delivers it into a Maildir. Nothing is installed and nothing else is needed,
-but only root may run postfix.
+It offers STARTTLS with a certificate of its own authority and AUTH by Cyrus SASL's password file, accepts mail for
+example.com from clients that have logged in, and delivers it into a Maildir. It installs and requires nothing else,
+but only root can run Postfix.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ _SASL_CONF = (
 
 
 class Postfix:
-    """A running postfix; `ca_file` is the authority of its certificate, made out to `localhost`."""
+    """A running Postfix; `ca_file` is the authority of its certificate, which is issued to `localhost`."""
 
     def __init__(self) -> None:
         if os.geteuid() != 0:
@@ -108,7 +108,7 @@ class Postfix:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it greets."""
+        """Start it and wait for its greeting."""
         self._write_files()
         self.set_password("right")
         master = self._root / "usr/lib/postfix/sbin/master"
@@ -135,16 +135,16 @@ class Postfix:
         shutil.chown(database, "daemon")
 
     def url(self, password: str = "right", scheme: str = "smtp", options: str = "") -> str:
-        """What a sender that logs in is told."""
+        """The URL for the settings of a sender that logs in."""
         port = self.tls_port if scheme == "smtps" else self.port
         return f"{scheme}://{USER}%40{REALM}:{password}@localhost:{port}{options}"
 
     def mailbox(self) -> list[bytes]:
-        """Read what it delivered, as it lies in the mailbox."""
+        """Return the delivered messages as stored in the mailbox."""
         return [path.read_bytes() for path in sorted(self.home.glob("mail/all/new/*"))]
 
     def delivered(self) -> list[EmailMessage]:
-        """Read what it delivered, parsed."""
+        """Return the delivered messages, parsed."""
         found = []
         for raw in self.mailbox():
             message = email.message_from_bytes(raw, policy=email.policy.default)
@@ -153,7 +153,7 @@ class Postfix:
         return found
 
     def log(self) -> str:
-        """Return what it logged."""
+        """Return its log."""
         path = self.home / "mail.log"
         return path.read_text() if path.exists() else "(no log)"
 

@@ -1,4 +1,4 @@
-"""Channels and whole senders that run while a block does."""
+"""Channels and whole senders that run while a block runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def opened(smtp: SmtpSettings, keys: KeyRing = NO_KEYS) -> AsyncIterator[E
 async def sending_mail(
     world: World, smtp: SmtpSettings, settings: SendingSettings = SETTINGS, keys: KeyRing = NO_KEYS
 ) -> AsyncIterator[RememberedAttempts]:
-    """Run one email sender until the block is left, then stop it and wait for its end."""
+    """Run one email sender while the block runs, then stop it and wait for its end."""
     observer = RememberedAttempts()
     settings = replace(settings, sender_id=settings.sender_id or boot_name("email", "test"))
     channel = EmailChannel(email_settings(smtp, keys=keys))

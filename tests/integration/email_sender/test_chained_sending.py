@@ -1,4 +1,4 @@
-"""Messages announced together with the end of the one before: every answer still belongs to its own message."""
+"""Messages announced together with the end of the previous one: each reply still belongs to its own message."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def _send_all(channel: EmailChannel, messages: Sequence[Mail]) -> list[Rec
 
 
 def _delivered(server: Peer) -> list[int]:
-    """Return the indexes of the messages that were handed over, in order; a lone dot is none."""
+    """Return the indexes of the messages that were handed over, in order; empty messages do not count."""
     jobs = [message.partition(b"X-Kurir-Job: ")[2].split(b":") for message in server.messages if message]
     return [int(job[1]) for job in jobs]
 
@@ -58,7 +58,7 @@ async def test_next_message_is_announced_with_the_end_of_this_one() -> None:
 
 
 async def test_refused_recipient_is_the_refusal_of_its_own_message() -> None:
-    """Whichever recipients the server refuses, those messages fail and no other."""
+    """Only the messages to the refused recipients fail."""
     refused = {2, 3, 7}
     script = {"RCPT": lambda line: NO_SUCH_USER if any(f"<r{one}@" in line for one in refused) else "250 ok"}
     async with peer(script) as server, opened(smtp_settings(server.url)) as channel:
@@ -68,7 +68,7 @@ async def test_refused_recipient_is_the_refusal_of_its_own_message() -> None:
 
 
 async def test_refused_content_does_not_touch_the_message_announced_with_it() -> None:
-    """A no to the final dot is this message's; the commands behind it are answered for the next."""
+    """A refusal of the final dot fails only this message; the replies to the commands after it belong to the next."""
     answers = ["250 ok", "554 5.6.0 no", "250 ok", "554 5.6.0 no"]
     async with peer({".": answers}) as server, opened(smtp_settings(server.url)) as channel:
         found = await _send_all(channel, _mails(6))
@@ -78,7 +78,7 @@ async def test_refused_content_does_not_touch_the_message_announced_with_it() ->
 
 
 async def test_connection_lost_after_the_dot_is_uncertain_for_that_message_alone() -> None:
-    """The message whose answer was lost is uncertain; the one announced behind it is sent once, over a new one."""
+    """The message whose reply was lost is uncertain; the announced one is sent once, over a new connection."""
     async with peer({".": ["250 ok", CLOSE]}) as server, opened(smtp_settings(server.url)) as channel:
         found = await _send_all(channel, _mails(5))
     assert [type(one) for one in found] == [Receipt, UncertainError, Receipt, Receipt, Receipt]
@@ -87,7 +87,7 @@ async def test_connection_lost_after_the_dot_is_uncertain_for_that_message_alone
 
 @pytest.mark.parametrize("answer", [CLOSE, f"421 4.3.2 too many messages{CLOSE}"])
 async def test_server_that_hangs_up_on_the_next_message_costs_nothing(answer: str) -> None:
-    """A server may close after any message: the next one goes over a fresh connection, without an error."""
+    """A server may close after any message: the next is sent over a new connection, without an error."""
     script = {"MAIL": ["250 ok", "250 ok", answer]}
     async with peer(script) as server, opened(smtp_settings(server.url)) as channel:
         found = await _send_all(channel, _mails(5))
@@ -96,7 +96,7 @@ async def test_server_that_hangs_up_on_the_next_message_costs_nothing(answer: st
 
 
 async def test_withdrawn_message_was_not_handed_over() -> None:
-    """What was announced and then withdrawn reaches nobody, and its connection serves nobody else."""
+    """A message announced and then withdrawn reaches no recipient, and its connection is not used again."""
     first, withdrawn, last = _mails(3)
     async with peer() as server, opened(smtp_settings(server.url)) as channel:
         await channel.send_chained(first, lambda: withdrawn)
@@ -108,14 +108,14 @@ async def test_withdrawn_message_was_not_handed_over() -> None:
 
 @pytest.mark.parametrize("extensions", [("8BITMIME",), ("PIPELINING", "8BITMIME")])
 async def test_only_a_server_that_pipelines_is_written_ahead_to(extensions: Sequence[str]) -> None:
-    """Without PIPELINING in its greeting nothing is announced before its turn."""
+    """Without PIPELINING in the reply to EHLO nothing is announced before its turn."""
     async with peer(extensions=extensions) as server, opened(smtp_settings(server.url)) as channel:
         await _send_all(channel, _mails(4))
     assert sum(session.announced for session in server.sessions) == (3 if "PIPELINING" in extensions else 0)
 
 
 async def test_chain_ends_where_the_connection_has_sent_enough() -> None:
-    """A server that wants a new connection after three messages gets one after three."""
+    """With a limit of three messages per connection, the fourth message gets a new connection."""
     async with peer() as server, opened(smtp_settings(f"{server.url}?max_messages=3")) as channel:
         await _send_all(channel, _mails(7))
     assert [len(session.messages) for session in server.sessions] == [3, 3, 1]
@@ -123,7 +123,7 @@ async def test_chain_ends_where_the_connection_has_sent_enough() -> None:
 
 
 async def test_whole_sender_announces_and_delivers_each_message_once(world: World) -> None:
-    """With a blast in hand the senders' connections never wait for an answer alone, and nothing is sent twice."""
+    """While a blast is sent, many messages are announced with the end of the previous one; none is sent twice."""
     blast = await world.given(300)
     async with peer() as server, sending_mail(world, smtp_settings(server.url), replace(SETTINGS, concurrency=2)):
 

@@ -1,4 +1,4 @@
-"""The conversation with a server: every reply belongs to its command, whatever the server does."""
+"""The session with a server: every reply belongs to its command, whatever the server does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def one_connection(server: Peer, options: str = "", **changes: object) -> SmtpSe
 
 
 async def test_commands_are_written_ahead_where_the_server_offers_it() -> None:
-    """MAIL, RCPT and DATA arrive together with PIPELINING, one by one without."""
+    """MAIL, RCPT and DATA arrive together with PIPELINING, and one by one without."""
     async with peer() as ahead, peer(extensions=["8BITMIME"]) as patient:
         for server in (ahead, patient):
             async with opened(smtp_settings(server.url)) as channel:
@@ -37,7 +37,7 @@ async def test_commands_are_written_ahead_where_the_server_offers_it() -> None:
 
 
 async def test_refused_recipient_is_its_own_messages_failure() -> None:
-    """Of three messages the second is refused at RCPT; its neighbours go out, over the same connection."""
+    """Of three messages the second is refused at RCPT; the others are sent over the same connection."""
     script = {"RCPT": ["250 ok", "550 5.1.1 no such user", "250 ok"], "DATA": ["354 go", "503 no recipients", "354 go"]}
     async with peer(script) as server, opened(one_connection(server)) as channel:
         await channel.send(make_mail("one@example.com"))
@@ -52,7 +52,7 @@ async def test_refused_recipient_is_its_own_messages_failure() -> None:
 
 
 async def test_go_ahead_after_a_refused_recipient_is_answered_by_a_lone_dot() -> None:
-    """A 354 that follows a refused RCPT is ended empty (RFC 2920, 3.1); nothing of the message is written."""
+    """A 354 after a refused RCPT is answered with an empty message (RFC 2920, 3.1); no content is written."""
     script = {"RCPT": ["550 5.1.1 no such user"], ".": ["554 5.5.1 no valid recipients"]}
     async with peer(script) as server, opened(one_connection(server)) as channel:
         with pytest.raises(PermanentError, match="RCPT refused"):
@@ -63,7 +63,7 @@ async def test_go_ahead_after_a_refused_recipient_is_answered_by_a_lone_dot() ->
 
 
 async def test_go_ahead_after_a_refused_sender_ends_the_connection() -> None:
-    """A server that refuses MAIL but takes RCPT and DATA gets no dot: not even an empty message may reach anybody."""
+    """A server that refuses MAIL but accepts RCPT and DATA gets no dot, since an empty message must reach nobody."""
     async with peer({"MAIL": ["550 5.1.8 bad sender"]}) as server, opened(one_connection(server)) as channel:
         with pytest.raises(PermanentError, match="MAIL refused"):
             await channel.send(make_mail())
@@ -91,7 +91,7 @@ async def test_connection_lost_after_the_dot_is_uncertain() -> None:
 
 
 async def test_silence_after_the_dot_is_uncertain_and_a_late_answer_is_nobodys() -> None:
-    """The connection that owes an answer is dropped, so that it can never answer for the next message."""
+    """The connection with the missing reply is closed, so that a late reply is never taken for the next message's."""
     async with peer({".": [SILENCE]}) as server, opened(one_connection(server, timeouts=HASTY)) as channel:
         with pytest.raises(UncertainError, match="no reply in time"):
             await channel.send(make_mail("one@example.com"))
@@ -101,14 +101,14 @@ async def test_silence_after_the_dot_is_uncertain_and_a_late_answer_is_nobodys()
 
 
 async def test_silence_before_the_dot_is_transient() -> None:
-    """No answer to RCPT within the command time-out: lost, not handed over."""
+    """No reply to RCPT within the command time-out: the connection is lost, the message not handed over."""
     async with peer({"RCPT": [SILENCE]}) as server, opened(one_connection(server, timeouts=HASTY)) as channel:
         with pytest.raises(ConnectionLostError, match="no reply in time"):
             await channel.send(make_mail())
 
 
 async def test_large_message_lost_midway_is_transient() -> None:
-    """The server hangs up while pieces are written, before the last with the dot: surely not handed over."""
+    """The server hangs up before the last piece, which has the dot: the message was certainly not handed over."""
     big = Attachment("big.bin", "application/octet-stream", bytes(40 * PIECE_BYTES))
     async with peer() as server, opened(one_connection(server)) as channel:
         sending = asyncio.ensure_future(channel.send(fill(Content(attachments=[big]))))
@@ -120,7 +120,7 @@ async def test_large_message_lost_midway_is_transient() -> None:
 
 
 async def test_large_message_arrives_whole() -> None:
-    """A message of many pieces is put together again, byte by byte."""
+    """A message written in many pieces arrives unchanged, byte for byte."""
     content = bytes(range(256)) * 12_000
     mail = fill(Content(text=".\n.", attachments=[Attachment("big.bin", "application/octet-stream", content)]))
     async with peer() as server, opened(one_connection(server)) as channel:
@@ -129,7 +129,7 @@ async def test_large_message_arrives_whole() -> None:
 
 
 async def test_goodbye_between_messages_costs_nothing() -> None:
-    """A server that says 421 to an idle connection gets the next message over a fresh one: no failure, no attempt."""
+    """After a 421 on an idle connection the next message is sent over a new one: no failure, no attempt used."""
     async with peer() as server, opened(one_connection(server)) as channel:
         await channel.send(make_mail())
         await server.say_to_all("421 4.4.2 idle too long")
@@ -138,7 +138,7 @@ async def test_goodbye_between_messages_costs_nothing() -> None:
 
 
 async def test_421_to_the_first_command_of_a_reused_connection_costs_nothing() -> None:
-    """A server that counts messages a connection says 421 to MAIL; a fresh connection takes the message."""
+    """A server with a limit of messages per connection answers MAIL with 421; a new connection takes the message."""
     script = {"MAIL": ["250 ok", f"421 4.7.0 too many messages{CLOSE}"]}
     async with peer(script) as server, opened(one_connection(server)) as channel:
         await channel.send(make_mail())
@@ -147,7 +147,7 @@ async def test_421_to_the_first_command_of_a_reused_connection_costs_nothing() -
 
 
 async def test_421_on_a_fresh_connection_is_the_messages_answer() -> None:
-    """There the server really says slow down."""
+    """On a new connection the server really asks to slow down."""
     async with peer({"MAIL": [f"421 4.7.0 slow down{CLOSE}"]}) as server, opened(one_connection(server)) as channel:
         with pytest.raises(DeferredError):
             await channel.send(make_mail())
@@ -163,7 +163,7 @@ async def test_connection_is_replaced_after_so_many_messages() -> None:
 
 
 async def test_idle_connection_is_closed_and_not_used_again() -> None:
-    """After the idle time-out QUIT is said, without a message having to come along."""
+    """After the idle time-out QUIT is sent, without waiting for the next message."""
     timeouts = Timeouts(connect_s=30.0, command_s=30.0, data_s=30.0, idle_s=0.1)
     async with peer() as server, opened(one_connection(server, timeouts=timeouts)) as channel:
         await channel.send(make_mail())
@@ -173,7 +173,7 @@ async def test_idle_connection_is_closed_and_not_used_again() -> None:
 
 
 async def test_replies_in_pieces_and_over_many_lines_are_put_together() -> None:
-    """A reply of many lines is one reply, in the server's own words."""
+    """A multi-line reply is one reply, in the server's own words."""
     script = {"RCPT": ["550-5.1.1 The email account does not exist.\r\n550-5.1.1 Please check\r\n550 5.1.1 it"]}
     async with peer(script) as server, opened(one_connection(server)) as channel:
         with pytest.raises(PermanentError) as refused:
@@ -184,7 +184,7 @@ async def test_replies_in_pieces_and_over_many_lines_are_put_together() -> None:
 
 @pytest.mark.parametrize("nonsense", ["hello there", "x" * 40_000, "999"])
 async def test_what_is_no_reply_ends_the_connection(nonsense: str) -> None:
-    """Before the dot it is transient, after it uncertain; the next message gets a clean connection."""
+    """Before the dot the outcome is transient, after it uncertain; the next message gets a clean connection."""
     script = {"RCPT": [nonsense], ".": ["no reply either"]}
     async with peer(script) as server, opened(one_connection(server)) as channel:
         with pytest.raises(TransientError):
@@ -195,7 +195,7 @@ async def test_what_is_no_reply_ends_the_connection(nonsense: str) -> None:
 
 
 async def test_international_address_without_smtputf8_fails_for_good() -> None:
-    """The server cannot take it, so nothing is sent; an IDN domain alone is no obstacle."""
+    """The server cannot accept it, so nothing is sent; an address with only an IDN domain is sent."""
     async with peer(extensions=["PIPELINING", "8BITMIME"]) as server, opened(one_connection(server)) as channel:
         with pytest.raises(PermanentError, match="SMTPUTF8") as refused:
             await channel.send(make_mail("jörg@example.com"))
@@ -205,7 +205,7 @@ async def test_international_address_without_smtputf8_fails_for_good() -> None:
 
 
 async def test_parameters_follow_what_the_server_offers() -> None:
-    """BODY=8BITMIME and SMTPUTF8 where offered and needed; without 8BITMIME the message is pure ASCII."""
+    """BODY=8BITMIME and SMTPUTF8 are sent if offered and needed; without 8BITMIME the message is pure ASCII."""
     content = Content(subject="é", text="café\n")
     async with peer(extensions=[*USUAL, "SIZE 1000000"]) as able, peer(extensions=["PIPELINING"]) as plain:
         for server in (able, plain):
@@ -220,7 +220,7 @@ async def test_parameters_follow_what_the_server_offers() -> None:
 
 
 async def test_cancelled_send_leaves_no_connection_behind() -> None:
-    """A send that is cut off closes its connection: half a transaction can be nobody's."""
+    """A cancelled send closes its connection, which is in the middle of a transaction."""
     async with peer({".": [SILENCE]}) as server, opened(one_connection(server)) as channel:
         sending = asyncio.ensure_future(channel.send(make_mail()))
         await wait_for(lambda: server.messages)
@@ -232,7 +232,7 @@ async def test_cancelled_send_leaves_no_connection_behind() -> None:
 
 
 async def test_every_message_of_many_gets_its_own_answer() -> None:
-    """Refusals of all kinds among acceptances, over few connections: who was refused is who should have been."""
+    """With refusals of all kinds among acceptances, over few connections, exactly the right messages are refused."""
     answers = {
         "ok": "250 ok",
         "gone": "550 5.1.1 gone",
@@ -264,7 +264,7 @@ async def test_every_message_of_many_gets_its_own_answer() -> None:
 
 
 async def test_answer_that_came_while_the_sender_stood_still_is_read() -> None:
-    """A process frozen past its time-out finds the answer in its socket when it goes on: none was lost (attacks G2)."""
+    """A process frozen past its time-out reads the reply from its socket when it resumes (attacks G2)."""
     async with peer() as server, opened(smtp_settings(server.url, timeouts=HASTY)) as channel:
         server.delays["."] = 0.1
         sending = asyncio.ensure_future(channel.send(make_mail()))
@@ -274,7 +274,7 @@ async def test_answer_that_came_while_the_sender_stood_still_is_read() -> None:
 
 
 async def test_time_in_which_the_sender_stood_still_is_waited_once_more() -> None:
-    """And not for ever: an answer that does not come is uncertain all the same."""
+    """The wait is bounded: without a reply the outcome is uncertain."""
     async with peer({".": [SILENCE]}) as server, opened(smtp_settings(server.url, timeouts=HASTY)) as channel:
         sending = asyncio.ensure_future(channel.send(make_mail()))
         await wait_for(lambda: bool(server.messages), what="the message")
@@ -284,7 +284,7 @@ async def test_time_in_which_the_sender_stood_still_is_waited_once_more() -> Non
 
 
 async def test_process_that_is_always_late_waits_no_longer_than_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy process is no reason to wait for ever: here every lateness counts, and there is always some."""
+    """In a process that is always late, where every lateness extends the wait, the wait is at most twice as long."""
     monkeypatch.setattr("services.email_sender.protocol._STOOD_STILL_S", 0.0)
     async with peer({".": [SILENCE]}) as server, opened(smtp_settings(server.url, timeouts=HASTY)) as channel:
         with pytest.raises(UncertainError):
@@ -292,5 +292,5 @@ async def test_process_that_is_always_late_waits_no_longer_than_twice(monkeypatc
 
 
 def _stand_still(seconds: float) -> None:
-    """Keep the loop from running, as a stopped process or a paused machine does."""
+    """Block the event loop, like a stopped process or a paused machine."""
     time.sleep(seconds)

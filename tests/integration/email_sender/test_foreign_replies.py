@@ -1,4 +1,4 @@
-"""A server that answers in Latin-1, GBK or Shift-JIS, at every stage: each answer means what its codes say."""
+"""A server that replies in Latin-1, GBK or Shift-JIS, at every stage: the codes decide."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.queue.world import World
 from tests.servers import wait_for
 
 WORDS = {"latin-1": "für Empfänger", "gbk": "请使用授权码", "shift_jis": "ユーザー不明", "utf-8": "später 请 ユ"}
-# stage, the code and enhanced code that the server says there once, the outcome class of the first message
+# stage, the code and enhanced code that the server sends there once, the outcome class of the first message
 REFUSALS = [
     ("CONNECT", "421 4.3.2", "unavailable"),
     ("CONNECT", "554 5.3.2", "unavailable"),
@@ -44,7 +44,7 @@ ACCEPTANCES = [
 @pytest.mark.parametrize("charset", WORDS)
 @pytest.mark.parametrize(("stage", "codes", "error_class"), REFUSALS)
 async def test_refusal_is_what_its_codes_say(charset: str, stage: str, codes: str, error_class: str) -> None:
-    """The words are kept legibly; the next message goes out, and nothing was sent by the first."""
+    """The words stay legible; the next message is sent, and the first was not."""
     script = {stage: [foreign(f"{codes} {WORDS[charset]}", charset)]}
     async with peer(script, [*USUAL, "AUTH PLAIN"]) as server:
         url = server.url.replace("//", "//some:word@") + "?tls=off&concurrency=1"
@@ -62,7 +62,7 @@ async def test_refusal_is_what_its_codes_say(charset: str, stage: str, codes: st
 @pytest.mark.parametrize("charset", WORDS)
 @pytest.mark.parametrize(("stage", "codes"), ACCEPTANCES)
 async def test_yes_is_a_yes(charset: str, stage: str, codes: str) -> None:
-    """Each message is taken once, whatever is said at which stage and in which charset."""
+    """Each message is accepted once, whatever the stage, words and charset of the reply."""
     answer = foreign(f"{codes} {WORDS[charset]}", charset)
     script = {stage: [answer] * 9}
     if stage == "RSET":
@@ -107,7 +107,7 @@ async def test_yes_is_a_yes(charset: str, stage: str, codes: str) -> None:
     ],
 )
 async def test_odd_answers_are_lived_with(stage: str, answer: str) -> None:
-    """Blank lines, no text, bare line feeds, other codes of the class, long lines, a reply too many: sent once each."""
+    """With odd replies, such as blank lines, other codes of the class or an extra reply, each message is sent once."""
     async with peer({stage: [answer] * 99}) as server:
         async with opened(smtp_settings(f"{server.url}?concurrency=1")) as channel:
             for number in range(3):
@@ -116,7 +116,7 @@ async def test_odd_answers_are_lived_with(stage: str, answer: str) -> None:
 
 
 async def test_one_foreign_refusal_among_many(world: World) -> None:
-    """Of 21 recipients one is refused in Latin-1: 20 are sent once each, one fails with the words, nobody is stuck."""
+    """Of 21 recipients one is refused in Latin-1: 20 are sent once each, one fails with the words, none is stuck."""
     blast = await world.blast(21)
     jobs = [
         world.jobs(blast, [index], recipient=Recipient(f"r{index}@example.com", f"R{index}"))[0] for index in range(21)

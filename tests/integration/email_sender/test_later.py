@@ -1,4 +1,4 @@
-"""Servers that say "later" to everyone, or drop every connection, for longer than the attempts last."""
+"""Servers that defer every message, or drop every connection, for longer than the attempts last."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FRIENDLY = {"MAIL": "250 2.1.0 ok", "RCPT": "250 2.1.5 ok", "DATA": "354 go ahe
 
 @dataclass
 class Trouble:
-    """One command's answer to everyone, while it lasts; counts how often it was given."""
+    """A temporary reply to every occurrence of one command; counts how often it was given."""
 
     stage: str
     answer: str
@@ -30,7 +30,7 @@ class Trouble:
     given: int = 0
 
     def script(self) -> dict[str, Callable[[str], str]]:
-        """Return what a peer answers that command."""
+        """Return the script of a peer that replies so."""
         return {self.stage: self._say}
 
     def _say(self, _line: str) -> str:
@@ -46,7 +46,7 @@ class Trouble:
 async def test_trouble_of_the_server_fails_nothing(
     world: World, stage: str, answer: str, most: int, count: int
 ) -> None:
-    """However long it lasts, however many attempts there are, one message or many: all are sent once it is over."""
+    """However long it lasts, and however many attempts and messages there are, all are sent once it is over."""
     trouble = Trouble(stage, answer)
     blast = await world.given(count)
     settings = replace(SETTINGS, max_attempts=most)
@@ -64,7 +64,7 @@ async def test_trouble_of_the_server_fails_nothing(
 
 
 async def test_message_that_always_breaks_the_connection_fails_in_the_end(world: World) -> None:
-    """With others accepted in between the server is well: such a message uses its attempts, and holds up nobody."""
+    """As the server accepts others in between, such a message uses its attempts, and does not hold up the others."""
     blast = await world.given(30)
 
     def answer(line: str) -> str:
@@ -73,7 +73,7 @@ async def test_message_that_always_breaks_the_connection_fails_in_the_end(world:
     async with peer({"RCPT": answer}) as server, sending_mail(world, smtp_settings(server.url)):
 
         async def ended() -> bool:
-            await world.given(1)  # the server takes others all the while
+            await world.given(1)  # the server keeps accepting others
             return (await world.progress(blast)).ended_at_ms > 0
 
         await wait_for(ended, 20, "the end of the blast")
@@ -82,7 +82,7 @@ async def test_message_that_always_breaks_the_connection_fails_in_the_end(world:
 
 
 async def test_without_patience_later_fails_when_the_attempts_are_used(world: World) -> None:
-    """KURIR_EMAIL_GIVE_UP_AFTER=0 is the old system's way."""
+    """KURIR_EMAIL_GIVE_UP_AFTER=0 restores the old system's behaviour."""
     trouble = Trouble("RCPT", "451 4.3.0 try later")
     blast = await world.given(3)
     settings = replace(SETTINGS, give_up_after_s=0)
@@ -96,7 +96,7 @@ async def test_without_patience_later_fails_when_the_attempts_are_used(world: Wo
 
 
 async def test_giving_up_is_told_with_the_last_words(world: World) -> None:
-    """After the patience the job fails as `gave_up`, and what the server said last is kept."""
+    """After KURIR_EMAIL_GIVE_UP_AFTER the job fails as `gave_up`, with the server's last words."""
     trouble = Trouble("RCPT", "451 4.3.0 not today")
     blast = await world.given(1)
     settings = replace(SETTINGS, give_up_after_s=1.0)
@@ -112,7 +112,7 @@ async def test_giving_up_is_told_with_the_last_words(world: World) -> None:
 
 
 async def test_blast_of_deferred_messages_says_why_it_waits(world: World) -> None:
-    """`waitingFor` is `retrying` while all that is left waits for its next try."""
+    """`waitingFor` is `retrying` while all remaining jobs wait for their next attempt."""
     trouble = Trouble("RCPT", "451 4.3.0 not now")
     blast = await world.given(2)
     async with peer(trouble.script()) as server, sending_mail(world, smtp_settings(server.url)):

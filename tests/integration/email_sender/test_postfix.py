@@ -1,4 +1,4 @@
-"""Against Debian's postfix, with STARTTLS and AUTH: a real peer that shares no code with Kurir."""
+"""Against Debian's Postfix, with STARTTLS and AUTH: a real server that shares no code with Kurir."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def trusting(postfix: Postfix, url: str) -> SmtpSettings:
 
 @pytest.mark.parametrize("scheme", ["smtp", "smtps"])
 async def test_mail_is_accepted_and_arrives_as_it_was(postfix: Postfix, scheme: str) -> None:
-    """Encrypted, logged in, and what lies in the mailbox is what was sent: names, dots, long lines, attachments."""
+    """The session is encrypted and logged in; names, dots, long lines and attachments arrive unchanged."""
     text = f".\n..dots\nSelamat pagi, Café 🚚\n{'long ' * 300}\n.\n"
     content = Content(
         f"Pesanan é {scheme}", "Änä, B.", text, "<p>.é</p>", [Attachment("日本.pdf", "image/png", b"\0\xff")]
@@ -41,14 +41,14 @@ async def test_mail_is_accepted_and_arrives_as_it_was(postfix: Postfix, scheme: 
 
 
 async def test_international_address_is_taken_with_smtputf8(postfix: Postfix) -> None:
-    """Postfix offers SMTPUTF8, so an address beyond ASCII goes out as it is."""
+    """Postfix offers SMTPUTF8, so an address beyond ASCII is sent unchanged."""
     async with opened(trusting(postfix, postfix.url())) as channel:
         await channel.send(make_mail("jörg@example.com"))
     await wait_for(lambda: [one for one in postfix.mailbox() if "\nTo: Ana <jörg@example.com>\n".encode() in one])
 
 
 async def test_refusals_have_their_classes_and_the_connection_goes_on(postfix: Postfix) -> None:
-    """A hard bounce, a greylisting and an acceptance over one connection, each answered for itself."""
+    """A hard bounce, a greylisting and an acceptance over one connection each get their own class."""
     async with opened(trusting(postfix, postfix.url(options="?concurrency=1"))) as channel:
         for _ in range(2):
             with pytest.raises(PermanentError) as gone:
@@ -63,7 +63,7 @@ async def test_refusals_have_their_classes_and_the_connection_goes_on(postfix: P
 
 
 async def test_certificate_that_nobody_vouches_for_is_not_trusted(postfix: Postfix) -> None:
-    """Without its authority no password is sent: the server counts as unavailable, the reason says why."""
+    """Without its authority no password is sent: the server counts as unavailable, with the reason."""
     async with opened(smtp_settings(postfix.url())) as channel:
         with pytest.raises(UnavailableError, match="not trusted") as refused:
             await channel.send(make_mail())
@@ -71,7 +71,7 @@ async def test_certificate_that_nobody_vouches_for_is_not_trusted(postfix: Postf
 
 
 async def test_sender_without_credentials_is_refused_for_good(postfix: Postfix) -> None:
-    """Postfix does not relay for strangers: 5.7.1 or 5.7.x, permanent, and the address is not suppressed."""
+    """Postfix does not relay without a log-in: 5.7.x is permanent, and the address is not suppressed."""
     async with opened(smtp_settings(f"smtp://localhost:{postfix.port}")) as channel:
         with pytest.raises(PermanentError) as refused:
             await channel.send(make_mail())
@@ -79,7 +79,7 @@ async def test_sender_without_credentials_is_refused_for_good(postfix: Postfix) 
 
 
 async def test_status_really_logs_in(postfix: Postfix) -> None:
-    """It says what the server offers and whether our credentials are good."""
+    """The status has the server's extensions and whether it accepts our credentials."""
     async with opened(trusting(postfix, postfix.url())) as channel:
         status = await channel.status()
     assert (status.reachable, status.authenticated) == (True, True)
@@ -93,14 +93,14 @@ async def test_status_really_logs_in(postfix: Postfix) -> None:
 
 
 async def test_password_over_an_unencrypted_connection_is_not_offered(postfix: Postfix) -> None:
-    """Postfix offers AUTH under TLS only; a sender told not to encrypt stops the channel with that reason."""
+    """Postfix offers AUTH only under TLS; a sender with tls=off stops the channel with that reason."""
     async with opened(smtp_settings(postfix.url(options="?tls=off"))) as channel:
         with pytest.raises(StopChannelError, match="no AUTH method"):
             await channel.send(make_mail())
 
 
 async def test_wrong_password_pauses_the_channel_and_loses_nothing(world: World, postfix: Postfix) -> None:
-    """535: paused with the server's words, all jobs wait; after the password was set right and a resume, all go out."""
+    """A 535 pauses with the server's words, and all jobs wait; once the password is corrected, a resume sends all."""
     blast = await world.given(25)
     async with sending_mail(world, trusting(postfix, postfix.url("new"))):
 

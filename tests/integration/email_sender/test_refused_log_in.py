@@ -1,4 +1,4 @@
-"""Servers that refuse our log-in: each is left alone with its reason, and the channel pauses when none is left."""
+"""Servers that refuse our log-in: each is set aside with its reason, and the channel pauses when none is left."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ NEVER_AGAIN = BreakerPolicy(failures=3, open_s=3600, probe_every_s=3600)
 
 
 def with_password(server: Peer) -> str:
-    """The server's URL with credentials, in clear."""
+    """Return the server's URL with credentials and without TLS."""
     return server.url.replace("//", "//some:word@") + "?tls=off"
 
 
 def refusing(times: int, charset: str = "ascii", words: str = "wrong password") -> dict[str, list[str]]:
-    """A server that refuses the password so often."""
+    """Return the script of a server that refuses the password this often."""
     return {"AUTH": [foreign(f"535 5.7.8 {words}", charset)] * times}
 
 
 async def test_server_that_refuses_our_password_is_left_alone_and_the_others_go_on() -> None:
-    """Of two servers one says 535: everything goes through the other, and it is asked once, not for each message."""
+    """One of two servers replies 535: the other gets every message, and the first is tried once, not per message."""
     async with peer(refusing(99), ["AUTH PLAIN"]) as strict, peer(extensions=["AUTH PLAIN"]) as good:
         urls = (with_password(strict) + "&weight=1000000", with_password(good))
         async with opened(smtp_settings(*urls, breaker=NEVER_AGAIN)) as channel:
@@ -53,7 +53,7 @@ async def test_server_that_refuses_our_password_is_left_alone_and_the_others_go_
 
 
 async def test_refused_server_is_probed_and_taken_up_again() -> None:
-    """Once the password was mended at the server, the next probe finds it: no restart, no resume."""
+    """Once the server accepts the password, the next probe succeeds: no restart, no resume."""
     policy = BreakerPolicy(failures=3, open_s=0.05, probe_every_s=0.05)
     async with peer(refusing(2), ["AUTH PLAIN"]) as strict, peer(extensions=["AUTH PLAIN"]) as good:
         urls = (with_password(strict) + "&weight=1000000", with_password(good))
@@ -68,7 +68,7 @@ async def test_refused_server_is_probed_and_taken_up_again() -> None:
 
 
 async def test_refusal_of_a_message_shows_that_the_server_lets_us_in() -> None:
-    """The password was mended, and the next message is refused for its own sake: nothing is wrong with us."""
+    """The server accepts the password again; the next message's refusal concerns only that message."""
     script = {**refusing(1), "RCPT": ["550 5.1.1 gone"]}
     async with peer(script, ["AUTH PLAIN"]) as server, opened(smtp_settings(with_password(server))) as channel:
         with pytest.raises(StopChannelError):
@@ -81,7 +81,7 @@ async def test_refusal_of_a_message_shows_that_the_server_lets_us_in() -> None:
 
 @pytest.mark.parametrize("words", ["550 5.7.1 too many, come later", "554 no SMTP service here", "501 bad name"])
 async def test_refused_ehlo_is_told_in_its_own_words_where_we_must_log_in(words: str) -> None:
-    """HELO would let us in without a log-in: the reason would be that no AUTH is offered, and pause the channel."""
+    """HELO would offer no AUTH, so the channel would pause with that reason instead of the server's."""
     script = {"EHLO": [words]}
     async with peer(script, ["AUTH PLAIN"]) as server, opened(smtp_settings(with_password(server))) as channel:
         with pytest.raises(UnavailableError) as refused:
@@ -92,12 +92,12 @@ async def test_refused_ehlo_is_told_in_its_own_words_where_we_must_log_in(words:
 
 
 def revoked(_number: int) -> web.Response:
-    """An endpoint's answer to a grant that has ended (RFC 6749, 5.2)."""
+    """Return an endpoint's response to a revoked grant (RFC 6749, 5.2)."""
     return web.json_response({"error": "invalid_grant", "error_description": "Token has been revoked."}, status=400)
 
 
 async def test_token_endpoint_that_refuses_us_leaves_its_server_alone() -> None:
-    """A revoked grant is like a wrong password: the other server still sends; with none left the channel pauses."""
+    """A revoked grant is like a wrong password: the other server still sends; without one, the channel pauses."""
     offers = ["AUTH XOAUTH2 PLAIN"]
     async with (
         token_endpoint(answer=revoked) as endpoint,
@@ -124,7 +124,7 @@ async def test_token_endpoint_that_refuses_us_leaves_its_server_alone() -> None:
 
 
 async def test_channel_stops_once_every_server_refuses_us() -> None:
-    """The reason names each; after the pause all of them are tried again, and one that was mended is enough."""
+    """The reason names each server; after the pause all are tried again, and one that works is enough."""
     async with peer(refusing(1), ["AUTH PLAIN"]) as one, peer(refusing(9), ["AUTH PLAIN"]) as two:
         urls = (with_password(one), with_password(two))
         async with opened(smtp_settings(*urls, breaker=NEVER_AGAIN)) as channel:
@@ -138,7 +138,7 @@ async def test_channel_stops_once_every_server_refuses_us() -> None:
 
 
 async def test_channel_goes_on_while_a_server_is_only_away() -> None:
-    """One refuses us and the other is down: that one may come back, so nothing needs a person yet."""
+    """One refuses us and the other is down: the latter may recover, so no operator is needed yet."""
     dead = f"smtp://127.0.0.1:{free_port()}"
     async with (
         peer(refusing(99), ["AUTH PLAIN"]) as strict,
@@ -151,7 +151,7 @@ async def test_channel_goes_on_while_a_server_is_only_away() -> None:
 
 @pytest.mark.parametrize(("charset", "words"), [("gbk", "请使用授权码登录"), ("latin-1", "Kennwort ungültig")])
 async def test_single_server_that_refuses_us_stops_the_channel_legibly(charset: str, words: str) -> None:
-    """The reason is in the server's own words, whatever charset they came in."""
+    """The reason is in the server's own words, whatever their charset."""
     async with (
         peer(refusing(1, charset, words), ["AUTH PLAIN"]) as server,
         opened(smtp_settings(with_password(server))) as channel,
@@ -163,7 +163,7 @@ async def test_single_server_that_refuses_us_stops_the_channel_legibly(charset: 
 
 
 async def test_refused_log_in_pauses_the_channel_and_no_message_meets_it(world: World) -> None:
-    """Connections are opened before anything is begun, so the jobs wait untouched, and go out after the resume."""
+    """Connections are opened before any job is begun, so the jobs wait untouched and are sent after the resume."""
     await world.given(3)
 
     async def reason() -> str:

@@ -1,4 +1,4 @@
-"""A server that refuses everybody alike is our fault, so nobody pays for it; a list of dead addresses is not."""
+"""A server that refuses all recipients alike is our fault, not the recipients'; a list of dead addresses is not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNKNOWN = "550 5.1.1 <{address}>: Recipient address rejected: User unknown"
 
 @dataclass
 class Relay:
-    """What a server says to RCPT: a refusal in which `{address}` is the recipient's, to those that it concerns."""
+    """A server's reply to RCPT: a refusal for the recipients concerned, with `{address}` replaced."""
 
     refusal: str
     concerns: Callable[[str], bool] = lambda _address: True
@@ -47,7 +47,7 @@ async def relaying(relay: Relay) -> AsyncIterator[Peer]:
 
 
 async def given(world: World, count: int, label: str) -> Blast:
-    """Enqueue a blast to addresses that no other has."""
+    """Enqueue a blast to addresses that no other blast has."""
     blast = await world.blast(count)
     jobs = [world.jobs(blast, [n], recipient=Recipient(f"{label}.{n}@example.com", "R"))[0] for n in range(count)]
     await world.producer.enqueue(Chunk(blast, "email", 0, jobs))
@@ -59,7 +59,7 @@ async def paused(world: World) -> str:
 
 
 async def quiet(world: World) -> bool:
-    """Whether the channel is paused and nothing is in hand any more."""
+    """Return whether the channel is paused and no job is in flight."""
     stats = await world.control.channel_stats("email")
     return bool(stats.pause_reason) and stats.active == 0
 
@@ -84,7 +84,7 @@ async def ended(world: World, blast: Blast) -> dict[str, int]:
 )  # fmt: skip
 @pytest.mark.parametrize("senders", [1, 2])
 async def test_nobody_pays_for_a_relay_that_refuses_everybody(world: World, refusal: str, senders: int) -> None:
-    """The channel pauses with its words, nobody is suppressed or failed; once it is mended all are sent, each once."""
+    """The channel pauses with the server's words, no address is suppressed, no job fails; all are sent later, once."""
     blast = await world.given(60)
     relay = Relay(refusal)
     async with relaying(relay) as server, AsyncExitStack() as stack:
@@ -106,7 +106,7 @@ async def test_nobody_pays_for_a_relay_that_refuses_everybody(world: World, refu
 
 
 async def test_list_of_dead_addresses_goes_on_after_one_resume(world: World) -> None:
-    """Somebody has looked at them and resumed: the verdicts count, the channel pauses no more."""
+    """After an operator has resumed the channel, the verdicts count and the channel does not pause again."""
     blast = await world.given(80)
     async with relaying(Relay(UNKNOWN)) as server, sending_mail(world, smtp_settings(server.url)):
         await wait_for(lambda: quiet(world), 20, "the channel to be paused")
@@ -121,7 +121,7 @@ async def test_list_of_dead_addresses_goes_on_after_one_resume(world: World) -> 
 
 
 async def test_relay_that_is_never_mended_comes_to_an_end(world: World) -> None:
-    """What was refused before and after a resume fails: a resume costs what was in hand, the last ends it."""
+    """Messages refused before and after a resume fail: each resume costs those in flight, the last ends the blast."""
     blast = await world.given(300)
     async with relaying(Relay(RELAY)) as server, sending_mail(world, smtp_settings(server.url)):
         failed, resumes = 0, 0
@@ -141,7 +141,7 @@ async def test_relay_that_is_never_mended_comes_to_an_end(world: World) -> None:
 
 
 async def test_refusals_among_acceptances_count_at_once(world: World) -> None:
-    """However many there are: no run, no pause; each fails, and is suppressed where it is the recipient's fault."""
+    """However many, they are no run and cause no pause; each fails, and suppresses if the recipient is at fault."""
     blast = await world.given(120)
     relay = Relay(UNKNOWN, lambda address: int(address[1:].partition("@")[0]) % 3 > 0)
     async with relaying(relay) as server, sending_mail(world, smtp_settings(server.url)):
@@ -151,7 +151,7 @@ async def test_refusals_among_acceptances_count_at_once(world: World) -> None:
 
 
 async def test_refusal_that_nothing_decides_counts_after_a_while(world: World) -> None:
-    """A few recipients, all refused: no run, so their verdicts hold once the patience is over."""
+    """A few recipients, all refused, are no run, so their verdicts count after a while."""
     blast = await world.given(5)
     async with relaying(Relay(UNKNOWN)) as server, sending_mail(world, smtp_settings(server.url)):
         assert (await ended(world, blast))["failed"] == 5
@@ -159,7 +159,7 @@ async def test_refusal_that_nothing_decides_counts_after_a_while(world: World) -
 
 
 async def test_run_goes_on_over_a_restart(world: World) -> None:
-    """What a sender held when it stopped is neither failed nor forgotten: the next counts on."""
+    """Refusals held by a sender that stopped are neither failed nor forgotten: the next sender continues the count."""
     blast = await given(world, 12, "first")
     relay = Relay(RELAY)
     patient = replace(SETTINGS, time_scale=1.0)
@@ -176,7 +176,7 @@ async def test_run_goes_on_over_a_restart(world: World) -> None:
 
 
 async def test_slow_run_lifts_what_it_had_suppressed(world: World) -> None:
-    """Where refusals come so far apart that each counted, the run is found all the same, and its addresses are free."""
+    """If refusals are so far apart that each counted, the run is still detected, and its suppressions are lifted."""
     async with relaying(Relay(UNKNOWN)) as server, sending_mail(world, smtp_settings(server.url)):
         for number in range(3):
             assert (await ended(world, await given(world, 6, f"slow{number}")))["failed"] == 6
@@ -191,7 +191,7 @@ async def test_slow_run_lifts_what_it_had_suppressed(world: World) -> None:
 
 
 async def test_one_of_two_servers_is_set_aside(world: World) -> None:
-    """The other takes all, the channel keeps sending; once it is mended, a probe finds out."""
+    """The other accepts all messages and the channel keeps sending; a probe detects when the first works again."""
     blast = await world.given(400)
     relay = Relay(RELAY)
     async with relaying(relay) as bad, peer() as good:

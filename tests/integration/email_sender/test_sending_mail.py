@@ -1,4 +1,4 @@
-"""A whole email sender on a real queue: servers that go away, limits of domains, suppression."""
+"""A whole email sender on a real queue: server failures, limits by domain, suppression."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def sent(world: World, blast: Blast) -> int:
 
 
 async def test_server_that_is_down_costs_no_message_and_no_attempt(world: World) -> None:
-    """Down for many times the breaker's rest: nothing fails, nothing is retried, and work goes on when it is back."""
+    """Down for many rests of the breaker, the server costs no job an attempt, and sending resumes when it is back."""
     blast = await world.given(40)
     async with peer() as server:
         await server.stop()
@@ -38,7 +38,7 @@ async def test_server_that_is_down_costs_no_message_and_no_attempt(world: World)
                 return bool(senders) and not senders[0].available
 
             await wait_for(left_alone, what="the sender to say that its provider is away")
-            await asyncio.sleep(1.5)  # the time it is down is the point: over ten rests of the breaker
+            await asyncio.sleep(1.5)  # the test is about this time: over ten rests of the breaker
             stats = await world.control.channel_stats("email")
             assert (stats.waiting + stats.active, stats.delayed) == (40, 0)
             await server.start()
@@ -66,7 +66,7 @@ async def test_server_lost_in_mid_blast_is_taken_up_again(world: World) -> None:
         async with sending_mail(world, smtp_settings(server.url)):
             await wait_for(lambda: len(server.messages) > 50, what="the blast to be under way")
             await server.stop()
-            await asyncio.sleep(0.3)  # the time it is away is the point
+            await asyncio.sleep(0.3)  # the test is about this time
             await server.start()
             await wait_for(all_ended, 20, "the end of the blast")
             assert await sent(world, blast) == 300
@@ -76,7 +76,7 @@ async def test_server_lost_in_mid_blast_is_taken_up_again(world: World) -> None:
 
 
 async def test_limit_of_a_domain_holds_back_that_domain_alone(world: World) -> None:
-    """Twenty messages to a slow domain before twenty to another: it is not held up, and the slow ones come in time."""
+    """Twenty messages to a limited domain do not hold up twenty to another, and are themselves sent in time."""
     blast = await world.blast(40)
     addresses = [f"r{index}@{'slow' if index < 20 else 'fast'}.example" for index in range(40)]
     jobs = [world.jobs(blast, [index], recipient=Recipient(one, "R"))[0] for index, one in enumerate(addresses)]
@@ -105,7 +105,7 @@ async def test_limit_of_a_domain_holds_back_that_domain_alone(world: World) -> N
     ("reply", "suppressed"), [("550 5.1.1 no such user", True), ("550 5.7.1 policy", False), ("552 5.2.2 full", False)]
 )
 async def test_hard_bounce_suppresses_the_address(world: World, reply: str, suppressed: bool) -> None:
-    """The address of a hard bounce is kept with its reason; that of any other refusal is not."""
+    """The address of a hard bounce is suppressed with the reason; that of any other refusal is not."""
     blast = await world.given(1)
     async with peer({"RCPT": [reply]}) as server, sending_mail(world, smtp_settings(server.url)):
 
@@ -124,7 +124,7 @@ async def test_hard_bounce_suppresses_the_address(world: World, reply: str, supp
 
 
 async def test_stop_ends_the_sender_within_its_grace(world: World) -> None:
-    """A server that answers nothing does not keep the sender from leaving; the message it had is uncertain."""
+    """A server that does not answer does not keep the sender from stopping; its message is uncertain."""
     blast = await world.given(1)
     hasty = replace(SETTINGS, grace_s=0.3)
     async with peer({".": [SILENCE]}) as server, sending_mail(world, smtp_settings(server.url), hasty):
@@ -133,7 +133,7 @@ async def test_stop_ends_the_sender_within_its_grace(world: World) -> None:
 
 
 async def test_status_of_servers_that_cannot_be_reached() -> None:
-    """One of two works: reachable, and the other's reason is told."""
+    """If one of two works, the status is reachable, with the other's error."""
     dead = f"smtp://127.0.0.1:{free_port()}"
     async with peer() as server, opened(smtp_settings(dead, server.url)) as channel:
         status = await channel.status()

@@ -1,4 +1,4 @@
-"""Several servers: weights, limits, breakers, and fail-over only while nothing was handed over."""
+"""Several servers: weights, limits, breakers, and fail-over only before the hand-over."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NEVER_AGAIN = BreakerPolicy(failures=3, open_s=3600, probe_every_s=3600)
 
 
 async def send_many(channel: EmailChannel, count: int) -> Counter[str]:
-    """Send messages at once and count how they ended."""
+    """Send messages concurrently and count the outcomes."""
 
     async def one(number: int) -> str:
         try:
@@ -55,7 +55,7 @@ async def test_weights_share_the_messages() -> None:
 
 
 async def test_another_server_takes_over_before_the_hand_over() -> None:
-    """One refuses connections, one hangs up in mid-conversation, one works: every message is accepted, once."""
+    """One refuses connections, one hangs up in mid-session, one works: every message is accepted once."""
     dead = f"smtp://127.0.0.1:{free_port()}"
     async with peer({"RCPT": lambda _line: CLOSE}) as flaky, peer() as good:
         async with opened(smtp_settings(dead, flaky.url, good.url)) as channel:
@@ -65,7 +65,7 @@ async def test_another_server_takes_over_before_the_hand_over() -> None:
 
 
 async def test_no_server_takes_over_after_the_hand_over() -> None:
-    """A lost answer to the final dot is uncertain; the other server is not told to send it again."""
+    """A lost reply to the final dot is uncertain; the message is not sent through the other server."""
     async with peer({".": [CLOSE] * 40}) as lossy, peer() as good:
         async with opened(smtp_settings(f"{lossy.url}?weight=1000000", good.url)) as channel:
             with pytest.raises(UncertainError):
@@ -74,7 +74,7 @@ async def test_no_server_takes_over_after_the_hand_over() -> None:
 
 
 async def test_refusal_is_an_answer_not_a_reason_to_ask_another() -> None:
-    """What one server refuses for good or for now is not offered to the other."""
+    """A message that one server refuses, permanently or temporarily, is not offered to the other."""
     answers = ["550 5.1.1 gone", "450 4.7.1 grey"]
     async with peer({"RCPT": answers}) as strict, peer() as good:
         async with opened(smtp_settings(f"{strict.url}?weight=1000000", good.url)) as channel:
@@ -95,7 +95,7 @@ async def test_refusal_is_an_answer_not_a_reason_to_ask_another() -> None:
     ],
 )
 async def test_broken_server_is_unavailable_and_then_left_alone(script: dict[str, list[str]], code: str) -> None:
-    """After so many failures in a row the breaker opens: nothing is tried, and the channel says it is unavailable."""
+    """Consecutive failures open the breaker: nothing is tried, and the channel is unavailable."""
     timeouts = Timeouts(connect_s=0.2, command_s=5.0, data_s=5.0, idle_s=30.0)
     async with peer(script) as server:
         async with opened(smtp_settings(server.url, breaker=NEVER_AGAIN, timeouts=timeouts)) as channel:
@@ -105,13 +105,13 @@ async def test_broken_server_is_unavailable_and_then_left_alone(script: dict[str
                     await channel.send(make_mail())
                 assert failed.value.code == code
             assert not channel.available()
-            with pytest.raises(UnavailableError, match="left alone"):
+            with pytest.raises(UnavailableError, match="no server is tried"):
                 await channel.send(make_mail())
         assert len(server.sessions) == 3
 
 
 async def test_one_probe_at_a_time_and_its_success_closes_the_breaker() -> None:
-    """While a probe is under way nobody else may try; when it comes through, all may."""
+    """During a probe no other message may use the server; after its success all may."""
     policy = BreakerPolicy(failures=2, open_s=0.05, probe_every_s=0.05)
     port = free_port()
     async with peer({"RCPT": ["250 ok"]}) as server:
@@ -129,7 +129,7 @@ async def test_one_probe_at_a_time_and_its_success_closes_the_breaker() -> None:
 
 
 async def test_refusals_of_messages_do_not_open_the_breaker() -> None:
-    """A server that refuses every message for its own sake works."""
+    """A server that refuses each message for the message's own reasons works."""
     async with (
         peer({"RCPT": lambda _line: "550 5.1.1 gone"}) as server,
         opened(smtp_settings(server.url, breaker=NEVER_AGAIN)) as channel,
@@ -139,7 +139,7 @@ async def test_refusals_of_messages_do_not_open_the_breaker() -> None:
 
 
 async def test_refusals_say_what_they_have_in_common() -> None:
-    """Recipient, numbers and hosts aside, the same words are the same refusal; reasons of policy are all alike."""
+    """Without recipient, numbers and hosts, equal words are the same refusal; all refusals by policy are alike."""
     answers = {
         "r0": "550 relay not permitted for r0", "r1": "550 Relay not permitted for <r1@example.com>",
         "r2": "550 5.7.1 blocked", "r3": "550 5.7.26 unauthenticated", "r4": "550 5.1.1 no such user (id 4711)",
@@ -162,14 +162,14 @@ async def test_refusals_say_what_they_have_in_common() -> None:
 
 
 async def test_concurrency_of_a_server_bounds_its_connections() -> None:
-    """However many messages are under way, a server sees no more connections than it is allowed."""
+    """However many messages are sent, a server's connections stay within its concurrency."""
     async with peer() as server, opened(smtp_settings(f"{server.url}?concurrency=3")) as channel:
         assert await send_many(channel, 60) == {"accepted": 60}
         assert len(server.sessions) <= 3
 
 
 async def test_rate_of_a_server_spaces_its_messages() -> None:
-    """Twenty a second means that ten messages take no less than nine twentieths of a second."""
+    """At 20 a second, ten messages take at least nine twentieths of a second."""
     async with peer() as server, opened(smtp_settings(f"{server.url}?rate=20/1s")) as channel:
         started = time.monotonic()
         assert await send_many(channel, 10) == {"accepted": 10}
@@ -177,7 +177,7 @@ async def test_rate_of_a_server_spaces_its_messages() -> None:
 
 
 async def test_long_wait_for_a_rate_is_a_deferral() -> None:
-    """A message that would wait for minutes is deferred for as long, and holds up nobody."""
+    """A message that would wait for minutes is deferred by that time, and does not hold up others."""
     async with peer() as server, opened(smtp_settings(f"{server.url}?rate=1/1h")) as channel:
         await channel.send(make_mail())
         with pytest.raises(DeferredError) as deferred:
@@ -186,7 +186,7 @@ async def test_long_wait_for_a_rate_is_a_deferral() -> None:
 
 
 async def test_name_that_does_not_exist_is_unavailable() -> None:
-    """A DNS failure is the server's, not the message's."""
+    """A DNS failure is a failure of the server, not of the message."""
     async with opened(smtp_settings("smtp://no-such-host.invalid")) as channel:
         with pytest.raises(UnavailableError) as failed:
             await channel.send(make_mail())
@@ -207,7 +207,7 @@ async def test_name_that_does_not_exist_is_unavailable() -> None:
 async def test_log_in_by_what_the_server_offers(
     script: dict[str, list[str]], extensions: list[str], verbs: list[str]
 ) -> None:
-    """PLAIN or LOGIN, and the next method where one is not known after all."""
+    """It uses PLAIN or LOGIN, and the next method if the server does not support one after all."""
     script = {verb.upper(): answers for verb, answers in script.items()}
     async with peer(script, extensions) as server:
         url = server.url.replace("//", "//some:word@") + "?tls=off"
@@ -217,7 +217,7 @@ async def test_log_in_by_what_the_server_offers(
 
 
 async def test_credentials_are_not_sent_without_encryption() -> None:
-    """STARTTLS is required by default where there are credentials; a server without it hears no AUTH."""
+    """With credentials STARTTLS is required by default; a server without it gets no AUTH."""
     async with peer(extensions=["AUTH PLAIN"]) as server:
         async with opened(smtp_settings(server.url.replace("//", "//some:word@"))) as channel:
             with pytest.raises(UnavailableError, match="does not offer STARTTLS"):
@@ -226,7 +226,7 @@ async def test_credentials_are_not_sent_without_encryption() -> None:
 
 
 async def test_text_injected_before_tls_breaks_the_connection(tmp_path: Path) -> None:
-    """What came in clear text with the answer to STARTTLS is never taken for an answer under TLS (RFC 3207, 4.2)."""
+    """Clear text after the reply to STARTTLS is never taken for a reply under TLS (RFC 3207, 4.2)."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -237,7 +237,7 @@ async def test_text_injected_before_tls_breaks_the_connection(tmp_path: Path) ->
         async with opened(smtp_settings(url, ca_file=str(tmp_path / "ca.pem"))) as channel:
             with pytest.raises(UnavailableError) as injected:
                 await channel.send(make_mail())
-            assert injected.value.message.endswith(": text was injected before TLS began")
+            assert injected.value.message.endswith(": data was injected before TLS began")
             assert injected.value.code == "malformed"
             assert server.heard["MAIL"] == 0
             await channel.send(make_mail())
@@ -245,6 +245,6 @@ async def test_text_injected_before_tls_breaks_the_connection(tmp_path: Path) ->
 
 
 def test_time_outs_and_policies_are_settings() -> None:
-    """The defaults: five failures open a breaker for a minute, a probe every five seconds where there is no other."""
+    """By default five failures open a breaker for a minute; the only server is probed every five seconds."""
     assert BreakerPolicy() == BreakerPolicy(5, 60.0, 5.0)
     assert SmtpSettings((), Timeouts(), "", "h").breaker == BreakerPolicy()

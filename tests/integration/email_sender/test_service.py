@@ -1,4 +1,4 @@
-"""The service as it is run: a process of its own, with Redis away at its start and in between."""
+"""The service as a process, with Redis unavailable at its start and in between."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 async def test_service_lives_without_redis_sends_and_stops(
     sender: tuple[subprocess.Popen[bytes], int], redis: RedisServer, sink: SmtpSink
 ) -> None:
-    """It starts without Redis and says so, sends when it comes, outlives its restart, and leaves on SIGTERM with 0."""
+    """It starts without Redis, reports that, sends once Redis is up, survives its restart, and exits 0 on SIGTERM."""
     process, port = sender
     await wait_for(lambda: get(port, "/health")[0] == 503, 30, "the service to say that Redis is away")
     redis.start()

@@ -1,4 +1,4 @@
-"""Signed mail on its way: RSA signatures are made ahead of their turn, and what arrives is verified."""
+"""Sending signed mail: RSA signatures are made ahead, and every message that arrives verifies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOBODY: SmtpSettings = smtp_settings("smtp://127.0.0.1:9")
 
 @pytest.mark.parametrize("keys", [[RSA], [ED25519], [RSA, ED25519]], ids=["rsa", "ed25519", "both"])
 async def test_every_message_of_a_blast_arrives_verifiable(keys: list[DkimKey], world: World) -> None:
-    """Sixty messages by a whole sender, each once, chained one behind the other; dkimpy verifies each."""
+    """A whole sender sends sixty chained messages, each once; dkimpy verifies each."""
     blast = await world.given(60)
     async with peer() as server, sending_mail(world, smtp_settings(server.url), keys=KeyRing(keys)):
 
@@ -49,7 +49,7 @@ async def test_every_message_of_a_blast_arrives_verifiable(keys: list[DkimKey], 
 
 @pytest.mark.parametrize("keys", [[RSA], [ED25519], [RSA, ED25519]], ids=["rsa", "ed25519", "both"])
 async def test_what_is_coming_is_signed_before_its_turn(keys: list[DkimKey]) -> None:
-    """The message that is rendered is the one that was prepared; once it is signed, encoding it costs nothing."""
+    """Rendering returns the prepared message; once it is signed, encoding it costs nothing."""
     blast, job = make_blast(), make_job()
     async with opened(NOBODY, KeyRing(keys)) as channel:
         channel.work_ahead([(job, blast)])
@@ -59,14 +59,14 @@ async def test_what_is_coming_is_signed_before_its_turn(keys: list[DkimKey]) -> 
         content = await asyncio.wrap_future(mail.ahead)
         assert channel._encoder.encode_at_once(mail, eight_bit=True) is content
         assert verdicts(content, keys) == [True] * len(keys)
-        # it is taken once: an attempt that comes without preparation makes its own
+        # it is taken once: an attempt without preparation makes its own
         again = channel.render(job, blast)
         assert again.ahead is None
         assert verdicts(await channel._encoder.encode(again, eight_bit=True), keys) == [True] * len(keys)
 
 
 async def test_nothing_is_prepared_that_nobody_signs() -> None:
-    """Rendering ahead of the turn gains nothing by itself."""
+    """Rendering ahead without signing would gain nothing."""
     async with opened(NOBODY) as channel:
         channel.work_ahead([(make_job(), make_blast())])
         await asyncio.sleep(0)
@@ -74,7 +74,7 @@ async def test_nothing_is_prepared_that_nobody_signs() -> None:
 
 
 async def test_large_message_waits_for_its_turn() -> None:
-    """To prepare several large ones would take much memory; it is signed all the same."""
+    """Preparing several large ones would take much memory; each is still signed at its turn."""
     big = make_blast(attachments=[Attachment("f.pdf", "application/pdf", bytes(SIGN_AHEAD_BYTES))])
     async with opened(NOBODY, KeyRing([RSA])) as channel:
         channel.work_ahead([(make_job(), big)])
@@ -85,7 +85,7 @@ async def test_large_message_waits_for_its_turn() -> None:
 
 
 async def test_what_is_forgotten_is_made_anew() -> None:
-    """A job that has left this sender leaves nothing behind."""
+    """A job that has left this sender leaves no prepared message behind."""
     blast, job = make_blast(), make_job()
     async with opened(NOBODY, KeyRing([RSA])) as channel:
         channel.work_ahead([(job, blast)])
@@ -95,7 +95,7 @@ async def test_what_is_forgotten_is_made_anew() -> None:
 
 
 async def test_failed_signature_fails_its_own_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits indefinitely for what a thread could not do."""
+    """A failure in a thread is raised to the one message that waits for it."""
     broken = DkimKey("example.com", "r", rsa_key())
     blast = make_blast()
     first, second = make_job(index=1), make_job(index=2)
@@ -119,7 +119,7 @@ async def test_failed_signature_fails_its_own_message_alone(monkeypatch: pytest.
 
 
 async def test_signing_threads_get_the_interpreter_soon() -> None:
-    """While RSA signatures are made; an unsigned sender keeps Python's own interval, and so does what comes after."""
+    """A sender with RSA keys shortens the switch interval; one without keys, and closing, leave Python's own."""
     before = sys.getswitchinterval()
     async with opened(NOBODY, KeyRing([ED25519])):
         assert sys.getswitchinterval() == before
@@ -129,7 +129,7 @@ async def test_signing_threads_get_the_interpreter_soon() -> None:
 
 
 async def test_status_says_who_we_are_and_what_to_publish() -> None:
-    """The name in EHLO, the return path, who signs for which domain, and the DNS records of the keys."""
+    """It has the name in EHLO, the return path, the keys of each domain, and their DNS records."""
     async with peer() as server, opened(smtp_settings(server.url), KeyRing([RSA])) as channel:
         status = await channel.status()
     assert status.detail["identity"] == {
@@ -141,7 +141,7 @@ async def test_status_says_who_we_are_and_what_to_publish() -> None:
 
 
 async def test_domains_that_nothing_speaks_for_are_told_at_the_start() -> None:
-    """In the log, by name: one that no key signs, and one that the return path does not belong to either."""
+    """The log names domains without a key, and those of them that the return path does not align with."""
     keys = KeyRing([RSA])
     identity = Identity("client.example.com", "b@example.com", ("example.com", "example.org"), keys)
     channel = EmailChannel(replace(email_settings(NOBODY, keys=keys), identity=identity))
@@ -155,7 +155,7 @@ async def test_domains_that_nothing_speaks_for_are_told_at_the_start() -> None:
 
 
 async def test_sandboxed_sender_talks_to_nothing_but_the_sandbox() -> None:
-    """Its mail needs no link for people, so a real server that was left in the settings gets none of it."""
+    """Its mail has no working unsubscribe link, so a real server left in the settings gets none of it."""
     async with peer() as server:
         async with opened(smtp_settings(server.url, sandboxed=True)) as channel:
             with pytest.raises(UnavailableError, match="not Kurir's sandbox"):

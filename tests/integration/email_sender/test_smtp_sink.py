@@ -1,6 +1,6 @@
 """Against Debian's smtp-sink, a mail server that shares no code with Kurir, with its soft and hard bounces.
 
-Each case is one message against a server that fails one command in one way; the class is the table's.
+Each case is one message to a server that fails one command in one way; the class is the table's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SOFT, HARD = "450 4.3.0", "500 5.3.0"
 
 @pytest.mark.parametrize("pipelining", [True, False])
 async def test_messages_are_taken(sink: SmtpSink, pipelining: bool) -> None:
-    """Every message arrives once, whether commands are written ahead or one a round trip."""
+    """Every message arrives once, with pipelining and without."""
     addresses = [f"r{number}@example.com" for number in range(20)]
     async with opened(smtp_settings(sink.url, pipelining=pipelining)) as channel:
         receipts = await asyncio.gather(*(channel.send(make_mail(address)) for address in addresses))
@@ -39,12 +39,12 @@ async def test_messages_are_taken(sink: SmtpSink, pipelining: bool) -> None:
 
 
 async def test_sink_offers_pipelining(sink: SmtpSink) -> None:
-    """The benchmark's server takes commands written ahead."""
+    """The benchmark's server supports pipelining."""
     async with opened(smtp_settings(sink.url)) as channel:
         assert "'PIPELINING': ''" in str((await channel.status()).detail)
 
 
-# what smtp-sink is told, the class, the code, and why the address is suppressed
+# the arguments of smtp-sink, the class, the code, and the reason of a suppression
 CASES: list[tuple[str, type[SendError], str, str]] = [
     # soft bounces (-r) with the usual reply, 450 4.3.0
     ("-r connect", UnavailableError, SOFT, ""),
@@ -53,7 +53,7 @@ CASES: list[tuple[str, type[SendError], str, str]] = [
     ("-r rcpt", TryLaterError, SOFT, ""),
     ("-r data", TryLaterError, SOFT, ""),
     ("-r .", TryLaterError, SOFT, ""),
-    # with replies that mean something else (-b)
+    # with replies of another meaning (-b)
     ("-r rcpt -b 450_4.7.1_greylisted", DeferredError, "450 4.7.1", ""),
     ("-r rcpt -b 452_4.2.2_over_quota", DeferredError, "452 4.2.2", ""),
     ("-r . -b 452_4.3.1_disk_full", DeferredError, "452 4.3.1", ""),
@@ -67,7 +67,7 @@ CASES: list[tuple[str, type[SendError], str, str]] = [
     ("-f rcpt", PermanentError, HARD, ""),
     ("-f data", PermanentError, HARD, ""),
     ("-f .", PermanentError, HARD, ""),
-    # with replies that mean something else (-B)
+    # with replies of another meaning (-B)
     ("-f rcpt -B 550_5.1.1_no_such_user", PermanentError, "550 5.1.1", "550 5.1.1"),
     ("-f rcpt -B 550_no_such_user", PermanentError, "550", "550"),
     ("-f rcpt -B 551_user_not_local", PermanentError, "551", "551"),
@@ -97,7 +97,7 @@ CASES: list[tuple[str, type[SendError], str, str]] = [
 
 @pytest.fixture(scope="module")
 def sinks() -> Iterator[dict[str, SmtpSink]]:
-    """One server a case, started side by side."""
+    """Start one server per case, in parallel."""
     found = {case[0]: SmtpSink([word.replace("_", " ") for word in case[0].split(" ")]) for case in CASES}
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(SmtpSink.start, found.values()))
@@ -110,7 +110,7 @@ def sinks() -> Iterator[dict[str, SmtpSink]]:
 async def test_failure_of_one_command_has_its_class(
     sinks: dict[str, SmtpSink], options: str, expected: type[SendError], code: str, suppress: str
 ) -> None:
-    """Whether commands are written ahead or not, the failing command's reply decides, by the table of classes."""
+    """With pipelining and without, the failing command's reply decides, by the table of classes."""
     for pipelining in (True, False):
         async with opened(smtp_settings(sinks[options].url, pipelining=pipelining)) as channel:
             with pytest.raises(SendError) as raised:

@@ -1,4 +1,4 @@
-"""The shipped templates as they go out get no points from the local rules of Debian's SpamAssassin."""
+"""The shipped templates, as sent, get no points from the local rules of Debian's SpamAssassin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.email_sender.keys import ed25519_key, rsa_key
 FOLDER = Path(__file__).resolve().parents[3] / "templates"
 TEMPLATES = {name: file.template for name, file in read_templates(FOLDER, "ID").items()}
 KEYS = [DkimKey("example.com", "s1", rsa_key()), DkimKey("example.com", "s2", ed25519_key())]
-# how a receiver gets it: over TLS, from a host that named itself as its address is called
+# as a receiver gets it: over TLS, from a host whose EHLO name matches its address's name
 RECEIVED = (
     "Received: from mail.example.com (mail.example.com [93.184.216.34])\r\n"
     "\tby mx.example.net (Postfix) with ESMTPS id 4XyZ12345\r\n"
@@ -34,12 +34,12 @@ NAMES = ("Ana", "Siti Nur Aisyah", "Nguyễn Thị Mai", "")
 
 
 def values(template: Template, *, optional: bool) -> dict[str, object]:
-    """The examples that a template gives of its variables; without `optional` those that it requires alone."""
+    """Return the examples of a template's variables; without `optional`, only of the required ones."""
     return {one.name: one.example for one in template.variables if optional or one.required}
 
 
 def as_sent(template: Template) -> list[bytes]:
-    """The template's messages: to several names, as 8-bit and as 7-bit text, with every signature and with none."""
+    """Return the template's messages to several names, as 8-bit and 7-bit text, with each signature and with none."""
     frame = Frame(make_blast("0p4k2n8zq7rt5vwx", template=template), MAIL)
     found = []
     for number, name in enumerate(NAMES):
@@ -50,8 +50,8 @@ def as_sent(template: Template) -> list[bytes]:
 
 
 def scores(raws: Sequence[bytes], home: Path) -> list[Score]:
-    """What SpamAssassin gives each message, and for which rules; run once, since it takes seconds to start."""
-    # it sorts what it reads by time, so each has a number
+    """Return each message's SpamAssassin score and rules; one run for all, since it takes seconds to start."""
+    # it sorts its input by time, so each message has a number
     numbered = [b"X-Number: %d\r\n%b" % pair for pair in enumerate(raws)]
     mailbox = b"".join(b"From a@example.com Sat Nov 28 10:00:00 2026\n%b\n" % one for one in numbered).replace(
         b"\r", b""
@@ -73,7 +73,7 @@ def scores(raws: Sequence[bytes], home: Path) -> list[Score]:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[Score]]:
-    """The scores of every template's messages, and under "no list" that of a newsletter without its List-Id."""
+    """The scores of every template's messages, and under "no list" that of a newsletter without a List-Id."""
     raws = {name: as_sent(template) for name, template in TEMPLATES.items()}
     raws["no list"] = [re.sub(rb"List-Id: [^\r]*\r\n", b"", raws["newsletter"][0])]
     every = iter(scores([raw for some in raws.values() for raw in some], tmp_path_factory.mktemp("home")))
@@ -82,15 +82,15 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[Score]]
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_shipped_template_gets_no_points(name: str, found: Mapping[str, list[Score]]) -> None:
-    """Not one rule that costs anything, for any recipient and however the message travels."""
+    """No rule adds points, for any recipient, encoding or signature."""
     assert len(found[name]) == 4 * len(NAMES)
     for total, rules in found[name]:
         assert total <= 0, rules
-        # 0.001 is the score of rules that only inform
+        # 0.001 is the score of informational rules
         assert not {rule: points for rule, points in rules.items() if points > 0.001}
 
 
 def test_newsletter_without_its_list_gets_points(found: Mapping[str, list[Score]]) -> None:
-    """What the header is for: SpamAssassin gives a point to a List-Unsubscribe without a List-Id."""
+    """SpamAssassin gives a point to a List-Unsubscribe without a List-Id, so the header is needed."""
     ((total, rules),) = found["no list"]
     assert total >= 1, rules

@@ -1,4 +1,4 @@
-"""When a message is started: with a connection open and nothing left to be done, or not at all."""
+"""When a message starts: only with an open connection and everything prepared."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def _refuse() -> None:
 
 
 def _noting(arrivals: list[float]) -> Callable[[str], str]:
-    """Take every recipient, and note when it was named."""
+    """Accept every recipient, and note the time of its RCPT."""
 
     def note(_line: str) -> str:
         arrivals.append(time.monotonic())
@@ -56,7 +56,7 @@ async def _untried(world: World) -> int:
 
 @pytest.mark.timing
 async def test_rate_holds_while_connections_are_opened(world: World) -> None:
-    """A server that takes 0.3 s to greet and five messages a connection sees at most ten in a second (attacks G6)."""
+    """With a greeting after 0.3 s and five messages per connection, at most ten arrive in a second (attacks G6)."""
     arrivals: list[float] = []
     ten_a_second = replace(SETTINGS, rate=Rate(10, 1.0))
     await world.given(500)
@@ -72,7 +72,7 @@ async def test_rate_holds_while_connections_are_opened(world: World) -> None:
 
 
 async def test_start_is_asked_for_when_only_the_message_is_left_to_be_said() -> None:
-    """Greeting, EHLO and RSET come before the start, every word of the message after it."""
+    """Greeting, EHLO and RSET precede the start; everything of the message follows it."""
     heard: list[dict[str, int]] = []
     async with peer({"RCPT": ["550 5.1.1 gone"]}) as server, opened(smtp_settings(server.url)) as channel:
 
@@ -86,7 +86,7 @@ async def test_start_is_asked_for_when_only_the_message_is_left_to_be_said() -> 
 
 
 async def test_refused_start_leaves_the_connection_to_the_next_message() -> None:
-    """Nothing of the message was said, and the next does not open a connection of its own."""
+    """Nothing of the message was sent, and the next message opens no connection."""
     async with peer() as server, opened(smtp_settings(server.url)) as channel:
         with pytest.raises(NotStartedError):
             await channel.send(make_mail("one@example.com"), _refuse)
@@ -97,7 +97,7 @@ async def test_refused_start_leaves_the_connection_to_the_next_message() -> None
 
 
 async def test_start_is_asked_for_again_on_another_connection() -> None:
-    """A connection that the server had closed costs a handshake, after which the start may be too late."""
+    """After a closed connection a new handshake takes time, after which the start may be too late."""
     starts = 0
 
     async def once() -> None:
@@ -116,7 +116,7 @@ async def test_start_is_asked_for_again_on_another_connection() -> None:
 
 
 async def test_message_whose_start_is_refused_after_it_was_announced_reaches_nobody() -> None:
-    """Its connection waits for its content: it goes, and the next message takes another."""
+    """Its connection, which expects its content, is closed, and the next message uses another."""
     first, second, third = (make_mail(f"{name}@example.com") for name in ("one", "two", "three"))
     second, third = replace(second, job_id="second"), replace(third, job_id="third")
     async with peer() as server, opened(smtp_settings(server.url)) as channel:
@@ -129,7 +129,7 @@ async def test_message_whose_start_is_refused_after_it_was_announced_reaches_nob
 
 
 async def test_room_is_what_the_servers_own_limits_leave() -> None:
-    """As many as connections are open; one at a time under a rate, and none until the next is due."""
+    """It is the number of open connections; under a rate it is one, and none until the next start is due."""
     async with (
         peer() as server,
         opened(smtp_settings(f"{server.url}?concurrency=3")) as free,
@@ -151,7 +151,7 @@ async def test_room_is_what_the_servers_own_limits_leave() -> None:
 
 
 async def test_message_on_its_way_to_its_start_takes_the_room_of_the_next() -> None:
-    """While one waits for its start under a server's own rate, nothing else could start there in time."""
+    """While one waits for its start under a server's own rate, no other could start there in time."""
     reached, go = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
@@ -168,7 +168,7 @@ async def test_message_on_its_way_to_its_start_takes_the_room_of_the_next() -> N
 
 
 async def test_start_that_comes_to_nothing_leaves_its_place_to_the_next() -> None:
-    """A server's own rate counts what was started."""
+    """A server's own rate counts only starts that were made."""
     async with peer() as server, opened(smtp_settings(f"{server.url}?rate=1/1m")) as channel:
         with pytest.raises(NotStartedError):
             await channel.send(make_mail(), _refuse)
@@ -178,7 +178,7 @@ async def test_start_that_comes_to_nothing_leaves_its_place_to_the_next() -> Non
 
 @pytest.mark.timing
 async def test_each_message_may_need_a_connection_of_its_own(world: World) -> None:
-    """Starts farther apart than the server's connections live: each job waits, not begun, until one is open."""
+    """If starts are farther apart than a connection lives, each job waits, not begun, until one is open."""
     blast = await world.given(4)
     async with peer() as server:
         server.delays["CONNECT"] = 0.4
@@ -192,7 +192,7 @@ async def test_each_message_may_need_a_connection_of_its_own(world: World) -> No
 
 @pytest.mark.timing
 async def test_slow_answers_do_not_slow_a_server_s_own_rate(world: World) -> None:
-    """Five a second, each answered after 0.6 s: the next start does not wait for the answer to the one before."""
+    """At five a second, with replies after 0.6 s, a start does not wait for the previous message's reply."""
     arrivals: list[float] = []
     blast = await world.given(11)
     async with peer({"RCPT": _noting(arrivals)}) as server:
@@ -206,7 +206,7 @@ async def test_slow_answers_do_not_slow_a_server_s_own_rate(world: World) -> Non
 
 
 async def test_own_rate_counts_a_message_once() -> None:
-    """A connection that turned out to be closed is replaced without another wait for the server's rate."""
+    """Replacing a closed connection does not wait for the server's rate again."""
     async with (
         peer({"MAIL": ["250 ok", f"421 4.3.2 too long idle{CLOSE}"]}) as server,
         opened(smtp_settings(f"{server.url}?rate=4/1s")) as channel,
@@ -219,7 +219,7 @@ async def test_own_rate_counts_a_message_once() -> None:
 
 
 async def test_own_rate_counts_from_the_start_that_was_made() -> None:
-    """A message that the channel's limit lets start later than booked: the next keeps its distance from that."""
+    """If the channel's limit delays a start, the next keeps its distance from the actual start."""
     own_rate = OwnRate("here", Rate(5, 1.0), time.monotonic)
     starts: list[float] = []
 
@@ -235,7 +235,7 @@ async def test_own_rate_counts_from_the_start_that_was_made() -> None:
 
 
 async def test_connection_that_closes_while_its_start_is_awaited_costs_nothing() -> None:
-    """Fresh or used before, it is replaced: nothing of the message had been said on it."""
+    """A new or used connection is replaced, since nothing of the message was sent on it."""
     starts = 0
 
     async with peer() as server, opened(smtp_settings(server.url)) as channel:
@@ -257,26 +257,26 @@ async def test_connection_that_closes_while_its_start_is_awaited_costs_nothing()
 async def test_server_that_closes_idle_connections_unheard_is_not_taken_for_open_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A connection found closed after a while tells how long this server lets them idle."""
+    """A connection found closed shows how long this server keeps idle ones."""
     monkeypatch.setattr("services.email_sender.server.LEAST_STALE_S", 0.2)
     script = {"MAIL": ["250 ok", f"421 4.3.2 too long idle{CLOSE}", "250 ok"]}
     async with peer(script) as server, opened(smtp_settings(server.url)) as channel:
         for _ in range(2):
             await channel.send(make_mail())
         assert [session.verbs[-1] for session in server.sessions] == ["MAIL", "DATA"]
-        await asyncio.sleep(0.25)  # idle for longer than the server allows is the point
+        await asyncio.sleep(0.25)  # the test needs a connection that is idle for longer than the server allows
         await channel.send(make_mail())
         assert server.heard["MAIL"] == 4
         assert len(server.sessions) == 3
         (known,) = channel._opened().servers
         for _ in range(1000):
             known.tend()
-        assert known._stale_s == Timeouts().idle_s, "it is believed again in the end"
+        assert known._stale_s == Timeouts().idle_s, "the bound did not return to the setting"
 
 
 @pytest.mark.timing
 async def test_server_slower_than_the_channel_is_not_given_what_would_be_late(world: World) -> None:
-    """Four a second at the server, ten in the channel: no job is begun only to be given back."""
+    """At four a second for the server and ten for the channel, no job is begun only to be returned."""
     blast = await world.given(6)
     async with peer() as server:
         url = f"{server.url}?rate=4/1s"
@@ -286,7 +286,7 @@ async def test_server_slower_than_the_channel_is_not_given_what_would_be_late(wo
 
 
 async def test_nothing_is_in_flight_while_no_connection_is_open(world: World) -> None:
-    """A server that takes half a second to greet: no job is begun before, so a crash leaves none uncertain."""
+    """While a server takes half a second to greet no job is begun, so a crash leaves none uncertain."""
     blast = await world.given(20)
     async with peer() as server:
         server.delays["CONNECT"] = 0.5
@@ -302,20 +302,20 @@ async def test_nothing_is_in_flight_while_no_connection_is_open(world: World) ->
 @pytest.mark.timing
 @pytest.mark.parametrize("rate", [None, Rate(50, 1.0)], ids=["unlimited", "limited"])
 async def test_slow_greeting_delays_no_message_of_another_server(world: World, rate: Rate | None) -> None:
-    """One server of two takes 3 s to greet: all goes through the other meanwhile."""
+    """While one of two servers takes 3 s to greet, the other gets every message."""
     blast = await world.given(40)
     async with peer() as slow, peer() as quick:
         slow.delays["CONNECT"] = 3.0
         smtp = smtp_settings(f"{slow.url}?weight=100", quick.url)
         async with sending_mail(world, smtp, replace(SETTINGS, rate=rate)) as observer:
             await _all_sent(world, blast, 40)
-            assert slow.heard["EHLO"] == 0, "the slow one has not greeted yet"
+            assert slow.heard["EHLO"] == 0, "the slow server has already greeted"
         assert len(quick.messages) == 40
     assert observer.attempts == [("sent", "")] * 40
 
 
 async def test_with_no_connection_open_each_server_is_asked() -> None:
-    """Which of them greets first cannot be known: one wanted connection is opened at both, and the first one serves."""
+    """One wanted connection is opened at both servers, and the first to greet is used."""
     async with peer() as slow, peer() as quick:
         slow.delays["CONNECT"] = 3.0
         async with opened(smtp_settings(f"{slow.url}?weight=1000000", quick.url)) as channel:
@@ -325,7 +325,7 @@ async def test_with_no_connection_open_each_server_is_asked() -> None:
 
 
 async def test_no_more_connections_are_opened_than_a_server_allows() -> None:
-    """However often and however many are wanted."""
+    """The limit holds however often and however many are wanted."""
     async with peer() as server, opened(smtp_settings(f"{server.url}?concurrency=2")) as channel:
         server.delays["CONNECT"] = 0.1
         for _ in range(5):
@@ -336,7 +336,7 @@ async def test_no_more_connections_are_opened_than_a_server_allows() -> None:
 
 @pytest.mark.timing
 async def test_slow_greeting_blocks_no_start_of_another_sender(world: World) -> None:
-    """Its server takes 3 s to greet; the other sender makes all the starts of the channel's rate meanwhile."""
+    """While its server takes 3 s to greet, the other sender makes all the starts of the channel's rate."""
     arrivals: list[float] = []
     await world.given(60)
     limited = replace(SETTINGS, rate=Rate(20, 1.0))
@@ -352,7 +352,7 @@ async def test_slow_greeting_blocks_no_start_of_another_sender(world: World) -> 
 
 
 async def test_message_waits_for_a_connection_that_is_in_use_rather_than_open_one() -> None:
-    """Of two servers one does not greet: a second message takes the other's connection once the first is done."""
+    """If one of two servers does not greet, a second message uses the other's connection after the first message."""
     async with peer({"CONNECT": lambda _line: SILENCE}) as silent, peer() as good:
         async with opened(smtp_settings(f"{good.url}?concurrency=1", silent.url)) as channel:
             await wait_for(lambda: channel.room(1).starts, what="a connection")
@@ -377,7 +377,7 @@ async def test_message_waits_for_a_connection_that_is_in_use_rather_than_open_on
 async def test_large_message_whose_encoding_made_it_late_is_in_time_the_second_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What took long is kept, so that it is not late for ever."""
+    """The encoded message is kept, so that it is in time the next time."""
     taken: list[int] = []
 
     def slowly(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool) -> bytes:

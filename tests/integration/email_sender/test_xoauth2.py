@@ -1,4 +1,4 @@
-"""XOAUTH2: tokens from a real HTTP endpoint, log-ins at a real SMTP server; expiry, renewal, refusal, many at once."""
+"""XOAUTH2: tokens from a real HTTP endpoint, log-ins at a real SMTP server; expiry, renewal, refusal, concurrency."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SECRETS = ("hush", "1//refresh", "token-1", "token-2")
 
 
 def token_of(line: str) -> str:
-    """Return the token of an AUTH command, whose form must be the documented one."""
+    """Return the token of an AUTH command, which must have the documented form."""
     verb, method, presented = line.split(" ")
     user, auth, *rest = base64.b64decode(presented).decode().split("\x01")
     assert (verb, method, user, rest) == ("AUTH", "XOAUTH2", "user=shop@example.com", ["", ""])
@@ -43,12 +43,12 @@ def token_of(line: str) -> str:
 
 
 def taking(*tokens: str) -> Callable[[str], str]:
-    """Take these tokens alone."""
+    """Accept only these tokens."""
     return lambda line: "235 2.7.0 Accepted" if token_of(line) in tokens else "535 5.7.8 Username not accepted"
 
 
 def challenging(*tokens: str) -> dict[str, Answers]:
-    """Take these tokens alone, as Gmail does: a challenge with the error, an empty line, then the refusal."""
+    """Accept only these tokens; refuse others like Gmail: a challenge with the error, an empty line, the refusal."""
     challenge = base64.b64encode(json.dumps(CHALLENGE).encode()).decode()
     return {
         "AUTH": lambda line: "235 2.7.0 Accepted" if token_of(line) in tokens else f"334 {challenge}",
@@ -57,7 +57,7 @@ def challenging(*tokens: str) -> dict[str, Answers]:
 
 
 def logging_in(server: Peer, oauth: OAuthSettings) -> SmtpSettings:
-    """Settings with one server that wants XOAUTH2."""
+    """Return settings with one server that uses XOAUTH2."""
     smtp = smtp_settings(f"smtp://{USER}@127.0.0.1:{server.port}?auth=xoauth2&tls=off")
     return replace(smtp, servers=(replace(smtp.servers[0], oauth=oauth),))
 
@@ -91,7 +91,7 @@ async def failure(script: Mapping[str, Answers], endpoint: TokenEndpoint, offers
     ids=["refresh token", "client credentials", "public client"],
 )
 async def test_log_in_by_token(changes: dict[str, str], form: dict[str, str]) -> None:
-    """The endpoint is asked as RFC 6749 has it, the server is shown the token, and later messages need neither."""
+    """The token request follows RFC 6749, the server gets the token, and later messages need neither."""
     async with (
         token_endpoint() as endpoint,
         peer({"AUTH": taking("token-1")}, OFFERS) as server,
@@ -106,7 +106,7 @@ async def test_log_in_by_token(changes: dict[str, str], form: dict[str, str]) ->
 
 
 async def test_many_connections_share_one_request() -> None:
-    """Ten connections at once, one token; while it is on its way all wait for it."""
+    """Ten concurrent connections wait for one request and share its token."""
     async with token_endpoint(gate=asyncio.Event()) as endpoint, peer({"AUTH": taking("token-1")}, OFFERS) as server:
         assert endpoint.gate is not None
         smtp = replace(logging_in(server, endpoint.settings()), concurrency=10)
@@ -147,7 +147,7 @@ async def test_a_waiter_that_gives_up_takes_no_token_away() -> None:
     ],
 )
 async def test_a_token_is_kept_until_shortly_before_it_expires(expires_in: object, used_for_s: float) -> None:
-    """A minute before its end, or at half its life; an answer that does not say when is believed for minutes."""
+    """It is renewed a minute before its expiry or at half its life; without a stated lifetime, after minutes."""
     now = [1000.0]
     async with token_endpoint(expires_in=expires_in) as endpoint:
         source = TokenSource(endpoint.settings(), 10.0, lambda: now[0])
@@ -160,7 +160,7 @@ async def test_a_token_is_kept_until_shortly_before_it_expires(expires_in: objec
 
 @pytest.mark.parametrize("way", [lambda *tokens: {"AUTH": taking(*tokens)}, challenging], ids=["535", "334 first"])
 async def test_a_stale_token_is_renewed_once(way: Callable[..., dict[str, Answers]]) -> None:
-    """Revoked before its time, it is refused; with a new one the message goes out, over the same connection."""
+    """A token revoked early is refused; with a new one the message is sent over the same connection."""
     async with (
         token_endpoint() as endpoint,
         peer(way("token-2"), OFFERS) as server,
@@ -172,7 +172,7 @@ async def test_a_stale_token_is_renewed_once(way: Callable[..., dict[str, Answer
 
 
 async def test_a_stale_token_is_renewed_once_for_all() -> None:
-    """Ten connections are refused the same token, and share the new one."""
+    """The server refuses one token to ten connections, which share the new one."""
     async with token_endpoint() as endpoint, peer({"AUTH": taking("token-2")}, OFFERS) as server:
         smtp = replace(logging_in(server, endpoint.settings()), concurrency=10)
         async with opened(smtp) as channel:
@@ -183,7 +183,7 @@ async def test_a_stale_token_is_renewed_once_for_all() -> None:
 
 @pytest.mark.parametrize("way", [lambda *tokens: {"AUTH": taking(*tokens)}, challenging], ids=["535", "334 first"])
 async def test_a_renewed_token_that_is_refused_stops(way: Callable[..., dict[str, Answers]]) -> None:
-    """Then it is not the token: the mailbox, the permission or the setting is wrong; the server's words say so."""
+    """Then the token is not the cause but the mailbox, permission or setting; the reason has the server's words."""
     async with token_endpoint() as endpoint:
         error = await failure(way(), endpoint)
     assert isinstance(error, StopChannelError)
@@ -194,7 +194,7 @@ async def test_a_renewed_token_that_is_refused_stops(way: Callable[..., dict[str
 
 
 async def test_a_refusal_of_all_connections_asks_for_two_tokens() -> None:
-    """However many connections there are."""
+    """Two are requested, however many connections there are."""
     async with token_endpoint() as endpoint, peer({"AUTH": taking()}, OFFERS) as server:
         smtp = replace(logging_in(server, endpoint.settings()), concurrency=10)
         async with opened(smtp) as channel:
@@ -206,7 +206,7 @@ async def test_a_refusal_of_all_connections_asks_for_two_tokens() -> None:
 
 
 async def test_a_server_that_closes_at_a_refusal_gets_the_new_token_next_time() -> None:
-    """The lost connection counts against the server; the next one has another token, and stops if that is refused."""
+    """The lost connection counts against the server; the next uses a new token, and stops if that is refused."""
     script: dict[str, Answers] = {"AUTH": lambda _line: f"535 5.7.8 Username not accepted{CLOSE}"}
     async with (
         token_endpoint() as endpoint,
@@ -224,7 +224,7 @@ async def test_a_server_that_closes_at_a_refusal_gets_the_new_token_next_time() 
 
 
 async def test_a_temporary_failure_keeps_the_token() -> None:
-    """454 is no verdict on the token."""
+    """A 454 does not reject the token."""
     async with token_endpoint() as endpoint:
         error = await failure({"AUTH": lambda _line: "454 4.7.0 Temporary authentication failure"}, endpoint)
     assert isinstance(error, UnavailableError)
@@ -242,7 +242,7 @@ async def test_a_server_that_reads_no_initial_response_is_sent_it_again() -> Non
 
 
 async def test_a_server_without_xoauth2_stops() -> None:
-    """No token is asked for: it could not be shown."""
+    """No token is requested, since it could not be used."""
     async with token_endpoint() as endpoint:
         error = await failure({}, endpoint, ["AUTH LOGIN PLAIN"])
     assert isinstance(error, StopChannelError)
@@ -251,7 +251,7 @@ async def test_a_server_without_xoauth2_stops() -> None:
 
 
 def refusing(status: int, body: object) -> Callable[[int], web.Response]:
-    """Answer every request so."""
+    """Answer every request with this response."""
     text = body if isinstance(body, str) else json.dumps(body)
     return lambda _number: web.Response(status=status, text=text, headers={"Location": "http://127.0.0.1:1/"})
 
@@ -273,7 +273,7 @@ def refusing(status: int, body: object) -> Callable[[int], web.Response]:
     ],
 )
 async def test_a_refusal_of_the_endpoint_stops_with_its_words(status: int, body: Any, words: str) -> None:
-    """Nothing that is tried again would help; a message that repeats our secrets is shown without them."""
+    """A retry would not help; a message that repeats our secrets is shown without them."""
     async with token_endpoint(answer=refusing(status, body)) as endpoint:
         error = await failure({}, endpoint)
     assert isinstance(error, StopChannelError)
@@ -299,7 +299,7 @@ async def test_a_refusal_of_the_endpoint_stops_with_its_words(status: int, body:
     ],
 )
 async def test_an_endpoint_in_trouble_is_unavailable(status: int, body: object) -> None:
-    """No verdict on us: the message waits, and the server's breaker counts."""
+    """It is no refusal of us: the message waits, and the server's breaker counts the failure."""
     async with token_endpoint(answer=refusing(status, body)) as endpoint:
         error = await failure({}, endpoint)
     assert isinstance(error, UnavailableError)
@@ -308,7 +308,7 @@ async def test_an_endpoint_in_trouble_is_unavailable(status: int, body: object) 
 
 
 async def test_an_endpoint_that_is_away_is_unavailable() -> None:
-    """And once it is back, the next message goes out."""
+    """Once it is back, the next message is sent."""
     endpoint = TokenEndpoint(port=free_port())
     error = await failure({}, endpoint)
     assert isinstance(error, UnavailableError)
@@ -316,7 +316,7 @@ async def test_an_endpoint_that_is_away_is_unavailable() -> None:
 
 
 async def test_an_endpoint_that_does_not_answer_is_given_up() -> None:
-    """Within the time of a command."""
+    """The request ends within the command time-out."""
     async with token_endpoint(gate=asyncio.Event()) as endpoint:
         source = TokenSource(endpoint.settings(), 0.05)
         with pytest.raises(UnavailableError):
@@ -326,7 +326,7 @@ async def test_an_endpoint_that_does_not_answer_is_given_up() -> None:
 
 
 async def test_a_rotated_refresh_token_is_used() -> None:
-    """Microsoft gives a new one with each answer; the next request shows that."""
+    """Microsoft returns a new one with each response; the next request uses it."""
     rotated = {"access_token": "a", "expires_in": 2, "refresh_token": "next"}
     now = [0.0]
     async with token_endpoint(answer=refusing(200, rotated)) as endpoint:
@@ -338,7 +338,7 @@ async def test_a_rotated_refresh_token_is_used() -> None:
 
 
 async def test_each_server_has_its_own() -> None:
-    """Two servers, two clients, two tokens; and a third that logs in by password."""
+    """Two servers have two clients and two tokens; a third logs in by password."""
     async with (
         token_endpoint() as one,
         token_endpoint() as two,
@@ -363,7 +363,7 @@ async def test_each_server_has_its_own() -> None:
 
 
 async def test_the_service_logs_no_secret_and_pauses_when_the_grant_ends(tmp_path: Path) -> None:
-    """As it is run: settings and secret files from the environment, mail sent; then the endpoint revokes the grant."""
+    """The service, set up from the environment and secret files, sends mail until the endpoint revokes the grant."""
     (tmp_path / "refresh").write_text("1//refresh\n")
     revoked = refusing(400, {"error": "invalid_grant", "error_description": "Token has been expired or revoked."})
     redis = RedisServer("valkey")

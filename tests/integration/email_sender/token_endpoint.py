@@ -1,4 +1,4 @@
-"""A token endpoint of OAuth 2.0, over real HTTP, whose answers a test decides."""
+"""A token endpoint of OAuth 2.0 over real HTTP, whose responses a test decides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers import free_port
 
 @dataclass
 class TokenEndpoint:
-    """Grants `token-1`, `token-2`, … unless `answer` gives a response; `asked` are the forms that it was sent."""
+    """Grants `token-1`, `token-2`, … unless `answer` gives a response; `asked` are the forms that it received."""
 
     port: int = field(default_factory=free_port)
     expires_in: Any = 3600
@@ -26,16 +26,16 @@ class TokenEndpoint:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL that it listens on."""
         return f"http://127.0.0.1:{self.port}/token"
 
     @property
     def newest(self) -> str:
-        """The token that it granted last."""
+        """The last granted token."""
         return f"token-{len(self.asked)}"
 
     def settings(self, **changes: str) -> OAuthSettings:
-        """A client of it, with a refresh token."""
+        """Return the settings of a client with a refresh token."""
         fields = {"client_id": "client", "client_secret": "hush", "refresh_token": "1//refresh", "scope": "mail"}
         return OAuthSettings(self.url, **fields | changes)
 

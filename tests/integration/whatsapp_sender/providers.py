@@ -1,4 +1,4 @@
-"""Providers for the tests: an HTTP server that answers as it is told, one that loses connections, and a channel."""
+"""Providers for the tests: a scripted HTTP server, one that loses connections, and a channel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MESSAGE = WhatsAppMessage("b:0:whatsapp", "", "6281234567890", b'{"to":"62812345
 
 
 def error_body(code: int, message: str = "Something", details: str = "More about it") -> dict[str, Any]:
-    """An error in the Cloud API's form."""
+    """Return an error in the Cloud API's form."""
     data = {"messaging_product": "whatsapp", "details": details}
     return {
         "error": {
@@ -43,7 +43,7 @@ def error_body(code: int, message: str = "Something", details: str = "More about
 
 @dataclass
 class Provider:
-    """An HTTP server that gives the same answer to every message, and remembers what it was asked."""
+    """An HTTP server that gives the same response to every message, and records the requests."""
 
     status: int = 200
     body: object = field(default_factory=lambda: ACCEPTED)
@@ -57,11 +57,11 @@ class Provider:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL that it listens on."""
         return f"http://127.0.0.1:{self.port}"
 
     def answers(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
-        """Give this answer from now on; text and bytes are sent as they are, anything else as JSON."""
+        """Give this response from now on; text and bytes are sent unchanged, anything else as JSON."""
         self.status, self.body, self.headers = status, body, headers or {}
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -93,7 +93,7 @@ async def providing(port: int = 0) -> AsyncIterator[Provider]:
 
 
 def qiscus_settings(url: str, **changes: Any) -> QiscusSettings:
-    """Settings with time-outs and a breaker fit for tests."""
+    """Return settings with time-outs and a breaker suitable for tests."""
     policy = BreakerPolicy(failures=5, open_s=60.0, probe_every_s=0.05)
     settings = QiscusSettings(url, "app", "42", "s3cret", connect_s=5.0, answer_s=10.0, breaker=policy)
     return replace(settings, **changes)
@@ -115,7 +115,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def serving_raw(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """Run a server that treats each connection by hand and cuts it off in the end; yields its URL."""
+    """Run a server that passes each connection to a handler and then closes it; yield its URL."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

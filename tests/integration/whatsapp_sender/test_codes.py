@@ -22,7 +22,7 @@ from shared.errors import (
 )
 from tests.integration.whatsapp_sender.providers import ACCEPTED, MESSAGE, error_body, opened, providing
 
-# written out once more, so that the code's table is held against another hand's
+# written out again, to check the code's table against an independent one
 TABLE: dict[type[SendError], list[int]] = {
     DeferredError: [4, 17, 32, 341, 613, *range(80000, 80015), 130429, 131056, 132069, 133016],
     TransientError: [1, 131000],
@@ -41,7 +41,7 @@ CASES = [(kind, code) for kind, codes in TABLE.items() for code in codes]
 
 
 async def test_every_code_of_the_table() -> None:
-    """Each code has its class whatever the HTTP status; reason, code and the provider's own words are kept."""
+    """Each code has its class, whatever the HTTP status; reason, code and the provider's words are kept."""
     async with providing() as provider, opened(provider.url) as channel:
         for kind, code in CASES:
             for status in (400, 200, 500):
@@ -57,7 +57,7 @@ async def test_every_code_of_the_table() -> None:
 
 
 def test_the_table_is_whole() -> None:
-    """Code and test speak of the same codes, and the sandbox can answer with each class."""
+    """Code and test list the same codes, and the sandbox can answer with each class."""
     assert {code for _, code in CASES} == KNOWN
     assert set(WHATSAPP_ERRORS) <= KNOWN
     for codes in TABLE.values():
@@ -65,7 +65,7 @@ def test_the_table_is_whole() -> None:
 
 
 async def test_only_an_opt_out_suppresses() -> None:
-    """131050 suppresses marketing to the number; a number that is not on WhatsApp today may be tomorrow."""
+    """131050 suppresses marketing to the number; a number not on WhatsApp is not suppressed, as it may join later."""
     async with providing() as provider, opened(provider.url) as channel:
         for code in TABLE[PermanentError]:
             provider.answers(400, error_body(code))
@@ -85,9 +85,9 @@ async def test_only_an_opt_out_suppresses() -> None:
     ],
 )
 async def test_a_status_without_a_code(statuses: tuple[int, ...], kind: type[SendError]) -> None:
-    """A page of a gateway or a proxy counts by its status, and so does Qiscus's own JSON; 400 with JSON is final."""
+    """The status decides for a page of a gateway or proxy and for Qiscus's own JSON; 400 with JSON is permanent."""
     for status in statuses:
-        # the breaker, which counts 5xx in a row, is not what is looked at
+        # the breaker, which counts consecutive 5xx, is not tested here
         async with providing() as provider, opened(provider.url) as channel:
             for body in ("<html>no</html>", "", {"errors": {"message": "no"}}, {"status": status, "error": "no"}):
                 provider.answers(status, body)
@@ -100,11 +100,13 @@ async def test_a_status_without_a_code(statuses: tuple[int, ...], kind: type[Sen
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed_and_opens_the_breaker(status: int) -> None:
-    """Our secret goes nowhere else, no attempt is used, and after five the channel is left alone for a while."""
+    """Our secret is sent nowhere else, no attempt is used, and after five the channel is not tried for a while."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(status, "<html>moved</html>", {"Location": f"{provider.url}/log-in"})
         for _ in range(5):
-            with pytest.raises(UnavailableError, match=r"redirected to http.*/log-in, which is not followed") as caught:
+            with pytest.raises(
+                UnavailableError, match=r"redirected to http.*/log-in, but redirects are not followed"
+            ) as caught:
                 await channel.send(MESSAGE)
             assert caught.value.code == f"http {status}"
         assert not channel.available()
@@ -114,7 +116,7 @@ async def test_a_redirect_is_not_followed_and_opens_the_breaker(status: int) -> 
 
 @pytest.mark.parametrize("body", ["<html>Log in to the network</html>", {"status": "ok"}, ""])
 async def test_pages_that_only_look_like_acceptances_open_the_breaker(body: object) -> None:
-    """A captive portal answers 200 to everything: five messages are uncertain, the rest waits until it has gone."""
+    """A captive portal answers 200 to everything: five messages are uncertain, and the rest waits until it is gone."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(200, body)
         for _ in range(5):
@@ -129,7 +131,7 @@ async def test_pages_that_only_look_like_acceptances_open_the_breaker(body: obje
 
 @pytest.mark.parametrize("code", [131_999, 139_100, 2388001, 138_006])
 async def test_a_code_of_metas_that_is_not_listed(code: int) -> None:
-    """With a status of 4xx it is a refusal for good; unless the status says that it is about us, or that it passes."""
+    """With a 4xx it is permanent, unless the status concerns us or is temporary."""
     kinds = {400: PermanentError, 404: PermanentError, 422: PermanentError, 401: StopChannelError,
              402: StopChannelError, 408: TransientError, 429: DeferredError, 500: TransientError}  # fmt: skip
     async with providing() as provider, opened(provider.url) as channel:
@@ -142,7 +144,7 @@ async def test_a_code_of_metas_that_is_not_listed(code: int) -> None:
 
 
 async def test_a_number_that_does_not_exist_stops_the_channel() -> None:
-    """100 is about the message, unless Meta's subcode 33 or a 404 says that the object which sends is not there."""
+    """100 concerns the message, unless Meta's subcode 33 or a 404 says that the sending number does not exist."""
     missing = error_body(100, "Unsupported post request. Object with ID '42' does not exist")
     missing["error"]["error_subcode"] = 33
     async with providing() as provider, opened(provider.url) as channel:
@@ -157,7 +159,7 @@ async def test_a_number_that_does_not_exist_stops_the_channel() -> None:
 
 @pytest.mark.parametrize("status", [302, 400, 500, 502, 504])
 async def test_a_failure_that_names_a_message_is_not_sent_again(status: int) -> None:
-    """A gateway that failed after WhatsApp had said yes: whether it was passed on is not known."""
+    """If a gateway fails after WhatsApp's acceptance, it is unknown whether the message was forwarded."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(status, ACCEPTED)
         with pytest.raises(UncertainError, match="wamid"):
@@ -165,7 +167,7 @@ async def test_a_failure_that_names_a_message_is_not_sent_again(status: int) -> 
 
 
 async def test_foreign_bytes_in_a_header_do_no_harm() -> None:
-    """They come into the reason, which is stored."""
+    """They become part of the reason, which is stored."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(302, "", {"Location": "/\udce4nderung"})
         with pytest.raises(UnavailableError) as caught:
@@ -175,7 +177,7 @@ async def test_foreign_bytes_in_a_header_do_no_harm() -> None:
 
 
 async def test_an_answer_never_shows_our_secret() -> None:
-    """A proxy's page that prints the request's headers is kept without it."""
+    """A proxy's page that shows the request's headers is kept without it."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(400, "you sent Qiscus-Secret-Key: s3cret")
         with pytest.raises(SendError) as caught:
@@ -184,7 +186,7 @@ async def test_an_answer_never_shows_our_secret() -> None:
 
 
 async def test_retry_after_is_honoured() -> None:
-    """In a throttling, with a code or without (None where nothing is asked), and in a 503 that names a time."""
+    """It counts for rate limits, with a code or without (None without the header), and for a 503 that names a time."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(503, "maintenance", {"Retry-After": "90"})
         with pytest.raises(DeferredError) as away:
@@ -199,7 +201,7 @@ async def test_retry_after_is_honoured() -> None:
 
 
 async def test_acceptance_and_what_was_asked() -> None:
-    """Path, headers and body are those that Qiscus documents; the receipt has its id and its words."""
+    """Path, headers and body are as Qiscus documents; the receipt has the response's id and words."""
     async with providing() as provider, opened(provider.url) as channel:
         receipt = await channel.send(MESSAGE)
     assert receipt.message_id == ACCEPTED["messages"][0]["id"]  # type: ignore[index]  # a literal of the test's own
@@ -215,7 +217,7 @@ async def test_acceptance_and_what_was_asked() -> None:
 @pytest.mark.parametrize("content_type", ["text/html", "application/octet-stream; charset=klingon", "", "*"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 async def test_an_acceptance_is_read_in_any_encoding(encoding: str, content_type: str) -> None:
-    """A byte order mark or a wrong content type is no reason to send the message again."""
+    """A byte order mark or a wrong content type does not make the message be sent again."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(200, json.dumps(ACCEPTED).encode(encoding), {"Content-Type": content_type})
         receipt = await channel.send(MESSAGE)
@@ -223,7 +225,7 @@ async def test_an_acceptance_is_read_in_any_encoding(encoding: str, content_type
 
 
 async def test_acceptance_without_an_id_is_uncertain() -> None:
-    """It may have been sent, so it is neither counted as sent under an invented id nor blindly sent again."""
+    """It may have been sent, so it does not count as sent under an invented id, and is not blindly sent again."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(200, {"success": True})
         with pytest.raises(UncertainError):

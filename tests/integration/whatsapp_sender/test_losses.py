@@ -24,33 +24,33 @@ async def failure_at(url: str, answer_s: float = 10.0) -> SendError:
 
 
 async def test_connection_refused_is_unavailable() -> None:
-    """The server fails, not the message."""
+    """It is a failure of the server, not of the message."""
     error = await failure_at(f"http://127.0.0.1:{free_port()}")
     assert (type(error), error.code) == (UnavailableError, "connect")
 
 
 async def test_an_unknown_host_is_unavailable() -> None:
-    """DNS says that it does not exist (RFC 2606)."""
+    """DNS reports that it does not exist (RFC 2606)."""
     assert type(await failure_at("http://qiscus.invalid")) is UnavailableError
 
 
 async def close_at_once(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    """Cut the connection off before anything was read."""
+    """Close the connection before reading anything."""
 
 
 async def read_for_ever(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    """Take everything and never answer."""
+    """Read everything and never answer."""
     while await reader.read(65536):
         pass
 
 
 async def read_message(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    """Read the message to its end, then cut the connection off."""
+    """Read the message to its end, then close the connection."""
     await reader.readuntil(MESSAGE.body)
 
 
 async def test_an_untrusted_certificate_is_unavailable() -> None:
-    """Our secret is not shown to a server that cannot prove its name."""
+    """Our secret is not sent to a server that cannot prove its name."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     async with serving_raw(close_at_once, context) as url:
@@ -60,7 +60,7 @@ async def test_an_untrusted_certificate_is_unavailable() -> None:
 
 
 async def test_a_broken_handshake_is_unavailable() -> None:
-    """A connection cut off before TLS stands cannot have delivered anything."""
+    """A connection closed before TLS is established cannot have delivered anything."""
     async with serving_raw(close_at_once) as url:
         assert type(await failure_at(url.replace("http:", "https:"))) is UnavailableError
 
@@ -79,7 +79,7 @@ async def test_no_answer_in_time_is_uncertain() -> None:
 
 
 async def test_an_answer_cut_off_is_uncertain() -> None:
-    """Half an answer is none."""
+    """A truncated response does not count."""
 
     async def answer_by_half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(MESSAGE.body)
@@ -92,7 +92,7 @@ async def test_an_answer_cut_off_is_uncertain() -> None:
 
 
 async def test_connections_are_reused() -> None:
-    """Fifty messages one after the other go over one connection, errors included."""
+    """Fifty messages in sequence use one connection, errors included."""
     async with providing() as provider, opened(provider.url) as channel:
         for number in range(50):
             refused = number % 10 == 5
@@ -104,7 +104,7 @@ async def test_connections_are_reused() -> None:
 
 
 async def test_five_failures_open_the_breaker_and_a_probe_closes_it() -> None:
-    """Refused connections are counted; while it is open nothing is tried, then one probe at a time goes out."""
+    """Refused connections are counted; while it is open nothing is tried, then one probe at a time is sent."""
     port = free_port()
     async with opened(f"http://127.0.0.1:{port}") as channel:
         for _ in range(5):
@@ -129,7 +129,7 @@ async def test_five_failures_open_the_breaker_and_a_probe_closes_it() -> None:
 
 
 async def test_a_gateway_in_trouble_opens_the_breaker() -> None:
-    """A few 503 pages cost an attempt each; from the fifth in a row on no message pays for the server's failure."""
+    """The first 503 pages cost an attempt each; from the fifth in a row on, no message loses an attempt."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(503, "<html>Service Unavailable</html>")
         stands = []
@@ -142,7 +142,7 @@ async def test_a_gateway_in_trouble_opens_the_breaker() -> None:
 
 
 async def test_refusals_of_messages_leave_the_breaker_closed() -> None:
-    """However many numbers are not on WhatsApp, the server is well."""
+    """However many numbers are not on WhatsApp, the server works."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(500, {"error": {"code": 131000}})
         for _ in range(8):
@@ -152,17 +152,17 @@ async def test_refusals_of_messages_leave_the_breaker_closed() -> None:
 
 
 async def test_an_answer_that_came_while_the_sender_stood_still_is_read() -> None:
-    """A process frozen past its time-out finds the answer when it goes on: none was lost (attacks G2)."""
+    """A process frozen past its time-out reads the response when it resumes: it is not lost (attacks G2)."""
     async with providing() as provider, opened(provider.url, answer_s=0.2) as channel:
         provider.wait = lambda: asyncio.sleep(0.1)
         sending = asyncio.ensure_future(channel.send(MESSAGE))
         await wait_for(lambda: bool(provider.bodies), what="the message")
-        time.sleep(0.6)  # the loop does not run, as in a stopped process or a paused machine
+        time.sleep(0.6)  # block the event loop, like a stopped process or a paused machine
         assert (await sending).message_id.startswith("wamid.")
 
 
 async def test_an_answer_is_not_waited_for_longer_than_its_time_out_asks() -> None:
-    """Not even where it comes drop by drop."""
+    """The time-out also bounds a response that arrives byte by byte."""
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(MESSAGE.body)

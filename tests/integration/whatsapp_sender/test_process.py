@@ -1,4 +1,4 @@
-"""The WhatsApp sender as it is run for users: a process between a real queue and the sandbox."""
+"""The WhatsApp sender as a process between a real queue and the sandbox."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @dataclass
 class System:
-    """A queue, a sandbox, and where the sender's HTTP is."""
+    """A queue, a sandbox, and the URL of the sender's HTTP server."""
 
     redis: Redis
     sandbox: Sandbox
     port: int
 
     async def blast(self, blast_id: str, phones: list[str]) -> Blast:
-        """Enqueue a message to each number."""
+        """Enqueue one message to each number."""
         blast = Blast(blast_id, TEMPLATE, ["whatsapp"], "normal", 0, {"whatsapp": len(phones)}, len(phones))
         await BlastStore(self.redis, f"store-{blast_id}").create(blast)
         jobs = [
@@ -54,13 +54,13 @@ class System:
         return blast
 
     async def counts(self, blast: Blast) -> dict[str, int]:
-        """Return the blast's counts, without zeroes."""
+        """Return the blast's counts, without zeros."""
         progress = await BlastStore(self.redis, "reader").progress(blast.blast_id)
         assert progress is not None
         return {status: n for status, n in progress.channels["whatsapp"].counts.items() if n}
 
     async def ended(self, blast: Blast, expected: dict[str, int], timeout_s: float = 30.0) -> None:
-        """Wait until the blast's counts are these."""
+        """Wait until the blast has these counts."""
 
         async def are_so() -> bool:
             return await self.counts(blast) == expected
@@ -68,14 +68,14 @@ class System:
         await wait_for(are_so, timeout_s, f"{expected}")
 
     def get(self, path: str) -> bytes:
-        """GET a path of the sender's HTTP."""
+        """GET a path of the sender's HTTP server."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=credentials(INTERNAL_SECRET))
         with urllib.request.urlopen(request, timeout=20) as answer:
             found: bytes = answer.read()
             return found
 
     def attempts(self) -> Counter[tuple[str, str]]:
-        """Return how many attempts the sender has counted, by outcome and error class."""
+        """Return the sender's count of attempts, by outcome and error class."""
         found = re.findall(
             r'^kurir_attempts_total\{channel="whatsapp",error_class="(.*?)",outcome="(.*?)"\} (\d+)',
             self.get("/metrics").decode(),
@@ -84,7 +84,7 @@ class System:
         return Counter({(outcome, error_class): int(n) for error_class, outcome, n in found})
 
     def is_healthy(self) -> bool:
-        """Say whether the sender is."""
+        """Return whether the sender is healthy."""
         try:
             return bool(self.get("/health"))
         except OSError:
@@ -109,7 +109,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def sender(server: RedisServer, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A sender's port; its time constants are a tenth, and one recipient gets a burst of three."""
+    """Run a sender and yield its port; time constants are a tenth, and one recipient gets a burst of three."""
     folder, port = tmp_path_factory.mktemp("sender"), free_port()
     own = {
         "KURIR_REDIS_URL": server.url,
@@ -140,7 +140,7 @@ def sender(server: RedisServer, sandbox: Sandbox, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 async def system(server: RedisServer, sandbox: Sandbox, sender: int) -> AsyncIterator[System]:
-    """A sender that is ready, and a sandbox without messages or faults."""
+    """A ready sender, and a sandbox without messages or faults."""
     sandbox.call("DELETE", "/messages")
     sandbox.call("DELETE", "/faults")
     redis = connect(server.url)
@@ -151,7 +151,7 @@ async def system(server: RedisServer, sandbox: Sandbox, sender: int) -> AsyncIte
 
 
 async def test_a_blast_with_simulated_failures(system: System) -> None:
-    """Each number gets one message; a code that is permanent fails at once, 131000 after three attempts."""
+    """Each number gets one message; a permanent code fails immediately, 131000 after three attempts."""
     before = system.attempts()
     phones = [f"6281234{number:05d}" for number in range(120)]
     blast = await system.blast("b1", [*phones, "62812131026", "62812131050", "62812131000"])
@@ -169,7 +169,7 @@ async def test_a_blast_with_simulated_failures(system: System) -> None:
 
 
 async def test_one_recipient_is_not_flooded(system: System) -> None:
-    """Of six messages to one number, three start at once and the rest a second apart; another number goes first."""
+    """Of six messages to one number, three start immediately and the rest a second apart; another number goes first."""
     blast = await system.blast("b2", ["628111111111"] * 6 + ["628222222222"])
     await system.ended(blast, {"sent": 7})
     times: dict[str, list[float]] = {}
@@ -182,7 +182,7 @@ async def test_one_recipient_is_not_flooded(system: System) -> None:
 
 
 async def test_a_refused_secret_pauses_the_channel(system: System) -> None:
-    """The first 401 stops everything with the provider's words; after resume all goes out, no attempt was used."""
+    """The first 401 pauses the channel with the provider's words; a resume sends all, and no attempt was used."""
     before = system.attempts()
     system.sandbox.fault(channel="whatsapp", answer="190")
     blast = await system.blast("b3", [f"6281235{number:05d}" for number in range(20)])
@@ -198,7 +198,7 @@ async def test_a_refused_secret_pauses_the_channel(system: System) -> None:
 
     await wait_for(is_quiet, what="what was in flight to be given back")
     status = json.loads(system.get("/status"))
-    assert (status["reachable"], status["authenticated"]) == (True, True)  # an empty message meets no fault
+    assert (status["reachable"], status["authenticated"]) == (True, True)  # an empty message triggers no fault
     system.sandbox.call("DELETE", "/faults")
     await control.resume_channel("whatsapp")
     await system.ended(blast, {"sent": 20})
@@ -206,7 +206,7 @@ async def test_a_refused_secret_pauses_the_channel(system: System) -> None:
 
 
 async def test_a_lost_answer_is_sent_again_once(system: System) -> None:
-    """Accepted but unanswered: one more message follows, no more, as the policy says."""
+    """A message accepted without a response is sent exactly once more, as the policy says."""
     system.sandbox.fault(channel="whatsapp", answer="drop", times=1)
     blast = await system.blast("b4", ["6281236000001"])
     await system.ended(blast, {"sent": 1})
@@ -214,7 +214,7 @@ async def test_a_lost_answer_is_sent_again_once(system: System) -> None:
 
 
 async def test_a_provider_that_is_away_costs_no_attempt(system: System) -> None:
-    """While nothing listens nothing is begun, so not one message fails; soon after its return all are sent."""
+    """While the provider is down no job is begun, so no message fails; soon after its return all are sent."""
     before = system.attempts()
     system.sandbox.kill()
     blast = await system.blast("b5", [f"6281237{number:05d}" for number in range(30)])
@@ -228,5 +228,5 @@ async def test_a_provider_that_is_away_costs_no_attempt(system: System) -> None:
     began = time.monotonic()
     await system.ended(blast, {"sent": 30}, 15.0)
     assert time.monotonic() - began < 15.0
-    # only what was begun on a connection that closed meanwhile was given back
+    # only jobs begun on a connection that closed were returned
     assert (system.attempts() - before).keys() <= {("returned", "unavailable"), ("sent", "")}

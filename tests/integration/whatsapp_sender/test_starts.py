@@ -1,4 +1,4 @@
-"""When a message is started: with a connection open, and before a word of it is said."""
+"""When a message starts: with an open connection, and before any of it is sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def _refuse() -> None:
 
 
 async def test_refused_start_leaves_the_connection_to_the_next_message() -> None:
-    """Nothing of the message was said, and the next does not open a connection of its own."""
+    """Nothing of the message was sent, and the next message opens no connection."""
     connections: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -41,7 +41,7 @@ async def test_refused_start_leaves_the_connection_to_the_next_message() -> None
 
 
 async def test_start_is_asked_for_with_a_connection_open() -> None:
-    """The handshake is over when the start is awaited; nothing has been asked of the server by then."""
+    """The handshake is complete when the start is awaited, and no request has been sent."""
     async with providing() as provider, opened(provider.url) as channel:
         begun: list[tuple[int, int]] = []
 
@@ -57,7 +57,7 @@ async def test_start_is_asked_for_with_a_connection_open() -> None:
 
 
 async def test_connection_that_closes_while_the_start_is_awaited_costs_nothing() -> None:
-    """A server may drop an idle connection at any time: another is opened, and the start asked for again."""
+    """A server may close an idle connection at any time: another is opened, and the start is requested again."""
     writers: list[asyncio.StreamWriter] = []
     starts = 0
 
@@ -85,7 +85,7 @@ async def test_connection_that_closes_while_the_start_is_awaited_costs_nothing()
 
 
 async def test_connections_are_opened_ahead_and_used() -> None:
-    """As many as are wanted, with nothing asked of the server; two messages at once need no further one."""
+    """The wanted number is opened without a request; two concurrent messages need no other connection."""
     connections: list[bytes] = []
     changed = asyncio.Event()
 
@@ -111,7 +111,7 @@ async def test_connections_are_opened_ahead_and_used() -> None:
 
 
 async def test_server_that_cannot_be_reached_is_left_alone_without_a_job() -> None:
-    """Its breaker learns of it from the connections that are opened ahead."""
+    """Failures of connections opened ahead count for its breaker."""
     policy = BreakerPolicy(failures=1, open_s=60.0, probe_every_s=60.0)
     async with opened(f"http://127.0.0.1:{free_port()}", breaker=policy) as channel:
         assert channel.room(1) == Room(0, 0.25, 0)

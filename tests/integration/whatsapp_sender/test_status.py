@@ -1,4 +1,4 @@
-"""Whether Qiscus can be reached and takes our credentials, asked for real and without sending anything."""
+"""The status check: whether Qiscus is reachable and accepts our credentials, without sending a message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOG_IN = "<!DOCTYPE html><html><title>Log in to the network</title></html>"
 
 
 async def status_of(status: int, body: object, headers: dict[str, str] | None = None) -> ProviderStatus:
-    """Ask a provider that gives everybody this answer."""
+    """Return the status for a provider that gives this response to every request."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(status, body, headers)
         found = await channel.status()
@@ -35,7 +35,7 @@ async def status_of(status: int, body: object, headers: dict[str, str] | None = 
 
 @pytest.mark.parametrize("code", [100, 130429, 131000, 131008, 131009, 131999, 132000])
 async def test_whatsapps_refusal_of_the_message_is_a_yes_to_us(code: int) -> None:
-    """An empty message that is refused in the form of Meta's errors was read in our name."""
+    """A refusal of an empty message in the form of Meta's errors proves that our credentials were accepted."""
     assert (await status_of(400, error_body(code))).authenticated
 
 
@@ -65,7 +65,7 @@ async def test_whatsapps_refusal_of_the_message_is_a_yes_to_us(code: int) -> Non
     ],
 )
 async def test_what_is_wrong_is_named(status: int, body: object, check: list[str] | None) -> None:
-    """The settings to look at, as far as the answer tells them apart, and the provider's own words."""
+    """The status has the settings to check, as far as the response distinguishes them, and the provider's words."""
     if check is None:
         assert isinstance(body, dict)
         body["error"]["error_subcode"], check = 33, [CHANNEL]
@@ -99,7 +99,7 @@ async def test_what_is_wrong_is_named(status: int, body: object, check: list[str
     ],
 )
 async def test_what_is_not_qiscus_is_never_a_yes(status: int, body: object) -> None:
-    """A captive portal, a web page, another API: what anybody could answer says nothing of our credentials."""
+    """A captive portal, a web page, another API: a response that any server could give proves nothing."""
     found = await status_of(status, body)
     assert not found.authenticated
     assert status == 511 or found.detail["check"] == [URL]
@@ -107,7 +107,7 @@ async def test_what_is_not_qiscus_is_never_a_yes(status: int, body: object) -> N
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_named_and_not_followed(status: int) -> None:
-    """Where it leads is shown: most often the URL has http for https, or a portal is in between."""
+    """The target is shown: usually the URL has http instead of https, or a portal intercepts."""
     found = await status_of(status, LOG_IN, {"Location": "http://127.0.0.1:1/log-in"})
     assert not found.authenticated
     assert found.detail["check"] == [URL]
@@ -115,7 +115,7 @@ async def test_a_redirect_is_named_and_not_followed(status: int) -> None:
 
 
 def strict(refusals: dict[str, tuple[int, object]]) -> Callable[[web.Request], tuple[int, object]]:
-    """A provider that looks at app, secret and channel, and refuses an empty message in a form that is nobody's own."""
+    """A provider that checks app, secret and channel, and refuses an empty message in a generic form."""
 
     def decide(request: web.Request) -> tuple[int, Any]:
         _, _, _, app, channel, _ = request.path.split("/")
@@ -147,7 +147,7 @@ QISCUS_LIKE: dict[str, tuple[int, object]] = {
 async def test_an_answer_in_no_form_of_metas_is_compared_with_that_to_a_wrong_secret(
     wrong: dict[str, str], check: list[str] | None
 ) -> None:
-    """Who refuses a wrong secret, and with ours the message, has looked at ours."""
+    """A provider that refuses a wrong secret, but with ours only the message, has accepted ours."""
     async with providing() as provider:
         provider.decide = strict(QISCUS_LIKE)
         async with opened(provider.url, **wrong) as channel:
@@ -169,7 +169,7 @@ async def test_an_answer_in_no_form_of_metas_is_compared_with_that_to_a_wrong_se
     ],
 )
 async def test_the_sandbox_is_told_like_qiscus(tmp_path: Path, wrong: dict[str, str], check: set[str] | None) -> None:
-    """Each setting wrong in turn, asked of the look-alike that Kurir ships, as a process."""
+    """Each setting is wrong in turn, against Kurir's own sandbox as a process."""
     sandbox = Sandbox(tmp_path)
     await asyncio.to_thread(sandbox.start)
     settings = {"app_code": "sandbox", "channel_id": "1", "secret_key": "sandbox"} | wrong
@@ -183,7 +183,7 @@ async def test_the_sandbox_is_told_like_qiscus(tmp_path: Path, wrong: dict[str, 
 
 
 async def test_a_provider_that_is_away() -> None:
-    """Neither reachable nor authenticated, with the reason; the secret is not in it."""
+    """It is neither reachable nor authenticated; the reason does not contain the secret."""
     async with opened(f"http://127.0.0.1:{free_port()}") as channel:
         found = await channel.status()
     assert (found.reachable, found.authenticated) == (False, False)
@@ -193,7 +193,7 @@ async def test_a_provider_that_is_away() -> None:
 
 
 async def test_a_server_that_does_not_speak_http() -> None:
-    """It is told as such, and is no yes."""
+    """The status reports that, and does not count it as authenticated."""
 
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example.com ESMTP\r\n")

@@ -1,4 +1,4 @@
-"""DKIM keys for tests, in every form that people have them."""
+"""DKIM keys for tests, in every form that operators use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pem(key: PrivateKey, form: PrivateFormat = PrivateFormat.PKCS8, password: by
 
 
 def look_up(keys: Iterable[DkimKey]) -> Callable[..., bytes | None]:
-    """Stands for the DNS: what is published for these keys."""
+    """Return the TXT record published for these keys, in place of the DNS."""
     records = {f"{key.dns_name}.".encode(): key.dns_record.encode() for key in keys}
 
     def answer(name: bytes, **_options: object) -> bytes | None:
@@ -35,7 +35,7 @@ def look_up(keys: Iterable[DkimKey]) -> Callable[..., bytes | None]:
 
 
 def verdicts(raw: bytes, keys: Iterable[DkimKey]) -> list[bool]:
-    """What dkimpy says of each signature of a message, the topmost first."""
+    """Return dkimpy's verdict on each signature of a message, the topmost first."""
     message = dkim.DKIM(raw)
     count = sum(name.lower() == b"dkim-signature" for name, _ in message.headers)
     return [message.verify(place, dnsfunc=look_up(keys)) for place in range(count)]

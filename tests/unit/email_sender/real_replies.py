@@ -1,6 +1,6 @@
-"""Real answers of providers, with where they are documented and the class that Kurir gives them.
+"""Real replies of providers, with their source and the outcome class that Kurir assigns.
 
-Addresses, hosts and session ids are replaced; the rest are the provider's words, shortened where they are long.
+Addresses, hosts and session ids are replaced; the rest is in the provider's words, shortened where long.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MAIL, RCPT, DATA, DOT = Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.DOT
 
 
 class Case(NamedTuple):
-    """One answer: to which command, what it means, whether the address is suppressed, the wait it asks for."""
+    """One reply: the command that it answers, its class, whether it suppresses the address, the requested wait."""
 
     source: str
     stage: Stage
@@ -175,7 +175,7 @@ CASES = [
         SQLGREY, RCPT, 450, "4.7.1 <a@example.com>: Recipient address rejected: Greylisted for 5 minutes", D, wait_s=300
     ),
     Case(SQLGREY, RCPT, 451, "Greylisted, please try again in 180 seconds", D, wait_s=180),
-    # Relays that refuse us: not the recipient's fault
+    # Relays that refuse us, which is not the recipient's fault
     Case("https://github.com/namshi/docker-smtp/issues/77", RCPT, 550, "relay not permitted", P),
     Case("https://github.com/hestiacp/hestiacp/issues/4852", RCPT, 550, "Relay not permitted", P),
     Case(
@@ -505,7 +505,7 @@ CASES = [
         "5.2.122 The recipient has exceeded their limit for the number of messages they can receive per hour.",
         P,
     ),
-    # "Later", in all its words
+    # "Later", in many words
     Case(F421, MAIL, 421, "Max message per connection reached, closing transmission channel", D),
     Case(F421, MAIL, 421, "4.3.2 Service not available [outlook.com]", L),
     Case(F421, RCPT, 421, "4.7.1 Messages to a@icloud.com deferred due to excessive volume. Try again later", D),

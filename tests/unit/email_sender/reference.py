@@ -1,6 +1,6 @@
-"""What Python's own `email` package makes of the content that a frame is filled with, and how both are compared.
+"""The same message built by Python's `email` package, and the functions that compare it with a frame's message.
 
-The reference is the `EmailMessage` as it was built: writing it and reading it back loses spaces (bpo-35547, gh-92081).
+The reference is the `EmailMessage` as built, since writing it and reading it back loses spaces (bpo-35547, gh-92081).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def parse(raw: bytes) -> EmailMessage:
 
 
 def display_name(raw: bytes) -> str:
-    """Return the display name of To as RFC 2047 has it.
+    """Return the display name of To, decoded according to RFC 2047.
 
-    Not by the strict policy: up to Python 3.13 it keeps the space between two encoded words of a phrase.
+    The strict policy cannot do this: up to Python 3.13 it keeps the space between two encoded words of a phrase.
     """
     value = email.message_from_bytes(raw)["To"]
     name, _, _ = value.rpartition(" <")

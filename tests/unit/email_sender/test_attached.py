@@ -1,4 +1,4 @@
-"""Attached files in a message: images beside the html, invitations among the alternatives, names of any script."""
+"""Attached files in a message: images beside the HTML, invitations among the alternatives, names in any script."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shape(content: Content) -> list[tuple[str, str]]:
 
 
 def test_an_inline_image_goes_beside_the_html() -> None:
-    """multipart/related with a Content-ID, of the blast or of the recipient; without html it is attached."""
+    """An image of the blast or the recipient is in multipart/related with a Content-ID; without HTML it is attached."""
     for content in (
         Content(html='<img src="cid:logo">', attachments=[LOGO, PDF]),
         Content(html='<img src="cid:logo">', attachments=[PDF], own_attachments=[LOGO]),
@@ -37,7 +37,7 @@ def test_an_inline_image_goes_beside_the_html() -> None:
 
 
 def test_an_invitation_is_the_last_alternative() -> None:
-    """With its method, as Outlook and Gmail expect it, and attached once more for programs without a calendar."""
+    """It has its method, as Outlook and Gmail expect, and is also attached for programs without a calendar."""
     for html in (None, "<p>Hi</p>"):
         content = Content(html=html, attachments=[INVITE])
         shown = shape(content)
@@ -52,7 +52,7 @@ def test_an_invitation_is_the_last_alternative() -> None:
 
 
 def test_a_calendar_without_a_method_is_a_file() -> None:
-    """Nobody is invited by it."""
+    """It is attached and is not an invitation."""
     plain = Attachment("days.ics", "text/calendar; charset=utf-8", ICS)
     assert shape(Content(html=None, attachments=[plain]))[-1] == ("text/calendar", "attachment")
 
@@ -66,7 +66,7 @@ def test_a_calendar_without_a_method_is_a_file() -> None:
     ],
 )
 def test_parameters_are_kept(kind: str, parameters: dict[str, str]) -> None:
-    """Whatever they are, and however long."""
+    """A content type keeps all its parameters, of any kind and length."""
     message = parse(fill(Content(attachments=[Attachment("a", kind, b"x")])).encode(eight_bit=True))
     (part,) = message.iter_attachments()
     assert dict(part["Content-Type"].params) == parameters
@@ -74,7 +74,7 @@ def test_parameters_are_kept(kind: str, parameters: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", ["tagihan é.pdf", "発票.pdf", "счёт " * 40 + ".pdf"])
 def test_a_name_of_any_script_is_read(name: str) -> None:
-    """By RFC 2231 in the disposition, and as an encoded word where older programs look."""
+    """The disposition has it according to RFC 2231, and the content type as an encoded word for older programs."""
     raw = fill(Content(attachments=[Attachment(name, "application/pdf", b"x")])).encode(eight_bit=False)
     (part,) = parse(raw).iter_attachments()
     assert part.get_filename() == name

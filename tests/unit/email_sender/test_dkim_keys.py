@@ -1,4 +1,4 @@
-"""DKIM keys in the settings: whatever is wrong with any of them is told at start-up, all at once."""
+"""DKIM keys in the settings: every problem of every key is reported together at start-up."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ GOOD = {
 }
 BAD = {
     "": "it is empty",
-    "nonsense": "neither a private key in PEM nor",
-    "AAAA": "neither a private key in PEM nor",
-    "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----": "not a private key in PEM that can be read",
-    pem(RSA)[:-200]: "not a private key in PEM that can be read",
+    "nonsense": "not a private key: give PEM, or",
+    "AAAA": "not a private key: give PEM, or",
+    "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----": "not a valid private key in PEM",
+    pem(RSA)[:-200]: "not a valid private key in PEM",
     pem(RSA, password=b"secret"): "encrypted",
     pem(RSA, PrivateFormat.TraditionalOpenSSL, b"secret"): "encrypted",
-    RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(): "public half",
-    EC.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(): "RSA and Ed25519 keys alone",
+    RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(): "public key",
+    EC.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(): "only RSA and Ed25519 keys",
 }
 
 
@@ -54,7 +54,7 @@ def key_file(folder: Path, text: str, name: str = "key.pem", mode: int = 0o600) 
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_key_in_any_usual_form_is_read(kind: str, tmp_path: Path) -> None:
-    """In the environment, in a file of it, or in the list of files."""
+    """A key can be in the environment, in a file that it names, or in the list of files."""
     path = key_file(tmp_path, GOOD[kind])
     one = {"KURIR_DKIM_DOMAIN": "Example.com", "KURIR_DKIM_SELECTOR": "s1"}
     for env in (
@@ -69,7 +69,7 @@ def test_key_in_any_usual_form_is_read(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", BAD, ids=BAD.values())
 def test_key_that_is_none_is_a_problem_of_the_settings(text: str, tmp_path: Path) -> None:
-    """Told with its reason and its file, without a word of the key."""
+    """The problem has the reason and the file, but no part of the key."""
     path = key_file(tmp_path, text)
     with pytest.raises(SettingsError, match=BAD[text]) as wrong:
         keys_of({"KURIR_DKIM_KEYS": f"example.com:s1:{path}"})
@@ -79,7 +79,7 @@ def test_key_that_is_none_is_a_problem_of_the_settings(text: str, tmp_path: Path
 
 @pytest.mark.parametrize(("bits", "reason"), [(512, "too short"), (768, "too short"), (5120, "too long")])
 def test_rsa_key_that_receivers_refuse_is_a_problem(bits: int, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RFC 8301 has verifiers take 1,024 to 4,096 bits."""
+    """By RFC 8301, verifiers accept 1,024 to 4,096 bits."""
     key = _Sized(bits)
     monkeypatch.setattr("services.email_sender.dkim_keys.RSAPrivateKey", _Sized)
     monkeypatch.setattr("services.email_sender.dkim_keys._parse_pem", lambda _text: key)
@@ -89,14 +89,14 @@ def test_rsa_key_that_receivers_refuse_is_a_problem(bits: int, reason: str, monk
 
 
 class _Sized:
-    """Stands for a key that cryptography no longer makes, or takes long to make."""
+    """A stand-in for a key that cryptography no longer makes, or makes slowly."""
 
     def __init__(self, bits: int) -> None:
         self.key_size = bits
 
 
 def test_every_problem_of_every_key_is_told_at_once(tmp_path: Path) -> None:
-    """A missing file, one that everybody may read, a wrong key, a wrong domain, a repeated selector."""
+    """A missing file, a file that all users can read, a wrong key, a wrong domain, a repeated selector."""
     good = key_file(tmp_path, pem(RSA))
     wrong_key = key_file(tmp_path, "nonsense", "wrong.pem")
     keys = [
@@ -111,14 +111,14 @@ def test_every_problem_of_every_key_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as wrong:
         keys_of({"KURIR_DKIM_KEYS": ",".join(keys), "KURIR_DKIM_DOMAIN": "example.com"})
     said = "\n".join(wrong.value.problems)
-    for part in ("missing.pem: cannot be read", "wrong.pem: neither", "'no domain' is not a domain",
+    for part in ("missing.pem: cannot be read", "wrong.pem: this is not a private key", "'no domain' is not a domain",
                  "'s_1 x' is not a selector", "s1._domainkey.d.example has two private keys",
-                 "key 7: a key is domain:selector:file", "DKIM needs all of"):  # fmt: skip
+                 "key 7: write it as domain:selector:file", "DKIM needs all of"):  # fmt: skip
         assert part in said
 
 
 def test_key_that_every_user_can_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the file's mode, unless a folder above it is closed; what is mounted for one container may be open."""
+    """The file's mode decides, unless a parent folder is closed; files mounted into a container may be open."""
     with TemporaryDirectory(dir="/tmp") as name:
         folder = Path(name)
         path = key_file(folder, pem(RSA), mode=0o644)
@@ -137,7 +137,7 @@ def test_key_that_every_user_can_read_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_record_to_publish_is_that_of_the_key() -> None:
-    """A TXT record that can be put into the DNS as it is; RFC 8463's public key is 32 bytes."""
+    """The TXT record can be put into the DNS unchanged; RFC 8463's public key has 32 bytes."""
     (key,) = keys_of({
         "KURIR_DKIM_DOMAIN": "example.com",
         "KURIR_DKIM_SELECTOR": "s1",

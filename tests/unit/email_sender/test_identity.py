@@ -1,4 +1,4 @@
-"""Who the sender says it is: EHLO, the envelope's sender, and which domains' mail is proved to be ours."""
+"""The sender's identity: EHLO, the envelope's sender, and the domains whose mail is authenticated."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def named(monkeypatch: pytest.MonkeyPatch, host: str, full: str = "") -> None:
 def test_name_for_ehlo_is_found(
     host: str, full: str, around: tuple[str, list[str]], found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine's own full name, else the public URL's; an address where the servers are on this machine."""
+    """It is the machine's full name, else the public URL's host, else an address if the servers are on this machine."""
     named(monkeypatch, host, full)
     public_url, servers = around
     assert find_helo(Surroundings(servers, public_url, sandboxed=False)) == found
 
 
 def test_sandbox_needs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it runs: a container of compose has no full name."""
+    """A sandboxed sender starts on any machine: a container of compose has no full name."""
     named(monkeypatch, "3f2a9c")
     assert find_helo(Surroundings(["sandbox"], "http://127.0.0.1:3000", sandboxed=True)) == "[127.0.0.1]"
 
 
 def test_machine_without_a_full_name_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers refuse a container's id; nothing is sent until there is a name."""
+    """Servers refuse a container's id, so the sender does not start without a name."""
     named(monkeypatch, "3f2a9c")
     env = {**ENV, "KURIR_PUBLIC_URL": "http://127.0.0.1:3000"}
     with pytest.raises(SettingsError, match=r"KURIR_SMTP_HELO is required.*3f2a9c.*mail\.example\.com"):
@@ -71,7 +71,7 @@ def test_machine_without_a_full_name_is_told_what_to_set(monkeypatch: pytest.Mon
     ],
 )
 def test_name_for_ehlo_may_be_given(given: str, helo: str) -> None:
-    """A full name, in ASCII on the wire, or an address in brackets."""
+    """The setting is a full name, sent in ASCII, or an address in brackets."""
     assert read_settings({**ENV, "KURIR_SMTP_HELO": given}).smtp.helo == helo
 
 
@@ -80,13 +80,13 @@ def test_name_for_ehlo_may_be_given(given: str, helo: str) -> None:
     ["mail", "two words.example", "192.0.2.1", "[192.0.2.999]", "a..b", "-a.example", "mail_1.example.com", "a.b\r\nX"],
 )
 def test_name_that_servers_refuse_is_a_problem(given: str) -> None:
-    """Told at start-up, with what it should be."""
+    """The problem is reported at start-up, with an example of a correct value."""
     with pytest.raises(SettingsError, match=r"KURIR_SMTP_HELO.*fully-qualified"):
         read_settings({**ENV, "KURIR_SMTP_HELO": given})
 
 
 def test_return_path_is_an_address() -> None:
-    """With an ASCII domain; none means the address of From."""
+    """Its domain becomes ASCII; without it the address of From is used."""
     settings = read_settings({**ENV, "KURIR_EMAIL_RETURN_PATH": "bounces@münchen.example"})
     assert settings.mail.return_path == settings.identity.return_path == "bounces@xn--mnchen-3ya.example"
 
@@ -97,7 +97,7 @@ def test_return_path_is_an_address() -> None:
      "a@example.com,b@example.com", "a@example.com; b@example.com"],
 )  # fmt: skip
 def test_return_path_that_loses_bounces_is_a_problem(given: str) -> None:
-    """The empty sender among them: bounces of it reach nobody."""
+    """The empty sender is one: its bounces would reach nobody."""
     with pytest.raises(SettingsError, match="KURIR_EMAIL_RETURN_PATH"):
         read_settings({**ENV, "KURIR_EMAIL_RETURN_PATH": given})
 
@@ -106,13 +106,13 @@ def test_return_path_that_loses_bounces_is_a_problem(given: str) -> None:
     "given", ["a@example.com,b@example.com", "Shop, Inc <a@example.com>", "Shop@Home <a@example.com>"]
 )
 def test_sender_that_is_not_one_mailbox_is_a_problem(given: str) -> None:
-    """The rest is not dropped silently, nor is a part of the name taken for the address."""
+    """The rest is not dropped silently, and no part of the name is taken for the address."""
     with pytest.raises(SettingsError, match=r"KURIR_EMAIL_FROM.*more than one mailbox"):
         read_settings({**ENV, "KURIR_EMAIL_FROM": given})
 
 
 def test_unaligned_domains_are_known() -> None:
-    """A domain is proved by a key of its own or of one above it, or by the envelope's sender (relaxed alignment)."""
+    """A key of the domain or a parent domain aligns it, or the envelope's sender does (relaxed alignment)."""
     keys = KeyRing([DkimKey("example.com", "s1", ed25519_key())])
     domains = ("example.com", "news.example.com", "example.org", "shop.example.net")
     identity = Identity("mail.example.com", "bounces@example.net", domains, keys)
@@ -130,6 +130,6 @@ def test_unaligned_domains_are_known() -> None:
 
 
 def test_domains_are_those_that_blasts_may_send_from() -> None:
-    """The configured sender's and KURIR_EMAIL_DOMAINS, each once, in ASCII."""
+    """They are the configured sender's domain and KURIR_EMAIL_DOMAINS, each once, in ASCII."""
     settings = read_settings({**ENV, "KURIR_EMAIL_DOMAINS": "Example.com, münchen.example"})
     assert settings.identity.domains == ("example.com", "xn--mnchen-3ya.example")

@@ -1,4 +1,4 @@
-"""Messages: what a frame makes equals what Python's `email` makes of the same content, for any content."""
+"""Messages: for any content, a frame's message equals the one that Python's `email` builds."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ THOROUGH = settings(max_examples=70, deadline=None, suppress_health_check=[Healt
 @THOROUGH
 @given(content=CONTENTS, eight_bit=st.booleans())
 def test_message_equals_what_emailmessage_makes(content: Content, eight_bit: bool) -> None:
-    """Header by header and part by part, over every Unicode plane, long lines, leading dots, CR and LF anywhere."""
+    """All headers and parts are equal, with every Unicode plane, long lines, leading dots, and CR and LF anywhere."""
     raw = fill(content).encode(eight_bit=eight_bit)
     parsed = parse(raw)
     headers: dict[str, str | Address] = {
@@ -61,7 +61,7 @@ def test_message_equals_what_emailmessage_makes(content: Content, eight_bit: boo
     assert str(parsed["From"]) == str(expected["From"])
     assert parsed["Subject"] == headers["Subject"]
     assert display_name(raw) == clean(content.name)
-    # EmailMessage takes a text that looks like an encoded word for one; here it stays what was written
+    # EmailMessage decodes text that looks like an encoded word; Kurir keeps it as written
     if "=?" not in content.subject + content.name:
         assert parsed["Subject"] == expected["Subject"]
         assert display_name(raw) == expected["To"].addresses[0].display_name
@@ -74,7 +74,7 @@ def test_message_equals_what_emailmessage_makes(content: Content, eight_bit: boo
 
 
 def assert_fit_for_the_wire(raw: bytes, *, eight_bit: bool) -> None:
-    """CRLF alone ends lines, of at most 998 bytes; no NUL, and nothing beyond ASCII unless allowed."""
+    """Assert that only CRLF ends lines of at most 998 bytes, without NUL, and beyond ASCII only if allowed."""
     assert raw.endswith(b"\r\n")
     assert raw.count(b"\r") == raw.count(b"\n") == raw.count(b"\r\n")
     assert max(map(len, raw.split(b"\r\n"))) <= 998
@@ -83,7 +83,7 @@ def assert_fit_for_the_wire(raw: bytes, *, eight_bit: bool) -> None:
 
 
 def test_no_field_can_add_a_header() -> None:
-    """A line break in a name, a subject or a file name ends nothing: the headers are those of the frame."""
+    """A line break in a name, a subject or a file name does not end the header: there are only the frame's headers."""
     evil = "x\r\nBcc: victim@example.com\r\n\r\nbody"
     attachment = Attachment(evil, "application/pdf\r\nX-Evil: 1", b"data")
     parsed = parse(fill(Content(subject=evil, name=evil, own_attachments=[attachment])).encode(eight_bit=True))
@@ -97,13 +97,13 @@ def test_no_field_can_add_a_header() -> None:
 @pytest.mark.parametrize("field", ["from_address", "reply_to"])
 @pytest.mark.parametrize("value", ["Shop <shop@example.com>\r\nBcc: x@example.com", "nonsense", "a b@example.com", "@"])
 def test_blast_with_a_bad_mailbox_is_refused(field: str, value: str) -> None:
-    """Whatever came into the blast's from or reply address, no message is made of a mailbox that is none."""
+    """No message is made if the blast's from or reply address is not a mailbox."""
     with pytest.raises(PermanentError, match="from or reply address"):
         Frame(make_blast(**{field: value}), MAIL)
 
 
 def test_headers_of_a_transactional_message() -> None:
-    """Sender and reply address of the blast, the designed Message-ID, the job, a date of now; no unsubscribe link."""
+    """It has the blast's sender and reply address, its own Message-ID, the job, the date, and no unsubscribe link."""
     blast = make_blast("b7", from_address="Tokó <toko@münchen.example>", reply_to='"Help, Inc" <help@example.com>')
     parsed = parse(Frame(blast, MAIL).fill(make_job(index=3, run=2, blast_id="b7")).encode(eight_bit=False))
     (sender,) = parsed["From"].addresses
@@ -116,7 +116,7 @@ def test_headers_of_a_transactional_message() -> None:
 
 
 def test_marketing_mail_can_be_unsubscribed_with_one_click() -> None:
-    """List-Unsubscribe names an https link and the mailbox that is configured, -Post the one click (RFC 8058)."""
+    """List-Unsubscribe has an https link and the configured mailbox; -Post announces the one click (RFC 8058)."""
     template = Template(
         id="t", name="T", channels=["email"], category="marketing", subject="s", text="Out: {{ unsubscribe_url }}"
     )
@@ -135,12 +135,12 @@ def marketing(mail: MailSettings = MAIL, template_id: str = "monthly_news", **ch
 
 
 def test_no_mailbox_that_nobody_reads_is_offered() -> None:
-    """Without KURIR_UNSUBSCRIBE_EMAIL the one-click link stands alone."""
+    """Without KURIR_UNSUBSCRIBE_EMAIL the header has only the one-click link."""
     assert "mailto" not in marketing(replace(MAIL, unsubscribe_to=""))["List-Unsubscribe"]
 
 
 def test_marketing_mail_names_its_list_and_its_feedback() -> None:
-    """RFC 2919: a name and an id under the From domain; Gmail: campaign:customer:type:sender, the last 5 to 15 long."""
+    """List-Id is a name and an id under the From domain; Feedback-ID has four fields, the last 5 to 15 long."""
     message = marketing(from_address="shop@News.example.com")
     assert message["List-Id"] == "Kabar é, bulanan <monthly-news.news.example.com>"
     campaign, customer, kind, sender = message["Feedback-ID"].split(":")
@@ -153,7 +153,7 @@ def test_marketing_mail_names_its_list_and_its_feedback() -> None:
 
 @pytest.mark.parametrize("url", ["http://kurir.example.com", "https://127.0.0.1:3000", "https://kurir.local", ""])
 def test_marketing_mail_whose_link_would_not_work_stops_its_blast(url: str) -> None:
-    """It is not sent and not lost: the blast pauses with the reason. What the sandbox takes needs no link."""
+    """It is neither sent nor lost: the blast pauses with the reason. Sandboxed mail needs no link."""
     with pytest.raises(StopBlastError, match="KURIR_PUBLIC_URL"):
         marketing(replace(MAIL, public_url=url))
     assert marketing(replace(MAIL, public_url=url, sandboxed=True))["List-Unsubscribe"]
@@ -161,7 +161,7 @@ def test_marketing_mail_whose_link_would_not_work_stops_its_blast(url: str) -> N
 
 
 def test_bounces_go_to_the_return_path() -> None:
-    """The envelope's sender is that of the settings, whatever a blast's sender; without one it is the From address."""
+    """The settings give the envelope's sender, whatever the blast's sender; without it, it is the From address."""
     mail = replace(MAIL, return_path="bounces@example.com")
     assert (
         Frame(make_blast(from_address="a@news.example.com"), mail).fill(make_job()).envelope.sender == mail.return_path
@@ -173,7 +173,7 @@ def test_bounces_go_to_the_return_path() -> None:
 
 
 def test_missing_variable_is_named_in_the_reason() -> None:
-    """A message that cannot be rendered fails for good, and the reason says which variable is to blame."""
+    """A message that cannot be rendered fails permanently, and the reason names the variable."""
     variable = Variable("total", "number", example=1)
     template = Template(id="t", name="T", channels=["email"], subject="{{ total }}", text="x", variables=[variable])
     with pytest.raises(PermanentError, match="total"):
@@ -189,7 +189,7 @@ def test_missing_variable_is_named_in_the_reason() -> None:
     ],
 )
 def test_only_a_local_part_beyond_ascii_needs_smtputf8(address: str, recipient: str, utf8: bool) -> None:
-    """A domain travels in ASCII; a local part beyond it needs SMTPUTF8, and stands as it is in To."""
+    """A domain is sent in ASCII; a local part beyond ASCII needs SMTPUTF8 and is unchanged in To."""
     mail = make_mail(address)
     assert (mail.envelope.recipient, mail.envelope.utf8) == (recipient, utf8)
     assert f"<{recipient}>".encode() in mail.head
@@ -197,13 +197,13 @@ def test_only_a_local_part_beyond_ascii_needs_smtputf8(address: str, recipient: 
 
 @pytest.mark.parametrize("address", ["a b@example.com", "a@b\r\nRCPT TO:<c@d>", "a>@b.example", "ä@-.example"])
 def test_address_unfit_for_a_command_is_refused(address: str) -> None:
-    """What could break out of an SMTP command, or is no address, fails for good before any server sees it."""
+    """Text that could break out of an SMTP command, or is not an address, fails permanently before it is sent."""
     with pytest.raises(PermanentError, match="address"):
         make_mail(address)
 
 
 def test_resent_message_keeps_its_id_and_its_boundary() -> None:
-    """A repeated attempt is the same message: the same Message-ID, from the same frame."""
+    """A repeated attempt sends the same message, with the same Message-ID and boundary."""
     frames = Frames(MAIL)
     first, second = (frames.get(make_blast()).fill(make_job()) for _ in range(2))
     assert first.message_id == second.message_id
@@ -211,7 +211,7 @@ def test_resent_message_keeps_its_id_and_its_boundary() -> None:
 
 
 def test_frames_are_bounded() -> None:
-    """A sender keeps the frames it used last, a thousand small ones, and never more bytes than its bound."""
+    """A sender keeps the last used frames: a thousand small ones, and never more bytes than its bound."""
     frames = Frames(MAIL)
     first = frames.get(make_blast("first"))
     for number in range(1000):
@@ -227,14 +227,14 @@ def test_frames_are_bounded() -> None:
 
 
 def test_empty_parts_and_attachments() -> None:
-    """Nothing at all is still a message: an empty text, an empty html, an attachment of no bytes."""
+    """An empty text, an empty HTML and an attachment of no bytes make a valid message."""
     mail: Mail = fill(Content(text="", html="", attachments=[Attachment("empty", "text/plain", b"")]))
     kinds = [kind for kind, *_ in structure(parse(mail.encode(eight_bit=False)))]
     assert kinds == ["multipart/mixed", "multipart/alternative", "text/plain", "text/html", "text/plain"]
 
 
 def test_recipient_of_own_variables_and_attachments() -> None:
-    """What belongs to one recipient goes to that one alone."""
+    """A recipient's variables and attachments are only in that recipient's message."""
     frame = Frame(make_blast(), MAIL)
     own = Attachment("tagihan é.pdf", "application/pdf", b"%PDF")
     recipient = Recipient("bo@example.com", "Bo", {}, "", [own])

@@ -1,4 +1,4 @@
-"""What a message costs: the frame is compiled once per blast, so that a recipient costs microseconds."""
+"""The cost of a message: the frame is compiled once per blast, so a recipient costs microseconds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.integration.email_sender.mails import MAIL, make_blast, make_job
 LINE = "<p>Dear {{ name }}, some words that fill a line of about this length.</p>\n"
 HTML = f"<html><body>{LINE * 20}</body></html>\n"
 TEXT = "Dear {{ name }},\nsome words that fill a line of about this length.\n" * 4
-# 15 µs and 23 µs were measured on the machine this was written on, idle or busy; the rest is for slower ones
+# 15 µs and 23 µs were measured on an idle and a busy machine; the rest is a margin for slower ones
 MOST_US = {"transactional": 50.0, "marketing": 70.0}
 
 
 class _Once:
-    """Stands for a template that was rendered already: rendering has its own price, in `shared.rendering`."""
+    """A stand-in for a template that is already rendered: `shared.rendering` measures rendering itself."""
 
     variables = frozenset({"name"})
 
@@ -38,7 +38,7 @@ class _Once:
 @pytest.mark.timing
 @pytest.mark.parametrize("category", ["transactional", "marketing"])
 def test_message_of_a_frame_costs_microseconds(category: str) -> None:
-    """Headers, both parts and their encodings of a 1.5 KB message, in CPU time, besides its rendering."""
+    """The CPU time of the headers, both parts and their encodings of a 1.5 KB message is small, without rendering."""
     template = Template(
         id="t",
         name="T",
@@ -56,7 +56,7 @@ def test_message_of_a_frame_costs_microseconds(category: str) -> None:
 
 
 def least_us(frame: Frame) -> float:
-    """Return the CPU time of a message in the quickest of many short rounds: others run on this machine too."""
+    """Return the CPU time of a message in the fastest of many short rounds, since other tests run on this machine."""
     job = make_job()
     rounds = []
     for _ in range(50):

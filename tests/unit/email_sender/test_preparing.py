@@ -1,4 +1,4 @@
-"""Messages made ahead of their turns: which are kept, for how long, and in which order."""
+"""Messages prepared ahead: which are kept, for how long, and in which order."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ async def preparations() -> AsyncIterator[Preparations]:
 
 
 async def prepared(preparations: Preparations, jobs: list[Job]) -> None:
-    """Plan jobs, and let the event loop turn until nothing more is done."""
+    """Plan jobs, and let the event loop run until nothing more is prepared."""
     preparations.plan([(job, BLAST) for job in jobs])
-    while preparations._next is not None:  # noqa: ASYNC110 -- it is the turns that are waited for
+    while preparations._next is not None:  # noqa: ASYNC110 -- the wait is for turns of the event loop
         await asyncio.sleep(0)
 
 
 async def test_planned_messages_are_signed_before_they_are_taken(preparations: Preparations) -> None:
-    """Each once, also where it is named again; what is taken is gone."""
+    """Each is signed once, even if planned again; a taken message is removed."""
     jobs = [make_job(index=index) for index in range(20)]
     await prepared(preparations, jobs)
     await prepared(preparations, jobs)
@@ -54,7 +54,7 @@ async def test_planned_messages_are_signed_before_they_are_taken(preparations: P
 
 
 async def test_few_are_prepared_between_two_turns_of_the_event_loop(preparations: Preparations) -> None:
-    """A fetch may bring hundreds: whatever else waits has its turn in between."""
+    """A fetch may bring hundreds of jobs; other tasks run in between."""
     preparations.plan([(make_job(index=index), BLAST) for index in range(20)])
     turns = 0
     while preparations._next is not None:
@@ -66,7 +66,7 @@ async def test_few_are_prepared_between_two_turns_of_the_event_loop(preparations
 
 
 async def test_urgent_messages_are_prepared_first(preparations: Preparations) -> None:
-    """A job of lane `high` goes before the hundreds that were fetched before it."""
+    """A job of lane `high` is prepared before the hundreds that were fetched earlier."""
     bulk = [make_job(index=index, lane="bulk") for index in range(20)]
     urgent = make_job(index=99, lane="high")
     preparations.plan([(job, BLAST) for job in [*bulk, urgent]])
@@ -76,7 +76,7 @@ async def test_urgent_messages_are_prepared_first(preparations: Preparations) ->
 
 
 async def test_message_of_another_run_is_another_message(preparations: Preparations) -> None:
-    """It has an id of its own, and what was made for the run before does not serve it."""
+    """It has its own id, and the message of the previous run is not used for it."""
     await prepared(preparations, [make_job(run=1)])
     assert preparations.take(make_job(run=2)) is None
     assert preparations.take(make_job(run=1)) is not None
@@ -85,7 +85,7 @@ async def test_message_of_another_run_is_another_message(preparations: Preparati
 async def test_message_that_waited_for_long_is_made_anew(
     preparations: Preparations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its Date and the time of its signature would be those of its fetching."""
+    """Otherwise its Date and signature would have the time of its fetching."""
     await prepared(preparations, [make_job()])
     monkeypatch.setattr(preparing, "MOST_AGE_S", -1.0)
     assert preparations.take(make_job()) is None
@@ -93,7 +93,7 @@ async def test_message_that_waited_for_long_is_made_anew(
 
 
 async def test_what_is_forgotten_is_kept_no_longer(preparations: Preparations) -> None:
-    """Whether it was prepared already or only planned."""
+    """A forgotten message is dropped, whether it was prepared or only planned."""
     made, planned = make_job(index=1), make_job(index=2)
     await prepared(preparations, [made])
     preparations.plan([(planned, BLAST)])
@@ -107,7 +107,7 @@ async def test_what_is_forgotten_is_kept_no_longer(preparations: Preparations) -
 
 
 async def test_no_more_bytes_are_kept_than_allowed(preparations: Preparations, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest waits until some are taken, and is prepared then."""
+    """The rest is prepared once some messages are taken."""
     monkeypatch.setattr(preparing, "MOST_AHEAD_BYTES", 10_000)
     jobs = [make_job(index=index) for index in range(20)]
     await prepared(preparations, jobs)
@@ -120,7 +120,7 @@ async def test_no_more_bytes_are_kept_than_allowed(preparations: Preparations, m
 
 
 async def test_job_that_cannot_be_rendered_spoils_no_other(preparations: Preparations) -> None:
-    """Its own attempt will say why; those behind it are prepared."""
+    """Its own attempt will report the reason; the jobs behind it are prepared."""
     bad, good = make_job("not an address", index=1), make_job(index=2)
     await prepared(preparations, [bad, good])
     assert preparations.take(bad) is None
@@ -128,7 +128,7 @@ async def test_job_that_cannot_be_rendered_spoils_no_other(preparations: Prepara
 
 
 async def test_what_is_forgotten_is_not_signed_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits in the threads' line; so does what was taken too late."""
+    """Its signature is still queued and is cancelled; so is that of a message taken too late."""
     monkeypatch.setattr(Signers, "add", lambda *_args, **_options: None)
     encoder = Encoder(KeyRing([RSA]))
     preparations = Preparations(Frames(MAIL), encoder)

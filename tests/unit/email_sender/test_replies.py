@@ -1,4 +1,4 @@
-"""What servers' answers mean: the table of classes, held against real answers of providers."""
+"""The classification of replies: the table of classes, checked against real replies of providers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.email_sender.real_replies import CASES, Case
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.stage.value} {case.code} {case.text[:40]}" for case in CASES])
 def test_real_answer_has_its_class(case: Case) -> None:
-    """Class, suppression and wait are the table's, and the error carries code and words as they were said."""
+    """Class, suppression and wait are the table's, and the error has the reply's code and words unchanged."""
     error = classify(case.stage, Reply(case.code, case.text))
     assert type(error) is case.kind
     assert bool(getattr(error, "suppress", "")) is case.suppresses
@@ -27,7 +27,7 @@ def test_real_answer_has_its_class(case: Case) -> None:
 
 
 def test_table_is_of_many_providers() -> None:
-    """At least 150 answers, of fifteen sources and more, each with where it was read."""
+    """It has at least 150 replies from at least fifteen providers, each with its source."""
     hosts = Counter(urlsplit(case.source).netloc for case in CASES)
     assert len({(case.code, case.text) for case in CASES}) >= 150
     assert len({case.source for case in CASES}) >= 15
@@ -41,7 +41,7 @@ def test_table_is_of_many_providers() -> None:
      for stage in (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.DOT) for code in (550, 551, 552, 553, 554)],
 )  # fmt: skip
 def test_bare_code_suppresses_at_rcpt_alone(stage: Stage, code: int, suppresses: bool) -> None:
-    """Without an enhanced code, only a 550, 551 or 553 to RCPT TO can say that the address is bad."""
+    """Without an enhanced code, only a 550, 551 or 553 to RCPT TO can reject the address."""
     error = classify(stage, Reply(code, "no such user"))
     assert isinstance(error, PermanentError)
     assert bool(error.suppress) is suppresses
@@ -54,7 +54,7 @@ def test_bare_code_suppresses_at_rcpt_alone(stage: Stage, code: int, suppresses:
      ("5.7.1", False), ("5.7.26", False), ("5.1.11", False), ("5.0.0", False)],
 )  # fmt: skip
 def test_enhanced_code_decides_over_the_basic_one(enhanced: str, suppresses: bool) -> None:
-    """A 550 to RCPT that says 5.7.1 suppresses nobody; a 554 that says 5.1.1 does."""
+    """A 550 to RCPT with 5.7.1 does not suppress the address; a 554 with 5.1.1 does."""
     for code in (550, 553, 554):
         error = classify(Stage.RCPT, Reply(code, f"{enhanced} words"))
         assert isinstance(error, PermanentError)
@@ -71,13 +71,13 @@ def test_enhanced_code_decides_over_the_basic_one(enhanced: str, suppresses: boo
      ("try again in 0 seconds", None), ("come back in 00:00:00", None)],
 )  # fmt: skip
 def test_wait_is_read_from_words(text: str, wait_s: float | None) -> None:
-    """A wait counts where it is asked for, in seconds, minutes, hours or as a clock; never nothing, a day at most."""
+    """A requested wait counts, in seconds, minutes, hours or as a clock; it is never zero and at most a day."""
     assert asked_wait_s(text) == wait_s
 
 
 @given(st.sampled_from(Stage), st.integers(200, 599), st.text(max_size=60))
 def test_any_reply_has_a_class(stage: Stage, code: int, text: str) -> None:
-    """Nothing that a server says is without an outcome; a 4xx without stop words is never final."""
+    """Every reply has an outcome; a 4xx without stop words is never permanent."""
     error = classify(stage, Reply(code, text))
     assert isinstance(error, SendError)
     if 400 <= code < 500 and not Reply(code, text).enhanced:
@@ -85,7 +85,7 @@ def test_any_reply_has_a_class(stage: Stage, code: int, text: str) -> None:
 
 
 def test_enhanced_code_is_the_first_word_alone() -> None:
-    """Digits among the words are no status code; more lines than one make one reply."""
+    """Digits among the words are not a status code; several lines make one reply."""
     assert Reply(550, "5.1.1 no").enhanced == "5.1.1"
     assert Reply(550, "host 5.1.1 no").enhanced == ""
     assert Reply(550, "5.1.1234 no").enhanced == ""
@@ -102,7 +102,7 @@ def test_enhanced_code_is_the_first_word_alone() -> None:
     ["#5.7.1 Your access to submit messages to this e-mail system has been rejected.", "[5.7.1] no", "(5.7.1) no"],
 )
 def test_enhanced_code_in_dress_counts_too(text: str) -> None:
-    """Read as a bare 550, a refusal of the sender would suppress every address at that provider."""
+    """If it were missed, a refusal of the sender as 550 would suppress every address at that provider."""
     error = classify(Stage.RCPT, Reply(550, text))
     assert isinstance(error, PermanentError)
     assert (error.code, error.suppress) == ("550 5.7.1", "")
@@ -116,13 +116,13 @@ def test_enhanced_code_in_dress_counts_too(text: str) -> None:
      ("by Exim 4.96.2", ""), ("from 10.5.1.1", ""), ("see section 5.1.1.2", ""), ("ticket #5.1.1234", "")],
 )  # fmt: skip
 def test_enhanced_code_behind_the_words_counts(text: str, enhanced: str) -> None:
-    """Where it says the same class as the basic code, a code at the end or in brackets is the server's verdict."""
+    """A code at the end or in brackets counts if it has the class of the basic code."""
     assert Reply(550, text).enhanced == enhanced
 
 
 @pytest.mark.parametrize("enhanced", ["", "5.7.1 ", "5.1.1 "])
 def test_basic_code_of_4xx_is_later_whatever_follows(enhanced: str) -> None:
-    """A reply at odds with itself is not final."""
+    """A reply whose codes contradict each other is not permanent."""
     assert isinstance(classify(Stage.RCPT, Reply(451, f"{enhanced}no such user")), TransientError)
 
 
@@ -130,7 +130,7 @@ def test_basic_code_of_4xx_is_later_whatever_follows(enhanced: str) -> None:
 @pytest.mark.parametrize("code", [421, 432, 450, 451, 452, 454])
 @pytest.mark.parametrize("enhanced", ["5.7.8", "5.7.0", "5.7.1", "5.1.1", "4.7.0", "4.7.8"])
 def test_4xx_stops_and_fails_nothing_at_any_stage(stage: Stage, code: int, enhanced: str) -> None:
-    """A server that cannot check our password for now has not refused it."""
+    """A server that temporarily cannot check our password has not refused it."""
     assert not isinstance(classify(stage, Reply(code, f"{enhanced} words")), PermanentError | StopChannelError)
 
 
@@ -148,7 +148,7 @@ WORDS_OF_POLICY = [
 
 @pytest.mark.parametrize("words", WORDS_OF_POLICY)
 def test_words_of_policy_accuse_nobody(words: str) -> None:
-    """Bare, with the recipient named beside them, in any case, even with a code of the recipient's: ours."""
+    """Words of policy never suppress: alone, with the recipient named, in any case, or with a code of the recipient."""
     for text in (words, words.upper(), f"<ana@example.com>: {words}", f"unknown user or {words}", f"5.1.1 {words}"):
         error = classify(Stage.RCPT, Reply(550, text), "ana@example.com")
         assert (type(error), error.suppress) == (PermanentError, ""), text  # type: ignore[attr-defined]  # of that type
@@ -166,7 +166,7 @@ def test_words_of_policy_accuse_nobody(words: str) -> None:
      "That user does not exist", "user doesn't have an account here", "Bad destination mailbox address"],
 )  # fmt: skip
 def test_verdict_on_the_recipient_suppresses(words: str) -> None:
-    """However it is said; also where the address, or a host that is quoted, looks like a word of policy."""
+    """Any wording suppresses, even if the address or a quoted host looks like a word of policy."""
     for recipient in ("ana@example.com", "spam@relay.example", "blocked@spf.example", "policy@example.com"):
         local, _, domain = recipient.partition("@")
         for text in (
@@ -184,7 +184,7 @@ def test_verdict_on_the_recipient_suppresses(words: str) -> None:
      "utente sconosciuto", "penerima tidak dikenal", "用户不存在", "宛先が見つかりません", "пользователь не найден"],
 )  # fmt: skip
 def test_verdict_in_another_language_needs_a_code(words: str) -> None:
-    """Words that are not understood accuse nobody; with 5.1.1 beside them they do."""
+    """Words in an unknown language do not suppress; with 5.1.1 they do."""
     for text, suppressed in ((words, False), (f"5.1.1 {words}", True), (f"{words} (#5.1.1)", True)):
         error = classify(Stage.RCPT, Reply(550, text), "ana@example.com")
         assert isinstance(error, PermanentError)
@@ -192,14 +192,14 @@ def test_verdict_in_another_language_needs_a_code(words: str) -> None:
 
 
 ACQUITTED = [
-    # quotas, log-ins and senders, in the languages of those whom Kurir's users write to
+    # quotas, log-ins and senders, in the languages of the recipients' servers
     "Mailbox vol", "Postfach voll", "Speicherplatz überschritten", "Anmeldung erforderlich", "boîte pleine",
     "Quota dépassé", "limite excedido", "buzón lleno", "caixa postal cheia", "casella piena", "Skrzynka pełna",
     "Brak autoryzacji", "Przekroczono limit", "Ящик переполнен", "Нет авторизации", "Превышен лимит", "kutu dolu",
     "Kuota terlampaui", "kotak surat penuh", "Hòm thư đầy", "người gửi bị chặn", "邮箱已满", "发送频率过高",
     "郵箱已滿", "メールボックスが一杯です", "送信元が許可されていません", "메일함이 가득 찼습니다", "الصندوق ممتلئ",
     "Avsändaren avvisad", "схранилище: доступ запрещен", "zpráva odmítnuta", "ผู้ส่งถูกปฏิเสธ",
-    # words of both kinds: the veto wins
+    # words of both kinds: policy wins
     "user unknown; your domain has no MX record", "recipient address invalid, intrusion prevention active for you",
     "too many invalid recipients", "no such user, blocked using spamhaus", "unknown recipient: SPF check failed",
     "user not found; your mail server is misconfigured", "recipient unknown, message too large",
@@ -209,7 +209,7 @@ ACQUITTED = [
 
 @pytest.mark.parametrize("words", ACQUITTED)
 def test_policy_is_understood_in_many_languages_and_outweighs_any_verdict(words: str) -> None:
-    """Also beside a code of the recipient's: a dead address costs one refusal more, a living one would be lost."""
+    """Even with a code of the recipient: a dead address costs one more refusal, but a live one would be lost."""
     for text in (words, f"5.1.1 {words}", f"{words} (#5.1.1)"):
         error = classify(Stage.RCPT, Reply(550, text), "ana@example.com")
         assert (type(error), error.suppress) == (PermanentError, ""), text  # type: ignore[attr-defined]  # of that type
@@ -226,7 +226,7 @@ def test_policy_is_understood_in_many_languages_and_outweighs_any_verdict(words:
      "5.1.1 Адресат не существует", "5.1.1 Người dùng không tồn tại", "5.1.1 ไม่พบผู้ใช้", "5.1.1 böyle bir hesap yok"],
 )  # fmt: skip
 def test_words_beside_a_verdict_that_are_not_of_policy_leave_it_one(words: str) -> None:
-    """A code of the recipient's in any language, with harmless words beside it, suppresses."""
+    """A code of the recipient with harmless words in any language suppresses."""
     error = classify(Stage.RCPT, Reply(550, words), "ana@example.com")
     assert isinstance(error, PermanentError)
     assert error.suppress

@@ -1,4 +1,4 @@
-"""Reading replies: whatever a server's way of writing them, each is found whole, in order, and as valid text."""
+"""Parsing replies: each is found complete, in order and as valid text, however a server writes it."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def read(*pieces: bytes) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize(("raw", "replies"), ODD)
 def test_odd_replies_are_read(raw: bytes, replies: list[tuple[int, str]]) -> None:
-    """Blank lines, no text, bare line feeds, codes that differ, lines without one, any charset, any length."""
+    """Blank lines, no text, bare line feeds, differing codes, lines without a code, any charset and any length."""
     assert read(raw) == replies
 
 
 @pytest.mark.parametrize(("raw", "replies"), [one for one in ODD if len(one[0]) < 1000])
 def test_replies_that_come_byte_by_byte_are_the_same(raw: bytes, replies: list[tuple[int, str]]) -> None:
-    """However the network cuts a reply into pieces."""
+    """The pieces into which the network cuts a reply make no difference."""
     assert read(*(raw[at : at + 1] for at in range(len(raw)))) == replies
 
 
 @given(st.lists(st.binary(max_size=60), max_size=20))
 def test_no_bytes_make_text_that_cannot_be_encoded(pieces: list[bytes]) -> None:
-    """Every reply's text is valid Unicode; what is no reply is refused in one way alone."""
+    """Every reply's text is valid Unicode; any other input raises one kind of error."""
     reader = ReplyReader()
     for piece in pieces:
         with suppress(SMTPResponseException):
@@ -64,7 +64,7 @@ def test_no_bytes_make_text_that_cannot_be_encoded(pieces: list[bytes]) -> None:
 
 @pytest.mark.parametrize("raw", [b"hello\r\n", b"25\r\n", b"150 ok\r\n", b"650 ok\r\n", b"25O ok\r\n", b"\xff\xfe\r\n"])
 def test_what_is_no_reply_is_refused_after_those_before_it(raw: bytes) -> None:
-    """A yes that arrived together with nonsense is still a yes."""
+    """A reply that arrived together with nonsense still counts."""
     reader = ReplyReader()
     replies = reader.feed(b"250 ok\r\n" + raw)
     assert next(replies).code == 250
@@ -78,7 +78,7 @@ def exhaust(reader: ReplyReader, endless: bytes) -> None:
 
 
 def test_reply_without_end_is_given_up() -> None:
-    """A server that talks on and on, with line ends or without, costs a bounded amount of memory."""
+    """A server that sends without end, with line breaks or without, costs a bounded amount of memory."""
     for endless in (b"250-" + b"x" * 1000 + b"\r\n", b"x" * 1000):
         reader = ReplyReader()
         with pytest.raises(SMTPResponseException, match="too long"):
@@ -90,7 +90,7 @@ def test_reply_without_end_is_given_up() -> None:
     ("raw", "midway"), [(b"", False), (b"\r\n", False), (b"250 ok\r\n", False), (b"250-ok\r\n", True), (b"25", True)]
 )
 def test_reader_knows_whether_it_is_within_a_reply(raw: bytes, midway: bool) -> None:
-    """What arrived in clear text before TLS began is found, be it only the beginning of a reply."""
+    """Data that arrived unencrypted before TLS is detected, even if it is only the beginning of a reply."""
     reader = ReplyReader()
     list(reader.feed(raw))
     assert reader.midway is midway
@@ -112,5 +112,5 @@ def test_reader_knows_whether_it_is_within_a_reply(raw: bytes, midway: bool) -> 
     ],
 )  # fmt: skip
 def test_extensions_however_they_are_written(text: str, extensions: dict[str, str], methods: str) -> None:
-    """Lower case, further spaces, commas, blank lines, and AUTH in its old form."""
+    """Lower case, extra spaces, commas, blank lines, and AUTH in its old form are accepted."""
     assert read_extensions(text) == (extensions, methods.split())

@@ -1,4 +1,4 @@
-"""The email sender's settings: servers as URLs, and every problem at once, without a password in it."""
+"""The email sender's settings: servers as URLs, and all problems together, without passwords."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def test_server_is_a_url(url: str, expected: ServerSettings) -> None:
      "smtp://u@h?auth=password"],
 )  # fmt: skip
 def test_server_that_cannot_be_one_is_refused(url: str) -> None:
-    """Each with a reason."""
+    """Each problem has a reason."""
     with pytest.raises(ValueError, match=r"\w"):
         parse_server(url)
 
 
 def test_settings_of_a_good_environment() -> None:
-    """What is not said has its documented default."""
+    """Each setting that is not given has its documented default."""
     settings = read_settings(ENV)
     assert settings.mail.sender.display_name == "Tokó Kita"
     assert settings.mail.public_url == "https://kurir.example.com"
@@ -77,7 +77,7 @@ def test_settings_of_a_good_environment() -> None:
 
 
 def test_several_servers() -> None:
-    """KURIR_SMTP_SERVERS is a list of URLs and comes before KURIR_SMTP_URL."""
+    """KURIR_SMTP_SERVERS is a list of URLs and takes precedence over KURIR_SMTP_URL."""
     settings = read_settings({**ENV, "KURIR_SMTP_SERVERS": "smtp://one.example.com, smtp://two.example.com?weight=2"})
     assert [(server.host, server.weight) for server in settings.smtp.servers] == [
         ("one.example.com", 1), ("two.example.com", 2)
@@ -85,7 +85,7 @@ def test_several_servers() -> None:
 
 
 def test_every_problem_is_reported_at_once_without_a_secret() -> None:
-    """A broken URL is named by its place, since it may hold a password."""
+    """A broken URL is identified by its position, since it may contain a password."""
     env = {
         "KURIR_SMTP_SERVERS": "smtp://u:hunter2@one:99999, smtp://u:hunter2@",
         "KURIR_EMAIL_FROM": "nobody",
@@ -110,14 +110,14 @@ def test_every_problem_is_reported_at_once_without_a_secret() -> None:
 
 @pytest.mark.parametrize("name", ENV)
 def test_variable_that_is_missing_is_named(name: str) -> None:
-    """Nothing that mail needs has a silent default."""
+    """No setting that mail needs has a silent default."""
     env = {key: value for key, value in ENV.items() if key != name}
     with pytest.raises(SettingsError, match=name):
         read_settings(env)
 
 
 def test_sender_is_stuck_only_after_all_time_outs_together() -> None:
-    """However long the time-outs are made, a send that keeps to them never ends its sender."""
+    """However long the time-outs, a send within them never makes its sender exit."""
     slow = read_settings({**ENV, "KURIR_SMTP_DATA_TIMEOUT": "2h", "KURIR_STUCK_AFTER": "1m"})
     assert slow.sending.stuck_after_s > slow.smtp.timeouts.longest_s(1) > 4 * 3600
     patient = read_settings({**ENV, "KURIR_STUCK_AFTER": "1d"})
@@ -126,7 +126,7 @@ def test_sender_is_stuck_only_after_all_time_outs_together() -> None:
 
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
 def test_certificate_file_that_is_none_is_a_problem(tmp_path: Path, content: str | None) -> None:
-    """Missing, empty or something else: said at start-up, not at the first message."""
+    """A missing, empty or wrong file is reported at start-up, not at the first message."""
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_text(content)
@@ -135,27 +135,27 @@ def test_certificate_file_that_is_none_is_a_problem(tmp_path: Path, content: str
 
 
 def test_certificate_file_is_taken(tmp_path: Path) -> None:
-    """An authority in PEM."""
+    """The file is an authority in PEM."""
     path = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(path)
     assert read_settings({**ENV, "KURIR_SMTP_CA_FILE": str(path)}).smtp.ca_file == str(path)
 
 
 def test_limits_of_domains_are_read() -> None:
-    """A rate for each domain in whatever case, `*` for all others."""
+    """Each domain, in any case, has a rate; `*` is for all others."""
     settings = read_settings({**ENV, "KURIR_EMAIL_DOMAIN_RATES": "Gmail.com=20/1s, *=50/1s"})
     assert settings.sending.domain_rates == {"gmail.com": Rate(20, 1.0), "*": Rate(50, 1.0)}
 
 
 @pytest.mark.parametrize("text", ["gmail.com", "gmail.com=fast", "gmail.com=off", "=20/1s"])
 def test_limit_of_a_domain_that_is_none_is_a_problem(text: str) -> None:
-    """Said at start-up, not by mail that goes out too fast."""
+    """It is reported at start-up; otherwise mail would be sent too fast."""
     with pytest.raises(SettingsError, match="KURIR_EMAIL_DOMAIN_RATES"):
         read_settings({**ENV, "KURIR_EMAIL_DOMAIN_RATES": text})
 
 
 def test_settings_show_no_secret() -> None:
-    """Whoever logs or prints them, by mistake or in a traceback, gives nothing away."""
+    """Logging or printing them, by mistake or in a traceback, reveals no secret."""
     key = base64.b64encode(b"hunter3 hunter3 hunter3 hunter3 ").decode()
     dkim = {"KURIR_DKIM_DOMAIN": "example.com", "KURIR_DKIM_SELECTOR": "k", "KURIR_DKIM_PRIVATE_KEY": key}
     url = "smtp://some:hunter2@mail.example.com"
@@ -175,7 +175,7 @@ OAUTH = {
 
 
 def test_a_server_with_xoauth2_has_its_client(tmp_path: Path) -> None:
-    """From the variables without a name, secrets from files too; nothing of them is shown."""
+    """The unnamed variables give it, with secrets from files too; no secret is shown."""
     (tmp_path / "refresh").write_text("1//of-a-file\n")
     env = {**ENV, **OAUTH, "KURIR_SMTP_OAUTH_REFRESH_TOKEN": ""}
     settings = read_settings({**env, "KURIR_SMTP_OAUTH_REFRESH_TOKEN_FILE": str(tmp_path / "refresh")})
@@ -188,7 +188,7 @@ def test_a_server_with_xoauth2_has_its_client(tmp_path: Path) -> None:
 
 
 def test_servers_may_each_have_a_client_of_their_own() -> None:
-    """By a name in the URL; what a name does not set is that of the variables without one."""
+    """A name in the URL selects it; the unnamed variables give what the named ones do not set."""
     servers = "smtp://a@one.example.com?auth=xoauth2,smtp://b@two.example.com?auth=xoauth2&oauth=m365,smtp://three.example.com"
     own = {
         "KURIR_SMTP_OAUTH_M365_TOKEN_URL": "https://login.microsoftonline.com/t/oauth2/v2.0/token",
@@ -224,7 +224,7 @@ def test_servers_may_each_have_a_client_of_their_own() -> None:
     ],
 )
 def test_what_a_client_lacks_is_told(changes: dict[str, str], problems: list[str]) -> None:
-    """All of it at once, and no secret with it."""
+    """All missing settings are reported together, without secrets."""
     with pytest.raises(SettingsError) as caught:
         read_settings({**ENV, **OAUTH, **changes})
     assert len(caught.value.problems) == len(problems)

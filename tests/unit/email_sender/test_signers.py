@@ -1,4 +1,4 @@
-"""The threads that sign: who is first, who is forgotten, and that nobody is signed twice."""
+"""The signing threads: the order of messages, cancelled ones, and that none is signed twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ED25519 = DkimKey("example.com", "e", ed25519_key())
 
 
 class Gate:
-    """Holds the signature of message 1 until it is opened, and remembers the order of all."""
+    """Blocks the signature of message 1 until it is opened, and records the order of all."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.started, self.opened = threading.Event(), threading.Event()
@@ -39,7 +39,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 @pytest.fixture
 def signers() -> Iterator[Signers]:
-    """One thread, so that the order can be told."""
+    """One thread, so that the order is deterministic."""
     made = Signers(1)
     yield made
     made.close()
@@ -54,7 +54,7 @@ def content(name: bytes) -> bytes:
 
 
 def test_hurried_message_goes_before_all_that_wait(gate: Gate, signers: Signers) -> None:
-    """Its turn has come; it is signed once, and the others follow in their order."""
+    """A message whose turn has come is signed next, once; the others follow in their order."""
     first, second, third = ahead(b"1"), ahead(b"2"), ahead(b"3")
     for one in (first, second, third):
         signers.add(one)
@@ -66,7 +66,7 @@ def test_hurried_message_goes_before_all_that_wait(gate: Gate, signers: Signers)
 
 
 def test_cancelled_message_is_not_signed(gate: Gate, signers: Signers) -> None:
-    """What has left the sender takes no time from what has not."""
+    """A message that has left the sender takes no signing time from the others."""
     first, second, third = ahead(b"1"), ahead(b"2"), ahead(b"3")
     for one in (first, second, third):
         signers.add(one)
@@ -78,7 +78,7 @@ def test_cancelled_message_is_not_signed(gate: Gate, signers: Signers) -> None:
 
 
 def test_quick_message_whose_turn_has_come_waits_for_no_thread(gate: Gate, signers: Signers) -> None:
-    """It is signed where it is asked for, while the thread is busy with another, which then leaves it alone."""
+    """It is signed in the calling thread while the signing thread is busy, and only once."""
     first, quick = ahead(b"1"), ahead(b"2", ED25519)
     signers.add(first)
     assert gate.started.wait(10)
@@ -91,7 +91,7 @@ def test_quick_message_whose_turn_has_come_waits_for_no_thread(gate: Gate, signe
 
 
 def test_threads_start_again_after_a_rest(signers: Signers) -> None:
-    """A thread that found no more work ends; the next message has another."""
+    """A thread without work ends; the next message starts another."""
     for number in range(50):
         one = ahead(b"%d" % number)
         signers.add(one)

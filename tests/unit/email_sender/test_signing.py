@@ -1,4 +1,4 @@
-"""DKIM: what is signed is verified by two other implementations, and by none once it was changed."""
+"""DKIM: two other implementations verify signed messages and reject changed ones."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ OVERSIGNED = ("from", "to", "subject", "date", "message-id")
 
 WORDS = st.text(st.sampled_from("ab .=\t"), max_size=40)
 BODIES = st.lists(WORDS, max_size=12).map(lambda lines: "".join(f"{line}\r\n" for line in lines).encode())
-# what a body may be: nothing, blank lines at its end, dots, runs of spaces, tabs, lines longer than a piece of the hash
+# bodies: empty, blank lines at the end, dots, runs of spaces, tabs, lines longer than a piece of the hash
 AWKWARD = [b"", b"\r\n", b"\r\n" * 5, b"  \r\n\t\r\n", b"a \r\n \r\n\t\r\n", b".\r\n..\r\n", b" " * 990 + b"x\r\n",
            b"x" * 600_000 + b"\r\n", (b" a  b\t\r\n" * 50_000), b"last line without an end"]  # fmt: skip
 
 
 def covered(raw: bytes) -> list[str]:
-    """The names in the first signature's `h=`."""
+    """Return the names in the first signature's `h=`."""
     listed = re.search(rb"\bh=([^;]*);", raw)
     assert listed is not None
     return re.sub(rb"\s", b"", listed[1]).decode().split(":")
@@ -56,7 +56,7 @@ async def encoded(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool = True
 
 @pytest.mark.parametrize("kind", KEYS)
 async def test_signed_message_is_verified_and_a_changed_one_is_not(kind: str) -> None:
-    """One signature for each key, by the public key that is to be published; one changed byte breaks all."""
+    """Each key makes a signature that its published key verifies; one changed byte breaks all signatures."""
     keys = KEYS[kind]
     raw = await encoded(make_mail(template=MARKETING), keys)
     assert verdicts(raw, keys) == [True] * len(keys)
@@ -72,7 +72,7 @@ async def test_signed_message_is_verified_and_a_changed_one_is_not(kind: str) ->
 
 @pytest.mark.parametrize("name", OVERSIGNED)
 async def test_no_second_header_can_be_added(name: str) -> None:
-    """From, To, Subject, Date and Message-ID are signed once more than they are there (RFC 6376, 8.15)."""
+    """From, To, Subject, Date and Message-ID are signed once more than they occur (RFC 6376, 8.15)."""
     raw = await encoded(make_mail(), [ED25519])
     assert covered(raw).count(name) == 2
     forged = f"{name.title()}: another\r\n".encode()
@@ -83,7 +83,7 @@ async def test_no_second_header_can_be_added(name: str) -> None:
 
 
 async def test_headers_of_unsubscription_are_signed() -> None:
-    """RFC 8058 wants both; Gmail reads a Feedback-ID only where it is signed."""
+    """RFC 8058 requires both; Gmail uses a Feedback-ID only if it is signed."""
     names = covered(await encoded(make_mail(template=MARKETING), [ED25519]))
     assert {"list-unsubscribe", "list-unsubscribe-post", "list-id", "feedback-id", "reply-to"} - set(names) == {
         "reply-to"
@@ -93,7 +93,7 @@ async def test_headers_of_unsubscription_are_signed() -> None:
 @settings(max_examples=150, deadline=None)
 @given(content=CONTENTS)
 def test_dkimpy_verifies_any_message(content: Content) -> None:
-    """Folded headers, every alphabet, dots, long lines, attachments: with an RSA and an Ed25519 signature."""
+    """Folded headers, every alphabet, dots, long lines and attachments verify, with an RSA and an Ed25519 signature."""
     raw = signed(fill(content).encode(eight_bit=False), [RSA, ED25519])
     assert verdicts(raw, [RSA, ED25519]) == [True, True]
     assert max(map(len, raw.split(b"\r\n"))) <= 998
@@ -102,13 +102,13 @@ def test_dkimpy_verifies_any_message(content: Content) -> None:
 @settings(max_examples=300, deadline=None)
 @given(body=BODIES)
 def test_body_is_hashed_as_dkimpy_hashes_it(body: bytes) -> None:
-    """Blank lines at the end, spaces at the end of lines, tabs, runs of spaces, nothing at all."""
+    """Blank lines at the end, spaces at the ends of lines, tabs, runs of spaces, and an empty body."""
     assert_hash_is_dkimpys(body)
 
 
 @pytest.mark.parametrize("body", AWKWARD, ids=lambda body: f"{len(body)}")
 def test_awkward_bodies_are_hashed_as_dkimpy_hashes_them(body: bytes) -> None:
-    """Also where the hash is fed in pieces."""
+    """The hash is the same when it is fed in pieces."""
     assert_hash_is_dkimpys(body)
 
 
@@ -131,13 +131,13 @@ def assert_hash_is_dkimpys(body: bytes) -> None:
 )
 @pytest.mark.parametrize("body", [b"", b"text\r\n"])
 def test_any_headers_are_verified(head: bytes, body: bytes) -> None:
-    """Repeated, folded, empty and missing ones, whatever the case and spaces of their names."""
+    """Repeated, folded, empty and missing headers verify, in any case and with any spaces around the names."""
     raw = signed(head + b"\r\n" + body, [RSA, ED25519])
     assert verdicts(raw, [RSA, ED25519]) == [True, True]
 
 
 async def test_perl_verifies_what_dkimpy_verifies(tmp_path: Path) -> None:
-    """Mail::DKIM, which SpamAssassin uses; it knows RSA alone. A changed message it refuses."""
+    """Mail::DKIM, used by SpamAssassin and limited to RSA, accepts the message and rejects a changed one."""
     perl = program("perl")
     if subprocess.run([perl, "-MMail::DKIM", "-e", "1"], check=False, capture_output=True).returncode:
         missing("libmail-dkim-perl is not installed")
@@ -161,13 +161,13 @@ async def test_perl_verifies_what_dkimpy_verifies(tmp_path: Path) -> None:
 
 
 async def test_signed_message_is_ascii_though_the_server_takes_more() -> None:
-    """A relay that must convert 8-bit text would break the signature."""
+    """A relay that had to convert 8-bit text would break the signature."""
     assert (await encoded(fill(Content(text="café\n")), [ED25519])).isascii()
 
 
 @pytest.mark.parametrize("domain", ["example.org", "notexample.com", "com"])
 async def test_mail_of_another_domain_is_not_signed(domain: str) -> None:
-    """A signature that is not aligned with From proves nothing about the sender (RFC 7489, 3.1.1)."""
+    """A signature not aligned with From proves nothing about the sender (RFC 7489, 3.1.1)."""
     mail = make_mail(from_address=f"a@{domain}")
     assert await encoded(mail, [RSA, ED25519]) == mail.encode(eight_bit=True)
     assert await encoded(mail, []) == mail.encode(eight_bit=True)
@@ -185,7 +185,7 @@ async def test_mail_of_another_domain_is_not_signed(domain: str) -> None:
     ],
 )
 async def test_key_is_chosen_by_the_from_domain(sender: str, domain: str) -> None:
-    """The domain's own, else that of the nearest domain above it; another blast's From does not count."""
+    """It is the domain's own key, else that of the nearest parent domain; another blast's From does not matter."""
     domains = ("example.com", "news.example.com", "xn--mnchen-3ya.example")
     keys = [DkimKey(one, "s", ed25519_key()) for one in domains]
     raw = await encoded(make_mail(from_address=sender), keys)
@@ -194,7 +194,7 @@ async def test_key_is_chosen_by_the_from_domain(sender: str, domain: str) -> Non
 
 
 async def test_large_message_is_signed_off_the_loop_and_verified() -> None:
-    """Whatever the key: what takes long must not hold up the others."""
+    """With any key, slow signing does not block the event loop."""
     big = Attachment("f.pdf", "application/pdf", os.urandom(ENCODE_ASIDE_BYTES))
     mail = Frame(make_blast(), MAIL).fill(make_job(recipient=Recipient("ana@example.com", "Ana", {}, "", [big])))
     encoder = Encoder(KeyRing([ED25519]))

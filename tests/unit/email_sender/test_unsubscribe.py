@@ -15,7 +15,7 @@ ADDRESSES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_si
 
 @given(ADDRESSES)
 def test_token_says_whom_it_is_for(address: str) -> None:
-    """What is read from a token is what it was made of, and it fits a URL's path as it is."""
+    """A token yields the channel and address that it was made of, and fits a URL's path unchanged."""
     token = make_token("secret", "email", address)
     assert read_token("secret", token) == ("email", address)
     assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -23,12 +23,12 @@ def test_token_says_whom_it_is_for(address: str) -> None:
 
 @pytest.mark.parametrize("token", ["", "a", "é", "AAAA", "=", "A" * 22, "a b", "A" * 400, "../health"])
 def test_what_is_no_token_is_refused(token: str) -> None:
-    """Whatever stands in the URL, the answer is None and never an error."""
+    """For any other text in the URL the result is None, never an error."""
     assert read_token("secret", token) is None
 
 
 def test_changed_token_is_refused() -> None:
-    """Another secret, and every single changed bit, make a token void."""
+    """Another secret, or any changed bit, makes a token invalid."""
     token = make_token("secret", "email", "ana@example.com")
     assert read_token("other", token) is None
     raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
@@ -39,6 +39,6 @@ def test_changed_token_is_refused() -> None:
 
 
 def test_empty_secret_signs_nothing() -> None:
-    """Without a secret no token is made: everybody could make the same."""
+    """Without a secret no token is made, since anyone could forge it."""
     with pytest.raises(ValueError, match="empty secret"):
         make_token("", "email", "ana@example.com")

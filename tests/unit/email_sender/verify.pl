@@ -1,5 +1,5 @@
 # Verifies the messages of a folder with Mail::DKIM: verify.pl FOLDER NAME RECORD [NAME RECORD ...]
-# prints each signature's result; the records stand for the DNS.
+# prints each signature's result; the records replace the DNS.
 use strict;
 use warnings;
 use Mail::DKIM::Verifier;

@@ -1,4 +1,4 @@
-"""The body that Qiscus is given."""
+"""The body of a request to Qiscus."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rendered(template: Template = TEMPLATE, **variables: Any) -> dict[str, Any]:
 
 
 def test_a_template_with_all_kinds_of_parameters() -> None:
-    """Header medium, body texts in their order, a URL button: as Qiscus documents it."""
+    """The header medium, body texts in order and a URL button are in the form that Qiscus documents."""
     assert rendered(**VARIABLES) == {
         "to": "6281234567890",
         "type": "template",
@@ -65,20 +65,20 @@ def test_a_template_with_all_kinds_of_parameters() -> None:
 
 
 def test_a_template_without_parameters() -> None:
-    """Neither components nor namespace are sent where there are none."""
+    """Components and namespace are omitted if the template has none."""
     template = msgspec.structs.replace(TEMPLATE, whatsapp=WhatsAppContent("hello", "en_US"))
     language = {"policy": "deterministic", "code": "en_US"}
     assert rendered(template)["template"] == {"name": "hello", "language": language}
 
 
 def test_a_missing_variable_is_named_and_permanent() -> None:
-    """No retry can bring it, and the log says which it was."""
+    """A retry cannot help, and the log names the variable."""
     with pytest.raises(PermanentError, match="'tracking'") as caught:
         rendered(**{name: value for name, value in VARIABLES.items() if name != "tracking"})
     assert caught.value.code == "render"
 
 
 def test_a_template_that_is_not_for_whatsapp() -> None:
-    """A plain text is never sent in place of an approved template."""
+    """Plain text is never sent in place of an approved template."""
     with pytest.raises(PermanentError, match="no WhatsApp content"):
         rendered(msgspec.structs.replace(TEMPLATE, whatsapp=None))

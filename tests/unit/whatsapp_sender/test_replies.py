@@ -1,4 +1,4 @@
-"""What answers mean, without a network: ids, waits and odd bodies. The codes are tried over HTTP elsewhere."""
+"""The classification of responses without a network: ids, waits and odd bodies. Other tests try codes over HTTP."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refused(answer: Answer) -> SendError:
     ],
 )
 def test_the_id_is_read_from_three_places(body: object, message_id: str) -> None:
-    """messages[0].id, then data.id, then id; the answer is kept as it came."""
+    """The order is messages[0].id, data.id, id; the response is kept unchanged."""
     receipt = read_answer(said(body))
     assert receipt.message_id == message_id
     assert receipt.response == orjson.dumps(body).decode()
@@ -85,19 +85,19 @@ def test_an_acceptance_without_an_id_is_uncertain(raw: bytes) -> None:
     ],
 )
 def test_retry_after_as_seconds_and_as_a_date(text: str, wait_s: float | None) -> None:
-    """Both forms of RFC 9110; no wait, a date that has passed and nonsense are none asked for, a day is the most."""
+    """Both forms of RFC 9110 count, up to a day; zero, a past date and nonsense ask for no wait."""
     assert retry_after_s(said({}, 429, text)) == wait_s
 
 
 def test_the_code_comes_before_the_status() -> None:
-    """A rate limit answered with 403 is a rate limit, a bad token answered with 500 stops the channel."""
+    """A rate limit with status 403 is a rate limit; a bad token with status 500 stops the channel."""
     assert isinstance(refused(said({"error": {"code": 130429}}, 403)), DeferredError)
     assert isinstance(refused(said({"error": {"code": 190}}, 500)), StopChannelError)
     assert isinstance(refused(said({"error": {"code": 131026}}, 200)), PermanentError)
 
 
 def test_unknown_codes_go_by_the_status() -> None:
-    """A code that nobody has seen yet is final with a 4xx, unless the status says more, and transient otherwise."""
+    """An unknown code is permanent with a 4xx, unless the status is more specific, and transient otherwise."""
     assert isinstance(refused(said({"error": {"code": 139999}}, 400)), PermanentError)
     assert isinstance(refused(said({"error": {"code": 139999}}, 200)), TransientError)
     assert isinstance(refused(said({"error": {"code": 139999}}, 401)), StopChannelError)
@@ -130,7 +130,7 @@ FAULT = {"code": 131026, "message": "no"}
     ],
 )
 def test_other_shapes_of_an_error(body: object) -> None:
-    """A code in quotes, the older API's list, Qiscus's own objects, nested or as text."""
+    """A code in quotes, the older API's list and Qiscus's own objects are read, nested or as text."""
     error = refused(said(body, 400))
     assert isinstance(error, PermanentError)
     assert (error.code, error.message) == ("131026", "WhatsApp error 131026: no")
@@ -145,7 +145,7 @@ def test_other_shapes_of_an_error(body: object) -> None:
     ],
 )
 def test_a_code_in_the_words_alone(body: object) -> None:
-    """Meta begins its messages with the code; what passes on no more than the words passes on that."""
+    """Meta begins its messages with the code, so a proxy that forwards only the message still forwards the code."""
     assert refused(said(body, 400)).code == "131026"
 
 
@@ -165,13 +165,13 @@ def test_a_code_in_the_words_alone(body: object) -> None:
     ],
 )
 def test_a_refusal_in_the_body_of_an_acceptance(status: int, body: object, kind: type[SendError], code: str) -> None:
-    """A no is a no under any status, and the status that a body states counts; an id of a request is no message's."""
+    """A refusal counts under any status; a status in the body takes precedence; a request id is not a message id."""
     error = refused(said(body, status))
     assert (type(error), error.code) == (kind, code)
 
 
 def test_the_fields_that_qiscus_complains_of_are_shown() -> None:
-    """An error without a message is shown as it is."""
+    """An error without a message is shown unchanged."""
     assert (
         refused(said({"errors": {"to": ["can't be blank"]}}, 422)).message == """HTTP 422: {"to": ["can't be blank"]}"""
     )
@@ -204,7 +204,7 @@ ACCEPTANCE = '{"contacts":[{"wa_id":"62812"}],"messages":[{"id":"wamid.HBgNNjI4M
     ],
 )
 def test_an_acceptance_is_one_however_it_arrives(raw: bytes) -> None:
-    """Whatever surrounds the id that WhatsApp gave: the message is on its way, and is never sent again."""
+    """With an id from WhatsApp the message was accepted, whatever surrounds the id, and is never sent again."""
     receipt = read_answer(Answer(200, raw))
     assert receipt.message_id == "wamid.HBgNNjI4MTIzNDU2"
     receipt.response.encode()
@@ -212,7 +212,7 @@ def test_an_acceptance_is_one_however_it_arrives(raw: bytes) -> None:
 
 @pytest.mark.parametrize("status", [302, 400, 500, 502])
 def test_a_refusal_that_names_a_message_is_uncertain(status: int) -> None:
-    """A gateway that fails behind an acceptance has perhaps passed the message on."""
+    """A gateway that fails after an acceptance may have forwarded the message."""
     assert isinstance(refused(Answer(status, ACCEPTANCE.encode())), UncertainError)
 
 
@@ -226,7 +226,7 @@ def test_absurd_bodies_are_read_in_time(raw: bytes) -> None:
 
 
 def test_the_reason_is_readable_and_the_words_are_kept() -> None:
-    """The message names code, words and details; the raw body is kept whole."""
+    """The message has the code, words and details; the raw body is kept in full."""
     body = {"error": {"message": "(#132000) Count mismatch", "code": 132000, "error_data": {"details": "body: 2 of 3"}}}
     error = refused(said(body, 400))
     assert error.message == "WhatsApp error 132000: (#132000) Count mismatch (body: 2 of 3)"
@@ -235,7 +235,7 @@ def test_the_reason_is_readable_and_the_words_are_kept() -> None:
 
 
 def test_a_server_failure_is_5xx_without_a_code() -> None:
-    """A gateway's page is the server's failure; an error with a code is an answer, and so is any 4xx."""
+    """A gateway's page is a failure of the server; an error with a code is an answer, and so is any 4xx."""
     assert is_server_failure(Answer(502, b"<html>Bad Gateway</html>"))
     assert is_server_failure(said({"error": "Internal Server Error"}, 500))
     assert not is_server_failure(said({"error": {"code": 131000}}, 500))
@@ -254,7 +254,7 @@ _json = st.recursive(
 
 @given(body=_json, status=st.integers(200, 599))
 def test_no_body_is_a_surprise(body: object, status: int) -> None:
-    """Whatever JSON comes with whatever status, there is a receipt with an id, or an outcome class."""
+    """Any JSON with any status gives a receipt with an id, or an outcome class."""
     try:
         receipt = read_answer(said(body, status))
     except SendError:
@@ -272,7 +272,7 @@ def test_no_body_is_a_surprise(body: object, status: int) -> None:
     ],
 )
 def test_foreign_bytes_neither_hide_the_code_nor_break_the_words(raw: bytes, words: str) -> None:
-    """Any charset, lone surrogates and control characters: the code decides, the words stay legible."""
+    """With any charset, lone surrogates and control characters, the code decides and the words stay legible."""
     error = refused(Answer(400, raw))
     assert (error.code, words in error.message) == ("131026", True)
     assert (error.message + error.reply).encode()
@@ -282,5 +282,5 @@ def test_foreign_bytes_neither_hide_the_code_nor_break_the_words(raw: bytes, wor
     "written", ["f\udcfcr", "Mon, 01 Jan 0001 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 -2359", "\x00", "9" * 99]
 )
 def test_odd_retry_after_is_bounded_or_none(written: str) -> None:
-    """A header in any bytes, or a date that no clock can show, is no reason to fail."""
+    """Arbitrary bytes in the header, or a date out of range, cause no failure."""
     assert (retry_after_s(Answer(429, b"", written)) or 0.0) <= 24 * 3600

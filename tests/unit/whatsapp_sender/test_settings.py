@@ -19,7 +19,7 @@ CREDENTIALS = {
 
 
 def test_what_holds_without_being_said() -> None:
-    """Ten a second over all senders, and for one recipient one in 6 s after a burst of 45."""
+    """The defaults are 10 messages a second over all senders, and one in 6 s per recipient after a burst of 45."""
     settings = read_settings(CREDENTIALS)
     assert settings.sending.rate == Rate(10, 1.0)
     assert settings.sending.limit_of is not None
@@ -33,14 +33,14 @@ def test_what_holds_without_being_said() -> None:
 
 
 def test_the_url_is_built_from_app_and_channel() -> None:
-    """Each is one segment of the path, whatever it holds; the secret is in no text of the settings."""
+    """Each is one segment of the path, whatever its characters; the settings' text never shows the secret."""
     settings = read_settings({**CREDENTIALS, "KURIR_QISCUS_URL": "https://wa.example.com/base/"})
     assert settings.qiscus.messages_url == "https://wa.example.com/base/whatsapp/v1/app%2F1/42/messages"
     assert "s3cret" not in repr(settings)
 
 
 def test_every_problem_at_once() -> None:
-    """Missing credentials, a URL with a password, a rate and a time-out that are none: all are told, no secret is."""
+    """Missing credentials, a URL with a password, an invalid rate and time-out are all reported, without a secret."""
     with pytest.raises(SettingsError) as caught:
         read_settings(
             {
@@ -60,7 +60,7 @@ def test_every_problem_at_once() -> None:
 
 
 def test_limits_can_be_turned_off() -> None:
-    """`off` is no limit, for the number and for the pair."""
+    """`off` means no limit, for the number and for the pair."""
     off = {"KURIR_WHATSAPP_RATE": "off", "KURIR_WHATSAPP_PAIR_RATE": "off"}
     sending = read_settings({**CREDENTIALS, **off}).sending
     assert sending.rate is None
@@ -69,5 +69,5 @@ def test_limits_can_be_turned_off() -> None:
 
 
 def test_domains_are_no_matter_of_whatsapp() -> None:
-    """A limit by domain, which no phone number has, is not read."""
+    """A limit by domain is not read, since phone numbers have no domain."""
     assert read_settings({**CREDENTIALS, "KURIR_WHATSAPP_DOMAIN_RATES": "nonsense"}).sending.domain_rates == {}
