@@ -158,7 +158,7 @@ class Oracle:
         strange = set(seen) - posted.job_ids
         self.checks.none("G1", missing, posted.total, "accepted jobs without a row")
         self.checks.none("G1", unended, len(rows), "jobs without an end")
-        self.checks.none("G5", [*doubled, *strange], len(rows), "rows that are doubled or nobody's")
+        self.checks.none("G5", [*doubled, *strange], len(rows), "rows that are doubled or belong to no job")
 
     def _check_deliveries(
         self, rows: Sequence[dict[str, Any]], delivered: dict[str, list[Delivery]], granted: Counter[str]
@@ -225,7 +225,7 @@ class Oracle:
             return  # a blast is still unanswered: its promise is not known yet
         promised = {job for posted in self.world.client.posted if posted.blast_id for job in posted.job_ids}
         strangers = [job for job in delivered if job not in promised]
-        self.checks.none("G2", strangers, len(delivered), "jobs delivered that no accepted blast asked for")
+        self.checks.none("G2", strangers, len(delivered), "jobs delivered that no accepted blast requested")
         unknown = [delivery.address for delivery in self.world.deliveries.nameless]
         self.checks.none("G2", unknown, len(unknown), "numbers written to that no accepted blast asked for")
 

@@ -31,7 +31,7 @@ async def world(form: Form) -> AsyncIterator[World]:
 
 @pytest.mark.parametrize("chunks", [0, 1, 3])
 async def test_kill_in_mid_blast(world: World, oracle: Oracle, checks: Checks, chunks: int) -> None:
-    """G1, G2, G4: killed after some of six chunks; the client repeats its request, and each job exists once."""
+    """G1, G2, G4: killed after 0, 1 or 3 of six chunks; the client repeats its request, and each job exists once."""
     proxy = world.redis_proxies["ingest"]
     already = proxy.broken["held enqueue"]
     proxy.hold("enqueue", after=chunks)

@@ -93,7 +93,7 @@ async def test_relay_that_refuses_everybody(world: World, oracle: Oracle, checks
     await _check_all_sent(world, checks, posted)
     rows = await world.client.rows(posted.blast_id)
     costly = [row["job_id"] for row in rows if row["attempts"] > 1]
-    checks.none("G1", costly, len(rows), "jobs whose attempts were used up by a relay that refused everybody")
+    checks.none("G1", costly, len(rows), "jobs whose attempts were used up by a relay that refuses every recipient")
 
 
 async def test_nothing_is_left(oracle: Oracle) -> None:

@@ -1,4 +1,4 @@
-"""A sender ends itself for a send that lasts longer than all its time-outs, and for nothing else."""
+"""A sender ends itself only for a send that lasts longer than all its time-outs."""
 
 from __future__ import annotations
 
