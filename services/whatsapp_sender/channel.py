@@ -188,7 +188,7 @@ def _judge(error: SendError, turn: Turn) -> None:
 
 
 def _note_yes(answer: Answer) -> None:
-    """Note an acceptance; a 2xx that our own bug cannot read counts as one, lest the message be sent twice."""
+    """Note an acceptance; a 2xx that a bug of ours fails to read counts too, so that it is not sent twice."""
     try:
         receipt = read_answer(answer)
     except SendError:
