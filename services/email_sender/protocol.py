@@ -124,7 +124,7 @@ class ReplyQueueProtocol(SMTPProtocol):
         self._timer = self._loop.call_later(wait_s, self._give_up, self._loop.time() + wait_s, more_s)
 
     def _give_up(self, due: float, more_s: float) -> None:
-        """Time out, but not count time in which this process stood still: the reply may have arrived unread."""
+        """Time out; time in which this process stood still does not count, since a reply may have arrived unread."""
         if self._waiter is None or self._waiter.done():
             return
         late_s = min(self._loop.time() - due, more_s)

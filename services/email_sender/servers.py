@@ -1,7 +1,7 @@
 """The SMTP servers of the channel, and the choice among them.
 
 A message is sent to one server, over an open connection. Connections are opened in the background, so a slow greeting
-delays no message. Another server takes over only if the first has certainly not got the message: the server was
+delays no message. Another server takes over only if the first certainly did not get the message: the server was
 unreachable, or the connection was lost before the final dot.
 """
 

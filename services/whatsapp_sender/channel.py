@@ -130,7 +130,7 @@ class WhatsAppChannel:
         return self._breaker.admits(last_resort=True)
 
     async def status(self) -> ProviderStatus:
-        """Check the settings by posting an empty message, which is never sent, over separate connections.
+        """Check the settings by posting an empty message, which reaches no recipient, over separate connections.
 
         `inquiry` derives from the responses whether the URL, app code, channel id and secret are right.
         """

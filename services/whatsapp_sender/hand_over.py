@@ -47,7 +47,7 @@ class HandOver:
         self._timer = self._loop.call_later(wait_s, self._give_up, self._loop.time() + wait_s, more_s)
 
     def _give_up(self, due: float, more_s: float) -> None:
-        """Time out, but not count time in which this process stood still: the response may have arrived unread."""
+        """Time out; time in which this process stood still does not count, since a response may have arrived unread."""
         late_s = min(self._loop.time() - due, more_s)
         if late_s > _STOOD_STILL_S:
             self._arm(late_s, more_s - late_s)
