@@ -45,7 +45,7 @@ class RedisSafety(Collector):
     async def look(self) -> bool:
         """Check once and report changes; return False if Redis does not answer."""
         try:
-            found = await self._check.look()
+            found = await self._check.run()
         except (QueueUnavailableError, QueueFullError):
             return False
         self._tell(self.found or Safety(), found, first=self.found is None)

@@ -108,7 +108,7 @@ async def examine(visit: Visit) -> Report:
     findings: list[Finding] = []
     try:
         await check_server(redis)
-        findings += examine_safety(await SafetyCheck(redis).look())
+        findings += examine_safety(await SafetyCheck(redis).run())
         doctors = [
             Doctor(partition, boot_name("doctor", channel), repair=visit.repair)
             for channel in CHANNELS

@@ -86,7 +86,7 @@ async def _check_external(url: str, announce: Announce) -> None:
     redis = connect(url, max_connections=1)
     try:
         await check_server(redis)
-        safety = await SafetyCheck(redis).look()
+        safety = await SafetyCheck(redis).run()
     except UnsupportedServerError as error:
         raise SettingsError([str(error)]) from error
     except QueueUnavailableError as error:

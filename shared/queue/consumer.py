@@ -105,7 +105,7 @@ class Consumer:
         self._settles = partition.numbered(sender_id, "settle")
         self._lates = partition.numbered(sender_id, "late")
         self._discards = partition.numbered(sender_id, "discard")
-        self._tellings = partition.numbered(sender_id, "tell")
+        self._reports = partition.numbered(sender_id, "tell")
 
     async def _call(self, name: str, args: Sequence[Argument]) -> object:
         return await self.partition.call(name, args)
@@ -123,7 +123,7 @@ class Consumer:
     async def fetch(self, want: int) -> Fetched:
         """Take up to `want` jobs into this sender's buffer.
 
-        Raises QueueUnavailableError; what was taken then is listed by `own("buf")`.
+        Raises QueueUnavailableError; what was taken then is listed by `list_held("buf")`.
         """
         ahead_us = self.timing.grant_ahead_ms * 1000
         reply = await self._call("fetch", (self.sender_id, want, self._event_bytes, ahead_us))
@@ -136,12 +136,12 @@ class Consumer:
         """Fetch nothing while the events that wait for the logger are at their limit in a Redis of this size."""
         self._event_bytes = most_event_bytes(maxmemory)
 
-    async def own(self, kind: str) -> list[HeldEntry]:
+    async def list_held(self, kind: str) -> list[HeldEntry]:
         """List what this sender holds, `buf` or `tx`; raises QueueUnavailableError."""
         held: list[HeldEntry] = []
         cursor = "0"
         while True:
-            reply: Any = await self._call("own", (self.sender_id, kind, 10_000, cursor, STREAMS_A_PAGE))
+            reply: Any = await self._call("list_held", (self.sender_id, kind, 10_000, cursor, STREAMS_A_PAGE))
             cursor, fields = _text(reply[0]), iter(reply[1:])
             held += [
                 HeldEntry(_text(stream), _text(entry_id), int(_text(deliveries)))
@@ -226,7 +226,7 @@ class Consumer:
         args: list[Argument] = [self.sender_id, number, head, self.timing.keep_ended_ms]
         for lease, event in accepted:
             args += (lease.stream, lease.entry_id, lease.job_id, lease.job.run, lease.waited_as, event)
-        return [mark == "1" for mark in _text(await self._insist("late", args))]
+        return [mark == "1" for mark in _text(await self._insist("ack_late", args))]
 
     async def heartbeat(self, said: dict[str, object], *, first: bool = False) -> bool:
         """Renew the lease and publish what the sender says of itself; False if the lease had lapsed.
@@ -258,15 +258,15 @@ class Consumer:
         await self._insist("sweep", args)
         place = {"stream": entry.stream, "entry_id": entry.entry_id, "job_id": entry.job_id}
         told = SystemEvent(now_ms, "error", words, f"{self.partition.channel}_sender", place)
-        number, _ = self._tellings.next()
-        batch = EventBatch(self._tellings.producer, number, [told])
-        await self._insist("tell", (pack_batch(batch),))
+        number, _ = self._reports.next()
+        batch = EventBatch(self._reports.producer, number, [told])
+        await self._insist("emit_event", (pack_batch(batch),))
 
 
-class Doorbell:
-    """Waits for work by XREAD on a partition's bell, over a connection of its own.
+class WakeUps:
+    """Waits for work by XREAD on a partition's stream of wake-ups (`C:bell`), on a connection of its own.
 
-    Never XREADGROUP BLOCK: a task cancelled in it leaves entries delivered to nobody.
+    It never uses XREADGROUP BLOCK: a task cancelled there leaves entries that were delivered and that no task holds.
     """
 
     def __init__(self, partition: Partition) -> None:
@@ -275,8 +275,8 @@ class Doorbell:
         self._seen = "0-0"
 
     async def wait(self, block_ms: int) -> bool:
-        """Wait until the bell rings after the last ring seen, or `block_ms` have passed; True if it rang."""
-        with translated("doorbell"):
+        """Wait for a wake-up after the last one seen, at most `block_ms`; return whether one came."""
+        with translated("wake-ups"):
             answer: Any = await self._redis.xread({self._key: self._seen}, count=1, block=max(block_ms, 1))
         if not answer:
             return False

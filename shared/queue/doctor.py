@@ -110,7 +110,7 @@ class Doctor:
     async def _wrong_in(self, index: str) -> int:
         wrong = 0
         async for members in self._pages(index):
-            wrong += await self._call("mend_index", (index, int(self._repair), *members))
+            wrong += await self._call("check_index", (index, int(self._repair), *members))
         return wrong
 
     async def _check_lists(self) -> Finding:
@@ -132,7 +132,7 @@ class Doctor:
         ]
 
     async def _check_suppressions(self) -> Finding:
-        spelled = await Suppressions(self._redis).unify(self._partition, repair=self._repair)
+        spelled = await Suppressions(self._redis).rekey(self._partition, repair=self._repair)
         return self._found("suppressions that are not under the identity of their address", spelled)
 
     async def _pages(self, index: str) -> AsyncIterator[list[bytes]]:
@@ -161,7 +161,7 @@ class Doctor:
             start = "-"
             while start:
                 args = (stream, int(self._repair), Timing().park_ms, start, PAGE)
-                following, *found = await self._call("mend_stream", args)
+                following, *found = await self._call("check_stream", args)
                 sums = [total + one for total, one in zip(sums, found, strict=True)]
                 start = following.decode()
         names = (
@@ -199,7 +199,7 @@ class Doctor:
         findings.append(self._found("jobs by which the channel's counters are off", abs(counted["off"])))
         gauges: list[str] = counted["gauges"] or []
         findings.append(self._found("gauges that are off", len(gauges), ", ".join(gauges)))
-        if not counted["looked"]:
+        if not counted["by_blast"]:
             most = f"{MOST_RECOUNTED} jobs, or 4 MB in large ones,"
             detail = f"{counted['total']} wait; at most {most} are counted by blast, as it blocks Redis"
             findings.append(
@@ -241,7 +241,7 @@ class Doctor:
             start = "-"
             while True:
                 # pages bounded by their bytes; every job begins with nothing
-                following, at_end, *rows = await self._call("find", (stream, start, "+", PAGE, b""))
+                following, at_end, *rows = await self._call("find_jobs", (stream, start, "+", PAGE, b""))
                 start = following.decode()
                 for raw in rows[1::2]:
                     if job_id := legible_job_id(raw):  # else no job: its sender ends it
@@ -275,4 +275,4 @@ class Doctor:
         words = "it was in Redis no more when the doctor looked for it"
         ends = [Ended(now_ms, job.job_id, job.run, job.attempts, "failed", "lost", "", words) for job in lost]
         batch = EventBatch(self._lost.producer, number, list(ends))
-        await self._call("tell", (pack_batch(batch),))
+        await self._call("emit_event", (pack_batch(batch),))

@@ -103,7 +103,7 @@ class EventLog:
 
     async def _make_groups(self) -> None:
         for stream in self._streams:
-            await load_script("listen").call(self._redis, (stream,), (LOGGER_GROUP,))
+            await load_script("create_group").call(self._redis, (stream,), (LOGGER_GROUP,))
 
     async def ack(self, entries: Sequence[EventEntry]) -> None:
         """Acknowledge and delete entries, once their effect is in the database. Safe to repeat."""
@@ -111,7 +111,7 @@ class EventLog:
         for entry in entries:
             by_stream.setdefault(entry.stream, []).append(entry.entry_id)
         for stream, ids in by_stream.items():
-            await load_script("written").call(self._redis, (stream,), (LOGGER_GROUP, *ids))
+            await load_script("ack_events").call(self._redis, (stream,), (LOGGER_GROUP, *ids))
 
     async def lag(self) -> int:
         """Return how many entries wait to be written."""

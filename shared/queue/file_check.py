@@ -67,7 +67,7 @@ class FileCheck:
         cursor = "0"
         while True:
             args = (blast_id, int(self._repair), cursor, PAGE)
-            reply: Any = await self._partition.call("mend_files", args)
+            reply: Any = await self._partition.call("check_files", args)
             following, lost, gone, expiring, *noted = reply
             found.of_lost_jobs += lost
             found.gone += gone
@@ -91,5 +91,5 @@ class FileCheck:
     async def _check_unneeded(self, names: list[str]) -> int:
         if not names:
             return 0
-        wrong: Any = await self._partition.call("mend_index", ("file", int(self._repair), *names))
+        wrong: Any = await self._partition.call("check_index", ("file", int(self._repair), *names))
         return int(wrong)

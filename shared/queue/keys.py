@@ -55,7 +55,7 @@ class PartitionKeys:
 
     @property
     def bell(self) -> str:
-        """The doorbell; once made it is never deleted."""
+        """The stream of wake-ups (`WakeUps`); once made it is never deleted."""
         return self.key("bell")
 
     @property

@@ -178,7 +178,7 @@ class Producer:
             run=chunk.jobs[0].run,
         )
 
-    async def check_room(self, channel: str, adding: int = 0) -> None:
+    async def check_backlog(self, channel: str, adding: int = 0) -> None:
         """Raise QueueFullError where `adding` jobs more would pass the limits of the backlog.
 
         Raises QueueUnavailableError if Redis is away.

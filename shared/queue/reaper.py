@@ -1,6 +1,6 @@
 """Taking over from the dead: who has no heartbeat at two looks of one reaper loses what it held.
 
-A sender is dead when its heartbeat was missing at two looks at least `looks_apart_ms` apart by a reaper whose
+A sender is dead when its heartbeat was missing at two looks at least `checks_apart_ms` apart by a reaper whose
 own lease held throughout, and Redis has been up for `redis_up_ms`: heartbeats lapse while Redis is down, and
 down time counts as idle time. What one reaper saw is its own memory, so that a reaper which was itself away
 starts afresh.
@@ -62,13 +62,13 @@ class Reaper:
         """Start afresh: this reaper's own lease lapsed, or Redis was away."""
         self._missing_since.clear()
 
-    async def look(self) -> list[Taken]:
+    async def reap_dead(self) -> list[Taken]:
         """Look once, and take over from whoever was missing long enough; raises QueueUnavailableError."""
         info = await server_info(self._partition.redis)
         self.maxmemory = info.maxmemory
         timing = self._timing
         args = (self._sender_id, timing.buffer_idle_ms, timing.keep_ended_ms)
-        reply = await self._partition.call("look", args)
+        reply = await self._partition.call("find_dead", args)
         held, missing = bool(reply[0]), [name.decode() for name in reply[2:]]
         if not held or info.uptime_ms < timing.redis_up_ms:
             self.forget()
@@ -79,7 +79,7 @@ class Reaper:
         now = self._clock.monotonic()
         others = [name for name in missing if name != self._sender_id]
         self._missing_since = {name: self._missing_since.get(name, now) for name in others}
-        apart_s = self._timing.looks_apart_ms / 1000
+        apart_s = self._timing.checks_apart_ms / 1000
         return [name for name, since in self._missing_since.items() if now - since >= apart_s]
 
     async def _take(self, dead: str) -> Taken:

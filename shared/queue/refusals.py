@@ -34,11 +34,11 @@ class Refusals:
     def __init__(self, partition: Partition) -> None:
         self._partition = partition
 
-    async def weigh(self, refused: Refused, most: int, *, alone: bool) -> Word:
+    async def count(self, refused: Refused, most: int, *, alone: bool) -> Word:
         """Count a refusal; the `most`th of a run pauses the channel where the server is `alone`."""
         return await self._call(refused, most, alone=alone, patience_ms=0)
 
-    async def look(self, refused: Refused, patience_s: float) -> Word:
+    async def check(self, refused: Refused, patience_s: float) -> Word:
         """Return what has become of a refusal that was held; `hold` while others of its run come in within the time."""
         return await self._call(refused, 0, alone=False, patience_ms=int(patience_s * 1000))
 
@@ -55,9 +55,9 @@ class Refusals:
             STOPPED_MS,
             patience_ms,
         )
-        word = await self._partition.call("refuse", args)
+        word = await self._partition.call("count_refusal", args)
         return cast("Word", word.decode() if isinstance(word, bytes) else str(word))
 
-    async def forgive(self, server: str) -> None:
+    async def clear(self, server: str) -> None:
         """End a server's run: it has accepted a message."""
-        await self._partition.call("forgive", (server,))
+        await self._partition.call("clear_refusals", (server,))

@@ -47,7 +47,7 @@ class SafetyCheck:
         self._redis = redis
         self._may_ask = redis.connection_pool.connection_kwargs.get("username") in {None, "", "default"}
 
-    async def look(self) -> Safety:
+    async def run(self) -> Safety:
         """Look once; raises QueueUnavailableError."""
         info = await self._ask("INFO", self._redis.info)
         if info is None:

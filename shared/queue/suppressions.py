@@ -22,7 +22,7 @@ from shared.queue.partitions import Partition, first_partition, partitions
 from shared.queue.scripts import Argument
 from shared.suppressions import Scope, Suppression, pack_suppression, unpack_suppressions
 
-_LOOK = 1000
+_SCANNED_AT_ONCE = 1000
 # no suppression has this scope: lifting it deletes what has expired, and nothing else
 _EXPIRED = "expired"
 # a search looks at that many addresses a page, so that a page takes about a tenth of a second at most
@@ -83,7 +83,7 @@ class Suppressions:
 
     async def remove(self, channel: str, address: str, scope: Scope | Literal[""] = "") -> int:
         """Lift an address's suppression of a scope, "" for every; return how many were lifted."""
-        # as it is spelled too: it may have been listed before `unify` moved it
+        # as it is spelled too: it may have been listed before `rekey` moved it
         spellings = dict.fromkeys((identity(address), address))
         return await self._lift(channel, [(one, scope) for one in spellings])
 
@@ -116,9 +116,9 @@ class Suppressions:
         rows: list[Listed] = []
         cursor, given, searched = place.cursor, set(place.given), 0
         fewest = max(1, limit // 2)
-        count = fewest if matches is _every else _LOOK
+        count = fewest if matches is _every else _SCANNED_AT_ONCE
         while True:
-            following, addresses, look = await self._look(channel, cursor, count)
+            following, addresses, look = await self._scan_page(channel, cursor, count)
             look = [one for one in look if one.mark not in given and matches(one)]
             if len(look) > limit - len(rows):
                 if rows:
@@ -138,20 +138,20 @@ class Suppressions:
         """Yield all suppressions that match, a block at a time, in memory for one block."""
         cursor = 0
         while True:
-            cursor, _, look = await self._look(channel, cursor, _LOOK)
+            cursor, _, look = await self._scan_page(channel, cursor, _SCANNED_AT_ONCE)
             if found := [one for one in look if matches(one)]:
                 yield found
             if not cursor:
                 return
 
-    async def _look(self, channel: str, cursor: int, count: int) -> tuple[int, int, list[Listed]]:
+    async def _scan_page(self, channel: str, cursor: int, count: int) -> tuple[int, int, list[Listed]]:
         """Return the next cursor, how many addresses were looked at, and their suppressions that hold."""
         following, rows = await _scan(first_partition(self._redis, channel), cursor, count)
         now_ms = self._clock.now_ms()
         found = [Listed(address, one) for address, every in rows.items() for one in every if one.holds_at(now_ms)]
         return following, len(rows), found
 
-    async def unify(self, partition: Partition, *, repair: bool = True) -> int:
+    async def rekey(self, partition: Partition, *, repair: bool = True) -> int:
         """Store suppressions of earlier versions under their identity; return how many were not.
 
         Earlier versions stored the spelling that was sent to. What has expired is deleted. Reads all suppressions;
@@ -159,7 +159,7 @@ class Suppressions:
         """
         found, cursor = 0, 0
         while True:
-            cursor, rows = await _scan(partition, cursor, _LOOK)
+            cursor, rows = await _scan(partition, cursor, _SCANNED_AT_ONCE)
             spelled = [(address, own) for address in rows if (own := identity(address)) != address]
             found += len(spelled)
             if repair:
@@ -173,7 +173,7 @@ class Suppressions:
         """Move what is stored as it was spelled, and delete what has expired."""
         now_ms = self._clock.now_ms()
         if spelled:
-            await partition.call("unify_suppressed", [word for pair in spelled for word in pair])
+            await partition.call("rekey_suppressions", [word for pair in spelled for word in pair])
         over = [address for address, every in rows.items() if not all(one.holds_at(now_ms) for one in every)]
         if over:
             await _lift(partition, [(address, _EXPIRED) for address in over])

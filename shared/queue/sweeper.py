@@ -96,14 +96,14 @@ class Sweeper:
         """End every waiting job of a blast on all its channels."""
         ended = in_flight = 0
         for partition in (one for channel in blast.totals for one in partitions(self._redis, channel)):
-            own = await self._sweep_own(partition, blast.blast_id, verdict)
+            own = await self._sweep_blast_stream(partition, blast.blast_id, verdict)
             wanted = _Wanted(partition, blast.blast_id)
             swept = await self._sweep(wanted, await self._places(wanted), verdict)
             ended += own.ended + swept.ended
             in_flight += max(own.in_flight, swept.in_flight)
         return Swept(ended, in_flight)
 
-    async def _sweep_own(self, partition: Partition, blast_id: str, verdict: Verdict) -> Swept:
+    async def _sweep_blast_stream(self, partition: Partition, blast_id: str, verdict: Verdict) -> Swept:
         """End what waits in the blast's own stream, where everything is its own, page by page within Redis."""
         ending = _packed(verdict.status, verdict.error_class, "", verdict.message, 0, b"")
         together = _packed(verdict.status, verdict.error_class, verdict.message)
@@ -112,7 +112,7 @@ class Sweeper:
         while start:
             _, head = self._heads.next()
             args = (head, Timing().keep_ended_ms, verdict.status, blast_id, start, CHUNK, ending, together)
-            following, gone, flying = await partition.call("sweep_own", args)
+            following, gone, flying = await partition.call("sweep_blast_stream", args)
             start = following.decode()
             ended += gone
             in_flight += flying
@@ -199,7 +199,7 @@ class Sweeper:
         at_end = 0
         while not at_end:
             args = (place.stream, place.start, place.end, CHUNK, wanted.beginning)
-            following, at_end, *rows = await wanted.partition.call("find", args)
+            following, at_end, *rows = await wanted.partition.call("find_jobs", args)
             place.start = following.decode()
             found = [
                 Waiting(place.stream, entry_id.decode(), job)

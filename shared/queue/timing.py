@@ -19,8 +19,8 @@ class Timing:
     heartbeat_ttl_ms: int = 10_000
     heartbeat_every_ms: int = 2_000
     begin_within_ms: int = 5_000
-    look_every_ms: int = 2_000
-    looks_apart_ms: int = 8_000
+    check_every_ms: int = 2_000
+    checks_apart_ms: int = 8_000
     redis_up_ms: int = 15_000
     buffer_idle_ms: int = 3_000
     grant_ahead_ms: int = 100
@@ -38,7 +38,7 @@ class Timing:
         scaled = {
             name: max(1, int(getattr(full, name) * scale))
             for name in (
-                "heartbeat_ttl_ms", "heartbeat_every_ms", "begin_within_ms", "look_every_ms", "looks_apart_ms",
+                "heartbeat_ttl_ms", "heartbeat_every_ms", "begin_within_ms", "check_every_ms", "checks_apart_ms",
                 "redis_up_ms", "buffer_idle_ms", "watch_every_ms",
             )
         }  # fmt: skip

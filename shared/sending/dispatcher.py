@@ -128,7 +128,7 @@ class Dispatcher:
         """Load the jobs of a fetch whose reply was lost: the queue lists them in our buffer, `Holdings` does not."""
         await clock.sleep(AWAY_POLL_S)
         try:
-            for lease in await self._consumer.load(self._holdings.unknown(await self._consumer.own("buf"))):
+            for lease in await self._consumer.load(self._holdings.unknown(await self._consumer.list_held("buf"))):
                 self._holdings.buffer(lease)
         except QueueUnavailableError:
             return

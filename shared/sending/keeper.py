@@ -87,7 +87,7 @@ class Keeper:
         timing = self._settings.timing
         next_watch = clock.monotonic() + timing.watch_every_ms / 1000
         while True:
-            await clock.sleep(timing.look_every_ms / 1000)
+            await clock.sleep(timing.check_every_ms / 1000)
             await self._try("reap", self._reap)
             if clock.monotonic() >= next_watch:
                 next_watch = clock.monotonic() + timing.watch_every_ms / 1000
@@ -103,7 +103,7 @@ class Keeper:
             self.surprised(task, error)
 
     async def _reap(self) -> None:
-        for taken in await self._reaper.look():
+        for taken in await self._reaper.reap_dead():
             get_logger().warning(
                 "sender_reaped",
                 channel=self._consumer.partition.channel,
@@ -114,9 +114,9 @@ class Keeper:
         self._consumer.fit_events(self._reaper.maxmemory)
 
     async def _watch(self) -> None:
-        for lease in await self._consumer.load(self._holdings.unknown(await self._consumer.own("buf"))):
+        for lease in await self._consumer.load(self._holdings.unknown(await self._consumer.list_held("buf"))):
             self._holdings.buffer(lease)
-        unheld = self._holdings.unknown(await self._consumer.own("tx"))
+        unheld = self._holdings.unknown(await self._consumer.list_held("tx"))
         twice = [entry for entry in unheld if entry_key(entry) in self._orphans]
         self._orphans = {entry_key(entry) for entry in unheld}
         if twice:

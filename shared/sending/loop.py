@@ -34,7 +34,7 @@ from shared.lifecycle import Stop, end_tasks
 from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
 from shared.queue.connection import Connection
-from shared.queue.consumer import BeginPolicy, Consumer, Doorbell
+from shared.queue.consumer import BeginPolicy, Consumer, WakeUps
 from shared.queue.control import LOG_BEHIND, Control, gap_us, rate_text
 from shared.queue.files import FileStore
 from shared.queue.leases import Lease
@@ -92,7 +92,7 @@ class SendingLoop(Generic[MessageT]):
         (self._partition,) = partitions(redis, provider.channel)
         self._consumer = Consumer(self._partition, settings.sender_id, settings.timing, policy)
         self._settler = Settler(self._consumer, self._holdings)
-        self._bell = Doorbell(self._partition)
+        self._bell = WakeUps(self._partition)
         self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id))
         chains = isinstance(provider, ChainingProvider)
         gates = Gates(
@@ -166,7 +166,7 @@ class SendingLoop(Generic[MessageT]):
     async def _unified(self) -> bool:
         """Convert suppressions to the form that `begin` reads; False if Redis is away."""
         try:
-            await self._suppressions.unify(self._partition)
+            await self._suppressions.rekey(self._partition)
         except QueueUnavailableError:
             return False
         return True

@@ -75,7 +75,7 @@ class Verdicts:
             await self._release(run, conclude)
         refused = _refused(tried, error, refusal)
         alone = not refusal.others_left()
-        word = await self._insist(lambda: self._refusals.weigh(refused, refusal.most, alone=alone))
+        word = await self._insist(lambda: self._refusals.count(refused, refusal.most, alone=alone))
         return await self._act(_Held(tried, error, refused), word, conclude)
 
     async def _act(self, one: _Held, word: Word, conclude: Conclude) -> SendError | None:
@@ -107,7 +107,7 @@ class Verdicts:
         taken = refusal.taken()
         if taken != self._taken_of(refusal):
             self._taken[refusal.server] = taken
-            await self._insist(lambda: self._refusals.forgive(refusal.server))
+            await self._insist(lambda: self._refusals.clear(refusal.server))
 
     def _taken_of(self, refusal: Refusal) -> int:
         return self._taken.get(refusal.server, 0)
@@ -132,7 +132,7 @@ class Verdicts:
     async def _expire(self, run: _Run, conclude: Conclude) -> None:
         """Decide a run that has waited long enough by what the queue knows from all senders."""
         refused = run.held[0].refused
-        word = await self._insist(lambda: self._refusals.look(refused, self._patience_s))
+        word = await self._insist(lambda: self._refusals.check(refused, self._patience_s))
         if self._runs.get(run.refusal.server) is not run:
             return
         if word == "hold":

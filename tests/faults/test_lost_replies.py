@@ -32,7 +32,7 @@ async def world(form: Form) -> AsyncIterator[World]:
         yield world
 
 
-@pytest.mark.parametrize("script", ["enqueue", "fetch", "begin", "settle", "heartbeat", "look"])
+@pytest.mark.parametrize("script", ["enqueue", "fetch", "begin", "settle", "heartbeat", "find_dead"])
 async def test_reply_of_a_script_is_lost(world: World, oracle: Oracle, checks: Checks, script: str) -> None:
     """G1, G2, G4: the script ran and its reply was lost, five times: repeated calls change nothing twice."""
     service = "ingest" if script == "enqueue" else "email_sender"

@@ -157,7 +157,7 @@ class Mix:
 
     async def lose_replies(self) -> None:
         for proxy in self._world.redis_proxies.values():
-            for script in ("enqueue", "fetch", "begin", "settle", "late", "reap", "look", "heartbeat"):
+            for script in ("enqueue", "fetch", "begin", "settle", "ack_late", "reap", "find_dead", "heartbeat"):
                 proxy.lose_reply(script, self.random.randrange(3))
         await asyncio.sleep(1)
 

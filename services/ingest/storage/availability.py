@@ -90,9 +90,9 @@ class BacklogRoom:
             share.left -= adding
             return
         try:
-            await self.producer.check_room(channel, adding + _AHEAD)
+            await self.producer.check_backlog(channel, adding + _AHEAD)
         except QueueFullError:
             self._shares.pop(channel, None)
-            await self.producer.check_room(channel, adding)
+            await self.producer.check_backlog(channel, adding)
         else:
             self._shares[channel] = _Share(_AHEAD, self.clock.monotonic() + _GOOD_FOR_S)

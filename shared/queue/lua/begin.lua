@@ -70,11 +70,11 @@ end
 -- A domain's or recipient's limit is a GCRA, `burst` starts free after a rest; what is beyond it waits in its list.
 -- A start may come as late as its sender says. With a burst of one as many starts as a period allows must outlast the
 -- period and that: while such a start lies less than that back, each takes its share of the most that one may be late.
-local own = {}
-local function own_limit(text)
+local job_limits = {}
+local function job_limit(text)
   local name, own_gap, burst, starts, late, lane = string.match(text, '^(%S+) (%d+) (%d+) (%d+) (%d+) (%a)$')
   if not name then return nil end
-  local o = own[name]
+  local o = job_limits[name]
   if not o then
     o = { name = name, gap = tonumber(own_gap), burst = tonumber(burst), starts = tonumber(starts) }
     o.late = gap > 0 and 0 or tonumber(late)
@@ -82,7 +82,7 @@ local function own_limit(text)
     o.charged = limit_charged(name, o.gap, o.burst, now)
     o.first = tonumber(redis.call('ZRANGE', limit_list(name), 0, 0, 'WITHSCORES')[2])
     if o.first then set_limit_pace(name, own_gap .. ' ' .. burst, now) end
-    own[name] = o
+    job_limits[name] = o
   end
   return o, RANKS[lane]
 end
@@ -106,7 +106,7 @@ end
 
 -- The job's own limit first, then the channel's; charged only when both allow.
 local function earliest(limit, released)
-  local o, rank = own_limit(limit)
+  local o, rank = job_limit(limit)
   local at = now
   if o then
     at = math.max(o.charged - (o.burst - 1) * o.gap, now)

@@ -9,7 +9,7 @@
 -- Safe to repeat. Its total becomes what was enqueued, so that its counts still add up. The mark and the event that
 -- tells of it come about together: a crash before leaves neither, one after, or a repeat, finds and tells nothing new.
 
-make_bell()
+make_wake_stream()
 local key = C .. ':blast:' .. ARGV[1]
 local v = redis.call('HMGET', key, 'total', 'ended_at', 'enqueued', ARGV[4])
 if not v[1] or v[2] then return 0 end
@@ -21,7 +21,7 @@ if ARGV[4] == 'cancelled_at' then
   local stream = C .. ':jobs:bulk:' .. ARGV[1]
   redis.call('ZREM', C .. ':starts', stream)
   if redis.call('EXISTS', stream) == 1 then serve(stream) end
-  ring_bell()
+  wake_senders()
 end
 local events = {}
 if not v[4] then

@@ -7,7 +7,7 @@
 -- Result  1
 -- Safe to repeat. A crash before: nothing happened. After: a sender ends the job when it reaches it.
 
-make_bell()
+make_wake_stream()
 redis.call('HSET', C .. ':cancels', ARGV[1], '1')
 redis.call('PEXPIRE', C .. ':cancels', ARGV[2])
 return 1

@@ -123,5 +123,5 @@ count_channel('enqueued', added)
 write_counts(now_ms, nil, events)
 if added == 0 then end_if_complete(blast, now_ms, tonumber(ARGV[10]), events) end
 emit(ARGV[7], events)
-ring_bell()
+wake_senders()
 return { added, first + n, 0 }

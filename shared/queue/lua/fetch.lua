@@ -16,7 +16,7 @@
 -- there brings it back.
 -- It ends early once about two megabytes are taken, and brings about as much of what is due later to its stream, since
 -- Redis waits meanwhile; one job is always taken.
--- A crash before: nothing happened. A lost reply: the jobs are in `<sender>:buf`; `own` lists them.
+-- A crash before: nothing happened. A lost reply: the jobs are in `<sender>:buf`; `list_held` lists them.
 
 local me, want, ahead = ARGV[1] .. ':buf', tonumber(ARGV[2]), tonumber(ARGV[4])
 local paused = redis.call('GET', C .. ':paused')

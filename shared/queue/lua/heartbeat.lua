@@ -6,7 +6,7 @@
 -- Result  1 if the lease had held (or is the first), 0 if it had lapsed in between
 -- A crash before or after: the lease lapses, and others reap.
 
-make_bell()
+make_wake_stream()
 local key = C .. ':sender:' .. ARGV[1]
 local held = redis.call('EXISTS', key)
 redis.call('SET', key, ARGV[3], 'PX', ARGV[2])

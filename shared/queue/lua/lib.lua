@@ -2,7 +2,7 @@
 -- KEYS[1] is the partition's bell, which exists; all other keys are derived from its hash tag, so they lie in one slot.
 -- KEYS[2] never exists. While a cluster moves the slot to another node, both nodes answer TRYAGAIN to a call that names two
 -- keys of which one is missing, before anything is done. A call with one key would run on the part that a node has.
--- `listen` and `written` are called with a stream alone, and derive nothing.
+-- `create_group` and `ack_events` are called with a stream alone, and derive nothing.
 
 local C = string.sub(KEYS[1], 1, -#':bell' - 1)
 local GROUP = 'senders'
@@ -79,13 +79,13 @@ local function event_bytes()
   return type(bytes) == 'number' and bytes or 0
 end
 
-local function ring_bell()
+local function wake_senders()
   redis.call('XADD', C .. ':bell', 'MAXLEN', '1', '*', 'd', '')
 end
 
 -- For scripts that may be the first to write something here: from then on there is a key to call scripts with.
-local function make_bell()
-  if redis.call('EXISTS', KEYS[1]) == 0 then ring_bell() end
+local function make_wake_stream()
+  if redis.call('EXISTS', KEYS[1]) == 0 then wake_senders() end
 end
 
 local function make_group(stream)

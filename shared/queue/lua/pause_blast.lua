@@ -7,7 +7,7 @@
 -- Safe to repeat; the last reason stays. The pause and the event that tells of it come about together: a crash before
 -- leaves neither, one after, or a repeat for the same reason, tells nothing new.
 
-make_bell()
+make_wake_stream()
 local key = C .. ':blast:' .. ARGV[1]
 local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled_at', 'paused')
 if not v[1] or v[2] or v[3] then return 0 end

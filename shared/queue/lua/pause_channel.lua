@@ -6,6 +6,6 @@
 -- Result  1
 -- Safe to repeat; the last reason stays.
 
-make_bell()
+make_wake_stream()
 redis.call('SET', C .. ':paused', ARGV[1])
 return 1

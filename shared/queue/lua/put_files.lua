@@ -16,7 +16,7 @@ for i = 1, #senders, 2 do
   if not knows and redis.call('EXISTS', C .. ':sender:' .. senders[i]) == 1 then return -1 end
 end
 
-make_bell()
+make_wake_stream()
 local blast, keep_ms, added = ARGV[1], tonumber(ARGV[2]), 0
 for i = 3, #ARGV, 2 do
   local key = file_key(blast, ARGV[i])

@@ -123,5 +123,5 @@ if not left and not only and following == '0' then
 end
 write_counts(now_ms, nil, events)
 emit(ARGV[2], events)
-if from_buf + from_tx > 0 then ring_bell() end
+if from_buf + from_tx > 0 then wake_senders() end
 return { from_buf, from_tx, (left or following ~= '0') and 0 or 1, left and ARGV[6] or following, unpack(unread) }

@@ -73,7 +73,7 @@ local function walk(stream)
     for _, row in ipairs(rows) do held[row[1]] = row end
   end
   local scheduled = never_served(stream)
-  local function look_at(id, raw)
+  local function count_job(id, raw)
     local job = read_job(raw)
     if not job then return note_unread(raw) end
     local row, status = held[id], nil
@@ -95,7 +95,7 @@ local function walk(stream)
     local entries = redis.call('XRANGE', stream, following, '+', 'COUNT', page)
     bytes = 0
     for _, entry in ipairs(entries) do
-      look_at(entry[1], entry[2][2])
+      count_job(entry[1], entry[2][2])
       bytes = bytes + #entry[2][2]
       large_bytes = large_bytes + math.max(0, #entry[2][2] - SMALL)
     end
@@ -123,7 +123,7 @@ local function walk_later()
   end
 end
 
-local out = { total = total, looked = total <= most, blasts = {}, gauges = {}, off = 0 }
+local out = { total = total, by_blast = total <= most, blasts = {}, gauges = {}, off = 0 }
 local events = {}
 
 local function check_blast(blast)
@@ -151,15 +151,15 @@ local function check_blast(blast)
   end_if_complete(blast, now_ms, keep_ms, events)
 end
 
-if out.looked then
+if out.by_blast then
   for _, stream in ipairs(streams) do
     if large_bytes <= MOST_BYTES then walk(stream) end
   end
   walk_later()
-  out.looked = large_bytes <= MOST_BYTES
+  out.by_blast = large_bytes <= MOST_BYTES
 end
 
-if out.looked then
+if out.by_blast then
   local checked = {}
   for i = 5, #ARGV do
     checked[ARGV[i]] = true
@@ -187,7 +187,7 @@ for i = 1, #TERMINAL do out.off = out.off - tonumber(counters[1 + i] or 0) end
 if mend and out.off ~= 0 then redis.call('HINCRBY', C .. ':counters', 'enqueued', int(-out.off)) end
 
 for name, sum in pairs(sums) do
-  if (out.looked and not any_unread) or name == 'processing' or name == 'paused' then
+  if (out.by_blast and not any_unread) or name == 'processing' or name == 'paused' then
     if tonumber(redis.call('HGET', C .. ':gauges', name) or 0) ~= sum then
       out.gauges[#out.gauges + 1] = name
       if mend then redis.call('HSET', C .. ':gauges', name, sum) end

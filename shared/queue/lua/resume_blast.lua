@@ -17,7 +17,7 @@ if redis.call('EXISTS', stream) == 1 then
   local starts_at = v[5] and tonumber(v[4]) * 1000 or 0
   if starts_at > now_us() then serve_from(stream, starts_at) else serve(stream) end
 end
-ring_bell()
+wake_senders()
 if was_paused then
   local now_ms = math.floor(now_us() / 1000)
   emit(ARGV[2], { cmsgpack.pack({ 'blast_changed', now_ms, ARGV[1], 'resumed', '' }) })

@@ -7,5 +7,5 @@
 -- Safe to repeat.
 
 local was = redis.call('DEL', C .. ':paused')
-ring_bell()
+wake_senders()
 return was

@@ -7,7 +7,7 @@
 -- Result  1
 -- Safe to repeat. A crash before: the old rate holds, and is shown. After: the new one.
 
-make_bell()
+make_wake_stream()
 if ARGV[2] == '' then
   redis.call('HDEL', C .. ':config', 'gap_us', 'rate')
 else

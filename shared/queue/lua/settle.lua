@@ -32,7 +32,7 @@ local park_ms, keep_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local buf, tx = sender .. ':buf', sender .. ':tx'
 local n = (#ARGV - 5) / 9
 local events, gone, done = {}, {}, {}
-local belled, completed = false, {}
+local wake, completed = false, {}
 local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
 local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
 
@@ -127,7 +127,7 @@ function moves.park(job)
   if job.from ~= 'tx' then return false end
   local delay, attempts = string.match(job.value, '^(%d+) (%d+)$')
   park(job.stream, job.id, tonumber(delay), attempts, park_ms, now)
-  belled = true
+  wake = true
   count(job.blast, 'processing', -1)
   count(job.blast, 'retrying', 1)
   count_channel('retried', 1)
@@ -148,7 +148,7 @@ local function to_later(job, due_us, mark)
   forget(job.stream, job.id)
   redis.call('ZADD', C .. ':later', int(due_us), job.job_id)
   redis.call('HSET', C .. ':later:jobs', job.job_id, mark .. job.packed)
-  belled = true
+  wake = true
 end
 
 function moves.later(job)
@@ -171,7 +171,7 @@ function moves.await(job)
   count_limited(job.job_id, 1)
   set_limit_pace(name, gap .. ' ' .. burst, now)
   index_limit(name, now)
-  belled = true
+  wake = true
   return true
 end
 
@@ -187,7 +187,7 @@ function moves.back(job)
   else
     job.event = ''
   end
-  belled = true
+  wake = true
   return true
 end
 
@@ -203,7 +203,7 @@ function moves.shelve(job)
   end
   redis.call('ZREM', C .. ':ring', stream)
   serve(stream)
-  belled = true
+  wake = true
   return true
 end
 
@@ -248,5 +248,5 @@ if #completed > 0 then
 end
 write_counts(now_ms, keep_ms, events)
 emit(ARGV[3], events)
-if belled then ring_bell() end
+if wake then wake_senders() end
 return remember(sender, 'settle', sequence, table.concat(done))

@@ -29,7 +29,7 @@ local function note_oldest(stream, lane)
   if at and (not out.oldest[lane] or at < out.oldest[lane]) then out.oldest[lane] = at end
 end
 
-local function look(stream, lane)
+local function count_lane(stream, lane)
   local n = redis.call('XLEN', stream)
   if n > 0 then
     local summary = redis.pcall('XPENDING', stream, GROUP)
@@ -44,7 +44,7 @@ local function look(stream, lane)
   return n
 end
 
-local shared = look(C .. ':jobs:high', 'high') + look(RELEASED_HIGH, 'high') + look(C .. ':jobs:normal', 'normal')
+local shared = count_lane(C .. ':jobs:high', 'high') + count_lane(RELEASED_HIGH, 'high') + count_lane(C .. ':jobs:normal', 'normal')
 out.waiting['bulk'] = waiting - shared
 note_oldest(C .. ':jobs:due', 'bulk')
 note_oldest(RELEASED, 'bulk')

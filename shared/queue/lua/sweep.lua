@@ -51,9 +51,9 @@ local function leave_scheduled(blast)
   return scheduled[blast] >= 0
 end
 
--- The holders of a chunk's entries: chunks come in the order of their streams, so one look serves for all.
-local looked = {}
-local function look(stream, i)
+-- The holders of a chunk's entries: chunks come in the order of their streams, so one read serves for all.
+local read = {}
+local function read_holders(stream, i)
   local last = i
   while last < n and ARGV[FROM + last * FIELDS] == stream do last = last + 1 end
   local holders, most = {}, last - i + 1 + 64
@@ -62,14 +62,14 @@ local function look(stream, i)
   if not rows.err then
     for _, row in ipairs(rows) do holders[row[1]] = { row[2], row[4] } end
   end
-  looked[stream] = { holders, not rows.err and #rows == most }
+  read[stream] = { holders, not rows.err and #rows == most }
 end
 
 local function held_by(stream, id, i)
-  if not looked[stream] then look(stream, i) end
-  local held = looked[stream][1][id]
+  if not read[stream] then read_holders(stream, i) end
+  local held = read[stream][1][id]
   if held then return held[1], held[2] end
-  if looked[stream][2] then return holder(stream, id) end
+  if read[stream][2] then return holder(stream, id) end
   return nil
 end
 

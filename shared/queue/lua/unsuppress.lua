@@ -7,7 +7,7 @@
 -- Result  how many were lifted; expired ones go too and do not count
 -- Safe to repeat.
 
-make_bell()
+make_wake_stream()
 local now_ms, lifted = math.floor(now_us() / 1000), 0
 for i = 1, #ARGV, 2 do
   local scope = ARGV[i + 1]

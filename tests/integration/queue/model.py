@@ -25,7 +25,7 @@ from tests.integration.queue.model_jobs import ModelBlast, ModelJob
 from tests.integration.queue.world import HandSender, World, ends, open_world
 
 ValueT = TypeVar("ValueT")
-AT_ONCE = replace(Timing(), looks_apart_ms=0, redis_up_ms=0, buffer_idle_ms=10**9, heartbeat_ttl_ms=10**9)
+AT_ONCE = replace(Timing(), checks_apart_ms=0, redis_up_ms=0, buffer_idle_ms=10**9, heartbeat_ttl_ms=10**9)
 LONG_MS = 60_000
 FAR_MS = 4_000_000_000_000
 POISON = 3
@@ -239,7 +239,7 @@ class QueueMachine(RuleBasedStateMachine):
     async def _bury(self, dead: HandSender) -> None:
         await self.world.redis.delete(f"{{email}}:sender:{dead.name}")
         reaper = Reaper(self.world.partition, self.senders[0].name, AT_ONCE)
-        await reaper.look()
+        await reaper.reap_dead()
 
     @precondition(lambda self: self.lost)
     @rule(pick=st.integers(0, 1000), which=st.integers(0, 1))

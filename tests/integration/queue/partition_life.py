@@ -19,7 +19,7 @@ from tests.integration.queue.world import HandSender, World
 
 BOUNCE = pack_suppression(Suppression("all", "bounce", "550", 1))
 REFUSED = Refused("mx", "550", "refused@example.com", "", "everybody is refused")
-AT_ONCE = Timing(looks_apart_ms=0, redis_up_ms=0)
+AT_ONCE = Timing(checks_apart_ms=0, redis_up_ms=0)
 KEEP_MS = 3_600_000
 HEAD = b"\x93\xa1p\x01"  # of a batch [producer, number, events]
 
@@ -32,12 +32,12 @@ async def live(world: World) -> list[str]:
     begun = await _send(world, sender) + await _lose_a_sender(world, sender)
     await _steer(world, sender)
     await _suppress(partition)
-    await partition.call("tell", (b"\x93\xa1t\x01\x90",))
+    await partition.call("emit_event", (b"\x93\xa1t\x01\x90",))
     await Doctor(partition, f"doctor of {sender.name}", repair=True).examine()
     await partition.call("leave", (sender.name, "0", 64, 0))
     events = (partition.keys.events,)
-    await load_script("listen").call(world.redis, events, ("logger",))
-    await load_script("written").call(world.redis, events, ("logger", "1-1"))
+    await load_script("create_group").call(world.redis, events, ("logger",))
+    await load_script("ack_events").call(world.redis, events, ("logger", "1-1"))
     return begun
 
 
@@ -62,7 +62,7 @@ async def _send(world: World, sender: HandSender) -> list[str]:
     (broken,) = (await sender.consumer.fetch(1)).undecodable
     await sender.consumer.discard(broken, 0)
     await partition.call("put_files", (blast.blast_id, 1000, "digest", b"content"))
-    await partition.call("mend_files", (blast.blast_id, "1", "0", 100))
+    await partition.call("check_files", (blast.blast_id, "1", "0", 100))
     await partition.call("forget_files", ("letters", leases[1].job_id, 1))
     return [lease.job_id for lease in leases]
 
@@ -73,9 +73,9 @@ async def _lose_a_sender(world: World, sender: HandSender) -> list[str]:
     (lease,) = await dead.take(1)
     await world.redis.delete(world.partition.keys.sender(dead.name))
     reaper = Reaper(world.partition, sender.name, AT_ONCE)
-    assert [taken.in_flight for taken in await reaper.look() + await reaper.look() if taken.in_flight] == [1]
+    assert [taken.in_flight for taken in await reaper.reap_dead() + await reaper.reap_dead() if taken.in_flight] == [1]
     await dead.late(lease)
-    assert await sender.consumer.own("tx") == []
+    assert await sender.consumer.list_held("tx") == []
     return [lease.job_id]
 
 
@@ -94,21 +94,21 @@ async def _steer(world: World, sender: HandSender) -> None:
     job = world.jobs(other, [0])[0]
     await partition.call("cancel_job", (job.job_id, KEEP_MS))
     stream = partition.keys.lane("normal")
-    found = await partition.call("find", (stream, "-", "+", 10, b""))
+    found = await partition.call("find_jobs", (stream, "-", "+", 10, b""))
     event = pack_event(Ended(0, job.job_id, 1, 0, "cancelled", "cancelled", "", ""))
     await partition.call("sweep", (HEAD, KEEP_MS, "cancelled", stream, found[2], job.job_id, "q", event))
     assert await partition.call("cancel_blast", (own.blast_id, HEAD, KEEP_MS, "cancelled_at"))
     ending = (b"\xa9cancelled\xa0\xa0\xa0\x00\xc4\x00", b"\xa9cancelled\xa0\xa0")
-    await partition.call("sweep_own", (HEAD, KEEP_MS, "cancelled", own.blast_id, "-", 500, *ending))
+    await partition.call("sweep_blast_stream", (HEAD, KEEP_MS, "cancelled", own.blast_id, "-", 500, *ending))
     refusals = Refusals(partition)
-    assert await refusals.weigh(REFUSED, 20, alone=True) == "hold"
-    await refusals.forgive("mx")
+    assert await refusals.count(REFUSED, 20, alone=True) == "hold"
+    await refusals.clear("mx")
 
 
 async def _suppress(partition: Partition) -> None:
     await partition.call("suppress", ("a@example.com", BOUNCE))
     await partition.redis.hset(partition.keys.key("suppressed"), "B@example.com", "hard_bounce")
-    assert await Suppressions(partition.redis).unify(partition) == 1
+    assert await Suppressions(partition.redis).rekey(partition) == 1
     assert await partition.call("unsuppress", ("a@example.com", "")) == 1
 
 

@@ -51,7 +51,7 @@ Harm = Callable[[World, Blast, HandSender], Awaitable[object]]
 
 
 async def ghost(world: World, blast: Blast, sender: HandSender) -> None:
-    listed = await sender.consumer.load(await sender.consumer.own("tx"))
+    listed = await sender.consumer.load(await sender.consumer.list_held("tx"))
     entry = next(lease for lease in listed if lease.job.blast_id == blast.blast_id)
     await world.redis.xdel(entry.stream, entry.entry_id)
 

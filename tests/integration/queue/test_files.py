@@ -274,11 +274,11 @@ async def test_files_of_lost_jobs_go_when_their_blast_has_ended(world: World) ->
     await world.redis.delete(f"{{email}}:jobs:bulk:{lost.blast_id}")
     sender = await world.sender()
     reaper = world.reaper(sender.name)
-    await reaper.look()
+    await reaper.reap_dead()
     assert await kept(world) == 121 + 3
     await end_long_ago(world, lost)
     for _ in range(5):
-        await reaper.look()
+        await reaper.reap_dead()
     assert await kept(world) == 3
     assert await sender.finish(*await sender.take()) == [True, True]
     assert (await world.progress(alive)).counts["sent"] == 2
@@ -290,7 +290,7 @@ async def test_a_blast_opened_again_keeps_its_files_while_a_look_is_under_way(wo
     await end_long_ago(world, blast)
     await world.redis.set("{email}:look:files", f"{blast.blast_id} 0")
     await world.redis.hdel(f"{{email}}:blast:{blast.blast_id}", "ended_at")
-    await world.reaper((await world.sender()).name).look()
+    await world.reaper((await world.sender()).name).reap_dead()
     assert await kept(world) == 121
 
 
@@ -301,7 +301,7 @@ async def test_what_dead_letters_need_expires_where_the_log_never_takes_it(world
     (lease,) = await sender.take()
     assert await sender.fail(lease)
     await end_long_ago(world, blast)
-    await world.reaper(sender.name).look()
+    await world.reaper(sender.name).reap_dead()
     for key in [key async for key in world.redis.scan_iter("{email}:file*", count=1000)]:
         assert await world.redis.pttl(key) > 86_400_000
     assert not await world.redis.exists("{email}:filed")

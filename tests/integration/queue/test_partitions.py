@@ -20,8 +20,8 @@ from tests.integration.queue.partition_life import BOUNCE, given, live, patient
 from tests.integration.queue.world import World
 
 SCRIPTS = {path.stem for path in (Path(shared.queue.__file__).parent / "lua").glob("*.lua")} - {"lib"}
-OF_STREAMS = {"listen", "written"}  # called with the stream that they are about, which may be the gateway's
-READ_ONLY = {"find", "stats"}
+OF_STREAMS = {"create_group", "ack_events"}  # called with the stream that they are about, which may be the gateway's
+READ_ONLY = {"find_jobs", "stats"}
 FIRST = {
     "heartbeat": ("s", 1000, b"{}", "1"),
     "suppress": ("a@example.com", BOUNCE),
@@ -29,8 +29,8 @@ FIRST = {
     "set_rate": (1, "10/1s"),
     "put_files": ("b", 1000, "digest", b"content"),
     "cancel_job": ("b:0:email", 1000),
-    "refuse": ("mx", "550", "a@example.com", "", 20, "0", "refused", 1000, 1000, 0),
-    "tell": (b"\x93\xa1t\x01\x90",),
+    "count_refusal": ("mx", "550", "a@example.com", "", 20, "0", "refused", 1000, 1000, 0),
+    "emit_event": (b"\x93\xa1t\x01\x90",),
     "unsuppress": ("a@example.com", ""),
 }
 

@@ -71,9 +71,9 @@ async def test_own_lists_what_a_lost_fetch_brought(world: World) -> None:
     await world.given(120, "bulk")
     sender = await world.sender()
     fetched = await sender.fetch(40)
-    listed = await sender.consumer.own("buf")
+    listed = await sender.consumer.list_held("buf")
     assert sorted(await sender.consumer.load(listed), key=by_id) == sorted(fetched, key=by_id)
-    assert await sender.consumer.own("tx") == []
+    assert await sender.consumer.list_held("tx") == []
 
 
 async def test_scripts_come_back_after_a_script_flush(world: World) -> None:
@@ -133,11 +133,11 @@ async def test_what_is_no_job_ends_visibly(world: World) -> None:
 async def test_backlog_is_bounded(world: World) -> None:
     """Past the limit of waiting jobs, or of unread events, there is no room."""
     await world.given(10)
-    await Producer(world.redis, "roomy", BacklogLimits(jobs=20)).check_room("email", 10)
+    await Producer(world.redis, "roomy", BacklogLimits(jobs=20)).check_backlog("email", 10)
     with pytest.raises(QueueFullError, match="10 jobs wait"):
-        await Producer(world.redis, "full", BacklogLimits(jobs=19)).check_room("email", 10)
+        await Producer(world.redis, "full", BacklogLimits(jobs=19)).check_backlog("email", 10)
     with pytest.raises(QueueFullError, match="events"):
-        await Producer(world.redis, "unread", BacklogLimits(events=0)).check_room("email")
+        await Producer(world.redis, "unread", BacklogLimits(events=0)).check_backlog("email")
 
 
 async def test_whether_there_is_room_is_asked_in_one_round_trip(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ async def test_whether_there_is_room_is_asked_in_one_round_trip(world: World, mo
 
     monkeypatch.setattr(world.redis, "pipeline", counted)
     monkeypatch.setattr(world.redis, "execute_command", None)
-    await Producer(world.redis, "asking").check_room("email")
+    await Producer(world.redis, "asking").check_backlog("email")
     assert len(asked) == 1
 
 
@@ -204,7 +204,7 @@ async def test_nothing_is_fetched_while_too_many_events_wait(world: World) -> No
     for _ in range(100):
         number, _ = filler._gateway.next()
         batch = EventBatch("filler", number, [event] * 4)
-        await world.partition.call("tell", (pack_batch(batch),))
+        await world.partition.call("emit_event", (pack_batch(batch),))
     held = await sender.consumer.fetch(10)
     assert (held.leases, held.log_behind) == ([], True)
     assert all(await sender.finish(*taken)), "what was begun is settled all the same"
@@ -241,15 +241,15 @@ async def test_blasts_are_refused_before_senders_stop(world: World) -> None:
     await world.redis.config_set("maxmemory", 16_000_000)
     producer = Producer(world.redis, "ingest")
     try:
-        await producer.check_room("email")
+        await producer.check_backlog("email")
         filler = Producer(world.redis, "filler")
         for _ in range(300):
             number, _ = filler._gateway.next()
             event = Ended(0, "x", 1, 1, "failed", "permanent", "550", "no" * 5000)
-            await world.partition.call("tell", (pack_batch(EventBatch("filler", number, [event])),))
+            await world.partition.call("emit_event", (pack_batch(EventBatch("filler", number, [event])),))
         with pytest.raises(QueueFullError, match="wait for the logger take"):
-            await producer.check_room("email")
+            await producer.check_backlog("email")
         await world.written()
-        await producer.check_room("email")
+        await producer.check_backlog("email")
     finally:
         await world.redis.config_set("maxmemory", 0)

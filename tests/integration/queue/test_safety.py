@@ -47,8 +47,8 @@ async def test_a_real_server_is_seen_through(kind: Kind) -> None:
     with server(kind=kind) as found:
         redis = connect(found.url)
         check = SafetyCheck(redis)
-        assert await check.look() == await check.look()
-        assert not (await check.look()).dangers
+        assert await check.run() == await check.run()
+        assert not (await check.run()).dangers
         for name, value, reason in (
             ("appendfsync", "no", "fsync"),
             ("maxmemory-policy", "volatile-ttl", "eviction"),
@@ -56,9 +56,9 @@ async def test_a_real_server_is_seen_through(kind: Kind) -> None:
         ):
             before = str((await redis.config_get(name))[name])
             await redis.config_set(name, value)
-            assert [danger.reason for danger in (await check.look()).dangers] == [reason]
+            assert [danger.reason for danger in (await check.run()).dangers] == [reason]
             await redis.config_set(name, before)
-            assert not (await check.look()).dangers
+            assert not (await check.run()).dangers
         await redis.aclose()
 
 
@@ -70,10 +70,10 @@ async def test_a_user_with_few_rights_sees_what_info_says() -> None:
         few, none = connect(url_of(found, "few:x")), connect(url_of(found, "none:x"))
         check = SafetyCheck(few)
         for _ in range(3):
-            seen = await check.look()
+            seen = await check.run()
             assert [danger.reason for danger in seen.dangers] == ["eviction", "append_only_file"]
         await few.aclose()
-        assert (await SafetyCheck(none).look()).unchecked == REASONS
+        assert (await SafetyCheck(none).run()).unchecked == REASONS
         await none.aclose()
         admin = connect(found.url)
         refusals = [entry for entry in await admin.acl_log() if "config" in str(entry)]
@@ -89,7 +89,7 @@ async def test_the_user_default_without_the_right_asks_once() -> None:
         redis, admin = connect(found.url), connect(url_of(found, "admin:x"))
         check = SafetyCheck(redis)
         for _ in range(3):
-            assert (await check.look()).unchecked == ("fsync",)
+            assert (await check.run()).unchecked == ("fsync",)
         (refusal,) = [entry for entry in await admin.acl_log() if "config" in str(entry)]
         assert str(refusal["count"]) == "1"
         await redis.aclose()
@@ -100,7 +100,7 @@ async def test_a_server_without_config_is_told_as_not_checked() -> None:
     """Managed services take the command away; what INFO says still counts."""
     with server("--rename-command", "CONFIG", "") as found:
         redis = connect(found.url)
-        seen = await SafetyCheck(redis).look()
+        seen = await SafetyCheck(redis).run()
         await redis.aclose()
     assert (seen.dangers, seen.unchecked) == ((), ("fsync",))
 

@@ -37,6 +37,7 @@ async def large(request: pytest.FixtureRequest) -> AsyncIterator[tuple[World, Re
     server.destroy()
 
 
+MOVES = {"put_files", "enqueue", "fetch", "begin", "settle", "reap"}
 RECIPIENT = Recipient("someone@example.com", "Someone", {"text": "x" * 92})
 
 
@@ -103,10 +104,10 @@ async def test_no_call_costs_more_with_thousands_of_paused_blasts(large: tuple[W
     sender = await world.sender()
     taken = await sender.take(50)
     control, reaper = world.control, world.reaper(sender.name)
-    held_ms = await server_ms(server, lambda: served.consumer.own("buf"), 1)  # forgets what it holds nothing of
+    held_ms = await server_ms(server, lambda: served.consumer.list_held("buf"), 1)  # forgets what it holds nothing of
     calls: dict[str, Callable[[], Awaitable[object]]] = {
-        "own": lambda: sender.consumer.own("tx"),
-        "own of one that served them": lambda: served.consumer.own("tx"),
+        "list_held": lambda: sender.consumer.list_held("tx"),
+        "list_held of one that served them": lambda: served.consumer.list_held("tx"),
         "fetch": lambda: sender.fetch(1),
         "stats": lambda: control.channel_stats("email"),
         "heartbeat": lambda: sender.consumer.heartbeat({"host": "h"}),
@@ -262,7 +263,7 @@ async def test_no_call_is_slow_with_heavy_attachments(large: tuple[World, RedisS
     lost = await dead.take(30)
     assert len(lost) == 30
     assert await world.reaper(sender.name).give_up(leases[60:150]) == 90
-    await sender.consumer.own("tx")
+    await sender.consumer.list_held("tx")
     doctor = Doctor(world.partition, "doctor", repair=True)
     assert await doctor.examine() == []
     for blast in blasts:
@@ -270,8 +271,8 @@ async def test_no_call_is_slow_with_heavy_attachments(large: tuple[World, RedisS
     assert all(await sender.finish(*leases[150:]))
     assert all(await dead.finish(*lost))
     await FileStore(world.redis).forget("email", [(lease.job_id, 1) for lease in leases[50:60]])
-    assert {"put_files", "enqueue", "fetch", "begin", "settle", "reap", "recount", "sweep", "sweep_own"} <= set(most)
-    assert {"mend_files", "forget_files"} <= set(most)
+    assert MOVES | {"sweep", "sweep_blast_stream", "recount"} <= set(most)
+    assert {"check_files", "forget_files"} <= set(most)
     assert max(most.values()) < 20, most
     await world.check_balance(*blasts)
     await world.written()
@@ -307,7 +308,7 @@ async def test_no_call_is_slow_with_the_jobs_of_the_version_before(large: tuple[
     assert all(await sender.finish(*leases[40:]))
     while some := await sender.fetch(100):
         assert set(await sender.obey(some)) == {"cancelled"}
-    assert {"put_files", "enqueue", "fetch", "begin", "settle", "reap", "recount", "sweep", "sweep_own"} <= set(most)
+    assert MOVES | {"sweep", "sweep_blast_stream", "recount"} <= set(most)
     assert max(most.values()) < 20, most
     await world.check_balance(*blasts)
 
@@ -328,7 +329,7 @@ async def test_no_call_is_slow_with_many_small_files(large: tuple[World, RedisSe
         assert len(await file_keys(world)) >= 5000
         await world.control.cancel_blast(blast.blast_id)
         await world.check_balance(blast)
-    assert {"put_files", "enqueue", "sweep", "sweep_own"} <= set(most)
+    assert {"put_files", "enqueue", "sweep", "sweep_blast_stream"} <= set(most)
     assert max(most.values()) < 20, most
 
 

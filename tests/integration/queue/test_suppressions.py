@@ -80,20 +80,20 @@ async def test_suppressions_of_earlier_versions_are_moved(world: World) -> None:
     }
     await store(world, old)
     suppressions = Suppressions(world.redis)
-    assert await suppressions.unify(world.partition) == 3
+    assert await suppressions.rekey(world.partition) == 3
     assert await stored(world) == {
         "siti@example.com": "unsubscribed",
         "budi@example.com": "manual",
         "wati@xn--mnchen-3ya.de": "manual",
         "ani@example.com": "manual",
     }
-    assert await suppressions.unify(world.partition) == 0
+    assert await suppressions.rekey(world.partition) == 0
 
 
 async def test_many_suppressions_are_moved(world: World) -> None:
     """More than one page of them, none is lost."""
     await store(world, {f"Reader{i}@example.com": "unsubscribed" for i in range(5000)})
-    await Suppressions(world.redis).unify(world.partition)
+    await Suppressions(world.redis).rekey(world.partition)
     assert await stored(world) == {f"reader{i}@example.com": "unsubscribed" for i in range(5000)}
 
 
@@ -240,5 +240,5 @@ async def test_expired_suppressions_are_deleted_when_a_sender_starts(world: Worl
     over = pack_suppression(replace(MANUAL, expires_at_ms=1))
     await redis.hset(KEY, "a@example.com", b"\x91" + over)
     await redis.hset(KEY, "b@example.com", b"\x92" + over + pack_suppression(OPT_OUT))
-    assert await Suppressions(world.redis).unify(world.partition) == 0
+    assert await Suppressions(world.redis).rekey(world.partition) == 0
     assert await stored(world) == {"b@example.com": "unsubscribed"}

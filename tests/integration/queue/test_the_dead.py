@@ -18,7 +18,7 @@ from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
 from tests.integration.queue.world import WITH_FILES, HandSender, World, ends, eventually
 
-AT_ONCE = replace(Timing(), looks_apart_ms=0, redis_up_ms=0)
+AT_ONCE = replace(Timing(), checks_apart_ms=0, redis_up_ms=0)
 
 
 class HandClock:
@@ -40,7 +40,7 @@ async def bury(world: World, dead: HandSender, by: HandSender) -> tuple[int, int
     """Let a sender's lease lapse and a reaper take over; returns what was taken from its buffer and in flight."""
     await world.redis.delete(f"{{email}}:sender:{dead.name}")
     reaper = Reaper(world.partition, by.name, AT_ONCE)
-    (taken,) = await reaper.look()
+    (taken,) = await reaper.reap_dead()
     assert taken.sender_id == dead.name
     return taken.from_buffer, taken.in_flight
 
@@ -83,7 +83,7 @@ async def test_a_frozen_buffer_among_many_streams_is_found_at_once(world: World)
         await world.given(100, "bulk")
     frozen, alive = await world.sender(), await world.sender()
     (lease,) = await frozen.fetch(1)
-    await Reaper(world.partition, alive.name, replace(AT_ONCE, buffer_idle_ms=0)).look()
+    await Reaper(world.partition, alive.name, replace(AT_ONCE, buffer_idle_ms=0)).reap_dead()
     held: Any = await world.redis.xpending_range(lease.stream, "senders", "-", "+", 10)
     assert [row["consumer"] for row in held] == [b"~back"]
 
@@ -99,7 +99,7 @@ async def test_streams_that_are_served_out_are_forgotten(world: World) -> None:
     held = await world.given(100, "bulk")
     await sender.take(1)
     assert await world.redis.scard(f"{{email}}:held:{sender.name}") == 12
-    assert await sender.consumer.own("buf") == []
+    assert await sender.consumer.list_held("buf") == []
     assert await world.redis.smembers(f"{{email}}:held:{sender.name}") == {b"", held.blast_id.encode()}
     await world.check_balance(held, *paused)
 
@@ -163,19 +163,19 @@ async def test_nobody_is_dead_at_first_sight(world: World) -> None:
     dead, alive = await world.sender(), await world.sender()
     await dead.take()
     await world.redis.delete(f"{{email}}:sender:{dead.name}")
-    patient = Reaper(world.partition, alive.name, replace(AT_ONCE, looks_apart_ms=8000), clock)
-    assert await patient.look() == []
+    patient = Reaper(world.partition, alive.name, replace(AT_ONCE, checks_apart_ms=8000), clock)
+    assert await patient.reap_dead() == []
     clock.seconds += 7.9
-    assert await patient.look() == []
+    assert await patient.reap_dead() == []
     await world.redis.delete(f"{{email}}:sender:{alive.name}")
     clock.seconds += 1
-    assert await patient.look() == [], "its own lease had lapsed"
+    assert await patient.reap_dead() == [], "its own lease had lapsed"
     await alive.consumer.heartbeat({}, first=True)
-    assert await patient.look() == [], "it starts afresh"
+    assert await patient.reap_dead() == [], "it starts afresh"
     clock.seconds += 8
     young = Reaper(world.partition, alive.name, replace(AT_ONCE, redis_up_ms=10**9), clock)
-    assert await young.look() == [], "Redis has just started"
-    (taken,) = await patient.look()
+    assert await young.reap_dead() == [], "Redis has just started"
+    (taken,) = await patient.reap_dead()
     assert (taken.sender_id, taken.in_flight) == (dead.name, 1)
 
 
@@ -185,12 +185,12 @@ async def test_sender_whose_heartbeat_came_back_is_spared(world: World) -> None:
     await world.given(1)
     frozen, alive = await world.sender(), await world.sender()
     (lease,) = await frozen.take()
-    reaper = Reaper(world.partition, alive.name, replace(AT_ONCE, looks_apart_ms=8000), clock)
+    reaper = Reaper(world.partition, alive.name, replace(AT_ONCE, checks_apart_ms=8000), clock)
     await world.redis.delete(f"{{email}}:sender:{frozen.name}")
-    assert await reaper.look() == []
+    assert await reaper.reap_dead() == []
     assert not await frozen.consumer.heartbeat({})
     clock.seconds += 9
-    assert await reaper.look() == []
+    assert await reaper.reap_dead() == []
     assert await frozen.finish(lease) == [True]
 
 
@@ -216,7 +216,7 @@ async def test_stale_buffer_is_freed_at_no_cost(world: World) -> None:
     blast = await world.given(2)
     frozen, alive = await world.sender(), await world.sender()
     leases = await frozen.fetch()
-    await Reaper(world.partition, alive.name, replace(AT_ONCE, buffer_idle_ms=0)).look()
+    await Reaper(world.partition, alive.name, replace(AT_ONCE, buffer_idle_ms=0)).reap_dead()
     again = await alive.take()
     assert [lease.attempt for lease in again] == [1, 1]
     assert [grant.kind for grant in await frozen.begin(leases)] == ["lost", "lost"]
@@ -339,7 +339,7 @@ async def test_open_job_s_past_is_not_forgotten(world: World) -> None:
     fresh = time.time_ns() // 1_000_000_000
     await stalls("{email}:stalls", "recent:0:email", f"1 0 1 failed {fresh}")
     days = replace(AT_ONCE, keep_ended_ms=(fresh - 1790000000) * 500)
-    await Reaper(world.partition, alive.name, days).look()
+    await Reaper(world.partition, alive.name, days).reap_dead()
     known: Any = await world.redis.hkeys("{email}:stalls")
     assert {name.decode() for name in known} == {kept.job_id, "recent:0:email"}
     assert await alive.obey(await alive.fetch(1)) == ["uncertain"]
@@ -354,7 +354,7 @@ async def test_pasts_of_many_jobs_are_forgotten_in_turn(world: World) -> None:
         past = {f"old{n}:0:email": "1 0 1 failed 1790000000", f"recent{n}:0:email": f"1 0 1 failed {fresh}"}
         await redis.hset("{email}:stalls", mapping=past)
     for _ in range(60):
-        await world.reaper(alive.name).look()
+        await world.reaper(alive.name).reap_dead()
     assert {name[:3] for name in await redis.hkeys("{email}:stalls")} == {b"rec"}
 
 

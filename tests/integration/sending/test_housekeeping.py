@@ -17,7 +17,9 @@ from tests.integration.sending.fakes import FakeProvider, RememberedAttempts
 from tests.integration.sending.running import SETTINGS
 from tests.servers import wait_for
 
-QUICK = replace(SETTINGS, sender_id="housekeeper", timing=replace(SETTINGS.timing, look_every_ms=20, watch_every_ms=20))
+QUICK = replace(
+    SETTINGS, sender_id="housekeeper", timing=replace(SETTINGS.timing, check_every_ms=20, watch_every_ms=20)
+)
 Part = Callable[[SendingLoop[RenderedMessage], Callable[..., Awaitable[object]]], None]
 
 
@@ -26,7 +28,7 @@ def _fail_reaper(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitab
 
 
 def _fail_watch(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
-    loop._consumer.own = fail  # type: ignore[assignment,method-assign]
+    loop._consumer.list_held = fail  # type: ignore[assignment,method-assign]
 
 
 def _fail_heartbeat(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:

@@ -15,7 +15,7 @@ from tests.integration.sending.fakes import FakeProvider, accept
 from tests.integration.sending.running import SETTINGS, sending
 from tests.servers import wait_for
 
-AT_ONCE = replace(Timing(), looks_apart_ms=0, redis_up_ms=0)
+AT_ONCE = replace(Timing(), checks_apart_ms=0, redis_up_ms=0)
 _SUSPECTS, _OTHERS = 15, 3_000
 _SEND_S = 0.01
 
@@ -44,7 +44,7 @@ async def _abandoned(world: World, count: int, lane: Lane = "normal") -> set[str
     dead, reaping = await world.sender(), await world.sender()
     leases = await dead.take(count)
     await world.redis.delete(f"{{email}}:sender:{dead.name}")
-    (taken,) = await Reaper(world.partition, reaping.name, AT_ONCE).look()
+    (taken,) = await Reaper(world.partition, reaping.name, AT_ONCE).reap_dead()
     assert taken.in_flight == count
     return {lease.job_id for lease in leases}
 

@@ -31,7 +31,7 @@ class _Backlog:
         self.waiting = 0
         self.asked = 0
 
-    async def check_room(self, channel: str, adding: int = 0) -> None:
+    async def check_backlog(self, channel: str, adding: int = 0) -> None:
         assert channel == "email"
         self.asked += 1
         if self.waiting + adding > self.limit:

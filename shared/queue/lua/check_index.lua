@@ -88,5 +88,5 @@ for i = 3, #ARGV do
   end
 end
 if wrong > 0 and mend and of_limit then index_limit(of_limit, now_us()) end
-if wrong > 0 and mend then ring_bell() end
+if wrong > 0 and mend then wake_senders() end
 return wrong

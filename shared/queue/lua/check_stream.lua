@@ -18,7 +18,7 @@ local blast = bulk_blast(stream)
 local ghosts, timeless, leaked = 0, 0, 0
 local PAGE_BYTES, bytes = 1000000, 0
 
-local function look_at(row)
+local function check_entry(row)
   local id, consumer, idle = row[1], row[2], row[3]
   local entry = redis.call('XRANGE', stream, id, id)[1]
   bytes = bytes + (entry and #entry[2][2] or 0)
@@ -38,7 +38,7 @@ local rows = redis.pcall('XPENDING', stream, GROUP, start, '+', most)
 if rows.err then rows = {} end
 local following = #rows == most and '(' .. rows[#rows][1] or ''
 for _, row in ipairs(rows) do
-  look_at(row)
+  check_entry(row)
   if bytes > PAGE_BYTES then
     following = '(' .. row[1]
     break
@@ -82,7 +82,7 @@ elseif is_ringed(stream) then
       make_group(stream)
       local starts_at = v[3] and tonumber(v[2]) * 1000 or 0
       if starts_at > now then serve_from(stream, starts_at) else serve(stream) end
-      ring_bell()
+      wake_senders()
     end
   end
 end

@@ -6,5 +6,5 @@
 -- Result  the entry's id
 -- Repeated, the batch comes twice under one name; the logger takes it once.
 
-make_bell()
+make_wake_stream()
 return redis.call('XADD', C .. ':events', '*', 'd', ARGV[1])

@@ -10,9 +10,9 @@
 
 local MOST_A_PAGE, MOST_BYTES = 128, 1000000
 local stream, following, to, most, wanted = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local result, looked, bytes, page, largest = { following, 0 }, 0, 0, 1, 1
+local result, read, bytes, page, largest = { following, 0 }, 0, 0, 1, 1
 
-while looked < most and bytes < MOST_BYTES do
+while read < most and bytes < MOST_BYTES do
   local entries = redis.call('XRANGE', stream, following, to, 'COUNT', page)
   for _, entry in ipairs(entries) do
     local raw = entry[2][2]
@@ -23,7 +23,7 @@ while looked < most and bytes < MOST_BYTES do
       result[#result + 1] = raw
     end
   end
-  looked = looked + #entries
+  read = read + #entries
   if #entries > 0 then following = '(' .. entries[#entries][1] end
   result[1] = following
   if #entries < page then

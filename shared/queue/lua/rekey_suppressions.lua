@@ -7,7 +7,7 @@
 -- Result  none
 -- Safe to repeat. Where the identity is suppressed as well, each scope keeps the suppression that lasts longer.
 
-make_bell()
+make_wake_stream()
 local now_ms = math.floor(now_us() / 1000)
 for i = 1, #ARGV, 2 do
   local stored = redis.call('HGET', C .. ':suppressed', ARGV[i])

@@ -12,7 +12,7 @@
 
 local missing, seen, freed = {}, {}, 0
 
-local function note(sender)
+local function note_sender(sender)
   if seen[sender] then return end
   seen[sender] = true
   if redis.call('EXISTS', C .. ':sender:' .. sender) == 0 then missing[#missing + 1] = sender end
@@ -27,30 +27,30 @@ local function free_stale(stream, sender)
   serve(stream)
 end
 
-local function look(stream)
+local function check_stream(stream)
   local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)
   if consumers.err then return end
   for _, row in ipairs(consumers) do
     local name, pending = row[2], row[4]
     local sender, kind = string.match(name, '^(.+):(%a+)$')
     if sender then
-      note(sender)
+      note_sender(sender)
       if kind == 'buf' and pending > 0 then free_stale(stream, sender) end
     end
   end
 end
 
-for _, stream in ipairs(SHARED_STREAMS) do look(stream) end
+for _, stream in ipairs(SHARED_STREAMS) do check_stream(stream) end
 local some = redis.call('SSCAN', C .. ':streams', redis.call('GET', C .. ':look') or '0', 'COUNT', 64)
 redis.call('SET', C .. ':look', some[1], 'PX', 60000)
-for _, blast in ipairs(some[2]) do look(C .. ':jobs:bulk:' .. blast) end
+for _, blast in ipairs(some[2]) do check_stream(C .. ':jobs:bulk:' .. blast) end
 for _, sender in ipairs(redis.call('HKEYS', C .. ':senders')) do
-  note(sender)
+  note_sender(sender)
   for _, blast in ipairs(redis.call('SRANDMEMBER', held_key(sender), 16)) do
     if blast ~= '' then free_stale(C .. ':jobs:bulk:' .. blast, sender) end
   end
 end
-if freed > 0 then ring_bell() end
+if freed > 0 then wake_senders() end
 
 -- A blast that ended long ago has no jobs that need files: where some are noted still, these jobs were lost.
 local function free_some_files()

@@ -11,13 +11,13 @@
 --         "aside" of one for which the server is to be left alone · "final" it counts
 -- A run is `C:refused:<server>`: what is alike, `count` of recipients, `at` (ms) when the last came, `stopped` once it was, `aside` where other servers
 -- were left, and each recipient ("@" + address) with the reason by which it would be suppressed. An acceptance ends it
--- (`forgive`). After a resume, what was refused before the pause counts when it is refused again; and so do verdicts on
+-- (`clear_refusals`). After a resume, what was refused before the pause counts when it is refused again; and so do verdicts on
 -- recipients at once, since somebody has looked at them: a list of dead addresses is finished.
 -- Who looks while the channel is paused, for whatever reason, is told "back": another server may be at it too.
 -- What the run had suppressed, where its refusals came too slowly to be held, is lifted.
 -- Safe to repeat: a recipient is counted once.
 
-make_bell()
+make_wake_stream()
 local key, alike, address, suppression = C .. ':refused:' .. ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local most, alone = tonumber(ARGV[5]), ARGV[6] == '1'
 local field = '@' .. address
