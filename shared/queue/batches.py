@@ -1,4 +1,4 @@
-"""Names for event batches: each script call by a producer bears the next number of its step."""
+"""Names for event batches: each script call by a producer has the next number of its step."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def boot_name(role: str, host: str) -> str:
-    """Return a name that no other process ever had: role, host, process and boot epoch.
+    """Return a name that is unique to this process: role, host, process id and boot epoch.
 
-    A consumer named after it is a fencing token: what an earlier life of the process held is not this one's.
+    A consumer with this name is a fencing token: entries of an earlier process do not belong to this one.
     """
     return f"{role}-{host}-{os.getpid()}-{time.time_ns() // 1_000_000:x}{secrets.token_hex(2)}"
 
 
 class Numbered:
-    """The heads of one producer's batches for one step; numbers go up and are never used for two batches."""
+    """The heads of one producer's batches for one step. Numbers rise; no two batches share one."""
 
     def __init__(self, producer: str, step: str) -> None:
         self.producer = f"{producer}/{step}"

@@ -1,4 +1,4 @@
-"""Blasts in Redis: the immutable snapshot that senders render from, and how far each channel has come."""
+"""Blasts in Redis: the immutable snapshot that senders render from, and the progress of each channel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.queue.timing import Timing
 
 @dataclass(frozen=True, slots=True)
 class ChannelProgress:
-    """How far a blast has come on one channel; `counts` holds all nine statuses and adds up to `enqueued`.
+    """The progress of a blast on one channel; `counts` has all nine statuses and adds up to `enqueued`.
 
     `limited` of its jobs wait for the limits of their domains or recipients.
     """
@@ -40,7 +40,7 @@ class ChannelProgress:
 
 @dataclass(frozen=True, slots=True)
 class BlastProgress:
-    """How far a blast has come, live from Redis."""
+    """The progress of a blast, live from Redis."""
 
     blast_id: str
     state: BlastState
@@ -49,7 +49,7 @@ class BlastProgress:
 
 
 def state_of(channels: Mapping[str, ChannelProgress]) -> BlastState:
-    """Name the state of a blast from its channels' progress."""
+    """Return the state of a blast from its channels' progress."""
     every = list(channels.values())
     if all(one.ended_at_ms for one in every):
         return _ended_state(every)
@@ -106,9 +106,9 @@ class BlastStore:
         self._cancels = Numbered(name, "incomplete")
 
     async def create(self, blast: Blast) -> bool:
-        """Keep a snapshot and tell the logger of it; False if it was there already. Safe to repeat.
+        """Store a snapshot and report it to the logger; return False if it existed. Safe to repeat.
 
-        Each channel's hash is made at once, so that an accepted blast can be paused before its first chunk.
+        Each channel's hash is created too, so that an accepted blast can be paused before its first chunk.
         """
         snapshot = pack_blast(blast)
         with translated("create blast"):
@@ -126,7 +126,7 @@ class BlastStore:
         return bool(created)
 
     async def restore(self, blast: Blast, counts: Mapping[str, Mapping[str, int]]) -> None:
-        """Bring back an expired blast from its final counts by channel, so that dead letters can be sent again."""
+        """Restore an expired blast from its final counts by channel, so that its dead letters can be sent again."""
         with translated("restore blast"):
             await self._redis.hsetnx(blast_key(blast.blast_id), "snapshot", pack_blast(blast))
             await self._redis.persist(blast_key(blast.blast_id))
@@ -140,12 +140,12 @@ class BlastStore:
                 await self._redis.hset(key, mapping=fields)
 
     async def expire(self, blast_id: str, after_ms: int = Timing().keep_ended_ms) -> None:
-        """Let an ended blast's snapshot go after `after_ms`."""
+        """Let the snapshot of an ended blast expire after `after_ms`."""
         with translated("expire blast"):
             await self._redis.pexpire(blast_key(blast_id), after_ms)
 
     async def load(self, blast_id: str) -> Blast | None:
-        """Return a blast's snapshot, None where it is unknown or gone."""
+        """Return a blast's snapshot, None if it is unknown or has expired."""
         with translated("load blast"):
             raw: Any = await self._redis.hget(blast_key(blast_id), "snapshot")
         return unpack_blast(raw) if raw is not None else None
@@ -157,7 +157,7 @@ class BlastStore:
         return int(value or 0)
 
     async def progress(self, blast_id: str, blast: Blast | None = None) -> BlastProgress | None:
-        """Return how far a blast has come, None where it is unknown or gone."""
+        """Return the progress of a blast, None if it is unknown or has expired."""
         blast = blast or await self.load(blast_id)
         if blast is None:
             return None
@@ -174,7 +174,7 @@ class BlastStore:
         return BlastProgress(blast_id, state_of(channels), channels, last)
 
     async def truncate(self, blast_id: str) -> None:
-        """End, and tell of it, a blast whose client went away: its total becomes what was enqueued."""
+        """End a blast whose client disappeared, and report it: its total becomes the number of enqueued jobs."""
         blast = await self.load(blast_id)
         for channel in blast.totals if blast else ():
             for partition in partitions(self._redis, channel):

@@ -1,7 +1,7 @@
 """Connections to Redis or Valkey: no hidden retries, bounded pools, one translation of the driver's errors.
 
-redis-py retries commands by default; with a reply lost twice one XADD became three entries. Here nothing is
-retried but by callers whose scripts are safe to repeat.
+redis-py retries commands by default; when a reply was lost twice, one XADD became three entries. Here only callers
+retry, and their scripts are safe to repeat.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from shared.settings import split_redis_url
 from shared.urls import ENCODE_HINT
 
 Connection = Redis
-"""What the rest of Kurir knows of the driver: a handle from `connect`, to be passed on and closed."""
+"""All that the rest of Kurir uses of the driver: a handle from `connect`, to pass on and to close."""
 
 RETRY_WHEN_FULL_S = 30
 OLDEST_REDIS = (7, 0, 5)
@@ -48,7 +48,7 @@ class UnsupportedServerError(KurirError):
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What the server says it is; `uptime_ms` counts from its last start, `maxmemory` is in bytes, 0 for no limit."""
+    """The server by its INFO; `uptime_ms` is since its last start, `maxmemory` in bytes, 0 for no limit."""
 
     name: str
     version: str
@@ -60,11 +60,11 @@ def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.
     """Open a pool to the server at `url`; answers are bytes, and no command is ever repeated by the client.
 
     `redis+sentinel://host:port,host:port/service/db` (or `rediss+sentinel`) finds the server by asking the Sentinels.
-    Raises SettingsError for a URL that cannot be one; it does not quote the URL, which may hold a password.
+    Raises SettingsError for an invalid URL; the error does not quote it, because it may contain a password.
     """
     try:
         pool = _pool(url, max_connections, socket_timeout_s)
-        # the driver looks at some options with the first connection, and its words would quote them
+        # the driver checks some options with the first connection, and its error would quote them
         pool.connection_class(**pool.connection_kwargs)
     except (ValueError, TypeError, AttributeError):
         raise SettingsError([f"KURIR_REDIS_URL has an option that the client does not know; {ENCODE_HINT}"]) from None
@@ -83,7 +83,7 @@ def _pool(url: str, max_connections: int, socket_timeout_s: float) -> BlockingCo
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
         protocol=2,
-        driver_info=None,  # no CLIENT SETINFO: it costs a round trip, and a user with few rights may not send it
+        driver_info=None,  # no CLIENT SETINFO: it costs a round trip, and a restricted user may not send it
     )
     if found:
         follow_master(pool, found)
@@ -92,9 +92,9 @@ def _pool(url: str, max_connections: int, socket_timeout_s: float) -> BlockingCo
 
 
 class _PacksInC:
-    """A connection that lets hiredis pack its commands: the driver's own asyncio connections do it in Python.
+    """A connection that packs its commands with hiredis: the driver's own asyncio connections do it in Python.
 
-    A begin or a settle has hundreds of arguments; packing them was more than a quarter of a sender's work.
+    A begin or a settle has hundreds of arguments. Packing them was more than a quarter of a sender's work.
     """
 
     def pack_command(self, *args: Any) -> list[bytes]:
@@ -108,17 +108,17 @@ def _packing_in_c(connection_class: type[Any]) -> type[Any]:
     return type(connection_class.__name__, (_PacksInC, connection_class), {})
 
 
-# A server that answers, but will not serve this call now. MASTERDOWN is a ClusterDownError, MOVED an AskError.
+# The server answers, but does not serve the call now. MASTERDOWN is a ClusterDownError, MOVED an AskError.
 _REFUSALS = (ReadOnlyError, ClusterDownError, TryAgainError, AskError, NoPermissionError)
-# Refusals for which the driver has no class of its own, by the code at the start of the error.
+# Refusals without a class in the driver, by the code at the start of the error.
 _REFUSAL_CODES = frozenset({"LOADING", "NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED"})
 
 
 @contextmanager
 def translated(action: str) -> Iterator[None]:
-    """Raise Kurir's errors in place of the driver's; `action` names what was tried.
+    """Raise Kurir's errors in place of the driver's; `action` names the operation.
 
-    A server that refuses to serve for now (too few replicas, a failover, a full disk, missing rights) counts as
+    A server that refuses calls for now (too few replicas, a failover, a full disk, missing rights) counts as
     unavailable: callers wait and try again, as they do while it is away.
     """
     try:
@@ -140,16 +140,16 @@ def translated(action: str) -> Iterator[None]:
 
 
 def _words(error: Exception) -> str:
-    """Return what the server said.
+    """Return the server's error text.
 
-    In a pipeline the driver puts the command in front, which may hold a name or a body, and quotes the words.
+    In a pipeline the driver prefixes it with the command, which may contain a name or a body, and quotes it.
     """
     before, marker, words = str(error).rpartition(" of pipeline caused error: ")
     return words.strip("(,)'\"") if marker else before + words
 
 
 async def server_info(redis: Redis) -> ServerInfo:
-    """Ask the server what it is; raises QueueUnavailableError."""
+    """Return the server's name, version, uptime and memory limit; raises QueueUnavailableError."""
     with translated("INFO"):
         info = await redis.info()
     valkey = info.get("valkey_version")
@@ -162,7 +162,7 @@ async def server_info(redis: Redis) -> ServerInfo:
 
 
 async def check_server(redis: Redis) -> ServerInfo:
-    """Return what the server is; raises UnsupportedServerError with one clear line if it is too old."""
+    """Return the server's description; raises UnsupportedServerError with a one-line message if it is too old."""
     info = await server_info(redis)
     problem = find_version_problem({f"{info.name}_version": info.version})
     if problem:
@@ -171,7 +171,7 @@ async def check_server(redis: Redis) -> ServerInfo:
 
 
 def find_version_problem(info: Mapping[str, Any]) -> str:
-    """Return why the server of an INFO is too old for the scripts, "" if it is not or does not say."""
+    """Return why the server of an INFO is too old for the scripts, "" if it is not, or gives no version."""
     name = "valkey" if info.get("valkey_version") else "redis"
     text = str(info.get(f"{name}_version", ""))
     found = re.match(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?", text)

@@ -1,7 +1,7 @@
-"""Taking jobs out: fetch, begin and settle for one sender, each a script that is safe to repeat.
+"""Fetch, begin and settle for one sender: each is a script that is safe to repeat.
 
-A sender makes one call per step at a time. Where a reply is lost it repeats the very same call, and the script
-answers what it answered before.
+A sender makes one call per step at a time. If a reply is lost, it repeats the same call, and the script returns the
+same answer.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _LOADED_AT_ONCE = 50
 
 @dataclass(frozen=True, slots=True)
 class BeginPolicy:
-    """What a begin is decided by besides the job.
+    """The settings that a begin depends on.
 
     `gap_us` is the time between two starts in µs (0: no limit), unless it was changed at run time;
-    `on_uncertain` is `resend` or `hold`; `concurrency` is how many may be in flight at most.
+    `on_uncertain` is `resend` or `hold`; `concurrency` is the most jobs in flight.
     """
 
     gap_us: int = 0
@@ -46,8 +46,8 @@ class BeginPolicy:
 class BeginRequest(msgspec.Struct, frozen=True):
     """A job to begin: its packed `processing` event, and the limit of its domain or recipient, if any.
 
-    The limit's name holds no white space; `limit_gap_us` is between two starts, of which `limit_burst` may come at
-    once after a rest, and `limit_starts` in a period. The start may come `late_ms` later than the gap allows for.
+    The limit's name contains no white space. `limit_gap_us` is the time between two starts; `limit_burst` starts may
+    come together after a rest, and `limit_starts` in a period. The start may come `late_ms` later than the gap allows.
     """
 
     lease: Lease
@@ -61,7 +61,7 @@ class BeginRequest(msgspec.Struct, frozen=True):
 
     @property
     def packed_limit(self) -> str:
-        """The limit as the scripts read it, "" for none."""
+        """The limit in the form that the scripts read, "" for none."""
         if not self.limit:
             return ""
         late_us, lane = self.late_ms * 1000, self.lease.job.lane[0]
@@ -70,7 +70,7 @@ class BeginRequest(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
-    """An entry that is no job: its bytes are kept whole, and its sender ends it; `job_id` is "" if it is illegible."""
+    """An entry that is not a job: its bytes are kept whole, and its sender ends it; `job_id` is "" if unreadable."""
 
     stream: str
     entry_id: str
@@ -80,9 +80,9 @@ class Undecodable:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a fetch brought: leases, the channel's pause if any, and after how long something is due, if anything is.
+    """The result of a fetch: leases, the reason of the channel's pause, and the time until something is due, if any.
 
-    `log_behind`: nothing was taken, since the events that wait for the logger are at their limit.
+    `log_behind`: nothing was taken, because the events that wait for the logger have reached their limit.
     """
 
     leases: list[Lease]
@@ -111,7 +111,7 @@ class Consumer:
         return await self.partition.call(name, args)
 
     async def _insist(self, name: str, args: Sequence[Argument]) -> object:
-        """Repeat one call until Redis answers it: an outcome must not be forgotten because Redis is away."""
+        """Repeat a call until Redis answers it: no outcome may be lost because Redis is away."""
         pause_s = 0.05
         while True:
             try:
@@ -123,7 +123,7 @@ class Consumer:
     async def fetch(self, want: int) -> Fetched:
         """Take up to `want` jobs into this sender's buffer.
 
-        Raises QueueUnavailableError; what was taken then is listed by `list_held("buf")`.
+        Raises QueueUnavailableError; `list_held("buf")` then lists the jobs that were taken.
         """
         ahead_us = self.timing.grant_ahead_ms * 1000
         reply = await self._call("fetch", (self.sender_id, want, self._event_bytes, ahead_us))
@@ -133,7 +133,7 @@ class Consumer:
         return Fetched(leases, undecodable, _text(reply[0]), due_in_s, log_behind=reply[2] == b"1")
 
     def fit_events(self, maxmemory: int) -> None:
-        """Fetch nothing while the events that wait for the logger are at their limit in a Redis of this size."""
+        """Limit the events that wait for the logger by the memory of Redis; a fetch takes nothing at that limit."""
         self._event_bytes = most_event_bytes(maxmemory)
 
     async def list_held(self, kind: str) -> list[HeldEntry]:
@@ -151,7 +151,7 @@ class Consumer:
                 return held
 
     async def load(self, entries: Sequence[HeldEntry]) -> list[Lease]:
-        """Read the jobs of entries that this sender holds; what is gone or is no job is left out.
+        """Read the jobs of entries that this sender holds; skip entries that are gone or are not jobs.
 
         Raises QueueUnavailableError.
         """
@@ -169,7 +169,7 @@ class Consumer:
         return _leases(flat)[0]
 
     async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0) -> list[Grant]:
-        """Ask to begin jobs while `in_flight` others are; repeats itself until Redis answers."""
+        """Ask to begin jobs while `in_flight` others are in flight; repeat the call until Redis answers."""
         if not requests:
             return []
         number, head = self._begins.next()
@@ -202,7 +202,7 @@ class Consumer:
         return [parse_grant(word, request.packed_limit) for word, request in zip(words, requests, strict=True)]
 
     async def settle(self, moves: Sequence[Move]) -> list[bool]:
-        """Carry out moves; False where the lease had been lost. Repeats itself until Redis answers."""
+        """Apply moves; return False for each whose lease had been lost. Repeat the call until Redis answers."""
         number, head = self._settles.next()
         args: list[Argument] = [self.sender_id, number, head, self.timing.park_ms, self.timing.keep_ended_ms]
         for move in moves:
@@ -229,16 +229,16 @@ class Consumer:
         return [mark == "1" for mark in _text(await self._insist("ack_late", args))]
 
     async def heartbeat(self, said: dict[str, object], *, first: bool = False) -> bool:
-        """Renew the lease and publish what the sender says of itself; False if the lease had lapsed.
+        """Renew the heartbeat and publish the sender's state; return False if the heartbeat had lapsed.
 
-        It says, too, that it reads jobs whose files lie apart.
+        The state includes that this sender reads jobs whose files are stored separately.
         """
         packed = orjson.dumps(said | {"files": "apart"})
         args = (self.sender_id, self.timing.heartbeat_ttl_ms, packed, "1" if first else "0")
         return bool(await self._call("heartbeat", args))
 
     async def leave(self) -> int:
-        """Remove this sender's consumers and heartbeat; returns at how many streams it still holds something."""
+        """Remove this sender's consumers and heartbeat; return in how many streams it still holds something."""
         cursor, left = "0", 0
         while True:
             reply: Any = await self._call("leave", (self.sender_id, cursor, STREAMS_A_PAGE, left))
@@ -247,8 +247,8 @@ class Consumer:
                 return left
 
     async def discard(self, entry: Undecodable, now_ms: int) -> None:
-        """End an entry that is no job as `failed`, class `undecodable`, its bytes kept in the event."""
-        words = "what the queue held is no job"
+        """End an entry that is not a job as `failed`, class `undecodable`; the event keeps its bytes."""
+        words = "the queue entry is not a job"
         event = b""
         if entry.job_id:
             gone = Ended(now_ms, entry.job_id, 1, 0, "failed", "undecodable", "", words, 0, entry.error.raw)

@@ -1,4 +1,4 @@
-"""Steering and counting: pauses, cancellations, limits, and what is where at this moment."""
+"""Control and statistics: pauses, cancellations, rates, and the current counts of jobs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RateSource = Literal["api", "setting"]
 
 @dataclass(frozen=True, slots=True)
 class SenderState:
-    """What a live sender says of itself: `reason` is why it is not available, `rate` its own setting ("10/1s", "off").
+    """The state that a live sender reports: `reason` is why it is unavailable, `rate` its own setting ("10/1s", "off").
 
     `rate` is "" for a sender of an older version, which does not report it.
     """
@@ -46,12 +46,12 @@ class SenderState:
 
 
 LOG_BEHIND = "log behind"
-"""What a sender says while it fetches nothing because too many events wait for the logger."""
+"""The reason that a sender reports while it fetches nothing because too many events wait for the logger."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelStats:
-    """What is where on a channel, live from Redis; ages in seconds by lane."""
+    """The jobs of a channel by place and status, live from Redis; ages in seconds by lane."""
 
     waiting: int
     waiting_by_lane: dict[str, int]
@@ -76,16 +76,16 @@ class ChannelStats:
 
     @property
     def rate_limited(self) -> bool:
-        """Whether a limit on starts holds, set at run time or by the senders' own setting."""
+        """Whether a rate is in force, set at run time or by the senders' own setting."""
         if self.rate_gap_us is not None:
             return self.rate_gap_us > 0
         return any(sender.rate not in {"", OFF} for sender in self.senders)
 
     @property
     def rate(self) -> tuple[str, RateSource] | None:
-        """Return the limit in force and where it comes from; None where no sender has reported its setting.
+        """Return the rate in force and its source; None if no sender has reported its setting.
 
-        Senders whose settings differ each keep to their own: the slowest is returned.
+        If the settings of senders differ, each keeps its own, and the slowest is returned.
         """
         if self.runtime_rate:
             return self.runtime_rate, "api"
@@ -94,7 +94,7 @@ class ChannelStats:
 
 
 def add_up(every: Sequence[ChannelStats]) -> ChannelStats:
-    """Return the statistics of a channel from those of its partitions; its rate is in the first."""
+    """Sum the statistics of a channel's partitions; the first one has the rate."""
     total = every[0]
     for one in every[1:]:
         total = _sum(total, one)
@@ -126,9 +126,9 @@ class ServerMemory:
 
 
 def gap_us(rate: Rate | None, jitter_ms: int = Timing().jitter_allowance_ms) -> int:
-    """Return the µs between two starts so that no sliding period sees more than the rate, 0 for no limit.
+    """Return the µs between two starts for which no sliding period sees more than the rate, 0 for no limit.
 
-    The period is stretched by the jitter that starts may suffer on their way to the provider.
+    The period is extended by the jitter of starts on their way to the provider.
     """
     if rate is None:
         return 0
@@ -136,7 +136,7 @@ def gap_us(rate: Rate | None, jitter_ms: int = Timing().jitter_allowance_ms) -> 
 
 
 def rate_text(rate: Rate | None) -> str:
-    """Write a rate as the API shows it, "off" for no limit."""
+    """Format a rate as the API shows it, "off" for no limit."""
     return OFF if rate is None else str(rate)
 
 
@@ -152,7 +152,7 @@ class Control:
         self.sweeper = Sweeper(redis, name)
 
     async def pause_channel(self, channel: str, reason: str) -> None:
-        """Pause a channel: its senders begin nothing more. Safe to repeat; the last reason stays."""
+        """Pause a channel: its senders begin no more jobs. Safe to repeat; the last reason stays."""
         for partition in partitions(self._redis, channel):
             await partition.call("pause_channel", (reason,))
 
@@ -162,15 +162,15 @@ class Control:
             await partition.call("resume_channel")
 
     async def pause_blast(self, blast_id: str, reason: str) -> bool:
-        """Pause a blast on all its channels; False if it is unknown or ended. Safe to repeat."""
+        """Pause a blast on all its channels; return False if it is unknown or has ended. Safe to repeat."""
         return await self._change(blast_id, "pause_blast", (blast_id, reason))
 
     async def resume_blast(self, blast_id: str) -> bool:
-        """Resume a paused blast; False if it is unknown or ended. Safe to repeat."""
+        """Resume a paused blast; return False if it is unknown or has ended. Safe to repeat."""
         return await self._change(blast_id, "resume_blast", (blast_id,))
 
     async def cancel_blast(self, blast_id: str) -> bool:
-        """Cancel what of a blast is not being sent, and end those jobs; False if it is unknown or ended."""
+        """Cancel a blast and end its jobs that are not being sent; return False if it is unknown or has ended."""
         blast = await self._blasts.load(blast_id)
         if blast is None:
             return False
@@ -184,7 +184,7 @@ class Control:
         return done
 
     async def _change(self, blast_id: str, script: str, args: tuple[str, ...]) -> bool:
-        """Run a script on each of the blast's partitions; each tells the log of the change where it makes it."""
+        """Run a script on each of the blast's partitions; the script also emits the event of its change."""
         blast = await self._blasts.load(blast_id)
         if blast is None:
             return False
@@ -198,7 +198,7 @@ class Control:
         return [one for channel in blast.totals for one in partitions(self._redis, channel)]
 
     async def cancel_job(self, job_id: str) -> str:
-        """Cancel one job: `cancelled`, `processing` (it is being sent), or `unknown` (not in Redis, or no job)."""
+        """Cancel one job: `cancelled`, `processing` (it is being sent), or `unknown` (not in Redis, or not a job id)."""
         parsed = parse_job_id(job_id)
         blast = await self._blasts.load(parsed.blast_id) if parsed else None
         if parsed is None or blast is None or parsed.channel not in blast.totals:
@@ -206,7 +206,7 @@ class Control:
         return await self.sweeper.cancel_job(parsed)
 
     async def message_waits_for(self, job: JobId) -> str:
-        """Return which limit a job waits for and how many are before it in its list, "" where it waits for none.
+        """Return the limit that a job waits for and the number of jobs before it in the list, "" if it waits for none.
 
         A recipient's limit is not named.
         """
@@ -223,23 +223,23 @@ class Control:
         return ""
 
     async def set_rate(self, channel: str, rate: Rate | None) -> None:
-        """Change a channel's rate for all its senders, at once; None for no limit."""
+        """Change a channel's rate for all its senders, from the next start on; None for no limit."""
         await first_partition(self._redis, channel).call("set_rate", (gap_us(rate), rate_text(rate)))
 
     async def clear_rate(self, channel: str) -> None:
-        """Drop the rate set at run time, so that the senders' own setting holds again. Safe to repeat."""
+        """Drop the rate set at run time, so that the senders' own setting applies again. Safe to repeat."""
         await first_partition(self._redis, channel).call("set_rate", (0, ""))
 
     async def stats(self) -> dict[str, ChannelStats]:
-        """Count what is where on every channel."""
+        """Count the jobs of every channel."""
         return {channel: await self.channel_stats(channel) for channel in CHANNELS}
 
     async def channel_stats(self, channel: str) -> ChannelStats:
-        """Count what is where on one channel, in one script for each of its partitions."""
+        """Count the jobs of one channel, with one script call per partition."""
         return add_up([await self.partition_stats(one) for one in partitions(self._redis, channel)])
 
     async def partition_stats(self, partition: Partition) -> ChannelStats:
-        """Count what is where in one partition, in one script."""
+        """Count the jobs of one partition, with one script call."""
         return _stats(orjson.loads(await partition.call("stats", (OLDEST_AMONG,))))
 
     async def server_memory(self) -> ServerMemory:
@@ -249,7 +249,7 @@ class Control:
         return ServerMemory(int(info["used_memory"]), int(info.get("maxmemory", 0)))
 
     async def waiting_for(self, progress: BlastProgress) -> dict[str, str]:
-        """Say for each channel what a blast's waiting jobs wait for, "" where nothing holds them."""
+        """Return for each channel what a blast's waiting jobs wait for, "" if nothing holds them."""
         return {
             channel: _waiting_for(channel, one, await self.channel_stats(channel), self._clock.now_ms())
             for channel, one in progress.channels.items()

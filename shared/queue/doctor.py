@@ -1,9 +1,9 @@
-"""The doctor: finds what should not be in a partition's keys, mends it, and says what it did.
+"""The doctor: finds inconsistencies in a partition's keys, repairs them, and reports both.
 
-Each look and its repair are one script, so that a running system cannot move between them. Jobs that the logger
-believes open and that are in Redis no more (its data was lost) are ended through the events, as `failed` of the
-class `lost`: only those that were open before Redis was searched, were found nowhere, and are open still when the
-logger has written everything that had happened by then.
+Each check and its repair are one script, so that the running system cannot change anything between them. Jobs that are
+open for the logger and no longer in Redis (its data was lost) are ended through events, as `failed` of class `lost`. A
+job is only ended if it was open before Redis was searched, was not found, and is still open when the logger has written
+all earlier events.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ INDEXES = {
     "later:jobs": "jobs due later without a time",
     "filed": "blasts listed with files that have none",
     "limits": "limits whose list gets no turns",
-    "limits:high": "turns of limits for which nothing waits",
-    "limits:due": "turns of limits for which nothing waits",
+    "limits:high": "turns of limits that no job waits for",
+    "limits:due": "turns of limits that no job waits for",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that should not be: what, how often, and whether it was mended; or, not `wrong`, a thing to know."""
+    """An inconsistency: what, how often, and whether it was repaired; a notice if not `wrong`."""
 
     channel: str
     what: str
@@ -57,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class OpenJob:
-    """A job that the logger believes open."""
+    """A job that is open for the logger."""
 
     job_id: str
     run: int
@@ -65,7 +65,7 @@ class OpenJob:
 
 
 class OpenJobs(Protocol):
-    """Where the logger's open jobs are listed."""
+    """The source of the logger's open jobs."""
 
     def list_open(self) -> AsyncIterator[list[OpenJob]]:
         """Yield pages of open jobs that have not changed for a while."""
@@ -73,7 +73,7 @@ class OpenJobs(Protocol):
 
 
 class Doctor:
-    """Examines one partition; with `repair` it mends what it finds. `name` must be unique to the process."""
+    """Examines one partition, and repairs it with `repair`. `name` must be unique to the process."""
 
     def __init__(self, partition: Partition, name: str, *, repair: bool, clock: Clock | None = None) -> None:
         self._partition = partition
@@ -88,7 +88,7 @@ class Doctor:
     async def examine(self) -> list[Finding]:
         """Examine indexes, streams, counts, files and suppressions, in this order.
 
-        A repair can bring to light what follows from it.
+        A repair can reveal further inconsistencies that a later check finds.
         """
         findings = [await self._check_index(index) for index in INDEXES]
         findings.append(await self._check_lists())
@@ -114,18 +114,18 @@ class Doctor:
         return wrong
 
     async def _check_lists(self) -> Finding:
-        """Check the lists of limits; a limit may come twice, which does no harm."""
+        """Check the lists of limits; checking a limit twice does no harm."""
         wrong = 0
         async for names in self._pages("limits"):
             for name in names:
                 wrong += await self._wrong_in(f"limits:jobs:{name.decode()}")
-        return self._found("jobs in the lists of limits that do not wait there", wrong)
+        return self._found("jobs in the lists of limits that do not wait for them", wrong)
 
     async def _check_files(self) -> list[Finding]:
         found = await FileCheck(self._partition, repair=self._repair).run(self._job_ids)
         detail = "their messages will fail as `file_gone`; send them again with their attachments"
         return [
-            self._found("jobs that are in Redis no more and have files kept", found.of_lost_jobs),
+            self._found("jobs that are no longer in Redis but have files", found.of_lost_jobs),
             self._found("files that nothing needs", found.unneeded),
             self._found("files that would expire although jobs need them", found.expiring),
             Finding(self._channel, "files that jobs need and that are gone", found.gone, False, detail),
@@ -136,7 +136,7 @@ class Doctor:
         return self._found("suppressions that are not under the identity of their address", spelled)
 
     async def _pages(self, index: str) -> AsyncIterator[list[bytes]]:
-        """Walk over an index; a member may come twice, which does no harm."""
+        """Yield the members of an index, page by page; a repeated member does no harm."""
         redis: Any = self._redis
         hashes = dict.fromkeys(("later:jobs", "limits"), redis.hscan)
         scan = {"streams": redis.sscan, "filed": redis.sscan, **hashes}.get(index, redis.zscan)
@@ -201,14 +201,14 @@ class Doctor:
         findings.append(self._found("gauges that are off", len(gauges), ", ".join(gauges)))
         if not counted["by_blast"]:
             most = f"{MOST_RECOUNTED} jobs, or 4 MB in large ones,"
-            detail = f"{counted['total']} wait; at most {most} are counted by blast, as it blocks Redis"
+            detail = f"{counted['total']} wait; at most {most} are counted by blast, because counting blocks Redis"
             findings.append(
                 Finding(self._channel, "jobs not counted by blast", counted["total"], False, detail, wrong=False)
             )
         return findings
 
     async def find_lost(self, logger: OpenJobs) -> list[Finding]:
-        """Find jobs that are open for the logger and in Redis no more; end them."""
+        """Find jobs that are open for the logger and no longer in Redis; end them."""
         candidates = await self._open(logger)
         if not candidates:
             return []
@@ -218,14 +218,14 @@ class Doctor:
         if not candidates:
             return []
         if not await self._logger_caught_up():
-            detail = f"the logger had not written what had happened within {LOGGER_PATIENCE_S:g} s: run it again"
+            detail = f"the logger did not catch up with the events within {LOGGER_PATIENCE_S:g} s: run the doctor again"
             return [Finding(self._channel, "jobs that may be lost", len(candidates), False, detail)]
         still_open = await self._open(logger)
         lost = [job for job_id, job in candidates.items() if job_id in still_open]
         if self._repair:
             for first in range(0, len(lost), PAGE):
                 await self._end(lost[first : first + PAGE])
-        return [self._found("jobs of the log that are in Redis no more", len(lost))] if lost else []
+        return [self._found("jobs of the log that are no longer in Redis", len(lost))] if lost else []
 
     async def _open(self, logger: OpenJobs) -> dict[str, OpenJob]:
         found: dict[str, OpenJob] = {}
@@ -240,11 +240,11 @@ class Doctor:
         for stream in await self._streams():
             start = "-"
             while True:
-                # pages bounded by their bytes; every job begins with nothing
+                # pages are bounded by their bytes; an empty prefix matches every job
                 following, at_end, *rows = await self._call("find_jobs", (stream, start, "+", PAGE, b""))
                 start = following.decode()
                 for raw in rows[1::2]:
-                    if job_id := legible_job_id(raw):  # else no job: its sender ends it
+                    if job_id := legible_job_id(raw):  # otherwise it is not a job, and its sender ends it
                         yield job_id
                 if at_end:
                     break
@@ -253,7 +253,7 @@ class Doctor:
                 yield member.decode()
 
     async def _logger_caught_up(self) -> bool:
-        """Wait until the logger has written all that stood in the events when this was called."""
+        """Wait until the logger has written all events that exist now; return whether it did."""
         redis: Any = self._redis
         last: dict[str, bytes] = {}
         with translated("doctor"):
@@ -272,7 +272,7 @@ class Doctor:
     async def _end(self, lost: Sequence[OpenJob]) -> None:
         number, _ = self._lost.next()
         now_ms = self._clock.now_ms()
-        words = "it was in Redis no more when the doctor looked for it"
+        words = "the doctor did not find it in Redis"
         ends = [Ended(now_ms, job.job_id, job.run, job.attempts, "failed", "lost", "", words) for job in lost]
         batch = EventBatch(self._lost.producer, number, list(ends))
         await self._call("emit_event", (pack_batch(batch),))

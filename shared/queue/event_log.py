@@ -1,7 +1,7 @@
-"""Reading events for the logger: every channel's stream and the gateway's, acknowledged after the commit.
+"""Event streams for the logger: one per channel and the gateway's, acknowledged after the commit.
 
-Acknowledging also deletes, so a stream's length is what the logger has not written yet. There is one writer;
-what an earlier life of it had read and not acknowledged is read again first.
+Acknowledging also deletes, so the length of a stream is the number of unwritten entries. There is one writer. It first
+reads again the entries that an earlier process had read and not acknowledged.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ CONSUMER = "writer"
 
 @dataclass(frozen=True, slots=True)
 class EventEntry:
-    """One entry of an event stream; `batch` is the error, with the bytes, where it cannot be decoded.
+    """One entry of an event stream; `batch` is the error, with the bytes, if the entry cannot be decoded.
 
-    `unread` is the error where only a part of it can: the batch holds that part.
+    `unread` is the error if only a part of it can be decoded: the batch then has that part.
     """
 
     stream: str
@@ -45,9 +45,9 @@ _SHARE_OF_MEMORY = 4
 def most_event_bytes(maxmemory: int) -> int:
     """Return how many bytes of events a stream may hold before senders fetch nothing more.
 
-    512 MB, or a quarter of Redis's memory limit (`maxmemory`, 0 for none). What makes events runs also in a full
-    Redis, so that without a limit an absent logger let Redis grow to twice its own. Ingest accepts nothing more from
-    half of it on.
+    512 MB, or a quarter of Redis's memory limit (`maxmemory`, 0 for none). Scripts that add events also run when Redis
+    is full; without this bound, an absent logger let Redis grow to twice its limit. Ingest accepts nothing more from
+    half of the bound on.
     """
     return min(_MOST_EVENT_BYTES, maxmemory // _SHARE_OF_MEMORY) if maxmemory else _MOST_EVENT_BYTES
 
@@ -63,14 +63,14 @@ class EventLog:
         self._pending_from: dict[str, str] = dict.fromkeys(self._streams, "0")
 
     def start_over(self) -> None:
-        """Read what was read and not acknowledged again: after a failed read or a failed write."""
+        """Read the unacknowledged entries again, after a failed read or write."""
         self._pending_from = dict.fromkeys(self._streams, "0")
 
     async def read(self, limit: int, block_s: float) -> list[EventEntry]:
         """Return up to `limit` entries a stream, waiting at most `block_s` for new ones.
 
-        What is pending comes first, each stream from its start, then what is new. The wait must be shorter than
-        the connection's socket time-out. Raises QueueUnavailableError; call `start_over` then.
+        Pending entries come first, each stream from its start, then new ones. The wait must be shorter than the
+        connection's socket time-out. Raises QueueUnavailableError; call `start_over` then.
         """
         with translated("read events"):
             try:
@@ -114,7 +114,7 @@ class EventLog:
             await load_script("ack_events").call(self._redis, (stream,), (LOGGER_GROUP, *ids))
 
     async def lag(self) -> int:
-        """Return how many entries wait to be written."""
+        """Return the number of unwritten entries."""
         with translated("events lag"):
             async with self._redis.pipeline(transaction=False) as pipe:
                 for stream in self._streams:

@@ -1,4 +1,4 @@
-"""The doctor's check of the files of jobs: those that nothing needs, and those that are needed and missing."""
+"""The doctor's check of the files of jobs: it finds files that nothing needs, and files that are missing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ JobIds = Callable[[], AsyncIterator[str]]
 
 @dataclass(slots=True)
 class FilesChecked:
-    """What is wrong with the files of a channel's jobs.
+    """The inconsistencies of the files of a channel's jobs.
 
-    `of_lost_jobs` counts jobs that are in Redis no more and for which files are kept, `unneeded` files that no job and
-    no dead letter needs, `expiring` files that jobs need and that would expire, `gone` those that have.
+    `of_lost_jobs` counts jobs that are no longer in Redis but have files, `unneeded` files that no job or dead letter
+    needs, `expiring` files that jobs need and that would expire, `gone` files that jobs need and that have expired.
     """
 
     of_lost_jobs: int = 0
@@ -30,9 +30,9 @@ class FilesChecked:
 
 
 class FileCheck:
-    """Checks one partition; with `repair` it lets go of what nothing needs, and keeps what would expire.
+    """Checks one partition; with `repair` it releases unneeded files, and keeps needed ones that would expire.
 
-    A file that is gone cannot be brought back: the messages that need it fail as `file_gone`.
+    A file that is gone cannot be restored: the messages that need it fail as `file_gone`.
     """
 
     def __init__(self, partition: Partition, *, repair: bool) -> None:
@@ -79,7 +79,7 @@ class FileCheck:
                 return
 
     async def _free_lost(self, open_jobs: dict[str, int], job_ids: JobIds) -> int:
-        """Let go of the files of jobs that are nowhere; returns how many there are."""
+        """Release the files of jobs that no longer exist; return the number of these jobs."""
         for _ in range(2):  # a job may move from one place to the next while the search passes between them
             if open_jobs:
                 async for job_id in job_ids():

@@ -1,4 +1,4 @@
-"""Files of jobs: kept once a blast and channel, apart from the jobs that need them (`C:file:<blast>:<digest>`)."""
+"""Files of jobs: stored once per blast and channel, separately from the jobs (`C:file:<blast>:<digest>`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from shared.queue.connection import translated
 from shared.queue.partitions import Partition, partitions
 from shared.queue.scripts import Argument
 
-# a file whose chunk never came, since its ingest died, expires after this time
+# a file whose chunk was never enqueued, because ingest died, expires after this time
 UNUSED_MS = 3600 * 1000
-# what a script does for a file takes it microseconds, and Redis waits meanwhile
+# a script spends microseconds on each file, and blocks Redis meanwhile
 FILES_A_CALL = 250
 _BYTES_A_CALL = 1024 * 1024
 _JOBS_A_CALL = 50
@@ -26,9 +26,9 @@ class FileStore:
         self._redis = redis
 
     async def put(self, partition: Partition, blast_id: str, contents: Mapping[str, bytes]) -> bool:
-        """Keep files, by digest, for jobs that are enqueued next; raises QueueFullError too.
+        """Store files, by digest, for the next jobs; raises QueueFullError too.
 
-        Returns False while a sender of an earlier version is alive: jobs must then carry their files.
+        Return False while a sender of an earlier version is alive: jobs must then contain their files.
         """
         for some in _calls(contents):
             if await partition.call("put_files", (blast_id, UNUSED_MS, *some)) < 0:
@@ -36,18 +36,18 @@ class FileStore:
         return True
 
     async def get(self, channel: str, blast_id: str, digest: str) -> bytes | None:
-        """Return a file, None where it is gone."""
+        """Return a file, None if it is gone."""
         (partition,) = partitions(self._redis, channel)
         with translated("load file"):
             content: Any = await partition.redis.get(partition.keys.file(blast_id, digest))
         return content if content is None else bytes(content)
 
     async def forget(self, channel: str, letters: Iterable[tuple[str, int]]) -> None:
-        """Let go of the files of dead letters, by job id and run: the log has stored them."""
+        """Release the files of dead letters, by job id and run: the log has stored them."""
         await self._forget(channel, "letters", letters)
 
     async def forget_lost(self, channel: str, jobs: Iterable[tuple[str, int]]) -> None:
-        """Let go of the files of jobs, by job id and run, that are not in Redis any more."""
+        """Release the files of jobs that are no longer in Redis, by job id and run."""
         await self._forget(channel, "jobs", jobs)
 
     async def _forget(self, channel: str, kind: str, which: Iterable[tuple[str, int]]) -> None:
@@ -59,7 +59,7 @@ class FileStore:
 
 
 def _calls(contents: Mapping[str, bytes]) -> Iterator[list[Argument]]:
-    """Cut files into the arguments of calls of about a megabyte, and of a bounded number of files."""
+    """Split files into the arguments of calls with about a megabyte and a bounded number of files each."""
     args, size = list[Argument](), 0
     for digest, content in contents.items():
         if args and (size + len(content) > _BYTES_A_CALL or len(args) == 2 * FILES_A_CALL):

@@ -10,14 +10,14 @@ LOGGER_GROUP = "logger"
 
 @dataclass(frozen=True, slots=True)
 class PartitionKeys:
-    """The keys of one partition of a channel's queue; the first has the channel's own name as its tag."""
+    """The keys of one partition of a channel's queue; the tag of the first one is the channel's name."""
 
     channel: str
     index: int = 0
 
     @property
     def tag(self) -> str:
-        """The hash tag: `{email}`, `{email.1}`, …; it names no key itself."""
+        """The hash tag: `{email}`, `{email.1}`, …; it is not a key."""
         return f"{{{self.channel}.{self.index}}}" if self.index else f"{{{self.channel}}}"
 
     def key(self, name: str) -> str:
@@ -25,7 +25,7 @@ class PartitionKeys:
         return f"{self.tag}:{name}"
 
     def lane(self, lane: str) -> str:
-        """Return the stream of the lane `high` or `normal`, of the jobs come `due` or `released` by limits."""
+        """Return the stream of the lane `high` or `normal`, of the `due` jobs, or of those `released` by limits."""
         return f"{self.tag}:jobs:{lane}"
 
     def limit_list(self, limit: str) -> str:
@@ -65,15 +65,15 @@ class PartitionKeys:
 
 
 def blast_key(blast_id: str) -> str:
-    """Return the hash of a blast as a whole."""
+    """Return the hash of a blast over all channels."""
     return f"blast:{blast_id}"
 
 
 def limit_of_later(kept: bytes) -> str:
-    """Return the limit for which a job waits by what `later:jobs` keeps, "" for none."""
+    """Return the limit that a job waits for from its value in `later:jobs`, "" for none."""
     return kept.partition(b" ")[0][2:].decode() if kept[:1] == b"w" else ""
 
 
 def packed_later(kept: bytes) -> bytes:
-    """Return the packed job of what `later:jobs` keeps, as `read_later` of `lib.lua` does."""
+    """Return the packed job from its value in `later:jobs`, as `read_later` of `parts/limits.lua` does."""
     return kept.partition(b" ")[2] if kept[:1] == b"w" else kept[2:]

@@ -1,4 +1,4 @@
-"""What a sender holds of the queue, and the moves it can ask for: the words between Python and the scripts."""
+"""The entries that a sender holds, and the moves that it can ask for, as Python and the scripts exchange them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.jobs import Job, Status, pack_job
 
 
 class HeldEntry(msgspec.Struct, frozen=True):
-    """The name of an entry that a sender holds, and its deliveries so far."""
+    """An entry that a sender holds, without its job, and its delivery count."""
 
     stream: str
     entry_id: str
@@ -20,8 +20,8 @@ class HeldEntry(msgspec.Struct, frozen=True):
 class Lease(msgspec.Struct, frozen=True):
     """An entry of a stream that this sender has fetched.
 
-    `deliveries` counts the attempts that this entry has seen, the one to come included; those before the entry
-    was written are in the job.
+    `deliveries` counts the attempts of this entry, including the next one. The job has the number of attempts made
+    before the entry was written.
     """
 
     stream: str
@@ -36,12 +36,12 @@ class Lease(msgspec.Struct, frozen=True):
 
     @property
     def attempt(self) -> int:
-        """The number of the attempt to come, from 1, over all entries of this run."""
+        """The number of the next attempt, from 1, over all entries of this run."""
         return self.job.attempts + self.deliveries
 
     @property
     def waits_as(self) -> Literal["q", "r"]:
-        """How the job waits: `q`ueued, or `r`etrying once an attempt or a deferral lies behind it."""
+        """How the job waits: `q`ueued, or `r`etrying after an attempt or a deferral."""
         return "r" if self.attempt > 1 or self.job.deferrals else "q"
 
     @property
@@ -50,7 +50,7 @@ class Lease(msgspec.Struct, frozen=True):
         return "r" if self.job.attempts or self.job.deferrals else "q"
 
     def rewritten(self, *, attempts_used: int, **changes: object) -> bytes:
-        """Pack the job for a new entry, with the attempts used so far folded in."""
+        """Pack the job for a new entry, with the attempts used so far."""
         return pack_job(msgspec.structs.replace(self.job, attempts=attempts_used, unused_ms=0, **changes))
 
 
@@ -64,7 +64,7 @@ class Grant(msgspec.Struct, frozen=True):
     """The answer to a begin.
 
     `after_us` is the wait before the start, or until a start may be free. A `spaced` start was granted under a limit,
-    the channel's or the job's own: it must not come much later than then. `limit` is what a job is `beyond`.
+    the channel's or the job's own, and must not come much later. `limit` is the limit that a job is `beyond`.
     """
 
     kind: GrantKind
@@ -107,23 +107,23 @@ class Move(msgspec.Struct, frozen=True):
 
 
 def sent(lease: Lease, event: bytes) -> Move:
-    """The provider accepted it."""
+    """Return the move of a job that the provider accepted."""
     return Move("sent", lease, event, lease.waited_as)
 
 
 def ended(lease: Lease, event: bytes, status: Status, *, uncertain: bool = False) -> Move:
-    """It ends other than sent."""
+    """Return the move of a job that ends with a status other than sent."""
     return Move("ended", lease, event, f"{status} {lease.waits_as} {int(uncertain)}")
 
 
 def parked(lease: Lease, event: bytes, delay_ms: int, *, uncertain: bool = False) -> Move:
-    """A further attempt follows after `delay_ms`, which must not exceed V."""
+    """Return the move of a job whose next attempt follows after `delay_ms`, which must not exceed V."""
     kind = "uncertain" if uncertain else "park"
     return Move(kind, lease, event, f"{max(delay_ms, 0)} {lease.deliveries}")
 
 
 def deferred(lease: Lease, event: bytes, delay_ms: int, first_deferred_at_ms: int) -> Move:
-    """The provider asked to wait; no attempt is used. The server measures the delay by its own clock."""
+    """Return the move of a job that the provider deferred; it uses no attempt. Redis measures the delay."""
     packed = lease.rewritten(
         attempts_used=lease.attempt - 1,
         deferrals=lease.job.deferrals + 1,
@@ -133,27 +133,27 @@ def deferred(lease: Lease, event: bytes, delay_ms: int, first_deferred_at_ms: in
 
 
 def postponed(lease: Lease, event: bytes, delay_ms: int) -> Move:
-    """A further attempt follows after `delay_ms`, too long to be parked."""
+    """Return the move of a job whose next attempt follows after `delay_ms`, too long to be parked."""
     packed = lease.rewritten(attempts_used=lease.attempt)
     return Move("later", lease, event, f"{max(delay_ms, 0)} {lease.job.lane} retried", packed)
 
 
 def awaiting(lease: Lease, limit: str) -> Move:
-    """It is beyond the limit of its domain or recipient and waits in that one's list; no attempt, no deferral."""
+    """Return the move of a job that waits in the list of its domain's or recipient's limit; it uses no attempt."""
     return Move("await", lease, b"", limit, lease.rewritten(attempts_used=lease.attempt - 1))
 
 
 def given_back(lease: Lease, event: bytes = b"") -> Move:
-    """It was not tried: another may take it at once, at no cost."""
+    """Return the move of a job that was not tried: any sender may take it, at no cost."""
     return Move("back", lease, event, f"{lease.deliveries - 1} {lease.waits_as}")
 
 
 def shelved(lease: Lease) -> Move:
-    """Its blast is paused: it waits in the blast's own stream."""
+    """Return the move of a job whose blast is paused: it waits in the blast's own stream."""
     packed = lease.rewritten(attempts_used=lease.attempt - 1)
     return Move("shelve", lease, b"", str(lease.deliveries - 1), packed)
 
 
 def dropped(lease: Lease) -> Move:
-    """It was counted as sent by a late answer: this copy goes."""
+    """Return the move that removes a copy of a job that a late answer counted as sent."""
     return Move("drop", lease)

@@ -1,7 +1,7 @@
-"""A partition: what of a channel's queue lies under one hash tag on one server.
+"""A partition: the part of a channel's queue below one hash tag on one server.
 
-Whatever works on the queue is given partitions: their keys, and the only way to call a script on them. The queue of a
-channel is one partition.
+All code that works on the queue receives partitions. A partition has its keys, and the only way to call a script on
+them. The queue of a channel is one partition.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Partition:
         return self.keys.channel
 
     def numbered(self, producer: str, step: str) -> Numbered:
-        """Return heads for the batches that a producer emits here; no other partition gives a batch the same name."""
+        """Return heads for the batches that a producer emits here; batches of other partitions have other names."""
         index = self.keys.index
         return Numbered(f"{producer}.{index}" if index else producer, step)
 
@@ -49,5 +49,5 @@ def partitions(redis: Redis, channel: str) -> tuple[Partition, ...]:
 
 
 def first_partition(redis: Redis, channel: str) -> Partition:
-    """Return the partition that has what is the channel's as a whole, and is read for what every partition has."""
+    """Return the partition with the data of the whole channel; data that all partitions have is read from it."""
     return partitions(redis, channel)[0]

@@ -1,4 +1,4 @@
-"""Putting jobs in: chunks of a blast, each added once however often it is sent."""
+"""Enqueues jobs: chunks of a blast, each added once even if it is sent several times."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ MEMORY_SHARE = 0.8
 
 
 class FilesGoneError(QueueUnavailableError):
-    """A file went with its last job between its writing and its chunk: repeat the chunk."""
+    """A file was freed after it was written and before its chunk was enqueued: repeat the chunk."""
 
 
 class GapError(KurirError):
-    """A chunk was sent before the one in front of it; the watermark tells where to go on."""
+    """A chunk was sent before the one that precedes it; the watermark is where to continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class BacklogLimits:
-    """When sending is refused: jobs waiting on a channel, events unread by the logger, share of maxmemory."""
+    """The back-pressure limits: jobs waiting on a channel, events unread by the logger, share of maxmemory."""
 
     jobs: int = 1_000_000
     events: int = 500_000
@@ -51,8 +51,8 @@ class Chunk:
     """At most 500 jobs of a blast on a channel.
 
     `first` is the position (from 0) of `jobs[0]` in the blast's sequence on this channel. The series is `jobs`
-    for the blast's own, and `run:<id>` for dead letters sent again, with positions of its own. `lenient` where it is
-    known that files of its jobs are lost: these jobs fail when they are to be sent.
+    for the blast's own, and `run:<id>` for dead letters sent again, with their own positions. `lenient` accepts that
+    files of its jobs are lost: these jobs fail when they are sent.
     """
 
     blast: Blast
@@ -65,9 +65,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """What a chunk came to: jobs added by this call, the watermark after it, whether the blast is cancelled.
+    """The result of a chunk: jobs added by this call, the watermark after it, and whether the blast is cancelled.
 
-    A dead letter whose message was accepted after all is passed by the watermark, and not added.
+    A dead letter whose message was accepted after all is not added; the watermark passes it.
     """
 
     added: int
@@ -91,8 +91,8 @@ class Producer:
     async def enqueue(self, chunk: Chunk, partition: Partition | None = None) -> Enqueued:
         """Add a chunk's jobs and its `queued` event in one step; a repeated chunk adds nothing twice.
 
-        They go to the only partition of their channel unless another is named. Their attachments are written first,
-        apart from them; a chunk with very many is added in several steps.
+        They go to the only partition of their channel unless another is given. Their attachments are written first,
+        under their own keys; a chunk with very many attachments is added in several steps.
 
         Raises QueueFullError, QueueUnavailableError (repeat the same chunk) and GapError.
         """
@@ -137,13 +137,13 @@ class Producer:
         return Enqueued(added, watermark, bool(cancelled))
 
     async def put_files(self, chunk: Chunk, contents: Mapping[str, bytes]) -> None:
-        """Write files, by digest, that jobs of a chunk need and that are not in the jobs; raises as `enqueue` does.
+        """Write files, by digest, that jobs of a chunk need and do not contain; raises as `enqueue` does.
 
-        Raises QueueUnavailableError, too, while a sender of an earlier version is alive.
+        Raises QueueUnavailableError also while a sender of an earlier version is alive.
         """
         if not await self._files.put(self._partition(chunk), chunk.blast.blast_id, contents):
             raise QueueUnavailableError(
-                "a sender of an earlier version is running; it cannot read jobs whose files lie apart"
+                "a sender of an earlier version is running; it cannot read jobs whose files are stored separately"
             )
 
     def _partition(self, chunk: Chunk) -> Partition:
@@ -151,9 +151,9 @@ class Producer:
         return only
 
     async def _without_files(self, chunk: Chunk, partition: Partition) -> list[Job]:
-        """Write the attachments that are in the jobs to their own keys; return the jobs without them.
+        """Write the attachments of the jobs to their own keys; return the jobs without them.
 
-        They stay within the jobs while a sender of an earlier version is alive, to which the others would be no jobs.
+        They stay in the jobs while a sender of an earlier version is alive, because it cannot read other jobs.
         """
         pairs = [with_files_apart(job) for job in chunk.jobs]
         contents = {digest: content for _, files in pairs for digest, content in files.items()}
@@ -179,7 +179,7 @@ class Producer:
         )
 
     async def check_backlog(self, channel: str, adding: int = 0) -> None:
-        """Raise QueueFullError where `adding` jobs more would pass the limits of the backlog.
+        """Raise QueueFullError if `adding` more jobs would exceed the limits of the backlog.
 
         Raises QueueUnavailableError if Redis is away.
         """
@@ -191,7 +191,7 @@ class Producer:
                     pipe.hgetall(keys.key("counters"))
                     pipe.xlen(keys.events)
                     pipe.info("memory")
-                    pipe.memory_usage(keys.events)  # not every server lets it be asked
+                    pipe.memory_usage(keys.events)  # not every server allows it
                     *answers, size = await pipe.execute(raise_on_error=False)
                 counters, events, memory = map(_answered, answers)
             most = most_event_bytes(int(memory.get("maxmemory", 0)))
@@ -211,7 +211,7 @@ class Producer:
             raise QueueFullError(f"Redis uses more than {share} of its memory limit", limits.retry_after_s)
 
     def _check_events(self, count: int, size: int, most: int) -> None:
-        """Raise QueueFullError where the events of a channel that wait for the logger are near their limits."""
+        """Raise QueueFullError if the events of a channel that wait for the logger are near their limits."""
         limits = self._backlog
         if count > limits.events:
             raise QueueFullError(f"{count} events wait for the logger", limits.retry_after_s)
@@ -220,7 +220,7 @@ class Producer:
             raise QueueFullError(words, limits.retry_after_s)
 
     async def _event_bytes(self, stream: str) -> tuple[int, int]:
-        """Return about how many bytes a stream of events takes, 0 if the server does not say, and how many it may."""
+        """Return the approximate bytes of a stream of events, 0 if the server does not report them, and their limit."""
         with translated("size of events"):
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.memory_usage(stream)
@@ -232,8 +232,8 @@ class Producer:
     async def emit(self, *events: Event) -> None:
         """Add one batch of gateway events (API requests, system events, blasts).
 
-        Raises QueueUnavailableError, and QueueFullError while too many wait for the logger: callers keep the last ones,
-        and count what they drop.
+        Raises QueueUnavailableError, and QueueFullError while too many wait for the logger: callers keep the last
+        events and count those that they drop.
         """
         if not events:
             return
@@ -254,7 +254,7 @@ def _answered(answer: Any) -> Any:
 
 
 def _steps(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-    """Cut the jobs of a chunk so that each part has a bounded number of files; at least one part."""
+    """Split the jobs of a chunk into parts with a bounded number of files each; at least one part."""
     start = files = 0
     for at, job in enumerate(jobs):
         files += len(job.recipient.attachments or job.recipient.files)

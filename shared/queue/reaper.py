@@ -1,9 +1,8 @@
-"""Taking over from the dead: who has no heartbeat at two looks of one reaper loses what it held.
+"""Takes over from dead senders: a sender without a heartbeat at two checks of one reaper loses its entries.
 
-A sender is dead when its heartbeat was missing at two looks at least `checks_apart_ms` apart by a reaper whose
-own lease held throughout, and Redis has been up for `redis_up_ms`: heartbeats lapse while Redis is down, and
-down time counts as idle time. What one reaper saw is its own memory, so that a reaper which was itself away
-starts afresh.
+A sender is dead when its heartbeat was missing at two checks at least `checks_apart_ms` apart, by a reaper whose own
+heartbeat held throughout, and Redis has been up for `redis_up_ms`: heartbeats lapse while Redis is down, and down time
+counts as idle time. Each reaper remembers its own checks, so a reaper that was away starts again.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ STREAMS_A_PAGE = 64
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a reaper took over from one sender: jobs surely not sent, and uncertain ones."""
+    """The jobs that a reaper took over from one sender: those surely not sent, and uncertain ones."""
 
     sender_id: str
     from_buffer: int
@@ -44,9 +43,9 @@ class _Page:
 
 
 class Reaper:
-    """Looks around in a partition for one of its senders, and takes over from senders that are dead.
+    """Checks a partition on behalf of one of its senders, and takes over from dead senders.
 
-    `maxmemory` is the server's memory limit in bytes, 0 for none, as of the last look.
+    `maxmemory` is the server's memory limit in bytes, 0 for none, as of the last check.
     """
 
     def __init__(self, partition: Partition, sender_id: str, timing: Timing, clock: Clock | None = None) -> None:
@@ -59,11 +58,11 @@ class Reaper:
         self.maxmemory = 0
 
     def forget(self) -> None:
-        """Start afresh: this reaper's own lease lapsed, or Redis was away."""
+        """Forget all checks: this reaper's own heartbeat lapsed, or Redis was away."""
         self._missing_since.clear()
 
     async def reap_dead(self) -> list[Taken]:
-        """Look once, and take over from whoever was missing long enough; raises QueueUnavailableError."""
+        """Check once, and take over from senders that were missing long enough; raises QueueUnavailableError."""
         info = await server_info(self._partition.redis)
         self.maxmemory = info.maxmemory
         timing = self._timing
@@ -96,7 +95,7 @@ class Reaper:
             cursor = page.cursor
 
     async def give_up(self, entries: Sequence[HeldEntry | Lease]) -> int:
-        """Give up this sender's own entries in flight that no task stands behind; returns how many."""
+        """Give up this sender's own entries in flight that no task holds; return their number."""
         which = ",".join(f"{entry.stream} {entry.entry_id}" for entry in entries)
         given_up = 0
         while True:
@@ -117,7 +116,7 @@ class Reaper:
     async def _reap_once(
         self, what: tuple[str, str, str, str], parts: Sequence[Argument]
     ) -> tuple[_Page, list[HeldEntry]]:
-        """Call `reap` once; returns the entries, too, that the server could not read and left."""
+        """Call `reap` once; return its page, and the entries that the server could not read and left."""
         sender, reason, which, cursor = what
         _, head = self._heads.next()
         args = (sender, head, BATCH, reason, which, cursor, STREAMS_A_PAGE, *parts)
@@ -128,7 +127,7 @@ class Reaper:
         ]
 
     async def _read(self, entries: Sequence[HeldEntry]) -> list[Argument]:
-        """Read jobs for `reap`; one of a later version that nobody here can read has no id, and stays where it is."""
+        """Read jobs for `reap`; a job of a later version that is unreadable here has no id, and stays in its place."""
         parts: list[Argument] = []
         for entry in entries:
             with translated("load entries"):

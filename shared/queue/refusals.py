@@ -1,4 +1,4 @@
-"""Runs of refusals: a server that refuses everybody alike, counted over all senders of a channel and over restarts."""
+"""Runs of refusals: a server that refuses all recipients alike, counted over all senders and restarts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Word = Literal["hold", "stop", "back", "aside", "final"]
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A recipient that a server refused for good; `suppression` is the reason to suppress it, "" for none.
+    """A recipient that a server refused permanently; `suppression` is the reason to suppress it, "" for none.
 
-    `alike` is what refusals of one kind have in common; `reason` is why the channel is paused if they make a run.
+    `alike` is what equal refusals have in common; `reason` is why the channel is paused if they make a run.
     """
 
     server: str
@@ -29,7 +29,7 @@ class Refused:
 
 
 class Refusals:
-    """The runs of a partition's senders, in `C:refused:<server>`."""
+    """The runs of refusals of a partition, in `C:refused:<server>`."""
 
     def __init__(self, partition: Partition) -> None:
         self._partition = partition
@@ -39,7 +39,7 @@ class Refusals:
         return await self._call(refused, most, alone=alone, patience_ms=0)
 
     async def check(self, refused: Refused, patience_s: float) -> Word:
-        """Return what has become of a refusal that was held; `hold` while others of its run come in within the time."""
+        """Return the decision on a held refusal: `hold` while others of its run arrive within `patience_s`."""
         return await self._call(refused, 0, alone=False, patience_ms=int(patience_s * 1000))
 
     async def _call(self, refused: Refused, most: int, *, alone: bool, patience_ms: int) -> Word:

@@ -1,8 +1,8 @@
-"""Whether a Redis keeps what it has said yes to: its version, its eviction policy, and what becomes of its writes.
+"""Checks whether a Redis keeps the writes that it accepts: its version, its eviction policy, and its append-only file.
 
-INFO tells most of it to any user. `appendfsync` takes CONFIG GET, which a user with the rights of operations.md may
-not send and which managed services do not have. A user with a name has as a rule few rights, and each refusal would
-appear in Redis's ACL log like an attack: so only the user `default` asks. What cannot be seen is said.
+INFO reports most of it to any user. `appendfsync` needs CONFIG GET, which a user with the rights of operations.md may
+not send and which managed services do not have. A named user usually has restricted rights, and each refusal would
+appear in Redis's ACL log like an attack. So only the user `default` asks. The result lists what could not be checked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REASONS = ("version", "eviction", "append_only_file", "write_failing", "fsync")
 
 @dataclass(frozen=True, slots=True)
 class Danger:
-    """A way to lose accepted messages; `reason` is one of REASONS, `advice` says what to do."""
+    """A way to lose accepted messages; `reason` is one of REASONS, `advice` is what to do."""
 
     reason: str
     what: str
@@ -33,7 +33,7 @@ class Danger:
 
 @dataclass(frozen=True, slots=True)
 class Safety:
-    """What was found; `unchecked` are the REASONS that could not be looked at, `notes` choices that are known."""
+    """The result of a check; `unchecked` are the REASONS that could not be checked, `notes` deliberate choices."""
 
     dangers: tuple[Danger, ...] = ()
     unchecked: tuple[str, ...] = ()
@@ -41,21 +41,21 @@ class Safety:
 
 
 class SafetyCheck:
-    """Looks at one Redis; CONFIG GET is sent by the user `default` alone, and not again where it was refused."""
+    """Checks one Redis; it sends CONFIG GET only as the user `default`, and not again after a refusal."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._may_ask = redis.connection_pool.connection_kwargs.get("username") in {None, "", "default"}
 
     async def run(self) -> Safety:
-        """Look once; raises QueueUnavailableError."""
+        """Check once; raises QueueUnavailableError."""
         info = await self._ask("INFO", self._redis.info)
         if info is None:
             return Safety(unchecked=REASONS)
         return judge(info, await self._appendfsync())
 
     async def _appendfsync(self) -> str:
-        """Return the setting, "" where it cannot be seen."""
+        """Return the setting, "" if it cannot be read."""
         found = None
         if self._may_ask:
             found = await self._ask("CONFIG GET", lambda: self._redis.config_get("appendfsync"))
@@ -63,7 +63,7 @@ class SafetyCheck:
         return str(found.get("appendfsync", "")) if found else ""
 
     async def _ask(self, name: str, command: Callable[[], Awaitable[Mapping[Any, Any]]]) -> Mapping[Any, Any] | None:
-        """Return the answer, None where the user or the server may not be asked."""
+        """Return the answer, None if the user lacks the right or the server does not support the command."""
         try:
             with translated(name):
                 try:
@@ -71,11 +71,11 @@ class SafetyCheck:
                 except NoPermissionError:
                     return None
         except ResponseError:
-            return None  # managed services each have words of their own for it
+            return None  # managed services each have their own error for it
 
 
 def judge(info: Mapping[str, Any], appendfsync: str) -> Safety:
-    """Return what INFO's fields and `appendfsync` ("" where unknown) mean. Pure."""
+    """Return the dangers that INFO's fields and `appendfsync` ("" if unknown) show. Pure."""
     dangers = [
         _version(info),
         _eviction(info),
@@ -125,7 +125,7 @@ def _append_only_file(info: Mapping[str, Any]) -> Danger | None:
 def _write_failing(info: Mapping[str, Any]) -> Danger | None:
     if str(info.get("aof_last_write_status", "ok")) == "ok" or not _appends(info):
         return None
-    return Danger("write_failing", "Redis could not write its append-only file", "look at its disk and its log")
+    return Danger("write_failing", "Redis could not write its append-only file", "check its disk and its log")
 
 
 def _fsync(info: Mapping[str, Any], appendfsync: str) -> Danger | None:

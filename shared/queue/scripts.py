@@ -1,8 +1,7 @@
-"""How Lua scripts are called: by digest, with the source sent again where the server has forgotten it.
+"""Calls Lua scripts by digest, and sends the source again if the server no longer has the script.
 
-The queue's own are read from `lua/`, each with `lib.lua` behind its shebang line, and with the parts from `lua/parts/`
-that its header names (`-- PARTS files, suppressions`). A restart or SCRIPT FLUSH forgets scripts, so a call that finds
-none sends the source again.
+Scripts are read from `lua/`, each with `lib.lua` after its shebang line, and with the parts from `lua/parts/` that its
+header names (`-- PARTS files, suppressions`). A server forgets scripts with a restart or SCRIPT FLUSH.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Script:
         object.__setattr__(self, "digest", digest)
 
     async def call(self, redis: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        """Run it on keys of one slot.
+        """Run the script on keys of one slot.
 
         Raises QueueUnavailableError (its outcome is then unknown) and, for the scripts that add work,
         QueueFullError. The answer's shape is the script's own, hence `Any`.
@@ -54,7 +53,7 @@ class Script:
 
 @cache
 def load_script(name: str) -> Script:
-    """Read the queue's script of that name and put the shared part behind its shebang line."""
+    """Read the queue's script of that name and insert the shared functions after its shebang line."""
     shebang, _, body = (_FOLDER / f"{name}.lua").read_text("utf-8").partition("\n")
     named = _PARTS.search(body)
     parts = named[1].split(", ") if named else []

@@ -1,8 +1,8 @@
 """Redis Sentinel: a service name in place of an address, which the Sentinels translate at each new connection.
 
-A fail-over breaks every connection to the old master, or makes it refuse writes; either way the connection is
-dropped, and the next one asks again. Nothing is cached, so nothing can go stale. Sentinel replicates asynchronously:
-what the old master had answered but not yet sent on is lost with it.
+A failover breaks every connection to the old master, or makes the master refuse writes. In both cases the connection is
+dropped, and the next one asks again. Nothing is cached, so nothing becomes stale. Replication under Sentinel is
+asynchronous: writes that the old master had answered but not yet replicated are lost with it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Master:
             await end_tasks(list(asked))
             for task in asked:
                 if not task.cancelled():
-                    task.exception()  # of those that failed after the answer; nobody needs to hear of it
+                    task.exception()  # read the errors of those that failed after the answer, or asyncio would log them
 
     async def _ask(self, host: str, port: int) -> tuple[str, int]:
         """Ask one Sentinel; the driver accepts no master that this Sentinel takes for dead."""
@@ -76,14 +76,14 @@ class Master:
             address, master_port = await sentinel.discover_master(self.service)
             return str(address), int(master_port)
         finally:
-            # shielded: one that is no longer needed is cancelled, and again where that takes long
+            # shielded: a task that is no longer needed is cancelled, and again if that takes long
             await asyncio.shield(sentinel.aclose())
 
 
 def read_sentinel_url(url: str, timeout_s: float) -> Master | None:
     """Read `redis+sentinel://[user:password@]host[:port],…/service[/db]`; None for any other kind of URL.
 
-    User and password are the master's; the Sentinels' own stand in the query as `sentinel_username` and
+    User and password are the master's; the Sentinels' own are the query parameters `sentinel_username` and
     `sentinel_password`. With `rediss+sentinel` the Sentinels speak TLS as well. Raises ValueError.
     """
     if _SUFFIX not in url.partition("://")[0]:
@@ -101,7 +101,7 @@ def read_sentinel_url(url: str, timeout_s: float) -> Master | None:
     options |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
     options |= {"retry": Retry(NoBackoff(), 0), "driver_info": None}
     return Master(
-        # the host is a stand-in: each connection replaces it
+        # a placeholder for the host: each connection replaces it
         url=f"{scheme}://{credentials}{at}localhost/{database or '0'}?{urlencode(query)}",
         service=service,
         sentinels=tuple(_address(host) for host in hosts.split(",")),
@@ -110,7 +110,7 @@ def read_sentinel_url(url: str, timeout_s: float) -> Master | None:
 
 
 def follow_master(pool: BlockingConnectionPool, master: Master) -> None:
-    """Make each connection that the pool opens from now on go to the master of that moment."""
+    """Make the pool open each further connection to the current master."""
     encrypted = issubclass(pool.connection_class, SSLConnection)
     pool.connection_class = SentinelManagedSSLConnection if encrypted else SentinelManagedConnection
     pool.connection_kwargs["connection_pool"] = master

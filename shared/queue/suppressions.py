@@ -1,9 +1,9 @@
 """The suppressed addresses of each channel, in `C:suppressed`; `begin` reads them before each send.
 
-Each partition of a channel has all of them: they are written to every one and read from the first.
+Each partition of a channel has all suppressions: they are written to every partition and read from the first.
 
-They are stored and found by their identity, so an address is suppressed in every spelling. One that has expired stops
-nothing and is not listed; it is deleted when its address is written next, or when a sender starts.
+Addresses are stored and found by their identity, so an address is suppressed in every spelling. An expired suppression
+has no effect and is not listed; it is deleted when its address is written next, or when a sender starts.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from shared.queue.scripts import Argument
 from shared.suppressions import Scope, Suppression, pack_suppression, unpack_suppressions
 
 _SCANNED_AT_ONCE = 1000
-# no suppression has this scope: lifting it deletes what has expired, and nothing else
+# no suppression has this scope: lifting it only deletes expired ones
 _EXPIRED = "expired"
-# a search looks at that many addresses a page, so that a page takes about a tenth of a second at most
+# a search reads this many addresses per page, so that a page takes at most about a tenth of a second
 SEARCHED_A_PAGE = 50_000
 
 Stored = Literal["new", "changed", "kept"]
@@ -40,15 +40,15 @@ class Listed:
 
     @property
     def mark(self) -> int:
-        """What stands for it in a place: 32 bits."""
+        """The 32 bits that identify it in a `Place`."""
         return crc32(f"{self.address} {self.suppression.scope}".encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a page ended: Redis's cursor, and the marks of what was given out of the look that begins there.
+    """Where a page ended: Redis's cursor, and the marks of those returned from the scan that begins there.
 
-    Redis gives out a small table whole, whatever was asked for.
+    Redis returns a small table whole, whatever count was requested.
     """
 
     cursor: int = 0
@@ -70,11 +70,11 @@ class Suppressions:
         self._clock = clock or SystemClock()
 
     async def add(self, channel: str, address: str, suppression: Suppression) -> Stored:
-        """Suppress an address: of two of one scope the one that lasts longer stays, of equals the first."""
+        """Suppress an address: of two suppressions of one scope the longer one stays, of equals the first."""
         return (await self.add_all(channel, [(address, suppression)]))[0]
 
     async def add_all(self, channel: str, every: Sequence[tuple[str, Suppression]]) -> list[Stored]:
-        """Suppress addresses in one step, as `add` does each; a few hundred a call, since Redis waits meanwhile."""
+        """Suppress addresses in one step, each like `add`; a few hundred per call, because a call blocks Redis."""
         args: list[Argument] = []
         for address, suppression in every:
             args += [identity(address), pack_suppression(suppression)]
@@ -83,12 +83,12 @@ class Suppressions:
 
     async def remove(self, channel: str, address: str, scope: Scope | Literal[""] = "") -> int:
         """Lift an address's suppression of a scope, "" for every; return how many were lifted."""
-        # as it is spelled too: it may have been listed before `rekey` moved it
+        # the spelling too: it may have been listed before `rekey` moved it
         spellings = dict.fromkeys((identity(address), address))
         return await self._lift(channel, [(one, scope) for one in spellings])
 
     async def remove_all(self, channel: str, every: Sequence[Listed]) -> int:
-        """Lift listed suppressions in one step; return how many there still were."""
+        """Lift listed suppressions in one step; return how many of them still existed."""
         return await self._lift(channel, [(one.address, one.suppression.scope) for one in every])
 
     async def _lift(self, channel: str, pairs: Sequence[tuple[str, str]]) -> int:
@@ -96,10 +96,10 @@ class Suppressions:
         return lifted[0]
 
     async def get(self, channel: str, address: str) -> list[Suppression]:
-        """Return an address's suppressions that have not expired, one of each scope at most."""
+        """Return an address's suppressions that have not expired, at most one of each scope."""
         key, now_ms = first_partition(self._redis, channel).keys.key("suppressed"), self._clock.now_ms()
         with translated("suppression"):
-            # as it is spelled too: no sender may have started since the upgrade that moves it
+            # the spelling too: no sender may have started after the upgrade, which moves it
             values: Any = await self._redis.hmget(key, list(dict.fromkeys((identity(address), address))))
         found = [one for value in values if value is not None for one in unpack_suppressions(value)]
         by_scope = {one.scope: one for one in reversed(found) if one.holds_at(now_ms)}
@@ -110,8 +110,9 @@ class Suppressions:
     ) -> tuple[list[Listed], Place | None]:
         """Return at most `limit` suppressions that match, and where the next page begins, None at the end.
 
-        A search ends its page after SEARCHED_A_PAGE addresses, whatever it found. What stays is given out, seldom
-        twice: where the table has grown or shrunk between two pages. What is added or lifted meanwhile may be missed.
+        A search ends its page after SEARCHED_A_PAGE addresses. Every suppression that exists throughout is returned; it
+        may be returned twice if the table grows or shrinks between two pages. Those added or lifted meanwhile may be
+        missed.
         """
         rows: list[Listed] = []
         cursor, given, searched = place.cursor, set(place.given), 0
@@ -135,7 +136,7 @@ class Suppressions:
                 return rows, Place(cursor)
 
     async def every(self, channel: str, matches: Matches = _every) -> AsyncIterator[list[Listed]]:
-        """Yield all suppressions that match, a block at a time, in memory for one block."""
+        """Yield all suppressions that match, one block in memory at a time."""
         cursor = 0
         while True:
             cursor, _, look = await self._scan_page(channel, cursor, _SCANNED_AT_ONCE)
@@ -145,16 +146,16 @@ class Suppressions:
                 return
 
     async def _scan_page(self, channel: str, cursor: int, count: int) -> tuple[int, int, list[Listed]]:
-        """Return the next cursor, how many addresses were looked at, and their suppressions that hold."""
+        """Return the next cursor, the number of addresses read, and their suppressions that are in force."""
         following, rows = await _scan(first_partition(self._redis, channel), cursor, count)
         now_ms = self._clock.now_ms()
         found = [Listed(address, one) for address, every in rows.items() for one in every if one.holds_at(now_ms)]
         return following, len(rows), found
 
     async def rekey(self, partition: Partition, *, repair: bool = True) -> int:
-        """Store suppressions of earlier versions under their identity; return how many were not.
+        """Move suppressions of earlier versions to the identity of their address; return how many were not there.
 
-        Earlier versions stored the spelling that was sent to. What has expired is deleted. Reads all suppressions;
+        Earlier versions stored the address as it was written. Expired suppressions are deleted. Reads all suppressions;
         safe to repeat at any time. Without `repair` it only counts.
         """
         found, cursor = 0, 0
@@ -170,7 +171,7 @@ class Suppressions:
     async def _tidy(
         self, partition: Partition, rows: dict[str, list[Suppression]], spelled: Sequence[tuple[str, str]]
     ) -> None:
-        """Move what is stored as it was spelled, and delete what has expired."""
+        """Move suppressions stored under a spelling, and delete expired ones."""
         now_ms = self._clock.now_ms()
         if spelled:
             await partition.call("rekey_suppressions", [word for pair in spelled for word in pair])

@@ -1,7 +1,7 @@
-"""Ending jobs where they wait: those of a cancelled blast, a cancelled one, and what the doctor finds.
+"""Ends waiting jobs: those of a cancelled blast, and single cancelled jobs.
 
-A sweep walks the streams in chunks, so that a cancelled million is gone in seconds and nothing is blocked
-meanwhile; what is in mid-send is left to finish.
+A sweep walks the streams in chunks, so that a cancelled million ends within seconds and does not block Redis. Jobs in
+flight are left to finish.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class _Wanted:
 
     @property
     def beginning(self) -> bytes:
-        """What stands in such a job behind its first byte."""
+        """The bytes of such a job after its first byte."""
         return _packed(self.blast_id) if self.index is None else _packed(self.blast_id, self.index)
 
 
 @dataclass(slots=True)
 class _Place:
-    """A stretch of a stream; its start moves on as it is walked."""
+    """A range of a stream; its start advances during the walk."""
 
     stream: str
     start: str = "-"
@@ -66,7 +66,7 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep came to: jobs ended, and jobs left because they are being sent."""
+    """The result of a sweep: jobs ended, and jobs left because they are being sent."""
 
     ended: int = 0
     in_flight: int = 0
@@ -104,7 +104,7 @@ class Sweeper:
         return Swept(ended, in_flight)
 
     async def _sweep_blast_stream(self, partition: Partition, blast_id: str, verdict: Verdict) -> Swept:
-        """End what waits in the blast's own stream, where everything is its own, page by page within Redis."""
+        """End the waiting jobs of the blast's own stream, page by page within Redis."""
         ending = _packed(verdict.status, verdict.error_class, "", verdict.message, 0, b"")
         together = _packed(verdict.status, verdict.error_class, verdict.message)
         ended = in_flight = 0
@@ -119,7 +119,7 @@ class Sweeper:
         return Swept(ended, in_flight)
 
     async def cancel_job(self, job: JobId) -> str:
-        """End one waiting job; `processing` if it is being sent, and it will then not be tried again."""
+        """End one waiting job; return `processing` if it is being sent, and then it is not tried again."""
         for partition in partitions(self._redis, job.channel):
             found = await self._cancel_job(partition, job)
             if found != "unknown":
@@ -133,8 +133,8 @@ class Sweeper:
         await partition.call("cancel_job", (job_id, Timing().keep_ended_ms))
         wanted = _Wanted(partition, job.blast_id, job.index)
         places = await self._places(wanted)
-        # Twice: a job may come due, or be put off, while the walk has passed the one place and not the other. It then
-        # stands behind what was walked, so the second walk is short.
+        # Twice: a job may become due, or be deferred, after the walk has passed its new place. It is then after the
+        # walked part, so the second walk is short.
         for _ in range(2):
             swept = await self._sweep(wanted, places, CANCELLED)
             if swept.ended:
@@ -146,14 +146,14 @@ class Sweeper:
         return "unknown"
 
     async def _any_open(self, partition: Partition, blast_id: str) -> bool:
-        """Say whether any job of a blast has not ended, by its counts; they move with its jobs."""
+        """Return whether any job of a blast has not ended, by its counts, which move with its jobs."""
         with translated("cancel job"):
             known: Any = await partition.redis.hmget(partition.keys.blast(blast_id), "enqueued", *TERMINAL)
         enqueued, *ended = (int(count or 0) for count in known)
         return known[0] is None or enqueued > sum(ended)
 
     async def _sweep(self, wanted: _Wanted, places: list[_Place], verdict: Verdict) -> Swept:
-        """End what is wanted; while Redis ends one chunk the next is read."""
+        """End the wanted jobs; read the next chunk while Redis ends one."""
         marks: list[str] = []
         try:
             async with asyncio.TaskGroup() as group:
@@ -178,10 +178,10 @@ class Sweeper:
                 yield some
 
     async def _places(self, wanted: _Wanted) -> list[_Place]:
-        """Say where a blast's jobs may stand; in the shared streams only from where its first was added.
+        """Return where a blast's jobs may be; in the shared streams only from the entry of its first job on.
 
-        What was deferred, was scheduled or waited for its limit comes into the shared streams later on; `normal` takes
-        none but those of scheduled blasts.
+        Jobs that were deferred, scheduled or waited for a limit enter the shared streams later; `normal` receives such
+        jobs only from scheduled blasts.
         """
         keys, blast_id = wanted.partition.keys, wanted.blast_id
         with translated("sweep"):
@@ -241,7 +241,7 @@ class Sweeper:
 
 
 def _calls(found: list[Waiting]) -> Iterator[list[Waiting]]:
-    """Cut jobs into calls with a bounded number of files."""
+    """Split jobs into calls with a bounded number of files each."""
     some: list[Waiting] = []
     files = 0
     for one in found:
@@ -266,7 +266,7 @@ def _packed(*parts: object) -> bytes:
 
 
 def _job(raw: bytes) -> Job | None:
-    """Return the job, None where the bytes are no job: those are the senders' to report."""
+    """Return the job, None if the bytes are not a job: the senders report those."""
     try:
         return unpack_job(raw)
     except DecodeError:

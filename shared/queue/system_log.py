@@ -1,7 +1,7 @@
-"""The system log's way out of a service: warnings and errors become gateway events, never in anybody's way.
+"""Ships the system log of a service: warnings and errors become gateway events, without blocking the caller.
 
-`configure_logging` calls `ship` from any thread; `run` emits what gathered. While Redis is away the oldest are
-dropped: they stand in the log files as well.
+`configure_logging` calls `ship` from any thread; `run` emits the collected events. While Redis is away the oldest are
+dropped; the log files have them too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RETRY_S = 1.0
 
 
 class SystemLog:
-    """Takes events at once; belongs to the event loop it was made in."""
+    """Accepts events without waiting; belongs to the event loop that created it."""
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
@@ -28,21 +28,21 @@ class SystemLog:
         self._wake = asyncio.Event()
 
     def ship(self, event: SystemEvent) -> None:
-        """Note an event; returns at once."""
+        """Record an event; does not block."""
         self._waiting.append(event)
         try:
             self._loop.call_soon_threadsafe(self._wake.set)
         except RuntimeError:
-            return  # the loop has ended, and with it the way out; the files have the line
+            return  # the loop has ended, so nothing can be emitted; the log files have the line
 
     async def run(self) -> None:
-        """Emit what is shipped until cancelled."""
+        """Emit shipped events until cancelled."""
         while True:
             await self._wake.wait()
             await asyncio.sleep(LINGER_S if await self.flush() else RETRY_S)
 
     async def flush(self) -> bool:
-        """Emit all that waits; False if Redis did not take it: it is then kept."""
+        """Emit all waiting events; return False, and keep them, if Redis did not accept them."""
         self._wake.clear()
         batch = list(self._waiting)
         try:
@@ -51,7 +51,7 @@ class SystemLog:
             self._wake.set()
             return False
         for _ in batch:
-            # a full queue may have dropped some of these meanwhile
+            # a full queue may have dropped some of these in the meantime
             if self._waiting and self._waiting[0] in batch:
                 self._waiting.popleft()
         return True

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Every duration that the queue's guarantees rest on, in milliseconds.
+    """Every duration that the queue's guarantees depend on, in milliseconds.
 
     `park_ms` (V) must exceed every delay that is parked in the pending list: a parked entry is due once its
     idle time reaches V, and Redis clamps a negative IDLE to 0. Starts under a rate are spaced as if its period were
-    `jitter_allowance_ms` longer; of that a start may lose `late_start_ms` in its sender, the rest on the way. Starts
-    are granted up to `grant_ahead_ms` ahead.
+    `jitter_allowance_ms` longer; a start may lose `late_start_ms` of it in its sender, the rest on its way. Starts
+    are granted up to `grant_ahead_ms` in advance.
     """
 
     park_ms: int = 60_000
@@ -31,7 +31,7 @@ class Timing:
 
     @classmethod
     def scaled(cls, scale: float) -> Timing:
-        """Return the constants multiplied by `scale`; the rate limiter's stay as they are."""
+        """Return the constants multiplied by `scale`; those of the rate limiter stay unchanged."""
         full = cls()
         if scale == 1.0:
             return full

@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
--- A message was accepted by its provider after its lease had been lost: within one run, `sent` outranks all.
+-- Record that a provider accepted a message whose lease had been lost: within one run, `sent` outranks every other status.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files, limits
--- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 ms that an ended blast is kept ·
---       5 … six a job: stream, id, job id, run, "q" or "r" how it waited when the entry was written, the packed
+-- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 ms to keep an ended blast ·
+--       5 … six per job: stream, id, job id, run, "q" or "r" as the job waited when the entry was written, the packed
 --       `sent` event, marked late
--- Result  one character a job: "1" the counts moved to sent, "0" they had been there or are unknown
--- The waiting copy goes at once, also where it was moved to another entry since. Without a record of a stall (a
--- failover forgot the fetch) the answer counts if it removes the entry: then nothing else has ended the job.
+-- Result  one character per job: "1" its count moved to sent, "0" it was there already, or the job is unknown
+-- The waiting copy is removed, even if it was moved to another entry. Without a stall on record (a failover lost the
+-- fetch) the answer counts if it removes the entry: then nothing else has ended the job.
 -- A crash before: the job stays as its reaper left it, and may be sent again (G2). After: the same answer again.
 
 local sender, sequence = ARGV[1], ARGV[2]
@@ -27,7 +27,7 @@ local function remove(stream, id)
   return consumer or '', deliveries or 0
 end
 
--- Remove a waiting copy that is counted as retrying, wherever it is pending or new; nil where it is not in the stream.
+-- Remove a waiting copy that is counted as retrying, pending or new; return nil if it is not in the stream.
 local function take_away(stream, id)
   local consumer = remove(stream, id)
   if not consumer then return nil end
@@ -52,8 +52,8 @@ local function is_run(raw, job_id, run)
   return not job or job[8] == run
 end
 
--- The status that a job without a record of a stall leaves, "queued" where nothing counts it; nil where its entry is
--- gone, or holds another job, whose id a new master gave again.
+-- Remove the entry of a job without a stall on record; return the status that the job leaves, "queued" if no count has it.
+-- Return nil if the entry is gone, or holds another job because a new master assigned its id again.
 local function from_its_entry(stream, id, job_id, run, waited)
   local rows = redis.pcall('XRANGE', stream, id, id)
   if rows.err or #rows == 0 or not is_run(rows[1][2][2], job_id, run) then return nil end
@@ -66,7 +66,7 @@ local function from_its_entry(stream, id, job_id, run, waited)
   return whole and 'scheduled' or 'queued'
 end
 
--- The same where the job is due later, as it was before a promotion that a failover forgot.
+-- The same for a job that is due later, because a failover lost its promotion.
 local function from_later(job_id, run, waited)
   local later = redis.call('HGET', C .. ':later:jobs', job_id)
   if not later then return nil end

@@ -1,27 +1,27 @@
 #!lua flags=allow-oom
--- Move jobs from `<sender>:buf` to `<sender>:tx`, the record that their sending may have begun.
+-- Move jobs from `<sender>:buf` to `<sender>:tx`: the record that their sends may have begun.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS limits, suppressions
--- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 µs between two starts, 0 for no limit (one set at run
---       time wins) · 5 µs that a start may be granted ahead · 6 policy on uncertain sends · 7 times found abandoned
---       that make a job poison · 8 most in flight · 9 how many are in flight, as the sender knows ·
---       10 … nine a job: stream, id, job id, run, expiry in ms (0: never),
---       "m" + identity of the address where it is marketing mail, else "t" + it, "r" where it waits for a further attempt,
---       "x" where all its attempts are used (its last was abandoned), else "q", with the delivery count behind it that
---       the sender knows (an entry that went and came again since is lost to it), "<name> <µs between starts> <burst>
---       <starts a period> <µs> <lane's first letter>" for the limit of its domain or recipient, else "" (the µs: by how
---       much its start may come later than the gap allows for, where no limit of the channel spaces it), the packed event
--- Result  one word a job, joined by commas: "g" granted, to be started at once · "s<µs>" granted under the
---       channel's limit, to be started after so long and not much later · "o<µs>" the same where only its own limit
---       spaces starts · "G", "S<µs>" and "O<µs>" the same, to be sent
---       alone · "lost" not owned · "cancelled" · "expired" · "suppressed" · "sent" already, by a late answer ·
---       "paused" blast · "held" channel paused or this sender's lease lapsed · "limited<µs>" no start free for so
---       long · "beyond" its own limit: it is to wait in that limit's list · "full" the same, but the list holds enough of
---       bulk blasts, and its stream rests: it is to be given back · "uncertain" · "poison" · "wait" must be
---       sent alone and others are in flight · "crowded" no more may be in flight
--- Refusals cost nothing in limits. A repeated call is answered as before; a new call for an entry that is in
--- the sender's own `:tx` already is refused as lost: a task stands behind it.
+-- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 µs between two starts, 0 for no limit (a rate set at run
+--       time takes precedence) · 5 µs that a start may be granted ahead · 6 policy on uncertain sends · 7 stalls that
+--       make a job poison · 8 most jobs in flight · 9 jobs in flight, by the sender's count ·
+--       10 … nine per job: stream, id, job id, run, expiry in ms (0: never),
+--       "m" (marketing) or "t" followed by the identity of the address, "r" (waits for a further attempt), "x" (all its
+--       attempts are used, the last was abandoned) or "q", followed by the delivery count that the sender knows (if the
+--       entry has another count, the sender's lease was lost), the limit of its domain or recipient: "<name> <µs between
+--       starts> <burst> <starts per period> <µs> <first letter of the lane>" or "" (the last µs: how much later than the
+--       gap allows its start may come, where no limit of the channel spaces it), the packed event
+-- Result  one word per job, joined by commas: "g" granted, to be started immediately · "s<µs>" granted under the
+--       channel's limit, to be started after this time and not much later · "o<µs>" the same where only its own limit
+--       spaces starts · "G", "S<µs>" and "O<µs>" the same, to be sent alone · "lost" not in this sender's buffer ·
+--       "cancelled" · "expired" · "suppressed" · "sent" already, by a late answer · "paused" its blast is ·
+--       "held" the channel is paused, or this sender's heartbeat has lapsed · "limited<µs>" no start is free for this
+--       time · "beyond" its own limit: it must wait in that limit's list · "full" the same, but the list holds enough
+--       jobs of bulk blasts and the job's stream rests: it must be given back · "uncertain" · "poison" · "wait" it must
+--       be sent alone and others are in flight · "crowded" the most jobs are in flight
+-- Refused jobs are not charged to limits. A repeated call gets the same answer. A new call for an entry that is already
+-- in the sender's own `:tx` is refused as lost, because a task holds it.
 -- A crash before: the jobs are surely not sent. After: they are uncertain, and the reaper finds them in `:tx`.
 
 local sender, sequence, FROM, FIELDS = ARGV[1], ARGV[2], 10, 9
@@ -54,8 +54,8 @@ local function blast_state(blast)
   return b
 end
 
--- The channel's limit keeps the last start granted, so that a change of the rate holds from the next one on. One
--- that lies farther ahead than was ever granted was written before the server's clock went back.
+-- The channel's limit stores the last start granted, so that a new rate holds from the next start on. A start farther
+-- ahead than any that is granted was written before the server's clock was set back.
 local last_start
 local function channel_start()
   if not last_start then
@@ -67,9 +67,10 @@ local function channel_start()
   return at
 end
 
--- A domain's or recipient's limit is a GCRA, `burst` starts free after a rest; what is beyond it waits in its list.
--- A start may come as late as its sender says. With a burst of one as many starts as a period allows must outlast the
--- period and that: while such a start lies less than that back, each takes its share of the most that one may be late.
+-- The limit of a domain or recipient is a GCRA with `burst` free starts after a rest; jobs beyond it wait in its list.
+-- A start may come as late as its sender reports. With a burst of one, the starts that a period allows must together
+-- take longer than the period plus that lateness. So as long as a late start matters, each start is charged its share of
+-- the greatest lateness.
 local job_limits = {}
 local function job_limit(text)
   local name, own_gap, burst, starts, late, lane = string.match(text, '^(%S+) (%d+) (%d+) (%d+) (%d+) (%a)$')
@@ -87,14 +88,14 @@ local function job_limit(text)
   return o, RANKS[lane]
 end
 
--- A job stays behind what waits of its own lane and of lanes before it; one that was released, behind the latter alone.
+-- A job stays behind waiting jobs of its own lane and of earlier lanes; a released job only behind those of earlier lanes.
 local function is_behind(o, rank, released)
   if not o.first then return false end
   local waiting = math.floor(o.first / LANE_SPAN)
   return waiting < rank or (waiting == rank and not released)
 end
 
--- With a burst the limit counts from when the start may be at the latest: what came later cannot come closer to the next.
+-- With a burst, the limit counts from the latest time of the start: so a late start cannot come closer to the next one.
 local function charge_limit(o, at)
   if o.burst > 1 then
     o.charged = math.max(o.charged, at + o.late) + o.gap
@@ -104,7 +105,7 @@ local function charge_limit(o, at)
   if o.late > 0 then note_late_start(o, at) end
 end
 
--- The job's own limit first, then the channel's; charged only when both allow.
+-- Check the job's own limit first, then the channel's; charge them only if both allow the start.
 local function earliest(limit, released)
   local o, rank = job_limit(limit)
   local at = now
@@ -126,9 +127,9 @@ local function earliest(limit, released)
   return at, gap > 0 and 's' or (o and 'o' or 'g')
 end
 
--- Of bulk blasts' own streams a limit's list takes a few seconds' worth. Once MOST_IN_VAIN jobs of a stream were put into
--- full lists, and none of it was begun meanwhile, it rests while the list is full: what is put into lists far ahead
--- takes turns, and makes a cancellation dear. Before that its jobs may hide others that could be begun.
+-- A limit's list accepts a few seconds' worth of jobs from bulk blasts' own streams. A stream rests once MOST_IN_VAIN of
+-- its jobs were put into full lists while none of its jobs was begun: jobs that are put into lists far ahead use up turns
+-- and make a cancellation expensive. Before that, its jobs may hide others that could be begun.
 local MOST_IN_VAIN = 50
 local vain, resting = {}, {}
 local function vain_in(stream)
@@ -220,7 +221,7 @@ for i = 1, n do
   words[i] = deliveries == tonumber(string.sub(ARGV[base + 6], 2)) and decide(base) or 'lost'
 end
 for stream, ids in pairs(claims) do
-  ids[#ids + 1] = 'JUSTID' -- in the table: `unpack` gives one value only unless it stands last
+  ids[#ids + 1] = 'JUSTID' -- in the table: `unpack` returns all its values only as the last argument
   redis.call('XCLAIM', stream, GROUP, tx, 0, unpack(ids))
 end
 for stream, run in pairs(vain) do
@@ -228,7 +229,7 @@ for stream, run in pairs(vain) do
   if run.changed and run.n > 0 then redis.call('HSET', C .. ':limits:runs', stream, run.n) end
   if resting[stream] and resting[stream] > 0 then serve_from(stream, now + resting[stream]) end
 end
--- The start for which a job was released is free again where it does not begin; and a limit that is no more lets go.
+-- A released job that does not begin frees its start; a limit that was removed releases its list.
 for _, base in ipairs(rearmed) do
   local entry = redis.call('XRANGE', ARGV[base], ARGV[base + 1], ARGV[base + 1])[1]
   local name = string.match(ARGV[base + 7], '^%S+') or (entry and entry[2][6])

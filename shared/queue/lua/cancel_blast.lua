@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
--- Cancel a blast on this channel: it takes no more jobs, and `begin` refuses what waits; the sweep ends it. Its own
--- stream keeps or gets its turns, so that senders end what a sweep that was killed has left.
+-- Cancel a blast on this channel: it accepts no more jobs, `begin` refuses its waiting jobs, and the sweep ends them. The
+-- blast's own stream gets turns, so that senders end the jobs that an interrupted sweep leaves.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
--- ARGV  1 blast id · 2 head of the event batch · 3 ms that an ended blast is kept · 4 field to set:
---       "cancelled_at" (apart from the count `cancelled`), or "incomplete_at" to end it with what was enqueued, running on
--- Result  1 done, 0 where the blast is unknown here or ended
--- Safe to repeat. Its total becomes what was enqueued, so that its counts still add up. The mark and the event that
--- tells of it come about together: a crash before leaves neither, one after, or a repeat, finds and tells nothing new.
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
+-- ARGV  1 blast id · 2 head of the event batch · 3 ms to keep an ended blast · 4 field to set:
+--       "cancelled_at" (the count is `cancelled`), or "incomplete_at": the blast ends with the jobs that were enqueued,
+--       which are still sent
+-- Result  1 done, 0 if the blast is unknown here or has ended
+-- Safe to repeat. Its total becomes the number of enqueued jobs, so that its counts still add up. The mark and its event
+-- are written together: a crash before leaves neither; a repeated call adds no second event.
 
 make_wake_stream()
 local key = C .. ':blast:' .. ARGV[1]

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Mark one job as cancelled: `begin` refuses it, wherever it waits or comes due meanwhile; the sweep ends it. What ends
--- it takes the mark away; marks of jobs that are nowhere go all together, so long after the last was set.
+-- Mark one job as cancelled: `begin` refuses it, wherever it waits; the sweep ends it. The script that ends the job removes
+-- the mark. Marks of jobs that do not exist expire all together, ARGV 2 after the last one was set.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
--- ARGV  1 job id · 2 ms that the marks are kept
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
+-- ARGV  1 job id · 2 ms to keep the marks
 -- Result  1
 -- Safe to repeat. A crash before: nothing happened. After: a sender ends the job when it reaches it.
 

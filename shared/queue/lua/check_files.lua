@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- Look over a page of what is noted of the files of a blast; mend what is wrong.
+-- Check one page of the records of a blast's files; repair what is wrong.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files
--- ARGV  1 blast · 2 "1" to mend, "0" to look only · 3 cursor ("0" at first) · 4 entries a page
--- Result  {cursor of the next page ("0": no more), jobs that ended long ago and were noted still, files that jobs need and
+-- ARGV  1 blast · 2 "1" to repair, "0" to check only · 3 cursor ("0" at first) · 4 entries per page
+-- Result  {cursor of the next page ("0": the last), jobs recorded although they ended long ago, files that jobs need and
 --          that are gone, files that jobs need and that would expire, index and run of each job that has not ended, …}
--- Mended: files of jobs that have ended go, and what would expire stays. What is gone cannot be brought back.
+-- Repair: the files of jobs that have ended are freed, and files that would expire are kept. Files that are gone cannot be
+-- restored.
 -- Safe to repeat.
 
 local blast, mend, most = ARGV[1], ARGV[2] == '1', ARGV[4]

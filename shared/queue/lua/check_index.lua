@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- Check members of an index against what they stand for; mend what is wrong.
+-- Check that the members of an index refer to something that exists; repair what is wrong.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files, limits
 -- ARGV  1 index: "ring", "starts", "streams", "parked", "later", "later:jobs", "limits", "limits:high", "limits:due",
---       "limits:jobs:<name>", "filed" or "file" ("<blast>:<digest>") · 2 "1" to mend, "0" to look only · 3 … members
--- Result  how many stand for nothing
--- Mended: such a member goes; but a job that is kept and has no time (`later:jobs`) is due at once, or gets its place
--- in its limit's list, a limit gets its turns, and a file that nothing needs goes within the hour.
+--       "limits:jobs:<name>", "filed" or "file" ("<blast>:<digest>") · 2 "1" to repair, "0" to check only · 3 … members
+-- Result  the number of members that are wrong
+-- Repair: such a member is removed. But a stored job without a time (`later:jobs`) becomes due immediately, or gets its
+-- place in its limit's list; a limit gets its turns; a file that nothing needs expires within the hour.
 -- Safe to repeat.
 
 local index, mend = ARGV[1], ARGV[2] == '1'
@@ -31,7 +31,7 @@ local checks = {
   ['later:jobs'] = function(job_id)
     if redis.call('ZSCORE', C .. ':later', job_id) then return true end
     local kept = redis.call('HGET', C .. ':later:jobs', job_id)
-    if not kept then return true end -- it came due since it was listed
+    if not kept then return true end -- it became due after it was listed
     local _, _, _, name = read_later(kept)
     return name and redis.call('ZSCORE', limit_list(name), job_id) and redis.call('HEXISTS', C .. ':limits', name) == 1
   end,
@@ -55,7 +55,7 @@ if of_limit then
   end
 end
 
--- A job that is kept and nowhere listed: what waited for its limit waits for it again, else it is due at once.
+-- List a stored job that has no place: one that waited for its limit waits for it again, any other is due immediately.
 local function list_again(job_id)
   local _, lane, raw, name = read_later(redis.call('HGET', key, job_id))
   if not name then

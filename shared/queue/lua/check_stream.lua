@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
--- Look over one page of a stream's pending list, and with the first page over the stream itself; mend what is wrong.
+-- Check one page of a stream's pending list, and with the first page the stream itself; repair what is wrong.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
--- ARGV  1 stream · 2 "1" to mend, "0" to look only · 3 V in ms · 4 id from which the page begins ("-" for the first) ·
---       5 entries a page
--- Result  {id from which the next page begins or "", ghosts (pending, and not in the stream), parked entries that no
---          time is known of, consumers of no sender, 1 if the stream is not listed, 1 if it gets no turns,
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
+-- ARGV  1 stream · 2 "1" to repair, "0" to check only · 3 V in ms · 4 id from which the page begins ("-" for the first) ·
+--       5 entries per page
+-- Result  {id from which the next page begins or "", ghosts (pending but not in the stream), parked entries without a
+--          time, consumers without a sender, 1 if the stream is not listed, 1 if it gets no turns,
 --          1 if it is empty}
--- A page ends early once about a megabyte was read for it, since Redis waits meanwhile.
--- Mended: ghosts are acknowledged, parked entries are due when their idle time says so, consumers that hold nothing are
--- deleted, the stream is listed, gets its turns, or goes.
+-- A page ends early after about a megabyte, because Redis is blocked meanwhile.
+-- Repair: ghosts are acknowledged, parked entries become due by their idle time, consumers that hold nothing are deleted;
+-- the stream is listed, gets its turns, or is deleted.
 -- Safe to repeat.
 
 local stream, mend, park_ms, start, most = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- A server has accepted a message: its run of refusals, if there is one, has ended.
+-- End a server's run of refusals, if it has one: the server has accepted a message.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- ARGV  1 server
 -- Result  1 if there was a run, else 0
 -- Safe to repeat.

@@ -1,20 +1,21 @@
 #!lua flags=allow-oom
--- Weigh a refusal for good: is it the recipient's, or one of a run in which a server refuses everybody alike?
+-- Count a permanent refusal, and decide whether it concerns the recipient, or is one of a run of equal refusals in which a
+-- server refuses every recipient.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS suppressions
--- ARGV  1 server · 2 what refusals that are alike have in common · 3 address · 4 the reason by which the address would be
---       suppressed, "" where it would not · 5 recipients that make a run, 0 to look only, as often as one likes · 6 "1" where no other server is
---       left: then a run pauses the channel, one that was stopped while others were left too · 7 the reason of the pause · 8 ms that an open run is remembered · 9 ms that
---       a run that was stopped is · 10 ms since its last recipient after which an open run is over for who looks
--- Result  "hold" it may be one of a run · "stop" it completes one · "back" it is one of a run that paused the channel ·
---         "aside" of one for which the server is to be left alone · "final" it counts
--- A run is `C:refused:<server>`: what is alike, `count` of recipients, `at` (ms) when the last came, `stopped` once it was, `aside` where other servers
--- were left, and each recipient ("@" + address) with the reason by which it would be suppressed. An acceptance ends it
--- (`clear_refusals`). After a resume, what was refused before the pause counts when it is refused again; and so do verdicts on
--- recipients at once, since somebody has looked at them: a list of dead addresses is finished.
--- Who looks while the channel is paused, for whatever reason, is told "back": another server may be at it too.
--- What the run had suppressed, where its refusals came too slowly to be held, is lifted.
+-- ARGV  1 server · 2 what equal refusals have in common · 3 address · 4 the reason to suppress the address, "" for none ·
+--       5 recipients that make a run, 0 to check a refusal that was counted before · 6 "1" if no other server is left: a run
+--       then pauses the channel, also one that was stopped while others were left · 7 the reason of the pause · 8 ms to
+--       keep an open run · 9 ms to keep a stopped run · 10 ms after its last recipient at which an open run is over for a check
+-- Result  "hold" it may be one of a run · "stop" it completes a run · "back" its run paused the channel ·
+--         "aside" its run set the server aside · "final" it counts
+-- A run is `C:refused:<server>`: `alike`, `count` of recipients, `at` (ms) of the last, `stopped`, `aside` if other servers
+-- were left, and each recipient ("@" + address) with the reason to suppress it. An acceptance ends it (`clear_refusals`).
+-- After a resume, a recipient that was refused before the pause fails when it is refused again. Refusals that suppress
+-- their recipient count immediately, since an operator has checked the server: so a list of dead addresses ends.
+-- A check while the channel is paused, for any reason, gets "back": another server may refuse as well.
+-- A run that stops lifts the suppressions that it had caused, where its refusals came too slowly to be held.
 -- Safe to repeat: a recipient is counted once.
 
 make_wake_stream()

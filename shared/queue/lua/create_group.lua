@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Make a group on a stream of events, from its very start: `$` would lose what was added before. In a full Redis
--- too, or the events that fill it could never be read.
+-- Create a consumer group on a stream of events, from the start of the stream: `$` would skip the events added before.
+-- It also runs when Redis is full; otherwise the events that fill it could never be read.
 --
 -- KEYS  the stream
 -- ARGV  1 group
--- Result  1 if it was made, 0 if it was there
+-- Result  1 if it was created, 0 if it existed
 -- Safe to repeat.
 
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')

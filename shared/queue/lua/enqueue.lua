@@ -1,23 +1,23 @@
 #!lua
 -- Add a chunk of a blast's jobs on this channel, once.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files
 -- ARGV  1 blast id · 2 series ("jobs", or "run:…" for dead letters sent again) · 3 position of the first job ·
 --       4 total of the blast on this channel · 5 lane · 6 scheduled time in µs, 0 for now · 7 head of the event
---       batch · 8 the packed `queued` event · 9 jobs from which a `bulk` blast has a stream of its own ·
---       10 ms that an ended blast is kept · 11 "1" where every file must be there · 12 the files of its jobs, a line
---       each of those that have any: "<index> <run> <digest> …" · 13 run of its jobs · 14 … pairs: job id,
+--       batch · 8 the packed `queued` event · 9 jobs from which a `bulk` blast has its own stream ·
+--       10 ms to keep an ended blast · 11 "1" if every file must exist · 12 the files of its jobs, a line
+--       for each job that has any: "<index> <run> <digest> …" · 13 run of its jobs · 14 … pairs: job id,
 --       packed job
--- Result  {added, watermark, cancelled 0|1}; an error GAP where jobs before the first are missing, FILES where a file is
--- Where they go: to the lane's stream; of a `bulk` blast to its own stream, of a small one among the jobs come due
--- (a stream costs about a thousand bytes, too much for a message of its own); of a paused blast to its own stream,
--- outside the ring; those of a scheduled blast without its own stream are due later. What is added to a scheduled blast's
--- own stream after its time, but before its first turn, is scheduled as the rest of it is.
--- A dead letter whose message a late answer told accepted, before the log that opened its next run had read of it, is
--- not added: it counts as sent already. The log has its row at the new run, so the batch that queues it tells too that
--- this run ended as sent, without an attempt; and where nothing else was added, that the blast has ended.
--- Without allow-oom on purpose: a full Redis takes no new work, and so can always drain.
+-- Result  {added, watermark, cancelled 0|1}; the error GAP if jobs before the first are missing, FILES if a file is missing
+-- Jobs are added to the stream of their lane. Jobs of a `bulk` blast go to the blast's own stream, those of a small one to
+-- the due jobs (a stream costs about a thousand bytes, too much for a single message). Jobs of a paused blast go to the
+-- blast's own stream, outside the ring. Jobs of a scheduled blast without its own stream are due later. Jobs added to a
+-- scheduled blast's own stream after its time, but before its first turn, are scheduled like the others.
+-- A dead letter is not added if a late answer has reported its message as accepted, before the log that opened its next
+-- run had read that answer: it counts as sent already. The log has its row at the new run, so the batch that queues it
+-- also reports that this run ended as sent, without an attempt; and, if nothing else was added, that the blast has ended.
+-- Without allow-oom on purpose: a full Redis accepts no new work, so it can always drain.
 -- A crash before: nothing happened. After: a repeated chunk finds the watermark and adds nothing twice.
 
 local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 14
@@ -31,7 +31,7 @@ if first > watermark then return redis.error_reply('GAP the chunk starts at ' ..
 local skip = watermark - first
 if skip >= n then return { 0, watermark, 0 } end
 
--- What jobs need, by index; a file may have gone with its last job since it was written, or been lost with a failed master.
+-- The files that jobs need, by index. A file may have gone with its last job since it was written, or with a failed master.
 local files = {}
 for index, needs in string.gmatch(ARGV[12], '(%d+) ([^\n]+)') do
   files[index] = needs
@@ -46,7 +46,7 @@ local later = scheduled_us > now
 local large = lane == 'bulk' and tonumber(ARGV[4]) >= tonumber(ARGV[9])
 local events = { ARGV[8] }
 
--- What was known of an earlier run must not bear upon this one, unless it was sent in the one before.
+-- The record of an earlier run must not affect this one, unless the message was sent in the run before.
 local function start_run(job_id, run)
   local stall = stall_of(job_id)
   if stall and stall.outcome == 'sent' and stall.run == run - 1 then
@@ -58,7 +58,7 @@ local function start_run(job_id, run)
   return true
 end
 
--- Where the pairs stand that are to be added.
+-- The positions of the pairs to add.
 local places = {}
 for at = FROM + 2 * skip, #ARGV, 2 do
   if series == 'jobs' or start_run(ARGV[at], tonumber(ARGV[13])) then places[#places + 1] = at end
@@ -87,8 +87,8 @@ local function add_to_stream(stream)
   return last_id
 end
 
--- Where in the shared streams this blast's jobs may stand, for who must find them again.
-redis.call('HSETNX', key, 'from', int(now_ms - 1000) .. '-0') -- ids may be of a cached, older time
+-- Where in the shared streams this blast's jobs may be, for searches.
+redis.call('HSETNX', key, 'from', int(now_ms - 1000) .. '-0') -- ids may be from a cached, older time
 if added == 0 then
   -- all were accepted before
 elseif later and not large then

@@ -1,21 +1,21 @@
 #!lua flags=allow-oom
 -- Take up to `want` jobs that may be begun soon into `<sender>:buf`.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS limits
--- ARGV  1 sender · 2 want · 3 bytes of unwritten events from which on nothing is taken: each job taken adds some, and
---       what makes events may not be refused · 4 µs that a start may be granted ahead
--- Result  {reason of the channel's pause or "", ms until something is due (-1: nothing waits for its time),
---          "1" where too many events wait for the logger else "0", stream, id, delivery count, packed job, …}
--- Order: what of `high` its limit releases; `high` given back or due, `high` new; then a quarter to what else limits
--- release and half of the rest to retries whose time has come (they must be on time, and not all there is), the
--- remainder to `normal` and the ring 4:1 while both have work, the ring one stream after the other, what was given back
--- before what is new in each.
--- Of the limits that have a start free, those that had it first are served first, as many as are wanted at most.
--- A stream's turn lasts for at least 4 jobs. A stream with nothing to take leaves the ring; whatever puts something
--- there brings it back.
--- It ends early once about two megabytes are taken, and brings about as much of what is due later to its stream, since
--- Redis waits meanwhile; one job is always taken.
+-- ARGV  1 sender · 2 want · 3 bytes of unwritten events at which nothing is taken: each job adds events, and scripts that
+--       add them may not be refused · 4 µs that a start may be granted ahead
+-- Result  {reason of the channel's pause or "", ms until something is due (-1: nothing waits for a time),
+--          "1" if too many events wait for the logger, else "0", stream, id, delivery count, packed job, …}
+-- Order: `high` released by limits; `high` given back or due; `high` new. Then a quarter for other jobs that limits
+-- release, and half of the rest for due retries (they must be on time, but must not take everything). The remainder goes
+-- to `normal` and the ring, 4:1 while both have work; the ring serves one stream after another, and in each stream jobs
+-- given back before new ones.
+-- Limits with a free start are served in the order in which their starts became free, at most `want` of them.
+-- A stream's turn lasts for at least 4 jobs. A stream with nothing to take leaves the ring; a script that adds something
+-- puts it back.
+-- It ends early after about two megabytes, and moves about as much of the jobs that have become due to their streams,
+-- because Redis is blocked meanwhile; it always takes at least one job.
 -- A crash before: nothing happened. A lost reply: the jobs are in `<sender>:buf`; `list_held` lists them.
 
 local me, want, ahead = ARGV[1] .. ':buf', tonumber(ARGV[2]), tonumber(ARGV[4])
@@ -28,7 +28,7 @@ local most_due = math.max(want, 100)
 local out = { '', -1, '0' }
 local MOST_STREAMS, TURN, MOST_BYTES = 16, 4, 2000000
 
--- How many to take at once: what a stream holds is known only once it is taken, so a few at first.
+-- How many jobs to take in one step: their sizes are known only once they are taken, so a few at first.
 local bytes, jobs = 0, 0
 local function step(n)
   if bytes == 0 then return math.min(n, 2) end
@@ -45,7 +45,7 @@ local function add(stream, entries, counts)
   return #entries
 end
 
--- What was given back; claiming counts a delivery, and drops from the pending list what is not in the stream.
+-- Take entries that were given back. Claiming counts a delivery, and drops pending entries that are not in the stream.
 local function take_some_back(stream, n)
   local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', n, '~back')
   if rows.err or #rows == 0 then return 0, false end
@@ -97,10 +97,10 @@ local function take(stream, n)
   return taken, more or taken == n or step(1) == 0
 end
 
--- Entries parked for a further attempt whose time has come: those of `high` lie at `~back` from now on, to be taken
--- first of all; the others are taken from where they are, as their streams' turns may be far.
+-- Parked entries that are due: those of `high` move to `~back`, to be taken first of all; the others are taken from their
+-- place, because the next turn of their stream may be far away.
 local due_now = {}
-local function look_for_due()
+local function find_due()
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', C .. ':parked', '-inf', int(now), 'LIMIT', 0, most_due)) do
     local stream, id = string.match(member, '^(%S+) (%S+)$')
     local consumer, attempts = holder(stream, id)
@@ -127,8 +127,8 @@ local function take_due(n)
   return taken
 end
 
--- Jobs due later whose time has come go to a stream: scheduled ones to their lane, deferred ones to `due`, all of
--- `high` to `high`.
+-- Move jobs whose time has come to a stream: scheduled ones to their lane, deferred ones to `due`, all jobs of `high` to
+-- `high`.
 local function promote_due()
   local due = redis.call('ZRANGEBYSCORE', C .. ':later', '-inf', int(now), 'LIMIT', 0, most_due)
   local moved = 0
@@ -153,7 +153,7 @@ local function promote_due()
   end
 end
 
--- The jobs of a scheduled blast with a stream of its own are queued from its start on.
+-- The jobs of a scheduled blast with its own stream are queued from its start on.
 local function start_scheduled(blast)
   local key = C .. ':blast:' .. blast
   if redis.call('HDEL', key, 'scheduled_whole') == 0 then return end
@@ -170,7 +170,7 @@ local function start_due()
   end
 end
 
--- False for a stream whose time is still to come: an earlier version put it into the ring.
+-- Return false for a stream whose time has not come: an earlier version put it into the ring.
 local function is_started(stream)
   local blast = bulk_blast(stream)
   if not blast then return true end
@@ -185,7 +185,7 @@ local function is_started(stream)
   return true
 end
 
--- A stream's turn lasts for some jobs, over several fetches if need be: one template after the other, not all at once.
+-- A turn lasts for some jobs, if necessary over several fetches, so that a sender uses one template after another.
 local function end_turn(stream, got, more, place)
   if not more then
     redis.call('ZREM', C .. ':ring', stream)
@@ -214,7 +214,7 @@ local function take_ring(n)
   return taken
 end
 
--- Jobs of cancelled and of paused blasts are released beside the starts that are free: `begin` refuses them.
+-- Jobs of cancelled and paused blasts are released without using a free start, because `begin` refuses them.
 local unstartable = {}
 local function may_start(job_id)
   local blast = string.match(job_id, '^[^:]+')
@@ -225,8 +225,8 @@ local function may_start(job_id)
   return not unstartable[blast]
 end
 
--- Release what a limit's list holds of these lanes, as far as starts are free; returns how many. The next start is noted
--- as if these were begun, so that others do not release as many again meanwhile; only `begin` charges the limit.
+-- Release jobs of these lanes from a limit's list while starts are free; return how many. The next start is recorded as if
+-- these jobs were begun, so that other senders do not release as many again; only `begin` charges the limit.
 local released_bytes = 0
 local function release_from(name, noted, stream, below, most)
   local gap, burst = limit_pace(name)
@@ -256,7 +256,8 @@ local function release_from(name, noted, stream, below, most)
   return released
 end
 
--- Take what was released before, and given back or left for its size, then what `index` names of the limits with a start free.
+-- Take jobs that were released before and then given back or left for their size, then those of `index`'s limits with a
+-- free start.
 local any_list = redis.call('EXISTS', C .. ':limits:high', C .. ':limits:due') > 0
 local function take_released(index, stream, below, n)
   if n <= 0 then return 0 end
@@ -288,7 +289,7 @@ local function ms_until_due()
   return math.max(0, math.ceil((next_at - now) / 1000))
 end
 
-look_for_due()
+find_due()
 promote_due()
 start_due()
 local left = want - take_released(C .. ':limits:high', RELEASED_HIGH, LANE_SPAN, want)
@@ -303,7 +304,7 @@ if left > 0 then
   local normal = take(C .. ':jobs:normal', share)
   local ringed = take_ring(left - normal)
   left = left - normal - ringed
-  -- also where its share of this turn was nothing: else one job at a time would be none for ever
+  -- also if its share of this turn was zero: otherwise a sender that takes one job at a time would never get any
   if left > 0 and normal == share then left = left - take(C .. ':jobs:normal', left) end
   if left > 0 then left = left - take_due(left) end
   if left > 0 then left = left - take_released(C .. ':limits:due', RELEASED, 9 * LANE_SPAN, left) end

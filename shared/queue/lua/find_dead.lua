@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
--- Look around: which senders hold entries or are listed, which of them have no heartbeat; free stale buffers, and files of
--- lost jobs.
+-- Find the senders that hold entries or are listed and have no heartbeat. Also free stale buffers and the files of lost
+-- jobs, and forget old stalls.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files
--- ARGV  1 this sender · 2 ms that an entry may lie in anyone's `:buf` · 3 ms after which a stall is forgotten
--- Result  {1 if this sender's own lease holds else 0, entries freed from stale buffers, sender without a
+-- ARGV  1 this sender · 2 ms that an entry may be idle in a `:buf` · 3 ms after which a stall is forgotten
+-- Result  {1 if this sender's own heartbeat holds, else 0, entries freed from stale buffers, sender without a
 --          heartbeat, …}
--- A job idle in another's `:buf` for too long (its sender is frozen) is given back at no cost. Each look takes some of
--- the streams at which each sender holds something, and the next of all streams, since Redis waits meanwhile.
+-- A job that is idle too long in another sender's `:buf` (that sender is frozen) is given back at no cost. Each call checks
+-- some of the streams in which each sender holds something, and the next page of all streams, because Redis is blocked
+-- meanwhile.
 
 local missing, seen, freed = {}, {}, 0
 
@@ -52,7 +53,7 @@ for _, sender in ipairs(redis.call('HKEYS', C .. ':senders')) do
 end
 if freed > 0 then wake_senders() end
 
--- A blast that ended long ago has no jobs that need files: where some are noted still, these jobs were lost.
+-- A blast that ended long ago has no jobs that need files: if some are still recorded, these jobs were lost.
 local function free_some_files()
   local now_ms = math.floor(now_us() / 1000)
   local blast, cursor = string.match(redis.call('GET', C .. ':look:files') or '', '^(%S+) (%d+)$')
@@ -78,7 +79,7 @@ redis.call('SET', C .. ':stalls:cursor', scan[1], 'PX', 3600000)
 for i = 1, #scan[2], 2 do
   local outcome, at = string.match(scan[2][i + 1], '(%S+) (%d+)$')
   local keep_s = tonumber(ARGV[3]) / 1000
-  -- a job that is open still (paused, deferred) must not be sent again because its past was forgotten
+  -- a job that is still open (paused, deferred) must not be sent again because its past was forgotten
   if outcome == '-' then keep_s = keep_s * 30 end
   if now_s - tonumber(at) > keep_s then
     redis.call('HDEL', C .. ':stalls', scan[2][i])

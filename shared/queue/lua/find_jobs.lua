@@ -1,12 +1,12 @@
 #!lua flags=allow-oom,no-writes
--- Find the jobs of a blast, or one job, in a stretch of a stream, among however many of others: a job is known by the
--- bytes that it begins with, and what is not wanted need not leave the server.
+-- Find the jobs of a blast, or one job, in a range of a stream with any number of other jobs. A job is recognised by its
+-- first bytes, so other jobs do not leave the server.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
--- ARGV  1 stream · 2 id from which to look, "(" before one that was looked at · 3 id of the last to look at ·
---       4 entries to look at · 5 the packed blast id, with the packed index behind it where one job is wanted
--- Result  {from where to look on, 1 where the stretch is at its end, id, packed job, …}
--- Reads only, at most so many entries, and fewer where they are large: a call keeps the server for about a millisecond.
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
+-- ARGV  1 stream · 2 id to start from, with "(" to start after it · 3 id of the last entry to read ·
+--       4 most entries to read · 5 the packed blast id, followed by the packed index to find one job
+-- Result  {where to continue, 1 at the end of the range, id, packed job, …}
+-- Only reads, and fewer entries if they are large: a call takes the server about a millisecond.
 
 local MOST_A_PAGE, MOST_BYTES = 128, 1000000
 local stream, following, to, most, wanted = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
@@ -17,7 +17,7 @@ while read < most and bytes < MOST_BYTES do
   for _, entry in ipairs(entries) do
     local raw = entry[2][2]
     bytes, largest = bytes + #raw, math.max(largest, #raw)
-    -- the first byte says of how many fields the job is
+    -- the first byte is the number of the job's fields
     if string.sub(raw, 2, 1 + #wanted) == wanted then
       result[#result + 1] = entry[1]
       result[#result + 1] = raw

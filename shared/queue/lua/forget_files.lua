@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Let go of the files of dead letters that the log has taken over, or of jobs that are nowhere.
+-- Release the files of dead letters that the log has stored, or of jobs that no longer exist.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files
 -- ARGV  1 "letters" or "jobs" · 2 … pairs: job id, run
--- Result  how many of these had files kept
--- A dead letter is known by its run. Where a sender of an earlier version ended it, its files are noted as a job's.
--- Safe to repeat: what is gone is skipped.
+-- Result  how many of these had files
+-- A dead letter is identified by its run. If a sender of an earlier version ended it, its files are recorded as a job's.
+-- Safe to repeat: files that are gone are skipped.
 
 local freed = 0
 for i = 2, #ARGV, 2 do

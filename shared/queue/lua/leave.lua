@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- End a sender that holds nothing any more: its heartbeat and its consumers go.
+-- Remove the heartbeat and the consumers of a sender that holds nothing.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
--- ARGV  1 sender · 2 cursor ("0" at first) · 3 streams a page · 4 streams that earlier pages found it to hold
--- Result  {cursor of the next page ("0": no more), streams at which it holds something, earlier pages included}; with
---         the last page, where that is 0, its heartbeat goes
--- A consumer is deleted only where nothing is pending at it: deleting one with pending entries loses them.
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
+-- ARGV  1 sender · 2 cursor ("0" at first) · 3 streams per page · 4 streams of earlier pages in which it holds something
+-- Result  {cursor of the next page ("0": the last), streams in which it holds something, earlier pages included}; if that
+--         is 0, the last page removes its heartbeat
+-- A consumer is deleted only if it has no pending entries: deleting a consumer loses its entries.
 -- A crash before: the reaper does the same later. After: nothing is left to do.
 
 local sender, left = ARGV[1], tonumber(ARGV[4])

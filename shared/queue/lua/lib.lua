@@ -1,8 +1,8 @@
--- What every script shares; put in front of each after its shebang line.
--- KEYS[1] is the partition's bell, which exists; all other keys are derived from its hash tag, so they lie in one slot.
--- KEYS[2] never exists. While a cluster moves the slot to another node, both nodes answer TRYAGAIN to a call that names two
--- keys of which one is missing, before anything is done. A call with one key would run on the part that a node has.
--- `create_group` and `ack_events` are called with a stream alone, and derive nothing.
+-- Functions that all scripts share; inserted after the shebang line of each.
+-- KEYS[1] is the partition's stream of wake-ups, which exists. All other keys are derived from its hash tag, so they are in
+-- one slot. KEYS[2] never exists. While a cluster moves the slot to another node, both nodes answer TRYAGAIN to a call with
+-- two keys of which one is missing, before anything is done. A call with one key would run on the keys that a node has.
+-- `create_group` and `ack_events` are called only with a stream, and derive no keys.
 
 local C = string.sub(KEYS[1], 1, -#':bell' - 1)
 local GROUP = 'senders'
@@ -17,16 +17,16 @@ local function int(value)
   return string.format('%.0f', value)
 end
 
--- The fields of a job, nil where this server cannot read them: the bytes are no job, or hold what its msgpack does not
--- know, as the files within jobs of an earlier version. Fields that a later version adds stand behind those known here.
+-- Return the fields of a job, nil if this server cannot read them: the bytes are not a job, or contain values that its
+-- msgpack does not support, such as the files inside jobs of an earlier version. Later versions add fields at the end.
 local function read_job(raw)
   local fine, job = pcall(cmsgpack.unpack, raw)
   if fine and type(job) == 'table' and type(job[1]) == 'string' and type(job[5]) == 'table' and job[10] then return job end
   return nil
 end
 
--- The id and blast of a job by its first three fields, which every version and every server can read; nil where the
--- bytes are no job.
+-- Return the id and blast of a job from its first three fields, which every version and server can read; nil if the bytes
+-- are not a job.
 local function read_id(raw)
   local first = string.byte(raw) or 0
   local from = first == 0xdc and 3 or (first >= 0x93 and first <= 0x9f) and 1 or nil
@@ -36,8 +36,8 @@ local function read_id(raw)
   return blast .. ':' .. int(index) .. ':' .. channel, blast
 end
 
--- A repeated call (its reply was lost) is answered from here; callers send one call per step at a time, numbered
--- upwards. A copy that arrives when later calls have been answered (it lay in a dead connection) does nothing.
+-- Return the stored answer of a repeated call, whose reply was lost. Callers send one call per step at a time, with rising
+-- numbers. A copy that arrives after later calls (it was delayed in a dead connection) does nothing.
 local function replayed(producer, step, sequence)
   local kept = redis.call('HGET', C .. ':once:' .. producer, step)
   if not kept then return nil end
@@ -70,8 +70,7 @@ local function emit(head, events)
   redis.call('XADD', C .. ':events', '*', 'd', head .. header .. table.concat(events))
 end
 
--- About how many bytes the events take that the logger has not written; 0 while they are few, or where the server does
--- not tell.
+-- Return roughly how many bytes the unwritten events take; 0 while they are few, or if the server does not report it.
 local function event_bytes()
   local key = C .. ':events'
   if redis.call('XLEN', key) < 64 then return 0 end
@@ -83,7 +82,7 @@ local function wake_senders()
   redis.call('XADD', C .. ':bell', 'MAXLEN', '1', '*', 'd', '')
 end
 
--- For scripts that may be the first to write something here: from then on there is a key to call scripts with.
+-- For scripts that may be the first to write to a partition: from then on its first key exists.
 local function make_wake_stream()
   if redis.call('EXISTS', KEYS[1]) == 0 then wake_senders() end
 end
@@ -105,7 +104,7 @@ local function is_ringed(stream)
   return bulk_blast(stream) or stream == C .. ':jobs:due'
 end
 
--- A blast's own stream goes with its last entry; its consumers go with it.
+-- Delete a blast's own stream, with its consumers, when it has no entries left.
 local function drop_if_empty(stream)
   local blast = bulk_blast(stream)
   if not blast then return end
@@ -118,7 +117,7 @@ local function drop_if_empty(stream)
   end
 end
 
--- The place behind the last stream of the ring. Scores are turns, not times: a clock that is set back moves nothing.
+-- Return the place after the last stream of the ring. Scores are turns, not times: a clock that is set back changes nothing.
 local function last_place()
   local last = redis.call('ZRANGE', C .. ':ring', -1, -1, 'WITHSCORES')
   return (last[2] and tonumber(last[2]) or 0) + 1
@@ -129,21 +128,21 @@ local function is_held(stream)
   return blast and redis.call('HEXISTS', C .. ':blast:' .. blast, 'paused') == 1
 end
 
--- A stream of the ring with something to take gets its turns again, unless its blast is paused. What is in the ring
--- keeps its place, and what starts later its time.
+-- Give a stream turns in the ring, unless its blast is paused. A stream in the ring keeps its place, and one that starts
+-- later keeps its time.
 local function serve(stream)
   if not is_ringed(stream) or is_held(stream) or redis.call('ZSCORE', C .. ':starts', stream) then return end
   redis.call('ZADD', C .. ':ring', 'NX', int(last_place()), stream)
 end
 
--- A stream whose turns begin at a time to come. A time that is set already stays.
+-- Let a stream's turns begin at a later time. A time that is already set stays.
 local function serve_from(stream, at_us)
   if is_held(stream) then return end
   redis.call('ZREM', C .. ':ring', stream)
   redis.call('ZADD', C .. ':starts', 'NX', int(at_us), stream)
 end
 
--- Whether an entry's id stands before another's: by the time in ms, of 13 digits, then by the number behind it.
+-- Return whether an entry's id is less than another's: by the time in ms, of 13 digits, then by the number after it.
 local function id_before(a, b)
   local ms_a, ms_b = string.sub(a, 1, 13), string.sub(b, 1, 13)
   if ms_a ~= ms_b then return ms_a < ms_b end
@@ -151,9 +150,8 @@ local function id_before(a, b)
   return a < b
 end
 
--- The bulk streams at which a sender may hold something, besides the lanes that all share: found without a walk over
--- all streams. The key exists from the first heartbeat on; a sender of an earlier version has none, and is asked for
--- in every stream.
+-- The bulk streams in which a sender may hold something, besides the shared lanes, so that no call walks over all streams.
+-- The key exists from the first heartbeat on. A sender of an earlier version has none, so every stream is checked for it.
 local RELEASED, RELEASED_HIGH = C .. ':jobs:released', C .. ':jobs:high:released'
 local SHARED_STREAMS = { C .. ':jobs:high', C .. ':jobs:normal', C .. ':jobs:due', RELEASED_HIGH, RELEASED }
 
@@ -166,7 +164,7 @@ local function note_held(sender, stream)
   if blast then redis.call('SADD', held_key(sender), blast) end
 end
 
--- Up to `most` streams at which a sender may hold something, and the cursor of the next page ("0": no more).
+-- Return up to `most` streams in which a sender may hold something, and the cursor of the next page ("0": the last).
 local function held_streams(sender, cursor, most)
   local streams = {}
   if cursor == '0' then
@@ -185,7 +183,7 @@ local function first_pending(stream, consumer)
   return not rows.err and rows[1] or nil
 end
 
--- Forget a stream at which a sender holds nothing any more, with its consumers; returns false where it holds something.
+-- Forget a stream in which a sender holds nothing, with its consumers; return false if it holds something there.
 local function forget_held(sender, stream)
   for _, kind in ipairs({ ':buf', ':tx' }) do
     if first_pending(stream, sender .. kind) then return false end
@@ -196,8 +194,8 @@ local function forget_held(sender, stream)
   return true
 end
 
--- Which of these entries are pending at a consumer: id -> delivery count. They lie close together, so one look from
--- the least to the greatest finds them; what it misses is asked for one by one.
+-- Return which of these entries are pending for a consumer: id -> delivery count. They are close together, so one read from
+-- the least to the greatest finds most of them; the others are read one by one.
 local function owned(stream, consumer, ids)
   local found, n = {}, #ids
   local least, greatest = ids[1], ids[1]
@@ -221,20 +219,20 @@ local function owned(stream, consumer, ids)
   return found
 end
 
--- Who holds an entry: consumer, delivery count; nil where it is not pending.
+-- Return the consumer that holds an entry, and its delivery count; nil if it is not pending.
 local function holder(stream, id)
   local rows = redis.pcall('XPENDING', stream, GROUP, id, id, 1)
   if rows.err or #rows == 0 then return nil end
   return rows[1][2], rows[1][4]
 end
 
--- Entries given back lie at `~back`; `attempts` are those made of them so far.
+-- Give an entry back to `~back`; `attempts` are those made so far.
 local function give_back(stream, id, attempts)
   redis.call('XCLAIM', stream, GROUP, '~back', 0, id, 'RETRYCOUNT', attempts, 'JUSTID')
 end
 
--- Entries that wait for a further attempt lie at `~retry`, backdated so that they are idle for V when due, and
--- `parked` tells when that is, so that nobody need search the pending list.
+-- Park an entry at `~retry` until a further attempt, backdated so that it has been idle for V when it is due. `parked`
+-- has the time, so that no script needs to search the pending list.
 local function park(stream, id, delay_ms, attempts, park_ms, at_us)
   redis.call('XCLAIM', stream, GROUP, '~retry', 0, id, 'IDLE', int(math.max(park_ms - delay_ms, 0)), 'RETRYCOUNT', attempts, 'JUSTID')
   redis.call('ZADD', C .. ':parked', int(at_us + delay_ms * 1000), stream .. ' ' .. id)
@@ -244,7 +242,7 @@ local function unpark(stream, id)
   redis.call('ZREM', C .. ':parked', stream .. ' ' .. id)
 end
 
--- Changes to counts, gathered per blast and written once. What is on its way is gauged for the channel too.
+-- Changes to counts, collected per blast and written once. Statuses in `GAUGED` have a gauge of the channel as well.
 local deltas, channel_deltas, gauge_deltas = {}, {}, {}
 local GAUGED = { processing = true, retrying = true, scheduled = true }
 
@@ -266,8 +264,7 @@ local function gauge(name, by)
   gauge_deltas[name] = (gauge_deltas[name] or 0) + by
 end
 
--- Keep in `gauges` how many waiting jobs the pauses of blasts hold; to be called when a blast's counts or its pause
--- have changed.
+-- Update the gauge of waiting jobs that pauses of blasts hold; call it after a blast's counts or its pause have changed.
 local function gauge_paused(key)
   local v = redis.call('HMGET', key, 'paused', 'paused_jobs', 'enqueued', 'processing', 'scheduled', unpack(TERMINAL))
   local before, held = tonumber(v[2] or 0), 0
@@ -280,8 +277,8 @@ local function gauge_paused(key)
   if held == 0 then redis.call('HDEL', key, 'paused_jobs') else redis.call('HSET', key, 'paused_jobs', held) end
 end
 
--- Emit the end of a blast on this channel, once, when its last job has reached a terminal status. What has ended is
--- paused no more: of what is sent again from it nobody would know that it waits for a resume.
+-- Emit the end of a blast on this channel, once, when its last job has reached a terminal status. This also ends its pause:
+-- otherwise jobs that are sent again would wait for a resume that no operator expects.
 local function end_if_complete(blast, now_ms, keep_ms, events)
   local key = C .. ':blast:' .. blast
   local v = redis.call('HMGET', key, 'total', 'enqueued', 'ended_at', 'sent', 'failed', 'cancelled', 'expired', 'suppressed')
@@ -308,7 +305,7 @@ local function add_to(key, changes)
   end
 end
 
--- Whether any of these changes is more than a job's going to wait for its limit, or no longer doing so.
+-- Return whether these changes include more than jobs that begin or cease to wait for a limit.
 local function has_moved(changes)
   for name in pairs(changes) do
     if name ~= 'limited' then return true end
@@ -316,8 +313,8 @@ local function has_moved(changes)
   return false
 end
 
--- Without `keep_ms` no blast is ended: for scripts whose moves cannot end a job. A blast that is not known any more
--- gets no hash anew, which would stay for ever.
+-- Without `keep_ms` no blast is ended: for scripts whose moves cannot end a job. The hash of a blast that has expired is not
+-- created again, because it would never be deleted.
 local function write_counts(now_ms, keep_ms, events)
   add_to(C .. ':counters', channel_deltas)
   add_to(C .. ':gauges', gauge_deltas)
@@ -333,7 +330,7 @@ local function write_counts(now_ms, keep_ms, events)
   end
 end
 
--- What is known of a job that was once found abandoned in mid-send, or whose answer was once lost:
+-- Return the record of a job that was abandoned in flight, or whose answer was lost:
 -- "<times abandoned> <times uncertain> <run> <outcome, - while open> <seconds of the last change>".
 local function stall_of(job_id)
   local kept = redis.call('HGET', C .. ':stalls', job_id)
@@ -347,12 +344,12 @@ local function keep_stall(job_id, s, now_ms)
   redis.call('HSET', C .. ':stalls', job_id, kept)
 end
 
--- Where a job that was once abandoned stands now, if it was moved to another entry: a late answer must find it.
+-- Record the new entry of a job that has a stall on record: a late answer must find it.
 local function note_place(job_id, stream, id)
   if redis.call('HEXISTS', C .. ':stalls', job_id) == 1 then redis.call('HSET', C .. ':places', job_id, stream .. ' ' .. id) end
 end
 
--- A job that is swept ends for its stall too: else a late answer would count it from where it waits no more.
+-- End the stall of a job that is swept: otherwise a late answer would count it as if it still waited.
 local function end_stall(job_id, status, now_ms)
   local stall = stall_of(job_id)
   if not stall then return end

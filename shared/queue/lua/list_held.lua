@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- List what a sender holds, for one that lost a reply or finds entries without a task.
+-- List the entries that a sender holds, for a sender that lost a reply or has entries without a task.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
--- ARGV  1 sender · 2 "buf" or "tx" · 3 most entries a stream · 4 cursor ("0" at first) · 5 streams a page
--- Result  {cursor of the next page ("0": no more), stream, id, delivery count, …}: names alone, however large the jobs
--- A stream at which it holds nothing any more is forgotten.
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
+-- ARGV  1 sender · 2 "buf" or "tx" · 3 most entries per stream · 4 cursor ("0" at first) · 5 streams per page
+-- Result  {cursor of the next page ("0": the last), stream, id, delivery count, …}, without the jobs, which may be large
+-- Streams in which the sender no longer holds anything are forgotten.
 
 local streams, following = held_streams(ARGV[1], ARGV[4], ARGV[5])
 local out = { following }

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Pause a blast on this channel: its own stream leaves the ring; `begin` refuses its jobs elsewhere.
+-- Pause a blast on this channel: its own stream leaves the ring, and `begin` refuses its jobs in other streams.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- ARGV  1 blast id · 2 reason · 3 head of the event batch
--- Result  1 paused, 0 where the blast is unknown here, ended or cancelled
--- Safe to repeat; the last reason stays. The pause and the event that tells of it come about together: a crash before
--- leaves neither, one after, or a repeat for the same reason, tells nothing new.
+-- Result  1 paused, 0 if the blast is unknown here, ended or cancelled
+-- Safe to repeat; the last reason stays. The pause and its event are written together: a crash before leaves neither; a
+-- repeated call with the same reason adds no second event.
 
 make_wake_stream()
 local key = C .. ':blast:' .. ARGV[1]

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Pause the channel: no sender begins anything more. A full Redis must not keep a sender from saying so.
+-- Pause the channel: senders begin no more jobs. It also runs when Redis is full, because senders call it.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- ARGV  1 reason
 -- Result  1
 -- Safe to repeat; the last reason stays.

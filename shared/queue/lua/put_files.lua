@@ -1,13 +1,13 @@
 #!lua
--- Keep files for the jobs of a chunk that is to be enqueued next.
+-- Store files for the jobs of the next chunk.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files
--- ARGV  1 blast id · 2 ms that a file is kept for its chunk to come · 3 … pairs: digest, content
--- Result  how many were not there yet; -1, and nothing is kept, while a sender of an earlier version has a heartbeat: it
---         would find no job in one whose files lie apart
--- Without allow-oom, as `enqueue`: a full Redis takes no new work.
--- Safe to repeat. A crash after: what no job needs expires.
+-- ARGV  1 blast id · 2 ms to keep a file until its chunk is enqueued · 3 … pairs: digest, content
+-- Result  how many files are new; -1, and nothing is stored, while a sender of an earlier version has a heartbeat: it
+--         cannot read jobs whose files are stored separately
+-- Without allow-oom, like `enqueue`: a full Redis accepts no new work.
+-- Safe to repeat. A crash after: files that no job needs expire.
 
 local senders = redis.call('HGETALL', C .. ':senders')
 for i = 1, #senders, 2 do

@@ -1,18 +1,19 @@
 #!lua flags=allow-oom
--- Take over from a sender that is dead, or from one whose entries outlived its tasks.
+-- Take over the entries of a dead sender, or entries that a live sender's tasks have lost.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
--- ARGV  1 dead sender · 2 head of the event batch · 3 most entries a call · 4 the reason in words ·
---       5 "all", or entries to take alone ("<stream> <id>"), joined by commas · 6 cursor ("0" at first) · 7 streams a page ·
---       8 … three a job that an earlier call could not read: "<stream> <id>", job id ("" where the caller cannot either),
---       "<run> <attempts>"
--- Result  {taken from :buf, taken from :tx, 1 if nothing is left, cursor of the next page, the same where this one has
---         more, stream, id, … of jobs that this server cannot read and that were left}
--- Who has a heartbeat is not dead, whatever a reaper saw earlier: this call may come long after its look. Nothing is
--- taken then but entries named alone, which a sender gives up itself.
--- It ends early once about two megabytes were read, since Redis waits meanwhile.
--- Its :buf go to `~back` at no cost; its :tx are uncertain: noted in `stalls`, and at `~back` for a further attempt.
--- A crash before or after: the next look of any reaper finds what is left.
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
+-- ARGV  1 dead sender · 2 head of the event batch · 3 most entries per call · 4 the reason in words ·
+--       5 "all", or the only entries to take ("<stream> <id>"), joined by commas · 6 cursor ("0" at first) · 7 streams per
+--       page · 8 … three per job that an earlier call could not read: "<stream> <id>", job id ("" if the caller cannot read
+--       it either), "<run> <attempts>"
+-- Result  {taken from :buf, taken from :tx, 1 if nothing is left, cursor of the next page (unchanged if this page has
+--         more), stream, id, … of jobs that this server cannot read and that were left}
+-- A sender with a heartbeat is not dead, whatever a reaper saw earlier: this call may come long after the check. Then only
+-- entries that are named are taken, because their sender gives them up itself.
+-- It ends early after about two megabytes, because Redis is blocked meanwhile.
+-- Entries of :buf go to `~back` at no cost. Those of :tx are uncertain: recorded in `stalls`, and put at `~back` for a
+-- further attempt.
+-- A crash before or after: the next check of any reaper finds what is left.
 
 local dead, now_ms = ARGV[1], math.floor(now_us() / 1000)
 local most = tonumber(ARGV[3])
@@ -39,7 +40,7 @@ for i = 8, #ARGV, 3 do
   read[ARGV[i]] = { ARGV[i + 1], tonumber(run), tonumber(attempts) }
 end
 
--- Job id, run and attempts of an entry: read here, or by who called.
+-- Return job id, run and attempts of an entry, read here or by the caller.
 local function parts_of(stream, id, raw)
   bytes = bytes + #raw
   local job = read_job(raw)
@@ -60,7 +61,7 @@ local function take_buf(stream)
   if #rows == most then left = true end
 end
 
--- Note a job as abandoned in mid-send, and have it wait for a further attempt.
+-- Record that a job was abandoned in flight, and let it wait for a further attempt.
 local function take_uncertain(stream, id, deliveries, job_id, run, attempts)
   give_back(stream, id, deliveries)
   from_tx = from_tx + 1
@@ -75,7 +76,7 @@ local function take_uncertain(stream, id, deliveries, job_id, run, attempts)
   events[#events + 1] = cmsgpack.pack({ 'retrying', now_ms, job_id, run, attempts + deliveries, 'uncertain', 'abandoned', ARGV[4], 0, now_ms, '' })
 end
 
--- Whether an entry is to be taken, and can be read at all.
+-- Return whether to take an entry; one that the caller cannot read either stays.
 local function is_wanted(place)
   return (not only or only[place]) and not (read[place] and read[place][1] == '')
 end

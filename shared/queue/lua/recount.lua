@@ -1,16 +1,15 @@
 #!lua flags=allow-oom
 -- Count what is in Redis and compare it with the counters, the gauges and the counts of the blasts; correct them.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS limits
--- ARGV  1 "1" to correct, "0" to look only · 2 head of the event batch · 3 ms that an ended blast is kept ·
---       4 most jobs to look into · 5 … ids of blasts that have not ended
--- Result  JSON: jobs in Redis, whether they were looked into, blasts whose counts were wrong ([id, jobs missing,
+-- ARGV  1 "1" to correct, "0" to check only · 2 head of the event batch · 3 ms to keep an ended blast ·
+--       4 most jobs to read · 5 … ids of blasts that have not ended
+-- Result  JSON: jobs in Redis, whether they were counted by blast, blasts whose counts were wrong ([id, jobs missing,
 --         jobs too many]), jobs by which the channel's counters were off, gauges that were wrong
--- Jobs that a blast counts and that are nowhere are lost: they count as failed from then on. With more jobs than it may
--- look into, or more than 4 MB in large ones, only the channel's counters are compared, since the script blocks the server
--- meanwhile.
--- What this server cannot read is no reason to correct anything.
+-- Jobs that a blast counts and that do not exist are lost: from then on they count as failed. With more jobs than ARGV 4, or
+-- more than 4 MB in large ones, only the channel's counters are compared, because the script blocks the server meanwhile.
+-- Jobs that this server cannot read cause no correction.
 -- Safe to repeat.
 
 local mend, keep_ms, most = ARGV[1] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -32,7 +31,7 @@ for _, stream in ipairs(streams) do
   end
 end
 
--- Blasts with jobs that this server cannot read are left as they are, and then all gauges too.
+-- Blasts with jobs that this server cannot read are left unchanged, and then so are all gauges.
 local unread, any_unread = {}, false
 local function note_unread(raw)
   local _, blast = read_id(raw)
@@ -170,7 +169,7 @@ if out.by_blast then
   end
 end
 
--- What pauses hold, by the counts of the blasts, which are right by now.
+-- The jobs that pauses hold, by the counts of the blasts, which are correct by now.
 sums.paused = 0
 for i = 5, #ARGV do
   local key = C .. ':blast:' .. ARGV[i]

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Store suppressions under the identity of their address: earlier versions stored them as the address was spelled.
+-- Move suppressions to the identity of their address: earlier versions stored them under the spelling.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS suppressions
 -- ARGV  pairs: stored spelling · identity
 -- Result  none
--- Safe to repeat. Where the identity is suppressed as well, each scope keeps the suppression that lasts longer.
+-- Safe to repeat. If the identity is suppressed as well, each scope keeps the longer suppression.
 
 make_wake_stream()
 local now_ms = math.floor(now_us() / 1000)

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- Resume a paused blast on this channel.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- ARGV  1 blast id · 2 head of the event batch
--- Result  1 running, 0 where the blast is unknown here, ended or cancelled
--- Safe to repeat. The resume and the event that tells of it come about together: a crash before leaves neither, one
--- after, or a repeat, tells nothing new.
+-- Result  1 running, 0 if the blast is unknown here, ended or cancelled
+-- Safe to repeat. The resume and its event are written together: a crash before leaves neither; a repeated call adds no
+-- second event.
 
 local key = C .. ':blast:' .. ARGV[1]
 local v = redis.call('HMGET', key, 'total', 'ended_at', 'cancelled_at', 'scheduled_at', 'scheduled_whole')

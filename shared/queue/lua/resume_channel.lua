@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Resume the channel.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- ARGV  none
 -- Result  1 if it was paused, else 0
 -- Safe to repeat.

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Change the channel's rate for all its senders, from the next start on, or let their own setting hold again.
+-- Change the channel's rate for all its senders, from the next start on, or restore their own setting.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
--- ARGV  1 µs between two starts, 0 for no limit · 2 the rate as it was asked for, "10/1s" or "off"; "" for the
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
+-- ARGV  1 µs between two starts, 0 for no limit · 2 the rate as requested, "10/1s" or "off"; "" for the
 --       senders' own setting
 -- Result  1
--- Safe to repeat. A crash before: the old rate holds, and is shown. After: the new one.
+-- Safe to repeat. A crash before: the old rate holds, and the API shows it. After: the new one.
 
 make_wake_stream()
 if ARGV[2] == '' then

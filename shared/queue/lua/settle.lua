@@ -1,26 +1,26 @@
 #!lua flags=allow-oom
--- Carry out what became of jobs that this sender holds.
+-- Apply the outcomes of jobs that this sender holds.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files, limits
--- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 V in ms · 5 ms that an ended blast is kept ·
---       6 … nine a job: kind, stream, id, job id, run, the packed event or "", value, packed job or "", the delivery
+-- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 V in ms · 5 ms to keep an ended blast ·
+--       6 … nine per job: kind, stream, id, job id, run, the packed event or "", value, packed job or "", the delivery
 --       count that the sender knows
 -- Kinds and their value:
---   sent       the provider accepted it; from :buf where a failover forgot the begin ·
---              "<q|r how the job waited when this entry was written>"
---   ended      from :tx or :buf · "<status> <q|r how it waited> <1 if to be counted as uncertain>"
---   drop       from :buf, counted as sent before · —
+--   sent       the provider accepted it; from :buf if a failover lost the begin ·
+--              "<q|r as the job waited when this entry was written>"
+--   ended      from :tx or :buf · "<status> <q|r as it waited> <1 to count it as uncertain>"
+--   drop       from :buf, already counted as sent · —
 --   park       from :tx, a further attempt · "<delay in ms> <attempts counted by the entry>"
 --   later      from :tx, deferred · "<delay in ms> <lane> <deferred|retried>"
---   uncertain  from :tx, as park, and noted as an answer lost · as park
---   await      from :buf, beyond its limit: to the limit's list · the limit as `begin` got it
---   back       from :tx or :buf, given back untried · "<attempts counted by the entry> <q|r how it will wait>"
+--   uncertain  from :tx, like park, and recorded as a lost answer · like park
+--   await      from :buf, beyond its limit: to the limit's list · the limit as `begin` received it
+--   back       from :tx or :buf, given back untried · "<attempts counted by the entry> <q|r as it will wait>"
 --   shelve     from :buf, its blast is paused: to the blast's own stream, outside the ring · —
--- Result  one character a job: "1" done, "0" not held by this sender (the lease was lost)
--- An entry that went to another and came again, as its delivery count tells, is not what an older lease of it speaks
--- of: from such a lease nothing is moved, but what was accepted is `sent` from :tx, and `back` from :buf gives it back.
--- A crash before: the jobs are in :tx or :buf as they were. After a lost reply: the same answer again.
+-- Result  one character per job: "1" done, "0" not held by this sender (the lease was lost)
+-- An entry with another delivery count went to another sender and came back, so the lease is of an earlier delivery. With
+-- such a lease only `sent` from :tx and `back` from :buf are applied.
+-- A crash before: the jobs stay in :tx or :buf. After a lost reply: the same answer again.
 
 local sender, sequence = ARGV[1], ARGV[2]
 local kept = replayed(sender, 'settle', sequence)
@@ -77,7 +77,7 @@ end
 
 local moves = {}
 
--- A late answer counted this run as sent, while a copy of the job waits or is in flight under another entry.
+-- Return whether a late answer counted this run as sent, while a copy of the job waits or is in flight in another entry.
 local function counted_as_sent(job)
   if not any_stall then return false end
   local stall = stall_of(job.job_id)
@@ -91,7 +91,7 @@ function moves.sent(job)
       free_files(job.job_id, job.run)
       return true
     end
-    -- attempts of this entry make it a retry, whatever it was when it was written
+    -- an attempt of this entry makes it a retry, however it waited when it was written
     if in_buf[job.stream][job.id] > 1 then job.value = 'r' end
   end
   leave_waiting_or_flight(job.blast, job.from, job.value)
@@ -161,7 +161,7 @@ function moves.later(job)
   return true
 end
 
--- What was released from its limit's list and could not start goes back to the place that it had.
+-- A job that its limit's list released and that could not start returns to its old place.
 function moves.await(job)
   if job.from ~= 'buf' then return false end
   local name, gap, burst, lane = string.match(job.value, '^(%S+) (%d+) (%d+) %d+ %d+ (%a)$')
@@ -177,7 +177,7 @@ end
 
 function moves.back(job)
   local attempts, waits = string.match(job.value, '^(%d+) (%S)$')
-  -- an entry that went and came again since it was fetched has had more attempts than this sender knows
+  -- an entry that went to another sender and came back has had more attempts than this sender knows
   if job.from == 'buf' then attempts = math.max(in_buf[job.stream][job.id] - 1, 0) end
   give_back(job.stream, job.id, attempts)
   serve(job.stream)

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom,no-writes
--- Count what is where on this channel, now, at a cost that does not grow with the backlog or the bulk blasts.
+-- Count the jobs of this channel by place and status, at a cost that does not grow with the backlog or the bulk blasts.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
--- ARGV  1 most bulk streams to ask for their oldest job
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
+-- ARGV  1 most bulk streams to read the oldest job from
 -- Result  JSON: waiting by lane, active, delayed, scheduled, jobs that a pause holds, oldest waiting entry in ms by
---         lane, counters, pause reason, events lag, rate set at run time, senders (id -> what it said), server's time
--- Reads only. Active and scheduled are gauged by the scripts that move jobs; what is waiting is the rest of
--- what was enqueued and has not ended. XINFO's lag is not used, it goes null after an XDEL.
+--         lane, counters, pause reason, events lag, rate set at run time, senders (id -> its state), server's time
+-- Only reads. The scripts that move jobs keep gauges of active and scheduled jobs; waiting jobs are the rest of those that
+-- were enqueued and have not ended. XINFO's lag is not used, because it becomes null after an XDEL.
 
 local out = { waiting = {}, oldest = {} }
 local function numbers(key)

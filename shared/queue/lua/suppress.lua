@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Suppress addresses. A full Redis must not keep a sender from noting a hard bounce.
+-- Suppress addresses, also when Redis is full: senders record hard bounces.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS suppressions
 -- ARGV  pairs: identity of the address · packed suppression
--- Result  one word a pair, joined by commas: "new", "changed" (suppressed otherwise before) or "kept" (as it was)
--- Safe to repeat: of two suppressions of one scope the one that lasts longer stays, of equals the first.
+-- Result  one word per pair, joined by commas: "new", "changed" (suppressed differently before) or "kept" (unchanged)
+-- Safe to repeat: of two suppressions of one scope the longer one stays, of equals the first.
 
 make_wake_stream()
 local now_ms, words = math.floor(now_us() / 1000), {}

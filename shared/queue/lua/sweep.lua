@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- End waiting jobs wherever they wait: cancelled ones, and what is no job.
+-- End waiting jobs in any place: cancelled ones, and entries that are not jobs.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files, limits
--- ARGV  1 head of the event batch · 2 ms that an ended blast is kept · 3 status ·
---       4 … five a job: stream ("" where it is due later), id, job id ("" where it is not known),
---       "r" if it waits for a further attempt by its own numbers else "q", the packed event ("" for none)
--- Result  one character a job: "1" ended, "t" in mid-send and left alone, "0" not there any more
--- Safe to repeat: what is gone is skipped.
+-- ARGV  1 head of the event batch · 2 ms to keep an ended blast · 3 status ·
+--       4 … five per job: stream ("" if it is due later), id, job id ("" if unknown),
+--       "r" if it waits for a further attempt by its own numbers, else "q", the packed event ("" for none)
+-- Result  one character per job: "1" ended, "t" in flight and not touched, "0" gone
+-- Safe to repeat: jobs that are gone are skipped.
 
 local FROM, FIELDS = 4, 5
 local now_ms, status = math.floor(now_us() / 1000), ARGV[3]
@@ -40,7 +40,7 @@ local function sweep_later(job_id, waited, event)
   return end_job(job_id, waited, event)
 end
 
--- A scheduled blast with a stream of its own is scheduled as a whole until its first turn.
+-- A scheduled blast with its own stream is scheduled as a whole until its first turn.
 local scheduled = {}
 local function leave_scheduled(blast)
   if not scheduled[blast] then
@@ -51,7 +51,7 @@ local function leave_scheduled(blast)
   return scheduled[blast] >= 0
 end
 
--- The holders of a chunk's entries: chunks come in the order of their streams, so one read serves for all.
+-- The holders of a chunk's entries: chunks are in stream order, so one read per stream is enough.
 local read = {}
 local function read_holders(stream, i)
   local last = i

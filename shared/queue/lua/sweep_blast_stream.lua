@@ -1,22 +1,22 @@
 #!lua flags=allow-oom
--- End the waiting jobs of a blast's own stream, one page of them: a million must be gone in seconds.
+-- End one page of the waiting jobs of a blast's own stream: a million must end within seconds.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files
--- ARGV  1 head of the event batch · 2 ms that an ended blast is kept · 3 status · 4 blast id · 5 id from which the
---       page begins · 6 most entries a page · 7 what stands in an `Ended` from its status to its job, packed ·
---       8 what stands in a `Swept` from its status to its message, packed
--- Result  {id from which the next page begins or "", jobs ended, jobs in mid-send and left alone}
--- A page ends early once about a megabyte was read for it, since Redis waits meanwhile. What this server cannot read is left
--- to the senders, which end it as they reach it. Jobs with files are taken in smaller pages, since each is read.
--- Safe to repeat: what is gone is skipped.
+-- ARGV  1 head of the event batch · 2 ms to keep an ended blast · 3 status · 4 blast id · 5 id from which the
+--       page begins · 6 most entries per page · 7 the packed fields of an `Ended` from its status to its job ·
+--       8 the packed fields of a `Swept` from its status to its message
+-- Result  {id from which the next page begins or "", jobs ended, jobs in flight and not touched}
+-- A page ends early after about a megabyte, because Redis is blocked meanwhile. Jobs that this server cannot read are left
+-- to the senders, which end them when they reach them. Blasts with files have smaller pages, because each job is read.
+-- Safe to repeat: jobs that are gone are skipped.
 
 local now_ms, status, blast = math.floor(now_us() / 1000), ARGV[3], ARGV[4]
 local stream, most, ending = C .. ':jobs:bulk:' .. blast, tonumber(ARGV[6]), ARGV[7]
 if has_files(blast) then most = math.min(most, 25) end
 local LARGE, PAGE_BYTES, STEP = 1024, 1048576, 20
 
--- XRANGE knows no bound but a number, so a page is read in steps, small ones where the entries are large.
+-- XRANGE can only be bounded by a number, so a page is read in steps, small ones if the entries are large.
 local entries, last_id, following = {}, nil, ARGV[5]
 local function read_page()
   local bytes, step = 0, 1
@@ -44,14 +44,14 @@ end
 local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
 local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
 local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'scheduled_whole')
-local scheduled = v[2] and math.max(tonumber(v[1] or 0), 0) or 0 -- how many are left of these
+local scheduled = v[2] and math.max(tonumber(v[1] or 0), 0) or 0 -- how many of these are left
 local events, acks, dels, flying = {}, {}, {}, 0
 
--- Nearly all jobs of a page wait as they were enqueued; these go into one `Swept`, their bytes as they are, unless they
--- are large: the events would then hold for the logger what a cancellation is to free. Reading a job takes longer than
--- all else that is done for it, so one is known by its ends: an array of 13 that begins with the blast's id, and no
--- attempts, no deferrals, no time of a first deferral, marketing or not, nothing in the last. Where a time of a first
--- deferral ends in three zero bytes, the byte 0xcf stands before its eight.
+-- Nearly all jobs of a page wait as they were enqueued. These go into one `Swept`, with their bytes unchanged, unless they
+-- are large: the events would then hold the memory that a cancellation is to free. Reading a job takes longer than the rest
+-- of its sweep, so such a job is recognised by its first and last bytes: an array of 13 that begins with the blast's id, and
+-- ends with no attempts, no deferrals, no time of a first deferral, marketing or not, and an empty last field. If a time of
+-- a first deferral ends in three zero bytes, the byte 0xcf precedes its eight.
 local START = '\157' .. cmsgpack.pack(blast)
 local UNTRIED = { ['\0\0\0\194\0'] = true, ['\0\0\0\195\0'] = true }
 local untried, by_ends = {}, not any_cancel and not any_stall and not has_files(blast)

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Lift suppressions.
 --
--- KEYS  1 the partition's bell · 2 a key that never exists
+-- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS suppressions
--- ARGV  pairs: address as it is stored · scope, "" for every scope
--- Result  how many were lifted; expired ones go too and do not count
+-- ARGV  pairs: address as stored · scope, "" for every scope
+-- Result  how many were lifted; expired ones are deleted too and do not count
 -- Safe to repeat.
 
 make_wake_stream()

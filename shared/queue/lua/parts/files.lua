@@ -1,7 +1,7 @@
--- Files of jobs lie apart, `C:file:<blast>:<digest>` each, so that no script reads them. `C:files:<blast>` tells who
--- needs them: "<index>" -> "<run> <digest> …" of a job that has not ended, "!<run>:<index>" -> the same of a dead letter
--- that the log has not taken over, "#<digest>" and "+<digest>" how many of either need a file. A file goes with the
--- last that needs it. It has an expiry only while no job waits for it. `C:filed` lists the blasts that have such an account.
+-- Files of jobs have their own keys, `C:file:<blast>:<digest>`, so that no script reads them. `C:files:<blast>` records who
+-- needs them: "<index>" -> "<run> <digest> …" for a job that has not ended, "!<run>:<index>" -> the same for a dead letter
+-- that the log has not stored, "#<digest>" and "+<digest>" how many jobs and dead letters need a file. A file is freed with
+-- the last of them. It has an expiry only while no job waits for it. `C:filed` lists the blasts that have such a hash.
 local FILES_KEPT_MS = 30 * 86400 * 1000
 local filed = {}
 
@@ -13,8 +13,8 @@ local function file_key(blast, digest)
   return C .. ':file:' .. blast .. ':' .. digest
 end
 
--- Freeing hundreds of files takes tens of milliseconds, so the server does it by and by, as of what has expired. It frees
--- at once all that it finds expired, hence a moment of its own for each, within two seconds.
+-- Freeing hundreds of files takes tens of milliseconds, so they expire, and the server frees them. It frees all expired keys
+-- that it finds in one go, so each file gets its own moment within two seconds.
 local function drop_file(blast, digest)
   redis.call('PEXPIRE', file_key(blast, digest), 1 + (tonumber(string.sub(digest, 1, 4), 16) or 0) % 2000)
 end
@@ -30,7 +30,7 @@ local function need_less(key, mark, digest)
   return redis.call('HEXISTS', key, (mark == '#' and '+' or '#') .. digest) == 1
 end
 
--- Let go of files that something needed, jobs ("#") or dead letters ("+"); an account with nothing in it is listed no more.
+-- Release files that jobs ("#") or dead letters ("+") needed; an empty hash is removed from `C:filed`.
 local function release(blast, mark, digests)
   local key = files_key(blast)
   for digest in string.gmatch(digests, '%S+') do
@@ -42,7 +42,7 @@ local function release(blast, mark, digests)
   end
 end
 
--- The note of an earlier run, left by a sender of an earlier version, makes room for this one's.
+-- Record the files that a job needs, in place of a record of an earlier run that a sender of an earlier version left.
 local function need_files(blast, index, needs)
   local key = files_key(blast)
   local before = redis.call('HGET', key, index)
@@ -60,7 +60,7 @@ local function need_files(blast, index, needs)
   end
 end
 
--- The digests of a field that goes with this; nil where it is not there, or of another run.
+-- Remove a record and return its digests and run; nil if it does not exist, or is of another run.
 local function take_needs(key, field, run)
   local kept = redis.call('HGET', key, field)
   local of_run, digests = string.match(kept or '', '^(%d+) (.*)$')
@@ -69,7 +69,7 @@ local function take_needs(key, field, run)
   return digests, of_run
 end
 
--- A job has ended for good (`run` nil: whatever its run is). Returns whether anything was noted of it.
+-- Free the files of a job that has ended (`run` nil: of any run). Return whether it had a record.
 local function free_files(job_id, run)
   local blast, index = string.match(job_id, '^([^:]+):(%d+):')
   if not blast or not has_files(blast) then return false end
@@ -78,7 +78,7 @@ local function free_files(job_id, run)
   return digests ~= nil
 end
 
--- A job has failed: its files stay until the log has them (`forget_files`), which keeps dead letters.
+-- Keep the files of a failed job until the log, which keeps dead letters, has stored them (`forget_files`).
 local function bury_files(job_id, run)
   local blast, index = string.match(job_id, '^([^:]+):(%d+):')
   if not blast or not has_files(blast) then return end
@@ -93,14 +93,14 @@ local function bury_files(job_id, run)
   end
 end
 
--- Whether all jobs of a blast ended long ago, by its counts: what jobs of it are still noted to need was lost with them.
+-- Return whether all jobs of a blast ended long ago, by its counts: jobs that still have a record were lost.
 local function ended_long_ago(blast, now_ms)
   local ended_at = redis.call('HGET', C .. ':blast:' .. blast, 'ended_at')
   return ended_at and now_ms - tonumber(ended_at) > 3600000
 end
 
--- Free what jobs of such a blast are noted to need, a page of the account from a cursor on. Returns the cursor of the next
--- page, and how many jobs these were. With the last page what dead letters need is left, and gets an expiry.
+-- Free the files of lost jobs of such a blast, one page of its hash from a cursor on. Return the cursor of the next page,
+-- and the number of these jobs. After the last page only the records of dead letters are left, and get an expiry.
 local function free_lost(blast, cursor, most, mend)
   local key, lost = files_key(blast), 0
   local page = redis.call('HSCAN', key, cursor, 'COUNT', most)

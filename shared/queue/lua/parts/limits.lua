@@ -1,8 +1,8 @@
 -- Limits of domains and recipients. A job beyond its limit waits in the limit's list, `limits:jobs:<name>`, a zset of job
--- ids by place: lane first, then the order in which they came. The job lies in `later:jobs`. `limits` holds "<µs between
--- two starts> <burst>" of each limit that has a list; `limits:high` and `limits:due` hold their names by when the next
--- start is free, the first of those whose list begins with `high`, the other of the rest. Nothing is charged to a limit
--- (`limit:<name>`, a GCRA) but what is begun.
+-- ids by place: by lane, then by arrival. The job itself is in `later:jobs`. `limits` holds "<µs between two starts>
+-- <burst>" of each limit that has a list. `limits:high` and `limits:due` hold the names of these limits by the time of
+-- their next free start: the first those whose list begins with `high`, the second the others. Only jobs that are begun
+-- are charged to a limit (`limit:<name>`, a GCRA).
 local LANE_SPAN, RANKS = 1e15, { h = 0, n = 1, b = 2 }
 local FARTHEST_START = 12000000
 
@@ -14,8 +14,8 @@ local function is_released(stream)
   return stream == RELEASED or stream == RELEASED_HIGH
 end
 
--- When all of the limit's burst is free again, in µs. What lies farther ahead than starts are granted was written before
--- the clock went back, or the limit changed, or by a version that booked starts: then the burst counts as used by now.
+-- Return when all of the limit's burst is free again, in µs. A time farther ahead than any start that is granted was written
+-- before the clock was set back or the limit changed, or by a version that booked starts. Then the burst counts as used now.
 local function limit_charged(name, gap, burst, now)
   local key = C .. ':limit:' .. name
   local charged = tonumber(redis.call('GET', key) or 0)
@@ -24,7 +24,7 @@ local function limit_charged(name, gap, burst, now)
   return now + burst * gap
 end
 
--- By how much starts of one limit may come late, and until when each such lateness is to be reckoned with.
+-- Return by how much starts of a limit may be late, by the recorded latenesses that still matter.
 local function latest_start(name, late, now)
   for _, known in ipairs(redis.call('ZRANGEBYSCORE', C .. ':limits:late:' .. name, '(' .. int(now), '+inf')) do
     late = math.max(late, tonumber(known))
@@ -43,7 +43,7 @@ local function limit_pace(name)
   return tonumber(gap), tonumber(burst)
 end
 
--- Keep the indexes of a limit after its list has changed; `fresh` to compute its next start again.
+-- Update the indexes of a limit after its list has changed; `fresh` computes its next start again.
 local function index_limit(name, now, fresh)
   local first = redis.call('ZRANGE', limit_list(name), 0, 0, 'WITHSCORES')
   local mine, other = C .. ':limits:due', C .. ':limits:high'
@@ -67,19 +67,19 @@ local function set_limit_pace(name, pace, now)
   index_limit(name, now, true)
 end
 
--- How many of a blast's jobs wait for limits; they count as queued or retrying all the same.
+-- Count a blast's jobs that wait for limits; they still count as queued or retrying.
 local function count_limited(job_id, by)
   count(string.match(job_id, '^[^:]+'), 'limited', by)
 end
 
--- Put a job into its limit's list: at the place that it had, or behind all of its lane.
+-- Put a job into its limit's list: at its old place, or after all jobs of its lane.
 local function wait_for_limit(name, lane, job_id, raw, place)
   place = place or RANKS[lane] * LANE_SPAN + redis.call('INCR', C .. ':limits:order')
   redis.call('ZADD', limit_list(name), int(place), job_id)
   redis.call('HSET', C .. ':later:jobs', job_id, 'w' .. lane .. name .. ' ' .. raw)
 end
 
--- What `later:jobs` keeps: how the job waits ("s" scheduled, "d" deferred, "w" for its limit; "b" is of a version that
+-- Read a value of `later:jobs`: how the job waits ("s" scheduled, "d" deferred, "w" for its limit; "b" is of a version that
 -- booked starts), its lane's first letter, the packed job, and the name of the limit that it waits for.
 local function read_later(kept)
   local kind, lane = string.sub(kept, 1, 1), string.sub(kept, 2, 2)
@@ -88,7 +88,7 @@ local function read_later(kept)
   return kind, lane, string.sub(kept, blank + 1), string.sub(kept, 3, blank - 1)
 end
 
--- Take a job from where it waits for its time or its limit: how it waited, its lane, its bytes; nil where it does not.
+-- Take a job that waits for its time or its limit; return how it waited, its lane and its bytes, nil if it does not wait.
 local function take_later(job_id, now)
   local kept = redis.call('HGET', C .. ':later:jobs', job_id)
   redis.call('ZREM', C .. ':later', job_id)

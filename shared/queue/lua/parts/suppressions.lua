@@ -1,5 +1,5 @@
--- The suppressions of an address: [scope, source, reason, created in ms, expires in ms (0: never), …], one of each
--- scope at most. A text is the reason that an earlier version stored alone.
+-- The suppressions of an address: [scope, source, reason, created in ms, expires in ms (0: never), …], at most one of each
+-- scope. An earlier version stored only the reason, as a text.
 local REASONS = { { 'hard_bounce', 'bounce', 'all' }, { 'opted_out', 'opt_out', 'marketing' }, { 'unsubscribed', 'unsubscribe', 'marketing' } }
 
 local function suppressions_of(value)
@@ -15,7 +15,7 @@ local function holds(suppression, now_ms)
   return suppression[5] == 0 or suppression[5] > now_ms
 end
 
--- Lift those of an address's suppressions that `wanted` picks; expired ones go too. Returns how many were lifted.
+-- Lift the suppressions of an address for which `wanted` is true; delete expired ones. Return how many were lifted.
 local function lift_suppressions(address, now_ms, wanted)
   local stored = redis.call('HGET', C .. ':suppressed', address)
   local kept, lifted = {}, 0
@@ -32,8 +32,8 @@ local function lift_suppressions(address, now_ms, wanted)
   return lifted
 end
 
--- Store a suppression. Of two of one scope the one that lasts longer stays, of equals the first. Returns "new" where
--- the address had none, "changed" where it had another, "kept" where nothing changed.
+-- Store a suppression. Of two of one scope the longer one stays, of equals the first. Return "new" if the address had
+-- none, "changed" if it had another, "kept" if nothing changed.
 local function store_suppression(address, suppression, now_ms)
   local stored = redis.call('HGET', C .. ':suppressed', address)
   local kept, known, longer = {}, false, true
