@@ -198,7 +198,7 @@ class Control:
         return [one for channel in blast.totals for one in partitions(self._redis, channel)]
 
     async def cancel_job(self, job_id: str) -> str:
-        """Cancel one job: `cancelled`, `processing` (it is being sent), or `unknown` (not in Redis, or not a job id)."""
+        """Cancel one job: `cancelled`, `processing` (it is being sent), or `unknown` (not in Redis, or no job id)."""
         parsed = parse_job_id(job_id)
         blast = await self._blasts.load(parsed.blast_id) if parsed else None
         if parsed is None or blast is None or parsed.channel not in blast.totals:
