@@ -1,7 +1,7 @@
-"""A plain model of the queue, and a machine that drives both by the same random steps and compares them.
+"""A plain model of the queue, and a machine that takes the same random steps on both and compares them.
 
-The model knows of each job its status, its run, the attempts made and who holds it; it has no streams, no pending
-lists and no scripts. Time passes only by a step: delays are long, and `time_passes` makes everything due.
+The model has each job's status, run, attempts and holder; it has no streams, pending lists or scripts. Time passes only
+by a step: delays are long, and `time_passes` makes all jobs due.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1), want=st.integers(1, 40))
     def fetch(self, which: int, want: int) -> None:
-        """Whatever a fetch brings was waiting, is nobody else's, and knows its attempts."""
+        """Every fetched job was waiting, is not held by another sender, and has the right number of attempts."""
         sender = self.senders[which]
         leases = self.wait(sender.fetch(want))
         assert not leases or not self.paused
@@ -116,13 +116,13 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1), want=st.integers(1, 40))
     def take(self, which: int, want: int) -> None:
-        """Fetch and begin in one."""
+        """Fetch and begin in one step."""
         self.fetch(which, want)
         self.begin(which, repeated=False)
 
     @rule(which=st.integers(0, 1), repeated=st.booleans())
     def begin(self, which: int, repeated: bool) -> None:
-        """A begin grants what may be sent, refuses what may not (G3), and is answered again as before."""
+        """A begin grants jobs that may be sent and refuses the others (G3); a repeated call gets the same answer."""
         sender = self.senders[which]
         leases = self.leases(sender, "buf")
         if not leases:
@@ -170,7 +170,7 @@ class QueueMachine(RuleBasedStateMachine):
         return flying
 
     def _expected(self, job: ModelJob, blast: ModelBlast) -> str:
-        """Say what must refuse the job, "" where nothing does."""
+        """Return why the job must be refused, "" if it must not."""
         if self.paused:
             return "held"
         if blast.cancelled or job.marked:
@@ -192,7 +192,7 @@ class QueueMachine(RuleBasedStateMachine):
         ),
     )
     def settle(self, which: int, moves: list[tuple[int, str]]) -> None:
-        """What is in flight finishes, fails, is put off or given back."""
+        """A job in flight finishes, fails, is deferred or given back."""
         for pick, move in moves:
             self._settle(which, pick, move)
 
@@ -224,7 +224,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1))
     def crash(self, which: int) -> None:
-        """A sender dies: what it buffered waits again untouched, what it was sending is uncertain (G2)."""
+        """A sender dies: its buffered jobs wait again unchanged, its jobs in flight are uncertain (G2)."""
         dead = self.senders[which]
         self.senders[which] = self.wait(self._sender())
         self.wait(self._bury(dead))
@@ -244,7 +244,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.lost)
     @rule(pick=st.integers(0, 1000), which=st.integers(0, 1))
     def late(self, pick: int, which: int) -> None:
-        """An answer that comes after the lease was lost makes the job `sent`, once, if its run is still the last."""
+        """An answer after the lease was lost makes the job `sent`, once, if its run is still the last."""
         lease = self.lost[pick % len(self.lost)]
         job = self.job_of(lease)
         counts = job.run == lease.job.run and job.status != "sent"
@@ -270,7 +270,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(blast_id=blasts, earnest=st.sampled_from([True, False, False]))
     def cancel(self, blast_id: str, earnest: bool) -> None:
-        """Everything but what is being sent ends as cancelled; not often, as nothing is left to happen then."""
+        """All jobs that are not in flight end as cancelled; rarely, because nothing can happen afterwards."""
         one = self.model[blast_id]
         if not earnest:
             return
@@ -306,7 +306,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(blast_id=blasts)
     def again(self, blast_id: str) -> None:
-        """Dead letters are sent again as the next run; a pause has ended with its blast, and does not hold it."""
+        """Dead letters are sent again as the next run; the pause ended with the blast and does not hold the run."""
         one = self.model[blast_id]
         dead = [index for index, job in one.jobs.items() if job.status == "failed"]
         if not dead or one.cancelled:
@@ -326,7 +326,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def time_passes(self) -> None:
-        """Everything that waits for its time is due, and the limit's whole burst is free."""
+        """All jobs that wait for a time become due, and the limit's whole burst is free."""
         self.wait(self._make_due())
         self.free = LIMIT.burst
 
@@ -343,7 +343,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_agree(self) -> None:
-        """G4 after each step, against the model and against what stands in Redis."""
+        """G4 after each step, compared with the model and with the contents of Redis."""
         self.wait(self.world.check_balance())
         for one in self.model.values():
             self.wait(self._compare(one))
@@ -356,7 +356,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert (progress.ended_at_ms > 0) == one.ended
 
     def teardown(self) -> None:
-        """At the end everything is let go and must end: nothing is lost, nothing is begun twice at once."""
+        """At the end all jobs are released and must end: none is lost, none is in flight twice."""
         try:
             self.pause_channel(paused=False)
             for blast_id, one in self.model.items():
@@ -382,7 +382,7 @@ class QueueMachine(RuleBasedStateMachine):
                 self._settle(which, 0, "finish")
 
     def _check_events(self) -> None:
-        """Each run of each job was told to end once; a late answer tells its own."""
+        """One event reports the end of each run of each job; a late answer adds its own."""
         told = ends(self.wait(self.world.written()))
         assert not [key for key, count in told.items() if count > 1]
         late = {(lease.job_id, lease.job.run) for lease in self.lost}

@@ -1,4 +1,4 @@
-"""What the plain model of the queue knows of jobs and blasts."""
+"""The jobs and blasts of the plain model of the queue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.jobs import TERMINAL
 
 @dataclass
 class ModelJob:
-    """What the model knows of a job; `holder` is "" or "<sender> buf|tx"."""
+    """A job in the model; `holder` is "" or "<sender> buf|tx"."""
 
     status: str = "queued"
     run: int = 1

@@ -1,4 +1,4 @@
-"""A life in one partition that calls every script of the queue."""
+"""A sequence of steps in one partition that calls every script of the queue."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ async def live(world: World) -> list[str]:
 
 
 async def given(world: World, count: int, lane: Lane = "normal") -> Blast:
-    """Enqueue a blast in the world's partition, and nowhere else."""
+    """Enqueue a blast in only the world's partition."""
     blast = world.unknown_blast(count, lane)
     await world.enqueue(blast)
     return blast
 
 
 async def _send(world: World, sender: HandSender) -> list[str]:
-    """Five jobs are sent, ended, parked, deferred and given back; another is no job."""
+    """Five jobs are sent, ended, parked, deferred and given back; another entry is not a job."""
     partition = world.partition
     blast = await given(world, 6)
     leases = await sender.take(5)
@@ -68,7 +68,7 @@ async def _send(world: World, sender: HandSender) -> list[str]:
 
 
 async def _lose_a_sender(world: World, sender: HandSender) -> list[str]:
-    """One dies in mid-send, is reaped, and tells late what it had sent."""
+    """A sender dies with a job in flight, is reaped, and reports its send late."""
     dead = await world.sender()
     (lease,) = await dead.take(1)
     await world.redis.delete(world.partition.keys.sender(dead.name))
@@ -80,7 +80,7 @@ async def _lose_a_sender(world: World, sender: HandSender) -> list[str]:
 
 
 async def _steer(world: World, sender: HandSender) -> None:
-    """Pause, resume and cancel; set a rate; sweep what waits; weigh a refusal."""
+    """Pause, resume and cancel; set a rate; sweep waiting jobs; count a refusal."""
     partition = world.partition
     await partition.call("set_rate", (1, "10/1s"))
     await partition.call("set_rate", (0, ""))

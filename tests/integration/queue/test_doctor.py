@@ -1,4 +1,4 @@
-"""The doctor: each thing that can be wrong is found, told without repair, mended with it, and then found no more."""
+"""The doctor: it finds each inconsistency, only reports it without repair, and repairs it with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def examine(world: World, *, repair: bool) -> list[Finding]:
 
 
 async def busy(world: World) -> tuple[Blast, HandSender]:
-    """A queue with something everywhere: new, buffered, in flight, given back, parked, deferred, scheduled."""
+    """A queue with jobs in every place: new, buffered, in flight, given back, parked, deferred, scheduled."""
     await world.given(2, "normal", scheduled_at_ms=4_000_000_000_000)
     await world.given(101, "bulk", scheduled_at_ms=4_000_000_000_000)
     await world.given(6, "high")
@@ -199,7 +199,7 @@ HARMS: list[tuple[Harm, str]] = [
 
 @pytest.mark.parametrize(("harm", "what"), HARMS, ids=[harm.__name__ for harm, _ in HARMS])
 async def test_each_harm_is_found_and_mended(world: World, harm: Harm, what: str) -> None:
-    """Found and only told without repair; mended with it; afterwards everything agrees with what is in Redis."""
+    """It is reported without repair and repaired with it; afterwards all counts agree with Redis."""
     blast, sender = await busy(world)
     await harm(world, blast, sender)
     told = await examine(world, repair=False)
@@ -213,7 +213,7 @@ async def test_each_harm_is_found_and_mended(world: World, harm: Harm, what: str
 
 
 async def test_files_are_mended_as_their_jobs_need_them(world: World) -> None:
-    """Those of a lost job go within seconds, those of one that waits stay for as long as it does."""
+    """The files of a lost job are freed within seconds; those of a waiting job stay as long as it waits."""
     blast, sender = await busy(world)
     lost, waiting = await filed(world), await filed(world)
     await lose(world, lost)
@@ -230,7 +230,7 @@ async def test_files_are_mended_as_their_jobs_need_them(world: World) -> None:
 
 
 async def test_a_file_that_is_gone_is_reported(world: World) -> None:
-    """Nothing brings it back: its message will fail, and the finding says so."""
+    """Nothing restores it: the finding says that its message will fail."""
     gone, *_ = await files_in(world, await filed(world))
     await world.redis.delete(gone)
     for _ in range(2):
@@ -240,7 +240,7 @@ async def test_a_file_that_is_gone_is_reported(world: World) -> None:
 
 
 async def test_files_that_were_written_for_a_chunk_to_come_are_left_alone(world: World) -> None:
-    """They expire by themselves; so do those of dead letters."""
+    """They expire without a repair, and so do those of dead letters."""
     blast = await world.given_with(WITH_FILES)
     sender = await world.sender()
     (lease,) = await sender.take()
@@ -251,7 +251,7 @@ async def test_files_that_were_written_for_a_chunk_to_come_are_left_alone(world:
 
 
 async def test_large_jobs_are_not_counted_by_blast(world: World) -> None:
-    """To read them would hold up the server: the doctor says so, and corrects nothing."""
+    """Reading them would block the server: the doctor reports this, and corrects nothing."""
     blast = await world.blast(20)
     large = Recipient("large@example.com", "Large", {"text": "x" * 1_000_000})
     for index in range(20):
@@ -262,7 +262,7 @@ async def test_large_jobs_are_not_counted_by_blast(world: World) -> None:
 
 
 async def test_lost_job_counts_as_failed_and_its_blast_ends(world: World) -> None:
-    """A job that its blast counts and that is nowhere would keep the blast open for ever."""
+    """A job that its blast counts and that does not exist would keep the blast open forever."""
     blast = await world.given(2)
     sender = await world.sender()
     first, second = await sender.take()
@@ -277,7 +277,7 @@ async def test_lost_job_counts_as_failed_and_its_blast_ends(world: World) -> Non
 
 
 class KnownOpen:
-    """The log's open jobs, as a list that a test changes."""
+    """The log's open jobs, in a list that a test changes."""
 
     def __init__(self, world: World, jobs: list[OpenJob]) -> None:
         self.world = world
@@ -290,8 +290,8 @@ class KnownOpen:
 
 
 async def test_rows_whose_jobs_are_gone_are_ended(world: World) -> None:
-    """Open in the log and nowhere in Redis: `failed`, class `lost`. What is anywhere in Redis, or of another
-    channel, is left alone."""
+    """Jobs that are open in the log and not in Redis end as `failed`, class `lost`. Jobs in Redis, and those of
+    another channel, are not touched."""
     blast, _ = await busy(world)
     here = [OpenJob(f"{blast.blast_id}:{index}:email", 1, 0) for index in range(120)]
     lost = OpenJob("gone:7:email", 2, 1)
@@ -305,7 +305,7 @@ async def test_rows_whose_jobs_are_gone_are_ended(world: World) -> None:
 
 
 async def test_rows_that_the_logger_closes_meanwhile_are_left_alone(world: World) -> None:
-    """What had ended before Redis was searched is open only until the logger has read of it."""
+    """A job that ended before the search is open only until the logger has read its event."""
 
     class Closing(KnownOpen):
         async def list_open(self) -> AsyncIterator[list[OpenJob]]:
@@ -318,7 +318,7 @@ async def test_rows_that_the_logger_closes_meanwhile_are_left_alone(world: World
 
 
 async def test_nothing_is_ended_while_the_logger_is_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With events unread the log cannot be believed: told, not mended."""
+    """With unread events the log is out of date: the finding is reported and not repaired."""
 
     class Behind(KnownOpen):
         async def list_open(self) -> AsyncIterator[list[OpenJob]]:
@@ -333,7 +333,7 @@ async def test_nothing_is_ended_while_the_logger_is_behind(world: World, monkeyp
 
 
 async def test_scheduled_blast_that_is_sent_again_is_healthy(world: World) -> None:
-    """All jobs of a scheduled blast failed and stand in a new stream of its own: they wait for a turn, not a time."""
+    """All jobs of a scheduled blast failed and are in a new stream of its own: they wait for a turn, not a time."""
     blast = await world.given(120, "bulk", scheduled_at_ms=4_000_000_000_000)
     await world.redis.zadd("{email}:starts", {f"{{email}}:jobs:bulk:{blast.blast_id}": 1})
     sender = await world.sender()
@@ -346,7 +346,7 @@ async def test_scheduled_blast_that_is_sent_again_is_healthy(world: World) -> No
 
 
 async def test_jobs_with_attachments_are_not_taken_for_lost(world: World) -> None:
-    """Wherever they stand: new, in mid-send, parked, deferred, scheduled."""
+    """They are found in every place: new, in flight, parked, deferred, scheduled."""
     later = await world.blast(2, scheduled_at_ms=4_000_000_000_000)
     await world.enqueue(later, recipient=WITH_FILES)
     blast = await world.blast(110, "bulk")

@@ -1,4 +1,4 @@
-"""`kurir doctor`, as a process beside a real Redis and an HTTP server in the logger's place."""
+"""`kurir doctor`, as a process, with a real Redis and an HTTP server in place of the logger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.servers import free_port
 
 @asynccontextmanager
 async def logger_with(jobs: list[dict[str, object]]) -> AsyncIterator[str]:
-    """Serve open jobs, one a page, as the logger does."""
+    """Serve open jobs, one per page, as the logger does."""
 
     async def open_jobs(request: web.Request) -> web.Response:
         assert request.query["olderThanSeconds"] == "60"
@@ -39,7 +39,7 @@ async def logger_with(jobs: list[dict[str, object]]) -> AsyncIterator[str]:
 
 
 async def run_doctor(redis_url: str, logger_url: str, *options: str) -> tuple[int, dict[str, Any]]:
-    """Run the command; returns its exit code and its answer."""
+    """Run the command; return its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.cli", "doctor", "--json", "--redis-url", redis_url, "--url", logger_url),
         *options,
@@ -52,7 +52,7 @@ async def run_doctor(redis_url: str, logger_url: str, *options: str) -> tuple[in
 
 
 async def test_the_command_tells_mends_and_exits_accordingly(valkey_url: str) -> None:
-    """Wrong and only told: exit code 1. Mended: 0, and nothing is found any more."""
+    """A finding without a repair: exit code 1. After the repair: 0, and nothing is found."""
     world: World = open_world(valkey_url)
     await world.given(3)
     await world.redis.hincrby("{email}:counters", "sent", 2)
@@ -78,7 +78,7 @@ async def test_the_command_tells_mends_and_exits_accordingly(valkey_url: str) ->
 
 
 async def test_the_command_tells_of_a_redis_that_would_lose_jobs(valkey_url: str) -> None:
-    """As wrong, with what to do, and not as mended, since only Redis's operator can."""
+    """The finding is wrong, with advice, and not repaired, because only Redis's operator can repair it."""
     world: World = open_world(valkey_url)
     await world.redis.config_set("maxmemory-policy", "volatile-ttl")
     try:
@@ -94,7 +94,7 @@ async def test_the_command_tells_of_a_redis_that_would_lose_jobs(valkey_url: str
 
 
 async def test_the_queue_is_examined_though_the_logger_is_away(valkey_url: str) -> None:
-    """What could not be compared is said; what is wrong in Redis is mended all the same."""
+    """The doctor reports what it could not compare, and still repairs what is wrong in Redis."""
     world: World = open_world(valkey_url)
     await world.given(3)
     await world.redis.hincrby("{email}:counters", "sent", 2)

@@ -1,4 +1,4 @@
-"""Files of jobs: they lie apart, each once a blast, and go with the last job that needs them, however that ends."""
+"""Files of jobs: they are stored separately, once per blast, and are freed with the last job that needs them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARED = Attachment("price list.pdf", "application/pdf", b"\xff\x00" * 500)
 
 
 def own_file(index: int) -> Attachment:
-    """A file that is this recipient's alone."""
+    """A file of only this recipient."""
     return Attachment(f"bill {index}.pdf", "application/pdf", b"%d" % index * 1000, f"bill{index}")
 
 
@@ -39,20 +39,20 @@ def with_files(jobs: list[Job]) -> list[Job]:
 
 
 async def given(world: World, count: int, lane: str = "normal", **changes: object) -> Blast:
-    """Accept and enqueue a blast of which every job has files."""
+    """Accept and enqueue a blast in which each job has files."""
     blast = await world.blast(count, lane, **changes)  # type: ignore[arg-type]
     await world.producer.enqueue(Chunk(blast, "email", 0, with_files(world.jobs(blast, range(count)))))
     return blast
 
 
 async def stays(world: World, key: str | bytes) -> bool:
-    """Return whether a file is kept: what nothing needs expires within two seconds."""
+    """Return whether a file is kept: files that nothing needs expire within two seconds."""
     left = await world.redis.pttl(key)
     return bool(left == -1 or left > 2000)
 
 
 async def kept(world: World) -> int:
-    """Count the files in Redis; every one of them is accounted for, and nothing else is."""
+    """Count the files in Redis, and check that the records agree with them."""
     found = [key.decode() async for key in world.redis.scan_iter("{email}:file:*", count=1000)]
     files = [key for key in found if await stays(world, key)]
     accounts = [key.decode() async for key in world.redis.scan_iter("{email}:files:*", count=1000)]
@@ -69,7 +69,7 @@ async def kept(world: World) -> int:
 
 
 async def test_a_file_is_kept_once_a_blast_and_out_of_the_entries(world: World) -> None:
-    """Three jobs share one and have one each; what a sender loads is what was enqueued."""
+    """Three jobs share one file and have one each; a sender loads the files that were enqueued."""
     await given(world, 3)
     assert await kept(world) == 4
     entries: Any = await world.redis.xrange("{email}:jobs:normal")
@@ -119,7 +119,7 @@ async def _late_without_a_stall(world: World, sender: HandSender, blast: Blast) 
 
 @pytest.mark.parametrize("end", [_finish, _expire, _cancel, _cancel_jobs, _late, _late_without_a_stall])
 async def test_files_go_with_the_last_job_that_needs_them(world: World, end: Ending) -> None:
-    """Whatever ends the jobs; another blast with the same files keeps its own."""
+    """They are freed however the jobs end; another blast with the same files keeps its own."""
     other = await given(world, 1)
     sender = await world.sender()
     parked = await sender.take()
@@ -133,7 +133,7 @@ async def test_files_go_with_the_last_job_that_needs_them(world: World, end: End
 
 
 async def test_cancelling_a_bulk_blast_lets_its_files_go(world: World) -> None:
-    """Untried jobs of its own stream end together; those with files no less."""
+    """Untried jobs of the blast's own stream end together, also those with files."""
     blast = await given(world, 120, "bulk")
     assert await kept(world) == 121
     await world.control.cancel_blast(blast.blast_id)
@@ -142,7 +142,7 @@ async def test_cancelling_a_bulk_blast_lets_its_files_go(world: World) -> None:
 
 
 async def test_files_that_go_together_expire_one_after_the_other(world: World) -> None:
-    """The server frees at once what has expired: spread over two seconds, hundreds of large files do not hold it up."""
+    """The server frees all expired keys in one go; spread over two seconds, hundreds of large files do not block it."""
     blast = await given(world, 120, "bulk")
     await world.control.cancel_blast(blast.blast_id)
     left = Counter(
@@ -153,7 +153,7 @@ async def test_files_that_go_together_expire_one_after_the_other(world: World) -
 
 
 async def test_files_stay_while_one_job_waits(world: World) -> None:
-    """Retried, deferred, given back, paused, scheduled: the file has no expiry, and is there when it is needed."""
+    """Retried, deferred, given back, paused or scheduled: the file has no expiry, and exists when it is needed."""
     blast = await given(world, 4)
     later = await given(world, 1, scheduled_at_ms=4_000_000_000_000)
     sender = await world.sender()
@@ -172,7 +172,7 @@ async def test_files_stay_while_one_job_waits(world: World) -> None:
 
 
 async def test_a_dead_letters_files_stay_until_the_log_has_them(world: World) -> None:
-    """With an expiry once no job waits for them. Letting go of an earlier run does not touch the next one's."""
+    """They have an expiry once no job waits for them. Releasing an earlier run does not affect the next one's."""
     blast = await given(world, 2)
     sender = await world.sender()
     one, two = await sender.take()
@@ -195,7 +195,7 @@ async def test_a_dead_letters_files_stay_until_the_log_has_them(world: World) ->
 
 
 async def test_a_repeated_chunk_counts_its_files_once(world: World) -> None:
-    """Its reply was lost: what it needs is counted with what it adds."""
+    """Its reply was lost: its files are counted once, with the jobs that it adds."""
     blast = await given(world, 2)
     jobs = with_files(world.jobs(blast, range(2)))
     assert (await world.producer.enqueue(Chunk(blast, "email", 0, jobs))).added == 0
@@ -205,14 +205,14 @@ async def test_a_repeated_chunk_counts_its_files_once(world: World) -> None:
 
 
 async def test_files_of_a_chunk_that_never_came_expire(world: World) -> None:
-    """Ingest died between the two: within the hour they are gone; a chunk that comes in time keeps them."""
+    """Ingest died in between: they expire within the hour; a chunk that is enqueued in time keeps them."""
     blast = await world.blast(1)
     await FileStore(world.redis).put(world.partition, blast.blast_id, {"d": b"content"})
     assert 0 < await world.redis.pttl(f"{{email}}:file:{blast.blast_id}:d") <= UNUSED_MS
 
 
 async def test_a_chunk_whose_file_is_gone_is_refused(world: World) -> None:
-    """It went with its last job between its writing and the chunk: repeated, the file is written again."""
+    """The file was freed with its last job before the chunk came: the repeated chunk writes it again."""
     blast = await world.blast(1)
     jobs = with_files(world.jobs(blast, [0]))
     await world.producer.enqueue(Chunk(blast, "email", 0, jobs))
@@ -227,7 +227,7 @@ async def test_a_chunk_whose_file_is_gone_is_refused(world: World) -> None:
 
 
 async def test_no_message_goes_without_its_attachment(world: World) -> None:
-    """A file that is lost is a failure of its message, and says which file."""
+    """A lost file makes its message fail, and the error names the file."""
     await given(world, 1)
     sender = await world.sender()
     (lease,) = await sender.take()
@@ -238,7 +238,7 @@ async def test_no_message_goes_without_its_attachment(world: World) -> None:
 
 
 async def test_a_sender_waits_for_files_while_redis_is_away(world: World) -> None:
-    """An error of the connection is not the end of the message; what was loaded once is kept for others."""
+    """A connection error does not end the message; a loaded file is kept for other messages."""
     await given(world, 1)
     sender = await world.sender()
     (lease,) = await sender.take()
@@ -263,13 +263,13 @@ async def test_a_sender_waits_for_files_while_redis_is_away(world: World) -> Non
 
 
 async def end_long_ago(world: World, blast: Blast) -> None:
-    """Have a blast's counts say that all its jobs ended two hours ago."""
+    """Change a blast's counts as if all its jobs had ended two hours ago."""
     ended_at = int(time.time() * 1000) - 2 * 3600 * 1000
     await world.redis.hset(f"{{email}}:blast:{blast.blast_id}", "ended_at", ended_at)
 
 
 async def test_files_of_lost_jobs_go_when_their_blast_has_ended(world: World) -> None:
-    """Nothing ends a lost job but the counts; the looks of the senders let go of its files, and of nothing else."""
+    """Only the counts show a lost job; the housekeeping of senders releases its files, and no others."""
     lost, alive = await given(world, 120, "bulk"), await given(world, 2, "high")
     await world.redis.delete(f"{{email}}:jobs:bulk:{lost.blast_id}")
     sender = await world.sender()
@@ -285,7 +285,7 @@ async def test_files_of_lost_jobs_go_when_their_blast_has_ended(world: World) ->
 
 
 async def test_a_blast_opened_again_keeps_its_files_while_a_look_is_under_way(world: World) -> None:
-    """A look that found the blast ended stops when its next run begins."""
+    """The check of an ended blast stops when its next run begins."""
     blast = await given(world, 120, "bulk")
     await end_long_ago(world, blast)
     await world.redis.set("{email}:look:files", f"{blast.blast_id} 0")
@@ -295,7 +295,7 @@ async def test_a_blast_opened_again_keeps_its_files_while_a_look_is_under_way(wo
 
 
 async def test_what_dead_letters_need_expires_where_the_log_never_takes_it(world: World) -> None:
-    """Once their blast ended long ago it is looked over no more."""
+    """Once their blast ended long ago, it is checked no more."""
     blast = await given(world, 1)
     sender = await world.sender()
     (lease,) = await sender.take()
@@ -308,7 +308,7 @@ async def test_what_dead_letters_need_expires_where_the_log_never_takes_it(world
 
 
 async def test_a_letter_that_a_sender_of_the_version_before_ended_lets_its_files_go(world: World) -> None:
-    """It knows nothing of them, so they are noted as those of a job still: the log that has them lets go of both."""
+    """It ignores them, so they stay recorded as a job's: when the log has stored them, it releases both."""
     await given(world, 2)
     sender = await world.sender()
     one, two = await sender.take()
@@ -319,7 +319,7 @@ async def test_a_letter_that_a_sender_of_the_version_before_ended_lets_its_files
 
 
 async def test_a_note_that_an_earlier_run_left_makes_room_for_the_next(world: World) -> None:
-    """Its files go with the run that needs them, not with the one that was forgotten."""
+    """Its files are freed with the run that needs them, not with the forgotten one."""
     blast = await given(world, 1)
     sender = await world.sender()
     (lease,) = await sender.take()

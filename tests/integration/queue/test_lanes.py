@@ -15,7 +15,7 @@ def blasts_of(leases: list[Lease]) -> list[str]:
 
 
 async def finish_all(sender: HandSender, want: int) -> list[str]:
-    """Fetch and finish up to `want` jobs; returns their blasts."""
+    """Fetch and finish up to `want` jobs; return their blasts."""
     leases = await sender.take(want)
     if leases:
         assert all(await sender.finish(*leases))
@@ -32,7 +32,7 @@ async def test_high_comes_before_everything(world: World) -> None:
 
 
 async def test_normal_and_bulk_share_four_to_one(world: World) -> None:
-    """While both have work, one job in five is from the ring, whether jobs are fetched singly or in batches."""
+    """While both have work, one job in five is from the ring, whether jobs are fetched one by one or in batches."""
     normal = await world.given(200, "normal")
     bulk = await world.given(200, "bulk")
     sender = await world.sender()
@@ -43,7 +43,7 @@ async def test_normal_and_bulk_share_four_to_one(world: World) -> None:
 
 
 async def test_a_lane_alone_gets_everything(world: World) -> None:
-    """The 4:1 holds only while both have work: either alone fills the batch."""
+    """The ratio 4:1 holds only while both have work: one of them can fill the batch."""
     await world.given(100, "bulk")
     sender = await world.sender()
     assert len(await sender.take(100)) == 100
@@ -52,7 +52,7 @@ async def test_a_lane_alone_gets_everything(world: World) -> None:
 
 
 async def test_small_blast_is_finished_long_before_the_large_one_in_front(world: World) -> None:
-    """Of two bulk blasts each gets every other start: 300 behind 3,000 end after about 600."""
+    """Two bulk blasts start in turn: 300 jobs enqueued after 3,000 end after about 600 starts."""
     large = await world.given(3000, "bulk")
     small = await world.given(300, "bulk")
     sender = await world.sender()
@@ -64,7 +64,7 @@ async def test_small_blast_is_finished_long_before_the_large_one_in_front(world:
 
 
 async def test_twenty_bulk_blasts_all_get_turns(world: World) -> None:
-    """More blasts than one fetch looks into: each is served before any has its third turn."""
+    """With more blasts than one fetch reads, each is served before any has its third turn."""
     blasts = [await world.given(100, "bulk") for _ in range(20)]
     sender = await world.sender()
     served = Counter([blast_id for _ in range(5) for blast_id in await finish_all(sender, 16)])
@@ -73,7 +73,7 @@ async def test_twenty_bulk_blasts_all_get_turns(world: World) -> None:
 
 
 async def test_a_clock_that_is_set_back_costs_no_turn(world: World) -> None:
-    """Turns are counted, not timed: what stood in the ring by a clock an hour ahead is served as the rest is."""
+    """Turns are counted, not timed: a stream put into the ring by a clock an hour ahead is served like the others."""
     ahead = await world.given(200, "bulk")
     hour_ahead_us = (time.time() + 3600) * 1e6
     await world.redis.zadd("{email}:ring", {f"{{email}}:jobs:bulk:{ahead.blast_id}": hour_ahead_us})
@@ -84,7 +84,7 @@ async def test_a_clock_that_is_set_back_costs_no_turn(world: World) -> None:
 
 
 async def test_a_turn_lasts_over_several_fetches(world: World) -> None:
-    """Fetched one at a time, jobs come four of a blast together: a template is used again before it is forgotten."""
+    """Single fetches return four jobs of a blast in a row, so that a sender uses a template several times."""
     blasts = [await world.given(100, "bulk") for _ in range(3)]
     sender = await world.sender()
     served = [(await finish_all(sender, 1))[0] for _ in range(12)]
@@ -92,7 +92,7 @@ async def test_a_turn_lasts_over_several_fetches(world: World) -> None:
 
 
 async def test_scheduled_blast_that_an_earlier_version_put_into_the_ring_waits(world: World) -> None:
-    """A stream that is in the ring by its time to come, as an earlier version has it, is not begun before."""
+    """A stream that an earlier version put into the ring before its time is not begun before that time."""
     at_ms = time.time_ns() // 1_000_000 + 2_000
     blast = await world.given(150, "bulk", scheduled_at_ms=at_ms)
     stream = f"{{email}}:jobs:bulk:{blast.blast_id}"
@@ -106,7 +106,7 @@ async def test_scheduled_blast_that_an_earlier_version_put_into_the_ring_waits(w
 
 
 async def test_small_bulk_blasts_share_one_stream(world: World) -> None:
-    """A message of its own in `bulk` has no stream of its own, and takes its turn among the jobs come due."""
+    """A single message in `bulk` has no stream of its own, and gets its turn among the due jobs."""
     blasts = [await world.given(1, "bulk") for _ in range(5)]
     assert await world.redis.exists("{email}:streams") == 0
     assert len(await (await world.sender()).take(10)) == 5
@@ -115,7 +115,7 @@ async def test_small_bulk_blasts_share_one_stream(world: World) -> None:
 
 
 async def test_bulk_stream_goes_with_its_last_job(world: World) -> None:
-    """Nothing is left of a finished bulk blast but its counts."""
+    """Only the counts are left of a finished bulk blast."""
     blast = await world.given(150, "bulk")
     sender = await world.sender()
     while await finish_all(sender, 100):
@@ -128,7 +128,7 @@ async def test_bulk_stream_goes_with_its_last_job(world: World) -> None:
 
 
 async def test_stream_with_nothing_to_take_leaves_the_ring(world: World) -> None:
-    """A blast whose jobs all wait for their next attempt gets no turns, and comes back when they are due."""
+    """A blast whose jobs all wait for their next attempt gets no turns until they are due."""
     blast = await world.given(100, "bulk")
     sender = await world.sender()
     leases = await sender.take(100)
@@ -141,7 +141,7 @@ async def test_stream_with_nothing_to_take_leaves_the_ring(world: World) -> None
 
 
 async def test_deferred_jobs_keep_their_lane(world: World) -> None:
-    """When its time comes a deferred `high` job is `high` again; others take a turn in the ring."""
+    """A deferred `high` job that is due is `high` again; other due jobs take turns in the ring."""
     blasts: list[Blast] = [await world.given(1, lane) for lane in ("high", "normal", "bulk")]
     sender = await world.sender()
     for lease in await sender.take(3):

@@ -1,4 +1,4 @@
-"""The ways of a job through the queue: enqueue, fetch, begin, finish, retry, give back, end."""
+"""The paths of a job through the queue: enqueue, fetch, begin, finish, retry, give back, end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration.queue.world import WITH_FILES, World, eventually
 
 
 async def test_job_goes_from_enqueue_to_sent(world: World) -> None:
-    """A job is fetched, begun, finished and gone; its blast ends; the events tell each step."""
+    """A job is fetched, begun and finished, and its blast ends; events report each step."""
     blast = await world.given(1)
     sender = await world.sender()
     (lease,) = await sender.take()
@@ -37,14 +37,14 @@ async def test_repeated_chunk_adds_nothing_twice(world: World) -> None:
 
 
 async def test_chunk_behind_a_gap_is_refused(world: World) -> None:
-    """Jobs before the first of a chunk must be there: nothing can be lost between two chunks."""
+    """A chunk is refused if jobs before its first are missing: no job can be lost between two chunks."""
     blast = await world.blast(10)
     with pytest.raises(GapError):
         await world.enqueue(blast, 5, 5)
 
 
 async def test_repeated_finish_answers_as_before_and_counts_once(world: World) -> None:
-    """A finish whose reply was lost is repeated with its number: same answer, one event, one count."""
+    """A finish whose reply was lost is repeated with its number: it gets the same answer and counts once."""
     blast = await world.given(1)
     sender = await world.sender()
     (lease,) = await sender.take()
@@ -77,7 +77,7 @@ async def test_retry_counts_attempts_and_comes_back_when_due(world: World, lane:
 
 
 async def test_jobs_that_lie_far_apart_are_settled_together(world: World) -> None:
-    """The first and the last of many in flight are found, and nothing of what lies between."""
+    """The first and the last of many jobs in flight are found, and none in between."""
     blast = await world.given(200)
     sender = await world.sender()
     leases = await sender.take(200)
@@ -88,7 +88,7 @@ async def test_jobs_that_lie_far_apart_are_settled_together(world: World) -> Non
 
 
 async def test_job_that_was_not_begun_was_not_tried(world: World) -> None:
-    """Merely fetched, a job is neither retried nor deferred, and can still be begun."""
+    """A job that was only fetched cannot be retried or deferred, and can still be begun."""
     blast = await world.given(1)
     sender = await world.sender()
     (lease,) = await sender.fetch(1)
@@ -101,7 +101,7 @@ async def test_job_that_was_not_begun_was_not_tried(world: World) -> None:
 
 
 async def test_given_back_job_costs_no_attempt(world: World) -> None:
-    """What was begun and not tried waits again as it did before, for anyone."""
+    """A job that was begun and not tried waits again as before, for any sender."""
     blast = await world.given(1)
     first, second = await world.sender(), await world.sender()
     (lease,) = await first.take()
@@ -114,7 +114,7 @@ async def test_given_back_job_costs_no_attempt(world: World) -> None:
 
 
 async def test_dead_letter_ends_the_job(world: World) -> None:
-    """A permanent failure ends the job once; the window of the failed shows it."""
+    """A permanent failure ends the job once; `C:failed` shows it."""
     blast = await world.given(1)
     sender = await world.sender()
     (lease,) = await sender.take()

@@ -1,4 +1,4 @@
-"""The queue against a plain model: random sequences of steps come to the same counts and the same ends."""
+"""The queue against a plain model: random sequences of steps lead to the same counts and the same ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.integration.queue.model import QueueMachine
 from tests.servers import Kind, RedisServer
 
-# the first example of each seed is the simplest there is
+# the first example of each seed is the simplest one
 SETTINGS = settings(
     max_examples=4,
     stateful_step_count=60,
@@ -38,12 +38,12 @@ def quick_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def small_bulk_blasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From three jobs on a bulk blast has a stream of its own, so that a few jobs do for every way they can go."""
+    """A bulk blast has a stream of its own from three jobs on, so that few jobs cover every path."""
     monkeypatch.setattr("shared.queue.producer.OWN_STREAM_FROM", 3)
 
 
 def drive(url: str, most_s: float) -> None:
-    """Run random sequences of steps against the server until the time is over; the same ones in CI each time."""
+    """Run random sequences of steps until the time is over; CI always runs the same ones."""
     over = time.monotonic() + most_s
     for number in itertools.count(0 if os.environ.get("CI") else random.randrange(10**6)):
         machine = seed(number)(type("Machine", (QueueMachine,), {"url": url}))

@@ -26,13 +26,13 @@ LAST_SLOT = 16383
 
 @dataclass
 class Node:
-    """A node of a cluster; its client has one connection, so that ASKING is for the call behind it."""
+    """A node of a cluster; its client has one connection, so that ASKING applies to the next call."""
 
     server: RedisServer
     redis: Redis
 
     async def ask(self, *words: str | int) -> Any:
-        """Send a command as it is."""
+        """Send a command unchanged."""
         client: Any = self.redis
         answer = await client.execute_command(*words)
         return answer.decode() if isinstance(answer, bytes) else answer
@@ -42,11 +42,11 @@ class Node:
         return bool((await self.ask("CLUSTER INFO"))["cluster_state"] == "ok")
 
     async def keys(self) -> dict[str, bytes | None]:
-        """Return the keys of the partition that this node has, and what is in them."""
+        """Return the keys of the partition on this node, and their contents."""
         names = await self.ask("CLUSTER GETKEYSINSLOT", await self.ask("CLUSTER KEYSLOT", KEYS.tag), 1000)
         found: dict[str, bytes | None] = {}
         for name in names:
-            await self.ask("ASKING")  # the slot may be on its way here
+            await self.ask("ASKING")  # the slot may be moving here
             found[str(name)] = await self.redis.dump(name)
         return found
 
@@ -86,7 +86,7 @@ async def move(source: Node, target: Node, name: str) -> None:
 
 
 async def check_nothing_runs(source: Node, target: Node) -> None:
-    """Call every script at both nodes, at the target as one who was sent there: each is refused, nothing changes."""
+    """Call every script at both nodes, at the target with ASKING: each is refused, and nothing changes."""
     before = [await node.keys() for node in (source, target)]
     for name in SCRIPTS - OF_STREAMS:
         with pytest.raises(QueueUnavailableError):

@@ -6,7 +6,7 @@ from tests.integration.queue.world import World
 
 
 async def test_every_job_is_fetched_one_at_a_time(world: World) -> None:
-    """The turn that belongs to the ring goes to `normal` while the ring is empty: it once stopped all fetching."""
+    """The ring's turn goes to `normal` while the ring is empty; this case once stopped all fetching."""
     await world.given(12)
     sender = await world.sender()
     fetched = [lease.job.index for _ in range(12) for lease in await sender.fetch(1)]

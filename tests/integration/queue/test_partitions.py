@@ -1,4 +1,4 @@
-"""Partitions: what happens in one never shows in another, and every script is called with a key that exists."""
+"""Partitions: changes in one never affect another, and every script is called with a key that exists."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def of_partition(world: World, index: int) -> World:
 
 
 async def whole(redis: Redis, keys: PartitionKeys) -> dict[bytes, Any]:
-    """Return every key of a partition, with all that is in it."""
+    """Return every key of a partition, with its contents."""
     return {key: await redis.dump(key) async for key in redis.scan_iter(f"{keys.tag}:*", count=1000)}
 
 
 async def test_every_script_is_called_with_a_key_that_exists(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first key is there before the call, unless nothing is; its second never is; each script leaves it so."""
+    """The first key exists before each call, unless the partition is empty; the second never does."""
     call, keys, called = Script.call, world.partition.keys, Counter[str]()
 
     async def watched(self: Script, redis: Redis, names: Sequence[str], args: Sequence[Argument]) -> Any:
@@ -66,14 +66,14 @@ async def test_every_script_is_called_with_a_key_that_exists(world: World, monke
 
 @pytest.mark.parametrize("name", FIRST)
 async def test_whatever_comes_first_makes_the_key_that_scripts_are_called_with(world: World, name: str) -> None:
-    """In a partition of which nothing is there yet."""
+    """It is called in an empty partition."""
     await world.partition.call(name, FIRST[name])
     assert await world.redis.exists(world.partition.keys.routing[0])
 
 
 @pytest.mark.parametrize("index", [0, 1])
 async def test_a_life_in_one_partition_leaves_the_other_as_it_was(world: World, index: int) -> None:
-    """Every script is called in one; in the other jobs wait and are in flight, a suppression and a pause hold."""
+    """Every script is called in one; the other has waiting jobs, jobs in flight, a suppression and a pause."""
     world = patient(world)
     here, there = of_partition(world, index), of_partition(world, 1 - index)
     other = await there.sender()
@@ -89,7 +89,7 @@ async def test_a_life_in_one_partition_leaves_the_other_as_it_was(world: World, 
 
 
 async def test_a_partition_has_its_own_jobs_leases_pauses_suppressions_and_counts(world: World) -> None:
-    """Two partitions of one channel on one server: each gives out, holds, stops and counts what is its own."""
+    """Two partitions of one channel on one server: each delivers, holds, pauses and counts only its own jobs."""
     first, second = of_partition(world, 0), of_partition(world, 1)
     mine, theirs = await given(first, 2), await given(second, 3)
     one, two = await first.sender(), await second.sender()
@@ -114,7 +114,7 @@ async def test_a_partition_has_its_own_jobs_leases_pauses_suppressions_and_count
 
 
 async def test_the_doctor_of_one_partition_finds_nothing_of_the_other(world: World) -> None:
-    """And mends only what is wrong in its own."""
+    """The doctor of a partition repairs only that partition."""
     first, second = of_partition(world, 0), of_partition(world, 1)
     for each in (first, second):
         await each.redis.zadd(each.partition.keys.key("ring"), {each.partition.keys.bulk("gone"): 1})
@@ -125,12 +125,12 @@ async def test_the_doctor_of_one_partition_finds_nothing_of_the_other(world: Wor
 
 
 def test_the_first_partition_has_the_keys_that_a_channel_had() -> None:
-    """A deployment that runs finds its data; the others are told apart by their number."""
+    """A running deployment finds its data; the other partitions have a number."""
     assert (PartitionKeys("email").tag, PartitionKeys("email", 1).tag) == ("{email}", "{email.1}")
     assert PartitionKeys("email").bulk("b") == "{email}:jobs:bulk:b"
 
 
 def test_batches_of_partitions_have_names_of_their_own(world: World) -> None:
-    """A sender may serve two: of two batches of one name the logger would take the second for a repetition."""
+    """A sender may serve two partitions: the logger would ignore the second of two batches with one name."""
     heads = [Partition(world.redis, PartitionKeys("email", index)).numbered("s", "begin") for index in (0, 1)]
     assert [head.producer for head in heads] == ["s/begin", "s.1/begin"]

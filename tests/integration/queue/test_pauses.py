@@ -19,7 +19,7 @@ from tests.integration.queue.world import World, ends, eventually
 
 
 async def test_paused_channel_gives_nothing_out(world: World) -> None:
-    """A fetch names the reason and takes nothing; what was buffered is not begun; resume rings the bell."""
+    """A fetch returns the reason and takes nothing; buffered jobs are not begun; a resume wakes senders."""
     blast = await world.given(3)
     sender = await world.sender()
     leases = await sender.fetch(1)
@@ -34,7 +34,7 @@ async def test_paused_channel_gives_nothing_out(world: World) -> None:
 
 
 async def test_resumed_blast_rings_the_bell(world: World) -> None:
-    """Senders that rest take it up at once."""
+    """Idle senders continue it immediately."""
     blast = await world.given(120, "bulk")
     await world.control.pause_blast(blast.blast_id, "wait")
     assert await world.rings(lambda: world.control.resume_blast(blast.blast_id))
@@ -42,7 +42,7 @@ async def test_resumed_blast_rings_the_bell(world: World) -> None:
 
 @pytest.mark.parametrize(("lane", "count"), [("high", 5), ("normal", 5), ("bulk", 5), ("bulk", 120)])
 async def test_paused_blast_does_not_block_others(world: World, lane: Lane, count: int) -> None:
-    """Its jobs go out of the way, also those fetched already; the others go on; resumed it goes on too."""
+    """Its jobs are set aside, also fetched ones; other blasts continue; after a resume it continues too."""
     held = await world.given(count, lane)
     sender = await world.sender()
     buffered = await sender.fetch(2)
@@ -65,7 +65,7 @@ async def test_paused_blast_does_not_block_others(world: World, lane: Lane, coun
 
 
 async def test_paused_blast_costs_the_others_nothing(world: World) -> None:
-    """A large paused blast is out of the ring: no fetch looks at it."""
+    """A large paused blast is out of the ring: no fetch reads its stream."""
     held = await world.given(1000, "bulk")
     free = await world.given(100, "bulk")
     assert await world.control.pause_blast(held.blast_id, "wait")
@@ -93,7 +93,7 @@ async def test_retries_of_a_paused_blast_wait_for_its_resume(world: World) -> No
 
 
 async def test_enqueueing_goes_on_while_a_blast_is_paused(world: World) -> None:
-    """Chunks that come during the pause wait in the blast's own stream, of any lane."""
+    """Chunks enqueued during the pause wait in the blast's own stream, in any lane."""
     blast = await world.blast(4, "high")
     await world.enqueue(blast, 0, 2)
     assert await world.control.pause_blast(blast.blast_id, "wait")
@@ -107,7 +107,7 @@ async def test_enqueueing_goes_on_while_a_blast_is_paused(world: World) -> None:
 
 @pytest.mark.parametrize(("lane", "count"), [("high", 20), ("normal", 20), ("bulk", 20), ("bulk", 300)])
 async def test_cancelled_blast_ends_wherever_its_jobs_wait(world: World, lane: Lane, count: int) -> None:
-    """New, buffered, parked, deferred ones end as cancelled; those in mid-send finish; others are not touched."""
+    """New, buffered, parked and deferred jobs end as cancelled; jobs in flight finish; other blasts continue."""
     other = await world.given(5, lane)
     blast = await world.given(count, lane)
     sender = await world.sender(policy=BeginPolicy(concurrency=1000))
@@ -137,7 +137,7 @@ async def test_cancelled_blast_ends_wherever_its_jobs_wait(world: World, lane: L
 
 @pytest.mark.parametrize("first_deferred_at_ms", [1, 1_790_000_000_000, 0x1A0_0000_0000, 0x1A0_0100_0000])
 async def test_jobs_tried_before_are_cancelled_as_such(world: World, first_deferred_at_ms: int) -> None:
-    """Among the untried of a blast's own stream stands one that was deferred, whatever its bytes end in."""
+    """A deferred job among the untried ones of a blast's stream is recognised, whatever its last bytes are."""
     blast = await world.given(120, "bulk")
     sender = await world.sender()
     (lease,) = await sender.take(1)
@@ -168,7 +168,7 @@ async def test_what_is_no_job_is_left_to_the_senders(world: World) -> None:
 
 
 async def test_senders_end_what_a_killed_sweep_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mark of the cancellation is enough: if its sweep never runs, the jobs end as they are reached."""
+    """The mark of the cancellation is enough: without a sweep, the jobs end when senders reach them."""
 
     async def killed(*_args: object) -> None:
         return
@@ -186,7 +186,7 @@ async def test_senders_end_what_a_killed_sweep_left(world: World, monkeypatch: p
 
 @pytest.mark.parametrize("count", [5, 150])
 async def test_scheduled_blast_can_be_cancelled(world: World, count: int) -> None:
-    """Cancelled before its time a scheduled blast ends at once."""
+    """A scheduled blast that is cancelled before its time ends immediately."""
     blast = await world.given(count, "bulk", scheduled_at_ms=4_000_000_000_000)
     assert await world.control.cancel_blast(blast.blast_id)
     progress = await world.progress(blast)
@@ -197,7 +197,7 @@ async def test_scheduled_blast_can_be_cancelled(world: World, count: int) -> Non
 
 @pytest.mark.parametrize("lane", ["high", "normal", "bulk"])
 async def test_paused_while_coming_due_then_cancelled(world: World, lane: Lane) -> None:
-    """Some of a scheduled blast's jobs shelved by a pause, others still to come: the counts hold through a cancel."""
+    """A pause shelved some jobs of a scheduled blast, others are not yet added: a cancel keeps the counts right."""
     blast = await world.given(5, lane, scheduled_at_ms=4_000_000_000_000)
     await world.redis.zadd("{email}:later", {f"{blast.blast_id}:{index}:email": 0 for index in (0, 1)})
     sender = await world.sender()
@@ -214,7 +214,7 @@ async def test_paused_while_coming_due_then_cancelled(world: World, lane: Lane) 
 
 
 async def test_cancelling_one_job(world: World) -> None:
-    """A waiting job ends; one in mid-send finishes, or ends instead of its next attempt; others go on."""
+    """A waiting job ends; a job in flight finishes, or ends instead of its next attempt; others continue."""
     blast = await world.given(4)
     sender = await world.sender()
     flying, failing = await sender.take(2)
@@ -222,7 +222,7 @@ async def test_cancelling_one_job(world: World) -> None:
     assert await control.cancel_job(f"{blast.blast_id}:3:email") == "cancelled"
     assert await control.cancel_job(f"{blast.blast_id}:3:email") == "unknown"
     assert await control.cancel_job(flying.job_id) == "processing"
-    assert await world.redis.pttl("{email}:cancels") > 0, "marks of jobs that are nowhere go in the end"
+    assert await world.redis.pttl("{email}:cancels") > 0, "marks of jobs that do not exist expire"
     assert await control.cancel_job(failing.job_id) == "processing"
     assert await sender.finish(flying) == [True]
     assert await sender.retry(failing, 300)
@@ -237,7 +237,7 @@ async def test_cancelling_one_job(world: World) -> None:
 
 
 async def test_blast_whose_client_went_away_ends_with_what_was_enqueued(world: World) -> None:
-    """Truncated, its total becomes what was enqueued, it takes no more, and what it has is sent."""
+    """A truncated blast accepts no more jobs, its total is the number of enqueued jobs, and these are sent."""
     blast = await world.blast(10)
     await world.enqueue(blast, 0, 2)
     await world.blasts.truncate(blast.blast_id)
@@ -259,7 +259,7 @@ CHANGES: dict[str, Callable[[World, str], Awaitable[object]]] = {
 
 
 async def changes(world: World) -> list[str]:
-    """Return what has been told of blasts as a whole."""
+    """Return the events about whole blasts."""
     return [event.change for event in await world.written() if isinstance(event, BlastChanged)]
 
 
@@ -267,7 +267,7 @@ async def changes(world: World) -> list[str]:
 async def test_a_change_is_told_though_its_caller_dies_of_it(
     world: World, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """Killed when its first script has run, or left without its answer: the log hears of the change, and once."""
+    """The caller is killed after its first script, or loses the answer: one event reports the change."""
 
     call = Partition.call
 
@@ -290,7 +290,7 @@ async def test_a_change_is_told_though_its_caller_dies_of_it(
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_change_is_told_by_each_channel_that_it_changes(world: World, change: str) -> None:
-    """Also where the blast has ended on its other channel; repeated it is told no more."""
+    """This holds also if the blast has ended on its other channel; a repeated call adds no event."""
     ended = await world.blast(0, channels=["email", "whatsapp"], totals={"email": 0, "whatsapp": 3})
     both = await world.blast(3, channels=["email", "whatsapp"], totals={"email": 3, "whatsapp": 3})
     await world.redis.hset("{email}:blast:" + ended.blast_id, "ended_at", 1)
@@ -313,7 +313,7 @@ async def test_a_pause_for_another_reason_is_told(world: World) -> None:
 
 
 async def test_a_full_redis_lets_a_job_be_cancelled_and_the_rate_be_changed(world: World) -> None:
-    """Both make room, or may be needed to: neither is refused for want of it."""
+    """Both make room, or may be needed to make room: a full Redis refuses neither."""
     blast = await world.given(50)
     await world.redis.config_set("maxmemory", "1mb")
     try:
@@ -331,7 +331,7 @@ async def test_a_full_redis_lets_a_job_be_cancelled_and_the_rate_be_changed(worl
 
 @pytest.mark.parametrize("count", [1, 120])
 async def test_blast_that_ended_while_paused_is_paused_no_more(world: World, count: int) -> None:
-    """Paused while its last jobs were in mid-send it has ended; sent again they are served, as nothing is paused."""
+    """A blast paused with only jobs in flight ends; when they are sent again, they are served: no pause holds them."""
     blast = await world.given(count, "bulk")
     sender = await world.sender()
     leases = await sender.take(count)

@@ -1,4 +1,4 @@
-"""Bad days of Redis: lost replies, lost scripts, lost data, a full memory, bytes that are no job."""
+"""Faults of Redis: lost replies, lost scripts, lost data, full memory, entries that are not jobs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.servers import wait_for
 
 
 def repeat_next(numbers: Numbered) -> None:
-    """Let the next two calls of a step bear one number: the second repeats the first."""
+    """Give the next two calls of a step one number: the second repeats the first."""
     number = numbers.next()
     numbers.next = lambda: number  # type: ignore[method-assign]
 
@@ -48,7 +48,7 @@ async def test_repeated_late_answer_counts_once(world: World) -> None:
 
 
 async def test_copy_of_an_older_call_does_nothing(world: World) -> None:
-    """A begin that lay in a dead connection comes after later ones were answered: it begins nothing."""
+    """A begin that was delayed in a dead connection arrives after later ones were answered: it begins nothing."""
     blast = await world.given(2)
     sender = await world.sender()
     numbers = sender.consumer._begins
@@ -66,7 +66,7 @@ def by_id(lease: Lease) -> str:
 
 
 async def test_own_lists_what_a_lost_fetch_brought(world: World) -> None:
-    """What a fetch took before its reply was lost is in the buffer, and listed."""
+    """Jobs that a fetch took before its reply was lost are in the buffer, and listed."""
     await world.given(3)
     await world.given(120, "bulk")
     sender = await world.sender()
@@ -77,7 +77,7 @@ async def test_own_lists_what_a_lost_fetch_brought(world: World) -> None:
 
 
 async def test_scripts_come_back_after_a_script_flush(world: World) -> None:
-    """A server that forgot the scripts is sent them again."""
+    """A server that forgot the scripts receives them again."""
     blast = await world.given(1)
     sender = await world.sender()
     await world.redis.script_flush()
@@ -88,7 +88,7 @@ async def test_scripts_come_back_after_a_script_flush(world: World) -> None:
 
 
 async def test_queue_works_on_after_flushall(world: World) -> None:
-    """All data gone: what was held is lost to its sender without an error, and new work flows at once."""
+    """All data is gone: a sender loses what it held without an error, and new work flows immediately."""
     await world.given(3)
     await world.given(120, "bulk")
     sender = await world.sender()
@@ -104,14 +104,14 @@ async def test_queue_works_on_after_flushall(world: World) -> None:
 
 
 async def test_lost_group_is_made_anew_from_the_start(world: World) -> None:
-    """A stream whose group is gone gives out everything it holds."""
+    """A stream whose group is gone delivers all its entries."""
     await world.given(3)
     await world.redis.xgroup_destroy("{email}:jobs:normal", "senders")
     assert len(await (await world.sender()).fetch(10)) == 3
 
 
 async def test_what_is_no_job_ends_visibly(world: World) -> None:
-    """Bytes that are no job are taken out, counted as failed, told to the logger, and block nothing."""
+    """An entry that is not a job is removed, counted as failed, reported to the logger, and blocks nothing."""
     blast = await world.given(2)
     await world.redis.xtrim("{email}:jobs:normal", maxlen=0, approximate=False)
     broken = msgspec.msgpack.encode([blast.blast_id, 0, "email", "no such lane"])
@@ -131,7 +131,7 @@ async def test_what_is_no_job_ends_visibly(world: World) -> None:
 
 
 async def test_backlog_is_bounded(world: World) -> None:
-    """Past the limit of waiting jobs, or of unread events, there is no room."""
+    """Beyond the limit of waiting jobs, or of unread events, the backlog is full."""
     await world.given(10)
     await Producer(world.redis, "roomy", BacklogLimits(jobs=20)).check_backlog("email", 10)
     with pytest.raises(QueueFullError, match="10 jobs wait"):
@@ -157,7 +157,7 @@ async def test_whether_there_is_room_is_asked_in_one_round_trip(world: World, mo
 
 @pytest.fixture
 async def full_world(redis_url: str) -> AsyncIterator[World]:
-    """A queue whose Redis can be filled: the limit is lifted again at the end."""
+    """A queue whose Redis can be filled; its limit is removed at the end."""
     world = open_world(redis_url)
     yield world
     await world.redis.config_set("maxmemory", 0)
@@ -165,7 +165,7 @@ async def full_world(redis_url: str) -> AsyncIterator[World]:
 
 
 async def test_full_redis_takes_no_new_work_and_always_drains(full_world: World) -> None:
-    """At maxmemory enqueueing is refused; everything that moves or ends jobs goes on, and makes room."""
+    """At maxmemory enqueueing is refused; scripts that move or end jobs still run, and make room."""
     world = full_world
     blast = await world.given(40)
     bulk = await world.given(120, "bulk")
@@ -194,7 +194,7 @@ async def test_full_redis_takes_no_new_work_and_always_drains(full_world: World)
 
 
 async def test_nothing_is_fetched_while_too_many_events_wait(world: World) -> None:
-    """G1: with the logger away events fill their share of memory, and no more: jobs wait until they are read."""
+    """G1: without a logger, events fill only their share of memory: jobs wait until the events are read."""
     blast = await world.given(400)
     sender = await world.sender()
     sender.consumer.fit_events(4 * 200_000)  # a quarter of it
@@ -214,7 +214,7 @@ async def test_nothing_is_fetched_while_too_many_events_wait(world: World) -> No
 
 
 async def test_requests_of_the_log_are_bounded(world: World) -> None:
-    """Events of requests are refused once they take their share of memory; the events of messages are not theirs."""
+    """Events of requests are refused once they take their share of memory; events of messages do not count."""
     await world.redis.config_set("maxmemory", 16_000_000)
     producer = Producer(world.redis, "ingest")
     event = SystemEvent(0, "info", "x" * 10_000, "ingest", {})
@@ -237,7 +237,7 @@ async def test_requests_of_the_log_are_bounded(world: World) -> None:
 
 
 async def test_blasts_are_refused_before_senders_stop(world: World) -> None:
-    """Ingest accepts nothing more from half of what the events may take on, so that what was accepted can be sent."""
+    """Ingest accepts nothing from half of the events' share on, so that accepted jobs can still be sent."""
     await world.redis.config_set("maxmemory", 16_000_000)
     producer = Producer(world.redis, "ingest")
     try:

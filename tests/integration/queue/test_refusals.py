@@ -1,4 +1,4 @@
-"""A server that answers but refuses to serve: callers see what they see while it is away, and wait."""
+"""A server that answers but refuses calls: callers see the same error as while it is away, and wait."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _CALLS = [_one_command, _script, _pipeline, _transaction]
 
 @pytest_asyncio.fixture(params=["valkey", "redis"])
 async def refusing(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Kind, list[RedisServer]]]:
-    """The kind of server, and the servers to be stopped at the end."""
+    """The kind of server, and the servers to stop at the end."""
     servers: list[RedisServer] = []
     yield request.param, servers
     for server in servers:
@@ -88,7 +88,7 @@ async def test_a_refusal_counts_as_away(refusing: tuple[Kind, list[RedisServer]]
 
 @pytest.mark.parametrize("call", _CALLS)
 async def test_a_full_server_is_told_apart(refusing: tuple[Kind, list[RedisServer]], call: object) -> None:
-    """At maxmemory the error says that it is full; scripts that make room run all the same."""
+    """At maxmemory the error says that Redis is full; scripts that make room still run."""
     server = _started(refusing, ["--maxmemory", "1"])
     client = connect(server.url, max_connections=2)
     try:
@@ -123,11 +123,11 @@ async def test_a_full_server_is_told_apart(refusing: tuple[Kind, list[RedisServe
 )
 @pytest.mark.parametrize("piped", [False, True])
 def test_every_refusal_is_known(words: str, piped: bool) -> None:
-    """Each answer by which a server refuses for now is one that callers wait out, alone or in a pipeline."""
+    """Callers wait on every answer by which a server refuses for now, alone or in a pipeline."""
     parser: Any = BaseParser
     error = parser.parse_error(words)
     if piped:
-        # as the driver names the command in front of an error in a pipeline
+        # the driver prefixes an error in a pipeline with its command
         error.args = (f"Command # 1 (HSET a b {_NAME}) of pipeline caused error: {error.args}",)
     with pytest.raises(QueueUnavailableError) as caught, translated("anything"):
         raise error

@@ -1,4 +1,4 @@
-"""Two versions at once: jobs that a later version wrote, and jobs that an earlier one did, in every script."""
+"""Two versions at once: every script handles jobs of a later version, and jobs of an earlier one."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ FILE = Attachment("a.pdf", "application/pdf", b"\xff\x00" * 40_000)
 
 
 def _further(job: Job) -> bytes:
-    """A job of a later version: one field more, and one more of its recipient."""
+    """A job of a later version: one more field, and one more in its recipient."""
     fields: list[Any] = msgspec.msgpack.decode(pack_job(job))
     fields[4].append({"more": 1})
     return msgspec.msgpack.encode([*fields, "further"])
 
 
 def _binary(job: Job) -> bytes:
-    """A job of a later version with a field that the server's msgpack does not know."""
+    """A job of a later version with a field that the server's msgpack does not support."""
     fields: list[Any] = msgspec.msgpack.decode(pack_job(job))
     return msgspec.msgpack.encode([*fields, b"\xff" * 300])
 
 
 def _files_within(job: Job) -> bytes:
-    """A job as the version before wrote it: its recipient has five fields, the last its files."""
+    """A job of the previous version: its recipient has five fields, the last of which is its files."""
     recipient = job.recipient
     files = [[FILE.filename, FILE.content_type, FILE.content]]
     fields: list[Any] = msgspec.msgpack.decode(pack_job(job))
@@ -43,7 +43,7 @@ def _files_within(job: Job) -> bytes:
 
 @pytest.fixture(params=[_further, _binary, _files_within])
 def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Job], bytes]:
-    """Have producers pack jobs as another version does."""
+    """Make producers pack jobs as another version does."""
     pack: Callable[[Job], bytes] = request.param
     monkeypatch.setattr("shared.queue.producer.pack_job", pack)
     return pack
@@ -59,7 +59,7 @@ async def given(world: World, count: int, lane: Lane = "normal", **changes: Any)
 
 @another_version
 async def test_they_are_sent(world: World) -> None:
-    """Fetched, begun, retried, deferred, given back, sent; what is not known is passed over."""
+    """It is fetched, begun, retried, deferred, given back and sent; unknown fields are ignored."""
     blast = await given(world, 4)
     sender = await world.sender()
     one, two, three, four = await sender.take()
@@ -86,7 +86,7 @@ async def test_their_files_are_theirs(world: World, other: Callable[[Job], bytes
 
 @another_version
 async def test_what_a_dead_sender_had_begun_is_taken_over(world: World) -> None:
-    """Noted as uncertain, counted, and sent again alone, as any other job."""
+    """It is recorded as uncertain, counted, and sent again alone, like any other job."""
     blast = await given(world, 3)
     sender = await world.sender()
     leases = await sender.take()
@@ -101,7 +101,7 @@ async def test_what_a_dead_sender_had_begun_is_taken_over(world: World) -> None:
 @another_version
 @pytest.mark.parametrize("lane", ["normal", "bulk"])
 async def test_cancelled_they_end(world: World, lane: Lane) -> None:
-    """Swept where they wait, or, where a script cannot read them, by the sender that meets them: told once each."""
+    """A sweep ends them, or, if a script cannot read them, the sender that fetches them: one event each."""
     blast = await given(world, 120, lane)
     await world.control.cancel_blast(blast.blast_id)
     sender = await world.sender()
@@ -115,7 +115,7 @@ async def test_cancelled_they_end(world: World, lane: Lane) -> None:
 
 @another_version
 async def test_one_is_cancelled_and_one_accepted_late(world: World) -> None:
-    """A job is found by its beginning, whatever follows."""
+    """A job is found by its first bytes, whatever follows."""
     blast = await given(world, 2)
     assert await world.control.cancel_job(f"{blast.blast_id}:0:email") == "cancelled"
     sender = await world.sender()
@@ -128,7 +128,7 @@ async def test_one_is_cancelled_and_one_accepted_late(world: World) -> None:
 
 @another_version
 async def test_the_doctor_leaves_them_alone(world: World) -> None:
-    """New, parked, deferred, scheduled, in mid-send: nothing of it is wrong, and nothing is mended."""
+    """New, parked, deferred, scheduled or in flight: nothing is wrong, and nothing is repaired."""
     later = await given(world, 2, scheduled_at_ms=4_000_000_000_000)
     blast = await given(world, 110, "bulk")
     sender = await world.sender()
@@ -142,7 +142,7 @@ async def test_the_doctor_leaves_them_alone(world: World) -> None:
 
 @another_version
 async def test_paused_and_resumed_they_wait(world: World) -> None:
-    """Moved to their blast's own stream they stay whole."""
+    """They are moved to their blast's own stream unchanged."""
     blast = await given(world, 3)
     sender = await world.sender()
     leases = await sender.fetch()
@@ -155,7 +155,7 @@ async def test_paused_and_resumed_they_wait(world: World) -> None:
 
 @another_version
 async def test_sent_again_they_are_added(world: World) -> None:
-    """A dead letter of theirs begins its next run."""
+    """A dead letter of that version starts its next run."""
     blast = await given(world, 1)
     sender = await world.sender()
     (lease,) = await sender.take()
@@ -165,7 +165,7 @@ async def test_sent_again_they_are_added(world: World) -> None:
 
 
 async def test_files_stay_within_jobs_while_a_sender_of_the_version_before_runs(world: World) -> None:
-    """It finds jobs that it can read; once its heartbeat is gone files lie apart, and all are sent with theirs."""
+    """It gets jobs that it can read; after its heartbeat, files are stored separately, and all jobs are sent."""
     await world.redis.hset("{email}:senders", "old", orjson.dumps({"host": "h"}))
     await world.redis.set("{email}:sender:old", b"{}", px=60_000)
     recipient = Recipient("a@example.com", "A", attachments=[FILE])
@@ -188,7 +188,7 @@ async def test_files_stay_within_jobs_while_a_sender_of_the_version_before_runs(
 
 
 async def test_a_sender_of_the_version_before_sends_nothing_without_its_files() -> None:
-    """To it a job whose files lie apart is no job, which it says aloud."""
+    """It cannot read a job whose files are stored separately, and reports that."""
 
     class OldRecipient(msgspec.Struct, array_like=True):
         address: str

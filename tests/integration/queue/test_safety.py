@@ -1,4 +1,4 @@
-"""A Redis that would lose jobs, told by every service: in its log, in its health and in a metric, while it runs."""
+"""A Redis that would lose jobs: every service reports it, in its log, its health and a metric, while it runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNSAFE = ("--appendonly", "no", "--maxmemory-policy", "allkeys-lru")
 
 @contextmanager
 def server(*options: str, kind: Kind = "valkey") -> Iterator[RedisServer]:
-    """Run a server of its own."""
+    """Run a separate server."""
     found = RedisServer(kind, options)
     found.start()
     try:
@@ -43,7 +43,7 @@ def url_of(found: RedisServer, user: str = "") -> str:
 
 @pytest.mark.parametrize("kind", ["valkey", "redis"])
 async def test_a_real_server_is_seen_through(kind: Kind) -> None:
-    """What its settings are now, whatever they were when it started."""
+    """The check reads the current settings, whatever they were at the start."""
     with server(kind=kind) as found:
         redis = connect(found.url)
         check = SafetyCheck(redis)
@@ -63,7 +63,7 @@ async def test_a_real_server_is_seen_through(kind: Kind) -> None:
 
 
 async def test_a_user_with_few_rights_sees_what_info_says() -> None:
-    """INFO is enough for all but appendfsync, which is not asked for: a refusal looks like an attack."""
+    """INFO is enough for all but appendfsync, which is not requested: a refusal looks like an attack."""
     with server(*UNSAFE) as found:
         found.command("ACL", "SETUSER", "few", "on", "nopass", "~*", "+info", "+ping")
         found.command("ACL", "SETUSER", "none", "on", "nopass", "~*", "+ping")
@@ -82,7 +82,7 @@ async def test_a_user_with_few_rights_sees_what_info_says() -> None:
 
 
 async def test_the_user_default_without_the_right_asks_once() -> None:
-    """And takes the refusal for an answer."""
+    """It does not ask again after a refusal."""
     with server() as found:
         found.command("ACL", "SETUSER", "admin", "on", "nopass", "~*", "+@all")
         found.command("ACL", "SETUSER", "default", "-config|get")
@@ -97,7 +97,7 @@ async def test_the_user_default_without_the_right_asks_once() -> None:
 
 
 async def test_a_server_without_config_is_told_as_not_checked() -> None:
-    """Managed services take the command away; what INFO says still counts."""
+    """Managed services remove the command; INFO is still checked."""
     with server("--rename-command", "CONFIG", "") as found:
         redis = connect(found.url)
         seen = await SafetyCheck(redis).run()
@@ -106,7 +106,7 @@ async def test_a_server_without_config_is_told_as_not_checked() -> None:
 
 
 async def test_another_server_in_its_place_is_looked_at_anew() -> None:
-    """After a fail-over the new master may be set up in another way; while none answers, what was seen stays."""
+    """After a failover the new master may have other settings; while no master answers, the last result stays."""
     port = free_port()
     health, registry = Health("thing"), CollectorRegistry()
     redis = connect(f"redis://127.0.0.1:{port}/0")
@@ -187,7 +187,7 @@ def health_of(port: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_every_service_tells_of_it_and_stays_healthy(service: str, tmp_path: Path) -> None:
-    """From its start, until it is mended, without a restart of anything; /health stays 200 all the while."""
+    """From its start until the repair, without any restart; /health stays 200 throughout."""
     with server(*UNSAFE) as found, running(service, found.url, tmp_path) as port:
         await wait_for(lambda: health_of(port).get("warnings"), 30, "the warnings")
         health = health_of(port)

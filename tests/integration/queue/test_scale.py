@@ -1,4 +1,4 @@
-"""What things cost: memory a job, server time a call with many streams and jobs, a large blast's end."""
+"""Costs: memory per job, server time per call with many streams and jobs, the end of a large blast."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ async def used_memory(world: World) -> int:
 async def test_waiting_job_costs_at_most_500_bytes(
     large: tuple[World, RedisServer], lane: str, count: int, blasts: int
 ) -> None:
-    """A job whose recipient's variables are 100 bytes: its entry, its stream and group and indexes are counted, the
-    event of its enqueueing (gone once the logger has read it) and its blast's snapshot and counts are not."""
+    """The variables of the recipient take 100 bytes. The entry, the stream, the group and the indexes are counted; the
+    event of the enqueueing (deleted once the logger has read it) and the blast's snapshot and counts are not."""
     world, _ = large
     await world.given(1, "normal")
     await world.written()
@@ -67,7 +67,7 @@ async def test_waiting_job_costs_at_most_500_bytes(
 
 
 async def server_ms(server: RedisServer, call: Callable[[], Awaitable[object]], times: int) -> float:
-    """Return the server's CPU time for each of so many calls: other processes on the machine do not count."""
+    """Return the server's CPU time per call over several calls; other processes on the machine do not count."""
     process = psutil.Process(server.pid)
     before = sum(process.cpu_times()[:2])
     for _ in range(times):
@@ -77,7 +77,7 @@ async def server_ms(server: RedisServer, call: Callable[[], Awaitable[object]], 
 
 @pytest.mark.timing
 async def test_calls_cost_the_same_with_a_thousand_bulk_blasts(large: tuple[World, RedisServer]) -> None:
-    """With 1,000 bulk streams and 120,000 jobs a fetch, and a look at the statistics, take the server below 1 ms."""
+    """With 1,000 bulk streams and 120,000 jobs a fetch, and a read of the statistics, take the server below 1 ms."""
     world, server = large
     await world.given(20_000)
     for _ in range(1000):
@@ -124,7 +124,7 @@ async def test_no_call_costs_more_with_thousands_of_paused_blasts(large: tuple[W
 
 @pytest.mark.timing
 async def test_many_parked_retries_cost_a_fetch_nothing(large: tuple[World, RedisServer]) -> None:
-    """Behind 20,000 jobs that wait for their next attempt a fetch takes the server below 1 ms."""
+    """With 20,000 jobs that wait for their next attempt, a fetch takes the server below 1 ms."""
     world, server = large
     await world.given(20_000)
     sender = await world.sender()
@@ -136,7 +136,7 @@ async def test_many_parked_retries_cost_a_fetch_nothing(large: tuple[World, Redi
 
 @pytest.mark.timing
 async def test_cancelled_blast_is_gone_in_seconds(large: tuple[World, RedisServer]) -> None:
-    """50,000 jobs are ended, and their events put out, within 2 s; a small one at the end of the lane at once."""
+    """50,000 jobs end, and their events are added, within 2 s; a small blast at the end of the lane immediately."""
     world, _ = large
     blast = await world.given(50_000, "bulk")
     started = time.monotonic()
@@ -152,7 +152,7 @@ async def test_cancelled_blast_is_gone_in_seconds(large: tuple[World, RedisServe
 
 
 async def test_large_jobs_that_are_cancelled_are_gone(large: tuple[World, RedisServer]) -> None:
-    """With the logger down a cancellation must free memory: what is large is told by its ends, a few at a time."""
+    """With the logger down, a cancellation must free memory: large jobs are ended by small events, a few at a time."""
     world, _ = large
     blast = await world.blast(110, "bulk")
     await world.enqueue(blast, 0, 55)
@@ -177,7 +177,7 @@ _SCRIPTS = Path(scripts.__file__).parent / "lua"
 
 
 def heavy(index: int) -> Recipient:
-    """A recipient with a file of a megabyte that nobody else has."""
+    """A recipient with a file of a megabyte that no other recipient has."""
     content = index.to_bytes(4, "big") * (MEGABYTE // 4)
     return Recipient(
         f"r{index}@example.com", f"R{index}", attachments=[Attachment("a.pdf", "application/pdf", content)]
@@ -197,12 +197,12 @@ async def given_heavy(world: World, count: int, lane: Lane = "bulk", a_chunk: in
 
 
 async def note_costs(world: World, server: RedisServer) -> dict[str, float]:
-    """Have every call from now on measured; returns the most that one of each name has taken the server, in ms.
+    """Measure every further call; return the greatest server time of the calls of each script, in ms.
 
-    The server's log of slow commands has the time that a command took by the clock, and with it what other processes on
-    a busy machine took away. The CPU time of the thread that runs commands has none of that, but what the server did
-    besides the command. Each is at least the command's own work, so the lesser of the two is too: it hides no work, and
-    other processes cannot make it larger than what the server did.
+    The server's log of slow commands has the time of a command by the clock, which includes the time that other
+    processes take on a busy machine. The CPU time of the thread that runs commands excludes that time and includes
+    other work of the server. Each is at least the command's own work, and so is the lesser of the two: it hides no
+    work, and other processes cannot make it larger than the work of the server.
     """
     await world.redis.config_set("slowlog-log-slower-than", 1000)
     most: dict[str, float] = {}
@@ -232,7 +232,7 @@ async def file_keys(world: World) -> list[bytes]:
 
 
 async def test_what_a_command_costs_is_seen(large: tuple[World, RedisServer]) -> None:
-    """A script that works for 30 ms is measured as such; one that does little is not, whatever others do meanwhile."""
+    """A script that works for 30 ms is measured as such; a short one is not, whatever other processes do."""
     world, server = large
     most = await note_costs(world, server)
     busy = "local till = 0 repeat local t = redis.call('TIME') till = till + 1 until till > 100000"
@@ -244,8 +244,8 @@ async def test_what_a_command_costs_is_seen(large: tuple[World, RedisServer]) ->
 
 @pytest.mark.timing
 async def test_no_call_is_slow_with_heavy_attachments(large: tuple[World, RedisServer]) -> None:
-    """300 recipients with a megabyte each: enqueued, fetched, begun, retried, reaped, looked over, sent, failed, swept,
-    no call takes the server 20 ms; and then its memory is what it was."""
+    """Jobs of 300 recipients with a megabyte each take every path, from enqueueing to the end, a check and a sweep:
+    no call takes the server 20 ms, and afterwards its memory is as before."""
     world, server = large
     await world.given(1)
     before = await used_memory(world)
@@ -285,7 +285,7 @@ async def test_no_call_is_slow_with_heavy_attachments(large: tuple[World, RedisS
 
 @pytest.mark.timing
 async def test_no_call_is_slow_with_the_jobs_of_the_version_before(large: tuple[World, RedisServer]) -> None:
-    """100 jobs of a megabyte, their files within: what scripts cannot read they do not read for long either."""
+    """100 jobs that contain a megabyte of files each: scripts do not spend long on jobs that they cannot read."""
     world, server = large
     await world.redis.hset("{email}:senders", "old", "{}")
     await world.redis.set("{email}:sender:old", "{}")
@@ -334,12 +334,12 @@ async def test_no_call_is_slow_with_many_small_files(large: tuple[World, RedisSe
 
 
 def small_files(index: int) -> list[Attachment]:
-    """Ten files that nobody else has."""
+    """Ten files that no other recipient has."""
     return [Attachment(f"{n}.txt", "text/plain", f"{index} {n}".encode()) for n in range(10)]
 
 
 async def test_a_fetch_brings_a_few_megabytes_at_most(large: tuple[World, RedisServer]) -> None:
-    """Jobs may be large, by their variables or as an earlier version wrote them: one at least, and soon the rest."""
+    """Large jobs, by their variables or from an earlier version: a fetch takes at least one, and soon the others."""
     world, _ = large
     blast = await world.blast(20)
     big = Recipient("big@example.com", "Big", {"text": "x" * MEGABYTE})
@@ -362,7 +362,7 @@ async def test_a_fetch_brings_a_few_megabytes_at_most(large: tuple[World, RedisS
 
 
 async def test_a_fetch_moves_a_few_megabytes_of_what_is_due(large: tuple[World, RedisServer]) -> None:
-    """Ten large jobs whose deferral is over come to their stream over several fetches, and none is forgotten."""
+    """Ten large jobs whose deferral is over move to their stream over several fetches, and none is forgotten."""
     world, _ = large
     blast = await world.blast(10)
     sender = await world.sender()

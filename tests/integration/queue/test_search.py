@@ -1,4 +1,4 @@
-"""The search for the jobs that are to be cancelled, among however many of others."""
+"""The search for jobs to cancel, among any number of other jobs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.integration.queue.world import World, ends, eventually
 
 
 async def reads(world: World) -> int:
-    """Return how often stretches of streams have been read."""
+    """Return how often ranges of streams have been read."""
     stats: dict[str, Any] = await world.redis.info("commandstats")
     return int(stats.get("cmdstat_xrange", {"calls": 0})["calls"])
 
 
 async def test_a_message_that_has_ended_is_not_searched_for(world: World) -> None:
-    """Where nothing of its blast is left there is nothing to find, however many jobs of others wait."""
+    """If the blast has no jobs left, no stream is searched, however many other jobs wait."""
     blast = await world.given(1)
     sender = await world.sender()
     assert await sender.finish(*await sender.take())
@@ -33,7 +33,7 @@ async def test_a_message_that_has_ended_is_not_searched_for(world: World) -> Non
 
 @pytest.mark.parametrize("lane", ["high", "normal", "bulk"])
 async def test_one_job_is_found_among_those_of_like_names(world: World, lane: Lane) -> None:
-    """By its blast and its index as they are packed: no other that begins alike is ended."""
+    """A job is found by its packed blast and index; no job with a similar beginning is ended."""
     likes = [await world.blast(8, lane, blast_id=blast_id) for blast_id in ("ab", "abc", "a", "abcdefgh" * 5)]
     for blast in likes:
         jobs = world.jobs(blast, [0, 1, 12, 127, 128, 255, 256, 70_000])
@@ -48,7 +48,7 @@ async def test_one_job_is_found_among_those_of_like_names(world: World, lane: La
 
 
 async def test_jobs_of_any_size_are_walked_to_the_last(world: World) -> None:
-    """Large ones are looked at a few at a time; a deferred one is found by its name."""
+    """Large jobs are read a few at a time; a deferred job is found by its id."""
     large = await world.blast(12, "high")
     recipient = Recipient("someone@example.com", "Someone", {"text": "x" * 200_000})
     await world.enqueue(large, recipient=recipient)
@@ -65,7 +65,7 @@ async def test_jobs_of_any_size_are_walked_to_the_last(world: World) -> None:
 
 
 async def test_a_job_that_moves_behind_the_walk_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was put off when its stream was read, and has come due before the jobs due later are asked for."""
+    """It was deferred when its stream was read, and became due before the deferred jobs were read."""
     blast = await world.given(2, "high")
     sender = await world.sender()
     (lease,) = await sender.take(1)

@@ -1,4 +1,4 @@
-"""Redis Sentinel: real Sentinels, a real fail-over, and the URL that hides both from the services."""
+"""Redis Sentinel: real Sentinels, a real failover, and the URL that hides both from the services."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from shared.urls import without_password
 from tests.sentinels import SERVICE, Sentinel
 from tests.servers import RedisServer, free_port, wait_for
 
-_TIME_OUT_S = 5.0  # of `connect`, unless told otherwise
+_TIME_OUT_S = 5.0  # the default of `connect`
 
 
 def _sentinel(master_port: int) -> Sentinel:
-    """A Sentinel with a password of its own, which alone decides on a fail-over."""
+    """A Sentinel with its own password, which decides on a failover without others."""
     own, masters = "requirepass sentinels-own-password", f"sentinel auth-pass {SERVICE} the-masters-password"
     return Sentinel(master_port, lines=(own, masters))
 
@@ -52,7 +52,7 @@ def _url(*sentinel_ports: int) -> str:
 
 
 async def test_the_queue_follows_a_fail_over(pair: tuple[RedisServer, RedisServer], sentinel: Sentinel) -> None:
-    """The client writes to the master; once that is killed, the same client writes to the replica that took over."""
+    """The client writes to the master; after it is killed, the same client writes to the replica that took over."""
     master, replica = pair
     client = connect(_url(free_port(), sentinel.port), max_connections=2)
 
@@ -95,9 +95,9 @@ async def test_a_frozen_sentinel_costs_nothing(pair: tuple[RedisServer, RedisSer
 
 
 async def test_asking_leaves_nothing_behind(pair: tuple[RedisServer, RedisServer], sentinel: Sentinel) -> None:
-    """Cancelled at any moment, and with Sentinels that answer later or not at all: no connection, no failure is left.
+    """A request leaves no connection and no failure, cancelled at any moment, with late or silent Sentinels.
 
-    A connection left behind ends this test by its warning; it is seen when it is collected.
+    A connection that is left open makes this test fail by its warning, when it is collected.
     """
     others = [_sentinel(pair[0].port) for _ in range(2)]
     loose: list[dict[str, object]] = []
@@ -131,7 +131,7 @@ async def _answers(*ports: int) -> bool:
 
 
 async def test_silent_sentinels_are_an_unavailable_queue() -> None:
-    """Where no Sentinel answers, callers get the error on which they wait and try again, with every reason in it."""
+    """If no Sentinel answers, callers get an error, with every reason, on which they wait and try again."""
     port = free_port()
     client = connect(f"redis+sentinel://127.0.0.1:{port}/{SERVICE}")
     with pytest.raises(QueueUnavailableError, match=f"no Sentinel names a master: 127.0.0.1:{port}"), translated("GET"):
@@ -140,7 +140,7 @@ async def test_silent_sentinels_are_an_unavailable_queue() -> None:
 
 
 def test_the_url_names_all_sentinels() -> None:
-    """Ports default to 26379, IPv6 addresses stand in brackets, and the master's options stay in its own URL."""
+    """Ports default to 26379, IPv6 addresses are in brackets, and the master's options stay in its own URL."""
     found = read_sentinel_url("rediss+sentinel://u:p@one,[::1]:9/svc/3?ssl_ca_certs=/ca.pem&sentinel_username=s", 1.0)
     assert found is not None
     assert found.sentinels == (("one", 26379), ("::1", 9))
@@ -157,12 +157,12 @@ def test_an_incomplete_url_is_refused(url: str) -> None:
 
 
 def test_other_urls_are_left_alone() -> None:
-    """Only the two schemes with +sentinel are read here."""
+    """Only the two schemes with +sentinel are Sentinel URLs."""
     assert read_sentinel_url("rediss://localhost/0", 1.0) is None
 
 
 def test_no_password_of_a_url_is_shown() -> None:
-    """Log lines show where the queue is: neither the master's password nor the Sentinels', wherever they stand."""
+    """Log lines show where the queue is: without the master's password or the Sentinels', in any position."""
     url = "redis+sentinel://u:p%40ss@one,two/svc/0?sentinel_password=s3cret&sentinel_username=s"
     shown = without_password(url)
     assert shown == "redis+sentinel://u:***@one,two/svc/0?sentinel_password=***&sentinel_username=s"

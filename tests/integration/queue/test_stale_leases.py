@@ -1,7 +1,8 @@
-"""Entries that went to another sender and came again: what was known of them before counts no more.
+"""Entries that went to another sender and came back: earlier leases of them no longer count.
 
-Found by the random mix: a sender cut off for a while still had a job in its buffer that another had tried meanwhile,
-fetched it again, and began it as if it had never been tried, so that its blast counted it as retrying for ever.
+The random mix found this case: a sender that was cut off for a while still had a job in its buffer that another sender
+had tried. It fetched the job again and began it as if it had not been tried, so its blast counted it as retrying
+forever.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from tests.integration.queue.world import HandSender, World, eventually
 
 
 async def _reap(world: World, cut_off: HandSender) -> None:
-    """Take from a sender what it holds, as after a lapse of its lease, which it renews at once."""
+    """Take a sender's entries, as after a lapse of its heartbeat, which it renews immediately."""
     await world.redis.delete(f"{{email}}:sender:{cut_off.name}")
     await world.reaper("other")._take(cut_off.name)
     await cut_off.consumer.heartbeat({})
 
 
 async def _came_again(world: World) -> tuple[HandSender, Lease, Lease]:
-    """A sender with a job that it fetched, lost to another who tried it, and fetched again: both leases of it."""
+    """A job that a sender fetched, lost to another sender that tried it, and fetched again: its two leases."""
     cut_off, other = await world.sender("cut-off"), await world.sender("other")
     (stale,) = await cut_off.fetch(1)
     await _reap(world, cut_off)
@@ -34,7 +35,7 @@ async def _came_again(world: World) -> tuple[HandSender, Lease, Lease]:
 
 
 async def test_answer_of_a_lost_attempt_is_told_late_where_its_job_came_again(world: World) -> None:
-    """What waits in the buffer is not what was accepted: the answer counts once, and the job is not sent again."""
+    """The acceptance is of the earlier lease: it counts once, and the buffered job is not sent again."""
     blast = await world.given(1)
     cut_off, _ = await world.sender("cut-off"), await world.sender("other")
     (begun,) = await cut_off.take(1)
@@ -54,7 +55,7 @@ def beyond_its_limit(lease: Lease) -> Move:
 
 
 async def test_stale_lease_begins_nothing(world: World) -> None:
-    """Only what the sender knows to be the second attempt is begun, and the counts are right at the end."""
+    """Only the lease of the second attempt is begun, and the counts are right at the end."""
     blast = await world.given(1)
     cut_off, stale, fresh = await _came_again(world)
     assert [grant.kind for grant in await cut_off.begin([stale])] == ["lost"]
@@ -65,7 +66,7 @@ async def test_stale_lease_begins_nothing(world: World) -> None:
 
 
 async def test_stale_lease_is_given_back_with_the_attempts_that_were_made(world: World) -> None:
-    """Whoever fetches it next makes the second attempt, not another first one."""
+    """The next sender makes the second attempt, not another first one."""
     blast = await world.given(1)
     cut_off, stale, _ = await _came_again(world)
     assert await cut_off.give_back(stale)
@@ -78,7 +79,7 @@ async def test_stale_lease_is_given_back_with_the_attempts_that_were_made(world:
 
 
 async def test_stale_lease_ends_nothing(world: World) -> None:
-    """Refused at its first begin and settled late it would end a job that waits for its second attempt by now."""
+    """A late settle of a refused begin must not end the job, which now waits for its second attempt."""
     blast = await world.given(1)
     cut_off, stale, fresh = await _came_again(world)
     assert not await cut_off.end(stale, "expired", "expired")
@@ -91,7 +92,7 @@ async def test_stale_lease_ends_nothing(world: World) -> None:
 
 @pytest.mark.parametrize("move", [beyond_its_limit, dropped], ids=["beyond its limit", "dropped"])
 async def test_stale_lease_moves_nothing(world: World, move: Callable[[Lease], Move]) -> None:
-    """A move to a limit's list, or a drop, settled late leaves the entry where it came again, with its attempts."""
+    """A late move to a limit's list, or a late drop, leaves the returned entry in place, with its attempts."""
     blast = await world.given(1)
     cut_off, stale, fresh = await _came_again(world)
     assert await cut_off.consumer.settle([move(stale)]) == [False]
@@ -103,7 +104,7 @@ async def test_stale_lease_moves_nothing(world: World, move: Callable[[Lease], M
 
 @pytest.mark.parametrize("how", ["ended", "retried", "given back"])
 async def test_stale_lease_leaves_what_was_begun_anew(world: World, how: str) -> None:
-    """What is said late of an attempt that is not the one in flight does not take it from the task that sends it."""
+    """A late outcome of an earlier attempt does not take the job from the task that sends it now."""
     blast = await world.given(1)
     cut_off, stale, fresh = await _came_again(world)
     assert [grant.kind for grant in await cut_off.begin([fresh])] == ["granted"]

@@ -1,4 +1,4 @@
-"""Suppressions: an address is suppressed in every spelling, however the suppression was spelled."""
+"""Suppressions: an address is suppressed in every spelling, whichever spelling was suppressed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ OPT_OUT = Suppression("marketing", "unsubscribe", "unsubscribed", 1000)
 
 
 async def stored(world: World) -> dict[str, str]:
-    """Return what the server holds, by address."""
+    """Return the stored suppressions, by address."""
     redis: Any = world.redis
     rows = (await redis.hgetall(KEY)).items()
     return {field.decode(): ", ".join(one.reason for one in unpack_suppressions(value)) for field, value in rows}
 
 
 async def store(world: World, suppressed: dict[str, str]) -> None:
-    """Store suppressions as earlier versions did: as they are spelled."""
+    """Store suppressions as earlier versions did: under the spelling."""
     redis: Any = world.redis
     await redis.hset(KEY, mapping=suppressed)
 
@@ -70,7 +70,7 @@ async def test_a_suppression_is_found_and_lifted_in_any_spelling(world: World) -
 
 
 async def test_suppressions_of_earlier_versions_are_moved(world: World) -> None:
-    """What was stored as it was spelled is found under the identity; of one scope the first stays."""
+    """Suppressions stored under a spelling are found under the identity; of one scope the first stays."""
     old = {
         "Siti@example.com": "unsubscribed",
         "Budi@example.com": "hard_bounce: 550 5.1.1",
@@ -91,7 +91,7 @@ async def test_suppressions_of_earlier_versions_are_moved(world: World) -> None:
 
 
 async def test_many_suppressions_are_moved(world: World) -> None:
-    """More than one page of them, none is lost."""
+    """More than one page is moved, and none is lost."""
     await store(world, {f"Reader{i}@example.com": "unsubscribed" for i in range(5000)})
     await Suppressions(world.redis).rekey(world.partition)
     assert await stored(world) == {f"reader{i}@example.com": "unsubscribed" for i in range(5000)}
@@ -105,7 +105,7 @@ async def test_an_old_spelling_is_lifted_before_it_is_moved(world: World) -> Non
 
 
 async def test_the_doctor_finds_old_spellings(world: World) -> None:
-    """Without repair they are counted, with it moved."""
+    """Without repair they are counted; with it they are moved."""
     await store(world, {"Siti@example.com": "manual"})
     for repair, left in ((False, "Siti@example.com"), (True, "siti@example.com")):
         found = await Doctor(world.partition, "doctor", repair=repair).examine()
@@ -129,7 +129,7 @@ async def test_the_doctor_finds_old_spellings(world: World) -> None:
 async def test_reasons_of_earlier_versions_have_their_scope(
     reason: str, kind: tuple[str, str], outcomes: tuple[str, str], world: World
 ) -> None:
-    """An earlier version stored the reason alone; the scope follows from it, here and in the queue's script."""
+    """An earlier version stored only the reason; Python and the script derive the same scope from it."""
     await store(world, {"r@example.com": reason})
     (found,) = await Suppressions(world.redis).get("email", "r@example.com")
     assert (found.scope, found.source, found.reason, found.created_at_ms) == (*kind, reason, 0)
@@ -149,7 +149,7 @@ async def test_reasons_of_earlier_versions_have_their_scope(
 async def test_a_suppression_stops_its_scope_until_it_expires(
     suppression: Suppression, transactional: str, marketing: str, world: World
 ) -> None:
-    """Everything or marketing alone; nothing once it has expired."""
+    """It stops all messages, or only marketing; none once it has expired."""
     redis: Any = world.redis
     await redis.hset(KEY, "r@example.com", b"\x91" + pack_suppression(suppression))
     assert await words(world, "r@example.com") == [transactional]
@@ -170,7 +170,7 @@ async def test_lifting_a_bounce_leaves_the_opt_out(world: World) -> None:
 
 
 async def test_of_two_suppressions_the_longer_stays(world: World) -> None:
-    """Of equals the first; one that has expired does not count."""
+    """Of equals the first stays; an expired one does not count."""
     suppressions, far = Suppressions(world.redis), 1 << 42
     week, month = replace(MANUAL, expires_at_ms=far), replace(MANUAL, expires_at_ms=far + 1, reason="month")
     ever = replace(MANUAL, reason="ever")
@@ -189,7 +189,7 @@ async def test_of_two_suppressions_the_longer_stays(world: World) -> None:
 
 
 async def test_a_full_redis_takes_and_lifts_suppressions(world: World) -> None:
-    """A hard bounce must be noted, and a mistake be undone, when no key may grow."""
+    """A hard bounce must be recorded, and a mistake undone, while Redis is full."""
     suppressions = Suppressions(world.redis)
     await world.given(50)
     await world.redis.config_set("maxmemory", "1mb")
@@ -203,7 +203,7 @@ async def test_a_full_redis_takes_and_lifts_suppressions(world: World) -> None:
 
 @pytest.mark.parametrize("many", [7, 3000])
 async def test_pages_hold_each_suppression(many: int, world: World) -> None:
-    """None is missed, no page is too long: of a small table, which Redis gives out whole, and of one that shrinks."""
+    """None is missed and no page is too long, for a small table, which Redis returns whole, and one that shrinks."""
     suppressions = Suppressions(world.redis)
     for start in range(0, many, 500):
         every = [(f"r{i}@example.com", MANUAL) for i in range(start, min(start + 500, many))]
@@ -221,7 +221,7 @@ async def test_pages_hold_each_suppression(many: int, world: World) -> None:
 
 
 async def test_a_search_finds_what_matches(world: World) -> None:
-    """However far apart; expired ones are not listed."""
+    """They are found however far apart they are; expired ones are not listed."""
     suppressions = Suppressions(world.redis)
     every = [(f"r{i}@example.com", MANUAL if i % 100 else BOUNCE) for i in range(1000)]
     for start in range(0, 1000, 500):
@@ -235,7 +235,7 @@ async def test_a_search_finds_what_matches(world: World) -> None:
 
 
 async def test_expired_suppressions_are_deleted_when_a_sender_starts(world: World) -> None:
-    """Of an address that has another as well only the expired one."""
+    """Only the expired one is deleted if its address has another."""
     redis: Any = world.redis
     over = pack_suppression(replace(MANUAL, expires_at_ms=1))
     await redis.hset(KEY, "a@example.com", b"\x91" + over)

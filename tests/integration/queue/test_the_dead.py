@@ -1,4 +1,4 @@
-"""Dead, frozen and late senders: what they held is taken over, and what they answer afterwards still counts."""
+"""Dead, frozen and late senders: their jobs are taken over, and their late answers still count."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AT_ONCE = replace(Timing(), checks_apart_ms=0, redis_up_ms=0)
 
 
 class HandClock:
-    """A clock set by hand."""
+    """A clock that the test sets."""
 
     seconds = 1000.0
 
@@ -37,7 +37,7 @@ class HandClock:
 
 
 async def bury(world: World, dead: HandSender, by: HandSender) -> tuple[int, int]:
-    """Let a sender's lease lapse and a reaper take over; returns what was taken from its buffer and in flight."""
+    """Let a sender's heartbeat lapse and a reaper take over; return what was taken from buffer and flight."""
     await world.redis.delete(f"{{email}}:sender:{dead.name}")
     reaper = Reaper(world.partition, by.name, AT_ONCE)
     (taken,) = await reaper.reap_dead()
@@ -46,7 +46,7 @@ async def bury(world: World, dead: HandSender, by: HandSender) -> tuple[int, int
 
 
 async def abandon(world: World, by: HandSender) -> Lease:
-    """Let a new sender die in mid-send of the next job; returns its lease."""
+    """Let a new sender die with the next job in flight; return its lease."""
     dead = await world.sender()
     (lease,) = await dead.take(1)
     assert await bury(world, dead, by) == (0, 1)
@@ -54,7 +54,7 @@ async def abandon(world: World, by: HandSender) -> Lease:
 
 
 async def test_a_dead_sender_of_many_streams_is_taken_over_whole(world: World) -> None:
-    """What it held of 150 blasts with streams of their own is found page by page, and its consumers go."""
+    """Its entries in the own streams of 150 blasts are found page by page, and its consumers are deleted."""
     blasts = [await world.given(100, "bulk") for _ in range(150)]
     dead, alive = await world.sender(), await world.sender()
     begun = [lease for _ in range(40) for lease in await dead.take(16)]
@@ -67,7 +67,7 @@ async def test_a_dead_sender_of_many_streams_is_taken_over_whole(world: World) -
 
 
 async def test_a_dead_sender_of_an_earlier_version_is_taken_over(world: World) -> None:
-    """One that kept no list of its streams is looked for in all of them."""
+    """All streams are searched for a sender that kept no list of its streams."""
     blasts = [await world.given(100, "bulk") for _ in range(5)]
     dead, alive = await world.sender(), await world.sender()
     begun = await dead.take(20)
@@ -78,7 +78,7 @@ async def test_a_dead_sender_of_an_earlier_version_is_taken_over(world: World) -
 
 
 async def test_a_frozen_buffer_among_many_streams_is_found_at_once(world: World) -> None:
-    """A look does not walk over all streams to find the one in which a frozen sender's job lies."""
+    """A check finds the stream with a frozen sender's job without a walk over all streams."""
     for _ in range(300):
         await world.given(100, "bulk")
     frozen, alive = await world.sender(), await world.sender()
@@ -89,7 +89,7 @@ async def test_a_frozen_buffer_among_many_streams_is_found_at_once(world: World)
 
 
 async def test_streams_that_are_served_out_are_forgotten(world: World) -> None:
-    """A sender that serves thousands of blasts keeps a list of those alone at which it holds something."""
+    """A sender that serves thousands of blasts lists only those in whose streams it holds something."""
     paused = [await world.given(100, "bulk") for _ in range(10)]
     sender = await world.sender()
     for lease in await sender.fetch(40):
@@ -105,7 +105,7 @@ async def test_streams_that_are_served_out_are_forgotten(world: World) -> None:
 
 
 async def test_buffered_jobs_of_the_dead_cost_nothing(world: World) -> None:
-    """What was surely not sent is taken over as if it had never been fetched, from every stream."""
+    """Jobs that were surely not sent are taken over from every stream as if they had not been fetched."""
     blasts = [await world.given(3, "high"), await world.given(3), await world.given(120, "bulk")]
     dead, alive = await world.sender(), await world.sender()
     assert len(await dead.fetch(50)) == 50
@@ -117,7 +117,7 @@ async def test_buffered_jobs_of_the_dead_cost_nothing(world: World) -> None:
 
 
 async def test_job_abandoned_in_mid_send_uses_an_attempt_and_goes_alone(world: World) -> None:
-    """It is uncertain, told so, and sent again alone: nothing else is in flight with it."""
+    """It is uncertain, is reported so, and is sent again alone: no other job is in flight with it."""
     blast = await world.given(3)
     alive = await world.sender()
     lost = await abandon(world, alive)
@@ -136,7 +136,7 @@ async def test_job_abandoned_in_mid_send_uses_an_attempt_and_goes_alone(world: W
 
 
 async def test_hold_ends_what_was_abandoned(world: World) -> None:
-    """By the policy `hold` an uncertain job is not sent again."""
+    """With the policy `hold` an uncertain job is not sent again."""
     blast = await world.given(1)
     alive = await world.sender(policy=BeginPolicy(on_uncertain="hold", concurrency=10))
     await abandon(world, alive)
@@ -146,7 +146,7 @@ async def test_hold_ends_what_was_abandoned(world: World) -> None:
 
 
 async def test_job_that_kills_its_senders_is_poison(world: World) -> None:
-    """Abandoned three times it is not begun a fourth time."""
+    """A job that was abandoned three times is not begun again."""
     blast = await world.given(1)
     alive = await world.sender()
     for _ in range(3):
@@ -157,7 +157,7 @@ async def test_job_that_kills_its_senders_is_poison(world: World) -> None:
 
 
 async def test_nobody_is_dead_at_first_sight(world: World) -> None:
-    """Two looks far enough apart, by a reaper whose own lease held, on a Redis that has been up for a while."""
+    """It takes two checks far apart, by a reaper whose own heartbeat held, on a Redis that was up for a while."""
     clock = HandClock()
     await world.given(1)
     dead, alive = await world.sender(), await world.sender()
@@ -180,7 +180,7 @@ async def test_nobody_is_dead_at_first_sight(world: World) -> None:
 
 
 async def test_sender_whose_heartbeat_came_back_is_spared(world: World) -> None:
-    """Missing at one look and there at the next is alive."""
+    """A sender that is missing at one check and present at the next is alive."""
     clock = HandClock()
     await world.given(1)
     frozen, alive = await world.sender(), await world.sender()
@@ -195,7 +195,7 @@ async def test_sender_whose_heartbeat_came_back_is_spared(world: World) -> None:
 
 
 async def test_consumers_of_the_dead_and_of_those_who_leave_are_gone(world: World) -> None:
-    """No consumer, heartbeat or memory of a call stays behind."""
+    """No consumer, heartbeat or stored answer is left."""
     await world.given(5)
     await world.given(120, "bulk")
     dead, leaving, alive = await world.sender(), await world.sender(), await world.sender()
@@ -212,7 +212,7 @@ async def test_consumers_of_the_dead_and_of_those_who_leave_are_gone(world: Worl
 
 
 async def test_stale_buffer_is_freed_at_no_cost(world: World) -> None:
-    """A job that lay too long in a frozen sender's buffer goes to another, and the frozen one has lost it."""
+    """A job that was too long in a frozen sender's buffer goes to another sender; the frozen one has lost it."""
     blast = await world.given(2)
     frozen, alive = await world.sender(), await world.sender()
     leases = await frozen.fetch()
@@ -225,7 +225,7 @@ async def test_stale_buffer_is_freed_at_no_cost(world: World) -> None:
 
 
 async def test_entries_without_a_task_are_given_up_by_stream_and_id(world: World) -> None:
-    """Entries of two streams may bear the same id: only the one meant is given up."""
+    """Entries of two streams may have the same id: only the right one is given up."""
     blasts = [await world.given(1, lane) for lane in ("high", "normal")]
     for stream in ("{email}:jobs:high", "{email}:jobs:normal"):
         rows: Any = await world.redis.xrange(stream)
@@ -243,7 +243,7 @@ async def test_entries_without_a_task_are_given_up_by_stream_and_id(world: World
     "meanwhile", ["waiting", "begun again", "sent again", "deferred", "retried", "failed", "cancelled"]
 )
 async def test_late_acceptance_outranks_everything(world: World, meanwhile: str) -> None:
-    """A frozen sender's message had been accepted: the job is `sent` once, whatever became of it since."""
+    """A frozen sender's message had been accepted: the job is `sent` once, whatever happened to it since."""
     blast = await world.given(1)
     frozen, alive = await world.sender(), await world.sender()
     (lease,) = await frozen.take()
@@ -277,7 +277,7 @@ async def test_late_acceptance_outranks_everything(world: World, meanwhile: str)
 
 @pytest.mark.parametrize("begun", [False, True])
 async def test_late_acceptance_finds_the_copy_under_another_entry(world: World, begun: bool) -> None:
-    """Deferred and come due again the copy stands elsewhere: it goes at once, or could be counted a second time."""
+    """After a deferral the copy is in another entry: it is removed, or it could be counted twice."""
     blast = await world.given(1)
     frozen, alive = await world.sender(), await world.sender()
     (lease,) = await frozen.take()
@@ -299,7 +299,7 @@ async def test_late_acceptance_finds_the_copy_under_another_entry(world: World, 
 
 
 async def test_place_of_a_copy_is_forgotten_with_its_end(world: World) -> None:
-    """Sent in the ordinary way nothing is left that tells where it stood."""
+    """After an ordinary send, no record of the entry is left."""
     blast = await world.given(1)
     frozen, alive = await world.sender(), await world.sender()
     await frozen.take()
@@ -313,7 +313,7 @@ async def test_place_of_a_copy_is_forgotten_with_its_end(world: World) -> None:
 
 
 async def test_late_answer_of_an_earlier_run_leaves_the_next_alone(world: World) -> None:
-    """Sent again as run 2, a job is not touched by what a frozen sender says of run 1 but in the log."""
+    """A job that was sent again as run 2 is not changed by a late answer for run 1, except in the log."""
     blast = await world.given(1)
     frozen, alive = await world.sender(), await world.sender()
     (lease,) = await frozen.take()
@@ -329,7 +329,7 @@ async def test_late_answer_of_an_earlier_run_leaves_the_next_alone(world: World)
 
 
 async def test_open_job_s_past_is_not_forgotten(world: World) -> None:
-    """What was abandoned and waits still (a long pause) is known as such after its memory's time; ended ones go."""
+    """The stall of a job that still waits (a long pause) is kept; the stalls of ended jobs are forgotten."""
     await world.given(1)
     alive = await world.sender(policy=BeginPolicy(on_uncertain="hold", concurrency=10))
     kept = await abandon(world, alive)
@@ -346,7 +346,7 @@ async def test_open_job_s_past_is_not_forgotten(world: World) -> None:
 
 
 async def test_pasts_of_many_jobs_are_forgotten_in_turn(world: World) -> None:
-    """Each look goes on where the one before stopped."""
+    """Each check continues where the previous one stopped."""
     alive = await world.sender()
     redis: Any = world.redis
     fresh = time.time_ns() // 1_000_000_000
@@ -359,7 +359,7 @@ async def test_pasts_of_many_jobs_are_forgotten_in_turn(world: World) -> None:
 
 
 async def test_answer_lost_twice_is_not_risked_again(world: World) -> None:
-    """Sent once more after one lost answer, not after two; and an answer that comes after all counts."""
+    """A job is sent again after one lost answer, not after two; a late answer still counts."""
     blast = await world.given(1)
     sender = await world.sender()
     (lease,) = await sender.take()
@@ -374,7 +374,7 @@ async def test_answer_lost_twice_is_not_risked_again(world: World) -> None:
 
 
 async def forget_begin(world: World, sender: HandSender, lease: Lease) -> None:
-    """Put an entry back into its sender's buffer, with its counts, as a master that never heard of the begin has it."""
+    """Put an entry back into its sender's buffer, with its counts, as on a master that lost the begin."""
     redis: Any = world.redis
     buffer = f"{sender.name}:buf"
     await redis.xclaim(lease.stream, "senders", buffer, 0, [lease.entry_id], retrycount=lease.deliveries, justid=True)
@@ -385,7 +385,7 @@ async def forget_begin(world: World, sender: HandSender, lease: Lease) -> None:
 
 
 async def _fetched_as(world: World, sender: HandSender, waits: str) -> tuple[Blast, Lease]:
-    """Let a sender begin a job that is new, that was tried before, or that was deferred before."""
+    """Let a sender begin a job that is new, was tried before, or was deferred before."""
     blast = await world.given(1)
     (lease,) = await sender.take(1)
     if waits == "retried":
@@ -399,7 +399,7 @@ async def _fetched_as(world: World, sender: HandSender, waits: str) -> tuple[Bla
 
 @pytest.mark.parametrize("waits", ["new", "retried", "deferred"])
 async def test_acceptance_counts_though_the_begin_was_forgotten(world: World, waits: str) -> None:
-    """G1, G2: a failover forgot that the job was begun: what its provider accepted is sent, and not sent again."""
+    """G1, G2: a failover lost the begin: the accepted job is `sent`, and is not sent again."""
     sender = await world.sender()
     blast, lease = await _fetched_as(world, sender, waits)
     await forget_begin(world, sender, lease)
@@ -413,7 +413,7 @@ async def test_acceptance_counts_though_the_begin_was_forgotten(world: World, wa
 @pytest.mark.parametrize("holder", ["~back", "~retry", "another:buf", "another:tx", "nobody"])
 @pytest.mark.parametrize("waits", ["new", "retried", "deferred"])
 async def test_acceptance_counts_though_the_fetch_was_forgotten(world: World, waits: str, holder: str) -> None:
-    """G1, G2: a failover forgot the fetch, and another may hold the job: the acceptance removes it, and counts."""
+    """G1, G2: a failover lost the fetch, and another sender may hold the job: the acceptance removes it, and counts."""
     sender, another = await world.sender(), await world.sender("another")
     blast, lease = await _fetched_as(world, sender, waits)
     await _forget_fetch(world, sender, lease)
@@ -439,7 +439,7 @@ async def test_acceptance_counts_though_the_fetch_was_forgotten(world: World, wa
 
 
 async def _forget_fetch(world: World, sender: HandSender, lease: Lease) -> None:
-    """Create the group again, as a master that never heard of the fetch has it: nothing is pending at anybody."""
+    """Create the group again, as on a master that lost the fetch: no entry is pending."""
     redis: Any = world.redis
     await forget_begin(world, sender, lease)
     await redis.xgroup_destroy(lease.stream, "senders")
@@ -450,7 +450,7 @@ async def _forget_fetch(world: World, sender: HandSender, lease: Lease) -> None:
 
 
 async def test_acceptance_counts_though_the_promotion_was_forgotten(world: World) -> None:
-    """G1, G2: a failover forgot that a scheduled job had come due: what was sent of it is sent."""
+    """G1, G2: a failover lost the promotion of a scheduled job: the job that was sent is `sent`."""
     blast = await world.blast(1, scheduled_at_ms=time.time_ns() // 1_000_000 + 100)
     await world.enqueue(blast)
     redis: Any = world.redis
@@ -473,7 +473,7 @@ async def test_acceptance_counts_though_the_promotion_was_forgotten(world: World
 
 
 async def test_late_answer_spares_what_took_its_place(world: World) -> None:
-    """A new master may give an entry's id again: a late answer removes nothing but its own job."""
+    """A new master may assign an entry's id again: a late answer removes only its own job."""
     sender = await world.sender()
     blast = await world.given(1)
     (lease,) = await sender.take(1)
@@ -486,7 +486,7 @@ async def test_late_answer_spares_what_took_its_place(world: World) -> None:
 
 
 async def test_reap_that_comes_late_takes_nothing_from_the_living(world: World) -> None:
-    """Between a reaper's look and its reap the dead one thawed and began: the job stays its own, and is sent once."""
+    """Between a reaper's check and its reap the sender thawed and began: it keeps the job, which is sent once."""
     blast = await world.given(2)
     thawed, alive = await world.sender(), await world.sender()
     reaper = Reaper(world.partition, alive.name, AT_ONCE)
@@ -505,8 +505,8 @@ async def test_reap_that_comes_late_takes_nothing_from_the_living(world: World) 
 
 @pytest.mark.parametrize("others", [0, 1, 120])
 async def test_accepted_late_is_not_sent_again(world: World, others: int) -> None:
-    """Failed, then accepted by a late answer that the log had not read when it opened the next run: nothing of it is
-    added, the counts add up, and the log is told that this run ends as sent, and that the blast has ended."""
+    """A failed job was accepted by a late answer that the log had not read when it opened the next run: the job is not
+    added, the counts add up, and events report that this run ended as sent, and that the blast has ended."""
     blast = await world.given(1 + others, "bulk")
     frozen, alive = await world.sender(), await world.sender()
     (lease,) = await frozen.take(1)
@@ -536,7 +536,7 @@ async def test_accepted_late_is_not_sent_again(world: World, others: int) -> Non
 
 
 async def test_abandoned_job_with_an_attachment_is_taken_over(world: World) -> None:
-    """A script must read a job whatever its files hold: the server's msgpack knows no binary values."""
+    """Scripts must read a job whatever its files contain: the server's msgpack does not support binary values."""
     blast = await world.blast(1)
     await world.enqueue(blast, recipient=WITH_FILES)
     alive = await world.sender()

@@ -19,7 +19,7 @@ def now_ms() -> int:
 
 @pytest.mark.timing
 async def test_retry_is_due_exactly_after_its_delay(world: World) -> None:
-    """Behind 100 blasts that all have work a retry comes after its delay, within 250 ms and never before."""
+    """With 100 other blasts that have work, a retry follows its delay within 250 ms, and never comes early."""
     for _ in range(100):
         await world.given(100, "bulk")
     sender = await world.sender()
@@ -35,7 +35,7 @@ async def test_retry_is_due_exactly_after_its_delay(world: World) -> None:
 
 
 async def test_fetch_tells_when_something_is_due(world: World) -> None:
-    """A sender learns for how long it may rest: until the next retry, deferral or schedule, and no longer."""
+    """A fetch reports the time until the next retry, deferral or schedule."""
     await world.given(2)
     sender = await world.sender()
     first, second = await sender.take()
@@ -47,7 +47,7 @@ async def test_fetch_tells_when_something_is_due(world: World) -> None:
 
 
 async def test_parked_job_wakes_the_other_senders(world: World) -> None:
-    """The bell rings when a job is parked, so that its retry is on time though its sender dies."""
+    """Parking a job wakes the other senders, so that its retry is on time even if its sender dies."""
     await world.given(1)
     sender = await world.sender()
     (lease,) = await sender.take()
@@ -73,7 +73,7 @@ async def test_scheduled_blast_waits_for_its_time(world: World, count: int, lane
 
 
 async def test_scheduled_blast_that_is_paused_waits_for_both(world: World) -> None:
-    """Resumed before its time a scheduled blast still waits for it."""
+    """A scheduled blast that is resumed before its time still waits for it."""
     at_ms = now_ms() + 2_000
     blast = await world.given(150, "bulk", scheduled_at_ms=at_ms)
     sender = await world.sender()
@@ -87,7 +87,7 @@ async def test_scheduled_blast_that_is_paused_waits_for_both(world: World) -> No
 
 
 async def test_expired_job_is_not_begun(world: World) -> None:
-    """A job past its expiry ends as expired, at no cost, when it is reached (G3)."""
+    """A job past its expiry ends as expired when a sender reaches it, at no cost (G3)."""
     blast = await world.given(2, expires_at_ms=1)
     await world.redis.flushdb()
     blast = await world.blast(2)
@@ -101,7 +101,7 @@ async def test_expired_job_is_not_begun(world: World) -> None:
 
 
 async def test_parked_job_that_expires_meanwhile_ends(world: World) -> None:
-    """A retry or a deferral that comes due after the job's expiry is not begun."""
+    """A retry or a deferral that becomes due after the job's expiry is not begun."""
     blast = await world.blast(2)
     await world.enqueue(blast, expires_at_ms=now_ms() + 500)
     sender = await world.sender()
@@ -118,7 +118,7 @@ async def test_parked_job_that_expires_meanwhile_ends(world: World) -> None:
 
 @pytest.mark.parametrize("then", ["cancelled", "sent"])
 async def test_scheduled_blast_that_is_still_enqueued_when_its_time_comes(world: World, then: str) -> None:
-    """What is added to its stream before the first turn counts as the rest does, and all of it is right at the end."""
+    """Jobs added to its stream before the first turn count like the others, and the counts are right at the end."""
     blast = await world.blast(600, "bulk", scheduled_at_ms=4_000_000_000_000)
     await world.enqueue(blast, 0, 200)
     come = msgspec.structs.replace(blast, scheduled_at_ms=1)

@@ -1,4 +1,4 @@
-"""The witness of the fault tests counts what is there, not what the counters say is there."""
+"""The witness of the fault tests counts jobs, and does not rely on counters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.integration.queue.world import World
 
 @pytest.fixture
 async def view(world: World, redis_url: str) -> AsyncIterator[QueueView]:
-    """A look from outside at a queue of 150 jobs, of which two are being sent and one waits for a retry."""
+    """The witness counts a queue of 150 jobs, of which two are being sent and one waits for a retry."""
     await world.given(20)
     await world.given(130, "bulk")
     sender = await world.sender()
@@ -32,7 +32,7 @@ async def violations(view: QueueView) -> int:
 
 
 async def test_a_sound_queue_is_sound(view: QueueView) -> None:
-    """Nothing is wrong with it, and the doctor agrees."""
+    """The queue is consistent, and the doctor agrees."""
     assert await violations(view) == 0
     assert await view.findings() == []
 
@@ -47,7 +47,7 @@ async def test_a_sound_queue_is_sound(view: QueueView) -> None:
     ],
 )
 async def test_every_harm_is_seen(view: QueueView, harm: list[str]) -> None:
-    """Jobs that vanished, ends that never were, a gauge that is off, a retry that nobody would take."""
+    """The witness finds vanished jobs, false ends, a wrong gauge, and a retry that no sender would take."""
     await view.redis.execute_command(*harm)  # type: ignore[no-untyped-call]
     assert await violations(view) > 0
     assert await view.findings() != []

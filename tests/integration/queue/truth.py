@@ -1,6 +1,6 @@
-"""The truth of a queue, found by walking over every key: what counters, gauges and indexes must agree with.
+"""The truth of a queue, from a walk over every key: counters, gauges and indexes must agree with it.
 
-Nothing here uses the scripts: it is the other witness of G4.
+It does not use the scripts, so it is an independent witness of G4.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TAG = "{email}:"
 
 @dataclass
 class Truth:
-    """Every job in Redis with its status, and the keys by which it is found.
+    """Every job in Redis with its status, and the keys in which it was found.
 
     `waiting` counts by lane, `limited` by blast.
     """
@@ -46,7 +46,7 @@ class Truth:
 
 
 async def find_truth(redis: Redis) -> Truth:
-    """Walk over all keys of the channel; nothing may move meanwhile."""
+    """Walk over all keys of the channel; no job may move during the walk."""
     truth = Truth()
     streams = [key.decode() async for key in redis.scan_iter(f"{TAG}jobs:*", count=1000)]
     for stream in streams:
@@ -93,7 +93,7 @@ async def _walk_stream(redis: Redis, stream: str, truth: Truth) -> None:
 
 
 async def _is_scheduled(redis: Redis, stream: str, groups: Any) -> bool:
-    """Say whether a blast's own stream has not had its first turn, before its time."""
+    """Return whether a blast's own stream waits for its time and has had no turn."""
     blast_id = stream.rpartition(":")[2]
     whole = await redis.hexists(f"{TAG}blast:{blast_id}", "scheduled_whole")
     return bool(whole) and bool(groups) and groups[0]["last-delivered-id"] == b"0-0"

@@ -1,4 +1,4 @@
-"""A small world around the queue: blasts, chunks, and a sender of which every step is called by hand."""
+"""A small world around the queue: blasts, chunks, and a sender whose steps the tests call."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class World:
         return blast
 
     def unknown_blast(self, count: int, lane: Lane = "normal", **changes: Any) -> Blast:
-        """Make a blast of which Redis does not know."""
+        """Make a blast that Redis does not know."""
         blast = Blast(f"b{next(_numbers)}", TEMPLATE, ["email"], lane, 0, {"email": count}, count)
         return msgspec.structs.replace(blast, **changes)
 
@@ -84,7 +84,7 @@ class World:
         ]
 
     async def whole(self, job: Job) -> Job:
-        """Return a job with its files within it, as a sender loads them."""
+        """Return a job that contains its files, as a sender loads them."""
         return await FileCache(FileStore(self.redis)).whole(job)
 
     async def enqueue(self, blast: Blast, first: int = 0, count: int | None = None, **changes: Any) -> Enqueued:
@@ -101,7 +101,7 @@ class World:
         return blast
 
     async def given_with(self, recipient: Recipient) -> Blast:
-        """Accept and enqueue a blast for this recipient alone."""
+        """Accept and enqueue a blast for only this recipient."""
         blast = await self.blast(1)
         await self.enqueue(blast, recipient=recipient)
         return blast
@@ -112,7 +112,7 @@ class World:
         return await self.producer.enqueue(Chunk(blast, "email", 0, jobs, series=f"run:{run}"))
 
     async def sender(self, name: str = "", policy: BeginPolicy | None = None) -> HandSender:
-        """Take up a lease as a new sender."""
+        """Start a new sender with a heartbeat."""
         consumer = Consumer(
             self.partition,
             name or f"s{next(_numbers)}",
@@ -124,7 +124,7 @@ class World:
 
     @property
     def partition(self) -> Partition:
-        """The partition of email's queue that this world is about."""
+        """The partition of email's queue in this world."""
         return Partition(self.redis, PartitionKeys("email", self.index))
 
     def reaper(self, sender_id: str) -> Reaper:
@@ -141,7 +141,7 @@ class World:
         return one
 
     async def check_balance(self, *blasts: Blast) -> Truth:
-        """Check G4 against what stands in Redis: counters, gauges, the counts of these blasts, and every index."""
+        """Check G4 against the contents of Redis: counters, gauges, the counts of these blasts, and every index."""
         truth = await find_truth(self.redis)
         assert not truth.doubles, truth.doubles
         stats = await self.control.channel_stats("email")
@@ -179,7 +179,7 @@ class World:
             assert lane or await redis.hexists(f"{{email}}:blast:{blast_id}", "paused"), f"{stream} gets no turns"
 
     async def _check_limits(self) -> set[bytes]:
-        """Check that each limit with a list has its pace and its turn, and no other; returns the jobs of the lists."""
+        """Check that the limits with a list, and no others, have a pace and turns; return the jobs of the lists."""
         redis: Any = self.redis
         lists = {key.decode().removeprefix(LISTS): key async for key in redis.scan_iter(f"{LISTS}*", count=1000)}
         heads = {name: (await redis.zrange(key, 0, 0, withscores=True))[0][1] for name, key in lists.items()}
@@ -191,13 +191,13 @@ class World:
         return {job_id for key in lists.values() for job_id in await redis.zrange(key, 0, -1)}
 
     async def rings(self, action: Callable[[], Awaitable[object]]) -> bool:
-        """Say whether an action rings the bell."""
+        """Return whether an action wakes senders."""
         before = await self.redis.xrevrange("{email}:bell", count=1)
         await action()
         return bool(await self.redis.xrevrange("{email}:bell", count=1) != before)
 
     async def written(self) -> list[Event]:
-        """Read all events of the channel so far, as the logger would, and acknowledge them."""
+        """Read and acknowledge all events of the channel so far, as the logger would."""
         log = EventLog(self.redis)
         while entries := await log.read(1000, 0.0) or await log.read(1000, 0.0):
             for entry in entries:
@@ -208,7 +208,7 @@ class World:
 
 
 def ends(events: Iterable[Event]) -> Counter[tuple[str, int]]:
-    """Count how often each run of a job was told to end, by job id and run; a late answer tells its own."""
+    """Count the events that end each run of a job, by job id and run; a late answer has its own."""
     told: Counter[tuple[str, int]] = Counter()
     for event in events:
         if isinstance(event, Swept):
@@ -225,7 +225,7 @@ def no_limit(job: Job) -> None:
 
 @dataclass
 class HandSender:
-    """A sender of which every step is called by hand."""
+    """A sender whose steps the tests call."""
 
     consumer: Consumer
     limit_of: LimitOf = no_limit
@@ -281,11 +281,11 @@ class HandSender:
         return (await self.consumer.settle([ended(lease, pack_event(event), status)]))[0]
 
     async def obey(self, leases: Sequence[Lease]) -> list[str]:
-        """Begin jobs and settle every refusal as the sending loop does; returns what was answered."""
+        """Begin jobs and settle every refusal as the sending loop does; return the answers."""
         return await self.settle_refusals(leases, await self.begin(leases))
 
     async def settle_refusals(self, leases: Sequence[Lease], grants: Sequence[Grant]) -> list[str]:
-        """Settle every refusal as the sending loop does; returns what was answered."""
+        """Settle every refusal as the sending loop does; return the answers."""
         moves = [refusal_move(lease, grant, 0) for lease, grant in zip(leases, grants, strict=True)]
         refused = [move for move in moves if move is not None]
         if refused:
@@ -312,7 +312,7 @@ def open_world(url: str, timing: Timing | None = None) -> World:
 
 
 async def eventually(fetch: Callable[[], Awaitable[list[Lease]]], what: str, timeout_s: float = 5.0) -> list[Lease]:
-    """Call until something comes; fails with what was waited for."""
+    """Call until there is a result; fail with the description of the wait."""
     found: list[Lease] = []
 
     async def came() -> bool:

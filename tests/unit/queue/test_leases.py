@@ -1,4 +1,4 @@
-"""The words between Python and the scripts."""
+"""The values that Python and the scripts exchange."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tests.unit.sending.leases import lease_of
     ],
 )
 def test_each_word_of_begin_is_read(word: str, grant: Grant) -> None:
-    """No word is taken for another that begins alike."""
+    """No answer is mistaken for another with the same beginning."""
     assert parse_grant(word, "gmail.com 54000 1 n") == grant
 
 
 def test_rewritten_jobs_fold_their_attempts_in() -> None:
-    """What moves to another entry keeps the attempts made, and nothing of what an earlier version booked."""
+    """A job that moves to another entry keeps its attempts, and no start that an earlier version booked."""
     lease = lease_of(deliveries=2, attempts=1, unused_ms=7)
     assert lease.attempt == 3
     assert unpack_job(deferred(lease, b"", 1, 5).packed).attempts == 2
@@ -48,6 +48,6 @@ def test_rewritten_jobs_fold_their_attempts_in() -> None:
     [(["b", 3, "email", "?"], "b:3:email"), (["b", "3", "email"], ""), (["b:c", 3, "email"], ""), ({"b": 3}, "")],
 )
 def test_what_is_legible_of_a_broken_job(value: object, job_id: str) -> None:
-    """The id is kept where the beginning is whole, so that the job's row can be closed."""
+    """The id is kept if the first bytes are intact, so that the job's row can be closed."""
     assert legible_job_id(msgspec.msgpack.encode(value)) == job_id
     assert legible_job_id(b"\xc1") == ""

@@ -1,4 +1,4 @@
-"""What INFO says of a Redis that would lose jobs, as servers and managed services answer it."""
+"""INFO of a Redis that would lose jobs, as servers and managed services return it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SAFE = {
     ],
 )  # fmt: skip
 def test_each_danger_is_named(changes: dict[str, object], appendfsync: str, reasons: list[str]) -> None:
-    """With its reason, in words, and with what to do."""
+    """It is reported with its reason, a text and advice."""
     found = judge(SAFE | changes, appendfsync)
     assert [danger.reason for danger in found.dangers] == reasons
     assert all(danger.what and danger.advice for danger in found.dangers)
@@ -46,7 +46,7 @@ def test_each_danger_is_named(changes: dict[str, object], appendfsync: str, reas
 
 
 def test_what_is_not_said_cannot_be_checked() -> None:
-    """Managed services leave fields out and forbid CONFIG: that is neither safe nor a danger."""
+    """Managed services omit fields and forbid CONFIG: that is not a danger, and it is unchecked."""
     assert judge({}, "").unchecked == ("version", "eviction", "append_only_file", "write_failing")
     assert judge(SAFE, "").unchecked == ("fsync",)
     assert judge(SAFE, "always").unchecked == ()
