@@ -112,7 +112,7 @@ async def test_no_call_costs_more_with_thousands_of_paused_blasts(large: tuple[W
         "stats": lambda: control.channel_stats("email"),
         "heartbeat": lambda: sender.consumer.heartbeat({"host": "h"}),
         "give up": lambda: reaper.give_up(taken[:1]),
-        "find the dead": reaper.look,
+        "find the dead": reaper.reap_dead,
     }
     cost = {name: await server_ms(server, call, 50) for name, call in calls.items()}
     assert max(cost.values()) < 2, cost

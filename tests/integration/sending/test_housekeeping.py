@@ -24,7 +24,7 @@ Part = Callable[[SendingLoop[RenderedMessage], Callable[..., Awaitable[object]]]
 
 
 def _fail_reaper(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
-    loop._keeper._reaper.look = fail  # type: ignore[assignment,method-assign]
+    loop._keeper._reaper.reap_dead = fail  # type: ignore[assignment,method-assign]
 
 
 def _fail_watch(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
