@@ -11,7 +11,7 @@ A job is fetched into the sender's buffer, begun (from then on it is in flight),
 | verdicts | holds refusals until it is clear whether the server refuses everyone | refusal runs in Redis; settler |
 | bell | waits until there may be work | the partition's bell; wakes the dispatcher |
 | heartbeat | renews the lease | script `heartbeat`; the time of the last renewal |
-| keeper | reaps dead senders, recovers lost entries, detects stuck sends | scripts `find_dead`, `reap`, `list_held`; buffer |
+| keeper | reaps dead senders, recovers entries, finds stuck sends | scripts `find_dead`, `reap`, `list_held`; buffer |
 | health | reports what does not work | `Gates`, the lease; the service's `/health` |
 
 On stop, the sender fetches nothing more, gives back its buffer, finishes the jobs in flight within the grace time,
