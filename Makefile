@@ -37,11 +37,12 @@ test: $(STAMP) ## Run every test except soak and compose
 test-fast: $(STAMP) ## Run only the unit tests
 	$(BIN)/pytest tests/unit
 
-check: $(STAMP) ## Check lint, types, import rules and the compose file
+check: $(STAMP) ## Check lint, types, import rules, prose and the compose file
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_prose.py
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 format: $(STAMP) ## Format the code and apply automatic fixes

@@ -21,6 +21,8 @@ PLACES = (
 SUFFIXES = {".css", ".html", ".js", ".lua", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml", ".example", ""}
 # files that quote the phrases: this list and its test
 EXEMPT = {"scripts/check_prose.py", "tests/unit/packaging/test_prose.py"}
+# folders of generated files and of other projects' packages
+FOREIGN = {"__pycache__", ".cache", "node_modules"}
 
 TICS: dict[str, str] = {
     r"bears?|(?:is|are|be) borne by": "has, carries",
@@ -77,7 +79,7 @@ def files(root: Path) -> Iterator[Path]:
     for place in PLACES:
         found: Iterable[Path] = [root / place] if (root / place).is_file() else sorted((root / place).rglob("*"))
         for path in found:
-            if path.is_file() and path.suffix in SUFFIXES and "__pycache__" not in path.parts:
+            if path.is_file() and path.suffix in SUFFIXES and FOREIGN.isdisjoint(path.relative_to(root).parts):
                 yield path
 
 

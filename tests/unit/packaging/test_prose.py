@@ -69,3 +69,12 @@ def test_a_finding_names_its_line_and_the_cure(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stdout == "README.md:3: 'goes on': write continues, uses\n"
     assert done.stderr == "1 phrases to rewrite in 1 files\n"
+
+
+@pytest.mark.parametrize("folder", ["tests/.cache/debian", "benchmarks/peer/node_modules/pkg", "tests/__pycache__"])
+def test_files_of_other_projects_are_not_checked(prose: ModuleType, tmp_path: Path, folder: str) -> None:
+    """Unpacked and installed packages are skipped, as their prose is not ours."""
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "README.md").write_text("This one goes on.\n")
+    (tmp_path / "README.md").write_text("Ours.\n")
+    assert list(prose.files(tmp_path)) == [tmp_path / "README.md"]
