@@ -50,7 +50,7 @@ local events = { ARGV[8] }
 local function start_run(job_id, run)
   local stall = stall_of(job_id)
   if stall and stall.outcome == 'sent' and stall.run == run - 1 then
-    events[#events + 1] = cmsgpack.pack({ 'sent', now_ms, job_id, run, 0, '', 'accepted in the run before, told late', 0 })
+    events[#events + 1] = cmsgpack.pack({ 'sent', now_ms, job_id, run, 0, '', 'accepted in the previous run, reported late', 0 })
     return false
   end
   if stall then keep_stall(job_id, { stalls = 0, uncertain = 0, run = run, outcome = '-' }, now_ms) end

@@ -45,8 +45,8 @@ local function parts_of(stream, id, raw)
   bytes = bytes + #raw
   local job = read_job(raw)
   if job then return job[1] .. ':' .. int(job[2]) .. ':' .. job[3], job[8], job[9] end
-  local told = read[stream .. ' ' .. id]
-  if told then return told[1], told[2], told[3] end
+  local known = read[stream .. ' ' .. id]
+  if known then return known[1], known[2], known[3] end
   return nil
 end
 

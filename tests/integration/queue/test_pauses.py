@@ -29,15 +29,15 @@ async def test_paused_channel_gives_nothing_out(world: World) -> None:
     assert await sender.obey(leases) == ["held"]
     assert (await world.control.channel_stats("email")).paused == 3
     await world.check_balance(blast)
-    assert await world.rings(lambda: world.control.resume_channel("email"))
+    assert await world.wakes(lambda: world.control.resume_channel("email"))
     assert len(await sender.take(10)) == 3
 
 
-async def test_resumed_blast_rings_the_bell(world: World) -> None:
+async def test_resumed_blast_wakes_senders(world: World) -> None:
     """Idle senders continue it immediately."""
     blast = await world.given(120, "bulk")
     await world.control.pause_blast(blast.blast_id, "wait")
-    assert await world.rings(lambda: world.control.resume_blast(blast.blast_id))
+    assert await world.wakes(lambda: world.control.resume_blast(blast.blast_id))
 
 
 @pytest.mark.parametrize(("lane", "count"), [("high", 5), ("normal", 5), ("bulk", 5), ("bulk", 120)])

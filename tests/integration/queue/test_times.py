@@ -51,7 +51,7 @@ async def test_parked_job_wakes_the_other_senders(world: World) -> None:
     await world.given(1)
     sender = await world.sender()
     (lease,) = await sender.take()
-    assert await world.rings(lambda: sender.retry(lease, 1000))
+    assert await world.wakes(lambda: sender.retry(lease, 1000))
 
 
 @pytest.mark.parametrize(("count", "lane"), [(3, "high"), (3, "normal"), (3, "bulk"), (150, "bulk")])

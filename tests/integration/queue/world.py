@@ -190,7 +190,7 @@ class World:
         assert due == {name for name, head in heads.items() if head >= 1e15}
         return {job_id for key in lists.values() for job_id in await redis.zrange(key, 0, -1)}
 
-    async def rings(self, action: Callable[[], Awaitable[object]]) -> bool:
+    async def wakes(self, action: Callable[[], Awaitable[object]]) -> bool:
         """Return whether an action wakes senders."""
         before = await self.redis.xrevrange("{email}:bell", count=1)
         await action()
