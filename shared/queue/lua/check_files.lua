@@ -10,10 +10,10 @@
 -- restored.
 -- Safe to repeat.
 
-local blast, mend, most = ARGV[1], ARGV[2] == '1', ARGV[4]
+local blast, repair, most = ARGV[1], ARGV[2] == '1', ARGV[4]
 local key = files_key(blast)
 if ended_long_ago(blast, math.floor(now_us() / 1000)) then
-  local following, lost = free_lost(blast, ARGV[3], most, mend)
+  local following, lost = free_lost(blast, ARGV[3], most, repair)
   return { following, lost, 0, 0 }
 end
 
@@ -27,7 +27,7 @@ for i = 1, #page[2], 2 do
       gone = gone + 1
     elseif left >= 0 then
       expiring = expiring + 1
-      if mend then redis.call('PERSIST', file_key(blast, string.sub(field, 2))) end
+      if repair then redis.call('PERSIST', file_key(blast, string.sub(field, 2))) end
     end
   elseif string.find(field, '^%d+$') then
     out[#out + 1], out[#out + 2] = field, string.match(value, '^%d+')

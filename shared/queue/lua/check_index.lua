@@ -10,7 +10,7 @@
 -- place in its limit's list; a limit gets its turns; a file that nothing needs expires within the hour.
 -- Safe to repeat.
 
-local index, mend = ARGV[1], ARGV[2] == '1'
+local index, repair = ARGV[1], ARGV[2] == '1'
 local key = C .. ':' .. index
 
 local checks = {
@@ -72,7 +72,7 @@ for i = 3, #ARGV do
   local member = ARGV[i]
   if not checks[index](member) then
     wrong = wrong + 1
-    if mend then
+    if repair then
       if index == 'streams' or index == 'filed' then
         redis.call('SREM', key, member)
       elseif index == 'later:jobs' then
@@ -87,6 +87,6 @@ for i = 3, #ARGV do
     end
   end
 end
-if wrong > 0 and mend and of_limit then index_limit(of_limit, now_us()) end
-if wrong > 0 and mend then wake_senders() end
+if wrong > 0 and repair and of_limit then index_limit(of_limit, now_us()) end
+if wrong > 0 and repair then wake_senders() end
 return wrong

@@ -12,7 +12,7 @@
 -- the stream is listed, gets its turns, or is deleted.
 -- Safe to repeat.
 
-local stream, mend, park_ms, start, most = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local stream, repair, park_ms, start, most = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local now = now_us()
 local blast = bulk_blast(stream)
 local ghosts, timeless, leaked = 0, 0, 0
@@ -24,13 +24,13 @@ local function check_entry(row)
   bytes = bytes + (entry and #entry[2][2] or 0)
   if not entry then
     ghosts = ghosts + 1
-    if mend then
+    if repair then
       redis.call('XACK', stream, GROUP, id)
       unpark(stream, id)
     end
   elseif consumer == '~retry' and not redis.call('ZSCORE', C .. ':parked', stream .. ' ' .. id) then
     timeless = timeless + 1
-    if mend then redis.call('ZADD', C .. ':parked', int(now + math.max(0, park_ms - idle) * 1000), stream .. ' ' .. id) end
+    if repair then redis.call('ZADD', C .. ':parked', int(now + math.max(0, park_ms - idle) * 1000), stream .. ' ' .. id) end
   end
 end
 
@@ -51,7 +51,7 @@ for _, row in ipairs(consumers.err and {} or consumers) do
   local sender = string.match(row[2], '^(.+):(%a+)$')
   if sender and row[4] == 0 and redis.call('EXISTS', C .. ':sender:' .. sender) == 0 then
     leaked = leaked + 1
-    if mend then redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, row[2]) end
+    if repair then redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, row[2]) end
   end
 end
 
@@ -68,17 +68,17 @@ end
 local unlisted, turnless, empty = 0, 0, 0
 if blast and redis.call('XLEN', stream) == 0 then
   empty = 1
-  if mend then drop_if_empty(stream) end
+  if repair then drop_if_empty(stream) end
 elseif is_ringed(stream) then
   if blast and redis.call('SISMEMBER', C .. ':streams', blast) == 0 then
     unlisted = 1
-    if mend then redis.call('SADD', C .. ':streams', blast) end
+    if repair then redis.call('SADD', C .. ':streams', blast) end
   end
   local v = redis.call('HMGET', C .. ':blast:' .. (blast or ''), 'paused', 'scheduled_at', 'scheduled_whole')
   local served = redis.call('ZSCORE', C .. ':ring', stream) or redis.call('ZSCORE', C .. ':starts', stream)
   if not v[1] and to_take() > 0 and not served then
     turnless = 1
-    if mend then
+    if repair then
       make_group(stream)
       local starts_at = v[3] and tonumber(v[2]) * 1000 or 0
       if starts_at > now then serve_from(stream, starts_at) else serve(stream) end

@@ -12,7 +12,7 @@
 -- Jobs that this server cannot read cause no correction.
 -- Safe to repeat.
 
-local mend, keep_ms, most = ARGV[1] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
+local repair, keep_ms, most = ARGV[1] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
 local now_ms = math.floor(now_us() / 1000)
 local SMALL, PAGE_BYTES, MOST_BYTES = 1024, 1000000, 4000000
 local large_bytes = 0
@@ -137,7 +137,7 @@ local function check_blast(blast)
   if not wrong then return end
   local missing, many = math.max(0, open - f.all), math.max(0, f.all - open)
   out.blasts[#out.blasts + 1] = { blast, missing, many }
-  if not mend then return end
+  if not repair then return end
   for _, status in ipairs(OPEN) do redis.call('HSET', key, status, f[status]) end
   if missing > 0 then
     redis.call('HINCRBY', key, 'failed', missing)
@@ -177,19 +177,19 @@ for i = 5, #ARGV do
   local held = tonumber(v[3] or 0)
   for j = 4, 5 + #TERMINAL do held = held - tonumber(v[j] or 0) end
   if v[1] then sums.paused = sums.paused + held end
-  if mend and v[1] then redis.call('HSET', key, 'paused_jobs', held) end
+  if repair and v[1] then redis.call('HSET', key, 'paused_jobs', held) end
 end
 
 local counters = redis.call('HMGET', C .. ':counters', 'enqueued', unpack(TERMINAL))
 out.off = tonumber(counters[1] or 0) - total
 for i = 1, #TERMINAL do out.off = out.off - tonumber(counters[1 + i] or 0) end
-if mend and out.off ~= 0 then redis.call('HINCRBY', C .. ':counters', 'enqueued', int(-out.off)) end
+if repair and out.off ~= 0 then redis.call('HINCRBY', C .. ':counters', 'enqueued', int(-out.off)) end
 
 for name, sum in pairs(sums) do
   if (out.by_blast and not any_unread) or name == 'processing' or name == 'paused' then
     if tonumber(redis.call('HGET', C .. ':gauges', name) or 0) ~= sum then
       out.gauges[#out.gauges + 1] = name
-      if mend then redis.call('HSET', C .. ':gauges', name, sum) end
+      if repair then redis.call('HSET', C .. ':gauges', name, sum) end
     end
   end
 end

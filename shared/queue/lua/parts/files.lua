@@ -101,17 +101,17 @@ end
 
 -- Free the files of lost jobs of such a blast, one page of its hash from a cursor on. Return the cursor of the next page,
 -- and the number of these jobs. After the last page only the records of dead letters are left, and get an expiry.
-local function free_lost(blast, cursor, most, mend)
+local function free_lost(blast, cursor, most, repair)
   local key, lost = files_key(blast), 0
   local page = redis.call('HSCAN', key, cursor, 'COUNT', most)
   for i = 1, #page[2], 2 do
     if string.find(page[2][i], '^%d+$') then
       lost = lost + 1
-      local digests = mend and take_needs(key, page[2][i])
+      local digests = repair and take_needs(key, page[2][i])
       if digests then release(blast, '#', digests) end
     end
   end
-  if mend and page[1] == '0' then
+  if repair and page[1] == '0' then
     redis.call('PEXPIRE', key, FILES_KEPT_MS)
     redis.call('SREM', C .. ':filed', blast)
   end
