@@ -184,10 +184,14 @@ class SendingLoop(Generic[MessageT]):
             ]
             workers += [group.create_task(Worker(self._parts).run()) for _ in range(self._settings.concurrency)]
             dispatching = group.create_task(self._dispatcher.run(self._clock, stop.is_set))
-            await stop.wait()
-            self._holdings.wake.set()
-            await self._drain(dispatching, workers)
-            await end_tasks(background)
+            tasks = [*background, *workers, dispatching]
+            try:
+                await stop.wait()
+                self._holdings.wake.set()
+                await self._drain(dispatching, workers)
+            finally:
+                # also where a task failed: the group cancels its tasks once, which is not enough (see `end_tasks`)
+                await end_tasks(tasks)
         await self._leave()
 
     async def _keep_on(self, task: str, run: Callable[[], Awaitable[None]]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import pytest
+
 from shared.errors import StopChannelError
 from shared.sending.provider import Room
 from shared.settings import Rate
@@ -43,6 +45,7 @@ async def test_nothing_is_begun_without_an_open_connection(world: World) -> None
     assert not [event for event in await world.written() if getattr(event, "error_class", "") == "untried"]
 
 
+@pytest.mark.timing
 async def test_waiting_for_a_connection_takes_no_start_from_other_senders(world: World) -> None:
     """One of two senders has no connection: the other uses all starts that the rate allows."""
     await world.control.set_rate("email", Rate(50, 1.0))

@@ -87,3 +87,29 @@ async def test_a_stuck_send_still_ends_the_sender(world: World) -> None:
     with pytest.raises(ExceptionGroup) as raised:
         await loop.run(stop)
     assert raised.group_contains(StuckError)
+
+
+async def test_a_swallowed_cancellation_does_not_keep_a_stuck_sender_alive(world: World) -> None:
+    """A stuck send ends the sender even where a task loses its first cancellation (CPython gh-86296)."""
+    loop: SendingLoop[RenderedMessage] = SendingLoop(world.redis, FakeProvider(), QUICK, RememberedAttempts())
+    swallowed: list[bool] = []
+
+    async def wait(_block_ms: int) -> bool:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if swallowed:
+                raise
+            swallowed.append(True)
+        return False
+
+    def be_stuck(_clock: object) -> None:
+        raise StuckError("a send lasts forever")
+
+    loop._bell.wait = wait  # type: ignore[assignment,method-assign]
+    loop._keeper._check_stuck = be_stuck  # type: ignore[assignment,method-assign]
+    running = asyncio.create_task(loop.run(Stop()))
+    await asyncio.wait([running], timeout=10)
+    assert running.done()
+    assert swallowed
+    assert isinstance(running.exception(), ExceptionGroup)
