@@ -43,6 +43,15 @@ StartIngest = Callable[[str], RunningIngest]
 
 
 @pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    """Start a Valkey only for ingest: these run until the session ends, and would write into other tests' queues."""
+    server = RedisServer("valkey")
+    server.start()
+    yield server
+    server.destroy()
+
+
+@pytest.fixture(scope="session")
 def start_ingest(valkey_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartIngest]:
     """Start each kind of ingest once; "away" is one without a Redis."""
     found: dict[str, RunningIngest] = {}

@@ -34,8 +34,10 @@ async def logger_with(jobs: list[dict[str, object]]) -> AsyncIterator[str]:
     await runner.setup()
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    yield f"http://127.0.0.1:{port}"
-    await runner.cleanup()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()
 
 
 async def run_doctor(redis_url: str, logger_url: str, *options: str) -> tuple[int, dict[str, Any]]:
@@ -65,7 +67,7 @@ async def test_the_command_tells_mends_and_exits_accordingly(valkey_url: str) ->
         code, told = await run_doctor(valkey_url, logger_url)
         assert (code, told["healthy"]) == (1, False)
         code, mended = await run_doctor(valkey_url, logger_url, "--repair")
-        assert code == 0
+        assert code == 0, mended
         assert {(one["channel"], one["count"], one["repaired"]) for one in mended["findings"]} == {
             ("email", 2, True),
             ("whatsapp", 2, True),

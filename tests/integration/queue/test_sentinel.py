@@ -127,7 +127,8 @@ async def _answers(*ports: int) -> bool:
     except QueueUnavailableError:
         return False
     finally:
-        await client.aclose()
+        # shielded: a cancelled close would leave the connection open, by the test's own fault
+        await asyncio.shield(client.aclose())
 
 
 async def test_silent_sentinels_are_an_unavailable_queue() -> None:

@@ -43,6 +43,8 @@ def configure(tmp_path: Path) -> Iterator[Configure]:
     yield run
     if LogPipeline.current is not None and LogPipeline.current is not before[2]:
         LogPipeline.current.close()
+        # loggers that keep this pipeline would open the files again with their next line
+        LogPipeline.current._combined = LogPipeline.current._errors = None
     root.handlers[:], root.level, LogPipeline.current = before
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()
