@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from shared.jobs import unpack_job
 from tests.faults.checks import Checks
-from tests.faults.queue_view import QueueView
+from tests.faults.queue_view import Holding, QueueView
 from tests.integration.queue.world import World
 
 
@@ -51,3 +53,24 @@ async def test_every_harm_is_seen(view: QueueView, harm: list[str]) -> None:
     await view.redis.execute_command(*harm)  # type: ignore[no-untyped-call]
     assert await violations(view) > 0
     assert await view.findings() != []
+
+
+@pytest.mark.parametrize("lane", ["high", "normal", "due", "high:released", "released", "bulk:b"])
+async def test_the_judge_sees_what_a_sender_holds_in_any_stream(world: World, redis_url: str, lane: str) -> None:
+    """The judge of the fault tests finds a sender's jobs in each stream, those that a limit released included."""
+    view = QueueView(redis_url)
+    await world.given(2)
+    redis: Any = world.redis
+    packed = [fields[b"d"] for _, fields in await redis.xrange("{email}:jobs:normal")]
+    stream = f"{{email}}:jobs:{lane}"
+    await redis.delete("{email}:jobs:normal")
+    for raw in packed:
+        await redis.xadd(stream, {"d": raw})
+    await redis.xgroup_create(stream, "senders", "0")
+    for kind in ("buf", "tx"):
+        await redis.xreadgroup("senders", f"email-vm-77-f:{kind}", {stream: ">"}, count=1)
+    held = await view.holding(77)
+    ids = [unpack_job(raw).job_id for raw in packed]
+    assert held == Holding(frozenset({ids[0]}), frozenset({ids[1]}))
+    assert await view.jobs() == set(ids)
+    await view.close()
