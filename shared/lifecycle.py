@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from types import TracebackType
 from typing import Any, NoReturn
 
 from shared.errors import SettingsError
@@ -58,6 +59,34 @@ async def end_tasks(tasks: Sequence[asyncio.Task[Any]], every_s: float = 0.1) ->
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=every_s)
+
+
+class TaskGroup(asyncio.TaskGroup):
+    """As `asyncio.TaskGroup`, which cancels its tasks once after a failure: this one does until all have ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def create_task(self, *args: Any, **options: Any) -> asyncio.Task[Any]:
+        """Start a task, as `asyncio.TaskGroup` does."""
+        task = super().create_task(*args, **options)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for all tasks; raises what they raised in an exception group."""
+        try:
+            while error is None and self._running:
+                await asyncio.wait(self._running)
+        except asyncio.CancelledError as cancelled:  # a task failed, or the caller was cancelled
+            kind, error, traceback = type(cancelled), cancelled, cancelled.__traceback__
+        if error is not None:
+            await end_tasks(list(self._running))
+        await super().__aexit__(kind, error, traceback)
 
 
 def is_stopping() -> bool:

@@ -13,7 +13,7 @@ from typing import Generic, NoReturn
 import orjson
 from aiohttp import web
 
-from shared.lifecycle import Stop, end_tasks, run_service
+from shared.lifecycle import Stop, TaskGroup, end_tasks, run_service
 from shared.logs import configure_logging, get_logger
 from shared.queue.connection import connect
 from shared.queue.producer import Producer
@@ -76,7 +76,7 @@ async def _run(service: str, own: Composed[MessageT], stop: Stop) -> None:
 
 
 async def _send_until(loop: SendingLoop[MessageT], system_log: SystemLog, safety: RedisSafety, stop: Stop) -> None:
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         beside = [group.create_task(system_log.run()), group.create_task(safety.run(stop))]
         await loop.run(stop)
         await end_tasks(beside)

@@ -30,7 +30,7 @@ from services.ingest.storage.templates import TemplateLibrary, TemplateStore
 from services.ingest.templates.files import read_templates
 from shared.clock import SystemClock
 from shared.errors import SettingsError
-from shared.lifecycle import Stop, run_service
+from shared.lifecycle import Stop, TaskGroup, run_service
 from shared.logs import configure_logging, get_logger
 from shared.queue.batches import boot_name
 from shared.queue.blasts import BlastStore
@@ -118,7 +118,7 @@ def _gateway(parts: _Parts, safety: RedisSafety) -> Gateway:
 
 async def _serve(gateway: Gateway, safety: RedisSafety, stop: Stop) -> None:
     common = gateway.settings.common
-    async with asyncio.TaskGroup() as tasks:
+    async with TaskGroup() as tasks:
         tasks.create_task(safety.run(stop))
         # the API log runs until the last request is answered
         served = Stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from services.logger.upkeep import Upkeep
 from services.logger.watch import Watch
 from services.logger.writing import Written
 from shared.clock import SystemClock
-from shared.lifecycle import Stop, end_tasks, run_service
+from shared.lifecycle import Stop, TaskGroup, end_tasks, run_service
 from shared.logs import configure_logging, get_logger
 from shared.queue.batches import boot_name
 from shared.queue.blasts import BlastStore
@@ -106,9 +105,9 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     await parts.watch.try_look()
     async with serving(build_app(logger, health, metrics.exposition), common.host, common.port) as port:
         log.info("logger listens", port=port, database=str(parts.settings.database))
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             shipping = tasks.create_task(parts.system_log.run())
-            async with asyncio.TaskGroup() as working:
+            async with TaskGroup() as working:
                 working.create_task(recorder.run(stop))
                 working.create_task(parts.outbox.run(stop))
                 working.create_task(parts.expiry.run(stop))

@@ -20,7 +20,7 @@ from services.logger.writing import Applied, EventWriter, Written
 from shared.clock import SystemClock
 from shared.errors import DecodeError, QueueUnavailableError
 from shared.events import Event, Queued, Swept
-from shared.lifecycle import Stop
+from shared.lifecycle import Stop, TaskGroup
 from shared.logs import get_logger
 from shared.queue.event_log import EventEntry, EventLog
 from shared.web import Health
@@ -79,7 +79,7 @@ class Recorder:
         """Record until stopped, then drain the events left in Redis as long as they can be read and written."""
         self._stop = stop
         batches: asyncio.Queue[list[EventEntry] | None] = asyncio.Queue(1)
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             tasks.create_task(self._read(batches))
             tasks.create_task(self._write(batches))
 

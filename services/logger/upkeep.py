@@ -6,7 +6,7 @@ import asyncio
 
 from services.logger.retention import Retention
 from services.logger.store import QueryTooSlowError, StorageError, Store
-from shared.lifecycle import Stop
+from shared.lifecycle import Stop, TaskGroup
 from shared.logs import get_logger
 from shared.web import Health
 
@@ -25,7 +25,7 @@ class Upkeep:
 
     async def run(self, stop: Stop) -> None:
         """Run due maintenance until stopped."""
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             tasks.create_task(self._checkpoint(stop))
             tasks.create_task(self._purge(stop))
             verifying = tasks.create_task(self._verify())

@@ -30,7 +30,7 @@ from shared.blasts import Blast
 from shared.clock import Clock, SystemClock
 from shared.errors import QueueUnavailableError, StopBlastError, StopChannelError
 from shared.jobs import Job
-from shared.lifecycle import Stop, end_tasks
+from shared.lifecycle import Stop, TaskGroup, end_tasks
 from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
 from shared.queue.connection import Connection
@@ -173,7 +173,7 @@ class SendingLoop(Generic[MessageT]):
 
     async def _work(self, stop: Stop) -> None:
         workers: list[asyncio.Task[None]] = []
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             background = [
                 group.create_task(self._settler.run()),
                 group.create_task(self._keep_on("bell", self._listen)),
@@ -184,14 +184,10 @@ class SendingLoop(Generic[MessageT]):
             ]
             workers += [group.create_task(Worker(self._parts).run()) for _ in range(self._settings.concurrency)]
             dispatching = group.create_task(self._dispatcher.run(self._clock, stop.is_set))
-            tasks = [*background, *workers, dispatching]
-            try:
-                await stop.wait()
-                self._holdings.wake.set()
-                await self._drain(dispatching, workers)
-            finally:
-                # also where a task failed: the group cancels its tasks once, which is not enough (see `end_tasks`)
-                await end_tasks(tasks)
+            await stop.wait()
+            self._holdings.wake.set()
+            await self._drain(dispatching, workers)
+            await end_tasks(background)
         await self._leave()
 
     async def _keep_on(self, task: str, run: Callable[[], Awaitable[None]]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from shared.lifecycle import end_tasks
+import pytest
+
+from shared.lifecycle import TaskGroup, end_tasks
 
 
 async def _deaf_once() -> None:
@@ -22,3 +24,77 @@ async def test_a_task_that_loses_its_cancellation_is_cancelled_again() -> None:
     async with asyncio.timeout(10):
         await end_tasks([task], every_s=0.01)
     assert task.cancelled()
+
+
+async def _fail() -> None:
+    await asyncio.sleep(0)
+    raise ValueError("broken")
+
+
+@pytest.mark.parametrize("in_the_body", [True, False])
+async def test_a_failure_ends_a_group_whose_task_loses_its_cancellation(*, in_the_body: bool) -> None:
+    """A failed task ends its group, with its error, whether the body still waits or has ended."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def work() -> None:
+        async with asyncio.timeout(10), TaskGroup() as group:
+            tasks.append(group.create_task(_deaf_once()))
+            group.create_task(_fail())
+            if in_the_body:
+                await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await work()
+    assert raised.group_contains(ValueError, match="broken")
+    assert tasks[0].cancelled()
+
+
+async def test_a_group_whose_body_fails_ends_its_tasks() -> None:
+    """The body's own error is raised once the tasks have ended."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def work() -> None:
+        async with asyncio.timeout(10), TaskGroup() as group:
+            tasks.append(group.create_task(_deaf_once()))
+            await _fail()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await work()
+    assert raised.group_contains(ValueError, match="broken")
+    assert tasks[0].cancelled()
+
+
+async def test_a_cancelled_group_ends_its_tasks_and_stays_cancelled() -> None:
+    """Cancelling the caller of a group leaves the caller cancelled and no task behind."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def work() -> None:
+        async with TaskGroup() as group:
+            tasks.append(group.create_task(_deaf_once()))
+
+    caller = asyncio.create_task(work())
+    await asyncio.sleep(0.01)
+    caller.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait([caller])
+    assert caller.cancelled()
+    assert tasks[0].cancelled()
+
+
+async def test_a_group_waits_for_its_tasks() -> None:
+    """Without a failure the group ends when its tasks have, also those that other tasks started."""
+    done: list[str] = []
+
+    async with TaskGroup() as group:
+
+        async def first() -> None:
+            await asyncio.sleep(0.01)
+            group.create_task(second())
+            done.append("first")
+
+        async def second() -> None:
+            await asyncio.sleep(0.01)
+            done.append("second")
+
+        group.create_task(first())
+    assert done == ["first", "second"]
