@@ -225,6 +225,7 @@ async def _spent(ingest: RunningIngest, raw: bytes) -> float:
     return await ingest.thread_time() - before
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("kind", SHAPES)
 async def test_no_request_of_8_kb_holds_ingest_up(ingest: RunningIngest, kind: str) -> None:
     """The bound holds for every body and answer; the least of several tries counts, as the machine may be busy."""
@@ -240,6 +241,7 @@ async def test_no_request_of_8_kb_holds_ingest_up(ingest: RunningIngest, kind: s
     assert slow == {}, "milliseconds"
 
 
+@pytest.mark.timing
 async def test_a_flood_without_a_key_is_cheap_to_refuse(start_ingest: StartIngest, redis: object) -> None:
     """The same queries without a key are refused within the bound."""
     assert redis is not None
@@ -248,21 +250,21 @@ async def test_a_flood_without_a_key_is_cheap_to_refuse(start_ingest: StartInges
     assert sorted(spent)[len(spent) // 2] < MOST_S / 4
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("unit", ["?otp", "&otp", '"otp":', '"', "\\", "{", '{"a":[', "Bearer ", "=", "%7B"])
 def test_masking_takes_time_in_proportion(unit: str) -> None:
     """Eight times the input takes at most a small multiple of eight times the time."""
-    assert _masking_s(unit, 65536) < max(12 * _masking_s(unit, 8192), MOST_S)
+    small, large = _filled(unit, 8192), _filled(unit, 65536)
+    # in turns, since a machine that is slow for a moment should be slow for both
+    spent = [(_masking_s(small), _masking_s(large)) for _ in range(2 * TRIES)]
+    assert min(s for _, s in spent) < max(12 * min(s for s, _ in spent), MOST_S)
 
 
-def _masking_s(unit: str, size: int) -> float:
-    text = _filled(unit, size)
-    spent = []
-    for _ in range(TRIES):
-        began = time.thread_time()
-        masked_query(text)
-        masked_body(b'{"a":' + text.encode(), guarded=True)
-        spent.append(time.thread_time() - began)
-    return min(spent)
+def _masking_s(text: str) -> float:
+    began = time.thread_time()
+    masked_query(text)
+    masked_body(b'{"a":' + text.encode(), guarded=True)
+    return time.thread_time() - began
 
 
 async def test_refusals_of_strangers_are_counted_and_not_stored(start_ingest: StartIngest, redis: Any) -> None:
@@ -303,6 +305,7 @@ async def _status(ingest: RunningIngest, raw: bytes) -> int:
     return int((await _text(ingest, raw)).split(maxsplit=2)[1])
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("path", [f"{BLAST}?templateId=otp&channels=email", "/api/suppressions/import?channel=email"])
 async def test_others_have_their_turn_while_a_long_file_is_checked(ingest: RunningIngest, path: str) -> None:
     """While tens of thousands of rows are checked, another request waits for a few dozen of them at most."""

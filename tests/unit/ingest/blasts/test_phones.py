@@ -141,6 +141,7 @@ def test_numbers_are_read_as_their_country_writes_them(text: str, region: str, d
     assert normal_phone(text, region) == digits
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "unit", ["0", " ", "1 ", "(", "()", "1(", "/", "1/", "+", ".", "1,", "1'", "x", "ext", "-", "e1"]
 )
