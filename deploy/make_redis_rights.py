@@ -16,7 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ACL = ROOT / "deploy" / "redis" / "users.acl"
 GUIDE = ROOT / "docs" / "operations.md"
-KEYS = "~{email}* ~{whatsapp}* ~blast:* ~template* ~idempotency:* ~ratelimit:* ~gateway:* ~ingest:*"
+KEYS = (
+    "~{email}* ~{whatsapp}* ~blast:* ~template* ~idempotency:* ~ratelimit:* ~gateway:* ~ingest:*"
+    " ~receipts ~{receipts}:*"
+)
 
 _CONTAINERS = {"ACL", "CLIENT", "CONFIG", "MEMORY", "OBJECT", "SCRIPT", "XGROUP", "XINFO"}
 # methods whose commands differ from their names; an empty tuple for methods that send nothing
@@ -25,6 +28,7 @@ _METHODS = {
     "execute": ("multi", "exec"),
     "hscan_iter": ("hscan",), "scan_iter": ("scan",), "sscan_iter": ("sscan",), "zscan_iter": ("zscan",),
     "xgroup_create": ("xgroup|create",), "xinfo_groups": ("xinfo|groups",), "xinfo_consumers": ("xinfo|consumers",),
+    "xinfo_stream": ("xinfo|stream",),
     "xpending_range": ("xpending",), "config_get": ("config|get",), "script_load": ("script|load",),
     "memory_usage": ("memory|usage",),
     "call": (), "pcall": (),  # Lua inside Python

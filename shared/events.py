@@ -15,6 +15,9 @@ import msgspec
 from shared.errors import DecodeError
 from shared.jobs import Job, Status
 from shared.numbers import packed_number
+from shared.receipts import Receipt
+
+MOST_RECEIPTS = 500
 
 
 class QueuedRecipient(msgspec.Struct, frozen=True, array_like=True):
@@ -141,6 +144,16 @@ class Swept(msgspec.Struct, frozen=True, array_like=True, tag="swept"):
     jobs: list[Job]
 
 
+class Receipts(msgspec.Struct, frozen=True, array_like=True, tag="receipts"):
+    """Receipts of one request or mail, at most MOST_RECEIPTS; `taken_at_ms` is when Kurir took that, 0 if unknown.
+
+    All receipts of a request or mail are one batch, which is named by its entry in the stream `receipts`.
+    """
+
+    items: list[Receipt]
+    taken_at_ms: int = 0
+
+
 class BlastAccepted(msgspec.Struct, frozen=True, array_like=True, tag="blast_accepted"):
     """A blast was accepted; `snapshot` is the packed `Blast`."""
 
@@ -204,6 +217,7 @@ Event = (
     | Deferred
     | Ended
     | Swept
+    | Receipts
     | BlastAccepted
     | BlastChanged
     | BlastChannelEnded

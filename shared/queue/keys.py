@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 GATEWAY_EVENTS = "gateway:events"
 LOGGER_GROUP = "logger"
+RECEIPTS = "receipts"
+RECEIPTS_GROUP = "receipts"
+# its hash tag puts it into the slot of `receipts`, so that one script moves an entry
+RECEIPTS_SET_ASIDE = "{receipts}:set_aside"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 -- KEYS[1] is the partition's stream of wake-ups, which exists. All other keys are derived from its hash tag, so they are in
 -- one slot. KEYS[2] never exists. While a cluster moves the slot to another node, both nodes answer TRYAGAIN to a call with
 -- two keys of which one is missing, before anything is done. A call with one key would run on the keys that a node has.
--- `create_group` and `ack_events` are called only with a stream, and derive no keys.
+-- `create_group`, `ack_events` and the scripts of receipts are called only with streams, and derive no keys.
 
 local C = string.sub(KEYS[1], 1, -#':bell' - 1)
 local GROUP = 'senders'
