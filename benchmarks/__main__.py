@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [--quick] [--works … | --dkim] [--rounds N] [--json FILE] [--readme]`."""
+"""Run the benchmarks: `python -m benchmarks [--quick] [--works … | --dkim] [--against COMMIT] [--json FILE]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks import machine, peer, report, signing, suite
+from benchmarks import against, machine, peer, report, signing, suite
 from benchmarks.measured import Measurement
 from benchmarks.processes import BenchmarkError
 
@@ -26,10 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = machine.describe()
     _print([f"{name}: {value}" for name, value in facts.items()])
     begun = time.monotonic()
+
+    def announce(line: str) -> None:
+        print(f"{time.monotonic() - begun:6.0f} s  {line}", flush=True)
+
     try:
-        if any(contest.name in works for contest in suite.CONTESTS):
-            peer.install()
-        found = suite.run(options, lambda line: print(f"{time.monotonic() - begun:6.0f} s  {line}", flush=True))
+        if wanted.against:
+            found = against.run(wanted.against, options, announce)
+        else:
+            if any(contest.name in works for contest in suite.CONTESTS):
+                peer.install()
+            found = suite.run(options, announce)
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
@@ -47,6 +54,9 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of smaller works, about two minutes")
     parser.add_argument("--works", nargs="+", choices=suite.WORKS, help="only these works")
     parser.add_argument("--dkim", action="store_true", help="only the cost of signing: unsigned, RSA-2048 and Ed25519")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="instead of the peer, this tree and another commit in turns"
+    )
     parser.add_argument("--rounds", type=int, help="rounds per work (3; 1 with --quick)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to a file")
     parser.add_argument("--readme", action="store_true", help="replace the results in benchmarks/README.md")
@@ -57,6 +67,7 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _tables(found: Sequence[Measurement]) -> list[str]:
     lines: list[str] = []
     for table in (
+        report.against_table(found),
         report.goals_table(found),
         report.dkim_table(found),
         report.scaling_table(found),

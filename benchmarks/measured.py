@@ -8,7 +8,7 @@ from typing import Literal
 
 from benchmarks.processes import Usage
 
-Side = Literal["kurir", "peer"]
+Side = Literal["kurir", "peer", "before"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,44 @@ def goals_table(found: Sequence[Measurement]) -> list[str]:
             [goal.what, _number(peer), _number(ours), f"{ours / peer:.2f} ×", wanted, "yes" if reached else "no"]
         )
     return _table(["work", "peer", "Kurir", "ratio", "to reach", "reached"], rows)
+
+
+def against_table(found: Sequence[Measurement]) -> list[str]:
+    """Return a table of the two versions: their medians, and the median of the rounds' own ratios.
+
+    A ratio of a rate above 1, and of a time or a size below 1, is better than before.
+    """
+    rows = []
+    for work in dict.fromkeys(one.work for one in found if one.side == "before"):
+        old, new = ([one for one in found if (one.work, one.side) == (work, side)] for side in ("before", "kurir"))
+        for what, read in _READINGS.get(work, {}).items():
+            pairs = [(read(one), read(other)) for one, other in zip(old, new, strict=True)]
+            ratio = statistics.median(after / before for before, after in pairs)
+            medians = [_number(statistics.median(values)) for values in zip(*pairs, strict=True)]
+            rows.append([work, what, *medians, f"{ratio:.2f} ×"])
+    return _table(["work", "figure", "before", "now", "ratio"], rows)
+
+
+def _figure(name: str) -> Callable[[Measurement], float]:
+    return lambda one: one.figures[name]
+
+
+def _processor_ms(one: Measurement) -> float:
+    return sum(one.cpu_ms_per_thousand.values())
+
+
+_READINGS: Mapping[str, Mapping[str, Callable[[Measurement], float]]] = {
+    work: {
+        **{name: _figure(name) for name in names},
+        "CPU ms per 1,000": _processor_ms,
+    }
+    for work, names in {
+        "end-to-end": ("msg/s", "logged msg/s"),
+        "queue": ("jobs/s",),
+        "enqueue": ("jobs/s", "logged jobs/s", "bytes/job"),
+        "latency": ("p50 ms", "p99 ms"),
+    }.items()
+}
 
 
 def dkim_table(found: Sequence[Measurement]) -> list[str]:

@@ -60,7 +60,7 @@ def run(options: Options, announce: Announce) -> list[Measurement]:
             own = Path(folder) / str(number)
             own.mkdir()
             for measurement in step(own):
-                announce(_line(measurement))
+                announce(line(measurement))
                 found.append(measurement)
     return found
 
@@ -99,7 +99,8 @@ def _signing_step(kind: str, load: Load, folder: Path) -> list[Measurement]:
     return [signing.signed(kind, load, folder)]
 
 
-def _line(measurement: Measurement) -> str:
+def line(measurement: Measurement) -> str:
+    """Return a measurement as one line of the progress."""
     figures = ", ".join(f"{value:,.4g} {name}" for name, value in measurement.figures.items())
     cpu = sum(measurement.cpu_ms_per_thousand.values())
     return f"{measurement.work}: {measurement.side}: {figures}; {cpu:,.0f} ms of processor time per 1,000"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from benchmarks import report, signing, workload
+from benchmarks import against, report, signing, workload
 from benchmarks.measured import Measurement, Side, measured
-from benchmarks.processes import Usage
+from benchmarks.processes import BenchmarkError, Usage
 from services.email_sender.dkim_keys import parse_key
 
 ROOT = Path(__file__).parents[3]
@@ -38,6 +39,23 @@ def test_signing_is_judged_by_each_rounds_own_share() -> None:
     assert [cell.strip() for cell in rsa.split("|")[1:-1]] == ["rsa-2048", "390", "41%", "≥ 40%", "yes"]
     assert [cell.strip() for cell in ed25519.split("|")[1:-1]] == ["ed25519", "700", "79%", "≥ 80%", "no"]
     assert report.scaling_table(found) == []
+
+
+def test_versions_are_compared_round_by_round() -> None:
+    """The ratio is the median of the rounds' own ratios, so that a slow round does not decide it."""
+    before = [_round("before", rate) for rate in (100, 200, 50)]
+    now = [_round("kurir", rate) for rate in (110, 220, 100)]
+    found = [one for pair in zip(before, now, strict=True) for one in pair]
+    found = [replace(one, figures={**one.figures, "logged msg/s": one.figures["msg/s"]}) for one in found]
+    _, _, sent, _, processor = report.against_table(found)
+    assert [cell.strip() for cell in sent.split("|")[1:-1]] == ["end-to-end", "msg/s", "100", "110", "1.10 ×"]
+    assert processor.split("|")[-2].strip() == "1.00 ×"
+
+
+def test_an_unknown_commit_is_named() -> None:
+    """git's own words say what is wrong with it."""
+    with pytest.raises(BenchmarkError, match="no-such-commit"), against.checked_out("no-such-commit", print):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["rsa-2048", "ed25519"])
