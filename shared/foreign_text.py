@@ -29,6 +29,8 @@ _DOUBLE_BYTE = tuple(
         ("cp932", rb"(?:[\x81-\x83\x88-\x97][\x40-\x7e\x80-\xfc])"),
     )
 )
+# windows-1252 does not define five bytes; they become Latin-1's control characters
+_WESTERN = "".join(bytes([one]).decode("cp1252", "ignore") or chr(one) for one in range(256))
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LINE_END = re.compile("\r\n?")
 
@@ -55,8 +57,7 @@ def _guessed(raw: bytes) -> str:
     for codec, whole, side_by_side in _DOUBLE_BYTE:
         if side_by_side.search(raw) and whole.fullmatch(raw):
             return raw.decode(codec, "replace")
-    # windows-1252 does not define five bytes; they become Latin-1's control characters
-    return "".join(bytes([one]).decode("cp1252", "ignore") or chr(one) for one in raw)
+    return codecs.charmap_decode(raw, "strict", _WESTERN)[0]
 
 
 def valid(text: str) -> str:

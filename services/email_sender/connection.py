@@ -26,11 +26,12 @@ from services.email_sender.failures import (
 )
 from services.email_sender.login import Credentials, log_in
 from services.email_sender.protocol import ReplyQueueProtocol
-from services.email_sender.replies import Reply, Stage
+from services.email_sender.replies import Stage
 from services.email_sender.reply_reader import INVALID, read_extensions
 from services.email_sender.settings import SmtpSettings
 from shared.channels import SANDBOX_HOST
 from shared.errors import SendError, UnavailableError, UncertainError
+from shared.smtp.replies import Reply
 
 # the most that is written to the transport's buffer in one go; longer messages are written piece by piece
 PIECE_BYTES = 256 * 1024

@@ -7,8 +7,9 @@ import ssl
 
 from aiosmtplib.errors import SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
 
-from services.email_sender.replies import Reply, Stage, classify
+from services.email_sender.replies import Stage, classify
 from shared.errors import KurirError, SendError, ServerFailedError
+from shared.smtp.replies import Reply
 
 # raised by a connection that is lost, or whose server does not speak SMTP
 LOST = (SMTPServerDisconnected, SMTPTimeoutError, ConnectionError, TimeoutError, SMTPResponseException)

@@ -7,10 +7,8 @@ codes are known to mislead: for greylisting and rate limits under other codes, a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 
-from services.email_sender.blame import accuses_recipient, likeness, speaks_of_policy
 from shared.errors import (
     DeferredError,
     PermanentError,
@@ -20,20 +18,13 @@ from shared.errors import (
     TryLaterError,
     UnavailableError,
 )
+from shared.smtp.blame import likeness
+from shared.smtp.replies import Reply, rejects_address
 
 LONGEST_WAIT_S = 24 * 3600.0
 # this many similar refusals in a row are not the recipients' fault; fewer for refusals by policy (5.7.x), in any words
 RUN = 20
 POLICY_RUN = 10
-# some servers write #5.7.1 (Cisco) or [5.7.1]; with more digits behind it, it is an IP address or a version
-_CODE = r"([245])\.(\d{1,3})\.(\d{1,3})(?!\.?\d)"
-_ENHANCED = re.compile(rf"^[ \t]*[#(\[]?{_CODE}", re.MULTILINE)
-# qmail and others put it last: "sorry, no mailbox here by that name. (#5.1.1)"
-_ENHANCED_LATE = re.compile(rf"(?:#|[(\[]#?){_CODE}|(?<!\S){_CODE}[.)\]]*\s*\Z")
-# the address itself does not exist (RFC 3463, 3.2); 5.1.10 is from RFC 7505 (null MX)
-_NO_SUCH_ADDRESS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
-_REFUSED_ADDRESS = frozenset({550, 551, 553})
-_STOP_CODES = frozenset({530, 534, 535, 538})
 _DEFERRED_CODES = frozenset({421, 450, 452})
 _DEFERRED_ENHANCED = frozenset({"4.2.2", "4.3.1"})
 # "Daily user sending limit exceeded": https://support.google.com/a/answer/3726730
@@ -64,43 +55,6 @@ class Stage(Enum):
 
 _BEFORE_MAIL = frozenset({Stage.GREETING, Stage.EHLO, Stage.STARTTLS, Stage.AUTH})
 _ABOUT_THE_RECIPIENT = frozenset({Stage.RCPT, Stage.DATA, Stage.DOT})
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A server's reply: its basic code and its text (lines joined by a line feed)."""
-
-    code: int
-    text: str
-
-    @property
-    def enhanced(self) -> str:
-        """The enhanced status code, or ""; one behind the words counts only in the basic code's class."""
-        found = _ENHANCED.search(self.text)
-        if found:
-            return ".".join(found.groups())
-        late = (list(filter(None, one.groups())) for one in _ENHANCED_LATE.finditer(self.text))
-        return next((".".join(digits) for digits in late if digits[0] == str(self.code)[:1]), "")
-
-    @property
-    def codes(self) -> str:
-        """Both codes as logs and rows show them, such as "550 5.1.1"."""
-        return f"{self.code} {self.enhanced}".rstrip()
-
-    @property
-    def words(self) -> str:
-        """The whole reply in the server's own words."""
-        return f"{self.code} {self.text}".rstrip()
-
-    @property
-    def refuses_credentials(self) -> bool:
-        """Whether it finally refuses our log-in; a 4xx never does, whatever its enhanced code."""
-        return self.code in _STOP_CODES or (self.enhanced == "5.7.8" and not 400 <= self.code < 500)
-
-    @property
-    def is_policy(self) -> bool:
-        """Whether it refuses for security or policy reasons (5.7.x)."""
-        return self.enhanced.startswith("5.7.")
 
 
 def classify(stage: Stage, reply: Reply, recipient: str = "") -> SendError:
@@ -149,12 +103,8 @@ def _is_deferral(reply: Reply, enhanced: str) -> bool:
 
 
 def _is_hard_bounce(stage: Stage, reply: Reply, recipient: str) -> bool:
-    """Return whether a code or words reject the recipient's address, without any word of policy."""
-    if reply.enhanced:
-        verdict = reply.enhanced in _NO_SUCH_ADDRESS and stage in _ABOUT_THE_RECIPIENT
-    else:
-        verdict = stage is Stage.RCPT and reply.code in _REFUSED_ADDRESS and accuses_recipient(reply.text)
-    return verdict and not speaks_of_policy(reply.text, recipient)
+    """Return whether a code, or in a reply to RCPT the words, reject the recipient's address."""
+    return stage in _ABOUT_THE_RECIPIENT and rejects_address(reply, recipient, by_words=stage is Stage.RCPT)
 
 
 def asked_wait_s(text: str) -> float | None:

@@ -23,7 +23,7 @@ from services.email_sender.login import Credentials
 from services.email_sender.message import Mail
 from services.email_sender.oauth import TokenSource
 from services.email_sender.own_rate import OwnRate, RateReachedError
-from services.email_sender.replies import Reply, Stage, alike
+from services.email_sender.replies import Stage, alike
 from services.email_sender.settings import ServerSettings, SmtpSettings
 from shared.clock import SystemClock
 from shared.errors import (
@@ -38,6 +38,7 @@ from shared.errors import (
 from shared.logs import get_logger
 from shared.sending.breaker import Breaker, Turn
 from shared.sending.provider import Changed, NotStartedError, Room, Start, at_once, note_acceptance, unheard
+from shared.smtp.replies import Reply
 
 LEAST_STALE_S = 5.0
 # a connection that takes longer than this to open is not counted on: another may be opened

@@ -13,8 +13,9 @@ from typing import Literal
 
 import msgspec
 
-from services.sandbox.outcomes import WHATSAPP_ERRORS, Verdict
+from services.sandbox.outcomes import WHATSAPP_ERRORS
 from shared.clock import Clock
+from shared.smtp.session import Verdict
 
 Stage = Literal["greeting", "mail", "rcpt", "data"]
 _EMAIL = re.compile(r"slow|hang|drop|refuse|[245][0-9]{2}(?: [^\x00-\x1f\x7f]+)?")

@@ -1,27 +1,19 @@
-"""One mail: its envelope, the header fields that the sandbox reads, and the check of a strict server."""
+"""One mail: the header fields that the sandbox reads, and the check of a strict server."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 
 from services.sandbox.mailbox import KEPT_BYTES, Message
+from shared.smtp.session import Envelope
 
 _FIELDS = re.compile(
     rb"^(x-kurir-job|message-id|subject):([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)", re.IGNORECASE | re.MULTILINE
 )
 _LONGEST_LINE = 998
-
-
-@dataclass(slots=True)
-class Envelope:
-    """The sender and recipients from MAIL FROM and RCPT TO."""
-
-    sender: str
-    utf8: bool = False
-    recipients: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,25 +15,11 @@ and, if the message names one, per job.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+
+from shared.smtp.session import Verdict
 
 SLOW_S = 10.0
 _MOST_REMEMBERED = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The outcome of a message: the `reply` ("" for the usual acceptance), and `delay_s` to wait before it.
-
-    `answered` is False if no answer is sent: the connection is then closed (`closed`) or left hanging.
-    """
-
-    reply: str = ""
-    delay_s: float = 0.0
-    accepted: bool = True
-    answered: bool = True
-    closed: bool = False
-
 
 ACCEPT = Verdict()
 _REFUSALS = {

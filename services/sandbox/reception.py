@@ -6,17 +6,18 @@ import asyncio
 from dataclasses import replace
 
 from services.sandbox.faults import Faults, Stage
-from services.sandbox.mail import Envelope, messages_of, problem_of, read_header
+from services.sandbox.mail import messages_of, problem_of, read_header
 from services.sandbox.mailbox import Mailbox
 from services.sandbox.metrics import SandboxMetrics
-from services.sandbox.outcomes import MailOutcomes, Verdict, refusal_of_recipient
-from services.sandbox.smtp import SmtpSession
+from services.sandbox.outcomes import MailOutcomes, refusal_of_recipient
 from shared.channels import SANDBOX_HOST
 from shared.errors import SettingsError
 from shared.logs import get_logger
+from shared.smtp.session import Envelope, SessionLimits, SmtpSession, Verdict
 
 GREETING = f"220 {SANDBOX_HOST} ESMTP: nothing is delivered from here"
 MAX_SESSIONS = 2000
+LIMITS = SessionLimits(SANDBOX_HOST, message_bytes=35 * 1024 * 1024, recipients=1000)
 _STAGES: dict[str, Stage] = {"mail": "mail", "rcpt": "rcpt"}
 _REOPEN_S = 0.1
 
@@ -55,7 +56,11 @@ class MailReception:
             self._metrics.message("email", "refused")
         return refusal
 
-    def receive(self, envelope: Envelope, raw: bytes) -> Verdict:
+    def overloaded(self) -> bool:
+        """Return False: the sandbox takes whatever its sender sends."""
+        return False
+
+    def receive(self, _session: SmtpSession, envelope: Envelope, raw: bytes) -> Verdict:
         """Decide about a whole mail; an accepted one is in the file when this returns."""
         header = read_header(raw)
         verdict = self._decide(envelope, header.job_id, raw)
@@ -104,7 +109,7 @@ class SmtpListener:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                lambda: SmtpSession(self._reception), self._host, self._port, backlog=1024
+                lambda: SmtpSession(self._reception, LIMITS), self._host, self._port, backlog=1024
             )
         except OSError as error:
             raise SettingsError([f"SMTP: cannot listen on {self._host}:{self._port}: {error.strerror}"]) from error

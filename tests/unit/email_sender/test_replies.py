@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.email_sender.replies import LONGEST_WAIT_S, Reply, Stage, asked_wait_s, classify
+from services.email_sender.replies import LONGEST_WAIT_S, Stage, asked_wait_s, classify
 from shared.errors import DeferredError, PermanentError, SendError, StopChannelError, TransientError
+from shared.smtp.replies import Reply
 from tests.unit.email_sender.real_replies import CASES, Case
 
 

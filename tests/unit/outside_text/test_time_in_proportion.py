@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from services.email_sender.mime import mailbox, parameter, unstructured
-from services.email_sender.replies import Reply, Stage, asked_wait_s, classify
+from services.email_sender.replies import Stage, asked_wait_s, classify
 from services.ingest.blasts.addresses import normal_email, normal_phone, read_mailbox
 from services.ingest.http.decoding import convert
 from services.ingest.http.requests import BlastRequest
@@ -18,6 +18,7 @@ from services.whatsapp_sender.replies import Answer, read_answer
 from shared.masking import mask
 from shared.rendering.plaintext import settle, tidy
 from shared.settings import Rate, parse_seconds
+from shared.smtp.replies import Reply
 
 TRIES = 4
 SMALL, LARGE = 8192, 65536

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from services.sandbox.faults import Fault, Faults
-from services.sandbox.outcomes import Verdict
+from shared.smtp.session import Verdict
 from tests.unit.sending.test_breaker import HeldClock
 
 

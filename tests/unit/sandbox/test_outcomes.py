@@ -11,11 +11,11 @@ from services.cli.demo_report import read_expected
 from services.sandbox.outcomes import (
     ACCEPT,
     MailOutcomes,
-    Verdict,
     refusal_of_recipient,
     simulated_part,
     whatsapp_error_of,
 )
+from shared.smtp.session import Verdict
 
 RECIPIENTS = Path(__file__).resolve().parents[3] / "examples" / "recipients.csv"
 

@@ -22,6 +22,9 @@ _IP = re.compile(r"[0-9a-f]*[:.][0-9a-f:.]*[0-9a-f]")
 # Postfix names the table that it searched: "User unknown in relay recipient table"
 _TABLE = re.compile(r"\bin (?:local|relay|virtual) (?:recipient|mailbox|alias) table\b")
 
+# Domino: "User Ana not listed in Domino Directory"; elsewhere "listed in" means a block list
+_DIRECTORY = re.compile(r"\bnot listed in (?:\w+ )?(?:directory|address book)\b")
+
 _WHO = r"(?:user|recipient|mailbox|mail ?box|account|address|addressee|alias|local ?part|customer|person|rcpt)"
 _GONE = (
     r"(?:unknown|not (?:be )?(?:found|known|exist\w*|present|valid|recogni[sz]ed|listed|local)|unrecogni[sz]ed|"
@@ -101,7 +104,7 @@ def accuses_recipient(text: str) -> bool:
 
 def speaks_of_policy(text: str, recipient: str = "") -> bool:
     """Return whether a reply is about us, the message, or a temporary state; ignores the recipient's local part."""
-    words = _TABLE.sub("", words_of(text, recipient.rpartition("@")[0]))
+    words = _DIRECTORY.sub("", _TABLE.sub("", words_of(text, recipient.rpartition("@")[0])))
     return _POLICY.search(words) is not None or any(root in words for root in _POLICY_ELSEWHERE)
 
 
