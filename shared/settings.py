@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, quote, urlencode
 
 from shared.errors import SettingsError
 from shared.foreign_text import decoded, valid
+from shared.hosts import is_fully_qualified
 from shared.urls import http_url, split_url
 
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -27,6 +28,8 @@ _NumberT = TypeVar("_NumberT", int, float)
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 INTERNAL_SECRET = "KURIR_INTERNAL_SECRET"  # noqa: S105 - the name of the variable, not its value
 _SHORTEST_SECRET = 16
+# a path of an envelope has at most 256 octets (RFC 5321, 4.5.3.1.3), and the local part up to 64
+_LONGEST_BOUNCE_DOMAIN = 180
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -249,6 +252,15 @@ def read_region(env: EnvReader) -> str:
     if len(region) != 2 or not region.isalpha():
         env.problem(f"KURIR_DEFAULT_REGION: {region!r} is not a two-letter country code")
     return region
+
+
+def read_bounce_domain(env: EnvReader) -> str:
+    """Return the domain of return paths, "" for none: bounces then go to KURIR_EMAIL_RETURN_PATH."""
+    name = "KURIR_BOUNCE_DOMAIN"
+    domain = env.text(name, "").lower().rstrip(".")
+    if domain and not (is_fully_qualified(domain) and len(domain) <= _LONGEST_BOUNCE_DOMAIN):
+        env.problem(f"{name}: {domain!r} is not a domain in ASCII such as bounces.example.com")
+    return domain
 
 
 def read_redis_url(env: EnvReader) -> str:

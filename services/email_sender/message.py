@@ -27,6 +27,7 @@ from services.email_sender.signers import Ahead
 from shared.blasts import Blast
 from shared.errors import PermanentError, StopBlastError
 from shared.jobs import Job
+from shared.receipts import RETURN_PREFIX, make_return_token
 from shared.rendering import CompiledTemplate, Rendered, RenderError, compile_template, job_values
 from shared.sending.provider import RenderedMessage
 from shared.unsubscribe import make_token
@@ -162,9 +163,19 @@ class Frame:
             )
         )
         utf8 = self._utf8 or not address.isascii()
-        envelope = Envelope(self._sender, address, utf8)
+        envelope = Envelope(self._return_path(job), address, utf8)
         logged, body = self._template.subject_for_log(values, subject), self._body(job, rendered)
         return Mail(job.job_id, logged, f"<{message_id}>", envelope, head, body, self.domain)
+
+    def _return_path(self, job: Job) -> str:
+        """Return the envelope's sender; one that names the job, where bounces come back to us."""
+        if not self._mail.bounce_domain:
+            return self._sender
+        try:
+            token = make_return_token(job.job_id, self._mail.secret)
+        except ValueError:  # an id that is too long; ingest makes none
+            return self._sender
+        return f"{RETURN_PREFIX}{token}@{self._mail.bounce_domain}"
 
     def _render(self, job: Job, url: str) -> tuple[dict[str, Any], Rendered]:
         try:

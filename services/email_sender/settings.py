@@ -20,9 +20,10 @@ from services.email_sender.identity import Identity, Surroundings, read_domains,
 from services.email_sender.oauth_settings import OAuthReader, OAuthSettings, is_oauth_name
 from shared.channels import EMAIL
 from shared.hosts import public_url_problem
+from shared.receipts import RETURN_PREFIX
 from shared.sending.breaker import BreakerPolicy
 from shared.sending.settings import SendingSettings, read_sending_settings
-from shared.settings import CommonSettings, EnvReader, Rate, read_common, read_http_url
+from shared.settings import CommonSettings, EnvReader, Rate, read_bounce_domain, read_common, read_http_url
 from shared.urls import ENCODE_HINT, split_url
 
 DEFAULT_PORT = 3010
@@ -103,8 +104,9 @@ class SmtpSettings:
 class MailSettings:
     """The sender's data in every message.
 
-    `return_path` is the envelope's sender, "" for the address of From; `unsubscribe_to` is the mailbox of the `mailto:`
-    link, "" for none. `sandboxed`: messages reach no real recipient.
+    `return_path` is the envelope's sender, "" for the address of From; with a `bounce_domain`, each message has one of
+    its own there. `unsubscribe_to` is the mailbox of the `mailto:` link, "" for none. `sandboxed`: messages reach no
+    real recipient.
     """
 
     sender: Address
@@ -113,6 +115,12 @@ class MailSettings:
     unsubscribe_to: str = ""
     return_path: str = ""
     sandboxed: bool = False
+    bounce_domain: str = ""
+
+    @property
+    def sender_pattern(self) -> str:
+        """The envelope's sender as the status call shows it."""
+        return f"{RETURN_PREFIX}<token>@{self.bounce_domain}" if self.bounce_domain else self.return_path
 
     @property
     def marketing_problem(self) -> str:
@@ -145,7 +153,7 @@ def read_settings(env: Mapping[str, str]) -> EmailSettings:
         sending=replace(sending, stuck_after_s=max(sending.stuck_after_s, longest_s + STUCK_MARGIN_S)),
         smtp=smtp,
         mail=mail,
-        identity=Identity(smtp.helo, mail.return_path, read_domains(reader, mail.sender), read_keys(reader)),
+        identity=Identity(smtp.helo, mail.sender_pattern, read_domains(reader, mail.sender), read_keys(reader)),
     )
     reader.finish()
     return settings
@@ -290,6 +298,7 @@ def _mail(reader: EnvReader) -> MailSettings:
         unsubscribe_to,
         read_return_path(reader),
         sandboxed=EMAIL.name in reader.items("KURIR_SANDBOXED"),
+        bounce_domain=read_bounce_domain(reader),
     )
 
 
