@@ -38,6 +38,7 @@ from shared.queue.connection import connect
 from shared.queue.control import Control
 from shared.queue.producer import BacklogLimits, Producer
 from shared.queue.suppressions import Suppressions
+from shared.queue.timing import Timing
 from shared.redis_safety import RedisSafety
 from shared.sealing import Seal
 from shared.urls import without_password
@@ -61,13 +62,15 @@ async def serve(stop: Stop, env: Mapping[str, str]) -> None:
     files = read_templates(Path(settings.templates_dir), settings.default_region)
     redis = connect(settings.common.redis_url, max_connections=_CONNECTIONS)
     name = boot_name("ingest", socket.gethostname())
-    producer = Producer(redis, name, BacklogLimits(jobs=settings.max_backlog))
+    timing = Timing.scaled(settings.common.time_scale)
+    producer = Producer(redis, name, BacklogLimits(jobs=settings.max_backlog), timing)
     request_log = RequestLog(lambda events: producer.emit(*events))
     configure_logging("ingest", settings.common, request_log.from_any_thread())
     try:
         async with open_session() as session:
             room = BacklogRoom(producer, SystemClock())
-            queue = Queue(producer, BlastStore(redis, name), Control(redis, name), Suppressions(redis), room)
+            blasts, control = BlastStore(redis, name, timing), Control(redis, name, timing)
+            queue = Queue(producer, blasts, control, Suppressions(redis), room)
             library = TemplateLibrary(TemplateStore(redis), files)
             health = Health("ingest")
             limits = RequestLimits(redis, settings.rate_limit) if settings.rate_limit is not None else None

@@ -17,7 +17,7 @@ from shared.errors import QueueUnavailableError
 from shared.lifecycle import Stop
 from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
-from shared.queue.timing import Timing
+from shared.queue.timing import UNSCALED, Timing
 
 log = get_logger()
 _RETRY_S = 5.0
@@ -33,8 +33,9 @@ WHERE created_at_ms > ? AND state IN ({_ENDED}) AND ended_at_ms > 0 ORDER BY cre
 class Expiry:
     """Collects the ids of ended blasts without waiting; `run` sets their expiry in Redis."""
 
-    def __init__(self, blasts: BlastStore, store: Store, clock: Clock | None = None) -> None:
+    def __init__(self, blasts: BlastStore, store: Store, timing: Timing = UNSCALED, clock: Clock | None = None) -> None:
         self._blasts = blasts
+        self._keep_ms = timing.keep_ended_ms
         self._store = store
         self._clock = clock or SystemClock()
         self._waiting: dict[str, int] = {}
@@ -42,8 +43,7 @@ class Expiry:
 
     def ended(self, blast_ids: Iterable[str]) -> None:
         """Add blasts that have just ended."""
-        keep_ms = Timing().keep_ended_ms
-        self._waiting.update(dict.fromkeys(blast_ids, keep_ms))
+        self._waiting.update(dict.fromkeys(blast_ids, self._keep_ms))
         if self._waiting:
             self._wake.set()
 
@@ -80,7 +80,7 @@ class Expiry:
             log.warning("ended blasts could not be looked up", reason=str(error))
             return
         for blast_id, ended_at_ms in rows:
-            self._waiting[blast_id] = max(1000, ended_at_ms + Timing().keep_ended_ms - now_ms)
+            self._waiting[blast_id] = max(1000, ended_at_ms + self._keep_ms - now_ms)
 
 
 def _recently_ended(connection: sqlite3.Connection, since_ms: int) -> list[tuple[str, int]]:

@@ -30,6 +30,7 @@ from shared.queue.control import Control
 from shared.queue.event_log import EventLog
 from shared.queue.producer import Producer
 from shared.queue.system_log import SystemLog
+from shared.queue.timing import Timing
 from shared.redis_safety import RedisSafety
 from shared.web import Health, serving
 
@@ -53,14 +54,15 @@ async def main(env: Mapping[str, str], stop: Stop) -> None:
     store = Store(settings.database, settings.readers)
     await store.open()
     try:
-        blasts = BlastStore(redis, name)
+        timing = Timing.scaled(settings.common.time_scale)
+        blasts = BlastStore(redis, name, timing)
         parts = _Parts(
             settings=settings,
             store=store,
             events=EventLog(reading),
-            watch=Watch(Control(redis, name), EventLog(redis), store, settings.common.log_dir),
-            outbox=Outbox(store, Producer(redis, name), blasts),
-            expiry=Expiry(blasts, store),
+            watch=Watch(Control(redis, name, timing), EventLog(redis), store, settings.common.log_dir),
+            outbox=Outbox(store, Producer(redis, name, timing=timing), blasts),
+            expiry=Expiry(blasts, store, timing),
             system_log=system_log,
             redis=redis,
         )

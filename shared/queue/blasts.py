@@ -16,7 +16,7 @@ from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.keys import GATEWAY_EVENTS, blast_key
 from shared.queue.partitions import partitions
-from shared.queue.timing import Timing
+from shared.queue.timing import UNSCALED, Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,9 @@ def _progress(fields: Mapping[bytes, bytes], total: int) -> ChannelProgress:
 class BlastStore:
     """Keeps snapshots in `blast:<id>` and reads progress from each channel's `blast:<id>`."""
 
-    def __init__(self, redis: Redis, name: str, clock: Clock | None = None) -> None:
+    def __init__(self, redis: Redis, name: str, timing: Timing = UNSCALED, clock: Clock | None = None) -> None:
         self._redis = redis
+        self._timing = timing
         self._clock = clock or SystemClock()
         self._accepted = Numbered(name, "blasts")
         self._cancels = Numbered(name, "incomplete")
@@ -139,7 +140,7 @@ class BlastStore:
                 fields |= {name: ended.get(name, 0) for name in TERMINAL}
                 await self._redis.hset(key, mapping=fields)
 
-    async def expire(self, blast_id: str, after_ms: int = Timing().keep_ended_ms) -> None:
+    async def expire(self, blast_id: str, after_ms: int) -> None:
         """Let the snapshot of an ended blast expire after `after_ms`."""
         with translated("expire blast"):
             await self._redis.pexpire(blast_key(blast_id), after_ms)
@@ -179,7 +180,7 @@ class BlastStore:
         for channel in blast.totals if blast else ():
             for partition in partitions(self._redis, channel):
                 _, head = self._cancels.next()
-                args = (blast_id, head, Timing().keep_ended_ms, "incomplete_at")
+                args = (blast_id, head, self._timing.keep_ended_ms, "incomplete_at")
                 await partition.call("cancel_blast", args)
 
     def _key(self, channel: str, blast_id: str) -> str:

@@ -19,7 +19,7 @@ from shared.queue.connection import translated
 from shared.queue.keys import limit_of_later
 from shared.queue.partitions import Partition, first_partition, partitions
 from shared.queue.sweeper import Sweeper
-from shared.queue.timing import Timing
+from shared.queue.timing import UNSCALED, Timing
 from shared.settings import Rate
 
 COUNTERS = ("enqueued", "sent", "failed", "retried", "deferred", "cancelled", "expired", "suppressed")
@@ -125,14 +125,14 @@ class ServerMemory:
     maximum: int
 
 
-def gap_us(rate: Rate | None, jitter_ms: int = Timing().jitter_allowance_ms) -> int:
+def gap_us(rate: Rate | None, timing: Timing = UNSCALED) -> int:
     """Return the µs between two starts for which no sliding period sees more than the rate, 0 for no limit.
 
     The period is extended by the jitter of starts on their way to the provider.
     """
     if rate is None:
         return 0
-    return int((rate.period_s * 1_000_000 + jitter_ms * 1000) / rate.count) + 1
+    return int((rate.period_s * 1_000_000 + timing.jitter_allowance_ms * 1000) / rate.count) + 1
 
 
 def rate_text(rate: Rate | None) -> str:
@@ -143,13 +143,14 @@ def rate_text(rate: Rate | None) -> str:
 class Control:
     """Pauses, resumes, cancels and counts; `name` must be unique to the process."""
 
-    def __init__(self, redis: Redis, name: str, clock: Clock | None = None) -> None:
+    def __init__(self, redis: Redis, name: str, timing: Timing = UNSCALED, clock: Clock | None = None) -> None:
         self._redis = redis
+        self._timing = timing
         self._clock = clock or SystemClock()
-        self._blasts = BlastStore(redis, f"{name}/control")
+        self._blasts = BlastStore(redis, f"{name}/control", timing)
         self._changes = Numbered(name, "changes")
         self._cancels = Numbered(name, "cancel")
-        self.sweeper = Sweeper(redis, name)
+        self.sweeper = Sweeper(redis, name, timing)
 
     async def pause_channel(self, channel: str, reason: str) -> None:
         """Pause a channel: its senders begin no more jobs. Safe to repeat; the last reason stays."""
@@ -177,7 +178,7 @@ class Control:
         done = False
         for partition in self._partitions(blast):
             _, head = self._cancels.next()
-            args = (blast_id, head, Timing().keep_ended_ms, "cancelled_at")
+            args = (blast_id, head, self._timing.keep_ended_ms, "cancelled_at")
             done |= bool(await partition.call("cancel_blast", args))
         if done:
             await self.sweeper.sweep_blast(blast)
@@ -224,7 +225,7 @@ class Control:
 
     async def set_rate(self, channel: str, rate: Rate | None) -> None:
         """Change a channel's rate for all its senders, from the next start on; None for no limit."""
-        await first_partition(self._redis, channel).call("set_rate", (gap_us(rate), rate_text(rate)))
+        await first_partition(self._redis, channel).call("set_rate", (gap_us(rate, self._timing), rate_text(rate)))
 
     async def clear_rate(self, channel: str) -> None:
         """Drop the rate set at run time, so that the senders' own setting applies again. Safe to repeat."""

@@ -24,7 +24,7 @@ from shared.queue.keys import GATEWAY_EVENTS
 from shared.queue.partitions import Partition
 from shared.queue.scripts import Argument
 from shared.queue.suppressions import Suppressions
-from shared.queue.timing import Timing
+from shared.queue.timing import UNSCALED
 
 PAGE = 500
 MOST_RECOUNTED = 50_000
@@ -160,7 +160,7 @@ class Doctor:
         for stream in await self._streams():
             start = "-"
             while start:
-                args = (stream, int(self._repair), Timing().park_ms, start, PAGE)
+                args = (stream, int(self._repair), UNSCALED.park_ms, start, PAGE)
                 following, *found = await self._call("check_stream", args)
                 sums = [total + one for total, one in zip(sums, found, strict=True)]
                 start = following.decode()
@@ -188,7 +188,7 @@ class Doctor:
 
     async def _recount(self) -> list[Finding]:
         _, head = self._recounts.next()
-        args: list[Argument] = [int(self._repair), head, Timing().keep_ended_ms, MOST_RECOUNTED]
+        args: list[Argument] = [int(self._repair), head, UNSCALED.keep_ended_ms, MOST_RECOUNTED]
         args += await self._open_blasts()
         counted = orjson.loads(await self._call("recount", args))
         blasts: list[tuple[str, int, int]] = counted["blasts"] or []

@@ -21,7 +21,7 @@ from shared.queue.files import FILES_A_CALL, FileStore
 from shared.queue.keys import GATEWAY_EVENTS
 from shared.queue.partitions import Partition, partitions
 from shared.queue.scripts import Argument
-from shared.queue.timing import Timing
+from shared.queue.timing import UNSCALED, Timing
 
 MAX_CHUNK = 500
 OWN_STREAM_FROM = 100
@@ -79,9 +79,15 @@ class Producer:
     """Adds jobs and gateway events; `name` must be unique to the process (see `boot_name`)."""
 
     def __init__(
-        self, redis: Redis, name: str, backlog: BacklogLimits = BacklogLimits(), clock: Clock | None = None
+        self,
+        redis: Redis,
+        name: str,
+        backlog: BacklogLimits = BacklogLimits(),
+        timing: Timing = UNSCALED,
+        clock: Clock | None = None,
     ) -> None:
         self._redis = redis
+        self._timing = timing
         self._files = FileStore(redis)
         self._backlog = backlog
         self._clock = clock or SystemClock()
@@ -119,7 +125,7 @@ class Producer:
             head,
             pack_event(self._queued_event(chunk)),
             OWN_STREAM_FROM,
-            Timing().keep_ended_ms,
+            self._timing.keep_ended_ms,
             int(not chunk.lenient),
             "".join(map(_needs, jobs)),
             jobs[0].run if jobs else 1,

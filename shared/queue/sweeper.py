@@ -25,7 +25,7 @@ from shared.queue.files import FILES_A_CALL
 from shared.queue.keys import packed_later
 from shared.queue.partitions import Partition, partitions
 from shared.queue.scripts import Argument
-from shared.queue.timing import Timing
+from shared.queue.timing import UNSCALED, Timing
 
 CHUNK = 500
 LATER_LANES = ("high", "due", "high:released", "released")
@@ -87,8 +87,9 @@ CANCELLED = Verdict("cancelled", "cancelled", "cancelled before it was sent")
 class Sweeper:
     """Finds waiting jobs and ends them."""
 
-    def __init__(self, redis: Redis, name: str, clock: Clock | None = None) -> None:
+    def __init__(self, redis: Redis, name: str, timing: Timing = UNSCALED, clock: Clock | None = None) -> None:
         self._redis = redis
+        self._timing = timing
         self._clock = clock or SystemClock()
         self._heads = Numbered(name, "sweep")
 
@@ -111,7 +112,7 @@ class Sweeper:
         start = "-"
         while start:
             _, head = self._heads.next()
-            args = (head, Timing().keep_ended_ms, verdict.status, blast_id, start, CHUNK, ending, together)
+            args = (head, self._timing.keep_ended_ms, verdict.status, blast_id, start, CHUNK, ending, together)
             following, gone, flying = await partition.call("sweep_blast_stream", args)
             start = following.decode()
             ended += gone
@@ -130,7 +131,7 @@ class Sweeper:
         job_id = f"{job.blast_id}:{job.index}:{job.channel}"
         if not await self._any_open(partition, job.blast_id):
             return "unknown"
-        await partition.call("cancel_job", (job_id, Timing().keep_ended_ms))
+        await partition.call("cancel_job", (job_id, self._timing.keep_ended_ms))
         wanted = _Wanted(partition, job.blast_id, job.index)
         places = await self._places(wanted)
         # Twice: a job may become due, or be deferred, after the walk has passed its new place. It is then after the
@@ -230,7 +231,7 @@ class Sweeper:
     async def _end(self, partition: Partition, chunk: list[Waiting], verdict: Verdict) -> str:
         _, head = self._heads.next()
         now_ms = self._clock.now_ms()
-        args: list[Argument] = [head, Timing().keep_ended_ms, verdict.status]
+        args: list[Argument] = [head, self._timing.keep_ended_ms, verdict.status]
         for one in chunk:
             job = one.job
             waits = "r" if job.attempts or job.deferrals else "q"

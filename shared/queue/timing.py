@@ -31,15 +31,16 @@ class Timing:
 
     @classmethod
     def scaled(cls, scale: float) -> Timing:
-        """Return the constants multiplied by `scale`; those of the rate limiter stay unchanged."""
-        full = cls()
-        if scale == 1.0:
-            return full
+        """Return the constants multiplied by `scale`; `park_ms`, `keep_ended_ms` and the limiter's are unchanged."""
         scaled = {
-            name: max(1, int(getattr(full, name) * scale))
+            name: max(1, int(getattr(UNSCALED, name) * scale))
             for name in (
                 "heartbeat_ttl_ms", "heartbeat_every_ms", "begin_within_ms", "check_every_ms", "checks_apart_ms",
                 "redis_up_ms", "buffer_idle_ms", "watch_every_ms",
             )
         }  # fmt: skip
         return cls(**scaled)
+
+
+UNSCALED = Timing()
+"""The constants of a system whose KURIR_TIME_SCALE is 1."""
