@@ -11,15 +11,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-import logging.handlers
-import os
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, MutableMapping
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import orjson
@@ -27,30 +22,16 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from shared.clock import rfc3339
-from shared.errors import SettingsError
 from shared.events import SystemEvent
-from shared.foreign_text import legible, valid
+from shared.foreign_text import valid
+from shared.log_sinks import URGENT, Console, EventDict, LogFile, Shipper, plain, write_fd
 from shared.masking import mask
 from shared.settings import CommonSettings
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _LEVEL_OF_METHOD = {"exception": "error", "fatal": "critical", "warn": "warning"}
-_URGENT = 30
 _FLUSH_EVERY_S = 0.1
 _FLUSH_LINES = 256
-_CONSOLE_LINES_PER_S = 50
-_SHIP_BURST = 20.0
-_SHIP_PER_S = 1.0
-_SHIPPED_TEXT = 4096
-_COLOURS = {
-    "debug": "\x1b[2m",
-    "info": "\x1b[32m",
-    "warning": "\x1b[33m",
-    "error": "\x1b[31m",
-    "critical": "\x1b[31m",
-}
-
-EventDict = MutableMapping[str, Any]
 
 
 def get_logger() -> FilteringBoundLogger:
@@ -71,7 +52,7 @@ def _write_plainly(_logger: Any, method: str, event: EventDict) -> str:
     _expand_exception(event)
     _mask_values(event)
     pairs = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"event", "exception"})
-    _write_fd(2, f"{method} {event.get('event', '')} {pairs}\n{event.get('exception', '')}".encode("utf-8", "replace"))
+    write_fd(2, f"{method} {event.get('event', '')} {pairs}\n{event.get('exception', '')}".encode("utf-8", "replace"))
     return ""
 
 
@@ -130,7 +111,7 @@ class LogPipeline:
         self._errors = LogFile(folder / "error.log") if folder is not None else None
         self._production = settings.production
         self._notes = _LEVELS[settings.log_level] <= _LEVELS["info"]
-        self._console = Console(limit=_CONSOLE_LINES_PER_S, threshold=_LEVELS.get(settings.console, 100))
+        self._console = Console(threshold=_LEVELS.get(settings.console, 100))
         self._shipper = Shipper(service, ship) if ship is not None else None
         self._timer_loop: asyncio.AbstractEventLoop | None = None
 
@@ -139,7 +120,7 @@ class LogPipeline:
         level = _LEVEL_OF_METHOD.get(method, method)
         weight = _LEVELS.get(level, 20)
         _expand_exception(event)
-        if weight >= _URGENT:
+        if weight >= URGENT:
             _mask_values(event)
         now = time.time()
         line = _render(now, level, self._service, event)
@@ -148,10 +129,10 @@ class LogPipeline:
             if weight >= 40:
                 self._errors.add(line)
         if self._production:
-            _write_fd(1, line)
+            write_fd(1, line)
         else:
             self._console.show(level, weight, self._service, event)
-        if weight >= _URGENT:
+        if weight >= URGENT:
             self.flush()
             if self._shipper is not None:
                 self._shipper.offer(now, level, event)
@@ -168,7 +149,7 @@ class LogPipeline:
         if self._combined is not None:
             self._combined.add(line)
         if self._production:
-            _write_fd(1, line)
+            write_fd(1, line)
         else:
             self._console.show("info", _LEVELS["info"], self._service, fields)
         self._flush_soon()
@@ -203,143 +184,6 @@ class LogPipeline:
     def _on_timer(self) -> None:
         self._timer_loop = None
         self.flush()
-
-
-class LogFile(logging.handlers.WatchedFileHandler):
-    """A file to which lines are appended in batches; follows rotation; a full disk only loses lines.
-
-    The standard library's handler notices that the file was moved. Lines are rendered already, so they reach it as
-    bytes, not as records. Several processes append to one file. Each batch is a single `write` with
-    O_APPEND, so lines never interleave.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._lines: list[bytes] = []
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            super().__init__(path, mode="ab")
-        except OSError as error:
-            raise SettingsError([f"cannot write the log file {path}: {error.strerror}"]) from error
-
-    @property
-    def pending(self) -> int:
-        """How many lines wait to be written."""
-        return len(self._lines)
-
-    def add(self, line: bytes) -> None:
-        """Buffer a line; `flush` writes it."""
-        self._lines.append(line)
-
-    def flush(self) -> None:
-        """Write the buffered lines to the file that has the path now; on an error they are lost."""
-        if not self._lines:
-            return
-        self.acquire()
-        try:
-            lines, self._lines = self._lines, []
-            self._append(b"".join(lines))
-        except OSError as error:
-            lost = f"kurir: {len(lines)} log lines lost: {self.baseFilename}: {error.strerror}\n"
-            _write_fd(2, lost.encode("utf-8", "replace"))
-        finally:
-            self.release()
-
-    def _append(self, data: bytes) -> None:
-        self.reopenIfNeeded()
-        # None after it could not be opened again; the handler's type is that of text
-        stream: Any = self.stream
-        if stream is None:
-            self.stream = stream = self._open()
-        stream.write(data)
-
-    def _open(self) -> Any:
-        """Open the file unbuffered, for its owner and group alone; the handler calls this."""
-        return open(self.baseFilename, "ab", buffering=0, opener=_open_private)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o640)
-
-
-class Console:
-    """Readable lines on stderr, coloured on a terminal; shows at most `limit` lines per second."""
-
-    def __init__(self, limit: int, threshold: int) -> None:
-        self._limit = limit
-        self._threshold = threshold
-        self._colours = os.isatty(2)
-        self._second = 0
-        self._shown = 0
-        self._held = 0
-
-    def show(self, level: str, weight: int, service: str, event: EventDict) -> None:
-        """Show a line, unless it is below the console's level or above its rate; warnings are always shown."""
-        if weight < self._threshold:
-            return
-        second = int(time.monotonic())
-        if second != self._second:
-            self._begin_second(second)
-        self._shown += 1
-        if self._shown > self._limit and weight < _URGENT:
-            self._held += 1
-            return
-        _write_fd(2, self._format(level, service, event).encode("utf-8", "replace"))
-
-    def _begin_second(self, second: int) -> None:
-        if self._held:
-            _write_fd(2, f"… {self._held} more lines like these are not shown\n".encode())
-        self._second, self._shown, self._held = second, 0, 0
-
-    def _format(self, level: str, service: str, event: EventDict) -> str:
-        at = datetime.now().astimezone().strftime("%H:%M:%S")
-        pairs = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"event", "exception"})
-        exception = f"\n{event['exception'].rstrip()}" if "exception" in event else ""
-        if not self._colours:
-            return f"{at} {level:<7} {service:<15} {event.get('event', '')} {pairs}".rstrip() + exception + "\n"
-        head = f"\x1b[2m{at}\x1b[0m {_COLOURS[level]}{level:<7}\x1b[0m \x1b[36m{service:<15}\x1b[0m"
-        return f"{head} {event.get('event', '')} \x1b[2m{pairs}\x1b[0m{exception}\n"
-
-
-class Shipper:
-    """Ships warnings and errors as system events: a burst of 20, then one per second with the count of skipped ones."""
-
-    def __init__(self, service: str, ship: Callable[[SystemEvent], None]) -> None:
-        self._service = service
-        self._ship = ship
-        self._tokens = _SHIP_BURST
-        self._refilled_at = time.monotonic()
-        self._held = 0
-        self._shipping = threading.local()
-
-    def offer(self, now: float, level: str, event: EventDict) -> None:
-        """Ship an event if the rate allows it; events that `ship` itself logs are not shipped."""
-        if getattr(self._shipping, "busy", False):
-            return
-        if not self._take_token():
-            self._held += 1
-            return
-        metadata = {valid(str(key)): _plain(value) for key, value in event.items() if key != "event"}
-        if self._held:
-            metadata["held_back"] = self._held
-            self._held = 0
-        self._shipping.busy = True
-        try:
-            self._ship(
-                SystemEvent(int(now * 1000), level, legible(str(event.get("event", ""))), self._service, metadata)
-            )
-        except Exception:  # a failing sink must not fail the caller, which only logs
-            _write_fd(2, traceback.format_exc().encode())
-        finally:
-            self._shipping.busy = False
-
-    def _take_token(self) -> bool:
-        now = time.monotonic()
-        self._tokens = min(_SHIP_BURST, self._tokens + (now - self._refilled_at) * _SHIP_PER_S)
-        self._refilled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class _StandardHandler(logging.Handler):
@@ -386,23 +230,5 @@ def _render(now: float, level: str, service: str, event: EventDict) -> bytes:
     try:
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
     except TypeError:  # text that is not valid Unicode, or a value without a JSON form
-        plain = {valid(str(key)): _simple(value) for key, value in line.items()}
-        return orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _plain(value: Any) -> Any:
-    found = _simple(value)
-    return legible(found, _SHIPPED_TEXT) if isinstance(found, str) else found
-
-
-def _simple(value: Any) -> Any:
-    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() < 64):
-        return value
-    return valid(str(value))
-
-
-def _write_fd(fd: int, data: bytes) -> None:
-    try:
-        os.write(fd, data)
-    except OSError:
-        return  # the terminal or pipe is gone; the files still have the line
+        simple = {valid(str(key)): plain(value) for key, value in line.items()}
+        return orjson.dumps(simple, option=orjson.OPT_APPEND_NEWLINE)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.logs import LogFile
+from shared.log_sinks import LogFile
 
 ROOT = Path(__file__).resolve().parents[3]
 CACHE = ROOT / "tests" / ".cache" / "logrotate"
