@@ -16,7 +16,7 @@ from services.ingest.http.bodies import BODY_ERRORS, read_json, read_optional
 from services.ingest.http.decoding import decode_struct
 from services.ingest.http.errors import ApiError, Problem
 from services.ingest.http.operation import JSON, Body, Call, Operation
-from services.ingest.http.requests import BlastHead, MessageRequest, RetryRequest
+from services.ingest.http.requests import BlastHead, MessageRequest, RetryRequest, SendingTerms
 from services.ingest.http.responses import (
     AllStats,
     BlastAnswer,
@@ -35,7 +35,6 @@ from shared.jobs import TERMINAL, JobId, parse_job_id
 
 _COUNTS = ("waiting", "active", "delayed", "scheduled", "completed", "failed", "paused")
 _LOG_TIME_S = 2.0
-_OWN_FIELDS = ("recipient", "channel")
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(BlastAnswer)
 
@@ -45,7 +44,7 @@ async def _post_message(call: Call) -> web.Response:
     request = decode_struct(raw, MessageRequest)
     digest = Digest("message", call.request.query_string)
     digest.update(raw)
-    shared = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _OWN_FIELDS}
+    shared = {name: getattr(request, name) for name in SendingTerms.__struct_fields__}
     head = BlastHead(channels=[request.channel], **shared)
     incoming = BlastBody(head, slices([request.recipient]), digest, whole=True, path="recipient")
     try:

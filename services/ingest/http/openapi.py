@@ -12,7 +12,7 @@ import msgspec
 from services.ingest.http.bodies import READING_ERRORS
 from services.ingest.http.errors import ERROR_CODES
 from services.ingest.http.operation import JSON, Operation, Parameter
-from services.ingest.http.requests import BlastHead, RecipientRequest
+from services.ingest.http.requests import BlastHead, RecipientRequest, Request
 from services.ingest.http.responses import ErrorAnswer
 
 _REF = "#/components/schemas/{name}"
@@ -56,7 +56,16 @@ def _schemas(operations: Sequence[Operation]) -> tuple[dict[type, Schema], Schem
     kinds = [kind for kind in [*bodies, *(one.answer for one in operations), ErrorAnswer] if isinstance(kind, type)]
     unique = list(dict.fromkeys([*kinds, *_SPOKEN_OF]))
     found, components = msgspec.json.schema_components(unique, ref_template=_REF)
+    for kind in unique:
+        if issubclass(kind, Request):
+            _put_required_first(components[kind.__name__])
     return dict(zip(unique, found, strict=True)), _with_recipients(components)
+
+
+def _put_required_first(schema: Schema) -> None:
+    """List the required fields of a body before the others; those of a base class come first otherwise."""
+    required = schema.get("required", ())
+    schema["properties"] = dict(sorted(schema["properties"].items(), key=lambda field: field[0] not in required))
 
 
 def _with_recipients(components: Schema) -> Schema:

@@ -58,12 +58,16 @@ class RecipientRequest(Request, kw_only=True, frozen=True):
     reference: Reference = ""
 
 
-class BlastHead(Request, kw_only=True, frozen=True):
-    """Everything about a blast except its recipients: the first line of NDJSON, the part `blast` of multipart."""
+class Content(Request, kw_only=True, frozen=True):
+    """What is sent: a template and the variables that all recipients share."""
 
-    channels: Annotated[list[ChannelName], Meta(min_length=1, max_length=16, examples=[["email"]])]
     template_id: TemplateId
     global_variables: Variables = {}
+
+
+class SendingTerms(Content, kw_only=True, frozen=True):
+    """How it is sent, to one recipient or to many: sender, priority, times, attachments, and the client's own data."""
+
     from_: Annotated[str, Meta(max_length=500, description="An RFC 5322 mailbox")] | None = msgspec.field(
         name="from", default=None
     )
@@ -74,9 +78,15 @@ class BlastHead(Request, kw_only=True, frozen=True):
     attachments: list[AttachmentRequest] = []
     reference: Reference = ""
     metadata: dict[str, Any] = {}
+    dry_run: bool = False
+
+
+class BlastHead(SendingTerms, kw_only=True, frozen=True):
+    """Everything about a blast except its recipients: the first line of NDJSON, the part `blast` of multipart."""
+
+    channels: Annotated[list[ChannelName], Meta(min_length=1, max_length=16, examples=[["email"]])]
     validation: Validation = "strict"
     on_duplicate: OnDuplicate = "collapse"
-    dry_run: bool = False
 
 
 class BlastRequest(BlastHead, kw_only=True, frozen=True):
@@ -85,33 +95,18 @@ class BlastRequest(BlastHead, kw_only=True, frozen=True):
     recipients: list[msgspec.Raw]
 
 
-class MessageRequest(Request, kw_only=True, frozen=True):
+class MessageRequest(SendingTerms, kw_only=True, frozen=True):
     """One message to one recipient."""
 
     recipient: msgspec.Raw
     channel: ChannelName
-    template_id: TemplateId
-    global_variables: Variables = {}
-    from_: Annotated[str, Meta(max_length=500, description="An RFC 5322 mailbox")] | None = msgspec.field(
-        name="from", default=None
-    )
-    reply_to: Address | None = None
-    priority: Priority | None = None
-    scheduled_at: Instant | None = None
-    expires_at: Instant | None = None
-    attachments: list[AttachmentRequest] = []
-    reference: Reference = ""
-    metadata: dict[str, Any] = {}
-    dry_run: bool = False
 
 
-class PreviewRequest(Request, kw_only=True, frozen=True):
+class PreviewRequest(Content, kw_only=True, frozen=True):
     """One recipient's message, to be rendered and shown, not sent."""
 
     recipient: msgspec.Raw
     channel: ChannelName
-    template_id: TemplateId
-    global_variables: Variables = {}
 
 
 class ChannelPatch(Request, kw_only=True, frozen=True):
