@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,22 +24,72 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deploy" / "kubernetes"
 # every API used here exists since 1.21 and none is deprecated, so the newest version covers all
 VERSION = "1.37"
+KINDS = {"Deployment", "StatefulSet"}
 
 
 def _documents() -> Iterator[dict[str, Any]]:
+    """Yield the resources with the patches of the kustomization, as kustomize applies them."""
     kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    patches = [
+        (one["target"]["kind"], yaml.safe_load((FOLDER / one["path"]).read_text())) for one in kustomization["patches"]
+    ]
     for name in kustomization["resources"]:
-        yield from (document for document in yaml.safe_load_all((FOLDER / name).read_text()) if document)
+        for document in yaml.safe_load_all((FOLDER / name).read_text()):
+            for kind, steps in patches:
+                if re.fullmatch(kind, document["kind"]):
+                    _patch(document, steps)
+            yield document
+
+
+def _patch(document: dict[str, Any], steps: list[dict[str, Any]]) -> None:
+    """Apply a JSON Patch (RFC 6902) that only adds."""
+    for step in steps:
+        assert step["op"] == "add"
+        *parents, last = step["path"].removeprefix("/").split("/")
+        target: Any = document
+        for one in parents:
+            target = target[int(one) if isinstance(target, list) else one]
+        if isinstance(target, list):
+            assert last == "-"
+            target.append(step["value"])
+        else:
+            target[last] = step["value"]
+
+
+def _name(document: dict[str, Any]) -> str:
+    return f"{document['kind']}-{document['metadata']['name']}"
 
 
 DOCUMENTS = list(_documents())
 OWN = [document for document in DOCUMENTS if not document["apiVersion"].startswith("keda.sh")]
 SCALED = [document for document in DOCUMENTS if document["apiVersion"].startswith("keda.sh")]
-WORKLOADS = [document for document in DOCUMENTS if document["kind"] in {"Deployment", "StatefulSet"}]
+WORKLOADS = [document for document in DOCUMENTS if document["kind"] in KINDS]
 
 
-def _name(document: dict[str, Any]) -> str:
-    return f"{document['kind']}-{document['metadata']['name']}"
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on PATH")
+def test_kustomize_applies_the_patch_as_these_tests_do() -> None:
+    """`kubectl kustomize` renders the same pods; it only adds the label and the suffix of the settings' name."""
+    command = ["kubectl", "kustomize", str(FOLDER)]
+    rendered = subprocess.run(command, capture_output=True, check=True, timeout=60, text=True).stdout
+    rendered = re.sub(r"kurir-settings-\w+", "kurir-settings", rendered).replace("kurir:latest", "kurir")
+    pods = {_name(one): one["spec"]["template"]["spec"] for one in yaml.safe_load_all(rendered) if one["kind"] in KINDS}
+    for document in WORKLOADS:
+        pod = deepcopy(document["spec"]["template"]["spec"])
+        for spread in pod.get("topologySpreadConstraints", ()):
+            spread["labelSelector"]["matchLabels"] |= {"app.kubernetes.io/part-of": "kurir"}
+        assert pods.pop(_name(document)) == pod
+    assert not pods
+
+
+def test_pods_differ_only_where_their_services_do() -> None:
+    """What all pods have alike is in one file, the patch; no service sets it itself."""
+    shared = {"securityContext", "startupProbe", "livenessProbe", "readinessProbe", "envFrom", "image"}
+    for path in (FOLDER / name for name in yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]):
+        for document in yaml.safe_load_all(path.read_text()):
+            if document["kind"] in KINDS:
+                pod = document["spec"]["template"]["spec"]
+                assert shared.isdisjoint(pod), _name(document)
+                assert shared.isdisjoint(*pod["containers"]), _name(document)
 
 
 def test_resources_are_valid() -> None:
