@@ -63,7 +63,7 @@ class RedisSafety(Collector):
             self._health.warn(f"redis_{reason}", None)
             log.info("redis is safe again", reason=reason)
         if now.unchecked and (first or now.unchecked != before.unchecked):
-            log.info("redis cannot be checked", unchecked=list(now.unchecked))
+            log.info("redis settings unchecked", unchecked=list(now.unchecked))
         if now.notes and (first or now.notes != before.notes):
             log.info("redis settings", notes=list(now.notes))
 

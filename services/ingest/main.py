@@ -136,7 +136,7 @@ async def _serve(gateway: Gateway, safety: RedisSafety, stop: Stop) -> None:
         )
         async with serving(build_app(gateway, OPERATIONS), common.host, common.port, options) as port:
             log.info(
-                "ingest serves", host=common.host, port=port, redis=without_password(common.redis_url),
+                "ingest started", host=common.host, port=port, redis=without_password(common.redis_url),
                 keys=len(gateway.settings.keys), channels=sorted(gateway.settings.configured_channels),
             )  # fmt: skip
             await stop.wait()

@@ -201,7 +201,7 @@ class LogRoutes:
                 await response.write(encode(rows))
         except KurirError as error:
             # the headers already reported success: only a broken connection shows that rows are missing
-            log.warning("an export was broken off", table=table.name, reason=str(error))
+            log.warning("export aborted", table=table.name, reason=str(error))
             if request.transport is not None:
                 request.transport.abort()
             return response
@@ -319,7 +319,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except KurirError as error:
         status, code = _ERRORS.get(type(error), (500, "INTERNAL_ERROR"))
         if status >= 500:
-            log.warning("a query failed", route=request.path, reason=str(error))
+            log.warning("query failed", route=request.path, reason=str(error))
         return _error(status, code, str(error))
     except web.HTTPException as error:
         return _error(error.status, "NOT_FOUND" if error.status == 404 else "BAD_REQUEST", error.reason)

@@ -79,7 +79,7 @@ def _accept(connection: sqlite3.Connection, event: BlastAccepted) -> None:
     try:
         blast = unpack_blast(event.snapshot)
     except DecodeError:
-        log.exception("a blast's snapshot cannot be read; its messages are logged all the same", blast=event.blast_id)
+        log.exception("unreadable blast snapshot; its messages are still logged", blast=event.blast_id)
         connection.execute(MEET, (event.blast_id, event.at_ms))
         return
     template = msgspec.msgpack.encode(blast.template)

@@ -67,7 +67,7 @@ class Expiry:
             try:
                 await self._blasts.expire(blast_id, after_ms)
             except QueueUnavailableError as error:
-                log.debug("ended blasts stay in redis for now", reason=str(error))
+                log.debug("expiry of ended blasts delayed", reason=str(error))
                 return False
             self._waiting.pop(blast_id, None)
         return True
@@ -77,7 +77,7 @@ class Expiry:
         try:
             rows = await self._store.read(lambda connection: _recently_ended(connection, now_ms - _LATE_MS))
         except (StorageError, QueryTooSlowError) as error:
-            log.warning("ended blasts could not be looked up", reason=str(error))
+            log.warning("reading ended blasts failed", reason=str(error))
             return
         for blast_id, ended_at_ms in rows:
             self._waiting[blast_id] = max(1000, ended_at_ms + self._keep_ms - now_ms)

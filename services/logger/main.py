@@ -106,7 +106,7 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     logger = Logger(parts.store, parts.watch, parts.outbox, pace, clock, access, parts.settings.region)
     await parts.watch.try_look()
     async with serving(build_app(logger, health, metrics.exposition), common.host, common.port) as port:
-        log.info("logger listens", port=port, database=str(parts.settings.database))
+        log.info("logger started", port=port, database=str(parts.settings.database))
         async with TaskGroup() as tasks:
             shipping = tasks.create_task(parts.system_log.run())
             async with TaskGroup() as working:

@@ -124,7 +124,7 @@ class Recorder:
         while (entries := await batches.get()) is not None:
             for group in in_transactions(entries):
                 if not await self._record(group):
-                    log.warning("stopped with events unwritten; they wait in Redis", entries=len(entries))
+                    log.warning("stopped with unwritten events; they wait in Redis", entries=len(entries))
                     return await _drain(batches)
         return None
 
@@ -159,7 +159,7 @@ class Recorder:
             except QueueUnavailableError:
                 return False
             if content is None:  # stored and released before, or lost: without its file a letter fails when sent again
-                log.info("a file of a dead letter is gone from the queue", blast=file.blast_id, file=file.digest)
+                log.info("attachment of a dead letter missing in Redis", blast=file.blast_id, file=file.digest)
             elif await self._persist(partial(keep_file, file=file, content=content, now_ms=now_ms)) is None:
                 return False
         return True
@@ -178,7 +178,7 @@ class Recorder:
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     async def _set_aside(self, entry: EventEntry, error: Exception) -> bool:
-        log.error("an event cannot be applied; kept in undecodable_events", stream=entry.stream, exc_info=error)
+        log.error("event not applied; kept in undecodable_events", stream=entry.stream, exc_info=error)
         kept = await self._persist(lambda connection: self.writer.set_aside(connection, entry, repr(error)))
         if kept is None:
             return False
@@ -214,7 +214,7 @@ class Recorder:
     def _note_failure(self, error: StorageError) -> None:
         self.state.write_failures += 1
         self._health.report("database", f"events cannot be written and wait in Redis: {error.reason}")
-        log.warning("events could not be written; trying again", reason=error.reason)
+        log.warning("writing events failed; trying again", reason=error.reason)
 
     async def _settle(self, entries: Sequence[EventEntry], applied: Applied) -> None:
         """Acknowledge written entries; if Redis is away they are read again later and found to be applied."""

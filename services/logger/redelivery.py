@@ -238,7 +238,7 @@ class Outbox:
         try:
             return await self.drain()
         except Exception:
-            log.exception("messages to be sent again could not be enqueued")
+            log.exception("enqueueing retried messages failed")
             return False
 
     async def drain(self) -> bool:
@@ -249,19 +249,21 @@ class Outbox:
                 await self._enqueue(entry)
                 last = entry.entry_id
         except (QueueUnavailableError, QueueFullError, StorageError) as error:
-            log.warning("messages to be sent again wait", reason=str(error))
+            log.warning("retried messages wait to be enqueued", reason=str(error))
             return False
         return True
 
     async def _enqueue(self, entry: OutboxEntry) -> None:
         blast = await self._restored(entry)
         if blast is None:
-            log.error("messages cannot be sent again, their blast is gone", blast=entry.blast_id, jobs=len(entry.jobs))
+            log.error(
+                "retried messages dropped; their blast no longer exists", blast=entry.blast_id, jobs=len(entry.jobs)
+            )
         else:
             chunk = Chunk(blast, entry.channel, 0, entry.jobs, entry.series)
             lost = await self._put_files(chunk)
             await self._producer.enqueue(replace(chunk, lenient=lost > 0))
-            log.info("messages are sent again", blast=entry.blast_id, channel=entry.channel, jobs=len(entry.jobs))
+            log.info("retried messages enqueued", blast=entry.blast_id, channel=entry.channel, jobs=len(entry.jobs))
         await self._store.write(
             lambda connection: connection.execute("DELETE FROM retry_outbox WHERE id = ?", (entry.entry_id,)).rowcount
         )
@@ -272,7 +274,7 @@ class Outbox:
         for file in files_of(chunk.jobs):
             content = await self._store.read(lambda connection: read_file(connection, file))  # noqa: B023 -- run at once
             if content is None:
-                log.error("a file of messages that are sent again is lost", blast=file.blast_id, file=file.digest)
+                log.error("attachment of retried messages missing", blast=file.blast_id, file=file.digest)
                 lost += 1
             else:
                 await self._producer.put_files(chunk, {file.digest: content})

@@ -37,7 +37,7 @@ class Upkeep:
             try:
                 await self._store.checkpoint()
             except (StorageError, QueryTooSlowError) as error:
-                log.warning("the write-ahead log could not be moved; trying again", reason=str(error))
+                log.warning("checkpoint of the write-ahead log failed; trying again", reason=str(error))
 
     async def _purge(self, stop: Stop) -> None:
         pause_s = _FIRST_PURGE_S
@@ -46,7 +46,7 @@ class Upkeep:
             try:
                 purged = await self._retention.purge(stop.is_set)
             except (StorageError, QueryTooSlowError) as error:
-                log.warning("old rows could not be deleted; trying again", reason=str(error))
+                log.warning("deleting old rows failed; trying again", reason=str(error))
                 pause_s = _FIRST_PURGE_S
                 continue
             longest_ms = round(purged.longest_s * 1000, 1)
@@ -59,11 +59,11 @@ class Upkeep:
         try:
             found = await self._store.verify()
         except StorageError as error:
-            log.warning("the database could not be checked", reason=str(error))
+            log.warning("checking the database failed", reason=str(error))
             return
         if found:
             self._health.report("database_file", f"the database is damaged: {'; '.join(found)}")
-            log.error("the database is damaged; restore a backup", found=found)
+            log.error("database damaged; restore a backup", found=found)
 
 
 async def _stopped_within(stop: Stop, seconds: float) -> bool:

@@ -70,7 +70,7 @@ class Watch:
         try:
             await self.look()
         except Exception:
-            log.exception("the pipeline could not be looked at")
+            log.exception("measuring the pipeline failed")
 
     async def look(self) -> Look:
         """Take one sample of everything and return it."""
@@ -85,7 +85,7 @@ class Watch:
             lag = await self._events.lag()
             up = True
         except QueueUnavailableError as error:
-            log.debug("redis is away", reason=str(error))
+            log.debug("redis unavailable", reason=str(error))
         self.last = Look(
             at_ms=self._clock.now_ms(),
             redis_up=up,
@@ -105,7 +105,7 @@ class Watch:
         try:
             return await self._store.read(_read_counts)
         except (StorageError, QueryTooSlowError) as error:
-            log.debug("counts could not be read", reason=str(error))
+            log.debug("reading counts failed", reason=str(error))
             return self.last.totals, self.last.rows
 
 
@@ -123,5 +123,5 @@ def _size_of(folder: Path) -> int:
         for path in folder.iterdir():
             total += path.stat().st_size if path.is_file() else 0
     except OSError as error:
-        log.debug("log files could not be measured", reason=str(error))
+        log.debug("measuring log files failed", reason=str(error))
     return total

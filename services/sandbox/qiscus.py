@@ -91,7 +91,7 @@ class QiscusApi:
         try:
             self._mailbox.accept([message])
         except OSError as error:
-            get_logger().error("not_written", reason=str(error))
+            get_logger().error("delivery_not_written", reason=str(error))
             raise _refusal(131016) from error
 
 

@@ -68,7 +68,7 @@ class MailReception:
             try:
                 self._mailbox.accept(messages_of(envelope, header, raw))
             except OSError as error:
-                get_logger().error("not_written", reason=str(error))
+                get_logger().error("delivery_not_written", reason=str(error))
                 verdict = Verdict("452 4.3.1 the message cannot be stored", accepted=False)
         self._metrics.message("email", "accepted" if verdict.accepted else "refused")
         if not verdict.accepted:
@@ -131,7 +131,7 @@ class SmtpListener:
             try:
                 await self.open()
             except SettingsError as error:
-                get_logger().warning("cannot_listen", reason=str(error))
+                get_logger().warning("listen_failed", reason=str(error))
                 await asyncio.sleep(_REOPEN_S)
                 continue
             return

@@ -136,7 +136,7 @@ class Reaper:
                 try:
                     job = unpack_job(fields[b"d"])
                 except DecodeError:
-                    get_logger().error("unreadable_job_left", stream=entry.stream, entry_id=entry.entry_id)
+                    get_logger().error("unreadable_job", stream=entry.stream, entry_id=entry.entry_id)
                     parts += (f"{entry.stream} {entry.entry_id}", "", "0 0")
                     continue
                 parts += (f"{entry.stream} {entry.entry_id}", job.job_id, f"{job.run} {job.attempts}")

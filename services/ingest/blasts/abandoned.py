@@ -45,7 +45,7 @@ class AbandonedWatch:
                         next_look = self.clock.monotonic() + every_s
                         await self.check()
                 except KurirError as error:
-                    log.debug("abandoned blasts not looked for", reason=str(error))
+                    log.debug("check for abandoned blasts failed", reason=str(error))
         finally:
             stopping.cancel()
 

@@ -65,7 +65,9 @@ class Enqueueing:
             try:
                 await self._walk(read_blocks(), dropped, fresh=fresh and walk == 0)
             except GapError as gap:
-                log.warning("Redis forgot chunks of a blast", blast=self._blast.blast_id, reason=str(gap))
+                log.warning(
+                    "redis lost chunks of a blast; adding them again", blast=self._blast.blast_id, reason=str(gap)
+                )
             else:
                 return
             await self._queue.blasts.create(self._blast)

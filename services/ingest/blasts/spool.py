@@ -42,7 +42,7 @@ def disk_trouble() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK_TROUBLE:
             raise
-        log.exception("spool cannot be written")
+        log.exception("writing the spool failed")
         raise ApiError("STORAGE_UNAVAILABLE", headers={"Retry-After": "10"}) from error
 
 

@@ -79,6 +79,6 @@ class RequestLog:
                 self.dropped += max(0, len(batch) - room)
                 self._waiting.extendleft(reversed(batch[len(batch) - min(room, len(batch)) :]))
                 self._wake.set()
-                log.debug("api log waits", waiting=len(self._waiting), reason=str(error))
+                log.debug("api log delayed", waiting=len(self._waiting), reason=str(error))
                 return False
         return True

@@ -72,7 +72,9 @@ class Upstream:
     def _check(self, status: int) -> None:
         """Raise ApiError for an answer that says nothing about the client's request."""
         if status == 401:
-            log.error("a service refuses ingest: KURIR_INTERNAL_SECRET is not the same in both", url=self._url)
+            log.error(
+                "upstream refused the request; KURIR_INTERNAL_SECRET must be the same in both services", url=self._url
+            )
         if status == 401 or status >= 500:
             action = "check KURIR_INTERNAL_SECRET" if status == 401 else "try again"
             raise ApiError(self._code, f"{self._name} answered {status}; {action}", headers={"Retry-After": "2"})

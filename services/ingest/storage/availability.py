@@ -51,7 +51,7 @@ class RedisWatch:
         """Ping once and record the outcome."""
         reason = await self._reason()
         if self.available != (reason is None):
-            log.warning("redis is away", reason=reason) if reason else log.info("redis is back")
+            log.warning("redis unavailable", reason=reason) if reason else log.info("redis available again")
         self.available = reason is None
         self._health.report("redis", reason)
 

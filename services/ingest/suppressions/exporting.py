@@ -69,7 +69,7 @@ async def write_export(call: Call, wanted: SuppressionFilter, export: Export) ->
                 await response.write(export.encode(channel, block))
     except KurirError as error:
         # the status is already sent as a success: only a broken connection shows that rows are missing
-        log.warning("an export of suppressions was broken off", reason=str(error))
+        log.warning("export of suppressions aborted", reason=str(error))
         if call.request.transport is not None:
             call.request.transport.abort()
         return response
