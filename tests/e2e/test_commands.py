@@ -154,7 +154,7 @@ def test_templates_and_preview(shell: Shell, tmp_path: Path) -> None:
     assert shell.run("templates", "hello").returncode == 1
 
 
-def test_the_log_is_asked_in_sql(shell: Shell, blast_id: str, tmp_path: Path) -> None:
+def test_the_log_can_be_queried_in_sql(shell: Shell, blast_id: str, tmp_path: Path) -> None:
     """As a table, CSV or JSON; what would write is refused, and so is a caller without the secret."""
     sql, own = (
         f"SELECT channel, count(*) AS n FROM message_logs WHERE blast_id = '{blast_id}' GROUP BY 1",

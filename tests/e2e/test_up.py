@@ -37,7 +37,7 @@ def test_a_system_without_log_files(make_system: MakeSystem) -> None:
     assert [path.name for path in system.data.rglob("*.log")] == ["redis.log"]
 
 
-async def test_one_life_of_a_system(make_system: MakeSystem) -> None:
+async def test_a_system_starts_recovers_and_stops(make_system: MakeSystem) -> None:
     """It prints its address and the sandboxed channels, restarts a killed child, and stops within 10 s of Ctrl-C.
 
     The exit code is then 0 and no child is left.

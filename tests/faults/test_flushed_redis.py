@@ -27,7 +27,7 @@ async def world(form: Form) -> AsyncIterator[World]:
         yield world
 
 
-async def test_flushall_is_owned_up_to(world: World, oracle: Oracle, checks: Checks) -> None:
+async def test_jobs_lost_by_flushall_end_as_lost(world: World, oracle: Oracle, checks: Checks) -> None:
     """G1 cannot hold. Instead, the doctor ends every lost job as `lost`, and new work flows immediately (G7)."""
     posted = await world.client.post(people(400, "flushed"))
     await flowing(world, posted, 20)

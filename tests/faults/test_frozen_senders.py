@@ -34,7 +34,7 @@ async def world(form: Form) -> AsyncIterator[World]:
         yield world
 
 
-async def test_frozen_for_20_and_for_90_seconds(world: World, oracle: Oracle, checks: Checks) -> None:
+async def test_sender_frozen_for_20_and_for_90_seconds(world: World, oracle: Oracle, checks: Checks) -> None:
     """G1, G2, G7: two senders freeze under load, one for 20 s, one for 90 s, while the third continues.
 
     Their jobs in mid-send may be sent once more, their buffered jobs may not. Both work afterwards.

@@ -75,7 +75,7 @@ async def test_kill_of_a_sender_in_mid_data(world: World, oracle: Oracle, checks
     await world.restart("email_sender")
 
 
-async def test_kill_between_the_yes_and_the_finish(world: World, oracle: Oracle, checks: Checks) -> None:
+async def test_kill_between_acceptance_and_settle(world: World, oracle: Oracle, checks: Checks) -> None:
     """G2: only messages that the provider accepted and the queue did not record are sent once more."""
     proxy = world.redis_proxies["email_sender"]
     proxy.hold("settle")
@@ -95,7 +95,7 @@ async def test_kill_between_the_yes_and_the_finish(world: World, oracle: Oracle,
     await oracle.audit_leftovers()
 
 
-async def test_jobs_of_the_dead_go_before_thousands(world: World, oracle: Oracle, checks: Checks) -> None:
+async def test_jobs_of_a_dead_sender_are_sent_before_thousands(world: World, oracle: Oracle, checks: Checks) -> None:
     """G1, G2, G7: with 5,000 jobs waiting at a limit, a killed sender's jobs in mid-send are sent first, in time."""
     await world.queue.control.set_rate("email", Rate.parse("100/1s"))
     posted = await world.client.post(people(5000, "thousands"))

@@ -39,7 +39,9 @@ async def world(form: Form) -> AsyncIterator[World]:
     [("451 4.3.0 try again later", "rcpt"), ("451 4.3.0 try again later", "data"), ("421 4.3.2 shutting down", "mail"),
      ("421 4.3.2 shutting down", "greeting")],
 )  # fmt: skip
-async def test_a_minute_of_later(world: World, oracle: Oracle, checks: Checks, answer: str, stage: str) -> None:
+async def test_a_minute_of_temporary_refusals(
+    world: World, oracle: Oracle, checks: Checks, answer: str, stage: str
+) -> None:
     """G1, G2: a mail server defers every message for a minute: all are sent, each once, none fails."""
     fault = {"channel": "email", "answer": answer, "at": stage, "seconds": world.form.seconds(_MINUTE_S)}
     await world.sandbox("PUT", "/faults", fault)
@@ -74,7 +76,7 @@ async def test_a_minute_of_http_503(world: World, oracle: Oracle, checks: Checks
 
 
 @pytest.mark.parametrize("answer", [_RELAY, "550 5.1.1 user unknown", "554 5.7.1 Relay access denied"])
-async def test_relay_that_refuses_everybody(world: World, oracle: Oracle, checks: Checks, answer: str) -> None:
+async def test_relay_that_refuses_all_recipients(world: World, oracle: Oracle, checks: Checks, answer: str) -> None:
     """G1, G2, G3: the channel pauses with the reply; no address is suppressed; after the resume each is sent once."""
     await world.sandbox("PUT", "/faults", {"channel": "email", "answer": answer, "at": "rcpt"})
     async with world.queue.watching(checks):
@@ -96,7 +98,7 @@ async def test_relay_that_refuses_everybody(world: World, oracle: Oracle, checks
     checks.none("G1", costly, len(rows), "jobs whose attempts were used up by a relay that refuses every recipient")
 
 
-async def test_nothing_is_left(oracle: Oracle) -> None:
+async def test_nothing_hangs_or_leaks_afterwards(oracle: Oracle) -> None:
     """G5, G7: afterwards the database adds up, and nothing hangs or leaks."""
     await oracle.audit_database()
     await oracle.audit_leftovers()

@@ -92,7 +92,7 @@ async def test_master_is_lost_after_begin(world: World, oracle: Oracle, checks: 
     await world.restart("email_sender-2")
 
 
-async def test_what_the_replica_never_had(world: World, oracle: Oracle, checks: Checks) -> None:
+async def test_jobs_that_the_replica_never_had_end_as_lost(world: World, oracle: Oracle, checks: Checks) -> None:
     """G1, G2 as far as they hold: the doctor ends the jobs of a blast as lost that only the lost master had.
 
     With a second sender, jobs in mid-send may be sent once more: it may begin them before the answer arrives.

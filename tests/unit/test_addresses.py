@@ -45,12 +45,12 @@ def test_two_addresses_have_two_identities(one: str, other: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_an_identity_is_its_own(text: str) -> None:
+def test_an_identity_is_its_own_identity(text: str) -> None:
     """The identity of an identity is itself, for any text."""
     assert identity(identity(text)) == identity(text)
 
 
-def test_a_domain_that_has_no_ascii_form_stays() -> None:
+def test_a_domain_without_an_ascii_form_is_unchanged() -> None:
     """A label with more than 63 characters cannot be encoded; it is compared in lower case."""
     domain = "É" * 70 + ".example"
     assert ascii_domain(domain) == "é" * 70 + ".example"
@@ -69,12 +69,12 @@ def test_a_domain_that_has_no_ascii_form_stays() -> None:
         ("siti news@", {"siti+news@"}),
     ],
 )
-def test_a_search_finds_every_way_in_which_an_address_holds_it(typed: str, held: set[str]) -> None:
+def test_a_search_matches_every_form_of_an_address(typed: str, held: set[str]) -> None:
     """Users type numbers as they dial them and mailboxes as they read them."""
     assert held <= set(ways_written(typed, "ID"))
 
 
 @pytest.mark.parametrize("typed", ["00", "0", "(0)", "+", "-", "@", "."])
-def test_a_search_for_next_to_nothing_is_not_one_for_everything(typed: str) -> None:
+def test_a_search_without_characters_does_not_match_everything(typed: str) -> None:
     """An empty form would match every address, and lifting suppressions by such a filter would lift all of them."""
     assert "" not in ways_written(typed, "ID")

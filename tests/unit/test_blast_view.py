@@ -24,7 +24,7 @@ def test_progress_is_the_share_that_has_ended() -> None:
     assert not is_over(view)
 
 
-def test_the_time_that_is_left_follows_from_the_rate() -> None:
+def test_the_remaining_time_follows_from_the_rate() -> None:
     """Rounded up: it never says 0 while something is left; without a rate it is unknown."""
     view = make_view(FACTS, {"email": _channel(10, 4)}, {"sent": 4, "queued": 6})
     assert (with_rate(view, 2.0).rate, with_rate(view, 2.0).eta_seconds) == (2.0, 4)

@@ -31,7 +31,7 @@ from shared.sending.provider import Receipt
         ("plain", "ascii"),
     ],
 )
-def test_text_is_decoded_by_what_it_looks_like(text: str, charset: str) -> None:
+def test_text_is_decoded_by_its_likely_charset(text: str, charset: str) -> None:
     """Charsets that western, Chinese and Japanese mail servers still use are recognised, and Unicode encodings."""
     assert decoded(text.encode(charset)) == text
 
@@ -82,14 +82,14 @@ def test_control_characters_are_shown_and_length_is_bounded() -> None:
     assert len(legible(b"\xfc" * 9999, 10)) == 10
 
 
-def test_values_are_made_valid_with_all_that_is_in_them() -> None:
+def test_nested_values_are_made_valid() -> None:
     """Keys, and nested lists and objects, are made valid too."""
     odd = {"k\ud800": ["f\udcfcr", {"\udfff": 1}], 2: None}
     assert valid_value(odd) == {"k�": ["für", {"�": 1}], 2: None}
 
 
 @pytest.mark.parametrize("kind", [TransientError, DeferredError, PermanentError, StopChannelError, UncertainError])
-def test_what_an_attempt_ended_with_can_always_be_written(kind: type[SendError]) -> None:
+def test_the_result_of_an_attempt_can_always_be_stored(kind: type[SendError]) -> None:
     """Errors and receipts are valid and bounded, whatever a channel puts into them."""
     odd = "f\udcfcr \ud800 \x00" + "x" * 99_999
     error = kind(odd, code=odd, reply=odd)

@@ -37,7 +37,7 @@ def _program() -> tuple[str, dict[str, str]]:
     return str(binary), {"LD_LIBRARY_PATH": library}
 
 
-def test_it_rotates_and_the_services_follow(tmp_path: Path) -> None:
+def test_services_follow_a_rotation(tmp_path: Path) -> None:
     """Lines from before the rotation are in the rotated file, later lines in the new one, and none is lost."""
     program, environment = _program()
     folder = tmp_path / "log"

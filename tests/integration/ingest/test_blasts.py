@@ -194,7 +194,7 @@ async def test_a_scheduled_blast_waits(api: Api, redis: Redis) -> None:
     assert (await queued(redis))[0].expires_at_ms > at.timestamp() * 1000
 
 
-async def test_what_the_blast_carries_is_in_its_snapshot(api: Api, redis: Redis) -> None:
+async def test_the_snapshot_contains_the_whole_blast(api: Api, redis: Redis) -> None:
     """Sender, reply address, attachments, reference and metadata are stored completely and do not change."""
     note = {"filename": "note.txt", "contentType": "text/plain", "content": base64.b64encode(b"hello").decode()}
     head = {
@@ -232,14 +232,14 @@ async def test_a_bad_head_is_refused_with_its_place(head: dict[str, Any], field:
     assert reply.problem(field) == code
 
 
-async def test_every_problem_of_a_head_is_told_at_once(api: Api) -> None:
+async def test_every_problem_of_a_head_is_reported_at_once(api: Api) -> None:
     """Every problem is reported even if several fields have the wrong type."""
     reply = await api.blast(person(), channels=[], priority=9, scheduledAt="tomorrow", validaton="strict")
     assert {one["field"] for one in reply.body["errors"]} == {"channels", "priority", "scheduledAt", "validaton"}
 
 
 @pytest.mark.parametrize("head", ["[None]", "[]", "5", '{"channels": [}', "\ud83d", '{"a":' * 2000])
-async def test_a_head_that_is_no_json_is_malformed(head: str, api: Api) -> None:
+async def test_a_head_that_is_not_json_is_malformed(head: str, api: Api) -> None:
     """The body is malformed even if a field with the wrong type precedes the broken JSON."""
     raw = f"{head}\n{{}}\n".encode("utf-8", "surrogatepass")
     reply = await api.post(BLAST, data=raw, headers={"Content-Type": "application/x-ndjson"})

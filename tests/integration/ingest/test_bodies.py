@@ -42,7 +42,7 @@ async def test_a_byte_order_mark_before_json_is_ignored(
     assert reply.status == status, reply.text
 
 
-async def test_a_body_of_a_mark_alone_is_empty(api: Api) -> None:
+async def test_a_body_of_only_a_byte_order_mark_is_empty(api: Api) -> None:
     """It counts as no body, where the body is optional."""
     assert (await api.call("POST", "/api/channels/email/pause", data=BOM, headers=JSON)).status == 200
 
@@ -73,7 +73,7 @@ async def test_utf_16_and_utf_32_are_named(encoding: str, api: Api) -> None:
         assert "send it as UTF-8" in reply.body["message"]
 
 
-async def test_bytes_that_are_not_utf_8_are_placed(api: Api) -> None:
+async def test_bytes_that_are_not_utf_8_are_located(api: Api) -> None:
     """The message gives the position of the byte, and does not mention Python's codec."""
     raw = _bytes(MESSAGE).replace(b"Person", b"Pers\xe9n")
     reply = await api.call("POST", "/api/messages", data=raw, headers=JSON)
@@ -94,7 +94,7 @@ async def test_another_character_set_is_refused(charset: str, api: Api) -> None:
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "utf8", '"utf-8"', "us-ascii"])
-async def test_utf_8_goes_by_several_names(charset: str, api: Api) -> None:
+async def test_several_names_of_utf_8_are_accepted(charset: str, api: Api) -> None:
     """The names that clients use are all accepted."""
     headers = {"Content-Type": f"application/json; charset={charset}"}
     assert (await api.call("POST", "/api/messages", data=_bytes(MESSAGE), headers=headers)).status == 202
@@ -132,7 +132,7 @@ async def test_an_upload_may_be_compressed(api: Api) -> None:
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "snappy", "compress", "gzip, gzip", "utf-8", "aws-chunked"])
-async def test_an_unknown_coding_is_refused_in_the_form_of_the_api(coding: str, api: Api) -> None:
+async def test_an_unknown_coding_is_refused_in_the_apis_format(coding: str, api: Api) -> None:
     """Every call answers 415 and lists the supported codings; nothing is read as if it were not compressed."""
     for path, kind in (("/api/messages", JSON), (BLAST, NDJSON), (BLAST, CSV), ("/api/channels/email/pause", JSON)):
         headers = kind | {"Content-Encoding": coding}
@@ -213,7 +213,7 @@ _NO_HTTP = {
 
 
 @pytest.mark.parametrize("name", _NO_HTTP)
-async def test_what_is_not_http_is_answered_in_the_form_of_the_api(name: str, ingest: RunningIngest) -> None:
+async def test_bytes_that_are_not_http_get_an_error_in_the_apis_format(name: str, ingest: RunningIngest) -> None:
     """The answer is 400 with a code, a request id, the usual headers and no quotes; the connection is closed."""
     (head, body) = await _exchange(ingest.port, _NO_HTTP[name])
     answer = json.loads(body)
@@ -239,7 +239,7 @@ async def test_chunks_that_break_later_end_the_call(start_ingest: StartIngest) -
         writer.close()
 
 
-async def test_a_client_that_waits_for_100_continue_is_told_to_go_on(ingest: RunningIngest) -> None:
+async def test_a_client_that_waits_for_100_continue_gets_it(ingest: RunningIngest) -> None:
     """The client gets 100 Continue, and its body is read."""
     data = _bytes(MESSAGE)
     head = b"POST /api/messages HTTP/1.1\r\n" + _HOST + b"Content-Type: application/json\r\nExpect: 100-continue\r\n"
@@ -265,7 +265,7 @@ async def _exchange(port: int, request: bytes) -> tuple[str, str]:
     return head, body
 
 
-async def test_the_case_with_a_mark_is_accepted(api: Api) -> None:
+async def test_the_reported_body_with_a_byte_order_mark_is_accepted(api: Api) -> None:
     """A body from a public bug report, with a byte order mark before a message, is accepted."""
     raw = BOM + b'{"templateId":"otp","channel":"email","recipient":{"name":"Siti","email":"siti.api@example.com",'
     reply = await api.call("POST", "/api/messages", data=raw + b'"variables":{"code":"1"}}}', headers=JSON)

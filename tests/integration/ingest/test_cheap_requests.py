@@ -227,7 +227,7 @@ async def _spent(ingest: RunningIngest, raw: bytes) -> float:
 
 @pytest.mark.timing
 @pytest.mark.parametrize("kind", SHAPES)
-async def test_no_request_of_8_kb_holds_ingest_up(ingest: RunningIngest, kind: str) -> None:
+async def test_no_request_of_8_kb_blocks_ingest(ingest: RunningIngest, kind: str) -> None:
     """The bound holds for every body and answer; the least of several tries counts, as the machine may be busy."""
     slow = {}
     for name, raw in SHAPES[kind]():
@@ -267,7 +267,7 @@ def _masking_s(text: str) -> float:
     return time.thread_time() - began
 
 
-async def test_refusals_of_strangers_are_counted_and_not_stored(start_ingest: StartIngest, redis: Any) -> None:
+async def test_refused_requests_without_a_key_are_counted_and_not_stored(start_ingest: StartIngest, redis: Any) -> None:
     """They get 401, and 429 once their address has used its allowance; a valid key at that address is still served."""
     flooded = start_ingest("flooded")
     async with asyncio.timeout(10):
@@ -307,7 +307,7 @@ async def _status(ingest: RunningIngest, raw: bytes) -> int:
 
 @pytest.mark.timing
 @pytest.mark.parametrize("path", [f"{BLAST}?templateId=otp&channels=email", "/api/suppressions/import?channel=email"])
-async def test_others_have_their_turn_while_a_long_file_is_checked(ingest: RunningIngest, path: str) -> None:
+async def test_other_requests_get_turns_while_a_long_file_is_checked(ingest: RunningIngest, path: str) -> None:
     """While tens of thousands of rows are checked, another request waits for a few dozen of them at most."""
     rows = "name,email,code\n" + "a,b,c\n" * 40000
     joint = "&" if "?" in path else "?"

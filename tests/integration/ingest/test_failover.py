@@ -85,14 +85,14 @@ async def test_forgotten_chunks_are_enqueued_again(redis: Redis, before: set[int
     await _check_whole(redis)
 
 
-async def test_forgotten_snapshot_is_kept_again(redis: Redis) -> None:
+async def test_forgotten_snapshot_is_stored_again(redis: Redis) -> None:
     """G1: the failover came between the snapshot and the first chunk, whose jobs would end as `blast_gone`."""
     await BlastStore(redis, "test").create(_blast())
     await _enqueueing(redis, Failover(redis, {0}, noticed=True)).run(_blocks, Places(), fresh=True)
     await _check_whole(redis)
 
 
-async def test_redis_that_forgets_for_ever_is_away(redis: Redis) -> None:
+async def test_redis_that_keeps_forgetting_is_unavailable(redis: Redis) -> None:
     """The client is asked to try again, and its key continues where this request stopped."""
     producer = Failover(redis, set(range(1, 100)), noticed=False)
     with pytest.raises(QueueUnavailableError):

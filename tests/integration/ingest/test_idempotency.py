@@ -52,7 +52,7 @@ async def test_a_refused_request_may_be_corrected_under_its_key(api: Api) -> Non
     assert (await api.blast(person(), key=KEY)).status == 202
 
 
-async def test_keys_are_the_callers_own(redis: Redis) -> None:
+async def test_api_keys_do_not_share_idempotency_keys(redis: Redis) -> None:
     """Two API keys never share a record."""
     assert record_key("a", KEY) != record_key("b", KEY)
     store = IdempotencyStore(redis)
@@ -87,7 +87,7 @@ async def _repeat(api: Api) -> Reply:
     return await api.post(BLAST, data=_body(), headers={"Content-Type": "application/json", "Idempotency-Key": KEY})
 
 
-async def test_a_lapsed_request_goes_on_where_it_stopped(api: Api, redis: Redis) -> None:
+async def test_a_lapsed_request_continues_where_it_stopped(api: Api, redis: Redis) -> None:
     """The same blast continues from its snapshot, with exactly the missing jobs."""
     blast = await _half_done(redis)
     reply = await _until_taken(api)
@@ -163,7 +163,7 @@ async def test_a_cancelled_blast_takes_no_more_of_a_repeated_request(api: Api, r
     assert await queued(redis) == []
 
 
-async def test_twenty_thousand_are_queued_exactly_once_though_ingest_is_killed() -> None:
+async def test_twenty_thousand_are_queued_exactly_once_when_ingest_is_killed() -> None:
     """Ingest is killed in the middle of a POST; the client repeats the call with its key, and memory stays bounded."""
     figures = await measure(20_000, kill=True, time_scale=0.1)
     assert figures.queued == figures.distinct == 20_000

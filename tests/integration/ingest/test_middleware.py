@@ -42,7 +42,7 @@ async def test_scopes_hold(redis: Redis, start_ingest: StartIngest) -> None:
         assert (await api.get("/u/x")).status == 400
 
 
-async def test_a_bound_key_sends_from_its_addresses_alone(redis: Redis, start_ingest: StartIngest) -> None:
+async def test_a_bound_key_sends_only_from_its_addresses(redis: Redis, start_ingest: StartIngest) -> None:
     """This also holds for a blast without a sender, which would use the configured one."""
     body = {"templateId": "otp", "channels": ["email"], "recipients": [person()]}
     async with AsyncExitStack() as stack:
@@ -53,7 +53,7 @@ async def test_a_bound_key_sends_from_its_addresses_alone(redis: Redis, start_in
     assert await redis.exists(f"blast:{own.body['blastId']}")
 
 
-async def test_limits_are_told_before_and_after(redis: Redis, start_ingest: StartIngest) -> None:
+async def test_rate_limits_are_in_the_headers_of_every_answer(redis: Redis, start_ingest: StartIngest) -> None:
     """Every answer has RateLimit headers, a refusal Retry-After; another key has its own allowance."""
     assert await redis.ping()
     async with AsyncExitStack() as stack:
@@ -73,7 +73,7 @@ async def test_without_keys_pages_from_elsewhere_are_refused(api: Api) -> None:
     assert "Access-Control-Allow-Origin" not in (await api.get("/api/channels")).headers
 
 
-async def test_every_answer_bears_its_request_id_and_security_headers(api: Api) -> None:
+async def test_every_answer_has_its_request_id_and_security_headers(api: Api) -> None:
     """A valid id of the caller is kept, an invalid one replaced; errors have one as well."""
     kept = await api.get("/api/nothing", headers={"X-Request-Id": "trace-7"})
     assert (kept.status, kept.headers["X-Request-Id"]) == (404, "trace-7")
@@ -113,7 +113,7 @@ async def _logged(redis: Redis, request_id: str, count: int) -> list[ApiRequest]
     return await wait_for(found)
 
 
-async def test_a_link_is_logged_by_its_route(api: Api, redis: Redis) -> None:
+async def test_an_unsubscribe_link_is_logged_by_its_route(api: Api, redis: Redis) -> None:
     """The token, which can unsubscribe the address, is in no row, however the link was written or called."""
     token = make_token(SECRET, "email", "siti@example.com")
     marked = {"X-Request-Id": "link"}
@@ -127,7 +127,7 @@ async def test_a_link_is_logged_by_its_route(api: Api, redis: Redis) -> None:
     assert not any(token in str(row) for row in rows)
 
 
-async def test_the_log_shows_the_variables_of_a_template_without_secrets_alone(api: Api, redis: Redis) -> None:
+async def test_the_log_shows_variables_only_of_templates_without_secrets(api: Api, redis: Redis) -> None:
     """A code is in no row, whether sent as intended, misspelt, misplaced, refused, or for an unknown template."""
     code, marked = "731946", {"X-Request-Id": "codes"}
     welcome = {"templateId": "welcome", "channels": ["email"], "recipients": [person(variables={"x": "plain"})]}
@@ -164,7 +164,7 @@ async def test_the_log_shows_the_variables_of_a_template_without_secrets_alone(a
     assert sum('"otp"' in row.body or "templateId=otp" in row.body for row in rows) >= 10
 
 
-async def test_a_code_in_the_query_of_a_refused_call_is_in_no_row(api: Api, redis: Redis) -> None:
+async def test_a_secret_in_the_query_of_a_refused_call_is_not_logged(api: Api, redis: Redis) -> None:
     """Neither unknown parameters nor those of unknown calls are logged, since their meaning is unknown."""
     code, marked = "731946", {"X-Request-Id": "queries"}
     queries = (f"code={code}", f"globalVariables.code={code}&dryrun=1", f"globalVariables={code}&x=1", code)
@@ -183,7 +183,7 @@ def _part(name: str, content: str) -> str:
     return f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{content}\r\n'
 
 
-async def test_a_page_is_whole_and_its_policy_names_its_script(api: Api) -> None:
+async def test_a_page_is_complete_and_its_policy_names_its_script(api: Api) -> None:
     """/docs shows every call, loads nothing from elsewhere, and only its own script may run."""
     page = await api.get("/docs")
     scripts = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
@@ -204,7 +204,7 @@ async def test_a_head_that_never_ends_is_cut_off(start_ingest: StartIngest) -> N
     writer.close()
 
 
-async def test_a_client_that_goes_away_is_no_error(ingest: RunningIngest, api: Api) -> None:
+async def test_a_client_that_disconnects_is_not_an_error(ingest: RunningIngest, api: Api) -> None:
     """A client that disconnects within its body queues nothing and logs no error; the next one is served."""
     errors = Path(ingest.env["KURIR_DATA_DIR"]) / "logs" / "error.log"
     before = errors.read_text() if errors.exists() else ""

@@ -115,9 +115,7 @@ async def test_a_whatsapp_message_has_what_metas_format_asks_for(api: Api, redis
         ("true", "should be a number"),
     ],
 )
-async def test_what_could_be_another_number_is_refused_with_a_hint(
-    amount: str, words: str, api: Api, redis: Redis
-) -> None:
+async def test_an_ambiguous_number_is_refused_with_a_hint(amount: str, words: str, api: Api, redis: Redis) -> None:
     """The recipient gets 422, and nothing is queued."""
     reply = await sent(api, amount, "json")
     assert reply.status == 422

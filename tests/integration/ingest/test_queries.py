@@ -50,7 +50,7 @@ def test_only_unsubscribe_links_take_any_parameter() -> None:
         ("/health?verbose=1", "takes none"),
     ],
 )
-async def test_the_nearest_known_name_is_told(path: str, hint: str, api: Api) -> None:
+async def test_the_nearest_known_name_is_suggested(path: str, hint: str, api: Api) -> None:
     """Where no name is near, the message lists the known ones."""
     assert hint in (await api.get(path)).body["message"]
 
@@ -73,7 +73,7 @@ async def test_a_blast_in_a_body_takes_nothing_from_the_query(api: Api) -> None:
     assert "text/csv only" in reply.body["message"]
 
 
-async def test_parameters_with_a_name_of_the_clients_own_are_known(api: Api, ingest: RunningIngest) -> None:
+async def test_parameters_with_a_name_chosen_by_the_client_are_known(api: Api, ingest: RunningIngest) -> None:
     """`globalVariables.<name>` and `metadata.<name>` are accepted with any name."""
     query = {
         "templateId": "otp", "channels": "email", "globalVariables.minutes": "7", "metadata.run": "a", "dryRun": "1",

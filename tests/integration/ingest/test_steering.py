@@ -92,7 +92,7 @@ async def test_a_blast_that_redis_has_forgotten_is_shown_from_the_log(api: Api, 
     assert (await api.post(f"/api/blasts/{NEVER}/pause")).body["code"] == "BLAST_ENDED"
 
 
-async def test_lists_of_blasts_show_running_ones_as_they_stand(api: Api, peers: Peers) -> None:
+async def test_lists_show_the_live_state_of_running_blasts(api: Api, peers: Peers) -> None:
     """The log's rows lag; the state in Redis replaces them. Filters are forwarded."""
     blast_id = await _blast(api, reference="order 7")
     rows = [{"blastId": blast_id, "state": "running"}, {"blastId": NEVER, "state": "completed"}]
@@ -118,7 +118,7 @@ async def test_blasts_are_found_by_their_metadata(api: Api, peers: Peers) -> Non
     assert 2 <= len(peers.asked) <= 30
 
 
-async def test_the_loggers_refusals_are_passed_on(api: Api, peers: Peers) -> None:
+async def test_the_loggers_errors_are_forwarded(api: Api, peers: Peers) -> None:
     """A query that the logger refuses is reported as the client's mistake."""
     refused = {"success": False, "code": "INVALID_CURSOR", "message": "no such cursor", "errors": []}
     peers.answers["GET /api/blasts"] = (400, refused)
@@ -145,7 +145,7 @@ async def test_dead_letters_are_reopened_by_the_logger(
     assert bodies == [{**asked, "includeUncertain": True}, {**asked, "includeUncertain": False}]
 
 
-async def test_a_blast_that_the_log_has_not_heard_of_yet_is_not_denied(api: Api, peers: Peers) -> None:
+async def test_a_blast_without_a_row_yet_gets_503(api: Api, peers: Peers) -> None:
     """It was accepted, so its client is asked to try again, not told that it is gone."""
     peers.answers["POST /internal/retry"] = (404, {"success": False, "code": "NOT_FOUND"})
     reply = await api.post(f"/api/blasts/{await _blast(api)}/retry-failed")
@@ -163,7 +163,7 @@ async def test_one_job_is_cancelled(api: Api, redis: Redis) -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [("sent", "JOB_ENDED"), ("failed", "JOB_ENDED"), ("cancelled", "")])
-async def test_of_a_job_that_has_ended_the_log_is_asked_first(
+async def test_the_log_is_queried_before_redis_is_searched(
     api: Api, redis: Redis, peers: Peers, status: str, code: str
 ) -> None:
     """Redis does not search the waiting jobs for it."""
@@ -177,7 +177,7 @@ async def test_of_a_job_that_has_ended_the_log_is_asked_first(
 
 
 @pytest.mark.parametrize("answer", [(503, {}), (200, {"message": {"status": "queued"}})])
-async def test_a_job_is_cancelled_whatever_the_log_says(
+async def test_a_job_is_cancelled_even_if_the_log_lags(
     api: Api, redis: Redis, peers: Peers, answer: tuple[int, Any]
 ) -> None:
     """The log may be away, or not have its end yet: Redis knows."""
@@ -198,7 +198,7 @@ async def test_a_job_without_a_row_yet_is_queued(api: Api, peers: Peers) -> None
     assert (await api.get(f"/api/messages/{job_id}")).body["message"] == row
 
 
-async def test_stats_count_what_is_where(api: Api, redis: Redis) -> None:
+async def test_stats_count_jobs_by_place(api: Api, redis: Redis) -> None:
     """They are counted by channel and in total; messages held by a pause are counted separately."""
     await _blast(api, 3, channels=["email", "whatsapp"])
     await (await World(redis).sender()).take(1)
@@ -242,7 +242,7 @@ async def test_a_channel_is_paused_limited_and_resumed(api: Api, redis: Redis) -
     assert wrong.problem("rate") == "INVALID_VALUE"
 
 
-async def test_providers_are_asked_through_their_senders(api: Api, peers: Peers) -> None:
+async def test_providers_are_checked_through_their_senders(api: Api, peers: Peers) -> None:
     """The answer says whether it can be reached and accepts our credentials, with the sender's report."""
     peers.answers["GET /status"] = (200, {"reachable": True, "authenticated": False, "detail": "535"})
     for path in ("/api/smtp/status", "/api/whatsapp/status"):
@@ -250,7 +250,7 @@ async def test_providers_are_asked_through_their_senders(api: Api, peers: Peers)
         assert (said["reachable"], said["authenticated"], said["provider"]["detail"]) == (True, False, "535")
 
 
-async def test_logs_are_passed_on_whole(api: Api, peers: Peers) -> None:
+async def test_logs_are_forwarded_unchanged(api: Api, peers: Peers) -> None:
     """The query is forwarded too; an answer of many megabytes is streamed."""
     peers.answers["GET /api/logs/messages"] = (200, {"success": True, "logs": ["x" * 1000] * 3000})
     reply = await api.get("/api/v1/logs/messages?status=sent&limit=1000")
@@ -260,7 +260,7 @@ async def test_logs_are_passed_on_whole(api: Api, peers: Peers) -> None:
     assert ("GET /api/logs/messages", "status=sent&limit=1000", b"") in peers.asked
 
 
-async def test_a_suppression_is_one_in_every_spelling(api: Api) -> None:
+async def test_every_spelling_is_the_same_suppression(api: Api) -> None:
     """A mailbox is suppressed once, shown by its identity, and lifted by the id of any spelling."""
     spellings = ["Siti@Example.com", "siti@example.com", "SITI@EXAMPLE.COM"]
     replies = [await api.post("/api/suppressions", {"channel": "email", "address": one}) for one in spellings]

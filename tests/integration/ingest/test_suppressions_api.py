@@ -40,7 +40,7 @@ async def load(api: Api, text: str | bytes, query: str = "", **headers: str) -> 
     return await api.call("POST", f"{PATH}/import?{query}", data=data, headers=CSV | headers)
 
 
-async def test_one_added_by_hand_stops_everything(api: Api) -> None:
+async def test_a_suppression_added_by_hand_stops_all_messages(api: Api) -> None:
     """This is the default; it has a date and a source, and lasts until it is lifted."""
     found = await add(api, "Siti@Example.com")
     assert found["createdAt"]
@@ -76,7 +76,7 @@ async def test_a_suppression_has_its_evidence_and_its_end(api: Api) -> None:
     assert found["evidence"] == {**evidence, "by": None}
 
 
-async def test_a_suppression_may_last_until_the_last_moment_that_can_be_written(api: Api) -> None:
+async def test_a_suppression_may_last_until_the_last_representable_time(api: Api) -> None:
     """In UTC this is the year 10000, which RFC 3339 cannot write: lists that contain it can still be read."""
     found = await add(api, "a@example.com", expiresAt="9999-12-31T23:59:59-14:00")
     assert found["expiresAt"] == "9999-12-31T23:59:59.999Z"
@@ -86,7 +86,7 @@ async def test_a_suppression_may_last_until_the_last_moment_that_can_be_written(
     assert (await api.get(f"{PATH}?format=csv")).text.count("9999-12-31T23:59:59.999Z") == 2
 
 
-async def test_one_page_holds_what_every_channel_has(api: Api) -> None:
+async def test_one_page_covers_every_channel(api: Api) -> None:
     """A search for a number finds it in one page, although another channel's addresses are scanned before it."""
     await add(api, "a@example.com")
     await add(api, "081224770000", channel="whatsapp")
@@ -152,7 +152,7 @@ async def test_a_bad_search_is_refused(query: str, api: Api) -> None:
     assert (await api.get(f"{PATH}?{query}")).body["code"] == "INVALID_QUERY"
 
 
-async def test_pages_are_no_longer_than_asked_for(api: Api) -> None:
+async def test_pages_keep_the_requested_limit(api: Api) -> None:
     """Pages keep their limit although Redis returns a small table whole."""
     for number in range(9):
         await add(api, f"r{number}@example.com")
@@ -193,7 +193,7 @@ async def test_lifting_by_filter_counts_first(api: Api) -> None:
     assert await listed(api) == ["6281224770000", "a@example.com"]
 
 
-async def test_what_is_exported_is_imported_as_it_was(api: Api) -> None:
+async def test_an_export_is_imported_unchanged(api: Api) -> None:
     """Addresses that a spreadsheet would read as formulas survive, in a plain file and in one for spreadsheets."""
     for address in ("=cmd@example.com", "+x@example.com", "'tis@example.com", "'=y@example.com", "-z@example.com"):
         await add(api, address, source="unsubscribe", reason="=1+1", evidence={"words": 'said "no",\nloudly'})
@@ -241,7 +241,7 @@ async def test_an_export_for_spreadsheets_has_a_mark_and_numbers_as_text(api: Ap
         " mail ",
     ],
 )
-async def test_a_column_of_addresses_goes_by_many_names(header: str, api: Api) -> None:
+async def test_a_column_of_addresses_has_many_accepted_names(header: str, api: Api) -> None:
     """The names are those of other systems and of common use."""
     reply = await load(api, f"{header}\nSiti@Example.com\n")
     assert (reply.status, reply.body["added"]) == (200, 1), reply.text
@@ -318,7 +318,7 @@ async def test_a_bad_default_is_refused(query: str, api: Api) -> None:
     assert (await load(api, "email\na@example.com\n", query)).body["code"] == "INVALID_QUERY"
 
 
-async def test_defaults_serve_rows_that_name_nothing(api: Api) -> None:
+async def test_defaults_apply_to_rows_without_their_own_values(api: Api) -> None:
     """They come from the query: scope, source and reason."""
     assert (await load(api, "email\na@example.com\n", "scope=marketing&source=complaint&reason=moved")).status == 200
     (found,) = await everything(api)

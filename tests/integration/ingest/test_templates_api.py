@@ -15,7 +15,7 @@ from tests.integration.ingest.provocations import template
 from tests.integration.ingest.running import Api, person
 
 
-async def test_shipped_templates_are_there_and_make_sense(api: Api) -> None:
+async def test_shipped_templates_exist_and_are_complete(api: Api) -> None:
     """Every template of the folder has requirements from which a CSV header can be made."""
     listed = (await api.get("/api/templates")).body["templates"]
     assert [one["id"] for one in listed] == ["invoice_reminder", "newsletter", "otp", "welcome"]
@@ -24,7 +24,7 @@ async def test_shipped_templates_are_there_and_make_sense(api: Api) -> None:
     assert asked["required"] == ["order_number", "amount", "due_date"]
 
 
-async def test_a_template_lives_in_versions(api: Api, redis: Redis) -> None:
+async def test_each_change_of_a_template_is_a_version(api: Api, redis: Redis) -> None:
     """It is created, changed, deleted and created again; sent messages keep the version they were sent with."""
     made = await api.post("/api/templates", template())
     assert (made.status, made.body["template"].get("version", 1)) == (201, 1)
@@ -50,7 +50,7 @@ async def test_a_shipped_template_can_be_deleted_and_stays_so(api: Api) -> None:
     assert "welcome" not in {one["id"] for one in (await api.get("/api/templates")).body["templates"]}
 
 
-async def test_a_file_is_taken_over_once_a_change(redis: Redis) -> None:
+async def test_a_template_file_is_applied_once_per_change(redis: Redis) -> None:
     """Restarts add no version, a changed file adds one; until then, changes through the API remain."""
     store = TemplateStore(redis)
     content = TemplateRequest(id="note", name="Note", channels=["email"], subject="s", text="x")
@@ -80,7 +80,7 @@ async def test_a_file_is_taken_over_once_a_change(redis: Redis) -> None:
          "variables[0].default", "INVALID_VALUE"),
     ],
 )  # fmt: skip
-async def test_a_template_that_cannot_work_is_refused(changes: dict[str, Any], field: str, code: str, api: Api) -> None:
+async def test_an_invalid_template_is_refused(changes: dict[str, Any], field: str, code: str, api: Api) -> None:
     """The problem names the part of the template."""
     reply = await api.post("/api/templates", template(**changes))
     assert reply.status == 422, reply.text

@@ -60,7 +60,7 @@ async def test_two_columns_for_one_variable_are_one_error_for_the_file(header: s
 
 @FORMS
 @pytest.mark.parametrize("dry", [False, True], ids=["sent", "dry"])
-async def test_a_variable_that_the_template_does_not_use_is_told_once(form: str, dry: bool, api: Api) -> None:
+async def test_a_variable_that_the_template_does_not_use_is_reported_once(form: str, dry: bool, api: Api) -> None:
     """The warning has the nearest name and is given once for all recipients; the blast is accepted."""
     people = [person(number, variables={"code": "1", "minuts": "3"}) for number in range(50)]
     if form in {"csv", "multipart"}:
@@ -74,7 +74,7 @@ async def test_a_variable_that_the_template_does_not_use_is_told_once(form: str,
     assert "did you mean 'minutes'?" in message
 
 
-async def test_global_variables_are_told_too(api: Api) -> None:
+async def test_unknown_global_variables_are_reported_too(api: Api) -> None:
     """Warnings are given in JSON and for a query."""
     reply = await api.blast(person(), globalVariables={"Minutes": 3, "brand": "X"})
     assert [field for field, _ in warned(reply)] == ["globalVariables.Minutes", "globalVariables.brand"]
@@ -83,7 +83,7 @@ async def test_global_variables_are_told_too(api: Api) -> None:
     assert [field for field, _ in warned(reply)] == ["globalVariables.minuts"]
 
 
-async def test_a_single_message_and_a_preview_tell_it_as_well(api: Api) -> None:
+async def test_a_single_message_and_a_preview_report_it_as_well(api: Api) -> None:
     """The path is that of their request."""
     body = {"templateId": "otp", "channel": "email", "recipient": person(variables={"code": "1", "minuts": "3"})}
     for path, status in (("/api/messages", 202), (PREVIEW, 200)):
@@ -105,14 +105,14 @@ async def test_there_are_at_most_a_hundred_warnings(api: Api) -> None:
     assert len(warned(await api.blast(*people))) == 100
 
 
-async def test_what_everybody_has_is_no_unknown_variable(api: Api) -> None:
+async def test_built_in_fields_are_not_unknown_variables(api: Api) -> None:
     """`name`, `email` and `phone` are allowed among the variables, and so is an empty column of the recipient's own."""
     reply = await api.blast(person(variables={"code": "1", "name": "A", "phone": "081224770000"}))
     assert "warnings" not in reply.body
     assert "warnings" not in (await csv(api, "Name,E-mail,reference,code\nSiti,s@example.com,r,1\n")).body
 
 
-async def test_a_template_is_told_of_variables_that_it_declares_in_vain(api: Api) -> None:
+async def test_a_template_gets_warnings_for_unused_declarations(api: Api) -> None:
     """Writing it gives a warning; an undeclared name that it uses is reported with the nearest declared one."""
     template = {"name": "T", "channels": ["email"], "subject": "{{ minutes }}", "text": "x"}
     declared = [{"name": "minutes"}, {"name": "minuts"}]

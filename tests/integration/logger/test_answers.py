@@ -100,7 +100,7 @@ def test_pages_follow_one_another_without_gap_or_repetition(told: LoggerProcess)
         ("from=9999-12-31T23:59:59-14:00", 0),
     ],
 )
-def test_filters_find_what_they_say(told: LoggerProcess, query: str, count: int) -> None:
+def test_filters_find_the_matching_rows(told: LoggerProcess, query: str, count: int) -> None:
     """Single and combined filters find the right rows; stats with the same filters give the same count."""
     assert len(_every(told, f"/api/logs/messages?{query}&limit=9")) == count
     stats = told.get(f"/api/logs/messages/stats?{query}")[1]["stats"]
@@ -138,7 +138,7 @@ def test_a_bad_parameter_is_refused_in_the_form_of_the_api(told: LoggerProcess, 
     assert body["message"]
 
 
-def test_exports_hold_every_row(told: LoggerProcess) -> None:
+def test_exports_contain_every_row(told: LoggerProcess) -> None:
     """CSV has a header row, NDJSON one object per line; filters apply to both."""
     table = list(csv.DictReader(io.StringIO(told.get("/api/logs/messages?format=csv&status=failed")[1])))
     assert [row["error_message"] for row in table] == ["no such user"] * 10
@@ -146,7 +146,7 @@ def test_exports_hold_every_row(told: LoggerProcess) -> None:
     assert len({json.loads(line)["job_id"] for line in lines}) == 120
 
 
-def test_a_story_has_each_attempt_with_the_providers_words(told: LoggerProcess) -> None:
+def test_a_history_has_each_attempt_with_the_providers_words(told: LoggerProcess) -> None:
     """The history has the row, the failed attempt with the provider's reply, and the accepted attempt."""
     message = told.get("/api/messages/b:1:email")[1]["message"]
     assert (message["status"], message["attempts"]) == ("sent", 2)
@@ -209,7 +209,7 @@ def test_open_jobs_are_those_without_an_end(told: LoggerProcess) -> None:
     assert told.get("/internal/open-jobs?olderThanSeconds=99999999")[1]["jobs"] == []
 
 
-def test_the_dashboard_has_everything_for_one_look(told: LoggerProcess) -> None:
+def test_the_dashboard_has_everything_in_one_answer(told: LoggerProcess) -> None:
     """It has queues, totals, failures, blasts, sizes and load."""
     shown = told.get("/api/dashboard")[1]["dashboard"]
     names = {"queued", "retrying", "deferred", "sent", "failed", "cancelled", "expired", "suppressed"}

@@ -31,7 +31,7 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-async def test_a_blast_that_ended_before_the_start_is_let_go(redis: Redis, tmp_path: Path) -> None:
+async def test_a_blast_that_ended_before_the_start_gets_its_expiry(redis: Redis, tmp_path: Path) -> None:
     """The logger may have died between the commit and the expiry call; a running blast gets no expiry."""
     store = Store(tmp_path / "logs.db", readers=1)
     await store.open()
@@ -57,7 +57,7 @@ async def _expires(redis: Redis, blast_id: str) -> bool:
     return await redis.pttl(blast_key(blast_id)) > 0
 
 
-async def test_an_order_that_redis_did_not_take_is_given_again(tmp_path: Path) -> None:
+async def test_an_expiry_that_redis_missed_is_set_later(tmp_path: Path) -> None:
     """While Redis is away the call is kept; once Redis is back, the blast gets its expiry."""
     server = RedisServer()
     server.start()

@@ -26,9 +26,7 @@ SAMPLES = {
 }  # fmt: skip
 
 
-async def test_kill_9_in_mid_work_loses_nothing_and_counts_nothing_twice(
-    valkey_url: str, make_logger: LoggerMaker
-) -> None:
+async def test_kill_9_loses_nothing_and_counts_nothing_twice(valkey_url: str, make_logger: LoggerMaker) -> None:
     """G5 and G1: after kills and restarts while 9,000 events are written, each is applied exactly once."""
     redis = connect(valkey_url)
     logger = make_logger(valkey_url)
@@ -69,7 +67,7 @@ async def _lag_below(log: EventLog, bound: int) -> bool:
     return await log.lag() < bound
 
 
-async def test_counters_go_on_where_they_were_after_a_restart(valkey_url: str, make_logger: LoggerMaker) -> None:
+async def test_counters_continue_after_a_restart(valkey_url: str, make_logger: LoggerMaker) -> None:
     """The first scrape after a restart already has the totals, so that `increase()` sees no jump."""
     redis = connect(valkey_url)
     logger = make_logger(valkey_url)
@@ -86,7 +84,7 @@ async def test_counters_go_on_where_they_were_after_a_restart(valkey_url: str, m
     await redis.aclose()
 
 
-async def test_a_backup_is_whole_while_events_are_written(valkey_url: str, make_logger: LoggerMaker) -> None:
+async def test_a_backup_is_complete_while_events_are_written(valkey_url: str, make_logger: LoggerMaker) -> None:
     """The copy is consistent; it replaces an older copy but no other file."""
     redis = connect(valkey_url)
     logger = make_logger(valkey_url)
@@ -116,7 +114,7 @@ async def test_a_backup_is_whole_while_events_are_written(valkey_url: str, make_
     await redis.aclose()
 
 
-async def test_the_logger_serves_those_who_know_the_secret_alone(valkey_url: str, make_logger: LoggerMaker) -> None:
+async def test_the_logger_serves_only_callers_with_the_secret(valkey_url: str, make_logger: LoggerMaker) -> None:
     """Every path except /health and /metrics needs it, including paths that do not exist."""
     logger = make_logger(valkey_url)
     logger.start()

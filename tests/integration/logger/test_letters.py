@@ -77,7 +77,7 @@ async def in_redis(redis: Redis) -> int:
     return sum(ms == -1 or ms > 2000 for ms in left)
 
 
-async def test_files_go_from_redis_to_the_log_with_their_letters(recording: Recording) -> None:
+async def test_files_move_from_redis_to_the_log_with_their_dead_letters(recording: Recording) -> None:
     """Each file is stored once per blast, however many letters need it, and none is left in Redis."""
     await fail_all(recording.redis, "b", 3)
     assert await in_redis(recording.redis) == 3
@@ -89,7 +89,7 @@ async def test_files_go_from_redis_to_the_log_with_their_letters(recording: Reco
     assert await in_redis(recording.redis) == 0
 
 
-async def test_they_stay_in_redis_until_the_letters_are_written(recording: Recording) -> None:
+async def test_files_stay_in_redis_until_their_dead_letters_are_written(recording: Recording) -> None:
     """Redis fails when a file is read and when it is released; nothing is lost or stored twice."""
     await fail_all(recording.redis, "b", 2)
     files, calls = recording.events.files, list[str]()
@@ -111,7 +111,7 @@ async def test_they_stay_in_redis_until_the_letters_are_written(recording: Recor
     assert await in_redis(recording.redis) == 0
 
 
-async def test_files_go_with_the_last_letter_of_their_blast(recording: Recording) -> None:
+async def test_files_are_deleted_with_the_last_dead_letter_of_their_blast(recording: Recording) -> None:
     """They stay while a letter is left, and on the day they were stored, since a letter may follow."""
     await fail_all(recording.redis, "b", 2)
     await recording.start()
@@ -131,7 +131,7 @@ async def test_files_go_with_the_last_letter_of_their_blast(recording: Recording
     assert await left_after(2) == 0
 
 
-async def test_a_letter_is_sent_again_with_its_files(own_redis: RedisServer, logger: LoggerProcess) -> None:
+async def test_a_dead_letter_is_sent_again_with_its_files(own_redis: RedisServer, logger: LoggerProcess) -> None:
     """Redis no longer has the files, so they come from the database."""
     redis = connect(own_redis.url)
     whole = await fail_all(redis, "again", 2)

@@ -117,7 +117,7 @@ async def test_a_full_disk_is_waited_for(valkey_url: str, record: Record) -> Non
     assert recording.rows("SELECT n FROM message_totals") == [(2000,)]
 
 
-async def test_an_event_that_cannot_be_applied_stops_no_other(valkey_url: str, record: Record) -> None:
+async def test_an_event_that_cannot_be_applied_does_not_stop_others(valkey_url: str, record: Record) -> None:
     """It is kept with its error; the events before and after it are written."""
     recording = await record(valkey_url)
     await recording.add(queued(range(2)))
@@ -145,7 +145,7 @@ async def test_an_event_of_a_later_version_is_set_aside(valkey_url: str, record:
     assert recording.recorder.state.set_aside == 1
 
 
-async def test_what_waits_is_written_before_the_end(valkey_url: str, record: Record) -> None:
+async def test_waiting_events_are_written_before_the_exit(valkey_url: str, record: Record) -> None:
     """When asked to stop, the recorder first writes the events left in Redis."""
     recording = await record(valkey_url)
     events: list[Event] = [queued(range(50)), *[sent(index) for index in range(50)]]

@@ -91,7 +91,7 @@ async def test_uncertain_messages_are_left_out_unless_asked_for(redis: Redis, lo
     assert logger.post("/internal/retry", body)[1] == {"success": True, "reopened": 2, "skipped": 0}
 
 
-async def test_what_cannot_be_sent_again_says_why(redis: Redis, logger: LoggerProcess) -> None:
+async def test_jobs_that_cannot_be_sent_again_have_a_reason(redis: Redis, logger: LoggerProcess) -> None:
     """Unknown, sent and cancelled messages give an error code; one that is already reopened gives 0."""
     await failed_blast(redis, "why")
     status, body = logger.post("/internal/retry", {"jobId": "why:0:email"})
@@ -108,7 +108,7 @@ async def test_what_cannot_be_sent_again_says_why(redis: Redis, logger: LoggerPr
     assert logger.post("/internal/retry", {"blastId": "why"})[1] == {"success": True, "reopened": 0, "skipped": 1}
 
 
-async def test_a_blast_that_left_redis_comes_back(redis: Redis, logger: LoggerProcess) -> None:
+async def test_a_blast_that_expired_in_redis_is_restored(redis: Redis, logger: LoggerProcess) -> None:
     """An ended blast expires in Redis after 48 hours; its snapshot and counts are restored first."""
     one = await failed_blast(redis, "gone")
     await redis.delete(blast_key("gone"), KEYS.blast("gone"))

@@ -39,7 +39,7 @@ async def busy(world: World) -> tuple[Blast, HandSender]:
     return blast, sender
 
 
-async def test_nothing_is_found_where_nothing_is_wrong(world: World) -> None:
+async def test_a_healthy_queue_has_no_findings(world: World) -> None:
     """A busy queue and an empty one are healthy."""
     assert await examine(world, repair=True) == []
     blast, _ = await busy(world)
@@ -198,7 +198,7 @@ HARMS: list[tuple[Harm, str]] = [
 
 
 @pytest.mark.parametrize(("harm", "what"), HARMS, ids=[harm.__name__ for harm, _ in HARMS])
-async def test_each_harm_is_found_and_mended(world: World, harm: Harm, what: str) -> None:
+async def test_each_inconsistency_is_found_and_repaired(world: World, harm: Harm, what: str) -> None:
     """It is reported without repair and repaired with it; afterwards all counts agree with Redis."""
     blast, sender = await busy(world)
     await harm(world, blast, sender)
@@ -212,7 +212,7 @@ async def test_each_harm_is_found_and_mended(world: World, harm: Harm, what: str
     await world.check_balance(*([] if harm is lost_counts else [blast]))
 
 
-async def test_files_are_mended_as_their_jobs_need_them(world: World) -> None:
+async def test_files_are_repaired_as_their_jobs_need_them(world: World) -> None:
     """The files of a lost job are freed within seconds; those of a waiting job stay as long as it waits."""
     blast, sender = await busy(world)
     lost, waiting = await filed(world), await filed(world)
@@ -229,7 +229,7 @@ async def test_files_are_mended_as_their_jobs_need_them(world: World) -> None:
     assert not await world.redis.exists(f"{{email}}:files:{lost.blast_id}")
 
 
-async def test_a_file_that_is_gone_is_reported(world: World) -> None:
+async def test_a_missing_file_is_reported(world: World) -> None:
     """Nothing restores it: the finding says that its message will fail."""
     gone, *_ = await files_in(world, await filed(world))
     await world.redis.delete(gone)
@@ -239,7 +239,7 @@ async def test_a_file_that_is_gone_is_reported(world: World) -> None:
         assert "file_gone" in finding.detail
 
 
-async def test_files_that_were_written_for_a_chunk_to_come_are_left_alone(world: World) -> None:
+async def test_files_written_before_their_chunk_are_left_alone(world: World) -> None:
     """They expire without a repair, and so do those of dead letters."""
     blast = await world.given_with(WITH_FILES)
     sender = await world.sender()
@@ -345,7 +345,7 @@ async def test_scheduled_blast_that_is_sent_again_is_healthy(world: World) -> No
     await world.check_balance(blast)
 
 
-async def test_jobs_with_attachments_are_not_taken_for_lost(world: World) -> None:
+async def test_jobs_with_attachments_are_not_reported_as_lost(world: World) -> None:
     """They are found in every place: new, in flight, parked, deferred, scheduled."""
     later = await world.blast(2, scheduled_at_ms=4_000_000_000_000)
     await world.enqueue(later, recipient=WITH_FILES)

@@ -53,7 +53,7 @@ async def run_doctor(redis_url: str, logger_url: str, *options: str) -> tuple[in
     return process.returncode, orjson.loads(output)
 
 
-async def test_the_command_tells_mends_and_exits_accordingly(valkey_url: str) -> None:
+async def test_the_command_reports_repairs_and_exits_accordingly(valkey_url: str) -> None:
     """A finding without a repair: exit code 1. After the repair: 0, and nothing is found."""
     world: World = open_world(valkey_url)
     await world.given(3)
@@ -79,7 +79,7 @@ async def test_the_command_tells_mends_and_exits_accordingly(valkey_url: str) ->
     await world.redis.aclose()
 
 
-async def test_the_command_tells_of_a_redis_that_would_lose_jobs(valkey_url: str) -> None:
+async def test_the_command_reports_a_redis_that_would_lose_jobs(valkey_url: str) -> None:
     """The finding is wrong, with advice, and not repaired, because only Redis's operator can repair it."""
     world: World = open_world(valkey_url)
     await world.redis.config_set("maxmemory-policy", "volatile-ttl")
@@ -95,7 +95,7 @@ async def test_the_command_tells_of_a_redis_that_would_lose_jobs(valkey_url: str
     assert finding["detail"] == "set maxmemory-policy noeviction"
 
 
-async def test_the_queue_is_examined_though_the_logger_is_away(valkey_url: str) -> None:
+async def test_the_queue_is_examined_while_the_logger_is_away(valkey_url: str) -> None:
     """The doctor reports what it could not compare, and still repairs what is wrong in Redis."""
     world: World = open_world(valkey_url)
     await world.given(3)

@@ -68,7 +68,7 @@ async def kept(world: World) -> int:
     return len(files)
 
 
-async def test_a_file_is_kept_once_a_blast_and_out_of_the_entries(world: World) -> None:
+async def test_a_file_is_stored_once_per_blast_and_apart_from_the_entries(world: World) -> None:
     """Three jobs share one file and have one each; a sender loads the files that were enqueued."""
     await given(world, 3)
     assert await kept(world) == 4
@@ -118,7 +118,7 @@ async def _late_without_a_stall(world: World, sender: HandSender, blast: Blast) 
 
 
 @pytest.mark.parametrize("end", [_finish, _expire, _cancel, _cancel_jobs, _late, _late_without_a_stall])
-async def test_files_go_with_the_last_job_that_needs_them(world: World, end: Ending) -> None:
+async def test_files_are_freed_with_the_last_job_that_needs_them(world: World, end: Ending) -> None:
     """They are freed however the jobs end; another blast with the same files keeps its own."""
     other = await given(world, 1)
     sender = await world.sender()
@@ -132,7 +132,7 @@ async def test_files_go_with_the_last_job_that_needs_them(world: World, end: End
     assert await kept(world) == 0
 
 
-async def test_cancelling_a_bulk_blast_lets_its_files_go(world: World) -> None:
+async def test_cancelling_a_bulk_blast_frees_its_files(world: World) -> None:
     """Untried jobs of the blast's own stream end together, also those with files."""
     blast = await given(world, 120, "bulk")
     assert await kept(world) == 121
@@ -141,7 +141,7 @@ async def test_cancelling_a_bulk_blast_lets_its_files_go(world: World) -> None:
     assert await kept(world) == 0
 
 
-async def test_files_that_go_together_expire_one_after_the_other(world: World) -> None:
+async def test_files_freed_together_expire_one_after_the_other(world: World) -> None:
     """The server frees all expired keys in one go; spread over two seconds, hundreds of large files do not block it."""
     blast = await given(world, 120, "bulk")
     await world.control.cancel_blast(blast.blast_id)
@@ -152,7 +152,7 @@ async def test_files_that_go_together_expire_one_after_the_other(world: World) -
     assert max(left.values()) < 30
 
 
-async def test_files_stay_while_one_job_waits(world: World) -> None:
+async def test_files_stay_while_a_job_waits(world: World) -> None:
     """Retried, deferred, given back, paused or scheduled: the file has no expiry, and exists when it is needed."""
     blast = await given(world, 4)
     later = await given(world, 1, scheduled_at_ms=4_000_000_000_000)
@@ -171,7 +171,7 @@ async def test_files_stay_while_one_job_waits(world: World) -> None:
     assert await kept(world) == 4
 
 
-async def test_a_dead_letters_files_stay_until_the_log_has_them(world: World) -> None:
+async def test_files_of_a_dead_letter_stay_until_the_log_has_them(world: World) -> None:
     """They have an expiry once no job waits for them. Releasing an earlier run does not affect the next one's."""
     blast = await given(world, 2)
     sender = await world.sender()
@@ -204,14 +204,14 @@ async def test_a_repeated_chunk_counts_its_files_once(world: World) -> None:
     assert await kept(world) == 0
 
 
-async def test_files_of_a_chunk_that_never_came_expire(world: World) -> None:
+async def test_files_without_their_chunk_expire(world: World) -> None:
     """Ingest died in between: they expire within the hour; a chunk that is enqueued in time keeps them."""
     blast = await world.blast(1)
     await FileStore(world.redis).put(world.partition, blast.blast_id, {"d": b"content"})
     assert 0 < await world.redis.pttl(f"{{email}}:file:{blast.blast_id}:d") <= UNUSED_MS
 
 
-async def test_a_chunk_whose_file_is_gone_is_refused(world: World) -> None:
+async def test_a_chunk_with_a_missing_file_is_refused(world: World) -> None:
     """The file was freed with its last job before the chunk came: the repeated chunk writes it again."""
     blast = await world.blast(1)
     jobs = with_files(world.jobs(blast, [0]))
@@ -226,7 +226,7 @@ async def test_a_chunk_whose_file_is_gone_is_refused(world: World) -> None:
     assert (await world.producer.enqueue(Chunk(other, "email", 0, gone, lenient=True))).added == 1
 
 
-async def test_no_message_goes_without_its_attachment(world: World) -> None:
+async def test_no_message_is_sent_without_its_attachment(world: World) -> None:
     """A lost file makes its message fail, and the error names the file."""
     await given(world, 1)
     sender = await world.sender()
@@ -268,7 +268,7 @@ async def end_long_ago(world: World, blast: Blast) -> None:
     await world.redis.hset(f"{{email}}:blast:{blast.blast_id}", "ended_at", ended_at)
 
 
-async def test_files_of_lost_jobs_go_when_their_blast_has_ended(world: World) -> None:
+async def test_files_of_lost_jobs_are_freed_after_their_blast_ended(world: World) -> None:
     """Only the counts show a lost job; the housekeeping of senders releases its files, and no others."""
     lost, alive = await given(world, 120, "bulk"), await given(world, 2, "high")
     await world.redis.delete(f"{{email}}:jobs:bulk:{lost.blast_id}")
@@ -284,7 +284,7 @@ async def test_files_of_lost_jobs_go_when_their_blast_has_ended(world: World) ->
     assert (await world.progress(alive)).counts["sent"] == 2
 
 
-async def test_a_blast_opened_again_keeps_its_files_while_a_look_is_under_way(world: World) -> None:
+async def test_a_reopened_blast_keeps_its_files_during_a_check(world: World) -> None:
     """The check of an ended blast stops when its next run begins."""
     blast = await given(world, 120, "bulk")
     await end_long_ago(world, blast)
@@ -294,7 +294,7 @@ async def test_a_blast_opened_again_keeps_its_files_while_a_look_is_under_way(wo
     assert await kept(world) == 121
 
 
-async def test_what_dead_letters_need_expires_where_the_log_never_takes_it(world: World) -> None:
+async def test_files_of_dead_letters_expire_if_the_log_never_stores_them(world: World) -> None:
     """Once their blast ended long ago, it is checked no more."""
     blast = await given(world, 1)
     sender = await world.sender()
@@ -307,7 +307,7 @@ async def test_what_dead_letters_need_expires_where_the_log_never_takes_it(world
     assert not await world.redis.exists("{email}:filed")
 
 
-async def test_a_letter_that_a_sender_of_the_version_before_ended_lets_its_files_go(world: World) -> None:
+async def test_a_dead_letter_of_a_previous_versions_sender_frees_its_files(world: World) -> None:
     """It ignores them, so they stay recorded as a job's: when the log has stored them, it releases both."""
     await given(world, 2)
     sender = await world.sender()
@@ -318,7 +318,7 @@ async def test_a_letter_that_a_sender_of_the_version_before_ended_lets_its_files
     assert await kept(world) == 2
 
 
-async def test_a_note_that_an_earlier_run_left_makes_room_for_the_next(world: World) -> None:
+async def test_the_record_of_an_earlier_run_is_replaced_by_the_next(world: World) -> None:
     """Its files are freed with the run that needs them, not with the forgotten one."""
     blast = await given(world, 1)
     sender = await world.sender()

@@ -63,7 +63,7 @@ async def test_small_blast_is_finished_long_before_the_large_one_in_front(world:
     assert Counter(served)[large.blast_id] <= 350
 
 
-async def test_twenty_bulk_blasts_all_get_turns(world: World) -> None:
+async def test_each_of_twenty_bulk_blasts_gets_turns(world: World) -> None:
     """With more blasts than one fetch reads, each is served before any has its third turn."""
     blasts = [await world.given(100, "bulk") for _ in range(20)]
     sender = await world.sender()
@@ -114,7 +114,7 @@ async def test_small_bulk_blasts_share_one_stream(world: World) -> None:
     await world.check_balance(*blasts)
 
 
-async def test_bulk_stream_goes_with_its_last_job(world: World) -> None:
+async def test_bulk_stream_is_deleted_with_its_last_job(world: World) -> None:
     """Only the counts are left of a finished bulk blast."""
     blast = await world.given(150, "bulk")
     sender = await world.sender()
@@ -127,7 +127,7 @@ async def test_bulk_stream_goes_with_its_last_job(world: World) -> None:
     assert (await world.progress(blast)).ended_at_ms > 0
 
 
-async def test_stream_with_nothing_to_take_leaves_the_ring(world: World) -> None:
+async def test_stream_without_work_leaves_the_ring(world: World) -> None:
     """A blast whose jobs all wait for their next attempt gets no turns until they are due."""
     blast = await world.given(100, "bulk")
     sender = await world.sender()

@@ -76,7 +76,7 @@ async def test_retry_counts_attempts_and_comes_back_when_due(world: World, lane:
     assert sum(isinstance(event, Retrying) for event in await world.written()) == 1
 
 
-async def test_jobs_that_lie_far_apart_are_settled_together(world: World) -> None:
+async def test_jobs_of_distant_entries_are_settled_together(world: World) -> None:
     """The first and the last of many jobs in flight are found, and none in between."""
     blast = await world.given(200)
     sender = await world.sender()

@@ -67,14 +67,14 @@ async def test_every_script_is_called_with_a_key_that_exists(world: World, monke
 
 
 @pytest.mark.parametrize("name", FIRST)
-async def test_whatever_comes_first_makes_the_key_that_scripts_are_called_with(world: World, name: str) -> None:
+async def test_the_first_write_creates_the_key_that_scripts_are_called_with(world: World, name: str) -> None:
     """It is called in an empty partition."""
     await world.partition.call(name, FIRST[name])
     assert await world.redis.exists(world.partition.keys.routing[0])
 
 
 @pytest.mark.parametrize("index", [0, 1])
-async def test_a_life_in_one_partition_leaves_the_other_as_it_was(world: World, index: int) -> None:
+async def test_work_in_one_partition_leaves_the_other_unchanged(world: World, index: int) -> None:
     """Every script is called in one; the other has waiting jobs, jobs in flight, a suppression and a pause."""
     world = patient(world)
     here, there = of_partition(world, index), of_partition(world, 1 - index)
@@ -90,7 +90,7 @@ async def test_a_life_in_one_partition_leaves_the_other_as_it_was(world: World, 
     assert await other.finish(flying) == [True]
 
 
-async def test_a_partition_has_its_own_jobs_leases_pauses_suppressions_and_counts(world: World) -> None:
+async def test_partitions_share_no_jobs_leases_pauses_suppressions_or_counts(world: World) -> None:
     """Two partitions of one channel on one server: each delivers, holds, pauses and counts only its own jobs."""
     first, second = of_partition(world, 0), of_partition(world, 1)
     mine, theirs = await given(first, 2), await given(second, 3)
@@ -115,7 +115,7 @@ async def test_a_partition_has_its_own_jobs_leases_pauses_suppressions_and_count
     assert (together.pause_reason, len(together.senders)) == ("by hand", 2)
 
 
-async def test_the_doctor_of_one_partition_finds_nothing_of_the_other(world: World) -> None:
+async def test_the_doctor_of_one_partition_ignores_the_other(world: World) -> None:
     """The doctor of a partition repairs only that partition."""
     first, second = of_partition(world, 0), of_partition(world, 1)
     for each in (first, second):
@@ -132,7 +132,7 @@ def test_the_first_partition_has_the_keys_that_a_channel_had() -> None:
     assert PartitionKeys("email").bulk("b") == "{email}:jobs:bulk:b"
 
 
-def test_batches_of_partitions_have_names_of_their_own(world: World) -> None:
+def test_batches_of_different_partitions_have_different_names(world: World) -> None:
     """A sender may serve two partitions: the logger would ignore the second of two batches with one name."""
     heads = [Partition(world.redis, PartitionKeys("email", index)).numbered("s", "begin") for index in (0, 1)]
     assert [head.producer for head in heads] == ["s/begin", "s.1/begin"]

@@ -18,7 +18,7 @@ from shared.settings import Rate
 from tests.integration.queue.world import World, ends, eventually
 
 
-async def test_paused_channel_gives_nothing_out(world: World) -> None:
+async def test_paused_channel_begins_nothing(world: World) -> None:
     """A fetch returns the reason and takes nothing; buffered jobs are not begun; a resume wakes senders."""
     blast = await world.given(3)
     sender = await world.sender()
@@ -92,7 +92,7 @@ async def test_retries_of_a_paused_blast_wait_for_its_resume(world: World) -> No
     assert sorted(lease.attempt for lease in leases)[-2:] == [1, 2]
 
 
-async def test_enqueueing_goes_on_while_a_blast_is_paused(world: World) -> None:
+async def test_enqueueing_continues_while_a_blast_is_paused(world: World) -> None:
     """Chunks enqueued during the pause wait in the blast's own stream, in any lane."""
     blast = await world.blast(4, "high")
     await world.enqueue(blast, 0, 2)
@@ -136,7 +136,7 @@ async def test_cancelled_blast_ends_wherever_its_jobs_wait(world: World, lane: L
 
 
 @pytest.mark.parametrize("first_deferred_at_ms", [1, 1_790_000_000_000, 0x1A0_0000_0000, 0x1A0_0100_0000])
-async def test_jobs_tried_before_are_cancelled_as_such(world: World, first_deferred_at_ms: int) -> None:
+async def test_a_sweep_recognises_jobs_that_were_tried_before(world: World, first_deferred_at_ms: int) -> None:
     """A deferred job among the untried ones of a blast's stream is recognised, whatever its last bytes are."""
     blast = await world.given(120, "bulk")
     sender = await world.sender()
@@ -153,7 +153,7 @@ async def test_jobs_tried_before_are_cancelled_as_such(world: World, first_defer
     await world.check_balance(blast)
 
 
-async def test_what_is_no_job_is_left_to_the_senders(world: World) -> None:
+async def test_entries_that_are_not_jobs_are_left_to_the_senders(world: World) -> None:
     """A sweep ends no entry that it cannot read, whatever the bytes begin or end with."""
     blast = await world.given(120, "bulk")
     stream = f"{{email}}:jobs:bulk:{blast.blast_id}"
@@ -167,7 +167,7 @@ async def test_what_is_no_job_is_left_to_the_senders(world: World) -> None:
     assert len(ends(await world.written())) == 120
 
 
-async def test_senders_end_what_a_killed_sweep_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_senders_end_the_jobs_that_a_killed_sweep_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mark of the cancellation is enough: without a sweep, the jobs end when senders reach them."""
 
     async def killed(*_args: object) -> None:
@@ -236,7 +236,7 @@ async def test_cancelling_one_job(world: World) -> None:
     await world.check_balance(blast)
 
 
-async def test_blast_whose_client_went_away_ends_with_what_was_enqueued(world: World) -> None:
+async def test_blast_whose_client_disappeared_ends_with_its_enqueued_jobs(world: World) -> None:
     """A truncated blast accepts no more jobs, its total is the number of enqueued jobs, and these are sent."""
     blast = await world.blast(10)
     await world.enqueue(blast, 0, 2)
@@ -264,7 +264,7 @@ async def changes(world: World) -> list[str]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_change_is_told_though_its_caller_dies_of_it(
+async def test_a_change_is_reported_even_if_its_caller_dies(
     world: World, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """The caller is killed after its first script, or loses the answer: one event reports the change."""
@@ -289,7 +289,7 @@ async def test_a_change_is_told_though_its_caller_dies_of_it(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_change_is_told_by_each_channel_that_it_changes(world: World, change: str) -> None:
+async def test_a_change_is_reported_by_each_channel_that_it_changes(world: World, change: str) -> None:
     """This holds also if the blast has ended on its other channel; a repeated call adds no event."""
     ended = await world.blast(0, channels=["email", "whatsapp"], totals={"email": 0, "whatsapp": 3})
     both = await world.blast(3, channels=["email", "whatsapp"], totals={"email": 3, "whatsapp": 3})
@@ -302,7 +302,7 @@ async def test_a_change_is_told_by_each_channel_that_it_changes(world: World, ch
     assert (await changes(world))[already:] == [change] * 3
 
 
-async def test_a_pause_for_another_reason_is_told(world: World) -> None:
+async def test_a_pause_for_another_reason_is_reported(world: World) -> None:
     """The last reason stays, in Redis and in the log."""
     blast = await world.given(3)
     for reason in ("lunch", "lunch", "night"):
@@ -330,7 +330,7 @@ async def test_a_full_redis_lets_a_job_be_cancelled_and_the_rate_be_changed(worl
 
 
 @pytest.mark.parametrize("count", [1, 120])
-async def test_blast_that_ended_while_paused_is_paused_no_more(world: World, count: int) -> None:
+async def test_blast_that_ended_while_paused_is_no_longer_paused(world: World, count: int) -> None:
     """A blast paused with only jobs in flight ends; when they are sent again, they are served: no pause holds them."""
     blast = await world.given(count, "bulk")
     sender = await world.sender()

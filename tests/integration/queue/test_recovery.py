@@ -65,7 +65,7 @@ def by_id(lease: Lease) -> str:
     return lease.job_id
 
 
-async def test_own_lists_what_a_lost_fetch_brought(world: World) -> None:
+async def test_list_held_returns_the_jobs_of_a_lost_fetch(world: World) -> None:
     """Jobs that a fetch took before its reply was lost are in the buffer, and listed."""
     await world.given(3)
     await world.given(120, "bulk")
@@ -87,7 +87,7 @@ async def test_scripts_come_back_after_a_script_flush(world: World) -> None:
     await world.check_balance(blast)
 
 
-async def test_queue_works_on_after_flushall(world: World) -> None:
+async def test_queue_works_after_flushall(world: World) -> None:
     """All data is gone: a sender loses what it held without an error, and new work flows immediately."""
     await world.given(3)
     await world.given(120, "bulk")
@@ -103,14 +103,14 @@ async def test_queue_works_on_after_flushall(world: World) -> None:
     assert not [key async for key in world.redis.scan_iter("{email}:blast:*") if blast.blast_id not in key.decode()]
 
 
-async def test_lost_group_is_made_anew_from_the_start(world: World) -> None:
+async def test_lost_group_is_created_again_from_the_start(world: World) -> None:
     """A stream whose group is gone delivers all its entries."""
     await world.given(3)
     await world.redis.xgroup_destroy("{email}:jobs:normal", "senders")
     assert len(await (await world.sender()).fetch(10)) == 3
 
 
-async def test_what_is_no_job_ends_visibly(world: World) -> None:
+async def test_entry_that_is_not_a_job_ends_visibly(world: World) -> None:
     """An entry that is not a job is removed, counted as failed, reported to the logger, and blocks nothing."""
     blast = await world.given(2)
     await world.redis.xtrim("{email}:jobs:normal", maxlen=0, approximate=False)
@@ -140,7 +140,7 @@ async def test_backlog_is_bounded(world: World) -> None:
         await Producer(world.redis, "unread", BacklogLimits(events=0)).check_backlog("email")
 
 
-async def test_whether_there_is_room_is_asked_in_one_round_trip(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_backlog_is_checked_in_one_round_trip(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request of a client waits for it."""
     asked: list[object] = []
     pipeline = world.redis.pipeline
@@ -213,7 +213,7 @@ async def test_nothing_is_fetched_while_too_many_events_wait(world: World) -> No
     await world.check_balance(blast)
 
 
-async def test_requests_of_the_log_are_bounded(world: World) -> None:
+async def test_waiting_request_events_are_bounded(world: World) -> None:
     """Events of requests are refused once they take their share of memory; events of messages do not count."""
     await world.redis.config_set("maxmemory", 16_000_000)
     producer = Producer(world.redis, "ingest")

@@ -71,7 +71,9 @@ _SITUATIONS = {
 
 @pytest.mark.parametrize("situation", _SITUATIONS)
 @pytest.mark.parametrize("call", _CALLS)
-async def test_a_refusal_counts_as_away(refusing: tuple[Kind, list[RedisServer]], situation: str, call: object) -> None:
+async def test_a_refusal_counts_as_unavailable(
+    refusing: tuple[Kind, list[RedisServer]], situation: str, call: object
+) -> None:
     """Too few replicas, a cluster without slots, a replica with and without its master: unavailable, by any call."""
     options = [option.format(gone=free_port()) for option in _SITUATIONS[situation]]
     server = _started(refusing, options)
@@ -87,7 +89,7 @@ async def test_a_refusal_counts_as_away(refusing: tuple[Kind, list[RedisServer]]
 
 
 @pytest.mark.parametrize("call", _CALLS)
-async def test_a_full_server_is_told_apart(refusing: tuple[Kind, list[RedisServer]], call: object) -> None:
+async def test_a_full_server_has_its_own_error(refusing: tuple[Kind, list[RedisServer]], call: object) -> None:
     """At maxmemory the error says that Redis is full; scripts that make room still run."""
     server = _started(refusing, ["--maxmemory", "1"])
     client = connect(server.url, max_connections=2)
@@ -122,7 +124,7 @@ async def test_a_full_server_is_told_apart(refusing: tuple[Kind, list[RedisServe
     ],
 )
 @pytest.mark.parametrize("piped", [False, True])
-def test_every_refusal_is_known(words: str, piped: bool) -> None:
+def test_every_error_of_a_refusing_server_is_known(words: str, piped: bool) -> None:
     """Callers wait on every answer by which a server refuses for now, alone or in a pipeline."""
     parser: Any = BaseParser
     error = parser.parse_error(words)

@@ -58,7 +58,7 @@ async def given(world: World, count: int, lane: Lane = "normal", **changes: Any)
 
 
 @another_version
-async def test_they_are_sent(world: World) -> None:
+async def test_jobs_of_the_previous_version_are_sent(world: World) -> None:
     """It is fetched, begun, retried, deferred, given back and sent; unknown fields are ignored."""
     blast = await given(world, 4)
     sender = await world.sender()
@@ -75,7 +75,7 @@ async def test_they_are_sent(world: World) -> None:
     await world.check_balance(blast)
 
 
-async def test_their_files_are_theirs(world: World, other: Callable[[Job], bytes]) -> None:
+async def test_jobs_of_the_previous_version_keep_their_files(world: World, other: Callable[[Job], bytes]) -> None:
     """A job that carries its files is sent with them."""
     await given(world, 1)
     sender = await world.sender()
@@ -85,7 +85,7 @@ async def test_their_files_are_theirs(world: World, other: Callable[[Job], bytes
 
 
 @another_version
-async def test_what_a_dead_sender_had_begun_is_taken_over(world: World) -> None:
+async def test_jobs_begun_by_a_dead_sender_are_taken_over(world: World) -> None:
     """It is recorded as uncertain, counted, and sent again alone, like any other job."""
     blast = await given(world, 3)
     sender = await world.sender()
@@ -100,7 +100,7 @@ async def test_what_a_dead_sender_had_begun_is_taken_over(world: World) -> None:
 
 @another_version
 @pytest.mark.parametrize("lane", ["normal", "bulk"])
-async def test_cancelled_they_end(world: World, lane: Lane) -> None:
+async def test_cancelled_jobs_of_the_previous_version_end(world: World, lane: Lane) -> None:
     """A sweep ends them, or, if a script cannot read them, the sender that fetches them: one event each."""
     blast = await given(world, 120, lane)
     await world.control.cancel_blast(blast.blast_id)
@@ -114,7 +114,7 @@ async def test_cancelled_they_end(world: World, lane: Lane) -> None:
 
 
 @another_version
-async def test_one_is_cancelled_and_one_accepted_late(world: World) -> None:
+async def test_a_job_of_the_previous_version_is_cancelled_or_accepted_late(world: World) -> None:
     """A job is found by its first bytes, whatever follows."""
     blast = await given(world, 2)
     assert await world.control.cancel_job(f"{blast.blast_id}:0:email") == "cancelled"
@@ -127,7 +127,7 @@ async def test_one_is_cancelled_and_one_accepted_late(world: World) -> None:
 
 
 @another_version
-async def test_the_doctor_leaves_them_alone(world: World) -> None:
+async def test_the_doctor_leaves_jobs_of_the_previous_version_alone(world: World) -> None:
     """New, parked, deferred, scheduled or in flight: nothing is wrong, and nothing is repaired."""
     later = await given(world, 2, scheduled_at_ms=4_000_000_000_000)
     blast = await given(world, 110, "bulk")
@@ -141,7 +141,7 @@ async def test_the_doctor_leaves_them_alone(world: World) -> None:
 
 
 @another_version
-async def test_paused_and_resumed_they_wait(world: World) -> None:
+async def test_paused_and_resumed_jobs_of_the_previous_version_wait(world: World) -> None:
     """They are moved to their blast's own stream unchanged."""
     blast = await given(world, 3)
     sender = await world.sender()
@@ -154,7 +154,7 @@ async def test_paused_and_resumed_they_wait(world: World) -> None:
 
 
 @another_version
-async def test_sent_again_they_are_added(world: World) -> None:
+async def test_dead_letters_of_the_previous_version_are_sent_again(world: World) -> None:
     """A dead letter of that version starts its next run."""
     blast = await given(world, 1)
     sender = await world.sender()
@@ -164,7 +164,7 @@ async def test_sent_again_they_are_added(world: World) -> None:
     await world.check_balance(blast)
 
 
-async def test_files_stay_within_jobs_while_a_sender_of_the_version_before_runs(world: World) -> None:
+async def test_files_stay_in_jobs_while_a_previous_versions_sender_runs(world: World) -> None:
     """It gets jobs that it can read; after its heartbeat, files are stored separately, and all jobs are sent."""
     await world.redis.hset("{email}:senders", "old", orjson.dumps({"host": "h"}))
     await world.redis.set("{email}:sender:old", b"{}", px=60_000)
@@ -187,7 +187,7 @@ async def test_files_stay_within_jobs_while_a_sender_of_the_version_before_runs(
     await world.check_balance(blast)
 
 
-async def test_a_sender_of_the_version_before_sends_nothing_without_its_files() -> None:
+async def test_a_previous_versions_sender_sends_nothing_without_its_files() -> None:
     """It cannot read a job whose files are stored separately, and reports that."""
 
     class OldRecipient(msgspec.Struct, array_like=True):

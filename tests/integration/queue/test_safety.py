@@ -42,7 +42,7 @@ def url_of(found: RedisServer, user: str = "") -> str:
 
 
 @pytest.mark.parametrize("kind", ["valkey", "redis"])
-async def test_a_real_server_is_seen_through(kind: Kind) -> None:
+async def test_dangers_of_a_real_server_are_found(kind: Kind) -> None:
     """The check reads the current settings, whatever they were at the start."""
     with server(kind=kind) as found:
         redis = connect(found.url)
@@ -62,7 +62,7 @@ async def test_a_real_server_is_seen_through(kind: Kind) -> None:
         await redis.aclose()
 
 
-async def test_a_user_with_few_rights_sees_what_info_says() -> None:
+async def test_a_user_with_few_rights_reads_info() -> None:
     """INFO is enough for all but appendfsync, which is not requested: a refusal looks like an attack."""
     with server(*UNSAFE) as found:
         found.command("ACL", "SETUSER", "few", "on", "nopass", "~*", "+info", "+ping")
@@ -96,7 +96,7 @@ async def test_the_user_default_without_the_right_asks_once() -> None:
         await admin.aclose()
 
 
-async def test_a_server_without_config_is_told_as_not_checked() -> None:
+async def test_a_server_without_config_is_reported_as_unchecked() -> None:
     """Managed services remove the command; INFO is still checked."""
     with server("--rename-command", "CONFIG", "") as found:
         redis = connect(found.url)
@@ -105,7 +105,7 @@ async def test_a_server_without_config_is_told_as_not_checked() -> None:
     assert (seen.dangers, seen.unchecked) == ((), ("fsync",))
 
 
-async def test_another_server_in_its_place_is_looked_at_anew() -> None:
+async def test_a_replaced_server_is_checked_again() -> None:
     """After a failover the new master may have other settings; while no master answers, the last result stays."""
     port = free_port()
     health, registry = Health("thing"), CollectorRegistry()
@@ -186,7 +186,7 @@ def health_of(port: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_every_service_tells_of_it_and_stays_healthy(service: str, tmp_path: Path) -> None:
+async def test_every_service_reports_it_and_stays_healthy(service: str, tmp_path: Path) -> None:
     """From its start until the repair, without any restart; /health stays 200 throughout."""
     with server(*UNSAFE) as found, running(service, found.url, tmp_path) as port:
         await wait_for(lambda: health_of(port).get("warnings"), 30, "the warnings")

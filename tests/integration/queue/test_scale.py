@@ -123,7 +123,7 @@ async def test_no_call_costs_more_with_thousands_of_paused_blasts(large: tuple[W
 
 
 @pytest.mark.timing
-async def test_many_parked_retries_cost_a_fetch_nothing(large: tuple[World, RedisServer]) -> None:
+async def test_parked_retries_do_not_slow_a_fetch(large: tuple[World, RedisServer]) -> None:
     """With 20,000 jobs that wait for their next attempt, a fetch takes the server below 1 ms."""
     world, server = large
     await world.given(20_000)
@@ -135,7 +135,7 @@ async def test_many_parked_retries_cost_a_fetch_nothing(large: tuple[World, Redi
 
 
 @pytest.mark.timing
-async def test_cancelled_blast_is_gone_in_seconds(large: tuple[World, RedisServer]) -> None:
+async def test_cancelled_blast_ends_within_seconds(large: tuple[World, RedisServer]) -> None:
     """50,000 jobs end, and their events are added, within 2 s; a small blast at the end of the lane immediately."""
     world, _ = large
     blast = await world.given(50_000, "bulk")
@@ -151,7 +151,7 @@ async def test_cancelled_blast_is_gone_in_seconds(large: tuple[World, RedisServe
     assert (await world.progress(small)).counts["cancelled"] == 10
 
 
-async def test_large_jobs_that_are_cancelled_are_gone(large: tuple[World, RedisServer]) -> None:
+async def test_large_cancelled_jobs_are_gone(large: tuple[World, RedisServer]) -> None:
     """With the logger down, a cancellation must free memory: large jobs are ended by small events, a few at a time."""
     world, _ = large
     blast = await world.blast(110, "bulk")
@@ -231,7 +231,7 @@ async def file_keys(world: World) -> list[bytes]:
     return [key async for key in world.redis.scan_iter("{email}:file*", count=1000)]
 
 
-async def test_what_a_command_costs_is_seen(large: tuple[World, RedisServer]) -> None:
+async def test_the_cost_of_a_command_is_measured(large: tuple[World, RedisServer]) -> None:
     """A script that works for 30 ms is measured as such; a short one is not, whatever other processes do."""
     world, server = large
     most = await note_costs(world, server)
@@ -284,7 +284,7 @@ async def test_no_call_is_slow_with_heavy_attachments(large: tuple[World, RedisS
 
 
 @pytest.mark.timing
-async def test_no_call_is_slow_with_the_jobs_of_the_version_before(large: tuple[World, RedisServer]) -> None:
+async def test_no_call_is_slow_with_jobs_of_the_previous_version(large: tuple[World, RedisServer]) -> None:
     """100 jobs that contain a megabyte of files each: scripts do not spend long on jobs that they cannot read."""
     world, server = large
     await world.redis.hset("{email}:senders", "old", "{}")
@@ -338,7 +338,7 @@ def small_files(index: int) -> list[Attachment]:
     return [Attachment(f"{n}.txt", "text/plain", f"{index} {n}".encode()) for n in range(10)]
 
 
-async def test_a_fetch_brings_a_few_megabytes_at_most(large: tuple[World, RedisServer]) -> None:
+async def test_a_fetch_returns_a_few_megabytes_at_most(large: tuple[World, RedisServer]) -> None:
     """Large jobs, by their variables or from an earlier version: a fetch takes at least one, and soon the others."""
     world, _ = large
     blast = await world.blast(20)
@@ -361,7 +361,7 @@ async def test_a_fetch_brings_a_few_megabytes_at_most(large: tuple[World, RedisS
     assert (await sender.consumer.fetch(100)).due_in_s == 0
 
 
-async def test_a_fetch_moves_a_few_megabytes_of_what_is_due(large: tuple[World, RedisServer]) -> None:
+async def test_a_fetch_promotes_a_few_megabytes_of_due_jobs(large: tuple[World, RedisServer]) -> None:
     """Ten large jobs whose deferral is over move to their stream over several fetches, and none is forgotten."""
     world, _ = large
     blast = await world.blast(10)

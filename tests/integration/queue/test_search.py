@@ -19,7 +19,7 @@ async def reads(world: World) -> int:
     return int(stats.get("cmdstat_xrange", {"calls": 0})["calls"])
 
 
-async def test_a_message_that_has_ended_is_not_searched_for(world: World) -> None:
+async def test_jobs_that_ended_are_not_searched_for(world: World) -> None:
     """If the blast has no jobs left, no stream is searched, however many other jobs wait."""
     blast = await world.given(1)
     sender = await world.sender()
@@ -32,7 +32,7 @@ async def test_a_message_that_has_ended_is_not_searched_for(world: World) -> Non
 
 
 @pytest.mark.parametrize("lane", ["high", "normal", "bulk"])
-async def test_one_job_is_found_among_those_of_like_names(world: World, lane: Lane) -> None:
+async def test_one_job_is_found_among_similar_ids(world: World, lane: Lane) -> None:
     """A job is found by its packed blast and index; no job with a similar beginning is ended."""
     likes = [await world.blast(8, lane, blast_id=blast_id) for blast_id in ("ab", "abc", "a", "abcdefgh" * 5)]
     for blast in likes:
@@ -47,7 +47,7 @@ async def test_one_job_is_found_among_those_of_like_names(world: World, lane: La
     await world.check_balance(*likes)
 
 
-async def test_jobs_of_any_size_are_walked_to_the_last(world: World) -> None:
+async def test_a_search_reaches_the_last_job_of_any_size(world: World) -> None:
     """Large jobs are read a few at a time; a deferred job is found by its id."""
     large = await world.blast(12, "high")
     recipient = Recipient("someone@example.com", "Someone", {"text": "x" * 200_000})
@@ -64,7 +64,7 @@ async def test_jobs_of_any_size_are_walked_to_the_last(world: World) -> None:
     await world.check_balance(large, last)
 
 
-async def test_a_job_that_moves_behind_the_walk_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_that_moves_behind_the_search_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was deferred when its stream was read, and became due before the deferred jobs were read."""
     blast = await world.given(2, "high")
     sender = await world.sender()

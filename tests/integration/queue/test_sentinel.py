@@ -51,7 +51,7 @@ def _url(*sentinel_ports: int) -> str:
     return f"redis+sentinel://:the-masters-password@{hosts}/{SERVICE}/0?sentinel_password=sentinels-own-password"
 
 
-async def test_the_queue_follows_a_fail_over(pair: tuple[RedisServer, RedisServer], sentinel: Sentinel) -> None:
+async def test_the_queue_follows_a_failover(pair: tuple[RedisServer, RedisServer], sentinel: Sentinel) -> None:
     """The client writes to the master; after it is killed, the same client writes to the replica that took over."""
     master, replica = pair
     client = connect(_url(free_port(), sentinel.port), max_connections=2)
@@ -94,7 +94,9 @@ async def test_a_frozen_sentinel_costs_nothing(pair: tuple[RedisServer, RedisSer
     assert took_s < _TIME_OUT_S / 2
 
 
-async def test_asking_leaves_nothing_behind(pair: tuple[RedisServer, RedisServer], sentinel: Sentinel) -> None:
+async def test_queries_to_sentinels_leave_no_connections(
+    pair: tuple[RedisServer, RedisServer], sentinel: Sentinel
+) -> None:
     """A request leaves no connection and no failure, cancelled at any moment, with late or silent Sentinels.
 
     A connection that is left open makes this test fail by its warning, when it is collected.
@@ -131,7 +133,7 @@ async def _answers(*ports: int) -> bool:
         await asyncio.shield(client.aclose())
 
 
-async def test_silent_sentinels_are_an_unavailable_queue() -> None:
+async def test_silent_sentinels_make_the_queue_unavailable() -> None:
     """If no Sentinel answers, callers get an error, with every reason, on which they wait and try again."""
     port = free_port()
     client = connect(f"redis+sentinel://127.0.0.1:{port}/{SERVICE}")

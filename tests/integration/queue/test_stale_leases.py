@@ -34,7 +34,7 @@ async def _came_again(world: World) -> tuple[HandSender, Lease, Lease]:
     return cut_off, stale, fresh
 
 
-async def test_answer_of_a_lost_attempt_is_told_late_where_its_job_came_again(world: World) -> None:
+async def test_answer_of_a_lost_attempt_is_late_if_its_job_came_back(world: World) -> None:
     """The acceptance is of the earlier lease: it counts once, and the buffered job is not sent again."""
     blast = await world.given(1)
     cut_off, _ = await world.sender("cut-off"), await world.sender("other")
@@ -103,7 +103,7 @@ async def test_stale_lease_moves_nothing(world: World, move: Callable[[Lease], M
 
 
 @pytest.mark.parametrize("how", ["ended", "retried", "given back"])
-async def test_stale_lease_leaves_what_was_begun_anew(world: World, how: str) -> None:
+async def test_stale_lease_leaves_a_job_that_was_begun_again(world: World, how: str) -> None:
     """A late outcome of an earlier attempt does not take the job from the task that sends it now."""
     blast = await world.given(1)
     cut_off, stale, fresh = await _came_again(world)

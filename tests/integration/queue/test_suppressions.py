@@ -169,7 +169,7 @@ async def test_lifting_a_bounce_leaves_the_opt_out(world: World) -> None:
         assert await suppressions.remove("email", "r@example.com") == 0
 
 
-async def test_of_two_suppressions_the_longer_stays(world: World) -> None:
+async def test_the_longer_of_two_suppressions_stays(world: World) -> None:
     """Of equals the first stays; an expired one does not count."""
     suppressions, far = Suppressions(world.redis), 1 << 42
     week, month = replace(MANUAL, expires_at_ms=far), replace(MANUAL, expires_at_ms=far + 1, reason="month")
@@ -202,7 +202,7 @@ async def test_a_full_redis_takes_and_lifts_suppressions(world: World) -> None:
 
 
 @pytest.mark.parametrize("many", [7, 3000])
-async def test_pages_hold_each_suppression(many: int, world: World) -> None:
+async def test_pages_contain_every_suppression(many: int, world: World) -> None:
     """None is missed and no page is too long, for a small table, which Redis returns whole, and one that shrinks."""
     suppressions = Suppressions(world.redis)
     for start in range(0, many, 500):
@@ -220,7 +220,7 @@ async def test_pages_hold_each_suppression(many: int, world: World) -> None:
     assert await stored(world) == {}
 
 
-async def test_a_search_finds_what_matches(world: World) -> None:
+async def test_a_search_finds_all_matches(world: World) -> None:
     """They are found however far apart they are; expired ones are not listed."""
     suppressions = Suppressions(world.redis)
     every = [(f"r{i}@example.com", MANUAL if i % 100 else BOUNCE) for i in range(1000)]

@@ -53,7 +53,7 @@ async def abandon(world: World, by: HandSender) -> Lease:
     return lease
 
 
-async def test_a_dead_sender_of_many_streams_is_taken_over_whole(world: World) -> None:
+async def test_a_dead_sender_with_many_streams_is_taken_over_completely(world: World) -> None:
     """Its entries in the own streams of 150 blasts are found page by page, and its consumers are deleted."""
     blasts = [await world.given(100, "bulk") for _ in range(150)]
     dead, alive = await world.sender(), await world.sender()
@@ -88,7 +88,7 @@ async def test_a_frozen_buffer_among_many_streams_is_found_at_once(world: World)
     assert [row["consumer"] for row in held] == [b"~back"]
 
 
-async def test_streams_that_are_served_out_are_forgotten(world: World) -> None:
+async def test_finished_streams_are_forgotten(world: World) -> None:
     """A sender that serves thousands of blasts lists only those in whose streams it holds something."""
     paused = [await world.given(100, "bulk") for _ in range(10)]
     sender = await world.sender()
@@ -104,7 +104,7 @@ async def test_streams_that_are_served_out_are_forgotten(world: World) -> None:
     await world.check_balance(held, *paused)
 
 
-async def test_buffered_jobs_of_the_dead_cost_nothing(world: World) -> None:
+async def test_buffered_jobs_of_a_dead_sender_use_no_attempt(world: World) -> None:
     """Jobs that were surely not sent are taken over from every stream as if they had not been fetched."""
     blasts = [await world.given(3, "high"), await world.given(3), await world.given(120, "bulk")]
     dead, alive = await world.sender(), await world.sender()
@@ -116,7 +116,7 @@ async def test_buffered_jobs_of_the_dead_cost_nothing(world: World) -> None:
     assert {lease.attempt for lease in leases} == {1}
 
 
-async def test_job_abandoned_in_mid_send_uses_an_attempt_and_goes_alone(world: World) -> None:
+async def test_job_abandoned_in_mid_send_uses_an_attempt_and_is_sent_alone(world: World) -> None:
     """It is uncertain, is reported so, and is sent again alone: no other job is in flight with it."""
     blast = await world.given(3)
     alive = await world.sender()
@@ -135,7 +135,7 @@ async def test_job_abandoned_in_mid_send_uses_an_attempt_and_goes_alone(world: W
     await world.check_balance(blast)
 
 
-async def test_hold_ends_what_was_abandoned(world: World) -> None:
+async def test_hold_ends_abandoned_jobs(world: World) -> None:
     """With the policy `hold` an uncertain job is not sent again."""
     blast = await world.given(1)
     alive = await world.sender(policy=BeginPolicy(on_uncertain="hold", concurrency=10))
@@ -156,7 +156,7 @@ async def test_job_that_kills_its_senders_is_poison(world: World) -> None:
     await world.check_balance(blast)
 
 
-async def test_nobody_is_dead_at_first_sight(world: World) -> None:
+async def test_one_missed_heartbeat_does_not_make_a_sender_dead(world: World) -> None:
     """It takes two checks far apart, by a reaper whose own heartbeat held, on a Redis that was up for a while."""
     clock = HandClock()
     await world.given(1)
@@ -194,7 +194,7 @@ async def test_sender_whose_heartbeat_came_back_is_spared(world: World) -> None:
     assert await frozen.finish(lease) == [True]
 
 
-async def test_consumers_of_the_dead_and_of_those_who_leave_are_gone(world: World) -> None:
+async def test_consumers_of_dead_and_departed_senders_are_deleted(world: World) -> None:
     """No consumer, heartbeat or stored answer is left."""
     await world.given(5)
     await world.given(120, "bulk")
@@ -328,7 +328,7 @@ async def test_late_answer_of_an_earlier_run_leaves_the_next_alone(world: World)
     await world.check_balance(blast)
 
 
-async def test_open_job_s_past_is_not_forgotten(world: World) -> None:
+async def test_stalls_of_an_open_job_are_kept(world: World) -> None:
     """The stall of a job that still waits (a long pause) is kept; the stalls of ended jobs are forgotten."""
     await world.given(1)
     alive = await world.sender(policy=BeginPolicy(on_uncertain="hold", concurrency=10))
@@ -345,7 +345,7 @@ async def test_open_job_s_past_is_not_forgotten(world: World) -> None:
     assert await alive.obey(await alive.fetch(1)) == ["uncertain"]
 
 
-async def test_pasts_of_many_jobs_are_forgotten_in_turn(world: World) -> None:
+async def test_stalls_of_many_jobs_are_forgotten_in_turn(world: World) -> None:
     """Each check continues where the previous one stopped."""
     alive = await world.sender()
     redis: Any = world.redis
@@ -398,7 +398,7 @@ async def _fetched_as(world: World, sender: HandSender, waits: str) -> tuple[Bla
 
 
 @pytest.mark.parametrize("waits", ["new", "retried", "deferred"])
-async def test_acceptance_counts_though_the_begin_was_forgotten(world: World, waits: str) -> None:
+async def test_acceptance_counts_after_a_failover_lost_the_begin(world: World, waits: str) -> None:
     """G1, G2: a failover lost the begin: the accepted job is `sent`, and is not sent again."""
     sender = await world.sender()
     blast, lease = await _fetched_as(world, sender, waits)
@@ -412,7 +412,7 @@ async def test_acceptance_counts_though_the_begin_was_forgotten(world: World, wa
 
 @pytest.mark.parametrize("holder", ["~back", "~retry", "another:buf", "another:tx", "nobody"])
 @pytest.mark.parametrize("waits", ["new", "retried", "deferred"])
-async def test_acceptance_counts_though_the_fetch_was_forgotten(world: World, waits: str, holder: str) -> None:
+async def test_acceptance_counts_after_a_failover_lost_the_fetch(world: World, waits: str, holder: str) -> None:
     """G1, G2: a failover lost the fetch, and another sender may hold the job: the acceptance removes it, and counts."""
     sender, another = await world.sender(), await world.sender("another")
     blast, lease = await _fetched_as(world, sender, waits)
@@ -449,7 +449,7 @@ async def _forget_fetch(world: World, sender: HandSender, lease: Lease) -> None:
         await redis.xclaim(lease.stream, "senders", "~back", 0, [lease.entry_id], retrycount=lease.deliveries - 1)
 
 
-async def test_acceptance_counts_though_the_promotion_was_forgotten(world: World) -> None:
+async def test_acceptance_counts_after_a_failover_lost_the_promotion(world: World) -> None:
     """G1, G2: a failover lost the promotion of a scheduled job: the job that was sent is `sent`."""
     blast = await world.blast(1, scheduled_at_ms=time.time_ns() // 1_000_000 + 100)
     await world.enqueue(blast)
@@ -472,7 +472,7 @@ async def test_acceptance_counts_though_the_promotion_was_forgotten(world: World
     await world.check_balance(blast)
 
 
-async def test_late_answer_spares_what_took_its_place(world: World) -> None:
+async def test_late_answer_spares_the_entry_in_its_place(world: World) -> None:
     """A new master may assign an entry's id again: a late answer removes only its own job."""
     sender = await world.sender()
     blast = await world.given(1)
@@ -485,7 +485,7 @@ async def test_late_answer_spares_what_took_its_place(world: World) -> None:
     await world.check_balance(blast, other)
 
 
-async def test_reap_that_comes_late_takes_nothing_from_the_living(world: World) -> None:
+async def test_late_reap_takes_nothing_from_a_live_sender(world: World) -> None:
     """Between a reaper's check and its reap the sender thawed and began: it keeps the job, which is sent once."""
     blast = await world.given(2)
     thawed, alive = await world.sender(), await world.sender()
@@ -504,7 +504,7 @@ async def test_reap_that_comes_late_takes_nothing_from_the_living(world: World) 
 
 
 @pytest.mark.parametrize("others", [0, 1, 120])
-async def test_accepted_late_is_not_sent_again(world: World, others: int) -> None:
+async def test_job_accepted_late_is_not_sent_again(world: World, others: int) -> None:
     """A failed job was accepted by a late answer that the log had not read when it opened the next run: the job is not
     added, the counts add up, and events report that this run ended as sent, and that the blast has ended."""
     blast = await world.given(1 + others, "bulk")

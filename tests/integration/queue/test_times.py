@@ -34,7 +34,7 @@ async def test_retry_is_due_exactly_after_its_delay(world: World) -> None:
     assert max(gaps) <= 1.25
 
 
-async def test_fetch_tells_when_something_is_due(world: World) -> None:
+async def test_fetch_returns_when_the_next_job_is_due(world: World) -> None:
     """A fetch reports the time until the next retry, deferral or schedule."""
     await world.given(2)
     sender = await world.sender()

@@ -33,7 +33,7 @@ async def violations(view: QueueView) -> int:
     return len(checks.violations)
 
 
-async def test_a_sound_queue_is_sound(view: QueueView) -> None:
+async def test_a_consistent_queue_passes(view: QueueView) -> None:
     """The queue is consistent, and the doctor agrees."""
     assert await violations(view) == 0
     assert await view.findings() == []
@@ -48,7 +48,7 @@ async def test_a_sound_queue_is_sound(view: QueueView) -> None:
         ["DEL", "{email}:parked"],
     ],
 )
-async def test_every_harm_is_seen(view: QueueView, harm: list[str]) -> None:
+async def test_every_inconsistency_is_found(view: QueueView, harm: list[str]) -> None:
     """The witness finds vanished jobs, false ends, a wrong gauge, and a retry that no sender would take."""
     await view.redis.execute_command(*harm)  # type: ignore[no-untyped-call]
     assert await violations(view) > 0
@@ -56,7 +56,7 @@ async def test_every_harm_is_seen(view: QueueView, harm: list[str]) -> None:
 
 
 @pytest.mark.parametrize("lane", ["high", "normal", "due", "high:released", "released", "bulk:b"])
-async def test_the_judge_sees_what_a_sender_holds_in_any_stream(world: World, redis_url: str, lane: str) -> None:
+async def test_entries_held_in_any_stream_are_found(world: World, redis_url: str, lane: str) -> None:
     """The judge of the fault tests finds a sender's jobs in each stream, those that a limit released included."""
     view = QueueView(redis_url)
     await world.given(2)

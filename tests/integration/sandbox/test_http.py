@@ -25,7 +25,7 @@ def send_mail(sandbox: Sandbox, to: str) -> None:
         client.sendmail("kurir@example.com", [to], b"X-Kurir-Job: b:0:email\r\nSubject: <b>\r\n\r\nhi\r\n")
 
 
-def test_a_whatsapp_message_is_accepted_and_written_down(sandbox: Sandbox) -> None:
+def test_a_whatsapp_message_is_accepted_and_recorded(sandbox: Sandbox) -> None:
     """The answer is that of the Cloud API; the line in the file has the answer's id and no job."""
     reply = post(sandbox, whatsapp())
     assert reply.status == 200
@@ -163,7 +163,7 @@ def test_refusing_connections_for_a_while(sandbox: Sandbox) -> None:
     assert sandbox.call("GET", "/faults").json["faults"] == []
 
 
-def test_slowness_on_demand(sandbox: Sandbox) -> None:
+def test_slow_answers_on_demand(sandbox: Sandbox) -> None:
     """The answer of this channel comes after the delay; the other channel is not affected."""
     sandbox.fault(channel="whatsapp", answer="slow", delayMs=300)
     began = time.monotonic()
@@ -179,7 +179,7 @@ def test_impossible_faults_are_refused(sandbox: Sandbox) -> None:
     assert sandbox.call("GET", "/faults").json["faults"] == []
 
 
-def test_metrics_count_what_was_offered(sandbox: Sandbox) -> None:
+def test_metrics_count_accepted_and_refused_messages(sandbox: Sandbox) -> None:
     """Messages are counted by channel and outcome."""
     post(sandbox, whatsapp("62812131026"))
     text = sandbox.call("GET", "/metrics").body.decode()

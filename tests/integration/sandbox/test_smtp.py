@@ -59,7 +59,7 @@ class Wire:
         return self.reply()
 
 
-def test_a_mail_is_accepted_and_written_down(sandbox: Sandbox, client: smtplib.SMTP) -> None:
+def test_a_mail_is_accepted_and_recorded(sandbox: Sandbox, client: smtplib.SMTP) -> None:
     """The line in the file has recipient, job, message id and subject, and is written before the answer."""
     client.send_message(mail("siti@example.com", "b:7:email"))
     (line,) = sandbox.delivered()
@@ -73,7 +73,7 @@ def test_a_mail_is_accepted_and_written_down(sandbox: Sandbox, client: smtplib.S
     }
 
 
-def test_what_is_offered(client: smtplib.SMTP) -> None:
+def test_ehlo_lists_the_extensions(client: smtplib.SMTP) -> None:
     """EHLO lists exactly the supported extensions."""
     client.ehlo()
     assert set(client.esmtp_features) == {"pipelining", "size", "8bitmime", "enhancedstatuscodes", "smtputf8"}
@@ -104,7 +104,7 @@ def test_drop_closes_without_an_answer(client: smtplib.SMTP, sandbox: Sandbox) -
     assert sandbox.delivered() == []
 
 
-async def test_slow_is_written_down_first_and_answered_late(sandbox: Sandbox) -> None:
+async def test_slow_is_recorded_first_and_answered_late(sandbox: Sandbox) -> None:
     """The message counts as delivered before it is answered, and other sessions are not delayed."""
     slow, fast = (aiosmtplib.SMTP(hostname="127.0.0.1", port=sandbox.smtp_port) for _ in range(2))
     async with slow, fast:
@@ -140,7 +140,7 @@ def test_pipelined_commands_are_answered_in_order(sandbox: Sandbox) -> None:
     assert [line["to"] for line in sandbox.delivered()] == ["ok@x.org"]
 
 
-def test_a_message_that_comes_byte_by_byte(sandbox: Sandbox) -> None:
+def test_a_message_may_arrive_byte_by_byte(sandbox: Sandbox) -> None:
     """The end is found wherever the pieces are split."""
     with Wire(sandbox) as wire:
         wire.ask(b"EHLO me\r\n")
@@ -152,7 +152,7 @@ def test_a_message_that_comes_byte_by_byte(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("smuggled", [b"\n.\n", b"\r\n.\n", b"\n.\r\n", b"\r.\r"])
-def test_nothing_else_ends_a_message(sandbox: Sandbox, smuggled: bytes) -> None:
+def test_only_a_dot_between_crlfs_ends_a_message(sandbox: Sandbox, smuggled: bytes) -> None:
     """A lenient end of data would let a client smuggle in a second message."""
     with Wire(sandbox) as wire:
         wire.ask(b"EHLO me\r\n")
@@ -189,7 +189,7 @@ def test_commands_out_of_order_and_out_of_bounds(sandbox: Sandbox, commands: lis
         assert [wire.ask(command.encode() + b"\r\n")[:9] for command in commands] == replies
 
 
-def test_a_message_that_is_too_big(sandbox: Sandbox) -> None:
+def test_a_message_that_is_too_large_is_refused(sandbox: Sandbox) -> None:
     """It is read to its end without being stored, then refused, and the session continues."""
     with Wire(sandbox) as wire:
         wire.ask(b"EHLO me\r\n")

@@ -21,7 +21,7 @@ def _round(side: Side, rate: float) -> Measurement:
     return Measurement("end-to-end", side, 1000, {"msg/s": rate}, {"valkey": 80.0}, {"valkey": 10.0})
 
 
-def test_a_goal_is_judged_by_the_medians_of_its_rounds() -> None:
+def test_a_goal_is_checked_against_the_medians_of_its_rounds() -> None:
     """A single lucky round does not reach a goal, and a single bad one does not miss it."""
     found = [_round("peer", rate) for rate in (100, 110, 500)] + [_round("kurir", rate) for rate in (330, 340, 20)]
     row = report.goals_table(found)[2]
@@ -30,7 +30,7 @@ def test_a_goal_is_judged_by_the_medians_of_its_rounds() -> None:
     assert row.endswith("| 3.00 × | ≥ 3 ×    | yes     |")
 
 
-def test_signing_is_judged_by_each_rounds_own_share() -> None:
+def test_signing_is_checked_within_each_round() -> None:
     """Other load during a round slows all kinds alike, so their shares stay comparable."""
     rates = {"unsigned": (1000, 100, 1000), "rsa-2048": (410, 45, 390), "ed25519": (790, 99, 700)}
     found = [Measurement(signing.name(kind), "kurir", 1000, {"msg/s": rate}) for kind in rates for rate in rates[kind]]
@@ -67,7 +67,7 @@ def test_kurir_accepts_the_benchmarks_key(kind: str, tmp_path: Path) -> None:
     assert isinstance(parse_key(path.read_text()), RSAPrivateKey) == (kind == "rsa-2048")
 
 
-def test_a_work_of_only_one_side_is_not_judged() -> None:
+def test_a_benchmark_of_only_one_side_is_not_compared() -> None:
     """Without the peer's figure there is no ratio and no row."""
     assert report.goals_table([_round("kurir", 1000)]) == []
 

@@ -77,7 +77,7 @@ def run(*words: str, **env: str) -> Any:
     return CliRunner().invoke(app, list(words), obj=env)
 
 
-def test_json_prints_the_answer_as_it_came(api: Api) -> None:
+def test_json_prints_the_answer_unchanged(api: Api) -> None:
     """Scripts read it from stdout; the exit code is 0."""
     answer = {"success": True, "channels": []}
     api.on("/api/v1/channels", answer)
@@ -111,7 +111,7 @@ def test_the_key_comes_from_a_file_and_goes_into_the_header(api: Api, tmp_path: 
     assert api.asked[0][1]["Authorization"] == "Bearer secret-key-of-mine"
 
 
-def test_send_streams_the_file_beside_its_blast(api: Api, tmp_path: Path) -> None:
+def test_send_streams_the_file_after_its_blast(api: Api, tmp_path: Path) -> None:
     """One multipart call carries the blast as JSON, the file unchanged, and an idempotency key."""
     path = tmp_path / "people.csv"
     path.write_text("name,email\nSiti,siti@example.com\n")
@@ -125,7 +125,7 @@ def test_send_streams_the_file_beside_its_blast(api: Api, tmp_path: Path) -> Non
     assert body.count(b"Content-Type: text/csv\r\n") == body.count(b'name="recipients"; filename="recipients.csv"') == 1
 
 
-def test_a_query_prints_its_rows_and_that_there_are_more(api: Api, tmp_path: Path) -> None:
+def test_a_query_prints_its_rows_and_whether_there_are_more(api: Api, tmp_path: Path) -> None:
     """Null prints as empty, markup as plain text, and stdout has only the rows."""
     api.on("/internal/query", {"success": True, "rows": [{"a": 1, "b": None}, {"a": "[red]", "b": "x,y"}], "cut": True})
     words = ("query", "SELECT 1", "--limit", "2", "--url", api.url, "--data-dir", str(tmp_path))

@@ -20,12 +20,12 @@ def _rows(*statuses: str, attempts: int = 1) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_example_asks_for_a_thousand_on_each_channel() -> None:
+def test_the_example_has_a_thousand_recipients_on_each_channel() -> None:
     """The file has 1,000 rows; 4 bounces and 2 drops by email and 9 error codes by WhatsApp fail permanently."""
     assert read_expected(EXAMPLE) == {"email": Expected(1000, 6), "whatsapp": Expected(1000, 9)}
 
 
-def test_numbers_that_agree_have_no_mistakes() -> None:
+def test_numbers_that_agree_have_no_problems() -> None:
     """Two messages are sent and one is refused, in both the queue and the log."""
     live = {"email": {"sent": 2, "failed": 1, "queued": 0}, "whatsapp": {}}
     assert find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "sent", "failed"))) == []
@@ -37,21 +37,21 @@ def test_a_suppressed_message_counts_as_refused() -> None:
     assert find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "sent", "suppressed"))) == []
 
 
-def test_a_lost_message_is_a_mistake() -> None:
+def test_a_lost_message_is_reported() -> None:
     """One message less than expected is reported, with both numbers."""
     live = {"email": {"sent": 1, "failed": 1}}
     mistakes = find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "failed")))
     assert mistakes == ["email: 2 of 3 messages ended", "email: 1 sent instead of 2"]
 
 
-def test_a_failure_too_many_is_a_mistake() -> None:
+def test_an_unexpected_failure_is_reported() -> None:
     """Every message ended, but one that should have been sent was not."""
     live = {"email": {"sent": 1, "failed": 2}}
     mistakes = find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "failed", "failed")))
     assert mistakes == ["email: 1 sent instead of 2"]
 
 
-def test_a_log_that_disagrees_is_a_mistake() -> None:
+def test_a_log_that_disagrees_is_reported() -> None:
     """The queue counts a message as sent, but the log shows it as processing."""
     live = {"email": {"sent": 2, "failed": 1}}
     (mistake,) = find_mistakes(_EXPECTED, live, count_rows(_rows("sent", "processing", "failed")))

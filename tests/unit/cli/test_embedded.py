@@ -35,7 +35,7 @@ def test_the_bundled_server_comes_first() -> None:
     assert server.version >= (8, 0, 0)
 
 
-def test_a_server_on_path_serves_where_none_is_bundled(tmp_path: Path) -> None:
+def test_a_server_on_path_is_used_if_none_is_bundled(tmp_path: Path) -> None:
     """A platform without a wheel uses PATH, where Valkey comes before Redis."""
     nothing = tmp_path / "nothing"
     redis = _fake(tmp_path, "redis-server", "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
@@ -53,19 +53,19 @@ def test_a_redis_that_is_too_old_is_refused_in_one_line(tmp_path: Path) -> None:
     assert raised.value.problems == [f"Redis 6.2.14 ({old}) is too old: install Redis 7.0.5 or Valkey 8.0.0 or later"]
 
 
-def test_a_machine_without_any_server_is_told_what_to_do(tmp_path: Path) -> None:
+def test_a_machine_without_a_server_gets_instructions(tmp_path: Path) -> None:
     """Without a bundled server and without one on PATH, the error says what to install."""
     with pytest.raises(SettingsError, match="no Redis found on this machine"):
         find_server(lambda _name: None, tmp_path / "nothing")
 
 
-def test_what_is_no_server_has_no_version(tmp_path: Path) -> None:
+def test_a_program_that_is_not_a_server_has_no_version(tmp_path: Path) -> None:
     """Another program with that name is ignored."""
     assert read_version(_fake(tmp_path, "redis-server", "hello")) is None
     assert read_version(tmp_path / "missing") is None
 
 
-async def test_the_server_keeps_its_data_over_a_kill(tmp_path: Path) -> None:
+async def test_the_server_keeps_its_data_after_a_kill(tmp_path: Path) -> None:
     """It listens on loopback only, commits each write before it answers, and never evicts."""
     binary = bundled_binary()
     assert binary is not None

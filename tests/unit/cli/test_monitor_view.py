@@ -45,14 +45,14 @@ def test_nothing_is_held_up_while_senders_work() -> None:
     assert "nothing is held up" in shown(look(channel(waiting=5)))
 
 
-def test_the_pause_is_named_with_its_reason() -> None:
+def test_a_pause_is_shown_with_its_reason() -> None:
     """The reason is what the operator needs."""
     assert reasons(look(channel(paused="535 authentication failed", waiting=5))) == [
         "email is paused: 535 authentication failed"
     ]
 
 
-def test_missing_and_unavailable_senders_are_told_apart() -> None:
+def test_missing_and_unavailable_senders_have_different_reasons() -> None:
     """A missing process differs from one that cannot reach its provider."""
     away = {"available": False, "reason": "provider unavailable"}
     assert reasons(look(channel(waiting=5, senders=()))) == ["email: 5 messages wait, but no sender is running"]
@@ -75,7 +75,7 @@ def test_a_blast_says_what_it_waits_for() -> None:
     assert "1 of 4 (25%)" in shown(found)
 
 
-def test_rates_come_from_two_looks() -> None:
+def test_rates_come_from_two_samples() -> None:
     """A hundred messages in two seconds are fifty a second; before the second snapshot there is a dash."""
     rates = Rates()
     rates.observe(look(channel(), at=10.0, completed=100))
@@ -84,7 +84,7 @@ def test_rates_come_from_two_looks() -> None:
     assert rates.shown("email", "completed") == "50"
 
 
-def test_hostile_words_of_a_provider_are_shown_as_they_are() -> None:
+def test_markup_in_a_providers_words_is_shown_verbatim() -> None:
     """Square brackets are not read as the terminal's markup."""
     row = {"updated_at": "now", "job_id": "b:0:email", "error_class": "permanent", "error_message": "[bold]550[/nope]"}
     assert "[bold]550[/nope]" in shown(look(channel(), failures=[row]))

@@ -50,7 +50,7 @@ def test_a_secret_in_a_file_configures_a_provider() -> None:
     assert make_plan(UpOptions(), {"KURIR_SMTP_URL_FILE": "/run/secrets/smtp"}, _SERVER).sandboxed == ["whatsapp"]
 
 
-def test_sandbox_overrules_what_is_configured() -> None:
+def test_sandbox_overrides_configured_providers() -> None:
     """--sandbox sends nothing to a real provider, whatever the environment says."""
     plan = make_plan(UpOptions(sandbox=True), {"KURIR_SMTP_URL_FILE": "/run/secrets/smtp"}, _SERVER)
     sender = _service(plan, "email_sender").env
@@ -58,7 +58,7 @@ def test_sandbox_overrules_what_is_configured() -> None:
     assert sender["KURIR_SMTP_URL_FILE"] == ""
 
 
-def test_services_know_whose_messages_reach_nobody() -> None:
+def test_services_know_which_channels_are_sandboxed() -> None:
     """Sandboxed marketing mail needs no public link; a real provider is never treated as sandboxed."""
     for sandbox, env, expected in (
         (None, {}, "email,whatsapp"),
@@ -114,7 +114,7 @@ def test_an_external_redis_replaces_the_embedded_one() -> None:
     assert _service(plan, "ingest").env["KURIR_REDIS_URL"] == "redis://cache:6379/1"
 
 
-def test_the_data_outlives_what_sends() -> None:
+def test_the_servers_stop_after_the_senders() -> None:
     """Senders and API stop first, then logger and sandbox, the server last."""
     plan = make_plan(UpOptions(), {}, _SERVER)
     assert plan.server is not None

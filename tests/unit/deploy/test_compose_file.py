@@ -25,7 +25,7 @@ SENDERS = {"email_sender", "whatsapp_sender"}
 _DEFAULTED = re.compile(r"\$\{([A-Z_]+):-([^}]*)\}")
 
 
-def test_it_is_valid() -> None:
+def test_the_compose_file_is_valid() -> None:
     """The compose specification's own schema accepts it, and refuses a misspelt field."""
     schema = get_builtin_schema("vendor.compose-spec")
     jsonschema.validate(COMPOSE, schema)

@@ -24,7 +24,7 @@ def test_the_example_names_every_variable() -> None:
     assert ours == set(KNOWN)
 
 
-def test_no_variable_is_read_behind_the_readers_back() -> None:
+def test_every_variable_is_read_through_the_reader() -> None:
     """Every KURIR_ name in the code is a known variable, the file of one, or a channel's."""
     literals: set[str] = set()
     for source in (*ROOT.glob("services/**/*.py"), *ROOT.glob("shared/**/*.py")):
@@ -34,7 +34,7 @@ def test_no_variable_is_read_behind_the_readers_back() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
-def test_each_has_one_comment(name: str) -> None:
+def test_each_variable_has_one_comment(name: str) -> None:
     """It is one sentence with a full stop, on its own line."""
     assert re.fullmatch(r".{10,}\.", EXAMPLES[name].comment), EXAMPLES[name].comment
     assert EXAMPLE.read_text("utf-8").count(f"\n# {EXAMPLES[name].comment}\n") >= 1
@@ -65,7 +65,7 @@ def test_compose_defaults_are_shown() -> None:
     assert shown_there == used
 
 
-def test_the_document_is_fresh() -> None:
+def test_the_document_is_up_to_date() -> None:
     """docs/configuration.md matches the output of `make docs`."""
     assert TARGET.read_text("utf-8") == document(), "run make docs"
 

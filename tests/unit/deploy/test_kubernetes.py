@@ -167,7 +167,7 @@ def test_secrets_that_are_read_are_mounted(document: dict[str, Any]) -> None:
     assert len(paths) <= 4
 
 
-def test_signing_keys_are_mounted_for_the_email_sender_alone() -> None:
+def test_signing_keys_are_mounted_only_for_the_email_sender() -> None:
     """The optional Secret is mounted whole, so adding a key needs no change here; other users cannot read it."""
     mounting = {
         document["metadata"]["name"]: volume["projected"]

@@ -60,7 +60,7 @@ def test_an_end_without_a_cause_is_a_violation(status: str, error_class: str, is
     assert (not judge.checks.violations) == is_fine
 
 
-def test_an_end_that_was_asked_for_is_none() -> None:
+def test_a_requested_end_is_not_a_violation() -> None:
     """A cancellation explains what is cancelled, an end what is expired, a bounce what is suppressed."""
     judge, one = oracle(), posted()
     one.cancelled_at, one.expires_at = math.inf, 1.0
@@ -78,7 +78,7 @@ def test_a_message_sent_after_its_cancellation_is_a_violation(at: float, granted
     assert (not judge.checks.violations) == is_fine
 
 
-def test_a_message_that_nobody_asked_for_is_a_violation() -> None:
+def test_a_message_without_a_request_is_a_violation() -> None:
     """A repeated request must not make a second blast."""
     judge = oracle(posted())
     judge.check_promises({"b:0:email": [delivery(1.0)], "c:0:email": [delivery(1.0, "c:0:email")]})
@@ -96,7 +96,7 @@ async def test_a_recipient_that_was_refused_has_no_answer_to_lose() -> None:
 
 
 @pytest.mark.parametrize("again", [[b"RSET\r\n"], [b"RSET\r\nMAIL FROM:<k@x>\r\nRCPT TO:<taken@x>\r\nDATA\r\n"], []])
-async def test_after_a_refusal_written_ahead_the_next_message_is_known(again: list[bytes]) -> None:
+async def test_the_message_after_an_early_refusal_is_identified(again: list[bytes]) -> None:
     """DATA was in the same write as the recipient that was refused, so no content follows it."""
     proxy, pair = MailProxy(0), Pair(None, None)  # type: ignore[arg-type]  # nothing is written
     await proxy.from_client(pair, b"MAIL FROM:<k@x>\r\nRCPT TO:<refused@x>\r\nDATA\r\n")

@@ -36,7 +36,7 @@ async def test_an_answer_lost_before_its_blast_was_answered_is_granted() -> None
     [(_PATIENCE_S * 1.5, 0.0, {"a@example.com": 1}), (0.0, 0.0, {}), (0.0, _PATIENCE_S, {"a@example.com": 1})],
     ids=["waited", "hung up", "waited while the proxy stood still"],
 )
-async def test_a_sender_that_waited_its_time_has_lost_its_answer(
+async def test_a_sender_that_timed_out_has_lost_its_answer(
     waits_s: float, stood_still_s: float, lost: dict[str, int]
 ) -> None:
     """One that hangs up sooner is not excused: what it sends again is a duplicate."""

@@ -15,7 +15,7 @@ SECRET = {"KURIR_INTERNAL_SECRET": "what all services know"}
 KEY = "0123456789abcdef"
 
 
-def test_a_key_is_kept_as_its_hash_alone() -> None:
+def test_only_the_hash_of_a_key_is_kept() -> None:
     """A key is found by its text, which no representation shows."""
     key = parse_key(f"client:{KEY}:send+read")
     ring = Keyring([key])
@@ -72,7 +72,7 @@ PROXIES = [ipaddress.ip_network("10.0.0.0/8")]
         ("10.0.0.1", [], "10.0.0.1"),
     ],
 )
-def test_only_trusted_proxies_are_believed(peer: str, forwarded: list[str], client: str) -> None:
+def test_only_trusted_proxies_may_name_the_client(peer: str, forwarded: list[str], client: str) -> None:
     """A client's own X-Forwarded-For header is ignored."""
     assert client_address(peer, forwarded, PROXIES) == client
 
@@ -93,7 +93,9 @@ def test_only_trusted_proxies_are_believed(peer: str, forwarded: list[str], clie
         ("", {}, False),
     ],
 )
-def test_without_keys_this_machines_programs_alone_are_served(peer: str, headers: dict[str, str], served: bool) -> None:
+def test_without_keys_only_programs_on_this_machine_are_served(
+    peer: str, headers: dict[str, str], served: bool
+) -> None:
     """Other machines, proxies and foreign web pages are refused."""
     assert (refusal(peer, headers) == "") is served
 

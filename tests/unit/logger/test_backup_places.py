@@ -17,14 +17,14 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "backups", tmp_path / "data"
 
 
-def test_a_bare_name_goes_into_the_first_place(places: tuple[Path, Path]) -> None:
+def test_a_bare_name_is_in_the_first_folder(places: tuple[Path, Path]) -> None:
     """That is KURIR_BACKUP_DIR if it is set, else the data folder."""
     backups, data = places
     assert place_of("b.db", places) == backups / "b.db"
     assert place_of("b.db", (data,)) == data / "b.db"
 
 
-def test_a_path_within_a_place_is_taken(places: tuple[Path, Path]) -> None:
+def test_a_path_within_a_folder_is_accepted(places: tuple[Path, Path]) -> None:
     """This includes subfolders and paths with `..` that end inside."""
     backups, data = places
     assert place_of(f"{data}/b.db", places) == data / "b.db"
@@ -47,7 +47,7 @@ def test_any_other_path_is_refused(places: tuple[Path, Path], path: str) -> None
         place_of(path.format(data=places[1]), places)
 
 
-def test_links_lead_nowhere(places: tuple[Path, Path], tmp_path: Path) -> None:
+def test_links_out_of_a_folder_are_refused(places: tuple[Path, Path], tmp_path: Path) -> None:
     """A link to an outside folder and a link as the file are refused; the data folder itself may be a link."""
     _, data = places
     (data / "out").symlink_to(tmp_path / "elsewhere")

@@ -33,7 +33,7 @@ def test_a_blast_runs_from_enqueueing_to_completed(database: Database) -> None:
     assert applied.written.ended_jobs == {"b": 3}
 
 
-def test_an_end_that_comes_before_its_jobs_waits_for_them(database: Database) -> None:
+def test_an_end_that_arrives_before_its_jobs_waits_for_them(database: Database) -> None:
     """Streams may be read in any order, so the counts decide."""
     database.apply(entry(1, accepted(blast(total=2)), queued(range(2)), ended(2)))
     assert state(database) == ("running", False)
@@ -75,7 +75,7 @@ def test_a_pause_ends_with_its_blast(database: Database) -> None:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_each_channel_tells_of_a_change(database: Database, order: tuple[int, ...]) -> None:
+def test_each_channel_reports_a_change(database: Database, order: tuple[int, ...]) -> None:
     """A blast on two channels gets each pause and resume twice, in any order."""
     told = [
         BlastChanged(START_MS + 10, "b", "paused", "by hand"),
@@ -89,7 +89,7 @@ def test_each_channel_tells_of_a_change(database: Database, order: tuple[int, ..
     assert state(database) == ("running", False)
 
 
-def test_a_cancelled_blast_ends_with_what_was_enqueued(database: Database) -> None:
+def test_a_cancelled_blast_ends_with_its_enqueued_jobs(database: Database) -> None:
     """Its total becomes the number of enqueued jobs, so that its counts add up."""
     database.apply(entry(1, accepted(blast(total=500)), queued(range(2)), sent(0)))
     database.apply(entry(2, BlastChanged(START_MS + 20, "b", "cancelled")))
@@ -98,7 +98,7 @@ def test_a_cancelled_blast_ends_with_what_was_enqueued(database: Database) -> No
     assert state(database) == ("cancelled", True)
 
 
-def test_a_scheduled_blast_says_so(database: Database) -> None:
+def test_a_scheduled_blast_has_state_scheduled(database: Database) -> None:
     """Its state is scheduled until its first job leaves that status."""
     later = START_MS + 3_600_000
     scheduled = Queued(START_MS, "b", "email", "t", "T", queued().recipients, "scheduled")
@@ -108,7 +108,7 @@ def test_a_scheduled_blast_says_so(database: Database) -> None:
     assert state(database)[0] == "running"
 
 
-def test_a_change_that_comes_before_the_blast_is_kept(database: Database) -> None:
+def test_a_change_that_arrives_before_its_blast_is_kept(database: Database) -> None:
     """The two events come from different streams, so either may be read first."""
     database.apply(entry(1, BlastChanged(START_MS + 5, "b", "cancelled")))
     database.apply(entry(2, accepted(blast(total=1)), queued()))

@@ -84,7 +84,7 @@ def outcome(batches: Sequence[Sequence[EventEntry]]) -> dict[str, list[tuple[Any
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_any_order_and_repetition_come_to_the_same_rows(data: st.DataObject) -> None:
+def test_any_order_and_repetition_give_the_same_rows(data: st.DataObject) -> None:
     """Events that are shuffled, repeated and split at random give the same result as in their original order."""
     end = ENDS[data.draw(st.sampled_from(sorted(ENDS)))]
     entries = [entry(number, *events) for number, events in enumerate([*RUN_1, *end, ENDED])]
@@ -98,7 +98,7 @@ def test_any_order_and_repetition_come_to_the_same_rows(data: st.DataObject) -> 
     assert expected["bounds"] == [(1,)]
 
 
-def test_jobs_swept_together_leave_what_each_alone_would() -> None:
+def test_jobs_swept_together_end_as_each_alone_would() -> None:
     """One `Swept` for many jobs has the effect of one `Ended` per job, before or after the jobs' own events."""
     message = "cancelled before it was sent"
     together = entry(2, Swept(START_MS + 9, "cancelled", "cancelled", message, [job(index) for index in range(3)]))
@@ -148,7 +148,7 @@ def test_totals_never_go_down(database: Database) -> None:
     assert database.rows("SELECT status, n FROM message_counts WHERE n > 0") == [("sent", 1)]
 
 
-def test_a_row_is_completed_by_a_queued_event_that_comes_last(database: Database) -> None:
+def test_a_queued_event_that_arrives_last_completes_the_row(database: Database) -> None:
     """A sender's events may be read before those of the process that enqueued the job."""
     database.apply(entry(1, sent(at=5)))
     database.apply(entry(2, queued(at=1)))

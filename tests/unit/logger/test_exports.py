@@ -31,7 +31,7 @@ def test_a_formula_becomes_text(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [*FORMULAS, "'tis", "a=b", "", "siti@example.com"])
-def test_what_is_guarded_can_be_read_back(text: str) -> None:
+def test_guarded_cells_can_be_read_back(text: str) -> None:
     """An import of the export gives the same text."""
     assert unguarded(guarded(text)) == text
 
@@ -48,7 +48,7 @@ def test_a_file_for_spreadsheets_keeps_digits_as_text() -> None:
     assert Export("csv").encoder(["phone"])([row[:2]]) == b"6281224770000,007\r\n"
 
 
-def test_ndjson_is_an_object_a_line() -> None:
+def test_ndjson_has_one_object_per_line() -> None:
     """Each object has the column names; a line break in a value does not break the line."""
     lines = ndjson_of(("id", "text"), [(1, AWKWARD), (2, None)]).splitlines()
     assert [orjson.loads(line) for line in lines] == [{"id": 1, "text": AWKWARD}, {"id": 2, "text": None}]

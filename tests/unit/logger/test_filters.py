@@ -28,20 +28,20 @@ def outcome(read: Callable[[], int | None]) -> int | str | None:
 
 
 @given(st.integers(1, (1 << 63) - 1))
-def test_a_cursor_comes_back_as_it_was_given(row_id: int) -> None:
+def test_a_cursor_survives_a_round_trip(row_id: int) -> None:
     """This holds for any row id."""
     assert read_page({"cursor": write_cursor(row_id)}).cursor == row_id
 
 
 @given(st.text(min_size=1, max_size=40))
-def test_no_text_breaks_the_reading_of_a_cursor(text: str) -> None:
+def test_any_text_is_a_cursor_or_refused(text: str) -> None:
     """Any text is either a valid cursor or INVALID_CURSOR."""
     found = outcome(lambda: read_page({"cursor": text}).cursor)
     assert found == "INVALID_CURSOR" or (isinstance(found, int) and 0 < found < 1 << 63)
 
 
 @given(st.text(max_size=30))
-def test_no_text_breaks_the_reading_of_a_time(text: str) -> None:
+def test_any_text_is_a_time_or_refused(text: str) -> None:
     """Any text is either a valid time or INVALID_QUERY."""
     found = outcome(lambda: read_span({"from": text}).from_ms)
     assert found in {"INVALID_QUERY", None} or (isinstance(found, int) and found >= 0)
@@ -57,7 +57,7 @@ def test_no_text_breaks_the_reading_of_a_time(text: str) -> None:
         ("2026-01-31", 1769817600000),
     ],
 )
-def test_times_are_read_as_clients_write_them(text: str, ms: int) -> None:
+def test_times_are_read_in_any_usual_form(text: str, ms: int) -> None:
     """RFC 3339 is accepted, also with a "+" that arrives as a space; without an offset the time is UTC."""
     assert read_span({"from": text}) == Span(ms, None)
 
@@ -99,7 +99,7 @@ def test_lists_are_separated_by_commas() -> None:
         ("0812", "0812"),
     ],
 )
-def test_an_address_is_looked_up_as_the_log_has_it(typed: str, found: str) -> None:
+def test_an_address_is_searched_in_the_form_of_the_log(typed: str, found: str) -> None:
     """Mailboxes match in any case and with a plus that became a space, numbers in any usual notation."""
     assert found in read_message_filter({"recipient": typed}, "ID").recipient
 
@@ -111,7 +111,7 @@ def test_a_number_is_of_the_region(region: str, typed: str, found: str) -> None:
 
 
 @given(st.text(max_size=50), st.sampled_from(["ID", "US", "XX"]))
-def test_any_text_may_be_looked_up(text: str, region: str) -> None:
+def test_any_text_may_be_searched(text: str, region: str) -> None:
     """Text that cannot be an address raises no error and leads to few index searches."""
     assert len(read_message_filter({"recipient": text}, region).recipient) <= 6
 

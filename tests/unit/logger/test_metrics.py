@@ -36,7 +36,7 @@ def exposed(look: Look, state: RecorderState | None = None) -> tuple[Samples, di
     return samples, {family.name: family.documentation for family in families}
 
 
-def test_a_look_becomes_the_metrics_of_the_contract() -> None:
+def test_a_sample_becomes_the_metrics_of_the_contract() -> None:
     """Each sample has the right name, labels and value."""
     samples, _ = exposed(LOOK, RecorderState(write_failures=3))
     email = ("channel", "email")
@@ -62,7 +62,7 @@ def test_a_look_becomes_the_metrics_of_the_contract() -> None:
     assert any(name == "kurir_build_info" for name, _ in samples)
 
 
-def test_every_channel_lane_and_status_is_there_from_the_start() -> None:
+def test_every_channel_lane_and_status_exists_from_the_start() -> None:
     """`increase()` misses the first event of a counter that appears with it; a missing gauge looks like 0."""
     samples, _ = exposed(LOOK)
     for channel in CHANNELS:
@@ -72,7 +72,7 @@ def test_every_channel_lane_and_status_is_there_from_the_start() -> None:
             assert ("kurir_messages_total", (("channel", channel), ("status", status))) in samples
 
 
-def test_while_redis_is_away_its_queues_are_not_made_up() -> None:
+def test_while_redis_is_away_queue_metrics_are_absent() -> None:
     """`kurir_redis_up` is 0 and the queue metrics are absent; the counts from the database are still exported."""
     samples, _ = exposed(Look(totals={("email", "failed"): 5}))
     names = {name for name, _ in samples}
@@ -89,7 +89,7 @@ def test_a_provider_is_available_while_any_live_sender_reaches_it_and_unknown_wi
         assert samples.get(("kurir_provider_available", (("channel", "email"),))) == said
 
 
-def test_every_metric_has_a_sentence() -> None:
+def test_every_metric_has_a_description() -> None:
     """A reader of `/metrics` does not need the source code."""
     _, sentences = exposed(LOOK)
     own = {name: text for name, text in sentences.items() if name.startswith("kurir_")}

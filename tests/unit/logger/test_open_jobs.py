@@ -14,7 +14,7 @@ def open_jobs(database: Database) -> list[tuple[str, int]]:
     return [(job["jobId"], job["run"]) for job in jobs]
 
 
-def test_what_waits_in_the_outbox_is_not_open_yet(database: Database) -> None:
+def test_jobs_in_the_outbox_are_not_open_yet(database: Database) -> None:
     """Redis does not have it yet: the doctor would end it as lost, and it would end a second time once sent."""
     for blast_id in ("b", "other"):
         database.apply(entry(1, accepted(blast(blast_id, total=2)), queued(range(2), blast_id), producer=blast_id))

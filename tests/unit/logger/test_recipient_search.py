@@ -73,13 +73,15 @@ def found(connection: sqlite3.Connection, query: str) -> list[int]:
 
 
 @pytest.mark.parametrize("query", SEARCHES)
-def test_a_recipient_is_found_as_people_type_it(query: str, told: Database) -> None:
+def test_a_recipient_is_found_in_any_usual_spelling(query: str, told: Database) -> None:
     """It matches any case, both forms of a domain, a plus that became a space, and numbers in any notation."""
     assert found(told.connection, query) == SEARCHES[query]
 
 
 @pytest.mark.parametrize("query", ["recipient=siti+news@example.com", "recipient=0812", "recipient=SITI"])
-def test_a_recipient_is_found_among_too_many(query: str, told: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipient_is_found_among_many_similar_ones(
+    query: str, told: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If the indexes find too many rows to sort, the rows are scanned instead, with the same result."""
     monkeypatch.setattr(streams, "MOST_PREFIXED", 1)
     assert found(told.connection, query) == SEARCHES[query.lower()]

@@ -11,7 +11,7 @@ def swept(count: int) -> Swept:
     return Swept(START_MS, "cancelled", "cancelled", "cancelled before it was sent", [job(n) for n in range(count)])
 
 
-def test_transactions_are_of_bounded_size_and_keep_the_order() -> None:
+def test_transactions_are_bounded_and_keep_the_order() -> None:
     """A chunk of 500 recipients weighs 500, enqueued or swept; an entry is never split, whatever its weight."""
     entries = [entry(number, queued(range(500))) for number in range(10)]
     entries += [entry(number, swept(500)) for number in range(10, 20)]
@@ -21,7 +21,7 @@ def test_transactions_are_of_bounded_size_and_keep_the_order() -> None:
     assert [len(group) for group in groups] == [8, 8, 4, 1, 1]
 
 
-def test_reads_follow_the_weight_of_what_was_read() -> None:
+def test_the_size_of_reads_follows_the_weight_of_entries() -> None:
     """The number of entries per read depends on their weight, so that a read holds about as many events."""
     assert next_limit([]) == 20
     assert next_limit([entry(1, queued(range(500)))]) == 20

@@ -69,7 +69,7 @@ async def rows(store: Store, query: str) -> list[tuple[Any, ...]]:
     return await store.read(lambda connection: connection.execute(query).fetchall())
 
 
-async def test_old_rows_go_and_counts_follow(store: Store) -> None:
+async def test_old_rows_are_deleted_and_counts_follow(store: Store) -> None:
     """Messages go with their attempts and dead letters; the open job and all new rows stay."""
     purged = await purge(store, 20)
     assert purged.rows["message_logs"] == 699
@@ -88,7 +88,7 @@ async def test_old_rows_go_and_counts_follow(store: Store) -> None:
     assert await rows(store, "SELECT endpoint FROM api_logs") == [("/y",)]
 
 
-async def test_what_is_deleted_has_left_the_write_ahead_log(store: Store, tmp_path: Path) -> None:
+async def test_deleted_rows_have_left_the_write_ahead_log(store: Store, tmp_path: Path) -> None:
     """Each chunk is checkpointed: otherwise a later commit would wait while the disk writes many chunks."""
     await purge(store, 20)
     alone = tmp_path / "without-its-log.db"
@@ -104,7 +104,7 @@ async def test_totals_stay(store: Store) -> None:
     assert await rows(store, "SELECT * FROM message_totals") == before
 
 
-async def test_a_blast_goes_when_it_has_ended(store: Store) -> None:
+async def test_only_an_ended_blast_is_deleted(store: Store) -> None:
     """A blast with an open job stays, with its template and with counts that add up to its total."""
     await purge(store, 20)
     assert await rows(store, "SELECT sum(n) FROM blast_counts WHERE blast_id = 'old'") == [(700,)]
@@ -118,7 +118,7 @@ async def test_a_blast_goes_when_it_has_ended(store: Store) -> None:
     assert await rows(store, "SELECT count(*) FROM blast_templates") == [(1,)]
 
 
-async def test_what_was_applied_is_remembered_for_two_days(store: Store) -> None:
+async def test_applied_batches_are_remembered_for_two_days(store: Store) -> None:
     """That is enough for any redelivery; a producer without batches is deleted and its cached number forgotten."""
     forgotten: list[bool] = []
     await purge(store, 21, lambda: forgotten.append(True))
@@ -129,7 +129,7 @@ async def test_what_was_applied_is_remembered_for_two_days(store: Store) -> None
     assert forgotten == [True]
 
 
-async def test_what_ended_late_stays_as_long_after_its_end(store: Store) -> None:
+async def test_the_retention_period_begins_at_a_messages_end(store: Store) -> None:
     """A message that was scheduled far ahead and its dead letter are kept for the whole period after its failure."""
     writer = EventWriter()
     late = failed(699, "old", at=20 * DAY_MS)
@@ -141,7 +141,7 @@ async def test_what_ended_late_stays_as_long_after_its_end(store: Store) -> None
     assert await rows(store, kept) == [(0,)]
 
 
-async def test_large_snapshots_and_letters_go_a_few_at_a_time(store: Store) -> None:
+async def test_large_snapshots_and_dead_letters_are_deleted_a_few_at_a_time(store: Store) -> None:
     """Attachments take hundreds of pages each, so a transaction is bounded by bytes (1 MB), not only by rows."""
     ten = range(10)
 

@@ -56,7 +56,7 @@ def test_a_query_returns_rows_by_name(database: Database) -> None:
         "",
     ],
 )
-def test_everything_but_reading_is_refused(database: Database, sql: str) -> None:
+def test_only_reading_is_allowed(database: Database, sql: str) -> None:
     """With the reason; nothing has changed, and the connection serves the next query."""
     database.apply(entry(1, queued(range(3))))
     before = list(database.connection.iterdump())
@@ -68,7 +68,7 @@ def test_everything_but_reading_is_refused(database: Database, sql: str) -> None
     database.apply(entry(2, sent(0)))  # the connection may write again
 
 
-def test_no_other_file_is_opened(database: Database, tmp_path: Path) -> None:
+def test_other_files_cannot_be_attached(database: Database, tmp_path: Path) -> None:
     """A database of another program stays its own, and none is made."""
     with pytest.raises(InvalidQueryError):
         run_query(database.connection, f"ATTACH '{tmp_path}/other.db' AS other", 10)

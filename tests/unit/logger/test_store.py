@@ -78,7 +78,7 @@ async def test_a_reader_cannot_write(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_damaged_file_is_found_at_the_start(tmp_path: Path) -> None:
+async def test_a_damaged_file_is_reported_at_the_start(tmp_path: Path) -> None:
     """The error says what to do, and the file stays unchanged."""
     path = tmp_path / "logs.db"
     store = await opened(path)
@@ -97,7 +97,7 @@ async def test_a_damaged_file_is_found_at_the_start(tmp_path: Path) -> None:
     assert path.read_bytes() == raw
 
 
-async def test_a_large_file_is_checked_beside_the_work(tmp_path: Path) -> None:
+async def test_a_large_file_is_checked_in_the_background(tmp_path: Path) -> None:
     """`verify` checks a file that the start skipped, and can be cancelled."""
     store = await opened(tmp_path / "logs.db")
     assert store.verified
@@ -121,7 +121,7 @@ def test_migrations_run_once_and_in_order(tmp_path: Path) -> None:
         assert connection.execute("SELECT x FROM a").fetchall() == [(1,), (3,)]
 
 
-def test_rows_from_before_are_found_by_their_times(tmp_path: Path) -> None:
+def test_rows_from_before_a_migration_are_found_by_their_times(tmp_path: Path) -> None:
     """The second migration also records the first and last id of each minute for existing rows."""
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
         migrate(connection, schema.MIGRATIONS[:1])
@@ -134,7 +134,7 @@ def test_rows_from_before_are_found_by_their_times(tmp_path: Path) -> None:
         assert connection.execute("SELECT * FROM system_minutes").fetchall() == [(3, 2, 2), (5, 1, 3)]
 
 
-def test_recipients_from_before_have_their_identity(tmp_path: Path) -> None:
+def test_recipients_from_before_a_migration_have_their_identity(tmp_path: Path) -> None:
     """The third migration records it only for rows whose address differs from its identity."""
     identities = {
         "Siti@example.com": "siti@example.com",

@@ -21,14 +21,14 @@ def found(database: Database, from_ms: int, to_ms: int) -> set[str]:
     return {row[1] for row in page.rows}
 
 
-def test_a_row_that_was_known_bounds_nothing_by_its_place(database: Database) -> None:
+def test_the_position_of_a_known_row_does_not_bound_times(database: Database) -> None:
     """A sender's clock is slow: its job's row is completed in the same batch that adds 500 others."""
     database.apply(entry(1, queued([0], at=100)))
     database.apply(entry(2, queued(range(1, 501), at=100), begun(0, at=85)))
     assert len(found(database, 0, 1000)) == 501
 
 
-def test_rows_whose_enqueueing_is_told_last_are_found_by_it(database: Database) -> None:
+def test_rows_are_found_by_a_creation_time_that_arrives_last(database: Database) -> None:
     """They were written in another order than in the blast, with times in a later minute."""
     database.apply(entry(1, sent(0, at=MINUTE), sent(2, at=MINUTE), sent(1, at=MINUTE)))
     database.apply(entry(2, queued(range(3), at=0)))
@@ -37,7 +37,7 @@ def test_rows_whose_enqueueing_is_told_last_are_found_by_it(database: Database) 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_every_span_finds_the_rows_that_bear_its_times(data: st.DataObject) -> None:
+def test_every_span_finds_the_rows_with_its_times(data: st.DataObject) -> None:
     """Jobs are queued over several minutes, begun by wrong clocks, and written in any order."""
     events: list[Event] = []
     for index in range(8):
@@ -61,7 +61,7 @@ def test_every_span_finds_the_rows_that_bear_its_times(data: st.DataObject) -> N
 
 
 @pytest.mark.parametrize("kind", ["requests", "system events"])
-def test_what_processes_kept_back_during_an_outage_is_found(database: Database, kind: str) -> None:
+def test_events_held_back_during_an_outage_are_found(database: Database, kind: str) -> None:
     """Each process sends several minutes of events together, so times jump back between processes."""
     span = Span(START_MS, START_MS + 4 * MINUTE)
     for service in range(2):

@@ -55,7 +55,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def test_the_short_way_writes_the_same_line(configure: Configure, tmp_path: Path) -> None:
+def test_note_writes_the_same_line(configure: Configure, tmp_path: Path) -> None:
     """`note` writes the same line as the logger, at a lower cost."""
     configure()
     get_logger().info("attempt", job_id="b:0:email", attempt=1)
@@ -66,7 +66,7 @@ def test_the_short_way_writes_the_same_line(configure: Configure, tmp_path: Path
     assert usual == short
 
 
-def test_the_short_way_keeps_to_the_level(configure: Configure, tmp_path: Path) -> None:
+def test_note_respects_the_level(configure: Configure, tmp_path: Path) -> None:
     """A system that logs only warnings gets no info line from `note` either."""
     configure(KURIR_LOG_LEVEL="warning")
     note("attempt", attempt=1)
@@ -156,7 +156,7 @@ def test_a_storm_of_errors_is_shipped_in_part(configure: Configure) -> None:
     assert 20 <= len(shipped) <= 22
 
 
-def test_what_ship_logs_is_not_shipped_again(configure: Configure, tmp_path: Path) -> None:
+def test_lines_logged_by_ship_are_not_shipped(configure: Configure, tmp_path: Path) -> None:
     """A failing sink that logs its failure neither calls itself endlessly nor fails the caller."""
 
     def ship(_event: SystemEvent) -> None:
@@ -169,7 +169,7 @@ def test_what_ship_logs_is_not_shipped_again(configure: Configure, tmp_path: Pat
     assert [line["event"] for line in _lines(tmp_path / "error.log")] == ["first", "cannot ship"]
 
 
-def test_library_logs_take_the_same_way(configure: Configure, tmp_path: Path) -> None:
+def test_library_logs_use_the_same_sinks(configure: Configure, tmp_path: Path) -> None:
     """Warnings of aiohttp or asyncio are written to the same file, with their logger's name."""
     configure()
     logging.getLogger("asyncio").warning("Task exception of %s", "somebody")
@@ -185,7 +185,7 @@ def test_values_that_json_has_no_form_for_are_written(configure: Configure, tmp_
     assert line["event"].strip("'") == "odd"
 
 
-def test_a_flood_is_cut_on_the_console(configure: Configure, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_flood_is_shortened_on_the_console(configure: Configure, capfd: pytest.CaptureFixture[str]) -> None:
     """The console shows only some lines of a flood, but always warnings."""
     configure()
     for _ in range(2000):
@@ -284,7 +284,7 @@ def test_addresses_and_phone_numbers_are_masked(text: str, masked: str) -> None:
     assert mask(text) == masked
 
 
-def test_bytes_that_cannot_be_decoded_are_not_told() -> None:
+def test_bytes_that_cannot_be_decoded_are_not_logged() -> None:
     """A corrupt job may begin with a name, and its error is logged; so the message does not quote the bytes."""
     raw = b"\xc1Xiomara Quetzalcoatl"
     with pytest.raises(DecodeError) as caught:

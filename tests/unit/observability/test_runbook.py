@@ -95,7 +95,7 @@ def test_every_panel_is_on_its_dashboard() -> None:
     assert [(board, panel) for board, panel in found if panel not in panels.get(board, set())] == []
 
 
-def test_the_runbooks_commands_shrink_the_database_and_keep_it_whole(tmp_path: Path) -> None:
+def test_the_runbooks_commands_shrink_the_database_without_loss(tmp_path: Path) -> None:
     """Deleted rows leave the file; the other rows and the schema's version stay."""
     path = tmp_path / "logs.db"
     rows = [("{email}:events", f"{number}-0", "e", b"x" * 1000, "2026-01-01") for number in range(2000)]

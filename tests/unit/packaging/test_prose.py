@@ -59,7 +59,7 @@ def test_plain_english_passes(prose: ModuleType, text: str) -> None:
     assert not list(prose.findings("a.md", text))
 
 
-def test_a_finding_names_its_line_and_the_cure(tmp_path: Path) -> None:
+def test_a_finding_names_its_line_and_the_replacement(tmp_path: Path) -> None:
     """The command prints the file, the line, the words and the replacement, and exits with 1."""
     copy = tmp_path / "scripts" / "check_prose.py"
     copy.parent.mkdir()

@@ -27,7 +27,7 @@ from tests.unit.sending.leases import lease_of
         ("lost", Grant("lost")),
     ],
 )
-def test_each_word_of_begin_is_read(word: str, grant: Grant) -> None:
+def test_each_answer_of_begin_is_read(word: str, grant: Grant) -> None:
     """No answer is mistaken for another with the same beginning."""
     assert parse_grant(word, "gmail.com 54000 1 n") == grant
 
@@ -47,7 +47,7 @@ def test_rewritten_jobs_fold_their_attempts_in() -> None:
     ("value", "job_id"),
     [(["b", 3, "email", "?"], "b:3:email"), (["b", "3", "email"], ""), (["b:c", 3, "email"], ""), ({"b": 3}, "")],
 )
-def test_what_is_legible_of_a_broken_job(value: object, job_id: str) -> None:
+def test_the_id_of_a_broken_job_is_read_if_legible(value: object, job_id: str) -> None:
     """The id is kept if the first bytes are intact, so that the job's row can be closed."""
     assert legible_job_id(msgspec.msgpack.encode(value)) == job_id
     assert legible_job_id(b"\xc1") == ""

@@ -45,7 +45,7 @@ def test_each_danger_is_named(changes: dict[str, object], appendfsync: str, reas
     assert bool(found.notes) == (appendfsync == "everysec")
 
 
-def test_what_is_not_said_cannot_be_checked() -> None:
+def test_missing_fields_are_unchecked() -> None:
     """Managed services omit fields and forbid CONFIG: that is not a danger, and it is unchecked."""
     assert judge({}, "").unchecked == ("version", "eviction", "append_only_file", "write_failing")
     assert judge(SAFE, "").unchecked == ("fsync",)

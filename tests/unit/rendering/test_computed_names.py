@@ -76,12 +76,12 @@ def test_a_value_may_decide_whether_a_message_can_be_rendered(source: str) -> No
         "{% set text = 5 %}{{ text | number }}",
     ],
 )
-def test_declared_types_are_enough_where_they_say_it_all(source: str) -> None:
+def test_declared_types_avoid_a_trial(source: str) -> None:
     """Such templates need no trial rendering."""
     assert not depends(source)
 
 
-def test_a_global_variable_stands_in_for_one_that_a_recipient_lacks() -> None:
+def test_a_global_variable_replaces_one_that_a_recipient_lacks() -> None:
     assert depends("{{ maybe | number }}")
     assert not depends("{{ maybe | number }}", ("maybe",))
 
@@ -96,7 +96,7 @@ def test_a_global_variable_stands_in_for_one_that_a_recipient_lacks() -> None:
         ("{{ 100 / (rate - 1) }}", [], [5]),
     ],
 )
-def test_values_that_surely_can_be_computed_with_need_no_trial(source: str, fit: list[Any], unfit: list[Any]) -> None:
+def test_values_that_always_compute_need_no_trial(source: str, fit: list[Any], unfit: list[Any]) -> None:
     """Other values need a trial: an `if` may skip the computation."""
     unsure = compile_template(Template("t", "T", ["email"], text=source)).computed
     name = next(iter(unsure.names))

@@ -42,7 +42,7 @@ def rendered(source: str, **values: object) -> dict[str, str]:
         "{%d items} {% }",
     ],
 )
-def test_what_is_no_documented_delimiter_stays_as_written(source: str) -> None:
+def test_undocumented_delimiters_stay_as_written(source: str) -> None:
     """This holds in the subject, the html, the text and a WhatsApp parameter."""
     for part, written in rendered(source).items():
         assert written.removesuffix("Siti").strip() == source, part

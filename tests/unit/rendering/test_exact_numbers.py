@@ -46,7 +46,7 @@ def rendered(source: str, value: Any) -> str:
         ("12345678901234567890123456789", "12345678901234567890123456789", "12345678901234567890123456789"),
     ],
 )
-def test_a_text_that_can_be_but_one_number_is_that_number(text: str, value: str, printed: str) -> None:
+def test_an_unambiguous_text_is_its_number(text: str, value: str, printed: str) -> None:
     """Thousands may be grouped in any way; the number is printed as written, without the currency."""
     number = read_number(f" {text} ")
     assert Decimal(number) == Decimal(value)
@@ -67,7 +67,7 @@ def test_a_text_that_could_be_two_numbers_is_refused(text: str) -> None:
     ["", "-", "x", "NaN", "Infinity", "1e5", "1.9E+06", "1.915.00", "1,2,3", "5.", "1_000", "15%", "(5)", "$5", "--5",
      "1..5", "١٢", "1.915 000", "0812 2477", "1" * 31, "1" * 100],
 )  # fmt: skip
-def test_what_is_no_number_is_refused(text: str) -> None:
+def test_text_that_is_not_a_number_is_refused(text: str) -> None:
     """This includes numbers that a spreadsheet has shortened, since their digits are lost."""
     with pytest.raises(NotANumberError):
         read_number(text)
@@ -135,7 +135,7 @@ def test_a_number_with_marks_survives_the_queue(text: str) -> None:
 
 
 @pytest.mark.parametrize("literal", ["1915000.00", "12.50", "1e16", "1250000", "-7.5", "12345678901234567890.5"])
-def test_an_invoice_reads_alike_in_both_channels(literal: str) -> None:
+def test_an_invoice_reads_the_same_in_both_channels(literal: str) -> None:
     """The same expressions give the same text in a mail and in a WhatsApp parameter."""
     sources = ["{{ a }}", "{{ a | number(2) }}", "Rp {{ a | number }}", "{{ a | currency('IDR') }}",
                "{{ d | date('%d %B %Y') }}", "{{ a * 1.11 }}",
@@ -180,7 +180,7 @@ def test_a_date_may_name_its_own_language() -> None:
 
 
 @pytest.mark.parametrize("name", ["int", "float"])
-def test_a_text_that_is_no_number_does_not_become_zero(name: str) -> None:
+def test_text_that_is_not_a_number_does_not_become_zero(name: str) -> None:
     """Without a fallback `5 jt` is refused; an empty value is 0, as in Jinja."""
     for amount in ("5 jt", "USD 12.50", "abc", "#N/A"):
         with pytest.raises(RenderError):

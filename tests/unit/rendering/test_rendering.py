@@ -85,7 +85,7 @@ def test_the_nearer_value_wins() -> None:
     assert merge_variables(template, {}, Person())["a"] == "d"
 
 
-def test_a_job_is_filled_as_its_blast_says() -> None:
+def test_a_job_is_rendered_with_its_blasts_values() -> None:
     """A job gets the address of its channel and its own unsubscribe link."""
     blast = Blast("b", mail(text="x"), ["email"], "normal", 0, {"email": 1}, 1, variables={"g": 1})
     job = Job("b", 0, "email", "normal", Recipient("a@example.com", "Ann", {"v": 2}), 0)
@@ -124,7 +124,7 @@ def test_a_missing_variable_is_named() -> None:
         ("{{ 'yes' if x > 1 else 'no' }}", {"x": 2}, "yes"),
     ],
 )
-def test_what_messages_need_works(source: str, values: dict[str, Any], text: str) -> None:
+def test_the_documented_language_works(source: str, values: dict[str, Any], text: str) -> None:
     """Numbers, dates, loops, fields, conditions and texts work."""
     assert rendered(source, **values) == text
 
@@ -193,7 +193,7 @@ def chat(**changes: Any) -> Template:
     return mail(channels=["whatsapp"], whatsapp=WhatsAppContent("order", "en", **changes))
 
 
-def test_whatsapp_parameters_stand_in_order() -> None:
+def test_whatsapp_parameters_are_in_order() -> None:
     """The order is header (here an image), body, and one component per button."""
     template = chat(header_variables=["image:pic"], body_variables=["name", "sum"], button_variables=["path"])
     values = {"pic": "https://example.com/a.png", "name": " Ann\n B ", "sum": 7, "path": "orders/7"}

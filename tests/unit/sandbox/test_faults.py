@@ -30,7 +30,7 @@ def test_a_fault_ends_by_time() -> None:
     assert faults.take("whatsapp") is None
 
 
-def test_a_fault_strikes_its_channel_and_stage_alone() -> None:
+def test_a_fault_affects_only_its_channel_and_stage() -> None:
     """A fault at MAIL FROM does not affect RCPT TO, whole messages or WhatsApp, and they do not use it up."""
     faults = Faults(HeldClock())
     faults.set(Fault("email", "421 4.7.0 busy", times=1, at="mail"))
@@ -49,7 +49,7 @@ def test_a_fault_strikes_its_channel_and_stage_alone() -> None:
         (Fault("email", "550 5.7.1 spam"), Verdict("550 5.7.1 spam", accepted=False)),
     ],
 )
-def test_what_a_fault_makes_of_a_message(fault: Fault, verdict: Verdict) -> None:
+def test_each_kind_of_fault_has_its_outcome(fault: Fault, verdict: Verdict) -> None:
     """slow and hang accept, a reply refuses, and drop accepts unless `record` is false."""
     assert fault.problem() == ""
     assert fault.verdict() == verdict

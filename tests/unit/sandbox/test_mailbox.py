@@ -41,7 +41,7 @@ def test_a_torn_line_is_cut_off_at_the_start(tmp_path: Path) -> None:
     mailbox.close()
 
 
-def test_only_the_last_are_kept_for_a_look(tmp_path: Path) -> None:
+def test_only_the_last_messages_are_listed(tmp_path: Path) -> None:
     """The list is bounded, the file is not, and numbering continues."""
     path = tmp_path / "delivered.ndjson"
     mailbox = Mailbox(path, keep=2)

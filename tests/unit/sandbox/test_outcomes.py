@@ -27,7 +27,7 @@ def test_bounce_is_refused_as_a_recipient(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["bouncer@example.com", "b@bounce.com", "x+bounce@example.com"])
-def test_others_are_no_bounces(address: str) -> None:
+def test_similar_addresses_do_not_bounce(address: str) -> None:
     """A longer name, the domain, and the part after `+` do not count."""
     assert refusal_of_recipient(address) == ""
 
@@ -76,6 +76,6 @@ def test_the_demo_expects_what_the_sandbox_does() -> None:
     assert sum(refused.values()) > 0
 
 
-def test_simulated_part_of_what_is_no_address() -> None:
+def test_text_that_is_not_an_address_simulates_nothing() -> None:
     """Text without a domain names no simulation."""
     assert simulated_part("bounce") == ""

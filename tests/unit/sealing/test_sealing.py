@@ -18,7 +18,7 @@ SEAL = Seal("what all services know")
 CODE = frozenset({"code"})
 
 
-def test_what_is_sealed_is_opened_with_the_same_secret_alone() -> None:
+def test_sealed_values_open_only_with_the_same_secret() -> None:
     """Sealed values survive packing into a job; the same value is sealed differently each time."""
     values: dict[str, Any] = {"code": "482913", "minutes": 5}
     closed = SEAL.closed(values, CODE)
@@ -33,7 +33,7 @@ def test_what_is_sealed_is_opened_with_the_same_secret_alone() -> None:
 
 
 @pytest.mark.parametrize("broken", [b"", b"short", b"x" * 64, "text", None, 5])
-def test_what_is_no_sealed_value_is_refused(broken: object) -> None:
+def test_values_that_are_not_sealed_are_refused(broken: object) -> None:
     """Truncated or invalid bytes and other types raise SealError."""
     with pytest.raises(SealError):
         SEAL.opened({SEALED: broken})
@@ -61,7 +61,7 @@ def test_values_without_a_sensitive_one_are_left_alone() -> None:
         ("Hello {{ name }}", "Hello Siti"),
     ],
 )
-def test_the_subject_that_is_kept_shows_no_sensitive_value(subject: str, logged: str) -> None:
+def test_the_logged_subject_shows_no_sensitive_value(subject: str, logged: str) -> None:
     """Stars replace the value whatever the template does with it; if stars cannot be rendered, the source is shown."""
     template = Template("t", "T", ["email"], subject=subject, text="x", variables=[Variable("code", sensitive=True)])
     compiled, values = compile_template(template), {"code": "482913", "name": "Siti", "email": "", "phone": ""}
@@ -81,7 +81,7 @@ def test_a_providers_words_are_kept_without_the_values_they_quote() -> None:
     assert without("250 ok", []) == "250 ok"
 
 
-def test_nothing_is_rendered_from_values_that_are_still_sealed() -> None:
+def test_sealed_values_are_not_rendered() -> None:
     """A message without its code must not be sent, so code that forgets to open the values fails."""
     blast = Blast("b", Template("t", "T", ["email"]), ["email"], "normal", 0, {"email": 1}, 1)
     job = Job("b", 0, "email", "high", Recipient("s@example.com", "S", SEAL.closed({"code": "1"}, CODE)), 0)
@@ -90,7 +90,7 @@ def test_nothing_is_rendered_from_values_that_are_still_sealed() -> None:
     assert job_values(blast, SEAL.opened_job(job))["code"] == "1"
 
 
-def test_a_number_is_sealed_as_exactly_as_it_was_given() -> None:
+def test_a_number_is_sealed_exactly_as_written() -> None:
     """Its written form reaches the message, and is among the values to hide."""
     closed = SEAL.closed({"code": Number("007.50")}, CODE)
     job = unpack_job(pack_job(Job("b", 0, "email", "high", Recipient("s@example.com", "S", closed), 0)))

@@ -66,7 +66,7 @@ def test_every_problem_is_reported_at_once() -> None:
     assert [problem[:1] for problem in raised.value.problems] == list("ABCDEFG")
 
 
-def test_defaults_serve_where_nothing_is_set() -> None:
+def test_unset_variables_have_defaults() -> None:
     """Unset and empty variables get their defaults, without a problem."""
     env = EnvReader({"EMPTY": "  "})
     values = (env.text("EMPTY", "x"), env.integer("N", 3), env.seconds("S", 0.5), env.flag("F", default=True))
@@ -131,7 +131,7 @@ def test_a_redis_url_without_its_scheme_is_refused() -> None:
     assert len(raised.value.problems) == 2
 
 
-def test_the_redis_password_may_stand_apart_from_its_url(tmp_path: Path) -> None:
+def test_the_redis_password_may_be_separate_from_its_url(tmp_path: Path) -> None:
     """It comes from a file and may have any characters; a password in the URL takes precedence."""
     secret = tmp_path / "password"
     secret.write_text("p@ss:w/rd\n")
@@ -179,7 +179,7 @@ def test_foreign_bytes_in_the_environment_and_in_files(raw: bytes, text: str, tm
     env.finish()
 
 
-def test_file_that_is_no_text_is_reported(tmp_path: Path) -> None:
+def test_file_that_is_not_text_is_reported(tmp_path: Path) -> None:
     """A secret must be text, so that it can also be set elsewhere."""
     path = tmp_path / "secret"
     path.write_bytes(bytes(range(256)))

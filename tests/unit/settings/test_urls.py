@@ -70,7 +70,7 @@ def _refusal(action: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
-def test_a_server_has_the_password_that_was_meant_or_is_refused_with_a_hint(password: str) -> None:
+def test_a_server_url_has_the_intended_password_or_is_refused_with_a_hint(password: str) -> None:
     """A literal password either works or its URL is refused; a percent-encoded one always works."""
     url = f"smtp://user:{password}@mail.example.com:587"
     refusal = _refusal(lambda: parse_server(url))
@@ -92,7 +92,7 @@ def test_no_problem_of_any_service_quotes_a_password(password: str) -> None:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("host", ["host:6379/0", "host", "host:6379/0?socket_timeout=Rahasia", "host/0?Rahasia=dariku"])
-def test_redis_is_connected_to_with_the_password_that_was_meant_or_not_at_all(password: str, host: str) -> None:
+def test_redis_gets_the_intended_password_or_no_connection(password: str, host: str) -> None:
     """The driver would treat the rest of a truncated password as an option, and quote it in its first error."""
     url = f"redis://user:{password}@{host}"
     refusal = _refusal(lambda: connect(url))
@@ -105,7 +105,7 @@ def test_redis_is_connected_to_with_the_password_that_was_meant_or_not_at_all(pa
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
-def test_logs_and_tracebacks_hide_what_stands_before_the_last_at(password: str) -> None:
+def test_logs_and_tracebacks_hide_everything_before_the_last_at_sign(password: str) -> None:
     """This includes errors of libraries whose message has the URL."""
     for url in (
         f"redis://user:{password}@host:6379/0",
@@ -130,7 +130,7 @@ def test_ports_and_options_are_checked_before_anything_is_started() -> None:
         assert _problems(read_whatsapp, {"KURIR_REDIS_URL": url}).startswith("KURIR_REDIS_URL")
 
 
-def test_a_traceback_of_a_process_that_knows_nothing_yet_shows_no_values(tmp_path: Path) -> None:
+def test_a_traceback_before_logging_is_configured_shows_no_values(tmp_path: Path) -> None:
     """Before logging is configured, structlog would show the variables of each frame, and with them a URL."""
     script = tmp_path / "service.py"
     script.write_text(

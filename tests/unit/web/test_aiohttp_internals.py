@@ -43,16 +43,14 @@ INSIDE = {
 
 
 @pytest.mark.parametrize(("path", "owner", "name", "parameters"), OVERRIDDEN, ids=lambda value: str(value)[:40])
-def test_what_we_override_has_the_signature_that_we_know(
-    path: str, owner: Any, name: str, parameters: list[str]
-) -> None:
+def test_overridden_methods_have_the_known_signatures(path: str, owner: Any, name: str, parameters: list[str]) -> None:
     """aiohttp calls these of our subclasses; a renamed one would silently no longer be called."""
     assert f"def {name}(" in (ROOT / path).read_text()
     found = inspect.signature(getattr(owner, name))
     assert list(found.parameters)[1:] == parameters
 
 
-async def test_what_we_read_is_there() -> None:
+async def test_private_members_that_we_read_exist() -> None:
     """A server's loop, a writer's count of bytes, a connection's state, and a router that can be replaced."""
     application = web.Application()
     runner = web.AppRunner(application)
@@ -65,7 +63,7 @@ async def test_what_we_read_is_there() -> None:
     assert isinstance(MatchInfoError(web.HTTPNotFound()), web.UrlMappingMatchInfo)
 
 
-async def test_pool_of_connections_is_kept_as_we_know() -> None:
+async def test_the_connection_pool_has_the_known_structure() -> None:
     """Connections can be opened for nobody, and those that are idle and in use can be counted."""
     async with aiohttp.ClientSession(connector=StartingConnector()) as session:
         connector = session.connector

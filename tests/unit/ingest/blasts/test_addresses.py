@@ -23,7 +23,7 @@ _PHONES = st.builds("{}{}".format, _STARTS, st.from_regex(r"[0-9 -]{5,13}", full
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(_EMAILS)
-def test_an_email_is_what_the_library_says(text: str) -> None:
+def test_email_addresses_are_checked_by_the_library(text: str) -> None:
     """The fast path and the library return the same normal form, or both refuse the text."""
     try:
         expected = validate_email(text, check_deliverability=False, test_environment=True).normalized
@@ -37,7 +37,7 @@ def test_an_email_is_what_the_library_says(text: str) -> None:
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(_PHONES)
-def test_a_phone_number_is_one_that_can_exist(text: str) -> None:
+def test_impossible_phone_numbers_are_refused(text: str) -> None:
     """The result is valid by the library's metadata, is its own normal form, and drops only a trunk prefix."""
     try:
         digits = normal_phone(text, "ID")
@@ -74,7 +74,7 @@ def test_numbers_are_read_as_people_write_them(text: str, region: str, digits: s
 @pytest.mark.parametrize(
     "text", ["a@b", "a b@example.com", "a@example.com\nBcc: x@y.z", "a@x.local", "@example.com", "x" * 400]
 )
-def test_what_is_no_email_is_refused(text: str) -> None:
+def test_text_that_is_not_an_email_address_is_refused(text: str) -> None:
     """Texts that are not email addresses are refused, above all those with line breaks."""
     with pytest.raises(AddressError):
         normal_email(text)

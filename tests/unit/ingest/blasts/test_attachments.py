@@ -34,7 +34,7 @@ def request(**changes: Any) -> AttachmentRequest:
         f"DATA:;base64,{LINES}",
     ],
 )
-def test_base64_is_read_as_programs_write_it(text: str) -> None:
+def test_base64_is_read_in_every_common_form(text: str) -> None:
     """Line breaks, missing padding, the alphabet for URLs and data URLs are accepted."""
     assert decoded(text) == RAW
 
@@ -42,7 +42,7 @@ def test_base64_is_read_as_programs_write_it(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["AAAAA", "AAA$", "not base64!", "QQ===", "Q=Q=", "=", "data:text/plain,hello", "data:x", "é"]
 )
-def test_what_is_not_base64_is_refused(text: str) -> None:
+def test_text_that_is_not_base64_is_refused(text: str) -> None:
     """The message is for the client, not Python's."""
     with pytest.raises(ValueError, match=r"content is (not valid base64|a data URL)"):
         decoded(text)
@@ -71,7 +71,7 @@ def test_a_bad_field_is_named(changes: dict[str, str], field: str, code: str) ->
 
 
 @pytest.mark.parametrize("content_id", ["logo", "<logo>", "cid:logo", "logo@example.com"])
-def test_a_content_id_is_kept_bare(content_id: str) -> None:
+def test_a_content_id_loses_its_brackets(content_id: str) -> None:
     """The id is stored as the html refers to it, without `cid:` or angle brackets."""
     ((one,), problems) = attachments_of([request(content_id=content_id)], "")
     assert problems == []

@@ -103,19 +103,19 @@ async def test_a_table_is_the_same_however_it_was_saved(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PREFIXES)
-async def test_what_stands_before_the_header_is_taken_off(kind: str) -> None:
+async def test_lines_before_the_header_are_skipped(kind: str) -> None:
     """Blank lines and a spreadsheet's `sep=` line are skipped, however programs have changed that line."""
     assert await cells((PREFIXES[kind] + written(";")).encode()) == [SITI, BUDI]
 
 
 @pytest.mark.parametrize("hint", ["sep=\t\r\n", "sep=\t\t\t\r\n", "sep=\\t\r\n", '"sep=\t"\r\n', "sep=\r\n"])
-async def test_a_hint_may_be_a_tab(hint: str) -> None:
+async def test_a_separator_hint_may_be_a_tab(hint: str) -> None:
     """The tab itself and its usual notations are recognised."""
     assert await cells((hint + written("\t")).encode()) == [SITI, BUDI]
     assert await cells(("\ufeff" + hint + written("\t")).encode("utf-16-le")) == [SITI, BUDI]
 
 
-async def test_a_hint_may_be_any_sign() -> None:
+async def test_a_separator_hint_may_be_any_character() -> None:
     """The separator of the hint is used even if the header has more of another."""
     raw = "sep=^\nname^email^code, or what you call it, or so\nSiti^siti@example.com^007"
     assert await cells(raw.encode()) == [SITI]
@@ -179,7 +179,7 @@ async def test_columns_without_name_and_text_do_not_count() -> None:
     assert rows[0].stray_column == 0
 
 
-async def test_text_in_a_column_without_name_is_noticed() -> None:
+async def test_text_in_a_column_without_name_is_reported() -> None:
     """The first such column is reported, as with an unquoted separator in a cell, or row numbers before a table."""
     rows = await read(b"name,email\nSiti, S.Kom,siti@example.com\nBudi,budi@example.com\n")
     assert [row.stray_column for row in rows] == [3, 0]
@@ -210,13 +210,13 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("raw", BROKEN)
-async def test_a_broken_file_is_refused_once_in_words_that_help(raw: bytes) -> None:
+async def test_a_broken_file_gets_one_error_that_helps(raw: bytes) -> None:
     """The message has the line number for any size of chunks, and never a library's words."""
     assert await refusal(raw) == BROKEN[raw]
 
 
 @pytest.mark.parametrize("row", [b"x" * (LIMIT + 1), b'"' + b"x\n" * LIMIT])
-async def test_a_row_without_end_is_refused(row: bytes) -> None:
+async def test_an_endless_row_is_refused(row: bytes) -> None:
     """It is refused before it is held in memory; an unclosed quote would make one row of the whole file."""
     said = await refusal(b"name\n" + row)
     assert said == f"line 2: a row is longer than {LIMIT} characters; check for a quote that is not closed"
@@ -257,7 +257,7 @@ async def test_a_header_in_many_pieces_takes_time_in_proportion() -> None:
     assert time.process_time() - began < 5
 
 
-async def test_a_cell_of_great_length_is_refused() -> None:
+async def test_a_cell_that_is_too_long_is_refused() -> None:
     """The message names the cell, since a row may have that length."""
     said = await refusal(b"name\n" + b"x" * 200_000, limit=1 << 20)
     assert said == "line 2: a cell is longer than 131072 characters"
@@ -284,14 +284,14 @@ async def test_a_cell_of_great_length_is_refused() -> None:
         ("reference", " Reference "),
     ],
 )
-async def test_usual_names_of_columns_stand_in(field: str, column: str) -> None:
+async def test_usual_names_of_columns_are_accepted(field: str, column: str) -> None:
     """An alias works in any case and with any signs; a variable of that name gets the value too."""
     (row,) = await read(f"{column},code\nx,1\n".encode())
     assert row.fields()[field] == "x"
     assert row.fields()["variables"]["code"] == "1"
 
 
-async def test_a_column_by_its_own_name_comes_first() -> None:
+async def test_an_exact_column_name_comes_first() -> None:
     """Other aliases are then only variables; without the exact name, two aliases are ambiguous."""
     (row,) = await read(b"phone,Mobile,WhatsApp\n1,2,3\n")
     assert row.fields() == {"phone": "1", "variables": {"Mobile": "2", "WhatsApp": "3"}}
@@ -310,7 +310,7 @@ def rules(*channels: str, **changes: Any) -> Rules:
     return Rules(template=template, channels=channels, **changes)
 
 
-async def test_a_column_that_a_blast_needs_is_missed_once() -> None:
+async def test_a_missing_column_is_reported_once() -> None:
     """A missing column for an address or required variable is one problem, which lists the file's columns."""
     (row,) = await read(b"Name,Surname,Kode\nSiti,Rahayu,007\n")
     missing = missing_columns(row.header, rules("email", "whatsapp"))
@@ -323,7 +323,7 @@ async def test_a_column_that_a_blast_needs_is_missed_once() -> None:
     assert missing_columns(row.header, rules(global_variables={"code": "1"})) == {}
 
 
-async def test_a_column_that_two_could_be_is_asked_for() -> None:
+async def test_an_ambiguous_column_is_refused() -> None:
     """An ambiguous column for an address is an error: no guess decides who gets a message."""
     (row,) = await read(b"email,code,Mobile,WhatsApp\na@example.com,1,2,3\n")
     assert missing_columns(row.header, rules("email")) == {}
@@ -352,7 +352,7 @@ async def test_a_column_that_two_could_be_is_asked_for() -> None:
     ],
 )
 @pytest.mark.parametrize("size", [1, 1000])
-async def test_a_header_tells_the_separator_by_the_names_that_it_finds(data: str, size: int) -> None:
+async def test_the_separator_is_the_one_that_finds_known_columns(data: str, size: int) -> None:
     """Other separators or line breaks in column names and a spreadsheet's marks make no difference."""
     (row,) = await read(data.encode(), size=size)
     fields = row.fields()

@@ -23,7 +23,7 @@ from shared.jobs import Attachment
 from shared.templates import Template, Variable, VariableType
 
 
-def test_a_spool_gives_back_what_it_took(tmp_path: Path) -> None:
+def test_a_spool_returns_its_recipients_in_order(tmp_path: Path) -> None:
     """Recipients come back in order, any number of times, from memory and disk; large ones make small blocks."""
     spool = Spool(tmp_path)
     heavy = [Attachment("a", "text/plain", b"x" * 400_000)]
@@ -71,7 +71,7 @@ def test_ids_sort_by_time_and_do_not_repeat() -> None:
         ("Ibu Sitì <a@example.com>", "Ibu Sitì <a@example.com>"),
     ],
 )
-def test_a_mailbox_is_written_so_that_it_reads_the_same(text: str, written: str) -> None:
+def test_a_written_mailbox_parses_to_the_same_value(text: str, written: str) -> None:
     """The name is quoted where RFC 5322 requires it, and reading the result gives the same mailbox."""
     mailbox = read_mailbox(text, "from")
     assert isinstance(mailbox, Mailbox)
@@ -82,7 +82,7 @@ def test_a_mailbox_is_written_so_that_it_reads_the_same(text: str, written: str)
 @pytest.mark.parametrize(
     "text", ["", "Ann", "Ann <>", "a@example.com, b@example.com", "A\r\nB <a@example.com>", "<a@b> c"]
 )
-def test_what_is_no_single_mailbox_is_refused(text: str) -> None:
+def test_text_that_is_not_one_mailbox_is_refused(text: str) -> None:
     """Above all, two mailboxes and line breaks are refused."""
     assert isinstance(read_mailbox(text, "from"), Problem)
 
@@ -116,7 +116,7 @@ def _checked(raw: bytes, *channels: str, permissive: bool = False) -> Any:
     return RecipientChecker(Rules(TEMPLATE, channels, {}, "ID", permissive)).check_json(raw, 7)
 
 
-def test_a_recipient_has_all_its_problems_told() -> None:
+def test_all_problems_of_a_recipient_are_reported() -> None:
     """Each problem has its path."""
     checked = _checked(b'{"name": "A\\nB", "email": "x", "phone": "y", "variables": {}, "age": 5}', "email")
     assert [(one.field, one.code) for one in checked.problems] == [("recipients[7].age", "UNKNOWN_FIELD")]
@@ -130,14 +130,14 @@ def test_a_recipient_has_all_its_problems_told() -> None:
     assert checked.accepted is None
 
 
-def test_what_the_template_does_not_know_is_not_carried() -> None:
+def test_unused_variables_are_not_stored() -> None:
     """Unknown variables are dropped, since they would only cost memory; addresses are in normal form."""
     raw = b'{"name": "Ann", "email": "A@EXAMPLE.com", "variables": {"code": 5, "opt": null, "other": "x"}}'
     accepted = _checked(raw, "email").accepted
     assert (accepted.variables, accepted.addresses) == ({"code": 5}, ["A@example.com"])
 
 
-def test_every_field_is_judged_by_itself() -> None:
+def test_each_field_is_checked_separately() -> None:
     """The answer has every problem, although msgspec stops at the first."""
     value = {"channels": "email", "templateId": 5, "priority": 9, "x": 1, "recipients": []}
     found = {(one.field, one.code) for one in problems_of(value, BlastRequest)}

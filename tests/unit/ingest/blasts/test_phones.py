@@ -87,13 +87,13 @@ CAUSES = {
 
 
 @pytest.mark.parametrize("text", ONE_NUMBER)
-def test_one_number_is_read_in_any_usual_writing(text: str) -> None:
+def test_one_number_is_read_in_any_usual_notation(text: str) -> None:
     """All forms give the same number; invisible marks are ignored, and digits of every script are accepted."""
     assert normal_phone(text, "ID") == "6281224772000"
 
 
 @pytest.mark.parametrize(("cause", "text"), [(cause, text) for cause, texts in CAUSES.items() for text in texts])
-def test_what_is_not_one_number_is_refused_with_its_cause(cause: str, text: str) -> None:
+def test_text_that_is_not_one_number_is_refused_with_its_cause(cause: str, text: str) -> None:
     """No part of the text is dropped to make it a number, and the message says what to change."""
     with pytest.raises(AddressError) as refused:
         normal_phone(text, "ID")
@@ -113,7 +113,7 @@ def test_what_is_not_one_number_is_refused_with_its_cause(cause: str, text: str)
         ("+54 9 11 2345-6789", "5491123456789"),
     ],
 )
-def test_numbers_are_taken_as_whatsapp_writes_them(text: str, digits: str) -> None:
+def test_whatsapps_spellings_of_numbers_are_accepted(text: str, digits: str) -> None:
     """Mexico's retired 1, Brazil's missing ninth digit and Argentina's 9 are sent as written."""
     for region in ("ID", "MX", "BR", "AR"):
         assert normal_phone(text, region) == digits
@@ -136,7 +136,7 @@ def test_numbers_are_taken_as_whatsapp_writes_them(text: str, digits: str) -> No
         ("6.281.224.770.000", "ID", "6281224770000"),
     ],
 )
-def test_numbers_are_read_as_their_country_writes_them(text: str, region: str, digits: str) -> None:
+def test_national_notations_of_numbers_are_read(text: str, region: str, digits: str) -> None:
     """Trunk prefixes, slashes after area codes, pairs of digits and significant leading zeros are accepted."""
     assert normal_phone(text, region) == digits
 
@@ -145,7 +145,7 @@ def test_numbers_are_read_as_their_country_writes_them(text: str, region: str, d
 @pytest.mark.parametrize(
     "unit", ["0", " ", "1 ", "(", "()", "1(", "/", "1/", "+", ".", "1,", "1'", "x", "ext", "-", "e1"]
 )
-def test_a_long_text_is_read_in_no_time(unit: str) -> None:
+def test_a_long_text_is_read_in_linear_time(unit: str) -> None:
     """No text of the maximum length makes the grammar backtrack."""
     began = time.process_time()
     for text in (unit * (64 // len(unit)), "1" + unit * (62 // len(unit)) + "y"):

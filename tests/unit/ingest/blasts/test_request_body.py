@@ -58,7 +58,7 @@ async def test_ndjson_lines_do_not_depend_on_chunks(lines: list[bytes], sizes: l
         assert found == expected
 
 
-async def test_a_line_without_end_is_refused() -> None:
+async def test_an_endless_line_is_refused() -> None:
     """It is refused before it is held in memory."""
     with pytest.raises(ApiError) as raised:
         await anext(ndjson_lines(_chunks(b"x" * 50, [20, 20]), 30))
@@ -79,7 +79,7 @@ async def test_a_line_without_end_is_refused() -> None:
         ({"validation": "lax"}, "validation cannot be 'lax'"),
     ],
 )
-def test_a_field_is_refused_without_names_of_pythons_types(wrong: dict[str, Any], words: str) -> None:
+def test_messages_about_fields_do_not_name_python_types(wrong: dict[str, Any], words: str) -> None:
     """The message uses JSON's names of types, such as string, not Python's `str`."""
     problems = problems_of({"templateId": "otp", "channels": ["email"], "recipients": [], **wrong}, BlastRequest)
     assert [problem.message for problem in problems] == [words]

@@ -48,7 +48,7 @@ def test_secrets_do_not_reach_the_log(body: bytes) -> None:
         b'{"globalVariables":{"code":[{"a":1},{"hush":{"b":"x"}}]}}',
     ],
 )
-def test_a_guarded_body_keeps_its_known_fields_alone(body: bytes) -> None:
+def test_a_guarded_body_keeps_only_its_known_fields(body: bytes) -> None:
     """A misspelt field cannot carry a code into the log; the fields that say who asked for which template stay."""
     shown = masked_body(body, guarded=True)
     assert "hush" not in shown
@@ -56,7 +56,7 @@ def test_a_guarded_body_keeps_its_known_fields_alone(body: bytes) -> None:
         assert '"templateId":"t"' in shown
 
 
-def test_a_body_is_kept_as_it_was_sent_but_for_its_secrets() -> None:
+def test_a_body_is_kept_as_sent_except_for_its_secrets() -> None:
     """Numbers, literals, lines of JSON and unusual text stay unchanged; a truncated body ends with a mark."""
     body = '{"a":-1.50e3,"b":[true,null,"é\\n"],"pin":482913}\n{"c":{}}'
     assert masked_body(body.encode(), guarded=False) == '{"a":-1.50e3,"b":[true,null,"é\\n"],"pin":"***"}\n{"c":{}}'
@@ -78,12 +78,12 @@ def test_a_body_is_kept_as_it_was_sent_but_for_its_secrets() -> None:
         ("hushhushhushhushhushhush", "***"),
     ],
 )
-def test_a_query_keeps_what_is_no_secret(query: str, kept: str) -> None:
+def test_a_query_keeps_everything_but_secrets(query: str, kept: str) -> None:
     """Parameters are decoded as the server decodes them: percent-encoded names, JSON values."""
     assert masked_query(query) == kept
 
 
-def test_a_guarded_query_keeps_its_known_parameters_alone() -> None:
+def test_a_guarded_query_keeps_only_its_known_parameters() -> None:
     """The query of a CSV blast, which holds its variables, is masked as well."""
     query = "templateId=otp&channels=email&globalVariables.code=482913&globalVariables=%7B%22code%22%3A1%7D"
     assert (
@@ -92,7 +92,7 @@ def test_a_guarded_query_keeps_its_known_parameters_alone() -> None:
     )
 
 
-def test_a_path_that_belongs_to_no_call_keeps_no_token() -> None:
+def test_an_unknown_path_keeps_no_token() -> None:
     """The token of a link is masked in the many spellings that mail scanners request."""
     token = "c2lnbmVkIGFuZCBzZWNyZXQ" * 3
     for path in (f"/u/{token}/", f"//u/{token}", f"/U/{token}.", f"/api/u/{token}"):

@@ -43,7 +43,7 @@ def _room(limit: int) -> tuple[BacklogRoom, _Backlog, _Clock]:
     return BacklogRoom(cast("Any", backlog), clock), backlog, clock
 
 
-async def test_a_thousand_messages_ask_once() -> None:
+async def test_a_thousand_messages_query_redis_once() -> None:
     """The next message, or the first after a quarter of a second, asks again."""
     room, backlog, clock = _room(10_000)
     for _ in range(1001):
@@ -56,7 +56,7 @@ async def test_a_thousand_messages_ask_once() -> None:
     assert backlog.asked == 3
 
 
-async def test_near_its_limit_every_message_asks() -> None:
+async def test_near_its_limit_every_message_queries_redis() -> None:
     """The last message that fits is accepted, the next is refused, and each one that leaves makes room."""
     room, backlog, _ = _room(500)
     for _ in range(500):

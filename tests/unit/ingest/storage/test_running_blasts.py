@@ -18,7 +18,7 @@ class _Clock:
         self.now += seconds
 
 
-def test_a_rate_is_that_of_the_last_seconds() -> None:
+def test_a_rate_covers_the_last_seconds() -> None:
     """The rate covers the last seconds, not the whole life of the blast; it is unknown at first."""
     clock = _Clock()
     rates = BlastRates(clock)

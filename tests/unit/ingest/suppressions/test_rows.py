@@ -17,9 +17,7 @@ from services.ingest.suppressions.rows import Defaults, RowReader
         (["email", "by"], ["a@example.com", ""], ""),
     ],
 )
-def test_an_import_is_signed_by_its_key_where_the_file_does_not_say(
-    columns: list[str], cells: list[str], by: str
-) -> None:
+def test_an_imported_row_names_its_key_unless_the_file_does(columns: list[str], cells: list[str], by: str) -> None:
     """A row without an author, such as a bounce, still has none after an export is imported."""
     reader = RowReader(Defaults("ID", 1, by="importer"))
     found = reader.read(CsvRow(read_header(columns), cells, 2), 0)
