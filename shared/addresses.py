@@ -42,6 +42,12 @@ def identity(address: str) -> str:
     return normalize("NFC", normalize("NFC", local).lower()) + at + ascii_domain(domain)
 
 
+def other_identity(address: str) -> str | None:
+    """Return the identity of an address, or None if it is the address itself."""
+    own = identity(address)
+    return own if own != address else None
+
+
 def ascii_domain(domain: str) -> str:
     """Return a domain in lower case and ASCII; one without an ASCII form only in lower case."""
     if domain.isascii():

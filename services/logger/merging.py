@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from services.logger.folding import JobChange
-from services.logger.recipients import other_identity
+from shared.addresses import other_identity
 from shared.clock import rfc3339
 from shared.jobs import TERMINAL
 

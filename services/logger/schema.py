@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from sqlite_utils import Database
 
-from services.logger.recipients import other_identity
+from shared.addresses import other_identity
 from shared.errors import KurirError
 
 _LOGS = """

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.integration.email_sender.debian import missing, unpacked
+from tests.debian import missing, unpacked
 from tests.servers import free_port
 
 REALM = "example.net"

@@ -154,3 +154,11 @@ async def test_deferred_jobs_keep_their_lane(world: World) -> None:
     assert streams == {"high": "high", "normal": "due", "bulk": "due"}
     assert [lease.attempt for lease in leases] == [1, 1, 1]
     await world.check_balance(*blasts)
+
+
+async def test_every_job_is_fetched_one_at_a_time(world: World) -> None:
+    """A probing sender does this; the turn of an empty ring is given to `normal`, which once stopped all fetching."""
+    await world.given(12)
+    sender = await world.sender()
+    fetched = [lease.job.index for _ in range(12) for lease in await sender.fetch(1)]
+    assert fetched == list(range(12))

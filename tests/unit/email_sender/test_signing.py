@@ -20,8 +20,7 @@ from services.email_sender.message import Frame, Mail
 from services.email_sender.signing import body_digest, signed
 from shared.jobs import Attachment, Recipient
 from shared.templates import Template
-from tests.debian import program
-from tests.integration.email_sender.debian import missing
+from tests.debian import missing, program
 from tests.integration.email_sender.mails import MAIL, Content, fill, make_blast, make_job, make_mail
 from tests.unit.email_sender.keys import ed25519_key, rsa_key, verdicts
 from tests.unit.email_sender.test_message import CONTENTS
