@@ -65,7 +65,8 @@ def retry(
     answer = call_api(context, url, lambda api: api.post(path, body))
     what = f"{answer.get('reopened', 0)} messages are queued again"
     if answer.get("skipped"):
-        what += f", {answer['skipped']} left out: they may have been delivered (add --include-uncertain to retry them)"
+        what += f", {answer['skipped']} left out: they may have been delivered, or their blast was cancelled"
+        what += "; --include-uncertain retries the former"
     _report(answer, what, as_json)
 
 

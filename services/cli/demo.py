@@ -211,7 +211,7 @@ def _print_outcome(outcome: Outcome, console: Console) -> None:
 def _print_next_steps(plan: Plan, console: Console) -> None:
     console.print(
         f"The numbers add up. Next: [bold]kurir up[/bold], then open {plan.url}/docs\n"
-        f"  every message: curl '{plan.url}/api/logs/messages?status=failed'",
+        f"  failed messages: curl '{plan.url}/api/logs/messages?status=failed'",
         soft_wrap=True,
     )
     if plan.log_dir is not None:

@@ -66,7 +66,7 @@ def logs(
     level: Annotated[str, typer.Option(help="System log: only events of this level.")] = "",
     since: Annotated[str, typer.Option("--from", help="Only rows from this time on (RFC 3339).")] = "",
     until: Annotated[str, typer.Option("--to", help="Only rows up to this time (RFC 3339).")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many rows.")] = 50,
     cursor: Annotated[str, typer.Option(help="Where the previous page ended.")] = "",
     export: Annotated[Export | None, typer.Option(help="Write every matching message to stdout.")] = None,
     spreadsheet: Annotated[bool, typer.Option(help="With --export csv: write a file for spreadsheets.")] = False,

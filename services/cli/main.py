@@ -54,8 +54,8 @@ def up(
             "--sandbox/--no-sandbox", help="Sandbox all providers, or none; by default, those that are not configured."
         ),
     ] = None,
-    email_senders: Annotated[int, typer.Option(min=1, max=10)] = 1,
-    whatsapp_senders: Annotated[int, typer.Option(min=1, max=10)] = 1,
+    email_senders: Annotated[int, typer.Option(min=1, max=10, help="How many email senders to run.")] = 1,
+    whatsapp_senders: Annotated[int, typer.Option(min=1, max=10, help="How many WhatsApp senders to run.")] = 1,
 ) -> None:
     """Run the whole system in the foreground; Ctrl-C stops it."""
     options = UpOptions(

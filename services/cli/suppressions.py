@@ -21,7 +21,7 @@ PATH = "/api/v1/suppressions"
 _CHUNK = 1024 * 1024
 _console = stdout()
 
-app = typer.Typer(help="Suppressed addresses: list, add, lift, import, export.", no_args_is_help=False)
+app = typer.Typer(help="Suppressed addresses: list, show, add, lift, import, export.", no_args_is_help=False)
 
 
 class Form(StrEnum):
@@ -74,7 +74,7 @@ def suppressions(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson
 def list_all(
     context: typer.Context,
     wanted: Filter,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 50,
     cursor: Annotated[str, typer.Option(help="Where the previous page ended.")] = "",
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
@@ -84,7 +84,11 @@ def list_all(
 
 
 @app.command()
-def show(context: typer.Context, suppression: str, url: Url = DEFAULT_URL) -> None:
+def show(
+    context: typer.Context,
+    suppression: Annotated[str, typer.Argument(help="A suppression's id.")],
+    url: Url = DEFAULT_URL,
+) -> None:
     """Show one suppression, by its id."""
     print_json(call_api(context, url, lambda api: api.get(f"{PATH}/{suppression}")))
 
@@ -92,7 +96,7 @@ def show(context: typer.Context, suppression: str, url: Url = DEFAULT_URL) -> No
 @app.command()
 def add(
     context: typer.Context,
-    address: str,
+    address: Annotated[str, typer.Argument(help="An email address or a phone number.")],
     channel: Channel = "email",
     scope: Annotated[str, typer.Option(help="all or marketing; by default, the source decides.")] = "",
     source: Source = "",

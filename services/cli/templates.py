@@ -91,7 +91,7 @@ def _table(answer: Answer) -> Table:
 def preview(
     context: typer.Context,
     template: Annotated[str, typer.Option("--template", "-t", help="The template's id.")],
-    channel: Annotated[str, typer.Option("--channel", "-c")] = "email",
+    channel: Annotated[str, typer.Option("--channel", "-c", help="A channel.")] = "email",
     name: Annotated[str, typer.Option(help="The recipient's name.")] = "",
     email: Annotated[str, typer.Option(help="The recipient's email address.")] = "",
     phone: Annotated[str, typer.Option(help="The recipient's phone number.")] = "",

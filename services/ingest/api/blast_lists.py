@@ -72,7 +72,7 @@ async def _refreshed(call: Call, row: dict[str, Any]) -> Any:
 
 OPERATIONS = [
     Operation("GET", "/blasts", "listBlasts",
-              "Blasts, the latest first; `metadata.<name>=<value>` finds those with this metadata",
+              "List blasts, the latest first; `metadata.<name>=<value>` finds those with this metadata",
               _list_blasts, answer=BlastsAnswer, errors=("INVALID_QUERY", "INVALID_CURSOR", "LOGGER_UNAVAILABLE"),
               queue=False,
               parameters=(Parameter("state", "Only blasts in this state.", {"type": "string", "enum": _STATES}),

@@ -58,13 +58,13 @@ def _operation(
 
 
 OPERATIONS = [
-    _operation("/logs/messages", "listMessageLogs", "Messages, the latest first",
+    _operation("/logs/messages", "listMessageLogs", "List messages, the latest first",
                (*_MESSAGES, _FROM, _TO, *_PAGE, _FORMAT, _FOR), _TEXTS),
-    _operation("/logs/messages/stats", "messageLogStats", "Messages counted by status and channel",
+    _operation("/logs/messages/stats", "messageLogStats", "Count messages by status and channel",
                (*_MESSAGES, _FROM, _TO)),
-    _operation("/logs/api", "listApiLogs", "Requests to this API, the latest first",
+    _operation("/logs/api", "listApiLogs", "List requests to this API, the latest first",
                (*_REQUESTS, _FROM, _TO, *_PAGE)),
-    _operation("/logs/system", "listSystemLogs", "Warnings and notable events of the services, the latest first",
+    _operation("/logs/system", "listSystemLogs", "List warnings and errors of the services, the latest first",
                (Parameter("level", "A level."), Parameter("service", "A service."), _FROM, _TO, *_PAGE)),
-    _operation("/dashboard", "dashboard", "Everything that the dashboard shows", ()),
+    _operation("/dashboard", "dashboard", "Return the most important figures in one answer", ()),
 ]  # fmt: skip

@@ -39,7 +39,7 @@ OPERATIONS = [
     Operation("GET", "/health", "health", "Check the service's health: 503 with the reasons if it fails",
               _own("/health"), None,
               HealthAnswer, (200, 503), rooted=True, limited=False, queue=False),
-    Operation("GET", "/metrics", "metrics", "Metrics for Prometheus", _own("/metrics"), None,
+    Operation("GET", "/metrics", "metrics", "Return metrics for Prometheus", _own("/metrics"), None,
               rooted=True, limited=False, queue=False, content_types=("text/plain",)),
 ]  # fmt: skip
 
@@ -62,9 +62,9 @@ def document_operations(others: Callable[[], Iterable[Operation]]) -> list[Opera
         return page("Kurir API", read_page_file("docs.html"), style=read_page_file("docs.css"), script=script)
 
     own += [
-        Operation("GET", "/openapi.json", "document", "This document", show_document, None, rooted=True,
+        Operation("GET", "/openapi.json", "document", "Return this document", show_document, None, rooted=True,
                   limited=False, queue=False),
-        Operation("GET", "/docs", "docs", "This document as a web page", show_docs, None, rooted=True,
+        Operation("GET", "/docs", "docs", "Show this document as a web page", show_docs, None, rooted=True,
                   limited=False, queue=False, content_types=("text/html",)),
     ]  # fmt: skip
     return own

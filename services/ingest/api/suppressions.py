@@ -232,7 +232,7 @@ OPERATIONS = [
               "Suppress an address; 200 where an existing suppression already covers it",
               _add_suppression, "admin", SuppressionAnswer, (201, 200), body=Body({JSON: SuppressionRequest}),
               errors=(*BODY_ERRORS, "INVALID_EMAIL")),
-    Operation("GET", "/suppressions/{id}", "showSuppression", "One suppression",
+    Operation("GET", "/suppressions/{id}", "showSuppression", "Show a suppression",
               _show_suppression, answer=SuppressionAnswer, errors=_UNKNOWN),
     Operation("DELETE", "/suppressions/{id}", "removeSuppression", "Lift a suppression",
               _remove_suppression, "admin", ChangeAnswer, errors=_UNKNOWN),

@@ -169,15 +169,17 @@ _UNKNOWN = ("TEMPLATE_NOT_FOUND",)
 _WRITING = (*BODY_ERRORS, "VALIDATION_FAILED")
 
 OPERATIONS = [
-    Operation("GET", "/templates", "listTemplates", "All templates", _list, answer=TemplatesAnswer),
+    Operation("GET", "/templates", "listTemplates", "List all templates", _list, answer=TemplatesAnswer),
     Operation("POST", "/templates", "createTemplate", "Add a template", _create, "admin", TemplateAnswer, (201,),
               body=Body({JSON: TemplateRequest}), errors=(*_WRITING, "TEMPLATE_EXISTS")),
-    Operation("GET", "/templates/{id}", "showTemplate", "One template", _show, answer=TemplateAnswer, errors=_UNKNOWN),
+    Operation("GET", "/templates/{id}", "showTemplate", "Show a template", _show, answer=TemplateAnswer,
+              errors=_UNKNOWN),
     Operation("PUT", "/templates/{id}", "replaceTemplate",
               "Replace a template, or add it; running blasts keep the version they began with",
               _replace, "admin", TemplateAnswer, (200, 201), body=Body({JSON: TemplateContent}), errors=_WRITING),
     Operation("DELETE", "/templates/{id}", "deleteTemplate", "Delete a template", _delete, "admin", ChangeAnswer,
               errors=_UNKNOWN),
-    Operation("GET", "/templates/{id}/requirements", "templateRequirements", "What a template requires of a recipient",
-              _requirements, answer=RequirementsAnswer, errors=_UNKNOWN),
+    Operation("GET", "/templates/{id}/requirements", "templateRequirements",
+              "Show what a template requires of a recipient", _requirements, answer=RequirementsAnswer,
+              errors=_UNKNOWN),
 ]  # fmt: skip

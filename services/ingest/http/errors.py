@@ -63,7 +63,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
     ),
     "BLAST_ENDED": ErrorCode(409, "This blast has already finished."),
     "JOB_ENDED": ErrorCode(409, "This message has already finished, so it cannot be cancelled."),
-    "JOB_PROCESSING": ErrorCode(409, "This message is being sent, so it cannot be cancelled."),
+    "JOB_PROCESSING": ErrorCode(
+        409, "This message is being sent, so it cannot be cancelled. If the attempt fails, there is no other."
+    ),
     "JOB_NOT_RETRYABLE": ErrorCode(
         409, "This message cannot be retried: it did not fail, or its blast was cancelled or no longer exists."
     ),
@@ -112,7 +114,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "RATE_LIMITED": ErrorCode(429, "Too many requests. Wait for the time in Retry-After; see the RateLimit headers."),
     "BACKLOG_FULL": ErrorCode(429, "Too many messages wait to be sent. Try again after the time in Retry-After."),
     "INTERNAL_ERROR": ErrorCode(500, "An internal error occurred. Look up the request id in the logs for its cause."),
-    "QUEUE_UNAVAILABLE": ErrorCode(503, "Redis cannot be reached. Nothing was lost; try again."),
+    "QUEUE_UNAVAILABLE": ErrorCode(
+        503, "Redis cannot be reached. Try again, with the same Idempotency-Key if you send messages."
+    ),
     "LOGGER_UNAVAILABLE": ErrorCode(503, "The logger cannot be reached. Try again."),
     "SENDER_UNAVAILABLE": ErrorCode(503, "The sender of this channel cannot be reached. Try again."),
     "STORAGE_UNAVAILABLE": ErrorCode(503, "The disk for incoming requests is full or read-only. Try again later."),

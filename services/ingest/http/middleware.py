@@ -103,7 +103,9 @@ class ApiMiddleware:
             return await operation.handler(call)
         except QueueFullError as full:
             retry = {"Retry-After": str(full.retry_after_s)}
-            what = f"the messages were not accepted: {full.reason}; try again after the time in Retry-After"
+            what = (
+                f"{full.reason}; try again after the time in Retry-After, with the same Idempotency-Key if you sent one"
+            )
             raise ApiError("BACKLOG_FULL", what, headers=retry) from full
         except QueueUnavailableError as away:
             raise ApiError("QUEUE_UNAVAILABLE", headers={"Retry-After": "2"}) from away
