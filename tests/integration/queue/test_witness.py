@@ -57,7 +57,7 @@ async def test_every_inconsistency_is_found(view: QueueView, harm: list[str]) ->
 
 @pytest.mark.parametrize("lane", ["high", "normal", "due", "high:released", "released", "bulk:b"])
 async def test_entries_held_in_any_stream_are_found(world: World, redis_url: str, lane: str) -> None:
-    """The judge of the fault tests finds a sender's jobs in each stream, those that a limit released included."""
+    """The oracle of the fault tests finds a sender's jobs in each stream, those that a limit released included."""
     view = QueueView(redis_url)
     await world.given(2)
     redis: Any = world.redis

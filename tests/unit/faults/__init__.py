@@ -1,1 +1,1 @@
-"""The tools of the fault tests, which judge everything else."""
+"""The tools of the fault tests, on which all their verdicts depend."""

@@ -1,4 +1,4 @@
-"""The judge of the fault tests sees what it is there to see."""
+"""The oracle of the fault tests finds the violations that it must find."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.faults.proxies import MailProxy, Pair
 
 
 def posted(count: int = 1) -> Posted:
-    one = Posted("key", ["email"], people(count, "judged"))
+    one = Posted("key", ["email"], people(count, "checked"))
     one.blast_id, one.total = "b", count
     return one
 
@@ -25,15 +25,15 @@ def posted(count: int = 1) -> Posted:
 def row(status: str, error_class: str = "", index: int = 0) -> dict[str, Any]:
     return {
         "job_id": f"b:{index}:email", "status": status, "error_class": error_class, "run": 1,
-        "recipient_email": "judged@example.com",
+        "recipient_email": "checked@example.com",
     }  # fmt: skip
 
 
 def delivery(at: float, job_id: str = "b:0:email") -> Delivery:
-    return Delivery("email", "judged@example.com", job_id, "<m>", at)
+    return Delivery("email", "checked@example.com", job_id, "<m>", at)
 
 
-def oracle(*every: Posted) -> Oracle:
+def make_oracle(*every: Posted) -> Oracle:
     world: Any = SimpleNamespace(
         client=SimpleNamespace(posted=list(every)), deliveries=SimpleNamespace(nameless=[]), mails={}
     )
@@ -55,34 +55,34 @@ def oracle(*every: Posted) -> Oracle:
 )
 def test_an_end_without_a_cause_is_a_violation(status: str, error_class: str, is_fine: bool) -> None:
     """Nobody cancelled it, it had no end, its address was good, and it must not vanish."""
-    judge = oracle()
-    judge.check_causes(posted(), [row(status, error_class)])
-    assert (not judge.checks.violations) == is_fine
+    oracle = make_oracle()
+    oracle.check_causes(posted(), [row(status, error_class)])
+    assert (not oracle.checks.violations) == is_fine
 
 
 def test_a_requested_end_is_not_a_violation() -> None:
     """A cancellation explains what is cancelled, an end what is expired, a bounce what is suppressed."""
-    judge, one = oracle(), posted()
+    oracle, one = make_oracle(), posted()
     one.cancelled_at, one.expires_at = math.inf, 1.0
     bounced = {**row("suppressed"), "recipient_email": "bounce+x@example.com"}
-    judge.check_causes(one, [row("cancelled"), row("expired"), bounced])
-    assert not judge.checks.violations
+    oracle.check_causes(one, [row("cancelled"), row("expired"), bounced])
+    assert not oracle.checks.violations
 
 
 @pytest.mark.parametrize(("at", "granted", "is_fine"), [(110.0, 0, True), (120.0, 0, False), (120.0, 1, True)])
 def test_a_message_sent_after_its_cancellation_is_a_violation(at: float, granted: int, is_fine: bool) -> None:
     """What was in mid-send then may finish; a frozen sender may finish later."""
-    judge, one = oracle(), posted()
+    oracle, one = make_oracle(), posted()
     one.cancelled_at = 100.0
-    judge.check_times(one, [row("sent")], {"b:0:email": [delivery(at)]}, Counter({"b:0:email": granted}))
-    assert (not judge.checks.violations) == is_fine
+    oracle.check_times(one, [row("sent")], {"b:0:email": [delivery(at)]}, Counter({"b:0:email": granted}))
+    assert (not oracle.checks.violations) == is_fine
 
 
 def test_a_message_without_a_request_is_a_violation() -> None:
     """A repeated request must not make a second blast."""
-    judge = oracle(posted())
-    judge.check_promises({"b:0:email": [delivery(1.0)], "c:0:email": [delivery(1.0, "c:0:email")]})
-    assert [guarantee for guarantee, _ in judge.checks.violations] == ["G2"]
+    oracle = make_oracle(posted())
+    oracle.check_promises({"b:0:email": [delivery(1.0)], "c:0:email": [delivery(1.0, "c:0:email")]})
+    assert [guarantee for guarantee, _ in oracle.checks.violations] == ["G2"]
 
 
 async def test_a_recipient_that_was_refused_has_no_answer_to_lose() -> None:
