@@ -154,7 +154,7 @@ async def test_421_on_a_fresh_connection_is_the_messages_answer() -> None:
         assert len(server.sessions) == 1
 
 
-async def test_connection_is_replaced_after_so_many_messages() -> None:
+async def test_connection_is_replaced_after_max_messages() -> None:
     """`max_messages` counts messages begun over one connection."""
     async with peer() as server, opened(one_connection(server, "&max_messages=2")) as channel:
         for _ in range(5):
@@ -183,7 +183,7 @@ async def test_replies_in_pieces_and_over_many_lines_are_put_together() -> None:
 
 
 @pytest.mark.parametrize("nonsense", ["hello there", "x" * 40_000, "999"])
-async def test_what_is_no_reply_ends_the_connection(nonsense: str) -> None:
+async def test_bytes_that_are_not_a_reply_end_the_connection(nonsense: str) -> None:
     """Before the dot the outcome is transient, after it uncertain; the next message gets a clean connection."""
     script = {"RCPT": [nonsense], ".": ["no reply either"]}
     async with peer(script) as server, opened(one_connection(server)) as channel:

@@ -95,7 +95,7 @@ async def test_without_patience_later_fails_when_the_attempts_are_used(world: Wo
     assert trouble.given == 9
 
 
-async def test_giving_up_is_told_with_the_last_words(world: World) -> None:
+async def test_giving_up_is_reported_with_the_last_reply(world: World) -> None:
     """After KURIR_EMAIL_GIVE_UP_AFTER the job fails as `gave_up`, with the server's last words."""
     trouble = Trouble("RCPT", "451 4.3.0 not today")
     blast = await world.given(1)

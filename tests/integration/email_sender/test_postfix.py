@@ -47,7 +47,7 @@ async def test_international_address_is_taken_with_smtputf8(postfix: Postfix) ->
     await wait_for(lambda: [one for one in postfix.mailbox() if "\nTo: Ana <jörg@example.com>\n".encode() in one])
 
 
-async def test_refusals_have_their_classes_and_the_connection_goes_on(postfix: Postfix) -> None:
+async def test_refusals_have_their_classes_and_the_connection_continues(postfix: Postfix) -> None:
     """A hard bounce, a greylisting and an acceptance over one connection each get their own class."""
     async with opened(trusting(postfix, postfix.url(options="?concurrency=1"))) as channel:
         for _ in range(2):

@@ -80,7 +80,7 @@ async def test_refusal_of_a_message_shows_that_the_server_lets_us_in() -> None:
 
 
 @pytest.mark.parametrize("words", ["550 5.7.1 too many, come later", "554 no SMTP service here", "501 bad name"])
-async def test_refused_ehlo_is_told_in_its_own_words_where_we_must_log_in(words: str) -> None:
+async def test_refused_ehlo_is_reported_in_its_own_words_if_we_must_log_in(words: str) -> None:
     """HELO would offer no AUTH, so the channel would pause with that reason instead of the server's."""
     script = {"EHLO": [words]}
     async with peer(script, ["AUTH PLAIN"]) as server, opened(smtp_settings(with_password(server))) as channel:
@@ -137,7 +137,7 @@ async def test_channel_stops_once_every_server_refuses_us() -> None:
         assert f"127.0.0.1:{port}: AUTH refused: 535 5.7.8 wrong password" in stopped.value.reply
 
 
-async def test_channel_goes_on_while_a_server_is_only_away() -> None:
+async def test_channel_continues_while_a_server_is_only_away() -> None:
     """One refuses us and the other is down: the latter may recover, so no operator is needed yet."""
     dead = f"smtp://127.0.0.1:{free_port()}"
     async with (

@@ -105,7 +105,7 @@ async def test_nobody_pays_for_a_relay_that_refuses_everybody(world: World, refu
     assert await suppressed(world) == 0
 
 
-async def test_list_of_dead_addresses_goes_on_after_one_resume(world: World) -> None:
+async def test_list_of_dead_addresses_continues_after_one_resume(world: World) -> None:
     """After an operator has resumed the channel, the verdicts count and the channel does not pause again."""
     blast = await world.given(80)
     async with relaying(Relay(UNKNOWN)) as server, sending_mail(world, smtp_settings(server.url)):
@@ -120,7 +120,7 @@ async def test_list_of_dead_addresses_goes_on_after_one_resume(world: World) -> 
         await wait_for(all_suppressed, what="all to be suppressed")
 
 
-async def test_relay_that_is_never_mended_comes_to_an_end(world: World) -> None:
+async def test_blast_to_a_relay_that_is_never_repaired_ends(world: World) -> None:
     """Messages refused before and after a resume fail: each resume costs those in flight, the last ends the blast."""
     blast = await world.given(300)
     async with relaying(Relay(RELAY)) as server, sending_mail(world, smtp_settings(server.url)):
@@ -158,7 +158,7 @@ async def test_refusal_that_nothing_decides_counts_after_a_while(world: World) -
         assert not await paused(world)
 
 
-async def test_run_goes_on_over_a_restart(world: World) -> None:
+async def test_run_of_refusals_survives_a_restart(world: World) -> None:
     """Refusals held by a sender that stopped are neither failed nor forgotten: the next sender continues the count."""
     blast = await given(world, 12, "first")
     relay = Relay(RELAY)

@@ -84,7 +84,7 @@ async def test_large_message_waits_for_its_turn() -> None:
         assert verdicts(await channel._encoder.encode(mail, eight_bit=True), [RSA]) == [True]
 
 
-async def test_what_is_forgotten_is_made_anew() -> None:
+async def test_a_forgotten_signature_is_made_again() -> None:
     """A job that has left this sender leaves no prepared message behind."""
     blast, job = make_blast(), make_job()
     async with opened(NOBODY, KeyRing([RSA])) as channel:
@@ -140,7 +140,7 @@ async def test_status_says_who_we_are_and_what_to_publish() -> None:
     }
 
 
-async def test_domains_that_nothing_speaks_for_are_told_at_the_start() -> None:
+async def test_unaligned_domains_are_reported_at_the_start() -> None:
     """The log names domains without a key, and those of them that the return path does not align with."""
     keys = KeyRing([RSA])
     identity = Identity("client.example.com", "b@example.com", ("example.com", "example.org"), keys)

@@ -167,7 +167,7 @@ async def test_message_on_its_way_to_its_start_takes_the_room_of_the_next() -> N
         await sending
 
 
-async def test_start_that_comes_to_nothing_leaves_its_place_to_the_next() -> None:
+async def test_start_that_fails_leaves_its_place_to_the_next() -> None:
     """A server's own rate counts only starts that were made."""
     async with peer() as server, opened(smtp_settings(f"{server.url}?rate=1/1m")) as channel:
         with pytest.raises(NotStartedError):

@@ -358,7 +358,7 @@ async def test_cancelled_jobs_leave_their_lists(both: World) -> None:
     assert not [key async for key in both.redis.scan_iter("{email}:limits:*") if b"order" not in key]
 
 
-async def test_acceptance_told_late_takes_the_job_from_its_list(both: World) -> None:
+async def test_late_acceptance_takes_the_job_from_its_list(both: World) -> None:
     """A message accepted before its sender was cut off is not sent again from its limit's list."""
     blast = await both.given(1)
     cut_off, other = await both.sender(), await both.sender()

@@ -240,7 +240,7 @@ async def test_unknown_error_is_tried_again(world: World) -> None:
         assert (await ended(world, blast))["sent"] == 1
 
 
-async def test_what_is_no_job_is_ended_by_the_sender(world: World) -> None:
+async def test_an_entry_that_is_not_a_job_is_ended_by_the_sender(world: World) -> None:
     """An entry that is not a job ends as failed, with a system event, and the jobs behind it are sent."""
     blast = await world.blast(2)
     await world.enqueue(blast, 0, 1)

@@ -115,7 +115,7 @@ async def test_a_redirect_is_not_followed_and_opens_the_breaker(status: int) -> 
 
 
 @pytest.mark.parametrize("body", ["<html>Log in to the network</html>", {"status": "ok"}, ""])
-async def test_pages_that_only_look_like_acceptances_open_the_breaker(body: object) -> None:
+async def test_pages_that_only_resemble_acceptances_open_the_breaker(body: object) -> None:
     """A captive portal answers 200 to everything: five messages are uncertain, and the rest waits until it is gone."""
     async with providing() as provider, opened(provider.url) as channel:
         provider.answers(200, body)

@@ -168,7 +168,9 @@ async def test_an_answer_in_no_form_of_metas_is_compared_with_that_to_a_wrong_se
         ({"path": "/v2"}, {URL}),
     ],
 )
-async def test_the_sandbox_is_told_like_qiscus(tmp_path: Path, wrong: dict[str, str], check: set[str] | None) -> None:
+async def test_the_sandbox_is_reported_like_qiscus(
+    tmp_path: Path, wrong: dict[str, str], check: set[str] | None
+) -> None:
     """Each setting is wrong in turn, against Kurir's own sandbox as a process."""
     sandbox = Sandbox(tmp_path)
     await asyncio.to_thread(sandbox.start)

@@ -68,7 +68,7 @@ def test_key_in_any_usual_form_is_read(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", BAD, ids=BAD.values())
-def test_key_that_is_none_is_a_problem_of_the_settings(text: str, tmp_path: Path) -> None:
+def test_invalid_key_is_a_settings_problem(text: str, tmp_path: Path) -> None:
     """The problem has the reason and the file, but no part of the key."""
     path = key_file(tmp_path, text)
     with pytest.raises(SettingsError, match=BAD[text]) as wrong:
@@ -95,7 +95,7 @@ class _Sized:
         self.key_size = bits
 
 
-def test_every_problem_of_every_key_is_told_at_once(tmp_path: Path) -> None:
+def test_every_problem_of_every_key_is_reported_at_once(tmp_path: Path) -> None:
     """A missing file, a file that all users can read, a wrong key, a wrong domain, a repeated selector."""
     good = key_file(tmp_path, pem(RSA))
     wrong_key = key_file(tmp_path, "nonsense", "wrong.pem")

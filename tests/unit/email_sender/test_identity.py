@@ -51,7 +51,7 @@ def test_sandbox_needs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_helo(Surroundings(["sandbox"], "http://127.0.0.1:3000", sandboxed=True)) == "[127.0.0.1]"
 
 
-def test_machine_without_a_full_name_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_a_full_name_gets_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers refuse a container's id, so the sender does not start without a name."""
     named(monkeypatch, "3f2a9c")
     env = {**ENV, "KURIR_PUBLIC_URL": "http://127.0.0.1:3000"}

@@ -82,7 +82,7 @@ async def test_message_of_another_run_is_another_message(preparations: Preparati
     assert preparations.take(make_job(run=1)) is not None
 
 
-async def test_message_that_waited_for_long_is_made_anew(
+async def test_message_that_waited_for_long_is_made_again(
     preparations: Preparations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise its Date and signature would have the time of its fetching."""

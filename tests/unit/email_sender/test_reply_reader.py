@@ -63,7 +63,7 @@ def test_no_bytes_make_text_that_cannot_be_encoded(pieces: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"hello\r\n", b"25\r\n", b"150 ok\r\n", b"650 ok\r\n", b"25O ok\r\n", b"\xff\xfe\r\n"])
-def test_what_is_no_reply_is_refused_after_those_before_it(raw: bytes) -> None:
+def test_bytes_that_are_not_a_reply_are_refused_after_earlier_replies(raw: bytes) -> None:
     """A reply that arrived together with nonsense still counts."""
     reader = ReplyReader()
     replies = reader.feed(b"250 ok\r\n" + raw)

@@ -125,7 +125,7 @@ def test_sender_is_stuck_only_after_all_time_outs_together() -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
-def test_certificate_file_that_is_none_is_a_problem(tmp_path: Path, content: str | None) -> None:
+def test_invalid_certificate_file_is_a_problem(tmp_path: Path, content: str | None) -> None:
     """A missing, empty or wrong file is reported at start-up, not at the first message."""
     path = tmp_path / "ca.pem"
     if content is not None:
@@ -148,7 +148,7 @@ def test_limits_of_domains_are_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["gmail.com", "gmail.com=fast", "gmail.com=off", "=20/1s"])
-def test_limit_of_a_domain_that_is_none_is_a_problem(text: str) -> None:
+def test_invalid_limit_of_a_domain_is_a_problem(text: str) -> None:
     """It is reported at start-up; otherwise mail would be sent too fast."""
     with pytest.raises(SettingsError, match="KURIR_EMAIL_DOMAIN_RATES"):
         read_settings({**ENV, "KURIR_EMAIL_DOMAIN_RATES": text})
@@ -223,7 +223,7 @@ def test_servers_may_each_have_a_client_of_their_own() -> None:
         ),
     ],
 )
-def test_what_a_client_lacks_is_told(changes: dict[str, str], problems: list[str]) -> None:
+def test_missing_settings_of_a_client_are_reported(changes: dict[str, str], problems: list[str]) -> None:
     """All missing settings are reported together, without secrets."""
     with pytest.raises(SettingsError) as caught:
         read_settings({**ENV, **OAUTH, **changes})

@@ -22,7 +22,7 @@ def test_token_says_whom_it_is_for(address: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "a", "é", "AAAA", "=", "A" * 22, "a b", "A" * 400, "../health"])
-def test_what_is_no_token_is_refused(token: str) -> None:
+def test_text_that_is_not_a_token_is_refused(token: str) -> None:
     """For any other text in the URL the result is None, never an error."""
     assert read_token("secret", token) is None
 

@@ -32,7 +32,7 @@ variables:
      (".5", ".5"), (".inf", ".inf"), ("2026-02-01", "2026-02-01"), ("yes", True), ("~", None),
      ("12.50", Number("12.50"))],
 )  # fmt: skip
-def test_a_plain_scalar_is_what_it_looks_like(written: str, value: object) -> None:
+def test_a_plain_scalar_has_its_obvious_type(written: str, value: object) -> None:
     """Octal numbers, base 60 and dates are not interpreted."""
     found = load_template(f"x: {written}")["x"]
     assert (found, type(found)) == (value, type(value))

@@ -63,7 +63,7 @@ async def test_one_that_gives_up_leaves_the_load_to_the_others() -> None:
     assert await staying is BLAST
 
 
-async def test_unknown_blast_is_asked_for_anew() -> None:
+async def test_unknown_blast_is_requested_again() -> None:
     """A missing blast is not cached: it may be restored to send its dead letters again."""
     store = _Store()
     store.answer.set()

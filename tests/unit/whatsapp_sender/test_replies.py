@@ -96,7 +96,7 @@ def test_the_code_comes_before_the_status() -> None:
     assert isinstance(refused(said({"error": {"code": 131026}}, 200)), PermanentError)
 
 
-def test_unknown_codes_go_by_the_status() -> None:
+def test_unknown_codes_are_classified_by_the_status() -> None:
     """An unknown code is permanent with a 4xx, unless the status is more specific, and transient otherwise."""
     assert isinstance(refused(said({"error": {"code": 139999}}, 400)), PermanentError)
     assert isinstance(refused(said({"error": {"code": 139999}}, 200)), TransientError)

@@ -68,6 +68,6 @@ def test_limits_can_be_turned_off() -> None:
     assert sending.limit_of(Job("b", 0, "whatsapp", "normal", Recipient("62812", "S"), 0)) is None
 
 
-def test_domains_are_no_matter_of_whatsapp() -> None:
+def test_domain_limits_do_not_apply_to_whatsapp() -> None:
     """A limit by domain is not read, since phone numbers have no domain."""
     assert read_settings({**CREDENTIALS, "KURIR_WHATSAPP_DOMAIN_RATES": "nonsense"}).sending.domain_rates == {}
