@@ -1,7 +1,8 @@
 """Find phrases that make a reader stop: `python scripts/check_prose.py [file ...]`.
 
 Each entry of `TICS` is a pattern and its replacement. The check covers code, comments, docstrings, messages, tests and
-documents. It finds phrases across line breaks and comment signs, and exits with 1 if there are any.
+documents. It finds phrases across line breaks and comment signs, and exits with 1 if there are any. The names of tests
+are read as sentences, which must not have the words of `NAME_TICS` either.
 """
 
 from __future__ import annotations
@@ -44,6 +45,15 @@ TICS: dict[str, str] = {
     r"what became of": "the outcome of",
 }
 
+# a name has no context that would make these words clear
+NAME_TICS: dict[str, str] = {
+    r"tells?|told": "reports, is reported, is returned",
+    r"looks?|looked": "check, sample, search",
+    r"mend(?:s|ed)?": "repair",
+    r"(?:is|are) no(?! (?:longer|reason))": "is not a",
+}
+_TEST_NAME = re.compile(r"\bdef test_(\w+)")
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -64,6 +74,7 @@ def _pattern(tic: str) -> re.Pattern[str]:
 
 
 _PATTERNS = tuple((_pattern(tic), instead) for tic, instead in TICS.items())
+_NAME_PATTERNS = (*_PATTERNS, *((_pattern(tic), instead) for tic, instead in NAME_TICS.items()))
 
 
 def findings(path: str, text: str) -> Iterator[Finding]:
@@ -72,6 +83,11 @@ def findings(path: str, text: str) -> Iterator[Finding]:
         for match in pattern.finditer(text):
             words = " ".join(re.sub(r"(?:\s|[#>*]|--)+", " ", match[0]).split())
             yield Finding(path, text.count("\n", 0, match.start()) + 1, words, instead)
+    for name in _TEST_NAME.finditer(text):
+        sentence = name[1].replace("_", " ")
+        for pattern, instead in _NAME_PATTERNS:
+            if match := pattern.search(sentence):
+                yield Finding(path, text.count("\n", 0, name.start()) + 1, f"test_{name[1]}: {match[0]}", instead)
 
 
 def files(root: Path) -> Iterator[Path]:

@@ -59,6 +59,18 @@ def test_plain_english_passes(prose: ModuleType, text: str) -> None:
     assert not list(prose.findings("a.md", text))
 
 
+@pytest.mark.parametrize("name", ["a_change_is_told", "what_is_no_job_is_left", "it_goes_on", "each_harm_is_mended"])
+def test_a_tic_in_the_name_of_a_test_is_found(prose: ModuleType, name: str) -> None:
+    """A name is read with spaces for its underscores."""
+    (found,) = prose.findings("a.py", f"\nasync def test_{name}() -> None:\n")
+    assert (found.line, found.words.partition(":")[0]) == (2, f"test_{name}")
+
+
+def test_a_plain_name_of_a_test_passes(prose: ModuleType) -> None:
+    """Other names in code are not read as sentences."""
+    assert not list(prose.findings("a.py", "def test_a_change_is_reported() -> None: told = is_no_job(tells)"))
+
+
 def test_a_finding_names_its_line_and_the_replacement(tmp_path: Path) -> None:
     """The command prints the file, the line, the words and the replacement, and exits with 1."""
     copy = tmp_path / "scripts" / "check_prose.py"
