@@ -51,7 +51,7 @@ def run_sender(
 
 async def _run(service: str, own: Composed[MessageT], stop: Stop) -> None:
     redis = connect(own.common.redis_url, max_connections=_REDIS_CONNECTIONS)
-    system_log = SystemLog(Producer(redis, own.sending.sender_id))
+    system_log = SystemLog(Producer(redis, own.sending.sender_id, timing=own.sending.timing))
     configure_logging(service, own.common, system_log.ship)
     health, metrics = Health(service), SenderMetrics(service)
     safety = RedisSafety(redis, health, own.common.time_scale)
