@@ -26,12 +26,12 @@ def end_to_end(load: Load, folder: Path) -> Measurement:
             adder = peer.start("add")
             others = {sink.name: sink.pid}
             before = peer.usage(others)
-            worker.tell()
-            adder.tell()
+            worker.send_line()
+            adder.send_line()
             begun = work_answer(adder)["begun"]
             done = _completed(worker, load)
             used = peer.usage(others).since(before)
-            worker.tell()
+            worker.send_line()
         if sink.count() != load.jobs:
             raise BenchmarkError(f"{sink.count()} of {load.jobs} messages arrived at the provider")
     finally:
@@ -44,14 +44,14 @@ def queue_alone(load: Load, folder: Path) -> Measurement:
     """The jobs wait; a worker whose processor does nothing takes them all."""
     with running(load, folder) as (peer, _):
         adder = peer.start("add")
-        adder.tell()
+        adder.send_line()
         work_answer(adder)
         worker = peer.start("drain", {"autorun": False})
         before = peer.usage({})
-        worker.tell()
+        worker.send_line()
         answer = work_answer(worker)
         used = peer.usage({}).since(before)
-        worker.tell()
+        worker.send_line()
     seconds = (answer["ended"] - answer["begun"]) / 1000
     return measured("queue", "peer", load.jobs, {"jobs/s": answer["completed"] / seconds}, used)
 
@@ -62,7 +62,7 @@ def enqueue(load: Load, folder: Path) -> Measurement:
         adder = peer.start("add")
         empty = used_memory(server)
         before = peer.usage({})
-        adder.tell()
+        adder.send_line()
         answer = work_answer(adder)
         used = peer.usage({}).since(before)
         bytes_each = (used_memory(server) - empty) / load.jobs
@@ -76,7 +76,7 @@ def latency(load: Load, folder: Path) -> Measurement:
     with running(load, folder) as (peer, _):
         child = peer.start("latency", {"pauseMs": PAUSE_MS})
         before = peer.usage({})
-        child.tell()
+        child.send_line()
         waits = sorted(work_answer(child)["waits"])
         used = peer.usage({}).since(before)
     return measured("latency", "peer", load.jobs, percentiles(waits), used)

@@ -79,7 +79,7 @@ class Child:
                 found: dict[str, Any] = orjson.loads(line)
                 return found
 
-    def tell(self, line: str = "go") -> None:
+    def send_line(self, line: str = "go") -> None:
         """Write a line to its stdin."""
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode() + b"\n")

@@ -36,13 +36,13 @@ class RedisSafety(Collector):
     async def run(self, stop: Stop) -> None:
         """Check until stopped, every second while Redis is away (which other components report)."""
         while not stop.is_set():
-            wait_s = (_EVERY_S if await self.look() else _SOON_S) * self._time_scale
+            wait_s = (_EVERY_S if await self.check() else _SOON_S) * self._time_scale
             try:
                 await asyncio.wait_for(stop.wait(), wait_s)
             except TimeoutError:
                 continue
 
-    async def look(self) -> bool:
+    async def check(self) -> bool:
         """Check once and report changes; return False if Redis does not answer."""
         try:
             found = await self._check.run()

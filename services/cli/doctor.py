@@ -158,10 +158,10 @@ def _print(report: Report, *, as_json: bool) -> None:
         )
         return
     if report.findings:
-        shown = table(("channel", "found", "how many", "mended", "more"), whole=("channel",))
+        shown = table(("channel", "found", "how many", "repaired", "more"), whole=("channel",))
         for one in report.findings:
-            mended = ("yes" if one.repaired else "no") if one.wrong else "-"
-            shown.add_row(one.channel, one.what, str(one.count), mended, one.detail)
+            repaired = ("yes" if one.repaired else "no") if one.wrong else "-"
+            shown.add_row(one.channel, one.what, str(one.count), repaired, one.detail)
         _console.print(shown)
     else:
         _console.print("Nothing is wrong.")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from services.cli.api_client import DEFAULT_URL, ApiClient, AsJson, RefusedError, UnreachableError, Url, call_api
-from services.cli.monitor_view import Look, Rates, view
+from services.cli.monitor_view import Rates, Sample, view
 from services.cli.progress import ENDED
 from services.cli.terminal import print_json, stdout
 
@@ -29,8 +29,8 @@ def monitor(
 ) -> None:
     """Watch queues, rates and failures, and see why messages wait; Ctrl-C ends it."""
     if once or as_json:
-        look = call_api(context, url, take_look)
-        print_json(look.as_json()) if as_json else stdout().print(view(look, Rates(), url))
+        sample = call_api(context, url, take_sample)
+        print_json(sample.as_json()) if as_json else stdout().print(view(sample, Rates(), url))
         return
     try:
         call_api(context, url, lambda api: _watch(api, interval, url))
@@ -38,7 +38,7 @@ def monitor(
         return
 
 
-async def take_look(api: ApiClient) -> Look:
+async def take_sample(api: ApiClient) -> Sample:
     """Request everything in parallel; the logger's data is left out while the logger is away."""
     stats, channels, blasts, failures = await asyncio.gather(
         api.get("/api/v1/messages/stats"),
@@ -48,7 +48,7 @@ async def take_look(api: ApiClient) -> Look:
     )
     open_blasts = [one for one in (blasts or {}).get("blasts", []) if one["state"] not in ENDED]
     details = await asyncio.gather(*(_unless_away(api.get(f"/api/v1/blasts/{one['blastId']}")) for one in open_blasts))
-    return Look(
+    return Sample(
         at=time.time(),
         stats=stats["stats"],
         channels=channels["channels"],
@@ -72,10 +72,10 @@ async def _watch(api: ApiClient, interval_s: float, url: str) -> None:
     with Live(console=Console(), screen=True, auto_refresh=False) as live:
         while True:
             try:
-                look = await take_look(api)
+                sample = await take_sample(api)
             except (UnreachableError, RefusedError) as error:
                 live.update(f"{error}; trying again …", refresh=True)
             else:
-                rates.observe(look)
-                live.update(view(look, rates, url), refresh=True)
+                rates.observe(sample)
+                live.update(view(sample, rates, url), refresh=True)
             await asyncio.sleep(interval_s)

@@ -18,7 +18,7 @@ _SMOOTHING = 0.4
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Sample:
     """The API's answers at one moment; `at` in seconds since the epoch."""
 
     at: float
@@ -46,17 +46,17 @@ class Rates:
     """Messages sent and failed per second by channel, smoothed over snapshots."""
 
     per_s: dict[tuple[str, str], float] = field(default_factory=dict)
-    _before: Look | None = None
+    _before: Sample | None = None
 
-    def observe(self, look: Look) -> None:
+    def observe(self, sample: Sample) -> None:
         """Update the rates from a snapshot."""
-        before, self._before = self._before, look
-        if before is None or look.at <= before.at:
+        before, self._before = self._before, sample
+        if before is None or sample.at <= before.at:
             return
-        for name, counts in look.stats["channels"].items():
+        for name, counts in sample.stats["channels"].items():
             for what in ("completed", "failed"):
                 earlier = before.stats["channels"].get(name, counts)[what]
-                pace = max(0.0, (counts[what] - earlier) / (look.at - before.at))
+                pace = max(0.0, (counts[what] - earlier) / (sample.at - before.at))
                 smooth = self.per_s.get((name, what), pace)
                 self.per_s[name, what] = smooth + _SMOOTHING * (pace - smooth)
 
@@ -66,10 +66,10 @@ class Rates:
         return "–" if pace is None else f"{pace:.0f}" if pace >= 10 or not pace else f"{pace:.1f}"
 
 
-def reasons(look: Look) -> list[str]:
+def reasons(sample: Sample) -> list[str]:
     """Return why messages wait, one line for each cause."""
     found = []
-    for channel in look.channels:
+    for channel in sample.channels:
         name, stats = channel["name"], channel["stats"]
         if channel["paused"]:
             found.append(f"{name} is paused: {channel['paused']}")
@@ -78,38 +78,38 @@ def reasons(look: Look) -> list[str]:
         elif stats["waiting"] and not any(sender["available"] for sender in channel["senders"]):
             why = "; ".join(sorted({sender["reason"] for sender in channel["senders"]}))
             found.append(f"{name}: {stats['waiting']} messages wait: {why}")
-    for blast in look.blasts:
+    for blast in sample.blasts:
         waits = sorted(
             {f"{name} {one['waitingFor']}" for name, one in blast["channels"].items() if one.get("waitingFor")}
         )
         if waits:
             found.append(f"blast {blast['blastId']} waits: {', '.join(waits)}")
-    if look.logger_away:
+    if sample.logger_away:
         found.append("the logger does not answer: logs are not shown, and are written once it is back")
     return found
 
 
-def view(look: Look, rates: Rates, url: str) -> RenderableType:
+def view(sample: Sample, rates: Rates, url: str) -> RenderableType:
     """Return the whole screen."""
-    title = Text.assemble(("Kurir", "bold"), f"  {url}  {time.strftime('%H:%M:%S', time.localtime(look.at))}")
-    parts: list[RenderableType] = [title, _queues(look, rates)]
-    why = reasons(look)
+    title = Text.assemble(("Kurir", "bold"), f"  {url}  {time.strftime('%H:%M:%S', time.localtime(sample.at))}")
+    parts: list[RenderableType] = [title, _queues(sample, rates)]
+    why = reasons(sample)
     parts.append(Panel(Text("\n".join(why) or "nothing is held up"), title="Why it waits", title_align="left"))
-    if look.blasts:
-        parts.append(_blasts(look))
-    if look.failures:
-        parts.append(_failures(look))
+    if sample.blasts:
+        parts.append(_blasts(sample))
+    if sample.failures:
+        parts.append(_failures(sample))
     return Group(*parts)
 
 
-def _queues(look: Look, rates: Rates) -> Table:
+def _queues(sample: Sample, rates: Rates) -> Table:
     columns = ("waiting", "active", "delayed", "later", "paused", "sent", "/s", "failed", "/s", "oldest")
     table = Table("channel", expand=True)
     for name in columns:
         table.add_column(name, justify="right")
-    for channel in look.channels:
+    for channel in sample.channels:
         name = channel["name"]
-        counts = look.stats["channels"][name]
+        counts = sample.stats["channels"][name]
         numbers = [str(counts[one]) for one in ("waiting", "active", "delayed", "scheduled", "paused")]
         ages = channel["oldestAgeSeconds"].values()
         table.add_row(
@@ -125,10 +125,10 @@ def _queues(look: Look, rates: Rates) -> Table:
     return table
 
 
-def _blasts(look: Look) -> Table:
+def _blasts(sample: Sample) -> Table:
     table = Table("blast", "template", "state", "done", "rate", "to go", title="Running blasts", expand=True)
     table.columns[0].no_wrap = True
-    for blast in look.blasts:
+    for blast in sample.blasts:
         done, total = ended_of(blast["counts"]), blast["totalMessages"]
         rate, eta = blast.get("rate"), blast.get("etaSeconds")
         table.add_row(
@@ -142,10 +142,10 @@ def _blasts(look: Look) -> Table:
     return table
 
 
-def _failures(look: Look) -> Table:
+def _failures(sample: Sample) -> Table:
     table = Table("when", "message", "class", "the provider's answer", title="Latest failures", expand=True)
     table.columns[1].no_wrap = True
-    for row in look.failures:
+    for row in sample.failures:
         words = Text(reason_of(row), overflow="ellipsis", no_wrap=True)
         table.add_row(str(row["updated_at"]), row["job_id"], str(row.get("error_class") or ""), words)
     return table

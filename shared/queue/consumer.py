@@ -257,9 +257,9 @@ class Consumer:
         args = (head, self.timing.keep_ended_ms, "failed", entry.stream, entry.entry_id, entry.job_id, "q", event)
         await self._insist("sweep", args)
         place = {"stream": entry.stream, "entry_id": entry.entry_id, "job_id": entry.job_id}
-        told = SystemEvent(now_ms, "error", words, f"{self.partition.channel}_sender", place)
+        report = SystemEvent(now_ms, "error", words, f"{self.partition.channel}_sender", place)
         number, _ = self._reports.next()
-        batch = EventBatch(self._reports.producer, number, [told])
+        batch = EventBatch(self._reports.producer, number, [report])
         await self._insist("emit_event", (pack_batch(batch),))
 
 

@@ -35,14 +35,14 @@ class AbandonedWatch:
         """Check periodically until stopped."""
         stopping = asyncio.create_task(stop.wait())
         every_s = self.after_s / _LOOKS_A_PERIOD
-        next_look = self.clock.monotonic() + every_s
+        next_check = self.clock.monotonic() + every_s
         try:
             while not stop.is_set():
                 await asyncio.wait({stopping}, timeout=min(every_s, _FLUSH_EVERY_S))
                 try:
                     await self.open_blasts.flush()
-                    if self.clock.monotonic() >= next_look:
-                        next_look = self.clock.monotonic() + every_s
+                    if self.clock.monotonic() >= next_check:
+                        next_check = self.clock.monotonic() + every_s
                         await self.check()
                 except KurirError as error:
                     log.debug("check for abandoned blasts failed", reason=str(error))

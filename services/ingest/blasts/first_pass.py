@@ -173,6 +173,6 @@ class FirstPass:
         return [*self._terms.warnings, *self._checker.unknown.warnings][:MAX_PROBLEMS]
 
     @property
-    def told(self) -> list[Problem]:
+    def listed(self) -> list[Problem]:
         """The problems that the answer lists."""
         return self.found.first[:MAX_PROBLEMS]

@@ -244,7 +244,7 @@ def _answer(
         job_ids=msgspec.UNSET if job_ids is None else job_ids,
         duplicates=totals.duplicates,
         rejected_recipients=totals.rejected or msgspec.UNSET,
-        errors=first.told or msgspec.UNSET,
+        errors=first.listed or msgspec.UNSET,
         warnings=first.warnings or msgspec.UNSET,
         dry_run=True if blast is None else msgspec.UNSET,
     )

@@ -120,8 +120,8 @@ def check_query(operation: Operation, query: Mapping[str, str]) -> None:
     known = [one.name for one in operation.parameters if one.place == "query"]
     prefixes = tuple(name.removesuffix("<name>") for name in known if name.endswith("<name>"))
     unknown = [name for name in query if name not in known and not (prefixes and name.startswith(prefixes))]
-    told, hints = list(dict.fromkeys(unknown))[:MAX_PROBLEMS], Hints()
-    problems = [Problem(name[:_SHOWN_CHARS], "INVALID_QUERY", _words(name, known, hints)) for name in told]
+    first, hints = list(dict.fromkeys(unknown))[:MAX_PROBLEMS], Hints()
+    problems = [Problem(name[:_SHOWN_CHARS], "INVALID_QUERY", _words(name, known, hints)) for name in first]
     if problems:
         raise ApiError("INVALID_QUERY", problems[0].message, problems)
 

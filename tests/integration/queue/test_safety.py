@@ -112,15 +112,15 @@ async def test_a_replaced_server_is_checked_again() -> None:
     redis = connect(f"redis://127.0.0.1:{port}/0")
     safety = RedisSafety(redis, health)
     registry.register(safety)
-    assert not await safety.look()
+    assert not await safety.check()
     assert b"kurir_redis_unsafe{" not in generate_latest(registry)
     for options, unsafe in (((), False), (UNSAFE, True), ((), False)):
         one = RedisServer("valkey", options)
         one.port = port
         one.start()
-        await wait_for(safety.look, what="the server to answer")
+        await wait_for(safety.check, what="the server to answer")
         one.destroy()
-        assert not await safety.look()
+        assert not await safety.check()
         assert set(health.warnings()) == ({"redis_eviction", "redis_append_only_file"} if unsafe else set())
         text = generate_latest(registry).decode()
         assert f'kurir_redis_unsafe{{reason="eviction"}} {float(unsafe)}' in text

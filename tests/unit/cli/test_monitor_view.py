@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from services.cli.monitor_view import Look, Rates, reasons, view
+from services.cli.monitor_view import Rates, Sample, reasons, view
 
 ALIVE = {"available": True, "reason": ""}
 
@@ -25,13 +25,13 @@ def channel(name: str = "email", *, paused: str | None = None, waiting: int = 0,
     }
 
 
-def look(*channels: Any, at: float = 0.0, completed: int = 0, **parts: Any) -> Look:
+def sample(*channels: Any, at: float = 0.0, completed: int = 0, **parts: Any) -> Sample:
     counts = {one["name"]: one["stats"] | {"completed": completed} for one in channels}
     given = {"blasts": [], "failures": [], **parts}
-    return Look(at=at, stats={"channels": counts}, channels=channels, **given)
+    return Sample(at=at, stats={"channels": counts}, channels=channels, **given)
 
 
-def shown(what: Look, rates: Rates | None = None) -> str:
+def shown(what: Sample, rates: Rates | None = None) -> str:
     console = Console(file=io.StringIO(), width=160)
     console.print(view(what, rates or Rates(), "http://localhost:3000"))
     output = console.file
@@ -41,13 +41,13 @@ def shown(what: Look, rates: Rates | None = None) -> str:
 
 def test_nothing_is_held_up_while_senders_work() -> None:
     """Work that only waits for its turn is not listed."""
-    assert reasons(look(channel(waiting=5))) == []
-    assert "nothing is held up" in shown(look(channel(waiting=5)))
+    assert reasons(sample(channel(waiting=5))) == []
+    assert "nothing is held up" in shown(sample(channel(waiting=5)))
 
 
 def test_a_pause_is_shown_with_its_reason() -> None:
     """The reason is what the operator needs."""
-    assert reasons(look(channel(paused="535 authentication failed", waiting=5))) == [
+    assert reasons(sample(channel(paused="535 authentication failed", waiting=5))) == [
         "email is paused: 535 authentication failed"
     ]
 
@@ -55,8 +55,8 @@ def test_a_pause_is_shown_with_its_reason() -> None:
 def test_missing_and_unavailable_senders_have_different_reasons() -> None:
     """A missing process differs from one that cannot reach its provider."""
     away = {"available": False, "reason": "provider unavailable"}
-    assert reasons(look(channel(waiting=5, senders=()))) == ["email: 5 messages wait, but no sender is running"]
-    assert reasons(look(channel(waiting=5, senders=(away,)))) == ["email: 5 messages wait: provider unavailable"]
+    assert reasons(sample(channel(waiting=5, senders=()))) == ["email: 5 messages wait, but no sender is running"]
+    assert reasons(sample(channel(waiting=5, senders=(away,)))) == ["email: 5 messages wait: provider unavailable"]
 
 
 def test_a_blast_says_what_it_waits_for() -> None:
@@ -70,7 +70,7 @@ def test_a_blast_says_what_it_waits_for() -> None:
         "progress": 0.25,
         "channels": {"email": {"waitingFor": "rate_limited"}, "whatsapp": {"waitingFor": None}},
     }
-    found = look(channel(), blasts=[blast])
+    found = sample(channel(), blasts=[blast])
     assert reasons(found) == ["blast b1 waits: email rate_limited"]
     assert "1 of 4 (25%)" in shown(found)
 
@@ -78,14 +78,14 @@ def test_a_blast_says_what_it_waits_for() -> None:
 def test_rates_come_from_two_samples() -> None:
     """A hundred messages in two seconds are fifty a second; before the second snapshot there is a dash."""
     rates = Rates()
-    rates.observe(look(channel(), at=10.0, completed=100))
+    rates.observe(sample(channel(), at=10.0, completed=100))
     assert rates.shown("email", "completed") == "–"
-    rates.observe(look(channel(), at=12.0, completed=200))
+    rates.observe(sample(channel(), at=12.0, completed=200))
     assert rates.shown("email", "completed") == "50"
 
 
 def test_markup_in_a_providers_words_is_shown_verbatim() -> None:
     """Square brackets are not read as the terminal's markup."""
     row = {"updated_at": "now", "job_id": "b:0:email", "error_class": "permanent", "error_message": "[bold]550[/nope]"}
-    assert "[bold]550[/nope]" in shown(look(channel(), failures=[row]))
-    assert "[red]x[/]" in shown(look(channel(paused="[red]x[/]")))
+    assert "[bold]550[/nope]" in shown(sample(channel(), failures=[row]))
+    assert "[red]x[/]" in shown(sample(channel(paused="[red]x[/]")))
