@@ -22,6 +22,7 @@ from services.cli.api_client import DEFAULT_URL, api_key
 from services.email_sender.settings import read_settings as read_email_sender
 from services.ingest.settings import read_settings as read_ingest
 from services.logger.settings import read_settings as read_logger
+from services.receipts.settings import read_settings as read_receipts
 from services.sandbox.settings import read_settings as read_sandbox
 from services.whatsapp_sender.settings import read_settings as read_whatsapp_sender
 from shared.errors import SettingsError
@@ -66,6 +67,7 @@ READERS: Mapping[str, Callable[[Mapping[str, str]], object]] = {
     "email_sender": read_email_sender,
     "whatsapp_sender": read_whatsapp_sender,
     "logger": read_logger,
+    "receipts": read_receipts,
     "sandbox": read_sandbox,
     "kurir": read_command,
 }

@@ -62,7 +62,7 @@ async def run_demo(options: UpOptions, env: Mapping[str, str], stop: Stop, conso
     server = None if options.redis_url else find_server()
     plan = make_plan(options, {**env, **_SETTINGS}, server)
     recipients = find_shipped("examples/recipients.csv")
-    console.print(f"Starting {server or 'the services'}, four services and the sandbox; data in {plan.data_dir}")
+    console.print(f"Starting {server or 'the services'}, five services and the sandbox; data in {plan.data_dir}")
 
     def announce(line: str) -> None:
         console.print(f"[yellow]{line}[/yellow]")

@@ -1,7 +1,7 @@
 """The plan of a system: derives its processes from the options and the environment. Pure functions.
 
-All ports are derived from one: ingest N, email senders N+10 …, WhatsApp senders N+20 …, logger N+30, the embedded
-server N+79, the sandbox N+90 and N+91.
+All ports are derived from one: ingest N, email senders N+10 …, WhatsApp senders N+20 …, logger N+30, receipts N+40,
+the embedded server N+79, the sandbox N+90 and N+91.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from shared.errors import SettingsError
 from shared.settings import INTERNAL_SECRET, EnvReader, read_log_dir, read_redis_url
 
 LOGGER_OFFSET = 30
+RECEIPTS_OFFSET = 40
 SERVER_OFFSET = 79
 SANDBOX_OFFSET = 90
 SANDBOX_SMTP_OFFSET = 91
@@ -140,7 +141,11 @@ def _choose_providers(sandbox: bool | None, env: Mapping[str, str]) -> tuple[lis
 
 
 def _ports(options: UpOptions, sandboxed: list[str], unconfigured: list[str]) -> dict[int, str]:
-    ports = {options.port: "ingest", options.port + LOGGER_OFFSET: "logger"}
+    ports = {
+        options.port: "ingest",
+        options.port + LOGGER_OFFSET: "logger",
+        options.port + RECEIPTS_OFFSET: "receipts",
+    }
     for channel in CHANNELS.values():
         if channel.name in unconfigured:
             continue

@@ -30,6 +30,7 @@ _MOST_BYTES, _SHARE_OF_MEMORY = 256 * 1024 * 1024, 8
 _MOST_SET_ASIDE = 10_000
 _MEMORY_FOR_S = 1.0
 _SEQUENCE_BITS = 21
+_MOST_DIGITS = 15
 
 
 def most_receipt_bytes(maxmemory: int) -> int:
@@ -194,9 +195,10 @@ class ReceiptInbox:
         """Return the newest entries that were set aside, the last one first; raises QueueUnavailableError."""
         with translated("receipts set aside"):
             rows: Any = await self._redis.xrevrange(RECEIPTS_SET_ASIDE, count=limit)
+        entries = ((_entry(one[b"id"], 1, one), one) for _, one in rows)
         return [
-            SetAside(_text(one[b"id"]), _text(one[b"why"]), _text(one[b"p"]), int(one[b"t"]), one[b"d"])
-            for _, one in rows
+            SetAside(entry.entry_id, _text(one[b"why"]), entry.source, entry.taken_at_ms, entry.body)
+            for entry, one in entries
         ]
 
     async def counts(self) -> ReceiptCounts:
@@ -229,8 +231,12 @@ def batch_name(channel: str, entry_id: str) -> tuple[str, int]:
 
 
 def _entry(entry_id: bytes, deliveries: int, fields: dict[bytes, bytes]) -> ReceiptEntry:
-    return ReceiptEntry(_text(entry_id), _text(fields[b"p"]), int(fields[b"t"]), fields[b"d"], deliveries)
+    """Return an entry; one that this version did not write has no source, so that it is set aside like any other."""
+    known = fields.keys() >= {b"p", b"t", b"d"} and fields[b"t"].isdigit() and len(fields[b"t"]) <= _MOST_DIGITS
+    if known:
+        return ReceiptEntry(_text(entry_id), _text(fields[b"p"]), int(fields[b"t"]), fields[b"d"], deliveries)
+    return ReceiptEntry(_text(entry_id), "", int(entry_id.partition(b"-")[0]), fields.get(b"d", b""), deliveries)
 
 
 def _text(value: bytes) -> str:
-    return value.decode()
+    return value.decode("utf-8", "replace")

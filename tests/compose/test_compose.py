@@ -23,7 +23,7 @@ SENDERS = 3
 RECIPIENTS = 5000
 PORTS = {
     "ingest": 3000, "grafana": 3000, "redis": 6379, "logger": 3030, "email_sender": 3010, "whatsapp_sender": 3020,
-    "sandbox": 3090, "prometheus": 9090, "alertmanager": 9093,
+    "receipts": 3040, "sandbox": 3090, "prometheus": 9090, "alertmanager": 9093,
 }  # fmt: skip
 # the jobs that a killed sender had begun may arrive twice; at 50 a second it begins far fewer than its window allows
 MOST_TWICE = 5 * 8
@@ -106,7 +106,7 @@ def test_prometheus_sees_every_replica(stack: Stack) -> None:
         "three email senders",
     )
     print("email senders in Prometheus:", sorted(up))  # noqa: T201
-    for job in ("ingest", "whatsapp_sender", "logger", "alertmanager"):
+    for job in ("ingest", "whatsapp_sender", "logger", "receipts", "alertmanager"):
         assert list(stack.query(f'up{{job="{job}"}}').values()) == [1], job
 
 

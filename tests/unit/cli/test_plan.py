@@ -27,6 +27,7 @@ def test_all_ports_follow_from_one() -> None:
         4011: "email_sender-2",
         4020: "whatsapp_sender",
         4030: "logger",
+        4040: "receipts",
         4079: "redis",
         4090: "sandbox",
         4091: "sandbox SMTP",
@@ -73,7 +74,7 @@ def test_services_know_which_channels_are_sandboxed() -> None:
 def test_no_sandbox_runs_only_what_is_configured() -> None:
     """A channel without a provider has no sender, and the user is informed."""
     plan = make_plan(UpOptions(sandbox=False), {"KURIR_SMTP_URL": "smtp://mail.example.com"}, _SERVER)
-    assert [spec.name for spec in plan.services] == ["logger", "email_sender", "ingest"]
+    assert [spec.name for spec in plan.services] == ["logger", "email_sender", "receipts", "ingest"]
     assert plan.unconfigured == ["whatsapp"]
 
 
@@ -115,12 +116,12 @@ def test_an_external_redis_replaces_the_embedded_one() -> None:
 
 
 def test_the_servers_stop_after_the_senders() -> None:
-    """Senders and API stop first, then logger and sandbox, the server last."""
+    """Senders, receipts and API stop first, then logger and sandbox, the server last."""
     plan = make_plan(UpOptions(), {}, _SERVER)
     assert plan.server is not None
     stages = {spec.name: spec.stage for spec in [*plan.services, plan.server]}
     assert stages["email_sender"] < stages["logger"] < stages["redis"]
-    assert stages["ingest"] == stages["email_sender"]
+    assert stages["ingest"] == stages["email_sender"] == stages["receipts"]
 
 
 def test_templates_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from shared.settings import parse_seconds
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = {"ingest", "email_sender", "whatsapp_sender", "logger", "sandbox"}
+OURS = {"ingest", "email_sender", "whatsapp_sender", "logger", "receipts", "sandbox"}
 SENDERS = {"email_sender", "whatsapp_sender"}
 _DEFAULTED = re.compile(r"\$\{([A-Z_]+):-([^}]*)\}")
 
@@ -45,7 +45,7 @@ def test_only_ingest_and_grafana_are_published_and_on_loopback() -> None:
 def test_redis_and_the_logger_are_cut_off_from_outside() -> None:
     """They are only on the internal network."""
     assert COMPOSE["networks"]["backend"]["internal"] is True
-    for name in ("redis", "logger", "sandbox", "prometheus"):
+    for name in ("redis", "logger", "receipts", "sandbox", "prometheus"):
         assert SERVICES[name]["networks"] == ["backend"], name
 
 

@@ -7,8 +7,14 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.ingest.metrics import IngestMetrics
+from services.receipts.metrics import ReceiptsMetrics
+from services.receipts.providers import READERS
+from services.receipts.reading import Reading
+from services.receipts.state import ReceiptsState
 from shared import errors
 from shared.errors import SendError
+from shared.queue.receipts import ReceiptCounts
+from shared.receipts import Receipt
 from shared.sender_metrics import SenderMetrics
 from shared.sending.provider import ServerState
 
@@ -23,6 +29,13 @@ SENDER = BUILD | {
 INGEST = BUILD | {
     "kurir_http_requests_total": {"method", "route", "status"},
     "kurir_http_request_duration_seconds_count": {"route"},
+}
+RECEIPTS = BUILD | {
+    "kurir_receipts_read_total": {"provider", "kind"},
+    "kurir_receipts_set_aside_total": {"provider"},
+    "kurir_receipts_waiting": set(),
+    "kurir_receipts_oldest_age_seconds": set(),
+    "kurir_receipts_kept_aside": set(),
 }
 ERROR_CLASSES = {"transient", "unavailable", "deferred", "permanent", "stop", "stop_blast", "uncertain"}
 
@@ -41,14 +54,23 @@ def of_ingest() -> IngestMetrics:
     return metrics
 
 
-def families(metrics: SenderMetrics | IngestMetrics) -> list[Metric]:
+def of_receipts() -> ReceiptsMetrics:
+    state = ReceiptsState(counts=ReceiptCounts(3, 1.5, 2, 4))
+    state.note("meta", Reading([Receipt("read", "meta", 0.0)] * 2, ignored=5))
+    state.set_aside["carrier-pigeon"] += 1
+    return ReceiptsMetrics(state, tuple(READERS))
+
+
+def families(metrics: SenderMetrics | IngestMetrics | ReceiptsMetrics) -> list[Metric]:
     found = text_string_to_metric_families(metrics.exposition()[0].decode())
     return [family for family in found if family.name.startswith("kurir_")]
 
 
-@pytest.mark.parametrize(("metrics", "contract"), [(of_sender(), SENDER), (of_ingest(), INGEST)])
+@pytest.mark.parametrize(
+    ("metrics", "contract"), [(of_sender(), SENDER), (of_ingest(), INGEST), (of_receipts(), RECEIPTS)]
+)
 def test_names_and_labels_match_the_contract(
-    metrics: SenderMetrics | IngestMetrics, contract: dict[str, set[str]]
+    metrics: SenderMetrics | IngestMetrics | ReceiptsMetrics, contract: dict[str, set[str]]
 ) -> None:
     """Dashboards, alerts and operators' own queries depend on them; each is documented in a sentence."""
     samples = {sample.name: set(sample.labels) for family in families(metrics) for sample in family.samples}
@@ -61,6 +83,20 @@ def test_an_unknown_method_is_not_a_label() -> None:
     """A client that invents methods creates no series."""
     (requests,) = [family for family in families(of_ingest()) if family.name == "kurir_http_requests"]
     assert {sample.labels["method"] for sample in requests.samples} == {"OTHER"}
+
+
+def test_receipts_are_counted_by_provider_and_kind() -> None:
+    """Every provider and kind has a series from the start; a source without a reader creates none."""
+    samples = {
+        (sample.name, sample.labels.get("provider"), sample.labels.get("kind")): sample.value
+        for family in families(of_receipts())
+        for sample in family.samples
+    }
+    assert samples["kurir_receipts_read_total", "meta", "read"] == 2
+    assert samples["kurir_receipts_read_total", "meta", "ignored"] == 5
+    assert samples["kurir_receipts_read_total", "resend", "opted_in"] == 0
+    assert samples["kurir_receipts_set_aside_total", "unknown", None] == 1
+    assert {provider for _, provider, _ in samples if provider} == {*READERS, "unknown"}
 
 
 def test_error_classes_are_a_closed_set() -> None:

@@ -1,0 +1,176 @@
+"""Takes entries of the stream `receipts`, reads them, and emits what they say as events.
+
+An entry is deleted only after its events are in the channel's stream, so it is read at least once; its batch of events
+is named by it, so a second one has no effect. Entries of a consumer that died are taken by another one. An entry that
+cannot be read is set aside, whole, and delays no other. While the logger is behind, nothing is emitted and nothing
+more is taken: receipts wait in their own stream, whose limit ingest answers with 429.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from services.receipts.reading import Reader, Reading
+from services.receipts.state import ReceiptsState
+from shared.errors import QueueFullError, QueueUnavailableError
+from shared.lifecycle import Stop
+from shared.logs import get_logger
+from shared.queue.receipts import ReceiptEntry, ReceiptInbox
+from shared.web import Health
+
+log = get_logger()
+
+# entries that are emitted at the same time; each needs a connection
+CONCURRENCY = 16
+_MOST_ENTRIES = 200
+_BLOCK_S = 1.0
+# larger bodies are read in a thread: one of 3 MB takes about 100 ms
+_LARGE_BYTES = 64 * 1024
+# an entry is with a live consumer for milliseconds, or as long as the logger is behind; taking it twice does no harm
+CLAIM_IDLE_S = 30.0
+_CLAIM_EVERY_S = 5.0
+# an entry that was taken this often ended its consumers, or waited through as many restarts
+_MOST_DELIVERIES = 10
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What writes entries under one name: how its bodies are read, and the channel whose messages they are about."""
+
+    read: Reader
+    channel: str
+
+
+class _StoppedError(Exception):
+    """The service was stopped while Redis or the logger could not take a call."""
+
+
+class ReceiptConsumer:
+    """Moves entries from `inbox` into the channels' events; `time_scale` multiplies the time constants."""
+
+    def __init__(
+        self,
+        inbox: ReceiptInbox,
+        sources: Mapping[str, Source],
+        health: Health,
+        state: ReceiptsState,
+        time_scale: float = 1.0,
+    ) -> None:
+        self._inbox = inbox
+        self._sources = sources
+        self._health = health
+        self._state = state
+        self._time_scale = time_scale
+        self._stop = Stop()
+        self._claim_at = 0.0
+
+    async def run(self, stop: Stop) -> None:
+        """Read until stopped; entries that were taken by then are finished if Redis and the logger take them."""
+        self._stop = stop
+        pause_s = _FIRST_PAUSE_S
+        while not stop.is_set():
+            try:
+                entries = await self._take()
+            except QueueUnavailableError as error:
+                self._health.report("redis", str(error))
+                await self._pause(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                continue
+            self._health.report("redis", None)
+            pause_s = _FIRST_PAUSE_S
+            await self.handle(entries)
+
+    async def _take(self) -> list[ReceiptEntry]:
+        """Return an entry whose consumer is gone, if there is one, else new entries; raises QueueUnavailableError.
+
+        Abandoned entries are taken one by one: if one of them ends its consumer, the count of the others stays low.
+        """
+        now = asyncio.get_running_loop().time()
+        if now >= self._claim_at:
+            abandoned = await self._inbox.claim(1, CLAIM_IDLE_S * self._time_scale)
+            if abandoned:
+                log.info("took over a receipt of a consumer that is gone", deliveries=abandoned[0].deliveries)
+                return abandoned
+            self._claim_at = now + _CLAIM_EVERY_S * self._time_scale
+        return await self._inbox.read(_MOST_ENTRIES, _BLOCK_S)
+
+    async def handle(self, entries: Sequence[ReceiptEntry]) -> None:
+        """Read entries, emit what they say, and delete them."""
+        for start in range(0, len(entries), CONCURRENCY):
+            some = entries[start : start + CONCURRENCY]
+            emitted = await asyncio.gather(*map(self._emit, some))
+            done = [entry for entry, is_done in zip(some, emitted, strict=True) if is_done]
+            try:
+                await self._insist(partial(self._inbox.done, done))
+            except _StoppedError:
+                return
+
+    async def _emit(self, entry: ReceiptEntry) -> bool:
+        """Emit what an entry says; return whether it is to be deleted."""
+        reading = await self._read(entry)
+        try:
+            if reading.receipts:
+                channel = self._sources[entry.source].channel
+                await self._insist(partial(self._inbox.emit, channel, entry, reading.receipts))
+            self._state.note(entry.source, reading)
+            if not reading.problem:
+                return True
+            await self._set_aside(entry, reading.problem)
+        except _StoppedError:
+            log.warning("stopped with a receipt unread; it waits in Redis", source=entry.source)
+        except Exception:  # one bad entry must not block all others
+            log.exception("a receipt cannot be emitted; trying again later", source=entry.source, entry=entry.entry_id)
+        return False
+
+    async def _read(self, entry: ReceiptEntry) -> Reading:
+        source = self._sources.get(entry.source)
+        if source is None:
+            return Reading(problem="its source has no reader")
+        if entry.deliveries > _MOST_DELIVERIES:
+            return Reading(problem=f"it was taken {entry.deliveries} times and never finished")
+        taken_at = entry.taken_at_ms / 1000
+        try:
+            if len(entry.body) > _LARGE_BYTES:
+                return await asyncio.to_thread(source.read, entry.body, taken_at)
+            return source.read(entry.body, taken_at)
+        except Exception as error:  # readers do not raise; a mistake in one must not block all others
+            log.exception("a reader of receipts failed", source=entry.source, entry=entry.entry_id)
+            return Reading(problem=f"its reader failed: {type(error).__name__}")
+
+    async def _set_aside(self, entry: ReceiptEntry, why: str) -> None:
+        log.warning("a receipt cannot be read; it is set aside", source=entry.source, entry=entry.entry_id, reason=why)
+        await self._insist(partial(self._inbox.set_aside, entry, why))
+        self._state.set_aside[entry.source] += 1
+
+    async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Repeat a call until Redis takes it; raises _StoppedError if the service is stopped before that.
+
+        All calls are safe to repeat: after a lost answer, the first one may have had its effect.
+        """
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                await call()
+            except QueueFullError as error:
+                self._health.report("events", str(error))
+            except QueueUnavailableError as error:
+                self._health.report("redis", str(error))
+            else:
+                self._health.report("events", None)
+                self._health.report("redis", None)
+                return
+            if self._stop.is_set():
+                raise _StoppedError
+            await self._pause(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait for `seconds`, or until the service is stopped."""
+        try:
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        except TimeoutError:
+            return

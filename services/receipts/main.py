@@ -1,0 +1,87 @@
+"""The process of the receipts service: connects Redis, the consumer and HTTP, and stops them in order."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from aiohttp import web
+
+from services.receipts.consumer import CONCURRENCY, ReceiptConsumer, Source
+from services.receipts.metrics import ReceiptsMetrics
+from services.receipts.providers import CHANNEL_OF, READERS
+from services.receipts.settings import ReceiptsSettings, read_settings
+from services.receipts.state import ReceiptsState
+from services.receipts.watch import StreamWatch
+from shared.lifecycle import Stop, TaskGroup, end_tasks, run_service
+from shared.logs import configure_logging, get_logger
+from shared.queue.batches import boot_name
+from shared.queue.connection import Connection, connect
+from shared.queue.producer import Producer
+from shared.queue.receipts import ReceiptInbox
+from shared.queue.system_log import SystemLog
+from shared.redis_safety import RedisSafety
+from shared.web import Health, operations_routes, serving
+
+log = get_logger()
+
+
+def run() -> NoReturn:
+    """Run the service until it is asked to stop, then exit the process."""
+    run_service("receipts", lambda stop: main(os.environ, stop))
+
+
+async def main(env: Mapping[str, str], stop: Stop) -> None:
+    """Run the service until `stop` is set; raises SettingsError if the environment is not usable."""
+    settings = read_settings(env)
+    name = boot_name("receipts", socket.gethostname())
+    redis = connect(settings.common.redis_url)
+    # waiting for entries blocks a connection, and so does each entry that is emitted
+    reading = connect(settings.common.redis_url, max_connections=CONCURRENCY + 2)
+    system_log = SystemLog(Producer(redis, f"{name}/system"))
+    configure_logging("receipts", settings.common, system_log.ship)
+    try:
+        await _serve(_Parts(settings, ReceiptInbox(reading, name), system_log, redis), stop)
+    finally:
+        await reading.aclose()
+        await redis.aclose()
+    log.info("receipts service stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The components of the service."""
+
+    settings: ReceiptsSettings
+    inbox: ReceiptInbox
+    system_log: SystemLog
+    redis: Connection
+
+
+async def _serve(parts: _Parts, stop: Stop) -> None:
+    health, state, common = Health("receipts"), ReceiptsState(), parts.settings.common
+    sources = _sources()
+    metrics = ReceiptsMetrics(state, tuple(sources))
+    safety = RedisSafety(parts.redis, health, common.time_scale)
+    metrics.registry.register(safety)
+    consumer = ReceiptConsumer(parts.inbox, sources, health, state, common.time_scale)
+    watch = StreamWatch(ReceiptInbox(parts.redis), state, common.time_scale)
+    app = web.Application()
+    app.add_routes(operations_routes(health, metrics.exposition))
+    async with serving(app, common.host, common.port) as port:
+        log.info("receipts service listens", port=port)
+        async with TaskGroup() as tasks:
+            shipping = tasks.create_task(parts.system_log.run())
+            async with TaskGroup() as working:
+                working.create_task(consumer.run(stop))
+                working.create_task(watch.run(stop))
+                working.create_task(safety.run(stop))
+            await end_tasks([shipping])
+
+
+def _sources() -> dict[str, Source]:
+    """Return what writes entries, by its name there."""
+    return {name: Source(read, CHANNEL_OF[name]) for name, read in READERS.items()}

@@ -1,0 +1,31 @@
+"""What the service has done since its start, and how much waits: the numbers behind its metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from services.receipts.reading import Reading
+from shared.queue.receipts import ReceiptCounts
+
+IGNORED = "ignored"
+
+
+@dataclass(slots=True)
+class ReceiptsState:
+    """Counts by source: the receipts by their kind, events that were ignored, and entries that were set aside.
+
+    An entry that is read again after a crash is counted again. `counts` is the latest look at the stream, None before
+    the first and while Redis is away.
+    """
+
+    read: Counter[tuple[str, str]] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
+    counts: ReceiptCounts | None = None
+
+    def note(self, source: str, reading: Reading) -> None:
+        """Count what an entry of a source said."""
+        for receipt in reading.receipts:
+            self.read[source, receipt.kind] += 1
+        if reading.ignored:
+            self.read[source, IGNORED] += reading.ignored

@@ -1,0 +1,1 @@
+"""The receipts service on real servers."""
