@@ -13,8 +13,9 @@ import aiohttp
 import typer
 
 from services.cli.api_client import EXIT_UNREACHABLE, ApiClient, AsJson, DataDir, RefusedError, UnreachableError
-from services.cli.data_secrets import REDIS_PASSWORD, internal_secret, read_secret
-from services.cli.plan import LOGGER_OFFSET, SERVER_OFFSET, UpOptions, with_redis
+from services.cli.data_secrets import internal_secret
+from services.cli.plan import LOGGER_OFFSET, UpOptions
+from services.cli.queue_url import find_queue
 from services.cli.terminal import print_json, stdout, table
 from shared.channels import CHANNELS
 from shared.errors import KurirError, SettingsError
@@ -48,7 +49,7 @@ def doctor(
     options = UpOptions(port=port, data_dir=data_dir, redis_url=redis_url)
     logger_url = url.rstrip("/") or f"http://127.0.0.1:{port + LOGGER_OFFSET}"
     try:
-        redis = with_redis(options, context.obj).redis_url or _embedded_url(options)
+        redis = find_queue(options, context.obj)
         visit = Visit(redis, logger_url, internal_secret(context.obj, data_dir), older_than, repair)
         report = asyncio.run(examine(visit))
     except SettingsError as error:
@@ -142,12 +143,6 @@ def examine_safety(safety: Safety) -> list[Finding]:
             Finding("redis", "settings that cannot be checked", len(safety.unchecked), False, words, wrong=False)
         )
     return found
-
-
-def _embedded_url(options: UpOptions) -> str:
-    """Return the URL of the embedded server, with the password from its data folder."""
-    password = read_secret(options.data_dir, REDIS_PASSWORD)
-    return f"redis://{f':{password}@' if password else ''}127.0.0.1:{options.port + SERVER_OFFSET}/0"
 
 
 def _print(report: Report, *, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from services.cli.doctor import doctor
 from services.cli.logs import logs, query
 from services.cli.monitor import monitor
 from services.cli.plan import UpOptions
+from services.cli.receipts import receipts
 from services.cli.send import send
 from services.cli.status import channels, message, status
 from services.cli.templates import preview, templates
@@ -133,6 +134,7 @@ for _command in (
     preview,
     controls.backup,
     doctor,
+    receipts,
 ):
     app.command()(_command)
 app.add_typer(suppressions.app, name="suppressions")

@@ -201,6 +201,20 @@ class ReceiptInbox:
             for entry, one in entries
         ]
 
+    async def read_again(self) -> int:
+        """Move all entries that were set aside back to the stream, to be read again; return how many.
+
+        They are read by the readers of the running version. Raises QueueUnavailableError; call it again then.
+        """
+        with translated("receipts set aside"):
+            newest: Any = await self._redis.xrevrange(RECEIPTS_SET_ASIDE, count=1)
+        if not newest:
+            return 0
+        script, args, moved = load_script("read_again"), (newest[0][0], READ_BYTES), 0
+        while more := int(await script.call(self._redis, (RECEIPTS_SET_ASIDE, RECEIPTS), args)):
+            moved += more
+        return moved
+
     async def counts(self) -> ReceiptCounts:
         """Return how many entries wait and how many were set aside; raises QueueUnavailableError."""
         with translated("receipts"):

@@ -1,0 +1,20 @@
+"""The Redis of a system, for the commands that look into it directly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from services.cli.data_secrets import REDIS_PASSWORD, read_secret
+from services.cli.plan import SERVER_OFFSET, UpOptions, with_redis
+
+
+def find_queue(options: UpOptions, env: Mapping[str, str]) -> str:
+    """Return the URL of the queue's Redis: the one that is configured, else the embedded one with its password.
+
+    Raises SettingsError.
+    """
+    given = with_redis(options, env).redis_url
+    if given:
+        return given
+    password = read_secret(options.data_dir, REDIS_PASSWORD)
+    return f"redis://{f':{password}@' if password else ''}127.0.0.1:{options.port + SERVER_OFFSET}/0"
