@@ -30,7 +30,7 @@ _MAC_BYTES = 5
 _LONGEST_JOB_ID = 38 - _MAC_BYTES
 # prefix of the signed text, so that no other use of the secret can produce a valid token
 _PURPOSE = b"kurir return path\0"
-_MESSAGE_ID = re.compile(r"([^.@\s<>]+)\.([0-9]+)\.([a-z0-9_]+)\.([0-9]{1,9})@[^@\s<>]+")
+_MESSAGE_ID = re.compile(r"([^.@\s<>]+)\.([0-9]{1,9})\.([a-z0-9_]+)\.([0-9]{1,9})@[^@\s<>]+")
 _RANKS: Mapping[str, tuple[str, ...]] = {
     "email": ("delivered", "bounced", "complained"),
     "whatsapp": ("undelivered", "delivered", "read"),

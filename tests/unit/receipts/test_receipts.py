@@ -75,6 +75,7 @@ def test_what_cannot_be_signed_is_an_error(job_id: str, secret: str) -> None:
         ("<CAF+x=y_z@mail.gmail.com>", None),
         ("<a.7.email.1@example.com> <b.7.email.1@example.com>", None),
         ("", None),
+        pytest.param(f"a.{'7' * 5000}.email.1@example.com", None, id="more digits than int() reads"),
     ],
 )
 def test_our_own_message_ids_name_a_job_and_its_run(message_id: str, found: tuple[str, int] | None) -> None:
