@@ -91,6 +91,12 @@ class Suppressions:
         """Lift listed suppressions in one step; return how many of them still existed."""
         return await self._lift(channel, [(one.address, one.suppression.scope) for one in every])
 
+    async def opt_in(self, channel: str, address: str, at_ms: int) -> int:
+        """Lift an address's opt-out of before `at_ms`, and nothing else; return 1 if it had one."""
+        call: tuple[Argument, ...] = (identity(address), "marketing", "opt_out", at_ms)
+        lifted = [int(await one.call("unsuppress", call)) for one in partitions(self._redis, channel)]
+        return lifted[0]
+
     async def _lift(self, channel: str, pairs: Sequence[tuple[str, str]]) -> int:
         lifted = [await _lift(partition, pairs) for partition in partitions(self._redis, channel)]
         return lifted[0]
@@ -190,4 +196,4 @@ async def _scan(partition: Partition, cursor: int, count: int) -> tuple[int, dic
 
 
 async def _lift(partition: Partition, pairs: Sequence[tuple[str, str]]) -> int:
-    return int(await partition.call("unsuppress", [word for pair in pairs for word in pair]))
+    return int(await partition.call("unsuppress", [word for pair in pairs for word in (*pair, "", 0)]))

@@ -109,7 +109,7 @@ async def _suppress(partition: Partition) -> None:
     await partition.call("suppress", ("a@example.com", BOUNCE))
     await partition.redis.hset(partition.keys.key("suppressed"), "B@example.com", "hard_bounce")
     assert await Suppressions(partition.redis).rekey(partition) == 1
-    assert await partition.call("unsuppress", ("a@example.com", "")) == 1
+    assert await partition.call("unsuppress", ("a@example.com", "", "", 0)) == 1
 
 
 def patient(world: World) -> World:

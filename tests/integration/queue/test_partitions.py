@@ -33,7 +33,7 @@ FIRST = {
     "cancel_job": ("b:0:email", 1000),
     "count_refusal": ("mx", "550", "a@example.com", "", 20, "0", "refused", 1000, 1000, 0),
     "emit_event": (b"\x93\xa1t\x01\x90",),
-    "unsuppress": ("a@example.com", ""),
+    "unsuppress": ("a@example.com", "", "", 0),
 }
 
 

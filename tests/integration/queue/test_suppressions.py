@@ -242,3 +242,20 @@ async def test_expired_suppressions_are_deleted_when_a_sender_starts(world: Worl
     await redis.hset(KEY, "b@example.com", b"\x92" + over + pack_suppression(OPT_OUT))
     assert await Suppressions(world.redis).rekey(world.partition) == 0
     assert await stored(world) == {"b@example.com": "unsubscribed"}
+
+
+async def test_an_opt_in_lifts_an_earlier_opt_out_alone(world: World) -> None:
+    """A bounce, an unsubscribe, what a person added, and an opt-out that is later than the opt-in stay."""
+    suppressions, at_ms = Suppressions(world.redis), 5000
+    opt_out = Suppression("marketing", "opt_out", "opted_out", at_ms - 1)
+    kept = [OPT_OUT, replace(opt_out, created_at_ms=at_ms + 1), replace(opt_out, source="api"), BOUNCE]
+    for number, one in enumerate([opt_out, *kept]):
+        await suppressions.add("email", f"user{number}@example.com", one)
+    await suppressions.add("email", "user0@example.com", BOUNCE)
+    lifted = [await suppressions.opt_in("email", f"User{number}@example.com", at_ms) for number in range(5)]
+    assert lifted == [1, 0, 0, 0, 0]
+    assert await suppressions.get("email", "user0@example.com") == [BOUNCE]
+    assert [await suppressions.get("email", f"user{number}@example.com") for number in range(1, 5)] == [
+        [one] for one in kept
+    ]
+    assert await suppressions.opt_in("email", "user0@example.com", at_ms) == 0
