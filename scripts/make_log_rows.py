@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from services.logger.blast_rows import write_blasts
+from services.logger.later_indexes import LATER_INDEXES, build_index
 from services.logger.schema import migrate
 from shared.blasts import Blast, pack_blast
 from shared.events import BlastAccepted
@@ -46,6 +47,9 @@ _MADE = """
         CASE WHEN n % 10 < 7 THEN 'email' ELSE 'whatsapp' END AS channel,
         CASE WHEN n % 1000 < 975 THEN 'sent' WHEN n % 1000 < 990 THEN 'failed' WHEN n % 1000 < 994 THEN 'expired'
             WHEN n % 1000 < 998 THEN 'suppressed' ELSE 'cancelled' END AS status,
+        CASE WHEN n % 1000 >= 975 OR n % 7 = 0 THEN NULL WHEN n % 10 >= 7 THEN
+            CASE WHEN n % 29 = 0 THEN 'undelivered' WHEN n % 3 = 0 THEN 'delivered' ELSE 'read' END
+            WHEN n % 41 = 0 THEN 'bounced' WHEN n % 1009 = 0 THEN 'complained' ELSE 'delivered' END AS delivery,
         strftime('%Y-%m-%dT%H:%M:%fZ', (:start_ms + n * :step_ms) / 1000.0, 'unixepoch') AS created,
         strftime('%Y-%m-%dT%H:%M:%fZ', (:start_ms + n * :step_ms + 1500) / 1000.0, 'unixepoch') AS updated
     FROM numbers
@@ -54,20 +58,27 @@ _MADE = """
 _MESSAGES = """
 INSERT INTO message_logs (job_id, channel, recipient_email, recipient_phone, recipient_name, template_id,
     template_name, subject, status, error_message, message_id, attempts, created_at, updated_at, blast_id, reference,
-    run, error_class, error_code, response, duration_ms, state_rank)
+    run, error_class, error_code, response, duration_ms, state_rank, delivery, delivery_at)
 SELECT 'blast' || b || ':' || i || ':' || channel, channel,
     CASE channel WHEN 'email' THEN 'user' || person || '@example.com' END,
     CASE channel WHEN 'whatsapp' THEN '628' || (1000000000 + person) END,
     'User ' || person, 'template' || (b % {templates}), 'Template ' || (b % {templates}),
     CASE channel WHEN 'email' THEN 'Your invoice INV-' || n END, status,
     CASE status WHEN 'sent' THEN NULL WHEN 'failed' THEN '550 5.1.1 no such user' ELSE status END,
-    CASE status WHEN 'sent' THEN '<blast' || b || '.' || i || '.' || channel || '.1@example.com>' END,
+    CASE WHEN status <> 'sent' THEN NULL WHEN channel = 'whatsapp' THEN 'wamid.HBgNNjI4' || printf('%044d', n)
+        ELSE '<blast' || b || '.' || i || '.' || channel || '.1@example.com>' END,
     1 + (n % 50 = 0), created, updated, 'blast' || b, CASE WHEN n % 4 = 0 THEN 'order-' || (n / 4) END, 1,
     CASE status WHEN 'sent' THEN NULL WHEN 'failed' THEN CASE n % 3 WHEN 0 THEN 'uncertain' WHEN 1 THEN 'transient'
         ELSE 'permanent' END ELSE status END,
     CASE status WHEN 'failed' THEN '550 5.1.1' END, CASE status WHEN 'sent' THEN '250 2.0.0 Ok: queued as ' || n END,
-    20 + n % 80, (1 << 52) | (2 << 50)
+    20 + n % 80, (1 << 52) | (2 << 50), delivery, CASE WHEN delivery IS NOT NULL THEN updated END
 FROM made ORDER BY n
+"""
+_RECEIPTS = """
+INSERT INTO message_receipts SELECT job_id, delivery, CAST(strftime('%s', delivery_at) AS INTEGER) * 1000,
+    CASE channel WHEN 'email' THEN 'ses' ELSE 'meta' END, 1, CASE delivery WHEN 'bounced' THEN 'soft' ELSE '' END, '',
+    '', 1, ''
+FROM message_logs WHERE delivery IS NOT NULL
 """
 _ATTEMPTS = """
 INSERT INTO message_attempts SELECT job_id, 1, 1, 0, CASE WHEN status = 'failed' THEN 'failed' ELSE 'retrying' END,
@@ -83,6 +94,18 @@ FROM message_logs WHERE status = 'failed'
 _TALLIES = (
     "INSERT INTO message_counts SELECT channel, status, count(*) FROM message_logs GROUP BY channel, status",
     "INSERT INTO message_totals SELECT * FROM message_counts",
+    (
+        "INSERT INTO delivery_counts SELECT channel, delivery, count(*) FROM message_logs"
+        " WHERE delivery IS NOT NULL GROUP BY 1, 2"
+    ),
+    (
+        "INSERT INTO blast_deliveries SELECT blast_id, channel, delivery, count(*) FROM message_logs"
+        " WHERE delivery IS NOT NULL GROUP BY 1, 2, 3"
+    ),
+    (
+        "INSERT INTO receipt_totals SELECT channel, CASE channel WHEN 'email' THEN 'ses' ELSE 'meta' END, delivery, n"
+        " FROM delivery_counts"
+    ),
     "INSERT INTO blast_counts SELECT blast_id, channel, status, count(*) FROM message_logs GROUP BY 1, 2, 3",
     (
         "INSERT INTO created_minutes SELECT CAST(strftime('%s', created_at) AS INTEGER) / 60, min(id), max(id)"
@@ -140,6 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
         migrate(connection)
+        for name in LATER_INDEXES:
+            build_index(connection, name)
         _fill(connection, wanted.rows, wanted.days)
     sys.stdout.write(f"{wanted.rows} rows, {path.stat().st_size / 1e9:.1f} GB, {time.monotonic() - began:.0f} s\n")
     return 0
@@ -163,6 +188,7 @@ def _fill(connection: sqlite3.Connection, rows: int, days: int) -> None:
         connection.execute(definition)
     connection.execute("BEGIN")
     connection.execute(_ATTEMPTS)
+    connection.execute(_RECEIPTS)
     letter = pack_job(Job("blast0", 0, "email", "normal", Recipient("user@example.com", "User"), 0))
     connection.execute(_LETTERS, {"job": letter})
     for statement in _TALLIES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,15 @@ _PRIORITY_OF_LANE: Mapping[str, int] = {lane: priority for priority, lane in LAN
 
 
 class BlastChannel(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A blast's progress on one channel; the `counts` by status add up to `enqueued`."""
+    """A blast's progress on one channel; the `counts` by status add up to `enqueued`.
+
+    `delivery` counts what receipts made of its messages, each message once; None while the log cannot be read.
+    """
 
     total: int
     enqueued: int
     counts: dict[str, int]
+    delivery: dict[str, int] | None = None
     paused: str | None = None
     cancelled: bool = False
     waiting_for: str | None = None
@@ -42,6 +47,7 @@ class BlastView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     total_messages: int
     total_recipients: int
     counts: dict[str, int]
+    delivery: dict[str, int] | None = None
     progress: float
     rate: float | None = None
     eta_seconds: int | None = None
@@ -105,6 +111,25 @@ def with_rate(view: BlastView, rate: float | None) -> BlastView:
     left = view.total_messages - _ended(view.counts)
     eta_s = int(left / rate) + 1 if rate else None
     return msgspec.structs.replace(view, rate=None if rate is None else round(rate, 2), eta_seconds=eta_s)
+
+
+def with_deliveries(view: BlastView, deliveries: Mapping[str, Mapping[str, int]]) -> BlastView:
+    """Add the counts of deliveries by channel, and their sums; without any the view stays as it is."""
+    if not deliveries:
+        return view
+    channels = {
+        name: msgspec.structs.replace(one, delivery=dict(deliveries[name])) if name in deliveries else one
+        for name, one in view.channels.items()
+    }
+    every: Counter[str] = Counter()
+    for counts in deliveries.values():
+        every.update(counts)
+    return msgspec.structs.replace(view, channels=channels, delivery=dict(every))
+
+
+def deliveries_of(shown: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
+    """Return the counts of deliveries by channel of a blast as the logger shows it."""
+    return {name: one["delivery"] for name, one in shown.get("channels", {}).items() if one.get("delivery")}
 
 
 def is_over(view: BlastView) -> bool:

@@ -53,11 +53,17 @@ def scope_of(source: Source) -> Scope:
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Suppression])
+_one_decoder = msgspec.msgpack.Decoder(Suppression)
 
 
 def pack_suppression(one: Suppression) -> bytes:
     """Pack one suppression for the script that stores it."""
     return _encoder.encode(one)
+
+
+def unpack_suppression(raw: bytes) -> Suppression:
+    """Unpack what `pack_suppression` packed."""
+    return _one_decoder.decode(raw)
 
 
 def unpack_suppressions(raw: bytes) -> list[Suppression]:

@@ -15,8 +15,18 @@ import msgspec
 import orjson
 
 from services.logger.blast_rows import counts_of
+from services.logger.counting import every_delivery, kept_deliveries
 from services.logger.filters import STATUSES, InvalidQueryError
-from shared.blast_view import BlastChannel, BlastFacts, BlastView, is_over, make_view, time_of, with_rate
+from shared.blast_view import (
+    BlastChannel,
+    BlastFacts,
+    BlastView,
+    is_over,
+    make_view,
+    time_of,
+    with_deliveries,
+    with_rate,
+)
 from shared.blasts import BlastState
 
 STATES: tuple[str, ...] = get_args(BlastState)
@@ -125,7 +135,9 @@ def _view(connection: sqlite3.Connection, values: tuple[Any, ...]) -> BlastView:
     by_status: Counter[str] = Counter()
     for one in counts.values():
         by_status.update(one)
-    return make_view(_facts(row), channels, _every_status(by_status))
+    deliveries = kept_deliveries(connection, row["blast_id"])
+    view = make_view(_facts(row), channels, _every_status(by_status))
+    return with_deliveries(view, {channel: every_delivery(deliveries, channel) for channel in channels})
 
 
 def _facts(row: Mapping[str, Any]) -> BlastFacts:

@@ -28,6 +28,7 @@ REQUESTS = """
 SELECT sum(requests), sum(client_errors), sum(server_errors), sum(time_ms), max(slowest_ms) FROM api_minutes
 WHERE minute > ?
 """
+RECEIPTS = "SELECT channel, kind, n FROM receipt_minutes WHERE minute > ?"
 ERRORS = "SELECT channel, error_class, sum(n) FROM error_days WHERE day >= ? GROUP BY channel, error_class"
 
 
@@ -43,6 +44,7 @@ def show_dashboard(connection: sqlite3.Connection, look: Look, now_ms: int) -> d
         "channels": _channels(minutes),
         "throughput": _throughput(minutes),
         "responseTimes": _responses(connection, since),
+        "receipts": _receipts(connection, since),
         "errors": _errors(connection, now_ms),
         "recentFailures": _failures(connection),
         "blasts": blasts,
@@ -118,6 +120,15 @@ def _responses(connection: sqlite3.Connection, since: int) -> dict[str, Any]:
         "averageMs": round(time_ms / requests, 1) if requests else None,
         "slowestMs": slowest,
     }
+
+
+def _receipts(connection: sqlite3.Connection, since: int) -> dict[str, dict[str, int]]:
+    """Return by channel and kind the receipts of what happened in the last hour."""
+    found: dict[str, dict[str, int]] = {channel: {} for channel in CHANNELS}
+    for channel, kind, n in connection.execute(RECEIPTS, (since,)):
+        kinds = found.setdefault(channel, {})
+        kinds[kind] = kinds.get(kind, 0) + n
+    return found
 
 
 def _errors(connection: sqlite3.Connection, now_ms: int) -> list[dict[str, Any]]:

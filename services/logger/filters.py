@@ -19,6 +19,8 @@ from shared.jobs import TERMINAL
 STATUSES = ("scheduled", "queued", "processing", "retrying", *TERMINAL)
 # statuses that are counted each time a message reaches one
 COUNTED = ("queued", "retrying", "deferred", *TERMINAL)
+# what receipts may have made of a message; `delivery_rank` ranks them by channel
+DELIVERIES = ("delivered", "read", "undelivered", "bounced", "complained")
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
 _FORMATS = ("json", "csv", "ndjson")
 _SPREADSHEET = "spreadsheet"
@@ -64,6 +66,7 @@ class MessageFilter:
     reference: str = ""
     error_class: str = ""
     span: Span = Span()
+    deliveries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ def read_message_filter(query: Mapping[str, str], region: str = "ID") -> Message
         reference=query.get("reference", ""),
         error_class=query.get("error_class", ""),
         span=read_span(query),
+        deliveries=_choices(query, "delivery", DELIVERIES),
     )
 
 

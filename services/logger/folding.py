@@ -23,6 +23,7 @@ from shared.events import (
     Event,
     Processing,
     Queued,
+    Receipts,
     Retrying,
     Returned,
     Sent,
@@ -239,6 +240,10 @@ def _system(folded: Folded, event: SystemEvent) -> None:
     folded.system.append(event)
 
 
+def _receipts(_folded: Folded, _event: Receipts) -> None:
+    """Leave receipts to `receipts`: which message they belong to depends on their stream and on the database."""
+
+
 _FOLDERS: dict[type, Callable[[Folded, Any], None]] = {
     Queued: _queued,
     Processing: _processing,
@@ -253,4 +258,5 @@ _FOLDERS: dict[type, Callable[[Folded, Any], None]] = {
     BlastChannelEnded: _blast,
     ApiRequest: _api_request,
     SystemEvent: _system,
+    Receipts: _receipts,
 }

@@ -17,6 +17,7 @@ from services.logger.redelivery import Outbox
 from services.logger.retention import Retention
 from services.logger.settings import LoggerSettings, read_settings
 from services.logger.store import Store
+from services.logger.suppression_outbox import SuppressionOutbox
 from services.logger.upkeep import Upkeep
 from services.logger.watch import Watch
 from services.logger.writing import Written
@@ -29,6 +30,7 @@ from shared.queue.connection import Connection, connect
 from shared.queue.control import Control
 from shared.queue.event_log import EventLog
 from shared.queue.producer import Producer
+from shared.queue.suppressions import Suppressions
 from shared.queue.system_log import SystemLog
 from shared.queue.timing import Timing
 from shared.redis_safety import RedisSafety
@@ -62,6 +64,7 @@ async def main(env: Mapping[str, str], stop: Stop) -> None:
             events=EventLog(reading),
             watch=Watch(Control(redis, name, timing), EventLog(redis), store, settings.common.log_dir),
             outbox=Outbox(store, Producer(redis, name, timing=timing), blasts),
+            suppressing=SuppressionOutbox(store, Suppressions(redis)),
             expiry=Expiry(blasts, store, timing),
             system_log=system_log,
             redis=redis,
@@ -83,6 +86,7 @@ class _Parts:
     events: EventLog
     watch: Watch
     outbox: Outbox
+    suppressing: SuppressionOutbox
     expiry: Expiry
     system_log: SystemLog
     redis: Connection
@@ -95,6 +99,9 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     def on_written(written: Written) -> None:
         pace.note(written.ended_jobs)
         parts.expiry.ended(written.ended_blasts)
+        metrics.receipts(written.delays)
+        if written.suppressions:
+            parts.suppressing.wake()
 
     recorder = Recorder(parts.events, parts.store, health, on_written, common.grace_s / 2)
     retention = Retention(parts.store, parts.settings.retention_days, recorder.writer.forget)
@@ -112,6 +119,7 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
             async with TaskGroup() as working:
                 working.create_task(recorder.run(stop))
                 working.create_task(parts.outbox.run(stop))
+                working.create_task(parts.suppressing.run(stop))
                 working.create_task(parts.expiry.run(stop))
                 working.create_task(parts.watch.run(stop))
                 working.create_task(safety.run(stop))

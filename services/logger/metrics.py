@@ -6,10 +6,10 @@ Labels come from closed sets: channels, lanes and statuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.gc_collector import GCCollector
@@ -18,24 +18,49 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from services.logger.filters import COUNTED
+from services.logger.receipts import OTHER_SOURCE, SOURCES, Delay
 from services.logger.recorder import RecorderState
 from services.logger.watch import Look
 from shared.channels import CHANNELS
 from shared.queue.control import ChannelStats
 
 LANES = ("high", "normal", "bulk")
+# from a second to a week: mail may bounce days later
+_DELAYS = (1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400, 259_200, 604_800)
+_KINDS_OF_EMAIL = ("delivered", "bounced", "complained", "opted_out", "opted_in")
+_KINDS_OF_WHATSAPP = ("delivered", "read", "undelivered", "opted_out", "opted_in")
+_SOURCES_OF_WHATSAPP = ("meta", "qiscus")
+# the receipts that have a series from the start, by channel: their sources and kinds
+EXPECTED: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    "email": ((*sorted(SOURCES - {*_SOURCES_OF_WHATSAPP}), OTHER_SOURCE), _KINDS_OF_EMAIL),
+    "whatsapp": ((*_SOURCES_OF_WHATSAPP, OTHER_SOURCE), _KINDS_OF_WHATSAPP),
+}
 
 
 class LoggerMetrics:
     """The logger's registry; `look` returns the latest sample, `recorder` counts what the recorder did."""
 
     def __init__(self, look: Callable[[], Look], recorder: RecorderState) -> None:
+        # a `_created` series for each histogram would double the scraped data
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not annotate it
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         build = Gauge("kurir_build_info", "The running version.", ("version", "service"), registry=self.registry)
         build.labels(version("kurir"), "logger").set(1)
         self.registry.register(_Pipeline(look, recorder))
+        self._delays = Histogram(
+            "kurir_receipt_delay_seconds", "Time from a provider's acceptance of a message to what a receipt reports.",
+            ("channel", "kind"), buckets=_DELAYS, registry=self.registry,
+        )  # fmt: skip
+        for channel, (_, kinds) in EXPECTED.items():
+            for kind in kinds:
+                self._delays.labels(channel, kind)
+
+    def receipts(self, delays: Iterable[Delay]) -> None:
+        """Observe the delays of new receipts."""
+        for one in delays:
+            self._delays.labels(one.channel, one.kind).observe(one.seconds)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""
@@ -57,6 +82,7 @@ class _Pipeline(Collector):
         """Yield all metrics of the latest sample; those of the queues only while Redis answers."""
         look = self._look()
         yield _messages(look)
+        yield from _receipts(look)
         yield from _queues(look.queues)
         yield _gauge("kurir_redis_up", "Whether Redis answered the latest check.", float(look.redis_up))
         if look.redis_up:
@@ -87,6 +113,32 @@ def _messages(look: Look) -> Metric:
         for status in COUNTED:
             family.add_metric((channel, status), look.totals.get((channel, status), 0))
     return family
+
+
+def _receipts(look: Look) -> Iterator[Metric]:
+    """Yield the counters of receipts, the usual ones from the start, and those that belong to no message (yet)."""
+    family = CounterMetricFamily(
+        "kurir_receipts", "Receipts that were applied to a message, each once.", labels=("channel", "provider", "kind")
+    )
+    expected = {
+        (channel, source, kind): 0
+        for channel, (sources, kinds) in EXPECTED.items()
+        for source in sources
+        for kind in kinds
+    }
+    for labels, n in {**expected, **look.receipts}.items():
+        family.add_metric(labels, n)
+    yield family
+    waiting = GaugeMetricFamily(
+        "kurir_receipts_early", "Receipts whose message is not in the log yet.", labels=("channel",)
+    )
+    unmatched = CounterMetricFamily(
+        "kurir_receipts_unmatched", "Receipts that were dropped because their message never came.", labels=("channel",)
+    )
+    for channel in CHANNELS:
+        waiting.add_metric((channel,), look.early.get((channel, "waiting"), 0))
+        unmatched.add_metric((channel,), look.early.get((channel, "unmatched"), 0))
+    yield from (waiting, unmatched)
 
 
 def _queues(queues: dict[str, ChannelStats]) -> Iterator[Metric]:

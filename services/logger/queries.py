@@ -29,6 +29,7 @@ MESSAGE_COLUMNS = (
     "id", "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id",
     "template_name", "subject", "status", "error_message", "message_id", "attempts", "created_at", "updated_at",
     "blast_id", "reference", "run", "error_class", "error_code", "response", "duration_ms", "next_at",
+    "delivery", "delivery_at",
 )  # fmt: skip
 API_COLUMNS = (
     "id", "endpoint", "method", "ip_address", "request_body", "response_status", "response_time_ms",
@@ -98,24 +99,24 @@ def find_messages(connection: sqlite3.Connection, wanted: MessageFilter, page: P
     return _find(connection, _message_search(connection, wanted), page)
 
 
-def count_by_status(
+def count_rows(
     connection: sqlite3.Connection, wanted: MessageFilter, most: int
-) -> tuple[Counter[tuple[str, str]], bool]:
-    """Count by channel and status the matches among the latest `most` or so rows that the index finds.
+) -> tuple[Counter[tuple[str, str, str]], bool]:
+    """Count by channel, status and delivery ("" for none) the matches among the latest `most` or so rows of the index.
 
     The second value is False if the index finds more rows.
     """
     search = _message_search(connection, wanted)
     where = "".join(f" AND {text}" for text, _ in search.conditions)
     query = (
-        "SELECT channel, status, count(*) FROM message_logs"  # noqa: S608 -- conditions are this module's own
-        f" WHERE id IN (SELECT value FROM json_each(?)){where} GROUP BY channel, status"
+        "SELECT channel, status, coalesce(delivery, ''), count(*) FROM message_logs"  # noqa: S608 -- own conditions
+        f" WHERE id IN (SELECT value FROM json_each(?)){where} GROUP BY 1, 2, 3"
     )
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str, str]] = Counter()
     ids = search.ids(connection, 0)
     for chunk in iter(lambda: list(islice(ids, _ROWS_A_LOOK)), []):
-        for channel, status, n in connection.execute(query, search.parameters(chunk)):
-            counts[channel, status] += n
+        for channel, status, delivery, n in connection.execute(query, search.parameters(chunk)):
+            counts[channel, status, delivery] += n
         most -= len(chunk)
         if most <= 0:
             return counts, next(ids, None) is None
@@ -204,7 +205,7 @@ def _message_conditions(wanted: MessageFilter, covered: frozenset[str]) -> list[
         for name, column in equal.items()
         if getattr(wanted, name) and name not in covered
     ]
-    for name, column in {"statuses": "status", "channels": "channel"}.items():
+    for name, column in {"statuses": "status", "channels": "channel", "deliveries": "delivery"}.items():
         values: tuple[str, ...] = getattr(wanted, name)
         if values and name not in covered:
             conditions.append((f"{column} IN ({', '.join('?' * len(values))})", list(values)))

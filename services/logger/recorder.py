@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from services.logger.later_indexes import build_index
 from services.logger.letters import LetterFile, failed_jobs, files_of, forget_files, keep_file, touch_file
 from services.logger.store import StorageError, Store, Work
 from services.logger.writing import Applied, EventWriter, Written
 from shared.clock import SystemClock
 from shared.errors import DecodeError, QueueUnavailableError
-from shared.events import Event, Queued, Swept
+from shared.events import Event, Queued, Receipts, Swept
 from shared.lifecycle import Stop, TaskGroup
 from shared.logs import get_logger
 from shared.queue.event_log import EventEntry, EventLog
@@ -78,10 +79,20 @@ class Recorder:
     async def run(self, stop: Stop) -> None:
         """Record until stopped, then drain the events left in Redis as long as they can be read and written."""
         self._stop = stop
+        await self._build_indexes()
         batches: asyncio.Queue[list[EventEntry] | None] = asyncio.Queue(1)
         async with TaskGroup() as tasks:
             tasks.create_task(self._read(batches))
             tasks.create_task(self._write(batches))
+
+    async def _build_indexes(self) -> None:
+        """Build the indexes that a large file of an earlier version lacks; queries are answered meanwhile."""
+        stopped = self._stop.is_set
+        while self._store.unindexed and not self._stop.is_set():
+            name = self._store.unindexed[0]
+            log.info("an index is being built; events wait in Redis until it is complete", index=name)
+            if await self._insist(lambda: self._store.maintain(partial(build_index, name=name, stopped=stopped))):  # noqa: B023
+                self._store.unindexed.remove(name)
 
     async def _read(self, batches: asyncio.Queue[list[EventEntry] | None]) -> None:
         pause_s, ends_at, limit = _FIRST_PAUSE_S, float("inf"), _FEWEST_ENTRIES
@@ -191,10 +202,13 @@ class Recorder:
 
         Raises StorageError if the values to write are at fault.
         """
+        return await self._insist(lambda: self._store.write(work))
+
+    async def _insist(self, action: Callable[[], Awaitable[ResultT]]) -> ResultT | None:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                applied = await self._store.write(work)
+                applied = await action()
             except StorageError as error:
                 self.writer.forget()
                 if isinstance(error.__cause__, _FAULTS_OF_DATA):
@@ -272,6 +286,8 @@ def _weight_of(entry: EventEntry) -> int:
 def _weight(event: Event) -> int:
     if isinstance(event, Queued):
         return len(event.recipients)
+    if isinstance(event, Receipts):
+        return len(event.items)
     return len(event.jobs) if isinstance(event, Swept) else 1
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from services.logger.blast_rows import ENDED_STATES
+from services.logger.early_receipts import expire_early
 from services.logger.store import Store
 from shared.clock import Clock, SystemClock, rfc3339
 from shared.jobs import TERMINAL
@@ -36,7 +37,7 @@ _ENDED_BLASTS = ", ".join(f"'{state}'" for state in sorted(ENDED_STATES))
 
 OLD_MESSAGES = f"""
 SELECT id, job_id, channel, status, created_at < ?2 AND updated_at < ?2 AND status IN ({_ENDED}),
-    coalesce((SELECT length(job) FROM dead_letters d WHERE d.job_id = m.job_id), 0)
+    coalesce((SELECT length(job) FROM dead_letters d WHERE d.job_id = m.job_id), 0), delivery
 FROM message_logs m WHERE id > ?1
 ORDER BY id LIMIT ?3
 """  # noqa: S608 -- this module's own words
@@ -58,12 +59,17 @@ WHERE kept_at_ms < ?1 AND rowid > ?2 AND NOT EXISTS (SELECT 1 FROM dead_letters 
     AND NOT EXISTS (SELECT 1 FROM retry_outbox o WHERE o.blast_id = f.blast_id)
 ORDER BY rowid LIMIT ?3
 """
-_DROP_JOB = ("DELETE FROM message_attempts WHERE job_id = ?", "DELETE FROM dead_letters WHERE job_id = ?")
+_DROP_JOB = (
+    "DELETE FROM message_attempts WHERE job_id = ?",
+    "DELETE FROM dead_letters WHERE job_id = ?",
+    "DELETE FROM message_receipts WHERE job_id = ?",
+)
 _COUNT_DOWN = "UPDATE message_counts SET n = n - ? WHERE channel = ? AND status = ?"
+_COUNT_DELIVERIES_DOWN = "UPDATE delivery_counts SET n = n - ? WHERE channel = ? AND delivery = ?"
 # (table, column, unit in ms): small tables, by their own first column
 _TALLIES = (
     ("message_minutes", "minute", 60_000), ("api_minutes", "minute", 60_000), ("request_minutes", "minute", 60_000),
-    ("system_minutes", "minute", 60_000), ("error_days", "day", DAY_MS),
+    ("system_minutes", "minute", 60_000), ("receipt_minutes", "minute", 60_000), ("error_days", "day", DAY_MS),
 )  # fmt: skip
 
 
@@ -103,6 +109,7 @@ class Retention:
             ("system_logs", _by_creation("system_logs", "idx_system_created_at", cutoff_ms)),
             ("blasts", _blasts(cutoff_ms)),
             ("letter_files", _letter_files(self._clock.now_ms() - DAY_MS)),
+            ("early_receipts", lambda connection, size: expire_early(connection, cutoff_ms, size)),
         ]
         producers = await self._store.read(_producers)
         works += [("applied_events", _applied(producer, applied_before)) for producer in producers]
@@ -192,6 +199,8 @@ def _messages(cutoff_ms: int) -> Chunked:
             connection.executemany(statement, ((row[1],) for row in old))
         gone = Counter((row[2], row[3]) for row in old)
         connection.executemany(_COUNT_DOWN, ((n, *key) for key, n in gone.items()))
+        reported = Counter((row[2], row[6]) for row in old if row[6])
+        connection.executemany(_COUNT_DELIVERIES_DOWN, ((n, *key) for key, n in reported.items()))
         return len(old), len(rows) == size or (len(rows) < len(found) and found[len(rows)][0] <= bound)
 
     return chunk
@@ -223,6 +232,7 @@ def _blasts(cutoff_ms: int) -> Chunked:
         found = connection.execute(OLD_BLASTS, (cutoff_ms, size)).fetchall()
         ids = [row[:1] for row in _within_bytes(found, 1)]
         connection.executemany("DELETE FROM blast_counts WHERE blast_id = ?", ids)
+        connection.executemany("DELETE FROM blast_deliveries WHERE blast_id = ?", ids)
         connection.executemany("DELETE FROM blasts WHERE blast_id = ?", ids)
         return len(ids), len(ids) == size or len(ids) < len(found)
 

@@ -273,8 +273,80 @@ CREATE TABLE letter_files (
 CREATE INDEX idx_letter_files_kept ON letter_files(kept_at_ms);
 """
 
+# what providers reported after they accepted a message. `delivery` is the kind with the highest rank so far. Early
+# receipts wait for the row of their message; `ref` is how it will be found. The outbox has changes of suppressions that
+# Redis does not have yet: a packed suppression, or an empty one where an opt-out is lifted
+_RECEIPTS = """
+ALTER TABLE message_logs ADD COLUMN delivery TEXT;
+ALTER TABLE message_logs ADD COLUMN delivery_at TEXT;
+CREATE TABLE message_receipts (
+    job_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    severity TEXT NOT NULL,
+    code TEXT NOT NULL,
+    words TEXT NOT NULL,
+    trusted INTEGER NOT NULL,
+    evidence TEXT NOT NULL,
+    PRIMARY KEY (job_id, kind, at_ms, source)
+) WITHOUT ROWID;
+CREATE TABLE early_receipts (
+    id INTEGER PRIMARY KEY,
+    channel TEXT NOT NULL,
+    ref TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    receipt BLOB NOT NULL,
+    kept_at_ms INTEGER NOT NULL,
+    UNIQUE (channel, ref, kind, at_ms, source)
+);
+CREATE TABLE early_counts (
+    channel TEXT NOT NULL,
+    state TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (channel, state)
+) WITHOUT ROWID;
+CREATE TABLE suppression_outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    channel TEXT NOT NULL,
+    address TEXT NOT NULL,
+    suppression BLOB NOT NULL,
+    at_ms INTEGER NOT NULL
+);
+CREATE TABLE delivery_counts (
+    channel TEXT NOT NULL,
+    delivery TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (channel, delivery)
+) WITHOUT ROWID;
+CREATE TABLE blast_deliveries (
+    blast_id TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    delivery TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (blast_id, channel, delivery)
+) WITHOUT ROWID;
+CREATE TABLE receipt_totals (
+    channel TEXT NOT NULL,
+    source TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (channel, source, kind)
+) WITHOUT ROWID;
+CREATE TABLE receipt_minutes (
+    minute INTEGER NOT NULL,
+    channel TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (minute, channel, kind)
+) WITHOUT ROWID;
+"""
+
 # entry N migrates the schema from version N to N + 1; never edit a released one
-MIGRATIONS: Sequence[str] = (_LOGS + _STORIES + _APPLIED + _TALLIES, _MINUTES, _IDENTITIES, _FILES)
+MIGRATIONS: Sequence[str] = (_LOGS + _STORIES + _APPLIED + _TALLIES, _MINUTES, _IDENTITIES, _FILES, _RECEIPTS)
 
 
 class NewerSchemaError(KurirError):

@@ -19,6 +19,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
+from services.logger.later_indexes import build_index, missing_indexes
 from services.logger.schema import NewerSchemaError, migrate
 from shared.errors import KurirError, SettingsError
 
@@ -29,7 +30,8 @@ BUSY_TIMEOUT_S = 5.0
 LOCK_WAIT_S = 10.0
 QUERY_LIMIT_S = 5.0
 CHECKPOINT_BYTES = 32 * 1024 * 1024
-# checking a larger file would delay the start by seconds, so `verify` checks it in the background
+# checking a larger file, or building its indexes, would delay the start by seconds: `verify` checks it in the
+# background, and the recorder builds the indexes before it writes the first event
 CHECK_FIRST_BYTES = 64 * 1024 * 1024
 _PAGE_CACHE_KIB = 65_536
 _READER_CACHE_KIB = 8_192
@@ -53,8 +55,8 @@ class QueryTooSlowError(KurirError):
 class Store:
     """The SQLite file; call `open` first. `path` must be on a local disk.
 
-    `busy_s` is how long a call waits for a lock that another program holds on the file. `lock_wait_s` is how long
-    `open` waits for another logger to close it.
+    `unindexed` names the indexes that a large file does not have yet. `busy_s` is how long a call waits for a lock that
+    another program holds on the file. `lock_wait_s` is how long `open` waits for another logger to close it.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Store:
         self._busy_s = busy_s
         self._lock_wait_s = lock_wait_s
         self.verified = False
+        self.unindexed: list[str] = []
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
         self._reading = ThreadPoolExecutor(readers, thread_name_prefix="db-reader")
         self._local = threading.local()
@@ -146,7 +149,12 @@ class Store:
             self.verified = fresh or self.verified
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
+            # of the whole process: set while there is no reader. /tmp of a container is small, or in memory
+            connection.execute(f"PRAGMA temp_store_directory = '{_quoted(self.path.parent)}'")
             migrate(connection)
+            self.unindexed = missing_indexes(connection)
+            while self.unindexed and self.size_bytes() <= CHECK_FIRST_BYTES:
+                build_index(connection, self.unindexed.pop())
         except NewerSchemaError as error:
             raise SettingsError([f"database {self.path}: {error}"]) from error
         except sqlite3.Error as error:
@@ -285,6 +293,10 @@ class Store:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _quoted(path: Path) -> str:
+    return str(path.resolve()).replace("'", "''")
 
 
 def _checkpoint(connection: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""The history of one message: its row, each attempt with the provider's reply, and a timeline.
+"""The history of one message: its row, each attempt with the provider's reply, each receipt, and a timeline.
 
 All fields use the names of the log's columns, so that one object has one spelling.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 from typing import Any
+
+import orjson
 
 from services.logger.queries import MESSAGE_COLUMNS
 from shared.clock import rfc3339
@@ -17,11 +19,17 @@ _ATTEMPTS = """
 SELECT run, attempt, deferral, outcome, error_class, error_code, error_message, duration_ms, at_ms, next_at_ms
 FROM message_attempts WHERE job_id = ? ORDER BY run, attempt, deferral
 """
+_RECEIPTS = """
+SELECT at_ms, kind, source, run, severity, code, words, trusted, evidence FROM message_receipts WHERE job_id = ?
+"""
 _ENDED_UNTRIED = frozenset({"cancelled", "expired", "suppressed"})
 
 
 def tell_story(connection: sqlite3.Connection, job_id: str) -> dict[str, Any] | None:
-    """Return the row's columns with `history` (one entry per attempt and deferral) and `timeline`; None if unknown."""
+    """Return the row's columns with `history` (one entry per attempt and deferral), `receipts` and `timeline`.
+
+    `delivery` is what the receipts made of it and when, None without one. Returns None for an unknown message.
+    """
     row = connection.execute(_ROW, (job_id,)).fetchone()
     if row is None:
         return None
@@ -29,7 +37,29 @@ def tell_story(connection: sqlite3.Connection, job_id: str) -> dict[str, Any] | 
     history = [_attempt(*one) for one in connection.execute(_ATTEMPTS, (job_id,))]
     if message["status"] == "sent":
         history.append(_accepted(message))
-    return message | {"history": history, "timeline": _timeline(message, history)}
+    receipts = [_receipt(*one) for one in sorted(connection.execute(_RECEIPTS, (job_id,)))]
+    delivery, at = message.pop("delivery"), message.pop("delivery_at")
+    timeline = _timeline(message, history)
+    timeline += [
+        {"at": one["at"], "event": one["kind"], "run": one["run"], "attempt": None, "detail": one["words"]}
+        for one in receipts
+    ]
+    return message | {
+        "delivery": {"status": delivery, "at": at} if delivery else None,
+        "history": history,
+        "receipts": receipts,
+        "timeline": sorted(timeline, key=lambda event: str(event["at"])),
+    }
+
+
+def _receipt(*row: Any) -> dict[str, Any]:
+    at_ms, kind, source, run, severity, code, words, trusted, evidence = row
+    named = orjson.loads(evidence) if evidence else {}
+    return {
+        "at": rfc3339(at_ms), "kind": kind, "source": source, "run": run, "severity": severity or None,
+        "code": code or None, "words": words or None, "trusted": bool(trusted), "address": named.get("address"),
+        "provider_id": named.get("provider_id"),
+    }  # fmt: skip
 
 
 def _attempt(*row: Any) -> dict[str, Any]:
@@ -52,7 +82,7 @@ def _accepted(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _timeline(message: dict[str, Any], history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the events in order of time: queued, each attempt, and the current state."""
+    """Return the events of sending: queued, each attempt, and the current state."""
     events = [{"at": message["created_at"], "event": "queued", "run": 1, "attempt": None, "detail": None}]
     events += [
         {
@@ -67,4 +97,4 @@ def _timeline(message: dict[str, Any], history: list[dict[str, Any]]) -> list[di
         detail = message["error_message"] if status in _ENDED_UNTRIED | {"failed"} else None
         last = {"at": message["updated_at"], "event": status, "run": message["run"], "attempt": None, "detail": detail}
         events.append(last)
-    return sorted(events, key=lambda event: str(event["at"]))
+    return events

@@ -78,6 +78,8 @@ class IdList:
 def message_streams(connection: sqlite3.Connection, wanted: MessageFilter) -> tuple[list[Ids], frozenset[str]]:
     """Choose the index that leaves the fewest rows to check; return its streams and the filter fields they cover."""
     if wanted.blast:
+        if wanted.deliveries:
+            return _of_delivery(wanted.deliveries, wanted.blast), frozenset({"blast", "deliveries"})
         return _of_blast(wanted.blast, wanted), frozenset({"blast", "statuses", "channels"})
     if wanted.recipient:
         found = _of_recipient(connection, wanted.recipient)
@@ -85,20 +87,34 @@ def message_streams(connection: sqlite3.Connection, wanted: MessageFilter) -> tu
             return [found], frozenset({"recipient"})
     if wanted.reference:
         return _of_reference(connection, wanted), frozenset({"reference"})
+    return _of_one_column(wanted) or _of_closed_sets(connection, wanted)
+
+
+def _of_one_column(wanted: MessageFilter) -> tuple[list[Ids], frozenset[str]] | None:
+    """Use the index on the class of the error, on the delivery or on the template; None if none is asked for."""
     if wanted.error_class:
         stream = IdStream("message_logs", "idx_error_class", "error_class = ?", (wanted.error_class,))
         return [stream], frozenset({"error_class"})
+    if wanted.deliveries:
+        return _of_delivery(wanted.deliveries), frozenset({"deliveries"})
     if wanted.template:
-        return [IdStream("message_logs", "idx_template_id", "template_id = ?", (wanted.template,))], frozenset(
-            {"template"}
-        )
-    return _of_closed_sets(connection, wanted)
+        stream = IdStream("message_logs", "idx_template_id", "template_id = ?", (wanted.template,))
+        return [stream], frozenset({"template"})
+    return None
 
 
 def _of_blast(blast_id: str, wanted: MessageFilter) -> list[Ids]:
     condition = "blast_id = ? AND channel = ? AND status = ?"
     pairs = product(wanted.channels or tuple(CHANNELS), wanted.statuses or STATUSES)
     return [IdStream("message_logs", "idx_blast", condition, (blast_id, *pair)) for pair in pairs]
+
+
+def _of_delivery(deliveries: Sequence[str], blast_id: str = "") -> list[Ids]:
+    """Return the messages with these deliveries, of a blast or of all."""
+    if blast_id:
+        condition = "blast_id = ? AND delivery = ?"
+        return [IdStream("message_logs", "idx_blast_delivery", condition, (blast_id, one)) for one in deliveries]
+    return [IdStream("message_logs", "idx_delivery", "delivery = ?", (one,)) for one in deliveries]
 
 
 def _of_recipient(connection: sqlite3.Connection, recipient: Sequence[str]) -> Ids | None:

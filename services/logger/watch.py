@@ -24,6 +24,8 @@ _EVERY_S = 2.0
 _NO_MEMORY = ServerMemory(0, 0)
 _NO_MACHINE = MachineLook()
 Counts = dict[tuple[str, str], int]
+# by channel, source and kind
+ReceiptCounts = dict[tuple[str, str, str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Look:
     events_lag: int = 0
     totals: Counts = field(default_factory=dict)
     rows: Counts = field(default_factory=dict)
+    receipts: ReceiptCounts = field(default_factory=dict)
+    early: Counts = field(default_factory=dict)
     database_bytes: int = 0
     log_bytes: int = 0
     machine: MachineLook = _NO_MACHINE
@@ -74,9 +78,9 @@ class Watch:
 
     async def look(self) -> Look:
         """Take one sample of everything and return it."""
-        totals, rows = await self._counts()
+        kept = await self._counts()
         # the totals first: Prometheus would take a counter that starts at 0 and then rises for a jump
-        self.last = replace(self.last, totals=totals, rows=rows)
+        self.last = kept
         queues: dict[str, ChannelStats] = {}
         memory, lag, up = _NO_MEMORY, self.last.events_lag, False
         try:
@@ -86,34 +90,41 @@ class Watch:
             up = True
         except QueueUnavailableError as error:
             log.debug("redis unavailable", reason=str(error))
-        self.last = Look(
+        self.last = replace(
+            kept,
             at_ms=self._clock.now_ms(),
             redis_up=up,
             queues=queues,
             memory=memory,
             events_lag=lag,
-            totals=totals,
-            rows=rows,
             database_bytes=self._store.size_bytes(),
             machine=self._machine.look(),
             log_bytes=await asyncio.to_thread(_size_of, self._log_dir) if self._log_dir is not None else 0,
         )
         return self.last
 
-    async def _counts(self) -> tuple[Counts, Counts]:
-        """Return the totals and the row counts; those of the previous sample while the database cannot be read."""
+    async def _counts(self) -> Look:
+        """Return the previous sample with the counts of the database, if it can be read."""
+        last = self.last
         try:
-            return await self._store.read(_read_counts)
+            return await self._store.read(lambda connection: _with_counts(connection, last))
         except (StorageError, QueryTooSlowError) as error:
             log.debug("reading counts failed", reason=str(error))
-            return self.last.totals, self.last.rows
+            return last
 
 
-def _read_counts(connection: sqlite3.Connection) -> tuple[Counts, Counts]:
+def _with_counts(connection: sqlite3.Connection, look: Look) -> Look:
     totals = connection.execute("SELECT channel, status, n FROM message_totals")
-    found = {(channel, status): n for channel, status, n in totals}
     rows = connection.execute("SELECT channel, status, n FROM message_counts")
-    return found, {(channel, status): n for channel, status, n in rows}
+    receipts = connection.execute("SELECT channel, source, kind, n FROM receipt_totals")
+    early = connection.execute("SELECT channel, state, n FROM early_counts")
+    return replace(
+        look,
+        totals={(channel, status): n for channel, status, n in totals},
+        rows={(channel, status): n for channel, status, n in rows},
+        receipts={(channel, source, kind): n for channel, source, kind, n in receipts},
+        early={(channel, state): n for channel, state, n in early},
+    )
 
 
 def _size_of(folder: Path) -> int:

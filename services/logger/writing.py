@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 import orjson
 
 from services.logger.blast_rows import settle_states, write_blasts
+from services.logger.early_receipts import Incoming, wake_early
 from services.logger.folding import Folded, fold
 from services.logger.merging import RETRIED, Known, Merged, Tally, merge
+from services.logger.receipts import Delay, apply_receipts, incoming_of
 from shared.clock import Clock, SystemClock, rfc3339
 from shared.errors import DecodeError
-from shared.events import ApiRequest, Event, EventBatch, SystemEvent, pack_batch
+from shared.events import ApiRequest, Event, EventBatch, Receipts, SystemEvent, pack_batch
 from shared.jobs import TERMINAL
 from shared.queue.event_log import EventEntry
 
@@ -122,10 +124,15 @@ _ADD_ERRORS = _adding("error_days", "day", "channel", "error_class")
 
 @dataclass(slots=True)
 class Written:
-    """What a batch of events ended: the number of jobs by blast, and the blasts."""
+    """What a batch of events ended, the number of jobs by blast and the blasts, and what its receipts brought.
+
+    `delays` are those of its new receipts, `suppressions` the changes that it added to the outbox.
+    """
 
     ended_jobs: Counter[str] = field(default_factory=Counter)
     ended_blasts: list[str] = field(default_factory=list)
+    delays: list[Delay] = field(default_factory=list)
+    suppressions: int = 0
 
 
 @dataclass(slots=True)
@@ -152,6 +159,7 @@ class EventWriter:
         """Apply entries, each exactly once; call it within a transaction."""
         applied = Applied()
         events: list[Event] = []
+        receipts: list[Incoming] = []
         now_ms = self._clock.now_ms()
         for entry in entries:
             batch = entry.batch
@@ -161,10 +169,15 @@ class EventWriter:
                 self._keep_unread(connection, entry, str(batch), batch.raw)
             elif self._is_new(connection, batch, now_ms):
                 events += batch.events
+                receipts += _receipts_of(entry.channel, batch, now_ms)
             else:
                 applied.repeated += 1
         applied.events = len(events)
-        applied.written = write_events(connection, events)
+        folded = fold(events)
+        applied.written = _write(connection, folded)
+        woken = wake_early(connection, folded.jobs.values())
+        noted = apply_receipts(connection, [*woken, *receipts], now_ms)
+        applied.written.delays, applied.written.suppressions = noted.delays, noted.suppressions
         return applied
 
     def set_aside(self, connection: sqlite3.Connection, entry: EventEntry, error: str) -> Applied:
@@ -191,9 +204,19 @@ class EventWriter:
         return number
 
 
+def _receipts_of(channel: str, batch: EventBatch, now_ms: int) -> Iterator[Incoming]:
+    """Yield the receipts of a batch; `channel` is that of its stream."""
+    for event in batch.events:
+        if isinstance(event, Receipts):
+            yield from incoming_of(channel, event.items, event.taken_at_ms, now_ms)
+
+
 def write_events(connection: sqlite3.Connection, events: Iterable[Event]) -> Written:
-    """Write events that have not been applied before."""
-    folded = fold(events)
+    """Write events that have not been applied before and have no receipts among them."""
+    return _write(connection, fold(events))
+
+
+def _write(connection: sqlite3.Connection, folded: Folded) -> Written:
     written = Written()
     touched = write_blasts(connection, folded.blasts)
     if folded.jobs:

@@ -37,6 +37,12 @@ class EventEntry:
     batch: EventBatch | DecodeError
     unread: DecodeError | None = None
 
+    @property
+    def channel(self) -> str:
+        """The channel of the stream, from its hash tag (`{email}:events`); "" for the gateway's."""
+        tag = self.stream.partition("}")[0]
+        return tag[1:].partition(".")[0] if tag.startswith("{") else ""
+
 
 _MOST_EVENT_BYTES = 512 * 1024 * 1024
 _SHARE_OF_MEMORY = 4

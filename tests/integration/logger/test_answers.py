@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from shared.blasts import unpack_blast
-from shared.events import ApiRequest, Event, Retrying, SystemEvent
+from shared.events import ApiRequest, Event, EventBatch, Receipts, Retrying, SystemEvent, pack_batch
 from shared.queue.connection import connect
 from shared.queue.event_log import EventLog
+from shared.queue.keys import PartitionKeys
 from shared.queue.producer import Producer
+from shared.queue.suppressions import Suppressions
 from tests.integration.logger.service import LoggerProcess
 from tests.names import mixed
 from tests.servers import RedisServer, wait_for
-from tests.unit.logger.database import START_MS, accepted, begun, blast, failed, queued, sent
+from tests.unit.logger.database import START_MS, accepted, begun, blast, failed, queued, receipt, sent
 
 BLAST = blast(total=120, reference="march", metadata={"team": "billing"})
 
@@ -40,6 +42,14 @@ def _events() -> list[Event]:
     ]
 
 
+RECEIPTS = [
+    *[receipt("delivered", 30 + index, job_id=f"b:{index}:email") for index in range(40)],
+    *[receipt("bounced", 90, job_id=f"b:{index}:email", severity="soft", code="4.2.2") for index in range(35, 38)],
+    receipt("bounced", 95, job_id="b:1:email", severity="hard", code="5.1.1", words="no such user"),
+    receipt("delivered", 40, provider_id="foreign"),
+]
+
+
 @pytest.fixture(scope="module")
 def told(logger: LoggerProcess, own_redis: RedisServer) -> LoggerProcess:
     """Return a logger that has written the events of a blast."""
@@ -48,6 +58,8 @@ def told(logger: LoggerProcess, own_redis: RedisServer) -> LoggerProcess:
         redis = connect(own_redis.url)
         try:
             await Producer(redis, "teller").emit(*_events())
+            batch = EventBatch("receipts/email", 1, [Receipts(RECEIPTS)])
+            await redis.xadd(PartitionKeys("email").events, {"d": pack_batch(batch)})
             await wait_for(lambda: _is_drained(EventLog(redis)), what="everything written")
         finally:
             await redis.aclose()
@@ -98,6 +110,10 @@ def test_pages_follow_one_another_without_gap_or_repetition(told: LoggerProcess)
         ("from=2027-01-01T00:00:00Z", 0),
         ("to=9999-12-31T23:59:59-14:00", 120),
         ("from=9999-12-31T23:59:59-14:00", 0),
+        ("delivery=bounced", 4),
+        ("delivery=bounced,delivered", 40),
+        ("delivery=delivered&blast=b&status=sent", 36),
+        ("delivery=delivered&status=failed", 0),
     ],
 )
 def test_filters_find_the_matching_rows(told: LoggerProcess, query: str, count: int) -> None:
@@ -121,6 +137,7 @@ def test_stats_count_by_status_and_channel(told: LoggerProcess) -> None:
         ("/api/logs/messages?limit=0", "INVALID_QUERY"),
         ("/api/logs/messages?limit=1001", "INVALID_QUERY"),
         ("/api/logs/messages?status=delivered", "INVALID_QUERY"),
+        ("/api/logs/messages?delivery=sent", "INVALID_QUERY"),
         ("/api/logs/messages?from=yesterday", "INVALID_QUERY"),
         ("/api/logs/messages?format=xml", "INVALID_QUERY"),
         ("/api/logs/messages?cursor=%00x", "INVALID_CURSOR"),
@@ -144,6 +161,11 @@ def test_exports_contain_every_row(told: LoggerProcess) -> None:
     assert [row["error_message"] for row in table] == ["no such user"] * 10
     lines = told.get("/api/logs/messages?format=ndjson")[1].splitlines()
     assert len({json.loads(line)["job_id"] for line in lines}) == 120
+    bounced = list(csv.DictReader(io.StringIO(told.get("/api/logs/messages?format=csv&delivery=bounced")[1])))
+    assert {(row["delivery"], row["job_id"]) for row in bounced} == {
+        ("bounced", f"b:{index}:email") for index in (1, 35, 36, 37)
+    }
+    assert all(row["delivery_at"] for row in bounced)
 
 
 def test_a_history_has_each_attempt_with_the_providers_words(told: LoggerProcess) -> None:
@@ -154,7 +176,8 @@ def test_a_history_has_each_attempt_with_the_providers_words(told: LoggerProcess
         (1, "retrying", "451 try later"),
         (2, "sent", None),
     ]
-    assert [event["event"] for event in message["timeline"]] == ["queued", "retrying", "sent"]
+    assert [event["event"] for event in message["timeline"]] == ["queued", "retrying", "sent", "delivered", "bounced"]
+    assert (message["delivery"]["status"], message["receipts"][1]["words"]) == ("bounced", "no such user")
     assert told.get("/api/messages/b:999:email")[1]["code"] == "JOB_NOT_FOUND"
 
 
@@ -187,6 +210,9 @@ def test_a_blast_has_its_counts_and_its_snapshot(told: LoggerProcess) -> None:
     counts = {name: n for name, n in shown["channels"]["email"]["counts"].items() if n}
     assert counts == {"sent": 100, "failed": 10, "processing": 1, "queued": 9}
     assert shown["metadata"] == {"team": "billing"}
+    delivery = {"delivered": 36, "read": 0, "undelivered": 0, "bounced": 4, "complained": 0}
+    assert shown["delivery"] == shown["channels"]["email"]["delivery"] == delivery
+    assert told.get("/api/logs/messages/stats?blast=b")[1]["stats"]["delivery"] == delivery
     assert unpack_blast(told.get("/internal/blasts/b/snapshot")[1]) == BLAST
     assert [one["blastId"] for one in told.get("/api/blasts?reference=march&state=running")[1]["blasts"]] == ["b"]
     assert told.get("/api/blasts/none")[0] == told.get("/internal/blasts/none/snapshot")[0] == 404
@@ -222,6 +248,26 @@ def test_the_dashboard_has_everything_in_one_answer(told: LoggerProcess) -> None
     assert shown["database"]["sizeBytes"] > 0
     assert shown["system"]["loggerMemoryBytes"] > 0
     assert {"cpuShare", "loadAverage", "memoryTotalBytes", "memoryAvailableBytes"} <= set(shown["system"])
+
+
+async def test_receipts_become_metrics_and_a_suppression(told: LoggerProcess, own_redis: RedisServer) -> None:
+    """The hard bounce's address is suppressed; what belongs to no message is counted apart."""
+    redis = connect(own_redis.url)
+    suppressions = Suppressions(redis)
+
+    async def is_suppressed() -> bool:
+        return bool(await suppressions.get("email", "user1@example.com"))
+
+    await wait_for(is_suppressed)
+    (found,) = await suppressions.get("email", "user1@example.com")
+    assert (found.scope, found.reason, found.job_id) == ("all", "hard_bounce: 5.1.1", "b:1:email")
+    assert len([one async for block in suppressions.every("email") for one in block]) == 1
+    await redis.aclose()
+    counted = 'kurir_receipts_total{channel="email",kind="bounced",provider="ses"}'
+    await wait_for(lambda: told.metrics().get(counted) == 4)
+    samples = told.metrics()
+    assert samples['kurir_receipts_early{channel="email"}'] == 1
+    assert samples['kurir_receipt_delay_seconds_count{channel="email",kind="delivered"}'] == 40
 
 
 def test_a_web_page_cannot_make_the_logger_write(told: LoggerProcess) -> None:

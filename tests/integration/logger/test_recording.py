@@ -10,12 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from services.logger.later_indexes import LATER_INDEXES
 from shared.errors import QueueUnavailableError
-from shared.events import Event, pack_event
+from shared.events import Event, EventBatch, Receipts, pack_batch, pack_event
 from shared.queue.event_log import EventEntry, EventLog
+from shared.queue.keys import PartitionKeys
 from tests.integration.logger.recording import STREAM, Recording
 from tests.servers import RedisServer, wait_for
-from tests.unit.logger.database import START_MS, begun, failed, queued, sent
+from tests.unit.logger.database import START_MS, begun, failed, queued, queued_phones, receipt, sent, sent_phone
 
 Record = Callable[..., Awaitable[Recording]]
 
@@ -143,6 +145,27 @@ async def test_an_event_of_a_later_version_is_set_aside(valkey_url: str, record:
     (kept,) = recording.rows("SELECT raw FROM undecodable_events")
     assert msgspec.msgpack.decode(kept[0]) == ["later", 1, events]
     assert recording.recorder.state.set_aside == 1
+
+
+async def test_a_large_file_gets_its_indexes_before_the_first_event(
+    valkey_url: str, tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events wait until the recorder has built them: a receipt is found by its provider's id at once."""
+    first = await record(valkey_url)
+    await first.close()
+    with closing(sqlite3.connect(tmp_path / "logs.db")) as database:
+        for name in LATER_INDEXES:
+            database.execute(f"DROP INDEX {name}")
+    monkeypatch.setattr("services.logger.store.CHECK_FIRST_BYTES", 0)
+    recording = await record(valkey_url)
+    read = Receipts([receipt("read", 5, provider_id="wamid.w.0", source="meta")])
+    batch = EventBatch("test", 99, [queued_phones(), sent_phone(), read])
+    await recording.redis.xadd(PartitionKeys("whatsapp").events, {"d": pack_batch(batch)})
+    await wait_for(recording.is_drained)
+    assert recording.store.unindexed == []
+    assert recording.rows("SELECT delivery FROM message_logs") == [("read",)]
+    indexes = {name for (name,) in recording.rows("SELECT name FROM sqlite_schema WHERE type = 'index'")}
+    assert indexes >= set(LATER_INDEXES)
 
 
 async def test_waiting_events_are_written_before_the_exit(valkey_url: str, record: Record) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from services.logger.later_indexes import LATER_INDEXES, build_index
 from services.logger.schema import migrate
 from services.logger.writing import Applied, EventWriter
 from shared.blasts import Blast, pack_blast
 from shared.events import BlastAccepted, Ended, Event, EventBatch, Processing, Queued, QueuedRecipient, Sent
 from shared.jobs import Job, Recipient, pack_job
 from shared.queue.event_log import EventEntry
+from shared.receipts import Receipt, ReceiptKind
 from shared.templates import Template
 
 START_MS = 1_790_000_000_000
@@ -20,9 +23,9 @@ TEMPLATE = Template(id="reminder", name="Reminder", channels=["email", "whatsapp
 _entry_ids = itertools.count(1)
 
 
-def entry(number: int, *events: Event, producer: str = "p") -> EventEntry:
+def entry(number: int, *events: Event, producer: str = "p", channel: str = "email") -> EventEntry:
     """Return a batch as the event log returns it."""
-    return EventEntry("{email}:events", f"{next(_entry_ids)}-0", EventBatch(producer, number, list(events)))
+    return EventEntry(f"{{{channel}}}:events", f"{next(_entry_ids)}-0", EventBatch(producer, number, list(events)))
 
 
 def blast(blast_id: str = "b", *, total: int = 1, channel: str = "email", **changes: Any) -> Blast:
@@ -59,6 +62,20 @@ def sent(
     return Sent(START_MS + at, job_id, run, attempt, f"<{index}.{run}@x>", "250 ok", 7, "Hello", late)
 
 
+def queued_phones(indexes: Iterable[int] = (0,), blast_id: str = "w") -> Queued:
+    recipients = [QueuedRecipient(index, f"62812000{index:05d}", f"User {index}", "") for index in indexes]
+    return Queued(START_MS, blast_id, "whatsapp", TEMPLATE.id, TEMPLATE.name, recipients)
+
+
+def sent_phone(index: int = 0, blast_id: str = "w", *, at: int = 2) -> Sent:
+    return Sent(START_MS + at, f"{blast_id}:{index}:whatsapp", 1, 1, f"wamid.{blast_id}.{index}", "{}", 7)
+
+
+def receipt(kind: ReceiptKind, at: float = 1.0, *, source: str = "ses", **fields: Any) -> Receipt:
+    """Return a trusted receipt of what happened `at` seconds after the start."""
+    return Receipt(kind, source, START_MS / 1000 + at, **{"trusted": True, **fields})
+
+
 def failed(
     index: int = 0, blast_id: str = "b", *, run: int = 1, attempt: int = 1, at: int = 2, error_class: str = "permanent"
 ) -> Ended:
@@ -74,6 +91,8 @@ class Database:
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         self.writer = EventWriter()
         migrate(self.connection)
+        for name in LATER_INDEXES:
+            build_index(self.connection, name)
 
     def apply(self, *entries: EventEntry) -> Applied:
         """Write entries in one transaction."""
@@ -104,6 +123,15 @@ class Database:
             "SELECT blast_id, status, count(*) FROM message_logs GROUP BY blast_id, status")}  # fmt: skip
         kept_blasts = {(b, s): n for b, s, n in self.rows("SELECT blast_id, status, n FROM blast_counts") if n}
         assert kept_blasts == by_blast
+        reported = self.rows("SELECT blast_id, channel, delivery, count(*) FROM message_logs"
+                             " WHERE delivery IS NOT NULL GROUP BY 1, 2, 3")  # fmt: skip
+        assert sorted(self.rows("SELECT * FROM blast_deliveries WHERE n <> 0")) == sorted(reported)
+        by_delivery: Counter[tuple[str, str]] = Counter()
+        for _, channel, delivery, n in reported:
+            by_delivery[channel, delivery] += n
+        assert {(c, d): n for c, d, n in self.rows("SELECT * FROM delivery_counts WHERE n <> 0")} == by_delivery
+        waiting = dict(self.rows("SELECT channel, count(*) FROM early_receipts GROUP BY channel"))
+        assert dict(self.rows("SELECT channel, n FROM early_counts WHERE state = 'waiting' AND n <> 0")) == waiting
 
     def close(self) -> None:
         """Close the connection."""

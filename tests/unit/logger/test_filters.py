@@ -27,6 +27,13 @@ def outcome(read: Callable[[], int | None]) -> int | str | None:
         return error.code
 
 
+def test_deliveries_are_those_that_receipts_can_make() -> None:
+    """Several are separated by commas; a kind of receipt that is no delivery is refused."""
+    assert read_message_filter({"delivery": "bounced, complained,bounced"}).deliveries == ("bounced", "complained")
+    for wrong in ("opted_out", "Bounced", "sent"):
+        assert outcome(lambda: len(read_message_filter({"delivery": wrong}).deliveries)) == "INVALID_QUERY"  # noqa: B023 -- run at once
+
+
 @given(st.integers(1, (1 << 63) - 1))
 def test_a_cursor_survives_a_round_trip(row_id: int) -> None:
     """This holds for any row id."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.logger.filters import COUNTED
-from services.logger.metrics import LANES, LoggerMetrics
+from services.logger.metrics import EXPECTED, LANES, LoggerMetrics
+from services.logger.receipts import OTHER_SOURCE, SOURCES, Delay
 from services.logger.recorder import RecorderState
 from services.logger.watch import Look
 from shared.channels import CHANNELS
 from shared.queue.control import COUNTERS, ChannelStats, SenderState, ServerMemory
+from shared.receipts import ReceiptKind, delivery_rank
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 SENDER = SenderState("s1", "h", 5, available=True, reason="", rate="off")
@@ -70,6 +73,45 @@ def test_every_channel_lane_and_status_exists_from_the_start() -> None:
             assert ("kurir_queue_waiting", (("channel", channel), ("lane", lane))) in samples
         for status in COUNTED:
             assert ("kurir_messages_total", (("channel", channel), ("status", status))) in samples
+
+
+def test_receipts_have_the_series_of_the_contract() -> None:
+    """Each usual receipt is there from the start; those that wait or never matched are counted by channel."""
+    receipts = {("email", "ses", "bounced"): 3, ("whatsapp", "meta", "read"): 7, ("email", "other", "read"): 1}
+    early = {("email", "waiting"): 2, ("email", "unmatched"): 5}
+    samples, _ = exposed(replace(LOOK, receipts=receipts, early=early))
+
+    def counted(channel: str, provider: str, kind: str) -> float | None:
+        labels = (("channel", channel), ("kind", kind), ("provider", provider))
+        return samples.get(("kurir_receipts_total", labels))
+
+    assert (counted("email", "ses", "bounced"), counted("whatsapp", "meta", "read")) == (3, 7)
+    assert (counted("email", "mail", "complained"), counted("whatsapp", "qiscus", "undelivered")) == (0, 0)
+    assert counted("email", "other", "read") == 1
+    assert counted("email", "meta", "bounced") is None
+    assert samples["kurir_receipts_early", (("channel", "email"),)] == 2
+    assert samples["kurir_receipts_unmatched_total", (("channel", "email"),)] == 5
+    assert samples["kurir_receipts_unmatched_total", (("channel", "whatsapp"),)] == 0
+
+
+def test_every_source_of_receipts_has_a_channel() -> None:
+    """A provider that is added without a channel would have no series until its first receipt."""
+    assert {source for sources, _ in EXPECTED.values() for source in sources} == {*SOURCES, OTHER_SOURCE}
+    for channel, (_, kinds) in EXPECTED.items():
+        assert {kind for kind in get_args(ReceiptKind) if delivery_rank(channel, kind)} <= set(kinds)
+
+
+def test_delays_of_receipts_are_a_histogram() -> None:
+    """A bounce after a day is within the buckets."""
+    metrics = LoggerMetrics(lambda: LOOK, RecorderState())
+    metrics.receipts([Delay("email", "bounced", 86_000.0), Delay("email", "delivered", 2.0)])
+    families = text_string_to_metric_families(metrics.exposition()[0].decode())
+    (family,) = [one for one in families if one.name == "kurir_receipt_delay_seconds"]
+    found = {(one.name, *one.labels.values()): one.value for one in family.samples}
+    assert found["kurir_receipt_delay_seconds_sum", "email", "bounced"] == 86_000.0
+    assert found["kurir_receipt_delay_seconds_bucket", "email", "bounced", "86400.0"] == 1
+    assert found["kurir_receipt_delay_seconds_bucket", "email", "bounced", "14400.0"] == 0
+    assert found["kurir_receipt_delay_seconds_bucket", "email", "delivered", "5.0"] == 1
 
 
 def test_while_redis_is_away_queue_metrics_are_absent() -> None:

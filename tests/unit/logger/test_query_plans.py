@@ -14,19 +14,35 @@ from services.logger.blast_rows import read_snapshot
 from services.logger.blast_views import BlastFilter
 from services.logger.counting import count_messages
 from services.logger.dashboard import show_dashboard
+from services.logger.early_receipts import expire_early
 from services.logger.filters import ApiFilter, MessageFilter, Page, Span, SystemFilter
 from services.logger.redelivery import RetryRequest, open_runs
 from services.logger.story import tell_story
+from services.logger.suppression_outbox import NEXT
 from services.logger.watch import Look
-from tests.unit.logger.database import START_MS, Database, accepted, begun, blast, entry, failed, queued, sent
+from shared.events import Receipts
+from tests.unit.logger.database import (
+    START_MS,
+    Database,
+    accepted,
+    begun,
+    blast,
+    entry,
+    failed,
+    queued,
+    queued_phones,
+    receipt,
+    sent,
+    sent_phone,
+)
 
 Ask = Callable[[sqlite3.Connection], Any]
 PAGE = Page(2)
 SPAN = Span(START_MS - 1000, START_MS + 100_000)
 
-# tables of a few rows (channels × statuses; up to 500 jobs to send again in each), and lists of ids that are a
-# parameter of the statement
-_SMALL = re.compile(r"SCAN (message_counts|message_totals|retry_outbox|json_each)\b")
+# tables of a few rows (channels × statuses or deliveries; up to 500 jobs to send again in each), and lists of ids that
+# are a parameter of the statement
+_SMALL = re.compile(r"SCAN (message_counts|message_totals|delivery_counts|retry_outbox|json_each)\b")
 # statements that sort or group at most a page of rows
 _SORTS_A_PAGE = re.compile(r"json_each|error_days")
 
@@ -46,6 +62,30 @@ MESSAGES: dict[str, MessageFilter] = {
         ("failed",), ("email",), ("user", "other"), "b", "reminder", "order-1", "permanent", SPAN
     ),
     "time": MessageFilter(span=SPAN),
+    "delivery": MessageFilter(deliveries=("bounced", "delivered")),
+    "delivery and blast": MessageFilter(blast="b", deliveries=("bounced",)),
+    "delivery, blast and status": MessageFilter(statuses=("sent",), blast="b", deliveries=("bounced",)),
+    "delivery and template": MessageFilter(template="reminder", deliveries=("bounced",)),
+    "delivery and recipient": MessageFilter(recipient=("user",), deliveries=("bounced",)),
+}
+
+
+BOUNCES = [receipt("bounced", 9 + day, job_id="b:0:email", severity="soft") for day in range(3)]
+# by each way to find a message, repeated, early, and with each effect on suppressions
+RECEIPTS = {
+    "email": [
+        *BOUNCES,
+        receipt("bounced", 20, message_id="b.0.email.1@example.com", severity="hard"),
+        receipt("delivered", 5, job_id="b:77:email"),
+        receipt("opted_out", 5, address="user0@example.com"),
+        receipt("bounced", 30, job_id="b:0:email", severity="soft"),
+    ],
+    "whatsapp": [
+        receipt("read", 5, provider_id="wamid.w.0"),
+        receipt("read", 5, provider_id="wamid.unknown"),
+        receipt("opted_in", 5, address="6281200000001"),
+        receipt("opted_out", 6, address="6281200000009"),
+    ],
 }
 
 
@@ -54,6 +94,8 @@ def filled(database: Database) -> Database:
     """Return a database in which each query finds rows."""
     database.apply(entry(1, accepted(blast(total=9, reference="order-1")), queued(range(9)), begun(), sent()))
     database.apply(entry(2, *[failed(index) for index in range(1, 6)]))
+    database.apply(entry(3, queued_phones((0, 1)), sent_phone(0), sent_phone(1), channel="whatsapp"))
+    database.apply(entry(4, Receipts([receipt("delivered", 5, job_id="b:0:email"), *BOUNCES])))
     return database
 
 
@@ -135,6 +177,7 @@ ASKED: dict[str, Ask] = {
     "a blast": lambda connection: blast_views.find_blast(connection, "b"),
     "a snapshot": lambda connection: read_snapshot(connection, "b"),
     "the dashboard": lambda connection: show_dashboard(connection, Look(), START_MS),
+    "changes of suppressions": lambda connection: connection.execute(NEXT, (10,)).fetchall(),
     "open jobs": lambda connection: open_jobs.list_open(connection, START_MS + 1000, PAGE),
     "dead letters of a blast": lambda connection: open_runs(connection, RetryRequest(blast_id="b"), START_MS),
     "the dead letter of a job": lambda connection: open_runs(connection, RetryRequest(job_id="b:1:email"), START_MS),
@@ -151,6 +194,17 @@ def test_writing_finds_its_rows_by_an_index(filled: Database) -> None:
     """A batch that changes, completes and ends jobs scans no table."""
     batch = entry(7, queued((6, 7, 8), at=-5), begun(6), failed(6), sent(1, late=True))
     check(filled.connection, lambda connection: filled.writer.apply(connection, [batch]))
+
+
+@pytest.mark.parametrize("channel", RECEIPTS)
+def test_receipts_find_their_rows_by_an_index(filled: Database, channel: str) -> None:
+    """Matching, the history of an address, waking early ones and expiring them scan no table."""
+    told = entry(8, Receipts(RECEIPTS[channel]), channel=channel)
+    check(filled.connection, lambda connection: filled.writer.apply(connection, [told]))
+    assert filled.one("SELECT count(*) FROM early_receipts") >= 1
+    missing = entry(9, queued((77,)), queued_phones((9,)), sent_phone(9), channel=channel)
+    check(filled.connection, lambda connection: filled.writer.apply(connection, [missing]))
+    check(filled.connection, lambda connection: expire_early(connection, START_MS * 2, 10))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from services.logger.retention import DAY_MS, Purged, Retention
 from services.logger.store import Store
 from services.logger.writing import EventWriter
 from shared.blasts import Blast
-from shared.events import ApiRequest, BlastChannelEnded, SystemEvent
-from tests.unit.logger.database import START_MS, accepted, begun, blast, entry, failed, queued, sent
+from shared.events import ApiRequest, BlastChannelEnded, Receipts, SystemEvent
+from tests.unit.logger.database import START_MS, accepted, begun, blast, entry, failed, queued, receipt, sent
 
 
 class FixedClock:
@@ -118,6 +118,28 @@ async def test_only_an_ended_blast_is_deleted(store: Store) -> None:
     assert await rows(store, "SELECT count(*) FROM blast_templates") == [(1,)]
 
 
+RECEIPTS = [
+    receipt("delivered", 5, job_id="old:0:email", address="else@example.com"),
+    receipt("bounced", 6, job_id="old:1:email", severity="hard", words="<user1@example.com> is unknown"),
+    receipt("delivered", 7, job_id="new:0:email"),
+    receipt("opted_out", 8, address="user9999@example.com"),
+    receipt("delivered", 9, job_id="never:0:email"),
+]
+
+
+async def test_receipts_go_with_their_messages(store: Store) -> None:
+    """So do their counts; those that waited for a message are counted as unmatched, and totals stay."""
+    writer = EventWriter(FixedClock(START_MS))
+    await store.write(lambda connection: writer.apply(connection, [entry(9, Receipts(RECEIPTS))]))
+    assert await rows(store, "SELECT delivery, n FROM delivery_counts") == [("bounced", 1), ("delivered", 2)]
+    purged = await purge(store, 20)
+    assert purged.rows["early_receipts"] == 2
+    assert await rows(store, "SELECT job_id FROM message_receipts") == [("new:0:email",)]
+    assert await rows(store, "SELECT delivery, n FROM delivery_counts WHERE n > 0") == [("delivered", 1)]
+    assert await rows(store, "SELECT state, n FROM early_counts ORDER BY state") == [("unmatched", 2), ("waiting", 0)]
+    assert await rows(store, "SELECT kind, n FROM receipt_totals") == [("bounced", 1), ("delivered", 2)]
+
+
 async def test_applied_batches_are_remembered_for_two_days(store: Store) -> None:
     """That is enough for any redelivery; a producer without batches is deleted and its cached number forgotten."""
     forgotten: list[bool] = []
@@ -167,9 +189,11 @@ async def test_large_snapshots_and_dead_letters_are_deleted_a_few_at_a_time(stor
 
 async def test_nothing_is_left_of_an_address(store: Store) -> None:
     """Once everything is too old, no table holds an address, a name or a body."""
-    writer = EventWriter()
-    end = [entry(9, sent(699, "old", at=50), failed(1, "new", at=60))]
+    writer = EventWriter(FixedClock(START_MS))
+    end = [entry(9, sent(699, "old", at=50), failed(1, "new", at=60)), entry(10, Receipts(RECEIPTS))]
     await store.write(lambda connection: writer.apply(connection, end))
+    assert await rows(store, "SELECT address FROM suppression_outbox") == [("user1@example.com",)]
+    await store.write(lambda connection: connection.execute("DELETE FROM suppression_outbox"))  # as the outbox does
     await purge(store, 60)
     tables = [row[0] for row in await rows(store, "SELECT name FROM sqlite_schema WHERE type = 'table'")]
     found = {table: await rows(store, f"SELECT * FROM {table}") for table in tables}

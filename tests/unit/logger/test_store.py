@@ -6,11 +6,13 @@ import asyncio
 import sqlite3
 import threading
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from services.logger import schema
+from services.logger.later_indexes import LATER_INDEXES, build_index, missing_indexes
 from services.logger.schema import NewerSchemaError, migrate
 from services.logger.store import StorageError, Store
 from shared.clock import rfc3339
@@ -156,6 +158,38 @@ def test_recipients_from_before_a_migration_have_their_identity(tmp_path: Path) 
             )
         migrate(connection)
         assert dict(connection.execute("SELECT job_id, recipient_identity FROM message_logs")) == identities
+
+
+async def test_a_large_file_gets_its_indexes_after_it_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building them reads the whole table: the file is open, and queries are answered, before that."""
+    first = await opened(tmp_path / "logs.db")
+    assert first.unindexed == []
+    await first.write(lambda c: [c.execute(f"DROP INDEX {name}") for name in LATER_INDEXES])
+    await first.close()
+    monkeypatch.setattr("services.logger.store.CHECK_FIRST_BYTES", 0)
+    large = await opened(tmp_path / "logs.db")
+    assert large.unindexed == list(LATER_INDEXES)
+    for name in LATER_INDEXES:
+        await large.maintain(partial(build_index, name=name))
+    await large.close()
+    again = await opened(tmp_path / "logs.db")
+    assert again.unindexed == []
+    await again.close()
+
+
+async def test_building_an_index_ends_with_the_service(tmp_path: Path) -> None:
+    """A stop does not wait for it; nothing is left, and the next start builds it."""
+    store = await opened(tmp_path / "logs.db")
+    row = "INSERT INTO message_logs (job_id, channel, recipient_name, template_id, status) VALUES (?, 'w', '', '', '')"
+    await store.write(
+        lambda c: [c.execute("DROP INDEX idx_delivery"), c.executemany(row, ((n,) for n in range(50_000)))]
+    )
+    with pytest.raises(StorageError, match="interrupted"):
+        await store.maintain(lambda c: build_index(c, "idx_delivery", lambda: True))
+    assert await store.read(missing_indexes) == ["idx_delivery"]
+    assert await store.maintain(lambda c: build_index(c, "idx_delivery"))
+    assert await store.maintain(lambda c: c.execute("PRAGMA temp_store").fetchone()) == (2,)
+    await store.close()
 
 
 def test_a_migration_that_fails_leaves_the_version_before(tmp_path: Path) -> None:
