@@ -45,7 +45,16 @@ class Export(StrEnum):
 
 
 _COLUMNS: Mapping[Of, Sequence[str]] = {
-    Of.MESSAGES: ("updated_at", "job_id", "status", "attempts", "recipient_email", "recipient_phone", "error_message"),
+    Of.MESSAGES: (
+        "updated_at",
+        "job_id",
+        "status",
+        "delivery",
+        "attempts",
+        "recipient_email",
+        "recipient_phone",
+        "error_message",
+    ),
     Of.API: ("created_at", "method", "endpoint", "response_status", "response_time_ms", "api_key", "error_message"),
     Of.SYSTEM: ("created_at", "level", "service", "message", "metadata"),
 }
@@ -63,6 +72,9 @@ def logs(
     template: Annotated[str, typer.Option(help="Only messages made from this template.")] = "",
     reference: Annotated[str, typer.Option(help="Only messages with this reference.")] = "",
     error_class: Annotated[str, typer.Option(help="Only messages whose last error has this class.")] = "",
+    delivery: Annotated[
+        str, typer.Option(help="Only messages of which receipts report this: delivered, read, bounced …")
+    ] = "",
     level: Annotated[str, typer.Option(help="System log: only events of this level.")] = "",
     since: Annotated[str, typer.Option("--from", help="Only rows from this time on (RFC 3339).")] = "",
     until: Annotated[str, typer.Option("--to", help="Only rows up to this time (RFC 3339).")] = "",
@@ -82,6 +94,7 @@ def logs(
         "template": template,
         "reference": reference,
         "error_class": error_class,
+        "delivery": delivery,
         "level": level,
         "from": since,
         "to": until,

@@ -1,4 +1,4 @@
-"""A blast's progress: following it to its end, its counts in one line, and why a message was not sent."""
+"""A blast's progress: following it to its end, its counts in one line, what receipts say, why one was not sent."""
 
 from __future__ import annotations
 
@@ -68,6 +68,11 @@ def summary(blast: Mapping[str, Any]) -> str:
     """Return one line: the state, and the count of every status that occurs."""
     counts = ", ".join(f"{count} {status}" for status, count in blast["counts"].items() if count)
     return f"{blast['blastId']}: {str(blast['state']).replace('_', ' ')}; {counts or 'nothing yet'}"
+
+
+def reported(shown: Mapping[str, Any]) -> str:
+    """Return what receipts made of the messages of a blast or channel, in one line; "" without receipts."""
+    return ", ".join(f"{count} {kind}" for kind, count in (shown.get("delivery") or {}).items() if count)
 
 
 def reason_of(row: Mapping[str, Any]) -> str:

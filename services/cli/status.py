@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api
-from services.cli.progress import ENDED, ended_of, follow_blast, summary
+from services.cli.progress import ENDED, ended_of, follow_blast, reported, summary
 from services.cli.terminal import print_json, stdout, table
 from shared.lifecycle import EXIT_FAILED
 
@@ -48,7 +48,7 @@ def _show_all(context: typer.Context, url: str, *, as_json: bool) -> None:
         print_json({"stats": stats, "blasts": blasts})
         return
     _console.print(stats_table(stats))
-    columns = ("blast", "state", "template", "messages", "ended", "sent", "failed", "created")
+    columns = ("blast", "state", "template", "messages", "ended", "sent", "failed", "receipts", "created")
     rows = table(columns, whole=("blast", "state"), title="Latest blasts")
     for one in blasts:
         counts = one["counts"]
@@ -59,6 +59,7 @@ def _show_all(context: typer.Context, url: str, *, as_json: bool) -> None:
             one["templateId"],
             str(one["totalMessages"]),
             *map(str, row),
+            reported(one),
             str(one.get("createdAt") or ""),
         )
     _console.print(rows)
@@ -75,11 +76,12 @@ def stats_table(stats: Mapping[str, Any]) -> Table:
 
 def _print_blast(blast: Mapping[str, Any]) -> None:
     _console.print(summary(blast), markup=False)
-    rows = table(("channel", "total", "ended", "sent", "failed", "retrying", "waits for"), whole=("waits for",))
+    columns = ("channel", "total", "ended", "sent", "failed", "retrying", "receipts", "waits for")
+    rows = table(columns, whole=("waits for",))
     for name, channel in blast["channels"].items():
         counts = channel["counts"]
         numbers = (channel["total"], ended_of(counts), *(counts.get(one, 0) for one in ("sent", "failed", "retrying")))
-        rows.add_row(name, *map(str, numbers), str(channel.get("waitingFor") or ""))
+        rows.add_row(name, *map(str, numbers), reported(channel), str(channel.get("waitingFor") or ""))
     _console.print(rows)
     if blast["state"] not in ENDED:
         rate, eta = blast.get("rate"), blast.get("etaSeconds")
@@ -106,6 +108,9 @@ def _print_fields(fields: Mapping[str, Any], indent: str = "") -> None:
             for number, one in enumerate(value, start=1):
                 _console.print(f"{indent}{name} {number}", markup=False)
                 _print_fields(one if isinstance(one, dict) else {"": one}, indent + "  ")
+        elif isinstance(value, dict) and value:
+            shown = ", ".join(f"{key} {one}" for key, one in value.items())
+            _console.print(f"{indent}{name}: {shown}", markup=False, soft_wrap=True)
         elif value not in (None, "", {}):
             _console.print(f"{indent}{name}: {value}", markup=False, soft_wrap=True)
 

@@ -14,6 +14,7 @@ from services.ingest.blasts.views import view_of
 from services.ingest.http.errors import ApiError, Problem
 from services.ingest.http.operation import JSON, Call, Operation, Parameter
 from services.ingest.http.responses import BlastsAnswer
+from shared.blast_view import deliveries_of, with_deliveries
 
 _METADATA = "metadata."
 # a search by metadata reads pages until one has a match, up to this many; `nextCursor` continues it
@@ -67,7 +68,9 @@ async def _refreshed(call: Call, row: dict[str, Any]) -> Any:
     if row.get("state") in _ENDED:
         return row
     live = await live_blast(call, str(row.get("blastId")))
-    return row if live is None else msgspec.to_builtins(await view_of(call.gateway, *live))
+    if live is None:
+        return row
+    return msgspec.to_builtins(with_deliveries(await view_of(call.gateway, *live), deliveries_of(row)))
 
 
 OPERATIONS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -17,10 +18,12 @@ from services.ingest.http.errors import ERROR_CODES, ApiError
 from services.ingest.http.operation import JSON, Body, Call, Operation, Parameter
 from services.ingest.http.requests import BlastRequest, PauseRequest, RetryRequest
 from services.ingest.http.responses import BlastAnswer, BlastStateAnswer, ChangeAnswer, RetryAnswer, json_response
+from shared.blast_view import BlastView, deliveries_of, with_deliveries
 from shared.blasts import Blast
 from shared.queue.blasts import BlastProgress
 
 _BLAST_ID = re.compile(rb'"blastId":"([0-9a-z]+)"')
+_LOG_TIME_S = 2.0
 _encoder = msgspec.json.Encoder()
 
 NDJSON_SCHEMA: dict[str, Any] = {
@@ -98,8 +101,19 @@ async def _show_blast(call: Call) -> web.Response:
     blast_id = call.request.match_info["id"]
     live = await live_blast(call, blast_id)
     if live is not None:
-        return json_response(BlastStateAnswer(blast=await view_of(call.gateway, *live)))
+        view = await _with_deliveries(call, await view_of(call.gateway, *live))
+        return json_response(BlastStateAnswer(blast=view))
     return web.Response(body=_encoder.encode(await _stored(call, blast_id)), content_type=JSON, charset="utf-8")
+
+
+async def _with_deliveries(call: Call, view: BlastView) -> BlastView:
+    """Add what receipts made of a blast's messages, which only the log knows; nothing if it does not answer in time."""
+    try:
+        async with asyncio.timeout(_LOG_TIME_S):
+            stored = await _stored(call, view.blast_id)
+    except (ApiError, TimeoutError):
+        return view
+    return with_deliveries(view, deliveries_of(stored["blast"]))
 
 
 async def live_blast(call: Call, blast_id: str) -> tuple[Blast, BlastProgress] | None:

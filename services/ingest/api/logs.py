@@ -23,6 +23,7 @@ _MESSAGES = tuple(
         ("template", "A template's id."),
         ("reference", "A recipient's or a blast's reference."),
         ("error_class", "The class of the last error."),
+        ("delivery", "What receipts report: delivered, read, undelivered, bounced, complained; several with commas."),
     )
 )
 _REQUESTS = (

@@ -141,7 +141,9 @@ async def _just_accepted(call: Call, job: JobId) -> dict[str, Any] | None:
         "attempts": 0,
         "created_at": created_at,
         "updated_at": created_at,
+        "delivery": None,
         "history": [],
+        "receipts": [],
         "timeline": [{"at": created_at, "event": "queued", "run": 1, "attempt": None, "detail": None}],
     }
 
@@ -193,7 +195,7 @@ OPERATIONS = [
               errors=INTAKE_ERRORS, guarded=True),
     Operation("GET", "/messages/stats", "messageStats", "Count the messages by state, live from Redis", _stats,
               answer=StatsAnswer),
-    Operation("GET", "/messages/{jobId}", "showMessage", "Show a message and each of its attempts",
+    Operation("GET", "/messages/{jobId}", "showMessage", "Show a message, each of its attempts and receipts",
               _show_job, answer=JobAnswer, errors=_LOST),
     Operation("POST", "/messages/{jobId}/cancel", "cancelMessage", "Cancel a message that is not being sent yet",
               _cancel_job, "send", ChangeAnswer, errors=(*_LOST, "JOB_ENDED", "JOB_PROCESSING")),

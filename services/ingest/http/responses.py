@@ -96,9 +96,9 @@ class BlastStateAnswer(Answer, kw_only=True, frozen=True):
 
 
 class JobAnswer(Answer, kw_only=True, frozen=True):
-    """One message, in the log's column names: its row, `history` (each attempt and deferral) and `timeline`.
+    """One message, in the log's column names: its row, `history` (each attempt and deferral), `receipts`, `timeline`.
 
-    `attempts` is the number of attempts made.
+    `attempts` is the number of attempts made. `delivery` is `{status, at}`, what the receipts made of it; null without.
     """
 
     message: dict[str, Any]

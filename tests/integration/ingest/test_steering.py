@@ -104,6 +104,22 @@ async def test_lists_show_the_live_state_of_running_blasts(api: Api, peers: Peer
     assert ("GET /api/blasts", "reference=order 7&limit=2", b"") in peers.asked
 
 
+async def test_a_running_blast_has_the_deliveries_of_the_log(api: Api, peers: Peers) -> None:
+    """Only the log knows them: alone and in lists they are added to the live state, and are null without the log."""
+    blast_id = await _blast(api)
+    assert (await _state(api, blast_id))["delivery"] is None
+    delivery = {"delivered": 3, "read": 0, "undelivered": 0, "bounced": 1, "complained": 0}
+    row = {"blastId": blast_id, "state": "running", "channels": {"email": {"delivery": delivery}}}
+    peers.answers[f"GET /api/blasts/{blast_id}"] = (200, {"success": True, "blast": row})
+    peers.answers["GET /api/blasts"] = (200, {"success": True, "blasts": [row], "nextCursor": None})
+    (listed,) = (await api.get("/api/blasts")).body["blasts"]
+    for shown in (await _state(api, blast_id), listed):
+        assert shown["delivery"] == shown["channels"]["email"]["delivery"] == delivery
+        assert shown["totalMessages"] == 2
+    peers.answers[f"GET /api/blasts/{blast_id}"] = (503, {"success": False, "code": "DATABASE_UNAVAILABLE"})
+    assert (await _state(api, blast_id))["delivery"] is None
+
+
 async def test_blasts_are_found_by_their_metadata(api: Api, peers: Peers) -> None:
     """Values of any type are compared as JSON writes them; pages without a match are skipped."""
     rows = [{"blastId": str(n), "state": "completed", "metadata": {"campaign": "spring", "n": n}} for n in range(3)]
