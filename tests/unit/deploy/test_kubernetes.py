@@ -90,6 +90,7 @@ def test_pods_differ_only_where_their_services_do() -> None:
                 pod = document["spec"]["template"]["spec"]
                 assert shared.isdisjoint(pod), _name(document)
                 assert shared.isdisjoint(*pod["containers"]), _name(document)
+                assert "tmp" not in {volume["name"] for volume in pod["volumes"]}, _name(document)
 
 
 def test_resources_are_valid() -> None:
