@@ -14,6 +14,8 @@ from unicodedata import category, decimal, normalize
 import idna
 import phonenumbers
 
+from shared.errors import KurirError
+
 # Mexico dropped the 1 before mobile numbers in 2019; WhatsApp still uses it for older accounts.
 _MEXICO = re.compile(r"521([0-9]{10})")
 # Brazil added a 9 before all mobile numbers by 2016; WhatsApp omits it for many accounts (Anatel, resolution 553).
@@ -28,6 +30,10 @@ _SIGNS = dict(zip("\uff0b\ufe62\uff08\uff09\uff0e\uff0f\uff1b\uff0c\u2212", "++(
 _LONGEST_SEARCHED = 320
 _SEARCHED_PHONE = re.compile(r"(?:tel:)?[0-9 ().\-/+]*")
 _KINDS = {"Zs": " ", "Pd": "-", "Cf": ""}
+
+
+class AddressError(KurirError, ValueError):
+    """A text is not an address of its kind; the message says why, in words for the one who wrote it."""
 
 
 def identity(address: str) -> str:

@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from services.email_sender.addresses import AddressError, wire_domain
+from shared.addresses import AddressError
 from shared.hosts import is_host_name
+from shared.mailboxes import smtp_domain
 from shared.settings import EnvReader
 
 PrivateKey = RSAPrivateKey | Ed25519PrivateKey
@@ -150,7 +151,7 @@ def _made(reader: EnvReader, place: str, names: tuple[str, str], source: str | P
     """Return the key, or report everything that is wrong with it."""
     problems = []
     try:
-        domain = wire_domain(names[0])
+        domain = smtp_domain(names[0])
     except AddressError:
         problems.append(f"{names[0]!r} is not a domain")
     if not is_host_name(names[1]):

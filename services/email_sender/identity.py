@@ -10,11 +10,11 @@ import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from email.headerregistry import Address
 
-from services.email_sender.addresses import AddressError, parse_mailbox, wire_domain
 from services.email_sender.dkim_keys import DkimKey, KeyRing
+from shared.addresses import AddressError
 from shared.hosts import as_address, is_fully_qualified, is_loopback, is_public
+from shared.mailboxes import Mailbox, parse_mailbox, smtp_domain
 from shared.settings import EnvReader
 from shared.urls import host_of
 
@@ -60,7 +60,7 @@ def _valid(text: str) -> str:
         tag = "" if address is None or address.version == 4 else "IPv6:"
         return f"[{tag}{address}]" if address is not None else ""
     try:
-        return wire_domain(text)
+        return smtp_domain(text)
     except AddressError:
         return ""
 
@@ -96,18 +96,18 @@ def read_return_path(reader: EnvReader) -> str:
     except AddressError as error:
         reader.problem(f"{name}: {error}")
         return ""
-    if mailbox.display_name or not mailbox.addr_spec.isascii() or not is_fully_qualified(mailbox.domain):
+    if mailbox.name or not mailbox.smtp_address.isascii() or not is_fully_qualified(mailbox.domain):
         reader.problem(f"{name}: {text!r} is not an address in ASCII such as bounces@example.com")
-    return mailbox.addr_spec
+    return mailbox.smtp_address
 
 
-def read_domains(reader: EnvReader, sender: Address) -> tuple[str, ...]:
+def read_domains(reader: EnvReader, sender: Mailbox) -> tuple[str, ...]:
     """Return the domains that mail may come from, the configured sender's first."""
     name = "KURIR_EMAIL_DOMAINS"
-    found = [sender.domain.lower()]
+    found = [sender.domain]
     for text in reader.items(name):
         try:
-            found.append(wire_domain(text))
+            found.append(smtp_domain(text))
         except AddressError as error:
             reader.problem(f"{name}: {error}")
     return tuple(dict.fromkeys(found))

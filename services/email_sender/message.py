@@ -18,15 +18,16 @@ from urllib.parse import quote
 
 from cachetools import LRUCache
 
-from services.email_sender.addresses import AddressError, parse_mailbox, wire_address
 from services.email_sender.attached import AttachedFiles
 from services.email_sender.envelope import Envelope
 from services.email_sender.mime import clean, mailbox, text_part, unstructured
 from services.email_sender.settings import MailSettings
 from services.email_sender.signers import Ahead
+from shared.addresses import AddressError
 from shared.blasts import Blast
 from shared.errors import PermanentError, StopBlastError
 from shared.jobs import Job
+from shared.mailboxes import parse_mailbox, smtp_address
 from shared.receipts import RETURN_PREFIX, make_return_token
 from shared.rendering import CompiledTemplate, Rendered, RenderError, compile_template, job_values
 from shared.sending.provider import RenderedMessage
@@ -120,12 +121,12 @@ class Frame:
             reply_to = parse_mailbox(blast.reply_to) if blast.reply_to else None
         except AddressError as error:
             raise PermanentError(f"from or reply address: {error}", code="address") from error
-        self._sender = mail.return_path or sender.addr_spec
-        self._utf8 = not sender.addr_spec.isascii() or (reply_to is not None and not reply_to.addr_spec.isascii())
-        self.domain = sender.domain.lower()
+        self._sender = mail.return_path or sender.smtp_address
+        self._utf8 = not sender.smtp_address.isascii() or (reply_to is not None and not reply_to.smtp_address.isascii())
+        self.domain = sender.domain
         self._id = _NO_ATOM.sub("-", blast.blast_id)
-        self._from = b"From: %b\r\nTo: " % mailbox(clean(sender.display_name), sender.addr_spec, 6)
-        reply = b"Reply-To: %b\r\n" % mailbox(clean(reply_to.display_name), reply_to.addr_spec, 10) if reply_to else b""
+        self._from = b"From: %b\r\nTo: " % mailbox(clean(sender.name), sender.smtp_address, 6)
+        reply = b"Reply-To: %b\r\n" % mailbox(clean(reply_to.name), reply_to.smtp_address, 10) if reply_to else b""
         self._reply_to = reply
         self._boundary = f"=_{secrets.token_hex(16)}"
         self._attached = AttachedFiles(blast.attachments, self._boundary, html=bool(blast.template.html))
@@ -138,7 +139,7 @@ class Frame:
 
     def fill(self, job: Job) -> Mail:
         """Return the message of one job; raises PermanentError with the reason."""
-        address = _wire(job.recipient.address)
+        address = _smtp_address(job.recipient.address)
         token = make_token(self._mail.secret, job.channel, job.recipient.address) if self._links else ""
         url = f"{self._mail.public_url}/u/{token}" if token else ""
         values, rendered = self._render(job, url)
@@ -240,9 +241,9 @@ def _unrenderable(error: RenderError) -> PermanentError:
     return PermanentError(f"cannot be rendered: {named}{error}", code="render")
 
 
-def _wire(address: str) -> str:
+def _smtp_address(address: str) -> str:
     try:
-        return wire_address(address)
+        return smtp_address(address)
     except AddressError as error:
         raise PermanentError(f"the address cannot be used: {error}", code="address") from error
 

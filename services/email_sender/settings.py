@@ -11,15 +11,15 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from email.headerregistry import Address
 from urllib.parse import SplitResult, parse_qsl, unquote
 
-from services.email_sender.addresses import AddressError, parse_mailbox
 from services.email_sender.dkim_keys import read_keys
 from services.email_sender.identity import Identity, Surroundings, read_domains, read_helo, read_return_path
 from services.email_sender.oauth_settings import OAuthReader, OAuthSettings, is_oauth_name
+from shared.addresses import AddressError
 from shared.channels import EMAIL
 from shared.hosts import public_url_problem
+from shared.mailboxes import Mailbox, parse_mailbox
 from shared.receipts import RETURN_PREFIX
 from shared.sending.breaker import BreakerPolicy
 from shared.sending.settings import SendingSettings, read_sending_settings
@@ -31,6 +31,8 @@ STUCK_MARGIN_S = 60.0
 TLS_MODES = ("required", "if-offered", "off")
 _PORTS = {"smtp": 25, "smtps": 465}
 _FORM = "smtp://[user:password@]host[:port][?option=value] or smtps://…"
+# in place of a sender that is missing or wrong: settings with a problem are never used
+_NO_SENDER = Mailbox("", "nobody@invalid")
 _OPTIONS = ("tls", "weight", "rate", "concurrency", "max_messages", "auth", "oauth")
 
 
@@ -109,7 +111,7 @@ class MailSettings:
     real recipient.
     """
 
-    sender: Address
+    sender: Mailbox
     public_url: str
     secret: str = field(repr=False)
     unsubscribe_to: str = ""
@@ -306,10 +308,10 @@ def _fit_for_header(text: str) -> bool:
     return text.isascii() and text.isprintable() and not set(text) & set(" <>,")
 
 
-def _sender(reader: EnvReader) -> Address:
+def _sender(reader: EnvReader) -> Mailbox:
     text = reader.text("KURIR_EMAIL_FROM")
     try:
-        return parse_mailbox(text) if text else Address("", "nobody", "invalid")
+        return parse_mailbox(text) if text else _NO_SENDER
     except AddressError as error:
         reader.problem(f"KURIR_EMAIL_FROM: {error}")
-        return Address("", "nobody", "invalid")
+        return _NO_SENDER

@@ -1,80 +1,27 @@
 """Addresses: a client's text becomes one normal form per channel, or a problem.
 
-Email addresses have email-validator's normal form, without a DNS lookup; `.test` domains are allowed, other
-special-use names (`.local`, `.invalid` …) are not. Phone numbers are E.164 digits without `+`, valid by phonenumbers'
-metadata, or the number of a WhatsApp account where that differs. Both libraries take tens of microseconds; plain ASCII
-takes a fast path with the same result, which a test compares with the libraries over generated input. Neither form can
-contain a line break, a space outside a quoted local part, or a control character, so neither can break out of a header.
+Email addresses have the form of `shared.mailboxes`. Phone numbers are E.164 digits without `+`, valid by phonenumbers'
+metadata, or the number of a WhatsApp account where that differs. The library takes tens of microseconds; plain numbers
+take a fast path with the same result, which a test compares with the library over generated input.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from re import Pattern
 
 import phonenumbers
-from email_validator import EmailNotValidError, validate_email
-from email_validator.rfc_constants import ATEXT, CASE_INSENSITIVE_MAILBOX_NAMES
 from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberType
 
 from services.ingest.blasts.phone_text import PhoneTextError, groups, phone_digits
 from services.ingest.http.errors import Problem
-from shared.addresses import INVISIBLE, identity
+from shared.addresses import INVISIBLE, AddressError, identity
+from shared.mailboxes import Mailbox, normal_email, parse_mailbox
 
-MAX_EMAIL_CHARS = 320
-
-# labels without "--" are neither punycode nor reserved; a last label of letters is neither a number nor an IP address
-_LABEL = "[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
-_PLAIN_EMAIL = re.compile(rf"([{ATEXT}]+(?:\.[{ATEXT}]+)*)@((?:{_LABEL}\.)+([A-Za-z]{{2,63}}))")
-_LONGEST_PLAIN = 254
-_LONGEST_LABEL = 63
-_SPECIAL_ENDINGS = frozenset({"arpa", "invalid", "local", "localhost", "onion"})
-_ROLE_NAMES = frozenset(CASE_INSENSITIVE_MAILBOX_NAMES)
 _FEWEST_DIGITS, _MOST_DIGITS = 7, 15  # E.164 allows 15; no country has fewer than 7 with its code
 _FEWEST_WITHOUT_CODE = _FEWEST_DIGITS - 3
-_NAMED = re.compile(r"(?P<name>[^<>]*+)<(?P<address>[^<>]*+)>")
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"')
-# a display name of these needs no quotes (RFC 5322, section 3.2.3), other alphabets aside
-_SPECIALS = re.compile(r"[()<>\[\]:;@\\,.\"]")
 MAX_NAME_CHARS = 200
-
-
-class AddressError(ValueError):
-    """A text that is not a valid address; the message tells the client why."""
-
-
-def normal_email(text: str) -> str:
-    """Return the normal form of an email address; raises AddressError."""
-    text = text.strip(INVISIBLE)
-    return _plain_email(text) or _any_email(text)
-
-
-def _plain_email(text: str) -> str | None:
-    """Return the normal form of a plain ASCII address, None if the library has to decide."""
-    found = _PLAIN_EMAIL.fullmatch(text)
-    if found is None or len(text) > _LONGEST_PLAIN:
-        return None
-    local, domain, ending = found.groups()
-    if ending.lower() in _SPECIAL_ENDINGS:
-        return None
-    if len(domain) > _LONGEST_LABEL and any(len(label) > _LONGEST_LABEL for label in domain.split(".")):
-        return None
-    lowered = local.lower()
-    return f"{lowered if lowered in _ROLE_NAMES else local}@{domain.lower()}"
-
-
-def _any_email(text: str) -> str:
-    if len(text) > MAX_EMAIL_CHARS:
-        raise AddressError(f"The email address is longer than {MAX_EMAIL_CHARS} characters.")
-    if "@" not in text:
-        raise AddressError("An email address must have an @-sign.")
-    try:
-        # the only effect of test_environment is to allow .test domains
-        return validate_email(text, check_deliverability=False, test_environment=True).normalized
-    except EmailNotValidError as error:
-        raise AddressError(str(error)) from None
 
 
 def normal_phone(text: str, region: str) -> str:
@@ -192,35 +139,16 @@ def normal_address(channel: str, text: str, region: str, field: str) -> str | Pr
         return Problem(field, code, str(error))
 
 
-@dataclass(frozen=True, slots=True)
-class Mailbox:
-    """A display name, "" for none, and an address in normal form."""
-
-    name: str
-    address: str
-
-    def __str__(self) -> str:
-        """Format it as RFC 5322 does, with the name in its own alphabet."""
-        if not self.name:
-            return self.address
-        escaped = re.sub(r'(["\\])', r"\\\1", self.name)
-        return f'"{escaped}" <{self.address}>' if _SPECIALS.search(self.name) else f"{self.name} <{self.address}>"
-
-
 def read_mailbox(text: str, field: str) -> Mailbox | Problem:
     """Read a mailbox, or return the problem of the field."""
     if not text.strip():
         return Problem(field, "REQUIRED", f"no sender address is given: set {field}, or configure KURIR_EMAIL_FROM")
     if not text.isprintable():
         return Problem(field, "INVALID_CHARACTERS", f"{field} contains line breaks or control characters")
-    named = _NAMED.fullmatch(text.strip())
-    name, address = (named["name"].strip(), named["address"]) if named else ("", text)
-    quoted = _QUOTED.fullmatch(name)
-    if quoted:
-        name = re.sub(r"\\(.)", r"\1", quoted[1])
-    if len(name) > MAX_NAME_CHARS:
-        return Problem(field, "TOO_LONG", f"the name in {field} is longer than {MAX_NAME_CHARS} characters")
     try:
-        return Mailbox(name, normal_email(address))
+        mailbox = parse_mailbox(text)
     except AddressError as error:
         return Problem(field, "INVALID_EMAIL", str(error))
+    if len(mailbox.name) > MAX_NAME_CHARS:
+        return Problem(field, "TOO_LONG", f"the name in {field} is longer than {MAX_NAME_CHARS} characters")
+    return mailbox

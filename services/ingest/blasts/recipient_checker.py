@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from services.ingest.blasts.addresses import AddressError, normal_email, normal_phone
+from services.ingest.blasts.addresses import normal_phone
 from services.ingest.blasts.attachments import attachments_of, shown_content_ids
 from services.ingest.blasts.csv_columns import matched_columns
 from services.ingest.blasts.csv_header import Header
@@ -22,8 +22,10 @@ from services.ingest.blasts.variables import Check, UnknownNames, ValueProblem, 
 from services.ingest.http.decoding import UNREADABLE, json_decoder, problem_of, problems_of, read_object, words_of
 from services.ingest.http.errors import ApiError, Problem
 from services.ingest.http.requests import AttachmentRequest, RecipientRequest
+from shared.addresses import AddressError
 from shared.channels import CHANNELS
 from shared.jobs import Attachment
+from shared.mailboxes import normal_email
 from shared.nearest import Hints
 from shared.rendering import CompiledTemplate, RenderError, compile_template, merge_variables
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from services.ingest.api_keys import ApiKey
-from services.ingest.blasts.addresses import AddressError, normal_email, read_mailbox
+from services.ingest.blasts.addresses import read_mailbox
 from services.ingest.blasts.attachments import attachments_of
 from services.ingest.blasts.recipients import Rules
 from services.ingest.blasts.variables import check_global_variables, unknown_globals
@@ -21,10 +21,11 @@ from services.ingest.http.errors import ApiError, Problem
 from services.ingest.http.requests import BlastHead
 from services.ingest.settings import IngestSettings
 from services.ingest.storage.templates import TemplateLibrary
-from shared.addresses import ascii_domain
+from shared.addresses import AddressError, ascii_domain
 from shared.blasts import Blast
 from shared.channels import CHANNELS, EMAIL
 from shared.jobs import LANE_OF_PRIORITY, Attachment, Lane
+from shared.mailboxes import normal_email
 from shared.numbers import plain_json
 from shared.templates import Template
 

@@ -14,9 +14,11 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from services.ingest.blasts.addresses import AddressError, normal_email, normal_phone
+from services.ingest.blasts.addresses import normal_phone
 from services.ingest.blasts.csv_header import Header
 from services.ingest.http.errors import MAX_PROBLEMS, Problem
+from shared.addresses import AddressError
+from shared.mailboxes import normal_email
 from shared.nearest import Hints
 from shared.numbers import (
     MAX_DIGITS,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from email.headerregistry import Address
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from services.email_sender.settings import (
 )
 from shared.blasts import Blast
 from shared.jobs import Attachment, Job, Recipient
+from shared.mailboxes import Mailbox
 from shared.sending.breaker import BreakerPolicy
 from shared.settings import CommonSettings
 from shared.templates import Template
@@ -29,7 +29,7 @@ from tests.integration.sending.running import SETTINGS
 
 HTML = "<p>Dear {{ name }},</p>\n<p>.hidden dots and <b>bold</b></p>\n"
 TEMPLATE = Template(id="t", name="T", channels=["email"], subject="Hello {{ name }}", html=HTML)
-MAIL = MailSettings(Address("Shop", "shop", "example.com"), "https://kurir.example.com", "secret", "out@example.com")
+MAIL = MailSettings(Mailbox("Shop", "shop@example.com"), "https://kurir.example.com", "secret", "out@example.com")
 
 NO_KEYS = KeyRing()
 

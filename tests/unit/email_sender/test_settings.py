@@ -68,7 +68,7 @@ def test_server_that_cannot_be_one_is_refused(url: str) -> None:
 def test_settings_of_a_good_environment() -> None:
     """Each setting that is not given has its documented default."""
     settings = read_settings(ENV)
-    assert settings.mail.sender.display_name == "Tokó Kita"
+    assert settings.mail.sender.name == "Tokó Kita"
     assert settings.mail.public_url == "https://kurir.example.com"
     assert (settings.mail.unsubscribe_to, settings.mail.return_path) == ("", "")
     assert (settings.common.port, settings.sending.concurrency) == (3010, 5)

@@ -10,11 +10,12 @@ import pytest
 
 from services.email_sender.mime import mailbox, parameter, unstructured
 from services.email_sender.replies import Stage, asked_wait_s, classify
-from services.ingest.blasts.addresses import normal_email, normal_phone, read_mailbox
+from services.ingest.blasts.addresses import normal_phone, read_mailbox
 from services.ingest.http.decoding import convert
 from services.ingest.http.requests import BlastRequest
 from services.sandbox.mail import read_header
 from services.whatsapp_sender.replies import Answer, read_answer
+from shared.mailboxes import normal_email
 from shared.masking import mask
 from shared.rendering.plaintext import settle, tidy
 from shared.settings import Rate, parse_seconds

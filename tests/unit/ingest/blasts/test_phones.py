@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from services.ingest.blasts.addresses import AddressError, normal_phone
+from services.ingest.blasts.addresses import normal_phone
 from services.ingest.blasts.phone_text import DECIMAL, EXTENSION, LETTERS, NOTE, SHAPE, TWO_NUMBERS
+from shared.addresses import AddressError
 
 ONE_NUMBER = [
     "081224772000",
