@@ -16,8 +16,7 @@ from aiosmtplib.protocol import SMTPProtocol
 from aiosmtplib.response import SMTPResponse
 
 from services.email_sender.reply_reader import INVALID, ReplyReader
-
-_STOOD_STILL_S = 0.02
+from shared.clock import SuspendAwareTimer
 
 
 class ReplyQueueProtocol(SMTPProtocol):
@@ -29,7 +28,7 @@ class ReplyQueueProtocol(SMTPProtocol):
         self._owed = 0
         self._arrived: deque[SMTPResponse] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = SuspendAwareTimer(self._loop, self._time_out)
         self._broken: Exception | None = None
         self.unsolicited: SMTPResponse | None = None
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -110,27 +109,16 @@ class ReplyQueueProtocol(SMTPProtocol):
                 raise self._broken
             self._waiter = self._loop.create_future()
             if timeout is not None:
-                self._arm(timeout, timeout)
+                self._timer.start(timeout)
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-                if self._timer is not None:
-                    self._timer.cancel()
+                self._timer.cancel()
         return self._arrived.popleft()
 
-    def _arm(self, wait_s: float, more_s: float) -> None:
-        # a bare timer: asyncio.timeout costs as much as the reply itself
-        self._timer = self._loop.call_later(wait_s, self._give_up, self._loop.time() + wait_s, more_s)
-
-    def _give_up(self, due: float, more_s: float) -> None:
-        """Time out; time in which this process stood still does not count, since a reply may have arrived unread."""
-        if self._waiter is None or self._waiter.done():
-            return
-        late_s = min(self._loop.time() - due, more_s)
-        if late_s > _STOOD_STILL_S:
-            self._arm(late_s, more_s - late_s)
-        else:
+    def _time_out(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(SMTPReadTimeoutError("no reply in time"))
 
     async def start_tls(

@@ -285,7 +285,7 @@ async def test_time_in_which_the_sender_stood_still_is_waited_once_more() -> Non
 
 async def test_process_that_is_always_late_waits_no_longer_than_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process that is always late, where every lateness extends the wait, the wait is at most twice as long."""
-    monkeypatch.setattr("services.email_sender.protocol._STOOD_STILL_S", 0.0)
+    monkeypatch.setattr("shared.clock.SUSPENDED_S", 0.0)
     async with peer({".": [SILENCE]}) as server, opened(smtp_settings(server.url, timeouts=HASTY)) as channel:
         with pytest.raises(UncertainError):
             await asyncio.wait_for(channel.send(make_mail()), HASTY.data_s * 10)

@@ -1,0 +1,118 @@
+"""The timer for answers: time in which the process was suspended does not count.
+
+The senders' integration tests block real event loops with an answer on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from shared import clock
+from shared.clock import SuspendAwareTimer
+
+
+class _Handle:
+    """A call that the loop will make, unless it is cancelled."""
+
+    def __init__(self, at: float, call: Callable[[], None]) -> None:
+        self.at = at
+        self.call = call
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class _Loop:
+    """An event loop whose time the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.calls: list[_Handle] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, callback: Callable[..., None], *args: Any) -> _Handle:
+        self.calls.append(_Handle(self.now + delay, lambda: callback(*args)))
+        return self.calls[-1]
+
+    def continue_at(self, now: float) -> None:
+        """Run the calls that are due, as a loop does that runs again at this time."""
+        self.now = now
+        due = [one for one in self.calls if one.at <= now and not one.cancelled]
+        self.calls = [one for one in self.calls if one.at > now]
+        for one in due:
+            one.call()
+
+
+@pytest.fixture
+def loop() -> _Loop:
+    return _Loop()
+
+
+def _started(loop: _Loop, seconds: float) -> tuple[SuspendAwareTimer, list[float]]:
+    expired: list[float] = []
+    timer = SuspendAwareTimer(cast("asyncio.AbstractEventLoop", loop), lambda: expired.append(loop.now))
+    timer.start(seconds)
+    return timer, expired
+
+
+def test_a_timer_expires_when_it_is_due(loop: _Loop) -> None:
+    """It expires once, also when it is a little late, as every timer is."""
+    _, expired = _started(loop, 10.0)
+    loop.continue_at(109.9)
+    assert expired == []
+    loop.continue_at(110.01)
+    loop.continue_at(150.0)
+    assert expired == [110.01]
+
+
+def test_time_in_which_the_process_was_suspended_does_not_count(loop: _Loop) -> None:
+    """A late timer waits again for as long as it was late, so that answers in the sockets are read first."""
+    _, expired = _started(loop, 10.0)
+    loop.continue_at(113.0)
+    loop.continue_at(115.9)
+    assert expired == []
+    loop.continue_at(116.0)
+    assert expired == [116.0]
+
+
+def test_a_timer_waits_at_most_twice_as_long(loop: _Loop) -> None:
+    """After a long suspension it waits its own time once more; in a process that is always late, no longer."""
+    _, expired = _started(loop, 10.0)
+    loop.continue_at(1000.0)
+    loop.continue_at(1009.9)
+    assert expired == []
+    loop.continue_at(1010.0)
+    assert expired == [1010.0]
+
+
+@pytest.mark.parametrize("late_s", [0.5, 3.0, 9.0])
+def test_a_process_that_is_always_late_adds_its_lateness_once(
+    loop: _Loop, late_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extra waits add up to the timer's own time at most, however often it is late."""
+    monkeypatch.setattr(clock, "SUSPENDED_S", 0.0)
+    _, expired = _started(loop, 10.0)
+    waited_s = 10.0
+    while not expired:
+        before = loop.now
+        (call,) = loop.calls
+        waited_s += call.at - before if before > 100.0 else 0.0
+        loop.continue_at(call.at + late_s)
+    assert waited_s == pytest.approx(20.0)
+
+
+def test_a_cancelled_timer_does_not_expire(loop: _Loop) -> None:
+    """Neither before it is due nor during its extra wait; cancelling it twice does no harm."""
+    timer, expired = _started(loop, 10.0)
+    loop.continue_at(113.0)
+    timer.cancel()
+    timer.cancel()
+    loop.continue_at(200.0)
+    assert expired == []
