@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Middleware
-from aiohttp.web_protocol import RequestHandler
 
 from shared.errors import SettingsError
 
@@ -148,7 +147,7 @@ async def serving(
         await runner.cleanup()
 
 
-class _Connection(RequestHandler):
+class _Connection(web.RequestHandler):
     """A client's connection; `refuse` answers a request that is not valid HTTP, and the connection is then closed."""
 
     __slots__ = ("_refuse",)
@@ -174,7 +173,7 @@ class _Server(web.Server):
         self._refuse = refuse
         self._settings = settings
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> web.RequestHandler:
         return _Connection(self, self._refuse, loop=self._loop, **self._settings)
 
 

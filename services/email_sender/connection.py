@@ -12,8 +12,7 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
-from aiosmtplib.errors import SMTPException, SMTPResponseException
-from aiosmtplib.response import SMTPResponse
+from aiosmtplib import SMTPException, SMTPResponse, SMTPResponseException
 
 from services.email_sender.envelope import Announced, Envelope
 from services.email_sender.failures import (

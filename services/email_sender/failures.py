@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 
-from aiosmtplib.errors import SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
+from aiosmtplib import SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
 
 from services.email_sender.replies import Stage, classify
 from shared.errors import KurirError, SendError, ServerFailedError

@@ -7,9 +7,8 @@ import binascii
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
+from aiosmtplib import SMTPResponse, SMTPServerDisconnected
 from aiosmtplib.auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode
-from aiosmtplib.errors import SMTPServerDisconnected
-from aiosmtplib.response import SMTPResponse
 
 from services.email_sender.oauth import TokenSource
 from services.email_sender.settings import ServerSettings

@@ -11,9 +11,8 @@ import asyncio
 import ssl
 from collections import deque
 
-from aiosmtplib.errors import SMTPReadTimeoutError, SMTPResponseException, SMTPServerDisconnected
+from aiosmtplib import SMTPReadTimeoutError, SMTPResponse, SMTPResponseException, SMTPServerDisconnected
 from aiosmtplib.protocol import SMTPProtocol
-from aiosmtplib.response import SMTPResponse
 
 from services.email_sender.reply_reader import INVALID, ReplyReader
 from shared.clock import SuspendAwareTimer

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from aiosmtplib.errors import SMTPResponseException
-from aiosmtplib.response import SMTPResponse
+from aiosmtplib import SMTPResponse, SMTPResponseException
 
 from shared.foreign_text import legible
 

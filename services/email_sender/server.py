@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from aiosmtplib.response import SMTPResponse
+from aiosmtplib import SMTPResponse
 
 from services.email_sender.connection import Connection
 from services.email_sender.encoder import Encoder

@@ -11,8 +11,6 @@ import asyncio
 from contextvars import ContextVar
 
 import aiohttp
-from aiohttp.client import ClientTimeout
-from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from yarl import URL
@@ -35,9 +33,9 @@ class StartingConnector(aiohttp.TCPConnector):
 
     async def connect(
         self,
-        req: ClientRequest,
+        req: aiohttp.ClientRequest,
         traces: list[Trace],
-        timeout: ClientTimeout,  # noqa: ASYNC109 -- the signature is aiohttp's
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 -- the signature is aiohttp's
     ) -> Connection:
         """Return a connection on which the request may be sent now."""
         start = START.get()
@@ -65,10 +63,10 @@ class StartingConnector(aiohttp.TCPConnector):
         """The number of connections that carry a request or are held by one that waits for its start."""
         return len(self._acquired)
 
-    async def open_ahead(self, url: URL, limit: ClientTimeout) -> None:
+    async def open_ahead(self, url: URL, limit: aiohttp.ClientTimeout) -> None:
         """Open a connection for a later request; raises aiohttp's errors."""
         loop = asyncio.get_running_loop()
-        request = ClientRequest("POST", url, loop=loop)
+        request = aiohttp.ClientRequest("POST", url, loop=loop)
         async with asyncio.timeout(limit.connect):
             protocol = await self._create_connection(request, [], limit)
         self._acquired.add(protocol)
