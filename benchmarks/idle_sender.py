@@ -13,7 +13,16 @@ from shared.lifecycle import Stop, run_service
 from shared.logs import configure_logging
 from shared.queue.connection import connect
 from shared.sending.loop import SendingLoop
-from shared.sending.provider import Changed, ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once, unheard
+from shared.sending.provider import (
+    Capacity,
+    Changed,
+    ProviderStatus,
+    Receipt,
+    RenderedMessage,
+    Start,
+    at_once,
+    ignore_change,
+)
 from shared.sending.settings import read_sending_settings
 from shared.settings import EnvReader, read_common
 
@@ -23,7 +32,7 @@ class NoProvider:
 
     channel = "email"
 
-    async def open(self, changed: Changed = unheard) -> None:
+    async def open(self, changed: Changed = ignore_change) -> None:
         """Do nothing."""
         del changed
 
@@ -39,10 +48,10 @@ class NoProvider:
         await start()
         return Receipt(message.job_id, "250 2.0.0 Ok")
 
-    def room(self, wanted: int = 0) -> Room:
-        """Return unlimited room."""
+    def capacity(self, wanted: int = 0) -> Capacity:
+        """Return unlimited capacity."""
         del wanted
-        return Room()
+        return Capacity()
 
     def available(self) -> bool:
         """Return True."""

@@ -112,15 +112,15 @@ OPTED_OUT_REASON = "opted_out"
 class Refusal:
     """A server's refusal of one recipient, which may be one of a run in which it refuses all recipients.
 
-    `alike` is the text that the refusals of a run have in common; `most` of them in a row make a run. `taken` returns
-    how many messages the server has accepted so far, `others_left` whether there are other servers to use. `set_aside`
-    takes this server out of use, with a reason.
+    `alike` is the text that the refusals of a run have in common; `most` of them in a row make a run. `accepted`
+    returns how many messages the server has accepted so far, `others_left` whether there are other servers to use.
+    `set_aside` takes this server out of use, with a reason.
     """
 
     server: str
     alike: str
     most: int
-    taken: Callable[[], int]
+    accepted: Callable[[], int]
     others_left: Callable[[], bool]
     set_aside: Callable[[str], None]
 

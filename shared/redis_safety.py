@@ -48,11 +48,11 @@ class RedisSafety(Collector):
             found = await self._check.run()
         except (QueueUnavailableError, QueueFullError):
             return False
-        self._tell(self.found or Safety(), found, first=self.found is None)
+        self._report(self.found or Safety(), found, first=self.found is None)
         self.found = found
         return True
 
-    def _tell(self, before: Safety, now: Safety, *, first: bool) -> None:
+    def _report(self, before: Safety, now: Safety, *, first: bool) -> None:
         known = {danger.reason for danger in before.dangers}
         dangers = {danger.reason: danger for danger in now.dangers}
         for reason, danger in dangers.items():

@@ -59,7 +59,7 @@ class SenderMetrics:
             buckets=_WAIT_BUCKETS,
             registry=self.registry,
         )
-        self._surprises = Counter(
+        self._housekeeping_errors = Counter(
             "kurir_housekeeping_errors",
             "Unexpected errors in a sender's background tasks; the sender continues.",
             ("channel", "task"),
@@ -93,7 +93,7 @@ class SenderMetrics:
 
     def housekeeping_failed(self, channel: str, task: str) -> None:
         """Count an unexpected error in one of the sender's background tasks."""
-        self._surprises.labels(channel, task).inc()
+        self._housekeeping_errors.labels(channel, task).inc()
 
     def watch(self, channel: str, servers: Callable[[], Sequence[ServerState]]) -> None:
         """Export the state of each server of the channel's provider, read at each scrape."""

@@ -29,7 +29,7 @@ from shared.web import Health, guard, operations_routes, serving
 
 # for the loop's own calls, its blocking read, heartbeats, the reaper, snapshots and the system log
 _REDIS_CONNECTIONS = 24
-_LAST_WORDS_S = 1.0
+_FLUSH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +49,26 @@ def run_sender(
     run_service(service, lambda stop: _run(service, compose(env), stop))
 
 
-async def _run(service: str, own: Composed[MessageT], stop: Stop) -> None:
-    redis = connect(own.common.redis_url, max_connections=_REDIS_CONNECTIONS)
-    system_log = SystemLog(Producer(redis, own.sending.sender_id, timing=own.sending.timing))
-    configure_logging(service, own.common, system_log.ship)
+async def _run(service: str, parts: Composed[MessageT], stop: Stop) -> None:
+    redis = connect(parts.common.redis_url, max_connections=_REDIS_CONNECTIONS)
+    system_log = SystemLog(Producer(redis, parts.sending.sender_id, timing=parts.sending.timing))
+    configure_logging(service, parts.common, system_log.ship)
     health, metrics = Health(service), SenderMetrics(service)
-    safety = RedisSafety(redis, health, own.common.time_scale)
+    safety = RedisSafety(redis, health, parts.common.time_scale)
     metrics.registry.register(safety)
-    if isinstance(own.provider, ServersProvider):
-        metrics.watch(own.provider.channel, own.provider.servers)
-    loop: SendingLoop[MessageT] = SendingLoop(redis, own.provider, own.sending, metrics, health.report)
+    if isinstance(parts.provider, ServersProvider):
+        metrics.watch(parts.provider.channel, parts.provider.servers)
+    loop: SendingLoop[MessageT] = SendingLoop(redis, parts.provider, parts.sending, metrics, health.report)
     try:
-        app = _build_app(own.provider, metrics, health, own.sending.internal_secret)
-        async with serving(app, own.common.host, own.common.port) as port:
+        app = _build_app(parts.provider, metrics, health, parts.sending.internal_secret)
+        async with serving(app, parts.common.host, parts.common.port) as port:
             get_logger().info(
                 "sender_starts",
                 port=port,
-                redis=without_password(own.common.redis_url),
-                concurrency=own.sending.concurrency,
-                rate=str(own.sending.rate or "off"),
-                **own.notes,
+                redis=without_password(parts.common.redis_url),
+                concurrency=parts.sending.concurrency,
+                rate=str(parts.sending.rate or "off"),
+                **parts.notes,
             )
             await _send_until(loop, system_log, safety, stop)
     finally:
@@ -77,11 +77,11 @@ async def _run(service: str, own: Composed[MessageT], stop: Stop) -> None:
 
 async def _send_until(loop: SendingLoop[MessageT], system_log: SystemLog, safety: RedisSafety, stop: Stop) -> None:
     async with TaskGroup() as group:
-        beside = [group.create_task(system_log.run()), group.create_task(safety.run(stop))]
+        background = [group.create_task(system_log.run()), group.create_task(safety.run(stop))]
         await loop.run(stop)
-        await end_tasks(beside)
+        await end_tasks(background)
     try:
-        async with asyncio.timeout(_LAST_WORDS_S):
+        async with asyncio.timeout(_FLUSH_S):
             await system_log.flush()
     except TimeoutError:
         return

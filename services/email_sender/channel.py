@@ -16,9 +16,18 @@ from shared.channels import EMAIL
 from shared.errors import SendError, StopChannelError, UnavailableError
 from shared.jobs import Job
 from shared.logs import get_logger
-from shared.sending.provider import Changed, ProviderStatus, Receipt, Room, ServerState, Start, at_once, unheard
+from shared.sending.provider import (
+    Capacity,
+    Changed,
+    ProviderStatus,
+    Receipt,
+    ServerState,
+    Start,
+    at_once,
+    ignore_change,
+)
 
-LOOK_TIMEOUT_S = 15.0
+CHECK_TIMEOUT_S = 15.0
 
 
 class EmailChannel:
@@ -30,15 +39,15 @@ class EmailChannel:
         self._encoder = Encoder(settings.identity.keys)
         self._servers: Servers | None = None
         self._tending: asyncio.Task[None] | None = None
-        self._looking = asyncio.Lock()
-        self._ahead = Preparations(self._frames, self._encoder)
+        self._checking = asyncio.Lock()
+        self._preparations = Preparations(self._frames, self._encoder)
 
     @property
     def channel(self) -> str:
         """The channel's name."""
         return EMAIL.name
 
-    async def open(self, changed: Changed = unheard) -> None:
+    async def open(self, changed: Changed = ignore_change) -> None:
         """Set up the servers; connections are opened once there is something to send."""
         self._warn_of_unsigned()
         self._servers = Servers(self._settings.smtp, self._encoder, changed)
@@ -60,21 +69,21 @@ class EmailChannel:
             await asyncio.gather(self._tending, return_exceptions=True)
         if self._servers is not None:
             await self._servers.close()
-        self._ahead.close()
+        self._preparations.close()
         self._encoder.close()
 
     def work_ahead(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
         """Start to sign the messages that will be sent soon (`PreparingProvider`)."""
         if self._settings.identity.keys:
-            self._ahead.plan(jobs)
+            self._preparations.plan(jobs)
 
     def forget(self, job: Job) -> None:
         """Drop the prepared message of a job that has left this sender."""
-        self._ahead.forget(job)
+        self._preparations.forget(job)
 
     def render(self, job: Job, blast: Blast) -> Mail:
         """Render a job; raises PermanentError, which names the variable, if that fails."""
-        return self._ahead.take(job) or self._frames.get(blast).fill(job)
+        return self._preparations.take(job) or self._frames.get(blast).fill(job)
 
     async def send(self, message: Mail, start: Start = at_once) -> Receipt:
         """Hand over one message; raises a SendError unless the server accepts it."""
@@ -98,9 +107,9 @@ class EmailChannel:
         if self._servers is not None:
             self._servers.withdraw(message)
 
-    def room(self, wanted: int = 0) -> Room:
+    def capacity(self, wanted: int = 0) -> Capacity:
         """Return how many messages could start at once on open connections; opens more, until `wanted` are open."""
-        return Room(0, connections=0) if self._servers is None else self._servers.room(wanted)
+        return Capacity(0, connections=0) if self._servers is None else self._servers.capacity(wanted)
 
     def available(self) -> bool:
         """Return whether any server may be tried now."""
@@ -113,17 +122,17 @@ class EmailChannel:
     async def status(self) -> ProviderStatus:
         """Connect and log in to every server, outside the pool, and return what each offers."""
         servers = self._opened()
-        async with self._looking:
-            looks = await asyncio.gather(*(self._look(one) for one in servers.servers))
+        async with self._checking:
+            found = await asyncio.gather(*(self._check(one) for one in servers.servers))
         return ProviderStatus(
-            reachable=any(look["reachable"] for look in looks),
-            authenticated=any(look["authenticated"] for look in looks),
-            detail={"servers": looks, "identity": self._settings.identity.describe()},
+            reachable=any(status["reachable"] for status in found),
+            authenticated=any(status["authenticated"] for status in found),
+            detail={"servers": found, "identity": self._settings.identity.describe()},
         )
 
-    async def _look(self, server: Server) -> dict[str, object]:
+    async def _check(self, server: Server) -> dict[str, object]:
         settings = server.settings
-        look: dict[str, object] = {
+        status: dict[str, object] = {
             "server": settings.name,
             "reachable": False,
             "authenticated": False,
@@ -133,14 +142,14 @@ class EmailChannel:
             "connections": {"idle": len(server.idle), "active": server.active, "most": server.concurrency},
         }
         try:
-            async with asyncio.timeout(LOOK_TIMEOUT_S):
-                connection = await server.look()
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                connection = await server.check()
         except StopChannelError as error:
-            return look | {"reachable": True, "error": error.reply or error.message}
+            return status | {"reachable": True, "error": error.reply or error.message}
         except SendError as error:
-            return look | {"error": error.reply or error.message}
+            return status | {"error": error.reply or error.message}
         except TimeoutError:
-            return look | {"error": f"no answer within {LOOK_TIMEOUT_S:g} s"}
+            return status | {"error": f"no answer within {CHECK_TIMEOUT_S:g} s"}
         found = {
             "reachable": True,
             "authenticated": True,
@@ -149,7 +158,7 @@ class EmailChannel:
             "offers": {name.upper(): value for name, value in connection.extensions.items()},
         }
         await connection.close()
-        return look | found
+        return status | found
 
     def _opened(self) -> Servers:
         if self._servers is None:

@@ -34,14 +34,14 @@ from shared.smtp.replies import Reply
 
 # the most that is written to the transport's buffer in one go; longer messages are written piece by piece
 PIECE_BYTES = 256 * 1024
-GOODBYE_S = 0.5
+QUIT_S = 0.5
 
 
 Following = Callable[[], Announced | None]
 Accepted = Callable[[SMTPResponse], None]
 
 
-def _unnoted(response: SMTPResponse) -> None:
+def _ignore(response: SMTPResponse) -> None:
     del response
 
 
@@ -200,7 +200,7 @@ class Connection:
         self,
         envelope: Envelope,
         content: bytes,
-        accepted: Accepted = _unnoted,
+        accepted: Accepted = _ignore,
         following: Following | None = None,
     ) -> Reply:
         """Hand over one message (CRLF lines, dots not stuffed) and return the reply to its final dot.
@@ -336,7 +336,7 @@ class Connection:
         self._protocol.write_ahead(last + self._commands_ahead(ahead.envelope, ahead.content), 4)
         self.announced = ahead
 
-    def say_goodbye(self) -> None:
+    def quit(self) -> None:
         """Send QUIT and close, without waiting for the reply."""
         try:
             if self._protocol.usable:
@@ -348,10 +348,10 @@ class Connection:
 
     async def close(self) -> None:
         """Send QUIT and wait briefly until the connection is closed."""
-        self.say_goodbye()
+        self.quit()
         if self._protocol.transport is None:
             return
-        await asyncio.wait({self._protocol.closed}, timeout=GOODBYE_S)
+        await asyncio.wait({self._protocol.closed}, timeout=QUIT_S)
         self.abort()
         await asyncio.sleep(0)
 

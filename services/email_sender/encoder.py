@@ -17,7 +17,7 @@ from cachetools import TTLCache
 
 from services.email_sender.dkim_keys import DkimKey, KeyRing
 from services.email_sender.message import Mail
-from services.email_sender.signers import Ahead, Signers
+from services.email_sender.signers import PendingMessage, Signers
 from services.email_sender.signing import Draft, signed
 
 # above this, encoding a message would block the event loop for too long
@@ -61,10 +61,10 @@ class Encoder:
         kept = self._unsent.pop((mail.message_id, eight_bit), None)
         if kept is not None:
             return kept
-        if mail.ahead is None and mail.body.size <= SIGN_AHEAD_BYTES:
+        if mail.signed is None and mail.body.size <= SIGN_AHEAD_BYTES:
             mail = self.sign_ahead(mail, urgent=True)
-        if mail.ahead is not None:
-            return await asyncio.shield(asyncio.wrap_future(mail.ahead))
+        if mail.signed is not None:
+            return await asyncio.shield(asyncio.wrap_future(mail.signed))
         work = partial(_encoded, mail, self._keys.for_domain(mail.from_domain), eight_bit=eight_bit)
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
@@ -78,10 +78,10 @@ class Encoder:
 
     def encode_at_once(self, mail: Mail, *, eight_bit: bool) -> bytes | None:
         """Return a message as `encode` does, or None if that would block the event loop for too long."""
-        if mail.ahead is not None:
-            if not mail.ahead.done():
-                self._signers.hurry(mail.ahead)
-            return mail.ahead.result() if mail.ahead.done() else None
+        if mail.signed is not None:
+            if not mail.signed.done():
+                self._signers.hurry(mail.signed)
+            return mail.signed.result() if mail.signed.done() else None
         keys = self._keys.for_domain(mail.from_domain)
         if mail.body.size > ENCODE_ASIDE_BYTES or any(key.is_rsa for key in keys):
             return None
@@ -92,13 +92,13 @@ class Encoder:
         return bool(self._keys.for_domain(domain))
 
     def sign_ahead(self, mail: Mail, *, urgent: bool = False) -> Mail:
-        """Start to sign a message, an urgent one first; return the message with its pending signature."""
-        ahead = Ahead(Draft(mail.encode(eight_bit=False), self._keys.for_domain(mail.from_domain)))
-        if ahead.quick:
-            self._signers.hurry(ahead)
+        """Start to sign a message, an urgent one first; return the mail with the pending message."""
+        pending = PendingMessage(Draft(mail.encode(eight_bit=False), self._keys.for_domain(mail.from_domain)))
+        if pending.quick:
+            self._signers.hurry(pending)
         else:
-            self._signers.add(ahead, urgent=urgent)
-        return replace(mail, ahead=ahead)
+            self._signers.add(pending, urgent=urgent)
+        return replace(mail, signed=pending)
 
     def close(self) -> None:
         """Stop the threads."""

@@ -22,7 +22,7 @@ from services.email_sender.attached import AttachedFiles
 from services.email_sender.envelope import Envelope
 from services.email_sender.mime import clean, mailbox, text_part, unstructured
 from services.email_sender.settings import MailSettings
-from services.email_sender.signers import Ahead
+from services.email_sender.signers import PendingMessage
 from shared.addresses import AddressError
 from shared.blasts import Blast
 from shared.errors import PermanentError, StopBlastError
@@ -97,8 +97,8 @@ class Mail(RenderedMessage):
     head: bytes
     body: Body
     from_domain: str
-    # its signature, started before its turn; None if none was started
-    ahead: Ahead | None = None
+    # the whole message, being signed before its turn; None if that was not started
+    signed: PendingMessage | None = None
 
     def encode(self, *, eight_bit: bool) -> bytes:
         """Return the whole message in CRLF lines, dots not stuffed; `eight_bit` if the server offers 8BITMIME."""

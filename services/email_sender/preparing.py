@@ -36,8 +36,8 @@ class _Prepared:
 
     def drop(self) -> None:
         """Cancel its signature, unless a thread is making it."""
-        if self.mail.ahead is not None:
-            self.mail.ahead.cancel()
+        if self.mail.signed is not None:
+            self.mail.signed.cancel()
 
 
 class Preparations:
@@ -59,7 +59,7 @@ class Preparations:
                 self._planned[key] = (job, blast)
                 if job.lane == "high":
                     self._planned.move_to_end(key, last=False)
-        self._go_on()
+        self._continue()
 
     def take(self, job: Job) -> Mail | None:
         """Return the prepared message of a job; None if it must be rendered now."""
@@ -89,10 +89,10 @@ class Preparations:
         prepared = self._prepared.pop(key, None)
         if prepared is not None:
             self._bytes -= prepared.size
-            self._go_on()
+            self._continue()
         return prepared
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         if self._planned and self._next is None and self._bytes < MOST_AHEAD_BYTES:
             self._next = asyncio.get_running_loop().call_soon(self._prepare_some)
 
@@ -104,7 +104,7 @@ class Preparations:
             key, (job, blast) = self._planned.popitem(last=False)
             with suppress(Exception):  # the job's own attempt will fail in the same way and report it
                 self._prepare(key, job, blast)
-        self._go_on()
+        self._continue()
 
     def _prepare(self, key: _Key, job: Job, blast: Blast) -> None:
         frame = self._frames.get(blast)

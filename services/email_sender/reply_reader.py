@@ -32,12 +32,12 @@ class ReplyReader:
         self._lines: list[str] = []
         self._kept = 0
         self._seen = 0
-        self._goes_on = False
+        self._continues = False
 
     @property
     def midway(self) -> bool:
         """Whether a part of a reply has arrived; blank lines do not count."""
-        return self._goes_on or bool(self._rest.strip(_BLANK))
+        return self._continues or bool(self._rest.strip(_BLANK))
 
     def feed(self, data: bytes) -> Iterator[SMTPResponse]:
         """Yield each reply that `data` completes; raises SMTPResponseException at anything that is not a reply."""
@@ -58,13 +58,13 @@ class ReplyReader:
             return None
         found = _LINE.fullmatch(line)
         if found is None:
-            if not self._goes_on:
+            if not self._continues:
                 raise SMTPResponseException(INVALID, f"not a reply: {legible(line, 200)}")
             self._keep(line)
             return None
         self._keep(found[3].strip(_BLANK))
-        self._goes_on = found[2] == b"-"
-        if self._goes_on:
+        self._continues = found[2] == b"-"
+        if self._continues:
             return None
         text = "\n".join(self._lines)
         self._lines, self._kept = [], 0

@@ -22,8 +22,8 @@ from services.email_sender.failures import ClosedMeanwhileError, ConnectionLostE
 from services.email_sender.login import Credentials
 from services.email_sender.message import Mail
 from services.email_sender.oauth import TokenSource
-from services.email_sender.own_rate import OwnRate, RateReachedError
 from services.email_sender.replies import Stage, alike
+from services.email_sender.server_rate import RateReachedError, ServerRate
 from services.email_sender.settings import ServerSettings, SmtpSettings
 from shared.clock import SystemClock
 from shared.errors import (
@@ -36,14 +36,14 @@ from shared.errors import (
     UncertainError,
 )
 from shared.logs import get_logger
-from shared.sending.breaker import Breaker, Turn
-from shared.sending.provider import Changed, NotStartedError, Room, Start, at_once, note_acceptance, unheard
+from shared.sending.breaker import Admission, Breaker
+from shared.sending.provider import Capacity, Changed, NotStartedError, Start, at_once, ignore_change, note_acceptance
 from shared.smtp.replies import Reply
 
 LEAST_STALE_S = 5.0
 # a connection that takes longer than this to open is not counted on: another may be opened
-PATIENCE_S = 0.25
-_FIRST_REST_S, _LONGEST_REST_S = 0.1, 2.0
+OPENING_S = 0.25
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 2.0
 _STALE_GROWTH = 1.01
 
 
@@ -95,7 +95,7 @@ class Server:
         self._open_at = 0.0
         # whether a connection was closed and not yet replaced
         self.lost = False
-        self.freed: Changed = unheard
+        self.freed: Changed = ignore_change
         # whether a message waits for a connection, and whether another server has a free one
         self.awaited: Callable[[], bool] = lambda: False
         self.elsewhere: Callable[[], bool] = lambda: False
@@ -103,9 +103,9 @@ class Server:
         # with fewer connections than concurrent sends, or spaced starts, the next message may have to wait for others
         self.chains = settings.rate is None and self.concurrency >= smtp.concurrency
         self.active = 0
-        self._own_rate = OwnRate(settings.name, settings.rate, self._clock)
+        self._rate = ServerRate(settings.name, settings.rate, self._clock)
         # how many messages it has accepted
-        self.taken = 0
+        self.accepted = 0
         # why it refuses all recipients while other servers work, "" if it does not
         self._set_aside = ""
         self.others_left: Callable[[], bool] = lambda: False
@@ -115,9 +115,9 @@ class Server:
         self._stale_s = smtp.timeouts.idle_s
         self._leaving: set[asyncio.Future[None]] = set()
 
-    def room(self) -> Room:
+    def capacity(self) -> Capacity:
         """Return how many messages could start now, each on an open connection."""
-        return self._own_rate.room(self.free)
+        return self._rate.capacity(self.free)
 
     @property
     def free(self) -> int:
@@ -132,7 +132,7 @@ class Server:
     @property
     def coming(self) -> int:
         """The number of connections that should be open soon."""
-        return sum(self._clock() - since < PATIENCE_S for since in self._opening)
+        return sum(self._clock() - since < OPENING_S for since in self._opening)
 
     @property
     def opening(self) -> int:
@@ -144,20 +144,20 @@ class Server:
         occupied = self.active + len(self._awaiting) + len(self.idle) + len(self._opening)
         return occupied < self.concurrency and self._clock() >= self._open_at
 
-    def open_ahead(self, turn: Turn) -> Coroutine[None, None, None]:
-        """Open a connection for later messages, in the breaker's `turn`; awaiting the result may raise a SendError."""
+    def open_ahead(self, admission: Admission) -> Coroutine[None, None, None]:
+        """Open a connection for later messages, admitted by its breaker; awaiting the result may raise a SendError."""
         since = self._clock()
         self._opening.append(since)
-        return self._open_ahead(turn, since)
+        return self._open_ahead(admission, since)
 
-    async def _open_ahead(self, turn: Turn, since: float) -> None:
+    async def _open_ahead(self, admission: Admission, since: float) -> None:
         try:
-            with turn:
+            with admission:
                 async with self._slots:
                     self.idle.append(await self._connect())
         except SendError as error:
-            self._judge(error, turn)
-            self._open_at = self._clock() + min(_FIRST_REST_S * 2**self.breaker.failures, _LONGEST_REST_S)
+            self._judge(error, admission)
+            self._open_at = self._clock() + min(_FIRST_BACKOFF_S * 2**self.breaker.failures, _LONGEST_BACKOFF_S)
             raise
         finally:
             self._opening.remove(since)
@@ -170,24 +170,24 @@ class Server:
         """Return whether a connection is ready for a message now."""
         return mail.job_id in self._awaiting or bool(self.idle and self._is_fresh(self.idle[-1]))
 
-    async def send(self, delivery: Delivery, turn: Turn) -> Accepted:
-        """Hand over one message in the breaker's `turn`, after awaiting its start; raises a SendError.
+    async def send(self, delivery: Delivery, admission: Admission) -> Accepted:
+        """Hand over one message admitted by its breaker, after awaiting its start; raises a SendError.
 
         If `following` gives the next message, it is announced together with the end of this one.
         """
-        with turn:
+        with admission:
             async with self._slots:
                 self.active += 1
                 try:
-                    with self._own_rate.passing(delivery.start) as start:
+                    with self._rate.passing(delivery.start) as start:
                         reply = await self._send(replace(delivery, start=start))
                 except SendError as error:
-                    self._judge(error, turn)
+                    self._judge(error, admission)
                     raise
                 finally:
                     self.active -= 1
-            turn.worked()
-        self.taken += 1
+            admission.worked()
+        self.accepted += 1
         self._set_aside = ""
         self.refusal = ""
         return Accepted(self.settings.name, reply)
@@ -216,12 +216,12 @@ class Server:
     async def _hand_over(self, connection: Connection, delivery: Delivery) -> Reply:
         self._in_use += 1
         try:
-            return await self._said(connection, delivery)
+            return await self._exchange(connection, delivery)
         finally:
             self._in_use -= 1
             self._keep(connection)
 
-    async def _said(self, connection: Connection, delivery: Delivery) -> Reply:
+    async def _exchange(self, connection: Connection, delivery: Delivery) -> Reply:
         mail, following = delivery.mail, delivery.following
         if mail.envelope.utf8 and not connection.offers("smtputf8"):
             raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
@@ -257,7 +257,7 @@ class Server:
             content = self._encoder.encode_at_once(mail, eight_bit=connection.offers("8bitmime"))
             return Announced(mail.job_id, mail.envelope, content) if content is not None else None
         except Exception:
-            get_logger().exception("not_announced", server=self.settings.name)
+            get_logger().exception("announcement_failed", server=self.settings.name)
             return None
 
     def withdraw(self, mail: Mail) -> None:
@@ -294,43 +294,43 @@ class Server:
         await connection.open()
         return connection
 
-    async def look(self) -> Connection:
+    async def check(self) -> Connection:
         """Connect and log in outside the pool, as a check; raises a SendError."""
         return await self._connect()
 
-    def _judge(self, error: SendError, turn: Turn) -> None:
+    def _judge(self, error: SendError, admission: Admission) -> None:
         """Record a failure with the breaker, or weigh a refusal; see `_judge_refusal`."""
         if isinstance(error, RateReachedError):
             return
         if isinstance(error, ConnectionLostError):
-            turn.judge(error)
+            admission.judge(error)
             return
         if isinstance(error, UnavailableError | UncertainError):
-            turn.failed(str(error))
+            admission.failed(str(error))
             return
         if isinstance(error, StopChannelError):
             return  # `Servers` handles it: the effect depends on the other servers
         cause = error.__cause__
         if isinstance(error, PermanentError) and isinstance(cause, RefusedError):
-            self._judge_refusal(error, cause, turn)
+            self._judge_refusal(error, cause, admission)
         else:
-            self._answered(turn)
+            self._answered(admission)
 
-    def _answered(self, turn: Turn) -> None:
+    def _answered(self, admission: Admission) -> None:
         """Record that the server answered for a message, so it no longer refuses us as such."""
-        turn.worked()
+        admission.worked()
         if not self._set_aside:
             self.refusal = ""
 
-    def _judge_refusal(self, error: PermanentError, cause: RefusedError, turn: Turn) -> None:
+    def _judge_refusal(self, error: PermanentError, cause: RefusedError, admission: Admission) -> None:
         """Attach the refusal to the error, to be counted; raise UnavailableError if the server is already set aside."""
         if self._set_aside and self.others_left():
-            turn.failed(self._set_aside)
+            admission.failed(self._set_aside)
             raise UnavailableError(self._set_aside, code=error.code, reply=error.reply) from error
-        self._answered(turn)
+        self._answered(admission)
         kind, most = alike(cause.reply, cause.recipient)
         name = self.settings.name
-        error.refusal = Refusal(name, kind, most, lambda: self.taken, self.others_left, self.set_aside)
+        error.refusal = Refusal(name, kind, most, lambda: self.accepted, self.others_left, self.set_aside)
 
     def set_aside(self, reason: str) -> None:
         """Stop using the server, except for occasional probes, until it accepts a message."""

@@ -16,13 +16,13 @@ from functools import partial
 from services.email_sender.encoder import Encoder
 from services.email_sender.failures import ConnectionLostError
 from services.email_sender.message import Mail
-from services.email_sender.server import PATIENCE_S, Accepted, ClosedError, Delivery, Server
+from services.email_sender.server import OPENING_S, Accepted, ClosedError, Delivery, Server
 from services.email_sender.settings import SmtpSettings
 from services.email_sender.tls import TlsContexts
 from shared.errors import SendError, StopChannelError, UnavailableError
 from shared.lifecycle import end_tasks
 from shared.logs import get_logger
-from shared.sending.provider import Changed, Room, ServerState, unheard
+from shared.sending.provider import Capacity, Changed, ServerState, ignore_change
 
 _TEND_S = 1.0
 
@@ -30,7 +30,7 @@ _TEND_S = 1.0
 class Servers:
     """All servers of the channel."""
 
-    def __init__(self, smtp: SmtpSettings, encoder: Encoder, changed: Changed = unheard) -> None:
+    def __init__(self, smtp: SmtpSettings, encoder: Encoder, changed: Changed = ignore_change) -> None:
         self._smtp = smtp
         contexts = TlsContexts(smtp.ca_file)
         self.servers: Sequence[Server] = [Server(one, smtp, encoder, contexts.of(one)) for one in smtp.servers]
@@ -64,7 +64,7 @@ class Servers:
     def _admitted(self) -> list[Server]:
         return [one for one in self.servers if one.breaker.admits(last_resort=self._is_last_resort(one))]
 
-    def room(self, wanted: int = 0) -> Room:
+    def capacity(self, wanted: int = 0) -> Capacity:
         """Return how many messages could start now on open connections; opens more, until `wanted` are open.
 
         Raises StopChannelError, once, if every server has refused us since the last call.
@@ -75,14 +75,14 @@ class Servers:
         admitted = self._admitted()
         self._wanted = wanted
         self._open_more(admitted, wanted)
-        rooms = [one.room() for one in admitted]
-        starts, connections = sum(room.starts for room in rooms), sum(one.connections for one in admitted)
+        capacities = [one.capacity() for one in admitted]
+        starts, connections = sum(one.starts for one in capacities), sum(one.connections for one in admitted)
         if connections:
             connections += sum(one.coming for one in admitted)
         if starts:
-            return Room(starts, 0.0, connections)
-        soon_s = PATIENCE_S if connections < wanted else 0.0
-        return Room(0, min((room.in_s for room in rooms if room.in_s), default=soon_s), connections)
+            return Capacity(starts, 0.0, connections)
+        soon_s = OPENING_S if connections < wanted else 0.0
+        return Capacity(0, min((one.in_s for one in capacities if one.in_s), default=soon_s), connections)
 
     def _open_more(self, admitted: Sequence[Server], wanted: int) -> None:
         """Open connections until `wanted` are open or should be soon; if none is open, one at each server.
@@ -103,10 +103,10 @@ class Servers:
 
     def _open(self, server: Server) -> bool:
         """Open a connection in the background; return False if the breaker does not allow it."""
-        turn = server.breaker.enter(last_resort=self._is_last_resort(server))
-        if turn is None:
+        admission = server.breaker.enter(last_resort=self._is_last_resort(server))
+        if admission is None:
             return False
-        task = asyncio.create_task(self._opened(server, server.open_ahead(turn)))
+        task = asyncio.create_task(self._opened(server, server.open_ahead(admission)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return True
@@ -145,11 +145,11 @@ class Servers:
         failure: SendError | None = None
         while (server := await self._chosen(delivery.mail, tried)) is not None:
             tried.append(server)
-            turn = server.breaker.enter(last_resort=self._is_last_resort(server))
-            if turn is None:
+            admission = server.breaker.enter(last_resort=self._is_last_resort(server))
+            if admission is None:
                 continue
             try:
-                return await server.send(delivery, turn)
+                return await server.send(delivery, admission)
             except ClosedError:
                 tried.remove(server)
             except (UnavailableError, ConnectionLostError) as error:
@@ -214,7 +214,7 @@ class Servers:
             if one.reserved(mail):
                 return one
         chosen = _by_weight(candidates)
-        free = [one for one in candidates if one.room().starts > 0]
+        free = [one for one in candidates if one.capacity().starts > 0]
         if chosen in free:
             return chosen
         if chosen.may_open() and not chosen.opening and any(one.connections for one in candidates):

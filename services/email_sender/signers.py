@@ -15,8 +15,8 @@ from services.email_sender.signing import Draft
 _MOST_THREADS = 4
 
 
-class Ahead(Future[bytes]):
-    """A message that is signed before its turn; the result is the bytes to send.
+class PendingMessage(Future[bytes]):
+    """A message that is being signed before its turn; the result is the bytes to send.
 
     It is `quick` if signing takes less time than waiting for a thread.
     """
@@ -43,25 +43,25 @@ class Signers:
         self._most_threads = min(os.cpu_count() or 1, most_threads)
         self._threads = ThreadPoolExecutor(self._most_threads, "signer")
         self._lock = Lock()
-        self._urgent: deque[Ahead] = deque()
-        self._waiting: deque[Ahead] = deque()
+        self._urgent: deque[PendingMessage] = deque()
+        self._waiting: deque[PendingMessage] = deque()
         self._working = 0
 
-    def add(self, ahead: Ahead, *, urgent: bool = False) -> None:
+    def add(self, pending: PendingMessage, *, urgent: bool = False) -> None:
         """Queue a message for signing; an urgent one goes first."""
         with self._lock:
-            (self._urgent if urgent else self._waiting).append(ahead)
+            (self._urgent if urgent else self._waiting).append(pending)
             if self._working == self._most_threads:
                 return
             self._working += 1
         self._threads.submit(self._work)
 
-    def hurry(self, ahead: Ahead) -> None:
+    def hurry(self, pending: PendingMessage) -> None:
         """Sign a message whose turn has come: a quick one in this thread, another next in the queue."""
-        if ahead.quick and self._claimed(ahead):
-            ahead.sign()
-        elif not (ahead.running() or ahead.done()):
-            self.add(ahead, urgent=True)
+        if pending.quick and self._claimed(pending):
+            pending.sign()
+        elif not (pending.running() or pending.done()):
+            self.add(pending, urgent=True)
 
     def close(self) -> None:
         """Stop signing and drop the queue."""
@@ -70,25 +70,25 @@ class Signers:
             self._waiting.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _claimed(self, ahead: Ahead) -> bool:
+    def _claimed(self, pending: PendingMessage) -> bool:
         with self._lock:
-            return _claim(ahead)
+            return _claim(pending)
 
     def _work(self) -> None:
-        while (ahead := self._next()) is not None:
-            ahead.sign()
+        while (pending := self._next()) is not None:
+            pending.sign()
 
-    def _next(self) -> Ahead | None:
+    def _next(self) -> PendingMessage | None:
         """Claim a message; return None, which ends the thread, if none waits."""
         with self._lock:
             while self._urgent or self._waiting:
-                ahead = (self._urgent or self._waiting).popleft()
-                if _claim(ahead):
-                    return ahead
+                pending = (self._urgent or self._waiting).popleft()
+                if _claim(pending):
+                    return pending
             self._working -= 1
             return None
 
 
-def _claim(ahead: Ahead) -> bool:
+def _claim(pending: PendingMessage) -> bool:
     """Claim a message; return False if it was claimed before (a hurried one is in both queues) or cancelled."""
-    return not (ahead.running() or ahead.done()) and ahead.set_running_or_notify_cancel()
+    return not (pending.running() or pending.done()) and pending.set_running_or_notify_cancel()

@@ -12,8 +12,8 @@ import time
 import aiohttp
 from yarl import URL
 
+from services.whatsapp_sender.credentials_check import check_credentials
 from services.whatsapp_sender.hand_over import HandOver, noting_hand_over
-from services.whatsapp_sender.inquiry import ask
 from services.whatsapp_sender.payload import WhatsAppMessage, render_message
 from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer, retry_after_s
 from services.whatsapp_sender.settings import QiscusSettings
@@ -25,13 +25,22 @@ from shared.errors import DeferredError, SendError, ServerFailedError, Unavailab
 from shared.jobs import Job
 from shared.lifecycle import end_tasks
 from shared.logs import get_logger
-from shared.sending.breaker import Breaker, Turn
-from shared.sending.provider import Changed, ProviderStatus, Receipt, Room, Start, at_once, note_acceptance, unheard
+from shared.sending.breaker import Admission, Breaker
+from shared.sending.provider import (
+    Capacity,
+    Changed,
+    ProviderStatus,
+    Receipt,
+    Start,
+    at_once,
+    ignore_change,
+    note_acceptance,
+)
 
 MAX_ANSWER_BYTES = 64 * 1024
 _CHUNK_BYTES = 16 * 1024
 _OPENING_S = 0.25
-_FIRST_REST_S, _LONGEST_REST_S = 0.1, 2.0
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 2.0
 
 
 class WhatsAppChannel:
@@ -45,11 +54,11 @@ class WhatsAppChannel:
         self._session: aiohttp.ClientSession | None = None
         self._clock = clock
         self._connector: StartingConnector | None = None
-        self._changed = unheard
+        self._changed = ignore_change
         self._opening: set[asyncio.Task[None]] = set()
         self._open_at = 0.0
 
-    async def open(self, changed: Changed = unheard) -> None:
+    async def open(self, changed: Changed = ignore_change) -> None:
         """Open the session; connections are opened once there is something to send, and are reused."""
         self._changed = changed
         self._session = _open_session(self._settings)
@@ -71,55 +80,55 @@ class WhatsAppChannel:
         """Post one message; raises a SendError unless it is accepted."""
         if self._session is None:
             raise UnavailableError("the channel is not open", code="closed")
-        turn = self._breaker.enter(last_resort=True)
-        if turn is None:
+        admission = self._breaker.enter(last_resort=True)
+        if admission is None:
             raise UnavailableError(f"not tried after too many failures: {self._breaker.reason}", code="breaker")
-        with turn:
-            answer = await self._post(self._session, message.body, turn, start)
+        with admission:
+            answer = await self._post(self._session, message.body, admission, start)
             if is_server_failure(answer):
-                raise _server_failure(answer, turn)
+                raise _server_failure(answer, admission)
             try:
                 receipt = read_answer(answer)
             except (UnavailableError, UncertainError) as error:
                 # many redirects or unreadable acceptances in a row are not from Qiscus
-                turn.failed(error.message)
+                admission.failed(error.message)
                 raise
             except BaseException:
-                turn.worked()
+                admission.worked()
                 raise
-            turn.worked()
+            admission.worked()
             return receipt
 
-    def room(self, wanted: int = 0) -> Room:
+    def capacity(self, wanted: int = 0) -> Capacity:
         """Return how many connections are free; opens more, until `wanted` are open or being opened."""
         connector = self._connector
         if connector is None:
-            return Room(0, connections=0)
+            return Capacity(0, connections=0)
         free = connector.free
         connections = free + connector.in_use
         for _ in range(wanted - connections - len(self._opening)):
             if self._clock.monotonic() < self._open_at or not self._open_ahead(connector):
                 break
-        return Room(free, 0.0 if free or connections >= wanted else _OPENING_S, connections)
+        return Capacity(free, 0.0 if free or connections >= wanted else _OPENING_S, connections)
 
     def _open_ahead(self, connector: StartingConnector) -> bool:
         """Open a connection in the background; return False if the breaker does not allow it."""
-        turn = self._breaker.enter(last_resort=True)
-        if turn is None:
+        admission = self._breaker.enter(last_resort=True)
+        if admission is None:
             return False
-        task = asyncio.create_task(self._opened(connector, turn))
+        task = asyncio.create_task(self._opened(connector, admission))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
         return True
 
-    async def _opened(self, connector: StartingConnector, turn: Turn) -> None:
+    async def _opened(self, connector: StartingConnector, admission: Admission) -> None:
         try:
-            with turn:
+            with admission:
                 await connector.open_ahead(URL(self._settings.messages_url), _limit(self._settings))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            turn.failed(f"cannot connect: {_words(error)}")
-            rest_s = min(_FIRST_REST_S * 2**self._breaker.failures, _LONGEST_REST_S)
-            self._open_at = self._clock.monotonic() + rest_s
+            admission.failed(f"cannot connect: {_words(error)}")
+            backoff_s = min(_FIRST_BACKOFF_S * 2**self._breaker.failures, _LONGEST_BACKOFF_S)
+            self._open_at = self._clock.monotonic() + backoff_s
         except Exception:
             get_logger().exception("connecting_failed")
         finally:
@@ -132,24 +141,24 @@ class WhatsAppChannel:
     async def status(self) -> ProviderStatus:
         """Check the settings by posting an empty message, which reaches no recipient, over separate connections.
 
-        `inquiry` derives from the responses whether the URL, app code, channel id and secret are right.
+        `check_credentials` derives from the responses whether the URL, app code, channel id and secret are right.
         """
-        return await ask(
+        return await check_credentials(
             self._settings,
             {
                 "url": self._settings.url,
                 "breaker": "open" if self._breaker.is_open else "closed",
                 "breakerReason": self._breaker.reason,
             },
-            self._ask,
+            self._post_empty,
         )
 
-    async def _ask(self, settings: QiscusSettings) -> Answer:
+    async def _post_empty(self, settings: QiscusSettings) -> Answer:
         async with _open_session(settings) as session:
             return await self._post(session, b"{}")
 
     async def _post(
-        self, session: aiohttp.ClientSession, body: bytes, turn: Turn | None = None, start: Start = at_once
+        self, session: aiohttp.ClientSession, body: bytes, admission: Admission | None = None, start: Start = at_once
     ) -> Answer:
         hand_over = HandOver(self._settings.answer_s)
         START.set(start)
@@ -159,35 +168,35 @@ class WhatsAppChannel:
         try:
             async with hand_over.bounded(), posted as response:
                 raw = _without(self._settings.secret_key, await _read_answer(response))
-                _note_yes(Answer(response.status, raw))
+                _note_acceptance(Answer(response.status, raw))
                 retry_after, location = (response.headers.get(name, "") for name in ("Retry-After", "Location"))
                 return Answer(response.status, raw, retry_after, time.time(), location)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             lost = _lost(error, hand_over)
-            if turn is not None:
-                _judge(lost, turn)
+            if admission is not None:
+                _judge(lost, admission)
             raise lost from error
         finally:
             hand_over.end()
 
 
-def _server_failure(answer: Answer, turn: Turn) -> SendError:
+def _server_failure(answer: Answer, admission: Admission) -> SendError:
     """Return the error for a gateway's 5xx: the message may succeed soon, but many in a row open the breaker."""
     code = f"http {answer.status}"
     failure = ServerFailedError(f"HTTP {answer.status}", code=code, reply=answer.text)
-    turn.judge(failure)
+    admission.judge(failure)
     wait_s = retry_after_s(answer)
     return failure if wait_s is None else DeferredError(failure.message, code=code, reply=answer.text, wait_s=wait_s)
 
 
-def _judge(error: SendError, turn: Turn) -> None:
+def _judge(error: SendError, admission: Admission) -> None:
     if isinstance(error, ServerFailedError):
-        turn.judge(error)
+        admission.judge(error)
     else:
-        turn.failed(error.message)
+        admission.failed(error.message)
 
 
-def _note_yes(answer: Answer) -> None:
+def _note_acceptance(answer: Answer) -> None:
     """Note an acceptance; a 2xx that a bug of ours fails to read counts too, so that it is not sent twice."""
     try:
         receipt = read_answer(answer)
@@ -196,7 +205,7 @@ def _note_yes(answer: Answer) -> None:
     except Exception:
         if not 200 <= answer.status < 300:
             raise
-        get_logger().exception("acceptance_unread", status=answer.status)
+        get_logger().exception("acceptance_unreadable", status=answer.status)
         note_acceptance("", answer.text)
         return
     note_acceptance(receipt.message_id, receipt.response)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from shared.channels import WHATSAPP
 from shared.sending.breaker import BreakerPolicy
-from shared.sending.limits import pair_limit
+from shared.sending.job_limits import pair_limit
 from shared.sending.settings import SendingSettings, read_sending_settings
 from shared.settings import CommonSettings, EnvReader, read_common, read_http_url
 

@@ -6,7 +6,7 @@
     components = whatsapp_components(blast.template, values)
 
 The language is a subset of jinja2's (see `syntax`) and runs in jinja2's sandbox. A missing variable is an error; only
-html is escaped. Counting bounds time, loops and output (see `limits`).
+html is escaped. Counting bounds time, loops and output (see `budget`).
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ import msgspec
 from cachetools import LRUCache, cached
 
 from shared.numbers import packed_number
+from shared.rendering.budget import MAX_OUTPUT_CHARS, MAX_SUBJECT_CHARS
 from shared.rendering.computed import all_computed
 from shared.rendering.derived import DerivedText, TextPart, WrittenText, derive_text
 from shared.rendering.errors import RenderError
 from shared.rendering.languages import DEFAULT, is_language
-from shared.rendering.limits import MAX_OUTPUT_CHARS, MAX_SUBJECT_CHARS
 from shared.rendering.sandbox import HTML, PLAIN, Part
 from shared.rendering.whatsapp import Component, WhatsAppParameters
 from shared.sealing import hidden_values, sensitive_names

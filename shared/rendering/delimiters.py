@@ -17,8 +17,8 @@ from jinja2 import Environment, TemplateSyntaxError
 from jinja2.lexer import Lexer, Token
 
 from shared.numbers import Number, within_bounds
+from shared.rendering.budget import MAX_TOKENS
 from shared.rendering.errors import Place, TagError
-from shared.rendering.limits import MAX_TOKENS
 
 # all statements of jinja2, refused ones included: as plain text they would be sent to recipients
 _STATEMENTS = (

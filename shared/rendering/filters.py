@@ -17,9 +17,9 @@ from jinja2.runtime import Undefined
 from markupsafe import Markup
 from markupsafe import escape as escape_markup
 
+from shared.rendering.budget import charge, charge_text
 from shared.rendering.errors import RenderError
 from shared.rendering.languages import currency_style, in_language
-from shared.rendering.limits import charge, charge_text
 from shared.rendering.values import (
     EXACT,
     AmbiguousTextError,

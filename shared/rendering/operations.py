@@ -16,8 +16,8 @@ from jinja2.runtime import LoopContext
 from markupsafe import Markup
 
 from shared.numbers import Number
+from shared.rendering.budget import charge, charge_text
 from shared.rendering.errors import RenderError
-from shared.rendering.limits import charge, charge_text
 from shared.rendering.values import DIVISION, EXACT, Exact, Scalar, demand, number, scalar, text
 
 MAX_RANGE = 10_000

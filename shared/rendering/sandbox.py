@@ -1,6 +1,6 @@
 """The environments that templates are compiled in, and one compiled part (a subject, an html, a text).
 
-In addition to jinja2's own sandbox there are a closed language (`syntax`), a budget (`limits`) and plain values
+In addition to jinja2's own sandbox there are a closed language (`syntax`), a bounded cost (`budget`) and plain values
 (`values`): a field is an entry of an object, never an attribute of a Python value.
 """
 
@@ -15,11 +15,11 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from shared.rendering.budget import MAX_OUTPUT_CHARS, MAX_SOURCE_CHARS, refill
 from shared.rendering.computed import Computed, computed_names
 from shared.rendering.delimiters import TagLexer
 from shared.rendering.errors import RenderError, TagError
 from shared.rendering.filters import FILTERS, METHODS, TESTS
-from shared.rendering.limits import MAX_OUTPUT_CHARS, MAX_SOURCE_CHARS, refill
 from shared.rendering.mistakes import explained
 from shared.rendering.operations import OPERATIONS
 from shared.rendering.printed import printed_names

@@ -15,9 +15,9 @@ from jinja2 import nodes
 
 from shared.nearest import did_you_mean
 from shared.numbers import Number
+from shared.rendering.budget import MAX_DEPTH
 from shared.rendering.errors import RenderError, TagError
 from shared.rendering.filters import FILTERS, LOCALISED, METHODS, TESTS
-from shared.rendering.limits import MAX_DEPTH
 
 _NodeT = TypeVar("_NodeT", bound=nodes.Node)
 

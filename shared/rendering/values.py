@@ -17,8 +17,8 @@ from jinja2.runtime import LoopContext, Undefined
 from markupsafe import Markup
 
 from shared.numbers import MAX_NUMBER, AmbiguousNumberError, NotANumberError, Number, read_number
+from shared.rendering.budget import charge_text
 from shared.rendering.errors import RenderError
-from shared.rendering.limits import charge_text
 
 Exact = int | Decimal
 Scalar = str | int | float | Decimal | bool | None

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from shared.rendering.budget import refill
 from shared.rendering.errors import RenderError
-from shared.rendering.limits import refill
 from shared.rendering.sandbox import PLAIN, Part
 from shared.rendering.values import text
 from shared.templates import Button, ButtonType, WhatsAppContent

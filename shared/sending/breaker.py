@@ -4,12 +4,12 @@ After `failures` failures in a row the breaker opens: nothing is sent to the ser
 at a time as a probe; the first answer closes the breaker, a failure keeps it open. A server without an alternative
 (`last_resort`) is probed more often, so that work resumes soon after it recovers.
 
-    turn = breaker.enter(last_resort=True)
-    if turn is None:
+    admission = breaker.enter(last_resort=True)
+    if admission is None:
         raise UnavailableError(…)
-    with turn:                      # a block that reports nothing only ends its probe
+    with admission:                 # a block that reports nothing only ends its probe
         …
-        turn.worked()               # or turn.failed("connection refused")
+        admission.worked()          # or admission.failed("connection refused")
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ class Breaker:
         """Return whether `enter` would admit a try now."""
         if self._failed_at is None:
             return True
-        rest_s = min(self._policy.probe_every_s, self._policy.open_s) if last_resort else self._policy.open_s
-        return not self._probing and self._clock.monotonic() >= self._failed_at + rest_s
+        wait_s = min(self._policy.probe_every_s, self._policy.open_s) if last_resort else self._policy.open_s
+        return not self._probing and self._clock.monotonic() >= self._failed_at + wait_s
 
-    def enter(self, *, last_resort: bool) -> Turn | None:
+    def enter(self, *, last_resort: bool) -> Admission | None:
         """Begin a try at the server; None while the breaker does not admit one."""
         if not self.admits(last_resort=last_resort):
             return None
         probe = self.is_open
         self._probing = self._probing or probe
-        return Turn(self, probe)
+        return Admission(self, probe)
 
     def worked(self) -> None:
         """Note that the server answered: close, and forget its failures."""
@@ -109,7 +109,7 @@ class Breaker:
         self._probing = False
 
 
-class Turn:
+class Admission:
     """One try at a server; report its outcome within the `with` block, which ends the probe."""
 
     def __init__(self, breaker: Breaker, probe: bool) -> None:
@@ -129,7 +129,7 @@ class Turn:
         self._breaker.failed(error.message)
         error.in_a_row, error.in_trouble = self._breaker.failures, self._breaker.is_open
 
-    def __enter__(self) -> Turn:
+    def __enter__(self) -> Admission:
         return self
 
     def __exit__(

@@ -12,11 +12,10 @@ from shared.errors import QueueUnavailableError, StopChannelError
 from shared.logs import get_logger
 from shared.queue.consumer import BeginRequest, Consumer
 from shared.queue.leases import Grant, Lease, given_back
-from shared.sending.holdings import SLOW_SEND_S, Flight, Holdings
-from shared.sending.limits import JobLimit, domain_limits
-from shared.sending.outcomes import processing_event
-from shared.sending.provider import Room
-from shared.sending.refusals import refusal_move, unsendable_move
+from shared.sending.holdings import SLOW_SEND_S, BegunJob, Holdings
+from shared.sending.job_limits import JobLimit, domain_limits
+from shared.sending.outcomes import not_begun_move, processing_event, unsendable_move
+from shared.sending.provider import Capacity
 from shared.sending.settings import SendingSettings
 from shared.sending.settler import Settlement, Settler
 
@@ -35,16 +34,16 @@ LIMITED_POLL_S = 0.5  # the rate may change while jobs wait for it
 class Gates:
     """The conditions besides limits that hold a sender back; checked before each fetch and each begin.
 
-    `provider_room` takes the number of connections wanted; `provider_refuses` takes the error that says why none can be
-    opened. `coming` takes each batch of fetched jobs, and later each batch of begun ones. `chains` is whether the
+    `provider_capacity` takes the number of connections wanted; `stop_channel` takes the error that says why none can be
+    opened. `prepare` takes each batch of fetched jobs, and later each batch of begun ones. `chains` is whether the
     provider is a `ChainingProvider`.
     """
 
     lease_fresh: Callable[[], bool]
     provider_available: Callable[[], bool]
-    provider_room: Callable[[int], Room]
-    provider_refuses: Callable[[StopChannelError], Awaitable[None]]
-    coming: Callable[[Sequence[Lease]], None]
+    provider_capacity: Callable[[int], Capacity]
+    stop_channel: Callable[[StopChannelError], Awaitable[None]]
+    prepare: Callable[[Sequence[Lease]], None]
     chains: bool = False
     probing: bool = False
     paused: str = ""
@@ -67,12 +66,12 @@ class Dispatcher:
         self._limit_of = settings.limit_of or domain_limits(settings.domain_rates)
         self.gates = gates
         self._pace = holdings.pace
-        self._hungry = True
+        self._has_work = True
         self._poll_at = 0.0
         self._after_suspect = False
         self._alone_begun = False
         self._limited_until = 0.0
-        self._room_at = 0.0
+        self._capacity_at = 0.0
         self._connections = 0
         self._limited = False
         self._spaced = settings.rate is not None
@@ -81,7 +80,7 @@ class Dispatcher:
         """Dispatch until `stopping`, then give back the buffered jobs."""
         while not stopping():
             try:
-                worked = await self._turn(clock)
+                worked = await self._round(clock)
                 self.gates.redis_away = False
             except QueueUnavailableError as error:
                 if not self.gates.redis_away:
@@ -90,12 +89,12 @@ class Dispatcher:
                 await self._recover(clock)
                 continue
             if not worked:
-                await self._rest(clock)
+                await self._wait(clock)
         self.give_back_buffer()
 
-    def ring(self) -> None:
-        """Note that there may be work: fetch on the next turn."""
-        self._hungry = True
+    def wake(self) -> None:
+        """Note that there may be work: fetch in the next round."""
+        self._has_work = True
         self._holdings.wake.set()
 
     def give_back_buffer(self) -> None:
@@ -103,26 +102,26 @@ class Dispatcher:
         for lease in self._holdings.take_all():
             self._settler.add(Settlement(given_back(lease)))
 
-    async def _rest(self, clock: Clock) -> None:
+    async def _wait(self, clock: Clock) -> None:
         wake = self._holdings.wake
         try:
-            async with asyncio.timeout(max(self._rest_s(clock.monotonic()), 0.001)):
+            async with asyncio.timeout(max(self._wait_s(clock.monotonic()), 0.001)):
                 await wake.wait()
         except TimeoutError:
             return
         wake.clear()
 
-    def _rest_s(self, now: float) -> float:
-        """How long to rest unless woken. With a full buffer, the time at which the next job is due does not matter."""
+    def _wait_s(self, now: float) -> float:
+        """How long to wait unless woken. With a full buffer, the time at which the next job is due does not matter."""
         if self.gates.blocked_s:
             return self.gates.blocked_s
-        rest_s = IDLE_POLL_S
+        wait_s = IDLE_POLL_S
         if self._wanted() > 0:
-            rest_s = min(rest_s, self._poll_at - now)
-        for at in (self._limited_until, self._room_at):
+            wait_s = min(wait_s, self._poll_at - now)
+        for at in (self._limited_until, self._capacity_at):
             if self._holdings.waiting and at > now:
-                rest_s = min(rest_s, at - now)
-        return rest_s
+                wait_s = min(wait_s, at - now)
+        return wait_s
 
     async def _recover(self, clock: Clock) -> None:
         """Load the jobs of a fetch whose reply was lost: the queue lists them in our buffer, `Holdings` does not."""
@@ -133,14 +132,14 @@ class Dispatcher:
         except QueueUnavailableError:
             return
 
-    async def _turn(self, clock: Clock) -> bool:
+    async def _round(self, clock: Clock) -> bool:
         gates = self.gates
         now = clock.monotonic()
         if not gates.lease_fresh() or now < gates.backoff_until:
             gates.blocked_s = BLOCKED_POLL_S
             return False
         if not gates.provider_available():
-            self._stand_by()
+            self._wait_for_provider()
             return False
         gates.blocked_s = 0.0
         self._pace.observe(self._holdings.finished, now)
@@ -148,7 +147,7 @@ class Dispatcher:
         begun = await self._begin(clock)
         return fetched or begun
 
-    def _stand_by(self) -> None:
+    def _wait_for_provider(self) -> None:
         if not self.gates.probing:
             get_logger().warning("provider_unavailable", channel=self._consumer.partition.channel)
         self.gates.probing = True
@@ -172,18 +171,18 @@ class Dispatcher:
         return min(concurrency * self._settings.window, concurrency + further)
 
     def _free(self) -> int:
-        return self._window() - self._holdings.flying
+        return self._window() - self._holdings.in_flight_count
 
     def _begins(self) -> int:
         """How many jobs to begin now: none while the workers have enough to send, so that one call begins many."""
         window = self._window()
-        free = window - self._holdings.flying
+        free = window - self._holdings.in_flight_count
         self._holdings.low_water = window // 4
         if self._holdings.ready.qsize() > self._holdings.low_water and free < window // 2:
             return 0
         return free
 
-    async def _room(self, clock: Clock) -> float:
+    async def _startable(self, clock: Clock) -> float:
         """How many jobs to begin now, given the open connections; ask the provider to open as many as are needed.
 
         While a limit spaces starts, a job that waited for a connection would start late.
@@ -191,15 +190,15 @@ class Dispatcher:
         holdings = self._holdings
         waiting = len(holdings.buffered) + len(holdings.suspects)
         try:
-            room = self.gates.provider_room(min(holdings.flying + waiting, self._settings.concurrency))
+            capacity = self.gates.provider_capacity(min(holdings.in_flight_count + waiting, self._settings.concurrency))
         except StopChannelError as error:
-            await self.gates.provider_refuses(error)
+            await self.gates.stop_channel(error)
             self.give_back_buffer()
-            self._hungry = True  # the next fetch reports that the channel is paused
-            room = Room(0, AWAY_POLL_S, 0)
-        self._connections = int(min(room.connections, self._settings.concurrency))
-        self._room_at = clock.monotonic() + min(room.in_s, LIMITED_POLL_S)
-        return min(self._begins(), room.starts - holdings.ready.qsize() if self._spaced else math.inf)
+            self._has_work = True  # the next fetch reports that the channel is paused
+            capacity = Capacity(0, AWAY_POLL_S, 0)
+        self._connections = int(min(capacity.connections, self._settings.concurrency))
+        self._capacity_at = clock.monotonic() + min(capacity.in_s, LIMITED_POLL_S)
+        return min(self._begins(), capacity.starts - holdings.ready.qsize() if self._spaced else math.inf)
 
     def _wanted(self) -> int:
         """How many jobs to fetch: the buffer holds only jobs that can be begun soon."""
@@ -212,23 +211,23 @@ class Dispatcher:
 
     async def _fetch(self, clock: Clock) -> bool:
         want = self._wanted()
-        if want <= 0 or not (self._hungry or clock.monotonic() >= self._poll_at):
+        if want <= 0 or not (self._has_work or clock.monotonic() >= self._poll_at):
             return False
-        self._hungry = False  # before the fetch, so that a ring during it is kept
+        self._has_work = False  # before the fetch, so that a wake-up during it is kept
         fetched = await self._consumer.fetch(want)
         for entry in fetched.undecodable:
             get_logger().error("undecodable_job", entry_id=entry.entry_id, stream=entry.stream)
             await self._consumer.discard(entry, clock.now_ms())
         for lease in fetched.leases:
-            self._holdings.fetched(lease)
-        self.gates.coming(fetched.leases)
+            self._holdings.add_fetched(lease)
+        self.gates.prepare(fetched.leases)
         self.gates.paused = fetched.paused
         if fetched.log_behind and not self.gates.log_behind:
             get_logger().warning("log_behind", channel=self._consumer.partition.channel)
         self.gates.log_behind = fetched.log_behind
         due_in_s = IDLE_POLL_S if fetched.due_in_s is None else max(fetched.due_in_s, BUSY_POLL_S)
         self._poll_at = clock.monotonic() + min(due_in_s, IDLE_POLL_S)
-        self._hungry |= len(fetched.leases) == want
+        self._has_work |= len(fetched.leases) == want
         if fetched.paused:
             self.give_back_buffer()
         return bool(fetched.leases)
@@ -237,13 +236,13 @@ class Dispatcher:
         holdings = self._holdings
         if not holdings.waiting or holdings.any_alone() or self._limited_until > clock.monotonic():
             return False
-        free = await self._room(clock)
+        free = await self._startable(clock)
         leases = self._next(int(free)) if free > 0 else []
         if not leases:
             return False
         sent_at = clock.monotonic()
         requests = self._requests(leases, clock)
-        grants = await self._consumer.begin(requests, holdings.flying)
+        grants = await self._consumer.begin(requests, holdings.in_flight_count)
         self._pace.begun(clock.monotonic() - sent_at)
         self._limited = any(grant.kind == "limited" for grant in grants)
         self._spaced = any(grant.spaced or grant.kind == "limited" for grant in grants)
@@ -251,7 +250,7 @@ class Dispatcher:
         begun = False
         for request, grant in zip(requests, grants, strict=True):
             begun |= self._act_on(request, grant, sent_at, clock)
-        self.gates.coming([request.lease for request, grant in zip(requests, grants, strict=True) if grant.starts])
+        self.gates.prepare([request.lease for request, grant in zip(requests, grants, strict=True) if grant.starts])
         return begun
 
     def _next(self, most: int) -> list[Lease]:
@@ -263,7 +262,7 @@ class Dispatcher:
         holdings = self._holdings
         if not holdings.suspects:
             return holdings.take(most)
-        if holdings.flying:
+        if holdings.in_flight_count:
             return []
         high = holdings.take_high(most) if self._after_suspect else []
         self._after_suspect = not high
@@ -310,26 +309,26 @@ class Dispatcher:
             # Counted from the answer, a start may be later than the limiter allowed, never earlier.
             now = clock.monotonic()
             alone = grant.kind == "alone"
-            flight = Flight(lease, now + grant.after_us / 1e6, alone=alone, asked_at=asked_at)
+            begun = BegunJob(lease, now + grant.after_us / 1e6, alone=alone, asked_at=asked_at)
             if grant.spaced:
                 late_ms = self._settings.timing.late_start_ms
                 if grant.spaced == "own":
                     late_ms += request.late_ms  # `begin` allowed for this when it charged the limit
-                flight.granted_for = asked_at + grant.after_us / 1e6
-                flight.latest_start = flight.granted_for + late_ms / 1000
-            self._holdings.launch(flight)
+                begun.granted_for = asked_at + grant.after_us / 1e6
+                begun.latest_start = begun.granted_for + late_ms / 1000
+            self._holdings.add_begun(begun)
             return True
         if grant.kind in {"limited", "wait", "crowded"}:
             if grant.kind == "limited":
                 self._limited_until = clock.monotonic() + min(grant.after_us / 1e6, LIMITED_POLL_S)
             if grant.kind == "wait" and not self._alone_begun:
-                self._holdings.put_aside(lease)  # no job of this call is sent alone, so this one must be
+                self._holdings.add_suspect(lease)  # no job of this call is sent alone, so this one must be
             else:
                 self._holdings.put_back(lease)
             return False
-        move = refusal_move(lease, grant, clock.now_ms())
+        move = not_begun_move(lease, grant, clock.now_ms())
         if move is None:
-            self._holdings.land(lease)
+            self._holdings.remove(lease)
         else:
             self._settler.add(Settlement(move))
         return True

@@ -17,7 +17,7 @@ _RANK = {"high": 0, "normal": 1, "bulk": 2}
 
 
 @dataclass(slots=True)
-class Flight:
+class BegunJob:
     """A job begun and not settled; times are on the monotonic clock, in seconds.
 
     A start after `latest_start` could come too close to starts that were granted later; `granted_for` is the earliest
@@ -38,10 +38,10 @@ class Flight:
     undecided: bool = False
 
 
-class ReadyQueue(asyncio.Queue[Flight]):
+class ReadyQueue(asyncio.Queue[BegunJob]):
     """The begun jobs waiting for a worker, in order."""
 
-    def first(self) -> Flight | None:
+    def first(self) -> BegunJob | None:
         """Return the next job without taking it; None if the queue is empty."""
         return self._queue[0] if self._queue else None  # type: ignore[attr-defined]  # asyncio's hook for subclasses
 
@@ -50,19 +50,19 @@ class ReadyQueue(asyncio.Queue[Flight]):
 class Holdings:
     """The sender's record of the jobs it holds; the keeper compares it with the queue's.
 
-    `suspects` were abandoned in mid-send before: each is begun alone, once nothing is in flight. `left` is called with
-    each job that leaves.
+    `suspects` were abandoned in mid-send before: each is begun alone, once nothing is in flight. `on_remove` is called
+    with each job that is removed.
     """
 
     buffered: list[tuple[int, int, Lease]] = field(default_factory=list)
     suspects: list[tuple[int, Lease]] = field(default_factory=list)
-    in_flight: dict[str, Flight] = field(default_factory=dict)
+    in_flight: dict[str, BegunJob] = field(default_factory=dict)
     ready: ReadyQueue = field(default_factory=ReadyQueue)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     low_water: int = 0
     finished: int = 0
     pace: Pace = field(default_factory=Pace)
-    left: Callable[[Lease], None] | None = None
+    on_remove: Callable[[Lease], None] | None = None
     _undecided: int = 0
     _order: itertools.count[int] = field(default_factory=itertools.count)
     _known: dict[str, int] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Holdings:
         self._known[entry_key(lease)] = next(self._order)
         self.put_back(lease)
 
-    def fetched(self, lease: Lease) -> None:
+    def add_fetched(self, lease: Lease) -> None:
         """Keep a job that a fetch returned.
 
         A job that is held already was given back and fetched again before the reply to the give-back arrived; it is
@@ -100,13 +100,13 @@ class Holdings:
         else:
             heapq.heappush(self.buffered, (_RANK[lease.job.lane], self._known[key], lease))
 
-    def put_aside(self, lease: Lease) -> None:
+    def add_suspect(self, lease: Lease) -> None:
         """Keep a job that must be sent alone until no other is in flight."""
         self._suspected.add(entry_key(lease))
         self.put_back(lease)
 
     def take(self, most: int) -> list[Lease]:
-        """Take up to `most` jobs out of the buffer, in order; they count as held until they land."""
+        """Take up to `most` jobs out of the buffer, in order; they count as held until they are removed."""
         return [heapq.heappop(self.buffered)[2] for _ in range(min(most, len(self.buffered)))]
 
     def take_high(self, most: int) -> list[Lease]:
@@ -123,46 +123,46 @@ class Holdings:
         self.suspects.clear()
         return leases
 
-    def launch(self, flight: Flight) -> None:
+    def add_begun(self, begun: BegunJob) -> None:
         """Record a begun job as in flight and hand it to the workers."""
-        self.in_flight[entry_key(flight.lease)] = flight
-        self.ready.put_nowait(flight)
+        self.in_flight[entry_key(begun.lease)] = begun
+        self.ready.put_nowait(begun)
 
-    async def next_flight(self) -> Flight:
+    async def next_begun(self) -> BegunJob:
         """Wait for a begun job to send; wake the dispatcher when few are left."""
-        flight = await self.ready.get()
+        begun = await self.ready.get()
         self._wake_if_low()
-        return flight
+        return begun
 
-    def unhurried_flight(self) -> Flight | None:
+    def next_begun_that_may_wait(self) -> BegunJob | None:
         """Take the next begun job if it may wait behind another on the same worker; None otherwise.
 
         A job may not wait if its lane is `high`, if a limit spaces its start, or if sends are so slow that another
         worker may be free sooner.
         """
-        flight = self.ready.first()
-        if flight is None or flight.alone or flight.latest_start < math.inf or flight.lease.job.lane == "high":
+        begun = self.ready.first()
+        if begun is None or begun.alone or begun.latest_start < math.inf or begun.lease.job.lane == "high":
             return None
         if self.pace.send_s > SLOW_SEND_S:
             return None
         self.ready.get_nowait()
         self._wake_if_low()
-        return flight
+        return begun
 
     def _wake_if_low(self) -> None:
         if self.ready.qsize() == self.low_water:
             self.wake.set()
 
-    def land(self, lease: Lease) -> None:
+    def remove(self, lease: Lease) -> None:
         """Forget a job that has been settled or is no longer this sender's."""
         key = entry_key(lease)
         self._known.pop(key, None)
         self._suspected.discard(key)
-        if self.left is not None:
-            self.left(lease)
-        flight = self.in_flight.pop(key, None)
-        if flight is not None:
-            self._undecided -= flight.undecided
+        if self.on_remove is not None:
+            self.on_remove(lease)
+        begun = self.in_flight.pop(key, None)
+        if begun is not None:
+            self._undecided -= begun.undecided
             self.finished += 1
             self.wake.set()
         again = self._refetched.pop(key, None)
@@ -170,16 +170,16 @@ class Holdings:
             self.buffer(again)
             self.wake.set()
 
-    def set_aside(self, lease: Lease) -> None:
+    def mark_undecided(self, lease: Lease) -> None:
         """Mark a job as undecided: its refusal is held, and it no longer counts against the window."""
-        flight = self.in_flight.get(entry_key(lease))
-        if flight is not None and not flight.undecided:
-            flight.undecided, flight.alone = True, False
+        begun = self.in_flight.get(entry_key(lease))
+        if begun is not None and not begun.undecided:
+            begun.undecided, begun.alone = True, False
             self._undecided += 1
             self.wake.set()
 
     @property
-    def flying(self) -> int:
+    def in_flight_count(self) -> int:
         """How many jobs are in flight, without those that are undecided."""
         return len(self.in_flight) - self._undecided
 
@@ -194,7 +194,7 @@ class Holdings:
 
     def any_alone(self) -> bool:
         """Return whether a job that must be sent alone is in flight."""
-        return any(flight.alone for flight in self.in_flight.values())
+        return any(begun.alone for begun in self.in_flight.values())
 
 
 def entry_key(entry: Lease | HeldEntry) -> str:

@@ -23,9 +23,9 @@ class StuckError(KurirError):
 
 
 class Keeper:
-    """The sender's housekeeping; `say` returns what the heartbeat publishes.
+    """The sender's housekeeping; `heartbeat_state` returns what the heartbeat publishes.
 
-    An unexpected error ends one round, not the sender; `surprised` is called with the task and the error.
+    An unexpected error ends one round, not the sender; `on_error` is called with the task and the error.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class Keeper:
         reaper: Reaper,
         holdings: Holdings,
         settings: SendingSettings,
-        say: Callable[[], dict[str, object]],
+        heartbeat_state: Callable[[], dict[str, object]],
     ) -> None:
         self._consumer = consumer
         self._reaper = reaper
         self._holdings = holdings
         self._settings = settings
-        self._say = say
-        self.surprised: Callable[[str, Exception], None] = lambda task, error: None  # noqa: ARG005 -- no observer
+        self._heartbeat_state = heartbeat_state
+        self.on_error: Callable[[str, Exception], None] = lambda task, error: None  # noqa: ARG005 -- no observer
         self._renewed_at = float("-inf")
         self._lapsed_at = float("-inf")
         self._orphans: set[str] = set()
@@ -58,7 +58,7 @@ class Keeper:
         """Take the lease; False if Redis is away."""
         return await self._renew(clock, first=True)
 
-    async def beat(self, clock: Clock) -> None:
+    async def run_heartbeat(self, clock: Clock) -> None:
         """Renew the lease until cancelled."""
         every_s = self._settings.timing.heartbeat_every_ms / 1000
         while True:
@@ -68,7 +68,7 @@ class Keeper:
     async def _renew(self, clock: Clock, *, first: bool = False) -> bool:
         asked_at = clock.monotonic()
         try:
-            held = await self._consumer.heartbeat(self._say(), first=first)
+            held = await self._consumer.heartbeat(self._heartbeat_state(), first=first)
         except QueueUnavailableError:
             self._reaper.forget()
             return False
@@ -82,25 +82,25 @@ class Keeper:
             self._reaper.forget()
         return True
 
-    async def keep(self, clock: Clock) -> None:
+    async def run_checks(self, clock: Clock) -> None:
         """Reap and watch until cancelled; raises StuckError."""
         timing = self._settings.timing
         next_watch = clock.monotonic() + timing.watch_every_ms / 1000
         while True:
             await clock.sleep(timing.check_every_ms / 1000)
-            await self._try("reap", self._reap)
+            await self._guarded("reap", self._reap)
             if clock.monotonic() >= next_watch:
                 next_watch = clock.monotonic() + timing.watch_every_ms / 1000
-                await self._try("watch", self._watch)
+                await self._guarded("watch", self._watch)
             self._check_stuck(clock)
 
-    async def _try(self, task: str, look: Callable[[], Awaitable[None]]) -> None:
+    async def _guarded(self, task: str, check: Callable[[], Awaitable[None]]) -> None:
         try:
-            await look()
+            await check()
         except QueueUnavailableError:
             self._reaper.forget()
         except Exception as error:
-            self.surprised(task, error)
+            self.on_error(task, error)
 
     async def _reap(self) -> None:
         for taken in await self._reaper.reap_dead():
@@ -123,8 +123,8 @@ class Keeper:
             await self._hand_back(twice)
 
     async def _hand_back(self, entries: list[HeldEntry]) -> None:
-        flying = await self._reaper.give_up(entries)
-        get_logger().error("entries_without_task", channel=self._consumer.partition.channel, uncertain=flying)
+        in_flight = await self._reaper.give_up(entries)
+        get_logger().error("entries_without_task", channel=self._consumer.partition.channel, uncertain=in_flight)
 
     def _check_stuck(self, clock: Clock) -> None:
         limit_s = self._settings.stuck_after_s

@@ -1,18 +1,6 @@
 """The sending loop of one sender: its tasks, its lease, and how it starts and stops.
 
-A job is fetched into the sender's buffer, begun (from then on it is in flight), sent, and settled. The tasks share
-`Holdings`, the record of the jobs that this sender holds:
-
-| task | what it does | what it touches |
-| --- | --- | --- |
-| dispatcher | fetches jobs and begins them | scripts `fetch`, `begin`; buffer, jobs in flight; `Gates` |
-| worker, one per unit of concurrency | renders and sends a begun job | provider, snapshots, files; jobs ready to send |
-| settler | settles outcomes in batches | scripts `settle`, `ack_late`; removes jobs from `Holdings` |
-| verdicts | holds refusals until it is clear whether the server refuses everyone | refusal runs in Redis; settler |
-| bell | waits until there may be work | the partition's bell; wakes the dispatcher |
-| heartbeat | renews the lease | script `heartbeat`; the time of the last renewal |
-| keeper | reaps dead senders, recovers entries, finds stuck sends | scripts `find_dead`, `reap`, `list_held`; buffer |
-| health | reports what does not work | `Gates`, the lease; the service's `/health` |
+The package's docstring lists the tasks.
 
 On stop, the sender fetches nothing more, gives back its buffer, finishes the jobs in flight within the grace time,
 settles their outcomes, and leaves the queue.
@@ -44,21 +32,20 @@ from shared.queue.refusals import Refusals
 from shared.queue.suppressions import Suppressions
 from shared.retry import RetryPolicy
 from shared.sealing import Seal, SealError
+from shared.sending.caches import FileCache, SnapshotCache
 from shared.sending.dispatcher import Dispatcher, Gates
-from shared.sending.files import FileCache
 from shared.sending.holdings import Holdings
 from shared.sending.keeper import Keeper, StuckError
 from shared.sending.outcomes import OutcomePolicy, untouched
 from shared.sending.provider import ChainingProvider, MessageT, PreparingProvider, Provider
 from shared.sending.settings import SendingSettings
 from shared.sending.settler import Settlement, Settler
-from shared.sending.snapshots import SnapshotCache
 from shared.sending.verdicts import Verdicts, patience_s, suppression_reason
 from shared.sending.worker import SendObserver, Worker, WorkerParts, conclude
 from shared.suppressions import HARD_BOUNCE, Source, Suppression, scope_of
 
-BELL_BLOCK_MS = 1000
-REST_S = 0.5
+WAKE_UP_BLOCK_MS = 1000
+RETRY_S = 0.5
 _LONGEST_WORDS = 1000
 
 Report = Callable[[str, str | None], None]
@@ -87,21 +74,21 @@ class SendingLoop(Generic[MessageT]):
         self._suppressions = Suppressions(redis)
         # checked once: a check against a protocol takes microseconds
         self._preparing = provider if isinstance(provider, PreparingProvider) else None
-        self._holdings = Holdings(left=self._forget if self._preparing is not None else None)
+        self._holdings = Holdings(on_remove=self._forget if self._preparing is not None else None)
         policy = BeginPolicy(gap_us(settings.rate), settings.on_uncertain, settings.concurrency * settings.window)
         (self._partition,) = partitions(redis, provider.channel)
         self._consumer = Consumer(self._partition, settings.sender_id, settings.timing, policy)
         self._settler = Settler(self._consumer, self._holdings)
-        self._bell = WakeUps(self._partition)
+        self._wake_ups = WakeUps(self._partition)
         self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id))
         chains = isinstance(provider, ChainingProvider)
         gates = Gates(
-            self.lease_fresh, provider.available, provider.room, self.stop_channel, self._prepare, chains=chains
+            self.lease_fresh, provider.available, provider.capacity, self.stop_channel, self._prepare, chains=chains
         )
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
         reaper = Reaper(self._partition, settings.sender_id, settings.timing)
-        self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._say)
-        self._keeper.surprised = self._surprised
+        self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._heartbeat_state)
+        self._keeper.on_error = self._report_error
         self._report = report
         refusals = Refusals(self._partition)
         self._verdicts = Verdicts(refusals, self._holdings, self._clock, patience_s(settings))
@@ -129,7 +116,7 @@ class SendingLoop(Generic[MessageT]):
         """Send until `stop`, then drain within the grace time."""
         await self._provider.open(self._holdings.wake.set)
         try:
-            await self._enter(stop)
+            await self._take_lease(stop)
             if not stop.is_set():
                 await self._work(stop)
         finally:
@@ -154,16 +141,16 @@ class SendingLoop(Generic[MessageT]):
         if self._preparing is not None:
             self._preparing.forget(lease.job)
 
-    async def _enter(self, stop: Stop) -> None:
+    async def _take_lease(self, stop: Stop) -> None:
         """Take the lease; retry for as long as Redis is away."""
         while not stop.is_set():
-            if await self._unified() and await self._keeper.first_heartbeat(self._clock):
+            if await self._convert_suppressions() and await self._keeper.first_heartbeat(self._clock):
                 self._report("redis", None)
                 return
             self._report("redis", "cannot be reached")
-            await self._clock.sleep(REST_S)
+            await self._clock.sleep(RETRY_S)
 
-    async def _unified(self) -> bool:
+    async def _convert_suppressions(self) -> bool:
         """Convert suppressions to the form that `begin` reads; False if Redis is away."""
         try:
             await self._suppressions.rekey(self._partition)
@@ -176,11 +163,11 @@ class SendingLoop(Generic[MessageT]):
         async with TaskGroup() as group:
             background = [
                 group.create_task(self._settler.run()),
-                group.create_task(self._keep_on("bell", self._listen)),
-                group.create_task(self._keep_on("heartbeat", partial(self._keeper.beat, self._clock))),
-                group.create_task(self._keep_on("keeper", partial(self._keeper.keep, self._clock))),
-                group.create_task(self._keep_on("health", self._tell_health)),
-                group.create_task(self._keep_on("verdicts", partial(self._verdicts.run, self._conclude))),
+                group.create_task(self._supervise("bell", self._wait_for_work)),  # the metric's name for it
+                group.create_task(self._supervise("heartbeat", partial(self._keeper.run_heartbeat, self._clock))),
+                group.create_task(self._supervise("keeper", partial(self._keeper.run_checks, self._clock))),
+                group.create_task(self._supervise("health", self._report_health)),
+                group.create_task(self._supervise("verdicts", partial(self._verdicts.run, self._conclude))),
             ]
             workers += [group.create_task(Worker(self._parts).run()) for _ in range(self._settings.concurrency)]
             dispatching = group.create_task(self._dispatcher.run(self._clock, stop.is_set))
@@ -190,7 +177,7 @@ class SendingLoop(Generic[MessageT]):
             await end_tasks(background)
         await self._leave()
 
-    async def _keep_on(self, task: str, run: Callable[[], Awaitable[None]]) -> None:
+    async def _supervise(self, task: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run a housekeeping task until cancelled; restart it after errors. Only StuckError ends the sender."""
         while True:
             try:
@@ -198,10 +185,10 @@ class SendingLoop(Generic[MessageT]):
             except StuckError:
                 raise
             except Exception as error:
-                self._surprised(task, error)
-            await self._clock.sleep(REST_S)
+                self._report_error(task, error)
+            await self._clock.sleep(RETRY_S)
 
-    def _surprised(self, task: str, error: Exception) -> None:
+    def _report_error(self, task: str, error: Exception) -> None:
         channel = self._provider.channel
         self._parts.observer.housekeeping_failed(channel, task)
         get_logger().error("housekeeping_error", channel=channel, task=task, exc_info=error)
@@ -216,45 +203,45 @@ class SendingLoop(Generic[MessageT]):
                     self._holdings.wake.clear()
                     await self._holdings.wake.wait()
         except TimeoutError:
-            log.warning("grace_over", in_flight=len(self._holdings.in_flight))
+            log.warning("grace_time_exceeded", in_flight=len(self._holdings.in_flight))
         await end_tasks([dispatching, *workers])
         while not self._holdings.ready.empty():
-            flight = self._holdings.ready.get_nowait()
-            move = untouched(flight.lease, self._clock.now_ms(), "its sender stopped")
+            begun = self._holdings.ready.get_nowait()
+            move = untouched(begun.lease, self._clock.now_ms(), "its sender stopped")
             self._settler.add(Settlement(move))
         try:
             async with asyncio.timeout(1.0):
                 await self._settler.drained()
         except TimeoutError:
-            log.warning("left_unsettled", in_flight=len(self._holdings.in_flight))
+            log.warning("jobs_left_unsettled", in_flight=len(self._holdings.in_flight))
 
     async def _leave(self) -> None:
         try:
             left = await self._consumer.leave()
         except QueueUnavailableError as error:
-            get_logger().warning("left_without_redis", reason=str(error))
+            get_logger().warning("leave_failed", reason=str(error))
             return
         get_logger().info("sender_left", channel=self._provider.channel, still_held=left)
 
-    async def _listen(self) -> None:
-        """Wait for the bell. A lost connection counts as a ring, since one may have been missed."""
+    async def _wait_for_work(self) -> None:
+        """Wait for wake-ups. A lost connection counts as one, since one may have been missed."""
         while True:
             try:
-                if await self._bell.wait(BELL_BLOCK_MS):
-                    self._dispatcher.ring()
+                if await self._wake_ups.wait(WAKE_UP_BLOCK_MS):
+                    self._dispatcher.wake()
             except QueueUnavailableError:
-                self._dispatcher.ring()
-                await self._clock.sleep(REST_S)
+                self._dispatcher.wake()
+                await self._clock.sleep(RETRY_S)
 
-    async def _tell_health(self) -> None:
+    async def _report_health(self) -> None:
         while True:
             gates = self._dispatcher.gates
             self._report("redis", "cannot be reached" if gates.redis_away else None)
             self._report("provider", "no server can be reached" if gates.probing else None)
             self._report("lease", None if self.lease_fresh() else "not renewed in time")
-            await self._clock.sleep(REST_S)
+            await self._clock.sleep(RETRY_S)
 
-    def _say(self) -> dict[str, object]:
+    def _heartbeat_state(self) -> dict[str, object]:
         gates = self._dispatcher.gates
         return {
             "host": self._settings.host,
@@ -275,14 +262,14 @@ class SendingLoop(Generic[MessageT]):
     async def stop_channel(self, error: StopChannelError) -> None:
         """Pause the channel with the provider's reason."""
         get_logger().error("channel_stopped", channel=self._provider.channel, code=error.code)
-        await self._insist(
+        await self._until_answered(
             lambda: self._control.pause_channel(self._provider.channel, f"{error.message} {error.reply}".strip())
         )
 
     async def stop_blast(self, blast_id: str, error: StopBlastError) -> None:
         """Pause a blast with the provider's reason, such as a template that the provider rejects."""
         get_logger().error("blast_stopped", blast_id=blast_id, code=error.code)
-        await self._insist(lambda: self._control.pause_blast(blast_id, error.reply or error.message))
+        await self._until_answered(lambda: self._control.pause_blast(blast_id, error.reply or error.message))
 
     async def suppress(self, job: Job, reason: str, words: str) -> None:
         """Suppress a job's address: for all messages after a hard bounce, only for marketing after an opt-out."""
@@ -291,7 +278,7 @@ class SendingLoop(Generic[MessageT]):
         found = Suppression(
             scope_of(source), source, written, self._clock.now_ms(), job_id=job.job_id, words=words[:_LONGEST_WORDS]
         )
-        await self._insist(lambda: self._suppressions.add(job.channel, job.recipient.address, found))
+        await self._until_answered(lambda: self._suppressions.add(job.channel, job.recipient.address, found))
 
     def provider_failed(self) -> None:
         """Pause dispatching briefly, longer with each failure in a row, at most 2 s; the breakers do the rest."""
@@ -303,16 +290,16 @@ class SendingLoop(Generic[MessageT]):
         """Note that the provider works: stop probing and resume dispatching."""
         self._failures_in_a_row = 0
         if self._dispatcher.gates.probing:
-            get_logger().info("provider_back", channel=self._provider.channel)
+            get_logger().info("provider_available", channel=self._provider.channel)
             self._dispatcher.gates.probing = False
-            self._dispatcher.ring()
+            self._dispatcher.wake()
 
-    async def _insist(self, action: Callable[[], Awaitable[object]]) -> None:
+    async def _until_answered(self, action: Callable[[], Awaitable[object]]) -> None:
         """Repeat an idempotent action until Redis answers it."""
         while True:
             try:
                 await action()
             except QueueUnavailableError:
-                await self._clock.sleep(REST_S)
+                await self._clock.sleep(RETRY_S)
                 continue
             return

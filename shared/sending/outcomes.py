@@ -1,4 +1,4 @@
-"""Map the outcome of an attempt to one move in the queue, without I/O. The policy in one table:
+"""Map the outcome of an attempt to one move in the queue, without I/O. The policy in two tables:
 
 | raised | move |
 | --- | --- |
@@ -10,6 +10,14 @@
 | PermanentError | failed; a hard bounce suppresses the address |
 | UnavailableError, StopChannelError, StopBlastError, RefusesAllError | given back, no attempt used |
 | UncertainError | by policy: one more attempt, or failed |
+
+| not begun, because | move |
+| --- | --- |
+| cancelled, expired, suppressed; uncertain under `hold`; poison | ended without an attempt |
+| its blast is paused | shelved |
+| its channel is paused, or this sender's heartbeat has lapsed | given back |
+| the limit of its domain or recipient is reached | waits in the list of that limit; given back if the list is full |
+| it was sent already | dropped |
 """
 
 from __future__ import annotations
@@ -34,14 +42,18 @@ from shared.errors import (
 from shared.events import Deferred, Ended, Processing, Retrying, Returned, Sent, pack_event
 from shared.jobs import Status, pack_job
 from shared.queue.leases import (
+    Grant,
     Lease,
     Move,
+    awaiting,
     deferred,
+    dropped,
     ended,
     given_back,
     parked,
     postponed,
     sent,
+    shelved,
 )
 from shared.retry import RetryPolicy
 from shared.sending.provider import Receipt
@@ -50,7 +62,7 @@ from shared.sending.provider import Receipt
 class Tried(msgspec.Struct, frozen=True):
     """An attempt that has ended: when (ms since the epoch), its duration, and the message's subject.
 
-    `made` is False for a job that was refused before its attempt.
+    `made` is False for a job that was not begun.
     """
 
     lease: Lease
@@ -80,6 +92,14 @@ class GaveUpError(SendError):
     error_class = "gave_up"
 
 
+class NotBegunError(SendError):
+    """The queue did not begin a job; `error_class` is the reason."""
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+
+
 @dataclass(frozen=True, slots=True)
 class OutcomePolicy:
     """The settings that decide about outcomes."""
@@ -87,6 +107,23 @@ class OutcomePolicy:
     retry: RetryPolicy
     on_uncertain: str
     park_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    status: Status
+    error_class: str
+    message: str
+    uncertain: bool = False
+
+
+_ENDINGS = {
+    "cancelled": _Ending("cancelled", "cancelled", "cancelled before it was sent"),
+    "expired": _Ending("expired", "expired", "expired before it was sent"),
+    "suppressed": _Ending("suppressed", "suppressed", "the address is suppressed"),
+    "uncertain": _Ending("failed", "uncertain", "an earlier attempt may have been delivered", uncertain=True),
+    "poison": _Ending("failed", "poison", "its sender was lost in mid-send too often"),
+}
 
 
 def processing_event(lease: Lease, now_ms: int, sender_id: str) -> bytes:
@@ -254,3 +291,30 @@ def end(tried: Tried, error: SendError, status: Status, *, uncertain: bool = Fal
 
 def _words(error: SendError) -> str:
     return error.reply or error.message
+
+
+def not_begun_move(lease: Lease, grant: Grant, now_ms: int) -> Move | None:
+    """Return the move of a job that the queue did not begin; None if the job is no longer this sender's."""
+    ending = _ENDINGS.get(grant.kind)
+    if ending is not None:
+        error = NotBegunError(ending.error_class, ending.message)
+        return end(_untried(lease, now_ms), error, ending.status, uncertain=ending.uncertain)
+    if grant.kind == "paused":
+        return shelved(lease)
+    if grant.kind in {"held", "full"}:
+        return given_back(lease)
+    if grant.kind == "beyond":
+        return awaiting(lease, grant.limit)
+    if grant.kind == "sent":
+        return dropped(lease)
+    return None
+
+
+def unsendable_move(lease: Lease, error: Exception, now_ms: int) -> Move:
+    """Return the move that ends a job for which no begin request can be made."""
+    cause = NotBegunError("permanent", f"it cannot be sent: {type(error).__name__}: {error}")
+    return end(_untried(lease, now_ms), cause, "failed")
+
+
+def _untried(lease: Lease, now_ms: int) -> Tried:
+    return Tried(lease, now_ms, 0, "", made=False)

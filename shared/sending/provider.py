@@ -68,11 +68,11 @@ class NotStartedError(KurirError):
 Changed = Callable[[], None]
 
 
-def unheard() -> None:
+def ignore_change() -> None:
     """Ignore the change."""
 
 
-class Room(NamedTuple):
+class Capacity(NamedTuple):
     """How many messages could start now, each on its own open connection.
 
     If none can, ask again in `in_s` seconds. `connections` is how many are open, in use or not.
@@ -133,10 +133,10 @@ class Provider(Protocol[MessageT]):
         """The channel's name."""
         ...
 
-    async def open(self, changed: Changed = unheard) -> None:
+    async def open(self, changed: Changed = ignore_change) -> None:
         """Get ready; must not fail because the provider is away.
 
-        The provider calls `changed` when it has opened a connection or failed to: `room` may have changed.
+        The provider calls `changed` when it has opened a connection or failed to: `capacity` may have changed.
         """
         ...
 
@@ -158,11 +158,11 @@ class Provider(Protocol[MessageT]):
         """
         ...
 
-    def room(self, wanted: int = 0) -> Room:
+    def capacity(self, wanted: int = 0) -> Capacity:
         """Return how many messages could start now; open connections in the background until `wanted` are open.
 
-        A job is begun when there is room for it, so no handshake delays its start. Raises StopChannelError if no
-        connection can be opened until an operator acts.
+        A job is begun when there is a connection for it, so no handshake delays its start. Raises StopChannelError if
+        no connection can be opened until an operator acts.
         """
         ...
 

@@ -10,7 +10,7 @@ from shared.channels import CHANNELS
 from shared.queue.batches import boot_name
 from shared.queue.timing import Timing
 from shared.retry import GIVE_UP_AFTER_S
-from shared.sending.limits import LimitOf
+from shared.sending.job_limits import LimitOf
 from shared.settings import CommonSettings, EnvReader, Rate, read_internal_secret
 
 ON_UNCERTAIN = ("resend", "hold")

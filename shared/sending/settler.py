@@ -19,7 +19,7 @@ from shared.queue.consumer import Consumer
 from shared.queue.leases import Lease, Move
 from shared.sending.holdings import Holdings
 
-MOST = 500
+MOST_AT_ONCE = 500
 AGAIN_AFTER_S = 2.0
 
 
@@ -57,14 +57,14 @@ class Settler:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+                batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
                 try:
                     await self._carry_out(batch)
                 except (Exception, asyncio.CancelledError) as error:
                     if isinstance(error, asyncio.CancelledError) and is_stopping():
                         raise
                     self._set_aside(batch)
-                    _log_surprise("settler_error", batch, error)
+                    _log_unexpected("settler_error", batch, error)
             self._idle.set()
 
     async def _carry_out(self, batch: list[Settlement]) -> None:
@@ -75,7 +75,7 @@ class Settler:
         try:
             await self._settle(batch)
         except Exception as error:
-            _log_surprise("settle_error", batch, error)
+            _log_unexpected("settle_error", batch, error)
             if len(batch) == 1:
                 self._set_aside(batch)
                 return
@@ -94,7 +94,7 @@ class Settler:
         if late:
             await self._consumer.sent_late(late)
         for one in batch:
-            self._holdings.land(one.move.lease)
+            self._holdings.remove(one.move.lease)
 
     def _set_aside(self, batch: list[Settlement]) -> None:
         """Retry settlements that failed after a pause; this sender still holds the jobs, so no other sends them."""
@@ -102,5 +102,5 @@ class Settler:
             asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self.add, one)
 
 
-def _log_surprise(event: str, batch: list[Settlement], error: BaseException) -> None:
+def _log_unexpected(event: str, batch: list[Settlement], error: BaseException) -> None:
     get_logger().error(event, job_id=batch[0].move.lease.job_id, jobs=len(batch), exc_info=error)

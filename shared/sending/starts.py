@@ -11,24 +11,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from shared.clock import Clock
-from shared.sending.holdings import Flight
+from shared.sending.holdings import BegunJob
 from shared.sending.pace import Pace
 from shared.sending.provider import NotStartedError, acceptance_noted_by
 
-Started = Callable[[Flight], None]
+Started = Callable[[BegunJob], None]
 
 
 class GrantedStart:
-    """Implements `Start` for one flight; `waited_s` is the time spent waiting, which does not count as send time.
+    """Implements `Start` for one begun job; `waited_s` is the time spent waiting, which does not count as send time.
 
     `asked` is whether the channel was asked to send; `started` is called just before the first hand-over.
     `acceptance` is the provider's acceptance (message id, reply text), None until it is noted.
     """
 
     def __init__(
-        self, flight: Flight, clock: Clock, pace: Pace, lease_held_since: Callable[[float], bool], started: Started
+        self, begun: BegunJob, clock: Clock, pace: Pace, lease_held_since: Callable[[float], bool], started: Started
     ) -> None:
-        self._flight = flight
+        self._begun = begun
         self._clock = clock
         self._pace = pace
         self._lease_held_since = lease_held_since
@@ -45,30 +45,30 @@ class GrantedStart:
     def asking(self) -> Iterator[None]:
         """Mark the job as with the channel while the block runs, and record an acceptance that the channel notes."""
         self.asked = True
-        self._flight.taken_at = self._clock.monotonic()
+        self._begun.taken_at = self._clock.monotonic()
         try:
             with acceptance_noted_by(self.accepted):
                 yield
         finally:
-            self._flight.taken_at = math.inf
+            self._begun.taken_at = math.inf
 
     async def __call__(self) -> None:
         """Wait until the job may be handed over and mark it as sending; raises NotStartedError if it must not be."""
         if self.acceptance is not None:
             raise NotStartedError("the message was already accepted")
-        flight = self._flight
-        wait_s = flight.starts_at - self._clock.monotonic()
+        begun = self._begun
+        wait_s = begun.starts_at - self._clock.monotonic()
         if wait_s > 0:
             await self._clock.sleep(wait_s)
             self.waited_s += wait_s
-        if not self._lease_held_since(flight.asked_at):
+        if not self._lease_held_since(begun.asked_at):
             # Frozen or cut off past its lease: another sender may have taken the job.
             raise NotStartedError("its sender's lease was not renewed in time")
         now = self._clock.monotonic()
-        if flight.granted_for < math.inf:
-            self._pace.started(now - flight.granted_for)
-        if now > flight.latest_start:
+        if begun.granted_for < math.inf:
+            self._pace.started(now - begun.granted_for)
+        if now > begun.latest_start:
             raise NotStartedError("its start came too late for the rate limit")
-        if not flight.sending:
-            flight.sending = True
-            self._started(flight)
+        if not begun.sending:
+            begun.sending = True
+            self._started(begun)

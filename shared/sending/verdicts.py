@@ -27,7 +27,7 @@ from shared.suppressions import HARD_BOUNCE
 PATIENCE_S = 5.0
 LONGEST_PATIENCE_S = 60.0
 _POLL_S = 0.1
-_REST_S = 0.5
+_RETRY_S = 0.5
 
 T = TypeVar("T")
 Conclude = Callable[[Tried, SendError], Awaitable[None]]
@@ -45,7 +45,7 @@ class _Run:
     """A server's run of like refusals, as this sender knows it; times on the monotonic clock."""
 
     refusal: Refusal
-    taken: int
+    accepted: int
     until: float
     held: list[_Held] = field(default_factory=list)
 
@@ -59,7 +59,7 @@ class Verdicts:
         self._clock = clock
         self._patience_s = patience_s
         self._runs: dict[str, _Run] = {}
-        self._taken: dict[str, int] = {}
+        self._accepted: dict[str, int] = {}
         self._closing = False
 
     async def weigh(self, tried: Tried, error: PermanentError, conclude: Conclude) -> SendError | None:
@@ -69,13 +69,13 @@ class Verdicts:
             return error
         if self._closing:
             return _returned(error, "its sender stopped")
-        await self._forgive(refusal)
+        await self._end_if_accepted(refusal)
         run = self._runs.get(refusal.server)
-        if run is not None and (run.refusal.alike != refusal.alike or run.taken != self._taken_of(refusal)):
+        if run is not None and (run.refusal.alike != refusal.alike or run.accepted != self._accepted_by(refusal)):
             await self._release(run, conclude)
         refused = _refused(tried, error, refusal)
         alone = not refusal.others_left()
-        word = await self._insist(lambda: self._refusals.count(refused, refusal.most, alone=alone))
+        word = await self._until_answered(lambda: self._refusals.count(refused, refusal.most, alone=alone))
         return await self._act(_Held(tried, error, refused), word, conclude)
 
     async def _act(self, one: _Held, word: Word, conclude: Conclude) -> SendError | None:
@@ -88,7 +88,7 @@ class Verdicts:
             return None
         reason = one.refused.reason
         if word == "stop":
-            get_logger().error("refuses_everybody", server=refusal.server, code=one.error.code)
+            get_logger().error("server_refuses_all", server=refusal.server, code=one.error.code)
         if word in {"stop", "aside"} and refusal.others_left():
             refusal.set_aside(reason)
         run = self._runs.pop(refusal.server, None)
@@ -97,28 +97,28 @@ class Verdicts:
         return _returned(one.error, reason)
 
     def _hold(self, one: _Held, refusal: Refusal) -> None:
-        run = self._runs.setdefault(refusal.server, _Run(refusal, self._taken_of(refusal), 0.0))
+        run = self._runs.setdefault(refusal.server, _Run(refusal, self._accepted_by(refusal), 0.0))
         run.held.append(one)
         run.until = self._clock.monotonic() + self._patience_s
-        self._holdings.set_aside(one.tried.lease)
+        self._holdings.mark_undecided(one.tried.lease)
 
-    async def _forgive(self, refusal: Refusal) -> None:
+    async def _end_if_accepted(self, refusal: Refusal) -> None:
         """End a server's run, also in the queue, if the server has accepted a message since the last check."""
-        taken = refusal.taken()
-        if taken != self._taken_of(refusal):
-            self._taken[refusal.server] = taken
-            await self._insist(lambda: self._refusals.clear(refusal.server))
+        accepted = refusal.accepted()
+        if accepted != self._accepted_by(refusal):
+            self._accepted[refusal.server] = accepted
+            await self._until_answered(lambda: self._refusals.clear(refusal.server))
 
-    def _taken_of(self, refusal: Refusal) -> int:
-        return self._taken.get(refusal.server, 0)
+    def _accepted_by(self, refusal: Refusal) -> int:
+        return self._accepted.get(refusal.server, 0)
 
     async def run(self, conclude: Conclude) -> None:
         """Conclude refusals that have become clear or have waited long enough, until cancelled."""
         while True:
             await self._clock.sleep(_POLL_S)
             for run in list(self._runs.values()):
-                if run.refusal.taken() != run.taken:
-                    await self._forgive(run.refusal)
+                if run.refusal.accepted() != run.accepted:
+                    await self._end_if_accepted(run.refusal)
                     await self._release(run, conclude)
                 elif self._clock.monotonic() >= run.until:
                     await self._expire(run, conclude)
@@ -132,7 +132,7 @@ class Verdicts:
     async def _expire(self, run: _Run, conclude: Conclude) -> None:
         """Decide a run that has waited long enough by what the queue knows from all senders."""
         refused = run.held[0].refused
-        word = await self._insist(lambda: self._refusals.check(refused, self._patience_s))
+        word = await self._until_answered(lambda: self._refusals.check(refused, self._patience_s))
         if self._runs.get(run.refusal.server) is not run:
             return
         if word == "hold":
@@ -155,12 +155,12 @@ class Verdicts:
             for held in run.held:
                 await conclude(held.tried, _returned(held.error, "its sender stopped"))
 
-    async def _insist(self, action: Callable[[], Awaitable[T]]) -> T:
+    async def _until_answered(self, action: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
                 return await action()
             except QueueUnavailableError:
-                await self._clock.sleep(_REST_S)
+                await self._clock.sleep(_RETRY_S)
 
 
 def patience_s(settings: SendingSettings) -> float:

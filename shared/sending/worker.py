@@ -26,12 +26,11 @@ from shared.lifecycle import is_stopping
 from shared.logs import get_logger, note
 from shared.queue.leases import Lease
 from shared.sealing import Seal, SealError, without
-from shared.sending.files import FileCache
-from shared.sending.holdings import Flight, Holdings
+from shared.sending.caches import FileCache, SnapshotCache
+from shared.sending.holdings import BegunJob, Holdings
 from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, refused, sent_event, untouched
 from shared.sending.provider import ChainingProvider, MessageT, NotStartedError, Provider, Receipt, Start
 from shared.sending.settler import Settlement, Settler
-from shared.sending.snapshots import SnapshotCache
 from shared.sending.starts import GrantedStart
 from shared.sending.verdicts import Verdicts
 
@@ -85,26 +84,26 @@ class Consequences(Protocol):
 
 
 @dataclass(slots=True)
-class Followed(Generic[MessageT]):
+class NextJob(Generic[MessageT]):
     """A job that a worker will send next, and its message once rendered."""
 
-    flight: Flight
+    begun: BegunJob
     message: MessageT | None = None
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """An attempt under way; `began` is when rendering ended, or the attempt's start until then (monotonic clock)."""
+    """An attempt under way; `started_at` is when rendering ended, until then the attempt's start (monotonic clock)."""
 
-    flight: Flight
+    begun: BegunJob
     start: GrantedStart
-    began: float
+    started_at: float
     subject: str = ""
     settled: bool = False
 
     @property
     def lease(self) -> Lease:
-        return self.flight.lease
+        return self.begun.lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +133,11 @@ async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError)
         if outcome.suppress:
             await parts.consequences.suppress(tried.lease.job, outcome.suppress, error.reply or error.message)
         _note(parts, tried, outcome)
-    except Exception as surprise:
+    except Exception as unexpected:
         if not settled:
             plain = TransientError(f"{type(error).__name__}, and its outcome could not be determined")
             parts.settler.add(Settlement(refused(tried, plain, parts.policy).move))
-        get_logger().error("outcome_error", job_id=tried.lease.job_id, exc_info=surprise)
+        get_logger().error("outcome_error", job_id=tried.lease.job_id, exc_info=unexpected)
 
 
 def _note(parts: WorkerParts[MessageT], tried: Tried, outcome: Outcome) -> None:
@@ -163,37 +162,37 @@ class Worker(Generic[MessageT]):
     def __init__(self, parts: WorkerParts[MessageT]) -> None:
         self._parts = parts
         self._chain = parts.provider if isinstance(parts.provider, ChainingProvider) else None
-        self._followed: Followed[MessageT] | None = None
+        self._next: NextJob[MessageT] | None = None
 
     async def run(self) -> None:
         """Send ready jobs until cancelled; a hand-over that is cancelled is uncertain."""
         try:
             while True:
-                followed, self._followed = self._followed, None
-                if followed is None:
-                    followed = Followed(await self._parts.holdings.next_flight())
-                await self._attempt(followed.flight, followed.message)
+                job, self._next = self._next, None
+                if job is None:
+                    job = NextJob(await self._parts.holdings.next_begun())
+                await self._attempt(job.begun, job.message)
         finally:
-            if self._followed is not None:
-                self._withdraw(self._followed.message)
-                self._give_back_lease(self._followed.flight.lease, "its sender stopped")
+            if self._next is not None:
+                self._withdraw(self._next.message)
+                self._give_back_lease(self._next.begun.lease, "its sender stopped")
 
-    async def _attempt(self, flight: Flight, message: MessageT | None) -> None:
+    async def _attempt(self, begun: BegunJob, message: MessageT | None) -> None:
         """Send one job and settle its outcome; an exception on the way affects only this job."""
         parts = self._parts
         held_since = parts.consequences.lease_held_since
-        start = GrantedStart(flight, parts.clock, parts.holdings.pace, held_since, self._note_start)
-        attempt = _Attempt(flight, start, parts.clock.monotonic())
+        start = GrantedStart(begun, parts.clock, parts.holdings.pace, held_since, self._note_start)
+        attempt = _Attempt(begun, start, parts.clock.monotonic())
         try:
             await self._conclude(attempt, await self._send(attempt, message))
         except asyncio.CancelledError as error:
             if not is_stopping():  # cancelled by its own job: that must not end this worker
-                self._end_plainly(attempt, error)
+                self._end_unexpected(attempt, error)
                 return
-            await self._end_cut(attempt)
+            await self._end_cancelled(attempt)
             raise
         except Exception as error:
-            self._end_plainly(attempt, error)
+            self._end_unexpected(attempt, error)
 
     async def _send(self, attempt: _Attempt, message: MessageT | None) -> Exception | None:
         """Render and hand over; return the exception, or None once the provider has accepted the message."""
@@ -202,11 +201,11 @@ class Worker(Generic[MessageT]):
             if message is None:
                 message = await self._render(attempt.lease)
             attempt.subject = message.subject
-            attempt.began = clock.monotonic()
+            attempt.started_at = clock.monotonic()
             with start.asking():
                 receipt = await self._hand_over(message, start)
             start.accepted(receipt.message_id, receipt.response)
-            self._parts.holdings.pace.sent(clock.monotonic() - attempt.began - start.waited_s)
+            self._parts.holdings.pace.sent(clock.monotonic() - attempt.started_at - start.waited_s)
         except Exception as error:
             return error
         return None
@@ -215,7 +214,7 @@ class Worker(Generic[MessageT]):
         """Settle by the provider's acceptance if there is one, whatever was raised after it, else by the exception."""
         if attempt.start.acceptance is not None:
             if error is not None:
-                _log_surprise("failed_after_acceptance", attempt, error)
+                _log_unexpected("failed_after_acceptance", attempt, error)
             self._accept(attempt, attempt.start.acceptance)
         elif isinstance(error, NotStartedError):
             note("not_started", job_id=attempt.lease.job_id, channel=attempt.lease.job.channel, reason=error.reason)
@@ -223,21 +222,21 @@ class Worker(Generic[MessageT]):
         elif isinstance(error, SendError):
             await self._refuse(attempt, error)
         elif error is not None:
-            _log_surprise("attempt_error", attempt, error)
-            await self._refuse(attempt, _surprise(attempt, error))
+            _log_unexpected("attempt_error", attempt, error)
+            await self._refuse(attempt, _unexpected(attempt, error))
 
-    async def _end_cut(self, attempt: _Attempt) -> None:
+    async def _end_cancelled(self, attempt: _Attempt) -> None:
         """Settle an attempt that the end of the sender interrupts."""
         if attempt.settled:
             return
         if attempt.start.acceptance is not None:
             self._accept(attempt, attempt.start.acceptance)
-        elif attempt.flight.sending:
+        elif attempt.begun.sending:
             await self._refuse(attempt, UncertainError("cut off by the end of the sender"))
         else:
             self._give_back(attempt, "its sender stopped")
 
-    def _end_plainly(self, attempt: _Attempt, error: BaseException) -> None:
+    def _end_unexpected(self, attempt: _Attempt, error: BaseException) -> None:
         """Settle an attempt whose outcome could not be determined or reported, by its acceptance or its error."""
         if not attempt.settled:
             lease, acceptance = attempt.lease, attempt.start.acceptance
@@ -245,32 +244,32 @@ class Worker(Generic[MessageT]):
             if acceptance is not None:
                 self._settle(attempt, accepted(tried, Receipt(acceptance[0], "")))
             else:
-                self._settle(attempt, refused(tried, _surprise(attempt, error), self._parts.policy))
-        _log_surprise("outcome_error", attempt, error)
+                self._settle(attempt, refused(tried, _unexpected(attempt, error), self._parts.policy))
+        _log_unexpected("outcome_error", attempt, error)
 
     async def _hand_over(self, message: MessageT, start: Start) -> Receipt:
         if self._chain is None:
             return await self._parts.provider.send(message, start)
-        return await self._chain.send_chained(message, self._following, start)
+        return await self._chain.send_chained(message, self._take_next, start)
 
-    def _following(self) -> MessageT | None:
+    def _take_next(self) -> MessageT | None:
         """Take the job that this worker sends next, so that the provider can announce it, if any."""
         parts = self._parts
-        if self._followed is not None or not parts.consequences.lease_fresh():
+        if self._next is not None or not parts.consequences.lease_fresh():
             return None
-        flight = parts.holdings.unhurried_flight()
-        if flight is None:
+        begun = parts.holdings.next_begun_that_may_wait()
+        if begun is None:
             return None
-        self._followed = Followed(flight)
-        job = flight.lease.job
+        self._next = NextJob(begun)
+        job = begun.lease.job
         blast = parts.snapshots.kept(job.blast_id)
         if blast is None or job.recipient.files:
             return None
         try:
-            self._followed.message = self._rendered(job, blast)
+            self._next.message = self._rendered(job, blast)
         except Exception:
             return None  # the job's own attempt will fail the same way and report it
-        return self._followed.message
+        return self._next.message
 
     def _withdraw(self, message: MessageT | None) -> None:
         if self._chain is not None and message is not None:
@@ -296,11 +295,11 @@ class Worker(Generic[MessageT]):
         shared = self._parts.seal.secrets(blast.variables) if blast is not None else []
         return shared + self._parts.seal.secrets(lease.job.recipient.variables)
 
-    def _note_start(self, flight: Flight) -> None:
-        parts, job = self._parts, flight.lease.job
-        if flight.latest_start < math.inf:
+    def _note_start(self, begun: BegunJob) -> None:
+        parts, job = self._parts, begun.lease.job
+        if begun.latest_start < math.inf:
             parts.holdings.wake.set()  # the provider may be able to start another
-        if flight.lease.attempt == 1:
+        if begun.lease.attempt == 1:
             latency_s = max(0.0, (parts.clock.now_ms() - job.enqueued_at_ms) / 1000)
             parts.observer.queue_latency(job.channel, job.lane, latency_s)
 
@@ -317,7 +316,7 @@ class Worker(Generic[MessageT]):
 
     def _tried(self, attempt: _Attempt) -> Tried:
         clock = self._parts.clock
-        lasted_s = clock.monotonic() - attempt.began - attempt.start.waited_s
+        lasted_s = clock.monotonic() - attempt.started_at - attempt.start.waited_s
         return Tried(attempt.lease, clock.now_ms(), int(lasted_s * 1000), attempt.subject)
 
     def _accept(self, attempt: _Attempt, acceptance: tuple[str, str]) -> None:
@@ -362,11 +361,11 @@ class Worker(Generic[MessageT]):
         return weighed
 
 
-def _surprise(attempt: _Attempt, error: BaseException) -> SendError:
+def _unexpected(attempt: _Attempt, error: BaseException) -> SendError:
     """Return an unexpected error as UncertainError if the hand-over had started, else as TransientError."""
-    kind = UncertainError if attempt.flight.sending else TransientError
+    kind = UncertainError if attempt.begun.sending else TransientError
     return kind(f"{type(error).__name__}: {error}")
 
 
-def _log_surprise(event: str, attempt: _Attempt, error: BaseException) -> None:
+def _log_unexpected(event: str, attempt: _Attempt, error: BaseException) -> None:
     get_logger().error(event, job_id=attempt.lease.job_id, error=type(error).__name__, exc_info=error)

@@ -34,7 +34,14 @@ _MOST_FILES = 150  # the pools to Redis and the mail server, the database's conn
 _MOST_STORIES = 3
 _MOST_LINES = 60
 _MOST_COMPLAINTS = 25  # warnings and errors that one service logs within a second
-_TELLING = ("sender_reaped", "lease_lapsed", "entries_without_task", "sender_starts", "grace_over", "left_unsettled")
+_TELLING = (
+    "sender_reaped",
+    "lease_lapsed",
+    "entries_without_task",
+    "sender_starts",
+    "grace_time_exceeded",
+    "jobs_left_unsettled",
+)
 
 
 @dataclass

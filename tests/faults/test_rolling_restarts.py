@@ -52,6 +52,6 @@ async def test_twenty_rolling_restarts_under_load(world: World, oracle: Oracle, 
         await loading
         await oracle.audit(blasts, _PATIENCE_S)
     checks.that("G2", not world.logged("sender_reaped"), f"reaped: {world.logged('sender_reaped')}")
-    checks.that("G2", not world.logged("grace_over"), "a sender ran out of its grace time")
+    checks.that("G2", not world.logged("grace_time_exceeded"), "a sender ran out of its grace time")
     await oracle.audit_database()
     await oracle.audit_leftovers()

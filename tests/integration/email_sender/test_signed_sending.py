@@ -55,8 +55,8 @@ async def test_what_is_coming_is_signed_before_its_turn(keys: list[DkimKey]) -> 
         channel.work_ahead([(job, blast)])
         await asyncio.sleep(0)
         mail = channel.render(job, blast)
-        assert mail.ahead is not None
-        content = await asyncio.wrap_future(mail.ahead)
+        assert mail.signature is not None
+        content = await asyncio.wrap_future(mail.signature)
         assert channel._encoder.encode_at_once(mail, eight_bit=True) is content
         assert verdicts(content, keys) == [True] * len(keys)
         # it is taken once: an attempt without preparation makes its own
@@ -74,13 +74,13 @@ async def test_nothing_is_prepared_that_nobody_signs() -> None:
 
 
 async def test_large_message_waits_for_its_turn() -> None:
-    """Preparing several large ones would take much memory; each is still signed at its turn."""
+    """Preparing several large ones would take much memory; each is still signed at its admission."""
     big = make_blast(attachments=[Attachment("f.pdf", "application/pdf", bytes(SIGN_AHEAD_BYTES))])
     async with opened(NOBODY, KeyRing([RSA])) as channel:
         channel.work_ahead([(make_job(), big)])
         await asyncio.sleep(0)
         mail = channel.render(make_job(), big)
-        assert mail.ahead is None
+        assert mail.signature is None
         assert verdicts(await channel._encoder.encode(mail, eight_bit=True), [RSA]) == [True]
 
 

@@ -14,11 +14,11 @@ import pytest
 from services.email_sender import encoder
 from services.email_sender.dkim_keys import DkimKey
 from services.email_sender.message import Mail
-from services.email_sender.own_rate import OwnRate
+from services.email_sender.server_rate import ServerRate
 from services.email_sender.settings import Timeouts
 from shared.blasts import Blast
 from shared.errors import PermanentError
-from shared.sending.provider import NotStartedError, Room
+from shared.sending.provider import Capacity, NotStartedError
 from shared.settings import Rate
 from tests.integration.email_sender.mails import make_mail, smtp_settings
 from tests.integration.email_sender.peer import CLOSE, SILENCE, peer
@@ -135,19 +135,19 @@ async def test_room_is_what_the_servers_own_limits_leave() -> None:
         opened(smtp_settings(f"{server.url}?concurrency=3")) as free,
         opened(smtp_settings(f"{server.url}?rate=1/1m")) as paced,
     ):
-        assert (free.room(), paced.room()) == (Room(0, connections=0),) * 2
+        assert (free.capacity(), paced.capacity()) == (Capacity(0, connections=0),) * 2
         for channel in (free, paced):
-            await wait_for(lambda channel=channel: channel.room(5).starts, what="connections")  # type: ignore[misc]
-        await wait_for(lambda: free.room(5).connections == 3, what="three connections, as many as are allowed")
-        assert paced.room().starts == 1
+            await wait_for(lambda channel=channel: channel.capacity(5).starts, what="connections")  # type: ignore[misc]
+        await wait_for(lambda: free.capacity(5).connections == 3, what="three connections, as many as are allowed")
+        assert paced.capacity().starts == 1
         for channel in (free, paced):
             await channel.send(make_mail())
-        assert free.room() == Room(3, connections=3)
-        assert paced.room().starts == 0
-        assert 50 < paced.room().in_s <= 60
+        assert free.capacity() == Capacity(3, connections=3)
+        assert paced.capacity().starts == 0
+        assert 50 < paced.capacity().in_s <= 60
         with pytest.raises(NotStartedError):
             await free.send(make_mail(), _refuse)
-        assert free.room() == Room(3, connections=3)
+        assert free.capacity() == Capacity(3, connections=3)
 
 
 async def test_message_on_its_way_to_its_start_takes_the_room_of_the_next() -> None:
@@ -159,10 +159,10 @@ async def test_message_on_its_way_to_its_start_takes_the_room_of_the_next() -> N
         await go.wait()
 
     async with peer() as server, opened(smtp_settings(f"{server.url}?rate=1/1m")) as channel:
-        await wait_for(lambda: channel.room(2).connections == 2, what="two connections")
+        await wait_for(lambda: channel.capacity(2).connections == 2, what="two connections")
         sending = asyncio.ensure_future(channel.send(make_mail(), hold))
         await reached.wait()
-        assert (channel.room().starts, channel.room().connections) == (0, 2)
+        assert (channel.capacity().starts, channel.capacity().connections) == (0, 2)
         go.set()
         await sending
 
@@ -172,7 +172,7 @@ async def test_start_that_fails_leaves_its_place_to_the_next() -> None:
     async with peer() as server, opened(smtp_settings(f"{server.url}?rate=1/1m")) as channel:
         with pytest.raises(NotStartedError):
             await channel.send(make_mail(), _refuse)
-        assert channel.room() == Room(1, connections=1)
+        assert channel.capacity() == Capacity(1, connections=1)
         await channel.send(make_mail())
 
 
@@ -191,7 +191,7 @@ async def test_each_message_may_need_a_connection_of_its_own(world: World) -> No
 
 
 @pytest.mark.timing
-async def test_slow_answers_do_not_slow_a_server_s_own_rate(world: World) -> None:
+async def test_slow_answers_do_not_slow_a_servers_rate(world: World) -> None:
     """At five a second, with replies after 0.6 s, a start does not wait for the previous message's reply."""
     arrivals: list[float] = []
     blast = await world.given(11)
@@ -205,7 +205,7 @@ async def test_slow_answers_do_not_slow_a_server_s_own_rate(world: World) -> Non
     assert sum(gaps) < 10 * 0.2 * 1.4
 
 
-async def test_own_rate_counts_a_message_once() -> None:
+async def test_a_servers_rate_counts_a_message_once() -> None:
     """Replacing a closed connection does not wait for the server's rate again."""
     async with (
         peer({"MAIL": ["250 ok", f"421 4.3.2 too long idle{CLOSE}"]}) as server,
@@ -218,9 +218,9 @@ async def test_own_rate_counts_a_message_once() -> None:
         assert len(server.sessions) == 2
 
 
-async def test_own_rate_counts_from_the_start_that_was_made() -> None:
+async def test_a_servers_rate_counts_from_the_start_that_was_made() -> None:
     """If the channel's limit delays a start, the next keeps its distance from the actual start."""
-    own_rate = OwnRate("here", Rate(5, 1.0), time.monotonic)
+    rate = ServerRate("here", Rate(5, 1.0), time.monotonic)
     starts: list[float] = []
 
     async def late() -> None:
@@ -229,7 +229,7 @@ async def test_own_rate_counts_from_the_start_that_was_made() -> None:
         starts.append(time.monotonic())
 
     for _ in range(3):
-        with own_rate.passing(late) as start:
+        with rate.passing(late) as start:
             await start()
     assert all(later - earlier >= 0.199 for earlier, later in itertools.pairwise(starts))
 
@@ -319,8 +319,8 @@ async def test_with_no_connection_open_each_server_is_asked() -> None:
     async with peer() as slow, peer() as quick:
         slow.delays["CONNECT"] = 3.0
         async with opened(smtp_settings(f"{slow.url}?weight=1000000", quick.url)) as channel:
-            assert channel.room(1).starts == 0
-            await wait_for(lambda: channel.room(0).starts == 1, 2, "the quick one to greet")
+            assert channel.capacity(1).starts == 0
+            await wait_for(lambda: channel.capacity(0).starts == 1, 2, "the quick one to greet")
             assert (len(slow.sessions), len(quick.sessions)) == (1, 1)
 
 
@@ -329,8 +329,8 @@ async def test_no_more_connections_are_opened_than_a_server_allows() -> None:
     async with peer() as server, opened(smtp_settings(f"{server.url}?concurrency=2")) as channel:
         server.delays["CONNECT"] = 0.1
         for _ in range(5):
-            channel.room(50)
-        await wait_for(lambda: channel.room(50).starts == 2, what="two connections")
+            channel.capacity(50)
+        await wait_for(lambda: channel.capacity(50).starts == 2, what="two connections")
         assert len(server.sessions) == 2
 
 
@@ -355,7 +355,7 @@ async def test_message_waits_for_a_connection_that_is_in_use_rather_than_open_on
     """If one of two servers does not greet, a second message uses the other's connection after the first message."""
     async with peer({"CONNECT": lambda _line: SILENCE}) as silent, peer() as good:
         async with opened(smtp_settings(f"{good.url}?concurrency=1", silent.url)) as channel:
-            await wait_for(lambda: channel.room(1).starts, what="a connection")
+            await wait_for(lambda: channel.capacity(1).starts, what="a connection")
             reached, go = asyncio.Event(), asyncio.Event()
 
             async def hold() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from shared.queue.files import FileStore
-from shared.sending.files import FileCache
+from shared.sending.caches import FileCache
 from tests.integration.ingest.provocations import template
 from tests.integration.ingest.running import Api, person
 from tests.integration.ingest.test_blasts import queued

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from services.ingest.suppressions.views import suppression_id
 from shared.queue.control import Control
-from shared.sending.limits import JobLimit
+from shared.sending.job_limits import JobLimit
 from tests.integration.ingest.running import Api, Peers, person
 from tests.integration.ingest.test_blasts import queued
 from tests.integration.queue.world import World

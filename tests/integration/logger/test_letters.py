@@ -25,7 +25,7 @@ from shared.queue.leases import Lease, ended
 from shared.queue.partitions import Partition
 from shared.queue.producer import Chunk, Producer
 from shared.queue.timing import Timing
-from shared.sending.files import FileCache
+from shared.sending.caches import FileCache
 from shared.sending.outcomes import processing_event
 from tests.integration.logger.recording import Recording
 from tests.integration.logger.service import LoggerProcess

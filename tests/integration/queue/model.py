@@ -20,7 +20,7 @@ from shared.queue.consumer import BeginPolicy
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
-from shared.sending.limits import JobLimit
+from shared.sending.job_limits import JobLimit
 from tests.integration.queue.model_jobs import ModelBlast, ModelJob
 from tests.integration.queue.world import HandSender, World, ends, open_world
 

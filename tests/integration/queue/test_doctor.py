@@ -12,7 +12,7 @@ from shared.events import BlastChannelEnded, Ended
 from shared.jobs import Recipient
 from shared.queue.doctor import Doctor, Finding, OpenJob
 from shared.queue.files import FileStore
-from shared.sending.limits import JobLimit
+from shared.sending.job_limits import JobLimit
 from tests.integration.queue.world import WITH_FILES, HandSender, World
 
 

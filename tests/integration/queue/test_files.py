@@ -17,7 +17,7 @@ from shared.events import Sent, pack_event
 from shared.jobs import Attachment, Job, Recipient
 from shared.queue.files import UNUSED_MS, FileStore
 from shared.queue.producer import Chunk, FilesGoneError
-from shared.sending.files import FileCache
+from shared.sending.caches import FileCache
 from tests.integration.queue.world import HandSender, World
 
 SHARED = Attachment("price list.pdf", "application/pdf", b"\xff\x00" * 500)

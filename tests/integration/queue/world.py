@@ -27,10 +27,9 @@ from shared.queue.partitions import Partition
 from shared.queue.producer import Chunk, Enqueued, Producer
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
-from shared.sending.files import FileCache
-from shared.sending.limits import LimitOf
-from shared.sending.outcomes import processing_event
-from shared.sending.refusals import refusal_move
+from shared.sending.caches import FileCache
+from shared.sending.job_limits import LimitOf
+from shared.sending.outcomes import not_begun_move, processing_event
 from shared.templates import Template
 from tests.integration.queue.truth import Truth, find_truth
 from tests.servers import wait_for
@@ -286,7 +285,7 @@ class HandSender:
 
     async def settle_refusals(self, leases: Sequence[Lease], grants: Sequence[Grant]) -> list[str]:
         """Settle every refusal as the sending loop does; return the answers."""
-        moves = [refusal_move(lease, grant, 0) for lease, grant in zip(leases, grants, strict=True)]
+        moves = [not_begun_move(lease, grant, 0) for lease, grant in zip(leases, grants, strict=True)]
         refused = [move for move in moves if move is not None]
         if refused:
             assert all(await self.consumer.settle(refused))

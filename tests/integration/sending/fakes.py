@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 
 from shared.blasts import Blast
 from shared.jobs import Job
-from shared.sending.provider import Changed, ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once, unheard
+from shared.sending.provider import (
+    Capacity,
+    Changed,
+    ProviderStatus,
+    Receipt,
+    RenderedMessage,
+    Start,
+    at_once,
+    ignore_change,
+)
 
 Behaviour = Callable[[RenderedMessage], Awaitable[Receipt]]
 
@@ -32,11 +41,11 @@ class FakeProvider:
     calls: list[tuple[str, float]] = field(default_factory=list)
     channel: str = "email"
     prepare: Callable[[RenderedMessage], Awaitable[None]] = be_prepared
-    limits: Room = field(default_factory=Room)
-    changed: Changed = unheard
+    offers: Capacity = field(default_factory=Capacity)
+    changed: Changed = ignore_change
     wanted: int = 0
 
-    async def open(self, changed: Changed = unheard) -> None:
+    async def open(self, changed: Changed = ignore_change) -> None:
         self.changed = changed
 
     async def close(self) -> None:
@@ -51,9 +60,9 @@ class FakeProvider:
         self.calls.append((message.job_id, asyncio.get_running_loop().time()))
         return await self.behaviour(message)
 
-    def room(self, wanted: int = 0) -> Room:
+    def capacity(self, wanted: int = 0) -> Capacity:
         self.wanted = wanted
-        return self.limits
+        return self.offers
 
     def available(self) -> bool:
         return self.is_available

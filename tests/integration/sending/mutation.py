@@ -22,7 +22,7 @@ _ROOT = Path(__file__).parents[3]
 _ROOMS = (str(_ROOT / "services"), str(_ROOT / "shared"))
 _TASKS = frozenset({"Worker.run", "Settler.run"})
 # the endless loops, and the wait for the next job: no job is under way there
-_OUTSIDE = frozenset({"Worker.run", "Settler.run", "Holdings.next_flight", "Holdings._wake_if_low", "ReadyQueue.first"})
+_OUTSIDE = frozenset({"Worker.run", "Settler.run", "Holdings.next_begun", "Holdings._wake_if_low", "ReadyQueue.first"})
 
 Point = tuple[str, int]
 

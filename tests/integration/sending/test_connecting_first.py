@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 import pytest
 
 from shared.errors import StopChannelError
-from shared.sending.provider import Room
+from shared.sending.provider import Capacity
 from shared.settings import Rate
 from tests.integration.queue.world import World
 from tests.integration.sending.fakes import FakeProvider
 from tests.integration.sending.running import SETTINGS, sending
 from tests.servers import wait_for
 
-NOTHING_OPEN = Room(0, connections=0)
+NOTHING_OPEN = Capacity(0, connections=0)
 
 
 @dataclass
 class RefusedFake(FakeProvider):
     """Cannot open a connection until an operator acts."""
 
-    def room(self, wanted: int = 0) -> Room:
+    def capacity(self, wanted: int = 0) -> Capacity:
         if wanted:
             raise StopChannelError("AUTH refused", code="535", reply="535 wrong password")
         return NOTHING_OPEN
@@ -30,12 +30,12 @@ class RefusedFake(FakeProvider):
 async def test_nothing_is_begun_without_an_open_connection(world: World) -> None:
     """The provider learns how many are wanted; once they are open, all jobs are sent without waiting for a poll."""
     blast = await world.given(20)
-    provider = FakeProvider(limits=NOTHING_OPEN)
+    provider = FakeProvider(offers=NOTHING_OPEN)
     async with sending(world, provider):
         await wait_for(lambda: provider.wanted >= 1, 10, "a connection to be wanted")
         stats = await world.control.channel_stats("email")
         assert (stats.active, stats.waiting) == (0, 20)
-        provider.limits = Room(5, connections=5)
+        provider.offers = Capacity(5, connections=5)
         provider.changed()
 
         async def all_sent() -> bool:
@@ -50,7 +50,7 @@ async def test_waiting_for_a_connection_takes_no_start_from_other_senders(world:
     """One of two senders has no connection: the other uses all starts that the rate allows."""
     await world.control.set_rate("email", Rate(50, 1.0))
     await world.given(40)
-    slow, quick = FakeProvider(limits=NOTHING_OPEN), FakeProvider()
+    slow, quick = FakeProvider(offers=NOTHING_OPEN), FakeProvider()
     async with sending(world, slow):
         await wait_for(lambda: slow.wanted >= 1, 10, "the slow one to want a connection")
         async with sending(world, quick):
@@ -64,7 +64,7 @@ async def test_waiting_for_a_connection_takes_no_start_from_other_senders(world:
 async def test_few_connections_mean_few_jobs_begun(world: World) -> None:
     """While one connection of five is open, only as many jobs are begun as it can soon send."""
     await world.given(100)
-    provider = FakeProvider(limits=Room(1, connections=1))
+    provider = FakeProvider(offers=Capacity(1, connections=1))
     most = 0
     async with sending(world, provider, replace(SETTINGS, window=2)):
 

@@ -46,7 +46,7 @@ def _fail_heartbeat(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awai
 
 
 def _fail_bell(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
-    loop._bell.wait = fail  # type: ignore[assignment,method-assign]
+    loop._wake_ups.wait = fail  # type: ignore[assignment,method-assign]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ async def test_a_swallowed_cancellation_does_not_keep_a_stuck_sender_alive(world
     def be_stuck(_clock: object) -> None:
         raise StuckError("a send lasts forever")
 
-    loop._bell.wait = wait  # type: ignore[assignment,method-assign]
+    loop._wake_ups.wait = wait  # type: ignore[assignment,method-assign]
     loop._keeper._check_stuck = be_stuck  # type: ignore[assignment,method-assign]
     running = asyncio.create_task(loop.run(Stop()))
     await asyncio.wait([running], timeout=10)

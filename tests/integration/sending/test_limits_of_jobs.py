@@ -19,7 +19,7 @@ from shared.jobs import Job, Lane, Recipient
 from shared.queue.consumer import BeginRequest
 from shared.queue.leases import Grant, Lease, parked
 from shared.queue.scripts import load_script
-from shared.sending.limits import JobLimit
+from shared.sending.job_limits import JobLimit
 from shared.sending.outcomes import processing_event
 from shared.settings import Rate
 from tests.integration.queue.world import HandSender, World, eventually, open_world

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from shared.sending.breaker import BreakerPolicy
-from shared.sending.provider import NotStartedError, Room
+from shared.sending.provider import Capacity, NotStartedError
 from tests.integration.whatsapp_sender.providers import ACCEPTED, MESSAGE, opened, providing, serving_raw
 from tests.servers import free_port, wait_for
 
@@ -99,14 +99,14 @@ async def test_connections_are_opened_ahead_and_used() -> None:
 
     async with serving_raw(serve) as url, opened(url) as channel:
         channel._changed = changed.set
-        assert channel.room().starts == 0
-        assert channel.room(2).connections == 0
-        await wait_for(lambda: channel.room().starts == 2, what="two connections")
+        assert channel.capacity().starts == 0
+        assert channel.capacity(2).connections == 0
+        await wait_for(lambda: channel.capacity().starts == 2, what="two connections")
         assert changed.is_set()
-        assert channel.room(2) == Room(2, connections=2)
+        assert channel.capacity(2) == Capacity(2, connections=2)
         await wait_for(lambda: connections == [b"", b""], what="both to be seen")
         await asyncio.gather(channel.send(MESSAGE), channel.send(MESSAGE))
-        assert channel.room() == Room(2, connections=2)
+        assert channel.capacity() == Capacity(2, connections=2)
         assert [data.count(MESSAGE.body) for data in connections] == [1, 1]
 
 
@@ -114,6 +114,6 @@ async def test_server_that_cannot_be_reached_is_left_alone_without_a_job() -> No
     """Failures of connections opened ahead count for its breaker."""
     policy = BreakerPolicy(failures=1, open_s=60.0, probe_every_s=60.0)
     async with opened(f"http://127.0.0.1:{free_port()}", breaker=policy) as channel:
-        assert channel.room(1) == Room(0, 0.25, 0)
+        assert channel.capacity(1) == Capacity(0, 0.25, 0)
         await wait_for(lambda: not channel.available(), what="the breaker to open")
-        assert channel.room(1).connections == 0
+        assert channel.capacity(1).connections == 0

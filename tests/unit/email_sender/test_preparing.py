@@ -47,8 +47,8 @@ async def test_planned_messages_are_signed_before_they_are_taken(preparations: P
     for job in jobs:
         mail = preparations.take(job)
         assert mail is not None
-        assert mail.ahead is not None
-        assert verdicts(mail.ahead.result(0), [KEY]) == [True]
+        assert mail.signed is not None
+        assert verdicts(mail.signed.result(0), [KEY]) == [True]
         assert preparations.take(job) is None
     assert preparations._bytes == 0
 
@@ -134,7 +134,7 @@ async def test_what_is_forgotten_is_not_signed_any_more(monkeypatch: pytest.Monk
     preparations = Preparations(Frames(MAIL), encoder)
     forgotten, late = make_job(index=1), make_job(index=2)
     await prepared(preparations, [forgotten, late])
-    kept = [one.mail.ahead for one in preparations._prepared.values()]
+    kept = [one.mail.signed for one in preparations._prepared.values()]
     preparations.forget(forgotten)
     monkeypatch.setattr(preparing, "MOST_AGE_S", -1.0)
     preparations.take(late)

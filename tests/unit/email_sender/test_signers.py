@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.email_sender.dkim_keys import DkimKey
-from services.email_sender.signers import Ahead, Signers
+from services.email_sender.signers import PendingMessage, Signers
 from services.email_sender.signing import Draft
 from tests.unit.email_sender.keys import ed25519_key, rsa_key
 
@@ -45,8 +45,8 @@ def signers() -> Iterator[Signers]:
     made.close()
 
 
-def ahead(name: bytes, key: DkimKey = RSA) -> Ahead:
-    return Ahead(Draft(content(name), [key]))
+def ahead(name: bytes, key: DkimKey = RSA) -> PendingMessage:
+    return PendingMessage(Draft(content(name), [key]))
 
 
 def content(name: bytes) -> bytes:

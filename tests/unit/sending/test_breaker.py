@@ -84,8 +84,8 @@ def test_an_answer_to_the_probe_closes_it() -> None:
     with probe:
         probe.worked()
     breaker.failed("refused")
-    turns = [breaker.enter(last_resort=True) for _ in range(3)]
-    assert [turn.probe for turn in turns if turn] == [False, False, False]
+    admissions = [breaker.enter(last_resort=True) for _ in range(3)]
+    assert [admission.probe for admission in admissions if admission] == [False, False, False]
 
 
 def test_late_failures_leave_the_probe_alone() -> None:
@@ -130,10 +130,10 @@ def test_refusal_opens_at_once_until_the_server_works() -> None:
     assert (breaker.is_open, breaker.refused, breaker.reason) == (True, True, "535 no")
     assert not breaker.admits(last_resort=False)
     clock.at += 60
-    turn = breaker.enter(last_resort=False)
-    assert turn is not None
-    with turn:
-        turn.worked()
+    admission = breaker.enter(last_resort=False)
+    assert admission is not None
+    with admission:
+        admission.worked()
     assert (breaker.is_open, breaker.refused, breaker.reason) == (False, False, "")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.sending.holdings import Flight, Holdings
+from shared.sending.holdings import BegunJob, Holdings
 from shared.sending.pace import Pace
 from tests.unit.sending.leases import lease_of
 
@@ -35,7 +35,7 @@ def test_suspects_wait_apart_in_their_order() -> None:
         holdings.buffer(lease_of(index, lane=lane))
     high, one, two, three = holdings.take(4)
     for lease in (three, two, one):
-        holdings.put_aside(lease)
+        holdings.add_suspect(lease)
     holdings.put_back(high)
     (first,) = holdings.take_suspect()
     assert first.job.index == 0
@@ -51,7 +51,7 @@ def test_known_entry_is_not_buffered_twice() -> None:
     holdings.buffer(lease_of())
     holdings.buffer(lease_of())
     (lease,) = holdings.take(9)
-    holdings.launch(Flight(lease, 0.0))
+    holdings.add_begun(BegunJob(lease, 0.0))
     holdings.buffer(lease_of())
     assert holdings.take(9) == []
 
@@ -60,24 +60,24 @@ def test_job_fetched_again_before_its_giving_back_was_answered_is_kept() -> None
     """Otherwise it would stay in this sender's `:buf` and never be begun."""
     holdings = Holdings()
     lease = lease_of()
-    holdings.fetched(lease)
+    holdings.add_fetched(lease)
     assert holdings.take(1) == [lease]
     again = lease_of()
-    holdings.fetched(again)
+    holdings.add_fetched(again)
     assert holdings.take(1) == []
-    holdings.land(lease)
+    holdings.remove(lease)
     assert holdings.take(1) == [again]
 
 
-def test_landing_wakes_and_counts_what_was_in_flight() -> None:
+def test_removing_a_job_wakes_and_counts_what_was_in_flight() -> None:
     """Only jobs in flight count as finished; the same entry id in another stream is another job."""
     holdings = Holdings()
     here, there = lease_of(), lease_of(stream="{email}:jobs:high")
     for lease in (here, there):
-        holdings.fetched(lease)
-    holdings.launch(Flight(here, 0.0))
-    holdings.land(here)
-    holdings.land(there)
+        holdings.add_fetched(lease)
+    holdings.add_begun(BegunJob(here, 0.0))
+    holdings.remove(here)
+    holdings.remove(there)
     assert (holdings.finished, holdings.wake.is_set(), holdings.holds(there)) == (1, True, False)
 
 

@@ -9,7 +9,7 @@ from typing import cast
 from shared.queue.consumer import Consumer
 from shared.queue.leases import Lease, Move, sent
 from shared.sending.holdings import Holdings
-from shared.sending.settler import MOST, Settlement, Settler
+from shared.sending.settler import MOST_AT_ONCE, Settlement, Settler
 from tests.unit.sending.leases import lease_of
 
 
@@ -39,7 +39,7 @@ async def settled(consumer: SlowConsumer, count: int) -> Holdings:
     running = asyncio.create_task(settler.run())
     for index in range(count + 1):
         lease = lease_of(index)
-        holdings.fetched(lease)
+        holdings.add_fetched(lease)
         settler.add(Settlement(sent(lease, b"event"), lambda: b"late"))
         if index == 0:
             await asyncio.sleep(0)
@@ -52,11 +52,11 @@ async def settled(consumer: SlowConsumer, count: int) -> Holdings:
 
 
 async def test_batches_grow_while_a_call_is_under_way() -> None:
-    """Outcomes added during a call go with the next calls, at most `MOST` per call, each job once."""
+    """Outcomes added during a call go with the next calls, at most `MOST_AT_ONCE` per call, each job once."""
     consumer = SlowConsumer()
-    holdings = await settled(consumer, MOST + 20)
-    assert [len(batch) for batch in consumer.asked] == [1, MOST, 20]
-    assert not any(holdings.holds(lease_of(index)) for index in range(MOST + 21))
+    holdings = await settled(consumer, MOST_AT_ONCE + 20)
+    assert [len(batch) for batch in consumer.asked] == [1, MOST_AT_ONCE, 20]
+    assert not any(holdings.holds(lease_of(index)) for index in range(MOST_AT_ONCE + 21))
 
 
 async def test_acceptance_of_a_lost_job_is_reported_late() -> None:

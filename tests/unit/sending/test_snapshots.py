@@ -10,7 +10,7 @@ import msgspec
 from shared.blasts import Blast
 from shared.errors import QueueUnavailableError
 from shared.queue.blasts import BlastStore
-from shared.sending.snapshots import SnapshotCache
+from shared.sending.caches import SnapshotCache
 from shared.templates import Template
 
 BLAST = Blast("b1", Template("t", "T", ["email"]), ["email"], "normal", 0, {"email": 1}, 1)

@@ -10,7 +10,16 @@ from shared.blasts import Blast
 from shared.errors import UnavailableError, UncertainError
 from shared.jobs import Job
 from shared.rendering import compile_template, job_values
-from shared.sending.provider import Changed, ProviderStatus, Receipt, RenderedMessage, Room, Start, at_once, unheard
+from shared.sending.provider import (
+    Capacity,
+    Changed,
+    ProviderStatus,
+    Receipt,
+    RenderedMessage,
+    Start,
+    at_once,
+    ignore_change,
+)
 from tests.integration.sending.sms.replies import read_reply
 
 
@@ -30,7 +39,7 @@ class SmsChannel:
     def __init__(self, socket: Path) -> None:
         self._socket = socket
 
-    async def open(self, changed: Changed = unheard) -> None:
+    async def open(self, changed: Changed = ignore_change) -> None:
         del changed
 
     async def close(self) -> None:
@@ -56,9 +65,9 @@ class SmsChannel:
             writer.close()
         return Receipt(read_reply(line), line)
 
-    def room(self, wanted: int = 0) -> Room:
+    def capacity(self, wanted: int = 0) -> Capacity:
         del wanted
-        return Room()
+        return Capacity()
 
     def available(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Limits of a template: fixed caps, and the meter that stops a render that exceeds its budget.
+"""What a template may use: fixed caps, and the meter that stops a render that exceeds its budget.
 
 Time is bounded by counting and not by a clock, so that the same template with the same values always has the same
 outcome. Each operation costs one step, and one more per 64 characters that it processes. A loop is charged for all its

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared.jobs import Job, Recipient
 from shared.queue.control import gap_us
-from shared.sending.limits import JobLimit, domain_limits, pair_limit
+from shared.sending.job_limits import JobLimit, domain_limits, pair_limit
 from shared.settings import Rate
 
 

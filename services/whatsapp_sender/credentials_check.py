@@ -40,7 +40,7 @@ _NAMED = (
 # Meta's codes for refused credentials; the other codes of the stop class concern the account
 _CREDENTIALS = frozenset({0, 101, 102, 104, 190})
 
-Ask = Callable[[QiscusSettings], Awaitable[Answer]]
+Post = Callable[[QiscusSettings], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +52,23 @@ class Verdict:
     check: tuple[str, ...] = ()
 
 
-async def ask(settings: QiscusSettings, detail: Mapping[str, object], post: Ask) -> ProviderStatus:
+async def check_credentials(settings: QiscusSettings, detail: Mapping[str, object], post: Post) -> ProviderStatus:
     """Return whether Qiscus accepts us; `post` sends the empty message with the given settings."""
     try:
         answer = await post(settings)
     except SendError as error:
-        told = {**detail, "error": f"{error.message}; check {URL}", "check": [URL]}
-        return ProviderStatus(reachable=False, authenticated=False, detail=told)
+        shown = {**detail, "error": f"{error.message}; check {URL}", "check": [URL]}
+        return ProviderStatus(reachable=False, authenticated=False, detail=shown)
     verdict = judge(answer)
     if verdict.taken is None:
         verdict = await _compare(settings, post, verdict)
-    told = {**detail, "httpStatus": answer.status}
+    shown = {**detail, "httpStatus": answer.status}
     if not verdict.taken:
-        told |= {"error": verdict.problem, "check": list(verdict.check), "answer": answer.text[:_MOST_WORDS]}
-    return ProviderStatus(reachable=True, authenticated=bool(verdict.taken), detail=told)
+        shown |= {"error": verdict.problem, "check": list(verdict.check), "answer": answer.text[:_MOST_WORDS]}
+    return ProviderStatus(reachable=True, authenticated=bool(verdict.taken), detail=shown)
 
 
-async def _compare(settings: QiscusSettings, post: Ask, verdict: Verdict) -> Verdict:
+async def _compare(settings: QiscusSettings, post: Post, verdict: Verdict) -> Verdict:
     """Post again with a wrong secret: a server that does not refuse it ignores the secret."""
     try:
         answer = await post(replace(settings, secret_key=secrets.token_hex(16)))

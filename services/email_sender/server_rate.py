@@ -1,7 +1,7 @@
 """A server's own rate limit within one sender: spaces the starts of its messages by a fixed gap.
 
 It applies in addition to the channel's rate, which all senders share and whose starts must not be late. So the sender
-does not request a start that this rate would delay: `room` returns when one is possible.
+does not request a start that this rate would delay: `capacity` returns when one is possible.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from shared.errors import DeferredError
-from shared.sending.provider import Room, Start
+from shared.sending.provider import Capacity, Start
 from shared.settings import Rate
 
-LONGEST_PACE_S = 5.0
+LONGEST_WAIT_S = 5.0
 
 
 class RateReachedError(DeferredError):
     """This rate allows no start soon; the server itself has refused nothing."""
 
 
-class OwnRate:
+class ServerRate:
     """Spaces the starts at one server; does nothing without a rate. `clock` gives seconds."""
 
     def __init__(self, server: str, rate: Rate | None, clock: Callable[[], float]) -> None:
@@ -31,14 +31,14 @@ class OwnRate:
         self._next_start = 0.0
         self._coming: set[object] = set()
 
-    def room(self, slots: int) -> Room:
+    def capacity(self, slots: int) -> Capacity:
         """Return how many messages may start, given `slots` free connections."""
         if not self._gap_s or slots <= 0:
-            return Room(slots)
+            return Capacity(slots)
         wait_s = self._next_start - self._clock()
         if wait_s > 0:
-            return Room(0, wait_s)
-        return Room(0 if self._coming else 1)
+            return Capacity(0, wait_s)
+        return Capacity(0 if self._coming else 1)
 
     @contextmanager
     def passing(self, start: Start) -> Iterator[Start]:
@@ -53,7 +53,7 @@ class OwnRate:
         message = object()
         self._coming.add(message)
 
-        async def paced() -> None:
+        async def spaced() -> None:
             if message in self._coming:
                 await self._start(start)
                 self._coming.discard(message)
@@ -62,7 +62,7 @@ class OwnRate:
                 self._keep_distance()
 
         try:
-            yield paced
+            yield spaced
         finally:
             self._coming.discard(message)
 
@@ -83,7 +83,7 @@ class OwnRate:
 
     def _due(self, now: float) -> float:
         at = max(now, self._next_start)
-        if at - now > LONGEST_PACE_S:
+        if at - now > LONGEST_WAIT_S:
             raise RateReachedError(f"the rate limit of {self._server} is reached", code="rate", wait_s=at - now)
         return at
 
