@@ -179,7 +179,7 @@ class Server:
             async with self._slots:
                 self.active += 1
                 try:
-                    with self._rate.passing(delivery.start) as start:
+                    with self._rate.spacing(delivery.start) as start:
                         reply = await self._send(replace(delivery, start=start))
                 except SendError as error:
                     self._judge(error, admission)

@@ -41,8 +41,8 @@ class ServerRate:
         return Capacity(0 if self._coming else 1)
 
     @contextmanager
-    def passing(self, start: Start) -> Iterator[Start]:
-        """Give a message on its way to its start one that also keeps this rate.
+    def spacing(self, start: Start) -> Iterator[Start]:
+        """Yield a start for one message that also keeps this rate.
 
         Raises RateReachedError, a deferral, if the wait would be long, so that it does not hold up other messages.
         """
@@ -53,16 +53,16 @@ class ServerRate:
         message = object()
         self._coming.add(message)
 
-        async def spaced() -> None:
+        async def start_spaced() -> None:
             if message in self._coming:
                 await self._start(start)
                 self._coming.discard(message)
             else:
                 await start()  # a second start: the first connection turned out to be closed
-                self._keep_distance()
+                self._keep_gap()
 
         try:
-            yield spaced
+            yield start_spaced
         finally:
             self._coming.discard(message)
 
@@ -75,9 +75,9 @@ class ServerRate:
         except BaseException:
             self._unbook(at)
             raise
-        self._keep_distance()
+        self._keep_gap()
 
-    def _keep_distance(self) -> None:
+    def _keep_gap(self) -> None:
         """Move the next start back if this one was later than booked, as the channel's limit can delay it."""
         self._next_start = max(self._next_start, self._clock() + self._gap_s)
 

@@ -229,7 +229,7 @@ async def test_a_servers_rate_counts_from_the_start_that_was_made() -> None:
         starts.append(time.monotonic())
 
     for _ in range(3):
-        with rate.passing(late) as start:
+        with rate.spacing(late) as start:
             await start()
     assert all(later - earlier >= 0.199 for earlier, later in itertools.pairwise(starts))
 
