@@ -9,6 +9,8 @@ import pytest
 from services.email_sender.dkim_keys import DkimKey, KeyRing
 from services.email_sender.identity import Identity, Surroundings, find_helo
 from services.email_sender.settings import read_settings
+from services.ingest.blasts.addresses import read_mailbox
+from services.ingest.http.errors import Problem
 from shared.errors import SettingsError
 from tests.unit.email_sender.keys import ed25519_key
 from tests.unit.email_sender.test_settings import ENV
@@ -108,6 +110,16 @@ def test_return_path_that_loses_bounces_is_a_problem(given: str) -> None:
 def test_sender_that_is_not_one_mailbox_is_a_problem(given: str) -> None:
     """The rest is not dropped silently, and no part of the name is taken for the address."""
     with pytest.raises(SettingsError, match=r"KURIR_EMAIL_FROM.*more than one mailbox"):
+        read_settings({**ENV, "KURIR_EMAIL_FROM": given})
+
+
+@pytest.mark.parametrize(
+    "given", ["kurir@localhost", "kurir@mail.local", "Kurir\t<a@example.com>", '"a b"@example.com']
+)
+def test_sender_that_ingest_would_refuse_in_every_blast_is_a_problem(given: str) -> None:
+    """The settings have the rules of requests, so that the problem shows at start-up and not with each blast."""
+    assert isinstance(read_mailbox(given, "from"), Problem)
+    with pytest.raises(SettingsError, match="KURIR_EMAIL_FROM"):
         read_settings({**ENV, "KURIR_EMAIL_FROM": given})
 
 
