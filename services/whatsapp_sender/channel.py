@@ -12,12 +12,12 @@ import time
 import aiohttp
 from yarl import URL
 
+from services.whatsapp_sender.connector import START, StartingConnector
 from services.whatsapp_sender.credentials_check import check_credentials
 from services.whatsapp_sender.hand_over import HandOver, noting_hand_over
 from services.whatsapp_sender.payload import WhatsAppMessage, render_message
 from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer, retry_after_s
 from services.whatsapp_sender.settings import QiscusSettings
-from services.whatsapp_sender.starting import START, StartingConnector
 from shared.blasts import Blast
 from shared.channels import WHATSAPP
 from shared.clock import Clock

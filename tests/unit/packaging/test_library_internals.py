@@ -28,7 +28,7 @@ from aiosmtplib import SMTPResponse, SMTPResponseException
 from aiosmtplib.protocol import SMTPProtocol
 from yarl import URL
 
-from services.whatsapp_sender.starting import StartingConnector
+from services.whatsapp_sender.connector import StartingConnector
 
 ROOT = Path(__file__).resolve().parents[3]
 LIBRARIES = {"aiohttp", "aiosmtplib"}
@@ -47,8 +47,8 @@ NAMES = {
     ("services.ingest.http.app", "aiohttp.web_urldispatcher"): {"MatchInfoError", "UrlDispatcher"},
     ("services.ingest.http.bodies", "aiohttp.http_exceptions"): {"TransferEncodingError"},
     ("services.ingest.http.middleware", "aiohttp.typedefs"): {"Handler", "Middleware"},
-    ("services.whatsapp_sender.starting", "aiohttp.connector"): {"Connection"},
-    ("services.whatsapp_sender.starting", "aiohttp.tracing"): {"Trace"},
+    ("services.whatsapp_sender.connector", "aiohttp.connector"): {"Connection"},
+    ("services.whatsapp_sender.connector", "aiohttp.tracing"): {"Trace"},
     ("shared.web", "aiohttp.typedefs"): {"Middleware"},
 }
 
@@ -56,7 +56,7 @@ NAMES = {
 MEMBERS = {
     ("services.email_sender.protocol", "ReplyQueueProtocol"): {"_drain_helper", "_loop"},
     ("services.ingest.http.app", "_Router"): set[str](),
-    ("services.whatsapp_sender.starting", "StartingConnector"): {"_acquired", "_conns", "_create_connection"},
+    ("services.whatsapp_sender.connector", "StartingConnector"): {"_acquired", "_conns", "_create_connection"},
     ("shared.web", "_Connection"): set[str](),
     ("shared.web", "_Runner"): {"_make_server"},
     ("shared.web", "_Server"): {"_loop"},
