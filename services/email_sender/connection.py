@@ -113,9 +113,9 @@ class Connection:
 
     async def _connect(self) -> None:
         implicit = self.server.tls == "implicit"
-        limit_s = self._smtp.timeouts.connect_s
+        timeout_s = self._smtp.timeouts.connect_s
         protocol = self._protocol
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(timeout_s):
             await asyncio.get_running_loop().create_connection(
                 lambda: protocol,
                 self.server.host,
@@ -125,7 +125,7 @@ class Connection:
             )
         if implicit:
             self._note_encryption()
-        response = await protocol.read_response(limit_s)
+        response = await protocol.read_response(timeout_s)
         if not _is_yes(response.code):
             raise RefusedError(Stage.GREETING, _reply(response))
         self.greeting = response.message.lstrip("\n").partition("\n")[0]
@@ -269,12 +269,12 @@ class Connection:
 
     async def _read_welcome(self) -> None:
         """Read the replies to MAIL, RCPT and DATA, which were written together, one for each command."""
-        protocol, limit_s = self._protocol, self._smtp.timeouts.command_s
+        protocol, timeout_s = self._protocol, self._smtp.timeouts.command_s
         refusal: RefusedError | None = None
         reply: Reply | None = None
         for stage in (Stage.MAIL, Stage.RCPT, Stage.DATA):
             try:
-                reply = _reply(await protocol.read_response(limit_s))
+                reply = _reply(await protocol.read_response(timeout_s))
             except LOST as error:
                 if refusal is None:
                     raise

@@ -124,7 +124,7 @@ class WhatsAppChannel:
     async def _opened(self, connector: StartingConnector, admission: Admission) -> None:
         try:
             with admission:
-                await connector.open_ahead(URL(self._settings.messages_url), _limit(self._settings))
+                await connector.open_ahead(URL(self._settings.messages_url), _timeouts(self._settings))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             admission.failed(f"cannot connect: {_words(error)}")
             backoff_s = min(_FIRST_BACKOFF_S * 2**self._breaker.failures, _LONGEST_BACKOFF_S)
@@ -239,7 +239,7 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
     return bytes(parts[:MAX_ANSWER_BYTES])
 
 
-def _limit(settings: QiscusSettings) -> aiohttp.ClientTimeout:
+def _timeouts(settings: QiscusSettings) -> aiohttp.ClientTimeout:
     """Return the time-out for connecting; `HandOver` bounds the wait for the response."""
     return aiohttp.ClientTimeout(total=None, connect=settings.connect_s, sock_connect=settings.connect_s)
 
@@ -254,7 +254,7 @@ def _open_session(settings: QiscusSettings) -> aiohttp.ClientSession:
     connector = StartingConnector()
     return aiohttp.ClientSession(
         headers=headers,
-        timeout=_limit(settings),
+        timeout=_timeouts(settings),
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[noting_hand_over()],

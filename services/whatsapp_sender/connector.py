@@ -63,11 +63,11 @@ class StartingConnector(aiohttp.TCPConnector):
         """The number of connections that carry a request or are held by one that waits for its start."""
         return len(self._acquired)
 
-    async def open_ahead(self, url: URL, limit: aiohttp.ClientTimeout) -> None:
+    async def open_ahead(self, url: URL, timeouts: aiohttp.ClientTimeout) -> None:
         """Open a connection for a later request; raises aiohttp's errors."""
         loop = asyncio.get_running_loop()
         request = aiohttp.ClientRequest("POST", url, loop=loop)
-        async with asyncio.timeout(limit.connect):
-            protocol = await self._create_connection(request, [], limit)
+        async with asyncio.timeout(timeouts.connect):
+            protocol = await self._create_connection(request, [], timeouts)
         self._acquired.add(protocol)
         Connection(self, request.connection_key, protocol, loop).release()

@@ -22,12 +22,12 @@ class HandOver:
         self.begun = False
         self._answer_s = answer_s
         self._loop = asyncio.get_running_loop()
-        self._limit = asyncio.timeout(None)
+        self._timeout = asyncio.timeout(None)
         self._timer = SuspendAwareTimer(self._loop, self._time_out)
 
     def bounded(self) -> AbstractAsyncContextManager[object]:
         """Return the context manager that bounds the request."""
-        return self._limit
+        return self._timeout
 
     def begin(self) -> None:
         """Note that the first byte of the body is sent; starts the time-out."""
@@ -40,7 +40,7 @@ class HandOver:
         self._timer.cancel()
 
     def _time_out(self) -> None:
-        self._limit.reschedule(self._loop.time())
+        self._timeout.reschedule(self._loop.time())
 
 
 def noting_hand_over() -> aiohttp.TraceConfig:

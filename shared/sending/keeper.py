@@ -127,8 +127,8 @@ class Keeper:
         get_logger().error("entries_without_task", channel=self._consumer.partition.channel, uncertain=in_flight)
 
     def _check_stuck(self, clock: Clock) -> None:
-        limit_s = self._settings.stuck_after_s
+        stuck_after_s = self._settings.stuck_after_s
         now = clock.monotonic()
-        stuck = [one for one in self._holdings.in_flight.values() if now - one.taken_at > limit_s]
+        stuck = [one for one in self._holdings.in_flight.values() if now - one.taken_at > stuck_after_s]
         if stuck:
-            raise StuckError(f"{len(stuck)} sends have lasted for more than {limit_s:g} s")
+            raise StuckError(f"{len(stuck)} sends have lasted for more than {stuck_after_s:g} s")

@@ -2,7 +2,7 @@
 
 A server that refuses every recipient for the same reason (a relay that rejects us, a block list, a wrong setting) must
 not fail a whole blast or suppress its addresses. So a refusal is held, with its job in flight, until the server accepts
-a message or refuses one for another reason; then it counts. When a run of like refusals reaches its limit, the channel
+a message or refuses one for another reason; then it counts. When a run of like refusals is complete, the channel
 pauses with the server's reply (if other servers are left, this one is set aside instead), and all jobs that are held go
 back without using an attempt. A refusal that nothing decides counts after `patience_s`.
 
