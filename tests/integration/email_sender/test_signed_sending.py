@@ -55,13 +55,13 @@ async def test_what_is_coming_is_signed_before_its_turn(keys: list[DkimKey]) -> 
         channel.work_ahead([(job, blast)])
         await asyncio.sleep(0)
         mail = channel.render(job, blast)
-        assert mail.signature is not None
-        content = await asyncio.wrap_future(mail.signature)
+        assert mail.signed is not None
+        content = await asyncio.wrap_future(mail.signed)
         assert channel._encoder.encode_at_once(mail, eight_bit=True) is content
         assert verdicts(content, keys) == [True] * len(keys)
         # it is taken once: an attempt without preparation makes its own
         again = channel.render(job, blast)
-        assert again.ahead is None
+        assert again.signed is None
         assert verdicts(await channel._encoder.encode(again, eight_bit=True), keys) == [True] * len(keys)
 
 
@@ -70,7 +70,7 @@ async def test_nothing_is_prepared_that_nobody_signs() -> None:
     async with opened(NOBODY) as channel:
         channel.work_ahead([(make_job(), make_blast())])
         await asyncio.sleep(0)
-        assert channel.render(make_job(), make_blast()).ahead is None
+        assert channel.render(make_job(), make_blast()).signed is None
 
 
 async def test_large_message_waits_for_its_turn() -> None:
@@ -80,7 +80,7 @@ async def test_large_message_waits_for_its_turn() -> None:
         channel.work_ahead([(make_job(), big)])
         await asyncio.sleep(0)
         mail = channel.render(make_job(), big)
-        assert mail.signature is None
+        assert mail.signed is None
         assert verdicts(await channel._encoder.encode(mail, eight_bit=True), [RSA]) == [True]
 
 
@@ -91,7 +91,7 @@ async def test_a_forgotten_signature_is_made_again() -> None:
         channel.work_ahead([(job, blast)])
         await asyncio.sleep(0)
         channel.forget(job)
-        assert channel.render(job, blast).ahead is None
+        assert channel.render(job, blast).signed is None
 
 
 async def test_failed_signature_fails_its_own_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
