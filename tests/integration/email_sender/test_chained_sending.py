@@ -108,7 +108,7 @@ async def test_withdrawn_message_was_not_handed_over() -> None:
 
 @pytest.mark.parametrize("extensions", [("8BITMIME",), ("PIPELINING", "8BITMIME")])
 async def test_only_a_server_that_pipelines_is_written_ahead_to(extensions: Sequence[str]) -> None:
-    """Without PIPELINING in the reply to EHLO nothing is announced before its admission."""
+    """Without PIPELINING in the reply to EHLO nothing is announced before its turn."""
     async with peer(extensions=extensions) as server, opened(smtp_settings(server.url)) as channel:
         await _send_all(channel, _mails(4))
     assert sum(session.announced for session in server.sessions) == (3 if "PIPELINING" in extensions else 0)

@@ -74,7 +74,7 @@ async def test_nothing_is_prepared_that_nobody_signs() -> None:
 
 
 async def test_large_message_waits_for_its_turn() -> None:
-    """Preparing several large ones would take much memory; each is still signed at its admission."""
+    """Preparing several large ones would take much memory; each is still signed at its turn."""
     big = make_blast(attachments=[Attachment("f.pdf", "application/pdf", bytes(SIGN_AHEAD_BYTES))])
     async with opened(NOBODY, KeyRing([RSA])) as channel:
         channel.work_ahead([(make_job(), big)])
