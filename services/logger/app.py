@@ -16,11 +16,12 @@ from aiohttp import web
 from services.logger import blast_views, filters, open_jobs, queries
 from services.logger.backup import BackupError, BackupRefusedError, place_of, write_backup
 from services.logger.blast_rows import read_snapshot
-from services.logger.blast_views import Pace
+from services.logger.blast_views import RecentEnds
 from services.logger.counting import count_messages
 from services.logger.dashboard import show_dashboard
 from services.logger.exports import CONTENT_TYPES, Export
 from services.logger.filters import InvalidQueryError
+from services.logger.history import read_history
 from services.logger.redelivery import (
     NotRetryableError,
     Outbox,
@@ -30,7 +31,6 @@ from services.logger.redelivery import (
 )
 from services.logger.sql import MOST_ROWS, run_query
 from services.logger.store import QueryTooSlowError, StorageError, Store
-from services.logger.story import tell_story
 from services.logger.watch import Watch
 from shared.blasts import pack_blast
 from shared.channels import CHANNELS
@@ -70,7 +70,7 @@ class Logger:
     store: Store
     watch: Watch
     outbox: Outbox
-    pace: Pace
+    recent_ends: RecentEnds
     clock: Clock
     access: Access
     region: str = "ID"
@@ -139,17 +139,17 @@ class LogRoutes:
         look = self._logger.watch.last
         now_ms = self._logger.clock.now_ms()
         shown = await self._store.read(lambda connection: show_dashboard(connection, look, now_ms))
-        rates = self._logger.pace.rates()
+        rates = self._logger.recent_ends.rates()
         shown["blasts"] = [blast_views.shown(blast, rates) for blast in shown["blasts"]]
         return _json({"success": True, "dashboard": shown})
 
     async def message(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET /api/messages/{jobId}`."""
         job_id = request.match_info["job_id"]
-        story = await self._store.read(lambda connection: tell_story(connection, job_id))
-        if story is None:
+        history = await self._store.read(lambda connection: read_history(connection, job_id))
+        if history is None:
             raise UnknownJobError("no message has this id")
-        return _json({"success": True, "message": story})
+        return _json({"success": True, "message": history})
 
     async def blasts(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET /api/blasts`."""
@@ -159,7 +159,7 @@ class LogRoutes:
         found, following = await self._store.read(
             partial(blast_views.list_blasts, wanted=wanted, limit=limit, cursor=cursor)
         )
-        rates = self._logger.pace.rates()
+        rates = self._logger.recent_ends.rates()
         shown = [blast_views.shown(blast, rates) for blast in found]
         return _json({"success": True, "blasts": shown, "nextCursor": following})
 
@@ -169,7 +169,7 @@ class LogRoutes:
         found = await self._store.read(lambda connection: blast_views.find_blast(connection, blast_id))
         if found is None:
             raise UnknownBlastError("no blast has this id")
-        return _json({"success": True, "blast": blast_views.shown(found, self._logger.pace.rates())})
+        return _json({"success": True, "blast": blast_views.shown(found, self._logger.recent_ends.rates())})
 
     async def _rows(self, request: web.Request, table: queries.Table, find: Find) -> web.StreamResponse:
         """Answer with a page of rows, or with all rows if the client asks for an export."""

@@ -49,7 +49,7 @@ class BlastFilter:
     reference: str = ""
 
 
-class Pace:
+class RecentEnds:
     """Measures how many messages of each blast ended recently; used only from the event loop."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from services.logger.blast_views import BlastFilter, list_blasts
 from services.logger.filters import COUNTED
-from services.logger.watch import Counts, Look
+from services.logger.watch import Counts, Sample
 from shared.channels import CHANNELS
 from shared.clock import rfc3339
 from shared.queue.control import ChannelStats
@@ -32,15 +32,15 @@ RECEIPTS = "SELECT channel, kind, n FROM receipt_minutes WHERE minute > ?"
 ERRORS = "SELECT channel, error_class, sum(n) FROM error_days WHERE day >= ? GROUP BY channel, error_class"
 
 
-def show_dashboard(connection: sqlite3.Connection, look: Look, now_ms: int) -> dict[str, Any]:
+def show_dashboard(connection: sqlite3.Connection, sample: Sample, now_ms: int) -> dict[str, Any]:
     """Return the dashboard; the last hour is counted back from `now_ms`."""
     since = now_ms // 60_000 - _MINUTES
     minutes = connection.execute(MINUTES, (since,)).fetchall()
     blasts, _ = list_blasts(connection, BlastFilter(), _BLASTS, "")
     return {
         "at": rfc3339(now_ms),
-        "queues": {channel: _queue(stats) for channel, stats in look.queues.items()},
-        "totals": _totals(look.totals),
+        "queues": {channel: _queue(stats) for channel, stats in sample.queues.items()},
+        "totals": _totals(sample.totals),
         "channels": _channels(minutes),
         "throughput": _throughput(minutes),
         "responseTimes": _responses(connection, since),
@@ -48,10 +48,18 @@ def show_dashboard(connection: sqlite3.Connection, look: Look, now_ms: int) -> d
         "errors": _errors(connection, now_ms),
         "recentFailures": _failures(connection),
         "blasts": blasts,
-        "redis": {"up": look.redis_up, "memoryUsedBytes": look.memory.used, "memoryMaxBytes": look.memory.maximum},
-        "database": {"sizeBytes": look.database_bytes, "eventsLag": look.events_lag, "rows": sum(look.rows.values())},
-        "logs": {"sizeBytes": look.log_bytes},
-        "system": look.machine.as_json(),
+        "redis": {
+            "up": sample.redis_up,
+            "memoryUsedBytes": sample.memory.used,
+            "memoryMaxBytes": sample.memory.maximum,
+        },
+        "database": {
+            "sizeBytes": sample.database_bytes,
+            "eventsLag": sample.events_lag,
+            "rows": sum(sample.rows.values()),
+        },
+        "logs": {"sizeBytes": sample.log_bytes},
+        "system": sample.machine.as_json(),
     }
 
 

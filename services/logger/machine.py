@@ -13,7 +13,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 @dataclass(frozen=True, slots=True)
-class MachineLook:
+class MachineSample:
     """One sample; `cpu_share` is the load of all processors since the previous sample, from 0 to 1."""
 
     cpu_share: float | None = None
@@ -34,11 +34,11 @@ class Machine:
     def __init__(self) -> None:
         self._before: tuple[int, int] | None = None
 
-    def look(self) -> MachineLook:
+    def sample(self) -> MachineSample:
         """Return a sample; this is cheap and never fails."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         memory = _memory()
-        return MachineLook(
+        return MachineSample(
             cpu_share=self._cpu_share(),
             load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
             memory_total_bytes=memory.get("MemTotal"),

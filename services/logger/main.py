@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from services.logger.app import Access, Logger, build_app
-from services.logger.blast_views import Pace
+from services.logger.blast_views import RecentEnds
 from services.logger.expiry import Expiry
 from services.logger.metrics import LoggerMetrics
 from services.logger.recorder import Recorder
@@ -93,11 +93,11 @@ class _Parts:
 
 
 async def _serve(parts: _Parts, stop: Stop) -> None:
-    health, pace, clock = Health("logger"), Pace(), SystemClock()
+    health, recent_ends, clock = Health("logger"), RecentEnds(), SystemClock()
     common = parts.settings.common
 
     def on_written(written: Written) -> None:
-        pace.note(written.ended_jobs)
+        recent_ends.note(written.ended_jobs)
         parts.expiry.ended(written.ended_blasts)
         metrics.receipts(written.delays)
         if written.suppressions:
@@ -110,8 +110,8 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     metrics.registry.register(safety)
     loopback = common.host in {"127.0.0.1", "::1", "localhost"}
     access = Access(parts.settings.internal_secret, parts.settings.backup_places, loopback)
-    logger = Logger(parts.store, parts.watch, parts.outbox, pace, clock, access, parts.settings.region)
-    await parts.watch.try_look()
+    logger = Logger(parts.store, parts.watch, parts.outbox, recent_ends, clock, access, parts.settings.region)
+    await parts.watch.try_sample()
     async with serving(build_app(logger, health, metrics.exposition), common.host, common.port) as port:
         log.info("logger started", port=port, database=str(parts.settings.database))
         async with TaskGroup() as tasks:

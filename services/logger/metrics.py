@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from services.logger.filters import COUNTED
 from services.logger.receipts import OTHER_SOURCE, SOURCES, Delay
 from services.logger.recorder import RecorderState
-from services.logger.watch import Look
+from services.logger.watch import Sample
 from shared.channels import CHANNELS
 from shared.queue.control import ChannelStats
 
@@ -38,9 +38,9 @@ EXPECTED: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
 
 
 class LoggerMetrics:
-    """The logger's registry; `look` returns the latest sample, `recorder` counts what the recorder did."""
+    """The logger's registry; `sample` returns the latest sample, `recorder` counts what the recorder did."""
 
-    def __init__(self, look: Callable[[], Look], recorder: RecorderState) -> None:
+    def __init__(self, sample: Callable[[], Sample], recorder: RecorderState) -> None:
         # a `_created` series for each histogram would double the scraped data
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not annotate it
         self.registry = CollectorRegistry()
@@ -48,7 +48,7 @@ class LoggerMetrics:
             collector(registry=self.registry)
         build = Gauge("kurir_build_info", "The running version.", ("version", "service"), registry=self.registry)
         build.labels(version("kurir"), "logger").set(1)
-        self.registry.register(_Pipeline(look, recorder))
+        self.registry.register(_Pipeline(sample, recorder))
         self._delays = Histogram(
             "kurir_receipt_delay_seconds", "Time from a provider's acceptance of a message to what a receipt reports.",
             ("channel", "kind"), buckets=_DELAYS, registry=self.registry,
@@ -70,8 +70,8 @@ class LoggerMetrics:
 class _Pipeline(Collector):
     """Turns the latest sample into metrics."""
 
-    def __init__(self, look: Callable[[], Look], recorder: RecorderState) -> None:
-        self._look = look
+    def __init__(self, sample: Callable[[], Sample], recorder: RecorderState) -> None:
+        self._sample = sample
         self._recorder = recorder
 
     def describe(self) -> Iterable[Metric]:
@@ -80,18 +80,18 @@ class _Pipeline(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics of the latest sample; those of the queues only while Redis answers."""
-        look = self._look()
-        yield _messages(look)
-        yield from _receipts(look)
-        yield from _queues(look.queues)
-        yield _gauge("kurir_redis_up", "Whether Redis answered the latest check.", float(look.redis_up))
-        if look.redis_up:
-            yield _gauge("kurir_redis_memory_used_bytes", "Memory that Redis uses.", look.memory.used)
+        sample = self._sample()
+        yield _messages(sample)
+        yield from _receipts(sample)
+        yield from _queues(sample.queues)
+        yield _gauge("kurir_redis_up", "Whether Redis answered the latest check.", float(sample.redis_up))
+        if sample.redis_up:
+            yield _gauge("kurir_redis_memory_used_bytes", "Memory that Redis uses.", sample.memory.used)
             yield _gauge(
-                "kurir_events_lag", "Event entries in Redis that are not in the database yet.", look.events_lag
+                "kurir_events_lag", "Event entries in Redis that are not in the database yet.", sample.events_lag
             )
-        yield _gauge("kurir_db_size_bytes", "Size of the database with its write-ahead log.", look.database_bytes)
-        yield _gauge("kurir_log_size_bytes", "Size of the log files of all services.", look.log_bytes)
+        yield _gauge("kurir_db_size_bytes", "Size of the database with its write-ahead log.", sample.database_bytes)
+        yield _gauge("kurir_log_size_bytes", "Size of the log files of all services.", sample.log_bytes)
         yield _counter(
             "kurir_db_write_failures", "Transactions that failed; they are tried again.",
             self._recorder.write_failures,
@@ -103,7 +103,7 @@ class _Pipeline(Collector):
         )  # fmt: skip
 
 
-def _messages(look: Look) -> Metric:
+def _messages(sample: Sample) -> Metric:
     """Return a counter for every channel and status from the start, so that `increase()` sees the first event too."""
     family = CounterMetricFamily(
         "kurir_messages", "Messages that reached a status; retrying and deferred count each time.",
@@ -111,11 +111,11 @@ def _messages(look: Look) -> Metric:
     )  # fmt: skip
     for channel in CHANNELS:
         for status in COUNTED:
-            family.add_metric((channel, status), look.totals.get((channel, status), 0))
+            family.add_metric((channel, status), sample.totals.get((channel, status), 0))
     return family
 
 
-def _receipts(look: Look) -> Iterator[Metric]:
+def _receipts(sample: Sample) -> Iterator[Metric]:
     """Yield the counters of receipts, the usual ones from the start, and those that belong to no message (yet)."""
     family = CounterMetricFamily(
         "kurir_receipts", "Receipts that were applied to a message, each once.", labels=("channel", "provider", "kind")
@@ -126,7 +126,7 @@ def _receipts(look: Look) -> Iterator[Metric]:
         for source in sources
         for kind in kinds
     }
-    for labels, n in {**expected, **look.receipts}.items():
+    for labels, n in {**expected, **sample.receipts}.items():
         family.add_metric(labels, n)
     yield family
     waiting = GaugeMetricFamily(
@@ -136,8 +136,8 @@ def _receipts(look: Look) -> Iterator[Metric]:
         "kurir_receipts_unmatched", "Receipts that were dropped because their message never came.", labels=("channel",)
     )
     for channel in CHANNELS:
-        waiting.add_metric((channel,), look.early.get((channel, "waiting"), 0))
-        unmatched.add_metric((channel,), look.early.get((channel, "unmatched"), 0))
+        waiting.add_metric((channel,), sample.early.get((channel, "waiting"), 0))
+        unmatched.add_metric((channel,), sample.early.get((channel, "unmatched"), 0))
     yield from (waiting, unmatched)
 
 

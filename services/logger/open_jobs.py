@@ -22,7 +22,7 @@ from shared.jobs import TERMINAL
 
 OPEN = tuple(status for status in STATUSES if status not in TERMINAL)
 _SCAN_ROWS = 20_000
-_ROWS_A_LOOK = 1000
+_CHUNK_ROWS = 1000
 ROWS = """
 SELECT id, job_id, run, status, attempts FROM message_logs
 WHERE id IN (SELECT value FROM json_each(?)) AND updated_at <= ?
@@ -38,15 +38,15 @@ def list_open(connection: sqlite3.Connection, older_ms: int, page: Page) -> tupl
     streams = [IdStream("message_logs", "idx_status", "status = ?", (status,)) for status in OPEN]
     ids = heapq.merge(*(stream.ids(connection, low, below) for stream in streams), reverse=True)
     found: list[tuple[Any, ...]] = []
-    looked_at, size = 0, page.limit + 1
+    scanned, size = 0, page.limit + 1
     while chunk := list(islice(ids, size)):
         found += connection.execute(ROWS, (orjson.dumps(chunk).decode(), rfc3339(max(0, older_ms))))
         if len(found) > page.limit:
             return _jobs(found[: page.limit]), found[page.limit - 1][0]
-        looked_at += len(chunk)
-        if looked_at >= _SCAN_ROWS:
+        scanned += len(chunk)
+        if scanned >= _SCAN_ROWS:
             return _jobs(found), chunk[-1]
-        size = _ROWS_A_LOOK
+        size = _CHUNK_ROWS
     return _jobs(found), 0
 
 

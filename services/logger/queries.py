@@ -22,7 +22,7 @@ from services.logger.streams import AFTER_ALL, RECIPIENT_COLUMNS, Ids, IdStream,
 from shared.clock import rfc3339
 
 SCAN_ROWS = 10_000
-_ROWS_A_LOOK = 1000
+_CHUNK_ROWS = 1000
 _NEWEST = (1 << 63) - 1
 
 MESSAGE_COLUMNS = (
@@ -114,7 +114,7 @@ def count_rows(
     )
     counts: Counter[tuple[str, str, str]] = Counter()
     ids = search.ids(connection, 0)
-    for chunk in iter(lambda: list(islice(ids, _ROWS_A_LOOK)), []):
+    for chunk in iter(lambda: list(islice(ids, _CHUNK_ROWS)), []):
         for channel, status, delivery, n in connection.execute(query, search.parameters(chunk)):
             counts[channel, status, delivery] += n
         most -= len(chunk)
@@ -185,15 +185,15 @@ def _find(connection: sqlite3.Connection, search: Search, page: Page) -> Found:
     query = search.table.rows_of(search.conditions)
     ids = search.ids(connection, page.cursor)
     rows: list[Row] = []
-    looked_at, size = 0, page.limit + 1
+    scanned, size = 0, page.limit + 1
     while chunk := list(islice(ids, size)):
         rows += connection.execute(query, search.parameters(chunk))
         if len(rows) > page.limit:
             return Found(rows[: page.limit], rows[page.limit - 1][0])
-        looked_at += len(chunk)
-        if looked_at >= SCAN_ROWS:
+        scanned += len(chunk)
+        if scanned >= SCAN_ROWS:
             return Found(rows, chunk[-1])
-        size = _ROWS_A_LOOK
+        size = _CHUNK_ROWS
     return Found(rows, 0)
 
 

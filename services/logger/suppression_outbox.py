@@ -47,7 +47,7 @@ class SuppressionOutbox:
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """Look for changes now: a transaction has added some."""
+        """Apply changes now: a transaction has added some."""
         self._wake.set()
 
     async def run(self, stop: Stop) -> None:
@@ -69,7 +69,7 @@ class SuppressionOutbox:
         try:
             return await self.drain()
         except Exception:
-            log.exception("suppressions that follow from receipts could not be stored")
+            log.exception("storing suppressions from receipts failed")
             return False
 
     async def drain(self) -> bool:
@@ -79,7 +79,7 @@ class SuppressionOutbox:
                 for (channel, lifts), some in groupby(changes, key=lambda one: (one.channel, not one.suppression)):
                     await self._apply(channel, list(some), lifts=lifts)
         except (QueueUnavailableError, StorageError, QueryTooSlowError) as error:
-            log.warning("suppressions that follow from receipts wait", reason=str(error))
+            log.warning("suppressions from receipts wait to be stored", reason=str(error))
             return False
         return True
 

@@ -10,7 +10,7 @@ import sqlite3
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from services.logger.machine import Machine, MachineLook
+from services.logger.machine import Machine, MachineSample
 from services.logger.store import QueryTooSlowError, StorageError, Store
 from shared.clock import Clock, SystemClock
 from shared.errors import QueueUnavailableError
@@ -22,14 +22,14 @@ from shared.queue.event_log import EventLog
 log = get_logger()
 _EVERY_S = 2.0
 _NO_MEMORY = ServerMemory(0, 0)
-_NO_MACHINE = MachineLook()
+_NO_MACHINE = MachineSample()
 Counts = dict[tuple[str, str], int]
 # by channel, source and kind
 ReceiptCounts = dict[tuple[str, str, str], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Sample:
     """One sample; `queues` is empty and `redis_up` is False while Redis is away."""
 
     at_ms: int = 0
@@ -43,7 +43,7 @@ class Look:
     early: Counts = field(default_factory=dict)
     database_bytes: int = 0
     log_bytes: int = 0
-    machine: MachineLook = _NO_MACHINE
+    machine: MachineSample = _NO_MACHINE
 
 
 class Watch:
@@ -52,7 +52,7 @@ class Watch:
     def __init__(
         self, control: Control, events: EventLog, store: Store, log_dir: Path | None, clock: Clock | None = None
     ) -> None:
-        self.last = Look()
+        self.last = Sample()
         self._control = control
         self._events = events
         self._store = store
@@ -63,20 +63,20 @@ class Watch:
     async def run(self, stop: Stop) -> None:
         """Take a sample every two seconds until stopped."""
         while not stop.is_set():
-            await self.try_look()
+            await self.try_sample()
             try:
                 await asyncio.wait_for(stop.wait(), _EVERY_S)
             except TimeoutError:
                 continue
 
-    async def try_look(self) -> None:
+    async def try_sample(self) -> None:
         """Take a sample; log any error, since a failed sample must not end the service."""
         try:
-            await self.look()
+            await self.sample()
         except Exception:
             log.exception("measuring the pipeline failed")
 
-    async def look(self) -> Look:
+    async def sample(self) -> Sample:
         """Take one sample of everything and return it."""
         kept = await self._counts()
         # the totals first: Prometheus would take a counter that starts at 0 and then rises for a jump
@@ -98,12 +98,12 @@ class Watch:
             memory=memory,
             events_lag=lag,
             database_bytes=self._store.size_bytes(),
-            machine=self._machine.look(),
+            machine=self._machine.sample(),
             log_bytes=await asyncio.to_thread(_size_of, self._log_dir) if self._log_dir is not None else 0,
         )
         return self.last
 
-    async def _counts(self) -> Look:
+    async def _counts(self) -> Sample:
         """Return the previous sample with the counts of the database, if it can be read."""
         last = self.last
         try:
@@ -113,13 +113,13 @@ class Watch:
             return last
 
 
-def _with_counts(connection: sqlite3.Connection, look: Look) -> Look:
+def _with_counts(connection: sqlite3.Connection, sample: Sample) -> Sample:
     totals = connection.execute("SELECT channel, status, n FROM message_totals")
     rows = connection.execute("SELECT channel, status, n FROM message_counts")
     receipts = connection.execute("SELECT channel, source, kind, n FROM receipt_totals")
     early = connection.execute("SELECT channel, state, n FROM early_counts")
     return replace(
-        look,
+        sample,
         totals={(channel, status): n for channel, status, n in totals},
         rows={(channel, status): n for channel, status, n in rows},
         receipts={(channel, source, kind): n for channel, source, kind, n in receipts},

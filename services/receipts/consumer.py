@@ -93,7 +93,7 @@ class ReceiptConsumer:
         if now >= self._claim_at:
             abandoned = await self._inbox.claim(1, CLAIM_IDLE_S * self._time_scale)
             if abandoned:
-                log.info("took over a receipt of a consumer that is gone", deliveries=abandoned[0].deliveries)
+                log.info("receipt of a dead consumer taken over", deliveries=abandoned[0].deliveries)
                 return abandoned
             self._claim_at = now + _CLAIM_EVERY_S * self._time_scale
         return await self._inbox.read(_MOST_ENTRIES, _BLOCK_S)
@@ -121,9 +121,9 @@ class ReceiptConsumer:
                 return True
             await self._set_aside(entry, reading.problem)
         except _StoppedError:
-            log.warning("stopped with a receipt unread; it waits in Redis", source=entry.source)
+            log.warning("stopped with an unread receipt; it waits in Redis", source=entry.source)
         except Exception:  # one bad entry must not block all others
-            log.exception("a receipt cannot be emitted; trying again later", source=entry.source, entry=entry.entry_id)
+            log.exception("emitting a receipt failed; trying again", source=entry.source, entry=entry.entry_id)
         return False
 
     async def _read(self, entry: ReceiptEntry) -> Reading:
@@ -138,11 +138,11 @@ class ReceiptConsumer:
                 return await asyncio.to_thread(source.read, entry.body, taken_at)
             return source.read(entry.body, taken_at)
         except Exception as error:  # readers do not raise; a mistake in one must not block all others
-            log.exception("a reader of receipts failed", source=entry.source, entry=entry.entry_id)
+            log.exception("reading a receipt failed", source=entry.source, entry=entry.entry_id)
             return Reading(problem=f"its reader failed: {type(error).__name__}")
 
     async def _set_aside(self, entry: ReceiptEntry, why: str) -> None:
-        log.warning("a receipt cannot be read; it is set aside", source=entry.source, entry=entry.entry_id, reason=why)
+        log.warning("unreadable receipt set aside", source=entry.source, entry=entry.entry_id, reason=why)
         await self._insist(partial(self._inbox.set_aside, entry, why))
         self._state.set_aside[entry.source] += 1
 

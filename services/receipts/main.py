@@ -48,7 +48,7 @@ async def main(env: Mapping[str, str], stop: Stop) -> None:
     finally:
         await reading.aclose()
         await redis.aclose()
-    log.info("receipts service stopped")
+    log.info("receipts stopped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     app = web.Application()
     app.add_routes(operations_routes(health, metrics.exposition))
     async with serving(app, common.host, common.port) as port:
-        log.info("receipts service listens", port=port)
+        log.info("receipts started", port=port)
         async with TaskGroup() as tasks:
             shipping = tasks.create_task(parts.system_log.run())
             async with TaskGroup() as working:

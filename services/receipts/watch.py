@@ -10,7 +10,7 @@ from shared.lifecycle import Stop
 from shared.queue.receipts import ReceiptInbox
 
 _EVERY_S = 5.0
-_FORGET_EVERY = 120  # looks
+_FORGET_EVERY = 120  # checks
 
 
 class StreamWatch:
@@ -22,17 +22,17 @@ class StreamWatch:
         self._every_s = _EVERY_S * time_scale
 
     async def run(self, stop: Stop) -> None:
-        """Look until stopped."""
-        looks = 0
+        """Check periodically until stopped."""
+        checks = 0
         while not stop.is_set():
-            await self._look(forget=looks % _FORGET_EVERY == 0)
-            looks += 1
+            await self._check(forget=checks % _FORGET_EVERY == 0)
+            checks += 1
             try:
                 await asyncio.wait_for(stop.wait(), self._every_s)
             except TimeoutError:
                 continue
 
-    async def _look(self, *, forget: bool) -> None:
+    async def _check(self, *, forget: bool) -> None:
         try:
             self._state.counts = await self._inbox.counts()
             if forget:

@@ -1,4 +1,4 @@
-"""Answers about receipts: a message's story, the filter by delivery, the counts of blasts and of all messages."""
+"""Answers about receipts: a message's history, the filter by delivery, the counts of blasts and of all messages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from services.logger import blast_views, queries
 from services.logger.counting import count_messages
 from services.logger.dashboard import show_dashboard
 from services.logger.filters import MessageFilter, Page
-from services.logger.story import tell_story
-from services.logger.watch import Look
+from services.logger.history import read_history
+from services.logger.watch import Sample
 from shared.clock import rfc3339
 from shared.events import Receipts
 from tests.unit.logger.database import (
@@ -32,7 +32,7 @@ MANY = 3500
 
 
 @pytest.fixture
-def told(database: Database) -> Database:
+def recorded(database: Database) -> Database:
     """Return a database with ten mails, of which six have receipts, and two WhatsApp messages with one."""
     database.apply(entry(1, accepted(blast(total=10)), queued(range(10)), *[sent(index) for index in range(10)]))
     database.apply(entry(2, queued_phones((0, 1)), sent_phone(0), sent_phone(1), channel="whatsapp"))
@@ -54,19 +54,19 @@ def found(database: Database, **wanted: Any) -> list[str]:
     return [row[column] for row in rows]
 
 
-def test_a_story_has_its_receipts_in_order_of_time(told: Database) -> None:
+def test_a_history_has_its_receipts_in_order_of_time(recorded: Database) -> None:
     """`delivery` is what they made of the message, and the timeline shows each in the provider's words."""
-    story = tell_story(told.connection, "b:4:email")
-    assert story is not None
-    assert story["delivery"] == {"status": "bounced", "at": rfc3339(START_MS + 60_000)}
-    assert "delivery_at" not in story
+    message = read_history(recorded.connection, "b:4:email")
+    assert message is not None
+    assert message["delivery"] == {"status": "bounced", "at": rfc3339(START_MS + 60_000)}
+    assert "delivery_at" not in message
     assert [
-        (one["kind"], one["source"], one["severity"], one["code"], one["trusted"]) for one in story["receipts"]
+        (one["kind"], one["source"], one["severity"], one["code"], one["trusted"]) for one in message["receipts"]
     ] == [
         ("delivered", "ses", None, None, True),
         ("bounced", "mail", "soft", "4.2.2", True),
     ]
-    assert [(one["event"], one["detail"]) for one in story["timeline"]] == [
+    assert [(one["event"], one["detail"]) for one in message["timeline"]] == [
         ("queued", None),
         ("sent", "250 ok"),
         ("delivered", None),
@@ -74,11 +74,11 @@ def test_a_story_has_its_receipts_in_order_of_time(told: Database) -> None:
     ]
 
 
-def test_a_story_without_receipts_has_no_delivery(told: Database) -> None:
+def test_a_history_without_receipts_has_no_delivery(recorded: Database) -> None:
     """None, not an object of nothing."""
-    story = tell_story(told.connection, "b:9:email")
-    assert story is not None
-    assert (story["delivery"], story["receipts"]) == (None, [])
+    message = read_history(recorded.connection, "b:9:email")
+    assert message is not None
+    assert (message["delivery"], message["receipts"]) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,14 @@ def test_a_story_without_receipts_has_no_delivery(told: Database) -> None:
     ],
     ids=str,
 )
-def test_messages_are_found_by_their_delivery(told: Database, wanted: Any, expected: list[str]) -> None:
+def test_messages_are_found_by_their_delivery(recorded: Database, wanted: Any, expected: list[str]) -> None:
     """Alone and with any other filter, the latest first."""
-    assert found(told, **wanted) == expected
+    assert found(recorded, **wanted) == expected
 
 
-def test_a_blast_counts_each_message_once(told: Database) -> None:
+def test_a_blast_counts_each_message_once(recorded: Database) -> None:
     """Under the delivery with the highest rank, by channel and in total, zeros included."""
-    view = blast_views.find_blast(told.connection, "b")
+    view = blast_views.find_blast(recorded.connection, "b")
     assert view is not None
     expected = {**NOTHING, "delivered": 4, "bounced": 2}
     assert view.delivery == view.channels["email"].delivery == expected
@@ -121,9 +121,9 @@ def test_a_blast_counts_each_message_once(told: Database) -> None:
     ],
     ids=str,
 )
-def test_stats_count_deliveries(told: Database, wanted: Any, delivery: dict[str, int] | None) -> None:
+def test_stats_count_deliveries(recorded: Database, wanted: Any, delivery: dict[str, int] | None) -> None:
     """With the same filters as the statuses; None where only counts by status are kept."""
-    stats = count_messages(told.connection, MessageFilter(**wanted))
+    stats = count_messages(recorded.connection, MessageFilter(**wanted))
     assert stats["delivery"] == delivery
     for channel, one in stats["channels"].items():
         assert (one["delivery"] is None) == (delivery is None), channel
@@ -141,9 +141,9 @@ def test_stats_by_delivery_say_when_they_are_not_complete(database: Database) ->
     assert count_messages(database.connection, MessageFilter())["delivery"]["delivered"] == MANY
 
 
-def test_the_dashboard_counts_the_receipts_of_the_last_hour(told: Database) -> None:
+def test_the_dashboard_counts_the_receipts_of_the_last_hour(recorded: Database) -> None:
     """By when they happened; a channel without receipts is there too."""
-    shown = show_dashboard(told.connection, Look(), START_MS + 120_000)
+    shown = show_dashboard(recorded.connection, Sample(), START_MS + 120_000)
     assert shown["receipts"] == {"email": {"delivered": 5, "bounced": 2, "opted_out": 1}, "whatsapp": {"read": 1}}
-    later = show_dashboard(told.connection, Look(), START_MS + 3 * 3_600_000)
+    later = show_dashboard(recorded.connection, Sample(), START_MS + 3 * 3_600_000)
     assert later["receipts"] == {"email": {}, "whatsapp": {}}

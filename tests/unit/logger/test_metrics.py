@@ -11,7 +11,7 @@ from services.logger.filters import COUNTED
 from services.logger.metrics import EXPECTED, LANES, LoggerMetrics
 from services.logger.receipts import OTHER_SOURCE, SOURCES, Delay
 from services.logger.recorder import RecorderState
-from services.logger.watch import Look
+from services.logger.watch import Sample
 from shared.channels import CHANNELS
 from shared.queue.control import COUNTERS, ChannelStats, SenderState, ServerMemory
 from shared.receipts import ReceiptKind, delivery_rank
@@ -23,15 +23,15 @@ STATS = ChannelStats(
     failed=1, paused=2, pause_reason="by hand", oldest_age_s={"high": 1.5}, counters=dict.fromkeys(COUNTERS, 0),
     events_lag=0, rate_gap_us=None, senders=[SENDER],
 )  # fmt: skip
-LOOK = Look(
+SAMPLE = Sample(
     redis_up=True, queues=dict.fromkeys(CHANNELS, STATS), memory=ServerMemory(1234, 0), events_lag=8,
     totals={("email", "sent"): 42}, database_bytes=100, log_bytes=200,
 )  # fmt: skip
 
 
-def exposed(look: Look, state: RecorderState | None = None) -> tuple[Samples, dict[str, str]]:
+def exposed(sample: Sample, state: RecorderState | None = None) -> tuple[Samples, dict[str, str]]:
     """Return the samples of an exposition and the help text of each metric."""
-    text = LoggerMetrics(lambda: look, state or RecorderState()).exposition()[0].decode()
+    text = LoggerMetrics(lambda: sample, state or RecorderState()).exposition()[0].decode()
     families = list(text_string_to_metric_families(text))
     samples = {
         (one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples
@@ -41,7 +41,7 @@ def exposed(look: Look, state: RecorderState | None = None) -> tuple[Samples, di
 
 def test_a_sample_becomes_the_metrics_of_the_contract() -> None:
     """Each sample has the right name, labels and value."""
-    samples, _ = exposed(LOOK, RecorderState(write_failures=3))
+    samples, _ = exposed(SAMPLE, RecorderState(write_failures=3))
     email = ("channel", "email")
     expected = {
         ("kurir_messages_total", (email, ("status", "sent"))): 42,
@@ -67,7 +67,7 @@ def test_a_sample_becomes_the_metrics_of_the_contract() -> None:
 
 def test_every_channel_lane_and_status_exists_from_the_start() -> None:
     """`increase()` misses the first event of a counter that appears with it; a missing gauge looks like 0."""
-    samples, _ = exposed(LOOK)
+    samples, _ = exposed(SAMPLE)
     for channel in CHANNELS:
         for lane in LANES:
             assert ("kurir_queue_waiting", (("channel", channel), ("lane", lane))) in samples
@@ -79,7 +79,7 @@ def test_receipts_have_the_series_of_the_contract() -> None:
     """Each usual receipt is there from the start; those that wait or never matched are counted by channel."""
     receipts = {("email", "ses", "bounced"): 3, ("whatsapp", "meta", "read"): 7, ("email", "other", "read"): 1}
     early = {("email", "waiting"): 2, ("email", "unmatched"): 5}
-    samples, _ = exposed(replace(LOOK, receipts=receipts, early=early))
+    samples, _ = exposed(replace(SAMPLE, receipts=receipts, early=early))
 
     def counted(channel: str, provider: str, kind: str) -> float | None:
         labels = (("channel", channel), ("kind", kind), ("provider", provider))
@@ -103,7 +103,7 @@ def test_every_source_of_receipts_has_a_channel() -> None:
 
 def test_delays_of_receipts_are_a_histogram() -> None:
     """A bounce after a day is within the buckets."""
-    metrics = LoggerMetrics(lambda: LOOK, RecorderState())
+    metrics = LoggerMetrics(lambda: SAMPLE, RecorderState())
     metrics.receipts([Delay("email", "bounced", 86_000.0), Delay("email", "delivered", 2.0)])
     families = text_string_to_metric_families(metrics.exposition()[0].decode())
     (family,) = [one for one in families if one.name == "kurir_receipt_delay_seconds"]
@@ -116,7 +116,7 @@ def test_delays_of_receipts_are_a_histogram() -> None:
 
 def test_while_redis_is_away_queue_metrics_are_absent() -> None:
     """`kurir_redis_up` is 0 and the queue metrics are absent; the counts from the database are still exported."""
-    samples, _ = exposed(Look(totals={("email", "failed"): 5}))
+    samples, _ = exposed(Sample(totals={("email", "failed"): 5}))
     names = {name for name, _ in samples}
     assert samples["kurir_redis_up", ()] == 0
     assert {name for name in names if name.startswith("kurir_queue")} == set()
@@ -127,13 +127,13 @@ def test_a_provider_is_available_while_any_live_sender_reaches_it_and_unknown_wi
     """Without a sender there is no sample: a 0 would blame the provider for senders that are down."""
     away = replace(SENDER, sender_id="s2", available=False, reason="provider unavailable")
     for senders, said in (([away], 0), ([away, SENDER], 1), ([], None)):
-        samples, _ = exposed(replace(LOOK, queues={"email": replace(STATS, senders=senders)}))
+        samples, _ = exposed(replace(SAMPLE, queues={"email": replace(STATS, senders=senders)}))
         assert samples.get(("kurir_provider_available", (("channel", "email"),))) == said
 
 
 def test_every_metric_has_a_description() -> None:
     """A reader of `/metrics` does not need the source code."""
-    _, sentences = exposed(LOOK)
+    _, sentences = exposed(SAMPLE)
     own = {name: text for name, text in sentences.items() if name.startswith("kurir_")}
     assert len(own) >= 16
     assert [name for name, text in own.items() if not text.endswith(".")] == []

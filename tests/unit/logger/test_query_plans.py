@@ -16,10 +16,10 @@ from services.logger.counting import count_messages
 from services.logger.dashboard import show_dashboard
 from services.logger.early_receipts import expire_early
 from services.logger.filters import ApiFilter, MessageFilter, Page, Span, SystemFilter
+from services.logger.history import read_history
 from services.logger.redelivery import RetryRequest, open_runs
-from services.logger.story import tell_story
 from services.logger.suppression_outbox import NEXT
-from services.logger.watch import Look
+from services.logger.watch import Sample
 from shared.events import Receipts
 from tests.unit.logger.database import (
     START_MS,
@@ -173,10 +173,10 @@ def test_blasts_are_found_by_an_index(filled: Database, wanted: BlastFilter) -> 
 
 
 ASKED: dict[str, Ask] = {
-    "a message's story": lambda connection: tell_story(connection, "b:1:email"),
+    "a message's story": lambda connection: read_history(connection, "b:1:email"),
     "a blast": lambda connection: blast_views.find_blast(connection, "b"),
     "a snapshot": lambda connection: read_snapshot(connection, "b"),
-    "the dashboard": lambda connection: show_dashboard(connection, Look(), START_MS),
+    "the dashboard": lambda connection: show_dashboard(connection, Sample(), START_MS),
     "changes of suppressions": lambda connection: connection.execute(NEXT, (10,)).fetchall(),
     "open jobs": lambda connection: open_jobs.list_open(connection, START_MS + 1000, PAGE),
     "dead letters of a blast": lambda connection: open_runs(connection, RetryRequest(blast_id="b"), START_MS),

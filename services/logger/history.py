@@ -25,7 +25,7 @@ SELECT at_ms, kind, source, run, severity, code, words, trusted, evidence FROM m
 _ENDED_UNTRIED = frozenset({"cancelled", "expired", "suppressed"})
 
 
-def tell_story(connection: sqlite3.Connection, job_id: str) -> dict[str, Any] | None:
+def read_history(connection: sqlite3.Connection, job_id: str) -> dict[str, Any] | None:
     """Return the row's columns with `history` (one entry per attempt and deferral), `receipts` and `timeline`.
 
     `delivery` is what the receipts made of it and when, None without one. Returns None for an unknown message.
@@ -92,8 +92,8 @@ def _timeline(message: dict[str, Any], history: list[dict[str, Any]]) -> list[di
         for one in history
     ]  # fmt: skip
     status = message["status"]
-    told = (status == "queued" and message["run"] == 1) or (status in TERMINAL and events[-1]["event"] == status)
-    if not told and status != "retrying":
+    shown = (status == "queued" and message["run"] == 1) or (status in TERMINAL and events[-1]["event"] == status)
+    if not shown and status != "retrying":
         detail = message["error_message"] if status in _ENDED_UNTRIED | {"failed"} else None
         last = {"at": message["updated_at"], "event": status, "run": message["run"], "attempt": None, "detail": detail}
         events.append(last)
