@@ -70,7 +70,7 @@ class SendingLoop(Generic[MessageT]):
         self._provider = provider
         self._settings = settings
         self._seal = Seal(settings.internal_secret)
-        self._control = Control(redis, settings.sender_id)
+        self._control = Control(redis, settings.sender_id, settings.timing)
         self._suppressions = Suppressions(redis)
         # checked once: a check against a protocol takes microseconds
         self._preparing = provider if isinstance(provider, PreparingProvider) else None
@@ -80,7 +80,7 @@ class SendingLoop(Generic[MessageT]):
         self._consumer = Consumer(self._partition, settings.sender_id, settings.timing, policy)
         self._settler = Settler(self._consumer, self._holdings)
         self._wake_ups = WakeUps(self._partition)
-        self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id))
+        self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id, settings.timing))
         chains = isinstance(provider, ChainingProvider)
         gates = Gates(
             self.lease_fresh, provider.available, provider.capacity, self.stop_channel, self._prepare, chains=chains
