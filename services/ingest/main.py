@@ -16,6 +16,8 @@ import aiohttp
 from services.ingest.api.operations import OPERATIONS
 from services.ingest.api_keys import Keyring
 from services.ingest.blasts.abandoned import AbandonedWatch
+from services.ingest.hooks.certificates import AmazonFetch
+from services.ingest.hooks.checking import Hooks
 from services.ingest.http.app import build_app, malformed_response
 from services.ingest.http.gateway import Gateway, Queue, Records
 from services.ingest.http.request_log import RequestLog
@@ -37,6 +39,7 @@ from shared.queue.blasts import BlastStore
 from shared.queue.connection import connect
 from shared.queue.control import Control
 from shared.queue.producer import BacklogLimits, Producer
+from shared.queue.receipts import ReceiptInbox
 from shared.queue.suppressions import Suppressions
 from shared.queue.timing import Timing
 from shared.redis_safety import RedisSafety
@@ -70,7 +73,7 @@ async def serve(stop: Stop, env: Mapping[str, str]) -> None:
         async with open_session() as session:
             room = BacklogRoom(producer, SystemClock())
             blasts, control = BlastStore(redis, name, timing), Control(redis, name, timing)
-            queue = Queue(producer, blasts, control, Suppressions(redis), room)
+            queue = Queue(producer, blasts, control, Suppressions(redis), room, ReceiptInbox(redis))
             library = TemplateLibrary(TemplateStore(redis), files)
             health = Health("ingest")
             limits = RequestLimits(redis, settings.rate_limit) if settings.rate_limit is not None else None
@@ -110,6 +113,7 @@ def _gateway(parts: _Parts, safety: RedisSafety) -> Gateway:
         queue=parts.queue,
         records=parts.records,
         seal=Seal(settings.internal_secret),
+        hooks=Hooks(settings.hooks, AmazonFetch(parts.session)),
         logger=Upstream(access, settings.logger_url, "LOGGER_UNAVAILABLE"),
         senders={name: Upstream(access, url, "SENDER_UNAVAILABLE") for name, url in settings.sender_urls.items()},
         request_log=parts.request_log,

@@ -47,6 +47,12 @@ class IngestMetrics:
             "kurir_recipients", "Recipients of the blasts that were read, by outcome.", ("outcome",),
             registry=self.registry,
         )  # fmt: skip
+        self._hooks = Counter(
+            "kurir_hook_requests",
+            "Requests of providers with the right token, by outcome: taken, repeated, refused or not_taken.",
+            ("provider", "outcome"),
+            registry=self.registry,
+        )
         self._unlogged = Gauge(
             "kurir_api_log_dropped",
             "API log entries dropped because Redis was away for too long.",
@@ -65,6 +71,10 @@ class IngestMetrics:
         """Count a blast's recipients."""
         self._recipients.labels("accepted").inc(accepted)
         self._recipients.labels("rejected").inc(rejected)
+
+    def hook(self, provider: str, outcome: str) -> None:
+        """Count a request of a provider."""
+        self._hooks.labels(provider, outcome).inc()
 
     def dropped(self, count: int) -> None:
         """Set the total number of dropped API log entries."""

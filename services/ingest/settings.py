@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.ingest.api_keys import ApiKey, parse_key
+from services.ingest.hooks.settings import HookSettings, read_hook_settings
 from shared.addresses import ascii_domain
 from shared.channels import CHANNELS, EMAIL, Channel
 from shared.hosts import public_url_problem
@@ -78,6 +79,7 @@ class IngestSettings:
     sender_urls: Mapping[str, str]
     logger_url: str
     internal_secret: str = field(repr=False)
+    hooks: HookSettings
     default_region: str
     bulk_from: int
     max_backlog: int
@@ -100,6 +102,7 @@ def read_settings(env: Mapping[str, str]) -> IngestSettings:
         sender_urls={name: _sender_url(reader, channel) for name, channel in CHANNELS.items()},
         logger_url=read_http_url(reader, "KURIR_LOGGER_URL", "http://127.0.0.1:3030"),
         internal_secret=read_internal_secret(reader),
+        hooks=read_hook_settings(reader),
         default_region=read_region(reader),
         bulk_from=reader.integer("KURIR_BULK_FROM", 1000, minimum=1),
         max_backlog=reader.integer("KURIR_MAX_BACKLOG", 1_000_000, minimum=1),

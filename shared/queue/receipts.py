@@ -7,6 +7,7 @@ consumer died, or an answer of Redis was lost) has no further effect.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from shared.queue.connection import RETRY_WHEN_FULL_S, translated
 from shared.queue.event_log import most_event_bytes
 from shared.queue.keys import RECEIPTS, RECEIPTS_GROUP, RECEIPTS_SET_ASIDE
 from shared.queue.partitions import first_partition
-from shared.queue.scripts import load_script
+from shared.queue.scripts import Argument, load_script
 from shared.receipts import Receipt
 
 READ_BYTES = 4 * 1024 * 1024
@@ -31,6 +32,11 @@ _MOST_SET_ASIDE = 10_000
 _MEMORY_FOR_S = 1.0
 _SEQUENCE_BITS = 21
 _MOST_DIGITS = 15
+TOKEN_VALID_S = 24 * 3600
+"""How old a token may be that is accepted once; tokens are remembered for a little longer."""
+_TOKEN_KEPT_S = TOKEN_VALID_S + 2 * 3600
+# a set of at most 512 integers takes 8 bytes for each of them; a key of its own would take 100
+_TOKEN_SETS = 1024
 
 
 def most_receipt_bytes(maxmemory: int) -> int:
@@ -39,6 +45,23 @@ def most_receipt_bytes(maxmemory: int) -> int:
     The entries that are set aside may take half as much.
     """
     return min(_MOST_BYTES, maxmemory // _SHARE_OF_MEMORY) if maxmemory else _MOST_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """The token of a request that may be accepted once, and the Unix second that was signed with it.
+
+    Callers refuse a token whose second is TOKEN_VALID_S or more from now: Kurir forgets it soon after.
+    """
+
+    token: str
+    signed_at_s: int
+
+    def place(self, source: str) -> tuple[str, int]:
+        """Return the key of the set that remembers it, one of many per hour, and its member."""
+        digest = hashlib.blake2b(f"{source} {self.token}".encode(), digest_size=12).digest()
+        number = int.from_bytes(digest[8:]) % _TOKEN_SETS
+        return f"{{receipts}}:once:{self.signed_at_s // 3600}:{number}", int.from_bytes(digest[:8], signed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +136,18 @@ class ReceiptInbox:
         self._clock = clock or SystemClock()
         self._memory = _Memory(redis)
 
-    async def add(self, source: str, body: bytes) -> str:
-        """Add a body or mail, whole; return its id once Redis has it.
+    async def add(self, source: str, body: bytes, once: Once | None = None) -> str:
+        """Add a body or mail, whole; return its id once Redis has it, "" if its token was accepted before.
 
         Raises QueueFullError and QueueUnavailableError; what is added again after either has no further effect.
         """
         most = most_receipt_bytes(await self._memory.check())
-        args = (most, source, self._clock.now_ms(), body)
-        entry_id = await load_script("add_receipt").call(self._redis, (RECEIPTS,), args)
+        keys: tuple[str, ...] = (RECEIPTS,)
+        args: tuple[Argument, ...] = (most, source, self._clock.now_ms(), body)
+        if once is not None:
+            key, member = once.place(source)
+            keys, args = (RECEIPTS, key), (*args, member, _TOKEN_KEPT_S * 1000)
+        entry_id = await load_script("add_receipt").call(self._redis, keys, args)
         if entry_id is None:
             raise QueueFullError(f"the receipts that wait take {most:,} bytes, which is the limit", RETRY_WHEN_FULL_S)
         return _text(entry_id)

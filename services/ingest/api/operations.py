@@ -6,6 +6,7 @@ from services.ingest.api import (
     blast_lists,
     blasts,
     channels,
+    hooks,
     logs,
     messages,
     previews,
@@ -29,6 +30,7 @@ _CALLS: tuple[Operation, ...] = (
     *suppressions.OPERATIONS,
     *logs.OPERATIONS,
     *unsubscribe.OPERATIONS,
+    *hooks.OPERATIONS,
     *service.OPERATIONS,
 )
 

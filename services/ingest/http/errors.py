@@ -44,6 +44,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "INVALID_TOKEN": ErrorCode(400, "The unsubscribe link is invalid. Open it again from the message."),
     # who is calling
     "UNAUTHORIZED": ErrorCode(401, "The API key is missing or unknown. Send it as `Authorization: Bearer <key>`."),
+    "INVALID_SIGNATURE": ErrorCode(
+        401, "The provider's signature or login is missing or wrong; the message says which."
+    ),
     "MISSING_SCOPE": ErrorCode(403, "The API key does not have the scope that this call needs."),
     "SENDER_NOT_ALLOWED": ErrorCode(403, "The API key is not allowed to send from this address."),
     "LOOPBACK_ONLY": ErrorCode(403, "No API key is configured, so only direct requests from this machine are served."),
@@ -113,6 +116,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
     # not now
     "RATE_LIMITED": ErrorCode(429, "Too many requests. Wait for the time in Retry-After; see the RateLimit headers."),
     "BACKLOG_FULL": ErrorCode(429, "Too many messages wait to be sent. Try again after the time in Retry-After."),
+    "RECEIPTS_NOT_TAKEN": ErrorCode(
+        429, "The receipts cannot be taken now. Send them again after the time in Retry-After."
+    ),
     "INTERNAL_ERROR": ErrorCode(500, "An internal error occurred. Look up the request id in the logs for its cause."),
     "QUEUE_UNAVAILABLE": ErrorCode(
         503, "Redis cannot be reached. Try again, with the same Idempotency-Key if you send messages."
@@ -143,6 +149,17 @@ class ApiError(KurirError):
     def status(self) -> int:
         """The HTTP status of the answer."""
         return ERROR_CODES[self.code].status
+
+
+_TRY_AGAIN_S = 10
+
+
+def as_not_taken(error: ApiError) -> ApiError:
+    """Return the error to answer a provider with: one that may pass becomes 429, since some drop receipts on a 5xx."""
+    if error.status < 500 and error.code not in {"BACKLOG_FULL", "REQUEST_TIMEOUT"}:
+        return error
+    headers = {"Retry-After": str(_TRY_AGAIN_S)} | error.headers
+    return ApiError("RECEIPTS_NOT_TAKEN", f"the receipts were not taken: {error.message}", headers=headers)
 
 
 def invalid(problems: Sequence[Problem], total: int = 0) -> ApiError:

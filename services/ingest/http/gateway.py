@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.ingest.api_keys import Keyring
+from services.ingest.hooks.checking import Hooks
 from services.ingest.http.request_log import RequestLog
 from services.ingest.http.upstreams import Upstream
 from services.ingest.metrics import IngestMetrics
@@ -20,6 +21,7 @@ from shared.clock import Clock
 from shared.queue.blasts import BlastStore
 from shared.queue.control import Control
 from shared.queue.producer import Producer
+from shared.queue.receipts import ReceiptInbox
 from shared.queue.suppressions import Suppressions
 from shared.sealing import Seal
 from shared.web import Health
@@ -34,6 +36,7 @@ class Queue:
     control: Control
     suppressions: Suppressions
     room: BacklogRoom
+    receipts: ReceiptInbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Gateway:
     queue: Queue
     records: Records
     seal: Seal
+    hooks: Hooks
     logger: Upstream
     senders: Mapping[str, Upstream]
     request_log: RequestLog

@@ -20,7 +20,7 @@ from aiohttp.typedefs import Middleware
 from services.ingest.api_keys import ApiKey
 from services.ingest.http.bodies import refuse_body
 from services.ingest.http.client_address import charged_address, client_address, refusal
-from services.ingest.http.errors import ApiError
+from services.ingest.http.errors import ApiError, as_not_taken
 from services.ingest.http.gateway import Gateway
 from services.ingest.http.masking import masked_body, masked_path, masked_query
 from services.ingest.http.operation import LOGGED_BODY_BYTES, Call, Operation, check_query
@@ -79,10 +79,11 @@ class ApiMiddleware:
             try:
                 response = await self._serve(call, operation, handler, headers)
             except ApiError as raised:
-                response, error = error_response(raised), raised
+                error = as_not_taken(raised) if operation is not None and operation.hook else raised
+                response = error_response(error)
             seconds = self._gateway.clock.monotonic() - began
             self._gateway.metrics.request(request.method, route, response.status, seconds)
-            if request.path not in _UNLOGGED and not self._is_stranger(call, error):
+            if not self._is_only_counted(call, operation, error):
                 self._record(call, operation, _Outcome(route, response.status, seconds, error))
             return response
 
@@ -179,6 +180,15 @@ class ApiMiddleware:
         response.headers.setdefault("Content-Security-Policy", POLICY)  # pages set their own
         response.headers.update(SECURITY_HEADERS)
         response.headers.update(request.get(_HEADERS, {}))
+
+    def _is_only_counted(self, call: Call, operation: Operation | None, error: ApiError | None) -> bool:
+        """Return whether a request is counted and not logged.
+
+        The receipts that a hook takes are rows of their own. A wrong token of a hook is a stranger's.
+        """
+        if call.request.path in _UNLOGGED or self._is_stranger(call, error):
+            return True
+        return operation is not None and operation.hook and (error is None or error.code == "NOT_FOUND")
 
     def _is_stranger(self, call: Call, error: ApiError | None) -> bool:
         """Return whether a caller without a valid key was refused; such requests are counted, not logged."""

@@ -149,7 +149,7 @@ def _error_response(refs: dict[type, Schema], operation: Operation) -> Schema:
 
 def error_codes(operation: Operation) -> list[str]:
     """Return every code that an operation may answer with; VALIDATION_FAILED covers the other 422 codes."""
-    codes = [*operation.errors, *_ALWAYS]
+    codes = [*operation.errors, *(("RECEIPTS_NOT_TAKEN",) if operation.hook else _ALWAYS)]
     if not operation.open_query:
         codes.append("INVALID_QUERY")
     if operation.body is None and not operation.rooted:

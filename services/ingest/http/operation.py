@@ -90,6 +90,7 @@ class Operation:
     `scope` None means that no API key is needed. `errors` are the codes that this call can return besides those of
     every call. A call that needs the `queue` is refused immediately while Redis is away; one that is not `limited` is
     not charged to its caller. `guarded`: its body carries values for a template, some of which may be sensitive.
+    `hook`: providers call it. It never answers 5xx, and only its refusals of known callers are logged.
     Query parameters that it does not name are refused, unless it has an `open_query`; `metadata.<name>` stands for
     every parameter with that prefix.
     """
@@ -111,6 +112,7 @@ class Operation:
     queue: bool = True
     guarded: bool = False
     open_query: bool = False
+    hook: bool = False
 
 
 def check_query(operation: Operation, query: Mapping[str, str]) -> None:

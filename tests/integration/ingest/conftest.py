@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.queue.connection import connect
+from tests.integration.ingest.hook_requests import BY_URL, SIGNED
 from tests.integration.ingest.running import Api, Peers, RunningIngest, open_api, running
 from tests.servers import RedisServer, free_port
 
@@ -36,6 +37,9 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "KURIR_RATE_LIMIT": "5/1h",
         "KURIR_EMAIL_DOMAINS": "example.com,news.example.com",
     },
+    "hooked": SIGNED,
+    "hooked by url": BY_URL,
+    "hooked away": SIGNED,
     "flooded": {"KURIR_API_KEYS": f"client:{SEND_KEY}:send", "KURIR_RATE_LIMIT": "5/1h"},
 }
 
@@ -53,13 +57,13 @@ def valkey_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def start_ingest(valkey_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartIngest]:
-    """Start each kind of ingest once; "away" is one without a Redis."""
+    """Start each kind of ingest once; one whose name ends with "away" has no Redis."""
     found: dict[str, RunningIngest] = {}
     with ExitStack() as stack:
 
         def start(kind: str) -> RunningIngest:
             if kind not in found:
-                url = valkey_server.url if kind != "away" else f"redis://127.0.0.1:{free_port()}/0"
+                url = valkey_server.url if not kind.endswith("away") else f"redis://127.0.0.1:{free_port()}/0"
                 folder = tmp_path_factory.mktemp(kind)
                 found[kind] = stack.enter_context(running(url, folder, KINDS.get(kind, {})))
             return found[kind]

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from services.ingest.blasts.request_body import Digest
 from services.ingest.storage.idempotency import IdempotencyStore, record_key
 from tests.integration.ingest.conftest import BOUND_KEY, READ_KEY, SEND_KEY, StartIngest
+from tests.integration.ingest.hook_requests import TOKEN
 from tests.integration.ingest.running import Api, Reply, RunningIngest, open_api, person
 from tests.integration.queue.world import World
 
@@ -232,6 +233,16 @@ async def _exists(at: Setting) -> Reply:
 async def _unauthorized(at: Setting) -> Reply:
     keyed = await at.other("keyed")
     return await keyed.get("/api/channels", headers={"Authorization": "Bearer no-such-key-0123456789"})
+
+
+@provokes("INVALID_SIGNATURE")
+async def _unsigned(at: Setting) -> Reply:
+    return await (await at.other("hooked")).post(f"/hooks/meta/{TOKEN}", {})
+
+
+@provokes("RECEIPTS_NOT_TAKEN")
+async def _not_taken(at: Setting) -> Reply:
+    return await (await at.other("hooked away")).post(f"/hooks/meta/{TOKEN}", {})
 
 
 @provokes("MISSING_SCOPE")

@@ -21,6 +21,7 @@ from shared.queue.connection import connect
 from shared.queue.control import Control
 from shared.queue.partitions import Partition
 from shared.queue.producer import Chunk, Enqueued, Producer
+from shared.queue.receipts import ReceiptInbox
 from shared.queue.suppressions import Suppressions
 from shared.templates import Template
 from tests.integration.ingest.test_blasts import queued
@@ -72,7 +73,9 @@ def _blocks() -> list[list[Accepted]]:
 def _enqueueing(redis: Redis, producer: Producer) -> Enqueueing:
     clock = SystemClock()
     room = BacklogRoom(producer, clock)
-    queue = Queue(producer, BlastStore(redis, "test"), Control(redis, "test"), Suppressions(redis), room)
+    queue = Queue(
+        producer, BlastStore(redis, "test"), Control(redis, "test"), Suppressions(redis), room, ReceiptInbox(redis)
+    )
     return Enqueueing(queue, clock, _blast())
 
 

@@ -168,21 +168,27 @@ def test_secrets_that_are_read_are_mounted(document: dict[str, Any]) -> None:
     assert len(paths) <= 4
 
 
-def test_signing_keys_are_mounted_only_for_the_email_sender() -> None:
-    """The optional Secret is mounted whole, so adding a key needs no change here; other users cannot read it."""
+@pytest.mark.parametrize(
+    ("volume", "workload", "setting"),
+    [
+        ("dkim", "email-sender", "KURIR_DKIM_KEYS=example.com:s1:{path}/example.com.pem"),
+        ("hooks", "ingest", "KURIR_HOOK_TOKEN_FILE={path}/token"),
+    ],
+)
+def test_an_optional_secret_is_mounted_only_for_one_service(volume: str, workload: str, setting: str) -> None:
+    """It is mounted whole, so adding a file to it needs no change here; other users cannot read it."""
     mounting = {
-        document["metadata"]["name"]: volume["projected"]
+        document["metadata"]["name"]: one["projected"]
         for document in WORKLOADS
-        for volume in document["spec"]["template"]["spec"]["volumes"]
-        if volume["name"] == "dkim"
+        for one in document["spec"]["template"]["spec"]["volumes"]
+        if one["name"] == volume
     }
-    assert mounting == {
-        "email-sender": {"defaultMode": 0o440, "sources": [{"secret": {"name": "kurir-dkim", "optional": True}}]}
-    }
-    (document,) = [one for one in WORKLOADS if one["metadata"]["name"] == "email-sender"]
+    source = {"secret": {"name": f"kurir-{volume}", "optional": True}}
+    assert mounting == {workload: {"defaultMode": 0o440, "sources": [source]}}
+    (document,) = [one for one in WORKLOADS if one["metadata"]["name"] == workload]
     (container,) = document["spec"]["template"]["spec"]["containers"]
-    (path,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "dkim"]
-    assert f"KURIR_DKIM_KEYS=example.com:s1:{path}/example.com.pem" in (FOLDER / "kustomization.yaml").read_text()
+    (path,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == volume]
+    assert setting.format(path=path) in (FOLDER / "kustomization.yaml").read_text()
 
 
 @pytest.mark.parametrize("document", WORKLOADS, ids=_name)

@@ -29,6 +29,7 @@ SENDER = BUILD | {
 INGEST = BUILD | {
     "kurir_http_requests_total": {"method", "route", "status"},
     "kurir_http_request_duration_seconds_count": {"route"},
+    "kurir_hook_requests_total": {"provider", "outcome"},
 }
 RECEIPTS = BUILD | {
     "kurir_receipts_read_total": {"provider", "kind"},
@@ -51,6 +52,7 @@ def of_sender() -> SenderMetrics:
 def of_ingest() -> IngestMetrics:
     metrics = IngestMetrics()
     metrics.request("BREW", "/api/messages", 202, 0.1)
+    metrics.hook("meta", "taken")
     return metrics
 
 
