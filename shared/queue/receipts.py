@@ -109,11 +109,16 @@ class _Memory:
 
     async def limit(self) -> int:
         """Return the limit in bytes, 0 for none; raises QueueUnavailableError."""
-        now = time.monotonic()
-        if now - self._read_at >= _MEMORY_FOR_S:
-            with translated("memory"):
-                info = await self._redis.info("memory")
-            self._used, self._limit, self._read_at = int(info["used_memory"]), int(info.get("maxmemory", 0)), now
+        now, before = time.monotonic(), self._read_at
+        if now - before >= _MEMORY_FOR_S:
+            self._read_at = now  # meanwhile other callers use the last figures
+            try:
+                with translated("memory"):
+                    info = await self._redis.info("memory")
+            except BaseException:
+                self._read_at = before
+                raise
+            self._used, self._limit = int(info["used_memory"]), int(info.get("maxmemory", 0))
         return self._limit
 
     async def check(self) -> int:

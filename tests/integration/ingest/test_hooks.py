@@ -259,6 +259,19 @@ async def _through_an_outage(server: RedisServer, api: Api, how: str) -> list[by
     return good
 
 
+async def test_a_body_that_comes_too_slowly_is_asked_for_again(tmp_path: Path, valkey_url: str) -> None:
+    """What is 408 for other calls is 429: some providers drop receipts on any other 4xx."""
+    with running(valkey_url, tmp_path, BY_URL | {"KURIR_BODY_TIMEOUT": "200ms"}) as ingest:
+        reader, writer = await asyncio.open_connection("127.0.0.1", ingest.port)
+        writer.write(f"POST /hooks/brevo/{TOKEN} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{".encode())
+        async with asyncio.timeout(10):
+            answer = (await reader.read()).decode()
+        writer.close()
+    assert answer.startswith("HTTP/1.1 429 ")
+    assert '"code":"RECEIPTS_NOT_TAKEN"' in answer
+    assert "Retry-After: " in answer
+
+
 async def test_an_unexpected_error_is_answered_with_429(hooked: Api, redis: Redis) -> None:
     """A key of another type in place of the stream is nothing that a provider should lose receipts for."""
     await redis.set("receipts", "no stream")
