@@ -186,7 +186,7 @@ def hook_request(provider: str, how: str = "single") -> HookRequest:
     if how == "single":
         words = "550 5.1.1 unknown user"
     if how == "3 MB":
-        count, words = 3000, "x" * 1000 if provider != "meta" else "y" * 350
+        count, words = 3000, "x" * (350 if provider in {"meta", "qiscus"} else 1000)
     payload = _PAYLOADS[provider](count, words)
     if provider == "ses":
         headers, body = signers.sns_request(SNS.message(json.dumps(payload, ensure_ascii=how == "escaped")))

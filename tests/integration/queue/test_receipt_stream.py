@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -96,7 +97,7 @@ async def test_an_entry_deleted_by_hand_stops_nothing(redis: Redis, inbox: Recei
     assert pending["pending"] == 2
 
 
-async def test_all_receipts_of_an_entry_are_one_batch(redis: Redis, inbox: ReceiptInbox) -> None:
+async def test_all_receipts_of_an_entry_are_one_batch(redis: Any, inbox: ReceiptInbox) -> None:
     """They are cut into events of 500; emitted again, they have the same name, so the logger applies them once."""
     await inbox.add("meta", b"x")
     (entry,) = await inbox.read(10)

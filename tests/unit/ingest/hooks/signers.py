@@ -92,7 +92,7 @@ class Sns:
             "SigningCertURL": CERTIFICATE_URL,
             "UnsubscribeURL": "https://sns.eu-west-1.amazonaws.com/?Action=Unsubscribe",
         } | changes
-        names = ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type")
+        names: tuple[str, ...] = ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type")
         if fields["Type"] != "Notification":
             names = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
         text = "".join(f"{name}\n{fields[name]}\n" for name in names if fields.get(name) is not None)

@@ -170,7 +170,7 @@ async def test_a_failed_fetch_is_not_repeated_for_each_message(answer: bytes | A
     assert {type(one) for one in failed} == {AmazonError}
     assert len(pages.asked) == 1
     now[0], pages.answer = 6.0, SNS.pem
-    assert await certificates.key_of(CERTIFICATE_URL)
+    assert (await certificates.key_of(CERTIFICATE_URL)).key_size == 2048
 
 
 async def test_few_certificates_are_kept() -> None:
