@@ -117,7 +117,7 @@ async def test_an_unknown_provider_is_not_found(hooked: Api) -> None:
     assert (await hooked.call("POST", f"/hooks/nobody/{TOKEN}", data=b"{}")).body["code"] == "NOT_FOUND"
 
 
-async def test_without_a_token_there_are_no_hooks(api: Api) -> None:
+async def test_hooks_need_a_token_in_the_settings(api: Api) -> None:
     """Where KURIR_HOOK_TOKEN is not set, no token is right."""
     for token in ("", "x", TOKEN):
         assert (await api.call("POST", f"/hooks/meta/{token}", data=b"{}")).status == 404
