@@ -1,10 +1,12 @@
-"""What providers report afterwards, from the stream of receipts to the API, through all services."""
+"""What providers report afterwards, from their webhooks to the API, through all services."""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import time
+import urllib.request
 from typing import Any
 
 from shared.queue.connection import connect
@@ -13,6 +15,7 @@ from tests.e2e.conftest import MakeSystem
 from tests.e2e.system import System
 from tests.servers import wait_for
 
+TOKEN, APP_SECRET = "a-token-that-only-providers-know", "the secret of the app at Meta"
 VARIABLES = {"order_number": "INV-1", "amount": 1000, "due_date": "2026-02-01"}
 
 
@@ -52,14 +55,22 @@ def meta(status: str, wamid: str) -> bytes:
     return json.dumps({"object": "x", "entry": [{"changes": [{"value": {"statuses": [one]}}]}]}).encode()
 
 
+def report(system: System, provider: str, body: bytes) -> int:
+    """Call the hook as the provider does, with its signature, and return the status."""
+    request = urllib.request.Request(f"http://127.0.0.1:{system.port}/hooks/{provider}/{TOKEN}", body)
+    request.add_header("X-Hub-Signature-256", "sha256=" + hmac.digest(APP_SECRET.encode(), body, "sha256").hex())
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return int(answer.status)
+
+
 async def test_reports_reach_the_message_and_the_suppressions(make_system: MakeSystem) -> None:
     """A bounce and a read message are shown, the bounced address is suppressed; kill -9 of the reader loses nothing."""
-    system = make_system(KURIR_TIME_SCALE="0.25", KURIR_RATE_LIMIT="off")
+    hooks = {"KURIR_HOOK_TOKEN": TOKEN, "KURIR_META_APP_SECRET": APP_SECRET}
+    system = make_system(KURIR_TIME_SCALE="0.25", KURIR_RATE_LIMIT="off", **hooks)
     system.up()
     password = (system.data / "redis_password").read_text().strip()
     redis = connect(f"redis://:{password}@127.0.0.1:{system.port + 79}/0")
     try:
-        inbox = ReceiptInbox(redis)
         mail, chat = send(system, email="jane@example.com"), send(system, phone="+6281234567890")
         mail_id, wamid = (await sent(system, mail))["message_id"], (await sent(system, chat))["message_id"]
         reader = system.child("receipts")
@@ -67,16 +78,17 @@ async def test_reports_reach_the_message_and_the_suppressions(make_system: MakeS
         reader.kill()
         reason = "550 5.1.1 <jane@example.com>: Recipient address rejected: User unknown"
         for body in (brevo("hard_bounce", mail_id, reason=reason), brevo("delivered", mail_id)):
-            await inbox.add("brevo", body)
+            assert report(system, "brevo", body) == 200
         for body in (meta("read", wamid), meta("delivered", wamid), b"nonsense"):
-            await inbox.add("meta", body)
+            assert report(system, "meta", body) == 200
         await wait_for(lambda: delivery(system, mail) == "bounced", 60, "the bounce")
         await wait_for(lambda: delivery(system, chat) == "read", 60, "the read message")
         found = system.get("/api/suppressions?channel=email")["suppressions"]
         assert [(one["address"], one["source"], one["scope"]) for one in found] == [
             ("jane@example.com", "bounce", "all")
         ]
-        assert len(await inbox.list_set_aside(10)) == 1
+        (aside,) = await ReceiptInbox(redis).list_set_aside(10)
+        assert (aside.source, aside.body) == ("meta", b"nonsense")
     finally:
         await redis.aclose()
     assert await asyncio.to_thread(system.interrupt) < 10
