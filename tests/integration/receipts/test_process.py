@@ -116,11 +116,11 @@ async def test_reads_and_counts(own: World, service: ReceiptsProcess) -> None:
     assert service.health()["service"] == "receipts"
     assert service.sample('kurir_receipts_read_total{kind="delivered",provider="meta"}') == 2
     assert service.sample('kurir_receipts_set_aside_total{provider="meta"}') == 1
-    await wait_for(lambda: service.sample("kurir_receipts_kept_aside") == 1, what="the look at the stream")
+    await wait_for(lambda: service.sample("kurir_receipts_kept_aside") == 1, what="the check of the stream")
     assert service.sample("kurir_receipts_waiting") == 0
     assert service.get("/anything")[0] == 404
     assert service.end(signal.SIGTERM) == 0
-    assert "a receipt cannot be read" in (service.folder / "logs" / "combined.log").read_text()
+    assert "unreadable receipt set aside" in (service.folder / "logs" / "combined.log").read_text()
 
 
 async def test_survives_an_outage_of_redis(own: World, server: RedisServer, service: ReceiptsProcess) -> None:
