@@ -27,4 +27,5 @@ keep grafana_password "$(random)"
 # for a provider's credentials: write them into these files before you name the files in .env
 keep smtp_url ""
 keep qiscus_secret_key ""
+keep meta_access_token ""
 keep dkim_private_key ""

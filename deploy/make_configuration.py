@@ -25,6 +25,7 @@ from services.logger.settings import read_settings as read_logger
 from services.receipts.settings import read_settings as read_receipts
 from services.sandbox.settings import read_settings as read_sandbox
 from services.whatsapp_sender.settings import read_settings as read_whatsapp_sender
+from shared.channels import WHATSAPP_PROVIDERS
 from shared.errors import SettingsError
 from shared.settings import INTERNAL_SECRET, EnvReader
 
@@ -62,10 +63,17 @@ def read_command(env: Mapping[str, str]) -> str:
     return api_key(env)
 
 
+def read_each_whatsapp_provider(env: Mapping[str, str]) -> None:
+    """Read what the WhatsApp sender needs for each of its providers."""
+    for provider in WHATSAPP_PROVIDERS:
+        with suppress(SettingsError):
+            read_whatsapp_sender({**env, "KURIR_WHATSAPP_PROVIDER": provider})
+
+
 READERS: Mapping[str, Callable[[Mapping[str, str]], object]] = {
     "ingest": read_ingest,
     "email_sender": read_email_sender,
-    "whatsapp_sender": read_whatsapp_sender,
+    "whatsapp_sender": read_each_whatsapp_provider,
     "logger": read_logger,
     "receipts": read_receipts,
     "sandbox": read_sandbox,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 # the host name in the sandbox's SMTP greeting: a sender configured for the sandbox refuses any other server
@@ -27,18 +27,22 @@ class Channel:
 
     def is_configured(self, env: Mapping[str, str]) -> bool:
         """Return whether the environment sets any of the provider's variables, directly or through a file."""
-        names = (*self.provider_variables, *(f"{name}_FILE" for name in self.provider_variables))
-        return any(env.get(name, "").strip() for name in names)
+        return _any_set(self.provider_variables, env)
 
 
 EMAIL = Channel("email", "email", 10, "email_sender", ("KURIR_SMTP_URL", "KURIR_SMTP_SERVERS"), sandboxed=True)
-WHATSAPP = Channel(
-    "whatsapp",
-    "phone",
-    20,
-    "whatsapp_sender",
-    ("KURIR_QISCUS_APP_CODE", "KURIR_QISCUS_CHANNEL_ID", "KURIR_QISCUS_SECRET_KEY"),
-    sandboxed=True,
-)
+WHATSAPP_PROVIDERS = ("qiscus", "meta")
+_QISCUS = ("KURIR_QISCUS_APP_CODE", "KURIR_QISCUS_CHANNEL_ID", "KURIR_QISCUS_SECRET_KEY")
+_META = ("KURIR_META_PHONE_NUMBER_ID", "KURIR_META_ACCESS_TOKEN")
+WHATSAPP = Channel("whatsapp", "phone", 20, "whatsapp_sender", (*_QISCUS, *_META), sandboxed=True)
 
 CHANNELS: dict[str, Channel] = {channel.name: channel for channel in (EMAIL, WHATSAPP)}
+
+
+def default_whatsapp_provider(env: Mapping[str, str]) -> str:
+    """Return the provider where none is chosen: Meta if it alone is configured, otherwise Qiscus."""
+    return "meta" if _any_set(_META, env) and not _any_set(_QISCUS, env) else "qiscus"
+
+
+def _any_set(variables: Iterable[str], env: Mapping[str, str]) -> bool:
+    return any(env.get(name, "").strip() or env.get(f"{name}_FILE", "").strip() for name in variables)

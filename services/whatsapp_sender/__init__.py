@@ -1,1 +1,1 @@
-"""The WhatsApp sender: sends template messages through the Qiscus API."""
+"""The WhatsApp sender: sends template messages through Qiscus or through Meta's own API."""

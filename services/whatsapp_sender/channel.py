@@ -1,23 +1,27 @@
-"""The WhatsApp channel: posts messages to Qiscus over open connections and reports their outcomes.
+"""The WhatsApp channel: posts messages to a provider over open connections and reports their outcomes.
 
-A message lost before its body was sent was certainly not delivered; after that, its outcome is uncertain. If Qiscus
-fails several times in a row, it is not tried for a while (see `shared.sending.breaker`).
+A message lost before its body was sent was certainly not delivered; after that, its outcome is uncertain. If the
+provider fails several times in a row, it is not tried for a while (see `shared.sending.breaker`). What differs between
+providers is in their drivers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import aiohttp
 from yarl import URL
 
+from services.whatsapp_sender.bodies import read_object
 from services.whatsapp_sender.connector import START, StartingConnector
 from services.whatsapp_sender.credentials_check import check_credentials
+from services.whatsapp_sender.driver import Driver
 from services.whatsapp_sender.hand_over import HandOver, noting_hand_over
 from services.whatsapp_sender.payload import WhatsAppMessage, render_message
 from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer, retry_after_s
-from services.whatsapp_sender.settings import QiscusSettings
+from services.whatsapp_sender.settings import Connection
 from shared.blasts import Blast
 from shared.channels import WHATSAPP
 from shared.clock import Clock
@@ -44,13 +48,14 @@ _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 2.0
 
 
 class WhatsAppChannel:
-    """Sends messages through one Qiscus app; implements `Provider`."""
+    """Sends messages through one driver; implements `Provider`."""
 
     channel = WHATSAPP.name
 
-    def __init__(self, settings: QiscusSettings, clock: Clock) -> None:
-        self._settings = settings
-        self._breaker = Breaker(clock, settings.breaker)
+    def __init__(self, driver: Driver, connection: Connection, clock: Clock) -> None:
+        self._driver = driver
+        self._connection = connection
+        self._breaker = Breaker(clock, connection.breaker)
         self._session: aiohttp.ClientSession | None = None
         self._clock = clock
         self._connector: StartingConnector | None = None
@@ -61,7 +66,7 @@ class WhatsAppChannel:
     async def open(self, changed: Changed = ignore_change) -> None:
         """Open the session; connections are opened once there is something to send, and are reused."""
         self._changed = changed
-        self._session = _open_session(self._settings)
+        self._session = _open_session(self._driver, self._connection)
         assert isinstance(self._session.connector, StartingConnector)  # noqa: S101 -- narrows for the type checker
         self._connector = self._session.connector
 
@@ -74,7 +79,7 @@ class WhatsAppChannel:
 
     def render(self, job: Job, blast: Blast) -> WhatsAppMessage:
         """Render a job; raises PermanentError, which names the variable, if that fails."""
-        return render_message(job, blast)
+        return render_message(job, blast, self._driver)
 
     async def send(self, message: WhatsAppMessage, start: Start = at_once) -> Receipt:
         """Post one message; raises a SendError unless it is accepted."""
@@ -84,13 +89,13 @@ class WhatsAppChannel:
         if admission is None:
             raise UnavailableError(f"not tried after too many failures: {self._breaker.reason}", code="breaker")
         with admission:
-            answer = await self._post(self._session, message.body, admission, start)
+            answer = await self._post(self._session, self._driver, message.body, admission, start)
             if is_server_failure(answer):
                 raise _server_failure(answer, admission)
             try:
                 receipt = read_answer(answer)
             except (UnavailableError, UncertainError) as error:
-                # many redirects or unreadable acceptances in a row are not from Qiscus
+                # many redirects or unreadable acceptances in a row are not from the provider
                 admission.failed(error.message)
                 raise
             except BaseException:
@@ -124,7 +129,7 @@ class WhatsAppChannel:
     async def _opened(self, connector: StartingConnector, admission: Admission) -> None:
         try:
             with admission:
-                await connector.open_ahead(URL(self._settings.messages_url), _timeouts(self._settings))
+                await connector.open_ahead(URL(self._driver.messages_url), _timeouts(self._connection))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             admission.failed(f"cannot connect: {_words(error)}")
             backoff_s = min(_FIRST_BACKOFF_S * 2**self._breaker.failures, _LONGEST_BACKOFF_S)
@@ -135,42 +140,60 @@ class WhatsAppChannel:
             self._changed()
 
     def available(self) -> bool:
-        """Return whether Qiscus may be tried now."""
+        """Return whether the provider may be tried now."""
         return self._breaker.admits(last_resort=True)
 
     async def status(self) -> ProviderStatus:
         """Check the settings by posting an empty message, which reaches no recipient, over separate connections.
 
-        `check_credentials` derives from the responses whether the URL, app code, channel id and secret are right.
+        `check_credentials` derives from the responses which setting is wrong, if any. Where the provider describes the
+        sending number, the status has that too.
         """
-        return await check_credentials(
-            self._settings,
-            {
-                "url": self._settings.url,
-                "breaker": "open" if self._breaker.is_open else "closed",
-                "breakerReason": self._breaker.reason,
-            },
-            self._post_empty,
-        )
+        detail = {
+            "provider": self._driver.name.lower(),
+            "url": self._driver.url,
+            "breaker": "open" if self._breaker.is_open else "closed",
+            "breakerReason": self._breaker.reason,
+        }
+        status = await check_credentials(self._driver, detail, self._post_empty)
+        if not status.authenticated or not self._driver.number_url:
+            return status
+        return replace(status, detail={**status.detail, "number": await self._describe_number()})
 
-    async def _post_empty(self, settings: QiscusSettings) -> Answer:
-        async with _open_session(settings) as session:
-            return await self._post(session, b"{}")
+    async def _describe_number(self) -> dict[str, object]:
+        """Return what the provider says about the sending number; {} if it does not say it to us."""
+        async with _open_session(self._driver, self._connection) as session:
+            try:
+                async with (
+                    asyncio.timeout(self._connection.answer_s),
+                    session.get(self._driver.number_url, allow_redirects=False) as response,
+                ):
+                    raw = _without(self._driver.secret, await _read_answer(response))
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                return {"error": _words(error)}
+        return self._driver.read_number(read_object(raw))
+
+    async def _post_empty(self, driver: Driver) -> Answer:
+        async with _open_session(driver, self._connection) as session:
+            return await self._post(session, driver, b"{}")
 
     async def _post(
-        self, session: aiohttp.ClientSession, body: bytes, admission: Admission | None = None, start: Start = at_once
+        self,
+        session: aiohttp.ClientSession,
+        driver: Driver,
+        body: bytes,
+        admission: Admission | None = None,
+        start: Start = at_once,
     ) -> Answer:
-        hand_over = HandOver(self._settings.answer_s)
+        hand_over = HandOver(self._connection.answer_s)
         START.set(start)
-        posted = session.post(
-            self._settings.messages_url, data=body, allow_redirects=False, trace_request_ctx=hand_over
-        )
+        posted = session.post(driver.messages_url, data=body, allow_redirects=False, trace_request_ctx=hand_over)
         try:
             async with hand_over.bounded(), posted as response:
-                raw = _without(self._settings.secret_key, await _read_answer(response))
+                raw = _without(driver.secret, await _read_answer(response))
                 _note_acceptance(Answer(response.status, raw))
                 retry_after, location = (response.headers.get(name, "") for name in ("Retry-After", "Location"))
-                return Answer(response.status, raw, retry_after, time.time(), location)
+                return Answer(response.status, raw, retry_after, time.time(), location, driver.names.location)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             lost = _lost(error, hand_over)
             if admission is not None:
@@ -239,23 +262,16 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
     return bytes(parts[:MAX_ANSWER_BYTES])
 
 
-def _timeouts(settings: QiscusSettings) -> aiohttp.ClientTimeout:
+def _timeouts(connection: Connection) -> aiohttp.ClientTimeout:
     """Return the time-out for connecting; `HandOver` bounds the wait for the response."""
-    return aiohttp.ClientTimeout(total=None, connect=settings.connect_s, sock_connect=settings.connect_s)
+    return aiohttp.ClientTimeout(total=None, connect=connection.connect_s, sock_connect=connection.connect_s)
 
 
-def _open_session(settings: QiscusSettings) -> aiohttp.ClientSession:
-    headers = {
-        "Qiscus-App-Id": settings.app_code,
-        "Qiscus-Secret-Key": settings.secret_key,
-        "Content-Type": "application/json",
-        "Accept": "application/json",
-    }
-    connector = StartingConnector()
+def _open_session(driver: Driver, connection: Connection) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        headers=headers,
-        timeout=_timeouts(settings),
-        connector=connector,
+        headers={**driver.headers, "Content-Type": "application/json", "Accept": "application/json"},
+        timeout=_timeouts(connection),
+        connector=StartingConnector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[noting_hand_over()],
     )

@@ -1,7 +1,7 @@
 """WhatsApp's error codes and the outcome that each means for a message.
 
 Sources: Meta's list of Cloud API error codes (developers.facebook.com, WhatsApp, support, error codes) and the Graph
-API's guides to errors and rate limits. Qiscus passes the codes on.
+API's guides to errors and rate limits. Meta answers with the codes, and Qiscus passes them on.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ PERMANENT_DATA = frozenset(
     {100, 131008, 131009, 131051, 131052, 131053, 132000, 132001, 132005, 132007, 132008, 132012, 135000}
 )
 
+# "Unknown path components": the base URL or its version is wrong.
+UNKNOWN_PATH = 2500
+
 # Credentials and permissions (0, 3, 10, 101, 102, 104, 190, 200 to 299, 131005); our own number: deleted (33), not
 # registered (133010), with a wrong certificate (131045) or a display name that is not approved (131037); payment
 # (131042, 131044); an account that is locked (368, 131031) or restricted as a whole (131048: spam, 131064: templates in
-# a wrong category).
+# a wrong category); no such path, so the URL or its version is wrong (2500).
 STOP = frozenset(
-    {0, 3, 10, 33, 101, 102, 104, 190, *range(200, 300), 368}
+    {0, 3, 10, 33, 101, 102, 104, 190, *range(200, 300), 368, UNKNOWN_PATH}
     | {131005, 131031, 131037, 131042, 131044, 131045, 131048, 131064, 133010}
 )
 

@@ -21,5 +21,6 @@ def run() -> NoReturn:
 def compose(env: Mapping[str, str]) -> Composed[WhatsAppMessage]:
     """Compose one WhatsApp sender; raises SettingsError."""
     settings = read_settings(env)
-    channel = WhatsAppChannel(settings.qiscus, SystemClock())
-    return Composed(channel, settings.common, settings.sending, {"server": settings.qiscus.url})
+    channel = WhatsAppChannel(settings.driver, settings.connection, SystemClock())
+    shown = {"provider": settings.driver.name.lower(), "server": settings.driver.url}
+    return Composed(channel, settings.common, settings.sending, shown)

@@ -1,4 +1,4 @@
-"""Turns a job and its blast into the body of a Qiscus request: an approved template and its parameters."""
+"""Turns a job and its blast into the body of a request: an approved template, its parameters, and the job's id."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from services.whatsapp_sender.driver import Driver
 from shared.blasts import Blast
 from shared.errors import PermanentError
 from shared.jobs import Job
@@ -22,8 +23,11 @@ class WhatsAppMessage(RenderedMessage):
     body: bytes
 
 
-def render_message(job: Job, blast: Blast) -> WhatsAppMessage:
-    """Render a job; raises PermanentError, which names the missing or unsuitable variable."""
+def render_message(job: Job, blast: Blast, driver: Driver) -> WhatsAppMessage:
+    """Render a job; raises PermanentError, which names the missing or unsuitable variable.
+
+    `biz_opaque_callback_data` has the job's id: WhatsApp repeats it in every status of the message.
+    """
     content = blast.template.whatsapp
     try:
         components = whatsapp_components(blast.template, job_values(blast, job))
@@ -35,10 +39,10 @@ def render_message(job: Job, blast: Blast) -> WhatsAppMessage:
         "name": content.template_name,
         "language": {"policy": "deterministic", "code": content.language},
     }
-    if content.namespace:
+    if content.namespace and driver.takes_namespace:
         template["namespace"] = content.namespace
     if components:
         template["components"] = components
     to = job.recipient.address.removeprefix("+")
-    body = orjson.dumps({"to": to, "type": "template", "template": template})
-    return WhatsAppMessage(job.job_id, "", to, body)
+    message = {"to": to, "type": "template", "template": template, "biz_opaque_callback_data": job.job_id}
+    return WhatsAppMessage(job.job_id, "", to, orjson.dumps({**driver.fields, **message}))

@@ -1,4 +1,4 @@
-"""Classifies Qiscus's responses: by WhatsApp's error code (`codes`), else by the HTTP status. Pure.
+"""Classifies a provider's responses: by WhatsApp's error code (`codes`), else by the HTTP status. Pure.
 
 | outcome | HTTP status without a known code |
 | --- | --- |
@@ -6,7 +6,7 @@
 | transient | 400 without JSON, 408, 409, 425, 5xx; anything unknown |
 | permanent | 400 with JSON; 405, 406, 411, 413, 414, 415, 417, 422, 431; 4xx with a code that is not listed |
 | stop | 401, 402, 403, 407; 404 and 410 without a code: wrong credentials, no credit, no such app or channel |
-| unavailable | 3xx, which is never followed: Qiscus itself does not redirect |
+| unavailable | 3xx, which is never followed: neither Qiscus nor Meta redirects |
 | uncertain | an acceptance that names no message; a refusal that names one |
 """
 
@@ -62,7 +62,7 @@ class Answer:
     """A complete HTTP response.
 
     `now_s` is its time of arrival (seconds since the epoch), for a Retry-After with a date; `location` is a redirect's
-    target.
+    target; `check` are the settings that make up the URL it came from, that of the base URL first.
     """
 
     status: int
@@ -70,6 +70,7 @@ class Answer:
     retry_after: str = ""
     now_s: float = 0.0
     location: str = ""
+    check: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -158,8 +159,10 @@ def _by_code(fault: ApiFault, message: str, answer: Answer) -> SendError | None:
 
 
 def is_wrong_place(fault: ApiFault, status: int) -> bool:
-    """Return whether error 100, "invalid parameter", concerns the sending number and not the message."""
-    return fault.code == 100 and (status in NOT_FOUND or fault.subcode == NO_SUCH_NUMBER)
+    """Return whether error 100, "invalid parameter", concerns the sending number or our log-in, not the message."""
+    return fault.code == 100 and (
+        status in NOT_FOUND or fault.subcode == NO_SUCH_NUMBER or "appsecret_proof" in fault.words
+    )
 
 
 def _by_status(answer: Answer, reading: Reading) -> SendError:
@@ -185,9 +188,10 @@ def _kind_of(status: int, reading: Reading) -> type[SendError]:
 def _explained(message: str, answer: Answer) -> str:
     if 300 <= answer.status < 400:
         where = f" to {answer.location[:200]}" if answer.location else ""
-        return f"{message}: redirected{where}, but redirects are not followed; check KURIR_QISCUS_URL"
-    if answer.status in NOT_FOUND:
-        return f"{message}: check KURIR_QISCUS_URL, KURIR_QISCUS_APP_CODE and KURIR_QISCUS_CHANNEL_ID"
+        hint = f"; check {answer.check[0]}" if answer.check else ""
+        return f"{message}: redirected{where}, but redirects are not followed{hint}"
+    if answer.status in NOT_FOUND and answer.check:
+        return f"{message}: check {', '.join(answer.check)}"
     return message
 
 

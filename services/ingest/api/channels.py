@@ -188,6 +188,6 @@ OPERATIONS = [
               _resume_channel, "admin", ChangeAnswer, errors=_UNKNOWN),
     Operation("GET", "/smtp/status", "smtpStatus", "Check whether the SMTP server accepts our credentials",
               _smtp_status, answer=ProviderAnswer, errors=("SENDER_UNAVAILABLE",)),
-    Operation("GET", "/whatsapp/status", "whatsappStatus", "Check whether Qiscus accepts our credentials",
+    Operation("GET", "/whatsapp/status", "whatsappStatus", "Check whether the provider accepts our credentials",
               _whatsapp_status, answer=ProviderAnswer, errors=("SENDER_UNAVAILABLE",)),
 ]  # fmt: skip

@@ -36,7 +36,7 @@ from tests.integration.queue.world import World
 from tests.integration.sending.fakes import FakeProvider, RememberedAttempts, accept
 from tests.integration.sending.mutation import Mutation, Point, mutated
 from tests.integration.sending.running import SETTINGS, sending
-from tests.integration.whatsapp_sender.providers import providing, qiscus_settings
+from tests.integration.whatsapp_sender.providers import CONNECTION, providing, qiscus
 from tests.servers import wait_for
 
 ALONE = replace(SETTINGS, concurrency=1)
@@ -69,7 +69,7 @@ async def email_sender(world: World) -> AsyncIterator[Real]:
 @asynccontextmanager
 async def whatsapp_sender(world: World) -> AsyncIterator[Real]:
     async with providing() as provider:
-        channel = _AsEmail(qiscus_settings(provider.url), SystemClock())
+        channel = _AsEmail(qiscus(provider.url), CONNECTION, SystemClock())
         yield Real(_loop(world, channel), lambda: len(provider.bodies))
 
 

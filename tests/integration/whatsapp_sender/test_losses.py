@@ -1,4 +1,4 @@
-"""Connections that fail or are lost: before the message was handed over, and after."""
+"""Connections that fail or are lost, before the message was handed over and after, for both drivers."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import pytest
 import trustme
 
 from shared.errors import PermanentError, SendError, ServerFailedError, TransientError, UnavailableError, UncertainError
-from tests.integration.whatsapp_sender.providers import MESSAGE, opened, providing, serving_raw
+from tests.integration.whatsapp_sender.providers import END_OF_MESSAGE, Api, serving_raw
 from tests.servers import free_port, wait_for
 
 
-async def failure_at(url: str, answer_s: float = 10.0) -> SendError:
+async def failure_at(api: Api, url: str, answer_s: float = 10.0) -> SendError:
     """Send one message there and return the error."""
-    async with opened(url, answer_s=answer_s) as channel:
+    async with api.opened(url, answer_s=answer_s) as channel:
         with pytest.raises(SendError) as caught:
-            await channel.send(MESSAGE)
+            await channel.send(api.message)
     return caught.value
 
 
-async def test_connection_refused_is_unavailable() -> None:
+async def test_connection_refused_is_unavailable(api: Api) -> None:
     """It is a failure of the server, not of the message."""
-    error = await failure_at(f"http://127.0.0.1:{free_port()}")
+    error = await failure_at(api, f"http://127.0.0.1:{free_port()}")
     assert (type(error), error.code) == (UnavailableError, "connect")
 
 
-async def test_an_unknown_host_is_unavailable() -> None:
+async def test_an_unknown_host_is_unavailable(api: Api) -> None:
     """DNS reports that it does not exist (RFC 2606)."""
-    assert type(await failure_at("http://qiscus.invalid")) is UnavailableError
+    assert type(await failure_at(api, "http://provider.invalid")) is UnavailableError
 
 
 async def close_at_once(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -46,126 +46,126 @@ async def read_for_ever(reader: asyncio.StreamReader, _writer: asyncio.StreamWri
 
 async def read_message(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
     """Read the message to its end, then close the connection."""
-    await reader.readuntil(MESSAGE.body)
+    await reader.readuntil(END_OF_MESSAGE)
 
 
-async def test_an_untrusted_certificate_is_unavailable() -> None:
+async def test_an_untrusted_certificate_is_unavailable(api: Api) -> None:
     """Our secret is not sent to a server that cannot prove its name."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     async with serving_raw(close_at_once, context) as url:
-        error = await failure_at(url)
+        error = await failure_at(api, url)
     assert type(error) is UnavailableError
     assert "certificate" in error.message.lower()
 
 
-async def test_a_broken_handshake_is_unavailable() -> None:
+async def test_a_broken_handshake_is_unavailable(api: Api) -> None:
     """A connection closed before TLS is established cannot have delivered anything."""
     async with serving_raw(close_at_once) as url:
-        assert type(await failure_at(url.replace("http:", "https:"))) is UnavailableError
+        assert type(await failure_at(api, url.replace("http:", "https:"))) is UnavailableError
 
 
-async def test_a_connection_lost_after_the_body_is_uncertain() -> None:
+async def test_a_connection_lost_after_the_body_is_uncertain(api: Api) -> None:
     """The message may have been delivered."""
     async with serving_raw(read_message) as url:
-        error = await failure_at(url)
+        error = await failure_at(api, url)
     assert (type(error), error.code) == (UncertainError, "lost")
 
 
-async def test_no_answer_in_time_is_uncertain() -> None:
+async def test_no_answer_in_time_is_uncertain(api: Api) -> None:
     """A time-out after the body says nothing about delivery."""
     async with serving_raw(read_for_ever) as url:
-        assert type(await failure_at(url, answer_s=0.2)) is UncertainError
+        assert type(await failure_at(api, url, answer_s=0.2)) is UncertainError
 
 
-async def test_an_answer_cut_off_is_uncertain() -> None:
+async def test_an_answer_cut_off_is_uncertain(api: Api) -> None:
     """A truncated response does not count."""
 
     async def answer_by_half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(MESSAGE.body)
+        await reader.readuntil(END_OF_MESSAGE)
         writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"messages":[{"id":"wamid')
         writer.close()
         await writer.wait_closed()
 
     async with serving_raw(answer_by_half) as url:
-        assert type(await failure_at(url)) is UncertainError
+        assert type(await failure_at(api, url)) is UncertainError
 
 
-async def test_connections_are_reused() -> None:
+async def test_connections_are_reused(api: Api) -> None:
     """Fifty messages in sequence use one connection, errors included."""
-    async with providing() as provider, opened(provider.url) as channel:
+    async with api.providing() as provider, api.opened(provider.url) as channel:
         for number in range(50):
             refused = number % 10 == 5
             provider.answers(400 if refused else 200, {"error": {"code": 131026}} if refused else {"id": "x"})
             with pytest.raises(PermanentError) if refused else nullcontext():
-                await channel.send(MESSAGE)
+                await channel.send(api.message)
     assert len(provider.bodies) == 50
     assert len(provider.connections) == 1
 
 
-async def test_five_failures_open_the_breaker_and_a_probe_closes_it() -> None:
+async def test_five_failures_open_the_breaker_and_a_probe_closes_it(api: Api) -> None:
     """Refused connections are counted; while it is open nothing is tried, then one probe at a time is sent."""
     port = free_port()
-    async with opened(f"http://127.0.0.1:{port}") as channel:
+    async with api.opened(f"http://127.0.0.1:{port}") as channel:
         for _ in range(5):
             assert channel.available()
             with pytest.raises(UnavailableError):
-                await channel.send(MESSAGE)
+                await channel.send(api.message)
         assert not channel.available()
         with pytest.raises(UnavailableError, match="not tried") as caught:
-            await channel.send(MESSAGE)
+            await channel.send(api.message)
         assert caught.value.code == "breaker"
-        async with providing(port) as provider:
+        async with api.providing(port) as provider:
             held = asyncio.Event()
             provider.wait = held.wait
             await wait_for(channel.available, what="a probe to be due")
-            probe = asyncio.create_task(channel.send(MESSAGE))
+            probe = asyncio.create_task(channel.send(api.message))
             await wait_for(lambda: len(provider.bodies) == 1, what="the probe")
             assert not channel.available()
             held.set()
             await probe
             assert channel.available()
-            await asyncio.gather(*(channel.send(MESSAGE) for _ in range(10)))
+            await asyncio.gather(*(channel.send(api.message) for _ in range(10)))
 
 
-async def test_a_gateway_in_trouble_opens_the_breaker() -> None:
+async def test_a_gateway_in_trouble_opens_the_breaker(api: Api) -> None:
     """The first 503 pages cost an attempt each; from the fifth in a row on, no message loses an attempt."""
-    async with providing() as provider, opened(provider.url) as channel:
+    async with api.providing() as provider, api.opened(provider.url) as channel:
         provider.answers(503, "<html>Service Unavailable</html>")
         stands = []
         for _ in range(5):
             with pytest.raises(ServerFailedError) as caught:
-                await channel.send(MESSAGE)
+                await channel.send(api.message)
             stands.append((caught.value.in_a_row, caught.value.in_trouble))
         assert stands == [(1, False), (2, False), (3, False), (4, False), (5, True)]
         assert not channel.available()
 
 
-async def test_refusals_of_messages_leave_the_breaker_closed() -> None:
+async def test_refusals_of_messages_leave_the_breaker_closed(api: Api) -> None:
     """However many numbers are not on WhatsApp, the server works."""
-    async with providing() as provider, opened(provider.url) as channel:
+    async with api.providing() as provider, api.opened(provider.url) as channel:
         provider.answers(500, {"error": {"code": 131000}})
         for _ in range(8):
             with pytest.raises(TransientError):
-                await channel.send(MESSAGE)
+                await channel.send(api.message)
         assert channel.available()
 
 
-async def test_an_answer_that_came_while_the_sender_stood_still_is_read() -> None:
+async def test_an_answer_that_came_while_the_sender_stood_still_is_read(api: Api) -> None:
     """A process frozen past its time-out reads the response when it resumes: it is not lost (attacks G2)."""
-    async with providing() as provider, opened(provider.url, answer_s=0.2) as channel:
+    async with api.providing() as provider, api.opened(provider.url, answer_s=0.2) as channel:
         provider.wait = lambda: asyncio.sleep(0.1)
-        sending = asyncio.ensure_future(channel.send(MESSAGE))
+        sending = asyncio.ensure_future(channel.send(api.message))
         await wait_for(lambda: bool(provider.bodies), what="the message")
         time.sleep(0.6)  # block the event loop, like a stopped process or a paused machine
         assert (await sending).message_id.startswith("wamid.")
 
 
-async def test_an_answer_is_not_waited_for_longer_than_its_time_out_asks() -> None:
+async def test_an_answer_is_not_waited_for_longer_than_its_time_out_asks(api: Api) -> None:
     """The time-out also bounds a response that arrives byte by byte."""
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(MESSAGE.body)
+        await reader.readuntil(END_OF_MESSAGE)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
         while True:
             writer.write(b" ")
@@ -173,5 +173,5 @@ async def test_an_answer_is_not_waited_for_longer_than_its_time_out_asks() -> No
 
     async with serving_raw(trickle) as url:
         started = time.monotonic()
-        assert type(await failure_at(url, answer_s=0.3)) is UncertainError
+        assert type(await failure_at(api, url, answer_s=0.3)) is UncertainError
         assert 0.25 < time.monotonic() - started < 2

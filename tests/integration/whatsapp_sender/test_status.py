@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from aiohttp import web
 
 from shared.sending.provider import ProviderStatus
 from tests.integration.sandbox.running import Sandbox
-from tests.integration.whatsapp_sender.providers import ACCEPTED, error_body, opened, providing, serving_raw
+from tests.integration.whatsapp_sender.providers import ACCEPTED, error_body, opened, providing, qiscus, serving_raw
 from tests.servers import free_port
 
 URL, APP, CHANNEL = "KURIR_QISCUS_URL", "KURIR_QISCUS_APP_CODE", "KURIR_QISCUS_CHANNEL_ID"
@@ -23,7 +24,7 @@ LOG_IN = "<!DOCTYPE html><html><title>Log in to the network</title></html>"
 
 async def status_of(status: int, body: object, headers: dict[str, str] | None = None) -> ProviderStatus:
     """Return the status for a provider that gives this response to every request."""
-    async with providing() as provider, opened(provider.url) as channel:
+    async with providing() as provider, opened(qiscus(provider.url)) as channel:
         provider.answers(status, body, headers)
         found = await channel.status()
     assert set(provider.bodies) == {b"{}"}
@@ -140,7 +141,7 @@ QISCUS_LIKE: dict[str, tuple[int, object]] = {
     [
         ({}, None),
         ({"app_code": "other"}, [APP, SECRET]),
-        ({"secret_key": "wrong"}, [APP, SECRET]),
+        ({"secret": "wrong"}, [APP, SECRET]),
         ({"channel_id": "43"}, [CHANNEL]),
     ],
 )
@@ -150,7 +151,7 @@ async def test_an_answer_in_no_form_of_metas_is_compared_with_that_to_a_wrong_se
     """A provider that refuses a wrong secret, but with ours only the message, has accepted ours."""
     async with providing() as provider:
         provider.decide = strict(QISCUS_LIKE)
-        async with opened(provider.url, **wrong) as channel:
+        async with opened(replace(qiscus(provider.url), **wrong)) as channel:
             found = await channel.status()
     assert found.authenticated == (check is None)
     assert found.detail.get("check") == check
@@ -163,7 +164,7 @@ async def test_an_answer_in_no_form_of_metas_is_compared_with_that_to_a_wrong_se
     [
         ({}, None),
         ({"app_code": "other"}, {APP, SECRET}),
-        ({"secret_key": "wrong"}, {APP, SECRET}),
+        ({"secret": "wrong"}, {APP, SECRET}),
         ({"channel_id": "2"}, {CHANNEL}),
         ({"path": "/v2"}, {URL}),
     ],
@@ -174,9 +175,9 @@ async def test_the_sandbox_is_reported_like_qiscus(
     """Each setting is wrong in turn, against Kurir's own sandbox as a process."""
     sandbox = Sandbox(tmp_path)
     await asyncio.to_thread(sandbox.start)
-    settings = {"app_code": "sandbox", "channel_id": "1", "secret_key": "sandbox"} | wrong
+    settings = {"app_code": "sandbox", "channel_id": "1", "secret": "sandbox"} | wrong
     try:
-        async with opened(sandbox.url + settings.pop("path", ""), **settings) as channel:
+        async with opened(replace(qiscus(sandbox.url + settings.pop("path", "")), **settings)) as channel:
             found = await channel.status()
     finally:
         await asyncio.to_thread(sandbox.kill)
@@ -186,7 +187,7 @@ async def test_the_sandbox_is_reported_like_qiscus(
 
 async def test_a_provider_that_is_away() -> None:
     """It is neither reachable nor authenticated; the reason does not contain the secret."""
-    async with opened(f"http://127.0.0.1:{free_port()}") as channel:
+    async with opened(qiscus(f"http://127.0.0.1:{free_port()}")) as channel:
         found = await channel.status()
     assert (found.reachable, found.authenticated) == (False, False)
     assert "cannot connect" in str(found.detail["error"])
@@ -201,7 +202,7 @@ async def test_a_server_that_does_not_speak_http() -> None:
         writer.write(b"220 mail.example.com ESMTP\r\n")
         await reader.readuntil(b"\r\n")
 
-    async with serving_raw(greet) as url, opened(url) as channel:
+    async with serving_raw(greet) as url, opened(qiscus(url)) as channel:
         found = await channel.status()
     assert (found.reachable, found.authenticated) == (False, False)
     assert found.detail["check"] == [URL]

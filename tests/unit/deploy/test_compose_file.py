@@ -14,7 +14,7 @@ import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
 from services.email_sender.settings import Timeouts
-from services.whatsapp_sender.settings import QiscusSettings
+from services.whatsapp_sender.settings import Connection
 from shared.settings import parse_seconds
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,10 +85,10 @@ def test_the_start_is_gated_by_health() -> None:
 
 def test_a_sender_has_time_to_finish_messages_in_flight() -> None:
     """Its grace exceeds the sum of a send's timeouts, and compose waits longer than that."""
-    smtp, qiscus = Timeouts(), QiscusSettings("https://example.com", "app", "1", "secret")
+    smtp, whatsapp = Timeouts(), Connection()
     # the greeting, TLS and the log-in have one timeout each; so do the answers to MAIL, RCPT and DATA
     smtp_s = 3 * smtp.connect_s + 3 * smtp.command_s + smtp.data_s
-    longest_s = max(smtp_s, qiscus.connect_s + qiscus.answer_s)
+    longest_s = max(smtp_s, whatsapp.connect_s + whatsapp.answer_s)
     for name in SENDERS:
         grace_s = parse_seconds(_default(SERVICES[name]["environment"]["KURIR_GRACE"]))
         stop_s = parse_seconds(_default(SERVICES[name]["stop_grace_period"]))
@@ -109,7 +109,12 @@ def test_secrets_are_files_and_have_no_default() -> None:
     assert values
     assert all(name.endswith("_FILE") and value.startswith("/run/secrets/") for name, value in values), values
     checked = set(SERVICES["check-secrets"]["secrets"])
-    assert set(COMPOSE["secrets"]) - checked == {"smtp_url", "qiscus_secret_key", "dkim_private_key"}
+    assert set(COMPOSE["secrets"]) - checked == {
+        "smtp_url",
+        "qiscus_secret_key",
+        "meta_access_token",
+        "dkim_private_key",
+    }
     script = (ROOT / "deploy" / "check-secrets.sh").read_text()
     assert all(name in script for name in checked)
 
@@ -120,10 +125,14 @@ def test_each_secret_is_created_and_mounted_where_it_is_read(tmp_path: Path) -> 
     subprocess.run(command, check=True, capture_output=True)
     made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     assert set(made) == set(COMPOSE["secrets"])
-    assert len(set(made.values())) == len(made) - 2  # the three from a provider are empty
+    assert len(set(made.values())) == len(made) - 3  # the four from a provider are empty
     subprocess.run(command, check=True, capture_output=True)
     assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == made
-    for secret, owner in (("smtp_url", "email_sender"), ("qiscus_secret_key", "whatsapp_sender")):
+    owners = {
+        "smtp_url": "email_sender",
+        **dict.fromkeys(("qiscus_secret_key", "meta_access_token"), "whatsapp_sender"),
+    }
+    for secret, owner in owners.items():
         assert [name for name, service in SERVICES.items() if secret in service.get("secrets", ())] == [owner]
 
 

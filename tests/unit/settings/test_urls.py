@@ -44,6 +44,7 @@ READERS: dict[str, Callable[[Mapping[str, str]], object]] = {
     "KURIR_LOGGER_URL": read_ingest,
     "KURIR_EMAIL_SENDER_URL": read_ingest,
     "KURIR_QISCUS_URL": read_whatsapp,
+    "KURIR_META_URL": lambda env: read_whatsapp({**env, "KURIR_WHATSAPP_PROVIDER": "meta"}),
 }
 PIECES = ("Rahasia", "dariku", "ahasi", "arik")
 

@@ -1,4 +1,4 @@
-"""The body of a request to Qiscus."""
+"""The body of a request to Qiscus and to Meta."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import msgspec
 import orjson
 import pytest
 
+from services.whatsapp_sender.driver import Driver
+from services.whatsapp_sender.meta import Meta
 from services.whatsapp_sender.payload import render_message
+from services.whatsapp_sender.qiscus import Qiscus
 from shared.blasts import Blast
 from shared.errors import PermanentError
 from shared.jobs import Job, Recipient
@@ -26,10 +29,14 @@ TEMPLATE = Template("t", "T", ["whatsapp"], variables=[Variable("amount")], what
 VARIABLES: dict[str, Any] = {"picture": "https://example.com/p.jpg", "amount": 120000, "tracking": "X/1"}
 
 
-def rendered(template: Template = TEMPLATE, **variables: Any) -> dict[str, Any]:
+QISCUS = Qiscus("https://qiscus.example", "app", "1", "secret")
+META = Meta("https://meta.example/v23.0", "1", "token")
+
+
+def rendered(template: Template = TEMPLATE, driver: Driver = QISCUS, **variables: Any) -> dict[str, Any]:
     blast = Blast("b", template, ["whatsapp"], "normal", 0, {"whatsapp": 1}, 1)
     job = Job("b", 0, "whatsapp", "normal", Recipient("6281234567890", "Siti", variables), 0)
-    message = render_message(job, blast)
+    message = render_message(job, blast, driver)
     assert (message.job_id, message.to, message.subject) == ("b:0:whatsapp", "6281234567890", "")
     body: dict[str, Any] = orjson.loads(message.body)
     return body
@@ -40,6 +47,7 @@ def test_a_template_with_all_kinds_of_parameters() -> None:
     assert rendered(**VARIABLES) == {
         "to": "6281234567890",
         "type": "template",
+        "biz_opaque_callback_data": "b:0:whatsapp",
         "template": {
             "namespace": "b393932b_0056",
             "name": "order_update",
@@ -62,6 +70,13 @@ def test_a_template_with_all_kinds_of_parameters() -> None:
             ],
         },
     }
+
+
+def test_meta_gets_the_same_message_and_two_fields_more() -> None:
+    """The product and the kind of recipient are named; the namespace belongs to an API that Meta has withdrawn."""
+    wanted = rendered(**VARIABLES) | {"messaging_product": "whatsapp", "recipient_type": "individual"}
+    del wanted["template"]["namespace"]
+    assert rendered(driver=META, **VARIABLES) == wanted
 
 
 def test_a_template_without_parameters() -> None:
