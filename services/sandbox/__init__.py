@@ -1,1 +1,1 @@
-"""The sandbox: an SMTP server and a Qiscus stand-in that accept all messages, show them, and fail on demand."""
+"""The sandbox: stand-ins for an SMTP server, Qiscus and Meta, which accept and show messages, and fail on demand."""

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from services.sandbox.app import ControlApi
+from services.sandbox.cloud_api import CloudApi
 from services.sandbox.faults import Faults
+from services.sandbox.hook_bodies import Sender
 from services.sandbox.mailbox import Mailbox
 from services.sandbox.metrics import SandboxMetrics
 from services.sandbox.outcomes import SLOW_S, MailOutcomes
-from services.sandbox.qiscus import QiscusApi
 from services.sandbox.reception import MailReception, SmtpListener
+from services.sandbox.reporter import Reporter
 from services.sandbox.settings import SandboxSettings, read_settings
 from shared.clock import SystemClock
 from shared.lifecycle import Stop, run_service
@@ -38,17 +40,19 @@ async def _serve(stop: Stop, settings: SandboxSettings, mailbox: Mailbox) -> Non
     common = settings.common
     faults = Faults(SystemClock())
     metrics = SandboxMetrics()
-    outcomes = MailOutcomes(SLOW_S * common.time_scale)
-    reception = MailReception(mailbox, outcomes, faults, metrics, settings.latency_s)
+    outcomes = MailOutcomes(SLOW_S * common.time_scale, settings.latency_s)
+    sender = Sender(settings.phone_number_id, settings.app_code, settings.channel_id)
+    reporter = Reporter(settings.reports, sender, metrics)
+    reception = MailReception(mailbox, outcomes, faults, metrics, reporter)
     listener = SmtpListener(reception, common.host, settings.smtp_port)
     control = ControlApi(mailbox, faults, listener)
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.add_routes(operations_routes(Health("sandbox"), metrics.exposition))
-    app.add_routes(QiscusApi(settings, mailbox, faults, metrics).routes())
+    app.add_routes(CloudApi(settings, mailbox, faults, metrics, reporter).routes())
     app.add_routes(control.routes())
     await listener.open()
     try:
-        async with serving(app, common.host, common.port) as port:
+        async with reporter.running(), serving(app, common.host, common.port) as port:
             get_logger().info("sandbox_ready", port=port, smtp_port=listener.port)
             await stop.wait()
     finally:

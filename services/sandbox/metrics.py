@@ -1,4 +1,4 @@
-"""The sandbox's metrics: the number of messages it accepted and refused."""
+"""The sandbox's metrics: the messages that it accepted and refused, and its reports about them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,22 @@ class SandboxMetrics:
             for channel in ("email", "whatsapp")
             for outcome in ("accepted", "refused")
         }
+        self._reports = Counter(
+            "kurir_sandbox_reports",
+            "Webhooks posted and mails returned, each time, by whether they were taken.",
+            ("way", "outcome"),
+            registry=self.registry,
+        )
         build = Gauge("kurir_build_info", "The running version.", ("version", "service"), registry=self.registry)
         build.labels(version("kurir"), "sandbox").set(1)
 
     def message(self, channel: str, outcome: str) -> None:
         """Count a message that was `accepted` or `refused`."""
         self._messages[channel, outcome].inc()
+
+    def report(self, way: str, outcome: str) -> None:
+        """Count a webhook (`hook`) or a returned `mail` that was `taken` or `refused`."""
+        self._reports.labels(way, outcome).inc()
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""

@@ -8,8 +8,9 @@
 | `slow` | accepted, answered after 10 s |
 | `drop` | the connection is closed after the message, unanswered and not accepted |
 
-A phone number that ends in a WhatsApp error code (`…131026`) always gets that error. Attempts are counted per address
-and, if the message names one, per job.
+Mail to `late-bounce` and `complaint` is accepted, and something comes back (`returned_mail`). A phone number that ends
+in a WhatsApp error code (`…131026`) always gets that error: as the answer, or by webhook if it is a code that Meta
+reports later (`statuses`). Attempts are counted per address and, if the message names one, per job.
 """
 
 from __future__ import annotations
@@ -107,9 +108,13 @@ def whatsapp_error_of(phone: str) -> int:
 
 
 class MailOutcomes:
-    """Decides the outcome of whole mails; counts the refusals of each until it is accepted."""
+    """Decides the outcome of whole mails; counts the refusals of each until it is accepted.
 
-    def __init__(self, slow_s: float = SLOW_S) -> None:
+    `slow_s` is how long `slow` addresses take to be answered, `latency_s` all others.
+    """
+
+    def __init__(self, slow_s: float = SLOW_S, latency_s: float = 0.0) -> None:
+        self.latency_s = latency_s
         self._slow_s = slow_s
         self._refused: OrderedDict[tuple[str, str], int] = OrderedDict()
 

@@ -10,6 +10,7 @@ from services.sandbox.mail import messages_of, problem_of, read_header
 from services.sandbox.mailbox import Mailbox
 from services.sandbox.metrics import SandboxMetrics
 from services.sandbox.outcomes import MailOutcomes, refusal_of_recipient
+from services.sandbox.reporter import Reporter
 from shared.channels import SANDBOX_HOST
 from shared.errors import SettingsError
 from shared.logs import get_logger
@@ -26,13 +27,13 @@ class MailReception:
     """Decides whether mail is accepted, stores it and counts it."""
 
     def __init__(
-        self, mailbox: Mailbox, outcomes: MailOutcomes, faults: Faults, metrics: SandboxMetrics, latency_s: float
+        self, mailbox: Mailbox, outcomes: MailOutcomes, faults: Faults, metrics: SandboxMetrics, reporter: Reporter
     ) -> None:
         self._mailbox = mailbox
         self._outcomes = outcomes
         self._faults = faults
         self._metrics = metrics
-        self._latency_s = latency_s
+        self._reporter = reporter
         self._numbers = 0
         self.sessions: set[SmtpSession] = set()
 
@@ -74,7 +75,8 @@ class MailReception:
         if not verdict.accepted:
             return verdict
         self._numbers += 1
-        delay_s = max(verdict.delay_s, self._latency_s)
+        self._reporter.accepted_mail(envelope.sender, envelope.recipients, raw)
+        delay_s = max(verdict.delay_s, self._outcomes.latency_s)
         reply = verdict.reply or f"250 2.0.0 accepted as {self._numbers}"
         return replace(verdict, reply=reply, delay_s=delay_s)
 
