@@ -173,6 +173,7 @@ def test_secrets_that_are_read_are_mounted(document: dict[str, Any]) -> None:
     [
         ("dkim", "email-sender", "KURIR_DKIM_KEYS=example.com:s1:{path}/example.com.pem"),
         ("hooks", "ingest", "KURIR_HOOK_TOKEN_FILE={path}/token"),
+        ("meta", "whatsapp-sender", "KURIR_META_ACCESS_TOKEN_FILE={path}/access_token"),
     ],
 )
 def test_an_optional_secret_is_mounted_only_for_one_service(volume: str, workload: str, setting: str) -> None:
