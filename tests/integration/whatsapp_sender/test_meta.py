@@ -96,7 +96,7 @@ async def test_the_status_names_the_wrong_setting(wrong: dict[str, str], check: 
 
 
 @pytest.mark.parametrize("answer", [(400, error_body(100, "no permission")), (200, "<html>"), (500, "")])
-async def test_a_number_that_is_not_described_is_no_failure(answer: tuple[int, Any]) -> None:
+async def test_a_missing_description_of_the_number_is_not_a_failure(answer: tuple[int, Any]) -> None:
     """A token may send and not read: then the status has no description."""
     async with providing() as provider, opened(meta(provider.url)) as channel:
         provider.decide = lambda request: answer if request.method == "GET" else as_meta(request)
@@ -105,7 +105,7 @@ async def test_a_number_that_is_not_described_is_no_failure(answer: tuple[int, A
     assert found.detail["number"] == {}
 
 
-async def test_a_number_whose_description_does_not_come_is_no_failure() -> None:
+async def test_a_description_that_does_not_come_is_not_a_failure() -> None:
     """The status check does not wait longer than an answer may take."""
     held = asyncio.Event()
     async with providing() as provider, opened(meta(provider.url), answer_s=0.2) as channel:
