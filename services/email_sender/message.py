@@ -130,6 +130,7 @@ class Frame:
         self._reply_to = reply
         self._boundary = f"=_{secrets.token_hex(16)}"
         self._attached = AttachedFiles(blast.attachments, self._boundary, html=bool(blast.template.html))
+        self._job_headers = (b"X-Kurir-Job", b"X-PM-Metadata-kurir-job") if mail.with_metadata else (b"X-Kurir-Job",)
         self._list = list_headers(blast, self.domain) if self._marketing else b""
 
     @property
@@ -157,9 +158,7 @@ class Frame:
                 self._reply_to,
                 self._unsubscribe(url, token) if self._marketing else b"",
                 self._list,
-                b"X-Kurir-Job: ",
-                clean(job.job_id).encode(),
-                b"\r\n",
+                *(b"%b: %b\r\n" % (name, clean(job.job_id).encode()) for name in self._job_headers),
                 _END_OF_HEADERS,
             )
         )

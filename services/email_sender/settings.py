@@ -118,6 +118,7 @@ class MailSettings:
     return_path: str = ""
     sandboxed: bool = False
     bounce_domain: str = ""
+    with_metadata: bool = False
 
     @property
     def sender_pattern(self) -> str:
@@ -154,11 +155,15 @@ def read_settings(env: Mapping[str, str]) -> EmailSettings:
         common=common,
         sending=replace(sending, stuck_after_s=max(sending.stuck_after_s, longest_s + STUCK_MARGIN_S)),
         smtp=smtp,
-        mail=mail,
+        mail=replace(mail, with_metadata=any(_is_postmark(server.host) for server in smtp.servers)),
         identity=Identity(smtp.helo, mail.sender_pattern, read_domains(reader, mail.sender), read_keys(reader)),
     )
     reader.finish()
     return settings
+
+
+def _is_postmark(host: str) -> bool:
+    return host.lower().rstrip(".").endswith(".postmarkapp.com")
 
 
 def _smtp(reader: EnvReader, common: CommonSettings, concurrency: int, mail: MailSettings) -> SmtpSettings:

@@ -115,6 +115,13 @@ def test_headers_of_a_transactional_message() -> None:
     assert parsed["List-Unsubscribe"] is None
 
 
+def test_postmark_gets_the_job_as_metadata_too() -> None:
+    """Its webhooks repeat that, and neither the Message-ID nor other headers; other servers do not see it."""
+    parsed = parse(Frame(make_blast("b7"), replace(MAIL, with_metadata=True)).fill(make_job()).encode(eight_bit=False))
+    assert parsed["X-PM-Metadata-kurir-job"] == parsed["X-Kurir-Job"]
+    assert parse(fill(Content()).encode(eight_bit=False))["X-PM-Metadata-kurir-job"] is None
+
+
 def test_marketing_mail_can_be_unsubscribed_with_one_click() -> None:
     """List-Unsubscribe has an https link and the configured mailbox; -Post announces the one click (RFC 8058)."""
     template = Template(

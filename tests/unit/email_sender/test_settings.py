@@ -84,6 +84,16 @@ def test_several_servers() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("host", "is_postmark"),
+    [("smtp.postmarkapp.com", True), ("SMTP-Broadcasts.PostmarkApp.com", True), ("postmarkapp.com.example", False)],
+)
+def test_a_server_of_postmark_is_known_by_its_name(host: str, is_postmark: bool) -> None:
+    """Its messages need metadata, so that its webhooks name the job; among several servers, one is enough."""
+    env = {**ENV, "KURIR_SMTP_URL": "", "KURIR_SMTP_SERVERS": f"smtp://mail.example.com,smtp://{host}"}
+    assert read_settings(env).mail.with_metadata == is_postmark
+
+
 def test_every_problem_is_reported_at_once_without_a_secret() -> None:
     """A broken URL is identified by its position, since it may contain a password."""
     env = {
