@@ -97,7 +97,7 @@ def measure(wanted: Wanted) -> Found:
             with running(Load(jobs), Path(name), sink.port) as kurir:
                 kurir.env |= {"KURIR_HOOK_TOKEN": TOKEN, "KURIR_META_APP_SECRET": SECRET}
                 kurir.env |= {"KURIR_EMAIL_RATE": f"{wanted.messages}/1s"} if jobs else {}
-                kurir.start(["logger", "ingest", *["email_sender"] * bool(jobs)])
+                kurir.start(["logger", "receipts", "ingest", *["email_sender"] * bool(jobs)])
                 if jobs:
                     kurir.post(BLAST, blast_body(jobs))
                 time.sleep(_WARM_UP_S)
