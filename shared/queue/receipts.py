@@ -21,7 +21,7 @@ from shared.events import MOST_RECEIPTS, EventBatch, Receipts, pack_batch
 from shared.queue.connection import RETRY_WHEN_FULL_S, translated
 from shared.queue.event_log import most_event_bytes
 from shared.queue.keys import RECEIPTS, RECEIPTS_GROUP, RECEIPTS_SET_ASIDE
-from shared.queue.partitions import first_partition
+from shared.queue.partitions import Partition, first_partition
 from shared.queue.scripts import Argument, load_script
 from shared.receipts import Receipt
 
@@ -30,6 +30,7 @@ MEMORY_SHARE = 0.9
 _MOST_BYTES, _SHARE_OF_MEMORY = 256 * 1024 * 1024, 8
 _MOST_SET_ASIDE = 10_000
 _MEMORY_FOR_S = 1.0
+_ROOM_FOR_S = 0.05
 _SEQUENCE_BITS = 21
 _MOST_DIGITS = 15
 TOKEN_VALID_S = 24 * 3600
@@ -140,6 +141,7 @@ class ReceiptInbox:
         self._consumer = consumer
         self._clock = clock or SystemClock()
         self._memory = _Memory(redis)
+        self._room_until: dict[str, float] = {}
 
     async def add(self, source: str, body: bytes, once: Once | None = None) -> str:
         """Add a body or mail, whole; return its id once Redis has it, "" if its token was accepted before.
@@ -197,16 +199,24 @@ class ReceiptInbox:
         if not receipts:
             return
         partition = first_partition(self._redis, channel)
-        most = most_event_bytes(await self._memory.limit())
-        with translated("size of events"):
-            size = await self._redis.memory_usage(partition.keys.events)
-        if size is not None and size > most:
-            raise QueueFullError("too many events wait for the logger", RETRY_WHEN_FULL_S)
+        await self._check_events(partition)
         parts = (receipts[at : at + MOST_RECEIPTS] for at in range(0, len(receipts), MOST_RECEIPTS))
         batch = EventBatch(
             *batch_name(channel, entry.entry_id), [Receipts(list(part), entry.taken_at_ms) for part in parts]
         )
         await partition.call("emit_event", (pack_batch(batch),))
+
+    async def _check_events(self, partition: Partition) -> None:
+        """Raise QueueFullError if too many events wait; a stream that had room a moment ago still has."""
+        now = time.monotonic()
+        if now < self._room_until.get(partition.channel, 0.0):
+            return
+        most = most_event_bytes(await self._memory.limit())
+        with translated("size of events"):
+            size = await self._redis.memory_usage(partition.keys.events)
+        if size is not None and size > most:
+            raise QueueFullError("too many events wait for the logger", RETRY_WHEN_FULL_S)
+        self._room_until[partition.channel] = now + _ROOM_FOR_S
 
     async def done(self, entries: Sequence[ReceiptEntry]) -> None:
         """Delete entries once their batches have been emitted; safe to repeat. Raises QueueUnavailableError."""
