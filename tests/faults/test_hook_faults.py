@@ -1,6 +1,6 @@
 """A provider reports to a hook while ingest, the receipts service, the logger and Redis are killed.
 
-Attacks G8: a receipt that was answered with 200 takes effect exactly once.
+Attacks G8: a receipt that was answered with 200 takes effect exactly once, and strangers suppress nobody.
 """
 
 from __future__ import annotations
@@ -47,24 +47,26 @@ class SendGrid:
 
     url: str
     dice: random.Random
+    token: str = _TOKEN
     answers: list[int] = field(default_factory=list)
 
     async def report(self, receipts: Sequence[Receipt]) -> None:
         """Post events until they are taken; some come twice, as from a provider that did not see the answer."""
-        body = orjson.dumps([_event(receipt) for receipt in receipts])
         for _ in range(2 if self.dice.random() < 0.3 else 1):
             while True:
-                if await self._is_taken(body):
+                if await self.is_taken(receipts):
                     break
                 await asyncio.sleep(_AGAIN_S)
 
-    async def _is_taken(self, body: bytes) -> bool:
+    async def is_taken(self, receipts: Sequence[Receipt]) -> bool:
+        """Post events once, and return whether they were taken."""
+        body = orjson.dumps([_event(receipt) for receipt in receipts])
         timeout = aiohttp.ClientTimeout(total=10)
         connector = aiohttp.TCPConnector(force_close=True)
         try:
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=timeout) as http,
-                http.post(f"{self.url}/hooks/sendgrid/{_TOKEN}", data=body) as answer,
+                http.post(f"{self.url}/hooks/sendgrid/{self.token}", data=body) as answer,
             ):
                 self.answers.append(answer.status)
                 return answer.status == 200
@@ -77,7 +79,7 @@ def _event(receipt: Receipt) -> dict[str, object]:
     blast_id, index, channel = receipt.job_id.split(":")
     event = {"bounced": "bounce", "complained": "spamreport"}.get(receipt.kind, receipt.kind)
     found = {
-        "email": "someone@example.com",
+        "email": receipt.address or "someone@example.com",
         "timestamp": int(receipt.at),
         "smtp-id": f"<{blast_id}.{index}.{channel}.1@example.com>",
         "sg_event_id": f"{receipt.job_id} {receipt.kind}",
@@ -118,15 +120,43 @@ async def test_kills_while_a_provider_reports(world: World, oracle: Oracle, form
     oracle.checks.none("G8", _NEVER & set(provider.answers), len(provider.answers), "answers that end a receipt")
     storms = [status for status in provider.answers if status >= 500]
     oracle.checks.none("G8", storms, len(provider.answers), "answers of 5xx")
+    await _all_read(world, oracle)
+    await oracle.audit([posted], _PATIENCE_S)
+    await reporter.audit(posted.blast_id, {job: address for address, job in posted.email_jobs.items()}, _PATIENCE_S)
+    await oracle.audit_database()
+
+
+async def test_strangers_suppress_nobody(world: World, oracle: Oracle, form: Form) -> None:
+    """G8: a wrong token is answered with 404, and receipts for other systems' messages have no effect."""
+    dice = random.Random(form.seed)
+    posted = await world.client.post(people(20, "strangers"))
+    await oracle.audit([posted], _PATIENCE_S)
+    addresses = {job: address for address, job in posted.email_jobs.items()}
+    for token in ("guessed", _TOKEN[:-1], f"{_TOKEN}x"):
+        stranger = SendGrid(world.client.url, dice, token)
+        await stranger.is_taken([_bounce(job, address) for job, address in addresses.items()])
+        oracle.checks.that("G8", stranger.answers == [404], f"a stranger was answered with {stranger.answers}")
+    provider = SendGrid(world.client.url, dice)
+    for number, address in enumerate(addresses.values()):
+        elsewhere = [f"{posted.blast_id}:{9000 + number}:email", f"0123456789abcdef:{number}:email"]
+        await provider.report([_bounce(job, address) for job in elsewhere])
+    await _all_read(world, oracle)
+    await Reporter(oracle).audit(posted.blast_id, addresses, _PATIENCE_S)
+    await oracle.audit_leftovers()
+
+
+async def _all_read(world: World, oracle: Oracle) -> None:
     inbox = ReceiptInbox(world.queue.redis)
 
     async def is_read() -> bool:
         return (await inbox.counts()).waiting == 0
 
     oracle.checks.that("G8", await oracle.within(is_read, _PATIENCE_S), "receipts wait to be read")
-    await oracle.audit([posted], _PATIENCE_S)
-    await reporter.audit(posted.blast_id, {job: address for address, job in posted.email_jobs.items()}, _PATIENCE_S)
-    await oracle.audit_database()
+
+
+def _bounce(job_id: str, address: str) -> Receipt:
+    now = float(int(time.time()))
+    return Receipt("bounced", "sendgrid", now, job_id, address=address, severity="hard", code="5.1.1", trusted=True)
 
 
 async def _kill(world: World, name: str) -> None:
