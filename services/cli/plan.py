@@ -1,7 +1,7 @@
 """The plan of a system: derives its processes from the options and the environment. Pure functions.
 
 All ports are derived from one: ingest N, email senders N+10 …, WhatsApp senders N+20 …, logger N+30, receipts N+40,
-the embedded server N+79, the sandbox N+90 and N+91.
+its listener for bounce mail N+41, the embedded server N+79, the sandbox N+90 and N+91.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from shared.settings import INTERNAL_SECRET, EnvReader, read_log_dir, read_redis
 
 LOGGER_OFFSET = 30
 RECEIPTS_OFFSET = 40
+BOUNCE_SMTP_OFFSET = 41
 SERVER_OFFSET = 79
 SANDBOX_OFFSET = 90
 SANDBOX_SMTP_OFFSET = 91
@@ -110,6 +111,8 @@ def make_plan(options: UpOptions, env: Mapping[str, str], server: ServerBinary |
     reader.finish()
     sandboxed, unconfigured = _choose_providers(options.sandbox, env)
     ports = _ports(options, sandboxed, unconfigured)
+    if _listens_for_bounces(env):
+        ports[options.port + BOUNCE_SMTP_OFFSET] = "receipts SMTP"
     shared_env = _shared_env(options, env, data_dir, log_dir) | _provider_env(options.port, sandboxed, env)
     server_spec = _server_spec(options, server, data_dir, log_dir, env) if server else None
     return Plan(
@@ -156,6 +159,12 @@ def _ports(options: UpOptions, sandboxed: list[str], unconfigured: list[str]) ->
         ports[options.port + SANDBOX_OFFSET] = "sandbox"
         ports[options.port + SANDBOX_SMTP_OFFSET] = "sandbox SMTP"
     return ports
+
+
+def _listens_for_bounces(env: Mapping[str, str]) -> bool:
+    """Return whether bounces come in by SMTP on a port of the plan; one from the settings takes precedence."""
+    port = env.get("KURIR_BOUNCE_SMTP_PORT", "").strip() or env.get("KURIR_BOUNCE_SMTP_PORT_FILE", "").strip()
+    return bool(env.get("KURIR_BOUNCE_DOMAIN", "").strip()) and not port
 
 
 def _sender_count(options: UpOptions, channel: Channel) -> int:
@@ -214,6 +223,8 @@ def _services(ports: Mapping[int, str], env: Mapping[str, str], host: str) -> li
         own = {"KURIR_PORT": str(port), "KURIR_HOST": host if package == "ingest" else _LOOPBACK}
         if package == "sandbox":
             own["KURIR_SMTP_PORT"] = str(port + SANDBOX_SMTP_OFFSET - SANDBOX_OFFSET)
+        if package == "receipts" and port + BOUNCE_SMTP_OFFSET - RECEIPTS_OFFSET in ports:
+            own["KURIR_BOUNCE_SMTP_PORT"] = str(port + BOUNCE_SMTP_OFFSET - RECEIPTS_OFFSET)
         stage = _STAGE_RECORDING if package in {"logger", "sandbox"} else _STAGE_SENDING
         specs.append(ChildSpec(name, [sys.executable, "-P", "-m", f"services.{package}"], {**env, **own}, stage))
     return specs

@@ -6,20 +6,26 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from aiohttp import web
 
 from services.receipts.consumer import CONCURRENCY, ReceiptConsumer, Source
+from services.receipts.mail.bounce_intake import BounceIntake
+from services.receipts.mail.intake import SOURCE
+from services.receipts.mail.reading import read_mail
 from services.receipts.metrics import ReceiptsMetrics
 from services.receipts.providers import CHANNEL_OF, READERS
 from services.receipts.settings import ReceiptsSettings, read_settings
 from services.receipts.state import ReceiptsState
 from services.receipts.watch import StreamWatch
+from shared.channels import EMAIL
 from shared.lifecycle import Stop, TaskGroup, end_tasks, run_service
 from shared.logs import configure_logging, get_logger
 from shared.queue.batches import boot_name
 from shared.queue.connection import Connection, connect
+from shared.queue.mailbox_lease import MailboxLease
 from shared.queue.producer import Producer
 from shared.queue.receipts import ReceiptInbox
 from shared.queue.system_log import SystemLog
@@ -44,7 +50,7 @@ async def main(env: Mapping[str, str], stop: Stop) -> None:
     system_log = SystemLog(Producer(redis, f"{name}/system"))
     configure_logging("receipts", settings.common, system_log.ship)
     try:
-        await _serve(_Parts(settings, ReceiptInbox(reading, name), system_log, redis), stop)
+        await _serve(_Parts(settings, ReceiptInbox(reading, name), system_log, redis, name), stop)
     finally:
         await reading.aclose()
         await redis.aclose()
@@ -59,11 +65,12 @@ class _Parts:
     inbox: ReceiptInbox
     system_log: SystemLog
     redis: Connection
+    name: str
 
 
 async def _serve(parts: _Parts, stop: Stop) -> None:
     health, state, common = Health("receipts"), ReceiptsState(), parts.settings.common
-    sources = _sources()
+    sources = _sources(parts.settings.bounces.secret)
     metrics = ReceiptsMetrics(state, tuple(sources))
     safety = RedisSafety(parts.redis, health, common.time_scale)
     metrics.registry.register(safety)
@@ -71,17 +78,31 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     watch = StreamWatch(ReceiptInbox(parts.redis), state, common.time_scale)
     app = web.Application()
     app.add_routes(operations_routes(health, metrics.exposition))
-    async with serving(app, common.host, common.port) as port:
-        log.info("receipts started", port=port)
-        async with TaskGroup() as tasks:
-            shipping = tasks.create_task(parts.system_log.run())
-            async with TaskGroup() as working:
-                working.create_task(consumer.run(stop))
-                working.create_task(watch.run(stop))
-                working.create_task(safety.run(stop))
-            await end_tasks([shipping])
+    intake = _intake(parts, state)
+    await intake.open()
+    try:
+        async with serving(app, common.host, common.port) as port:
+            log.info("receipts started", port=port)
+            async with TaskGroup() as tasks:
+                shipping = tasks.create_task(parts.system_log.run())
+                async with TaskGroup() as working:
+                    working.create_task(consumer.run(stop))
+                    working.create_task(watch.run(stop))
+                    working.create_task(intake.run(stop))
+                    working.create_task(safety.run(stop))
+                await end_tasks([shipping])
+    finally:
+        await intake.close()
 
 
-def _sources() -> dict[str, Source]:
+def _intake(parts: _Parts, state: ReceiptsState) -> BounceIntake:
+    """Return the ways in for bounce mail."""
+    lease = partial(MailboxLease, parts.redis, holder=parts.name)
+    inbox, host = ReceiptInbox(parts.redis), parts.settings.common.host
+    return BounceIntake(parts.settings.bounces, inbox, host, lease, state.count_mail)
+
+
+def _sources(secret: str) -> dict[str, Source]:
     """Return what writes entries, by its name there."""
-    return {name: Source(read, CHANNEL_OF[name]) for name, read in READERS.items()}
+    found = {name: Source(read, CHANNEL_OF[name]) for name, read in READERS.items()}
+    return found | {SOURCE: Source(partial(read_mail, secret=secret), EMAIL.name)}

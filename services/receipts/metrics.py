@@ -68,7 +68,13 @@ class _Receipts(Collector):
             aside.add_metric((source,), state.set_aside[source])
         others = sum(n for source, n in state.set_aside.items() if source not in self._sources)
         aside.add_metric((UNKNOWN,), others)
-        yield from (read, aside)
+        mails = CounterMetricFamily(
+            "kurir_bounce_mails", "Bounce mails that came in, by SMTP or IMAP, and whether they were taken.",
+            labels=("way", "result"),
+        )  # fmt: skip
+        for way, result in (("smtp", "taken"), ("smtp", "refused"), ("imap", "taken")):
+            mails.add_metric((way, result), state.mails[way, result])
+        yield from (read, aside, mails)
         if state.counts is not None:
             yield GaugeMetricFamily(
                 "kurir_receipts_waiting", "Entries of the stream `receipts`: unread, or being read.",

@@ -22,6 +22,11 @@ class ReceiptsState:
     read: Counter[tuple[str, str]] = field(default_factory=Counter)
     set_aside: Counter[str] = field(default_factory=Counter)
     counts: ReceiptCounts | None = None
+    mails: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def count_mail(self, way: str, result: str) -> None:
+        """Count a bounce mail by the way that it came, and whether it was taken."""
+        self.mails[way, result] += 1
 
     def note(self, source: str, reading: Reading) -> None:
         """Count what an entry of a source said."""

@@ -310,6 +310,8 @@ class SmtpSession(asyncio.Protocol):
                 self._scanned = len(buffer)
                 self._bound(buffer)
                 return False
+            if end > self._limits.message_bytes:
+                self._refused = self._refused or _TOO_BIG
             raw, rest = bytes(buffer[: end + 2]), end + 5
         del buffer[:rest]
         self._in_data = False

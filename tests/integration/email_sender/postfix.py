@@ -81,6 +81,7 @@ proxymap unix - - n - - proxymap
 error unix - - n - - error
 retry unix - - n - - error
 virtual unix - n n - - virtual
+smtp unix - - n - - smtp
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
 """
@@ -92,7 +93,8 @@ _SASL_CONF = (
 class Postfix:
     """A running Postfix; `ca_file` is the authority of its certificate, which is issued to `localhost`."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: str = "") -> None:
+        """Prepare a server; `more` are lines of its main.cf."""
         if os.geteuid() != 0:
             missing("only root may run postfix")
         self.port, self.tls_port = free_port(), free_port()
@@ -105,6 +107,7 @@ class Postfix:
             "MAIL_CONFIG": str(self.home / "etc"),
             "SASL_PATH": str(_sasl_plugins()),
         }
+        self._more = more
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -173,7 +176,7 @@ class Postfix:
             shutil.chown(home / name, "daemon", "mail" if name.endswith(("maildrop", "public")) else None)
         shutil.chown(home / "mail", "nobody")
         places = {"home": home, "root": self._root, "realm": REALM, "port": self.port, "tls_port": self.tls_port}
-        (etc / "main.cf").write_text(_MAIN_CF.format(**places))
+        (etc / "main.cf").write_text(_MAIN_CF.format(**places) + self._more)
         (etc / "master.cf").write_text(_MASTER_CF.format(**places))
         (etc / "sasl" / "smtpd.conf").write_text(_SASL_CONF.format(**places))
         (etc / "dynamicmaps.cf").touch()

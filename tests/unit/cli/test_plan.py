@@ -71,6 +71,16 @@ def test_services_know_which_channels_are_sandboxed() -> None:
             assert (found["KURIR_SANDBOXED"], found["KURIR_SANDBOXED_FILE"]) == (expected, "")
 
 
+@pytest.mark.parametrize("given", ["", "25"])
+def test_bounce_domain_opens_the_listener_beside_receipts(given: str) -> None:
+    """With a bounce domain the receipts service listens for bounce mail on N+41, unless the settings name a port."""
+    env = {"KURIR_BOUNCE_DOMAIN": "bounces.example.com", "KURIR_BOUNCE_SMTP_PORT": given}
+    plan = make_plan(UpOptions(port=4000), env, _SERVER)
+    assert _service(plan, "receipts").env["KURIR_BOUNCE_SMTP_PORT"] == (given or "4041")
+    assert plan.ports.get(4041) == (None if given else "receipts SMTP")
+    assert 4041 not in make_plan(UpOptions(port=4000), {}, _SERVER).ports
+
+
 def test_no_sandbox_runs_only_what_is_configured() -> None:
     """A channel without a provider has no sender, and the user is informed."""
     plan = make_plan(UpOptions(sandbox=False), {"KURIR_SMTP_URL": "smtp://mail.example.com"}, _SERVER)

@@ -1,0 +1,1 @@
+"""Bounce mail: how it comes in (SMTP, IMAP), and how it is read."""
