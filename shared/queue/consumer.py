@@ -34,11 +34,12 @@ _LOADED_AT_ONCE = 50
 class BeginPolicy:
     """The settings that a begin depends on.
 
-    `gap_us` is the time between two starts in µs (0: no limit), unless it was changed at run time;
-    `on_uncertain` is `resend` or `hold`; `concurrency` is the most jobs in flight.
+    `gap_us` is the time between two starts in µs (0: no limit), of which a period allows `starts`, unless the rate was
+    changed at run time. `on_uncertain` is `resend` or `hold`; `concurrency` is the most jobs in flight.
     """
 
     gap_us: int = 0
+    starts: int = 1
     on_uncertain: str = "resend"
     concurrency: int = 5
 
@@ -168,8 +169,11 @@ class Consumer:
                     flat += (entry.stream, entry.entry_id, entry.deliveries, fields[b"d"])
         return _leases(flat)[0]
 
-    async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0) -> list[Grant]:
-        """Ask to begin jobs while `in_flight` others are in flight; repeat the call until Redis answers."""
+    async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0, late_ms: int = 0) -> list[Grant]:
+        """Ask to begin jobs while `in_flight` others are in flight; repeat the call until Redis answers.
+
+        Under the channel's limit, a start may come `late_ms` later than the gap allows.
+        """
         if not requests:
             return []
         number, head = self._begins.next()
@@ -184,6 +188,8 @@ class Consumer:
             POISON_AFTER,
             policy.concurrency,
             in_flight,
+            policy.starts,
+            late_ms * 1000,
         ]
         for request in requests:
             lease, job = request.lease, request.lease.job

@@ -13,7 +13,7 @@ from shared.logs import get_logger
 from shared.queue.consumer import BeginRequest, Consumer
 from shared.queue.leases import Grant, Lease, given_back
 from shared.sending.holdings import SLOW_SEND_S, BegunJob, Holdings
-from shared.sending.job_limits import JobLimit, domain_limits
+from shared.sending.job_limits import domain_limits
 from shared.sending.outcomes import not_begun_move, processing_event, unsendable_move
 from shared.sending.provider import Capacity
 from shared.sending.settings import SendingSettings
@@ -75,6 +75,7 @@ class Dispatcher:
         self._connections = 0
         self._limited = False
         self._spaced = settings.rate is not None
+        self._period_ms = int(settings.rate.period_s * 1000) if settings.rate else 0
 
     async def run(self, clock: Clock, stopping: Callable[[], bool]) -> None:
         """Dispatch until `stopping`, then give back the buffered jobs."""
@@ -242,14 +243,21 @@ class Dispatcher:
             return False
         sent_at = clock.monotonic()
         requests = self._requests(leases, clock)
-        grants = await self._consumer.begin(requests, holdings.in_flight_count)
+        late_ms = self._late_ms(self._period_ms)
+        grants = await self._consumer.begin(requests, holdings.in_flight_count, late_ms)
         self._pace.begun(clock.monotonic() - sent_at)
         self._limited = any(grant.kind == "limited" for grant in grants)
         self._spaced = any(grant.spaced or grant.kind == "limited" for grant in grants)
         self._alone_begun = any(grant.kind == "alone" for grant in grants)
         begun = False
         for request, grant in zip(requests, grants, strict=True):
-            begun |= self._act_on(request, grant, sent_at, clock)
+            if grant.starts:
+                # Counted from the answer, a start may be later than the limiter allowed, never earlier.
+                job = BegunJob(request.lease, clock.monotonic() + grant.after_us / 1e6, asked_at=sent_at)
+                self._add_begun(job, grant, request.late_ms if grant.spaced == "own" else late_ms)
+                begun = True
+            else:
+                begun |= self._settle_refusal(request.lease, grant, clock)
         self.gates.prepare([request.lease for request, grant in zip(requests, grants, strict=True) if grant.starts])
         return begun
 
@@ -289,12 +297,12 @@ class Dispatcher:
             limit_gap_us=limit.gap_us if limit else 0,
             limit_burst=limit.burst if limit else 1,
             limit_starts=limit.starts if limit else 1,
-            late_ms=self._late_ms(limit) if limit else 0,
+            late_ms=self._late_ms(limit.starts * limit.gap_us // 1000) if limit else 0,
         )
 
-    def _late_ms(self, limit: JobLimit) -> int:
+    def _late_ms(self, period_ms: int) -> int:
         """Return how late a start may be beyond what the gaps allow; a longer delay costs its limit starts."""
-        most_ms = min(max(limit.starts * limit.gap_us // 1000, LEAST_LATE_MS), MOST_LATE_MS)
+        most_ms = min(max(period_ms, LEAST_LATE_MS), MOST_LATE_MS)
         return self._pace.late_ms(self._settings.timing.late_start_ms, most_ms)
 
     def _is_exhausted(self, lease: Lease) -> bool:
@@ -302,22 +310,16 @@ class Dispatcher:
         abandoned = lease.deliveries > 1 or not lease.job.deferrals
         return abandoned and lease.attempt > self._settings.max_attempts
 
-    def _act_on(self, request: BeginRequest, grant: Grant, asked_at: float, clock: Clock) -> bool:
-        """Launch a granted job; settle, keep or drop a refused one. Return whether anything changed."""
-        lease = request.lease
-        if grant.starts:
-            # Counted from the answer, a start may be later than the limiter allowed, never earlier.
-            now = clock.monotonic()
-            alone = grant.kind == "alone"
-            begun = BegunJob(lease, now + grant.after_us / 1e6, alone=alone, asked_at=asked_at)
-            if grant.spaced:
-                late_ms = self._settings.timing.late_start_ms
-                if grant.spaced == "own":
-                    late_ms += request.late_ms  # `begin` allowed for this when it charged the limit
-                begun.granted_for = asked_at + grant.after_us / 1e6
-                begun.latest_start = begun.granted_for + late_ms / 1000
-            self._holdings.add_begun(begun)
-            return True
+    def _add_begun(self, begun: BegunJob, grant: Grant, late_ms: int) -> None:
+        """Hand a begun job to the workers; `begin` allowed for `late_ms` when it charged the limit that spaces it."""
+        begun.alone = grant.kind == "alone"
+        if grant.spaced:
+            begun.granted_for = begun.asked_at + grant.after_us / 1e6
+            begun.latest_start = begun.granted_for + (self._settings.timing.late_start_ms + late_ms) / 1000
+        self._holdings.add_begun(begun)
+
+    def _settle_refusal(self, lease: Lease, grant: Grant, clock: Clock) -> bool:
+        """Settle, keep or drop a job that may not be begun. Return whether anything changed."""
         if grant.kind in {"limited", "wait", "crowded"}:
             if grant.kind == "limited":
                 self._limited_until = clock.monotonic() + min(grant.after_us / 1e6, LIMITED_POLL_S)

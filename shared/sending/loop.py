@@ -75,7 +75,12 @@ class SendingLoop(Generic[MessageT]):
         # checked once: a check against a protocol takes microseconds
         self._preparing = provider if isinstance(provider, PreparingProvider) else None
         self._holdings = Holdings(on_remove=self._forget if self._preparing is not None else None)
-        policy = BeginPolicy(gap_us(settings.rate), settings.on_uncertain, settings.concurrency * settings.window)
+        policy = BeginPolicy(
+            gap_us(settings.rate),
+            settings.rate.count if settings.rate else 1,
+            settings.on_uncertain,
+            settings.concurrency * settings.window,
+        )
         (self._partition,) = partitions(redis, provider.channel)
         self._consumer = Consumer(self._partition, settings.sender_id, settings.timing, policy)
         self._settler = Settler(self._consumer, self._holdings)

@@ -15,6 +15,7 @@ _OBSERVE_EVERY_S = 0.05
 _RESERVE = 1.25
 _LEAST_LATE_MS = 16
 _LATE_WEIGHT = 0.1
+_MOST_LATE_S = 10.0  # a delay beyond that is not allowed for, so it need not be remembered for longer
 
 
 @dataclass(slots=True)
@@ -46,6 +47,7 @@ class Pace:
 
         The longest delay is kept, and decays with the next starts.
         """
+        late_s = min(late_s, _MOST_LATE_S)
         self.late_s = max(late_s, self.late_s + _LATE_WEIGHT * (late_s - self.late_s))
 
     def late_ms(self, allowed_ms: int, most_ms: int) -> int:

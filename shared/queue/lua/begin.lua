@@ -5,8 +5,9 @@
 -- PARTS limits, suppressions
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 µs between two starts, 0 for no limit (a rate set at run
 --       time takes precedence) · 5 µs that a start may be granted ahead · 6 policy on uncertain sends · 7 stalls that
---       make a job poison · 8 most jobs in flight · 9 jobs in flight, by the sender's count ·
---       10 … nine per job: stream, id, job id, run, expiry in ms (0: never),
+--       make a job poison · 8 most jobs in flight · 9 jobs in flight, by the sender's count · 10 starts per period at the
+--       spacing of ARGV 4 · 11 µs: how much later than the gap allows a start under the channel's limit may come ·
+--       12 … nine per job: stream, id, job id, run, expiry in ms (0: never),
 --       "m" (marketing) or "t" followed by the identity of the address, "r" (waits for a further attempt), "x" (all its
 --       attempts are used, the last was abandoned) or "q", followed by the delivery count that the sender knows (if the
 --       entry has another count, the sender's lease was lost), the limit of its domain or recipient: "<name> <µs between
@@ -24,7 +25,7 @@
 -- in the sender's own `:tx` is refused as lost, because a task holds it.
 -- A crash before: the jobs are surely not sent. After: they are uncertain, and the reaper finds them in `:tx`.
 
-local sender, sequence, FROM, FIELDS = ARGV[1], ARGV[2], 10, 9
+local sender, sequence, FROM, FIELDS = ARGV[1], ARGV[2], 12, 9
 local kept = replayed(sender, 'begin', sequence)
 if kept then return kept end
 
@@ -39,7 +40,8 @@ local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
 local any_suppressed = redis.call('EXISTS', C .. ':suppressed') == 1
 local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
 local any_run = redis.call('EXISTS', C .. ':limits:runs') == 1
-local gap = tonumber(redis.call('HGET', C .. ':config', 'gap_us') or ARGV[4])
+local config = redis.call('HMGET', C .. ':config', 'gap_us', 'rate')
+local gap = tonumber(config[1] or ARGV[4])
 
 local blasts, claims, events, words = {}, {}, {}, {}
 local alone_granted = false
@@ -54,23 +56,37 @@ local function blast_state(blast)
   return b
 end
 
+-- A start may come as late as its sender reports. Without a burst, the starts that a period allows must together take
+-- longer than the period plus that lateness. So as long as a late start matters, each start takes its share of the
+-- greatest lateness.
+
 -- The channel's limit stores the last start granted, so that a new rate holds from the next start on. A start farther
--- ahead than any that is granted was written before the server's clock was set back.
-local last_start
+-- ahead than any that is granted was written before the server's clock was set back. The names of other limits are not
+-- empty. A rate set at run time says how many starts it allows per period.
+local channel = { name = '', gap = gap, late = gap > 0 and tonumber(ARGV[11]) or 0 }
+channel.starts = tonumber(config[1] and (string.match(config[2] or '', '^%d+') or 1) or ARGV[10])
+
 local function channel_start()
-  if not last_start then
-    last_start = tonumber(redis.call('GET', C .. ':limit') or 0)
-    if last_start > now + ahead + 1000000 then last_start = 0 end
+  if not channel.last then
+    channel.last = tonumber(redis.call('GET', C .. ':limit') or 0)
+    if channel.last > now + ahead + 1000000 then channel.last = 0 end
+    channel.latest = latest_start(channel.name, 0, now)
   end
-  local at = math.max(last_start + gap, now)
+  local at = math.max(channel.last + gap + math.ceil(channel.latest / channel.starts), now)
   if at > now + ahead then return nil, at end
   return at
 end
 
+local function charge_channel(at)
+  channel.last = at
+  redis.call('SET', C .. ':limit', int(at), 'PX', 3600000)
+  if channel.late == 0 then return end
+  channel.latest = math.max(channel.latest, channel.late)
+  note_late_start(channel, at)
+end
+
 -- The limit of a domain or recipient is a GCRA with `burst` free starts after a rest; jobs beyond it wait in its list.
--- A start may come as late as its sender reports. With a burst of one, the starts that a period allows must together
--- take longer than the period plus that lateness. So as long as a late start matters, each start is charged its share of
--- the greatest lateness.
+-- Where the channel's limit spaces starts too, a start may be as late as that limit allows.
 local job_limits = {}
 local function job_limit(text)
   local name, own_gap, burst, starts, late, lane = string.match(text, '^(%S+) (%d+) (%d+) (%d+) (%d+) (%a)$')
@@ -78,7 +94,7 @@ local function job_limit(text)
   local o = job_limits[name]
   if not o then
     o = { name = name, gap = tonumber(own_gap), burst = tonumber(burst), starts = tonumber(starts) }
-    o.late = gap > 0 and 0 or tonumber(late)
+    o.late = gap > 0 and channel.late or tonumber(late)
     o.latest = o.burst == 1 and latest_start(name, o.late, now) or 0
     o.charged = limit_charged(name, o.gap, o.burst, now)
     o.first = tonumber(redis.call('ZRANGE', limit_list(name), 0, 0, 'WITHSCORES')[2])
@@ -117,8 +133,7 @@ local function earliest(limit, released)
     local free, when = channel_start()
     if not free then return nil, 'limited' .. int(when - now - ahead) end
     at = math.max(at, free)
-    last_start = at
-    redis.call('SET', C .. ':limit', int(at), 'PX', 3600000)
+    charge_channel(at)
   end
   if o then
     charge_limit(o, at)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 from shared.lifecycle import Stop
 from shared.queue.batches import boot_name
+from shared.queue.scripts import load_script
 from shared.queue.timing import Timing
 from shared.sending.loop import SendingLoop
 from shared.sending.provider import RenderedMessage
@@ -46,3 +48,25 @@ async def sending(
         stop.set()
         async with asyncio.timeout(10):
             await task
+
+
+class _SlowAnswers:
+    """A connection that delays each answer to `begin` by `delay_s`."""
+
+    def __init__(self, redis: Any, delay_s: Callable[[], float]) -> None:
+        self._redis = redis
+        self._delay_s = delay_s
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        answer = await self._redis.execute_command(*args, **options)
+        if load_script("begin").digest in args:
+            await asyncio.sleep(self._delay_s())
+        return answer
+
+
+def slow_answers(redis: Any, delay_s: Callable[[], float]) -> Any:
+    """Return a connection whose answers to `begin` take longer, by what `delay_s` returns for each."""
+    return _SlowAnswers(redis, delay_s)

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
@@ -18,13 +18,12 @@ from shared.blasts import Blast
 from shared.jobs import Job, Lane, Recipient
 from shared.queue.consumer import BeginRequest
 from shared.queue.leases import Grant, Lease, parked
-from shared.queue.scripts import load_script
 from shared.sending.job_limits import JobLimit
 from shared.sending.outcomes import processing_event
 from shared.settings import Rate
-from tests.integration.queue.world import HandSender, World, eventually, open_world
+from tests.integration.queue.world import HandSender, World, eventually
 from tests.integration.sending.fakes import FakeProvider
-from tests.integration.sending.running import SETTINGS, sending
+from tests.integration.sending.running import SETTINGS, sending, slow_answers
 from tests.integration.sending.test_rate import most_in_any_second
 from tests.servers import wait_for
 
@@ -32,14 +31,6 @@ GAP_US = 6_000_000
 SHORT_US = 300_000
 LIMIT = "62812"
 TWENTY_A_SECOND = replace(SETTINGS, domain_rates={"example.com": Rate(20, 1.0)})
-
-
-@pytest.fixture
-async def both(redis_url: str) -> AsyncIterator[World]:
-    """An empty queue, once on Valkey and once on Redis."""
-    world = open_world(redis_url)
-    yield world
-    await world.redis.aclose()
 
 
 async def begin_limited(
@@ -115,27 +106,6 @@ async def test_limit_holds_over_all_senders_and_is_used(both: World) -> None:
         await wait_for(lambda: len(times()) >= 60, 10, "sixty mails")
     assert most_in_any_second(times()) <= 20
     assert 59 / (times()[59] - times()[0]) > 10
-
-
-class SlowAnswers:
-    """A connection that delays each answer to `begin` by `delay_s`."""
-
-    def __init__(self, redis: Any, delay_s: Callable[[], float]) -> None:
-        self._redis = redis
-        self._delay_s = delay_s
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._redis, name)
-
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        answer = await self._redis.execute_command(*args, **options)
-        if load_script("begin").digest in args:
-            await asyncio.sleep(self._delay_s())
-        return answer
-
-
-def slow_answers(redis: Any, delay_s: Callable[[], float]) -> Any:
-    return SlowAnswers(redis, delay_s)
 
 
 def now_and_then() -> float:

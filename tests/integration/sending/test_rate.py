@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from shared.queue.consumer import BeginPolicy, BeginRequest
+from shared.queue.leases import Lease
 from shared.sending.provider import Receipt, RenderedMessage
+from shared.sending.settings import SendingSettings
 from shared.settings import Rate
 from tests.integration.queue.world import World
 from tests.integration.sending.fakes import FakeProvider, accept
-from tests.integration.sending.running import SETTINGS, sending
+from tests.integration.sending.running import SETTINGS, sending, slow_answers
 from tests.servers import wait_for
 
 TEN_A_SECOND = replace(SETTINGS, rate=Rate(10, 1.0))
+FIVE = Rate(5, 0.5)
 
 
 def most_in_any_second(times: Sequence[float]) -> int:
@@ -60,7 +66,7 @@ async def test_rate_changes_at_once_for_all_senders(world: World) -> None:
 async def test_start_that_comes_too_late_for_the_rate_is_given_back(world: World) -> None:
     """A delayed sender does not send the jobs that it had been granted: others have been granted starts since."""
     blast = await world.given(1)
-    strict = replace(TEN_A_SECOND, timing=replace(TEN_A_SECOND.timing, late_start_ms=-1000))
+    strict = replace(TEN_A_SECOND, timing=replace(TEN_A_SECOND.timing, late_start_ms=-2000))
     provider = FakeProvider()
     async with sending(world, provider, strict) as observer:
 
@@ -73,3 +79,98 @@ async def test_start_that_comes_too_late_for_the_rate_is_given_back(world: World
         await wait_for(was_returned, 5, "the job to be given back")
     assert provider.calls == []
     assert observer.attempts == []
+
+
+_random = random.Random(13)
+DELAYS: dict[str, Callable[[], float]] = {
+    "by 60 ms": lambda: 0.06,
+    "by 300 ms": lambda: 0.3,
+    "by anything up to 200 ms": lambda: _random.uniform(0, 0.2),
+}
+
+
+async def take_a_while(message: RenderedMessage) -> Receipt:
+    """Take 0.3 s, so that a quick sender leaves starts to the others."""
+    await asyncio.sleep(0.3)
+    return await accept(message)
+
+
+async def send_from_near_and_far(world: World, settings: SendingSettings, delay_s: Callable[[], float]) -> None:
+    """Check that two senders, one of which gets its grants late, keep to 5 in any half second, and that both send."""
+    await world.given(200, "bulk")
+    far_world = replace(world, redis=slow_answers(world.redis, delay_s))
+    near, far = FakeProvider(take_a_while), FakeProvider()
+
+    def times() -> list[float]:
+        return sorted(at for provider in (near, far) for _, at in provider.calls)
+
+    async with sending(world, near, replace(settings, concurrency=1)), sending(far_world, far, settings):
+        await wait_for(lambda: len(times()) >= 40, 20, "forty messages")
+    seen = times()
+    assert min(late - early for early, late in zip(seen, seen[5:], strict=False)) >= 0.5
+    assert len(near.calls) >= 3
+    assert len(far.calls) >= 3
+    assert (len(seen) - 1) / (seen[-1] - seen[0]) > 2
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["the setting", "a rate set at run time"])
+@pytest.mark.parametrize("delay", DELAYS)
+async def test_sender_whose_answers_are_late_sends_within_the_rate(world: World, delay: str, own: bool) -> None:
+    """The provider sees at most the rate in any sliding period, each sender sends, and the rate is used."""
+    if not own:
+        await world.control.set_rate("email", FIVE)
+    await send_from_near_and_far(world, replace(SETTINGS, rate=FIVE if own else None), DELAYS[delay])
+
+
+async def test_limit_of_a_domain_allows_for_what_the_rate_lets_be_late(world: World) -> None:
+    """Where the channel's rate and a domain's limit space the same starts, late ones keep both."""
+    both = replace(SETTINGS, rate=Rate(10, 0.5), domain_rates={"example.com": FIVE})
+    await send_from_near_and_far(world, both, lambda: 0.2)
+
+
+async def test_sender_far_from_its_redis_is_not_stuck(world: World) -> None:
+    """The only sender of a channel with a rate sends although each answer takes 150 ms, with few starts given back."""
+    blast = await world.given(12)
+    far = replace(world, redis=slow_answers(world.redis, lambda: 0.15))
+    provider = FakeProvider()
+    async with sending(far, provider, TEN_A_SECOND):
+        await wait_for(lambda: len(provider.calls) == 12, 10, "every message")
+    assert len({job_id for job_id, _ in provider.calls}) == 12
+    untried = sum(getattr(event, "error_class", "") == "untried" for event in await world.written())
+    assert untried <= 4
+    await world.check_balance(blast)
+
+
+async def test_only_starts_that_may_be_late_cost_the_channel_more(both: World) -> None:
+    """While a start that may be 2 s late matters, each start takes its share of them: a tenth at ten in a period."""
+    sender = await both.sender(policy=BeginPolicy(gap_us=1_000_000, starts=10))
+    await both.given(6)
+    leases = await sender.fetch(6)
+    shares: list[float] = []
+
+    async def start(late_ms: int) -> None:
+        """Begin one job, and note by how much the next start is later than its gap."""
+        await both.redis.delete("{email}:limit")
+        granted = await sender.consumer.begin([begin_request(leases.pop())], 0, late_ms)
+        (refused,) = await sender.consumer.begin([begin_request(leases[0])])
+        assert [granted[0].spaced, refused.kind] == ["channel", "limited"]
+        shares.append(refused.after_us / 1e6 + 0.1 - (await gap_us()) / 1e6)
+
+    async def gap_us() -> int:
+        return (await both.control.channel_stats("email")).rate_gap_us or 1_000_000
+
+    await start(0)
+    await start(2000)
+    await start(0)
+    await both.control.set_rate("email", Rate(2, 2.0))
+    await start(0)
+    known: Any = await both.redis.zrange("{email}:limits:late:", 0, -1, withscores=True)
+    assert [late for late, _ in known] == [b"2000000"]
+    assert known[0][1] / 1e6 - time.time() == pytest.approx(12, abs=1)
+    await both.redis.zadd("{email}:limits:late:", {known[0][0]: 1})
+    await start(0)
+    assert shares == pytest.approx([0, 0.2, 0.2, 1, 0], abs=0.05)
+
+
+def begin_request(lease: Lease) -> BeginRequest:
+    return BeginRequest(lease, b"")
