@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -34,6 +34,7 @@ log = get_logger()
 # dead letters per transaction; at this size other writers wait for about 50 ms at most
 LETTERS_A_TRANSACTION = 1000
 _RETRY_S = 2.0
+_CHUNK_BYTES = 1024 * 1024
 _UNCERTAIN = "uncertain"
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[bytes])
@@ -158,11 +159,23 @@ def _open(connection: sqlite3.Connection, blast: Blast, letters: Sequence[tuple[
         jobs = [_next_run(unpack_job(raw), now_ms) for _, _, raw in group]
         # jobs of one event share their run
         for _, same_run in groupby(sorted(jobs, key=lambda job: job.run), key=lambda job: job.run):
-            every = list(same_run)
-            for start in range(0, len(every), MAX_CHUNK):
-                _open_chunk(connection, blast, channel, every[start : start + MAX_CHUNK], now_ms)
+            for chunk in _chunks(same_run):
+                _open_chunk(connection, blast, channel, chunk, now_ms)
     if letters:
         connection.execute(CHANGE["reopened"], (now_ms, "", blast.blast_id))
+
+
+def _chunks(jobs: Iterable[Job]) -> Iterator[list[Job]]:
+    """Split jobs into chunks of about a megabyte, because a chunk blocks Redis while it is enqueued."""
+    chunk, size = list[Job](), 0
+    for job in jobs:
+        size += len(pack_job(job))
+        if chunk and (len(chunk) == MAX_CHUNK or size > _CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], len(pack_job(job))
+        chunk.append(job)
+    if chunk:
+        yield chunk
 
 
 def _open_chunk(connection: sqlite3.Connection, blast: Blast, channel: str, jobs: list[Job], now_ms: int) -> None:

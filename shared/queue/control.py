@@ -16,7 +16,7 @@ from shared.jobs import JobId, parse_job_id
 from shared.queue.batches import Numbered
 from shared.queue.blasts import BlastProgress, BlastStore, ChannelProgress
 from shared.queue.connection import translated
-from shared.queue.keys import limit_of_later
+from shared.queue.later_jobs import limit_of_later
 from shared.queue.partitions import Partition, first_partition, partitions
 from shared.queue.sweeper import Sweeper
 from shared.queue.timing import UNSCALED, Timing

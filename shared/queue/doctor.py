@@ -21,6 +21,7 @@ from shared.jobs import legible_job_id, parse_job_id
 from shared.queue.connection import translated
 from shared.queue.file_check import FileCheck
 from shared.queue.keys import GATEWAY_EVENTS
+from shared.queue.later_jobs import later_pages
 from shared.queue.partitions import Partition
 from shared.queue.scripts import Argument
 from shared.queue.suppressions import Suppressions
@@ -40,6 +41,7 @@ INDEXES = {
     "limits": "limits whose list gets no turns",
     "limits:high": "turns of limits that no job waits for",
     "limits:due": "turns of limits that no job waits for",
+    "places": "recorded entries of jobs that do not exist",
 }
 
 
@@ -110,7 +112,10 @@ class Doctor:
     async def _wrong_in(self, index: str) -> int:
         wrong = 0
         async for members in self._pages(index):
-            wrong += await self._call("check_index", (index, int(self._repair), *members))
+            start = 0
+            while start < len(members):
+                found, checked = await self._call("check_index", (index, int(self._repair), *members[start:]))
+                wrong, start = wrong + found, start + checked
         return wrong
 
     async def _check_lists(self) -> Finding:
@@ -137,9 +142,13 @@ class Doctor:
 
     async def _pages(self, index: str) -> AsyncIterator[list[bytes]]:
         """Yield the members of an index, page by page; a repeated member does no harm."""
+        if index == "later:jobs":
+            async for rows in later_pages(self._partition):
+                yield list(rows)
+            return
         redis: Any = self._redis
-        hashes = dict.fromkeys(("later:jobs", "limits"), redis.hscan)
-        scan = {"streams": redis.sscan, "filed": redis.sscan, **hashes}.get(index, redis.zscan)
+        scans = {"streams": redis.sscan, "filed": redis.sscan, "limits": redis.hscan, "places": redis.hscan}
+        scan = scans.get(index, redis.zscan)
         cursor = 0
         while True:
             with translated("doctor"):

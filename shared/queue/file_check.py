@@ -91,5 +91,5 @@ class FileCheck:
     async def _check_unneeded(self, names: list[str]) -> int:
         if not names:
             return 0
-        wrong: Any = await self._partition.call("check_index", ("file", int(self._repair), *names))
+        wrong, _ = await self._partition.call("check_index", ("file", int(self._repair), *names))
         return int(wrong)

@@ -71,13 +71,3 @@ class PartitionKeys:
 def blast_key(blast_id: str) -> str:
     """Return the hash of a blast over all channels."""
     return f"blast:{blast_id}"
-
-
-def limit_of_later(kept: bytes) -> str:
-    """Return the limit that a job waits for from its value in `later:jobs`, "" for none."""
-    return kept.partition(b" ")[0][2:].decode() if kept[:1] == b"w" else ""
-
-
-def packed_later(kept: bytes) -> bytes:
-    """Return the packed job from its value in `later:jobs`, as `read_later` of `parts/limits.lua` does."""
-    return kept.partition(b" ")[2] if kept[:1] == b"w" else kept[2:]

@@ -22,7 +22,7 @@ from shared.jobs import TERMINAL, Job, JobId, Status, unpack_job
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.files import FILES_A_CALL
-from shared.queue.keys import packed_later
+from shared.queue.later_jobs import later_pages, packed_later
 from shared.queue.partitions import Partition, partitions
 from shared.queue.scripts import Argument
 from shared.queue.timing import UNSCALED, Timing
@@ -211,22 +211,18 @@ class Sweeper:
                 yield found
 
     async def _due_later(self, wanted: _Wanted) -> AsyncIterator[list[Waiting]]:
-        partition, key, cursor = wanted.partition, wanted.partition.keys.key("later:jobs"), 0
+        partition = wanted.partition
         if wanted.index is not None:
+            key, job_id = partition.keys.key("later:jobs"), f"{wanted.blast_id}:{wanted.index}:{partition.channel}"
             with translated("sweep"):
-                raw: Any = await partition.redis.hget(key, f"{wanted.blast_id}:{wanted.index}:{partition.channel}")
+                raw: Any = await partition.redis.hget(key, job_id)
             if raw is not None and (only := _job(packed_later(raw))) is not None:
                 yield [Waiting("", "", only)]
             return
-        while True:
-            with translated("sweep"):
-                reply: Any = await partition.redis.hscan(key, cursor, match=f"{wanted.blast_id}:*", count=CHUNK)
-            cursor, rows = reply
+        async for rows in later_pages(partition, wanted.blast_id):
             found = [Waiting("", "", job) for raw in rows.values() if (job := _job(packed_later(raw))) is not None]
             if found:
                 yield found
-            if not cursor:
-                return
 
     async def _end(self, partition: Partition, chunk: list[Waiting], verdict: Verdict) -> str:
         _, head = self._heads.next()

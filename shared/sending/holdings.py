@@ -50,8 +50,9 @@ class ReadyQueue(asyncio.Queue[BegunJob]):
 class Holdings:
     """The sender's record of the jobs it holds; the keeper compares it with the queue's.
 
-    `suspects` were abandoned in mid-send before: each is begun alone, once nothing is in flight. `on_remove` is called
-    with each job that is removed.
+    `suspects` were abandoned in mid-send before: each is begun alone, once nothing is in flight. A job in flight may be
+    fetched once more, from another entry, if a failover of Redis lost the first entry: it is not begun until the first
+    has been settled. `on_remove` is called with each job that is removed.
     """
 
     buffered: list[tuple[int, int, Lease]] = field(default_factory=list)
@@ -68,6 +69,8 @@ class Holdings:
     _known: dict[str, int] = field(default_factory=dict)
     _suspected: set[str] = field(default_factory=set)
     _refetched: dict[str, Lease] = field(default_factory=dict)
+    _begun_jobs: dict[str, str] = field(default_factory=dict)
+    _doubles: dict[str, list[Lease]] = field(default_factory=dict)
 
     def buffer(self, lease: Lease) -> None:
         """Keep a fetched job until it can be begun, `high` first; ignore a job that is held already."""
@@ -94,8 +97,10 @@ class Holdings:
 
     def put_back(self, lease: Lease) -> None:
         """Put a job that could not be begun yet back in its former place."""
-        key = entry_key(lease)
-        if key in self._suspected:
+        key, job_id = entry_key(lease), lease.job_id
+        if self._begun_jobs.get(job_id, key) != key:
+            self._doubles.setdefault(job_id, []).append(lease)
+        elif key in self._suspected:
             heapq.heappush(self.suspects, (self._known[key], lease))
         else:
             heapq.heappush(self.buffered, (_RANK[lease.job.lane], self._known[key], lease))
@@ -120,12 +125,16 @@ class Holdings:
     def take_all(self) -> list[Lease]:
         """Take every job that waits to be begun."""
         leases = [lease for _, lease in sorted(self.suspects)] + self.take(len(self.buffered))
+        leases += [lease for doubles in self._doubles.values() for lease in doubles]
         self.suspects.clear()
+        self._doubles.clear()
         return leases
 
     def add_begun(self, begun: BegunJob) -> None:
         """Record a begun job as in flight and hand it to the workers."""
-        self.in_flight[entry_key(begun.lease)] = begun
+        key = entry_key(begun.lease)
+        self.in_flight[key] = begun
+        self._begun_jobs[begun.lease.job_id] = key
         self.ready.put_nowait(begun)
 
     async def next_begun(self) -> BegunJob:
@@ -164,6 +173,9 @@ class Holdings:
         if begun is not None:
             self._undecided -= begun.undecided
             self.finished += 1
+            self._begun_jobs.pop(lease.job_id, None)
+            for double in self._doubles.pop(lease.job_id, ()):
+                self.put_back(double)
             self.wake.set()
         again = self._refetched.pop(key, None)
         if again is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -20,6 +20,7 @@ from shared.queue.leases import Lease, Move
 from shared.sending.holdings import Holdings
 
 MOST_AT_ONCE = 500
+MOST_BYTES = 1_000_000  # of jobs and events in one call, because Redis is blocked meanwhile
 AGAIN_AFTER_S = 2.0
 
 
@@ -57,7 +58,8 @@ class Settler:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
+                most = _batch_size(self._waiting)
+                batch, self._waiting = self._waiting[:most], self._waiting[most:]
                 try:
                     await self._carry_out(batch)
                 except (Exception, asyncio.CancelledError) as error:
@@ -100,6 +102,16 @@ class Settler:
         """Retry settlements that failed after a pause; this sender still holds the jobs, so no other sends them."""
         for one in batch:
             asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self.add, one)
+
+
+def _batch_size(waiting: Sequence[Settlement]) -> int:
+    """Return how many settlements to carry out in one call; at least one."""
+    size = 0
+    for at, one in enumerate(waiting[:MOST_AT_ONCE]):
+        size += len(one.move.packed) + len(one.move.event)
+        if at and size > MOST_BYTES:
+            return at
+    return MOST_AT_ONCE
 
 
 def _log_unexpected(event: str, batch: list[Settlement], error: BaseException) -> None:

@@ -8,7 +8,7 @@
 --       `sent` event, marked late
 -- Result  one character per job: "1" its count moved to sent, "0" it was there already, or the job is unknown
 -- The waiting copy is removed, even if it was moved to another entry. Without a stall on record (a failover lost the
--- fetch) the answer counts if it removes the entry: then nothing else has ended the job.
+-- fetch, or the move to the entry) the answer counts if it removes an entry: then nothing else has ended the job.
 -- A crash before: the job stays as its reaper left it, and may be sent again (G2). After: the same answer again.
 
 local sender, sequence = ARGV[1], ARGV[2]
@@ -17,6 +17,11 @@ if kept then return kept end
 
 local now_ms = math.floor(now_us() / 1000)
 local events, done = {}, {}
+
+local function note_sent(job_id, stall)
+  stall.outcome = 'sent'
+  keep_stall(job_id, stall, now_ms)
+end
 
 local function remove(stream, id)
   if redis.call('XDEL', stream, id) == 0 then return nil end
@@ -41,7 +46,7 @@ local function from_where(stream, id, job_id, outcome)
   local was = take_away(stream, id)
   local place = redis.call('HGET', C .. ':places', job_id)
   if not was and place then was = take_away(string.match(place, '^(%S+) (%S+)$')) end
-  redis.call('HDEL', C .. ':places', job_id)
+  forget_place(job_id)
   take_later(job_id, now_us())
   return was or 'retrying'
 end
@@ -81,9 +86,19 @@ local function from_later(job_id, run, waited)
   return (kind == 'd' or waited == 'r' or (job and job[9] + job[10] > 0)) and 'retrying' or 'queued'
 end
 
+-- The same for a job that has come due, or was released, once more, because a failover lost the first time.
+local function from_its_place(job_id, run, waited)
+  local place = redis.call('HGET', C .. ':places', job_id)
+  if not place then return nil end
+  local stream, id = string.match(place, '^(%S+) (%S+)$')
+  return from_its_entry(stream, id, job_id, run, waited)
+end
+
 local function count_without_stall(stream, id, job_id, run, waited)
   local was = from_its_entry(stream, id, job_id, run, waited) or from_later(job_id, run, waited)
+    or from_its_place(job_id, run, waited)
   if not was then return '0' end
+  forget_place(job_id)
   redis.call('HDEL', C .. ':cancels', job_id)
   free_files(job_id, run)
   local blast = string.match(job_id, '^[^:]+')
@@ -102,9 +117,13 @@ local function count_with_stall(stream, id, job_id, stall)
   if stall.outcome ~= '-' then count_channel(was, -1) end
   count_channel('sent', 1)
   if stall.outcome ~= '-' then redis.call('HDEL', C .. ':blast:' .. blast, 'ended_at') end -- its end is reported again
-  stall.outcome = 'sent'
-  keep_stall(job_id, stall, now_ms)
+  note_sent(job_id, stall)
   return '1'
+end
+
+-- A record that `enqueue` reset for this run: it has not been abandoned, so it may wait as queued.
+local function is_reset(stall, run)
+  return stall.run == run and stall.outcome == '-' and stall.stalls + stall.uncertain == 0
 end
 
 for i = 1, (#ARGV - 4) / 6 do
@@ -112,8 +131,9 @@ for i = 1, (#ARGV - 4) / 6 do
   local stream, id, job_id, run = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3], tonumber(ARGV[base + 4])
   local stall = stall_of(job_id)
   done[i] = '0'
-  if not stall then
+  if not stall or is_reset(stall, run) then
     done[i] = count_without_stall(stream, id, job_id, run, ARGV[base + 5])
+    if stall and done[i] == '1' then note_sent(job_id, stall) end
   elseif stall.run == run and stall.outcome ~= 'sent' then
     done[i] = count_with_stall(stream, id, job_id, stall)
   end

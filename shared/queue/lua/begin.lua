@@ -246,8 +246,11 @@ for stream, run in pairs(vain) do
 end
 -- A released job that does not begin frees its start; a limit that was removed releases its list.
 for _, base in ipairs(rearmed) do
-  local entry = redis.call('XRANGE', ARGV[base], ARGV[base + 1], ARGV[base + 1])[1]
-  local name = string.match(ARGV[base + 7], '^%S+') or (entry and entry[2][6])
+  local name = string.match(ARGV[base + 7], '^%S+')
+  if not name then
+    local entry = redis.call('XRANGE', ARGV[base], ARGV[base + 1], ARGV[base + 1])[1]
+    name = entry and entry[2][6]
+  end
   if name and redis.call('HEXISTS', C .. ':limits', name) == 1 then
     if ARGV[base + 7] == '' then redis.call('HSET', C .. ':limits', name, '0 1') end
     index_limit(name, now, true)

@@ -10,7 +10,7 @@
 --         more), stream, id, … of jobs that this server cannot read and that were left}
 -- A sender with a heartbeat is not dead, whatever a reaper saw earlier: this call may come long after the check. Then only
 -- entries that are named are taken, because their sender gives them up itself.
--- It ends early after about two megabytes, because Redis is blocked meanwhile.
+-- It ends early after about two megabytes, or the most entries in all streams together, because Redis is blocked meanwhile.
 -- Entries of :buf go to `~back` at no cost. Those of :tx are uncertain: recorded in `stalls`, and put at `~back` for a
 -- further attempt.
 -- A crash before or after: the next check of any reaper finds what is left.
@@ -52,13 +52,13 @@ end
 
 local function take_buf(stream)
   if only then return end
-  local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', most, dead .. ':buf')
+  local wanted = most - from_buf - from_tx
+  local rows = wanted > 0 and redis.pcall('XPENDING', stream, GROUP, '-', '+', wanted, dead .. ':buf') or {}
   if rows.err then return end
   for _, row in ipairs(rows) do
     give_back(stream, row[1], math.max(row[4] - 1, 0))
     from_buf = from_buf + 1
   end
-  if #rows == most then left = true end
 end
 
 -- Record that a job was abandoned in flight, and let it wait for a further attempt.
@@ -100,7 +100,7 @@ local function take_tx(stream)
   local rows = redis.pcall('XPENDING', stream, GROUP, '-', '+', most, dead .. ':tx')
   if rows.err then return end
   for _, row in ipairs(rows) do
-    if bytes > MOST_BYTES then
+    if bytes > MOST_BYTES or from_buf + from_tx >= most then
       left = true
       return
     end

@@ -73,6 +73,10 @@ local function walk(stream)
   end
   local scheduled = never_served(stream)
   local function count_job(id, raw)
+    if not held[id] and is_untried(raw) then
+      local _, _, blast = pcall(cmsgpack.unpack_limit, raw, 1, 1)
+      if type(blast) == 'string' then return note(blast, scheduled and 'scheduled' or 'queued') end
+    end
     local job = read_job(raw)
     if not job then return note_unread(raw) end
     local row, status = held[id], nil

@@ -63,8 +63,8 @@ local function note_end(job_id, run, status)
   if stall then
     stall.outcome, stall.run = status, run
     keep_stall(job_id, stall, now_ms)
-    redis.call('HDEL', C .. ':places', job_id)
   end
+  forget_place(job_id)
 end
 
 local function leave_waiting_or_flight(blast, from, waited)
@@ -88,6 +88,7 @@ function moves.sent(job)
   forget(job.stream, job.id)
   if job.from == 'buf' then
     if counted_as_sent(job) then
+      forget_place(job.job_id)
       free_files(job.job_id, job.run)
       return true
     end
@@ -119,6 +120,7 @@ end
 
 function moves.drop(job)
   forget(job.stream, job.id)
+  forget_place(job.job_id)
   free_files(job.job_id, job.run)
   return true
 end
@@ -146,6 +148,7 @@ end
 
 local function to_later(job, due_us, mark)
   forget(job.stream, job.id)
+  forget_place(job.job_id)
   redis.call('ZADD', C .. ':later', int(due_us), job.job_id)
   redis.call('HSET', C .. ':later:jobs', job.job_id, mark .. job.packed)
   wake = true
@@ -167,6 +170,7 @@ function moves.await(job)
   local name, gap, burst, lane = string.match(job.value, '^(%S+) (%d+) (%d+) %d+ %d+ (%a)$')
   local entry = is_released(job.stream) and redis.call('XRANGE', job.stream, job.id, job.id)[1]
   forget(job.stream, job.id)
+  forget_place(job.job_id)
   wait_for_limit(name, lane, job.job_id, job.packed, entry and entry[2][4])
   count_limited(job.job_id, 1)
   set_limit_pace(name, gap .. ' ' .. burst, now)
@@ -199,7 +203,10 @@ function moves.shelve(job)
     give_back(stream, job.id, string.match(job.value, '^%d+'))
   else
     forget(job.stream, job.id)
-    note_place(job.job_id, stream, redis.call('XADD', stream, '*', 'd', job.packed))
+    forget_place(job.job_id)
+    local id = redis.call('XADD', stream, '*', 'd', job.packed)
+    -- not for every job: a sweep of the blast would read each of them
+    if any_stall and stall_of(job.job_id) then note_place(job.job_id, stream, id) end
   end
   redis.call('ZREM', C .. ':ring', stream)
   serve(stream)
@@ -216,6 +223,7 @@ end
 local function sent_before(job)
   if job.from ~= 'tx' or not counted_as_sent(job) then return false end
   forget(job.stream, job.id)
+  forget_place(job.job_id)
   free_files(job.job_id, job.run)
   count(job.blast, 'processing', -1)
   count(job.blast, 'retrying', 1)

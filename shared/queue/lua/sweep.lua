@@ -23,6 +23,7 @@ local function end_job(job_id, waited, event)
     count(blast, status, 1)
     if any_cancel then redis.call('HDEL', C .. ':cancels', job_id) end
     if any_stall then end_stall(job_id, status, now_ms) end
+    forget_place(job_id)
     if status == 'failed' then bury_files(job_id) else free_files(job_id) end
   end
   count_channel(status, 1)

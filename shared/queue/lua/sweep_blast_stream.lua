@@ -48,16 +48,12 @@ local scheduled = v[2] and math.max(tonumber(v[1] or 0), 0) or 0 -- how many of 
 local events, acks, dels, flying = {}, {}, {}, 0
 
 -- Nearly all jobs of a page wait as they were enqueued. These go into one `Swept`, with their bytes unchanged, unless they
--- are large: the events would then hold the memory that a cancellation is to free. Reading a job takes longer than the rest
--- of its sweep, so such a job is recognised by its first and last bytes: an array of 13 that begins with the blast's id, and
--- ends with no attempts, no deferrals, no time of a first deferral, marketing or not, and an empty last field. If a time of
--- a first deferral ends in three zero bytes, the byte 0xcf precedes its eight.
+-- are large: the events would then hold the memory that a cancellation is to free.
 local START = '\157' .. cmsgpack.pack(blast)
-local UNTRIED = { ['\0\0\0\194\0'] = true, ['\0\0\0\195\0'] = true }
 local untried, by_ends = {}, not any_cancel and not any_stall and not has_files(blast)
 
-local function is_untried(raw)
-  return by_ends and #raw <= LARGE and UNTRIED[string.sub(raw, -5)] and string.byte(raw, -11) ~= 207 and string.sub(raw, 1, #START) == START
+local function goes_unread(raw)
+  return by_ends and #raw <= LARGE and is_untried(raw) and string.sub(raw, 1, #START) == START
 end
 
 local function leave_scheduled(n)
@@ -98,6 +94,7 @@ local function end_read(id, row, job)
   count_channel(status, 1)
   if any_cancel then redis.call('HDEL', C .. ':cancels', job_id) end
   if any_stall then end_stall(job_id, status, now_ms) end
+  forget_place(job_id)
   free_files(job_id)
   dels[#dels + 1] = id
   ended(job_id, job, made)
@@ -108,7 +105,7 @@ for _, entry in ipairs(entries) do
   local row = held[id]
   if row and string.sub(row[2], -3) == ':tx' then
     flying = flying + 1
-  elseif not row and is_untried(raw) then
+  elseif not row and goes_unread(raw) then
     untried[#untried + 1] = raw
     dels[#dels + 1] = id
   else

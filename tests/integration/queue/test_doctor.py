@@ -116,6 +116,16 @@ async def listed_in_vain(world: World, _blast: Blast, _sender: HandSender) -> No
     await world.redis.zadd("{email}:limits:jobs:slow", {"nobody:0:email": 1})
 
 
+async def place_of_nothing(world: World, _blast: Blast, _sender: HandSender) -> None:
+    await world.redis.hset("{email}:places", "nobody:0:email", "{email}:jobs:due 1-1")
+
+
+async def place_of_another(world: World, blast: Blast, sender: HandSender) -> None:
+    listed = await sender.consumer.list_held("tx")
+    place = f"{listed[0].stream} {listed[0].entry_id}"
+    await world.redis.hset("{email}:places", f"{blast.blast_id}:119:email", place)
+
+
 async def wrong_counters(world: World, _blast: Blast, _sender: HandSender) -> None:
     await world.redis.hincrby("{email}:counters", "sent", 5)
 
@@ -186,6 +196,8 @@ HARMS: list[tuple[Harm, str]] = [
     (limit_without_a_list, "jobs due later without a time"),
     (forgotten_limit, "jobs due later without a time"),
     (listed_in_vain, "jobs in the lists of limits that do not wait for them"),
+    (place_of_nothing, "recorded entries of jobs that do not exist"),
+    (place_of_another, "recorded entries of jobs that do not exist"),
     (wrong_counters, "jobs by which the channel's counters are off"),
     (wrong_gauges, "gauges that are off"),
     (wrong_counts, "counts of a blast that do not add up"),

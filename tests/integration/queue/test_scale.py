@@ -15,12 +15,14 @@ from shared.blasts import Blast
 from shared.events import Ended, Swept
 from shared.jobs import Attachment, Lane, Recipient
 from shared.queue import scripts
-from shared.queue.doctor import Doctor
+from shared.queue.consumer import BeginPolicy
+from shared.queue.doctor import MOST_RECOUNTED, Doctor
 from shared.queue.files import FileStore
 from shared.queue.leases import Lease
 from shared.queue.producer import Chunk, Enqueued
 from shared.queue.scripts import load_script
 from shared.queue.timing import Timing
+from shared.sending.job_limits import JobLimit
 from tests.integration.queue.world import World, ends, open_world
 from tests.servers import Kind, RedisServer, wait_for
 
@@ -331,6 +333,75 @@ async def test_no_call_is_slow_with_many_small_files(large: tuple[World, RedisSe
         await world.check_balance(blast)
     assert {"put_files", "enqueue", "sweep", "sweep_blast_stream"} <= set(most)
     assert max(most.values()) < 20, most
+
+
+@pytest.mark.timing
+async def test_no_call_is_slow_with_large_jobs_outside_the_streams(large: tuple[World, RedisServer]) -> None:
+    """200 jobs with 200 KB of variables each wait for a limit, and 50 are deferred: no call of the doctor or of a
+    cancellation takes 20 ms."""
+    world, server = large
+    world.timing = Timing(heartbeat_ttl_ms=600_000)
+    most = await note_costs(world, server)
+    sender = await world.sender()
+    limited, later = await world.blast(200), await world.blast(50)
+    big = Recipient("big@example.com", "Big", {"text": "x" * 200_000})
+    for blast in (later, limited):
+        for first in range(0, blast.total_recipients, 5):
+            await world.enqueue(blast, first, 5, recipient=big)
+    for _ in range(50):
+        assert await sender.defer((await sender.take(1))[0], 60_000)
+    sender.limit_of = lambda _job: JobLimit("slow", 60_000_000)
+    words: list[str] = []
+    while leases := await sender.fetch(100):
+        words += await sender.obey(leases)
+    assert words == ["granted", *["beyond"] * 199]
+    assert [found.what for found in await Doctor(world.partition, "d", repair=True).examine()] == [
+        "jobs not counted by blast"
+    ]
+    for blast in (limited, later):
+        assert await world.control.cancel_blast(blast.blast_id)
+    assert (await world.progress(limited)).counts["cancelled"] == 199
+    assert (await world.progress(later)).counts["cancelled"] == 50
+    assert {"check_index", "sweep", "HSCAN", "recount"} <= set(most)
+    assert max(most.values()) < 20, most
+    await world.check_balance(limited, later)
+
+
+@pytest.mark.timing
+async def test_a_recount_is_bounded(large: tuple[World, RedisServer]) -> None:
+    """The most jobs that the doctor counts by blast, a third of them deferred or in flight, take the server 20 ms."""
+    world, server = large
+    third = MOST_RECOUNTED // 3
+    world.timing = Timing(heartbeat_ttl_ms=600_000)
+    sender = await world.sender(policy=BeginPolicy(concurrency=MOST_RECOUNTED))
+    await world.given(third)
+    while leases := await sender.take(500):
+        for lease in leases[::2]:
+            assert await sender.defer(lease, 60_000)
+    for _ in range(10):
+        await world.given((MOST_RECOUNTED - third) // 10, "bulk", recipient=RECIPIENT)
+    most = await note_costs(world, server)
+    assert await Doctor(world.partition, "doctor", repair=False).examine() == []
+    assert most["recount"] < 20, most
+
+
+@pytest.mark.timing
+async def test_a_dead_sender_with_many_jobs_is_taken_over_in_short_calls(large: tuple[World, RedisServer]) -> None:
+    """A sender with a thousand jobs in flight and as many in its buffer is taken over: no call takes 20 ms."""
+    world, server = large
+    dead, alive = await world.sender(), await world.sender()
+    blasts = [await world.given(500, "high"), await world.given(500), await world.given(1000, "bulk")]
+    for _ in range(2):
+        assert len(await dead.take(500)) == 500
+    fetched = 0
+    while fetched < 1000:
+        fetched += len(await dead.fetch(500))
+    await world.redis.delete(f"{{email}}:sender:{dead.name}")
+    most = await note_costs(world, server)
+    taken = await world.reaper(alive.name)._take(dead.name)
+    assert (taken.from_buffer, taken.in_flight) == (1000, 1000)
+    assert most["reap"] < 20, most
+    await world.check_balance(*blasts)
 
 
 def small_files(index: int) -> list[Attachment]:

@@ -16,6 +16,7 @@ from shared.queue.consumer import BeginPolicy
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
+from shared.sending.job_limits import JobLimit
 from tests.integration.queue.world import WITH_FILES, HandSender, World, ends, eventually
 
 AT_ONCE = replace(Timing(), checks_apart_ms=0, redis_up_ms=0)
@@ -64,6 +65,24 @@ async def test_a_dead_sender_with_many_streams_is_taken_over_completely(world: W
     truth = await world.check_balance(*blasts)
     assert not {name for name in truth.consumers if name.startswith(dead.name)}
     assert await world.redis.exists(f"{{email}}:held:{dead.name}") == 0
+
+
+async def test_one_call_takes_over_a_bounded_number_of_entries(world: World) -> None:
+    """The bound holds over all streams together, because Redis is blocked meanwhile; further calls take the rest."""
+    blasts = [await world.given(6, "high"), await world.given(6), await world.given(100, "bulk")]
+    dead = await world.sender()
+    await dead.take(14)
+    assert len(await dead.fetch(10)) == 10
+    await world.redis.delete(f"{{email}}:sender:{dead.name}")
+    taken = []
+    clear = 0
+    while not clear:
+        args = (dead.name, world.partition.numbered("r", "reap").next()[1], 5, "lost", "all", "0", 64)
+        from_buf, from_tx, clear, *_ = await world.partition.call("reap", args)
+        taken.append(from_buf + from_tx)
+    assert sum(taken) == 24
+    assert max(taken) == 5
+    await world.check_balance(*blasts)
 
 
 async def test_a_dead_sender_of_an_earlier_version_is_taken_over(world: World) -> None:
@@ -469,6 +488,118 @@ async def test_acceptance_counts_after_a_failover_lost_the_promotion(world: Worl
     await world.check_balance(blast)
     assert await sender.late(lease)
     assert (await world.progress(blast)).counts["sent"] == 1
+    await world.check_balance(blast)
+
+
+async def _copy(world: World) -> dict[bytes, bytes]:
+    """Copy the whole queue, as a replica has it at this moment."""
+    return {key: await world.redis.dump(key) async for key in world.redis.scan_iter("{email}*", count=1000)}
+
+
+async def _fail_over(world: World, copied: dict[bytes, bytes]) -> None:
+    """Let a replica that has only this copy become the master."""
+    redis: Any = world.redis
+    await redis.delete(*[key async for key in redis.scan_iter("{email}*", count=1000)])
+    for key, value in copied.items():
+        await redis.restore(key, 0, value)
+
+
+async def test_acceptance_of_a_further_run_counts_though_its_fetch_was_forgotten(world: World) -> None:
+    """G1, G2: a job was abandoned in its first run, and a failover lost that its second was fetched: it waits as
+    queued, and the acceptance takes it from there."""
+    blast = await world.given(1)
+    sender = await world.sender()
+    await abandon(world, sender)
+    assert await sender.fail((await sender.take())[0])
+    await world.again(blast, [0], run=2)
+    copied = await _copy(world)
+    (lease,) = await sender.take(1)
+    await _fail_over(world, copied)
+    assert await sender.finish(lease) == [False]
+    assert await sender.late(lease)
+    counts = (await world.progress(blast)).counts
+    assert {name: n for name, n in counts.items() if n} == {"sent": 1}
+    await world.check_balance(blast)
+    assert not await sender.late(lease)
+    assert not await sender.fetch()
+
+
+async def _waiting_apart(world: World, senders: tuple[HandSender, HandSender], waits: str) -> Blast:
+    """Let the only job of a blast be due outside all streams: deferred, beyond its limit, or scheduled."""
+    redis: Any = world.redis
+    if waits == "limited":
+        for sender in senders:
+            sender.limit_of = lambda _job: JobLimit("slow", 60_000_000)
+        await world.given(1)
+        assert await senders[0].finish(*await senders[0].take(1)) == [True]
+    if waits == "scheduled":
+        blast = await world.given(1, scheduled_at_ms=4_000_000_000_000)
+    else:
+        blast = await world.given(1)
+        leases = await senders[0].fetch(1)
+        (word,) = await senders[0].obey(leases)
+        assert word == ("beyond" if waits == "limited" else "granted")
+        assert word == "beyond" or await senders[0].defer(leases[0], 60_000)
+    await redis.delete("{email}:limit:slow")
+    await redis.zadd("{email}:limits:due", {"slow": 1}, xx=True)
+    await redis.zadd("{email}:later", {f"{blast.blast_id}:0:email": 1}, xx=True)
+    return blast
+
+
+@pytest.mark.parametrize("where", ["waiting", "own buffer", "another's buffer", "given back"])
+@pytest.mark.parametrize("waits", ["deferred", "limited", "scheduled"])
+async def test_acceptance_counts_though_the_job_has_come_due_once_more(world: World, waits: str, where: str) -> None:
+    """G1, G2: a failover lost that a job had come due, or been released by its limit, before it was sent. On the new
+    master it did so once more, in another entry: the acceptance removes that entry, and counts."""
+    sender, another = await world.sender(), await world.sender("another")
+    blast = await _waiting_apart(world, (sender, another), waits)
+    copied = await _copy(world)
+    (lease,) = await sender.take(1)
+    await _fail_over(world, copied)
+    holder = sender if where == "own buffer" else another
+    fetched = [] if where == "waiting" else await holder.fetch(1)
+    assert [one.job_id for one in fetched] == ([] if where == "waiting" else [lease.job_id])
+    if where == "given back":
+        assert await holder.give_back(fetched[0])
+    await world.check_balance(blast)
+    assert await sender.finish(lease) == [False]
+    assert await sender.late(lease)
+    assert (await world.progress(blast)).counts["sent"] == 1
+    await world.check_balance(blast)
+    if fetched:
+        assert set(await holder.obey(fetched)) == {"lost"}
+    assert not await another.fetch()
+    assert not await sender.late(lease)
+    assert await world.redis.exists("{email}:places") == 0
+
+
+@pytest.mark.parametrize("how", ["sent", "failed", "cancelled", "paused", "deferred", "limited", "sent from :buf"])
+async def test_entry_of_a_job_that_came_due_is_recorded_while_it_exists(world: World, how: str) -> None:
+    """Whatever becomes of a job that had been deferred, the record of its entry goes with the entry."""
+    blast = await world.given(1)
+    sender = await world.sender()
+    assert await sender.defer((await sender.take(1))[0], 0)
+    (lease,) = await eventually(lambda: sender.fetch(1), "the deferral")
+    assert await world.redis.hkeys("{email}:places") == [lease.job_id.encode()]
+    await world.check_balance(blast)
+    if how == "cancelled":
+        assert await world.control.cancel_job(lease.job_id) == "cancelled"
+    elif how == "paused":
+        assert await world.control.pause_blast(blast.blast_id, "wait")
+        assert await sender.obey([lease]) == ["paused"]
+    elif how == "limited":
+        sender.limit_of = lambda _job: JobLimit("slow", 60_000_000)
+        await world.redis.set("{email}:limit:slow", (time.time_ns() // 1000) + 60_000_000)
+        assert await sender.obey([lease]) == ["beyond"]
+    elif how == "sent from :buf":
+        assert await sender.finish(lease) == [True]
+    else:
+        assert await sender.obey([lease]) == ["granted"]
+        if how == "sent":
+            assert await sender.finish(lease) == [True]
+        else:
+            assert await (sender.fail(lease) if how == "failed" else sender.defer(lease, 60_000))
+    assert await world.redis.exists("{email}:places") == 0
     await world.check_balance(blast)
 
 

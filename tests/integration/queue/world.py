@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from shared.blasts import Blast
 from shared.events import Deferred, Ended, Event, EventBatch, Retrying, Returned, Sent, Swept, pack_event
-from shared.jobs import TERMINAL, Attachment, Job, Lane, Recipient, Status
+from shared.jobs import TERMINAL, Attachment, Job, Lane, Recipient, Status, unpack_job
 from shared.queue.blasts import BlastStore, ChannelProgress
 from shared.queue.connection import connect
 from shared.queue.consumer import BeginPolicy, BeginRequest, Consumer
@@ -166,8 +166,10 @@ class World:
         assert parked == truth.parked
         later = set(await redis.zrange("{email}:later", 0, -1)) | await self._check_limits()
         assert later == set(await redis.hkeys("{email}:later:jobs"))
-        places = {job_id.decode() for job_id in await redis.hkeys("{email}:places")}
-        assert places <= set(truth.jobs), "places of jobs that have ended"
+        for job_id, place in (await redis.hgetall("{email}:places")).items():
+            stream, entry_id = place.split(b" ")
+            ((_, fields),) = await redis.xrange(stream, entry_id, entry_id)
+            assert unpack_job(fields[b"d"]).job_id == job_id.decode(), "a place that its job has left"
         streams = {f"{{email}}:jobs:bulk:{name.decode()}" for name in await redis.smembers("{email}:streams")}
         assert streams == truth.bulk_streams
         ring = {member.decode() for member in await redis.zrange("{email}:ring", 0, -1)}

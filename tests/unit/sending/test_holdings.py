@@ -69,6 +69,34 @@ def test_job_fetched_again_before_its_giving_back_was_answered_is_kept() -> None
     assert holdings.take(1) == [again]
 
 
+def test_job_in_flight_is_not_begun_from_another_entry() -> None:
+    """After a failover a job may be fetched from another entry while it is sent: that entry waits for the first."""
+    holdings = Holdings()
+    lease, double, other = lease_of(), lease_of(stream="{email}:jobs:due"), lease_of(1, stream="{email}:jobs:due")
+    holdings.add_fetched(lease)
+    assert holdings.take(1) == [lease]
+    holdings.add_begun(BegunJob(lease, 0.0))
+    for one in (double, other):
+        holdings.add_fetched(one)
+    assert holdings.holds(double)
+    assert holdings.take(9) == [other]
+    holdings.remove(lease)
+    assert holdings.take(9) == [double]
+
+
+def test_double_of_a_job_in_flight_is_given_back_with_the_buffer() -> None:
+    """A sender that stops gives back what it did not begin."""
+    holdings = Holdings()
+    lease, double = lease_of(), lease_of(stream="{email}:jobs:due")
+    holdings.add_fetched(lease)
+    holdings.take(1)
+    holdings.add_begun(BegunJob(lease, 0.0))
+    holdings.add_fetched(double)
+    assert holdings.take_all() == [double]
+    holdings.remove(lease)
+    assert not holdings.waiting
+
+
 def test_removing_a_job_wakes_and_counts_what_was_in_flight() -> None:
     """Only jobs in flight count as finished; the same entry id in another stream is another job."""
     holdings = Holdings()

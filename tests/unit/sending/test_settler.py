@@ -59,6 +59,22 @@ async def test_batches_grow_while_a_call_is_under_way() -> None:
     assert not any(holdings.holds(lease_of(index)) for index in range(MOST_AT_ONCE + 21))
 
 
+async def test_a_call_carries_about_a_megabyte() -> None:
+    """Redis is blocked while it reads a call: large jobs and events go over several calls, each at least one."""
+    consumer = SlowConsumer()
+    consumer.go.set()
+    settler = Settler(cast("Consumer", consumer), Holdings())
+    sizes = [(400_000, 0), (0, 400_000), (300_000, 0), (5_000_000, 0), (0, 0), (600_000, 300_000), (200_000, 0)]
+    for index, (packed, event) in enumerate(sizes):
+        settler.add(Settlement(Move("later", lease_of(index), b"e" * event, "", b"p" * packed)))
+    running = asyncio.create_task(settler.run())
+    async with asyncio.timeout(5):
+        await settler.drained()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert [len(batch) for batch in consumer.asked] == [2, 1, 1, 2, 1]
+
+
 async def test_acceptance_of_a_lost_job_is_reported_late() -> None:
     """A message whose lease was lost is still reported as sent."""
     consumer = SlowConsumer(held=False)
