@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote
 
-from services.ingest.blasts.recipients import MAX_ATTACHMENT_BYTES
+from services.ingest.blasts.recipients import MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS
 from services.ingest.http.errors import Problem
 from services.ingest.http.requests import AttachmentRequest
 from shared.jobs import Attachment
@@ -33,6 +33,9 @@ def attachments_of(
     requests: Sequence[AttachmentRequest], path: str, others: Sequence[Attachment] = ()
 ) -> tuple[list[Attachment], list[Problem]]:
     """Return files as a job carries them, and every problem; `others` are the message's other attachments."""
+    if (count := len(others) + len(requests)) > MAX_ATTACHMENTS and requests:
+        what = f"the message has {count} attachments; at most {MAX_ATTACHMENTS} are allowed"
+        return [], [Problem(f"{path}attachments", "TOO_LONG", what)]
     found: list[Attachment] = []
     problems: list[Problem] = []
     ids = {one.content_id for one in others if one.content_id}

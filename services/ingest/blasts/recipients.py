@@ -16,6 +16,8 @@ from shared.templates import Template
 
 OWN = frozenset({"name", "email", "phone"})
 MAX_ATTACHMENT_BYTES = 10 * 1024 * 1024
+# the queue's scripts spend microseconds on each file of a job, and block Redis meanwhile
+MAX_ATTACHMENTS = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Rules:
     """A blast's requirements of its recipients.
 
     `global_variables` have been checked (`check_global_variables`). `attachments` are the blast's own, None where they
-    are not known: together with a recipient's, they may be at most 10 MB.
+    are not known: together with a recipient's, they may be at most 250, and 10 MB.
     """
 
     template: Template

@@ -70,6 +70,17 @@ def test_a_bad_field_is_named(changes: dict[str, str], field: str, code: str) ->
     assert [(one.field, one.code) for one in problems] == [(f"recipients[3].attachments[1].{field}", code)]
 
 
+def test_a_message_has_a_bounded_number_of_attachments() -> None:
+    """The queue records each file of a job, however small: 250 are accepted, one more is refused."""
+    assert attachments_of([request()] * 250, "recipients[3].")[1] == []
+    for requests, others in ((251, 0), (1, 250)):
+        given = [Attachment("b.png", "image/png", b"")] * others
+        found, problems = attachments_of([request()] * requests, "recipients[3].", given)
+        assert found == []
+        assert [(one.field, one.code) for one in problems] == [("recipients[3].attachments", "TOO_LONG")]
+    assert attachments_of([], "", [Attachment("b.png", "image/png", b"")] * 251) == ([], [])
+
+
 @pytest.mark.parametrize("content_id", ["logo", "<logo>", "cid:logo", "logo@example.com"])
 def test_a_content_id_loses_its_brackets(content_id: str) -> None:
     """The id is stored as the html refers to it, without `cid:` or angle brackets."""
