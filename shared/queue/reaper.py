@@ -66,7 +66,7 @@ class Reaper:
         info = await server_info(self._partition.redis)
         self.maxmemory = info.maxmemory
         timing = self._timing
-        args = (self._sender_id, timing.buffer_idle_ms, timing.keep_ended_ms)
+        args = (self._sender_id, timing.buffer_idle_ms, timing.keep_ended_ms, timing.park_ms)
         reply = await self._partition.call("find_dead", args)
         held, missing = bool(reply[0]), [name.decode() for name in reply[2:]]
         if not held or info.uptime_ms < timing.redis_up_ms:

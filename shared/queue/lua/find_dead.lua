@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Find the senders that hold entries or are listed and have no heartbeat. Also free stale buffers and the files of lost
--- jobs, and forget old stalls.
+-- jobs, forget old stalls, and correct times that are too far ahead.
 --
 -- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
--- PARTS files
--- ARGV  1 this sender · 2 ms that an entry may be idle in a `:buf` · 3 ms after which a stall is forgotten
+-- PARTS files, limits
+-- ARGV  1 this sender · 2 ms that an entry may be idle in a `:buf` · 3 ms after which a stall is forgotten · 4 V in ms
 -- Result  {1 if this sender's own heartbeat holds, else 0, entries freed from stale buffers, sender without a
 --          heartbeat, …}
 -- A job that is idle too long in another sender's `:buf` (that sender is frozen) is given back at no cost. Each call checks
@@ -73,7 +73,50 @@ local function free_some_files()
 end
 free_some_files()
 
-local now_s = tonumber(redis.call('TIME')[1])
+-- Times farther ahead than any that is set were written before the server's clock was set back: nothing would happen until
+-- then. Retries are due now, limits get their next start, and streams that rest get turns. Times of scheduled and deferred
+-- jobs may be any.
+local FEW, A_WHILE, LONGEST_REST = 64, 5000000, 10000000
+local now = now_us()
+
+local function too_far(key, most_ahead)
+  local least = '(' .. int(now + most_ahead + A_WHILE)
+  return redis.call('ZRANGE', key, '+inf', least, 'BYSCORE', 'REV', 'LIMIT', 0, FEW, 'WITHSCORES')
+end
+
+local function correct_retries()
+  local found = too_far(C .. ':parked', tonumber(ARGV[4]) * 1000)
+  for i = 1, #found, 2 do redis.call('ZADD', C .. ':parked', int(now), found[i]) end
+end
+
+local function correct_limits(index)
+  local found = too_far(C .. index, FARTHEST_START)
+  for i = 1, #found, 2 do
+    local gap = limit_pace(found[i])
+    if tonumber(found[i + 1]) > now + gap + FARTHEST_START + A_WHILE then index_limit(found[i], now, true) end
+  end
+end
+
+local function correct_rests()
+  if redis.call('EXISTS', C .. ':limits:runs') == 0 then return end
+  local some = redis.call('HSCAN', C .. ':limits:runs', redis.call('GET', C .. ':look:runs') or '0', 'COUNT', FEW)
+  redis.call('SET', C .. ':look:runs', some[1], 'PX', 60000)
+  for i = 1, #some[2], 2 do
+    local stream = some[2][i]
+    local starts_at = tonumber(redis.call('ZSCORE', C .. ':starts', stream) or 0)
+    local scheduled = redis.call('HEXISTS', C .. ':blast:' .. bulk_blast(stream), 'scheduled_whole') == 1
+    if starts_at > now + LONGEST_REST + A_WHILE and not scheduled then
+      redis.call('ZREM', C .. ':starts', stream)
+      serve(stream)
+    end
+  end
+end
+
+correct_retries()
+for _, index in ipairs({ ':limits:high', ':limits:due' }) do correct_limits(index) end
+correct_rests()
+
+local now_s = math.floor(now / 1000000)
 local scan = redis.call('HSCAN', C .. ':stalls', redis.call('GET', C .. ':stalls:cursor') or '0', 'COUNT', 100)
 redis.call('SET', C .. ':stalls:cursor', scan[1], 'PX', 3600000)
 for i = 1, #scan[2], 2 do

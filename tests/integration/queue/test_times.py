@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import msgspec
 import pytest
 
 from shared.events import Queued
+from shared.jobs import Recipient
 from shared.queue.doctor import Doctor
 from shared.queue.leases import parked
+from shared.sending.job_limits import JobLimit
 from tests.integration.queue.world import World, eventually
 
 
@@ -32,6 +35,68 @@ async def test_retry_is_due_exactly_after_its_delay(world: World) -> None:
         gaps += [time.monotonic() - parked_at for lease in fetched if lease.attempt == 2]
     assert min(gaps) >= 0.998
     assert max(gaps) <= 1.25
+
+
+def an_hour_ahead() -> int:
+    """A time in µs that a clock wrote before it was set back."""
+    return int((time.time() + 3600) * 1e6)
+
+
+async def test_clock_that_is_set_back_holds_up_no_retry(world: World) -> None:
+    """A retry that is farther ahead than any delay is due now; others keep their times."""
+    await world.given(2)
+    sender = await world.sender()
+    one, other = await sender.take(2)
+    assert await sender.retry(one, 60_000)
+    assert await sender.retry(other, 60_000)
+    await world.redis.zadd("{email}:parked", {f"{one.stream} {one.entry_id}": an_hour_ahead()})
+    await world.reaper(sender.name).reap_dead()
+    assert [lease.job_id for lease in await sender.fetch()] == [one.job_id]
+
+
+async def test_clock_that_is_set_back_holds_up_no_limit(world: World) -> None:
+    """A limit whose next start is farther ahead than its gap gets another; one with a long gap keeps its own."""
+    sender = await world.sender()
+    limits = {"quick": JobLimit("quick", 1_000_000), "slow": JobLimit("slow", 7_200_000_000)}
+    sender.limit_of = lambda job: limits[job.recipient.name]
+    for name in limits:
+        for word in ("granted", "beyond"):
+            await world.given(1, recipient=Recipient("r@example.com", name))
+            assert await sender.obey(await sender.fetch(1)) == [word]
+    due: Any = dict(await world.redis.zrange("{email}:limits:due", 0, -1, withscores=True))
+    await world.redis.zadd("{email}:limits:due", {"quick": an_hour_ahead()})
+    await world.redis.set("{email}:limit:quick", an_hour_ahead())
+    await world.reaper(sender.name).reap_dead()
+    (lease,) = await eventually(lambda: sender.fetch(1), "the job that waits for the quick limit")
+    assert lease.job.recipient.name == "quick"
+    assert await world.redis.zscore("{email}:limits:due", "slow") == due[b"slow"]
+
+
+async def test_clock_that_is_set_back_holds_up_no_resting_blast(world: World) -> None:
+    """A stream that rests far longer than any rest gets turns; a scheduled blast keeps its time."""
+    resting = await world.given(100, "bulk")
+    scheduled = await world.given(100, "bulk", scheduled_at_ms=4_000_000_000_000)
+    sender = await world.sender()
+    stream, later = (f"{{email}}:jobs:bulk:{blast.blast_id}" for blast in (resting, scheduled))
+    await world.redis.hset("{email}:limits:runs", mapping={stream: 60, later: 60})
+    await world.redis.zrem("{email}:ring", stream)
+    await world.redis.zadd("{email}:starts", {stream: an_hour_ahead()})
+    await world.reaper(sender.name).reap_dead()
+    assert await world.redis.zrange("{email}:ring", 0, -1) == [stream.encode()]
+    assert await world.redis.zrange("{email}:starts", 0, -1) == [later.encode()]
+    assert {lease.stream for lease in await sender.fetch()} == {stream}
+
+
+async def test_stream_that_rests_as_long_as_it_may_keeps_its_time(world: World) -> None:
+    """Ten seconds are the longest rest."""
+    resting = await world.given(100, "bulk")
+    sender = await world.sender()
+    stream = f"{{email}}:jobs:bulk:{resting.blast_id}"
+    await world.redis.hset("{email}:limits:runs", stream, 60)
+    await world.redis.zrem("{email}:ring", stream)
+    await world.redis.zadd("{email}:starts", {stream: int((time.time() + 10) * 1e6)})
+    await world.reaper(sender.name).reap_dead()
+    assert await sender.fetch() == []
 
 
 async def test_fetch_returns_when_the_next_job_is_due(world: World) -> None:
