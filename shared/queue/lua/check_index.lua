@@ -4,9 +4,10 @@
 -- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files, limits
 -- ARGV  1 index: "ring", "starts", "streams", "parked", "later", "later:jobs", "limits", "limits:high", "limits:due",
---       "limits:jobs:<name>", "places", "filed" or "file" ("<blast>:<digest>") · 2 "1" to repair, "0" to check only · 3 … members
--- Result  {how many members are wrong, how many were checked}: it ends early after about a megabyte, because Redis is blocked
---         meanwhile, and is called again with the rest
+--       "limits:jobs:<name>", "places", "filed" or "file" ("<blast>:<digest>") · 2 "1" to repair, "0" to check only ·
+--       3 … members
+-- Result  {how many members are wrong, how many were checked}: it ends early after about a megabyte, because Redis is
+--         blocked meanwhile, and is called again with the rest
 -- Repair: such a member is removed. But a stored job without a time (`later:jobs`) becomes due immediately, or gets its
 -- place in its limit's list; a limit gets its turns; a file that nothing needs expires within the hour.
 -- Safe to repeat.

@@ -104,7 +104,7 @@ else
   serve(stream)
 end
 
-redis.call('HSET', key, 'wm:' .. series, int(first + n), 'moved_at', int(now_ms))
+redis.call('HSET', key, 'wm:' .. series, int(first + n), 'moved_at', int(now_ms), 'changed_at', int(now_ms))
 if series == 'jobs' then
   redis.call('HSET', key, 'total', ARGV[4], 'lane', lane)
   redis.call('HINCRBY', key, 'enqueued', added)

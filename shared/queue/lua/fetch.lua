@@ -143,9 +143,12 @@ local function promote_due()
       elseif kind == 's' and lane == 'n' then
         stream = C .. ':jobs:normal'
       end
+      local blast = string.match(job_id, '^[^:]+')
       if kind == 's' then
-        count(string.match(job_id, '^[^:]+'), 'scheduled', -1)
+        count(blast, 'scheduled', -1)
         gauge('later_scheduled', -1)
+      else
+        note_move(blast)
       end
       note_place(job_id, stream, redis.call('XADD', stream, '*', 'd', raw))
       serve(stream)

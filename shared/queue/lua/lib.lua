@@ -322,6 +322,11 @@ local function has_moved(changes)
   return false
 end
 
+-- Count that a job of a blast has moved to another entry, although no count changes: the doctor counts over several calls.
+local function note_move(blast)
+  count(blast, 'limited', 0)
+end
+
 -- Without `keep_ms` no blast is ended: for scripts whose moves cannot end a job. The hash of a blast that has expired is not
 -- created again, because it would never be deleted.
 local function write_counts(now_ms, keep_ms, events)
@@ -332,7 +337,7 @@ local function write_counts(now_ms, keep_ms, events)
     local v = redis.call('HMGET', key, 'total', 'paused')
     if v[1] then
       add_to(key, d)
-      if has_moved(d) then redis.call('HSET', key, 'moved_at', int(now_ms)) end
+      redis.call('HSET', key, 'changed_at', int(now_ms), has_moved(d) and 'moved_at' or 'changed_at', int(now_ms))
       if keep_ms then end_if_complete(blast, now_ms, keep_ms, events) end
       if v[2] then gauge_paused(key) end
     end

@@ -120,6 +120,7 @@ end
 
 function moves.drop(job)
   forget(job.stream, job.id)
+  note_move(job.blast)
   forget_place(job.job_id)
   free_files(job.job_id, job.run)
   return true
@@ -204,6 +205,7 @@ function moves.shelve(job)
   else
     forget(job.stream, job.id)
     forget_place(job.job_id)
+    note_move(job.blast)
     local id = redis.call('XADD', stream, '*', 'd', job.packed)
     -- not for every job: a sweep of the blast would read each of them
     if any_stall and stall_of(job.job_id) then note_place(job.job_id, stream, id) end
