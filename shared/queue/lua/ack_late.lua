@@ -32,36 +32,43 @@ local function remove(stream, id)
   return consumer or '', deliveries or 0
 end
 
--- Remove a waiting copy that is counted as retrying, pending or new; return nil if it is not in the stream.
-local function take_away(stream, id)
-  local consumer = remove(stream, id)
-  if not consumer then return nil end
-  if string.sub(consumer, -3) == ':tx' then return 'processing' end
-  return 'retrying'
-end
-
-local function from_where(stream, id, job_id, outcome)
-  if outcome ~= '-' then return outcome end
-  redis.call('HDEL', C .. ':cancels', job_id)
-  local was = take_away(stream, id)
-  local place = redis.call('HGET', C .. ':places', job_id)
-  if not was and place then was = take_away(string.match(place, '^(%S+) (%S+)$')) end
-  forget_place(job_id)
-  take_later(job_id, now_us())
-  return was or 'retrying'
-end
-
 local function is_run(raw, job_id, run)
   if read_id(raw) ~= job_id then return false end
   local job = read_job(raw)
   return not job or job[8] == run
 end
 
--- Remove the entry of a job without a stall on record; return the status that the job leaves, "queued" if no count has it.
--- Return nil if the entry is gone, or holds another job because a new master assigned its id again.
-local function from_its_entry(stream, id, job_id, run, waited)
+-- Return whether an entry is of this run: it may be gone, or hold another job because a new master assigned its id again.
+local function holds_run(stream, id, job_id, run)
   local rows = redis.pcall('XRANGE', stream, id, id)
-  if rows.err or #rows == 0 or not is_run(rows[1][2][2], job_id, run) then return nil end
+  return not rows.err and #rows > 0 and is_run(rows[1][2][2], job_id, run)
+end
+
+-- Remove a waiting copy that is counted as retrying, pending or new; return nil if it is not in the stream.
+local function take_away(stream, id, job_id, run)
+  if not holds_run(stream, id, job_id, run) then return nil end
+  if string.sub(remove(stream, id), -3) == ':tx' then return 'processing' end
+  return 'retrying'
+end
+
+local function from_where(stream, id, job_id, stall)
+  if stall.outcome ~= '-' then return stall.outcome end
+  redis.call('HDEL', C .. ':cancels', job_id)
+  local was = take_away(stream, id, job_id, stall.run)
+  local place = redis.call('HGET', C .. ':places', job_id)
+  if not was and place then
+    local at, entry = string.match(place, '^(%S+) (%S+)$')
+    was = take_away(at, entry, job_id, stall.run)
+  end
+  forget_place(job_id)
+  take_later(job_id, now_us())
+  return was or 'retrying'
+end
+
+-- Remove the entry of a job without a stall on record; return the status that the job leaves, "queued" if no count has it,
+-- nil if the entry is not of this run.
+local function from_its_entry(stream, id, job_id, run, waited)
+  if not holds_run(stream, id, job_id, run) then return nil end
   local blast = bulk_blast(stream)
   local whole = blast and redis.call('HEXISTS', C .. ':blast:' .. blast, 'scheduled_whole') == 1
   local consumer, deliveries = remove(stream, id)
@@ -110,7 +117,7 @@ end
 
 local function count_with_stall(stream, id, job_id, stall)
   local blast = string.match(job_id, '^[^:]+')
-  local was = from_where(stream, id, job_id, stall.outcome)
+  local was = from_where(stream, id, job_id, stall)
   free_files(job_id, stall.run)
   count(blast, was, -1)
   count(blast, 'sent', 1)

@@ -84,7 +84,15 @@ local function counted_as_sent(job)
   return stall and stall.run == job.run and stall.outcome == 'sent'
 end
 
+-- A job that was begun before a failover may be in :buf again. A new master may also have assigned its entry's id again: then
+-- another job is there.
+local function is_its_entry(job)
+  local entry = redis.call('XRANGE', job.stream, job.id, job.id)[1]
+  return entry and read_id(entry[2][2]) == job.job_id
+end
+
 function moves.sent(job)
+  if job.from == 'buf' and not is_its_entry(job) then return false end
   forget(job.stream, job.id)
   if job.from == 'buf' then
     if counted_as_sent(job) then

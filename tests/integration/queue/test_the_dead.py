@@ -603,17 +603,36 @@ async def test_entry_of_a_job_that_came_due_is_recorded_while_it_exists(world: W
     await world.check_balance(blast)
 
 
-async def test_late_answer_spares_the_entry_in_its_place(world: World) -> None:
+@pytest.mark.parametrize("abandoned", [False, True])
+async def test_late_answer_spares_the_entry_in_its_place(world: World, abandoned: bool) -> None:
     """A new master may assign an entry's id again: a late answer removes only its own job."""
     sender = await world.sender()
     blast = await world.given(1)
+    if abandoned:
+        await abandon(world, sender)
     (lease,) = await sender.take(1)
     other = await world.given(1)
-    (taken,) = await sender.take(1)
+    (taken,) = await sender.fetch(1)
     misplaced = msgspec.structs.replace(taken, job=lease.job)
-    assert not await sender.late(misplaced)
-    assert await sender.finish(lease, taken) == [True, True]
+    assert await sender.late(misplaced) == abandoned
+    assert await sender.obey([taken]) == ["granted"]
+    assert await sender.finish(taken) == [True]
+    assert await sender.finish(lease) == [True]
+    assert (await world.progress(other)).counts["sent"] == 1
     await world.check_balance(blast, other)
+
+
+async def test_acceptance_spares_the_entry_in_its_place_in_the_buffer(world: World) -> None:
+    """The same while the sender holds the other job: the acceptance of the first does not end the other."""
+    sender = await world.sender()
+    await world.given(1)
+    (lease,) = await sender.take(1)
+    other = await world.given(1)
+    (taken,) = await sender.fetch(1)
+    assert await sender.finish(msgspec.structs.replace(taken, job=lease.job)) == [False]
+    assert await sender.obey([taken]) == ["granted"]
+    assert await sender.finish(taken) == [True]
+    assert (await world.progress(other)).counts["sent"] == 1
 
 
 async def test_late_reap_takes_nothing_from_a_live_sender(world: World) -> None:
