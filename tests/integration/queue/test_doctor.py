@@ -382,6 +382,21 @@ async def test_blast_whose_jobs_keep_moving_is_reported(world: World, monkeypatc
     await world.check_balance(blast, other)
 
 
+async def test_blast_that_is_newer_than_the_list_of_blasts_is_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blast is accepted and paused between two calls of the doctor: the gauge of paused jobs includes its jobs."""
+    blast = await world.given(3)
+    assert await world.control.pause_blast(blast.blast_id, "wait")
+
+    async def none_yet(_doctor: Doctor) -> list[str]:
+        return []
+
+    monkeypatch.setattr(Doctor, "_open_blasts", none_yet)
+    assert await examine(world, repair=True) == []
+    assert (await world.control.channel_stats("email")).paused == 3
+
+
 async def test_lost_job_counts_as_failed_and_its_blast_ends(world: World) -> None:
     """A job that its blast counts and that does not exist would keep the blast open forever."""
     blast = await world.given(2)
