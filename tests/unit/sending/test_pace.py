@@ -30,3 +30,12 @@ def test_a_late_start_is_forgotten_over_the_next() -> None:
     assert seen == sorted(seen, reverse=True)
     assert seen[1] == 512
     assert seen[-1] == 0
+
+
+def test_a_long_outage_is_forgotten_as_soon_as_a_delay_of_ten_seconds() -> None:
+    """A start that waited for Redis for minutes does not slow its limit for minutes."""
+    pace = Pace()
+    pace.started(600.0)
+    for _ in range(75):
+        pace.started(0.002)
+    assert pace.late_ms(ALLOWED_MS, MOST_MS) == 0
