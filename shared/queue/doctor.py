@@ -220,7 +220,7 @@ class Doctor:
 
     async def _recount_once(self, most: int, blasts: Sequence[str]) -> dict[str, Any]:
         _, head = self._recounts.next()
-        args = (int(self._repair), head, UNSCALED.keep_ended_ms, most, *blasts)
+        args: list[Argument] = [int(self._repair), head, UNSCALED.keep_ended_ms, most, *blasts]
         counted: dict[str, Any] = orjson.loads(await self._call("recount", args))
         return counted
 

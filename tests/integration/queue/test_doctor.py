@@ -270,8 +270,9 @@ async def test_large_jobs_are_counted_over_several_calls(world: World) -> None:
     for index in range(20):
         await world.enqueue(blast, index, 1, recipient=large)
     assert await examine(world, repair=True) == []
-    (lost, _), *_ = await world.redis.xrange("{email}:jobs:normal", count=1)
-    await world.redis.xdel("{email}:jobs:normal", lost)
+    redis: Any = world.redis
+    (lost, _), *_ = await redis.xrange("{email}:jobs:normal", count=1)
+    await redis.xdel("{email}:jobs:normal", lost)
     mended = await examine(world, repair=True)
     assert "counts of a blast that do not add up" in [finding.what for finding in mended]
     assert await examine(world, repair=True) == []
@@ -306,8 +307,9 @@ Move = Callable[[World, HandSender], Awaitable[object]]
 
 
 async def comes_due(world: World, sender: HandSender) -> None:
-    ((job_id, _), *_) = await world.redis.zrange("{email}:later", 0, 0, withscores=True)
-    await world.redis.zadd("{email}:later", {job_id: 1})
+    redis: Any = world.redis
+    (job_id,) = await redis.zrange("{email}:later", 0, 0)
+    await redis.zadd("{email}:later", {job_id: 1})
     await sender.fetch(1)
 
 

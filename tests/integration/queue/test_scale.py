@@ -377,9 +377,7 @@ async def test_no_call_of_a_recount_is_slow(large: tuple[World, RedisServer], co
     while leases := await sender.take(500):
         for lease in leases[::2]:
             assert await sender.defer(lease, 60_000)
-    blasts += [
-        await world.given(count // 8, lane, recipient=RECIPIENT) for lane in ("normal", "bulk") for _ in range(3)
-    ]
+    blasts += [await world.given(count // 8, lane) for lane in ("normal", "bulk") for _ in range(3)]
     most = await note_costs(world, server)
     assert await Doctor(world.partition, "doctor", repair=True).examine() == []
     assert ("count_jobs" in most) == (count > MOST_AT_ONCE)
