@@ -21,7 +21,7 @@ from shared.queue.partitions import Partition
 from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
 
-BATCH = 500
+BATCH = 250
 STREAMS_A_PAGE = 64
 
 

@@ -8,14 +8,14 @@
 -- Result  JSON: jobs in Redis, whether they were counted by blast, blasts whose counts were wrong ([id, jobs missing,
 --         jobs too many]), jobs by which the channel's counters were off, gauges that were wrong
 -- Jobs that a blast counts and that do not exist are lost: from then on they count as failed. With more jobs than ARGV 4, or
--- more than 4 MB in large ones, nothing is corrected, because the script blocks the server meanwhile: `count_jobs` and
+-- more than 1 MB in large ones, nothing is corrected, because the script blocks the server meanwhile: `count_jobs` and
 -- `correct_counts` check the blasts, and then this script the channel's counters.
 -- Jobs that this server cannot read cause no correction.
 -- Safe to repeat.
 
 local repair, keep_ms, most = ARGV[1] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
 local now_ms = math.floor(now_us() / 1000)
-local SMALL, PAGE_BYTES, MOST_BYTES = 1024, 1000000, 4000000
+local SMALL, PAGE_BYTES, MOST_BYTES = 1024, 500000, 1000000
 local large_bytes = 0
 local streams = { unpack(SHARED_STREAMS) }
 for _, blast in ipairs(redis.call('SMEMBERS', C .. ':streams')) do streams[#streams + 1] = C .. ':jobs:bulk:' .. blast end
