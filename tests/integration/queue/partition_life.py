@@ -34,6 +34,8 @@ async def live(world: World) -> list[str]:
     await _suppress(partition)
     await partition.call("emit_event", (b"\x93\xa1t\x01\x90",))
     await Doctor(partition, f"doctor of {sender.name}", repair=True).examine()
+    await partition.call("count_jobs", (partition.keys.lane("normal"), "-", 10))
+    await partition.call("correct_counts", (0, b"", 1000, "moved_at"))
     await partition.call("leave", (sender.name, "0", 64, 0))
     events = (partition.keys.events,)
     await load_script("create_group").call(world.redis, events, ("logger",))
