@@ -1,7 +1,7 @@
-"""Generate `recipients.csv`: 1,000 recipients in many scripts, 20 of them simulated failures.
+"""Generate `recipients.csv`: 1,000 recipients in many scripts, 27 of them simulated failures.
 
-The file is the same every time. The sandbox answers the simulated failures with an error, chosen by the part of the
-address before `+` or the last six digits of the phone number (see `services/sandbox/outcomes.py`).
+The file is the same every time. The sandbox chooses a failure by the part of the address before `+` or the last six
+digits of the phone number (see `services/sandbox/outcomes.py`). Some are answers, others are reported later.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ NAMES = (
 )
 
 # failures and their numbers: by email (local part) and by WhatsApp (error code)
-FAILING_EMAILS = {"bounce": 4, "greylist": 2, "flaky": 3, "drop": 2}
-FAILING_PHONES = {"131026": 4, "131047": 2, "131000": 2, "131050": 1}
+FAILING_EMAILS = {"bounce": 4, "greylist": 2, "flaky": 3, "drop": 2, "late-bounce": 3, "complaint": 2}
+FAILING_PHONES = {"131026": 4, "131047": 2, "131000": 2, "131050": 1, "131049": 1, "130472": 1}
 
 
 @dataclass(frozen=True)

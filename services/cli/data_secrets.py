@@ -15,14 +15,14 @@ from pathlib import Path
 from shared.errors import SettingsError
 from shared.settings import INTERNAL_SECRET, EnvReader
 
-LINKS, INTERNAL, REDIS_PASSWORD = "secret", "internal_secret", "redis_password"
+LINKS, INTERNAL, REDIS_PASSWORD, HOOKS = "secret", "internal_secret", "redis_password", "hook_token"
 SERVER_CONFIG = "redis.conf"
 _OWNERS_ALONE = 0o600
 
 
 def make_secrets(folder: Path) -> None:
     """Create missing secrets, and the embedded server's configuration with its password; raises OSError."""
-    for name in (LINKS, INTERNAL, REDIS_PASSWORD):
+    for name in (LINKS, INTERNAL, REDIS_PASSWORD, HOOKS):
         path = folder / name
         if not path.exists() or not path.stat().st_size:
             _write(path, secrets.token_urlsafe(32) + "\n")

@@ -1,7 +1,7 @@
 """`kurir demo`: one run of the whole system, on one machine and with sandboxed providers.
 
-Starts everything, posts the example recipients through both channels, shows the progress, reads the result from the
-API, checks that the numbers add up, and stops everything.
+Starts everything, posts the example recipients through both channels, shows the progress, waits for what the providers
+report later, reads the result from the API, checks that the numbers add up, and stops everything.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from services.cli.api_client import ApiClient, RefusedError, UnreachableError
-from services.cli.demo_report import ChannelReport, Expected, count_rows, find_mistakes, read_expected
+from services.cli.demo_report import ChannelReport, Expected, LiveCounts, count_rows, find_mistakes, read_expected
 from services.cli.embedded import find_server
 from services.cli.plan import Plan, UpOptions, find_shipped, make_plan
 from services.cli.up import health_problem, running_system
@@ -32,14 +32,17 @@ from shared.lifecycle import Stop
 _POLL_S = 0.1
 _DONE_TIMEOUT_S = 150.0
 _LOG_TIMEOUT_S = 30.0
+_RECEIPTS_TIMEOUT_S = 60.0
 _HEALTH_TIMEOUT_S = 60.0
 _CALL_PATIENCE_S = 60.0
 _MOST = 0.95
 _TEMPLATE_ID = "invoice_reminder"
 _PAGE = 1000
 _SETTINGS = {"KURIR_EMAIL_RATE": "off", "KURIR_WHATSAPP_RATE": "off", "KURIR_LOG_CONSOLE": "off"}
+_STATUSES = ("sent", "failed", "suppressed")
+_DELIVERIES = ("delivered", "read", "bounced", "undelivered", "complained")
 
-Counts = dict[str, dict[str, int]]
+Counts = dict[str, LiveCounts]
 
 
 class DemoError(KurirError):
@@ -48,7 +51,7 @@ class DemoError(KurirError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The results of the demo: the queue's counts, the log's rows, and the duration."""
+    """The results of the demo: the API's counts, the log's rows, and the duration of sending."""
 
     expected: Mapping[str, Expected]
     live: Counts
@@ -106,6 +109,7 @@ async def _send_and_follow(plan: Plan, recipients: Path, console: Console) -> Ou
             live, rates = await _follow(api, blast_id, expected, console)
             seconds = time.monotonic() - began
             logged = await _until_logged(api, blast_id, live)
+            live, logged = await _until_reported(api, blast_id, logged, console)
         except (RefusedError, UnreachableError) as error:
             raise DemoError(" ".join([str(error), *getattr(error, "problems", [])])) from error
     return Outcome(expected, live, logged, rates, seconds)
@@ -157,7 +161,7 @@ async def _follow(
     with Progress(*columns, console=console) as progress:
         bars = {name: progress.add_task(name, total=wanted.total) for name, wanted in expected.items()}
         while True:
-            live = counts_of((await api.get(f"/api/blasts/{blast_id}"))["blast"])
+            live = await _live(api, blast_id)
             spent = time.monotonic() - began
             done = _advance(progress, bars, live)
             for name, wanted in expected.items():
@@ -170,16 +174,27 @@ async def _follow(
             await asyncio.sleep(_POLL_S)
 
 
+async def _live(api: ApiClient, blast_id: str) -> Counts:
+    return counts_of((await api.get(f"/api/blasts/{blast_id}"))["blast"])
+
+
 def counts_of(blast: Mapping[str, Any]) -> Counts:
-    """Return the counts of an API blast by channel and status."""
-    return {name: dict(channel["counts"]) for name, channel in blast["channels"].items()}
+    """Return the counts of an API blast by channel; it has no delivery while the log cannot be read."""
+    return {
+        name: LiveCounts(dict(channel["counts"]), dict(channel["delivery"] or {}))
+        for name, channel in blast["channels"].items()
+    }
 
 
 def _advance(progress: Progress, bars: Mapping[str, TaskID], live: Counts) -> dict[str, int]:
-    done = {name: sum(live.get(name, {}).get(status, 0) for status in TERMINAL) for name in bars}
+    done = {name: _ended(live[name]) if name in live else 0 for name in bars}
     for name, bar in bars.items():
         progress.update(bar, completed=done[name])
     return done
+
+
+def _ended(counts: LiveCounts) -> int:
+    return sum(counts.statuses.get(status, 0) for status in TERMINAL)
 
 
 async def _until_logged(api: ApiClient, blast_id: str, live: Counts) -> dict[str, ChannelReport]:
@@ -188,20 +203,41 @@ async def _until_logged(api: ApiClient, blast_id: str, live: Counts) -> dict[str
     while True:
         logged = count_rows(await _rows(api, blast_id))
         same = all(
-            logged[name].statuses == {status: n for status, n in counts.items() if n} for name, counts in live.items()
+            logged[name].statuses == {status: n for status, n in counts.statuses.items() if n}
+            for name, counts in live.items()
         )
         if same or time.monotonic() > deadline:
             return logged
         await asyncio.sleep(_POLL_S)
 
 
+async def _until_reported(
+    api: ApiClient, blast_id: str, logged: dict[str, ChannelReport], console: Console
+) -> tuple[Counts, dict[str, ChannelReport]]:
+    """Wait until the blast counts every receipt that is due, or until a timeout; return its counts and the log's."""
+    console.print("Sent. Waiting for receipts: deliveries, bounces and complaints come later …")
+    deadline = time.monotonic() + _RECEIPTS_TIMEOUT_S
+    while True:
+        live = await _live(api, blast_id)
+        complete = all(live[name].delivered == report.due for name, report in logged.items() if name in live)
+        if complete or time.monotonic() > deadline:
+            return live, count_rows(await _rows(api, blast_id))
+        await asyncio.sleep(_POLL_S)
+
+
 def _print_outcome(outcome: Outcome, console: Console) -> None:
     table = Table(title=f"1 blast, {len(outcome.expected)} channels, {outcome.seconds:.1f} s")
-    for heading in ("channel", "messages", "sent", "failed", "suppressed", "retried", "msg/s"):
-        table.add_column(heading, justify="left" if heading == "channel" else "right")
-    for name, report in outcome.logged.items():
-        counts = (report.total, report.statuses["sent"], report.statuses["failed"], report.statuses["suppressed"])
-        table.add_row(name, *map(str, counts), str(report.retried), f"{outcome.rates.get(name, 0):.0f}")
+    table.add_column("messages")
+    for name in outcome.logged:
+        table.add_column(name, justify="right")
+    reports = outcome.logged.values()
+    table.add_row("in the log", *(str(report.total) for report in reports))
+    for status in _STATUSES:
+        table.add_row(status, *(str(report.statuses[status]) for report in reports))
+    table.add_row("retried", *(str(report.retried) for report in reports))
+    table.add_row("a second", *(f"{outcome.rates.get(name, 0):.0f}" for name in outcome.logged), end_section=True)
+    for kind in _DELIVERIES:
+        table.add_row(kind, *(str(report.delivery[kind]) for report in reports))
     console.print(table)
     for name, report in outcome.logged.items():
         for reason, count in report.reasons.most_common():
@@ -211,7 +247,8 @@ def _print_outcome(outcome: Outcome, console: Console) -> None:
 def _print_next_steps(plan: Plan, console: Console) -> None:
     console.print(
         f"The numbers add up. Next: [bold]kurir up[/bold], then open {plan.url}/docs\n"
-        f"  failed messages: curl '{plan.url}/api/logs/messages?status=failed'",
+        f"  failed messages: curl '{plan.url}/api/logs/messages?status=failed'\n"
+        f"  what came back:  curl '{plan.url}/api/logs/messages?delivery=bounced,complained,undelivered'",
         soft_wrap=True,
     )
     if plan.log_dir is not None:

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from services.cli.data_secrets import INTERNAL, LINKS, REDIS_PASSWORD, SERVER_CONFIG
+from services.cli.data_secrets import HOOKS, INTERNAL, LINKS, REDIS_PASSWORD, SERVER_CONFIG
 from services.cli.embedded import ServerBinary, server_command
 from services.cli.supervisor import ChildSpec
-from shared.channels import CHANNELS, Channel
+from shared.channels import CHANNELS, SANDBOX_HOST, Channel
 from shared.errors import SettingsError
 from shared.settings import INTERNAL_SECRET, EnvReader, read_log_dir, read_redis_url
 
@@ -111,9 +111,9 @@ def make_plan(options: UpOptions, env: Mapping[str, str], server: ServerBinary |
     reader.finish()
     sandboxed, unconfigured = _choose_providers(options.sandbox, env)
     ports = _ports(options, sandboxed, unconfigured)
-    if _listens_for_bounces(env):
-        ports[options.port + BOUNCE_SMTP_OFFSET] = "receipts SMTP"
     shared_env = _shared_env(options, env, data_dir, log_dir) | _provider_env(options.port, sandboxed, env)
+    if _listens_for_bounces({**env, **shared_env}):
+        ports[options.port + BOUNCE_SMTP_OFFSET] = "receipts SMTP"
     server_spec = _server_spec(options, server, data_dir, log_dir, env) if server else None
     return Plan(
         options=options,
@@ -188,7 +188,7 @@ def _shared_env(options: UpOptions, env: Mapping[str, str], data_dir: Path, log_
         found[f"KURIR_{channel.service.upper()}_URL"] = f"http://{_LOOPBACK}:{port}"
     if options.redis_url is None:
         found["KURIR_REDIS_PASSWORD_FILE"] = str(data_dir / REDIS_PASSWORD)
-    for name, file in (("KURIR_SECRET", LINKS), (INTERNAL_SECRET, INTERNAL)):
+    for name, file in (("KURIR_SECRET", LINKS), (INTERNAL_SECRET, INTERNAL), ("KURIR_HOOK_TOKEN", HOOKS)):
         if not env.get(name) and not env.get(f"{name}_FILE"):
             found[f"{name}_FILE"] = str(data_dir / file)
     if not env.get("KURIR_TEMPLATES_DIR"):
@@ -197,19 +197,39 @@ def _shared_env(options: UpOptions, env: Mapping[str, str], data_dir: Path, log_
 
 
 def _provider_env(port: int, sandboxed: list[str], env: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that make the sandbox a channel's provider, which also reports the outcome of messages."""
     found = {"KURIR_SANDBOXED": ",".join(sandboxed)}
     if "email" in sandboxed:
         found |= {"KURIR_SMTP_URL": f"smtp://{_LOOPBACK}:{port + SANDBOX_SMTP_OFFSET}", "KURIR_SMTP_SERVERS": ""}
         found["KURIR_EMAIL_FROM"] = env.get("KURIR_EMAIL_FROM") or "Kurir <kurir@example.com>"
-    if "whatsapp" in sandboxed:
+        # a real mailbox is left to the system that sends real mail
         found |= {
-            "KURIR_QISCUS_URL": f"http://{_LOOPBACK}:{port + SANDBOX_OFFSET}",
-            "KURIR_QISCUS_APP_CODE": "sandbox",
-            "KURIR_QISCUS_CHANNEL_ID": "1",
-            "KURIR_QISCUS_SECRET_KEY": "sandbox",
+            "KURIR_BOUNCE_DOMAIN": f"bounces.{SANDBOX_HOST}",
+            **dict.fromkeys(("KURIR_BOUNCE_SMTP_PORT", "KURIR_BOUNCE_IMAP_URL"), ""),
+            "KURIR_SANDBOX_BOUNCES_URL": f"smtp://{_LOOPBACK}:{port + BOUNCE_SMTP_OFFSET}",
         }
+    if "whatsapp" in sandboxed:
+        found |= _whatsapp_env(f"http://{_LOOPBACK}:{port + SANDBOX_OFFSET}", env)
+        found["KURIR_SANDBOX_HOOKS_URL"] = f"http://{_LOOPBACK}:{port}"
     # a sandboxed provider's real secrets must not reach the sandbox or clash with the values above
     return found | {f"{name}_FILE": "" for name in found}
+
+
+def _whatsapp_env(url: str, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of both providers, of which the chosen one is the sandbox and the other is not set."""
+    meta = env.get("KURIR_WHATSAPP_PROVIDER", "").strip().lower() == "meta"
+    return {
+        "KURIR_WHATSAPP_PROVIDER": "meta" if meta else "qiscus",
+        "KURIR_QISCUS_URL": "" if meta else url,
+        "KURIR_QISCUS_APP_CODE": "" if meta else "sandbox",
+        "KURIR_QISCUS_CHANNEL_ID": "" if meta else "1",
+        "KURIR_QISCUS_SECRET_KEY": "" if meta else "sandbox",
+        "KURIR_QISCUS_HOOK_SECRET": "" if meta else "sandbox",
+        "KURIR_META_URL": f"{url}/v23.0" if meta else "",
+        "KURIR_META_PHONE_NUMBER_ID": "1" if meta else "",
+        "KURIR_META_ACCESS_TOKEN": "sandbox" if meta else "",
+        "KURIR_META_APP_SECRET": "sandbox" if meta else "",
+    }
 
 
 def _services(ports: Mapping[int, str], env: Mapping[str, str], host: str) -> list[ChildSpec]:

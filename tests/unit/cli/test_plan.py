@@ -28,6 +28,7 @@ def test_all_ports_follow_from_one() -> None:
         4020: "whatsapp_sender",
         4030: "logger",
         4040: "receipts",
+        4041: "receipts SMTP",
         4079: "redis",
         4090: "sandbox",
         4091: "sandbox SMTP",
@@ -59,6 +60,43 @@ def test_sandbox_overrides_configured_providers() -> None:
     assert sender["KURIR_SMTP_URL_FILE"] == ""
 
 
+def test_the_sandbox_plays_the_provider_that_is_chosen() -> None:
+    """As Meta it has a version in its URL; real credentials of either provider reach no service."""
+    env = {"KURIR_WHATSAPP_PROVIDER": "meta", "KURIR_META_ACCESS_TOKEN": "real", "KURIR_QISCUS_SECRET_KEY": "real"}
+    plan = make_plan(UpOptions(sandbox=True), env, _SERVER)
+    for name in ("whatsapp_sender", "ingest", "sandbox"):
+        found = _service(plan, name).env
+        assert found["KURIR_META_URL"] == "http://127.0.0.1:3090/v23.0"
+        assert (found["KURIR_META_ACCESS_TOKEN"], found["KURIR_QISCUS_SECRET_KEY"]) == ("sandbox", "")
+    assert make_plan(UpOptions(), env, _SERVER).sandboxed == ["email"]
+
+
+def test_the_sandbox_reports_to_this_system() -> None:
+    """It knows the API's hooks with the token of the data folder, and the listener for bounces. All secrets agree."""
+    plan = make_plan(
+        UpOptions(port=4000), {"KURIR_BOUNCE_IMAP_URL": "imaps://real", "KURIR_QISCUS_HOOK_SECRET": "x"}, _SERVER
+    )
+    sandbox, ingest, receipts = (_service(plan, name).env for name in ("sandbox", "ingest", "receipts"))
+    assert sandbox["KURIR_SANDBOX_HOOKS_URL"] == "http://127.0.0.1:4000"
+    assert sandbox["KURIR_HOOK_TOKEN_FILE"] == ingest["KURIR_HOOK_TOKEN_FILE"] == str(plan.data_dir / "hook_token")
+    assert sandbox["KURIR_QISCUS_HOOK_SECRET"] == ingest["KURIR_QISCUS_HOOK_SECRET"] == "sandbox"
+    assert sandbox["KURIR_SANDBOX_BOUNCES_URL"] == "smtp://127.0.0.1:4041"
+    assert _service(plan, "email_sender").env["KURIR_BOUNCE_DOMAIN"] == "bounces.sandbox.kurir"
+    assert (receipts["KURIR_BOUNCE_SMTP_PORT"], receipts["KURIR_BOUNCE_IMAP_URL"]) == ("4041", "")
+    assert plan.ports[4041] == "receipts SMTP"
+
+
+def test_a_real_provider_keeps_its_bounces_and_hooks() -> None:
+    """Where nothing is sandboxed, the sandbox reports nothing and no setting is changed; a token is still there."""
+    env = {"KURIR_SMTP_URL": "smtp://mail.example.com", "KURIR_BOUNCE_DOMAIN": "bounces.example.com"}
+    found = _service(make_plan(UpOptions(sandbox=False), env, _SERVER), "ingest").env
+    assert found["KURIR_BOUNCE_DOMAIN"] == "bounces.example.com"
+    assert not {"KURIR_SANDBOX_HOOKS_URL", "KURIR_SANDBOX_BOUNCES_URL"} & found.keys()
+    assert found["KURIR_HOOK_TOKEN_FILE"]
+    given = make_plan(UpOptions(), {"KURIR_HOOK_TOKEN": "o" * 32}, _SERVER)
+    assert "KURIR_HOOK_TOKEN_FILE" not in _service(given, "ingest").env
+
+
 def test_services_know_which_channels_are_sandboxed() -> None:
     """Sandboxed marketing mail needs no public link; a real provider is never treated as sandboxed."""
     for sandbox, env, expected in (
@@ -74,11 +112,12 @@ def test_services_know_which_channels_are_sandboxed() -> None:
 @pytest.mark.parametrize("given", ["", "25"])
 def test_bounce_domain_opens_the_listener_beside_receipts(given: str) -> None:
     """With a bounce domain the receipts service listens for bounce mail on N+41, unless the settings name a port."""
-    env = {"KURIR_BOUNCE_DOMAIN": "bounces.example.com", "KURIR_BOUNCE_SMTP_PORT": given}
+    real = {"KURIR_SMTP_URL": "smtp://mail.example.com"}
+    env = {**real, "KURIR_BOUNCE_DOMAIN": "bounces.example.com", "KURIR_BOUNCE_SMTP_PORT": given}
     plan = make_plan(UpOptions(port=4000), env, _SERVER)
     assert _service(plan, "receipts").env["KURIR_BOUNCE_SMTP_PORT"] == (given or "4041")
     assert plan.ports.get(4041) == (None if given else "receipts SMTP")
-    assert 4041 not in make_plan(UpOptions(port=4000), {}, _SERVER).ports
+    assert 4041 not in make_plan(UpOptions(port=4000), real, _SERVER).ports
 
 
 def test_no_sandbox_runs_only_what_is_configured() -> None:

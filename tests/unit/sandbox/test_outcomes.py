@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.demo_report import read_expected
+from services.cli.demo_report import read_expected, reported_of
 from services.sandbox.outcomes import (
     ACCEPT,
     MailOutcomes,
@@ -15,6 +15,8 @@ from services.sandbox.outcomes import (
     simulated_part,
     whatsapp_error_of,
 )
+from services.sandbox.returned_mail import returned_mail
+from services.sandbox.statuses import LATE_ERRORS, Accepted, Status, StatusPlan
 from shared.smtp.session import Verdict
 
 RECIPIENTS = Path(__file__).resolve().parents[3] / "examples" / "recipients.csv"
@@ -71,9 +73,26 @@ def test_the_demo_expects_what_the_sandbox_does() -> None:
                 outcomes.verdict([address], address).accepted for _ in range(3)
             )
             refused["email"] += not taken
-            refused["whatsapp"] += whatsapp_error_of(row["phone"]) > 0
+            refused["whatsapp"] += whatsapp_error_of(row["phone"]) not in {0, *LATE_ERRORS}
     assert refused == {name: expected.refused for name, expected in read_expected(RECIPIENTS).items()}
     assert sum(refused.values()) > 0
+
+
+def test_the_demo_expects_what_the_sandbox_reports() -> None:
+    """For every recipient that is not refused: the status of the highest rank, and the mail that comes back."""
+    rank = {"failed": ("undelivered", 1), "delivered": ("delivered", 2), "read": ("read", 3)}
+    back = {"bounce": "bounced", "complaint": "complained"}
+    plan, wrong = StatusPlan(1.0), []
+    with RECIPIENTS.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            mail = returned_mail("b-x@bounces.example.com", row["email"], b"", 0.0)
+            if (back[mail.kind] if mail else "") != reported_of("email", row["email"]):
+                wrong.append(row["email"])
+            events = plan.plan(Accepted("wamid.1", "", row["phone"].removeprefix("+")), 0.0)
+            kinds = [rank[one.status] for _, one in events if isinstance(one, Status) and one.status in rank]
+            if max(kinds, key=lambda kind: kind[1])[0] != reported_of("whatsapp", row["phone"]):
+                wrong.append(row["phone"])
+    assert wrong == []
 
 
 def test_text_that_is_not_an_address_simulates_nothing() -> None:
