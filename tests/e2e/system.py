@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 KURIR = Path(sys.executable).with_name("kurir")
-_OFFSETS = (0, 10, 11, 20, 21, 30, 40, 79, 90, 91)
+_OFFSETS = (0, 10, 11, 20, 21, 30, 40, 41, 79, 90, 91)
 _READY_TIMEOUT_S = 60.0
 
 
