@@ -63,11 +63,13 @@ def match(connection: sqlite3.Connection, incoming: Sequence[Incoming]) -> tuple
     A receipt that concerns suppressions also waits for a row that has its address.
     """
     by_job = _rows_by_job(connection, incoming)
-    by_provider = _rows_by_provider(connection, [one for one in incoming if not _by_name(one, by_job)])
+    named = [_by_name(one, by_job) for one in incoming]
+    nameless = [one for one, target in zip(incoming, named, strict=True) if target is None]
+    by_provider = _rows_by_provider(connection, nameless)
     found: Matched = []
     unknown: list[Incoming] = []
-    for one in incoming:
-        target = _by_name(one, by_job) or by_provider.get((one.channel, one.receipt.provider_id))
+    for one, by_name in zip(incoming, named, strict=True):
+        target = by_name or by_provider.get((one.channel, one.receipt.provider_id))
         if target is None and one.receipt.kind in _OPTS and one.receipt.address:
             target = _latest_to(connection, one.channel, one.receipt.address)
         if target is None or (target.address is None and concerns_suppressions(one.receipt)):
@@ -88,7 +90,9 @@ def _rows_by_job(connection: sqlite3.Connection, incoming: Iterable[Incoming]) -
 
 def _names(receipt: Receipt) -> Iterable[str]:
     """Return the job ids that a receipt names, the most reliable first."""
-    own = job_of_message_id(receipt.message_id) if receipt.message_id else None
+    if not receipt.message_id:
+        return (receipt.job_id,) if receipt.job_id else ()
+    own = job_of_message_id(receipt.message_id)
     return dict.fromkeys(name for name in (receipt.job_id, own[0] if own else "") if name)
 
 
@@ -102,7 +106,12 @@ def _rows_by_provider(connection: sqlite3.Connection, incoming: Iterable[Incomin
     if not ids:
         return {}
     rows = map(Target._make, connection.execute(_BY_PROVIDER, (orjson.dumps(list(ids)).decode(),)))
-    return {(row.channel, row.message_id or ""): row for row in sorted(rows)}
+    found: dict[tuple[str, str], Target] = {}
+    for row in rows:
+        key = (row.channel, row.message_id or "")
+        if key not in found or found[key].row_id < row.row_id:
+            found[key] = row
+    return found
 
 
 def _latest_to(connection: sqlite3.Connection, channel: str, address: str) -> Target | None:

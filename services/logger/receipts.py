@@ -171,6 +171,8 @@ def _raise_delivery(changes: _Changes, one: Incoming, target: Target) -> None:
     state = changes.states.get(target.job_id) or _State(
         delivery_rank(target.channel, target.delivery or ""), target.delivery or "", target.delivery_at or ""
     )
+    if rank < state.rank:
+        return
     at = rfc3339(one.at_ms)
     if rank > state.rank or (rank == state.rank and at < state.at):
         changes.states[target.job_id] = _State(rank, one.receipt.kind, at)
