@@ -42,6 +42,7 @@ _SETTINGS = {
     "KURIR_WHATSAPP_RATE": "off",
     "KURIR_RATE_LIMIT": "off",
     "KURIR_SECRET": "fault-tests",
+    "KURIR_HOOK_TOKEN": "hook-token-of-the-fault-tests",
     "KURIR_INTERNAL_SECRET": INTERNAL_SECRET,
     "KURIR_GRACE": "5s",
 }
