@@ -1,7 +1,7 @@
 #!/bin/sh
 # Stops the start with one line if a secret is missing: there are no default passwords.
 set -eu
-for name in redis_password redis_admin_password api_keys link_secret internal_secret grafana_password; do
+for name in redis_password redis_admin_password api_keys link_secret internal_secret hook_token grafana_password; do
     if [ "$(wc -c <"/run/secrets/$name")" -lt 16 ]; then
         echo "kurir: secrets/$name is empty or shorter than 16 characters: run deploy/make-secrets.sh" >&2
         exit 2

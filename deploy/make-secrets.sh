@@ -23,6 +23,7 @@ keep redis_admin_password "$(random)"
 keep api_keys "default:$(random):send+read+admin"
 keep link_secret "$(random)"
 keep internal_secret "$(random)"
+keep hook_token "$(random)"
 keep grafana_password "$(random)"
 # for a provider's credentials: write them into these files before you name the files in .env
 keep smtp_url ""
