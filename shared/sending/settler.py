@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -58,8 +58,7 @@ class Settler:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                most = _batch_size(self._waiting)
-                batch, self._waiting = self._waiting[:most], self._waiting[most:]
+                batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
                 try:
                     await self._carry_out(batch)
                 except (Exception, asyncio.CancelledError) as error:
@@ -75,7 +74,8 @@ class Settler:
         A move that was made before the failure makes no change again; its entry is gone, as after a lost lease.
         """
         try:
-            await self._settle(batch)
+            for call in _calls(batch):
+                await self._settle(call)
         except Exception as error:
             _log_unexpected("settle_error", batch, error)
             if len(batch) == 1:
@@ -104,14 +104,18 @@ class Settler:
             asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self.add, one)
 
 
-def _batch_size(waiting: Sequence[Settlement]) -> int:
-    """Return how many settlements to carry out in one call; at least one."""
+def _calls(batch: Sequence[Settlement]) -> Iterator[list[Settlement]]:
+    """Cut a batch into calls of at most MOST_BYTES; a larger settlement has a call of its own."""
+    call: list[Settlement] = []
     size = 0
-    for at, one in enumerate(waiting[:MOST_AT_ONCE]):
-        size += len(one.move.packed) + len(one.move.event)
-        if at and size > MOST_BYTES:
-            return at
-    return MOST_AT_ONCE
+    for one in batch:
+        added = len(one.move.packed) + len(one.move.event)
+        if call and size + added > MOST_BYTES:
+            yield call
+            call, size = [], 0
+        call.append(one)
+        size += added
+    yield call
 
 
 def _log_unexpected(event: str, batch: list[Settlement], error: BaseException) -> None:

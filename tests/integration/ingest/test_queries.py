@@ -32,9 +32,10 @@ async def test_a_filter_longer_than_any_value_is_refused(api: Api) -> None:
     assert reply.problem("reference") == "INVALID_QUERY"
 
 
-def test_only_unsubscribe_links_take_any_parameter() -> None:
-    """Mail programs and link trackers add their own, which must not prevent an unsubscription."""
-    assert {one.path for one in OPERATIONS if one.open_query} == {"/u/{token}"}
+def test_only_what_others_call_takes_any_parameter() -> None:
+    """Mail programs, link trackers and providers add their own, which must not prevent what they call for."""
+    paths = {one.path for one in OPERATIONS if one.open_query}
+    assert paths == {"/u/{token}", "/hooks/{provider}/{token}", "/hooks/meta/{token}"}
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from shared.queue.scripts import Argument, Script
 from tests.integration.queue.partition_life import BOUNCE, given, live, patient
 from tests.integration.queue.world import World
 
-# called with the stream of receipts, which belongs to no partition
-OF_RECEIPTS = {"add_receipt", "read_receipts", "set_aside_receipt", "read_again", "forget_readers"}
+# called with the stream of receipts or the lease of a mailbox, which belong to no partition
+OF_RECEIPTS = {"add_receipt", "read_receipts", "set_aside_receipt", "read_again", "forget_readers", "hold_mailbox"}
 SCRIPTS = {path.stem for path in (Path(shared.queue.__file__).parent / "lua").glob("*.lua")} - {"lib"} - OF_RECEIPTS
 OF_STREAMS = {"create_group", "ack_events"}  # called with the stream that they are about, which may be the gateway's
 READ_ONLY = {"find_jobs", "stats"}
