@@ -49,10 +49,12 @@ async def test_heavy_payloads(world: World, oracle: Oracle, checks: Checks) -> N
     redis: Any = world.queue.redis
     before = int((await redis.info("memory"))["used_memory"])
     await world.queue.control.set_rate("email", Rate.parse("40/1s"))
+    await world.queue.control.pause_channel("email", "until all are accepted, however long that takes")
     async with world.queue.watching(checks):
         posted = [
             await world.client.post(_heavy(_A_POST, f"heavy{number}")) for number in range(_RECIPIENTS // _A_POST)
         ]
+        await world.queue.control.resume_channel("email")
         await flowing(world, posted[0], 5)
         held = await kill_holding(world, world.senders[0], buffered=True, in_flight=True, timeout_s=_PATIENCE_S)
         oracle.allow(held.in_flight)
