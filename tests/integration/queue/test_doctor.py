@@ -414,6 +414,18 @@ async def test_lost_job_counts_as_failed_and_its_blast_ends(world: World) -> Non
     assert sum(isinstance(event, BlastChannelEnded) for event in await world.written()) == 1
 
 
+@pytest.mark.parametrize("repair", [False, True])
+async def test_lost_stream_of_a_scheduled_blast_stops_no_check(world: World, repair: bool) -> None:
+    """Its jobs are reported as lost like any others; a repair counts them as failed, and the blast ends."""
+    blast = await world.given(101, "bulk", scheduled_at_ms=4_000_000_000_000)
+    await world.redis.delete(f"{{email}}:jobs:bulk:{blast.blast_id}")
+    findings = {finding.what: finding for finding in await examine(world, repair=repair)}
+    assert {finding.repaired for finding in findings.values()} == {repair}
+    assert "101 jobs missing, 0 too many" in findings["counts of a blast that do not add up"].detail
+    assert (await world.progress(blast)).counts["failed"] == (101 if repair else 0)
+    assert ((await world.progress(blast)).ended_at_ms > 0) == repair
+
+
 class KnownOpen:
     """The log's open jobs, in a list that a test changes."""
 

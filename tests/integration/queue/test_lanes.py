@@ -156,6 +156,18 @@ async def test_deferred_jobs_keep_their_lane(world: World) -> None:
     await world.check_balance(*blasts)
 
 
+async def test_a_job_that_came_due_shows_its_age_while_a_sender_has_it(world: World) -> None:
+    """A deferred job that is due is shown as the oldest of its lane, also once it is in a sender's buffer."""
+    await world.given(1)
+    sender = await world.sender()
+    (lease,) = await sender.take(1)
+    assert await sender.defer(lease, 20)
+    (due,) = await eventually(lambda: sender.fetch(2), "the deferral")
+    stats = await world.control.channel_stats("email")
+    assert (stats.waiting_by_lane["bulk"], list(stats.oldest_age_s)) == (1, ["bulk"])
+    assert due.job_id == lease.job_id
+
+
 async def test_every_job_is_fetched_one_at_a_time(world: World) -> None:
     """A probing sender does this; the turn of an empty ring is given to `normal`, which once stopped all fetching."""
     await world.given(12)

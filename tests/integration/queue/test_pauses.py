@@ -64,6 +64,21 @@ async def test_paused_blast_does_not_block_others(world: World, lane: Lane, coun
     assert [event.change for event in await world.written() if isinstance(event, BlastChanged)] == ["paused", "resumed"]
 
 
+@pytest.mark.parametrize(("lane", "count"), [("normal", 1), ("bulk", 120)])
+async def test_resume_before_a_job_is_set_aside_leaves_nobody_asleep(world: World, lane: Lane, count: int) -> None:
+    """The blast continues while a sender still sets its jobs aside: they are taken again, and idle senders hear it."""
+    blast = await world.given(count, lane)
+    slow, idle = await world.sender(), await world.sender()
+    leases = await slow.fetch(count)
+    assert await world.control.pause_blast(blast.blast_id, "wait")
+    grants = await slow.begin(leases)
+    assert await world.control.resume_blast(blast.blast_id)
+    assert await idle.fetch() == []
+    assert await world.wakes(lambda: slow.settle_refusals(leases, grants))
+    assert len(await idle.take(count)) == count
+    await world.check_balance(blast)
+
+
 async def test_paused_blast_costs_the_others_nothing(world: World) -> None:
     """A large paused blast is out of the ring: no fetch reads its stream."""
     held = await world.given(1000, "bulk")
@@ -192,6 +207,16 @@ async def test_scheduled_blast_can_be_cancelled(world: World, count: int) -> Non
     progress = await world.progress(blast)
     assert progress.counts["cancelled"] == count
     assert progress.counts["scheduled"] == 0
+    await world.check_balance(blast)
+
+
+@pytest.mark.parametrize("count", [5, 150])
+async def test_one_job_of_a_scheduled_blast_can_be_cancelled(world: World, count: int) -> None:
+    """It no longer counts as scheduled; the others keep their time."""
+    blast = await world.given(count, "bulk", scheduled_at_ms=4_000_000_000_000)
+    assert await world.control.cancel_job(f"{blast.blast_id}:3:email") == "cancelled"
+    counts = (await world.progress(blast)).counts
+    assert (counts["scheduled"], counts["cancelled"], counts["queued"]) == (count - 1, 1, 0)
     await world.check_balance(blast)
 
 

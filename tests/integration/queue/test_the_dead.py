@@ -213,6 +213,15 @@ async def test_sender_whose_heartbeat_came_back_is_spared(world: World) -> None:
     assert await frozen.finish(lease) == [True]
 
 
+async def test_a_heartbeat_returns_whether_the_last_one_had_held(world: World) -> None:
+    """A sender whose heartbeat held may go on with what it holds; after a lapse its jobs may be another's."""
+    sender = await world.sender()
+    assert await sender.consumer.heartbeat({})
+    await world.redis.delete(f"{{email}}:sender:{sender.name}")
+    assert not await sender.consumer.heartbeat({})
+    assert await sender.consumer.heartbeat({}), "from then on it holds again"
+
+
 async def test_consumers_of_dead_and_departed_senders_are_deleted(world: World) -> None:
     """No consumer, heartbeat or stored answer is left."""
     await world.given(5)
@@ -241,6 +250,16 @@ async def test_stale_buffer_is_freed_at_no_cost(world: World) -> None:
     assert [grant.kind for grant in await frozen.begin(leases)] == ["lost", "lost"]
     assert await alive.finish(*again) == [True, True]
     await world.check_balance(blast)
+
+
+async def test_jobs_of_a_frozen_buffer_wake_the_idle(world: World) -> None:
+    """Senders that wait for work hear of jobs that were freed; a check that frees nothing wakes nobody."""
+    await world.given(2)
+    frozen, alive = await world.sender(), await world.sender()
+    await frozen.fetch()
+    reaper = Reaper(world.partition, alive.name, replace(AT_ONCE, buffer_idle_ms=0))
+    assert await world.wakes(reaper.reap_dead)
+    assert not await world.wakes(reaper.reap_dead)
 
 
 async def test_entries_without_a_task_are_given_up_by_stream_and_id(world: World) -> None:
@@ -314,6 +333,22 @@ async def test_late_acceptance_finds_the_copy_under_another_entry(world: World, 
     else:
         assert await alive.obey([copy]) == ["lost"]
     assert await world.redis.exists("{email}:places") == 0
+    await world.check_balance(blast)
+
+
+async def test_late_acceptance_of_a_job_with_a_long_past(world: World) -> None:
+    """A job that was abandoned once, whose answer was lost once, and that came due again still ends as `sent` once."""
+    blast = await world.given(1)
+    frozen, alive = await world.sender(), await world.sender()
+    (lease,) = await frozen.take()
+    await bury(world, frozen, alive)
+    (again,) = await alive.take()
+    assert await alive.uncertain(again, 0)
+    (third,) = await eventually(alive.take, "the further attempt")
+    assert await alive.defer(third, 1)
+    await eventually(lambda: alive.fetch(1), "the deferral")
+    assert await frozen.late(lease)
+    assert (await world.progress(blast)).counts["sent"] == 1
     await world.check_balance(blast)
 
 

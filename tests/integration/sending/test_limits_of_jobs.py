@@ -204,6 +204,20 @@ async def test_a_burst_is_shared_by_all_senders(both: World) -> None:
     assert kinds(grants) == ["granted", "granted", "granted", "beyond"]
 
 
+async def test_a_free_start_is_given_to_one_sender(both: World) -> None:
+    """Once a sender has fetched the job for a free start, the others get no job for it, even before it is begun."""
+    await both.given(3)
+    one, two = await both.sender(), await both.sender()
+    assert kinds(await begin_limited(one, await one.fetch(3), GAP_US)) == ["granted", "beyond", "beyond"]
+    await is_free(both)
+    (lease,) = await one.fetch(10)
+    fetched = await two.consumer.fetch(10)
+    assert fetched.leases == []
+    assert fetched.due_in_s == pytest.approx(GAP_US / 1e6, abs=1)
+    assert kinds(await begin_limited(one, [lease], GAP_US)) == ["granted"]
+    await both.check_balance()
+
+
 async def test_lists_release_by_lane_then_in_order(both: World) -> None:
     """Jobs that wait for a limit are released when a start is free: `high`, `normal`, `bulk`, each in its order."""
     sender = await both.sender()
