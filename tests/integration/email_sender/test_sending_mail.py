@@ -68,7 +68,7 @@ async def test_server_lost_in_mid_blast_is_taken_up_again(world: World) -> None:
             await server.stop()
             await asyncio.sleep(0.3)  # the test is about this time
             await server.start()
-            await wait_for(all_ended, 20, "the end of the blast")
+            await wait_for(all_ended, 60, "the end of the blast")
             assert await sent(world, blast) == 300
             assert server.open_connections <= SETTINGS.concurrency
         await wait_for(lambda: server.open_connections == 0, what="the sender's connections to be closed")
