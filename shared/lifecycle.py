@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -59,6 +59,32 @@ async def end_tasks(tasks: Sequence[asyncio.Task[Any]], every_s: float = 0.1) ->
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=every_s)
+
+
+async def drain_on_wake(drain: Callable[[], Awaitable[bool]], wake: asyncio.Event, stop: Stop, retry_s: float) -> None:
+    """Call `drain` until stopped: at the start, whenever `wake` is set, and `retry_s` after it returned False.
+
+    An error that `drain` raises is logged and counts as False, since one entry must not end the service.
+    """
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        while not stop.is_set():
+            wake.clear()
+            waiting = asyncio.create_task(wake.wait())
+            done = await _try_drain(drain)
+            timeout_s = None if done else retry_s
+            await asyncio.wait({waiting, stopping}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+    finally:
+        stopping.cancel()
+
+
+async def _try_drain(drain: Callable[[], Awaitable[bool]]) -> bool:
+    try:
+        return await drain()
+    except Exception:
+        get_logger().exception("draining an outbox failed; trying again")  # the traceback names it
+        return False
 
 
 class TaskGroup(asyncio.TaskGroup):

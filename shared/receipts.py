@@ -22,6 +22,7 @@ ReceiptKind = Literal["delivered", "read", "bounced", "undelivered", "complained
 Severity = Literal["", "hard", "soft"]
 
 LONGEST_RECEIPT_WORDS = 1000
+JOB_HEADER = "x-kurir-job"  # of our mail; some providers and bounces return it
 RETURN_PREFIX = "b-"
 """The local part of a return path is this prefix and the job's token."""
 

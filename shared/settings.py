@@ -163,7 +163,7 @@ class EnvReader:
         if value is None:
             return default
         if value.lower() not in options:
-            self.problem(f"{name}: {value!r} is not one of {', '.join(options)}")
+            self.problem(f"{name}: {value!r} is unknown; use {', '.join(options)}")
             return default
         return value.lower()
 

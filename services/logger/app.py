@@ -305,7 +305,7 @@ def _retry_request(body: Mapping[str, Any]) -> RetryRequest:
     if bool(wanted.job_id) == bool(wanted.blast_id):
         raise InvalidQueryError("give either jobId or blastId")
     if wanted.channel and wanted.channel not in CHANNELS:
-        raise InvalidQueryError(f"channel: {wanted.channel!r} is not one of {', '.join(CHANNELS)}")
+        raise InvalidQueryError(f"channel: {wanted.channel!r} is unknown; use {', '.join(CHANNELS)}")
     return wanted
 
 

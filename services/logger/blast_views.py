@@ -76,7 +76,7 @@ def read_blast_filter(query: Mapping[str, str]) -> BlastFilter:
     """Read the filters of `/api/blasts`; raises InvalidQueryError."""
     state = query.get("state", "")
     if state and state not in STATES:
-        raise InvalidQueryError(f"state: {state!r} is not one of {', '.join(STATES)}")
+        raise InvalidQueryError(f"state: {state!r} is unknown; use {', '.join(STATES)}")
     return BlastFilter(state, query.get("template", ""), query.get("reference", ""))
 
 

@@ -135,7 +135,7 @@ def read_export(query: Mapping[str, str]) -> Export | None:
     """
     wanted, reader = query.get("format") or "json", query.get("for", "")
     if wanted not in _FORMATS:
-        raise InvalidQueryError(f"format: {wanted!r} is not one of {', '.join(_FORMATS)}")
+        raise InvalidQueryError(f"format: {wanted!r} is unknown; use {', '.join(_FORMATS)}")
     if reader not in {"", _SPREADSHEET}:
         raise InvalidQueryError(f"for: {reader!r} is not {_SPREADSHEET}")
     if reader and wanted != "csv":
@@ -172,7 +172,7 @@ def _choices(query: Mapping[str, str], name: str, options: tuple[str, ...]) -> t
     wanted = tuple(dict.fromkeys(word.strip() for word in query.get(name, "").split(",") if word.strip()))
     unknown = [word for word in wanted if word not in options]
     if unknown:
-        raise InvalidQueryError(f"{name}: {unknown[0]!r} is not one of {', '.join(options)}")
+        raise InvalidQueryError(f"{name}: {unknown[0]!r} is unknown; use {', '.join(options)}")
     return wanted
 
 

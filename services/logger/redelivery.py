@@ -24,7 +24,7 @@ from shared.clock import Clock, SystemClock
 from shared.errors import KurirError, QueueFullError, QueueUnavailableError
 from shared.events import Queued, QueuedRecipient
 from shared.jobs import Job, pack_job, unpack_job
-from shared.lifecycle import Stop
+from shared.lifecycle import Stop, drain_on_wake
 from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
 from shared.queue.producer import MAX_CHUNK, Chunk, Producer
@@ -233,26 +233,7 @@ class Outbox:
 
     async def run(self, stop: Stop) -> None:
         """Enqueue the outbox's jobs until stopped: at the start, after `reopen`, and again after failures."""
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            while not stop.is_set():
-                self._wake.clear()
-                waiting = asyncio.create_task(self._wake.wait())
-                done = await self._try_drain()
-                await asyncio.wait(
-                    {waiting, stopping}, timeout=None if done else _RETRY_S, return_when=asyncio.FIRST_COMPLETED
-                )
-                waiting.cancel()
-        finally:
-            stopping.cancel()
-
-    async def _try_drain(self) -> bool:
-        """Call `drain` and log any error, since one entry must not end the service."""
-        try:
-            return await self.drain()
-        except Exception:
-            log.exception("enqueueing retried messages failed")
-            return False
+        await drain_on_wake(self.drain, self._wake, stop, _RETRY_S)
 
     async def drain(self) -> bool:
         """Enqueue all waiting entries; return False if Redis or the database prevented it."""

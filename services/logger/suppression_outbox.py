@@ -15,7 +15,7 @@ import orjson
 
 from services.logger.store import QueryTooSlowError, StorageError, Store
 from shared.errors import QueueUnavailableError
-from shared.lifecycle import Stop
+from shared.lifecycle import Stop, drain_on_wake
 from shared.logs import get_logger
 from shared.queue.suppressions import Suppressions
 from shared.suppressions import unpack_suppression
@@ -52,25 +52,7 @@ class SuppressionOutbox:
 
     async def run(self, stop: Stop) -> None:
         """Apply the changes until stopped: at the start, after `wake`, and again after failures."""
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            while not stop.is_set():
-                self._wake.clear()
-                waiting = asyncio.create_task(self._wake.wait())
-                done = await self._try_drain()
-                timeout_s = None if done else _RETRY_S
-                await asyncio.wait({waiting, stopping}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
-        finally:
-            stopping.cancel()
-
-    async def _try_drain(self) -> bool:
-        """Call `drain` and log any error, since one change must not end the service."""
-        try:
-            return await self.drain()
-        except Exception:
-            log.exception("storing suppressions from receipts failed")
-            return False
+        await drain_on_wake(self.drain, self._wake, stop, _RETRY_S)
 
     async def drain(self) -> bool:
         """Apply all waiting changes; return False if Redis or the database prevented it."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from services.receipts.mail.mime import MOST_TEXT_BYTES, Headers, fields_of
 from services.receipts.mail.received import ReceivedMail
 from shared.jobs import parse_job_id
-from shared.receipts import RETURN_PREFIX, job_of_message_id, read_return_token
+from shared.receipts import JOB_HEADER, RETURN_PREFIX, job_of_message_id, read_return_token
 
 # where mail servers write the recipient of the envelope, the surest first
 _RECIPIENTS = (
@@ -47,7 +47,7 @@ def find_job(mail: ReceivedMail, secret: str) -> Named | None:
         if job_of_message_id(message_id):
             return Named(message_id=message_id)
     for headers in (mail.returned, quoted):
-        job_id = headers.get("x-kurir-job") if headers is not None else ""
+        job_id = headers.get(JOB_HEADER) if headers is not None else ""
         if job_id and parse_job_id(job_id):
             return Named(job_id)
     return None

@@ -24,9 +24,8 @@ from services.receipts.providers.fields import (
 )
 from services.receipts.providers.found import Found, Message, reader_of_events
 from services.receipts.verdicts import Verdict, severity
-from shared.receipts import ReceiptKind
+from shared.receipts import JOB_HEADER, ReceiptKind
 
-JOB_HEADER = "x-kurir-job"
 _IGNORED = frozenset(
     {"emailsent", "emailscheduled", "emaildeliverydelayed", "emailopened", "emailclicked", "emailreceived"}
 )

@@ -27,8 +27,8 @@ from services.receipts.providers.fields import (
 )
 from services.receipts.providers.found import Found, Message, reader
 from services.receipts.verdicts import Verdict, severity
+from shared.receipts import JOB_HEADER
 
-JOB_HEADER = "x-kurir-job"
 _NO_EVENTS = frozenset({"subscriptionconfirmation", "unsubscribeconfirmation"})
 _CHECK_OF_TOPIC = "Successfully validated SNS topic"
 _IGNORED = frozenset(

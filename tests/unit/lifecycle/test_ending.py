@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shared.lifecycle import TaskGroup, end_tasks
+from shared.lifecycle import Stop, TaskGroup, drain_on_wake, end_tasks
 
 
 async def _deaf_once() -> None:
@@ -98,3 +98,29 @@ async def test_a_group_waits_for_its_tasks() -> None:
 
         group.create_task(first())
     assert done == ["first", "second"]
+
+
+async def test_an_outbox_is_drained_again_after_a_failure_and_when_woken() -> None:
+    """A drain that raises or returns False is repeated after the pause; one that succeeded waits to be woken."""
+    stop, wake = Stop(), asyncio.Event()
+    results: list[bool | None] = [None, False, True, True]
+    drained = asyncio.Event()
+
+    async def drain() -> bool:
+        result = results.pop(0)
+        if result is None:
+            raise ValueError("broken")
+        if result:
+            drained.set()
+        return result
+
+    task = asyncio.create_task(drain_on_wake(drain, wake, stop, 0.01))
+    async with asyncio.timeout(10):
+        await drained.wait()
+        assert results == [True]
+        drained.clear()
+        wake.set()
+        await drained.wait()
+        stop.set()
+        await task
+    assert results == []

@@ -128,7 +128,7 @@ def test_a_request_proves_the_app_secret_where_that_is_asked_for() -> None:
         ({"KURIR_META_URL": "ftp://example.com/v23.0"}, "KURIR_META_URL"),
         ({"KURIR_META_TIMEOUT": "0s"}, "KURIR_META_TIMEOUT"),
         ({"KURIR_META_APP_SECRET_PROOF": "yes"}, "KURIR_META_APP_SECRET_PROOF needs KURIR_META_APP_SECRET"),
-        ({"KURIR_WHATSAPP_PROVIDER": "twilio"}, "'twilio' is not one of qiscus, meta"),
+        ({"KURIR_WHATSAPP_PROVIDER": "twilio"}, "'twilio' is unknown; use qiscus, meta"),
         ({"KURIR_WHATSAPP_PROVIDER": "qiscus"}, "KURIR_QISCUS_APP_CODE is required"),
     ],
 )
