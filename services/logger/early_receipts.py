@@ -18,7 +18,7 @@ import orjson
 
 from services.logger.folding import JobChange
 from shared.addresses import identity
-from shared.channels import EMAIL
+from shared.channels import CHANNELS, EMAIL
 from shared.receipts import Receipt, job_of_message_id
 
 _LONGEST_REF = 500
@@ -34,7 +34,7 @@ _KEEP = """
 INSERT OR IGNORE INTO early_receipts (channel, ref, kind, at_ms, source, receipt, kept_at_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?)
 """
-_ANY = "SELECT max(id) FROM early_receipts"
+_ANY = "SELECT 1 FROM early_receipts WHERE channel = ? LIMIT 1"
 _WAKE = """
 SELECT id, channel, receipt, at_ms, kept_at_ms FROM early_receipts
 WHERE channel = ? AND ref IN (SELECT value FROM json_each(?))
@@ -90,11 +90,12 @@ def _drop_oldest(connection: sqlite3.Connection, most: int) -> None:
 
 def wake_early(connection: sqlite3.Connection, changes: Iterable[JobChange]) -> list[Incoming]:
     """Return the receipts that waited for one of these jobs; they stay stored until `forget_early`."""
-    if connection.execute(_ANY).fetchone()[0] is None:
-        return []
-    refs: dict[str, list[str]] = {}
-    for change in changes:
-        of_channel = refs.setdefault(change.job_id.rpartition(":")[2], [])
+    # a channel for which nothing waits, as usual, costs one look
+    refs: dict[str, list[str]] = {name: [] for name in CHANNELS if connection.execute(_ANY, (name,)).fetchone()}
+    for change in changes if refs else ():
+        of_channel = refs.get(change.job_id.rpartition(":")[2])
+        if of_channel is None:
+            continue
         of_channel.append(change.job_id)
         if change.message_id:
             of_channel.append(f"id {change.message_id}")
