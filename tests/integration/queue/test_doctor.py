@@ -426,6 +426,23 @@ async def test_lost_stream_of_a_scheduled_blast_stops_no_check(world: World, rep
     assert ((await world.progress(blast)).ended_at_ms > 0) == repair
 
 
+async def test_pending_lists_of_large_jobs_are_checked_a_megabyte_at_a_time(world: World) -> None:
+    """A page ends early by the bytes of its jobs, because Redis is blocked meanwhile; the next page follows it."""
+    blast = await world.blast(30)
+    await world.enqueue(blast, recipient=Recipient("big@example.com", "Big", {"text": "x" * 100_000}))
+    sender = await world.sender()
+    ids: list[str] = []
+    while leases := await sender.fetch(30):
+        ids += [lease.entry_id for lease in leases]
+    await world.redis.xdel("{email}:jobs:normal", ids[-1])
+    pages, ghosts = ["-"], 0
+    while pages[-1]:
+        following, found, *_ = await world.partition.call("check_stream", ("{email}:jobs:normal", 0, 1, pages[-1], 500))
+        pages.append(following.decode())
+        ghosts += found
+    assert (pages, ghosts) == (["-", f"({ids[9]}", f"({ids[19]}", ""], 1)
+
+
 class KnownOpen:
     """The log's open jobs, in a list that a test changes."""
 

@@ -211,6 +211,15 @@ async def test_files_without_their_chunk_expire(world: World) -> None:
     assert 0 < await world.redis.pttl(f"{{email}}:file:{blast.blast_id}:d") <= UNUSED_MS
 
 
+async def test_files_that_are_put_again_are_kept_for_the_next_chunk(world: World) -> None:
+    """The files of a chunk that is repeated late, or shared with the next, do not expire between the two calls."""
+    store = FileStore(world.redis)
+    await store.put(world.partition, "b", {"d": b"content"})
+    await world.redis.pexpire("{email}:file:b:d", 1000)
+    await store.put(world.partition, "b", {"d": b"content"})
+    assert await world.redis.pttl("{email}:file:b:d") > UNUSED_MS / 2
+
+
 async def test_a_chunk_with_a_missing_file_is_refused(world: World) -> None:
     """The file was freed with its last job before the chunk came: the repeated chunk writes it again."""
     blast = await world.blast(1)

@@ -91,6 +91,13 @@ async def test_a_turn_lasts_over_several_fetches(world: World) -> None:
     assert served == [blast.blast_id for blast in blasts for _ in range(4)]
 
 
+async def test_turns_add_up_to_what_a_sender_asks_for(world: World) -> None:
+    """A turn lasts for four jobs, but a fetch of six takes six: four of one blast, and two of the next."""
+    first, second = [await world.given(100, "bulk") for _ in range(2)]
+    leases = await (await world.sender()).fetch(6)
+    assert Counter(blasts_of(leases)) == {first.blast_id: 4, second.blast_id: 2}
+
+
 async def test_scheduled_blast_that_an_earlier_version_put_into_the_ring_waits(world: World) -> None:
     """A stream that an earlier version put into the ring before its time is not begun before that time."""
     at_ms = time.time_ns() // 1_000_000 + 2_000
@@ -154,6 +161,12 @@ async def test_deferred_jobs_keep_their_lane(world: World) -> None:
     assert streams == {"high": "high", "normal": "due", "bulk": "due"}
     assert [lease.attempt for lease in leases] == [1, 1, 1]
     await world.check_balance(*blasts)
+
+
+async def test_large_bulk_blast_shows_the_age_of_its_oldest_job(world: World) -> None:
+    """Its jobs are in a stream of its own."""
+    await world.given(100, "bulk")
+    assert list((await world.control.channel_stats("email")).oldest_age_s) == ["bulk"]
 
 
 async def test_a_job_that_came_due_shows_its_age_while_a_sender_has_it(world: World) -> None:

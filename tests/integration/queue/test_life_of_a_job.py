@@ -87,6 +87,17 @@ async def test_jobs_of_distant_entries_are_settled_together(world: World) -> Non
     await world.check_balance(blast)
 
 
+async def test_entries_of_one_chunk_are_read_together(world: World) -> None:
+    """Their ids differ in their last number only: a begin and a settle each read them in one go, not one by one."""
+    await world.given(50)
+    sender = await world.sender()
+    leases = await sender.fetch(50)
+    await world.redis.config_resetstat()
+    assert {grant.kind for grant in await sender.begin(leases)} == {"granted"}
+    assert all(await sender.finish(*leases))
+    assert (await world.redis.info("commandstats"))["cmdstat_xpending"]["calls"] == 2
+
+
 async def test_job_that_was_not_begun_was_not_tried(world: World) -> None:
     """A job that was only fetched cannot be retried or deferred, and can still be begun."""
     blast = await world.given(1)

@@ -13,6 +13,7 @@ from shared.events import BlastChanged, BlastChannelEnded, Sent
 from shared.jobs import Lane
 from shared.queue.consumer import BeginPolicy
 from shared.queue.partitions import Partition
+from shared.queue.scripts import Argument
 from shared.queue.sweeper import Sweeper
 from shared.settings import Rate
 from tests.integration.queue.world import World, ends, eventually
@@ -59,6 +60,7 @@ async def test_paused_blast_does_not_block_others(world: World, lane: Lane, coun
     assert (await world.control.channel_stats("email")).paused == count
     await world.check_balance(held, free)
     assert await world.control.resume_blast(held.blast_id)
+    assert (await world.control.channel_stats("email")).paused == 0
     assert len(await eventually(lambda: sender.take(count), "the resumed blast")) == count
     await world.check_balance(held, free)
     assert [event.change for event in await world.written() if isinstance(event, BlastChanged)] == ["paused", "resumed"]
@@ -148,6 +150,23 @@ async def test_cancelled_blast_ends_wherever_its_jobs_wait(world: World, lane: L
     assert len(told) == progress.counts["cancelled"]
     assert sum(isinstance(event, BlastChannelEnded) for event in events) == 1
     await world.check_balance(blast, other)
+
+
+async def test_a_sweep_of_several_streams_leaves_the_jobs_in_flight(world: World) -> None:
+    """One call may end jobs of several streams: in each of them it ends those that wait, and their entries are gone."""
+    blasts = [await world.given(3, "high"), await world.given(3)]
+    sender = await world.sender()
+    leases = await sender.fetch(6)
+    flying = [lease for lease in leases if lease.job.index == 1]
+    assert [grant.kind for grant in await sender.begin(flying)] == ["granted", "granted"]
+    args: list[Argument] = [world.partition.numbered("s", "sweep").next()[1], 1000, "cancelled"]
+    for lease in leases:
+        args += (lease.stream, lease.entry_id, lease.job_id, "q", b"")
+    assert await world.partition.call("sweep", args) == b"1t11t1"
+    await world.check_balance(*blasts)
+    assert await sender.finish(*flying) == [True, True]
+    assert await world.redis.xlen(leases[0].stream) == await world.redis.xlen(leases[-1].stream) == 0
+    await world.check_balance(*blasts)
 
 
 @pytest.mark.parametrize("first_deferred_at_ms", [1, 1_790_000_000_000, 0x1A0_0000_0000, 0x1A0_0100_0000])

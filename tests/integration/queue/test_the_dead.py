@@ -12,7 +12,7 @@ import pytest
 from services.logger.folding import fold
 from shared.blasts import Blast
 from shared.events import BlastChannelEnded, Queued, Retrying, Sent
-from shared.queue.consumer import BeginPolicy
+from shared.queue.consumer import BeginPolicy, BeginRequest
 from shared.queue.leases import Lease
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
@@ -164,6 +164,18 @@ async def test_hold_ends_abandoned_jobs(world: World) -> None:
     await world.check_balance(blast)
 
 
+async def test_abandoned_last_attempt_is_not_repeated(world: World) -> None:
+    """G2: a job that was abandoned in its last attempt may have been sent, and has no attempt left: it ends."""
+    blast = await world.given(1)
+    alive = await world.sender()
+    await abandon(world, alive)
+    leases = await alive.fetch()
+    grants = await alive.consumer.begin([BeginRequest(leases[0], b"", exhausted=True)])
+    assert await alive.settle_refusals(leases, grants) == ["uncertain"]
+    assert (await world.progress(blast)).counts["failed"] == 1
+    await world.check_balance(blast)
+
+
 async def test_job_that_kills_its_senders_is_poison(world: World) -> None:
     """A job that was abandoned three times is not begun again."""
     blast = await world.given(1)
@@ -220,6 +232,13 @@ async def test_a_heartbeat_returns_whether_the_last_one_had_held(world: World) -
     await world.redis.delete(f"{{email}}:sender:{sender.name}")
     assert not await sender.consumer.heartbeat({})
     assert await sender.consumer.heartbeat({}), "from then on it holds again"
+
+
+async def test_the_first_heartbeat_reports_no_lapse(world: World) -> None:
+    """A sender that starts has held nothing that a lapse could have lost."""
+    sender = await world.sender()
+    await world.redis.delete(f"{{email}}:sender:{sender.name}")
+    assert await sender.consumer.heartbeat({}, first=True)
 
 
 async def test_consumers_of_dead_and_departed_senders_are_deleted(world: World) -> None:
@@ -333,6 +352,28 @@ async def test_late_acceptance_finds_the_copy_under_another_entry(world: World, 
     else:
         assert await alive.obey([copy]) == ["lost"]
     assert await world.redis.exists("{email}:places") == 0
+    await world.check_balance(blast)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_copy_that_a_late_answer_could_not_find_counts_no_more(world: World, begun: bool) -> None:
+    """An earlier version did not record the copy's entry: the copy is not begun, or its own acceptance adds nothing."""
+    blast = await world.given(1)
+    frozen, alive = await world.sender(), await world.sender()
+    (lease,) = await frozen.take()
+    await bury(world, frozen, alive)
+    assert await alive.defer((await alive.take())[0], 1)
+    (copy,) = await eventually(lambda: alive.fetch(1), "the deferral")
+    if begun:
+        assert await alive.obey([copy]) == ["alone"]
+    await world.redis.delete("{email}:places")
+    assert await frozen.late(lease)
+    if begun:
+        assert await alive.finish(copy) == [True]
+    else:
+        assert await alive.obey([copy]) == ["sent"]
+    counts = (await world.progress(blast)).counts
+    assert {name: n for name, n in counts.items() if n} == {"sent": 1}
     await world.check_balance(blast)
 
 
@@ -539,6 +580,18 @@ async def _fail_over(world: World, copied: dict[bytes, bytes]) -> None:
     await redis.delete(*[key async for key in redis.scan_iter("{email}*", count=1000)])
     for key, value in copied.items():
         await redis.restore(key, 0, value)
+
+
+async def test_late_acceptance_of_the_last_job_deletes_its_blasts_stream(world: World) -> None:
+    """The stream of a bulk blast, its turns and its consumers go with its last job, also if that was accepted late."""
+    blast = await world.given(100, "bulk")
+    sender = await world.sender()
+    *others, last = await sender.take(100)
+    assert all(await sender.finish(*others))
+    await world.reaper(sender.name).give_up([last])
+    assert await sender.late(last)
+    assert not await world.redis.exists(last.stream, "{email}:ring", "{email}:streams")
+    assert (await world.progress(blast)).ended_at_ms > 0
 
 
 async def test_acceptance_of_a_further_run_counts_though_its_fetch_was_forgotten(world: World) -> None:

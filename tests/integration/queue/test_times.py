@@ -71,6 +71,19 @@ async def test_clock_that_is_set_back_holds_up_no_limit(world: World) -> None:
     assert await world.redis.zscore("{email}:limits:due", "slow") == slow_at
 
 
+async def test_limit_whose_start_is_as_far_ahead_as_it_may_be_keeps_it(world: World) -> None:
+    """The next start is at most a gap and twelve seconds ahead, because starts may be granted ahead and be late."""
+    sender = await world.sender()
+    sender.limit_of = lambda _job: JobLimit("slow", 60_000_000)
+    for word in ("granted", "beyond"):
+        await world.given(1)
+        assert await sender.obey(await sender.fetch(1)) == [word]
+    start_us = int((time.time() + 60 + 12) * 1e6)
+    await world.redis.zadd("{email}:limits:due", {"slow": start_us})
+    await world.reaper(sender.name).reap_dead()
+    assert await world.redis.zscore("{email}:limits:due", "slow") == start_us
+
+
 async def test_clock_that_is_set_back_holds_up_no_resting_blast(world: World) -> None:
     """A stream that rests far longer than any rest gets turns; a scheduled blast keeps its time."""
     resting = await world.given(100, "bulk")
@@ -84,6 +97,18 @@ async def test_clock_that_is_set_back_holds_up_no_resting_blast(world: World) ->
     assert await world.redis.zrange("{email}:ring", 0, -1) == [stream.encode()]
     assert await world.redis.zrange("{email}:starts", 0, -1) == [later.encode()]
     assert {lease.stream for lease in await sender.fetch()} == {stream}
+
+
+async def test_many_blasts_that_rest_too_long_get_turns(world: World) -> None:
+    """Each check continues where the previous one stopped."""
+    sender = await world.sender()
+    streams = [f"{{email}}:jobs:bulk:resting{number}" for number in range(1000)]
+    await world.redis.hset("{email}:limits:runs", mapping=dict.fromkeys(streams, 60))
+    await world.redis.zadd("{email}:starts", dict.fromkeys(streams, an_hour_ahead()))
+    for _ in range(40):
+        await world.reaper(sender.name).reap_dead()
+    assert await world.redis.zcard("{email}:starts") == 0
+    assert await world.redis.zcard("{email}:ring") == 1000
 
 
 async def test_stream_that_rests_as_long_as_it_may_keeps_its_time(world: World) -> None:

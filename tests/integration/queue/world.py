@@ -18,7 +18,7 @@ from shared.jobs import TERMINAL, Attachment, Job, Lane, Recipient, Status, unpa
 from shared.queue.blasts import BlastStore, ChannelProgress
 from shared.queue.connection import connect
 from shared.queue.consumer import BeginPolicy, BeginRequest, Consumer
-from shared.queue.control import Control
+from shared.queue.control import ChannelStats, Control
 from shared.queue.event_log import EventLog
 from shared.queue.files import FileStore
 from shared.queue.keys import PartitionKeys
@@ -150,6 +150,7 @@ class World:
         assert stats.scheduled == truth.count("scheduled"), (stats, truth)
         assert stats.delayed == truth.delayed, (stats, truth)
         assert stats.waiting_by_lane == {lane: truth.waiting[lane] for lane in stats.waiting_by_lane}, (stats, truth)
+        await self._check_paused(truth, stats)
         for blast in blasts:
             progress = await self.progress(blast)
             counts = progress.counts
@@ -159,6 +160,15 @@ class World:
             assert open_counts == {name: found[name] for name in open_counts}, (blast.blast_id, counts, found)
         await self._check_indexes(truth)
         return truth
+
+    async def _check_paused(self, truth: Truth, stats: ChannelStats) -> None:
+        """Check the number of waiting jobs that pauses of blasts hold; a paused channel reports all that wait."""
+        held = 0
+        async for key in self.redis.scan_iter("{email}:blast:*", count=1000):
+            if await self.redis.hexists(key, "paused"):
+                found = truth.of_blast(key.decode().rpartition(":")[2])
+                held += found["queued"] + found["retrying"]
+        assert stats.pause_reason or stats.paused == held, (stats, held)
 
     async def _check_indexes(self, truth: Truth) -> None:
         redis: Any = self.redis

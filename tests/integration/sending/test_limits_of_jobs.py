@@ -238,6 +238,19 @@ async def test_lists_release_by_lane_then_in_order(both: World) -> None:
     await both.check_balance()
 
 
+@pytest.mark.parametrize("lane", ["high", "normal"])
+async def test_released_jobs_count_among_those_asked_for(both: World, lane: Lane) -> None:
+    """A sender that asks for three jobs gets three, also if one of them is from a limit's list."""
+    sender = await both.sender()
+    await both.given(2, lane)
+    assert kinds(await begin_limited(sender, await sender.fetch(2), GAP_US)) == ["granted", "beyond"]
+    blast = await both.given(9, lane)
+    await is_free(both)
+    fetched = [len(await sender.fetch(3)) for _ in range(4)]
+    assert fetched == [3, 3, 3, 1]
+    await both.check_balance(blast)
+
+
 async def test_fresh_job_does_not_overtake_what_waits_of_its_lane(both: World) -> None:
     """A free start belongs to the first waiting job; only a job of a higher lane takes precedence."""
     sender = await both.sender()
@@ -328,6 +341,15 @@ async def test_what_may_not_be_sent_holds_no_start(both: World, how: str) -> Non
     assert second.job.blast_id == last.blast_id
     assert kinds(await begin_limited(sender, [second], GAP_US)) == ["granted"]
     await both.check_balance(gone, last)
+
+
+async def test_job_that_begins_to_wait_wakes_the_other_senders(both: World) -> None:
+    """They learn when its limit has a free start, so that it starts on time even if its sender dies."""
+    sender = await both.sender()
+    await both.given(2)
+    first, second = await sender.fetch(2)
+    assert kinds(await begin_limited(sender, [first], GAP_US)) == ["granted"]
+    assert await both.wakes(lambda: begin_limited(sender, [second], GAP_US))
 
 
 async def test_cancelled_jobs_leave_their_lists(both: World) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field, replace
 
+from shared.events import Ended
 from shared.jobs import Lane
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
@@ -78,3 +79,18 @@ async def test_suspects_let_high_pass(world: World) -> None:
         await wait_for(lambda: job_id in watched.order, 60, "the urgent message")
         assert watched.order.index(job_id) - before <= 3
         await wait_for(lambda: len(watched.order) == _SUSPECTS + 201, 60, "all to be sent")
+
+
+async def test_a_suspect_without_an_attempt_left_is_not_sent(both: World) -> None:
+    """G2: a job that was abandoned in its only attempt ends as failed; its sender does not risk a second copy."""
+    await _abandoned(both, 1)
+    provider = FakeProvider()
+
+    async def has_failed() -> bool:
+        return (await both.control.channel_stats("email")).failed == 1
+
+    async with sending(both, provider, replace(SETTINGS, max_attempts=1)):
+        await wait_for(has_failed, 10, "the abandoned job to end")
+    (event,) = [event for event in await both.written() if isinstance(event, Ended)]
+    assert (event.status, event.error_class, provider.calls) == ("failed", "uncertain", [])
+    await both.check_balance()
