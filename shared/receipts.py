@@ -42,7 +42,8 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a provider or a bounce mail says about one message, or about one address for opt-outs and opt-ins.
 
     - `source`: the provider, or `mail` for a bounce mail
-    - `at`: Unix seconds, as the provider says; when it was received if it says none, or an absurd time
+    - `at`: Unix seconds, as the provider says; when it was received if it says none, or an absurd time. Then it is not
+      `timed`: the same receipt, sent again, would have another time
     - `job_id`, `message_id` (our own, without angle brackets), `provider_id`: the message, in this order
     - `address`: the address that the receipt names. It is evidence and never a target: a suppression takes the address
       of our own row
@@ -63,6 +64,7 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str = ""
     words: str = ""
     trusted: bool = False
+    timed: bool = True
 
 
 def delivery_rank(channel: str, kind: str) -> int:

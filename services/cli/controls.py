@@ -36,18 +36,22 @@ def pause(
     as_json: AsJson = False,
 ) -> None:
     """Pause a channel or a blast; messages being sent are still finished."""
+    _refuse_message(context, target, f"paused: cancel it with `kurir cancel {target}`, or pause its blast")
     path = _path(target, "pause")
     _report(call_api(context, url, lambda api: api.post(path, {"reason": reason})), f"{target} is paused", as_json)
 
 
 def resume(context: typer.Context, target: ChannelOrBlast, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Resume a channel or a blast."""
+    _refuse_message(context, target, "resumed: give its blast or its channel")
     path = _path(target, "resume")
     _report(call_api(context, url, lambda api: api.post(path)), f"{target} is resumed", as_json)
 
 
 def cancel(context: typer.Context, target: BlastOrJob, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Cancel one message, or all messages of a blast that are not being sent yet."""
+    stop = f"give the id of a blast or a message, or stop the channel with `kurir pause {target}`"
+    _refuse_channel(context, target, "cancelled", stop)
     path = _path(target, "cancel")
     _report(call_api(context, url, lambda api: api.post(path)), f"{target} is cancelled", as_json)
 
@@ -60,6 +64,7 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Send the failed messages of a blast again, or one message."""
+    _refuse_channel(context, target, "retried", "give the id of a blast or a message")
     path = _path(target, "retry" if parse_job_id(target) else "retry-failed")
     body = {"includeUncertain": include_uncertain}
     answer = call_api(context, url, lambda api: api.post(path, body))
@@ -83,6 +88,18 @@ def limit(
     body = {"rate": None if rate == "default" else rate}
     answer = call_api(context, url, lambda api: api.call("PATCH", f"/api/v1/channels/{channel}", json=body))
     _report(answer, f"{channel}: {answer['channel']['rate'] or 'unknown until a sender runs'}", as_json)
+
+
+def _refuse_channel(context: typer.Context, target: str, done: str, instead: str) -> None:
+    """Raise a usage error where a channel was given to a command for blasts and messages."""
+    if target in CHANNELS:
+        raise usage_error(context, f"{target} is a channel, which cannot be {done}: {instead}")
+
+
+def _refuse_message(context: typer.Context, target: str, problem: str) -> None:
+    """Raise a usage error where a message was given to a command for channels and blasts."""
+    if parse_job_id(target):
+        raise usage_error(context, f"one message cannot be {problem}")
 
 
 def _path(target: str, action: str) -> str:

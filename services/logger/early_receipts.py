@@ -1,6 +1,9 @@
-"""Early receipts: those that arrive before the row of their message. They wait until it comes, or retention drops them.
+"""Early receipts: those that arrive before the row of their message. They wait until it comes, for at most a week.
 
-Each waits under one reference: the job that it names, else the provider's id, else the address.
+Each waits under one reference: the job that it names, else the provider's id, else the address. What only an address
+names is a person's choice, and waits for the next message to that person, as long as the log keeps rows. Everything
+else belongs to a message that is a moment away, or to another system at the same provider, whose receipts never end:
+so both their time and their number are bounded (docs/decisions/0280).
 """
 
 from __future__ import annotations
@@ -15,9 +18,15 @@ import orjson
 
 from services.logger.folding import JobChange
 from shared.addresses import identity
+from shared.channels import CHANNELS, EMAIL
 from shared.receipts import Receipt, job_of_message_id
 
 _LONGEST_REF = 500
+WAITS_MS = 7 * 86_400_000
+"""How long a receipt waits for its message: as long as the most patient provider repeats one."""
+MOST_EARLY = 1_000_000
+# so that a flood does not drop a few in every transaction
+_SLACK = 50
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Receipt)
 
@@ -25,7 +34,7 @@ _KEEP = """
 INSERT OR IGNORE INTO early_receipts (channel, ref, kind, at_ms, source, receipt, kept_at_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?)
 """
-_ANY = "SELECT max(id) FROM early_receipts"
+_ANY = "SELECT 1 FROM early_receipts WHERE channel = ? LIMIT 1"
 _WAKE = """
 SELECT id, channel, receipt, at_ms, kept_at_ms FROM early_receipts
 WHERE channel = ? AND ref IN (SELECT value FROM json_each(?))
@@ -35,7 +44,13 @@ _COUNT = """
 INSERT INTO early_counts (channel, state, n) VALUES (?, ?, ?)
 ON CONFLICT (channel, state) DO UPDATE SET n = n + excluded.n
 """
-OLD_EARLY = "SELECT id, channel, kept_at_ms < ?1 FROM early_receipts WHERE id > 0 ORDER BY id LIMIT ?2"
+_WAITING = "SELECT coalesce(sum(n), 0) FROM early_counts WHERE state = 'waiting'"
+# references of addresses begin so (`_reference`); they stay
+_OLDEST = "SELECT id, channel FROM early_receipts WHERE id > 0 AND NOT ref GLOB 'to *' ORDER BY id LIMIT ?"
+OLD_EARLY = """
+SELECT id, channel, kept_at_ms < CASE WHEN ref GLOB 'to *' THEN ?1 ELSE ?2 END, kept_at_ms < ?2
+FROM early_receipts WHERE id > ?3 ORDER BY id LIMIT ?4
+"""
 
 
 class Incoming(NamedTuple):
@@ -47,25 +62,40 @@ class Incoming(NamedTuple):
     early_id: int = 0
 
 
-def keep_early(connection: sqlite3.Connection, incoming: Iterable[Incoming], now_ms: int) -> None:
-    """Store receipts whose message is not in the log; one that waits already is not stored again."""
+def keep_early(
+    connection: sqlite3.Connection, incoming: Iterable[Incoming], now_ms: int, most: int = MOST_EARLY
+) -> None:
+    """Store receipts whose message is not in the log; one that waits already is not stored again.
+
+    Of more than `most` the oldest are dropped, and count as unmatched like those that nothing could ever find.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
     for one in incoming:
         ref = _reference(one)
         if not ref:
-            _count(connection, one.channel, "unmatched", 1)
+            counts[one.channel, "unmatched"] += 1
             continue
         row = (one.channel, ref, one.receipt.kind, one.at_ms, one.receipt.source, _encoder.encode(one.receipt), now_ms)
-        if connection.execute(_KEEP, row).rowcount:
-            _count(connection, one.channel, "waiting", 1)
+        counts[one.channel, "waiting"] += connection.execute(_KEEP, row).rowcount
+    _count(connection, counts)
+    if counts.total():
+        _drop_oldest(connection, most)
+
+
+def _drop_oldest(connection: sqlite3.Connection, most: int) -> None:
+    waiting = int(connection.execute(_WAITING).fetchone()[0])
+    if waiting > most:
+        _drop(connection, connection.execute(_OLDEST, (waiting - most + most // _SLACK,)).fetchall())
 
 
 def wake_early(connection: sqlite3.Connection, changes: Iterable[JobChange]) -> list[Incoming]:
     """Return the receipts that waited for one of these jobs; they stay stored until `forget_early`."""
-    if connection.execute(_ANY).fetchone()[0] is None:
-        return []
-    refs: dict[str, list[str]] = {}
-    for change in changes:
-        of_channel = refs.setdefault(change.job_id.rpartition(":")[2], [])
+    # a channel for which nothing waits, as usual, costs one look
+    refs: dict[str, list[str]] = {name: [] for name in CHANNELS if connection.execute(_ANY, (name,)).fetchone()}
+    for change in changes if refs else ():
+        of_channel = refs.get(change.job_id.rpartition(":")[2])
+        if of_channel is None:
+            continue
         of_channel.append(change.job_id)
         if change.message_id:
             of_channel.append(f"id {change.message_id}")
@@ -81,35 +111,54 @@ def wake_early(connection: sqlite3.Connection, changes: Iterable[JobChange]) -> 
 def forget_early(connection: sqlite3.Connection, incoming: Sequence[Incoming]) -> None:
     """Delete receipts that have been applied."""
     connection.executemany(_FORGET, ((one.early_id,) for one in incoming))
-    for channel, n in Counter(one.channel for one in incoming).items():
-        _count(connection, channel, "waiting", -n)
+    by_channel = Counter(one.channel for one in incoming)
+    _count(connection, Counter({(channel, "waiting"): -n for channel, n in by_channel.items()}))
 
 
-def expire_early(connection: sqlite3.Connection, before_ms: int, most: int) -> tuple[int, bool]:
-    """Delete at most `most` receipts that have waited since before `before_ms`, and count them as unmatched.
+class EarlyExpiry:
+    """Deletes receipts that have waited for too long, a chunk at a time, and counts them as unmatched.
 
-    Returns how many were deleted, and whether more may be left.
+    Those that only an address names were kept before `before_ms`; all others before that or WAITS_MS before `now_ms`.
     """
-    rows = connection.execute(OLD_EARLY, (before_ms, most)).fetchall()
-    old = [row for row in rows if row[2]]
-    connection.executemany(_FORGET, ((row[0],) for row in old))
-    for channel, n in Counter(row[1] for row in old).items():
-        _count(connection, channel, "waiting", -n)
-        _count(connection, channel, "unmatched", n)
-    return len(old), len(old) == most
+
+    def __init__(self, before_ms: int, now_ms: int) -> None:
+        self._before_ms = before_ms
+        self._others_before_ms = max(before_ms, now_ms - WAITS_MS)
+        self._last_id = 0
+
+    def __call__(self, connection: sqlite3.Connection, most: int) -> tuple[int, bool]:
+        """Look at the next `most` receipts; return how many were deleted, and whether more may be left."""
+        bounds = (self._before_ms, self._others_before_ms, self._last_id, most)
+        rows = connection.execute(OLD_EARLY, bounds).fetchall()
+        old = [(row_id, channel) for row_id, channel, is_old, _ in rows if is_old]
+        _drop(connection, old)
+        self._last_id = rows[-1][0] if rows else self._last_id
+        return len(old), len(rows) == most and bool(rows[-1][3])
 
 
-def _count(connection: sqlite3.Connection, channel: str, state: str, n: int) -> None:
-    connection.execute(_COUNT, (channel, state, n))
+def _drop(connection: sqlite3.Connection, rows: Sequence[tuple[int, str]]) -> None:
+    """Delete rows, of which ids and channels are given, and count them as unmatched."""
+    connection.executemany(_FORGET, ((row_id,) for row_id, _ in rows))
+    counts: Counter[tuple[str, str]] = Counter()
+    for channel, n in Counter(channel for _, channel in rows).items():
+        counts[channel, "waiting"], counts[channel, "unmatched"] = -n, n
+    _count(connection, counts)
+
+
+def _count(connection: sqlite3.Connection, counts: Counter[tuple[str, str]]) -> None:
+    connection.executemany(_COUNT, ((*key, n) for key, n in counts.items() if n))
 
 
 def _reference(one: Incoming) -> str:
-    """Return the reference under which a receipt waits, "" if it names nothing that a row could have."""
+    """Return the reference under which a receipt waits, "" if it names nothing that a row could have.
+
+    A row of mail never has a provider's id: its message id is our own Message-ID (docs/decisions/0266).
+    """
     receipt = one.receipt
     own = job_of_message_id(receipt.message_id) if receipt.message_id else None
     if receipt.job_id or own:
         ref = receipt.job_id or (own[0] if own else "")
-    elif receipt.provider_id:
+    elif receipt.provider_id and one.channel != EMAIL.name:
         ref = f"id {receipt.provider_id}"
     elif receipt.address and receipt.kind in {"opted_out", "opted_in"}:
         ref = f"to {identity(receipt.address)}"

@@ -121,15 +121,22 @@ def _known(connection: sqlite3.Connection, job_ids: Iterable[str]) -> set[Key]:
 
 
 def _merge(found: Sequence[tuple[Incoming, Target]], known: set[Key]) -> _Changes:
-    """Return the changes of the receipts that are not known yet."""
+    """Return the changes of the receipts that are not known yet.
+
+    One without a time of its own is the same as any of its job, kind and source: a provider that did not see our answer
+    sends it again later.
+    """
     changes = _Changes()
+    seen = {(job_id, kind, source) for job_id, kind, _, source in known}
     for one, target in found:
         receipt = one.receipt
         source = receipt.source[:_LONGEST_SOURCE]
         key = (target.job_id, receipt.kind, one.at_ms, source)
-        if key in known:
+        timeless = (target.job_id, receipt.kind, source)
+        if key in known or (timeless in seen and not receipt.timed):
             continue
         known.add(key)
+        seen.add(timeless)
         changes.rows.append(_row(one, target, source))
         changes.targets[target.job_id] = target
         _raise_delivery(changes, one, target)

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from services.logger.blast_rows import ENDED_STATES
-from services.logger.early_receipts import expire_early
+from services.logger.early_receipts import EarlyExpiry
 from services.logger.store import Store
 from shared.clock import Clock, SystemClock, rfc3339
 from shared.jobs import TERMINAL
@@ -109,7 +109,7 @@ class Retention:
             ("system_logs", _by_creation("system_logs", "idx_system_created_at", cutoff_ms)),
             ("blasts", _blasts(cutoff_ms)),
             ("letter_files", _letter_files(self._clock.now_ms() - DAY_MS)),
-            ("early_receipts", lambda connection, size: expire_early(connection, cutoff_ms, size)),
+            ("early_receipts", EarlyExpiry(cutoff_ms, self._clock.now_ms())),
         ]
         producers = await self._store.read(_producers)
         works += [("applied_events", _applied(producer, applied_before)) for producer in producers]

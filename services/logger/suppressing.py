@@ -3,7 +3,7 @@
 | receipt | effect |
 | --- | --- |
 | hard bounce | suppresses the address for all messages |
-| soft bounce | 5 in 30 days with no delivery in between: for all messages, 14 days from the last one |
+| soft bounce | of 5 messages in 30 days with no delivery in between: for all messages, 14 days from the last one |
 | complaint | suppresses the address for marketing |
 | opt-out, opt-in | suppresses for marketing, lifts an opt-out; by the time of the events, whatever order they come in |
 
@@ -37,9 +37,9 @@ _JOBS_TO = """
 SELECT job_id FROM message_logs INDEXED BY idx_{column} WHERE {column} = ? AND channel = ? ORDER BY id DESC LIMIT ?
 """
 _HISTORY = """
-SELECT at_ms, kind, severity FROM message_receipts WHERE trusted AND job_id IN (SELECT value FROM json_each(?))
+SELECT at_ms, kind, severity, job_id FROM message_receipts WHERE trusted AND job_id IN (SELECT value FROM json_each(?))
 """
-_Seen = tuple[int, str, str]
+_Seen = tuple[int, str, str, str]
 
 
 class Reported(NamedTuple):
@@ -122,22 +122,23 @@ def _make(one: Reported, source: Source, reason: str, expires_at_ms: int = 0) ->
 def soft_until(history: Iterable[_Seen]) -> int:
     """Return until when an address's soft bounces suppress it, 0 for not at all.
 
-    A delivery starts the count again, wherever it comes in time.
+    A message counts once, at its first bounce: some providers report each of their own attempts. A delivery starts the
+    count again, wherever it comes in time.
     """
-    recent: list[int] = []
+    first: dict[str, int] = {}
     until_ms = 0
-    for at_ms, kind, severity in sorted(history):
+    for at_ms, kind, severity, job_id in sorted(history):
         if kind in {"delivered", "read"}:
-            recent.clear()
+            first.clear()
             until_ms = 0
-        elif kind == "bounced" and severity == "soft":
-            recent.append(at_ms)
-            if len(recent) >= SOFT_BOUNCES and at_ms - recent[-SOFT_BOUNCES] <= SOFT_WITHIN_MS:
+        elif kind == "bounced" and severity == "soft" and job_id not in first:
+            first[job_id] = at_ms
+            if len(first) >= SOFT_BOUNCES and at_ms - list(first.values())[-SOFT_BOUNCES] <= SOFT_WITHIN_MS:
                 until_ms = at_ms + SOFT_FOR_MS
     return until_ms
 
 
 def _is_latest(histories: _Histories, one: Reported) -> bool:
     """Return whether an opt-out or opt-in is the latest of its address; of two at once the opt-out is."""
-    opts = [(at_ms, kind == "opted_out") for at_ms, kind, _ in histories.of(one) if kind in _OPTS]
+    opts = [(at_ms, kind == "opted_out") for at_ms, kind, *_ in histories.of(one) if kind in _OPTS]
     return (one.at_ms, one.receipt.kind == "opted_out") >= max(opts, default=(0, False))

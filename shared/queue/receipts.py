@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from shared.clock import Clock, SystemClock
 from shared.errors import QueueFullError
@@ -170,9 +171,14 @@ class ReceiptInbox:
             return taken
         reader: Any = self._redis
         with translated("wait for receipts"):
-            rows = await reader.xreadgroup(
-                RECEIPTS_GROUP, self._consumer, {RECEIPTS: ">"}, count=1, block=max(1, int(block_s * 1000))
-            )
+            try:
+                rows = await reader.xreadgroup(
+                    RECEIPTS_GROUP, self._consumer, {RECEIPTS: ">"}, count=1, block=max(1, int(block_s * 1000))
+                )
+            except ResponseError as error:
+                if not str(error).startswith("NOGROUP"):
+                    raise
+                return []  # Redis was emptied meanwhile; the next read makes the group again
         return [_entry(one_id, 1, fields) for _, entries in rows for one_id, fields in entries]
 
     async def claim(self, limit: int, idle_s: float) -> list[ReceiptEntry]:

@@ -70,7 +70,10 @@ class Suppressions:
         self._clock = clock or SystemClock()
 
     async def add(self, channel: str, address: str, suppression: Suppression) -> Stored:
-        """Suppress an address: of two suppressions of one scope the longer one stays, of equals the first."""
+        """Suppress an address: of two suppressions of one scope the longer one stays, of equals the first.
+
+        An opt-out gives way to an equal one of another source, which an opt-in does not lift.
+        """
         return (await self.add_all(channel, [(address, suppression)]))[0]
 
     async def add_all(self, channel: str, every: Sequence[tuple[str, Suppression]]) -> list[Stored]:

@@ -24,6 +24,8 @@ from shared.queue.receipts import TOKEN_VALID_S, Once
 
 STANDARD_TOLERANCE_S = 300
 _SENDGRID = "X-Twilio-Email-Event-Webhook-"
+# what Mailgun sent before its webhooks were JSON, until 2023, and still sends for inbound mail
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +99,19 @@ def check_mailgun(key: str, delivery: Delivery) -> Once:
         given = _mailgun.decode(delivery.body).signature
         signed_at_s = int(given.timestamp)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise SignatureError("the body has no `signature` with `timestamp`, `token` and `signature`") from None
+        raise SignatureError(_no_signature(delivery)) from None
     wanted = hmac.digest(key.encode(), f"{given.timestamp}{given.token}".encode(), "sha256").hex()
     if not (_same(wanted, given.signature) or _same(wanted, given.parent)):
         raise _wrong("KURIR_MAILGUN_HOOK_KEY")
     if abs(int(delivery.now_s) - signed_at_s) >= TOKEN_VALID_S:
         raise SignatureError("it was signed more than a day ago, or this machine's clock is wrong")
     return Once(given.token, signed_at_s)
+
+
+def _no_signature(delivery: Delivery) -> str:
+    if delivery.headers.get("Content-Type", "").strip().lower().startswith(_FORMS):
+        return "it is a form, from a route or a legacy webhook: add the URL under Sending → Webhooks instead"
+    return "the body has no `signature` with `timestamp`, `token` and `signature`"
 
 
 def check_login(login: str, name: str, delivery: Delivery) -> None:

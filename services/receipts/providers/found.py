@@ -61,11 +61,12 @@ class Found:
         if not message.is_named and not by_address:
             self.problem(f"an event of the kind {kind} names no message")
             return
+        seconds = moment(at, self._taken_at)
         self._receipts.append(
             Receipt(
                 kind,
                 self._source,
-                moment(at, self._taken_at),
+                seconds,
                 message.job_id,
                 message.message_id,
                 message.provider_id,
@@ -74,6 +75,7 @@ class Found:
                 text(reply[0], LONGEST_CODE),
                 text(reply[1], LONGEST_WORDS),
                 trusted=True,
+                timed=seconds != self._taken_at,
             )
         )
 

@@ -6,6 +6,7 @@ the one after which Mailgun gives up (reason `old`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from services.receipts.providers.fields import (
     word,
 )
 from services.receipts.providers.found import Found, Message, reader_of_events
+from services.receipts.reading import Reading
 from services.receipts.verdicts import Verdict, severity
 from shared.receipts import ReceiptKind
 
@@ -28,6 +30,8 @@ _KINDS: Mapping[str, ReceiptKind] = {
     "delivered": "delivered", "failed": "bounced", "rejected": "bounced", "complained": "complained",
     "unsubscribed": "opted_out",
 }  # fmt: skip
+# fields in a URL's encoding, or the first boundary of multipart/form-data
+_FORM = re.compile(rb"[A-Za-z][\w.%-]{0,80}=|--[^\r\n]{1,70}\r?\nContent-Disposition: *form-data", re.IGNORECASE)
 _GAVE_UP = "old"
 _CONDEMNED = "bounce"
 # Mailgun's own lists, because of which it does not even try
@@ -85,4 +89,11 @@ def _reply(event: Mapping[str, Any]) -> tuple[str, str]:
     return first_text(status, "enhanced-code", "code"), words
 
 
-read = reader_of_events("mailgun", _read_body)
+_read_json = reader_of_events("mailgun", _read_body)
+
+
+def read(body: bytes, taken_at: float) -> Reading:
+    """Read a body; a form is from a route, or a legacy webhook, which Mailgun ended in 2023."""
+    if _FORM.match(body):
+        return Reading(problem="it is a form, from a route or a legacy webhook of Mailgun, whose webhooks send JSON")
+    return _read_json(body, taken_at)

@@ -44,7 +44,7 @@ _OTHER_FIELDS = frozenset(
     {
         "account_alerts", "account_offboarded", "account_reconnected", "account_review_update",
         "account_settings_update", "account_update", "automatic_events", "business_capability_update",
-        "business_status_update", "business_username_update", "calls", "campaign_status_update", "flows",
+        "business_status_update", "business_username_update", "calls", "campaign_status_update", "contacts", "flows",
         "group_lifecycle_update", "group_participants_update", "group_settings_update", "group_status_update",
         "history", "message_echoes", "message_template_components_update", "message_template_quality_update",
         "message_template_status_update", "messaging_handovers", "partner_solutions",
@@ -74,7 +74,7 @@ def walk_value(value: Mapping[str, Any], found: Found, field: Any = None) -> Non
     for status in each(items(value.get("statuses"))):
         read_status(status, found)
     for preference in each(items(value.get("user_preferences"))):
-        _read_preference(preference, found)
+        _read_preference(preference, value, found)
     found.ignore(others)
     if others or items(value.get("statuses")) or items(value.get("user_preferences")):
         return
@@ -114,17 +114,31 @@ def _error_of(status: Mapping[str, Any]) -> tuple[str, str]:
     return text(error.get("code")), details or first_text(error, "message", "title", most=LONGEST_WORDS)
 
 
-def _read_preference(preference: Mapping[str, Any], found: Found) -> None:
+def _read_preference(preference: Mapping[str, Any], value: Mapping[str, Any], found: Found) -> None:
+    """Read a preference; of a user whose number Meta hides, the contacts beside it may have it.
+
+    Without a number nobody can be found. Such an opt-out takes effect all the same: Meta refuses the next marketing
+    message with 131050, which suppresses the number.
+    """
     kind = _PREFERENCES.get(word(preference.get("value")))
+    user, phone = text(preference.get("user_id")), text(preference.get("wa_id"))
     if word(preference.get("category")) not in _MARKETING:
         found.unknown("category of a preference", preference.get("category"))
     elif kind is None:
         found.unknown("preference", preference.get("value"))
-    elif not (phone := text(preference.get("wa_id"))):
-        found.problem("a preference names no phone number")
-    else:
+    elif phone := phone or (_number_of(user, value) if user else ""):
         words = text(preference.get("detail"), LONGEST_WORDS)
         found.add(kind, Message(address=phone), preference.get("timestamp"), ("", words))
+    elif user:
+        found.ignore()
+    else:
+        found.problem("a preference names no phone number")
+
+
+def _number_of(user: str, value: Mapping[str, Any]) -> str:
+    """Return the number of a user by the contacts of the same change, "" if they do not have it."""
+    contacts = each(items(value.get("contacts")))
+    return next((text(one.get("wa_id")) for one in contacts if text(one.get("user_id")) == user), "")
 
 
 read = reader("meta", walk)

@@ -52,21 +52,28 @@ def _read(event: Mapping[str, Any], found: Found) -> None:
         return
     data = mapping(event.get("data"))
     bounce = next((part for name in ("bounce", "failed", "suppressed") if (part := mapping(data.get(name)))), {})
-    words = first_text(bounce, "message", "reason", most=LONGEST_WORDS)
+    words, reply = first_text(bounce, "message", "reason", most=LONGEST_WORDS), _reply(bounce)
     kind = _KINDS[said]
-    verdict = _severity(said, bounce, words) if kind == "bounced" else ""
-    found.add(kind, _message(data), event.get("created_at"), ("", words), verdict)
+    verdict = _severity(said, bounce, words, reply) if kind == "bounced" else ""
+    found.add(kind, _message(data), event.get("created_at"), ("", reply or words), verdict)
 
 
-def _severity(said: str, bounce: Mapping[str, Any], words: str) -> Verdict:
+def _reply(bounce: Mapping[str, Any]) -> str:
+    """Return what the recipient's server said, "" if it said nothing."""
+    codes = bounce.get("diagnosticCode")
+    return " ".join(filter(None, (text(one, LONGEST_WORDS) for one in (items(codes) or (codes,)))))
+
+
+def _severity(said: str, bounce: Mapping[str, Any], words: str, reply: str) -> Verdict:
     kind, subtype = word(bounce.get("type")), word(bounce.get("subType"))
     if said == "emailsuppressed" or subtype in _ON_A_LIST or (not kind and _SAID_SUPPRESSED in words):
         return "hard"
-    if said == "emailfailed":
+    if said == "emailfailed" or kind not in {"", "permanent"}:
         return "soft"
     said_hard = kind == "permanent" and subtype in _CONDEMNED
-    # Resend's explanations speak of reputation and suppression lists: only a bounce's type and codes count
-    return severity(words, "", said_hard=said_hard or (not kind and _SAID_HARD in words))
+    said_hard = said_hard or (not kind and _SAID_HARD in words)
+    # Resend's explanations speak of reputation and suppression lists: of them only the codes count
+    return severity("", reply, said_hard=said_hard) if reply else severity(words, "", said_hard=said_hard)
 
 
 def _message(data: Mapping[str, Any]) -> Message:

@@ -38,6 +38,8 @@ _IGNORED = frozenset(
 _ON_A_LIST = frozenset({"suppressed", "onaccountsuppressionlist"})
 _CONDEMNED = frozenset({"", "general", "noemail"})
 _UNSUBSCRIBED = frozenset({"unsubscribedrecipient"})
+# SES reports automatic replies, such as those of people who are on holiday, like this, with no delivery report
+_ANY_REPLY = ("transient", "general")
 # "invalid domain": SES tried, found no host for hours, and calls that transient
 _INVALID_DOMAIN = "5.4.4"
 # RFC 5965, 7.3, and RFC 6591: these are not complaints of a person about our mail
@@ -90,16 +92,22 @@ def _read_event(event: Mapping[str, Any], envelope: Mapping[str, Any], found: Fo
 
 def _read_bounce(event: Mapping[str, Any], sent_at: Any, found: Found) -> None:
     bounce, mail = mapping(event.get("bounce")), mapping(event.get("mail"))
-    subtype = word(bounce.get("bounceSubType"))
+    kind, subtype = word(bounce.get("bounceType")), word(bounce.get("bounceSubType"))
     at = bounce.get("timestamp") or sent_at
     for one in _recipients(bounce.get("bouncedRecipients"), mail, found):
+        if (kind, subtype) == _ANY_REPLY and not _has_report(one):
+            found.ignore()
+            continue
         message = _message(mail, one.get("emailAddress"))
         code, words = text(one.get("status")), text(one.get("diagnosticCode"), LONGEST_WORDS)
-        found.add(
-            "bounced", message, at, (code, words), _severity(word(bounce.get("bounceType")), subtype, code, words)
-        )
+        found.add("bounced", message, at, (code, words), _severity(kind, subtype, code, words))
         if subtype in _UNSUBSCRIBED:
             found.add("opted_out", message, at, (code, words))
+
+
+def _has_report(recipient: Mapping[str, Any]) -> bool:
+    """Return whether a delivery status notification came with a bounce: only then SES has these fields."""
+    return any(text(recipient.get(name)) for name in ("action", "status", "diagnosticCode"))
 
 
 def _severity(kind: str, subtype: str, code: str, words: str) -> Verdict:

@@ -5,7 +5,7 @@
 -- PARTS suppressions
 -- ARGV  pairs: identity of the address · packed suppression
 -- Result  one word per pair, joined by commas: "new", "changed" (suppressed differently before) or "kept" (unchanged)
--- Safe to repeat: of two suppressions of one scope the longer one stays, of equals the first.
+-- Safe to repeat: of two suppressions of one scope the longer one stays, of equals the first, unless that is an opt-out.
 
 make_wake_stream()
 local now_ms, words = math.floor(now_us() / 1000), {}

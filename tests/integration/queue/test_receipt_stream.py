@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.errors import QueueFullError
+from shared.errors import QueueFullError, QueueUnavailableError
 from shared.events import Receipts, unpack_batch
 from shared.queue.connection import connect
 from shared.queue.receipts import READ_BYTES, TOKEN_VALID_S, Once, ReceiptEntry, ReceiptInbox, most_receipt_bytes
@@ -57,6 +57,22 @@ async def test_a_read_waits_for_an_entry(redis: Redis, inbox: ReceiptInbox) -> N
     await wait_for(lambda: redis.info("clients"), what="a blocked client")
     await other.add("ses", b"late")
     assert bodies(await waiting) == [b"late"]
+
+
+async def test_a_read_survives_an_emptied_redis(redis: Redis, inbox: ReceiptInbox) -> None:
+    """A consumer that waits while the stream is deleted gets nothing, or is told to try again, and then reads on."""
+    for _ in range(2):
+        waiting = asyncio.create_task(inbox.read(10, 4.0))
+        await wait_for(lambda: _is_blocked(redis), what="a blocked client")
+        await redis.flushall()
+        (found,) = await asyncio.gather(waiting, return_exceptions=True)
+        assert found == [] or isinstance(found, QueueUnavailableError)
+    await ReceiptInbox(redis).add("ses", b"next")
+    assert bodies(await inbox.read(10, 1.0)) == [b"next"]
+
+
+async def _is_blocked(redis: Redis) -> bool:
+    return int((await redis.info("clients"))["blocked_clients"]) > 0
 
 
 async def test_a_read_takes_a_bounded_number_of_bytes(inbox: ReceiptInbox) -> None:

@@ -259,3 +259,30 @@ async def test_an_opt_in_lifts_an_earlier_opt_out_alone(world: World) -> None:
         [one] for one in kept
     ]
     assert await suppressions.opt_in("email", "user0@example.com", at_ms) == 0
+
+
+@pytest.mark.parametrize("source", ["complaint", "unsubscribe", "api"])
+async def test_an_opt_in_lifts_no_other_reason_in_any_order(source: Any, world: World) -> None:
+    """Who complained and opted out gets no marketing after an opt-in, whichever of the two came first."""
+    suppressions = Suppressions(world.redis)
+    opt_out = Suppression("marketing", "opt_out", "opted_out", 2000)
+    other = Suppression("marketing", source, "said so", 1000)
+    for number, (first, second, words) in enumerate(
+        [(other, opt_out, "kept"), (opt_out, other, "changed"), (opt_out, opt_out, "kept")]
+    ):
+        address = f"user{number}@example.com"
+        assert await suppressions.add("email", address, first) == "new"
+        assert await suppressions.add("email", address, second) == words
+        assert await suppressions.add("email", address, second) == "kept"
+        await suppressions.opt_in("email", address, 3000)
+        assert await suppressions.get("email", address) == ([] if first == second else [other])
+
+
+async def test_an_opt_out_gives_way_to_nothing_shorter(world: World) -> None:
+    """A suppression for a week would end before the opt-out does."""
+    suppressions = Suppressions(world.redis)
+    opt_out = Suppression("marketing", "opt_out", "opted_out", 2000)
+    week = Suppression("marketing", "api", "for a week", 1000, 1 << 42)
+    assert await suppressions.add("email", "r@example.com", opt_out) == "new"
+    assert await suppressions.add("email", "r@example.com", week) == "kept"
+    assert await suppressions.get("email", "r@example.com") == [opt_out]

@@ -14,7 +14,7 @@ from services.logger.blast_rows import read_snapshot
 from services.logger.blast_views import BlastFilter
 from services.logger.counting import count_messages
 from services.logger.dashboard import show_dashboard
-from services.logger.early_receipts import expire_early
+from services.logger.early_receipts import EarlyExpiry, Incoming, keep_early
 from services.logger.filters import ApiFilter, MessageFilter, Page, Span, SystemFilter
 from services.logger.history import read_history
 from services.logger.redelivery import RetryRequest, open_runs
@@ -42,7 +42,7 @@ SPAN = Span(START_MS - 1000, START_MS + 100_000)
 
 # tables of a few rows (channels × statuses or deliveries; up to 500 jobs to send again in each), and lists of ids that
 # are a parameter of the statement
-_SMALL = re.compile(r"SCAN (message_counts|message_totals|delivery_counts|retry_outbox|json_each)\b")
+_SMALL = re.compile(r"SCAN (message_counts|message_totals|delivery_counts|early_counts|retry_outbox|json_each)\b")
 # statements that sort or group at most a page of rows
 _SORTS_A_PAGE = re.compile(r"json_each|error_days")
 
@@ -204,7 +204,9 @@ def test_receipts_find_their_rows_by_an_index(filled: Database, channel: str) ->
     assert filled.one("SELECT count(*) FROM early_receipts") >= 1
     missing = entry(9, queued((77,)), queued_phones((9,)), sent_phone(9), channel=channel)
     check(filled.connection, lambda connection: filled.writer.apply(connection, [missing]))
-    check(filled.connection, lambda connection: expire_early(connection, START_MS * 2, 10))
+    many = [Incoming(channel, receipt("read", 5, job_id=f"x:{n}:{channel}"), START_MS) for n in range(3)]
+    check(filled.connection, lambda connection: keep_early(connection, many, START_MS, most=1))
+    check(filled.connection, lambda connection: EarlyExpiry(START_MS * 2, START_MS)(connection, 10))
 
 
 @pytest.mark.parametrize(

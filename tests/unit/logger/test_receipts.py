@@ -10,12 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.logger.early_receipts import Incoming, keep_early
 from services.logger.filters import DELIVERIES
 from shared.channels import CHANNELS
 from shared.clock import rfc3339
 from shared.events import Receipts
 from shared.queue.event_log import EventEntry
-from shared.receipts import Receipt, delivery_rank
+from shared.receipts import Receipt, ReceiptKind, delivery_rank
 from tests.unit.logger.database import (
     START_MS,
     Database,
@@ -207,6 +208,65 @@ def test_a_provider_id_finds_no_mail(database: Database) -> None:
     database.apply(entry(1, queued(), sent()))
     database.apply(told(receipt("delivered", 5, provider_id="<0.1@x>")))
     assert kinds(database) == []
+
+
+def test_a_provider_id_of_mail_waits_for_nothing(database: Database) -> None:
+    """No row of mail has one, so receipts for other systems' mail would fill the database until retention."""
+    foreign = [
+        receipt("delivered", 5, source="sendgrid", provider_id=f"14c5d75ce93-{number}", address="else@example.com")
+        for number in range(3)
+    ]
+    database.apply(told(*foreign, receipt("delivered", 5, provider_id="x", message_id="1.2@mail.example.org")))
+    assert database.rows("SELECT state, n FROM early_counts") == [("unmatched", 4)]
+    assert database.one("SELECT count(*) FROM early_receipts") == 0
+
+
+def test_an_opt_out_from_mail_waits_for_the_address(database: Database) -> None:
+    """The provider's id beside it can never be found, and the person has chosen before our next message."""
+    out = receipt("opted_out", 5, source="postmark", provider_id="883953f4", address="User0@example.com")
+    database.apply(told(out))
+    database.apply(entry(1, queued()))
+    assert kinds(database) == [(EMAIL, "opted_out")]
+    assert database.rows("SELECT address FROM suppression_outbox") == [("user0@example.com",)]
+    database.counts_agree()
+
+
+def test_the_oldest_of_too_many_early_receipts_are_dropped(database: Database) -> None:
+    """Those of another system never end; what is a moment away, and what a person chose, stays."""
+    chosen = Incoming("email", receipt("opted_out", 1, address="user7@example.com"), START_MS)
+    others = [
+        Incoming("whatsapp", receipt("read", number, provider_id=f"wamid.{number}"), START_MS + number)
+        for number in range(120)
+    ]
+    for one in [chosen, *others]:
+        keep_early(database.connection, [one], START_MS, most=100)
+    assert database.rows("SELECT ref FROM early_receipts ORDER BY id LIMIT 2") == [
+        ("to user7@example.com",),
+        ("id wamid.21",),
+    ]
+    assert database.rows("SELECT channel, state, n FROM early_counts ORDER BY 1, 2") == [
+        ("email", "waiting", 1), ("whatsapp", "unmatched", 21), ("whatsapp", "waiting", 99),
+    ]  # fmt: skip
+    database.counts_agree()
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_receipt_without_a_time_counts_once(database: Database, early: bool) -> None:
+    """Sent again because our answer was lost, it has the time of the second request, and is the same all the same."""
+    sending = [entry(1, queued((0, 1))), entry(2, sent(), sent(1))]
+    kinds_in_order: list[tuple[ReceiptKind, int]] = [
+        ("complained", 60), ("delivered", 61), ("complained", 660), ("complained", 90),
+    ]  # fmt: skip
+    again = [
+        told(receipt(kind, seconds, source="brevo", job_id=EMAIL, timed=False)) for kind, seconds in kinds_in_order
+    ]
+    for one in [*again, *sending] if early else [*sending, *again]:
+        database.apply(one)
+    assert kinds(database) == [(EMAIL, "complained"), (EMAIL, "delivered")]
+    assert database.rows("SELECT kind, n FROM receipt_totals ORDER BY 1") == [("complained", 1), ("delivered", 1)]
+    database.apply(told(receipt("complained", 5, source="brevo", job_id="b:1:email", timed=False)))
+    assert len(kinds(database)) == 3
+    database.counts_agree()
 
 
 def test_a_receipt_that_names_nothing_is_counted_as_unmatched(database: Database) -> None:

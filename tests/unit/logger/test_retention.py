@@ -140,6 +140,26 @@ async def test_receipts_go_with_their_messages(store: Store) -> None:
     assert await rows(store, "SELECT kind, n FROM receipt_totals") == [("bounced", 1), ("delivered", 2)]
 
 
+async def test_what_waits_for_a_message_waits_for_a_week(store: Store) -> None:
+    """A provider repeats for a week at most; a person's choice is kept as long as any row of the log."""
+    writer = EventWriter(FixedClock(START_MS))
+    foreign = [receipt("delivered", 9 + number, job_id=f"never:{number}:email") for number in range(2000)]
+    told = [foreign[0], receipt("opted_out", 8, address="user9999@example.com"), *foreign[1:]]
+    await store.write(lambda connection: writer.apply(connection, [entry(9, Receipts(told))]))
+    retention = Retention(store, 90, lambda: None, FixedClock(START_MS + 7 * DAY_MS))
+    assert (await retention.purge()).rows["early_receipts"] == 0
+    later = EventWriter(FixedClock(START_MS + 6 * DAY_MS))
+    recent = receipt("delivered", 9, job_id="recent:0:email")
+    await store.write(lambda connection: later.apply(connection, [entry(10, Receipts([recent]))]))
+    retention = Retention(store, 90, lambda: None, FixedClock(START_MS + 7 * DAY_MS + 1))
+    assert (await retention.purge()).rows["early_receipts"] == 2000
+    left = "SELECT ref FROM early_receipts ORDER BY id"
+    assert await rows(store, left) == [("to user9999@example.com",), ("recent:0:email",)]
+    assert await rows(store, "SELECT state, n FROM early_counts ORDER BY state") == [
+        ("unmatched", 2000), ("waiting", 2),
+    ]  # fmt: skip
+
+
 async def test_applied_batches_are_remembered_for_two_days(store: Store) -> None:
     """That is enough for any redelivery; a producer without batches is deleted and its cached number forgotten."""
     forgotten: list[bool] = []

@@ -136,13 +136,26 @@ def test_five_soft_bounces_in_thirty_days_suppress_for_fourteen(sent_to: Databas
     [
         [0, 1, 2, 3],
         [0, 8, 16, 24, 32],
-        [0, 1, 2, 3, 3],
     ],
-    ids=["four", "thirty-two days", "one of them repeated"],
+    ids=["four", "thirty-two days"],
 )
 def test_fewer_soft_bounces_or_longer_apart_suppress_nobody(sent_to: Database, days: list[int]) -> None:
     """A full mailbox is not a dead one."""
-    assert [change for day in days for change in tell(sent_to, soft(day, min(day, 9)))] == []
+    assert [change for number, day in enumerate(days) for change in tell(sent_to, soft(day, number))] == []
+
+
+@pytest.mark.parametrize(
+    "bounces",
+    [
+        [soft(day) for day in range(9)],
+        [soft(number / 24, 7, source="brevo", words="451 try again") for number in range(6)],
+        [soft(0), soft(1, 1), soft(2, 2), soft(3, 3), soft(3, 3), soft(3.1, 3, source="mail"), soft(4, 1)],
+    ],
+    ids=["daily", "each attempt of the provider", "by hook and by mail"],
+)
+def test_a_message_is_one_soft_bounce(sent_to: Database, bounces: list[Receipt]) -> None:
+    """However often and in whatever way its provider reports it: only five messages condemn an address."""
+    assert [change for one in bounces for change in tell(sent_to, one)] == []
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["delivered in between", "the delivery is reported last"])

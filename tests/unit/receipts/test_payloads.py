@@ -38,8 +38,10 @@ class Case:
     def expected(self) -> Reading:
         receipts = []
         for one in self.receipts:
-            at = self.taken_at if one["at"] == "taken" else _seconds(one["at"])
-            receipts.append(msgspec.convert({**one, "source": self.provider, "at": at, "trusted": True}, Receipt))
+            timed = one["at"] != "taken"
+            at = _seconds(one["at"]) if timed else self.taken_at
+            fields = {**one, "source": self.provider, "at": at, "trusted": True, "timed": timed}
+            receipts.append(msgspec.convert(fields, Receipt))
         return Reading(receipts, self.ignored, self.problem)
 
 
@@ -190,3 +192,18 @@ def test_batch_repeated_to_three_megabytes(case: Case) -> None:
     found = read(case, case.body * times)
     assert list(found.receipts) == list(case.expected().receipts) * times
     assert (found.ignored, found.problem) == (case.ignored * times, case.problem)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        b"event=delivered&recipient=alice%40example.com&Message-Id=%3C1%40example.com%3E&token=t&signature=s",
+        b"domain=example.com&my_var_1=Mailgun+Variable",
+        b'--f723ccea-a5e9\r\nContent-Disposition: form-data; name="Message-Id"\r\n\r\n<1@example.com>\r\n',
+    ],
+)
+def test_a_form_of_mailgun_is_kept_with_what_it_is(form: bytes) -> None:
+    """Legacy webhooks and routes post forms: the person who looks at the entry learns why it was not read."""
+    assert READERS["mailgun"](form, TAKEN_AT) == Reading(
+        problem="it is a form, from a route or a legacy webhook of Mailgun, whose webhooks send JSON"
+    )

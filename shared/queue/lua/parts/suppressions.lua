@@ -32,8 +32,14 @@ local function lift_suppressions(address, now_ms, wanted)
   return lifted
 end
 
--- Store a suppression. Of two of one scope the longer one stays, of equals the first. Return "new" if the address had
--- none, "changed" if it had another, "kept" if nothing changed.
+-- Return whether a suppression holds at least as long as another.
+local function lasts(one, other)
+  return one[5] == 0 or (other[5] > 0 and one[5] >= other[5])
+end
+
+-- Store a suppression. Of two of one scope the longer one stays, of equals the first; but an opt-out gives way to any
+-- other source, because an opt-in would lift it and with it the only trace of a complaint. Return "new" if the address
+-- had none, "changed" if it had another, "kept" if nothing changed.
 local function store_suppression(address, suppression, now_ms)
   local stored = redis.call('HGET', C .. ':suppressed', address)
   local kept, known, longer = {}, false, true
@@ -42,7 +48,7 @@ local function store_suppression(address, suppression, now_ms)
       known = true
       if one[1] ~= suppression[1] then
         kept[#kept + 1] = one
-      elseif one[5] == 0 or (suppression[5] > 0 and one[5] >= suppression[5]) then
+      elseif lasts(one, suppression) and (one[2] ~= 'opt_out' or suppression[2] == 'opt_out' or not lasts(suppression, one)) then
         kept[#kept + 1], longer = one, false
       end
     end

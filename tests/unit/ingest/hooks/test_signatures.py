@@ -173,6 +173,13 @@ def test_mailgun_signs_a_token_that_may_be_used_once() -> None:
     assert once.place("mailgun") != other.place("mailgun")
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "Multipart/Form-Data; boundary=x"])
+def test_a_form_of_mailgun_is_refused_with_what_to_do(kind: str) -> None:
+    """Legacy webhooks and routes post forms; the health shows where the URL belongs."""
+    with pytest.raises(SignatureError, match="legacy webhook: add the URL under Sending → Webhooks instead"):
+        check_mailgun(SECRET, delivery({"Content-Type": kind}, b"event=delivered&token=t&signature=s"))
+
+
 def test_mailguns_signature_of_the_main_account_passes() -> None:
     """For a subaccount's message Mailgun adds `parent-signature`; either may be of our key."""
     parent = signers.mailgun(SECRET, NOW_S)
