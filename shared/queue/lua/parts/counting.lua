@@ -26,7 +26,7 @@ local function status_of(raw, row, scheduled)
   if scheduled then return job[1], 'scheduled' end
   if not row then return job[1], waits(job, 0) end
   if string.sub(row[2], -3) == ':tx' then return job[1], 'processing' end
-  if row[2] == '~retry' then return job[1], 'retrying' end
+  -- `~back` and `~retry` count the attempts made; a sender's buffer counts the one that it holds the job for as well
   return job[1], waits(job, string.sub(row[2], 1, 1) == '~' and row[4] or math.max(row[4] - 1, 0))
 end
 
