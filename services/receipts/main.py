@@ -79,6 +79,7 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     app = web.Application()
     app.add_routes(operations_routes(health, metrics.exposition))
     intake = _intake(parts, state)
+    state.mailbox_failing_s = intake.mailbox_failing_s
     await intake.open()
     try:
         async with serving(app, common.host, common.port) as port:

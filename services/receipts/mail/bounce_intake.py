@@ -31,6 +31,10 @@ class BounceIntake:
             )
         self._mailbox = settings.mailbox.name if settings.mailbox is not None else ""
 
+    def mailbox_failing_s(self) -> float | None:
+        """Return for how many seconds the mailbox could not be read, 0 if it can be, None without a mailbox."""
+        return self._reader.failing_s if self._reader is not None else None
+
     async def open(self) -> None:
         """Listen; raises SettingsError if the address cannot be bound."""
         if self._listener is not None:

@@ -7,6 +7,8 @@ nothing. Of several processes the one with the lease reads.
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import suppress
 from typing import Protocol
 
 from services.receipts.mail.imap import ImapMailbox, MailboxError
@@ -17,8 +19,15 @@ from shared.lifecycle import Stop
 from shared.logs import get_logger
 
 _MOST_AT_ONCE = 20
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
+_FIRST_PAUSE_S = 1.0
+# a server may lock an account after many failures, and Redis never does
+_LONGEST_PAUSE_S, _LONGEST_WHEN_FULL_S, _LONGEST_WITHOUT_REDIS_S = 300.0, 30.0, 5.0
 _CLOSE_S = 5.0
+_LONGEST_LEASE_S = 60.0
+# servers and firewalls end connections that are idle for minutes, which would look like a failure
+_LONGEST_IDLE_S = 60.0
+# a new connection tries again what could not be read on the last one
+_LONGEST_CONNECTED_S = 3600.0
 
 
 class Lease(Protocol):
@@ -42,9 +51,17 @@ class MailboxReader:
         self._lease = lease
         self._counted = counted
         self._mailbox: ImapMailbox | None = None
+        self._connected_at = 0.0
         self._pause_s = _FIRST_PAUSE_S
-        # renewed at least at each interval; another process takes over soon after this one has died
-        self._lease_s = 2 * settings.every_s + 10.0
+        # another process takes over soon after this one has died, however long the interval is
+        self._lease_s = min(2 * settings.every_s + 10.0, _LONGEST_LEASE_S)
+        self._reads = False
+        self._failing_since: float | None = None
+
+    @property
+    def failing_s(self) -> float:
+        """Seconds since the first of the latest failures of the mail server, 0 while none has failed."""
+        return time.monotonic() - self._failing_since if self._failing_since is not None else 0.0
 
     async def run(self, stop: Stop) -> None:
         """Read the mailbox at its interval; what fails is logged and tried again, after longer and longer pauses."""
@@ -57,7 +74,7 @@ class MailboxReader:
                 if not working.done() and self._mailbox is not None:
                     self._mailbox.interrupt()
                 pause_s = await self._settled(working, quiet=stop.is_set())
-                await asyncio.wait({stopping}, timeout=pause_s)
+                await self._rest(stopping, pause_s)
         finally:
             stopping.cancel()
             if working is not None and not working.done():
@@ -69,24 +86,42 @@ class MailboxReader:
         """Wait for a turn and return the pause after it, in seconds; `quiet`: its failure is expected."""
         try:
             await working
-        except (MailboxError, QueueFullError, QueueUnavailableError) as error:
-            if not quiet:
-                get_logger().warning("mailbox_not_read", mailbox=self._settings.name, reason=str(error))
-            if isinstance(error, MailboxError):
-                await self._disconnect()
-            pause_s, self._pause_s = self._pause_s, min(self._pause_s * 2, _LONGEST_PAUSE_S)
-            return pause_s
-        self._pause_s = _FIRST_PAUSE_S
-        return self._settings.every_s
+        except (QueueFullError, QueueUnavailableError) as error:
+            longest_s = _LONGEST_WHEN_FULL_S if isinstance(error, QueueFullError) else _LONGEST_WITHOUT_REDIS_S
+            quiet = quiet or self._pause_s > _FIRST_PAUSE_S
+            reason = str(error)
+        except MailboxError as error:
+            longest_s, reason = _LONGEST_PAUSE_S, str(error)
+            if self._failing_since is None:
+                self._failing_since = time.monotonic()
+            self._reads = False
+            await self._disconnect()
+        else:
+            self._pause_s, self._failing_since = _FIRST_PAUSE_S, None
+            return self._settings.every_s if self._reads else min(self._settings.every_s, self._lease_s)
+        if not quiet:
+            get_logger().warning("mailbox_not_read", mailbox=self._settings.name, reason=reason)
+        pause_s = min(self._pause_s, longest_s)
+        self._pause_s = min(pause_s * 2, longest_s)
+        return pause_s
+
+    async def _rest(self, stopping: asyncio.Task[None], pause_s: float) -> None:
+        """Wait until the next turn or the stop, and keep the lease meanwhile."""
+        until = time.monotonic() + pause_s
+        while not stopping.done() and (left_s := until - time.monotonic()) > 0:
+            renew_s = self._lease_s / 3
+            await asyncio.wait({stopping}, timeout=min(left_s, renew_s))
+            if self._reads and left_s > renew_s:
+                with suppress(QueueUnavailableError):
+                    self._reads = await self._lease.hold(self._lease_s)
 
     async def _turn(self) -> None:
         """Take all new mail, if this process has the lease."""
-        if not await self._lease.hold(self._lease_s):
+        self._reads = await self._lease.hold(self._lease_s)
+        if not self._reads:
             await self._disconnect()
             return
-        if self._mailbox is None:
-            self._mailbox = await asyncio.to_thread(ImapMailbox, self._settings)
-        mailbox = self._mailbox
+        mailbox = await self._connected()
         taken: list[str] = []
         while uids := await asyncio.to_thread(mailbox.new, _MOST_AT_ONCE):
             if uids[0] in taken:
@@ -94,20 +129,38 @@ class MailboxReader:
             for uid in uids:
                 await self._take(mailbox, uid)
             taken = uids
-            if not await self._lease.hold(self._lease_s):
+            self._reads = await self._lease.hold(self._lease_s)
+            if not self._reads:
                 return
+        if self._settings.every_s > _LONGEST_IDLE_S:
+            await self._disconnect()
+
+    async def _connected(self) -> ImapMailbox:
+        if self._mailbox is not None and time.monotonic() - self._connected_at > _LONGEST_CONNECTED_S:
+            await self._disconnect()
+        if self._mailbox is None:
+            self._mailbox = await asyncio.to_thread(ImapMailbox, self._settings)
+            self._connected_at = time.monotonic()
+        return self._mailbox
 
     async def _take(self, mailbox: ImapMailbox, uid: str) -> None:
         raw = await asyncio.to_thread(mailbox.read, uid)
-        if raw is not None:
-            await self._inbox.add(SOURCE, raw)
-            self._counted("imap", "taken")
+        if raw is None:
+            # not marked, since it was not read
+            get_logger().warning("mail_not_read", mailbox=self._settings.name, uid=uid)
+            return
+        await self._inbox.add(SOURCE, raw)
+        self._counted("imap", "taken")
         await asyncio.to_thread(mailbox.mark, uid)
 
     async def _disconnect(self) -> None:
         mailbox, self._mailbox = self._mailbox, None
         if mailbox is not None:
-            await asyncio.to_thread(mailbox.close)
+            try:
+                await asyncio.to_thread(mailbox.close)
+            except asyncio.CancelledError:
+                mailbox.interrupt()  # its thread would delay the end of the process
+                raise
 
     async def _leave(self) -> None:
         """Disconnect, and let another process read at once."""

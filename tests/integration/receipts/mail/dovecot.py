@@ -9,10 +9,12 @@ from __future__ import annotations
 import imaplib
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -97,22 +99,35 @@ class Dovecot:
             overlay = f"mount -t overlay overlay -o lowerdir={layers} /usr/lib && exec {run}"
             command = ["unshare", "-m", "sh", "-c", overlay]
         environment = {**os.environ, "LD_LIBRARY_PATH": "/usr/lib/dovecot"}
-        self._process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        errors = self.home / "stderr.txt"
+        with errors.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+            )
         deadline = time.monotonic() + 20
         while not self._greets():
             if self._process.poll() is not None:
-                assert self._process.stderr is not None
-                missing(f"dovecot does not start: {self._process.stderr.read().decode()} {self.log()}")
+                missing(f"dovecot does not start: {errors.read_text(errors='replace')} {self.log()}")
             if time.monotonic() > deadline:
                 pytest.fail(f"dovecot does not answer: {self.log()}")
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop it; its mailbox stays."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.communicate(timeout=20)
-            self._process = None
+        """Stop it; its mailbox stays.
+
+        The process of a client that still sends commands outlives Dovecot itself by half a minute, so what is left of
+        its process group is killed.
+        """
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=20)
 
     def remove(self) -> None:
         """Stop it and delete everything."""
@@ -132,12 +147,12 @@ class Dovecot:
         client.authenticate("PLAIN", lambda _: f"\0{USER}\0{PASSWORD}".encode())
         return client
 
-    def append(self, *mails: bytes, folder: str = "INBOX") -> None:
-        """Put mails into a folder, which is created if need be."""
+    def append(self, *mails: bytes, folder: str = "INBOX", flags: str = "") -> None:
+        """Put mails with these flags into a folder, which is created if need be."""
         with self.client() as client:
             client.create(f'"{folder}"')
             for mail in mails:
-                answer, _ = client.append(f'"{folder}"', "", "", mail)
+                answer, _ = client.append(f'"{folder}"', flags, "", mail)
                 assert answer == "OK"
 
     def flags(self, folder: str = "INBOX") -> list[str]:

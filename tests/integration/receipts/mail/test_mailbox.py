@@ -133,6 +133,52 @@ async def test_mail_is_read_again_if_its_mark_was_lost(
     assert inbox.mails == [MAILS[0], *MAILS]
 
 
+async def test_mail_that_a_killed_process_left_is_read_again_and_removed(server: Dovecot, inbox: FakeInbox) -> None:
+    """A mail that is marked as seen and deleted goes through the stream once more and is removed.
+
+    What somebody deleted unread, and what is only seen, stays as it is.
+    """
+    left, deleted, seen, new = (b"Subject: %d\r\n\r\n" % number for number in range(4))
+    flagged = {left: r"(\Seen \Deleted)", deleted: r"(\Deleted)", seen: r"(\Seen)", new: ""}
+    for mail, flags in flagged.items():
+        server.append(mail, folder="left", flags=flags)
+    async with reading(server.url("left", "?then=delete"), server, inbox):
+        await wait_for(lambda: server.flags("left") == ["\\Deleted", SEEN], what="the removal")
+    assert inbox.mails == [left, new]
+
+
+async def test_connection_lost_before_the_expunge_leaves_nothing(
+    server: Dovecot, folder: str, inbox: FakeInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mail whose connection ends between its mark and its removal is removed on the next one."""
+    expunged: list[str] = []
+    expunge = ImapMailbox._expunge
+
+    def failing_once(self: ImapMailbox, uid: str) -> None:
+        expunged.append(uid)
+        if len(expunged) == 1:
+            self.interrupt()
+        expunge(self, uid)
+
+    monkeypatch.setattr(ImapMailbox, "_expunge", failing_once)
+    async with reading(server.url(folder, "?then=delete"), server, inbox):
+        await wait_for(lambda: server.flags(folder) == [], what="an empty mailbox")
+    assert inbox.mails == [MAILS[0], *MAILS]
+
+
+async def test_short_outage_of_redis_delays_no_mail_for_minutes(
+    server: Dovecot, folder: str, inbox: FakeInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is asked again soon, however often it was away: its outage is not a reason to spare the mail server."""
+    monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 1000.0)
+    monkeypatch.setattr(module, "_LONGEST_WITHOUT_REDIS_S", 0.05)
+    inbox.failure = QueueUnavailableError("Redis is away")
+    async with reading(server.url(folder), server, inbox):
+        await wait_for(lambda: inbox.tried >= 15, what="many attempts")
+        inbox.failure = None
+        await wait_for(lambda: inbox.mails == MAILS, what="the mails")
+
+
 async def test_reader_reconnects_when_the_server_was_away(server: Dovecot, folder: str, inbox: FakeInbox) -> None:
     """A server that stops and starts again is read again, with the mail that came meanwhile."""
     async with reading(server.url(folder), server, inbox):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import smtplib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -66,28 +66,43 @@ def dovecot() -> Iterator[Dovecot]:
         server.remove()
 
 
-async def test_bounce_becomes_an_event_of_the_email_channel(own: World, server: RedisServer, tmp_path: Path) -> None:
+Make = Callable[[Mapping[str, str]], MailProcess]
+
+
+@pytest.fixture
+def make_service(server: RedisServer, tmp_path: Path) -> Iterator[Make]:
+    """Make processes that end with their test, also with one that fails."""
+    made: list[MailProcess] = []
+
+    def make(settings: Mapping[str, str]) -> MailProcess:
+        made.append(MailProcess(server.url, tmp_path, settings))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.end(signal.SIGKILL)
+
+
+async def test_bounce_becomes_an_event_of_the_email_channel(own: World, make_service: Make) -> None:
     """A bounce that was answered with 250 is a trusted receipt; foreign mail is set aside and counted."""
-    service = MailProcess(server.url, tmp_path, {})
+    service = make_service({})
     service.start()
-    try:
-        job_id, raw, to = bounce(1)
-        service.deliver(to, raw)
-        service.deliver(f"someone@{DOMAIN}", sample("spam"))
-        await own.emptied()
-        (receipt,) = await own.receipts("email")
-        assert (receipt.kind, receipt.job_id, receipt.trusted, receipt.severity) == ("bounced", job_id, True, "hard")
-        assert service.sample('kurir_bounce_mails_total{result="taken",way="smtp"}') == 2
-        assert service.sample('kurir_receipts_read_total{kind="bounced",provider="mail"}') == 1
-        (aside,) = await own.inbox.list_set_aside(5)
-        assert sample("spam") in aside.body
-    finally:
-        assert service.end(signal.SIGTERM) == 0
+    job_id, raw, to = bounce(1)
+    service.deliver(to, raw)
+    service.deliver(f"someone@{DOMAIN}", sample("spam"))
+    await own.emptied()
+    (receipt,) = await own.receipts("email")
+    assert (receipt.kind, receipt.job_id, receipt.trusted, receipt.severity) == ("bounced", job_id, True, "hard")
+    assert service.sample('kurir_bounce_mails_total{result="taken",way="smtp"}') == 2
+    assert service.sample('kurir_receipts_read_total{kind="bounced",provider="mail"}') == 1
+    (aside,) = await own.inbox.list_set_aside(5)
+    assert sample("spam") in aside.body
+    assert service.end(signal.SIGTERM) == 0
 
 
-async def test_answered_bounces_survive_kill_9(own: World, server: RedisServer, tmp_path: Path) -> None:
+async def test_answered_bounces_survive_kill_9(own: World, make_service: Make) -> None:
     """Each bounce that was answered with 250 takes effect under one name, whenever the process is killed."""
-    service = MailProcess(server.url, tmp_path, {})
+    service = make_service({})
     answered = set()
     for turn in range(3):
         service.start()
@@ -106,12 +121,12 @@ async def test_answered_bounces_survive_kill_9(own: World, server: RedisServer, 
 
 @pytest.mark.timeout(300)
 async def test_mailbox_is_read_over_kill_9_and_an_outage_of_redis(
-    own: World, server: RedisServer, dovecot: Dovecot, tmp_path: Path
+    own: World, server: RedisServer, dovecot: Dovecot, make_service: Make
 ) -> None:
     """With `then=delete`, every mail of a mailbox becomes a receipt, over a kill and an outage; none is lost."""
     url = dovecot.url(options="?then=delete&every=1s")
     settings = {"KURIR_BOUNCE_IMAP_URL": url, "KURIR_BOUNCE_IMAP_CA_FILE": str(dovecot.ca_file)}
-    service = MailProcess(server.url, tmp_path, settings)
+    service = make_service(settings)
     bounces = [bounce(n) for n in range(30)]
     dovecot.append(*(raw for _, raw, _ in bounces))
     service.start()
@@ -121,6 +136,7 @@ async def test_mailbox_is_read_over_kill_9_and_an_outage_of_redis(
     service.start()
     server.start()
     await wait_for(lambda: dovecot.count() == 0, 90, "an empty mailbox")
+    await wait_for(lambda: service.sample("kurir_bounce_mailbox_failing_seconds") == 0, what="a read mailbox")
     await own.emptied(30)
     assert service.end(signal.SIGTERM) == 0
     expected = {job_id for job_id, _, _ in bounces}
