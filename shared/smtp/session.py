@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 IDLE_S = 300.0
+# how long a client that is being disconnected may take to read what it was answered
+_FAREWELL_S = 10.0
 _MAX_LINE_BYTES = 4096
 _MAX_AHEAD_BYTES = 64 * 1024
 _TOO_BIG = "552 5.3.4 message too big"
@@ -101,7 +103,9 @@ class SmtpSession(asyncio.Protocol):
         self._refused = ""
         self._held = False
         self._ended = False
+        self._is_stuck = False
         self._timer: asyncio.TimerHandle | None = None
+        self._farewell: asyncio.TimerHandle | None = None
         self._active_at = self._opened_at = 0.0
         self._commands: dict[str, Callable[[str], None]] = {
             "EHLO": self._ehlo,
@@ -129,15 +133,28 @@ class SmtpSession(asyncio.Protocol):
         """Clean up after the client has gone."""
         self._ended = True
         self._idle_timer.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._farewell):
+            if timer is not None:
+                timer.cancel()
         self._reception.left(self)
+
+    def pause_writing(self) -> None:
+        """Take nothing more from a client that does not read its answers, so that they do not pile up."""
+        self._is_stuck = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Continue with a client that has read its answers."""
+        self._is_stuck = False
+        if not self._ended:
+            self._transport.resume_reading()
+            self._work()
 
     def data_received(self, data: bytes) -> None:
         """Buffer received bytes and answer complete commands."""
         self._active_at = self._loop.time()
         self._buffer += data
-        if self._held:
+        if self._held or self._is_stuck:
             if len(self._buffer) > _MAX_AHEAD_BYTES:
                 self._transport.pause_reading()
             return
@@ -160,7 +177,7 @@ class SmtpSession(asyncio.Protocol):
         self._transport.abort()
 
     def _work(self) -> None:
-        while not (self._held or self._ended):
+        while not (self._held or self._ended or self._is_stuck):
             if not (self._take_message() if self._in_data else self._take_line()):
                 break
         self._flush()
@@ -169,8 +186,10 @@ class SmtpSession(asyncio.Protocol):
         if self._replies and not self._transport.is_closing():
             self._transport.write("".join(f"{reply}\r\n" for reply in self._replies).encode("utf-8", "surrogateescape"))
         self._replies.clear()
-        if self._ended:
+        if self._ended and self._farewell is None:
             self._transport.close()
+            # a client that does not read the rest would keep its place forever
+            self._farewell = self._loop.call_later(_FAREWELL_S, self._transport.abort)
 
     def _check_idle(self) -> None:
         now = self._loop.time()
@@ -351,7 +370,8 @@ class SmtpSession(asyncio.Protocol):
         self._held, self._timer = False, None
         self._active_at = self._loop.time()
         self._refuse(reply)
-        self._transport.resume_reading()
+        if not self._is_stuck:
+            self._transport.resume_reading()
         self._work()
 
     def _rset(self, _rest: str) -> None:

@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 from shared.foreign_text import legible
 
 SOURCE = "mail"
-# far more than honest bounces have: they return the header, or a message with its files
 MOST_MAIL_BYTES = 10 * 1024 * 1024
+"""How much of a mail is kept, from its beginning: what is read of a bounce comes before the message that it returns."""
 
 Way = Literal["smtp", "imap"]
 Counted = Callable[[Way, Literal["taken", "refused"]], None]

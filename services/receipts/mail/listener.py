@@ -15,7 +15,10 @@ from shared.logs import get_logger
 from shared.smtp.session import Envelope, SessionLimits, SmtpSession, Verdict
 
 MAX_SESSIONS = 200
-_MOST_BUFFERED = 64 * 1024 * 1024
+# some servers return the whole message, whose files of 10 MB take 14 MB in base64; a refusal would lose the bounce
+MOST_TAKEN_BYTES = 25 * 1024 * 1024
+# in all sessions together, unfinished or on the way to Redis
+_MOST_HELD_BYTES = 64 * 1024 * 1024
 _MOST_ERRORS = 20
 _IDLE_S = 120.0
 _LONGEST_S = 1800.0
@@ -32,10 +35,11 @@ class BounceListener:
         self._address = (host, port)
         self._counted = counted
         self._limits = SessionLimits(
-            domain, MOST_MAIL_BYTES, recipients=1, errors=_MOST_ERRORS, idle_s=_IDLE_S, longest_s=_LONGEST_S
+            domain, MOST_TAKEN_BYTES, recipients=1, errors=_MOST_ERRORS, idle_s=_IDLE_S, longest_s=_LONGEST_S
         )
         self._sessions: set[SmtpSession] = set()
-        self._adding: set[asyncio.Task[None]] = set()
+        # the size of the mail that each task adds
+        self._adding: dict[asyncio.Task[None], int] = {}
         self._server: asyncio.Server | None = None
 
     @property
@@ -61,7 +65,7 @@ class BounceListener:
             return
         server.close()
         if self._adding:
-            await asyncio.wait(self._adding, timeout=_END_S)
+            await asyncio.wait(set(self._adding), timeout=_END_S)
         for session in list(self._sessions):
             session.abort()
         for task in list(self._adding):
@@ -88,19 +92,20 @@ class BounceListener:
         return "550 5.7.1 this server takes mail for its own domain alone"
 
     def overloaded(self) -> bool:
-        """Return whether all sessions together hold too much unfinished mail."""
-        return sum(session.buffered for session in self._sessions) > _MOST_BUFFERED
+        """Return whether all sessions together hold too much mail that Redis does not have."""
+        unfinished = sum(session.buffered for session in self._sessions)
+        return unfinished + sum(self._adding.values()) > _MOST_HELD_BYTES
 
     def receive(self, session: SmtpSession, envelope: Envelope, raw: bytes) -> Verdict:
         """Add a mail to the stream; the session waits for the answer."""
-        task = asyncio.create_task(self._add(session, envelope, raw))
-        self._adding.add(task)
-        task.add_done_callback(self._adding.discard)
+        received = f"from {session.client} by {self._domain} with SMTP; {formatdate()}"
+        mail = with_envelope(raw[:MOST_MAIL_BYTES], envelope.sender, envelope.recipients[0], received)
+        task = asyncio.create_task(self._add(session, mail))
+        self._adding[task] = len(mail)
+        task.add_done_callback(self._adding.pop)
         return Verdict(answered=False)
 
-    async def _add(self, session: SmtpSession, envelope: Envelope, raw: bytes) -> None:
-        received = f"from {session.client} by {self._domain} with SMTP; {formatdate()}"
-        mail = with_envelope(raw, envelope.sender, envelope.recipients[0], received)
+    async def _add(self, session: SmtpSession, mail: bytes) -> None:
         reply = "451 4.3.0 not taken, try again later"
         try:
             async with asyncio.timeout(_ADD_S):

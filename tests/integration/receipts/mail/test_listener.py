@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 
 from services.receipts.mail.intake import MOST_MAIL_BYTES
-from services.receipts.mail.listener import BounceListener
+from services.receipts.mail.listener import MOST_TAKEN_BYTES, BounceListener
 from shared.errors import KurirError, QueueFullError, QueueUnavailableError, SettingsError
 from tests.integration.receipts.mail.inboxes import FakeInbox, Tally, headers_of
 from tests.servers import wait_for
@@ -140,14 +140,62 @@ async def test_mail_beyond_the_limit_is_refused(listener: BounceListener, inbox:
     def talk() -> tuple[str, int, int]:
         with client(listener) as session:
             session.ehlo()
-            declared, _ = session.docmd("MAIL", f"FROM:<> SIZE={MOST_MAIL_BYTES + 1}")
+            declared, _ = session.docmd("MAIL", f"FROM:<> SIZE={MOST_TAKEN_BYTES + 1}")
             session.docmd("MAIL", "FROM:<>")
             session.docmd("RCPT", f"TO:<{TO}>")
-            sent, _ = session.data(b"a" * 70 + b"\r\n" + (b"b" * 70 + b"\r\n") * (MOST_MAIL_BYTES // 72))
+            sent, _ = session.data(b"a" * 70 + b"\r\n" + (b"b" * 70 + b"\r\n") * (MOST_TAKEN_BYTES // 72))
             return session.esmtp_features["size"], declared, sent
 
-    assert await asyncio.to_thread(talk) == (str(MOST_MAIL_BYTES), 552, 552)
+    assert await asyncio.to_thread(talk) == (str(MOST_TAKEN_BYTES), 552, 552)
     assert inbox.mails == []
+
+
+async def test_bounce_with_the_whole_message_is_taken_and_cut(listener: BounceListener, inbox: FakeInbox) -> None:
+    """A bounce that returns a message with files of 10 MB, 14 MB in base64, is taken; its beginning is kept."""
+    files = (b"QUJD" * 18 + b"\r\n") * (14_000_000 // 74)
+    code, _ = await deliver(listener, MAIL + files)
+    assert code == 250
+    (taken,) = inbox.mails
+    assert MAIL in taken
+    assert MOST_MAIL_BYTES <= len(taken) < MOST_MAIL_BYTES + 10_000
+
+
+async def test_mails_on_the_way_to_redis_count_as_held(
+    listener: BounceListener, inbox: FakeInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Redis takes its time over large mails, further large ones are put off instead of filling the memory."""
+    monkeypatch.setattr("services.receipts.mail.listener._MOST_HELD_BYTES", 1_000_000)
+    large = MAIL + (b"b" * 70 + b"\r\n") * 12_000
+    inbox.open.clear()
+    first = asyncio.create_task(deliver(listener, large))
+    await wait_for(lambda: inbox.tried == 1, what="the first mail")
+    second = asyncio.create_task(deliver(listener, large))
+    assert (await second)[0] == 452
+    inbox.open.set()
+    assert (await first)[0] == 250
+
+
+async def test_client_that_reads_no_answers_is_cut_off(
+    inbox: FakeInbox, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that sends commands and never reads fills no memory with answers, and loses its place after a while."""
+    monkeypatch.setattr("services.receipts.mail.listener._IDLE_S", 0.3)
+    monkeypatch.setattr("shared.smtp.session._FAREWELL_S", 0.3)
+    listener = BounceListener(DOMAIN, inbox, "127.0.0.1", 0, tally)
+    await listener.open()
+    try:
+        with closing(socket.create_connection(("127.0.0.1", listener.port), timeout=20)) as connection:
+            connection.setblocking(False)
+            await wait_for(lambda: listener._sessions, what="the session")
+            (session,) = listener._sessions
+            loop = asyncio.get_running_loop()
+            flood = asyncio.create_task(loop.sock_sendall(connection, b"NOOP\r\n" * 10_000_000))
+            await wait_for(lambda: not listener._sessions, 20, "the end of the session")
+            assert session._transport.get_write_buffer_size() < 8 * 1024 * 1024
+            with pytest.raises(ConnectionError):
+                await flood
+    finally:
+        await listener.close()
 
 
 async def test_envelope_cannot_add_fields(listener: BounceListener, inbox: FakeInbox) -> None:
@@ -160,6 +208,21 @@ async def test_envelope_cannot_add_fields(listener: BounceListener, inbox: FakeI
         await asyncio.to_thread(connection.sendall, said)
         await wait_for(lambda: inbox.mails, what="the mail")
     assert headers_of(inbox.mails[0]).all("delivered-to") == [TO]
+
+
+async def test_too_many_clients_are_put_off(listener: BounceListener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its limit of connections the listener answers 421, and serves again when one has ended."""
+    monkeypatch.setattr("services.receipts.mail.listener.MAX_SESSIONS", 2)
+
+    def talk() -> int:
+        with client(listener), client(listener):
+            with pytest.raises(smtplib.SMTPConnectError) as refused:
+                client(listener)
+            return refused.value.smtp_code
+
+    assert await asyncio.to_thread(talk) == 421
+    await wait_for(lambda: not listener._sessions, what="the end of the sessions")
+    assert await deliver(listener) == (250, b"2.0.0 taken as 1-0")
 
 
 async def test_session_of_errors_ends(listener: BounceListener) -> None:
@@ -205,7 +268,7 @@ async def test_client_that_only_drips_is_cut_off(
 
 async def test_many_unfinished_mails_are_put_off(listener: BounceListener, monkeypatch: pytest.MonkeyPatch) -> None:
     """While all sessions together hold too much, a mail is refused for the time being and forgotten."""
-    monkeypatch.setattr("services.receipts.mail.listener._MOST_BUFFERED", 100_000)
+    monkeypatch.setattr("services.receipts.mail.listener._MOST_HELD_BYTES", 100_000)
     code, words = await deliver(listener, b"a" * 70 + b"\r\n" + (b"b" * 70 + b"\r\n") * 10_000)
     assert (code, words) == (452, b"4.3.1 too much mail at once")
     assert await deliver(listener) == (250, b"2.0.0 taken as 1-0")
