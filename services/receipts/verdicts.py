@@ -23,6 +23,8 @@ _REFUSED_ADDRESS = frozenset({"", "550", "551", "553"})
 # RFC 3463: the sender's address, a full mailbox, a long message, a list's problem; mail system; content; policy
 _NOT_THE_ADDRESS = re.compile(r"5\.(?:1\.[78]|2\.[234]|3\.[1-9]\d*|6\.\d+|7\.\d+)")
 _STORAGE_EXCEEDED = "552"
+# "501 Invalid domain name" is about the name in our HELO
+_SYNTAX = re.compile(r"50\d")
 # network and routing (5.4.x), except that the address's domain may have no host (5.4.4)
 _NO_ROUTE = "5.4.4"
 _NETWORK = re.compile(r"5\.4\.(?!4$)\d+")
@@ -57,9 +59,11 @@ def severity(code: str, words: str, *, said_hard: bool = False) -> Verdict:
     judged = _SAYS_DISABLED.sub(" ", words) if enhanced == _DISABLED else words
     if speaks_of_policy(_NO_HOST.sub(" ", judged)):
         return "soft"
+    unspecific = not enhanced or _says_nothing(enhanced)
+    if unspecific and _SYNTAX.fullmatch(basic):
+        return "soft"
     if said_hard or enhanced in NO_SUCH_ADDRESS or enhanced == _DISABLED:
         return "hard"
-    unspecific = not enhanced or _says_nothing(enhanced)
     return "hard" if (unspecific or enhanced == _NO_ROUTE) and _condemns(basic, words) else "soft"
 
 

@@ -5,6 +5,8 @@ RFC 3834 has the field Auto-Submitted; many systems have fields of their own, or
 
 from __future__ import annotations
 
+import re
+
 from services.receipts.mail.received import ReceivedMail
 
 _FIELDS = (
@@ -48,6 +50,10 @@ _SUBJECTS = (
     "自动回复", "自動回覆", "自动答复", "自動答覆", "不在办公室", "已读", "自動返信", "自動応答", "不在通知",
     "不在連絡", "開封済み", "자동 회신", "자동 응답", "자동응답", "부재중", "읽음",
 )  # fmt: skip
+# Re: in the languages of mail programs
+_ANSWER = re.compile(
+    r"\s*(?:re|aw|antw|antwort|sv|vs|res|rv|odp|ynt|bls|rif|ref|tr|回复|回覆|答复|答覆|返信)\s*(?:\[\d+\])?\s*[:\uff1a]"
+)
 
 
 def is_automatic(mail: ReceivedMail) -> bool:
@@ -61,4 +67,14 @@ def is_automatic(mail: ReceivedMail) -> bool:
         return True
     if headers.get("precedence").strip().lower() in _PRECEDENCES:
         return True
+    return is_automatic_by_subject(mail)
+
+
+def is_automatic_by_subject(mail: ReceivedMail) -> bool:
+    """Return whether a subject is that of an automatic reply."""
     return mail.subject.strip().lstrip("[(【*= ").startswith(_SUBJECTS)
+
+
+def quotes_our_subject(mail: ReceivedMail) -> bool:
+    """Return whether a subject answers ours, whose words it then repeats: they say nothing about this mail."""
+    return is_automatic_by_subject(mail) or _ANSWER.match(mail.subject) is not None

@@ -12,6 +12,11 @@ DAEMONS = frozenset({
     "mailer-daemon", "mailerdaemon", "mailer_daemon", "mail-daemon", "maildaemon", "mdaemon", "daemon", "postmaster",
     "post_master", "mail-delivery", "maildelivery", "mailsystem", "mail-system", "mailadmin", "mail", "bounce",
 })  # fmt: skip
+# nobody else has these; people and their autoresponders have `mail`, `bounce` or a name such as "Mail Delivery"
+SURE_DAEMONS = (
+    "mailer-daemon", "mailerdaemon", "mailer_daemon", "mail-daemon", "maildaemon", "mdaemon", "postmaster",
+    "post_master",
+)  # fmt: skip
 DAEMON_NAMES = ("mailer-daemon", "mailer daemon", "mail delivery", "mail deliver system", "system administrator",
                  "postmaster", "mail administrator", "mail system", "mail router", "mmsc")  # fmt: skip
 FAILED = (
@@ -24,6 +29,7 @@ FAILED = (
     "error has occurred while attempting to deliver", "failed to deliver", "error delivering", "nondeliverable",
     "failed recipient", "failed permanently", "recipients failed", "recipient failed",
     "mail failed", "delivery status notification (failure)", "rejected by a remote mail server",
+    "error sending your mail", "trouble delivering", "bounce notification", "you sent was rejected",
     "failure reasons", "unknown user", "invalid user", "invalid recipient", "mail could not be sent",
     # German, Dutch
     "unzustellbar", "nicht zugestellt", "zustellung fehlgeschlagen", "zustellfehler", "onbestelbaar", "niet bezorgd",
@@ -57,4 +63,7 @@ DELAYED = (
     "delivery status notification (delay)", "this is a warning message only", "no action is required on your part",
     "verzögert", "retardé", "retrasad", "atrasad", "ritard", "задержан", "遅延", "延迟", "延遲", "지연",
 )  # fmt: skip
-NO_DELAY = ("permanent", "given up", "giving up", "has been failing for a long time", "retry time")
+NO_DELAY = (
+    "permanent", "given up", "giving up", "gave up", "has been failing for a long time", "retry time",
+    "not going to try again", "in the queue too long", "not be retried", "no further attempts",
+)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 
 from services.receipts.mail.mime import fields_of
@@ -14,6 +15,9 @@ _ACTIONS = {
     "failure": "failed", "fail": "failed", "error": "failed", "expired": "failed", "bounced": "failed",
     "delay": "delayed", "deferred": "delayed", "deliverable": "relayed", "deliver": "delivered", "success": "delivered",
 }  # fmt: skip
+_REPLY_CLASS = re.compile(r"[\s'\"]*([245])\d\d\b")
+# the type utf-8 writes a character beyond ASCII as its number where a server takes ASCII alone (RFC 6533, section 3)
+_NUMBERED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
 _STATUS = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")
 
 
@@ -21,8 +25,9 @@ _STATUS = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")
 class Outcome:
     """What a notification says about one recipient; its form does not matter.
 
-    `action` is failed, delayed, delivered, relayed or expanded; `status` an enhanced code or ""; `words` the
-    diagnostic text, as it came; `original` the address that the message was first sent to, "" if it is not said.
+    `action` is failed, delayed, delivered, relayed or expanded, "" if nothing says it; `status` an enhanced code or
+    ""; `words` the diagnostic text, as it came; `original` the address that the message was first sent to, "" if it is
+    not said.
     """
 
     action: str
@@ -71,7 +76,7 @@ def _outcome(fields: dict[str, str]) -> Outcome | None:
     if semicolon and " " not in kind.strip():
         words = rest.strip()
     return Outcome(
-        action=_action(fields.get("action", ""), status),
+        action=_action(fields.get("action", ""), status, words),
         address=final or original,
         status=status,
         words=words or _comment(fields.get("status", "")),
@@ -80,10 +85,12 @@ def _outcome(fields: dict[str, str]) -> Outcome | None:
     )
 
 
-def _action(text: str, status: str) -> str:
-    """Return the action; where it is missing, the class of the status decides (RFC 3463, 2)."""
+def _action(text: str, status: str, words: str) -> str:
+    """Return the action; where it is missing, the class of the status or of the reply decides (RFC 3463, 2)."""
     word = text.strip().lower().partition(" ")[0].strip("().;,")
-    return _ACTIONS.get(word) or {"5": "failed", "4": "delayed", "2": "delivered"}.get(status[:1], "")
+    reply = _REPLY_CLASS.match(words)
+    said = status[:1] or (reply[1] if reply else "")
+    return _ACTIONS.get(word) or {"5": "failed", "4": "delayed", "2": "delivered"}.get(said, "")
 
 
 def _comment(status: str) -> str:
@@ -94,4 +101,10 @@ def _comment(status: str) -> str:
 def _address(value: str) -> str:
     """Return the address of "rfc822; user@example.com", without the type and angle brackets."""
     kind, semicolon, address = value.partition(";")
-    return (address if semicolon else kind).strip().strip("<>\"' ")[:320]
+    found = (address if semicolon else kind).strip().strip("<>\"' ")[:320]
+    return _NUMBERED.sub(_character, found) if kind.strip().lower() == "utf-8" else found
+
+
+def _character(found: re.Match[str]) -> str:
+    number = int(found[1], 16)
+    return chr(number) if number <= sys.maxunicode and not 0xD800 <= number <= 0xDFFF else found[0]

@@ -26,6 +26,7 @@ MOST_BYTES = 4 * 1024 * 1024
 _MOST_STRANGE_LINES = 1000
 _LONGEST_PARAMETERS = 2000
 _LONGEST_ENCODED = 1000
+_NOT_BASE64 = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
 _FOLD = re.compile(r"\n[ \t]+")
 _PARAMETER = re.compile(r';\s*([A-Za-z0-9*_-]+)\s*=\s*(?:"([^"\n]*)"|([^\s;"]+))')
 # codecs that decode text in linear time; the names of others (punycode, idna, zip, …) come from no honest mail
@@ -137,8 +138,12 @@ def parts_of(mail: bytes) -> tuple[Headers, list[Part]]:
         head, content, depth = waiting.pop()
         content_type, parameters = read_content_type(head.get("content-type"))
         boundary = parameters.get("boundary", "")
-        if not content_type.startswith("multipart/") or not boundary or depth >= MOST_DEPTH:
+        if not content_type.startswith("multipart/") or depth >= MOST_DEPTH:
             found.append(Part(head, content, content_type, parameters))
+            continue
+        if not boundary:
+            # lost where a server broke a long field into lines: better read as text than not at all
+            found.append(Part(head, content, "text/plain"))
             continue
         opened = []
         for piece in _pieces(content, boundary.encode("utf-8", "replace")):
@@ -191,8 +196,7 @@ def _delimiter(content: bytes, mark: bytes, start: int) -> tuple[int, int, bool]
 
 
 def _from_base64(raw: bytes) -> bytes:
-    kept = raw.translate(None, b" \t\n\r")
-    try:
-        return binascii.a2b_base64(kept[: len(kept) // 4 * 4])
-    except binascii.Error:
-        return raw
+    """Return the bytes of a base64 text, up to its padding; what does not belong to it is left out."""
+    kept = raw.partition(b"=")[0].translate(None, _NOT_BASE64)
+    kept = kept[:-1] if len(kept) % 4 == 1 else kept
+    return binascii.a2b_base64(kept + b"=" * (-len(kept) % 4))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from services.receipts.mail.bounce_phrases import DAEMON_NAMES, DAEMONS, DELAYED, FAILED, NO_DELAY, QMAIL
+from services.receipts.mail.bounce_phrases import DAEMON_NAMES, DAEMONS, DELAYED, FAILED, NO_DELAY, QMAIL, SURE_DAEMONS
 from services.receipts.mail.delivery_status import MOST_RECIPIENTS, Outcome
 from services.receipts.mail.received import ReceivedMail
 from services.receipts.mail.verdict import read_reply
@@ -25,23 +25,36 @@ _ADDRESS = re.compile(r"[^\s<>\"'(),;:\[\]]{1,64}@[^\s<>\"'(),;:\[\]]{1,253}")
 _LISTED = re.compile(rf"[ \t]{{0,20}}(?:\*[ \t])?[<\"']?({_ADDRESS.pattern})[>\"']?[ \t]*(?:$|[:(\[]|\.\.\. | on )")
 
 
-def read_marked(mail: ReceivedMail) -> list[Outcome]:
-    """Return the outcomes of a bounce that Exim, qmail or their kin marked as one; none for other mail."""
+def read_listed(mail: ReceivedMail) -> list[Outcome]:
+    """Return the outcomes of a bounce whose header lists its recipients, as Exim's does; none for other mail."""
     failed = _ADDRESS.findall(" ".join(mail.headers.all("x-failed-recipients"))[:_READ])
+    return _outcomes(mail, failed) if failed else []
+
+
+def read_marked(mail: ReceivedMail) -> list[Outcome]:
+    """Return the outcomes of a bounce that qmail or its kin wrote, by their words; none for other mail."""
     lowered = mail.text[:_READ].lower()
-    if failed:
-        return _outcomes(mail, failed)
-    if any(words in lowered for words in QMAIL):
-        return _outcomes(mail, _listed(mail.text))
-    return []
+    return _outcomes(mail, _listed(mail.text)) if any(words in lowered for words in QMAIL) else []
 
 
 def is_from_daemon(mail: ReceivedMail) -> bool:
     """Return whether a mail server wrote a mail, to judge by its From."""
+    return (
+        _local_part(mail) in DAEMONS
+        or is_surely_from_daemon(mail)
+        or any(name in mail.headers.readable("from").lower() for name in DAEMON_NAMES)
+    )
+
+
+def is_surely_from_daemon(mail: ReceivedMail) -> bool:
+    """Return whether a mail is from an address that only mail servers have."""
+    return _local_part(mail).startswith(SURE_DAEMONS)
+
+
+def _local_part(mail: ReceivedMail) -> str:
     sender = mail.headers.readable("from").lower()
     found = _ADDRESS.search(sender)
-    local = found[0].partition("@")[0] if found else sender.strip("<> ")
-    return local in DAEMONS or local.startswith("mailer-daemon") or any(name in sender for name in DAEMON_NAMES)
+    return found[0].partition("@")[0] if found else sender.strip("<> ")
 
 
 def has_null_sender(mail: ReceivedMail) -> bool:
@@ -65,9 +78,7 @@ def read_unmarked(mail: ReceivedMail) -> list[Outcome]:
 def _outcomes(mail: ReceivedMail, addresses: Sequence[str]) -> list[Outcome]:
     """Return one outcome per address, or one without an address; each with the words that follow it."""
     text = mail.text[:_READ]
-    said = f"{mail.subject}\n{text.lower()}"
-    is_delay = any(words in said for words in DELAYED) and not any(words in said for words in NO_DELAY)
-    action = "delayed" if is_delay else "failed"
+    action = "delayed" if _is_delay(mail.subject, text.lower()) else "failed"
     distinct = list(dict.fromkeys(addresses))[:MOST_RECIPIENTS]
     if len(distinct) < 2:
         address = distinct[0] if distinct else ""
@@ -76,6 +87,14 @@ def _outcomes(mail: ReceivedMail, addresses: Sequence[str]) -> list[Outcome]:
         Outcome(action, one, words=words_about(text, one, [other for other in distinct if other != one]))
         for one in distinct[:50]
     ]
+
+
+def _is_delay(subject: str, text: str) -> bool:
+    """Return whether a server says that it still tries; a subject that says it failed may quote ours: "… delayed"."""
+    if any(words in f"{subject}\n{text}" for words in NO_DELAY):
+        return False
+    said = text if any(words in subject for words in FAILED) else f"{subject}\n{text}"
+    return any(words in said for words in DELAYED)
 
 
 def _listed(text: str) -> list[str]:

@@ -12,14 +12,17 @@ from email.utils import mktime_tz, parseaddr, parsedate_tz
 
 import msgspec
 
-from services.receipts.mail.automatic import is_automatic
+from services.receipts.mail.automatic import is_automatic, is_automatic_by_subject, quotes_our_subject
 from services.receipts.mail.complaints import Complaint, read_complaint
 from services.receipts.mail.delivery_status import Outcome, read_status
 from services.receipts.mail.identity import Named, find_job
 from services.receipts.mail.intake import SOURCE
+from services.receipts.mail.mime import Headers
 from services.receipts.mail.plain_bounces import (
     has_null_sender,
     is_from_daemon,
+    is_surely_from_daemon,
+    read_listed,
     read_marked,
     read_unmarked,
     subject_says_failed,
@@ -34,6 +37,7 @@ from shared.receipts import LONGEST_RECEIPT_WORDS, Receipt
 
 NO_BOUNCE = "neither a delivery report, a complaint nor an automatic reply"
 NOT_OURS = "it names none of our messages"
+NO_ACTION = "a delivery report whose action is unknown"
 _OLDEST_S, _NEWEST_S = 60 * 86400.0, 86400.0
 _IGNORED = Reading(ignored=1)
 _READ = 16 * 1024
@@ -61,8 +65,10 @@ def read_mail(raw: bytes, taken_at: float, secret: str) -> Reading:
 def _reported(mail: ReceivedMail, outcomes: Sequence[Outcome], taken_at: float, secret: str) -> Reading:
     """Return the receipts of the outcomes that settle something; a delay is nothing yet."""
     telling = [one for one in outcomes if one.action in {"failed", "delivered"}]
+    unknown = [one for one in outcomes if not one.action]
+    problem, ignored = NO_ACTION if unknown else "", len(outcomes) - len(telling) - len(unknown)
     if not telling:
-        return Reading(ignored=len(outcomes))
+        return Reading(problem=problem, ignored=ignored)
     named = find_job(mail, secret)
     if named is None:
         return Reading(problem=NOT_OURS)
@@ -72,7 +78,7 @@ def _reported(mail: ReceivedMail, outcomes: Sequence[Outcome], taken_at: float, 
     receipts = [_receipt(one, named, _time(mail, one.date, taken_at), after_data=after_data) for one in telling]
     # of several receipts of one moment the log keeps the first one of each kind
     judged = sorted(_judged(mail, telling, receipts), key=lambda one: one.severity != "hard")
-    return Reading(judged, ignored=len(outcomes) - len(telling))
+    return Reading(judged, problem=problem, ignored=ignored)
 
 
 def _outcomes(mail: ReceivedMail) -> list[Outcome] | None:
@@ -81,14 +87,19 @@ def _outcomes(mail: ReceivedMail) -> list[Outcome] | None:
     What is marked as a bounce is one, even if its server calls it automatic (RFC 3834, 3.1.7, which many ignore).
     """
     from_daemon = is_from_daemon(mail)
-    found = read_status(_report(mail, from_daemon=from_daemon)) or read_marked(mail)
-    if not found and from_daemon and subject_says_failed(mail):
-        found = read_unmarked(mail)
+    found = read_status(_report(mail, from_daemon=from_daemon)) or read_listed(mail)
     if found:
         return found
-    if is_automatic(mail):
+    automatic, answers = is_automatic(mail), quotes_our_subject(mail)
+    if is_surely_from_daemon(mail):
+        # mail servers call their bounces automatic too; one in unknown words is kept for a person to see
+        automatic, answers = is_automatic_by_subject(mail), False
+    elif automatic and from_daemon and subject_says_failed(mail) and not answers:
+        automatic = False
+    if automatic:
         return None
-    return read_unmarked(mail) if from_daemon or has_null_sender(mail) else []
+    found = read_marked(mail)
+    return found or (read_unmarked(mail) if (from_daemon or has_null_sender(mail)) and not answers else [])
 
 
 def _with_words(outcome: Outcome, mail: ReceivedMail) -> Outcome:
@@ -122,19 +133,38 @@ def _receipt(outcome: Outcome, named: Named, at: float, *, after_data: bool) -> 
 def _judged(mail: ReceivedMail, outcomes: Sequence[Outcome], receipts: Sequence[Receipt]) -> list[Receipt]:
     """Return the receipts, the hard ones made soft that another address than the message's caused.
 
-    Each of our messages has one recipient. If a report names several, that address is a list or an alias, and one bad
+    Each of our messages has one recipient. If a report names another, the recipient is a list or an alias, and one bad
     member does not condemn it.
     """
-    if len({identity(one.address) for one in outcomes}) < 2:
-        return list(receipts)
-    returned = parseaddr(mail.returned.get("to")[:1000])[1] if mail.returned is not None else ""
-    ours = identity(returned)
+    ours = _recipient(mail)
+    is_alone = len({identity(one.address) for one in outcomes}) < 2
     return [
         one
-        if one.severity != "hard" or (ours and ours in {identity(outcome.address), identity(outcome.original)})
+        if one.severity != "hard" or _concerns(outcome, ours, is_alone=is_alone)
         else msgspec.structs.replace(one, severity="soft")
         for one, outcome in zip(receipts, outcomes, strict=True)
     ]
+
+
+def _recipient(mail: ReceivedMail) -> str:
+    """Return the recipient of the message that a mail returns, "" if it does not say."""
+    for headers in (mail.returned, Headers(mail.quoted.encode("utf-8", "replace"))):
+        found = parseaddr(headers.get("to")[:1000])[1] if headers is not None else ""
+        if found:
+            return found
+    return ""
+
+
+def _concerns(outcome: Outcome, ours: str, *, is_alone: bool) -> bool:
+    """Return whether an outcome is about our recipient, by its local part: servers write other domains, or none."""
+    ours = ours or (outcome.original if is_alone else "")
+    if not ours or not outcome.address:
+        return is_alone
+    return _local_part(ours) == _local_part(outcome.address)
+
+
+def _local_part(address: str) -> str:
+    return identity(address).partition("@")[0].partition("+")[0].strip('"')
 
 
 def _complained(mail: ReceivedMail, complaint: Complaint, taken_at: float, secret: str) -> Reading:
@@ -152,8 +182,12 @@ def _complained(mail: ReceivedMail, complaint: Complaint, taken_at: float, secre
 
 
 def _time(mail: ReceivedMail, last_attempt: str, taken_at: float) -> float:
-    """Return when it happened: the last attempt, else the mail's Date, else when it was taken if both are absurd."""
-    for text in (last_attempt, mail.headers.get("date")):
+    """Return when it happened: the last attempt, else the mail's Date, else when a server received the mail.
+
+    The last resort is when it was taken, which differs between two readings of one mail.
+    """
+    received = mail.headers.get("received").rpartition(";")[2]
+    for text in (last_attempt, mail.headers.get("date"), received.strip()):
         try:
             parsed = parsedate_tz(text[:100])
             at = float(mktime_tz(parsed)) if parsed else 0.0

@@ -47,6 +47,9 @@ SOFT = [
     ("4.1.1", "user unknown"),
     ("5.1.1", "450 4.1.1 user unknown, try again later"),
     ("", "421 user unknown"),
+    # about the name in our HELO
+    ("", "501 5.0.0 Invalid domain name"),
+    ("5.0.0", "smtp; 501 unknown host mail.example.com"),
     ("498", "No MX for nomx.example.com: 450 no such user"),
 ]
 

@@ -39,6 +39,7 @@ _MORE = """\
 relay_domains = remote.example bounces.example.com
 transport_maps = inline:{{ {{ remote.example = smtp:[127.0.0.1]:{remote} }}, \
 {{ bounces.example.com = smtp:[127.0.0.1]:{listener} }} }}
+virtual_alias_maps = inline:{{ {{ team@remote.example = gone@remote.example, ana@remote.example }} }}
 smtp_tls_security_level = none
 smtp_host_lookup = native
 minimal_backoff_time = 1s
@@ -111,6 +112,15 @@ async def test_bounce_names_its_job(system: System, local: str, severity: str, c
     assert (receipt.severity, receipt.code, receipt.address) == (severity, code, f"{local}@remote.example")
     assert REPLIES[local][0].partition(" ")[2][-20:] in receipt.words
     assert abs(receipt.at - time.time()) < 60
+
+
+async def test_member_of_an_alias_who_is_gone_does_not_condemn_the_alias(system: System) -> None:
+    """Postfix expands an alias and keeps our return path: the bounce of one member is soft, since another has it."""
+    job_id = await system.send("team", 21)
+    await wait_for(lambda: system.inbox.mails, what="the bounce", timeout_s=30)
+    (receipt,) = await system.receipts()
+    assert (receipt.kind, receipt.job_id, receipt.trusted) == ("bounced", job_id, True)
+    assert (receipt.severity, receipt.code, receipt.address) == ("soft", "5.1.1", "gone@remote.example")
 
 
 async def test_bounce_after_a_delay_is_read_too(system: System) -> None:

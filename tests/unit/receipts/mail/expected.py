@@ -52,6 +52,7 @@ RECEIPTS: dict[str, list[Said]] = {
     "postfix-job-header-alone": hard("5.1.1", found_by="job-header"),
     "postfix-forged-token": hard("5.1.1", found_by="message-id"),
     "postfix-expanded-list": [*soft("5.1.1", "bea@example.org"), Said("delivered", "", "2.1.5", "cem@example.org")],
+    "postfix-alias-member": soft("5.1.1", "bea@example.net"),
     "postfix-own-among-several": [*hard("5.1.1"), *soft("5.2.2", "copy@example.org")],
     "yandex": hard("5.1.1"),
     "bouygues": soft("552"),
@@ -88,6 +89,7 @@ RECEIPTS: dict[str, list[Said]] = {
     "qmail-no-host": hard("5.1.2"),
     "qmail-policy": soft("5.7.1"),
     "qmail-gave-up": soft("4.4.1"),
+    "qmail-deferred-then-gave-up": soft("4.7.0"),
     "yahoo": hard("5.1.1"),
     "yahoo-jp": hard(""),
     # Microsoft
@@ -128,6 +130,8 @@ RECEIPTS: dict[str, list[Said]] = {
     "kddi": soft("", ""),
     "netease": hard("550"),
     "broken-mime": hard("5.1.1"),
+    "james-broken-boundary": hard("550", ""),
+    "trouble-delivering": hard("5.1.1", ""),
     # complaints
     "arf-yahoo": complaint(ANA),
     "arf-redacted": complaint("redacted"),
@@ -142,7 +146,10 @@ RECEIPTS: dict[str, list[Said]] = {
 IGNORED = (
     "postfix-delayed", "postfix-relayed", "sendmail-four-hours", "exim-warning", "gmail-delay", "opensmtpd-warning",
     "arf-not-spam", "arf-dmarc", "vacation-rfc3834", "vacation-quoting-failure", "vacation-exchange-de",
+    "vacation-quoting-our-subject", "vacation-quoting-qmail",
     "vacation-subject-ja", "vacation-gmail", "vacation-fr", "vacation-apple", "ticket", "read-receipt",
 )  # fmt: skip
 
-SET_ASIDE = ("postfix-foreign", "arf-foreign", "person", "spam")
+SET_ASIDE = (
+    "postfix-foreign", "arf-foreign", "person", "spam", "reply-quoting-our-subject", "daemon-in-unknown-words",
+)  # fmt: skip

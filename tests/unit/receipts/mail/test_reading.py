@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from services.receipts.mail.mime import parts_of, with_line_feeds
-from services.receipts.mail.reading import read_mail
+from services.receipts.mail.reading import NO_ACTION, NOT_OURS, read_mail
 from shared.receipts import make_return_token
-from tests.unit.receipts.mail.expected import JOB_ID
+from tests.unit.receipts.mail.expected import JOB_ID, RECEIPTS
 from tests.unit.receipts.mail.reading_samples import FOLDER, SECRET, TAKEN_AT, read, sample
 
 _SENT = 1_795_857_302.0  # Sat, 28 Nov 2026 09:15:02 +0000
@@ -20,6 +23,21 @@ def test_time_is_the_last_attempt_else_the_date() -> None:
     assert read(sample("postfix-unknown-user")).receipts[0].at == _SENT
     assert read(sample("sendmail-unknown-user")).receipts[0].at == _SENT - 2
     assert read_mail(sample("postfix-unknown-user"), TAKEN_AT + 3600, SECRET) == read(sample("postfix-unknown-user"))
+
+
+@pytest.mark.parametrize("date", [b"", b"Date: tomorrow\r\n"])
+def test_mail_without_a_date_gives_equal_receipts_however_often_it_is_read(date: bytes) -> None:
+    """A mailbox may be read twice, so the time is then that of the server that received the mail."""
+    raw = sample("sendmail-unknown-user")
+    written = re.search(rb"(?m)^Date: [^\r\n]*\r\n", raw)
+    assert written is not None
+    raw = b"Received: by mx.example.com with LMTP; Sat, 28 Nov 2026 09:16:00 +0000\r\n" + raw.replace(
+        written[0], date, 1
+    )
+    raw = re.sub(rb"(?m)^Last-Attempt-Date: [^\r\n]*\r\n", b"", raw)
+    first, second = (read_mail(raw, TAKEN_AT + later_s, SECRET) for later_s in (0, 3600))
+    assert first == second
+    assert first.receipts[0].at == _SENT + 58
 
 
 @pytest.mark.parametrize("date", ["Sat, 28 Nov 1926 09:15:02 +0000", "tomorrow", "Sat, 99 Nov 2099 99:99:99 +9999", ""])
@@ -46,6 +64,42 @@ def test_token_is_found_wherever_servers_write_it(field: str) -> None:
     raw = raw.replace(b"Return-Path: <someone@example.com>\r\n", line) if field == "Return-Path" else line + raw
     (receipt,) = read(raw).receipts
     assert (receipt.job_id, receipt.trusted) == (JOB_ID, True)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "prvs=0123456789={token}@bounces.example.com",
+        "btv1==012abcdef3456==b-other@example.org {token}@bounces.example.com",
+        "SRS0=Ab1c=XY=bounces.example.com={token}@forwarder.example",
+        "SRS1=d2Ef=forwarder.example==Ab1c=XY=bounces.example.com={token}@other.example",
+        "ana+SRS=Ab1cD=XY=bounces.example.com={token}@example.org",
+    ],
+)
+@pytest.mark.parametrize("case", [str, str.upper, str.title])
+def test_token_survives_what_servers_make_of_a_return_path(address: str, case: Callable[[str], str]) -> None:
+    """BATV, both forms of SRS and Microsoft's, in any case, hide no token."""
+    written = case(address.format(token=f"b-{make_return_token(JOB_ID, SECRET)}"))
+    raw = sample("postfix-foreign").replace(b"Return-Path: <someone@example.com>", f"Return-Path: <{written}>".encode())
+    (receipt,) = read(raw).receipts
+    assert (receipt.job_id, receipt.trusted) == (JOB_ID, True)
+
+
+@pytest.mark.parametrize("change", ["cut", "longer", "another letter", "another secret", "another job"])
+def test_token_that_is_not_whole_proves_nothing(change: str) -> None:
+    """A token that was cut, changed or made elsewhere, such as by another installation, is not one."""
+    token = make_return_token(JOB_ID, SECRET)
+    changed = {
+        "cut": token[:-3],
+        "longer": f"{token}aaa",
+        "another letter": token.replace(token[10], "a" if token[10] != "a" else "b", 1),
+        "another secret": make_return_token(JOB_ID, "another installation"),
+        "another job": token[:8] + make_return_token("06fv3k9qz1m2n4p7:18:email", SECRET)[8:],
+    }[change]
+    assert changed != token
+    raw = f"Delivered-To: b-{changed}@bounces.example.com\r\n".encode() + sample("postfix-foreign")
+    reading = read(raw)
+    assert (list(reading.receipts), reading.problem) == ([], NOT_OURS)
 
 
 def test_without_the_secret_nothing_is_trusted() -> None:
@@ -91,6 +145,76 @@ def test_reply_counts_before_the_status(status: str, diagnostic: str, severity: 
         + raw[end:]
     )
     assert [one.severity for one in read(raw).receipts] == [severity]
+
+
+@pytest.mark.parametrize(
+    ("fields", "action"),
+    [
+        ("Diagnostic-Code: smtp; 550 5.1.1 user unknown", "bounced"),
+        ("Diagnostic-Code: smtp; 451 4.3.0 try later", "ignored"),
+        ("Action: gegeben\r\nStatus: 5.1.1", "bounced"),
+        ("Action: gegeben", "kept"),
+        ("Remote-MTA: dns; mx.example.org", "kept"),
+    ],
+)
+def test_unknown_action_is_that_of_the_code_or_is_kept(fields: str, action: str) -> None:
+    """Without an action that is known, the class of the code decides; a report without either is set aside whole."""
+    raw = sample("powermta")
+    begin, end = raw.index(b"Original-Recipient"), raw.index(b"X-PowerMTA")
+    reading = read(raw[:begin] + f"Final-Recipient: rfc822; ana@example.org\r\n{fields}\r\n".encode() + raw[end:])
+    kinds = [one.kind for one in reading.receipts]
+    assert (kinds, reading.ignored, reading.problem) == {
+        "bounced": (["bounced"], 0, ""),
+        "ignored": ([], 1, ""),
+        "kept": ([], 0, NO_ACTION),
+    }[action]
+
+
+@pytest.mark.parametrize(
+    ("final", "severity"),
+    [
+        ("ana@example.org", "hard"),
+        ("ANA@example.org", "hard"),
+        ("ana@mailstore.example.org", "hard"),
+        ("ana", "hard"),
+        ("ana+news@example.org", "hard"),
+        ("bea@example.org", "soft"),
+        ("ana.at.home@example.net", "soft"),
+    ],
+)
+def test_only_a_verdict_on_our_recipient_is_hard(final: str, severity: str) -> None:
+    """Servers write our recipient with another domain or none; any other address is a member of a list or an alias."""
+    raw = sample("postfix-unknown-user").replace(
+        b"Final-Recipient: rfc822; ana@example.org", f"Final-Recipient: rfc822; {final}".encode()
+    )
+    assert [one.severity for one in read(raw).receipts] == [severity]
+
+
+def test_number_of_a_character_in_an_address_is_read() -> None:
+    """A server that takes ASCII alone writes an international address with the numbers of its characters (RFC 6533)."""
+    raw = sample("postfix-smtputf8").replace(
+        "Final-Recipient: utf-8; jörg".encode(), rb"Final-Recipient: utf-8; j\x{F6}rg"
+    )
+    (receipt,) = read(raw).receipts
+    assert (receipt.address, receipt.severity) == ("jörg@example.org", "hard")
+
+
+def test_base64_with_a_footer_is_read() -> None:
+    """A list or a virus scanner adds its text behind a part in base64, whose content stays readable."""
+    report = base64.encodebytes(b"Final-Recipient: rfc822; ana@example.org\r\nAction: failed\r\nStatus: 5.1.1\r\n\r\n")
+    assert b"=" not in report
+    raw = sample("orange-base64-report")
+    begin = raw.index(b"\r\n\r\n", raw.index(b"message/delivery-status"))
+    raw = raw[:begin] + b"\r\n\r\n" + report + b"-- \r\nScanned by example.net!" + raw[raw.index(b"\r\n--", begin) :]
+    (receipt,) = read(raw).receipts
+    assert (receipt.severity, receipt.code) == ("hard", "5.1.1")
+
+
+@pytest.mark.parametrize("name", ["mail-ru", "yahoo", "exchange-2003", "kddi", "netease"])
+def test_our_subject_in_a_bounce_does_not_make_it_a_delay(name: str) -> None:
+    """A bounce that repeats "Your flight is delayed" in its subject is a bounce."""
+    raw = re.sub(rb"(?m)^(Subject: [^\r\n]*)", rb"\1: Your flight is delayed", sample(name), count=1)
+    assert [one.severity for one in read(raw).receipts] == [one.severity for one in RECEIPTS[name]]
 
 
 def test_nested_parts_are_found_in_their_order() -> None:
