@@ -78,7 +78,7 @@ def _reported(mail: ReceivedMail, outcomes: Sequence[Outcome], taken_at: float, 
     receipts = [_receipt(one, named, _time(mail, one.date, taken_at), after_data=after_data) for one in telling]
     # of several receipts of one moment the log keeps the first one of each kind
     judged = sorted(_judged(mail, telling, receipts), key=lambda one: one.severity != "hard")
-    return Reading(judged, problem=problem, ignored=ignored)
+    return Reading(_dated(judged, taken_at), problem=problem, ignored=ignored)
 
 
 def _outcomes(mail: ReceivedMail) -> list[Outcome] | None:
@@ -178,7 +178,12 @@ def _complained(mail: ReceivedMail, complaint: Complaint, taken_at: float, secre
         address=_legible(complaint.address), words=legible(complaint.words, LONGEST_RECEIPT_WORDS),
         trusted=named.trusted,
     )  # fmt: skip
-    return Reading([receipt])
+    return Reading(_dated([receipt], taken_at))
+
+
+def _dated(receipts: Sequence[Receipt], taken_at: float) -> list[Receipt]:
+    """Return the receipts, those marked that have no time but that of this reading."""
+    return [one if one.at != taken_at else msgspec.structs.replace(one, timed=False) for one in receipts]
 
 
 def _time(mail: ReceivedMail, last_attempt: str, taken_at: float) -> float:

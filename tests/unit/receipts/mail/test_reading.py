@@ -37,7 +37,16 @@ def test_mail_without_a_date_gives_equal_receipts_however_often_it_is_read(date:
     raw = re.sub(rb"(?m)^Last-Attempt-Date: [^\r\n]*\r\n", b"", raw)
     first, second = (read_mail(raw, TAKEN_AT + later_s, SECRET) for later_s in (0, 3600))
     assert first == second
-    assert first.receipts[0].at == _SENT + 58
+    assert (first.receipts[0].at, first.receipts[0].timed) == (_SENT + 58, True)
+
+
+@pytest.mark.parametrize("name", ["sendmail-unknown-user", "arf-yahoo"])
+def test_receipt_without_any_time_says_so(name: str) -> None:
+    """Its time is that of the reading, and another reading gives another one, so the log does not compare it."""
+    raw = re.sub(rb"(?m)^(?:Date|Last-Attempt-Date|Received): [^\r\n]*(?:\r\n[ \t][^\r\n]*)*\r\n", b"", sample(name))
+    (receipt,) = read(raw).receipts
+    assert (receipt.at, receipt.timed) == (TAKEN_AT, False)
+    assert all(one.timed for one in read(sample(name)).receipts)
 
 
 @pytest.mark.parametrize("date", ["Sat, 28 Nov 1926 09:15:02 +0000", "tomorrow", "Sat, 99 Nov 2099 99:99:99 +9999", ""])
