@@ -47,6 +47,7 @@ RECEIPTS = [
     *[receipt("bounced", 90, job_id=f"b:{index}:email", severity="soft", code="4.2.2") for index in range(35, 38)],
     receipt("bounced", 95, job_id="b:1:email", severity="hard", code="5.1.1", words="no such user"),
     receipt("delivered", 40, provider_id="foreign"),
+    receipt("delivered", 40, job_id="elsewhere:0:email"),
 ]
 
 
@@ -267,6 +268,7 @@ async def test_receipts_become_metrics_and_a_suppression(told: LoggerProcess, ow
     await wait_for(lambda: told.metrics().get(counted) == 4)
     samples = told.metrics()
     assert samples['kurir_receipts_early{channel="email"}'] == 1
+    assert samples['kurir_receipts_unmatched_total{channel="email"}'] == 1
     assert samples['kurir_receipt_delay_seconds_count{channel="email",kind="delivered"}'] == 40
 
 
