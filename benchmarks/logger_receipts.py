@@ -52,7 +52,7 @@ async def _measure(load: str, jobs: int, batch: int) -> None:
     redis = connect(server.url)
     channel = "email" if load == "email" else "whatsapp"
     stream = PartitionKeys(channel).events
-    messages, receipts = _messages(channel, jobs), _receipts(channel, load, jobs, batch)
+    messages, receipts = sent_messages(channel, jobs), _receipts(channel, load, jobs, batch)
     try:
         with tempfile.TemporaryDirectory(prefix="kurir-bench-") as folder:
             port = free_port()
@@ -112,7 +112,7 @@ def _check(folder: Path, load: str, jobs: int) -> None:
         raise AssertionError(f"{jobs} messages should have {_KINDS[load]}, the database says {found}, {stored} rows")
 
 
-def _messages(channel: str, jobs: int) -> list[bytes]:
+def sent_messages(channel: str, jobs: int) -> list[bytes]:
     """Return the batches that queue and send all messages."""
     batches = []
     for start in range(0, jobs, _CHUNK):
@@ -120,7 +120,7 @@ def _messages(channel: str, jobs: int) -> list[bytes]:
         recipients = [QueuedRecipient(index, _address(channel, index), f"User {index}") for index in indexes]
         queued = Queued(_now(), "bench", channel, "invoice_reminder", "Invoice reminder", recipients)
         sent = [
-            Sent(_now(), f"bench:{index}:{channel}", 1, 1, _message_id(channel, index), "ok", 12) for index in indexes
+            Sent(_now(), f"bench:{index}:{channel}", 1, 1, message_id(channel, index), "ok", 12) for index in indexes
         ]
         batches.append(pack_batch(EventBatch("sender-bench", start, [queued, *sent])))
     return batches
@@ -130,7 +130,8 @@ def _address(channel: str, index: int) -> str:
     return f"user{index}@example.com" if channel == "email" else f"6281{index:09d}"
 
 
-def _message_id(channel: str, index: int) -> str:
+def message_id(channel: str, index: int) -> str:
+    """Return the id of a message: our own Message-ID for mail, the provider's for WhatsApp."""
     return f"<bench.{index}.email.1@example.com>" if channel == "email" else f"wamid.HBgNNjI4MTIyNDc3{index:028d}"
 
 
@@ -150,13 +151,13 @@ def _each(channel: str, load: str, jobs: int) -> Iterator[Receipt]:
     for index in range(jobs):
         for kind in _KINDS[load]:
             if channel == "email":
-                own = _message_id(channel, index)[1:-1]
+                own = message_id(channel, index)[1:-1]
                 yield Receipt("delivered", "brevo", now, message_id=own, words="250 ok", trusted=True)
             else:
                 at = now + (kind == "read")
                 yield Receipt(
                     "read" if kind == "read" else "delivered", "meta", at,
-                    provider_id=_message_id(channel, index), trusted=True,
+                    provider_id=message_id(channel, index), trusted=True,
                 )  # fmt: skip
 
 

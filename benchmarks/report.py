@@ -54,7 +54,7 @@ def goals_table(found: Sequence[Measurement]) -> list[str]:
         rows.append(
             [goal.what, _number(peer), _number(ours), f"{ours / peer:.2f} ×", wanted, "yes" if reached else "no"]
         )
-    return _table(["work", "peer", "Kurir", "ratio", "to reach", "reached"], rows)
+    return table(["work", "peer", "Kurir", "ratio", "to reach", "reached"], rows)
 
 
 def against_table(found: Sequence[Measurement]) -> list[str]:
@@ -70,7 +70,7 @@ def against_table(found: Sequence[Measurement]) -> list[str]:
             ratio = statistics.median(after / before for before, after in pairs)
             medians = [_number(statistics.median(values)) for values in zip(*pairs, strict=True)]
             rows.append([work, what, *medians, f"{ratio:.2f} ×"])
-    return _table(["work", "figure", "before", "now", "ratio"], rows)
+    return table(["work", "figure", "before", "now", "ratio"], rows)
 
 
 def _figure(name: str) -> Callable[[Measurement], float]:
@@ -107,7 +107,7 @@ def dkim_table(found: Sequence[Measurement]) -> list[str]:
         least = signing.LEAST.get(kind)
         wanted, reached = ("", "") if least is None else (f"≥ {least:.0%}", "yes" if share >= least else "no")
         rows.append([kind, _number(statistics.median(rates)), f"{share:.0%}", wanted, reached])
-    return _table(["DKIM", "msg/s to sent", "of unsigned", "to reach", "reached"], rows)
+    return table(["DKIM", "msg/s to sent", "of unsigned", "to reach", "reached"], rows)
 
 
 def _rates(found: Sequence[Measurement], kind: str) -> list[float]:
@@ -124,7 +124,7 @@ def usage_table(found: Sequence[Measurement]) -> list[str]:
         parts = ", ".join(f"{name} {value:.0f}" for name, value in cpu.items())
         memory = ", ".join(f"{name} {value:.0f}" for name, value in peak.items())
         rows.append([work, side, f"{sum(cpu.values()):.0f}", parts, f"{sum(peak.values()):.0f}", memory])
-    return _table(["work", "side", "CPU ms per 1,000", "of which", "peak MiB", "of which"], rows)
+    return table(["work", "side", "CPU ms per 1,000", "of which", "peak MiB", "of which"], rows)
 
 
 def scaling_table(found: Sequence[Measurement]) -> list[str]:
@@ -137,7 +137,7 @@ def scaling_table(found: Sequence[Measurement]) -> list[str]:
         sent = median(found, work, side, "msg/s")
         logged = median(found, work, side, "logged msg/s")
         rows.append([work, _number(sent or 0), _number(logged or 0)])
-    return _table(["run", "msg/s to sent", "msg/s to logged"], rows)
+    return table(["run", "msg/s to sent", "msg/s to logged"], rows)
 
 
 def as_json(machine: Mapping[str, str], found: Sequence[Measurement]) -> dict[str, object]:
@@ -172,7 +172,7 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
     """Return a Markdown table with aligned columns, or nothing if there are no rows."""
     if not rows:
         return []

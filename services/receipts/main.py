@@ -45,7 +45,7 @@ async def main(env: Mapping[str, str], stop: Stop) -> None:
     settings = read_settings(env)
     name = boot_name("receipts", socket.gethostname())
     redis = connect(settings.common.redis_url)
-    # waiting for entries blocks a connection, and so does each entry that is emitted
+    # waiting for entries blocks a connection, and so does each entry that is set aside
     reading = connect(settings.common.redis_url, max_connections=CONCURRENCY + 2)
     system_log = SystemLog(Producer(redis, f"{name}/system"))
     configure_logging("receipts", settings.common, system_log.ship)

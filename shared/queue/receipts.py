@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -21,6 +22,7 @@ from shared.errors import QueueFullError
 from shared.events import MOST_RECEIPTS, EventBatch, Receipts, pack_batch
 from shared.queue.connection import RETRY_WHEN_FULL_S, translated
 from shared.queue.event_log import most_event_bytes
+from shared.queue.joined_calls import JoinedCalls
 from shared.queue.keys import RECEIPTS, RECEIPTS_GROUP, RECEIPTS_SET_ASIDE
 from shared.queue.partitions import Partition, first_partition
 from shared.queue.scripts import Argument, load_script
@@ -131,10 +133,21 @@ class _Memory:
         return limit
 
 
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """A body or mail to add, as `add` was given it, and when that was."""
+
+    source: str
+    at_ms: int
+    body: bytes
+    once: Once | None
+
+
 class ReceiptInbox:
     """The stream `receipts`: `add` is for those who receive, the rest for the receipts service.
 
-    `consumer` must be unique to the process (see `boot_name`); who only adds needs none.
+    `consumer` must be unique to the process (see `boot_name`); who only adds needs none. What tasks add or emit at the
+    same time goes to Redis in one call.
     """
 
     def __init__(self, redis: Redis, consumer: str = "", clock: Clock | None = None) -> None:
@@ -143,22 +156,32 @@ class ReceiptInbox:
         self._clock = clock or SystemClock()
         self._memory = _Memory(redis)
         self._room_until: dict[str, float] = {}
+        self._adding = JoinedCalls(self._add_all)
+        self._emitting: dict[str, JoinedCalls[bytes, None]] = {}
 
     async def add(self, source: str, body: bytes, once: Once | None = None) -> str:
         """Add a body or mail, whole; return its id once Redis has it, "" if its token was accepted before.
 
         Raises QueueFullError and QueueUnavailableError; what is added again after either has no further effect.
         """
-        most = most_receipt_bytes(await self._memory.check())
-        keys: tuple[str, ...] = (RECEIPTS,)
-        args: tuple[Argument, ...] = (most, source, self._clock.now_ms(), body)
-        if once is not None:
-            key, member = once.place(source)
-            keys, args = (RECEIPTS, key), (*args, member, _TOKEN_KEPT_S * 1000)
-        entry_id = await load_script("add_receipt").call(self._redis, keys, args)
+        entry_id = await self._adding.call(_Added(source, self._clock.now_ms(), body, once), len(body))
         if entry_id is None:
+            most = most_receipt_bytes(await self._memory.limit())
             raise QueueFullError(f"the receipts that wait take {most:,} bytes, which is the limit", RETRY_WHEN_FULL_S)
-        return _text(entry_id)
+        return entry_id
+
+    async def _add_all(self, added: Sequence[_Added]) -> list[str | None]:
+        """Return the id of each, "" if its token was accepted before, None if the stream is full."""
+        keys = [RECEIPTS]
+        args: list[Argument] = [most_receipt_bytes(await self._memory.check()), _TOKEN_KEPT_S * 1000]
+        for one in added:
+            token: int | str = ""
+            if one.once is not None:
+                key, token = one.once.place(one.source)
+                keys.append(key)
+            args += (one.source, one.at_ms, one.body, token)
+        ids = await load_script("add_receipt").call(self._redis, keys, args)
+        return [None if entry_id is None else _text(entry_id) for entry_id in ids]
 
     async def read(self, limit: int, block_s: float = 0.0) -> list[ReceiptEntry]:
         """Take up to `limit` new entries, about READ_BYTES at most and at least one; wait at most `block_s` for one.
@@ -204,13 +227,19 @@ class ReceiptInbox:
         """
         if not receipts:
             return
-        partition = first_partition(self._redis, channel)
-        await self._check_events(partition)
         parts = (receipts[at : at + MOST_RECEIPTS] for at in range(0, len(receipts), MOST_RECEIPTS))
         batch = EventBatch(
             *batch_name(channel, entry.entry_id), [Receipts(list(part), entry.taken_at_ms) for part in parts]
         )
-        await partition.call("emit_event", (pack_batch(batch),))
+        packed = pack_batch(batch)
+        if channel not in self._emitting:
+            self._emitting[channel] = JoinedCalls(partial(self._emit_all, first_partition(self._redis, channel)))
+        await self._emitting[channel].call(packed, len(packed))
+
+    async def _emit_all(self, partition: Partition, packed: Sequence[bytes]) -> list[None]:
+        await self._check_events(partition)
+        await partition.call("emit_event", packed)
+        return [None] * len(packed)
 
     async def _check_events(self, partition: Partition) -> None:
         """Raise QueueFullError if too many events wait; a stream that had room a moment ago still has."""

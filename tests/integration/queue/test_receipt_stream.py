@@ -12,7 +12,15 @@ from redis.asyncio import Redis
 from shared.errors import QueueFullError, QueueUnavailableError
 from shared.events import Receipts, unpack_batch
 from shared.queue.connection import connect
-from shared.queue.receipts import READ_BYTES, TOKEN_VALID_S, Once, ReceiptEntry, ReceiptInbox, most_receipt_bytes
+from shared.queue.receipts import (
+    READ_BYTES,
+    TOKEN_VALID_S,
+    Once,
+    ReceiptEntry,
+    ReceiptInbox,
+    batch_name,
+    most_receipt_bytes,
+)
 from shared.receipts import Receipt
 from tests.servers import wait_for
 
@@ -47,6 +55,62 @@ async def test_an_entry_comes_back_as_it_was_added(inbox: ReceiptInbox) -> None:
     assert [entry.entry_id for entry in entries] == ids
     assert [(entry.source, entry.deliveries) for entry in entries] == [("mail", 1), *[("meta", 1)] * 3]
     assert await inbox.read(10) == []
+
+
+async def calls_of_scripts(redis: Redis) -> int:
+    """Return how many scripts the server has run."""
+    stats: Any = await redis.info("commandstats")
+    return sum(int(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"]) for name in ("eval", "evalsha"))
+
+
+async def test_what_comes_at_the_same_time_is_added_in_few_calls(redis: Redis, inbox: ReceiptInbox) -> None:
+    """Each body is an entry of its own, whose id its caller gets, in the order in which they came."""
+    await inbox.add("meta", b"first")
+    before = await calls_of_scripts(redis)
+    added = [b"%d" % number for number in range(100)]
+    ids = await asyncio.gather(*(inbox.add("meta", body) for body in added))
+    assert await calls_of_scripts(redis) - before <= 2
+    entries = (await inbox.read(200))[1:]
+    assert bodies(entries) == added
+    assert [entry.entry_id for entry in entries] == ids
+
+
+async def test_bodies_of_one_call_are_judged_one_by_one(redis: Redis) -> None:
+    """One that does not fit is refused, one whose token was accepted is not added, and the others are."""
+    await redis.config_set("maxmemory", 16_000_000)
+    inbox, once = ReceiptInbox(redis, "one"), Once("token", NOW_S)
+    await inbox.add("meta", b"waits")
+    found = await asyncio.gather(
+        inbox.add("mailgun", b"one", once),
+        inbox.add("meta", b"x" * 2_000_000),
+        inbox.add("mailgun", b"one", once),
+        inbox.add("mailgun", b"y" * 2_000_000, Once("other", NOW_S)),
+        inbox.add("mailgun", b"two", Once("third", NOW_S + 3600)),
+        return_exceptions=True,
+    )
+    assert [type(one) for one in found] == [str, QueueFullError, str, QueueFullError, str]
+    assert (found[0] != "", found[2], found[4] != "") == (True, "", True)
+    assert bodies(await inbox.read(10)) == [b"waits", b"one", b"two"]
+    await redis.delete("receipts")
+    assert await inbox.add("mailgun", b"y", Once("other", NOW_S))
+    assert await inbox.add("mailgun", b"two", Once("third", NOW_S + 3600)) == ""
+
+
+async def test_what_is_emitted_at_the_same_time_is_one_call_for_a_channel(redis: Redis, inbox: ReceiptInbox) -> None:
+    """Every entry has its own batch, in the stream of its channel."""
+    await asyncio.gather(*(inbox.add("meta", b"%d" % number) for number in range(40)))
+    entries = await inbox.read(40)
+    await inbox.emit("email", entries[0], [READ])
+    before = await calls_of_scripts(redis)
+    channels = [("whatsapp", "email")[number % 2] for number in range(40)]
+    await asyncio.gather(*(inbox.emit(name, entry, [READ]) for name, entry in zip(channels, entries, strict=True)))
+    assert await calls_of_scripts(redis) - before == 2
+    rows: Any = await redis.xrange("{whatsapp}:events")
+    batches = [unpack_batch(fields[b"d"]) for _, fields in rows]
+    assert [(one.producer, one.sequence) for one in batches] == [
+        batch_name("whatsapp", entry.entry_id) for entry in entries[::2]
+    ]
+    assert await redis.xlen("{email}:events") == 21
 
 
 async def test_a_read_waits_for_an_entry(redis: Redis, inbox: ReceiptInbox) -> None:

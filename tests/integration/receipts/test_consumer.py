@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from services.receipts import consumer
 from services.receipts.consumer import Source
 from services.receipts.reading import Reading
 from shared.events import MOST_RECEIPTS, Receipts
@@ -153,6 +154,19 @@ async def test_lost_answers_have_no_second_effect(world: World) -> None:
     assert len(names) == 10
     assert len(batches) > 10
     assert len(await world.inbox.list_set_aside(10)) == 1
+
+
+async def test_a_wait_follows_a_small_read_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a read that found little, entries gather; a full read and entries of the dead are followed at once."""
+    monkeypatch.setattr(consumer, "_GATHER_S", 3600.0)
+    for n in range(204):
+        await world.inbox.add("meta", statuses(f"wamid.{n}"))
+    assert len(await world.consumer("dead").inbox.read(3)) == 3
+    async with world.consumer("one", time_scale=0.0).running():
+        await world.emptied()
+        await world.inbox.add("meta", statuses("wamid.LATER"))
+    assert len(await world.receipts()) == 204
+    assert (await world.inbox.counts()).waiting == 1
 
 
 async def test_several_consumers_share_the_stream(world: World) -> None:
