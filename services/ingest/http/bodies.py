@@ -97,7 +97,8 @@ async def _arriving(call: Call, meter: Meter) -> AsyncIterator[bytes]:
     content = call.request.content
     while not content.at_eof():
         try:
-            chunk = await meter.awaited(content.readany())
+            # what has arrived, such as all of a small body, needs no time-out
+            chunk = content.read_nowait() or await meter.awaited(content.readany())
         except ENDINGS as error:
             what = "the body is incomplete, or its chunks are malformed"
             raise ApiError("MALFORMED_REQUEST", what, headers={"Connection": "close"}) from error
