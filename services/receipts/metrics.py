@@ -75,13 +75,11 @@ class _Receipts(Collector):
         for way, result in (("smtp", "taken"), ("smtp", "refused"), ("imap", "taken")):
             mails.add_metric((way, result), state.mails[way, result])
         yield from (read, aside, mails)
-        failing_s = state.mailbox_failing_s()
-        if failing_s is not None:
-            yield GaugeMetricFamily(
-                "kurir_bounce_mailbox_failing_seconds",
-                "How long the mailbox for bounces could not be read, 0 if it can be; missing without a mailbox.",
-                value=failing_s,
-            )
+        yield GaugeMetricFamily(
+            "kurir_bounce_mailbox_failing_seconds",
+            "How long the mailbox for bounces could not be read, 0 if it can be, or without one.",
+            value=state.mailbox_failing_s(),
+        )
         if state.counts is not None:
             yield GaugeMetricFamily(
                 "kurir_receipts_waiting", "Entries of the stream `receipts`: unread, or being read.",

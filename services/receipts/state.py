@@ -18,14 +18,14 @@ class ReceiptsState:
 
     An entry that is read again after a crash is counted again. `counts` is the latest look at the stream, None before
     the first and while Redis is away. `mailbox_failing_s` returns for how many seconds the mailbox for bounces could
-    not be read, None without a mailbox.
+    not be read, 0 without a mailbox.
     """
 
     read: Counter[tuple[str, str]] = field(default_factory=Counter)
     set_aside: Counter[str] = field(default_factory=Counter)
     counts: ReceiptCounts | None = None
     mails: Counter[tuple[str, str]] = field(default_factory=Counter)
-    mailbox_failing_s: Callable[[], float | None] = lambda: None
+    mailbox_failing_s: Callable[[], float] = lambda: 0.0
 
     def count_mail(self, way: str, result: str) -> None:
         """Count a bounce mail by the way that it came, and whether it was taken."""

@@ -31,9 +31,9 @@ class BounceIntake:
             )
         self._mailbox = settings.mailbox.name if settings.mailbox is not None else ""
 
-    def mailbox_failing_s(self) -> float | None:
-        """Return for how many seconds the mailbox could not be read, 0 if it can be, None without a mailbox."""
-        return self._reader.failing_s if self._reader is not None else None
+    def mailbox_failing_s(self) -> float:
+        """Return for how many seconds the mailbox could not be read, 0 if it can be, or without one."""
+        return self._reader.failing_s if self._reader is not None else 0.0
 
     async def open(self) -> None:
         """Listen; raises SettingsError if the address cannot be bound."""
