@@ -184,19 +184,26 @@ async def test_client_that_reads_no_answers_is_cut_off(
     listener = BounceListener(DOMAIN, inbox, "127.0.0.1", 0, tally)
     await listener.open()
     try:
-        with closing(socket.create_connection(("127.0.0.1", listener.port), timeout=20)) as connection:
+        with closing(socket.socket()) as connection:
+            # small buffers, so that answers soon wait in the session, however slow the machine is
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", listener.port))
             await wait_for(lambda: listener._sessions, what="the session")
             (session,) = listener._sessions
+            session._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             sizes = [0]
 
             async def flood() -> None:
                 while True:
                     await asyncio.get_running_loop().sock_sendall(connection, b"NOOP\r\n" * 10_000)
-                    sizes.append(session._transport.get_write_buffer_size())
+
+            def is_cut_off_or_full() -> bool:
+                sizes.append(session._transport.get_write_buffer_size())
+                return not listener._sessions or max(sizes) > 8 * 1024 * 1024
 
             flooding = asyncio.create_task(flood())
-            await wait_for(lambda: not listener._sessions or max(sizes) > 8 * 1024 * 1024, 20, "the end of the session")
+            await wait_for(is_cut_off_or_full, 20, "the end of the session")
             with pytest.raises(ConnectionError):
                 await asyncio.wait_for(flooding, 20)
             assert 0 < max(sizes) < 8 * 1024 * 1024
