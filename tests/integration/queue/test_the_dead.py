@@ -54,6 +54,21 @@ async def abandon(world: World, by: HandSender) -> Lease:
     return lease
 
 
+async def copied(world: World, *, begun: bool) -> tuple[HandSender, Lease, HandSender, Lease]:
+    """Let a sender freeze in mid-send and another defer its job; return each with its lease, of two entries.
+
+    The other one has fetched the second entry, and has begun it if `begun`.
+    """
+    frozen, alive = await world.sender(), await world.sender()
+    (lease,) = await frozen.take()
+    await bury(world, frozen, alive)
+    assert await alive.defer((await alive.take())[0], 1)
+    (copy,) = await eventually(lambda: alive.fetch(1), "the deferral")
+    if begun:
+        assert await alive.obey([copy]) == ["alone"]
+    return frozen, lease, alive, copy
+
+
 async def test_a_dead_sender_with_many_streams_is_taken_over_completely(world: World) -> None:
     """Its entries in the own streams of 150 blasts are found page by page, and its consumers are deleted."""
     blasts = [await world.given(100, "bulk") for _ in range(150)]
@@ -336,13 +351,7 @@ async def test_late_acceptance_outranks_everything(world: World, meanwhile: str)
 async def test_late_acceptance_finds_the_copy_under_another_entry(world: World, begun: bool) -> None:
     """After a deferral the copy is in another entry: it is removed, or it could be counted twice."""
     blast = await world.given(1)
-    frozen, alive = await world.sender(), await world.sender()
-    (lease,) = await frozen.take()
-    await bury(world, frozen, alive)
-    assert await alive.defer((await alive.take())[0], 1)
-    (copy,) = await eventually(lambda: alive.fetch(1), "the deferral")
-    if begun:
-        assert await alive.obey([copy]) == ["alone"]
+    frozen, lease, alive, copy = await copied(world, begun=begun)
     assert await frozen.late(lease)
     assert (await world.progress(blast)).counts["sent"] == 1
     await world.check_balance(blast)
@@ -359,13 +368,7 @@ async def test_late_acceptance_finds_the_copy_under_another_entry(world: World, 
 async def test_copy_that_a_late_answer_could_not_find_counts_no_more(world: World, begun: bool) -> None:
     """An earlier version did not record the copy's entry: the copy is not begun, or its own acceptance adds nothing."""
     blast = await world.given(1)
-    frozen, alive = await world.sender(), await world.sender()
-    (lease,) = await frozen.take()
-    await bury(world, frozen, alive)
-    assert await alive.defer((await alive.take())[0], 1)
-    (copy,) = await eventually(lambda: alive.fetch(1), "the deferral")
-    if begun:
-        assert await alive.obey([copy]) == ["alone"]
+    frozen, lease, alive, copy = await copied(world, begun=begun)
     await world.redis.delete("{email}:places")
     assert await frozen.late(lease)
     if begun:
