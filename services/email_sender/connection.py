@@ -259,9 +259,9 @@ class Connection:
         """Send MAIL, RCPT and DATA, each after the reply to the one before."""
         for stage, line in zip((Stage.MAIL, Stage.RCPT, Stage.DATA), (*commands, b"DATA\r\n"), strict=True):
             self._protocol.write(line)
-            reply = _reply(await self._protocol.read_response(self._smtp.timeouts.command_s))
-            if not _welcomes(stage, reply):
-                raise RefusedError(stage, reply)
+            response = await self._protocol.read_response(self._smtp.timeouts.command_s)
+            if not _welcomes(stage, response):
+                raise RefusedError(stage, _reply(response))
 
     def _commands_ahead(self, envelope: Envelope, content: bytes) -> bytes:
         """Return MAIL, RCPT and DATA as one write (RFC 2920, 3.1)."""
@@ -271,21 +271,21 @@ class Connection:
         """Read the replies to MAIL, RCPT and DATA, which were written together, one for each command."""
         protocol, timeout_s = self._protocol, self._smtp.timeouts.command_s
         refusal: RefusedError | None = None
-        reply: Reply | None = None
+        response: SMTPResponse | None = None
         for stage in (Stage.MAIL, Stage.RCPT, Stage.DATA):
             try:
-                reply = _reply(await protocol.read_response(timeout_s))
+                response = await protocol.read_response(timeout_s)
             except LOST as error:
                 if refusal is None:
                     raise
                 # a server that refuses and hangs up has still refused
                 self.abort()
                 raise refusal from error
-            if refusal is None and not _welcomes(stage, reply):
-                refusal = RefusedError(stage, reply)
+            if refusal is None and not _welcomes(stage, response):
+                refusal = RefusedError(stage, _reply(response))
         if refusal is None:
             return
-        if reply is not None and reply.code == 354:
+        if response is not None and response.code == 354:
             await self._end_empty(refusal)
         raise refusal
 
@@ -370,11 +370,11 @@ def _is_yes(code: int) -> bool:
     return 200 <= code < 300
 
 
-def _welcomes(stage: Stage, reply: Reply) -> bool:
+def _welcomes(stage: Stage, response: SMTPResponse) -> bool:
     """Return whether a command was accepted; raises ConnectionLostError if replies no longer match the commands."""
     if stage is not Stage.DATA:
-        return _is_yes(reply.code)
-    if _is_yes(reply.code):
+        return _is_yes(response.code)
+    if _is_yes(response.code):
         # the server has sent an extra reply, so this one answers an earlier command
-        raise ConnectionLostError("before the message was handed over", OutOfStepError(reply))
-    return reply.code == 354
+        raise ConnectionLostError("before the message was handed over", OutOfStepError(_reply(response)))
+    return response.code == 354

@@ -100,6 +100,8 @@ class KeyRing:
         DMARC's relaxed alignment accepts these (RFC 7489, 3.1.1). Without such a key, mail is not signed: a signature
         of an unaligned domain proves nothing about the sender.
         """
+        if not self._by_domain:
+            return ()
         domain = domain.lower()
         while domain:
             if found := self._by_domain.get(domain):

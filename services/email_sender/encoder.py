@@ -82,8 +82,10 @@ class Encoder:
             if not mail.signed.done():
                 self._signers.hurry(mail.signed)
             return mail.signed.result() if mail.signed.done() else None
+        if mail.body.size > ENCODE_ASIDE_BYTES:
+            return None
         keys = self._keys.for_domain(mail.from_domain)
-        if mail.body.size > ENCODE_ASIDE_BYTES or any(key.is_rsa for key in keys):
+        if keys and any(key.is_rsa for key in keys):
             return None
         return _encoded(mail, keys, eight_bit=eight_bit)
 

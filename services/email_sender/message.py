@@ -79,7 +79,7 @@ class Body:
 
 def _alternative(mark: bytes, versions: list[bytes]) -> bytes:
     """Return the alternatives of one content, the plainest first (RFC 2046, 5.1.4)."""
-    parts = b"".join(b"--%b\r\n%b\r\n" % (mark, one) for one in versions)
+    parts = b"".join([b"--%b\r\n%b\r\n" % (mark, one) for one in versions])
     return b"%b%b--%b--\r\n" % (_ALTERNATIVE % mark, parts, mark)
 
 
@@ -109,6 +109,7 @@ class Frame:
     """The frame of a blast's messages; raises PermanentError or StopBlastError if the blast cannot become mail."""
 
     def __init__(self, blast: Blast, mail: MailSettings) -> None:
+        self.blast_id = blast.blast_id
         self._blast = blast
         self._mail = mail
         self._template = _compiled(blast)
@@ -144,6 +145,8 @@ class Frame:
         token = make_token(self._mail.secret, job.channel, job.recipient.address) if self._links else ""
         url = f"{self._mail.public_url}/u/{token}" if token else ""
         values, rendered = self._render(job, url)
+        job_id = job.job_id
+        job_line = clean(job_id).encode()
         message_id = f"{self._id}.{job.index}.{job.channel}.{job.run}@{self.domain}"
         subject = clean(rendered.subject)
         head = b"".join(
@@ -158,14 +161,14 @@ class Frame:
                 self._reply_to,
                 self._unsubscribe(url, token) if self._marketing else b"",
                 self._list,
-                *(b"%b: %b\r\n" % (name, clean(job.job_id).encode()) for name in self._job_headers),
+                *[b"%b: %b\r\n" % (name, job_line) for name in self._job_headers],
                 _END_OF_HEADERS,
             )
         )
         utf8 = self._utf8 or not address.isascii()
         envelope = Envelope(self._return_path(job), address, utf8)
         logged, body = self._template.subject_for_log(values, subject), self._body(job, rendered)
-        return Mail(job.job_id, logged, f"<{message_id}>", envelope, head, body, self.domain)
+        return Mail(job_id, logged, f"<{message_id}>", envelope, head, body, self.domain)
 
     def _return_path(self, job: Job) -> str:
         """Return the envelope's sender; one that names the job, where bounces come back to us."""
@@ -219,12 +222,17 @@ class Frames:
     def __init__(self, mail: MailSettings) -> None:
         self._mail = mail
         self._kept: LRUCache[str, Frame] = LRUCache(MOST_FRAME_BYTES, lambda frame: min(frame.size, MOST_FRAME_BYTES))
+        self._latest: Frame | None = None
 
     def get(self, blast: Blast) -> Frame:
         """Return a blast's frame, compiled at its first message; raises PermanentError or StopBlastError."""
-        frame = self._kept.get(blast.blast_id)
-        if frame is None:
-            frame = self._kept[blast.blast_id] = Frame(blast, self._mail)
+        # most messages belong to the blast of the message before; its frame is the most recently used one already
+        if self._latest is None or self._latest.blast_id != blast.blast_id:
+            self._latest = self._kept.get(blast.blast_id) or self._compiled(blast)
+        return self._latest
+
+    def _compiled(self, blast: Blast) -> Frame:
+        frame = self._kept[blast.blast_id] = Frame(blast, self._mail)
         return frame
 
 

@@ -84,6 +84,8 @@ class Preparations:
             self._next.cancel()
 
     def _pop(self, job: Job) -> _Prepared | None:
+        if not self._planned and not self._prepared:
+            return None
         key = (job.job_id, job.run)
         self._planned.pop(key, None)
         prepared = self._prepared.pop(key, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from aiosmtplib import SMTPResponse, SMTPResponseException
 
@@ -15,6 +16,7 @@ from shared.foreign_text import legible
 
 MOST_BYTES = 1024 * 1024
 KEPT_BYTES = 16 * 1024
+_LONGEST_REPEATED = 200
 INVALID = -1
 _BLANK = b" \t\r\x00"
 _OLD_AUTH = re.compile(r"^\s*auth=", re.IGNORECASE)
@@ -56,6 +58,8 @@ class ReplyReader:
         """Take one line; return the reply that it completes, or None."""
         if not line:
             return None
+        if not self._continues and len(line) <= _LONGEST_REPEATED and (reply := _single(line)) is not None:
+            return reply
         found = _LINE.fullmatch(line)
         if found is None:
             if not self._continues:
@@ -75,6 +79,18 @@ class ReplyReader:
         self._kept += len(text) + 1
         if self._kept <= KEPT_BYTES or text:
             self._lines.append(legible(text, KEPT_BYTES))
+
+
+@lru_cache(256)
+def _single(line: bytes) -> SMTPResponse | None:
+    """Return the reply that one line is; None for a line of a longer reply, or of no reply.
+
+    Cached, since most servers reply to each message's MAIL, RCPT and DATA in the same words.
+    """
+    found = _LINE.fullmatch(line)
+    if found is None or found[2] == b"-":
+        return None
+    return SMTPResponse(int(found[1]), legible(found[3].strip(_BLANK), KEPT_BYTES))
 
 
 def read_extensions(text: str) -> tuple[dict[str, str], list[str]]:

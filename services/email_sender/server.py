@@ -179,8 +179,7 @@ class Server:
             async with self._slots:
                 self.active += 1
                 try:
-                    with self._rate.spacing(delivery.start) as start:
-                        reply = await self._send(replace(delivery, start=start))
+                    reply = await (self._send_spaced(delivery) if self._rate.applies else self._send(delivery))
                 except SendError as error:
                     self._judge(error, admission)
                     raise
@@ -191,6 +190,10 @@ class Server:
         self._set_aside = ""
         self.refusal = ""
         return Accepted(self.settings.name, reply)
+
+    async def _send_spaced(self, delivery: Delivery) -> Reply:
+        with self._rate.spacing(delivery.start) as start:
+            return await self._send(replace(delivery, start=start))
 
     async def _send(self, delivery: Delivery) -> Reply:
         connection = self._awaiting.pop(delivery.mail.job_id, None) or self._take_idle()

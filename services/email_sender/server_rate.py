@@ -22,7 +22,7 @@ class RateReachedError(DeferredError):
 
 
 class ServerRate:
-    """Spaces the starts at one server; does nothing without a rate. `clock` gives seconds."""
+    """Spaces the starts at one server, if it has a rate. `clock` gives seconds."""
 
     def __init__(self, server: str, rate: Rate | None, clock: Callable[[], float]) -> None:
         self._server = server
@@ -30,6 +30,11 @@ class ServerRate:
         self._clock = clock
         self._next_start = 0.0
         self._coming: set[object] = set()
+
+    @property
+    def applies(self) -> bool:
+        """Whether there is a rate."""
+        return bool(self._gap_s)
 
     def capacity(self, slots: int) -> Capacity:
         """Return how many messages may start, given `slots` free connections."""
@@ -46,9 +51,6 @@ class ServerRate:
 
         Raises RateReachedError, a deferral, if the wait would be long, so that it does not hold up other messages.
         """
-        if not self._gap_s:
-            yield start
-            return
         self._due(self._clock())
         message = object()
         self._coming.add(message)

@@ -89,8 +89,11 @@ class Servers:
 
         The first of these to greet is used first.
         """
+        connections = sum(one.connections for one in admitted)
+        if connections and connections + sum(one.coming for one in admitted) >= wanted:
+            return
         able = [one for one in admitted if one.may_open()]
-        if wanted > 0 and not any(one.connections for one in admitted):
+        if wanted > 0 and not connections:
             for one in able:
                 if not one.opening:
                     self._open(one)

@@ -52,9 +52,9 @@ class CompiledTemplate:
 
     def __init__(self, template: Template) -> None:
         self.template = template
-        self._sensitive = sensitive_names(template)
         language = template.spoken if is_language(template.spoken) else DEFAULT
         self._subject = Part(template.subject, "subject", PLAIN, language)
+        self._hidden = sensitive_names(template) & self._subject.variables
         self._html = Part(template.html, "html", HTML, language) if template.html else None
         self._text = _text_part(template, language)
         self.whatsapp = WhatsAppParameters(template.whatsapp, language) if template.whatsapp is not None else None
@@ -85,11 +85,10 @@ class CompiledTemplate:
 
     def subject_for_log(self, values: Mapping[str, Any], subject: str) -> str:
         """Return a rendered subject for the log, with stars instead of the values of sensitive variables."""
-        sensitive = self._sensitive & self._subject.variables
-        if not sensitive:
+        if not self._hidden:
             return subject
         try:
-            return self.render_subject(hidden_values(values, sensitive))
+            return self.render_subject(hidden_values(values, self._hidden))
         except RenderError:  # stars are not a number
             return self.template.subject
 

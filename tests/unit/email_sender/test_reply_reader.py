@@ -31,6 +31,7 @@ ODD = [
     ("250 für Siti\r\n".encode(), [(250, "für Siti")]),
     (b"250 a\x00b\x1b[31mc\r\n", [(250, "a�b�[31mc")]),
     (b"250 ok\r\n250 ok\r\n354 go\r\n", [(250, "ok"), (250, "ok"), (354, "go")]),
+    (b"250 ok\r\n250-a\r\n250 ok\r\n250 ok\r\n", [(250, "ok"), (250, "a\nok"), (250, "ok")]),
     (b"220 " + b"x" * 100_000 + b"\r\n250 ok\r\n", [(220, "x" * KEPT_BYTES), (250, "ok")]),
 ]  # fmt: skip
 
