@@ -42,9 +42,9 @@ def identity(address: str) -> str:
     Takes email addresses and E.164 digits without `+`. The identity of a mailbox is in lower case and NFC, with the
     domain in ASCII (RFC 5891). Never fails: other text becomes lower case.
     """
-    local, at, domain = address.rpartition("@")
     if address.isascii():
-        return address.lower() if at else _number(address)
+        return address.lower() if "@" in address else _number(address)
+    local, at, domain = address.rpartition("@")
     return normalize("NFC", normalize("NFC", local).lower()) + at + ascii_domain(domain)
 
 

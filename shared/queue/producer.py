@@ -26,6 +26,9 @@ from shared.queue.timing import UNSCALED, Timing
 MAX_CHUNK = 500
 OWN_STREAM_FROM = 100
 MEMORY_SHARE = 0.8
+# the free bytes for gateway events are divided by this: more processes seldom emit them at the same time
+_PROCESSES = 16
+_SHARE_FOR_S = 1.0
 
 
 class FilesGoneError(QueueUnavailableError):
@@ -93,6 +96,7 @@ class Producer:
         self._clock = clock or SystemClock()
         self._chunks = Numbered(name, "enqueue")
         self._gateway = Numbered(name, "gateway")
+        self._share, self._share_until = 0, 0.0
 
     async def enqueue(self, chunk: Chunk, partition: Partition | None = None) -> Enqueued:
         """Add a chunk's jobs and its `queued` event in one step; a repeated chunk adds nothing twice.
@@ -114,7 +118,8 @@ class Producer:
     async def _enqueue(self, chunk: Chunk, partition: Partition) -> Enqueued:
         _, head = self._chunks.next()
         blast = chunk.blast
-        jobs = await self._without_files(chunk, partition)
+        with_files = _carry_files(chunk.jobs)
+        jobs = await self._without_files(chunk, partition) if with_files else chunk.jobs
         args: list[Argument] = [
             blast.blast_id,
             chunk.series,
@@ -127,7 +132,7 @@ class Producer:
             OWN_STREAM_FROM,
             self._timing.keep_ended_ms,
             int(not chunk.lenient),
-            "".join(map(_needs, jobs)),
+            "".join(map(_needs, jobs)) if with_files else "",
             jobs[0].run if jobs else 1,
         ]
         for job in jobs:
@@ -225,6 +230,20 @@ class Producer:
             words = f"the events that wait for the logger take {size:,} bytes, {most // 2:,} is the limit"
             raise QueueFullError(words, limits.retry_after_s)
 
+    async def _check_gateway_events(self, adding: int) -> None:
+        """Raise QueueFullError if the events of requests and of the system have reached their limit.
+
+        A check reserves a part of the free bytes for this process, which it may use for a second without another check.
+        """
+        now = self._clock.monotonic()
+        if adding <= self._share and now < self._share_until:
+            self._share -= adding
+            return
+        size, most = await self._event_bytes(GATEWAY_EVENTS)
+        if size > most:
+            raise QueueFullError("too many requests and system events wait for the logger", RETRY_WHEN_FULL_S)
+        self._share, self._share_until = (most - size) // _PROCESSES, now + _SHARE_FOR_S
+
     async def _event_bytes(self, stream: str) -> tuple[int, int]:
         """Return the approximate bytes of a stream of events, 0 if the server does not report them, and their limit."""
         with translated("size of events"):
@@ -243,11 +262,9 @@ class Producer:
         """
         if not events:
             return
-        size, most = await self._event_bytes(GATEWAY_EVENTS)
-        if size > most:
-            raise QueueFullError("too many requests and system events wait for the logger", RETRY_WHEN_FULL_S)
         number, _ = self._gateway.next()
         batch = pack_batch(EventBatch(self._gateway.producer, number, list(events)))
+        await self._check_gateway_events(len(batch))
         with translated("emit"):
             await self._redis.xadd(GATEWAY_EVENTS, {"d": batch})
 
@@ -261,6 +278,9 @@ def _answered(answer: Any) -> Any:
 
 def _steps(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
     """Split the jobs of a chunk into parts with a bounded number of files each; at least one part."""
+    if not _carry_files(jobs):
+        yield jobs
+        return
     start = files = 0
     for at, job in enumerate(jobs):
         files += len(job.recipient.attachments or job.recipient.files)
@@ -268,6 +288,11 @@ def _steps(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
             yield jobs[start:at]
             start, files = at, len(job.recipient.attachments or job.recipient.files)
     yield jobs[start:]
+
+
+def _carry_files(jobs: Sequence[Job]) -> bool:
+    """Return whether any of the jobs has a file of its own; most chunks have none."""
+    return any(job.recipient.attachments or job.recipient.files for job in jobs)
 
 
 def _needs(job: Job) -> str:

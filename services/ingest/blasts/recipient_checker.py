@@ -143,9 +143,11 @@ class RecipientChecker:
         )  # fmt: skip
         self._check_lines(draft)
         self._check_addresses(draft)
-        self.unknown.note(request.variables, f"{path}.variables")
+        if request.variables:
+            self.unknown.note(request.variables, f"{path}.variables")
         self._check_variables(draft, request.variables)
-        self._check_printed(draft)
+        if self._printed:
+            self._check_printed(draft)
         if request.attachments:
             self._check_attachments(draft, request.attachments)
         if self._shown:

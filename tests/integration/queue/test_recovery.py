@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from shared.clock import SystemClock
 from shared.errors import QueueFullError
 from shared.events import Ended, EventBatch, Processing, Sent, SystemEvent, pack_batch
 from shared.queue.batches import Numbered
@@ -234,6 +235,57 @@ async def test_waiting_request_events_are_bounded(world: World) -> None:
         await producer.emit(event)
     finally:
         await world.redis.config_set("maxmemory", 0)
+
+
+async def test_processes_together_keep_the_bound_of_request_events(world: World) -> None:
+    """Ten processes that emit in turns, each with a reserved part of the free bytes, exceed the limit by little."""
+    await world.redis.config_set("maxmemory", 16_000_000)
+    producers = [Producer(world.redis, f"ingest{number}") for number in range(10)]
+    event = SystemEvent(0, "info", "x" * 10_000, "ingest", {})
+    refused: set[int] = set()
+    try:
+        for turn in range(2000):
+            number = turn % len(producers)
+            try:
+                await producers[number].emit(event)
+            except QueueFullError:
+                refused.add(number)
+            if len(refused) == len(producers):
+                break
+        assert len(refused) == len(producers)
+        size = await world.redis.memory_usage("gateway:events")
+        assert 3_000_000 < (size or 0) < 4_500_000
+    finally:
+        await world.redis.config_set("maxmemory", 0)
+
+
+class _LaterClock(SystemClock):
+    """The machine's clock, put forward by `ahead_s`."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        """Return seconds on a clock that never goes back."""
+        return super().monotonic() + self.ahead_s
+
+
+async def test_request_events_seldom_ask_for_the_size_of_their_stream(world: World) -> None:
+    """Of many batches within a second, only the first asks Redis how much memory they take."""
+    clock = _LaterClock()
+    producer = Producer(world.redis, "ingest", clock=clock)
+    before = await _size_calls(world)
+    for _ in range(20):
+        await producer.emit(SystemEvent(0, "info", "x", "ingest", {}))
+    asked = await _size_calls(world)
+    clock.ahead_s = 60.0
+    await producer.emit(SystemEvent(0, "info", "x", "ingest", {}))
+    assert (asked - before, await _size_calls(world) - before) == (1, 2)
+
+
+async def _size_calls(world: World) -> int:
+    """Return how often Redis has been asked for the size of a key since its start."""
+    stats = await world.redis.info("commandstats")
+    return int(stats.get("cmdstat_memory|usage", {"calls": 0})["calls"])
 
 
 async def test_blasts_are_refused_before_senders_stop(world: World) -> None:
