@@ -140,7 +140,11 @@ class Server:
         return len(self._opening)
 
     def may_open(self) -> bool:
-        """Return whether another connection may be opened now: after a failure there is a short backoff."""
+        """Return whether another connection may be opened now: after a failure there is a short backoff.
+
+        Unusable idle connections are dropped first, so that they take no place.
+        """
+        self._drop_unusable()
         occupied = self.active + len(self._awaiting) + len(self.idle) + len(self._opening)
         return occupied < self.concurrency and self._clock() >= self._open_at
 
@@ -342,10 +346,13 @@ class Server:
 
     def tend(self) -> None:
         """Close connections that have been idle for too long."""
-        now = self._clock()
         # one early close may have had another reason, so the bound returns to the setting within minutes
         self._stale_s = min(self._stale_s * _STALE_GROWTH, self._smtp.timeouts.idle_s)
-        for connection in [one for one in self.idle if now - one.used_at >= self._stale_s]:
+        self._drop_unusable()
+
+    def _drop_unusable(self) -> None:
+        """Drop the idle connections that the server has closed or that have been idle for too long."""
+        for connection in [one for one in self.idle if not self._is_fresh(one)]:
             self.idle.remove(connection)
             self._dismiss(connection)
 

@@ -114,6 +114,11 @@ class Peer:
         await self._server.wait_closed()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def restart(self) -> None:
+        """Cut the open connections, then take new ones."""
+        await self.stop()
+        await self.start()
+
     async def say_to_all(self, line: str, *, close: bool = True) -> None:
         """Send an unsolicited line on every connection."""
         for writer in list(self._writers):

@@ -393,3 +393,15 @@ async def test_large_message_whose_encoding_made_it_late_is_in_time_the_second_t
     async with peer() as server, sending_mail(world, smtp_settings(server.url), replace(SETTINGS, rate=Rate(10, 1.0))):
         await _all_sent(world, blast, 2)
     assert len(taken) == 2
+
+
+@pytest.mark.parametrize("farewell", ["", "421 4.4.2 idle too long", "421 4.3.2 going down"])
+async def test_sending_continues_after_a_server_has_closed_every_idle_connection(world: World, farewell: str) -> None:
+    """As after its restart: closed connections take no place, so new ones are opened at once (attacks G7)."""
+    async with peer() as server, sending_mail(world, smtp_settings(f"{server.url}?concurrency=3")):
+        server.delays["."] = 0.05
+        await _all_sent(world, await world.given(60), 60)
+        await wait_for(lambda: server.open_connections == 3, what="as many connections as are allowed")
+        await server.say_to_all(farewell) if farewell else await server.restart()
+        await wait_for(lambda: server.open_connections == 0, what="the connections to be closed")
+        await _all_sent(world, await world.given(20), 20)
