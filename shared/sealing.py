@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -68,8 +68,10 @@ class Seal:
 
     def secrets(self, values: Mapping[str, Any]) -> list[str]:
         """Return the values that were sealed, as texts; an empty list if they cannot be opened."""
+        if SEALED not in values:
+            return []
         try:
-            opened = self.opened(values) if SEALED in values else {}
+            opened = self.opened(values)
         except SealError:
             return []
         found = [unpacked_value(value) for name, value in opened.items() if name not in values]
@@ -100,11 +102,13 @@ def hidden_values(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
     return {**values, **{name: HIDDEN for name in names if name in values}}
 
 
-def without(text: str, secrets: Iterable[str]) -> str:
+def without(text: str, secrets: Sequence[str]) -> str:
     """Return a provider's text without the secret values that it may quote.
 
     A value of one to three characters is replaced only where it is a whole word, since it may occur within any word.
     """
+    if not secrets:
+        return text
     for secret in sorted(set(secrets), key=len, reverse=True):
         if len(secret) >= _SHORTEST_FOUND_INSIDE:
             text = text.replace(secret, HIDDEN)

@@ -33,10 +33,18 @@ class SnapshotCache:
             kept_bytes, lambda blast: min(_LEAST_SNAPSHOT_BYTES + len(pack_blast(blast)), kept_bytes)
         )
         self._loading: dict[str, asyncio.Task[Blast | None]] = {}
+        # most jobs follow another of their blast, and each asks several times
+        self._latest_id = ""
+        self._latest: Blast | None = None
 
     def kept(self, blast_id: str) -> Blast | None:
         """Return a blast's snapshot if it is loaded, else None."""
-        return self._kept.get(blast_id)
+        if blast_id != self._latest_id or self._latest is None:
+            self._note_latest(blast_id, self._kept.get(blast_id))
+        return self._latest
+
+    def _note_latest(self, blast_id: str, blast: Blast | None) -> None:
+        self._latest_id, self._latest = blast_id, blast
 
     def expect(self, blast_id: str) -> None:
         """Start to load a snapshot that will be needed soon, unless several are being loaded."""
@@ -45,7 +53,7 @@ class SnapshotCache:
 
     async def get(self, blast_id: str) -> Blast | None:
         """Return a blast's snapshot, waiting while Redis is away; None if Redis no longer has it."""
-        blast = self._kept.get(blast_id)
+        blast = self.kept(blast_id)
         if blast is not None:
             return blast
         # shielded: another worker may be waiting for the same load
@@ -76,6 +84,7 @@ class SnapshotCache:
                 continue
             if blast is not None:
                 self._kept[blast_id] = blast
+                self._note_latest(blast_id, blast)  # what it may have displaced is not the latest any more
             return blast
 
 

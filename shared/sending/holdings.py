@@ -74,10 +74,13 @@ class Holdings:
 
     def buffer(self, lease: Lease) -> None:
         """Keep a fetched job until it can be begun, `high` first; ignore a job that is held already."""
-        if self.holds(lease):
-            return
-        self._known[entry_key(lease)] = next(self._order)
-        self.put_back(lease)
+        key = entry_key(lease)
+        if not self._holds(key):
+            self._keep(lease, key)
+
+    def _keep(self, lease: Lease, key: str) -> None:
+        self._known[key] = next(self._order)
+        self._put(lease, key)
 
     def add_fetched(self, lease: Lease) -> None:
         """Keep a job that a fetch returned.
@@ -85,10 +88,11 @@ class Holdings:
         A job that is held already was given back and fetched again before the reply to the give-back arrived; it is
         buffered once that reply has arrived.
         """
-        if self.holds(lease):
-            self._refetched[entry_key(lease)] = lease
+        key = entry_key(lease)
+        if self._holds(key):
+            self._refetched[key] = lease
         else:
-            self.buffer(lease)
+            self._keep(lease, key)
 
     @property
     def waiting(self) -> bool:
@@ -97,7 +101,10 @@ class Holdings:
 
     def put_back(self, lease: Lease) -> None:
         """Put a job that could not be begun yet back in its former place."""
-        key, job_id = entry_key(lease), lease.job_id
+        self._put(lease, entry_key(lease))
+
+    def _put(self, lease: Lease, key: str) -> None:
+        job_id = lease.job_id
         if self._begun_jobs.get(job_id, key) != key:
             self._doubles.setdefault(job_id, []).append(lease)
         elif key in self._suspected:
@@ -197,7 +204,9 @@ class Holdings:
 
     def holds(self, entry: Lease | HeldEntry) -> bool:
         """Return whether this sender holds the entry: buffered, being begun, in flight or being settled."""
-        key = entry_key(entry)
+        return self._holds(entry_key(entry))
+
+    def _holds(self, key: str) -> bool:
         return key in self._known or key in self.in_flight
 
     def unknown(self, entries: Iterable[HeldEntry]) -> list[HeldEntry]:

@@ -9,9 +9,8 @@ changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -47,14 +46,14 @@ def note_acceptance(message_id: str, words: str) -> None:
         noted(message_id, words)
 
 
-@contextmanager
-def acceptance_noted_by(noted: Noted) -> Iterator[None]:
-    """Have `note_acceptance` call `noted` in this task while the block runs."""
-    token = _noted.set(noted)
-    try:
-        yield
-    finally:
-        _noted.reset(token)
+def begin_noting(noted: Noted) -> Token[Noted | None]:
+    """Have `note_acceptance` call `noted` in this task until `end_noting`."""
+    return _noted.set(noted)
+
+
+def end_noting(token: Token[Noted | None]) -> None:
+    """Undo the `begin_noting` that returned the token."""
+    _noted.reset(token)
 
 
 class NotStartedError(KurirError):

@@ -7,13 +7,13 @@ take longer than the rate or the lease allows a start to be late.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextvars import Token
 
 from shared.clock import Clock
 from shared.sending.holdings import BegunJob
 from shared.sending.pace import Pace
-from shared.sending.provider import NotStartedError, acceptance_noted_by
+from shared.sending.provider import Noted, NotStartedError, begin_noting, end_noting
 
 Started = Callable[[BegunJob], None]
 
@@ -21,6 +21,8 @@ Started = Callable[[BegunJob], None]
 class GrantedStart:
     """Implements `Start` for one begun job; `waited_s` is the time spent waiting, which does not count as send time.
 
+    While its `with` block runs, the job is marked as with the channel, and an acceptance that the channel notes is
+    recorded. (A generator for the block would cost each message several µs.)
     `asked` is whether the channel was asked to send; `started` is called just before the first hand-over.
     `acceptance` is the provider's acceptance (message id, reply text), None until it is noted.
     """
@@ -36,21 +38,20 @@ class GrantedStart:
         self.asked = False
         self.acceptance: tuple[str, str] | None = None
         self.waited_s = 0.0
+        self._noting: Token[Noted | None]
 
     def accepted(self, message_id: str, words: str) -> None:
         """Note the provider's acceptance; from here on the message counts as sent."""
         self.acceptance = (message_id, words)
 
-    @contextmanager
-    def asking(self) -> Iterator[None]:
-        """Mark the job as with the channel while the block runs, and record an acceptance that the channel notes."""
+    def __enter__(self) -> None:
         self.asked = True
         self._begun.taken_at = self._clock.monotonic()
-        try:
-            with acceptance_noted_by(self.accepted):
-                yield
-        finally:
-            self._begun.taken_at = math.inf
+        self._noting = begin_noting(self.accepted)
+
+    def __exit__(self, *_raised: object) -> None:
+        end_noting(self._noting)
+        self._begun.taken_at = math.inf
 
     async def __call__(self) -> None:
         """Wait until the job may be handed over and mark it as sending; raises NotStartedError if it must not be."""

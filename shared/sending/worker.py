@@ -202,7 +202,7 @@ class Worker(Generic[MessageT]):
                 message = await self._render(attempt.lease)
             attempt.subject = message.subject
             attempt.started_at = clock.monotonic()
-            with start.asking():
+            with start:
                 receipt = await self._hand_over(message, start)
             start.accepted(receipt.message_id, receipt.response)
             self._parts.holdings.pace.sent(clock.monotonic() - attempt.started_at - start.waited_s)
