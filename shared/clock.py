@@ -83,17 +83,18 @@ class SuspendAwareTimer:
             self._expire()
 
 
+@lru_cache(4096)
 def rfc3339(ms: int) -> str:
     """Write milliseconds since the epoch as RFC 3339 in UTC, to the millisecond (2026-01-31T12:00:00.123Z).
 
     RFC 3339 has four digits for the year. A time after the year 9999 (`9999-12-31T23:59:59-14:00` is one in UTC) is
     written as the last millisecond of that year.
     """
+    # senders and the logger write several times per message, most of them equal or within the same few seconds
     second, millisecond = divmod(min(ms, _LAST_MS), 1000)
     return f"{_second(second)}.{millisecond:03d}Z"
 
 
 @lru_cache(4096)
 def _second(second: int) -> str:
-    # the logger writes several times per message, most of them within the same few seconds
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -85,7 +85,7 @@ def legible(text: str | bytes, most: int = LONGEST_WORDS) -> str:
 
     Control characters become U+FFFD, so that they are visible and cannot control a terminal; line feeds and tabs stay.
     """
-    words = decoded(text) if isinstance(text, bytes) else valid(text)
+    words = decoded(text) if isinstance(text, bytes) else text if text.isascii() else valid(text)
     if len(words) > most:
         words = words[: most - len(_CUT)] + _CUT
     if words.isprintable():

@@ -170,16 +170,18 @@ class LogPipeline:
         """Flush within 100 ms, or immediately outside an event loop or if the buffer is full."""
         if self._combined is None:
             return
+        if self._combined.pending >= _FLUSH_LINES:
+            self.flush()
+            return
+        # asked first: up to Python 3.11, `get_running_loop` makes a system call
+        if self._timer_loop is not None and self._timer_loop.is_running():
+            return
         try:
-            loop = asyncio.get_running_loop()
+            self._timer_loop = asyncio.get_running_loop()
         except RuntimeError:
             self.flush()
             return
-        if self._combined.pending >= _FLUSH_LINES:
-            self.flush()
-        elif self._timer_loop is not loop:
-            self._timer_loop = loop
-            loop.call_later(_FLUSH_EVERY_S, self._on_timer)
+        self._timer_loop.call_later(_FLUSH_EVERY_S, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer_loop = None

@@ -20,7 +20,7 @@ from shared.events import Ended, EventBatch, SystemEvent, pack_batch, pack_event
 from shared.jobs import legible_job_id, unpack_job
 from shared.queue.connection import translated
 from shared.queue.event_log import most_event_bytes
-from shared.queue.leases import Grant, HeldEntry, Lease, Move, parse_grant
+from shared.queue.leases import GRANTED, Grant, HeldEntry, Lease, Move, parse_grant
 from shared.queue.partitions import Partition
 from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
@@ -205,7 +205,10 @@ class Consumer:
                 request.event,
             )
         words = _text(await self._insist("begin", args)).split(",")
-        return [parse_grant(word, request.packed_limit) for word, request in zip(words, requests, strict=True)]
+        return [
+            GRANTED.get(word) or parse_grant(word, request.packed_limit)
+            for word, request in zip(words, requests, strict=True)
+        ]
 
     async def settle(self, moves: Sequence[Move]) -> list[bool]:
         """Apply moves; return False for each whose lease had been lost. Repeat the call until Redis answers."""
@@ -305,5 +308,6 @@ def _leases(flat: list[object]) -> tuple[list[Lease], list[Undecodable]]:
         except DecodeError as error:
             undecodable.append(Undecodable(_text(stream), _text(entry_id), error, legible_job_id(raw)))
             continue
-        leases.append(Lease(_text(stream), _text(entry_id), int(_text(deliveries)), job))
+        count = deliveries if isinstance(deliveries, int) else int(_text(deliveries))
+        leases.append(Lease(_text(stream), _text(entry_id), count, job))
     return leases, undecodable

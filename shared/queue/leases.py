@@ -16,23 +16,31 @@ class HeldEntry(msgspec.Struct, frozen=True):
     entry_id: str
     deliveries: int
 
+    @property
+    def key(self) -> str:
+        """The entry's key, unique across all streams of the channel."""
+        return f"{self.stream} {self.entry_id}"
+
 
 class Lease(msgspec.Struct, frozen=True):
     """An entry of a stream that this sender has fetched.
 
     `deliveries` counts the attempts of this entry, including the next one. The job has the number of attempts made
-    before the entry was written.
+    before the entry was written. The entry's `key`, unique across all streams of the channel, and the job's id are
+    asked for ten times per message, so they are kept.
     """
 
     stream: str
     entry_id: str
     deliveries: int
     job: Job
+    key: str = ""
+    job_id: str = ""
 
-    @property
-    def job_id(self) -> str:
-        """The job's id."""
-        return self.job.job_id
+    def __post_init__(self) -> None:
+        """Set the key and the job's id."""
+        msgspec.structs.force_setattr(self, "key", f"{self.stream} {self.entry_id}")
+        msgspec.structs.force_setattr(self, "job_id", self.job.job_id)
 
     @property
     def attempt(self) -> int:
@@ -78,14 +86,16 @@ class Grant(msgspec.Struct, frozen=True):
         return self.kind in {"granted", "alone"}
 
 
-_GRANTED: dict[str, Grant] = {"g": Grant("granted"), "G": Grant("alone")}
+GRANTED: dict[str, Grant] = {"g": Grant("granted"), "G": Grant("alone")}
+"""The words of `begin`'s answer that say nothing else."""
+
 _SPACED: dict[str, Literal["channel", "own"]] = {"s": "channel", "o": "own"}
 
 
 def parse_grant(word: str, limit: str = "") -> Grant:
     """Read one word of `begin`'s answer about a job with this limit, "" for none."""
-    if word in _GRANTED:
-        return _GRANTED[word]
+    if word in GRANTED:
+        return GRANTED[word]
     if word.startswith("limited"):
         return Grant("limited", after_us=int(word[7:]))
     if word == "beyond":

@@ -246,20 +246,22 @@ class Dispatcher:
         late_ms = self._late_ms(self._period_ms)
         grants = await self._consumer.begin(requests, holdings.in_flight_count, late_ms)
         self._pace.begun(clock.monotonic() - sent_at)
-        self._limited = any(grant.kind == "limited" for grant in grants)
-        self._spaced = any(grant.spaced or grant.kind == "limited" for grant in grants)
-        self._alone_begun = any(grant.kind == "alone" for grant in grants)
-        begun = False
+        kinds = {grant.kind for grant in grants}
+        self._limited = "limited" in kinds
+        self._spaced = self._limited or any(grant.spaced for grant in grants)
+        self._alone_begun = "alone" in kinds
+        begun: list[Lease] = []
+        moved = False
         for request, grant in zip(requests, grants, strict=True):
             if grant.starts:
                 # Counted from the answer, a start may be later than the limiter allowed, never earlier.
                 job = BegunJob(request.lease, clock.monotonic() + grant.after_us / 1e6, asked_at=sent_at)
                 self._add_begun(job, grant, request.late_ms if grant.spaced == "own" else late_ms)
-                begun = True
+                begun.append(request.lease)
             else:
-                begun |= self._settle_refusal(request.lease, grant, clock)
-        self.gates.prepare([request.lease for request, grant in zip(requests, grants, strict=True) if grant.starts])
-        return begun
+                moved |= self._settle_refusal(request.lease, grant, clock)
+        self.gates.prepare(begun)
+        return moved or bool(begun)
 
     def _next(self, most: int) -> list[Lease]:
         """Take the jobs to begin next.
@@ -279,25 +281,30 @@ class Dispatcher:
     def _requests(self, leases: list[Lease], clock: Clock) -> list[BeginRequest]:
         """Make the requests; a job whose request cannot be made ends as `failed` without affecting the others."""
         requests = []
+        now_ms = clock.now_ms()
         for lease in leases:
             try:
-                requests.append(self._request(lease, clock.now_ms()))
+                requests.append(self._request(lease, now_ms))
             except Exception as error:
                 get_logger().error("begin_error", job_id=lease.job_id, exc_info=error)
-                self._settler.add(Settlement(unsendable_move(lease, error, clock.now_ms())))
+                self._settler.add(Settlement(unsendable_move(lease, error, now_ms)))
         return requests
 
     def _request(self, lease: Lease, now_ms: int) -> BeginRequest:
+        event = processing_event(lease, now_ms, self._settings.sender_id)
+        exhausted = self._is_exhausted(lease)
         limit = self._limit_of(lease.job)
+        if limit is None:
+            return BeginRequest(lease, event, exhausted)
         return BeginRequest(
             lease,
-            processing_event(lease, now_ms, self._settings.sender_id),
-            exhausted=self._is_exhausted(lease),
-            limit=limit.name if limit else "",
-            limit_gap_us=limit.gap_us if limit else 0,
-            limit_burst=limit.burst if limit else 1,
-            limit_starts=limit.starts if limit else 1,
-            late_ms=self._late_ms(limit.starts * limit.gap_us // 1000) if limit else 0,
+            event,
+            exhausted,
+            limit.name,
+            limit.gap_us,
+            limit.burst,
+            limit.starts,
+            self._late_ms(limit.starts * limit.gap_us // 1000),
         )
 
     def _late_ms(self, period_ms: int) -> int:
@@ -307,8 +314,7 @@ class Dispatcher:
 
     def _is_exhausted(self, lease: Lease) -> bool:
         """Whether an abandoned attempt was the last; a job that returns from a deferral still has its attempt."""
-        abandoned = lease.deliveries > 1 or not lease.job.deferrals
-        return abandoned and lease.attempt > self._settings.max_attempts
+        return lease.attempt > self._settings.max_attempts and (lease.deliveries > 1 or not lease.job.deferrals)
 
     def _add_begun(self, begun: BegunJob, grant: Grant, late_ms: int) -> None:
         """Hand a begun job to the workers; `begin` allowed for `late_ms` when it charged the limit that spaces it."""

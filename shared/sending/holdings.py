@@ -74,7 +74,7 @@ class Holdings:
 
     def buffer(self, lease: Lease) -> None:
         """Keep a fetched job until it can be begun, `high` first; ignore a job that is held already."""
-        key = entry_key(lease)
+        key = lease.key
         if not self._holds(key):
             self._keep(lease, key)
 
@@ -88,7 +88,7 @@ class Holdings:
         A job that is held already was given back and fetched again before the reply to the give-back arrived; it is
         buffered once that reply has arrived.
         """
-        key = entry_key(lease)
+        key = lease.key
         if self._holds(key):
             self._refetched[key] = lease
         else:
@@ -101,7 +101,7 @@ class Holdings:
 
     def put_back(self, lease: Lease) -> None:
         """Put a job that could not be begun yet back in its former place."""
-        self._put(lease, entry_key(lease))
+        self._put(lease, lease.key)
 
     def _put(self, lease: Lease, key: str) -> None:
         job_id = lease.job_id
@@ -114,7 +114,7 @@ class Holdings:
 
     def add_suspect(self, lease: Lease) -> None:
         """Keep a job that must be sent alone until no other is in flight."""
-        self._suspected.add(entry_key(lease))
+        self._suspected.add(lease.key)
         self.put_back(lease)
 
     def take(self, most: int) -> list[Lease]:
@@ -139,7 +139,7 @@ class Holdings:
 
     def add_begun(self, begun: BegunJob) -> None:
         """Record a begun job as in flight and hand it to the workers."""
-        key = entry_key(begun.lease)
+        key = begun.lease.key
         self.in_flight[key] = begun
         self._begun_jobs[begun.lease.job_id] = key
         self.ready.put_nowait(begun)
@@ -171,7 +171,7 @@ class Holdings:
 
     def remove(self, lease: Lease) -> None:
         """Forget a job that has been settled or is no longer this sender's."""
-        key = entry_key(lease)
+        key = lease.key
         self._known.pop(key, None)
         self._suspected.discard(key)
         if self.on_remove is not None:
@@ -191,7 +191,7 @@ class Holdings:
 
     def mark_undecided(self, lease: Lease) -> None:
         """Mark a job as undecided: its refusal is held, and it no longer counts against the window."""
-        begun = self.in_flight.get(entry_key(lease))
+        begun = self.in_flight.get(lease.key)
         if begun is not None and not begun.undecided:
             begun.undecided, begun.alone = True, False
             self._undecided += 1
@@ -204,7 +204,7 @@ class Holdings:
 
     def holds(self, entry: Lease | HeldEntry) -> bool:
         """Return whether this sender holds the entry: buffered, being begun, in flight or being settled."""
-        return self._holds(entry_key(entry))
+        return self._holds(entry.key)
 
     def _holds(self, key: str) -> bool:
         return key in self._known or key in self.in_flight
@@ -216,8 +216,3 @@ class Holdings:
     def any_alone(self) -> bool:
         """Return whether a job that must be sent alone is in flight."""
         return any(begun.alone for begun in self.in_flight.values())
-
-
-def entry_key(entry: Lease | HeldEntry) -> str:
-    """Return the key of an entry, unique across all streams of the channel."""
-    return f"{entry.stream} {entry.entry_id}"

@@ -14,7 +14,7 @@ from shared.logs import get_logger
 from shared.queue.consumer import Consumer
 from shared.queue.leases import HeldEntry
 from shared.queue.reaper import Reaper
-from shared.sending.holdings import Holdings, entry_key
+from shared.sending.holdings import Holdings
 from shared.sending.settings import SendingSettings
 
 
@@ -117,8 +117,8 @@ class Keeper:
         for lease in await self._consumer.load(self._holdings.unknown(await self._consumer.list_held("buf"))):
             self._holdings.buffer(lease)
         unheld = self._holdings.unknown(await self._consumer.list_held("tx"))
-        twice = [entry for entry in unheld if entry_key(entry) in self._orphans]
-        self._orphans = {entry_key(entry) for entry in unheld}
+        twice = [entry for entry in unheld if entry.key in self._orphans]
+        self._orphans = {entry.key for entry in unheld}
         if twice:
             await self._hand_back(twice)
 

@@ -27,6 +27,10 @@ class GrantedStart:
     `acceptance` is the provider's acceptance (message id, reply text), None until it is noted.
     """
 
+    __slots__ = (
+        "_begun", "_clock", "_lease_held_since", "_noting", "_pace", "_started", "acceptance", "asked", "waited_s",
+    )  # fmt: skip
+
     def __init__(
         self, begun: BegunJob, clock: Clock, pace: Pace, lease_held_since: Callable[[float], bool], started: Started
     ) -> None:

@@ -93,12 +93,16 @@ class NextJob(Generic[MessageT]):
 
 @dataclass(slots=True)
 class _Attempt:
-    """An attempt under way; `started_at` is when rendering ended, until then the attempt's start (monotonic clock)."""
+    """An attempt under way; `started_at` is when rendering ended, until then the attempt's start (monotonic clock).
+
+    `receipt` is what the channel returned.
+    """
 
     begun: BegunJob
     start: GrantedStart
     started_at: float
     subject: str = ""
+    receipt: Receipt | None = None
     settled: bool = False
 
     @property
@@ -170,8 +174,9 @@ class Worker(Generic[MessageT]):
             while True:
                 job, self._next = self._next, None
                 if job is None:
-                    job = NextJob(await self._parts.holdings.next_begun())
-                await self._attempt(job.begun, job.message)
+                    await self._attempt(await self._parts.holdings.next_begun(), None)
+                else:
+                    await self._attempt(job.begun, job.message)
         finally:
             if self._next is not None:
                 self._withdraw(self._next.message)
@@ -184,7 +189,11 @@ class Worker(Generic[MessageT]):
         start = GrantedStart(begun, parts.clock, parts.holdings.pace, held_since, self._note_start)
         attempt = _Attempt(begun, start, parts.clock.monotonic())
         try:
-            await self._conclude(attempt, await self._send(attempt, message))
+            error = await self._send(attempt, message)
+            if error is None and start.acceptance is not None:
+                self._accept(attempt, start.acceptance)
+            else:
+                await self._conclude(attempt, error)
         except asyncio.CancelledError as error:
             if not is_stopping():  # cancelled by its own job: that must not end this worker
                 self._end_unexpected(attempt, error)
@@ -199,12 +208,13 @@ class Worker(Generic[MessageT]):
         start, clock = attempt.start, self._parts.clock
         try:
             if message is None:
-                message = await self._render(attempt.lease)
+                message = self._rendered_now(attempt.lease.job) or await self._render(attempt.lease)
             attempt.subject = message.subject
             attempt.started_at = clock.monotonic()
             with start:
                 receipt = await self._hand_over(message, start)
             start.accepted(receipt.message_id, receipt.response)
+            attempt.receipt = receipt
             self._parts.holdings.pace.sent(clock.monotonic() - attempt.started_at - start.waited_s)
         except Exception as error:
             return error
@@ -261,12 +271,8 @@ class Worker(Generic[MessageT]):
         if begun is None:
             return None
         self._next = NextJob(begun)
-        job = begun.lease.job
-        blast = parts.snapshots.kept(job.blast_id)
-        if blast is None or job.recipient.files:
-            return None
         try:
-            self._next.message = self._rendered(job, blast)
+            self._next.message = self._rendered_now(begun.lease.job)
         except Exception:
             return None  # the job's own attempt will fail the same way and report it
         return self._next.message
@@ -274,6 +280,11 @@ class Worker(Generic[MessageT]):
     def _withdraw(self, message: MessageT | None) -> None:
         if self._chain is not None and message is not None:
             self._chain.withdraw(message)
+
+    def _rendered_now(self, job: Job) -> MessageT | None:
+        """Render a job whose snapshot is loaded and that needs no files; None for any other."""
+        blast = self._parts.snapshots.kept(job.blast_id)
+        return None if blast is None or job.recipient.files else self._rendered(job, blast)
 
     async def _render(self, lease: Lease) -> MessageT:
         parts, job = self._parts, lease.job
@@ -291,9 +302,10 @@ class Worker(Generic[MessageT]):
 
     def _secrets(self, lease: Lease) -> list[str]:
         """Return the sensitive values of a job, which the provider may quote in its reply."""
+        seal, own = self._parts.seal, lease.job.recipient.variables
         blast = self._parts.snapshots.kept(lease.job.blast_id)
-        shared = self._parts.seal.secrets(blast.variables) if blast is not None else []
-        return shared + self._parts.seal.secrets(lease.job.recipient.variables)
+        found = seal.secrets(own) if own else []
+        return found + seal.secrets(blast.variables) if blast is not None and blast.variables else found
 
     def _note_start(self, begun: BegunJob) -> None:
         parts, job = self._parts, begun.lease.job
@@ -320,8 +332,10 @@ class Worker(Generic[MessageT]):
         return Tried(attempt.lease, clock.now_ms(), int(lasted_s * 1000), attempt.subject)
 
     def _accept(self, attempt: _Attempt, acceptance: tuple[str, str]) -> None:
-        message_id, words = acceptance
-        tried, receipt = self._tried(attempt), Receipt(message_id, without(words, self._secrets(attempt.lease)))
+        tried, receipt = self._tried(attempt), attempt.receipt or Receipt(*acceptance)
+        secrets = self._secrets(attempt.lease)
+        if secrets:
+            receipt = Receipt(receipt.message_id, without(receipt.response, secrets))
         outcome = accepted(tried, receipt)
         self._settle(attempt, outcome, partial(sent_event, tried, receipt, late=True))
         self._parts.consequences.provider_worked()

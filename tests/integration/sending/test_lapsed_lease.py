@@ -93,6 +93,10 @@ async def test_job_granted_before_a_lapse_is_left_to_its_new_sender(world: World
         standing.set()
         await gate.wait()
 
+    def not_loaded(blast_id: str) -> Blast | None:
+        del blast_id
+        return None
+
     async def load_late(blast_id: str) -> Blast | None:
         await stand_still()
         return await load(blast_id)
@@ -100,6 +104,7 @@ async def test_job_granted_before_a_lapse_is_left_to_its_new_sender(world: World
     if where == "connecting":
         provider.prepare = lambda _message: stand_still()
     else:
+        loop._snapshots.kept = not_loaded  # type: ignore[method-assign]
         loop._snapshots.get = load_late  # type: ignore[method-assign]
     stop = Stop()
     running = asyncio.create_task(loop.run(stop))
