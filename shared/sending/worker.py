@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol
@@ -257,10 +257,10 @@ class Worker(Generic[MessageT]):
                 self._settle(attempt, refused(tried, _unexpected(attempt, error), self._parts.policy))
         _log_unexpected("outcome_error", attempt, error)
 
-    async def _hand_over(self, message: MessageT, start: Start) -> Receipt:
+    def _hand_over(self, message: MessageT, start: Start) -> Awaitable[Receipt]:
         if self._chain is None:
-            return await self._parts.provider.send(message, start)
-        return await self._chain.send_chained(message, self._take_next, start)
+            return self._parts.provider.send(message, start)
+        return self._chain.send_chained(message, self._take_next, start)
 
     def _take_next(self) -> MessageT | None:
         """Take the job that this worker sends next, so that the provider can announce it, if any."""

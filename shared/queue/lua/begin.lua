@@ -123,8 +123,8 @@ end
 
 -- Check the job's own limit first, then the channel's; charge them only if both allow the start.
 local function earliest(limit, released)
-  local o, rank = job_limit(limit)
-  local at = now
+  local at, o, rank = now, nil, nil
+  if limit ~= '' then o, rank = job_limit(limit) end
   if o then
     at = math.max(o.charged - (o.burst - 1) * o.gap, now)
     if at > now + ahead or is_behind(o, rank, released) then return nil, 'beyond', o end

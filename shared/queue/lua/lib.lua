@@ -153,10 +153,10 @@ end
 
 -- Return whether an entry's id is less than another's: by the time in ms, of 13 digits, then by the number after it.
 local function id_before(a, b)
+  if #a == #b then return a < b end
   local ms_a, ms_b = string.sub(a, 1, 13), string.sub(b, 1, 13)
   if ms_a ~= ms_b then return ms_a < ms_b end
-  if #a ~= #b then return #a < #b end
-  return a < b
+  return #a < #b
 end
 
 -- The bulk streams in which a sender may hold something, besides the shared lanes, so that no call walks over all streams.

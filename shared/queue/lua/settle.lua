@@ -56,9 +56,12 @@ local function forget(stream, id)
   table.insert(gone[stream], id)
 end
 
-local function note_end(job_id, run, status)
+local function note_end(job, status)
+  local job_id, run = job.job_id, job.run
   if any_cancel then redis.call('HDEL', C .. ':cancels', job_id) end
-  if status == 'failed' then bury_files(job_id, run) else free_files(job_id, run) end
+  if has_files(job.blast) then
+    if status == 'failed' then bury_files(job_id, run) else free_files(job_id, run) end
+  end
   local stall = any_stall and stall_of(job_id)
   if stall then
     stall.outcome, stall.run = status, run
@@ -106,7 +109,7 @@ function moves.sent(job)
   leave_waiting_or_flight(job.blast, job.from, job.value)
   count(job.blast, 'sent', 1)
   count_channel('sent', 1)
-  note_end(job.job_id, job.run, 'sent')
+  note_end(job, 'sent')
   completed[#completed + 1] = job.event
   return true
 end
@@ -121,7 +124,7 @@ function moves.ended(job)
     keep_stall(job.job_id, { stalls = 0, uncertain = 1, run = job.run, outcome = status }, now_ms)
     any_stall = true
   end
-  note_end(job.job_id, job.run, status)
+  note_end(job, status)
   if status == 'failed' then redis.call('XADD', C .. ':failed', 'MAXLEN', '50', '*', 'd', job.event) end
   return true
 end
