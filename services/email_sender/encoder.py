@@ -10,9 +10,9 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 
+import msgspec
 from cachetools import TTLCache
 
 from services.email_sender.dkim_keys import DkimKey, KeyRing
@@ -100,7 +100,7 @@ class Encoder:
             self._signers.hurry(pending)
         else:
             self._signers.add(pending, urgent=urgent)
-        return replace(mail, signed=pending)
+        return msgspec.structs.replace(mail, signed=pending)
 
     def close(self) -> None:
         """Stop the threads."""

@@ -11,11 +11,11 @@ import hashlib
 import re
 import secrets
 import time
-from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from cachetools import LRUCache
 
 from services.email_sender.attached import AttachedFiles
@@ -42,8 +42,7 @@ _HTML = b'Content-Type: text/html; charset="utf-8"'
 _END_OF_HEADERS = b"MIME-Version: 1.0\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(msgspec.Struct, frozen=True):
     """The parts of one message, not yet encoded: the encoding depends on the server."""
 
     text: str
@@ -88,8 +87,7 @@ _RELATED = b'Content-Type: multipart/related; boundary="r%b"; type="text/html"\r
 _MIXED = b'Content-Type: multipart/mixed; boundary="m%b"\r\n\r\n'
 
 
-@dataclass(frozen=True, slots=True)
-class Mail(RenderedMessage):
+class Mail(RenderedMessage, frozen=True):
     """One message, ready to be encoded for a server."""
 
     message_id: str

@@ -11,8 +11,8 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, replace
 
+import msgspec
 from aiosmtplib import SMTPResponse
 
 from services.email_sender.connection import Connection
@@ -50,8 +50,7 @@ _STALE_GROWTH = 1.01
 NextMail = Callable[[], Mail | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """One message to send, the start to await before any of it is sent, and the source of the next message."""
 
     mail: Mail
@@ -63,8 +62,7 @@ class Delivery:
         note_acceptance(self.mail.message_id, f"{response.code} {response.message}")
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """A server's acceptance of a message: the server's name and its reply."""
 
     server: str
@@ -197,7 +195,7 @@ class Server:
 
     async def _send_spaced(self, delivery: Delivery) -> Reply:
         with self._rate.spacing(delivery.start) as start:
-            return await self._send(replace(delivery, start=start))
+            return await self._send(msgspec.structs.replace(delivery, start=start))
 
     async def _send(self, delivery: Delivery) -> Reply:
         connection = self._awaiting.pop(delivery.mail.job_id, None) or self._take_idle()

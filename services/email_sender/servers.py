@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
-from dataclasses import replace
 from functools import partial
+
+import msgspec
 
 from services.email_sender.encoder import Encoder
 from services.email_sender.failures import ConnectionLostError
@@ -143,7 +144,7 @@ class Servers:
         refuses us. With a single server, the message from `following` is announced ahead of its turn.
         """
         if len(self.servers) > 1:
-            delivery = replace(delivery, following=None)
+            delivery = msgspec.structs.replace(delivery, following=None)
         tried: list[Server] = []
         failure: SendError | None = None
         while (server := await self._chosen(delivery.mail, tried)) is not None:

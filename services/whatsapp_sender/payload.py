@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -15,8 +14,7 @@ from shared.rendering import RenderError, job_values, whatsapp_components
 from shared.sending.provider import RenderedMessage
 
 
-@dataclass(frozen=True, slots=True)
-class WhatsAppMessage(RenderedMessage):
+class WhatsAppMessage(RenderedMessage, frozen=True):
     """A message ready to be posted: the digits of the recipient's number and the JSON body."""
 
     to: str

@@ -7,7 +7,8 @@ bounce hours later; so both read it here.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from shared.smtp.blame import accuses_recipient, speaks_of_policy
 
@@ -22,8 +23,7 @@ _REFUSED_ADDRESS = frozenset({550, 551, 553})
 _STOP_CODES = frozenset({530, 534, 535, 538})
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """A server's reply: its basic code and its text (lines joined by a line feed)."""
 
     code: int

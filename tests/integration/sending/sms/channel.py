@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from pathlib import Path
 
 from shared.blasts import Blast
@@ -23,8 +22,7 @@ from shared.sending.provider import (
 from tests.integration.sending.sms.replies import read_reply
 
 
-@dataclass(frozen=True, slots=True)
-class Sms(RenderedMessage):
+class Sms(RenderedMessage, frozen=True):
     """A text for a number."""
 
     to: str
