@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from shared.blasts import Blast
+from shared.channels import EMAIL
 from shared.jobs import Job
 from shared.lifecycle import Stop, run_service
 from shared.logs import configure_logging
@@ -79,7 +80,7 @@ async def main(stop: Stop) -> None:
     """Send to the stub until stopped."""
     env = EnvReader(os.environ)
     common = read_common(env, 0)
-    settings = read_sending_settings(env, "email", common)
+    settings = read_sending_settings(env, EMAIL, common)
     env.finish()
     configure_logging("idle_sender", common)
     redis = connect(common.redis_url)

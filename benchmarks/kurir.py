@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class Kurir:
             text = answer.read()
         finally:
             connection.close()
-        if answer.status != http.client.ACCEPTED:
+        if answer.status not in {http.client.ACCEPTED, http.client.CREATED}:
             raise BenchmarkError(f"POST {path}: {answer.status} {text[:500]!r}")
         found: dict[str, Any] = orjson.loads(text)
         return found
@@ -123,10 +123,13 @@ class Kurir:
 
     def rows(self, status: str) -> int:
         """Return the number of message log rows with a status."""
-        with sqlite3.connect(f"file:{self.folder / 'data' / 'logs.db'}?mode=ro", uri=True) as database:
+        with closing(self.database()) as database:
             (count,) = database.execute("SELECT count(*) FROM message_logs WHERE status = ?", (status,)).fetchone()
-        database.close()
         return int(count)
+
+    def database(self) -> sqlite3.Connection:
+        """Open the log's database to read it."""
+        return sqlite3.connect(f"file:{self.folder / 'data' / 'logs.db'}?mode=ro", uri=True)
 
     def usage(self, others: Mapping[str, int]) -> Usage:
         """Return the usage of the services, their Redis and `others` (name to pid)."""

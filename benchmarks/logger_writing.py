@@ -2,7 +2,9 @@
 
 The load is a blast's whole history: `queued` in chunks of 500 jobs, then `processing` and `sent` in a sender's batches.
 `mixed` orders them like a running system, each batch of `sent` shortly after its `processing`. `apart` has all events
-of one kind before the next, so no two events of a job are in one transaction: the worst case.
+of one kind before the next, so no two events of a job are in one transaction: the worst case. With `--webhook` one
+webhook gets an event for each message, in batches of 500, and the time ends when all are in its queue; nothing takes
+them from there, so there may be 50,000 at most, which fit its window.
 """
 
 from __future__ import annotations
@@ -19,14 +21,23 @@ from contextlib import closing
 from pathlib import Path
 
 from benchmarks.processes import Child, clean_environment, usage_of
-from shared.events import Event, EventBatch, Processing, Queued, QueuedRecipient, Sent, pack_batch
+from services.logger.store import Store
+from services.logger.webhooks.endpoints import create
+from shared.blasts import Blast, pack_blast
+from shared.events import BlastAccepted, Event, EventBatch, Processing, Queued, QueuedRecipient, Sent, pack_batch
 from shared.queue.connection import connect
 from shared.queue.event_log import EventLog
 from shared.queue.keys import PartitionKeys
+from shared.sealing import Seal
+from shared.templates import Template
 from tests.servers import RedisServer, free_port
 
 _CHUNK = 500
 _DEADLINE_S = 300.0
+_FIT_A_WINDOW = 50_000
+_WEBHOOK = {
+    "url": "https://example.com/hook", "events": ["message.sent"], "batch": {"max": 500, "withinMs": 1000},
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,13 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=50, help="events in a sender's batch")
     parser.add_argument("--orders", nargs="+", choices=("mixed", "apart"), default=["mixed", "apart"])
+    parser.add_argument("--webhook", action="store_true", help="let one webhook get all events")
     wanted = parser.parse_args(arguments)
+    if wanted.webhook and wanted.jobs > _FIT_A_WINDOW:
+        parser.error(f"--webhook: at most {_FIT_A_WINDOW:,} jobs")
     for order in wanted.orders:
-        asyncio.run(_measure(order, wanted.jobs, wanted.batch))
+        asyncio.run(_measure(order, wanted.jobs, wanted.batch, webhook=wanted.webhook))
     return 0
 
 
-async def _measure(order: str, jobs: int, batch: int) -> None:
+async def _measure(order: str, jobs: int, batch: int, *, webhook: bool) -> None:
     server = RedisServer("valkey")
     server.start()
     redis = connect(server.url)
@@ -54,10 +68,29 @@ async def _measure(order: str, jobs: int, batch: int) -> None:
                     for packed in batches[start : start + 1000]:
                         pipe.xadd(stream, {"d": packed})
                     await pipe.execute()
+            if webhook:
+                await _add_webhook(Path(folder))
             await _drain(order, jobs, EventLog(redis), server.url, Path(folder))
     finally:
         await redis.aclose()
         server.destroy()
+
+
+async def _add_webhook(folder: Path) -> None:
+    store = Store(folder / "logs.db", readers=1)
+    await store.open()
+    seal, now_ms = Seal("the secret of a benchmark"), _now()
+    await store.write(lambda connection: create(connection, _WEBHOOK, seal, now_ms))
+    await store.close()
+
+
+def _not_handed_out(folder: Path, jobs: int) -> int:
+    """Return how many events the webhook, if there is one, has not got yet."""
+    with closing(sqlite3.connect(folder / "logs.db")) as database:
+        if database.execute("SELECT count(*) FROM webhook_endpoints").fetchone() == (0,):
+            return 0
+        query = "SELECT coalesce(sum(count), 0) FROM webhook_deliveries WHERE enqueued"
+        return jobs - int(database.execute(query).fetchone()[0])
 
 
 async def _drain(order: str, jobs: int, events: EventLog, url: str, folder: Path) -> None:
@@ -70,11 +103,11 @@ async def _drain(order: str, jobs: int, events: EventLog, url: str, folder: Path
         wait_until_serving(port)
         # batches written before the clock started do not count
         first, began, before = await events.lag(), time.perf_counter(), usage_of([("logger", child.pid)])
-        while await events.lag():
+        while await events.lag() or _not_handed_out(folder, jobs):
             child.check()
             if time.perf_counter() - began > _DEADLINE_S:
                 raise TimeoutError(f"not written within {_DEADLINE_S:g} s")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
         spent = time.perf_counter() - began
         used = usage_of([("logger", child.pid)]).since(before)
     finally:
@@ -125,6 +158,9 @@ def _apart(jobs: int, batch: int) -> Iterator[bytes]:
 
 
 def _queued(jobs: int) -> Iterator[bytes]:
+    template = Template(id="invoice_reminder", name="Invoice reminder", channels=["email"])
+    blast = Blast("bench", template, ["email"], "normal", _now(), {"email": jobs}, jobs)
+    yield _pack("accept", 0, [BlastAccepted(_now(), "bench", pack_blast(blast))])
     for start in range(0, jobs, _CHUNK):
         recipients = [
             QueuedRecipient(index, f"user{index}@example.com", f"User {index}")

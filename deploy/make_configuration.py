@@ -24,6 +24,7 @@ from services.ingest.settings import read_settings as read_ingest
 from services.logger.settings import read_settings as read_logger
 from services.receipts.settings import read_settings as read_receipts
 from services.sandbox.settings import read_settings as read_sandbox
+from services.webhook_sender.settings import read_settings as read_webhook_sender
 from services.whatsapp_sender.settings import read_settings as read_whatsapp_sender
 from shared.channels import WHATSAPP_PROVIDERS
 from shared.errors import SettingsError
@@ -74,6 +75,7 @@ READERS: Mapping[str, Callable[[Mapping[str, str]], object]] = {
     "ingest": read_ingest,
     "email_sender": read_email_sender,
     "whatsapp_sender": read_each_whatsapp_provider,
+    "webhook_sender": read_webhook_sender,
     "logger": read_logger,
     "receipts": read_receipts,
     "sandbox": read_sandbox,

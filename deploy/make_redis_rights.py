@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ACL = ROOT / "deploy" / "redis" / "users.acl"
 GUIDE = ROOT / "docs" / "operations.md"
 KEYS = (
-    "~{email}* ~{whatsapp}* ~blast:* ~template* ~idempotency:* ~ratelimit:* ~gateway:* ~ingest:*"
-    " ~receipts ~{receipts}:*"
+    "~{email}* ~{whatsapp}* ~{webhook.* ~blast:* ~template* ~idempotency:* ~ratelimit:* ~gateway:* ~ingest:*"
+    " ~receipts ~{receipts}:* ~webhooks"
 )
 
 _CONTAINERS = {"ACL", "CLIENT", "CONFIG", "MEMORY", "OBJECT", "SCRIPT", "XGROUP", "XINFO"}

@@ -36,6 +36,9 @@ _QISCUS = ("KURIR_QISCUS_APP_CODE", "KURIR_QISCUS_CHANNEL_ID", "KURIR_QISCUS_SEC
 _META = ("KURIR_META_PHONE_NUMBER_ID", "KURIR_META_ACCESS_TOKEN")
 WHATSAPP = Channel("whatsapp", "phone", 20, "whatsapp_sender", (*_QISCUS, *_META), sandboxed=True)
 
+# events for the client, not messages to recipients: so it is not in CHANNELS
+WEBHOOK = Channel("webhook", "", 50, "webhook_sender", ())
+
 CHANNELS: dict[str, Channel] = {channel.name: channel for channel in (EMAIL, WHATSAPP)}
 
 

@@ -183,6 +183,39 @@ class BlastChannelEnded(msgspec.Struct, frozen=True, array_like=True, tag="blast
     counts: dict[str, int]
 
 
+class ChannelChanged(msgspec.Struct, frozen=True, array_like=True, tag="channel_changed"):
+    """A channel was paused or resumed; another reason for a pause that holds is no change.
+
+    Each partition of the channel emits the event. `at_ms` is on the clock of its server.
+    """
+
+    at_ms: int
+    channel: str
+    change: Literal["paused", "resumed"]
+    reason: str = ""
+
+
+class SuppressedAddress(msgspec.Struct, frozen=True, array_like=True):
+    """One address of a `SuppressionsAdded` event, as the identity under which it is suppressed (`shared.addresses`)."""
+
+    address: str
+    scope: str
+    source: str
+    reason: str
+    job_id: str = ""
+
+
+class SuppressionsAdded(msgspec.Struct, frozen=True, array_like=True, tag="suppressions_added"):
+    """Addresses were suppressed, or longer than before; of one call, so a few hundred at most.
+
+    Suppressions that changed nothing are not among them. `at_ms` is on the server's clock.
+    """
+
+    at_ms: int
+    channel: str
+    items: list[SuppressedAddress]
+
+
 class ApiRequest(msgspec.Struct, frozen=True, array_like=True, tag="api_request"):
     """An HTTP request was answered; `endpoint` is the path, `body` is masked and cut to 4 KB."""
 
@@ -221,6 +254,8 @@ Event = (
     | BlastAccepted
     | BlastChanged
     | BlastChannelEnded
+    | ChannelChanged
+    | SuppressionsAdded
     | ApiRequest
     | SystemEvent
 )

@@ -22,6 +22,7 @@ from shared.urls import http_url, split_url
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
 _LONGEST_S = 366 * 86400.0
+_LONGEST_TIME_OUT_S = 300
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _NumberT = TypeVar("_NumberT", int, float)
@@ -244,6 +245,14 @@ def read_log_dir(env: EnvReader, data_dir: Path) -> Path | None:
     """Read the folder of the log files, None where there are to be none (`off`)."""
     folder = env.path("KURIR_LOG_DIR", str(data_dir / "logs"))
     return None if folder.lower() == "off" else Path(folder)
+
+
+def read_time_out(env: EnvReader, name: str, default: float) -> float:
+    """Read the bound of a wait for a provider in seconds."""
+    seconds = env.seconds(name, default)
+    if not 0 < seconds <= _LONGEST_TIME_OUT_S:
+        env.problem(f"{name}: {seconds:g} s is out of range; it must be above 0 and at most {_LONGEST_TIME_OUT_S} s")
+    return seconds
 
 
 def read_region(env: EnvReader) -> str:

@@ -21,10 +21,11 @@ from shared.channels import CHANNELS
 from shared.errors import KurirError, SettingsError
 from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS
 from shared.queue.batches import boot_name
-from shared.queue.connection import check_server, connect
+from shared.queue.connection import Connection, check_server, connect
 from shared.queue.doctor import Doctor, Finding, OpenJob
-from shared.queue.partitions import partitions
+from shared.queue.partitions import Partition, partitions
 from shared.queue.safety import Safety, SafetyCheck
+from shared.queue.webhooks import Endpoints, webhook_partition
 from shared.web import credentials
 
 _console = stdout()
@@ -110,10 +111,10 @@ async def examine(visit: Visit) -> Report:
     try:
         await check_server(redis)
         findings += examine_safety(await SafetyCheck(redis).run())
+        recipients = [partition for channel in CHANNELS for partition in partitions(redis, channel)]
         doctors = [
-            Doctor(partition, boot_name("doctor", channel), repair=visit.repair)
-            for channel in CHANNELS
-            for partition in partitions(redis, channel)
+            Doctor(partition, boot_name("doctor", partition.name), repair=visit.repair)
+            for partition in recipients + await _webhook_partitions(redis)
         ]
         for one in doctors:
             findings += await one.examine()
@@ -121,7 +122,8 @@ async def examine(visit: Visit) -> Report:
             timeout = aiohttp.ClientTimeout(total=60)
             async with aiohttp.ClientSession(timeout=timeout, headers=credentials(visit.secret)) as http:
                 open_jobs = LoggersOpenJobs(ApiClient(http, visit.logger_url), visit.older_than_s)
-                for one in doctors:
+                # a delivery to a webhook that Redis lost is enqueued again by the logger
+                for one in doctors[: len(recipients)]:
                     findings += await one.find_lost(open_jobs)
         except RefusedError as error:
             return Report(
@@ -132,6 +134,12 @@ async def examine(visit: Visit) -> Report:
     finally:
         await redis.aclose()
     return Report(findings, "")
+
+
+async def _webhook_partitions(redis: Connection) -> list[Partition]:
+    endpoints, unreadable = await Endpoints(redis).load()
+    numbers = sorted({*(one.number for one in endpoints), *unreadable})
+    return [webhook_partition(redis, number) for number in numbers]
 
 
 def examine_safety(safety: Safety) -> list[Finding]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from services.cli import controls, suppressions
+from services.cli import controls, suppressions, webhooks
 from services.cli.demo import DemoError, run_demo
 from services.cli.doctor import doctor
 from services.cli.logs import logs, query
@@ -57,6 +57,7 @@ def up(
     ] = None,
     email_senders: Annotated[int, typer.Option(min=1, max=10, help="How many email senders to run.")] = 1,
     whatsapp_senders: Annotated[int, typer.Option(min=1, max=10, help="How many WhatsApp senders to run.")] = 1,
+    webhook_senders: Annotated[int, typer.Option(min=1, max=10, help="How many webhook senders to run.")] = 1,
 ) -> None:
     """Run the whole system in the foreground; Ctrl-C stops it."""
     options = UpOptions(
@@ -64,7 +65,7 @@ def up(
         data_dir=data_dir,
         redis_url=redis_url,
         sandbox=sandbox,
-        senders={"email": email_senders, "whatsapp": whatsapp_senders},
+        senders={"email": email_senders, "whatsapp": whatsapp_senders, "webhook": webhook_senders},
     )
     run_until_stopped("up", lambda stop: run_up(options, context.obj, stop, announce))
 
@@ -138,6 +139,7 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(suppressions.app, name="suppressions")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 if __name__ == "__main__":

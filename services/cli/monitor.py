@@ -40,11 +40,12 @@ def monitor(
 
 async def take_sample(api: ApiClient) -> Sample:
     """Request everything in parallel; the logger's data is left out while the logger is away."""
-    stats, channels, blasts, failures = await asyncio.gather(
+    stats, channels, blasts, failures, webhooks = await asyncio.gather(
         api.get("/api/v1/messages/stats"),
         api.get("/api/v1/channels"),
         _unless_away(api.get("/api/v1/blasts", {"limit": _BLASTS})),
         _unless_away(api.get("/api/v1/logs/messages", {"status": "failed", "limit": _FAILURES})),
+        _unless_away(api.get("/api/v1/webhooks")),
     )
     open_blasts = [one for one in (blasts or {}).get("blasts", []) if one["state"] not in ENDED]
     details = await asyncio.gather(*(_unless_away(api.get(f"/api/v1/blasts/{one['blastId']}")) for one in open_blasts))
@@ -54,6 +55,7 @@ async def take_sample(api: ApiClient) -> Sample:
         channels=channels["channels"],
         blasts=[one["blast"] for one in details if one],
         failures=failures["logs"] if failures else [],
+        webhooks=webhooks["webhooks"] if webhooks else [],
         logger_away=failures is None,
     )
 

@@ -26,6 +26,7 @@ class Sample:
     channels: Sequence[Mapping[str, Any]]
     blasts: Sequence[Mapping[str, Any]]
     failures: Sequence[Mapping[str, Any]]
+    webhooks: Sequence[Mapping[str, Any]] = ()
     logger_away: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -36,6 +37,7 @@ class Sample:
             "channels": self.channels,
             "blasts": self.blasts,
             "recentFailures": self.failures,
+            "webhooks": self.webhooks,
             "reasons": reasons(self),
             "loggerAway": self.logger_away,
         }
@@ -84,9 +86,22 @@ def reasons(sample: Sample) -> list[str]:
         )
         if waits:
             found.append(f"blast {blast['blastId']} waits: {', '.join(waits)}")
+    found += [reason for one in sample.webhooks if (reason := _reason_of_webhook(one))]
     if sample.logger_away:
         found.append("the logger does not answer: logs are not shown, and are written once it is back")
     return found
+
+
+def _reason_of_webhook(webhook: Mapping[str, Any]) -> str:
+    """Return why a webhook's events wait, "" if nothing is wrong with it."""
+    waiting = f"webhook {webhook['id']}: {webhook['waiting']} events wait"
+    if webhook["enabled"] and webhook["failingSince"]:
+        return (
+            f"{waiting}: it has failed since {webhook['failingSince']}; see kurir webhooks deliveries {webhook['id']}"
+        )
+    if webhook["waiting"] and not webhook["enabled"]:
+        return f"{waiting}: {webhook['disabledReason'] or 'disabled'}"
+    return ""
 
 
 def view(sample: Sample, rates: Rates, url: str) -> RenderableType:

@@ -1,7 +1,7 @@
 """The plan of a system: derives its processes from the options and the environment. Pure functions.
 
 All ports are derived from one: ingest N, email senders N+10 …, WhatsApp senders N+20 …, logger N+30, receipts N+40,
-its listener for bounce mail N+41, the embedded server N+79, the sandbox N+90 and N+91.
+its listener for bounce mail N+41, webhook senders N+50 …, the embedded server N+79, the sandbox N+90 and N+91.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from services.cli.data_secrets import HOOKS, INTERNAL, LINKS, REDIS_PASSWORD, SERVER_CONFIG
 from services.cli.embedded import ServerBinary, server_command
 from services.cli.supervisor import ChildSpec
-from shared.channels import CHANNELS, SANDBOX_HOST, Channel
+from shared.channels import CHANNELS, SANDBOX_HOST, WEBHOOK, Channel
 from shared.errors import SettingsError
 from shared.settings import INTERNAL_SECRET, EnvReader, read_log_dir, read_redis_url
 
@@ -149,7 +149,7 @@ def _ports(options: UpOptions, sandboxed: list[str], unconfigured: list[str]) ->
         options.port + LOGGER_OFFSET: "logger",
         options.port + RECEIPTS_OFFSET: "receipts",
     }
-    for channel in CHANNELS.values():
+    for channel in (*CHANNELS.values(), WEBHOOK):
         if channel.name in unconfigured:
             continue
         for number in range(_sender_count(options, channel)):

@@ -146,7 +146,7 @@ def read_settings(env: Mapping[str, str]) -> EmailSettings:
     """Read the settings; raises SettingsError with every problem."""
     reader = EnvReader(env)
     common = read_common(reader, DEFAULT_PORT)
-    sending = read_sending_settings(reader, EMAIL.name, common)
+    sending = read_sending_settings(reader, EMAIL, common)
     mail = _mail(reader)
     smtp = _smtp(reader, common, sending.concurrency, mail)
     # a sender exits only if a send takes longer than all its time-outs together

@@ -20,6 +20,7 @@ from shared.settings import (
     read_internal_secret,
     read_region,
 )
+from shared.special_addresses import Allowed, read_allowed
 
 DEFAULT_PORT = 3000
 _MEGABYTE = 1024 * 1024
@@ -80,6 +81,7 @@ class IngestSettings:
     logger_url: str
     internal_secret: str = field(repr=False)
     hooks: HookSettings
+    webhook_allow: Allowed
     default_region: str
     bulk_from: int
     max_backlog: int
@@ -103,6 +105,7 @@ def read_settings(env: Mapping[str, str]) -> IngestSettings:
         logger_url=read_http_url(reader, "KURIR_LOGGER_URL", "http://127.0.0.1:3030"),
         internal_secret=read_internal_secret(reader),
         hooks=read_hook_settings(reader),
+        webhook_allow=read_allowed(reader),
         default_region=read_region(reader),
         bulk_from=reader.integer("KURIR_BULK_FROM", 1000, minimum=1),
         max_backlog=reader.integer("KURIR_MAX_BACKLOG", 1_000_000, minimum=1),

@@ -32,6 +32,8 @@ from services.logger.redelivery import (
 from services.logger.sql import MOST_ROWS, run_query
 from services.logger.store import QueryTooSlowError, StorageError, Store
 from services.logger.watch import Watch
+from services.logger.webhooks.endpoints import TooManyWebhooksError, UnknownWebhookError, WebhookDisabledError
+from services.logger.webhooks.routes import WebhookRoutes, Webhooks
 from shared.blasts import pack_blast
 from shared.channels import CHANNELS
 from shared.clock import Clock
@@ -50,6 +52,9 @@ _ERRORS: dict[type[KurirError], tuple[int, str]] = {
     QueryTooSlowError: (503, "QUERY_TOO_SLOW"),
     BackupError: (409, "BACKUP_FAILED"),
     BackupRefusedError: (403, "BACKUP_REFUSED"),
+    UnknownWebhookError: (404, "WEBHOOK_NOT_FOUND"),
+    TooManyWebhooksError: (409, "TOO_MANY_WEBHOOKS"),
+    WebhookDisabledError: (409, "WEBHOOK_DISABLED"),
     StorageError: (503, "DATABASE_UNAVAILABLE"),
 }
 
@@ -73,6 +78,7 @@ class Logger:
     recent_ends: RecentEnds
     clock: Clock
     access: Access
+    webhooks: Webhooks
     region: str = "ID"
 
 
@@ -101,6 +107,7 @@ def build_app(logger: Logger, health: Health, metrics: Callable[[], tuple[bytes,
             web.post("/internal/query", internal.query),
             web.get("/internal/open-jobs", internal.open_jobs),
             web.get("/internal/blasts/{blast_id}/snapshot", internal.snapshot),
+            *WebhookRoutes(logger.webhooks).routes(),
         ]
     )
     return app

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -49,7 +49,7 @@ CHANGE = {
 }
 _STATE = """
 SELECT blast_id, state, totals, scheduled_at_ms, paused_at_ms, resumed_at_ms, cancelled_at_ms, incomplete_at_ms,
-    ends, ended_at_ms
+    ends, ended_at_ms, pause_reason
 FROM blasts WHERE blast_id = ?
 """
 _COUNTS = "SELECT channel, status, n FROM blast_counts WHERE blast_id = ? AND n > 0"
@@ -103,9 +103,21 @@ def _end_channel(connection: sqlite3.Connection, event: BlastChannelEnded) -> No
         connection.execute("UPDATE blasts SET ends = ? WHERE blast_id = ?", (_json(ends), event.blast_id))
 
 
-def settle_states(connection: sqlite3.Connection, blast_ids: Iterable[str]) -> list[str]:
-    """Update the state of blasts after their events or counts changed; return those that ended with this update."""
-    ended = []
+class Settled(NamedTuple):
+    """A blast whose state changed; `ended` is whether it ended with this change, `counts` its jobs by channel."""
+
+    blast_id: str
+    state: BlastState
+    ended: bool
+    ended_at_ms: int
+    paused_at_ms: int
+    pause_reason: str
+    counts: dict[str, dict[str, int]]
+
+
+def settle_states(connection: sqlite3.Connection, blast_ids: Iterable[str]) -> list[Settled]:
+    """Update the state of blasts after their events or counts changed; return those whose state is another now."""
+    changed = []
     for blast_id in blast_ids:
         row = connection.execute(_STATE, (blast_id,)).fetchone()
         if row is None:
@@ -114,9 +126,10 @@ def settle_states(connection: sqlite3.Connection, blast_ids: Iterable[str]) -> l
         state, ended_at_ms = state_of(row, counts)
         if (state, ended_at_ms) != (row[1], row[9]):
             connection.execute(_SET_STATE, (state, ended_at_ms, blast_id))
-            if state in ENDED_STATES and ended_at_ms and not row[9]:
-                ended.append(blast_id)
-    return ended
+            ended = state in ENDED_STATES and bool(ended_at_ms) and not row[9]
+            if ended or state != row[1]:
+                changed.append(Settled(blast_id, state, ended, ended_at_ms, row[4], row[10], counts))
+    return changed
 
 
 def counts_of(connection: sqlite3.Connection, blast_id: str) -> dict[str, dict[str, int]]:
@@ -129,7 +142,7 @@ def counts_of(connection: sqlite3.Connection, blast_id: str) -> dict[str, dict[s
 
 def state_of(row: tuple[Any, ...], counts: Mapping[str, Mapping[str, int]]) -> tuple[BlastState, int]:
     """Return a blast's state and the time of its end (ms, 0 while it runs) from its row and its jobs' counts."""
-    _, _, totals_text, scheduled_at, paused_at, resumed_at, cancelled_at, incomplete_at, ends_text, _ = row
+    _, _, totals_text, scheduled_at, paused_at, resumed_at, cancelled_at, incomplete_at, ends_text, *_ = row
     totals: dict[str, int] = orjson.loads(totals_text)
     ends: dict[str, dict[str, int]] = orjson.loads(ends_text)
     totals |= {channel: end["total"] for channel, end in ends.items()}

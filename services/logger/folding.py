@@ -18,6 +18,7 @@ from shared.events import (
     BlastAccepted,
     BlastChanged,
     BlastChannelEnded,
+    ChannelChanged,
     Deferred,
     Ended,
     Event,
@@ -27,6 +28,7 @@ from shared.events import (
     Retrying,
     Returned,
     Sent,
+    SuppressionsAdded,
     Swept,
     SystemEvent,
 )
@@ -77,13 +79,17 @@ class JobChange(msgspec.Struct):
 
 
 class Folded(msgspec.Struct):
-    """A folded batch of events; `passed` counts the retries and deferrals, which a row's final state does not show."""
+    """A folded batch of events; `passed` counts the retries and deferrals, which a row's final state does not show.
+
+    `notices` change no row: only webhooks report them.
+    """
 
     jobs: dict[str, JobChange] = {}
     attempts: list[tuple[Any, ...]] = []
     blasts: list[BlastAccepted | BlastChanged | BlastChannelEnded] = []
     requests: list[ApiRequest] = []
     system: list[SystemEvent] = []
+    notices: list[ChannelChanged | SuppressionsAdded] = []
     passed: Counter[tuple[str, str, int]] = msgspec.field(default_factory=Counter)
     errors: Counter[tuple[int, str, str]] = msgspec.field(default_factory=Counter)
 
@@ -244,6 +250,10 @@ def _receipts(_folded: Folded, _event: Receipts) -> None:
     """Leave receipts to `receipts`: which message they belong to depends on their stream and on the database."""
 
 
+def _for_webhooks(folded: Folded, event: ChannelChanged | SuppressionsAdded) -> None:
+    folded.notices.append(event)
+
+
 _FOLDERS: dict[type, Callable[[Folded, Any], None]] = {
     Queued: _queued,
     Processing: _processing,
@@ -259,4 +269,6 @@ _FOLDERS: dict[type, Callable[[Folded, Any], None]] = {
     ApiRequest: _api_request,
     SystemEvent: _system,
     Receipts: _receipts,
+    ChannelChanged: _for_webhooks,
+    SuppressionsAdded: _for_webhooks,
 }

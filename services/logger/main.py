@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -20,7 +21,12 @@ from services.logger.store import Store
 from services.logger.suppression_outbox import SuppressionOutbox
 from services.logger.upkeep import Upkeep
 from services.logger.watch import Watch
-from services.logger.writing import Written
+from services.logger.webhooks.endpoints import KEEP_SECRET_MS
+from services.logger.webhooks.feeder import Feeder
+from services.logger.webhooks.results import FAILS_FOR_MS
+from services.logger.webhooks.routes import Webhooks
+from services.logger.webhooks.sync import EndpointSync
+from services.logger.writing import EventWriter, Written
 from shared.clock import SystemClock
 from shared.lifecycle import Stop, TaskGroup, end_tasks, run_service
 from shared.logs import configure_logging, get_logger
@@ -33,7 +39,9 @@ from shared.queue.producer import Producer
 from shared.queue.suppressions import Suppressions
 from shared.queue.system_log import SystemLog
 from shared.queue.timing import Timing
+from shared.queue.webhook_queues import WebhookQueues
 from shared.redis_safety import RedisSafety
+from shared.sealing import Seal
 from shared.web import Health, serving
 
 log = get_logger()
@@ -58,14 +66,16 @@ async def main(env: Mapping[str, str], stop: Stop) -> None:
     try:
         timing = Timing.scaled(settings.common.time_scale)
         blasts = BlastStore(redis, name, timing)
+        events, lag = EventLog(reading), EventLog(redis)
         parts = _Parts(
             settings=settings,
             store=store,
-            events=EventLog(reading),
-            watch=Watch(Control(redis, name, timing), EventLog(redis), store, settings.common.log_dir),
+            events=events,
+            watch=Watch(Control(redis, name, timing), lag, store, settings.common.log_dir),
             outbox=Outbox(store, Producer(redis, name, timing=timing), blasts),
             suppressing=SuppressionOutbox(store, Suppressions(redis)),
             expiry=Expiry(blasts, store, timing),
+            webhooks=_webhooks(settings, store, WebhookQueues(redis, name, timing), (events, lag)),
             system_log=system_log,
             redis=redis,
         )
@@ -88,8 +98,24 @@ class _Parts:
     outbox: Outbox
     suppressing: SuppressionOutbox
     expiry: Expiry
+    webhooks: Webhooks
     system_log: SystemLog
     redis: Connection
+
+
+def _webhooks(settings: LoggerSettings, store: Store, queues: WebhookQueues, readers: Sequence[EventLog]) -> Webhooks:
+    """Make the parts that deliver events to clients; the readers follow their endpoints."""
+    scale = settings.common.time_scale
+
+    def follow(numbers: Iterable[int]) -> None:
+        followed = list(numbers)
+        for reader in readers:
+            reader.follow(followed)
+
+    feeder = Feeder(store, queues, recipients=settings.webhook_recipients)
+    sync = EndpointSync(store, queues, follow, feeder.wake)
+    seal = Seal(settings.internal_secret)
+    return Webhooks(store, sync, feeder, seal, SystemClock(), round(KEEP_SECRET_MS * scale))
 
 
 async def _serve(parts: _Parts, stop: Stop) -> None:
@@ -102,15 +128,29 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
         metrics.receipts(written.delays)
         if written.suppressions:
             parts.suppressing.wake()
+        if written.webhooks:
+            parts.webhooks.feeder.wake()
+        if written.endpoints:
+            parts.webhooks.sync.wake()
 
     recorder = Recorder(parts.events, parts.store, health, on_written, common.grace_s / 2)
+    recorder.writer = EventWriter(fails_for_ms=round(FAILS_FOR_MS * common.time_scale))
     retention = Retention(parts.store, parts.settings.retention_days, recorder.writer.forget)
     metrics = LoggerMetrics(lambda: parts.watch.last, recorder.state)
     safety = RedisSafety(parts.redis, health, common.time_scale)
     metrics.registry.register(safety)
     loopback = common.host in {"127.0.0.1", "::1", "localhost"}
     access = Access(parts.settings.internal_secret, parts.settings.backup_places, loopback)
-    logger = Logger(parts.store, parts.watch, parts.outbox, recent_ends, clock, access, parts.settings.region)
+    logger = Logger(
+        store=parts.store,
+        watch=parts.watch,
+        outbox=parts.outbox,
+        recent_ends=recent_ends,
+        clock=clock,
+        access=access,
+        webhooks=parts.webhooks,
+        region=parts.settings.region,
+    )
     await parts.watch.try_sample()
     async with serving(build_app(logger, health, metrics.exposition), common.host, common.port) as port:
         log.info("logger started", port=port, database=str(parts.settings.database))
@@ -121,7 +161,18 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
                 working.create_task(parts.outbox.run(stop))
                 working.create_task(parts.suppressing.run(stop))
                 working.create_task(parts.expiry.run(stop))
+                working.create_task(parts.webhooks.sync.run(stop))
+                working.create_task(_feed(parts.webhooks, stop))
                 working.create_task(parts.watch.run(stop))
                 working.create_task(safety.run(stop))
                 working.create_task(Upkeep(parts.store, retention, health).run(stop))
             await end_tasks([shipping])
+
+
+async def _feed(webhooks: Webhooks, stop: Stop) -> None:
+    """Feed webhooks once it is known whose numbers Redis has."""
+    waits = [asyncio.create_task(stop.wait()), asyncio.create_task(webhooks.sync.met.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    await webhooks.feeder.run(stop)

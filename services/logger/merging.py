@@ -79,7 +79,10 @@ class Tally:
 
 @dataclass(slots=True)
 class Merged:
-    """What to write: parameters for the statements in `writing`, and the changes to the counts."""
+    """What to write: parameters for the statements in `writing`, and the changes to the counts.
+
+    `ended` has each change that brought its run to a terminal status, or to another one, and the run's attempts.
+    """
 
     inserts: list[tuple[Any, ...]] = field(default_factory=list)
     updates: list[tuple[Any, ...]] = field(default_factory=list)
@@ -89,6 +92,7 @@ class Merged:
     predated: list[tuple[int, int]] = field(default_factory=list)
     letters: list[tuple[Any, ...]] = field(default_factory=list)
     settled: list[tuple[str]] = field(default_factory=list)
+    ended: list[tuple[JobChange, int]] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
 
 
@@ -102,21 +106,24 @@ def merge(changes: Iterable[JobChange], known: Mapping[str, Known]) -> Merged:
         blast_id, _, channel = change.job_id.split(":", 2)
         if row is None:
             _begin(merged, change, blast_id, channel)
-            old, began = "", change.created_ms // _MINUTE_MS
+            old, began, attempts = "", change.created_ms // _MINUTE_MS, change.attempts
         else:
             if not row.template_name or rfc3339(change.created_ms) < row.created_at:
                 _complete(merged, change, row)
             if change.rank <= row.rank:
                 _lag_behind(merged, change, row, blast_id, channel)
                 continue
-            _go_on(merged, change, row)
+            attempts = _go_on(merged, change, row)
             old, began = row.status, change.created_ms // _MINUTE_MS if change.run > row.run else 0
         status = change.status
         if status == "failed":
             _keep_letter(merged, change, change.run, blast_id, channel)
         elif old == "failed":
             merged.settled.append((change.job_id,))
-        ended = _end(merged.tally, change, channel) if status in _TERMINAL and (status != old or began) else 0
+        ended = 0
+        if status in _TERMINAL and (status != old or began):
+            ended = _end(merged.tally, change, channel)
+            merged.ended.append((change, attempts))
         move = (blast_id, channel, old, status, began, ended)
         moves[move] = moves.get(move, 0) + 1
     for move, n in moves.items():
@@ -138,14 +145,15 @@ def _begin(merged: Merged, change: JobChange, blast_id: str, channel: str) -> No
     merged.created.append((change.created_ms // _MINUTE_MS, change.job_id))
 
 
-def _go_on(merged: Merged, change: JobChange, row: Known) -> None:
-    """Update the row of a known job to its new state."""
+def _go_on(merged: Merged, change: JobChange, row: Known) -> int:
+    """Update the row of a known job to its new state; return its attempts."""
     attempts = change.attempts if change.run > row.run else max(change.attempts, row.attempts)
     merged.updates.append(
         (change.status, change.error_message, change.message_id, attempts, rfc3339(change.at_ms), change.run,
          change.error_class, change.error_code, change.response, change.duration_ms,
          rfc3339(change.next_at_ms) if change.next_at_ms else None, change.rank, change.subject or None, row.row_id)
     )  # fmt: skip
+    return attempts
 
 
 def _lag_behind(merged: Merged, change: JobChange, row: Known, blast_id: str, channel: str) -> None:

@@ -21,6 +21,7 @@ from services.logger.filters import COUNTED
 from services.logger.receipts import OTHER_SOURCE, SOURCES, Delay
 from services.logger.recorder import RecorderState
 from services.logger.watch import Sample
+from services.logger.webhooks.counting import WebhookSample
 from shared.channels import CHANNELS
 from shared.queue.control import ChannelStats
 
@@ -83,6 +84,7 @@ class _Pipeline(Collector):
         sample = self._sample()
         yield _messages(sample)
         yield from _receipts(sample)
+        yield from _webhooks(sample.webhooks)
         yield from _queues(sample.queues)
         yield _gauge("kurir_redis_up", "Whether Redis answered the latest check.", float(sample.redis_up))
         if sample.redis_up:
@@ -139,6 +141,29 @@ def _receipts(sample: Sample) -> Iterator[Metric]:
         waiting.add_metric((channel,), sample.early.get((channel, "waiting"), 0))
         unmatched.add_metric((channel,), sample.early.get((channel, "unmatched"), 0))
     yield from (waiting, unmatched)
+
+
+def _webhooks(sample: WebhookSample) -> Iterator[Metric]:
+    states = GaugeMetricFamily("kurir_webhooks", "Webhooks by state.", labels=("state",))
+    for state, n in sample.states.items():
+        states.add_metric((state,), n)
+    deliveries = CounterMetricFamily("kurir_webhook_deliveries", "Deliveries that ended.", labels=("status",))
+    for status in ("delivered", "failed"):
+        deliveries.add_metric((status,), sample.totals.get(f"deliveries {status}", 0))
+    yield from (states, deliveries)
+    yield _gauge(
+        "kurir_webhook_failing_seconds", "For how long the webhook that fails longest has done nothing but fail.",
+        sample.failing_s,
+    )  # fmt: skip
+    yield _gauge(
+        "kurir_webhook_events_waiting", "Events that enabled webhooks have not got yet, an estimate if many.",
+        sample.waiting,
+    )  # fmt: skip
+    yield _counter("kurir_webhook_events", "Events journaled for webhooks.", sample.totals.get("events", 0))
+    yield _counter(
+        "kurir_webhook_events_expired", "Events that retention deleted before a webhook had got them.",
+        sample.totals.get("events expired", 0),
+    )  # fmt: skip
 
 
 def _queues(queues: dict[str, ChannelStats]) -> Iterator[Metric]:

@@ -20,6 +20,7 @@ import orjson
 from services.logger.early_receipts import Incoming, forget_early, keep_early
 from services.logger.receipt_matching import Target, match
 from services.logger.suppressing import Reported, concerns_suppressions, write_suppressions
+from services.logger.webhooks.journal import NewReceipt
 from shared.clock import rfc3339
 from shared.receipts import Receipt, delivery_rank
 
@@ -62,10 +63,11 @@ class Delay(NamedTuple):
 
 @dataclass(slots=True)
 class Noted:
-    """The result of a batch of receipts: the delays of the new ones, and how many changes of suppressions follow."""
+    """The result of a batch of receipts: the new ones, their delays, and how many changes of suppressions follow."""
 
     delays: list[Delay] = field(default_factory=list)
     suppressions: int = 0
+    new: list[NewReceipt] = field(default_factory=list)
 
 
 class _State(NamedTuple):
@@ -87,6 +89,7 @@ class _Changes:
     minutes: Counter[tuple[int, str, str]] = field(default_factory=Counter)
     reported: list[Reported] = field(default_factory=list)
     delays: list[Delay] = field(default_factory=list)
+    new: list[NewReceipt] = field(default_factory=list)
 
 
 def apply_receipts(connection: sqlite3.Connection, incoming: Sequence[Incoming], now_ms: int) -> Noted:
@@ -101,7 +104,7 @@ def apply_receipts(connection: sqlite3.Connection, incoming: Sequence[Incoming],
     _write_deliveries(connection, changes)
     connection.executemany(_ADD_TOTALS, ((*key, n) for key, n in changes.totals.items()))
     connection.executemany(_ADD_MINUTES, ((*key, n) for key, n in changes.minutes.items()))
-    return Noted(changes.delays, write_suppressions(connection, changes.reported))
+    return Noted(changes.delays, write_suppressions(connection, changes.reported), changes.new)
 
 
 def incoming_of(channel: str, receipts: Iterable[Receipt], taken_at_ms: int, now_ms: int) -> list[Incoming]:
@@ -138,6 +141,7 @@ def _merge(found: Sequence[tuple[Incoming, Target]], known: set[Key]) -> _Change
         known.add(key)
         seen.add(timeless)
         changes.rows.append(_row(one, target, source))
+        changes.new.append(NewReceipt(target.job_id, target.run_of(receipt), one.at_ms, source, receipt))
         changes.targets[target.job_id] = target
         _raise_delivery(changes, one, target)
         label = source if source in SOURCES else OTHER_SOURCE

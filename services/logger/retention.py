@@ -20,6 +20,7 @@ import orjson
 from services.logger.blast_rows import ENDED_STATES
 from services.logger.early_receipts import EarlyExpiry
 from services.logger.store import Store
+from services.logger.webhooks.expiring import expire_deliveries, expire_events
 from shared.clock import Clock, SystemClock, rfc3339
 from shared.jobs import TERMINAL
 
@@ -111,6 +112,9 @@ class Retention:
             ("letter_files", _letter_files(self._clock.now_ms() - DAY_MS)),
             ("early_receipts", EarlyExpiry(cutoff_ms, self._clock.now_ms())),
         ]
+        numbers = await self._store.read(_webhooks)
+        works += [("webhook_deliveries", expire_deliveries(number, cutoff_ms)) for number in numbers]
+        works.append(("webhook_events", expire_events(cutoff_ms)))
         producers = await self._store.read(_producers)
         works += [("applied_events", _applied(producer, applied_before)) for producer in producers]
         for table, chunk in works:
@@ -271,6 +275,10 @@ def _applied(producer: int, before: int) -> Chunked:
 
 def _producers(connection: sqlite3.Connection) -> list[int]:
     return [row[0] for row in connection.execute("SELECT id FROM event_producers")]
+
+
+def _webhooks(connection: sqlite3.Connection) -> list[int]:
+    return [row[0] for row in connection.execute("SELECT number FROM webhook_endpoints")]
 
 
 def _delete_ids(connection: sqlite3.Connection, table: str, ids: list[int]) -> None:

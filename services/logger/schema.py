@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from sqlite_utils import Database
 
+from services.logger.webhook_tables import WEBHOOKS
 from shared.addresses import other_identity
 from shared.errors import KurirError
 
@@ -346,7 +347,9 @@ CREATE TABLE receipt_minutes (
 """
 
 # entry N migrates the schema from version N to N + 1; never edit a released one
-MIGRATIONS: Sequence[str] = (_LOGS + _STORIES + _APPLIED + _TALLIES, _MINUTES, _IDENTITIES, _FILES, _RECEIPTS)
+MIGRATIONS: Sequence[str] = (
+    _LOGS + _STORIES + _APPLIED + _TALLIES, _MINUTES, _IDENTITIES, _FILES, _RECEIPTS, WEBHOOKS,
+)  # fmt: skip
 
 
 class NewerSchemaError(KurirError):

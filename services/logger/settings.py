@@ -15,7 +15,8 @@ DEFAULT_PORT = 3030
 class LoggerSettings:
     """The logger's settings from the environment; `readers` threads answer queries.
 
-    `region` is the country of phone numbers without a country code.
+    `region` is the country of phone numbers without a country code. `webhook_recipients` is whether events for webhooks
+    have the recipients' addresses.
     """
 
     common: CommonSettings
@@ -24,6 +25,7 @@ class LoggerSettings:
     internal_secret: str = field(repr=False)
     region: str = "ID"
     backup_dir: Path | None = None
+    webhook_recipients: bool = False
 
     @property
     def database(self) -> Path:
@@ -46,6 +48,7 @@ def read_settings(env: Mapping[str, str]) -> LoggerSettings:
         internal_secret=read_internal_secret(reader),
         region=read_region(reader),
         backup_dir=_backup_dir(reader),
+        webhook_recipients=reader.flag("KURIR_WEBHOOK_RECIPIENTS", default=False),
     )
     reader.finish()
     return settings

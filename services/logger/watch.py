@@ -12,6 +12,7 @@ from pathlib import Path
 
 from services.logger.machine import Machine, MachineSample
 from services.logger.store import QueryTooSlowError, StorageError, Store
+from services.logger.webhooks.counting import WebhookSample, sample_webhooks
 from shared.clock import Clock, SystemClock
 from shared.errors import QueueUnavailableError
 from shared.lifecycle import Stop
@@ -23,6 +24,7 @@ log = get_logger()
 _EVERY_S = 2.0
 _NO_MEMORY = ServerMemory(0, 0)
 _NO_MACHINE = MachineSample()
+_NO_WEBHOOKS = WebhookSample()
 Counts = dict[tuple[str, str], int]
 # by channel, source and kind
 ReceiptCounts = dict[tuple[str, str, str], int]
@@ -41,6 +43,7 @@ class Sample:
     rows: Counts = field(default_factory=dict)
     receipts: ReceiptCounts = field(default_factory=dict)
     early: Counts = field(default_factory=dict)
+    webhooks: WebhookSample = _NO_WEBHOOKS
     database_bytes: int = 0
     log_bytes: int = 0
     machine: MachineSample = _NO_MACHINE
@@ -107,13 +110,14 @@ class Watch:
         """Return the previous sample with the counts of the database, if it can be read."""
         last = self.last
         try:
-            return await self._store.read(lambda connection: _with_counts(connection, last))
+            now_ms = self._clock.now_ms()
+            return await self._store.read(lambda connection: _with_counts(connection, last, now_ms))
         except (StorageError, QueryTooSlowError) as error:
             log.debug("reading counts failed", reason=str(error))
             return last
 
 
-def _with_counts(connection: sqlite3.Connection, sample: Sample) -> Sample:
+def _with_counts(connection: sqlite3.Connection, sample: Sample, now_ms: int) -> Sample:
     totals = connection.execute("SELECT channel, status, n FROM message_totals")
     rows = connection.execute("SELECT channel, status, n FROM message_counts")
     receipts = connection.execute("SELECT channel, source, kind, n FROM receipt_totals")
@@ -124,6 +128,7 @@ def _with_counts(connection: sqlite3.Connection, sample: Sample) -> Sample:
         rows={(channel, status): n for channel, status, n in rows},
         receipts={(channel, source, kind): n for channel, source, kind, n in receipts},
         early={(channel, state): n for channel, state, n in early},
+        webhooks=sample_webhooks(connection, now_ms),
     )
 
 

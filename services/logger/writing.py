@@ -20,6 +20,9 @@ from services.logger.early_receipts import Incoming, wake_early
 from services.logger.folding import Folded, fold
 from services.logger.merging import RETRIED, Known, Merged, Tally, merge
 from services.logger.receipts import Delay, apply_receipts, incoming_of
+from services.logger.webhooks.journal import Happened, write_journal
+from services.logger.webhooks.results import FAILS_FOR_MS, Report, apply_reports, note_reported
+from shared.channels import WEBHOOK
 from shared.clock import Clock, SystemClock, rfc3339
 from shared.errors import DecodeError
 from shared.events import ApiRequest, Event, EventBatch, Receipts, SystemEvent, pack_batch
@@ -126,13 +129,17 @@ _ADD_ERRORS = _adding("error_days", "day", "channel", "error_class")
 class Written:
     """What a batch of events ended, the number of jobs by blast and the blasts, and what its receipts brought.
 
-    `delays` are those of its new receipts, `suppressions` the changes that it added to the outbox.
+    `delays` are those of its new receipts, `suppressions` the changes that it added to the outbox. `webhooks` is
+    whether it added events for the client's webhooks, or reports about their deliveries; `endpoints` whether one of
+    them may have to be written to Redis.
     """
 
     ended_jobs: Counter[str] = field(default_factory=Counter)
     ended_blasts: list[str] = field(default_factory=list)
     delays: list[Delay] = field(default_factory=list)
     suppressions: int = 0
+    webhooks: bool = False
+    endpoints: bool = False
 
 
 @dataclass(slots=True)
@@ -145,10 +152,14 @@ class Applied:
 
 
 class EventWriter:
-    """Writes batches on the store's writing thread; call `forget` after a failed transaction."""
+    """Writes batches on the store's writing thread; call `forget` after a failed transaction.
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    A webhook that has done nothing but fail for `fails_for_ms` is disabled.
+    """
+
+    def __init__(self, clock: Clock | None = None, fails_for_ms: int = FAILS_FOR_MS) -> None:
         self._clock = clock or SystemClock()
+        self._fails_for_ms = fails_for_ms
         self._producers: dict[str, int] = {}
 
     def forget(self) -> None:
@@ -160,24 +171,36 @@ class EventWriter:
         applied = Applied()
         events: list[Event] = []
         receipts: list[Incoming] = []
+        reports: list[Report] = []
+        reported: dict[int, str] = {}
         now_ms = self._clock.now_ms()
         for entry in entries:
             batch = entry.batch
+            if entry.channel == WEBHOOK.name:
+                reported[entry.partition] = entry.entry_id
             if entry.unread is not None:
                 self._keep_unread(connection, entry, str(entry.unread), entry.unread.raw)
             if isinstance(batch, DecodeError):
                 self._keep_unread(connection, entry, str(batch), batch.raw)
-            elif self._is_new(connection, batch, now_ms):
+            elif not self._is_new(connection, batch, now_ms):
+                applied.repeated += 1
+            elif entry.channel == WEBHOOK.name:
+                reports += [Report(entry.partition, event) for event in batch.events]
+            else:
                 events += batch.events
                 receipts += _receipts_of(entry.channel, batch, now_ms)
-            else:
-                applied.repeated += 1
-        applied.events = len(events)
+        applied.events = len(events) + len(reports)
         folded = fold(events)
-        applied.written = _write(connection, folded)
+        happened = Happened(notices=folded.notices)
+        applied.written = _write(connection, folded, happened)
         woken = wake_early(connection, folded.jobs.values())
         noted = apply_receipts(connection, [*woken, *receipts], now_ms)
         applied.written.delays, applied.written.suppressions = noted.delays, noted.suppressions
+        happened.receipts = noted.new
+        journaled = write_journal(connection, happened, now_ms)
+        applied.written.endpoints = apply_reports(connection, reports, self._fails_for_ms, now_ms)
+        note_reported(connection, reported)
+        applied.written.webhooks = journaled > 0 or bool(reports)
         return applied
 
     def set_aside(self, connection: sqlite3.Connection, entry: EventEntry, error: str) -> Applied:
@@ -185,6 +208,8 @@ class EventWriter:
         batch = entry.unread or entry.batch
         raw = batch.raw if isinstance(batch, DecodeError) else pack_batch(batch)
         self._keep_unread(connection, entry, error, raw)
+        if entry.channel == WEBHOOK.name:
+            note_reported(connection, {entry.partition: entry.entry_id})
         return Applied()
 
     def _keep_unread(self, connection: sqlite3.Connection, entry: EventEntry, error: str, raw: bytes) -> None:
@@ -213,10 +238,11 @@ def _receipts_of(channel: str, batch: EventBatch, now_ms: int) -> Iterator[Incom
 
 def write_events(connection: sqlite3.Connection, events: Iterable[Event]) -> Written:
     """Write events that have not been applied before and have no receipts among them."""
-    return _write(connection, fold(events))
+    return _write(connection, fold(events), Happened())
 
 
-def _write(connection: sqlite3.Connection, folded: Folded) -> Written:
+def _write(connection: sqlite3.Connection, folded: Folded, happened: Happened) -> Written:
+    """Write what a batch changed, and add to `happened` what its clients may want to know."""
     written = Written()
     touched = write_blasts(connection, folded.blasts)
     if folded.jobs:
@@ -225,6 +251,7 @@ def _write(connection: sqlite3.Connection, folded: Folded) -> Written:
         _count_passed(merged.tally, folded)
         _write_jobs(connection, merged)
         _write_tally(connection, merged.tally)
+        happened.messages = merged.ended
         for (blast_id, _, status), n in merged.tally.blasts.items():
             touched.add(blast_id)
             if status in TERMINAL:
@@ -233,7 +260,8 @@ def _write(connection: sqlite3.Connection, folded: Folded) -> Written:
     connection.executemany(_ADD_ERRORS, ((*key, n) for key, n in folded.errors.items()))
     _write_requests(connection, folded.requests)
     _write_system(connection, folded.system)
-    written.ended_blasts = settle_states(connection, touched)
+    happened.blasts = settle_states(connection, touched)
+    written.ended_blasts = [one.blast_id for one in happened.blasts if one.ended]
     return written
 
 

@@ -15,10 +15,8 @@ import aiohttp
 from yarl import URL
 
 from services.whatsapp_sender.bodies import read_object
-from services.whatsapp_sender.connector import START, StartingConnector
 from services.whatsapp_sender.credentials_check import check_credentials
 from services.whatsapp_sender.driver import Driver
-from services.whatsapp_sender.hand_over import HandOver, noting_hand_over
 from services.whatsapp_sender.payload import WhatsAppMessage, render_message
 from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer, retry_after_s
 from services.whatsapp_sender.settings import Connection
@@ -26,6 +24,9 @@ from shared.blasts import Blast
 from shared.channels import WHATSAPP
 from shared.clock import Clock
 from shared.errors import DeferredError, SendError, ServerFailedError, UnavailableError, UncertainError
+from shared.http_sending.answers import read_beginning
+from shared.http_sending.connector import START, StartingConnector
+from shared.http_sending.hand_over import HandOver, noting_hand_over
 from shared.jobs import Job
 from shared.lifecycle import end_tasks
 from shared.logs import get_logger
@@ -41,8 +42,6 @@ from shared.sending.provider import (
     note_acceptance,
 )
 
-MAX_ANSWER_BYTES = 64 * 1024
-_CHUNK_BYTES = 16 * 1024
 _OPENING_S = 0.25
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 2.0
 
@@ -129,7 +128,7 @@ class WhatsAppChannel:
     async def _opened(self, connector: StartingConnector, admission: Admission) -> None:
         try:
             with admission:
-                await connector.open_ahead(URL(self._driver.messages_url), _timeouts(self._connection))
+                await connector.open_ahead(URL(self._driver.messages_url))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             admission.failed(f"cannot connect: {_words(error)}")
             backoff_s = min(_FIRST_BACKOFF_S * 2**self._breaker.failures, _LONGEST_BACKOFF_S)
@@ -168,7 +167,7 @@ class WhatsAppChannel:
                     asyncio.timeout(self._connection.answer_s),
                     session.get(self._driver.number_url, allow_redirects=False) as response,
                 ):
-                    raw = _without(self._driver.secret, await _read_answer(response))
+                    raw = _without(self._driver.secret, await read_beginning(response))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 return {"error": _words(error)}
         return self._driver.read_number(read_object(raw))
@@ -190,7 +189,7 @@ class WhatsAppChannel:
         posted = session.post(driver.messages_url, data=body, allow_redirects=False, trace_request_ctx=hand_over)
         try:
             async with hand_over.bounded(), posted as response:
-                raw = _without(driver.secret, await _read_answer(response))
+                raw = _without(driver.secret, await read_beginning(response))
                 _note_acceptance(Answer(response.status, raw))
                 retry_after, location = (response.headers.get(name, "") for name in ("Retry-After", "Location"))
                 return Answer(response.status, raw, retry_after, time.time(), location, driver.names.location)
@@ -252,26 +251,11 @@ def _without(secret: str, raw: bytes) -> bytes:
     return raw.replace(secret.encode(), b"***") if secret else raw
 
 
-async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
-    """Read a response, but only the beginning of an absurdly long one."""
-    parts = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-        parts += chunk
-        if len(parts) >= MAX_ANSWER_BYTES:
-            break
-    return bytes(parts[:MAX_ANSWER_BYTES])
-
-
-def _timeouts(connection: Connection) -> aiohttp.ClientTimeout:
-    """Return the time-out for connecting; `HandOver` bounds the wait for the response."""
-    return aiohttp.ClientTimeout(total=None, connect=connection.connect_s, sock_connect=connection.connect_s)
-
-
 def _open_session(driver: Driver, connection: Connection) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         headers={**driver.headers, "Content-Type": "application/json", "Accept": "application/json"},
-        timeout=_timeouts(connection),
-        connector=StartingConnector(),
+        timeout=aiohttp.ClientTimeout(total=None),  # the connector and `HandOver` have the bounds
+        connector=StartingConnector(connection.connect_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[noting_hand_over()],
     )

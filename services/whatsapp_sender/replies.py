@@ -12,10 +12,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -43,6 +40,7 @@ from shared.errors import (
     UncertainError,
 )
 from shared.foreign_text import legible
+from shared.http_sending.answers import asked_wait_s
 from shared.sending.provider import Receipt
 
 STOP_STATUSES = frozenset({401, 402, 403, 407})
@@ -54,7 +52,6 @@ _PASSING = frozenset({408, 409, 425})
 _HTTP_STATUSES = frozenset(status.value for status in HTTPStatus if status >= 400)
 # other APIs may use the same numbers as Meta's codes below this, so they count only in an error of Meta's form
 LEAST_DISTINCT = 100
-_LONGEST_WAIT_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,16 +193,5 @@ def _explained(message: str, answer: Answer) -> str:
 
 
 def retry_after_s(answer: Answer) -> float | None:
-    """Return the wait that Retry-After asks for (seconds or an HTTP date; RFC 9110, 10.2.3), else None.
-
-    A wait of zero or a past date counts as None: without backoff, a server that always refuses would be tried forever.
-    """
-    text = answer.retry_after.strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return min(float(text), _LONGEST_WAIT_S) or None
-    try:
-        moment = parsedate_to_datetime(text)
-        at_s = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None  # not a date, or out of the clock's range
-    return min(max(at_s - answer.now_s, 0.0), _LONGEST_WAIT_S) or None
+    """Return the wait that a response asks for, None if it asks for none."""
+    return asked_wait_s(answer.retry_after, answer.now_s)

@@ -14,7 +14,7 @@ from shared.channels import WHATSAPP, WHATSAPP_PROVIDERS, default_whatsapp_provi
 from shared.sending.breaker import BreakerPolicy
 from shared.sending.job_limits import pair_limit
 from shared.sending.settings import SendingSettings, read_sending_settings
-from shared.settings import CommonSettings, EnvReader, read_common, read_http_url
+from shared.settings import CommonSettings, EnvReader, read_common, read_http_url, read_time_out
 from shared.urls import host_of
 
 DEFAULT_PORT = 3020
@@ -51,7 +51,7 @@ def read_settings(env: Mapping[str, str]) -> WhatsAppSettings:
     """Read the settings; raises SettingsError with every problem."""
     reader = EnvReader(env)
     common = read_common(reader, DEFAULT_PORT)
-    sending = read_sending_settings(reader, WHATSAPP.name, common)
+    sending = read_sending_settings(reader, WHATSAPP, common)
     pair_rate = reader.rate("KURIR_WHATSAPP_PAIR_RATE", DEFAULT_PAIR_RATE)
     pair_burst = reader.integer("KURIR_WHATSAPP_PAIR_BURST", DEFAULT_PAIR_BURST, minimum=1, maximum=100_000)
     provider = reader.choice("KURIR_WHATSAPP_PROVIDER", WHATSAPP_PROVIDERS, default_whatsapp_provider(env))
@@ -60,8 +60,8 @@ def read_settings(env: Mapping[str, str]) -> WhatsAppSettings:
         sending=replace(sending, limit_of=pair_limit(pair_rate, pair_burst)),
         driver=_meta(reader) if provider == "meta" else _qiscus(reader),
         connection=Connection(
-            connect_s=_time_out(reader, f"KURIR_{provider.upper()}_CONNECT_TIMEOUT", 10.0),
-            answer_s=_time_out(reader, f"KURIR_{provider.upper()}_TIMEOUT", 30.0),
+            connect_s=read_time_out(reader, f"KURIR_{provider.upper()}_CONNECT_TIMEOUT", 10.0),
+            answer_s=read_time_out(reader, f"KURIR_{provider.upper()}_TIMEOUT", 30.0),
             breaker=BreakerPolicy.scaled(common.time_scale),
         ),
     )
@@ -108,10 +108,3 @@ def _header_value(reader: EnvReader, name: str) -> str:
     if value and not (value.isascii() and value.isprintable()):
         reader.problem(f"{name} contains characters that are not allowed in an HTTP header")
     return value
-
-
-def _time_out(reader: EnvReader, name: str, default: float) -> float:
-    seconds = reader.seconds(name, default)
-    if not 0 < seconds <= 300:
-        reader.problem(f"{name}: {seconds:g} s is out of range; it must be above 0 and at most 300 s")
-    return seconds

@@ -35,7 +35,8 @@ class BeginPolicy:
     """The settings that a begin depends on.
 
     `gap_us` is the time between two starts in µs (0: no limit), of which a period allows `starts`, unless the rate was
-    changed at run time. `on_uncertain` is `resend` or `hold`; `concurrency` is the most jobs in flight.
+    changed at run time. `on_uncertain` is `resend`, `hold`, or `repeat`, which ends no job for its lost answers;
+    `concurrency` is the most jobs in flight.
     """
 
     gap_us: int = 0

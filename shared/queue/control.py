@@ -155,12 +155,22 @@ class Control:
     async def pause_channel(self, channel: str, reason: str) -> None:
         """Pause a channel: its senders begin no more jobs. Safe to repeat; the last reason stays."""
         for partition in partitions(self._redis, channel):
-            await partition.call("pause_channel", (reason,))
+            await self.pause_partition(partition, reason)
 
     async def resume_channel(self, channel: str) -> None:
         """Resume a paused channel. Safe to repeat."""
         for partition in partitions(self._redis, channel):
-            await partition.call("resume_channel")
+            await self.resume_partition(partition)
+
+    async def pause_partition(self, partition: Partition, reason: str) -> None:
+        """Pause one partition of a channel; the script emits `ChannelChanged` unless it was paused. Safe to repeat."""
+        _, head = self._changes.next()
+        await partition.call("pause_channel", (reason, head))
+
+    async def resume_partition(self, partition: Partition) -> None:
+        """Resume one partition of a channel; the script emits `ChannelChanged` if it was paused. Safe to repeat."""
+        _, head = self._changes.next()
+        await partition.call("resume_channel", (head,))
 
     async def pause_blast(self, blast_id: str, reason: str) -> bool:
         """Pause a blast on all its channels; return False if it is unknown or has ended. Safe to repeat."""

@@ -49,7 +49,10 @@ INDEXES = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """An inconsistency: what, how often, and whether it was repaired; a notice if not `wrong`."""
+    """An inconsistency: what, how often, and whether it was repaired; a notice if not `wrong`.
+
+    `channel` names the partition: `email`, `webhook.3`.
+    """
 
     channel: str
     what: str
@@ -83,6 +86,7 @@ class Doctor:
         self._partition = partition
         self._redis = partition.redis
         self._channel = partition.channel
+        self._name = partition.name
         self._keys = partition.keys
         self._repair = repair
         self._clock = clock or SystemClock()
@@ -103,7 +107,7 @@ class Doctor:
         return [finding for finding in findings if finding.count]
 
     def _found(self, what: str, count: int, detail: str = "") -> Finding:
-        return Finding(self._channel, what, count, self._repair, detail)
+        return Finding(self._name, what, count, self._repair, detail)
 
     async def _call(self, script: str, args: Sequence[Argument]) -> Any:
         return await self._partition.call(script, args)
@@ -135,7 +139,7 @@ class Doctor:
             self._found("jobs that are no longer in Redis but have files", found.of_lost_jobs),
             self._found("files that nothing needs", found.unneeded),
             self._found("files that would expire although jobs need them", found.expiring),
-            Finding(self._channel, "files that jobs need and that are gone", found.gone, False, detail),
+            Finding(self._name, "files that jobs need and that are gone", found.gone, False, detail),
         ]
 
     async def _check_suppressions(self) -> Finding:
@@ -215,7 +219,7 @@ class Doctor:
         gauges: list[str] = counted["gauges"] or []
         findings.append(self._found("gauges that are off", len(gauges), ", ".join(gauges)))
         what, detail = "blasts whose counts were not checked", "their jobs moved while they were counted"
-        findings.append(Finding(self._channel, what, len(moving), False, detail, wrong=False))
+        findings.append(Finding(self._name, what, len(moving), False, detail, wrong=False))
         return findings
 
     async def _recount_once(self, most: int, blasts: Sequence[str]) -> dict[str, Any]:
@@ -236,7 +240,7 @@ class Doctor:
             return []
         if not await self._logger_caught_up():
             detail = f"the logger did not catch up with the events within {LOGGER_PATIENCE_S:g} s: run the doctor again"
-            return [Finding(self._channel, "jobs that may be lost", len(candidates), False, detail)]
+            return [Finding(self._name, "jobs that may be lost", len(candidates), False, detail)]
         still_open = await self._open(logger)
         lost = [job for job_id, job in candidates.items() if job_id in still_open]
         if self._repair:

@@ -1,4 +1,4 @@
-"""Event streams for the logger: one per channel and the gateway's, acknowledged after the commit.
+"""Event streams for the logger: one per channel and webhook, and the gateway's, acknowledged after the commit.
 
 Acknowledging also deletes, so the length of a stream is the number of unwritten entries. There is one writer. It first
 reads again the entries that an earlier process had read and not acknowledged.
@@ -6,19 +6,19 @@ reads again the entries that an earlier process had read and not acknowledged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from shared.channels import CHANNELS
+from shared.channels import CHANNELS, WEBHOOK
 from shared.errors import DecodeError
 from shared.events import EventBatch, unpack_batch, unpack_known
 from shared.queue.connection import translated
 from shared.queue.files import FileStore
-from shared.queue.keys import GATEWAY_EVENTS, LOGGER_GROUP
+from shared.queue.keys import GATEWAY_EVENTS, LOGGER_GROUP, PartitionKeys
 from shared.queue.partitions import partitions
 from shared.queue.scripts import load_script
 
@@ -43,6 +43,12 @@ class EventEntry:
         tag = self.stream.partition("}")[0]
         return tag[1:].partition(".")[0] if tag.startswith("{") else ""
 
+    @property
+    def partition(self) -> int:
+        """The index of the partition in its channel, from the same tag: 3 for `{webhook.3}:events`."""
+        index = self.stream.partition("}")[0].partition(".")[2]
+        return int(index) if index.isdecimal() else 0
+
 
 _MOST_EVENT_BYTES = 512 * 1024 * 1024
 _SHARE_OF_MEMORY = 4
@@ -64,9 +70,21 @@ class EventLog:
     def __init__(self, redis: Redis, channels: Sequence[str] = tuple(CHANNELS)) -> None:
         self._redis = redis
         self.files = FileStore(redis)
-        self._streams = [part.keys.events for channel in channels for part in partitions(redis, channel)]
-        self._streams.append(GATEWAY_EVENTS)
+        # the gateway's first: a blast is then mostly known before its messages
+        self._own = [GATEWAY_EVENTS]
+        self._own += [part.keys.events for channel in channels for part in partitions(redis, channel)]
+        self._streams = self._own
         self._pending_from: dict[str, str] = dict.fromkeys(self._streams, "0")
+
+    def follow(self, webhooks: Iterable[int]) -> None:
+        """Read the events of these webhooks' partitions too, from the next read on, and of no other webhooks."""
+        before = self._streams
+        self._streams = [*self._own, *(PartitionKeys(WEBHOOK.name, number).events for number in webhooks)]
+        for stream in self._streams:
+            if stream not in before:
+                self._pending_from[stream] = "0"
+        for stream in set(before) - set(self._streams):
+            self._pending_from.pop(stream, None)
 
     def start_over(self) -> None:
         """Read the unacknowledged entries again, after a failed read or write."""
@@ -92,9 +110,11 @@ class EventLog:
                 return []
 
     async def _read_pending(self, limit: int) -> list[EventEntry]:
-        entries = await self._read_group(dict(self._pending_from), limit, None)
-        last = {entry.stream: entry.entry_id for entry in entries}
-        self._pending_from = last
+        asked = dict(self._pending_from)
+        entries = await self._read_group(asked, limit, None)
+        last = {entry.stream: entry.entry_id for entry in entries if entry.stream in self._streams}
+        followed_since = {stream: start for stream, start in self._pending_from.items() if stream not in asked}
+        self._pending_from = last | followed_since
         return entries
 
     async def _read_new(self, limit: int, block_s: float) -> list[EventEntry]:

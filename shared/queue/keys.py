@@ -10,6 +10,8 @@ RECEIPTS = "receipts"
 RECEIPTS_GROUP = "receipts"
 # its hash tag puts it into the slot of `receipts`, so that one script moves an entry
 RECEIPTS_SET_ASIDE = "{receipts}:set_aside"
+# the endpoints of webhooks by number (`shared.queue.webhooks`)
+WEBHOOKS = "webhooks"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A partition: the part of a channel's queue below one hash tag on one server.
 
 All code that works on the queue receives partitions. A partition has its keys, and the only way to call a script on
-them. The queue of a channel is one partition.
+them. The queue of a channel to recipients is one partition; that of webhooks has one for each endpoint.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ class Partition:
         """The channel whose jobs it holds."""
         return self.keys.channel
 
+    @property
+    def name(self) -> str:
+        """What people read: `email` for the first partition of a channel, `webhook.3` for another."""
+        return self.keys.tag[1:-1]
+
     def numbered(self, producer: str, step: str) -> Numbered:
         """Return heads for the batches that a producer emits here; batches of other partitions have other names."""
         index = self.keys.index
@@ -46,6 +51,11 @@ class Partition:
 def partitions(redis: Redis, channel: str) -> tuple[Partition, ...]:
     """Return the partitions of a channel's queue, of which there is one."""
     return (Partition(redis, PartitionKeys(channel)),)
+
+
+def partition_at(redis: Redis, channel: str, index: int) -> Partition:
+    """Return one partition of a channel's queue by its index."""
+    return Partition(redis, PartitionKeys(channel, index))
 
 
 def first_partition(redis: Redis, channel: str) -> Partition:

@@ -230,6 +230,14 @@ class Producer:
             words = f"the events that wait for the logger take {size:,} bytes, {most // 2:,} is the limit"
             raise QueueFullError(words, limits.retry_after_s)
 
+    async def check_events(self, channel: str) -> None:
+        """Raise QueueFullError if the events of a channel that wait for the logger take too many bytes.
+
+        For callers that add events and no jobs. Raises QueueUnavailableError if Redis is away.
+        """
+        for partition in partitions(self._redis, channel):
+            self._check_events(0, *await self._event_bytes(partition.keys.events))
+
     async def _check_gateway_events(self, adding: int) -> None:
         """Raise QueueFullError if the events of requests and of the system have reached their limit.
 

@@ -63,7 +63,7 @@ class Reaper:
 
     async def reap_dead(self) -> list[Taken]:
         """Check once, and take over from senders that were missing long enough; raises QueueUnavailableError."""
-        info = await server_info(self._partition.redis)
+        info = await server_info(self._partition.redis, "server", "memory")
         self.maxmemory = info.maxmemory
         timing = self._timing
         args = (self._sender_id, timing.buffer_idle_ms, timing.keep_ended_ms, timing.park_ms)

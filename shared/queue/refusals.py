@@ -29,10 +29,11 @@ class Refused:
 
 
 class Refusals:
-    """The runs of refusals of a partition, in `C:refused:<server>`."""
+    """The runs of refusals of a partition, in `C:refused:<server>`; `name` must be unique to the process."""
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Partition, name: str) -> None:
         self._partition = partition
+        self._pauses = partition.numbered(name, "refusals")
 
     async def count(self, refused: Refused, most: int, *, alone: bool) -> Word:
         """Count a refusal; the `most`th of a run pauses the channel where the server is `alone`."""
@@ -43,6 +44,7 @@ class Refusals:
         return await self._call(refused, 0, alone=False, patience_ms=int(patience_s * 1000))
 
     async def _call(self, refused: Refused, most: int, *, alone: bool, patience_ms: int) -> Word:
+        _, head = self._pauses.next()
         args = (
             refused.server,
             refused.alike,
@@ -54,6 +56,7 @@ class Refusals:
             OPEN_MS,
             STOPPED_MS,
             patience_ms,
+            head,
         )
         word = await self._partition.call("count_refusal", args)
         return cast("Word", word.decode() if isinstance(word, bytes) else str(word))

@@ -8,6 +8,7 @@ has no effect and is not listed; it is deleted when its address is written next,
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -17,6 +18,7 @@ from redis.asyncio import Redis
 
 from shared.addresses import identity
 from shared.clock import Clock, SystemClock
+from shared.queue.batches import Numbered, boot_name
 from shared.queue.connection import translated
 from shared.queue.partitions import Partition, first_partition, partitions
 from shared.queue.scripts import Argument
@@ -68,6 +70,7 @@ class Suppressions:
     def __init__(self, redis: Redis, clock: Clock | None = None) -> None:
         self._redis = redis
         self._clock = clock or SystemClock()
+        self._added = Numbered(boot_name("suppressions", socket.gethostname()), "added")
 
     async def add(self, channel: str, address: str, suppression: Suppression) -> Stored:
         """Suppress an address: of two suppressions of one scope the longer one stays, of equals the first.
@@ -77,11 +80,18 @@ class Suppressions:
         return (await self.add_all(channel, [(address, suppression)]))[0]
 
     async def add_all(self, channel: str, every: Sequence[tuple[str, Suppression]]) -> list[Stored]:
-        """Suppress addresses in one step, each like `add`; a few hundred per call, because a call blocks Redis."""
-        args: list[Argument] = []
+        """Suppress addresses in one step, each like `add`; a few hundred per call, because a call blocks Redis.
+
+        The first partition emits one `SuppressionsAdded` for those that were new or changed.
+        """
+        _, head = self._added.next()
+        args: list[Argument] = [head]
         for address, suppression in every:
             args += [identity(address), pack_suppression(suppression)]
-        words = [await partition.call("suppress", args) for partition in partitions(self._redis, channel)]
+        words: list[bytes] = []
+        for partition in partitions(self._redis, channel):
+            words.append(await partition.call("suppress", args))
+            args[0] = b""
         return cast("list[Stored]", words[0].decode().split(","))
 
     async def remove(self, channel: str, address: str, scope: Scope | Literal[""] = "") -> int:

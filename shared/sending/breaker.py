@@ -23,11 +23,15 @@ from shared.errors import ServerFailedError
 
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """After how many failures a breaker opens, and for how long; times in seconds, already scaled."""
+    """After how many failures a breaker opens, and for how long; times in seconds, already scaled.
+
+    With `slows` the wait between the probes of a last resort doubles from `probe_every_s` to `open_s`.
+    """
 
     failures: int = 5
     open_s: float = 60.0
     probe_every_s: float = 5.0
+    slows: bool = False
 
     @classmethod
     def scaled(cls, time_scale: float) -> BreakerPolicy:
@@ -48,6 +52,7 @@ class Breaker:
         self._policy = policy or BreakerPolicy()
         self._failures = 0
         self._failed_at: float | None = None
+        self._failed_probes = 0
         self._probing = False
         self.refused = False
         self.reason = ""
@@ -66,8 +71,13 @@ class Breaker:
         """Return whether `enter` would admit a try now."""
         if self._failed_at is None:
             return True
-        wait_s = min(self._policy.probe_every_s, self._policy.open_s) if last_resort else self._policy.open_s
+        wait_s = self._probe_wait_s() if last_resort else self._policy.open_s
         return not self._probing and self._clock.monotonic() >= self._failed_at + wait_s
+
+    def _probe_wait_s(self) -> float:
+        # the exponent is bounded: a server may be down for days
+        slower = 2.0 ** min(self._failed_probes, 16) if self._policy.slows else 1.0
+        return min(self._policy.probe_every_s * slower, self._policy.open_s)
 
     def enter(self, *, last_resort: bool) -> Admission | None:
         """Begin a try at the server; None while the breaker does not admit one."""
@@ -90,11 +100,13 @@ class Breaker:
     def close(self) -> None:
         """Admit every try again; keep the last reason for operators until the server has worked."""
         self._failures, self._failed_at, self.refused = 0, None, False
+        self._failed_probes = 0
 
     def failed(self, reason: str) -> None:
         """Count a failure: open after too many in a row; if open already, restart the wait for the next probe."""
         self._failures += 1
         self.reason, self.refused = reason, False
+        self._failed_probes += self._probing
         if self.is_open or self._failures >= self._policy.failures:
             self._failed_at = self._clock.monotonic()
 

@@ -16,7 +16,7 @@ from shared.sending.holdings import SLOW_SEND_S, BegunJob, Holdings
 from shared.sending.job_limits import domain_limits
 from shared.sending.outcomes import not_begun_move, processing_event, unsendable_move
 from shared.sending.provider import Capacity
-from shared.sending.settings import SendingSettings
+from shared.sending.settings import REPEAT, SendingSettings
 from shared.sending.settler import Settlement, Settler
 
 BUFFER_AHEAD_S = 0.2
@@ -150,7 +150,7 @@ class Dispatcher:
 
     def _wait_for_provider(self) -> None:
         if not self.gates.probing:
-            get_logger().warning("provider_unavailable", channel=self._consumer.partition.channel)
+            get_logger().warning("provider_unavailable", channel=self._consumer.partition.name)
         self.gates.probing = True
         self.gates.blocked_s = AWAY_POLL_S
         self.give_back_buffer()
@@ -224,7 +224,7 @@ class Dispatcher:
         self.gates.prepare(fetched.leases)
         self.gates.paused = fetched.paused
         if fetched.log_behind and not self.gates.log_behind:
-            get_logger().warning("log_behind", channel=self._consumer.partition.channel)
+            get_logger().warning("log_behind", channel=self._consumer.partition.name)
         self.gates.log_behind = fetched.log_behind
         due_in_s = IDLE_POLL_S if fetched.due_in_s is None else max(fetched.due_in_s, BUSY_POLL_S)
         self._poll_at = clock.monotonic() + min(due_in_s, IDLE_POLL_S)
@@ -314,6 +314,8 @@ class Dispatcher:
 
     def _is_exhausted(self, lease: Lease) -> bool:
         """Whether an abandoned attempt was the last; a job that returns from a deferral still has its attempt."""
+        if self._settings.on_uncertain == REPEAT:
+            return False
         return lease.attempt > self._settings.max_attempts and (lease.deliveries > 1 or not lease.job.deferrals)
 
     def _add_begun(self, begun: BegunJob, grant: Grant, late_ms: int) -> None:

@@ -78,7 +78,7 @@ class Keeper:
         self._renewed_at = asked_at
         if not held or (gap_s >= self._settings.timing.heartbeat_ttl_ms / 1000 and not first):
             self._lapsed_at = clock.monotonic()
-            get_logger().warning("lease_lapsed", channel=self._consumer.partition.channel)
+            get_logger().warning("lease_lapsed", channel=self._consumer.partition.name)
             self._reaper.forget()
         return True
 
@@ -106,7 +106,7 @@ class Keeper:
         for taken in await self._reaper.reap_dead():
             get_logger().warning(
                 "sender_reaped",
-                channel=self._consumer.partition.channel,
+                channel=self._consumer.partition.name,
                 sender=taken.sender_id,
                 given_back=taken.from_buffer,
                 uncertain=taken.in_flight,
@@ -124,7 +124,7 @@ class Keeper:
 
     async def _hand_back(self, entries: list[HeldEntry]) -> None:
         in_flight = await self._reaper.give_up(entries)
-        get_logger().error("entries_without_task", channel=self._consumer.partition.channel, uncertain=in_flight)
+        get_logger().error("entries_without_task", channel=self._consumer.partition.name, uncertain=in_flight)
 
     def _check_stuck(self, clock: Clock) -> None:
         stuck_after_s = self._settings.stuck_after_s

@@ -26,7 +26,7 @@ from shared.queue.consumer import BeginPolicy, Consumer, WakeUps
 from shared.queue.control import LOG_BEHIND, Control, gap_us, rate_text
 from shared.queue.files import FileStore
 from shared.queue.leases import Lease
-from shared.queue.partitions import partitions
+from shared.queue.partitions import partition_at
 from shared.queue.reaper import Reaper
 from shared.queue.refusals import Refusals
 from shared.queue.suppressions import Suppressions
@@ -56,7 +56,7 @@ def _report_nothing(_part: str, _reason: str | None) -> None:
 
 
 class SendingLoop(Generic[MessageT]):
-    """One sender of a channel; it calls `report` with a part and the reason it does not work, or None if it does."""
+    """One sender of a partition; it calls `report` with a part and the reason it does not work, or None if it does."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class SendingLoop(Generic[MessageT]):
             settings.on_uncertain,
             settings.concurrency * settings.window,
         )
-        (self._partition,) = partitions(redis, provider.channel)
+        self._partition = partition_at(redis, provider.channel, settings.partition)
         self._consumer = Consumer(self._partition, settings.sender_id, settings.timing, policy)
         self._settler = Settler(self._consumer, self._holdings)
         self._wake_ups = WakeUps(self._partition)
@@ -95,7 +95,7 @@ class SendingLoop(Generic[MessageT]):
         self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._heartbeat_state)
         self._keeper.on_error = self._report_error
         self._report = report
-        refusals = Refusals(self._partition)
+        refusals = Refusals(self._partition, settings.sender_id)
         self._verdicts = Verdicts(refusals, self._holdings, self._clock, patience_s(settings))
         self._parts = WorkerParts(
             provider=provider,
@@ -104,9 +104,10 @@ class SendingLoop(Generic[MessageT]):
             settler=self._settler,
             holdings=self._holdings,
             policy=OutcomePolicy(
-                RetryPolicy(settings.max_attempts, settings.time_scale, settings.give_up_after_s),
+                _retry_policy(settings),
                 settings.on_uncertain,
                 settings.timing.park_ms,
+                settings.dead_letters,
             ),
             observer=observer,
             consequences=self,
@@ -194,9 +195,8 @@ class SendingLoop(Generic[MessageT]):
             await self._clock.sleep(RETRY_S)
 
     def _report_error(self, task: str, error: Exception) -> None:
-        channel = self._provider.channel
-        self._parts.observer.housekeeping_failed(channel, task)
-        get_logger().error("housekeeping_error", channel=channel, task=task, exc_info=error)
+        self._parts.observer.housekeeping_failed(self._provider.channel, task)
+        get_logger().error("housekeeping_error", channel=self._partition.name, task=task, exc_info=error)
 
     async def _drain(self, dispatching: asyncio.Task[None], workers: list[asyncio.Task[None]]) -> None:
         log = get_logger()
@@ -226,7 +226,7 @@ class SendingLoop(Generic[MessageT]):
         except QueueUnavailableError as error:
             get_logger().warning("leave_failed", reason=str(error))
             return
-        get_logger().info("sender_left", channel=self._provider.channel, still_held=left)
+        get_logger().info("sender_left", channel=self._partition.name, still_held=left)
 
     async def _wait_for_work(self) -> None:
         """Wait for wake-ups. A lost connection counts as one, since one may have been missed."""
@@ -265,11 +265,10 @@ class SendingLoop(Generic[MessageT]):
         return self.lease_fresh() and self._keeper.held_since(moment)
 
     async def stop_channel(self, error: StopChannelError) -> None:
-        """Pause the channel with the provider's reason."""
-        get_logger().error("channel_stopped", channel=self._provider.channel, code=error.code)
-        await self._until_answered(
-            lambda: self._control.pause_channel(self._provider.channel, f"{error.message} {error.reply}".strip())
-        )
+        """Pause this loop's partition of the channel with the provider's reason."""
+        get_logger().error("channel_stopped", channel=self._partition.name, code=error.code)
+        reason = f"{error.message} {error.reply}".strip()
+        await self._until_answered(lambda: self._control.pause_partition(self._partition, reason))
 
     async def stop_blast(self, blast_id: str, error: StopBlastError) -> None:
         """Pause a blast with the provider's reason, such as a template that the provider rejects."""
@@ -295,7 +294,7 @@ class SendingLoop(Generic[MessageT]):
         """Note that the provider works: stop probing and resume dispatching."""
         self._failures_in_a_row = 0
         if self._dispatcher.gates.probing:
-            get_logger().info("provider_available", channel=self._provider.channel)
+            get_logger().info("provider_available", channel=self._partition.name)
             self._dispatcher.gates.probing = False
             self._dispatcher.wake()
 
@@ -308,3 +307,9 @@ class SendingLoop(Generic[MessageT]):
                 await self._clock.sleep(RETRY_S)
                 continue
             return
+
+
+def _retry_policy(settings: SendingSettings) -> RetryPolicy:
+    return RetryPolicy(
+        settings.max_attempts, settings.time_scale, settings.give_up_after_s, settings.waits_s, settings.jitter
+    )

@@ -9,7 +9,7 @@
 | DeferredError | deferred as the provider asks, or 30 s, 1, 2, 5 … min; failed (`gave_up`) after a day, or expired |
 | PermanentError | failed; a hard bounce suppresses the address |
 | UnavailableError, StopChannelError, StopBlastError, RefusesAllError | given back, no attempt used |
-| UncertainError | by policy: one more attempt, or failed |
+| UncertainError | by policy: one more attempt, or failed; as TransientError where receivers recognise repetitions |
 
 | not begun, because | move |
 | --- | --- |
@@ -57,6 +57,7 @@ from shared.queue.leases import (
 )
 from shared.retry import RetryPolicy
 from shared.sending.provider import Receipt
+from shared.sending.settings import REPEAT
 
 
 class Tried(msgspec.Struct, frozen=True):
@@ -102,11 +103,12 @@ class NotBegunError(SendError):
 
 @dataclass(frozen=True, slots=True)
 class OutcomePolicy:
-    """The settings that decide about outcomes."""
+    """The settings that decide about outcomes; without `dead_letters` failed jobs are not kept."""
 
     retry: RetryPolicy
     on_uncertain: str
     park_ms: int
+    dead_letters: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +161,9 @@ def refused(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
     if isinstance(error, UnavailableError | StopChannelError | StopBlastError | RefusesAllError):
         return _returned(tried, error)
     if isinstance(error, PermanentError):
-        return failed(tried, error, suppress=error.suppress)
+        return failed(tried, error, policy)
     if isinstance(error, UncertainError) and policy.on_uncertain == "hold":
-        return failed(tried, error, uncertain=True)
+        return failed(tried, error, policy, uncertain=True)
     wait_s = _deferral_wait_s(tried.lease, error, policy.retry)
     return _retried(tried, error, policy) if wait_s is None else _deferred(tried, error, wait_s, policy)
 
@@ -175,8 +177,9 @@ def _deferral_wait_s(lease: Lease, error: SendError, retry: RetryPolicy) -> floa
         return None
     if isinstance(error, DeferredError):
         return retry.deferral_wait_s(number, error.wait_s)
-    # a job on the deferral schedule stays on it: the provider's deferrals used its attempts
-    later = isinstance(error, TryLaterError) or (isinstance(error, TransientError) and lease.job.deferrals > 0)
+    # a job on the deferral schedule stays on it, unless its channel has a long schedule of its own
+    stays = isinstance(error, TransientError) and lease.job.deferrals > 0 and not retry.waits_s
+    later = stays or isinstance(error, TryLaterError)
     return retry.deferral_wait_s(number, None) if later and exhausted else None
 
 
@@ -205,7 +208,7 @@ def _deferred(tried: Tried, error: SendError, wait_s: float, policy: OutcomePoli
     wished_ms = tried.at_ms + int(wait_s * 1000)
     due_ms = policy.retry.deferred_until_ms(wished_ms, tried.at_ms, first_ms, job.expires_at_ms)
     if due_ms is None:
-        return _gave_up(tried, error, wished_ms)
+        return _gave_up(tried, error, wished_ms, policy)
     event = Deferred(
         tried.at_ms,
         lease.job_id,
@@ -223,18 +226,18 @@ def _deferred(tried: Tried, error: SendError, wait_s: float, policy: OutcomePoli
     return Outcome(move, "deferred", error.error_class, error.code)
 
 
-def _gave_up(tried: Tried, error: SendError, wished_ms: int) -> Outcome:
+def _gave_up(tried: Tried, error: SendError, wished_ms: int, policy: OutcomePolicy) -> Outcome:
     expires_ms = tried.lease.job.expires_at_ms
     last = GaveUpError(error.message, code=error.code, reply=error.reply)
-    return failed(tried, last, status="expired" if expires_ms and wished_ms > expires_ms else "failed")
+    return failed(tried, last, policy, status="expired" if expires_ms and wished_ms > expires_ms else "failed")
 
 
 def _retried(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
     lease = tried.lease
-    uncertain = isinstance(error, UncertainError)
-    delay_s = policy.retry.delay_s(lease.attempt)
+    uncertain = isinstance(error, UncertainError) and policy.on_uncertain != REPEAT
+    delay_s = policy.retry.delay_s(lease.attempt, lease.job_id)
     if delay_s is None:
-        return failed(tried, error, uncertain=uncertain)
+        return failed(tried, error, policy, uncertain=uncertain)
     if isinstance(error, DeferredError) and error.wait_s is not None:
         delay_s = max(delay_s, error.wait_s)
     delay_ms = int(delay_s * 1000)
@@ -260,15 +263,16 @@ def _retried(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:
 
 
 def failed(
-    tried: Tried, error: SendError, *, status: Status = "failed", suppress: str = "", uncertain: bool = False
+    tried: Tried, error: SendError, policy: OutcomePolicy, *, status: Status = "failed", uncertain: bool = False
 ) -> Outcome:
-    """Return the outcome of a job that ends unsent; a failed job is kept whole as a dead letter."""
-    move = end(tried, error, status, uncertain=uncertain)
+    """Return the outcome of a job that ends unsent; a hard bounce suppresses the address."""
+    move = end(tried, error, status, uncertain=uncertain, dead_letter=policy.dead_letters)
+    suppress = error.suppress if isinstance(error, PermanentError) else ""
     return Outcome(move, status, error.error_class, error.code, suppress)
 
 
-def end(tried: Tried, error: SendError, status: Status, *, uncertain: bool = False) -> Move:
-    """Return the move that ends a job unsent."""
+def end(tried: Tried, error: SendError, status: Status, *, uncertain: bool = False, dead_letter: bool = True) -> Move:
+    """Return the move that ends a job unsent; with `dead_letter` a failed job is kept whole."""
     lease, job = tried.lease, tried.lease.job
     event = Ended(
         tried.at_ms,
@@ -280,7 +284,7 @@ def end(tried: Tried, error: SendError, status: Status, *, uncertain: bool = Fal
         error.code,
         _words(error),
         tried.duration_ms,
-        pack_job(job) if status == "failed" else b"",
+        pack_job(job) if status == "failed" and dead_letter else b"",
         job.recipient.address,
         job.recipient.name,
         "",

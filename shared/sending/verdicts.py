@@ -11,6 +11,7 @@ The run is counted in the queue (`shared.queue.refusals`), across all senders an
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -60,6 +61,7 @@ class Verdicts:
         self._patience_s = patience_s
         self._runs: dict[str, _Run] = {}
         self._accepted: dict[str, int] = {}
+        self._any = asyncio.Event()
         self._closing = False
 
     async def weigh(self, tried: Tried, error: PermanentError, conclude: Conclude) -> SendError | None:
@@ -101,6 +103,7 @@ class Verdicts:
         run.held.append(one)
         run.until = self._clock.monotonic() + self._patience_s
         self._holdings.mark_undecided(one.tried.lease)
+        self._any.set()
 
     async def _end_if_accepted(self, refusal: Refusal) -> None:
         """End a server's run, also in the queue, if the server has accepted a message since the last check."""
@@ -115,6 +118,9 @@ class Verdicts:
     async def run(self, conclude: Conclude) -> None:
         """Conclude refusals that have become clear or have waited long enough, until cancelled."""
         while True:
+            if not self._runs:  # a process may have a hundred of these loops
+                self._any.clear()
+                await self._any.wait()
             await self._clock.sleep(_POLL_S)
             for run in list(self._runs.values()):
                 if run.refusal.accepted() != run.accepted:

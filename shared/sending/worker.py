@@ -30,6 +30,7 @@ from shared.sending.caches import FileCache, SnapshotCache
 from shared.sending.holdings import BegunJob, Holdings
 from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, refused, sent_event, untouched
 from shared.sending.provider import ChainingProvider, MessageT, NotStartedError, Provider, Receipt, Start
+from shared.sending.settings import REPEAT
 from shared.sending.settler import Settlement, Settler
 from shared.sending.starts import GrantedStart
 from shared.sending.verdicts import Verdicts
@@ -241,7 +242,7 @@ class Worker(Generic[MessageT]):
             return
         if attempt.start.acceptance is not None:
             self._accept(attempt, attempt.start.acceptance)
-        elif attempt.begun.sending:
+        elif attempt.begun.sending and self._parts.policy.on_uncertain != REPEAT:
             await self._refuse(attempt, UncertainError("cut off by the end of the sender"))
         else:
             self._give_back(attempt, "its sender stopped")

@@ -38,6 +38,7 @@ class Stack:
         self.port = free_port()
         self._name = f"kurir-test-{os.getpid()}"
         self._env = {**_clean_environment(), "INGEST_PORT": str(self.port), "GRAFANA_PORT": str(free_port())}
+        self._files = ["docker-compose.yml"]
         shutil.copytree(ROOT, self.folder, ignore=shutil.ignore_patterns(*_NOT_COPIED))
 
     @property
@@ -47,6 +48,17 @@ class Stack:
         skipped = os.environ.get("COMPOSE_SKIP", "").split(",")
         return [name for name in declared if name not in skipped]
 
+    def set(self, name: str, value: str) -> None:
+        """Set a variable for all services, as a user does in `.env`; call it before `up`."""
+        with (self.folder / "deploy" / "sandbox.env").open("a") as settings:
+            settings.write(f"{name}={value}\n")
+
+    def add_service(self, name: str, service: Mapping[str, Any]) -> None:
+        """Add a service of the user's own to the project and start it, in a file beside the compose file."""
+        self._files.append(f"{name}.yml")
+        (self.folder / self._files[-1]).write_text(yaml.safe_dump({"services": {name: dict(service)}}))
+        self.compose("up", "-d", name)
+
     def make_secrets(self) -> None:
         """Create the secrets as a user does."""
         subprocess.run(["sh", "deploy/make-secrets.sh"], cwd=self.folder, check=True, capture_output=True)
@@ -55,6 +67,7 @@ class Stack:
         """Run a compose command with the sandbox's settings and return its output."""
         program = shlex.split(os.environ.get("COMPOSE", "docker compose"))
         options = ["-p", self._name, "--env-file", "deploy/sandbox.env", "--profile", "sandbox"]
+        options += [word for file in self._files for word in ("-f", file)]
         ran = subprocess.run(
             [*program, *options, *words],
             cwd=self.folder, env=self._env, text=True, check=False,

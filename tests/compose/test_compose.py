@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
+import urllib.error
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,11 +25,23 @@ SENDERS = 3
 RECIPIENTS = 5000
 PORTS = {
     "ingest": 3000, "grafana": 3000, "redis": 6379, "logger": 3030, "email_sender": 3010, "whatsapp_sender": 3020,
-    "receipts": 3040, "sandbox": 3090, "prometheus": 9090, "alertmanager": 9093,
+    "receipts": 3040, "webhook_sender": 3050, "sandbox": 3090, "prometheus": 9090, "alertmanager": 9093,
 }  # fmt: skip
 # the jobs that a killed sender had begun may arrive twice; at 50 a second it begins far fewer than its window allows
 MOST_TWICE = 5 * 8
 TEMPLATE: dict[str, Any] = {"templateId": "welcome", "globalVariables": {"start_url": "https://example.com/start"}}
+SECRET = "whsec_" + base64.b64encode(b"a secret of the receiver's own..").decode()
+# a user's own service in the network from which requests leave
+SHOP = {
+    "image": "${KURIR_IMAGE:-kurir:latest}",
+    "command": ["python", "/examples/webhook_receiver.py", "8080"],
+    # as the first process of a container, it would ignore SIGTERM
+    "init": True,
+    "environment": {"WEBHOOK_SECRET": SECRET, "WEBHOOK_HOST": "0.0.0.0"},
+    "working_dir": "/tmp",
+    "volumes": ["./examples:/examples:ro"],
+    "networks": ["outside"],
+}  # fmt: skip
 # all processes except the first, which only forwards signals
 KILL_SENDER = """
 import os
@@ -43,6 +57,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Run the whole project with three email senders and the sandbox as provider."""
     found = Stack(tmp_path_factory.mktemp("compose"))
     found.make_secrets()
+    found.set("KURIR_WEBHOOK_ALLOW", "shop")
     try:
         found.up(email_senders=SENDERS, build=True)
         yield found
@@ -106,7 +121,7 @@ def test_prometheus_sees_every_replica(stack: Stack) -> None:
         "three email senders",
     )
     print("email senders in Prometheus:", sorted(up))  # noqa: T201
-    for job in ("ingest", "whatsapp_sender", "logger", "receipts", "alertmanager"):
+    for job in ("ingest", "whatsapp_sender", "webhook_sender", "logger", "receipts", "alertmanager"):
         assert list(stack.query(f'up{{job="{job}"}}').values()) == [1], job
 
 
@@ -129,6 +144,32 @@ def test_a_killed_sender_loses_nothing(stack: Stack) -> None:
         return "alive" in stack.execute("email_sender", "echo", "alive", index=2, check=False)
 
     stack.wait(is_back, 120, "the killed sender to be started again")
+
+
+def test_a_webhook_reaches_a_service_of_the_project(stack: Stack) -> None:
+    """The example receiver in a container of its own gets signed events; only names that are allowed are accepted."""
+    for url in ("http://redis:6379/", "http://logger:3030/"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            stack.call("POST", "/api/webhooks", {"url": url, "events": ["*"], "secret": SECRET})
+        assert refused.value.code == 422, url
+    stack.add_service("shop", SHOP)
+    webhook = {"url": "http://shop:8080/kurir", "events": ["message.sent"], "secret": SECRET}
+    path = f"/api/webhooks/{stack.call('POST', '/api/webhooks', webhook)['webhook']['id']}"
+    blast_id = str(stack.call("POST", "/api/messages/blast", {**TEMPLATE, "channels": ["email"], "recipients": [
+        {"name": "W", "email": "webhook@example.com"},
+    ]})["blastId"])  # fmt: skip
+    stack.wait(
+        lambda: blast_id in stack.compose("logs", "shop", check=False), 120, "the event in the receiver's output"
+    )
+    shown = stack.wait(lambda: (found := _shown(stack, path))["lastDeliveredAt"] and found, 60, "its delivery")
+    print("a webhook in the project's network:", shown)  # noqa: T201
+    assert (shown["enabled"], shown["failingSince"]) == (True, None)
+    assert stack.call("DELETE", path)["success"]
+
+
+def _shown(stack: Stack, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = stack.call("GET", path)["webhook"]
+    return found
 
 
 def test_data_survives_the_containers(stack: Stack) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 KURIR = Path(sys.executable).with_name("kurir")
-_OFFSETS = (0, 10, 11, 20, 21, 30, 40, 41, 79, 90, 91)
+_OFFSETS = (0, 10, 11, 20, 21, 30, 40, 41, 50, 79, 90, 91)
 _READY_TIMEOUT_S = 60.0
 
 
@@ -118,8 +118,15 @@ class System:
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST a JSON body to a path of the API."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode())
-        request.add_header("Content-Type", "application/json")
+        return self.send("POST", path, body)
+
+    def send(
+        self, method: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Send a JSON body to a path of the API by any method."""
+        url, data = f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode()
+        named = {"Content-Type": "application/json", **(headers or {})}
+        request = urllib.request.Request(url, data, named, method=method)
         return self._call(request)
 
     def delivered(self) -> list[dict[str, Any]]:

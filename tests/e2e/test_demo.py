@@ -12,7 +12,7 @@ from tests.e2e.system import System
 from tests.servers import wait_for
 
 _DEMO_TIMEOUT_S = 170.0
-_VICTIMS = ("email_sender", "ingest", "logger", "receipts", "whatsapp_sender", "redis")
+_VICTIMS = ("email_sender", "ingest", "logger", "receipts", "whatsapp_sender", "webhook_sender", "redis")
 
 
 def _deliveries(system: System) -> Counter[tuple[str, str]]:

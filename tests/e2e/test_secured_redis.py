@@ -14,6 +14,7 @@ import trustme
 
 from tests.e2e.conftest import MakeSystem
 from tests.e2e.system import System
+from tests.e2e.webhook_endpoint import client_endpoint
 from tests.servers import RedisServer, free_port, wait_for
 
 ACL = Path(__file__).resolve().parents[2] / "deploy" / "redis" / "users.acl"
@@ -43,6 +44,14 @@ class SecuredRedis:
             port=self.tls_port, username=user, password=password, ssl=True, ssl_ca_certs=str(self.ca_file),
             decode_responses=True,
         )  # fmt: skip
+
+    def refusals(self) -> list[tuple[str, str, str]]:
+        """Return why, what and to whom it refused something."""
+        admin = self.client("admin", ADMIN_PASSWORD)
+        try:
+            return [(str(entry["reason"]), str(entry["object"]), str(entry["username"])) for entry in admin.acl_log()]
+        finally:
+            admin.close()
 
 
 def _with_hashes(text: str) -> str:
@@ -90,9 +99,8 @@ async def test_the_system_runs_under_the_least_rights(make_system: MakeSystem, s
     await wait_for(all_ended, 60, "all blasts to end")
     assert len(system.delivered()) == 4 * RECIPIENTS + 1
 
+    assert secured.refusals() == [], "Redis refused something that a service needs"
     admin = secured.client("admin", ADMIN_PASSWORD)
-    refused = [(entry["reason"], entry["object"], entry["username"]) for entry in admin.acl_log()]
-    assert refused == [], "Redis refused something that a service needs"
     kurir: Any = secured.client("kurir", PASSWORD)
     for command in ("FLUSHALL", "KEYS *", "CONFIG GET dir", "SHUTDOWN", "GET other:key", "ACL LIST"):
         with pytest.raises(redis.exceptions.NoPermissionError):
@@ -101,8 +109,36 @@ async def test_the_system_runs_under_the_least_rights(make_system: MakeSystem, s
         client.close()
 
 
+async def test_webhooks_work_under_the_least_rights(make_system: MakeSystem, secured: SecuredRedis) -> None:
+    """An endpoint is served, switched off and on, and deleted with its keys, and Redis refuses nothing."""
+    system = _system(make_system, secured)
+    system.up("--redis-url", f"rediss://kurir@localhost:{secured.tls_port}/0")
+    common = {"templateId": "welcome", "globalVariables": {"start_url": "https://example.com/start"}}
+    admin = secured.client("admin", ADMIN_PASSWORD)
+
+    def send(count: int) -> None:
+        recipients = [{"name": f"No {number}", "email": f"r{number}@example.com"} for number in range(count)]
+        system.post("/api/messages/blast", {**common, "channels": ["email"], "recipients": recipients})
+
+    with client_endpoint() as endpoint:
+        added = system.post("/api/webhooks", {"url": endpoint.url, "events": ["message.sent"]})
+        path = f"/api/webhooks/{added['webhook']['id']}"
+        send(20)
+        await wait_for(lambda: len(endpoint.jobs("message.sent")) == 20, 60, "the events")
+        system.send("PATCH", path, {"enabled": False})
+        send(10)
+        system.send("PATCH", path, {"enabled": True})
+        await wait_for(lambda: len(endpoint.jobs("message.sent")) == 30, 60, "the events since")
+        assert list(admin.scan_iter("{webhook.*")) != []
+        system.send("DELETE", path, {})
+        await wait_for(lambda: not list(admin.scan_iter("{webhook.*")), 60, "the end of its keys")
+    admin.close()
+    assert secured.refusals() == [], "Redis refused something that a service needs"
+
+
 def _system(make_system: MakeSystem, secured: SecuredRedis) -> System:
     return make_system(
+        KURIR_WEBHOOK_ALLOW="127.0.0.1",
         KURIR_REDIS_PASSWORD=PASSWORD,
         KURIR_REDIS_CA_FILE=str(secured.ca_file),
         KURIR_EMAIL_RATE="off",

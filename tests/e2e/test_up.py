@@ -55,7 +55,7 @@ async def test_a_system_starts_recovers_and_stops(make_system: MakeSystem) -> No
     assert "logger was ended by SIGKILL; restarting it" in system.output()
 
     children = system.children()
-    assert len(children) == 7
+    assert len(children) == 8
     assert system.interrupt() < 10
     assert system.process.returncode == 0
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-GUARANTEES = ("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8")
+GUARANTEES = ("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
 _MOST_SHOWN = 20
 
 

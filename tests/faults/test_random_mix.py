@@ -1,6 +1,6 @@
 """A seeded random mix of all faults over one system under load; the oracle checks everything at the end.
 
-Attacks G1 to G5 and G7 with unforeseen combinations. The seed is printed with the table of guarantees.
+Attacks G1 to G5, G7 and G9 with unforeseen combinations. The seed is printed with the table of guarantees.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from tests.faults.client import people
 from tests.faults.form import Form
 from tests.faults.load import LIMITED, Load
 from tests.faults.oracle import Oracle
+from tests.faults.webhook_client import ENV as WEBHOOK_ENV
+from tests.faults.webhook_client import FAILURES, WebhookClient
 from tests.faults.world import Design, World, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -32,7 +34,9 @@ _TROUBLE = [
     ("451 4.3.0 try again later", "rcpt"), ("451 4.3.0 try again later", "data"), ("421 4.3.2 shutting down", "mail"),
     ("421 4.3.2 shutting down", "greeting"),
 ]  # fmt: skip
-_SERVICES = frozenset({"ingest", "email_sender", "email_sender-2", "email_sender-3", "whatsapp_sender", "logger"})
+_SERVICES = frozenset(
+    {"ingest", "email_sender", "email_sender-2", "email_sender-3", "whatsapp_sender", "webhook_sender", "logger"}
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -42,7 +46,7 @@ async def world(form: Form) -> AsyncIterator[World]:
     Services that use Sentinels bypass every proxy, and a dead master would be replaced instead of restarted:
     failovers have their own world (`test_replicas.py`).
     """
-    env = {"KURIR_SANDBOX_LATENCY_MS": "10", "KURIR_EMAIL_DOMAIN_RATES": f"{LIMITED}=100/1s"}
+    env = {"KURIR_SANDBOX_LATENCY_MS": "10", "KURIR_EMAIL_DOMAIN_RATES": f"{LIMITED}=100/1s", **WEBHOOK_ENV}
     design = Design(3, whatsapp=True, proxied=_SERVICES, mail_proxy=True, mail_timeout_s=5.0, env=env, replica=True)
     async with running(form, design) as world:
         yield world
@@ -51,8 +55,9 @@ async def world(form: Form) -> AsyncIterator[World]:
 class Mix:
     """Draws one fault after the other and commits it."""
 
-    def __init__(self, world: World, oracle: Oracle, load: Load) -> None:
+    def __init__(self, world: World, oracle: Oracle, load: Load, webhooks: WebhookClient) -> None:
         self._world = world
+        self._webhooks = webhooks
         self._oracle = oracle
         self._load = load
         self.random = random.Random(world.form.seed)
@@ -85,6 +90,10 @@ class Mix:
             self.be_in_trouble,
             self.drop_at_data,
             self.answer_503,
+            self.kill_webhook_sender,
+            self.send_webhooks_nowhere,
+            self.refuse_webhooks,
+            self.refuse_webhooks,
         ]
         self._lonely = {self.kill_ingest, self.kill_logger, self.stop_logger, self.lock_the_database}
 
@@ -256,6 +265,22 @@ class Mix:
         await self._some_seconds(20.0)
         await self._world.sandbox("DELETE", "/faults")
 
+    async def kill_webhook_sender(self) -> None:
+        self._world.children["webhook_sender"].kill()
+        await self._world.restart("webhook_sender")
+
+    async def send_webhooks_nowhere(self) -> None:
+        """Nothing listens where the webhooks lead."""
+        await self._webhooks.go_away()
+        await self._some_seconds(20.0)
+        await self._webhooks.come_back()
+
+    async def refuse_webhooks(self) -> None:
+        """The endpoints redirect, refuse, fail, ask to wait, break off or hang."""
+        self._webhooks.failing = self.random.choice(FAILURES)
+        await self._some_seconds(20.0)
+        self._webhooks.failing = ""
+
     async def _some_seconds(self, most: float) -> None:
         await asyncio.sleep(self._world.form.seconds(self.random.uniform(1.0, most)))
 
@@ -268,11 +293,11 @@ def _name(fault: object) -> str:
 
 
 async def test_random_mix_of_faults(world: World, oracle: Oracle, checks: Checks) -> None:
-    """G1, G2, G3, G4, G5, G7: random faults in random order, while blasts are posted, paused and cancelled."""
-    load = Load(world, oracle, world.form.seed + 1)
-    mix = Mix(world, oracle, load)
-    ends_at = time.monotonic() + world.form.mix_s
-    async with world.queue.watching(checks):
+    """G1 to G5, G7, G9: random faults in random order, while blasts are posted, paused and cancelled."""
+    load, webhooks = Load(world, oracle, world.form.seed + 1), WebhookClient(oracle)
+    mix = Mix(world, oracle, load, webhooks)
+    async with webhooks.registered(), world.queue.watching(checks):
+        ends_at = time.monotonic() + world.form.mix_s
         loading = asyncio.create_task(load.run())
         while time.monotonic() < ends_at:
             assert not loading.done(), loading.exception()
@@ -287,8 +312,10 @@ async def test_random_mix_of_faults(world: World, oracle: Oracle, checks: Checks
         limit_s = world.form.dead_sender_s
         checks.that("G7", took_s < limit_s, f"work flowed again {took_s:.1f} s after the last of {mix.committed[-5:]}")
         await oracle.audit([*load.blasts, again], _PATIENCE_S)
+        await webhooks.audit([*load.blasts, again])
     await oracle.audit_database()
     await oracle.audit_leftovers()
     if checks.violations:
         checks.stories += mix.committed
-    print(f"{len(mix.committed)} faults, {sum(blast.total for blast in load.blasts)} messages")  # noqa: T201 -- for pytest -s
+    messages = sum(blast.total for blast in load.blasts)
+    print(f"{len(mix.committed)} faults, {messages} messages, {webhooks.failed.total()} webhook requests failed")  # noqa: T201 -- for pytest -s

@@ -15,6 +15,7 @@ from services.ingest.api import (
     suppressions,
     templates,
     unsubscribe,
+    webhooks,
 )
 from services.ingest.api.service import document_operations
 from services.ingest.http.operation import Operation
@@ -28,6 +29,7 @@ _CALLS: tuple[Operation, ...] = (
     *channels.OPERATIONS,
     *suppression_files.OPERATIONS,
     *suppressions.OPERATIONS,
+    *webhooks.OPERATIONS,
     *logs.OPERATIONS,
     *unsubscribe.OPERATIONS,
     *hooks.OPERATIONS,

@@ -52,7 +52,7 @@ async def _import(call: Call) -> web.Response:
     how = How(_choice(query, "validation", _VALIDATIONS) == "permissive", _choice(query, "dryRun", _FLAGS) == "true")
     rows = csv_rows(chunks(call, limits.upload_bytes), limits.line_bytes, codec, recipients=False)
     with disk_trouble():
-        imported = await import_rows(rows, reader, call.gateway.queue.suppressions, call.gateway.spool_folder, how)
+        imported = await import_rows(rows, reader, call.gateway.queue, call.gateway.spool_folder, how)
     return json_response(
         ImportAnswer(
             total=imported.total,
@@ -106,7 +106,7 @@ OPERATIONS = [
               "Suppress every address of a CSV file; safe to repeat",
               _import, "admin", ImportAnswer, body=Body({_CSV: _FILE}),
               errors=(*READING_ERRORS, "UNSUPPORTED_MEDIA_TYPE", "MALFORMED_CSV", "INVALID_QUERY", "VALIDATION_FAILED",
-                      "STORAGE_UNAVAILABLE"),
+                      "STORAGE_UNAVAILABLE", "BACKLOG_FULL"),
               parameters=(_only("channel", "For rows that name none.", tuple(CHANNELS)),
                           _only("scope", "For rows that name none; by default, the source decides.", SCOPES),
                           _only("source", "For rows that name none.", SOURCES),

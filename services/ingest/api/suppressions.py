@@ -108,6 +108,7 @@ async def _add_suppression(call: Call) -> web.Response:
         call.key_name,
     )
     suppressions = call.gateway.queue.suppressions
+    await call.gateway.queue.producer.check_events(request.channel)
     stored = await suppressions.add(request.channel, address, wanted)
     kept = [one for one in await suppressions.get(request.channel, address) if one.scope == wanted.scope]
     view = view_of(request.channel, Listed(identity(address), kept[0] if kept else wanted))
@@ -231,7 +232,7 @@ OPERATIONS = [
     Operation("POST", "/suppressions", "addSuppression",
               "Suppress an address; 200 where an existing suppression already covers it",
               _add_suppression, "admin", SuppressionAnswer, (201, 200), body=Body({JSON: SuppressionRequest}),
-              errors=(*BODY_ERRORS, "INVALID_EMAIL")),
+              errors=(*BODY_ERRORS, "INVALID_EMAIL", "BACKLOG_FULL")),
     Operation("GET", "/suppressions/{id}", "showSuppression", "Show a suppression",
               _show_suppression, answer=SuppressionAnswer, errors=_UNKNOWN),
     Operation("DELETE", "/suppressions/{id}", "removeSuppression", "Lift a suppression",

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from itertools import islice
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -130,14 +132,39 @@ def problem_of(error: msgspec.ValidationError, path: str = "") -> Problem:
     return Problem(field, _code_of(what), _plain(what, field.rpartition(".")[2] or "the body"))
 
 
+def valid_fields(raw: bytes, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return, by name, the typed values of an object's fields that have no problem, for checks of their values.
+
+    Call it once `decode_struct` has refused the object, which must be JSON.
+    """
+    value, found = read_object(json_text(raw)) or {}, {}
+    for name, field in _fields_of(kind).items():
+        if name in value:
+            with suppress(msgspec.ValidationError):
+                found[name] = msgspec.convert(value[name], field.type)
+    return found
+
+
 def _field_problems(value: Any, kind: Any, path: str) -> list[Problem]:
     if kind is msgspec.Raw or (kind == list[msgspec.Raw] and isinstance(value, list)):
         return []
+    struct = _struct_of(kind)
+    if struct is not None and isinstance(value, dict):
+        return problems_of(value, struct, path)
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         return [problem_of(error, path)]
     return []
+
+
+@cache
+def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
+    """Return the struct that a field holds, also where it may be null or left out; None if it holds another type."""
+    if get_origin(kind) is Annotated:
+        return _struct_of(get_args(kind)[0])
+    members = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
+    return next((one for one in members if isinstance(one, type) and issubclass(one, msgspec.Struct)), None)
 
 
 def _join(path: str, name: str) -> str:

@@ -57,6 +57,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "JOB_NOT_FOUND": ErrorCode(404, "There is no job with this id."),
     "CHANNEL_NOT_FOUND": ErrorCode(404, "There is no channel with this name."),
     "SUPPRESSION_NOT_FOUND": ErrorCode(404, "There is no suppression with this id."),
+    "WEBHOOK_NOT_FOUND": ErrorCode(404, "There is no webhook with this id."),
     "METHOD_NOT_ALLOWED": ErrorCode(
         405, "This path does not support this method; the Allow header lists those it does."
     ),
@@ -73,6 +74,8 @@ ERROR_CODES: dict[str, ErrorCode] = {
         409, "This message cannot be retried: it did not fail, or its blast was cancelled or no longer exists."
     ),
     "TEMPLATE_EXISTS": ErrorCode(409, "A template with this id already exists. Use PUT to change it."),
+    "TOO_MANY_WEBHOOKS": ErrorCode(409, "There are 100 webhooks already. Remove one that is not used."),
+    "WEBHOOK_DISABLED": ErrorCode(409, "This webhook is disabled. Enable it first."),
     "CONFIRMATION_MISMATCH": ErrorCode(409, "`confirm` is not the number of suppressions that match. None was lifted."),
     "BODY_TOO_LARGE": ErrorCode(413, "The body, or one line of it, is larger than allowed."),
     "UNSUPPORTED_MEDIA_TYPE": ErrorCode(415, "This call does not accept the Content-Type, or its charset."),
@@ -107,6 +110,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "PARAMETER_COUNT_MISMATCH": ErrorCode(422, "The WhatsApp template has more parameters of a kind than allowed."),
     "INVALID_TEMPLATE": ErrorCode(422, "The template cannot be compiled, or does not fit its channels."),
     "RENDER_FAILED": ErrorCode(422, "The template cannot be rendered with these values."),
+    "INVALID_URL": ErrorCode(422, "Webhooks cannot be sent to this URL; the message says why."),
+    "UNKNOWN_EVENT": ErrorCode(422, "There is no event of this type."),
+    "INVALID_SECRET": ErrorCode(422, "A webhook's secret is `whsec_` and base64 of 24 to 64 bytes."),
     "PRIORITY_NOT_ALLOWED": ErrorCode(422, "A blast of this size may not have priority 0."),
     "TIME_IN_PAST": ErrorCode(422, "The time is in the past."),
     "TIME_TOO_FAR": ErrorCode(422, "The time is more than a year away."),

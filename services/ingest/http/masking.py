@@ -3,7 +3,7 @@
 Every scan here takes linear time: clients choose the input, and it is scanned on the event loop. A body is written
 again from its JSON tokens, up to the first that is not JSON, so the log keeps only what was understood. Two rules hide
 a value: its name sounds like a secret, or the body is guarded. A guarded body carries template variables that may be
-sensitive; only the fields in `_PLAIN_FIELDS` are kept of it.
+sensitive; only the fields in `_PLAIN_FIELDS` are kept of it. The `url` of a webhook is kept as far as its host.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ _PLAIN_FIELDS = frozenset(
         *("reference", "validation", "onDuplicate", "dryRun", "name", "email", "phone", "filename", "contentType"),
     }
 )
+_URL = "url"
+# without the user and password that a URL may have before an "@"
+_HOST = re.compile(r"https?://[\w.:\[\]-]{1,300}+(?=[/?#]|\Z)", re.IGNORECASE)
 _VARIABLES = frozenset({"variables", "globalVariables"})
 # possessive: each character is scanned once
 _TOKEN = re.compile(
@@ -150,6 +153,8 @@ class _JsonWriter:
         view, kept = self._seen(level)
         if view == "hidden" or not kept or (level.key == "content" and token.startswith('"')):
             return f'"{HIDDEN}"'
+        if level.key == _URL and len(self._levels) == 2 and token.startswith('"'):
+            return orjson.dumps(_masked_url(_text(token))).decode()
         return _without_key(token)
 
     def _below(self, mark: str) -> _Level:
@@ -169,6 +174,12 @@ class _JsonWriter:
         if level.key in _VARIABLES:
             return "hidden", False
         return "guarded", level.key in _PLAIN_FIELDS
+
+
+def _masked_url(url: str) -> str:
+    """Return a webhook's URL as far as its host: its path or query may be all that authenticates a request to it."""
+    found = _HOST.match(url)
+    return f"{found[0]}/{HIDDEN}" if found else HIDDEN
 
 
 def _without_key(text: str) -> str:

@@ -1,11 +1,13 @@
 """Importing: checks a whole file of suppressions before it stores any, with one block in memory.
 
-Safe to repeat: existing suppressions stay as they are.
+Safe to repeat: existing suppressions stay as they are. What is stored becomes events for the logger, so an import waits
+while too many of them are unwritten.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -20,12 +22,16 @@ from services.ingest.blasts.first_pass import AT_ONCE
 from services.ingest.blasts.recipients import FoundProblems
 from services.ingest.blasts.spool import BlockFile
 from services.ingest.http.errors import Problem
+from services.ingest.http.gateway import Queue
 from services.ingest.suppressions.rows import Entry, RowReader
-from shared.queue.suppressions import Suppressions
+from shared.errors import QueueFullError
 from shared.suppressions import Suppression
 
 # Redis blocks while a block is stored
 _BLOCK = 500
+# the logger writes a stream at its limit within seconds, unless it is away
+_PATIENCE_S = 30.0
+_WAIT_S = 0.25
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[tuple[str, str, Suppression]])
 
@@ -49,9 +55,12 @@ class Imported:
 
 
 async def import_rows(
-    blocks: AsyncIterator[list[CsvRow]], reader: RowReader, suppressions: Suppressions, folder: Path, how: How
+    blocks: AsyncIterator[list[CsvRow]], reader: RowReader, queue: Queue, folder: Path, how: How
 ) -> Imported:
-    """Check all rows, then store them; raises ApiError with every problem where the whole file must be valid."""
+    """Check all rows, then store them; raises ApiError with every problem where the whole file must be valid.
+
+    Raises QueueFullError if too many events wait for the logger and do not get fewer; what was stored stays.
+    """
     found, unfit, imported = FoundProblems(), UnfitRows(), Imported()
     with closing(_Pending(folder)) as pending:
         async for rows in blocks:
@@ -75,16 +84,28 @@ async def import_rows(
         imported.total, imported.problems = pending.entries, found.first
         if not how.dry:
             for block in pending.blocks():
-                await _store(block, suppressions, imported)
+                await _store(block, queue, imported)
     return imported
 
 
-async def _store(block: list[Entry], suppressions: Suppressions, imported: Imported) -> None:
+async def _store(block: list[Entry], queue: Queue, imported: Imported) -> None:
     by_channel: defaultdict[str, list[tuple[str, Suppression]]] = defaultdict(list)
     for channel, address, one in block:
         by_channel[channel].append((address, one))
     for channel, every in by_channel.items():
-        imported.stored.update(await suppressions.add_all(channel, every))
+        await _await_room(channel, queue)
+        imported.stored.update(await queue.suppressions.add_all(channel, every))
+
+
+async def _await_room(channel: str, queue: Queue) -> None:
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return await queue.producer.check_events(channel)
+        except QueueFullError:
+            if time.monotonic() > until:
+                raise
+        await asyncio.sleep(_WAIT_S)
 
 
 class _Pending:

@@ -4,7 +4,8 @@
 -- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS limits, suppressions
 -- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 µs between two starts, 0 for no limit (a rate set at run
---       time takes precedence) · 5 µs that a start may be granted ahead · 6 policy on uncertain sends · 7 stalls that
+--       time takes precedence) · 5 µs that a start may be granted ahead · 6 policy on uncertain sends: "resend", "hold",
+--       or "repeat" (receivers recognise repetitions: they end no job, and none is sent alone) · 7 stalls that
 --       make a job poison · 8 most jobs in flight · 9 jobs in flight, by the sender's count · 10 starts per period at the
 --       spacing of ARGV 4 · 11 µs: how much later than the gap allows a start under the channel's limit may come ·
 --       12 … nine per job: stream, id, job id, run, expiry in ms (0: never),
@@ -182,7 +183,7 @@ local function refusal(job_id, blast, run, expires, address, stall, waits)
       if holds(one, now_ms) and (one[1] == 'all' or string.sub(address, 1, 1) == 'm') then return 'suppressed' end
     end
   end
-  if stall and stall.run == run and stall.stalls + stall.uncertain > 0 then
+  if policy ~= 'repeat' and stall and stall.run == run and stall.stalls + stall.uncertain > 0 then
     if stall.stalls >= poison then return 'poison' end
     if policy == 'hold' or stall.uncertain > 1 then return 'uncertain' end
   end
@@ -201,7 +202,7 @@ local function decide(base)
   local word = refusal(job_id, blast, run, tonumber(ARGV[base + 4]), ARGV[base + 5], stall, string.sub(ARGV[base + 6], 1, 1))
   if released and (word or limit == '') then rearmed[#rearmed + 1] = base end
   if word then return word end
-  local alone = stall and stall.run == run and stall.stalls > 0
+  local alone = policy ~= 'repeat' and stall and stall.run == run and stall.stalls > 0
   if in_flight >= most_in_flight then return 'crowded' end
   if alone_granted or (alone and in_flight > 0) then return 'wait' end
   local at, how, o = earliest(limit, released)

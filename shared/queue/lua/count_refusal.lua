@@ -7,7 +7,8 @@
 -- ARGV  1 server · 2 what equal refusals have in common · 3 address · 4 the reason to suppress the address, "" for none ·
 --       5 recipients that make a run, 0 to check a refusal that was counted before · 6 "1" if no other server is left: a run
 --       then pauses the channel, also one that was stopped while others were left · 7 the reason of the pause · 8 ms to
---       keep an open run · 9 ms to keep a stopped run · 10 ms after its last recipient at which an open run is over for a check
+--       keep an open run · 9 ms to keep a stopped run · 10 ms after its last recipient at which an open run is over for a check ·
+--       11 head of the event batch
 -- Result  "hold" it may be one of a run · "stop" it completes a run · "back" its run paused the channel ·
 --         "aside" its run set the server aside · "final" it counts
 -- A run is `C:refused:<server>`: `alike`, `count` of recipients, `at` (ms) of the last, `stopped`, `aside` if other servers
@@ -34,7 +35,7 @@ local stopped, aside, known = v[2], v[3], v[4]
 
 if stopped and aside and alone then
   redis.call('HDEL', key, 'aside')
-  redis.call('SET', C .. ':paused', ARGV[7])
+  pause_channel(ARGV[7], ARGV[11])
   aside, paused = nil, true
 end
 if most == 0 and paused then return 'back' end
@@ -66,6 +67,6 @@ for i = 1, #kept, 2 do
   end
 end
 redis.call('HSET', key, 'stopped', 1, 'count', 0)
-if alone then redis.call('SET', C .. ':paused', ARGV[7]) else redis.call('HSET', key, 'aside', 1) end
+if alone then pause_channel(ARGV[7], ARGV[11]) else redis.call('HSET', key, 'aside', 1) end
 redis.call('PEXPIRE', key, ARGV[9])
 return 'stop'

@@ -79,6 +79,20 @@ local function emit(head, events)
   redis.call('XADD', C .. ':events', '*', 'd', head .. header .. table.concat(events))
 end
 
+-- Return the name of the partition's channel, which the tag has without the number of the partition.
+local function channel_name()
+  return string.match(C, '^{([^.}]*)')
+end
+
+-- Pause the channel, and emit an event unless it was paused already: many senders may stop a channel, each with its words.
+local function pause_channel(reason, head)
+  local key = C .. ':paused'
+  local was = redis.call('EXISTS', key) == 1
+  redis.call('SET', key, reason)
+  if was then return end
+  emit(head, { cmsgpack.pack({ 'channel_changed', math.floor(now_us() / 1000), channel_name(), 'paused', reason }) })
+end
+
 -- Return roughly how many bytes the unwritten events take; 0 while they are few, or if the server does not report it.
 local function event_bytes()
   local key = C .. ':events'
@@ -304,8 +318,7 @@ local function end_if_complete(blast, now_ms, keep_ms, events)
   redis.call('PEXPIRE', key, keep_ms)
   redis.call('HDEL', key, 'paused')
   gauge_paused(key)
-  local channel = string.match(C, '^{([^.}]*)') -- without the number of the partition
-  events[#events + 1] = cmsgpack.pack({ 'blast_channel_ended', now_ms, blast, channel, counts })
+  events[#events + 1] = cmsgpack.pack({ 'blast_channel_ended', now_ms, blast, channel_name(), counts })
 end
 
 local function add_to(key, changes)

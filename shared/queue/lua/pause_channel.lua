@@ -2,10 +2,11 @@
 -- Pause the channel: senders begin no more jobs. It also runs when Redis is full, because senders call it.
 --
 -- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
--- ARGV  1 reason
+-- ARGV  1 reason · 2 head of the event batch
 -- Result  1
--- Safe to repeat; the last reason stays.
+-- Safe to repeat; the last reason stays. The pause and its event are written together; a channel that is paused already gets
+-- no second event.
 
 make_wake_stream()
-redis.call('SET', C .. ':paused', ARGV[1])
+pause_channel(ARGV[1], ARGV[2])
 return 1

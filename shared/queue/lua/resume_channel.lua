@@ -2,10 +2,13 @@
 -- Resume the channel.
 --
 -- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
--- ARGV  none
+-- ARGV  1 head of the event batch
 -- Result  1 if it was paused, else 0
--- Safe to repeat.
+-- Safe to repeat. The resumption and its event are written together.
 
 local was = redis.call('DEL', C .. ':paused')
 wake_senders()
+if was == 1 then
+  emit(ARGV[1], { cmsgpack.pack({ 'channel_changed', math.floor(now_us() / 1000), channel_name(), 'resumed', '' }) })
+end
 return was

@@ -37,9 +37,11 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "KURIR_RATE_LIMIT": "5/1h",
         "KURIR_EMAIL_DOMAINS": "example.com,news.example.com",
     },
+    "scoped": {"KURIR_API_KEYS": f"client:{SEND_KEY}:send,reader:{READ_KEY}:read"},
     "hooked": SIGNED,
     "hooked by url": BY_URL,
     "hooked away": SIGNED,
+    "open to webhooks": {"KURIR_WEBHOOK_ALLOW": "10.0.0.0/8,hooks.internal"},
     "flooded": {"KURIR_API_KEYS": f"client:{SEND_KEY}:send", "KURIR_RATE_LIMIT": "5/1h"},
 }
 

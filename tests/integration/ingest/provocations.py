@@ -114,6 +114,9 @@ _simple("JOB_NOT_FOUND", "GET", f"/api/messages/{JOB}")
 _simple("CHANNEL_NOT_FOUND", "POST", "/api/channels/pigeon/pause")
 _simple("CONFIRMATION_MISMATCH", "POST", "/api/suppressions/lift", json={"channel": "email", "confirm": 5})
 _simple("SUPPRESSION_NOT_FOUND", "DELETE", "/api/suppressions/nothing")
+_simple("INVALID_URL", "POST", "/api/webhooks", json={"url": "https://10.0.0.1/", "events": ["*"]})
+_simple("UNKNOWN_EVENT", "POST", "/api/webhooks", json={"url": "https://example.com/", "events": ["message.send"]})
+_simple("INVALID_SECRET", "POST", "/api/webhooks/x/rotate", json={"secret": "hush"})
 _simple("METHOD_NOT_ALLOWED", "PUT", BLAST)
 _simple("UNSUPPORTED_ENCODING", "POST", BLAST, data=b"{}", headers=JSON | {"Content-Encoding": "snappy"})
 _simple("UNSUPPORTED_MEDIA_TYPE", "POST", BLAST, data=b"<blast/>", headers={"Content-Type": "text/xml"})
@@ -221,6 +224,26 @@ async def _not_retryable(at: Setting) -> Reply:
     refused = {"success": False, "code": "JOB_NOT_RETRYABLE", "message": "it was sent", "errors": []}
     at.usual.peers.answers["POST /internal/retry"] = (409, refused)
     return await at.api.post(f"/api/messages/{JOB}/retry")
+
+
+def _webhook(code: str, status: int) -> None:
+    async def provoke(at: Setting) -> Reply:
+        refused = {"success": False, "code": code, "message": "", "errors": []}
+        at.usual.peers.answers["POST /webhooks/x/test"] = (status, refused)
+        return await at.api.post("/api/webhooks/x/test")
+
+    PROVOCATIONS[code] = provoke
+
+
+_webhook("WEBHOOK_NOT_FOUND", 404)
+_webhook("WEBHOOK_DISABLED", 409)
+
+
+@provokes("TOO_MANY_WEBHOOKS")
+async def _too_many_webhooks(at: Setting) -> Reply:
+    refused = {"success": False, "code": "TOO_MANY_WEBHOOKS", "message": "", "errors": []}
+    at.usual.peers.answers["POST /webhooks"] = (409, refused)
+    return await at.api.post("/api/webhooks", {"url": "https://example.com/", "events": ["*"]})
 
 
 @provokes("TEMPLATE_EXISTS")

@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
 
 from services.ingest.api.operations import OPERATIONS
 from tests.integration.ingest.running import RunningIngest
+from tests.integration.ingest.test_webhooks_api import SECRET, VIEW
 
 _EXAMPLES = 8
 _CHECKS: list[Any] = [
@@ -40,6 +41,8 @@ _LOGGER = {
     "GET /api/logs/system": _PAGE,
     "GET /api/dashboard": {"success": True},
     "GET /api/blasts": _PAGE,
+    "GET /webhooks": {"success": True, "webhooks": [VIEW]},
+    "POST /webhooks": {"success": True, "webhook": VIEW, "secret": SECRET},
     "GET /status": {"reachable": True, "authenticated": True},
 }
 

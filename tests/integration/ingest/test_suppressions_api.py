@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gzip
 import io
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from shared.queue.suppressions import Suppressions
+from shared.unsubscribe import make_token
 from tests.integration.ingest.provocations import CSV
-from tests.integration.ingest.running import Api, Reply
+from tests.integration.ingest.running import SECRET, Api, Reply
 
 PATH = "/api/suppressions"
 
@@ -331,3 +336,43 @@ async def test_a_large_compressed_file_is_imported(api: Api) -> None:
     reply = await load(api, gzip.compress(lines.encode()), **{"Content-Encoding": "gzip"})
     assert (reply.body["total"], reply.body["added"]) == (20_000, 20_000)
     assert len(await everything(api)) == 20_000
+
+
+@pytest.fixture
+async def unwritten(redis: Redis) -> AsyncIterator[Redis]:
+    """Fill the events of email to beyond half of what they may take."""
+    await redis.config_set("maxmemory", 100_000_000)
+    for _ in range(140):
+        await redis.xadd("{email}:events", {"d": b"x" * 100_000})
+    yield redis
+    await redis.config_set("maxmemory", 0)
+
+
+async def test_an_import_waits_while_events_are_unwritten(unwritten: Redis, api: Api) -> None:
+    """It continues once the logger has written them; a check of the file alone does not wait."""
+    dry = await load(api, "email\na@example.com\n", "dryRun=true")
+    assert dry.status == 200
+    loading = asyncio.ensure_future(load(api, "email\na@example.com\n"))
+    await asyncio.wait({loading}, timeout=1.0)
+    assert not loading.done()
+    assert await listed(api) == []
+    await unwritten.delete("{email}:events")
+    assert (await loading).body["added"] == 1
+
+
+async def test_a_suppression_is_refused_while_events_are_unwritten(unwritten: Redis, api: Api) -> None:
+    """The answer is 429 and says when to try again; another channel is not affected."""
+    reply = await api.post(PATH, {"channel": "email", "address": "a@example.com"})
+    assert (reply.status, reply.body["code"]) == (429, "BACKLOG_FULL")
+    assert reply.headers["Retry-After"]
+    assert "wait for the logger" in reply.body["message"]
+    await add(api, "081224770000", channel="whatsapp")
+    await unwritten.delete("{email}:events")
+    await add(api, "a@example.com")
+
+
+async def test_recipients_may_unsubscribe_while_events_are_unwritten(unwritten: Redis, api: Api) -> None:
+    """A recipient's own wish is never refused."""
+    token = make_token(SECRET, "email", "ann@example.com")
+    assert (await api.post(f"/u/{token}", data={"List-Unsubscribe": "One-Click"})).status == 200
+    assert await Suppressions(unwritten).get("email", "ann@example.com")

@@ -82,6 +82,18 @@ class LoggerProcess:
         """POST a JSON body; return as `get` does."""
         return self.call(path, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """PATCH a JSON body; return as `get` does."""
+        return self._send("PATCH", path, json.dumps(body).encode())
+
+    def delete(self, path: str) -> tuple[int, Any]:
+        """DELETE a path; return as `get` does."""
+        return self._send("DELETE", path, None)
+
+    def _send(self, method: str, path: str, data: bytes | None) -> tuple[int, Any]:
+        headers = credentials(INTERNAL_SECRET) | {"Content-Type": "application/json"}
+        return self._call(urllib.request.Request(self._url(path), data, headers, method=method))
+
     def call(self, path: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[int, Any]:
         """Send a request with the services' secret, unless the headers override it."""
         return self._call(urllib.request.Request(self._url(path), data, credentials(INTERNAL_SECRET) | dict(headers)))

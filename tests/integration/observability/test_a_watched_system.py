@@ -103,7 +103,7 @@ def alert_sides() -> list[Any]:
 
 def test_every_service_is_scraped(watched: Watched) -> None:
     """Prometheus reads each service's metrics without an error."""
-    wanted = {"ingest": 1, "email_sender": 1, "whatsapp_sender": 1, "logger": 1, "receipts": 1}
+    wanted = dict.fromkeys(("ingest", "email_sender", "whatsapp_sender", "webhook_sender", "logger", "receipts"), 1)
     eventually(lambda: watched.prometheus.targets_up() == wanted, 30, "every target up")
 
 

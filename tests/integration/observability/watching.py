@@ -139,7 +139,7 @@ def _prometheus(system: System, folder: Path, port: int, alertmanager_port: int)
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager_port}"]}]}]
-    ports = {"ingest": 0, "email_sender": 10, "whatsapp_sender": 20, "logger": 30, "receipts": 40}
+    ports = {"ingest": 0, "email_sender": 10, "whatsapp_sender": 20, "logger": 30, "receipts": 40, "webhook_sender": 50}
     config["scrape_configs"] = [
         {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{system.port + offset}"]}]}
         for job, offset in ports.items()

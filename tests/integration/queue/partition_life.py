@@ -90,9 +90,9 @@ async def _steer(world: World, sender: HandSender) -> None:
     for blast_id in (own.blast_id, other.blast_id):
         assert await partition.call("pause_blast", (blast_id, "wait", HEAD))
         assert await partition.call("resume_blast", (blast_id, HEAD))
-    await partition.call("pause_channel", ("wait",))
+    await partition.call("pause_channel", ("wait", HEAD))
     assert (await sender.consumer.fetch(1)).paused == "wait"
-    await partition.call("resume_channel")
+    await partition.call("resume_channel", (HEAD,))
     job = world.jobs(other, [0])[0]
     await partition.call("cancel_job", (job.job_id, KEEP_MS))
     stream = partition.keys.lane("normal")
@@ -102,13 +102,13 @@ async def _steer(world: World, sender: HandSender) -> None:
     assert await partition.call("cancel_blast", (own.blast_id, HEAD, KEEP_MS, "cancelled_at"))
     ending = (b"\xa9cancelled\xa0\xa0\xa0\x00\xc4\x00", b"\xa9cancelled\xa0\xa0")
     await partition.call("sweep_blast_stream", (HEAD, KEEP_MS, "cancelled", own.blast_id, "-", 500, *ending))
-    refusals = Refusals(partition)
+    refusals = Refusals(partition, sender.name)
     assert await refusals.count(REFUSED, 20, alone=True) == "hold"
     await refusals.clear("mx")
 
 
 async def _suppress(partition: Partition) -> None:
-    await partition.call("suppress", ("a@example.com", BOUNCE))
+    await partition.call("suppress", (HEAD, "a@example.com", BOUNCE))
     await partition.redis.hset(partition.keys.key("suppressed"), "B@example.com", "hard_bounce")
     assert await Suppressions(partition.redis).rekey(partition) == 1
     assert await partition.call("unsuppress", ("a@example.com", "", "", 0)) == 1

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from services.cli.doctor import Visit, examine
 from shared.events import Ended
+from tests.integration.queue.webhooks import deliver, endpoint, publish
 from tests.integration.queue.world import World, open_world
 from tests.servers import free_port
 
@@ -75,6 +76,22 @@ async def test_the_command_reports_repairs_and_exits_accordingly(valkey_url: str
     ended = [event for event in await world.written() if isinstance(event, Ended)]
     assert {event.error_class for event in ended} == {"lost"}
     async with logger_with([]) as logger_url:
+        assert (await examine(Visit(valkey_url, logger_url, "", 60, repair=False))).findings == []
+    await world.redis.aclose()
+
+
+async def test_every_endpoint_of_webhooks_is_examined(valkey_url: str) -> None:
+    """What is wrong in one endpoint's partition is found under its name and repaired, and no other is blamed."""
+    world: World = open_world(valkey_url)
+    await publish(world.redis, endpoint(3), endpoint(20))
+    for number in (3, 20):
+        await deliver(world.redis, number, 0, 3)
+    await world.redis.hincrby("{webhook.20}:counters", "sent", 2)
+    async with logger_with([]) as logger_url:
+        code, mended = await run_doctor(valkey_url, logger_url, "--repair")
+        assert code == 0, mended
+        (finding,) = mended["findings"]
+        assert (finding["channel"], finding["count"], finding["repaired"]) == ("webhook.20", 2, True)
         assert (await examine(Visit(valkey_url, logger_url, "", 60, repair=False))).findings == []
     await world.redis.aclose()
 

@@ -16,7 +16,7 @@ from shared.queue.doctor import Doctor
 from shared.queue.keys import PartitionKeys
 from shared.queue.partitions import Partition
 from shared.queue.scripts import Argument, Script
-from tests.integration.queue.partition_life import BOUNCE, given, live, patient
+from tests.integration.queue.partition_life import BOUNCE, HEAD, given, live, patient
 from tests.integration.queue.world import World
 
 # called with the stream of receipts or the lease of a mailbox, which belong to no partition
@@ -26,12 +26,12 @@ OF_STREAMS = {"create_group", "ack_events"}  # called with the stream that they 
 READ_ONLY = {"find_jobs", "stats"}
 FIRST = {
     "heartbeat": ("s", 1000, b"{}", "1"),
-    "suppress": ("a@example.com", BOUNCE),
-    "pause_channel": ("wait",),
+    "suppress": (HEAD, "a@example.com", BOUNCE),
+    "pause_channel": ("wait", HEAD),
     "set_rate": (1, "10/1s"),
     "put_files": ("b", 1000, "digest", b"content"),
     "cancel_job": ("b:0:email", 1000),
-    "count_refusal": ("mx", "550", "a@example.com", "", 20, "0", "refused", 1000, 1000, 0),
+    "count_refusal": ("mx", "550", "a@example.com", "", 20, "0", "refused", 1000, 1000, 0, HEAD),
     "emit_event": (b"\x93\xa1t\x01\x90",),
     "unsuppress": ("a@example.com", "", "", 0),
 }
@@ -82,8 +82,8 @@ async def test_work_in_one_partition_leaves_the_other_unchanged(world: World, in
     await given(there, 3)
     (flying,) = await other.take(1)
     await given(there, 120, "bulk")
-    await there.partition.call("suppress", ("r1@example.com", BOUNCE))
-    await there.partition.call("pause_channel", ("by hand",))
+    await there.partition.call("suppress", (HEAD, "r1@example.com", BOUNCE))
+    await there.partition.call("pause_channel", ("by hand", HEAD))
     before = await whole(there.redis, there.partition.keys)
     await live(here)
     assert await whole(there.redis, there.partition.keys) == before
@@ -95,7 +95,7 @@ async def test_partitions_share_no_jobs_leases_pauses_suppressions_or_counts(wor
     first, second = of_partition(world, 0), of_partition(world, 1)
     mine, theirs = await given(first, 2), await given(second, 3)
     one, two = await first.sender(), await second.sender()
-    await second.partition.call("suppress", ("r0@example.com", BOUNCE))
+    await second.partition.call("suppress", (HEAD, "r0@example.com", BOUNCE))
     leases, others = await one.fetch(10), await two.fetch(10)
     assert {lease.job.blast_id for lease in leases} == {mine.blast_id}
     assert {lease.job.blast_id for lease in others} == {theirs.blast_id}
@@ -103,7 +103,7 @@ async def test_partitions_share_no_jobs_leases_pauses_suppressions_or_counts(wor
     assert [grant.kind for grant in await two.begin(others)] == ["suppressed", "granted", "granted"]
     assert await two.consumer.settle([]) == []
     assert await one.finish(*leases) == [True, True]
-    await second.partition.call("pause_channel", ("by hand",))
+    await second.partition.call("pause_channel", ("by hand", HEAD))
     assert not (await one.consumer.fetch(1)).paused
     assert (await two.consumer.fetch(1)).paused == "by hand"
     control = Control(world.redis, "c")

@@ -24,7 +24,7 @@ async def _one_command(client: Connection) -> None:
 
 
 async def _script(client: Connection) -> None:
-    await Partition(client, PartitionKeys("email")).call("pause_channel", ("by hand",))
+    await Partition(client, PartitionKeys("email")).call("pause_channel", ("by hand", b"\x93\xa1p\x01"))
 
 
 async def _pipeline(client: Connection) -> None:

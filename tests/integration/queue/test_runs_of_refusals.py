@@ -17,7 +17,7 @@ def refused(number: int, server: str = "mx") -> Refused:
 
 @pytest.fixture
 def refusals(world: World) -> Refusals:
-    return Refusals(world.partition)
+    return Refusals(world.partition, "s")
 
 
 async def complete_a_run(refusals: Refusals) -> None:

@@ -46,9 +46,9 @@ async def bury(world: World, dead: HandSender, by: HandSender) -> tuple[int, int
     return taken.from_buffer, taken.in_flight
 
 
-async def abandon(world: World, by: HandSender) -> Lease:
+async def abandon(world: World, by: HandSender, policy: BeginPolicy | None = None) -> Lease:
     """Let a new sender die with the next job in flight; return its lease."""
-    dead = await world.sender()
+    dead = await world.sender(policy=policy)
     (lease,) = await dead.take(1)
     assert await bury(world, dead, by) == (0, 1)
     return lease
@@ -176,6 +176,24 @@ async def test_hold_ends_abandoned_jobs(world: World) -> None:
     await abandon(world, alive)
     assert await alive.obey(await alive.fetch()) == ["uncertain"]
     assert (await world.progress(blast)).counts["failed"] == 1
+    await world.check_balance(blast)
+
+
+async def test_repeat_ends_no_abandoned_job(world: World) -> None:
+    """With the policy `repeat` a job is begun again after any number of lost senders and answers, beside others."""
+    blast = await world.given(2)
+    policy = BeginPolicy(on_uncertain="repeat", concurrency=10)
+    alive = await world.sender(policy=policy)
+    for _ in range(8):
+        await abandon(world, alive, policy)
+    first, second = leases = await alive.fetch()
+    assert [grant.kind for grant in await alive.begin(leases)] == ["granted", "granted"]
+    for _ in range(3):
+        assert await alive.uncertain(first, 0)
+        (first,) = await eventually(alive.fetch, "the retry")
+        assert [grant.kind for grant in await alive.begin([first])] == ["granted"]
+    assert await alive.finish(first, second) == [True, True]
+    assert (await world.progress(blast)).counts["sent"] == 2
     await world.check_balance(blast)
 
 

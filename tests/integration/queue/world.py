@@ -317,9 +317,9 @@ def sent_move(lease: Lease) -> Move:
     return sent(lease, pack_event(Sent(0, lease.job_id, lease.job.run, lease.attempt, "m", "250", 1)))
 
 
-def open_world(url: str, timing: Timing | None = None) -> World:
+def open_world(url: str, timing: Timing | None = None, max_connections: int = 16) -> World:
     """Connect a world to a server."""
-    return World(connect(url), timing or Timing())
+    return World(connect(url, max_connections=max_connections), timing or Timing())
 
 
 async def eventually(fetch: Callable[[], Awaitable[list[Lease]]], what: str, timeout_s: float = 5.0) -> list[Lease]:

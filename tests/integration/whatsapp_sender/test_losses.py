@@ -11,7 +11,8 @@ import pytest
 import trustme
 
 from shared.errors import PermanentError, SendError, ServerFailedError, TransientError, UnavailableError, UncertainError
-from tests.integration.whatsapp_sender.providers import END_OF_MESSAGE, Api, serving_raw
+from tests.integration.whatsapp_sender.providers import END_OF_MESSAGE, Api
+from tests.raw_servers import serving_raw
 from tests.servers import free_port, wait_for
 
 

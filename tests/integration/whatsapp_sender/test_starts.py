@@ -7,9 +7,11 @@ import json
 
 import pytest
 
+from shared.errors import PermanentError
 from shared.sending.breaker import BreakerPolicy
 from shared.sending.provider import Capacity, NotStartedError
-from tests.integration.whatsapp_sender.providers import ACCEPTED, END_OF_MESSAGE, Api, serving_raw
+from tests.integration.whatsapp_sender.providers import ACCEPTED, END_OF_MESSAGE, Api
+from tests.raw_servers import serving_raw
 from tests.servers import free_port, wait_for
 
 _ACCEPTED = json.dumps(ACCEPTED).encode()
@@ -117,3 +119,29 @@ async def test_server_that_cannot_be_reached_is_left_alone_without_a_job(api: Ap
         assert channel.capacity(1) == Capacity(0, 0.25, 0)
         await wait_for(lambda: not channel.available(), what="the breaker to open")
         assert channel.capacity(1).connections == 0
+
+
+async def test_second_answer_to_one_message_answers_no_other(api: Api) -> None:
+    """A provider answers twice, then refuses: the refused message does not count as accepted."""
+    refusal = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 28\r\n\r\n" + b'{"error": {"code": 131026} }'
+    again = asyncio.Event()
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(END_OF_MESSAGE)
+        writer.write(_ANSWER if connections == 1 else refusal)
+        if connections == 1:
+            await again.wait()
+            writer.write(_ANSWER)
+        await reader.read()
+
+    async with serving_raw(serve) as url, api.opened(url) as channel:
+        await channel.send(api.message)
+        assert channel.capacity().starts == 1
+        again.set()
+        await wait_for(lambda: channel.capacity().starts == 0, what="the connection to be given up")
+        with pytest.raises(PermanentError, match="131026"):
+            await channel.send(api.message)
+    assert connections == 2

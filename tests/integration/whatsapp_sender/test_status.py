@@ -14,7 +14,8 @@ from aiohttp import web
 
 from shared.sending.provider import ProviderStatus
 from tests.integration.sandbox.running import Sandbox
-from tests.integration.whatsapp_sender.providers import ACCEPTED, error_body, opened, providing, qiscus, serving_raw
+from tests.integration.whatsapp_sender.providers import ACCEPTED, error_body, opened, providing, qiscus
+from tests.raw_servers import serving_raw
 from tests.servers import free_port
 
 URL, APP, CHANNEL = "KURIR_QISCUS_URL", "KURIR_QISCUS_APP_CODE", "KURIR_QISCUS_CHANNEL_ID"

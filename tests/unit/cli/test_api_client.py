@@ -25,6 +25,7 @@ class Api:
     def __init__(self) -> None:
         answers: dict[str, tuple[int, bytes]] = {}
         asked: list[tuple[str, dict[str, str], bytes]] = []
+        methods: list[str] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -41,7 +42,10 @@ class Api:
                     self.rfile.readline()
                 self._answer(b"".join(chunks))
 
+            do_PATCH = do_DELETE = do_POST  # noqa: N815 -- the server calls them by these names
+
             def _answer(self, body: bytes) -> None:
+                methods.append(self.command)
                 asked.append((self.path, dict(self.headers), body))
                 status, raw = answers[self.path.partition("?")[0]]
                 self.send_response(status)
@@ -52,7 +56,7 @@ class Api:
             def log_message(self, *_args: object) -> None:
                 return
 
-        self.answers, self.asked = answers, asked
+        self.answers, self.asked, self.methods = answers, asked, methods
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

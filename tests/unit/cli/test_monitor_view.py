@@ -75,6 +75,18 @@ def test_a_blast_says_what_it_waits_for() -> None:
     assert "1 of 4 (25%)" in shown(found)
 
 
+def test_a_webhook_says_why_its_events_wait() -> None:
+    """It fails, or it is disabled; one that gets its events is not listed."""
+    well = {"id": "wh_1", "enabled": True, "disabledReason": None, "failingSince": None, "waiting": 3}
+    failing = {**well, "id": "wh_2", "failingSince": "2026-11-29T04:00:00.000Z"}
+    gone = {**well, "id": "wh_3", "enabled": False, "disabledReason": "410 Gone"}
+    idle = {**gone, "id": "wh_4", "waiting": 0}
+    assert reasons(sample(channel(), webhooks=[well, failing, gone, idle])) == [
+        "webhook wh_2: 3 events wait: it has failed since 2026-11-29T04:00:00.000Z; see kurir webhooks deliveries wh_2",
+        "webhook wh_3: 3 events wait: 410 Gone",
+    ]
+
+
 def test_rates_come_from_two_samples() -> None:
     """A hundred messages in two seconds are fifty a second; before the second snapshot there is a dash."""
     rates = Rates()

@@ -19,8 +19,8 @@ def _service(plan: Plan, name: str) -> ChildSpec:
 
 
 def test_all_ports_follow_from_one() -> None:
-    """With --port 4000 and two email senders, several systems can run side by side."""
-    plan = make_plan(UpOptions(port=4000, senders={"email": 2}), {}, _SERVER)
+    """With --port 4000 and two email and webhook senders, several systems can run side by side."""
+    plan = make_plan(UpOptions(port=4000, senders={"email": 2, "webhook": 2}), {}, _SERVER)
     assert plan.ports == {
         4000: "ingest",
         4010: "email_sender",
@@ -29,6 +29,8 @@ def test_all_ports_follow_from_one() -> None:
         4030: "logger",
         4040: "receipts",
         4041: "receipts SMTP",
+        4050: "webhook_sender",
+        4051: "webhook_sender-2",
         4079: "redis",
         4090: "sandbox",
         4091: "sandbox SMTP",
@@ -123,7 +125,7 @@ def test_bounce_domain_opens_the_listener_beside_receipts(given: str) -> None:
 def test_no_sandbox_runs_only_what_is_configured() -> None:
     """A channel without a provider has no sender, and the user is informed."""
     plan = make_plan(UpOptions(sandbox=False), {"KURIR_SMTP_URL": "smtp://mail.example.com"}, _SERVER)
-    assert [spec.name for spec in plan.services] == ["logger", "email_sender", "receipts", "ingest"]
+    assert [spec.name for spec in plan.services] == ["logger", "email_sender", "receipts", "webhook_sender", "ingest"]
     assert plan.unconfigured == ["whatsapp"]
 
 

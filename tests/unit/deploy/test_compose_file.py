@@ -14,14 +14,15 @@ import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
 from services.email_sender.settings import Timeouts
+from services.webhook_sender.connector import Connection as WebhookConnection
 from services.whatsapp_sender.settings import Connection
 from shared.settings import parse_seconds
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = {"ingest", "email_sender", "whatsapp_sender", "logger", "receipts", "sandbox"}
-SENDERS = {"email_sender", "whatsapp_sender"}
+OURS = {"ingest", "email_sender", "whatsapp_sender", "webhook_sender", "logger", "receipts", "sandbox"}
+SENDERS = {"email_sender", "whatsapp_sender", "webhook_sender"}
 _DEFAULTED = re.compile(r"\$\{([A-Z_]+):-([^}]*)\}")
 
 
@@ -85,10 +86,10 @@ def test_the_start_is_gated_by_health() -> None:
 
 def test_a_sender_has_time_to_finish_messages_in_flight() -> None:
     """Its grace exceeds the sum of a send's timeouts, and compose waits longer than that."""
-    smtp, whatsapp = Timeouts(), Connection()
+    smtp, whatsapp, webhook = Timeouts(), Connection(), WebhookConnection()
     # the greeting, TLS and the log-in have one timeout each; so do the answers to MAIL, RCPT and DATA
     smtp_s = 3 * smtp.connect_s + 3 * smtp.command_s + smtp.data_s
-    longest_s = max(smtp_s, whatsapp.connect_s + whatsapp.answer_s)
+    longest_s = max(smtp_s, *(http.connect_s + http.answer_s for http in (whatsapp, webhook)))
     for name in SENDERS:
         grace_s = parse_seconds(_default(SERVICES[name]["environment"]["KURIR_GRACE"]))
         stop_s = parse_seconds(_default(SERVICES[name]["stop_grace_period"]))

@@ -164,6 +164,7 @@ def test_secrets_that_are_read_are_mounted(document: dict[str, Any]) -> None:
     assert settings["KURIR_REDIS_URL_FILE"] in paths
     needed = {"ingest": "KURIR_API_KEYS_FILE", "email-sender": "KURIR_SMTP_URL_FILE", "logger": "KURIR_SECRET_FILE"}
     needed |= {"whatsapp-sender": "KURIR_QISCUS_SECRET_KEY_FILE", "receipts": "KURIR_SECRET_FILE"}
+    needed |= {"webhook-sender": "KURIR_INTERNAL_SECRET_FILE"}
     assert settings[needed[document["metadata"]["name"]]] in paths
     assert len(paths) <= 4
 

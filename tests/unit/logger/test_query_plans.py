@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +21,17 @@ from services.logger.history import read_history
 from services.logger.redelivery import RetryRequest, open_runs
 from services.logger.suppression_outbox import NEXT
 from services.logger.watch import Sample
-from shared.events import Receipts
+from services.logger.webhooks.alignment import align, has_unsent_before, is_off, load_unsent, mark_enqueued
+from services.logger.webhooks.changing import change_endpoint
+from services.logger.webhooks.counting import sample_webhooks
+from services.logger.webhooks.endpoints import Row, find, read_rows
+from services.logger.webhooks.expiring import expire_deliveries, expire_events
+from services.logger.webhooks.planning import adopt, propose
+from services.logger.webhooks.routes import _add_test
+from services.logger.webhooks.sync import _drop_deliveries
+from services.logger.webhooks.views import DELIVERY_STATUSES, DeliveryFilter, add_replay, list_deliveries, show
+from shared.events import ChannelChanged, Receipts, Sent
+from shared.queue.webhook_queues import Progress
 from tests.unit.logger.database import (
     START_MS,
     Database,
@@ -35,14 +46,18 @@ from tests.unit.logger.database import (
     sent,
     sent_phone,
 )
+from tests.unit.logger.webhooks.endpoints import add, again, take
 
 Ask = Callable[[sqlite3.Connection], Any]
 PAGE = Page(2)
 SPAN = Span(START_MS - 1000, START_MS + 100_000)
 
-# tables of a few rows (channels × statuses or deliveries; up to 500 jobs to send again in each), and lists of ids that
-# are a parameter of the statement
-_SMALL = re.compile(r"SCAN (message_counts|message_totals|delivery_counts|early_counts|retry_outbox|json_each)\b")
+# tables of a few rows (channels × statuses or deliveries; up to 500 jobs to send again in each; at most 100 endpoints),
+# and lists of ids that are a parameter of the statement
+_SMALL = re.compile(
+    r"SCAN (message_counts|message_totals|delivery_counts|early_counts|retry_outbox|webhook_endpoints|webhook_totals"
+    r"|json_each)\b"
+)
 # statements that sort or group at most a page of rows
 _SORTS_A_PAGE = re.compile(r"json_each|error_days")
 
@@ -123,8 +138,8 @@ def check(connection: sqlite3.Connection, ask: Ask) -> None:
 
 
 def _is_bounded_walk(statement: str, step: str) -> bool:
-    """Return whether a step reads rows in the order of an index, up to a limit."""
-    return "USING" in step and "LIMIT" in statement
+    """Return whether a step reads rows in the order of an index, or the rows of a subquery, up to a limit."""
+    return ("USING" in step or step.startswith("SCAN (subquery")) and "LIMIT" in statement
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -172,6 +187,11 @@ def test_blasts_are_found_by_an_index(filled: Database, wanted: BlastFilter) -> 
     check(filled.connection, lambda connection: blast_views.list_blasts(connection, wanted, 2, ""))
 
 
+def _list_deliveries(connection: sqlite3.Connection, status: str) -> Any:
+    wanted = DeliveryFilter(status, SPAN)
+    return list_deliveries(connection, hook(connection), wanted, PAGE)
+
+
 ASKED: dict[str, Ask] = {
     "a message's story": lambda connection: read_history(connection, "b:1:email"),
     "a blast": lambda connection: blast_views.find_blast(connection, "b"),
@@ -207,6 +227,73 @@ def test_receipts_find_their_rows_by_an_index(filled: Database, channel: str) ->
     many = [Incoming(channel, receipt("read", 5, job_id=f"x:{n}:{channel}"), START_MS) for n in range(3)]
     check(filled.connection, lambda connection: keep_early(connection, many, START_MS, most=1))
     check(filled.connection, lambda connection: EarlyExpiry(START_MS * 2, START_MS)(connection, 10))
+
+
+@pytest.fixture
+def hooked(filled: Database) -> Database:
+    """Return a database with two webhooks that have deliveries in each state, a backlog and a replay."""
+    row, batched = add(filled), add(filled, batch={"max": 3, "withinMs": 0}, reference="order-1")
+    filled.apply(entry(7, queued(range(20, 40), at=-5), *(sent(index) for index in range(20, 40))))
+    take(filled, row)
+    take(filled, batched, START_MS * 2)
+    filled.connection.execute("UPDATE webhook_deliveries SET status = 'failed' WHERE n = 3")
+    filled.connection.execute("UPDATE webhook_deliveries SET status = 'delivered', enqueued = 1 WHERE n > 10")
+    add_replay(filled.connection, again(filled, row), START_MS, START_MS * 2, START_MS)
+    filled.apply(entry(8, queued(range(40, 50), at=-5), *(sent(index) for index in range(40, 50))))
+    return filled
+
+
+def hook(connection: sqlite3.Connection) -> Row:
+    return read_rows(connection)[0]
+
+
+def _change_and_enable(connection: sqlite3.Connection, endpoint_id: str) -> None:
+    connection.execute("UPDATE webhook_endpoints SET enabled = 0, disabled_reason = 'it only fails'")
+    change_endpoint(connection, endpoint_id, {"events": ["message.read"], "enabled": True}, START_MS)
+
+
+HOOKED: dict[str, Ask] = {
+    "what endpoints get next": lambda connection: [
+        adopt(connection, propose(connection, row, START_MS * 2, recipients=True), START_MS)
+        for row in read_rows(connection)
+    ],
+    "what is not enqueued": lambda connection: load_unsent(connection, hook(connection), recipients=True),
+    "what was enqueued": lambda connection: mark_enqueued(connection, [(1, 2)]),
+    "whether Redis agrees": lambda connection: (
+        is_off(connection, 1, Progress(5, "0-0")), has_unsent_before(connection, 1, 5)
+    ),
+    "what Redis lost": lambda connection: align(connection, 1, Progress(5, "0-0")),
+    "what a restored database has": lambda connection: align(connection, 1, Progress(500, "0-0")),
+    "a changed endpoint": lambda connection: _change_and_enable(connection, hook(connection).endpoint_id),
+    "an endpoint": lambda connection: show(connection, find(connection, hook(connection).endpoint_id)),
+    "how all do": lambda connection: sample_webhooks(connection, START_MS),
+    "a replay": lambda connection: add_replay(connection, hook(connection), START_MS, START_MS * 2, START_MS),
+    "a test": lambda connection: _add_test(connection, hook(connection).endpoint_id, START_MS),
+    "old events": lambda connection: expire_events(START_MS * 2)(connection, 5),
+    "old deliveries": lambda connection: expire_deliveries(1, START_MS * 2)(connection, 5),
+    "a deleted endpoint": lambda connection: _drop_deliveries(connection, 1),
+    **{
+        f"deliveries that are {status or 'any'}": partial(_list_deliveries, status=status)
+        for status in ("", *DELIVERY_STATUSES)
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOOKED)
+def test_webhooks_are_served_by_an_index(hooked: Database, name: str) -> None:
+    """This covers the journal, deliveries, replays, alignment, retention and their writes."""
+    check(hooked.connection, HOOKED[name])
+
+
+def test_reports_about_deliveries_find_them_by_an_index(hooked: Database) -> None:
+    """As do the events that a batch journals, and an endpoint that is disabled."""
+    job_id = f"{hook(hooked.connection).endpoint_id}:0:webhook"
+    gone = ChannelChanged(START_MS * 2, "webhook", "paused", "410")
+    told = entry(9, Sent(START_MS, job_id, 1, 1, "", "204", 5), gone, channel="webhook.1")
+    check(hooked.connection, lambda connection: hooked.writer.apply(connection, [told]))
+    assert not hook(hooked.connection).enabled
+    ended = entry(10, queued((60,)), sent(60), Receipts([receipt("delivered", 5, job_id="b:0:email")]))
+    check(hooked.connection, lambda connection: hooked.writer.apply(connection, [ended]))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,12 @@ import pytest
 
 from services.logger.retention import DAY_MS, Purged, Retention
 from services.logger.store import Store
+from services.logger.webhooks.endpoints import create
+from services.logger.webhooks.planning import adopt, propose
 from services.logger.writing import EventWriter
 from shared.blasts import Blast
 from shared.events import ApiRequest, BlastChannelEnded, Receipts, SystemEvent
+from shared.sealing import Seal
 from tests.unit.logger.database import START_MS, accepted, begun, blast, entry, failed, queued, receipt, sent
 
 
@@ -36,6 +39,7 @@ class FixedClock:
         self.at_ms += int(seconds * 1000)
 
 
+WEBHOOK = {"url": "https://example.com/hook", "events": ["*"]}
 OLD: Blast = blast("old", total=700)
 NEW: Blast = blast("new", total=2, created_at_ms=START_MS + 20 * DAY_MS)
 
@@ -218,3 +222,26 @@ async def test_nothing_is_left_of_an_address(store: Store) -> None:
     tables = [row[0] for row in await rows(store, "SELECT name FROM sqlite_schema WHERE type = 'table'")]
     found = {table: await rows(store, f"SELECT * FROM {table}") for table in tables}
     assert [table for table, kept in found.items() if "example.com" in repr(kept) or "User" in repr(kept)] == []
+
+
+async def test_events_and_deliveries_of_webhooks_go_too(tmp_path: Path) -> None:
+    """Those that are old: the newest event stays, and so does a delivery that waits."""
+    store = Store(tmp_path / "logs.db", readers=1)
+    await store.open()
+    clock = FixedClock(START_MS)
+    row = await store.write(lambda connection: create(connection, WEBHOOK, Seal("a secret of a test"), START_MS)[0])
+    done = entry(1, queued(range(50)), *[sent(index) for index in range(50)])
+    await store.write(lambda connection: EventWriter(clock).apply(connection, [done]))
+
+    def hand_out(connection: sqlite3.Connection) -> None:
+        adopt(connection, propose(connection, row, START_MS, recipients=False), START_MS)
+        connection.execute("UPDATE webhook_deliveries SET status = 'delivered' WHERE n <> 7")
+
+    await store.write(hand_out)
+    clock.at_ms += 31 * DAY_MS
+    purged = await Retention(store, 30, lambda: None, clock).purge()
+    assert (purged.rows["webhook_events"], purged.rows["webhook_deliveries"]) == (49, 49)
+    left = "SELECT n FROM webhook_deliveries", "SELECT id FROM webhook_events"
+    found = await store.read(lambda connection: [connection.execute(query).fetchall() for query in left])
+    assert found == [[(7,)], [(50,)]]
+    await store.close()

@@ -28,12 +28,12 @@ from aiosmtplib import SMTPResponse, SMTPResponseException
 from aiosmtplib.protocol import SMTPProtocol
 from yarl import URL
 
-from services.whatsapp_sender.connector import StartingConnector
+from shared.http_sending.connector import StartingConnector
 
 ROOT = Path(__file__).resolve().parents[3]
 LIBRARIES = {"aiohttp", "aiosmtplib"}
 # documented modules: https://docs.aiohttp.org/en/stable/, https://aiosmtplib.readthedocs.io/en/stable/
-DOCUMENTED = {"aiohttp", "aiohttp.web", "aiosmtplib"}
+DOCUMENTED = {"aiohttp", "aiohttp.abc", "aiohttp.web", "aiosmtplib"}
 
 # names from modules that the libraries do not document
 NAMES = {
@@ -47,8 +47,12 @@ NAMES = {
     ("services.ingest.http.app", "aiohttp.web_urldispatcher"): {"MatchInfoError", "UrlDispatcher"},
     ("services.ingest.http.bodies", "aiohttp.http_exceptions"): {"TransferEncodingError"},
     ("services.ingest.http.middleware", "aiohttp.typedefs"): {"Handler", "Middleware"},
-    ("services.whatsapp_sender.connector", "aiohttp.connector"): {"Connection"},
-    ("services.whatsapp_sender.connector", "aiohttp.tracing"): {"Trace"},
+    ("shared.http_sending.connector", "aiohttp.client_proto"): {"ResponseHandler"},
+    ("shared.http_sending.connector", "aiohttp.connector"): {"Connection"},
+    ("shared.http_sending.connector", "aiohttp.tracing"): {"Trace"},
+    ("shared.http_sending.protocol", "aiohttp.client_proto"): {"ResponseHandler"},
+    ("shared.http_sending.protocol", "aiohttp.http_exceptions"): {"HttpProcessingError"},
+    ("shared.http_sending.protocol", "aiohttp.http_parser"): {"RawResponseMessage"},
     ("shared.web", "aiohttp.typedefs"): {"Middleware"},
 }
 
@@ -56,7 +60,9 @@ NAMES = {
 MEMBERS = {
     ("services.email_sender.protocol", "ReplyQueueProtocol"): {"_drain_helper", "_loop"},
     ("services.ingest.http.app", "_Router"): set[str](),
-    ("services.whatsapp_sender.connector", "StartingConnector"): {"_acquired", "_conns", "_create_connection"},
+    ("services.webhook_sender.addresses", "Guard"): set[str](),
+    ("shared.http_sending.connector", "StartingConnector"): {"_acquired", "_conns", "_create_connection", "_factory"},
+    ("shared.http_sending.protocol", "BoundedHandler"): set[str](),
     ("shared.web", "_Connection"): set[str](),
     ("shared.web", "_Runner"): {"_make_server"},
     ("shared.web", "_Server"): {"_loop"},
@@ -69,6 +75,8 @@ PARAMETERS = [
     (SMTPProtocol.start_tls, ["self", "tls_context", "server_hostname", "timeout"]),
     (aiohttp.TCPConnector.connect, ["self", "req", "traces", "timeout"]),
     (aiohttp.TCPConnector._create_connection, ["self", "req", "traces", "timeout"]),
+    (ResponseHandler.data_received, ["self", "data"]),
+    (ResponseHandler.feed_data, ["self", "data", "size"]),
     (Connection.__init__, ["self", "connector", "key", "protocol", "loop"]),
     (web.RequestHandler.handle_error, ["self", "request", "status", "exc", "message"]),
     (web.UrlDispatcher.resolve, ["self", "request"]),
@@ -173,7 +181,7 @@ async def test_what_we_read_of_a_server_is_there() -> None:
 
 async def test_a_connector_keeps_connections_where_we_count_them() -> None:
     """Connections can be opened for nobody, and those that are idle and in use can be counted."""
-    async with aiohttp.ClientSession(connector=StartingConnector()) as session:
+    async with aiohttp.ClientSession(connector=StartingConnector(10.0)) as session:
         connector = session.connector
         assert isinstance(connector, StartingConnector)
         assert (connector._conns, connector._acquired) == ({}, set())

@@ -151,3 +151,33 @@ def test_closed_breaker_keeps_its_last_reason_for_people() -> None:
     breaker.refuses("535 no")
     breaker.close()
     assert (breaker.is_open, breaker.refused, breaker.reason) == (False, False, "535 no")
+
+
+def test_slow_probes_wait_twice_as_long_each_time() -> None:
+    """With `slows` a last resort that stays down is probed after 5, 10, 20, 40, 60, 60 s; an answer begins again."""
+    clock = HeldClock()
+    breaker = Breaker(clock, BreakerPolicy(failures=1, open_s=60, probe_every_s=5, slows=True))
+    for _ in range(2):
+        breaker.failed("refused")
+        for wait_s in (5, 10, 20, 40, 60, 60):
+            clock.at += wait_s - 0.1
+            assert not breaker.admits(last_resort=True)
+            clock.at += 0.1
+            probe = breaker.enter(last_resort=True)
+            assert probe is not None
+            with probe:
+                probe.failed("refused")
+        breaker.worked()
+
+
+def test_a_slow_breaker_survives_days_of_failures() -> None:
+    """The wait stays at its bound after thousands of probes."""
+    clock = HeldClock()
+    breaker = Breaker(clock, BreakerPolicy(failures=1, open_s=60, probe_every_s=5, slows=True))
+    breaker.failed("refused")
+    for _ in range(3000):
+        clock.at += 60
+        probe = breaker.enter(last_resort=True)
+        assert probe is not None
+        with probe:
+            probe.failed("refused")

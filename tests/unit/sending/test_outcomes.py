@@ -189,3 +189,56 @@ def test_untouched_job_waits_as_it_did(deliveries: int, status: str) -> None:
     event = _decode(move.event)
     assert isinstance(event, Returned)
     assert (event.status, move.value) == (status, f"{deliveries - 1} {status[0]}")
+
+
+SCHEDULE = RetryPolicy(max_attempts=4, waits_s=(5.0, 300.0, 7200.0), give_up_after_s=5 * 86400.0)
+
+
+@pytest.mark.parametrize(("attempt", "value"), [(1, "5000 1"), (2, "300000 normal retried")])
+def test_a_channel_has_waits_of_its_own(attempt: int, value: str) -> None:
+    """The waits between attempts are the schedule's; long ones go to the jobs that are due later."""
+    assert outcome_of(TransientError("x"), lease_of(deliveries=attempt), retry=SCHEDULE).move.value == value
+
+
+def test_a_channel_s_schedule_ends() -> None:
+    """After the last attempt the job fails, also if it was deferred before: the schedule is long enough."""
+    lease = lease_of(deliveries=4, deferrals=2, first_deferred_at_ms=9000)
+    assert outcome_of(TransientError("x"), lease, retry=SCHEDULE).name == "failed"
+    assert outcome_of(TransientError("x"), lease).name == "deferred"
+
+
+def test_jitter_spreads_jobs_that_failed_together() -> None:
+    """Each delay is within the jitter of its wait; different jobs have different delays, one job always the same."""
+    retry = RetryPolicy(max_attempts=9, waits_s=(1000.0,), jitter=0.1)
+    delays = [retry.delay_s(1, f"we_1:{n}:webhook") or 0.0 for n in range(1000)]
+    assert 900 <= min(delays) < 910
+    assert 1090 < max(delays) <= 1100
+    assert sum(delays) / len(delays) == pytest.approx(1000, abs=10)
+    assert retry.delay_s(1, "we_1:7:webhook") == delays[7]
+    assert RetryPolicy(time_scale=0.5, waits_s=(10.0,)).delay_s(1, "a") == 5.0
+
+
+@pytest.mark.parametrize("attempt", [1, 3])
+def test_a_repeated_message_is_never_uncertain(attempt: int) -> None:
+    """Where receivers recognise repetitions, a lost answer is a further attempt like any other, and no record of it."""
+    outcome = outcome_of(UncertainError("lost"), lease_of(deliveries=attempt), policy="repeat", retry=SCHEDULE)
+    assert (outcome.move.kind, outcome.name) == ("park" if attempt == 1 else "later", "retrying")
+    last = outcome_of(UncertainError("lost"), lease_of(deliveries=4), policy="repeat", retry=SCHEDULE)
+    assert (last.name, last.move.value) == ("failed", "failed r 0")
+
+
+@pytest.mark.parametrize(
+    ("error", "lease"),
+    [
+        (PermanentError("x"), lease_of()),
+        (TransientError("x"), lease_of(deliveries=3)),
+        (DeferredError("x"), lease_of(deferrals=3, first_deferred_at_ms=10_000 - DAY_MS)),
+        (UncertainError("x"), lease_of(deliveries=3)),
+    ],
+)
+def test_a_channel_may_keep_no_dead_letters(error: SendError, lease: Lease) -> None:
+    """The event of a job that fails does not contain the job, however it fails."""
+    tried = Tried(lease, 10_000, 5, "")
+    event = _decode(refused(tried, error, OutcomePolicy(USUAL, "hold", 60_000, dead_letters=False)).move.event)
+    assert isinstance(event, Ended)
+    assert (event.status, event.job) == ("failed", b"")

@@ -98,3 +98,30 @@ def test_an_unknown_path_keeps_no_token() -> None:
     for path in (f"/u/{token}/", f"//u/{token}", f"/U/{token}.", f"/api/u/{token}"):
         assert token not in masked_path(path)
     assert masked_path("/api/messages/blasst") == "/api/messages/blasst"
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://shop.example.com/hooks/hush", "https://shop.example.com/***"),
+        ("https://shop.example.com:8443?key=hush", "https://shop.example.com:8443/***"),
+        ("https://shop.example.com", "https://shop.example.com/***"),
+        ("http://[2001:db8::1]:8080/hush", "http://[2001:db8::1]:8080/***"),
+        ("https://user:hush@shop.example.com/", "***"),
+        ("https:\\/\\/shop.example.com\\/hush", "https://shop.example.com/***"),
+        ("hush", "***"),
+        ("https://hush hush/", "***"),
+    ],
+)
+def test_the_url_of_a_webhook_is_kept_as_far_as_its_host(url: str, kept: str) -> None:
+    """Its path or its query may be all that authenticates a request; elsewhere `url` is a variable like any other."""
+    assert masked_body(f'{{"url":"{url}","events":["*"]}}'.encode(), guarded=False) == (
+        f'{{"url":"{kept}","events":["*"]}}'
+    )
+
+
+def test_a_url_below_the_top_is_kept_whole() -> None:
+    """Template variables keep their values, and a guarded body hides what it does not know."""
+    body = b'{"globalVariables":{"url":"https://a.example.com/x"}}'
+    assert masked_body(body, guarded=False) == body.decode()
+    assert masked_body(b'{"url":"https://a.example.com/x"}', guarded=True) == '{"url":"***"}'

@@ -8,13 +8,19 @@ requests and keeps them.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextvars import ContextVar
+from functools import partial
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from yarl import URL
 
+from shared.http_sending.hand_over import within
+from shared.http_sending.protocol import BoundedHandler
 from shared.sending.provider import Start, at_once
 
 START: ContextVar[Start] = ContextVar("start", default=at_once)
@@ -23,13 +29,35 @@ START: ContextVar[Start] = ContextVar("start", default=at_once)
 # shorter than servers keep idle connections, so that a request seldom meets a closed one
 _KEEP_ALIVE_S = 15.0
 _MOST_CONNECTIONS = 500
+# the connector's own bound replaces aiohttp's
+_UNBOUNDED = aiohttp.ClientTimeout(total=None)
 
 
 class StartingConnector(aiohttp.TCPConnector):
-    """Awaits the calling task's `START` once a connection is open; if that raises, the connection becomes idle."""
+    """Awaits the calling task's `START` once a connection is open; if that raises, the connection becomes idle.
 
-    def __init__(self) -> None:
-        super().__init__(limit=_MOST_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_S)
+    `connect_s` bounds DNS, connecting and TLS together.
+    """
+
+    def __init__(
+        self,
+        connect_s: float,
+        *,
+        tls: ssl.SSLContext | None = None,
+        resolver: AbstractResolver | None = None,
+        socket_factory: aiohttp.SocketFactoryType | None = None,
+    ) -> None:
+        super().__init__(
+            limit=_MOST_CONNECTIONS,
+            keepalive_timeout=_KEEP_ALIVE_S,
+            ssl=tls or True,
+            resolver=resolver,
+            socket_factory=socket_factory,
+        )
+        self._connect_s = connect_s
+        # aiohttp has no public way to replace its protocol
+        handler: type[ResponseHandler] = BoundedHandler
+        self._factory = partial(handler, loop=asyncio.get_running_loop())
 
     async def connect(
         self,
@@ -40,7 +68,8 @@ class StartingConnector(aiohttp.TCPConnector):
         """Return a connection on which the request may be sent now."""
         start = START.get()
         while True:
-            connection = await super().connect(req, traces, timeout)
+            async with within(self._connect_s):
+                connection = await super().connect(req, traces, timeout)
             try:
                 await start()
             except BaseException:
@@ -63,11 +92,11 @@ class StartingConnector(aiohttp.TCPConnector):
         """The number of connections that carry a request or are held by one that waits for its start."""
         return len(self._acquired)
 
-    async def open_ahead(self, url: URL, timeouts: aiohttp.ClientTimeout) -> None:
+    async def open_ahead(self, url: URL) -> None:
         """Open a connection for a later request; raises aiohttp's errors."""
         loop = asyncio.get_running_loop()
         request = aiohttp.ClientRequest("POST", url, loop=loop)
-        async with asyncio.timeout(timeouts.connect):
-            protocol = await self._create_connection(request, [], timeouts)
+        async with within(self._connect_s):
+            protocol = await self._create_connection(request, [], _UNBOUNDED)
         self._acquired.add(protocol)
         Connection(self, request.connection_key, protocol, loop).release()

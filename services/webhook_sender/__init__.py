@@ -1,0 +1,1 @@
+"""The webhook sender: posts signed events to the endpoints that clients registered."""
