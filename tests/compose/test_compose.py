@@ -151,7 +151,8 @@ def test_a_webhook_reaches_a_service_of_the_project(stack: Stack) -> None:
     for url in ("http://redis:6379/", "http://logger:3030/"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             stack.call("POST", "/api/webhooks", {"url": url, "events": ["*"], "secret": SECRET})
-        assert refused.value.code == 422, url
+        with refused.value as answer:
+            assert answer.code == 422, url
     stack.add_service("shop", SHOP)
     webhook = {"url": "http://shop:8080/kurir", "events": ["message.sent"], "secret": SECRET}
     path = f"/api/webhooks/{stack.call('POST', '/api/webhooks', webhook)['webhook']['id']}"
