@@ -99,14 +99,19 @@ async def _check_external(url: str, announce: Announce) -> None:
 
 
 async def _until_ready(plan: Plan, supervisor: Supervisor, stop: Stop, announce: Announce) -> None:
-    """Wait until the API is healthy, or until `stop`; after a while, announce why it is not."""
+    """Wait until every call of the API can be answered, or until `stop`; after a while, announce why it is not yet.
+
+    The logger answers a part of the calls; senders may follow.
+    """
     loop = asyncio.get_running_loop()
     say_why_at = loop.time() + _SAY_WHY_AFTER_S
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
         while not stop.is_set():
             if supervisor.failed.done():
                 raise SettingsError([supervisor.failed.result()])
-            reason = await health_problem(http, f"{plan.url}/health")
+            urls = plan.health_urls
+            problems = [await health_problem(http, urls[name]) for name in ("ingest", "logger")]
+            reason = next(filter(None, problems), None)
             if reason is None:
                 return
             if loop.time() > say_why_at:

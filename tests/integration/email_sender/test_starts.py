@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from services.email_sender import encoder
@@ -118,7 +119,7 @@ async def test_start_is_asked_for_again_on_another_connection() -> None:
 async def test_message_whose_start_is_refused_after_it_was_announced_reaches_nobody() -> None:
     """Its connection, which expects its content, is closed, and the next message uses another."""
     first, second, third = (make_mail(f"{name}@example.com") for name in ("one", "two", "three"))
-    second, third = replace(second, job_id="second"), replace(third, job_id="third")
+    second, third = (msgspec.structs.replace(mail, job_id=f"{at}") for at, mail in enumerate((second, third)))
     async with peer() as server, opened(smtp_settings(server.url)) as channel:
         await channel.send_chained(first, lambda: second)
         with pytest.raises(NotStartedError):

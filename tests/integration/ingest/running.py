@@ -31,19 +31,24 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(slots=True)
 class Peers:
-    """The answers of the logger and the senders: by method and path, a status and a JSON body; 404 otherwise."""
+    """The answers of the logger and the senders: by method and path, a status and a JSON body.
+
+    Any other call gets 404 with the code `unknown`.
+    """
 
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    unknown: str = "NOT_FOUND"
     asked: list[tuple[str, str, bytes]] = field(default_factory=list)
 
     def reset(self) -> None:
         """Forget all answers."""
         self.answers.clear()
         self.asked.clear()
+        self.unknown = "NOT_FOUND"
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append((f"{request.method} {request.path}", request.query_string, await request.read()))
-        unknown = (404, {"success": False, "code": "NOT_FOUND", "message": "", "errors": []})
+        unknown = (404, {"success": False, "code": self.unknown, "message": "", "errors": []})
         status, body = self.answers.get(f"{request.method} {request.path}", unknown)
         return web.json_response(body, status=status)
 

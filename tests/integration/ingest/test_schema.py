@@ -54,7 +54,8 @@ def _as_it_is(_context: Any, value: Any) -> bytes:
 
 @pytest.fixture
 def operations(ingest: RunningIngest) -> list[Any]:
-    """Every operation of the served document; the logger answers with empty pages."""
+    """Every operation of the served document; the logger answers with empty pages and knows no other webhook."""
+    ingest.peers.unknown = "WEBHOOK_NOT_FOUND"
     ingest.peers.answers.update({asked: (200, body) for asked, body in _LOGGER.items()})
     with urllib.request.urlopen(f"{ingest.url}/openapi.json") as answer:
         document = json.load(answer)

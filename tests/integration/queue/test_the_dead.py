@@ -567,7 +567,7 @@ async def _forget_fetch(world: World, sender: HandSender, lease: Lease) -> None:
 
 async def test_acceptance_counts_after_a_failover_lost_the_promotion(world: World) -> None:
     """G1, G2: a failover lost the promotion of a scheduled job: the job that was sent is `sent`."""
-    blast = await world.blast(1, scheduled_at_ms=time.time_ns() // 1_000_000 + 100)
+    blast = await world.blast(1, scheduled_at_ms=time.time_ns() // 1_000_000 + 1000)
     await world.enqueue(blast)
     redis: Any = world.redis
     key = f"{blast.blast_id}:0:email"

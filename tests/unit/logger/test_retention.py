@@ -15,7 +15,7 @@ import pytest
 from services.logger.retention import DAY_MS, Purged, Retention
 from services.logger.store import Store
 from services.logger.webhooks.endpoints import create
-from services.logger.webhooks.planning import adopt, propose
+from services.logger.webhooks.planning import AWAIT_BLAST_MS, adopt, propose
 from services.logger.writing import EventWriter
 from shared.blasts import Blast
 from shared.events import ApiRequest, BlastChannelEnded, Receipts, SystemEvent
@@ -234,7 +234,9 @@ async def test_events_and_deliveries_of_webhooks_go_too(tmp_path: Path) -> None:
     await store.write(lambda connection: EventWriter(clock).apply(connection, [done]))
 
     def hand_out(connection: sqlite3.Connection) -> None:
-        adopt(connection, propose(connection, row, START_MS, recipients=False), START_MS)
+        # late enough that the events no longer wait for their blast, which the log does not have
+        later_ms = START_MS + AWAIT_BLAST_MS
+        adopt(connection, propose(connection, row, later_ms, recipients=False), later_ms)
         connection.execute("UPDATE webhook_deliveries SET status = 'delivered' WHERE n <> 7")
 
     await store.write(hand_out)
