@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -113,8 +114,16 @@ class System:
             return []
 
     def get(self, path: str) -> dict[str, Any]:
-        """GET a path of the API."""
-        return self._call(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}"))
+        """GET a path of the API; as clients should, ask again after a 503, for at most 15 s."""
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                return self._call(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}"))
+            except urllib.error.HTTPError as error:
+                with error:
+                    if error.code != 503 or time.monotonic() > deadline:
+                        raise
+                    time.sleep(float(error.headers["Retry-After"]))
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST a JSON body to a path of the API."""

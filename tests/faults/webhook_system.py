@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from shared.sealing import Seal
 from shared.webhooks import Endpoint, make_secret, seal_secret, sign
 from tests.faults.children import Child
 from tests.integration.queue.webhooks import deliver, publish
-from tests.servers import INTERNAL_SECRET, RedisServer, free_port
+from tests.servers import INTERNAL_SECRET, RedisServer, free_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK, HANGING, FLAKY, BUSY, UNTRUSTED = 1, 2, 3, 4, 5
@@ -209,8 +210,21 @@ async def running(
     for sender in children:
         sender.start()
     try:
+        # one that does not listen yet does not yet obey SIGTERM either
+        for sender in children:
+            await wait_for(partial(_listens, int(sender.env["KURIR_PORT"])), 60, "a webhook sender to start")
         yield System(server, redis, children)
     finally:
         for sender in children:
             sender.kill()
         await redis.aclose()
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
