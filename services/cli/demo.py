@@ -65,7 +65,9 @@ async def run_demo(options: UpOptions, env: Mapping[str, str], stop: Stop, conso
     server = None if options.redis_url else find_server()
     plan = make_plan(options, {**env, **_SETTINGS}, server)
     recipients = find_shipped("examples/recipients.csv")
-    console.print(f"Starting {server or 'the services'}, five services and the sandbox; data in {plan.data_dir}")
+    services = len(plan.health_urls.keys() - {"sandbox"})
+    started = f"{server}, {services} services" if server else f"{services} services"
+    console.print(f"Starting {started} and the sandbox; data in {plan.data_dir}")
 
     def announce(line: str) -> None:
         console.print(f"[yellow]{line}[/yellow]")

@@ -25,6 +25,7 @@ def test_demo_adds_up(make_system: MakeSystem) -> None:
     system = make_system()
     system.start("demo")
     assert system.wait(_DEMO_TIMEOUT_S) == 0, system.output()
+    assert "6 services and the sandbox" in system.output()
     assert "The numbers add up" in system.output()
     delivered = _deliveries(system)
     assert set(delivered.values()) == {1}
