@@ -1,37 +1,55 @@
 # Needs python3 >= 3.11 (with venv) and a package index; everything else is installed into .venv.
 
+# the demo counts from here until the console answers, so its time includes the installation
+BEGAN  := $(shell date +%s)
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile
+# what Kurir runs with is installed first, and is enough for the demo; the tools of developers come on top
+LEAN   := $(VENV)/.runs
 STAMP  := $(VENV)/.installed
-# most tests wait for something, so run a few more processes than cores; tests with time bounds run alone
+SERVICES := $(subst /,.,$(basename $(wildcard services/*/main.py)))
+# Most tests wait for something, so run a few more processes than cores; tests with time bounds run alone. Files run in
+# the order of their paths: the longest tests come first, and the short ones of tests/unit fill the end.
 TEST_PROCESSES ?= 3
 # the first interpreter on PATH that is new enough and can create an environment
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-fast check format soak bench test-compose docs lock wheel clean
+.PHONY: help setup demo up test test-fast check format soak bench test-compose pictures docs lock wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Create .venv from the lock file
+setup: $(STAMP) ## Create .venv from the lock files, with all tools
 
-$(STAMP): requirements-dev.lock pyproject.toml
+# The newer pip reads the index three times as fast as the one that comes with Python 3.11. It would compile every
+# module of every package; importing the services compiles the tenth that they use.
+$(LEAN): requirements.lock deploy/build.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Kurir needs python3 >= 3.11 with venv on PATH (Debian: apt install python3-venv)" >&2; exit 2; }
+	@echo "Installing what Kurir runs with into $(VENV) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@awk '/^[^ ]/ { wanted = /^pip==/ } wanted' requirements.lock >$(VENV)/pip.lock
+	@$(PIP) --require-hashes -r $(VENV)/pip.lock
+	@$(PIP) --require-hashes --no-deps -r requirements.lock -r deploy/build.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c 'import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]' $(SERVICES)
 	@touch $@
 
-demo: $(STAMP) ## Send 1,000 recipients through both channels of a sandboxed system
-	@$(BIN)/kurir demo
+$(STAMP): $(LEAN) requirements-dev.lock
+	@echo "Installing the developers' tools …"
+	@$(PIP) --require-hashes --no-deps -r requirements-dev.lock
+	@touch $@
 
-up: $(STAMP) ## Run the whole system in the foreground
+demo: $(LEAN) ## Send 1,000 recipients through both channels of a sandboxed system
+	@$(BIN)/kurir demo --began $(BEGAN)
+
+up: $(LEAN) ## Run the whole system in the foreground
 	@$(BIN)/kurir up
 
 test: $(STAMP) ## Run every test except soak and compose
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile -m "not soak and not compose and not timing"
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not soak and not compose and not timing"
 	$(BIN)/pytest -m "timing and not soak"
 
 test-fast: $(STAMP) ## Run only the unit tests
@@ -43,7 +61,7 @@ check: $(STAMP) ## Check lint, types, import rules, prose and the compose file
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_prose.py
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.cluster.yml
 
 format: $(STAMP) ## Format the code and apply automatic fixes
 	$(BIN)/ruff format .
@@ -58,6 +76,9 @@ bench: $(STAMP) ## Run the benchmarks against the peer; BENCH=--dkim measures si
 test-compose: $(STAMP) ## Run the tests that need a compose runner
 	$(BIN)/pytest -m compose
 
+pictures: $(STAMP) ## Take the console's pictures for the documents, with Chromium
+	PICTURES=docs/pictures $(BIN)/pytest -q tests/e2e/console/test_pictures.py
+
 docs: $(STAMP) ## Generate docs/configuration.md and the rights of Redis's user from the code
 	$(BIN)/python deploy/make_configuration.py
 	$(BIN)/python deploy/make_redis_rights.py
@@ -65,9 +86,9 @@ docs: $(STAMP) ## Generate docs/configuration.md and the rights of Redis's user 
 lock: ## Pin all dependencies with hashes, without an index address
 	@command -v uv >/dev/null || { echo "make lock needs uv on PATH" >&2; exit 2; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra embedded pyproject.toml -o requirements.lock
+		--extra embedded --extra postgres pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra embedded --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+		--extra embedded --extra postgres --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--group build -c requirements-dev.lock -o deploy/build.lock
 

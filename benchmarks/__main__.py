@@ -71,6 +71,7 @@ def _tables(found: Sequence[Measurement]) -> list[str]:
         report.goals_table(found),
         report.dkim_table(found),
         report.scaling_table(found),
+        report.hooks_table(found),
         report.usage_table(found),
     ):
         if table:

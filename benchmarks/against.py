@@ -12,7 +12,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+
+import orjson
 
 from benchmarks.measured import Measurement, Side
 from benchmarks.processes import BenchmarkError, Child, clean_environment
@@ -25,15 +28,18 @@ _WORK_TIMEOUT_S = 600.0
 _MEASURE = """
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 import orjson
 from benchmarks.suite import CONTESTS
 from benchmarks.workload import Load
-name, jobs, concurrency, append_fsync, folder, tree = sys.argv[1:]
+name, load, folder, tree = sys.argv[1:]
 os.chdir(tree)
 [contest] = [one for one in CONTESTS if one.name == name]
-found = contest.kurir(Load(int(jobs), int(concurrency), append_fsync=append_fsync), Path(folder))
+# an earlier version does not know every part of a load
+known = {one.name for one in fields(Load)}
+parts = {part: value for part, value in orjson.loads(load).items() if part in known}
+found = contest.kurir(Load(**parts), Path(folder))
 print(orjson.dumps(asdict(found)).decode(), flush=True)
 """
 
@@ -84,8 +90,8 @@ def _do(command: Sequence[str], folder: Path, timeout_s: float) -> None:
 
 def _measure(side: Side, tree: Path, folder: Path, contest: Contest, options: Options) -> Measurement:
     python = sys.executable if tree == ROOT else str(tree / ".venv" / "bin" / "python")
-    jobs = min(contest.jobs, contest.quick_jobs) if options.quick else contest.jobs
-    work = [contest.name, str(jobs), str(contest.concurrency), options.append_fsync, str(folder), str(tree)]
+    load = orjson.dumps(asdict(contest.sized(side, options))).decode()
+    work = [contest.name, load, str(folder), str(tree)]
     # its services are started with -P, which leaves out the working folder but not PYTHONPATH
     env = clean_environment() | {"PYTHONPATH": str(tree)}
     child = Child(f"benchmarks-{side}", [python, "-P", "-c", _MEASURE, *work], env, folder)

@@ -27,10 +27,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.hook_load import CHANNEL, SECRET, TOKEN, Arrivals, Wanted, make_blasts, make_hooks, run_load
+from benchmarks.hook_load import (
+    CHANNEL,
+    FIGURES,
+    SECRET,
+    TOKEN,
+    WORK,
+    Arrivals,
+    Wanted,
+    make_blasts,
+    make_hooks,
+    run_load,
+)
 from benchmarks.kurir import WORK_TIMEOUT_S, Kurir, running
 from benchmarks.kurir_works import BLAST
 from benchmarks.logger_receipts import sent_messages
+from benchmarks.measured import Measurement, measured
 from benchmarks.processes import BenchmarkError, Usage
 from benchmarks.sink import Sink
 from benchmarks.workload import Load, blast_body
@@ -86,6 +98,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reached = found.statuses_per_s >= wanted.statuses * _LEAST_SHARE
     reached &= found.messages_per_s >= wanted.messages * _LEAST_SHARE
     return 0 if reached and found.share(0.5) <= _GOAL_MS else 1
+
+
+def measurement(wanted: Wanted) -> Measurement:
+    """Measure it as a work of the suite: what was reached of what was asked for, and the times of requests."""
+    found = measure(wanted)
+    statuses, messages = found.statuses_per_s, found.messages_per_s
+    ratios = (statuses / wanted.statuses, messages / wanted.messages)
+    values = (statuses, ratios[0], messages, ratios[1], found.share(0.5), found.share(0.99))
+    return measured(WORK, "kurir", wanted.requests, dict(zip(FIGURES, values, strict=True)), found.used)
 
 
 def _rows(found: Found) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import sqlite3
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import orjson
 import redis
 
-from benchmarks import workload
+from benchmarks import http_sink, workload
 from benchmarks.peer import redis_for
 from benchmarks.processes import BenchmarkError, Child, Usage, clean_environment, usage_of
 from benchmarks.workload import Load
@@ -29,9 +30,9 @@ LOCALHOST = "127.0.0.1"
 
 
 class Kurir:
-    """The services on one Redis; `smtp_port` is the provider's port."""
+    """The services on one Redis; `provider_port` is that of the SMTP server or of WhatsApp's API."""
 
-    def __init__(self, server: RedisServer, load: Load, folder: Path, smtp_port: int) -> None:
+    def __init__(self, server: RedisServer, load: Load, folder: Path, provider_port: int) -> None:
         self.server = server
         self.load = load
         self.folder = folder
@@ -39,10 +40,10 @@ class Kurir:
         self.port = free_port()
         self._ports = {"ingest": self.port, "logger": free_port()}
         self._children: list[Child] = []
-        workload.write_template(folder / "templates")
-        self.env = self._environment(smtp_port)
+        workload.write_template(folder / "templates", load)
+        self.env = self._environment(provider_port)
 
-    def _environment(self, smtp_port: int) -> dict[str, str]:
+    def _environment(self, provider_port: int) -> dict[str, str]:
         load = self.load
         return clean_environment() | {
             "KURIR_REDIS_URL": self.server.url,
@@ -51,15 +52,30 @@ class Kurir:
             "KURIR_PUBLIC_URL": f"http://{LOCALHOST}:{self.port}",
             "KURIR_SECRET": "a secret of the benchmarks, which signs nothing",
             "KURIR_TEMPLATES_DIR": str(self.folder / "templates"),
-            "KURIR_SMTP_URL": f"smtp://{LOCALHOST}:{smtp_port}",
-            "KURIR_SMTP_MAX_MESSAGES": str(load.messages_per_connection),
-            "KURIR_EMAIL_FROM": workload.SENDER,
-            "KURIR_EMAIL_RATE": "off",
-            "KURIR_EMAIL_CONCURRENCY": str(load.concurrency),
+            **(self._whatsapp(provider_port) if load.channel == "whatsapp" else self._email(provider_port)),
             "KURIR_RATE_LIMIT": "off",
             "KURIR_MAX_BACKLOG": "100000000",
             "KURIR_LOG_CONSOLE": "off",
+        }
+
+    def _email(self, port: int) -> dict[str, str]:
+        return {
+            "KURIR_SMTP_URL": f"smtp://{LOCALHOST}:{port}",
+            "KURIR_SMTP_MAX_MESSAGES": str(self.load.messages_per_connection),
+            "KURIR_EMAIL_FROM": workload.SENDER,
+            "KURIR_EMAIL_RATE": "off",
+            "KURIR_EMAIL_CONCURRENCY": str(self.load.concurrency),
             **self._signing(),
+        }
+
+    def _whatsapp(self, port: int) -> dict[str, str]:
+        return {
+            "KURIR_META_URL": f"http://{LOCALHOST}:{port}/{http_sink.VERSION}",
+            "KURIR_META_PHONE_NUMBER_ID": http_sink.NUMBER_ID,
+            "KURIR_META_ACCESS_TOKEN": http_sink.TOKEN,
+            "KURIR_WHATSAPP_RATE": "off",
+            "KURIR_WHATSAPP_PAIR_RATE": "off",
+            "KURIR_WHATSAPP_CONCURRENCY": str(self.load.concurrency),
         }
 
     def _signing(self) -> dict[str, str]:
@@ -83,6 +99,14 @@ class Kurir:
         self._children.append(Child(f"{service}-{number}", command, env, self.folder))
         return port
 
+    def pin(self, name: str) -> None:
+        """Keep the processes of that name on one core each, in turn."""
+        cores = sorted(os.sched_getaffinity(0))
+        pids = [child.pid for child in self._children if child.name.rpartition("-")[0] == name]
+        for number, pid in enumerate(pids):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {cores[number % len(cores)]})
+
     def add(self, child: Child) -> None:
         """Adopt another process: account for it and stop it with the services."""
         self._children.append(child)
@@ -103,7 +127,7 @@ class Kurir:
 
     def sent(self) -> int:
         """Return the number of messages that the queue counts as sent."""
-        return int(self.redis.hget("{email}:counters", "sent") or 0)
+        return int(self.redis.hget(f"{{{self.load.channel}}}:counters", "sent") or 0)
 
     def until_sent(self, jobs: int) -> float:
         """Wait until that many are sent; return the time on the monotonic clock."""
@@ -167,10 +191,10 @@ def _healthy(port: int) -> bool:
 
 
 @contextmanager
-def running(load: Load, folder: Path, smtp_port: int = 9) -> Iterator[Kurir]:
+def running(load: Load, folder: Path, provider_port: int = 9) -> Iterator[Kurir]:
     """Run a Redis for Kurir while the block runs; services started on it stop with it."""
     with redis_for(load) as server:
-        kurir = Kurir(server, load, folder, smtp_port)
+        kurir = Kurir(server, load, folder, provider_port)
         try:
             yield kurir
         finally:

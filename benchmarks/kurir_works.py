@@ -5,27 +5,35 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from benchmarks import http_sink
 from benchmarks.filling import fill_paused, resume
+from benchmarks.hook_load import Arrivals, request, run_load
 from benchmarks.kurir import READY_TIMEOUT_S, Kurir, running
 from benchmarks.measured import Measurement, measured
 from benchmarks.peer_works import PAUSE_MS, percentiles, used_memory
 from benchmarks.probe import Probe, measure
 from benchmarks.processes import BenchmarkError, Child, Usage
 from benchmarks.sink import Sink
-from benchmarks.workload import Load, blast_body
+from benchmarks.workload import SINGLES_A_SECOND, Load, blast_body, message_body
 from tests.servers import free_port
 
 BLAST = "/api/messages/blast"
 
 
-def end_to_end(load: Load, folder: Path, senders: int = 1) -> Measurement:
-    """One POST to the whole system; `senders` processes send the messages as they arrive, and the logger logs them."""
+def end_to_end(load: Load, folder: Path, senders: int = 1, *, pinned: bool = False) -> Measurement:
+    """One POST to the whole system; `senders` processes send the messages as they arrive, and the logger logs them.
+
+    With `pinned`, each sender has a core, in turn.
+    """
     sink = Sink(folder)
     try:
         with running(load, folder, sink.port) as kurir:
             kurir.start(["logger", "ingest", *["email_sender"] * senders])
+            if pinned:
+                kurir.pin("email_sender")
             figures, used = send_blast(kurir, {sink.name: sink.pid})
             check_delivered(kurir, sink)
     finally:
@@ -33,10 +41,50 @@ def end_to_end(load: Load, folder: Path, senders: int = 1) -> Measurement:
     return measured("end-to-end", "kurir", load.jobs, figures, used)
 
 
+def whatsapp(load: Load, folder: Path) -> Measurement:
+    """The same with WhatsApp's API: one POST, one sender that posts each message to an HTTP server."""
+    sink = http_sink.Sink(folder)
+    try:
+        with running(load, folder, sink.port) as kurir:
+            kurir.start(["logger", "ingest", "whatsapp_sender"])
+            figures, used = send_blast(kurir, {sink.name: sink.pid})
+            check_delivered(kurir, sink)
+    finally:
+        sink.stop()
+    return measured("whatsapp", "kurir", load.jobs, figures, used)
+
+
+def large(load: Load, folder: Path) -> Measurement:
+    """Large signed mails; `msg/s a core` is for each core that Kurir and its Valkey used, without the sink."""
+    found = end_to_end(load, folder)
+    spent_ms = sum(ms for name, ms in found.cpu_ms_per_thousand.items() if name != Sink.name)
+    return replace(found, work="large", figures={**found.figures, "msg/s a core": 1e6 / spent_ms})
+
+
+def single(load: Load, folder: Path) -> Measurement:
+    """Single messages at fixed times, each a POST; the time of an answer counts from when its request was due."""
+    sink = Sink(folder)
+    requests = [request("/api/messages", message_body(index)) for index in range(load.jobs)]
+    try:
+        with running(load, folder, sink.port) as kurir:
+            kurir.start(["logger", "ingest", "email_sender"])
+            others = {sink.name: sink.pid}
+            before, begun = kurir.usage(others), time.monotonic()
+            answers = run_load(kurir.port, Arrivals(requests, 1 / SINGLES_A_SECOND), Arrivals([], 0.0))
+            sent = kurir.until_sent(load.jobs)
+            kurir.until_logged()
+            used = kurir.usage(others).since(before)
+            check_delivered(kurir, sink)
+    finally:
+        sink.stop()
+    figures = {"msg/s": load.jobs / (sent - begun), **percentiles(sorted(answers))}
+    return measured("single", "kurir", load.jobs, figures, used)
+
+
 def send_blast(kurir: Kurir, others: dict[str, int]) -> tuple[dict[str, float], Usage]:
     """POST the load as one blast, wait until all is sent and logged; return the figures and the usage."""
     jobs = kurir.load.jobs
-    body = blast_body(jobs)
+    body = blast_body(jobs, kurir.load.channel)
     before = kurir.usage(others)
     begun = time.monotonic()
     kurir.post(BLAST, body)
@@ -104,7 +152,7 @@ async def _latency(load: Load, folder: Path) -> Measurement:
     return measured("latency", "kurir", load.jobs, percentiles(waits), used)
 
 
-def check_delivered(kurir: Kurir, sink: Sink) -> None:
+def check_delivered(kurir: Kurir, sink: Sink | http_sink.Sink) -> None:
     """Raise BenchmarkError unless every message arrived once and has its row."""
     arrived, rows, jobs = sink.count(), kurir.rows("sent"), kurir.load.jobs
     if (arrived, rows) != (jobs, jobs):

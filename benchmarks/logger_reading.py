@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sqlite3
 import sys
 import tempfile
 import time
@@ -27,7 +26,10 @@ import psutil
 
 from benchmarks.logger_writing import wait_until_serving
 from benchmarks.processes import Child, clean_environment
+from services.logger.database import Database
+from services.logger.postgres.store import PostgresStore
 from services.logger.retention import DAY_MS, Retention
+from services.logger.sqlite_store import SqliteStore
 from services.logger.store import Store
 from services.logger.writing import EventWriter
 from shared.clock import SystemClock
@@ -51,8 +53,8 @@ QUERIES = (
     "/api/logs/messages?recipient=user",
     "/api/logs/messages?recipient=nobody@nowhere.example",
     "/api/logs/messages?recipient=62810009",
-    "/api/logs/messages?blast=blast{blast}",
-    "/api/logs/messages?blast=blast{blast}&status=failed&channel=email",
+    "/api/logs/messages?blast={blast_id}",
+    "/api/logs/messages?blast={blast_id}&status=failed&channel=email",
     "/api/logs/messages?template=template7",
     "/api/logs/messages?template=template7&status=failed",
     "/api/logs/messages?template=template7&error_class=uncertain&status=failed&channel=email",
@@ -62,14 +64,14 @@ QUERIES = (
     "/api/logs/messages?error_class=uncertain",
     "/api/logs/messages?delivery=bounced",
     "/api/logs/messages?delivery=delivered&channel=whatsapp&limit=1000",
-    "/api/logs/messages?blast=blast{blast}&delivery=bounced",
+    "/api/logs/messages?blast={blast_id}&delivery=bounced",
     "/api/logs/messages?template=template7&delivery=complained",
     "/api/logs/messages?from={middle}",
     "/api/logs/messages?from={middle}&to={after}&status=failed",
     "/api/logs/messages?to={middle}&channel=email",
     "/api/logs/messages?recipient=user1234567@example.com&status=failed&from={middle}",
     "/api/logs/messages/stats",
-    "/api/logs/messages/stats?blast=blast{blast}",
+    "/api/logs/messages/stats?blast={blast_id}",
     "/api/logs/messages/stats?recipient=user1234567@example.com",
     "/api/logs/messages/stats?error_class=uncertain",
     "/api/logs/messages/stats?delivery=bounced",
@@ -78,11 +80,11 @@ QUERIES = (
     "/api/logs/api?endpoint=/api/messages/blast&from={middle}",
     "/api/logs/system?level=error",
     "/api/logs/system?service=ingest&from={middle}&to={after}",
-    "/api/messages/blast{blast}:50:email",
+    "/api/messages/{blast_id}:50:email",
     "/api/blasts",
     "/api/blasts?state=completed_with_failures&template=template7",
     "/api/blasts?reference=campaign-{blast}",
-    "/api/blasts/blast{blast}",
+    "/api/blasts/{blast_id}",
     "/api/dashboard",
     "/internal/open-jobs?olderThanSeconds=60",
     "/metrics",
@@ -129,11 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the measurements that the command line selects."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.logger_reading", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--database-url", default="", help="the log is there, and not in the folder")
     parser.add_argument("--export", type=int, default=0, metavar="ROWS", help="export at least that many rows")
     parser.add_argument("--retention", type=int, default=0, metavar="DAYS", help="delete older rows while writing")
     wanted = parser.parse_args(arguments)
     if wanted.retention:
-        asyncio.run(_purge(wanted.data_dir, wanted.retention))
+        asyncio.run(_purge(_store(wanted), wanted.retention))
         return 0
     server = RedisServer("valkey")
     server.start()
@@ -152,6 +155,7 @@ def _serve(wanted: argparse.Namespace, redis_url: str, folder: Path) -> None:
         "KURIR_DATA_DIR": str(wanted.data_dir),
         "KURIR_PORT": str(port),
         "KURIR_RETENTION_DAYS": "3650",
+        **({"KURIR_DATABASE_URL": wanted.database_url} if wanted.database_url else {}),
     }
     began = time.perf_counter()
     child = Child("logger", [sys.executable, "-m", "services.logger"], env, folder)
@@ -176,9 +180,12 @@ def _serve(wanted: argparse.Namespace, redis_url: str, folder: Path) -> None:
 def _ask_all(served: Served, times: int) -> dict[str, Spent]:
     """Run every query `times` times; between two runs of one query, run all the others."""
     now = time.time()
-    latest = orjson.loads(served.get("/api/blasts?limit=1"))["blasts"][0]["blastId"]
+    latest = orjson.loads(served.get("/api/blasts?limit=1"))["blasts"][0]["reference"]
+    number = str(int(latest.removeprefix("campaign-")) // 2)
+    (middle,) = orjson.loads(served.get(f"/api/blasts?reference=campaign-{number}"))["blasts"]
     values = {
-        "blast": str(int(latest.removeprefix("blast")) // 2),
+        "blast": number,
+        "blast_id": middle["blastId"],
         "middle": quote(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 15 * 86_400))),
         "after": quote(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 14 * 86_400))),
     }
@@ -211,9 +218,12 @@ def _export(served: Served, rows: int) -> None:
     print(f"export: {lines} rows, {size / 1e9:.2f} GB in {spent:.0f} s; memory {before:.0f} → {peak:.0f} MiB")
 
 
-async def _purge(folder: Path, days: int) -> None:
+def _store(wanted: argparse.Namespace) -> Store:
+    return PostgresStore(wanted.database_url) if wanted.database_url else SqliteStore(wanted.data_dir / "logs.db")
+
+
+async def _purge(store: Store, days: int) -> None:
     """Delete rows older than `days` while writing batches, and time each batch."""
-    store = Store(folder / "logs.db")
     await store.open()
     waits: list[float] = []
     done = asyncio.Event()
@@ -252,7 +262,7 @@ async def _purge(folder: Path, days: int) -> None:
     )
 
 
-def _apply(writer: EventWriter, entries: Sequence[EventEntry], connection: sqlite3.Connection) -> None:
+def _apply(writer: EventWriter, entries: Sequence[EventEntry], connection: Database) -> None:
     writer.apply(connection, entries)
 
 

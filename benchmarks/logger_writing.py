@@ -17,11 +17,11 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from benchmarks.processes import Child, clean_environment, usage_of
-from services.logger.store import Store
+from services.logger.sqlite_store import SqliteStore
 from services.logger.webhooks.endpoints import create
 from shared.blasts import Blast, pack_blast
 from shared.events import BlastAccepted, Event, EventBatch, Processing, Queued, QueuedRecipient, Sent, pack_batch
@@ -30,6 +30,7 @@ from shared.queue.event_log import EventLog
 from shared.queue.keys import PartitionKeys
 from shared.sealing import Seal
 from shared.templates import Template
+from tests.postgres_servers import PostgresServer
 from tests.servers import RedisServer, free_port
 
 _CHUNK = 500
@@ -46,16 +47,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=50, help="events in a sender's batch")
     parser.add_argument("--orders", nargs="+", choices=("mixed", "apart"), default=["mixed", "apart"])
+    parser.add_argument("--postgres", action="store_true", help="write into PostgreSQL, with synced commits")
     parser.add_argument("--webhook", action="store_true", help="let one webhook get all events")
     wanted = parser.parse_args(arguments)
     if wanted.webhook and wanted.jobs > _FIT_A_WINDOW:
         parser.error(f"--webhook: at most {_FIT_A_WINDOW:,} jobs")
     for order in wanted.orders:
-        asyncio.run(_measure(order, wanted.jobs, wanted.batch, webhook=wanted.webhook))
+        if wanted.postgres:
+            with _cluster() as cluster:
+                asyncio.run(_measure(order, wanted.jobs, wanted.batch, webhook=False, cluster=cluster))
+        else:
+            asyncio.run(_measure(order, wanted.jobs, wanted.batch, webhook=wanted.webhook))
     return 0
 
 
-async def _measure(order: str, jobs: int, batch: int, *, webhook: bool) -> None:
+@contextmanager
+def _cluster() -> Iterator[PostgresServer]:
+    cluster = PostgresServer("-c", "shared_buffers=512MB", "-c", "max_wal_size=4GB", durable=True)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.destroy()
+
+
+async def _measure(order: str, jobs: int, batch: int, *, webhook: bool, cluster: PostgresServer | None = None) -> None:
     server = RedisServer("valkey")
     server.start()
     redis = connect(server.url)
@@ -70,14 +86,14 @@ async def _measure(order: str, jobs: int, batch: int, *, webhook: bool) -> None:
                     await pipe.execute()
             if webhook:
                 await _add_webhook(Path(folder))
-            await _drain(order, jobs, EventLog(redis), server.url, Path(folder))
+            await _drain((order, jobs), EventLog(redis), server.url, Path(folder), cluster)
     finally:
         await redis.aclose()
         server.destroy()
 
 
 async def _add_webhook(folder: Path) -> None:
-    store = Store(folder / "logs.db", readers=1)
+    store = SqliteStore(folder / "logs.db", readers=1)
     await store.open()
     seal, now_ms = Seal("the secret of a benchmark"), _now()
     await store.write(lambda connection: create(connection, _WEBHOOK, seal, now_ms))
@@ -93,17 +109,24 @@ def _not_handed_out(folder: Path, jobs: int) -> int:
         return jobs - int(database.execute(query).fetchone()[0])
 
 
-async def _drain(order: str, jobs: int, events: EventLog, url: str, folder: Path) -> None:
+async def _drain(
+    load: tuple[str, int], events: EventLog, url: str, folder: Path, cluster: PostgresServer | None
+) -> None:
     """Start the logger and wait until every event is written and acknowledged."""
+    order, jobs = load
     port = free_port()
     env = clean_environment() | {"KURIR_REDIS_URL": url, "KURIR_DATA_DIR": str(folder), "KURIR_PORT": str(port)}
+    database = cluster.make_database() if cluster else ""
+    if database:
+        env["KURIR_DATABASE_URL"] = database
     lag = await events.lag()
     child = Child("logger", [sys.executable, "-m", "services.logger"], env, folder)
     try:
         wait_until_serving(port)
         # batches written before the clock started do not count
+        spent_before = cluster.cpu_s() if cluster else 0.0
         first, began, before = await events.lag(), time.perf_counter(), usage_of([("logger", child.pid)])
-        while await events.lag() or _not_handed_out(folder, jobs):
+        while await events.lag() or (not cluster and _not_handed_out(folder, jobs)):
             child.check()
             if time.perf_counter() - began > _DEADLINE_S:
                 raise TimeoutError(f"not written within {_DEADLINE_S:g} s")
@@ -112,8 +135,14 @@ async def _drain(order: str, jobs: int, events: EventLog, url: str, folder: Path
         used = usage_of([("logger", child.pid)]).since(before)
     finally:
         child.stop()
-    with closing(sqlite3.connect(folder / "logs.db")) as database:
-        found = database.execute("SELECT status, count(*) FROM message_logs GROUP BY status").fetchall()
+    if cluster:
+        name = database.rpartition("/")[2]
+        print(f"        PostgreSQL: {cluster.cpu_s() - spent_before:.2f} CPU s")
+        rows = cluster.sql("SELECT status, count(*) FROM kurir.message_logs GROUP BY status", name)
+        found = [(status, int(n)) for status, _, n in (row.partition("|") for row in rows.split())]
+    else:
+        with closing(sqlite3.connect(folder / "logs.db")) as file:
+            found = file.execute("SELECT status, count(*) FROM message_logs GROUP BY status").fetchall()
     if found != [("sent", jobs)]:
         raise AssertionError(f"{jobs} should be sent, the database says {found}")
     written = 3 * jobs * first / lag

@@ -1,4 +1,4 @@
-"""The peer: BullMQ with nodemailer's pool, as `peer/peer.mjs` runs it on its own Redis."""
+"""The peer: BullMQ with nodemailer's pool or with undici, as `peer/peer.mjs` runs it on its own Redis."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.servers import RedisServer
 
 FOLDER = Path(__file__).parent / "peer"
 ADD_CHUNK = 1000
+MOST_CHUNK_BYTES = 10_000_000
 _READY_TIMEOUT_S = 30.0
 _WORK_TIMEOUT_S = 240.0
 _CI_TIMEOUT_S = 300.0
@@ -67,10 +68,15 @@ class Peer:
             "connections": self._load.concurrency,
             "messagesPerConnection": self._load.messages_per_connection,
             "autorun": True,
-            "chunk": ADD_CHUNK,
+            "chunk": min(ADD_CHUNK, MOST_CHUNK_BYTES // self._load.html_bytes),
+            "rate": workload.SINGLES_A_SECOND,
+            "dkim": self._signing(),
+            "channel": self._load.channel,
+            "firstPhone": workload.FIRST_PHONE,
+            "template": workload.TEMPLATE_ID,
             "from": workload.SENDER,
             "subject": workload.SUBJECT,
-            "html": workload.html(),
+            "html": workload.html(self._load.html_bytes),
             "text": workload.TEXT,
             **(extra or {}),
         }
@@ -81,6 +87,16 @@ class Peer:
         if not with_packages.get("ready"):
             raise BenchmarkError(f"{child.name} is not ready: {with_packages}")
         return child
+
+    def _signing(self) -> dict[str, str] | None:
+        """Return nodemailer's options that sign messages as the load requires."""
+        if not self._load.dkim:
+            return None
+        path = self._folder / "peer-dkim.pem"
+        if not path.exists():
+            workload.write_key(self._load.dkim, path)
+        domain = workload.SENDER.partition("@")[2]
+        return {"domainName": domain, "keySelector": "bench", "privateKey": path.read_text(encoding="ascii")}
 
     def usage(self, others: Mapping[str, int]) -> Usage:
         """Return the usage of the peer's processes, its Redis and `others` (name to pid)."""

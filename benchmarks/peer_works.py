@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import redis
 
+from benchmarks import http_sink
 from benchmarks.measured import Measurement, measured
 from benchmarks.peer import running, work_answer
 from benchmarks.processes import BenchmarkError, Child
@@ -20,15 +24,54 @@ PAUSE_MS = 20
 def end_to_end(load: Load, folder: Path) -> Measurement:
     """One process adds the jobs while another, with nodemailer's pool, sends them as they arrive."""
     sink = Sink(folder)
+    found, _ = _sent(load, folder, sink, _Roles("send", {"smtpPort": sink.port}))
+    return found
+
+
+def large(load: Load, folder: Path) -> Measurement:
+    """The same with large mails that nodemailer signs."""
+    return replace(end_to_end(load, folder), work="large")
+
+
+def single(load: Load, folder: Path) -> Measurement:
+    """The same with `add` for each job, at fixed times; the time of one counts from when it was due."""
+    sink = Sink(folder)
+    found, added = _sent(load, folder, sink, _Roles("send", {"smtpPort": sink.port}, "pace"))
+    return replace(found, work="single", figures={**found.figures, **percentiles(sorted(added["waits"]))})
+
+
+def whatsapp(load: Load, folder: Path) -> Measurement:
+    """One process adds the jobs while another, with undici's pool, posts them as they arrive."""
+    sink = http_sink.Sink(folder)
+    extra = {
+        "providerOrigin": f"http://127.0.0.1:{sink.port}",
+        "messagesPath": http_sink.MESSAGES_PATH,
+        "token": http_sink.TOKEN,
+    }
+    found, _ = _sent(load, folder, sink, _Roles("post", extra))
+    return replace(found, work="whatsapp")
+
+
+@dataclass(frozen=True, slots=True)
+class _Roles:
+    """The roles of the two processes, and the options of the one that sends."""
+
+    sender: str
+    options: Mapping[str, object]
+    adder: str = "add"
+
+
+def _sent(load: Load, folder: Path, sink: Sink | http_sink.Sink, roles: _Roles) -> tuple[Measurement, dict[str, Any]]:
+    """Add and send the jobs; return the measurement, and the answer of the process that added them."""
     try:
         with running(load, folder) as (peer, _):
-            worker = peer.start("send", {"smtpPort": sink.port})
-            adder = peer.start("add")
+            worker = peer.start(roles.sender, roles.options)
+            adder = peer.start(roles.adder)
             others = {sink.name: sink.pid}
             before = peer.usage(others)
             worker.send_line()
             adder.send_line()
-            begun = work_answer(adder)["begun"]
+            added = work_answer(adder)
             done = _completed(worker, load)
             used = peer.usage(others).since(before)
             worker.send_line()
@@ -36,8 +79,8 @@ def end_to_end(load: Load, folder: Path) -> Measurement:
             raise BenchmarkError(f"{sink.count()} of {load.jobs} messages arrived at the provider")
     finally:
         sink.stop()
-    seconds = (done - begun) / 1000
-    return measured("end-to-end", "peer", load.jobs, {"msg/s": load.jobs / seconds}, used)
+    seconds = (done - added["begun"]) / 1000
+    return measured("end-to-end", "peer", load.jobs, {"msg/s": load.jobs / seconds}, used), added
 
 
 def queue_alone(load: Load, folder: Path) -> Measurement:

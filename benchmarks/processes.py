@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import psutil
+import uvloop
 
 from shared.errors import KurirError
 from tests.servers import INTERNAL_SECRET
@@ -136,3 +139,18 @@ def clean_environment() -> dict[str, str]:
     """Return this environment without the caller's settings, with the services' secret."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}
     return own | {"KURIR_INTERNAL_SECRET": INTERNAL_SECRET}
+
+
+async def _answer_counts(make: Callable[[], asyncio.BaseProtocol], counts: Callable[[], object], port: int) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(make, "127.0.0.1", port)
+    print("{}", flush=True)
+    async with server:
+        while await loop.run_in_executor(None, sys.stdin.readline):
+            print(orjson.dumps(counts()).decode(), flush=True)
+
+
+def serve_counts(make: Callable[[], asyncio.BaseProtocol], counts: Callable[[], object]) -> None:
+    """Serve connections on the port in the first argument; answer each line of stdin with the counts, until it ends."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_answer_counts(make, counts, int(sys.argv[1])))

@@ -7,25 +7,46 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import signing
+from benchmarks import hook_load, scaling, signing
 from benchmarks.measured import Measurement, Side
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The goal for a figure of a work: at least a multiple of the peer's, or with `most` an absolute upper bound."""
+    """The goal for a figure of a work: at least a multiple of the peer's, or an absolute bound (`most`, `least`)."""
 
     work: str
     figure: str
     what: str
     bound: float
     most: bool = False
+    least: bool = False
+
+    def judged(self, peer: float, ours: float) -> tuple[str, bool]:
+        """Return what is to be reached, and whether it is."""
+        if self.most:
+            return f"≤ {self.bound:g}", ours <= self.bound
+        if self.least:
+            return f"≥ {self.bound:g}", ours >= self.bound
+        return f"≥ {self.bound:g} ×", ours / peer >= self.bound
 
 
+# a run without a peer, and the one that it is compared with
+_COMPARED = {
+    **{f"{count} senders": f"{scaling.SENDERS[0]} senders" for count in scaling.SENDERS[1:]},
+    scaling.PINNED: f"{scaling.SENDERS[-1]} senders",
+    scaling.WITH: scaling.WITHOUT,
+}
 _START, _END = "<!-- results -->", "<!-- end of results -->"
 
 GOALS = (
     Goal("end-to-end", "msg/s", "POST to sent, the whole system with logging on, msg/s", 3),
+    Goal("whatsapp", "msg/s", "the same by WhatsApp, to an HTTP server, msg/s", 2),
+    Goal("large", "msg/s", "100 KB of HTML, signed with RSA-2048, msg/s", 2),
+    Goal("large", "msg/s a core", "the same, for each core used without the sink, msg/s", 375, least=True),
+    Goal("single", "msg/s", "single messages, 500 a second asked for, msg/s", 0.97),
+    Goal("single", "p50 ms", "the same, due to answered, p50 ms", 20, most=True),
+    Goal("single", "p99 ms", "the same, p99 ms", 100, most=True),
     Goal("queue", "jobs/s", "queue alone, nothing sent, jobs/s", 2),
     Goal("enqueue", "jobs/s", "enqueue through the API, validated and logged, jobs/s", 1),
     Goal("enqueue", "bytes/job", "Redis memory of a waiting message, bytes", 500, most=True),
@@ -48,9 +69,7 @@ def goals_table(found: Sequence[Measurement]) -> list[str]:
         ours = median(found, goal.work, "kurir", goal.figure)
         if peer is None or ours is None:
             continue
-        value = ours if goal.most else ours / peer
-        reached = value <= goal.bound if goal.most else value >= goal.bound
-        wanted = f"≤ {goal.bound:g}" if goal.most else f"≥ {goal.bound:g} ×"
+        wanted, reached = goal.judged(peer, ours)
         rows.append(
             [goal.what, _number(peer), _number(ours), f"{ours / peer:.2f} ×", wanted, "yes" if reached else "no"]
         )
@@ -88,6 +107,9 @@ _READINGS: Mapping[str, Mapping[str, Callable[[Measurement], float]]] = {
     }
     for work, names in {
         "end-to-end": ("msg/s", "logged msg/s"),
+        "whatsapp": ("msg/s", "logged msg/s"),
+        "large": ("msg/s", "msg/s a core"),
+        "single": ("msg/s", "p50 ms", "p99 ms"),
         "queue": ("jobs/s",),
         "enqueue": ("jobs/s", "logged jobs/s", "bytes/job"),
         "latency": ("p50 ms", "p99 ms"),
@@ -128,16 +150,25 @@ def usage_table(found: Sequence[Measurement]) -> list[str]:
 
 
 def scaling_table(found: Sequence[Measurement]) -> list[str]:
-    """Return the runs without a peer: throughput to sent and to logged."""
-    works = {goal.work for goal in GOALS} | {signing.name(kind) for kind in signing.KINDS}
+    """Return the runs without a peer: throughput to sent and to logged, and its ratio to the run it compares with."""
+    works = {goal.work for goal in GOALS} | {signing.name(kind) for kind in signing.KINDS} | {hook_load.WORK}
     rows = []
     for work, side in _pairs(found):
         if work in works:
             continue
         sent = median(found, work, side, "msg/s")
         logged = median(found, work, side, "logged msg/s")
-        rows.append([work, _number(sent or 0), _number(logged or 0)])
-    return table(["run", "msg/s to sent", "msg/s to logged"], rows)
+        other = median(found, _COMPARED.get(work, ""), side, "msg/s")
+        ratio = f"{(sent or 0) / other:.2f} × {_COMPARED[work]}" if other else ""
+        rows.append([work, _number(sent or 0), _number(logged or 0), ratio])
+    return table(["run", "msg/s to sent", "msg/s to logged", "ratio"], rows)
+
+
+def hooks_table(found: Sequence[Measurement]) -> list[str]:
+    """Return what hooks took of what was asked for, and the times of their requests."""
+    figures = {name: median(found, hook_load.WORK, "kurir", name) for name in hook_load.FIGURES}
+    row = [_number(value) for value in figures.values() if value is not None]
+    return table([f"hooks: {name}" for name in figures], [row] if row else [])
 
 
 def as_json(machine: Mapping[str, str], found: Sequence[Measurement]) -> dict[str, object]:

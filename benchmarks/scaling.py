@@ -15,17 +15,21 @@ from tests.servers import free_port
 
 SENDERS = (1, 2, 4)
 CONCURRENCIES = (1, 5, 10, 20, 40)
+PINNED = f"{SENDERS[-1]} senders, each kept on a core"
+WITHOUT, WITH = "without an endpoint", "with one endpoint"
 FAR_MS = 20
 _FAR_SECONDS = 4.0
 _READY_TIMEOUT_S = 10.0
 
 
 def with_senders(load: Load, folder: Path) -> list[Measurement]:
-    """Run the whole system with 1, 2 and 4 sender processes."""
-    return [
+    """Run the whole system with 1, 2 and 4 sender processes, and with 4 that have a core each, in turn."""
+    found = [
         _renamed(kurir_works.end_to_end(load, _fresh(folder, f"senders-{count}"), count), f"{count} senders")
         for count in SENDERS
     ]
+    pinned = kurir_works.end_to_end(load, _fresh(folder, "senders-pinned"), SENDERS[-1], pinned=True)
+    return [*found, _renamed(pinned, PINNED)]
 
 
 def far_away(folder: Path, append_fsync: str, concurrencies: tuple[int, ...] = CONCURRENCIES) -> list[Measurement]:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks import kurir_works, peer_works, scaling, signing
+from benchmarks import hooks, kurir_works, peer_works, scaling, signing, webhooks
+from benchmarks.hook_load import Wanted
 from benchmarks.measured import Measurement, Side
 from benchmarks.workload import Load
 
 Work = Callable[[Load, Path], Measurement]
 Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a run."""
+
+    works: Sequence[str]
+    rounds: int
+    quick: bool
+    append_fsync: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +37,32 @@ class Contest:
     name: str
     kurir: Work
     peer: Work
-    jobs: int
+    load: Load
     quick_jobs: int
     peer_jobs: int
-    concurrency: int
+
+    def sized(self, side: Side, options: Options) -> Load:
+        """Return the load of a side in such a run."""
+        jobs = self.peer_jobs if side == "peer" else self.load.jobs
+        jobs = min(jobs, self.quick_jobs) if options.quick else jobs
+        return replace(self.load, jobs=jobs, append_fsync=options.append_fsync)
+
+
+_LARGE = Load(3_000, html_bytes=100_000, dkim="rsa-2048")
 
 
 CONTESTS = (
-    Contest("end-to-end", kurir_works.end_to_end, peer_works.end_to_end, 20_000, 6_000, 10_000, 5),
-    Contest("queue", kurir_works.queue_alone, peer_works.queue_alone, 40_000, 10_000, 20_000, 50),
-    Contest("enqueue", kurir_works.enqueue, peer_works.enqueue, 30_000, 10_000, 30_000, 5),
-    Contest("latency", kurir_works.latency, peer_works.latency, 300, 100, 300, 5),
+    Contest("end-to-end", kurir_works.end_to_end, peer_works.end_to_end, Load(20_000), 6_000, 10_000),
+    Contest("whatsapp", kurir_works.whatsapp, peer_works.whatsapp, Load(20_000, channel="whatsapp"), 6_000, 10_000),
+    Contest("large", kurir_works.large, peer_works.large, _LARGE, 1_000, 1_500),
+    Contest("single", kurir_works.single, peer_works.single, Load(5_000), 1_500, 5_000),
+    Contest("queue", kurir_works.queue_alone, peer_works.queue_alone, Load(40_000, 50), 10_000, 20_000),
+    Contest("enqueue", kurir_works.enqueue, peer_works.enqueue, Load(30_000), 10_000, 30_000),
+    Contest("latency", kurir_works.latency, peer_works.latency, Load(300), 100, 300),
 )
-SCALING = ("senders", "far", signing.WORK)
-WORKS = (*(contest.name for contest in CONTESTS), *SCALING)
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of a run."""
-
-    works: Sequence[str]
-    rounds: int
-    quick: bool
-    append_fsync: str
+# as many statuses as three messages each have, while these go out
+_HOOKS = Wanted(messages=600, statuses=1_800, batch=10, seconds=10.0)
+WORKS = (*(contest.name for contest in CONTESTS), "senders", "far", "hooks", "webhooks", signing.WORK)
 
 
 def run(options: Options, announce: Announce) -> list[Measurement]:
@@ -74,24 +87,53 @@ def _steps(options: Options) -> Iterator[Step]:
             if contest.name in options.works:
                 for side in ("peer", "kurir"):
                     yield _contest_step(contest, side, options)
-    if signing.WORK in options.works:
-        load = Load(6_000 if options.quick else 12_000, append_fsync=options.append_fsync)
-        for _ in range(options.rounds):
-            for kind in signing.KINDS:
-                yield partial(_signing_step, kind, load)
-    if "senders" in options.works:
-        load = Load(6_000 if options.quick else 20_000, append_fsync=options.append_fsync)
-        yield lambda folder: scaling.with_senders(load, folder)
-    if "far" in options.works:
-        concurrencies = (5,) if options.quick else scaling.CONCURRENCIES
-        yield lambda folder: scaling.far_away(folder, options.append_fsync, concurrencies)
+    for name, steps in _ALONE.items():
+        if name in options.works:
+            yield from steps(options)
+
+
+def _load(options: Options, jobs: int) -> Load:
+    return Load(6_000 if options.quick else jobs, append_fsync=options.append_fsync)
+
+
+def _signing_steps(options: Options) -> Iterator[Step]:
+    for _ in range(options.rounds):
+        for kind in signing.KINDS:
+            yield partial(_signing_step, kind, _load(options, 12_000))
+
+
+def _hooks_steps(options: Options) -> Iterator[Step]:
+    for _ in range(options.rounds):
+        yield lambda _: [hooks.measurement(_HOOKS)]
+
+
+def _webhooks_steps(options: Options) -> Iterator[Step]:
+    load = _load(options, 20_000)
+    for _ in range(options.rounds):
+        yield lambda _: [webhooks.measure(load, work) for work in (scaling.WITHOUT, scaling.WITH)]
+
+
+def _senders_steps(options: Options) -> Iterator[Step]:
+    yield lambda folder: scaling.with_senders(_load(options, 20_000), folder)
+
+
+def _far_steps(options: Options) -> Iterator[Step]:
+    concurrencies = (5,) if options.quick else scaling.CONCURRENCIES
+    yield lambda folder: scaling.far_away(folder, options.append_fsync, concurrencies)
+
+
+_ALONE: Mapping[str, Callable[[Options], Iterator[Step]]] = {
+    signing.WORK: _signing_steps,
+    "hooks": _hooks_steps,
+    "webhooks": _webhooks_steps,
+    "senders": _senders_steps,
+    "far": _far_steps,
+}
 
 
 def _contest_step(contest: Contest, side: Side, options: Options) -> Step:
-    work, jobs = (contest.kurir, contest.jobs) if side == "kurir" else (contest.peer, contest.peer_jobs)
-    if options.quick:
-        jobs = min(jobs, contest.quick_jobs)
-    load = Load(jobs, contest.concurrency, append_fsync=options.append_fsync)
+    work = contest.peer if side == "peer" else contest.kurir
+    load = contest.sized(side, options)
     return lambda folder: [work(load, folder)]
 
 

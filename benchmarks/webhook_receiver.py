@@ -11,12 +11,12 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import sys
 from dataclasses import dataclass, field
 from typing import cast
 
 import orjson
-import uvloop
+
+from benchmarks.processes import serve_counts
 
 _KEY = b"a secret of the benchmarks, 32 b"
 SECRET = f"whsec_{base64.b64encode(_KEY).decode()}"
@@ -83,19 +83,10 @@ def _headers(head: bytes | bytearray) -> dict[str, str]:
     return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
 
 
-async def _serve(port: int) -> None:
-    received, loop = Received(), asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(received), "127.0.0.1", port)
-    print("{}", flush=True)
-    async with server:
-        while await loop.run_in_executor(None, sys.stdin.readline):
-            print(orjson.dumps(received.counts()).decode(), flush=True)
-
-
 def main() -> None:
     """Serve until stdin is closed."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(int(sys.argv[1])))
+    received = Received()
+    serve_counts(lambda: _Connection(received), received.counts)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,12 @@ from benchmarks.kurir import LOCALHOST, READY_TIMEOUT_S, WORK_TIMEOUT_S, Kurir, 
 from benchmarks.kurir_works import check_delivered, send_blast
 from benchmarks.measured import Measurement, measured
 from benchmarks.processes import BenchmarkError, Child
+from benchmarks.scaling import WITH, WITHOUT
 from benchmarks.sink import Sink
 from benchmarks.webhook_receiver import SECRET
 from benchmarks.workload import Load
 from tests.servers import free_port
 
-WITHOUT, WITH = "without an endpoint", "with one endpoint"
 # the least share of the rate without an endpoint
 _LEAST = 0.9
 _BATCH = {"max": 500, "withinMs": 1000}

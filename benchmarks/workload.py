@@ -1,4 +1,7 @@
-"""The workload of both sides: a body of 1.5 KB of HTML with a short text part, and recipients with one variable."""
+"""The workload of both sides: recipients with one variable, who get a mail or a WhatsApp template.
+
+A mail has a body of 1.5 KB of HTML, or more, and a short text part.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,17 @@ SUBJECT = "A note for {{ name }}"
 TEXT = "Dear {{ name }}, your order has been received and is being packed."
 HTML_BYTES = 1536
 TEMPLATE_ID = "bench"
+SINGLES_A_SECOND = 500
+# a million numbers of an Indonesian mobile network
+FIRST_PHONE = 6281210000000
 
 
-def html() -> str:
-    """Return the HTML body, 1.5 KB before the name is filled in."""
+def html(size: int = HTML_BYTES) -> str:
+    """Return the HTML body, 1.5 KB or another size before the name is filled in."""
     head = "<html><body><h1>Dear {{ name }}</h1>"
     tail = "<p>Yours, {{ name }}'s shop</p></body></html>"
     line = "<p>Your order has been received and is being packed; we write again once it is on its way.</p>\n"
-    room = HTML_BYTES - len(head) - len(tail)
+    room = size - len(head) - len(tail)
     filling = (line * (room // len(line) + 1))[:room]
     # cut at a whole line and fill up with a comment, since half a tag is not HTML
     whole = filling[: filling.rfind("\n") + 1]
@@ -35,7 +41,7 @@ class Load:
     """The amount and the settings that both sides share.
 
     A connection is closed after `messages_per_connection`; `append_fsync` is Redis's setting. `dkim` is the kind of key
-    that Kurir signs with (`rsa-2048` or `ed25519`), "" for none.
+    that Kurir signs with (`rsa-2048` or `ed25519`), "" for none. `html_bytes` is the size of a mail's HTML.
     """
 
     jobs: int
@@ -43,23 +49,29 @@ class Load:
     messages_per_connection: int = 100
     append_fsync: str = "always"
     dkim: str = ""
+    channel: str = "email"
+    html_bytes: int = HTML_BYTES
 
 
-def write_template(folder: Path) -> None:
-    """Write the template into a templates folder."""
+def write_template(folder: Path, load: Load) -> None:
+    """Write the template of the load's channel into a templates folder."""
     folder.mkdir(parents=True, exist_ok=True)
     template = {
         "id": TEMPLATE_ID,
         "name": "Bench",
         "type": "notification",
         "category": "transactional",
-        "channels": ["email"],
-        "subject": SUBJECT,
-        "html": html(),
-        "text": TEXT,
+        "channels": [load.channel],
         "variables": [{"name": "name", "type": "string", "required": True}],
+        **_content(load),
     }
     (folder / f"{TEMPLATE_ID}.yaml").write_text(yaml.safe_dump(template), encoding="utf-8")
+
+
+def _content(load: Load) -> dict[str, object]:
+    if load.channel == "whatsapp":
+        return {"whatsapp": {"templateName": TEMPLATE_ID, "language": "en", "bodyVariables": ["name"]}}
+    return {"subject": SUBJECT, "html": html(load.html_bytes), "text": TEXT}
 
 
 def write_key(kind: str, path: Path) -> None:
@@ -69,17 +81,23 @@ def write_key(kind: str, path: Path) -> None:
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
-def recipients(jobs: int) -> Iterator[dict[str, str]]:
+def recipients(jobs: int, channel: str = "email") -> Iterator[dict[str, str]]:
     """Return the recipients in the API's format."""
-    return ({"name": f"Recipient {index}", "email": f"r{index}@example.com"} for index in range(jobs))
+    return (recipient(index, channel) for index in range(jobs))
 
 
-def blast_body(jobs: int) -> bytes:
+def recipient(index: int, channel: str = "email") -> dict[str, str]:
+    """Return one recipient in the API's format."""
+    address = {"phone": f"+{FIRST_PHONE + index}"} if channel == "whatsapp" else {"email": f"r{index}@example.com"}
+    return {"name": f"Recipient {index}", **address}
+
+
+def blast_body(jobs: int, channel: str = "email") -> bytes:
     """Return the body of POST /api/messages/blast."""
-    return orjson.dumps({"channels": ["email"], "templateId": TEMPLATE_ID, "recipients": list(recipients(jobs))})
+    everyone = list(recipients(jobs, channel))
+    return orjson.dumps({"channels": [channel], "templateId": TEMPLATE_ID, "recipients": everyone})
 
 
 def message_body(index: int) -> bytes:
     """Return the body of POST /api/messages."""
-    recipient = {"name": f"Recipient {index}", "email": f"r{index}@example.com"}
-    return orjson.dumps({"channel": "email", "templateId": TEMPLATE_ID, "recipient": recipient})
+    return orjson.dumps({"channel": "email", "templateId": TEMPLATE_ID, "recipient": recipient(index)})

@@ -38,6 +38,7 @@ TARGET = ROOT / "docs" / "configuration.md"
 _DEFAULTS = {
     "KURIR_EMAIL_DOMAINS": "the domain of `KURIR_EMAIL_FROM`",
     "KURIR_LOG_DIR": "`logs` in `KURIR_DATA_DIR`",
+    "KURIR_JOURNAL_DIR": "`journals` in `KURIR_DATA_DIR`",
     "KURIR_EMAIL_RETURN_PATH": "the From address",
     "KURIR_SMTP_HELO": "the machine's full name, else the host of `KURIR_PUBLIC_URL`; `[127.0.0.1]` for local servers",
 }

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ACL = ROOT / "deploy" / "redis" / "users.acl"
 GUIDE = ROOT / "docs" / "operations.md"
 KEYS = (
-    "~{email}* ~{whatsapp}* ~{webhook.* ~blast:* ~template* ~idempotency:* ~ratelimit:* ~gateway:* ~ingest:*"
-    " ~receipts ~{receipts}:* ~webhooks"
+    "~{email}* ~{email.*}* ~{whatsapp}* ~{whatsapp.*}* ~{webhook.* ~blast:* ~template* ~{templates}* ~idempotency:*"
+    " ~ratelimit:* ~gateway:* ~ingest:* ~receipts ~{receipts}:* ~webhooks"
 )
 
-_CONTAINERS = {"ACL", "CLIENT", "CONFIG", "MEMORY", "OBJECT", "SCRIPT", "XGROUP", "XINFO"}
+_CONTAINERS = {"ACL", "CLIENT", "CLUSTER", "CONFIG", "MEMORY", "OBJECT", "SCRIPT", "XGROUP", "XINFO"}
 # methods whose commands differ from their names; an empty tuple for methods that send nothing
 _METHODS = {
     "aclose": (), "close": (), "disconnect": (), "execute_command": (), "from_pool": (), "from_url": (), "pipeline": (),
+    "every_node": (), "node_of": (), "together": (),  # of the queue's own client
     "execute": ("multi", "exec"),
     "hscan_iter": ("hscan",), "scan_iter": ("scan",), "sscan_iter": ("sscan",), "zscan_iter": ("zscan",),
     "xgroup_create": ("xgroup|create",), "xinfo_groups": ("xinfo|groups",), "xinfo_consumers": ("xinfo|consumers",),
@@ -56,13 +58,16 @@ def commands() -> set[str]:
 
 
 def _of_scripts(text: str) -> set[str]:
-    calls = re.findall(r"redis\.p?call\('([A-Z]+)'(?:,\s*'([A-Z]+)')?", text)
+    return _named(re.findall(r"redis\.p?call\('([A-Z]+)'(?:,\s*'([A-Z]+)')?", text))
+
+
+def _named(calls: Iterable[tuple[str, str]]) -> set[str]:
     return {f"{name}|{sub}".lower() if name in _CONTAINERS else name.lower() for name, sub in calls}
 
 
 def _of_methods(text: str) -> set[str]:
-    found = {name.lower() for name in re.findall(r'execute_command\(\s*"([A-Z]+)"', text)}
-    for method in re.findall(r"\b_?(?:redis|pipe|client)\.([a-z_]+)\(", text):
+    found = _named(re.findall(r'execute_command\(\s*"([A-Z]+)"(?:,\s*"([A-Z]+)")?', text))
+    for method in re.findall(r"\b_?(?:redis|pipe|client|server)\.([a-z_]+)\(", text):
         found |= set(_METHODS.get(method, (method,)))
     return found
 

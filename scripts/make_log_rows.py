@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,7 @@ from shared.templates import Template
 _BLAST = 10_000
 _PEOPLE = 2_000_003
 _DAY_MS = 86_400_000
+_EPOCH_MS, _DIGITS = 1_577_836_800_000, "0123456789abcdefghjkmnpqrstvwxyz"
 _TEMPLATES = 20
 # the first two as in the logger's file; the rest only for speed, since these rows may be lost in a power cut
 _PRAGMAS = (
@@ -59,15 +61,15 @@ _MESSAGES = """
 INSERT INTO message_logs (job_id, channel, recipient_email, recipient_phone, recipient_name, template_id,
     template_name, subject, status, error_message, message_id, attempts, created_at, updated_at, blast_id, reference,
     run, error_class, error_code, response, duration_ms, state_rank, delivery, delivery_at)
-SELECT 'blast' || b || ':' || i || ':' || channel, channel,
+SELECT blast_id(b) || ':' || i || ':' || channel, channel,
     CASE channel WHEN 'email' THEN 'user' || person || '@example.com' END,
     CASE channel WHEN 'whatsapp' THEN '628' || (1000000000 + person) END,
     'User ' || person, 'template' || (b % {templates}), 'Template ' || (b % {templates}),
     CASE channel WHEN 'email' THEN 'Your invoice INV-' || n END, status,
     CASE status WHEN 'sent' THEN NULL WHEN 'failed' THEN '550 5.1.1 no such user' ELSE status END,
     CASE WHEN status <> 'sent' THEN NULL WHEN channel = 'whatsapp' THEN 'wamid.HBgNNjI4' || printf('%044d', n)
-        ELSE '<blast' || b || '.' || i || '.' || channel || '.1@example.com>' END,
-    1 + (n % 50 = 0), created, updated, 'blast' || b, CASE WHEN n % 4 = 0 THEN 'order-' || (n / 4) END, 1,
+        ELSE '<' || blast_id(b) || '.' || i || '.' || channel || '.1@example.com>' END,
+    1 + (n % 50 = 0), created, updated, blast_id(b), CASE WHEN n % 4 = 0 THEN 'order-' || (n / 4) END, 1,
     CASE status WHEN 'sent' THEN NULL WHEN 'failed' THEN CASE n % 3 WHEN 0 THEN 'uncertain' WHEN 1 THEN 'transient'
         ELSE 'permanent' END ELSE status END,
     CASE status WHEN 'failed' THEN '550 5.1.1' END, CASE status WHEN 'sent' THEN '250 2.0.0 Ok: queued as ' || n END,
@@ -179,6 +181,7 @@ def _fill(connection: sqlite3.Connection, rows: int, days: int) -> None:
     for name, _ in indexes:
         connection.execute(f"DROP INDEX {name}")
     span = {"start_ms": int(time.time() * 1000) - days * _DAY_MS, "step_ms": days * _DAY_MS / rows}
+    connection.create_function("blast_id", 1, cache(lambda number: _blast_id(number, span)), deterministic=True)
     for first in range(0, rows, 500_000):
         _insert(connection, _MESSAGES, first, min(first + 500_000, rows), span)
     for statement, share in zip(_OTHERS, (10, 100), strict=True):
@@ -208,6 +211,16 @@ def _insert(
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
+def _blast_id(number: int, span: dict[str, int | float]) -> str:
+    """Return a blast's id as ingest makes them: its time, then its number."""
+    created = int(span["start_ms"] + number * _BLAST * span["step_ms"])
+    return _base32(created - _EPOCH_MS) + _base32(number)
+
+
+def _base32(number: int) -> str:
+    return "".join(_DIGITS[(number >> (5 * place)) & 31] for place in reversed(range(8)))
+
+
 def _make_blasts(connection: sqlite3.Connection, rows: int, span: dict[str, int | float]) -> None:
     """Write the blasts of the messages, all of them completed."""
     template = Template(id="", name="", channels=["email", "whatsapp"], subject="Your invoice", text="x" * 1500)
@@ -215,7 +228,7 @@ def _make_blasts(connection: sqlite3.Connection, rows: int, span: dict[str, int 
         kind = number % _TEMPLATES
         created = int(span["start_ms"] + number * _BLAST * span["step_ms"])
         blast = Blast(
-            blast_id=f"blast{number}",
+            blast_id=_blast_id(number, span),
             template=msgspec.structs.replace(template, id=f"template{kind}", name=f"Template {kind}"),
             channels=["email", "whatsapp"],
             lane="bulk",

@@ -6,6 +6,7 @@ Components that need the time take a `Clock`, so that tests can control it.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from typing import Protocol
 _LAST_MS = 253_402_300_799_999
 # a timer that is later than this was held up: the process was suspended, or its event loop was blocked
 SUSPENDED_S = 0.02
+# loops round the times of their timers
+_EARLY_S = 0.002
 
 
 class Clock(Protocol):
@@ -61,26 +64,49 @@ class SuspendAwareTimer:
         self._loop = loop
         self._expire = expire
         self._handle: asyncio.TimerHandle | None = None
+        self._fires_at = math.inf
+        # infinity while it is not running
+        self._due_at = math.inf
+        self._extra_s = 0.0
 
     def start(self, seconds: float) -> None:
         """Start the timer; it must not be running."""
-        self._arm(seconds, seconds)
+        self._due_at, self._extra_s = self._loop.time() + seconds, seconds
+        if self._fires_at > self._due_at:
+            self._arm()
+
+    def stop(self) -> None:
+        """Stop the timer, cheaply: the loop keeps its handle for the next start. `cancel` it in the end."""
+        self._due_at = math.inf
 
     def cancel(self) -> None:
         """Stop the timer, if it is running."""
+        self._due_at = self._fires_at = math.inf
         if self._handle is not None:
             self._handle.cancel()
+            self._handle = None
 
-    def _arm(self, wait_s: float, extra_s: float) -> None:
+    def _arm(self) -> None:
         # a bare timer: asyncio.timeout costs as much as a reply itself
-        self._handle = self._loop.call_later(wait_s, self._due, self._loop.time() + wait_s, extra_s)
+        if self._handle is not None:
+            self._handle.cancel()
+        self._fires_at = self._due_at
+        self._handle = self._loop.call_later(self._due_at - self._loop.time(), self._fire)
 
-    def _due(self, due_at: float, extra_s: float) -> None:
-        late_s = min(self._loop.time() - due_at, extra_s)
+    def _fire(self) -> None:
+        self._handle, self._fires_at = None, math.inf
+        if self._due_at == math.inf:
+            return
+        # it may have been started again since the handle was made
+        late_s = min(self._loop.time() - self._due_at, self._extra_s)
         if late_s > SUSPENDED_S:
-            self._arm(late_s, extra_s - late_s)
-        else:
+            self._extra_s -= late_s
+            self._due_at = self._loop.time() + late_s
+        elif late_s > -_EARLY_S:
+            self._due_at = math.inf
             self._expire()
+            return
+        self._arm()
 
 
 @lru_cache(4096)

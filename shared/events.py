@@ -175,12 +175,17 @@ class BlastChanged(msgspec.Struct, frozen=True, array_like=True, tag="blast_chan
 
 
 class BlastChannelEnded(msgspec.Struct, frozen=True, array_like=True, tag="blast_channel_ended"):
-    """The last job of a blast on a channel reached a terminal status; `counts` has terminal statuses and `total`."""
+    """The last job of a blast in a partition of a channel reached a terminal status.
+
+    `counts` has terminal statuses and `total`, of this partition. The blast has jobs in that many `partitions`.
+    """
 
     at_ms: int
     blast_id: str
     channel: str
     counts: dict[str, int]
+    partition: int = 0
+    partitions: int = 1
 
 
 class ChannelChanged(msgspec.Struct, frozen=True, array_like=True, tag="channel_changed"):

@@ -61,8 +61,16 @@ async def end_tasks(tasks: Sequence[asyncio.Task[Any]], every_s: float = 0.1) ->
         _, pending = await asyncio.wait(pending, timeout=every_s)
 
 
-async def drain_on_wake(drain: Callable[[], Awaitable[bool]], wake: asyncio.Event, stop: Stop, retry_s: float) -> None:
+async def drain_on_wake(
+    drain: Callable[[], Awaitable[bool]],
+    wake: asyncio.Event,
+    stop: Stop,
+    retry_s: float,
+    again_s: float | None = None,
+) -> None:
     """Call `drain` until stopped: at the start, whenever `wake` is set, and `retry_s` after it returned False.
+
+    It is also called `again_s` after it returned True, if that is given.
 
     An error that `drain` raises is logged and counts as False, since one entry must not end the service.
     """
@@ -72,7 +80,7 @@ async def drain_on_wake(drain: Callable[[], Awaitable[bool]], wake: asyncio.Even
             wake.clear()
             waiting = asyncio.create_task(wake.wait())
             done = await _try_drain(drain)
-            timeout_s = None if done else retry_s
+            timeout_s = again_s if done else retry_s
             await asyncio.wait({waiting, stopping}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
     finally:

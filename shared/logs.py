@@ -32,6 +32,8 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _LEVEL_OF_METHOD = {"exception": "error", "fatal": "critical", "warn": "warning"}
 _FLUSH_EVERY_S = 0.1
 _FLUSH_LINES = 256
+# the keys of the head of a line
+_HEAD_KEYS = frozenset({"at", "level", "service"})
 
 
 def get_logger() -> FilteringBoundLogger:
@@ -111,6 +113,7 @@ class LogPipeline:
         self._errors = LogFile(folder / "error.log") if folder is not None else None
         self._production = settings.production
         self._notes = _LEVELS[settings.log_level] <= _LEVELS["info"]
+        self._note_head = (-1, b"")
         self._console = Console(threshold=_LEVELS.get(settings.console, 100))
         self._shipper = Shipper(service, ship) if ship is not None else None
         self._timer_loop: asyncio.AbstractEventLoop | None = None
@@ -145,7 +148,7 @@ class LogPipeline:
         if not self._notes:
             return
         fields["event"] = event
-        line = _render(time.time(), "info", self._service, fields)
+        line = self._note_line(time.time(), fields)
         if self._combined is not None:
             self._combined.add(line)
         if self._production:
@@ -153,6 +156,20 @@ class LogPipeline:
         else:
             self._console.show("info", _LEVELS["info"], self._service, fields)
         self._flush_soon()
+
+    def _note_line(self, now: float, fields: EventDict) -> bytes:
+        """Return the line that `_render` returns, from a prepared head."""
+        try:
+            written = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+        except TypeError:  # values that `_render` writes in another way
+            return _render(now, "info", self._service, fields)
+        if not _HEAD_KEYS.isdisjoint(fields):
+            return _render(now, "info", self._service, fields)
+        second, ms = divmod(int(now * 1000), 1000)
+        head = self._note_head
+        if second != head[0]:
+            head = self._note_head = (second, _note_head(second, self._service))
+        return head[1] % (ms, written[1:])
 
     def flush(self) -> None:
         """Write the buffered lines."""
@@ -186,6 +203,13 @@ class LogPipeline:
     def _on_timer(self) -> None:
         self._timer_loop = None
         self.flush()
+
+
+def _note_head(second: int, service: str) -> bytes:
+    """Return the pattern of the lines of level info of one second, with places for the milliseconds and the fields."""
+    at = rfc3339(second * 1000).removesuffix("000Z")
+    name = orjson.dumps(service).replace(b"%", b"%%")
+    return b'{"at":"%b%%03dZ","level":"info","service":%b,%%b' % (at.encode("ascii"), name)
 
 
 class _StandardHandler(logging.Handler):

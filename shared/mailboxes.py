@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from email_validator import EmailNotValidError, validate_email
 from email_validator.rfc_constants import ATEXT, CASE_INSENSITIVE_MAILBOX_NAMES
@@ -22,7 +23,7 @@ MAX_EMAIL_CHARS = 320
 # labels without "--" are neither punycode nor reserved; a last label of letters is neither a number nor an IP address
 # possessive, since what follows a run is never one of its characters: half the time without backtracking
 _LABEL = "[A-Za-z0-9]++(?:-[A-Za-z0-9]++)*+"
-_PLAIN_EMAIL = re.compile(rf"([{ATEXT}]++(?:\.[{ATEXT}]++)*+)@((?:{_LABEL}\.)++([A-Za-z]{{2,63}}))")
+_PLAIN_EMAIL = re.compile(rf"([{ATEXT}]++(?:\.[{ATEXT}]++)*+)@((?:{_LABEL}\.)++[A-Za-z]{{2,63}})")
 _LONGEST_PLAIN = 254
 _LONGEST_LABEL = 63
 _SPECIAL_ENDINGS = frozenset({"arpa", "invalid", "local", "localhost", "onion"})
@@ -47,13 +48,22 @@ def _plain_email(text: str) -> str | None:
     found = _PLAIN_EMAIL.fullmatch(text)
     if found is None or len(text) > _LONGEST_PLAIN:
         return None
-    local, domain, ending = found.groups()
-    if ending.lower() in _SPECIAL_ENDINGS:
-        return None
-    if len(domain) > _LONGEST_LABEL and any(len(label) > _LONGEST_LABEL for label in domain.split(".")):
+    local, domain = found.groups()
+    normal = _plain_domain(domain)
+    if normal is None:
         return None
     lowered = local.lower()
-    return f"{lowered if lowered in _ROLE_NAMES else local}@{domain.lower()}"
+    return f"{lowered if lowered in _ROLE_NAMES else local}@{normal}"
+
+
+@lru_cache(1024)
+def _plain_domain(domain: str) -> str | None:
+    """Return the normal form of an ASCII domain, None if the library has to decide; most of a blast's share a few."""
+    lowered = domain.lower()
+    labels = lowered.split(".")
+    if labels[-1] in _SPECIAL_ENDINGS or any(len(label) > _LONGEST_LABEL for label in labels):
+        return None
+    return lowered
 
 
 def _any_email(text: str) -> str:

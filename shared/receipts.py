@@ -12,6 +12,7 @@ import binascii
 import hmac
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -105,7 +106,15 @@ def read_return_token(token: str, secret: str) -> str:
 def _mac(packed: bytes, secret: str) -> bytes:
     if not secret:
         raise ValueError("cannot sign with an empty secret")
-    return hmac.digest(secret.encode(), _PURPOSE + packed, "sha256")[:_MAC_BYTES]
+    signing = _keyed(secret).copy()
+    signing.update(packed)
+    return signing.digest()[:_MAC_BYTES]
+
+
+@lru_cache(8)
+def _keyed(secret: str) -> hmac.HMAC:
+    """Return the beginning of every signature; preparing the key takes longer than signing."""
+    return hmac.new(secret.encode(), _PURPOSE, "sha256")
 
 
 def job_of_message_id(message_id: str) -> tuple[str, int] | None:

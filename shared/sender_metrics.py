@@ -12,7 +12,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     disable_created_metrics,
     generate_latest,
 )
@@ -24,6 +23,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from shared.sending.provider import ServerState
+from shared.tallies import CountTally, TimeTally
 
 _SERVER = ("channel", "server")
 _SEND_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -39,57 +39,42 @@ class SenderMetrics:
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
-        self._attempts = Counter(
+        self._attempts = CountTally(
             "kurir_attempts",
             "Attempts to hand a message to its provider, by outcome.",
             ("channel", "outcome", "error_class"),
-            registry=self.registry,
         )
-        self._durations = Histogram(
+        self._durations = TimeTally(
             "kurir_send_duration_seconds",
             "Time from the start of an attempt to the provider's answer.",
             ("channel",),
-            buckets=_SEND_BUCKETS,
-            registry=self.registry,
+            _SEND_BUCKETS,
         )
-        self._latencies = Histogram(
+        self._latencies = TimeTally(
             "kurir_queue_latency_seconds",
             "Time from enqueueing to the first attempt.",
             ("channel", "lane"),
-            buckets=_WAIT_BUCKETS,
-            registry=self.registry,
+            _WAIT_BUCKETS,
         )
+        for tally in (self._attempts, self._durations, self._latencies):
+            self.registry.register(tally)
         self._housekeeping_errors = Counter(
             "kurir_housekeeping_errors",
             "Unexpected errors in a sender's background tasks; the sender continues.",
             ("channel", "task"),
             registry=self.registry,
         )
-        # cached, since looking up the labels takes longer than counting
-        self._counted: dict[tuple[str, str, str], Counter] = {}
-        self._timed: dict[str, Histogram] = {}
-        self._waited: dict[tuple[str, str], Histogram] = {}
         build = Gauge("kurir_build_info", "The running version.", ("version", "service"), registry=self.registry)
         build.labels(version("kurir"), service).set(1)
 
     def attempt(self, channel: str, outcome: str, error_class: str, duration_s: float) -> None:
         """Count one attempt with its outcome and its duration in seconds."""
-        key = (channel, outcome, error_class)
-        counted = self._counted.get(key)
-        if counted is None:
-            counted = self._counted[key] = self._attempts.labels(*key)
-        counted.inc()
-        timed = self._timed.get(channel)
-        if timed is None:
-            timed = self._timed[channel] = self._durations.labels(channel)
-        timed.observe(duration_s)
+        self._attempts.add((channel, outcome, error_class))
+        self._durations.observe((channel,), duration_s)
 
     def queue_latency(self, channel: str, lane: str, seconds: float) -> None:
         """Observe the time from enqueueing to the first attempt."""
-        waited = self._waited.get((channel, lane))
-        if waited is None:
-            waited = self._waited[channel, lane] = self._latencies.labels(channel, lane)
-        waited.observe(seconds)
+        self._latencies.observe((channel, lane), seconds)
 
     def housekeeping_failed(self, channel: str, task: str) -> None:
         """Count an unexpected error in one of the sender's background tasks."""

@@ -104,7 +104,11 @@ def run_sender(service: str, env: Mapping[str, str], compose: Callable[[Mapping[
 
 async def _run(service: str, process: SenderProcess, stop: Stop) -> None:
     common, sending = process.common, process.sending
-    redis = connect(common.redis_url, max_connections=process.redis_connections)
+    redis = connect(
+        common.redis_url,
+        max_connections=process.redis_connections + 4 * common.partitions,
+        partitions=common.partitions,
+    )
     system_log = SystemLog(Producer(redis, sending.sender_id, timing=sending.timing))
     configure_logging(service, common, system_log.ship)
     health, metrics = Health(service), SenderMetrics(service)

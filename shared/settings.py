@@ -26,8 +26,11 @@ _LONGEST_TIME_OUT_S = 300
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _NumberT = TypeVar("_NumberT", int, float)
-_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+_REDIS_SCHEMES = (
+    "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
+)  # fmt: skip
 INTERNAL_SECRET = "KURIR_INTERNAL_SECRET"  # noqa: S105 - the name of the variable, not its value
+MOST_PARTITIONS = 64
 _SHORTEST_SECRET = 16
 # a path of an envelope has at most 256 octets (RFC 5321, 4.5.3.1.3), and the local part up to 64
 _LONGEST_BOUNCE_DOMAIN = 180
@@ -204,7 +207,8 @@ class CommonSettings:
     """The settings that every service has; `time_scale` multiplies all time constants of the queue.
 
     `log_dir` is None where no log files are written. `console` is the lowest level that the console of a development
-    system shows, or `off`.
+    system shows, or `off`. `partitions` is the number of those of a channel's queue, `replicas`
+    how many replicas of Redis must have a blast before it is accepted.
     """
 
     redis_url: str
@@ -217,6 +221,8 @@ class CommonSettings:
     grace_s: float
     time_scale: float
     console: str = "info"
+    partitions: int = 1
+    replicas: int = 0
 
     @property
     def production(self) -> bool:
@@ -238,7 +244,14 @@ def read_common(env: EnvReader, default_port: int) -> CommonSettings:
         grace_s=env.seconds("KURIR_GRACE", 8.0),
         time_scale=_time_scale(env),
         console=env.choice("KURIR_LOG_CONSOLE", (*LOG_LEVELS, "off"), "info"),
+        partitions=read_partitions(env),
+        replicas=env.integer("KURIR_REDIS_REPLICAS", 0, minimum=0, maximum=5),
     )
+
+
+def read_partitions(env: EnvReader) -> int:
+    """Return the number of partitions of a channel's queue."""
+    return env.integer("KURIR_PARTITIONS", 1, minimum=1, maximum=MOST_PARTITIONS)
 
 
 def read_log_dir(env: EnvReader, data_dir: Path) -> Path | None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
 from hypothesis import settings
 
+from tests import servers
+from tests.postgres_servers import PostgresServer
 from tests.servers import RedisServer
+
+_ROOM = 4 * 1024**3
 
 # no deadline: the time of an example depends mostly on the load of the machine
 settings.register_profile("kurir", deadline=None)
@@ -18,6 +24,13 @@ settings.load_profile("kurir")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--seed` (or KURIR_SEED), which repeats a random mix of faults."""
     parser.addoption("--seed", type=int, default=None, help="seed of the random mix of faults")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the servers' data in memory, if there is room, unless the run includes the soak, which uses a real disk."""
+    memory = Path("/dev/shm")
+    if "not soak" in (config.option.markexpr or "") and memory.is_dir() and shutil.disk_usage(memory).free > _ROOM:
+        servers.data_parent = memory
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +49,17 @@ def real_redis_server() -> Iterator[RedisServer]:
     server.start()
     yield server
     server.destroy()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Start the session's PostgreSQL; a test that kills the server makes its own `PostgresServer`."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.destroy()
 
 
 @pytest.fixture

@@ -6,12 +6,17 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from tests.servers import Kind, binary_of, free_port, send_inline
+import pytest
+
+from tests.servers import Kind, binary_of, free_port, freeze, send_inline
 
 SERVICE = "kurir"
+_READY_WITHIN_S = 20.0
 
 
 class Sentinel:
@@ -40,13 +45,29 @@ class Sentinel:
         path.write_text("\n".join(settings) + "\n")
         self._process = subprocess.Popen([binary_of(kind), str(path), "--sentinel"])
 
+    @property
+    def url(self) -> str:
+        """The URL by which clients find the master, if no password is needed."""
+        return f"redis+sentinel://127.0.0.1:{self.port}/{SERVICE}/0"
+
+    def await_ready(self) -> None:
+        """Return once it names the master."""
+        until = time.monotonic() + _READY_WITHIN_S
+        while True:
+            with suppress(OSError):
+                if self.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE).startswith(b"*2"):
+                    return
+            if time.monotonic() > until:
+                pytest.fail(f"the Sentinel names no master within {_READY_WITHIN_S:g} s: {self.log()}")
+            time.sleep(0.02)
+
     def command(self, *words: str) -> bytes:
         """Send one inline command and return the first line of the answer."""
         return send_inline(self.port, *words)
 
     def freeze(self) -> None:
         """Stop it in its tracks (SIGSTOP)."""
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
 
     def log(self) -> str:
         """Return the end of what it logged."""

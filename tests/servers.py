@@ -78,6 +78,17 @@ def read_info(port: int, section: str) -> dict[str, str]:
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
+def freeze(pid: int) -> None:
+    """Stop a child of this process (SIGSTOP); return once it is stopped, since until then it may still answer."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
+# The parent of the servers' folders, None for the system's temporary folder. Short runs of the suite keep their data in
+# memory (tests/conftest.py): a disk may stand still for seconds, and that is not what they test.
+data_parent: Path | None = None
+
+
 class RedisServer:
     """A Redis-compatible server as a child process; `options` are further arguments of its command line."""
 
@@ -86,7 +97,7 @@ class RedisServer:
         self.port = free_port()
         self._binary = binary_of(kind)
         self._options = list(options)
-        self._folder = Path(tempfile.mkdtemp(prefix="kurir-test-redis-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="kurir-test-redis-", dir=data_parent))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -131,7 +142,7 @@ class RedisServer:
 
     def pause(self) -> None:
         """Freeze the process (SIGSTOP): connections stay open, but get no answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
 
     def resume(self) -> None:
         """Continue a frozen process (SIGCONT)."""
@@ -142,9 +153,12 @@ class RedisServer:
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def copy(self) -> RedisServer:
-        """Return a server of its own, not started, on a copy of this one's data as last synced."""
-        other = RedisServer(self.kind, self._options)
+    def copy(self, *, options: Sequence[str] | None = None) -> RedisServer:
+        """Return a server of its own, not started, on a copy of this one's data as last synced.
+
+        It has the same options, or others.
+        """
+        other = RedisServer(self.kind, self._options if options is None else options)
         shutil.copytree(self._folder, other._folder, dirs_exist_ok=True)
         return other
 

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Starts Redis with Kurir's users. Their passwords come from files; Redis gets only the hashes.
+# With REDIS_NODE, its own host name, it is a node of a cluster (docker-compose.cluster.yml).
 set -eu
 
 hash_of() {
@@ -14,4 +15,14 @@ hash_of() {
 kurir=$(hash_of redis_password)
 admin=$(hash_of redis_admin_password)
 sed -e "s/KURIR_SHA256/$kurir/" -e "s/ADMIN_SHA256/$admin/" /etc/kurir/users.acl >/tmp/users.acl
-exec redis-server /etc/kurir/redis.conf --aclfile /tmp/users.acl --maxmemory "${REDIS_MAXMEMORY:-512mb}"
+set -- /etc/kurir/redis.conf --aclfile /tmp/users.acl --maxmemory "${REDIS_MAXMEMORY:-512mb}"
+if [ -n "${REDIS_NODE:-}" ]; then
+    # replicas log in at their masters, in a file: arguments are visible to all processes
+    umask 077
+    { cat /etc/kurir/redis.conf /etc/kurir/cluster.conf
+      printf 'masteruser admin\nmasterauth %s\n' "$(cat /run/secrets/redis_admin_password)"
+    } >/tmp/redis.conf
+    shift
+    set -- /tmp/redis.conf "$@" --cluster-announce-hostname "$REDIS_NODE"
+fi
+exec redis-server "$@"

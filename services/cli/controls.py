@@ -60,13 +60,20 @@ def retry(
     context: typer.Context,
     target: BlastOrJob,
     include_uncertain: Annotated[bool, typer.Option(help="Include messages that may have been delivered.")] = False,
+    channel: Annotated[str | None, typer.Option(help="Of a blast: only on this channel.")] = None,
+    error_class: Annotated[str | None, typer.Option(help="Of a blast: only this class of error.")] = None,
+    error_code: Annotated[str | None, typer.Option(help="Of a blast: only this code of error.")] = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Send the failed messages of a blast again, or one message."""
     _refuse_channel(context, target, "retried", "give the id of a blast or a message")
+    reason = {"channel": channel, "errorClass": error_class, "errorCode": error_code}
+    named = {name: value for name, value in reason.items() if value is not None}
+    if named and parse_job_id(target):
+        raise usage_error(context, "--channel, --error-class and --error-code choose among the messages of a blast")
     path = _path(target, "retry" if parse_job_id(target) else "retry-failed")
-    body = {"includeUncertain": include_uncertain}
+    body = {"includeUncertain": include_uncertain, **named}
     answer = call_api(context, url, lambda api: api.post(path, body))
     what = f"{answer.get('reopened', 0)} messages are queued again"
     if answer.get("skipped"):

@@ -60,8 +60,17 @@ class Outcome:
     seconds: float
 
 
-async def run_demo(options: UpOptions, env: Mapping[str, str], stop: Stop, console: Console) -> bool:
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where the demo writes, and the Unix time from which it counts until the console answers."""
+
+    console: Console
+    began_at: float
+
+
+async def run_demo(options: UpOptions, env: Mapping[str, str], stop: Stop, screen: Screen) -> bool:
     """Run the demo and return whether the numbers add up; raises SettingsError or DemoError where it cannot run."""
+    console = screen.console
     server = None if options.redis_url else find_server()
     plan = make_plan(options, {**env, **_SETTINGS}, server)
     recipients = find_shipped("examples/recipients.csv")
@@ -73,7 +82,7 @@ async def run_demo(options: UpOptions, env: Mapping[str, str], stop: Stop, conso
         console.print(f"[yellow]{line}[/yellow]")
 
     async with running_system(plan, stop, announce) as supervisor:
-        work = asyncio.create_task(_send_and_follow(plan, recipients, console))
+        work = asyncio.create_task(_send_and_follow(plan, recipients, screen))
         stopped = asyncio.create_task(stop.wait())
         ends: list[asyncio.Future[Any]] = [work, stopped, supervisor.failed]
         try:
@@ -96,12 +105,14 @@ async def run_demo(options: UpOptions, env: Mapping[str, str], stop: Stop, conso
     return not mistakes
 
 
-async def _send_and_follow(plan: Plan, recipients: Path, console: Console) -> Outcome:
+async def _send_and_follow(plan: Plan, recipients: Path, screen: Screen) -> Outcome:
+    console = screen.console
     expected = read_expected(recipients)
     # one connection per call: after a restart of a service, a pooled connection would be dead
     connector = aiohttp.TCPConnector(force_close=True)
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+        await _until_console_answers(plan, http, screen)
         await _until_healthy(plan, http)
         api = ApiClient(http, plan.url, patience_s=_CALL_PATIENCE_S)
         began = time.monotonic()
@@ -138,6 +149,16 @@ async def _rows(api: ApiClient, blast_id: str) -> list[dict[str, Any]]:
         if not answer["nextCursor"]:
             return rows
         query["cursor"] = answer["nextCursor"]
+
+
+async def _until_console_answers(plan: Plan, http: aiohttp.ClientSession, screen: Screen) -> None:
+    """Wait until the console answers, and report how long that took."""
+    url, deadline = f"{plan.url}/console/", time.monotonic() + _HEALTH_TIMEOUT_S
+    while (problem := await health_problem(http, url)) is not None:
+        if time.monotonic() > deadline:
+            raise DemoError(f"the console does not answer: {problem}")
+        await asyncio.sleep(_POLL_S)
+    screen.console.print(f"The console answers after {time.time() - screen.began_at:.0f} s: {url}", soft_wrap=True)
 
 
 async def _until_healthy(plan: Plan, http: aiohttp.ClientSession) -> None:
@@ -248,7 +269,7 @@ def _print_outcome(outcome: Outcome, console: Console) -> None:
 
 def _print_next_steps(plan: Plan, console: Console) -> None:
     console.print(
-        f"The numbers add up. Next: [bold]kurir up[/bold], then open {plan.url}/docs\n"
+        f"The numbers add up. Next: [bold]kurir up[/bold], then open {plan.url}/console/\n"
         f"  failed messages: curl '{plan.url}/api/logs/messages?status=failed'\n"
         f"  what came back:  curl '{plan.url}/api/logs/messages?delivery=bounced,complained,undelivered'",
         soft_wrap=True,

@@ -15,7 +15,7 @@ import typer
 from services.cli.api_client import EXIT_UNREACHABLE, ApiClient, AsJson, DataDir, RefusedError, UnreachableError
 from services.cli.data_secrets import internal_secret
 from services.cli.plan import LOGGER_OFFSET, UpOptions
-from services.cli.queue_url import find_queue
+from services.cli.queue_url import find_partitions, find_queue
 from services.cli.terminal import print_json, stdout, table
 from shared.channels import CHANNELS
 from shared.errors import KurirError, SettingsError
@@ -23,8 +23,9 @@ from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS
 from shared.queue.batches import boot_name
 from shared.queue.connection import Connection, check_server, connect
 from shared.queue.doctor import Doctor, Finding, OpenJob
-from shared.queue.partitions import Partition, partitions
+from shared.queue.partitions import Partition, existing_partitions, first_partition
 from shared.queue.safety import Safety, SafetyCheck
+from shared.queue.spread_check import check_spread
 from shared.queue.webhooks import Endpoints, webhook_partition
 from shared.web import credentials
 
@@ -51,7 +52,8 @@ def doctor(
     logger_url = url.rstrip("/") or f"http://127.0.0.1:{port + LOGGER_OFFSET}"
     try:
         redis = find_queue(options, context.obj)
-        visit = Visit(redis, logger_url, internal_secret(context.obj, data_dir), older_than, repair)
+        secret = internal_secret(context.obj, data_dir)
+        visit = Visit(redis, logger_url, secret, older_than, repair, find_partitions(context.obj))
         report = asyncio.run(examine(visit))
     except SettingsError as error:
         _complain(*error.problems)
@@ -75,6 +77,7 @@ class Visit:
     secret: str = field(repr=False)
     older_than_s: int
     repair: bool
+    partitions: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,25 +109,23 @@ class LoggersOpenJobs:
 
 async def examine(visit: Visit) -> Report:
     """Examine every channel, then compare with the log; raises QueueUnavailableError if Redis is away."""
-    redis = connect(visit.redis_url)
+    redis = connect(visit.redis_url, partitions=visit.partitions)
     findings: list[Finding] = []
     try:
         await check_server(redis)
         findings += examine_safety(await SafetyCheck(redis).run())
-        recipients = [partition for channel in CHANNELS for partition in partitions(redis, channel)]
-        doctors = [
-            Doctor(partition, boot_name("doctor", partition.name), repair=visit.repair)
-            for partition in recipients + await _webhook_partitions(redis)
-        ]
-        for one in doctors:
-            findings += await one.examine()
+        recipients = [one for channel in CHANNELS for one in await existing_partitions(redis, channel)]
+        for channel in CHANNELS:
+            findings += await check_spread(redis, channel, boot_name("doctor", channel), repair=visit.repair)
+        for partition in recipients + await _webhook_partitions(redis):
+            findings += await _doctor_of(partition, visit).examine()
         try:
             timeout = aiohttp.ClientTimeout(total=60)
             async with aiohttp.ClientSession(timeout=timeout, headers=credentials(visit.secret)) as http:
                 open_jobs = LoggersOpenJobs(ApiClient(http, visit.logger_url), visit.older_than_s)
                 # a delivery to a webhook that Redis lost is enqueued again by the logger
-                for one in doctors[: len(recipients)]:
-                    findings += await one.find_lost(open_jobs)
+                for channel in CHANNELS:
+                    findings += await _doctor_of(first_partition(redis, channel), visit).find_lost(open_jobs)
         except RefusedError as error:
             return Report(
                 findings, f"the logger refuses the call: {error}; set --data-dir to the folder with its secret"
@@ -134,6 +135,10 @@ async def examine(visit: Visit) -> Report:
     finally:
         await redis.aclose()
     return Report(findings, "")
+
+
+def _doctor_of(partition: Partition, visit: Visit) -> Doctor:
+    return Doctor(partition, boot_name("doctor", partition.name), repair=visit.repair)
 
 
 async def _webhook_partitions(redis: Connection) -> list[Partition]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,8 +15,10 @@ import typer
 from rich.console import Console
 
 from services.cli import controls, suppressions, webhooks
-from services.cli.demo import DemoError, run_demo
+from services.cli.copy_logs import copy_logs
+from services.cli.demo import DemoError, Screen, run_demo
 from services.cli.doctor import doctor
+from services.cli.failures import failures, retry_matching
 from services.cli.logs import logs, query
 from services.cli.monitor import monitor
 from services.cli.plan import UpOptions
@@ -75,11 +78,12 @@ def demo(
     context: typer.Context,
     port: Annotated[int, typer.Option(help="The API's port; all others follow from it.")] = 3000,
     data_dir: Annotated[Path, typer.Option(help="The folder for all data.")] = Path("data"),
+    began: Annotated[float | None, typer.Option(help="Count from this Unix time.", hidden=True)] = None,
 ) -> None:
     """Send 1,000 recipients through both channels of a sandboxed system, and check that the numbers add up."""
     options = UpOptions(port=port, data_dir=data_dir, sandbox=True)
-    console = Console(highlight=False)
-    adds_up = run_until_stopped("demo", lambda stop: run_demo(options, context.obj, stop, console))
+    screen = Screen(Console(highlight=False), began or time.time())
+    adds_up = run_until_stopped("demo", lambda stop: run_demo(options, context.obj, stop, screen))
     raise typer.Exit(0 if adds_up else EXIT_FAILED)
 
 
@@ -130,10 +134,13 @@ for _command in (
     controls.resume,
     controls.cancel,
     controls.retry,
+    failures,
+    retry_matching,
     controls.limit,
     templates,
     preview,
     controls.backup,
+    copy_logs,
     doctor,
     receipts,
 ):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from services.cli.data_secrets import REDIS_PASSWORD, read_secret
 from services.cli.plan import SERVER_OFFSET, UpOptions, with_redis
+from shared.settings import EnvReader, read_partitions
 
 
 def find_queue(options: UpOptions, env: Mapping[str, str]) -> str:
@@ -18,3 +19,11 @@ def find_queue(options: UpOptions, env: Mapping[str, str]) -> str:
         return given
     password = read_secret(options.data_dir, REDIS_PASSWORD)
     return f"redis://{f':{password}@' if password else ''}127.0.0.1:{options.port + SERVER_OFFSET}/0"
+
+
+def find_partitions(env: Mapping[str, str]) -> int:
+    """Return the number of partitions of a channel's queue; raises SettingsError."""
+    reader = EnvReader(env)
+    count = read_partitions(reader)
+    reader.finish()
+    return count

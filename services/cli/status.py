@@ -91,15 +91,19 @@ def _print_blast(blast: Mapping[str, Any]) -> None:
 def message(
     context: typer.Context,
     job: Annotated[str, typer.Argument(help="A job's id.")],
+    content: Annotated[bool, typer.Option("--content", help="What it says, while that is kept.")] = False,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Show the whole history of one message."""
-    answer = call_api(context, url, lambda api: api.get(f"/api/v1/messages/{job}"))
+    """Show the whole history of one message, or its content."""
+    path = f"/api/v1/messages/{job}" + ("/content" if content else "")
+    answer = call_api(context, url, lambda api: api.get(path))
     if as_json:
         print_json(answer)
-        return
-    _print_fields(answer["message"])
+    elif content:
+        _print_fields(answer.get("content") or {"reason": answer["reason"]})
+    else:
+        _print_fields(answer["message"])
 
 
 def _print_fields(fields: Mapping[str, Any], indent: str = "") -> None:

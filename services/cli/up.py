@@ -142,7 +142,7 @@ async def _first(stop: Stop, supervisor: Supervisor) -> None:
 
 
 def _welcome(plan: Plan) -> list[str]:
-    lines = [f"Kurir is ready: {plan.url}/docs  (data in {plan.data_dir}, Ctrl-C stops it)"]
+    lines = [f"Kurir is ready: {plan.url}/console/  (data in {plan.data_dir}, Ctrl-C stops it)"]
     if plan.data_dir.stat().st_mode & 0o077:
         lines.append(f"other users of this machine can read {plan.data_dir}: run chmod 700 on it")
     if plan.sandboxed:

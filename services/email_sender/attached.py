@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.email_sender.mime import base64_lines, clean, encoded_words, parameter
+from services.email_sender.mime import base64_lines, clean, encoded_words, is_plain, parameter
 from shared.jobs import Attachment
 from shared.media_types import MediaType, parse_media_type, written
 
@@ -30,6 +30,8 @@ class AttachedFiles:
         self._others = [one for one in files if not (html and one.content_id)]
         self._invitation = next((one for one in self._others if _method(one)), None)
         self._encoded: tuple[bytes, bytes, bytes] | None = None
+        # whether the encoded parts are `mime.PlainLines`; their base64 is
+        self.plain = not files
         self.size = sum(len(one.content) for one in files) * 4 // 3
 
     def encoded(self) -> tuple[bytes, bytes, bytes]:
@@ -38,11 +40,15 @@ class AttachedFiles:
         Slow for large files: do not call it on the event loop's thread.
         """
         if self._encoded is None:
-            inline = b"".join(b"\r\n--r%b\r\n%b" % (self._mark, _part(one, inline=True)) for one in self._inline)
-            others = b"".join(
-                b"\r\n--m%b\r\n%b" % (self._mark, _part(one, as_file=one is self._invitation)) for one in self._others
+            inline = [_part(one, inline=True) for one in self._inline]
+            others = [_part(one, as_file=one is self._invitation) for one in self._others]
+            invitation = _invitation(self._invitation) if self._invitation else b""
+            self.plain = all(is_plain(one[: one.find(b"\r\n\r\n")]) for one in (*inline, *others, invitation))
+            self._encoded = (
+                b"".join(b"\r\n--r%b\r\n%b" % (self._mark, one) for one in inline),
+                b"".join(b"\r\n--m%b\r\n%b" % (self._mark, one) for one in others),
+                invitation,
             )
-            self._encoded = (inline, others, _invitation(self._invitation) if self._invitation else b"")
         return self._encoded
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from services.email_sender.delivery import Delivery
 from services.email_sender.encoder import Encoder
 from services.email_sender.message import Frames, Mail
 from services.email_sender.preparing import Preparations
-from services.email_sender.server import Delivery, Server
+from services.email_sender.server import Server
 from services.email_sender.servers import Servers
 from services.email_sender.settings import EmailSettings
 from shared.blasts import Blast
@@ -19,6 +20,7 @@ from shared.logs import get_logger
 from shared.sending.provider import (
     Capacity,
     Changed,
+    Proceed,
     ProviderStatus,
     Receipt,
     ServerState,
@@ -72,10 +74,14 @@ class EmailChannel:
         self._preparations.close()
         self._encoder.close()
 
+    @property
+    def prepares(self) -> bool:
+        """Whether threads sign messages (`PreparingProvider`)."""
+        return any(key.is_rsa for key in self._settings.identity.keys.keys)
+
     def work_ahead(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
         """Start to sign the messages that will be sent soon (`PreparingProvider`)."""
-        if self._settings.identity.keys:
-            self._preparations.plan(jobs)
+        self._preparations.plan(jobs)
 
     def forget(self, job: Job) -> None:
         """Drop the prepared message of a job that has left this sender."""
@@ -87,20 +93,26 @@ class EmailChannel:
 
     async def send(self, message: Mail, start: Start = at_once) -> Receipt:
         """Hand over one message; raises a SendError unless the server accepts it."""
-        accepted = await self._opened().send(Delivery(message, start))
-        return Receipt(message.message_id, accepted.reply.words, (message.envelope.recipient,))
+        delivery = Delivery(message, start)
+        accepted = await self._opened().send(delivery)
+        return delivery.receipt(accepted.reply)
 
     async def send_chained(
-        self, message: Mail, following: Callable[[], Mail | None], start: Start = at_once
+        self,
+        message: Mail,
+        following: Callable[[], Mail | None],
+        start: Start = at_once,
+        proceed: Proceed | None = None,
     ) -> Receipt:
         """Hand over one message and announce the one from `following` with its end (`ChainingProvider`)."""
         servers = self._opened()
+        delivery = Delivery(message, start, following, proceed)
         try:
-            accepted = await servers.send(Delivery(message, start, following))
+            accepted = await servers.send(delivery)
         finally:
             # if it was not sent over the connection reserved for it, release that connection
-            servers.withdraw(message)
-        return Receipt(message.message_id, accepted.reply.words, (message.envelope.recipient,))
+            servers.withdraw(delivery.mail)
+        return delivery.receipt(accepted.reply)
 
     def withdraw(self, message: Mail) -> None:
         """Cancel the announcement of a message that is not sent now."""

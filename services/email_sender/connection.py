@@ -24,6 +24,7 @@ from services.email_sender.failures import (
     reason_of,
 )
 from services.email_sender.login import Credentials, log_in
+from services.email_sender.mime import PlainLines
 from services.email_sender.protocol import ReplyQueueProtocol
 from services.email_sender.replies import Stage
 from services.email_sender.reply_reader import INVALID, read_extensions
@@ -35,6 +36,7 @@ from shared.smtp.replies import Reply
 # the most that is written to the transport's buffer in one go; longer messages are written piece by piece
 PIECE_BYTES = 256 * 1024
 QUIT_S = 0.5
+_END = b".\r\n"
 
 
 Following = Callable[[], Announced | None]
@@ -211,7 +213,13 @@ class Connection:
         """
         self.begun += 1
         try:
-            last = await self._begin_content(envelope, content)
+            if self.announced is not None and self._protocol.take_ready():
+                self.announced = None
+            else:
+                await self._announce(envelope, content)
+            last = _stuffed(content)
+            if len(last) > PIECE_BYTES:
+                last = await self._write_all_but_end(last)
             response = await self._end_content(last, following if len(content) <= PIECE_BYTES else None)
             if _is_yes(response.code):
                 accepted(response)
@@ -230,8 +238,8 @@ class Connection:
         finally:
             self.used_at = asyncio.get_running_loop().time()
 
-    async def _begin_content(self, envelope: Envelope, content: bytes) -> bytes:
-        """Announce the message, write all but its last piece, and return that piece with the final dot."""
+    async def _announce(self, envelope: Envelope, content: bytes) -> None:
+        """Announce the message, unless that was done ahead, and read the replies to it."""
         announced, self.announced = self.announced, None
         try:
             if announced is not None:
@@ -240,8 +248,7 @@ class Connection:
                 self._protocol.write_ahead(self._commands_ahead(envelope, content), 3)
                 await self._read_welcome()
             else:
-                await self._announce(self._commands(envelope, content))
-            return await self._write_content(content)
+                await self._announce_in_steps(self._commands(envelope, content))
         except LOST as error:
             raise ConnectionLostError("before the message was handed over", error) from error
 
@@ -255,7 +262,7 @@ class Connection:
             mail += " SMTPUTF8"
         return f"{mail}\r\n".encode(), f"RCPT TO:<{envelope.recipient}>\r\n".encode()
 
-    async def _announce(self, commands: tuple[bytes, bytes]) -> None:
+    async def _announce_in_steps(self, commands: tuple[bytes, bytes]) -> None:
         """Send MAIL, RCPT and DATA, each after the reply to the one before."""
         for stage, line in zip((Stage.MAIL, Stage.RCPT, Stage.DATA), (*commands, b"DATA\r\n"), strict=True):
             self._protocol.write(line)
@@ -301,17 +308,17 @@ class Connection:
         except LOST:
             self.abort()
 
-    async def _write_content(self, content: bytes) -> bytes:
-        """Write all but the last piece; return that piece with the final dot."""
-        stuffed = content.replace(b"\r\n.", b"\r\n..") + b".\r\n"
-        if len(stuffed) <= PIECE_BYTES:
-            return stuffed
+    async def _write_all_but_end(self, stuffed: bytes) -> bytes:
+        """Write all but the last piece; return that piece."""
         start = 0
-        async with asyncio.timeout(self._smtp.timeouts.data_s):
-            while len(stuffed) - start > PIECE_BYTES:
-                self._protocol.write_ahead(stuffed[start : start + PIECE_BYTES], 0)
-                await self._protocol.drain()
-                start += PIECE_BYTES
+        try:
+            async with asyncio.timeout(self._smtp.timeouts.data_s):
+                while len(stuffed) - start > PIECE_BYTES:
+                    self._protocol.write_ahead(stuffed[start : start + PIECE_BYTES], 0)
+                    await self._protocol.drain()
+                    start += PIECE_BYTES
+        except LOST as error:
+            raise ConnectionLostError("before the message was handed over", error) from error
         return stuffed[start:]
 
     async def _end_content(self, last: bytes, following: Following | None) -> SMTPResponse:
@@ -331,9 +338,10 @@ class Connection:
         takes_more = self._pipelines and not (most and self.begun >= most)
         ahead = following() if following is not None and takes_more else None
         if ahead is None:
-            self._protocol.write(last)
+            self._protocol.write(last + _END)
             return
-        self._protocol.write_ahead(last + self._commands_ahead(ahead.envelope, ahead.content), 4)
+        commands = self._commands_ahead(ahead.envelope, ahead.content)
+        self._protocol.write_ahead(b"".join((last, _END, commands)), 4)
         self.announced = ahead
 
     def quit(self) -> None:
@@ -359,6 +367,11 @@ class Connection:
         """Close immediately, even during a transaction."""
         if self._protocol.transport is not None:
             cast("asyncio.WriteTransport", self._protocol.transport).abort()
+
+
+def _stuffed(content: bytes) -> bytes:
+    """Return a message as it follows DATA, without the dot that ends it: dots stuffed (RFC 5321, 4.5.2)."""
+    return content if isinstance(content, PlainLines) else content.replace(b"\r\n.", b"\r\n..")
 
 
 def _reply(response: SMTPResponse) -> Reply:

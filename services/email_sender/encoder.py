@@ -23,7 +23,9 @@ from services.email_sender.signing import Draft, signed
 # above this, encoding a message would block the event loop for too long
 ENCODE_ASIDE_BYTES = 512 * 1024
 # above this, a message is signed only at its turn: prepared messages take memory
-SIGN_AHEAD_BYTES = 64 * 1024
+SIGN_AHEAD_BYTES = 192 * 1024
+# above this, a thread also encodes and hashes the message that it signs
+_DRAFT_ASIDE_BYTES = 32 * 1024
 MOST_UNSENT_BYTES = 64 * 1024 * 1024
 # a message's Date is the time of its sending
 MOST_AGE_S = 30.0
@@ -36,8 +38,8 @@ _SWITCH_S = 0.0003
 class Encoder:
     """Encodes messages and signs them with the keys of their From domain.
 
-    Threads make the signatures before the messages' turns. An Ed25519 signature that is not ready by then is made on
-    the event loop: that takes less time than waiting for a thread.
+    Threads make RSA signatures before the messages' turns. Ed25519 signatures are made at their turns, on the event
+    loop: that takes less time than a thread and a place to wait in.
     """
 
     def __init__(self, keys: KeyRing) -> None:
@@ -79,27 +81,27 @@ class Encoder:
     def encode_at_once(self, mail: Mail, *, eight_bit: bool) -> bytes | None:
         """Return a message as `encode` does, or None if that would block the event loop for too long."""
         if mail.signed is not None:
-            if not mail.signed.done():
-                self._signers.hurry(mail.signed)
-            return mail.signed.result() if mail.signed.done() else None
-        if mail.body.size > ENCODE_ASIDE_BYTES:
+            if mail.signed.done():
+                return mail.signed.result()
+            self._signers.hurry(mail.signed)
             return None
-        keys = self._keys.for_domain(mail.from_domain)
-        if keys and any(key.is_rsa for key in keys):
+        if mail.body.size > ENCODE_ASIDE_BYTES or self.signs_aside(mail.from_domain):
             return None
-        return _encoded(mail, keys, eight_bit=eight_bit)
+        return _encoded(mail, self._keys.for_domain(mail.from_domain), eight_bit=eight_bit)
 
-    def signs(self, domain: str) -> bool:
-        """Return whether messages from a domain are signed."""
-        return bool(self._keys.for_domain(domain))
+    def signs_aside(self, domain: str) -> bool:
+        """Return whether messages from a domain are signed by threads: an RSA signature takes long."""
+        return any(key.is_rsa for key in self._keys.for_domain(domain))
 
     def sign_ahead(self, mail: Mail, *, urgent: bool = False) -> Mail:
         """Start to sign a message, an urgent one first; return the mail with the pending message."""
-        pending = PendingMessage(Draft(mail.encode(eight_bit=False), self._keys.for_domain(mail.from_domain)))
-        if pending.quick:
-            self._signers.hurry(pending)
+        keys = self._keys.for_domain(mail.from_domain)
+        if mail.body.size <= _DRAFT_ASIDE_BYTES:
+            work = Draft(mail.encode(eight_bit=False), keys).signed
         else:
-            self._signers.add(pending, urgent=urgent)
+            work = partial(_encoded, mail, keys, eight_bit=False)
+        pending = PendingMessage(work)
+        self._signers.add(pending, urgent=urgent)
         return msgspec.structs.replace(mail, signed=pending)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +21,8 @@ from cachetools import LRUCache
 
 from services.email_sender.attached import AttachedFiles
 from services.email_sender.envelope import Envelope
-from services.email_sender.mime import clean, mailbox, text_part, unstructured
+from services.email_sender.mime import PlainLines, clean, mailbox, text_part, unstructured
+from services.email_sender.ready_part import ready_part
 from services.email_sender.settings import MailSettings
 from services.email_sender.signers import PendingMessage
 from shared.addresses import AddressError
@@ -29,7 +31,7 @@ from shared.errors import PermanentError, StopBlastError
 from shared.jobs import Job
 from shared.mailboxes import parse_mailbox, smtp_address
 from shared.receipts import RETURN_PREFIX, make_return_token
-from shared.rendering import CompiledTemplate, Rendered, RenderError, compile_template, job_values
+from shared.rendering import BlastValues, CompiledTemplate, RenderError, compile_template
 from shared.sending.provider import RenderedMessage
 from shared.unsubscribe import make_token
 
@@ -43,10 +45,10 @@ _END_OF_HEADERS = b"MIME-Version: 1.0\r\n"
 
 
 class Body(msgspec.Struct, frozen=True):
-    """The parts of one message, not yet encoded: the encoding depends on the server."""
+    """The parts of one message: texts, whose encoding depends on the server, or parts that no server needs encoded."""
 
-    text: str
-    html: str | None
+    text: str | bytes
+    html: str | bytes | None
     attached: AttachedFiles
     own: AttachedFiles | None
     boundary: str
@@ -57,31 +59,56 @@ class Body(msgspec.Struct, frozen=True):
         own = self.own.size if self.own is not None else 0
         return len(self.text) + len(self.html or "") + self.attached.size + own
 
+    @property
+    def plain(self) -> bool:
+        """Whether all of its lines are `PlainLines`, as far as that is known; asked once it is encoded."""
+        return (
+            isinstance(self.text, PlainLines)
+            and (self.html is None or isinstance(self.html, PlainLines))
+            and self.attached.plain
+            and (self.own is None or self.own.plain)
+        )
+
     def encode(self, *, eight_bit: bool) -> bytes:
         """Return the content type and body of the whole message."""
-        mark = self.boundary.encode("ascii")
+        marks = _marks(self.boundary)
         inline, files, invitation = self.attached.encoded()
         if self.own is not None:
             own_inline, own_files, own_invitation = self.own.encoded()
             inline, files, invitation = inline + own_inline, files + own_files, invitation or own_invitation
-        versions = [text_part(_TEXT, self.text, eight_bit=eight_bit)]
+        versions = [_part(_TEXT, self.text, eight_bit=eight_bit)]
         if self.html is not None:
-            html = text_part(_HTML, self.html, eight_bit=eight_bit)
+            html = _part(_HTML, self.html, eight_bit=eight_bit)
+            mark = marks.plain
             versions.append(_RELATED % (mark, mark, html, inline, mark) if inline else html)
         if invitation:
             versions.append(invitation)
-        content = versions[0] if len(versions) == 1 else _alternative(mark, versions)
+        content = versions[0] if len(versions) == 1 else marks.alternative(versions)
         if not files:
             return content
-        return b"%b--%b\r\n%b%b\r\n--%b--\r\n" % (_MIXED % mark, b"m" + mark, content, files, b"m" + mark)
+        mark = b"m" + marks.plain
+        return b"%b--%b\r\n%b%b\r\n--%b--\r\n" % (_MIXED % marks.plain, mark, content, files, mark)
 
 
-def _alternative(mark: bytes, versions: list[bytes]) -> bytes:
-    """Return the alternatives of one content, the plainest first (RFC 2046, 5.1.4)."""
-    parts = b"".join([b"--%b\r\n%b\r\n" % (mark, one) for one in versions])
-    return b"%b%b--%b--\r\n" % (_ALTERNATIVE % mark, parts, mark)
+def _part(content_type: bytes, content: str | bytes, *, eight_bit: bool) -> bytes:
+    return content if isinstance(content, bytes) else text_part(content_type, content, eight_bit=eight_bit)
 
 
+class _Marks:
+    """The lines of a boundary, encoded once per blast."""
+
+    def __init__(self, boundary: str) -> None:
+        self.plain = boundary.encode("ascii")
+        self._start = b"%b--%b\r\n" % (_ALTERNATIVE % self.plain, self.plain)
+        self._between = b"\r\n--%b\r\n" % self.plain
+        self._end = b"\r\n--%b--\r\n" % self.plain
+
+    def alternative(self, versions: list[bytes]) -> bytes:
+        """Return the alternatives of one content, the plainest first (RFC 2046, 5.1.4)."""
+        return self._start + self._between.join(versions) + self._end
+
+
+_marks = lru_cache(64)(_Marks)
 _ALTERNATIVE = b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n'
 _RELATED = b'Content-Type: multipart/related; boundary="r%b"; type="text/html"\r\n\r\n--r%b\r\n%b%b\r\n--r%b--\r\n'
 _MIXED = b'Content-Type: multipart/mixed; boundary="m%b"\r\n\r\n'
@@ -100,7 +127,8 @@ class Mail(RenderedMessage, frozen=True):
 
     def encode(self, *, eight_bit: bool) -> bytes:
         """Return the whole message in CRLF lines, dots not stuffed; `eight_bit` if the server offers 8BITMIME."""
-        return self.head + self.body.encode(eight_bit=eight_bit)
+        content = self.head + self.body.encode(eight_bit=eight_bit)
+        return PlainLines(content) if self.body.plain else content
 
 
 class Frame:
@@ -111,6 +139,9 @@ class Frame:
         self._blast = blast
         self._mail = mail
         self._template = _compiled(blast)
+        self._values = BlastValues(blast)
+        self._ready_text = ready_part(_TEXT, self._template.text_interpolation)
+        self._ready_html = ready_part(_HTML, self._template.html_interpolation)
         self._marketing = blast.template.category == "marketing"
         if self._marketing and (problem := mail.marketing_problem):
             raise StopBlastError(f"marketing mail needs an unsubscribe link: KURIR_PUBLIC_URL: {problem}", code="link")
@@ -129,7 +160,10 @@ class Frame:
         self._reply_to = reply
         self._boundary = f"=_{secrets.token_hex(16)}"
         self._attached = AttachedFiles(blast.attachments, self._boundary, html=bool(blast.template.html))
-        self._job_headers = (b"X-Kurir-Job", b"X-PM-Metadata-kurir-job") if mail.with_metadata else (b"X-Kurir-Job",)
+        names = (b"X-Kurir-Job", b"X-PM-Metadata-kurir-job") if mail.with_metadata else (b"X-Kurir-Job",)
+        self._job_headers = b"".join(b"%b: %%(job)b\r\n" % name for name in names) + _END_OF_HEADERS
+        to = quote(mail.unsubscribe_to, safe="@+")
+        self._by_mail = f",\r\n <mailto:{to}?subject=unsubscribe%20" if to else ""
         self._list = list_headers(blast, self.domain) if self._marketing else b""
 
     @property
@@ -137,16 +171,22 @@ class Frame:
         """The approximate memory that it keeps, in bytes."""
         return self._attached.size + self._template.size
 
+    @property
+    def expected_size(self) -> int:
+        """About how large its messages are, in bytes, without files of their own."""
+        template = self._blast.template
+        return self._attached.size + len(template.html) + len(template.text)
+
     def fill(self, job: Job) -> Mail:
         """Return the message of one job; raises PermanentError with the reason."""
         address = _smtp_address(job.recipient.address)
         token = make_token(self._mail.secret, job.channel, job.recipient.address) if self._links else ""
         url = f"{self._mail.public_url}/u/{token}" if token else ""
-        values, rendered = self._render(job, url)
+        values, subject, body = self._render(job, url)
         job_id = job.job_id
         job_line = clean(job_id).encode()
         message_id = f"{self._id}.{job.index}.{job.channel}.{job.run}@{self.domain}"
-        subject = clean(rendered.subject)
+        subject = clean(subject)
         head = b"".join(
             (
                 self._from,
@@ -159,13 +199,12 @@ class Frame:
                 self._reply_to,
                 self._unsubscribe(url, token) if self._marketing else b"",
                 self._list,
-                *[b"%b: %b\r\n" % (name, job_line) for name in self._job_headers],
-                _END_OF_HEADERS,
+                self._job_headers % {b"job": job_line},
             )
         )
         utf8 = self._utf8 or not address.isascii()
         envelope = Envelope(self._return_path(job), address, utf8)
-        logged, body = self._template.subject_for_log(values, subject), self._body(job, rendered)
+        logged = self._template.subject_for_log(values, subject)
         return Mail(job_id, logged, f"<{message_id}>", envelope, head, body, self.domain)
 
     def _return_path(self, job: Job) -> str:
@@ -178,23 +217,34 @@ class Frame:
             return self._sender
         return f"{RETURN_PREFIX}{token}@{self._mail.bounce_domain}"
 
-    def _render(self, job: Job, url: str) -> tuple[dict[str, Any], Rendered]:
+    def _render(self, job: Job, url: str) -> tuple[dict[str, Any], str, Body]:
+        """Return the job's values, the subject and the body."""
         try:
-            values = job_values(self._blast, job, url)
-            return values, self._template.render(values)
+            values = self._values.of(job, url)
+            text = self._ready_text.fill(values) if self._ready_text is not None else None
+            if text is None:
+                rendered = self._template.render(values)
+                html = rendered.html if self._blast.template.html else None
+                return values, rendered.subject, self._body(job, rendered.text, html)
+            body = self._body(job, text, self._html(values))
+            return values, self._template.render_subject(values), body
         except RenderError as error:
             raise _unrenderable(error) from error
 
-    def _body(self, job: Job, rendered: Rendered) -> Body:
-        html = rendered.html if self._blast.template.html else None
+    def _html(self, values: dict[str, Any]) -> str | bytes | None:
+        if not self._blast.template.html:
+            return None
+        ready = self._ready_html.fill(values) if self._ready_html is not None else None
+        return self._template.render_html(values) if ready is None else ready
+
+    def _body(self, job: Job, text: str | bytes, html: str | bytes | None) -> Body:
         files = job.recipient.attachments
         own = AttachedFiles(files, self._boundary, html=html is not None) if files else None
-        return Body(rendered.text, html, self._attached, own, self._boundary)
+        return Body(text, html, self._attached, own, self._boundary)
 
     def _unsubscribe(self, url: str, token: str) -> bytes:
         """Return the headers of RFC 8058, with a `mailto:` link only if the settings name a mailbox for it."""
-        to = self._mail.unsubscribe_to
-        by_mail = f",\r\n <mailto:{quote(to, safe='@+')}?subject=unsubscribe%20{token}>" if to else ""
+        by_mail = f"{self._by_mail}{token}>" if self._by_mail else ""
         return (f"List-Unsubscribe: <{url}>{by_mail}\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n").encode(
             "ascii"
         )

@@ -19,7 +19,7 @@ from shared.jobs import Job
 
 MOST_AHEAD_BYTES = 16 * 1024 * 1024
 _LEAST_BYTES = 4_000
-_AT_ONCE = 4
+_AT_ONCE, _AT_ONCE_BYTES = 4, 32 * 1024
 
 _Key = tuple[str, int]
 
@@ -100,9 +100,10 @@ class Preparations:
 
     def _prepare_some(self) -> None:
         self._next = None
+        enough = min(self._bytes + _AT_ONCE_BYTES, MOST_AHEAD_BYTES)
         for _ in range(_AT_ONCE):
-            if not self._planned or self._bytes >= MOST_AHEAD_BYTES:
-                return
+            if not self._planned or self._bytes >= enough:
+                break
             key, (job, blast) = self._planned.popitem(last=False)
             with suppress(Exception):  # the job's own attempt will fail in the same way and report it
                 self._prepare(key, job, blast)
@@ -110,7 +111,7 @@ class Preparations:
 
     def _prepare(self, key: _Key, job: Job, blast: Blast) -> None:
         frame = self._frames.get(blast)
-        if frame.size > SIGN_AHEAD_BYTES or not self._encoder.signs(frame.domain):
+        if frame.expected_size > SIGN_AHEAD_BYTES or not self._encoder.signs_aside(frame.domain):
             return
         mail = frame.fill(job)
         if mail.body.size > SIGN_AHEAD_BYTES:

@@ -50,6 +50,7 @@ class ReplyQueueProtocol(SMTPProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail the waiting reader; replies that arrived before can still be read."""
         super().connection_lost(exc)
+        self._timer.cancel()
         error = SMTPServerDisconnected("the connection was lost")
         error.__cause__ = exc
         self._break(error)
@@ -65,17 +66,14 @@ class ReplyQueueProtocol(SMTPProtocol):
         """Keep every complete reply; anything else breaks the connection."""
         try:
             for response in self._reader.feed(data):
-                self._take(response)
+                if self._owed:
+                    self._owed -= 1
+                    self._arrived.append(response)
+                elif self.unsolicited is None:
+                    self.unsolicited = response
         except SMTPResponseException as error:
             self._break(error)
         self._wake()
-
-    def _take(self, response: SMTPResponse) -> None:
-        if self._owed:
-            self._owed -= 1
-            self._arrived.append(response)
-        elif self.unsolicited is None:
-            self.unsolicited = response
 
     def _break(self, error: Exception) -> None:
         if self._broken is None:
@@ -113,8 +111,18 @@ class ReplyQueueProtocol(SMTPProtocol):
                 await self._waiter
             finally:
                 self._waiter = None
-                self._timer.cancel()
+                self._timer.stop()
         return self._arrived.popleft()
+
+    def take_ready(self) -> bool:
+        """Take the replies to MAIL, RCPT and DATA if all three have arrived and accept; take none otherwise."""
+        arrived = self._arrived
+        if len(arrived) < 3 or arrived[0].code != 250 or arrived[1].code != 250 or arrived[2].code != 354:
+            return False
+        arrived.popleft()
+        arrived.popleft()
+        arrived.popleft()
+        return True
 
     def _time_out(self) -> None:
         if self._waiter is not None and not self._waiter.done():

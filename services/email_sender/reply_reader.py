@@ -47,7 +47,10 @@ class ReplyReader:
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[:KEPT_BYTES]
         for line in lines:
-            reply = self._read(line.strip(_BLANK))
+            stripped = line.strip(_BLANK)
+            # most replies are of one line, and the server has sent the same before
+            usual = stripped and not self._continues and len(stripped) <= _LONGEST_REPEATED
+            reply = (_single(stripped) if usual else None) or self._read(stripped)
             if reply is not None:
                 self._seen = len(rest)
                 yield reply
@@ -58,8 +61,6 @@ class ReplyReader:
         """Take one line; return the reply that it completes, or None."""
         if not line:
             return None
-        if not self._continues and len(line) <= _LONGEST_REPEATED and (reply := _single(line)) is not None:
-            return reply
         found = _LINE.fullmatch(line)
         if found is None:
             if not self._continues:

@@ -11,11 +11,10 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-
-import msgspec
-from aiosmtplib import SMTPResponse
+from functools import partial
 
 from services.email_sender.connection import Connection
+from services.email_sender.delivery import Accepted, Delivery, NextMail
 from services.email_sender.encoder import Encoder
 from services.email_sender.envelope import Announced
 from services.email_sender.failures import ClosedMeanwhileError, ConnectionLostError, RefusedError
@@ -37,7 +36,12 @@ from shared.errors import (
 )
 from shared.logs import get_logger
 from shared.sending.breaker import Admission, Breaker
-from shared.sending.provider import Capacity, Changed, NotStartedError, Start, at_once, ignore_change, note_acceptance
+from shared.sending.provider import (
+    Capacity,
+    Changed,
+    NotStartedError,
+    ignore_change,
+)
 from shared.smtp.replies import Reply
 
 LEAST_STALE_S = 5.0
@@ -45,28 +49,6 @@ LEAST_STALE_S = 5.0
 OPENING_S = 0.25
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 2.0
 _STALE_GROWTH = 1.01
-
-
-NextMail = Callable[[], Mail | None]
-
-
-class Delivery(msgspec.Struct, frozen=True):
-    """One message to send, the start to await before any of it is sent, and the source of the next message."""
-
-    mail: Mail
-    start: Start = at_once
-    following: NextMail | None = None
-
-    def accepted(self, response: SMTPResponse) -> None:
-        """Note that the server accepted the message."""
-        note_acceptance(self.mail.message_id, f"{response.code} {response.message}")
-
-
-class Accepted(msgspec.Struct, frozen=True):
-    """A server's acceptance of a message: the server's name and its reply."""
-
-    server: str
-    reply: Reply
 
 
 class ClosedError(KurirError):
@@ -115,7 +97,8 @@ class Server:
 
     def capacity(self) -> Capacity:
         """Return how many messages could start now, each on an open connection."""
-        return self._rate.capacity(self.free)
+        now = self._rate.capacity(self.free)
+        return now if self._rate.applies else now._replace(lasting=self.connections)
 
     @property
     def free(self) -> int:
@@ -175,8 +158,11 @@ class Server:
     async def send(self, delivery: Delivery, admission: Admission) -> Accepted:
         """Hand over one message admitted by its breaker, after awaiting its start; raises a SendError.
 
-        If `following` gives the next message, it is announced together with the end of this one.
+        If `following` gives the next message, it is announced together with the end of this one. With `proceed` that
+        one is sent too, and so on: the reply and the error are those of the last message.
         """
+        if admission.probe:
+            delivery.proceed = None
         with admission:
             async with self._slots:
                 self.active += 1
@@ -187,30 +173,39 @@ class Server:
                     raise
                 finally:
                     self.active -= 1
-            admission.worked()
+        return Accepted(self.settings.name, reply)
+
+    def _note_accepted(self) -> None:
+        self.breaker.worked()
         self.accepted += 1
         self._set_aside = ""
         self.refusal = ""
-        return Accepted(self.settings.name, reply)
 
     async def _send_spaced(self, delivery: Delivery) -> Reply:
-        with self._rate.spacing(delivery.start) as start:
-            return await self._send(msgspec.structs.replace(delivery, start=start))
+        granted = delivery.start
+        with self._rate.spacing(granted) as spaced:
+            delivery.start = spaced
+            try:
+                return await self._send(delivery)
+            finally:
+                delivery.start = granted
 
     async def _send(self, delivery: Delivery) -> Reply:
         connection = self._awaiting.pop(delivery.mail.job_id, None) or self._take_idle()
         while connection is not None:
-            used_at = connection.used_at
             try:
                 return await self._hand_over(connection, delivery)
             except (ConnectionLostError, RefusedError) as error:
                 if not _is_stale(error):
                     raise _translated(error) from error
             # the server had closed it between two messages, which is not a failure of this one
-            self._stale_s = min(self._stale_s, max(self._clock() - used_at, LEAST_STALE_S))
+            self._stale_s = min(self._stale_s, max(self._clock() - delivery.rested_from, LEAST_STALE_S))
             connection = self._take_idle()
         if self.elsewhere():
             raise ClosedError
+        # on a connection that is opened here, a chain ends with its first message: the next one finds the connection
+        # reserved, and so may find that the server has closed it, which is not a failure of that message either
+        delivery.proceed = None
         try:
             with suppress(ClosedMeanwhileError):
                 return await self._hand_over(await self._connect(), delivery)
@@ -227,11 +222,28 @@ class Server:
             self._keep(connection)
 
     async def _exchange(self, connection: Connection, delivery: Delivery) -> Reply:
-        mail, following = delivery.mail, delivery.following
-        if mail.envelope.utf8 and not connection.offers("smtputf8"):
-            raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
+        """Hand over one message after the other for as long as each is followed by an announced one."""
+        following = None
+        if delivery.following is not None and self.chains:
+            following = partial(self._announced, connection, delivery, delivery.following)
+        delivery.ahead = None  # a connection that was lost meanwhile may have had it
+        while True:
+            delivery.rested_from = connection.used_at
+            content = await self._begin(connection, delivery)
+            if not connection.sound:
+                raise ClosedMeanwhileError
+            reply = await connection.send(delivery.mail.envelope, content, delivery.accepted, following)
+            self._note_accepted()
+            if not delivery.turn_to_next(reply):
+                return reply
+
+    async def _begin(self, connection: Connection, delivery: Delivery) -> bytes:
+        """Return the encoded message once it may start."""
+        mail = delivery.mail
         if connection.announced is not None:
             content = connection.announced.content
+        elif mail.envelope.utf8 and not connection.offers("smtputf8"):
+            raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
         else:
             await connection.clear()
             content = await self._encoder.encode(mail, eight_bit=connection.offers("8bitmime"))
@@ -240,15 +252,9 @@ class Server:
         except NotStartedError:
             self._encoder.keep(mail, content, eight_bit=connection.offers("8bitmime"))
             raise
-        if not connection.sound:
-            raise ClosedMeanwhileError
-        if following is None or not self.chains:
-            return await connection.send(mail.envelope, content, delivery.accepted)
-        return await connection.send(
-            mail.envelope, content, delivery.accepted, lambda: self._announced(connection, following)
-        )
+        return content
 
-    def _announced(self, connection: Connection, following: NextMail) -> Announced | None:
+    def _announced(self, connection: Connection, delivery: Delivery, following: NextMail) -> Announced | None:
         """Return a message ready to be announced, None if it must wait for its turn.
 
         Errors are only logged, so that they do not fail the current message; the next one's own attempt reports them.
@@ -260,7 +266,10 @@ class Server:
             if mail is None or (mail.envelope.utf8 and not connection.offers("smtputf8")):
                 return None
             content = self._encoder.encode_at_once(mail, eight_bit=connection.offers("8bitmime"))
-            return Announced(mail.job_id, mail.envelope, content) if content is not None else None
+            if content is None:
+                return None
+            delivery.ahead = mail
+            return Announced(mail.job_id, mail.envelope, content)
         except Exception:
             get_logger().exception("announcement_failed", server=self.settings.name)
             return None

@@ -12,12 +12,11 @@ import random
 from collections.abc import Coroutine, Sequence
 from functools import partial
 
-import msgspec
-
+from services.email_sender.delivery import Accepted, Delivery
 from services.email_sender.encoder import Encoder
 from services.email_sender.failures import ConnectionLostError
 from services.email_sender.message import Mail
-from services.email_sender.server import OPENING_S, Accepted, ClosedError, Delivery, Server
+from services.email_sender.server import OPENING_S, ClosedError, Server
 from services.email_sender.settings import SmtpSettings
 from services.email_sender.tls import TlsContexts
 from shared.errors import SendError, StopChannelError, UnavailableError
@@ -78,12 +77,15 @@ class Servers:
         self._open_more(admitted, wanted)
         capacities = [one.capacity() for one in admitted]
         starts, connections = sum(one.starts for one in capacities), sum(one.connections for one in admitted)
+        # while there is room for more connections, a further message would open one, and start too late
+        opened = connections >= wanted or all(one.connections >= one.concurrency for one in admitted)
+        lasting = sum(one.lasting for one in capacities) if opened else 0
         if connections:
             connections += sum(one.coming for one in admitted)
         if starts:
-            return Capacity(starts, 0.0, connections)
+            return Capacity(starts, 0.0, connections, lasting)
         soon_s = OPENING_S if connections < wanted else 0.0
-        return Capacity(0, min((one.in_s for one in capacities if one.in_s), default=soon_s), connections)
+        return Capacity(0, min((one.in_s for one in capacities if one.in_s), default=soon_s), connections, lasting)
 
     def _open_more(self, admitted: Sequence[Server], wanted: int) -> None:
         """Open connections until `wanted` are open or should be soon; if none is open, one at each server.
@@ -144,7 +146,7 @@ class Servers:
         refuses us. With a single server, the message from `following` is announced ahead of its turn.
         """
         if len(self.servers) > 1:
-            delivery = msgspec.structs.replace(delivery, following=None)
+            delivery.following = None
         tried: list[Server] = []
         failure: SendError | None = None
         while (server := await self._chosen(delivery.mail, tried)) is not None:

@@ -7,31 +7,26 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-
-from services.email_sender.signing import Draft
 
 _MOST_THREADS = 4
 
 
 class PendingMessage(Future[bytes]):
-    """A message that is being signed before its turn; the result is the bytes to send.
+    """A message that is being signed before its turn by `work`; the result is the bytes to send."""
 
-    It is `quick` if signing takes less time than waiting for a thread.
-    """
-
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, work: Callable[[], bytes]) -> None:
         super().__init__()
-        self._draft: Draft | None = draft
-        self.quick = draft.quick
+        self._work: Callable[[], bytes] | None = work
 
     def sign(self) -> None:
         """Sign it; an error is raised when the message is sent."""
-        draft, self._draft = self._draft, None
+        work, self._work = self._work, None
         try:
-            if draft is not None:
-                self.set_result(draft.signed())
+            if work is not None:
+                self.set_result(work())
         except Exception as error:
             self.set_exception(error)
 
@@ -57,10 +52,8 @@ class Signers:
         self._threads.submit(self._work)
 
     def hurry(self, pending: PendingMessage) -> None:
-        """Sign a message whose turn has come: a quick one in this thread, another next in the queue."""
-        if pending.quick and self._claimed(pending):
-            pending.sign()
-        elif not (pending.running() or pending.done()):
+        """Sign a message whose turn has come next."""
+        if not (pending.running() or pending.done()):
             self.add(pending, urgent=True)
 
     def close(self) -> None:
@@ -69,10 +62,6 @@ class Signers:
             self._urgent.clear()
             self._waiting.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _claimed(self, pending: PendingMessage) -> bool:
-        with self._lock:
-            return _claim(pending)
 
     def _work(self) -> None:
         while (pending := self._next()) is not None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from services.email_sender.dkim_keys import DkimKey
+from services.email_sender.mime import PlainLines
 
 # other threads run while a piece is hashed, but not between pieces
 _PIECE_BYTES = 256 * 1024
@@ -36,8 +37,6 @@ class Draft:
 
     def __init__(self, content: bytes, keys: Sequence[DkimKey]) -> None:
         self._content = content
-        # signing takes less time than waiting for a thread
-        self.quick = not any(key.is_rsa for key in keys)
         head_end = content.index(b"\r\n\r\n") + 2
         names, covered = _covered(content[:head_end])
         body_hash = binascii.b2a_base64(body_digest(content, head_end + 2), newline=False)
@@ -54,7 +53,8 @@ class Draft:
         headers = [
             b"DKIM-Signature: %b%b\r\n" % (value, _folded(key.sign(digest))) for key, value, digest in self._headers
         ]
-        return b"".join([*headers, self._content])
+        content = b"".join([*headers, self._content])
+        return PlainLines(content) if isinstance(self._content, PlainLines) else content
 
 
 @lru_cache(maxsize=64)
@@ -105,6 +105,8 @@ def body_digest(content: bytes, start: int) -> bytes:
     Each run of white space in a line becomes one space, and is removed at the line's end; empty lines at the body's end
     are removed. The hash is fed piece by piece, so that a large message holds the interpreter's lock only briefly.
     """
+    if isinstance(content, PlainLines):
+        return _plain_digest(content, start)
     digest = hashlib.sha256()
     end = len(content.rstrip(b" \t\r\n"))
     if end <= start:
@@ -117,6 +119,17 @@ def body_digest(content: bytes, start: int) -> bytes:
         digest.update(_relaxed_lines(piece))
         start += len(piece)
     digest.update(b"\r\n")
+    return digest.digest()
+
+
+def _plain_digest(content: PlainLines, start: int) -> bytes:
+    """Return what `body_digest` returns: only empty lines at the end are to be removed."""
+    end = len(content)
+    while end > start and content.endswith(b"\r\n", start, end):
+        end -= 2
+    digest = hashlib.sha256(memoryview(content)[start:end])
+    if end > start:
+        digest.update(b"\r\n")
     return digest.digest()
 
 

@@ -17,22 +17,37 @@ from shared.addresses import identity
 
 Scope = Literal["send", "read", "admin"]
 SCOPES: tuple[Scope, ...] = ("send", "read", "admin")
+Grant = Literal[Scope, "read-masked"]
+GRANTS: tuple[Grant, ...] = (*SCOPES, "read-masked")
 _MIN_LENGTH = 16
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key, stored as its hash; `senders` are the addresses and domains that it is bound to, by identity."""
+    """A key, stored as its hash; `senders` are the addresses and domains that it is bound to, by identity.
+
+    `read-masked` reads what `read` reads, with the recipients masked, unless the key has `read` or `admin` as well.
+    """
 
     name: str
     digest: bytes
-    scopes: frozenset[Scope]
+    scopes: frozenset[Grant]
     senders: frozenset[str] = frozenset()
 
     def allows(self, scope: Scope) -> bool:
         """Return whether the key has this scope; `admin` includes every other."""
-        return scope in self.scopes or "admin" in self.scopes
+        return bool(self.scopes & ({scope, "admin"} | ({"read-masked"} if scope == "read" else set())))
+
+    @property
+    def sees_recipients(self) -> bool:
+        """Whether answers name recipients to this key."""
+        return not self.scopes.isdisjoint({"read", "admin"})
+
+    def grants(self) -> list[Grant]:
+        """Return what the key may do, as its owner would write it; all scopes for `admin`."""
+        masked = not self.sees_recipients
+        return ["read-masked" if one == "read" and masked else one for one in SCOPES if self.allows(one)]
 
     def may_send_from(self, address: str) -> bool:
         """Return whether the key may send from a bare address (`news@example.com`)."""
@@ -60,6 +75,10 @@ class Keyring:
                 found = key
         return found
 
+    def named(self, name: str) -> ApiKey | None:
+        """Return the key with this name, None for an unknown one."""
+        return next((key for key in self._keys if key.name == name), None)
+
 
 def parse_key(text: str) -> ApiKey:
     """Read `name:key:scope+scope`, optionally followed by `@domain+address` to bind it; raises ValueError.
@@ -76,13 +95,13 @@ def parse_key(text: str) -> ApiKey:
         raise ValueError(f"the key of {name} is shorter than {_MIN_LENGTH} characters")
     scope_text, bound, sender_text = grants.partition("@")
     scopes = scope_text.split("+")
-    unknown = [scope for scope in scopes if scope not in SCOPES]
+    unknown = [scope for scope in scopes if scope not in GRANTS]
     if unknown:
-        raise ValueError(f"{name} has an unknown scope; use {', '.join(SCOPES)}")
+        raise ValueError(f"{name} has an unknown scope; use {', '.join(GRANTS)}")
     senders = frozenset(identity(sender.strip()) for sender in sender_text.split("+") if sender.strip())
     if bound and not senders:
         raise ValueError(f"{name} has an @ without an address or domain after it")
-    return ApiKey(name, _digest(key), frozenset(cast("list[Scope]", scopes)), senders)
+    return ApiKey(name, _digest(key), frozenset(cast("list[Grant]", scopes)), senders)
 
 
 def _digest(text: str) -> bytes:

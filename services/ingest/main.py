@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Mapping
@@ -16,9 +17,12 @@ import aiohttp
 from services.ingest.api.operations import OPERATIONS
 from services.ingest.api_keys import Keyring
 from services.ingest.blasts.abandoned import AbandonedWatch
+from services.ingest.blasts.live import LiveWatch
+from services.ingest.console.files import read_console_files
 from services.ingest.hooks.certificates import AmazonFetch
 from services.ingest.hooks.checking import Hooks
 from services.ingest.http.app import build_app, malformed_response
+from services.ingest.http.event_feed import EventFeed
 from services.ingest.http.gateway import Gateway, Queue, Records
 from services.ingest.http.request_log import RequestLog
 from services.ingest.http.upstreams import Upstream, UpstreamAccess, open_session
@@ -28,6 +32,7 @@ from services.ingest.storage.availability import BacklogRoom, RedisWatch
 from services.ingest.storage.idempotency import LEASE_MS, IdempotencyStore
 from services.ingest.storage.request_limits import RequestLimits
 from services.ingest.storage.running_blasts import BlastRates, OpenBlasts
+from services.ingest.storage.sessions import SESSION_MS, Sessions
 from services.ingest.storage.templates import TemplateLibrary, TemplateStore
 from services.ingest.templates.files import read_templates
 from shared.clock import SystemClock
@@ -63,7 +68,8 @@ async def serve(stop: Stop, env: Mapping[str, str]) -> None:
     settings = read_settings(env)
     spool_folder = _spool_folder(settings)
     files = read_templates(Path(settings.templates_dir), settings.default_region)
-    redis = connect(settings.common.redis_url, max_connections=_CONNECTIONS)
+    redis = connect(settings.common.redis_url, max_connections=_CONNECTIONS, partitions=settings.common.partitions)
+    redis.replicas = settings.common.replicas
     name = boot_name("ingest", socket.gethostname())
     timing = Timing.scaled(settings.common.time_scale)
     producer = Producer(redis, name, BacklogLimits(jobs=settings.max_backlog), timing)
@@ -78,8 +84,11 @@ async def serve(stop: Stop, env: Mapping[str, str]) -> None:
             health = Health("ingest")
             limits = RequestLimits(redis, settings.rate_limit) if settings.rate_limit is not None else None
             leases = IdempotencyStore(redis, int(LEASE_MS * settings.common.time_scale))
-            records = Records(leases, OpenBlasts(redis), limits, RedisWatch(redis, health))
-            parts = _Parts(settings, session, queue, records, library, request_log, spool_folder, health)
+            keyring = Keyring(settings.keys)
+            lifetime_ms = int(SESSION_MS * settings.common.time_scale)
+            sessions = Sessions(redis, settings.internal_secret, keyring, SystemClock(), lifetime_ms)
+            records = Records(leases, OpenBlasts(redis), limits, RedisWatch(redis, health), sessions)
+            parts = _Parts(settings, session, queue, records, library, request_log, spool_folder, health, keyring)
             safety = RedisSafety(redis, health, settings.common.time_scale)
             await _serve(_gateway(parts, safety), safety, stop)
     finally:
@@ -98,6 +107,7 @@ class _Parts:
     request_log: RequestLog
     spool_folder: Path
     health: Health
+    keyring: Keyring
 
 
 def _gateway(parts: _Parts, safety: RedisSafety) -> Gateway:
@@ -107,13 +117,15 @@ def _gateway(parts: _Parts, safety: RedisSafety) -> Gateway:
     return Gateway(
         settings=settings,
         clock=clock,
-        keyring=Keyring(settings.keys),
+        keyring=parts.keyring,
         templates=parts.templates,
         spool_folder=parts.spool_folder,
         queue=parts.queue,
         records=parts.records,
         seal=Seal(settings.internal_secret),
         hooks=Hooks(settings.hooks, AmazonFetch(parts.session)),
+        console=read_console_files(),
+        feed=EventFeed(secrets.token_hex(4)),
         logger=Upstream(access, settings.logger_url, "LOGGER_UNAVAILABLE"),
         senders={name: Upstream(access, url, "SENDER_UNAVAILABLE") for name, url in settings.sender_urls.items()},
         request_log=parts.request_log,
@@ -134,6 +146,7 @@ async def _serve(gateway: Gateway, safety: RedisSafety, stop: Stop) -> None:
         after_s = gateway.settings.incomplete_after_s
         abandoned = AbandonedWatch(gateway.queue, gateway.records.open_blasts, gateway.clock, after_s)
         tasks.create_task(abandoned.run(stop))
+        tasks.create_task(LiveWatch(gateway).run(stop))
         await gateway.records.watch.check()
         options = HttpOptions(
             gateway.settings.limits.header_s, lambda error: malformed_response(error, gateway.metrics), inflate=False

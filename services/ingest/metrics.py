@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 
 from prometheus_client import (
@@ -58,14 +59,21 @@ class IngestMetrics:
             "API log entries dropped because Redis was away for too long.",
             registry=self.registry,
         )
+        self._streams = Gauge(
+            "kurir_event_streams", "Streams of server-sent events that are open.", registry=self.registry
+        )
+        # looking labels up costs the library more than counting
+        self._requests_by = cache(lambda method, route, status: self._requests.labels(method, route, str(status)))
+        self._durations_by = cache(self._durations.labels)
+        self._hooks_by = cache(self._hooks.labels)
         build = Gauge("kurir_build_info", "The running version.", ("version", "service"), registry=self.registry)
         build.labels(version("kurir"), "ingest").set(1)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is a path of the table of operations, or "" for none."""
         known = method if method in _METHODS else "OTHER"
-        self._requests.labels(known, route, str(status)).inc()
-        self._durations.labels(route).observe(seconds)
+        self._requests_by(known, route, status).inc()
+        self._durations_by(route).observe(seconds)
 
     def recipients(self, accepted: int, rejected: int) -> None:
         """Count a blast's recipients."""
@@ -74,7 +82,11 @@ class IngestMetrics:
 
     def hook(self, provider: str, outcome: str) -> None:
         """Count a request of a provider."""
-        self._hooks.labels(provider, outcome).inc()
+        self._hooks_by(provider, outcome).inc()
+
+    def streams(self, count: int) -> None:
+        """Set the number of open streams of events."""
+        self._streams.set(count)
 
     def dropped(self, count: int) -> None:
         """Set the total number of dropped API log entries."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,17 @@ import orjson
 from aiohttp import web
 
 from services.logger import blast_views, filters, open_jobs, queries
-from services.logger.backup import BackupError, BackupRefusedError, place_of, write_backup
+from services.logger.backup import BackupError, BackupRefusedError, place_of
 from services.logger.blast_rows import read_snapshot
-from services.logger.blast_views import RecentEnds
 from services.logger.counting import count_messages
 from services.logger.dashboard import show_dashboard
 from services.logger.exports import CONTENT_TYPES, Export
+from services.logger.failures import failures_of
 from services.logger.filters import InvalidQueryError
 from services.logger.history import read_history
+from services.logger.letters import read_letter
+from services.logger.matching import NotConfirmedError, retry_matching
+from services.logger.recent_ends import RecentEnds
 from services.logger.redelivery import (
     NotRetryableError,
     Outbox,
@@ -29,7 +31,7 @@ from services.logger.redelivery import (
     UnknownBlastError,
     UnknownJobError,
 )
-from services.logger.sql import MOST_ROWS, run_query
+from services.logger.sql import MOST_ROWS
 from services.logger.store import QueryTooSlowError, StorageError, Store
 from services.logger.watch import Watch
 from services.logger.webhooks.endpoints import TooManyWebhooksError, UnknownWebhookError, WebhookDisabledError
@@ -49,6 +51,7 @@ _ERRORS: dict[type[KurirError], tuple[int, str]] = {
     UnknownJobError: (404, "JOB_NOT_FOUND"),
     UnknownBlastError: (404, "BLAST_NOT_FOUND"),
     NotRetryableError: (409, "JOB_NOT_RETRYABLE"),
+    NotConfirmedError: (409, "CONFIRMATION_MISMATCH"),
     QueryTooSlowError: (503, "QUERY_TOO_SLOW"),
     BackupError: (409, "BACKUP_FAILED"),
     BackupRefusedError: (403, "BACKUP_REFUSED"),
@@ -102,11 +105,14 @@ def build_app(logger: Logger, health: Health, metrics: Callable[[], tuple[bytes,
             web.get("/api/messages/{job_id}", logs.message),
             web.get("/api/blasts", logs.blasts),
             web.get("/api/blasts/{blast_id}", logs.blast),
+            web.get("/api/blasts/{blast_id}/failures", logs.failures),
             web.post("/internal/retry", internal.retry),
+            web.post("/internal/retry-matching", internal.retry_matching),
             web.post("/internal/backup", internal.backup),
             web.post("/internal/query", internal.query),
             web.get("/internal/open-jobs", internal.open_jobs),
             web.get("/internal/blasts/{blast_id}/snapshot", internal.snapshot),
+            web.get("/internal/messages/{job_id}/letter", internal.letter),
             *WebhookRoutes(logger.webhooks).routes(),
         ]
     )
@@ -178,6 +184,11 @@ class LogRoutes:
             raise UnknownBlastError("no blast has this id")
         return _json({"success": True, "blast": blast_views.shown(found, self._logger.recent_ends.rates())})
 
+    async def failures(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /api/blasts/{id}/failures`."""
+        blast_id = request.match_info["blast_id"]
+        return _json({"success": True, **await self._store.read(lambda connection: failures_of(connection, blast_id))})
+
     async def _rows(self, request: web.Request, table: queries.Table, find: Find) -> web.StreamResponse:
         """Answer with a page of rows, or with all rows if the client asks for an export."""
         page = filters.read_page(request.query)
@@ -239,18 +250,23 @@ class InternalRoutes:
         done = await self._logger.outbox.reopen(wanted)
         return _json({"success": True, "reopened": done.reopened, "skipped": done.skipped})
 
+    async def retry_matching(self, request: web.Request) -> web.StreamResponse:
+        """Answer `POST /internal/retry-matching`: the filters of the log of messages in the query, the rest as JSON."""
+        wanted = filters.read_message_filter(request.query, self._logger.region)
+        body = await _body(request)
+        confirm, uncertain = body.get("confirm"), bool(body.get("includeUncertain"))
+        if not (confirm is None or (isinstance(confirm, int) and confirm >= 0)):
+            raise InvalidQueryError("confirm must be a number of messages")
+        done = await retry_matching(self._store, self._logger.outbox, wanted, confirm, include_uncertain=uncertain)
+        return _json({"success": True, **asdict(done)})
+
     async def backup(self, request: web.Request) -> web.StreamResponse:
         """Answer `POST /internal/backup`: write a copy of the database on this machine."""
         wanted = (await _body(request)).get("path") or ""
         if not isinstance(wanted, str):
             raise InvalidQueryError("path must be a string")
         path = place_of(wanted, self._logger.access.backup_places)
-        abandoned = threading.Event()
-        try:
-            size = await asyncio.to_thread(write_backup, self._store.path, path, abandoned.is_set)
-        except asyncio.CancelledError:
-            abandoned.set()
-            raise
+        size = await self._store.backup(path)
         log.info("backup written", path=str(path), bytes=size)
         return _json({"success": True, "path": str(path), "bytes": size})
 
@@ -262,7 +278,7 @@ class InternalRoutes:
             raise InvalidQueryError("sql must be a statement")
         if not isinstance(limit, int) or not 1 <= limit <= MOST_ROWS:
             raise InvalidQueryError(f"limit must be a number from 1 to {MOST_ROWS}")
-        found = await self._store.read(lambda connection: run_query(connection, sql, limit))
+        found = await self._store.query(sql, limit)
         return _json({"success": True, "rows": found.rows, "cut": found.cut})
 
     async def open_jobs(self, request: web.Request) -> web.StreamResponse:
@@ -281,6 +297,15 @@ class InternalRoutes:
         if blast is None:
             raise UnknownBlastError("no blast has this id")
         return web.Response(body=pack_blast(blast), content_type="application/msgpack")
+
+    async def letter(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /internal/messages/{jobId}/letter`: a dead letter and its blast, packed and in base64."""
+        job_id = request.match_info["job_id"]
+        found = await self._store.read(lambda connection: read_letter(connection, job_id))
+        if found is None:
+            raise UnknownJobError("no failed message has this id")
+        job, blast = (base64.b64encode(one).decode() for one in found)
+        return _json({"success": True, "job": job, "blast": blast})
 
 
 Find = Callable[[Any, filters.Page], queries.Found]
@@ -308,6 +333,8 @@ def _retry_request(body: Mapping[str, Any]) -> RetryRequest:
         blast_id=str(body.get("blastId") or ""),
         channel=str(body.get("channel") or ""),
         include_uncertain=bool(body.get("includeUncertain")),
+        error_class=str(body.get("errorClass") or ""),
+        error_code=None if body.get("errorCode") is None else str(body["errorCode"]),
     )
     if bool(wanted.job_id) == bool(wanted.blast_id):
         raise InvalidQueryError("give either jobId or blastId")

@@ -68,21 +68,30 @@ def write_backup(database: Path, target: Path, is_abandoned: Callable[[], bool] 
     Replaces an older backup at `target`, but no other file. Stops soon after `is_abandoned` returns True. Raises
     BackupError.
     """
+    return write_file(target, lambda partial: _copy(database, partial, is_abandoned), database)
+
+
+def write_file(target: Path, write: Callable[[Path], None], database: Path | None = None) -> int:
+    """Let `write` make a file that then gets its name, and return its size; only the owner can read it.
+
+    Replaces an older backup at `target`, but no other file and not `database`. Raises BackupError.
+    """
     _check_target(database, target)
     partial = target.with_name(f"{target.name}.partial")
     try:
         partial.unlink(missing_ok=True)
-        _copy(database, partial, is_abandoned)
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        write(partial)
         _sync(partial)
         partial.replace(target)
         _sync(target.parent)
         return target.stat().st_size
-    except (OSError, sqlite3.Error, _AbandonedError) as error:
+    except (OSError, sqlite3.Error, KurirError) as error:
         partial.unlink(missing_ok=True)
         raise BackupError(f"the backup failed: {error}") from error
 
 
-def _check_target(database: Path, target: Path) -> None:
+def _check_target(database: Path | None, target: Path) -> None:
     if not target.is_absolute():
         raise BackupError("the path must be absolute")
     if not target.parent.is_dir():
@@ -94,18 +103,17 @@ def _check_target(database: Path, target: Path) -> None:
     with target.open("rb") as file:
         if file.read(len(_HEADER)) != _HEADER:
             raise BackupError(f"{target} exists and is not a backup")
-    if target.samefile(database):
+    if database is not None and target.samefile(database):
         raise BackupError(f"{target} is the database itself")
 
 
 def _copy(database: Path, partial: Path, is_abandoned: Callable[[], bool]) -> None:
-    """Copy in steps; only the owner can read the file, since it holds addresses."""
+    """Copy in steps."""
 
     def go_on(_status: int, _remaining: int, _total: int) -> None:
         if is_abandoned():
             raise _AbandonedError("the logger was stopped")
 
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
     source = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
     with closing(source), closing(sqlite3.connect(partial, isolation_level=None)) as copy:
         source.execute("BEGIN")

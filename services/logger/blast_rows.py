@@ -7,13 +7,13 @@ channel once all of its jobs there have a terminal status, in whatever order the
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 import orjson
 
+from services.logger.database import Database
 from shared.blasts import Blast, BlastState, pack_blast, unpack_blast
 from shared.errors import DecodeError
 from shared.events import BlastAccepted, BlastChanged, BlastChannelEnded
@@ -37,6 +37,7 @@ ON CONFLICT (blast_id) DO UPDATE SET template_id = excluded.template_id, templat
     expires_at_ms = excluded.expires_at_ms, snapshot = excluded.snapshot
 WHERE blasts.snapshot IS NULL
 """
+_TEMPLATE = "INSERT INTO blast_templates (hash, content) VALUES (?, ?) ON CONFLICT DO NOTHING"
 # a change may arrive before the blast itself: the row then starts empty, and ACCEPT fills it
 MEET = "INSERT INTO blasts (blast_id, created_at_ms) VALUES (?, ?) ON CONFLICT (blast_id) DO NOTHING"
 CHANGE = {
@@ -57,9 +58,7 @@ _SET_STATE = "UPDATE blasts SET state = ?, ended_at_ms = ? WHERE blast_id = ?"
 ENDED_STATES = frozenset({"completed", "completed_with_failures", "cancelled", "incomplete"})
 
 
-def write_blasts(
-    connection: sqlite3.Connection, events: Iterable[BlastAccepted | BlastChanged | BlastChannelEnded]
-) -> set[str]:
+def write_blasts(connection: Database, events: Iterable[BlastAccepted | BlastChanged | BlastChannelEnded]) -> set[str]:
     """Write events of blasts and return the blasts' ids; call `settle_states` with them afterwards."""
     touched: set[str] = set()
     for event in events:
@@ -75,7 +74,7 @@ def write_blasts(
     return touched
 
 
-def _accept(connection: sqlite3.Connection, event: BlastAccepted) -> None:
+def _accept(connection: Database, event: BlastAccepted) -> None:
     try:
         blast = unpack_blast(event.snapshot)
     except DecodeError:
@@ -84,7 +83,7 @@ def _accept(connection: sqlite3.Connection, event: BlastAccepted) -> None:
         return
     template = msgspec.msgpack.encode(blast.template)
     digest = hashlib.sha256(template).digest()
-    connection.execute("INSERT OR IGNORE INTO blast_templates (hash, content) VALUES (?, ?)", (digest, template))
+    connection.execute(_TEMPLATE, (digest, template))
     connection.execute(
         ACCEPT,
         (blast.blast_id, blast.template.id, blast.template.name, digest, _json(blast.channels), _json(blast.totals),
@@ -94,13 +93,38 @@ def _accept(connection: sqlite3.Connection, event: BlastAccepted) -> None:
     )  # fmt: skip
 
 
-def _end_channel(connection: sqlite3.Connection, event: BlastChannelEnded) -> None:
-    """Record the latest end of a channel and its total, which is lower than planned if the blast was cut short."""
+def _end_channel(connection: Database, event: BlastChannelEnded) -> None:
+    """Record the latest end of a channel and its total, which is lower than planned if the blast was cut short.
+
+    Where a blast has jobs in several partitions, `shares` has the end of each, and `partitions` their number.
+    """
     row = connection.execute("SELECT ends FROM blasts WHERE blast_id = ?", (event.blast_id,)).fetchone()
-    ends: dict[str, dict[str, int]] = orjson.loads(row[0])
-    if event.at_ms >= ends.get(event.channel, {}).get("at_ms", 0):
-        ends[event.channel] = {"at_ms": event.at_ms, "total": event.counts.get("total", 0)}
-        connection.execute("UPDATE blasts SET ends = ? WHERE blast_id = ?", (_json(ends), event.blast_id))
+    ends: dict[str, dict[str, Any]] = orjson.loads(row[0])
+    end = {"at_ms": event.at_ms, "total": event.counts.get("total", 0)}
+    if event.partitions == 1:
+        if event.at_ms < ends.get(event.channel, {}).get("at_ms", 0):
+            return
+        ends[event.channel] = end
+    else:
+        kept = ends.setdefault(event.channel, {"partitions": event.partitions, "shares": {}})
+        shares, index = kept["shares"], str(event.partition)
+        if event.at_ms < shares.get(index, {}).get("at_ms", 0):
+            return
+        shares[index] = end
+    connection.execute("UPDATE blasts SET ends = ? WHERE blast_id = ?", (_json(ends), event.blast_id))
+
+
+def read_ends(text: str) -> dict[str, dict[str, int]]:
+    """Return the latest end of each channel (`at_ms`, `total`) on which all partitions with jobs have ended."""
+    ends: dict[str, dict[str, Any]] = orjson.loads(text)
+    return {
+        channel: _whole(end) for channel, end in ends.items() if len(end.get("shares", ())) >= end.get("partitions", 0)
+    }
+
+
+def _whole(end: dict[str, Any]) -> dict[str, int]:
+    shares = end.get("shares", {"0": end}).values()
+    return {"at_ms": max(one["at_ms"] for one in shares), "total": sum(one["total"] for one in shares)}
 
 
 class Settled(NamedTuple):
@@ -115,7 +139,7 @@ class Settled(NamedTuple):
     counts: dict[str, dict[str, int]]
 
 
-def settle_states(connection: sqlite3.Connection, blast_ids: Iterable[str]) -> list[Settled]:
+def settle_states(connection: Database, blast_ids: Iterable[str]) -> list[Settled]:
     """Update the state of blasts after their events or counts changed; return those whose state is another now."""
     changed = []
     for blast_id in blast_ids:
@@ -132,7 +156,7 @@ def settle_states(connection: sqlite3.Connection, blast_ids: Iterable[str]) -> l
     return changed
 
 
-def counts_of(connection: sqlite3.Connection, blast_id: str) -> dict[str, dict[str, int]]:
+def counts_of(connection: Database, blast_id: str) -> dict[str, dict[str, int]]:
     """Return a blast's job counts by channel and status."""
     counts: dict[str, dict[str, int]] = {}
     for channel, status, n in connection.execute(_COUNTS, (blast_id,)):
@@ -144,7 +168,7 @@ def state_of(row: tuple[Any, ...], counts: Mapping[str, Mapping[str, int]]) -> t
     """Return a blast's state and the time of its end (ms, 0 while it runs) from its row and its jobs' counts."""
     _, _, totals_text, scheduled_at, paused_at, resumed_at, cancelled_at, incomplete_at, ends_text, *_ = row
     totals: dict[str, int] = orjson.loads(totals_text)
-    ends: dict[str, dict[str, int]] = orjson.loads(ends_text)
+    ends = read_ends(ends_text)
     totals |= {channel: end["total"] for channel, end in ends.items()}
     done = {channel: sum(counts.get(channel, {}).get(status, 0) for status in TERMINAL) for channel in totals}
     if totals and all(done[channel] >= total and channel in ends for channel, total in totals.items()):
@@ -172,7 +196,7 @@ def _ended_state(counts: Mapping[str, Mapping[str, int]], cancelled_at: int, inc
     return "completed_with_failures" if unsent else "completed"
 
 
-def read_snapshot(connection: sqlite3.Connection, blast_id: str) -> Blast | None:
+def read_snapshot(connection: Database, blast_id: str) -> Blast | None:
     """Return a blast's snapshot with its template, or None if the blast is unknown."""
     row = connection.execute(
         "SELECT b.snapshot, t.content FROM blasts b JOIN blast_templates t ON t.hash = b.template_hash"

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import sqlite3
-import time
-from collections import Counter, deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import msgspec
 import orjson
 
-from services.logger.blast_rows import counts_of
-from services.logger.counting import every_delivery, kept_deliveries
+from services.logger.blast_rows import read_ends
+from services.logger.counting import every_delivery
+from services.logger.database import Database
 from services.logger.filters import STATUSES, InvalidQueryError
 from shared.blast_view import (
     BlastChannel,
@@ -36,8 +35,13 @@ _COLUMNS = (
     "paused_at_ms", "resumed_at_ms", "cancelled_at_ms", "pause_reason", "ends",
 )  # fmt: skip
 ONE = f"SELECT {', '.join(_COLUMNS)} FROM blasts WHERE blast_id = ?"  # noqa: S608 -- this module's own names
+_COUNTS = """
+SELECT blast_id, channel, status, n FROM blast_counts WHERE blast_id IN (SELECT value FROM json_each(?)) AND n > 0
+"""
+_DELIVERIES = """
+SELECT blast_id, channel, delivery, n FROM blast_deliveries WHERE blast_id IN (SELECT value FROM json_each(?))
+"""
 _FIRST = (1 << 63) - 1
-_RATE_WINDOW_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +51,6 @@ class BlastFilter:
     state: str = ""
     template: str = ""
     reference: str = ""
-
-
-class RecentEnds:
-    """Measures how many messages of each blast ended recently; used only from the event loop."""
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[float, Counter[str]]] = deque()
-
-    def note(self, ended_jobs: Counter[str]) -> None:
-        """Add the number of jobs of each blast that a batch ended."""
-        now = time.monotonic()
-        if ended_jobs:
-            self._recent.append((now, ended_jobs))
-        while self._recent and self._recent[0][0] < now - _RATE_WINDOW_S:
-            self._recent.popleft()
-
-    def rates(self) -> dict[str, float]:
-        """Return by blast how many messages ended per second over the last ten seconds."""
-        self.note(Counter())
-        total: Counter[str] = Counter()
-        for _, ended in self._recent:
-            total.update(ended)
-        return {blast_id: round(n / _RATE_WINDOW_S, 1) for blast_id, n in total.items() if n > 0}
 
 
 def read_blast_filter(query: Mapping[str, str]) -> BlastFilter:
@@ -95,28 +76,47 @@ def list_query(wanted: BlastFilter) -> str:
 
 
 def list_blasts(
-    connection: sqlite3.Connection, wanted: BlastFilter, limit: int, cursor: str
+    connection: Database, wanted: BlastFilter, limit: int, cursor: str
 ) -> tuple[list[BlastView], str | None]:
     """Return a page of blasts and the cursor of the next page, None at the end; raises InvalidQueryError."""
     values = [value for value in (wanted.state, wanted.template, wanted.reference) if value]
     rows = connection.execute(list_query(wanted), (*values, *_read_cursor(cursor), limit + 1)).fetchall()
-    blasts = [_view(connection, row) for row in rows[:limit]]
+    blasts = _views(connection, rows[:limit])
     if len(rows) <= limit:
         return blasts, None
     last = dict(zip(_COLUMNS, rows[limit - 1], strict=True))
     return blasts, _write_cursor(last["created_at_ms"], last["blast_id"])
 
 
-def find_blast(connection: sqlite3.Connection, blast_id: str) -> BlastView | None:
+def find_blast(connection: Database, blast_id: str) -> BlastView | None:
     """Return one blast, or None if it is unknown."""
     row = connection.execute(ONE, (blast_id,)).fetchone()
-    return _view(connection, row) if row is not None else None
+    return _views(connection, [row])[0] if row is not None else None
 
 
-def _view(connection: sqlite3.Connection, values: tuple[Any, ...]) -> BlastView:
-    row = dict(zip(_COLUMNS, values, strict=True))
-    counts = counts_of(connection, row["blast_id"])
-    ends: dict[str, dict[str, int]] = orjson.loads(row["ends"])
+@dataclass(slots=True)
+class _Counts:
+    """How many messages of a blast have each status, and each delivery, by channel."""
+
+    statuses: dict[str, dict[str, int]] = field(default_factory=dict)
+    deliveries: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+def _views(connection: Database, rows: Sequence[tuple[Any, ...]]) -> list[BlastView]:
+    """Return the views of blasts, whose counts are read at once: a query for each would take longer than the page."""
+    blasts = [dict(zip(_COLUMNS, values, strict=True)) for values in rows]
+    counts = {row["blast_id"]: _Counts() for row in blasts}
+    parameters = (orjson.dumps(list(counts)).decode(),)
+    for blast_id, channel, status, n in connection.execute(_COUNTS, parameters):
+        counts[blast_id].statuses.setdefault(channel, {})[status] = n
+    for blast_id, channel, delivery, n in connection.execute(_DELIVERIES, parameters):
+        counts[blast_id].deliveries[channel, delivery] = n
+    return [_view(row, counts[row["blast_id"]]) for row in blasts]
+
+
+def _view(row: Mapping[str, Any], known: _Counts) -> BlastView:
+    counts = known.statuses
+    ends = read_ends(row["ends"])
     totals: dict[str, int] = orjson.loads(row["totals"])
     totals = dict.fromkeys(counts, 0) | totals | {channel: end["total"] for channel, end in ends.items()}
     ended = row["ended_at_ms"] > 0
@@ -135,9 +135,8 @@ def _view(connection: sqlite3.Connection, values: tuple[Any, ...]) -> BlastView:
     by_status: Counter[str] = Counter()
     for one in counts.values():
         by_status.update(one)
-    deliveries = kept_deliveries(connection, row["blast_id"])
     view = make_view(_facts(row), channels, _every_status(by_status))
-    return with_deliveries(view, {channel: every_delivery(deliveries, channel) for channel in channels})
+    return with_deliveries(view, {channel: every_delivery(known.deliveries, channel) for channel in channels})
 
 
 def _facts(row: Mapping[str, Any]) -> BlastFacts:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from services.logger.blast_rows import counts_of
+from services.logger.database import Database
 from services.logger.filters import DELIVERIES, STATUSES, MessageFilter, Span
 from services.logger.queries import count_rows
 
@@ -17,7 +17,7 @@ _DELIVERIES = "SELECT channel, delivery, n FROM delivery_counts"
 _DELIVERIES_OF_BLAST = "SELECT channel, delivery, n FROM blast_deliveries WHERE blast_id = ?"
 
 
-def count_messages(connection: sqlite3.Connection, wanted: MessageFilter) -> dict[str, Any]:
+def count_messages(connection: Database, wanted: MessageFilter) -> dict[str, Any]:
     """Return counts by status and by delivery, in total and by channel.
 
     Kept counts answer queries without filters or by blast, channel and status. Any other filter counts rows, at most
@@ -51,7 +51,7 @@ def _split(rows: Counter[tuple[str, str, str]]) -> tuple[Counts, Counts]:
     return counts, deliveries
 
 
-def _kept(connection: sqlite3.Connection, blast_id: str) -> Counts:
+def _kept(connection: Database, blast_id: str) -> Counts:
     if blast_id:
         by_channel = counts_of(connection, blast_id)
         return Counter({(channel, status): n for channel, one in by_channel.items() for status, n in one.items()})
@@ -59,7 +59,7 @@ def _kept(connection: sqlite3.Connection, blast_id: str) -> Counts:
     return Counter({(channel, status): n for channel, status, n in rows})
 
 
-def kept_deliveries(connection: sqlite3.Connection, blast_id: str = "") -> Counts:
+def kept_deliveries(connection: Database, blast_id: str = "") -> Counts:
     """Return how many messages of a blast, or of all, have each delivery, by channel."""
     rows = connection.execute(_DELIVERIES_OF_BLAST, (blast_id,)) if blast_id else connection.execute(_DELIVERIES)
     return Counter({(channel, delivery): n for channel, delivery, n in rows})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from typing import Any
 
 from services.logger.blast_views import BlastFilter, list_blasts
+from services.logger.database import Database
 from services.logger.filters import COUNTED
 from services.logger.watch import Counts, Sample
 from shared.channels import CHANNELS
@@ -32,7 +32,7 @@ RECEIPTS = "SELECT channel, kind, n FROM receipt_minutes WHERE minute > ?"
 ERRORS = "SELECT channel, error_class, sum(n) FROM error_days WHERE day >= ? GROUP BY channel, error_class"
 
 
-def show_dashboard(connection: sqlite3.Connection, sample: Sample, now_ms: int) -> dict[str, Any]:
+def show_dashboard(connection: Database, sample: Sample, now_ms: int) -> dict[str, Any]:
     """Return the dashboard; the last hour is counted back from `now_ms`."""
     since = now_ms // 60_000 - _MINUTES
     minutes = connection.execute(MINUTES, (since,)).fetchall()
@@ -118,7 +118,7 @@ def _throughput(minutes: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
     ]
 
 
-def _responses(connection: sqlite3.Connection, since: int) -> dict[str, Any]:
+def _responses(connection: Database, since: int) -> dict[str, Any]:
     """Return the API's response counts and times of the last hour."""
     requests, client, server, time_ms, slowest = connection.execute(REQUESTS, (since,)).fetchone()
     return {
@@ -130,7 +130,7 @@ def _responses(connection: sqlite3.Connection, since: int) -> dict[str, Any]:
     }
 
 
-def _receipts(connection: sqlite3.Connection, since: int) -> dict[str, dict[str, int]]:
+def _receipts(connection: Database, since: int) -> dict[str, dict[str, int]]:
     """Return by channel and kind the receipts of what happened in the last hour."""
     found: dict[str, dict[str, int]] = {channel: {} for channel in CHANNELS}
     for channel, kind, n in connection.execute(RECEIPTS, (since,)):
@@ -139,13 +139,13 @@ def _receipts(connection: sqlite3.Connection, since: int) -> dict[str, dict[str,
     return found
 
 
-def _errors(connection: sqlite3.Connection, now_ms: int) -> list[dict[str, Any]]:
+def _errors(connection: Database, now_ms: int) -> list[dict[str, Any]]:
     """Return the failed attempts of today and yesterday by error class."""
     rows = connection.execute(ERRORS, (now_ms // 86_400_000 - 1,)).fetchall()
     found = [{"channel": channel, "errorClass": error_class, "count": n} for channel, error_class, n in rows]
     return sorted(found, key=lambda one: -one["count"])
 
 
-def _failures(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+def _failures(connection: Database) -> list[dict[str, Any]]:
     names = ("id", "jobId", "channel", "errorClass", "errorCode", "errorMessage", "attempts", "at")
     return [dict(zip(names, row, strict=True)) for row in connection.execute(FAILURES, (_FAILURES,))]

@@ -8,7 +8,6 @@ so both their time and their number are bounded (docs/decisions/0280).
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
+from services.logger.database import Database
 from services.logger.folding import JobChange
 from shared.addresses import identity
 from shared.channels import CHANNELS, EMAIL
@@ -31,8 +31,9 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Receipt)
 
 _KEEP = """
-INSERT OR IGNORE INTO early_receipts (channel, ref, kind, at_ms, source, receipt, kept_at_ms)
+INSERT INTO early_receipts (channel, ref, kind, at_ms, source, receipt, kept_at_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
 """
 _ANY = "SELECT 1 FROM early_receipts WHERE channel = ? LIMIT 1"
 _WAKE = """
@@ -42,13 +43,13 @@ WHERE channel = ? AND ref IN (SELECT value FROM json_each(?))
 _FORGET = "DELETE FROM early_receipts WHERE id = ?"
 _COUNT = """
 INSERT INTO early_counts (channel, state, n) VALUES (?, ?, ?)
-ON CONFLICT (channel, state) DO UPDATE SET n = n + excluded.n
+ON CONFLICT (channel, state) DO UPDATE SET n = early_counts.n + excluded.n
 """
 _WAITING = "SELECT coalesce(sum(n), 0) FROM early_counts WHERE state = 'waiting'"
 # references of addresses begin so (`_reference`); they stay
-_OLDEST = "SELECT id, channel FROM early_receipts WHERE id > 0 AND NOT ref GLOB 'to *' ORDER BY id LIMIT ?"
+_OLDEST = "SELECT id, channel FROM early_receipts WHERE id > 0 AND substr(ref, 1, 3) <> 'to ' ORDER BY id LIMIT ?"
 OLD_EARLY = """
-SELECT id, channel, kept_at_ms < CASE WHEN ref GLOB 'to *' THEN ?1 ELSE ?2 END, kept_at_ms < ?2
+SELECT id, channel, CASE WHEN substr(ref, 1, 3) = 'to ' THEN kept_at_ms < ?1 ELSE kept_at_ms < ?2 END, kept_at_ms < ?2
 FROM early_receipts WHERE id > ?3 ORDER BY id LIMIT ?4
 """
 
@@ -62,9 +63,7 @@ class Incoming(NamedTuple):
     early_id: int = 0
 
 
-def keep_early(
-    connection: sqlite3.Connection, incoming: Iterable[Incoming], now_ms: int, most: int = MOST_EARLY
-) -> None:
+def keep_early(connection: Database, incoming: Iterable[Incoming], now_ms: int, most: int = MOST_EARLY) -> None:
     """Store receipts whose message is not in the log; one that waits already is not stored again.
 
     Of more than `most` the oldest are dropped, and count as unmatched like those that nothing could ever find.
@@ -82,13 +81,13 @@ def keep_early(
         _drop_oldest(connection, most)
 
 
-def _drop_oldest(connection: sqlite3.Connection, most: int) -> None:
+def _drop_oldest(connection: Database, most: int) -> None:
     waiting = int(connection.execute(_WAITING).fetchone()[0])
     if waiting > most:
         _drop(connection, connection.execute(_OLDEST, (waiting - most + most // _SLACK,)).fetchall())
 
 
-def wake_early(connection: sqlite3.Connection, changes: Iterable[JobChange]) -> list[Incoming]:
+def wake_early(connection: Database, changes: Iterable[JobChange]) -> list[Incoming]:
     """Return the receipts that waited for one of these jobs; they stay stored until `forget_early`."""
     # a channel for which nothing waits, as usual, costs one look
     refs: dict[str, list[str]] = {name: [] for name in CHANNELS if connection.execute(_ANY, (name,)).fetchone()}
@@ -108,7 +107,7 @@ def wake_early(connection: sqlite3.Connection, changes: Iterable[JobChange]) -> 
     ]
 
 
-def forget_early(connection: sqlite3.Connection, incoming: Sequence[Incoming]) -> None:
+def forget_early(connection: Database, incoming: Sequence[Incoming]) -> None:
     """Delete receipts that have been applied."""
     connection.executemany(_FORGET, ((one.early_id,) for one in incoming))
     by_channel = Counter(one.channel for one in incoming)
@@ -126,7 +125,7 @@ class EarlyExpiry:
         self._others_before_ms = max(before_ms, now_ms - WAITS_MS)
         self._last_id = 0
 
-    def __call__(self, connection: sqlite3.Connection, most: int) -> tuple[int, bool]:
+    def __call__(self, connection: Database, most: int) -> tuple[int, bool]:
         """Look at the next `most` receipts; return how many were deleted, and whether more may be left."""
         bounds = (self._before_ms, self._others_before_ms, self._last_id, most)
         rows = connection.execute(OLD_EARLY, bounds).fetchall()
@@ -136,7 +135,7 @@ class EarlyExpiry:
         return len(old), len(rows) == most and bool(rows[-1][3])
 
 
-def _drop(connection: sqlite3.Connection, rows: Sequence[tuple[int, str]]) -> None:
+def _drop(connection: Database, rows: Sequence[tuple[int, str]]) -> None:
     """Delete rows, of which ids and channels are given, and count them as unmatched."""
     connection.executemany(_FORGET, ((row_id,) for row_id, _ in rows))
     counts: Counter[tuple[str, str]] = Counter()
@@ -145,7 +144,7 @@ def _drop(connection: sqlite3.Connection, rows: Sequence[tuple[int, str]]) -> No
     _count(connection, counts)
 
 
-def _count(connection: sqlite3.Connection, counts: Counter[tuple[str, str]]) -> None:
+def _count(connection: Database, counts: Counter[tuple[str, str]]) -> None:
     connection.executemany(_COUNT, ((*key, n) for key, n in counts.items() if n))
 
 

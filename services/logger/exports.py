@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from shared.recipient_masks import masked
 from shared.spreadsheets import BOM, csv_of
 
 CONTENT_TYPES = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
@@ -18,11 +19,13 @@ Rows = Sequence[Sequence[Any]]
 class Export:
     """An export's format: `form` is csv or ndjson.
 
-    A CSV file for a `spreadsheet` begins with a byte order mark and marks digits as text.
+    A CSV file for a `spreadsheet` begins with a byte order mark and marks digits as text. `masked`: recipients are not
+    shown.
     """
 
     form: str
     spreadsheet: bool = False
+    masked: bool = False
 
     def head(self, columns: Sequence[str]) -> bytes:
         """Return the bytes before the rows."""
@@ -32,9 +35,17 @@ class Export:
 
     def encoder(self, columns: Sequence[str]) -> Callable[[Rows], bytes]:
         """Return the function that encodes a page of rows with these columns."""
+        encode = self._encoder(columns)
+        return (lambda rows: encode([_masked(columns, row) for row in rows])) if self.masked else encode
+
+    def _encoder(self, columns: Sequence[str]) -> Callable[[Rows], bytes]:
         if self.form == "csv":
             return lambda rows: csv_of(rows, spreadsheet=self.spreadsheet)
         return lambda rows: ndjson_of(columns, rows)
+
+
+def _masked(columns: Sequence[str], row: Sequence[Any]) -> list[Any]:
+    return list(masked(dict(zip(columns, row, strict=True))).values())
 
 
 def ndjson_of(columns: Sequence[str], rows: Rows) -> bytes:

@@ -22,6 +22,8 @@ COUNTED = ("queued", "retrying", "deferred", *TERMINAL)
 # what receipts may have made of a message; `delivery_rank` ranks them by channel
 DELIVERIES = ("delivered", "read", "undelivered", "bounced", "complained")
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
+# sorts after every address, and right after a whole one: none has control characters, and PostgreSQL has no NUL
+AFTER_ALL, _NEXT = "\U0010ffff", "\x01"
 _FORMATS = ("json", "csv", "ndjson")
 _SPREADSHEET = "spreadsheet"
 _LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -55,7 +57,7 @@ class Page:
 class MessageFilter:
     """Which messages to return; empty fields do not filter.
 
-    `recipient` has beginnings of addresses; a message matches if any of them matches.
+    `recipient` has beginnings of addresses, or if `whole`, whole ones; a message matches if any of them matches.
     """
 
     statuses: tuple[str, ...] = ()
@@ -67,6 +69,12 @@ class MessageFilter:
     error_class: str = ""
     span: Span = Span()
     deliveries: tuple[str, ...] = ()
+    whole: bool = False
+
+    @property
+    def recipient_ranges(self) -> list[tuple[str, str]]:
+        """The ranges of addresses that match, each with its first and the one after its last."""
+        return [(one, one + (_NEXT if self.whole else AFTER_ALL)) for one in self.recipient]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,13 @@ def read_message_filter(query: Mapping[str, str], region: str = "ID") -> Message
         error_class=query.get("error_class", ""),
         span=read_span(query),
         deliveries=_choices(query, "delivery", DELIVERIES),
+        whole=asks_masked(query),
     )
+
+
+def asks_masked(query: Mapping[str, str]) -> bool:
+    """Return whether ingest asks for a caller that may not see recipients: who could also not search by beginnings."""
+    return query.get("masked") == "1"
 
 
 def read_api_filter(query: Mapping[str, str]) -> ApiFilter:
@@ -140,7 +154,7 @@ def read_export(query: Mapping[str, str]) -> Export | None:
         raise InvalidQueryError(f"for: {reader!r} is not {_SPREADSHEET}")
     if reader and wanted != "csv":
         raise InvalidQueryError(f"for={_SPREADSHEET} needs format=csv")
-    return None if wanted == "json" else Export(wanted, bool(reader))
+    return None if wanted == "json" else Export(wanted, bool(reader), asks_masked(query))
 
 
 def read_age_s(query: Mapping[str, str]) -> int:

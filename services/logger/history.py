@@ -5,11 +5,11 @@ All fields use the names of the log's columns, so that one object has one spelli
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any
 
 import orjson
 
+from services.logger.database import Database
 from services.logger.queries import MESSAGE_COLUMNS
 from shared.clock import rfc3339
 from shared.jobs import TERMINAL
@@ -25,7 +25,7 @@ SELECT at_ms, kind, source, run, severity, code, words, trusted, evidence FROM m
 _ENDED_UNTRIED = frozenset({"cancelled", "expired", "suppressed"})
 
 
-def read_history(connection: sqlite3.Connection, job_id: str) -> dict[str, Any] | None:
+def read_history(connection: Database, job_id: str) -> dict[str, Any] | None:
     """Return the row's columns with `history` (one entry per attempt and deferral), `receipts` and `timeline`.
 
     `delivery` is what the receipts made of it and when, None without one. Returns None for an unknown message.

@@ -1,4 +1,4 @@
-"""The files of dead letters: Redis stores them apart from their jobs, and the logger copies them into the database.
+"""Dead letters and their files: Redis stores them apart from their jobs, and the logger copies them into the database.
 
 Each file is stored before the transaction that writes the letter, and deleted from Redis after it. After a crash in
 between, the file is stored again under the same name, or it belongs to no letter and retention deletes it.
@@ -6,11 +6,13 @@ between, the file is stored again under the same name, or it belongs to no lette
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from services.logger.blast_rows import read_snapshot
+from services.logger.database import Database
+from shared.blasts import pack_blast
 from shared.errors import DecodeError
 from shared.events import Ended
 from shared.jobs import Job, unpack_job
@@ -22,21 +24,25 @@ _KEEP = """
 INSERT INTO letter_files (blast_id, digest, content, kept_at_ms) VALUES (?, ?, ?, ?)
 ON CONFLICT (blast_id, digest) DO UPDATE SET kept_at_ms = excluded.kept_at_ms
 """
+_LETTER = "SELECT job, blast_id FROM dead_letters WHERE job_id = ?"
 _READ = "SELECT content FROM letter_files WHERE blast_id = ? AND digest = ?"
 
 
 @dataclass(frozen=True, slots=True)
 class LetterFile:
-    """A file that a dead letter needs."""
+    """A file that dead letters need; one of them is to the recipient with this index."""
 
     channel: str
     blast_id: str
     digest: str
+    index: int = field(default=0, compare=False)
 
 
 def files_of(jobs: Sequence[Job]) -> list[LetterFile]:
     """Return the files that jobs need, each once."""
-    found = (LetterFile(job.channel, job.blast_id, one.digest) for job in jobs for one in job.recipient.files)
+    found = (
+        LetterFile(job.channel, job.blast_id, one.digest, job.index) for job in jobs for one in job.recipient.files
+    )
     return list(dict.fromkeys(found))
 
 
@@ -55,21 +61,28 @@ def _failed(entries: Sequence[EventEntry]) -> Iterator[Job]:
                     continue  # the letter is stored unread: a later version may be able to read it
 
 
-def touch_file(connection: sqlite3.Connection, file: LetterFile, now_ms: int) -> bool:
+def touch_file(connection: Database, file: LetterFile, now_ms: int) -> bool:
     """Mark a stored file as needed by a new letter; return False if it is not stored yet."""
     return connection.execute(_TOUCH, (now_ms, file.blast_id, file.digest)).rowcount > 0
 
 
-def keep_file(connection: sqlite3.Connection, file: LetterFile, content: bytes, now_ms: int) -> bool:
+def keep_file(connection: Database, file: LetterFile, content: bytes, now_ms: int) -> bool:
     """Store a file; return True."""
     connection.execute(_KEEP, (file.blast_id, file.digest, content, now_ms))
     return True
 
 
-def read_file(connection: sqlite3.Connection, file: LetterFile) -> bytes | None:
+def read_file(connection: Database, file: LetterFile) -> bytes | None:
     """Return a stored file, or None if it is not stored."""
     row = connection.execute(_READ, (file.blast_id, file.digest)).fetchone()
     return bytes(row[0]) if row else None
+
+
+def read_letter(connection: Database, job_id: str) -> tuple[bytes, bytes] | None:
+    """Return a dead letter, packed, and its blast's snapshot; None if there is no such letter."""
+    row = connection.execute(_LETTER, (job_id,)).fetchone()
+    blast = read_snapshot(connection, row[1]) if row else None
+    return (bytes(row[0]), pack_blast(blast)) if blast is not None else None
 
 
 async def forget_files(store: FileStore, jobs: Sequence[Job]) -> None:

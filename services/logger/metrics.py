@@ -7,6 +7,7 @@ Labels come from closed sets: channels, lanes and statuses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -41,7 +42,9 @@ EXPECTED: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
 class LoggerMetrics:
     """The logger's registry; `sample` returns the latest sample, `recorder` counts what the recorder did."""
 
-    def __init__(self, sample: Callable[[], Sample], recorder: RecorderState) -> None:
+    def __init__(
+        self, sample: Callable[[], Sample], recorder: RecorderState, leads: Callable[[], bool] = lambda: True
+    ) -> None:
         # a `_created` series for each histogram would double the scraped data
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not annotate it
         self.registry = CollectorRegistry()
@@ -49,19 +52,21 @@ class LoggerMetrics:
             collector(registry=self.registry)
         build = Gauge("kurir_build_info", "The running version.", ("version", "service"), registry=self.registry)
         build.labels(version("kurir"), "logger").set(1)
-        self.registry.register(_Pipeline(sample, recorder))
+        self.registry.register(_Pipeline(sample, recorder, leads))
         self._delays = Histogram(
             "kurir_receipt_delay_seconds", "Time from a provider's acceptance of a message to what a receipt reports.",
             ("channel", "kind"), buckets=_DELAYS, registry=self.registry,
         )  # fmt: skip
+        # looking labels up costs the library more than counting
+        self._delays_by = cache(self._delays.labels)
         for channel, (_, kinds) in EXPECTED.items():
             for kind in kinds:
-                self._delays.labels(channel, kind)
+                self._delays_by(channel, kind)
 
     def receipts(self, delays: Iterable[Delay]) -> None:
         """Observe the delays of new receipts."""
         for one in delays:
-            self._delays.labels(one.channel, one.kind).observe(one.seconds)
+            self._delays_by(one.channel, one.kind).observe(one.seconds)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""
@@ -71,7 +76,8 @@ class LoggerMetrics:
 class _Pipeline(Collector):
     """Turns the latest sample into metrics."""
 
-    def __init__(self, sample: Callable[[], Sample], recorder: RecorderState) -> None:
+    def __init__(self, sample: Callable[[], Sample], recorder: RecorderState, leads: Callable[[], bool]) -> None:
+        self._leads = leads
         self._sample = sample
         self._recorder = recorder
 
@@ -80,8 +86,21 @@ class _Pipeline(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics of the latest sample; those of the queues only while Redis answers."""
-        sample = self._sample()
+        """Yield what this process did and, if it leads, the metrics of the pipeline, which other loggers have too."""
+        if self._leads():
+            yield from self._of_pipeline(self._sample())
+        yield _counter(
+            "kurir_db_write_failures", "Transactions that failed; they are tried again.",
+            self._recorder.write_failures,
+        )  # fmt: skip
+        yield _counter("kurir_events_written", "Events written to the database.", self._recorder.events)
+        yield _counter(
+            "kurir_events_set_aside", "Event entries that could not be read or applied, kept in the database.",
+            self._recorder.set_aside,
+        )  # fmt: skip
+
+    def _of_pipeline(self, sample: Sample) -> Iterator[Metric]:
+        """Yield the metrics of the latest sample; those of the queues only while Redis answers."""
         yield _messages(sample)
         yield from _receipts(sample)
         yield from _webhooks(sample.webhooks)
@@ -94,15 +113,6 @@ class _Pipeline(Collector):
             )
         yield _gauge("kurir_db_size_bytes", "Size of the database with its write-ahead log.", sample.database_bytes)
         yield _gauge("kurir_log_size_bytes", "Size of the log files of all services.", sample.log_bytes)
-        yield _counter(
-            "kurir_db_write_failures", "Transactions that failed; they are tried again.",
-            self._recorder.write_failures,
-        )  # fmt: skip
-        yield _counter("kurir_events_written", "Events written to the database.", self._recorder.events)
-        yield _counter(
-            "kurir_events_set_aside", "Event entries that could not be read or applied, kept in the database.",
-            self._recorder.set_aside,
-        )  # fmt: skip
 
 
 def _messages(sample: Sample) -> Metric:

@@ -8,12 +8,12 @@ mean unpacking it. A later check finds those that are really lost.
 from __future__ import annotations
 
 import heapq
-import sqlite3
 from itertools import islice
 from typing import Any
 
 import orjson
 
+from services.logger.database import Database
 from services.logger.filters import STATUSES, Page, Span
 from services.logger.queries import id_bounds
 from services.logger.streams import IdStream
@@ -31,7 +31,7 @@ ORDER BY id DESC
 """
 
 
-def list_open(connection: sqlite3.Connection, older_ms: int, page: Page) -> tuple[list[dict[str, Any]], int]:
+def list_open(connection: Database, older_ms: int, page: Page) -> tuple[list[dict[str, Any]], int]:
     """Return a page of open jobs last changed before `older_ms`, the latest first, and the next cursor (0: none)."""
     low, high = id_bounds(connection, Span(to_ms=max(0, older_ms)))
     below = min(page.cursor or high + 1, high + 1)

@@ -8,7 +8,6 @@ about `SCAN_ROWS` rows at most: if few of them match, the page is short, and its
 from __future__ import annotations
 
 import heapq
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from typing import Any
 
 import orjson
 
+from services.logger.database import Database
 from services.logger.filters import ApiFilter, MessageFilter, Page, Span, SystemFilter
-from services.logger.streams import AFTER_ALL, RECIPIENT_COLUMNS, Ids, IdStream, message_streams
+from services.logger.streams import RECIPIENT_COLUMNS, Ids, IdStream, message_streams
 from shared.clock import rfc3339
 
 SCAN_ROWS = 10_000
@@ -76,7 +76,7 @@ class Search:
     conditions: Sequence[Condition]
     bounds: Bounds
 
-    def ids(self, connection: sqlite3.Connection, cursor: int) -> Iterator[int]:
+    def ids(self, connection: Database, cursor: int) -> Iterator[int]:
         """Yield the ids of all streams in descending order, each once, below the cursor (0: from the latest)."""
         low, high = self.bounds
         below = min(cursor or _NEWEST, high + 1 if high < _NEWEST else _NEWEST)
@@ -94,14 +94,12 @@ API = Table("api_logs", API_COLUMNS)
 SYSTEM = Table("system_logs", SYSTEM_COLUMNS)
 
 
-def find_messages(connection: sqlite3.Connection, wanted: MessageFilter, page: Page) -> Found:
+def find_messages(connection: Database, wanted: MessageFilter, page: Page) -> Found:
     """Return a page of messages."""
     return _find(connection, _message_search(connection, wanted), page)
 
 
-def count_rows(
-    connection: sqlite3.Connection, wanted: MessageFilter, most: int
-) -> tuple[Counter[tuple[str, str, str]], bool]:
+def count_rows(connection: Database, wanted: MessageFilter, most: int) -> tuple[Counter[tuple[str, str, str]], bool]:
     """Count by channel, status and delivery ("" for none) the matches among the latest `most` or so rows of the index.
 
     The second value is False if the index finds more rows.
@@ -123,14 +121,14 @@ def count_rows(
     return counts, True
 
 
-def _message_search(connection: sqlite3.Connection, wanted: MessageFilter) -> Search:
+def _message_search(connection: Database, wanted: MessageFilter) -> Search:
     bounds = id_bounds(connection, wanted.span)
     streams, covered = message_streams(connection, wanted)
     conditions = [*_message_conditions(wanted, covered), *_time_conditions(wanted.span)]
     return Search(MESSAGES, streams, conditions, bounds)
 
 
-def find_requests(connection: sqlite3.Connection, wanted: ApiFilter, page: Page) -> Found:
+def find_requests(connection: Database, wanted: ApiFilter, page: Page) -> Found:
     """Return a page of API requests."""
     conditions = _time_conditions(wanted.span)
     if wanted.method:
@@ -147,7 +145,7 @@ def find_requests(connection: sqlite3.Connection, wanted: ApiFilter, page: Page)
     return _find(connection, Search(API, [stream], conditions, bounds), page)
 
 
-def find_system_events(connection: sqlite3.Connection, wanted: SystemFilter, page: Page) -> Found:
+def find_system_events(connection: Database, wanted: SystemFilter, page: Page) -> Found:
     """Return a page of system events."""
     conditions = _time_conditions(wanted.span)
     if wanted.levels:
@@ -162,7 +160,7 @@ def find_system_events(connection: sqlite3.Connection, wanted: SystemFilter, pag
     return _find(connection, Search(SYSTEM, streams, conditions, bounds), page)
 
 
-def id_bounds(connection: sqlite3.Connection, span: Span, minutes: str = "created_minutes") -> tuple[int, int]:
+def id_bounds(connection: Database, span: Span, minutes: str = "created_minutes") -> tuple[int, int]:
     """Return bounds for the ids of the rows in a span of time; rows outside the span may lie between them too.
 
     The table `minutes` has the first and last id of each minute's rows: events arrive in any order, so rows of one
@@ -180,7 +178,7 @@ def id_bounds(connection: sqlite3.Connection, span: Span, minutes: str = "create
     return low, high
 
 
-def _find(connection: sqlite3.Connection, search: Search, page: Page) -> Found:
+def _find(connection: Database, search: Search, page: Page) -> Found:
     """Return a page of the rows that meet the conditions."""
     query = search.table.rows_of(search.conditions)
     ids = search.ids(connection, page.cursor)
@@ -213,7 +211,7 @@ def _message_conditions(wanted: MessageFilter, covered: frozenset[str]) -> list[
         either = " OR ".join(
             f"{column} >= ? AND {column} < ?" for column in RECIPIENT_COLUMNS for _ in wanted.recipient
         )
-        ends = [end for beginning in wanted.recipient for end in (beginning, beginning + AFTER_ALL)]
+        ends = [end for ends in wanted.recipient_ranges for end in ends]
         conditions.append((f"({either})", ends * len(RECIPIENT_COLUMNS)))
     if wanted.reference and "reference" not in covered:
         of_blast = "(SELECT reference FROM blasts b WHERE b.blast_id = message_logs.blast_id)"

@@ -6,12 +6,12 @@ opt-in. A message of another channel is never found: a receipt belongs to the ch
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
 
+from services.logger.database import Database
 from services.logger.early_receipts import Incoming
 from services.logger.suppressing import concerns_suppressions
 from shared.addresses import identity
@@ -57,7 +57,7 @@ class Target(NamedTuple):
 Matched = list[tuple[Incoming, Target]]
 
 
-def match(connection: sqlite3.Connection, incoming: Sequence[Incoming]) -> tuple[Matched, list[Incoming]]:
+def match(connection: Database, incoming: Sequence[Incoming]) -> tuple[Matched, list[Incoming]]:
     """Return the receipts with the rows that they belong to, and those whose message is not in the log (yet).
 
     A receipt that concerns suppressions also waits for a row that has its address.
@@ -79,7 +79,7 @@ def match(connection: sqlite3.Connection, incoming: Sequence[Incoming]) -> tuple
     return found, unknown
 
 
-def _rows_by_job(connection: sqlite3.Connection, incoming: Iterable[Incoming]) -> dict[tuple[str, str], Target]:
+def _rows_by_job(connection: Database, incoming: Iterable[Incoming]) -> dict[tuple[str, str], Target]:
     """Return the rows of the jobs that receipts name, by channel and job id."""
     names = {name for one in incoming for name in _names(one.receipt)}
     if not names:
@@ -100,7 +100,7 @@ def _by_name(one: Incoming, rows: Mapping[tuple[str, str], Target]) -> Target | 
     return next((rows[one.channel, name] for name in _names(one.receipt) if (one.channel, name) in rows), None)
 
 
-def _rows_by_provider(connection: sqlite3.Connection, incoming: Iterable[Incoming]) -> dict[tuple[str, str], Target]:
+def _rows_by_provider(connection: Database, incoming: Iterable[Incoming]) -> dict[tuple[str, str], Target]:
     """Return the rows with the provider's ids of these receipts, by channel and id; of two, the latest."""
     ids = {one.receipt.provider_id for one in incoming if one.receipt.provider_id}
     if not ids:
@@ -114,7 +114,7 @@ def _rows_by_provider(connection: sqlite3.Connection, incoming: Iterable[Incomin
     return found
 
 
-def _latest_to(connection: sqlite3.Connection, channel: str, address: str) -> Target | None:
+def _latest_to(connection: Database, channel: str, address: str) -> Target | None:
     """Return the latest message to an address in any spelling."""
     own = identity(address)
     columns = ("recipient_email" if "@" in address else "recipient_phone", "recipient_identity")

@@ -8,7 +8,6 @@ batch, since providers send three receipts for each message.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,11 @@ from typing import NamedTuple
 
 import orjson
 
+from services.logger.database import Database
 from services.logger.early_receipts import Incoming, forget_early, keep_early
 from services.logger.receipt_matching import Target, match
+from services.logger.row_writing import Deliveries
+from services.logger.sqlite_rows import rows_of
 from services.logger.suppressing import Reported, concerns_suppressions, write_suppressions
 from services.logger.webhooks.journal import NewReceipt
 from shared.clock import rfc3339
@@ -33,12 +35,9 @@ _DAY_MS, _MINUTE_MS = 86_400_000, 60_000
 _KNOWN = """
 SELECT job_id, kind, at_ms, source FROM message_receipts WHERE job_id IN (SELECT value FROM json_each(?))
 """
-_INSERT = """
-INSERT INTO message_receipts (job_id, kind, at_ms, source, run, severity, code, words, trusted, evidence)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_ADD = """
+INSERT INTO {table} ({keys}, n) VALUES ({marks}, ?) ON CONFLICT ({keys}) DO UPDATE SET n = {table}.n + excluded.n
 """
-_DELIVERY = "UPDATE message_logs SET delivery = ?, delivery_at = ? WHERE id = ?"
-_ADD = "INSERT INTO {table} ({keys}, n) VALUES ({marks}, ?) ON CONFLICT ({keys}) DO UPDATE SET n = n + excluded.n"
 
 Key = tuple[str, str, int, str]
 
@@ -47,8 +46,6 @@ def _adding(table: str, *keys: str) -> str:
     return _ADD.format(table=table, keys=", ".join(keys), marks=", ".join("?" * len(keys)))
 
 
-_ADD_ROWS = _adding("delivery_counts", "channel", "delivery")
-_ADD_BLASTS = _adding("blast_deliveries", "blast_id", "channel", "delivery")
 _ADD_TOTALS = _adding("receipt_totals", "channel", "source", "kind")
 _ADD_MINUTES = _adding("receipt_minutes", "minute", "channel", "kind")
 
@@ -92,7 +89,7 @@ class _Changes:
     new: list[NewReceipt] = field(default_factory=list)
 
 
-def apply_receipts(connection: sqlite3.Connection, incoming: Sequence[Incoming], now_ms: int) -> Noted:
+def apply_receipts(connection: Database, incoming: Sequence[Incoming], now_ms: int) -> Noted:
     """Apply receipts and those that waited; call it after the batch's jobs are written, within the transaction."""
     if not incoming:
         return Noted()
@@ -100,7 +97,7 @@ def apply_receipts(connection: sqlite3.Connection, incoming: Sequence[Incoming],
     keep_early(connection, [one for one in unknown if not one.early_id], now_ms)
     forget_early(connection, [one for one, _ in found if one.early_id])
     changes = _merge(found, _known(connection, [target.job_id for _, target in found]))
-    connection.executemany(_INSERT, changes.rows)
+    rows_of(connection).write_receipts(connection, changes.rows)
     _write_deliveries(connection, changes)
     connection.executemany(_ADD_TOTALS, ((*key, n) for key, n in changes.totals.items()))
     connection.executemany(_ADD_MINUTES, ((*key, n) for key, n in changes.minutes.items()))
@@ -118,7 +115,7 @@ def _time_of(receipt: Receipt, taken_at_ms: int) -> int:
     return round(receipt.at * 1000) if 0 < receipt.at * 1000 <= taken_at_ms + _DAY_MS else taken_at_ms
 
 
-def _known(connection: sqlite3.Connection, job_ids: Iterable[str]) -> set[Key]:
+def _known(connection: Database, job_ids: Iterable[str]) -> set[Key]:
     """Return the receipts of these jobs that were applied before."""
     return set(connection.execute(_KNOWN, (orjson.dumps(list(dict.fromkeys(job_ids))).decode(),)))
 
@@ -193,20 +190,15 @@ def _seconds_since(sent_at: str, at_ms: int) -> float:
     return max(0.0, at_ms / 1000 - datetime.fromisoformat(sent_at).timestamp())
 
 
-def _write_deliveries(connection: sqlite3.Connection, changes: _Changes) -> None:
+def _write_deliveries(connection: Database, changes: _Changes) -> None:
     """Write the new deliveries into the messages' rows, and move their counts."""
-    rows: Counter[tuple[str, str]] = Counter()
-    blasts: Counter[tuple[str, str, str]] = Counter()
-    updates = []
+    written = Deliveries()
     for job_id, state in changes.states.items():
         target = changes.targets[job_id]
-        updates.append((state.kind, state.at, target.row_id))
+        written.updates.append((state.kind, state.at, target.row_id))
         if state.kind == target.delivery:
             continue
         for delivery, n in ((state.kind, 1), (target.delivery, -1)):
             if delivery:
-                rows[target.channel, delivery] += n
-                blasts[target.blast_id, target.channel, delivery] += n
-    connection.executemany(_DELIVERY, updates)
-    connection.executemany(_ADD_ROWS, ((*key, n) for key, n in rows.items() if n))
-    connection.executemany(_ADD_BLASTS, ((*key, n) for key, n in blasts.items() if n))
+                written.counts[target.blast_id, target.channel, delivery] += n
+    rows_of(connection).write_deliveries(connection, written)

@@ -8,15 +8,13 @@ the recorder waits a moment so that batches grow: a message that is queued, begu
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
-from services.logger.later_indexes import build_index
+from services.logger.database import ResultT, Work
 from services.logger.letters import LetterFile, failed_jobs, files_of, forget_files, keep_file, touch_file
-from services.logger.store import StorageError, Store, Work
+from services.logger.store import StorageError, Store
 from services.logger.writing import Applied, EventWriter, Written
 from shared.clock import SystemClock
 from shared.errors import DecodeError, QueueUnavailableError
@@ -27,7 +25,6 @@ from shared.queue.event_log import EventEntry, EventLog
 from shared.web import Health
 
 log = get_logger()
-ResultT = TypeVar("ResultT")
 
 _FEWEST_ENTRIES, _MOST_ENTRIES = 20, 500
 _BLOCK_S = 1.0
@@ -36,9 +33,11 @@ _GATHER_S = 0.1
 _WEIGHT = 4000
 _READ_WEIGHT = 2 * _WEIGHT
 _FIRST_PAUSE_S = 0.1
+# how long another logger's entry is not acknowledged until it is taken over; a file's only logger looks for what
+# loggers of PostgreSQL left behind
+_ABANDONED_S = 10.0
+_TAKE_OVER_EVERY_S, _TAKE_OVER_ALONE_S = 3.0, 60.0
 _LONGEST_PAUSE_S = 5.0
-# SQLite's errors about the values of a row, not about the disk or the file
-_FAULTS_OF_DATA = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 
 
 @dataclass(slots=True)
@@ -51,10 +50,18 @@ class RecorderState:
     set_aside: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """For how many seconds a stopped recorder drains, and what multiplies the times of take-overs, for tests."""
+
+    drain_s: float = 4.0
+    scale: float = 1.0
+
+
 class Recorder:
     """Moves events from `events` into `store`; calls `on_written` with what each batch ended.
 
-    After a stop it continues with the events left in Redis for at most `drain_s` seconds; the rest is safe in Redis.
+    After a stop it continues for a while with the events left in Redis; the rest is safe there.
     """
 
     def __init__(
@@ -63,9 +70,9 @@ class Recorder:
         store: Store,
         health: Health,
         on_written: Callable[[Written], None],
-        drain_s: float = 4.0,
+        pace: Pace = Pace(),
     ) -> None:
-        self._drain_s = drain_s
+        self._pace = pace
         self._clock = SystemClock()
         self.state = RecorderState()
         self._events = events
@@ -75,6 +82,7 @@ class Recorder:
         self.writer = EventWriter()
         self._stop = Stop()
         self._unacknowledged = False
+        self._take_over_at_s = 0.0
 
     async def run(self, stop: Stop) -> None:
         """Record until stopped, then drain the events left in Redis as long as they can be read and written."""
@@ -91,7 +99,7 @@ class Recorder:
         while self._store.unindexed and not self._stop.is_set():
             name = self._store.unindexed[0]
             log.info("an index is being built; events wait in Redis until it is complete", index=name)
-            if await self._insist(lambda: self._store.maintain(partial(build_index, name=name, stopped=stopped))):  # noqa: B023
+            if await self._insist(lambda: self._store.build_index(name, stopped)):  # noqa: B023
                 self._store.unindexed.remove(name)
 
     async def _read(self, batches: asyncio.Queue[list[EventEntry] | None]) -> None:
@@ -100,7 +108,7 @@ class Recorder:
         while clock() < ends_at:
             stopping = self._stop.is_set()
             if stopping:
-                ends_at = min(ends_at, clock() + self._drain_s)
+                ends_at = min(ends_at, clock() + self._pace.drain_s)
             entries = await self._read_once(limit, 0.0 if stopping else _BLOCK_S)
             if entries:
                 await batches.put(entries)
@@ -123,13 +131,24 @@ class Recorder:
             self._unacknowledged = False
             self._events.start_over()
         try:
+            await self._take_over()
             entries = await self._events.read(limit, block_s)
         except QueueUnavailableError as error:
             self._health.report("redis", str(error))
             self._unacknowledged = True
             return None
-        self._health.report("redis", None)
+        self._health.report("redis", self._events.away or None)
         return entries
+
+    async def _take_over(self) -> None:
+        """Take over what another logger has not acknowledged for a while, if that is due."""
+        now_s = self._clock.monotonic()
+        if now_s < self._take_over_at_s:
+            return
+        every_s = _TAKE_OVER_EVERY_S if self._store.shared else _TAKE_OVER_ALONE_S
+        self._take_over_at_s = now_s + every_s * self._pace.scale
+        if taken := await self._events.take_over(_ABANDONED_S * self._pace.scale):
+            log.info("events of another logger taken over", entries=taken)
 
     async def _write(self, batches: asyncio.Queue[list[EventEntry] | None]) -> None:
         while (entries := await batches.get()) is not None:
@@ -145,6 +164,9 @@ class Recorder:
         try:
             if failed and not await self._keep_files(files_of(failed)):
                 return False
+        except QueueUnavailableError:
+            return await self._record_apart(entries)
+        try:
             applied = await self._persist(lambda connection: self.writer.apply(connection, entries))
         except Exception as error:  # one bad event must not block all others
             if len(entries) == 1:
@@ -156,8 +178,22 @@ class Recorder:
         await self._settle(entries, applied)
         return True
 
+    async def _record_apart(self, entries: Sequence[EventEntry]) -> bool:
+        """Record entries whose files are in part on a node that is away: those of its stream are read again."""
+        by_stream: dict[str, list[EventEntry]] = {}
+        for entry in entries:
+            by_stream.setdefault(entry.stream, []).append(entry)
+        if len(by_stream) == 1:
+            self._events.start_over(list(by_stream))
+            await self._pause(_FIRST_PAUSE_S)
+            return True
+        return all([await self._record(some) for some in by_stream.values()])
+
     async def _keep_files(self, files: Sequence[LetterFile]) -> bool:
-        """Store the files of dead letters, one at a time; return False if the service was stopped before all were."""
+        """Store the files of dead letters, one at a time; return False if the service was stopped before all were.
+
+        Raises QueueUnavailableError on a cluster, where other streams can be written meanwhile.
+        """
         for file in files:
             now_ms = self._clock.now_ms()
             stored = await self._persist(partial(touch_file, file=file, now_ms=now_ms))
@@ -168,6 +204,8 @@ class Recorder:
             try:
                 content = await self._load(file)
             except QueueUnavailableError:
+                if self._events.apart and not self._stop.is_set():
+                    raise
                 return False
             if content is None:  # stored and released before, or lost: without its file a letter fails when sent again
                 log.info("attachment of a dead letter missing in Redis", blast=file.blast_id, file=file.digest)
@@ -180,10 +218,10 @@ class Recorder:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                return await self._events.files.get(file.channel, file.blast_id, file.digest)
+                return await self._events.files.get(file.channel, file.blast_id, file.digest, file.index)
             except QueueUnavailableError as error:
                 self._health.report("redis", str(error))
-                if self._stop.is_set():
+                if self._stop.is_set() or self._events.apart:
                     raise
             await self._pause(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
@@ -211,7 +249,7 @@ class Recorder:
                 applied = await action()
             except StorageError as error:
                 self.writer.forget()
-                if isinstance(error.__cause__, _FAULTS_OF_DATA):
+                if error.of_data:
                     raise
                 self._note_failure(error)
                 if self._stop.is_set():
@@ -237,11 +275,13 @@ class Recorder:
         self.state.set_aside += sum(isinstance(entry.unread or entry.batch, DecodeError) for entry in entries)
         self._on_written(applied.written)
         try:
-            await forget_files(self._events.files, failed_jobs(entries))
-            await self._events.ack(entries)
+            await self._events.ack(entries, self._forget_files)
         except QueueUnavailableError as error:
             self._health.report("redis", str(error))
             self._unacknowledged = True
+
+    async def _forget_files(self, entries: Sequence[EventEntry]) -> None:
+        await forget_files(self._events.files, failed_jobs(entries))
 
     async def _pause(self, seconds: float) -> None:
         """Wait for `seconds`, or until the service is stopped."""

@@ -8,7 +8,6 @@ an incomplete row. A blast keeps its counts until it is deleted itself.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +17,10 @@ from typing import Any
 import orjson
 
 from services.logger.blast_rows import ENDED_STATES
+from services.logger.database import Database, Work
 from services.logger.early_receipts import EarlyExpiry
+from services.logger.row_writing import OldJob
+from services.logger.sqlite_rows import rows_of
 from services.logger.store import Store
 from services.logger.webhooks.expiring import expire_deliveries, expire_events
 from shared.clock import Clock, SystemClock, rfc3339
@@ -55,18 +57,12 @@ DELETE FROM blast_templates WHERE hash IN (SELECT hash FROM blast_templates t
     WHERE NOT EXISTS (SELECT 1 FROM blasts b WHERE b.template_hash = t.hash))
 """
 UNUSED_FILES = """
-SELECT rowid, length(content) FROM letter_files f
-WHERE kept_at_ms < ?1 AND rowid > ?2 AND NOT EXISTS (SELECT 1 FROM dead_letters d WHERE d.blast_id = f.blast_id)
+SELECT blast_id, digest, length(content) FROM letter_files f
+WHERE kept_at_ms < ?1 AND (blast_id, digest) > (?2, ?3)
+    AND NOT EXISTS (SELECT 1 FROM dead_letters d WHERE d.blast_id = f.blast_id)
     AND NOT EXISTS (SELECT 1 FROM retry_outbox o WHERE o.blast_id = f.blast_id)
-ORDER BY rowid LIMIT ?3
+ORDER BY blast_id, digest LIMIT ?4
 """
-_DROP_JOB = (
-    "DELETE FROM message_attempts WHERE job_id = ?",
-    "DELETE FROM dead_letters WHERE job_id = ?",
-    "DELETE FROM message_receipts WHERE job_id = ?",
-)
-_COUNT_DOWN = "UPDATE message_counts SET n = n - ? WHERE channel = ? AND status = ?"
-_COUNT_DELIVERIES_DOWN = "UPDATE delivery_counts SET n = n - ? WHERE channel = ? AND delivery = ?"
 # (table, column, unit in ms): small tables, by their own first column
 _TALLIES = (
     ("message_minutes", "minute", 60_000), ("api_minutes", "minute", 60_000), ("request_minutes", "minute", 60_000),
@@ -104,6 +100,7 @@ class Retention:
         purged = Purged()
         cutoff_ms = self._clock.now_ms() - self._days * DAY_MS
         applied_before = self._clock.now_ms() // 1000 - APPLIED_DAYS * 86_400
+        purged.rows["message_logs"] += await self._store.drop_days(cutoff_ms, stopped)
         works: list[tuple[str, Chunked]] = [
             ("message_logs", _messages(cutoff_ms)),
             ("api_logs", _by_creation("api_logs", "idx_api_created_at", cutoff_ms)),
@@ -120,13 +117,14 @@ class Retention:
         for table, chunk in works:
             await self._in_chunks(table, chunk, purged, stopped)
         if not stopped():
-            purged.held(await self._store.maintain(lambda connection: self._sweep_up(connection, cutoff_ms)))
+            _, spent_s = await self._store.tidy(lambda connection: self._sweep_up(connection, cutoff_ms))
+            purged.held(spent_s)
         return purged
 
     async def _in_chunks(self, table: str, chunk: Chunked, purged: Purged, stopped: Callable[[], bool]) -> None:
         size = _FIRST_ROWS
         while not stopped():
-            deleted, more, spent_s = await self._store.maintain(_timed(chunk, size))
+            (deleted, more), spent_s = await self._store.tidy(_of_size(chunk, size))
             purged.rows[table] += deleted
             purged.held(spent_s)
             if deleted:
@@ -142,10 +140,8 @@ class Retention:
             size = max(1, min(int(size * min(2.0, _TARGET_S / max(spent_s, 1e-4))), _MOST_ROWS))
             await asyncio.sleep(rest_s)
 
-    def _sweep_up(self, connection: sqlite3.Connection, cutoff_ms: int) -> float:
-        """Delete unreferenced rows from the small tables; return how many seconds it took."""
-        began = time.perf_counter()
-        connection.execute("BEGIN IMMEDIATE")
+    def _sweep_up(self, connection: Database, cutoff_ms: int) -> None:
+        """Delete unreferenced rows from the small tables."""
         for table, column, unit_ms in _TALLIES:
             connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (cutoff_ms // unit_ms,))  # noqa: S608 -- own names
         connection.execute(
@@ -159,25 +155,16 @@ class Retention:
             "DELETE FROM event_producers WHERE NOT EXISTS"
             " (SELECT 1 FROM applied_events a WHERE a.producer = event_producers.id)"
         )
-        connection.execute("COMMIT")
         # on the writer's thread, so no batch has looked up a producer's number and not yet used it
         self._forget_producers()
-        return time.perf_counter() - began
 
 
 # deletes up to the given number of rows within a transaction; returns the number deleted and whether more may be left
-Chunked = Callable[[sqlite3.Connection, int], tuple[int, bool]]
+Chunked = Callable[[Database, int], tuple[int, bool]]
 
 
-def _timed(chunk: Chunked, size: int) -> Callable[[sqlite3.Connection], tuple[int, bool, float]]:
-    def run(connection: sqlite3.Connection) -> tuple[int, bool, float]:
-        began = time.perf_counter()
-        connection.execute("BEGIN IMMEDIATE")
-        deleted, more = chunk(connection, size)
-        connection.execute("COMMIT")
-        return deleted, more, time.perf_counter() - began
-
-    return run
+def _of_size(chunk: Chunked, size: int) -> Work[tuple[int, bool]]:
+    return lambda connection: chunk(connection, size)
 
 
 def _messages(cutoff_ms: int) -> Chunked:
@@ -188,7 +175,7 @@ def _messages(cutoff_ms: int) -> Chunked:
     cutoff = rfc3339(cutoff_ms)
     last_id, bound = 0, -1
 
-    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
+    def chunk(connection: Database, size: int) -> tuple[int, bool]:
         nonlocal last_id, bound
         if bound < 0:
             query = "SELECT coalesce(max(last_id), 0) FROM created_minutes WHERE minute <= ?"
@@ -198,13 +185,8 @@ def _messages(cutoff_ms: int) -> Chunked:
         if rows:
             last_id = rows[-1][0]
         old = [row for row in rows if row[4]]
-        _delete_ids(connection, "message_logs", [row[0] for row in old])
-        for statement in _DROP_JOB:
-            connection.executemany(statement, ((row[1],) for row in old))
-        gone = Counter((row[2], row[3]) for row in old)
-        connection.executemany(_COUNT_DOWN, ((n, *key) for key, n in gone.items()))
-        reported = Counter((row[2], row[6]) for row in old if row[6])
-        connection.executemany(_COUNT_DELIVERIES_DOWN, ((n, *key) for key, n in reported.items()))
+        jobs = [OldJob(row[0], row[1], row[2], row[3], row[6]) for row in old]
+        rows_of(connection).drop_jobs(connection, jobs)
         return len(old), len(rows) == size or (len(rows) < len(found) and found[len(rows)][0] <= bound)
 
     return chunk
@@ -223,7 +205,7 @@ def _within_bytes(rows: list[Any], column: int) -> list[Any]:
 def _by_creation(table: str, index: str, cutoff_ms: int) -> Chunked:
     query = OLD_ROWS.format(table=table, index=index)
 
-    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
+    def chunk(connection: Database, size: int) -> tuple[int, bool]:
         ids = [row[0] for row in connection.execute(query, (rfc3339(cutoff_ms), size))]
         _delete_ids(connection, table, ids)
         return len(ids), len(ids) == size
@@ -232,7 +214,7 @@ def _by_creation(table: str, index: str, cutoff_ms: int) -> Chunked:
 
 
 def _blasts(cutoff_ms: int) -> Chunked:
-    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
+    def chunk(connection: Database, size: int) -> tuple[int, bool]:
         found = connection.execute(OLD_BLASTS, (cutoff_ms, size)).fetchall()
         ids = [row[:1] for row in _within_bytes(found, 1)]
         connection.executemany("DELETE FROM blast_counts WHERE blast_id = ?", ids)
@@ -245,15 +227,15 @@ def _blasts(cutoff_ms: int) -> Chunked:
 
 def _letter_files(before_ms: int) -> Chunked:
     """Delete the files of blasts without dead letters; recent files stay, since their letters may still follow."""
-    last = 0
+    last = ("", "")
 
-    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
+    def chunk(connection: Database, size: int) -> tuple[int, bool]:
         nonlocal last
-        found = connection.execute(UNUSED_FILES, (before_ms, last, size)).fetchall()
-        rows = _within_bytes(found, 1)
-        ids = [row[:1] for row in rows]
-        connection.executemany("DELETE FROM letter_files WHERE rowid = ?", ids)
-        last = rows[-1][0] if rows else last
+        found = connection.execute(UNUSED_FILES, (before_ms, *last, size)).fetchall()
+        rows = _within_bytes(found, 2)
+        ids = [(row[0], row[1]) for row in rows]
+        connection.executemany("DELETE FROM letter_files WHERE blast_id = ? AND digest = ?", ids)
+        last = ids[-1] if ids else last
         return len(ids), len(found) == size or len(rows) < len(found)
 
     return chunk
@@ -262,7 +244,7 @@ def _letter_files(before_ms: int) -> Chunked:
 def _applied(producer: int, before: int) -> Chunked:
     """Delete a producer's old applied batches, lowest sequence first, since sequences increase with time."""
 
-    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
+    def chunk(connection: Database, size: int) -> tuple[int, bool]:
         rows = connection.execute(OLD_APPLIED, (producer, -1, size)).fetchall()
         old = [sequence for sequence, applied_at in rows if applied_at < before]
         if old:
@@ -273,14 +255,14 @@ def _applied(producer: int, before: int) -> Chunked:
     return chunk
 
 
-def _producers(connection: sqlite3.Connection) -> list[int]:
+def _producers(connection: Database) -> list[int]:
     return [row[0] for row in connection.execute("SELECT id FROM event_producers")]
 
 
-def _webhooks(connection: sqlite3.Connection) -> list[int]:
+def _webhooks(connection: Database) -> list[int]:
     return [row[0] for row in connection.execute("SELECT number FROM webhook_endpoints")]
 
 
-def _delete_ids(connection: sqlite3.Connection, table: str, ids: list[int]) -> None:
+def _delete_ids(connection: Database, table: str, ids: list[int]) -> None:
     query = f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 -- own names
     connection.execute(query, (orjson.dumps(ids).decode(),))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 from shared.settings import CommonSettings, EnvReader, read_common, read_internal_secret, read_region
 
@@ -16,7 +18,7 @@ class LoggerSettings:
     """The logger's settings from the environment; `readers` threads answer queries.
 
     `region` is the country of phone numbers without a country code. `webhook_recipients` is whether events for webhooks
-    have the recipients' addresses.
+    have the recipients' addresses. `database_url` is that of PostgreSQL, "" for the SQLite file.
     """
 
     common: CommonSettings
@@ -26,6 +28,7 @@ class LoggerSettings:
     region: str = "ID"
     backup_dir: Path | None = None
     webhook_recipients: bool = False
+    database_url: str = field(default="", repr=False)
 
     @property
     def database(self) -> Path:
@@ -49,9 +52,26 @@ def read_settings(env: Mapping[str, str]) -> LoggerSettings:
         region=read_region(reader),
         backup_dir=_backup_dir(reader),
         webhook_recipients=reader.flag("KURIR_WEBHOOK_RECIPIENTS", default=False),
+        database_url=read_database_url(reader),
     )
     reader.finish()
     return settings
+
+
+def read_database_url(reader: EnvReader) -> str:
+    """Return the URL of PostgreSQL with the password that may be set separately, "" for the SQLite file."""
+    url, password = reader.text("KURIR_DATABASE_URL", ""), reader.text("KURIR_DATABASE_PASSWORD", "")
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    if parts.scheme not in {"postgresql", "postgres"} or not parts.path.strip("/"):
+        reader.problem("KURIR_DATABASE_URL: give postgresql://user@host:port/database, or nothing for the SQLite file")
+    elif find_spec("asyncpg") is None:
+        reader.problem("KURIR_DATABASE_URL needs the extra `postgres`: pip install 'kurir[postgres]'")
+    if password and parts.password is None:
+        host = parts.netloc.rpartition("@")[2]
+        parts = parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{host}")
+    return parts.geturl()
 
 
 def _backup_dir(reader: EnvReader) -> Path | None:

@@ -6,19 +6,18 @@ values of a column, or on the first column of a longer index, becomes several st
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Protocol
 
+from services.logger.database import Database
 from services.logger.filters import STATUSES, MessageFilter
 from shared.channels import CHANNELS
 
 _FIRST_READ, _LATER_READ = 64, 1024
 MOST_PREFIXED = 10_000
 _MOST_BLASTS = 50
-AFTER_ALL = "\U0010ffff"
 RECIPIENT_COLUMNS = ("recipient_email", "recipient_phone", "recipient_identity")
 
 PREFIXED = """
@@ -33,7 +32,7 @@ ORDER BY created_at_ms DESC LIMIT ?
 class Ids(Protocol):
     """Yields ids in descending order, from below `below` down to `low`."""
 
-    def ids(self, connection: sqlite3.Connection, low: int, below: int) -> Iterator[int]:
+    def ids(self, connection: Database, low: int, below: int) -> Iterator[int]:
         """Yield the ids, reading ahead only a little."""
         ...
 
@@ -53,7 +52,7 @@ class IdStream:
         condition = f"{self.condition} AND " if self.condition else ""
         return f"SELECT id FROM {source} WHERE {condition}id >= ? AND id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608 -- own names
 
-    def ids(self, connection: sqlite3.Connection, low: int, below: int) -> Iterator[int]:
+    def ids(self, connection: Database, low: int, below: int) -> Iterator[int]:
         """Yield the ids, reading ahead only a little."""
         query, size = self.query(), _FIRST_READ
         while True:
@@ -70,19 +69,19 @@ class IdList:
 
     found: Sequence[int]
 
-    def ids(self, _connection: sqlite3.Connection, low: int, below: int) -> Iterator[int]:
+    def ids(self, _connection: Database, low: int, below: int) -> Iterator[int]:
         """Yield the ids within the bounds."""
         return (one for one in self.found if low <= one < below)
 
 
-def message_streams(connection: sqlite3.Connection, wanted: MessageFilter) -> tuple[list[Ids], frozenset[str]]:
+def message_streams(connection: Database, wanted: MessageFilter) -> tuple[list[Ids], frozenset[str]]:
     """Choose the index that leaves the fewest rows to check; return its streams and the filter fields they cover."""
     if wanted.blast:
         if wanted.deliveries:
             return _of_delivery(wanted.deliveries, wanted.blast), frozenset({"blast", "deliveries"})
         return _of_blast(wanted.blast, wanted), frozenset({"blast", "statuses", "channels"})
     if wanted.recipient:
-        found = _of_recipient(connection, wanted.recipient)
+        found = _of_recipient(connection, wanted)
         if found is not None:
             return [found], frozenset({"recipient"})
     if wanted.reference:
@@ -117,19 +116,19 @@ def _of_delivery(deliveries: Sequence[str], blast_id: str = "") -> list[Ids]:
     return [IdStream("message_logs", "idx_delivery", "delivery = ?", (one,)) for one in deliveries]
 
 
-def _of_recipient(connection: sqlite3.Connection, recipient: Sequence[str]) -> Ids | None:
-    """Return the messages whose address or identity begins with `recipient`; None if there are too many to sort."""
+def _of_recipient(connection: Database, wanted: MessageFilter) -> Ids | None:
+    """Return the messages whose address or identity matches `recipient`; None if there are too many to sort."""
     found: set[int] = set()
-    for beginning, column in product(recipient, RECIPIENT_COLUMNS):
+    for (beginning, end), column in product(wanted.recipient_ranges, RECIPIENT_COLUMNS):
         query = PREFIXED.format(index=f"idx_{column}", column=column)
-        parameters = (beginning, beginning + AFTER_ALL, MOST_PREFIXED + 1)
+        parameters = (beginning, end, MOST_PREFIXED + 1)
         found.update(row[0] for row in connection.execute(query, parameters))
         if len(found) > MOST_PREFIXED:
             return None
     return IdList(sorted(found, reverse=True))
 
 
-def _of_reference(connection: sqlite3.Connection, wanted: MessageFilter) -> list[Ids]:
+def _of_reference(connection: Database, wanted: MessageFilter) -> list[Ids]:
     """Return the messages of recipients with this reference and of the latest blasts with it."""
     streams: list[Ids] = [IdStream("message_logs", "idx_reference", "reference = ?", (wanted.reference,))]
     for (blast_id,) in connection.execute(BLASTS_BY_REFERENCE, (wanted.reference, _MOST_BLASTS)):
@@ -137,7 +136,7 @@ def _of_reference(connection: sqlite3.Connection, wanted: MessageFilter) -> list
     return streams
 
 
-def _of_closed_sets(connection: sqlite3.Connection, wanted: MessageFilter) -> tuple[list[Ids], frozenset[str]]:
+def _of_closed_sets(connection: Database, wanted: MessageFilter) -> tuple[list[Ids], frozenset[str]]:
     """Use the index on status or on channel, whichever leaves fewer rows."""
     if wanted.statuses and wanted.channels:
         counts = connection.execute("SELECT channel, status, n FROM message_counts").fetchall()

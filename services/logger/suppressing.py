@@ -12,12 +12,12 @@ Only a trusted receipt has an effect, and only on the address of our own row: a 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import orjson
 
+from services.logger.database import Database
 from shared.addresses import identity
 from shared.errors import OPTED_OUT_REASON
 from shared.receipts import Receipt
@@ -57,7 +57,7 @@ def concerns_suppressions(receipt: Receipt) -> bool:
     return receipt.trusted and (receipt.kind in _SUPPRESSING or (receipt.kind == "bounced" and receipt.severity != ""))
 
 
-def write_suppressions(connection: sqlite3.Connection, reported: Sequence[Reported]) -> int:
+def write_suppressions(connection: Database, reported: Sequence[Reported]) -> int:
     """Add the changes that follow from new receipts to the outbox; return their number. The receipts are stored."""
     histories = _Histories(connection)
     changes = [change for one in reported for change in _changes(histories, one)]
@@ -68,7 +68,7 @@ def write_suppressions(connection: sqlite3.Connection, reported: Sequence[Report
 class _Histories:
     """The trusted receipts of the latest messages to an address, in every spelling; each address is read once."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Database) -> None:
         self._connection = connection
         self._found: dict[tuple[str, str], list[_Seen]] = {}
 

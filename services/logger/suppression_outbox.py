@@ -1,19 +1,20 @@
 """The outbox of suppressions: carries the changes that follow from receipts to Redis.
 
 A change is added in the transaction that applies its receipt, and deleted once Redis has it. Both calls are safe to
-repeat, so a kill in between has no effect; Redis may be away for any length of time.
+repeat, so a kill in between has no effect; Redis may be away for any length of time. Of several loggers only the one
+that leads applies changes, because a change that is repeated after a later one of the same address would undo that.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from itertools import groupby
 from typing import NamedTuple
 
 import orjson
 
-from services.logger.store import QueryTooSlowError, StorageError, Store
+from services.logger.database import Database
+from services.logger.store import LOOK_AGAIN_S, QueryTooSlowError, StorageError, Store
 from shared.errors import QueueUnavailableError
 from shared.lifecycle import Stop, drain_on_wake
 from shared.logs import get_logger
@@ -52,13 +53,18 @@ class SuppressionOutbox:
 
     async def run(self, stop: Stop) -> None:
         """Apply the changes until stopped: at the start, after `wake`, and again after failures."""
-        await drain_on_wake(self.drain, self._wake, stop, _RETRY_S)
+        # with several loggers, another one may have added changes
+        again_s = LOOK_AGAIN_S if self._store.shared else None
+        await drain_on_wake(self.drain, self._wake, stop, _RETRY_S, again_s)
 
     async def drain(self) -> bool:
         """Apply all waiting changes; return False if Redis or the database prevented it."""
         try:
             while changes := await self._store.read(_next):
                 for (channel, lifts), some in groupby(changes, key=lambda one: (one.channel, not one.suppression)):
+                    if not self._store.leads:
+                        # another logger may have applied these, and later ones
+                        return False
                     await self._apply(channel, list(some), lifts=lifts)
         except (QueueUnavailableError, StorageError, QueryTooSlowError) as error:
             log.warning("suppressions from receipts wait to be stored", reason=str(error))
@@ -77,5 +83,5 @@ class SuppressionOutbox:
         log.info("suppressions changed after receipts", channel=channel, changes=len(changes), lifted=lifts)
 
 
-def _next(connection: sqlite3.Connection) -> list[Change]:
+def _next(connection: Database) -> list[Change]:
     return [Change._make(row) for row in connection.execute(NEXT, (_MOST,))]

@@ -27,7 +27,6 @@ class Upkeep:
         """Run due maintenance until stopped."""
         async with TaskGroup() as tasks:
             tasks.create_task(self._checkpoint(stop))
-            tasks.create_task(self._purge(stop))
             verifying = tasks.create_task(self._verify())
             await stop.wait()
             verifying.cancel()
@@ -39,7 +38,8 @@ class Upkeep:
             except (StorageError, QueryTooSlowError) as error:
                 log.warning("checkpoint of the write-ahead log failed; trying again", reason=str(error))
 
-    async def _purge(self, stop: Stop) -> None:
+    async def purge(self, stop: Stop) -> None:
+        """Delete old rows, a minute from now and then once a day, until stopped."""
         pause_s = _FIRST_PURGE_S
         while not await _stopped_within(stop, pause_s):
             pause_s = _PURGE_EVERY_S

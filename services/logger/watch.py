@@ -6,10 +6,10 @@ A scrape and the dashboard read the latest sample, so neither waits for Redis or
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from services.logger.database import Database
 from services.logger.machine import Machine, MachineSample
 from services.logger.store import QueryTooSlowError, StorageError, Store
 from services.logger.webhooks.counting import WebhookSample, sample_webhooks
@@ -117,7 +117,7 @@ class Watch:
             return last
 
 
-def _with_counts(connection: sqlite3.Connection, sample: Sample, now_ms: int) -> Sample:
+def _with_counts(connection: Database, sample: Sample, now_ms: int) -> Sample:
     totals = connection.execute("SELECT channel, status, n FROM message_totals")
     rows = connection.execute("SELECT channel, status, n FROM message_counts")
     receipts = connection.execute("SELECT channel, source, kind, n FROM receipt_totals")

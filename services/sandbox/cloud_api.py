@@ -16,7 +16,7 @@ import orjson
 from aiohttp import web
 
 from services.sandbox.faults import Fault, Faults
-from services.sandbox.mailbox import KEPT_BYTES, Mailbox, Message
+from services.sandbox.mailbox import Mailbox, Message
 from services.sandbox.metrics import SandboxMetrics
 from services.sandbox.outcomes import WHATSAPP_ERRORS, whatsapp_error_of
 from services.sandbox.reporter import Reporter
@@ -129,7 +129,7 @@ class CloudApi:
 
     def _accept(self, body: dict[str, Any], message_id: str, raw: bytes) -> None:
         name = body["template"]["name"]
-        message = Message("whatsapp", body["to"], _job_id(body), message_id, name, source=raw[:KEPT_BYTES])
+        message = Message("whatsapp", body["to"], _job_id(body), message_id, name, source=raw)
         try:
             self._mailbox.accept([message])
         except OSError as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from email.errors import HeaderParseError
-from email.header import decode_header, make_header
 
-from services.sandbox.mailbox import KEPT_BYTES, Message
+from services.sandbox.charsets import decode
+from services.sandbox.header import LONGEST_VALUE, decode_words
+from services.sandbox.mailbox import Message
 from shared.smtp.session import Envelope
 
 _FIELDS = re.compile(
@@ -34,7 +34,7 @@ def read_header(raw: bytes) -> Header:
     return Header(
         job_id=_text(found.get(b"x-kurir-job", b"")),
         message_id=_text(found.get(b"message-id", b"")),
-        subject=_decoded(_text(found.get(b"subject", b""))),
+        subject=decode_words(_text(found.get(b"subject", b""))),
     )
 
 
@@ -50,21 +50,11 @@ def problem_of(raw: bytes) -> str:
 
 def messages_of(envelope: Envelope, header: Header, raw: bytes) -> list[Message]:
     """Return the messages to keep for an accepted mail, one per recipient."""
-    source = raw[:KEPT_BYTES]
     return [
-        Message("email", address, header.job_id, header.message_id, header.subject, envelope.sender, source)
+        Message("email", address, header.job_id, header.message_id, header.subject, envelope.sender, raw)
         for address in envelope.recipients
     ]
 
 
 def _text(value: bytes) -> str:
-    return value.replace(b"\r\n", b"").strip().decode("utf-8", "replace")
-
-
-def _decoded(value: str) -> str:
-    if "=?" not in value:
-        return value
-    try:
-        return str(make_header(decode_header(value)))
-    except (HeaderParseError, LookupError, ValueError):
-        return value
+    return decode(value[:LONGEST_VALUE].replace(b"\r\n", b"").strip(), "utf-8")

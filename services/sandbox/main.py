@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from services.sandbox.app import ControlApi
 from services.sandbox.cloud_api import CloudApi
+from services.sandbox.fault_api import FaultApi
 from services.sandbox.faults import Faults
 from services.sandbox.hook_bodies import Sender
 from services.sandbox.mailbox import Mailbox
+from services.sandbox.mailbox_api import MailboxApi
 from services.sandbox.metrics import SandboxMetrics
 from services.sandbox.outcomes import SLOW_S, MailOutcomes
 from services.sandbox.reception import MailReception, SmtpListener
@@ -29,7 +30,7 @@ async def run_sandbox(stop: Stop, env: Mapping[str, str]) -> None:
     """Serve until `stop` is set; raises SettingsError if the environment is not usable."""
     settings = read_settings(env)
     configure_logging("sandbox", settings.common)
-    mailbox = Mailbox(settings.delivered, settings.keep)
+    mailbox = Mailbox(settings.delivered, settings.keep, settings.keep_bytes)
     try:
         await _serve(stop, settings, mailbox)
     finally:
@@ -45,18 +46,19 @@ async def _serve(stop: Stop, settings: SandboxSettings, mailbox: Mailbox) -> Non
     reporter = Reporter(settings.reports, sender, metrics)
     reception = MailReception(mailbox, outcomes, faults, metrics, reporter)
     listener = SmtpListener(reception, common.host, settings.smtp_port)
-    control = ControlApi(mailbox, faults, listener)
+    fault_api, mailbox_api = FaultApi(faults, listener), MailboxApi(mailbox)
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.add_routes(operations_routes(Health("sandbox"), metrics.exposition))
     app.add_routes(CloudApi(settings, mailbox, faults, metrics, reporter).routes())
-    app.add_routes(control.routes())
+    app.add_routes(fault_api.routes() + mailbox_api.routes())
     await listener.open()
     try:
         async with reporter.running(), serving(app, common.host, common.port) as port:
             get_logger().info("sandbox_ready", port=port, smtp_port=listener.port)
             await stop.wait()
+            mailbox_api.close()
     finally:
-        await control.close()
+        await fault_api.close()
         await listener.close()
 
 

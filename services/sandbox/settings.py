@@ -37,13 +37,14 @@ class SandboxSettings:
     """The sandbox's settings from the environment.
 
     `latency_s` is the delay between accepting a message and answering, `keep` is how many messages stay in memory to be
-    shown. The credentials are those that Qiscus's and Meta's parts of it require.
+    shown, `keep_bytes` how much of them. The credentials are those that Qiscus's and Meta's parts of it require.
     """
 
     common: CommonSettings
     smtp_port: int
     latency_s: float
     keep: int
+    keep_bytes: int
     app_code: str
     channel_id: str
     secret_key: str = field(repr=False)
@@ -66,6 +67,7 @@ def read_settings(env: Mapping[str, str]) -> SandboxSettings:
         smtp_port=reader.integer("KURIR_SMTP_PORT", DEFAULT_SMTP_PORT, minimum=0, maximum=65535),
         latency_s=reader.integer("KURIR_SANDBOX_LATENCY_MS", 0, minimum=0, maximum=3_600_000) / 1000,
         keep=reader.integer("KURIR_SANDBOX_KEEP", 1000, minimum=1, maximum=100_000),
+        keep_bytes=reader.integer("KURIR_SANDBOX_KEEP_MB", 64, minimum=1, maximum=65_536) * 1024 * 1024,
         app_code=reader.text("KURIR_QISCUS_APP_CODE", "sandbox"),
         channel_id=reader.text("KURIR_QISCUS_CHANNEL_ID", "1"),
         secret_key=reader.text("KURIR_QISCUS_SECRET_KEY", "sandbox"),

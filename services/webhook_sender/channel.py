@@ -234,7 +234,7 @@ class WebhookChannel:
                 answer = _read_head(response)
                 if answer.is_acceptance:
                     note_acceptance(message.webhook_id, str(answer.status))
-                answer = replace(answer, raw=await read_beginning(response))
+                answer = replace(answer, raw=await read_beginning(response.content))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if answer is None:
                 # without its cause, whose text quotes the URL

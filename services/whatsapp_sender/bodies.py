@@ -40,6 +40,8 @@ class ApiFault:
 
 def read_text(raw: bytes) -> str:
     """Return the text of a body in any charset; detects the UTF-16 and UTF-32 of JSON without a byte order mark."""
+    if raw.isascii() and b"\0" not in raw:
+        return raw.decode("ascii")
     charset = json.detect_encoding(raw)
     return decoded(raw) if charset.startswith("utf-8") else raw.decode(charset, "replace")
 
@@ -133,7 +135,7 @@ def _cut(words: str) -> str:
 
 def _unicode(text: str) -> str:
     """Return a text without the lone surrogates that JSON's escapes can leave."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _number(value: object) -> int | None:
@@ -149,8 +151,11 @@ def _number(value: object) -> int | None:
 
 def stated_status(body: dict[str, Any]) -> int | None:
     """Return the HTTP error status that a body itself states (`{"status": 401, …}`), or None."""
-    numbers = (_number(body.get(key)) for key in _STATUSES)
-    return next((number for number in numbers if number is not None and 400 <= number < 600), None)
+    for key in _STATUSES:  # a loop: of the many answers nearly all have none of these
+        number = _number(body[key]) if key in body else None
+        if number is not None and 400 <= number < 600:
+            return number
+    return None
 
 
 def says_no(body: dict[str, Any]) -> bool:
@@ -161,9 +166,11 @@ def says_no(body: dict[str, Any]) -> bool:
 
 def find_message_id(body: dict[str, Any]) -> str:
     """Return the id at `messages[0].id`, where WhatsApp puts it, or ""."""
-    data = body.get("data")
-    holders = (body, data if isinstance(data, dict) else {})
-    return next(filter(None, (_id_of(_first(holder.get("messages"))) for holder in holders)), "")
+    for holder in (body, body.get("data")):
+        found = _id_of(_first(holder.get("messages"))) if isinstance(holder, dict) else ""
+        if found:
+            return found
+    return ""
 
 
 def find_any_id(body: dict[str, Any]) -> str:
@@ -179,6 +186,9 @@ def find_wamid(raw: bytes) -> str:
 
 
 def _id_of(fields: dict[str, Any]) -> str:
-    places = (fields.get(key) for key in ("id", "message_id"))
-    written = (_unicode(str(one)).strip() for one in places if isinstance(one, str | int) and not isinstance(one, bool))
-    return next(filter(None, written), "")
+    for key in ("id", "message_id"):
+        one = fields.get(key)
+        written = _unicode(str(one)).strip() if isinstance(one, str | int) and not isinstance(one, bool) else ""
+        if written:
+            return written
+    return ""

@@ -17,7 +17,7 @@ from yarl import URL
 from services.whatsapp_sender.bodies import read_object
 from services.whatsapp_sender.credentials_check import check_credentials
 from services.whatsapp_sender.driver import Driver
-from services.whatsapp_sender.payload import WhatsAppMessage, render_message
+from services.whatsapp_sender.payload import Payloads, WhatsAppMessage
 from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer, retry_after_s
 from services.whatsapp_sender.settings import Connection
 from shared.blasts import Blast
@@ -25,8 +25,8 @@ from shared.channels import WHATSAPP
 from shared.clock import Clock
 from shared.errors import DeferredError, SendError, ServerFailedError, UnavailableError, UncertainError
 from shared.http_sending.answers import read_beginning
-from shared.http_sending.connector import START, StartingConnector
-from shared.http_sending.hand_over import HandOver, noting_hand_over
+from shared.http_sending.connector import StartingConnector
+from shared.http_sending.posting import AnswerLostError, Poster
 from shared.jobs import Job
 from shared.lifecycle import end_tasks
 from shared.logs import get_logger
@@ -53,55 +53,57 @@ class WhatsAppChannel:
 
     def __init__(self, driver: Driver, connection: Connection, clock: Clock) -> None:
         self._driver = driver
+        self._payloads = Payloads(driver)
         self._connection = connection
         self._breaker = Breaker(clock, connection.breaker)
-        self._session: aiohttp.ClientSession | None = None
         self._clock = clock
         self._connector: StartingConnector | None = None
+        self._poster: Poster | None = None
         self._changed = ignore_change
         self._opening: set[asyncio.Task[None]] = set()
         self._open_at = 0.0
 
     async def open(self, changed: Changed = ignore_change) -> None:
-        """Open the session; connections are opened once there is something to send, and are reused."""
+        """Get ready; connections are opened once there is something to send, and are reused."""
         self._changed = changed
-        self._session = _open_session(self._driver, self._connection)
-        assert isinstance(self._session.connector, StartingConnector)  # noqa: S101 -- narrows for the type checker
-        self._connector = self._session.connector
+        self._connector = StartingConnector(self._connection.connect_s)
+        self._poster = _poster(self._connector, self._driver, self._connection)
 
     async def close(self) -> None:
         """Close all connections."""
         await end_tasks(list(self._opening))
-        session, self._session, self._connector = self._session, None, None
-        if session is not None:
-            await session.close()
+        connector, self._connector, self._poster = self._connector, None, None
+        if connector is not None:
+            await connector.close()
 
     def render(self, job: Job, blast: Blast) -> WhatsAppMessage:
         """Render a job; raises PermanentError, which names the variable, if that fails."""
-        return render_message(job, blast, self._driver)
+        return self._payloads.get(blast).fill(job)
 
     async def send(self, message: WhatsAppMessage, start: Start = at_once) -> Receipt:
         """Post one message; raises a SendError unless it is accepted."""
-        if self._session is None:
+        if self._poster is None:
             raise UnavailableError("the channel is not open", code="closed")
         admission = self._breaker.enter(last_resort=True)
         if admission is None:
             raise UnavailableError(f"not tried after too many failures: {self._breaker.reason}", code="breaker")
         with admission:
-            answer = await self._post(self._session, self._driver, message.body, admission, start)
-            if is_server_failure(answer):
-                raise _server_failure(answer, admission)
-            try:
-                receipt = read_answer(answer)
-            except (UnavailableError, UncertainError) as error:
-                # many redirects or unreadable acceptances in a row are not from the provider
-                admission.failed(error.message)
-                raise
-            except BaseException:
+            answer = await self._posted(self._poster, message.body, admission, start)
+            reading = _noted(answer)
+            if isinstance(reading, Receipt):
                 admission.worked()
-                raise
-            admission.worked()
-            return receipt
+                return reading
+            raise _judged(answer, reading, admission)
+
+    async def _posted(self, poster: Poster, body: bytes, admission: Admission, start: Start) -> Answer:
+        try:
+            return await self._post(poster, self._driver, body, start)
+        except SendError as lost:
+            if isinstance(lost, ServerFailedError):
+                admission.judge(lost)
+            else:
+                admission.failed(lost.message)
+            raise
 
     def capacity(self, wanted: int = 0) -> Capacity:
         """Return how many connections are free; opens more, until `wanted` are open or being opened."""
@@ -113,7 +115,9 @@ class WhatsAppChannel:
         for _ in range(wanted - connections - len(self._opening)):
             if self._clock.monotonic() < self._open_at or not self._open_ahead(connector):
                 break
-        return Capacity(free, 0.0 if free or connections >= wanted else _OPENING_S, connections)
+        # until those that are wanted are open, a further message would open one, and start too late
+        lasting = connections if connections - connector.awaited >= wanted else 0
+        return Capacity(free, 0.0 if free or connections >= wanted else _OPENING_S, connections, lasting)
 
     def _open_ahead(self, connector: StartingConnector) -> bool:
         """Open a connection in the background; return False if the breaker does not allow it."""
@@ -167,39 +171,56 @@ class WhatsAppChannel:
                     asyncio.timeout(self._connection.answer_s),
                     session.get(self._driver.number_url, allow_redirects=False) as response,
                 ):
-                    raw = _without(self._driver.secret, await read_beginning(response))
+                    raw = _without(self._driver.secret, await read_beginning(response.content))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 return {"error": _words(error)}
         return self._driver.read_number(read_object(raw))
 
     async def _post_empty(self, driver: Driver) -> Answer:
-        async with _open_session(driver, self._connection) as session:
-            return await self._post(session, driver, b"{}")
+        connector = StartingConnector(self._connection.connect_s)
+        async with connector:
+            return await self._post(_poster(connector, driver, self._connection), driver, b"{}")
 
-    async def _post(
-        self,
-        session: aiohttp.ClientSession,
-        driver: Driver,
-        body: bytes,
-        admission: Admission | None = None,
-        start: Start = at_once,
-    ) -> Answer:
-        hand_over = HandOver(self._connection.answer_s)
-        START.set(start)
-        posted = session.post(driver.messages_url, data=body, allow_redirects=False, trace_request_ctx=hand_over)
+    async def _post(self, poster: Poster, driver: Driver, body: bytes, start: Start = at_once) -> Answer:
+        """Return the provider's answer; raises a SendError if none arrives."""
         try:
-            async with hand_over.bounded(), posted as response:
-                raw = _without(driver.secret, await read_beginning(response))
-                _note_acceptance(Answer(response.status, raw))
-                retry_after, location = (response.headers.get(name, "") for name in ("Retry-After", "Location"))
-                return Answer(response.status, raw, retry_after, time.time(), location, driver.names.location)
+            posted = await poster.post(body, start)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            lost = _lost(error, hand_over)
-            if admission is not None:
-                _judge(lost, admission)
-            raise lost from error
-        finally:
-            hand_over.end()
+            raise _lost(error) from error
+        raw = _without(driver.secret, posted.raw)
+        retry_after, location = (posted.headers.get(name, "") for name in ("Retry-After", "Location"))
+        return Answer(posted.status, raw, retry_after, time.time(), location, driver.names.location)
+
+
+def _noted(answer: Answer) -> Receipt | SendError:
+    """Return the receipt of an acceptance, which is noted before anything else, or the error of any other answer.
+
+    A 2xx that a bug of ours fails to read counts as an acceptance too, so that it is not sent twice.
+    """
+    try:
+        receipt = read_answer(answer)
+    except SendError as error:
+        return error
+    except Exception:
+        if not 200 <= answer.status < 300:
+            raise
+        get_logger().exception("acceptance_unreadable", status=answer.status)
+        note_acceptance("", answer.text)
+        raise
+    note_acceptance(receipt.message_id, receipt.response)
+    return receipt
+
+
+def _judged(answer: Answer, error: SendError, admission: Admission) -> SendError:
+    """Return the error of an answer other than an acceptance, and let the breaker count it."""
+    if is_server_failure(answer):
+        return _server_failure(answer, admission)
+    if isinstance(error, UnavailableError | UncertainError):
+        # many redirects or unreadable acceptances in a row are not from the provider
+        admission.failed(error.message)
+    else:
+        admission.worked()
+    return error
 
 
 def _server_failure(answer: Answer, admission: Admission) -> SendError:
@@ -211,38 +232,17 @@ def _server_failure(answer: Answer, admission: Admission) -> SendError:
     return failure if wait_s is None else DeferredError(failure.message, code=code, reply=answer.text, wait_s=wait_s)
 
 
-def _judge(error: SendError, admission: Admission) -> None:
-    if isinstance(error, ServerFailedError):
-        admission.judge(error)
-    else:
-        admission.failed(error.message)
-
-
-def _note_acceptance(answer: Answer) -> None:
-    """Note an acceptance; a 2xx that a bug of ours fails to read counts too, so that it is not sent twice."""
-    try:
-        receipt = read_answer(answer)
-    except SendError:
-        return
-    except Exception:
-        if not 200 <= answer.status < 300:
-            raise
-        get_logger().exception("acceptance_unreadable", status=answer.status)
-        note_acceptance("", answer.text)
-        return
-    note_acceptance(receipt.message_id, receipt.response)
-
-
-def _lost(error: Exception, hand_over: HandOver) -> SendError:
-    reason = _words(error)
-    if hand_over.begun:
+def _lost(error: Exception) -> SendError:
+    if isinstance(error, AnswerLostError):
+        reason = _words(error.__cause__ or error)
         return UncertainError(f"no response after the message was sent: {reason}", code="lost")
+    reason = _words(error)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientSSLError):
         return UnavailableError(f"cannot connect: {reason}", code="connect")
     return ServerFailedError(f"the connection was lost before the message was sent: {reason}", code="lost")
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
@@ -251,11 +251,20 @@ def _without(secret: str, raw: bytes) -> bytes:
     return raw.replace(secret.encode(), b"***") if secret else raw
 
 
+def _headers(driver: Driver) -> dict[str, str]:
+    # answers come as they are: a small one cannot become a large one
+    how = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+    return {**driver.headers, **how}
+
+
+def _poster(connector: StartingConnector, driver: Driver, connection: Connection) -> Poster:
+    return Poster(connector, URL(driver.messages_url), _headers(driver), connection.answer_s)
+
+
 def _open_session(driver: Driver, connection: Connection) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        headers={**driver.headers, "Content-Type": "application/json", "Accept": "application/json"},
-        timeout=aiohttp.ClientTimeout(total=None),  # the connector and `HandOver` have the bounds
+        headers=_headers(driver),
+        timeout=aiohttp.ClientTimeout(total=None),  # the connector has the bounds
         connector=StartingConnector(connection.connect_s),
         cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=[noting_hand_over()],
     )

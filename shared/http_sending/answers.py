@@ -13,10 +13,10 @@ _CHUNK_BYTES = 16 * 1024
 _LONGEST_WAIT_S = 24 * 3600.0
 
 
-async def read_beginning(response: aiohttp.ClientResponse) -> bytes:
+async def read_beginning(content: aiohttp.StreamReader) -> bytes:
     """Read a response's body, but only the first 64 KB of an absurdly long one; then the connection is closed."""
     parts = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+    async for chunk in content.iter_chunked(_CHUNK_BYTES):
         parts += chunk
         if len(parts) >= MAX_ANSWER_BYTES:
             break

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from aiohttp import StreamReader
+from aiohttp import ClientPayloadError, StreamReader
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
+
+from shared.clock import SuspendAwareTimer
+from shared.http_sending.answers import MAX_ANSWER_BYTES, read_beginning
 
 MOST_INTERIM = 32
 # many times what is read of a body; what follows in the socket's buffer counts too
@@ -28,11 +31,38 @@ class BoundedHandler(ResponseHandler):
     _interim = 0
     _received = 0
     _answered = True
+    _overdue: SuspendAwareTimer | None = None
 
     def set_response_params(self, **params: Any) -> None:
         """Expect the answer to a request."""
         self._interim, self._received, self._answered = 0, 0, False
         super().set_response_params(**params)
+
+    def post(self, request: bytes, answer_s: float) -> None:
+        """Write a whole request; `answer` returns what comes within that time, during which nothing is suspended."""
+        # as aiohttp's client does: a body without a length ends with the connection
+        self.set_response_params(read_until_eof=True)
+        if self._overdue is None:
+            self._overdue = SuspendAwareTimer(self._loop, self._on_read_timeout)
+        self._overdue.start(answer_s)
+        assert self.transport is not None  # noqa: S101 -- the caller has just checked
+        self.transport.write(request)
+
+    async def answer(self) -> tuple[RawResponseMessage, bytes]:
+        """Return the answer to `post`, its body cut off after 64 KB; raises aiohttp's errors, TimeoutError too."""
+        try:
+            while True:
+                message, content = await self.read()
+                if message.code >= 200 or message.code == 101:
+                    break
+            if content.is_eof():
+                return message, content.read_nowait(MAX_ANSWER_BYTES)
+            return message, await read_beginning(content)
+        except HttpProcessingError as error:
+            raise ClientPayloadError(f"the answer cannot be read: {error.message}") from error
+        finally:
+            if self._overdue is not None:
+                self._overdue.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived; before the answer in small pieces, so that a flood is noticed early."""

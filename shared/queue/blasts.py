@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,16 @@ from redis.asyncio import Redis
 
 from shared.blasts import Blast, BlastState, pack_blast, unpack_blast
 from shared.clock import Clock, SystemClock
+from shared.errors import QueueUnavailableError
 from shared.events import BlastAccepted, EventBatch, pack_batch
 from shared.jobs import TERMINAL
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
-from shared.queue.keys import GATEWAY_EVENTS, blast_key
-from shared.queue.partitions import partitions
+from shared.queue.keys import GATEWAY_EVENTS, PartitionKeys, blast_key
+from shared.queue.partitions import Partition, in_each, partitions_of, replicas_of
 from shared.queue.timing import UNSCALED, Timing
+
+CONFIRMED_WITHIN_MS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,52 @@ def _progress(fields: Mapping[bytes, bytes], total: int) -> ChannelProgress:
     )
 
 
+def _together(shares: Sequence[ChannelProgress]) -> ChannelProgress:
+    """Sum the progress of a channel's partitions: it has ended when they all have."""
+    if len(shares) == 1:
+        return shares[0]
+    return ChannelProgress(
+        total=sum(one.total for one in shares),
+        enqueued=sum(one.enqueued for one in shares),
+        counts={name: sum(one.counts[name] for one in shares) for name in shares[0].counts},
+        paused=next((one.paused for one in shares if one.paused), ""),
+        cancelled=any(one.cancelled for one in shares),
+        incomplete=any(one.incomplete for one in shares),
+        scheduled_at_ms=max(one.scheduled_at_ms for one in shares),
+        moved_at_ms=max(one.moved_at_ms for one in shares),
+        ended_at_ms=max(one.ended_at_ms for one in shares) if all(one.ended_at_ms for one in shares) else 0,
+        limited=sum(one.limited for one in shares),
+    )
+
+
+async def is_confirmed(redis: Redis, key: str, field: str, least: int = 0) -> bool:
+    """Return whether as many replicas as are required have a field of a hash; False if its server lacks it.
+
+    WAIT answers for the last write of its own connection, and Valkey does not count reads. So a write without effect
+    goes between: replicas that have it have all that was read before it. Raises QueueUnavailableError if they do not
+    have it in time.
+    """
+    replicas = replicas_of(redis)
+    with translated("confirm blast"):
+        async with redis.pipeline(transaction=False) as pipe:
+            pipe.hget(key, field)
+            pipe.set(_beside(key), b"", px=1)
+            pipe.execute_command("WAIT", replicas, CONFIRMED_WITHIN_MS)
+            value, _, having = await pipe.execute()
+    if value is None or (least and int(value) < least):
+        return False
+    if having < replicas:
+        raise QueueUnavailableError(f"{having} of {replicas} replicas have the blast")
+    return True
+
+
+def _beside(key: str) -> str:
+    """Return a key in the same slot, and under the same right of Redis's user."""
+    return f"{key.partition('}')[0]}}}:confirm" if "{" in key else f"{key.partition(':')[0]}:{{{key}}}"
+
+
 class BlastStore:
-    """Keeps snapshots in `blast:<id>` and reads progress from each channel's `blast:<id>`."""
+    """Keeps snapshots in `blast:<id>` and reads progress from the `C:blast:<id>` of each of a blast's partitions."""
 
     def __init__(self, redis: Redis, name: str, timing: Timing = UNSCALED, clock: Clock | None = None) -> None:
         self._redis = redis
@@ -109,16 +157,23 @@ class BlastStore:
     async def create(self, blast: Blast) -> bool:
         """Store a snapshot and report it to the logger; return False if it existed. Safe to repeat.
 
-        Each channel's hash is created too, so that an accepted blast can be paused before its first chunk.
+        The hash of each of its partitions is created too, so that an accepted blast can be paused before its first
+        chunk. A partition without jobs of it has none.
         """
-        snapshot = pack_blast(blast)
+        snapshot, every = pack_blast(blast), blast.count_shares()
         with translated("create blast"):
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.hsetnx(blast_key(blast.blast_id), "snapshot", snapshot)
-                for channel, total in blast.totals.items():
-                    key = self._key(channel, blast.blast_id)
-                    pipe.hsetnx(key, "total", total)
-                    pipe.hsetnx(key, "moved_at", self._clock.now_ms())
+                for channel in blast.totals:
+                    shares = blast.shares(channel)
+                    for index, total in shares.items():
+                        key = self._key(channel, index, blast.blast_id)
+                        pipe.hsetnx(key, "total", total)
+                        pipe.hsetnx(key, "moved_at", self._clock.now_ms())
+                        if len(shares) > 1:
+                            pipe.hsetnx(key, "parts", len(shares))
+                        if every > 1:
+                            pipe.hsetnx(key, "shares", every)
                 number, _ = self._accepted.next()
                 event = BlastAccepted(self._clock.now_ms(), blast.blast_id, snapshot)
                 batch = EventBatch(self._accepted.producer, number, [event])
@@ -126,24 +181,78 @@ class BlastStore:
                 created = (await pipe.execute())[0]
         return bool(created)
 
-    async def restore(self, blast: Blast, counts: Mapping[str, Mapping[str, int]]) -> None:
-        """Restore an expired blast from its final counts by channel, so that its dead letters can be sent again."""
+    async def restore(self, blast: Blast, counts: Mapping[str, Mapping[int, Mapping[str, int]]]) -> None:
+        """Restore an expired blast from its final counts, so that its dead letters can be sent again.
+
+        The counts are by channel, partition and status; those of hashes that still exist are ignored.
+        """
+        every = blast.count_shares()
         with translated("restore blast"):
             await self._redis.hsetnx(blast_key(blast.blast_id), "snapshot", pack_blast(blast))
             await self._redis.persist(blast_key(blast.blast_id))
-            for channel, ended in counts.items():
-                key = self._key(channel, blast.blast_id)
-                if await self._redis.exists(key):
-                    continue
-                total = sum(ended.get(name, 0) for name in TERMINAL)
-                fields: dict[Any, Any] = {"total": total, "enqueued": total, "wm:jobs": total}
-                fields |= {name: ended.get(name, 0) for name in TERMINAL}
-                await self._redis.hset(key, mapping=fields)
+            for channel, by_partition in counts.items():
+                several = {"parts": len(by_partition), "shares": every}
+                for index, ended in by_partition.items():
+                    await self._restore(self._key(channel, index, blast.blast_id), ended, several)
+
+    async def keep(self, blast: Blast) -> list[str]:
+        """Keep a blast's hashes until it ends again; return the channels on which one has expired already.
+
+        Jobs that are sent again on one channel may wait for longer than what is left of the time to keep the others.
+        A blast's only hash is kept by the jobs themselves.
+        """
+        missing: dict[str, None] = {}
+        shared = blast.count_shares() > 1
+        with translated("keep blast"):
+            for channel in blast.totals:
+                for index in blast.shares(channel):
+                    key = self._key(channel, index, blast.blast_id)
+                    if shared:  # first: what exists after this does not expire
+                        await self._redis.persist(key)
+                    if not await self._redis.exists(key):
+                        missing[channel] = None
+        return list(missing)
+
+    async def _restore(self, key: str, counts: Mapping[str, int], several: Mapping[str, int]) -> None:
+        if await self._redis.exists(key):
+            return
+        total = sum(counts.get(name, 0) for name in TERMINAL)
+        fields: dict[Any, Any] = {"total": total, "enqueued": total, "wm:jobs": total}
+        fields |= {name: counts.get(name, 0) for name in TERMINAL}
+        fields |= {name: number for name, number in several.items() if number > 1}
+        if total == sum(counts.values()):  # nothing is sent again here, so nothing else would end it
+            fields["ended_at"] = self._clock.now_ms()
+        await self._redis.hset(key, mapping=fields)
 
     async def expire(self, blast_id: str, after_ms: int) -> None:
-        """Let the snapshot of an ended blast expire after `after_ms`."""
+        """Let the snapshot of an ended blast expire after `after_ms`, and before it its hashes in its partitions.
+
+        A blast's only hash expires by itself. One that is sent again in a partition stays whole until its next end.
+        """
+        blast = await self.load(blast_id)
+        keys = self._shares(blast) if blast is not None else []
+        redis: Any = self._redis
         with translated("expire blast"):
-            await self._redis.pexpire(blast_key(blast_id), after_ms)
+            for key in keys:
+                total, ended_at = await redis.hmget(key, ["total", "ended_at"])
+                if total and not ended_at:
+                    return
+            for key in (*keys, blast_key(blast_id)):
+                await self._redis.pexpire(key, after_ms)
+
+    async def release(self, blast: Blast) -> None:
+        """Let a blast expire again that was restored, or kept, for jobs that had already been enqueued.
+
+        If they have ended meanwhile, no end of it will be reported; if not, its next end lets it expire.
+        """
+        found = await self.progress(blast.blast_id, blast)
+        if found is not None and all(one.ended_at_ms for one in found.channels.values()):
+            await self.expire(blast.blast_id, self._timing.keep_ended_ms)
+
+    def _shares(self, blast: Blast) -> list[str]:
+        """Return the hashes of a blast in the partitions of all its channels, none if it has only one."""
+        places = [(channel, index) for channel in blast.totals for index in blast.shares(channel)]
+        return [self._key(*place, blast.blast_id) for place in places] if len(places) > 1 else []
 
     async def load(self, blast_id: str) -> Blast | None:
         """Return a blast's snapshot, None if it is unknown or has expired."""
@@ -151,11 +260,25 @@ class BlastStore:
             raw: Any = await self._redis.hget(blast_key(blast_id), "snapshot")
         return unpack_blast(raw) if raw is not None else None
 
-    async def watermark(self, blast_id: str, channel: str, series: str = "jobs") -> int:
-        """Return how many jobs of this series have been enqueued on a channel."""
+    async def watermark(self, blast_id: str, channel: str, partition: int = 0) -> int:
+        """Return how many jobs of a blast have been enqueued in a partition of a channel."""
         with translated("watermark"):
-            value = await self._redis.hget(self._key(channel, blast_id), f"wm:{series}")
+            value = await self._redis.hget(self._key(channel, partition, blast_id), "wm:jobs")
         return int(value or 0)
+
+    async def confirm(self, blast: Blast) -> bool:
+        """Wait until as many replicas as are required have an enqueued blast; without any, return at once.
+
+        Return False if the servers lack a part of it: a failover lost it meanwhile. Raises QueueUnavailableError if the
+        replicas do not have it in time. What is found on a server before its replicas confirm is what they confirm.
+        """
+        if not replicas_of(self._redis):
+            return True
+        checks = [is_confirmed(self._redis, blast_key(blast.blast_id), "snapshot")]
+        for channel in blast.totals:
+            for index, total in blast.shares(channel).items():
+                checks.append(is_confirmed(self._redis, self._key(channel, index, blast.blast_id), "wm:jobs", total))
+        return all(await asyncio.gather(*checks))
 
     async def progress(self, blast_id: str, blast: Blast | None = None) -> BlastProgress | None:
         """Return the progress of a blast, None if it is unknown or has expired."""
@@ -165,11 +288,12 @@ class BlastStore:
         with translated("progress"):
             async with self._redis.pipeline(transaction=False) as pipe:
                 for channel in blast.totals:
-                    pipe.hgetall(self._key(channel, blast_id))
-                rows = await pipe.execute()
+                    for index in blast.shares(channel):
+                        pipe.hgetall(self._key(channel, index, blast_id))
+                rows = iter(await pipe.execute())
         channels = {
-            channel: _progress(fields, total)
-            for (channel, total), fields in zip(blast.totals.items(), rows, strict=True)
+            channel: _together([_progress(next(rows), total) for total in blast.shares(channel).values()])
+            for channel in blast.totals
         }
         last = max((one.moved_at_ms for one in channels.values()), default=0)
         return BlastProgress(blast_id, state_of(channels), channels, last)
@@ -177,12 +301,15 @@ class BlastStore:
     async def truncate(self, blast_id: str) -> None:
         """End a blast whose client disappeared, and report it: its total becomes the number of enqueued jobs."""
         blast = await self.load(blast_id)
-        for channel in blast.totals if blast else ():
-            for partition in partitions(self._redis, channel):
-                _, head = self._cancels.next()
-                args = (blast_id, head, self._timing.keep_ended_ms, "incomplete_at")
-                await partition.call("cancel_blast", args)
+        if blast is None:
+            return
 
-    def _key(self, channel: str, blast_id: str) -> str:
-        (partition,) = partitions(self._redis, channel)
-        return partition.keys.blast(blast_id)
+        async def truncate(partition: Partition) -> None:
+            _, head = self._cancels.next()
+            await partition.call("cancel_blast", (blast_id, head, self._timing.keep_ended_ms, "incomplete_at"))
+
+        every = [one for channel in blast.totals for one in partitions_of(self._redis, blast, channel)]
+        await in_each(every, truncate)
+
+    def _key(self, channel: str, partition: int, blast_id: str) -> str:
+        return PartitionKeys(channel, partition).blast(blast_id)

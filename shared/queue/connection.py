@@ -12,10 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import hiredis
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import (
     AskError,
     ClusterDownError,
@@ -30,12 +27,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import KurirError, QueueFullError, QueueUnavailableError, SettingsError
+from shared.queue.client import QueueRedis, open_pool, pack_in_c, queue_redis
+from shared.queue.cluster import is_cluster_url, open_cluster
 from shared.queue.sentinel import follow_master, read_sentinel_url
 from shared.settings import split_redis_url
 from shared.urls import ENCODE_HINT
 
 Connection = Redis
 """All that the rest of Kurir uses of the driver: a handle from `connect`, to pass on and to close."""
+
 
 RETRY_WHEN_FULL_S = 30
 OLDEST_REDIS = (7, 0, 5)
@@ -56,62 +56,38 @@ class ServerInfo:
     maxmemory: int = 0
 
 
-def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.0) -> Redis:
+def connect(url: str, *, max_connections: int = 16, socket_timeout_s: float = 5.0, partitions: int = 1) -> QueueRedis:
     """Open a pool to the server at `url`; answers are bytes, and no command is ever repeated by the client.
 
     `redis+sentinel://host:port,host:port/service/db` (or `rediss+sentinel`) finds the server by asking the Sentinels.
+    `redis+cluster://host:port,host:port` (or `rediss+cluster`) is a cluster, of which these are some nodes; each node
+    has a pool of its own.
     Raises SettingsError for an invalid URL; the error does not quote it, because it may contain a password.
     """
     try:
-        pool = _pool(url, max_connections, socket_timeout_s)
-        # the driver checks some options with the first connection, and its error would quote them
-        pool.connection_class(**pool.connection_kwargs)
+        connection = _open(url, max_connections, socket_timeout_s)
     except (ValueError, TypeError, AttributeError):
         raise SettingsError([f"KURIR_REDIS_URL has an option that the client does not know; {ENCODE_HINT}"]) from None
-    return Redis.from_pool(pool)
+    connection.partitions = partitions
+    return connection
 
 
-def _pool(url: str, max_connections: int, socket_timeout_s: float) -> BlockingConnectionPool:
+def _open(url: str, max_connections: int, socket_timeout_s: float) -> QueueRedis:
     split_redis_url(url)
+    if is_cluster_url(url):
+        return open_cluster(url, max_connections, socket_timeout_s)
     found = read_sentinel_url(url, socket_timeout_s)
-    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-        found.url if found else url,
-        max_connections=max_connections,
-        timeout=socket_timeout_s,
-        socket_timeout=socket_timeout_s,
-        socket_connect_timeout=socket_timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        protocol=2,
-        driver_info=None,  # no CLIENT SETINFO: it costs a round trip, and a restricted user may not send it
-    )
+    pool = open_pool(found.url if found else url, max_connections, socket_timeout_s)
     if found:
         follow_master(pool, found)
-    pool.connection_class = _packing_in_c(pool.connection_class)
-    return pool
-
-
-class _PacksInC:
-    """A connection that packs its commands with hiredis: the driver's own asyncio connections do it in Python.
-
-    A begin or a settle has hundreds of arguments. Packing them was more than a quarter of a sender's work.
-    """
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        name = args[0]
-        if isinstance(name, str) and " " in name:
-            args = (*name.split(), *args[1:])
-        return [hiredis.pack_command(args)]
-
-
-def _packing_in_c(connection_class: type[Any]) -> type[Any]:
-    return type(connection_class.__name__, (_PacksInC, connection_class), {})
+    pack_in_c(pool)
+    return queue_redis(pool)
 
 
 # The server answers, but does not serve the call now. MASTERDOWN is a ClusterDownError, MOVED an AskError.
 _REFUSALS = (ReadOnlyError, ClusterDownError, TryAgainError, AskError, NoPermissionError)
-# Refusals without a class in the driver, by the code at the start of the error.
-_REFUSAL_CODES = frozenset({"LOADING", "NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED"})
+# Refusals without a class in the driver, by the first word of the error. WAIT is a replica's, of that command.
+_REFUSAL_CODES = frozenset({"LOADING", "NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED", "WAIT"})
 
 
 @contextmanager

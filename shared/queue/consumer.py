@@ -13,19 +13,22 @@ from typing import Any
 
 import msgspec
 import orjson
+from msgspec import structs
 
 from shared.addresses import identity
-from shared.errors import DecodeError, QueueUnavailableError
+from shared.errors import QueueUnavailableError
 from shared.events import Ended, EventBatch, SystemEvent, pack_batch, pack_event
-from shared.jobs import legible_job_id, unpack_job
+from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.event_log import most_event_bytes
+from shared.queue.fetched import Fetched, Undecodable, read_fetched, read_leases, text_of
 from shared.queue.leases import GRANTED, Grant, HeldEntry, Lease, Move, parse_grant
 from shared.queue.partitions import Partition
 from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
 
 POISON_AFTER = 3
+IN_PLACE_OF_GONE, IN_PLACE_OF_FROZEN = 0, -1
 STREAMS_A_PAGE = 64
 _LOADED_AT_ONCE = 50
 
@@ -50,6 +53,7 @@ class BeginRequest(msgspec.Struct, frozen=True):
 
     The limit's name contains no white space. `limit_gap_us` is the time between two starts; `limit_burst` starts may
     come together after a rest, and `limit_starts` in a period. The start may come `late_ms` later than the gap allows.
+    `granted` is the answer of the limits that several partitions share, "" where `begin` asks limits itself.
     """
 
     lease: Lease
@@ -60,6 +64,7 @@ class BeginRequest(msgspec.Struct, frozen=True):
     limit_burst: int = 1
     limit_starts: int = 1
     late_ms: int = 0
+    granted: str = ""
 
     @property
     def packed_limit(self) -> str:
@@ -71,27 +76,17 @@ class BeginRequest(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Undecodable:
-    """An entry that is not a job: its bytes are kept whole, and its sender ends it; `job_id` is "" if unreadable."""
+class Taking:
+    """A call that fetches jobs and begins them; see `Consumer.begin` for what it is told.
 
-    stream: str
-    entry_id: str
-    error: DecodeError
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The result of a fetch: leases, the reason of the channel's pause, and the time until something is due, if any.
-
-    `log_behind`: nothing was taken, because the events that wait for the logger have reached their limit.
+    It is made at `asked_at` on the monotonic clock, and at `now_ms` since the epoch.
     """
 
-    leases: list[Lease]
-    undecodable: list[Undecodable]
-    paused: str
-    due_in_s: float | None
-    log_behind: bool = False
+    want: int
+    in_flight: int
+    late_ms: int
+    asked_at: float
+    now_ms: int
 
 
 class Consumer:
@@ -103,21 +98,24 @@ class Consumer:
         self.timing = timing
         self._policy = policy
         self._event_bytes = most_event_bytes(0)
+        self._grants = partition.numbered(sender_id, "grant")
         self._begins = partition.numbered(sender_id, "begin")
         self._settles = partition.numbered(sender_id, "settle")
         self._lates = partition.numbered(sender_id, "late")
         self._discards = partition.numbered(sender_id, "discard")
         self._reports = partition.numbered(sender_id, "tell")
+        self._takes = partition.numbered(sender_id, "take")
+        self._taking: tuple[Taking, tuple[Argument, ...]] | None = None
 
     async def _call(self, name: str, args: Sequence[Argument]) -> object:
         return await self.partition.call(name, args)
 
-    async def _insist(self, name: str, args: Sequence[Argument]) -> object:
+    async def _insist(self, name: str, args: Sequence[Argument], partition: Partition | None = None) -> object:
         """Repeat a call until Redis answers it: no outcome may be lost because Redis is away."""
         pause_s = 0.05
         while True:
             try:
-                return await self._call(name, args)
+                return await (partition or self.partition).call(name, args)
             except QueueUnavailableError:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 1.0)
@@ -127,12 +125,39 @@ class Consumer:
 
         Raises QueueUnavailableError; `list_held("buf")` then lists the jobs that were taken.
         """
-        ahead_us = self.timing.grant_ahead_ms * 1000
-        reply = await self._call("fetch", (self.sender_id, want, self._event_bytes, ahead_us))
-        assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
-        leases, undecodable = _leases(reply[3:])
-        due_in_s = reply[1] / 1000 if reply[1] >= 0 else None
-        return Fetched(leases, undecodable, _text(reply[0]), due_in_s, log_behind=reply[2] == b"1")
+        return read_fetched(await self._call("fetch", self._fetch_args(want)))
+
+    def _fetch_args(self, want: int) -> tuple[Argument, ...]:
+        return (self.sender_id, want, self._event_bytes, self.timing.grant_ahead_ms * 1000)
+
+    @property
+    def unanswered(self) -> Taking | None:
+        """The call of `take` that is under way, or whose answer was lost."""
+        return self._taking[0] if self._taking else None
+
+    async def take(self, taking: Taking) -> Fetched:
+        """Take jobs into this sender's buffer as `fetch` does, and begin them in the same step if all are new.
+
+        Jobs that have a limit of their own may not be taken so. Raises QueueUnavailableError; `taken` then has the
+        answer, and must have been called before any other call.
+        """
+        number, head = self._takes.next()
+        begins = self._begin_args(number, head, taking.in_flight, taking.late_ms)
+        args = (*self._fetch_args(taking.want), *begins, taking.now_ms)
+        self._taking = (taking, args)
+        return await self._taken((*args, 0))
+
+    async def taken(self) -> Fetched:
+        """Return the answer of a `take` that was lost. A copy of the call that is still on its way then does nothing.
+
+        Raises QueueUnavailableError.
+        """
+        return await self._taken((*self._taking[1], 1)) if self._taking else Fetched([], [], "", 0.0)
+
+    async def _taken(self, args: tuple[Argument, ...]) -> Fetched:
+        fetched = read_fetched(await self._call("fetch", args))
+        self._taking = None
+        return fetched
 
     def fit_events(self, maxmemory: int) -> None:
         """Limit the events that wait for the logger by the memory of Redis; a fetch takes nothing at that limit."""
@@ -144,9 +169,9 @@ class Consumer:
         cursor = "0"
         while True:
             reply: Any = await self._call("list_held", (self.sender_id, kind, 10_000, cursor, STREAMS_A_PAGE))
-            cursor, fields = _text(reply[0]), iter(reply[1:])
+            cursor, fields = text_of(reply[0]), iter(reply[1:])
             held += [
-                HeldEntry(_text(stream), _text(entry_id), int(_text(deliveries)))
+                HeldEntry(text_of(stream), text_of(entry_id), int(text_of(deliveries)))
                 for stream, entry_id, deliveries in zip(fields, fields, fields, strict=True)
             ]
             if cursor == "0":
@@ -168,7 +193,7 @@ class Consumer:
             for entry, rows in zip(some, found, strict=True):
                 for _, fields in rows:
                     flat += (entry.stream, entry.entry_id, entry.deliveries, fields[b"d"])
-        return _leases(flat)[0]
+        return read_leases(flat)[0]
 
     async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0, late_ms: int = 0) -> list[Grant]:
         """Ask to begin jobs while `in_flight` others are in flight; repeat the call until Redis answers.
@@ -177,21 +202,7 @@ class Consumer:
         """
         if not requests:
             return []
-        number, head = self._begins.next()
-        policy, timing = self._policy, self.timing
-        args: list[Argument] = [
-            self.sender_id,
-            number,
-            head,
-            policy.gap_us,
-            timing.grant_ahead_ms * 1000,
-            policy.on_uncertain,
-            POISON_AFTER,
-            policy.concurrency,
-            in_flight,
-            policy.starts,
-            late_ms * 1000,
-        ]
+        args = self._begin_args(*self._begins.next(), in_flight, late_ms)
         for request in requests:
             lease, job = request.lease, request.lease.job
             args += (
@@ -202,18 +213,60 @@ class Consumer:
                 job.expires_at_ms,
                 ("m" if job.marketing else "t") + identity(job.recipient.address),
                 f"{'x' if request.exhausted else lease.waits_as}{lease.deliveries}",
-                request.packed_limit,
+                f"={request.granted} {request.packed_limit}" if request.granted else request.packed_limit,
                 request.event,
             )
-        words = _text(await self._insist("begin", args)).split(",")
+        words = text_of(await self._insist("begin", args)).split(",")
         return [
             GRANTED.get(word) or parse_grant(word, request.packed_limit)
             for word, request in zip(words, requests, strict=True)
         ]
 
+    def _begin_args(self, number: int, head: bytes, in_flight: int, late_ms: int) -> list[Argument]:
+        policy = self._policy
+        return [
+            self.sender_id,
+            number,
+            head,
+            policy.gap_us,
+            self.timing.grant_ahead_ms * 1000,
+            policy.on_uncertain,
+            POISON_AFTER,
+            policy.concurrency,
+            in_flight,
+            policy.starts,
+            late_ms * 1000,
+        ]
+
+    async def grant(self, limits: Partition, requests: Sequence[BeginRequest], late_ms: int = 0) -> list[BeginRequest]:
+        """Ask the limits that partitions share for the starts of jobs of any of them; return the requests with these.
+
+        Begin them at once: a start that is not used lapses. Repeat the call until Redis answers.
+        """
+        number, _ = self._grants.next()
+        policy, timing = self._policy, self.timing
+        args: list[Argument] = [self.sender_id, number, policy.gap_us, timing.grant_ahead_ms * 1000, policy.starts]
+        args += [late_ms * 1000, *(request.packed_limit for request in requests)]
+        words = text_of(await self._insist("grant", args, limits)).split(",")
+        return [structs.replace(request, granted=word) for request, word in zip(requests, words, strict=True)]
+
     async def settle(self, moves: Sequence[Move]) -> list[bool]:
         """Apply moves; return False for each whose lease had been lost. Repeat the call until Redis answers."""
         number, head = self._settles.next()
+        return _marks(await self._insist("settle", self._settle_args(number, head, moves)))
+
+    async def settle_in_place(self, moves: Sequence[Move], heads: Numbered, *, frozen: bool) -> list[bool]:
+        """Apply moves in place of this sender, which is gone, or `frozen`: then none while it has its lease.
+
+        `heads` are those of the caller. The call is not remembered under the sender's name, because a sender that
+        thaws calls with its own numbers. Returns False for each job that the sender does not hold; raises
+        QueueUnavailableError.
+        """
+        _, head = heads.next()
+        number = IN_PLACE_OF_FROZEN if frozen else IN_PLACE_OF_GONE
+        return _marks(await self._call("settle", self._settle_args(number, head, moves)))
+
+    def _settle_args(self, number: int, head: bytes, moves: Sequence[Move]) -> list[Argument]:
         args: list[Argument] = [self.sender_id, number, head, self.timing.park_ms, self.timing.keep_ended_ms]
         for move in moves:
             lease = move.lease
@@ -228,7 +281,7 @@ class Consumer:
                 move.packed,
                 lease.deliveries,
             )
-        return [mark == "1" for mark in _text(await self._insist("settle", args))]
+        return args
 
     async def sent_late(self, accepted: Sequence[tuple[Lease, bytes]]) -> list[bool]:
         """Report messages accepted after their leases were lost, each with its packed late `sent` event."""
@@ -236,7 +289,7 @@ class Consumer:
         args: list[Argument] = [self.sender_id, number, head, self.timing.keep_ended_ms]
         for lease, event in accepted:
             args += (lease.stream, lease.entry_id, lease.job_id, lease.job.run, lease.waited_as, event)
-        return [mark == "1" for mark in _text(await self._insist("ack_late", args))]
+        return _marks(await self._insist("ack_late", args))
 
     async def heartbeat(self, said: dict[str, object], *, first: bool = False) -> bool:
         """Renew the heartbeat and publish the sender's state; return False if the heartbeat had lapsed.
@@ -252,7 +305,7 @@ class Consumer:
         cursor, left = "0", 0
         while True:
             reply: Any = await self._call("leave", (self.sender_id, cursor, STREAMS_A_PAGE, left))
-            cursor, left = _text(reply[0]), int(reply[1])
+            cursor, left = text_of(reply[0]), int(reply[1])
             if cursor == "0":
                 return left
 
@@ -264,8 +317,14 @@ class Consumer:
             gone = Ended(now_ms, entry.job_id, 1, 0, "failed", "undecodable", "", words, 0, entry.error.raw)
             event = pack_event(gone)
         _, head = self._discards.next()
-        args = (head, self.timing.keep_ended_ms, "failed", entry.stream, entry.entry_id, entry.job_id, "q", event)
-        await self._insist("sweep", args)
+        if entry.begun:
+            # not remembered: the settler has its own numbers, and may have a call under way
+            call = (self.sender_id, IN_PLACE_OF_GONE, head, self.timing.park_ms, self.timing.keep_ended_ms)
+            move = ("ended", entry.stream, entry.entry_id, entry.job_id, 1, event, "failed q 0", b"", 1)
+            await self._insist("settle", (*call, *move))
+        else:
+            args = (head, self.timing.keep_ended_ms, "failed", entry.stream, entry.entry_id, entry.job_id, "q", event)
+            await self._insist("sweep", args)
         place = {"stream": entry.stream, "entry_id": entry.entry_id, "job_id": entry.job_id}
         report = SystemEvent(now_ms, "error", words, f"{self.partition.channel}_sender", place)
         number, _ = self._reports.next()
@@ -290,25 +349,9 @@ class WakeUps:
             answer: Any = await self._redis.xread({self._key: self._seen}, count=1, block=max(block_ms, 1))
         if not answer:
             return False
-        self._seen = _text(answer[0][1][0][0])
+        self._seen = text_of(answer[0][1][0][0])
         return True
 
 
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _leases(flat: list[object]) -> tuple[list[Lease], list[Undecodable]]:
-    leases: list[Lease] = []
-    undecodable: list[Undecodable] = []
-    fields = iter(flat)
-    for stream, entry_id, deliveries, raw in zip(fields, fields, fields, fields, strict=True):
-        assert isinstance(raw, bytes)  # noqa: S101 -- narrows the script's answer for the type checker
-        try:
-            job = unpack_job(raw)
-        except DecodeError as error:
-            undecodable.append(Undecodable(_text(stream), _text(entry_id), error, legible_job_id(raw)))
-            continue
-        count = deliveries if isinstance(deliveries, int) else int(_text(deliveries))
-        leases.append(Lease(_text(stream), _text(entry_id), count, job))
-    return leases, undecodable
+def _marks(answer: object) -> list[bool]:
+    return [mark == "1" for mark in text_of(answer)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,12 +12,21 @@ from redis.asyncio import Redis
 from shared.blasts import Blast
 from shared.channels import CHANNELS, WHATSAPP
 from shared.clock import Clock, SystemClock
-from shared.jobs import JobId, parse_job_id
+from shared.jobs import Job, JobId, parse_job_id
 from shared.queue.batches import Numbered
 from shared.queue.blasts import BlastProgress, BlastStore, ChannelProgress
+from shared.queue.client import QueueRedis
 from shared.queue.connection import translated
 from shared.queue.later_jobs import limit_of_later
-from shared.queue.partitions import Partition, first_partition, partitions
+from shared.queue.partitions import (
+    Partition,
+    in_each,
+    limits_partition,
+    partition_at,
+    partitions,
+    partitions_of,
+    rate_places,
+)
 from shared.queue.sweeper import Sweeper
 from shared.queue.timing import UNSCALED, Timing
 from shared.settings import Rate
@@ -51,7 +60,10 @@ LOG_BEHIND = "log behind"
 
 @dataclass(frozen=True, slots=True)
 class ChannelStats:
-    """The jobs of a channel by place and status, live from Redis; ages in seconds by lane."""
+    """The jobs of a channel by place and status, live from Redis; ages in seconds by lane.
+
+    `unserved` jobs wait in partitions that no live sender serves.
+    """
 
     waiting: int
     waiting_by_lane: dict[str, int]
@@ -68,6 +80,7 @@ class ChannelStats:
     rate_gap_us: int | None
     runtime_rate: str = ""
     senders: list[SenderState] = field(default_factory=list)
+    unserved: int = 0
 
     @property
     def provider_available(self) -> bool:
@@ -94,14 +107,14 @@ class ChannelStats:
 
 
 def add_up(every: Sequence[ChannelStats]) -> ChannelStats:
-    """Sum the statistics of a channel's partitions; the first one has the rate."""
+    """Sum the statistics of a channel's partitions."""
     total = every[0]
     for one in every[1:]:
         total = _sum(total, one)
     return total
 
 
-_SUMMED = ("waiting", "active", "delayed", "scheduled", "completed", "failed", "paused", "events_lag")
+_SUMMED = ("waiting", "active", "delayed", "scheduled", "completed", "failed", "paused", "events_lag", "unserved")
 
 
 def _sum(a: ChannelStats, b: ChannelStats) -> ChannelStats:
@@ -154,23 +167,21 @@ class Control:
 
     async def pause_channel(self, channel: str, reason: str) -> None:
         """Pause a channel: its senders begin no more jobs. Safe to repeat; the last reason stays."""
-        for partition in partitions(self._redis, channel):
-            await self.pause_partition(partition, reason)
+        await self.pause_partitions(partitions(self._redis, channel), reason)
 
     async def resume_channel(self, channel: str) -> None:
         """Resume a paused channel. Safe to repeat."""
-        for partition in partitions(self._redis, channel):
-            await self.resume_partition(partition)
+        await self.resume_partitions(partitions(self._redis, channel))
 
-    async def pause_partition(self, partition: Partition, reason: str) -> None:
-        """Pause one partition of a channel; the script emits `ChannelChanged` unless it was paused. Safe to repeat."""
+    async def pause_partitions(self, every: Sequence[Partition], reason: str) -> None:
+        """Pause partitions of a channel; the first emits one `ChannelChanged` unless it was paused. Safe to repeat."""
         _, head = self._changes.next()
-        await partition.call("pause_channel", (reason, head))
+        await in_each(every, lambda one: one.call("pause_channel", (reason, head if one == every[0] else b"")))
 
-    async def resume_partition(self, partition: Partition) -> None:
-        """Resume one partition of a channel; the script emits `ChannelChanged` if it was paused. Safe to repeat."""
+    async def resume_partitions(self, every: Sequence[Partition]) -> None:
+        """Resume partitions of a channel; the first emits one `ChannelChanged` if it was paused. Safe to repeat."""
         _, head = self._changes.next()
-        await partition.call("resume_channel", (head,))
+        await in_each(every, lambda one: one.call("resume_channel", (head if one == every[0] else b"",)))
 
     async def pause_blast(self, blast_id: str, reason: str) -> bool:
         """Pause a blast on all its channels; return False if it is unknown or has ended. Safe to repeat."""
@@ -185,11 +196,12 @@ class Control:
         blast = await self._blasts.load(blast_id)
         if blast is None:
             return False
-        done = False
-        for partition in self._partitions(blast):
+
+        async def cancel(partition: Partition) -> Any:
             _, head = self._cancels.next()
-            args = (blast_id, head, self._timing.keep_ended_ms, "cancelled_at")
-            done |= bool(await partition.call("cancel_blast", args))
+            return await partition.call("cancel_blast", (blast_id, head, self._timing.keep_ended_ms, "cancelled_at"))
+
+        done = any(await in_each(self._partitions(blast), cancel))
         if done:
             await self.sweeper.sweep_blast(blast)
         return done
@@ -199,14 +211,15 @@ class Control:
         blast = await self._blasts.load(blast_id)
         if blast is None:
             return False
-        done = False
-        for partition in self._partitions(blast):
+
+        async def change(partition: Partition) -> Any:
             _, head = self._changes.next()
-            done |= bool(await partition.call(script, (*args, head)))
-        return done
+            return await partition.call(script, (*args, head))
+
+        return any(await in_each(self._partitions(blast), change))
 
     def _partitions(self, blast: Blast) -> list[Partition]:
-        return [one for channel in blast.totals for one in partitions(self._redis, channel)]
+        return [one for channel in blast.totals for one in partitions_of(self._redis, blast, channel)]
 
     async def cancel_job(self, job_id: str) -> str:
         """Cancel one job: `cancelled`, `processing` (it is being sent), or `unknown` (not in Redis, or no job id)."""
@@ -214,7 +227,16 @@ class Control:
         blast = await self._blasts.load(parsed.blast_id) if parsed else None
         if parsed is None or blast is None or parsed.channel not in blast.totals:
             return "unknown"
-        return await self.sweeper.cancel_job(parsed)
+        index = blast.partition_of(parsed.channel, parsed.index)
+        return await self.sweeper.cancel_job(partition_at(self._redis, parsed.channel, index), parsed)
+
+    async def find_job(self, job: JobId) -> Job | None:
+        """Return a job that waits or is being sent, None if it is not in Redis; long queues take seconds to search."""
+        blast = await self._blasts.load(job.blast_id)
+        if blast is None or job.channel not in blast.totals:
+            return None
+        index = blast.partition_of(job.channel, job.index)
+        return await self.sweeper.find(partition_at(self._redis, job.channel, index), job)
 
     async def message_waits_for(self, job: JobId) -> str:
         """Return the limit that a job waits for and the number of jobs before it in the list, "" if it waits for none.
@@ -235,34 +257,57 @@ class Control:
 
     async def set_rate(self, channel: str, rate: Rate | None) -> None:
         """Change a channel's rate for all its senders, from the next start on; None for no limit."""
-        await first_partition(self._redis, channel).call("set_rate", (gap_us(rate, self._timing), rate_text(rate)))
+        await self._set_rate(channel, (gap_us(rate, self._timing), rate_text(rate)))
 
     async def clear_rate(self, channel: str) -> None:
         """Drop the rate set at run time, so that the senders' own setting applies again. Safe to repeat."""
-        await first_partition(self._redis, channel).call("set_rate", (0, ""))
+        await self._set_rate(channel, (0, ""))
+
+    async def _set_rate(self, channel: str, args: tuple[int, str]) -> None:
+        """Set the rate where it is in force, and where it will be with one partition instead of several, or back."""
+        await in_each(rate_places(self._redis, channel), lambda one: one.call("set_rate", args))
 
     async def stats(self) -> dict[str, ChannelStats]:
         """Count the jobs of every channel."""
         return {channel: await self.channel_stats(channel) for channel in CHANNELS}
 
     async def channel_stats(self, channel: str) -> ChannelStats:
-        """Count the jobs of one channel, with one script call per partition."""
-        return add_up([await self.partition_stats(one) for one in partitions(self._redis, channel)])
+        """Count the jobs of one channel, with one script call per partition; its rate is that of all of them."""
+        every = partitions(self._redis, channel)
+        stats = add_up([await self.partition_stats(one) for one in every])
+        return stats if len(every) == 1 else await self._with_rate(stats, limits_partition(self._redis, channel))
+
+    async def _with_rate(self, stats: ChannelStats, limits: Partition) -> ChannelStats:
+        redis: Any = limits.redis
+        with translated("rate"):
+            gap, rate = await redis.hmget(limits.keys.key("config"), "gap_us", "rate")
+        return replace(stats, rate_gap_us=None if gap is None else int(gap), runtime_rate=(rate or b"").decode())
 
     async def partition_stats(self, partition: Partition) -> ChannelStats:
         """Count the jobs of one partition, with one script call."""
         return _stats(orjson.loads(await partition.call("stats", (OLDEST_AMONG,))))
 
     async def server_memory(self) -> ServerMemory:
-        """Return Redis's memory use and limit."""
+        """Return Redis's memory use and limit, over all servers of a cluster."""
+        redis = self._redis
         with translated("memory"):
-            info = await self._redis.info("memory")
-        return ServerMemory(int(info["used_memory"]), int(info.get("maxmemory", 0)))
+            servers = await redis.every_node() if isinstance(redis, QueueRedis) else [redis]
+            every = [await server.info("memory") for server in servers]
+        used = sum(int(info["used_memory"]) for info in every)
+        return ServerMemory(used, sum(int(info.get("maxmemory", 0)) for info in every))
 
-    async def waiting_for(self, progress: BlastProgress) -> dict[str, str]:
-        """Return for each channel what a blast's waiting jobs wait for, "" if nothing holds them."""
+    async def waiting_for(
+        self, progress: BlastProgress, counted: Mapping[str, ChannelStats] | None = None
+    ) -> dict[str, str]:
+        """Return for each channel what a blast's waiting jobs wait for, "" if nothing holds them.
+
+        `counted` are the channels' counts, if the caller has just read them.
+        """
+        known = counted or {}
         return {
-            channel: _waiting_for(channel, one, await self.channel_stats(channel), self._clock.now_ms())
+            channel: _waiting_for(
+                channel, one, known.get(channel) or await self.channel_stats(channel), self._clock.now_ms()
+            )
             for channel, one in progress.channels.items()
         }
 
@@ -280,7 +325,7 @@ def _waiting_for(channel: str, one: ChannelProgress, stats: ChannelStats, now_ms
     reasons = (
         (bool(pause), f"paused: {pause}"),
         (one.counts["scheduled"] > 0 and one.scheduled_at_ms > now_ms, "scheduled"),
-        (not stats.senders, "no_senders"),
+        (not stats.senders or (not moving and waiting <= stats.unserved), "no_senders"),
         (not stats.provider_available, "provider_unavailable"),
         (any(sender.reason == LOG_BEHIND for sender in stats.senders), "log_behind"),
         (one.limited > 0, _limited_by(channel)),
@@ -291,10 +336,32 @@ def _waiting_for(channel: str, one: ChannelProgress, stats: ChannelStats, now_ms
     return next((reason for holds, reason in reasons if holds), "")
 
 
+def channel_waits_for(stats: ChannelStats) -> str:
+    """Return what a channel's jobs wait for, in the words of a blast's; "" if nothing holds them.
+
+    `blasts_paused`: every waiting job belongs to a paused blast.
+    """
+    due = stats.waiting + stats.delayed
+    if not due + stats.scheduled:
+        return ""
+    reasons = (
+        (bool(stats.pause_reason), f"paused: {stats.pause_reason}"),
+        (not stats.senders or 0 < due <= stats.unserved, "no_senders"),
+        (not stats.provider_available, "provider_unavailable"),
+        (any(sender.reason == LOG_BEHIND for sender in stats.senders), "log_behind"),
+        (not due, "scheduled"),
+        (not stats.waiting, "retrying"),
+        (stats.paused >= stats.waiting, "blasts_paused"),
+        (stats.rate_limited, "rate_limited"),
+    )
+    return next((reason for holds, reason in reasons if holds), "")
+
+
 def _stats(raw: dict[str, Any]) -> ChannelStats:
     waiting = dict.fromkeys(("high", "normal", "bulk"), 0) | (raw["waiting"] or {})
     counters = dict.fromkeys(COUNTERS, 0) | (raw["counters"] or {})
     oldest = {lane: max(0.0, (raw["now_ms"] - at) / 1000) for lane, at in (raw["oldest"] or {}).items()}
+    senders = [_sender(name, orjson.loads(said)) for name, said in (raw["senders"] or {}).items()]
     return ChannelStats(
         waiting=sum(waiting.values()),
         waiting_by_lane=waiting,
@@ -310,7 +377,8 @@ def _stats(raw: dict[str, Any]) -> ChannelStats:
         events_lag=raw["events"],
         rate_gap_us=None if raw["gap_us"] < 0 else raw["gap_us"],
         runtime_rate=raw["rate"],
-        senders=[_sender(name, orjson.loads(said)) for name, said in (raw["senders"] or {}).items()],
+        senders=senders,
+        unserved=0 if senders else sum(waiting.values()) + raw["delayed"],
     )
 
 

@@ -23,7 +23,7 @@ from shared.queue.connection import translated
 from shared.queue.file_check import FileCheck
 from shared.queue.keys import GATEWAY_EVENTS
 from shared.queue.later_jobs import later_pages
-from shared.queue.partitions import Partition
+from shared.queue.partitions import Partition, existing_partitions
 from shared.queue.scripts import Argument
 from shared.queue.suppressions import Suppressions
 from shared.queue.timing import UNSCALED
@@ -133,7 +133,7 @@ class Doctor:
         return self._found("jobs in the lists of limits that do not wait for them", wrong)
 
     async def _check_files(self) -> list[Finding]:
-        found = await FileCheck(self._partition, repair=self._repair).run(self._job_ids)
+        found = await FileCheck(self._partition, repair=self._repair).run(self.list_jobs)
         detail = "their messages will fail as `file_gone`; send them again with their attachments"
         return [
             self._found("jobs that are no longer in Redis but have files", found.of_lost_jobs),
@@ -167,8 +167,9 @@ class Doctor:
 
     async def _streams(self) -> list[str]:
         pattern = self._keys.key("jobs:*")
+        server = await self._partition.server()
         with translated("doctor"):
-            return sorted([key.decode() async for key in self._redis.scan_iter(pattern, count=1000)])
+            return sorted([key.decode() async for key in server.scan_iter(pattern, count=1000)])
 
     async def _check_streams(self) -> list[Finding]:
         sums = [0] * 6
@@ -191,8 +192,9 @@ class Doctor:
 
     async def _open_blasts(self) -> list[str]:
         prefix = self._keys.blast("")
+        server = await self._partition.server()
         with translated("doctor"):
-            keys = [key.decode() async for key in self._redis.scan_iter(f"{prefix}*", count=1000)]
+            keys = [key.decode() async for key in server.scan_iter(f"{prefix}*", count=1000)]
             ended: list[Any] = []
             for first in range(0, len(keys), PAGE):
                 async with self._redis.pipeline(transaction=False) as pipe:
@@ -229,16 +231,18 @@ class Doctor:
         return counted
 
     async def find_lost(self, logger: OpenJobs) -> list[Finding]:
-        """Find jobs that are open for the logger and no longer in Redis; end them."""
+        """Find jobs of the channel that are open for the logger and in no partition; end them."""
         candidates = await self._open(logger)
         if not candidates:
             return []
-        for _ in range(2):  # a job may move from one place to the next while the search passes between them
-            async for job_id in self._job_ids():
-                candidates.pop(job_id, None)
+        every = await existing_partitions(self._redis, self._channel)
+        for partition in every:
+            for _ in range(2):  # a job may move from one place to the next while the search passes between them
+                async for job_id in Doctor(partition, "", repair=False).list_jobs():
+                    candidates.pop(job_id, None)
         if not candidates:
             return []
-        if not await self._logger_caught_up():
+        if not await self._logger_caught_up([*(one.keys.events for one in every), GATEWAY_EVENTS]):
             detail = f"the logger did not catch up with the events within {LOGGER_PATIENCE_S:g} s: run the doctor again"
             return [Finding(self._name, "jobs that may be lost", len(candidates), False, detail)]
         still_open = await self._open(logger)
@@ -257,7 +261,8 @@ class Doctor:
                     found[job.job_id] = job
         return found
 
-    async def _job_ids(self) -> AsyncIterator[str]:
+    async def list_jobs(self) -> AsyncIterator[str]:
+        """Yield the ids of the partition's jobs; one that moves meanwhile may be missed."""
         for stream in await self._streams():
             start = "-"
             while True:
@@ -273,12 +278,12 @@ class Doctor:
             for member in members:
                 yield member.decode()
 
-    async def _logger_caught_up(self) -> bool:
-        """Wait until the logger has written all events that exist now; return whether it did."""
+    async def _logger_caught_up(self, streams: Sequence[str]) -> bool:
+        """Wait until the logger has written all events that these streams have now; return whether it did."""
         redis: Any = self._redis
         last: dict[str, bytes] = {}
         with translated("doctor"):
-            for stream in (self._keys.events, GATEWAY_EVENTS):
+            for stream in streams:
                 for entry_id, _ in await redis.xrevrange(stream, count=1):
                     last[stream] = entry_id
         until = self._clock.monotonic() + LOGGER_PATIENCE_S

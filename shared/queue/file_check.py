@@ -59,8 +59,9 @@ class FileCheck:
 
     async def _names(self, kind: str) -> AsyncIterator[str]:
         prefix = self._partition.keys.key(kind)
+        server = await self._partition.server()
         with translated("doctor"):
-            async for key in self._partition.redis.scan_iter(f"{prefix}*", count=1000):
+            async for key in server.scan_iter(f"{prefix}*", count=1000):
                 yield key.decode().removeprefix(prefix)
 
     async def _check_blast(self, blast_id: str, found: FilesChecked, open_jobs: dict[str, int]) -> None:

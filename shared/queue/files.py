@@ -1,4 +1,4 @@
-"""Files of jobs: stored once per blast and channel, separately from the jobs (`C:file:<blast>:<digest>`)."""
+"""Files of jobs: stored once per blast and partition, separately from the jobs (`C:file:<blast>:<digest>`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from shared.blasts import partition_of
 from shared.queue.connection import translated
-from shared.queue.partitions import Partition, partitions
+from shared.queue.partitions import Partition, count_partitions, partition_at, partitions
 from shared.queue.scripts import Argument
 
 # a file whose chunk was never enqueued, because ingest died, expires after this time
@@ -35,12 +36,20 @@ class FileStore:
                 return False
         return True
 
-    async def get(self, channel: str, blast_id: str, digest: str) -> bytes | None:
-        """Return a file, None if it is gone."""
-        (partition,) = partitions(self._redis, channel)
-        with translated("load file"):
-            content: Any = await partition.redis.get(partition.keys.file(blast_id, digest))
-        return content if content is None else bytes(content)
+    async def get(self, channel: str, blast_id: str, digest: str, index: int = 0) -> bytes | None:
+        """Return a file, None if it is gone; it is found soonest with the index of a recipient who has it.
+
+        It may be in another partition than this recipient's job: the number of partitions may have been raised since.
+        """
+        count = count_partitions(self._redis)
+        first = partition_of(blast_id, index, count)
+        for place in range(first, first + count):
+            partition = partition_at(self._redis, channel, place % count)
+            with translated("load file"):
+                content: Any = await partition.redis.get(partition.keys.file(blast_id, digest))
+            if content is not None:
+                return bytes(content)
+        return None
 
     async def forget(self, channel: str, letters: Iterable[tuple[str, int]]) -> None:
         """Release the files of dead letters, by job id and run: the log has stored them."""

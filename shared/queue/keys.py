@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 GATEWAY_EVENTS = "gateway:events"
@@ -12,6 +13,13 @@ RECEIPTS_GROUP = "receipts"
 RECEIPTS_SET_ASIDE = "{receipts}:set_aside"
 # the endpoints of webhooks by number (`shared.queue.webhooks`)
 WEBHOOKS = "webhooks"
+_PLACE = re.compile(r"{(\w+)(?:\.(\d+)[a-z]?)?}")
+# A letter for each partition after the first, chosen so that the slots of one to four partitions for each master are
+# spread evenly over the masters of a new cluster, which have equal ranges of slots. To change one would lose its keys.
+_LETTERS = {
+    "email": "tgxqxgnupmdfjipetonlqvmyutdspwfupqqkmjyaqsxiducjofxknjbquclujku",
+    "whatsapp": "tayitpxxhwgokrrvvpdilhamupxtmhtviimbjvtymksashwhnabzruudtjvyprr",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +30,14 @@ class PartitionKeys:
     index: int = 0
 
     @property
+    def name(self) -> str:
+        """What people read: `email` for the first partition of a channel, `email.1` for the second, `webhook.3`."""
+        return f"{self.channel}.{self.index}" if self.index else self.channel
+
+    @property
     def tag(self) -> str:
-        """The hash tag: `{email}`, `{email.1}`, …; it is not a key."""
-        return f"{{{self.channel}.{self.index}}}" if self.index else f"{{{self.channel}}}"
+        """The hash tag: `{email}`, then `{email.1t}` … with a letter that decides on the slot; it is not a key."""
+        return f"{{{self.name}{_LETTERS.get(self.channel, '')[self.index - 1 : self.index] if self.index else ''}}}"
 
     def key(self, name: str) -> str:
         """Return the partition's key of that name, such as `{email}:ring`."""
@@ -68,6 +81,23 @@ class PartitionKeys:
     def routing(self) -> tuple[str, str]:
         """The keys that a script is called with: one that exists, and one that never does (`lua/lib.lua` says why)."""
         return self.bell, self.key("none")
+
+
+class LimitKeys(PartitionKeys):
+    """The keys of a channel's limits where several partitions share them: in a slot of their own."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """What people read, and the hash tag: `email.limits`."""
+        return f"{self.channel}.limits"
+
+
+def place_of(key: str) -> tuple[str, int]:
+    """Return the channel and the index of the partition that has a key, ("", 0) for a key of no partition."""
+    found = _PLACE.match(key)
+    return (found[1], int(found[2] or 0)) if found else ("", 0)
 
 
 def blast_key(blast_id: str) -> str:

@@ -64,21 +64,23 @@ class Lease(msgspec.Struct, frozen=True):
 
 GrantKind = Literal[
     "granted", "alone", "lost", "cancelled", "expired", "suppressed", "sent", "paused", "held", "limited", "beyond",
-    "full", "uncertain", "poison", "wait", "crowded",
+    "full", "uncertain", "poison", "wait", "crowded", "away",
 ]  # fmt: skip
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """The answer to a begin.
+    """The answer to a begin; "away" if the job's partition has not answered yet, one of several.
 
     `after_us` is the wait before the start, or until a start may be free. A `spaced` start was granted under a limit,
     the channel's or the job's own, and must not come much later. `limit` is the limit that a job is `beyond`.
+    `waited_us` of the wait had passed when `begin` was answered, since the limits had granted the start before.
     """
 
     kind: GrantKind
     after_us: int = 0
     spaced: Literal["", "channel", "own"] = ""
     limit: str = ""
+    waited_us: int = 0
 
     @property
     def starts(self) -> bool:

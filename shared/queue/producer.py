@@ -19,7 +19,7 @@ from shared.queue.connection import RETRY_WHEN_FULL_S, translated
 from shared.queue.event_log import most_event_bytes
 from shared.queue.files import FILES_A_CALL, FileStore
 from shared.queue.keys import GATEWAY_EVENTS
-from shared.queue.partitions import Partition, partitions
+from shared.queue.partitions import Partition, partition_at, partitions, partitions_of
 from shared.queue.scripts import Argument
 from shared.queue.timing import UNSCALED, Timing
 
@@ -53,9 +53,10 @@ class BacklogLimits:
 class Chunk:
     """At most 500 jobs of a blast on a channel.
 
-    `first` is the position (from 0) of `jobs[0]` in the blast's sequence on this channel. The series is `jobs`
-    for the blast's own, and `run:<id>` for dead letters sent again, with their own positions. `lenient` accepts that
-    files of its jobs are lost: these jobs fail when they are sent.
+    `first` is the position (from 0) of `jobs[0]` in the blast's sequence in their partition of this channel. The series
+    is `jobs` for the blast's own, and `run:<id>` for dead letters sent again. These have their own positions, from 0,
+    and may be in several partitions. `lenient` accepts that files of its jobs are lost: these jobs fail when they are
+    sent.
     """
 
     blast: Blast
@@ -101,30 +102,42 @@ class Producer:
     async def enqueue(self, chunk: Chunk, partition: Partition | None = None) -> Enqueued:
         """Add a chunk's jobs and its `queued` event in one step; a repeated chunk adds nothing twice.
 
-        They go to the only partition of their channel unless another is given. Their attachments are written first,
-        under their own keys; a chunk with very many attachments is added in several steps.
+        They go to their own partitions of the channel, or all to the one that is given; a step adds jobs of one of
+        them. Their attachments are written first, under their own keys; a chunk with very many attachments is added in
+        several steps.
 
         Raises QueueFullError, QueueUnavailableError (repeat the same chunk) and GapError.
         """
         if len(chunk.jobs) > MAX_CHUNK:
             raise ValueError(f"a chunk holds at most {MAX_CHUNK} jobs, not {len(chunk.jobs)}")
-        partition = partition or self._partition(chunk)
+        every = [(partition, chunk)] if partition else self._by_partition(chunk)
+        done = [await self._enqueue_in_steps(part, where) for where, part in every]
+        if len(done) == 1:
+            return done[0]
+        return Enqueued(sum(one.added for one in done), len(chunk.jobs), any(one.cancelled for one in done))
+
+    async def _enqueue_in_steps(self, chunk: Chunk, partition: Partition) -> Enqueued:
+        if not _carry_files(chunk.jobs):
+            return await self._enqueue(chunk, partition, chunk.jobs)
         first, added = chunk.first, 0
         for jobs in _steps(chunk.jobs):
-            done = await self._enqueue(replace(chunk, first=first, jobs=jobs), partition)
+            part = replace(chunk, first=first, jobs=jobs)
+            done = await self._enqueue(part, partition, await self._without_files(part, partition), files=True)
             first, added = first + len(jobs), added + done.added
         return replace(done, added=added)
 
-    async def _enqueue(self, chunk: Chunk, partition: Partition) -> Enqueued:
+    async def _enqueue(
+        self, chunk: Chunk, partition: Partition, jobs: Sequence[Job], *, files: bool = False
+    ) -> Enqueued:
+        """Add the jobs of a chunk as they are stored; `files` if any of them needs files."""
         _, head = self._chunks.next()
         blast = chunk.blast
-        with_files = _carry_files(chunk.jobs)
-        jobs = await self._without_files(chunk, partition) if with_files else chunk.jobs
+        shares = blast.shares(chunk.channel)
         args: list[Argument] = [
             blast.blast_id,
             chunk.series,
             chunk.first,
-            blast.totals[chunk.channel],
+            shares.get(partition.keys.index, blast.totals[chunk.channel]),
             blast.lane,
             blast.scheduled_at_ms * 1000 if chunk.series == "jobs" else 0,
             head,
@@ -132,8 +145,10 @@ class Producer:
             OWN_STREAM_FROM,
             self._timing.keep_ended_ms,
             int(not chunk.lenient),
-            "".join(map(_needs, jobs)) if with_files else "",
+            "".join(map(_needs, jobs)) if files else "",
             jobs[0].run if jobs else 1,
+            f"{len(shares)} {blast.count_shares()}",
+            "" if chunk.series == "jobs" else await self._pause_elsewhere(chunk, partition),
         ]
         for job in jobs:
             args += (job.job_id, pack_job(job))
@@ -147,19 +162,46 @@ class Producer:
             raise
         return Enqueued(added, watermark, bool(cancelled))
 
+    async def _pause_elsewhere(self, chunk: Chunk, partition: Partition) -> bytes:
+        """Return why a blast is paused in its other partitions, b"" if it is not; where it has ended, it is not."""
+        redis: Any = self._redis
+        for other in partitions_of(self._redis, chunk.blast, chunk.channel):
+            if other.keys != partition.keys:
+                with translated("pause"):
+                    reason, ended = await redis.hmget(other.keys.blast(chunk.blast.blast_id), "paused", "ended_at")
+                if reason and not ended:
+                    return bytes(reason)
+        return b""
+
     async def put_files(self, chunk: Chunk, contents: Mapping[str, bytes]) -> None:
         """Write files, by digest, that jobs of a chunk need and do not contain; raises as `enqueue` does.
 
         Raises QueueUnavailableError also while a sender of an earlier version is alive.
         """
-        if not await self._files.put(self._partition(chunk), chunk.blast.blast_id, contents):
-            raise QueueUnavailableError(
-                "a sender of an earlier version is running; it cannot read jobs whose files are stored separately"
-            )
+        parts = self._by_partition(chunk)
+        for partition, part in parts:
+            needed = {one.digest for job in part.jobs for one in job.recipient.files}
+            some = {digest: contents[digest] for digest in contents if len(parts) == 1 or digest in needed}
+            if not await self._files.put(partition, chunk.blast.blast_id, some):
+                raise QueueUnavailableError(
+                    "a sender of an earlier version is running; it cannot read jobs whose files are stored separately"
+                )
 
-    def _partition(self, chunk: Chunk) -> Partition:
-        (only,) = partitions(self._redis, chunk.channel)
-        return only
+    def _by_partition(self, chunk: Chunk) -> list[tuple[Partition, Chunk]]:
+        """Return the parts of a chunk, each with its partition; only dead letters are of several."""
+        if not chunk.blast.parts:
+            return [(partition_at(self._redis, chunk.channel, 0), chunk)]
+        found: dict[int, list[Job]] = {}
+        for job in chunk.jobs:
+            found.setdefault(chunk.blast.partition_of(chunk.channel, job.index), []).append(job)
+        if len(found) > 1 and (chunk.series == "jobs" or chunk.first):
+            raise ValueError(
+                "the jobs of a chunk are in one partition, unless they are all of a series of dead letters"
+            )
+        return [
+            (partition_at(self._redis, chunk.channel, index), replace(chunk, jobs=jobs))
+            for index, jobs in (found or {next(iter(chunk.blast.shares(chunk.channel))): []}).items()
+        ]
 
     async def _without_files(self, chunk: Chunk, partition: Partition) -> list[Job]:
         """Write the attachments of the jobs to their own keys; return the jobs without them.
@@ -286,9 +328,6 @@ def _answered(answer: Any) -> Any:
 
 def _steps(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
     """Split the jobs of a chunk into parts with a bounded number of files each; at least one part."""
-    if not _carry_files(jobs):
-        yield jobs
-        return
     start = files = 0
     for at, job in enumerate(jobs):
         files += len(job.recipient.attachments or job.recipient.files)

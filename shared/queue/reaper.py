@@ -7,12 +7,12 @@ counts as idle time. Each reaper remembers its own checks, so a reaper that was 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shared.clock import Clock, SystemClock
-from shared.errors import DecodeError
+from shared.errors import DecodeError, QueueUnavailableError
 from shared.jobs import unpack_job
 from shared.logs import get_logger
 from shared.queue.connection import server_info, translated
@@ -42,19 +42,25 @@ class _Page:
     cursor: str
 
 
+async def _nothing_before(_sender_id: str) -> None:
+    return
+
+
 class Reaper:
     """Checks a partition on behalf of one of its senders, and takes over from dead senders.
 
-    `maxmemory` is the server's memory limit in bytes, 0 for none, as of the last check.
+    `maxmemory` is the server's memory limit in bytes, 0 for none, as of the last check. `before_taking` is awaited with
+    the name of a dead sender before its entries are taken.
     """
 
     def __init__(self, partition: Partition, sender_id: str, timing: Timing, clock: Clock | None = None) -> None:
-        self._partition = partition
-        self._sender_id = sender_id
-        self._timing = timing
+        self.partition = partition
+        self.sender_id = sender_id
+        self.timing = timing
         self._clock = clock or SystemClock()
         self._heads = partition.numbered(sender_id, "reap")
         self._missing_since: dict[str, float] = {}
+        self.before_taking: Callable[[str], Awaitable[None]] = _nothing_before
         self.maxmemory = 0
 
     def forget(self) -> None:
@@ -63,11 +69,11 @@ class Reaper:
 
     async def reap_dead(self) -> list[Taken]:
         """Check once, and take over from senders that were missing long enough; raises QueueUnavailableError."""
-        info = await server_info(self._partition.redis, "server", "memory")
+        info = await server_info(await self.partition.server(), "server", "memory")
         self.maxmemory = info.maxmemory
-        timing = self._timing
-        args = (self._sender_id, timing.buffer_idle_ms, timing.keep_ended_ms, timing.park_ms)
-        reply = await self._partition.call("find_dead", args)
+        timing = self.timing
+        args = (self.sender_id, timing.buffer_idle_ms, timing.keep_ended_ms, timing.park_ms)
+        reply = await self.partition.call("find_dead", args)
         held, missing = bool(reply[0]), [name.decode() for name in reply[2:]]
         if not held or info.uptime_ms < timing.redis_up_ms:
             self.forget()
@@ -76,12 +82,13 @@ class Reaper:
 
     def _dead_among(self, missing: Sequence[str]) -> list[str]:
         now = self._clock.monotonic()
-        others = [name for name in missing if name != self._sender_id]
+        others = [name for name in missing if name != self.sender_id]
         self._missing_since = {name: self._missing_since.get(name, now) for name in others}
-        apart_s = self._timing.checks_apart_ms / 1000
+        apart_s = self.timing.checks_apart_ms / 1000
         return [name for name, since in self._missing_since.items() if now - since >= apart_s]
 
     async def _take(self, dead: str) -> Taken:
+        await self._prepare_taking(dead)
         from_buffer = in_flight = 0
         cursor = "0"
         while True:
@@ -94,12 +101,24 @@ class Reaper:
                 return Taken(dead, from_buffer, in_flight)
             cursor = page.cursor
 
-    async def give_up(self, entries: Sequence[HeldEntry | Lease]) -> int:
-        """Give up this sender's own entries in flight that no task holds; return their number."""
+    async def _prepare_taking(self, dead: str) -> None:
+        """Call `before_taking`; its failure must not keep the jobs of a dead sender from being taken."""
+        try:
+            await self.before_taking(dead)
+        except QueueUnavailableError:
+            raise
+        except Exception:
+            get_logger().exception("before_taking_failed", sender=dead)
+
+    async def give_up(self, entries: Sequence[HeldEntry | Lease], holder: str = "") -> int:
+        """Give up entries in flight that no task holds, as uncertain; return their number.
+
+        They are this sender's own, or those of a `holder` that has certainly ended.
+        """
         which = ",".join(f"{entry.stream} {entry.entry_id}" for entry in entries)
         given_up = 0
         while True:
-            page = await self._reap(self._sender_id, "its task was lost in mid-send", which, "0")
+            page = await self._reap(holder or self.sender_id, "its task was lost in mid-send", which, "0")
             given_up += page.in_flight
             if page.clear or not page.in_flight:
                 return given_up
@@ -120,7 +139,7 @@ class Reaper:
         sender, reason, which, cursor = what
         _, head = self._heads.next()
         args = (sender, head, BATCH, reason, which, cursor, STREAMS_A_PAGE, *parts)
-        buffered, flying, clear, following, *unread = await self._partition.call("reap", args)
+        buffered, flying, clear, following, *unread = await self.partition.call("reap", args)
         page = _Page(buffered, flying, bool(clear), following.decode())
         return page, [
             HeldEntry(stream.decode(), one.decode(), 0) for stream, one in zip(unread[::2], unread[1::2], strict=True)
@@ -131,7 +150,7 @@ class Reaper:
         parts: list[Argument] = []
         for entry in entries:
             with translated("load entries"):
-                rows: Any = await self._partition.redis.xrange(entry.stream, entry.entry_id, entry.entry_id)
+                rows: Any = await self.partition.redis.xrange(entry.stream, entry.entry_id, entry.entry_id)
             for _, fields in rows:
                 try:
                     job = unpack_job(fields[b"d"])

@@ -24,7 +24,7 @@ from shared.queue.connection import RETRY_WHEN_FULL_S, translated
 from shared.queue.event_log import most_event_bytes
 from shared.queue.joined_calls import JoinedCalls
 from shared.queue.keys import RECEIPTS, RECEIPTS_GROUP, RECEIPTS_SET_ASIDE
-from shared.queue.partitions import Partition, first_partition
+from shared.queue.partitions import Partition, first_partition, server_of
 from shared.queue.scripts import Argument, load_script
 from shared.receipts import Receipt
 
@@ -117,8 +117,9 @@ class _Memory:
         if now - before >= _MEMORY_FOR_S:
             self._read_at = now  # meanwhile other callers use the last figures
             try:
+                server = await server_of(self._redis, RECEIPTS)
                 with translated("memory"):
-                    info = await self._redis.info("memory")
+                    info = await server.info("memory")
             except BaseException:
                 self._read_at = before
                 raise

@@ -14,6 +14,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
+from shared.queue.client import QueueRedis
 from shared.queue.connection import find_version_problem, translated
 
 REASONS = ("version", "eviction", "append_only_file", "write_failing", "fsync")
@@ -40,25 +41,37 @@ class Safety:
     notes: tuple[str, ...] = ()
 
 
+_PARTS = ("dangers", "unchecked", "notes")
+
+
 class SafetyCheck:
-    """Checks one Redis; it sends CONFIG GET only as the user `default`, and not again after a refusal."""
+    """Checks a Redis; it sends CONFIG GET only as the user `default`, and not again after a refusal."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._may_ask = redis.connection_pool.connection_kwargs.get("username") in {None, "", "default"}
 
     async def run(self) -> Safety:
-        """Check once; raises QueueUnavailableError."""
-        info = await self._ask("INFO", self._redis.info)
+        """Check once, every server of a cluster; raises QueueUnavailableError."""
+        redis = self._redis
+        with translated("cluster"):
+            servers = await redis.every_node() if isinstance(redis, QueueRedis) else [redis]
+        found = [await self._check(server) for server in servers]
+        if len(found) == 1:
+            return found[0]
+        return Safety(*(tuple(dict.fromkeys(part for one in found for part in getattr(one, name))) for name in _PARTS))
+
+    async def _check(self, server: Redis) -> Safety:
+        info = await self._ask("INFO", server.info)
         if info is None:
             return Safety(unchecked=REASONS)
-        return judge(info, await self._appendfsync())
+        return judge(info, await self._appendfsync(server))
 
-    async def _appendfsync(self) -> str:
+    async def _appendfsync(self, server: Redis) -> str:
         """Return the setting, "" if it cannot be read."""
         found = None
         if self._may_ask:
-            found = await self._ask("CONFIG GET", lambda: self._redis.config_get("appendfsync"))
+            found = await self._ask("CONFIG GET", lambda: server.config_get("appendfsync"))
             self._may_ask = found is not None
         return str(found.get("appendfsync", "")) if found else ""
 

@@ -20,7 +20,7 @@ from shared.addresses import identity
 from shared.clock import Clock, SystemClock
 from shared.queue.batches import Numbered, boot_name
 from shared.queue.connection import translated
-from shared.queue.partitions import Partition, first_partition, partitions
+from shared.queue.partitions import Partition, first_partition, in_each, partitions
 from shared.queue.scripts import Argument
 from shared.suppressions import Scope, Suppression, pack_suppression, unpack_suppressions
 
@@ -88,10 +88,10 @@ class Suppressions:
         args: list[Argument] = [head]
         for address, suppression in every:
             args += [identity(address), pack_suppression(suppression)]
-        words: list[bytes] = []
-        for partition in partitions(self._redis, channel):
-            words.append(await partition.call("suppress", args))
-            args[0] = b""
+        first, *_ = every_partition = partitions(self._redis, channel)
+        words: list[bytes] = await in_each(
+            every_partition, lambda one: one.call("suppress", args if one == first else [b"", *args[1:]])
+        )
         return cast("list[Stored]", words[0].decode().split(","))
 
     async def remove(self, channel: str, address: str, scope: Scope | Literal[""] = "") -> int:
@@ -107,12 +107,11 @@ class Suppressions:
     async def opt_in(self, channel: str, address: str, at_ms: int) -> int:
         """Lift an address's opt-out of before `at_ms`, and nothing else; return 1 if it had one."""
         call: tuple[Argument, ...] = (identity(address), "marketing", "opt_out", at_ms)
-        lifted = [int(await one.call("unsuppress", call)) for one in partitions(self._redis, channel)]
-        return lifted[0]
+        lifted = await in_each(partitions(self._redis, channel), lambda one: one.call("unsuppress", call))
+        return int(lifted[0])
 
     async def _lift(self, channel: str, pairs: Sequence[tuple[str, str]]) -> int:
-        lifted = [await _lift(partition, pairs) for partition in partitions(self._redis, channel)]
-        return lifted[0]
+        return (await in_each(partitions(self._redis, channel), lambda one: _lift(one, pairs)))[0]
 
     async def get(self, channel: str, address: str) -> list[Suppression]:
         """Return an address's suppressions that have not expired, at most one of each scope."""

@@ -1,4 +1,4 @@
-"""Ends waiting jobs: those of a cancelled blast, and single cancelled jobs.
+"""Finds waiting jobs and ends them: those of a cancelled blast, and single cancelled jobs.
 
 A sweep walks the streams in chunks, so that a cancelled million ends within seconds and does not block Redis. Jobs in
 flight are left to finish.
@@ -23,7 +23,7 @@ from shared.queue.batches import Numbered
 from shared.queue.connection import translated
 from shared.queue.files import FILES_A_CALL
 from shared.queue.later_jobs import later_pages, packed_later
-from shared.queue.partitions import Partition, partitions
+from shared.queue.partitions import Partition, partitions_of
 from shared.queue.scripts import Argument
 from shared.queue.timing import UNSCALED, Timing
 
@@ -96,7 +96,7 @@ class Sweeper:
     async def sweep_blast(self, blast: Blast, verdict: Verdict = CANCELLED) -> Swept:
         """End every waiting job of a blast on all its channels."""
         ended = in_flight = 0
-        for partition in (one for channel in blast.totals for one in partitions(self._redis, channel)):
+        for partition in (one for channel in blast.totals for one in partitions_of(self._redis, blast, channel)):
             own = await self._sweep_blast_stream(partition, blast.blast_id, verdict)
             wanted = _Wanted(partition, blast.blast_id)
             swept = await self._sweep(wanted, await self._places(wanted), verdict)
@@ -119,15 +119,8 @@ class Sweeper:
             in_flight += flying
         return Swept(ended, in_flight)
 
-    async def cancel_job(self, job: JobId) -> str:
+    async def cancel_job(self, partition: Partition, job: JobId) -> str:
         """End one waiting job; return `processing` if it is being sent, and then it is not tried again."""
-        for partition in partitions(self._redis, job.channel):
-            found = await self._cancel_job(partition, job)
-            if found != "unknown":
-                return found
-        return "unknown"
-
-    async def _cancel_job(self, partition: Partition, job: JobId) -> str:
         job_id = f"{job.blast_id}:{job.index}:{job.channel}"
         if not await self._any_open(partition, job.blast_id):
             return "unknown"
@@ -145,6 +138,15 @@ class Sweeper:
         with translated("cancel job"):
             await partition.redis.hdel(partition.keys.key("cancels"), job_id)
         return "unknown"
+
+    async def find(self, partition: Partition, job: JobId) -> Job | None:
+        """Return a job that waits or is being sent; None if it has ended. Reads what lies before it in its streams."""
+        if not await self._any_open(partition, job.blast_id):
+            return None
+        wanted = _Wanted(partition, job.blast_id, job.index)
+        async for chunk in self._waiting(wanted, await self._places(wanted)):
+            return chunk[0].job
+        return None
 
     async def _any_open(self, partition: Partition, blast_id: str) -> bool:
         """Return whether any job of a blast has not ended, by its counts, which move with its jobs."""

@@ -93,11 +93,11 @@ class WebhookQueues:
 
     async def pause(self, number: int, reason: str) -> None:
         """Begin no more deliveries to an endpoint."""
-        await self._control.pause_partition(webhook_partition(self._redis, number), reason)
+        await self._control.pause_partitions([webhook_partition(self._redis, number)], reason)
 
     async def resume(self, number: int) -> None:
         """Deliver to an endpoint again."""
-        await self._control.resume_partition(webhook_partition(self._redis, number))
+        await self._control.resume_partitions([webhook_partition(self._redis, number)])
 
     async def enqueue(self, endpoint: Endpoint, deliveries: Sequence[Outgoing]) -> int:
         """Enqueue deliveries whose numbers follow one another; return the watermark after it.
@@ -139,7 +139,8 @@ class WebhookQueues:
             if senders and await redis.exists(*map(partition.keys.sender, senders)):
                 return False
             pattern = f"{partition.keys.tag}:*"
-            found = [key async for key in redis.scan_iter(match=pattern, count=_KEYS_A_CALL)]
+            server = await partition.server()
+            found = [key async for key in server.scan_iter(match=pattern, count=_KEYS_A_CALL)]
             for first in range(0, len(found), _KEYS_A_CALL):
                 await redis.unlink(*found[first : first + _KEYS_A_CALL])
         return not found

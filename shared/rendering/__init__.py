@@ -14,10 +14,11 @@ from __future__ import annotations
 from shared.rendering.compiled import CompiledTemplate, Rendered, compile_template, whatsapp_components
 from shared.rendering.errors import RenderError
 from shared.rendering.plaintext import html_to_text
-from shared.rendering.variables import BUILT_IN, Contact, job_values, merge_variables
+from shared.rendering.variables import BUILT_IN, BlastValues, Contact, job_values, merge_variables
 
 __all__ = [
     "BUILT_IN",
+    "BlastValues",
     "CompiledTemplate",
     "Contact",
     "RenderError",

@@ -8,8 +8,12 @@ iterations before the first one.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from shared.rendering.errors import RenderError
+
+T = TypeVar("T")
 
 MAX_SOURCE_CHARS = 256 * 1024
 MAX_TOKENS = 20_000
@@ -19,6 +23,7 @@ MAX_STEPS = 100_000
 MAX_OUTPUT_CHARS = 1024 * 1024
 # RFC 5322, section 2.1.1: a line has at most 998 characters
 MAX_SUBJECT_CHARS = 998
+_EXHAUSTED = "the template takes too much work: its loops or texts are too long"
 
 
 class _Meter(threading.local):
@@ -35,13 +40,23 @@ def refill() -> None:
 
 def charge(steps: int) -> None:
     """Take steps from the budget; raises RenderError if it is exhausted."""
-    _meter.left -= steps
-    if _meter.left < 0:
-        raise RenderError("the template takes too much work: its loops or texts are too long")
+    left = _meter.left = _meter.left - steps
+    if left < 0:
+        raise RenderError(_EXHAUSTED)
 
 
 def charge_text(chars: int) -> None:
     """Charge one operation on a text of `chars` characters; raises RenderError if the text exceeds the output's cap."""
     if chars > MAX_OUTPUT_CHARS:
         raise RenderError(f"a text becomes longer than {MAX_OUTPUT_CHARS} characters")
-    charge(1 + (chars >> 6))
+    left = _meter.left = _meter.left - 1 - (chars >> 6)
+    if left < 0:
+        raise RenderError(_EXHAUSTED)
+
+
+def charged_by(work: Callable[[], T]) -> tuple[T, int]:
+    """Do some work without charging for it; return its result and the steps that it costs."""
+    before = _meter.left
+    result = work()
+    cost, _meter.left = before - _meter.left, before
+    return result, cost

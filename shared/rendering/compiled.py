@@ -15,6 +15,7 @@ from shared.rendering.budget import MAX_OUTPUT_CHARS, MAX_SUBJECT_CHARS
 from shared.rendering.computed import all_computed
 from shared.rendering.derived import DerivedText, TextPart, WrittenText, derive_text
 from shared.rendering.errors import RenderError
+from shared.rendering.interpolation import Interpolation
 from shared.rendering.languages import DEFAULT, is_language
 from shared.rendering.sandbox import HTML, PLAIN, Part
 from shared.rendering.whatsapp import Component, WhatsAppParameters
@@ -64,6 +65,16 @@ class CompiledTemplate:
     def _parts(self) -> list[Part]:
         written = [self._text.part] if isinstance(self._text, (WrittenText, DerivedText)) else []
         return [self._subject, *([self._html] if self._html else []), *written]
+
+    @property
+    def html_interpolation(self) -> Interpolation | None:
+        """The html if it only inserts variables, else None."""
+        return self._html.interpolation if self._html else None
+
+    @property
+    def text_interpolation(self) -> Interpolation | None:
+        """The text if it only inserts variables, else None."""
+        return self._text.interpolation if self._text else None
 
     def render(self, values: Mapping[str, Any]) -> Rendered:
         """Render every part; raises RenderError."""

@@ -14,7 +14,20 @@ from typing import Any, Protocol
 
 from shared.rendering.delimiters import TagLexer
 from shared.rendering.errors import RenderError
-from shared.rendering.plaintext import BREAK, SPACE, STATEMENT, Reader, html_to_text, settle, tidy
+from shared.rendering.interpolation import Interpolation
+from shared.rendering.plaintext import (
+    BREAK,
+    ENDS,
+    SPACE,
+    STATEMENT,
+    Reader,
+    html_to_text,
+    is_neat,
+    is_neat_word,
+    settle,
+    tidy,
+    trimmed,
+)
 from shared.rendering.sandbox import HTML, PLAIN_AS_IS, Part
 
 # an expression's mark is treated as a word; a statement's mark, which `plaintext` knows, has no width
@@ -29,6 +42,11 @@ _BRACES = ("{{", "{%")
 class TextPart(Protocol):
     """Produces the text of a message; `html` is its rendered html."""
 
+    @property
+    def interpolation(self) -> Interpolation | None:
+        """The text if it only inserts variables, else None."""
+        ...
+
     def render(self, values: Mapping[str, Any], html: str) -> str:
         """Return the text; raises RenderError."""
         ...
@@ -39,6 +57,7 @@ class WrittenText:
 
     def __init__(self, part: Part) -> None:
         self.part = part
+        self.interpolation = part.interpolation
 
     def render(self, values: Mapping[str, Any], html: str) -> str:
         """Return the text; raises RenderError."""
@@ -52,16 +71,35 @@ class DerivedText:
     def __init__(self, part: Part, *, gaps: bool) -> None:
         self.part = part
         self._gaps = gaps
+        self.interpolation = _neat(part.interpolation) if part.interpolation is not None else None
 
     def render(self, values: Mapping[str, Any], html: str) -> str:
         """Return the text; raises RenderError."""
         del html
         text = self.part.render(values)
+        if self.interpolation is not None and all(_is_neat_word(values[name]) for name in self.part.variables):
+            return trimmed(text)
         return tidy(settle(text) if self._gaps else text)
+
+
+def _neat(letter: Interpolation) -> Interpolation | None:
+    """Return an interpolation trimmed, if that is all that has to be done to it whenever its values are neat words."""
+    if not is_neat("x".join(letter.texts)):
+        return None
+    texts = list(letter.texts)
+    texts[0] = texts[0].lstrip(ENDS)
+    texts[-1] = texts[-1].rstrip(ENDS) + "\n"
+    return Interpolation(texts, letter.names, escapes=letter.escapes, neat=True)
+
+
+def _is_neat_word(value: object) -> bool:
+    return isinstance(value, str) and is_neat_word(value)
 
 
 class ConvertedText:
     """A text converted from each message's html."""
+
+    interpolation = None
 
     def render(self, values: Mapping[str, Any], html: str) -> str:
         """Return the text."""

@@ -20,6 +20,7 @@ from markupsafe import escape as escape_markup
 from shared.rendering.budget import charge, charge_text
 from shared.rendering.errors import RenderError
 from shared.rendering.languages import currency_style, in_language
+from shared.rendering.remembered import remembered
 from shared.rendering.values import (
     EXACT,
     AmbiguousTextError,
@@ -164,6 +165,7 @@ def absolute(value: object) -> Exact:
     return abs(exact) if isinstance(exact, int) else exact.copy_abs()
 
 
+@remembered
 def grouped(value: object, places: object = 0, thousands: object = ".", point: object = ",") -> str:
     """Write a number with grouped thousands, by default as in Indonesia: 1.250.000,50.
 
@@ -174,6 +176,7 @@ def grouped(value: object, places: object = 0, thousands: object = ".", point: o
     return _with_marks(number(value), digits, text(thousands)[:4], text(point)[:4])
 
 
+@remembered
 def currency(value: object, code: object = "IDR", places: object = None, language: object = "") -> str:
     """Write an amount of money as the language does: `Rp 1.915.000`, `$12.50`.
 
@@ -206,6 +209,7 @@ def _with_marks(exact: Exact, digits: int, thousands: str, point: str) -> str:
     return "".join(marks.get(char, char) for char in f"{quantized or abs(quantized):,.{digits}f}")
 
 
+@remembered
 def date_text(value: object, pattern: object = "%d %B %Y", language: object = "") -> str:
     """Write an ISO 8601 date or time by a strftime pattern, with month and day names in the language."""
     form = str(text(pattern))

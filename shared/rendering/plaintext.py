@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+# what `tidy` removes around a text
+ENDS = "\n \t"
 SPACE, LINE, PARAGRAPH, BREAK = "\ue010", "\ue011", "\ue012", "\ue013"
 STATEMENT = re.compile("\ue002[0-9]+\ue003")
 # whole runs, with or without a gap: a pattern that requires a gap would take quadratic time
@@ -33,6 +35,7 @@ _MARKUP_START = re.compile(r"<(?=[!?])")
 _SPACES_BEFORE_BREAK = re.compile(r"(?<=\S)[ \t]+(?=\n)")
 _SPACES_ONLY = re.compile(r"(?<=\n)[ \t]+(?=\n)")
 _SPACE_RUN = re.compile(r"(?<=\S) {2,}(?=\S)")
+_UNTIDY = re.compile("[ \t]\n|\n\n\n|  ")
 _BREAK_RUN = re.compile(r"\n{3,}")
 
 Attributes = list[tuple[str, str | None]]
@@ -56,8 +59,24 @@ def tidy(text: str) -> str:
         text = _BREAK_RUN.sub("\n\n", text)
     if "  " in text:
         text = _SPACE_RUN.sub(" ", text)
-    text = text.strip("\n \t")
+    text = text.strip(ENDS)
     return f"{text}\n" if text else ""
+
+
+def is_neat(text: str) -> bool:
+    """Return whether all that `tidy` does to a text is to trim it."""
+    inner = text.strip(ENDS)
+    return inner != "" and _UNTIDY.search(inner) is None
+
+
+def is_neat_word(text: str) -> bool:
+    """Return whether a neat text stays neat if this replaces one of its words; also False for some that could."""
+    return text.strip() == text != "" and "\n" not in text and "  " not in text
+
+
+def trimmed(text: str) -> str:
+    """Return a text that is not blank without empty lines around it, ended by one line break."""
+    return f"{text.strip(ENDS)}\n"
 
 
 def _settled(gaps: str) -> str:

@@ -20,6 +20,7 @@ from shared.rendering.computed import Computed, computed_names
 from shared.rendering.delimiters import TagLexer
 from shared.rendering.errors import RenderError, TagError
 from shared.rendering.filters import FILTERS, METHODS, TESTS
+from shared.rendering.interpolation import interpolation
 from shared.rendering.mistakes import explained
 from shared.rendering.operations import OPERATIONS
 from shared.rendering.printed import printed_names
@@ -112,39 +113,63 @@ def parse(
         raise RenderError(f"the template cannot be read: {error}") from None
 
 
+def _compiled(tree: nodes.Template, environment: _Environment) -> tuple[_Root, frozenset[str]]:
+    """Return the code of a checked template, and the names that it needs from outside; raises RenderError."""
+    try:
+        variables = frozenset(meta.find_undeclared_variables(tree))
+        code = environment.compile(tree)
+    except _FAILURES as error:
+        raise RenderError(f"the template cannot be compiled: {type(error).__name__}") from error
+    namespace = {"environment": environment, "__file__": "<template>"}
+    exec(code, namespace)  # noqa: S102 - jinja2's way to load the code that it generated from the checked tree
+    root: _Root = namespace["root"]  # type: ignore[assignment]  # the name that jinja2 gives it
+    return root, variables
+
+
+class _Variables(Context):
+    """The context of one rendering; all of a part's contexts share what jinja2 derives from the environment."""
+
+    def __init__(self, environment: _Environment, eval_ctx: nodes.EvalContext, values: Mapping[str, Any]) -> None:
+        # instead of the base's `__init__`, which takes longer than a short part
+        self.parent = values  # type: ignore[assignment]  # only read
+        self.vars = {}
+        self.environment = environment
+        self.eval_ctx = eval_ctx
+        self.exported_vars = set()
+        self.name = None
+        self.globals_keys = set()
+        self.blocks = {}
+
+
 class Part:
     """One compiled part of a template; `variables` are the names that it needs from outside.
 
-    `printed` are those that it prints without a guard, `computed` those that must be numbers or dates.
+    `printed` are those that it prints without a guard, `computed` those that must be numbers or dates. `interpolation`
+    is the part if it only inserts variables, else None.
     """
 
     def __init__(self, source: str, name: str, environment: _Environment = PLAIN, language: str = "") -> None:
         self.name = name
         self._environment = environment
-        self._language = language
+        self._eval_ctx = nodes.EvalContext(environment, name)
+        refill()
         try:
-            self._root, self.variables, self.printed, self.computed = self._compiled(source)
+            tree, printed, self.computed = parse(source, environment, language)
+            self.interpolation = interpolation(tree, escapes=bool(environment.autoescape))
+            self._root, self.variables = _compiled(tree, environment)
         except RenderError as error:
             raise error.within(name) from error.__cause__
-
-    def _compiled(self, source: str) -> tuple[_Root, frozenset[str], frozenset[str], Computed]:
-        refill()
-        tree, printed, computed = parse(source, self._environment, self._language)
-        try:
-            variables = frozenset(meta.find_undeclared_variables(tree))
-            code = self._environment.compile(tree)
-        except _FAILURES as error:
-            raise RenderError(f"the template cannot be compiled: {type(error).__name__}") from error
-        namespace = {"environment": self._environment, "__file__": "<template>"}
-        exec(code, namespace)  # noqa: S102 - jinja2's way to load the code that it generated from the checked tree
-        root: _Root = namespace["root"]  # type: ignore[assignment]  # the name that jinja2 gives it
-        return root, variables, printed & variables, computed
+        self.printed = printed & self.variables
 
     def render(self, values: Mapping[str, Any], cap: int = MAX_OUTPUT_CHARS) -> str:
         """Render with values; raises RenderError, with the variable's name if one is missing."""
+        if self.interpolation is not None:
+            filled = self.interpolation.fill(values, cap)
+            if filled is not None:
+                return filled
         refill()
         try:
-            pieces = list(self._root(Context(self._environment, values, self.name, {})))  # type: ignore[arg-type]
+            pieces = list(self._root(_Variables(self._environment, self._eval_ctx, values)))
             length = sum(map(len, pieces))
         except RenderError as error:
             raise error.within(self.name) from None

@@ -126,6 +126,9 @@ def moment(value: object) -> date:
 
 def finalize(value: object) -> object:
     """Return the printed form of an output expression's value (jinja2 escapes it afterwards)."""
+    if value.__class__ is str:
+        charge_text(len(value))
+        return value
     return value if isinstance(value, Markup) and _charged(value) else text(value)
 
 

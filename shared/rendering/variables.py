@@ -54,22 +54,36 @@ def merge_variables(template: Template, global_variables: Mapping[str, Any], rec
     return values
 
 
-def job_values(blast: Blast, job: Job, unsubscribe_url: str = "") -> dict[str, Any]:
-    """Return the values for one job, as its sender renders it.
+class BlastValues:
+    """The values that the jobs of a blast have in common, prepared once."""
 
-    The other channel's address is empty, unless ingest added it to the recipient's variables because the template uses
-    it. Raises RenderError if sensitive values are still sealed.
-    """
-    values = fallbacks(blast.template)
-    values["name"] = job.recipient.name
-    values["email"] = values["phone"] = ""
-    values[CHANNELS[job.channel].address_field] = job.recipient.address
-    values["unsubscribe_url"] = unsubscribe_url
-    values.update(unpacked(blast.variables))
-    values.update(unpacked(job.recipient.variables))
-    if SEALED in values:  # a message without its code must not be sent
-        raise RenderError("the sensitive values of this message are still sealed")
-    return values
+    def __init__(self, blast: Blast) -> None:
+        self._fallbacks = fallbacks(blast.template)
+        self._given = unpacked(blast.variables)
+
+    def of(self, job: Job, unsubscribe_url: str = "") -> dict[str, Any]:
+        """Return the values for one job, as its sender renders it.
+
+        The other channel's address is empty, unless ingest added it to the recipient's variables because the template
+        uses it. Raises RenderError if sensitive values are still sealed.
+        """
+        values = self._fallbacks.copy()
+        recipient = job.recipient
+        values["name"] = recipient.name
+        values["email"] = values["phone"] = ""
+        values[CHANNELS[job.channel].address_field] = recipient.address
+        values["unsubscribe_url"] = unsubscribe_url
+        values.update(self._given)
+        if recipient.variables:
+            values.update(unpacked(recipient.variables))
+        if SEALED in values:  # a message without its code must not be sent
+            raise RenderError("the sensitive values of this message are still sealed")
+        return values
+
+
+def job_values(blast: Blast, job: Job, unsubscribe_url: str = "") -> dict[str, Any]:
+    """Return the values for one job of a blast, as `BlastValues.of` does."""
+    return BlastValues(blast).of(job, unsubscribe_url)
 
 
 def fallbacks(template: Template) -> dict[str, Any]:

@@ -62,20 +62,23 @@ class Parameter:
             self._part = Part(source, PART, PLAIN, language)
         self.variables = self._part.variables if self._part is not None else frozenset({self._name})
         self.printed = self._part.printed if self._part is not None else self.variables
+        self._blamed = next(iter(self.variables)) if len(self.variables) == 1 else ""
 
     def value(self, values: Mapping[str, Any], cap: int) -> str:
         """Return the text of the parameter; raises RenderError with the variable at fault."""
-        blamed = next(iter(self.variables)) if len(self.variables) == 1 else ""
-        what = f"variable {blamed!r}" if blamed else "a parameter"
         try:
             written = " ".join(self._text(values).split())
         except RenderError as error:
-            raise RenderError(error.reason, variable=error.variable or blamed, part=PART) from None
+            raise RenderError(error.reason, variable=error.variable or self._blamed, part=PART) from None
         if not written:
-            raise RenderError(f"{what} is empty", variable=blamed, part=PART)
+            raise self._unfit("is empty")
         if len(written) > cap:
-            raise RenderError(f"{what} is longer than {cap} characters", variable=blamed, part=PART)
+            raise self._unfit(f"is longer than {cap} characters")
         return written
+
+    def _unfit(self, problem: str) -> RenderError:
+        what = f"variable {self._blamed!r}" if self._blamed else "a parameter"
+        return RenderError(f"{what} {problem}", variable=self._blamed, part=PART)
 
     def _text(self, values: Mapping[str, Any]) -> str:
         if self._part is not None:

@@ -12,7 +12,11 @@ these tasks. They share `Holdings`, the record of the jobs that this sender hold
 | wake-ups | waits until there may be work | the partition's stream of wake-ups; wakes the dispatcher |
 | heartbeat | renews the lease | script `heartbeat`; the time of the last renewal |
 | keeper | reaps dead senders, recovers lost entries | scripts `find_dead`, `reap`, `list_held`; buffer |
+|        | takes over from senders that ended on this host | their journals; script `settle` in their place |
+| copies | corrects what partitions have a copy of | scripts `pause_channel`, `suppress`, `cancel_blast`; `Holdings` |
 | health | reports what does not work | reads `Gates` and the lease; the service's `/health` |
+
+The settler, wake-ups, heartbeat and keeper run once for each partition (`Share`); the others serve all of them.
 
 There are as many workers as the concurrency. A worker also carries out what follows from an answer: it pauses the
 channel or a blast, or suppresses an address. Verdicts suppress the address of a refusal that they held once it counts;

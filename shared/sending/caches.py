@@ -1,7 +1,7 @@
 """What a sender loads to render messages, cached: the snapshots of blasts, and the files that it attaches.
 
 A snapshot is loaded while the first job of its blast is being begun, a file when a message needs it. Neither ever
-changes. While Redis is away, both wait for it.
+changes. While Redis is away, both wait for it; the wait for a snapshot can be limited.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import asyncio
 from cachetools import LRUCache
 
 from shared.blasts import Blast, pack_blast
-from shared.errors import PermanentError, QueueUnavailableError
+from shared.errors import DeferredError, PermanentError, QueueUnavailableError
 from shared.jobs import Job, with_contents
 from shared.lifecycle import end_tasks
 from shared.queue.blasts import BlastStore
 from shared.queue.files import FileStore
 
 _AWAY_POLL_S = 0.25
+_AWAY_WAIT_S = 5.0
 _MOST_LOADS = 8
 _SNAPSHOT_BYTES = 64 * 1024 * 1024
 _LEAST_SNAPSHOT_BYTES = 4_000
@@ -25,10 +26,14 @@ _FILE_BYTES = 32 * 1024 * 1024
 
 
 class SnapshotCache:
-    """The most recently used snapshots, up to `kept_bytes` of packed size."""
+    """The most recently used snapshots, up to `kept_bytes` of packed size.
 
-    def __init__(self, blasts: BlastStore, kept_bytes: int = _SNAPSHOT_BYTES) -> None:
+    `patience_s` is how long to wait for one whose node of a cluster is away: other snapshots can be read meanwhile.
+    """
+
+    def __init__(self, blasts: BlastStore, kept_bytes: int = _SNAPSHOT_BYTES, patience_s: float | None = None) -> None:
         self._blasts = blasts
+        self._patience_s = patience_s
         self._kept: LRUCache[str, Blast] = LRUCache(
             kept_bytes, lambda blast: min(_LEAST_SNAPSHOT_BYTES + len(pack_blast(blast)), kept_bytes)
         )
@@ -52,12 +57,18 @@ class SnapshotCache:
             self._load(blast_id)
 
     async def get(self, blast_id: str) -> Blast | None:
-        """Return a blast's snapshot, waiting while Redis is away; None if Redis no longer has it."""
+        """Return a blast's snapshot, waiting while Redis is away; None if Redis no longer has it.
+
+        Raises DeferredError if patience is limited, and over.
+        """
         blast = self.kept(blast_id)
         if blast is not None:
             return blast
         # shielded: another worker may be waiting for the same load
-        return await asyncio.shield(self._load(blast_id))
+        try:
+            return await asyncio.shield(self._load(blast_id))
+        except QueueUnavailableError as error:
+            raise DeferredError("its blast is on a node of Redis that is away", wait_s=_AWAY_WAIT_S) from error
 
     async def close(self) -> None:
         """Stop loading, which would otherwise retry for as long as Redis is away."""
@@ -76,16 +87,22 @@ class SnapshotCache:
             task.exception()  # retrieved here, since no task may be waiting for it
 
     async def _loaded(self, blast_id: str) -> Blast | None:
+        try:
+            async with asyncio.timeout(self._patience_s):
+                blast = await self._load_once_there(blast_id)
+        except TimeoutError:
+            raise QueueUnavailableError(f"blast {blast_id} cannot be read") from None
+        if blast is not None:
+            self._kept[blast_id] = blast
+            self._note_latest(blast_id, blast)  # what it may have displaced is not the latest any more
+        return blast
+
+    async def _load_once_there(self, blast_id: str) -> Blast | None:
         while True:
             try:
-                blast = await self._blasts.load(blast_id)
+                return await self._blasts.load(blast_id)
             except QueueUnavailableError:
                 await asyncio.sleep(_AWAY_POLL_S)
-                continue
-            if blast is not None:
-                self._kept[blast_id] = blast
-                self._note_latest(blast_id, blast)  # what it may have displaced is not the latest any more
-            return blast
 
 
 class FileCache:
@@ -116,7 +133,7 @@ class FileCache:
         content = self._kept.get(key)
         while content is None:
             try:
-                content = await self._store.get(job.channel, job.blast_id, digest)
+                content = await self._store.get(job.channel, job.blast_id, digest, job.index)
             except QueueUnavailableError:
                 await asyncio.sleep(_AWAY_POLL_S)
                 continue

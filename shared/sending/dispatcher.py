@@ -4,68 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from shared.clock import Clock
 from shared.errors import QueueUnavailableError, StopChannelError
 from shared.logs import get_logger
-from shared.queue.consumer import BeginRequest, Consumer
+from shared.queue.consumer import BeginRequest, Consumer, Taking
+from shared.queue.consumers import Begun, Consumers
+from shared.queue.fetched import Fetched
 from shared.queue.leases import Grant, Lease, given_back
+from shared.sending.gates import Gates
 from shared.sending.holdings import SLOW_SEND_S, BegunJob, Holdings
-from shared.sending.job_limits import domain_limits
-from shared.sending.outcomes import not_begun_move, processing_event, unsendable_move
+from shared.sending.outcomes import not_begun_move, unsendable_move, untouched
 from shared.sending.provider import Capacity
-from shared.sending.settings import REPEAT, SendingSettings
+from shared.sending.requests import Requests
+from shared.sending.settings import HOLD, SendingSettings
 from shared.sending.settler import Settlement, Settler
+from shared.sending.shares import Settlers
 
 BUFFER_AHEAD_S = 0.2
+AHEAD_S = 0.05
 MOST_BUFFERED = 500
 IDLE_POLL_S = 1.0
 BUSY_POLL_S = 0.005
 AWAY_POLL_S = 0.25
 BLOCKED_POLL_S = 0.1
-LEAST_LATE_MS = 1000  # the most that a start may be late under a limit with a short period
-MOST_LATE_MS = 10_000
+SOON_S = 0.01  # of the time that a start may be late, what it may wait for a connection
 LIMITED_POLL_S = 0.5  # the rate may change while jobs wait for it
-
-
-@dataclass(slots=True)
-class Gates:
-    """The conditions besides limits that hold a sender back; checked before each fetch and each begin.
-
-    `provider_capacity` takes the number of connections wanted; `stop_channel` takes the error that says why none can be
-    opened. `prepare` takes each batch of fetched jobs, and later each batch of begun ones. `chains` is whether the
-    provider is a `ChainingProvider`.
-    """
-
-    lease_fresh: Callable[[], bool]
-    provider_available: Callable[[], bool]
-    provider_capacity: Callable[[int], Capacity]
-    stop_channel: Callable[[StopChannelError], Awaitable[None]]
-    prepare: Callable[[Sequence[Lease]], None]
-    chains: bool = False
-    probing: bool = False
-    paused: str = ""
-    log_behind: bool = False
-    redis_away: bool = False
-    backoff_until: float = 0.0
-    blocked_s: float = 0.0
 
 
 class Dispatcher:
     """Moves jobs from the queue to the workers."""
 
     def __init__(
-        self, consumer: Consumer, holdings: Holdings, settler: Settler, settings: SendingSettings, gates: Gates
+        self,
+        consumer: Consumer | Consumers,
+        holdings: Holdings,
+        settler: Settler | Settlers,
+        settings: SendingSettings,
+        gates: Gates,
     ) -> None:
         self._consumer = consumer
         self._holdings = holdings
         self._settler = settler
         self._settings = settings
-        self._limit_of = settings.limit_of or domain_limits(settings.domain_rates)
         self.gates = gates
         self._pace = holdings.pace
+        self._asking = Requests(settings, self._pace)
         self._has_work = True
         self._poll_at = 0.0
         self._after_suspect = False
@@ -74,8 +59,11 @@ class Dispatcher:
         self._capacity_at = 0.0
         self._connections = 0
         self._limited = False
-        self._spaced = settings.rate is not None
-        self._period_ms = int(settings.rate.period_s * 1000) if settings.rate else 0
+        self._spaced = "channel" if settings.rate else ""
+        self._several = consumer if isinstance(consumer, Consumers) else None
+        self._taker = consumer if isinstance(consumer, Consumer) and not self._asking.may_be_limited else None
+        # a job that is uncertain under `hold` is not sent, so none is begun early
+        self._far_ahead = settings.on_uncertain != HOLD
 
     async def run(self, clock: Clock, stopping: Callable[[], bool]) -> None:
         """Dispatch until `stopping`, then give back the buffered jobs."""
@@ -91,6 +79,11 @@ class Dispatcher:
                 continue
             if not worked:
                 await self._wait(clock)
+        while self._taker is not None and self._taker.unanswered is not None:
+            try:
+                await self._learn_of_taken(clock)
+            except QueueUnavailableError:
+                await clock.sleep(AWAY_POLL_S)
         self.give_back_buffer()
 
     def wake(self) -> None:
@@ -135,6 +128,9 @@ class Dispatcher:
 
     async def _round(self, clock: Clock) -> bool:
         gates = self.gates
+        if self._holdings.any_aside:
+            self._take_late_answers(clock)
+        await self._learn_of_taken(clock)
         now = clock.monotonic()
         if not gates.lease_fresh() or now < gates.backoff_until:
             gates.blocked_s = BLOCKED_POLL_S
@@ -159,7 +155,8 @@ class Dispatcher:
         """How many jobs may be in flight: none without an open connection, one while probing a provider.
 
         When sends are fast, this may exceed the number of connections, to hide the round trips to the queue. When
-        they are slow it does not, since every job in flight becomes uncertain if this process dies.
+        they are slow it does not, since every job in flight becomes uncertain if this process dies. With a journal of
+        the hand-overs only a lost machine makes them so; the jobs of the next AHEAD_S are then begun with one call.
         """
         concurrency = min(self._connections, self._settings.concurrency)
         if self.gates.probing:
@@ -168,8 +165,12 @@ class Dispatcher:
         further = 2 * self._pace.sends_per_round_trip(concurrency)
         if self.gates.chains and not self._spaced and self._pace.send_s <= SLOW_SEND_S:
             # two more for each connection: the next job is announced while the last but one is being settled
-            further = max(further, 2 * concurrency)
+            further = max(further, 2 * concurrency, int(self._pace.per_s * AHEAD_S) if self._is_far_ahead() else 0)
         return min(concurrency * self._settings.window, concurrency + further)
+
+    def _is_far_ahead(self) -> bool:
+        journal = self._holdings.journal
+        return self._far_ahead and journal is not None and journal.complete
 
     def _free(self) -> int:
         return self._window() - self._holdings.in_flight_count
@@ -186,7 +187,7 @@ class Dispatcher:
     async def _startable(self, clock: Clock) -> float:
         """How many jobs to begin now, given the open connections; ask the provider to open as many as are needed.
 
-        While a limit spaces starts, a job that waited for a connection would start late.
+        While a limit spaces starts, a job that waited for a connection for long would start too late.
         """
         holdings = self._holdings
         waiting = len(holdings.buffered) + len(holdings.suspects)
@@ -199,7 +200,23 @@ class Dispatcher:
             capacity = Capacity(0, AWAY_POLL_S, 0)
         self._connections = int(min(capacity.connections, self._settings.concurrency))
         self._capacity_at = clock.monotonic() + min(capacity.in_s, LIMITED_POLL_S)
-        return min(self._begins(), capacity.starts - holdings.ready.qsize() if self._spaced else math.inf)
+        return self._begins_spaced(capacity) if self._spaced else self._begins()
+
+    def _begins_spaced(self, capacity: Capacity) -> float:
+        """How many jobs to begin now under a limit: one for each free connection, and what these will send very soon.
+
+        With one job for each connection, every send would be followed by a round trip to the queue. While no start is
+        free, other senders may need the next ones. Without a complete journal a begun job may become uncertain. Limits
+        of the jobs grant starts in another order than the jobs wait in, so these would wait for a later start.
+        """
+        begins, ready, starts = self._begins(), self._holdings.ready.qsize(), capacity.starts
+        lasting = int(min(capacity.lasting, self._connections))
+        ahead = self._is_far_ahead() and not self._limited and self._spaced == "channel" and self._pace.send_s <= SOON_S
+        soon = self._pace.sends_within(SOON_S, lasting) if ahead else 0
+        if soon <= starts:
+            return min(begins, starts - ready)
+        self._holdings.low_water = soon // 2
+        return min(begins, starts + soon - ready) if ready <= soon // 2 else 0
 
     def _wanted(self) -> int:
         """How many jobs to fetch: the buffer holds only jobs that can be begun soon."""
@@ -215,23 +232,67 @@ class Dispatcher:
         if want <= 0 or not (self._has_work or clock.monotonic() >= self._poll_at):
             return False
         self._has_work = False  # before the fetch, so that a wake-up during it is kept
-        fetched = await self._consumer.fetch(want)
-        for entry in fetched.undecodable:
-            get_logger().error("undecodable_job", entry_id=entry.entry_id, stream=entry.stream)
-            await self._consumer.discard(entry, clock.now_ms())
-        for lease in fetched.leases:
-            self._holdings.add_fetched(lease)
-        self.gates.prepare(fetched.leases)
+        taking = await self._taking(want, clock)
+        if self._taker is not None and taking is not None:
+            want, fetched = taking.want, await self._taker.take(taking)
+            self._pace.begun(clock.monotonic() - taking.asked_at)
+        else:
+            fetched = await self._consumer.fetch(want)
+        await self._keep(fetched, taking, clock)
         self.gates.paused = fetched.paused
         if fetched.log_behind and not self.gates.log_behind:
             get_logger().warning("log_behind", channel=self._consumer.partition.name)
         self.gates.log_behind = fetched.log_behind
         due_in_s = IDLE_POLL_S if fetched.due_in_s is None else max(fetched.due_in_s, BUSY_POLL_S)
         self._poll_at = clock.monotonic() + min(due_in_s, IDLE_POLL_S)
-        self._has_work |= len(fetched.leases) == want
+        self._has_work |= len(fetched.leases) >= want
         if fetched.paused:
             self.give_back_buffer()
         return bool(fetched.leases)
+
+    async def _taking(self, want: int, clock: Clock) -> Taking | None:
+        """Return how many jobs to fetch and begin in one step; None if they are to be begun apart.
+
+        One step saves a round trip and a write to the append-only file, which a single message would wait for. With
+        more to do it would save little, and there jobs begin in the order of the buffer.
+        """
+        now = clock.monotonic()
+        if self._taker is None or not self._holdings.is_idle or self.gates.probing or self._limited_until > now:
+            return None
+        if not self._connections:  # of a provider that cannot be used nothing is asked before a job waits for it
+            return None
+        most = min(await self._startable(clock), want)
+        if most < 1:
+            return None
+        return Taking(int(most), 0, self._asking.late_ms, clock.monotonic(), clock.now_ms())
+
+    async def _learn_of_taken(self, clock: Clock) -> None:
+        """Ask for a lost answer: its jobs may be in flight, so each is sent, or settled, before the sender ends."""
+        if self._taker is not None and (lost := self._taker.unanswered) is not None:
+            await self._keep(await self._taker.taken(), lost, clock)
+
+    async def _keep(self, fetched: Fetched, taking: Taking | None, clock: Clock) -> None:
+        """Keep the jobs of a fetch, or handle the answers about those that were begun in the same step."""
+        if taking is not None and fetched.grants:
+            pairs = zip(fetched.leases, fetched.grants, strict=True)
+            new = [(BeginRequest(lease, b""), grant) for lease, grant in pairs if self._holdings.add_taken(lease)]
+            self._note_grants([grant for _, grant in new])
+            answers = Begun([one for one, _ in new], [one for _, one in new], taking.asked_at, taking.late_ms)
+            self._take_answers(answers, clock)
+            await self._startable(clock)  # for these jobs, as many connections are opened as they need
+        else:
+            for lease in fetched.leases:
+                self._holdings.add_fetched(lease)
+            self.gates.prepare(fetched.leases)
+        for entry in fetched.undecodable:
+            get_logger().error("undecodable_job", entry_id=entry.entry_id, stream=entry.stream)
+            await self._consumer.discard(entry, clock.now_ms())
+
+    def _note_grants(self, grants: Sequence[Grant]) -> None:
+        kinds = {grant.kind for grant in grants}
+        self._limited = "limited" in kinds
+        self._spaced = "channel" if self._limited else next((grant.spaced for grant in grants if grant.spaced), "")
+        self._alone_begun = "alone" in kinds
 
     async def _begin(self, clock: Clock) -> bool:
         holdings = self._holdings
@@ -243,25 +304,40 @@ class Dispatcher:
             return False
         sent_at = clock.monotonic()
         requests = self._requests(leases, clock)
-        late_ms = self._late_ms(self._period_ms)
+        late_ms = self._asking.late_ms
         grants = await self._consumer.begin(requests, holdings.in_flight_count, late_ms)
-        self._pace.begun(clock.monotonic() - sent_at)
-        kinds = {grant.kind for grant in grants}
-        self._limited = "limited" in kinds
-        self._spaced = self._limited or any(grant.spaced for grant in grants)
-        self._alone_begun = "alone" in kinds
+        if not any(grant.kind == "away" for grant in grants):
+            self._pace.begun(clock.monotonic() - sent_at)
+        self._note_grants(grants)
+        return self._take_answers(Begun(requests, grants, sent_at, late_ms), clock)
+
+    def _take_late_answers(self, clock: Clock) -> None:
+        """Take the answers of partitions that were away; from then on their jobs may be begun again."""
+        for answers in self._several.late_answers() if self._several else ():
+            self._take_answers(answers, clock, late=True)
+            self._holdings.bring_back(answers.requests[0].lease)
+
+    def _take_answers(self, answers: Begun, clock: Clock, *, late: bool = False) -> bool:
+        """Hand begun jobs to the workers, and settle, keep or drop the others; return whether anything changed."""
         begun: list[Lease] = []
         moved = False
-        for request, grant in zip(requests, grants, strict=True):
-            if grant.starts:
+        for request, grant in zip(answers.requests, answers.grants, strict=True):
+            if grant.starts and late and self._conflicts(grant):
+                self._settler.add(Settlement(untouched(request.lease, clock.now_ms(), "another had to be sent alone")))
+            elif grant.starts:
                 # Counted from the answer, a start may be later than the limiter allowed, never earlier.
-                job = BegunJob(request.lease, clock.monotonic() + grant.after_us / 1e6, asked_at=sent_at)
-                self._add_begun(job, grant, request.late_ms if grant.spaced == "own" else late_ms)
+                wait_us = grant.after_us - grant.waited_us
+                job = BegunJob(request.lease, clock.monotonic() + wait_us / 1e6, asked_at=answers.asked_at)
+                self._add_begun(job, grant, request.late_ms if grant.spaced == "own" else answers.late_ms)
                 begun.append(request.lease)
             else:
                 moved |= self._settle_refusal(request.lease, grant, clock)
         self.gates.prepare(begun)
         return moved or bool(begun)
+
+    def _conflicts(self, grant: Grant) -> bool:
+        """Return whether a job that is granted late would not be sent alone, or beside one that must be."""
+        return self._holdings.any_alone() or (grant.kind == "alone" and self._holdings.in_flight_count > 0)
 
     def _next(self, most: int) -> list[Lease]:
         """Take the jobs to begin next.
@@ -284,39 +360,11 @@ class Dispatcher:
         now_ms = clock.now_ms()
         for lease in leases:
             try:
-                requests.append(self._request(lease, now_ms))
+                requests.append(self._asking.make(lease, now_ms))
             except Exception as error:
                 get_logger().error("begin_error", job_id=lease.job_id, exc_info=error)
                 self._settler.add(Settlement(unsendable_move(lease, error, now_ms)))
         return requests
-
-    def _request(self, lease: Lease, now_ms: int) -> BeginRequest:
-        event = processing_event(lease, now_ms, self._settings.sender_id)
-        exhausted = self._is_exhausted(lease)
-        limit = self._limit_of(lease.job)
-        if limit is None:
-            return BeginRequest(lease, event, exhausted)
-        return BeginRequest(
-            lease,
-            event,
-            exhausted,
-            limit.name,
-            limit.gap_us,
-            limit.burst,
-            limit.starts,
-            self._late_ms(limit.starts * limit.gap_us // 1000),
-        )
-
-    def _late_ms(self, period_ms: int) -> int:
-        """Return how late a start may be beyond what the gaps allow; a longer delay costs its limit starts."""
-        most_ms = min(max(period_ms, LEAST_LATE_MS), MOST_LATE_MS)
-        return self._pace.late_ms(self._settings.timing.late_start_ms, most_ms)
-
-    def _is_exhausted(self, lease: Lease) -> bool:
-        """Whether an abandoned attempt was the last; a job that returns from a deferral still has its attempt."""
-        if self._settings.on_uncertain == REPEAT:
-            return False
-        return lease.attempt > self._settings.max_attempts and (lease.deliveries > 1 or not lease.job.deferrals)
 
     def _add_begun(self, begun: BegunJob, grant: Grant, late_ms: int) -> None:
         """Hand a begun job to the workers; `begin` allowed for `late_ms` when it charged the limit that spaces it."""
@@ -328,6 +376,9 @@ class Dispatcher:
 
     def _settle_refusal(self, lease: Lease, grant: Grant, clock: Clock) -> bool:
         """Settle, keep or drop a job that may not be begun. Return whether anything changed."""
+        if grant.kind == "away":
+            self._holdings.set_aside(lease)
+            return False
         if grant.kind in {"limited", "wait", "crowded"}:
             if grant.kind == "limited":
                 self._limited_until = clock.monotonic() + min(grant.after_us / 1e6, LIMITED_POLL_S)

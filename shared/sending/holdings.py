@@ -6,10 +6,12 @@ import asyncio
 import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from shared.queue.leases import HeldEntry, Lease
+from shared.sending.journal import Journal
 from shared.sending.pace import Pace
 
 SLOW_SEND_S = 0.5
@@ -24,7 +26,7 @@ class BegunJob:
     moment that the grant can mean. `asked_at` is when `begin` was called: the grant is void if the lease has lapsed
     since. `taken_at` is when the channel was asked to send, infinity before that and after its answer. `sending` is
     True from the start of the hand-over: before that nothing was handed over. `undecided` is True while a refusal is
-    held.
+    held. `slot` is its place in the journal, -1 for none.
     """
 
     lease: Lease
@@ -36,14 +38,37 @@ class BegunJob:
     taken_at: float = math.inf
     sending: bool = False
     undecided: bool = False
+    slot: int = -1
 
 
 class ReadyQueue(asyncio.Queue[BegunJob]):
-    """The begun jobs waiting for a worker, in order."""
+    """The begun jobs waiting for a worker: those of lane `high` first, unless a limit spaces their starts."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._high: deque[BegunJob] = deque()
+        self._others: deque[BegunJob] = deque()
+
+    def _put(self, item: BegunJob) -> None:
+        # starts that a limit spaces must keep their order, or the earlier one comes too late
+        first = item.lease.job.lane == "high" and item.latest_start == math.inf
+        (self._high if first else self._others).append(item)
+
+    def _get(self) -> BegunJob:
+        return (self._high or self._others).popleft()
+
+    def qsize(self) -> int:
+        """Return how many jobs wait."""
+        return len(self._high) + len(self._others)
+
+    def empty(self) -> bool:
+        """Return whether none waits."""
+        return not self._high and not self._others
 
     def first(self) -> BegunJob | None:
         """Return the next job without taking it; None if the queue is empty."""
-        return self._queue[0] if self._queue else None  # type: ignore[attr-defined]  # asyncio's hook for subclasses
+        line = self._high or self._others
+        return line[0] if line else None
 
 
 @dataclass(slots=True)
@@ -52,7 +77,8 @@ class Holdings:
 
     `suspects` were abandoned in mid-send before: each is begun alone, once nothing is in flight. A job in flight may be
     fetched once more, from another entry, if a failover of Redis lost the first entry: it is not begun until the first
-    has been settled. `on_remove` is called with each job that is removed.
+    has been settled. Jobs of a partition that is away are set aside. `on_remove` is called with each job that is
+    removed. `journal` has the jobs that workers took.
     """
 
     buffered: list[tuple[int, int, Lease]] = field(default_factory=list)
@@ -64,6 +90,7 @@ class Holdings:
     finished: int = 0
     pace: Pace = field(default_factory=Pace)
     on_remove: Callable[[Lease], None] | None = None
+    journal: Journal | None = None
     _undecided: int = 0
     _order: itertools.count[int] = field(default_factory=itertools.count)
     _known: dict[str, int] = field(default_factory=dict)
@@ -71,6 +98,7 @@ class Holdings:
     _refetched: dict[str, Lease] = field(default_factory=dict)
     _begun_jobs: dict[str, str] = field(default_factory=dict)
     _doubles: dict[str, list[Lease]] = field(default_factory=dict)
+    _aside: dict[str, list[Lease]] = field(default_factory=dict)
 
     def buffer(self, lease: Lease) -> None:
         """Keep a fetched job until it can be begun, `high` first; ignore a job that is held already."""
@@ -94,6 +122,21 @@ class Holdings:
         else:
             self._keep(lease, key)
 
+    def add_taken(self, lease: Lease) -> bool:
+        """Record a job that was fetched, and of which it was decided in the same step whether it begins.
+
+        Return False for a job that is held already.
+        """
+        if self._holds(lease.key):
+            return False
+        self._known[lease.key] = next(self._order)
+        return True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it holds nothing."""
+        return not (self.in_flight or self._known or self._aside)
+
     @property
     def waiting(self) -> bool:
         """Whether any job waits to be begun."""
@@ -103,7 +146,33 @@ class Holdings:
         """Put a job that could not be begun yet back in its former place."""
         self._put(lease, lease.key)
 
+    @property
+    def any_aside(self) -> bool:
+        """Whether the jobs of a partition are set aside."""
+        return bool(self._aside)
+
+    def set_aside(self, one: Lease) -> None:
+        """Let no job of this one's partition be chosen until `bring_back`; this one is being begun there."""
+        tag = _tag_of(one)
+        if tag in self._aside:
+            return
+        suspects, buffered = self.suspects, self.buffered
+        waiting = [lease for _, lease in suspects] + [lease for *_, lease in buffered]
+        self._aside[tag] = [lease for lease in waiting if _tag_of(lease) == tag]
+        self.suspects = [entry for entry in suspects if _tag_of(entry[1]) != tag]
+        self.buffered = [entry for entry in buffered if _tag_of(entry[2]) != tag]
+        heapq.heapify(self.suspects)
+        heapq.heapify(self.buffered)
+
+    def bring_back(self, one: Lease) -> None:
+        """Put the jobs of this one's partition back in their places."""
+        for lease in self._aside.pop(_tag_of(one), ()):
+            self._put(lease, lease.key)
+
     def _put(self, lease: Lease, key: str) -> None:
+        if self._aside and (aside := self._aside.get(_tag_of(lease))) is not None:
+            aside.append(lease)
+            return
         job_id = lease.job_id
         if self._begun_jobs.get(job_id, key) != key:
             self._doubles.setdefault(job_id, []).append(lease)
@@ -133,8 +202,11 @@ class Holdings:
         """Take every job that waits to be begun."""
         leases = [lease for _, lease in sorted(self.suspects)] + self.take(len(self.buffered))
         leases += [lease for doubles in self._doubles.values() for lease in doubles]
+        leases += [lease for aside in self._aside.values() for lease in aside]
         self.suspects.clear()
         self._doubles.clear()
+        for aside in self._aside.values():
+            aside.clear()
         return leases
 
     def add_begun(self, begun: BegunJob) -> None:
@@ -165,6 +237,10 @@ class Holdings:
         self._wake_if_low()
         return begun
 
+    def is_low(self) -> bool:
+        """Return whether few begun jobs are left for the workers."""
+        return self.ready.qsize() <= self.low_water
+
     def _wake_if_low(self) -> None:
         if self.ready.qsize() == self.low_water:
             self.wake.set()
@@ -179,6 +255,8 @@ class Holdings:
         begun = self.in_flight.pop(key, None)
         if begun is not None:
             self._undecided -= begun.undecided
+            if self.journal is not None:
+                self.journal.free(begun.slot)
             self.finished += 1
             self._begun_jobs.pop(lease.job_id, None)
             for double in self._doubles.pop(lease.job_id, ()):
@@ -189,8 +267,26 @@ class Holdings:
             self.buffer(again)
             self.wake.set()
 
+    def note_taken(self, begun: BegunJob) -> None:
+        """Note in the journal that a worker has taken a job."""
+        if self.journal is not None and begun.slot < 0:
+            begun.slot = self.journal.take(begun.lease.key)
+
+    def note_acceptance(self, begun: BegunJob, event: bytes) -> None:
+        """Note in the journal that the provider accepted a job, with its packed `sent` event."""
+        if self.journal is not None:
+            self.journal.accept(begun.slot, event)
+
+    def note_refusal(self, begun: BegunJob) -> None:
+        """Note in the journal that the provider certainly did not accept a job."""
+        if self.journal is not None:
+            self.journal.refuse(begun.slot)
+
     def mark_undecided(self, lease: Lease) -> None:
-        """Mark a job as undecided: its refusal is held, and it no longer counts against the window."""
+        """Mark a job as undecided: its refusal is held, or its partition is away and it cannot be settled.
+
+        It no longer counts against the window.
+        """
         begun = self.in_flight.get(lease.key)
         if begun is not None and not begun.undecided:
             begun.undecided, begun.alone = True, False
@@ -209,6 +305,12 @@ class Holdings:
     def _holds(self, key: str) -> bool:
         return key in self._known or key in self.in_flight
 
+    def some_blasts(self, most: int) -> set[str]:
+        """Return the blasts of some jobs that are in flight or buffered, at most `most` jobs of each."""
+        leases = [begun.lease for begun in itertools.islice(self.in_flight.values(), most)]
+        leases += [lease for _, _, lease in self.buffered[:most]]
+        return {lease.job.blast_id for lease in leases}
+
     def unknown(self, entries: Iterable[HeldEntry]) -> list[HeldEntry]:
         """Return the entries that this sender does not hold."""
         return [entry for entry in entries if not self.holds(entry)]
@@ -216,3 +318,8 @@ class Holdings:
     def any_alone(self) -> bool:
         """Return whether a job that must be sent alone is in flight."""
         return any(begun.alone for begun in self.in_flight.values())
+
+
+def _tag_of(lease: Lease) -> str:
+    """Return the hash tag of a job's partition, which its stream's name begins with."""
+    return lease.stream[: lease.stream.index("}") + 1]

@@ -7,6 +7,7 @@ lists was fetched or begun by a call whose reply was lost, or its task is gone.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from shared.clock import Clock
 from shared.errors import KurirError, QueueUnavailableError
@@ -25,7 +26,8 @@ class StuckError(KurirError):
 class Keeper:
     """The sender's housekeeping; `heartbeat_state` returns what the heartbeat publishes.
 
-    An unexpected error ends one round, not the sender; `on_error` is called with the task and the error.
+    An unexpected error ends one round, not the sender; `on_error` is called with the task and the error. `take_over`
+    takes over from senders on this host that are gone, at each check.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Keeper:
         self._renewed_at = float("-inf")
         self._lapsed_at = float("-inf")
         self._orphans: set[str] = set()
+        self.take_over: Callable[[], Awaitable[None]] | None = None
 
     def renewed_within(self, clock: Clock, seconds: float) -> bool:
         """Return whether the lease was renewed within the last `seconds`."""
@@ -88,6 +91,8 @@ class Keeper:
         next_watch = clock.monotonic() + timing.watch_every_ms / 1000
         while True:
             await clock.sleep(timing.check_every_ms / 1000)
+            if self.take_over is not None:
+                await self._guarded("take over", self._take_over)
             await self._guarded("reap", self._reap)
             if clock.monotonic() >= next_watch:
                 next_watch = clock.monotonic() + timing.watch_every_ms / 1000
@@ -101,6 +106,12 @@ class Keeper:
             self._reaper.forget()
         except Exception as error:
             self.on_error(task, error)
+
+    async def _take_over(self) -> None:
+        """Take over by journals; another partition that is away is no reason to forget what is missing in this one."""
+        if self.take_over is not None:
+            with suppress(QueueUnavailableError):
+                await self.take_over()
 
     async def _reap(self) -> None:
         for taken in await self._reaper.reap_dead():
@@ -117,6 +128,8 @@ class Keeper:
         for lease in await self._consumer.load(self._holdings.unknown(await self._consumer.list_held("buf"))):
             self._holdings.buffer(lease)
         unheld = self._holdings.unknown(await self._consumer.list_held("tx"))
+        if self._consumer.unanswered is not None:
+            unheld = []  # they may be jobs that this call has begun
         twice = [entry for entry in unheld if entry.key in self._orphans]
         self._orphans = {entry.key for entry in unheld}
         if twice:

@@ -15,40 +15,55 @@ from functools import partial
 from typing import Generic
 
 from shared.blasts import Blast
+from shared.channels import CHANNELS
 from shared.clock import Clock, SystemClock
 from shared.errors import QueueUnavailableError, StopBlastError, StopChannelError
 from shared.jobs import Job
 from shared.lifecycle import Stop, TaskGroup, end_tasks
 from shared.logs import get_logger
 from shared.queue.blasts import BlastStore
+from shared.queue.client import QueueRedis
 from shared.queue.connection import Connection
-from shared.queue.consumer import BeginPolicy, Consumer, WakeUps
+from shared.queue.consumer import BeginPolicy
 from shared.queue.control import LOG_BEHIND, Control, gap_us, rate_text
+from shared.queue.copies import Copies
 from shared.queue.files import FileStore
 from shared.queue.leases import Lease
-from shared.queue.partitions import partition_at
-from shared.queue.reaper import Reaper
+from shared.queue.partitions import Partition, partition_at, partitions
 from shared.queue.refusals import Refusals
 from shared.queue.suppressions import Suppressions
 from shared.retry import RetryPolicy
 from shared.sealing import Seal, SealError
 from shared.sending.caches import FileCache, SnapshotCache
-from shared.sending.dispatcher import Dispatcher, Gates
+from shared.sending.dispatcher import Dispatcher
+from shared.sending.gates import Gates
 from shared.sending.holdings import Holdings
-from shared.sending.keeper import Keeper, StuckError
+from shared.sending.journal import Journal, Owner
+from shared.sending.keeper import StuckError
 from shared.sending.outcomes import OutcomePolicy, untouched
+from shared.sending.parts import SendObserver, WorkerParts
 from shared.sending.provider import ChainingProvider, MessageT, PreparingProvider, Provider
-from shared.sending.settings import SendingSettings
-from shared.sending.settler import Settlement, Settler
+from shared.sending.settings import REPEAT, SendingSettings
+from shared.sending.settler import Settlement
+from shared.sending.shares import RETRY_S, Shares
+from shared.sending.takeover import Takeover
 from shared.sending.verdicts import Verdicts, patience_s, suppression_reason
-from shared.sending.worker import SendObserver, Worker, WorkerParts, conclude
+from shared.sending.worker import Worker, conclude
 from shared.suppressions import HARD_BOUNCE, Source, Suppression, scope_of
 
-WAKE_UP_BLOCK_MS = 1000
-RETRY_S = 0.5
 _LONGEST_WORDS = 1000
+_BLASTS_A_CHECK = 16
+_HELD_REFUSALS = 500
+_NODE_PATIENCE_S = 1.0
 
 Report = Callable[[str, str | None], None]
+
+
+def _snapshots(redis: Connection, channel: str, settings: SendingSettings) -> SnapshotCache:
+    # a snapshot may be on another node than its jobs: that must not occupy every worker
+    limited = isinstance(redis, QueueRedis) and redis.clustered and channel in CHANNELS
+    blasts = BlastStore(redis, settings.sender_id, settings.timing)
+    return SnapshotCache(blasts, patience_s=_NODE_PATIENCE_S if limited else None)
 
 
 def _report_nothing(_part: str, _reason: str | None) -> None:
@@ -56,7 +71,10 @@ def _report_nothing(_part: str, _reason: str | None) -> None:
 
 
 class SendingLoop(Generic[MessageT]):
-    """One sender of a partition; it calls `report` with a part and the reason it does not work, or None if it does."""
+    """One sender of a channel, or of one partition of it.
+
+    It calls `report` with a part and the reason it does not work, or None if it does.
+    """
 
     def __init__(
         self,
@@ -69,31 +87,29 @@ class SendingLoop(Generic[MessageT]):
         self._clock: Clock = SystemClock()
         self._provider = provider
         self._settings = settings
+        self._redis = redis
         self._seal = Seal(settings.internal_secret)
         self._control = Control(redis, settings.sender_id, settings.timing)
         self._suppressions = Suppressions(redis)
         # checked once: a check against a protocol takes microseconds
-        self._preparing = provider if isinstance(provider, PreparingProvider) else None
-        self._holdings = Holdings(on_remove=self._forget if self._preparing is not None else None)
-        policy = BeginPolicy(
-            gap_us(settings.rate),
-            settings.rate.count if settings.rate else 1,
-            settings.on_uncertain,
-            settings.concurrency * settings.window,
+        self._preparing = provider if isinstance(provider, PreparingProvider) and provider.prepares else None
+        self._partitions = _partitions(redis, provider.channel, settings.partition)
+        self._partition = self._partitions[0]
+        self._copies = Copies(redis, provider.channel, settings.sender_id, settings.timing)
+        self._holdings = Holdings(
+            on_remove=self._forget if self._preparing is not None else None, journal=self._open_journal()
         )
-        self._partition = partition_at(redis, provider.channel, settings.partition)
-        self._consumer = Consumer(self._partition, settings.sender_id, settings.timing, policy)
-        self._settler = Settler(self._consumer, self._holdings)
-        self._wake_ups = WakeUps(self._partition)
-        self._snapshots = SnapshotCache(BlastStore(redis, settings.sender_id, settings.timing))
+        policy = _begin_policy(settings)
+        self._shares = Shares(self._partitions, settings, policy, self._holdings, self._heartbeat_state)
+        self._consumer, self._settler = self._shares.consumer, self._shares.settler
+        self._snapshots = _snapshots(redis, provider.channel, settings)
         chains = isinstance(provider, ChainingProvider)
         gates = Gates(
             self.lease_fresh, provider.available, provider.capacity, self.stop_channel, self._prepare, chains=chains
         )
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
-        reaper = Reaper(self._partition, settings.sender_id, settings.timing)
-        self._keeper = Keeper(self._consumer, reaper, self._holdings, settings, self._heartbeat_state)
-        self._keeper.on_error = self._report_error
+        self._shares.attach(self._clock, self._dispatcher.wake, self._report_error)
+        self._shares.each[0].keeper.take_over = self._takeover()
         self._report = report
         refusals = Refusals(self._partition, settings.sender_id)
         self._verdicts = Verdicts(refusals, self._holdings, self._clock, patience_s(settings))
@@ -128,12 +144,38 @@ class SendingLoop(Generic[MessageT]):
         finally:
             await self._snapshots.close()
             await self._provider.close()
+            if self._holdings.journal is not None:
+                self._holdings.journal.close(keep=bool(self._holdings.in_flight))
+
+    def _open_journal(self) -> Journal | None:
+        """Open the journal of hand-overs; None if there is to be none, or none can be written."""
+        settings = self._settings
+        if settings.journal_dir is None:
+            return None
+        owner = Owner(settings.sender_id, self._partition.keys.tag)
+        try:
+            # more than the window: jobs whose refusal is held do not count against it
+            return Journal(settings.journal_dir, owner, settings.concurrency * settings.window + _HELD_REFUSALS)
+        except OSError as error:
+            get_logger().warning("no_journal", folder=str(settings.journal_dir), reason=str(error))
+            return None
+
+    def _takeover(self) -> Callable[[], Awaitable[None]] | None:
+        settings = self._settings
+        if settings.journal_dir is None or settings.on_uncertain == REPEAT:
+            return None
+        # one keeper is enough for all partitions
+        return Takeover(settings.journal_dir, [share.reaper for share in self._shares.each], self._clock).take_over
 
     def _prepare(self, leases: Sequence[Lease]) -> None:
         """Load the snapshots of upcoming jobs; let the provider prepare the jobs whose snapshots are loaded."""
         jobs: list[tuple[Job, Blast]] = []
+        latest = ""
         for lease in leases:
             job = lease.job
+            if self._preparing is None and job.blast_id == latest:
+                continue
+            latest = job.blast_id
             blast = self._snapshots.kept(job.blast_id)
             if blast is None:
                 self._snapshots.expect(job.blast_id)
@@ -150,31 +192,28 @@ class SendingLoop(Generic[MessageT]):
     async def _take_lease(self, stop: Stop) -> None:
         """Take the lease; retry for as long as Redis is away."""
         while not stop.is_set():
-            if await self._convert_suppressions() and await self._keeper.first_heartbeat(self._clock):
+            if await self._shares.take_leases(self._clock, self._prepare_partition):
                 self._report("redis", None)
                 return
             self._report("redis", "cannot be reached")
             await self._clock.sleep(RETRY_S)
 
-    async def _convert_suppressions(self) -> bool:
-        """Convert suppressions to the form that `begin` reads; False if Redis is away."""
-        try:
-            await self._suppressions.rekey(self._partition)
-        except QueueUnavailableError:
-            return False
-        return True
+    async def _prepare_partition(self, partition: Partition) -> None:
+        """Bring the suppressions and the pause of a partition to the state that `begin` needs."""
+        await self._suppressions.rekey(partition)
+        if len(self._partitions) > 1:
+            await self._copies.correct(partition)
 
     async def _work(self, stop: Stop) -> None:
         workers: list[asyncio.Task[None]] = []
         async with TaskGroup() as group:
             background = [
-                group.create_task(self._settler.run()),
-                group.create_task(self._supervise("bell", self._wait_for_work)),  # the metric's name for it
-                group.create_task(self._supervise("heartbeat", partial(self._keeper.run_heartbeat, self._clock))),
-                group.create_task(self._supervise("keeper", partial(self._keeper.run_checks, self._clock))),
+                *self._shares.start(group, self._clock, self._supervise),
                 group.create_task(self._supervise("health", self._report_health)),
                 group.create_task(self._supervise("verdicts", partial(self._verdicts.run, self._conclude))),
             ]
+            if len(self._partitions) > 1:
+                background.append(group.create_task(self._supervise("copies", self._check_copies)))
             workers += [group.create_task(Worker(self._parts).run()) for _ in range(self._settings.concurrency)]
             dispatching = group.create_task(self._dispatcher.run(self._clock, stop.is_set))
             await stop.wait()
@@ -210,6 +249,7 @@ class SendingLoop(Generic[MessageT]):
         except TimeoutError:
             log.warning("grace_time_exceeded", in_flight=len(self._holdings.in_flight))
         await end_tasks([dispatching, *workers])
+        await self._shares.close()
         while not self._holdings.ready.empty():
             begun = self._holdings.ready.get_nowait()
             move = untouched(begun.lease, self._clock.now_ms(), "its sender stopped")
@@ -228,15 +268,21 @@ class SendingLoop(Generic[MessageT]):
             return
         get_logger().info("sender_left", channel=self._partition.name, still_held=left)
 
-    async def _wait_for_work(self) -> None:
-        """Wait for wake-ups. A lost connection counts as one, since one may have been missed."""
+    async def _check_copies(self) -> None:
+        """Correct copies of the pause, of suppressions, and of the state of blasts whose jobs are held here."""
+        copies = self._copies
         while True:
-            try:
-                if await self._wake_ups.wait(WAKE_UP_BLOCK_MS):
-                    self._dispatcher.wake()
-            except QueueUnavailableError:
-                self._dispatcher.wake()
-                await self._clock.sleep(RETRY_S)
+            await self._clock.sleep(self._settings.timing.check_every_ms / 1000)
+            # each by itself: what one of them cannot reach now must not keep the others from what they can
+            with suppress(QueueUnavailableError):
+                await copies.check_pause()
+            with suppress(QueueUnavailableError):
+                if await copies.suppressions_differ():
+                    await copies.check_suppressions()
+            for blast_id in self._holdings.some_blasts(_BLASTS_A_CHECK):
+                if (blast := self._snapshots.kept(blast_id)) is not None and blast.parts:
+                    with suppress(QueueUnavailableError):
+                        await copies.check_blast(blast)
 
     async def _report_health(self) -> None:
         while True:
@@ -257,18 +303,22 @@ class SendingLoop(Generic[MessageT]):
         }
 
     def lease_fresh(self) -> bool:
-        """Return whether the lease was renewed recently enough to begin jobs."""
-        return self._keeper.renewed_within(self._clock, self._settings.timing.begin_within_ms / 1000)
+        """Return whether the lease was renewed recently enough to begin jobs, in any partition."""
+        return self._shares.lease_fresh(self._clock)
 
-    def lease_held_since(self, moment: float) -> bool:
-        """Return whether a job granted at a moment may still be sent: the lease is fresh and has not lapsed since."""
-        return self.lease_fresh() and self._keeper.held_since(moment)
+    def lease_held_since(self, moment: float, lease: Lease) -> bool:
+        """Return whether a job granted at a moment may still be sent.
+
+        The sender's lease in the job's partition must be fresh, and must not have lapsed since.
+        """
+        share = self._shares.of(lease)
+        return share.lease_fresh(self._clock) and share.keeper.held_since(moment)
 
     async def stop_channel(self, error: StopChannelError) -> None:
-        """Pause this loop's partition of the channel with the provider's reason."""
+        """Pause the channel, or the one partition of it that this loop serves, with the provider's reason."""
         get_logger().error("channel_stopped", channel=self._partition.name, code=error.code)
         reason = f"{error.message} {error.reply}".strip()
-        await self._until_answered(lambda: self._control.pause_partition(self._partition, reason))
+        await self._until_answered(lambda: self._control.pause_partitions(self._partitions, reason))
 
     async def stop_blast(self, blast_id: str, error: StopBlastError) -> None:
         """Pause a blast with the provider's reason, such as a template that the provider rejects."""
@@ -307,6 +357,20 @@ class SendingLoop(Generic[MessageT]):
                 await self._clock.sleep(RETRY_S)
                 continue
             return
+
+
+def _partitions(redis: Connection, channel: str, index: int) -> tuple[Partition, ...]:
+    """Return the partitions that one loop serves: all of a channel to recipients, one of any other."""
+    return partitions(redis, channel) if channel in CHANNELS else (partition_at(redis, channel, index),)
+
+
+def _begin_policy(settings: SendingSettings) -> BeginPolicy:
+    return BeginPolicy(
+        gap_us(settings.rate),
+        settings.rate.count if settings.rate else 1,
+        settings.on_uncertain,
+        settings.concurrency * settings.window,
+    )
 
 
 def _retry_policy(settings: SendingSettings) -> RetryPolicy:

@@ -56,8 +56,11 @@ from shared.queue.leases import (
     shelved,
 )
 from shared.retry import RetryPolicy
+from shared.sending.journal import EVENT_BYTES
 from shared.sending.provider import Receipt
 from shared.sending.settings import REPEAT
+
+_SHORT_CHARS = 80
 
 
 class Tried(msgspec.Struct, frozen=True):
@@ -154,6 +157,14 @@ def sent_event(tried: Tried, receipt: Receipt, *, late: bool) -> bytes:
             late,
         )
     )
+
+
+def short_event(event: bytes, tried: Tried, receipt: Receipt) -> bytes:
+    """Return the `sent` event of an acceptance, with its texts cut if it is too long for the journal."""
+    if len(event) <= EVENT_BYTES:
+        return event
+    cut = msgspec.structs.replace(tried, subject=tried.subject[:_SHORT_CHARS])
+    return sent_event(cut, Receipt(receipt.message_id, receipt.response[:_SHORT_CHARS]), late=False)
 
 
 def refused(tried: Tried, error: SendError, policy: OutcomePolicy) -> Outcome:

@@ -66,6 +66,10 @@ class Pace:
         """Record how long the queue took to answer a settle."""
         self.settle_s += _WEIGHT * (seconds - self.settle_s)
 
+    def sends_within(self, seconds: float, concurrency: int) -> int:
+        """Return how many sends `concurrency` workers make in this time."""
+        return int(concurrency * seconds / max(self.send_s, _SHORTEST_SEND_S))
+
     def sends_per_round_trip(self, concurrency: int) -> int:
         """Return how many sends `concurrency` workers can make during one begin and one settle."""
-        return int(concurrency * (self.begin_s + self.settle_s) / max(self.send_s, _SHORTEST_SEND_S))
+        return self.sends_within(self.begin_s + self.settle_s, concurrency)

@@ -74,12 +74,15 @@ def ignore_change() -> None:
 class Capacity(NamedTuple):
     """How many messages could start now, each on its own open connection.
 
-    If none can, ask again in `in_s` seconds. `connections` is how many are open, in use or not.
+    If none can, ask again in `in_s` seconds. `connections` is how many are open, in use or not. `lasting` of them can
+    start another message as soon as they have sent one, because their server has no rate of its own; 0 while a further
+    message would open a connection instead of waiting for one.
     """
 
     starts: float = math.inf
     in_s: float = 0.0
     connections: float = math.inf
+    lasting: float = 0
 
 
 class ServerState(NamedTuple):
@@ -100,8 +103,11 @@ class Receipt(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Make the provider's text legible."""
-        msgspec.structs.force_setattr(self, "message_id", legible(self.message_id, LONGEST_ID))
-        msgspec.structs.force_setattr(self, "response", legible(self.response))
+        message_id, response = legible(self.message_id, LONGEST_ID), legible(self.response)
+        if message_id is not self.message_id:
+            msgspec.structs.force_setattr(self, "message_id", message_id)
+        if response is not self.response:
+            msgspec.structs.force_setattr(self, "response", response)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,12 @@ class RenderedMessage(msgspec.Struct, frozen=True):
 
 
 MessageT = TypeVar("MessageT", bound=RenderedMessage)
+
+Proceed = Callable[[Receipt], Start | None]
+"""Takes the receipt of an accepted message; returns the start of the one from `following`, None if it must wait.
+
+Must be called in the task that called `send_chained`.
+"""
 
 
 class Provider(Protocol[MessageT]):
@@ -181,6 +193,11 @@ class Provider(Protocol[MessageT]):
 class PreparingProvider(Provider[MessageT], Protocol):
     """A provider that can do part of the work on a message in advance, such as a signature."""
 
+    @property
+    def prepares(self) -> bool:
+        """Whether there is such work with its settings; if not, it is not asked."""
+        ...
+
     def work_ahead(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
         """Prepare jobs that will be rendered soon, in this order; must not raise.
 
@@ -201,9 +218,19 @@ class ChainingProvider(Provider[MessageT], Protocol):
     """
 
     async def send_chained(
-        self, message: MessageT, following: Callable[[], MessageT | None], start: Start = at_once
+        self,
+        message: MessageT,
+        following: Callable[[], MessageT | None],
+        start: Start = at_once,
+        proceed: Proceed | None = None,
     ) -> Receipt:
-        """Send as `send` does; may call `following` once for the message that the caller sends next."""
+        """Send as `send` does; may call `following` once for the message that the caller sends next.
+
+        With `proceed` it may go on with that message over the same connection, and so with the one after it: it calls
+        `proceed` with the receipt of the message that was accepted, and then sends the next one as if it had been
+        called with it and the start returned. If `proceed` returns None, it returns that receipt. Whatever it returns
+        or raises is about the message that it sent last.
+        """
         ...
 
     def withdraw(self, message: MessageT) -> None:

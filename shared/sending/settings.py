@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from shared.channels import Channel
 from shared.queue.batches import boot_name
@@ -13,7 +14,8 @@ from shared.retry import GIVE_UP_AFTER_S
 from shared.sending.job_limits import LimitOf
 from shared.settings import CommonSettings, EnvReader, Rate, read_internal_secret
 
-ON_UNCERTAIN = ("resend", "hold")
+HOLD = "hold"
+ON_UNCERTAIN = ("resend", HOLD)
 """The operator's choices for a message that may have been delivered."""
 REPEAT = "repeat"
 """The policy of a channel whose receivers recognise a message that comes twice: no send is uncertain."""
@@ -28,7 +30,7 @@ class SendingSettings:
     provider defers is retried for `give_up_after_s`; 0 disables deferrals. `internal_secret` opens the values that
     ingest sealed. `partition` is the part of the channel's queue that it works. `waits_s` are the waits between
     attempts, not scaled, and `jitter` is the share by which each varies; without `waits_s` they double. Without
-    `dead_letters` a failed job is not kept.
+    `dead_letters` a failed job is not kept. `journal_dir` is the folder of the journals of hand-overs, None for none.
     """
 
     sender_id: str
@@ -50,6 +52,7 @@ class SendingSettings:
     waits_s: tuple[float, ...] = ()
     jitter: float = 0.0
     dead_letters: bool = True
+    journal_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,13 @@ def read_sending_settings(
         waits_s=policy.waits_s,
         jitter=policy.jitter,
         dead_letters=policy.dead_letters,
+        journal_dir=None if policy.repeats else _journal_dir(env, common),
     )
+
+
+def _journal_dir(env: EnvReader, common: CommonSettings) -> Path | None:
+    folder = env.path("KURIR_JOURNAL_DIR", str(common.data_dir / "journals"))
+    return None if folder.lower() == "off" else Path(folder)
 
 
 def _max_attempts(env: EnvReader, policy: ChannelPolicy) -> int:

@@ -22,6 +22,10 @@ from shared.sending.holdings import Holdings
 MOST_AT_ONCE = 500
 MOST_BYTES = 1_000_000  # of jobs and events in one call, because Redis is blocked meanwhile
 AGAIN_AFTER_S = 2.0
+ENOUGH = 30
+GATHER_S = 0.02
+STALLED_AFTER_S = 0.5
+"""How long a partition may take to answer until its jobs that are to be settled hold up no other partition's."""
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -32,11 +36,16 @@ class Settlement(msgspec.Struct, frozen=True):
 
 
 class Settler:
-    """Collects settlements and carries them out."""
+    """Collects settlements and carries them out.
+
+    `one_of_several` says that there are other partitions, whose jobs the sender begins while this one does not answer.
+    """
 
     def __init__(self, consumer: Consumer, holdings: Holdings) -> None:
         self._consumer = consumer
         self._holdings = holdings
+        self.one_of_several = False
+        self._stalled = False
         self._waiting: list[Settlement] = []
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
@@ -45,6 +54,8 @@ class Settler:
     def add(self, settlement: Settlement) -> None:
         """Add a settlement; it is carried out after the call under way."""
         self._waiting.append(settlement)
+        if self._stalled:
+            self._holdings.mark_undecided(settlement.move.lease)
         self._idle.clear()
         self._arrived.set()
 
@@ -58,15 +69,34 @@ class Settler:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
+                batch: list[Settlement] = []
                 try:
+                    await self._gather()
+                    batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
                     await self._carry_out(batch)
                 except (Exception, asyncio.CancelledError) as error:
                     if isinstance(error, asyncio.CancelledError) and is_stopping():
                         raise
+                    if not batch:
+                        batch, self._waiting = self._waiting, []
                     self._set_aside(batch)
                     _log_unexpected("settler_error", batch, error)
             self._idle.set()
+
+    async def _gather(self) -> None:
+        """Wait briefly for more outcomes while the workers have jobs to send: one call for many costs everyone less.
+
+        The other half of these jobs is sent during the calls that settle and begin, since outcomes that wait take the
+        places of further jobs. Without a journal an acceptance is certain only once it is settled, so none waits then.
+        """
+        holdings = self._holdings
+        journal = holdings.journal
+        if len(self._waiting) >= ENOUGH or journal is None or not journal.complete:
+            return
+        per_s = holdings.pace.per_s
+        coming = min(holdings.ready.qsize() // 2, ENOUGH, int(per_s * GATHER_S))
+        if coming > 1:
+            await asyncio.sleep(coming / per_s)
 
     async def _carry_out(self, batch: list[Settlement]) -> None:
         """Carry out a batch; if that fails, carry out its settlements one by one, so that each fails on its own.
@@ -86,8 +116,16 @@ class Settler:
 
     async def _settle(self, batch: list[Settlement]) -> None:
         asked_at = time.monotonic()
-        done = await self._consumer.settle([one.move for one in batch])
-        self._holdings.pace.settled(time.monotonic() - asked_at)
+        stall = self.one_of_several and asyncio.get_running_loop().call_later(STALLED_AFTER_S, self._stall, batch)
+        try:
+            done = await self._consumer.settle([one.move for one in batch])
+        finally:
+            if stall:
+                stall.cancel()
+        if self._stalled:
+            self._stalled = False
+        else:
+            self._holdings.pace.settled(time.monotonic() - asked_at)
         late: list[tuple[Lease, bytes]] = [
             (one.move.lease, one.late_event())
             for one, moved in zip(batch, done, strict=True)
@@ -97,6 +135,12 @@ class Settler:
             await self._consumer.sent_late(late)
         for one in batch:
             self._holdings.remove(one.move.lease)
+
+    def _stall(self, batch: Sequence[Settlement]) -> None:
+        """Let jobs that cannot be settled now take no place of others: the provider has answered."""
+        self._stalled = True
+        for one in (*batch, *self._waiting):
+            self._holdings.mark_undecided(one.move.lease)
 
     def _set_aside(self, batch: list[Settlement]) -> None:
         """Retry settlements that failed after a pause; this sender still holds the jobs, so no other sends them."""

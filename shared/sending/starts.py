@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextvars import Token
 
 from shared.clock import Clock
+from shared.queue.leases import Lease
 from shared.sending.holdings import BegunJob
 from shared.sending.pace import Pace
 from shared.sending.provider import Noted, NotStartedError, begin_noting, end_noting
@@ -21,8 +22,7 @@ Started = Callable[[BegunJob], None]
 class GrantedStart:
     """Implements `Start` for one begun job; `waited_s` is the time spent waiting, which does not count as send time.
 
-    While its `with` block runs, the job is marked as with the channel, and an acceptance that the channel notes is
-    recorded. (A generator for the block would cost each message several µs.)
+    From `begin` to `end` the job is marked as with the channel, and an acceptance that the channel notes is recorded.
     `asked` is whether the channel was asked to send; `started` is called just before the first hand-over.
     `acceptance` is the provider's acceptance (message id, reply text), None until it is noted.
     """
@@ -32,7 +32,12 @@ class GrantedStart:
     )  # fmt: skip
 
     def __init__(
-        self, begun: BegunJob, clock: Clock, pace: Pace, lease_held_since: Callable[[float], bool], started: Started
+        self,
+        begun: BegunJob,
+        clock: Clock,
+        pace: Pace,
+        lease_held_since: Callable[[float, Lease], bool],
+        started: Started,
     ) -> None:
         self._begun = begun
         self._clock = clock
@@ -42,19 +47,23 @@ class GrantedStart:
         self.asked = False
         self.acceptance: tuple[str, str] | None = None
         self.waited_s = 0.0
-        self._noting: Token[Noted | None]
+        self._noting: Token[Noted | None] | None = None
 
     def accepted(self, message_id: str, words: str) -> None:
         """Note the provider's acceptance; from here on the message counts as sent."""
         self.acceptance = (message_id, words)
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
+        """Note that the channel is asked to send the job."""
         self.asked = True
         self._begun.taken_at = self._clock.monotonic()
         self._noting = begin_noting(self.accepted)
 
-    def __exit__(self, *_raised: object) -> None:
-        end_noting(self._noting)
+    def end(self) -> None:
+        """Note that the channel has answered, or was cut off; must be called in the task that called `begin`."""
+        if self._noting is not None:
+            end_noting(self._noting)
+            self._noting = None
         self._begun.taken_at = math.inf
 
     async def __call__(self) -> None:
@@ -66,7 +75,7 @@ class GrantedStart:
         if wait_s > 0:
             await self._clock.sleep(wait_s)
             self.waited_s += wait_s
-        if not self._lease_held_since(begun.asked_at):
+        if not self._lease_held_since(begun.asked_at, begun.lease):
             # Frozen or cut off past its lease: another sender may have taken the job.
             raise NotStartedError("its sender's lease was not renewed in time")
         now = self._clock.monotonic()

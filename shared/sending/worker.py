@@ -7,10 +7,9 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol
+from typing import Generic
 
 from shared.blasts import Blast
-from shared.clock import Clock
 from shared.errors import (
     PermanentError,
     SendError,
@@ -25,63 +24,14 @@ from shared.jobs import Job
 from shared.lifecycle import is_stopping
 from shared.logs import get_logger, note
 from shared.queue.leases import Lease
-from shared.sealing import Seal, SealError, without
-from shared.sending.caches import FileCache, SnapshotCache
-from shared.sending.holdings import BegunJob, Holdings
-from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, accepted, refused, sent_event, untouched
-from shared.sending.provider import ChainingProvider, MessageT, NotStartedError, Provider, Receipt, Start
+from shared.sealing import SealError, without
+from shared.sending.holdings import BegunJob
+from shared.sending.outcomes import Outcome, Tried, accepted, refused, sent_event, short_event, untouched
+from shared.sending.parts import WorkerParts
+from shared.sending.provider import ChainingProvider, MessageT, NotStartedError, Receipt, Start
 from shared.sending.settings import REPEAT
-from shared.sending.settler import Settlement, Settler
+from shared.sending.settler import Settlement
 from shared.sending.starts import GrantedStart
-from shared.sending.verdicts import Verdicts
-
-
-class SendObserver(Protocol):
-    """The metrics of a sender; implemented in `shared/sender_metrics.py`."""
-
-    def attempt(self, channel: str, outcome: str, error_class: str, duration_s: float) -> None:
-        """Count one attempt with its outcome and the seconds it took."""
-        ...
-
-    def queue_latency(self, channel: str, lane: str, seconds: float) -> None:
-        """Observe the time from enqueueing to the first attempt."""
-        ...
-
-    def housekeeping_failed(self, channel: str, task: str) -> None:
-        """Count an unexpected error in the sender's housekeeping."""
-        ...
-
-
-class Consequences(Protocol):
-    """The effects of an outcome beyond the job itself."""
-
-    async def stop_channel(self, error: StopChannelError) -> None:
-        """Pause the channel with the provider's reason."""
-        ...
-
-    async def stop_blast(self, blast_id: str, error: StopBlastError) -> None:
-        """Pause a blast with the provider's reason."""
-        ...
-
-    async def suppress(self, job: Job, reason: str, words: str) -> None:
-        """Suppress a job's address, with a reason and the provider's reply."""
-        ...
-
-    def provider_failed(self) -> None:
-        """Note that the server failed, not the message: pause dispatching briefly."""
-        ...
-
-    def provider_worked(self) -> None:
-        """Note that the server works: it accepted a message, or answered why it did not."""
-        ...
-
-    def lease_fresh(self) -> bool:
-        """Return whether the lease allows jobs to begin."""
-        ...
-
-    def lease_held_since(self, moment: float) -> bool:
-        """Return whether a job granted at a moment (monotonic clock) may still be sent."""
-        ...
 
 
 @dataclass(slots=True)
@@ -109,23 +59,6 @@ class _Attempt:
     @property
     def lease(self) -> Lease:
         return self.begun.lease
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerParts(Generic[MessageT]):
-    """The parts that the workers of a sender share."""
-
-    provider: Provider[MessageT]
-    snapshots: SnapshotCache
-    files: FileCache
-    settler: Settler
-    holdings: Holdings
-    policy: OutcomePolicy
-    observer: SendObserver
-    consequences: Consequences
-    clock: Clock
-    verdicts: Verdicts
-    seal: Seal
 
 
 async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError) -> None:
@@ -167,7 +100,10 @@ class Worker(Generic[MessageT]):
     def __init__(self, parts: WorkerParts[MessageT]) -> None:
         self._parts = parts
         self._chain = parts.provider if isinstance(parts.provider, ChainingProvider) else None
+        self._held_since = parts.consequences.lease_held_since
+        self._started = self._note_start
         self._next: NextJob[MessageT] | None = None
+        self._turn: _Attempt
 
     async def run(self) -> None:
         """Send ready jobs until cancelled; a hand-over that is cancelled is uncertain."""
@@ -184,49 +120,84 @@ class Worker(Generic[MessageT]):
                 self._give_back_lease(self._next.begun.lease, "its sender stopped")
 
     async def _attempt(self, begun: BegunJob, message: MessageT | None) -> None:
-        """Send one job and settle its outcome; an exception on the way affects only this job."""
-        parts = self._parts
-        held_since = parts.consequences.lease_held_since
-        start = GrantedStart(begun, parts.clock, parts.holdings.pace, held_since, self._note_start)
-        attempt = _Attempt(begun, start, parts.clock.monotonic())
+        """Send one job, and those that are chained to it, and settle their outcomes.
+
+        An exception on the way affects only the job whose turn it is.
+        """
+        self._parts.holdings.note_taken(begun)
+        self._turn = self._new_attempt(begun)
         try:
-            error = await self._send(attempt, message)
-            if error is None and start.acceptance is not None:
-                self._accept(attempt, start.acceptance)
+            error = await self._send(message)
+            acceptance = self._turn.start.acceptance
+            if error is None and acceptance is not None:
+                self._accept(self._turn, acceptance)
             else:
-                await self._conclude(attempt, error)
+                await self._conclude(self._turn, error)
         except asyncio.CancelledError as error:
             if not is_stopping():  # cancelled by its own job: that must not end this worker
-                self._end_unexpected(attempt, error)
+                self._end_unexpected(self._turn, error)
                 return
-            await self._end_cancelled(attempt)
+            await self._end_cancelled(self._turn)
             raise
         except Exception as error:
-            self._end_unexpected(attempt, error)
+            self._end_unexpected(self._turn, error)
 
-    async def _send(self, attempt: _Attempt, message: MessageT | None) -> Exception | None:
-        """Render and hand over; return the exception, or None once the provider has accepted the message."""
-        start, clock = attempt.start, self._parts.clock
+    def _new_attempt(self, begun: BegunJob) -> _Attempt:
+        clock = self._parts.clock
+        start = GrantedStart(begun, clock, self._parts.holdings.pace, self._held_since, self._started)
+        return _Attempt(begun, start, clock.monotonic())
+
+    async def _send(self, message: MessageT | None) -> Exception | None:
+        """Render and hand over; return the exception, or None once the provider has accepted the message.
+
+        Both are about the job whose turn it is then: the provider may have gone on to further ones (`_proceed`).
+        """
+        attempt = self._turn
         try:
             if message is None:
                 message = self._rendered_now(attempt.lease.job) or await self._render(attempt.lease)
             attempt.subject = message.subject
-            attempt.started_at = clock.monotonic()
-            with start:
-                receipt = await self._hand_over(message, start)
-            start.accepted(receipt.message_id, receipt.response)
-            attempt.receipt = receipt
-            self._parts.holdings.pace.sent(clock.monotonic() - attempt.started_at - start.waited_s)
+            attempt.started_at = self._parts.clock.monotonic()
+            attempt.start.begin()
+            try:
+                receipt = await self._hand_over(message, attempt.start)
+            finally:
+                self._turn.start.end()
+            self._note_receipt(self._turn, receipt)
         except Exception as error:
             return error
         return None
+
+    def _note_receipt(self, attempt: _Attempt, receipt: Receipt) -> None:
+        start = attempt.start
+        start.accepted(receipt.message_id, receipt.response)
+        attempt.receipt = receipt
+        self._parts.holdings.pace.sent(self._parts.clock.monotonic() - attempt.started_at - start.waited_s)
+
+    def _proceed(self, receipt: Receipt) -> Start | None:
+        """Settle the job that was accepted, and turn to the one that the provider has announced (`Proceed`)."""
+        done, following = self._turn, self._next
+        if following is None or following.message is None:
+            return None
+        done.start.end()
+        self._note_receipt(done, receipt)
+        try:
+            self._accept(done, (receipt.message_id, receipt.response))
+        except Exception as error:
+            self._end_unexpected(done, error)
+        attempt = self._new_attempt(following.begun)
+        attempt.subject = following.message.subject
+        self._turn, self._next = attempt, None
+        attempt.start.begin()
+        return attempt.start
 
     async def _conclude(self, attempt: _Attempt, error: Exception | None) -> None:
         """Settle by the provider's acceptance if there is one, whatever was raised after it, else by the exception."""
         if attempt.start.acceptance is not None:
             if error is not None:
                 _log_unexpected("failed_after_acceptance", attempt, error)
-            self._accept(attempt, attempt.start.acceptance)
+            if not attempt.settled:
+                self._accept(attempt, attempt.start.acceptance)
         elif isinstance(error, NotStartedError):
             note("not_started", job_id=attempt.lease.job_id, channel=attempt.lease.job.channel, reason=error.reason)
             self._give_back(attempt, error.reason)
@@ -261,7 +232,7 @@ class Worker(Generic[MessageT]):
     def _hand_over(self, message: MessageT, start: Start) -> Awaitable[Receipt]:
         if self._chain is None:
             return self._parts.provider.send(message, start)
-        return self._chain.send_chained(message, self._take_next, start)
+        return self._chain.send_chained(message, self._take_next, start, self._proceed)
 
     def _take_next(self) -> MessageT | None:
         """Take the job that this worker sends next, so that the provider can announce it, if any."""
@@ -271,6 +242,7 @@ class Worker(Generic[MessageT]):
         begun = parts.holdings.next_begun_that_may_wait()
         if begun is None:
             return None
+        parts.holdings.note_taken(begun)
         self._next = NextJob(begun)
         try:
             self._next.message = self._rendered_now(begun.lease.job)
@@ -310,13 +282,14 @@ class Worker(Generic[MessageT]):
 
     def _note_start(self, begun: BegunJob) -> None:
         parts, job = self._parts, begun.lease.job
-        if begun.latest_start < math.inf:
+        if begun.latest_start < math.inf and parts.holdings.is_low():
             parts.holdings.wake.set()  # the provider may be able to start another
         if begun.lease.attempt == 1:
             latency_s = max(0.0, (parts.clock.now_ms() - job.enqueued_at_ms) / 1000)
             parts.observer.queue_latency(job.channel, job.lane, latency_s)
 
     def _give_back(self, attempt: _Attempt, reason: str) -> None:
+        self._parts.holdings.note_refusal(attempt.begun)
         self._give_back_lease(attempt.lease, reason)
         attempt.settled = True
 
@@ -338,6 +311,7 @@ class Worker(Generic[MessageT]):
         if secrets:
             receipt = Receipt(receipt.message_id, without(receipt.response, secrets))
         outcome = accepted(tried, receipt)
+        self._parts.holdings.note_acceptance(attempt.begun, short_event(outcome.move.event, tried, receipt))
         self._settle(attempt, outcome, partial(sent_event, tried, receipt, late=True))
         self._parts.consequences.provider_worked()
         _note(self._parts, tried, outcome)
@@ -345,6 +319,8 @@ class Worker(Generic[MessageT]):
     async def _refuse(self, attempt: _Attempt, error: SendError) -> None:
         """Settle an attempt by its error; pause the channel or blast first, so that no sender begins the job again."""
         tried = self._tried(attempt)
+        if not isinstance(error, UncertainError):
+            self._parts.holdings.note_refusal(attempt.begun)
         secrets = self._secrets(tried.lease)
         error.message, error.reply = without(error.message, secrets), without(error.reply, secrets)
         weighed = await self._weigh(attempt, tried, error)

@@ -39,14 +39,15 @@ class Stack:
         self._name = f"kurir-test-{os.getpid()}"
         self._env = {**_clean_environment(), "INGEST_PORT": str(self.port), "GRAFANA_PORT": str(free_port())}
         self._files = ["docker-compose.yml"]
+        self.profiles = ["sandbox"]
         shutil.copytree(ROOT, self.folder, ignore=shutil.ignore_patterns(*_NOT_COPIED))
 
     @property
     def services(self) -> list[str]:
-        """Return the services of the compose file that are available here."""
+        """Return the services of the compose file that the profiles start and that are available here."""
         declared = yaml.safe_load((self.folder / "docker-compose.yml").read_text())["services"]
-        skipped = os.environ.get("COMPOSE_SKIP", "").split(",")
-        return [name for name in declared if name not in skipped]
+        wanted = [name for name, one in declared.items() if {*one.get("profiles", self.profiles)} & {*self.profiles}]
+        return [name for name in wanted if is_available(name)]
 
     def set(self, name: str, value: str) -> None:
         """Set a variable for all services, as a user does in `.env`; call it before `up`."""
@@ -66,7 +67,8 @@ class Stack:
     def compose(self, *words: str, check: bool = True) -> str:
         """Run a compose command with the sandbox's settings and return its output."""
         program = shlex.split(os.environ.get("COMPOSE", "docker compose"))
-        options = ["-p", self._name, "--env-file", "deploy/sandbox.env", "--profile", "sandbox"]
+        options = ["-p", self._name, "--env-file", "deploy/sandbox.env"]
+        options += [word for profile in self.profiles for word in ("--profile", profile)]
         options += [word for file in self._files for word in ("-f", file)]
         ran = subprocess.run(
             [*program, *options, *words],
@@ -141,6 +143,11 @@ class Stack:
                 pytest.fail(f"not within {timeout_s} s: {what}\n{self.compose('logs', check=False)[-6000:]}")
             time.sleep(0.5)
         return value
+
+
+def is_available(service: str) -> bool:
+    """Return whether a service is not one that `$COMPOSE_SKIP` lists."""
+    return service not in os.environ.get("COMPOSE_SKIP", "").split(",")
 
 
 def _clean_environment() -> dict[str, str]:

@@ -113,12 +113,13 @@ class System:
         except psutil.NoSuchProcess:
             return []
 
-    def get(self, path: str) -> dict[str, Any]:
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         """GET a path of the API; as clients should, ask again after a 503, for at most 15 s."""
         deadline = time.monotonic() + 15
         while True:
             try:
-                return self._call(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}"))
+                url = f"http://127.0.0.1:{self.port}{path}"
+                return self._call(urllib.request.Request(url, headers=dict(headers or {})))
             except urllib.error.HTTPError as error:
                 with error:
                     if error.code != 503 or time.monotonic() > deadline:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections import Counter
 
 import psutil
@@ -21,10 +23,17 @@ def _deliveries(system: System) -> Counter[tuple[str, str]]:
 
 @pytest.mark.timeout(240)
 def test_demo_adds_up(make_system: MakeSystem) -> None:
-    """It exits with 0, shows sent and failed messages, and the sandbox receives each message exactly once."""
-    system = make_system()
-    system.start("demo")
+    """It exits with 0, shows sent and failed messages, and the sandbox receives each message exactly once.
+
+    It says when the console answered, counted from the start of `make`.
+    """
+    system, began = make_system(), time.time()
+    system.start("demo", ["--began", str(began - 500)])
     assert system.wait(_DEMO_TIMEOUT_S) == 0, system.output()
+    answered = re.search(r"The console answers after (\d+) s: (http://\S+/console/)", system.output())
+    assert answered is not None, system.output()
+    assert 500 < int(answered[1]) < 500 + time.time() - began
+    assert answered[2].endswith(f":{system.port}/console/")
     assert "6 services and the sandbox" in system.output()
     assert "The numbers add up" in system.output()
     delivered = _deliveries(system)

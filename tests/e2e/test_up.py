@@ -44,7 +44,7 @@ async def test_a_system_starts_recovers_and_stops(make_system: MakeSystem) -> No
     """
     system = make_system()
     system.up()
-    assert f"http://127.0.0.1:{system.port}/docs" in system.output()
+    assert f"http://127.0.0.1:{system.port}/console/" in system.output()
     assert "SANDBOX: email and whatsapp messages are NOT delivered" in system.output()
     assert system.get("/health")["status"] == "ok"
 

@@ -7,11 +7,12 @@ import os
 import resource
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
+
+from tests.servers import freeze
 
 _END_TIMEOUT_S = 30.0
 
@@ -65,12 +66,8 @@ class Child:
             self._process.wait(_END_TIMEOUT_S)
 
     def freeze(self) -> None:
-        """Freeze it (SIGSTOP); return once the kernel reports it as stopped."""
-        os.kill(self.pid, signal.SIGSTOP)
-        deadline = time.monotonic() + 5
-        while self.process.status() != psutil.STATUS_STOPPED:
-            assert time.monotonic() < deadline, f"{self.name} does not stop"
-            time.sleep(0.001)
+        """Freeze it (SIGSTOP); return once it is stopped."""
+        freeze(self.pid)
 
     def thaw(self) -> None:
         """Resume a frozen process (SIGCONT)."""

@@ -15,9 +15,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import hiredis
+
 from shared.queue.scripts import load_script
 
 _CHUNK = 65536
+_MORE = object()
 # bytes that arrived while the loop stood still are read within this time afterwards
 _SOON_S = 0.2
 # follows a DATA that was pipelined and refused; no message begins with such a line
@@ -37,8 +40,12 @@ class Pair:
         self.recipients: list[str] = []
         self.unanswered: list[str] = []
         self.handed_over_at = 0.0
-        self.losing = False
+        self.losing = 0
         self.held = False
+        self.calls = hiredis.Reader(notEnoughData=_MORE)
+        self.answers = hiredis.Reader(notEnoughData=_MORE)
+        self.asked = 0
+        self.answered = 0
 
     def cut(self) -> None:
         """Reset both halves."""
@@ -179,25 +186,39 @@ class RedisProxy(Proxy):
         return digest
 
     async def from_client(self, pair: Pair, data: bytes) -> bytes:
-        """Find armed scripts by their digests; a pool's connection carries one call at a time."""
-        for digest, passing in self._hold.items():
-            if digest in data and passing > 0:
-                self._hold[digest] -= 1
-            elif digest in data:
-                self.broken[f"held {self._names[digest]}"] += 1
+        """Pass on whole calls, up to one that is armed to be withheld: a connection carries several at a time."""
+        pair.calls.feed(data)
+        passed: list[bytes] = []
+        while not pair.held and (call := pair.calls.gets()) is not _MORE:
+            digest = call[1] if len(call) > 1 else b""
+            if self._holds(digest):
                 pair.held = True
-        if pair.held:
-            return b""
-        for digest, times in self._lose.items():
-            if times > 0 and digest in data:
+                break
+            pair.asked += 1
+            if self._lose[digest] > 0:
                 self._lose[digest] -= 1
                 self.broken[f"lost reply of {self._names[digest]}"] += 1
-                pair.losing = True
-        return data
+                pair.losing = pair.losing or pair.asked
+            passed.append(hiredis.pack_command(tuple(call)))
+        return b"".join(passed)
+
+    def _holds(self, digest: bytes) -> bool:
+        """Return whether a call is to be withheld; count those that pass before."""
+        passing = self._hold.get(digest)
+        if passing is None:
+            return False
+        if passing > 0:
+            self._hold[digest] -= 1
+            return False
+        self.broken[f"held {self._names[digest]}"] += 1
+        return True
 
     async def from_server(self, pair: Pair, data: bytes) -> bytes:
-        """Lose the first answer after an armed script."""
-        if pair.losing:
+        """Lose the answer to an armed call, with those that arrive beside it."""
+        pair.answers.feed(data)
+        while pair.answers.gets() is not _MORE:
+            pair.answered += 1
+        if pair.losing and pair.answered >= pair.losing:
             pair.cut()
             return b""
         return data

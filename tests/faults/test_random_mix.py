@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -39,8 +40,13 @@ _SERVICES = frozenset(
 )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(form: Form) -> AsyncIterator[World]:
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=[1, pytest.param(4, marks=pytest.mark.soak)],
+    ids=["one partition", "four partitions"],
+)
+async def world(form: Form, request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """Three senders with a proxy on each side; every service reaches Redis, which has a replica, through a proxy.
 
     Services that use Sentinels bypass every proxy, and a dead master would be replaced instead of restarted:
@@ -48,6 +54,7 @@ async def world(form: Form) -> AsyncIterator[World]:
     """
     env = {"KURIR_SANDBOX_LATENCY_MS": "10", "KURIR_EMAIL_DOMAIN_RATES": f"{LIMITED}=100/1s", **WEBHOOK_ENV}
     design = Design(3, whatsapp=True, proxied=_SERVICES, mail_proxy=True, mail_timeout_s=5.0, env=env, replica=True)
+    design = replace(design, partitions=request.param)
     async with running(form, design) as world:
         yield world
 

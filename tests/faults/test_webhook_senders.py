@@ -55,8 +55,7 @@ async def test_kills_lose_no_delivery(system: System) -> None:
     """Kill -9 of senders and Redis, again and again: every delivery arrives, with one id and one body (attacks G9)."""
     receiver, kills = Receiver(), 0
     async with listening(receiver) as port, listening(receiver, context=nobodys_context()) as untrusted:
-        await system.publish(port, receiver.secrets)
-        await system.put(UNTRUSTED, f"https://127.0.0.1:{untrusted}/untrusted", receiver.secrets["untrusted"])
+        await system.publish(port, receiver.secrets, {UNTRUSTED: f"https://127.0.0.1:{untrusted}/untrusted"})
         for turn in range(6):
             for number, count in ((QUICK, 60), (FLAKY, 20), (BUSY, 20), (HANGING, 10), (UNTRUSTED, 5)):
                 await system.deliver(number, count)
@@ -78,12 +77,7 @@ async def test_kills_lose_no_delivery(system: System) -> None:
             return all(len(receiver.taken[PATHS[number]]) == count for number, count in system.enqueued.items())
 
         await wait_for(are_all_there, 150, "every delivery")
-
-        async def have_all_ended() -> bool:
-            stats = [await system.stats(number) for number in PATHS]
-            return all(one.counters["sent"] == one.counters["enqueued"] for one in stats)
-
-        await wait_for(have_all_ended, 60, "every outcome")
+        await wait_for(system.have_ended, 60, "every outcome")
     assert receiver.forged == []
     assert all(len(bodies) == 1 for bodies in receiver.bodies.values())
     for number, name in PATHS.items():
@@ -115,8 +109,7 @@ async def test_an_endpoint_away_for_an_hour_gets_everything(tmp_path: Path) -> N
     try:
         async with listening(receiver) as port, running(server, tmp_path, HOUR_SCALE, answer_s=10) as system:
             gone = free_port()
-            await system.publish(port, receiver.secrets)
-            await system.move(FLAKY, gone, receiver.secrets)
+            await system.publish(port, receiver.secrets, {FLAKY: f"http://127.0.0.1:{gone}/flaky"})
             await system.deliver(QUICK, 1)
             await wait_for(partial(receiver.has, "quick", 1), 60, "the first delivery")
             gone_at = time.monotonic()
@@ -138,6 +131,7 @@ async def test_an_endpoint_away_for_an_hour_gets_everything(tmp_path: Path) -> N
                 usual_s = max(receiver.arrived_at.values()) - back_at
                 # the slowest probe comes a minute after the one before it
                 assert max(back.arrived_at.values()) - back_at < 60 * HOUR_SCALE + max(10, 2 * usual_s), usual_s
+            await wait_for(partial(system.have_ended, [FLAKY]), 60, "every outcome")
             sent, ended = await system.outcomes(FLAKY)
             attempts = await system.attempts(FLAKY)
     finally:

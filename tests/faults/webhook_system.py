@@ -10,7 +10,7 @@ import ssl
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -133,10 +133,14 @@ class System:
     def partition(self, number: int) -> Partition:
         return webhook_partition(self.redis, number)
 
-    async def publish(self, port: int, secrets: dict[str, str]) -> None:
-        """Write the endpoints and the snapshots of their blasts, as the logger does."""
-        for number in PATHS:
-            await self.move(number, port, secrets)
+    async def publish(self, port: int, secrets: dict[str, str], elsewhere: Mapping[int, str] | None = None) -> None:
+        """Write the endpoints and the snapshots of their blasts, as the logger does: at a port, some at another URL.
+
+        Each is written once: a sender keeps what it read for up to a second.
+        """
+        urls = {number: f"http://127.0.0.1:{port}/{name}" for number, name in PATHS.items()} | dict(elsewhere or {})
+        for number, url in urls.items():
+            await self.put(number, url, secrets[PATHS[number]])
 
     async def move(self, number: int, port: int, secrets: dict[str, str]) -> None:
         """Write one endpoint at a port."""
@@ -156,6 +160,11 @@ class System:
 
     async def stats(self, number: int) -> Any:
         return await Control(self.redis, f"reader-{next(_numbers)}").partition_stats(self.partition(number))
+
+    async def have_ended(self, numbers: Iterable[int] = PATHS) -> bool:
+        """Tell whether every delivery to some endpoints has its outcome, which comes after the endpoint's answer."""
+        stats = [await self.stats(number) for number in numbers]
+        return all(one.counters["sent"] == one.counters["enqueued"] for one in stats)
 
     async def attempts(self, number: int) -> set[int]:
         """Return the attempts at which deliveries to an endpoint were sent."""

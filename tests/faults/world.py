@@ -21,6 +21,7 @@ import orjson
 
 from services.cli.plan import UpOptions, make_plan
 from shared.lifecycle import end_tasks
+from tests.clusters import Cluster
 from tests.e2e.system import clean_environment, free_base
 from tests.faults.children import Child
 from tests.faults.client import Client
@@ -54,7 +55,8 @@ class Design:
 
     `mail_proxy` puts a proxy between each email sender and the sandbox's mail server, for whose answers senders wait
     `mail_timeout_s` (None: their default); `env` is for every service. With `sentinels` services
-    find Redis through the Sentinels, and so bypass every proxy.
+    find Redis through the Sentinels, and so bypass every proxy. With `cluster` there are three masters and three
+    replicas instead; a channel's queue has this number of `partitions`.
     """
 
     email_senders: int = 1
@@ -66,6 +68,8 @@ class Design:
     redis: Kind = "valkey"
     replica: bool = False
     sentinels: int = 0
+    cluster: bool = False
+    partitions: int = 1
 
 
 class World:
@@ -75,6 +79,7 @@ class World:
         self.form = form
         self.folder = Path(tempfile.mkdtemp(prefix="kurir-faults-"))
         self.servers = RedisServers(design.redis, replica=design.replica, sentinels=design.sentinels)
+        self.cluster = Cluster(design.redis) if design.cluster else None
         self.children: dict[str, Child] = {}
         self.redis_proxies: dict[str, RedisProxy] = {}
         self.mails: dict[str, MailProxy] = {}
@@ -86,7 +91,7 @@ class World:
     async def start(self) -> None:
         """Start everything and wait until it is healthy."""
         design = self._design
-        await self.servers.start()
+        await (asyncio.to_thread(self.cluster.start) if self.cluster else self.servers.start())
         for name in design.proxied:
             self.redis_proxies[name] = await self._started(RedisProxy(self.redis.port))
         for number in range(design.email_senders if design.mail_proxy else 0):
@@ -96,7 +101,7 @@ class World:
             self.mails[name] = await self._started(MailProxy(self._base + 91, patience_s))
             self.mails[name].stalls = self.stalls
         self._make_children()
-        self.queue = QueueView(self.servers.url)
+        self.queue = QueueView(self.redis_url, design.partitions)
         self._open.push_async_callback(self.queue.close)
         self.client = Client(f"http://127.0.0.1:{self._base}")
         self._open.push_async_callback(self.client.close)
@@ -133,8 +138,9 @@ class World:
     def _make_children(self) -> None:
         design = self._design
         senders = {"email": design.email_senders, "whatsapp": 1}
-        options = UpOptions(self._base, self.folder / "data", self.servers.url, sandbox=True, senders=senders)
+        options = UpOptions(self._base, self.folder / "data", self.redis_url, sandbox=True, senders=senders)
         scale = {"KURIR_TIME_SCALE": str(self.form.scale)}
+        scale["KURIR_PARTITIONS"] = str(design.partitions)
         env = {**clean_environment(), **_SETTINGS, **scale, **_mail_timeouts(design), **design.env}
         (self.folder / "data").mkdir()
         for spec in make_plan(options, env, None).services:
@@ -161,12 +167,19 @@ class World:
             child.kill()
         await self._open.aclose()
         await asyncio.to_thread(self.servers.destroy)
+        if self.cluster:
+            await asyncio.to_thread(self.cluster.destroy)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _retire(self) -> None:
         """Start no further child: a test that ran out of time may still be running in its loop."""
         for child in self.children.values():
             child.retired = True
+
+    @property
+    def redis_url(self) -> str:
+        """The URL by which services find Redis."""
+        return self.cluster.url if self.cluster else self.servers.url
 
     @property
     def redis(self) -> RedisServer:

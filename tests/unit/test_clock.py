@@ -116,3 +116,57 @@ def test_a_cancelled_timer_does_not_expire(loop: _Loop) -> None:
     timer.cancel()
     loop.continue_at(200.0)
     assert expired == []
+
+
+def test_a_timer_started_for_each_answer_makes_no_call_of_its_own_for_each(loop: _Loop) -> None:
+    """A thousand quick answers cost one call of the loop; the answer that does not come is overdue at its own time."""
+    timer, expired = _started(loop, 10.0)
+    for _ in range(1024):
+        timer.stop()
+        loop.now += 1 / 1024
+        timer.start(10.0)
+    assert len(loop.calls) == 1
+    loop.continue_at(110.0)
+    assert expired == []
+    loop.continue_at(111.0)
+    loop.continue_at(150.0)
+    assert expired == [111.0]
+
+
+def test_a_stopped_timer_does_not_expire_and_rests(loop: _Loop) -> None:
+    """Nor does it wake the loop again until it is started."""
+    timer, expired = _started(loop, 10.0)
+    timer.stop()
+    loop.continue_at(110.0)
+    assert (expired, loop.calls) == ([], [])
+    timer.start(5.0)
+    loop.continue_at(115.0)
+    assert expired == [115.0]
+
+
+def test_a_shorter_wait_after_a_longer_one_expires_at_its_own_time(loop: _Loop) -> None:
+    """The call that was made for the longer one is not waited for, and does not count as a suspension."""
+    timer, expired = _started(loop, 10.0)
+    timer.stop()
+    timer.start(2.0)
+    loop.continue_at(102.0)
+    assert expired == [102.0]
+    timer.start(20.0)
+    loop.continue_at(110.0)
+    loop.continue_at(121.9)
+    assert expired == [102.0]
+    loop.continue_at(122.0)
+    assert expired == [102.0, 122.0]
+
+
+def test_a_suspension_counts_from_the_time_of_the_latest_start(loop: _Loop) -> None:
+    """The timer that is late was made for an earlier answer: the wait continues for as long as this one was late."""
+    timer, expired = _started(loop, 10.0)
+    timer.stop()
+    loop.now = 104.0
+    timer.start(10.0)
+    loop.continue_at(117.0)  # due at 114: three seconds late
+    loop.continue_at(119.9)
+    assert expired == []
+    loop.continue_at(120.0)
+    assert expired == [120.0]

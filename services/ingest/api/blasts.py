@@ -14,12 +14,20 @@ from services.ingest.blasts.request_body import CSV, NDJSON, read_blast_body
 from services.ingest.blasts.submission import Receipt, Submission
 from services.ingest.blasts.views import view_of
 from services.ingest.http.bodies import BODY_ERRORS, read_optional
-from services.ingest.http.errors import ERROR_CODES, ApiError
+from services.ingest.http.errors import ERROR_CODES, ApiError, Problem, invalid
 from services.ingest.http.operation import JSON, Body, Call, Operation, Parameter
-from services.ingest.http.requests import BlastRequest, PauseRequest, RetryRequest
-from services.ingest.http.responses import BlastAnswer, BlastStateAnswer, ChangeAnswer, RetryAnswer, json_response
+from services.ingest.http.requests import BlastRequest, PauseRequest, RetryFailedRequest
+from services.ingest.http.responses import (
+    BlastAnswer,
+    BlastStateAnswer,
+    ChangeAnswer,
+    FailuresAnswer,
+    RetryAnswer,
+    json_response,
+)
 from shared.blast_view import BlastView, deliveries_of, with_deliveries
 from shared.blasts import Blast
+from shared.channels import CHANNELS
 from shared.queue.blasts import BlastProgress
 
 _BLAST_ID = re.compile(rb'"blastId":"([0-9a-z]+)"')
@@ -173,15 +181,34 @@ async def _too_late(call: Call, blast_id: str) -> ApiError:
 
 
 async def _retry_failed(call: Call) -> web.Response:
-    request = await read_optional(call, RetryRequest)
+    request = await read_optional(call, RetryFailedRequest)
     blast_id = call.request.match_info["id"]
-    wanted = {"blastId": blast_id, "includeUncertain": request.include_uncertain}
+    if request.channel is not None and request.channel not in CHANNELS:
+        what = f"there is no channel {request.channel[:60]!r}: use {' or '.join(CHANNELS)}"
+        raise invalid([Problem("channel", "UNKNOWN_CHANNEL", what)])
+    wanted = {
+        "blastId": blast_id,
+        "includeUncertain": request.include_uncertain,
+        "channel": request.channel or "",
+        "errorClass": request.error_class or "",
+        "errorCode": request.error_code,
+    }
     try:
         return json_response(await retry(call, wanted, "BLAST_NOT_FOUND"))
     except ApiError as error:
         if error.code == "BLAST_NOT_FOUND" and await live_blast(call, blast_id) is not None:
             raise ApiError("LOGGER_UNAVAILABLE", "the log does not have this blast yet; try again") from error
         raise
+
+
+async def _show_failures(call: Call) -> web.Response:
+    blast_id = call.request.match_info["id"]
+    if not (blast_id.isascii() and blast_id.isalnum()):
+        raise ApiError("BLAST_NOT_FOUND")
+    status, body = await call.gateway.logger.call("GET", f"/api/blasts/{blast_id}/failures")
+    if status != 200:
+        raise ApiError("BLAST_NOT_FOUND")
+    return json_response(msgspec.convert(body, FailuresAnswer))
 
 
 async def retry(call: Call, wanted: dict[str, Any], unknown: str) -> RetryAnswer:
@@ -214,6 +241,8 @@ OPERATIONS = [
               "Cancel the messages of a blast that are not being sent yet; safe to repeat",
               _cancel, "send", ChangeAnswer, errors=(*_LOST, "BLAST_ENDED")),
     Operation("POST", "/blasts/{id}/retry-failed", "retryFailed", "Send a blast's failed messages again",
-              _retry_failed, "send", RetryAnswer, body=Body({JSON: RetryRequest}, required=False),
+              _retry_failed, "send", RetryAnswer, body=Body({JSON: RetryFailedRequest}, required=False),
               errors=(*_LOST, "JOB_NOT_RETRYABLE", "VALIDATION_FAILED", *BODY_ERRORS)),
+    Operation("GET", "/blasts/{id}/failures", "listFailures", "List a blast's failures by reason", _show_failures,
+              answer=FailuresAnswer, errors=_LOST, queue=False),
 ]  # fmt: skip

@@ -4,45 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from services.ingest.http.bodies import BODY_ERRORS, read_optional, read_struct
+from services.ingest.http.channel_views import ChannelView, channel_view
 from services.ingest.http.errors import ApiError, Problem, invalid
 from services.ingest.http.operation import JSON, Body, Call, Operation
 from services.ingest.http.requests import ChannelPatch, PauseRequest
-from services.ingest.http.responses import Answer, ChangeAnswer, Stats, json_response
+from services.ingest.http.responses import Answer, ChangeAnswer, json_response
 from shared.channels import CHANNELS, EMAIL, WHATSAPP
-from shared.queue.control import ChannelStats, RateSource
 from shared.settings import Rate
-
-
-class SenderView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A live sender: `reason` is why it is unavailable, `rate` its own setting."""
-
-    id: str
-    host: str
-    concurrency: int
-    rate: str | None
-    available: bool
-    reason: str = ""
-
-
-class ChannelView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """A channel: `paused` is the reason, null if it is not paused.
-
-    `rate` is the limit in force ("off" for none), `rateSource` its origin: `api` for one set at run time, `setting` for
-    the senders' own. Both are null while no sender runs that could report it.
-    """
-
-    name: str
-    configured: bool
-    paused: str | None
-    rate: str | None
-    rate_source: RateSource | None
-    senders: list[SenderView]
-    stats: Stats
-    oldest_age_seconds: dict[str, float]
 
 
 class ChannelsAnswer(Answer, kw_only=True, frozen=True):
@@ -66,19 +37,6 @@ class ProviderAnswer(Answer, kw_only=True, frozen=True):
     reachable: bool
     authenticated: bool
     provider: dict[str, Any]
-
-
-def stats_of(counted: ChannelStats) -> Stats:
-    """Return a channel's counts as the API shows them."""
-    return Stats(
-        waiting=counted.waiting,
-        active=counted.active,
-        delayed=counted.delayed,
-        scheduled=counted.scheduled,
-        completed=counted.completed,
-        failed=counted.failed,
-        paused=counted.paused,
-    )
 
 
 def known_channel(call: Call) -> str:
@@ -125,28 +83,7 @@ async def _resume_channel(call: Call) -> web.Response:
 
 
 async def _view(call: Call, name: str) -> ChannelView:
-    counted = await call.gateway.queue.control.channel_stats(name)
-    rate, source = counted.rate or (None, None)
-    return ChannelView(
-        name=name,
-        configured=name in call.gateway.settings.configured_channels,
-        paused=counted.pause_reason or None,
-        rate=rate,
-        rate_source=source,
-        senders=[
-            SenderView(
-                id=one.sender_id,
-                host=one.host,
-                concurrency=one.concurrency,
-                rate=one.rate or None,
-                available=one.available,
-                reason=one.reason,
-            )
-            for one in counted.senders
-        ],
-        stats=stats_of(counted),
-        oldest_age_seconds=counted.oldest_age_s,
-    )
+    return channel_view(call.gateway, name, await call.gateway.queue.control.channel_stats(name))
 
 
 async def _provider_status(call: Call, channel: str) -> web.Response:

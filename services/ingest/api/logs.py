@@ -42,9 +42,13 @@ _FOR = Parameter(
 _TEXTS = (JSON, "text/csv", "application/x-ndjson")
 
 
+FILTER = (*_MESSAGES, _FROM, _TO)
+"""The parameters that choose messages of the log."""
+
+
 def _passed_on(path: str) -> Handler:
     async def pass_on(call: Call) -> web.StreamResponse:
-        return await call.gateway.logger.forward(call.request, path)
+        return await call.gateway.logger.forward(call.request, path, masked=call.masked)
 
     return pass_on
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from services.ingest.api.blasts import IDEMPOTENCY, INTAKE_ERRORS, receipt_response, retry
-from services.ingest.api.channels import stats_of
+from services.ingest.api.blasts import IDEMPOTENCY, INTAKE_ERRORS, receipt_response, retry, upstream_error
+from services.ingest.api.known_messages import find_message, job_of, job_text, logged
+from services.ingest.api.logs import FILTER
 from services.ingest.blasts.request_body import BlastBody, Digest, slices
 from services.ingest.blasts.submission import Submission
 from services.ingest.http.bodies import BODY_ERRORS, read_json, read_optional
+from services.ingest.http.channel_views import stats_of
 from services.ingest.http.decoding import decode_struct
 from services.ingest.http.errors import ApiError, Problem
 from services.ingest.http.operation import JSON, Body, Call, Operation
-from services.ingest.http.requests import BlastHead, MessageRequest, RetryRequest, SendingTerms
+from services.ingest.http.requests import (
+    BlastHead,
+    MessageRequest,
+    RetryMatchingRequest,
+    RetryRequest,
+    SendingTerms,
+)
 from services.ingest.http.responses import (
     AllStats,
     BlastAnswer,
@@ -24,14 +31,15 @@ from services.ingest.http.responses import (
     JobAnswer,
     MessageAnswer,
     RetryAnswer,
+    RetryMatchingAnswer,
     Stats,
     StatsAnswer,
     json_response,
 )
+from services.ingest.http.upstreams import MASKED
 from shared.channels import CHANNELS
-from shared.clock import rfc3339
 from shared.errors import QueueUnavailableError
-from shared.jobs import TERMINAL, JobId, parse_job_id
+from shared.jobs import TERMINAL, JobId
 
 _COUNTS = ("waiting", "active", "delayed", "scheduled", "completed", "failed", "paused")
 _LOG_TIME_S = 2.0
@@ -77,15 +85,8 @@ def _together(counted: dict[str, Stats]) -> AllStats:
 
 async def _show_job(call: Call) -> web.Response:
     """Show a job as logged; a job that was just accepted may not be in the log yet, and is shown as queued."""
-    job = _job_id(call)
-    message = await _logged(call, job)
-    if message is None:
-        message = await _just_accepted(call, job)
-    if message is None:
-        # the row may have been written between the two reads
-        message = await _logged(call, job)
-    if message is None:
-        raise ApiError("JOB_NOT_FOUND")
+    job = job_of(call)
+    message = await find_message(call, job)
     return json_response(JobAnswer(message=message | await _waiting_for(call, job, message["status"])))
 
 
@@ -100,60 +101,12 @@ async def _waiting_for(call: Call, job: JobId, status: str) -> dict[str, str]:
     return {"waiting_for": found} if found else {}
 
 
-def _job_id(call: Call) -> JobId:
-    parsed = parse_job_id(call.request.match_info["jobId"])
-    if parsed is None or len(parsed.blast_id) > 64 or not (parsed.blast_id + parsed.channel).isascii():
-        raise ApiError("JOB_NOT_FOUND")
-    return parsed
-
-
-def _text(job: JobId) -> str:
-    return f"{job.blast_id}:{job.index}:{job.channel}"
-
-
-async def _logged(call: Call, job: JobId) -> dict[str, Any] | None:
-    if not (job.blast_id.isalnum() and job.channel.isalnum()):
-        return None
-    status, body = await call.gateway.logger.call("GET", f"/api/messages/{_text(job)}")
-    return body.get("message") if status == 200 else None
-
-
-async def _just_accepted(call: Call, job: JobId) -> dict[str, Any] | None:
-    """Return a substitute for a row that the logger has not written yet, None where it has written every event."""
-    queue = call.gateway.queue
-    blast = await queue.blasts.load(job.blast_id)
-    if blast is None or job.channel not in blast.totals:
-        return None
-    lag = (await queue.control.channel_stats(job.channel)).events_lag
-    enqueued = await queue.blasts.watermark(job.blast_id, job.channel)
-    if not lag and enqueued >= blast.totals[job.channel]:
-        return None
-    created_at = rfc3339(blast.created_at_ms)
-    return {
-        "job_id": _text(job),
-        "channel": job.channel,
-        "template_id": blast.template.id,
-        "template_name": blast.template.name,
-        "status": "scheduled" if blast.scheduled_at_ms > call.gateway.clock.now_ms() else "queued",
-        "blast_id": blast.blast_id,
-        "reference": None,
-        "run": 1,
-        "attempts": 0,
-        "created_at": created_at,
-        "updated_at": created_at,
-        "delivery": None,
-        "history": [],
-        "receipts": [],
-        "timeline": [{"at": created_at, "event": "queued", "run": 1, "attempt": None, "detail": None}],
-    }
-
-
 async def _cancel_job(call: Call) -> web.Response:
     """Cancel a job, unless the log says that it has ended: Redis would search every waiting job for it."""
-    job = _job_id(call)
+    job = job_of(call)
     status = await _logged_end(call, job)
     if not status:
-        outcome = await call.gateway.queue.control.cancel_job(_text(job))
+        outcome = await call.gateway.queue.control.cancel_job(job_text(job))
         if outcome == "processing":
             raise ApiError("JOB_PROCESSING")
         status = outcome if outcome == "cancelled" else await _logged_status(call, job)
@@ -166,7 +119,7 @@ async def _logged_end(call: Call, job: JobId) -> str:
     """Return the job's terminal status from the log, "" for none, or where the log does not answer in time."""
     try:
         async with asyncio.timeout(_LOG_TIME_S):
-            message = await _logged(call, job)
+            message = await logged(call, job)
     except (ApiError, TimeoutError):
         return ""
     status = str(message.get("status", "")) if message is not None else ""
@@ -175,7 +128,7 @@ async def _logged_end(call: Call, job: JobId) -> str:
 
 async def _logged_status(call: Call, job: JobId) -> str:
     """Return, from the log, the status of a job that Redis does not know; raises 404 where the log lacks it too."""
-    message = await _logged(call, job)
+    message = await logged(call, job)
     if message is None:
         raise ApiError("JOB_NOT_FOUND")
     return str(message.get("status", ""))
@@ -183,16 +136,37 @@ async def _logged_status(call: Call, job: JobId) -> str:
 
 async def _retry_job(call: Call) -> web.Response:
     request = await read_optional(call, RetryRequest)
-    wanted = {"jobId": _text(_job_id(call)), "includeUncertain": request.include_uncertain}
+    wanted = {"jobId": job_text(job_of(call)), "includeUncertain": request.include_uncertain}
     return json_response(await retry(call, wanted, "JOB_NOT_FOUND"))
 
 
+async def _retry_matching(call: Call) -> web.Response:
+    """Have the logger send again what matches; it reads the filter as it reads that of a list."""
+    request = await read_optional(call, RetryMatchingRequest)
+    query = "&".join(one for one in (call.request.rel_url.raw_query_string, MASKED if call.masked else "") if one)
+    path = "/internal/retry-matching" + (f"?{query}" if query else "")
+    status, body = await call.gateway.logger.call("POST", path, msgspec.to_builtins(request))
+    if status == 200:
+        return json_response(msgspec.convert(body, RetryMatchingAnswer))
+    if body.get("code") in _REFUSALS:
+        raise upstream_error(body, "INVALID_QUERY")
+    # an earlier version does not have this call
+    raise ApiError("LOGGER_UNAVAILABLE", f"the logger answered {status}; upgrade it", headers={"Retry-After": "10"})
+
+
+_REFUSALS = frozenset({"INVALID_QUERY", "CONFIRMATION_MISMATCH"})
 _LOST = ("JOB_NOT_FOUND", "LOGGER_UNAVAILABLE")
 
 OPERATIONS = [
     Operation("POST", "/messages", "sendMessage", "Send one message to one recipient", _post_message, "send",
               MessageAnswer, (202, 200), body=Body({JSON: MessageRequest}), parameters=(IDEMPOTENCY,),
               errors=INTAKE_ERRORS, guarded=True),
+    Operation("POST", "/messages/retry", "retryMatching",
+              "Send all failed messages that match a filter again; without `confirm`, count them",
+              _retry_matching, "send", RetryMatchingAnswer, body=Body({JSON: RetryMatchingRequest}, required=False),
+              parameters=FILTER, queue=False,
+              errors=("LOGGER_UNAVAILABLE", "INVALID_QUERY", "CONFIRMATION_MISMATCH", "VALIDATION_FAILED",
+                      *BODY_ERRORS)),
     Operation("GET", "/messages/stats", "messageStats", "Count the messages by state, live from Redis", _stats,
               answer=StatsAnswer),
     Operation("GET", "/messages/{jobId}", "showMessage", "Show a message, each of its attempts and receipts",

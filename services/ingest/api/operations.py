@@ -6,6 +6,9 @@ from services.ingest.api import (
     blast_lists,
     blasts,
     channels,
+    console,
+    contents,
+    events,
     hooks,
     logs,
     messages,
@@ -23,6 +26,7 @@ from services.ingest.http.operation import Operation
 _CALLS: tuple[Operation, ...] = (
     *previews.OPERATIONS,
     *messages.OPERATIONS,
+    *contents.OPERATIONS,
     *blast_lists.OPERATIONS,
     *blasts.OPERATIONS,
     *templates.OPERATIONS,
@@ -31,8 +35,10 @@ _CALLS: tuple[Operation, ...] = (
     *suppressions.OPERATIONS,
     *webhooks.OPERATIONS,
     *logs.OPERATIONS,
+    *events.OPERATIONS,
     *unsubscribe.OPERATIONS,
     *hooks.OPERATIONS,
+    *console.OPERATIONS,
     *service.OPERATIONS,
 )
 

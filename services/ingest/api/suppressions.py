@@ -6,6 +6,7 @@ import base64
 import binascii
 from array import array
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from aiohttp import web
@@ -18,7 +19,7 @@ from services.ingest.http.requests import LiftRequest, SuppressionRequest
 from services.ingest.http.responses import Answer, ChangeAnswer, json_response
 from services.ingest.suppressions.exporting import FORMATS, SPREADSHEET, TYPES, read_export, write_export
 from services.ingest.suppressions.filters import FIELDS, SuppressionFilter, read_filter
-from services.ingest.suppressions.views import SuppressionView, parse_suppression_id, view_of
+from services.ingest.suppressions.views import SuppressionView, masked_view, parse_suppression_id, view_of
 from shared.addresses import identity
 from shared.channels import CHANNELS
 from shared.queue.suppressions import Listed, Place
@@ -55,7 +56,7 @@ async def _list_suppressions(call: Call) -> web.StreamResponse:
     query = call.request.query
     limit = _limit(query.get("limit"))
     wanted = _filter(call, query)
-    export = read_export(query)
+    export = read_export(query, masked=call.masked)
     if export is not None:
         return await write_export(call, wanted, export)
     position, place = _cursor(query.get("cursor"), len(wanted.channels))
@@ -63,12 +64,17 @@ async def _list_suppressions(call: Call) -> web.StreamResponse:
     while position < len(wanted.channels) and len(views) < limit:
         channel = wanted.channels[position]
         rows, following = await _page(call, channel, limit - len(views), place, wanted)
-        views += [view_of(channel, one) for one in rows]
+        views += [_shown(call, channel, one) for one in rows]
         if following is not None:
             return json_response(SuppressionsAnswer(suppressions=views, next_cursor=_written(position, following)))
         position, place = position + 1, Place()
     cursor = None if position >= len(wanted.channels) else _written(position, place)
     return json_response(SuppressionsAnswer(suppressions=views, next_cursor=cursor))
+
+
+def _shown(call: Call, channel: str, one: Listed) -> SuppressionView:
+    view = view_of(channel, one)
+    return masked_view(view) if call.masked else view
 
 
 async def _page(
@@ -84,7 +90,7 @@ def _filter(call: Call, query: Mapping[str, str]) -> SuppressionFilter:
     wanted = read_filter(query, call.gateway.settings.default_region)
     if isinstance(wanted, list):
         raise ApiError("INVALID_QUERY", wanted[0].message)
-    return wanted
+    return replace(wanted, whole=call.masked)
 
 
 async def _add_suppression(call: Call) -> web.Response:
@@ -131,7 +137,8 @@ async def _show_suppression(call: Call) -> web.Response:
         channel, scope, address = parsed
         for one in await call.gateway.queue.suppressions.get(channel, address):
             if scope in {None, one.scope}:
-                return json_response(SuppressionAnswer(suppression=view_of(channel, Listed(identity(address), one))))
+                view = _shown(call, channel, Listed(identity(address), one))
+                return json_response(SuppressionAnswer(suppression=view))
     raise ApiError("SUPPRESSION_NOT_FOUND")
 
 

@@ -169,11 +169,12 @@ _UNKNOWN = ("TEMPLATE_NOT_FOUND",)
 _WRITING = (*BODY_ERRORS, "VALIDATION_FAILED")
 
 OPERATIONS = [
-    Operation("GET", "/templates", "listTemplates", "List all templates", _list, answer=TemplatesAnswer),
+    Operation("GET", "/templates", "listTemplates", "List all templates", _list, answer=TemplatesAnswer,
+              nameless=True),
     Operation("POST", "/templates", "createTemplate", "Add a template", _create, "admin", TemplateAnswer, (201,),
               body=Body({JSON: TemplateRequest}), errors=(*_WRITING, "TEMPLATE_EXISTS")),
     Operation("GET", "/templates/{id}", "showTemplate", "Show a template", _show, answer=TemplateAnswer,
-              errors=_UNKNOWN),
+              errors=_UNKNOWN, nameless=True),
     Operation("PUT", "/templates/{id}", "replaceTemplate",
               "Replace a template, or add it; running blasts keep the version they began with",
               _replace, "admin", TemplateAnswer, (200, 201), body=Body({JSON: TemplateContent}), errors=_WRITING),
@@ -181,5 +182,5 @@ OPERATIONS = [
               errors=_UNKNOWN),
     Operation("GET", "/templates/{id}/requirements", "templateRequirements",
               "Show what a template requires of a recipient", _requirements, answer=RequirementsAnswer,
-              errors=_UNKNOWN),
+              errors=_UNKNOWN, nameless=True),
 ]  # fmt: skip

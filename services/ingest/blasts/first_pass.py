@@ -21,6 +21,7 @@ from services.ingest.blasts.spool import Spool
 from services.ingest.blasts.terms import Terms
 from services.ingest.http.errors import MAX_PROBLEMS, Problem, invalid
 from shared.addresses import identity
+from shared.blasts import SPAN
 from shared.channels import CHANNELS
 from shared.sealing import Seal, sensitive_names
 
@@ -30,12 +31,21 @@ AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """A blast's totals: jobs by channel, recipients with at least one job, duplicates, rejected recipients."""
+    """A blast's totals: jobs by channel, recipients with at least one job, duplicates, rejected recipients.
 
-    by_channel: dict[str, int]
+    `by_turn` has the jobs of a channel whose spans of recipient indexes have their turn first, second, … (modulo the
+    number of the queue's partitions): the blast's id, which is not known yet, decides which partitions these are.
+    """
+
+    by_turn: dict[str, list[int]]
     recipients: int
     duplicates: int
     rejected: int
+
+    @property
+    def by_channel(self) -> dict[str, int]:
+        """Jobs by channel."""
+        return {channel: sum(turns) for channel, turns in self.by_turn.items()}
 
     @property
     def messages(self) -> int:
@@ -44,16 +54,16 @@ class Totals:
 
 
 class FirstPass:
-    """The first pass of one blast; a context manager, since it keeps files."""
+    """The first pass of one blast; a context manager, since it keeps files. It counts for a number of `partitions`."""
 
-    def __init__(self, terms: Terms, region: str, folder: Path, seal: Seal) -> None:
+    def __init__(self, terms: Terms, region: str, folder: Path, seal: Seal, partitions: int = 1) -> None:
         self._terms = terms
         self._seal = seal
         self._sensitive = sensitive_names(terms.template)
         self._rules = terms.rules(region)
         self._checker = RecipientChecker(self._rules)
         self._channels = len(terms.channels)
-        self._counts = [0] * self._channels
+        self._counts = [[0] * partitions for _ in range(self._channels)]
         self._duplicates = Duplicates(folder)
         self._read = 0
         self._rejected = 0
@@ -121,27 +131,30 @@ class FirstPass:
         if accepted is None:
             self._rejected += 1
             return
-        position = self.spool.count * self._channels
+        position, turn = self.spool.count * self._channels, self._turn(accepted)
         for channel, address in enumerate(accepted.addresses):
             if address:
                 self._duplicates.add(position + channel, channel, identity(address))
-                self._counts[channel] += 1
+                self._counts[channel][turn] += 1
         if self._sensitive:
             variables = self._seal.closed(accepted.variables, self._sensitive)
             accepted = msgspec.structs.replace(accepted, variables=variables)
         self.spool.add(accepted)
+
+    def _turn(self, accepted: Accepted) -> int:
+        return accepted.index // SPAN % len(self._counts[0])
 
     def _totals(self) -> Totals:
         self.dropped = self._duplicates.positions()
         emptied = 0
         for accepted, places in self._repeats() if self.dropped else ():
             for channel in places:
-                self._counts[channel] -= 1
+                self._counts[channel][self._turn(accepted)] -= 1
             emptied += len(places) == sum(map(bool, accepted.addresses))
             if self._terms.head.on_duplicate == "error":
                 self.found.add([self._duplicate(accepted, channel) for channel in places])
         return Totals(
-            by_channel=dict(zip(self._terms.channels, self._counts, strict=True)),
+            by_turn=dict(zip(self._terms.channels, self._counts, strict=True)),
             recipients=self.spool.count - emptied,
             duplicates=len(self.dropped),
             rejected=self._rejected,

@@ -33,7 +33,6 @@ _TEST_RENDERS = 3
 _UNFIT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PHONE_RULE = "Write the phone number as a string, in quotes: a JSON number cannot begin with 0 or +."
 _decoder = json_decoder(RecipientRequest)
-_NO_ATTACHMENTS: list[Attachment] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,7 @@ class _VariableRule:
     needed: bool
 
 
-@dataclass(slots=True)
-class _Draft:
+class _Draft(msgspec.Struct):
     """A recipient being checked."""
 
     index: int
@@ -54,11 +52,11 @@ class _Draft:
     name: str
     email: str
     phone: str
-    variables: dict[str, Any]
     reference: str
-    attachments: list[Attachment]
-    addresses: list[str]
-    problems: list[Problem]
+    variables: dict[str, Any] = {}
+    attachments: list[Attachment] = []
+    addresses: list[str] = []
+    problems: list[Problem] = []
     refused: bool = False
 
     def problem(self, field: str, code: str, message: str, *, refuse: bool = True) -> None:
@@ -137,11 +135,9 @@ class RecipientChecker:
         return [_named(problem, value) for problem in problems_of(value, RecipientRequest, path, self._hints)]
 
     def _check(self, request: RecipientRequest, index: int, path: str) -> Checked:
-        draft = _Draft(
-            index, path, request.name.strip(), request.email or "", request.phone or "",
-            {}, request.reference, _NO_ATTACHMENTS, [], [],
-        )  # fmt: skip
-        self._check_lines(draft)
+        draft = _Draft(index, path, request.name.strip(), request.email or "", request.phone or "", request.reference)
+        if not (draft.name.isprintable() and draft.reference.isprintable()):
+            self._check_lines(draft)
         self._check_addresses(draft)
         if request.variables:
             self.unknown.note(request.variables, f"{path}.variables")
@@ -163,7 +159,7 @@ class RecipientChecker:
 
     def _check_lines(self, draft: _Draft) -> None:
         for field, value in (("name", draft.name), ("reference", draft.reference)):
-            if not value.isprintable() and _UNFIT_LINE.search(value):
+            if _UNFIT_LINE.search(value):
                 draft.problem(field, "INVALID_CHARACTERS", f"{field} contains line breaks or control characters")
 
     def _check_addresses(self, draft: _Draft) -> None:

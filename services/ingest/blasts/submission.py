@@ -25,7 +25,7 @@ from services.ingest.http.errors import ApiError, Problem, invalid
 from services.ingest.http.operation import Call
 from services.ingest.http.responses import BlastAnswer
 from services.ingest.storage.idempotency import Claim, record_key
-from shared.blasts import Blast
+from shared.blasts import Blast, parts_of
 from shared.errors import KurirError
 from shared.jobs import Lane
 from shared.numbers import plain_json
@@ -70,8 +70,9 @@ class Submission:
                     raise ApiError("IDEMPOTENCY_IN_PROGRESS", headers={"Retry-After": "1"})
                 return Receipt(claim.response, replayed=True)
         terms = self._terms_of(prior) if prior else await self._terms()
-        region, seal = self._gateway.settings.default_region, self._gateway.seal
-        with disk_trouble(), FirstPass(terms, region, self._folder, seal) as first:
+        settings = self._gateway.settings
+        region, partitions = settings.default_region, settings.common.partitions
+        with disk_trouble(), FirstPass(terms, region, self._folder, self._gateway.seal, partitions) as first:
             totals = await first.run(self._incoming)
             return await self._second_pass(terms, first, totals, prior)
 
@@ -173,8 +174,10 @@ class Submission:
 
     def _blast(self, terms: Terms, totals: Totals, lane: Lane, claim: Claim | None) -> Blast:
         now_ms, head = self._now_ms(), terms.head
+        blast_id = claim.blast_id if claim is not None else new_blast_id(now_ms)
+        spread = totals.by_turn.items() if self._gateway.settings.common.partitions > 1 else ()
         return Blast(
-            blast_id=claim.blast_id if claim is not None else new_blast_id(now_ms),
+            blast_id=blast_id,
             template=terms.template,
             channels=list(terms.channels),
             lane=lane,
@@ -190,6 +193,7 @@ class Submission:
             reference=head.reference,
             metadata=plain_json(head.metadata),
             api_key=self._call.key_name,
+            parts={channel: parts_of(blast_id, turns) for channel, turns in spread if sum(turns)},
         )
 
     async def _check_room(self, totals: Totals) -> None:

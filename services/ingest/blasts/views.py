@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from services.ingest.http.gateway import Gateway
 from shared.blast_view import BlastChannel, BlastFacts, BlastView, make_view, time_of, with_rate
 from shared.blasts import Blast
 from shared.jobs import TERMINAL
 from shared.queue.blasts import BlastProgress, ChannelProgress
+from shared.queue.control import ChannelStats
 
 
-async def view_of(gateway: Gateway, blast: Blast, progress: BlastProgress) -> BlastView:
-    """Return the current state of a blast."""
-    waiting_for = await gateway.queue.control.waiting_for(progress)
+async def view_of(
+    gateway: Gateway, blast: Blast, progress: BlastProgress, counted: Mapping[str, ChannelStats] | None = None
+) -> BlastView:
+    """Return the current state of a blast; `counted` are the channels' counts, if the caller has just read them."""
+    waiting_for = await gateway.queue.control.waiting_for(progress, counted)
     channels = {name: _channel(one, waiting_for[name]) for name, one in progress.channels.items()}
     counts = _summed([one.counts for one in progress.channels.values()])
     view = make_view(_facts(blast, progress), channels, counts)

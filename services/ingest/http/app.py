@@ -6,7 +6,6 @@ nothing of the request, because bytes that cannot be parsed may hold a key.
 
 from __future__ import annotations
 
-import secrets
 import warnings
 from collections.abc import Iterable
 
@@ -15,7 +14,7 @@ from aiohttp.web_urldispatcher import MatchInfoError, UrlDispatcher
 
 from services.ingest.http.errors import ApiError
 from services.ingest.http.gateway import Gateway
-from services.ingest.http.middleware import POLICY, SECURITY_HEADERS, ApiMiddleware
+from services.ingest.http.middleware import POLICY, SECURITY_HEADERS, ApiMiddleware, new_request_id
 from services.ingest.http.operation import Operation
 from services.ingest.http.responses import error_response
 from services.ingest.metrics import IngestMetrics
@@ -48,9 +47,10 @@ def build_app(gateway: Gateway, operations: Iterable[Operation]) -> web.Applicat
         warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way to give it a router
         app = web.Application(router=_Router(), middlewares=[api.middleware()], client_max_size=0)
     app.on_response_prepare.append(api.add_headers)
-    for method, path in table:
+    for (method, path), operation in table.items():
         for name in (method, "HEAD") if method == "GET" else (method,):
-            app.router.add_route(name, path, _unreachable, expect_handler=meet_expectation)
+            route = path.replace(f"{{{operation.wide}}}", f"{{{operation.wide}:.*}}")
+            app.router.add_route(name, route, _unreachable, expect_handler=meet_expectation)
     return app
 
 
@@ -82,7 +82,7 @@ def malformed_response(error: BaseException | None, metrics: IngestMetrics) -> w
 
 
 def _identified(response: web.Response) -> web.Response:
-    response.headers["X-Request-Id"] = secrets.token_hex(8)
+    response.headers["X-Request-Id"] = new_request_id()
     response.force_close()
     return response
 

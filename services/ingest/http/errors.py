@@ -49,6 +49,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     ),
     "MISSING_SCOPE": ErrorCode(403, "The API key does not have the scope that this call needs."),
     "SENDER_NOT_ALLOWED": ErrorCode(403, "The API key is not allowed to send from this address."),
+    "FOREIGN_PAGE": ErrorCode(403, "The console's cookie is accepted only from the console's own pages."),
     "LOOPBACK_ONLY": ErrorCode(403, "No API key is configured, so only direct requests from this machine are served."),
     # what the call refers to
     "NOT_FOUND": ErrorCode(404, "There is no API call at this path. See /docs for all calls."),
@@ -76,7 +77,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "TEMPLATE_EXISTS": ErrorCode(409, "A template with this id already exists. Use PUT to change it."),
     "TOO_MANY_WEBHOOKS": ErrorCode(409, "There are 100 webhooks already. Remove one that is not used."),
     "WEBHOOK_DISABLED": ErrorCode(409, "This webhook is disabled. Enable it first."),
-    "CONFIRMATION_MISMATCH": ErrorCode(409, "`confirm` is not the number of suppressions that match. None was lifted."),
+    "CONFIRMATION_MISMATCH": ErrorCode(409, "`confirm` does not fit the number that matches. Nothing was changed."),
     "BODY_TOO_LARGE": ErrorCode(413, "The body, or one line of it, is larger than allowed."),
     "UNSUPPORTED_MEDIA_TYPE": ErrorCode(415, "This call does not accept the Content-Type, or its charset."),
     "UNSUPPORTED_ENCODING": ErrorCode(415, "The Content-Encoding is not supported. Use gzip, deflate or none."),
@@ -121,6 +122,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "MISSING_ATTACHMENT": ErrorCode(422, "The html shows an attachment (`cid:…`) that the message does not have."),
     # not now
     "RATE_LIMITED": ErrorCode(429, "Too many requests. Wait for the time in Retry-After; see the RateLimit headers."),
+    "TOO_MANY_STREAMS": ErrorCode(429, "Too many clients read events already. Close one, or try again later."),
     "BACKLOG_FULL": ErrorCode(429, "Too many messages wait to be sent. Try again after the time in Retry-After."),
     "RECEIPTS_NOT_TAKEN": ErrorCode(
         429, "The receipts cannot be taken now. Send them again after the time in Retry-After."

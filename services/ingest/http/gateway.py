@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.ingest.api_keys import Keyring
+from services.ingest.console.files import ConsoleFiles
 from services.ingest.hooks.checking import Hooks
+from services.ingest.http.event_feed import EventFeed
 from services.ingest.http.request_log import RequestLog
 from services.ingest.http.upstreams import Upstream
 from services.ingest.metrics import IngestMetrics
@@ -16,6 +18,7 @@ from services.ingest.storage.availability import BacklogRoom, RedisWatch
 from services.ingest.storage.idempotency import IdempotencyStore
 from services.ingest.storage.request_limits import RequestLimits
 from services.ingest.storage.running_blasts import BlastRates, OpenBlasts
+from services.ingest.storage.sessions import Sessions
 from services.ingest.storage.templates import TemplateLibrary
 from shared.clock import Clock
 from shared.queue.blasts import BlastStore
@@ -47,6 +50,7 @@ class Records:
     open_blasts: OpenBlasts
     limits: RequestLimits | None
     watch: RedisWatch
+    sessions: Sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class Gateway:
     records: Records
     seal: Seal
     hooks: Hooks
+    console: ConsoleFiles
+    feed: EventFeed
     logger: Upstream
     senders: Mapping[str, Upstream]
     request_log: RequestLog

@@ -7,11 +7,12 @@ refusals are counted, not stored one by one.
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import orjson
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler as AioHandler
@@ -23,14 +24,17 @@ from services.ingest.http.client_address import charged_address, client_address,
 from services.ingest.http.errors import ApiError, as_not_taken
 from services.ingest.http.gateway import Gateway
 from services.ingest.http.masking import masked_body, masked_path, masked_query
-from services.ingest.http.operation import LOGGED_BODY_BYTES, Call, Operation, check_query
+from services.ingest.http.operation import JSON, LOGGED_BODY_BYTES, Call, Operation, check_query
+from services.ingest.http.origins import is_foreign
 from services.ingest.http.responses import error_response
 from shared.errors import QueueFullError, QueueUnavailableError
 from shared.events import ApiRequest
 from shared.logs import get_logger
+from shared.recipient_masks import masked
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _HEADERS = "kurir_headers"
+_REFRESH = "X-Kurir-Refresh"
 _LOGGED_PATH = 500
 _LOGGED_ERROR = 1000
 _SECRET_PLACES = re.compile(r"\{(?:token|secret|key)\}")
@@ -47,7 +51,14 @@ SECURITY_HEADERS = {
     "Server": "kurir",
 }
 
+# seeded by the system; an id only connects an answer with its lines in the log, so it need not be hard to guess
+_ids = random.Random()
 log = get_logger()
+
+
+def new_request_id() -> str:
+    """Return an id for a request that brings none."""
+    return f"{_ids.getrandbits(64):016x}"
 
 
 class ApiMiddleware:
@@ -72,26 +83,27 @@ class ApiMiddleware:
         route, operation = self._route(request)
         # requests that are refused unread, or that match no call, may carry secrets too
         call.guarded = operation is None or operation.guarded
-        with structlog.contextvars.bound_contextvars(request_id=call.request_id):
-            headers = {"X-Request-Id": call.request_id}
-            request[_HEADERS] = headers
-            error: ApiError | None = None
-            try:
-                response = await self._serve(call, operation, handler, headers)
-            except ApiError as raised:
-                error = as_not_taken(raised) if operation is not None and operation.hook else raised
-                response = error_response(error)
-            seconds = self._gateway.clock.monotonic() - began
-            self._gateway.metrics.request(request.method, route, response.status, seconds)
-            if not self._is_only_counted(call, operation, error):
-                self._record(call, operation, _Outcome(route, response.status, seconds, error))
-            return response
+        # aiohttp handles each request in a task, so in a context, of its own
+        structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        headers = {"X-Request-Id": call.request_id}
+        request[_HEADERS] = headers
+        error: ApiError | None = None
+        try:
+            response = await self._serve(call, operation, handler, headers)
+        except ApiError as raised:
+            error = as_not_taken(raised) if operation is not None and operation.hook else raised
+            response = error_response(error)
+        seconds = self._gateway.clock.monotonic() - began
+        self._gateway.metrics.request(request.method, route, response.status, seconds)
+        if not self._is_only_counted(call, operation, error):
+            self._record(call, operation, _Outcome(route, response.status, seconds, error))
+        return response
 
     async def _serve(
         self, call: Call, operation: Operation | None, handler: AioHandler, headers: dict[str, str]
     ) -> web.StreamResponse:
         try:
-            call.key = self._key(call.request)
+            call.key = await self._key(call, operation)
             if operation is None or operation.limited:
                 await self._charge(call, headers)
             self._admit(call, operation)
@@ -101,7 +113,7 @@ class ApiMiddleware:
             self._need_queue(operation)
             if operation.body is None and not operation.rooted:
                 await refuse_body(call)
-            return await operation.handler(call)
+            return _for_caller(call, operation, await operation.handler(call))
         except QueueFullError as full:
             retry = {"Retry-After": str(full.retry_after_s)}
             what = (
@@ -120,7 +132,7 @@ class ApiMiddleware:
 
     def _call(self, request: web.Request) -> Call:
         given = request.headers.get("X-Request-Id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
         trusted = self._gateway.settings.trusted_proxies
         forwarded = request.headers.getall("X-Forwarded-For", []) if trusted else []
         return Call(request, self._gateway, client_address(_peer(request), forwarded, trusted), request_id)
@@ -145,12 +157,23 @@ class ApiMiddleware:
         if operation is not None and operation.scope is not None and not call.key.allows(operation.scope):
             raise ApiError("MISSING_SCOPE", f"this call needs an API key with the scope {operation.scope}")
 
-    def _key(self, request: web.Request) -> ApiKey | None:
-        """Return the key that the request carries, None where it carries no known key."""
+    async def _key(self, call: Call, operation: Operation | None) -> ApiKey | None:
+        """Return the key of the request's header, or of the console's session; None if it has neither.
+
+        Calls that need no key do not ask for the session.
+        """
         if not self._gateway.keyring:
             return None
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        return self._gateway.keyring.find(token.strip()) if scheme.lower() == "bearer" else None
+        scheme, _, token = call.request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self._gateway.keyring.find(token.strip())
+        needless = operation is not None and operation.rooted and operation.scope is None
+        session = None if needless or not call.cookie else await self._gateway.records.sessions.find(call.cookie)
+        if session is None:
+            return None
+        if is_foreign(call.request.method, call.request.headers, self._gateway.settings.mail.public_url):
+            raise ApiError("FOREIGN_PAGE")
+        return session.key
 
     def _need_queue(self, operation: Operation) -> None:
         """Raise 503 immediately while Redis is away, rather than after a timeout."""
@@ -178,7 +201,9 @@ class ApiMiddleware:
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Set the headers of every answer, streamed ones too; aiohttp calls this before it sends the head."""
         response.headers.setdefault("Content-Security-Policy", POLICY)  # pages set their own
-        response.headers.update(SECURITY_HEADERS)
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        response.headers["Server"] = SECURITY_HEADERS["Server"]
         response.headers.update(request.get(_HEADERS, {}))
 
     def _is_only_counted(self, call: Call, operation: Operation | None, error: ApiError | None) -> bool:
@@ -187,6 +212,8 @@ class ApiMiddleware:
         The receipts that a hook takes are rows of their own. A wrong token of a hook is a stranger's.
         """
         if call.request.path in _UNLOGGED or self._is_stranger(call, error):
+            return True
+        if operation is not None and (not operation.logged or (error is None and _is_refresh(call.request))):
             return True
         return operation is not None and operation.hook and (error is None or error.code == "NOT_FOUND")
 
@@ -226,6 +253,23 @@ class _Outcome:
     status: int
     seconds: float
     error: ApiError | None
+
+
+def _for_caller(call: Call, operation: Operation, response: web.StreamResponse) -> web.StreamResponse:
+    """Return what the caller may see of an answer; streams are masked where they are written.
+
+    Answers to other methods say only what the caller gave, or how many there are.
+    """
+    shows = operation.rooted or operation.nameless or call.request.method not in {"GET", "HEAD"}
+    if shows or not call.masked or not isinstance(response, web.Response) or response.content_type != JSON:
+        return response
+    response.body = orjson.dumps(masked(orjson.loads(response.body)))  # type: ignore[arg-type]  # JSON answers are bytes
+    return response
+
+
+def _is_refresh(request: web.Request) -> bool:
+    """Return whether an open page of the console asks again for what it shows; an API key's calls are all logged."""
+    return request.method == "GET" and _REFRESH in request.headers and "Authorization" not in request.headers
 
 
 def _endpoint(request: web.Request, operation: Operation | None) -> str:

@@ -155,7 +155,7 @@ def error_codes(operation: Operation) -> list[str]:
     if operation.body is None and not operation.rooted:
         codes += ["MALFORMED_JSON", "VALIDATION_FAILED", *READING_ERRORS]
     if operation.scope is not None:
-        codes += ["UNAUTHORIZED", "MISSING_SCOPE", "LOOPBACK_ONLY"]
+        codes += ["UNAUTHORIZED", "MISSING_SCOPE", "FOREIGN_PAGE", "LOOPBACK_ONLY"]
     if operation.limited:
         codes.append("RATE_LIMITED")
     if operation.queue:

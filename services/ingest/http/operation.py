@@ -22,6 +22,7 @@ from shared.sealing import sensitive_names
 from shared.templates import Template
 
 LOGGED_BODY_BYTES = 4096
+SESSION_COOKIE = "kurir_session"
 JSON = "application/json"
 _SHOWN_CHARS = 60
 
@@ -41,6 +42,16 @@ class Call:
     head: bytearray = field(default_factory=bytearray)
     guarded: bool = False
     _noting: bool = True
+
+    @property
+    def cookie(self) -> str:
+        """The token of the console's session, "" without one."""
+        return self.request.cookies.get(SESSION_COOKIE, "")
+
+    @property
+    def masked(self) -> bool:
+        """Whether the caller may not see who the recipients are."""
+        return self.key is not None and not self.key.sees_recipients
 
     @property
     def key_name(self) -> str:
@@ -91,6 +102,8 @@ class Operation:
     every call. A call that needs the `queue` is refused immediately while Redis is away; one that is not `limited` is
     not charged to its caller. `guarded`: its body carries values for a template, some of which may be sensitive.
     `hook`: providers call it. It never answers 5xx, and only its refusals of known callers are logged.
+    `nameless`: its answer has no recipients, only what operators wrote, so nothing of it is masked.
+    One that is not `logged` is counted only. `wide` is a placeholder of the path that also matches "" and slashes.
     Query parameters that it does not name are refused, unless it has an `open_query`; `metadata.<name>` stands for
     every parameter with that prefix.
     """
@@ -113,6 +126,9 @@ class Operation:
     guarded: bool = False
     open_query: bool = False
     hook: bool = False
+    logged: bool = True
+    nameless: bool = False
+    wide: str = ""
 
 
 def check_query(operation: Operation, query: Mapping[str, str]) -> None:

@@ -102,13 +102,6 @@ class MessageRequest(SendingTerms, kw_only=True, frozen=True):
     channel: ChannelName
 
 
-class PreviewRequest(Content, kw_only=True, frozen=True):
-    """One recipient's message, to be rendered and shown, not sent."""
-
-    recipient: msgspec.Raw
-    channel: ChannelName
-
-
 class ChannelPatch(Request, kw_only=True, frozen=True):
     """The settings of a channel that can be changed at run time.
 
@@ -122,6 +115,36 @@ class PauseRequest(Request, kw_only=True, frozen=True):
     """Why a channel or a blast is paused; shown wherever its state is shown."""
 
     reason: Annotated[str, Meta(max_length=200)] = "paused through the API"
+
+
+class SignInRequest(Request, kw_only=True, frozen=True):
+    """The API key with which to sign in to the console."""
+
+    api_key: Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+class RetryFailedRequest(Request, kw_only=True, frozen=True):
+    """Which failed messages of a blast to send again; `includeUncertain` adds those that may have been delivered.
+
+    With a `channel`, an `errorClass` or an `errorCode`, only those that failed there and so; an empty `errorCode` means
+    those without a code. `GET /blasts/{id}/failures` lists them.
+    """
+
+    include_uncertain: bool = False
+    channel: ChannelName | None = None
+    error_class: Annotated[str, Meta(max_length=100, examples=["permanent"])] | None = None
+    error_code: Annotated[str, Meta(max_length=200, examples=["5.1.1"])] | None = None
+
+
+class RetryMatchingRequest(Request, kw_only=True, frozen=True):
+    """Whether to send all failed messages that match the query's filter again.
+
+    Without `confirm` they are only counted; with it they are sent again if at most that many match.
+    `includeUncertain` adds those that may have been delivered.
+    """
+
+    confirm: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
+    include_uncertain: bool = False
 
 
 class RetryRequest(Request, kw_only=True, frozen=True):
@@ -164,4 +187,4 @@ class LiftRequest(Request, kw_only=True, frozen=True):
     scope: Scope | None = None
     source: Source | None = None
     reason: Annotated[str, Meta(max_length=200, description="A part of the reason")] | None = None
-    confirm: Annotated[int, Meta(ge=0)] | None = None
+    confirm: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None

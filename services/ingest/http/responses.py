@@ -110,9 +110,41 @@ class ChangeAnswer(Answer, kw_only=True, frozen=True):
     message: str = ""
 
 
+class FailureView(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """Messages of a blast that failed alike; `example` is the last one's error in the provider's words."""
+
+    channel: str
+    error_class: str
+    error_code: str
+    count: int
+    example: str
+
+
+class FailuresAnswer(Answer, kw_only=True, frozen=True):
+    """A blast's failures by reason, the most frequent first.
+
+    At most the latest 100,000 failed messages of a channel are counted; `complete` is false if there are more.
+    """
+
+    failures: list[FailureView]
+    complete: bool = True
+
+
 class RetryAnswer(Answer, kw_only=True, frozen=True):
     """How many dead letters were queued again, and how many were left out."""
 
+    reopened: int = 0
+    skipped: int = 0
+
+
+class RetryMatchingAnswer(Answer, kw_only=True, frozen=True):
+    """How many failed messages match, how many of them were queued again, and how many were left out.
+
+    One call takes at most the latest 100,000; `complete` is false if more match.
+    """
+
+    matched: int
+    complete: bool
     reopened: int = 0
     skipped: int = 0
 

@@ -18,6 +18,8 @@ from shared.web import credentials
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=30.0)
 _PASSED_ON = ("Content-Type", "Content-Disposition", "Retry-After", "ETag", "Last-Modified")
 _CHUNK = 65536
+MASKED = "masked=1"
+"""Asks an upstream to treat the caller as one that may not see recipients."""
 
 log = get_logger()
 
@@ -56,9 +58,13 @@ class Upstream:
             raise ApiError(self._code, f"{self._name} did not answer with JSON; try again") from error
         return status, value if isinstance(value, dict) else {"value": value}
 
-    async def forward(self, request: web.Request, path: str) -> web.StreamResponse:
-        """Forward a GET with its query, and stream back an answer of any length."""
-        url = f"{self._url}{path}" + (f"?{request.rel_url.raw_query_string}" if request.query_string else "")
+    async def forward(self, request: web.Request, path: str, *, masked: bool = False) -> web.StreamResponse:
+        """Forward a GET with its query, and stream back an answer of any length.
+
+        With `masked`, the upstream masks recipients in exports and searches; JSON is returned whole, for its masking.
+        """
+        query = "&".join(one for one in (request.rel_url.raw_query_string, MASKED if masked else "") if one)
+        url = f"{self._url}{path}" + (f"?{query}" if query else "")
         try:
             upstream = await self._session.get(URL(url, encoded=True), headers=self._credentials)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -67,6 +73,8 @@ class Upstream:
             self._check(upstream.status)
             headers = {name: upstream.headers[name] for name in _PASSED_ON if name in upstream.headers}
             response = web.StreamResponse(status=upstream.status, headers=headers)
+            if masked and upstream.content_type == "application/json":
+                return web.Response(body=await upstream.read(), status=response.status, headers=response.headers)
             return await self._stream(upstream, response, request)
 
     def _check(self, status: int) -> None:

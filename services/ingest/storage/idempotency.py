@@ -12,7 +12,7 @@ import hashlib
 import secrets
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from redis.asyncio import Redis
 from shared.errors import QueueUnavailableError
 from shared.lifecycle import end_tasks
 from shared.logs import get_logger
+from shared.queue.blasts import is_confirmed
+from shared.queue.partitions import replicas_of
 from shared.queue.scripts import Argument, Script
 
 KEEP_MS = 24 * 3600 * 1000
@@ -128,13 +130,34 @@ class IdempotencyStore:
         return Glimpse(blast_id.decode(), done=bool(done), lease_left_s=left_ms / 1000)
 
     async def claim(self, key: str, request: str, blast_id: str) -> Claim:
-        """Begin or continue the request with this hash; a new record gets this `blast_id`."""
+        """Begin or continue the request with this hash; a new record gets this `blast_id`.
+
+        Raises QueueUnavailableError, also while fewer replicas have the record than a blast requires.
+        """
         owner = secrets.token_hex(8)
         state, value = await self._call(_BEGIN, key, (request, blast_id, owner, self._lease_ms, KEEP_MS))
         kind = state.decode()
         if kind == "done":
             return Claim("done", key, owner, response=zlib.decompress(value))
-        return Claim(kind, key, owner, blast_id=value.decode())
+        claim = Claim(kind, key, owner, blast_id=value.decode())
+        if kind in {"new", "taken_over"} and replicas_of(self._redis):
+            await self._confirm(claim)
+        return claim
+
+    async def _confirm(self, claim: Claim) -> None:
+        """Wait until the replicas have a record.
+
+        It has a slot of its own: a failover there would forget it, and not the blast, which a repetition would then
+        create once more.
+        """
+        try:
+            known = await is_confirmed(self._redis, claim.key, "blast")
+        except QueueUnavailableError:
+            with suppress(QueueUnavailableError):
+                await self.let_go(claim)
+            raise
+        if not known:
+            raise QueueUnavailableError("a failover lost the record of this request")
 
     @asynccontextmanager
     async def held(self, claim: Claim) -> AsyncIterator[None]:

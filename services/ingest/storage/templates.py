@@ -1,6 +1,7 @@
 """The templates from files and from the API, the same for every ingest process.
 
-Redis holds the current version of each in `template:<id>`, and their ids in `templates`. A file is imported as the next
+Redis holds the current version of each in `template:<id>`, and their ids in `templates`; on a cluster in
+`{templates}:<id>` and `{templates}`, so that one script changes both. A file is imported as the next
 version when it is new or has changed since its last import; until then, changes and deletions through the API remain.
 If Redis lost everything, the next lookup imports the files again.
 """
@@ -15,11 +16,10 @@ import msgspec
 from redis.asyncio import Redis
 
 from shared.numbers import packed_number
+from shared.queue.client import QueueRedis
 from shared.queue.connection import translated
 from shared.queue.scripts import Script
 from shared.templates import Template
-
-_IDS = "templates"
 
 _PUT = Script(
     "template_put",
@@ -49,29 +49,30 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)
 _decoder = msgspec.msgpack.Decoder(Template)
 
 
-def _key(template_id: str) -> str:
-    return f"template:{template_id}"
-
-
 class TemplateStore:
     """The current version of each template."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        clustered = isinstance(redis, QueueRedis) and redis.clustered
+        self._ids, self._prefix = ("{templates}", "{templates}:") if clustered else ("templates", "template:")
+
+    def _key(self, template_id: str) -> str:
+        return self._prefix + template_id
 
     async def load(self, template_id: str) -> tuple[bool, Template | None]:
         """Return whether the id was ever used, and the template, None if it does not exist (any more)."""
         with translated("load template"):
-            row: Any = await self._redis.hmget(_key(template_id), ["version", "content"])
+            row: Any = await self._redis.hmget(self._key(template_id), ["version", "content"])
         return row[0] is not None, _template(*row)
 
     async def every(self) -> list[Template]:
         """Return every template, in the order of their ids."""
         with translated("load templates"):
-            ids: Any = await self._redis.smembers(_IDS)
+            ids: Any = await self._redis.smembers(self._ids)
             async with self._redis.pipeline(transaction=False) as pipe:
                 for template_id in sorted(ids):
-                    pipe.hmget(_key(template_id.decode()), ["version", "content"])
+                    pipe.hmget(self._key(template_id.decode()), ["version", "content"])
                 rows = await pipe.execute()
         return [template for row in rows if (template := _template(*row)) is not None]
 
@@ -82,11 +83,11 @@ class TemplateStore:
         """
         content = _encoder.encode(template)
         args = (template.id, content, digest, "1" if create else "0")
-        return int(await _PUT.call(self._redis, (_key(template.id), _IDS), args))
+        return int(await _PUT.call(self._redis, (self._key(template.id), self._ids), args))
 
     async def delete(self, template_id: str) -> bool:
         """Delete a template; return False if it did not exist."""
-        return bool(await _DELETE.call(self._redis, (_key(template_id), _IDS), (template_id,)))
+        return bool(await _DELETE.call(self._redis, (self._key(template_id), self._ids), (template_id,)))
 
 
 def _template(version: bytes | None, content: bytes | None) -> Template | None:

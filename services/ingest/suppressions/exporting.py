@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -11,7 +11,7 @@ from aiohttp import web
 from services.ingest.http.errors import ApiError
 from services.ingest.http.operation import Call
 from services.ingest.suppressions.filters import SuppressionFilter
-from services.ingest.suppressions.views import COLUMNS, row_of, view_of
+from services.ingest.suppressions.views import COLUMNS, SuppressionView, masked_view, row_of, view_of
 from shared.errors import KurirError
 from shared.logs import get_logger
 from shared.queue.suppressions import Listed
@@ -31,6 +31,7 @@ class Export:
 
     form: str
     spreadsheet: bool = False
+    masked: bool = False
 
     def head(self) -> bytes:
         """Return the bytes before the first suppression."""
@@ -41,18 +42,22 @@ class Export:
     def encode(self, channel: str, block: Sequence[Listed]) -> bytes:
         """Return a block of suppressions as rows or lines."""
         if self.form == "csv":
-            return csv_of([row_of(channel, one) for one in block], spreadsheet=self.spreadsheet)
-        return b"".join(_encoder.encode(view_of(channel, one)) + b"\n" for one in block)
+            return csv_of([row_of(view) for view in self._views(channel, block)], spreadsheet=self.spreadsheet)
+        return b"".join(_encoder.encode(view) + b"\n" for view in self._views(channel, block))
+
+    def _views(self, channel: str, block: Sequence[Listed]) -> Iterator[SuppressionView]:
+        views = (view_of(channel, one) for one in block)
+        return map(masked_view, views) if self.masked else views
 
 
-def read_export(query: Mapping[str, str]) -> Export | None:
+def read_export(query: Mapping[str, str], *, masked: bool) -> Export | None:
     """Read `format` and `for`; None for a page. Raises 400."""
     form, reader = query.get("format", "json"), query.get("for")
     if form not in FORMATS:
         raise ApiError("INVALID_QUERY", f"format cannot be {form[:60]!r}: use {' or '.join(FORMATS)}")
     if reader not in {None, SPREADSHEET} or (reader and form != "csv"):
         raise ApiError("INVALID_QUERY", f"for can only be {SPREADSHEET}, together with format=csv")
-    return None if form == "json" else Export(form, bool(reader))
+    return None if form == "json" else Export(form, bool(reader), masked)
 
 
 async def write_export(call: Call, wanted: SuppressionFilter, export: Export) -> web.StreamResponse:

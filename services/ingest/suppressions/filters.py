@@ -19,13 +19,17 @@ _CHOICES: Mapping[str, Sequence[str]] = {"channel": tuple(CHANNELS), "scope": SC
 
 @dataclass(frozen=True, slots=True)
 class SuppressionFilter:
-    """A filter; at least one of the `needles` must be part of the address. An empty field matches everything."""
+    """A filter; an empty field matches everything.
+
+    At least one of the `needles` must be part of the address, or all of it if `whole`.
+    """
 
     channels: tuple[str, ...]
     needles: tuple[str, ...] = ()
     scope: str = ""
     source: str = ""
     reason: str = ""
+    whole: bool = False
 
     @property
     def searches(self) -> bool:
@@ -38,9 +42,12 @@ class SuppressionFilter:
         return (
             (not self.scope or kept.scope == self.scope)
             and (not self.source or kept.source == self.source)
-            and (not self.needles or any(needle in one.address for needle in self.needles))
+            and (not self.needles or any(self._names(one.address, needle) for needle in self.needles))
             and (not self.reason or self.reason in kept.reason.casefold())
         )
+
+    def _names(self, address: str, needle: str) -> bool:
+        return needle == address if self.whole else needle in address
 
 
 def read_filter(values: Mapping[str, Any], region: str) -> SuppressionFilter | list[Problem]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import secrets
 from typing import Any
 
 import msgspec
@@ -11,8 +13,11 @@ import msgspec
 from shared.channels import CHANNELS
 from shared.clock import rfc3339
 from shared.queue.suppressions import Listed
+from shared.recipient_masks import masked_address, masked_text
 from shared.suppressions import SCOPES, Scope, Source
 
+# an id contains the address: a masked one cannot be turned back, nor guessed
+_NO_IDS = secrets.token_bytes(32)
 COLUMNS = ("channel", "address", "scope", "source", "reason", "createdAt", "expiresAt", "jobId", "words", "by")
 
 
@@ -58,12 +63,24 @@ def view_of(channel: str, one: Listed) -> SuppressionView:
     )
 
 
-def row_of(channel: str, one: Listed) -> tuple[Any, ...]:
+def masked_view(view: SuppressionView) -> SuppressionView:
+    """Return a suppression for a caller that may not see recipients; its id names it in lists and nowhere else."""
+    evidence = msgspec.structs.replace(view.evidence, words=view.evidence.words and masked_text(view.evidence.words))
+    return msgspec.structs.replace(
+        view,
+        id=hashlib.blake2b(view.id.encode(), key=_NO_IDS, digest_size=12).hexdigest(),
+        address=masked_address(view.address),
+        reason=masked_text(view.reason),
+        evidence=evidence,
+    )
+
+
+def row_of(view: SuppressionView) -> tuple[Any, ...]:
     """Return a suppression as a row of an export, in the order of COLUMNS; an import can read it back."""
-    kept = one.suppression
-    created, expires = _time(kept.created_at_ms), _time(kept.expires_at_ms)
-    evidence = (kept.job_id, kept.words, kept.by)
-    return (channel, one.address, kept.scope, kept.source, kept.reason, created or "", expires or "", *evidence)
+    evidence = view.evidence
+    times = (view.created_at or "", view.expires_at or "")
+    seen = (evidence.job_id or "", evidence.words or "", evidence.by or "")
+    return (view.channel, view.address, view.scope, view.source, view.reason, *times, *seen)
 
 
 def suppression_id(channel: str, scope: str, address: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, field
 
-from services.ingest.http.requests import Request
+from services.ingest.http.requests import ChannelName, Request, Variables
 from shared.templates import Button, ButtonType, Category, Template, Variable, VariableType, WhatsAppContent
 
 MAX_VARIABLES = 200
@@ -89,6 +89,19 @@ class TemplateRequest(TemplateContent, kw_only=True, frozen=True):
             extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"},
         ),
     ]
+
+
+class PreviewRequest(Request, kw_only=True, frozen=True):
+    """One recipient's message, to be rendered and shown, not sent: of a stored template, or of one given whole.
+
+    Give either `templateId` or `template`.
+    """
+
+    template_id: Annotated[str, Meta(max_length=100, examples=["otp"])] = ""
+    template: TemplateContent | None = None
+    global_variables: Variables = field(default_factory=dict)
+    recipient: msgspec.Raw
+    channel: ChannelName
 
 
 def template_of(template_id: str, content: TemplateContent) -> Template:

@@ -8,12 +8,12 @@ open deliveries then get numbers that were never used. Either way they are enque
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import orjson
 
+from services.logger.database import Database
 from services.logger.webhooks.bodies import BATCH, COLUMNS, Journaled, batch_of, item_of, read_facts, single_of
 from services.logger.webhooks.endpoints import Row
 from services.logger.webhooks.journal import COUNT
@@ -30,9 +30,9 @@ _OPEN = "number = ?1 AND status IN ('waiting', 'retrying')"
 LOST = f"""
 SELECT n FROM webhook_deliveries INDEXED BY idx_webhook_open WHERE {_OPEN} AND n >= ?2 AND enqueued LIMIT 1
 """  # noqa: S608
-_REWIND = f"UPDATE webhook_deliveries SET enqueued = 0 WHERE {_OPEN} AND n >= ?2"  # noqa: S608
+_REWIND = f"UPDATE webhook_deliveries SET enqueued = false WHERE {_OPEN} AND n >= ?2"  # noqa: S608
 OPEN = f"SELECT n FROM webhook_deliveries INDEXED BY idx_webhook_open WHERE {_OPEN} ORDER BY n"  # noqa: S608
-_RENUMBER = "UPDATE webhook_deliveries SET n = ?3, enqueued = 0, state_rank = 0 WHERE number = ?1 AND n = ?2"
+_RENUMBER = "UPDATE webhook_deliveries SET n = ?3, enqueued = false, state_rank = 0 WHERE number = ?1 AND n = ?2"
 _KNOWN = "SELECT next_n, reported FROM webhook_endpoints WHERE number = ?"
 _RESTORED = "UPDATE webhook_endpoints SET next_n = ?, reported = ? WHERE number = ?"
 UNSENT = f"""
@@ -45,8 +45,8 @@ SELECT {COLUMNS} FROM webhook_events WHERE id IN (SELECT value FROM json_each(?)
 _BEFORE = f"""
 SELECT n FROM webhook_deliveries INDEXED BY idx_webhook_open WHERE {_OPEN} AND n < ?2 AND NOT enqueued LIMIT 1
 """  # noqa: S608
-_MARK = "UPDATE webhook_deliveries SET enqueued = 1 WHERE number = ? AND n = ?"
-_GIVE_UP = "UPDATE webhook_deliveries SET status = 'failed', error = ?, enqueued = 1 WHERE number = ? AND n = ?"
+_MARK = "UPDATE webhook_deliveries SET enqueued = true WHERE number = ? AND n = ?"
+_GIVE_UP = "UPDATE webhook_deliveries SET status = 'failed', error = ?, enqueued = true WHERE number = ? AND n = ?"
 
 
 class Unsent(NamedTuple):
@@ -57,7 +57,7 @@ class Unsent(NamedTuple):
     more: bool
 
 
-def is_off(connection: sqlite3.Connection, number: int, redis: Progress) -> bool:
+def is_off(connection: Database, number: int, redis: Progress) -> bool:
     """Return whether the database and Redis disagree about an endpoint; read Redis first, and the database then."""
     known = connection.execute(_KNOWN, (number,)).fetchone()
     if known is None:
@@ -70,7 +70,7 @@ def _is_restored(known: tuple[int, str], redis: Progress) -> bool:
     return redis.watermark > next_n or entry_order(redis.taken) > entry_order(reported)
 
 
-def align_restored(connection: sqlite3.Connection, known_to_redis: Iterable[tuple[int, Progress]]) -> list[int]:
+def align_restored(connection: Database, known_to_redis: Iterable[tuple[int, Progress]]) -> list[int]:
     """Align endpoints, by number, for which the database was restored, within a transaction; return their numbers."""
     restored = []
     for number, redis in known_to_redis:
@@ -81,12 +81,12 @@ def align_restored(connection: sqlite3.Connection, known_to_redis: Iterable[tupl
     return restored
 
 
-def has_unsent_before(connection: sqlite3.Connection, number: int, n: int) -> bool:
+def has_unsent_before(connection: Database, number: int, n: int) -> bool:
     """Return whether a delivery before `n` is open and not enqueued."""
     return connection.execute(_BEFORE, (number, n)).fetchone() is not None
 
 
-def align(connection: sqlite3.Connection, number: int, redis: Progress) -> None:
+def align(connection: Database, number: int, redis: Progress) -> None:
     """Make the deliveries that Redis does not have ready to be enqueued again, within a transaction.
 
     A restored database does not know which of them Redis still has: some may be delivered twice, under the same id.
@@ -106,7 +106,7 @@ def align(connection: sqlite3.Connection, number: int, redis: Progress) -> None:
     connection.execute(_RESTORED, (first + len(numbers), reported, number))
 
 
-def load_unsent(connection: sqlite3.Connection, row: Row, *, recipients: bool) -> Unsent:
+def load_unsent(connection: Database, row: Row, *, recipients: bool) -> Unsent:
     """Read the next deliveries that are not enqueued, and make their bodies from their events again."""
     rows = connection.execute(UNSENT, (row.number, _UNSENT)).fetchall()
     outgoing: list[Outgoing] = []
@@ -124,7 +124,7 @@ def load_unsent(connection: sqlite3.Connection, row: Row, *, recipients: bool) -
     return Unsent(outgoing, gone, more=len(rows) == _UNSENT)
 
 
-def _body(connection: sqlite3.Connection, kind: str, ids: Sequence[int], *, recipients: bool) -> str | None:
+def _body(connection: Database, kind: str, ids: Sequence[int], *, recipients: bool) -> str | None:
     """Return the body of a delivery, None if none of its events is left."""
     rows = connection.execute(EVENTS, (orjson.dumps(ids).decode(),))
     events = [Journaled._make(row) for row in rows]
@@ -136,12 +136,12 @@ def _body(connection: sqlite3.Connection, kind: str, ids: Sequence[int], *, reci
     return batch_of([item_of(event, facts)[1] for event in events], events[-1].kept_at_ms)
 
 
-def mark_enqueued(connection: sqlite3.Connection, marks: Iterable[tuple[int, int]]) -> None:
+def mark_enqueued(connection: Database, marks: Iterable[tuple[int, int]]) -> None:
     """Mark deliveries, by endpoint and number, as enqueued."""
     connection.executemany(_MARK, marks)
 
 
-def give_up(connection: sqlite3.Connection, gone: Sequence[tuple[int, int]]) -> None:
+def give_up(connection: Database, gone: Sequence[tuple[int, int]]) -> None:
     """End deliveries, by endpoint and number, whose events retention has deleted."""
     connection.executemany(_GIVE_UP, ((EXPIRED, *one) for one in gone))
     connection.execute(COUNT, ("deliveries failed", len(gone)))

@@ -8,13 +8,13 @@ a restored backup, has the same one. So has a batch of the same events.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
 
+from services.logger.database import Database
 from shared.clock import rfc3339
 from shared.jobs import parse_job_id
 from shared.masking import mask
@@ -116,7 +116,7 @@ def event_id(event_type: str, subject: str, mark: str) -> str:
     return f"evt_{hashlib.blake2b(about.encode(), digest_size=_ID_BYTES).hexdigest()}"
 
 
-def read_facts(connection: sqlite3.Connection, events: Sequence[Journaled], *, recipients: bool) -> Facts:
+def read_facts(connection: Database, events: Sequence[Journaled], *, recipients: bool) -> Facts:
     """Read what the log knows about events: one query each for their messages and their blasts."""
     jobs = {event.subject for event in events if event.type.startswith(("message.", "suppression.")) and event.subject}
     blasts = {blast for event in events if (blast := _blast_of(event))}
@@ -190,7 +190,7 @@ def batch_of(items: Sequence[bytes], kept_at_ms: int) -> str:
     return f"{frame}{b','.join(items).decode()}]}}"
 
 
-def _found(connection: sqlite3.Connection, query: str, keys: Iterable[str]) -> list[tuple[Any, ...]]:
+def _found(connection: Database, query: str, keys: Iterable[str]) -> list[tuple[Any, ...]]:
     wanted = list(keys)
     return connection.execute(query, (orjson.dumps(wanted).decode(),)).fetchall() if wanted else []
 

@@ -6,10 +6,10 @@ another filter it gets what happens from now on, like a new one, if there is not
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
+from services.logger.database import Database
 from services.logger.webhooks.endpoints import BY_CLIENT, Row, change, find
 from services.logger.webhooks.journal import last_id
 from services.logger.webhooks.planning import unpack_events
@@ -24,7 +24,7 @@ WHERE number = ? AND status = 'failed' AND at_ms >= ? ORDER BY n LIMIT ?
 _REPLAY = "INSERT INTO webhook_replays (number, next_event, last_event, created_at_ms) VALUES (?, ?, ?, ?)"
 
 
-def change_endpoint(connection: sqlite3.Connection, endpoint_id: str, wanted: Mapping[str, Any], now_ms: int) -> Row:
+def change_endpoint(connection: Database, endpoint_id: str, wanted: Mapping[str, Any], now_ms: int) -> Row:
     """Change the given fields of an endpoint; raises UnknownWebhookError and InvalidQueryError."""
     before = find(connection, endpoint_id)
     row = change(connection, endpoint_id, wanted, now_ms)
@@ -40,13 +40,13 @@ def _filters(row: Row) -> tuple[object, ...]:
     return sorted(config.events), sorted(config.channels), config.reference
 
 
-def _skip_past(connection: sqlite3.Connection, before: Row) -> None:
+def _skip_past(connection: Database, before: Row) -> None:
     last = last_id(connection)
     if last - before.cursor <= LOOKED_AT_FOR_ONE and not has_events(connection, before, (before.cursor + 1, last)):
         connection.execute("UPDATE webhook_endpoints SET cursor = ? WHERE number = ?", (last, before.number))
 
 
-def _replay_failed(connection: sqlite3.Connection, before: Row, now_ms: int) -> None:
+def _replay_failed(connection: Database, before: Row, now_ms: int) -> None:
     """Replay from the first event of which the delivery failed since nothing was delivered any more."""
     since_ms = max(before.delivered_at_ms, before.enabled_at_ms)
     rows = connection.execute(FAILED_SINCE, (before.number, since_ms, _LOOKED_AT))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from services.logger.database import Database
 from services.logger.webhooks.endpoints import BY_CLIENT, Row, read_rows
 from services.logger.webhooks.views import count_waiting
 
@@ -26,7 +26,7 @@ class WebhookSample:
     totals: Mapping[str, int] = field(default_factory=dict)
 
 
-def sample_webhooks(connection: sqlite3.Connection, now_ms: int) -> WebhookSample:
+def sample_webhooks(connection: Database, now_ms: int) -> WebhookSample:
     """Count everything once; a query for each endpoint."""
     rows = [row for row in read_rows(connection) if not row.deleted]
     states = Counter(map(_state, rows))

@@ -7,7 +7,6 @@ Redis and clears the mark. A deleted endpoint stays as a row until nothing of it
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 import orjson
 
+from services.logger.database import Database
 from services.logger.filters import InvalidQueryError
 from services.logger.webhooks.journal import Entry, decode_config, write_entries
 from shared.clock import rfc3339
@@ -48,14 +48,15 @@ INSERT INTO webhook_endpoints (endpoint_id, config, secrets, enabled, disabled_r
     enabled_at_ms, cursor)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) FROM webhook_events))
 """
-_CONFIGURE = "UPDATE webhook_endpoints SET config = ?, updated_at_ms = ?, unsynced = 1 WHERE number = ?"
+_CONFIGURE = "UPDATE webhook_endpoints SET config = ?, updated_at_ms = ?, unsynced = true WHERE number = ?"
 _ENABLE = """
-UPDATE webhook_endpoints SET enabled = 1, disabled_reason = '', enabled_at_ms = ?, failing_since_ms = 0, unsynced = 1
+UPDATE webhook_endpoints SET enabled = true, disabled_reason = '', enabled_at_ms = ?, failing_since_ms = 0,
+    unsynced = true
 WHERE number = ?
 """
-_DISABLE = "UPDATE webhook_endpoints SET enabled = 0, disabled_reason = ?, unsynced = 1 WHERE number = ?"
-_ROTATE = "UPDATE webhook_endpoints SET secrets = ?, updated_at_ms = ?, unsynced = 1 WHERE number = ?"
-_DELETE = "UPDATE webhook_endpoints SET deleted = 1, enabled = 0, unsynced = 1 WHERE number = ?"
+_DISABLE = "UPDATE webhook_endpoints SET enabled = false, disabled_reason = ?, unsynced = true WHERE number = ?"
+_ROTATE = "UPDATE webhook_endpoints SET secrets = ?, updated_at_ms = ?, unsynced = true WHERE number = ?"
+_DELETE = "UPDATE webhook_endpoints SET deleted = true, enabled = false, unsynced = true WHERE number = ?"
 _CHANGEABLE = frozenset(field.encode_name for field in msgspec.structs.fields(EndpointConfig))
 
 
@@ -135,12 +136,12 @@ def _pack_secrets(every: list[SecretOf]) -> str:
     return msgspec.json.encode(every).decode()
 
 
-def read_rows(connection: sqlite3.Connection) -> list[Row]:
+def read_rows(connection: Database) -> list[Row]:
     """Return all endpoints, deleted ones too whose partition is not deleted yet."""
     return [Row._make(row) for row in connection.execute(EVERY)]
 
 
-def find(connection: sqlite3.Connection, endpoint_id: str) -> Row:
+def find(connection: Database, endpoint_id: str) -> Row:
     """Return an endpoint; raises UnknownWebhookError."""
     row = connection.execute(_ONE, (endpoint_id,)).fetchone()
     if row is None:
@@ -148,7 +149,7 @@ def find(connection: sqlite3.Connection, endpoint_id: str) -> Row:
     return Row._make(row)
 
 
-def create(connection: sqlite3.Connection, wanted: Mapping[str, Any], seal: Seal, now_ms: int) -> tuple[Row, str]:
+def create(connection: Database, wanted: Mapping[str, Any], seal: Seal, now_ms: int) -> tuple[Row, str]:
     """Add an endpoint, which gets events from now on; return it and its secret, which is shown once.
 
     Raises InvalidQueryError and TooManyWebhooksError.
@@ -165,7 +166,7 @@ def create(connection: sqlite3.Connection, wanted: Mapping[str, Any], seal: Seal
     return find(connection, endpoint_id), secret
 
 
-def change(connection: sqlite3.Connection, endpoint_id: str, wanted: Mapping[str, Any], now_ms: int) -> Row:
+def change(connection: Database, endpoint_id: str, wanted: Mapping[str, Any], now_ms: int) -> Row:
     """Change the given fields of an endpoint; raises UnknownWebhookError and InvalidQueryError.
 
     Enabling it again forgives its failures, and it gets all that happened meanwhile.
@@ -183,7 +184,7 @@ def change(connection: sqlite3.Connection, endpoint_id: str, wanted: Mapping[str
     return find(connection, endpoint_id)
 
 
-def rotate(connection: sqlite3.Connection, endpoint_id: str, rotation: Rotation, seal: Seal) -> str:
+def rotate(connection: Database, endpoint_id: str, rotation: Rotation, seal: Seal) -> str:
     """Give an endpoint another secret and return it; raises UnknownWebhookError.
 
     At most ten sign: all signatures are in one header line, and receivers take lines of a few kilobytes.
@@ -200,7 +201,7 @@ def rotate(connection: sqlite3.Connection, endpoint_id: str, rotation: Rotation,
     return secret
 
 
-def delete(connection: sqlite3.Connection, endpoint_id: str) -> int:
+def delete(connection: Database, endpoint_id: str) -> int:
     """Delete an endpoint; return its number. Its rows go once nothing of it is left in Redis.
 
     Raises UnknownWebhookError.
@@ -210,7 +211,7 @@ def delete(connection: sqlite3.Connection, endpoint_id: str) -> int:
     return row.number
 
 
-def disable(connection: sqlite3.Connection, number: int, reason: str, now_ms: int) -> None:
+def disable(connection: Database, number: int, reason: str, now_ms: int) -> None:
     """Disable an endpoint for a reason, and journal it for the others; once, within a transaction."""
     query = f"SELECT {COLUMNS} FROM webhook_endpoints WHERE number = ?"  # noqa: S608 -- this module's own words
     row = Row._make(connection.execute(query, (number,)).fetchone())
@@ -222,7 +223,7 @@ def disable(connection: sqlite3.Connection, number: int, reason: str, now_ms: in
     write_entries(connection, [entry], now_ms)
 
 
-def journal_test(connection: sqlite3.Connection, row: Row, now_ms: int) -> int:
+def journal_test(connection: Database, row: Row, now_ms: int) -> int:
     """Journal a test event of an endpoint and return its id; raises WebhookDisabledError."""
     if not row.enabled:
         raise WebhookDisabledError("the webhook is disabled; enable it first")

@@ -7,16 +7,16 @@ or away for as long as the log keeps, are counted.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 
 import orjson
 
+from services.logger.database import Database
 from services.logger.webhooks.endpoints import read_rows
 from services.logger.webhooks.journal import COUNT
 from services.logger.webhooks.views import count_unplanned
 
-Chunked = Callable[[sqlite3.Connection, int], tuple[int, bool]]
+Chunked = Callable[[Database, int], tuple[int, bool]]
 
 OLD_EVENTS = """
 SELECT id FROM webhook_events WHERE id > ?1 AND id < (SELECT max(id) FROM webhook_events) AND kept_at_ms < ?2
@@ -31,7 +31,7 @@ WHERE number = ?1 AND n > ?2 ORDER BY n LIMIT ?4
 def expire_events(cutoff_ms: int) -> Chunked:
     """Delete events that were journaled before the cutoff, in the order of their ids."""
 
-    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
+    def chunk(connection: Database, size: int) -> tuple[int, bool]:
         row = connection.execute("SELECT kept_at_ms FROM webhook_events WHERE id > 0 ORDER BY id LIMIT 1").fetchone()
         if row is None or row[0] >= cutoff_ms:
             return 0, False
@@ -55,7 +55,7 @@ def expire_deliveries(number: int, cutoff_ms: int) -> Chunked:
     """Delete an endpoint's deliveries that ended and were made before the cutoff."""
     last = -1
 
-    def chunk(connection: sqlite3.Connection, size: int) -> tuple[int, bool]:
+    def chunk(connection: Database, size: int) -> tuple[int, bool]:
         nonlocal last
         rows = connection.execute(OLD_DELIVERIES, (number, last, cutoff_ms, size)).fetchall()
         old = [row for row in rows if row[1]]

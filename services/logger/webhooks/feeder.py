@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from services.logger.store import QueryTooSlowError, StorageError, Store
+from services.logger.database import Database, DatabaseError
+from services.logger.store import LOOK_AGAIN_S, QueryTooSlowError, StorageError, Store
 from services.logger.webhooks.alignment import align, give_up, has_unsent_before, is_off, load_unsent, mark_enqueued
 from services.logger.webhooks.endpoints import Row, read_rows
 from services.logger.webhooks.planning import Proposal, adopt, propose
@@ -95,6 +96,9 @@ class Feeder:
 
     async def run(self, stop: Stop) -> None:
         """Feed until stopped; failures are logged, and tried again."""
+        self._start_over()
+        # from an earlier lead: another logger may have given these numbers to others since
+        self._marks = []
         while not stop.is_set():
             self._wake.clear()
             try:
@@ -137,7 +141,8 @@ class Feeder:
         if self._marks:
             await self._write([])
         due_s = [one.due_in_ms / 1000 for one in turn.proposals if one.due_in_ms is not None]
-        return min([_CHECK_EVERY_S, *due_s])
+        # another logger that wrote events cannot wake this one
+        return min([LOOK_AGAIN_S if self._store.shared else _CHECK_EVERY_S, *due_s])
 
     def _has_unread(self, backlog: _Backlog) -> bool:
         return backlog.unread and self._clock.monotonic() >= backlog.faulty_until_s
@@ -171,7 +176,7 @@ class Feeder:
             self._backlogs[row.number].aligned = True
         return bool(off)
 
-    def _look(self, connection: sqlite3.Connection) -> _Turn:
+    def _look(self, connection: Database) -> _Turn:
         """Read what aligned endpoints get next, in turns, until the turn has enough events.
 
         The endpoints are read in the same snapshot as the journal: one that just subscribed to a type misses nothing.
@@ -194,16 +199,16 @@ class Feeder:
                 continue
             try:
                 events += self._serve(connection, turn, rows[number], backlog)
-            except sqlite3.Error:
+            except (sqlite3.Error, DatabaseError):
                 raise
             except Exception:  # one endpoint's rows must not hold up the others
                 log.exception("events of a webhook cannot be made ready; trying again later", webhook=number)
                 backlog.faulty_until_s = self._clock.monotonic() + _FAULTY_S
         return turn
 
-    def _serve(self, connection: sqlite3.Connection, turn: _Turn, row: Row, backlog: _Backlog) -> int:
+    def _serve(self, connection: Database, turn: _Turn, row: Row, backlog: _Backlog) -> int:
         """Read what one endpoint gets next; return the number of events."""
-        if backlog.unread:
+        if backlog.unread or self._has_unsent(connection, row):
             return self._load(connection, turn, row)
         proposal = propose(connection, row, self._clock.now_ms(), recipients=self._recipients, seen=backlog.seen)
         backlog.seen = 0 if proposal.cuts else proposal.cursor
@@ -211,7 +216,12 @@ class Feeder:
         turn.more |= proposal.more
         return sum(len(cut.events) for cut in proposal.cuts)
 
-    def _load(self, connection: sqlite3.Connection, turn: _Turn, row: Row) -> int:
+    def _has_unsent(self, connection: Database, row: Row) -> bool:
+        """Return whether another logger added a delivery: it answered the call for a test."""
+        # those with marks were enqueued; the next event shows a test before it, by a gap
+        return self._store.shared and not self._marks and has_unsent_before(connection, row.number, row.next_n)
+
+    def _load(self, connection: Database, turn: _Turn, row: Row) -> int:
         """Read deliveries that an earlier turn or process left; return how many."""
         found = load_unsent(connection, row, recipients=self._recipients)
         turn.outgoing[row.number] = found.outgoing
@@ -224,7 +234,7 @@ class Feeder:
         """Write proposals and marks in one transaction; return the deliveries of each endpoint."""
         marks, gone, now_ms = self._marks, self._gone, self._clock.now_ms()
 
-        def work(connection: sqlite3.Connection) -> dict[int, list[Outgoing]]:
+        def work(connection: Database) -> dict[int, list[Outgoing]]:
             mark_enqueued(connection, marks)
             give_up(connection, gone)
             return {one.row.number: adopt(connection, one, now_ms) for one in proposals}

@@ -11,7 +11,6 @@ added later (`bodies`), since this is on the path of every event.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,6 +20,7 @@ import msgspec
 import orjson
 
 from services.logger.blast_rows import ENDED_STATES, Settled
+from services.logger.database import Database
 from services.logger.folding import JobChange
 from shared.events import ChannelChanged, SuppressionsAdded
 from shared.receipts import Receipt
@@ -34,7 +34,9 @@ _LAST = "SELECT kept_at_ms FROM webhook_events WHERE id > 0 ORDER BY id DESC LIM
 FIRST = "SELECT coalesce(min(id), 1) FROM webhook_events"
 LAST = "SELECT coalesce(max(id), 0) FROM webhook_events"
 _CONFIGS = "SELECT config FROM webhook_endpoints WHERE NOT deleted"
-COUNT = "INSERT INTO webhook_totals (name, n) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET n = n + excluded.n"
+COUNT = """
+INSERT INTO webhook_totals (name, n) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET n = webhook_totals.n + excluded.n
+"""
 # opt-outs and opt-ins change suppressions, which have an event of their own
 _RECEIPTS = frozenset({"delivered", "read", "bounced", "undelivered", "complained"})
 # what was journaled while the clock was ahead: the latest rows, of which the first has a right time before it
@@ -100,7 +102,7 @@ class Wanted:
         return channels is None or (bool(channels) and (not channel or channel in channels))
 
 
-def read_wanted(connection: sqlite3.Connection) -> Wanted:
+def read_wanted(connection: Database) -> Wanted:
     """Return what the endpoints subscribe to, disabled ones too: they get it when they are enabled again."""
     return _wanted(tuple(row[0] for row in connection.execute(_CONFIGS)))
 
@@ -110,7 +112,7 @@ def _wanted(configs: tuple[str, ...]) -> Wanted:
     return Wanted(map(decode_config, configs))
 
 
-def write_journal(connection: sqlite3.Connection, happened: Happened, now_ms: int) -> int:
+def write_journal(connection: Database, happened: Happened, now_ms: int) -> int:
     """Write the rows that follow from a batch; return their number."""
     wanted = read_wanted(connection)
     if not wanted:
@@ -118,7 +120,7 @@ def write_journal(connection: sqlite3.Connection, happened: Happened, now_ms: in
     return write_entries(connection, list(_entries(happened, wanted)), now_ms)
 
 
-def write_entries(connection: sqlite3.Connection, entries: Sequence[Entry], now_ms: int) -> int:
+def write_entries(connection: Database, entries: Sequence[Entry], now_ms: int) -> int:
     """Write rows; return their number. Their time of writing never falls with rising ids, if the clock is set back.
 
     A clock that was more than an hour ahead was wrong: what was written meanwhile is taken for written now, so that
@@ -141,12 +143,12 @@ def write_entries(connection: sqlite3.Connection, entries: Sequence[Entry], now_
     return len(entries)
 
 
-def first_id(connection: sqlite3.Connection) -> int:
+def first_id(connection: Database) -> int:
     """Return the id of the earliest event of the journal, 1 if it has none."""
     return int(connection.execute(FIRST).fetchone()[0])
 
 
-def last_id(connection: sqlite3.Connection) -> int:
+def last_id(connection: Database) -> int:
     """Return the id of the latest event of the journal, 0 if it has none."""
     return int(connection.execute(LAST).fetchone()[0])
 

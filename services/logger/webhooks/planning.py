@@ -8,7 +8,6 @@ deliveries that were written by an earlier process are made again from their eve
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
+from services.logger.database import Database
 from services.logger.webhooks.bodies import (
     BATCH,
     COLUMNS,
@@ -109,7 +109,7 @@ class _Room:
         return self.deliveries > 0 and self.size > 0
 
 
-def propose(connection: sqlite3.Connection, row: Row, now_ms: int, *, recipients: bool, seen: int = 0) -> Proposal:
+def propose(connection: Database, row: Row, now_ms: int, *, recipients: bool, seen: int = 0) -> Proposal:
     """Return what an enabled endpoint gets next; `seen` is up to where the journal is known to have nothing for it."""
     last = last_id(connection)
     # retention may have deleted what follows the cursor
@@ -135,7 +135,7 @@ def propose(connection: sqlite3.Connection, row: Row, now_ms: int, *, recipients
     return proposal
 
 
-def _gathers(connection: sqlite3.Connection, config: EndpointConfig, span: range, now_ms: int) -> int | None:
+def _gathers(connection: Database, config: EndpointConfig, span: range, now_ms: int) -> int | None:
     """Return in how many ms a batch is due that too few events follow to complete it, None if it may go out now.
 
     It is not read before: a fast stream of events would otherwise be read several times.
@@ -183,7 +183,7 @@ class _Reading:
     An incomplete batch waits until `now_ms`, 0 for a replay, which does not wait.
     """
 
-    connection: sqlite3.Connection
+    connection: Database
     endpoint_id: str
     config: EndpointConfig
     recipients: bool
@@ -278,7 +278,7 @@ class _Reading:
 _FRAME_BYTES = 128
 
 
-def adopt(connection: sqlite3.Connection, proposal: Proposal, now_ms: int) -> list[Outgoing]:
+def adopt(connection: Database, proposal: Proposal, now_ms: int) -> list[Outgoing]:
     """Write a proposal within a transaction; return its deliveries, none if the endpoint changed since."""
     row = proposal.row
     found = connection.execute(_NOW, (row.number,)).fetchone()

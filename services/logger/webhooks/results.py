@@ -7,13 +7,13 @@ the transaction that applies the event that is the reason, so that `webhook.disa
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 import orjson
 
+from services.logger.database import Database
 from services.logger.folding import JobChange, fold
 from services.logger.webhooks.endpoints import DISABLED, disable
 from services.logger.webhooks.journal import COUNT
@@ -31,14 +31,14 @@ WHERE number = ? AND n IN (SELECT value FROM json_each(?))
 """
 _UPDATE = """
 UPDATE webhook_deliveries SET status = ?, state_rank = ?, attempts = ?, at_ms = ?, next_at_ms = ?, response_status = ?,
-    error = ?, duration_ms = ?, enqueued = 1
+    error = ?, duration_ms = ?, enqueued = true
 WHERE number = ? AND n = ?
 """
 _HEALTH = """
 SELECT number, enabled, enabled_at_ms, failing_since_ms, delivered_at_ms FROM webhook_endpoints WHERE number = ?
 """
 _SET_HEALTH = "UPDATE webhook_endpoints SET failing_since_ms = ?, delivered_at_ms = ? WHERE number = ?"
-_RESYNC = "UPDATE webhook_endpoints SET unsynced = 1, enabled_at_ms = min(enabled_at_ms, ?) WHERE number = ?"
+_RESYNC = "UPDATE webhook_endpoints SET unsynced = true, enabled_at_ms = min(enabled_at_ms, ?) WHERE number = ?"
 
 
 _REPORTED = "UPDATE webhook_endpoints SET reported = ? WHERE number = ?"
@@ -61,7 +61,7 @@ class _Health(NamedTuple):
     delivered_at_ms: int
 
 
-def apply_reports(connection: sqlite3.Connection, reports: Sequence[Report], fails_for_ms: int, now_ms: int) -> bool:
+def apply_reports(connection: Database, reports: Sequence[Report], fails_for_ms: int, now_ms: int) -> bool:
     """Apply events of endpoints' partitions; return whether an endpoint changed in a way that Redis must know."""
     changed = False
     by_number = sorted(reports, key=lambda report: report.number)
@@ -79,7 +79,7 @@ def apply_reports(connection: sqlite3.Connection, reports: Sequence[Report], fai
     return changed
 
 
-def note_reported(connection: sqlite3.Connection, entries: Mapping[int, str]) -> None:
+def note_reported(connection: Database, entries: Mapping[int, str]) -> None:
     """Note the last entry of each endpoint's event stream that is applied; earlier ones may be applied again later."""
     for number, entry in entries.items():
         row = connection.execute("SELECT reported FROM webhook_endpoints WHERE number = ?", (number,)).fetchone()
@@ -93,7 +93,7 @@ def entry_order(entry: str) -> tuple[int, int]:
     return int(ms), int(sequence)
 
 
-def _update_deliveries(connection: sqlite3.Connection, number: int, changes: Iterable[JobChange]) -> None:
+def _update_deliveries(connection: Database, number: int, changes: Iterable[JobChange]) -> None:
     by_n = {}
     for change in changes:
         job = parse_job_id(change.job_id)
@@ -136,7 +136,7 @@ def _error(change: JobChange) -> str:
     return (change.error_message or "")[:_LONGEST_ERROR] if change.status != "sent" else ""
 
 
-def _judge(connection: sqlite3.Connection, health: _Health, events: Sequence[Event], fails_for_ms: int) -> str:
+def _judge(connection: Database, health: _Health, events: Sequence[Event], fails_for_ms: int) -> str:
     """Update how an endpoint does; return why it is to be disabled, "" if it is not."""
     delivered_ms = max([health.delivered_at_ms, *(event.at_ms for event in events if isinstance(event, Sent))])
     since_ms = health.failing_since_ms if health.failing_since_ms > delivered_ms else 0
@@ -161,7 +161,7 @@ def _failed_at(event: Event) -> int:
     return event.at_ms if isinstance(event, Retrying | Deferred) else 0
 
 
-def _stopped(connection: sqlite3.Connection, health: _Health, events: Iterable[Event]) -> str:
+def _stopped(connection: Database, health: _Health, events: Iterable[Event]) -> str:
     """Return why the endpoint's sender stopped it, "" if it did not.
 
     A pause of before the endpoint was enabled again is over: the sync then resumes its partition. The time of a pause

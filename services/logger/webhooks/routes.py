@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from services.logger.database import Database
 from services.logger.filters import InvalidQueryError, read_span
 from services.logger.store import Store
 from services.logger.webhooks import endpoints, views
@@ -127,7 +127,7 @@ class WebhookRoutes:
             raise InvalidQueryError("from: give the time from which events are sent again")
         from_ms, to_ms = span.from_ms, now_ms + 1 if span.to_ms is None else span.to_ms
 
-        def work(connection: sqlite3.Connection) -> tuple[int, int]:
+        def work(connection: Database) -> tuple[int, int]:
             row = endpoints.find(connection, endpoint_id)
             return views.add_replay(connection, row, from_ms, to_ms, now_ms)
 
@@ -158,7 +158,7 @@ class WebhookRoutes:
         )
 
 
-def _add_test(connection: sqlite3.Connection, endpoint_id: str, now_ms: int) -> tuple[int, str]:
+def _add_test(connection: Database, endpoint_id: str, now_ms: int) -> tuple[int, str]:
     """Add a test event and its delivery; return the endpoint's number and the delivery's id."""
     row = endpoints.find(connection, endpoint_id)
     event = endpoints.journal_test(connection, row, now_ms)

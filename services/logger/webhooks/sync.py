@@ -8,11 +8,11 @@ between has no effect, and a Redis that was emptied has everything again within 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from services.logger.store import QueryTooSlowError, StorageError, Store
+from services.logger.database import Database
+from services.logger.store import LOOK_AGAIN_S, QueryTooSlowError, StorageError, Store
 from services.logger.webhooks.alignment import align_restored
 from services.logger.webhooks.endpoints import DISABLED, Row, read_rows
 from shared.errors import QueueUnavailableError
@@ -25,8 +25,8 @@ _RETRY_S, _AGAIN_S = 1.0, 10.0
 _ROWS_A_TRANSACTION = 500
 
 _SYNCED = """
-UPDATE webhook_endpoints SET unsynced = 0
-WHERE number = ? AND config = ? AND secrets = ? AND enabled = ? AND deleted = 0 AND unsynced
+UPDATE webhook_endpoints SET unsynced = false
+WHERE number = ? AND config = ? AND secrets = ? AND enabled = ? AND NOT deleted AND unsynced
 """
 _DROP = """
 DELETE FROM webhook_deliveries
@@ -35,10 +35,13 @@ WHERE number = ?1 AND n IN (SELECT n FROM webhook_deliveries WHERE number = ?1 O
 # a number that the database does not know: its file is another than before. As a deleted endpoint, what Redis has of it
 # is deleted, and the number is never used again
 _STRANGER = """
-INSERT OR IGNORE INTO webhook_endpoints (number, endpoint_id, config, secrets, enabled, created_at_ms, updated_at_ms,
+INSERT INTO webhook_endpoints (number, endpoint_id, config, secrets, enabled, created_at_ms, updated_at_ms,
     enabled_at_ms, cursor, deleted)
-VALUES (?, ?, '{}', '[]', 0, 0, 0, 0, 0, 1)
+VALUES (?, ?, '{}', '[]', false, 0, 0, 0, 0, true)
+ON CONFLICT DO NOTHING
 """
+# PostgreSQL does not count a number that was given; SQLite has done so by then
+_CONTINUE = "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'webhook_endpoints'"
 _MOVING = "moving"
 _COPIED = (
     "config, secrets, enabled, disabled_reason, created_at_ms, updated_at_ms, enabled_at_ms, failing_since_ms,"
@@ -46,7 +49,7 @@ _COPIED = (
 )
 _COPY = f"""
 INSERT INTO webhook_endpoints (endpoint_id, {_COPIED}, unsynced)
-SELECT ?1, {_COPIED}, 1 FROM webhook_endpoints WHERE number = ?2
+SELECT ?1, {_COPIED}, true FROM webhook_endpoints WHERE number = ?2 RETURNING number
 """  # noqa: S608 -- this module's own words
 
 
@@ -84,11 +87,15 @@ class EndpointSync:
             while not stop.is_set():
                 self._wake.clear()
                 waiting = asyncio.create_task(self._wake.wait())
-                timeout_s = _AGAIN_S if await self._try() else _RETRY_S
+                again_s = LOOK_AGAIN_S if self._store.shared else _AGAIN_S
+                timeout_s = again_s if await self._try() else _RETRY_S
                 await asyncio.wait({waiting, stopping}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
         finally:
             stopping.cancel()
+            if self._store.shared:
+                # the next leader's recorder reads their events, and deletes what is left of those that go
+                self._follow(())
 
     async def _try(self) -> bool:
         try:
@@ -175,34 +182,35 @@ class EndpointSync:
         return True
 
 
-def _note_strangers(connection: sqlite3.Connection, found: Mapping[int, str]) -> None:
+def _note_strangers(connection: Database, found: Mapping[int, str]) -> None:
     """Note endpoints in Redis, by number, that are not the database's; one of the database gets another number then."""
     own = read_rows(connection)
     strangers = [(number, f"unknown {number}") for number in found]
     connection.executemany(_STRANGER, strangers)
+    connection.execute(_CONTINUE, (max(found, default=0),))
     for row in own:
         if not row.deleted and found.get(row.number, row.endpoint_id) != row.endpoint_id:
             _renumber(connection, row)
     connection.executemany(_STRANGER, strangers)
 
 
-def _renumber(connection: sqlite3.Connection, row: Row) -> None:
+def _renumber(connection: Database, row: Row) -> None:
     """Give an endpoint a number that was never used, with all that it has."""
     connection.execute("UPDATE webhook_endpoints SET endpoint_id = ? WHERE number = ?", (_MOVING, row.number))
-    cursor = connection.execute(_COPY, (row.endpoint_id, row.number))
-    values = (cursor.lastrowid, row.number)
+    (number,) = connection.execute(_COPY, (row.endpoint_id, row.number)).fetchone()
+    values = (number, row.number)
     connection.execute("UPDATE webhook_deliveries SET number = ? WHERE number = ?", values)
     connection.execute("UPDATE webhook_replays SET number = ? WHERE number = ?", values)
     connection.execute("DELETE FROM webhook_endpoints WHERE number = ?", (row.number,))
 
 
-def _mark_synced(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
+def _mark_synced(connection: Database, rows: Iterable[Row]) -> None:
     """Clear the marks of rows that did not change again since they were read."""
     values = [(row.number, row.config_text, row.secrets_text, row.enabled) for row in rows]
     connection.executemany(_SYNCED, values)
 
 
-def _drop_deliveries(connection: sqlite3.Connection, number: int) -> bool:
+def _drop_deliveries(connection: Database, number: int) -> bool:
     """Delete some deliveries of an endpoint, in the end the endpoint; return whether there is more to delete."""
     if connection.execute(_DROP, (number, _ROWS_A_TRANSACTION)).rowcount:
         return True

@@ -6,7 +6,6 @@ rows, so with a rare filter it may be short or even empty and still have a succe
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from services.logger.database import Database
 from services.logger.filters import InvalidQueryError, Page, Span, read_page, read_span, write_cursor
 from services.logger.webhooks.endpoints import Row
 from services.logger.webhooks.journal import first_id, last_id
@@ -33,7 +33,10 @@ WHERE number = ? AND status IN ('waiting', 'retrying')
 MATCHING = """
 SELECT count(*) FROM webhook_events
 WHERE id BETWEEN ?1 AND ?2 AND type IN (SELECT value FROM json_each(?3))
-    AND (?4 = '[]' OR channel = '' OR channel IN (SELECT value FROM json_each(?4))) AND subject <> ?5
+    AND (?4 = '[]' OR channel = '' OR channel IN (SELECT value FROM json_each(?5))) AND subject <> ?6
+"""
+_REPLAY = """
+INSERT INTO webhook_replays (number, next_event, last_event, created_at_ms) VALUES (?, ?, ?, ?) RETURNING id
 """
 _ALWAYS = Span()
 _COLUMNS = (
@@ -68,7 +71,7 @@ def read_delivery_filter(query: Mapping[str, str]) -> tuple[DeliveryFilter, Page
     return DeliveryFilter(status, read_span(query)), read_page(query)
 
 
-def show(connection: sqlite3.Connection, row: Row, *, alone: bool = True) -> dict[str, Any]:
+def show(connection: Database, row: Row, *, alone: bool = True) -> dict[str, Any]:
     """Return an endpoint, alone or with all others; its secret is never shown again."""
     config = row.config
     return {
@@ -89,7 +92,7 @@ def show(connection: sqlite3.Connection, row: Row, *, alone: bool = True) -> dic
     }
 
 
-def count_waiting(connection: sqlite3.Connection, row: Row, looked_at: int = LOOKED_AT_FOR_ONE) -> int:
+def count_waiting(connection: Database, row: Row, looked_at: int = LOOKED_AT_FOR_ONE) -> int:
     """Return how many events an endpoint has not got yet, an estimate if more than `looked_at` rows follow its cursor.
 
     A filter by reference is not applied to those that are not handed out.
@@ -98,13 +101,13 @@ def count_waiting(connection: sqlite3.Connection, row: Row, looked_at: int = LOO
     return handed_out + _count(connection, row, (row.cursor + 1, _LAST_ID), looked_at)
 
 
-def count_unplanned(connection: sqlite3.Connection, row: Row, until: int) -> int:
+def count_unplanned(connection: Database, row: Row, until: int) -> int:
     """Return how many events up to an id are not handed out to an endpoint; a filter by reference is not applied."""
     return _count(connection, row, (row.cursor + 1, until), LOOKED_AT_FOR_ONE)
 
 
 def list_deliveries(
-    connection: sqlite3.Connection, row: Row, wanted: DeliveryFilter, page: Page
+    connection: Database, row: Row, wanted: DeliveryFilter, page: Page
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Return a page of deliveries, the latest first, and the cursor of the next page."""
     low = 0 if wanted.span.from_ms is None else first_delivery(connection, row, wanted.span.from_ms)
@@ -125,17 +128,17 @@ def list_deliveries(
     return found, write_cursor(last) if more else None
 
 
-def first_delivery(connection: sqlite3.Connection, row: Row, at_ms: int) -> int:
+def first_delivery(connection: Database, row: Row, at_ms: int) -> int:
     """Return the number of the first delivery of an endpoint that was made at a time or later."""
     return _first(0, row.next_n, lambda n: connection.execute(_FIRST_FROM, (row.number, n)).fetchone(), at_ms)
 
 
-def first_event(connection: sqlite3.Connection, at_ms: int) -> int:
+def first_event(connection: Database, at_ms: int) -> int:
     """Return the id of the first event of the journal that was written at a time or later."""
     return _first(1, last_id(connection) + 1, lambda event: connection.execute(_EVENT_FROM, (event,)).fetchone(), at_ms)
 
 
-def add_replay(connection: sqlite3.Connection, row: Row, from_ms: int, to_ms: int, now_ms: int) -> tuple[int, int]:
+def add_replay(connection: Database, row: Row, from_ms: int, to_ms: int, now_ms: int) -> tuple[int, int]:
     """Let an endpoint get the events of a span again, `to_ms` excluded; return the replay's id and its size.
 
     A filter by reference is not applied to the size, which is an estimate for a long span. Events that the endpoint has
@@ -144,8 +147,7 @@ def add_replay(connection: sqlite3.Connection, row: Row, from_ms: int, to_ms: in
     first = first_event(connection, from_ms)
     last = min(first_event(connection, to_ms) - 1, row.cursor)
     events = _count(connection, row, (first, last), LOOKED_AT_FOR_ONE)
-    query = "INSERT INTO webhook_replays (number, next_event, last_event, created_at_ms) VALUES (?, ?, ?, ?)"
-    replay = connection.execute(query, (row.number, first, last, now_ms)).lastrowid or 0
+    replay = int(connection.execute(_REPLAY, (row.number, first, last, now_ms)).fetchone()[0])
     if last < first:
         connection.execute("DELETE FROM webhook_replays WHERE id = ?", (replay,))
     return replay, events
@@ -163,7 +165,7 @@ def _first(low: int, high: int, time_of: Callable[[int], tuple[int] | None], at_
     return low
 
 
-def _count(connection: sqlite3.Connection, row: Row, ids: tuple[int, int], looked_at: int) -> int:
+def _count(connection: Database, row: Row, ids: tuple[int, int], looked_at: int) -> int:
     """Return how many events with ids in a range an endpoint gets by its types and channels.
 
     Beyond `looked_at` rows, what follows is taken to have the same share of them.
@@ -176,17 +178,17 @@ def _count(connection: sqlite3.Connection, row: Row, ids: tuple[int, int], looke
     return found if until == last else found * rows // looked_at
 
 
-def has_events(connection: sqlite3.Connection, row: Row, ids: tuple[int, int]) -> bool:
+def has_events(connection: Database, row: Row, ids: tuple[int, int]) -> bool:
     """Return whether there is an event for an endpoint, by its types and channels, with an id in a range."""
     return _count_exactly(connection, row, ids) > 0
 
 
-def _count_exactly(connection: sqlite3.Connection, row: Row, ids: tuple[int, int]) -> int:
+def _count_exactly(connection: Database, row: Row, ids: tuple[int, int]) -> int:
     config = row.config
     wanted = EVENT_TYPES if ALL_EVENTS in config.events else config.events
     types = [name for name in wanted if name != WEBHOOK_TEST]
     channels = orjson.dumps(config.channels).decode()
-    values = (*ids, orjson.dumps(types).decode(), channels, row.endpoint_id)
+    values = (*ids, orjson.dumps(types).decode(), channels, channels, row.endpoint_id)
     return int(connection.execute(MATCHING, values).fetchone()[0])
 
 

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -92,12 +93,29 @@ def text(value: Any, most: int = LONGEST_ID) -> str:
 
 def first_text(values: Mapping[str, Any], *names: str, most: int = LONGEST_ID) -> str:
     """Return the first of the named fields that has text, "" if none has."""
-    return next((found for name in names if (found := text(values.get(name), most))), "")
+    for name in names:
+        if (value := values.get(name)) is not None and (found := text(value, most)):
+            return found
+    return ""
 
 
 def word(value: Any) -> str:
     """Return a text as a key for tables: lower case, without spaces and signs."""
-    return "".join(filter(str.isalnum, text(value, LONGEST_CODE).lower()))
+    if value is None:
+        return ""
+    return (
+        _word_of(value) if isinstance(value, str) and len(value) <= LONGEST_CODE else _plain(text(value, LONGEST_CODE))
+    )
+
+
+@lru_cache(1024)
+def _word_of(value: str) -> str:
+    # the same few words are in every body
+    return _plain(text(value, LONGEST_CODE))
+
+
+def _plain(words: str) -> str:
+    return "".join(filter(str.isalnum, words.lower()))
 
 
 def identifier(value: Any) -> str:

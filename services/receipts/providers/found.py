@@ -70,10 +70,10 @@ class Found:
                 message.job_id,
                 message.message_id,
                 message.provider_id,
-                text(message.address, LONGEST_ADDRESS),
+                text(message.address, LONGEST_ADDRESS) if message.address else "",
                 severity,
-                text(reply[0], LONGEST_CODE),
-                text(reply[1], LONGEST_WORDS),
+                text(reply[0], LONGEST_CODE) if reply[0] != "" else "",
+                text(reply[1], LONGEST_WORDS) if reply[1] != "" else "",
                 trusted=True,
                 timed=seconds != self._taken_at,
             )

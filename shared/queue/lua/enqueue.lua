@@ -4,11 +4,13 @@
 -- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files
 -- ARGV  1 blast id · 2 series ("jobs", or "run:…" for dead letters sent again) · 3 position of the first job ·
---       4 total of the blast on this channel · 5 lane · 6 scheduled time in µs, 0 for now · 7 head of the event
+--       4 total of the blast in this partition · 5 lane · 6 scheduled time in µs, 0 for now · 7 head of the event
 --       batch · 8 the packed `queued` event · 9 jobs from which a `bulk` blast has its own stream ·
 --       10 ms to keep an ended blast · 11 "1" if every file must exist · 12 the files of its jobs, a line
---       for each job that has any: "<index> <run> <digest> …" · 13 run of its jobs · 14 … pairs: job id,
---       packed job
+--       for each job that has any: "<index> <run> <digest> …" · 13 run of its jobs · 14 "<partitions
+--       in which the blast has jobs on this channel> <those on all its channels>" · 15 the reason of its pause, if it is
+--       paused in another partition that it has not ended in; it may have ended in this one, and is then paused here too ·
+--       16 … pairs: job id, packed job
 -- Result  {added, watermark, cancelled 0|1}; the error GAP if jobs before the first are missing, FILES if a file is missing
 -- Jobs are added to the stream of their lane. Jobs of a `bulk` blast go to the blast's own stream, those of a small one to
 -- the due jobs (a stream costs about a thousand bytes, too much for a single message). Jobs of a paused blast go to the
@@ -20,7 +22,7 @@
 -- Without allow-oom on purpose: a full Redis accepts no new work, so it can always drain.
 -- A crash before: nothing happened. After: a repeated chunk finds the watermark and adds nothing twice.
 
-local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 14
+local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 16
 local lane, scheduled_us = ARGV[5], tonumber(ARGV[6])
 local key = C .. ':blast:' .. blast
 local state = redis.call('HMGET', key, 'wm:' .. series, 'cancelled_at', 'paused', 'incomplete_at', 'scheduled_whole')
@@ -40,6 +42,10 @@ for index, needs in string.gmatch(ARGV[12], '(%d+) ([^\n]+)') do
   end
 end
 
+if ARGV[15] ~= '' and not state[3] then
+  redis.call('HSET', key, 'paused', ARGV[15])
+  state[3] = ARGV[15]
+end
 local now = now_us()
 local now_ms = math.floor(now / 1000)
 local later = scheduled_us > now
@@ -107,6 +113,9 @@ end
 redis.call('HSET', key, 'wm:' .. series, int(first + n), 'moved_at', int(now_ms), 'changed_at', int(now_ms))
 if series == 'jobs' then
   redis.call('HSET', key, 'total', ARGV[4], 'lane', lane)
+  local parts, shares = string.match(ARGV[14], '^(%d+) (%d+)$')
+  if parts ~= '1' then redis.call('HSET', key, 'parts', parts) end
+  if shares ~= '1' then redis.call('HSET', key, 'shares', shares) end
   redis.call('HINCRBY', key, 'enqueued', added)
   if state[3] then gauge_paused(key) end
   if later or (large and state[5]) then count(blast, 'scheduled', added) end

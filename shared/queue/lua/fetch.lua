@@ -1,12 +1,15 @@
 #!lua flags=allow-oom
--- Take up to `want` jobs that may be begun soon into `<sender>:buf`.
+-- Take up to `want` jobs that may be begun soon into `<sender>:buf`; if asked to, begin them in the same step.
 --
 -- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
--- PARTS limits
+-- PARTS limits, starts, suppressions, begins
 -- ARGV  1 sender · 2 want · 3 bytes of unwritten events at which nothing is taken: each job adds events, and scripts that
---       add them may not be refused · 4 µs that a start may be granted ahead
+--       add them may not be refused · 4 µs that a start may be granted ahead · to begin what is taken:
+--       5 … 15 as 1 … 11 of `begin` · 16 the sender's time in ms · 17 "1" to take nothing and repeat the answer of the
+--       call with this sequence
 -- Result  {reason of the channel's pause or "", ms until something is due (-1: nothing waits for a time),
---          "1" if too many events wait for the logger, else "0", stream, id, delivery count, packed job, …}
+--          "1" if too many events wait for the logger, else "0", the words of `begin` or "", stream, id, delivery count,
+--          packed job, …}
 -- Order: `high` released by limits; `high` given back or due; `high` new. Then a quarter for other jobs that limits
 -- release, and half of the rest for due retries (they must be on time, but must not take everything). The remainder goes
 -- to `normal` and the ring, 4:1 while both have work; the ring serves one stream after another, and in each stream jobs
@@ -17,16 +20,44 @@
 -- It ends early after about two megabytes, and moves about as much of the jobs that have become due to their streams,
 -- because Redis is blocked meanwhile; it always takes at least one job.
 -- A crash before: nothing happened. A lost reply: the jobs are in `<sender>:buf`; `list_held` lists them.
+-- Jobs are begun only if all that are taken are new, without a limit of their own, and legible here. Such a call has a
+-- sequence, and after a lost reply its sender asks for its answer: from then on a late copy of the call does nothing.
+
+local BEGINS, SEQUENCE = ARGV[5], ARGV[6]
+
+-- Repeat the answer of a call, without the jobs that are gone: "<word>,… <stream> <id> <deliveries> …".
+local function repeated(kept)
+  local again, words_left, next_word = { '', -1, '0', '' }, {}, string.gmatch(string.match(kept, '^%S*'), '[^,]+')
+  for stream, id, deliveries in string.gmatch(kept, ' (%S+) (%S+) (%d+)') do
+    local entry, word, n = redis.call('XRANGE', stream, id, id)[1], next_word(), #again
+    if entry then
+      again[n + 1], again[n + 2], again[n + 3], again[n + 4] = stream, id, tonumber(deliveries), entry[2][2]
+      words_left[#words_left + 1] = word
+    end
+  end
+  again[4] = table.concat(words_left, ',')
+  return again
+end
+
+if BEGINS then
+  local kept = replayed(BEGINS, 'take', SEQUENCE)
+  if kept then return type(kept) == 'table' and kept or repeated(kept) end
+  if ARGV[17] == '1' then return repeated(remember(BEGINS, 'take', SEQUENCE, '')) end
+end
 
 local me, want, ahead = ARGV[1] .. ':buf', tonumber(ARGV[2]), tonumber(ARGV[4])
 local paused = redis.call('GET', C .. ':paused')
-if paused then return { paused, -1, '0' } end
-if event_bytes() >= tonumber(ARGV[3]) then return { '', -1, '1' } end
+if paused then return { paused, -1, '0', '' } end
+if event_bytes() >= tonumber(ARGV[3]) then return { '', -1, '1', '' } end
 local now = now_us()
 local now_ms = math.floor(now / 1000)
 local most_due = math.max(want, 100)
-local out = { '', -1, '0' }
+local out = { '', -1, '0', '' }
 local MOST_STREAMS, TURN, MOST_BYTES = 16, 4, 2000000
+-- Whether nothing waits for a time, a limit or a turn, as while single messages come: one call instead of a dozen. A fetch
+-- adds nothing there unless something is there.
+local WAITING = { C .. ':parked', C .. ':later', C .. ':starts', C .. ':ring', C .. ':limits:high', C .. ':limits:due' }
+local quiet = redis.call('EXISTS', unpack(WAITING)) == 0
 
 -- How many jobs to take in one step: their sizes are known only once they are taken, so a few at first.
 local bytes, jobs = 0, 0
@@ -89,9 +120,10 @@ local function take_new(stream, n)
   return taken
 end
 
--- Returns how many were taken, and whether there may be more.
+-- Returns how many were taken, and whether there may be more. Most streams are empty, and reading them costs more than this.
 local function take(stream, n)
   if n <= 0 then return 0, true end
+  if redis.call('XLEN', stream) == 0 then return 0, false end
   local taken, more = take_back(stream, n)
   if taken < n then taken = taken + take_new(stream, n - taken) end
   return taken, more or taken == n or step(1) == 0
@@ -201,7 +233,7 @@ local function end_turn(stream, got, more, place)
 end
 
 local function take_ring(n)
-  if n <= 0 then return 0 end
+  if n <= 0 or quiet then return 0 end
   local taken, place = 0, last_place()
   local streams = redis.call('ZRANGE', C .. ':ring', 0, MOST_STREAMS - 1)
   for i, stream in ipairs(streams) do
@@ -261,11 +293,10 @@ end
 
 -- Take jobs that were released before and then given back or left for their size, then those of `index`'s limits with a
 -- free start.
-local any_list = redis.call('EXISTS', C .. ':limits:high', C .. ':limits:due') > 0
+local any_list = not quiet and redis.call('EXISTS', C .. ':limits:high', C .. ':limits:due') > 0
 local function take_released(index, stream, below, n)
   if n <= 0 then return 0 end
-  local taken, released = 0, 0
-  if redis.call('XLEN', stream) > 0 then taken = take(stream, n) end
+  local taken, released = take(stream, n), 0
   if not any_list then return taken end
   local due = redis.call('ZRANGEBYSCORE', index, '-inf', int(now + ahead), 'WITHSCORES', 'LIMIT', 0, n - taken)
   for i = 1, #due, 2 do
@@ -279,6 +310,7 @@ end
 
 local function ms_until_due()
   local next_at
+  if quiet then return -1 end
   if redis.call('EXISTS', C .. ':ring') == 1 then return 0 end
   local early = { [C .. ':limits:high'] = ahead, [C .. ':limits:due'] = ahead }
   local keys = { C .. ':parked', C .. ':later', C .. ':starts' }
@@ -292,9 +324,11 @@ local function ms_until_due()
   return math.max(0, math.ceil((next_at - now) / 1000))
 end
 
-find_due()
-promote_due()
-start_due()
+if not quiet then
+  find_due()
+  promote_due()
+  start_due()
+end
 local left = want - take_released(C .. ':limits:high', RELEASED_HIGH, LANE_SPAN, want)
 left = left - take(C .. ':jobs:high', left)
 if left > 0 then
@@ -313,6 +347,40 @@ if left > 0 then
   if left > 0 then left = left - take_released(C .. ':limits:due', RELEASED, 9 * LANE_SPAN, left) end
   if before > left then redis.call('SET', C .. ':turn', int((turn + before - left) % 1000000)) end
 end
-write_counts(now_ms, nil, {})
+
+-- Return what `begin` is told about a job that was just taken: that it is new, has no limit of its own, and is legible. The
+-- address is that of a mailbox in ASCII, whose identity is in lower case.
+local function add_new(given, at)
+  local stream, id, deliveries, raw = out[at], out[at + 1], out[at + 2], out[at + 3]
+  local job = deliveries == 1 and is_untried(raw) and not is_released(stream) and read_job(raw)
+  local address = job and job[5][1]
+  if type(address) ~= 'string' or not string.find(address, '@', 1, true) or string.find(address, '[\128-\255]') then return false end
+  local job_id, run = read_id(raw), tonumber(job[8])
+  if not job_id or not string.find(job_id, '^[^:]+:%d+:[^:]+$') or not run or not tonumber(job[7]) then return false end
+  local event = cmsgpack.pack({ 'processing', tonumber(ARGV[16]), job_id, run, 1, BEGINS })
+  for _, field in ipairs({ stream, id, job_id, int(run), int(job[7]), (job[12] and 'm' or 't') .. string.lower(address), 'q1', '', event }) do
+    given[#given + 1] = field
+  end
+  return true
+end
+
+-- Begin the jobs that were taken, if all of them are new.
+local function begin_taken()
+  local given, places, fine = {}, {}, jobs > 0
+  for i = 5, 15 do given[#given + 1] = ARGV[i] end
+  for at = 5, #out, 4 do
+    places[#places + 1] = out[at] .. ' ' .. out[at + 1] .. ' ' .. out[at + 2]
+    fine = fine and add_new(given, at)
+  end
+  local answer, events = {}, {}
+  if fine then answer, events = begin_jobs(given, now) end
+  out[4] = table.concat(answer, ',')
+  if jobs > 0 then remember(BEGINS, 'take', SEQUENCE, out[4] .. ' ' .. table.concat(places, ' ')) end
+  return events
+end
+
+local events = BEGINS and begin_taken() or {}
+write_counts(now_ms, nil, events)
+if #events > 0 then emit(ARGV[7], events) end
 out[2] = (jobs < want and step(1) == 0) and 0 or ms_until_due()
 return out

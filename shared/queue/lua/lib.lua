@@ -46,8 +46,10 @@ local function is_untried(raw)
 end
 
 -- Return the stored answer of a repeated call, whose reply was lost. Callers send one call per step at a time, with rising
--- numbers. A copy that arrives after later calls (it was delayed in a dead connection) does nothing.
+-- numbers. A copy that arrives after later calls (it was delayed in a dead connection) does nothing. A call with number 0 or
+-- -1 is not remembered: it is made in place of the producer (see `settle`).
 local function replayed(producer, step, sequence)
+  if tonumber(sequence) <= 0 then return nil end
   local kept = redis.call('HGET', C .. ':once:' .. producer, step)
   if not kept then return nil end
   local at = string.find(kept, ' ', 1, true)
@@ -58,6 +60,7 @@ local function replayed(producer, step, sequence)
 end
 
 local function remember(producer, step, sequence, reply)
+  if tonumber(sequence) <= 0 then return reply end
   local key = C .. ':once:' .. producer
   redis.call('HSET', key, step, sequence .. ' ' .. reply)
   redis.call('PEXPIRE', key, 3600000)
@@ -85,11 +88,12 @@ local function channel_name()
 end
 
 -- Pause the channel, and emit an event unless it was paused already: many senders may stop a channel, each with its words.
+-- Without a head there is no event: another partition of the channel emits it.
 local function pause_channel(reason, head)
   local key = C .. ':paused'
   local was = redis.call('EXISTS', key) == 1
   redis.call('SET', key, reason)
-  if was then return end
+  if was or head == '' then return end
   emit(head, { cmsgpack.pack({ 'channel_changed', math.floor(now_us() / 1000), channel_name(), 'paused', reason }) })
 end
 
@@ -266,7 +270,7 @@ local function unpark(stream, id)
 end
 
 -- Changes to counts, collected per blast and written once. Statuses in `GAUGED` have a gauge of the channel as well.
-local deltas, channel_deltas, gauge_deltas = {}, {}, {}
+local deltas, channel_deltas, gauge_deltas, known_blasts = {}, {}, {}, {} -- the last: {total, pause}, read and not changed
 local GAUGED = { processing = true, retrying = true, scheduled = true }
 
 local function count(blast, status, by)
@@ -304,21 +308,24 @@ end
 -- otherwise jobs that are sent again would wait for a resume that no operator expects.
 local function end_if_complete(blast, now_ms, keep_ms, events)
   local key = C .. ':blast:' .. blast
-  local v = redis.call('HMGET', key, 'total', 'enqueued', 'ended_at', 'sent', 'failed', 'cancelled', 'expired', 'suppressed')
+  local v = redis.call('HMGET', key, 'total', 'enqueued', 'ended_at', 'parts', 'shares', unpack(TERMINAL))
   if not v[1] or v[3] then return end
   local sum, counts = 0, {}
   for i, status in ipairs(TERMINAL) do
-    local n = tonumber(v[3 + i] or 0)
+    local n = tonumber(v[5 + i] or 0)
     counts[status] = n
     sum = sum + n
   end
   if sum < tonumber(v[1]) or tonumber(v[2] or 0) < tonumber(v[1]) then return end
   counts['total'] = tonumber(v[1])
   redis.call('HSET', key, 'ended_at', int(now_ms))
-  redis.call('PEXPIRE', key, keep_ms)
+  -- a blast of several partitions or channels expires as a whole (`BlastStore.expire`): its counts are a sum
+  if not v[4] and not v[5] then redis.call('PEXPIRE', key, keep_ms) end
   redis.call('HDEL', key, 'paused')
   gauge_paused(key)
-  events[#events + 1] = cmsgpack.pack({ 'blast_channel_ended', now_ms, blast, channel_name(), counts })
+  local event = { 'blast_channel_ended', now_ms, blast, channel_name(), counts }
+  if v[4] then event[6], event[7] = tonumber(string.match(C, '%.(%d+)%a?}') or 0), tonumber(v[4]) end
+  events[#events + 1] = cmsgpack.pack(event)
 end
 
 local function add_to(key, changes)
@@ -347,7 +354,7 @@ local function write_counts(now_ms, keep_ms, events)
   add_to(C .. ':gauges', gauge_deltas)
   for blast, d in pairs(deltas) do
     local key = C .. ':blast:' .. blast
-    local v = redis.call('HMGET', key, 'total', 'paused')
+    local v = known_blasts[blast] or redis.call('HMGET', key, 'total', 'paused')
     if v[1] then
       add_to(key, d)
       redis.call('HSET', key, 'changed_at', int(now_ms), has_moved(d) and 'moved_at' or 'changed_at', int(now_ms))

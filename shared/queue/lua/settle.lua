@@ -3,7 +3,7 @@
 --
 -- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files, limits
--- ARGV  1 sender · 2 sequence · 3 head of the event batch · 4 V in ms · 5 ms to keep an ended blast ·
+-- ARGV  1 sender · 2 sequence, or for a call in its place 0 if it is gone and -1 if it is frozen · 3 head of the event batch · 4 V in ms · 5 ms to keep an ended blast ·
 --       6 … nine per job: kind, stream, id, job id, run, the packed event or "", value, packed job or "", the delivery
 --       count that the sender knows
 -- Kinds and their value:
@@ -23,6 +23,10 @@
 -- A crash before: the jobs stay in :tx or :buf. After a lost reply: the same answer again.
 
 local sender, sequence = ARGV[1], ARGV[2]
+-- A sender that has its lease again may be sending.
+if sequence == '-1' and redis.call('EXISTS', C .. ':sender:' .. sender) == 1 then
+  return string.rep('0', (#ARGV - 5) / 9)
+end
 local kept = replayed(sender, 'settle', sequence)
 if kept then return kept end
 
@@ -243,19 +247,45 @@ local function sent_before(job)
   return true
 end
 
+-- Most jobs were simply sent, and nothing else is recorded of them: their ends are counted together.
+local ends = {}
+local nothing_recorded = not any_cancel and redis.call('EXISTS', C .. ':places') == 0
+
+local function end_plainly(stream, id, blast, event)
+  local ids = gone[stream]
+  if not ids then
+    ids = {}
+    gone[stream] = ids
+  end
+  ids[#ids + 1] = id
+  in_tx[stream][id] = nil
+  ends[blast] = (ends[blast] or 0) + 1
+  completed[#completed + 1], events[#events + 1] = event, event
+end
+
+local args = ARGV
 for i = 1, n do
   local base = 5 + (i - 1) * 9
-  local job = {
-    stream = ARGV[base + 2], id = ARGV[base + 3], job_id = ARGV[base + 4], run = tonumber(ARGV[base + 5]),
-    event = ARGV[base + 6], value = ARGV[base + 7], packed = ARGV[base + 8], deliveries = tonumber(ARGV[base + 9]),
-  }
-  job.blast = string.match(job.job_id, '^[^:]+')
-  job.from = where(job.stream, job.id)
-  local kind = ARGV[base + 1]
-  local moved = job.from and not is_stale(job, kind) and (sent_before(job) or moves[kind](job))
-  done[i] = moved and '1' or '0'
-  if moved then in_tx[job.stream][job.id], (in_buf[job.stream] or {})[job.id] = nil, nil end
-  if moved and job.event ~= '' then events[#events + 1] = job.event end
+  local kind, stream, id, job_id = args[base + 1], args[base + 2], args[base + 3], args[base + 4]
+  local blast, from = string.match(job_id, '^[^:]+'), where(stream, id)
+  if kind == 'sent' and from == 'tx' and nothing_recorded and not any_stall and not has_files(blast) then
+    end_plainly(stream, id, blast, args[base + 6])
+    done[i] = '1'
+  else
+    local job = {
+      stream = stream, id = id, job_id = job_id, run = tonumber(args[base + 5]), event = args[base + 6],
+      value = args[base + 7], packed = args[base + 8], deliveries = tonumber(args[base + 9]), blast = blast, from = from,
+    }
+    local moved = from and not is_stale(job, kind) and (sent_before(job) or moves[kind](job))
+    done[i] = moved and '1' or '0'
+    if moved then in_tx[stream][id], (in_buf[stream] or {})[id] = nil, nil end
+    if moved and job.event ~= '' then events[#events + 1] = job.event end
+  end
+end
+for blast, sent in pairs(ends) do
+  count(blast, 'processing', -sent)
+  count(blast, 'sent', sent)
+  count_channel('sent', sent)
 end
 
 for stream, ids in pairs(gone) do

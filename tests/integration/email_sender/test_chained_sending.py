@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
 from services.email_sender.channel import EmailChannel
 from services.email_sender.message import Frame, Mail
 from shared.errors import PermanentError, SendError, UncertainError
-from shared.sending.provider import Receipt
+from shared.sending.provider import Receipt, Start, at_once
 from tests.integration.email_sender.mails import MAIL, make_blast, make_job, smtp_settings
 from tests.integration.email_sender.peer import CLOSE, Peer, peer
 from tests.integration.email_sender.running import opened, sending_mail
@@ -92,6 +93,36 @@ async def test_server_that_hangs_up_on_the_next_message_costs_nothing(answer: st
     async with peer(script) as server, opened(smtp_settings(server.url)) as channel:
         found = await _send_all(channel, _mails(5))
     assert all(isinstance(one, Receipt) for one in found)
+    assert _delivered(server) == list(range(5))
+
+
+@pytest.mark.parametrize("answer", [CLOSE, f"421 4.3.2 too many messages{CLOSE}"])
+async def test_server_that_hangs_up_in_mid_chain_costs_nothing(answer: str) -> None:
+    """The same where one call sends message after message over a connection that it opened itself."""
+    mails = _mails(5)
+    coming, accepted = iter(mails[1:]), list[Receipt]()
+
+    def proceed(receipt: Receipt) -> Start:
+        accepted.append(receipt)
+        return at_once
+
+    async with (
+        peer({"MAIL": ["250 ok", "250 ok", answer]}) as server,
+        opened(smtp_settings(server.url)) as channel,
+    ):
+        message: Mail | None = mails[0]
+        while message is not None:
+            announced: list[Mail] = []
+
+            def following(announced: list[Mail] = announced) -> Mail | None:
+                announced += (one := list(islice(coming, 1)))
+                return one[0] if one else None
+
+            before = len(accepted)
+            accepted.append(await channel.send_chained(message, following, at_once, proceed))
+            taken = len(accepted) - before
+            message = announced[taken - 1] if len(announced) >= taken else next(coming, None)
+    assert len(accepted) == len(mails)
     assert _delivered(server) == list(range(5))
 
 

@@ -140,15 +140,23 @@ async def test_room_is_what_the_servers_own_limits_leave() -> None:
         for channel in (free, paced):
             await wait_for(lambda channel=channel: channel.capacity(5).starts, what="connections")  # type: ignore[misc]
         await wait_for(lambda: free.capacity(5).connections == 3, what="three connections, as many as are allowed")
-        assert paced.capacity().starts == 1
+        assert (paced.capacity().starts, paced.capacity().lasting) == (1, 0)
         for channel in (free, paced):
             await channel.send(make_mail())
-        assert free.capacity() == Capacity(3, connections=3)
+        assert free.capacity(5) == Capacity(3, connections=3, lasting=3)
         assert paced.capacity().starts == 0
         assert 50 < paced.capacity().in_s <= 60
         with pytest.raises(NotStartedError):
             await free.send(make_mail(), _refuse)
-        assert free.capacity() == Capacity(3, connections=3)
+        assert free.capacity() == Capacity(3, connections=3, lasting=3)
+
+
+async def test_no_connection_lasts_while_a_message_would_open_another() -> None:
+    """It would start too late: jobs are begun ahead only once all connections that are wanted are open."""
+    async with peer() as server, opened(smtp_settings(f"{server.url}?concurrency=3")) as channel:
+        await wait_for(lambda: channel.capacity(1).lasting == 1, what="the first connection")
+        assert channel.capacity(2).lasting == 0
+        await wait_for(lambda: channel.capacity(2).lasting == 2, what="the second connection")
 
 
 async def test_message_on_its_way_to_its_start_takes_the_room_of_the_next() -> None:

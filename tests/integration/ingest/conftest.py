@@ -14,9 +14,11 @@ from tests.integration.ingest.running import Api, Peers, RunningIngest, open_api
 from tests.servers import RedisServer, free_port
 
 SEND_KEY, READ_KEY, BOUND_KEY = "send-key-0123456789", "read-key-0123456789", "bound-key-0123456789"
+MASKED_KEY = "masked-key-0123456789"
 # settings that are needed to provoke some codes; each kind is started once, when a test asks for it
 KINDS: Mapping[str, Mapping[str, str]] = {
     "usual": {},
+    "four partitions": {"KURIR_PARTITIONS": "4"},
     "small": {
         "KURIR_MAX_JSON_MB": "1",
         "KURIR_MAX_UPLOAD_MB": "8",
@@ -38,6 +40,11 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "KURIR_EMAIL_DOMAINS": "example.com,news.example.com",
     },
     "scoped": {"KURIR_API_KEYS": f"client:{SEND_KEY}:send,reader:{READ_KEY}:read"},
+    "console": {
+        "KURIR_API_KEYS": f"client:{SEND_KEY}:send+read,reader:{READ_KEY}:read,"
+        f"watcher:{MASKED_KEY}:send+read-masked,chief:chief-{MASKED_KEY}:admin",
+        "KURIR_PUBLIC_URL": "https://kurir.example.com",
+    },
     "hooked": SIGNED,
     "hooked by url": BY_URL,
     "hooked away": SIGNED,

@@ -12,14 +12,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from redis.asyncio import Redis
 
 from services.ingest.blasts.request_body import Digest
+from services.ingest.http.event_feed import MOST_STREAMS
 from services.ingest.storage.idempotency import IdempotencyStore, record_key
 from tests.integration.ingest.conftest import BOUND_KEY, READ_KEY, SEND_KEY, StartIngest
 from tests.integration.ingest.hook_requests import TOKEN
 from tests.integration.ingest.running import Api, Reply, RunningIngest, open_api, person
 from tests.integration.queue.world import World
+from tests.servers import wait_for
 
 BLAST = "/api/messages/blast"
 CSV = {"Content-Type": "text/csv"}
@@ -135,6 +138,28 @@ _recipient(
     "ATTACHMENTS_TOO_LARGE",
     attachments=[{"filename": "a", "contentType": "text/plain", "content": "AAAA" * 3_600_000}],
 )
+
+
+@provokes("FOREIGN_PAGE")
+async def _foreign_page(at: Setting) -> Reply:
+    api = await at.other("console")
+    return await api.post("/console/session", {"apiKey": READ_KEY}, headers={"Sec-Fetch-Site": "cross-site"})
+
+
+@provokes("TOO_MANY_STREAMS")
+async def _too_many_streams(at: Setting) -> Reply:
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        for _ in range(MOST_STREAMS):
+            stream = await stack.enter_async_context(http.get(f"{at.api.url}/api/events"))
+            assert await stream.content.readline() == b"retry: 2000\n"
+        reply = await at.api.get("/api/events")
+
+    async def none_is_left() -> bool:
+        return "kurir_event_streams 0.0" in (await at.api.get("/metrics")).text
+
+    await wait_for(none_is_left)  # they end when they are written to, and other tests need streams
+    return reply
 
 
 @provokes("MISSING_ATTACHMENT")

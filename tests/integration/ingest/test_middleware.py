@@ -18,6 +18,7 @@ from shared.unsubscribe import make_token
 from tests.integration.ingest.conftest import BOUND_KEY, READ_KEY, SEND_KEY, StartIngest
 from tests.integration.ingest.provocations import BLAST, template
 from tests.integration.ingest.running import SECRET, Api, Reply, RunningIngest, open_api, person, running
+from tests.integration.ingest.test_console import signed_in
 from tests.servers import RedisServer, wait_for
 
 
@@ -111,6 +112,20 @@ async def _logged(redis: Redis, request_id: str, count: int) -> list[ApiRequest]
         return own if len(own) >= count else []
 
     return await wait_for(found)
+
+
+async def test_a_page_that_asks_again_is_only_counted(redis: Redis, start_ingest: StartIngest) -> None:
+    """The first call of a page, one that is refused, one that changes something and those of a key are logged."""
+    again = {"X-Request-Id": "again", "X-Kurir-Refresh": "1"}
+    async with AsyncExitStack() as stack:
+        api = await open_api(stack, start_ingest("console").url)
+        session = await signed_in(api, READ_KEY, **{"X-Request-Id": "sign-in"})
+        for headers in (again | session, again | bearer(READ_KEY), session | {"X-Request-Id": "again"}):
+            assert (await api.get("/api/channels", headers=headers)).status == 200
+        assert (await api.get("/api/blasts/nothing", headers=again | session)).status == 404
+        assert (await api.post(BLAST, {}, headers=again | session)).status == 403
+    rows = await _logged(redis, "again", 4)
+    assert [(row.method, row.status) for row in rows] == [("GET", 200), ("GET", 200), ("GET", 404), ("POST", 403)]
 
 
 async def test_an_unsubscribe_link_is_logged_by_its_route(api: Api, redis: Redis) -> None:

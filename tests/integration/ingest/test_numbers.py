@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from services.whatsapp_sender.payload import render_message
+from services.whatsapp_sender.payload import Payload
 from services.whatsapp_sender.qiscus import Qiscus
 from shared.blasts import Blast
 from shared.queue.blasts import BlastStore
@@ -72,9 +72,8 @@ async def printed(redis: Redis, blast_id: str) -> tuple[list[str], dict[str, Any
     (mail,), (chat,) = await queued(redis, "email"), await queued(redis, "whatsapp")
     message = compile_template(blast.template).render(job_values(blast, mail))
     assert message.subject == message.html.split("|")[0]
-    return message.html.split("|"), json.loads(render_message(chat, blast, Qiscus("", "app", "1", "secret")).body)[
-        "template"
-    ]
+    payload = Payload(blast, Qiscus("", "app", "1", "secret"))
+    return message.html.split("|"), json.loads(payload.fill(chat).body)["template"]
 
 
 @pytest.mark.parametrize(("form", "literal"), FORMS)

@@ -33,9 +33,9 @@ async def test_a_filter_longer_than_any_value_is_refused(api: Api) -> None:
 
 
 def test_only_what_others_call_takes_any_parameter() -> None:
-    """Mail programs, link trackers and providers add their own, which must not prevent what they call for."""
+    """Mail programs, link trackers, providers and the console add their own, which must not prevent what they call."""
     paths = {one.path for one in OPERATIONS if one.open_query}
-    assert paths == {"/u/{token}", "/hooks/{provider}/{token}", "/hooks/meta/{token}"}
+    assert paths == {"/u/{token}", "/hooks/{provider}/{token}", "/hooks/meta/{token}", "/console/{page}"}
 
 
 @pytest.mark.parametrize(

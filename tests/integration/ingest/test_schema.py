@@ -44,6 +44,7 @@ _LOGGER = {
     "GET /webhooks": {"success": True, "webhooks": [VIEW]},
     "POST /webhooks": {"success": True, "webhook": VIEW, "secret": SECRET},
     "GET /status": {"reachable": True, "authenticated": True},
+    "POST /internal/retry-matching": {"success": True, "matched": 0, "complete": True, "reopened": 0, "skipped": 0},
 }
 
 
@@ -99,12 +100,13 @@ def test_every_operation_answers_as_documented(
     ingest: RunningIngest, operations: list[Any], mode: GenerationMode
 ) -> None:
     """No 500, no undocumented status or content type, and no answer that violates its schema."""
-    wanted = operations
+    # an answer that never ends has tests of its own
+    wanted = [one for one in operations if one.path != "/api/v1/events"]
     if mode is GenerationMode.NEGATIVE:
         # every string is a valid path, so no schema can refuse one
-        wanted = [one for one in operations if len(one.body) or len(one.query) or len(one.headers)]
+        wanted = [one for one in wanted if len(one.body) or len(one.query) or len(one.headers)]
     with requests.Session() as session:
         for operation in wanted:
             _fuzz(operation, mode, ingest.url, session)()
     assert len(operations) == len(OPERATIONS)
-    assert len(wanted) == len(operations) if mode is GenerationMode.POSITIVE else len(wanted) >= 18
+    assert len(wanted) == len(operations) - 1 if mode is GenerationMode.POSITIVE else len(wanted) >= 18

@@ -145,7 +145,7 @@ async def test_the_loggers_errors_are_forwarded(api: Api, peers: Peers) -> None:
 @pytest.mark.parametrize(
     ("path", "asked"),
     [
-        (f"/api/blasts/{NEVER}/retry-failed", {"blastId": NEVER}),
+        (f"/api/blasts/{NEVER}/retry-failed", {"blastId": NEVER, "channel": "", "errorClass": "", "errorCode": None}),
         (f"/api/messages/{NEVER}:0:email/retry", {"jobId": f"{NEVER}:0:email"}),
     ],
 )  # fmt: skip

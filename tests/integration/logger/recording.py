@@ -11,7 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from services.logger.recorder import Recorder
-from services.logger.store import Store
+from services.logger.sqlite_store import SqliteStore
 from services.logger.writing import Written
 from shared.events import Event, EventBatch, pack_batch
 from shared.lifecycle import Stop
@@ -29,7 +29,7 @@ class Recording:
     def __init__(self, url: str, folder: Path, events: type[EventLog] = EventLog) -> None:
         self.redis: Redis = connect(url)
         self.reading: Redis = connect(url, max_connections=2)
-        self.store = Store(folder / "logs.db", readers=1, busy_s=0.05)
+        self.store = SqliteStore(folder / "logs.db", readers=1, busy_s=0.05)
         self.health = Health("logger")
         self.events = events(self.reading)
         self.recorder = Recorder(self.events, self.store, self.health, self._note)

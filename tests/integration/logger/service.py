@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from shared.web import credentials
 from tests.servers import INTERNAL_SECRET, free_port
 
@@ -23,7 +25,7 @@ _READY_S = 60.0
 class LoggerProcess:
     """`python -m services.logger` on a free port with its data in `folder`."""
 
-    def __init__(self, redis_url: str, folder: Path) -> None:
+    def __init__(self, redis_url: str, folder: Path, more: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.folder = folder
         clean = {name: value for name, value in os.environ.items() if not name.startswith("KURIR_")}
@@ -33,6 +35,7 @@ class LoggerProcess:
             "KURIR_PORT": str(self.port),
             "KURIR_LOG_CONSOLE": "off",
             "KURIR_INTERNAL_SECRET": INTERNAL_SECRET,
+            **(more or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -66,6 +69,16 @@ class LoggerProcess:
     def stop(self) -> int:
         """End the process with SIGTERM and return its exit code."""
         return self._end(signal.SIGTERM)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def client_ports(self) -> set[int]:
+        """Return the local ports of the process's connections."""
+        assert self._process is not None
+        return {one.laddr.port for one in psutil.Process(self._process.pid).net_connections("tcp")}
 
     def _end(self, number: signal.Signals) -> int:
         process, self._process = self._process, None

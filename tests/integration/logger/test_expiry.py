@@ -10,7 +10,8 @@ import pytest
 from redis.asyncio import Redis
 
 from services.logger.expiry import Expiry
-from services.logger.store import Store
+from services.logger.postgres.store import PostgresStore
+from services.logger.sqlite_store import SqliteStore
 from services.logger.writing import EventWriter
 from shared.clock import SystemClock
 from shared.events import BlastChannelEnded, Event
@@ -19,6 +20,7 @@ from shared.queue.blasts import BlastStore
 from shared.queue.connection import connect
 from shared.queue.keys import blast_key
 from shared.queue.timing import Timing
+from tests.postgres_servers import PostgresServer
 from tests.servers import RedisServer, wait_for
 from tests.unit.logger.database import accepted, blast, entry, queued, sent
 
@@ -33,7 +35,7 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
 
 async def test_a_blast_that_ended_before_the_start_gets_its_expiry(redis: Redis, tmp_path: Path) -> None:
     """The logger may have died between the commit and the expiry call; a running blast gets no expiry."""
-    store = Store(tmp_path / "logs.db", readers=1)
+    store = SqliteStore(tmp_path / "logs.db", readers=1)
     await store.open()
     now_ms = SystemClock().now_ms()
     blasts = [blast(name, created_at_ms=now_ms) for name in ("over", "running")]
@@ -63,7 +65,7 @@ async def test_an_expiry_that_redis_missed_is_set_later(tmp_path: Path) -> None:
     server.start()
     redis = connect(server.url)
     keeper = BlastStore(redis, "test")
-    expiry = Expiry(keeper, Store(tmp_path / "logs.db", readers=1))
+    expiry = Expiry(keeper, SqliteStore(tmp_path / "logs.db", readers=1))
     try:
         await keeper.create(blast("over"))
         server.kill()
@@ -75,3 +77,39 @@ async def test_an_expiry_that_redis_missed_is_set_later(tmp_path: Path) -> None:
     finally:
         await redis.aclose()
         server.destroy()
+
+
+async def test_a_blast_that_another_logger_ended_gets_its_expiry(redis: Redis, postgres_server: PostgresServer) -> None:
+    """The other one died before it set it: this one finds the blast when it is told to look again."""
+    store = PostgresStore(postgres_server.make_database(), readers=1)
+    await store.open()
+    now_ms = SystemClock().now_ms()
+    keeper = BlastStore(redis, "test")
+    clock = _Hurried()
+    expiry = Expiry(keeper, store, Timing(keep_ended_ms=60_000), clock)
+    stop = Stop()
+    task = asyncio.create_task(expiry.run(stop))
+    await wait_for(lambda: not expiry._unsure)
+    one = blast("over", created_at_ms=now_ms)
+    await keeper.create(one)
+    end: list[Event] = [accepted(one), queued(blast_id="over"), sent(blast_id="over")]
+    end.append(BlastChannelEnded(now_ms, "over", "email", {"total": 1}))
+    batch = entry(1, *end)
+    await store.write(lambda connection: EventWriter().apply(connection, [batch]))
+    again = await store.write(lambda connection: EventWriter().apply(connection, [batch]))
+    assert (again.written.repeated, again.written.ended_blasts) == (True, [])
+    clock.ahead_s += 60
+    expiry.recall()
+    await wait_for(lambda: _expires(redis, "over"))
+    stop.set()
+    await task
+    await store.close()
+
+
+class _Hurried(SystemClock):
+    """A clock that a test moves ahead."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_s

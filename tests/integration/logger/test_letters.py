@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from services.logger.retention import DAY_MS, Retention
+from shared.blasts import unpack_blast
 from shared.clock import SystemClock
 from shared.errors import QueueUnavailableError
 from shared.events import Ended, pack_event
@@ -30,7 +32,7 @@ from shared.sending.outcomes import processing_event
 from tests.integration.logger.recording import Recording
 from tests.integration.logger.service import LoggerProcess
 from tests.servers import RedisServer, wait_for
-from tests.unit.logger.database import START_MS, blast, job
+from tests.unit.logger.database import START_MS, TEMPLATE, blast, job
 
 FILES = [Attachment("same.pdf", "application/pdf", b"\xff" * 5000), Attachment("a.txt", "text/plain", b"hello", "a1")]
 Record = Callable[..., Awaitable[Recording]]
@@ -141,6 +143,10 @@ async def test_a_dead_letter_is_sent_again_with_its_files(own_redis: RedisServer
 
     await wait_for(is_drained, 30)
     assert await in_redis(redis) == 0
+    assert logger.get("/internal/messages/again:7:email/letter")[0] == 404
+    letter = logger.get("/internal/messages/again:0:email/letter")[1]
+    assert unpack_job(base64.b64decode(letter["job"])).recipient.address == whole[0].recipient.address
+    assert unpack_blast(base64.b64decode(letter["blast"])).template == TEMPLATE
     assert logger.post("/internal/retry", {"blastId": "again"})[1]["reopened"] == 2
 
     async def both_wait() -> bool:

@@ -13,8 +13,9 @@ import pytest
 from services.logger.later_indexes import LATER_INDEXES
 from shared.errors import QueueUnavailableError
 from shared.events import Event, EventBatch, Receipts, pack_batch, pack_event
-from shared.queue.event_log import EventEntry, EventLog
-from shared.queue.keys import PartitionKeys
+from shared.queue.connection import connect
+from shared.queue.event_log import Before, EventEntry, EventLog
+from shared.queue.keys import LOGGER_GROUP, PartitionKeys
 from tests.integration.logger.recording import STREAM, Recording
 from tests.servers import RedisServer, wait_for
 from tests.unit.logger.database import START_MS, begun, failed, queued, queued_phones, receipt, sent, sent_phone
@@ -56,11 +57,11 @@ async def test_a_batch_that_was_written_but_not_acknowledged_counts_once(valkey_
     class CutOff(EventLog):
         cuts = 2
 
-        async def ack(self, entries: Sequence[EventEntry]) -> None:
+        async def ack(self, entries: Sequence[EventEntry], before: Before | None = None) -> None:
             if self.cuts:
                 self.cuts -= 1
                 raise QueueUnavailableError("cut off")
-            await super().ack(entries)
+            await super().ack(entries, before)
 
     recording = await record(valkey_url, CutOff)
     await recording.add(queued(range(5)))
@@ -69,6 +70,21 @@ async def test_a_batch_that_was_written_but_not_acknowledged_counts_once(valkey_
     assert recording.statuses() == {"queued": 4, "sent": 1}
     assert dict(recording.rows("SELECT status, n FROM message_totals")) == {"queued": 5, "sent": 1}
     assert recording.recorder.state.repeated > 0
+
+
+async def test_what_a_logger_that_is_gone_had_read_is_written(redis_url: str, record: Record) -> None:
+    """A file's logger takes over what loggers of PostgreSQL left behind, but not what one may still be writing."""
+    redis = connect(redis_url)
+    await redis.xadd(STREAM, {"d": pack_batch(EventBatch("test", 1, [queued(range(3))]))})
+    gone = EventLog(redis, consumer="gone")
+    entries = await gone.read(10, 0.0) or await gone.read(10, 0.0)
+    assert len(entries) == 1
+    assert await EventLog(redis).take_over(10.0) == 0
+    await redis.xclaim(STREAM, LOGGER_GROUP, "gone", 0, [entries[0].entry_id], idle=20_000)
+    await redis.aclose()
+    recording = await record(redis_url)
+    await wait_for(recording.is_drained)
+    assert recording.statuses() == {"queued": 3}
 
 
 async def test_a_restart_of_redis_loses_nothing(record: Record) -> None:
@@ -156,7 +172,7 @@ async def test_a_large_file_gets_its_indexes_before_the_first_event(
     with closing(sqlite3.connect(tmp_path / "logs.db")) as database:
         for name in LATER_INDEXES:
             database.execute(f"DROP INDEX {name}")
-    monkeypatch.setattr("services.logger.store.CHECK_FIRST_BYTES", 0)
+    monkeypatch.setattr("services.logger.sqlite_store.CHECK_FIRST_BYTES", 0)
     recording = await record(valkey_url)
     read = Receipts([receipt("read", 5, provider_id="wamid.w.0", source="meta")])
     batch = EventBatch("test", 99, [queued_phones(), sent_phone(), read])

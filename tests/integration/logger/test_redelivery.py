@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from services.logger.redelivery import Outbox, RetryRequest, open_runs
+from services.logger.sqlite_store import SqliteStore
+from services.logger.writing import EventWriter
 from shared.blasts import Blast
-from shared.events import BlastChanged
+from shared.events import BlastChanged, Event
 from shared.jobs import unpack_job
 from shared.queue.blasts import BlastStore
 from shared.queue.connection import connect
 from shared.queue.event_log import EventLog
 from shared.queue.keys import PartitionKeys, blast_key
 from shared.queue.producer import Chunk, Producer
+from shared.queue.timing import Timing
 from tests.integration.logger.conftest import LoggerMaker
 from tests.integration.logger.service import LoggerProcess
 from tests.servers import RedisServer, wait_for
-from tests.unit.logger.database import START_MS, blast, failed, job, sent
+from tests.unit.logger.database import START_MS, accepted, blast, entry, failed, job, queued, sent
 
 KEYS = PartitionKeys("email")
 
@@ -131,6 +136,31 @@ async def test_the_same_chunk_again_finds_its_watermark(redis: Redis, logger: Lo
     jobs = [job(1, "twice", run=2), job(2, "twice", run=2)]
     again = await Producer(redis, "again").enqueue(Chunk(one, "email", 0, jobs, series))
     assert again.added == 0
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended meanwhile", "still waiting"])
+async def test_a_blast_whose_run_is_enqueued_again_expires(redis: Redis, tmp_path: Path, ended: bool) -> None:
+    """The logger died before it cleared the outbox: the repeated drain keeps the blast only for jobs that wait."""
+    store, blasts = (
+        SqliteStore(tmp_path / "logs.db", readers=1),
+        BlastStore(redis, "test", Timing(keep_ended_ms=60_000)),
+    )
+    await store.open()
+    blast_id = f"drained-{ended}"
+    events: list[Event] = [accepted(blast(blast_id)), queued(blast_id=blast_id), failed(0, blast_id)]
+    await store.write(lambda connection: EventWriter().apply(connection, [entry(1, *events)]))
+    await store.write(lambda connection: open_runs(connection, RetryRequest(blast_id=blast_id), START_MS))
+    (row,) = await store.read(lambda connection: connection.execute("SELECT * FROM retry_outbox").fetchall())
+    outbox = Outbox(store, Producer(redis, "test"), blasts)
+    assert await outbox.drain()
+    if ended:
+        await redis.hset(KEYS.blast(blast_id), "ended_at", START_MS)
+    places = ", ".join("?" * len(row))
+    await store.write(lambda connection: connection.execute(f"INSERT INTO retry_outbox VALUES ({places})", row))
+    assert await outbox.drain()
+    assert (0 < await redis.pttl(blast_key(blast_id)) <= 60_000) == ended
+    await redis.delete(KEYS.lane("normal"))
+    await store.close()
 
 
 async def test_a_run_opened_while_redis_was_away_is_enqueued_later(make_logger: LoggerMaker) -> None:

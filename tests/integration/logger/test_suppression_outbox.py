@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from services.logger.store import Store
+from services.logger.sqlite_store import SqliteStore
 from services.logger.suppression_outbox import SuppressionOutbox
 from services.logger.writing import EventWriter
 from shared.errors import QueueUnavailableError
@@ -47,9 +47,9 @@ async def redis(own_redis: RedisServer) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     """Return a store with a message sent by each channel."""
-    opened = Store(tmp_path / "logs.db", readers=1)
+    opened = SqliteStore(tmp_path / "logs.db", readers=1)
     await opened.open()
     mail, phone = entry(1, queued(), sent()), entry(2, queued_phones(), sent_phone(), channel="whatsapp")
     await opened.write(lambda connection: EventWriter().apply(connection, [mail, phone]))
@@ -57,21 +57,51 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await opened.close()
 
 
-async def tell(store: Store, *items: Receipt, channel: str = "email") -> int:
+async def tell(store: SqliteStore, *items: Receipt, channel: str = "email") -> int:
     """Apply receipts and return how many changes they add to the outbox."""
     told = entry(next(_NUMBERS), Receipts(list(items)), producer="receipts", channel=channel)
     applied = await store.write(lambda connection: EventWriter().apply(connection, [told]))
     return applied.written.suppressions
 
 
-async def waiting(store: Store) -> int:
+async def waiting(store: SqliteStore) -> int:
     found = await store.read(
         lambda connection: connection.execute("SELECT count(*) FROM suppression_outbox").fetchone()
     )
     return int(found[0])
 
 
-async def test_changes_reach_redis_and_leave_the_outbox(store: Store, redis: Redis) -> None:
+class Following(SqliteStore):
+    """A store of a logger that lost the lead after it read the outbox, which it does not know at once."""
+
+    leads_for = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether it leads: as often as the test says."""
+        self.leads_for -= 1
+        return self.leads_for >= 0
+
+
+async def test_a_logger_that_lost_the_lead_repeats_no_change(tmp_path: Path, redis: Redis) -> None:
+    """Another one has applied it, and a later one of the same address, which the repetition would undo."""
+    store = Following(tmp_path / "logs.db", readers=1)
+    await store.open()
+    phone = entry(2, queued_phones(), sent_phone(), channel="whatsapp")
+    await store.write(lambda connection: EventWriter().apply(connection, [phone]))
+    assert await tell(store, receipt("opted_out", 5, job_id=PHONE, source="meta"), channel="whatsapp") == 1
+    store.leads_for = 0
+    suppressions = Suppressions(redis)
+    assert not await SuppressionOutbox(store, suppressions).drain()
+    assert await waiting(store) == 1
+    assert await suppressions.get("whatsapp", "6281200000000") == []
+    store.leads_for = 1
+    assert await SuppressionOutbox(store, suppressions).drain()
+    assert len(await suppressions.get("whatsapp", "6281200000000")) == 1
+    await store.close()
+
+
+async def test_changes_reach_redis_and_leave_the_outbox(store: SqliteStore, redis: Redis) -> None:
     """The suppression names its job, the provider's words and the time of the bounce."""
     bounce = receipt("bounced", 5, job_id=EMAIL, severity="hard", code="5.1.1", words="no such user")
     assert await tell(store, bounce) == 1
@@ -82,7 +112,7 @@ async def test_changes_reach_redis_and_leave_the_outbox(store: Store, redis: Red
     assert await waiting(store) == 0
 
 
-async def test_a_lost_answer_is_repeated_without_effect(store: Store, redis: Redis) -> None:
+async def test_a_lost_answer_is_repeated_without_effect(store: SqliteStore, redis: Redis) -> None:
     """The change stays in the outbox until its call was answered, and the second call finds it stored."""
     suppressions = Failing(redis)
     suppressions.lost = 1
@@ -96,7 +126,7 @@ async def test_a_lost_answer_is_repeated_without_effect(store: Store, redis: Red
     assert await suppressions.get("email", "user0@example.com") == stored
 
 
-async def test_redis_may_be_away(store: Store, redis: Redis) -> None:
+async def test_redis_may_be_away(store: SqliteStore, redis: Redis) -> None:
     """Nothing is lost: the changes wait, and are stored in order once it is back."""
     await tell(store, receipt("complained", 5, job_id=EMAIL))
     gone = connect("redis://127.0.0.1:1/0")
@@ -107,7 +137,7 @@ async def test_redis_may_be_away(store: Store, redis: Redis) -> None:
     assert [one.source for one in await Suppressions(redis).get("email", "user0@example.com")] == ["complaint"]
 
 
-async def test_an_opt_in_lifts_an_opt_out_alone(store: Store, redis: Redis) -> None:
+async def test_an_opt_in_lifts_an_opt_out_alone(store: SqliteStore, redis: Redis) -> None:
     """A bounce of the same address stays, and so does an opt-out that is later than the opt-in."""
     suppressions = Suppressions(redis)
     outbox = SuppressionOutbox(store, suppressions)
@@ -124,7 +154,7 @@ async def test_an_opt_in_lifts_an_opt_out_alone(store: Store, redis: Redis) -> N
     assert await suppressions.get("whatsapp", "6281200000000") == [bounce, refused]
 
 
-async def test_an_unsubscribe_outlives_an_opt_in(store: Store, redis: Redis) -> None:
+async def test_an_unsubscribe_outlives_an_opt_in(store: SqliteStore, redis: Redis) -> None:
     """Only what a provider reported is lifted by a provider's report, not what a person asked us for."""
     suppressions = Suppressions(redis)
     unsubscribed = Suppression("marketing", "unsubscribe", "unsubscribed", START_MS)
@@ -134,7 +164,7 @@ async def test_an_unsubscribe_outlives_an_opt_in(store: Store, redis: Redis) -> 
     assert await suppressions.get("whatsapp", "6281200000000") == [unsubscribed]
 
 
-async def test_hundreds_of_changes_are_stored_in_a_few_calls(store: Store, redis: Redis) -> None:
+async def test_hundreds_of_changes_are_stored_in_a_few_calls(store: SqliteStore, redis: Redis) -> None:
     """A call has at most two hundred, since each blocks Redis."""
     many = range(1, 501)
     await store.write(

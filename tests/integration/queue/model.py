@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
+from shared.errors import QueueUnavailableError
 from shared.jobs import TERMINAL, Lane
-from shared.queue.consumer import BeginPolicy
+from shared.queue.consumer import BeginPolicy, Consumer, Taking
+from shared.queue.fetched import Fetched, read_fetched
 from shared.queue.leases import Lease
+from shared.queue.partitions import limits_partition
 from shared.queue.reaper import Reaper
 from shared.queue.timing import Timing
 from shared.sending.job_limits import JobLimit
 from tests.integration.queue.model_jobs import ModelBlast, ModelJob
-from tests.integration.queue.world import HandSender, World, ends, open_world
+from tests.integration.queue.world import HandSender, World, ends, lose_answer, open_world
 
 ValueT = TypeVar("ValueT")
 AT_ONCE = replace(Timing(), checks_apart_ms=0, redis_up_ms=0, buffer_idle_ms=10**9, heartbeat_ttl_ms=10**9)
@@ -32,10 +37,42 @@ POISON = 3
 LIMIT = JobLimit("slow", LONG_MS * 1000, 5)
 
 
+@contextmanager
+def same_number(consumer: Consumer) -> Iterator[None]:
+    """Give all begins of a block one sequence number, and all grants, as if the first answers had been lost."""
+    both = (consumer._begins, consumer._grants)
+    kept = [numbers.next for numbers in both]
+    for numbers in both:
+        numbers.next = partial(_same, numbers.next())  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for numbers, before in zip(both, kept, strict=True):
+            numbers.next = before  # type: ignore[method-assign]
+
+
+def _same(number: tuple[int, bytes]) -> tuple[int, bytes]:
+    return number
+
+
+async def _take(consumer: Consumer, want: int, *, lost: bool) -> Fetched:
+    """Fetch jobs and begin them; with `lost` the answer is lost, and the call is made again after it was asked for."""
+    if not lost:
+        return await consumer.take(Taking(want, 0, 0, 0.0, 0))
+    calls = lose_answer(consumer)
+    with suppress(QueueUnavailableError):
+        await consumer.take(Taking(want, 0, 0, 0.0, 0))
+    fetched = await consumer.taken()
+    again = read_fetched(await consumer.partition.call("fetch", calls[0]))
+    assert (again.leases, again.grants) == (fetched.leases, fetched.grants)
+    return fetched
+
+
 class QueueMachine(RuleBasedStateMachine):
-    """Random steps on a real queue and on the model; `url` is set by the test."""
+    """Random steps on a real queue and on the model; `url` and `partitions` are set by the test."""
 
     url = ""
+    partitions = 1
     blasts = Bundle("blasts")
 
     def __init__(self) -> None:
@@ -51,8 +88,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.ends: Counter[tuple[str, int]] = Counter()
 
     async def _open(self) -> World:
-        world = open_world(self.url, AT_ONCE)
+        world = open_world(self.url, AT_ONCE, self.partitions)
         await world.redis.flushall()
+        world.spread = True
         return world
 
     async def _sender(self) -> HandSender:
@@ -104,7 +142,9 @@ class QueueMachine(RuleBasedStateMachine):
     def fetch(self, which: int, want: int) -> None:
         """Every fetched job was waiting, is not held by another sender, and has the right number of attempts."""
         sender = self.senders[which]
-        leases = self.wait(sender.fetch(want))
+        self._check_fetched(sender, self.wait(sender.fetch(want)))
+
+    def _check_fetched(self, sender: HandSender, leases: list[Lease]) -> None:
         assert not leases or not self.paused
         for lease in leases:
             job = self.job_of(lease)
@@ -114,11 +154,23 @@ class QueueMachine(RuleBasedStateMachine):
             job.holder = f"{sender.name} buf"
             self.held.setdefault(sender.name, []).append(lease)
 
-    @rule(which=st.integers(0, 1), want=st.integers(1, 40))
-    def take(self, which: int, want: int) -> None:
-        """Fetch and begin in one step."""
-        self.fetch(which, want)
-        self.begin(which, repeated=False)
+    @rule(which=st.integers(0, 1), want=st.integers(1, 40), lost=st.booleans())
+    def take(self, which: int, want: int, lost: bool) -> None:
+        """Fetch and begin in one step; if the answer is lost, it is asked for. Jobs with a limit are begun apart."""
+        sender = self.senders[which]
+        if not isinstance(sender.consumer, Consumer) or any(blast.limited for blast in self.model.values()):
+            self.fetch(which, want)
+            self.begin(which, repeated=False)
+            return
+        flying = len(self.leases(sender, "tx"))
+        fetched = self.wait(_take(sender.consumer, want, lost=lost))
+        self._check_fetched(sender, fetched.leases)
+        assert not fetched.grants or all(lease.attempt == 1 for lease in fetched.leases)
+        if not fetched.grants:
+            return
+        words = self.wait(sender.settle_refusals(fetched.leases, fetched.grants))
+        for lease, word in zip(fetched.leases, words, strict=True):
+            flying = self._check_word(sender, lease, word, flying)
 
     @rule(which=st.integers(0, 1), repeated=st.booleans())
     def begin(self, which: int, repeated: bool) -> None:
@@ -135,11 +187,10 @@ class QueueMachine(RuleBasedStateMachine):
     def _asked(self, sender: HandSender, leases: list[Lease], repeated: bool) -> list[str]:
         if not repeated:
             return self.wait(sender.obey(leases))
-        numbers = sender.consumer._begins
-        number, kept = numbers.next(), numbers.next
-        numbers.next = lambda: number  # type: ignore[method-assign]
-        grants, again = self.wait(sender.begin(leases)), self.wait(sender.begin(leases))
-        numbers.next = kept  # type: ignore[method-assign]
+        with ExitStack() as held:
+            for consumer in sender.consumers:
+                held.enter_context(same_number(consumer))
+            grants, again = self.wait(sender.begin(leases)), self.wait(sender.begin(leases))
         assert grants == again
         return self.wait(sender.settle_refusals(leases, grants))
 
@@ -237,9 +288,9 @@ class QueueMachine(RuleBasedStateMachine):
             job.waits()
 
     async def _bury(self, dead: HandSender) -> None:
-        await self.world.redis.delete(f"{{email}}:sender:{dead.name}")
-        reaper = Reaper(self.world.partition, self.senders[0].name, AT_ONCE)
-        await reaper.reap_dead()
+        for partition in self.world.partitions:
+            await self.world.redis.delete(partition.keys.sender(dead.name))
+            await Reaper(partition, self.senders[0].name, AT_ONCE).reap_dead()
 
     @precondition(lambda self: self.lost)
     @rule(pick=st.integers(0, 1000), which=st.integers(0, 1))
@@ -332,12 +383,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     async def _make_due(self) -> None:
         redis: Any = self.world.redis
-        await redis.delete(f"{{email}}:limit:{LIMIT.name}")
-        for name in ("parked", "later", "starts", "limits:high", "limits:due"):
-            key = f"{{email}}:{name}"
-            members = await redis.zrange(key, 0, -1, withscores=True)
-            if members:
-                await redis.zadd(key, {member: min(score, 1.0) for member, score in members})
+        shared = limits_partition(redis, "email").keys
+        await redis.delete(*(shared.key(f"{name}{LIMIT.name}") for name in ("limit:", "limits:claims:")))
+        for partition in self.world.partitions:
+            await redis.delete(partition.keys.key(f"limit:{LIMIT.name}"))
+            for name in ("parked", "later", "starts", "limits:high", "limits:due"):
+                key = partition.keys.key(name)
+                members = await redis.zrange(key, 0, -1, withscores=True)
+                if members:
+                    await redis.zadd(key, {member: min(score, 1.0) for member, score in members})
 
     # What must always hold
 

@@ -40,6 +40,7 @@ async def live(world: World) -> list[str]:
     events = (partition.keys.events,)
     await load_script("create_group").call(world.redis, events, ("logger",))
     await load_script("ack_events").call(world.redis, events, ("logger", "1-1"))
+    await load_script("take_over_events").call(world.redis, events, ("logger", "writer", 1000, 100))
     return begun
 
 
@@ -86,6 +87,7 @@ async def _steer(world: World, sender: HandSender) -> None:
     partition = world.partition
     await partition.call("set_rate", (1, "10/1s"))
     await partition.call("set_rate", (0, ""))
+    assert await partition.call("grant", (sender.name, 1, 0, 0, 1, 0, "")) == b"g"
     own, other = await given(world, 120, "bulk"), await given(world, 2)
     for blast_id in (own.blast_id, other.blast_id):
         assert await partition.call("pause_blast", (blast_id, "wait", HEAD))
@@ -112,6 +114,8 @@ async def _suppress(partition: Partition) -> None:
     await partition.redis.hset(partition.keys.key("suppressed"), "B@example.com", "hard_bounce")
     assert await Suppressions(partition.redis).rekey(partition) == 1
     assert await partition.call("unsuppress", ("a@example.com", "", "", 0)) == 1
+    assert await partition.call("copy_suppressions", ("c@example.com", "", BOUNCE)) == 1
+    assert await partition.call("copy_suppressions", ("c@example.com", BOUNCE, "")) == 1
 
 
 def patient(world: World) -> World:

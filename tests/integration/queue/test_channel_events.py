@@ -74,8 +74,8 @@ async def test_a_resumption_of_a_channel_that_sends_adds_no_event(world: World) 
 async def test_one_partition_is_paused_alone(world: World) -> None:
     """The event is in the stream of that partition and has the name of the channel, without the number."""
     partition = Partition(world.redis, PartitionKeys("webhook", 3))
-    await world.control.pause_partition(partition, "410 gone")
-    await world.control.resume_partition(partition)
+    await world.control.pause_partitions([partition], "410 gone")
+    await world.control.resume_partitions([partition])
     assert await world.redis.xlen(partition.keys.events) == 2
     assert not await world.redis.exists("{webhook}:events", "{webhook}:paused", "{webhook.3}:paused")
     log = EventLog(world.redis)

@@ -16,6 +16,8 @@ from shared.queue.files import FileStore
 from shared.sending.job_limits import JobLimit
 from tests.integration.queue.world import WITH_FILES, HandSender, World, no_limit
 
+PARTITIONS = (4,)
+
 
 async def examine(world: World, *, repair: bool) -> list[Finding]:
     return await Doctor(world.partition, "doctor", repair=repair).examine()

@@ -20,6 +20,8 @@ from shared.queue.producer import Chunk, FilesGoneError
 from shared.sending.caches import FileCache
 from tests.integration.queue.world import HandSender, World
 
+PARTITIONS = (4,)
+
 SHARED = Attachment("price list.pdf", "application/pdf", b"\xff\x00" * 500)
 
 
@@ -255,11 +257,11 @@ async def test_a_sender_waits_for_files_while_redis_is_away(world: World) -> Non
     asked: list[str] = []
     real = store.get
 
-    async def away_at_first(channel: str, blast_id: str, digest: str) -> bytes | None:
+    async def away_at_first(channel: str, blast_id: str, digest: str, index: int = 0) -> bytes | None:
         asked.append(digest)
         if len(asked) == 1:
             raise QueueUnavailableError("away")
-        return await real(channel, blast_id, digest)
+        return await real(channel, blast_id, digest, index)
 
     store.get = away_at_first  # type: ignore[method-assign]
     cache = FileCache(store)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
+from shared.blasts import Blast
 from shared.events import BlastChannelEnded, Ended, Queued, Retrying, Sent
 from shared.jobs import Lane
+from shared.queue.keys import PartitionKeys
 from shared.queue.producer import Chunk, GapError
 from tests.integration.queue.world import WITH_FILES, World, eventually
+
+PARTITIONS = (4,)
+SENTINELS = True
 
 
 async def test_job_goes_from_enqueue_to_sent(world: World) -> None:
@@ -48,7 +56,7 @@ async def test_repeated_finish_answers_as_before_and_counts_once(world: World) -
     blast = await world.given(1)
     sender = await world.sender()
     (lease,) = await sender.take()
-    numbers = sender.consumer._settles
+    numbers = sender.consumers[0]._settles
     before = numbers.next()
     replay = iter([before, before])
     numbers.next = lambda: next(replay)  # type: ignore[method-assign]
@@ -156,3 +164,97 @@ async def test_dead_letter_with_an_attachment_is_sent_again(world: World) -> Non
     assert (again.job.run, (await world.whole(again.job)).recipient) == (2, WITH_FILES)
     assert await sender.finish(again) == [True]
     await world.check_balance(blast)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["", "enqueued again after a failover"])
+async def test_blast_of_two_channels_expires_as_a_whole(world: World, lost: bool) -> None:
+    """What it sent on one channel counts for as long as it waits on the other; then the log lets both expire."""
+    world.timing = replace(world.timing, keep_ended_ms=1)
+    blast = await world.blast(2, channels=["email", "whatsapp"], totals={"email": 2, "whatsapp": 1})
+    keys: list[Any] = [PartitionKeys("email", 0).blast(blast.blast_id), PartitionKeys("whatsapp").blast(blast.blast_id)]
+    if lost:
+        await world.redis.delete(keys[0])
+    await world.enqueue(blast)
+    assert all(await (sender := await world.sender()).finish(*await sender.take(2)))
+    assert [await world.redis.pttl(key) for key in keys] == [-1, -1]
+    assert (await world.progress(blast)).counts["sent"] == 2
+    await world.control.cancel_blast(blast.blast_id)
+    await world.blasts.truncate(blast.blast_id)
+    await world.blasts.expire(blast.blast_id, 60_000)
+    for key in (*keys, f"blast:{blast.blast_id}"):
+        assert 0 < await world.redis.pttl(key) <= 60_000
+
+
+async def test_restored_blast_of_two_channels_expires_as_a_whole(world: World) -> None:
+    """The counts of the other channel stay while dead letters of one are sent again; then the log lets both expire."""
+    world.timing = replace(world.timing, keep_ended_ms=1)
+    blast = _on_two_channels(world)
+    await world.blasts.restore(blast, {"email": {0: {"failed": 1}}, "whatsapp": {0: {"sent": 1}}})
+    assert (await world.again(blast, [0], 2)).added == 1
+    await world.blasts.expire(blast.blast_id, 1)  # its first end, seen late
+    assert all(await (sender := await world.sender()).finish(*await sender.take(1)))
+    assert [await world.redis.pttl(key) for key in _kept(blast)] == [-1, -1, -1]
+    found = await world.blasts.progress(blast.blast_id)
+    assert found is not None
+    assert (found.state, found.channels["email"].counts["sent"]) == ("completed", 1)
+    await world.blasts.expire(blast.blast_id, 60_000)
+    assert all([0 < await world.redis.pttl(key) <= 60_000 for key in _kept(blast)])
+
+
+async def test_restored_channel_has_not_ended_while_its_jobs_wait(world: World) -> None:
+    """Its jobs in the outbox are open in the log: it ends, once, after they were sent."""
+    blast = _on_two_channels(world)
+    await world.blasts.restore(blast, {"email": {0: {"failed": 1, "queued": 1}}, "whatsapp": {0: {"sent": 1}}})
+    found = await world.blasts.progress(blast.blast_id)
+    assert found is not None
+    assert (found.state, found.channels["whatsapp"].ended_at_ms > 0) == ("running", True)
+    assert (await world.again(blast, [0], 2)).added == 1
+    assert all(await (sender := await world.sender()).finish(*await sender.take(1)))
+    assert [type(event) for event in await world.written()].count(BlastChannelEnded) == 1
+
+
+async def test_other_channel_is_kept_while_dead_letters_wait(world: World) -> None:
+    """Of a blast that expires soon, the channel without dead letters would expire before they are sent."""
+    blast = _on_two_channels(world)
+    await world.blasts.restore(blast, {"email": {0: {"failed": 1}}, "whatsapp": {0: {"sent": 1}}})
+    await world.blasts.expire(blast.blast_id, 60_000)
+    assert await world.blasts.keep(blast) == []
+    await world.blasts.restore(blast, {})
+    assert [await world.redis.pttl(key) for key in _kept(blast)] == [-1, -1, -1]
+    await world.redis.delete(_kept(blast)[1])
+    assert await world.blasts.keep(blast) == ["whatsapp"]
+
+
+async def test_channel_restored_alone_expires_with_the_others(world: World) -> None:
+    """It does not expire by itself, although the other one was still there and was not restored."""
+    world.timing = replace(world.timing, keep_ended_ms=1)
+    blast = _on_two_channels(world)
+    await world.blasts.restore(blast, {"email": {0: {"failed": 1}}})
+    assert (await world.again(blast, [0], 2)).added == 1
+    assert all(await (sender := await world.sender()).finish(*await sender.take(1)))
+    assert await world.redis.pttl(_kept(blast)[0]) == -1
+
+
+async def test_blast_kept_for_jobs_that_were_sent_again_before_is_released(world: World) -> None:
+    """Kept for a chunk that had already been enqueued, it expires if its jobs have ended, and stays while they wait."""
+    blast = _on_two_channels(world)
+    await world.blasts.restore(blast, {"email": {0: {"failed": 1}}, "whatsapp": {0: {"sent": 1}}})
+    assert (await world.again(blast, [0], 2)).added == 1
+    await world.blasts.release(blast)
+    assert [await world.redis.pttl(key) for key in _kept(blast)] == [-1, -1, -1]
+    assert all(await (sender := await world.sender()).finish(*await sender.take(1)))
+    assert await world.blasts.keep(blast) == []
+    assert (await world.again(blast, [0], 2)).added == 0
+    await world.blasts.release(blast)
+    assert all([await world.redis.pttl(key) > 0 for key in _kept(blast)])
+
+
+def _on_two_channels(world: World) -> Blast:
+    totals = {"email": 1, "whatsapp": 1}
+    return world.unknown_blast(1, channels=list(totals), totals=totals)
+
+
+def _kept(blast: Blast) -> list[Any]:
+    """Return what Redis keeps of a blast in one partition of each channel: its hashes and its snapshot."""
+    hashes = [PartitionKeys(channel, 0).blast(blast.blast_id) for channel in ("email", "whatsapp")]
+    return [*hashes, f"blast:{blast.blast_id}"]

@@ -11,10 +11,11 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from shared.errors import QueueUnavailableError
-from shared.queue.connection import connect
+from shared.queue.connection import connect, translated
 from shared.queue.consumer import BeginPolicy, Consumer
 from shared.queue.keys import PartitionKeys
 from shared.queue.partitions import Partition
+from shared.queue.scripts import load_script
 from tests.integration.queue.partition_life import patient
 from tests.integration.queue.test_partitions import OF_STREAMS, SCRIPTS
 from tests.integration.queue.world import HandSender, World
@@ -26,7 +27,7 @@ LAST_SLOT = 16383
 
 @dataclass
 class Node:
-    """A node of a cluster; its client has one connection, so that ASKING applies to the next call."""
+    """A node of a cluster, and a client of it."""
 
     server: RedisServer
     redis: Redis
@@ -91,9 +92,11 @@ async def check_nothing_runs(source: Node, target: Node) -> None:
     for name in SCRIPTS - OF_STREAMS:
         with pytest.raises(QueueUnavailableError):
             await Partition(source.redis, KEYS).call(name)
-        await target.ask("ASKING")
-        with pytest.raises(QueueUnavailableError, match="during rehashing"):
-            await Partition(target.redis, KEYS).call(name)
+        asking = target.redis.pipeline(transaction=False)
+        asking.execute_command("ASKING")
+        asking.execute_command("EVAL", load_script(name).source, len(KEYS.routing), *KEYS.routing)
+        with pytest.raises(QueueUnavailableError, match="during rehashing"), translated(name):
+            await asking.execute()
     assert [await node.keys() for node in (source, target)] == before
 
 

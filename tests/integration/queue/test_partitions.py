@@ -22,7 +22,8 @@ from tests.integration.queue.world import World
 # called with the stream of receipts or the lease of a mailbox, which belong to no partition
 OF_RECEIPTS = {"add_receipt", "read_receipts", "set_aside_receipt", "read_again", "forget_readers", "hold_mailbox"}
 SCRIPTS = {path.stem for path in (Path(shared.queue.__file__).parent / "lua").glob("*.lua")} - {"lib"} - OF_RECEIPTS
-OF_STREAMS = {"create_group", "ack_events"}  # called with the stream that they are about, which may be the gateway's
+# called with the stream that they are about, which may be the gateway's
+OF_STREAMS = {"create_group", "ack_events", "take_over_events"}
 READ_ONLY = {"find_jobs", "stats"}
 FIRST = {
     "heartbeat": ("s", 1000, b"{}", "1"),
@@ -128,7 +129,7 @@ async def test_the_doctor_of_one_partition_ignores_the_other(world: World) -> No
 
 def test_the_first_partition_has_the_keys_that_a_channel_had() -> None:
     """A running deployment finds its data; the other partitions have a number."""
-    assert (PartitionKeys("email").tag, PartitionKeys("email", 1).tag) == ("{email}", "{email.1}")
+    assert (PartitionKeys("email").tag, PartitionKeys("email", 1).tag) == ("{email}", "{email.1t}")
     assert PartitionKeys("email").bulk("b") == "{email}:jobs:bulk:b"
 
 

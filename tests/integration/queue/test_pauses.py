@@ -18,6 +18,8 @@ from shared.queue.sweeper import Sweeper
 from shared.settings import Rate
 from tests.integration.queue.world import World, ends, eventually
 
+PARTITIONS = (4,)
+
 
 async def test_paused_channel_begins_nothing(world: World) -> None:
     """A fetch returns the reason and takes nothing; buffered jobs are not begun; a resume wakes senders."""

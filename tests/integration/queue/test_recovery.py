@@ -31,7 +31,7 @@ async def test_repeated_begin_is_answered_as_before(world: World) -> None:
     blast = await world.given(2)
     sender = await world.sender()
     leases = await sender.fetch()
-    repeat_next(sender.consumer._begins)
+    repeat_next(sender.consumers[0]._begins)
     assert await sender.begin(leases) == await sender.begin(leases)
     assert sum(isinstance(event, Processing) for event in await world.written()) == 2
     await world.check_balance(blast)
@@ -43,7 +43,7 @@ async def test_repeated_late_answer_counts_once(world: World) -> None:
     sender = await world.sender()
     (lease,) = await sender.take()
     await world.reaper(sender.name).give_up([lease])
-    repeat_next(sender.consumer._lates)
+    repeat_next(sender.consumers[0]._lates)
     assert [await sender.late(lease), await sender.late(lease)] == [True, True]
     assert sum(isinstance(event, Sent) for event in await world.written()) == 1
 
@@ -52,7 +52,7 @@ async def test_copy_of_an_older_call_does_nothing(world: World) -> None:
     """A begin that was delayed in a dead connection arrives after later ones were answered: it begins nothing."""
     blast = await world.given(2)
     sender = await world.sender()
-    numbers = sender.consumer._begins
+    numbers = sender.consumers[0]._begins
     old = numbers.next()
     first, second = await sender.fetch()
     assert [grant.kind for grant in await sender.begin([first])] == ["granted"]
@@ -198,7 +198,7 @@ async def test_nothing_is_fetched_while_too_many_events_wait(world: World) -> No
     """G1: without a logger, events fill only their share of memory: jobs wait until the events are read."""
     blast = await world.given(400)
     sender = await world.sender()
-    sender.consumer.fit_events(4 * 200_000)  # a quarter of it
+    sender.consumers[0].fit_events(4 * 200_000)  # a quarter of it
     event = Ended(0, "x", 1, 1, "failed", "permanent", "550", "no" * 500)
     taken = await sender.take(5)
     filler = Producer(world.redis, "filler")

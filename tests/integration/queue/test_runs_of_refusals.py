@@ -7,6 +7,8 @@ import pytest
 from shared.queue.refusals import Refusals, Refused
 from tests.integration.queue.world import World
 
+PARTITIONS = (4,)
+
 MOST = 3
 
 

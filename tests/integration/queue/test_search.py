@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Lane, Recipient
+from shared.jobs import JobId, Lane, Recipient
 from shared.queue.producer import Chunk
 from shared.queue.sweeper import Sweeper
 from tests.integration.queue.world import World, ends, eventually
@@ -81,4 +81,27 @@ async def test_a_job_that_moves_behind_the_search_is_found(world: World, monkeyp
 
     monkeypatch.setattr(Sweeper, "_due_later", comes_due)
     assert await world.control.cancel_job(lease.job_id) == "cancelled"
+    await world.check_balance(blast)
+
+
+@pytest.mark.parametrize("lane", ["high", "normal", "bulk"])
+async def test_a_job_is_found_wherever_it_is(world: World, lane: Lane) -> None:
+    """Waiting, being sent, retried or deferred; nothing is changed by looking. One that has ended is not found."""
+    blast = await world.given(120, lane)
+    sender = await world.sender()
+    begun, parked, deferred, done = await sender.take(4)
+    assert await sender.retry(parked, 60_000)
+    assert await sender.defer(deferred, 60_000)
+    assert await sender.finish(done) == [True]
+    before = await world.progress(blast)
+    for lease in (begun, parked, deferred):
+        found = await world.control.find_job(JobId(blast.blast_id, lease.job.index, "email"))
+        assert found is not None
+        assert found.recipient == lease.job.recipient
+    last = await world.control.find_job(JobId(blast.blast_id, 119, "email"))
+    assert last is not None
+    assert last.index == 119
+    assert await world.control.find_job(JobId(blast.blast_id, done.job.index, "email")) is None
+    assert await world.control.find_job(JobId("nothing", 0, "email")) is None
+    assert await world.progress(blast) == before
     await world.check_balance(blast)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 
 import pytest
+from redis.exceptions import ResponseError
 
 from shared.errors import QueueUnavailableError
 from shared.queue.connection import connect, translated
+from shared.queue.scripts import Script
 from shared.queue.sentinel import read_sentinel_url
 from shared.urls import without_password
 from tests.sentinels import SERVICE, Sentinel
 from tests.servers import RedisServer, free_port, wait_for
 
+_SET = Script("set", "return redis.call('SET', KEYS[1], ARGV[1])")
 _TIME_OUT_S = 5.0  # the default of `connect`
 
 
@@ -59,7 +62,7 @@ async def test_the_queue_follows_a_failover(pair: tuple[RedisServer, RedisServer
     async def write(value: str) -> bool:
         try:
             with translated("SET"):
-                return bool(await client.set("where", value))
+                return bool(await client.set("where", value) and await _SET.call(client, ["where"], [value]))
         except QueueUnavailableError:
             return False
 
@@ -75,6 +78,35 @@ async def test_the_queue_follows_a_failover(pair: tuple[RedisServer, RedisServer
     await wait_for(lambda: write("second"), 30, "Sentinel to promote the replica")
     assert (await client.info("server"))["tcp_port"] == replica.port
     await client.aclose()
+
+
+async def test_scripts_leave_a_demoted_master(pair: tuple[RedisServer, RedisServer], sentinel: Sentinel) -> None:
+    """Sentinel makes the master a replica, which is alive: the next calls of scripts go to the new master."""
+    master, replica = pair
+    client = connect(_url(sentinel.port))
+    asked = connect(f"redis://:sentinels-own-password@127.0.0.1:{sentinel.port}")
+
+    async def succeeds(step: Awaitable[object]) -> bool:
+        try:
+            with translated("step"):
+                return bool(await step)
+        except (QueueUnavailableError, ResponseError):
+            return False
+
+    async def written_to(server: RedisServer) -> bool:
+        value = str(time.monotonic())
+        new = connect(f"redis://:the-masters-password@127.0.0.1:{server.port}")
+        try:
+            written = await succeeds(_SET.call(client, ["where"], [value]))
+            return written and await new.get("where") == value.encode() and (await new.role())[0] == b"master"
+        finally:
+            await new.aclose()
+
+    await wait_for(lambda: written_to(master), 20, "Sentinel to name the master")
+    await wait_for(lambda: succeeds(asked.execute_command("SENTINEL", "FAILOVER", SERVICE)), 30, "a good replica")
+    await wait_for(lambda: written_to(replica), 30, "the replica to be the master")
+    await client.aclose()
+    await asked.aclose()
 
 
 async def test_a_frozen_sentinel_costs_nothing(pair: tuple[RedisServer, RedisServer], sentinel: Sentinel) -> None:

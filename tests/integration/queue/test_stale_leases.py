@@ -14,6 +14,8 @@ import pytest
 from shared.queue.leases import Lease, Move, awaiting, dropped
 from tests.integration.queue.world import HandSender, World, eventually
 
+PARTITIONS = (4,)
+
 
 async def _reap(world: World, cut_off: HandSender) -> None:
     """Take a sender's entries, as after a lapse of its heartbeat, which it renews immediately."""

@@ -13,6 +13,8 @@ from shared.queue.suppressions import Listed, Place, Suppressions
 from shared.suppressions import Suppression, pack_suppression, unpack_suppressions
 from tests.integration.queue.world import World
 
+PARTITIONS = (4,)
+
 KEY = "{email}:suppressed"
 BOUNCE = Suppression(
     "all", "bounce", "hard_bounce: 550 5.1.1", 1000, job_id="b:0:email", words="550 5.1.1 no such user"

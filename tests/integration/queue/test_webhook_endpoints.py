@@ -75,7 +75,7 @@ async def test_endpoints_share_nothing_but_their_channel(world: World) -> None:
     assert (first.keys.events, second.name) == ("{webhook.1}:events", "webhook.12")
     await deliver(world.redis, 1, 0, 2)
     await deliver(world.redis, 12, 0, 1)
-    await world.control.pause_partition(first, "410")
+    await world.control.pause_partitions([first], "410")
     one, other = await sender_of(first), await sender_of(second)
     assert await one.fetch() == []
     (lease,) = await other.take()

@@ -83,5 +83,5 @@ async def test_unacknowledged_events_of_a_webhook_are_read_again(redis: Redis) -
 async def test_only_the_streams_of_webhooks_have_an_index() -> None:
     """`{email}` is partition 0."""
     batch = EventBatch("x", 1, [])
-    found = [EventEntry(stream, "1-0", batch) for stream in ("{email}:events", "{email.2}:events", "gateway:events")]
+    found = [EventEntry(stream, "1-0", batch) for stream in ("{email}:events", "{email.2g}:events", "gateway:events")]
     assert [(one.channel, one.partition) for one in found] == [("email", 0), ("email", 2), ("", 0)]

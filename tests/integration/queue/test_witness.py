@@ -14,14 +14,14 @@ from tests.integration.queue.world import World
 
 
 @pytest.fixture
-async def view(world: World, redis_url: str) -> AsyncIterator[QueueView]:
+async def view(world: World) -> AsyncIterator[QueueView]:
     """The witness counts a queue of 150 jobs, of which two are being sent and one waits for a retry."""
     await world.given(20)
     await world.given(130, "bulk")
     sender = await world.sender()
     first, _, _ = await sender.take(3)
     assert await sender.retry(first, 60_000)
-    looking = QueueView(redis_url)
+    looking = QueueView(world.url)
     yield looking
     await looking.close()
 
@@ -56,9 +56,9 @@ async def test_every_inconsistency_is_found(view: QueueView, harm: list[str]) ->
 
 
 @pytest.mark.parametrize("lane", ["high", "normal", "due", "high:released", "released", "bulk:b"])
-async def test_entries_held_in_any_stream_are_found(world: World, redis_url: str, lane: str) -> None:
+async def test_entries_held_in_any_stream_are_found(world: World, lane: str) -> None:
     """The oracle of the fault tests finds a sender's jobs in each stream, those that a limit released included."""
-    view = QueueView(redis_url)
+    view = QueueView(world.url)
     await world.given(2)
     redis: Any = world.redis
     packed = [fields[b"d"] for _, fields in await redis.xrange("{email}:jobs:normal")]

@@ -12,8 +12,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from shared.jobs import Job, unpack_job
-
-TAG = "{email}:"
+from shared.queue.keys import PartitionKeys
+from shared.queue.partitions import partitions
 
 
 @dataclass
@@ -48,24 +48,29 @@ class Truth:
 async def find_truth(redis: Redis) -> Truth:
     """Walk over all keys of the channel; no job may move during the walk."""
     truth = Truth()
-    streams = [key.decode() async for key in redis.scan_iter(f"{TAG}jobs:*", count=1000)]
+    for partition in partitions(redis, "email"):
+        await _walk(redis, partition.keys, truth)
+    return truth
+
+
+async def _walk(redis: Redis, keys: PartitionKeys, truth: Truth) -> None:
+    streams = [key.decode() async for key in redis.scan_iter(keys.key("jobs:*"), count=1000)]
     for stream in streams:
-        await _walk_stream(redis, stream, truth)
-    kept: Any = await redis.hgetall(f"{TAG}later:jobs")
+        await _walk_stream(redis, stream, keys, truth)
+    kept: Any = await redis.hgetall(keys.key("later:jobs"))
     for job_id, raw in kept.items():
         mark, job = raw[:1], unpack_job(raw.partition(b" ")[2] if raw[:1] == b"w" else raw[2:])
         assert job.job_id == job_id.decode()
         truth.add(job.job_id, "scheduled" if mark == b"s" else _waits(job, 0))
         truth.delayed += mark != b"s"
         truth.limited[job.blast_id] += mark == b"w"
-    return truth
 
 
 def _waits(job: Job, made: int) -> str:
     return "retrying" if job.attempts + made or job.deferrals else "queued"
 
 
-async def _walk_stream(redis: Redis, stream: str, truth: Truth) -> None:
+async def _walk_stream(redis: Redis, stream: str, keys: PartitionKeys, truth: Truth) -> None:
     rows: Any = await redis.xrange(stream)
     groups: Any = await redis.xinfo_groups(stream)
     pending: dict[bytes, tuple[str, int]] = {}
@@ -75,9 +80,9 @@ async def _walk_stream(redis: Redis, stream: str, truth: Truth) -> None:
         consumers: Any = await redis.xinfo_consumers(stream, "senders")
         truth.consumers |= {row["name"].decode() for row in consumers}
     assert set(pending) <= {entry_id for entry_id, _ in rows}, f"ghosts in {stream}"
-    if stream.startswith(f"{TAG}jobs:bulk:"):
+    if stream.startswith(keys.bulk("")):
         truth.bulk_streams.add(stream)
-    scheduled = await _is_scheduled(redis, stream, groups)
+    scheduled = await _is_scheduled(redis, stream, keys, groups)
     for entry_id, fields in rows:
         job = unpack_job(fields[b"d"])
         consumer, deliveries = pending.get(entry_id, ("", 0))
@@ -92,10 +97,10 @@ async def _walk_stream(redis: Redis, stream: str, truth: Truth) -> None:
             truth.takeable.add(stream)
 
 
-async def _is_scheduled(redis: Redis, stream: str, groups: Any) -> bool:
+async def _is_scheduled(redis: Redis, stream: str, keys: PartitionKeys, groups: Any) -> bool:
     """Return whether a blast's own stream waits for its time and has had no turn."""
     blast_id = stream.rpartition(":")[2]
-    whole = await redis.hexists(f"{TAG}blast:{blast_id}", "scheduled_whole")
+    whole = await redis.hexists(keys.blast(blast_id), "scheduled_whole")
     return bool(whole) and bool(groups) and groups[0]["last-delivered-id"] == b"0-0"
 
 

@@ -12,20 +12,23 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from shared.blasts import Blast
+from shared.blasts import SPAN, Blast, partition_of, parts_of
+from shared.errors import QueueUnavailableError
 from shared.events import Deferred, Ended, Event, EventBatch, Retrying, Returned, Sent, Swept, pack_event
 from shared.jobs import TERMINAL, Attachment, Job, Lane, Recipient, Status, unpack_job
 from shared.queue.blasts import BlastStore, ChannelProgress
 from shared.queue.connection import connect
 from shared.queue.consumer import BeginPolicy, BeginRequest, Consumer
+from shared.queue.consumers import Consumers
 from shared.queue.control import ChannelStats, Control
 from shared.queue.event_log import EventLog
 from shared.queue.files import FileStore
 from shared.queue.keys import PartitionKeys
 from shared.queue.leases import Grant, Lease, Move, deferred, ended, given_back, parked, sent
-from shared.queue.partitions import Partition
+from shared.queue.partitions import Partition, count_partitions, partitions
 from shared.queue.producer import Chunk, Enqueued, Producer
 from shared.queue.reaper import Reaper
+from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
 from shared.sending.caches import FileCache
 from shared.sending.job_limits import LimitOf
@@ -39,18 +42,22 @@ FILES = [Attachment("a.pdf", "application/pdf", b"\xff" * size) for size in (0, 
 WITH_FILES = Recipient(
     "files@example.com", "Files", {"x": {"y": [1, -70_000, 2.5, None, "z" * 300], "n": 2**40}}, "r", FILES
 )
-LISTS = "{email}:limits:jobs:"
-LANES = {f"{{email}}:jobs:{name}" for name in ("high", "normal", "high:released", "released")}
+LANES = ("high", "normal", "high:released", "released")
 _numbers = itertools.count(1)
+_blast_ids = (f"b{number}" for number in _numbers)
 
 
 @dataclass
 class World:
-    """Everything that a test of the queue needs, on one server."""
+    """Everything that a test of the queue needs, on one server.
+
+    Its queue is one partition, or all of a connection for several; its blasts then begin in the first, or `spread`.
+    """
 
     redis: Redis
     timing: Timing = field(default_factory=Timing)
     index: int = 0
+    spread: bool = False
     producer: Producer = field(init=False)
     blasts: BlastStore = field(init=False)
     control: Control = field(init=False)
@@ -69,7 +76,11 @@ class World:
 
     def unknown_blast(self, count: int, lane: Lane = "normal", **changes: Any) -> Blast:
         """Make a blast that Redis does not know."""
-        blast = Blast(f"b{next(_numbers)}", TEMPLATE, ["email"], lane, 0, {"email": count}, count)
+        n = count_partitions(self.redis)
+        blast_id = next(one for one in _blast_ids if self.spread or not partition_of(one, 0, n))
+        turns = [sum(index // SPAN % n == turn for index in range(count)) for turn in range(n)]
+        parts = {"email": parts_of(blast_id, turns)} if n > 1 else {}
+        blast = Blast(blast_id, TEMPLATE, ["email"], lane, 0, {"email": count}, count, parts=parts)
         return msgspec.structs.replace(blast, **changes)
 
     def jobs(self, blast: Blast, indexes: Sequence[int], **changes: Any) -> list[Job]:
@@ -90,7 +101,10 @@ class World:
         """Enqueue one chunk of a blast."""
         count = blast.totals["email"] - first if count is None else count
         jobs = self.jobs(blast, range(first, first + count), **changes)
-        return await self.producer.enqueue(Chunk(blast, "email", first, jobs), self.partition)
+        if count_partitions(self.redis) == 1:
+            return await self.producer.enqueue(Chunk(blast, "email", first, jobs), self.partition)
+        done = [await self.producer.enqueue(chunk) for chunk in _chunks(blast, first, jobs)]
+        return Enqueued(sum(one.added for one in done), first + count, any(one.cancelled for one in done))
 
     async def given(self, count: int, lane: Lane = "normal", **changes: Any) -> Blast:
         """Accept and enqueue a blast."""
@@ -112,12 +126,9 @@ class World:
 
     async def sender(self, name: str = "", policy: BeginPolicy | None = None) -> HandSender:
         """Start a new sender with a heartbeat."""
-        consumer = Consumer(
-            self.partition,
-            name or f"s{next(_numbers)}",
-            self.timing,
-            policy or BeginPolicy(concurrency=1000),
-        )
+        name, policy = name or f"s{next(_numbers)}", policy or BeginPolicy(concurrency=1000)
+        each = [Consumer(partition, name, self.timing, policy) for partition in self.partitions]
+        consumer = each[0] if len(each) == 1 else Consumers(each)
         await consumer.heartbeat({"host": "h"}, first=True)
         return HandSender(consumer)
 
@@ -125,6 +136,16 @@ class World:
     def partition(self) -> Partition:
         """The partition of email's queue in this world."""
         return Partition(self.redis, PartitionKeys("email", self.index))
+
+    @property
+    def url(self) -> str:
+        """The URL of its server."""
+        return f"redis://127.0.0.1:{self.redis.connection_pool.connection_kwargs['port']}/0"
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """The partitions of email's queue in this world: only its own, unless the connection is for several."""
+        return [self.partition] if count_partitions(self.redis) == 1 else list(partitions(self.redis, "email"))
 
     def reaper(self, sender_id: str) -> Reaper:
         """Make a reaper for a sender."""
@@ -158,54 +179,59 @@ class World:
             open_counts = {name: counts[name] for name in ("queued", "processing", "retrying", "scheduled")}
             found = truth.of_blast(blast.blast_id)
             assert open_counts == {name: found[name] for name in open_counts}, (blast.blast_id, counts, found)
-        await self._check_indexes(truth)
+        for partition in self.partitions:
+            await self._check_indexes(partition.keys, truth)
         return truth
 
     async def _check_paused(self, truth: Truth, stats: ChannelStats) -> None:
         """Check the number of waiting jobs that pauses of blasts hold; a paused channel reports all that wait."""
-        held = 0
-        async for key in self.redis.scan_iter("{email}:blast:*", count=1000):
-            if await self.redis.hexists(key, "paused"):
-                found = truth.of_blast(key.decode().rpartition(":")[2])
-                held += found["queued"] + found["retrying"]
+        paused: set[str] = set()
+        for partition in self.partitions:
+            async for key in self.redis.scan_iter(partition.keys.blast("*"), count=1000):
+                if await self.redis.hexists(key, "paused"):
+                    paused.add(key.decode().rpartition(":")[2])
+        counts = [truth.of_blast(blast_id) for blast_id in paused]
+        held = sum(found["queued"] + found["retrying"] for found in counts)
         assert stats.pause_reason or stats.paused == held, (stats, held)
 
-    async def _check_indexes(self, truth: Truth) -> None:
+    async def _check_indexes(self, keys: PartitionKeys, truth: Truth) -> None:
         redis: Any = self.redis
-        parked = {member.decode() for member in await redis.zrange("{email}:parked", 0, -1)}
-        assert parked == truth.parked
-        later = set(await redis.zrange("{email}:later", 0, -1)) | await self._check_limits()
-        assert later == set(await redis.hkeys("{email}:later:jobs"))
-        for job_id, place in (await redis.hgetall("{email}:places")).items():
+        own = f"{keys.tag}:"
+        parked = {member.decode() for member in await redis.zrange(keys.key("parked"), 0, -1)}
+        assert parked == {one for one in truth.parked if one.startswith(own)}
+        later = set(await redis.zrange(keys.key("later"), 0, -1)) | await self._check_limits(keys)
+        assert later == set(await redis.hkeys(keys.key("later:jobs")))
+        for job_id, place in (await redis.hgetall(keys.key("places"))).items():
             stream, entry_id = place.split(b" ")
             ((_, fields),) = await redis.xrange(stream, entry_id, entry_id)
             assert unpack_job(fields[b"d"]).job_id == job_id.decode(), "a place that its job has left"
-        streams = {f"{{email}}:jobs:bulk:{name.decode()}" for name in await redis.smembers("{email}:streams")}
-        assert streams == truth.bulk_streams
-        ring = {member.decode() for member in await redis.zrange("{email}:ring", 0, -1)}
-        ring |= {member.decode() for member in await redis.zrange("{email}:starts", 0, -1)}
-        for stream in truth.takeable - ring:
+        streams = {keys.bulk(name.decode()) for name in await redis.smembers(keys.key("streams"))}
+        assert streams == {one for one in truth.bulk_streams if one.startswith(own)}
+        ring = {member.decode() for member in await redis.zrange(keys.key("ring"), 0, -1)}
+        ring |= {member.decode() for member in await redis.zrange(keys.key("starts"), 0, -1)}
+        for stream in {one for one in truth.takeable if one.startswith(own)} - ring:
             blast_id = stream.rpartition(":")[2]
-            lane = stream in LANES
-            assert lane or await redis.hexists(f"{{email}}:blast:{blast_id}", "paused"), f"{stream} gets no turns"
+            lane = stream in {keys.lane(name) for name in LANES}
+            assert lane or await redis.hexists(keys.blast(blast_id), "paused"), f"{stream} gets no turns"
 
-    async def _check_limits(self) -> set[bytes]:
+    async def _check_limits(self, keys: PartitionKeys) -> set[bytes]:
         """Check that the limits with a list, and no others, have a pace and turns; return the jobs of the lists."""
         redis: Any = self.redis
-        lists = {key.decode().removeprefix(LISTS): key async for key in redis.scan_iter(f"{LISTS}*", count=1000)}
+        before = keys.limit_list("")
+        lists = {key.decode().removeprefix(before): key async for key in redis.scan_iter(f"{before}*", count=1000)}
         heads = {name: (await redis.zrange(key, 0, 0, withscores=True))[0][1] for name, key in lists.items()}
-        assert set(lists) == {name.decode() for name in await redis.hkeys("{email}:limits")}
-        high = {name.decode() for name in await redis.zrange("{email}:limits:high", 0, -1)}
-        due = {name.decode() for name in await redis.zrange("{email}:limits:due", 0, -1)}
+        assert set(lists) == {name.decode() for name in await redis.hkeys(keys.key("limits"))}
+        high = {name.decode() for name in await redis.zrange(keys.key("limits:high"), 0, -1)}
+        due = {name.decode() for name in await redis.zrange(keys.key("limits:due"), 0, -1)}
         assert high == {name for name, head in heads.items() if head < 1e15}
         assert due == {name for name, head in heads.items() if head >= 1e15}
         return {job_id for key in lists.values() for job_id in await redis.zrange(key, 0, -1)}
 
     async def wakes(self, action: Callable[[], Awaitable[object]]) -> bool:
         """Return whether an action wakes senders."""
-        before = await self.redis.xrevrange("{email}:bell", count=1)
+        before = [await self.redis.xrevrange(one.keys.bell, count=1) for one in self.partitions]
         await action()
-        return bool(await self.redis.xrevrange("{email}:bell", count=1) != before)
+        return before != [await self.redis.xrevrange(one.keys.bell, count=1) for one in self.partitions]
 
     async def written(self) -> list[Event]:
         """Read and acknowledge all events of the channel so far, as the logger would."""
@@ -238,18 +264,41 @@ def no_limit(job: Job) -> None:
 class HandSender:
     """A sender whose steps the tests call."""
 
-    consumer: Consumer
+    consumer: Consumer | Consumers
     limit_of: LimitOf = no_limit
 
     @property
     def name(self) -> str:
         return self.consumer.sender_id
 
+    @property
+    def consumers(self) -> Sequence[Consumer]:
+        """Its consumers, one for each partition."""
+        return self.consumer.each if isinstance(self.consumer, Consumers) else [self.consumer]
+
     async def fetch(self, want: int = 10) -> list[Lease]:
-        return (await self.consumer.fetch(want)).leases
+        if not isinstance(self.consumer, Consumers):
+            return (await self.consumer.fetch(want)).leases
+        leases: list[Lease] = []
+        while len(leases) < want:
+            for place in range(len(self.consumer.each)):
+                self.consumer.wake(place)
+            some = (await self.consumer.fetch(want - len(leases))).leases
+            leases += some
+            if not some:
+                break
+        return leases
 
     async def begin(self, leases: Sequence[Lease]) -> list[Grant]:
-        return await self.consumer.begin([self._request(lease) for lease in leases])
+        """Begin jobs, partition by partition: of two that must be sent alone, one is begun."""
+        if not isinstance(self.consumer, Consumers):
+            return await self.consumer.begin([self._request(lease) for lease in leases])
+        grants: dict[str, Grant] = {}
+        for place in range(len(self.consumer.each)):
+            some = [lease for lease in leases if self.consumer.place_of(lease) == place]
+            answers = await self.consumer.begin([self._request(lease) for lease in some])
+            grants |= {lease.job_id: grant for lease, grant in zip(some, answers, strict=True)}
+        return [grants[lease.job_id] for lease in leases]
 
     def _request(self, lease: Lease) -> BeginRequest:
         event, limit = processing_event(lease, 0, self.name), self.limit_of(lease.job)
@@ -317,9 +366,36 @@ def sent_move(lease: Lease) -> Move:
     return sent(lease, pack_event(Sent(0, lease.job_id, lease.job.run, lease.attempt, "m", "250", 1)))
 
 
-def open_world(url: str, timing: Timing | None = None, max_connections: int = 16) -> World:
+def lose_answer(consumer: Consumer, *, made: bool = True) -> list[Sequence[Argument]]:
+    """Lose the answer of the next call, which is `made` or is delayed on its way; return what its arguments were."""
+    call = consumer._call
+    lost: list[Sequence[Argument]] = []
+
+    async def lossy(name: str, args: Sequence[Argument]) -> object:
+        consumer._call = call  # type: ignore[method-assign]
+        lost.append(args)
+        if made:
+            await call(name, args)
+        raise QueueUnavailableError("the connection was lost")
+
+    consumer._call = lossy  # type: ignore[method-assign]
+    return lost
+
+
+def open_world(url: str, timing: Timing | None = None, partitions: int = 1, max_connections: int = 16) -> World:
     """Connect a world to a server."""
-    return World(connect(url, max_connections=max_connections), timing or Timing())
+    return World(connect(url, max_connections=max_connections, partitions=partitions), timing or Timing())
+
+
+def _chunks(blast: Blast, first: int, jobs: Sequence[Job]) -> list[Chunk]:
+    """Return the jobs from `first` on as chunks, one for each partition, with their positions there."""
+    by_partition: dict[int, list[Job]] = {}
+    for job in jobs:
+        by_partition.setdefault(blast.partition_of("email", job.index), []).append(job)
+    return [
+        Chunk(blast, "email", sum(blast.partition_of("email", index) == one for index in range(first)), some)
+        for one, some in by_partition.items()
+    ]
 
 
 async def eventually(fetch: Callable[[], Awaitable[list[Lease]]], what: str, timeout_s: float = 5.0) -> list[Lease]:

@@ -126,7 +126,10 @@ def test_dots_are_unstuffed(sandbox: Sandbox) -> None:
         assert wire.ask(b"RCPT TO:<b@example.com>\r\n").startswith("250 2.1.5")
         assert wire.ask(b"DATA\r\n").startswith("354")
         assert wire.ask(b"..X: 1\r\n\r\n..\r\n...\r\n.. \r\nend.\r\n.\r\n").startswith("250 2.0.0")
-    assert sandbox.call("GET", "/messages/1/source").body == b".X: 1\r\n\r\n.\r\n..\r\n. \r\nend.\r\n"
+    (message,) = sandbox.call("GET", "/messages").json["messages"]
+    assert (
+        sandbox.call("GET", f"/messages/{message['number']}/source").body == b".X: 1\r\n\r\n.\r\n..\r\n. \r\nend.\r\n"
+    )
 
 
 def test_pipelined_commands_are_answered_in_order(sandbox: Sandbox) -> None:

@@ -22,7 +22,9 @@ _ROOT = Path(__file__).parents[3]
 _ROOMS = (str(_ROOT / "services"), str(_ROOT / "shared"))
 _TASKS = frozenset({"Worker.run", "Settler.run"})
 # the endless loops, and the wait for the next job: no job is under way there
-_OUTSIDE = frozenset({"Worker.run", "Settler.run", "Holdings.next_begun", "Holdings._wake_if_low", "ReadyQueue.first"})
+_OUTSIDE = frozenset({"Worker.run", "Settler.run", "Holdings.next_begun", "Holdings._wake_if_low"}) | frozenset(
+    f"ReadyQueue.{name}" for name in ("first", "qsize", "empty", "_get")
+)
 
 Point = tuple[str, int]
 
@@ -64,14 +66,19 @@ def _of_the_job() -> bool:
 
 @contextmanager
 def mutated(mutation: Mutation) -> Iterator[None]:
-    """Trace while the block runs, from the acceptance on."""
-    accepted, before = GrantedStart.accepted, sys.gettrace()
+    """Trace while the block runs, from an acceptance on, until the same worker starts to hand over another message."""
+    accepted, started, before = GrantedStart.accepted, GrantedStart.__call__, sys.gettrace()
 
     def hear(start: GrantedStart, message_id: str, words: str) -> None:
         accepted(start, message_id, words)
         mutation.heard = True
 
-    with patch.object(GrantedStart, "accepted", hear):  # lines count from the acceptance on
+    async def start(begun: GrantedStart) -> None:
+        await started(begun)
+        mutation.heard = False
+
+    # lines count from the acceptance on; the failure of a later hand-over has its own consequences
+    with patch.object(GrantedStart, "accepted", hear), patch.object(GrantedStart, "__call__", start):
         sys.settrace(mutation.trace)
         try:
             yield

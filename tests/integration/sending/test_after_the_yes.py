@@ -39,7 +39,7 @@ from tests.integration.sending.running import SETTINGS, sending
 from tests.integration.whatsapp_sender.providers import CONNECTION, providing, qiscus
 from tests.servers import wait_for
 
-ALONE = replace(SETTINGS, concurrency=1)
+ALONE = replace(SETTINGS, concurrency=1, journal_dir=Path("journals"))
 
 
 @dataclass
@@ -89,7 +89,8 @@ SENDERS = [email_sender, whatsapp_sender, third_sender]
 
 @pytest.fixture(autouse=True)
 def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Log to a file, as a service does; hundreds of tracebacks on a console take minutes."""
+    """Work in a folder of the test's own. Log to a file, as a service does: hundreds of tracebacks take minutes."""
+    monkeypatch.chdir(tmp_path)
     settings = read_common(EnvReader({"KURIR_LOG_DIR": str(tmp_path), "KURIR_LOG_CONSOLE": "off"}), 1)
     pipeline = LogPipeline("test", settings)
     monkeypatch.setattr(LogPipeline, "current", pipeline)
@@ -104,15 +105,20 @@ MakeSender = Callable[[World], AbstractAsyncContextManager[Real]]
 
 async def one_job(world: World, real: Real) -> None:
     """Send one job; fail unless it was accepted once and counts as sent."""
+    await jobs(world, real, 1)
+
+
+async def jobs(world: World, real: Real, count: int) -> None:
+    """Send jobs; fail unless each was accepted once and counts as sent."""
     before = real.taken()
-    blast = await world.given(1)
+    blast = await world.given(count)
 
     async def ended() -> bool:
         return (await world.progress(blast)).ended_at_ms > 0
 
-    await wait_for(ended, 10, "the job to end")
-    assert (await world.progress(blast)).counts["sent"] == 1
-    assert real.taken() - before == 1
+    await wait_for(ended, 10, "the jobs to end")
+    assert (await world.progress(blast)).counts["sent"] == count
+    assert real.taken() - before == count
 
 
 async def every_point(world: World, real: Real, error: type[BaseException]) -> list[Point]:
@@ -161,6 +167,42 @@ async def test_no_line_after_the_yes_can_cause_another_send(
     assert rooms["settler.py"] > 5, rooms
     assert rooms["consumer.py"] > 5, rooms
     assert not [one for one in await world.written() if isinstance(one, Retrying | Ended)]
+    await world.check_balance()
+
+
+async def _points(world: World, real: Real, count: int) -> set[Point]:
+    """Return the lines after the first acceptance that a worker runs for that many jobs."""
+    calm = Mutation()
+    with mutated(calm):
+        await jobs(world, real, count)
+    return {point for point in calm.points if not point[0].endswith("settler.py")}
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, ConnectionLostError])
+async def test_no_line_between_two_messages_of_a_chain_can_cause_another_send(
+    error: type[BaseException], world: World
+) -> None:
+    """Each line that runs only when another message follows on the connection raises once: all are sent, once."""
+    stop, struck = Stop(), Counter[str]()
+    async with email_sender(world) as real:
+        running = asyncio.create_task(real.loop.run(stop))
+        try:
+            await jobs(world, real, 20)  # one-time work has been done, and sends are known to be fast
+            points = await _points(world, real, 3) - await _points(world, real, 1)
+            for point in sorted(points):
+                mutation = Mutation(point, _STRUCK.get(error, error))
+                with mutated(mutation):
+                    try:
+                        await jobs(world, real, 3)
+                    except BaseException as failure:
+                        failure.add_note(f"struck {point} with {error.__name__}")
+                        raise
+                struck[point[0].rsplit("/", 1)[-1]] += mutation.struck
+        finally:
+            stop.set()
+            await running
+    assert struck["worker.py"] > 10, struck
+    assert struck["delivery.py"] > 3, struck
     await world.check_balance()
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from shared.sending.provider import Receipt, RenderedMessage, Start, at_once
+from shared.errors import PermanentError
+from shared.events import Sent
+from shared.sending.provider import NotStartedError, Proceed, Receipt, RenderedMessage, Start, at_once, note_acceptance
 from tests.integration.queue.world import World
 from tests.integration.sending.fakes import FakeProvider
 from tests.integration.sending.running import SETTINGS, sending
@@ -23,7 +26,10 @@ class ChainingFake(FakeProvider):
     followed: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
 
-    async def send_chained(self, message: RenderedMessage, following: Next, start: Start = at_once) -> Receipt:
+    async def send_chained(
+        self, message: RenderedMessage, following: Next, start: Start = at_once, proceed: Proceed | None = None
+    ) -> Receipt:
+        del proceed  # it returns after each message, as a provider may
         await start()
         following_message = following()
         if following_message is not None:
@@ -31,6 +37,38 @@ class ChainingFake(FakeProvider):
             if len(self.followed) >= self.hang_after:
                 await asyncio.Event().wait()
         return await self.send(message)
+
+    def withdraw(self, message: RenderedMessage) -> None:
+        self.withdrawn.append(message.job_id)
+
+
+@dataclass
+class ProceedingFake(FakeProvider):
+    """Continues with the message that follows as soon as one was accepted; `chains` has the job ids of each call.
+
+    `behaviour` may raise; `after_the_yes` is called when a message was accepted and its receipt is due.
+    """
+
+    chains: list[list[str]] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
+    after_the_yes: Callable[[RenderedMessage], None] = lambda _message: None
+
+    async def send_chained(
+        self, message: RenderedMessage, following: Next, start: Start = at_once, proceed: Proceed | None = None
+    ) -> Receipt:
+        assert proceed is not None
+        chain: list[str] = []
+        self.chains.append(chain)
+        while True:
+            chain.append(message.job_id)
+            ahead = following()
+            receipt = await self.send(message, start)
+            note_acceptance(receipt.message_id, receipt.response)
+            self.after_the_yes(message)
+            next_start = proceed(receipt) if ahead is not None else None
+            if next_start is None or ahead is None:
+                return receipt
+            message, start = ahead, next_start
 
     def withdraw(self, message: RenderedMessage) -> None:
         self.withdrawn.append(message.job_id)
@@ -76,3 +114,58 @@ async def test_jobs_of_the_lane_high_are_never_taken_early(world: World) -> None
 
         await wait_for(all_sent, 60, "all to be sent")
     assert provider.followed == []
+
+
+async def test_each_job_of_a_chain_has_its_own_outcome(world: World) -> None:
+    """In chains of jobs over one connection, refused and failing ones end as such, once; all others are sent."""
+
+    async def behave(message: RenderedMessage) -> Receipt:
+        index = int(message.job_id.split(":")[1])
+        if index % 10 == 3:
+            raise PermanentError("no", code="550")
+        if index % 10 == 6 and (index, "late") not in seen:
+            seen.add((index, "late"))
+            raise NotStartedError("too late")
+        return Receipt(f"<{message.job_id}>", "250 ok")
+
+    def stumble(message: RenderedMessage) -> None:
+        if message.job_id.endswith(":9:email"):
+            raise ZeroDivisionError
+
+    seen: set[tuple[int, str]] = set()
+    blast = await world.given(400)
+    provider = ProceedingFake(behave, after_the_yes=stumble)
+    async with sending(world, provider) as observer:
+
+        async def ended() -> bool:
+            return (await world.progress(blast)).ended_at_ms > 0
+
+        await wait_for(ended, 60, "all to end")
+    counts = (await world.progress(blast)).counts
+    assert (counts["sent"], counts["failed"]) == (360, 40)
+    assert max(map(len, provider.chains)) > 3
+    events = [one for one in await world.written() if isinstance(one, Sent)]
+    assert sorted(one.message_id for one in events) == sorted(f"<{one.job_id}>" for one in events)
+    assert len(events) == 360
+    assert Counter(outcome for outcome, _ in observer.attempts) == {"sent": 360, "failed": 40}
+    await world.check_balance()
+
+
+async def test_stop_in_a_chain_cuts_off_only_the_job_whose_turn_it_is(world: World) -> None:
+    """What was accepted before is sent, the job in mid-send is uncertain, and the one taken ahead waits as before."""
+    done = 0
+
+    async def behave(message: RenderedMessage) -> Receipt:
+        nonlocal done
+        if done == 20:
+            await asyncio.Event().wait()
+        done += 1
+        return Receipt(f"<{message.job_id}>", "250 ok")
+
+    blast = await world.given(200)
+    provider = ProceedingFake(behave)
+    async with sending(world, provider, replace(SETTINGS, concurrency=1, grace_s=0.2)):
+        await wait_for(lambda: len(provider.calls) == 21, 30, "a message to hang")
+    counts = (await world.progress(blast)).counts
+    assert (counts["sent"], counts["retrying"], counts["queued"]) == (20, 1, 179)
+    await world.check_balance()

@@ -24,7 +24,7 @@ Part = Callable[[SendingLoop[RenderedMessage], Callable[..., Awaitable[object]]]
 
 
 def _fail_reaper(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
-    loop._keeper._reaper.reap_dead = fail  # type: ignore[assignment,method-assign]
+    loop._shares.each[0].keeper._reaper.reap_dead = fail  # type: ignore[assignment,method-assign]
 
 
 def _fail_watch(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
@@ -46,7 +46,7 @@ def _fail_heartbeat(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awai
 
 
 def _fail_bell(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
-    loop._wake_ups.wait = fail  # type: ignore[assignment,method-assign]
+    loop._shares.each[0].wake_ups.wait = fail  # type: ignore[assignment,method-assign]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ async def test_a_stuck_send_still_ends_the_sender(world: World) -> None:
         raise StuckError("a send lasts forever")
 
     _fail_reaper(loop, fail)
-    loop._keeper._check_stuck = be_stuck  # type: ignore[assignment,method-assign]
+    loop._shares.each[0].keeper._check_stuck = be_stuck  # type: ignore[assignment,method-assign]
     with pytest.raises(ExceptionGroup) as raised:
         await loop.run(stop)
     assert raised.group_contains(StuckError)
@@ -106,8 +106,8 @@ async def test_a_swallowed_cancellation_does_not_keep_a_stuck_sender_alive(world
     def be_stuck(_clock: object) -> None:
         raise StuckError("a send lasts forever")
 
-    loop._wake_ups.wait = wait  # type: ignore[assignment,method-assign]
-    loop._keeper._check_stuck = be_stuck  # type: ignore[assignment,method-assign]
+    loop._shares.each[0].wake_ups.wait = wait  # type: ignore[assignment,method-assign]
+    loop._shares.each[0].keeper._check_stuck = be_stuck  # type: ignore[assignment,method-assign]
     running = asyncio.create_task(loop.run(Stop()))
     await asyncio.wait([running], timeout=10)
     assert running.done()

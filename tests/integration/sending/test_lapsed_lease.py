@@ -114,7 +114,7 @@ async def test_job_granted_before_a_lapse_is_left_to_its_new_sender(world: World
     await world.redis.delete(PartitionKeys("email").sender("frozen"))
     await world.reaper("other")._take("frozen")
     (lease,) = await eventually(lambda: other.take(1), "the abandoned job")
-    await wait_for(lambda: not loop._keeper.held_since(0), what="the frozen sender to renew its lease")
+    await wait_for(lambda: not loop._shares.each[0].keeper.held_since(0), what="the frozen sender to renew its lease")
     gate.set()
     assert await other.finish(lease) == [True]
     stop.set()

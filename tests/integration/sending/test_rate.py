@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shared.queue.consumer import BeginPolicy, BeginRequest
 from shared.queue.leases import Lease
-from shared.sending.provider import Receipt, RenderedMessage
+from shared.sending.provider import Capacity, Receipt, RenderedMessage, Start, at_once
 from shared.sending.settings import SendingSettings
 from shared.settings import Rate
 from tests.integration.queue.world import World
@@ -49,6 +51,82 @@ async def test_never_more_than_ten_in_any_second_at_the_provider(world: World) -
         await wait_for(lambda: len(arrivals) >= 50, 12, "50 messages")
     assert most_in_any_second(arrivals) <= 10
     assert 49 / (arrivals[49] - arrivals[0]) > 7.5
+
+
+QUICK = Rate(200, 0.1)
+
+
+class _FiveConnections(FakeProvider):
+    """Sends at once over one of five connections."""
+
+    busy = 0
+    lasting = 5
+
+    async def send(self, message: RenderedMessage, start: Start = at_once) -> Receipt:
+        self.busy += 1
+        try:
+            return await super().send(message, start)
+        finally:
+            self.busy -= 1
+            self.changed()
+
+    def capacity(self, wanted: int = 0) -> Capacity:
+        del wanted
+        return Capacity(5 - self.busy, connections=5, lasting=self.lasting)
+
+
+async def _most_between_calls(
+    world: World, count: int, provider: _FiveConnections, journal_dir: Path | None, on_uncertain: str = "resend"
+) -> int:
+    """Send messages with answers to `begin` that take 10 ms; return how many were sent between two calls, at most."""
+    await world.given(count, "bulk")
+    sent = [0]
+
+    def delay_s() -> float:
+        sent.append(len(provider.calls))
+        return 0.01
+
+    far = replace(world, redis=slow_answers(world.redis, delay_s))
+    settings = replace(SETTINGS, rate=QUICK, journal_dir=journal_dir, on_uncertain=on_uncertain)
+    async with sending(far, provider, settings):
+        await wait_for(lambda: len(provider.calls) == count, 20, "every message")
+    return max(late - early for early, late in itertools.pairwise(sent))
+
+
+async def test_one_call_grants_what_few_connections_will_send_soon(world: World, tmp_path: Path) -> None:
+    """More starts than connections where sends are quick: round trips to Redis do not decide the rate.
+
+    The provider never sees more than the limit in its period.
+    """
+    provider = _FiveConnections()
+    assert await _most_between_calls(world, 600, provider, tmp_path) >= 15
+    times = [at for _, at in provider.calls]
+    assert min(late - early for early, late in zip(times, times[200:], strict=False)) >= 0.1
+
+
+async def test_no_start_is_granted_for_a_connection_that_must_rest(world: World, tmp_path: Path) -> None:
+    """Where a server's own rate decides when a connection may send again, each free one gets a single start."""
+    provider = _FiveConnections()
+    provider.lasting = 0
+    assert await _most_between_calls(world, 100, provider, tmp_path) <= 10
+
+
+@pytest.mark.parametrize(("journal", "on_uncertain"), [(False, "resend"), (True, "hold")])
+async def test_no_start_is_granted_ahead_for_a_job_that_would_become_uncertain(
+    world: World, tmp_path: Path, journal: bool, on_uncertain: str
+) -> None:
+    """Without a journal, or where uncertain jobs are held, only a job with a free connection is begun."""
+    provider = _FiveConnections()
+    assert await _most_between_calls(world, 100, provider, tmp_path if journal else None, on_uncertain) <= 10
+
+
+@pytest.mark.timing
+async def test_few_connections_reach_a_high_rate(world: World, tmp_path: Path) -> None:
+    """With answers that take 10 ms, five connections send more than one call for each five could ever start."""
+    provider = _FiveConnections()
+    await _most_between_calls(world, 600, provider, tmp_path)
+    times = [at for _, at in provider.calls]
+    assert 400 / (times[599] - times[199]) > 0.5 * 200 / 0.18
 
 
 async def test_rate_changes_at_once_for_all_senders(world: World) -> None:

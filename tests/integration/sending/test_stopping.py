@@ -36,7 +36,7 @@ async def test_sender_leaves_though_a_cancellation_was_swallowed(world: World) -
     """CPython gh-86296: the Redis client can lose a cancellation; the sender must not wait forever for that task."""
     loop: SendingLoop[RenderedMessage] = SendingLoop(world.redis, FakeProvider(), SETTINGS, RememberedAttempts())
     bell = _DeafBell()
-    loop._wake_ups = bell  # type: ignore[assignment]
+    loop._shares.each[0].wake_ups = bell  # type: ignore[assignment]
     stop = Stop()
     running = asyncio.create_task(loop.run(stop))
     await wait_for(lambda: bell.waiting)

@@ -47,10 +47,10 @@ async def test_only_what_is_being_sent_can_be_stuck(world: World) -> None:
     running = asyncio.create_task(loop.run(stop))
     await wait_for(lambda: len(provider.calls) == 1, what="the send")
     with pytest.raises(StuckError):
-        loop._keeper._check_stuck(MuchLater())
+        loop._shares.each[0].keeper._check_stuck(MuchLater())
     answer.set()
     await wait_for(lambda: len(settlements) == 1, what="its outcome")
-    loop._keeper._check_stuck(MuchLater())
+    loop._shares.each[0].keeper._check_stuck(MuchLater())
     settle(settlements[0])
     stop.set()
     await running

@@ -25,6 +25,7 @@ class PreparingFake(FakeProvider):
     rendered: list[str] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
     hangs: bool = True
+    prepares: bool = True
 
     def __post_init__(self) -> None:
         self.behaviour = self.behave
@@ -72,3 +73,17 @@ async def test_every_job_that_was_made_known_is_forgotten_in_the_end(world: Worl
         await wait_for(none_left, 30, "the rest to be cancelled")
     assert provider.told
     assert set(provider.told) <= set(provider.forgotten)
+
+
+async def test_provider_with_nothing_to_prepare_is_not_asked(world: World) -> None:
+    """It gets no jobs ahead of their turns, and is not told which have left; all are sent."""
+    blast = await world.given(20)
+    provider = PreparingFake(hangs=False, prepares=False)
+    async with sending(world, provider):
+
+        async def all_sent() -> bool:
+            return (await world.progress(blast)).counts["sent"] == 20
+
+        await wait_for(all_sent, 30, "all to be sent")
+    assert (provider.told, provider.forgotten) == ([], [])
+    assert len(provider.rendered) == 20

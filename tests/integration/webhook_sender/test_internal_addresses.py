@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -148,24 +149,27 @@ async def listening(*hosts: str, port: int = 0) -> AsyncIterator[Listeners]:
         yield listeners
 
 
-_attempts: list[Any] | None = None
+_attempts: ContextVar[list[Any] | None] = ContextVar("attempts", default=None)
 
 
 def _hear(event: str, args: tuple[Any, ...]) -> None:
-    if event == "socket.connect" and _attempts is not None:
-        _attempts.append(args[1])
+    attempts = _attempts.get() if event == "socket.connect" else None
+    if attempts is not None:
+        attempts.append(args[1])
 
 
 sys.addaudithook(_hear)
 
 
 @pytest.fixture
-def attempts() -> Iterator[list[Any]]:
-    """Record the address of every connection that this process attempts: most special ones have no listener here."""
-    global _attempts  # noqa: PLW0603 -- an audit hook cannot be removed
-    _attempts = []
-    yield _attempts
-    _attempts = None
+async def attempts() -> list[Any]:
+    """Record the address of every connection that the test attempts: most special ones have no listener here.
+
+    What belongs to the test is what runs in its context, its tasks included; other threads of this process connect too.
+    """
+    attempts: list[Any] = []
+    _attempts.set(attempts)
+    return attempts
 
 
 @pytest.mark.parametrize("url", URLS)

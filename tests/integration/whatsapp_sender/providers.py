@@ -16,7 +16,7 @@ from aiohttp import web
 from services.whatsapp_sender.channel import WhatsAppChannel
 from services.whatsapp_sender.driver import Driver
 from services.whatsapp_sender.meta import Meta
-from services.whatsapp_sender.payload import WhatsAppMessage, render_message
+from services.whatsapp_sender.payload import Payload, WhatsAppMessage
 from services.whatsapp_sender.qiscus import Qiscus
 from services.whatsapp_sender.settings import Connection
 from shared.blasts import Blast
@@ -42,9 +42,8 @@ _TEMPLATE = Template("t", "T", ["whatsapp"], whatsapp=WhatsAppContent("hello", "
 def message_for(driver: Driver, template: Template = _TEMPLATE, **variables: Any) -> WhatsAppMessage:
     """Render a message to Siti as this driver does."""
     blast = Blast("b", template, ["whatsapp"], "normal", 0, {"whatsapp": 1}, 1)
-    return render_message(
-        Job("b", 0, "whatsapp", "normal", Recipient("6281234567890", "Siti", variables), 0), blast, driver
-    )
+    job = Job("b", 0, "whatsapp", "normal", Recipient("6281234567890", "Siti", variables), 0)
+    return Payload(blast, driver).fill(job)
 
 
 def qiscus(url: str) -> Qiscus:

@@ -198,6 +198,11 @@ async def test_retry_after_is_honoured(api: Api) -> None:
                 with pytest.raises(DeferredError) as caught:
                     await channel.send(api.message)
                 assert caught.value.wait_s == wait_s
+        # gateways wrap refusals in a 200
+        provider.answers(200, error_body(130429), {"Retry-After": "17"})
+        with pytest.raises(DeferredError) as wrapped:
+            await channel.send(api.message)
+        assert wrapped.value.wait_s == 17.0
 
 
 async def test_acceptance_and_what_was_asked(api: Api) -> None:

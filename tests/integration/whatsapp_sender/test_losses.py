@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ import pytest
 import trustme
 
 from shared.errors import PermanentError, SendError, ServerFailedError, TransientError, UnavailableError, UncertainError
-from tests.integration.whatsapp_sender.providers import END_OF_MESSAGE, Api
+from tests.integration.whatsapp_sender.providers import ACCEPTED, END_OF_MESSAGE, Api
 from tests.raw_servers import serving_raw
 from tests.servers import free_port, wait_for
 
@@ -90,6 +91,49 @@ async def test_an_answer_cut_off_is_uncertain(api: Api) -> None:
 
     async with serving_raw(answer_by_half) as url:
         assert type(await failure_at(api, url)) is UncertainError
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 40, "interim"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n" + b"X: y\r\n" * 200, "headers"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnot a chunk", "chunk"),
+        (b"220 smtp.example ESMTP\r\n", "HTTP"),
+    ],
+    ids=["interim", "headers", "chunks", "another protocol"],
+)
+async def test_a_broken_answer_is_uncertain(api: Api, raw: bytes, words: str) -> None:
+    """It is refused at once, not after the time-out, and the connection carries no other message."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.readuntil(END_OF_MESSAGE)
+        writer.write(raw)
+        await reader.read()
+
+    async with serving_raw(serve) as url, api.opened(url, answer_s=30.0) as channel:
+        for _ in range(2):
+            async with asyncio.timeout(20):
+                with pytest.raises(UncertainError, match=f"(?i){words}"):
+                    await channel.send(api.message)
+        assert channel.capacity().connections == 0
+    assert len(writers) == 2
+
+
+async def test_only_the_beginning_of_a_long_answer_is_read(api: Api) -> None:
+    """It is an acceptance if it begins as one; what follows is not read, and the connection is closed."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(END_OF_MESSAGE)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n" + json.dumps(ACCEPTED).encode())
+        writer.write(b" " * 200_000)
+        await reader.read()
+
+    async with serving_raw(serve) as url, api.opened(url) as channel:
+        assert (await channel.send(api.message)).message_id.startswith("wamid.")
+        assert channel.capacity().connections == 0
 
 
 async def test_connections_are_reused(api: Api) -> None:

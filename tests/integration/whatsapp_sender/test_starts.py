@@ -48,10 +48,8 @@ async def test_start_is_asked_for_with_a_connection_open(api: Api) -> None:
         begun: list[tuple[int, int]] = []
 
         async def note() -> None:
-            session = channel._session
-            assert session is not None
-            assert session.connector is not None
-            begun.append((len(session.connector._acquired), len(provider.requests)))
+            assert channel._connector is not None
+            begun.append((channel._connector.in_use, len(provider.requests)))
 
         await channel.send(api.message, note)
         assert begun == [(1, 0)]
@@ -76,9 +74,8 @@ async def test_connection_that_closes_while_the_start_is_awaited_costs_nothing(a
             starts += 1
             await wait_for(lambda: len(writers) == starts, what="the connection")
             if starts == 1:
-                connector = channel._session.connector if channel._session else None
-                assert connector is not None
-                (protocol,) = connector._acquired
+                assert channel._connector is not None
+                (protocol,) = channel._connector._acquired
                 writers[0].close()
                 await wait_for(lambda: not protocol.is_connected(), what="the connection to be closed")
 
@@ -105,11 +102,12 @@ async def test_connections_are_opened_ahead_and_used(api: Api) -> None:
         assert channel.capacity(2).connections == 0
         await wait_for(lambda: channel.capacity().starts == 2, what="two connections")
         assert changed.is_set()
-        assert channel.capacity(2) == Capacity(2, connections=2)
+        assert channel.capacity(2) == Capacity(2, connections=2, lasting=2)
         await wait_for(lambda: connections == [b"", b""], what="both to be seen")
         await asyncio.gather(channel.send(api.message), channel.send(api.message))
-        assert channel.capacity() == Capacity(2, connections=2)
+        assert channel.capacity() == Capacity(2, connections=2, lasting=2)
         assert [data.count(END_OF_MESSAGE) for data in connections] == [1, 1]
+        assert channel.capacity(3).lasting == 0  # a third message would open a connection
 
 
 async def test_server_that_cannot_be_reached_is_left_alone_without_a_job(api: Api) -> None:

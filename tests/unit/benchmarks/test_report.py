@@ -9,7 +9,7 @@ import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from benchmarks import against, report, signing, workload
+from benchmarks import against, hook_load, report, scaling, signing, suite, workload
 from benchmarks.measured import Measurement, Side, measured
 from benchmarks.processes import BenchmarkError, Usage
 from services.email_sender.dkim_keys import parse_key
@@ -50,6 +50,34 @@ def test_versions_are_compared_round_by_round() -> None:
     _, _, sent, _, processor = report.against_table(found)
     assert [cell.strip() for cell in sent.split("|")[1:-1]] == ["end-to-end", "msg/s", "100", "110", "1.10 ×"]
     assert processor.split("|")[-2].strip() == "1.00 ×"
+
+
+def test_a_bound_may_be_absolute() -> None:
+    """A rate for each core has to reach a number, however slow the peer is; a time must not exceed one."""
+    figures = {"msg/s": 300.0, "msg/s a core": 374.0}
+    found = [Measurement("large", side, 1000, figures) for side in ("peer", "kurir")]
+    cells = [[cell.strip() for cell in row.split("|")[-3:-1]] for row in report.goals_table(found)[2:]]
+    assert cells == [["≥ 2 ×", "no"], ["≥ 375", "no"]]
+
+
+def test_runs_without_a_peer_are_compared_with_each_other() -> None:
+    """Several senders with one, and a system with an endpoint with one without; hooks with what was asked for."""
+    rates = {"1 senders": 1000, "4 senders": 1500, scaling.PINNED: 1800, scaling.WITHOUT: 1000, scaling.WITH: 910}
+    found = [Measurement(work, "kurir", 10, {"msg/s": rate, "logged msg/s": rate}) for work, rate in rates.items()]
+    cells = [row.split("|")[-2].strip() for row in report.scaling_table(found)[2:]]
+    assert cells == ["", "1.50 × 1 senders", "1.20 × 4 senders", "", "0.91 × without an endpoint"]
+    values = dict.fromkeys(hook_load.FIGURES, 0.5)
+    assert report.hooks_table([Measurement(hook_load.WORK, "kurir", 1, values)])[2].count("0.50") == len(values)
+    assert report.hooks_table(found) == []
+
+
+def test_a_quick_run_is_smaller_and_otherwise_alike() -> None:
+    """The peer gets fewer jobs where it is slower; size, signature and channel are the same for both sides."""
+    [large] = [one for one in suite.CONTESTS if one.name == "large"]
+    full = suite.Options(["large"], 3, quick=False, append_fsync="always")
+    quick = replace(full, quick=True, append_fsync="no")
+    assert (large.sized("peer", full).jobs, large.sized("kurir", full).jobs) == (1_500, 3_000)
+    assert large.sized("kurir", quick) == replace(large.load, jobs=1_000, append_fsync="no")
 
 
 def test_an_unknown_commit_is_named() -> None:
@@ -99,7 +127,7 @@ def test_the_peers_lock_pins_every_package_and_names_no_registry() -> None:
     """Each package has a hash; the machine's own npm chooses the registry."""
     lock = orjson.loads((ROOT / "benchmarks/peer/package-lock.json").read_bytes())
     packages = {name: entry for name, entry in lock["packages"].items() if name}
-    assert {"node_modules/bullmq", "node_modules/nodemailer"} <= packages.keys()
+    assert {"node_modules/bullmq", "node_modules/nodemailer", "node_modules/undici"} <= packages.keys()
     assert all(entry.get("integrity", "").startswith("sha512-") for entry in packages.values())
     assert not any("resolved" in entry for entry in packages.values())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -67,14 +66,6 @@ class Api:
 
     def on(self, path: str, answer: Any, status: int = 200) -> None:
         self.answers[path] = (status, json.dumps(answer).encode())
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    """A server for one test."""
-    server = Api()
-    yield server
-    server.close()
 
 
 def run(*words: str, **env: str) -> Any:

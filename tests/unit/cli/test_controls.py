@@ -14,7 +14,9 @@ from services.cli.main import app
         (["cancel", "email"], "email is a channel, which cannot be cancelled: give the id of a blast or a message"),
         (["cancel", "whatsapp"], "or stop the channel with `kurir pause whatsapp`"),
         (["retry", "email"], "email is a channel, which cannot be retried: give the id of a blast or a message"),
+        (["retry", "4f1c9a:17:email", "--error-class", "permanent"], "choose among the messages of a blast"),
         (["pause", "4f1c9a:17:email"], "cancel it with `kurir cancel 4f1c9a:17:email`, or pause its blast"),
+        (["retry-matching"], "give at least one filter"),
         (["resume", "4f1c9a:17:email"], "one message cannot be resumed: give its blast or its channel"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,14 +19,6 @@ MESSAGE = {
     "job_id": "b1:0:email", "status": "sent", "delivery": {"status": "bounced", "at": "2026-01-31T12:00:05.000Z"},
     "receipts": [{"kind": "bounced", "source": "ses", "words": "550 5.1.1 no such user"}],
 }  # fmt: skip
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    """Return a server for the commands."""
-    server = Api()
-    yield server
-    server.close()
 
 
 def said(api: Api, path: str, answer: dict[str, Any], *words: str) -> str:

@@ -46,7 +46,7 @@ def test_few_ports_are_published_and_on_loopback() -> None:
 def test_redis_and_the_logger_are_cut_off_from_outside() -> None:
     """They are only on the internal network."""
     assert COMPOSE["networks"]["backend"]["internal"] is True
-    for name in ("redis", "logger", "sandbox", "prometheus"):
+    for name in ("redis", "logger", "postgres", "sandbox", "prometheus"):
         assert SERVICES[name]["networks"] == ["backend"], name
 
 
@@ -57,7 +57,7 @@ def test_every_container_is_locked_down(name: str) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    if name == "check-secrets":
+    if name in {"check-secrets", "check-postgres-secret"}:
         return
     assert service["restart"] == "unless-stopped"
     limits = service["deploy"]["resources"]["limits"]
@@ -115,6 +115,7 @@ def test_secrets_are_files_and_have_no_default() -> None:
         "qiscus_secret_key",
         "meta_access_token",
         "dkim_private_key",
+        "postgres_password",
     }
     script = (ROOT / "deploy" / "check-secrets.sh").read_text()
     assert all(name in script for name in checked)
@@ -138,11 +139,33 @@ def test_each_secret_is_created_and_mounted_where_it_is_read(tmp_path: Path) -> 
 
 
 def test_volumes_that_must_survive_have_names() -> None:
-    """Redis, the database and the metrics are on named volumes."""
+    """Redis, the databases and the metrics are on named volumes."""
     mounted = {name: [str(volume) for volume in service.get("volumes", ())] for name, service in SERVICES.items()}
-    for name, target in (("redis", "/data"), ("logger", "/var/lib/kurir"), ("prometheus", "/prometheus")):
+    targets = {
+        "redis": "/data", "logger": "/var/lib/kurir", "postgres": "/var/lib/postgresql/data",
+        "prometheus": "/prometheus",
+    }  # fmt: skip
+    for name, target in targets.items():
         (source,) = [volume.split(":")[0] for volume in mounted[name] if volume.split(":")[1] == target]
         assert source in COMPOSE["volumes"]
+
+
+def test_postgresql_starts_only_with_its_profile() -> None:
+    """The logger waits for it then. Without the profile nothing is needed of it, not even the file of its password."""
+    started = {name for name, service in SERVICES.items() if service.get("profiles") == ["postgres"]}
+    assert started == {"postgres", "check-postgres-secret"}
+    assert SERVICES["logger"]["depends_on"]["postgres"] == {"condition": "service_healthy", "required": False}
+    readers = {name for name, service in SERVICES.items() if "postgres_password" in service.get("secrets", ())}
+    assert readers == {"logger", *started}
+    assert _default(COMPOSE["secrets"]["postgres_password"]["file"]) == "/dev/null"
+
+
+def test_the_password_of_postgresql_is_checked_with_its_profile() -> None:
+    """The same script checks it, by its name alone, before PostgreSQL starts."""
+    command = SERVICES["check-postgres-secret"]["command"]
+    assert command == [*SERVICES["check-secrets"]["command"], "postgres_password"]
+    condition = {"check-postgres-secret": {"condition": "service_completed_successfully"}}
+    assert SERVICES["postgres"]["depends_on"] == condition
 
 
 def test_containers_write_each_line_once() -> None:

@@ -15,7 +15,7 @@ KNOWN = variables()
 EXAMPLES = examples(EXAMPLE.read_text("utf-8"))
 COMPOSE_HEADING = "docker-compose.yml only"
 # derived from other values, or different for each service
-_FOLLOWING = {"KURIR_LOG_DIR", "KURIR_PORT", "KURIR_SMTP_HELO", "KURIR_EMAIL_RETURN_PATH"}
+_FOLLOWING = {"KURIR_LOG_DIR", "KURIR_JOURNAL_DIR", "KURIR_PORT", "KURIR_SMTP_HELO", "KURIR_EMAIL_RETURN_PATH"}
 
 
 def test_the_example_names_every_variable() -> None:

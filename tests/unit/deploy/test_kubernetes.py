@@ -193,6 +193,25 @@ def test_an_optional_secret_is_mounted_only_for_one_service(volume: str, workloa
     assert setting.format(path=path) in (FOLDER / "kustomization.yaml").read_text()
 
 
+def test_the_component_for_postgresql_gives_two_loggers_the_url() -> None:
+    """The patched resource is valid, and the setting names a file of the secret that is mounted."""
+    folder = FOLDER / "postgres"
+    component = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    (patch,) = component["patches"]
+    (document,) = [deepcopy(one) for one in WORKLOADS if _name(one) == "{kind}-{name}".format(**patch["target"])]
+    _patch(document, yaml.safe_load((folder / patch["path"]).read_text()))
+    kubernetes_validate.validate(document, VERSION, strict=True)
+    assert document["spec"]["replicas"] == 2
+    (container,) = document["spec"]["template"]["spec"]["containers"]
+    (setting,) = [one["value"] for one in container["env"] if one["name"] == "KURIR_DATABASE_URL_FILE"]
+    path, _, key = setting.rpartition("/")
+    (mount,) = [one for one in container["volumeMounts"] if one["mountPath"] == path]
+    (volume,) = [one for one in document["spec"]["template"]["spec"]["volumes"] if one["name"] == mount["name"]]
+    made = f"create secret generic {volume['secret']['secretName']} --from-file={key}\n"
+    assert made in (folder / "kustomization.yaml").read_text()
+    assert mount["readOnly"]
+
+
 @pytest.mark.parametrize("document", WORKLOADS, ids=_name)
 def test_pods_are_locked_down_and_stop_in_time(document: dict[str, Any]) -> None:
     """As under compose: no root, writes only to volumes, and more time to stop than the service needs."""

@@ -15,17 +15,16 @@ from services.email_sender.preparing import Preparations
 from services.email_sender.signers import Signers
 from shared.jobs import Job
 from tests.integration.email_sender.mails import MAIL, make_blast, make_job
-from tests.unit.email_sender.keys import ed25519_key, rsa_key, verdicts
+from tests.unit.email_sender.keys import rsa_key, verdicts
 
-KEY = DkimKey("example.com", "e", ed25519_key())
 RSA = DkimKey("example.com", "r", rsa_key())
 BLAST = make_blast()
 
 
 @pytest.fixture
 async def preparations() -> AsyncIterator[Preparations]:
-    """Preparations that sign with an Ed25519 key."""
-    encoder = Encoder(KeyRing([KEY]))
+    """Preparations that sign with an RSA key."""
+    encoder = Encoder(KeyRing([RSA]))
     made = Preparations(Frames(MAIL), encoder)
     yield made
     made.close()
@@ -48,7 +47,7 @@ async def test_planned_messages_are_signed_before_they_are_taken(preparations: P
         mail = preparations.take(job)
         assert mail is not None
         assert mail.signed is not None
-        assert verdicts(mail.signed.result(0), [KEY]) == [True]
+        assert verdicts(mail.signed.result(10), [RSA]) == [True]
         assert preparations.take(job) is None
     assert preparations._bytes == 0
 

@@ -10,10 +10,9 @@ import pytest
 from services.email_sender.dkim_keys import DkimKey
 from services.email_sender.signers import PendingMessage, Signers
 from services.email_sender.signing import Draft
-from tests.unit.email_sender.keys import ed25519_key, rsa_key
+from tests.unit.email_sender.keys import rsa_key
 
 RSA = DkimKey("example.com", "r", rsa_key(1024))
-ED25519 = DkimKey("example.com", "e", ed25519_key())
 
 
 class Gate:
@@ -45,8 +44,8 @@ def signers() -> Iterator[Signers]:
     made.close()
 
 
-def ahead(name: bytes, key: DkimKey = RSA) -> PendingMessage:
-    return PendingMessage(Draft(content(name), [key]))
+def ahead(name: bytes) -> PendingMessage:
+    return PendingMessage(Draft(content(name), [RSA]).signed)
 
 
 def content(name: bytes) -> bytes:
@@ -75,19 +74,6 @@ def test_cancelled_message_is_not_signed(gate: Gate, signers: Signers) -> None:
     gate.opened.set()
     assert third.result(10) == content(b"3")
     assert gate.signed == [content(b"1"), content(b"3")]
-
-
-def test_quick_message_whose_turn_has_come_waits_for_no_thread(gate: Gate, signers: Signers) -> None:
-    """It is signed in the calling thread while the signing thread is busy, and only once."""
-    first, quick = ahead(b"1"), ahead(b"2", ED25519)
-    signers.add(first)
-    assert gate.started.wait(10)
-    signers.add(quick)
-    signers.hurry(quick)
-    assert quick.result(0) == content(b"2")
-    gate.opened.set()
-    assert first.result(10) == content(b"1")
-    assert gate.signed == [content(b"2"), content(b"1")]
 
 
 def test_threads_start_again_after_a_rest(signers: Signers) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from services.email_sender.dkim_keys import DkimKey, KeyRing
 from services.email_sender.encoder import ENCODE_ASIDE_BYTES, Encoder
 from services.email_sender.message import Frame, Mail
+from services.email_sender.mime import PlainLines, is_plain
 from services.email_sender.signing import body_digest, signed
 from shared.jobs import Attachment, Recipient
 from shared.templates import Template
@@ -96,6 +97,7 @@ def test_dkimpy_verifies_any_message(content: Content) -> None:
     """Folded headers, every alphabet, dots, long lines and attachments verify, with an RSA and an Ed25519 signature."""
     raw = signed(fill(content).encode(eight_bit=False), [RSA, ED25519])
     assert verdicts(raw, [RSA, ED25519]) == [True, True]
+    assert b"\r\n." not in raw or not isinstance(raw, PlainLines)
     assert max(map(len, raw.split(b"\r\n"))) <= 998
 
 
@@ -114,10 +116,10 @@ def test_awkward_bodies_are_hashed_as_dkimpy_hashes_them(body: bytes) -> None:
 
 def assert_hash_is_dkimpys(body: bytes) -> None:
     head = b"From: a@example.com\r\n\r\n"
-    assert (
-        body_digest(head + body, len(head))
-        == dkim.HASH_ALGORITHMS[b"rsa-sha256"](Relaxed.canonicalize_body(body)).digest()
-    )
+    expected = dkim.HASH_ALGORITHMS[b"rsa-sha256"](Relaxed.canonicalize_body(body)).digest()
+    assert body_digest(head + body, len(head)) == expected
+    if is_plain(body):
+        assert body_digest(PlainLines(head + body), len(head)) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,21 @@ def test_any_headers_are_verified(head: bytes, body: bytes) -> None:
     """Repeated, folded, empty and missing headers verify, in any case and with any spaces around the names."""
     raw = signed(head + b"\r\n" + body, [RSA, ED25519])
     assert verdicts(raw, [RSA, ED25519]) == [True, True]
+
+
+@pytest.mark.parametrize("filename", ["list.pdf", "a  list.pdf", "ü.pdf"])
+@pytest.mark.parametrize("name", ["Ana", "Ana  Bo", ".Ana"])
+@pytest.mark.parametrize("own", [True, False])
+def test_usual_letter_with_files_is_verified(name: str, filename: str, own: bool) -> None:
+    """Its lines are known to be plain, unless a value or a file's name has other spaces or a dot."""
+    files = [Attachment(filename, "application/pdf", b"x" * 500)]
+    usual = Template("t", "T", ["email"], subject="s", html="<p>{{ name }}</p>\n", text="{{ name }},\nhi.\n\n\n")
+    recipient = Recipient("ana@example.com", "Ana", {"name": name}, "", files if own else [])
+    frame = Frame(make_blast(template=usual, attachments=[] if own else files), MAIL)
+    raw = signed(frame.fill(make_job(recipient=recipient)).encode(eight_bit=False), [RSA, ED25519])
+    assert verdicts(raw, [RSA, ED25519]) == [True, True]
+    assert isinstance(raw, PlainLines) == (name == "Ana" and "  " not in filename)
+    assert b"\r\n." not in raw or not isinstance(raw, PlainLines)
 
 
 async def test_perl_verifies_what_dkimpy_verifies(tmp_path: Path) -> None:

@@ -25,6 +25,16 @@ def test_only_the_hash_of_a_key_is_kept() -> None:
     assert [key.allows(scope) for scope in ("send", "read", "admin")] == [True, True, False]
 
 
+def test_a_key_that_reads_masked_does_not_see_recipients() -> None:
+    """It reads all the same; with `read` or `admin` beside it, nothing is masked."""
+    masked = parse_key(f"screen:{KEY}:send+read-masked")
+    assert [masked.allows(scope) for scope in ("send", "read", "admin")] == [True, True, False]
+    assert (masked.sees_recipients, masked.grants()) == (False, ["send", "read-masked"])
+    for scopes, grants in (("read-masked+read", ["read"]), ("admin", ["send", "read", "admin"]), ("send", ["send"])):
+        assert parse_key(f"x:{KEY}:{scopes}").grants() == grants
+    assert parse_key(f"x:{KEY}:read-masked+admin").sees_recipients
+
+
 def test_a_bound_key_knows_its_senders() -> None:
     """A key may be bound to addresses and domains, in any case; the key itself may contain colons."""
     key = parse_key(f"news:a:{KEY}:send@news.example.com+Boss@example.com")

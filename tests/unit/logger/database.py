@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from hypothesis import HealthCheck, settings
+
 from services.logger.later_indexes import LATER_INDEXES, build_index
+from services.logger.postgres.connecting import PostgresDatabase
 from services.logger.schema import migrate
 from services.logger.writing import Applied, EventWriter
 from shared.blasts import Blast, pack_blast
@@ -20,6 +23,11 @@ from shared.templates import Template
 
 START_MS = 1_790_000_000_000
 TEMPLATE = Template(id="reminder", name="Reminder", channels=["email", "whatsapp"], subject="s", text="x")
+# the database of an example is emptied by the example itself
+ORDERS = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+FEWER_ORDERS = settings(ORDERS, max_examples=12)
 _entry_ids = itertools.count(1)
 
 
@@ -85,14 +93,15 @@ def failed(
 
 
 class Database:
-    """A database in memory with the logger's schema."""
+    """An empty database with the logger's schema: SQLite's in memory, or that of a PostgreSQL connection."""
 
-    def __init__(self) -> None:
-        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+    def __init__(self, postgres: PostgresDatabase | None = None) -> None:
+        self.is_postgres = postgres is not None
+        # tests run statements of both databases on it, and some that only one of them has
+        self.connection: Any = postgres or _in_memory()
         self.writer = EventWriter()
-        migrate(self.connection)
-        for name in LATER_INDEXES:
-            build_index(self.connection, name)
+        if postgres is not None:
+            empty(postgres)
 
     def apply(self, *entries: EventEntry) -> Applied:
         """Write entries in one transaction."""
@@ -101,13 +110,18 @@ class Database:
     def apply_all(self, entries: Sequence[EventEntry]) -> Applied:
         """Write entries in one transaction."""
         self.connection.execute("BEGIN")
-        applied = self.writer.apply(self.connection, entries)
+        try:
+            applied = self.writer.apply(self.connection, entries)
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
         self.connection.execute("COMMIT")
         return applied
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run a query."""
-        return self.connection.execute(query, values).fetchall()
+        found: list[tuple[Any, ...]] = self.connection.execute(query, values).fetchall()
+        return found
 
     def one(self, query: str, *values: Any) -> Any:
         """Return the first column of the first row."""
@@ -133,6 +147,61 @@ class Database:
         waiting = dict(self.rows("SELECT channel, count(*) FROM early_receipts GROUP BY channel"))
         assert dict(self.rows("SELECT channel, n FROM early_counts WHERE state = 'waiting' AND n <> 0")) == waiting
 
+    def watch(self) -> list[str]:
+        """Return a list to which each statement is added that runs from now on."""
+        queries: list[str] = []
+        if isinstance(self.connection, sqlite3.Connection):
+            self.connection.set_trace_callback(queries.append)
+        else:
+            self.connection = _Watched(self.connection, queries)
+        return queries
+
     def close(self) -> None:
-        """Close the connection."""
-        self.connection.close()
+        """Close the connection, unless other tests use it too."""
+        if not self.is_postgres:
+            self.connection.close()
+
+
+class _Watched:
+    """A connection that notes the statements of the log."""
+
+    def __init__(self, connection: PostgresDatabase, queries: list[str]) -> None:
+        self._connection = connection
+        self._queries = queries
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        self._queries.append(sql)
+        return self._connection.execute(sql, parameters)
+
+
+MakeDatabase = Callable[[], Database]
+
+
+def _in_memory() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    migrate(connection)
+    for name in LATER_INDEXES:
+        build_index(connection, name)
+    return connection
+
+
+_EMPTY = """
+DO $$ DECLARE name text; counter text; has boolean; BEGIN
+    FOR name IN SELECT tablename FROM pg_tables
+        WHERE schemaname = 'kurir' AND tablename NOT IN ('schema_version', 'lead') LOOP
+        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %I)', name) INTO has;
+        IF has THEN EXECUTE format('DELETE FROM %I', name); END IF;
+    END LOOP;
+    FOR counter IN SELECT sequencename FROM pg_sequences WHERE schemaname = 'kurir' AND last_value IS NOT NULL LOOP
+        EXECUTE format('ALTER SEQUENCE %I RESTART', counter);
+    END LOOP;
+END $$
+"""
+
+
+def empty(postgres: PostgresDatabase) -> None:
+    """Delete all rows, and let the ids begin again."""
+    if postgres.in_transaction:
+        postgres.script("ROLLBACK")
+    postgres.script(_EMPTY)
+    postgres.forget()

@@ -121,3 +121,28 @@ def test_blasts_of_one_template_share_it(database: Database) -> None:
     database.apply(entry(1, *[accepted(blast(f"b{number}")) for number in range(20)]))
     assert database.one("SELECT count(*) FROM blast_templates") == 1
     assert database.one("SELECT count(*) FROM blasts") == 20
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_blast_in_several_partitions_ends_with_the_last(database: Database, order: tuple[int, ...]) -> None:
+    """Each partition reports its own end and total; the blast's total is their sum, also where it was cut short."""
+    database.apply(entry(1, accepted(blast(total=9)), queued(range(6)), *[sent(index) for index in range(6)]))
+    ends = [BlastChannelEnded(START_MS + 50 + index, "b", "email", {"total": 2}, 3 * index, 3) for index in range(3)]
+    for number, place in enumerate(order):
+        assert state(database) == ("enqueueing", False), number
+        database.apply(entry(2 + number, ends[place], ends[place]))
+    assert state(database) == ("completed", True)
+    assert database.one("SELECT ended_at_ms FROM blasts") == START_MS + 52
+
+
+def test_a_reopened_partition_of_a_blast_ends_again(database: Database) -> None:
+    """The ends of the other partitions stay."""
+    first, second = (BlastChannelEnded(START_MS + 50, "b", "email", {"total": 1}, index, 2) for index in range(2))
+    database.apply(entry(1, accepted(blast(total=2)), queued(range(2)), sent(0), failed(1), first, second))
+    assert state(database) == ("completed_with_failures", True)
+    database.apply(entry(2, queued([1], run=2, at=200)))
+    assert state(database) == ("running", False)
+    again = BlastChannelEnded(START_MS + 301, "b", "email", {"total": 1}, 1, 2)
+    database.apply(entry(3, sent(1, run=2, at=300), again, first))
+    assert state(database) == ("completed", True)
+    assert database.one("SELECT ended_at_ms FROM blasts") == START_MS + 301

@@ -52,3 +52,14 @@ def test_ndjson_has_one_object_per_line() -> None:
     """Each object has the column names; a line break in a value does not break the line."""
     lines = ndjson_of(("id", "text"), [(1, AWKWARD), (2, None)]).splitlines()
     assert [orjson.loads(line) for line in lines] == [{"id": 1, "text": AWKWARD}, {"id": 2, "text": None}]
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+def test_an_export_can_be_masked(form: str) -> None:
+    """For a caller that may not see recipients, no row names its own; ids stay."""
+    columns = ("job_id", "recipient_email", "recipient_phone", "recipient_name", "subject", "response")
+    row = ("b:0:email", "ana@example.com", "6281224770000", "Ana Silva", "For Silva", "no ana@example.com here")
+    shown = Export(form, masked=True).encoder(columns)([row]).decode()
+    assert not any(one in shown for one in ("ana@", "6281224770000", "Silva"))
+    assert all(one in shown for one in ("b:0:email", "a***@example.com", "***00", "A***"))
+    assert "ana@example.com" in Export(form).encoder(columns)([row]).decode()

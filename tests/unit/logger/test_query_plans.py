@@ -16,9 +16,11 @@ from services.logger.blast_views import BlastFilter
 from services.logger.counting import count_messages
 from services.logger.dashboard import show_dashboard
 from services.logger.early_receipts import EarlyExpiry, Incoming, keep_early
+from services.logger.failures import failures_of
 from services.logger.filters import ApiFilter, MessageFilter, Page, Span, SystemFilter
 from services.logger.history import read_history
-from services.logger.redelivery import RetryRequest, open_runs
+from services.logger.matching import open_runs_of_jobs
+from services.logger.redelivery import RetryRequest, open_runs, open_runs_of_reason
 from services.logger.suppression_outbox import NEXT
 from services.logger.watch import Sample
 from services.logger.webhooks.alignment import align, has_unsent_before, is_off, load_unsent, mark_enqueued
@@ -35,6 +37,7 @@ from shared.queue.webhook_queues import Progress
 from tests.unit.logger.database import (
     START_MS,
     Database,
+    MakeDatabase,
     accepted,
     begun,
     blast,
@@ -59,7 +62,7 @@ _SMALL = re.compile(
     r"|json_each)\b"
 )
 # statements that sort or group at most a page of rows
-_SORTS_A_PAGE = re.compile(r"json_each|error_days")
+_SORTS_A_PAGE = re.compile(r"json_each|error_days|status = 'failed' ORDER BY id DESC LIMIT 100000")
 
 MESSAGES: dict[str, MessageFilter] = {
     "nothing": MessageFilter(),
@@ -83,6 +86,12 @@ MESSAGES: dict[str, MessageFilter] = {
     "delivery and template": MessageFilter(template="reminder", deliveries=("bounced",)),
     "delivery and recipient": MessageFilter(recipient=("user",), deliveries=("bounced",)),
 }
+
+
+@pytest.fixture
+def make_database() -> MakeDatabase:
+    """Only SQLite: another database has other words for this."""
+    return Database
 
 
 BOUNCES = [receipt("bounced", 9 + day, job_id="b:0:email", severity="soft") for day in range(3)]
@@ -139,7 +148,7 @@ def check(connection: sqlite3.Connection, ask: Ask) -> None:
 
 def _is_bounded_walk(statement: str, step: str) -> bool:
     """Return whether a step reads rows in the order of an index, or the rows of a subquery, up to a limit."""
-    return ("USING" in step or step.startswith("SCAN (subquery")) and "LIMIT" in statement
+    return ("USING" in step or step.startswith(("SCAN (subquery", "SCAN latest"))) and "LIMIT" in statement
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -200,6 +209,13 @@ ASKED: dict[str, Ask] = {
     "changes of suppressions": lambda connection: connection.execute(NEXT, (10,)).fetchall(),
     "open jobs": lambda connection: open_jobs.list_open(connection, START_MS + 1000, PAGE),
     "dead letters of a blast": lambda connection: open_runs(connection, RetryRequest(blast_id="b"), START_MS),
+    "a blast's failures": lambda connection: failures_of(connection, "b"),
+    "dead letters of a reason": lambda connection: open_runs_of_reason(
+        connection, START_MS, RetryRequest(blast_id="b", channel="email", error_code="550"), 0
+    ),
+    "dead letters of jobs": lambda connection: open_runs_of_jobs(
+        connection, START_MS, job_ids=["b:1:email", "b:2:email"], include_uncertain=False
+    ),
     "the dead letter of a job": lambda connection: open_runs(connection, RetryRequest(job_id="b:1:email"), START_MS),
 }
 

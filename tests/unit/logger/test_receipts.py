@@ -7,19 +7,23 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.logger.early_receipts import Incoming, keep_early
 from services.logger.filters import DELIVERIES
+from services.logger.postgres.connecting import PostgresDatabase
 from shared.channels import CHANNELS
 from shared.clock import rfc3339
 from shared.events import Receipts
 from shared.queue.event_log import EventEntry
 from shared.receipts import Receipt, ReceiptKind, delivery_rank
 from tests.unit.logger.database import (
+    FEWER_ORDERS,
+    ORDERS,
     START_MS,
     Database,
+    MakeDatabase,
     begun,
     entry,
     failed,
@@ -51,21 +55,24 @@ def kinds(database: Database) -> list[tuple[str, str]]:
     return database.rows("SELECT job_id, kind FROM message_receipts ORDER BY job_id, at_ms, kind")
 
 
+_RECEIPT = "job_id, kind, at_ms, source, run, severity, code, words, trusted, evidence"
+
+
 def at(seconds: float) -> str:
     """Return a time of the log, in seconds after the start."""
     return rfc3339(START_MS + int(seconds * 1000))
 
 
-def outcome(batches: Sequence[Sequence[EventEntry]]) -> dict[str, list[tuple[Any, ...]]]:
+def outcome(make_database: MakeDatabase, batches: Sequence[Sequence[EventEntry]]) -> dict[str, list[tuple[Any, ...]]]:
     """Write each batch in a transaction and return everything that receipts change."""
-    database = Database()
+    database = make_database()
     with closing(database):
         for batch in batches:
             database.apply_all(batch)
         database.counts_agree()
         return {
             "rows": database.rows("SELECT job_id, status, delivery, delivery_at FROM message_logs ORDER BY job_id"),
-            "receipts": database.rows("SELECT * FROM message_receipts ORDER BY job_id, kind, at_ms"),
+            "receipts": database.rows(f"SELECT {_RECEIPT} FROM message_receipts ORDER BY job_id, kind, at_ms"),
             "totals": database.rows("SELECT * FROM receipt_totals ORDER BY channel, source, kind"),
             "minutes": database.rows("SELECT * FROM receipt_minutes ORDER BY minute, channel, kind"),
             "early": database.rows("SELECT ref FROM early_receipts ORDER BY ref"),
@@ -90,19 +97,33 @@ STORY = [
 ]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.data())
-def test_any_order_and_repetition_come_to_the_same(data: st.DataObject) -> None:
+def check_that_any_order_and_repetition_come_to_the_same(make_database: MakeDatabase, data: st.DataObject) -> None:
     """Receipts before, between and after the events of their messages, and repeated ones, have the same effect."""
-    expected = outcome([[one] for one in STORY])
+    expected = outcome(make_database, [[one] for one in STORY])
     shuffled = data.draw(st.permutations(STORY))
     repeated = data.draw(st.lists(st.sampled_from(STORY), max_size=6))
     every = [*shuffled, *repeated]
     cuts = sorted(data.draw(st.sets(st.integers(1, len(every) - 1), max_size=5)))
-    found = outcome([every[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(every)], strict=True)])
+    found = outcome(
+        make_database, [every[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(every)], strict=True)]
+    )
     assert found == expected
     assert expected["early"] == [("id wamid.of.somebody",)]
     assert len(expected["outbox"]) == 3
+
+
+@ORDERS
+@given(data=st.data())
+def test_any_order_and_repetition_come_to_the_same(data: st.DataObject) -> None:
+    """Receipts before, between and after the events of their messages, and repeated ones, have the same effect."""
+    check_that_any_order_and_repetition_come_to_the_same(Database, data)
+
+
+@FEWER_ORDERS
+@given(data=st.data())
+def test_any_order_and_repetition_come_to_the_same_in_postgres(postgres: PostgresDatabase, data: st.DataObject) -> None:
+    """Receipts before, between and after the events of their messages, and repeated ones, have the same effect."""
+    check_that_any_order_and_repetition_come_to_the_same(lambda: Database(postgres), data)
 
 
 @pytest.mark.parametrize("channel", CHANNELS)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from urllib.parse import parse_qs
 
 import pytest
 
 from services.logger import queries, streams
 from services.logger.counting import count_messages
+from services.logger.database import Database as LogDatabase
 from services.logger.filters import Page, read_message_filter
 from shared.events import Queued, QueuedRecipient
 from tests.unit.logger.database import START_MS, TEMPLATE, Database, accepted, begun, blast, entry, queued
@@ -49,6 +49,11 @@ SEARCHES = {
     "recipient=%2B52+55+1234+5678": [8, 9],
     "recipient=5581987654321": [10],
     "recipient=55+81+8765-4321": [10],
+    "recipient=siti&masked=1": [],
+    "recipient=SITI@example.com&masked=1": [2],
+    "recipient=siti%2Bnews@example.com&masked=1": [0, 1],
+    "recipient=0812-2477-2000&masked=1": [6],
+    "recipient=0812-2477&masked=1": [],
     "recipient=nobody": [],
     "recipient=0813": [],
 }
@@ -64,7 +69,7 @@ def told(database: Database) -> Database:
     return database
 
 
-def found(connection: sqlite3.Connection, query: str) -> list[int]:
+def found(connection: LogDatabase, query: str) -> list[int]:
     """Return the recipient indexes of the messages that a query finds."""
     wanted = read_message_filter({name: values[0] for name, values in parse_qs(query).items()}, "ID")
     rows = queries.find_messages(connection, wanted, Page(100)).rows

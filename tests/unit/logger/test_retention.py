@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from services.logger.retention import DAY_MS, Purged, Retention
-from services.logger.store import Store
+from services.logger.sqlite_store import SqliteStore
 from services.logger.webhooks.endpoints import create
 from services.logger.webhooks.planning import AWAIT_BLAST_MS, adopt, propose
 from services.logger.writing import EventWriter
@@ -45,9 +45,9 @@ NEW: Blast = blast("new", total=2, created_at_ms=START_MS + 20 * DAY_MS)
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     """Return a store with a new blast and an old one that still has one job in processing."""
-    opened = Store(tmp_path / "logs.db", readers=1)
+    opened = SqliteStore(tmp_path / "logs.db", readers=1)
     await opened.open()
     clock = FixedClock(START_MS)
     writer = EventWriter(clock)
@@ -64,16 +64,16 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await opened.close()
 
 
-async def purge(store: Store, days_later: int, forget: Callable[[], None] = lambda: None) -> Purged:
+async def purge(store: SqliteStore, days_later: int, forget: Callable[[], None] = lambda: None) -> Purged:
     clock = FixedClock(START_MS + days_later * DAY_MS)
     return await Retention(store, 10, forget, clock).purge()
 
 
-async def rows(store: Store, query: str) -> list[tuple[Any, ...]]:
+async def rows(store: SqliteStore, query: str) -> list[tuple[Any, ...]]:
     return await store.read(lambda connection: connection.execute(query).fetchall())
 
 
-async def test_old_rows_are_deleted_and_counts_follow(store: Store) -> None:
+async def test_old_rows_are_deleted_and_counts_follow(store: SqliteStore) -> None:
     """Messages go with their attempts and dead letters; the open job and all new rows stay."""
     purged = await purge(store, 20)
     assert purged.rows["message_logs"] == 699
@@ -92,7 +92,7 @@ async def test_old_rows_are_deleted_and_counts_follow(store: Store) -> None:
     assert await rows(store, "SELECT endpoint FROM api_logs") == [("/y",)]
 
 
-async def test_deleted_rows_have_left_the_write_ahead_log(store: Store, tmp_path: Path) -> None:
+async def test_deleted_rows_have_left_the_write_ahead_log(store: SqliteStore, tmp_path: Path) -> None:
     """Each chunk is checkpointed: otherwise a later commit would wait while the disk writes many chunks."""
     await purge(store, 20)
     alone = tmp_path / "without-its-log.db"
@@ -101,14 +101,14 @@ async def test_deleted_rows_have_left_the_write_ahead_log(store: Store, tmp_path
         assert connection.execute("SELECT count(*) FROM message_logs").fetchone() == (3,)
 
 
-async def test_totals_stay(store: Store) -> None:
+async def test_totals_stay(store: SqliteStore) -> None:
     """The counters for Prometheus never decrease."""
     before = await rows(store, "SELECT * FROM message_totals")
     await purge(store, 20)
     assert await rows(store, "SELECT * FROM message_totals") == before
 
 
-async def test_only_an_ended_blast_is_deleted(store: Store) -> None:
+async def test_only_an_ended_blast_is_deleted(store: SqliteStore) -> None:
     """A blast with an open job stays, with its template and with counts that add up to its total."""
     await purge(store, 20)
     assert await rows(store, "SELECT sum(n) FROM blast_counts WHERE blast_id = 'old'") == [(700,)]
@@ -131,7 +131,7 @@ RECEIPTS = [
 ]
 
 
-async def test_receipts_go_with_their_messages(store: Store) -> None:
+async def test_receipts_go_with_their_messages(store: SqliteStore) -> None:
     """So do their counts; those that waited for a message are counted as unmatched, and totals stay."""
     writer = EventWriter(FixedClock(START_MS))
     await store.write(lambda connection: writer.apply(connection, [entry(9, Receipts(RECEIPTS))]))
@@ -144,7 +144,7 @@ async def test_receipts_go_with_their_messages(store: Store) -> None:
     assert await rows(store, "SELECT kind, n FROM receipt_totals") == [("bounced", 1), ("delivered", 2)]
 
 
-async def test_what_waits_for_a_message_waits_for_a_week(store: Store) -> None:
+async def test_what_waits_for_a_message_waits_for_a_week(store: SqliteStore) -> None:
     """A provider repeats for a week at most; a person's choice is kept as long as any row of the log."""
     writer = EventWriter(FixedClock(START_MS))
     foreign = [receipt("delivered", 9 + number, job_id=f"never:{number}:email") for number in range(2000)]
@@ -164,7 +164,7 @@ async def test_what_waits_for_a_message_waits_for_a_week(store: Store) -> None:
     ]  # fmt: skip
 
 
-async def test_applied_batches_are_remembered_for_two_days(store: Store) -> None:
+async def test_applied_batches_are_remembered_for_two_days(store: SqliteStore) -> None:
     """That is enough for any redelivery; a producer without batches is deleted and its cached number forgotten."""
     forgotten: list[bool] = []
     await purge(store, 21, lambda: forgotten.append(True))
@@ -175,7 +175,7 @@ async def test_applied_batches_are_remembered_for_two_days(store: Store) -> None
     assert forgotten == [True]
 
 
-async def test_the_retention_period_begins_at_a_messages_end(store: Store) -> None:
+async def test_the_retention_period_begins_at_a_messages_end(store: SqliteStore) -> None:
     """A message that was scheduled far ahead and its dead letter are kept for the whole period after its failure."""
     writer = EventWriter()
     late = failed(699, "old", at=20 * DAY_MS)
@@ -187,7 +187,7 @@ async def test_the_retention_period_begins_at_a_messages_end(store: Store) -> No
     assert await rows(store, kept) == [(0,)]
 
 
-async def test_large_snapshots_and_dead_letters_are_deleted_a_few_at_a_time(store: Store) -> None:
+async def test_large_snapshots_and_dead_letters_are_deleted_a_few_at_a_time(store: SqliteStore) -> None:
     """Attachments take hundreds of pages each, so a transaction is bounded by bytes (1 MB), not only by rows."""
     ten = range(10)
 
@@ -211,7 +211,7 @@ async def test_large_snapshots_and_dead_letters_are_deleted_a_few_at_a_time(stor
     assert (sum(deleted), max(deleted)) == (20, 2)
 
 
-async def test_nothing_is_left_of_an_address(store: Store) -> None:
+async def test_nothing_is_left_of_an_address(store: SqliteStore) -> None:
     """Once everything is too old, no table holds an address, a name or a body."""
     writer = EventWriter(FixedClock(START_MS))
     end = [entry(9, sent(699, "old", at=50), failed(1, "new", at=60)), entry(10, Receipts(RECEIPTS))]
@@ -226,7 +226,7 @@ async def test_nothing_is_left_of_an_address(store: Store) -> None:
 
 async def test_events_and_deliveries_of_webhooks_go_too(tmp_path: Path) -> None:
     """Those that are old: the newest event stays, and so does a delivery that waits."""
-    store = Store(tmp_path / "logs.db", readers=1)
+    store = SqliteStore(tmp_path / "logs.db", readers=1)
     await store.open()
     clock = FixedClock(START_MS)
     row = await store.write(lambda connection: create(connection, WEBHOOK, Seal("a secret of a test"), START_MS)[0])

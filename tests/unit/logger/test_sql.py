@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from services.logger import store as store_module
+from services.logger import sqlite_store as store_module
 from services.logger.filters import InvalidQueryError
 from services.logger.sql import run_query
-from services.logger.store import QueryTooSlowError, StorageError, Store
-from tests.unit.logger.database import Database, entry, queued, sent
+from services.logger.sqlite_store import SqliteStore
+from services.logger.store import QueryTooSlowError, StorageError
+from tests.unit.logger.database import Database, MakeDatabase, entry, queued, sent
+
+
+@pytest.fixture
+def make_database() -> MakeDatabase:
+    """Only SQLite: another database has other words for this."""
+    return Database
 
 
 def test_a_query_returns_rows_by_name(database: Database) -> None:
@@ -77,7 +84,7 @@ def test_other_files_cannot_be_attached(database: Database, tmp_path: Path) -> N
 
 async def test_no_setting_of_the_connection_changes(tmp_path: Path) -> None:
     """A PRAGMA takes effect even where it returns no rows; it is refused before it runs."""
-    store = Store(tmp_path / "logs.db", readers=1)
+    store = SqliteStore(tmp_path / "logs.db", readers=1)
     await store.open()
     with pytest.raises(InvalidQueryError):
         await store.read(lambda connection: run_query(connection, "PRAGMA query_only = OFF", 10))
@@ -89,7 +96,7 @@ async def test_no_setting_of_the_connection_changes(tmp_path: Path) -> None:
 async def test_a_slow_query_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails as any query of the API does, and the reader serves the next one."""
     monkeypatch.setattr(store_module, "QUERY_LIMIT_S", 0.2)
-    store = Store(tmp_path / "logs.db", readers=1)
+    store = SqliteStore(tmp_path / "logs.db", readers=1)
     await store.open()
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
     async with asyncio.timeout(30):

@@ -14,13 +14,14 @@ import pytest
 from services.logger import schema
 from services.logger.later_indexes import LATER_INDEXES, build_index, missing_indexes
 from services.logger.schema import NewerSchemaError, migrate
-from services.logger.store import StorageError, Store
+from services.logger.sqlite_store import SqliteStore
+from services.logger.store import StorageError
 from shared.clock import rfc3339
 from shared.errors import SettingsError
 
 
-async def opened(path: Path) -> Store:
-    store = Store(path, readers=1, lock_wait_s=0.05)
+async def opened(path: Path) -> SqliteStore:
+    store = SqliteStore(path, readers=1, lock_wait_s=0.05)
     await store.open()
     return store
 
@@ -28,7 +29,7 @@ async def opened(path: Path) -> Store:
 async def test_a_second_owner_is_refused(tmp_path: Path) -> None:
     """Two loggers on one file would each rely on their own view of it."""
     first = await opened(tmp_path / "logs.db")
-    second = Store(tmp_path / "logs.db", lock_wait_s=0.05)
+    second = SqliteStore(tmp_path / "logs.db", lock_wait_s=0.05)
     with pytest.raises(SettingsError, match="another logger"):
         await second.open()
     await second.close()
@@ -166,7 +167,7 @@ async def test_a_large_file_gets_its_indexes_after_it_opens(tmp_path: Path, monk
     assert first.unindexed == []
     await first.write(lambda c: [c.execute(f"DROP INDEX {name}") for name in LATER_INDEXES])
     await first.close()
-    monkeypatch.setattr("services.logger.store.CHECK_FIRST_BYTES", 0)
+    monkeypatch.setattr("services.logger.sqlite_store.CHECK_FIRST_BYTES", 0)
     large = await opened(tmp_path / "logs.db")
     assert large.unindexed == list(LATER_INDEXES)
     for name in LATER_INDEXES:

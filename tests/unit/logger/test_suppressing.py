@@ -7,10 +7,20 @@ from typing import Any
 import pytest
 
 from services.logger.suppressing import SOFT_FOR_MS
-from shared.events import Receipts
+from shared.events import Queued, QueuedRecipient, Receipts
 from shared.receipts import Receipt
 from shared.suppressions import unpack_suppression
-from tests.unit.logger.database import START_MS, Database, entry, queued, queued_phones, receipt, sent, sent_phone
+from tests.unit.logger.database import (
+    START_MS,
+    TEMPLATE,
+    Database,
+    entry,
+    queued,
+    queued_phones,
+    receipt,
+    sent,
+    sent_phone,
+)
 
 EMAIL, PHONE = "b:0:email", "w:0:whatsapp"
 DAY_S = 86_400
@@ -103,12 +113,9 @@ def test_the_latest_of_opt_outs_and_opt_ins_counts(sent_to: Database, order: tup
 
 def test_an_opt_out_finds_the_address_in_another_spelling(sent_to: Database) -> None:
     """WhatsApp reports some numbers in an older form than the one that we sent to, and the other way round."""
-    row = ("m:0:whatsapp", "5215512345678", "525512345678", "m")
-    sent_to.connection.execute(
-        "INSERT INTO message_logs (job_id, channel, recipient_phone, recipient_identity, blast_id, recipient_name,"
-        " template_id, status) VALUES (?1, 'whatsapp', ?2, ?3, ?4, '', '', 'sent')",
-        row,
-    )
+    recipients = [QueuedRecipient(0, "5215512345678", "User", "")]
+    message = Queued(START_MS, "m", "whatsapp", TEMPLATE.id, TEMPLATE.name, recipients)
+    sent_to.apply(entry(2, message, sent_phone(0, "m"), channel="whatsapp", producer="phone"))
     out = receipt("opted_out", 6, address="525512345678")
     assert tell(sent_to, out, channel="whatsapp")[0][:2] == ("whatsapp", "5215512345678")
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.logger.filters import ApiFilter, MessageFilter, Page, Span, SystemFilter
+from services.logger.postgres.connecting import PostgresDatabase
 from services.logger.queries import find_messages, find_requests, find_system_events
+from shared.clock import rfc3339
 from shared.events import ApiRequest, Event, Processing, SystemEvent
-from tests.unit.logger.database import START_MS, Database, begun, entry, queued, sent
+from tests.unit.logger.database import (
+    FEWER_ORDERS,
+    ORDERS,
+    START_MS,
+    Database,
+    MakeDatabase,
+    begun,
+    entry,
+    queued,
+    sent,
+)
 
 MINUTE = 60_000
 
@@ -35,9 +47,7 @@ def test_rows_are_found_by_a_creation_time_that_arrives_last(database: Database)
     assert len(found(database, 0, 1000)) == 3
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.data())
-def test_every_span_finds_the_rows_with_its_times(data: st.DataObject) -> None:
+def check_that_every_span_finds_the_rows_with_its_times(make_database: MakeDatabase, data: st.DataObject) -> None:
     """Jobs are queued over several minutes, begun by wrong clocks, and written in any order."""
     events: list[Event] = []
     for index in range(8):
@@ -46,18 +56,29 @@ def test_every_span_finds_the_rows_with_its_times(data: st.DataObject) -> None:
         events += [queued([index], at=at), Processing(START_MS + begins, f"b:{index}:email", 1, 1, "s")]
     shuffled = data.draw(st.permutations(events))
     cut = data.draw(st.integers(1, len(events) - 1))
-    database = Database()
+    database = make_database()
     database.apply(entry(1, *shuffled[:cut]))
     database.apply(entry(2, *shuffled[cut:]))
     low = data.draw(st.integers(-3 * MINUTE, 4 * MINUTE))
     high = low + data.draw(st.integers(0, 4 * MINUTE))
-    query = (
-        "SELECT job_id FROM message_logs WHERE created_at >= strftime('%Y-%m-%dT%H:%M:%fZ', ?1 / 1000.0, 'unixepoch')"
-        " AND created_at <= strftime('%Y-%m-%dT%H:%M:%fZ', ?2 / 1000.0, 'unixepoch')"
-    )
-    expected = {row[0] for row in database.rows(query, START_MS + low, START_MS + high)}
+    query = "SELECT job_id FROM message_logs WHERE created_at >= ? AND created_at <= ?"
+    expected = {row[0] for row in database.rows(query, rfc3339(START_MS + low), rfc3339(START_MS + high))}
     assert found(database, low, high) == expected
     database.close()
+
+
+@ORDERS
+@given(data=st.data())
+def test_every_span_finds_the_rows_with_its_times(data: st.DataObject) -> None:
+    """Jobs are queued over several minutes, begun by wrong clocks, and written in any order."""
+    check_that_every_span_finds_the_rows_with_its_times(Database, data)
+
+
+@FEWER_ORDERS
+@given(data=st.data())
+def test_every_span_finds_the_rows_with_its_times_in_postgres(postgres: PostgresDatabase, data: st.DataObject) -> None:
+    """Jobs are queued over several minutes, begun by wrong clocks, and written in any order."""
+    check_that_every_span_finds_the_rows_with_its_times(lambda: Database(postgres), data)
 
 
 @pytest.mark.parametrize("kind", ["requests", "system events"])

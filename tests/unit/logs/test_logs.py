@@ -13,11 +13,13 @@ from typing import Any
 import orjson
 import pytest
 import structlog
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from shared.errors import DecodeError, SettingsError
 from shared.events import SystemEvent, pack_event
 from shared.jobs import unpack_job
-from shared.logs import LogPipeline, configure_logging, flush_logs, get_logger, note
+from shared.logs import LogPipeline, _render, configure_logging, flush_logs, get_logger, note
 from shared.masking import mask
 from shared.settings import CommonSettings, EnvReader, read_common
 from tests.servers import wait_for
@@ -64,6 +66,22 @@ def test_note_writes_the_same_line(configure: Configure, tmp_path: Path) -> None
     lines = (tmp_path / "combined.log").read_bytes().splitlines()
     usual, short = (line.partition(b'"level"')[2] for line in lines)
     assert usual == short
+
+
+_TEXTS = st.text('a"\\%\n\0\x7f\u2028é€😀\ud800\udcff', max_size=4)
+_PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | _TEXTS | st.just(ValueError("x"))
+_VALUES = _PLAIN | st.lists(_PLAIN, max_size=2) | st.dictionaries(_TEXTS | st.integers(), _PLAIN, max_size=2)
+_TIMES = st.floats(min_value=0, max_value=4e9) | st.sampled_from([0.0, 0.999, 1769817600.0, 1769817600.9999999])
+
+
+@given(_TIMES, st.dictionaries(st.sampled_from(["job_id", "%s", "é", "at", "level", "service"]), _VALUES))
+@example(1.5, {"\ud800": "\udcff", "big": 2**70})
+def test_note_writes_any_value_as_the_logger_does(now: float, fields: dict[str, Any]) -> None:
+    """The line of `note` is byte for byte that of any other logger call, at any time of a second."""
+    pipeline = LogPipeline('a "100 %" service', read_common(EnvReader({"KURIR_LOG_DIR": "off"}), 0), None)
+    fields["event"] = "attempt"
+    for moment in (now, now + 0.1234):
+        assert pipeline._note_line(moment, fields) == _render(moment, "info", 'a "100 %" service', fields)
 
 
 def test_note_respects_the_level(configure: Configure, tmp_path: Path) -> None:

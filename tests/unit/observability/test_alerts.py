@@ -14,6 +14,7 @@ from tests.debian import program
 
 ROOT = Path(__file__).resolve().parents[3]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
+CASES = [RULES.with_name("alerts_test.yml"), RULES.with_name("alerts_daily_test.yml")]
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def alerts() -> list[dict[str, Any]]:
 @pytest.mark.timeout(300)
 def test_promtool_cases_hold() -> None:
     """Each alert fires when it should, and only then."""
-    command = [program("promtool"), "test", "rules", str(RULES.with_name("alerts_test.yml"))]
+    command = [program("promtool"), "test", "rules", *map(str, CASES)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
 
@@ -32,7 +33,7 @@ def test_promtool_cases_hold() -> None:
 def test_every_alert_has_a_firing_and_a_silent_case() -> None:
     """Every alert has a case that expects it and one that expects nothing."""
     cases: dict[str, set[bool]] = {}
-    for test in yaml.safe_load(RULES.with_name("alerts_test.yml").read_text())["tests"]:
+    for test in (test for file in CASES for test in yaml.safe_load(file.read_text())["tests"]):
         for case in test["alert_rule_test"]:
             cases.setdefault(case["alertname"], set()).add(bool(case.get("exp_alerts")))
     assert cases == {rule["alert"]: {True, False} for rule in alerts()}

@@ -13,7 +13,9 @@ from services.email_sender.replies import Stage, asked_wait_s, classify
 from services.ingest.blasts.addresses import normal_phone, read_mailbox
 from services.ingest.http.decoding import convert
 from services.ingest.http.requests import BlastRequest
+from services.sandbox.header import decode_words
 from services.sandbox.mail import read_header
+from services.sandbox.mime import read_mail
 from services.whatsapp_sender.replies import Answer, read_answer
 from shared.mailboxes import normal_email
 from shared.masking import mask
@@ -62,6 +64,8 @@ READERS: dict[str, Callable[[str], object]] = {
     "rate": Rate.parse,
     "duration": parse_seconds,
     "sandboxed mail": lambda text: read_header(text.encode()),
+    "mail in the mailbox": lambda text: read_mail(f"Content-Type: a;b={text}\r\n\r\n{text}".encode()),
+    "words of a mail": decode_words,
     "subject": lambda text: unstructured(text, 9),
     "display name": lambda text: mailbox(text, "s@example.com", 4),
     "file name": lambda text: parameter("filename", text),

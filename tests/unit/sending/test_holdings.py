@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from shared.sending.holdings import BegunJob, Holdings
 from shared.sending.pace import Pace
@@ -126,3 +127,51 @@ def test_pace_follows_what_is_finished() -> None:
     for step in range(1, 100):
         pace.observe(step * 10, 1000.0 + step * 0.1)
     assert pace.per_s == pytest.approx(100, rel=0.01)
+
+
+async def test_begun_jobs_of_high_are_sent_first() -> None:
+    """G6: a one-time password does not wait behind the bulk that was begun before it."""
+    holdings = Holdings()
+    for index, lane in enumerate(["bulk", "high", "normal", "high"]):
+        holdings.add_begun(BegunJob(lease_of(index, lane=lane), 0.0))
+    first = holdings.ready.first()
+    assert first is not None
+    assert first.lease.job.index == 1
+    assert [(await holdings.next_begun()).lease.job.index for _ in range(4)] == [1, 3, 0, 2]
+    assert holdings.ready.empty()
+    assert holdings.ready.first() is None
+
+
+def test_jobs_of_a_partition_that_is_away_are_not_chosen() -> None:
+    """Those held before and those that come meanwhile are set aside, and return to their places."""
+    holdings = Holdings()
+    leases = [lease_of(index) for index in range(6)]
+    away = [replace(lease, stream=lease.stream.replace("{email}", "{email.1t}")) for lease in leases[:3]]
+    suspect, first, later = away
+    for lease in (suspect, first, *leases[3:]):
+        holdings.buffer(lease)
+    begun = holdings.take(2)
+    assert begun == [suspect, first]
+    holdings.add_suspect(suspect)
+    holdings.set_aside(first)
+    holdings.buffer(later)
+    assert not holdings.suspects
+    assert [lease.job.index for lease in holdings.take(9)] == [3, 4, 5]
+    for lease in leases[3:]:
+        holdings.put_back(lease)
+    holdings.bring_back(first)
+    assert not holdings.any_aside
+    holdings.put_back(first)
+    assert holdings.take_suspect() == [suspect]
+    assert [lease.job.index for lease in holdings.take(9)] == [1, 3, 4, 5, 2]
+
+
+def test_jobs_that_are_set_aside_are_given_back_with_the_others() -> None:
+    """So the jobs that come later are set aside too."""
+    holdings = Holdings()
+    holdings.buffer(lease_of(0))
+    holdings.set_aside(lease_of(1))
+    assert not holdings.waiting
+    assert holdings.take_all() == [lease_of(0)]
+    holdings.buffer(lease_of(2))
+    assert not holdings.waiting

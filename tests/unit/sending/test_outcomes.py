@@ -18,11 +18,13 @@ from shared.errors import (
     UnavailableError,
     UncertainError,
 )
-from shared.events import Deferred, Ended, Event, Retrying, Returned
+from shared.events import Deferred, Ended, Event, Retrying, Returned, Sent
 from shared.jobs import unpack_job
 from shared.queue.leases import Lease
 from shared.retry import RetryPolicy
-from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, refused, untouched
+from shared.sending.journal import EVENT_BYTES
+from shared.sending.outcomes import Outcome, OutcomePolicy, Tried, refused, sent_event, short_event, untouched
+from shared.sending.provider import Receipt
 from tests.unit.sending.leases import lease_of
 
 USUAL = RetryPolicy()
@@ -242,3 +244,28 @@ def test_a_channel_may_keep_no_dead_letters(error: SendError, lease: Lease) -> N
     event = _decode(refused(tried, error, OutcomePolicy(USUAL, "hold", 60_000, dead_letters=False)).move.event)
     assert isinstance(event, Ended)
     assert (event.status, event.job) == ("failed", b"")
+
+
+@pytest.mark.parametrize(
+    ("subject", "response"),
+    [("x" * 900, "250 ok"), ("ก" * 400, "250 ok"), ("Hello", "250 " + "y" * 16_000), ("ก" * 400, "ข" * 16_000)],
+    ids=["long subject", "Thai subject", "long reply", "both"],
+)
+def test_every_acceptance_fits_into_the_journal(subject: str, response: str) -> None:
+    """G2: an acceptance that the journal cannot note would be repeated; its texts are cut, its Message-ID is not."""
+    tried, receipt = Tried(lease_of(), 10_000, 5, subject), Receipt(f"<{'m' * 100}@example.com>", response)
+    whole = sent_event(tried, receipt, late=False)
+    event = short_event(whole, tried, receipt)
+    assert len(event) <= EVENT_BYTES < len(whole)
+    found = msgspec.msgpack.decode(event, type=Sent)
+    assert found.message_id == receipt.message_id
+    assert subject.startswith(found.subject)
+    assert found.subject
+    assert response.startswith(found.response)
+
+
+def test_a_short_acceptance_is_noted_as_it_is() -> None:
+    """What fits is not cut."""
+    tried, receipt = Tried(lease_of(), 10_000, 5, "Hello"), Receipt("<1>", "250 ok")
+    event = sent_event(tried, receipt, late=False)
+    assert short_event(event, tried, receipt) is event

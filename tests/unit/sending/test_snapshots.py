@@ -6,9 +6,10 @@ import asyncio
 from typing import cast
 
 import msgspec
+import pytest
 
 from shared.blasts import Blast
-from shared.errors import QueueUnavailableError
+from shared.errors import DeferredError, QueueUnavailableError
 from shared.queue.blasts import BlastStore
 from shared.sending.caches import SnapshotCache
 from shared.templates import Template
@@ -104,3 +105,13 @@ async def test_loads_end_with_the_sender() -> None:
     await asyncio.sleep(0)
     await cache.close()
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_node_that_is_away_does_not_keep_a_worker() -> None:
+    """With limited patience the job is deferred, and a later one loads the snapshot."""
+    store = _Store()
+    cache = SnapshotCache(cast("BlastStore", store), patience_s=0.02)
+    with pytest.raises(DeferredError, match="node of Redis that is away"):
+        await cache.get("b1")
+    store.answer.set()
+    assert await cache.get("b1") is BLAST

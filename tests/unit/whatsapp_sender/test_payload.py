@@ -10,7 +10,7 @@ import pytest
 
 from services.whatsapp_sender.driver import Driver
 from services.whatsapp_sender.meta import Meta
-from services.whatsapp_sender.payload import render_message
+from services.whatsapp_sender.payload import MOST_BYTES, Payload, Payloads
 from services.whatsapp_sender.qiscus import Qiscus
 from shared.blasts import Blast
 from shared.errors import PermanentError
@@ -36,7 +36,7 @@ META = Meta("https://meta.example/v23.0", "1", "token")
 def rendered(template: Template = TEMPLATE, driver: Driver = QISCUS, **variables: Any) -> dict[str, Any]:
     blast = Blast("b", template, ["whatsapp"], "normal", 0, {"whatsapp": 1}, 1)
     job = Job("b", 0, "whatsapp", "normal", Recipient("6281234567890", "Siti", variables), 0)
-    message = render_message(job, blast, driver)
+    message = Payload(blast, driver).fill(job)
     assert (message.job_id, message.to, message.subject) == ("b:0:whatsapp", "6281234567890", "")
     body: dict[str, Any] = orjson.loads(message.body)
     return body
@@ -97,3 +97,15 @@ def test_a_template_that_is_not_for_whatsapp() -> None:
     """Plain text is never sent in place of an approved template."""
     with pytest.raises(PermanentError, match="no WhatsApp content"):
         rendered(msgspec.structs.replace(TEMPLATE, whatsapp=None))
+
+
+def test_what_a_blast_has_in_common_is_prepared_once() -> None:
+    """Blasts in turn keep their payloads, up to a bound."""
+    blasts = [Blast(name, TEMPLATE, ["whatsapp"], "normal", 0, {"whatsapp": 1}, 1) for name in ("a", "b")]
+    payloads = Payloads(QISCUS)
+    first = [payloads.get(blast) for blast in blasts]
+    assert [payloads.get(blast) for blast in blasts] == first
+    assert first[0] is not first[1]
+    for number in range(MOST_BYTES // first[0].size + 1):
+        payloads.get(msgspec.structs.replace(blasts[0], blast_id=f"other-{number}"))
+    assert payloads.get(blasts[0]) is not first[0]

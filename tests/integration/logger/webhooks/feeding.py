@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from redis.asyncio import Redis
 
-from services.logger.store import Store
+from services.logger.sqlite_store import SqliteStore
 from services.logger.webhooks.changing import change_endpoint
 from services.logger.webhooks.endpoints import Row, create, read_rows
 from services.logger.webhooks.feeder import Feeder
@@ -39,7 +39,7 @@ class Feeding:
 
     def __init__(self, url: str, folder: Path, queues: type[WebhookQueues] = WebhookQueues) -> None:
         self.redis: Redis = connect(url)
-        self.store = Store(folder / "logs.db", readers=2)
+        self.store = SqliteStore(folder / "logs.db", readers=2)
         self._name = folder.name
         self.queues = queues(self.redis, self._name)
         self.feeder = Feeder(self.store, self.queues)
@@ -58,8 +58,12 @@ class Feeding:
 
     async def open_again(self) -> None:
         """Open the file again after it was closed, as a new process does."""
-        self.store = Store(self.store.path, readers=2)
-        await self.store.open()
+        await self.use(SqliteStore(self.store.path, readers=2))
+
+    async def use(self, store: Any) -> None:
+        """Open a store and use it from now on."""
+        await store.open()
+        self.store = store
         self._writer = EventWriter()
         self.feeder = Feeder(self.store, self.queues)
         self.sync = EndpointSync(self.store, self.queues, self._follow, self.feeder.wake)

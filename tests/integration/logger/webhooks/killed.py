@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from services.logger.main import run
-from services.logger.store import Store
+from services.logger.sqlite_store import SqliteStore
 from shared.queue.webhook_queues import Outgoing, WebhookQueues
 from shared.webhooks import Endpoint
 
@@ -39,9 +39,9 @@ class Steps:
 
 def watch(steps: Steps) -> None:
     """Let the logger's own code report its steps."""
-    transact, enqueue = Store._transact, WebhookQueues.enqueue
+    transact, enqueue = SqliteStore._transact, WebhookQueues.enqueue
 
-    def watched_transact(self: Store, work: Callable[[sqlite3.Connection], Any]) -> Any:
+    def watched_transact(self: SqliteStore, work: Callable[[sqlite3.Connection], Any]) -> Any:
         kind = _KINDS.get(getattr(work, "__qualname__", "").partition(".<locals>")[0], "other")
 
         def watched(connection: sqlite3.Connection) -> Any:
@@ -59,7 +59,7 @@ def watch(steps: Steps) -> None:
         steps.reached("enqueue answered")
         return done
 
-    Store._transact = watched_transact  # type: ignore[method-assign]
+    SqliteStore._transact = watched_transact  # type: ignore[method-assign]
     WebhookQueues.enqueue = watched_enqueue  # type: ignore[method-assign]
 
 

@@ -149,7 +149,7 @@ async def test_a_stopped_webhook_says_why_and_continues(
     began = datetime.now(UTC).isoformat()
     await send(redis, 0)
     (first,) = await jobs(redis, number, 1)
-    await Control(redis, "a sender").pause_partition(webhook_partition(redis, number), "410 Gone")
+    await Control(redis, "a sender").pause_partitions([webhook_partition(redis, number)], "410 Gone")
     await wait_for(lambda: not logger.get(path)[1]["webhook"]["enabled"], 20)
     shown = logger.get(path)[1]["webhook"]
     assert shown["disabledReason"] == "410 Gone"

@@ -23,7 +23,7 @@ def add(database: Database, **config: Any) -> Row:
     """Add an endpoint that Redis knows; by default it subscribes to everything."""
     wanted = {"url": "https://example.com/hook", "events": ["*"], **config}
     row, _ = create(database.connection, wanted, SEAL, START_MS)
-    database.connection.execute("UPDATE webhook_endpoints SET unsynced = 0 WHERE number = ?", (row.number,))
+    database.connection.execute("UPDATE webhook_endpoints SET unsynced = false WHERE number = ?", (row.number,))
     return again(database, row)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from services.logger.postgres.connecting import PostgresDatabase
 from shared.events import (
     BlastChanged,
     BlastChannelEnded,
@@ -23,8 +24,11 @@ from shared.events import (
     Swept,
 )
 from tests.unit.logger.database import (
+    FEWER_ORDERS,
+    ORDERS,
     START_MS,
     Database,
+    MakeDatabase,
     accepted,
     begun,
     blast,
@@ -194,14 +198,12 @@ ALWAYS = {
 }  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.data())
-def test_any_order_and_repetition_journal_the_same(data: st.DataObject) -> None:
+def check_that_any_order_and_repetition_journal_the_same(make_database: MakeDatabase, data: st.DataObject) -> None:
     """Each event is there once; only the failure that a late answer corrects depends on which of the two came first."""
     entries = [entry(number, *events) for number, events in enumerate(STORY)]
     every = [*data.draw(st.permutations(entries)), *data.draw(st.lists(st.sampled_from(entries), max_size=5))]
     cuts = sorted(data.draw(st.sets(st.integers(1, len(every) - 1), max_size=6)))
-    database = Database()
+    database = make_database()
     with closing(database):
         add(database)
         for start, stop in zip([0, *cuts], [*cuts, len(every)], strict=True):
@@ -212,3 +214,17 @@ def test_any_order_and_repetition_journal_the_same(data: st.DataObject) -> None:
     assert set(written) - {("message.failed", JOB)} == ALWAYS
     if ("message.failed", JOB) in written:
         assert written.index(("message.failed", JOB)) < written.index(("message.sent", JOB))
+
+
+@ORDERS
+@given(data=st.data())
+def test_any_order_and_repetition_journal_the_same(data: st.DataObject) -> None:
+    """Each event is there once; only the failure that a late answer corrects depends on which of the two came first."""
+    check_that_any_order_and_repetition_journal_the_same(Database, data)
+
+
+@FEWER_ORDERS
+@given(data=st.data())
+def test_any_order_and_repetition_journal_the_same_in_postgres(postgres: PostgresDatabase, data: st.DataObject) -> None:
+    """Each event is there once; only the failure that a late answer corrects depends on which of the two came first."""
+    check_that_any_order_and_repetition_journal_the_same(lambda: Database(postgres), data)

@@ -12,7 +12,7 @@ from services.logger.webhooks.endpoints import KEEP_SECRET_MS, Rotation, delete,
 from services.logger.webhooks.expiring import expire_events
 from shared.events import BlastChanged, ChannelChanged
 from shared.webhooks import MOST_ENDPOINTS, sign
-from tests.unit.logger.database import START_MS, Database, accepted, blast, entry, queued, sent
+from tests.unit.logger.database import START_MS, Database, MakeDatabase, accepted, blast, entry, queued, sent
 from tests.unit.logger.webhooks.endpoints import SEAL, add, again, bodies, journal, take
 
 DAY_MS = 86_400_000
@@ -28,11 +28,11 @@ def test_a_blast_that_is_known_late_loses_no_event(database: Database) -> None:
     assert [body["data"]["jobId"] for body in bodies(taken)] == ["b:0:email"]
 
 
-def test_a_batch_id_is_never_given_to_other_events() -> None:
+def test_a_batch_id_is_never_given_to_other_events(make_database: MakeDatabase) -> None:
     """A machine is lost, its database restored from a backup, Redis is empty: receivers know the ids of before."""
 
     def batch_of(index: int) -> tuple[str, str]:
-        database = Database()  # the backup: an endpoint without deliveries
+        database = make_database()  # the backup: an endpoint without deliveries
         with closing(database):
             row = add(database, batch={"max": 10, "withinMs": 0})
             database.apply(entry(1, queued((index,)), sent(index)))

@@ -187,7 +187,7 @@ def test_an_old_pause_does_not_disable_an_endpoint_that_was_enabled_since(databa
     """The pause is lifted instead: Redis is told again."""
     report(database, row, ChannelChanged(START_MS + 6, "webhook", "paused", "410"))
     patch(database, row, START_MS + 100, enabled=True)
-    database.connection.execute("UPDATE webhook_endpoints SET unsynced = 0")
+    database.connection.execute("UPDATE webhook_endpoints SET unsynced = false")
     assert report(database, row, ChannelChanged(START_MS + 50, "webhook", "paused", "410"))
     after = again(database, row)
     assert (after.enabled, after.disabled_reason, after.unsynced) == (1, "", 1)

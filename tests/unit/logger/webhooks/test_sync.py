@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from services.logger.store import Store
+from services.logger.sqlite_store import SqliteStore
 from services.logger.webhooks.endpoints import DISABLED, Row, change, create, delete, disable, read_rows
 from services.logger.webhooks.sync import EndpointSync
 from shared.queue.webhook_queues import Pause, Progress, WebhookQueues
@@ -62,7 +62,7 @@ class Synced:
     """A store and its sync with recorded queues."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = Store(folder / "logs.db", readers=1)
+        self.store = SqliteStore(folder / "logs.db", readers=1)
         self.queues = Recorded()
         self.followed: list[list[int]] = []
         self.woken = 0

@@ -1,0 +1,22 @@
+"""`kurir copy-logs`: moves the log from the file in a data folder into PostgreSQL, by the logger's own program."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def copy_logs(
+    to: Annotated[str, typer.Option(help="the empty database: postgresql://user@host:port/database")],
+    data_dir: Annotated[Path, typer.Option(help="the data folder of the system, which must be stopped")] = Path("data"),
+) -> None:
+    """Copy the log into PostgreSQL; a password may be in KURIR_DATABASE_PASSWORD. The file stays as it is."""
+    # in the environment, since other users of this machine can read a command line
+    env = {**os.environ, "KURIR_DATABASE_URL": to}
+    command = [sys.executable, "-m", "services.logger.postgres", str(data_dir / "logs.db")]
+    raise typer.Exit(subprocess.run(command, env=env, check=False).returncode)  # noqa: S603 -- our own program

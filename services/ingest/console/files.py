@@ -1,0 +1,98 @@
+"""The console's files, read and compressed once at startup.
+
+The path of every file contains a digest of all of them, so that browsers may keep a file, and a new version is
+loaded as a whole: modules of two versions never meet in one page. Only these files are served; a path is a key of a
+dictionary, never a path of the file system.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent / "static"
+_KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_INDEX, _FRAME = "index.html", "frame.html"
+_VERSION_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleFile:
+    """A file as it is served, plain and compressed."""
+
+    content_type: str
+    plain: bytes
+    gzipped: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleFiles:
+    """All files of the console; `version` is the digest that their paths contain.
+
+    `frame` is the document that shows the HTML of mails, and `frame_script` the source expression of its one script.
+    """
+
+    version: str
+    index: ConsoleFile
+    frame: ConsoleFile
+    frame_script: str
+    files: Mapping[str, ConsoleFile]
+
+
+def read_console_files(folder: Path = _FOLDER) -> ConsoleFiles:
+    """Read the files of the console."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in _KINDS)
+    named = {(name := path.relative_to(folder).as_posix()): _lean(name, path.read_bytes()) for path in paths}
+    index, frame = (folder / _INDEX).read_bytes(), (folder / _FRAME).read_bytes()
+    version = _digest([index, *(part for name, content in named.items() for part in (name.encode(), content))])
+    files = {name: _file(_KINDS[Path(name).suffix], content) for name, content in named.items()}
+    return ConsoleFiles(
+        version=version,
+        index=_file("text/html", _complete(index, version, named)),
+        frame=_file("text/html", frame),
+        frame_script=_script_of(frame),
+        files=files,
+    )
+
+
+def _lean(name: str, content: bytes) -> bytes:
+    """Return one of our own modules without indentation and lines of comment, which browsers need not load.
+
+    No statement or text in them depends on how a line begins. A library stays as its package has it.
+    """
+    if name.startswith("vendor/") or not name.endswith((".js", ".css")):
+        return content
+    lines = (line.strip() for line in content.splitlines())
+    return b"\n".join(line for line in lines if line and not line.startswith((b"//", b"/*", b"* ", b"*/")))
+
+
+def _complete(index: bytes, version: str, names: Mapping[str, bytes]) -> bytes:
+    """Return the page with its version, and with a hint for each module: the browser fetches them all at once."""
+    hints = [
+        f'<link rel="modulepreload" href="/console/static/{version}/{name}">' for name in names if name.endswith(".js")
+    ]
+    text = index.decode().replace("__VERSION__", version)
+    return text.replace("<!-- modules -->", "\n".join(hints)).encode()
+
+
+def _script_of(document: bytes) -> str:
+    (script,) = re.findall(rb"<script>(.*?)</script>", document, re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
+
+
+def _digest(parts: list[bytes]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(len(part).to_bytes(8, "big"))
+        whole.update(part)
+    return whole.hexdigest()[:_VERSION_LENGTH]
+
+
+def _file(content_type: str, content: bytes) -> ConsoleFile:
+    # without a time stamp the same files give the same bytes on every machine
+    return ConsoleFile(content_type, content, gzip.compress(content, 9, mtime=0))

@@ -1,0 +1,93 @@
+// The API: the public calls and nothing else, as any other client makes them, with the session's cookie.
+import { makeStore, useStore } from "./store.js";
+import { useEffect, useReducer, useRef, useState } from "./view.js";
+
+/** An answer that says no; `problems` are those of single fields. */
+export class ApiProblem extends Error {
+  constructor(status, body) {
+    super(body.message || "The server did not answer as expected.");
+    this.status = status;
+    this.code = body.code || "";
+    this.problems = body.errors || [];
+    this.body = body;
+  }
+}
+
+export const session = makeStore(null);
+export const useSession = () => useStore(session);
+
+/** Return whether the signed-in key may make calls that need this scope. */
+export const can = (scope) => (session.get()?.scopes || []).includes(scope);
+
+async function answer(response) {
+  const type = response.headers.get("Content-Type") || "";
+  if (!type.startsWith("application/json")) {
+    if (response.ok) return response;
+    throw new ApiProblem(response.status, { message: `The server answered ${response.status}.` });
+  }
+  const body = await response.json();
+  if (response.ok) return body;
+  if (response.status === 401) session.set((now) => (now ? { ...now, signedIn: false } : now));
+  throw new ApiProblem(response.status, body);
+}
+
+/** Make a call; a plain object becomes a JSON body, everything else is sent as it is. */
+export async function call(method, path, body, options = {}) {
+  const headers = { ...options.headers };
+  const plain = body !== undefined && !(body instanceof Blob) && !(body instanceof FormData);
+  if (plain) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body: plain ? JSON.stringify(body) : body, signal: options.signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiProblem(0, { code: "NO_ANSWER", message: "The server does not answer. It may be restarting." });
+  }
+  return answer(response);
+}
+
+export const get = (path, options) => call("GET", path, undefined, options);
+export const post = (path, body, options) => call("POST", path, body, options);
+
+export async function loadSession() {
+  session.set(await get("/console/session"));
+}
+
+export async function signIn(apiKey) {
+  session.set(await post("/console/session", { apiKey }));
+}
+
+export async function signOut() {
+  await call("DELETE", "/console/session");
+  session.set((now) => ({ ...now, signedIn: false, scopes: [] }));
+}
+
+/**
+ * Read a path, again whenever it changes or `every` seconds have passed, and return {data, problem, loading, reload}.
+ * While the next answer is awaited the old one stays, so that a page does not flicker.
+ */
+export function useData(path, { every = 0 } = {}) {
+  const [state, setState] = useState({ data: undefined, problem: null, loading: true });
+  const [turn, reload] = useReducer((count) => count + 1, 0);
+  const reading = useRef(null);
+  useEffect(() => {
+    if (!path) return undefined;
+    const stop = new AbortController();
+    reading.current = stop;
+    setState((old) => ({ ...old, loading: true }));
+    // the log of API calls leaves out what only asks again
+    get(path, { signal: stop.signal, headers: turn ? { "X-Kurir-Refresh": "1" } : {} }).then(
+      (data) => setState({ data, problem: null, loading: false }),
+      (problem) => {
+        if (problem.name !== "AbortError") setState((old) => ({ ...old, problem, loading: false }));
+      },
+    );
+    return () => stop.abort();
+  }, [path, turn]);
+  useEffect(() => {
+    if (!every) return undefined;
+    const timer = setInterval(() => document.hidden || reload(), every * 1000);
+    return () => clearInterval(timer);
+  }, [every]);
+  return { ...state, reload };
+}

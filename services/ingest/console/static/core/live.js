@@ -1,0 +1,65 @@
+// Live values: one stream of events for the page, open while the page is visible.
+import { loadSession, session } from "./api.js";
+import { makeStore, useStore } from "./store.js";
+
+const HISTORY_S = 300;
+const LATE_S = 4;
+const empty = { open: false, redis: true, log: true, channels: null, blasts: new Map(), history: {} };
+
+export const live = makeStore(empty);
+export const useLive = () => useStore(live);
+
+let source = null;
+
+const byId = (blasts) => new Map(blasts.map((blast) => [blast.blastId, blast]));
+
+/** Add this second's figures. One that an event came too late for has the same; a longer pause has none. */
+function longer(history, channels, at) {
+  const second = Math.floor(Date.parse(at) / 1000);
+  const found = {};
+  for (const { name, perSecond } of channels) {
+    const rows = [...(history[name] || [])];
+    const last = rows.length ? rows[rows.length - 1][0] : second - 1;
+    const figures = [perSecond.enqueued, perSecond.sent, perSecond.failed, perSecond.retried];
+    const missed = second - last > LATE_S ? [0, 0, 0, 0] : figures;
+    for (let gap = Math.max(last + 1, second - HISTORY_S); gap < second; gap += 1) rows.push([gap, ...missed]);
+    rows.push([second, ...figures]);
+    found[name] = rows.slice(-HISTORY_S);
+  }
+  return found;
+}
+
+const readers = {
+  state: (now, state) => ({ ...now, ...state, open: true, blasts: byId(state.blasts) }),
+  channels: (now, event) => ({ ...now, ...event, history: longer(now.history, event.channels, event.at) }),
+  blast: (now, blast) => ({ ...now, blasts: new Map(now.blasts).set(blast.blastId, blast) }),
+};
+
+function open() {
+  if (source || document.hidden || !session.get()?.signedIn) return;
+  source = new EventSource("/api/events");
+  source.onopen = () => live.set((now) => ({ ...now, open: true }));
+  source.onerror = () => {
+    live.set((now) => ({ ...now, open: false }));
+    // the browser tries again by itself, but not after an answer that refused it
+    if (source?.readyState === EventSource.CLOSED) {
+      close();
+      loadSession().catch(() => {}); // it may have ended
+      setTimeout(open, 5000);
+    }
+  };
+  for (const [name, read] of Object.entries(readers)) {
+    source.addEventListener(name, (event) => live.set((now) => read(now, JSON.parse(event.data))));
+  }
+}
+
+function close() {
+  source?.close();
+  source = null;
+}
+
+export function startLive() {
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  session.watch(() => (session.get()?.signedIn ? open() : close()));
+  open();
+}

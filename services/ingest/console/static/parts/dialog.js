@@ -1,0 +1,48 @@
+// Dialogs: the browser's own, which keep the focus inside, close with Escape and give the focus back.
+import { makeStore, useStore } from "../core/store.js";
+import { html, useEffect, useId, useRef, useState } from "../core/view.js";
+import { Field, Form } from "./form.js";
+
+const asked = makeStore(null);
+
+/**
+ * Ask before something is done. `act(value)` does it; while it fails the dialog stays and shows why. `field` asks for a
+ * text with {label, value}. Resolves to true if it was done.
+ */
+export const ask = (question) => new Promise((resolve) => asked.set({ ...question, resolve }));
+
+export function Dialogs() {
+  const question = useStore(asked);
+  return question && html`<${Question} key=${question} ...${question} />`;
+}
+
+export function Dialog({ title, onClose, children }) {
+  const box = useRef();
+  const heading = useId();
+  useEffect(() => {
+    const dialog = box.current;
+    const opener = document.activeElement;
+    dialog.showModal();
+    return () => {
+      dialog.close();
+      // the browser gives the focus back only while the dialog is still in the page
+      if (opener?.isConnected) opener.focus();
+    };
+  }, []);
+  return html`<dialog ref=${box} aria-labelledby=${heading} onCancel=${(event) => { event.preventDefault(); onClose(); }}
+    onClick=${(event) => event.target === box.current && onClose()}>
+    <div class="dialog-body"><h2 id=${heading}>${title}</h2>${children}</div></dialog>`;
+}
+
+function Question({ title, text, action, danger, field, act, resolve }) {
+  const [value, setValue] = useState(field?.value || "");
+  const end = (done) => {
+    asked.set(null);
+    resolve(done);
+  };
+  const keep = html`<button type="button" onClick=${() => end(false)}>Keep as it is</button>`;
+  return html`<${Dialog} title=${title} onClose=${() => end(false)}>
+    <${Form} act=${async () => { await act(value); end(true); }} action=${action} danger=${danger} before=${keep}>${() => html`
+      ${text && html`<p>${text}</p>`}
+      ${field && html`<${Field} value=${value} onInput=${setValue} maxlength="200" ...${field} />`}`}<//><//>`;
+}

@@ -1,0 +1,244 @@
+"""The statements on the path of every event in SQLite: few and prepared, since all services share the machine."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, cast
+
+import orjson
+
+from services.logger.database import Database, Rows
+from services.logger.merging import Known, Merged, Tally
+from services.logger.row_writing import BringsRows, Deliveries, OldJob, RowWriter, first_and_last, metadata_of
+from shared.clock import rfc3339
+from shared.events import ApiRequest, EventBatch, SystemEvent
+
+_IDS_A_QUERY = 500
+
+_APPLIED = "INSERT OR IGNORE INTO applied_events VALUES (?, ?, ?)"
+_KNOWN = (
+    "SELECT id, job_id, status, state_rank, run, attempts, created_at, template_name FROM message_logs"
+    " WHERE job_id IN ({})"
+)
+_COLUMNS = (
+    "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id", "template_name",
+    "subject", "status", "error_message", "message_id", "attempts", "created_at", "updated_at", "blast_id",
+    "reference", "run", "error_class", "error_code", "response", "duration_ms", "next_at", "state_rank",
+    "recipient_identity",
+)  # fmt: skip
+_ONE_ROW = f"({', '.join('?' * len(_COLUMNS))})"
+_INSERT = f"INSERT INTO message_logs ({', '.join(_COLUMNS)}) VALUES {_ONE_ROW}"  # noqa: S608 -- this module's own names
+# one statement for many rows takes half the time: AUTOINCREMENT updates its counter once per statement, not per row
+_ROWS_A_STATEMENT = (400, 40)
+_INSERT_MANY = {rows: _INSERT + f", {_ONE_ROW}" * (rows - 1) for rows in _ROWS_A_STATEMENT}
+_UPDATE = """
+UPDATE message_logs SET status = ?, error_message = ?, message_id = ?, attempts = ?, updated_at = ?, run = ?,
+    error_class = ?, error_code = ?, response = ?, duration_ms = ?, next_at = ?, state_rank = ?,
+    subject = coalesce(?, subject)
+WHERE id = ?
+"""
+_COMPLETE = """
+UPDATE message_logs SET recipient_email = coalesce(recipient_email, ?1),
+    recipient_phone = coalesce(recipient_phone, ?2),
+    recipient_name = CASE recipient_name WHEN '' THEN ?3 ELSE recipient_name END,
+    template_id = CASE template_id WHEN '' THEN ?4 ELSE template_id END,
+    template_name = coalesce(template_name, ?5), reference = coalesce(reference, ?6),
+    created_at = min(created_at, ?7), recipient_identity = coalesce(recipient_identity, ?8)
+WHERE id = ?9
+"""
+# of two reports of one attempt the later one wins, in any order of arrival
+_ATTEMPT = """
+INSERT INTO message_attempts (job_id, run, attempt, deferral, outcome, error_class, error_code, error_message,
+    duration_ms, at_ms, next_at_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (job_id, run, attempt, deferral) DO UPDATE SET outcome = excluded.outcome,
+    error_class = excluded.error_class, error_code = excluded.error_code, error_message = excluded.error_message,
+    duration_ms = excluded.duration_ms, at_ms = excluded.at_ms, next_at_ms = excluded.next_at_ms
+WHERE (excluded.at_ms, excluded.outcome) > (at_ms, outcome)
+"""
+_LETTER = """
+INSERT INTO dead_letters (job_id, blast_id, channel, run, error_class, job, failed_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (job_id) DO UPDATE SET run = excluded.run, error_class = excluded.error_class, job = excluded.job,
+    failed_at_ms = excluded.failed_at_ms
+WHERE excluded.run >= run
+"""
+# the first and last id of a minute's rows
+_WIDEN = """
+ON CONFLICT (minute) DO UPDATE SET first_id = min(first_id, excluded.first_id), last_id = max(last_id, excluded.last_id)
+"""
+_CREATED = f"""
+INSERT INTO created_minutes (minute, first_id, last_id)
+SELECT ?1, id, id FROM message_logs WHERE job_id = ?2 {_WIDEN}
+"""  # noqa: S608 -- this module's own words
+_BOUND = f"INSERT INTO {{table}} (minute, first_id, last_id) VALUES (?1, ?2, ?2) {_WIDEN}"  # noqa: S608 -- own words
+_ADD = "INSERT INTO {table} ({keys}, n) VALUES ({marks}, ?) ON CONFLICT ({keys}) DO UPDATE SET n = n + excluded.n"
+_MINUTE = """
+INSERT INTO message_minutes (minute, channel, queued, sent, failed, retried, other, duration_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (minute, channel) DO UPDATE SET queued = queued + excluded.queued, sent = sent + excluded.sent,
+    failed = failed + excluded.failed, retried = retried + excluded.retried, other = other + excluded.other,
+    duration_ms = duration_ms + excluded.duration_ms
+"""
+_RECEIPT = """
+INSERT INTO message_receipts (job_id, kind, at_ms, source, run, severity, code, words, trusted, evidence)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_DELIVERY = "UPDATE message_logs SET delivery = ?, delivery_at = ? WHERE id = ?"
+_DROP = "DELETE FROM message_logs WHERE id IN (SELECT value FROM json_each(?))"
+_DROP_OF_JOB = (
+    "DELETE FROM message_attempts WHERE job_id = ?",
+    "DELETE FROM dead_letters WHERE job_id = ?",
+    "DELETE FROM message_receipts WHERE job_id = ?",
+)
+_COUNT_DOWN = "UPDATE message_counts SET n = n - ? WHERE channel = ? AND status = ?"
+_COUNT_DELIVERIES_DOWN = "UPDATE delivery_counts SET n = n - ? WHERE channel = ? AND delivery = ?"
+_REQUEST = """
+INSERT INTO api_logs (endpoint, method, ip_address, request_body, response_status, response_time_ms, error_message,
+    created_at, request_id, api_key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_API_MINUTE = """
+INSERT INTO api_minutes (minute, requests, client_errors, server_errors, time_ms, slowest_ms) VALUES (?, 1, ?, ?, ?, ?)
+ON CONFLICT (minute) DO UPDATE SET requests = requests + 1, client_errors = client_errors + excluded.client_errors,
+    server_errors = server_errors + excluded.server_errors, time_ms = time_ms + excluded.time_ms,
+    slowest_ms = max(slowest_ms, excluded.slowest_ms)
+"""
+_SYSTEM = "INSERT INTO system_logs (level, message, metadata, created_at, service) VALUES (?, ?, ?, ?, ?)"
+
+
+def _adding(table: str, *keys: str) -> str:
+    return _ADD.format(table=table, keys=", ".join(keys), marks=", ".join("?" * len(keys)))
+
+
+_BOUND_CREATED = _BOUND.format(table="created_minutes")
+_BOUND_REQUESTS = _BOUND.format(table="request_minutes")
+_BOUND_SYSTEM = _BOUND.format(table="system_minutes")
+_ADD_ROWS = _adding("message_counts", "channel", "status")
+_ADD_DELIVERIES = _adding("delivery_counts", "channel", "delivery")
+_ADD_OF_BLASTS = _adding("blast_deliveries", "blast_id", "channel", "delivery")
+_ADD_TOTALS = _adding("message_totals", "channel", "status")
+_ADD_BLASTS = _adding("blast_counts", "blast_id", "channel", "status")
+_ADD_ERRORS = _adding("error_days", "day", "channel", "error_class")
+
+
+class SqliteRows:
+    """The row writer of SQLite."""
+
+    def note_batches(
+        self, connection: Database, batches: Sequence[EventBatch], now_s: int, producers: dict[str, int]
+    ) -> list[bool]:
+        """Record batches as applied; return for each whether it is new."""
+        new = []
+        for batch in batches:
+            producer = producers.get(batch.producer) or _producer(connection, batch.producer, producers)
+            row = (producer, batch.sequence, now_s)
+            new.append(connection.execute(_APPLIED, row).rowcount == 1)
+        return new
+
+    def find_known(self, connection: Database, job_ids: Sequence[str]) -> Iterator[Known]:
+        """Yield the existing rows of jobs."""
+        for start in range(0, len(job_ids), _IDS_A_QUERY):
+            some = job_ids[start : start + _IDS_A_QUERY]
+            yield from map(Known._make, connection.execute(_KNOWN.format(",".join("?" * len(some))), some))
+
+    def write_jobs(self, connection: Database, merged: Merged) -> None:
+        """Write the rows of jobs, their dead letters, and the bounds of the ids of each minute."""
+        _insert(connection, merged.inserts)
+        connection.executemany(_UPDATE, merged.updates)
+        connection.executemany(_COMPLETE, merged.completions)
+        connection.executemany("UPDATE message_logs SET attempts = ? WHERE id = ?", merged.attempts)
+        connection.executemany("DELETE FROM dead_letters WHERE job_id = ?", merged.settled)
+        connection.executemany(_LETTER, merged.letters)
+        connection.executemany(_CREATED, first_and_last(merged.created))
+        connection.executemany(_BOUND_CREATED, merged.predated)
+
+    def write_tally(self, connection: Database, tally: Tally) -> None:
+        """Change the counts."""
+        connection.executemany(_ADD_ROWS, ((*key, n) for key, n in tally.rows.items() if n))
+        connection.executemany(_ADD_TOTALS, ((*key, n) for key, n in tally.totals.items()))
+        connection.executemany(_ADD_BLASTS, ((*key, n) for key, n in tally.blasts.items() if n))
+        connection.executemany(_MINUTE, ((*key, *counts) for key, counts in tally.minutes.items()))
+
+    def write_attempts(
+        self, connection: Database, attempts: Iterable[tuple[Any, ...]], errors: Mapping[tuple[int, str, str], int]
+    ) -> None:
+        """Write attempts, and count errors by day, channel and class."""
+        connection.executemany(_ATTEMPT, attempts)
+        connection.executemany(_ADD_ERRORS, ((*key, n) for key, n in errors.items()))
+
+    def write_receipts(self, connection: Database, rows: Sequence[tuple[object, ...]]) -> None:
+        """Add the rows of new receipts."""
+        connection.executemany(_RECEIPT, rows)
+
+    def write_deliveries(self, connection: Database, deliveries: Deliveries) -> None:
+        """Write the deliveries of messages, and change their counts."""
+        rows: Counter[tuple[str, str]] = Counter()
+        for (_, channel, delivery), n in deliveries.counts.items():
+            rows[channel, delivery] += n
+        connection.executemany(_DELIVERY, deliveries.updates)
+        connection.executemany(_ADD_DELIVERIES, ((*key, n) for key, n in rows.items() if n))
+        connection.executemany(_ADD_OF_BLASTS, ((*key, n) for key, n in deliveries.counts.items() if n))
+
+    def drop_jobs(self, connection: Database, jobs: Sequence[OldJob]) -> None:
+        """Delete the rows of messages and what belongs to them, and change the counts."""
+        connection.execute(_DROP, (orjson.dumps([job.row_id for job in jobs]).decode(),))
+        for statement in _DROP_OF_JOB:
+            connection.executemany(statement, ((job.job_id,) for job in jobs))
+        gone = Counter((job.channel, job.status) for job in jobs)
+        connection.executemany(_COUNT_DOWN, ((n, *key) for key, n in gone.items()))
+        reported = Counter((job.channel, job.delivery) for job in jobs if job.delivery)
+        connection.executemany(_COUNT_DELIVERIES_DOWN, ((n, *key) for key, n in reported.items()))
+
+    def write_requests(self, connection: Database, requests: Iterable[ApiRequest]) -> None:
+        """Add requests to the API."""
+        inserted: list[tuple[int, int]] = []
+        for one in requests:
+            cursor = connection.execute(
+                _REQUEST,
+                (one.endpoint, one.method, one.ip_address, one.body, one.status, one.duration_ms, one.error or None,
+                 rfc3339(one.at_ms), one.request_id, one.api_key),
+            )  # fmt: skip
+            client, server = 400 <= one.status < 500, one.status >= 500
+            minute = one.at_ms // 60_000
+            connection.execute(_API_MINUTE, (minute, client, server, one.duration_ms, one.duration_ms))
+            inserted.append((minute, _id_of(cursor)))
+        connection.executemany(_BOUND_REQUESTS, first_and_last(inserted))
+
+    def write_system(self, connection: Database, events: Iterable[SystemEvent]) -> None:
+        """Add events of services."""
+        inserted: list[tuple[int, int]] = []
+        for one in events:
+            row = (one.level, one.message, metadata_of(one), rfc3339(one.at_ms), one.service)
+            inserted.append((one.at_ms // 60_000, _id_of(connection.execute(_SYSTEM, row))))
+        connection.executemany(_BOUND_SYSTEM, first_and_last(inserted))
+
+
+_OWN = SqliteRows()
+
+
+def rows_of(connection: Database) -> RowWriter:
+    """Return a database's row writer: its own, or that of SQLite."""
+    return connection.rows if isinstance(connection, BringsRows) else _OWN
+
+
+def _producer(connection: Database, name: str, producers: dict[str, int]) -> int:
+    connection.execute("INSERT INTO event_producers (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+    found = connection.execute("SELECT id FROM event_producers WHERE name = ?", (name,)).fetchone()
+    producers[name] = number = int(found[0])
+    return number
+
+
+def _id_of(inserted: Rows) -> int:
+    return cast("sqlite3.Cursor", inserted).lastrowid or 0
+
+
+def _insert(connection: Database, rows: Sequence[tuple[Any, ...]]) -> None:
+    start = 0
+    for many in _ROWS_A_STATEMENT:
+        while len(rows) - start >= many:
+            connection.execute(_INSERT_MANY[many], tuple(chain.from_iterable(rows[start : start + many])))
+            start += many
+    connection.executemany(_INSERT, rows[start:])

@@ -1,0 +1,106 @@
+"""The driver's client and its pools, as the queue uses them: bounded, without retries, with commands packed in C.
+
+Calls of scripts share one connection to each server (`shared_connection`); all other commands use the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import hiredis
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from shared.queue.shared_connection import SharedConnection
+
+_OF_SCRIPTS = frozenset({"EVALSHA", "EVAL"})
+
+
+class QueueRedis(Redis):
+    """The queue's Redis, and how it is used.
+
+    It is one server, or the servers of a cluster (`clustered`). A channel's queue has this number of `partitions`; a
+    blast counts as accepted once this number of `replicas` has it.
+    """
+
+    partitions = 1
+    replicas = 0
+    clustered = False
+    _shared: SharedConnection | None = None
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command and return its reply; raises the driver's errors."""
+        if args[0] in _OF_SCRIPTS and not options:
+            if self._shared is None:
+                self._shared = SharedConnection(cast("BlockingConnectionPool", self.connection_pool))
+            if not self._shared.is_jammed:
+                return await self._shared.call(args)
+        driver: Any = super()
+        return await driver.execute_command(*args, **options)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close all connections; calls under way fail."""
+        if self._shared is not None:
+            await self._shared.aclose()
+        await super().aclose(close_connection_pool)
+
+    async def node_of(self, key: str) -> Redis:
+        """Return the server that has a key now; raises the driver's errors."""
+        del key
+        return self
+
+    async def every_node(self) -> list[Redis]:
+        """Return the servers that have keys; raises the driver's errors."""
+        return [self]
+
+    def together(self, keys: Sequence[str]) -> list[list[str]]:
+        """Return the keys in groups, each of which one command may name."""
+        return [list(keys)]
+
+
+def open_pool(url: str, max_connections: int, socket_timeout_s: float) -> BlockingConnectionPool:
+    """Make a pool of connections to the server at `url`; it waits for a free one. Raises ValueError."""
+    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=socket_timeout_s,
+        socket_timeout=socket_timeout_s,
+        socket_connect_timeout=socket_timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+        protocol=2,
+        driver_info=None,  # no CLIENT SETINFO: it costs a round trip, and a restricted user may not send it
+    )
+    return pool
+
+
+class _PacksInC:
+    """A connection that packs its commands with hiredis: the driver's own asyncio connections do it in Python.
+
+    A begin or a settle has hundreds of arguments. Packing them was more than a quarter of a sender's work.
+    """
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        name = args[0]
+        if isinstance(name, str) and " " in name:
+            args = (*name.split(), *args[1:])
+        return [hiredis.pack_command(args)]
+
+
+def pack_in_c(pool: BlockingConnectionPool) -> None:
+    """Make the pool's connections pack their commands in C, and check its options.
+
+    Raises what the driver raises for an option that it does not know; its error quotes the option.
+    """
+    known: type[Any] = pool.connection_class
+    pool.connection_class = type(known.__name__, (_PacksInC, known), {})
+    # the driver checks some options with the first connection, and its error would quote them
+    pool.connection_class(**pool.connection_kwargs)
+
+
+def queue_redis(pool: BlockingConnectionPool, kind: type[QueueRedis] = QueueRedis) -> QueueRedis:
+    """Return the client of a pool, which it owns."""
+    client: Any = kind.from_pool(pool)
+    return cast("QueueRedis", client)

@@ -1,0 +1,78 @@
+"""What a fetch returns: the leases of jobs, the entries that are not jobs, and why there are no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from shared.errors import DecodeError
+from shared.jobs import legible_job_id, unpack_job
+from shared.queue.leases import Grant, Lease, parse_grant
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """An entry that is not a job: its bytes are kept whole, and its sender ends it; `job_id` is "" if unreadable."""
+
+    stream: str
+    entry_id: str
+    error: DecodeError
+    job_id: str
+    begun: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The result of a fetch: leases, the reason of the channel's pause, and the time until something is due, if any.
+
+    `log_behind`: nothing was taken, because the events that wait for the logger have reached their limit. `grants` are
+    the answers for each lease, where they were begun in the same step.
+    """
+
+    leases: list[Lease]
+    undecodable: list[Undecodable]
+    paused: str
+    due_in_s: float | None
+    log_behind: bool = False
+    grants: Sequence[Grant] = ()
+
+
+def text_of(value: object) -> str:
+    """Return a text of an answer."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def read_fetched(reply: object) -> Fetched:
+    """Read the answer of `fetch`."""
+    assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
+    words = [word for word in text_of(reply[3]).split(",") if word]
+    keys = [f"{text_of(stream)} {text_of(entry_id)}" for stream, entry_id in zip(reply[4::4], reply[5::4], strict=True)]
+    grants = dict(zip(keys, map(parse_grant, words), strict=True)) if words else {}
+    leases, undecodable = read_leases(reply[4:])
+    if words:
+        undecodable = [replace(one, begun=grants[f"{one.stream} {one.entry_id}"].starts) for one in undecodable]
+    return Fetched(
+        leases,
+        undecodable,
+        text_of(reply[0]),
+        reply[1] / 1000 if reply[1] >= 0 else None,
+        log_behind=reply[2] == b"1",
+        grants=[grants[lease.key] for lease in leases] if words else (),
+    )
+
+
+def read_leases(flat: list[object]) -> tuple[list[Lease], list[Undecodable]]:
+    """Read the jobs of entries: stream, id, delivery count and packed job of each."""
+    leases: list[Lease] = []
+    undecodable: list[Undecodable] = []
+    fields = iter(flat)
+    for stream, entry_id, deliveries, raw in zip(fields, fields, fields, fields, strict=True):
+        assert isinstance(raw, bytes)  # noqa: S101 -- narrows the script's answer for the type checker
+        try:
+            job = unpack_job(raw)
+        except DecodeError as error:
+            undecodable.append(Undecodable(text_of(stream), text_of(entry_id), error, legible_job_id(raw)))
+            continue
+        count = deliveries if isinstance(deliveries, int) else int(text_of(deliveries))
+        leases.append(Lease(text_of(stream), text_of(entry_id), count, job))
+    return leases, undecodable

@@ -1,0 +1,196 @@
+-- Beginning jobs: moving them from a sender's `:buf` to its `:tx`. `begin` does this for jobs that its sender has read; `fetch`
+-- does it in the same step for new ones, if it is asked to. `args` are those of `begin`.
+local BEGIN_FROM, BEGIN_FIELDS = 12, 9
+local args, buf, tx, policy, poison, most_in_flight, in_flight, held, begin_ms
+local any_stall, any_suppressed, any_cancel, any_run
+local blasts, claims, begun_events, words = {}, {}, {}, {}
+local alone_granted = false
+
+local function blast_state(blast)
+  local b = blasts[blast]
+  if not b then
+    local v = redis.call('HMGET', C .. ':blast:' .. blast, 'total', 'paused', 'cancelled_at')
+    b = { cancelled = v[3], paused = v[2] }
+    blasts[blast], known_blasts[blast] = b, v
+  end
+  return b
+end
+
+-- Where the channel's queue has several partitions, all of them share its limits, and `grant` was asked before: the text of
+-- a job's limit then follows "=<word of grant> ". Return the start, or nil, as `earliest` does. The partition keeps a copy
+-- of when its limit's next start is free, by which `fetch` releases jobs from its list; any job may be released too early.
+local function asked_before(text)
+  local word, free, limit = string.match(text, '^=(%a+%d*)/?(%d*) (.*)$')
+  local name, own_gap, burst = string.match(limit, '^(%S+) (%d+) (%d+) ')
+  local o = name and { name = name, gap = tonumber(own_gap), burst = tonumber(burst) }
+  if o then
+    local charged = now + tonumber(free) + (o.burst - 1) * o.gap
+    redis.call('SET', C .. ':limit:' .. name, int(charged), 'PX', int(math.ceil((charged - now) / 1000) + 1000))
+    if redis.call('EXISTS', limit_list(name)) == 1 then set_limit_pace(name, own_gap .. ' ' .. burst, now) end
+  end
+  local how, us = string.match(word, '^(%a+)(%d*)$')
+  if how == 'limited' then return nil, word end
+  if how == 'beyond' then return nil, how, o end
+  return now + (tonumber(us) or 0), how
+end
+
+local function limit_text(base)
+  local text = args[base + 7]
+  return string.byte(text) == 61 and string.match(text, ' (.*)$') or text
+end
+
+-- A limit's list accepts a few seconds' worth of jobs from bulk blasts' own streams. A stream rests once MOST_IN_VAIN of
+-- its jobs were put into full lists while none of its jobs was begun: jobs that are put into lists far ahead use up turns
+-- and make a cancellation expensive. Before that, its jobs may hide others that could be begun.
+local MOST_IN_VAIN = 50
+local vain, resting = {}, {}
+local function vain_in(stream)
+  if not vain[stream] then
+    vain[stream] = { n = tonumber(redis.call('HGET', C .. ':limits:runs', stream) or 0) }
+    resting[stream] = redis.call('ZSCORE', C .. ':starts', stream) and 0 or nil
+  end
+  return vain[stream]
+end
+
+local function beyond(stream, o)
+  if not bulk_blast(stream) then return 'beyond' end
+  local most, run = math.min(math.max(20, math.ceil(3000000 / o.gap)), 1000), vain_in(stream)
+  o.bulk = o.bulk or redis.call('ZCOUNT', limit_list(o.name), int(RANKS.b * LANE_SPAN), '+inf')
+  if o.bulk < most and not resting[stream] then
+    o.bulk = o.bulk + 1
+    return 'beyond'
+  end
+  if run.n < MOST_IN_VAIN then
+    run.n, run.changed = run.n + 1, true
+    return 'beyond'
+  end
+  resting[stream] = math.min(math.max(100000, most * o.gap / 3), 10000000)
+  return 'full'
+end
+
+local function refusal(job_id, blast, run, expires, address, stall, waits)
+  local b = blast_state(blast)
+  if stall and stall.outcome == 'sent' and stall.run == run then return 'sent' end
+  if b.cancelled or (any_cancel and redis.call('HEXISTS', C .. ':cancels', job_id) == 1) then return 'cancelled' end
+  if expires > 0 and begin_ms >= expires then return 'expired' end
+  if any_suppressed then
+    local stored = redis.call('HGET', C .. ':suppressed', string.sub(address, 2))
+    for _, one in ipairs(stored and suppressions_of(stored) or {}) do
+      if holds(one, begin_ms) and (one[1] == 'all' or string.sub(address, 1, 1) == 'm') then return 'suppressed' end
+    end
+  end
+  if policy ~= 'repeat' and stall and stall.run == run and stall.stalls + stall.uncertain > 0 then
+    if stall.stalls >= poison then return 'poison' end
+    if policy == 'hold' or stall.uncertain > 1 then return 'uncertain' end
+  end
+  if waits == 'x' then return 'uncertain' end
+  if b.paused then return 'paused' end
+  return nil
+end
+
+local rearmed = {}
+local function decide(base)
+  local stream, id, job_id, run = args[base], args[base + 1], args[base + 2], tonumber(args[base + 3])
+  local limit, released = limit_text(base), is_released(stream)
+  if held then return 'held' end
+  local blast = string.match(job_id, '^[^:]+')
+  local stall = any_stall and stall_of(job_id) or nil
+  local word = refusal(job_id, blast, run, tonumber(args[base + 4]), args[base + 5], stall, string.sub(args[base + 6], 1, 1))
+  if released and (word or limit == '') then rearmed[#rearmed + 1] = base end
+  if word then return word end
+  local alone = policy ~= 'repeat' and stall and stall.run == run and stall.stalls > 0
+  if in_flight >= most_in_flight then return 'crowded' end
+  if alone_granted or (alone and in_flight > 0) then return 'wait' end
+  local at, how, o
+  if args[base + 7] == limit then at, how, o = earliest(limit, released) else at, how, o = asked_before(args[base + 7]) end
+  if not at then return how == 'beyond' and beyond(stream, o) or how end
+  in_flight = in_flight + 1
+  if vain[stream] or (any_run and bulk_blast(stream)) then
+    local run_of = vain_in(stream)
+    run_of.n, run_of.changed = 0, run_of.changed or run_of.n > 0
+  end
+  claims[stream] = claims[stream] or {}
+  table.insert(claims[stream], id)
+  count(blast, 'processing', 1)
+  if string.sub(args[base + 6], 1, 1) ~= 'q' then count(blast, 'retrying', -1) end
+  begun_events[#begun_events + 1] = args[base + 8]
+  alone_granted = alone_granted or alone
+  if how ~= 'g' then how = how .. int(math.max(0, at - now)) end
+  return alone and string.upper(how) or how
+end
+
+-- What is there of the records that concern few jobs: one call instead of four while nothing is.
+local RARE = { C .. ':stalls', C .. ':suppressed', C .. ':cancels', C .. ':limits:runs' }
+local function find_rare()
+  local n = redis.call('EXISTS', unpack(RARE))
+  local there = {}
+  for i, key in ipairs(RARE) do there[i] = n == #RARE or (n > 0 and redis.call('EXISTS', key) == 1) end
+  any_stall, any_suppressed, any_cancel, any_run = unpack(there)
+end
+
+local function read_begin(given, at_us)
+  args, begin_ms = given, math.floor(at_us / 1000)
+  policy, poison, most_in_flight, in_flight = args[6], tonumber(args[7]), tonumber(args[8]), tonumber(args[9])
+  buf, tx = args[1] .. ':buf', args[1] .. ':tx'
+  held = redis.call('GET', C .. ':paused') or redis.call('EXISTS', C .. ':sender:' .. args[1]) == 0
+  find_rare()
+  allow_starts(at_us, tonumber(args[5]), tonumber(args[4]), tonumber(args[10]), tonumber(args[11]))
+end
+
+local function decide_all(n)
+  local asked, mine = {}, {}
+  for i = 1, n do
+    local base = BEGIN_FROM + (i - 1) * BEGIN_FIELDS
+    local stream = args[base]
+    asked[stream] = asked[stream] or {}
+    table.insert(asked[stream], args[base + 1])
+  end
+  for stream, ids in pairs(asked) do mine[stream] = owned(stream, buf, ids) end
+
+  for i = 1, n do
+    local base = BEGIN_FROM + (i - 1) * BEGIN_FIELDS
+    local deliveries = mine[args[base]][args[base + 1]]
+    words[i] = deliveries == tonumber(string.sub(args[base + 6], 2)) and decide(base) or 'lost'
+  end
+end
+
+local function claim_all()
+  for stream, ids in pairs(claims) do
+    ids[#ids + 1] = 'JUSTID' -- in the table: `unpack` returns all its values only as the last argument
+    redis.call('XCLAIM', stream, GROUP, tx, 0, unpack(ids))
+  end
+end
+
+local function note_runs()
+  for stream, run in pairs(vain) do
+    if run.changed and run.n == 0 then redis.call('HDEL', C .. ':limits:runs', stream) end
+    if run.changed and run.n > 0 then redis.call('HSET', C .. ':limits:runs', stream, run.n) end
+    if resting[stream] and resting[stream] > 0 then serve_from(stream, now + resting[stream]) end
+  end
+end
+
+-- A released job that does not begin frees its start; a limit that was removed releases its list.
+local function rearm_limits()
+  for _, base in ipairs(rearmed) do
+    local given = string.match(limit_text(base), '^%S+')
+    local name = given
+    if not name then
+      local entry = redis.call('XRANGE', args[base], args[base + 1], args[base + 1])[1]
+      name = entry and entry[2][6]
+    end
+    if name and redis.call('HEXISTS', C .. ':limits', name) == 1 then
+      if not given then redis.call('HSET', C .. ':limits', name, '0 1') end
+      index_limit(name, now, true)
+    end
+  end
+end
+
+-- Begin the jobs of `given`; return a word for each and their events. The caller writes the counts.
+local function begin_jobs(given, at_us)
+  read_begin(given, at_us)
+  decide_all((#given - BEGIN_FROM + 1) / BEGIN_FIELDS)
+  claim_all()
+  note_runs()
+  rearm_limits()
+  return words, begun_events
+end

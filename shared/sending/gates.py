@@ -1,0 +1,33 @@
+"""The conditions besides limits that hold a sender back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from shared.errors import StopChannelError
+from shared.queue.leases import Lease
+from shared.sending.provider import Capacity
+
+
+@dataclass(slots=True)
+class Gates:
+    """The conditions besides limits that hold a sender back; checked before each fetch and each begin.
+
+    `provider_capacity` takes the number of connections wanted; `stop_channel` takes the error that says why none can be
+    opened. `prepare` takes each batch of fetched jobs, and later each batch of begun ones. `chains` is whether the
+    provider is a `ChainingProvider`.
+    """
+
+    lease_fresh: Callable[[], bool]
+    provider_available: Callable[[], bool]
+    provider_capacity: Callable[[int], Capacity]
+    stop_channel: Callable[[StopChannelError], Awaitable[None]]
+    prepare: Callable[[Sequence[Lease]], None]
+    chains: bool = False
+    probing: bool = False
+    paused: str = ""
+    log_behind: bool = False
+    redis_away: bool = False
+    backoff_until: float = 0.0
+    blocked_s: float = 0.0

@@ -1,0 +1,181 @@
+"""A cluster for tests: three masters and three replicas as real processes on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from shared.queue.connection import connect
+from tests.servers import Kind, RedisServer
+
+SLOTS = 16384
+_JOINED_WITHIN_S = 60.0
+NODE_TIMEOUT_MS = 2000
+
+
+class Cluster:
+    """Its nodes: the first three have the slots at first, the others replicate them."""
+
+    def __init__(self, kind: Kind = "valkey", masters: int = 3, replicas: int = 3, options: Sequence[str] = ()) -> None:
+        own = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)]
+        own += ["--cluster-require-full-coverage", "no"]  # as docs/operations.md advises
+        own += options
+        self.nodes = [RedisServer(kind, own) for _ in range(masters + replicas)]
+        self.masters, self.replicas = self.nodes[:masters], self.nodes[masters:]
+
+    @property
+    def url(self) -> str:
+        """The URL for clients, with two of its nodes."""
+        return f"redis+cluster://127.0.0.1:{self.nodes[0].port},127.0.0.1:{self.nodes[-1].port}"
+
+    def start(self) -> None:
+        """Start all nodes, give each master its slots and its replica, and wait until all agree."""
+        for node in self.nodes:
+            node.start()
+        share = SLOTS // len(self.masters) + 1
+        for number, node in enumerate(self.masters):
+            last = min((number + 1) * share, SLOTS) - 1
+            assert node.command("CLUSTER", "ADDSLOTSRANGE", str(number * share), str(last)) == b"+OK"
+            assert node.command("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1)) == b"+OK"
+        for node in self.nodes[1:]:
+            assert self.nodes[0].command("CLUSTER", "MEET", "127.0.0.1", str(node.port)) == b"+OK"
+        self._wait(lambda: all(self.known(node) == len(self.nodes) for node in self.nodes), "every node to know all")
+        for number, node in enumerate(self.replicas):
+            master = self.masters[number % len(self.masters)]
+            assert node.command("CLUSTER", "REPLICATE", id_of(master)) == b"+OK"
+        self._wait(self.is_whole, "the cluster to be whole")
+
+    def is_whole(self) -> bool:
+        """Return whether every node says that all slots are served, and every replica has its master's data."""
+        infos = [info_of(node) for node in self.nodes]
+        synced = sum(self._is_synced(node) for node in self.nodes)
+        served = all(info["cluster_state"] == "ok" and info["cluster_slots_ok"] == str(SLOTS) for info in infos)
+        return served and synced == len(self.replicas)
+
+    @staticmethod
+    def _is_synced(node: RedisServer) -> bool:
+        return b"slave" in role_of(node) and "master_link_status:up" in text_of(node.port, "INFO replication")
+
+    @staticmethod
+    def known(node: RedisServer) -> int:
+        """Return how many nodes a node knows."""
+        return int(info_of(node)["cluster_known_nodes"])
+
+    def restore(self) -> None:
+        """Start the nodes that do not run; return once all slots are served and replicated."""
+        for node in self.nodes:
+            if not node.runs():
+                node.start()
+        self._wait(self.is_whole, "the cluster to be whole again")
+
+    def owner_of(self, slot: int) -> RedisServer:
+        """Return the node that has a slot, as the first node that runs says."""
+        for fields in self._table():
+            if "master" in fields[2] and any(_holds(one, slot) for one in fields[8:]):
+                return self._at(fields[1])
+        raise AssertionError(f"no node has slot {slot}")
+
+    def replica_of(self, master: RedisServer) -> RedisServer:
+        """Return the replica of a node."""
+        name = id_of(master)
+        return next(self._at(fields[1]) for fields in self._table() if fields[3] == name)
+
+    def _table(self) -> list[list[str]]:
+        asked = next(node for node in self.nodes if node.runs())
+        return [line.split() for line in text_of(asked.port, "CLUSTER NODES").splitlines()]
+
+    def _at(self, address: str) -> RedisServer:
+        port = int(address.partition("@")[0].rpartition(":")[2])
+        return next(node for node in self.nodes if node.port == port)
+
+    def allow_failovers(self, *, allowed: bool) -> None:
+        """Let replicas take over from masters that are away, or not."""
+        for node in self.nodes:
+            assert node.command("CONFIG", "SET", "cluster-replica-no-failover", "no" if allowed else "yes") == b"+OK"
+
+    def destroy(self) -> None:
+        """Kill all nodes and delete their data."""
+        for node in self.nodes:
+            node.destroy()
+
+    def flush(self) -> None:
+        """Delete all keys of all masters."""
+        for node in self.nodes:
+            if b"master" in role_of(node):
+                assert node.command("FLUSHALL") == b"+OK"
+
+    def _wait(self, met: Callable[[], bool], what: str) -> None:
+        until = time.monotonic() + _JOINED_WITHIN_S
+        while not met():
+            if time.monotonic() > until:
+                pytest.fail(f"not within {_JOINED_WITHIN_S:g} s: {what}")
+            time.sleep(0.05)
+
+
+def _holds(words: str, slot: int) -> bool:
+    """Return whether a range of slots (`5`, `0-5460`) has one; a slot on its way is in brackets, beside the ranges."""
+    if words.startswith("["):
+        return False
+    first, _, last = words.partition("-")
+    return int(first) <= slot <= int(last or first)
+
+
+def text_of(port: int, command: str) -> str:
+    """Return a whole answer in bulk, as text."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(command.encode() + b"\r\n")
+        with connection.makefile("rb") as answer:
+            head = answer.readline().strip()
+            return answer.read(int(head[1:])).decode() if head.startswith(b"$") else head.decode()
+
+
+def info_of(node: RedisServer) -> dict[str, str]:
+    """Return a node's CLUSTER INFO."""
+    lines = text_of(node.port, "CLUSTER INFO").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def id_of(node: RedisServer) -> str:
+    """Return a node's name in the cluster."""
+    return text_of(node.port, "CLUSTER MYID").strip()
+
+
+def role_of(node: RedisServer) -> bytes:
+    """Return the role of a node, as INFO says."""
+    return text_of(node.port, "INFO replication").split("role:", 1)[1].split("\r\n", 1)[0].encode()
+
+
+async def move_slot(cluster: Cluster, slot: int) -> None:
+    """Move a slot and its keys to another node, key by key, as a rebalancing does."""
+    source = cluster.owner_of(slot)
+    target = next(node for node in cluster.nodes if node is not source and role_of(node) == b"master")
+    assert target.command("CLUSTER", "SETSLOT", str(slot), "IMPORTING", id_of(source)) == b"+OK"
+    assert source.command("CLUSTER", "SETSLOT", str(slot), "MIGRATING", id_of(target)) == b"+OK"
+    client: Any = connect(source.url, max_connections=1)
+    try:
+        while keys := await client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            for key in keys:
+                answer = await client.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+                assert answer in {b"OK", "OK", b"NOKEY", "NOKEY"}
+                await asyncio.sleep(0.001)
+    finally:
+        await client.aclose()
+    for node in (target, source):
+        assert node.command("CLUSTER", "SETSLOT", str(slot), "NODE", id_of(target)) == b"+OK"
+
+
+@contextmanager
+def running_cluster(kind: Kind = "valkey") -> Iterator[Cluster]:
+    """Run a cluster while the block runs."""
+    cluster = Cluster(kind)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.destroy()

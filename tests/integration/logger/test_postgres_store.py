@@ -1,0 +1,199 @@
+"""Opening the log in PostgreSQL, and what the store makes of the server's errors."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import asyncpg
+import pytest
+
+from services.logger.database import Database
+from services.logger.postgres.connecting import PostgresDatabase
+from services.logger.postgres.schema import UnsuitableServerError, check_server
+from services.logger.postgres.store import PostgresStore
+from services.logger.settings import read_settings
+from services.logger.store import QueryTooSlowError, StorageError
+from shared.errors import SettingsError
+from tests.postgres_servers import PostgresServer
+from tests.servers import wait_for
+
+END_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+@pytest.fixture
+async def store(postgres_server: PostgresServer) -> AsyncIterator[PostgresStore]:
+    """A store with an empty log."""
+    made = PostgresStore(postgres_server.make_database(), readers=1)
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def _works(run: Callable[..., Awaitable[Any]]) -> bool:
+    try:
+        return bool(await run(lambda database: database.execute("SELECT 1").fetchone()) == (1,))
+    except StorageError:
+        return False
+
+
+async def _refusal(url: str) -> str:
+    store = PostgresStore(url, readers=1)
+    try:
+        with pytest.raises(SettingsError) as refused:
+            await store.open()
+    finally:
+        await store.close()
+    (problem,) = refused.value.problems
+    assert problem.startswith("database postgresql://127.0.0.1:")
+    assert "secret" not in problem
+    return str(problem)
+
+
+async def test_a_database_that_cannot_be_used_is_refused_with_the_reason(postgres_server: PostgresServer) -> None:
+    """One line names the database, without the password, and what is wrong with it."""
+    server = postgres_server
+    server.make_user("app", "secret")
+    name = server.make_database().rpartition("/")[2]
+    here = f"127.0.0.1:{server.port}"
+    assert 'password authentication failed for user "app"' in await _refusal(f"postgresql://app:secret2@{here}/{name}")
+    assert 'database "nowhere" does not exist' in await _refusal(server.url("nowhere"))
+    # only the owner of a database may make a schema in it
+    assert "permission denied" in await _refusal(f"postgresql://app:secret@{here}/{name}")
+    server.sql("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    assert "its encoding is LATIN1: make a database with ENCODING 'UTF8'" in await _refusal(server.url("latin"))
+
+
+async def test_a_schema_of_a_newer_version_is_refused(postgres_server: PostgresServer) -> None:
+    """An older Kurir does not touch it."""
+    url = postgres_server.make_database()
+    store = PostgresStore(url, readers=1)
+    await store.open()
+    await store.close()
+    postgres_server.sql("UPDATE kurir.schema_version SET version = 99", url.rpartition("/")[2])
+    assert "its schema has version 99; this Kurir supports up to version 1" in await _refusal(url)
+
+
+def test_a_server_that_is_too_old_is_refused() -> None:
+    """The session of a leader that stands still must end by itself, which began with version 14."""
+    check_server(140_000, "UTF8")
+    with pytest.raises(UnsuitableServerError, match="PostgreSQL 13 is too old: use 14 or newer"):
+        check_server(130_018, "UTF8")
+
+
+@pytest.mark.parametrize("url", ["mysql://kurir@db/kurir", "postgresql://kurir@db", "db/kurir"])
+def test_a_url_that_is_not_of_a_database_is_a_problem_of_the_settings(url: str) -> None:
+    """It is reported with the form that is expected."""
+    with pytest.raises(SettingsError, match=r"give postgresql://user@host:port/database"):
+        read_settings({"KURIR_DATABASE_URL": url})
+
+
+def test_the_driver_that_is_missing_is_a_problem_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the extra that installs it."""
+    monkeypatch.setattr("services.logger.settings.find_spec", lambda _name: None)
+    with pytest.raises(SettingsError, match=r"pip install 'kurir\[postgres\]'"):
+        read_settings({"KURIR_DATABASE_URL": "postgresql://kurir@db/kurir"})
+
+
+@pytest.mark.parametrize(
+    ("state", "of_data"),
+    [("53100", False), ("53200", False), ("25006", False), ("22P05", True), ("23514", True), ("54000", True)],
+    ids=["disk full", "out of memory", "read-only", "untranslatable", "check violated", "too large"],
+)
+async def test_only_a_fault_of_the_values_is_one_of_the_events(
+    store: PostgresStore, state: str, *, of_data: bool
+) -> None:
+    """Events are set aside only if their values are refused; a full disk is waited out, and the next write works."""
+
+    def fail(database: Database) -> None:
+        database.execute("INSERT INTO message_totals VALUES ('email', 'sent', 1)")
+        database.execute(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$")
+
+    with pytest.raises(StorageError) as failed:
+        await store.write(fail)
+    assert failed.value.of_data is of_data
+    assert await store.write(lambda database: database.execute("SELECT count(*) FROM message_totals").fetchone()) == (
+        0,
+    )
+
+
+async def test_connections_that_the_server_ended_are_made_again(
+    store: PostgresStore, postgres_server: PostgresServer
+) -> None:
+    """Reads do not notice; a write fails once, as its transaction may have been under way, and then works."""
+    assert await store.read(lambda database: database.execute("SELECT 1").fetchone()) == (1,)
+    postgres_server.sql(END_OTHERS, store.where.rpartition("/")[2])
+    assert await store.read(lambda database: database.execute("SELECT 1").fetchone()) == (1,)
+    with pytest.raises(StorageError) as failed:
+        await store.write(lambda database: database.execute("SELECT 1").fetchone())
+    assert not failed.value.of_data
+    assert await store.write(lambda database: database.execute("SELECT 1").fetchone()) == (1,)
+
+
+async def test_a_turn_sees_what_the_one_before_committed(postgres_server: PostgresServer) -> None:
+    """Even where the server's default is a snapshot of when the transaction began, which is before its turn."""
+    url = postgres_server.make_database()
+    name = url.rpartition("/")[2]
+    postgres_server.sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    one, two = PostgresStore(url, readers=1), PostgresStore(url, readers=1)
+    await one.open()
+    await two.open()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def add(database: Database) -> None:
+        begun.set()
+        assert go_on.wait(20)
+        database.execute("INSERT INTO message_totals VALUES ('email', 'sent', 1)")
+
+    adding = asyncio.create_task(one.write(add))
+    await asyncio.to_thread(begun.wait, 20)
+    counting = asyncio.create_task(two.write(lambda db: db.execute("SELECT count(*) FROM message_totals").fetchone()))
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    await wait_for(lambda: postgres_server.sql(waiting, name) == "1", 20)
+    go_on.set()
+    await adding
+    assert await counting == (1,)
+    await one.close()
+    await two.close()
+
+
+async def test_a_query_of_the_api_that_takes_too_long_is_stopped(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported as too slow, not as a fault of the database, and the next one is answered."""
+    monkeypatch.setattr("services.logger.postgres.store.QUERY_LIMIT_S", 0.2)
+    store = PostgresStore(postgres_server.make_database(), readers=1)
+    await store.open()
+    with pytest.raises(QueryTooSlowError):
+        await store.read(lambda database: database.execute("SELECT pg_sleep(30)").fetchone())
+    assert await store.read(lambda database: database.execute("SELECT 1").fetchone()) == (1,)
+    await store.close()
+
+
+async def test_a_server_that_is_silent_is_taken_for_lost(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is given up, which is an error like others; what follows has a new one, once it gets its turn."""
+    impatient = partial(PostgresDatabase, silent_s=1.0)
+    monkeypatch.setattr("services.logger.postgres.store.PostgresDatabase", impatient)
+    store = PostgresStore(postgres_server.make_database(), readers=1)
+    await store.open()
+    for run in (store.write, store.read):
+        with pytest.raises(StorageError, match="the server is silent") as failed:
+            await run(lambda database: database.execute("SELECT pg_sleep(2)").fetchone())
+        assert not failed.value.of_data
+        await wait_for(partial(_works, run), 30)
+    await store.close()
+
+
+async def test_the_errors_of_the_driver_stay_in_its_adapter(store: PostgresStore) -> None:
+    """A statement that is wrong is a StorageError like any other."""
+    with pytest.raises(StorageError) as failed:
+        await store.read(lambda database: database.execute("SELECT nothing FROM nowhere").fetchone())
+    assert isinstance(failed.value.__cause__, Exception)
+    assert isinstance(failed.value.__cause__.__cause__, asyncpg.UndefinedTableError)

@@ -1,0 +1,151 @@
+"""The connection that the calls of scripts share, with real servers that are killed, frozen, paused or demoted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from shared.errors import QueueUnavailableError
+from shared.queue.client import QueueRedis
+from shared.queue.connection import connect
+from shared.queue.scripts import Script
+from tests.servers import Kind, RedisServer, wait_for
+
+ADD = Script("add", "redis.call('RPUSH', KEYS[1], ARGV[1]) return ARGV[1]")
+_TIMEOUT_S = 1.0
+
+
+async def add(redis: QueueRedis, text: str) -> Any:
+    """Call a script that adds its argument to a list, and returns it."""
+    return await ADD.call(redis, ["list"], [text])
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that also listens on a socket in the file system."""
+    kind: Kind = request.param
+    path = tmp_path_factory.mktemp(kind) / "redis.sock"
+    server = RedisServer(kind, ["--unixsocket", str(path)])
+    server.start()
+    yield server
+    server.destroy()
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncIterator[QueueRedis]:
+    """A client that has called a script, on an empty server."""
+    assert server.command("FLUSHALL") == b"+OK"
+    client = connect(server.url, socket_timeout_s=_TIMEOUT_S)
+    assert await add(client, "first") == b"first"
+    yield client
+    await client.aclose()
+
+
+async def eventually(client: QueueRedis, text: str) -> bool:
+    """Return whether a call succeeds."""
+    try:
+        return bool(await add(client, text) == text.encode())
+    except QueueUnavailableError:
+        return False
+
+
+async def stored(client: QueueRedis) -> list[bytes]:
+    """Return what the calls have added."""
+    typed: Any = client
+    found: list[bytes] = await typed.lrange("list", 0, -1)
+    return found
+
+
+async def test_a_killed_server_is_found_again(client: QueueRedis, server: RedisServer) -> None:
+    """With SIGKILL: the calls under way fail, and those after the restart succeed."""
+    server.pause()
+    calls = [asyncio.create_task(add(client, "lost")) for _ in range(3)]
+    await asyncio.sleep(0)
+    server.kill()
+    try:
+        answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
+    finally:
+        server.start()
+    assert [type(one) for one in answers] == [QueueUnavailableError] * 3
+    assert await add(client, "second") == b"second"
+    assert (await stored(client))[-1] == b"second"
+
+
+async def test_a_killed_connection_is_replaced(client: QueueRedis, server: RedisServer) -> None:
+    """CLIENT KILL, as an operator or Sentinel sends it: no later call gets a reply of the old connection."""
+    server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await wait_for(lambda: eventually(client, "second"), what="another connection")
+    assert await asyncio.gather(*(add(client, str(one)) for one in range(20))) == [b"%d" % one for one in range(20)]
+
+
+async def test_a_frozen_server_gives_no_call_the_reply_of_another(client: QueueRedis, server: RedisServer) -> None:
+    """Calls that time out may have been run once each; those after them get their own replies."""
+    server.pause()
+    try:
+        answers = await asyncio.gather(*(add(client, f"old {one}") for one in range(5)), return_exceptions=True)
+        assert [type(one) for one in answers] == [QueueUnavailableError] * 5
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await add(client, "cancelled")
+    finally:
+        server.resume()
+    await wait_for(lambda: eventually(client, "new"), what="another connection")
+    assert await asyncio.gather(*(add(client, str(one)) for one in range(20))) == [b"%d" % one for one in range(20)]
+    found = await stored(client)
+    assert all(found.count(f"old {one}".encode()) <= 1 for one in range(5))
+
+
+async def test_a_paused_server_delays_calls(client: QueueRedis, server: RedisServer) -> None:
+    """CLIENT PAUSE: a call waits for less than its time-out, and fails after that."""
+    server.command("CLIENT", "PAUSE", "300", "WRITE")
+    assert await add(client, "late") == b"late"
+    server.command("CLIENT", "PAUSE", "60000", "WRITE")
+    try:
+        with pytest.raises(QueueUnavailableError, match="no reply within 1 s"):
+            await add(client, "paused")
+    finally:
+        server.command("CLIENT", "UNPAUSE")
+    await wait_for(lambda: eventually(client, "new"), what="another connection")
+
+
+async def test_a_users_rights_and_resp3_hold_for_it(client: QueueRedis, server: RedisServer) -> None:
+    """The driver logs it in; an error of missing rights reaches the caller and costs no connection."""
+    assert server.command("ACL", "SETUSER", "kurir", "on", ">secret", "~list", "+@all") == b"+OK"
+    for options in ("", "?protocol=3"):
+        other = connect(f"redis://kurir:secret@127.0.0.1:{server.port}/0{options}")
+        try:
+            assert await add(other, "allowed") == b"allowed"
+            with pytest.raises(QueueUnavailableError, match=r"permission|can.t access"):
+                await ADD.call(other, ["other"], ["x"])
+            assert await add(other, "allowed") == b"allowed"
+        finally:
+            await other.aclose()
+    assert (await stored(client)).count(b"allowed") == 4
+
+
+async def test_a_socket_in_the_file_system_serves(client: QueueRedis) -> None:
+    """The driver opens it as any other connection."""
+    settings: Any = await client.config_get("unixsocket")
+    other = connect(f"unix://{settings['unixsocket']}")
+    try:
+        assert await add(other, "local") == b"local"
+    finally:
+        await other.aclose()
+
+
+@pytest.mark.parametrize("code", ["NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "TRYAGAIN", "BUSY"])
+async def test_refusals_reach_the_caller_and_leave_the_connection(client: QueueRedis, code: str) -> None:
+    """The server did not run the script; calls beside it go on."""
+    refuse = Script("refuse", "return redis.error_reply(ARGV[1])")
+    wire = client._shared._wire if client._shared else None
+    assert wire is not None
+    answers = await asyncio.gather(
+        refuse.call(client, ["list"], [f"{code} for now"]), add(client, "beside"), return_exceptions=True
+    )
+    assert isinstance(answers[0], QueueUnavailableError)
+    assert answers[1] == b"beside"
+    assert not wire.lost

@@ -1,0 +1,99 @@
+"""Parts that were encoded before the first message: byte for byte what encoding the rendered text gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.email_sender.mime import PlainLines, is_plain, text_part
+from services.email_sender.ready_part import ready_part
+from shared.rendering import CompiledTemplate
+from shared.templates import Template
+
+TYPE = b'Content-Type: text/plain; charset="utf-8"'
+PIECES = st.sampled_from(
+    [
+        "Dear ",
+        "\n",
+        "\r\n",
+        " ",
+        ".",
+        "%s",
+        "<p>",
+        "</p>",
+        "<br>",
+        "é",
+        "{{ name }}",
+        "{{ shop }}",
+        "x" * 900,
+        "x" * 1100,
+    ]
+)
+WORDS = ["Ana", ".", ".a", "", " ", " a", "a ", "a  b", "a b", "é", "\u2028", "a\nb", "\r", "\0", "\t", "<&>\"'"]
+VALUES = st.sampled_from([*WORDS, "x" * 40, "<" * 200, "x" * 60, "x" * 990, 5, None])
+
+
+@given(
+    source=st.lists(PIECES, max_size=8).map("".join),
+    written=st.booleans(),
+    values=st.fixed_dictionaries({"name": VALUES, "shop": VALUES}),
+)
+def test_ready_part_is_the_encoded_text(source: str, written: bool, values: dict[str, Any]) -> None:
+    """For written texts, for html and for texts derived from it; a part that would differ is not filled."""
+    text, html = (source, "") if written else ("", source)
+    template = CompiledTemplate(Template("t", "T", ["email"], subject="s", html=html, text=text))
+    rendered = template.render(values)
+    for usual, ready in (
+        (rendered.text, ready_part(TYPE, template.text_interpolation)),
+        (rendered.html, ready_part(TYPE, template.html_interpolation)),
+    ):
+        filled = ready.fill(values) if ready is not None else None
+        if filled is not None:
+            assert filled == text_part(TYPE, usual, eight_bit=False) == text_part(TYPE, usual, eight_bit=True)
+            assert is_plain(filled) or not isinstance(filled, PlainLines)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "plain"),
+    [
+        ("Dear {{ name }},\nwelcome.\n", "Ana", True),
+        ("{{ name }}{{ name }}.\n.", "Ana", False),
+        ("{{ name }}", ".Ana", False),
+        ("Dear {{ name }}", " Ana", False),
+        ("{{ name }}\n", "Ana ", False),
+        ("{{ name }}", "Ana  Bo", False),
+        ("Dear {{ name }}\tx", "Ana", False),
+        ("Dear  {{ name }}", "Ana", False),
+        ("{{ name }} \n", "Ana", False),
+    ],
+)
+def test_lines_are_plain_if_they_need_no_dot_and_no_other_space(source: str, name: str, plain: bool) -> None:
+    """Such parts are neither scanned for dots nor relaxed; others are."""
+    template = CompiledTemplate(Template("t", "T", ["email"], subject="s", html=source))
+    part = ready_part(TYPE, template.html_interpolation)
+    filled = part.fill({"name": name}) if part is not None else None
+    assert filled is not None
+    assert isinstance(filled, PlainLines) == is_plain(filled) == plain
+
+
+@pytest.mark.parametrize(
+    ("source", "ready"),
+    [
+        ("Dear {{ name }},\nwelcome.", True),
+        ("Dear {{ name }}, " + "x" * 900, True),
+        ("Dear {{ name }}, " + "x" * 940, False),
+        ("x" * 998, True),
+        ("x" * 999, False),
+        ("Café {{ name }}", False),
+        ("{{ name | upper }}", False),
+        ("{{ name }}\n" * 600, False),
+    ],
+)
+def test_only_a_usual_letter_is_ready(source: str, ready: bool) -> None:
+    """ASCII in lines with room for a name; not a text so long that the output could exceed its cap."""
+    template = CompiledTemplate(Template("t", "T", ["email"], subject="s", text=source))
+    part = ready_part(TYPE, template.text_interpolation)
+    assert (part is not None and part.fill({"name": "Ana"}) is not None) == ready
