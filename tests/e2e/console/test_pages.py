@@ -16,6 +16,13 @@ PAGES = ["/", "/blasts", "/blasts/{blast}", "/messages", "/messages?status=faile
          "/templates/otp", "/templates/new", "/suppressions", "/channels",
          "/webhooks", "/logs", "/logs?of=system", "/nothing"]  # fmt: skip
 
+# what has the focus at the moment when the dialog leaves the page
+FOCUS_AFTER_DIALOG = """new MutationObserver((_, observer) => {
+  if (document.querySelector("dialog")) return;
+  window.focusAfterDialog = document.activeElement.textContent;
+  observer.disconnect();
+}).observe(document.body, { childList: true, subtree: true })"""
+
 
 @pytest.fixture(scope="module")
 def visit(browser: Browser, url: str) -> Iterator[Visit]:
@@ -156,8 +163,10 @@ def test_a_channel_is_paused_and_resumed_by_keyboard(browser: Browser, url: str,
             assert visit.page.evaluate(
                 "document.activeElement.closest('dialog') || document.activeElement === document.body"
             )
+        visit.page.evaluate(FOCUS_AFTER_DIALOG)
         visit.page.keyboard.press("Escape")
         visit.page.wait_for_selector("dialog", state="detached")
+        assert visit.page.evaluate("focusAfterDialog").startswith("Pause"), "the focus was nowhere for a while"
         assert visit.page.evaluate("document.activeElement.textContent").startswith("Pause")
         visit.page.keyboard.press("Enter")
         visit.page.fill("dialog input", "stock-taking")

@@ -1,5 +1,5 @@
 // Stores: values that several components show. A component that uses one is drawn again when it changes.
-import { useEffect, useReducer } from "./view.js";
+import { useLayoutEffect, useReducer } from "./view.js";
 
 export function makeStore(value) {
   const watchers = new Set();
@@ -18,6 +18,7 @@ export function makeStore(value) {
 
 export function useStore(store) {
   const [, redraw] = useReducer((turn) => turn + 1, 0);
-  useEffect(() => store.watch(redraw), [store]);
+  // before the next frame, or a change until then would be missed
+  useLayoutEffect(() => store.watch(redraw), [store]);
   return store.get();
 }

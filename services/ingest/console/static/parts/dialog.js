@@ -1,6 +1,6 @@
 // Dialogs: the browser's own, which keep the focus inside, close with Escape and give the focus back.
 import { makeStore, useStore } from "../core/store.js";
-import { html, useEffect, useId, useRef, useState } from "../core/view.js";
+import { html, useId, useLayoutEffect, useRef, useState } from "../core/view.js";
 import { Field, Form } from "./form.js";
 
 const asked = makeStore(null);
@@ -19,7 +19,8 @@ export function Dialogs() {
 export function Dialog({ title, onClose, children }) {
   const box = useRef();
   const heading = useId();
-  useEffect(() => {
+  // an effect of layout: it is undone before the dialog leaves the page, and others only after the next frame
+  useLayoutEffect(() => {
     const dialog = box.current;
     const opener = document.activeElement;
     dialog.showModal();
