@@ -19,6 +19,8 @@ _AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 _RUN_AXE = "(rules) => axe.run(document, {runOnly: rules, resultTypes: ['violations']})"
 _RULES_OF_LOOKS = ["color-contrast", "target-size", "scrollable-region-focusable", "link-in-text-block"]
 _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+_SHOWN = """document.body.innerText + performance.getEntriesByType("resource").slice(-12).map((one) =>
+  `\\n${one.name} ${Math.round(one.startTime)}-${Math.round(one.responseEnd)} ms ${one.responseStatus}`).join("")"""
 _ARGUMENTS = [
     "--no-sandbox",
     "--disable-background-networking",
@@ -121,14 +123,18 @@ def visiting(browser: Browser, url: str, look: Look, key: str = "") -> Iterator[
     context.set_default_timeout(20_000)
     if key:
         sign_in(context, url, key)
+    visit = Visit(context.new_page(), url)
     try:
-        visit = Visit(context.new_page(), url)
         visit.page.on("console", lambda message: visit.said.append(_said(message)))
         visit.page.on("pageerror", lambda error: visit.said.append(str(error)))
         visit.page.on("response", lambda answer: _note_failure(visit, answer))
         visit.page.on("requestfinished", lambda request: _watch(visit, request))
         visit.page.on("requestfailed", lambda request: _watch(visit, request))
         yield visit
+    except Exception as error:
+        # why it failed is mostly on the page: a problem, a toast, figures that do not come
+        error.add_note(f"{visit.page.url} {visit.said}\n{visit.page.evaluate(_SHOWN)}")
+        raise
     finally:
         context.close()
 
