@@ -149,6 +149,19 @@ def test_what_a_message_says_is_shown_while_it_is_kept(browser: Browser, url: st
         visit.check()
 
 
+def test_a_page_opens_by_itself_once_redis_is_back(browser: Browser, url: str) -> None:
+    """The session cannot be read at first: the page says why, and asks again without a hand."""
+    with visiting(browser, url, WIDE, ADMIN_KEY) as visit:
+        answer = {"success": False, "code": "QUEUE_UNAVAILABLE", "message": "Redis cannot be reached."}
+        visit.page.route("**/console/session", lambda route: route.fulfill(status=503, json=answer))
+        visit.open("/")
+        visit.page.wait_for_selector("text=Redis cannot be reached.")
+        visit.page.unroute("**/console/session")
+        visit.page.wait_for_selector("h1:has-text('Overview')")
+        visit.forgive("503")
+        visit.check()
+
+
 def test_a_channel_is_paused_and_resumed_by_keyboard(browser: Browser, url: str, system: System) -> None:
     """The reason is asked for, the focus stays in the dialog and comes back, and the page is live."""
     with visiting(browser, url, WIDE, ADMIN_KEY) as visit:

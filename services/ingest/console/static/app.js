@@ -96,6 +96,12 @@ function App() {
   const [problem, setProblem] = useState(null);
   const start = () => loadSession().then(() => setProblem(null), setProblem);
   useEffect(() => { start(); }, []);
+  // whoever leaves the page open while Redis or the server is away finds the console when they are back
+  useEffect(() => {
+    if (!problem) return undefined;
+    const timer = setTimeout(start, 5000);
+    return () => clearTimeout(timer);
+  }, [problem]);
   if (!now) return problem ? html`<main class="sign-in"><h1>Kurir</h1><${Problem} problem=${problem} again=${start} /></main>` : null;
   return now.signedIn ? html`<${Shell} />` : html`<${SignIn} />`;
 }
