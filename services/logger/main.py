@@ -61,6 +61,7 @@ async def main(env: Mapping[str, str], stop: Stop) -> None:
     settings = read_settings(env)
     name = boot_name("logger", socket.gethostname())
     redis = connect(settings.common.redis_url, partitions=settings.common.partitions)
+    redis.replicas = settings.common.replicas
     # reading events blocks, so it uses its own connections: on a cluster one for each stream, perhaps all on one node;
     # there may be streams of partitions that are no longer served
     reading = connect(

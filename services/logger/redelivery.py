@@ -327,6 +327,10 @@ class Outbox:
             chunk = Chunk(blast, entry.channel, 0, entry.jobs, entry.series)
             lost = await self._put_files(chunk)
             done = await self._producer.enqueue(replace(chunk, lenient=lost > 0))
+            # a failover must not lose them: the request to send them again was answered
+            indexes = [job.index for job in entry.jobs]
+            if not await self._blasts.confirm_run(blast, entry.channel, entry.series, indexes):
+                raise QueueUnavailableError("a failover lost retried messages; they are enqueued again")
             if not done.added:
                 await self._blasts.release(blast)
             log.info("retried messages enqueued", blast=entry.blast_id, channel=entry.channel, jobs=len(entry.jobs))

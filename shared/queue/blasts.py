@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -278,6 +278,18 @@ class BlastStore:
         for channel in blast.totals:
             for index, total in blast.shares(channel).items():
                 checks.append(is_confirmed(self._redis, self._key(channel, index, blast.blast_id), "wm:jobs", total))
+        return all(await asyncio.gather(*checks))
+
+    async def confirm_run(self, blast: Blast, channel: str, series: str, indexes: Iterable[int]) -> bool:
+        """Wait until as many replicas as are required have the further runs of jobs, as `confirm` does for a blast.
+
+        `series` names these runs, and `indexes` are those of the jobs' recipients.
+        """
+        if not replicas_of(self._redis):
+            return True
+        places = {blast.partition_of(channel, index) for index in indexes}
+        field = f"wm:{series}"
+        checks = [is_confirmed(self._redis, self._key(channel, place, blast.blast_id), field) for place in places]
         return all(await asyncio.gather(*checks))
 
     async def progress(self, blast_id: str, blast: Blast | None = None) -> BlastProgress | None:

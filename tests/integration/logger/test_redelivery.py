@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from shared.queue.event_log import EventLog
 from shared.queue.keys import PartitionKeys, blast_key
 from shared.queue.producer import Chunk, Producer
 from shared.queue.timing import Timing
+from tests.faults.redis_servers import RedisServers
 from tests.integration.logger.conftest import LoggerMaker
 from tests.integration.logger.service import LoggerProcess
 from tests.servers import RedisServer, wait_for
@@ -161,6 +163,37 @@ async def test_a_blast_whose_run_is_enqueued_again_expires(redis: Redis, tmp_pat
     assert (0 < await redis.pttl(blast_key(blast_id)) <= 60_000) == ended
     await redis.delete(KEYS.lane("normal"))
     await store.close()
+
+
+async def test_a_run_stays_in_the_outbox_until_a_replica_has_it(tmp_path: Path) -> None:
+    """A failover lost messages that were sent again: the log had forgotten them as soon as the master had them."""
+    servers = RedisServers(replica=True)
+    store = SqliteStore(tmp_path / "logs.db", readers=1)
+    try:
+        await servers.start()
+        redis = connect(servers.url)
+        redis.replicas = 1
+        await store.open()
+        events: list[Event] = [accepted(blast("held")), queued(blast_id="held"), failed(0, "held")]
+        await store.write(lambda connection: EventWriter().apply(connection, [entry(1, *events)]))
+        await store.write(lambda connection: open_runs(connection, RetryRequest(blast_id="held"), START_MS))
+        outbox = Outbox(store, Producer(redis, "test"), BlastStore(redis, "test"))
+        await servers.cut_link()
+        assert not await outbox.drain()
+        assert await _queued_again(redis, "held") == [("held:0:email", 2)]
+        servers.master.kill()
+        await asyncio.to_thread(servers.replica.command, "REPLICAOF", "NO", "ONE")
+        await redis.aclose()
+        redis = connect(servers.replica.url)
+        outbox = Outbox(store, Producer(redis, "test"), BlastStore(redis, "test"))
+        assert await _queued_again(redis, "held") == []
+        assert await outbox.drain()
+        assert await _queued_again(redis, "held") == [("held:0:email", 2)]
+        assert await store.read(lambda connection: connection.execute("SELECT * FROM retry_outbox").fetchall()) == []
+        await redis.aclose()
+    finally:
+        await store.close()
+        servers.destroy()
 
 
 async def test_a_run_opened_while_redis_was_away_is_enqueued_later(make_logger: LoggerMaker) -> None:
