@@ -12,11 +12,19 @@ from typing import Any
 import pytest
 
 from shared.queue.connection import connect
-from tests.servers import Kind, RedisServer
+from tests.servers import Kind, RedisServer, wait_for
 
 SLOTS = 16384
-_JOINED_WITHIN_S = 60.0
+_JOINED_WITHIN_S = 120.0
+_ANSWER_TIMEOUT_S = 30.0
 NODE_TIMEOUT_MS = 2000
+# For clusters whose nodes stay: on a busy machine a node may not get to run for seconds, and the others must not mind.
+PATIENT = ("--cluster-node-timeout", "60000")
+# replicas log in as a user of their own, so that a test can cut their link
+_USER = ("replication", "on", ">of-a-test", "+psync", "+replconf", "+ping")
+# Replicas take over only when a test says so (`promote`), however long that takes: a test must read what a replica has
+# before it is promoted, and a disk that stands still must not cause a failover that no test knows of.
+NO_FAILOVER = ("--cluster-replica-no-failover", "yes", "--cluster-replica-validity-factor", "0")
 
 
 class Cluster:
@@ -25,6 +33,8 @@ class Cluster:
     def __init__(self, kind: Kind = "valkey", masters: int = 3, replicas: int = 3, options: Sequence[str] = ()) -> None:
         own = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)]
         own += ["--cluster-require-full-coverage", "no"]  # as docs/operations.md advises
+        own += ["--repl-diskless-sync-delay", "0"]
+        own += ["--user", *_USER, "--masteruser", _USER[0], "--masterauth", "of-a-test"]
         own += options
         self.nodes = [RedisServer(kind, own) for _ in range(masters + replicas)]
         self.masters, self.replicas = self.nodes[:masters], self.nodes[masters:]
@@ -72,6 +82,7 @@ class Cluster:
         for node in self.nodes:
             if not node.runs():
                 node.start()
+            assert node.command("ACL", "SETUSER", *_USER) == b"+OK"
         self._wait(self.is_whole, "the cluster to be whole again")
 
     def owner_of(self, slot: int) -> RedisServer:
@@ -94,10 +105,26 @@ class Cluster:
         port = int(address.partition("@")[0].rpartition(":")[2])
         return next(node for node in self.nodes if node.port == port)
 
-    def allow_failovers(self, *, allowed: bool) -> None:
-        """Let replicas take over from masters that are away, or not."""
-        for node in self.nodes:
-            assert node.command("CONFIG", "SET", "cluster-replica-no-failover", "no" if allowed else "yes") == b"+OK"
+    async def cut_link(self, master: RedisServer) -> None:
+        """Cut a master off from its replica until `restore`, or until the replica takes over: it lacks what follows."""
+        replica = await asyncio.to_thread(self.replica_of, master)
+        assert (await asyncio.to_thread(master.command, "ACL", "DELUSER", _USER[0])).startswith(b":")
+
+        async def is_cut() -> bool:
+            return "master_link_status:down" in await asyncio.to_thread(text_of, replica.port, "INFO replication")
+
+        await wait_for(is_cut, _JOINED_WITHIN_S, "the link to be cut")
+
+    async def promote(self, replica: RedisServer) -> None:
+        """Let a replica take over from its master, which is away; return once it has (see `NO_FAILOVER`)."""
+        await asyncio.to_thread(_let_take_over, replica, allowed=True)
+        await _has_taken_over(replica)
+        await asyncio.to_thread(_let_take_over, replica, allowed=False)
+
+    async def hand_over(self, replica: RedisServer) -> None:
+        """Let a replica and its master, which runs, swap their roles: nothing is lost."""
+        assert await asyncio.to_thread(replica.command, "CLUSTER", "FAILOVER") == b"+OK"
+        await _has_taken_over(replica)
 
     def destroy(self) -> None:
         """Kill all nodes and delete their data."""
@@ -112,10 +139,28 @@ class Cluster:
 
     def _wait(self, met: Callable[[], bool], what: str) -> None:
         until = time.monotonic() + _JOINED_WITHIN_S
-        while not met():
+        while not _is(met):
             if time.monotonic() > until:
                 pytest.fail(f"not within {_JOINED_WITHIN_S:g} s: {what}")
             time.sleep(0.05)
+
+
+def _is(met: Callable[[], bool]) -> bool:
+    try:
+        return met()
+    except OSError:
+        return False  # a node stands still, or has cut its connections
+
+
+async def _has_taken_over(replica: RedisServer) -> None:
+    async def is_master() -> bool:
+        return await asyncio.to_thread(role_of, replica) == b"master"
+
+    await wait_for(is_master, _JOINED_WITHIN_S, "the replica to take over")
+
+
+def _let_take_over(replica: RedisServer, *, allowed: bool) -> None:
+    assert replica.command("CONFIG", "SET", "cluster-replica-no-failover", "no" if allowed else "yes") == b"+OK"
 
 
 def _holds(words: str, slot: int) -> bool:
@@ -128,7 +173,7 @@ def _holds(words: str, slot: int) -> bool:
 
 def text_of(port: int, command: str) -> str:
     """Return a whole answer in bulk, as text."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=_ANSWER_TIMEOUT_S) as connection:
         connection.sendall(command.encode() + b"\r\n")
         with connection.makefile("rb") as answer:
             head = answer.readline().strip()
@@ -151,17 +196,17 @@ def role_of(node: RedisServer) -> bytes:
     return text_of(node.port, "INFO replication").split("role:", 1)[1].split("\r\n", 1)[0].encode()
 
 
-async def move_slot(cluster: Cluster, slot: int) -> None:
+async def move_slot(cluster: Cluster, slot: int, to: RedisServer | None = None) -> None:
     """Move a slot and its keys to another node, key by key, as a rebalancing does."""
     source = cluster.owner_of(slot)
-    target = next(node for node in cluster.nodes if node is not source and role_of(node) == b"master")
+    target = to or next(node for node in cluster.nodes if node is not source and role_of(node) == b"master")
     assert target.command("CLUSTER", "SETSLOT", str(slot), "IMPORTING", id_of(source)) == b"+OK"
     assert source.command("CLUSTER", "SETSLOT", str(slot), "MIGRATING", id_of(target)) == b"+OK"
-    client: Any = connect(source.url, max_connections=1)
+    client: Any = connect(source.url, max_connections=1, socket_timeout_s=2 * _ANSWER_TIMEOUT_S)
     try:
         while keys := await client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
             for key in keys:
-                answer = await client.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+                answer = await client.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 30_000)
                 assert answer in {b"OK", "OK", b"NOKEY", "NOKEY"}
                 await asyncio.sleep(0.001)
     finally:
@@ -171,9 +216,9 @@ async def move_slot(cluster: Cluster, slot: int) -> None:
 
 
 @contextmanager
-def running_cluster(kind: Kind = "valkey") -> Iterator[Cluster]:
+def running_cluster(kind: Kind = "valkey", options: Sequence[str] = ()) -> Iterator[Cluster]:
     """Run a cluster while the block runs."""
-    cluster = Cluster(kind)
+    cluster = Cluster(kind, options=options)
     try:
         cluster.start()
         yield cluster

@@ -29,6 +29,7 @@ ValueT = TypeVar("ValueT")
 # pytest-xdist names its processes gw0, gw1, …
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % 8
 _FIRST_PORT, _PORTS_EACH = 10_000, 600
+_ANSWER_TIMEOUT_S = 30.0  # a disk may stand still for seconds
 _turns = itertools.count(os.getpid() % _PORTS_EACH)
 _START_TIMEOUT_S = 90.0  # a restart may have to read minutes of writes from the append-only file
 
@@ -63,14 +64,14 @@ def binary_of(kind: Kind) -> str:
 
 def send_inline(port: int, *words: str) -> bytes:
     """Send one inline command to a server on loopback, on a new connection; return the answer's first line."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=_ANSWER_TIMEOUT_S) as connection:
         connection.sendall(" ".join(words).encode() + b"\r\n")
         return connection.makefile("rb").readline().strip()
 
 
 def read_info(port: int, section: str) -> dict[str, str]:
     """Return a section of the INFO of a server on loopback, as it is written there."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=_ANSWER_TIMEOUT_S) as connection:
         connection.sendall(f"INFO {section}\r\n".encode())
         with connection.makefile("rb") as answer:
             size = int(answer.readline().strip().lstrip(b"$"))

@@ -6,16 +6,13 @@ import asyncio
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shared.jobs import TERMINAL
-from shared.queue.slots import slot_of
 from tests.faults.children import Child
 from tests.faults.client import Posted
 from tests.faults.oracle import Oracle
-from tests.faults.queue_view import Holding, QueueView
+from tests.faults.queue_view import Holding
 from tests.faults.world import World
 from tests.servers import wait_for
 
@@ -85,70 +82,6 @@ async def kill_holding(world: World, sender: Child, *, buffered: bool, in_flight
                 return held
             sender.thaw()
             await asyncio.sleep(_QUIET_S)
-
-
-@dataclass(frozen=True, slots=True)
-class LostMaster:
-    """The jobs that a failover affects, by job id.
-
-    `ended` had ended on the lost master but not on its replica; `in_mid_send` were in mid-send when it died;
-    `unknown` never reached the replica.
-    """
-
-    ended: frozenset[str]
-    in_mid_send: frozenset[str]
-    unknown: frozenset[str]
-
-
-async def lose_master(world: World) -> LostMaster:
-    """Kill the master; return what its replica, cut off before or not, does not have.
-
-    This reads the dead master's append-only file, which has every write it acknowledged, before the promotion.
-    """
-    servers = world.servers
-    servers.master.kill()
-    known, _ = await _state(servers.replica.url)
-    copy = servers.master.copy()
-    await asyncio.to_thread(copy.start)
-    try:
-        left, in_mid_send = await _state(copy.url)
-    finally:
-        await asyncio.to_thread(copy.destroy)
-    return LostMaster(frozenset(known - left), frozenset(in_mid_send), frozenset(left - known))
-
-
-async def lose_node(world: World, tag: str, *, freeze: bool = False) -> LostMaster:
-    """Kill or freeze the node of a cluster that has a partition; return what its replica does not have of all there."""
-    assert world.cluster is not None
-    cluster = world.cluster
-    node = cluster.owner_of(slot_of(tag))
-    replica = cluster.replica_of(node)
-    tags = {part.keys.tag for part in world.queue.parts if cluster.owner_of(slot_of(part.keys.tag)) is node}
-    (node.pause if freeze else node.kill)()
-    count = len({part.keys.index for part in world.queue.parts})
-    known, _ = await _state_of(QueueView(replica.url, count, tags), readonly=True)
-    copy = node.copy(options=())
-    await asyncio.to_thread(copy.start)
-    try:
-        left, in_mid_send = await _state_of(QueueView(copy.url, count, tags))
-    finally:
-        await asyncio.to_thread(copy.destroy)
-    return LostMaster(frozenset(known - left), frozenset(in_mid_send), frozenset(left - known))
-
-
-async def _state(url: str) -> tuple[set[str], set[str]]:
-    """Return the jobs that a server has, and those in mid-send."""
-    return await _state_of(QueueView(url))
-
-
-async def _state_of(view: QueueView, *, readonly: bool = False) -> tuple[set[str], set[str]]:
-    reader: Any = view.redis
-    try:
-        if readonly:  # a replica of a cluster answers to this connection, which the pool gives out again
-            await reader.execute_command("READONLY")
-        return await view.jobs(), await view.in_mid_send()
-    finally:
-        await view.close()
 
 
 async def logged(world: World) -> None:

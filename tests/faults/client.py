@@ -103,7 +103,7 @@ class Client:
         patience_s: float = 60.0,
         **fields: Any,
     ) -> Posted:
-        """Post a blast until it is accepted or has expired; record the status of every answer."""
+        """Post a blast until it is accepted or its time is over; record the status of every answer."""
         body = orjson.dumps({"recipients": recipients, "channels": list(channels), "templateId": TEMPLATE, **fields})
         posted = Posted(secrets.token_hex(12), list(channels), recipients)
         self.posted.append(posted)
@@ -115,9 +115,9 @@ class Client:
                 posted.blast_id, posted.total = answer["blastId"], answer["totalMessages"]
                 self._note_phones(posted)
                 break
-            if answer.get("code") == "EXPIRES_BEFORE_START":
+            if answer.get("code") in {"EXPIRES_BEFORE_START", "TIME_IN_PAST"}:
                 posted.refused = True
-                break  # the fault outlasted the messages' expiry: not accepted
+                break  # the fault outlasted the messages' time, and no part of the blast is there: not accepted
             assert status in {0, *_AGAIN}, f"{status}: {answer}"
             assert time.monotonic() < deadline, f"not accepted within {patience_s} s: {status}: {answer}"
             await asyncio.sleep(_RETRY_S)
@@ -128,11 +128,11 @@ class Client:
             for index, recipient in enumerate(posted.recipients):
                 self.job_of_phone[recipient["phone"].lstrip("+")] = f"{posted.blast_id}:{index}:whatsapp"
 
-    async def insist(self, method: str, path: str, patience_s: float = 60.0) -> int:
+    async def insist(self, method: str, path: str, patience_s: float = 60.0, **request: Any) -> int:
         """Repeat an idempotent call until the answer is not "try again later"; return the status."""
         deadline = time.monotonic() + patience_s
         while True:
-            status, answer = await self.call(method, path)
+            status, answer = await self.call(method, path, **request)
             if status not in {0, *_AGAIN} or status == 409:
                 return status
             assert time.monotonic() < deadline, f"{method} {path}: {status}: {answer}"

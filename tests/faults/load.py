@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from tests.faults.client import Posted, people
+from tests.faults.lost_masters import LostMaster
 from tests.faults.oracle import MAYBE_DELIVERED, Oracle
 from tests.faults.world import World
 
@@ -18,6 +19,7 @@ LIMITED = "limited.example"
 
 _PATIENCE_S = 120.0
 _HEAVY_SHARE = 0.1
+_RECENT_S = 5.0
 
 
 class Load:
@@ -29,6 +31,8 @@ class Load:
         self._scale = world.form.scale
         self._random = random.Random(seed)
         self.blasts: list[Posted] = []
+        self._steered: dict[str, tuple[str, float]] = {}
+        self._steering: dict[str, asyncio.Lock] = {}
         self.done = asyncio.Event()
 
     async def run(self) -> None:
@@ -65,18 +69,36 @@ class Load:
 
     async def _steer(self, posted: Posted) -> None:
         """Cancel a blast, pause and resume it, retry its failed jobs, or leave it alone."""
-        path = f"/api/v1/blasts/{posted.blast_id}"
         choices = [[], ["cancel"], ["pause", "resume"], ["retry-failed"]]
         for step in self._random.choices(choices, weights=[6, 1, 1, 2])[0]:
             await asyncio.sleep(self._random.uniform(0, 3))
-            if step == "cancel":
-                posted.cancelled_at = math.inf
             if step == "retry-failed":
                 await self._await_failures(posted)
-            status = await self._client.insist("POST", f"{path}/{step}", _PATIENCE_S)
-            assert status in {200, 202, 409}, (step, status)
-            if step == "cancel" and status != 409:
-                posted.cancelled_at = time.time()
+            async with self._steering.setdefault(posted.blast_id, asyncio.Lock()):
+                await self._ask(posted, step)
+
+    async def _ask(self, posted: Posted, step: str) -> None:
+        if step == "cancel" and posted.cancelled_at is None:
+            posted.cancelled_at = math.inf
+        status = await self._client.insist("POST", f"/api/v1/blasts/{posted.blast_id}/{step}", _PATIENCE_S)
+        assert status in {200, 202, 409}, (step, status)
+        self._steered[posted.blast_id] = step, time.time()
+        if step == "cancel" and status != 409:
+            posted.cancelled_at = min(posted.cancelled_at or math.inf, time.time())
+
+    async def ask_again(self, lost: LostMaster) -> None:
+        """Repeat what was asked for shortly before a failover, which may have forgotten it.
+
+        A cancellation that it has forgotten counts from the repeated request on.
+        """
+        for posted in self.blasts:
+            async with self._steering.setdefault(posted.blast_id, asyncio.Lock()):
+                step, asked_at = self._steered.get(posted.blast_id, ("", 0.0))
+                if asked_at < lost.lost_at - _RECENT_S or step not in {"cancel", "pause", "resume"}:
+                    continue
+                if step == "cancel" and posted.blast_id in lost.cancelled:
+                    posted.cancelled_at = math.inf
+                await self._ask(posted, step)
 
     async def _await_failures(self, posted: Posted) -> None:
         """Wait for the end; allow another delivery of failed jobs that may have been delivered, as they are retried."""

@@ -20,11 +20,13 @@ from shared.queue.connection import connect, translated
 from shared.queue.control import ChannelStats, Control
 from shared.queue.doctor import Doctor
 from shared.queue.keys import GATEWAY_EVENTS, PartitionKeys
+from shared.queue.later_jobs import packed_later
 from shared.queue.partitions import partitions
 from shared.queue.spread_check import check_spread
 from tests.faults.checks import Checks
 
 _SAMPLE_S = 0.25
+_TIMEOUT_S = 30.0  # a disk may stand still for seconds
 _SORTED = ("parked", "later", "ring", "starts", "limits:high", "limits:due")
 _HASHES = ("later:jobs", "cancels", "places", "limits", "limits:runs")
 # an independent check of G4: it counts what is there, without the counts that the queue's scripts keep
@@ -55,6 +57,14 @@ class Holding:
     in_flight: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class BlastMarks:
+    """How many jobs of a blast a partition has been given, and whether the blast is cancelled there."""
+
+    enqueued: int
+    cancelled: bool
+
+
 class QueueView:
     """Reads the keys of every channel's partitions over its own connection, without a proxy.
 
@@ -62,7 +72,7 @@ class QueueView:
     """
 
     def __init__(self, url: str, count: int = 1, tags: Collection[str] = ()) -> None:
-        self.redis: Redis = connect(url, partitions=count)
+        self.redis: Redis = connect(url, partitions=count, socket_timeout_s=_TIMEOUT_S)
         self.control = Control(self.redis, "fault-tests")
         every = [part for channel in CHANNELS for part in partitions(self.redis, channel)]
         self.parts = [part for part in every if not tags or part.keys.tag in tags]
@@ -94,16 +104,29 @@ class QueueView:
             if consumer.endswith(":tx")
         }
 
-    async def jobs(self) -> set[str]:
-        """Return every job in Redis, wherever it waits."""
-        found: set[str] = set()
+    async def runs(self) -> dict[str, int]:
+        """Return every job in Redis, wherever it waits, with its run."""
+        found: dict[str, int] = {}
         with translated("jobs"):
             for stream in await self.streams():
                 rows: Any = await self.redis.xrange(stream)
-                found.update(unpack_job(fields[b"d"]).job_id for _, fields in rows)
+                found.update(_run_of(fields[b"d"]) for _, fields in rows)
             for part in self.parts:
-                later: Any = await self.redis.hkeys(part.keys.key("later:jobs"))
-                found.update(job_id.decode() for job_id in later)
+                later: Any = await self.redis.hvals(part.keys.key("later:jobs"))
+                found.update(_run_of(packed_later(kept)) for kept in later)
+        return found
+
+    async def blasts(self) -> dict[tuple[str, str], BlastMarks]:
+        """Return what each partition, by its hash tag, says about each of its blasts."""
+        found: dict[tuple[str, str], BlastMarks] = {}
+        reader: Any = self.redis
+        with translated("blasts"):
+            for part in self.parts:
+                prefix, server = part.keys.blast(""), await part.server()
+                async for key in server.scan_iter(f"{prefix}*", count=1000):
+                    enqueued, cancelled_at = await reader.hmget(key, ["wm:jobs", "cancelled_at"])
+                    marks = BlastMarks(int(enqueued or 0), cancelled=bool(cancelled_at))
+                    found[part.keys.tag, key.decode().removeprefix(prefix)] = marks
         return found
 
     async def watermarks(self, channel: str = "email") -> dict[str, int]:
@@ -221,3 +244,9 @@ class QueueView:
             return unpack_job(rows[0][1][b"d"]).job_id if rows else ""
         except DecodeError:
             return ""
+
+
+def _run_of(packed: bytes) -> tuple[str, int]:
+    """Return a job's id and its run."""
+    job = unpack_job(packed)
+    return job.job_id, job.run

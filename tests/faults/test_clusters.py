@@ -16,11 +16,12 @@ import pytest_asyncio
 from shared.blasts import partition_of
 from shared.queue.keys import PartitionKeys
 from shared.queue.slots import slot_of
-from tests.clusters import Cluster, move_slot, role_of
-from tests.faults.acts import flowing, lose_node
+from tests.clusters import Cluster, move_slot
+from tests.faults.acts import flowing
 from tests.faults.checks import Checks
 from tests.faults.client import people
 from tests.faults.form import Form
+from tests.faults.lost_masters import lose_node
 from tests.faults.oracle import Oracle
 from tests.faults.world import Design, World, running
 from tests.servers import wait_for
@@ -51,7 +52,6 @@ async def test_node_is_away(world: World, oracle: Oracle, checks: Checks, fault:
     cluster = cluster_of(world)
     node = cluster.owner_of(slot_of(LAST))
     away = {part.keys.index for part in world.queue.parts if cluster.owner_of(slot_of(part.keys.tag)) is node}
-    cluster.allow_failovers(allowed=False)
     posted = await world.client.post(people(2000, fault))
     others = {job for job in posted.job_ids if partition_of(posted.blast_id, int(job.split(":")[1]), 4) not in away}
     assert 0 < len(others) < posted.total
@@ -66,7 +66,6 @@ async def test_node_is_away(world: World, oracle: Oracle, checks: Checks, fault:
         assert world.deliveries.missing(posted.job_ids), "its own were sent without it"
     finally:
         (node.resume if fault == "frozen" else node.start)()
-    cluster.allow_failovers(allowed=True)
     checks.that("G7", flowed_s < world.form.flows_again_s, f"others flowed again after {flowed_s:.1f} s")
     async with world.queue.watching(checks):
         await oracle.audit([posted], _PATIENCE_S)
@@ -90,7 +89,7 @@ async def test_frozen_node_is_replaced(world: World, oracle: Oracle, checks: Che
     lost = await lose_node(world, LAST, freeze=True)
     oracle.allow(lost.ended | lost.in_mid_send)
     checks.none("G1", lost.unknown & posted.job_ids, posted.total, "jobs of an accepted blast that no replica has")
-    await wait_for(lambda: role_of(replica) == b"master", _PATIENCE_S, "the replica to take over")
+    await cluster.promote(replica)
     # longer than the time-out of a call, or its answer could come from the old master
     await asyncio.sleep(max(world.form.seconds(20.0), 8.0) - (time.monotonic() - since))
     node.resume()
@@ -121,7 +120,7 @@ async def test_master_is_killed_under_load(world: World, oracle: Oracle, checks:
     lost = await lose_node(world, "{email}")
     oracle.allow(lost.ended | lost.in_mid_send)
     checks.none("G1", lost.unknown & posted.job_ids, posted.total, "jobs of an accepted blast that no replica has")
-    await wait_for(lambda: role_of(replica) == b"master", _PATIENCE_S, "the replica to take over")
+    await cluster.promote(replica)
     # until the new master has a replica, no blast is accepted
     await asyncio.to_thread(cluster.restore)
     meanwhile = await posting

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.faults.acts import LostMaster, flowing, logged, lose_master, repair
+from tests.faults.acts import flowing, logged, repair
 from tests.faults.checks import Checks
 from tests.faults.client import Posted, people
 from tests.faults.form import Form
+from tests.faults.lost_masters import LostMaster, lose_master
 from tests.faults.oracle import Oracle
 from tests.faults.world import Design, World, running
 from tests.servers import wait_for

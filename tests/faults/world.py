@@ -21,7 +21,7 @@ import orjson
 
 from services.cli.plan import UpOptions, make_plan
 from shared.lifecycle import end_tasks
-from tests.clusters import Cluster
+from tests.clusters import NO_FAILOVER, Cluster
 from tests.e2e.system import clean_environment, free_base
 from tests.faults.children import Child
 from tests.faults.client import Client
@@ -56,7 +56,7 @@ class Design:
     `mail_proxy` puts a proxy between each email sender and the sandbox's mail server, for whose answers senders wait
     `mail_timeout_s` (None: their default); `env` is for every service. With `sentinels` services
     find Redis through the Sentinels, and so bypass every proxy. With `cluster` there are three masters and three
-    replicas instead; a channel's queue has this number of `partitions`.
+    replicas instead, none of which takes over by itself; a channel's queue has this number of `partitions`.
     """
 
     email_senders: int = 1
@@ -79,7 +79,7 @@ class World:
         self.form = form
         self.folder = Path(tempfile.mkdtemp(prefix="kurir-faults-"))
         self.servers = RedisServers(design.redis, replica=design.replica, sentinels=design.sentinels)
-        self.cluster = Cluster(design.redis) if design.cluster else None
+        self.cluster = Cluster(design.redis, options=NO_FAILOVER) if design.cluster else None
         self.children: dict[str, Child] = {}
         self.redis_proxies: dict[str, RedisProxy] = {}
         self.mails: dict[str, MailProxy] = {}
@@ -180,6 +180,16 @@ class World:
     def redis_url(self) -> str:
         """The URL by which services find Redis."""
         return self.cluster.url if self.cluster else self.servers.url
+
+    @property
+    def partitions(self) -> int:
+        """The number of partitions of each channel."""
+        return self._design.partitions
+
+    @property
+    def tags(self) -> list[str]:
+        """The hash tags of the partitions of all channels."""
+        return [part.keys.tag for part in self.queue.parts]
 
     @property
     def redis(self) -> RedisServer:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.clusters import PATIENT, Cluster, running_cluster
 from tests.integration.queue.world import World, open_world
 from tests.sentinels import Sentinel
 from tests.servers import RedisServer
@@ -15,7 +16,8 @@ from tests.servers import RedisServer
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests of a world on both servers, and on Valkey with the other numbers in the module's `PARTITIONS`.
 
-    With `SENTINELS` a module's tests run with one and with four partitions on a Valkey that a Sentinel names.
+    With `SENTINELS` a module's tests run with one and with four partitions on a Valkey that a Sentinel names, with
+    `CLUSTER` with four on a cluster of three masters and three replicas.
     """
     if "world" in metafunc.fixturenames:
         kinds = [("valkey", 1), ("redis", 1)]
@@ -24,6 +26,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if getattr(metafunc.module, "SENTINELS", False):
             kinds += [("sentinel", 1), ("sentinel", 4)]
             names += ["sentinel", "sentinel, 4 partitions"]
+        if getattr(metafunc.module, "CLUSTER", False):
+            kinds.append(("cluster", 4))
+            names.append("cluster, 4 partitions")
         metafunc.parametrize("world", kinds, ids=names, indirect=True)
 
 
@@ -38,13 +43,27 @@ def sentinel(valkey_server: RedisServer) -> Iterator[Sentinel]:
         sentinel.destroy()
 
 
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[Cluster]:
+    """Start one cluster for all tests that leave it whole."""
+    with running_cluster(options=PATIENT) as cluster:
+        yield cluster
+
+
 @pytest.fixture
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+async def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     """An empty queue; of several partitions, a small blast goes to the first one."""
     kind, partitions = request.param
-    server: RedisServer = request.getfixturevalue("real_redis_server" if kind == "redis" else "valkey_server")
-    assert server.command("FLUSHALL") == b"+OK"
-    url = request.getfixturevalue("sentinel").url if kind == "sentinel" else server.url
+    if kind == "cluster":
+        # six nodes on a busy machine: what has not been answered by then counts as away
+        monkeypatch.setattr("shared.queue.consumers.PATIENCE_S", 10.0)
+        cluster: Cluster = request.getfixturevalue("shared_cluster")
+        cluster.flush()
+        url = cluster.url
+    else:
+        server: RedisServer = request.getfixturevalue("real_redis_server" if kind == "redis" else "valkey_server")
+        assert server.command("FLUSHALL") == b"+OK"
+        url = request.getfixturevalue("sentinel").url if kind == "sentinel" else server.url
     world = open_world(url, partitions=partitions)
     yield world
     await world.redis.aclose()

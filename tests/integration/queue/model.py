@@ -19,6 +19,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precon
 
 from shared.errors import QueueUnavailableError
 from shared.jobs import TERMINAL, Lane
+from shared.queue.client import QueueRedis
 from shared.queue.consumer import BeginPolicy, Consumer, Taking
 from shared.queue.fetched import Fetched, read_fetched
 from shared.queue.leases import Lease
@@ -89,7 +90,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     async def _open(self) -> World:
         world = open_world(self.url, AT_ONCE, self.partitions)
-        await world.redis.flushall()
+        assert isinstance(world.redis, QueueRedis)
+        for node in await world.redis.every_node():
+            await node.flushall()
         world.spread = True
         return world
 

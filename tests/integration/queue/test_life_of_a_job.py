@@ -15,6 +15,7 @@ from shared.queue.producer import Chunk, GapError
 from tests.integration.queue.world import WITH_FILES, World, eventually
 
 PARTITIONS = (4,)
+CLUSTER = True
 SENTINELS = True
 
 
@@ -100,10 +101,11 @@ async def test_entries_of_one_chunk_are_read_together(world: World) -> None:
     await world.given(50)
     sender = await world.sender()
     leases = await sender.fetch(50)
-    await world.redis.config_resetstat()
+    server = await world.partition.server()
+    await server.config_resetstat()
     assert {grant.kind for grant in await sender.begin(leases)} == {"granted"}
     assert all(await sender.finish(*leases))
-    assert (await world.redis.info("commandstats"))["cmdstat_xpending"]["calls"] == 2
+    assert (await server.info("commandstats"))["cmdstat_xpending"]["calls"] == 2
 
 
 async def test_job_that_was_not_begun_was_not_tried(world: World) -> None:

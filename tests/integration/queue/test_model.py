@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.clusters import PATIENT, running_cluster
 from tests.integration.queue.model import QueueMachine
 from tests.sentinels import Sentinel
 from tests.servers import Kind, RedisServer
@@ -58,6 +59,13 @@ def sentinel_url() -> Iterator[str]:
             sentinel.destroy()
 
 
+@pytest.fixture
+def cluster_url() -> Iterator[str]:
+    """The URL of a cluster of three masters and three replicas that keep nothing on disk."""
+    with running_cluster(options=["--appendonly", "no", *PATIENT]) as cluster:
+        yield cluster.url
+
+
 @pytest.fixture(params=[1, 4])
 def partitions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The number of the queue's partitions, over which small blasts are spread.
@@ -92,6 +100,11 @@ def test_random_steps_agree_with_a_plain_model(quick_url: str, partitions: int) 
 def test_random_steps_agree_with_a_plain_model_behind_sentinel(sentinel_url: str, partitions: int) -> None:
     """The same, on a server that a Sentinel names."""
     drive(sentinel_url, partitions, 0)
+
+
+def test_random_steps_agree_with_a_plain_model_on_a_cluster(cluster_url: str, partitions: int) -> None:
+    """The same, on a cluster, over whose nodes the partitions are spread."""
+    drive(cluster_url, partitions, 0)
 
 
 @pytest.mark.soak

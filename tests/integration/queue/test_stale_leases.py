@@ -15,6 +15,7 @@ from shared.queue.leases import Lease, Move, awaiting, dropped
 from tests.integration.queue.world import HandSender, World, eventually
 
 PARTITIONS = (4,)
+CLUSTER = True
 
 
 async def _reap(world: World, cut_off: HandSender) -> None:

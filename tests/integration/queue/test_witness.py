@@ -72,5 +72,5 @@ async def test_entries_held_in_any_stream_are_found(world: World, lane: str) -> 
     held = await view.holding(77)
     ids = [unpack_job(raw).job_id for raw in packed]
     assert held == Holding(frozenset({ids[0]}), frozenset({ids[1]}))
-    assert await view.jobs() == set(ids)
+    assert set(await view.runs()) == set(ids)
     await view.close()

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from shared.jobs import Job, unpack_job
 from shared.queue.keys import PartitionKeys
-from shared.queue.partitions import partitions
+from shared.queue.partitions import partitions, server_of
 
 
 @dataclass
@@ -54,7 +54,8 @@ async def find_truth(redis: Redis) -> Truth:
 
 
 async def _walk(redis: Redis, keys: PartitionKeys, truth: Truth) -> None:
-    streams = [key.decode() async for key in redis.scan_iter(keys.key("jobs:*"), count=1000)]
+    server = await server_of(redis, keys.bell)
+    streams = [key.decode() async for key in server.scan_iter(keys.key("jobs:*"), count=1000)]
     for stream in streams:
         await _walk_stream(redis, stream, keys, truth)
     kept: Any = await redis.hgetall(keys.key("later:jobs"))

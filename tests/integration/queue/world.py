@@ -25,7 +25,7 @@ from shared.queue.event_log import EventLog
 from shared.queue.files import FileStore
 from shared.queue.keys import PartitionKeys
 from shared.queue.leases import Grant, Lease, Move, deferred, ended, given_back, parked, sent
-from shared.queue.partitions import Partition, count_partitions, partitions
+from shared.queue.partitions import Partition, count_partitions, partitions, server_of
 from shared.queue.producer import Chunk, Enqueued, Producer
 from shared.queue.reaper import Reaper
 from shared.queue.scripts import Argument
@@ -187,7 +187,8 @@ class World:
         """Check the number of waiting jobs that pauses of blasts hold; a paused channel reports all that wait."""
         paused: set[str] = set()
         for partition in self.partitions:
-            async for key in self.redis.scan_iter(partition.keys.blast("*"), count=1000):
+            server = await partition.server()
+            async for key in server.scan_iter(partition.keys.blast("*"), count=1000):
                 if await self.redis.hexists(key, "paused"):
                     paused.add(key.decode().rpartition(":")[2])
         counts = [truth.of_blast(blast_id) for blast_id in paused]
@@ -218,7 +219,8 @@ class World:
         """Check that the limits with a list, and no others, have a pace and turns; return the jobs of the lists."""
         redis: Any = self.redis
         before = keys.limit_list("")
-        lists = {key.decode().removeprefix(before): key async for key in redis.scan_iter(f"{before}*", count=1000)}
+        server = await server_of(redis, keys.bell)
+        lists = {key.decode().removeprefix(before): key async for key in server.scan_iter(f"{before}*", count=1000)}
         heads = {name: (await redis.zrange(key, 0, 0, withscores=True))[0][1] for name, key in lists.items()}
         assert set(lists) == {name.decode() for name in await redis.hkeys(keys.key("limits"))}
         high = {name.decode() for name in await redis.zrange(keys.key("limits:high"), 0, -1)}
@@ -236,11 +238,13 @@ class World:
     async def written(self) -> list[Event]:
         """Read and acknowledge all events of the channel so far, as the logger would."""
         log = EventLog(self.redis)
-        while entries := await log.read(1000, 0.0) or await log.read(1000, 0.0):
+        # on a cluster a read returns what one node has answered by then
+        while (entries := await log.read(1000, 0.0)) or await log.lag():
             for entry in entries:
                 assert isinstance(entry.batch, EventBatch)
                 self.events.extend(entry.batch.events)
             await log.ack(entries)
+        await log.close()
         return self.events
 
 
