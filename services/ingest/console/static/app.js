@@ -96,7 +96,7 @@ function App() {
   const [problem, setProblem] = useState(null);
   const start = () => loadSession().then(() => setProblem(null), setProblem);
   useEffect(() => { start(); }, []);
-  // whoever leaves the page open while Redis or the server is away finds the console when they are back
+  // a page that was left open while Redis or the server is away shows the console when they are back
   useEffect(() => {
     if (!problem) return undefined;
     const timer = setTimeout(start, 5000);
