@@ -33,13 +33,14 @@ _LONGEST_JOB_ID = 38 - _MAC_BYTES
 # prefix of the signed text, so that no other use of the secret can produce a valid token
 _PURPOSE = b"kurir return path\0"
 _MESSAGE_ID = re.compile(r"([^.@\s<>]+)\.([0-9]{1,9})\.([a-z0-9_]+)\.([0-9]{1,9})@[^@\s<>]+")
-_RANKS: Mapping[str, tuple[str, ...]] = {
+_KINDS: Mapping[str, tuple[str, ...]] = {
     "email": ("delivered", "bounced", "complained"),
     "whatsapp": ("undelivered", "delivered", "read"),
 }
+_RANKS = {(channel, kind): rank for channel, kinds in _KINDS.items() for rank, kind in enumerate(kinds, start=1)}
 
 
-class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
+class Receipt(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a provider or a bounce mail says about one message, or about one address for opt-outs and opt-ins.
 
     - `source`: the provider, or `mail` for a bounce mail
@@ -74,8 +75,7 @@ def delivery_rank(channel: str, kind: str) -> int:
     A receipt changes `delivery` only if its rank is higher. On WhatsApp a delivery may follow a failure and then holds;
     on email a bounce may follow a delivery.
     """
-    kinds = _RANKS.get(channel, ())
-    return kinds.index(kind) + 1 if kind in kinds else 0
+    return _RANKS.get((channel, kind), 0)
 
 
 def make_return_token(job_id: str, secret: str) -> str:

@@ -57,6 +57,10 @@ class TimeTally(Collector):
         self._bounds = list(bounds)
         self._times: dict[Labels, _Times] = {}
 
+    def start(self, labels: Labels) -> None:
+        """Export a series before its first time is observed."""
+        self._times.setdefault(labels, _Times(len(self._bounds)))
+
     def observe(self, labels: Labels, seconds: float) -> None:
         """Add one time to its bucket: the first one whose bound it does not exceed."""
         times = self._times.get(labels)

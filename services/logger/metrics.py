@@ -7,10 +7,9 @@ Labels come from closed sets: channels, lanes and statuses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.gc_collector import GCCollector
@@ -25,6 +24,7 @@ from services.logger.watch import Sample
 from services.logger.webhooks.counting import WebhookSample
 from shared.channels import CHANNELS
 from shared.queue.control import ChannelStats
+from shared.tallies import TimeTally
 
 LANES = ("high", "normal", "bulk")
 # from a second to a week: mail may bounce days later
@@ -45,28 +45,25 @@ class LoggerMetrics:
     def __init__(
         self, sample: Callable[[], Sample], recorder: RecorderState, leads: Callable[[], bool] = lambda: True
     ) -> None:
-        # a `_created` series for each histogram would double the scraped data
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not annotate it
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         build = Gauge("kurir_build_info", "The running version.", ("version", "service"), registry=self.registry)
         build.labels(version("kurir"), "logger").set(1)
         self.registry.register(_Pipeline(sample, recorder, leads))
-        self._delays = Histogram(
+        self._delays = TimeTally(
             "kurir_receipt_delay_seconds", "Time from a provider's acceptance of a message to what a receipt reports.",
-            ("channel", "kind"), buckets=_DELAYS, registry=self.registry,
+            ("channel", "kind"), _DELAYS,
         )  # fmt: skip
-        # looking labels up costs the library more than counting
-        self._delays_by = cache(self._delays.labels)
+        self.registry.register(self._delays)
         for channel, (_, kinds) in EXPECTED.items():
             for kind in kinds:
-                self._delays_by(channel, kind)
+                self._delays.start((channel, kind))
 
     def receipts(self, delays: Iterable[Delay]) -> None:
         """Observe the delays of new receipts."""
         for one in delays:
-            self._delays_by(one.channel, one.kind).observe(one.seconds)
+            self._delays.observe((one.channel, one.kind), one.seconds)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""

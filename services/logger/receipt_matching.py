@@ -81,7 +81,9 @@ def match(connection: Database, incoming: Sequence[Incoming]) -> tuple[Matched, 
 
 def _rows_by_job(connection: Database, incoming: Iterable[Incoming]) -> dict[tuple[str, str], Target]:
     """Return the rows of the jobs that receipts name, by channel and job id."""
-    names = {name for one in incoming for name in _names(one.receipt)}
+    names = {one.receipt.job_id for one in incoming if not one.receipt.message_id}
+    names.update(name for one in incoming if one.receipt.message_id for name in _names(one.receipt))
+    names.discard("")
     if not names:
         return {}
     rows = map(Target._make, connection.execute(_BY_JOB, (orjson.dumps(list(names)).decode(),)))
@@ -89,15 +91,16 @@ def _rows_by_job(connection: Database, incoming: Iterable[Incoming]) -> dict[tup
 
 
 def _names(receipt: Receipt) -> Iterable[str]:
-    """Return the job ids that a receipt names, the most reliable first."""
-    if not receipt.message_id:
-        return (receipt.job_id,) if receipt.job_id else ()
+    """Return the job ids that a receipt with a Message-ID names, the most reliable first."""
     own = job_of_message_id(receipt.message_id)
     return dict.fromkeys(name for name in (receipt.job_id, own[0] if own else "") if name)
 
 
 def _by_name(one: Incoming, rows: Mapping[tuple[str, str], Target]) -> Target | None:
-    return next((rows[one.channel, name] for name in _names(one.receipt) if (one.channel, name) in rows), None)
+    receipt = one.receipt
+    if not receipt.message_id:  # as from WhatsApp, so most of all
+        return rows.get((one.channel, receipt.job_id))
+    return next((rows[one.channel, name] for name in _names(receipt) if (one.channel, name) in rows), None)
 
 
 def _rows_by_provider(connection: Database, incoming: Iterable[Incoming]) -> dict[tuple[str, str], Target]:

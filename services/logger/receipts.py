@@ -9,7 +9,7 @@ batch, since providers send three receipts for each message.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -67,26 +67,22 @@ class Noted:
     new: list[NewReceipt] = field(default_factory=list)
 
 
+class _New(NamedTuple):
+    """A receipt that was not known, its message, its source as it is stored, and the run that it is about."""
+
+    incoming: Incoming
+    target: Target
+    source: str
+    run: int
+
+
 class _State(NamedTuple):
-    """A message's delivery: its rank, its kind, when, and the target's row."""
+    """A new delivery of a message: its rank, its kind, when, and the message's row."""
 
     rank: int
     kind: str
     at: str
-
-
-@dataclass(slots=True)
-class _Changes:
-    """What a batch of receipts changes: parameters for the statements above, by table."""
-
-    rows: list[tuple[object, ...]] = field(default_factory=list)
-    states: dict[str, _State] = field(default_factory=dict)
-    targets: dict[str, Target] = field(default_factory=dict)
-    totals: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    minutes: Counter[tuple[int, str, str]] = field(default_factory=Counter)
-    reported: list[Reported] = field(default_factory=list)
-    delays: list[Delay] = field(default_factory=list)
-    new: list[NewReceipt] = field(default_factory=list)
+    target: Target
 
 
 def apply_receipts(connection: Database, incoming: Sequence[Incoming], now_ms: int) -> Noted:
@@ -96,12 +92,15 @@ def apply_receipts(connection: Database, incoming: Sequence[Incoming], now_ms: i
     found, unknown = match(connection, incoming)
     keep_early(connection, [one for one in unknown if not one.early_id], now_ms)
     forget_early(connection, [one for one, _ in found if one.early_id])
-    changes = _merge(found, _known(connection, [target.job_id for _, target in found]))
-    rows_of(connection).write_receipts(connection, changes.rows)
-    _write_deliveries(connection, changes)
-    connection.executemany(_ADD_TOTALS, ((*key, n) for key, n in changes.totals.items()))
-    connection.executemany(_ADD_MINUTES, ((*key, n) for key, n in changes.minutes.items()))
-    return Noted(changes.delays, write_suppressions(connection, changes.reported), changes.new)
+    new = _select_new(found, _known(connection, [target.job_id for _, target in found]))
+    rows_of(connection).write_receipts(connection, [_row(one) for one in new])
+    _write_deliveries(connection, _raised(new))
+    _write_counts(connection, new)
+    return Noted(
+        [_delay(one, target) for one, target, _, _ in new if target.status == "sent"],
+        write_suppressions(connection, [_reported(one) for one in new if concerns_suppressions(one.incoming.receipt)]),
+        [NewReceipt(target.job_id, run, one.at_ms, source, one.receipt) for one, target, source, run in new],
+    )
 
 
 def incoming_of(channel: str, receipts: Iterable[Receipt], taken_at_ms: int, now_ms: int) -> list[Incoming]:
@@ -120,43 +119,49 @@ def _known(connection: Database, job_ids: Iterable[str]) -> set[Key]:
     return set(connection.execute(_KNOWN, (orjson.dumps(list(dict.fromkeys(job_ids))).decode(),)))
 
 
-def _merge(found: Sequence[tuple[Incoming, Target]], known: set[Key]) -> _Changes:
-    """Return the changes of the receipts that are not known yet.
+def _select_new(found: Sequence[tuple[Incoming, Target]], known: set[Key]) -> list[_New]:
+    """Return the receipts that are not known yet, each once; add them to `known`.
 
     One without a time of its own is the same as any of its job, kind and source: a provider that did not see our answer
     sends it again later.
     """
-    changes = _Changes()
-    seen = {(job_id, kind, source) for job_id, kind, _, source in known}
+    new = []
+    # hardly any provider leaves out the time
+    timed = all(one.receipt.timed for one, _ in found)
+    seen = set() if timed else {(job_id, kind, source) for job_id, kind, _, source in known}
     for one, target in found:
         receipt = one.receipt
         source = receipt.source[:_LONGEST_SOURCE]
         key = (target.job_id, receipt.kind, one.at_ms, source)
-        timeless = (target.job_id, receipt.kind, source)
-        if key in known or (timeless in seen and not receipt.timed):
+        if key in known:
             continue
+        if not timed:
+            timeless = (target.job_id, receipt.kind, source)
+            if timeless in seen and not receipt.timed:
+                continue
+            seen.add(timeless)
         known.add(key)
-        seen.add(timeless)
-        changes.rows.append(_row(one, target, source))
-        changes.new.append(NewReceipt(target.job_id, target.run_of(receipt), one.at_ms, source, receipt))
-        changes.targets[target.job_id] = target
-        _raise_delivery(changes, one, target)
-        label = source if source in SOURCES else OTHER_SOURCE
-        changes.totals[target.channel, label, receipt.kind] += 1
-        changes.minutes[one.at_ms // _MINUTE_MS, target.channel, receipt.kind] += 1
-        if target.status == "sent":
-            changes.delays.append(Delay(target.channel, receipt.kind, _seconds_since(target.updated_at, one.at_ms)))
-        if concerns_suppressions(receipt):
-            changes.reported.append(Reported(target.channel, target.address or "", target.job_id, one.at_ms, receipt))
-    return changes
+        new.append(_New(one, target, source, target.run_of(receipt)))
+    return new
 
 
-def _row(one: Incoming, target: Target, source: str) -> tuple[object, ...]:
+def _row(new: _New) -> tuple[object, ...]:
+    one, target, source, run = new
     receipt = one.receipt
     return (
-        target.job_id, receipt.kind, one.at_ms, source, target.run_of(receipt), receipt.severity,
-        receipt.code[:_LONGEST_CODE], receipt.words[:_LONGEST_WORDS], receipt.trusted, _evidence(receipt, target),
+        target.job_id, receipt.kind, one.at_ms, source, run, receipt.severity, receipt.code[:_LONGEST_CODE],
+        receipt.words[:_LONGEST_WORDS], receipt.trusted, _evidence(receipt, target),
     )  # fmt: skip
+
+
+def _reported(new: _New) -> Reported:
+    one, target, _, _ = new
+    return Reported(target.channel, target.address or "", target.job_id, one.at_ms, one.receipt)
+
+
+def _delay(one: Incoming, target: Target) -> Delay:
+    sent_at = datetime.fromisoformat(target.updated_at).timestamp()
+    return Delay(target.channel, one.receipt.kind, max(0.0, one.at_ms / 1000 - sent_at))
 
 
 def _evidence(receipt: Receipt, target: Target) -> str:
@@ -171,34 +176,53 @@ def _evidence(receipt: Receipt, target: Target) -> str:
     return orjson.dumps(evidence).decode() if evidence else ""
 
 
-def _raise_delivery(changes: _Changes, one: Incoming, target: Target) -> None:
-    """Note a new delivery: a higher rank, or the same one at an earlier time."""
-    rank = delivery_rank(target.channel, one.receipt.kind)
-    if not rank:
-        return
-    state = changes.states.get(target.job_id) or _State(
-        delivery_rank(target.channel, target.delivery or ""), target.delivery or "", target.delivery_at or ""
-    )
-    if rank < state.rank:
-        return
-    at = rfc3339(one.at_ms)
-    if rank > state.rank or (rank == state.rank and at < state.at):
-        changes.states[target.job_id] = _State(rank, one.receipt.kind, at)
-
-
-def _seconds_since(sent_at: str, at_ms: int) -> float:
-    return max(0.0, at_ms / 1000 - datetime.fromisoformat(sent_at).timestamp())
-
-
-def _write_deliveries(connection: Database, changes: _Changes) -> None:
-    """Write the new deliveries into the messages' rows, and move their counts."""
-    written = Deliveries()
-    for job_id, state in changes.states.items():
-        target = changes.targets[job_id]
-        written.updates.append((state.kind, state.at, target.row_id))
-        if state.kind == target.delivery:
+def _raised(new: Iterable[_New]) -> dict[str, _State]:
+    """Return the new deliveries by job: a higher rank, or the same one at an earlier time."""
+    raised: dict[str, _State] = {}
+    for one, target, _, _ in new:
+        kind = one.receipt.kind
+        rank = delivery_rank(target.channel, kind)
+        if not rank:
             continue
-        for delivery, n in ((state.kind, 1), (target.delivery, -1)):
-            if delivery:
-                written.counts[target.blast_id, target.channel, delivery] += n
+        state = raised.get(target.job_id)
+        if state is None:
+            before = delivery_rank(target.channel, target.delivery or "")
+            at_before = target.delivery_at or ""
+        else:
+            before, at_before = state.rank, state.at
+        if rank < before:
+            continue
+        at = rfc3339(one.at_ms)
+        if rank > before or at < at_before:
+            raised[target.job_id] = _State(rank, kind, at, target)
+    return raised
+
+
+def _write_deliveries(connection: Database, raised: Mapping[str, _State]) -> None:
+    """Write the new deliveries into the messages' rows, and move their counts."""
+    written = Deliveries([(state.kind, state.at, state.target.row_id) for state in raised.values()])
+    # most messages of a batch make the same few moves, so count each move first
+    moves = Counter(
+        (state.target.blast_id, state.target.channel, state.target.delivery, state.kind) for state in raised.values()
+    )
+    for (blast_id, channel, before, after), n in moves.items():
+        if before == after:
+            continue
+        written.counts[blast_id, channel, after] += n
+        if before:
+            written.counts[blast_id, channel, before] -= n
     rows_of(connection).write_deliveries(connection, written)
+
+
+def _write_counts(connection: Database, new: Iterable[_New]) -> None:
+    """Count receipts by provider, and by minute."""
+    totals: Counter[tuple[str, str, str]] = Counter()
+    minutes: Counter[tuple[int, str, str]] = Counter()
+    alike = Counter(
+        (one.at_ms // _MINUTE_MS, target.channel, source, one.receipt.kind) for one, target, source, _ in new
+    )
+    for (minute, channel, source, kind), n in alike.items():
+        totals[channel, source if source in SOURCES else OTHER_SOURCE, kind] += n
+        minutes[minute, channel, kind] += n
+    connection.executemany(_ADD_TOTALS, ((*key, n) for key, n in totals.items()))
+    connection.executemany(_ADD_MINUTES, ((*key, n) for key, n in minutes.items()))

@@ -40,18 +40,24 @@ def test_counts_are_exported_as_by_the_librarys_counter(counted: list[tuple[str,
     assert exported(tally) == exported(library)
 
 
-@given(st.lists(st.tuples(LABELS, SECONDS)))
-def test_times_are_exported_as_by_the_librarys_histogram(observed: list[tuple[tuple[str, str], float]]) -> None:
-    """Any times, those on the bounds of buckets included, give the same text; so do none."""
+@given(st.lists(LABELS, max_size=3), st.lists(st.tuples(LABELS, SECONDS)))
+def test_times_are_exported_as_by_the_librarys_histogram(
+    started: list[tuple[str, str]], observed: list[tuple[tuple[str, str], float]]
+) -> None:
+    """Any times, those on the bounds of buckets included, give the same text; so do series without times, and none."""
 
     def library(registry: CollectorRegistry) -> None:
         histogram = Histogram("waits", "Some waits.", ("channel", "outcome"), buckets=BOUNDS, registry=registry)
+        for labels in started:
+            histogram.labels(*labels)
         for labels, seconds in observed:
             histogram.labels(*labels).observe(seconds)
 
     def tally(registry: CollectorRegistry) -> None:
         own = TimeTally("waits", "Some waits.", ("channel", "outcome"), BOUNDS)
         registry.register(own)
+        for labels in started:
+            own.start(labels)
         for labels, seconds in observed:
             own.observe(labels, seconds)
 
