@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -39,22 +40,28 @@ _MOUNTED = Path("/run/secrets")
 class DkimKey:
     """A key that signs mail of a domain; its public key is in the DNS at `dns_name`.
 
-    `tags` is the beginning of its signatures.
+    `tags` is the beginning of its signatures; `is_rsa` is False for an Ed25519 key. `sign` signs a SHA-256 digest: RSA
+    takes half a millisecond, during which other threads can run.
     """
 
     domain: str
     selector: str
     private: PrivateKey = field(repr=False)
     tags: bytes = field(init=False, repr=False)
+    is_rsa: bool = field(init=False, repr=False)
+    sign: Callable[[bytes], bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        # decided once: each message asks, and a check against an abstract class takes a microsecond
+        private = self.private
+        if isinstance(private, RSAPrivateKey):
+            object.__setattr__(self, "is_rsa", True)
+            object.__setattr__(self, "sign", partial(private.sign, padding=_PADDING, algorithm=_HASH))
+        else:
+            object.__setattr__(self, "is_rsa", False)
+            object.__setattr__(self, "sign", private.sign)
         tags = f"v=1; a={self.algorithm}; c=relaxed/relaxed; d={self.domain}; s={self.selector};"
         object.__setattr__(self, "tags", tags.encode("ascii"))
-
-    @property
-    def is_rsa(self) -> bool:
-        """Whether it is an RSA key, not an Ed25519 key."""
-        return isinstance(self.private, RSAPrivateKey)
 
     @property
     def algorithm(self) -> str:
@@ -74,12 +81,6 @@ class DkimKey:
             return f"v=DKIM1; k=ed25519; p={base64.b64encode(public.public_bytes_raw()).decode()}"
         der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         return f"v=DKIM1; k=rsa; p={base64.b64encode(der).decode()}"
-
-    def sign(self, digest: bytes) -> bytes:
-        """Sign a SHA-256 digest. An RSA key takes half a millisecond, during which other threads can run."""
-        if isinstance(self.private, RSAPrivateKey):
-            return self.private.sign(digest, _PADDING, _HASH)
-        return self.private.sign(digest)
 
 
 class KeyRing:
@@ -102,6 +103,8 @@ class KeyRing:
         """
         if not self._by_domain:
             return ()
+        if found := self._by_domain.get(domain):
+            return found
         domain = domain.lower()
         while domain:
             if found := self._by_domain.get(domain):

@@ -18,7 +18,7 @@ from cachetools import TTLCache
 from services.email_sender.dkim_keys import DkimKey, KeyRing
 from services.email_sender.message import Mail
 from services.email_sender.signers import PendingMessage, Signers
-from services.email_sender.signing import Draft, signed
+from services.email_sender.signing import Draft
 
 # above this, encoding a message would block the event loop for too long
 ENCODE_ASIDE_BYTES = 512 * 1024
@@ -97,7 +97,7 @@ class Encoder:
         """Start to sign a message, an urgent one first; return the mail with the pending message."""
         keys = self._keys.for_domain(mail.from_domain)
         if mail.body.size <= _DRAFT_ASIDE_BYTES:
-            work = Draft(mail.encode(eight_bit=False), keys).signed
+            work = draft(mail, keys).signed
         else:
             work = partial(_encoded, mail, keys, eight_bit=False)
         pending = PendingMessage(work)
@@ -115,4 +115,9 @@ class Encoder:
 def _encoded(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool) -> bytes:
     if not keys:
         return mail.encode(eight_bit=eight_bit)
-    return signed(mail.encode(eight_bit=False), keys)
+    return draft(mail, keys).signed()
+
+
+def draft(mail: Mail, keys: Sequence[DkimKey]) -> Draft:
+    """Return a message to be signed; of its headers, only those of its body are looked at again."""
+    return Draft(mail.encode(eight_bit=False), keys, mail.covered(), len(mail.head))

@@ -11,8 +11,9 @@ import hashlib
 import re
 import secrets
 import time
+from collections.abc import Callable
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +26,7 @@ from services.email_sender.mime import PlainLines, clean, mailbox, text_part, un
 from services.email_sender.ready_part import ready_part
 from services.email_sender.settings import MailSettings
 from services.email_sender.signers import PendingMessage
+from services.email_sender.signing import NOTHING, Covered, covered, relaxed
 from shared.addresses import AddressError
 from shared.blasts import Blast
 from shared.errors import PermanentError, StopBlastError
@@ -42,6 +44,18 @@ _LONGEST_LABEL = 63
 _TEXT = b'Content-Type: text/plain; charset="utf-8"'
 _HTML = b'Content-Type: text/html; charset="utf-8"'
 _END_OF_HEADERS = b"MIME-Version: 1.0\r\n"
+# headers of each message, as a signature lists them
+_OWN_NAMES = (b"message-id", b"date", b"subject", b"to", b"from")
+
+
+class _OwnHeaders(msgspec.Struct, frozen=True):
+    """The headers' values that differ between the messages of a blast, and the whole lines to unsubscribe by."""
+
+    to: bytes
+    subject: bytes
+    date: bytes
+    message_id: bytes
+    unsubscribe: bytes
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -115,11 +129,12 @@ _MIXED = b'Content-Type: multipart/mixed; boundary="m%b"\r\n\r\n'
 
 
 class Mail(RenderedMessage, frozen=True):
-    """One message, ready to be encoded for a server."""
+    """One message, ready to be encoded for a server; `covered` returns what a signature covers of its `head`."""
 
     message_id: str
     envelope: Envelope
     head: bytes
+    covered: Callable[[], Covered]
     body: Body
     from_domain: str
     # the whole message, being signed before its turn; None if that was not started
@@ -165,6 +180,10 @@ class Frame:
         to = quote(mail.unsubscribe_to, safe="@+")
         self._by_mail = f",\r\n <mailto:{to}?subject=unsubscribe%20" if to else ""
         self._list = list_headers(blast, self.domain) if self._marketing else b""
+        self._covered_last = covered(self._list + self._job_headers)
+        reply_to_line = covered(self._reply_to)
+        self._covered_first = Covered((*reply_to_line.names, *_OWN_NAMES), reply_to_line.lines)
+        self._covered_from = covered(self._from.removesuffix(b"To: ")).lines
 
     @property
     def size(self) -> int:
@@ -187,17 +206,26 @@ class Frame:
         job_line = clean(job_id).encode()
         message_id = f"{self._id}.{job.index}.{job.channel}.{job.run}@{self.domain}"
         subject = clean(subject)
+        own = _OwnHeaders(
+            mailbox(clean(job.recipient.name), address, 4),
+            unstructured(subject, 9),
+            _date(),
+            message_id.encode(),
+            self._unsubscribe(url, token) if self._marketing else b"",
+        )
         head = b"".join(
             (
                 self._from,
-                mailbox(clean(job.recipient.name), address, 4),
+                own.to,
                 b"\r\nSubject: ",
-                unstructured(subject, 9),
-                _date(),
-                message_id.encode(),
+                own.subject,
+                b"\r\nDate: ",
+                own.date,
+                b"\r\nMessage-ID: <",
+                own.message_id,
                 b">\r\n",
                 self._reply_to,
-                self._unsubscribe(url, token) if self._marketing else b"",
+                own.unsubscribe,
                 self._list,
                 self._job_headers % {b"job": job_line},
             )
@@ -205,7 +233,26 @@ class Frame:
         utf8 = self._utf8 or not address.isascii()
         envelope = Envelope(self._return_path(job), address, utf8)
         logged = self._template.subject_for_log(values, subject)
-        return Mail(job_id, logged, f"<{message_id}>", envelope, head, body, self.domain)
+        return Mail(job_id, logged, f"<{message_id}>", envelope, head, partial(self._covered, own), body, self.domain)
+
+    def _covered(self, own: _OwnHeaders) -> Covered:
+        """Return what `signing.covered` returns for a message's head; looks only at what differs between messages."""
+        unsubscribe = covered(own.unsubscribe) if own.unsubscribe else NOTHING
+        first, last = self._covered_first, self._covered_last
+        return Covered(
+            (*last.names, *unsubscribe.names, *first.names),
+            b"%b%b%bmessage-id:<%b>\r\ndate:%b\r\nsubject:%b\r\nto:%b\r\n%b"
+            % (
+                last.lines,
+                unsubscribe.lines,
+                first.lines,
+                own.message_id,
+                own.date,
+                relaxed(own.subject),
+                relaxed(own.to),
+                self._covered_from,
+            ),
+        )
 
     def _return_path(self, job: Job) -> str:
         """Return the envelope's sender; one that names the job, where bounces come back to us."""
@@ -304,18 +351,18 @@ def _smtp_address(address: str) -> str:
 
 
 class _Dates:
-    """The Date header, made once per second."""
+    """The Date header's value, made once per second."""
 
     def __init__(self) -> None:
         self._second = 0
-        self._lines = b""
+        self._value = b""
 
     def __call__(self) -> bytes:
         second = int(time.time())
         if second != self._second:
-            date = formatdate(second).replace("-0000", "+0000")
-            self._second, self._lines = second, f"\r\nDate: {date}\r\nMessage-ID: <".encode("ascii")
-        return self._lines
+            self._second = second
+            self._value = formatdate(second).replace("-0000", "+0000").encode("ascii")
+        return self._value
 
 
 _date = _Dates()

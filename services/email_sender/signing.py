@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from functools import lru_cache
+
+import msgspec
 
 from services.email_sender.dkim_keys import DkimKey
 from services.email_sender.mime import PlainLines
@@ -18,6 +21,7 @@ from services.email_sender.mime import PlainLines
 # other threads run while a piece is hashed, but not between pieces
 _PIECE_BYTES = 256 * 1024
 _LINE_CHARS = 76
+_PIECES_OF_SIGNATURE = re.compile(rb".{1,75}")
 # RFC 6376, 5.4.1, RFC 8058, 4, and Feedback-ID, which counts only if it is signed
 _SIGNED = frozenset(
     b"from to cc reply-to subject date message-id mime-version content-type content-transfer-encoding "
@@ -27,37 +31,58 @@ _SIGNED = frozenset(
 _OVERSIGNED = (b"from", b"to", b"subject", b"date", b"message-id")
 
 
+class Covered(msgspec.Struct, frozen=True):
+    """Headers as a signature covers them (RFC 6376, 3.4.2 and 5.4.2): their names and canonical lines, last first."""
+
+    names: tuple[bytes, ...] = ()
+    lines: bytes = b""
+
+
+NOTHING = Covered()
+
+
 def signed(content: bytes, keys: Sequence[DkimKey]) -> bytes:
     """Return a message in CRLF lines, preceded by one DKIM-Signature per key."""
     return Draft(content, keys).signed()
 
 
 class Draft:
-    """A message with everything prepared except the signing itself, the only slow step."""
+    """A message with everything prepared except the signing itself, the only slow step.
 
-    def __init__(self, content: bytes, keys: Sequence[DkimKey]) -> None:
+    `own` is what is covered of the headers in its first `own_bytes` bytes; the other headers are looked at here.
+    """
+
+    def __init__(self, content: bytes, keys: Sequence[DkimKey], own: Covered = NOTHING, own_bytes: int = 0) -> None:
         self._content = content
-        head_end = content.index(b"\r\n\r\n") + 2
-        names, covered = _covered(content[:head_end])
-        body_hash = binascii.b2a_base64(body_digest(content, head_end + 2), newline=False)
-        rest = b" t=%d;\r\n h=%b;\r\n bh=%b;\r\n b=" % (time.time(), _listed(names), body_hash)
-        # RFC 6376, 3.7: the signature's own header is hashed last, with an empty `b=` and no line break at its end
-        values = [key.tags + rest for key in keys]
-        self._headers = [
-            (key, value, hashlib.sha256(b"%bdkim-signature:%b" % (covered, value.replace(b"\r\n", b""))).digest())
-            for key, value in zip(keys, values, strict=True)
-        ]
+        end = content.index(b"\r\n\r\n", max(0, own_bytes - 2)) + 2
+        others = (_covered_again if own_bytes else covered)(content[own_bytes:end])
+        names, lines = others.names + own.names, others.lines + own.lines
+        body_hash = binascii.b2a_base64(body_digest(content, end + 2), newline=False)
+        second = int(time.time())
+        self._headers: list[tuple[DkimKey, bytes, bytes]] = []
+        for key in keys:
+            written, hashed = _tags(key.tags, names, second)
+            # RFC 6376, 3.7: the signature's own header is hashed last, with an empty `b=` and no line break at its end
+            digest = hashlib.sha256(b"%b%b%b; b=" % (lines, hashed, body_hash)).digest()
+            self._headers.append((key, b"%b%b;\r\n b=" % (written, body_hash), digest))
 
     def signed(self) -> bytes:
         """Return the message, preceded by its signatures."""
-        headers = [
-            b"DKIM-Signature: %b%b\r\n" % (value, _folded(key.sign(digest))) for key, value, digest in self._headers
-        ]
-        content = b"".join([*headers, self._content])
+        pieces: list[bytes] = []
+        for key, header, digest in self._headers:
+            pieces += header, _folded(key.sign(digest)), b"\r\n"
+        content = b"".join((*pieces, self._content))
         return PlainLines(content) if isinstance(self._content, PlainLines) else content
 
 
 @lru_cache(maxsize=64)
+def _tags(tags: bytes, names: tuple[bytes, ...], second: int) -> tuple[bytes, bytes]:
+    """Return the header up to its `bh=`, as it is written and as it is hashed; most messages of a second share it."""
+    listed = _listed((*names, *_OVERSIGNED))
+    value = b"%b t=%d;\r\n h=%b;\r\n bh=" % (tags, second, listed)
+    return b"DKIM-Signature: " + value, b"dkim-signature:" + value.replace(b"\r\n", b"")
+
+
 def _listed(names: tuple[bytes, ...]) -> bytes:
     """Return names for `h=`, folded after colons."""
     lines: list[bytes] = []
@@ -71,15 +96,14 @@ def _listed(names: tuple[bytes, ...]) -> bytes:
 
 
 def _folded(signature: bytes) -> bytes:
-    text = binascii.b2a_base64(signature, newline=False)
-    return b"\r\n ".join(text[start : start + _LINE_CHARS - 1] for start in range(0, len(text), _LINE_CHARS - 1))
+    return b"\r\n ".join(_PIECES_OF_SIGNATURE.findall(binascii.b2a_base64(signature, newline=False)))
 
 
-def _covered(head: bytes) -> tuple[tuple[bytes, ...], bytes]:
-    """Return the names of the headers to sign and their canonical form (RFC 6376, 3.4.2).
+def covered(head: bytes) -> Covered:
+    """Return what is covered of headers in CRLF lines.
 
-    Headers are signed from the last to the first (5.4.2). A value is unfolded and stripped, and each run of white space
-    becomes one space.
+    Headers are signed from the last to the first. A value is unfolded and stripped, and each run of white space becomes
+    one space.
     """
     names: list[bytes] = []
     lines: list[bytes] = []
@@ -88,8 +112,17 @@ def _covered(head: bytes) -> tuple[tuple[bytes, ...], bytes]:
         name, _, value = line.partition(b":")
         if known := _signed_name(name):
             names.append(known)
-            lines.append(b"%b:%b\r\n" % (known, b" ".join(value.split())))
-    return (*names, *_OVERSIGNED), b"".join(lines)
+            lines.append(b"%b:%b\r\n" % (known, relaxed(value)))
+    return Covered(tuple(names), b"".join(lines))
+
+
+# the headers of the body are the same in all messages of a blast
+_covered_again = lru_cache(maxsize=64)(covered)
+
+
+def relaxed(value: bytes) -> bytes:
+    """Return a header's value, folded or not, in canonical form."""
+    return b" ".join(value.split())
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import dkim
@@ -16,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.email_sender.dkim_keys import DkimKey, KeyRing
-from services.email_sender.encoder import ENCODE_ASIDE_BYTES, Encoder
+from services.email_sender.encoder import ENCODE_ASIDE_BYTES, Encoder, draft
 from services.email_sender.message import Frame, Mail
 from services.email_sender.mime import PlainLines, is_plain
 from services.email_sender.signing import body_digest, signed
+from services.email_sender.signing import covered as covered_headers
 from shared.jobs import Attachment, Recipient
 from shared.templates import Template
 from tests.debian import missing, program
@@ -95,10 +97,23 @@ async def test_headers_of_unsubscription_are_signed() -> None:
 @given(content=CONTENTS)
 def test_dkimpy_verifies_any_message(content: Content) -> None:
     """Folded headers, every alphabet, dots, long lines and attachments verify, with an RSA and an Ed25519 signature."""
-    raw = signed(fill(content).encode(eight_bit=False), [RSA, ED25519])
+    raw = draft(fill(content), [RSA, ED25519]).signed()
     assert verdicts(raw, [RSA, ED25519]) == [True, True]
     assert b"\r\n." not in raw or not isinstance(raw, PlainLines)
     assert max(map(len, raw.split(b"\r\n"))) <= 998
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=CONTENTS)
+@pytest.mark.parametrize("category", ["transactional", "marketing"])
+@pytest.mark.parametrize("reply_to", ["", "Ä  Ö <reply@example.com>"])
+def test_what_is_covered_is_known_without_looking_at_the_head(category: str, reply_to: str, content: Content) -> None:
+    """A frame knows its fixed headers in canonical form; with each message's own they are those of its head."""
+    template = Template("t", "T", ["email"], category=category, subject="{{ s }}", html="<p></p>")  # type: ignore[arg-type]
+    recipient = Recipient("ana@example.com", content.name, {"s": content.subject})
+    for mail in (MAIL, replace(MAIL, with_metadata=True, unsubscribe_to="off@example.com")):
+        filled = Frame(make_blast(template=template, reply_to=reply_to), mail).fill(make_job(recipient=recipient))
+        assert filled.covered() == covered_headers(filled.head)
 
 
 @settings(max_examples=300, deadline=None)
@@ -147,7 +162,7 @@ def test_usual_letter_with_files_is_verified(name: str, filename: str, own: bool
     usual = Template("t", "T", ["email"], subject="s", html="<p>{{ name }}</p>\n", text="{{ name }},\nhi.\n\n\n")
     recipient = Recipient("ana@example.com", "Ana", {"name": name}, "", files if own else [])
     frame = Frame(make_blast(template=usual, attachments=[] if own else files), MAIL)
-    raw = signed(frame.fill(make_job(recipient=recipient)).encode(eight_bit=False), [RSA, ED25519])
+    raw = draft(frame.fill(make_job(recipient=recipient)), [RSA, ED25519]).signed()
     assert verdicts(raw, [RSA, ED25519]) == [True, True]
     assert isinstance(raw, PlainLines) == (name == "Ana" and "  " not in filename)
     assert b"\r\n." not in raw or not isinstance(raw, PlainLines)
