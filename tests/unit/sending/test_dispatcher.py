@@ -68,3 +68,33 @@ async def test_jobs_are_begun_ahead_only_where_their_connection_is_free_in_time(
         capacity = Capacity(free, connections=5, lasting=5)
     holdings.journal.close(keep=False)
     assert queue.asked == [1, asked][: 1 + bool(asked)]
+
+
+@pytest.mark.parametrize("chains", [True, False], ids=["announces", "does not announce"])
+@pytest.mark.parametrize(
+    ("on_uncertain", "pace", "window"),
+    [
+        ("resend", Pace(per_s=1_000.0, send_s=0.005), 55),
+        ("resend", Pace(per_s=10_000.0, send_s=0.0005), 100),
+        ("resend", Pace(per_s=1_000.0, send_s=0.6), 5),
+        ("resend", Pace(per_s=10.0, send_s=0.4), 5),
+        ("hold", Pace(per_s=1_000.0, send_s=0.005), 5),
+    ],
+    ids=["fast", "very fast", "slow sends", "few sends", "what is uncertain is held"],
+)
+def test_a_fast_sender_with_a_journal_begins_ahead_on_every_channel(
+    on_uncertain: str, pace: Pace, window: int, chains: bool, tmp_path: Path
+) -> None:
+    """The jobs of the next 50 ms, within the window; a channel that announces has two for each connection besides."""
+    settings = replace(SETTINGS, concurrency=5, on_uncertain=on_uncertain)
+    holdings = Holdings(pace=pace)
+    holdings.journal = Journal(tmp_path, Owner("sender", "{email}"), 10)
+    consumer = cast("Consumer", Granting("channel"))
+    gates = Gates(lambda: True, lambda: True, lambda _: Capacity(), never, lambda _: None, chains=chains)
+    dispatcher = Dispatcher(consumer, holdings, Settler(consumer, holdings), settings, gates)
+    dispatcher._connections = 5
+    least = 15 if chains and pace.send_s < 0.5 else 5
+    assert dispatcher._window() == max(window, least)
+    holdings.journal.complete = False
+    assert dispatcher._window() == least
+    holdings.journal.close(keep=False)
