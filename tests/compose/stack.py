@@ -33,19 +33,23 @@ _COMMAND_TIMEOUT_S = 1200
 class Stack:
     """One project with its own name, on free ports; `down` keeps its volumes, `destroy` does not."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *overrides: str) -> None:
         self.folder = folder / "kurir"
         self.port = free_port()
         self._name = f"kurir-test-{os.getpid()}"
         self._env = {**_clean_environment(), "INGEST_PORT": str(self.port), "GRAFANA_PORT": str(free_port())}
-        self._files = ["docker-compose.yml"]
+        self._own_files = ["docker-compose.yml", *overrides]
+        self._files = list(self._own_files)
         self.profiles = ["sandbox"]
         shutil.copytree(ROOT, self.folder, ignore=shutil.ignore_patterns(*_NOT_COPIED))
 
     @property
     def services(self) -> list[str]:
-        """Return the services of the compose file that the profiles start and that are available here."""
-        declared = yaml.safe_load((self.folder / "docker-compose.yml").read_text())["services"]
+        """Return the services of the project's files that the profiles start and that are available here."""
+        declared: dict[str, dict[str, Any]] = {}
+        for file in self._own_files:
+            for name, one in yaml.safe_load((self.folder / file).read_text())["services"].items():
+                declared[name] = {**declared.get(name, {}), **one}
         wanted = [name for name, one in declared.items() if {*one.get("profiles", self.profiles)} & {*self.profiles}]
         return [name for name in wanted if is_available(name)]
 

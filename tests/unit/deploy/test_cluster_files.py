@@ -48,6 +48,15 @@ def test_the_cluster_is_made_of_all_nodes_once_they_run() -> None:
     assert "cluster_state:ok" in (ROOT / "deploy" / "redis" / "health.sh").read_text()
 
 
+def test_no_service_is_started_before_the_cluster_is_made() -> None:
+    """Programs that start services one by one would otherwise wait forever for its first node to be healthy."""
+    made = {"make-cluster": {"condition": "service_completed_successfully"}}
+    waiting = {name: one.get("depends_on", {}) for name, one in SERVICES.items() if "KURIR_PORT" in str(one)}
+    assert {name: OVERRIDE["services"][name]["depends_on"] for name in waiting} == dict.fromkeys(waiting, made)
+    # a list would replace the mapping, or be refused
+    assert all(isinstance(depends_on, dict) for depends_on in waiting.values())
+
+
 def test_every_service_gets_the_same_cluster() -> None:
     """Its address has nodes of the file, the partitions are two to four for each master, replicas confirm."""
     given = [OVERRIDE["services"][name]["environment"] for name in SERVICES if "KURIR_PORT" in str(SERVICES[name])]

@@ -81,6 +81,29 @@ def test_kustomize_applies_the_patch_as_these_tests_do() -> None:
     assert not pods
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on PATH")
+@pytest.mark.parametrize("names", [["cluster"], ["postgres"], ["cluster", "postgres"]], ids="+".join)
+def test_kustomize_adds_the_components(tmp_path: Path, names: list[str]) -> None:
+    """`kubectl kustomize` renders valid resources with each component, and with both: they change what they say."""
+    folder = tmp_path / "kubernetes"
+    shutil.copytree(FOLDER, folder)
+    with (folder / "kustomization.yaml").open("a") as kustomization:
+        kustomization.write(yaml.safe_dump({"components": names}))
+    command = ["kubectl", "kustomize", str(folder)]
+    rendered = subprocess.run(command, capture_output=True, check=True, timeout=60, text=True).stdout
+    documents = list(yaml.safe_load_all(rendered))
+    for document in documents:
+        if not document["apiVersion"].startswith("keda.sh"):
+            kubernetes_validate.validate(document, VERSION, strict=True)
+    (settings,) = [one["data"] for one in documents if one["kind"] == "ConfigMap"]
+    (logger,) = [one["spec"] for one in documents if _name(one) == "StatefulSet-logger"]
+    (container,) = logger["template"]["spec"]["containers"]
+    given = {one["name"] for one in container["env"]}
+    assert ("KURIR_PARTITIONS" in settings) == ("KURIR_REDIS_REPLICAS" in settings) == ("cluster" in names)
+    assert ("KURIR_DATABASE_URL_FILE" in given) == (logger["replicas"] == 2) == ("postgres" in names)
+    assert {_name(one) for one in documents if one["kind"] != "ConfigMap"} == {_name(one) for one in DOCUMENTS}
+
+
 def test_pods_differ_only_where_their_services_do() -> None:
     """What all pods have alike is in one file, the patch; no service sets it itself."""
     shared = {"securityContext", "startupProbe", "livenessProbe", "readinessProbe", "envFrom", "image"}
