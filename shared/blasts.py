@@ -117,3 +117,10 @@ def time_of_blast_id(blast_id: str) -> int | None:
     for digit in blast_id[:_TIME_DIGITS]:
         since_ms = since_ms << 5 | _DIGITS[digit]
     return _EPOCH_MS + since_ms
+
+
+def lowest_blast_id(at_ms: int) -> str:
+    """Return the text at which the ids of blasts from this time on begin, and so do their jobs' ids, by their bytes."""
+    since_ms = max(0, at_ms - _EPOCH_MS)
+    digits = "".join(_DIGITS)
+    return "".join(digits[(since_ms >> (5 * place)) & 31] for place in reversed(range(_TIME_DIGITS)))

@@ -17,9 +17,9 @@ from typing import Protocol
 import asyncpg
 
 from services.logger.postgres.connecting import PostgresDatabase
-from services.logger.postgres.days import first_id
 from services.logger.postgres.schema import BY_DAY, attach_day
 from services.logger.store import QueryTooSlowError, StorageError
+from shared.blasts import lowest_blast_id
 from shared.clock import rfc3339
 from shared.jobs import TERMINAL
 from shared.logs import get_logger
@@ -55,12 +55,12 @@ _GONE = """
 SELECT substring(tablename FROM 'gone_message_logs_([0-9]+)')::bigint FROM pg_tables
 WHERE schemaname = current_schema() AND tablename LIKE 'gone\\_message\\_logs\\_%' ORDER BY 1
 """
+# by the range of the day's job ids: a day has far fewer letters than messages
 _LETTERS = """
-DELETE FROM dead_letters d USING gone_message_logs_{day} AS g
-WHERE d.job_id = g.job_id AND NOT EXISTS (
-    SELECT 1 FROM message_logs AS m WHERE m.job_id = g.job_id AND m.id >= {low} AND m.id < {high}
-)
+DELETE FROM dead_letters AS d
+WHERE d.job_id >= $1 AND d.job_id < $2 AND EXISTS (SELECT 1 FROM gone_message_logs_{day} AS g WHERE g.job_id = d.job_id)
 """
+_UNLESS_KEPT = " AND NOT EXISTS (SELECT 1 FROM message_logs_{day} AS m WHERE m.job_id = d.job_id)"
 
 
 class Transactions(Protocol):
@@ -183,7 +183,9 @@ def _copy_kept(database: PostgresDatabase, day: int, cutoff_ms: int) -> int:
 
 def _finish(database: PostgresDatabase, day: int) -> int:
     """Delete the dead letters of a detached day, and its tables."""
-    gone = database.run(_LETTERS.format(day=day, low=first_id(day), high=first_id(day + 1))).rowcount
+    has_kept = database.run("SELECT to_regclass($1)::text", f"message_logs_{day}").fetchone()[0]
+    letters = (_LETTERS + (_UNLESS_KEPT if has_kept else "")).format(day=day)
+    gone = database.run(letters, lowest_blast_id(day * _DAY_MS), lowest_blast_id((day + 1) * _DAY_MS)).rowcount
     for table in BY_DAY:
         database.script(f"DROP TABLE IF EXISTS gone_{table}_{day}")
     return gone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +19,7 @@ from services.logger.postgres.schema import BY_DAY
 from services.logger.postgres.store import PostgresStore
 from services.logger.retention import Retention
 from services.logger.writing import EventWriter
-from shared.blasts import time_of_blast_id
+from shared.blasts import lowest_blast_id, time_of_blast_id
 from shared.clock import SystemClock
 from shared.events import Receipts
 from shared.queue.event_log import EventEntry
@@ -130,6 +131,23 @@ async def test_keeping_a_message_reads_only_its_own_rows(store: PostgresStore) -
 
     plan = await store.write(explain)
     assert f"Index Cond: ((day = {day}) AND (job_id = ANY (" in plan, plan
+
+
+async def test_the_letters_of_a_day_are_found_by_their_range(store: PostgresStore) -> None:
+    """A day with hundreds of thousands of messages has few letters: looking each message up would hold the turn."""
+    await _write(store, *_story(OLD, 0))
+    day = day_of_blast(OLD)
+
+    def explain(database: PostgresDatabase) -> str:
+        database.script(f"CREATE TABLE gone_message_logs_{day} (LIKE message_logs_{day} INCLUDING ALL)")
+        sql = (dropping._LETTERS + dropping._UNLESS_KEPT).format(day=day)
+        bounds = (lowest_blast_id(_at(OLD) + START_MS), lowest_blast_id(_at(NEW) + START_MS))
+        return "\n".join(row[0] for row in database.run(f"EXPLAIN {sql}", *bounds))
+
+    plan = await store.write(explain)
+    assert re.search(r"Index Cond: \(\(job_id >= .*\) AND \(job_id < ", plan), plan
+    assert plan.count("Index Cond: (job_id = d.job_id)") == 2, plan
+    assert "Seq Scan" not in plan, plan
 
 
 async def test_a_day_with_many_messages_to_keep_is_left_to_the_deletion_by_rows(
