@@ -247,6 +247,8 @@ async def _purge(store: Store, days: int) -> None:
     await asyncio.sleep(3)
     alone, began = sorted(waits), time.perf_counter()
     waits.clear()
+    if dropped := await store.drop_days(SystemClock().now_ms() - days * DAY_MS, lambda: False):
+        print(f"{dropped} messages went with their days in {time.perf_counter() - began:.2f} s")
     purged = await Retention(store, days, lambda: None).purge()
     spent = time.perf_counter() - began
     done.set()

@@ -83,9 +83,12 @@ class Stack:
             pytest.fail(f"compose {shlex.join(words)} exited with {ran.returncode}:\n{ran.stdout[-4000:]}")
         return ran.stdout
 
-    def up(self, *, email_senders: int, build: bool = False) -> None:
-        """Start everything and wait until it is healthy and the API answers."""
-        options = ["--build"] if build else []
+    def up(self, *, email_senders: int, build: bool = False, recreate: bool = False) -> None:
+        """Start everything and wait until it is healthy and the API answers.
+
+        `recreate` makes all containers anew: some compose programs do not notice a change in a file of variables.
+        """
+        options = ["--build"] * build + ["--force-recreate"] * recreate
         self.compose("up", "-d", *options, "--scale", f"email_sender={email_senders}", *self.services)
         self.wait(self.is_healthy, 120, "the API to be healthy")
 

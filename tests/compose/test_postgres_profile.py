@@ -73,8 +73,7 @@ def test_a_log_moves_to_postgresql_and_two_loggers_continue(stack: Stack) -> Non
     stack.wait(lambda: "accepting" in stack.execute("postgres", *ask, check=False), 120, "PostgreSQL to be ready")
     copy = ("run", "--rm", "logger", "kurir", "copy-logs", "--data-dir", "/var/lib/kurir", "--to", URL)
     assert f"{RECIPIENTS} messages copied" in stack.compose(*copy)
-    stack.compose("rm", "-f", "logger", check=False)
-    stack.up(email_senders=1)
+    stack.up(email_senders=1, recreate=True)
     _wait_until_sent(stack, while_it_stands)
 
     for index in (1, 2):
