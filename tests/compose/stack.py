@@ -86,7 +86,7 @@ class Stack:
     def up(self, *, email_senders: int, build: bool = False, recreate: bool = False) -> None:
         """Start everything and wait until it is healthy and the API answers.
 
-        `recreate` makes all containers anew: some compose programs do not notice a change in a file of variables.
+        `recreate` replaces all containers: some compose programs do not notice a change in a file of variables.
         """
         options = ["--build"] * build + ["--force-recreate"] * recreate
         self.compose("up", "-d", *options, "--scale", f"email_sender={email_senders}", *self.services)
@@ -128,6 +128,7 @@ class Stack:
                     return found
             except urllib.error.HTTPError as refused:
                 if refused.code != 503 or time.monotonic() > deadline:
+                    refused.add_note(refused.read().decode(errors="replace"))
                     raise
                 time.sleep(1)
 

@@ -1,8 +1,9 @@
 """Retention by partitions: a day whose messages are all past the period is dropped, however many they are.
 
 What must stay (messages that have not ended, or ended later) is copied into new tables, which then take the place of
-the day's partitions; those are detached and renamed, in the same transaction, with the day's counts. The detached
-tables go in a second step, with the dead letters of their messages; the next run finishes what a crash left.
+the day's partitions; those are detached and renamed, in the same transaction, with the day's counts. The dead letters
+of their messages go in a second one. Then nothing needs the detached tables: they are dropped beside the writers, for
+whom deleting the files of a large day would take too long. The next run finishes what a crash left.
 
 Detaching needs a moment without readers of the table. It waits for it only briefly, because new readers wait behind
 it, and tries again; only changes of the catalogue follow, because nobody reads until the commit.
@@ -74,6 +75,10 @@ class Transactions(Protocol):
         """Run work in a transaction."""
         ...
 
+    def apart(self, work: Callable[[PostgresDatabase], None], /) -> Awaitable[None]:
+        """Run work in a transaction beside the writers."""
+        ...
+
 
 async def drop_days(store: Transactions, cutoff_ms: int, stopped: Callable[[], bool]) -> int:
     """Drop the days before the cutoff; return how many messages went with them.
@@ -94,7 +99,19 @@ async def drop_days(store: Transactions, cutoff_ms: int, stopped: Callable[[], b
 async def _finish_all(store: Transactions, stopped: Callable[[], bool]) -> None:
     for day in await store.read(_gone):
         if not stopped():
-            await _patiently(store, day, lambda database, day=day: _finish(database, day), stopped)  # type: ignore[misc]
+            await _finish(store, day, stopped)
+
+
+async def _finish(store: Transactions, day: int, stopped: Callable[[], bool]) -> None:
+    """Delete the dead letters of a detached day, and then its tables."""
+    if await _patiently(store, day, lambda database: _delete_letters(database, day), stopped) is None:
+        return
+    try:
+        await store.apart(lambda database: _drop_tables(database, day))
+    except StorageError as error:
+        log.warning(
+            "the tables of a dropped day are still there; the next run tries again", day=day, reason=error.reason
+        )
 
 
 async def _drop(store: Transactions, day: int, cutoff_ms: int, stopped: Callable[[], bool]) -> int:
@@ -106,13 +123,13 @@ async def _drop(store: Transactions, day: int, cutoff_ms: int, stopped: Callable
         return 0
     if kept > MOST_KEPT or (kept and kept == every):
         return 0
-    return await _patiently(store, day, lambda database: _detach(database, day, cutoff_ms), stopped)
+    return await _patiently(store, day, lambda database: _detach(database, day, cutoff_ms), stopped) or 0
 
 
 async def _patiently(
     store: Transactions, day: int, work: Callable[[PostgresDatabase], int], stopped: Callable[[], bool]
-) -> int:
-    """Run work as soon as no reader is in the way; return 0 if one always was, or if it failed."""
+) -> int | None:
+    """Run work as soon as no reader is in the way; return None if one always was, or if it failed."""
     for _ in range(_TRIES):
         try:
             return await store.write(work)
@@ -120,10 +137,10 @@ async def _patiently(
             driver = error.__cause__.__cause__ if error.__cause__ else None
             if not isinstance(driver, asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError) or stopped():
                 log.warning("a day was not dropped; the next run tries again", day=day, reason=error.reason)
-                return 0
+                return None
         await asyncio.sleep(_PAUSE_S)
     log.warning("a day was not dropped, because queries always read it; the next run tries again", day=day)
-    return 0
+    return None
 
 
 def _gone(database: PostgresDatabase) -> list[int]:
@@ -181,11 +198,13 @@ def _copy_kept(database: PostgresDatabase, day: int, cutoff_ms: int) -> int:
     return len(found)
 
 
-def _finish(database: PostgresDatabase, day: int) -> int:
-    """Delete the dead letters of a detached day, and its tables."""
+def _delete_letters(database: PostgresDatabase, day: int) -> int:
+    """Delete the dead letters of a detached day, but those of messages that stay; return how many went."""
     has_kept = database.run("SELECT to_regclass($1)::text", f"message_logs_{day}").fetchone()[0]
     letters = (_LETTERS + (_UNLESS_KEPT if has_kept else "")).format(day=day)
-    gone = database.run(letters, lowest_blast_id(day * _DAY_MS), lowest_blast_id((day + 1) * _DAY_MS)).rowcount
+    return database.run(letters, lowest_blast_id(day * _DAY_MS), lowest_blast_id((day + 1) * _DAY_MS)).rowcount
+
+
+def _drop_tables(database: PostgresDatabase, day: int) -> None:
     for table in BY_DAY:
         database.script(f"DROP TABLE IF EXISTS gone_{table}_{day}")
-    return gone

@@ -142,6 +142,24 @@ class PostgresStore:
 
         return await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
+    async def apart(self, work: PostgresWork[ResultT]) -> ResultT:
+        """Run `work` in a transaction on a connection of its own, without a turn; raises StorageError."""
+
+        def run() -> ResultT:
+            database = self._connect(_WRITER)
+            try:
+                database.script("BEGIN")
+                result = work(database)
+                database.script("COMMIT")
+            finally:
+                database.close()
+            return result
+
+        try:
+            return await asyncio.to_thread(run)
+        except DatabaseError as error:
+            raise _failure("write", error) from error
+
     async def read(self, work: PostgresWork[ResultT]) -> ResultT:
         """Run `work` on a single snapshot, which it cannot change. Raises StorageError and QueryTooSlowError."""
         return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, work)

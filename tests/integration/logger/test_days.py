@@ -6,7 +6,7 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -203,6 +203,13 @@ class _Dying:
 
     async def write(self, work: Callable[[Any], Any]) -> Any:
         """Run work, and die if it is the one."""
+        return await self._run(self._store.write, work)
+
+    async def apart(self, work: Callable[[Any], Any]) -> Any:
+        """Run work beside the writers, and die if it is the one."""
+        return await self._run(self._store.apart, work)
+
+    async def _run(self, run: Callable[[Callable[[Any], Any]], Awaitable[Any]], work: Callable[[Any], Any]) -> Any:
         dies = self._step in work.__code__.co_names
 
         def dying(database: Any) -> Any:
@@ -211,14 +218,14 @@ class _Dying:
                 raise _DiedError
             return done
 
-        done = await self._store.write(dying)
+        done = await run(dying)
         if dies:
             raise _DiedError
         return done
 
 
 @pytest.mark.parametrize("committed", [False, True], ids=["uncommitted", "committed"])
-@pytest.mark.parametrize("step", ["_detach", "_finish"])
+@pytest.mark.parametrize("step", ["_detach", "_delete_letters", "_drop_tables"])
 async def test_a_crash_while_days_are_dropped_is_made_good(store: PostgresStore, step: str, committed: bool) -> None:
     """The next run ends what was begun: both days go but for their open messages, once, and nothing is left over."""
     for place, blast_id in enumerate((OLDER, OLD)):
@@ -236,6 +243,21 @@ async def test_a_crash_while_days_are_dropped_is_made_good(store: PostgresStore,
     await _counts_agree_by_status(store)
     await _write(store, *(entry(40 + n, sent(3, one, at=_at(one) + 9)) for n, one in enumerate((OLDER, OLD))))
     assert await store.drop_days(cutoff_ms, lambda: False) == 2
+
+
+async def test_a_day_is_deleted_beside_the_writers(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files may take long to delete: events are written meanwhile."""
+    await _write(store, *_story(OLD, 0), entry(5, sent(3, OLD, at=_at(OLD) + 3)))
+    drop, loop = dropping._drop_tables, asyncio.get_running_loop()
+
+    def dropped(database: PostgresDatabase, day: int) -> None:
+        drop(database, day)
+        asyncio.run_coroutine_threadsafe(_write(store, *_story(NEW, 10)), loop).result(10)
+
+    monkeypatch.setattr(dropping, "_drop_tables", dropped)
+    assert await store.drop_days((day_of_blast(OLD) + 1) * 86_400_000, lambda: False) == 4
+    assert await _rows(store, "SELECT DISTINCT blast_id FROM message_logs") == [(NEW,)]
+    assert await _rows(store, "SELECT tablename FROM pg_tables WHERE tablename ~ '^(gone|kept)_'") == []
 
 
 async def test_a_stop_between_the_steps_does_not_end_retention(store: PostgresStore) -> None:
