@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import SplitResult, unquote, urlsplit
 
+_SEVERAL_HOSTS = frozenset({"postgresql", "postgres"})
 ENCODE_HINT = "in a user name or password write % as %25, / as %2F, ? as %3F, # as %23, @ as %40 and , as %2C"
 
 
 def split_url(url: str, schemes: Sequence[str], form: str) -> SplitResult:
     """Split a URL whose ports are numbers or missing; raises ValueError with the `form` that it should have.
 
-    A Sentinel scheme allows several hosts, separated by commas. An `@` after the host comes from a password that is not
-    percent-encoded; it is refused with a hint.
+    A scheme of Sentinel, of a cluster or of PostgreSQL allows several hosts, separated by commas. An `@` after the host
+    comes from a password that is not percent-encoded; it is refused with a hint.
     """
     try:
         parts = urlsplit(url)
         hosts = parts.netloc.rpartition("@")[2]
-        ports = [urlsplit(f"//{one}").port for one in (hosts.split(",") if "+" in parts.scheme else [hosts])]
+        several = "+" in parts.scheme or parts.scheme in _SEVERAL_HOSTS
+        ports = [urlsplit(f"//{one}").port for one in (hosts.split(",") if several else [hosts])]
         # text that cannot be decoded has a literal %
         fits = parts.scheme in schemes and 0 not in ports and "\ufffd" not in unquote(parts.netloc)
     except ValueError:  # its message quotes the URL

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote
 
 from shared.settings import CommonSettings, EnvReader, read_common, read_internal_secret, read_region
+from shared.urls import split_url
 
 DEFAULT_PORT = 3030
+_SCHEMES = ("postgresql", "postgres")
+_FORM = "postgresql://user@host:port/database, or nothing for the SQLite file"
+# without this check a missing file would count as a server that is away
+_FILES = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +68,18 @@ def read_database_url(reader: EnvReader) -> str:
     url, password = reader.text("KURIR_DATABASE_URL", ""), reader.text("KURIR_DATABASE_PASSWORD", "")
     if not url:
         return ""
-    parts = urlsplit(url)
-    if parts.scheme not in {"postgresql", "postgres"} or not parts.path.strip("/"):
-        reader.problem("KURIR_DATABASE_URL: give postgresql://user@host:port/database, or nothing for the SQLite file")
-    elif find_spec("asyncpg") is None:
+    try:
+        parts = split_url(url, _SCHEMES, _FORM)
+    except ValueError as error:
+        reader.problem(f"KURIR_DATABASE_URL: {error}")
+        return url
+    if not parts.path.strip("/"):
+        reader.problem(f"KURIR_DATABASE_URL: it must be {_FORM}")
+    if find_spec("asyncpg") is None:
         reader.problem("KURIR_DATABASE_URL needs the extra `postgres`: pip install 'kurir[postgres]'")
+    for name, path in parse_qsl(parts.query):
+        if name in _FILES and not Path(path).is_file():
+            reader.problem(f"KURIR_DATABASE_URL: {name} names the file {path}, which does not exist")
     if password and parts.password is None:
         host = parts.netloc.rpartition("@")[2]
         parts = parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{host}")

@@ -17,6 +17,8 @@ from shared.foreign_text import decoded, valid_value
 
 _DEEPEST = 4
 _MOST_WORDS = 500
+# no real id is as long; the log's index could not hold a much longer one
+_LONGEST_ID = 512
 _OBJECT = re.compile(r'\{\s*["}]')
 _CODE = re.compile(r"\s*\(?#?([0-9]{1,9})\s*\)?\s*")
 _CODE_IN_WORDS = re.compile(r"\(#([0-9]{1,9})\)")
@@ -190,5 +192,5 @@ def _id_of(fields: dict[str, Any]) -> str:
         one = fields.get(key)
         written = _unicode(str(one)).strip() if isinstance(one, str | int) and not isinstance(one, bool) else ""
         if written:
-            return written
+            return written[:_LONGEST_ID]
     return ""

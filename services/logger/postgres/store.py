@@ -88,7 +88,8 @@ class PostgresStore:
     def where(self) -> str:
         """The URL without user and password."""
         parts = urlsplit(self._url)
-        return f"postgresql://{parts.hostname or ''}:{parts.port or 5432}{parts.path}"
+        hosts = parts.netloc.rpartition("@")[2]
+        return f"postgresql://{hosts or 'localhost'}{parts.path}"
 
     async def open(self) -> None:
         """Connect and migrate, as soon as the server answers.
@@ -269,15 +270,18 @@ class PostgresStore:
             result = work(database)
             database.script("COMMIT")
         except DatabaseError as error:
-            self._give_up(database)
+            self._give_up(database, leave=isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError))
             raise _failure("write", error) from error
         except BaseException:
             self._give_up(database)
             raise
         return result
 
-    def _give_up(self, database: PostgresDatabase | None) -> None:
-        """Roll back; close a connection that cannot, so that the next write opens a new one."""
+    def _give_up(self, database: PostgresDatabase | None, *, leave: bool = False) -> None:
+        """Roll back; close a connection that cannot, or that must be left, so that the next write opens a new one.
+
+        A server that only reads is a replica, at least since a failover: the URL leads to the new primary by now.
+        """
         self.rows.forget()
         if database is None:
             return
@@ -287,7 +291,7 @@ class PostgresStore:
         except DatabaseError:
             pass
         else:
-            if not database.is_closed:
+            if not database.is_closed and not leave:
                 return
         self._writer = None
         database.close()

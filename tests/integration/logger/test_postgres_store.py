@@ -86,11 +86,45 @@ def test_a_server_that_is_too_old_is_refused() -> None:
         check_server(130_018, "UTF8")
 
 
-@pytest.mark.parametrize("url", ["mysql://kurir@db/kurir", "postgresql://kurir@db", "db/kurir"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://kurir@db/kurir", "postgresql://kurir@db", "db/kurir", "postgresql://[::1/kurir",
+        "postgresql://kurir@db:port/kurir", "postgresql://kurir@db:99999/kurir", "postgresql://kurir@db/kurir#part",
+        "postgresql://kurir:pass/word@db/kurir", "postgresql://kurir:pass#word@db/kurir", "postgresql://:::/kurir",
+    ],
+)  # fmt: skip
 def test_a_url_that_is_not_of_a_database_is_a_problem_of_the_settings(url: str) -> None:
-    """It is reported with the form that is expected."""
-    with pytest.raises(SettingsError, match=r"give postgresql://user@host:port/database"):
+    """It is reported with the form that is expected, and quoted nowhere: a part of it may be a password."""
+    with pytest.raises(SettingsError, match=r"postgresql://user@host:port/database") as refused:
         read_settings({"KURIR_DATABASE_URL": url})
+    shown = " ".join(refused.value.problems)
+    assert "word" not in shown.replace("password", "")
+    assert ("%2F" in shown) == ("@" in url)
+
+
+@pytest.mark.parametrize("option", ["sslrootcert", "sslcert", "sslkey", "sslcrl"])
+def test_a_file_that_the_url_names_must_exist(option: str) -> None:
+    """The driver's error would look like a server that is away, which is waited for without end."""
+    url = f"postgresql://kurir@db/kurir?sslmode=verify-full&{option}=/nowhere/a.pem"
+    with pytest.raises(SettingsError, match=f"{option} names the file /nowhere/a.pem, which does not exist"):
+        read_settings({"KURIR_DATABASE_URL": url, "KURIR_INTERNAL_SECRET": "s" * 16})
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://kurir:secret@db/kurir", "postgresql://db/kurir"),
+        ("postgresql://kurir:secret@one:5432,two:5433/kurir", "postgresql://one:5432,two:5433/kurir"),
+        ("postgresql://kurir@[::1]:5432/kurir?password=secret", "postgresql://[::1]:5432/kurir"),
+        ("postgresql:///kurir", "postgresql://localhost/kurir"),
+    ],
+)
+def test_a_database_may_have_several_hosts_and_is_named_without_its_password(url: str, shown: str) -> None:
+    """As the driver accepts them; the place in logs and errors has neither user nor options."""
+    settings = read_settings({"KURIR_DATABASE_URL": url, "KURIR_INTERNAL_SECRET": "s" * 16})
+    assert settings.database_url == url
+    assert PostgresStore(settings.database_url).where == shown
 
 
 def test_the_driver_that_is_missing_is_a_problem_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +167,19 @@ async def test_connections_that_the_server_ended_are_made_again(
         await store.write(lambda database: database.execute("SELECT 1").fetchone())
     assert not failed.value.of_data
     assert await store.write(lambda database: database.execute("SELECT 1").fetchone()) == (1,)
+
+
+async def test_a_server_that_only_reads_is_left(store: PostgresStore) -> None:
+    """The primary of before is a replica since a failover: the next write connects again, wherever the URL leads."""
+    await store.maintain(lambda database: database.script("SET default_transaction_read_only = on"))
+
+    def count(database: Database) -> int:
+        return database.execute("INSERT INTO message_totals VALUES ('email', 'sent', 1)").rowcount
+
+    with pytest.raises(StorageError) as failed:
+        await store.write(count)
+    assert not failed.value.of_data
+    assert await store.write(count) == 1
 
 
 async def test_a_turn_sees_what_the_one_before_committed(postgres_server: PostgresServer) -> None:

@@ -37,10 +37,13 @@ def refused(answer: Answer) -> SendError:
         ({"messages": [], "data": {"id": "2"}, "id": "3"}, "2"),
         ({"messages": "?", "data": [], "id": 3}, "3"),
         ({"messages": [{"id": ""}], "data": {"id": None}, "id": "3"}, "3"),
+        ({"messages": [{"id": "w" * 512}]}, "w" * 512),
+        ({"messages": [{"id": "w" * 5000}]}, "w" * 512),
+        ({"data": {"id": "w" * 100_000}}, "w" * 512),
     ],
 )
 def test_the_id_is_read_from_three_places(body: object, message_id: str) -> None:
-    """The order is messages[0].id, data.id, id; the response is kept unchanged."""
+    """The order is messages[0].id, data.id, id, cut to what the log's index can hold; the response is unchanged."""
     receipt = read_answer(said(body))
     assert receipt.message_id == message_id
     assert receipt.response == orjson.dumps(body).decode()

@@ -1,6 +1,6 @@
 // Send: a file of recipients, its columns, its problems beside their rows, a preview, and then the blast.
 import { call, can, post, useData } from "../core/api.js";
-import { delimiterOf, headerBytes, rowsOf, withHeader } from "../core/csv.js";
+import { encodingOf, plainName, readCsv, withHeader } from "../core/csv.js";
 import { count, number } from "../core/format.js";
 import { at, go, useQuery } from "../core/router.js";
 import { html, useEffect, useState } from "../core/view.js";
@@ -19,17 +19,14 @@ const SAMPLES = 3;
 /** Read as much of a file as is needed to show it: its columns, some rows, and all rows of a file that is not huge. */
 async function openFile(file) {
   const isWhole = file.size <= WHOLE_BYTES;
-  const text = await file.slice(0, isWhole ? file.size : HEAD_BYTES).text();
-  const plain = text.replace(/^\ufeff/, "");
-  if (plain.trimStart().startsWith("{")) return openLines(file, plain, isWhole);
-  const delimiter = delimiterOf(plain);
-  const [columns = [], ...rows] = rowsOf(plain, delimiter, Infinity, isWhole);
-  return { file, kind: "csv", delimiter, headerEnd: await headerBytes(file), columns: columns.map((one) => one.trim()), rows, isWhole };
+  const bytes = new Uint8Array(await file.slice(0, isWhole ? file.size : HEAD_BYTES).arrayBuffer());
+  const start = new TextDecoder(encodingOf(bytes)).decode(bytes.subarray(0, 1024));
+  return start.trimStart().startsWith("{") ? openLines(file, bytes, isWhole) : readCsv(file, bytes, isWhole);
 }
 
-/** Read NDJSON: its first line is the blast, unless it is a recipient already. */
-function openLines(file, text, isWhole) {
-  const lines = text.split("\n").filter((line) => line.trim());
+/** Read NDJSON: its first line is the blast, unless it is a recipient already. `start` is where recipients begin, in bytes. */
+function openLines(file, bytes, isWhole) {
+  const lines = new TextDecoder().decode(bytes).split("\n").filter((line) => line.trim());
   const parsed = lines.slice(0, isWhole ? lines.length : -1).map((line) => {
     try {
       return JSON.parse(line);
@@ -38,7 +35,9 @@ function openLines(file, text, isWhole) {
     }
   });
   const isHead = parsed.length > 0 && !("email" in parsed[0] || "phone" in parsed[0]);
-  return { file, kind: "ndjson", text, columns: [], head: isHead ? parsed[0] : {}, firstLine: isHead ? text.indexOf("\n") + 1 : 0, rows: isHead ? parsed.slice(1) : parsed, isWhole };
+  const first = bytes.indexOf(0x7b);
+  const end = bytes.indexOf(0x0a, first) + 1;
+  return { file, kind: "ndjson", columns: [], head: isHead ? parsed[0] : {}, start: isHead ? end || bytes.length : first, rows: isHead ? parsed.slice(1) : parsed, isWhole };
 }
 
 const wantedOf = (requirements, channels) => {
@@ -49,17 +48,16 @@ const wantedOf = (requirements, channels) => {
 
 /** Guess which column is which: by the same name, whatever its case and marks. */
 function guess(columns, names) {
-  const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]/gu, "");
   const taken = new Set();
   return columns.map((column) => {
-    const found = names.find((name) => plain(name) === plain(column) && !taken.has(name));
+    const found = names.find((name) => plainName(name) === plainName(column) && !taken.has(name));
     if (found) taken.add(found);
     return found || IGNORED;
   });
 }
 
 /** Return the names of the header row as it is sent; a column that is left out gets a name that nothing uses. */
-const headerOf = (columns, mapping) => mapping.map((name, place) => name || `left out: ${columns[place]}`.slice(0, 90));
+const headerNames = (mapping) => mapping.map((name, place) => name || `left out: ${place + 1}`);
 
 function recipientOf(opened, mapping, row) {
   if (opened.kind === "ndjson") return row;
@@ -74,25 +72,36 @@ function recipientOf(opened, mapping, row) {
 
 const termsOf = (plan) => ({
   templateId: plan.template, channels: plan.channels, reference: plan.reference.trim(), validation: "permissive",
-  ...(plan.scheduledAt ? { scheduledAt: new Date(plan.scheduledAt).toISOString() } : {}),
-  ...(plan.priority ? { priority: Number(plan.priority) } : {}),
-  ...(Object.keys(plan.globals).length ? { globalVariables: plan.globals } : {}),
+  scheduledAt: plan.scheduledAt ? new Date(plan.scheduledAt).toISOString() : undefined,
+  priority: plan.priority ? Number(plan.priority) : undefined,
+  globalVariables: Object.keys(plan.globals).length ? plan.globals : undefined,
+});
+
+/** Return a time as a field for times has it: local, in minutes; "" for none. */
+function fieldTime(text) {
+  const at = new Date(text || NaN);
+  return Number.isNaN(at.getTime()) ? "" : new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
+}
+
+/** Return the plan that a file brings; it has only text where the fields do. */
+const planOf = (head, template) => ({
+  template: template || String(head.templateId || ""), channels: [], reference: String(head.reference || ""),
+  scheduledAt: fieldTime(head.scheduledAt), priority: String(head.priority ?? ""), globals: {},
 });
 
 /** Make the request of a blast; the file is sent as it is, but for its header row or first line. */
-function submit(opened, mapping, plan, dryRun, key) {
+async function submit(opened, mapping, plan, dryRun, key) {
   const terms = { ...termsOf(plan), dryRun };
   const headers = key ? { "Idempotency-Key": key } : {};
   if (opened.kind === "ndjson") {
-    const start = new TextEncoder().encode(opened.text.slice(0, opened.firstLine)).length;
-    const body = new Blob([JSON.stringify({ ...opened.head, ...terms }), "\n", opened.file.slice(start)]);
+    const body = new Blob([JSON.stringify({ ...opened.head, ...terms }), "\n", opened.file.slice(opened.start)]);
     return call("POST", "/api/messages/blast", body, { headers: { ...headers, "Content-Type": "application/x-ndjson" } });
   }
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(terms)) {
-    if (value !== "") query.set(name, Array.isArray(value) ? value.join(",") : typeof value === "object" ? JSON.stringify(value) : String(value));
+    if (value !== "" && value !== undefined) query.set(name, Array.isArray(value) ? value.join(",") : typeof value === "object" ? JSON.stringify(value) : String(value));
   }
-  const body = withHeader(opened, headerOf(opened.columns, mapping));
+  const body = await withHeader(opened, headerNames(mapping));
   return call("POST", `/api/messages/blast?${query}`, body, { headers: { ...headers, "Content-Type": "text/csv" } });
 }
 
@@ -194,7 +203,8 @@ function Look({ opened, mapping, plan, template }) {
 
 function Prepared({ templates, opened, setOpened }) {
   const [query] = useQuery();
-  const [plan, setPlan] = useState({ template: query.template || opened.head?.templateId || "", channels: [], reference: "", scheduledAt: "", priority: "", globals: {} });
+  const head = opened.head || {};
+  const [plan, setPlan] = useState(planOf(head, query.template));
   const [mapping, setMapping] = useState([]);
   const [found, setFound] = useState(null);
   const [problem, setProblem] = useState(null);
@@ -205,7 +215,9 @@ function Prepared({ templates, opened, setOpened }) {
   const set = (name) => (value) => { setFound(null); setPlan((now) => ({ ...now, [name]: value })); };
   useEffect(() => {
     setFound(null);
-    setPlan((now) => ({ ...now, channels: template?.channels || [], globals: {} }));
+    const own = template?.id === head.templateId;
+    const channels = (template?.channels || []).filter((one) => !own || !head.channels || head.channels.includes(one));
+    setPlan((now) => ({ ...now, channels, globals: (own && head.globalVariables) || {} }));
   }, [template?.id]);
   useEffect(() => { if (needs) setMapping(guess(opened.columns, needed.columns.concat("reference"))); }, [opened, needs && needed.templateId]);
   const map = (next) => { setFound(null); setMapping(next); };
