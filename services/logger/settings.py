@@ -82,8 +82,9 @@ def read_database_url(reader: EnvReader) -> str:
             reader.problem(f"KURIR_DATABASE_URL: {name} names the file {path}, which does not exist")
     if password and parts.password is None:
         host = parts.netloc.rpartition("@")[2]
-        parts = parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{host}")
-    return parts.geturl()
+        return parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{host}").geturl()
+    # as it is: put together again, a URL without a host would lose its slashes
+    return url
 
 
 def _backup_dir(reader: EnvReader) -> Path | None:
