@@ -53,7 +53,7 @@ class BeginRequest(msgspec.Struct, frozen=True):
 
     The limit's name contains no white space. `limit_gap_us` is the time between two starts; `limit_burst` starts may
     come together after a rest, and `limit_starts` in a period. The start may come `late_ms` later than the gap allows.
-    `granted` is the answer of the limits that several partitions share, "" where `begin` asks limits itself.
+    `granted` is the answer of the limits that several partitions share, "" if these were not asked.
     """
 
     lease: Lease
@@ -97,6 +97,7 @@ class Consumer:
         self.sender_id = sender_id
         self.timing = timing
         self._policy = policy
+        self._no_limit = ""
         self._event_bytes = most_event_bytes(0)
         self._grants = partition.numbered(sender_id, "grant")
         self._begins = partition.numbered(sender_id, "begin")
@@ -106,6 +107,15 @@ class Consumer:
         self._reports = partition.numbered(sender_id, "tell")
         self._takes = partition.numbered(sender_id, "take")
         self._taking: tuple[Taking, tuple[Argument, ...]] | None = None
+
+    def share_limits(self) -> None:
+        """Note that there are other partitions: then limits are elsewhere, and `begin` asks none itself."""
+        self._no_limit = "?"
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether the sender's own setting limits the channel."""
+        return self._policy.gap_us > 0
 
     async def _call(self, name: str, args: Sequence[Argument]) -> object:
         return await self.partition.call(name, args)
@@ -213,7 +223,9 @@ class Consumer:
                 job.expires_at_ms,
                 ("m" if job.marketing else "t") + identity(job.recipient.address),
                 f"{'x' if request.exhausted else lease.waits_as}{lease.deliveries}",
-                f"={request.granted} {request.packed_limit}" if request.granted else request.packed_limit,
+                f"={request.granted} {request.packed_limit}"
+                if request.granted
+                else request.packed_limit or self._no_limit,
                 request.event,
             )
         words = text_of(await self._insist("begin", args)).split(",")

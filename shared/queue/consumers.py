@@ -35,7 +35,7 @@ _MANY = 16
 _ROUND_S = 1.0
 """How long the turns of all partitions with more than is wanted last together."""
 
-_AWAY = Grant("away")
+_AWAY, _WAIT = Grant("away"), Grant("wait")
 
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
@@ -91,7 +91,10 @@ class Consumers:
 
     def __init__(self, each: Sequence[Consumer]) -> None:
         self.each = tuple(each)
+        for one in self.each:
+            one.share_limits()
         self._limits = limits_partition(self.partition.redis, self.partition.channel)
+        self._has_rate = False
         self._shares = [_Share(one) for one in self.each]
         # a stream's name begins with its partition's tag
         self._ask_all_at = 0.0
@@ -232,18 +235,36 @@ class Consumers:
     async def begin(self, requests: Sequence[BeginRequest], in_flight: int = 0, late_ms: int = 0) -> list[Grant]:
         """Ask to begin jobs of any partitions; see `Consumer.begin`.
 
-        The limits, which all partitions share, are asked first. The partitions are then asked only for jobs that may
-        start or that must wait in a list; once a second for all, so that a job that was cancelled or has expired ends.
+        The limits, which all partitions share, are asked first for jobs with a limit of their own, and for all jobs
+        once a partition has answered that the channel may have a rate, as long as it has one.
         Each partition counts the jobs asked for in the others as in flight: a job that must be sent alone waits then.
         For the jobs of a partition that has not answered in time the answer is "away"; it is in `late_answers` once it
         has come. Until then nothing of that partition may be begun.
         """
         if not requests:
             return []
+        answers = await self._begin_once(requests, in_flight, late_ms)
+        again = [number for number, grant in enumerate(answers) if grant.kind == "ask"]
+        if not again:
+            return answers
+        self._has_rate = True
+        if any(grant.kind == "alone" for grant in answers):
+            return [_WAIT if grant.kind == "ask" else grant for grant in answers]
+        in_flight += sum(grant.starts for grant in answers)
+        asked = await self._begin_once([requests[number] for number in again], in_flight, late_ms)
+        for number, grant in zip(again, asked, strict=True):
+            answers[number] = grant
+        return answers
+
+    async def _begin_once(self, requests: Sequence[BeginRequest], in_flight: int, late_ms: int) -> list[Grant]:
+        """Ask the limits where that is needed, then the partitions.
+
+        The partitions are asked only for jobs that may start or that must wait in a list; once a second for all, so
+        that a job that was cancelled or has expired ends.
+        """
         asked_at = time.monotonic()
-        requests = await self.each[0].grant(self._limits, requests, late_ms)
+        requests = await self._granted(requests, late_ms)
         granted_at = time.monotonic()
-        self._note_starts(requests, granted_at)
         if granted_at < self._ask_all_at:
             asked = [one for one in requests if not _is_limited(one)]
         else:
@@ -256,6 +277,20 @@ class Consumers:
             return answers
         begun = iter(answers)
         return [parse_grant(one.granted.partition("/")[0]) if _is_limited(one) else next(begun) for one in requests]
+
+    async def _granted(self, requests: Sequence[BeginRequest], late_ms: int) -> Sequence[BeginRequest]:
+        """Return the requests with the answers of the limits, where these must be asked."""
+        if self._has_rate or self.each[0].has_rate:
+            return await self._grant(requests, late_ms)
+        if not any(one.limit for one in requests):
+            return requests
+        limited = iter(await self._grant([one for one in requests if one.limit], late_ms))
+        return [next(limited) if one.limit else one for one in requests]
+
+    async def _grant(self, requests: Sequence[BeginRequest], late_ms: int) -> list[BeginRequest]:
+        granted = await self.each[0].grant(self._limits, requests, late_ms)
+        self._note_starts(granted, time.monotonic())
+        return granted
 
     async def _begin_apart(self, asked: Sequence[BeginRequest], asking: Asking) -> list[Grant]:
         """Ask each partition concerned, all at once; return the answers in the order of the requests."""
@@ -302,7 +337,10 @@ class Consumers:
     def _note_starts(self, requests: Sequence[BeginRequest], now: float) -> None:
         """Note how many jobs to take next, by the starts that were granted, and whether the rate spaces them."""
         if any(one.granted.startswith(("s", "limited")) for one in requests):
+            self._has_rate = True
             self._spaced_until = now + _FEW_FOR_S
+        elif any(one.granted.startswith(("g", "o")) for one in requests):
+            self._has_rate = False
         granted = sum(not _is_limited(one) for one in requests)
         if granted < len(requests):
             self._few, self._few_until = max(1, granted), now + _FEW_FOR_S

@@ -25,8 +25,8 @@ from shared.queue.partitions import (
     partition_at,
     partitions,
     partitions_of,
-    rate_places,
 )
+from shared.queue.rates import Rates
 from shared.queue.sweeper import Sweeper
 from shared.queue.timing import UNSCALED, Timing
 from shared.settings import Rate
@@ -257,15 +257,11 @@ class Control:
 
     async def set_rate(self, channel: str, rate: Rate | None) -> None:
         """Change a channel's rate for all its senders, from the next start on; None for no limit."""
-        await self._set_rate(channel, (gap_us(rate, self._timing), rate_text(rate)))
+        await Rates(self._redis, channel).set(gap_us(rate, self._timing), rate_text(rate))
 
     async def clear_rate(self, channel: str) -> None:
         """Drop the rate set at run time, so that the senders' own setting applies again. Safe to repeat."""
-        await self._set_rate(channel, (0, ""))
-
-    async def _set_rate(self, channel: str, args: tuple[int, str]) -> None:
-        """Set the rate where it is in force, and where it will be with one partition instead of several, or back."""
-        await in_each(rate_places(self._redis, channel), lambda one: one.call("set_rate", args))
+        await Rates(self._redis, channel).set(0, "")
 
     async def stats(self) -> dict[str, ChannelStats]:
         """Count the jobs of every channel."""

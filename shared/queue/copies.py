@@ -2,7 +2,8 @@
 
 The first partition has the truth. Changes are written there first, then to the others; if their writer dies in between,
 or a partition is away or new, senders and the doctor correct the copies that differ. Within a blast the truth is in the
-first of its partitions that has not ended; a blast that is cancelled anywhere is cancelled.
+first of its partitions that has not ended; a blast that is cancelled anywhere is cancelled. Whether the channel has a
+rate is kept elsewhere (`shared.queue.rates`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from shared.blasts import Blast
 from shared.clock import SystemClock
 from shared.queue.batches import Numbered
 from shared.queue.connection import translated
-from shared.queue.partitions import Partition, in_each, partitions, partitions_of, rate_places, where_there
+from shared.queue.partitions import Partition, in_each, partitions, partitions_of, where_there
+from shared.queue.rates import Rates
 from shared.queue.scripts import Argument
 from shared.queue.timing import UNSCALED, Timing
 from shared.suppressions import Suppression, unpack_suppressions
@@ -46,24 +48,22 @@ class Copies:
         self._clock = SystemClock()
         self._heads = Numbered(name, "copies")
         self._differed = 0
+        self._rates = Rates(redis, channel)
 
     async def correct(self, partition: Partition) -> None:
-        """Correct the pause and the suppressions of a partition that a sender begins to serve: it may be new."""
+        """Correct what a partition that a sender begins to serve has: it may be new."""
         if partition == self._first:
-            await self._keep_rate()
+            await self._rates.keep()
+        await self._rates.check_one(partition)
+        if partition == self._first:
             return
         await self._check_pause(partition)
         if await _count_suppressed(partition) != await _count_suppressed(self._first):
             await self._check_suppressions(partition)
 
-    async def _keep_rate(self) -> None:
-        """Take over a rate that an earlier version set, while the channel had one partition."""
-        places = rate_places(self._redis, self._channel)
-        redis: Any = self._redis
-        with translated("rate"):
-            (in_force, _), before = [await redis.hmget(one.keys.key("config"), ("gap_us", "rate")) for one in places]
-        if in_force is None and None not in before:
-            await places[0].call("set_rate", before)
+    async def check_rate(self) -> int:
+        """Let partitions begin jobs without asking the limits only while the channel has no rate; see `Rates.check`."""
+        return await self._rates.check(repair=self._repair)
 
     async def check_pause(self) -> int:
         """Pause or resume the partitions whose pause differs from the channel's; return their number."""

@@ -64,12 +64,12 @@ class Lease(msgspec.Struct, frozen=True):
 
 GrantKind = Literal[
     "granted", "alone", "lost", "cancelled", "expired", "suppressed", "sent", "paused", "held", "limited", "beyond",
-    "full", "uncertain", "poison", "wait", "crowded", "away",
+    "full", "uncertain", "poison", "wait", "crowded", "away", "ask",
 ]  # fmt: skip
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """The answer to a begin; "away" if the job's partition has not answered yet, one of several.
+    """The answer to a begin; "away" if the job's partition has not answered yet, "ask" if limits must be asked before.
 
     `after_us` is the wait before the start, or until a start may be free. A `spaced` start was granted under a limit,
     the channel's or the job's own, and must not come much later. `limit` is the limit that a job is `beyond`.
@@ -88,7 +88,7 @@ class Grant(msgspec.Struct, frozen=True):
         return self.kind in {"granted", "alone"}
 
 
-GRANTED: dict[str, Grant] = {"g": Grant("granted"), "G": Grant("alone")}
+GRANTED: dict[str, Grant] = {"g": Grant("granted"), "G": Grant("alone"), "ask": Grant("ask")}
 """The words of `begin`'s answer that say nothing else."""
 
 _SPACED: dict[str, Literal["channel", "own"]] = {"s": "channel", "o": "own"}

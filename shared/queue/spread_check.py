@@ -29,8 +29,10 @@ async def check_spread(redis: Redis, channel: str, name: str, *, repair: bool) -
         blasts = await _open_blasts(redis, every[:count], name)
         differing = sum([await copies.check_blast(blast) for blast in blasts if channel in blast.totals])
         paused, suppressed = await copies.check_pause(), await copies.check_suppressions()
+        unlimited = await copies.check_rate()
         findings += [
             Finding(channel, "partitions whose pause differs from the channel's", paused, repair),
+            Finding(channel, "partitions that do not know of the channel's rate", unlimited, repair),
             Finding(channel, "suppressed addresses that differ between partitions", suppressed, repair),
             Finding(channel, "partitions in which a blast is paused or ended otherwise", differing, repair),
         ]

@@ -380,7 +380,7 @@ class Dispatcher:
         if grant.kind == "away":
             self._holdings.set_aside(lease)
             return False
-        if grant.kind in {"limited", "wait", "crowded"}:
+        if grant.kind in {"limited", "wait", "crowded", "ask"}:
             if grant.kind == "limited":
                 self._limited_until = clock.monotonic() + min(grant.after_us / 1e6, LIMITED_POLL_S)
             if grant.kind == "wait" and not self._alone_begun:

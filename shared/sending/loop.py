@@ -269,13 +269,15 @@ class SendingLoop(Generic[MessageT]):
         get_logger().info("sender_left", channel=self._partition.name, still_held=left)
 
     async def _check_copies(self) -> None:
-        """Correct copies of the pause, of suppressions, and of the state of blasts whose jobs are held here."""
+        """Correct copies of the pause, the rate, suppressions, and the state of blasts whose jobs are held here."""
         copies = self._copies
         while True:
             await self._clock.sleep(self._settings.timing.check_every_ms / 1000)
             # each by itself: what one of them cannot reach now must not keep the others from what they can
             with suppress(QueueUnavailableError):
                 await copies.check_pause()
+            with suppress(QueueUnavailableError):
+                await copies.check_rate()
             with suppress(QueueUnavailableError):
                 if await copies.suppressions_differ():
                     await copies.check_suppressions()

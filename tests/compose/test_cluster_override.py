@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
 OVERRIDE = "docker-compose.cluster.yml"
 NODES = ["redis", *(f"redis-{number}" for number in range(2, 7))]
-# 20 chunks of 500, so that each partition gets some
-RECIPIENTS = 10_000
+# six chunks of 500 for each channel, in as many partitions; where a disk syncs slowly, six nodes take their time
+RECIPIENTS = 3000
 TEMPLATE: dict[str, Any] = {"templateId": "welcome", "globalVariables": {"start_url": "https://example.com/start"}}
 CHANNELS = ["email", "whatsapp"]
 
@@ -77,7 +77,7 @@ def _works_of(stack: Stack) -> dict[str, int]:
 
 
 def test_a_blast_goes_through_every_master(stack: Stack) -> None:
-    """Ten thousand recipients get one message in each channel; the queue works on all three masters."""
+    """Every recipient gets one message in each channel; the queue works on all three masters."""
     services = yaml.safe_load((stack.folder / OVERRIDE).read_text())["services"]
     assert set(NODES) < set(services) <= set(stack.services)
     blast_id = _send(stack, "first")

@@ -14,7 +14,8 @@
 --       entry has another count, the sender's lease was lost), the limit of its domain or recipient: "<name> <µs between
 --       starts> <burst> <starts per period> <µs> <first letter of the lane>" or "" (the last µs: how much later than the
 --       gap allows its start may come, where no limit of the channel spaces it), after "=<answer of grant> " if that was
---       asked before, the packed event
+--       asked before, or "?" for a job without a limit of its own if the limits are elsewhere and were not asked, the packed
+--       event
 -- Result  one word per job, joined by commas: "g" granted, to be started immediately · "s<µs>" granted under the
 --       channel's limit, to be started after this time and not much later · "o<µs>" the same where only its own limit
 --       spaces starts · "G", "S<µs>" and "O<µs>" the same, to be sent alone · "lost" not in this sender's buffer ·
@@ -22,7 +23,8 @@
 --       "held" the channel is paused, or this sender's heartbeat has lapsed · "limited<µs>" no start is free for this
 --       time · "beyond" its own limit: it must wait in that limit's list · "full" the same, but the list holds enough
 --       jobs of bulk blasts and the job's stream rests: it must be given back · "uncertain" · "poison" · "wait" it must
---       be sent alone and others are in flight · "crowded" the most jobs are in flight
+--       be sent alone and others are in flight · "crowded" the most jobs are in flight · "ask" the limits must be
+--       asked before, since the channel may have a rate
 -- Refused jobs are not charged to limits. A repeated call gets the same answer. A new call for an entry that is already
 -- in the sender's own `:tx` is refused as lost, because a task holds it.
 -- A crash before: the jobs are surely not sent. After: they are uncertain, and the reaper finds them in `:tx`.

@@ -85,8 +85,9 @@ async def _lose_a_sender(world: World, sender: HandSender) -> list[str]:
 async def _steer(world: World, sender: HandSender) -> None:
     """Pause, resume and cancel; set a rate; sweep waiting jobs; count a refusal."""
     partition = world.partition
-    await partition.call("set_rate", (1, "10/1s"))
-    await partition.call("set_rate", (0, ""))
+    await partition.call("set_rate", (1, "10/1s", ""))
+    await partition.call("set_rate", (0, "", ""))
+    assert await partition.call("set_permit", (await partition.call("start_rate_change", (1, 0)), 1)) == 1
     assert await partition.call("grant", (sender.name, 1, 0, 0, 1, 0, "")) == b"g"
     own, other = await given(world, 120, "bulk"), await given(world, 2)
     for blast_id in (own.blast_id, other.blast_id):

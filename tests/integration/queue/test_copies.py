@@ -178,7 +178,7 @@ async def test_correction_does_not_undo_a_change_that_came_in_between(spread: Wo
 async def test_rate_holds_when_the_number_of_partitions_is_raised_and_lowered(spread: World) -> None:
     """It was set at run time; one that an earlier version set, with one partition, is taken over."""
     one = open_world(spread.url)
-    await spread.partition.call("set_rate", (200_000, "5/1s"))
+    await spread.partition.call("set_rate", (200_000, "5/1s", ""))
     await Copies(spread.redis, "email", "c").correct(spread.partition)
     for setter in (one, spread):
         assert (await spread.control.channel_stats("email")).rate == ("5/1s", "api")

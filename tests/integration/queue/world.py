@@ -21,6 +21,7 @@ from shared.queue.connection import connect
 from shared.queue.consumer import BeginPolicy, BeginRequest, Consumer
 from shared.queue.consumers import Consumers
 from shared.queue.control import ChannelStats, Control
+from shared.queue.copies import Copies
 from shared.queue.event_log import EventLog
 from shared.queue.files import FileStore
 from shared.queue.keys import PartitionKeys
@@ -130,6 +131,10 @@ class World:
         each = [Consumer(partition, name, self.timing, policy) for partition in self.partitions]
         consumer = each[0] if len(each) == 1 else Consumers(each)
         await consumer.heartbeat({"host": "h"}, first=True)
+        if len(each) > 1:
+            copies = Copies(self.redis, "email", name)
+            for partition in self.partitions:
+                await copies.correct(partition)
         return HandSender(consumer)
 
     @property

@@ -44,6 +44,11 @@ class FakeConsumer:
     def partition(self) -> Partition:
         return Partition(cast("Any", None), PartitionKeys("email", self.index))
 
+    has_rate: bool = True
+
+    def share_limits(self) -> None:
+        return
+
     async def fetch(self, want: int) -> Fetched:
         self.asked.append(want)
         if self.gate is not None:

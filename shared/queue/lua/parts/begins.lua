@@ -34,9 +34,23 @@ local function asked_before(text)
   return now + (tonumber(us) or 0), how
 end
 
+-- A job without a limit of its own whose sender has not asked the limits: it begins if the partition knows that the channel
+-- has no rate.
+local UNASKED = '?'
+
 local function limit_text(base)
   local text = args[base + 7]
+  if text == UNASKED then return '' end
   return string.byte(text) == 61 and string.match(text, ' (.*)$') or text
+end
+
+local function start_of(text, limit, released)
+  if text == UNASKED then
+    if has_permit then return now, 'g' end
+    return nil, 'ask'
+  end
+  if text == limit then return earliest(limit, released) end
+  return asked_before(text)
 end
 
 -- A limit's list accepts a few seconds' worth of jobs from bulk blasts' own streams. A stream rests once MOST_IN_VAIN of
@@ -101,8 +115,7 @@ local function decide(base)
   local alone = policy ~= 'repeat' and stall and stall.run == run and stall.stalls > 0
   if in_flight >= most_in_flight then return 'crowded' end
   if alone_granted or (alone and in_flight > 0) then return 'wait' end
-  local at, how, o
-  if args[base + 7] == limit then at, how, o = earliest(limit, released) else at, how, o = asked_before(args[base + 7]) end
+  local at, how, o = start_of(args[base + 7], limit, released)
   if not at then return how == 'beyond' and beyond(stream, o) or how end
   in_flight = in_flight + 1
   if vain[stream] or (any_run and bulk_blast(stream)) then

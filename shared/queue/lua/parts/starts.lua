@@ -1,14 +1,15 @@
 -- When jobs may start, by the limit of the channel and by those of their domains or recipients. A start may come as late as
 -- its sender reports. Without a burst, the starts that a period allows must together take longer than the period plus that
 -- lateness. So as long as a late start matters, each start takes its share of the greatest lateness.
-local now, ahead, gap, channel
+local now, ahead, gap, channel, has_permit
 local job_limits = {}
 
 -- The channel's limit stores the last start granted, so that a new rate holds from the next start on. A start farther
 -- ahead than any that is granted was written before the server's clock was set back. The names of other limits are not
 -- empty. A rate set at run time says how many starts it allows per period.
 local function allow_starts(at_us, ahead_us, own_gap, own_starts, late)
-  local config = redis.call('HMGET', C .. ':config', 'gap_us', 'rate')
+  local config = redis.call('HMGET', C .. ':config', 'gap_us', 'rate', 'permit')
+  has_permit = config[3] == '1'
   now, ahead, gap = at_us, ahead_us, tonumber(config[1] or own_gap)
   channel = { name = '', gap = gap, late = gap > 0 and late or 0 }
   channel.starts = tonumber(config[1] and (string.match(config[2] or '', '^%d+') or 1) or own_starts)
