@@ -19,7 +19,6 @@ from shared.settings import Rate
 from tests.integration.queue.world import World, ends, eventually
 
 PARTITIONS = (4,)
-CLUSTER = True
 
 
 async def test_paused_channel_begins_nothing(world: World) -> None:

@@ -98,7 +98,10 @@ async def test_scripts_leave_a_demoted_master(pair: tuple[RedisServer, RedisServ
         new = connect(f"redis://:the-masters-password@127.0.0.1:{server.port}")
         try:
             written = await succeeds(_SET.call(client, ["where"], [value]))
-            return written and await new.get("where") == value.encode() and (await new.role())[0] == b"master"
+            with translated("read back"):
+                return written and await new.get("where") == value.encode() and (await new.role())[0] == b"master"
+        except QueueUnavailableError:  # a server whose role changes closes its connections
+            return False
         finally:
             await new.aclose()
 
