@@ -23,7 +23,8 @@ from tests.faults.oracle import Oracle
 from tests.faults.world import Design, World, running
 from tests.servers import RedisServer
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# a minute of failovers is much for every run of the tests; the single faults on a cluster are in each of them
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.soak]
 # longer than a call waits for its answer, which could otherwise come from a master that has been replaced
 _FROZEN_S = 8.0
 _BEHIND_S = (0.0, 0.2, 1.0)  # how far the replica of a lost master is behind
