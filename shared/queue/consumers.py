@@ -269,7 +269,6 @@ class Consumers:
             asked = [one for one in requests if not _is_limited(one)]
         else:
             asked, self._ask_all_at = list(requests), granted_at + _ASK_ALL_S
-
         answers = await self._begin_apart(asked, Asking(in_flight, late_ms, asked_at, granted_at))
         if any(grant.kind == "lost" for grant in answers):
             self._ask_all_at = 0.0  # others of this buffer may be lost too
@@ -280,17 +279,15 @@ class Consumers:
 
     async def _granted(self, requests: Sequence[BeginRequest], late_ms: int) -> Sequence[BeginRequest]:
         """Return the requests with the answers of the limits, where these must be asked."""
-        if self._has_rate or self.each[0].has_rate:
-            return await self._grant(requests, late_ms)
-        if not any(one.limit for one in requests):
+        limited = requests if self._has_rate or self.each[0].has_rate else [one for one in requests if one.limit]
+        if not limited:
             return requests
-        limited = iter(await self._grant([one for one in requests if one.limit], late_ms))
-        return [next(limited) if one.limit else one for one in requests]
-
-    async def _grant(self, requests: Sequence[BeginRequest], late_ms: int) -> list[BeginRequest]:
-        granted = await self.each[0].grant(self._limits, requests, late_ms)
+        granted = await self.each[0].grant(self._limits, limited, late_ms)
         self._note_starts(granted, time.monotonic())
-        return granted
+        if len(limited) == len(requests):
+            return granted
+        answers = iter(granted)
+        return [next(answers) if one.limit else one for one in requests]
 
     async def _begin_apart(self, asked: Sequence[BeginRequest], asking: Asking) -> list[Grant]:
         """Ask each partition concerned, all at once; return the answers in the order of the requests."""

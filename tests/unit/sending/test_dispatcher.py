@@ -80,7 +80,7 @@ async def test_jobs_are_begun_ahead_only_where_their_connection_is_free_in_time(
         ("resend", Pace(per_s=10.0, send_s=0.4), 5),
         ("hold", Pace(per_s=1_000.0, send_s=0.005), 5),
     ],
-    ids=["fast", "very fast", "slow sends", "few sends", "what is uncertain is held"],
+    ids=["fast", "as fast as the window", "slow sends", "few sends", "what is uncertain is held"],
 )
 def test_a_fast_sender_with_a_journal_begins_ahead_on_every_channel(
     on_uncertain: str, pace: Pace, window: int, chains: bool, tmp_path: Path
