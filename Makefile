@@ -8,6 +8,8 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-
 # what Kurir runs with is installed first, and is enough for the demo; the tools of developers come on top
 LEAN   := $(VENV)/.runs
 STAMP  := $(VENV)/.installed
+# A process that may not write what it compiled compiles every module again: a service then starts in three seconds, not one.
+unexport PYTHONDONTWRITEBYTECODE
 SERVICES := $(subst /,.,$(basename $(wildcard services/*/main.py)))
 # Most tests wait for something, so run a few more processes than cores; tests with time bounds run alone. Files run in
 # the order of their paths: the longest tests come first, and the short ones of tests/unit fill the end.
