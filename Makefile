@@ -5,6 +5,10 @@ BEGAN  := $(shell date +%s)
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile
+# the wheel of pip that every Python with ensurepip has: in its own folder, or where its distribution put it
+PIP_WHEEL := 'import ensurepip, glob, sysconfig; \
+	folder = sysconfig.get_config_var("WHEEL_PKG_DIR") or ensurepip.__path__[0] + "/_bundled"; \
+	print(glob.glob(folder + "/pip-*.whl")[0])'
 # what Kurir runs with is installed first, and is enough for the demo; the tools of developers come on top
 LEAN   := $(VENV)/.runs
 STAMP  := $(VENV)/.installed
@@ -26,14 +30,15 @@ help: ## Show this list
 
 setup: $(STAMP) ## Create .venv from the lock files, with all tools
 
-# The newer pip reads the index three times as fast as the one that comes with Python 3.11. It would compile every
+# The newer pip reads the index three times as fast as the one that comes with Python 3.11. That one only fetches it,
+# from within its wheel: unpacking and compiling it first would take longer than all of this. Pip would also compile every
 # module of every package; importing the services compiles the tenth that they use.
 $(LEAN): requirements.lock deploy/build.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Kurir needs python3 >= 3.11 with venv on PATH (Debian: apt install python3-venv)" >&2; exit 2; }
 	@echo "Installing what Kurir runs with into $(VENV) …"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
 	@awk '/^[^ ]/ { wanted = /^pip==/ } wanted' requirements.lock >$(VENV)/pip.lock
-	@$(PIP) --require-hashes -r $(VENV)/pip.lock
+	@PYTHONPATH="$$($(PYTHON) -c $(PIP_WHEEL))" $(PIP) --require-hashes -r $(VENV)/pip.lock
 	@$(PIP) --require-hashes --no-deps -r requirements.lock -r deploy/build.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -c 'import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]' $(SERVICES)
