@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -126,6 +127,18 @@ def _unreachable(url: str, error: Exception) -> UnreachableError:
     if isinstance(error, aiohttp.InvalidURL):
         return UnreachableError("the URL must be http(s)://host[:port]")
     return UnreachableError(f"cannot reach {without_password(url)} ({type(error).__name__}: {mask(str(error))})")
+
+
+def within(path: str, *segments: str) -> str:
+    """Return the path of a resource below another; each segment is escaped, so that an id can name nothing else.
+
+    Raises BadParameter, which ends the command with code 2, for what cannot be a segment: "", "." and "..", which are
+    removed from a path even if they are escaped (RFC 3986, 5.2.4 and 6.2.2).
+    """
+    for segment in segments:
+        if segment in ("", ".", ".."):
+            raise typer.BadParameter(f'"{segment}" is not an id')
+    return "/".join([path, *(quote(segment, safe=":") for segment in segments)])
 
 
 def given(values: Mapping[str, object]) -> dict[str, str]:

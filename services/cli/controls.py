@@ -17,6 +17,7 @@ from services.cli.api_client import (
     Url,
     call_api,
     call_logger,
+    within,
 )
 from services.cli.terminal import print_json, stdout, usage_error
 from shared.channels import CHANNELS
@@ -93,7 +94,7 @@ def limit(
     if channel not in CHANNELS:
         raise usage_error(context, f"there is no channel {channel}: use {' or '.join(CHANNELS)}")
     body = {"rate": None if rate == "default" else rate}
-    answer = call_api(context, url, lambda api: api.call("PATCH", f"/api/v1/channels/{channel}", json=body))
+    answer = call_api(context, url, lambda api: api.call("PATCH", within("/api/v1/channels", channel), json=body))
     _report(answer, f"{channel}: {answer['channel']['rate'] or 'unknown until a sender runs'}", as_json)
 
 
@@ -111,10 +112,10 @@ def _refuse_message(context: typer.Context, target: str, problem: str) -> None:
 
 def _path(target: str, action: str) -> str:
     if target in CHANNELS:
-        return f"/api/v1/channels/{target}/{action}"
+        return within("/api/v1/channels", target, action)
     if parse_job_id(target):
-        return f"/api/v1/messages/{target}/{action}"
-    return f"/api/v1/blasts/{target}/{action}"
+        return within("/api/v1/messages", target, action)
+    return within("/api/v1/blasts", target, action)
 
 
 def _report(answer: Answer, line: str, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import typer
 from rich.text import Text
 
-from services.cli.api_client import DEFAULT_URL, AsJson, Url, call_api
+from services.cli.api_client import DEFAULT_URL, AsJson, Url, call_api, within
 from services.cli.terminal import print_json, stdout, table, usage_error
 
 _console = stdout()
@@ -21,7 +21,7 @@ def failures(
     as_json: AsJson = False,
 ) -> None:
     """Show a blast's failed messages by reason, the most frequent first."""
-    answer = call_api(context, url, lambda api: api.get(f"/api/v1/blasts/{blast}/failures"))
+    answer = call_api(context, url, lambda api: api.get(within("/api/v1/blasts", blast, "failures")))
     if as_json:
         print_json(answer)
         return

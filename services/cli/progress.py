@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from services.cli.api_client import ApiClient, UnreachableError
+from services.cli.api_client import ApiClient, UnreachableError, within
 from shared.jobs import TERMINAL
 
 ENDED = frozenset({"completed", "completed_with_failures", "cancelled", "incomplete"})
@@ -34,7 +34,7 @@ async def follow_blast(api: ApiClient, blast_id: str, *, quiet: bool = False) ->
         bars: dict[str, TaskID] = {}
         while True:
             try:
-                blast: dict[str, Any] = (await api.get(f"/api/v1/blasts/{blast_id}"))["blast"]
+                blast: dict[str, Any] = (await api.get(within("/api/v1/blasts", blast_id)))["blast"]
                 misses = 0
             except UnreachableError:
                 misses += 1

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api
+from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api, within
 from services.cli.progress import ENDED, ended_of, follow_blast, reported, summary
 from services.cli.terminal import print_json, stdout, table
 from shared.lifecycle import EXIT_FAILED
@@ -32,7 +32,7 @@ def status(
     if watch:
         shown = call_api(context, url, lambda api: follow_blast(api, blast, quiet=as_json))
     else:
-        shown = call_api(context, url, lambda api: api.get(f"/api/v1/blasts/{blast}"))["blast"]
+        shown = call_api(context, url, lambda api: api.get(within("/api/v1/blasts", blast)))["blast"]
     if as_json:
         print_json(shown)
     elif not watch:
@@ -96,7 +96,7 @@ def message(
     as_json: AsJson = False,
 ) -> None:
     """Show the whole history of one message, or its content."""
-    path = f"/api/v1/messages/{job}" + ("/content" if content else "")
+    path = within("/api/v1/messages", job, *(["content"] if content else []))
     answer = call_api(context, url, lambda api: api.get(path))
     if as_json:
         print_json(answer)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from services.cli.api_client import DEFAULT_URL, Answer, ApiClient, AsJson, Url, call_api, given
+from services.cli.api_client import DEFAULT_URL, Answer, ApiClient, AsJson, Url, call_api, given, within
 from services.cli.terminal import existing_file, print_json, stdout, table, usage_error
 
 PATH = "/api/v1/suppressions"
@@ -90,7 +90,7 @@ def show(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Show one suppression, by its id."""
-    print_json(call_api(context, url, lambda api: api.get(f"{PATH}/{suppression}")))
+    print_json(call_api(context, url, lambda api: api.get(within(PATH, suppression))))
 
 
 @app.command()
@@ -124,11 +124,11 @@ def lift(
     if bool(suppression) == bool(given(wanted)):
         raise usage_error(context, "give either a suppression's id or a filter such as --source bounce")
     if suppression:
-        answer = call_api(context, url, lambda api: api.call("DELETE", f"{PATH}/{suppression}"))
+        answer = call_api(context, url, lambda api: api.call("DELETE", within(PATH, suppression)))
         line = str(answer["message"])
     else:
         body: dict[str, object] = {**given(wanted)} | ({} if confirm is None else {"confirm": confirm})
-        answer = call_api(context, url, lambda api: api.post(f"{PATH}/lift", body))
+        answer = call_api(context, url, lambda api: api.post(within(PATH, "lift"), body))
         line = f"{answer['lifted']} lifted"
         if confirm is None:
             line = f"{answer['matched']} match, none was lifted; add --confirm {answer['matched']} to lift them"
@@ -194,7 +194,7 @@ def _show_page(context: typer.Context, url: str, query: Mapping[str, object], *,
 
 async def _upload(api: ApiClient, path: Path, query: Mapping[str, str]) -> Answer:
     headers = {"Content-Type": "text/csv"}
-    return await api.call("POST", f"{PATH}/import", params=query, data=_pieces(path), headers=headers)
+    return await api.call("POST", within(PATH, "import"), params=query, data=_pieces(path), headers=headers)
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:

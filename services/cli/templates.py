@@ -10,7 +10,7 @@ import typer
 import yaml
 from rich.table import Table
 
-from services.cli.api_client import DEFAULT_URL, Answer, ApiClient, AsJson, RefusedError, Url, call_api
+from services.cli.api_client import DEFAULT_URL, Answer, ApiClient, AsJson, RefusedError, Url, call_api, within
 from services.cli.terminal import existing_file, print_json, print_warnings, stdout, usage_error
 from shared.numbers import json_number
 from shared.template_yaml import load_template
@@ -34,9 +34,9 @@ def templates(
     elif delete:
         if not template:
             raise usage_error(context, "--delete needs a template's id")
-        answer = call_api(context, url, lambda api: api.call("DELETE", f"/api/v1/templates/{template}"))
+        answer = call_api(context, url, lambda api: api.call("DELETE", within("/api/v1/templates", template)))
     elif template:
-        answer = call_api(context, url, lambda api: api.get(f"/api/v1/templates/{template}/requirements"))
+        answer = call_api(context, url, lambda api: api.get(within("/api/v1/templates", template, "requirements")))
     else:
         answer = call_api(context, url, lambda api: api.get("/api/v1/templates"))
     if put is not None:
@@ -60,7 +60,9 @@ def _read(context: typer.Context, path: Path) -> dict[str, object]:
 async def _put(api: ApiClient, content: dict[str, object]) -> Answer:
     body = {name: value for name, value in content.items() if name != "id"}
     try:
-        return await api.call("PUT", f"/api/v1/templates/{content['id']}", data=_json(body), headers=_HEADERS)
+        return await api.call(
+            "PUT", within("/api/v1/templates", str(content["id"])), data=_json(body), headers=_HEADERS
+        )
     except RefusedError as error:
         if error.status != 404:
             raise

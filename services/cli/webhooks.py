@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api
+from services.cli.api_client import DEFAULT_URL, Answer, AsJson, Url, call_api, within
 from services.cli.terminal import existing_file, print_json, stdout, table, usage_error
 
 PATH = "/api/v1/webhooks"
@@ -55,7 +55,7 @@ def list_all(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = F
 @app.command()
 def show(context: typer.Context, webhook: Webhook, url: Url = DEFAULT_URL) -> None:
     """Show one webhook."""
-    print_json(call_api(context, url, lambda api: api.get(f"{PATH}/{webhook}"))["webhook"])
+    print_json(call_api(context, url, lambda api: api.get(within(PATH, webhook)))["webhook"])
 
 
 @app.command()
@@ -119,7 +119,7 @@ def disable(context: typer.Context, webhook: Webhook, url: Url = DEFAULT_URL, as
 @app.command()
 def remove(context: typer.Context, webhook: Webhook, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Remove a webhook, with the events that it was not sent."""
-    _report(call_api(context, url, lambda api: api.call("DELETE", f"{PATH}/{webhook}")), "", as_json=as_json)
+    _report(call_api(context, url, lambda api: api.call("DELETE", within(PATH, webhook))), "", as_json=as_json)
 
 
 @app.command()
@@ -132,7 +132,7 @@ def rotate(
 ) -> None:
     """Replace a webhook's secret and print the new one; for 24 hours, requests are signed with both."""
     body = _own_secret(context, secret_file)
-    answer = call_api(context, url, lambda api: api.post(f"{PATH}/{webhook}/rotate", body))
+    answer = call_api(context, url, lambda api: api.post(within(PATH, webhook, "rotate"), body))
     if as_json:
         print_json(answer)
     else:
@@ -143,7 +143,7 @@ def rotate(
 @app.command("test")
 def send_test(context: typer.Context, webhook: Webhook, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Send a test event."""
-    answer = call_api(context, url, lambda api: api.post(f"{PATH}/{webhook}/test"))
+    answer = call_api(context, url, lambda api: api.post(within(PATH, webhook, "test")))
     line = f"{answer['deliveryId']} is on its way; see kurir webhooks deliveries {webhook}"
     _report(answer, line, as_json=as_json)
 
@@ -159,7 +159,7 @@ def replay(
 ) -> None:
     """Send the events of a time range again, each with its own id."""
     body = {"from": since} | ({"to": until} if until else {})
-    answer = call_api(context, url, lambda api: api.post(f"{PATH}/{webhook}/replay", body))
+    answer = call_api(context, url, lambda api: api.post(within(PATH, webhook, "replay"), body))
     line = f"{answer['events']} events are sent again, unless the webhook's filters leave some out"
     _report(answer, line, as_json=as_json)
 
@@ -178,7 +178,7 @@ def deliveries(
 ) -> None:
     """List the deliveries to a webhook, the latest first."""
     query = {"status": status, "from": since, "to": until, "limit": limit, "cursor": cursor}
-    answer = call_api(context, url, lambda api: api.get(f"{PATH}/{webhook}/deliveries", query))
+    answer = call_api(context, url, lambda api: api.get(within(PATH, webhook, "deliveries"), query))
     if as_json:
         print_json(answer)
         return
@@ -252,7 +252,7 @@ def _own_secret(context: typer.Context, path: Path | None) -> dict[str, str]:
 def _patch(
     context: typer.Context, url: str, webhook: str, body: Mapping[str, Any], what: str, *, as_json: bool
 ) -> None:
-    answer = call_api(context, url, lambda api: api.call("PATCH", f"{PATH}/{webhook}", json=body))
+    answer = call_api(context, url, lambda api: api.call("PATCH", within(PATH, webhook), json=body))
     _report(answer, f"{webhook} {what}", as_json=as_json)
 
 

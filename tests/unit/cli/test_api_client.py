@@ -91,6 +91,45 @@ def test_a_refusal_names_every_problem_and_ends_with_1(api: Api) -> None:
     assert "globalVariables.amount: should be a number" in found.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("cancel", "../channels/email"), "/api/v1/blasts/..%2Fchannels%2Femail/cancel"),
+        (("status", "b1/failures"), "/api/v1/blasts/b1%2Ffailures"),
+        (("failures", "b1?limit#x"), "/api/v1/blasts/b1%3Flimit%23x/failures"),
+        (("message", "100%"), "/api/v1/messages/100%25"),
+        (("templates", "--delete", "a b/c"), "/api/v1/templates/a%20b%2Fc"),
+        (("suppressions", "show", "%2e%2e/x"), "/api/v1/suppressions/%252e%252e%2Fx"),
+        (("webhooks", "remove", "é/.."), "/api/v1/webhooks/%C3%A9%2F.."),
+    ],
+)
+def test_an_id_names_nothing_else(api: Api, words: tuple[str, ...], asked: str) -> None:
+    """Whatever an id holds, the call is about that id and never about another resource."""
+    api.on(asked, {"success": False, "code": "NOT_FOUND", "message": "there is no such thing"}, 404)
+    found = run(*words, "--url", api.url)
+    assert [path for path, _, _ in api.asked] == [asked]
+    assert (found.exit_code, "there is no such thing (NOT_FOUND)" in found.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("cancel", ".."),
+        ("retry", ""),
+        ("message", "."),
+        ("failures", ".."),
+        ("templates", "..", "--delete"),
+        ("webhooks", "remove", ""),
+        ("suppressions", "show", ".."),
+    ],
+)
+def test_what_cannot_be_an_id_asks_nothing(api: Api, words: tuple[str, ...]) -> None:
+    """A path without the id would name the whole collection."""
+    found = run(*words, "--url", api.url)
+    assert (found.exit_code, api.asked) == (2, [])
+    assert "is not an id" in found.stderr
+
+
 def test_no_answer_ends_with_3() -> None:
     """Exit code 3 for an unreachable API differs from that of a refusal."""
     found = run("status", "--url", f"http://127.0.0.1:{free_port()}")
