@@ -169,7 +169,6 @@ def _calm_collector() -> None:
 
     A full collection that includes a service's modules takes tens of milliseconds, and delays messages for that long.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 

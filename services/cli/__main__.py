@@ -1,5 +1,9 @@
-"""`python -m services.cli`, an alias of the command `kurir`."""
+"""The command `kurir`, also as `python -m services.cli`."""
 
-from services.cli.main import run
+from shared.importing import never_collected
 
-run()
+with never_collected():
+    from services.cli.main import run
+
+if __name__ == "__main__":
+    run()

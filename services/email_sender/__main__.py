@@ -1,5 +1,8 @@
 """Entry point of `python -m services.email_sender`."""
 
-from services.email_sender.main import run
+from shared.importing import never_collected
+
+with never_collected():
+    from services.email_sender.main import run
 
 run()

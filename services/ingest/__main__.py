@@ -1,5 +1,8 @@
-"""`python -m services.ingest`."""
+"""Entry point of `python -m services.ingest`."""
 
-from services.ingest.main import run
+from shared.importing import never_collected
+
+with never_collected():
+    from services.ingest.main import run
 
 run()

@@ -1,5 +1,8 @@
 """Entry point of `python -m services.logger`."""
 
-from services.logger.main import run
+from shared.importing import never_collected
+
+with never_collected():
+    from services.logger.main import run
 
 run()

@@ -1,5 +1,8 @@
 """Entry point of `python -m services.receipts`."""
 
-from services.receipts.main import run
+from shared.importing import never_collected
+
+with never_collected():
+    from services.receipts.main import run
 
 run()

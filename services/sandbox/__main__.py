@@ -1,5 +1,8 @@
 """Entry point of `python -m services.sandbox`."""
 
-from services.sandbox.main import run
+from shared.importing import never_collected
+
+with never_collected():
+    from services.sandbox.main import run
 
 run()

@@ -1,5 +1,8 @@
 """Entry point of `python -m services.webhook_sender`."""
 
-from services.webhook_sender.main import run
+from shared.importing import never_collected
+
+with never_collected():
+    from services.webhook_sender.main import run
 
 run()
