@@ -12,6 +12,7 @@ from importlib.resources import files
 from services.logger.postgres.connecting import SCHEMA, PostgresDatabase
 from services.logger.postgres.days import first_id
 from services.logger.schema import NewerSchemaError
+from shared.clock import rfc3339
 from shared.errors import KurirError
 
 BY_DAY = ("message_logs", "message_attempts", "message_receipts")
@@ -19,6 +20,9 @@ BY_DAY = ("message_logs", "message_attempts", "message_receipts")
 MIGRATIONS = ("tables.sql",)
 MIGRATE_KEY = 0x6B75_7269_7201
 """The advisory lock of migrations, so that of several loggers one migrates."""
+LAST_CHANGE = "greatest(created_at, updated_at)"
+"""When a message was created or last changed; events of the two may come from machines whose clocks differ."""
+_DAY_MS = 86_400_000
 OLDEST_VERSION = 14
 """The oldest version of the server; earlier ones do not end the session of a leading logger that stands still."""
 
@@ -85,7 +89,18 @@ def make_day(database: PostgresDatabase, day: int) -> None:
         database.script(f"CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS)")
         if table == "message_logs":
             database.script(f"CREATE UNIQUE INDEX ON {name} (job_id)")
+            index_late(database, day)
         attach_day(database, table, day)
+
+
+def index_late(database: PostgresDatabase, day: int) -> None:
+    """Index a day's messages that were created or changed after it: retention finds the few that stay by their time."""
+    database.script(f"CREATE INDEX ON message_logs_{day} (({LAST_CHANGE})) WHERE {changed_after(day)}")
+
+
+def changed_after(day: int) -> str:
+    """Return the condition that a message was created or changed after its day; the index of such messages has it."""
+    return f"{LAST_CHANGE} >= '{rfc3339((day + 1) * _DAY_MS)}'"
 
 
 def attach_day(database: PostgresDatabase, table: str, day: int) -> None:

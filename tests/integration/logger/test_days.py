@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 
 from services.ingest.blasts.submission import new_blast_id
+from services.logger.filters import STATUSES
 from services.logger.postgres import dropping
 from services.logger.postgres.connecting import PostgresDatabase
 from services.logger.postgres.days import day_of_blast
-from services.logger.postgres.schema import BY_DAY
+from services.logger.postgres.schema import BY_DAY, changed_after
 from services.logger.postgres.store import PostgresStore
 from services.logger.retention import Retention
 from services.logger.writing import EventWriter
 from shared.blasts import lowest_blast_id, time_of_blast_id
-from shared.clock import SystemClock
+from shared.clock import SystemClock, rfc3339
 from shared.events import Receipts
+from shared.jobs import TERMINAL
 from shared.queue.event_log import EventEntry
 from tests.postgres_servers import PostgresServer
 from tests.unit.logger.database import START_MS, accepted, begun, blast, entry, failed, queued, receipt, sent
@@ -131,6 +133,43 @@ async def test_keeping_a_message_reads_only_its_own_rows(store: PostgresStore) -
 
     plan = await store.write(explain)
     assert f"Index Cond: ((day = {day}) AND (job_id = ANY (" in plan, plan
+
+
+def _plan_of_kept(day: int) -> Callable[[PostgresDatabase], str]:
+    def explain(database: PostgresDatabase) -> str:
+        sql = dropping._FIND_KEPT.format(day=day, late=changed_after(day))
+        return "\n".join(row[0] for row in database.run(f"EXPLAIN {sql}", rfc3339((day + 2) * 86_400_000)))
+
+    return explain
+
+
+async def test_what_stays_of_a_day_is_found_without_reading_the_day(store: PostgresStore) -> None:
+    """The writers wait meanwhile: indexes on the status and on late changes find the few that stay."""
+    await _write(store, *_story(OLD, 0))
+    plan = await store.write(_plan_of_kept(day_of_blast(OLD)))
+    assert "Seq Scan" not in plan, plan
+    assert re.search(r"Index Cond: \(\(GREATEST\(created_at, updated_at\) >= ", plan), plan
+    assert "Index Cond: (status < 'cancelled'" in plan, plan
+
+
+async def test_a_day_of_an_earlier_version_is_read_to_find_what_stays(store: PostgresStore) -> None:
+    """Its partition has no index on late changes; the same messages stay."""
+    await _write(store, *_story(OLD, 0))
+    day = day_of_blast(OLD)
+    await store.write(lambda database: database.script(f"DROP INDEX message_logs_{day}_greatest_idx"))
+    assert "Seq Scan" in await store.write(_plan_of_kept(day))
+    await _write(store, entry(60, failed(2, OLD, attempt=2, at=_at(OLD) + 2 * 86_400_000)))
+    assert await store.drop_days((day + 1) * 86_400_000, lambda: False) == 2
+    left = await _rows(store, "SELECT job_id FROM message_logs ORDER BY id")
+    assert left == [(f"{OLD}:2:email",), (f"{OLD}:3:email",)]
+
+
+async def test_any_status_that_is_not_terminal_keeps_a_message(store: PostgresStore) -> None:
+    """The ranges between the terminal statuses leave out these alone, also statuses that do not exist yet."""
+    statuses = [*STATUSES, "", "a", "cancelled2", "delivering", "fail", "sending", "zzz"]
+    sql = f"SELECT status FROM unnest($1::text[]) AS given (status) WHERE {dropping._OPEN}"
+    found = await store.read(lambda database: database.run(sql, statuses).fetchall())
+    assert [status for (status,) in found] == [one for one in statuses if one not in TERMINAL]
 
 
 async def test_the_letters_of_a_day_are_found_by_their_range(store: PostgresStore) -> None:
