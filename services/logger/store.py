@@ -101,7 +101,7 @@ class Store(Protocol):
         ...
 
     async def build_index(self, name: str, stopped: Callable[[], bool]) -> bool:
-        """Build one of `unindexed`, unless `stopped` returns True meanwhile; return True. Raises StorageError."""
+        """Build one of `unindexed`; return False if `stopped` returned True meanwhile. Raises StorageError."""
         ...
 
     async def checkpoint(self) -> None:

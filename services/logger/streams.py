@@ -78,7 +78,7 @@ def message_streams(connection: Database, wanted: MessageFilter) -> tuple[list[I
     """Choose the index that leaves the fewest rows to check; return its streams and the filter fields they cover."""
     if wanted.blast:
         if wanted.deliveries:
-            return _of_delivery(wanted.deliveries, wanted.blast), frozenset({"blast", "deliveries"})
+            return _of_blasts_delivery(wanted.blast, wanted.deliveries), frozenset({"blast", "deliveries"})
         return _of_blast(wanted.blast, wanted), frozenset({"blast", "statuses", "channels"})
     if wanted.recipient:
         found = _of_recipient(connection, wanted)
@@ -95,7 +95,7 @@ def _of_one_column(wanted: MessageFilter) -> tuple[list[Ids], frozenset[str]] | 
         stream = IdStream("message_logs", "idx_error_class", "error_class = ?", (wanted.error_class,))
         return [stream], frozenset({"error_class"})
     if wanted.deliveries:
-        return _of_delivery(wanted.deliveries), frozenset({"deliveries"})
+        return _of_delivery(wanted), frozenset({"deliveries", "channels"})
     if wanted.template:
         stream = IdStream("message_logs", "idx_template_id", "template_id = ?", (wanted.template,))
         return [stream], frozenset({"template"})
@@ -108,12 +108,15 @@ def _of_blast(blast_id: str, wanted: MessageFilter) -> list[Ids]:
     return [IdStream("message_logs", "idx_blast", condition, (blast_id, *pair)) for pair in pairs]
 
 
-def _of_delivery(deliveries: Sequence[str], blast_id: str = "") -> list[Ids]:
-    """Return the messages with these deliveries, of a blast or of all."""
-    if blast_id:
-        condition = "blast_id = ? AND delivery = ?"
-        return [IdStream("message_logs", "idx_blast_delivery", condition, (blast_id, one)) for one in deliveries]
-    return [IdStream("message_logs", "idx_delivery", "delivery = ?", (one,)) for one in deliveries]
+def _of_delivery(wanted: MessageFilter) -> list[Ids]:
+    """Return the messages with these deliveries; few of them may be of the channel that is asked for."""
+    pairs = product(wanted.deliveries, wanted.channels or tuple(CHANNELS))
+    return [IdStream("message_logs", "idx_delivery", "delivery = ? AND channel = ?", pair) for pair in pairs]
+
+
+def _of_blasts_delivery(blast_id: str, deliveries: Sequence[str]) -> list[Ids]:
+    condition = "blast_id = ? AND delivery = ?"
+    return [IdStream("message_logs", "idx_blast_delivery", condition, (blast_id, one)) for one in deliveries]
 
 
 def _of_recipient(connection: Database, wanted: MessageFilter) -> Ids | None:

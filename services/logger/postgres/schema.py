@@ -17,7 +17,7 @@ from shared.errors import KurirError
 
 BY_DAY = ("message_logs", "message_attempts", "message_receipts")
 # entry N brings the schema from version N to N + 1; never edit a released one
-MIGRATIONS = ("tables.sql",)
+MIGRATIONS = ("tables.sql", "delivery_index.sql")
 MIGRATE_KEY = 0x6B75_7269_7201
 """The advisory lock of migrations, so that of several loggers one migrates."""
 LAST_CHANGE = "greatest(created_at, updated_at)"

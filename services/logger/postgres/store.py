@@ -22,6 +22,7 @@ from services.logger.database import DatabaseError, ResultT, Work
 from services.logger.postgres.connecting import PostgresDatabase
 from services.logger.postgres.copying_out import copy_out
 from services.logger.postgres.dropping import drop_days
+from services.logger.postgres.later_indexes import build_index, missing_indexes
 from services.logger.postgres.leading import Leading
 from services.logger.postgres.operators import run_query
 from services.logger.postgres.rows import PostgresRowWriter
@@ -185,9 +186,18 @@ class PostgresStore:
             raise _failure("query", error) from error
 
     async def build_index(self, name: str, stopped: Callable[[], bool]) -> bool:
-        """Return True: the schema's migrations build indexes."""
-        del name, stopped
-        return True
+        """Build one of `unindexed`; return False if `stopped` returned True meanwhile. Raises StorageError."""
+
+        def run() -> bool:
+            database = None
+            try:
+                database = self._connect_writer()
+                return build_index(database, name, stopped)
+            except DatabaseError as error:
+                self._give_up(database)
+                raise _failure("write", error) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
     async def checkpoint(self) -> None:
         """Measure the database now and then: the server does its own checkpoints."""
@@ -236,7 +246,9 @@ class PostgresStore:
     def _open(self) -> str:
         """Connect and migrate; return why the server cannot be reached, "" if it can."""
         try:
-            migrate(self._connect_writer())
+            database = self._connect_writer()
+            migrate(database)
+            self.unindexed = missing_indexes(database)
         except (NewerSchemaError, UnsuitableServerError) as error:
             raise SettingsError([f"database {self.where}: {error}"]) from error
         except DatabaseError as error:

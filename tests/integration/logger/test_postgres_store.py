@@ -76,7 +76,7 @@ async def test_a_schema_of_a_newer_version_is_refused(postgres_server: PostgresS
     await store.open()
     await store.close()
     postgres_server.sql("UPDATE kurir.schema_version SET version = 99", url.rpartition("/")[2])
-    assert "its schema has version 99; this Kurir supports up to version 1" in await _refusal(url)
+    assert "its schema has version 99; this Kurir supports up to version 2" in await _refusal(url)
 
 
 def test_a_server_that_is_too_old_is_refused() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from services.logger import schema
+from services.logger.filters import MessageFilter, Page
 from services.logger.later_indexes import LATER_INDEXES, build_index, missing_indexes
+from services.logger.queries import find_messages
 from services.logger.schema import NewerSchemaError, migrate
 from services.logger.sqlite_store import SqliteStore
 from services.logger.store import StorageError
@@ -176,6 +178,25 @@ async def test_a_large_file_gets_its_indexes_after_it_opens(tmp_path: Path, monk
     again = await opened(tmp_path / "logs.db")
     assert again.unindexed == []
     await again.close()
+
+
+async def test_the_index_of_an_earlier_version_serves_until_the_new_one_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same name and fewer columns; a query by delivery is answered before and after."""
+    first = await opened(tmp_path / "logs.db")
+    earlier = "CREATE INDEX idx_delivery ON message_logs(delivery) WHERE delivery IS NOT NULL"
+    await first.write(lambda c: [c.execute("DROP INDEX idx_delivery"), c.execute(earlier)])
+    await first.close()
+    monkeypatch.setattr("services.logger.sqlite_store.CHECK_FIRST_BYTES", 0)
+    store = await opened(tmp_path / "logs.db")
+    assert store.unindexed == ["idx_delivery"]
+    wanted = MessageFilter(deliveries=("bounced",), channels=("email",))
+    for _ in range(2):
+        assert (await store.read(lambda c: find_messages(c, wanted, Page(5)))).rows == []
+        await store.maintain(lambda c: build_index(c, "idx_delivery"))
+    assert await store.read(missing_indexes) == []
+    await store.close()
 
 
 async def test_building_an_index_ends_with_the_service(tmp_path: Path) -> None:
