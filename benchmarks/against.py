@@ -76,9 +76,10 @@ def checked_out(commit: str, announce: Callable[[str], None]) -> Iterator[Path]:
         tree.mkdir()
         archive = Path(folder) / "tree.tar"
         _do([git, "archive", "--output", str(archive), commit], ROOT, _GIT_TIMEOUT_S)
-        shutil.unpack_archive(archive, tree, filter="data")
+        shutil.unpack_archive(archive, tree)
         announce(f"installing what {commit} runs with")
-        _do([make, "setup"], tree, _SETUP_TIMEOUT_S)
+        # both sides run with one interpreter
+        _do([make, "setup", f"PYTHON={Path(sys.executable).resolve()}"], tree, _SETUP_TIMEOUT_S)
         yield tree
 
 

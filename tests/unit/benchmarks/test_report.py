@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +86,22 @@ def test_an_unknown_commit_is_named() -> None:
     """git's own words say what is wrong with it."""
     with pytest.raises(BenchmarkError, match="no-such-commit"), against.checked_out("no-such-commit", print):
         pass
+
+
+def test_both_sides_run_with_one_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other side is installed with this one's Python, not with the first on PATH."""
+    ran: list[list[str]] = []
+
+    def run(command: list[str], _folder: Path, _timeout_s: float) -> None:
+        ran.append(command)
+        if "archive" in command:
+            with tarfile.open(command[command.index("--output") + 1], "w") as archive:
+                archive.add(__file__, "Makefile")
+
+    monkeypatch.setattr(against, "_do", run)
+    with against.checked_out("HEAD", lambda _: None) as tree:
+        assert (tree / "Makefile").exists()
+    assert f"PYTHON={Path(sys.executable).resolve()}" in ran[-1]
 
 
 @pytest.mark.parametrize("kind", ["rsa-2048", "ed25519"])
