@@ -57,7 +57,7 @@ up: $(LEAN) ## Run the whole system in the foreground
 
 test: $(STAMP) ## Run every test except soak and compose
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not soak and not compose and not timing"
-	$(BIN)/pytest -m "timing and not soak"
+	$(BIN)/pytest -m "timing and not soak" $$(grep -rl --include='*.py' 'mark\.timing' tests)
 
 test-fast: $(STAMP) ## Run only the unit tests
 	$(BIN)/pytest tests/unit

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from hypothesis import settings
 
+from shared.importing import never_collected
 from tests import servers
 from tests.postgres_servers import PostgresServer
 from tests.servers import RedisServer
@@ -19,6 +21,9 @@ _ROOM = 4 * 1024**3
 # no deadline: the time of an example depends mostly on the load of the machine
 settings.register_profile("kurir", deadline=None)
 settings.load_profile("kurir")
+
+# A process that imports aiohttp reads the machine's certificates, a tenth of a service's start; no test needs them.
+os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
     memory = Path("/dev/shm")
     if "not soak" in (config.option.markexpr or "") and memory.is_dir() and shutil.disk_usage(memory).free > _ROOM:
         servers.data_parent = memory
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage among ten thousand tests, which stay until the end."""
+    with never_collected():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

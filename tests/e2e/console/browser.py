@@ -21,6 +21,8 @@ _RULES_OF_LOOKS = ["color-contrast", "target-size", "scrollable-region-focusable
 _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 _SHOWN = """document.body.innerText + performance.getEntriesByType("resource").slice(-12).map((one) =>
   `\\n${one.name} ${Math.round(one.startTime)}-${Math.round(one.responseEnd)} ms ${one.responseStatus}`).join("")"""
+_EXCESS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+_SETTLES_S = 5.0
 _ARGUMENTS = [
     "--no-sandbox",
     "--disable-background-networking",
@@ -74,7 +76,10 @@ class Visit:
         said, self.said = self.said, []
         assert said == [], f"{self.page.url}: {said}"
         assert self.strangers == [], self.strangers
-        width = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        # a chart takes the new width of the screen a moment after the page
+        deadline = time.monotonic() + _SETTLES_S
+        while (width := self.page.evaluate(_EXCESS)) > 0 and time.monotonic() < deadline:
+            self.page.wait_for_timeout(50)
         assert width <= 0, f"{width} pixels wider than the screen"
 
     def check_access(self, *, whole: bool = True) -> None:

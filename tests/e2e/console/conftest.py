@@ -38,9 +38,12 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def system() -> Iterator[System]:
-    """A whole system with keys, whose providers are the sandbox; its data is where the servers of tests keep theirs."""
+    """A whole system with keys, whose providers are the sandbox; its data is where the servers of tests keep theirs.
+
+    It ends with the last test of this folder: an idle system takes the tests after it one part in fifty of a core.
+    """
     with tempfile.TemporaryDirectory(prefix="kurir-console-", dir=servers.data_parent) as folder:
         found = System(Path(folder), ENV)
         try:
@@ -54,7 +57,7 @@ def system() -> Iterator[System]:
     assert alive == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def url(system: System) -> str:
     return f"http://127.0.0.1:{system.port}"
 
@@ -68,7 +71,7 @@ def walk(browser: Browser, url: str, request: pytest.FixtureRequest) -> Iterator
         yield visit, HANDS[kind](visit.page)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def blast(system: System) -> str:
     """A blast that has ended: most messages sent, three bounced."""
     head = {

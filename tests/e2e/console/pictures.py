@@ -40,13 +40,15 @@ _ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the pictures show: the recipients of the blast that has ended, and the seconds for which others flow."""
+    """What the pictures show: the recipients of the blast that has ended and of those that flow, and for how long."""
 
     recipients: int
+    letters: int
+    welcomes: int
     flow_s: float
 
 
-FULL, SHORT = Scene(600, 45), Scene(120, 1)
+FULL, SHORT = Scene(600, 9000, 3000, 45), Scene(120, 3000, 1000, 1)
 """For the documents, whose charts have something to show; and for a test, which only takes them."""
 
 
@@ -147,7 +149,7 @@ def _fill(system: System, scene: Scene) -> list[str]:
         _change(system, "PATCH", f"/api/channels/{channel}", {"rate": rate})
     letter = {"templateId": "newsletter", "channels": ["email"], "reference": "Winter newsletter"}
     welcome = {"templateId": "welcome", "channels": ["whatsapp"], "reference": "Welcome, new customers"}
-    return [ended, _blast(system, letter, 9000, _issue), _blast(system, welcome, 3000, _start)]
+    return [ended, _blast(system, letter, scene.letters, _issue), _blast(system, welcome, scene.welcomes, _start)]
 
 
 def _change(system: System, method: str, path: str, body: dict[str, Any] | None = None) -> None:
