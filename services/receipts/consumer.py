@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 from services.receipts.reading import Reader, Reading
 from services.receipts.state import ReceiptsState
@@ -23,9 +24,9 @@ from shared.web import Health
 
 log = get_logger()
 
-# entries that are read and emitted at the same time, in one call of Redis; each that is set aside needs a connection
-CONCURRENCY = 50
 _MOST_ENTRIES = 200
+# entries that are read without a pause, emitted in one call of Redis for each channel, and deleted in one
+_AT_ONCE = 50
 _BLOCK_S = 1.0
 # when there is little to do, entries gather: a call of Redis costs as much as reading an entry of ten receipts
 _GATHER_S = 0.05
@@ -45,6 +46,9 @@ class Source:
 
     read: Reader
     channel: str
+
+
+_Read = tuple[ReceiptEntry, Reading]
 
 
 class _StoppedError(Exception):
@@ -105,31 +109,41 @@ class ReceiptConsumer:
 
     async def handle(self, entries: Sequence[ReceiptEntry]) -> None:
         """Read entries, emit what they say, and delete them."""
-        for start in range(0, len(entries), CONCURRENCY):
-            some = entries[start : start + CONCURRENCY]
-            emitted = await asyncio.gather(*map(self._emit, some))
-            done = [entry for entry, is_done in zip(some, emitted, strict=True) if is_done]
+        for start in range(0, len(entries), _AT_ONCE):
+            read = [(entry, await self._read(entry)) for entry in entries[start : start + _AT_ONCE]]
+            emitted = await self._emit(read)
             try:
-                await self._insist(partial(self._inbox.done, done))
+                await self._insist(partial(self._inbox.done, [entry for entry, said in emitted if not said.problem]))
+                for entry, said in emitted:
+                    if said.problem:
+                        await self._set_aside(entry, said.problem)
             except _StoppedError:
                 return
 
-    async def _emit(self, entry: ReceiptEntry) -> bool:
-        """Emit what an entry says; return whether it is to be deleted."""
-        reading = await self._read(entry)
+    async def _emit(self, read: Sequence[_Read]) -> Sequence[_Read]:
+        """Emit what entries say; return those whose events are in the streams, and those that say nothing."""
+        silent = [one for one in read if not one[1].receipts]
+        by_channel: dict[str, list[_Read]] = {}
+        for one in read:
+            if one[1].receipts:
+                by_channel.setdefault(self._sources[one[0].source].channel, []).append(one)
+        emitted = await asyncio.gather(*(self._emit_on(channel, some) for channel, some in by_channel.items()))
+        done = [*silent, *chain.from_iterable(emitted)]
+        for entry, said in done:
+            self._state.note(entry.source, said)
+        return done
+
+    async def _emit_on(self, channel: str, read: Sequence[_Read]) -> Sequence[_Read]:
+        """Emit the receipts of entries on one channel; return all of them, or none."""
         try:
-            if reading.receipts:
-                channel = self._sources[entry.source].channel
-                await self._insist(partial(self._inbox.emit, channel, entry, reading.receipts))
-            self._state.note(entry.source, reading)
-            if not reading.problem:
-                return True
-            await self._set_aside(entry, reading.problem)
+            await self._insist(partial(self._inbox.emit, channel, [(entry, said.receipts) for entry, said in read]))
         except _StoppedError:
-            log.warning("stopped with an unread receipt; it waits in Redis", source=entry.source)
-        except Exception:  # one bad entry must not block all others
-            log.exception("emitting a receipt failed; trying again", source=entry.source, entry=entry.entry_id)
-        return False
+            log.warning("stopped with unread receipts; they wait in Redis", channel=channel, entries=len(read))
+        except Exception:  # they are taken again one by one, so a bad one blocks no others
+            log.exception("emitting receipts failed; trying again", channel=channel, entries=len(read))
+        else:
+            return read
+        return ()
 
     async def _read(self, entry: ReceiptEntry) -> Reading:
         source = self._sources.get(entry.source)
@@ -148,8 +162,14 @@ class ReceiptConsumer:
 
     async def _set_aside(self, entry: ReceiptEntry, why: str) -> None:
         log.warning("unreadable receipt set aside", source=entry.source, entry=entry.entry_id, reason=why)
-        await self._insist(partial(self._inbox.set_aside, entry, why))
-        self._state.set_aside[entry.source] += 1
+        try:
+            await self._insist(partial(self._inbox.set_aside, entry, why))
+        except _StoppedError:
+            raise
+        except Exception:  # one bad entry must not block all others
+            log.exception("setting a receipt aside failed; trying again", source=entry.source, entry=entry.entry_id)
+        else:
+            self._state.set_aside[entry.source] += 1
 
     async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
         """Repeat a call until Redis takes it; raises _StoppedError if the service is stopped before that.

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from aiohttp import web
 
-from services.receipts.consumer import CONCURRENCY, ReceiptConsumer, Source
+from services.receipts.consumer import ReceiptConsumer, Source
 from services.receipts.mail.bounce_intake import BounceIntake
 from services.receipts.mail.intake import SOURCE
 from services.receipts.mail.reading import read_mail
@@ -20,7 +20,7 @@ from services.receipts.providers import CHANNEL_OF, READERS
 from services.receipts.settings import ReceiptsSettings, read_settings
 from services.receipts.state import ReceiptsState
 from services.receipts.watch import StreamWatch
-from shared.channels import EMAIL
+from shared.channels import CHANNELS, EMAIL
 from shared.lifecycle import Stop, TaskGroup, end_tasks, run_service
 from shared.logs import configure_logging, get_logger
 from shared.queue.batches import boot_name
@@ -45,8 +45,8 @@ async def main(env: Mapping[str, str], stop: Stop) -> None:
     settings = read_settings(env)
     name = boot_name("receipts", socket.gethostname())
     redis = connect(settings.common.redis_url)
-    # waiting for entries blocks a connection, and so does each entry that is set aside
-    reading = connect(settings.common.redis_url, max_connections=CONCURRENCY + 2)
+    # waiting for entries blocks a connection, and so may a call for each channel
+    reading = connect(settings.common.redis_url, max_connections=2 + len(CHANNELS))
     system_log = SystemLog(Producer(redis, f"{name}/system"))
     configure_logging("receipts", settings.common, system_log.ship)
     try:

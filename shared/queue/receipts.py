@@ -11,7 +11,6 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -147,8 +146,8 @@ class _Added:
 class ReceiptInbox:
     """The stream `receipts`: `add` is for those who receive, the rest for the receipts service.
 
-    `consumer` must be unique to the process (see `boot_name`); who only adds needs none. What tasks add or emit at the
-    same time goes to Redis in one call.
+    `consumer` must be unique to the process (see `boot_name`); who only adds needs none. What tasks add at the same
+    time goes to Redis in one call.
     """
 
     def __init__(self, redis: Redis, consumer: str = "", clock: Clock | None = None) -> None:
@@ -158,7 +157,6 @@ class ReceiptInbox:
         self._memory = _Memory(redis)
         self._room_until: dict[str, float] = {}
         self._adding = JoinedCalls(self._add_all)
-        self._emitting: dict[str, JoinedCalls[bytes, None]] = {}
 
     async def add(self, source: str, body: bytes, once: Once | None = None) -> str:
         """Add a body or mail, whole; return its id once Redis has it, "" if its token was accepted before.
@@ -221,26 +219,18 @@ class ReceiptInbox:
             for one_id, deliveries, fields in rows
         ]
 
-    async def emit(self, channel: str, entry: ReceiptEntry, receipts: Sequence[Receipt]) -> None:
-        """Emit all receipts of an entry on a channel as one batch of events; only the first batch has an effect.
+    async def emit(self, channel: str, read: Sequence[tuple[ReceiptEntry, Sequence[Receipt]]]) -> None:
+        """Emit the receipts of entries on a channel in one call, all of an entry as one batch of events.
 
-        Raises QueueFullError while too many events wait for the logger, and QueueUnavailableError.
+        Only the first batch of an entry has an effect. Raises QueueFullError while too many events wait for the logger,
+        and QueueUnavailableError.
         """
-        if not receipts:
+        batches = [_pack(channel, entry, receipts) for entry, receipts in read if receipts]
+        if not batches:
             return
-        parts = (receipts[at : at + MOST_RECEIPTS] for at in range(0, len(receipts), MOST_RECEIPTS))
-        batch = EventBatch(
-            *batch_name(channel, entry.entry_id), [Receipts(list(part), entry.taken_at_ms) for part in parts]
-        )
-        packed = pack_batch(batch)
-        if channel not in self._emitting:
-            self._emitting[channel] = JoinedCalls(partial(self._emit_all, first_partition(self._redis, channel)))
-        await self._emitting[channel].call(packed, len(packed))
-
-    async def _emit_all(self, partition: Partition, packed: Sequence[bytes]) -> list[None]:
+        partition = first_partition(self._redis, channel)
         await self._check_events(partition)
-        await partition.call("emit_event", packed)
-        return [None] * len(packed)
+        await partition.call("emit_event", batches)
 
     async def _check_events(self, partition: Partition) -> None:
         """Raise QueueFullError if too many events wait; a stream that had room a moment ago still has."""
@@ -309,6 +299,12 @@ class ReceiptInbox:
     async def forget_readers(self, idle_s: float = 3600.0) -> None:
         """Remove the consumers of ended processes, which hold nothing; raises QueueUnavailableError."""
         await load_script("forget_readers").call(self._redis, (RECEIPTS,), (RECEIPTS_GROUP, int(idle_s * 1000)))
+
+
+def _pack(channel: str, entry: ReceiptEntry, receipts: Sequence[Receipt]) -> bytes:
+    parts = (receipts[at : at + MOST_RECEIPTS] for at in range(0, len(receipts), MOST_RECEIPTS))
+    name = batch_name(channel, entry.entry_id)
+    return pack_batch(EventBatch(*name, [Receipts(list(part), entry.taken_at_ms) for part in parts]))
 
 
 def batch_name(channel: str, entry_id: str) -> tuple[str, int]:

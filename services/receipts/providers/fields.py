@@ -83,7 +83,8 @@ def each(value: Any) -> Iterator[Mapping[str, Any]]:
 def text(value: Any, most: int = LONGEST_ID) -> str:
     """Return a text or a whole number as valid, readable text of at most `most` characters, "" for any other value."""
     if isinstance(value, str):
-        return legible(value, most).strip()
+        plain = len(value) <= most and value.isascii() and value.isprintable()
+        return value.strip() if plain else legible(value, most).strip()
     if isinstance(value, float) and value.is_integer() and abs(value) < 10.0**15:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**_MOST_DIGITS:
@@ -158,7 +159,7 @@ def _seconds(value: Any) -> float:
             return float(value)
         except OverflowError:
             return math.nan
-    words = text(value, _LONGEST_TIME)
+    words = value.strip() if isinstance(value, str) and len(value) <= _LONGEST_TIME else text(value, _LONGEST_TIME)
     try:
         return float(words)
     except ValueError:

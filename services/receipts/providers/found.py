@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.receipts.providers.fields import (
     LONGEST_ADDRESS,
@@ -25,8 +24,7 @@ _MOST_PROBLEMS = 3
 _KIND = re.compile(r"[A-Za-z0-9_.-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """The message that an event is about: the ids that name it, and the address that the event names."""
 
     job_id: str = ""

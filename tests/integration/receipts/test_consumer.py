@@ -14,7 +14,7 @@ from services.receipts.reading import Reading
 from shared.events import MOST_RECEIPTS, Receipts
 from shared.queue.keys import PartitionKeys
 from shared.queue.receipts import batch_name
-from tests.integration.receipts.world import SOURCES, LosesAnswers, NeverDone, World, statuses
+from tests.integration.receipts.world import SOURCES, Fails, LosesAnswers, NeverDone, World, statuses
 from tests.servers import wait_for
 
 POISON = b'{"object": "page"'
@@ -98,6 +98,19 @@ async def test_reader_that_raises_delays_nobody(world: World) -> None:
     assert len(await world.receipts()) == 1
     (aside,) = await world.inbox.list_set_aside(10)
     assert (aside.source, aside.why) == ("ses", "its reader failed: ZeroDivisionError")
+
+
+async def test_entry_that_cannot_be_emitted_delays_its_neighbours_once(world: World) -> None:
+    """What was to be emitted with it is taken again, one by one; it is set aside after ten tries."""
+    for one_id in ("wamid.A", "wamid.BAD", "wamid.B"):
+        await world.inbox.add("meta", statuses(one_id))
+    mailed = await world.inbox.add("sendgrid", b'[{"event": "delivered", "smtp-id": "<a>"}]')
+    async with world.consumer("one", inbox=Fails).running():
+        await world.emptied()
+    assert sorted(receipt.provider_id for receipt in await world.receipts()) == ["wamid.A", "wamid.B"]
+    assert [batch.sequence for batch in await world.batches("email")] == [batch_name("email", mailed)[1]]
+    (aside,) = await world.inbox.list_set_aside(10)
+    assert (b"wamid.BAD" in aside.body, aside.why) == (True, "it was taken 11 times and never finished")
 
 
 async def test_killed_between_event_and_acknowledgement(world: World) -> None:

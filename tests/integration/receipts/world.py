@@ -130,9 +130,9 @@ class LosesAnswers(ReceiptInbox):
         if self._calls % 2:
             raise QueueUnavailableError("the answer was lost")
 
-    async def emit(self, channel: str, entry: ReceiptEntry, receipts: Sequence[Receipt]) -> None:
+    async def emit(self, channel: str, read: Sequence[tuple[ReceiptEntry, Sequence[Receipt]]]) -> None:
         """Emit, and lose the answer."""
-        await self._lossy(super().emit(channel, entry, receipts))
+        await self._lossy(super().emit(channel, read))
 
     async def done(self, entries: Sequence[ReceiptEntry]) -> None:
         """Delete, and lose the answer."""
@@ -141,3 +141,13 @@ class LosesAnswers(ReceiptInbox):
     async def set_aside(self, entry: ReceiptEntry, why: str) -> None:
         """Set aside, and lose the answer."""
         await self._lossy(super().set_aside(entry, why))
+
+
+class Fails(ReceiptInbox):
+    """An inbox that cannot emit the receipts of the message `wamid.BAD`."""
+
+    async def emit(self, channel: str, read: Sequence[tuple[ReceiptEntry, Sequence[Receipt]]]) -> None:
+        """Emit, or raise an error that nobody expects."""
+        if any(one.provider_id == "wamid.BAD" for _, receipts in read for one in receipts):
+            raise RuntimeError("it cannot be emitted")
+        await super().emit(channel, read)
