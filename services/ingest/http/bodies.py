@@ -85,12 +85,16 @@ class Meter:
 
 async def chunks(call: Call, limit: int) -> AsyncIterator[bytes]:
     """Yield the body as it arrives, inflated where it is compressed; raises 408, 413, 415 or 400."""
-    coding = coding_of(call.request.headers.get("Content-Encoding", ""))
+    coding = _coding(call)
     meter = Meter(call, limit)
     arriving = _arriving(call, meter)
     async for chunk in _inflated(arriving, Inflater(coding)) if coding else arriving:
         meter.received(chunk)
         yield chunk
+
+
+def _coding(call: Call) -> str:
+    return coding_of(call.request.headers.get("Content-Encoding", ""))
 
 
 async def _arriving(call: Call, meter: Meter) -> AsyncIterator[bytes]:
@@ -142,6 +146,12 @@ async def read_json(call: Call, limit: int | None = None) -> bytes:
 
 async def read_whole(call: Call, limit: int) -> bytes:
     """Return a whole body of any type."""
+    content = call.request.content
+    if content.is_eof() and content.exception() is None and not _coding(call):
+        # all of it has arrived, as that of most requests
+        meter, body = Meter(call, limit), content.read_nowait()
+        meter.received(body)
+        return body
     parts = [chunk async for chunk in chunks(call, limit)]
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
