@@ -26,6 +26,8 @@ _SETTINGS = {
     "application_name": "kurir logger",
     "search_path": SCHEMA,
     "timezone": "UTC",
+    # a table of the session is made only if it is not there, which the server would note each time
+    "client_min_messages": "warning",
     # whatever the server's default is: what is read in one's turn must not be older than the turn
     "default_transaction_isolation": "read committed",
     "jit": "off",

@@ -11,7 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from services.logger.database import Database
+import msgspec
+
+from services.logger.database import Database, DatabaseError
 from services.logger.merging import Known, Merged, Tally
 from services.logger.postgres import statements as sql
 from services.logger.postgres.connecting import PostgresDatabase
@@ -24,6 +26,11 @@ from shared.events import ApiRequest, EventBatch, SystemEvent
 
 ItemT = TypeVar("ItemT")
 KeyT = TypeVar("KeyT", bound=tuple[Any, ...])
+FEW = 50
+"""Up to this number of updates are given as arrays: one round trip instead of three."""
+# as JSON has it; a text that spells it is looked at too
+_NUL = rb"\u0000"
+_ENCODER = msgspec.json.Encoder()
 
 
 class PostgresRowWriter:
@@ -69,8 +76,7 @@ class PostgresRowWriter:
         """Write the rows of jobs, their dead letters, and the bounds of the ids of each minute."""
         database = _own(connection)
         bounds = self._insert(database, merged)
-        for day, updates in _by(merged.updates, lambda row: int(row[-1]) >> DAY_BITS):
-            database.run(sql.UPDATE.format(day=day), *_columns(_clean(updates), len(sql.UPDATED) + 1))
+        self._update(database, merged.updates)
         for day, completions in _by(merged.completions, lambda row: int(row[-1]) >> DAY_BITS):
             database.run(sql.COMPLETE.format(day=day), *_columns(_clean(completions), len(sql.COMPLETED) + 1))
         for day, attempts in _by(merged.attempts, lambda row: int(row[-1]) >> DAY_BITS):
@@ -93,6 +99,20 @@ class PostgresRowWriter:
             database.copy(f"message_logs_{day}", ("id", *sql.INSERTED), _clean(rows))
             bounds += [(minute, first + place) for place, (_, (minute, _)) in enumerate(some)]
         return bounds
+
+    def _update(self, database: PostgresDatabase, updates: Sequence[tuple[Any, ...]]) -> None:
+        """Bring rows to their new states: many by COPY, which takes the logger a fifth of the time of arrays."""
+        many = len(updates) > FEW
+        if many:
+            if not database.in_transaction:
+                raise DatabaseError("many updates are written within a transaction, which has not begun")
+            database.script(sql.GIVEN_UPDATES)
+            database.copy("given_updates", (*sql.UPDATED, "id"), _clean(updates))
+        for day, some in _by(updates, lambda row: int(row[-1]) >> DAY_BITS):
+            if many:
+                database.run(sql.UPDATE_MANY.format(day=day))
+            else:
+                database.run(sql.UPDATE.format(day=day), *_columns(_clean(some), len(sql.UPDATED) + 1))
 
     def write_tally(self, connection: Database, tally: Tally) -> None:
         """Change the counts; those of rows follow from those of blasts, whose ids have the day."""
@@ -199,7 +219,14 @@ def _by(items: Iterable[ItemT], day: Callable[[ItemT], int]) -> Iterator[tuple[i
 
 
 def _clean(rows: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:
-    return [tuple(map(clean, row)) for row in rows]
+    """Return rows as PostgreSQL takes them; nearly always none has a NUL, and looking at each value takes long."""
+    every = [tuple(row) for row in rows]
+    try:
+        if _NUL not in _ENCODER.encode(every):
+            return every
+    except UnicodeEncodeError:  # the driver reports it
+        pass
+    return [tuple(map(clean, row)) for row in every]
 
 
 def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:

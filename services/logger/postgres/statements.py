@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from services.logger.postgres.days import DAY_BITS
+
 INSERTED = (
     "job_id", "channel", "recipient_email", "recipient_phone", "recipient_name", "template_id", "template_name",
     "subject", "status", "error_message", "message_id", "attempts", "created_at", "updated_at", "blast_id",
@@ -60,10 +62,18 @@ WHERE job_id = ANY($1::text[])
 HAS_DAY = "SELECT 1 FROM message_days WHERE day = $1"
 RESERVE = "UPDATE message_days SET next_id = next_id + $2 WHERE day = $1 RETURNING next_id - $2"
 _SET = ", ".join(f"{name} = given.{name}" for name in UPDATED if name != "subject")
-UPDATE = (
-    f"UPDATE message_logs_{{day}} AS m SET {_SET}, subject = coalesce(given.subject, m.subject)"  # noqa: S608
-    f" FROM {_given({**UPDATED, 'id': 'bigint'})} WHERE m.id = given.id"
+GIVEN_UPDATES = f"""
+CREATE TEMPORARY TABLE IF NOT EXISTS given_updates ({", ".join(f"{name} {kind}" for name, kind in UPDATED.items())},
+    id bigint) ON COMMIT DELETE ROWS;
+DELETE FROM given_updates
+"""  # noqa: S608
+"""Makes the table of a session that updates are copied into, and empties it for the transaction's next ones."""
+_UPDATE = (
+    f"UPDATE message_logs_{{{{day}}}} AS m SET {_SET}, subject = coalesce(given.subject, m.subject)"  # noqa: S608
+    " FROM {given} WHERE m.id = given.id"
 )
+UPDATE = _UPDATE.format(given=_given({**UPDATED, "id": "bigint"}))
+UPDATE_MANY = _UPDATE.format(given="given_updates AS given") + f" AND given.id >> {DAY_BITS} = {{day}}"
 COMPLETE = f"""
 UPDATE message_logs_{{day}} AS m SET recipient_email = coalesce(m.recipient_email, given.recipient_email),
     recipient_phone = coalesce(m.recipient_phone, given.recipient_phone),
