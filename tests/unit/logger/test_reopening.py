@@ -25,7 +25,9 @@ def chunks(database: Database, sizes: list[int]) -> list[int]:
         for index, size in enumerate(sizes)
     ]
     database.apply(entry(1, accepted(blast(total=len(sizes))), queued(range(len(sizes)))), entry(2, *ends))
+    database.connection.execute("BEGIN")
     assert open_runs(database.connection, RetryRequest(blast_id="b"), START_MS + 10).reopened == len(sizes)
+    database.connection.execute("COMMIT")
     packed = [row[0] for row in database.rows("SELECT jobs FROM retry_outbox ORDER BY id")]
     return [len(msgspec.msgpack.decode(jobs, type=list[bytes])) for jobs in packed]
 
