@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import servers
 from tests.servers import free_port
 
 _CACHE = Path(__file__).resolve().parents[1] / ".cache" / "postfix"
@@ -31,7 +32,7 @@ class SmtpSink:
     def __init__(self, options: Sequence[str] = ()) -> None:
         self._options = list(options)
         self.port = free_port()
-        self._folder = Path(tempfile.mkdtemp(prefix="kurir-smtp-sink-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="kurir-smtp-sink-", dir=servers.data_parent))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
