@@ -219,7 +219,7 @@ class Holdings:
     async def next_begun(self) -> BegunJob:
         """Wait for a begun job to send; wake the dispatcher when few are left."""
         begun = await self.ready.get()
-        self._wake_if_low()
+        self._wake_if_low(self.ready.qsize())
         return begun
 
     def next_begun_that_may_wait(self) -> BegunJob | None:
@@ -233,16 +233,15 @@ class Holdings:
             return None
         if self.pace.send_s > SLOW_SEND_S:
             return None
-        self.ready.get_nowait()
-        self._wake_if_low()
-        return begun
+        self._wake_if_low(self.ready.qsize() - 1)
+        return self.ready.get_nowait()
 
     def is_low(self) -> bool:
         """Return whether few begun jobs are left for the workers."""
         return self.ready.qsize() <= self.low_water
 
-    def _wake_if_low(self) -> None:
-        if self.ready.qsize() == self.low_water:
+    def _wake_if_low(self, left: int) -> None:
+        if left == self.low_water:
             self.wake.set()
 
     def remove(self, lease: Lease) -> None:

@@ -239,13 +239,13 @@ class Worker(Generic[MessageT]):
         parts = self._parts
         if self._next is not None or not parts.consequences.lease_fresh():
             return None
-        begun = parts.holdings.next_begun_that_may_wait()
-        if begun is None:
+        # in one step: a job that was taken and is not the next one would be nobody's
+        self._next = NextJob(begun) if (begun := parts.holdings.next_begun_that_may_wait()) is not None else None
+        if self._next is None:
             return None
-        parts.holdings.note_taken(begun)
-        self._next = NextJob(begun)
+        parts.holdings.note_taken(self._next.begun)
         try:
-            self._next.message = self._rendered_now(begun.lease.job)
+            self._next.message = self._rendered_now(self._next.begun.lease.job)
         except Exception:
             return None  # the job's own attempt will fail the same way and report it
         return self._next.message
