@@ -91,6 +91,11 @@ class EmailChannel:
         """Render a job; raises PermanentError, which names the variable, if that fails."""
         return self._preparations.take(job) or self._frames.get(blast).fill(job)
 
+    @property
+    def announces(self) -> bool:
+        """It announces messages (`ChainingProvider`)."""
+        return True
+
     async def send(self, message: Mail, start: Start = at_once) -> Receipt:
         """Hand over one message; raises a SendError unless the server accepts it."""
         delivery = Delivery(message, start)

@@ -8,7 +8,7 @@ providers is in their drivers.
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import aiohttp
@@ -18,15 +18,16 @@ from services.whatsapp_sender.bodies import read_object
 from services.whatsapp_sender.credentials_check import check_credentials
 from services.whatsapp_sender.driver import Driver
 from services.whatsapp_sender.payload import Payloads, WhatsAppMessage
-from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer, retry_after_s
+from services.whatsapp_sender.replies import Answer
 from services.whatsapp_sender.settings import Connection
+from services.whatsapp_sender.turns import Turns, answer_of, without_secret
 from shared.blasts import Blast
 from shared.channels import WHATSAPP
 from shared.clock import Clock
-from shared.errors import DeferredError, SendError, ServerFailedError, UnavailableError, UncertainError
-from shared.http_sending.answers import read_beginning
+from shared.errors import SendError, ServerFailedError, UnavailableError, UncertainError
+from shared.http_sending.answers import Posted, read_beginning
 from shared.http_sending.connector import StartingConnector
-from shared.http_sending.posting import AnswerLostError, Poster
+from shared.http_sending.posting import AnswerLostError, Body, Poster
 from shared.jobs import Job
 from shared.lifecycle import end_tasks
 from shared.logs import get_logger
@@ -34,12 +35,12 @@ from shared.sending.breaker import Admission, Breaker
 from shared.sending.provider import (
     Capacity,
     Changed,
+    Proceed,
     ProviderStatus,
     Receipt,
     Start,
     at_once,
     ignore_change,
-    note_acceptance,
 )
 
 _OPENING_S = 0.25
@@ -47,7 +48,7 @@ _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 2.0
 
 
 class WhatsAppChannel:
-    """Sends messages through one driver; implements `Provider`."""
+    """Sends messages through one driver; implements `ChainingProvider`."""
 
     channel = WHATSAPP.name
 
@@ -80,24 +81,39 @@ class WhatsAppChannel:
         """Render a job; raises PermanentError, which names the variable, if that fails."""
         return self._payloads.get(blast).fill(job)
 
+    @property
+    def announces(self) -> bool:
+        """It takes the next message once the provider has answered (`ChainingProvider`)."""
+        return False
+
     async def send(self, message: WhatsAppMessage, start: Start = at_once) -> Receipt:
         """Post one message; raises a SendError unless it is accepted."""
+        return await self.send_chained(message, lambda: None, start)
+
+    async def send_chained(
+        self,
+        message: WhatsAppMessage,
+        following: Callable[[], WhatsAppMessage | None],
+        start: Start = at_once,
+        proceed: Proceed | None = None,
+    ) -> Receipt:
+        """Post one message, and with `proceed` those that follow, over one connection (`ChainingProvider`)."""
         if self._poster is None:
             raise UnavailableError("the channel is not open", code="closed")
         admission = self._breaker.enter(last_resort=True)
         if admission is None:
             raise UnavailableError(f"not tried after too many failures: {self._breaker.reason}", code="breaker")
         with admission:
-            answer = await self._posted(self._poster, message.body, admission, start)
-            reading = _noted(answer)
-            if isinstance(reading, Receipt):
-                admission.worked()
-                return reading
-            raise _judged(answer, reading, admission)
+            turns = Turns(self._driver, admission, following, None if admission.probe else proceed)
+            await self._posted(self._poster, Body(message.body, start), admission, turns)
+            return turns.outcome()
 
-    async def _posted(self, poster: Poster, body: bytes, admission: Admission, start: Start) -> Answer:
+    def withdraw(self, message: WhatsAppMessage) -> None:
+        """Do nothing: no message is announced before its turn."""
+
+    async def _posted(self, poster: Poster, body: Body, admission: Admission, turns: Turns) -> None:
         try:
-            return await self._post(poster, self._driver, body, start)
+            await _post(poster, body, turns.take)
         except SendError as lost:
             if isinstance(lost, ServerFailedError):
                 admission.judge(lost)
@@ -171,65 +187,25 @@ class WhatsAppChannel:
                     asyncio.timeout(self._connection.answer_s),
                     session.get(self._driver.number_url, allow_redirects=False) as response,
                 ):
-                    raw = _without(self._driver.secret, await read_beginning(response.content))
+                    raw = without_secret(self._driver.secret, await read_beginning(response.content))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 return {"error": _words(error)}
         return self._driver.read_number(read_object(raw))
 
     async def _post_empty(self, driver: Driver) -> Answer:
         connector = StartingConnector(self._connection.connect_s)
+        answers: list[Posted] = []
         async with connector:
-            return await self._post(_poster(connector, driver, self._connection), driver, b"{}")
-
-    async def _post(self, poster: Poster, driver: Driver, body: bytes, start: Start = at_once) -> Answer:
-        """Return the provider's answer; raises a SendError if none arrives."""
-        try:
-            posted = await poster.post(body, start)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _lost(error) from error
-        raw = _without(driver.secret, posted.raw)
-        retry_after, location = (posted.headers.get(name, "") for name in ("Retry-After", "Location"))
-        return Answer(posted.status, raw, retry_after, time.time(), location, driver.names.location)
+            await _post(_poster(connector, driver, self._connection), Body(b"{}", at_once), answers.append)
+        return answer_of(answers[0], driver)
 
 
-def _noted(answer: Answer) -> Receipt | SendError:
-    """Return the receipt of an acceptance, which is noted before anything else, or the error of any other answer.
-
-    A 2xx that a bug of ours fails to read counts as an acceptance too, so that it is not sent twice.
-    """
+async def _post(poster: Poster, body: Body, go_on: Callable[[Posted], Body | None]) -> None:
+    """Post messages; raises a SendError if no answer arrives to the latest."""
     try:
-        receipt = read_answer(answer)
-    except SendError as error:
-        return error
-    except Exception:
-        if not 200 <= answer.status < 300:
-            raise
-        get_logger().exception("acceptance_unreadable", status=answer.status)
-        note_acceptance("", answer.text)
-        raise
-    note_acceptance(receipt.message_id, receipt.response)
-    return receipt
-
-
-def _judged(answer: Answer, error: SendError, admission: Admission) -> SendError:
-    """Return the error of an answer other than an acceptance, and let the breaker count it."""
-    if is_server_failure(answer):
-        return _server_failure(answer, admission)
-    if isinstance(error, UnavailableError | UncertainError):
-        # many redirects or unreadable acceptances in a row are not from the provider
-        admission.failed(error.message)
-    else:
-        admission.worked()
-    return error
-
-
-def _server_failure(answer: Answer, admission: Admission) -> SendError:
-    """Return the error for a gateway's 5xx: the message may succeed soon, but many in a row open the breaker."""
-    code = f"http {answer.status}"
-    failure = ServerFailedError(f"HTTP {answer.status}", code=code, reply=answer.text)
-    admission.judge(failure)
-    wait_s = retry_after_s(answer)
-    return failure if wait_s is None else DeferredError(failure.message, code=code, reply=answer.text, wait_s=wait_s)
+        await poster.post(body, go_on)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise _lost(error) from error
 
 
 def _lost(error: Exception) -> SendError:
@@ -244,11 +220,6 @@ def _lost(error: Exception) -> SendError:
 
 def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
-
-
-def _without(secret: str, raw: bytes) -> bytes:
-    """Return a response without our secret, which a proxy's error page may show among the request's headers."""
-    return raw.replace(secret.encode(), b"***") if secret else raw
 
 
 def _headers(driver: Driver) -> dict[str, str]:

@@ -1,4 +1,9 @@
-"""Reading of HTTP responses: the beginning of a body, and the wait that a server asks for."""
+"""Answers of HTTP servers: what is kept of one, the beginning of a body, and the wait that a server asks for.
+
+Nearly all answers to messages are alike: they come in one piece, with a head of well-formed lines and a length. These
+are read by one regular expression, in a tenth of the time that a parser takes. It gives up on all else, which is left
+to aiohttp's parser.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,37 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import aiohttp
+import msgspec
 
 MAX_ANSWER_BYTES = 64 * 1024
 _CHUNK_BYTES = 16 * 1024
 _LONGEST_WAIT_S = 24 * 3600.0
+# RFC 9112, 2 to 5, without what ends a body otherwise, changes it, asks for something or ends the connection
+_OTHER = rb"""(?:(?!content-length|content-encoding|transfer-encoding|trailer|connection|upgrade|retry-after|location)
+    [!#$%&'*+.^_`|~0-9a-z-]++:[\t\x20-\x7e\x80-\xff]*+ | connection:[ ]keep-alive)\r\n"""
+_USUAL = re.compile(
+    rb"""HTTP/1\.1[ ](20[01])[ ][\t\x20-\x7e\x80-\xff]*+\r\n
+    (?i:(?:%b)*+ content-length:[ ]([0-9]{1,4})\r\n (?:%b)*+ \r\n)"""
+    % (_OTHER, _OTHER),
+    re.VERBOSE,
+)
+
+
+class Posted(msgspec.Struct, frozen=True):
+    """A complete answer; its body may be cut off after 64 KB. The headers are "" where it has none."""
+
+    status: int
+    raw: bytes
+    retry_after: str = ""
+    location: str = ""
+
+
+def read_usual(data: bytes) -> Posted | None:
+    """Return the answer that these bytes are; None unless they are exactly one, whole and of the usual form."""
+    found = _USUAL.match(data)
+    if found is None or len(data) - found.end() != int(found[2]):
+        return None
+    return Posted(int(found[1]), data[found.end() :])
 
 
 async def read_beginning(content: aiohttp.StreamReader) -> bytes:

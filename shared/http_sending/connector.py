@@ -110,12 +110,13 @@ class StartingConnector(aiohttp.TCPConnector):
         kept = self._conns.get(key)
         now = asyncio.get_running_loop().time()
         while kept:
-            protocol, since = kept.popleft()
+            one, since = kept.popleft()
+            protocol = cast("BoundedHandler", one)  # `_factory` made it
             if not kept:
                 del self._conns[key]
-            if protocol.is_connected() and now - since <= _KEEP_ALIVE_S:
+            if protocol.is_still_open() and now - since <= _KEEP_ALIVE_S:
                 self._acquired.add(protocol)
-                return cast("BoundedHandler", protocol)  # `_factory` made it
+                return protocol
             protocol.close()
         return None
 

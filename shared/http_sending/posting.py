@@ -2,34 +2,40 @@
 
 aiohttp's client spends most of its time on what is the same for each message: it builds the URL, the headers and the
 request, and wraps the answer. Here the head is written once, and a message adds its length and its body; connections,
-TLS, the parser of answers and the bounds on them are aiohttp's and the connector's, as for every other request. No
-redirect is followed, and no cookie kept.
+TLS, the parser of unusual answers and the bounds on them are aiohttp's and the connector's, as for every other request.
+No redirect is followed, and no cookie kept.
+
+A caller that has a further message continues with it over the same connection, from within the loop that reads answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import aiohttp
 from yarl import URL
 
+from shared.http_sending.answers import Posted
 from shared.http_sending.connector import StartingConnector
-from shared.sending.provider import Start, at_once
+from shared.http_sending.protocol import BoundedHandler
+from shared.sending.provider import Start
 
 
 class AnswerLostError(aiohttp.ClientError):
     """A message was handed over, and no answer came; the cause is aiohttp's error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
-    """A complete answer; its body may be cut off after 64 KB."""
+class Body(NamedTuple):
+    """The body of a message, and the start to await before it is posted."""
 
-    status: int
-    headers: Mapping[str, str]
     raw: bytes
+    start: Start
+
+
+GoOn = Callable[[Posted], Body | None]
+"""Takes an answer; returns the body to post next, if there is one."""
 
 
 class Poster:
@@ -42,19 +48,43 @@ class Poster:
         self._request = aiohttp.ClientRequest("POST", url, headers=headers, loop=loop)
         self._head = _head(self._request)
 
-    async def post(self, body: bytes, start: Start = at_once) -> Posted:
-        """Post a body once `start` allows it; raises AnswerLostError after the hand-over, else aiohttp's errors."""
-        protocol = await self._connector.lend(self._request, start)
+    async def post(self, body: Body, go_on: GoOn) -> None:
+        """Post a body, and after each answer the one that `go_on` returns for it, until it returns None.
+
+        Raises AnswerLostError after the hand-over of the latest body, else aiohttp's errors, and what the starts raise.
+        `go_on` must not raise those.
+        """
+        following: Body | None = body
+        while following is not None:
+            following = await self._post_over_one(following, go_on)
+
+    async def _post_over_one(self, body: Body, go_on: GoOn) -> Body | None:
+        """Post over one connection for as long as it can be used; return the body that is left, None if none is."""
+        protocol = await self._connector.lend(self._request, body.start)
         usable = False
         try:
-            protocol.post(b"%b%d\r\n\r\n%b" % (self._head, len(body), body), self._answer_s)
-            message, raw = await protocol.answer()
-            usable = True
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise AnswerLostError from error
+            if protocol.should_close:
+                raise aiohttp.ClientConnectionError("the server sent something before the request")
+            while True:
+                posted = await self._exchange(protocol, body.raw)
+                usable = True
+                following = go_on(posted)
+                if following is None or protocol.should_close:
+                    return following
+                body = following
+                await body.start()
+                if not protocol.is_still_open():
+                    return body
+                usable = False
         finally:
             self._connector.give_back(self._request, protocol, usable=usable)
-        return Posted(message.code, message.headers, raw)
+
+    async def _exchange(self, protocol: BoundedHandler, body: bytes) -> Posted:
+        try:
+            protocol.post(b"%b%d\r\n\r\n%b" % (self._head, len(body), body), self._answer_s)
+            return await protocol.answer()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise AnswerLostError from error
 
 
 def _head(request: aiohttp.ClientRequest) -> bytes:

@@ -9,6 +9,8 @@ a time-out.
 
 from __future__ import annotations
 
+import asyncio
+import select
 from typing import Any
 
 from aiohttp import ClientPayloadError, StreamReader
@@ -17,55 +19,100 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
 
 from shared.clock import SuspendAwareTimer
-from shared.http_sending.answers import MAX_ANSWER_BYTES, read_beginning
+from shared.http_sending.answers import MAX_ANSWER_BYTES, Posted, read_beginning, read_usual
 
 MOST_INTERIM = 32
 # many times what is read of a body; what follows in the socket's buffer counts too
 MOST_BYTES = 1024 * 1024
 _PIECE_BYTES = 8 * 1024
+# Linux has it
+_POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)
 
 
 class BoundedHandler(ResponseHandler):
-    """A connection's protocol; it cuts the connection off when the server exceeds the bounds."""
+    """A connection's protocol; it cuts the connection off when the server exceeds the bounds.
+
+    What comes first after `post` is read here if it is a whole and usual answer; then `_rests`, and nothing may come
+    before the next request. All else is given to aiohttp's parser.
+    """
 
     _interim = 0
     _received = 0
     _answered = True
+    _rests = False
+    _awaited: asyncio.Future[Posted | None] | None = None
     _overdue: SuspendAwareTimer | None = None
+    _hang_up: select.poll | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection."""
+        super().connection_made(transport)
+        if _POLLRDHUP:
+            self._hang_up = select.poll()
+            self._hang_up.register(transport.get_extra_info("socket").fileno(), _POLLRDHUP)
+
+    def is_still_open(self) -> bool:
+        """Return whether another request may be sent on it.
+
+        A server that closes it after an answer has often done so by now, and the loop has not read that yet.
+        """
+        return self.is_connected() and not (self._hang_up is not None and self._hang_up.poll(0))
 
     def set_response_params(self, **params: Any) -> None:
         """Expect the answer to a request."""
-        self._interim, self._received, self._answered = 0, 0, False
+        self._interim, self._received, self._answered, self._rests = 0, 0, False, False
         super().set_response_params(**params)
 
     def post(self, request: bytes, answer_s: float) -> None:
         """Write a whole request; `answer` returns what comes within that time, during which nothing is suspended."""
-        # as aiohttp's client does: a body without a length ends with the connection
-        self.set_response_params(read_until_eof=True)
+        self._interim, self._received, self._answered, self._rests = 0, 0, False, False
+        self._awaited = self._loop.create_future()
         if self._overdue is None:
             self._overdue = SuspendAwareTimer(self._loop, self._on_read_timeout)
         self._overdue.start(answer_s)
         assert self.transport is not None  # noqa: S101 -- the caller has just checked
         self.transport.write(request)
 
-    async def answer(self) -> tuple[RawResponseMessage, bytes]:
+    async def answer(self) -> Posted:
         """Return the answer to `post`, its body cut off after 64 KB; raises aiohttp's errors, TimeoutError too."""
+        assert self._awaited is not None  # noqa: S101 -- `post` was called
+        try:
+            posted = await self._awaited
+            return posted if posted is not None else await self._parsed_answer()
+        finally:
+            self._awaited = None
+            if self._overdue is not None:
+                self._overdue.stop()
+
+    async def _parsed_answer(self) -> Posted:
         try:
             while True:
                 message, content = await self.read()
                 if message.code >= 200 or message.code == 101:
                     break
-            if content.is_eof():
-                return message, content.read_nowait(MAX_ANSWER_BYTES)
-            return message, await read_beginning(content)
+            raw = content.read_nowait(MAX_ANSWER_BYTES) if content.is_eof() else await read_beginning(content)
         except HttpProcessingError as error:
             raise ClientPayloadError(f"the answer cannot be read: {error.message}") from error
-        finally:
-            if self._overdue is not None:
-                self._overdue.cancel()
+        retry_after, location = (message.headers.get(name, "") for name in ("Retry-After", "Location"))
+        return Posted(message.code, raw, retry_after, location)
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived; before the answer in small pieces, so that a flood is noticed early."""
+        if not data:  # aiohttp asks for what its parser has left
+            super().data_received(data)
+            return
+        if self._rests:
+            self._cut_off()  # no request asked for this
+            return
+        if self._awaited is not None and not self._awaited.done():
+            posted = read_usual(data) if len(data) <= _PIECE_BYTES else None
+            if posted is not None:
+                self._answered = self._rests = True
+                self._awaited.set_result(posted)
+                return
+            # as aiohttp's client does: a body without a length ends with the connection
+            super().set_response_params(read_until_eof=True)
+            self._awaited.set_result(None)
         self._received += len(data)
         if self._received > MOST_BYTES:
             self._refuse("the answer is too long")
@@ -77,6 +124,18 @@ class BoundedHandler(ResponseHandler):
             if self.transport is None or self.transport.is_closing():
                 return
             super().data_received(data[start : start + _PIECE_BYTES])
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """Let `answer` raise an error, of the connection or of what it sent."""
+        super().set_exception(exc, *cause)
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note that the connection is gone."""
+        if self._overdue is not None:
+            self._overdue.cancel()
+        super().connection_lost(exc)
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Take one response."""

@@ -165,7 +165,7 @@ class Dispatcher:
         further = 2 * self._pace.sends_per_round_trip(concurrency)
         if not self._spaced and self._pace.send_s <= SLOW_SEND_S:
             # two more for each connection: the next job is announced while the last but one is being settled
-            least = 2 * concurrency if self.gates.chains else 0
+            least = 2 * concurrency if self.gates.announces else 0
             further = max(further, least, int(self._pace.per_s * AHEAD_S) if self._is_far_ahead() else 0)
         return min(concurrency * self._settings.window, concurrency + further)
 

@@ -15,8 +15,8 @@ class Gates:
     """The conditions besides limits that hold a sender back; checked before each fetch and each begin.
 
     `provider_capacity` takes the number of connections wanted; `stop_channel` takes the error that says why none can be
-    opened. `prepare` takes each batch of fetched jobs, and later each batch of begun ones. `chains` is whether the
-    provider is a `ChainingProvider`.
+    opened. `prepare` takes each batch of fetched jobs, and later each batch of begun ones. `announces` is whether
+    the provider announces messages (`ChainingProvider`).
     """
 
     lease_fresh: Callable[[], bool]
@@ -24,7 +24,7 @@ class Gates:
     provider_capacity: Callable[[int], Capacity]
     stop_channel: Callable[[StopChannelError], Awaitable[None]]
     prepare: Callable[[Sequence[Lease]], None]
-    chains: bool = False
+    announces: bool = False
     probing: bool = False
     paused: str = ""
     log_behind: bool = False

@@ -103,9 +103,9 @@ class SendingLoop(Generic[MessageT]):
         self._shares = Shares(self._partitions, settings, policy, self._holdings, self._heartbeat_state)
         self._consumer, self._settler = self._shares.consumer, self._shares.settler
         self._snapshots = _snapshots(redis, provider.channel, settings)
-        chains = isinstance(provider, ChainingProvider)
+        announces = isinstance(provider, ChainingProvider) and provider.announces
         gates = Gates(
-            self.lease_fresh, provider.available, provider.capacity, self.stop_channel, self._prepare, chains=chains
+            self.lease_fresh, provider.available, provider.capacity, self.stop_channel, self._prepare, announces
         )
         self._dispatcher = Dispatcher(self._consumer, self._holdings, self._settler, settings, gates)
         self._shares.attach(self._clock, self._dispatcher.wake, self._report_error)

@@ -212,10 +212,16 @@ class PreparingProvider(Provider[MessageT], Protocol):
 
 @runtime_checkable
 class ChainingProvider(Provider[MessageT], Protocol):
-    """A provider that can announce the next message to its server together with the end of the previous one.
+    """A provider that sends one message after the other over the same connection.
 
-    This saves a round trip per message. An announced message may be withdrawn: none of it was handed over.
+    It may announce the next message to its server together with the end of the previous one, which saves a round trip
+    per message. An announced message may be withdrawn: none of it was handed over.
     """
+
+    @property
+    def announces(self) -> bool:
+        """Whether it announces messages: it needs the next one before the server has answered."""
+        ...
 
     async def send_chained(
         self,

@@ -16,7 +16,8 @@ import pytest_asyncio
 from shared.settings import Rate
 from tests.faults.acts import flowing, kill, kill_holding
 from tests.faults.checks import Checks
-from tests.faults.client import people
+from tests.faults.children import Child
+from tests.faults.client import Posted, people
 from tests.faults.form import Form
 from tests.faults.oracle import Oracle
 from tests.faults.world import Design, World, running
@@ -29,8 +30,8 @@ _CONNECTIONS = 5  # of each sender, by default
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(form: Form) -> AsyncIterator[World]:
-    """Two email senders, the first with proxies to Redis and to its mail server."""
-    design = Design(email_senders=2, mail_proxy=True, proxied=frozenset({"email_sender"}))
+    """Two email senders, the first with proxies to Redis and to its mail server, and a WhatsApp sender."""
+    design = Design(email_senders=2, mail_proxy=True, proxied=frozenset({"email_sender"}), whatsapp=True)
     async with running(form, design) as world:
         yield world
 
@@ -108,19 +109,31 @@ async def test_a_killed_sender_repeats_at_most_one_message_a_connection(
     """
     for number in range(5):
         posted = await world.client.post(people(2000, f"speed{number}"))
-        await flowing(world, posted, 200)
-        sender = world.senders[number % 2]
-        held = await kill(world, sender, oracle)
-        # at the same time: the other sender takes over, and waits for no start, which on a busy machine lasts longer
-        # than the bound of the short form (the form scales the bound, and not the start)
-        async with asyncio.TaskGroup() as group:
-            waiting = group.create_task(_seconds_until_taken(world, held.in_flight))
-            group.create_task(world.restart(sender.name))
-        took_s = waiting.result()
-        checks.that("G7", took_s < world.form.dead_sender_s, f"a killed sender's jobs waited for {took_s:.1f} s")
-        await oracle.audit([posted], _PATIENCE_S)
-        repeated, most = _repeated(world, held.in_flight), _CONNECTIONS
-        checks.that("G2", len(repeated) <= most, f"{len(repeated)} sent again, with {most} connections: {repeated}")
+        await _kill_at_full_speed(world, world.senders[number % 2], posted, oracle, checks)
+
+
+async def test_a_killed_whatsapp_sender_repeats_at_most_one_message_a_connection(
+    world: World, oracle: Oracle, checks: Checks
+) -> None:
+    """G2, G7: the same where a connection carries one request after the other; its next process reads the journal."""
+    for number in range(5):
+        posted = await world.client.post(people(1000, f"posts{number}"), ("whatsapp",))
+        await _kill_at_full_speed(world, world.children["whatsapp_sender"], posted, oracle, checks)
+
+
+async def _kill_at_full_speed(world: World, sender: Child, posted: Posted, oracle: Oracle, checks: Checks) -> None:
+    await flowing(world, posted, 200)
+    held = await kill(world, sender, oracle)
+    # at the same time: the other sender takes over, and waits for no start, which on a busy machine lasts longer
+    # than the bound of the short form (the form scales the bound, and not the start)
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(_seconds_until_taken(world, held.in_flight))
+        group.create_task(world.restart(sender.name))
+    took_s = waiting.result()
+    checks.that("G7", took_s < world.form.dead_sender_s, f"a killed sender's jobs waited for {took_s:.1f} s")
+    await oracle.audit([posted], _PATIENCE_S)
+    repeated, most = _repeated(world, held.in_flight), _CONNECTIONS
+    checks.that("G2", len(repeated) <= most, f"{len(repeated)} sent again, with {most} connections: {repeated}")
 
 
 async def test_jobs_of_a_dead_sender_are_sent_before_thousands(world: World, oracle: Oracle, checks: Checks) -> None:

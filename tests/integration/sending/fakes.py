@@ -1,4 +1,4 @@
-"""A provider made of a function, and an observer that records."""
+"""A provider made of a function, the WhatsApp channel on the tests' queue, and an observer that records."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from services.whatsapp_sender.channel import WhatsAppChannel
+from services.whatsapp_sender.payload import WhatsAppMessage
 from shared.blasts import Blast
 from shared.jobs import Job
 from shared.sending.provider import (
@@ -69,6 +71,15 @@ class FakeProvider:
 
     async def status(self) -> ProviderStatus:
         return ProviderStatus(self.is_available, self.is_available)
+
+
+class WhatsAppAsEmail(WhatsAppChannel):
+    """The WhatsApp channel, on the queue of the tests' world; a message says only which job it is of."""
+
+    channel = "email"
+
+    def render(self, job: Job, _blast: Blast) -> WhatsAppMessage:
+        return WhatsAppMessage(job.job_id, "", "6281234567890", b'{"job":"%b"}' % job.job_id.encode())
 
 
 @dataclass

@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from shared.clock import SystemClock
 from shared.errors import PermanentError
 from shared.events import Sent
 from shared.sending.provider import NotStartedError, Proceed, Receipt, RenderedMessage, Start, at_once, note_acceptance
 from tests.integration.queue.world import World
-from tests.integration.sending.fakes import FakeProvider
+from tests.integration.sending.fakes import FakeProvider, WhatsAppAsEmail
 from tests.integration.sending.running import SETTINGS, sending
+from tests.integration.whatsapp_sender.providers import CONNECTION, qiscus
+from tests.raw_servers import serving_raw
 from tests.servers import wait_for
 
 Next = Callable[[], RenderedMessage | None]
@@ -22,6 +25,7 @@ Next = Callable[[], RenderedMessage | None]
 class ChainingFake(FakeProvider):
     """Asks for the next message with each one; hangs once it has been given one `hang_after` times."""
 
+    announces: bool = True
     hang_after: int = 1_000_000
     followed: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
@@ -49,6 +53,7 @@ class ProceedingFake(FakeProvider):
     `behaviour` may raise; `after_the_yes` is called when a message was accepted and its receipt is due.
     """
 
+    announces: bool = True
     chains: list[list[str]] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     after_the_yes: Callable[[RenderedMessage], None] = lambda _message: None
@@ -168,4 +173,52 @@ async def test_stop_in_a_chain_cuts_off_only_the_job_whose_turn_it_is(world: Wor
         await wait_for(lambda: len(provider.calls) == 21, 30, "a message to hang")
     counts = (await world.progress(blast)).counts
     assert (counts["sent"], counts["retrying"], counts["queued"]) == (20, 1, 179)
+    await world.check_balance()
+
+
+@dataclass
+class Capricious:
+    """An HTTP server that closes connections in every way in turn; `accepted` has the jobs of the messages it accepted.
+
+    `dropped` are those to which it gave no answer, each once.
+    """
+
+    accepted: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    requests: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            request = await reader.readuntil(b"}")
+            self.requests += 1
+            step = self.requests % 40
+            job_id = request[request.index(b'{"job":"') + 8 : -2].decode()
+            if step == 39 and job_id not in self.dropped:
+                self.dropped.append(job_id)
+                return
+            self.accepted.append(job_id)
+            body = b'{"messages":[{"id":"wamid.%d"}]}' % self.requests
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(body)
+            head += b"Connection: close\r\n" if step == 29 else b""
+            writer.write(head + b"\r\n" + body)
+            if step in {9, 19, 29}:
+                writer.close()
+                return
+
+
+async def test_each_message_is_accepted_once_by_a_server_that_breaks_off(world: World) -> None:
+    """None is accepted twice, and a connection that closes after an answer costs no message an attempt."""
+    blast = await world.given(400)
+    server = Capricious()
+    async with serving_raw(server.serve) as url:
+        provider = WhatsAppAsEmail(qiscus(url), CONNECTION, SystemClock())
+        async with sending(world, provider) as observer:  # type: ignore[arg-type]
+
+            async def ended() -> bool:
+                return (await world.progress(blast)).ended_at_ms > 0
+
+            await wait_for(ended, 60, "all to end")
+    assert sorted(server.accepted) == sorted(f"{blast.blast_id}:{index}:email" for index in range(400))
+    assert len(server.dropped) == 10
+    assert Counter(observer.attempts) == {("sent", ""): 400, ("retrying", "uncertain"): 10}
     await world.check_balance()

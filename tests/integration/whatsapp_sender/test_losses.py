@@ -67,6 +67,19 @@ async def test_a_broken_handshake_is_unavailable(api: Api) -> None:
         assert type(await failure_at(api, url.replace("http:", "https:"))) is UnavailableError
 
 
+async def test_a_server_that_closes_each_connection_at_once_is_tried_once_a_message(api: Api) -> None:
+    """The loss is an answer to the message: no connection after the other is opened for it."""
+    connections = 0
+
+    async def close(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+
+    async with serving_raw(close) as url:
+        await failure_at(api, url)
+    assert connections == 1
+
+
 async def test_a_connection_lost_after_the_body_is_uncertain(api: Api) -> None:
     """The message may have been delivered."""
     async with serving_raw(read_message) as url:

@@ -70,7 +70,7 @@ async def test_jobs_are_begun_ahead_only_where_their_connection_is_free_in_time(
     assert queue.asked == [1, asked][: 1 + bool(asked)]
 
 
-@pytest.mark.parametrize("chains", [True, False], ids=["announces", "does not announce"])
+@pytest.mark.parametrize("announces", [True, False], ids=["announces", "does not announce"])
 @pytest.mark.parametrize(
     ("on_uncertain", "pace", "window"),
     [
@@ -83,17 +83,17 @@ async def test_jobs_are_begun_ahead_only_where_their_connection_is_free_in_time(
     ids=["fast", "as fast as the window", "slow sends", "few sends", "what is uncertain is held"],
 )
 def test_a_fast_sender_with_a_journal_begins_ahead_on_every_channel(
-    on_uncertain: str, pace: Pace, window: int, chains: bool, tmp_path: Path
+    on_uncertain: str, pace: Pace, window: int, announces: bool, tmp_path: Path
 ) -> None:
     """The jobs of the next 50 ms, within the window; a channel that announces has two for each connection besides."""
     settings = replace(SETTINGS, concurrency=5, on_uncertain=on_uncertain)
     holdings = Holdings(pace=pace)
     holdings.journal = Journal(tmp_path, Owner("sender", "{email}"), 10)
     consumer = cast("Consumer", Granting("channel"))
-    gates = Gates(lambda: True, lambda: True, lambda _: Capacity(), never, lambda _: None, chains=chains)
+    gates = Gates(lambda: True, lambda: True, lambda _: Capacity(), never, lambda _: None, announces=announces)
     dispatcher = Dispatcher(consumer, holdings, Settler(consumer, holdings), settings, gates)
     dispatcher._connections = 5
-    least = 15 if chains and pace.send_s < 0.5 else 5
+    least = 15 if announces and pace.send_s < 0.5 else 5
     assert dispatcher._window() == max(window, least)
     holdings.journal.complete = False
     assert dispatcher._window() == least
