@@ -83,8 +83,15 @@ def _answering(*pieces: bytes) -> Iterator[tuple[int, list[bytes]]]:
     try:
         yield server.sockets[0].getsockname()[1], taken
     finally:
+        asyncio.run_coroutine_threadsafe(_end(server), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        server.close()
-        loop.run_until_complete(server.wait_closed())
         loop.close()
+
+
+async def _end(server: asyncio.Server) -> None:
+    """Close a server once no connection is left: one that was accepted but not yet served would stay open forever."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
+    server.close()
+    await server.wait_closed()
