@@ -1,7 +1,7 @@
 """A whole compose project, started from a copy of the repository, observed only through its API and `exec`.
 
-`$COMPOSE` is the program that runs it, `docker compose` by default. `$COMPOSE_SKIP` lists services to skip, separated
-by commas, if their images are not available.
+`$COMPOSE` is the program that runs it, `docker compose` by default, by its name or by its path from the root.
+`$COMPOSE_SKIP` lists services to skip, separated by commas, if their images are not available.
 """
 
 from __future__ import annotations
@@ -70,12 +70,14 @@ class Stack:
 
     def compose(self, *words: str, check: bool = True) -> str:
         """Run a compose command with the sandbox's settings and return its output."""
-        program = shlex.split(os.environ.get("COMPOSE", "docker compose"))
+        program, *arguments = shlex.split(os.environ.get("COMPOSE", "docker compose"))
+        # the project is started from a copy in another folder
+        program = str(ROOT / program) if "/" in program else program
         options = ["-p", self._name, "--env-file", "deploy/sandbox.env"]
         options += [word for profile in self.profiles for word in ("--profile", profile)]
         options += [word for file in self._files for word in ("-f", file)]
         ran = subprocess.run(
-            [*program, *options, *words],
+            [program, *arguments, *options, *words],
             cwd=self.folder, env=self._env, text=True, check=False,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_COMMAND_TIMEOUT_S,
         )  # fmt: skip
