@@ -72,8 +72,8 @@ class Load:
         choices = [[], ["cancel"], ["pause", "resume"], ["retry-failed"]]
         for step in self._random.choices(choices, weights=[6, 1, 1, 2])[0]:
             await asyncio.sleep(self._random.uniform(0, 3))
-            if step == "retry-failed":
-                await self._await_failures(posted)
+            if step == "retry-failed" and not await self._may_retry_failures(posted):
+                return
             async with self._steering.setdefault(posted.blast_id, asyncio.Lock()):
                 await self._ask(posted, step)
 
@@ -100,12 +100,14 @@ class Load:
                     posted.cancelled_at = math.inf
                 await self._ask(posted, step)
 
-    async def _await_failures(self, posted: Posted) -> None:
-        """Wait for the end; allow another delivery of failed jobs that may have been delivered, as they are retried."""
-        if await self._client.ended(posted, _PATIENCE_S):
-            rows = await self._client.rows(posted.blast_id)
-            failed = (row for row in rows if row["status"] == "failed" and row["error_class"] in MAYBE_DELIVERED)
-            self._oracle.allow(row["job_id"] for row in failed)
+    async def _may_retry_failures(self, posted: Posted) -> bool:
+        """Return whether the blast has ended in time; allow another delivery of failed jobs that may be delivered."""
+        if not await self._client.ended(posted, _PATIENCE_S):
+            return False
+        rows = await self._client.rows(posted.blast_id)
+        failed = (row for row in rows if row["status"] == "failed" and row["error_class"] in MAYBE_DELIVERED)
+        self._oracle.allow(row["job_id"] for row in failed)
+        return True
 
 
 def _file(draw: random.Random) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
@@ -179,6 +180,14 @@ class QueueView:
             checks.that("G4", enqueued == ended + jobs, f"{channel}: {said}")
             checks.that("G4", sending == gauge, f"{channel}: {sending} are in mid-send, the gauge says {gauge}")
             checks.that("G4", parked == indexed, f"{channel}: {parked} wait for a retry, {indexed} have a time for it")
+
+    async def last_due_in_s(self, blast_id: str) -> float:
+        """Return in how many seconds the last of a blast's deferred or scheduled jobs is due; 0 or less: none waits."""
+        due_us: list[float] = [0]
+        with translated("jobs due later"):
+            for part in self.parts:
+                due_us += [at async for _, at in self.redis.zscan_iter(part.keys.key("later"), match=f"{blast_id}:*")]
+        return max(due_us) / 1_000_000 - time.time()
 
     async def leftovers(self) -> dict[str, int]:
         """Return the indexes of partitions that are not empty, with their sizes; call it once every job has ended."""
