@@ -82,7 +82,8 @@ class Stack:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_COMMAND_TIMEOUT_S,
         )  # fmt: skip
         if check and ran.returncode != 0:
-            pytest.fail(f"compose {shlex.join(words)} exited with {ran.returncode}:\n{ran.stdout[-4000:]}")
+            logs = self.compose("logs", "--tail", "10", check=False)[-8000:] if words[0] == "up" else ""
+            pytest.fail(f"compose {shlex.join(words)} exited with {ran.returncode}:\n{ran.stdout[-4000:]}\n{logs}")
         return ran.stdout
 
     def up(self, *, email_senders: int, build: bool = False, recreate: bool = False) -> None:
