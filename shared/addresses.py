@@ -54,6 +54,11 @@ def other_identity(address: str) -> str | None:
     return own if own != address else None
 
 
+def is_region(code: str) -> bool:
+    """Return whether this is the two-letter code, in capitals, of a country with phone numbers."""
+    return code in phonenumbers.SUPPORTED_REGIONS
+
+
 def ascii_domain(domain: str) -> str:
     """Return a domain in lower case and ASCII; one without an ASCII form only in lower case."""
     if domain.isascii():

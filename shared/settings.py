@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, quote, urlencode
 
+from shared.addresses import is_region
 from shared.errors import SettingsError
 from shared.foreign_text import decoded, valid
 from shared.hosts import is_fully_qualified
@@ -139,6 +140,13 @@ class EnvReader:
             self.problem(f"{name}: {error}")
             return default or 0.0
 
+    def span(self, name: str, default: float) -> float:
+        """Return a duration in seconds above zero: where 0 would mean that everything takes too long."""
+        seconds = self.seconds(name, default)
+        if seconds <= 0:
+            self.problem(f"{name}: it must be longer than 0 s, such as {default:g}s")
+        return seconds
+
     def flag(self, name: str, default: bool) -> bool:
         """Return a boolean (1/0, true/false, yes/no, on/off)."""
         value = self._raw(name)
@@ -170,6 +178,14 @@ class EnvReader:
             self.problem(f"{name}: {value!r} is unknown; use {', '.join(options)}")
             return default
         return value.lower()
+
+    def choices(self, name: str, options: Sequence[str]) -> list[str]:
+        """Return a list of some of the options."""
+        chosen = self.items(name)
+        for one in chosen:
+            if one not in options:
+                self.problem(f"{name}: {one!r} is unknown; use {', '.join(options)}, or several of them")
+        return chosen
 
     def file_of(self, name: str) -> str:
         """Return the path of the file that a variable's value is read from, "" if it comes from the environment."""
@@ -271,9 +287,18 @@ def read_time_out(env: EnvReader, name: str, default: float) -> float:
 def read_region(env: EnvReader) -> str:
     """Read the two-letter country of phone numbers without a country code."""
     region = env.text("KURIR_DEFAULT_REGION", "ID").upper()
-    if len(region) != 2 or not region.isalpha():
-        env.problem(f"KURIR_DEFAULT_REGION: {region!r} is not a two-letter country code")
+    if not is_region(region):
+        hint = "; the United Kingdom is GB" if region == "UK" else ""
+        env.problem(f"KURIR_DEFAULT_REGION: {region!r} is not a two-letter country code such as ID or SG{hint}")
     return region
+
+
+def is_file(path: str) -> bool:
+    """Return whether a path names a file: False also where it is too long, or its folder is closed to us."""
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False
 
 
 def read_bounce_domain(env: EnvReader) -> str:
@@ -304,8 +329,8 @@ def read_redis_url(env: EnvReader) -> str:
     if ca_file:
         if not parts.scheme.startswith("rediss"):
             env.problem("KURIR_REDIS_CA_FILE needs a KURIR_REDIS_URL that begins with rediss:// or rediss+sentinel://")
-        elif not Path(ca_file).is_file():
-            env.problem(f"KURIR_REDIS_CA_FILE: the file {ca_file} does not exist")
+        elif not is_file(ca_file):
+            env.problem(f"KURIR_REDIS_CA_FILE: the file {valid(ca_file)} does not exist or cannot be read")
         query = urlencode({"ssl_ca_certs": ca_file})
         parts = parts._replace(query=f"{parts.query}&{query}" if parts.query else query)
     return parts.geturl()

@@ -17,7 +17,7 @@ from services.email_sender.dkim_keys import read_keys
 from services.email_sender.identity import Identity, Surroundings, read_domains, read_helo, read_return_path
 from services.email_sender.oauth_settings import OAuthReader, OAuthSettings, is_oauth_name
 from shared.addresses import AddressError
-from shared.channels import EMAIL
+from shared.channels import CHANNELS, EMAIL
 from shared.hosts import public_url_problem
 from shared.mailboxes import Mailbox, parse_mailbox
 from shared.receipts import RETURN_PREFIX
@@ -27,7 +27,6 @@ from shared.settings import CommonSettings, EnvReader, Rate, read_bounce_domain,
 from shared.urls import ENCODE_HINT, split_url
 
 DEFAULT_PORT = 3010
-STUCK_MARGIN_S = 60.0
 TLS_MODES = ("required", "if-offered", "off")
 _PORTS = {"smtp": 25, "smtps": 465}
 _FORM = "smtp://[user:password@]host[:port][?option=value] or smtps://…"
@@ -150,10 +149,9 @@ def read_settings(env: Mapping[str, str]) -> EmailSettings:
     mail = _mail(reader)
     smtp = _smtp(reader, common, sending.concurrency, mail)
     # a sender exits only if a send takes longer than all its time-outs together
-    longest_s = smtp.timeouts.longest_s(len(smtp.servers))
     settings = EmailSettings(
         common=common,
-        sending=replace(sending, stuck_after_s=max(sending.stuck_after_s, longest_s + STUCK_MARGIN_S)),
+        sending=sending.patient(smtp.timeouts.longest_s(len(smtp.servers))),
         smtp=smtp,
         mail=replace(mail, with_metadata=any(_is_postmark(server.host) for server in smtp.servers)),
         identity=Identity(smtp.helo, mail.sender_pattern, read_domains(reader, mail.sender), read_keys(reader)),
@@ -172,9 +170,9 @@ def _smtp(reader: EnvReader, common: CommonSettings, concurrency: int, mail: Mai
     return SmtpSettings(
         servers=servers,
         timeouts=Timeouts(
-            connect_s=reader.seconds("KURIR_SMTP_CONNECT_TIMEOUT", 15.0),
-            command_s=reader.seconds("KURIR_SMTP_COMMAND_TIMEOUT", 60.0),
-            data_s=reader.seconds("KURIR_SMTP_DATA_TIMEOUT", 300.0),
+            connect_s=reader.span("KURIR_SMTP_CONNECT_TIMEOUT", 15.0),
+            command_s=reader.span("KURIR_SMTP_COMMAND_TIMEOUT", 60.0),
+            data_s=reader.span("KURIR_SMTP_DATA_TIMEOUT", 300.0),
             idle_s=reader.seconds("KURIR_SMTP_IDLE_TIMEOUT", 60.0),
         ),
         ca_file=_ca_file(reader),
@@ -304,7 +302,7 @@ def _mail(reader: EnvReader) -> MailSettings:
         reader.text("KURIR_SECRET"),
         unsubscribe_to,
         read_return_path(reader),
-        sandboxed=EMAIL.name in reader.items("KURIR_SANDBOXED"),
+        sandboxed=EMAIL.name in reader.choices("KURIR_SANDBOXED", tuple(CHANNELS)),
         bounce_domain=read_bounce_domain(reader),
     )
 

@@ -109,7 +109,7 @@ def read_settings(env: Mapping[str, str]) -> IngestSettings:
         default_region=read_region(reader),
         bulk_from=reader.integer("KURIR_BULK_FROM", 1000, minimum=1),
         max_backlog=reader.integer("KURIR_MAX_BACKLOG", 1_000_000, minimum=1),
-        incomplete_after_s=reader.seconds("KURIR_INCOMPLETE_AFTER", 900.0) * common.time_scale,
+        incomplete_after_s=reader.span("KURIR_INCOMPLETE_AFTER", 900.0) * common.time_scale,
         templates_dir=reader.path("KURIR_TEMPLATES_DIR", "templates"),
     )
     reader.finish()
@@ -120,8 +120,8 @@ def _limits(reader: EnvReader) -> Limits:
     return Limits(
         json_bytes=reader.integer("KURIR_MAX_JSON_MB", 32, minimum=1, maximum=1024) * _MEGABYTE,
         upload_bytes=reader.integer("KURIR_MAX_UPLOAD_MB", 4096, minimum=1) * _MEGABYTE,
-        idle_s=reader.seconds("KURIR_BODY_TIMEOUT", 30.0),
-        header_s=reader.seconds("KURIR_HEADER_TIMEOUT", 30.0),
+        idle_s=reader.span("KURIR_BODY_TIMEOUT", 30.0),
+        header_s=reader.span("KURIR_HEADER_TIMEOUT", 30.0),
     )
 
 
@@ -134,7 +134,7 @@ def _mail(reader: EnvReader) -> MailSettings:
         domains=frozenset(map(ascii_domain, domains)),
         public_url=read_http_url(reader, "KURIR_PUBLIC_URL", ""),
         secret=reader.text("KURIR_SECRET", ""),
-        sandboxed=EMAIL.name in reader.items("KURIR_SANDBOXED"),
+        sandboxed=EMAIL.name in reader.choices("KURIR_SANDBOXED", tuple(CHANNELS)),
     )
 
 

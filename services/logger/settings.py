@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qsl, quote
 
-from shared.settings import CommonSettings, EnvReader, read_common, read_internal_secret, read_region
+from shared.settings import CommonSettings, EnvReader, is_file, read_common, read_internal_secret, read_region
 from shared.urls import split_url
 
 DEFAULT_PORT = 3030
@@ -78,8 +78,9 @@ def read_database_url(reader: EnvReader) -> str:
     if find_spec("asyncpg") is None:
         reader.problem("KURIR_DATABASE_URL needs the extra `postgres`: pip install 'kurir[postgres]'")
     for name, path in parse_qsl(parts.query):
-        if name in _FILES and not Path(path).is_file():
-            reader.problem(f"KURIR_DATABASE_URL: {name} names the file {path}, which does not exist")
+        if name in _FILES and not is_file(path):
+            what = "which does not exist or cannot be read"
+            reader.problem(f"KURIR_DATABASE_URL: {name} names the file {path}, {what}")
     if password and parts.password is None:
         host = parts.netloc.rpartition("@")[2]
         return parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{host}").geturl()
@@ -89,6 +90,10 @@ def read_database_url(reader: EnvReader) -> str:
 
 def _backup_dir(reader: EnvReader) -> Path | None:
     text = reader.text("KURIR_BACKUP_DIR", "")
-    if text and not Path(text).is_dir():
-        reader.problem(f"KURIR_BACKUP_DIR: {text} is not a folder")
+    try:
+        if text and not Path(text).is_dir():
+            reader.problem(f"KURIR_BACKUP_DIR: {text} is not a folder")
+    except OSError as error:
+        reader.problem(f"KURIR_BACKUP_DIR: {text[:200]}: {error.strerror}")
+        return None
     return Path(text).resolve() if text else None

@@ -61,7 +61,7 @@ def read_settings(env: Mapping[str, str]) -> WebhookSettings:
         time_scale=common.time_scale,
     )
     reader.finish()
-    return WebhookSettings(common, sending, connection)
+    return WebhookSettings(common, sending.patient(connection.connect_s + connection.answer_s), connection)
 
 
 def _read_tls(reader: EnvReader) -> ssl.SSLContext | None:

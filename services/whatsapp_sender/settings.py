@@ -55,15 +55,18 @@ def read_settings(env: Mapping[str, str]) -> WhatsAppSettings:
     pair_rate = reader.rate("KURIR_WHATSAPP_PAIR_RATE", DEFAULT_PAIR_RATE)
     pair_burst = reader.integer("KURIR_WHATSAPP_PAIR_BURST", DEFAULT_PAIR_BURST, minimum=1, maximum=100_000)
     provider = reader.choice("KURIR_WHATSAPP_PROVIDER", WHATSAPP_PROVIDERS, default_whatsapp_provider(env))
+    connection = Connection(
+        connect_s=read_time_out(reader, f"KURIR_{provider.upper()}_CONNECT_TIMEOUT", 10.0),
+        answer_s=read_time_out(reader, f"KURIR_{provider.upper()}_TIMEOUT", 30.0),
+        breaker=BreakerPolicy.scaled(common.time_scale),
+    )
     settings = WhatsAppSettings(
         common=common,
-        sending=replace(sending, limit_of=pair_limit(pair_rate, pair_burst)),
-        driver=_meta(reader) if provider == "meta" else _qiscus(reader),
-        connection=Connection(
-            connect_s=read_time_out(reader, f"KURIR_{provider.upper()}_CONNECT_TIMEOUT", 10.0),
-            answer_s=read_time_out(reader, f"KURIR_{provider.upper()}_TIMEOUT", 30.0),
-            breaker=BreakerPolicy.scaled(common.time_scale),
+        sending=replace(
+            sending.patient(connection.connect_s + connection.answer_s), limit_of=pair_limit(pair_rate, pair_burst)
         ),
+        driver=_meta(reader) if provider == "meta" else _qiscus(reader),
+        connection=connection,
     )
     reader.finish()
     return settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shared.channels import Channel
@@ -14,6 +14,7 @@ from shared.retry import GIVE_UP_AFTER_S
 from shared.sending.job_limits import LimitOf
 from shared.settings import CommonSettings, EnvReader, Rate, read_internal_secret
 
+_STUCK_MARGIN_S = 60.0
 HOLD = "hold"
 ON_UNCERTAIN = ("resend", HOLD)
 """The operator's choices for a message that may have been delivered."""
@@ -54,6 +55,10 @@ class SendingSettings:
     dead_letters: bool = True
     journal_dir: Path | None = None
 
+    def patient(self, longest_send_s: float) -> SendingSettings:
+        """Return them with a `stuck_after_s` that no send within its time-outs reaches, whatever was configured."""
+        return replace(self, stuck_after_s=max(self.stuck_after_s, longest_send_s + _STUCK_MARGIN_S))
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelPolicy:
@@ -90,7 +95,7 @@ def read_sending_settings(
         time_scale=common.time_scale,
         domain_rates=_domain_rates(env, f"{prefix}_DOMAIN_RATES") if channel.address_field == "email" else {},
         window=env.integer(f"{prefix}_WINDOW", 20, minimum=1, maximum=100),
-        stuck_after_s=env.seconds("KURIR_STUCK_AFTER", 900.0),
+        stuck_after_s=env.span("KURIR_STUCK_AFTER", 900.0),
         give_up_after_s=env.seconds(f"{prefix}_GIVE_UP_AFTER", policy.give_up_after_s),
         internal_secret=read_internal_secret(env),
         waits_s=policy.waits_s,
