@@ -44,6 +44,7 @@ class Encoder:
 
     def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
+        self._any_rsa = any(key.is_rsa for key in keys.keys)
         self._signers = Signers()
         self._switched_s = 0.0
         self._unsent: TTLCache[tuple[str, bool], bytes] = TTLCache(MOST_UNSENT_BYTES, MOST_AGE_S, getsizeof=len)
@@ -51,7 +52,7 @@ class Encoder:
 
     def open(self) -> None:
         """Shorten the switch interval, so that signing threads and the event loop share the interpreter's lock."""
-        if any(key.is_rsa for key in self._keys.keys):
+        if self._any_rsa:
             self._switched_s = sys.getswitchinterval()
             sys.setswitchinterval(_SWITCH_S)
 
@@ -91,7 +92,7 @@ class Encoder:
 
     def signs_aside(self, domain: str) -> bool:
         """Return whether messages from a domain are signed by threads: an RSA signature takes long."""
-        return any(key.is_rsa for key in self._keys.for_domain(domain))
+        return self._any_rsa and any(key.is_rsa for key in self._keys.for_domain(domain))
 
     def sign_ahead(self, mail: Mail, *, urgent: bool = False) -> Mail:
         """Start to sign a message, an urgent one first; return the mail with the pending message."""

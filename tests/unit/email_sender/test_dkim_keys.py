@@ -8,9 +8,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from services.email_sender.dkim_keys import KeyRing, read_keys
+from services.email_sender.dkim_keys import DkimKey, KeyRing, read_keys
 from shared.errors import SettingsError
 from shared.settings import EnvReader
 from tests.unit.email_sender.keys import ed25519_key, pem, rsa_key
@@ -145,3 +148,23 @@ def test_record_to_publish_is_that_of_the_key() -> None:
     }).keys  # fmt: skip
     assert key.dns_record.startswith("v=DKIM1; k=ed25519; p=")
     assert len(base64.b64decode(key.dns_record.partition("p=")[2])) == 32
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.binary(min_size=32, max_size=32), digest=st.binary(min_size=32, max_size=32))
+def test_ed25519_signature_is_the_one_that_openssl_makes(seed: bytes, digest: bytes) -> None:
+    """libsodium signs, and dkimpy verifies with it too; OpenSSL shares no code with either."""
+    private = Ed25519PrivateKey.from_private_bytes(seed)
+    signature = DkimKey("example.com", "s1", private).sign(digest)
+    private.public_key().verify(signature, digest)
+    assert signature == private.sign(digest)
+
+
+def test_key_of_rfc_8463_has_the_record_published_there() -> None:
+    """The example of appendix A: its private key, and the record that verifies its signatures."""
+    (key,) = keys_of({
+        "KURIR_DKIM_DOMAIN": "football.example.com",
+        "KURIR_DKIM_SELECTOR": "brisbane",
+        "KURIR_DKIM_PRIVATE_KEY": "nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=",
+    }).keys  # fmt: skip
+    assert key.dns_record == "v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
