@@ -26,6 +26,11 @@ INVISIBLE = (
     " \t\r\n\u00a0\u00ad\u061c\u200b\u200c\u200d\u200e\u200f"
     "\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 )
+# all that shows nothing: a text of these alone is no text
+BLANK = (
+    INVISIBLE + "\v\f\x1c\x1d\x1e\x1f\x85\u115f\u1160\u1680\u180e\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008"
+    "\u2009\u200a\u2028\u2029\u202f\u205f\u2061\u2062\u2063\u2064\u2800\u3000\u3164\ufe0e\ufe0f\uffa0"
+)
 _SIGNS = dict(zip("\uff0b\ufe62\uff08\uff09\uff0e\uff0f\uff1b\uff0c\u2212", "++()./;,-", strict=True))
 _LONGEST_SEARCHED = 320
 _SEARCHED_PHONE = re.compile(r"(?:tel:)?[0-9 ().\-/+]*")

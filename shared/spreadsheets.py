@@ -20,6 +20,19 @@ _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 # phone numbers and other texts that would lose digits or zeros as numbers
 _TEXT_CELL = re.compile(r'="([^"]*)"')
 _DIGITS = re.compile(r"[0-9]{7,}|0[0-9]+|[0-9]+[eE][0-9]+")
+# what spreadsheets save where a formula failed; Excel translates most of them
+_ERROR = re.compile(
+    r"""\#(?: N/[ABD] | \u041d/\u0414 | NV | YOK | GETTING_DATA
+        | \u00a1? (?:REF|VALOR|DIV/0|NUM|NULL|NULO) !
+        | (?:VALUE|VALEUR|VALORE|SPILL|CALC|FIELD|BLOCKED|CONNECT|UNKNOWN|BUSY|PYTHON|ERROR) !
+        | (?:BEZUG|WERT|ZAHL|NOMBRE|RIF|VERW|WAARDE|ADR|ARG) !
+        | \u00bf? (?:NAME|NOM|NOME|NOMBRE|NAAM|NAZWA) \?)""",
+    re.VERBOSE,
+)
+_OFFICE_ERROR = re.compile(r"Err:5[0-9]{2}")
+_TOO_NARROW = re.compile("#{4,}")
+# as Excel shows a number of more than eleven digits in a column of no format
+_SHORTENED = re.compile(r"[1-9](?:[.,][0-9]{1,14})?E\+[0-9]{2}")
 
 
 def csv_of(rows: Sequence[Sequence[Any]], *, spreadsheet: bool = False) -> bytes:
@@ -45,6 +58,24 @@ def plain_texts(cells: list[str]) -> list[str]:
     if not any(cell[:2] == '="' for cell in cells):
         return cells
     return [found[1] if (found := _TEXT_CELL.fullmatch(cell.strip())) else cell for cell in cells]
+
+
+def may_be_broken(cells: list[str]) -> bool:
+    """Return whether any cell of a row may be a broken one; quick, since few rows have any."""
+    row = "\n".join(cells)
+    return "#" in row or "E+" in row or "Err:" in row
+
+
+def broken_cell(text: str) -> str:
+    """Return what is wrong with a cell that a spreadsheet has saved in place of its value, "" for any other."""
+    text = text.strip()
+    if _ERROR.fullmatch(text) or _OFFICE_ERROR.fullmatch(text):
+        return "the error of a formula: correct the cell, or empty it"
+    if _TOO_NARROW.fullmatch(text):
+        return "what a spreadsheet shows where the column is too narrow: widen the column and save the file again"
+    if _SHORTENED.fullmatch(text):
+        return "a number that a spreadsheet has shortened: format the column as text and write all its digits"
+    return ""
 
 
 def _text_cell(value: Any) -> Any:

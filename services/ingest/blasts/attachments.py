@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from services.ingest.blasts.recipients import MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS
 from services.ingest.http.errors import Problem
 from services.ingest.http.requests import AttachmentRequest
+from shared.addresses import BLANK
 from shared.jobs import Attachment
 from shared.media_types import parse_media_type
 
@@ -65,6 +66,8 @@ def _attachment(request: AttachmentRequest, at: str) -> tuple[Attachment, list[P
     content_id = request.content_id.strip().removeprefix("cid:").removeprefix("<").removesuffix(">")
     if _UNFIT_FILENAME.search(request.filename):
         problems.append(Problem(f"{at}.filename", "INVALID_CHARACTERS", _FILENAME_RULE))
+    elif not request.filename.strip(BLANK):
+        problems.append(Problem(f"{at}.filename", "INVALID_VALUE", "filename shows nothing: give the file a name"))
     if request.content_id and not _CONTENT_ID.fullmatch(content_id):
         what = "a contentId may have letters, digits and signs but no spaces, such as logo or logo@example.com"
         problems.append(Problem(f"{at}.contentId", "INVALID_VALUE", what))

@@ -22,12 +22,13 @@ from services.ingest.blasts.variables import Check, UnknownNames, ValueProblem, 
 from services.ingest.http.decoding import UNREADABLE, json_decoder, problem_of, problems_of, read_object, words_of
 from services.ingest.http.errors import ApiError, Problem
 from services.ingest.http.requests import AttachmentRequest, RecipientRequest
-from shared.addresses import AddressError
+from shared.addresses import BLANK, AddressError
 from shared.channels import CHANNELS
 from shared.jobs import Attachment
 from shared.mailboxes import normal_email
 from shared.nearest import Hints
 from shared.rendering import CompiledTemplate, RenderError, compile_template, merge_variables
+from shared.spreadsheets import broken_cell, may_be_broken
 
 _TEST_RENDERS = 3
 _UNFIT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -123,7 +124,24 @@ class RecipientChecker:
             request = msgspec.convert(fields, RecipientRequest)
         except msgspec.ValidationError as error:
             return Checked(None, problems_of(fields, RecipientRequest, path, self._hints) or [problem_of(error, path)])
-        return self._check(request, index, path)
+        checked = self._check(request, index, path)
+        if may_be_broken(row.cells) and (broken := self._broken_cells(fields, path)):
+            named = {one.field for one in checked.problems}
+            return Checked(None, [*checked.problems, *(one for one in broken if one.field not in named)])
+        return checked
+
+    def _broken_cells(self, fields: Mapping[str, Any], path: str) -> list[Problem]:
+        """Return a problem for each cell, of those that the message or the log shows, that a spreadsheet has broken."""
+        known = self.unknown.known(fields["variables"])
+        used = {name: fields[name] for name in ("name", "reference") if name in fields}
+        used |= {f"variables.{name}": fields["variables"][name] for name in known}
+        return [
+            Problem(
+                f"{path}.{field}", "INVALID_VALUE", f"{field.removeprefix('variables.')} is {text.strip()!r}, {what}"
+            )
+            for field, text in used.items()
+            if (what := broken_cell(text))
+        ]
 
     def _decode_problems(self, raw: bytes, path: str) -> list[Problem]:
         try:
@@ -135,7 +153,8 @@ class RecipientChecker:
         return [_named(problem, value) for problem in problems_of(value, RecipientRequest, path, self._hints)]
 
     def _check(self, request: RecipientRequest, index: int, path: str) -> Checked:
-        draft = _Draft(index, path, request.name.strip(), request.email or "", request.phone or "", request.reference)
+        name = request.name.strip() if request.name.strip(BLANK) else ""
+        draft = _Draft(index, path, name, request.email or "", request.phone or "", request.reference)
         if not (draft.name.isprintable() and draft.reference.isprintable()):
             self._check_lines(draft)
         self._check_addresses(draft)
@@ -188,7 +207,7 @@ class RecipientChecker:
         for rule in rules:
             value = given.get(rule.name)
             # `is_nothing` inlined: a call for each of a million values costs too much
-            if value is None or (value.__class__ is str and not value.strip()):
+            if value is None or (value.__class__ is str and not value.strip(BLANK)):
                 if rule.needed and not _has_own(draft, rule.name):
                     self._miss(draft, rule.name, given)
                 continue

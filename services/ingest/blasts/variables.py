@@ -1,8 +1,8 @@
 """Variables: checks their values against the declared types, and reports names that the template does not use.
 
 A value is kept as the client wrote it; a number in a string (as in every CSV file) becomes a number that is printed as
-it was written. Null and blank strings count as not given. An unknown name is reported once, however many recipients
-have it.
+it was written. Null and strings that show nothing count as not given. An unknown name is reported once, however many
+recipients have it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from services.ingest.blasts.addresses import normal_phone
 from services.ingest.blasts.csv_header import Header
 from services.ingest.http.errors import MAX_PROBLEMS, Problem
-from shared.addresses import AddressError
+from shared.addresses import BLANK, AddressError
 from shared.mailboxes import normal_email
 from shared.nearest import Hints
 from shared.numbers import (
@@ -57,7 +57,7 @@ class ValueProblem(ValueError):  # noqa: N818 - the API calls it a problem
 
 def is_nothing(value: object) -> bool:
     """Return whether a value counts as not given."""
-    return value is None or (isinstance(value, str) and not value.strip())
+    return value is None or (isinstance(value, str) and not value.strip(BLANK))
 
 
 def check_of(variable: Variable, region: str) -> Check:
@@ -74,6 +74,8 @@ def _discreet(check: Check, kind: str) -> Check:
         try:
             return check(value)
         except ValueProblem as problem:
+            if problem.code != "INVALID_VARIABLE":
+                raise  # its length, or a character: this quotes nothing
             what = f"is not a valid {kind} (it is sensitive, so its value is not shown)"
             raise ValueProblem(problem.code, what) from None
 
@@ -241,6 +243,10 @@ class UnknownNames:
     def among(self, given: Mapping[str, Any]) -> list[str]:
         """Return the unknown names that were given."""
         return [name for name in given if name not in self._known]
+
+    def known(self, given: Mapping[str, Any]) -> list[str]:
+        """Return the names that were given and that the template knows."""
+        return [name for name in given if name in self._known]
 
     def add(self, names: Iterable[str], path: str, what: str = "variable") -> None:
         """Add a warning for each name."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import cache
 from itertools import islice
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -40,6 +40,10 @@ _WORDS = (
     (re.compile(r"Expected `datetime` with a timezone component"), "needs a time zone, as in 2026-01-31T12:00:00Z"),
     (re.compile(r"Invalid RFC3339 encoded datetime"), "is not a time such as 2026-01-31T12:00:00Z"),
     (re.compile(r"Invalid enum value (.{1,60}).*", re.DOTALL), "cannot be {0}"),
+    (
+        re.compile(r"Expected `str` matching regex .*", re.DOTALL),
+        "may have only letters, digits, dots, dashes and underscores, and must begin with a letter or digit",
+    ),
     (re.compile(r"Object missing required field `([^`]*)`"), "lacks the field {0}"),
     (re.compile(r"Object contains unknown field `([^`]*)`"), "has no field {0}"),
 )
@@ -66,7 +70,8 @@ def words_of(error: BaseException) -> str:
         return f"byte {error.start + 1} ({error.object[error.start]:#04x}) is not UTF-8"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    return str(error)
+    # msgspec's words for an empty text, too
+    return "it is empty, or its end is missing" if str(error) == "Input data was truncated" else str(error)
 
 
 def decode_json(raw: bytes | msgspec.Raw, kind: type[StructT]) -> StructT:
@@ -145,6 +150,13 @@ def valid_fields(raw: bytes, kind: type[msgspec.Struct]) -> dict[str, Any]:
     return found
 
 
+def _allowed(kind: Any) -> str:
+    """Return the values that a field of this type may have, for a message; "" for a type of more than a few values."""
+    if get_origin(kind) in {Annotated, Union, UnionType}:
+        return next(filter(None, map(_allowed, get_args(kind))), "")
+    return " or ".join(map(repr, get_args(kind))) if get_origin(kind) is Literal else ""
+
+
 def _field_problems(value: Any, kind: Any, path: str) -> list[Problem]:
     if kind is msgspec.Raw or (kind == list[msgspec.Raw] and isinstance(value, list)):
         return []
@@ -154,7 +166,10 @@ def _field_problems(value: Any, kind: Any, path: str) -> list[Problem]:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        return [problem_of(error, path)]
+        found = problem_of(error, path)
+        if found.field == path and " cannot be " in found.message and (allowed := _allowed(kind)):
+            return [Problem(path, found.code, f"{found.message}; use {allowed}")]
+        return [found]
     return []
 
 

@@ -76,7 +76,7 @@ async def test_an_endless_line_is_refused() -> None:
         ({"dryRun": "yes"}, "dryRun should be true or false, but is a string"),
         ({"scheduledAt": "soon"}, "scheduledAt is not a time such as 2026-01-31T12:00:00Z"),
         ({"scheduledAt": "2026-01-31T12:00:00"}, "scheduledAt needs a time zone, as in 2026-01-31T12:00:00Z"),
-        ({"validation": "lax"}, "validation cannot be 'lax'"),
+        ({"validation": "lax"}, "validation cannot be 'lax'; use 'strict' or 'permissive'"),
     ],
 )
 def test_messages_about_fields_do_not_name_python_types(wrong: dict[str, Any], words: str) -> None:
