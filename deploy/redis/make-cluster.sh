@@ -1,8 +1,12 @@
 #!/bin/sh
 # Makes a cluster of the nodes named as arguments: the first half are masters, the others their replicas, in that order.
-# Run it at each start: nodes whose addresses have changed find each other again, and a cluster that exists stays as it is.
+# A cluster that exists stays as it is. It then stays to join nodes again whose addresses have changed: nodes find each other
+# by their addresses, and containers may get others at each start. `--healthy` asks whether it has made the cluster.
 set -eu
+MADE=/tmp/made
+[ "$1" != --healthy ] || exec test -e "$MADE"
 SLOTS=16384
+WATCH_S=5
 REDISCLI_AUTH=$(cat /run/secrets/redis_admin_password)
 export REDISCLI_AUTH
 
@@ -27,18 +31,29 @@ answers() { at "$1" PING 2>/dev/null | grep -q PONG; }
 says() { at "$1" CLUSTER INFO 2>/dev/null | tr -d '\r' | grep -qx "$2"; }
 has_replica_data() { at "$1" INFO replication | tr -d '\r' | grep -qx master_link_status:up; }
 
+sees() { # sees NODE NUMBER: it has a link to that many nodes, itself included, and takes none for failed
+    seen=$(at "$1" CLUSTER NODES 2>/dev/null) || return 1
+    [ "$(echo "$seen" | grep -c .)" -eq "$2" ] && ! echo "$seen" | grep -Eq '[ ,](fail\??|handshake|noaddr)[ ,]| disconnected'
+}
+
+# One MEET is not enough: a node that does not know yet that another is away tells everybody its former address again.
+all_are_joined() { # all_are_joined NODE…: introduces those that do not see all others to the first
+    joined=true
+    for node in "$@"; do
+        sees "$node" "$#" && continue
+        joined=false
+        address=$(getent hosts "$node" | cut -d ' ' -f 1 | head -n 1)
+        [ "$node" = "$first" ] || [ -z "$address" ] || at "$first" CLUSTER MEET "$address" 6379 >/dev/null 2>&1 || :
+    done
+    "$joined"
+}
+
 first=$1
 masters=$(($# / 2))
 for node in "$@"; do
     until_true "$node to answer" answers "$node"
 done
-for node in "$@"; do
-    address=$(getent hosts "$node" | cut -d ' ' -f 1 | head -n 1)
-    [ "$node" = "$first" ] || at "$first" CLUSTER MEET "$address" 6379 >/dev/null
-done
-for node in "$@"; do
-    until_true "$node to know the others" says "$node" "cluster_known_nodes:$#"
-done
+until_true "all nodes to find each other" all_are_joined "$@"
 if says "$first" cluster_slots_assigned:0; then
     number=0
     for node in "$@"; do
@@ -62,3 +77,14 @@ for node in "$@"; do
     until_true "$node to serve" says "$node" cluster_state:ok
 done
 echo "the cluster is complete: $*"
+touch "$MADE"
+trap exit TERM
+apart=false
+while sleep "$WATCH_S"; do
+    if all_are_joined "$@"; then
+        apart=false
+    elif ! "$apart"; then
+        echo "some nodes do not see all others; joining them again until they do"
+        apart=true
+    fi
+done

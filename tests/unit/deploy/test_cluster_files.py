@@ -50,7 +50,7 @@ def test_the_cluster_is_made_of_all_nodes_once_they_run() -> None:
 
 def test_no_service_is_started_before_the_cluster_is_made() -> None:
     """Programs that start services one by one would otherwise wait forever for its first node to be healthy."""
-    made = {"make-cluster": {"condition": "service_completed_successfully"}}
+    made = {"make-cluster": {"condition": "service_healthy"}}
     waiting = {name: one.get("depends_on", {}) for name, one in SERVICES.items() if "KURIR_PORT" in str(one)}
     assert {name: OVERRIDE["services"][name]["depends_on"] for name in waiting} == dict.fromkeys(waiting, made)
     # a list would replace the mapping, or be refused
