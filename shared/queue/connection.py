@@ -88,14 +88,30 @@ def _open(url: str, max_connections: int, socket_timeout_s: float) -> QueueRedis
 _REFUSALS = (ReadOnlyError, ClusterDownError, TryAgainError, AskError, NoPermissionError)
 # Refusals without a class in the driver, by the first word of the error. WAIT is a replica's, of that command.
 _REFUSAL_CODES = frozenset({"LOADING", "NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED", "WAIT"})
+_OF_A_CLUSTER = (
+    "the server belongs to a cluster, so KURIR_REDIS_URL must begin with redis+cluster:// or rediss+cluster://"
+)
+# refusals of a server that is another than KURIR_REDIS_URL says: by their words, and what to do
+_WRONG_SERVERS = (
+    (re.compile("(?i)hash to the same slot|not allowed in cluster mode"), _OF_A_CLUSTER),
+    (
+        re.compile("(?i)cluster support disabled"),
+        "the server belongs to no cluster, so KURIR_REDIS_URL must begin with redis:// or rediss://",
+    ),
+    (re.compile("(?i)DB index is out of range"), "KURIR_REDIS_URL names a database that the server does not have"),
+    (
+        re.compile("(?i)unknown command.{0,3}(?:eval|script|x(?:add|readgroup|group)|sentinel)"),
+        "the server is not one that Kurir can use; for a Sentinel, KURIR_REDIS_URL must begin with redis+sentinel://",
+    ),
+)
 
 
 @contextmanager
 def translated(action: str) -> Iterator[None]:
     """Raise Kurir's errors in place of the driver's; `action` names the operation.
 
-    A server that refuses calls for now (too few replicas, a failover, a full disk, missing rights) counts as
-    unavailable: callers wait and try again, as they do while it is away.
+    A server that refuses calls for now (too few replicas, a failover, a full disk, missing rights), or that is another
+    than the URL says, counts as unavailable: callers wait and try again, as they do while it is away.
     """
     try:
         yield
@@ -108,7 +124,7 @@ def translated(action: str) -> Iterator[None]:
         code = words.partition(" ")[0]
         if code == "OOM":
             raise QueueFullError("Redis has reached its memory limit", RETRY_WHEN_FULL_S) from error
-        if code in _REFUSAL_CODES:
+        if code in _REFUSAL_CODES or _advice(error):
             raise QueueUnavailableError(f"{action}: {words}") from error
         raise
     except RedisError as error:
@@ -121,7 +137,16 @@ def _words(error: Exception) -> str:
     In a pipeline the driver prefixes it with the command, which may contain a name or a body, and quotes it.
     """
     before, marker, words = str(error).rpartition(" of pipeline caused error: ")
-    return words.strip("(,)'\"") if marker else before + words
+    advice = _advice(error)
+    return (words.strip("(,)'\"") if marker else before + words) + (f" ({advice})" if advice else "")
+
+
+def _advice(error: Exception) -> str:
+    """Return what to do where the server is another than KURIR_REDIS_URL says, "" otherwise."""
+    if isinstance(error, AskError):
+        return _OF_A_CLUSTER
+    words = str(error)
+    return next((advice for pattern, advice in _WRONG_SERVERS if pattern.search(words)), "")
 
 
 async def server_info(redis: Redis, *sections: str) -> ServerInfo:

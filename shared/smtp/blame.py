@@ -52,6 +52,13 @@ _POLICY = re.compile(
     r"\bban(?:ned)?\b|\brefus|\bforbidden\b|\baccess\b|\bsecurity\b|\btls\b|\bencrypt|\bips?\b|"
     r"\brates?\b|\blimit|\bexceed|\btoo (?:many|much|large|big|fast)\b|quota|\bfull\b|\bstorage\b|\bsize\b|"
     r"\bdisabled\b|\binactive\b|\bsuspend|\blocked\b|\bexpired\b|\btempor|"
+    # a server that is not the recipient's, with codes that seem to condemn the address
+    r"\brcpthosts\b|\bno such domain (?:at|here|on)\b|\bnot hosted\b|"
+    r"\bdomains? (?:is |are )?(?:not |isn.?t |aren.?t )(?:local|handled|served|accepted|configured)\b|"
+    r"\bnot (?:a |an |one of )?(?:our )?(?:local|hosted|own)? ?domains?\b|"
+    r"\b(?:do|does) not (?:accept|handle|deliver|take) (?:any )?(?:e-?)?(?:mail|messages?) (?:for|to)\b|"
+    # the server could not find out
+    r"\btimed? ?out\b|\blook ?up fail|\bmisconfig|\btry (?:it )?again later\b|"
     # words about us: "your domain has no MX", "your server", "intrusion prevention active for"
     r"\byour (?:\w+ )?(?:server|domain|host|network|system|client|connection)\b|\bvol\b|"
     r"\bintrusion|\bfirewall|\bhoneypot|\btarpit"

@@ -144,6 +144,10 @@ WORDS_OF_POLICY = [
     "sending domain not allowed", "mailbox full", "account is disabled", "please log in first", "not permitted",
     "administrative prohibition", "TLS required", "user is over quota", "Absender abgelehnt", "expéditeur refusé",
     "remitente rechazado", "pengirim ditolak", "发件人被拒绝", "送信者を拒否しました", "mittente rifiutato",
+    # a server that takes no mail for that domain from us, and one that could not find out
+    "sorry, that domain isn't in my list of allowed rcpthosts", "domain is not hosted here", "domain not local",
+    "no such domain at this location", "not one of our domains", "not a local domain",
+    "we do not accept mail for that domain", "user lookup failed", "directory lookup timed out",
 ]  # fmt: skip
 
 
