@@ -6,7 +6,7 @@ This runs for each of a million recipients, so the constructor computes once eve
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,10 @@ from shared.jobs import Attachment
 from shared.mailboxes import normal_email
 from shared.nearest import Hints
 from shared.rendering import CompiledTemplate, RenderError, compile_template, merge_variables
+from shared.rendering.whatsapp import MEDIA, Component, split_media
 from shared.spreadsheets import broken_cell, may_be_broken
 
+_LINK = re.compile(r"https?://[^\s/?#]+\S*\Z", re.IGNORECASE)
 _TEST_RENDERS = 3
 _UNFIT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PHONE_RULE = "Write the phone number as a string, in quotes: a JSON number cannot begin with 0 or +."
@@ -81,6 +83,7 @@ class RecipientChecker:
         self._unsure = self._compiled.computed.unsure(rules.template, rules.global_variables)
         self._watched = "email" in rules.channels and (self._unsure.unknown or bool(self._unsure.names))
         self._whatsapp = "whatsapp" in rules.channels and rules.template.whatsapp is not None
+        self._medium = _medium_of(rules) if self._whatsapp else ""
         self._borrowed = _borrowed_addresses(rules, self._compiled)
         self._printed = printed_names(rules)
         self._columns: Header | None = None
@@ -255,7 +258,9 @@ class RecipientChecker:
         if not draft.addresses[place]:
             return
         try:
-            self._compiled.components(self._values(draft))
+            components = self._compiled.components(self._values(draft))
+            if self._medium:
+                _check_link(components, self._medium)
         except RenderError as error:
             field = f"variables.{error.variable}" if error.variable else "variables"
             draft.problem(field, "INVALID_VARIABLE", str(error), refuse=not self._rules.permissive)
@@ -313,6 +318,24 @@ def _borrowed_addresses(rules: Rules, compiled: CompiledTemplate) -> list[str]:
         ("email", "whatsapp" in rules.channels and "email" in parameters),
     ]
     return [name for name, uses in needed if uses and name not in rules.global_variables]
+
+
+def _medium_of(rules: Rules) -> str:
+    """Return the variable or expression whose value is the link of the header's medium, "" for a header of text."""
+    content = rules.template.whatsapp
+    headers = [split_media(written) for written in content.header_variables] if content is not None else []
+    return next((written for medium, written in headers if medium in MEDIA), "")
+
+
+def _check_link(components: Sequence[Component], written: str) -> None:
+    """Raise RenderError unless the header's medium has a link: the provider would refuse each such message."""
+    for one in components:
+        for parameter in one["parameters"]:
+            medium = parameter["type"] if one["type"] == "header" else ""
+            if medium in MEDIA and not _LINK.match(parameter[medium]["link"]):
+                name = written if written.isidentifier() else ""
+                what = f"whatsapp: the header's {medium} needs a link such as https://example.com/file"
+                raise RenderError(what, variable=name)
 
 
 def _has_own(draft: _Draft, name: str) -> bool:

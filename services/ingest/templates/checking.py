@@ -20,6 +20,8 @@ from shared.rendering.whatsapp import MEDIA, Parameter, buttons_of, split_media
 from shared.templates import Template, Variable, WhatsAppContent
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# white space of all kinds may stay
+_UNFIT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _GIVEN = "unsubscribe_url"
 _SHOWN = frozenset({"name", "email", "phone"})
 # https://developers.facebook.com/docs/whatsapp: one header parameter; at most ten buttons, except in carousels
@@ -36,7 +38,7 @@ _SAMPLES = {
 
 def check_template(template: Template, region: str) -> list[Problem]:
     """Return every problem of a template; none means that it may be stored."""
-    problems = [*_channel_problems(template), *_variable_problems(template, region)]
+    problems = [*_channel_problems(template), *_character_problems(template), *_variable_problems(template, region)]
     parameters = _whatsapp_problems(template)
     problems += parameters
     try:
@@ -109,6 +111,12 @@ def _channel_problems(template: Template) -> Iterator[Problem]:
         yield Problem("language", "INVALID_VALUE", "language must be a code such as id, en or pt_BR")
     if WHATSAPP.name in template.channels and template.whatsapp is None:
         yield Problem("whatsapp", "REQUIRED", "a WhatsApp template must name the provider's template in `whatsapp`")
+
+
+def _character_problems(template: Template) -> Iterator[Problem]:
+    for part in ("subject", "html", "text"):
+        if _UNFIT.search(getattr(template, part)):
+            yield Problem(part, "INVALID_CHARACTERS", f"{part} contains control characters, which no mail may have")
 
 
 def _bad_name(name: str) -> str:

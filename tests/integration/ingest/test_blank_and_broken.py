@@ -108,3 +108,27 @@ async def test_the_length_of_a_sensitive_value_may_be_named(api: Api) -> None:
     """The problem says what is wrong, without the value."""
     reply = await api.post(BLAST, blast(recipients=[{**SITI, "variables": {"code": "x" * 70_000}}]))
     assert (reply.body["code"], reply.body["message"]) == ("TOO_LONG", "code is longer than 65536 characters")
+
+
+@pytest.mark.parametrize("part", ["subject", "html", "text"])
+async def test_a_template_has_no_control_characters(part: str, api: Api) -> None:
+    """Servers refuse a mail with a zero byte, so each of its messages would fail."""
+    body = {**NOTES, "html": "<p>x</p>", part: "a\0b"}
+    reply = await api.post("/api/templates", body)
+    assert [(one["field"], one["code"]) for one in reply.body["errors"]] == [(part, "INVALID_CHARACTERS")]
+
+
+async def test_the_link_of_a_picture_is_a_link(api: Api, redis: Redis) -> None:
+    """The provider would refuse each message: the recipient is refused before anything is queued."""
+    content = {"templateName": "pictured", "language": "en", "headerVariables": ["image:code"]}
+    pictured = {**NOTES, "id": "pictured", "channels": ["whatsapp"], "subject": "", "text": "", "whatsapp": content}
+    assert (await api.post("/api/templates", pictured)).status == 201
+    phones = [{"phone": "081224770000", "variables": {"code": "a.png"}},
+              {"phone": "081224770001", "variables": {"code": "https://example.com/a.png?b=c d"}},
+              {"phone": "081224770002", "variables": {"code": "HTTPS://example.com/a.png"}}]  # fmt: skip
+    terms = {"templateId": "pictured", "channels": ["whatsapp"], "validation": "permissive", "recipients": phones}
+    reply = await api.post(BLAST, terms)
+    fields = [one["field"] for one in reply.body["errors"]]
+    assert fields == ["recipients[0].variables.code", "recipients[1].variables.code"]
+    assert "the header's image needs a link such as https://example.com/file" in reply.body["errors"][0]["message"]
+    assert [job.recipient.address for job in await queued(redis, "whatsapp")] == ["6281224770002"]
