@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Protocol
 
 _LAST_MS = 253_402_300_799_999
+_LENGTH = len("2026-01-31T12:00:00.123Z")
 # a timer that is later than this was held up: the process was suspended, or its event loop was blocked
 SUSPENDED_S = 0.02
 # loops round the times of their timers
@@ -119,6 +120,18 @@ def rfc3339(ms: int) -> str:
     # senders and the logger write several times per message, most of them equal or within the same few seconds
     second, millisecond = divmod(min(ms, _LAST_MS), 1000)
     return f"{_second(second)}.{millisecond:03d}Z"
+
+
+def ms_of(written: str) -> int:
+    """Return the milliseconds since the epoch of a time as `rfc3339` writes it, or in another form of ISO 8601."""
+    if len(written) == _LENGTH and written[19] == "." and written[23] == "Z":
+        return _whole_ms(written[:19]) + int(written[20:23])
+    return round(datetime.fromisoformat(written).timestamp() * 1000)
+
+
+@lru_cache(4096)
+def _whole_ms(written: str) -> int:
+    return round(datetime.fromisoformat(f"{written}Z").timestamp()) * 1000
 
 
 @lru_cache(4096)

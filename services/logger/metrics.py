@@ -18,7 +18,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from services.logger.filters import COUNTED
-from services.logger.receipts import OTHER_SOURCE, SOURCES, Delay
+from services.logger.receipts import OTHER_SOURCE, SOURCES, Delays
 from services.logger.recorder import RecorderState
 from services.logger.watch import Sample
 from services.logger.webhooks.counting import WebhookSample
@@ -60,10 +60,11 @@ class LoggerMetrics:
             for kind in kinds:
                 self._delays.start((channel, kind))
 
-    def receipts(self, delays: Iterable[Delay]) -> None:
+    def receipts(self, delays: Delays) -> None:
         """Observe the delays of new receipts."""
-        for one in delays:
-            self._delays.observe((one.channel, one.kind), one.seconds)
+        for labels, every in delays.items():
+            for seconds in every:
+                self._delays.observe(labels, seconds)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""

@@ -65,7 +65,7 @@ def match(connection: Database, incoming: Sequence[Incoming]) -> tuple[Matched, 
     by_job = _rows_by_job(connection, incoming)
     named = [_by_name(one, by_job) for one in incoming]
     nameless = [one for one, target in zip(incoming, named, strict=True) if target is None]
-    by_provider = _rows_by_provider(connection, nameless)
+    by_provider = _rows_by_provider(connection, nameless) if nameless else {}
     found: Matched = []
     unknown: list[Incoming] = []
     for one, by_name in zip(incoming, named, strict=True):

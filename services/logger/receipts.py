@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from functools import cache
 from typing import NamedTuple
 
 import orjson
@@ -19,11 +19,11 @@ import orjson
 from services.logger.database import Database
 from services.logger.early_receipts import Incoming, forget_early, keep_early
 from services.logger.receipt_matching import Target, match
-from services.logger.row_writing import Deliveries
+from services.logger.row_writing import Alike, Deliveries
 from services.logger.sqlite_rows import rows_of
 from services.logger.suppressing import Reported, concerns_suppressions, write_suppressions
 from services.logger.webhooks.journal import NewReceipt
-from shared.clock import rfc3339
+from shared.clock import ms_of, rfc3339
 from shared.receipts import Receipt, delivery_rank
 
 # labels of metrics come from this closed set
@@ -40,6 +40,7 @@ INSERT INTO {table} ({keys}, n) VALUES ({marks}, ?) ON CONFLICT ({keys}) DO UPDA
 """
 
 Key = tuple[str, str, int, str]
+Delays = dict[tuple[str, str], list[float]]
 
 
 def _adding(table: str, *keys: str) -> str:
@@ -50,36 +51,31 @@ _ADD_TOTALS = _adding("receipt_totals", "channel", "source", "kind")
 _ADD_MINUTES = _adding("receipt_minutes", "minute", "channel", "kind")
 
 
-class Delay(NamedTuple):
-    """How long after its message was sent a receipt's event took place."""
-
-    channel: str
-    kind: str
-    seconds: float
-
-
 @dataclass(slots=True)
 class Noted:
-    """The result of a batch of receipts: the new ones, their delays, and how many changes of suppressions follow."""
+    """The result of a batch of receipts: their delays, how many changes of suppressions follow, and the new ones.
 
-    delays: list[Delay] = field(default_factory=list)
+    `delays` are by channel and kind, in seconds from when the message was sent. `new` can be read once.
+    """
+
+    delays: Delays = field(default_factory=dict)
     suppressions: int = 0
-    new: list[NewReceipt] = field(default_factory=list)
+    new: Iterable[NewReceipt] = ()
 
 
 class _New(NamedTuple):
-    """A receipt that was not known, its message, its source as it is stored, and the run that it is about."""
+    """A receipt that was not known, its message, its time, its source as it is stored, and the run that it is about."""
 
-    incoming: Incoming
+    receipt: Receipt
     target: Target
+    at_ms: int
     source: str
     run: int
 
 
 class _State(NamedTuple):
-    """A new delivery of a message: its rank, its kind, when, and the message's row."""
+    """A new delivery of a message: its kind, when, and the message's row."""
 
-    rank: int
     kind: str
     at: str
     target: Target
@@ -92,31 +88,42 @@ def apply_receipts(connection: Database, incoming: Sequence[Incoming], now_ms: i
     found, unknown = match(connection, incoming)
     keep_early(connection, [one for one in unknown if not one.early_id], now_ms)
     forget_early(connection, [one for one, _ in found if one.early_id])
-    new = _select_new(found, _known(connection, [target.job_id for _, target in found]))
-    rows_of(connection).write_receipts(connection, [_row(one) for one in new])
+    new = _select_new(found, _known(connection, found))
+    alike = _alike(new)
+    rows_of(connection).write_receipts(connection, alike)
     _write_deliveries(connection, _raised(new))
-    _write_counts(connection, new)
+    _write_counts(connection, alike)
     return Noted(
-        [_delay(one, target) for one, target, _, _ in new if target.status == "sent"],
-        write_suppressions(connection, [_reported(one) for one in new if concerns_suppressions(one.incoming.receipt)]),
-        [NewReceipt(target.job_id, run, one.at_ms, source, one.receipt) for one, target, source, run in new],
+        _delays(new),
+        write_suppressions(connection, [_reported(one) for one in new if concerns_suppressions(one.receipt)]),
+        (NewReceipt(target.job_id, run, at_ms, source, receipt) for receipt, target, at_ms, source, run in new),
     )
 
 
 def incoming_of(channel: str, receipts: Iterable[Receipt], taken_at_ms: int, now_ms: int) -> list[Incoming]:
     """Return receipts of a channel's stream with their time in ms; an absurd time becomes when it was taken."""
     taken_at_ms = taken_at_ms or now_ms
-    return [Incoming(channel, one, _time_of(one, taken_at_ms)) for one in receipts]
+    latest_ms = taken_at_ms + _DAY_MS
+    # the condition is also false for NaN and the infinities
+    return [
+        Incoming(channel, one, round(at_ms) if 0 < (at_ms := one.at * 1000) <= latest_ms else taken_at_ms)
+        for one in receipts
+    ]
 
 
-def _time_of(receipt: Receipt, taken_at_ms: int) -> int:
-    # also false for NaN and the infinities
-    return round(receipt.at * 1000) if 0 < receipt.at * 1000 <= taken_at_ms + _DAY_MS else taken_at_ms
+@cache
+def _outranks(channel: str, kind: str, delivery: str | None) -> bool:
+    """Return whether a receipt of this kind changes a delivery of another kind, or of none."""
+    return delivery_rank(channel, kind) > delivery_rank(channel, delivery or "")
 
 
-def _known(connection: Database, job_ids: Iterable[str]) -> set[Key]:
-    """Return the receipts of these jobs that were applied before."""
-    return set(connection.execute(_KNOWN, (orjson.dumps(list(dict.fromkeys(job_ids))).decode(),)))
+def _known(connection: Database, found: Iterable[tuple[Incoming, Target]]) -> set[Key]:
+    """Return those receipts of these messages that were applied before and could be among `found`.
+
+    One that outranks the delivery of its message is new: had it been applied, the delivery would be at least its kind.
+    """
+    asked = {target.job_id for one, target in found if not _outranks(one.channel, one.receipt.kind, target.delivery)}
+    return set(connection.execute(_KNOWN, (orjson.dumps(list(asked)).decode(),))) if asked else set()
 
 
 def _select_new(found: Sequence[tuple[Incoming, Target]], known: set[Key]) -> list[_New]:
@@ -129,10 +136,9 @@ def _select_new(found: Sequence[tuple[Incoming, Target]], known: set[Key]) -> li
     # hardly any provider leaves out the time
     timed = all(one.receipt.timed for one, _ in found)
     seen = set() if timed else {(job_id, kind, source) for job_id, kind, _, source in known}
-    for one, target in found:
-        receipt = one.receipt
+    for (_, receipt, at_ms, _), target in found:
         source = receipt.source[:_LONGEST_SOURCE]
-        key = (target.job_id, receipt.kind, one.at_ms, source)
+        key = (target.job_id, receipt.kind, at_ms, source)
         if key in known:
             continue
         if not timed:
@@ -141,27 +147,43 @@ def _select_new(found: Sequence[tuple[Incoming, Target]], known: set[Key]) -> li
                 continue
             seen.add(timeless)
         known.add(key)
-        new.append(_New(one, target, source, target.run_of(receipt)))
+        # as from WhatsApp, most have no Message-ID
+        run = target.run_of(receipt) if receipt.message_id else target.run
+        new.append(_New(receipt, target, at_ms, source, run))
     return new
 
 
-def _row(new: _New) -> tuple[object, ...]:
-    one, target, source, run = new
-    receipt = one.receipt
-    return (
-        target.job_id, receipt.kind, one.at_ms, source, run, receipt.severity, receipt.code[:_LONGEST_CODE],
-        receipt.words[:_LONGEST_WORDS], receipt.trusted, _evidence(receipt, target),
-    )  # fmt: skip
+def _alike(new: Iterable[_New]) -> dict[Alike, list[str]]:
+    """Return the jobs of receipts that differ in nothing else: most have a time in whole seconds, and no words."""
+    alike: dict[Alike, list[str]] = {}
+    for receipt, target, at_ms, source, run in new:
+        plain = (
+            receipt.provider_id == target.message_id and receipt.address == target.address and not receipt.message_id
+        )
+        like = (
+            target.channel, receipt.kind, at_ms, source, run, receipt.severity, receipt.code[:_LONGEST_CODE],
+            receipt.words[:_LONGEST_WORDS], receipt.trusted, "" if plain else _evidence(receipt, target),
+        )  # fmt: skip
+        jobs = alike.get(like)
+        if jobs is None:
+            jobs = alike[like] = []
+        jobs.append(target.job_id)
+    return alike
 
 
 def _reported(new: _New) -> Reported:
-    one, target, _, _ = new
-    return Reported(target.channel, target.address or "", target.job_id, one.at_ms, one.receipt)
+    receipt, target, at_ms, _, _ = new
+    return Reported(target.channel, target.address or "", target.job_id, at_ms, receipt)
 
 
-def _delay(one: Incoming, target: Target) -> Delay:
-    sent_at = datetime.fromisoformat(target.updated_at).timestamp()
-    return Delay(target.channel, one.receipt.kind, max(0.0, one.at_ms / 1000 - sent_at))
+def _delays(new: Iterable[_New]) -> Delays:
+    """Return by channel and kind how long after its message was sent each receipt's event took place."""
+    delays: Delays = {}
+    for receipt, target, at_ms, _, _ in new:
+        if target.status == "sent":
+            of_kind = delays.setdefault((target.channel, receipt.kind), [])
+            of_kind.append(max(0.0, (at_ms - ms_of(target.updated_at)) / 1000))
+    return delays
 
 
 def _evidence(receipt: Receipt, target: Target) -> str:
@@ -177,34 +199,32 @@ def _evidence(receipt: Receipt, target: Target) -> str:
 
 
 def _raised(new: Iterable[_New]) -> dict[str, _State]:
-    """Return the new deliveries by job: a higher rank, or the same one at an earlier time."""
+    """Return the new deliveries by job: a higher rank, or the same kind at an earlier time."""
     raised: dict[str, _State] = {}
-    for one, target, _, _ in new:
-        kind = one.receipt.kind
-        rank = delivery_rank(target.channel, kind)
-        if not rank:
-            continue
-        state = raised.get(target.job_id)
-        if state is None:
-            before = delivery_rank(target.channel, target.delivery or "")
-            at_before = target.delivery_at or ""
-        else:
-            before, at_before = state.rank, state.at
-        if rank < before:
-            continue
-        at = rfc3339(one.at_ms)
-        if rank > before or at < at_before:
-            raised[target.job_id] = _State(rank, kind, at, target)
+    for receipt, target, at_ms, _, _ in new:
+        kind, state = receipt.kind, raised.get(target.job_id)
+        before, at_before = (target.delivery, target.delivery_at or "") if state is None else (state.kind, state.at)
+        if _outranks(target.channel, kind, before):
+            raised[target.job_id] = _State(kind, rfc3339(at_ms), target)
+        elif kind == before:
+            at = rfc3339(at_ms)
+            if at < at_before:
+                raised[target.job_id] = _State(kind, at, target)
     return raised
 
 
 def _write_deliveries(connection: Database, raised: Mapping[str, _State]) -> None:
     """Write the new deliveries into the messages' rows, and move their counts."""
-    written = Deliveries([(state.kind, state.at, state.target.row_id) for state in raised.values()])
+    written = Deliveries()
     # most messages of a batch make the same few moves, so count each move first
-    moves = Counter(
-        (state.target.blast_id, state.target.channel, state.target.delivery, state.kind) for state in raised.values()
-    )
+    moves: dict[tuple[str, str, str | None, str], int] = {}
+    for kind, at, target in raised.values():
+        rows = written.updates.get((kind, at))
+        if rows is None:
+            rows = written.updates[kind, at] = []
+        rows.append(target.row_id)
+        move = (target.blast_id, target.channel, target.delivery, kind)
+        moves[move] = moves.get(move, 0) + 1
     for (blast_id, channel, before, after), n in moves.items():
         if before == after:
             continue
@@ -214,15 +234,12 @@ def _write_deliveries(connection: Database, raised: Mapping[str, _State]) -> Non
     rows_of(connection).write_deliveries(connection, written)
 
 
-def _write_counts(connection: Database, new: Iterable[_New]) -> None:
+def _write_counts(connection: Database, alike: Mapping[Alike, Sequence[str]]) -> None:
     """Count receipts by provider, and by minute."""
     totals: Counter[tuple[str, str, str]] = Counter()
     minutes: Counter[tuple[int, str, str]] = Counter()
-    alike = Counter(
-        (one.at_ms // _MINUTE_MS, target.channel, source, one.receipt.kind) for one, target, source, _ in new
-    )
-    for (minute, channel, source, kind), n in alike.items():
-        totals[channel, source if source in SOURCES else OTHER_SOURCE, kind] += n
-        minutes[minute, channel, kind] += n
+    for (channel, kind, at_ms, source, *_), jobs in alike.items():
+        totals[channel, source if source in SOURCES else OTHER_SOURCE, kind] += len(jobs)
+        minutes[at_ms // _MINUTE_MS, channel, kind] += len(jobs)
     connection.executemany(_ADD_TOTALS, ((*key, n) for key, n in totals.items()))
     connection.executemany(_ADD_MINUTES, ((*key, n) for key, n in minutes.items()))

@@ -16,11 +16,15 @@ from shared.events import ApiRequest, EventBatch, SystemEvent
 IdT = TypeVar("IdT")
 
 
+Alike = tuple[str, str, int, str, int, str, str, str, bool, str]
+"""A receipt without its job: channel, kind, at_ms, source, run, severity, code, words, trusted and evidence."""
+
+
 @dataclass(slots=True)
 class Deliveries:
-    """New deliveries: kind, time and row of each, and the changes of counts by blast, channel and delivery."""
+    """New deliveries: the rows by kind and time, and the changes of counts by blast, channel and delivery."""
 
-    updates: list[tuple[str, str, int]] = field(default_factory=list)
+    updates: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
 
@@ -61,8 +65,8 @@ class RowWriter(Protocol):
         """Write attempts, and count errors by day, channel and class."""
         ...
 
-    def write_receipts(self, connection: Database, rows: Sequence[tuple[object, ...]]) -> None:
-        """Add the rows of new receipts."""
+    def write_receipts(self, connection: Database, alike: Mapping[Alike, Sequence[str]]) -> None:
+        """Add the rows of new receipts: of each the jobs that it is about."""
         ...
 
     def write_deliveries(self, connection: Database, deliveries: Deliveries) -> None:

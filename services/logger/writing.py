@@ -15,7 +15,7 @@ from services.logger.database import Database
 from services.logger.early_receipts import Incoming, wake_early
 from services.logger.folding import Folded, fold
 from services.logger.merging import RETRIED, Tally, merge
-from services.logger.receipts import Delay, apply_receipts, incoming_of
+from services.logger.receipts import Delays, apply_receipts, incoming_of
 from services.logger.sqlite_rows import rows_of
 from services.logger.webhooks.journal import Happened, write_journal
 from services.logger.webhooks.results import FAILS_FOR_MS, Report, apply_reports, note_reported
@@ -36,14 +36,15 @@ ON CONFLICT DO NOTHING
 class Written:
     """What a batch of events ended, the number of jobs by blast and the blasts, and what its receipts brought.
 
-    `delays` are those of its new receipts, `suppressions` the changes that it added to the outbox. `webhooks` is
-    whether it added events for the client's webhooks, or reports about their deliveries; `endpoints` whether one of
-    them may have to be written to Redis. `repeated` is whether some of them had been applied before.
+    `delays` are those of its new receipts by channel and kind, in seconds, `suppressions` the changes that it added to
+    the outbox. `webhooks` is whether it added events for the client's webhooks, or reports about their deliveries;
+    `endpoints` whether one of them may have to be written to Redis. `repeated` is whether some of them had been applied
+    before.
     """
 
     ended_jobs: Counter[str] = field(default_factory=Counter)
     ended_blasts: list[str] = field(default_factory=list)
-    delays: list[Delay] = field(default_factory=list)
+    delays: Delays = field(default_factory=dict)
     suppressions: int = 0
     webhooks: bool = False
     endpoints: bool = False

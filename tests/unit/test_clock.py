@@ -1,4 +1,4 @@
-"""The timer for answers: time in which the process was suspended does not count.
+"""The timer for answers, in which time of a suspended process does not count, and times as text.
 
 The senders' integration tests block real event loops with an answer on the way.
 """
@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared import clock
-from shared.clock import SuspendAwareTimer
+from shared.clock import SuspendAwareTimer, ms_of, rfc3339
 
 
 class _Handle:
@@ -170,3 +172,15 @@ def test_a_suspension_counts_from_the_time_of_the_latest_start(loop: _Loop) -> N
     assert expired == []
     loop.continue_at(120.0)
     assert expired == [120.0]
+
+
+@given(st.integers(0, 253_402_300_799_999))
+def test_a_written_time_is_read_to_the_millisecond(ms: int) -> None:
+    """Any time until the year 9999 is the same after it was written."""
+    assert ms_of(rfc3339(ms)) == ms
+
+
+def test_times_in_other_forms_are_read_too() -> None:
+    """A row of another system has other digits, or another zone."""
+    assert ms_of("2026-01-31T12:00:00+00:00") == ms_of("2026-01-31T12:00:00.000Z")
+    assert ms_of("2026-01-31T14:00:00.250000+02:00") == ms_of("2026-01-31T12:00:00.250Z")

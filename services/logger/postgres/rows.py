@@ -20,7 +20,7 @@ from services.logger.postgres.connecting import PostgresDatabase
 from services.logger.postgres.days import DAY_BITS, day_of, day_of_blast
 from services.logger.postgres.schema import make_day
 from services.logger.postgres.translating import clean
-from services.logger.row_writing import Deliveries, OldJob, metadata_of
+from services.logger.row_writing import Alike, Deliveries, OldJob, metadata_of
 from shared.clock import rfc3339
 from shared.events import ApiRequest, EventBatch, SystemEvent
 
@@ -141,9 +141,10 @@ class PostgresRowWriter:
             database.run(sql.ATTEMPT.format(day=day), *_columns(_clean(some), 11), day)
         _add(database, sql.ADD_ERRORS, errors)
 
-    def write_receipts(self, connection: Database, rows: Sequence[tuple[object, ...]]) -> None:
-        """Add the rows of new receipts."""
+    def write_receipts(self, connection: Database, alike: Mapping[Alike, Sequence[str]]) -> None:
+        """Add the rows of new receipts: of each the jobs that it is about."""
         database = _own(connection)
+        rows = [(job_id, *like) for (_, *like), jobs in alike.items() for job_id in jobs]
         for day, some in _by(rows, lambda row: day_of(str(row[0]))):
             self._need(database, day)
             database.copy(f"message_receipts_{day}", (*sql.RECEIPT, "day"), _clean([(*row, day) for row in some]))
@@ -151,7 +152,8 @@ class PostgresRowWriter:
     def write_deliveries(self, connection: Database, deliveries: Deliveries) -> None:
         """Write the deliveries of messages, and change their counts."""
         database = _own(connection)
-        for day, some in _by(deliveries.updates, lambda row: row[2] >> DAY_BITS):
+        updates = [(kind, at, row_id) for (kind, at), ids in deliveries.updates.items() for row_id in ids]
+        for day, some in _by(updates, lambda row: row[2] >> DAY_BITS):
             database.run(sql.DELIVERY.format(day=day), *_columns(some, 3))
         days: Counter[tuple[int, str, str]] = Counter()
         for (blast_id, channel, delivery), n in deliveries.counts.items():

@@ -77,7 +77,7 @@ class Happened:
 
     messages: list[tuple[JobChange, int]] = field(default_factory=list)
     blasts: list[Settled] = field(default_factory=list)
-    receipts: list[NewReceipt] = field(default_factory=list)
+    receipts: Iterable[NewReceipt] = ()
     notices: list[ChannelChanged | SuppressionsAdded] = field(default_factory=list)
 
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.logger.filters import COUNTED
 from services.logger.metrics import EXPECTED, LANES, LoggerMetrics
-from services.logger.receipts import OTHER_SOURCE, SOURCES, Delay
+from services.logger.receipts import OTHER_SOURCE, SOURCES
 from services.logger.recorder import RecorderState
 from services.logger.watch import Sample
 from shared.channels import CHANNELS
@@ -104,7 +104,7 @@ def test_every_source_of_receipts_has_a_channel() -> None:
 def test_delays_of_receipts_are_a_histogram() -> None:
     """A bounce after a day is within the buckets."""
     metrics = LoggerMetrics(lambda: SAMPLE, RecorderState())
-    metrics.receipts([Delay("email", "bounced", 86_000.0), Delay("email", "delivered", 2.0)])
+    metrics.receipts({("email", "bounced"): [86_000.0], ("email", "delivered"): [2.0]})
     families = text_string_to_metric_families(metrics.exposition()[0].decode())
     (family,) = [one for one in families if one.name == "kurir_receipt_delay_seconds"]
     found = {(one.name, *one.labels.values()): one.value for one in family.samples}
