@@ -64,6 +64,31 @@ async def test_items_that_come_during_a_call_share_the_next() -> None:
     assert server.calls == [[1], [4, 2, 3]]
 
 
+async def test_items_gather_while_several_come() -> None:
+    """After a call that left one waiting, or carried several, the next begins only some time after it began."""
+    server, clock = Server(held=True), asyncio.get_running_loop().time
+    joined = JoinedCalls(server.double, apart_s=0.05)
+    began = clock()
+    first = await underway(server, joined, 1)
+    waiting = await started(joined, 2)
+    server.may_answer.set()
+    assert await first == 2
+    later = await started(joined, 3)
+    assert await asyncio.gather(*waiting, *later) == [4, 6]
+    assert await joined.call(4, 1) == 8
+    assert server.calls == [[1], [2, 3], [4]]
+    assert clock() - began >= 0.1
+
+
+async def test_items_of_one_caller_do_not_gather() -> None:
+    """One after another is sent at once, however far apart calls with several begin."""
+    server = Server()
+    joined = JoinedCalls(server.double, apart_s=3600.0)
+    async with asyncio.timeout(60):
+        assert [await joined.call(item, 1) for item in (1, 2, 3)] == [2, 4, 6]
+    assert server.calls == [[1], [2], [3]]
+
+
 async def test_every_caller_of_a_failed_call_raises_its_error() -> None:
     """Items that came during it are sent in the next call, which may succeed."""
     server = Server(held=True)
