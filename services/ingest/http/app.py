@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable
 
 from aiohttp import web
-from aiohttp.web_urldispatcher import MatchInfoError, UrlDispatcher
+from aiohttp.web_urldispatcher import AbstractRoute, MatchInfoError, UrlDispatcher
 
 from services.ingest.http.errors import ApiError
 from services.ingest.http.gateway import Gateway
@@ -21,6 +21,8 @@ from services.ingest.metrics import IngestMetrics
 
 PREFIXES = ("/api/v1", "/api")
 _DEEPEST_PATH = 32
+_HOOKS = "/hooks/"
+_MOST_FOUND, _LONGEST_FOUND = 64, 500
 # phrases in the errors of aiohttp's parser, and their meaning for the client
 _CAUSES = (
     ("https traffic", "this port serves HTTP, but the request is HTTPS"),
@@ -60,12 +62,28 @@ def paths_of(operation: Operation) -> list[str]:
 
 
 class _Router(UrlDispatcher):
-    """Rejects paths with more parts than any call has: aiohttp's search takes quadratic time in their number."""
+    """Rejects paths with more parts than any call has: aiohttp's search takes quadratic time in their number.
+
+    It remembers what it found for hooks, since a provider posts hundreds of requests a second to one path.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: dict[tuple[str, str], tuple[dict[str, str], AbstractRoute]] = {}
 
     async def resolve(self, request: web.Request) -> web.UrlMappingMatchInfo:
-        if request.rel_url.raw_path.count("/") > _DEEPEST_PATH:
+        path = request.rel_url.raw_path
+        known = self._found.get((request.method, path))
+        if known is not None:
+            return web.UrlMappingMatchInfo(*known)
+        if path.count("/") > _DEEPEST_PATH:
             return MatchInfoError(web.HTTPNotFound())
-        return await super().resolve(request)
+        found = await super().resolve(request)
+        if path.startswith(_HOOKS) and found.http_exception is None and len(path) < _LONGEST_FOUND:
+            if len(self._found) >= _MOST_FOUND:  # strangers try many tokens
+                self._found.clear()
+            self._found[request.method, path] = (dict(found), found.route)
+        return found
 
 
 async def _unreachable(_request: web.Request) -> web.StreamResponse:

@@ -149,8 +149,10 @@ async def read_whole(call: Call, limit: int) -> bytes:
     content = call.request.content
     if content.is_eof() and content.exception() is None and not _coding(call):
         # all of it has arrived, as that of most requests
-        meter, body = Meter(call, limit), content.read_nowait()
-        meter.received(body)
+        body = content.read_nowait()
+        if len(body) > limit:
+            raise _too_large(limit)
+        call.note_body(body)
         return body
     parts = [chunk async for chunk in chunks(call, limit)]
     return parts[0] if len(parts) == 1 else b"".join(parts)

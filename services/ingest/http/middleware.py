@@ -51,6 +51,7 @@ SECURITY_HEADERS = {
     "Server": "kurir",
 }
 
+_OF_ANSWERS = {"Content-Security-Policy": POLICY, **SECURITY_HEADERS}
 # seeded by the system; an id only connects an answer with its lines in the log, so it need not be hard to guess
 _ids = random.Random()
 log = get_logger()
@@ -200,11 +201,15 @@ class ApiMiddleware:
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Set the headers of every answer, streamed ones too; aiohttp calls this before it sends the head."""
-        response.headers.setdefault("Content-Security-Policy", POLICY)  # pages set their own
-        for name, value in SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
-        response.headers["Server"] = SECURITY_HEADERS["Server"]
-        response.headers.update(request.get(_HEADERS, {}))
+        headers = response.headers
+        if len(headers) == 1 and "Content-Type" in headers:  # as those of most answers
+            headers.extend(_OF_ANSWERS)
+        else:
+            headers.setdefault("Content-Security-Policy", POLICY)  # pages set their own
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+            headers["Server"] = SECURITY_HEADERS["Server"]
+        headers.update(request.get(_HEADERS, {}))
 
     def _is_only_counted(self, call: Call, operation: Operation | None, error: ApiError | None) -> bool:
         """Return whether a request is counted and not logged.

@@ -102,6 +102,17 @@ async def test_the_url_alone_serves_where_nothing_else_is_set(redis: Redis, star
     assert sorted(entry.source for entry in await taken(redis)) == sorted(SIGNING)
 
 
+async def test_a_path_is_found_again_after_many_strange_ones(hooked: Api, redis: Redis) -> None:
+    """Each path gets its own answer, whichever came before, and other methods of a hook's path are refused."""
+    meta, qiscus = hook_request("meta"), hook_request("qiscus")
+    for round_ in range(2):
+        assert (await post(hooked, meta)).status == (await post(hooked, qiscus)).status == 200
+        assert (await hooked.call("PUT", f"/hooks/meta/{TOKEN}")).status == 405
+        for number in range(70):
+            assert (await post(hooked, meta, f"{TOKEN}{round_}{number}")).status == 404
+    assert [entry.source for entry in await taken(redis)] == ["meta", "qiscus"] * 2
+
+
 @pytest.mark.parametrize("token", [TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "x", "%00", "%FF%FE", "%C3%BC", "a" * 5000])
 @pytest.mark.parametrize("provider", ["meta", "ses", "nobody"])
 async def test_a_wrong_token_is_not_found(provider: str, token: str, hooked: Api, redis: Redis) -> None:
