@@ -18,6 +18,7 @@ _MOST_READ = 8192
 _MOST_ALIKE = 200
 _QUOTES = "<>[](){}\"'`,;:.!?=*-"
 _HOST = re.compile(r"(?:[a-z0-9_-]+\.)+[a-z][a-z0-9-]*\.?")
+_ADDRESS = re.compile(r"[^\s<>()\[\]{}\"'`,;:=]+@[^\s<>()\[\]{}\"'`,;:=]+")
 _IP = re.compile(r"[0-9a-f]*[:.][0-9a-f:.]*[0-9a-f]")
 # Postfix names the table that it searched: "User unknown in relay recipient table"
 _TABLE = re.compile(r"\bin (?:local|relay|virtual) (?:recipient|mailbox|alias) table\b")
@@ -113,6 +114,16 @@ def speaks_of_policy(text: str, recipient: str = "") -> bool:
     """Return whether a reply is about us, the message, or a temporary state; ignores the recipient's local part."""
     words = _DIRECTORY.sub("", _TABLE.sub("", words_of(text, recipient.rpartition("@")[0])))
     return _POLICY.search(words) is not None or any(root in words for root in _POLICY_ELSEWHERE)
+
+
+def names_another(text: str, recipient: str) -> bool:
+    """Return whether a reply quotes addresses, and none of them may be the recipient's: it may be about the sender.
+
+    A server may know the recipient by an address of another domain; its local part is the same. False if no recipient
+    is given.
+    """
+    named = {token.casefold().rpartition("@")[0] for token in _ADDRESS.findall(text[:_MOST_READ])}
+    return bool(recipient and named) and recipient.casefold().rpartition("@")[0] not in named
 
 
 def likeness(text: str, recipient: str) -> str:

@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-from shared.smtp.blame import accuses_recipient, speaks_of_policy
+from shared.smtp.blame import accuses_recipient, names_another, speaks_of_policy
 
 # some servers write #5.7.1 (Cisco) or [5.7.1]; with more digits behind it, it is an IP address or a version
 _CODE = r"([245])\.(\d{1,3})\.(\d{1,3})(?!\.?\d)"
@@ -60,7 +60,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 def rejects_address(reply: Reply, recipient: str, *, by_words: bool) -> bool:
-    """Return whether a reply rejects the recipient's address, without any word of policy.
+    """Return whether a reply rejects the recipient's address, without any word of policy or another address alone.
 
     `by_words`: a reply without an enhanced code may reject it by its words (docs/decisions/0151).
     """
@@ -68,4 +68,4 @@ def rejects_address(reply: Reply, recipient: str, *, by_words: bool) -> bool:
         verdict = reply.enhanced in NO_SUCH_ADDRESS
     else:
         verdict = by_words and reply.code in _REFUSED_ADDRESS and accuses_recipient(reply.text)
-    return verdict and not speaks_of_policy(reply.text, recipient)
+    return verdict and not speaks_of_policy(reply.text, recipient) and not names_another(reply.text, recipient)

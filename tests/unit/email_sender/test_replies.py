@@ -196,6 +196,26 @@ def test_verdict_in_another_language_needs_a_code(words: str) -> None:
         assert bool(error.suppress) is suppressed, text
 
 
+@pytest.mark.parametrize(
+    ("text", "suppressed"),
+    [
+        ("5.1.1 <news@shop.example>: User unknown", False),
+        ("5.1.1 unknown user: bounces+7@mail.shop.example", False),
+        ("no such user 'news@shop.example'", False),
+        ("5.1.1 MAIL FROM:<news@shop.example> does not exist", False),
+        ("5.1.1 <Ana@Example.com>: User unknown", True),
+        ("5.1.1 ana@inside.example.net: no such user", True),
+        ("5.1.1 <news@shop.example> to <ana@example.com>: no such recipient", True),
+        ("5.1.1 RCPT TO:<ana@example.com> unknown user", True),
+    ],
+)
+def test_a_reply_about_another_address_accuses_nobody(text: str, suppressed: bool) -> None:
+    """A server that does not know our sender says so with the codes of a recipient; the recipient may be well."""
+    error = classify(Stage.RCPT, Reply(550, text), "ana@example.com")
+    assert isinstance(error, PermanentError)
+    assert bool(error.suppress) is suppressed
+
+
 ACQUITTED = [
     # quotas, log-ins and senders, in the languages of the recipients' servers
     "Mailbox vol", "Postfach voll", "Speicherplatz überschritten", "Anmeldung erforderlich", "boîte pleine",
