@@ -51,7 +51,7 @@ def rank_of(run: int, kind: int, attempt: int, at_ms: int, ordinal: int) -> int:
     return min(run, 1023) << 52 | kind << 50 | min(attempt, 63) << 44 | since << 3 | ordinal
 
 
-class JobChange(msgspec.Struct):
+class JobChange(msgspec.Struct, gc=False):
     """A batch's change to one job: the state with the highest rank, and the details from any of its events."""
 
     job_id: str

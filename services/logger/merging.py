@@ -96,9 +96,9 @@ class Merged:
     tally: Tally = field(default_factory=Tally)
 
 
-def merge(changes: Iterable[JobChange], known: Mapping[str, Known]) -> Merged:
-    """Merge each job's change with its row, if it has one."""
-    merged = Merged()
+def merge(changes: Iterable[JobChange], known: Mapping[str, Known], tally: Tally | None = None) -> Merged:
+    """Merge each job's change with its row, if it has one; count in `tally`, which has other jobs' counts already."""
+    merged = Merged(tally=tally if tally is not None else Tally())
     # most jobs of a batch make the same few moves, so count each move first
     moves: dict[Move, int] = {}
     for change in changes:

@@ -8,6 +8,7 @@ the recorder waits a moment so that batches grow: a message that is queued, begu
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ _GATHER_S = 0.1
 # job events per transaction, which then holds the writer for about 50 ms; a read takes about two transactions' worth
 _WEIGHT = 4000
 _READ_WEIGHT = 2 * _WEIGHT
+# a server's commit waits for its disk, and the round trips of a transaction do not grow with it
+_WEIGHT_SHARED = 2 * _WEIGHT
 _FIRST_PAUSE_S = 0.1
 # how long another logger's entry is not acknowledged until it is taken over; a file's only logger looks for what
 # loggers of PostgreSQL left behind
@@ -151,15 +154,18 @@ class Recorder:
             log.info("events of another logger taken over", entries=taken)
 
     async def _write(self, batches: asyncio.Queue[list[EventEntry] | None]) -> None:
-        while (entries := await batches.get()) is not None:
-            for group in in_transactions(entries):
-                if not await self._record(group):
-                    log.warning("stopped with unwritten events; they wait in Redis", entries=len(entries))
-                    return await _drain(batches)
+        groups = Groups(batches, _WEIGHT_SHARED if self._store.shared else _WEIGHT)
+        while (group := await groups.next()) is not None:
+            if not await self._record(group, groups.following()):
+                log.warning("stopped with unwritten events; they wait in Redis", entries=len(group))
+                return await groups.drain()
         return None
 
-    async def _record(self, entries: Sequence[EventEntry]) -> bool:
-        """Write and acknowledge entries; return False if the service was stopped before it succeeded."""
+    async def _record(self, entries: Sequence[EventEntry], following: Sequence[EventEntry] = ()) -> bool:
+        """Write and acknowledge entries; return False if the service was stopped before it succeeded.
+
+        `following` are those of the next transaction, as far as they are known.
+        """
         failed = failed_jobs(entries)
         try:
             if failed and not await self._keep_files(files_of(failed)):
@@ -167,7 +173,7 @@ class Recorder:
         except QueueUnavailableError:
             return await self._record_apart(entries)
         try:
-            applied = await self._persist(lambda connection: self.writer.apply(connection, entries))
+            applied = await self._persist(lambda connection: self.writer.apply(connection, entries, following))
         except Exception as error:  # one bad event must not block all others
             if len(entries) == 1:
                 return await self._set_aside(entries[0], error)
@@ -293,13 +299,44 @@ class Recorder:
             return
 
 
-def in_transactions(entries: Sequence[EventEntry]) -> Iterator[list[EventEntry]]:
+class Groups:
+    """The entries that were read, in groups for transactions of about `weight` job events at most."""
+
+    def __init__(self, batches: asyncio.Queue[list[EventEntry] | None], weight: int = _WEIGHT) -> None:
+        self._batches = batches
+        self._weight = weight
+        self._waiting: deque[list[EventEntry]] = deque()
+        self._ended = False
+
+    async def next(self) -> list[EventEntry] | None:
+        """Return the next group as soon as there is one; None after the last."""
+        while not self._waiting and not self._ended:
+            self._take(await self._batches.get())
+        return self._waiting.popleft() if self._waiting else None
+
+    def following(self) -> list[EventEntry]:
+        """Return the group after the last one that `next` returned, nothing if it has not been read yet."""
+        if not self._waiting and not self._ended and not self._batches.empty():
+            self._take(self._batches.get_nowait())
+        return self._waiting[0] if self._waiting else []
+
+    async def drain(self) -> None:
+        """Discard groups until the reader ends; their entries stay pending in Redis."""
+        while await self.next() is not None:
+            continue
+
+    def _take(self, entries: list[EventEntry] | None) -> None:
+        self._ended = entries is None
+        self._waiting.extend(in_transactions(entries or (), self._weight))
+
+
+def in_transactions(entries: Sequence[EventEntry], most: int = _WEIGHT) -> Iterator[list[EventEntry]]:
     """Split entries into groups with a bounded number of job events; an entry is never split."""
     group: list[EventEntry] = []
     weight = 0
     for entry in entries:
         own = _weight_of(entry)
-        if group and weight + own > _WEIGHT:
+        if group and weight + own > most:
             yield group
             group, weight = [], 0
         group.append(entry)
@@ -329,9 +366,3 @@ def _weight(event: Event) -> int:
     if isinstance(event, Receipts):
         return len(event.items)
     return len(event.jobs) if isinstance(event, Swept) else 1
-
-
-async def _drain(batches: asyncio.Queue[list[EventEntry] | None]) -> None:
-    """Discard batches until the reader ends; their entries stay pending in Redis."""
-    while await batches.get() is not None:
-        continue

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import orjson
 
 from services.logger.database import Database
+from services.logger.folding import JobChange
 from services.logger.merging import Known, Merged, Tally
 from shared.events import ApiRequest, EventBatch, SystemEvent
 
@@ -49,6 +50,10 @@ class RowWriter(Protocol):
 
     def find_known(self, connection: Database, job_ids: Sequence[str]) -> Iterator[Known]:
         """Yield the existing rows of jobs."""
+        ...
+
+    def parts(self, changes: Sequence[JobChange]) -> Iterable[Sequence[JobChange]]:
+        """Return the parts in which changes are best merged and written."""
         ...
 
     def write_jobs(self, connection: Database, merged: Merged) -> None:

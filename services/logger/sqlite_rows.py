@@ -11,6 +11,7 @@ from typing import Any, cast
 import orjson
 
 from services.logger.database import Database, Rows
+from services.logger.folding import JobChange
 from services.logger.merging import Known, Merged, Tally
 from services.logger.row_writing import Alike, BringsRows, Deliveries, OldJob, RowWriter, first_and_last, metadata_of
 from shared.clock import rfc3339
@@ -153,6 +154,10 @@ class SqliteRows:
         for start in range(0, len(job_ids), _IDS_A_QUERY):
             some = job_ids[start : start + _IDS_A_QUERY]
             yield from map(Known._make, connection.execute(_KNOWN.format(",".join("?" * len(some))), some))
+
+    def parts(self, changes: Sequence[JobChange]) -> Sequence[Sequence[JobChange]]:
+        """Return all changes as one part."""
+        return [changes]
 
     def write_jobs(self, connection: Database, merged: Merged) -> None:
         """Write the rows of jobs, their dead letters, and the bounds of the ids of each minute."""

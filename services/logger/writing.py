@@ -7,7 +7,7 @@ few and prepared, since the whole pipeline shares the machine with the senders.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from services.logger.blast_rows import settle_states, write_blasts
@@ -70,13 +70,20 @@ class EventWriter:
         self._clock = clock or SystemClock()
         self._fails_for_ms = fails_for_ms
         self._producers: dict[str, int] = {}
+        self._ahead: tuple[Sequence[EventEntry], Folded] | None = None
 
     def forget(self) -> None:
         """Forget the producer numbers cached so far: a rolled-back transaction may have created them."""
         self._producers.clear()
 
-    def apply(self, connection: Database, entries: Sequence[EventEntry]) -> Applied:
-        """Apply entries, each exactly once; call it within a transaction."""
+    def apply(
+        self, connection: Database, entries: Sequence[EventEntry], following: Sequence[EventEntry] = ()
+    ) -> Applied:
+        """Apply entries, each exactly once; call it within a transaction.
+
+        While the database is at work, those of the next transaction are folded, if they are given as `following`.
+        """
+        ahead, self._ahead = self._ahead, None
         applied = Applied()
         events: list[Event] = []
         receipts: list[Incoming] = []
@@ -101,9 +108,11 @@ class EventWriter:
                 events += batch.events
                 receipts += _receipts_of(entry.channel, batch, now_ms)
         applied.events = len(events) + len(reports)
-        folded = fold(events)
+        # entries that had been applied before were folded too
+        of_all = ahead is not None and ahead[0] is entries and not applied.repeated
+        folded = ahead[1] if ahead is not None and of_all else fold(events)
         happened = Happened(notices=folded.notices)
-        applied.written = _write(connection, folded, happened)
+        applied.written = _write(connection, folded, happened, lambda: self._fold_ahead(following))
         woken = wake_early(connection, folded.jobs.values())
         noted = apply_receipts(connection, [*woken, *receipts], now_ms)
         applied.written.delays, applied.written.suppressions = noted.delays, noted.suppressions
@@ -114,6 +123,10 @@ class EventWriter:
         applied.written.webhooks = journaled > 0 or bool(reports)
         applied.written.repeated = applied.repeated > 0
         return applied
+
+    def _fold_ahead(self, entries: Sequence[EventEntry]) -> None:
+        if entries:
+            self._ahead = entries, fold(event for entry in entries for event in _events_of(entry))
 
     def set_aside(self, connection: Database, entry: EventEntry, error: str) -> Applied:
         """Store an entry that cannot be applied in `undecodable_events`, so that it does not block the others."""
@@ -129,6 +142,11 @@ class EventWriter:
         connection.execute(_UNDECODABLE, row)
 
 
+def _events_of(entry: EventEntry) -> Sequence[Event]:
+    """Return the events of an entry that change messages and blasts."""
+    return () if isinstance(entry.batch, DecodeError) or entry.channel == WEBHOOK.name else entry.batch.events
+
+
 def _receipts_of(channel: str, batch: EventBatch, now_ms: int) -> Iterator[Incoming]:
     """Yield the receipts of a batch; `channel` is that of its stream."""
     for event in batch.events:
@@ -138,21 +156,27 @@ def _receipts_of(channel: str, batch: EventBatch, now_ms: int) -> Iterator[Incom
 
 def write_events(connection: Database, events: Iterable[Event]) -> Written:
     """Write events that have not been applied before and have no receipts among them."""
-    return _write(connection, fold(events), Happened())
+    return _write(connection, fold(events), Happened(), lambda: None)
 
 
-def _write(connection: Database, folded: Folded, happened: Happened) -> Written:
-    """Write what a batch changed, and add to `happened` what its clients may want to know."""
+def _write(connection: Database, folded: Folded, happened: Happened, meanwhile: Callable[[], None]) -> Written:
+    """Write what a batch changed, and add to `happened` what its clients may want to know.
+
+    `meanwhile` is called while the database may be at work on the rows of jobs.
+    """
     written, rows = Written(), rows_of(connection)
     touched = write_blasts(connection, folded.blasts)
     if folded.jobs:
         known = {row.job_id: row for row in rows.find_known(connection, list(folded.jobs))}
-        merged = merge(folded.jobs.values(), known)
-        _count_passed(merged.tally, folded)
-        rows.write_jobs(connection, merged)
-        rows.write_tally(connection, merged.tally)
-        happened.messages = merged.ended
-        for (blast_id, _, status), n in merged.tally.blasts.items():
+        tally = Tally()
+        for some in rows.parts(list(folded.jobs.values())):
+            merged = merge(some, known, tally)
+            rows.write_jobs(connection, merged)
+            happened.messages += merged.ended
+        meanwhile()
+        _count_passed(tally, folded)
+        rows.write_tally(connection, tally)
+        for (blast_id, _, status), n in tally.blasts.items():
             touched.add(blast_id)
             if status in TERMINAL:
                 written.ended_jobs[blast_id] += n

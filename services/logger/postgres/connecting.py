@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
@@ -94,6 +95,7 @@ class PostgresDatabase:
         self._loop = uvloop.new_event_loop()
         self._prepared: dict[str, Any] = {}
         self._numbers = itertools.count(1)
+        self._started: asyncio.Task[object] | None = None
         self._connection: Any = None
         try:
             self._connection = self._run(_connect(url, silent_s, {**_SETTINGS, **settings}))
@@ -128,6 +130,16 @@ class PostgresDatabase:
         """Run a statement in PostgreSQL's own words."""
         return self._run(self._fetch(sql, values))
 
+    def start(self, sql: str, *values: Any) -> None:
+        """Send a statement and return while the server is at work; its answer is not needed.
+
+        The next call waits until it has ended, and raises its error: COMMIT too, which is then not sent.
+        """
+        if sql in self._prepared:
+            self._start(self._fetch(sql, values))
+        else:
+            self.run(sql, *values)
+
     def forget(self) -> None:
         """Forget what is known of the database's days: a transaction was rolled back."""
         self.rows.forget()
@@ -137,9 +149,11 @@ class PostgresDatabase:
         self._run(self._connection.execute(sql))
 
     def copy(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Add rows to a table by COPY; to a temporary one, or one of the log's."""
+        """Add rows to a table by COPY; to a temporary one, or one of the log's. Like `start`, it only sends them."""
         if rows:
-            self._run(self._connection.copy_records_to_table(table, columns=columns, records=rows))
+            sent = asyncio.Event()
+            records = _noting_end(rows, sent)
+            self._start(self._connection.copy_records_to_table(table, columns=columns, records=records), sent)
 
     def peek(self, sql: str, most: int) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run a statement that is not kept; return the names of its columns and its first rows."""
@@ -185,7 +199,29 @@ class PostgresDatabase:
         rows = await cursor.fetch(most)
         return [one.name for one in prepared.get_attributes()], [tuple(row) for row in rows]
 
+    def _start(self, work: Coroutine[Any, Any, object], sent: asyncio.Event | None = None) -> None:
+        """Begin with a statement; return once it was sent: after one step, or when `sent` is set."""
+        self._await_started(work)
+        self._started = self._loop.create_task(work)
+        if sent is not None:
+            self._started.add_done_callback(lambda _: sent.set())
+        self._loop.run_until_complete(asyncio.sleep(0) if sent is None else sent.wait())
+
     def _run(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+        self._await_started(work)
+        return self._complete(work)
+
+    def _await_started(self, following: Coroutine[Any, Any, object]) -> None:
+        """Wait for the statement that was started last, before the following one, which is given up if it failed."""
+        started, self._started = self._started, None
+        if started is not None:
+            try:
+                self._complete(started)
+            except BaseException:
+                following.close()
+                raise
+
+    def _complete(self, work: Awaitable[ResultT]) -> ResultT:
         try:
             return self._loop.run_until_complete(work)
         except TimeoutError as error:
@@ -194,6 +230,11 @@ class PostgresDatabase:
             raise DatabaseError("the server is silent") from error
         except (*_OF_DRIVER, OSError, ValueError) as error:
             raise DatabaseError(f"{error} ({type(error).__name__})") from error
+
+
+def _noting_end(rows: Sequence[Sequence[Any]], end: asyncio.Event) -> Iterator[Sequence[Any]]:
+    yield from rows
+    end.set()
 
 
 async def _connect(url: str, silent_s: float, settings: dict[str, str]) -> Any:

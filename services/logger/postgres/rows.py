@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from services.logger.database import Database, DatabaseError
+from services.logger.folding import JobChange
 from services.logger.merging import Known, Merged, Tally
 from services.logger.postgres import statements as sql
 from services.logger.postgres.connecting import PostgresDatabase
@@ -27,6 +28,8 @@ from shared.events import ApiRequest, EventBatch, SystemEvent
 ItemT = TypeVar("ItemT")
 KeyT = TypeVar("KeyT", bound=tuple[Any, ...])
 FEW = 50
+FIRST_PART, GROWTH = 250, 4
+"""Changes in the first part that is written, and by how much each part is larger than the one before."""
 """Up to this number of updates are given as arrays: one round trip instead of three."""
 # as JSON has it; a text that spells it is looked at too
 _NUL = rb"\u0000"
@@ -72,10 +75,18 @@ class PostgresRowWriter:
             self._need(database, day)
             yield from map(Known._make, database.run(sql.KNOWN.format(day=day), list(some)))
 
+    def parts(self, changes: Sequence[JobChange]) -> Iterator[Sequence[JobChange]]:
+        """Yield ever larger parts: the server is at work on one while the next is merged."""
+        start, size = 0, FIRST_PART
+        while start < len(changes):
+            yield changes[start : start + size]
+            start, size = start + size, size * GROWTH
+
     def write_jobs(self, connection: Database, merged: Merged) -> None:
         """Write the rows of jobs, their dead letters, and the bounds of the ids of each minute."""
         database = _own(connection)
-        bounds = self._insert(database, merged)
+        _widen(database, "created_minutes", merged.predated)
+        self._insert(database, merged)
         self._update(database, merged.updates)
         for day, completions in _by(merged.completions, lambda row: int(row[-1]) >> DAY_BITS):
             database.run(sql.COMPLETE.format(day=day), *_columns(_clean(completions), len(sql.COMPLETED) + 1))
@@ -86,33 +97,31 @@ class PostgresRowWriter:
         letters = {row[0]: row for row in merged.letters}
         if letters:
             database.run(sql.LETTERS, *_columns(_clean(letters.values()), len(sql.LETTER)))
-        _widen(database, "created_minutes", [*bounds, *merged.predated])
 
-    def _insert(self, database: PostgresDatabase, merged: Merged) -> list[tuple[int, int]]:
-        """Add new rows; return the minute of each with its id."""
-        bounds: list[tuple[int, int]] = []
-        pairs = zip(merged.inserts, merged.created, strict=True)
+    def _insert(self, database: PostgresDatabase, merged: Merged) -> None:
+        """Add new rows; the bounds of their minutes come first, since the rows may be under way after this."""
+        pairs = zip(_clean(merged.inserts), merged.created, strict=True)
         for day, some in _by(pairs, lambda pair: day_of(pair[0][0])):
             self._need(database, day)
             first = database.run(sql.RESERVE, day, len(some)).fetchone()[0]
-            rows = [(first + place, *row) for place, (row, _) in enumerate(some)]
-            database.copy(f"message_logs_{day}", ("id", *sql.INSERTED), _clean(rows))
-            bounds += [(minute, first + place) for place, (_, (minute, _)) in enumerate(some)]
-        return bounds
+            _widen(database, "created_minutes", [(minute, first + n) for n, (_, (minute, _)) in enumerate(some)])
+            rows = [(first + n, *row) for n, (row, _) in enumerate(some)]
+            database.copy(f"message_logs_{day}", ("id", *sql.INSERTED), rows)
 
     def _update(self, database: PostgresDatabase, updates: Sequence[tuple[Any, ...]]) -> None:
         """Bring rows to their new states: many by COPY, which takes the logger a fifth of the time of arrays."""
-        many = len(updates) > FEW
-        if many:
-            if not database.in_transaction:
-                raise DatabaseError("many updates are written within a transaction, which has not begun")
-            database.script(sql.GIVEN_UPDATES)
-            database.copy("given_updates", (*sql.UPDATED, "id"), _clean(updates))
-        for day, some in _by(updates, lambda row: int(row[-1]) >> DAY_BITS):
-            if many:
-                database.run(sql.UPDATE_MANY.format(day=day))
-            else:
-                database.run(sql.UPDATE.format(day=day), *_columns(_clean(some), len(sql.UPDATED) + 1))
+        rows = _clean(updates)
+        if len(rows) <= FEW:
+            for day, some in _by(rows, lambda row: int(row[-1]) >> DAY_BITS):
+                database.run(sql.UPDATE.format(day=day), *_columns(some, len(sql.UPDATED) + 1))
+            return
+        if not database.in_transaction:
+            raise DatabaseError("many updates are written within a transaction, which has not begun")
+        days = sorted({row[-1] >> DAY_BITS for row in rows})
+        database.script(sql.GIVEN_UPDATES)
+        database.copy("given_updates", (*sql.UPDATED, "id"), rows)
+        for day in days:
+            database.start(sql.UPDATE_MANY.format(day=day))
 
     def write_tally(self, connection: Database, tally: Tally) -> None:
         """Change the counts; those of rows follow from those of blasts, whose ids have the day."""

@@ -24,6 +24,8 @@ from tests.servers import wait_for
 END_OTHERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
+_TAKE_LOCK = "SELECT pg_advisory_xact_lock($1)"
+_LOCKS = "SELECT nullif(count(*), 1) FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid IN (1, 2)"
 
 
 @pytest.fixture
@@ -244,3 +246,59 @@ async def test_the_errors_of_the_driver_stay_in_its_adapter(store: PostgresStore
         await store.read(lambda database: database.execute("SELECT nothing FROM nowhere").fetchone())
     assert isinstance(failed.value.__cause__, Exception)
     assert isinstance(failed.value.__cause__.__cause__, asyncpg.UndefinedTableError)
+
+
+async def test_the_error_of_a_started_statement_is_raised_by_the_next_call(store: PostgresStore) -> None:
+    """Also where the next call is the commit, which is not sent then; the connection stays in use."""
+    divide = "SELECT 1 / (1 - x) FROM generate_series(0, $1::int) AS x"
+
+    def start(database: PostgresDatabase) -> None:
+        database.execute("INSERT INTO webhook_totals (name, n) VALUES ('undone', 1)")
+        database.run(divide, 0)
+        database.start(divide, 1)
+
+    def start_and_read(database: PostgresDatabase) -> None:
+        start(database)
+        database.execute("SELECT 1")
+
+    def start_and_stop(database: PostgresDatabase) -> None:
+        start(database)
+        raise RuntimeError
+
+    pid = await store.maintain(_pid)
+    for work in (start, start_and_read):
+        with pytest.raises(StorageError, match="division by zero"):
+            await store.write(work)
+        assert await store.maintain(_pid) == pid
+    with pytest.raises(RuntimeError):
+        await store.write(start_and_stop)
+    assert await store.read(lambda database: database.execute("SELECT count(*) FROM webhook_totals").fetchone()) == (0,)
+    assert await _works(store.write)
+
+
+async def test_a_started_statement_is_at_work_before_the_next_call(postgres_server: PostgresServer) -> None:
+    """Nothing has to be asked for to let the server begin with it."""
+    url = postgres_server.make_database()
+    store = PostgresStore(url, readers=1)
+    await store.open()
+
+    def start(database: PostgresDatabase) -> int:
+        database.run(_TAKE_LOCK, 1)
+        database.start(_TAKE_LOCK, 2)
+        return asyncio.run(_wait_for_locks(url))
+
+    assert await store.write(start) == 2
+    await store.close()
+
+
+def _pid(database: PostgresDatabase) -> int:
+    return int(database.run("SELECT pg_backend_pid()").fetchone()[0])
+
+
+async def _wait_for_locks(url: str) -> int:
+    """Wait until sessions have both locks; return the number of locks."""
+    connection = await asyncpg.connect(url)
+    try:
+        return await wait_for(lambda: connection.fetchval(_LOCKS), what="both locks")
+    finally:
+        await connection.close()

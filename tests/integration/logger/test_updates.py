@@ -13,6 +13,7 @@ from services.logger.postgres import rows
 from services.logger.postgres.connecting import PostgresDatabase
 from services.logger.postgres.rows import _clean
 from services.logger.postgres.store import PostgresStore
+from services.logger.store import StorageError
 from services.logger.writing import EventWriter
 from shared.queue.event_log import EventEntry
 from tests.postgres_servers import PostgresServer
@@ -20,14 +21,22 @@ from tests.unit.logger.database import START_MS, accepted, begun, blast, entry, 
 
 FIRST, SECOND = (new_blast_id(START_MS + days * 86_400_000) for days in range(2))
 SHOWN = "SELECT job_id, status, subject, error_message FROM message_logs ORDER BY id"
+_REFUSE_FAILURES = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no failures here'; END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON message_logs FOR EACH ROW WHEN (NEW.status = 'failed') EXECUTE FUNCTION refuse()
+"""
+_REFUSE_NOTHING = "DROP TRIGGER refuse ON message_logs"
 
 
-@pytest.fixture(params=[0, 50], ids=["copied", "arrays"])
+@pytest.fixture(params=[(0, 250), (0, 1), (50, 1)], ids=["copied", "copied in parts", "arrays"])
 async def store(
     postgres_server: PostgresServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[PostgresStore]:
     """A store with a blast of two messages on each of two days."""
-    monkeypatch.setattr(rows, "FEW", request.param)
+    few, first_part = request.param
+    monkeypatch.setattr(rows, "FEW", few)
+    monkeypatch.setattr(rows, "FIRST_PART", first_part)
+    monkeypatch.setattr(rows, "GROWTH", first_part)
     made = PostgresStore(postgres_server.make_database(), readers=1)
     await made.open()
     for place, blast_id in enumerate((FIRST, SECOND)):
@@ -77,6 +86,20 @@ async def test_updates_work_on_a_connection_that_is_new_or_rolled_back(store: Po
     await store.maintain(lambda database: database.close())
     await _write(store, entry(11, sent(0, FIRST)))
     assert await _statuses(store) == ["sent", "queued", "queued", "queued"]
+
+
+async def test_a_part_that_fails_undoes_those_before_it(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of a statement that was only started ends its transaction, and the events are written later."""
+    monkeypatch.setattr(rows, "FEW", 0)
+    monkeypatch.setattr(rows, "FIRST_PART", 1)
+    await store.write(lambda database: database.script(_REFUSE_FAILURES))
+    events = entry(10, sent(0, FIRST), sent(1, FIRST), failed(0, SECOND))
+    with pytest.raises(StorageError, match="no failures here"):
+        await _write(store, events)
+    assert await _statuses(store) == ["queued"] * 4
+    await store.write(lambda database: database.script(_REFUSE_NOTHING))
+    await _write(store, events)
+    assert await _statuses(store) == ["sent", "sent", "failed", "queued"]
 
 
 async def test_many_updates_outside_a_transaction_are_refused(

@@ -103,15 +103,21 @@ class Database:
         if postgres is not None:
             empty(postgres)
 
+    def forget(self) -> None:
+        """Forget what is known of the database, as after a rollback."""
+        self.writer.forget()
+        if self.is_postgres:
+            self.connection.forget()
+
     def apply(self, *entries: EventEntry) -> Applied:
         """Write entries in one transaction."""
         return self.apply_all(entries)
 
-    def apply_all(self, entries: Sequence[EventEntry]) -> Applied:
-        """Write entries in one transaction."""
+    def apply_all(self, entries: Sequence[EventEntry], following: Sequence[EventEntry] = ()) -> Applied:
+        """Write entries in one transaction; those of the next one may be known."""
         self.connection.execute("BEGIN")
         try:
-            applied = self.writer.apply(self.connection, entries)
+            applied = self.writer.apply(self.connection, entries, following)
         except BaseException:
             self.connection.execute("ROLLBACK")
             raise

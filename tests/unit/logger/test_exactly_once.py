@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import zip_longest
 from typing import Any
 
 from hypothesis import given
@@ -77,11 +78,11 @@ ENDED: list[Event] = [BlastChannelEnded(START_MS + 30_000, "b", "email", {"total
 
 
 def outcome(make_database: MakeDatabase, batches: Sequence[Sequence[EventEntry]]) -> dict[str, list[tuple[Any, ...]]]:
-    """Write each batch in a transaction and return everything that a reader can see."""
+    """Write each batch in a transaction, the next one known, and return everything that a reader can see."""
     database = make_database()
     with closing(database):
-        for batch in batches:
-            database.apply_all(batch)
+        for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
+            database.apply_all(batch, following)
         database.counts_agree()
         columns = "job_id, recipient_email, recipient_name, template_id, template_name, subject, status, error_message"
         more = "message_id, attempts, created_at, updated_at, run, error_class, error_code, response, next_at"
@@ -169,6 +170,32 @@ def test_a_repeated_batch_counts_once(database: Database) -> None:
     applied = database.apply(entry(1, queued(range(3))), entry(2, begun()))
     assert (applied.repeated, applied.events) == (1, 1)
     assert database.one("SELECT n FROM message_totals WHERE status = 'queued'") == 3
+
+
+def test_what_was_folded_ahead_is_not_applied_again(database: Database) -> None:
+    """A batch that was applied meanwhile counts once, also where the entries were folded before that was known."""
+    repeated, later = entry(2, begun(), sent()), entry(3, begun(1))
+    following = [repeated, later]
+    database.apply_all([entry(1, queued(range(2)))], following)
+    database.apply(repeated)
+    applied = database.apply_all(following)
+    assert (applied.repeated, applied.events) == (1, 1)
+    assert database.rows("SELECT status FROM message_logs ORDER BY id") == [("sent",), ("processing",)]
+    assert database.one("SELECT n FROM message_totals WHERE status = 'sent'") == 1
+    database.counts_agree()
+
+
+def test_what_was_folded_ahead_of_a_failed_transaction_is_written_once(database: Database) -> None:
+    """The transaction and the one after it are repeated from the start, in the same order."""
+    first, following = [entry(1, queued(range(2)))], [entry(2, begun(), sent())]
+    database.connection.execute("BEGIN")
+    database.writer.apply(database.connection, first, following)
+    database.connection.execute("ROLLBACK")
+    database.forget()
+    database.apply_all(first, following)
+    assert database.apply_all(following).events == 2
+    assert database.rows("SELECT status FROM message_logs ORDER BY id") == [("sent",), ("queued",)]
+    database.counts_agree()
 
 
 def test_totals_never_go_down(database: Database) -> None:
