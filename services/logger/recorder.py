@@ -33,8 +33,6 @@ _GATHER_S = 0.1
 # job events per transaction, which then holds the writer for about 50 ms; a read takes about two transactions' worth
 _WEIGHT = 4000
 _READ_WEIGHT = 2 * _WEIGHT
-# a server's commit waits for its disk, and the round trips of a transaction do not grow with it
-_WEIGHT_SHARED = 2 * _WEIGHT
 _FIRST_PAUSE_S = 0.1
 # how long another logger's entry is not acknowledged until it is taken over; a file's only logger looks for what
 # loggers of PostgreSQL left behind
@@ -154,7 +152,7 @@ class Recorder:
             log.info("events of another logger taken over", entries=taken)
 
     async def _write(self, batches: asyncio.Queue[list[EventEntry] | None]) -> None:
-        groups = Groups(batches, _WEIGHT_SHARED if self._store.shared else _WEIGHT)
+        groups = Groups(batches)
         while (group := await groups.next()) is not None:
             if not await self._record(group, groups.following()):
                 log.warning("stopped with unwritten events; they wait in Redis", entries=len(group))
@@ -300,11 +298,10 @@ class Recorder:
 
 
 class Groups:
-    """The entries that were read, in groups for transactions of about `weight` job events at most."""
+    """The entries that were read, in groups for transactions."""
 
-    def __init__(self, batches: asyncio.Queue[list[EventEntry] | None], weight: int = _WEIGHT) -> None:
+    def __init__(self, batches: asyncio.Queue[list[EventEntry] | None]) -> None:
         self._batches = batches
-        self._weight = weight
         self._waiting: deque[list[EventEntry]] = deque()
         self._ended = False
 
@@ -327,16 +324,16 @@ class Groups:
 
     def _take(self, entries: list[EventEntry] | None) -> None:
         self._ended = entries is None
-        self._waiting.extend(in_transactions(entries or (), self._weight))
+        self._waiting.extend(in_transactions(entries or ()))
 
 
-def in_transactions(entries: Sequence[EventEntry], most: int = _WEIGHT) -> Iterator[list[EventEntry]]:
+def in_transactions(entries: Sequence[EventEntry]) -> Iterator[list[EventEntry]]:
     """Split entries into groups with a bounded number of job events; an entry is never split."""
     group: list[EventEntry] = []
     weight = 0
     for entry in entries:
         own = _weight_of(entry)
-        if group and weight + own > most:
+        if group and weight + own > _WEIGHT:
             yield group
             group, weight = [], 0
         group.append(entry)
