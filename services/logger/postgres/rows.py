@@ -28,9 +28,9 @@ from shared.events import ApiRequest, EventBatch, SystemEvent
 ItemT = TypeVar("ItemT")
 KeyT = TypeVar("KeyT", bound=tuple[Any, ...])
 FEW = 50
-FIRST_PART, GROWTH = 250, 4
-"""Changes in the first part that is written, and by how much each part is larger than the one before."""
 """Up to this number of updates are given as arrays: one round trip instead of three."""
+FIRST_PART, GROWTH = 250, 4
+"""Changes in the first part that is written, and how many times larger each part is than the one before."""
 # as JSON has it; a text that spells it is looked at too
 _NUL = rb"\u0000"
 _ENCODER = msgspec.json.Encoder()
