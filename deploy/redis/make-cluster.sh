@@ -36,11 +36,23 @@ sees() { # sees NODE NUMBER: it has a link to that many nodes, itself included, 
     [ "$(echo "$seen" | grep -c .)" -eq "$2" ] && ! echo "$seen" | grep -Eq '[ ,](fail\??|handshake|noaddr)[ ,]| disconnected'
 }
 
+# A replica may learn its master's new address from others and still call the former one: it is told to follow it again.
+follows() { # follows NODE: it is a master, or has the data of its master
+    said=$(at "$1" INFO replication 2>/dev/null | tr -d '\r') || return 1
+    ! echo "$said" | grep -qx 'role:master\|master_link_status:up' || return 0
+    seen=$(at "$1" CLUSTER NODES 2>/dev/null) || return 1
+    master=$(echo "$seen" | sed -n 's/.*[ ,]myself[^ ]* \([^ ]*\) .*/\1/p')
+    address=$(echo "$seen" | sed -n "s/^$master \(.*:[0-9]*\)@.*/\1/p")
+    called=$(echo "$said" | sed -n 's/^master_host://p'):$(echo "$said" | sed -n 's/^master_port://p')
+    [ "$called" = "$address" ] || at "$1" CLUSTER REPLICATE "$master" >/dev/null 2>&1 || :
+    return 1
+}
+
 # One MEET is not enough: a node that does not know yet that another is away tells everybody its former address again.
 all_are_joined() { # all_are_joined NODE…: introduces those that do not see all others to the first
     joined=true
     for node in "$@"; do
-        sees "$node" "$#" && continue
+        sees "$node" "$#" && follows "$node" && continue
         joined=false
         address=$(getent hosts "$node" | cut -d ' ' -f 1 | head -n 1)
         [ "$node" = "$first" ] || [ -z "$address" ] || at "$first" CLUSTER MEET "$address" 6379 >/dev/null 2>&1 || :
@@ -84,7 +96,7 @@ while sleep "$WATCH_S"; do
     if all_are_joined "$@"; then
         apart=false
     elif ! "$apart"; then
-        echo "some nodes do not see all others; joining them again until they do"
+        echo "some nodes do not see all others, or have no data; joining them again until they do"
         apart=true
     fi
 done

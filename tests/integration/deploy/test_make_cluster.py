@@ -72,12 +72,13 @@ class Nodes:
         """Return where a node is now."""
         return self.by_name[name].port
 
-    def all_see_all(self) -> bool:
-        """Return whether each node has a link to every other one, takes none for failed, and serves."""
+    def all_are_joined(self) -> bool:
+        """Return whether each node has a link to every other one, takes none for failed, serves and follows."""
         links = [text_of(self.port(name), "CLUSTER NODES") for name in NAMES]
         states = [text_of(self.port(name), "CLUSTER INFO") for name in NAMES]
         whole = all(text.count(" connected") == len(NAMES) and ",fail" not in text for text in links)
-        return whole and all("cluster_state:ok" in text for text in states)
+        following = [read_info(self.port(name), "replication").get("master_link_status", "up") for name in NAMES]
+        return whole and all("cluster_state:ok" in text for text in states) and set(following) == {"up"}
 
     def destroy(self) -> None:
         """End the script and all nodes."""
@@ -109,7 +110,7 @@ async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
 
 async def test_the_nodes_are_three_masters_with_a_replica_each(nodes: Nodes) -> None:
     """The first half of them have all slots, the others the data of one master each."""
-    await wait_for(nodes.all_see_all, PATIENCE_S, "all nodes to see each other")
+    await wait_for(nodes.all_are_joined, PATIENCE_S, "all nodes to be joined")
     for master, replica in zip(NAMES[:3], NAMES[3:], strict=True):
         assert read_info(nodes.port(master), "replication")["role"] == "master"
         said = read_info(nodes.port(replica), "replication")
@@ -126,5 +127,5 @@ async def test_nodes_that_come_back_elsewhere_find_each_other(nodes: Nodes) -> N
             nodes.by_name[name].stop()
         for name in gone:
             nodes.start(name)
-        await wait_for(nodes.all_see_all, PATIENCE_S, f"{gone} to be joined again")
+        await wait_for(nodes.all_are_joined, PATIENCE_S, f"{gone} to be joined again")
     assert text_of(owner.port, "GET {kept}") == "yes"
