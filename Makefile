@@ -15,9 +15,9 @@ STAMP  := $(VENV)/.installed
 # A process that may not write what it compiled compiles every module again: a service then starts in three seconds, not one.
 unexport PYTHONDONTWRITEBYTECODE
 SERVICES := $(subst /,.,$(basename $(wildcard services/*/main.py)))
-# Most tests wait for something, so run a few more processes than cores; tests with time bounds run alone. Files run in
+# Most tests wait for something, so run more processes than cores; tests with time bounds run alone. Files run in
 # the order of their paths: the longest tests come first, and the short ones of tests/unit fill the end.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 # the first interpreter on PATH that is new enough and can create an environment
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)

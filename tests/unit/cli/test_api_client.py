@@ -195,3 +195,22 @@ async def test_a_patient_client_waits_for_a_service_that_restarts(api: Api) -> N
         with pytest.raises(RefusedError, match="nothing here"):
             await client.get("/y")
         assert len(api.asked) == 1
+
+
+async def test_a_get_outlasts_a_moment_without_redis(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GET is repeated after 503 for a while, a change is not, and the last refusal is told."""
+    api.answers["/x"] = (503, b'{"code": "QUEUE_UNAVAILABLE", "message": "away"}')
+    async with aiohttp.ClientSession() as http:
+        client = ApiClient(http, api.url)
+        reading = asyncio.create_task(client.get("/x"))
+        await wait_for(lambda: len(api.asked) > 1, 10, "a second try")
+        api.answers["/x"] = (200, b'{"found": 1}')
+        assert await reading == {"found": 1}
+        api.answers["/x"] = (503, b'{"code": "QUEUE_UNAVAILABLE", "message": "away"}')
+        api.asked.clear()
+        with pytest.raises(RefusedError, match="away"):
+            await client.post("/x")
+        assert len(api.asked) == 1
+        monkeypatch.setattr("services.cli.api_client._WHILE_UNAVAILABLE_S", 0.0)
+        with pytest.raises(RefusedError, match="away"):
+            await client.get("/x")

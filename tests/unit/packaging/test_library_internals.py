@@ -44,7 +44,7 @@ NAMES = {
     },
     ("services.email_sender.protocol", "aiosmtplib.protocol"): {"SMTPProtocol"},
     ("services.ingest.blasts.multipart", "aiohttp.http_exceptions"): {"BadHttpMessage"},
-    ("services.ingest.http.app", "aiohttp.web_urldispatcher"): {"MatchInfoError", "UrlDispatcher"},
+    ("services.ingest.http.app", "aiohttp.web_urldispatcher"): {"AbstractRoute", "MatchInfoError", "UrlDispatcher"},
     ("services.ingest.http.bodies", "aiohttp.http_exceptions"): {"TransferEncodingError"},
     ("services.ingest.http.middleware", "aiohttp.typedefs"): {"Handler", "Middleware"},
     ("shared.http_sending.connector", "aiohttp.client_proto"): {"ResponseHandler"},
