@@ -96,11 +96,11 @@ class Consumers:
         self._limits = limits_partition(self.partition.redis, self.partition.channel)
         self._has_rate = False
         self._shares = [_Share(one) for one in self.each]
-        # a stream's name begins with its partition's tag
         self._ask_all_at = 0.0
         self._few, self._few_until = 1, 0.0
         self._passed_over = 0
         self._turn, self._turn_until, self._spaced_until = self._shares[0], 0.0, 0.0
+        # a stream's name begins with its partition's tag
         self._places = {one.partition.keys.tag: place for place, one in enumerate(self.each)}
         self._beginning: set[asyncio.Task[Begun]] = set()
         self._late: list[asyncio.Task[Begun]] = []
