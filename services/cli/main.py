@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -44,6 +45,21 @@ _console = Console(stderr=True, highlight=False)
 def run() -> None:
     """Run the command line; the environment is passed to the commands as the context's object."""
     app(obj=dict(os.environ))
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"kurir {version('kurir')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all(
+    _asked: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

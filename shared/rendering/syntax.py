@@ -23,6 +23,9 @@ _NodeT = TypeVar("_NodeT", bound=nodes.Node)
 
 # names with a meaning in jinja2
 RESERVED = frozenset({"self", "super", "caller", "varargs", "kwargs", "namespace", "cycler", "joiner", "lipsum"})
+# and those that do not mean a variable everywhere: `not` begins a negation, and inside a loop `loop` is the loop. Other
+# words of the language (`if`, `for`, `in`, `and` …) mean a variable wherever a value can be.
+NOT_NAMES = RESERVED | {"true", "True", "false", "False", "none", "None", "not", "loop"}
 
 _BINARY: dict[type[nodes.Node], str] = {
     nodes.Add: "*add",

@@ -15,7 +15,7 @@ from shared.channels import CHANNELS, EMAIL, WHATSAPP
 from shared.nearest import Hints
 from shared.rendering import BUILT_IN, CompiledTemplate, RenderError, compile_template
 from shared.rendering.languages import is_language
-from shared.rendering.syntax import RESERVED
+from shared.rendering.syntax import NOT_NAMES
 from shared.rendering.whatsapp import MEDIA, Parameter, buttons_of, split_media
 from shared.templates import Template, Variable, WhatsAppContent
 
@@ -26,6 +26,11 @@ _GIVEN = "unsubscribe_url"
 _SHOWN = frozenset({"name", "email", "phone"})
 # https://developers.facebook.com/docs/whatsapp: one header parameter; at most ten buttons, except in carousels
 _MOST_HEADERS, _MOST_BUTTONS = 1, 10
+# the same source: names of templates are in lower case; a language is `id`, or with its region `pt_BR`
+_APPROVED_NAME = re.compile(r"[a-z0-9_]+")
+_LANGUAGE = re.compile(r"([a-z]{2,3})(?:_([A-Z]{2}))?")
+_LANGUAGE_LIKE = re.compile(r"([a-z]{2,3})(?:[_-]([a-z]{2}))?", re.IGNORECASE)
+_NAMESPACE = re.compile(r"[!-~]*")
 _SAMPLES = {
     "string": "example",
     "number": 1,
@@ -119,17 +124,25 @@ def _character_problems(template: Template) -> Iterator[Problem]:
             yield Problem(part, "INVALID_CHARACTERS", f"{part} contains control characters, which no mail may have")
 
 
-def _bad_name(name: str) -> str:
-    rule = "use letters, digits and underscores, beginning with a letter, and no reserved word"
-    return f"{name[:60]!r} cannot be a variable's name: {rule}"
+def _name_problem(name: str) -> str:
+    """Return why a variable cannot have this name, "" if it can."""
+    if not _NAME.fullmatch(name):
+        why = "use letters, digits and underscores, beginning with a letter"
+    elif name == _GIVEN:
+        why = "every template has it, so use it without declaring it"
+    elif name in NOT_NAMES:
+        why = f"this word has a meaning of its own in templates; choose another name, such as {name.lower()}_value"
+    else:
+        return ""
+    return f"{name[:60]!r} cannot be a variable's name: {why}"
 
 
 def _variable_problems(template: Template, region: str) -> Iterator[Problem]:
     seen: set[str] = set()
     for position, one in enumerate(template.variables):
         path = f"variables[{position}]"
-        if not _NAME.fullmatch(one.name) or one.name in RESERVED or one.name == _GIVEN:
-            yield Problem(f"{path}.name", "INVALID_VALUE", _bad_name(one.name))
+        if problem := _name_problem(one.name):
+            yield Problem(f"{path}.name", "INVALID_VALUE", problem)
         elif one.name in seen:
             yield Problem(f"{path}.name", "INVALID_VALUE", f"{one.name} is declared twice")
         elif one.sensitive and one.name in _SHOWN:
@@ -146,8 +159,8 @@ def _variable_problems(template: Template, region: str) -> Iterator[Problem]:
                 continue
             try:
                 check(value)
-            except ValueProblem as problem:
-                yield Problem(f"{path}.{field}", problem.code, f"{one.name}'s {field} {problem}")
+            except ValueProblem as unfit:
+                yield Problem(f"{path}.{field}", unfit.code, f"{one.name}'s {field} {unfit}")
 
 
 def _whatsapp_problems(template: Template) -> list[Problem]:
@@ -159,7 +172,7 @@ def _whatsapp_problems(template: Template) -> list[Problem]:
         ("bodyVariables", content.body_variables, len(content.body_variables)),
         ("buttonVariables", [one.value for _, one in buttons_of(content)], _MOST_BUTTONS),
     )
-    problems, hints = list(_button_problems(content)), Hints()
+    problems, hints = [*_approved_problems(content), *_button_problems(content)], Hints()
     for field, names, most in kinds:
         if len(names) > most:
             what = f"a WhatsApp template can have at most {most} of these, not {len(names)}"
@@ -172,6 +185,25 @@ def _whatsapp_problems(template: Template) -> list[Problem]:
             else:
                 problems += _parameter_problems(template, path, value, hints)
     return problems
+
+
+def _approved_problems(content: WhatsAppContent) -> Iterator[Problem]:
+    """Yield what cannot be the name, language or namespace of an approved template: every message would be refused."""
+    if not _APPROVED_NAME.fullmatch(content.template_name):
+        what = (
+            f"{content.template_name[:60]!r} cannot be the name of an approved template, "
+            "which has lower-case letters a to z, digits and underscores only"
+        )
+        yield Problem("whatsapp.templateName", "INVALID_VALUE", what)
+    if not _LANGUAGE.fullmatch(content.language):
+        like = _LANGUAGE_LIKE.fullmatch(content.language.strip())
+        meant = f"{like[1].lower()}{f'_{like[2].upper()}' if like[2] else ''}" if like else ""
+        hint = f"write {meant}" if meant else "use the approved template's code, such as id, en or pt_BR"
+        what = f"{content.language!r} is not a language code of WhatsApp: {hint}"
+        yield Problem("whatsapp.language", "INVALID_VALUE", what)
+    if not _NAMESPACE.fullmatch(content.namespace):
+        what = "a namespace has neither spaces nor characters outside ASCII"
+        yield Problem("whatsapp.namespace", "INVALID_VALUE", what)
 
 
 def _parameter_problems(template: Template, path: str, written: str, hints: Hints) -> Iterator[Problem]:
