@@ -45,6 +45,7 @@ maillog_file_prefixes = {home}
 myhostname = mx.example.net
 mydestination =
 mynetworks =
+fast_flush_domains =
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
 alias_maps =
