@@ -1,6 +1,7 @@
 """The driver's client and its pools, as the queue uses them: bounded, without retries, with commands packed in C.
 
-Calls of scripts share one connection to each server (`shared_connection`); all other commands use the pool.
+Calls of scripts share one connection to each server (`shared_connection`), and commands about single keys another one,
+so that no call waits behind a large value. All other commands use the pool.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from redis.backoff import NoBackoff
 from shared.queue.shared_connection import SharedConnection
 
 _OF_SCRIPTS = frozenset({"EVALSHA", "EVAL"})
+# they block nothing, and what they cost is the driver's way through its pool
+_OF_KEYS = frozenset({"HGET", "HMGET", "HSETNX", "EXISTS", "PEXPIRE", "PERSIST", "ZADD", "ZREM", "XADD"})
+_FOR_CACHES = {"keys"}
 
 
 class QueueRedis(Redis):
@@ -29,21 +33,34 @@ class QueueRedis(Redis):
     replicas = 0
     clustered = False
     _shared: SharedConnection | None = None
+    _shared_by_keys: SharedConnection | None = None
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command and return its reply; raises the driver's errors."""
-        if args[0] in _OF_SCRIPTS and not options:
+        name = args[0]
+        if name in _OF_SCRIPTS and not options:
             if self._shared is None:
-                self._shared = SharedConnection(cast("BlockingConnectionPool", self.connection_pool))
+                self._shared = self._share()
             if not self._shared.is_jammed:
                 return await self._shared.call(args)
+        elif name in _OF_KEYS and options.keys() <= _FOR_CACHES:
+            if self._shared_by_keys is None:
+                self._shared_by_keys = self._share()
+            if not self._shared_by_keys.is_jammed:
+                reply = await self._shared_by_keys.call(args)
+                read = self.response_callbacks.get(name)
+                return reply if read is None else read(reply)
         driver: Any = super()
         return await driver.execute_command(*args, **options)
 
+    def _share(self) -> SharedConnection:
+        return SharedConnection(cast("BlockingConnectionPool", self.connection_pool))
+
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close all connections; calls under way fail."""
-        if self._shared is not None:
-            await self._shared.aclose()
+        for shared in (self._shared, self._shared_by_keys):
+            if shared is not None:
+                await shared.aclose()
         await super().aclose(close_connection_pool)
 
     async def node_of(self, key: str) -> Redis:

@@ -8,6 +8,7 @@ request asks.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
@@ -82,17 +83,41 @@ class BacklogRoom:
     producer: Producer
     clock: Clock
     _shares: dict[str, _Share] = field(default_factory=dict)
+    _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def take(self, channel: str, adding: int) -> None:
         """Raise QueueFullError where that many more messages would exceed the limits of the backlog."""
+        if adding <= _AHEAD:
+            if self._take(channel, adding):
+                return
+            with suppress(QueueFullError):
+                await asyncio.shield(self._ask_ahead(channel, adding))
+                if self._take(channel, adding):
+                    return
+        await self.producer.check_backlog(channel, adding)
+
+    def _take(self, channel: str, adding: int) -> bool:
+        """Take from what is known, if it suffices."""
         share = self._shares.get(channel)
-        if share is not None and adding <= share.left and self.clock.monotonic() < share.until:
-            share.left -= adding
-            return
-        try:
-            await self.producer.check_backlog(channel, adding + _AHEAD)
-        except QueueFullError:
-            self._shares.pop(channel, None)
-            await self.producer.check_backlog(channel, adding)
-        else:
-            self._shares[channel] = _Share(_AHEAD, self.clock.monotonic() + _GOOD_FOR_S)
+        if share is None or adding > share.left or self.clock.monotonic() >= share.until:
+            return False
+        share.left -= adding
+        return True
+
+    def _ask_ahead(self, channel: str, adding: int) -> asyncio.Task[None]:
+        """Ask for a share; all who come meanwhile wait for this answer, and get its error."""
+        task = self._asking.get(channel)
+        if task is None:
+            task = self._asking[channel] = asyncio.create_task(self._share(channel, adding + _AHEAD))
+            task.add_done_callback(lambda done: self._has_asked(channel, done))
+        return task
+
+    def _has_asked(self, channel: str, task: asyncio.Task[None]) -> None:
+        del self._asking[channel]
+        if not task.cancelled():
+            task.exception()  # raised to those who wait, if any
+
+    async def _share(self, channel: str, wanted: int) -> None:
+        self._shares.pop(channel, None)
+        await self.producer.check_backlog(channel, wanted)
+        self._shares[channel] = _Share(wanted, self.clock.monotonic() + _GOOD_FOR_S)

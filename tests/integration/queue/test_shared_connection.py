@@ -78,6 +78,32 @@ async def test_calls_at_once_share_a_connection_and_get_their_own_replies(redis_
         await client.aclose()
 
 
+async def test_commands_about_keys_share_a_connection_of_their_own(redis_url: str) -> None:
+    """Their replies are what the driver makes of them; no script waits behind a large value that one of them reads."""
+    client: Any = connect(redis_url)
+    try:
+        numbers = range(100)
+        assert await asyncio.gather(*(client.hsetnx("h", f"f{one}", one) for one in numbers)) == [1] * 100
+        assert await asyncio.gather(*(client.hget("h", f"f{one}") for one in numbers)) == [
+            b"%d" % one for one in numbers
+        ]
+        assert await client.hmget("h", ["f1", "none"]) == [b"1", None]
+        assert (await client.exists("h", "none"), await client.pexpire("h", 60_000), await client.persist("none")) == (
+            1,
+            True,
+            False,
+        )
+        assert (await client.zadd("z", {"a": 1}), await client.zrem("z", "a")) == (1, 1)
+        assert await client.xlen("x") == 0
+        await client.xadd("x", {"d": b"1"})
+        await echo(client, "a")
+        names = sorted(one["cmd"].split("|")[0] for one in await client.client_list())
+        assert (names.count("xadd"), names.count("evalsha") + names.count("eval")) == (1, 1)
+        assert not {"hget", "hmget", "hsetnx", "zadd", "zrem", "exists", "pexpire", "persist"} & set(names)
+    finally:
+        await client.aclose()
+
+
 async def test_a_lost_connection_fails_all_calls_under_way_once() -> None:
     """They may have been run, so none is sent again by itself; the next call opens a connection."""
     received: list[bytes] = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
 
 from services.ingest.storage.availability import BacklogRoom
-from shared.errors import QueueFullError
+from shared.errors import QueueFullError, QueueUnavailableError
 
 
 class _Clock:
@@ -30,10 +31,14 @@ class _Backlog:
         self.limit = limit
         self.waiting = 0
         self.asked = 0
+        self.away = False
 
     async def check_backlog(self, channel: str, adding: int = 0) -> None:
         assert channel == "email"
         self.asked += 1
+        await asyncio.sleep(0)
+        if self.away:
+            raise QueueUnavailableError("away")
         if self.waiting + adding > self.limit:
             raise QueueFullError("full", 30)
 
@@ -66,3 +71,16 @@ async def test_near_its_limit_every_message_queries_redis() -> None:
         await room.take("email", 1)
     backlog.waiting -= 1
     await room.take("email", 1)
+
+
+async def test_messages_that_come_together_query_redis_once() -> None:
+    """Fifty requests find no known room: one asks, the others wait for its answer; also for its error."""
+    room, backlog, _ = _room(10_000)
+    await asyncio.gather(*(room.take("email", 1) for _ in range(50)))
+    assert backlog.asked == 1
+
+    room, backlog, _ = _room(10_000)
+    backlog.away = True
+    outcomes = await asyncio.gather(*(room.take("email", 1) for _ in range(50)), return_exceptions=True)
+    assert [type(one) for one in outcomes] == [QueueUnavailableError] * 50
+    assert backlog.asked == 1
