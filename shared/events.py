@@ -7,7 +7,9 @@ the epoch on the producer's clock.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Literal
 
 import msgspec
@@ -135,13 +137,37 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
 
 
 class Swept(msgspec.Struct, frozen=True, array_like=True, tag="swept"):
-    """Waiting, untried jobs ended together; this is the same as an `Ended` without an attempt for each."""
+    """Waiting, untried jobs ended together, as an earlier version reports it; the same as an `Ended` for each."""
 
     at_ms: int
     status: Status
     error_class: str
     message: str
     jobs: list[Job]
+
+
+class SweptRanges(msgspec.Struct, frozen=True, array_like=True, tag="swept_ranges"):
+    """Waiting, untried jobs of a blast ended together: those of each range of recipient indexes, `(first, last)`.
+
+    Every index of a range is one of a job. This is the same as an `Ended` without an attempt and an address for each.
+    """
+
+    at_ms: int
+    status: Status
+    error_class: str
+    message: str
+    blast_id: str
+    channel: str
+    run: int
+    ranges: list[tuple[int, int]]
+
+    def __len__(self) -> int:
+        """Return the number of jobs."""
+        return sum(last - first + 1 for first, last in self.ranges)
+
+    def indexes(self) -> Iterator[int]:
+        """Yield the recipient index of each job."""
+        return chain.from_iterable(range(first, last + 1) for first, last in self.ranges)
 
 
 class Receipts(msgspec.Struct, frozen=True, array_like=True, tag="receipts"):
@@ -255,6 +281,7 @@ Event = (
     | Deferred
     | Ended
     | Swept
+    | SweptRanges
     | Receipts
     | BlastAccepted
     | BlastChanged

@@ -30,6 +30,7 @@ from shared.events import (
     Sent,
     SuppressionsAdded,
     Swept,
+    SweptRanges,
     SystemEvent,
 )
 
@@ -49,6 +50,11 @@ def rank_of(run: int, kind: int, attempt: int, at_ms: int, ordinal: int) -> int:
     """Return a state's rank as an integer of 62 bits: run, kind, attempt, time, ordinal."""
     since = min(max(at_ms - EPOCH_MS, 0), (1 << 41) - 1)
     return min(run, 1023) << 52 | kind << 50 | min(attempt, 63) << 44 | since << 3 | ordinal
+
+
+def rank_of_swept(event: Swept | SweptRanges, run: int) -> int:
+    """Return the rank of jobs that were swept."""
+    return rank_of(run, _ENDED, 0, event.at_ms, _ORDINALS[event.status])
 
 
 class JobChange(msgspec.Struct, gc=False):
@@ -81,10 +87,13 @@ class JobChange(msgspec.Struct, gc=False):
 class Folded(msgspec.Struct):
     """A folded batch of events; `passed` counts the retries and deferrals, which a row's final state does not show.
 
+    `swept` changes jobs too, after those of `jobs`; `unlike` are the changes of those that had to be merged one by one.
     `notices` change no row: only webhooks report them.
     """
 
     jobs: dict[str, JobChange] = {}
+    swept: list[SweptRanges] = []
+    unlike: list[JobChange] = []
     attempts: list[tuple[Any, ...]] = []
     blasts: list[BlastAccepted | BlastChanged | BlastChannelEnded] = []
     requests: list[ApiRequest] = []
@@ -227,11 +236,15 @@ def _swept(folded: Folded, event: Swept) -> None:
         change = _seen(folded, job.job_id, job.run, 0, event.at_ms)
         if not change.address:
             change.address, change.name = job.recipient.address, job.recipient.name
-        rank = rank_of(job.run, _ENDED, 0, event.at_ms, _ORDINALS[event.status])
+        rank = rank_of_swept(event, job.run)
         if rank > change.rank:
             _set_state(change, rank, event.status, event.at_ms)
             change.error_class, change.error_code = event.error_class, ""
             change.error_message, change.duration_ms = event.message, 0
+
+
+def _swept_ranges(folded: Folded, event: SweptRanges) -> None:
+    folded.swept.append(event)
 
 
 def _blast(folded: Folded, event: BlastAccepted | BlastChanged | BlastChannelEnded) -> None:
@@ -263,6 +276,7 @@ _FOLDERS: dict[type, Callable[[Folded, Any], None]] = {
     Deferred: _deferred,
     Ended: _ended,
     Swept: _swept,
+    SweptRanges: _swept_ranges,
     BlastAccepted: _blast,
     BlastChanged: _blast,
     BlastChannelEnded: _blast,

@@ -29,6 +29,19 @@ class Deliveries:
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
 
+class Together(NamedTuple):
+    """Jobs of a blast that end together in a run, and the state that their rows get; `at` is the time as in a row."""
+
+    blast_id: str
+    job_ids: Sequence[str]
+    status: str
+    error_class: str
+    message: str
+    run: int
+    at: str
+    rank: int
+
+
 class OldJob(NamedTuple):
     """What retention knows of a message that it deletes."""
 
@@ -58,6 +71,13 @@ class RowWriter(Protocol):
 
     def write_jobs(self, connection: Database, merged: Merged) -> None:
         """Write the rows of jobs, their dead letters, and the bounds of the ids of each minute."""
+        ...
+
+    def end_together(self, connection: Database, together: Together, was: str) -> int:
+        """End the messages that have this status in this run; return how many.
+
+        Left alone are those that lack what their `Queued` says or when it was, and those with a higher rank.
+        """
         ...
 
     def write_tally(self, connection: Database, tally: Tally) -> None:

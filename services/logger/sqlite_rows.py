@@ -13,7 +13,16 @@ import orjson
 from services.logger.database import Database, Rows
 from services.logger.folding import JobChange
 from services.logger.merging import Known, Merged, Tally
-from services.logger.row_writing import Alike, BringsRows, Deliveries, OldJob, RowWriter, first_and_last, metadata_of
+from services.logger.row_writing import (
+    Alike,
+    BringsRows,
+    Deliveries,
+    OldJob,
+    RowWriter,
+    Together,
+    first_and_last,
+    metadata_of,
+)
 from shared.clock import rfc3339
 from shared.events import ApiRequest, EventBatch, SystemEvent
 
@@ -43,6 +52,13 @@ UPDATE message_logs SET status = ?, error_message = ?, message_id = ?, attempts 
     error_class = ?, error_code = ?, response = ?, duration_ms = ?, next_at = ?, state_rank = ?,
     subject = coalesce(?, subject)
 WHERE id = ?
+"""
+# `+`: of the two indexes that could be used, that of statuses has nearly all rows
+_END_TOGETHER = """
+UPDATE message_logs SET status = ?1, error_message = ?2, message_id = NULL, updated_at = ?3, error_class = ?4,
+    error_code = '', response = NULL, duration_ms = 0, next_at = NULL, state_rank = ?5
+WHERE job_id IN (SELECT value FROM json_each(?6)) AND +status = ?7 AND run = ?8 AND state_rank < ?5
+    AND template_name <> '' AND created_at <= ?3
 """
 _COMPLETE = """
 UPDATE message_logs SET recipient_email = coalesce(recipient_email, ?1),
@@ -169,6 +185,12 @@ class SqliteRows:
         connection.executemany(_LETTER, merged.letters)
         connection.executemany(_CREATED, first_and_last(merged.created))
         connection.executemany(_BOUND_CREATED, merged.predated)
+
+    def end_together(self, connection: Database, together: Together, was: str) -> int:
+        """End the messages that have this status in this run; return how many."""
+        _, job_ids, status, error_class, message, run, at, rank = together
+        values = (status, message, at, error_class, rank, orjson.dumps(job_ids).decode(), was, run)
+        return connection.execute(_END_TOGETHER, values).rowcount
 
     def write_tally(self, connection: Database, tally: Tally) -> None:
         """Change the counts."""

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from services.logger.blast_rows import settle_states, write_blasts
 from services.logger.database import Database
 from services.logger.early_receipts import Incoming, wake_early
-from services.logger.folding import Folded, fold
+from services.logger.folding import Folded, JobChange, fold
 from services.logger.merging import RETRIED, Tally, merge
 from services.logger.receipts import Delays, apply_receipts, incoming_of
 from services.logger.sqlite_rows import rows_of
-from services.logger.webhooks.journal import Happened, write_journal
+from services.logger.sweeping import changes_of, end_ranges, job_ids_of
+from services.logger.webhooks.journal import Happened, read_wanted, write_journal
 from services.logger.webhooks.results import FAILS_FOR_MS, Report, apply_reports, note_reported
 from shared.channels import WEBHOOK
 from shared.clock import Clock, SystemClock, rfc3339
@@ -113,7 +115,7 @@ class EventWriter:
         folded = ahead[1] if ahead is not None and of_all else fold(events)
         happened = Happened(notices=folded.notices)
         applied.written = _write(connection, folded, happened, lambda: self._fold_ahead(following))
-        woken = wake_early(connection, folded.jobs.values())
+        woken = wake_early(connection, chain(folded.jobs.values(), folded.unlike))
         noted = apply_receipts(connection, [*woken, *receipts], now_ms)
         applied.written.delays, applied.written.suppressions = noted.delays, noted.suppressions
         happened.receipts = noted.new
@@ -166,13 +168,12 @@ def _write(connection: Database, folded: Folded, happened: Happened, meanwhile: 
     """
     written, rows = Written(), rows_of(connection)
     touched = write_blasts(connection, folded.blasts)
-    if folded.jobs:
-        known = {row.job_id: row for row in rows.find_known(connection, list(folded.jobs))}
+    if folded.jobs or folded.swept:
         tally = Tally()
-        for some in rows.parts(list(folded.jobs.values())):
-            merged = merge(some, known, tally)
-            rows.write_jobs(connection, merged)
-            happened.messages += merged.ended
+        if folded.jobs:
+            _write_jobs(connection, list(folded.jobs.values()), tally, happened)
+        if folded.swept:
+            _write_swept(connection, folded, tally, happened)
         meanwhile()
         _count_passed(tally, folded)
         rows.write_tally(connection, tally)
@@ -186,6 +187,28 @@ def _write(connection: Database, folded: Folded, happened: Happened, meanwhile: 
     happened.blasts = settle_states(connection, touched)
     written.ended_blasts = [one.blast_id for one in happened.blasts if one.ended]
     return written
+
+
+def _write_jobs(connection: Database, changes: Sequence[JobChange], tally: Tally, happened: Happened) -> None:
+    rows = rows_of(connection)
+    known = {row.job_id: row for row in rows.find_known(connection, [change.job_id for change in changes])}
+    for some in rows.parts(changes):
+        merged = merge(some, known, tally)
+        rows.write_jobs(connection, merged)
+        happened.messages += merged.ended
+
+
+def _write_swept(connection: Database, folded: Folded, tally: Tally, happened: Happened) -> None:
+    """Write ranges of jobs: together, unless a client's webhook wants an event for each."""
+    wanted = read_wanted(connection)
+    for event in folded.swept:
+        if wanted(f"message.{event.status}", event.channel):
+            unlike = list(changes_of(event, list(job_ids_of(event))))
+        else:
+            unlike = end_ranges(connection, rows_of(connection), event, tally)
+        if unlike:
+            _write_jobs(connection, unlike, tally, happened)
+            folded.unlike += unlike
 
 
 def _count_passed(tally: Tally, folded: Folded) -> None:

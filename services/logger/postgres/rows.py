@@ -21,7 +21,7 @@ from services.logger.postgres.connecting import PostgresDatabase
 from services.logger.postgres.days import DAY_BITS, day_of, day_of_blast
 from services.logger.postgres.schema import make_day
 from services.logger.postgres.translating import clean
-from services.logger.row_writing import Alike, Deliveries, OldJob, metadata_of
+from services.logger.row_writing import Alike, Deliveries, OldJob, Together, metadata_of
 from shared.clock import rfc3339
 from shared.events import ApiRequest, EventBatch, SystemEvent
 
@@ -122,6 +122,14 @@ class PostgresRowWriter:
         database.copy("given_updates", (*sql.UPDATED, "id"), rows)
         for day in days:
             database.start(sql.UPDATE_MANY.format(day=day))
+
+    def end_together(self, connection: Database, together: Together, was: str) -> int:
+        """End the messages that have this status in this run; return how many."""
+        database, day = _own(connection), day_of_blast(together.blast_id)
+        self._need(database, day)
+        _, job_ids, status, error_class, message, run, at, rank = together
+        values = (status, clean(message), at, clean(error_class), rank, list(job_ids), was, run)
+        return database.run(sql.END_TOGETHER.format(day=day), *values).rowcount
 
     def write_tally(self, connection: Database, tally: Tally) -> None:
         """Change the counts; those of rows follow from those of blasts, whose ids have the day."""

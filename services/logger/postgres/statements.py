@@ -74,6 +74,12 @@ _UPDATE = (
 )
 UPDATE = _UPDATE.format(given=_given({**UPDATED, "id": "bigint"}))
 UPDATE_MANY = _UPDATE.format(given="given_updates AS given") + f" AND given.id >> {DAY_BITS} = {{day}}"
+END_TOGETHER = """
+UPDATE message_logs_{day} SET status = $1::text, error_message = $2::text, message_id = NULL, updated_at = $3::text,
+    error_class = $4::text, error_code = '', response = NULL, duration_ms = 0, next_at = NULL, state_rank = $5::bigint
+WHERE job_id = ANY($6::text[]) AND status = $7::text AND run = $8::bigint AND state_rank < $5::bigint
+    AND template_name <> '' AND created_at <= $3::text
+"""
 COMPLETE = f"""
 UPDATE message_logs_{{day}} AS m SET recipient_email = coalesce(m.recipient_email, given.recipient_email),
     recipient_phone = coalesce(m.recipient_phone, given.recipient_phone),

@@ -5,7 +5,7 @@
 -- PARTS files
 -- ARGV  1 head of the event batch · 2 ms to keep an ended blast · 3 status · 4 blast id · 5 id from which the
 --       page begins · 6 most entries per page · 7 the packed fields of an `Ended` from its status to its job ·
---       8 the packed fields of a `Swept` from its status to its message
+--       8 the packed fields of a `SweptRanges` from its status to its message
 -- Result  {id from which the next page begins or "", jobs ended, jobs in flight and not touched}
 -- A page ends early after about a megabyte, because Redis is blocked meanwhile. Jobs that this server cannot read are left
 -- to the senders, which end them when they reach them. Blasts with files have smaller pages, because each job is read.
@@ -14,7 +14,7 @@
 local now_ms, status, blast = math.floor(now_us() / 1000), ARGV[3], ARGV[4]
 local stream, most, ending = C .. ':jobs:bulk:' .. blast, tonumber(ARGV[6]), ARGV[7]
 if has_files(blast) then most = math.min(most, 25) end
-local LARGE, PAGE_BYTES, STEP = 1024, 1048576, 20
+local PAGE_BYTES, STEP = 1048576, 20
 
 -- XRANGE can only be bounded by a number, so a page is read in steps, small ones if the entries are large.
 local entries, last_id, following = {}, nil, ARGV[5]
@@ -47,13 +47,23 @@ local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'scheduled_w
 local scheduled = v[2] and math.max(tonumber(v[1] or 0), 0) or 0 -- how many of these are left
 local events, acks, dels, flying = {}, {}, {}, 0
 
--- Nearly all jobs of a page wait as they were enqueued. These go into one `Swept`, with their bytes unchanged, unless they
--- are large: the events would then hold the memory that a cancellation is to free.
+-- Nearly all jobs of a page wait as they were enqueued, in the order of their indexes. These go into one `SweptRanges`,
+-- which has the first and last index of each range. A run of 256 and more has three bytes: such jobs are read.
 local START = '\157' .. cmsgpack.pack(blast)
-local untried, by_ends = {}, not any_cancel and not any_stall and not has_files(blast)
+local PLACE, CHANNEL = #START + 1, channel_name()
+local by_ends = not any_cancel and not any_stall and not has_files(blast)
+local first, last, ranges, range_run, untried = nil, nil, {}, nil, 0
 
-local function goes_unread(raw)
-  return by_ends and #raw <= LARGE and is_untried(raw) and string.sub(raw, 1, #START) == START
+-- Return the index and the run of a job that can go unread, by its first and last bytes.
+local function ends_of(raw)
+  if not by_ends or not is_untried(raw) or string.sub(raw, 1, #START) ~= START then return nil end
+  local run, a, b, c, d, e = string.byte(raw, -6), string.byte(raw, PLACE, PLACE + 4)
+  if run > 127 or string.byte(raw, -8) == 0xcd then return nil end
+  if a < 0x80 then return a, run end
+  if a == 0xcc then return b, run end
+  if a == 0xcd then return b * 256 + c, run end
+  if a == 0xce then return ((b * 256 + c) * 256 + d) * 256 + e, run end
+  return nil
 end
 
 local function leave_scheduled(n)
@@ -62,14 +72,40 @@ local function leave_scheduled(n)
   scheduled = scheduled - left
 end
 
-local function swept()
-  local n = #untried
+local function end_range()
+  if first then ranges[#ranges + 1] = '\146' .. cmsgpack.pack(first, last) end
+  first = nil
+end
+
+local function end_ranges()
+  end_range()
+  local n = #ranges
   if n == 0 then return end
-  count(blast, status, n)
-  count_channel(status, n)
-  leave_scheduled(n)
-  local list = '\220' .. string.char(math.floor(n / 256), n % 256) .. table.concat(untried)
-  events[#events + 1] = '\150' .. cmsgpack.pack('swept', now_ms) .. ARGV[8] .. list
+  local list = '\220' .. string.char(math.floor(n / 256), n % 256) .. table.concat(ranges)
+  events[#events + 1] = '\153' .. cmsgpack.pack('swept_ranges', now_ms) .. ARGV[8] .. cmsgpack.pack(blast, CHANNEL, range_run) .. list
+  ranges = {}
+end
+
+local function add_to_range(index, run)
+  if run ~= range_run then
+    end_ranges()
+    range_run = run
+  end
+  if first and index == last + 1 then
+    last = index
+  else
+    end_range()
+    first, last = index, index
+  end
+  untried = untried + 1
+end
+
+local function count_untried()
+  end_ranges()
+  if untried == 0 then return end
+  count(blast, status, untried)
+  count_channel(status, untried)
+  leave_scheduled(untried)
 end
 
 -- An `Ended` event up to its recipient's name: an array of 13.
@@ -105,16 +141,20 @@ for _, entry in ipairs(entries) do
   local row = held[id]
   if row and string.sub(row[2], -3) == ':tx' then
     flying = flying + 1
-  elseif not row and goes_unread(raw) then
-    untried[#untried + 1] = raw
-    dels[#dels + 1] = id
   else
-    local job = read_job(raw)
-    if job then end_read(id, row, job) end
+    local index, run
+    if not row then index, run = ends_of(raw) end
+    if index then
+      add_to_range(index, run)
+      dels[#dels + 1] = id
+    else
+      local job = read_job(raw)
+      if job then end_read(id, row, job) end
+    end
   end
 end
 
-swept()
+count_untried()
 if #acks > 0 then redis.call('XACK', stream, GROUP, unpack(acks)) end
 if #dels > 0 then redis.call('XDEL', stream, unpack(dels)) end
 drop_if_empty(stream)

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from shared.blasts import SPAN, Blast, partition_of, parts_of
 from shared.errors import QueueUnavailableError
-from shared.events import Deferred, Ended, Event, EventBatch, Retrying, Returned, Sent, Swept, pack_event
+from shared.events import Deferred, Ended, Event, EventBatch, Retrying, Returned, Sent, Swept, SweptRanges, pack_event
 from shared.jobs import TERMINAL, Attachment, Job, Lane, Recipient, Status, unpack_job
 from shared.queue.blasts import BlastStore, ChannelProgress
 from shared.queue.connection import connect
@@ -259,6 +259,8 @@ def ends(events: Iterable[Event]) -> Counter[tuple[str, int]]:
     for event in events:
         if isinstance(event, Swept):
             told.update((job.job_id, job.run) for job in event.jobs)
+        elif isinstance(event, SweptRanges):
+            told.update((f"{event.blast_id}:{index}:{event.channel}", event.run) for index in event.indexes())
         elif isinstance(event, Ended) or (isinstance(event, Sent) and not event.late):
             told[event.job_id, event.run] += 1
     return told

@@ -7,11 +7,12 @@ from contextlib import closing
 from itertools import zip_longest
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.logger.postgres.connecting import PostgresDatabase
-from shared.events import BlastChannelEnded, Deferred, Ended, Event, Retrying, Returned, Swept
+from shared.events import BlastChannelEnded, Deferred, Ended, Event, Retrying, Returned, Swept, SweptRanges
 from shared.queue.event_log import EventEntry
 from tests.unit.logger.database import (
     FEWER_ORDERS,
@@ -73,8 +74,17 @@ ENDS: dict[str, list[list[Event]]] = {
         [queued(run=2, at=20_000)],
         [Swept(START_MS + 21_000, "cancelled", "cancelled", "cancelled before it was sent", [job(run=2)])],
     ],
+    "failed, and cancelled in its next run with a range": [
+        [failed(attempt=2, at=11700)],
+        [queued(run=2, at=20_000)],
+        [SweptRanges(START_MS + 21_000, "cancelled", "cancelled", "cancelled", "b", "email", 2, [(0, 0)])],
+    ],
 }
 ENDED: list[Event] = [BlastChannelEnded(START_MS + 30_000, "b", "email", {"total": 1})]
+
+
+def _by_job(row: tuple[Any, ...]) -> str:
+    return str(row[0])
 
 
 def outcome(make_database: MakeDatabase, batches: Sequence[Sequence[EventEntry]]) -> dict[str, list[tuple[Any, ...]]]:
@@ -87,7 +97,7 @@ def outcome(make_database: MakeDatabase, batches: Sequence[Sequence[EventEntry]]
         columns = "job_id, recipient_email, recipient_name, template_id, template_name, subject, status, error_message"
         more = "message_id, attempts, created_at, updated_at, run, error_class, error_code, response, next_at"
         return {
-            "rows": database.rows(f"SELECT {columns}, {more}, state_rank FROM message_logs"),
+            "rows": sorted(database.rows(f"SELECT {columns}, {more}, state_rank FROM message_logs"), key=_by_job),
             "attempts": database.rows(f"SELECT {_ATTEMPT} FROM message_attempts ORDER BY run, attempt, deferral"),
             "letters": database.rows("SELECT job_id, run, error_class FROM dead_letters"),
             "blasts": database.rows("SELECT blast_id, state, ended_at_ms, template_id, totals FROM blasts"),
@@ -145,6 +155,43 @@ def test_jobs_swept_together_end_as_each_alone_would(make_database: MakeDatabase
         assert outcome(make_database, [[first, second]]) == outcome(make_database, [[before, alone]])
     assert outcome(make_database, [[together]]) == outcome(make_database, [[alone]])
     assert outcome(make_database, [[before, together]])["errors"] == []
+
+
+def test_ranges_that_were_swept_end_as_each_job_alone_would(make_database: MakeDatabase) -> None:
+    """Rows that wait, were sent meanwhile, failed, are incomplete or not there yet: all as with an `Ended` each."""
+    message = "cancelled before it was sent"
+    ranges: list[tuple[int, int]] = [(0, 4), (7, 7)]
+    together = SweptRanges(START_MS + 9, "cancelled", "cancelled", message, "b", "email", 1, ranges)
+    alone: list[Event] = [
+        Ended(START_MS + 9, f"b:{index}:email", 1, 0, "cancelled", "cancelled", "", message)
+        for index in together.indexes()
+    ]
+    early: list[Event] = [
+        accepted(blast(total=8)),
+        queued([0, 1, 2, 6, 7]),
+        sent(1),
+        failed(2, at=3),
+        failed(7, run=2, at=4),
+    ]
+    late: list[Event] = [queued([3, 5]), queued([4], at=20), retrying(1, at=9600), queued([0], run=2, at=30)]
+    swept: list[Event] = [together]
+    for batches in ([early, swept, late], [late, swept, early], [swept, early, late]):
+        expected = [[event for one in batch for event in (alone if one is together else [one])] for batch in batches]
+        entries = [entry(number, *batch) for number, batch in enumerate(batches)]
+        found = outcome(make_database, [[one] for one in entries])
+        assert found == outcome(make_database, [[entry(n, *batch)] for n, batch in enumerate(expected)])
+        assert outcome(make_database, [entries]) == found == outcome(make_database, [[*entries, *entries], entries])
+
+
+def test_messages_that_wait_end_together(database: Database) -> None:
+    """The rows of messages that wait, queued or scheduled, are neither read nor written one by one."""
+    database.apply(entry(1, accepted(blast(total=1000)), queued(range(600))))
+    database.apply(entry(2, msgspec.structs.replace(queued(range(600, 1000)), status="scheduled")))
+    statements = [] if database.is_postgres else database.watch()
+    database.apply(entry(3, SweptRanges(START_MS + 9, "cancelled", "cancelled", "", "b", "email", 1, [(0, 999)])))
+    assert len(statements) < 30
+    assert database.rows("SELECT status, count(*) FROM message_logs GROUP BY status") == [("cancelled", 1000)]
+    database.counts_agree()
 
 
 def test_a_late_sent_outranks_the_failure_of_its_run(database: Database) -> None:

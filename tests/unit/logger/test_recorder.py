@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from services.logger.recorder import in_transactions, next_limit
-from shared.events import Swept
+from shared.events import Swept, SweptRanges
 from tests.unit.logger.database import START_MS, entry, job, queued, sent
 
 
 def swept(count: int) -> Swept:
     return Swept(START_MS, "cancelled", "cancelled", "cancelled before it was sent", [job(n) for n in range(count)])
+
+
+def swept_ranges(*ranges: tuple[int, int]) -> SweptRanges:
+    return SweptRanges(START_MS, "cancelled", "cancelled", "cancelled before it was sent", "b", "email", 1, [*ranges])
 
 
 def test_transactions_are_bounded_and_keep_the_order() -> None:
@@ -19,6 +23,8 @@ def test_transactions_are_bounded_and_keep_the_order() -> None:
     groups = list(in_transactions(entries))
     assert [one for group in groups for one in group] == entries
     assert [len(group) for group in groups] == [8, 8, 4, 1, 1]
+    entries = [entry(number, swept_ranges((0, 249), (1000, 1249))) for number in range(10)]
+    assert [len(group) for group in in_transactions(entries)] == [8, 2]
 
 
 def test_the_size_of_reads_follows_the_weight_of_entries() -> None:

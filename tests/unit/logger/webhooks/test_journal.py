@@ -22,6 +22,7 @@ from shared.events import (
     SuppressedAddress,
     SuppressionsAdded,
     Swept,
+    SweptRanges,
 )
 from tests.unit.logger.database import (
     FEWER_ORDERS,
@@ -72,10 +73,17 @@ def test_each_end_has_its_type(database: Database, status: Any) -> None:
     assert data_of(database) == [{"run": 1, "attempts": 0, "error": [status, "", f"{status} by a test"]}]
 
 
-def test_jobs_swept_together_are_an_event_each(database: Database) -> None:
+@pytest.mark.parametrize(
+    "swept",
+    [
+        Swept(START_MS, "cancelled", "cancelled", "cancelled", [job(0), job(1)]),
+        SweptRanges(START_MS, "cancelled", "cancelled", "cancelled", "b", "email", 1, [(0, 1)]),
+    ],
+)
+def test_jobs_swept_together_are_an_event_each(database: Database, swept: Event) -> None:
     """This also holds for those whose `Queued` follows."""
     add(database)
-    database.apply(entry(1, Swept(START_MS, "cancelled", "cancelled", "cancelled", [job(0), job(1)])))
+    database.apply(entry(1, swept))
     database.apply(entry(2, queued((0, 1))))
     assert kinds(database) == [("message.cancelled", JOB), ("message.cancelled", "b:1:email")]
 
