@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from redis.asyncio import Redis
@@ -26,6 +27,8 @@ from shared.queue.timing import UNSCALED, Timing
 MAX_CHUNK = 500
 OWN_STREAM_FROM = 100
 MEMORY_SHARE = 0.8
+# a sweep removes several chunks without reading them in one call
+_SMALL_CHUNK_BYTES = 1_000_000
 # the free bytes for gateway events are divided by this: more processes seldom emit them at the same time
 _PROCESSES = 16
 _SHARE_FOR_S = 1.0
@@ -150,8 +153,9 @@ class Producer:
             f"{len(shares)} {blast.count_shares()}",
             "" if chunk.series == "jobs" else await self._pause_elsewhere(chunk, partition),
         ]
-        for job in jobs:
-            args += (job.job_id, pack_job(job))
+        pairs = [(job.job_id, pack_job(job)) for job in jobs]
+        args.append(_first_index(chunk, jobs, sum(len(packed) for _, packed in pairs)))
+        args += chain.from_iterable(pairs)
         try:
             added, watermark, cancelled = await partition.call("enqueue", args)
         except ResponseError as error:
@@ -335,6 +339,14 @@ def _steps(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
             yield jobs[start:at]
             start, files = at, len(job.recipient.attachments or job.recipient.files)
     yield jobs[start:]
+
+
+def _first_index(chunk: Chunk, jobs: Sequence[Job], size: int) -> int | str:
+    """Return the index of the first job if all follow each other and take little room, else ""."""
+    if chunk.series != "jobs" or not jobs or size > _SMALL_CHUNK_BYTES:
+        return ""
+    first = jobs[0].index
+    return first if all(job.index == index for index, job in enumerate(jobs, start=first)) else ""
 
 
 def _carry_files(jobs: Sequence[Job]) -> bool:

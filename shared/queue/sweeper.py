@@ -28,6 +28,7 @@ from shared.queue.scripts import Argument
 from shared.queue.timing import UNSCALED, Timing
 
 CHUNK = 500
+CHUNKS_A_CALL = 10
 LATER_LANES = ("high", "due", "high:released", "released")
 _encoder = msgspec.msgpack.Encoder()
 
@@ -97,12 +98,24 @@ class Sweeper:
         """End every waiting job of a blast on all its channels."""
         ended = in_flight = 0
         for partition in (one for channel in blast.totals for one in partitions_of(self._redis, blast, channel)):
+            ended += await self._sweep_chunks(partition, blast.blast_id, verdict)
             own = await self._sweep_blast_stream(partition, blast.blast_id, verdict)
             wanted = _Wanted(partition, blast.blast_id)
             swept = await self._sweep(wanted, await self._places(wanted), verdict)
             ended += own.ended + swept.ended
             in_flight += max(own.in_flight, swept.in_flight)
         return Swept(ended, in_flight)
+
+    async def _sweep_chunks(self, partition: Partition, blast_id: str, verdict: Verdict) -> int:
+        """End the chunks of the blast's own stream that nobody has touched; return the number of jobs."""
+        together = _packed(verdict.status, verdict.error_class, verdict.message)
+        ended = number = 0
+        while number >= 0:
+            _, head = self._heads.next()
+            args = (head, self._timing.keep_ended_ms, verdict.status, blast_id, number, CHUNKS_A_CALL, together)
+            number, gone = await partition.call("sweep_chunks", args)
+            ended += gone
+        return ended
 
     async def _sweep_blast_stream(self, partition: Partition, blast_id: str, verdict: Verdict) -> Swept:
         """End the waiting jobs of the blast's own stream, page by page within Redis."""

@@ -10,7 +10,8 @@
 --       for each job that has any: "<index> <run> <digest> …" · 13 run of its jobs · 14 "<partitions
 --       in which the blast has jobs on this channel> <those on all its channels>" · 15 the reason of its pause, if it is
 --       paused in another partition that it has not ended in; it may have ended in this one, and is then paused here too ·
---       16 … pairs: job id, packed job
+--       16 the index of the first job, if those that follow have the indexes that follow and all are small, else "" ·
+--       17 … pairs: job id, packed job
 -- Result  {added, watermark, cancelled 0|1}; the error GAP if jobs before the first are missing, FILES if a file is missing
 -- Jobs are added to the stream of their lane. Jobs of a `bulk` blast go to the blast's own stream, those of a small one to
 -- the due jobs (a stream costs about a thousand bytes, too much for a single message). Jobs of a paused blast go to the
@@ -22,7 +23,7 @@
 -- Without allow-oom on purpose: a full Redis accepts no new work, so it can always drain.
 -- A crash before: nothing happened. After: a repeated chunk finds the watermark and adds nothing twice.
 
-local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 16
+local blast, series, first, FROM = ARGV[1], ARGV[2], tonumber(ARGV[3]), 17
 local lane, scheduled_us = ARGV[5], tonumber(ARGV[6])
 local key = C .. ':blast:' .. blast
 local state = redis.call('HMGET', key, 'wm:' .. series, 'cancelled_at', 'paused', 'incomplete_at', 'scheduled_whole')
@@ -88,9 +89,26 @@ local function add_later()
 end
 
 local function add_to_stream(stream)
-  local last_id
-  for _, at in ipairs(places) do last_id = redis.call('XADD', stream, '*', 'd', ARGV[at + 1]) end
-  return last_id
+  local first_id, last_id
+  for _, at in ipairs(places) do
+    last_id = redis.call('XADD', stream, '*', 'd', ARGV[at + 1])
+    first_id = first_id or last_id
+  end
+  return last_id, first_id
+end
+
+-- Record which entries of the blast's own stream have which jobs, so that a sweep need not read them (`sweep_chunks`).
+-- Without the record they are read. It expires in case that an earlier version deletes the stream.
+local CHUNKS_KEPT_MS = 30 * 86400 * 1000
+local function record_chunk(last_id, first_id)
+  if ARGV[16] == '' or added ~= n - skip then return end
+  local ms, low = string.match(first_id, '^(%d+)-(%d+)$')
+  local last_ms, high = string.match(last_id, '^(%d+)-(%d+)$')
+  if ms ~= last_ms or tonumber(high) - tonumber(low) ~= added - 1 then return end
+  local chunks = C .. ':chunks:' .. blast
+  local number = redis.call('HLEN', chunks)
+  redis.call('HSET', chunks, number, table.concat({ ms, low, high, int(tonumber(ARGV[16]) + skip), ARGV[13] }, ' '))
+  if number == 0 then redis.call('PEXPIRE', chunks, CHUNKS_KEPT_MS) end
 end
 
 -- Where in the shared streams this blast's jobs may be, for searches.
@@ -102,11 +120,11 @@ elseif later and not large then
 elseif large or state[3] then
   local stream = C .. ':jobs:bulk:' .. blast
   if redis.call('SADD', C .. ':streams', blast) == 1 then make_group(stream) end
-  add_to_stream(stream)
+  record_chunk(add_to_stream(stream))
   if later and not state[3] then serve_from(stream, scheduled_us) elseif not state[3] then serve(stream) end
 else
   local stream = C .. ':jobs:' .. (lane == 'bulk' and 'due' or lane)
-  redis.call('HSET', key, 'to', add_to_stream(stream))
+  redis.call('HSET', key, 'to', (add_to_stream(stream)))
   serve(stream)
 end
 

@@ -136,7 +136,7 @@ local function drop_if_empty(stream)
   local blast = bulk_blast(stream)
   if not blast then return end
   if redis.call('XLEN', stream) == 0 then
-    redis.call('DEL', stream)
+    redis.call('DEL', stream, C .. ':chunks:' .. blast)
     redis.call('ZREM', C .. ':ring', stream)
     redis.call('ZREM', C .. ':starts', stream)
     for _, index in ipairs({ ':turns', ':limits:runs' }) do redis.call('HDEL', C .. index, stream) end

@@ -2,7 +2,7 @@
 -- End one page of the waiting jobs of a blast's own stream: a million must end within seconds.
 --
 -- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
--- PARTS files
+-- PARTS files, ranges
 -- ARGV  1 head of the event batch · 2 ms to keep an ended blast · 3 status · 4 blast id · 5 id from which the
 --       page begins · 6 most entries per page · 7 the packed fields of an `Ended` from its status to its job ·
 --       8 the packed fields of a `SweptRanges` from its status to its message
@@ -43,16 +43,14 @@ if not rows.err then
 end
 local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
 local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
-local v = redis.call('HMGET', C .. ':blast:' .. blast, 'scheduled', 'scheduled_whole')
-local scheduled = v[2] and math.max(tonumber(v[1] or 0), 0) or 0 -- how many of these are left
 local events, acks, dels, flying = {}, {}, {}, 0
 
 -- Nearly all jobs of a page wait as they were enqueued, in the order of their indexes. These go into one `SweptRanges`,
 -- which has the first and last index of each range. A run of 256 and more has three bytes: such jobs are read.
 local START = '\157' .. cmsgpack.pack(blast)
-local PLACE, CHANNEL = #START + 1, channel_name()
-local by_ends = not any_cancel and not any_stall and not has_files(blast)
-local first, last, ranges, range_run, untried = nil, nil, {}, nil, 0
+local PLACE = #START + 1
+local by_ends = not has_files(blast) and not has_records(blast)
+local ranges = make_ranges(blast, status, ARGV[8], now_ms, events)
 
 -- Return the index and the run of a job that can go unread, by its first and last bytes.
 local function ends_of(raw)
@@ -64,48 +62,6 @@ local function ends_of(raw)
   if a == 0xcd then return b * 256 + c, run end
   if a == 0xce then return ((b * 256 + c) * 256 + d) * 256 + e, run end
   return nil
-end
-
-local function leave_scheduled(n)
-  local left = math.min(n, scheduled)
-  if left > 0 then count(blast, 'scheduled', -left) end
-  scheduled = scheduled - left
-end
-
-local function end_range()
-  if first then ranges[#ranges + 1] = '\146' .. cmsgpack.pack(first, last) end
-  first = nil
-end
-
-local function end_ranges()
-  end_range()
-  local n = #ranges
-  if n == 0 then return end
-  local list = '\220' .. string.char(math.floor(n / 256), n % 256) .. table.concat(ranges)
-  events[#events + 1] = '\153' .. cmsgpack.pack('swept_ranges', now_ms) .. ARGV[8] .. cmsgpack.pack(blast, CHANNEL, range_run) .. list
-  ranges = {}
-end
-
-local function add_to_range(index, run)
-  if run ~= range_run then
-    end_ranges()
-    range_run = run
-  end
-  if first and index == last + 1 then
-    last = index
-  else
-    end_range()
-    first, last = index, index
-  end
-  untried = untried + 1
-end
-
-local function count_untried()
-  end_ranges()
-  if untried == 0 then return end
-  count(blast, status, untried)
-  count_channel(status, untried)
-  leave_scheduled(untried)
 end
 
 -- An `Ended` event up to its recipient's name: an array of 13.
@@ -124,7 +80,7 @@ local function end_read(id, row, job)
   if job[9] + made > 0 or job[10] > 0 then
     count(blast, 'retrying', -1)
   elseif not row then
-    leave_scheduled(1)
+    ranges.leave_scheduled(1)
   end
   count(blast, status, 1)
   count_channel(status, 1)
@@ -145,7 +101,7 @@ for _, entry in ipairs(entries) do
     local index, run
     if not row then index, run = ends_of(raw) end
     if index then
-      add_to_range(index, run)
+      ranges.add(index, index, run)
       dels[#dels + 1] = id
     else
       local job = read_job(raw)
@@ -154,7 +110,7 @@ for _, entry in ipairs(entries) do
   end
 end
 
-count_untried()
+ranges.finish()
 if #acks > 0 then redis.call('XACK', stream, GROUP, unpack(acks)) end
 if #dels > 0 then redis.call('XDEL', stream, unpack(dels)) end
 drop_if_empty(stream)

@@ -104,6 +104,7 @@ async def _steer(world: World, sender: HandSender) -> None:
     await partition.call("sweep", (HEAD, KEEP_MS, "cancelled", stream, found[2], job.job_id, "q", event))
     assert await partition.call("cancel_blast", (own.blast_id, HEAD, KEEP_MS, "cancelled_at"))
     ending = (b"\xa9cancelled\xa0\xa0\xa0\x00\xc4\x00", b"\xa9cancelled\xa0\xa0")
+    await partition.call("sweep_chunks", (HEAD, KEEP_MS, "cancelled", own.blast_id, 0, 10, ending[1]))
     await partition.call("sweep_blast_stream", (HEAD, KEEP_MS, "cancelled", own.blast_id, "-", 500, *ending))
     refusals = Refusals(partition, sender.name)
     assert await refusals.count(REFUSED, 20, alone=True) == "hold"
