@@ -39,6 +39,7 @@ from shared.clock import SystemClock
 from shared.errors import SettingsError
 from shared.lifecycle import Stop, TaskGroup, run_service
 from shared.logs import configure_logging, get_logger
+from shared.queue.acceptance import Acceptance
 from shared.queue.batches import boot_name
 from shared.queue.blasts import BlastStore
 from shared.queue.connection import connect
@@ -79,7 +80,8 @@ async def serve(stop: Stop, env: Mapping[str, str]) -> None:
         async with open_session() as session:
             room = BacklogRoom(producer, SystemClock())
             blasts, control = BlastStore(redis, name, timing), Control(redis, name, timing)
-            queue = Queue(producer, blasts, control, Suppressions(redis), room, ReceiptInbox(redis))
+            inbox, acceptance = ReceiptInbox(redis), Acceptance(redis, name)
+            queue = Queue(producer, blasts, control, Suppressions(redis), room, inbox, acceptance)
             library = TemplateLibrary(TemplateStore(redis), files)
             health = Health("ingest")
             limits = RequestLimits(redis, settings.rate_limit) if settings.rate_limit is not None else None

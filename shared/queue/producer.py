@@ -144,7 +144,7 @@ class Producer:
             blast.lane,
             blast.scheduled_at_ms * 1000 if chunk.series == "jobs" else 0,
             head,
-            pack_event(self._queued_event(chunk)),
+            pack_event(_queued_event(chunk, self._clock.now_ms())),
             OWN_STREAM_FROM,
             self._timing.keep_ended_ms,
             int(not chunk.lenient),
@@ -217,23 +217,6 @@ class Producer:
         if contents and not await self._files.put(partition, chunk.blast.blast_id, contents):
             return list(chunk.jobs)
         return [job for job, _ in pairs]
-
-    def _queued_event(self, chunk: Chunk) -> Queued:
-        now_ms = self._clock.now_ms()
-        template = chunk.blast.template
-        return Queued(
-            at_ms=now_ms,
-            blast_id=chunk.blast.blast_id,
-            channel=chunk.channel,
-            template_id=template.id,
-            template_name=template.name,
-            recipients=[
-                QueuedRecipient(job.index, job.recipient.address, job.recipient.name, job.recipient.reference)
-                for job in chunk.jobs
-            ],
-            status="scheduled" if chunk.series == "jobs" and chunk.blast.scheduled_at_ms > now_ms else "queued",
-            run=chunk.jobs[0].run,
-        )
 
     async def check_backlog(self, channel: str, adding: int = 0) -> None:
         """Raise QueueFullError if `adding` more jobs would exceed the limits of the backlog.
@@ -321,6 +304,29 @@ class Producer:
         await self._check_gateway_events(len(batch))
         with translated("emit"):
             await self._redis.xadd(GATEWAY_EVENTS, {"d": batch})
+
+
+def queued_event(blast: Blast, channel: str, jobs: Sequence[Job], now_ms: int, *, later: bool = False) -> Queued:
+    """Return the event that jobs of a blast were enqueued, `later` to be sent at its time."""
+    template = blast.template
+    return Queued(
+        at_ms=now_ms,
+        blast_id=blast.blast_id,
+        channel=channel,
+        template_id=template.id,
+        template_name=template.name,
+        recipients=[
+            QueuedRecipient(job.index, job.recipient.address, job.recipient.name, job.recipient.reference)
+            for job in jobs
+        ],
+        status="scheduled" if later else "queued",
+        run=jobs[0].run,
+    )
+
+
+def _queued_event(chunk: Chunk, now_ms: int) -> Queued:
+    later = chunk.series == "jobs" and chunk.blast.scheduled_at_ms > now_ms
+    return queued_event(chunk.blast, chunk.channel, chunk.jobs, now_ms, later=later)
 
 
 def _answered(answer: Any) -> Any:

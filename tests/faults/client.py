@@ -106,13 +106,24 @@ class Client:
         """Post a blast until it is accepted or its time is over; record the status of every answer."""
         body = orjson.dumps({"recipients": recipients, "channels": list(channels), "templateId": TEMPLATE, **fields})
         posted = Posted(secrets.token_hex(12), list(channels), recipients)
+        await self._post(posted, "/api/v1/messages/blast", body, patience_s)
+        return posted
+
+    async def post_message(self, recipient: dict[str, Any], *, patience_s: float = 60.0) -> Posted:
+        """Post a single email until it is accepted or its time is over."""
+        body = orjson.dumps({"recipient": recipient, "channel": "email", "templateId": TEMPLATE})
+        posted = Posted(secrets.token_hex(12), ["email"], [recipient])
+        await self._post(posted, "/api/v1/messages", body, patience_s)
+        return posted
+
+    async def _post(self, posted: Posted, path: str, body: bytes, patience_s: float) -> None:
         self.posted.append(posted)
         deadline = time.monotonic() + patience_s
         while not posted.blast_id:
-            status, answer = await self.call("POST", "/api/v1/messages/blast", data=io.BytesIO(body), key=posted.key)
+            status, answer = await self.call("POST", path, data=io.BytesIO(body), key=posted.key)
             posted.answers.append(status)
             if status == 202:
-                posted.blast_id, posted.total = answer["blastId"], answer["totalMessages"]
+                posted.blast_id, posted.total = answer["blastId"], answer.get("totalMessages", 1)
                 self._note_phones(posted)
                 break
             if answer.get("code") in {"EXPIRES_BEFORE_START", "TIME_IN_PAST"}:
@@ -121,7 +132,6 @@ class Client:
             assert status in {0, *_AGAIN}, f"{status}: {answer}"
             assert time.monotonic() < deadline, f"not accepted within {patience_s} s: {status}: {answer}"
             await asyncio.sleep(_RETRY_S)
-        return posted
 
     def _note_phones(self, posted: Posted) -> None:
         if "whatsapp" in posted.channels:

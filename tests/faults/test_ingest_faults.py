@@ -46,6 +46,23 @@ async def test_kill_in_mid_blast(world: World, oracle: Oracle, checks: Checks, c
         await oracle.audit([posted], _PATIENCE_S)
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["lives on", "killed"])
+async def test_single_messages_whose_reply_is_lost(world: World, oracle: Oracle, checks: Checks, killed: bool) -> None:
+    """G1, G2, G4: messages that share a call, whose reply is lost, once and again; ingest continues them, or its
+    successor does when the clients repeat their requests: each exists once."""
+    proxy = world.redis_proxies["ingest"]
+    seen = proxy.broken["lost reply of accept"]
+    proxy.lose_reply("accept", 2)
+    async with world.queue.watching(checks):
+        recipients = people(30, f"single{killed}")
+        posting = [asyncio.create_task(world.client.post_message(one, patience_s=_PATIENCE_S)) for one in recipients]
+        await wait_for(lambda: proxy.broken["lost reply of accept"] > seen, _PATIENCE_S, "the reply to be lost")
+        if killed:
+            world.children["ingest"].kill()
+            await world.restart("ingest")
+        await oracle.audit(await asyncio.gather(*posting), _PATIENCE_S)
+
+
 async def test_kill_before_the_answer(world: World, oracle: Oracle, checks: Checks) -> None:
     """G2: killed when all is queued, before the answer: the repeated request gets the same blast and adds nothing."""
     for number in range(3):

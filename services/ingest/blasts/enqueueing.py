@@ -56,7 +56,6 @@ class Enqueueing:
         self._queue = queue
         self._clock = clock
         self._blast = blast
-        self._marketing = blast.template.category == "marketing"
         self._cancelled = False
 
     async def run(
@@ -123,7 +122,7 @@ class Enqueueing:
                     line = self._line(by_index, accepted.index)
                     line.position += 1
                     if line.position > line.done:
-                        line.jobs.append(self._job(accepted, line.channel, address, now_ms))
+                        line.jobs.append(job_of(self._blast, accepted, line.channel, address, now_ms))
                 place += 1
         return place
 
@@ -170,16 +169,18 @@ class Enqueueing:
             await self._clock.sleep(wait_s)
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
 
-    def _job(self, accepted: Accepted, channel: str, address: str, now_ms: int) -> Job:
-        recipient = Recipient(address, accepted.name, accepted.variables, accepted.reference, accepted.attachments)
-        blast = self._blast
-        return Job(
-            blast.blast_id,
-            accepted.index,
-            channel,
-            blast.lane,
-            recipient,
-            now_ms,
-            blast.expires_at_ms,
-            marketing=self._marketing,
-        )
+
+def job_of(blast: Blast, accepted: Accepted, channel: str, address: str, now_ms: int) -> Job:
+    """Return the job to an accepted recipient on a channel."""
+    recipient = Recipient(address, accepted.name, accepted.variables, accepted.reference, accepted.attachments)
+    marketing = blast.template.category == "marketing"
+    return Job(
+        blast.blast_id,
+        accepted.index,
+        channel,
+        blast.lane,
+        recipient,
+        now_ms,
+        blast.expires_at_ms,
+        marketing=marketing,
+    )

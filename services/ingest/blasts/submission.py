@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.ingest.blasts.enqueueing import Enqueueing
+from services.ingest.blasts.enqueueing import Enqueueing, job_of
 from services.ingest.blasts.first_pass import FirstPass, Totals
 from services.ingest.blasts.request_body import BlastBody
 from services.ingest.blasts.spool import disk_trouble
@@ -26,7 +26,7 @@ from services.ingest.http.operation import Call
 from services.ingest.http.responses import BlastAnswer
 from services.ingest.storage.idempotency import Claim, record_key
 from shared.blasts import Blast, parts_of
-from shared.errors import KurirError
+from shared.errors import KurirError, QueueUnavailableError
 from shared.jobs import Lane
 from shared.numbers import plain_json
 from shared.sealing import sensitive_names
@@ -116,12 +116,12 @@ class Submission:
             if terms.head.dry_run:
                 return Receipt(_encoder.encode(_answer(first, totals)), 200)
             blast = prior or self._blast(terms, totals, lane, claim)
-            fresh = False
             if prior is None:
                 await self._check_room(totals)
-                fresh = await self._create(blast)
-            await self._enqueue(blast, first, fresh=fresh)
-            await self._check_whole(blast, claim)
+            if prior is not None or not await self._accept(blast, first):
+                fresh = prior is None and await self._create(blast)
+                await self._enqueue(blast, first, fresh=fresh)
+                await self._check_whole(blast, claim)
             body = _encoder.encode(_answer(first, totals, blast, self._job_ids(blast, first)))
             if claim is not None:
                 await self._gateway.records.idempotency.complete(claim, body)
@@ -200,6 +200,24 @@ class Submission:
         for channel, total in totals.by_channel.items():
             if total:
                 await self._gateway.queue.room.take(channel, total)
+
+    async def _accept(self, blast: Blast, first: FirstPass) -> bool:
+        """Accept a single message in one step; return False if it has to be created and enqueued as any other.
+
+        That is also so after a failure, whose outcome is unknown: it continues where this stopped.
+        """
+        if not self._incoming.path:
+            return False
+        acceptance = self._gateway.queue.acceptance
+        ((accepted,),) = first.spool.blocks()
+        (channel,), (address,) = blast.channels, accepted.addresses
+        job = job_of(blast, accepted, channel, address, self._now_ms())
+        if not acceptance.takes(blast, job):
+            return False
+        try:
+            return await acceptance.accept(blast, job)
+        except QueueUnavailableError:
+            return False
 
     async def _create(self, blast: Blast) -> bool:
         """Create the snapshot; return False if an earlier attempt at this request created it."""

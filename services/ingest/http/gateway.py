@@ -21,6 +21,7 @@ from services.ingest.storage.running_blasts import BlastRates, OpenBlasts
 from services.ingest.storage.sessions import Sessions
 from services.ingest.storage.templates import TemplateLibrary
 from shared.clock import Clock
+from shared.queue.acceptance import Acceptance
 from shared.queue.blasts import BlastStore
 from shared.queue.control import Control
 from shared.queue.producer import Producer
@@ -40,6 +41,7 @@ class Queue:
     suppressions: Suppressions
     room: BacklogRoom
     receipts: ReceiptInbox
+    acceptance: Acceptance
 
 
 @dataclass(frozen=True, slots=True)

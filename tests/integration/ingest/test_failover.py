@@ -16,6 +16,7 @@ from services.ingest.storage.availability import BacklogRoom
 from shared.blasts import Blast
 from shared.clock import SystemClock
 from shared.errors import QueueUnavailableError
+from shared.queue.acceptance import Acceptance
 from shared.queue.blasts import BlastStore
 from shared.queue.connection import connect
 from shared.queue.control import Control
@@ -73,9 +74,9 @@ def _blocks() -> list[list[Accepted]]:
 def _enqueueing(redis: Redis, producer: Producer) -> Enqueueing:
     clock = SystemClock()
     room = BacklogRoom(producer, clock)
-    queue = Queue(
-        producer, BlastStore(redis, "test"), Control(redis, "test"), Suppressions(redis), room, ReceiptInbox(redis)
-    )
+    inbox, acceptance = ReceiptInbox(redis), Acceptance(redis, "test")
+    blasts, control = BlastStore(redis, "test"), Control(redis, "test")
+    queue = Queue(producer, blasts, control, Suppressions(redis), room, inbox, acceptance)
     return Enqueueing(queue, clock, _blast())
 
 

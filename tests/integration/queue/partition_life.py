@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shared.blasts import Blast
-from shared.events import Ended, pack_event
-from shared.jobs import Lane
+from shared.blasts import Blast, pack_blast
+from shared.events import BlastAccepted, Ended, pack_event
+from shared.jobs import Lane, pack_job
 from shared.queue.doctor import Doctor
 from shared.queue.partitions import Partition
+from shared.queue.producer import queued_event
 from shared.queue.reaper import Reaper
 from shared.queue.refusals import Refusals, Refused
 from shared.queue.scripts import load_script
@@ -28,6 +29,7 @@ async def live(world: World) -> list[str]:
     """Call every script in the world's partition; return the ids of the jobs that were begun there."""
     partition = world.partition
     await partition.call("stats", (10,))
+    await _accept(world)
     sender = await world.sender()
     begun = await _send(world, sender) + await _lose_a_sender(world, sender)
     await _steer(world, sender)
@@ -49,6 +51,15 @@ async def given(world: World, count: int, lane: Lane = "normal") -> Blast:
     blast = world.unknown_blast(count, lane)
     await world.enqueue(blast)
     return blast
+
+
+async def _accept(world: World) -> None:
+    """Accept a single message of the lane that is served first."""
+    blast = world.unknown_blast(1, "high")
+    (job,) = world.jobs(blast, [0])
+    events = (pack_event(BlastAccepted(0, blast.blast_id, b"")), pack_event(queued_event(blast, "email", [job], 0)))
+    message = (blast.blast_id, "high", pack_blast(blast), pack_job(job), *events)
+    assert await world.partition.call("accept", (HEAD, *message)) == [1]
 
 
 async def _send(world: World, sender: HandSender) -> list[str]:

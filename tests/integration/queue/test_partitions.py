@@ -27,6 +27,7 @@ OF_STREAMS = {"create_group", "ack_events", "take_over_events"}
 READ_ONLY = {"find_jobs", "stats"}
 FIRST = {
     "heartbeat": ("s", 1000, b"{}", "1"),
+    "accept": (HEAD, "b", "high", b"snapshot", b"job", b"\x90", b"\x90"),
     "suppress": (HEAD, "a@example.com", BOUNCE),
     "pause_channel": ("wait", HEAD),
     "set_rate": (1, "10/1s", ""),
