@@ -123,6 +123,8 @@ class _Marks:
 
 
 _marks = lru_cache(64)(_Marks)
+# single messages, each a blast of its own, mostly have the same
+_covered_again = lru_cache(64)(covered)
 _ALTERNATIVE = b'Content-Type: multipart/alternative; boundary="%b"\r\n\r\n'
 _RELATED = b'Content-Type: multipart/related; boundary="r%b"; type="text/html"\r\n\r\n--r%b\r\n%b%b\r\n--r%b--\r\n'
 _MIXED = b'Content-Type: multipart/mixed; boundary="m%b"\r\n\r\n'
@@ -180,10 +182,10 @@ class Frame:
         to = quote(mail.unsubscribe_to, safe="@+")
         self._by_mail = f",\r\n <mailto:{to}?subject=unsubscribe%20" if to else ""
         self._list = list_headers(blast, self.domain) if self._marketing else b""
-        self._covered_last = covered(self._list + self._job_headers)
-        reply_to_line = covered(self._reply_to)
+        self._covered_last = _covered_again(self._list + self._job_headers)
+        reply_to_line = _covered_again(self._reply_to)
         self._covered_first = Covered((*reply_to_line.names, *_OWN_NAMES), reply_to_line.lines)
-        self._covered_from = covered(self._from.removesuffix(b"To: ")).lines
+        self._covered_from = _covered_again(self._from.removesuffix(b"To: ")).lines
 
     @property
     def size(self) -> int:

@@ -7,6 +7,7 @@ and encoded as a whole.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from markupsafe import escape
@@ -60,8 +61,12 @@ def _is_word(value: str, *, neat: bool) -> bool:
     return not neat or (value[0] != " " != value[-1] and "  " not in value)
 
 
+@lru_cache(32)
 def ready_part(content_type: bytes, interpolation: Interpolation | None) -> ReadyPart | None:
-    """Return a part ready to be filled; None if it is no interpolation, or if its text needs an encoding."""
+    """Return a part ready to be filled; None if it is no interpolation, or if its text needs an encoding.
+
+    Blasts with the same content share the part: each single message is a blast of its own.
+    """
     if interpolation is None:
         return None
     texts = interpolation.texts

@@ -128,7 +128,10 @@ def _whole(end: dict[str, Any]) -> dict[str, int]:
 
 
 class Settled(NamedTuple):
-    """A blast whose state changed; `ended` is whether it ended with this change, `counts` its jobs by channel."""
+    """A blast whose state changed; `ended` is whether it ended with this change, `counts` its jobs by channel.
+
+    `alone` is whether all of its jobs are in one partition of one channel.
+    """
 
     blast_id: str
     state: BlastState
@@ -137,6 +140,7 @@ class Settled(NamedTuple):
     paused_at_ms: int
     pause_reason: str
     counts: dict[str, dict[str, int]]
+    alone: bool = False
 
 
 def settle_states(connection: Database, blast_ids: Iterable[str]) -> list[Settled]:
@@ -152,8 +156,13 @@ def settle_states(connection: Database, blast_ids: Iterable[str]) -> list[Settle
             connection.execute(_SET_STATE, (state, ended_at_ms, blast_id))
             ended = state in ENDED_STATES and bool(ended_at_ms) and not row[9]
             if ended or state != row[1]:
-                changed.append(Settled(blast_id, state, ended, ended_at_ms, row[4], row[10], counts))
+                alone = ended and _is_alone(row[2], row[8])
+                changed.append(Settled(blast_id, state, ended, ended_at_ms, row[4], row[10], counts, alone))
     return changed
+
+
+def _is_alone(totals: str, ends: str) -> bool:
+    return len(orjson.loads(totals)) == 1 and '"shares"' not in ends
 
 
 def counts_of(connection: Database, blast_id: str) -> dict[str, dict[str, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from itertools import islice
 
 from services.logger.blast_rows import ENDED_STATES
 from services.logger.database import Database
@@ -22,6 +23,7 @@ from shared.queue.timing import UNSCALED, Timing
 
 log = get_logger()
 _RETRY_S = 5.0
+_AT_ONCE = 100
 # reading them again takes a moment, and a call to Redis for each
 _RECALL_APART_S = 30.0
 _LATE_MS = 7 * 86_400_000
@@ -42,6 +44,7 @@ class Expiry:
         self._store = store
         self._clock = clock or SystemClock()
         self._waiting: dict[str, int] = {}
+        self._alone: set[str] = set()
         self._wake = asyncio.Event()
         self._unsure = True
         self._recall_at_s = float("-inf")
@@ -51,9 +54,10 @@ class Expiry:
         self._unsure = True
         self._wake.set()
 
-    def ended(self, blast_ids: Iterable[str]) -> None:
-        """Add blasts that have just ended."""
+    def ended(self, blast_ids: Iterable[str], alone: Iterable[str] = ()) -> None:
+        """Add blasts that have just ended; of those `alone`, all jobs were in one partition."""
         self._waiting.update(dict.fromkeys(blast_ids, self._keep_ms))
+        self._alone.update(alone)
         if self._waiting:
             self._wake.set()
 
@@ -73,13 +77,18 @@ class Expiry:
 
     async def flush(self) -> bool:
         """Set the expiry of all collected blasts; return False, and keep the rest for later, if Redis is away."""
-        for blast_id, after_ms in list(self._waiting.items()):
-            try:
+        try:
+            while alone := list(islice(self._alone, _AT_ONCE)):
+                await self._blasts.expire_alone(alone, self._keep_ms)
+                self._alone.difference_update(alone)
+                for blast_id in alone:
+                    self._waiting.pop(blast_id, None)
+            for blast_id, after_ms in list(self._waiting.items()):
                 await self._blasts.expire(blast_id, after_ms)
-            except QueueUnavailableError as error:
-                log.debug("expiry of ended blasts delayed", reason=str(error))
-                return False
-            self._waiting.pop(blast_id, None)
+                self._waiting.pop(blast_id, None)
+        except QueueUnavailableError as error:
+            log.debug("expiry of ended blasts delayed", reason=str(error))
+            return False
         return True
 
     async def _recall_if_due(self) -> None:

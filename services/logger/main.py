@@ -158,7 +158,7 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     def on_written(written: Written) -> None:
         if not parts.store.shared:
             recent_ends.note(written.ended_jobs)
-        parts.expiry.ended(written.ended_blasts)
+        parts.expiry.ended(written.ended_blasts, written.ended_alone)
         # repeated: another logger may have died before it called `ended`, or this one did not learn of a commit
         if parts.store.shared and written.repeated:
             parts.expiry.recall()

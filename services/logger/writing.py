@@ -38,6 +38,7 @@ ON CONFLICT DO NOTHING
 class Written:
     """What a batch of events ended, the number of jobs by blast and the blasts, and what its receipts brought.
 
+    `ended_alone` are those of the blasts that had all jobs in one partition.
     `delays` are those of its new receipts by channel and kind, in seconds, `suppressions` the changes that it added to
     the outbox. `webhooks` is whether it added events for the client's webhooks, or reports about their deliveries;
     `endpoints` whether one of them may have to be written to Redis. `repeated` is whether some of them had been applied
@@ -46,6 +47,7 @@ class Written:
 
     ended_jobs: Counter[str] = field(default_factory=Counter)
     ended_blasts: list[str] = field(default_factory=list)
+    ended_alone: list[str] = field(default_factory=list)
     delays: Delays = field(default_factory=dict)
     suppressions: int = 0
     webhooks: bool = False
@@ -186,6 +188,7 @@ def _write(connection: Database, folded: Folded, happened: Happened, meanwhile: 
     rows.write_system(connection, folded.system)
     happened.blasts = settle_states(connection, touched)
     written.ended_blasts = [one.blast_id for one in happened.blasts if one.ended]
+    written.ended_alone = [one.blast_id for one in happened.blasts if one.alone]
     return written
 
 

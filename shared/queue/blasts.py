@@ -240,6 +240,12 @@ class BlastStore:
             for key in (*keys, blast_key(blast_id)):
                 await self._redis.pexpire(key, after_ms)
 
+    async def expire_alone(self, blast_ids: Iterable[str], after_ms: int) -> None:
+        """Let the snapshots of ended blasts expire that had all jobs in one partition, where their hash expires so."""
+        expiring: list[Any] = [self._redis.pexpire(blast_key(blast_id), after_ms) for blast_id in blast_ids]
+        with translated("expire blasts"):
+            await asyncio.gather(*expiring)
+
     async def release(self, blast: Blast) -> None:
         """Let a blast expire again that was restored, or kept, for jobs that had already been enqueued.
 

@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import unquote
 
 from services.ingest.blasts.recipients import MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS
@@ -56,6 +57,7 @@ def attachments_of(
     return found, problems
 
 
+@lru_cache(32)
 def shown_content_ids(html: str) -> frozenset[str]:
     """Return the content ids that a template's html shows, except those computed from variables."""
     return frozenset(unquote(found) for found in _SHOWN.findall(html) if "{" not in found)

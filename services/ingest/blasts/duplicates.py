@@ -1,7 +1,8 @@
 """Duplicates: finds repeated addresses in a blast of any length without keeping the addresses.
 
 Each address leaves a 64-bit fingerprint (Python's keyed string hash) in one of 64 partitions, which move to disk as
-they grow. Two different addresses share a fingerprint in one of 37 million blasts of a million recipients.
+they grow; a short blast has only one. Two different addresses share a fingerprint in one of 37 million blasts of a
+million recipients.
 Positions count the (recipient, channel) pairs of a blast from 0.
 """
 
@@ -15,6 +16,7 @@ from typing import BinaryIO
 
 _PARTITIONS = 64
 _IN_MEMORY = 1_000_000
+_FEW = 500
 
 
 class Places:
@@ -44,18 +46,21 @@ class Duplicates:
         self._limit = in_memory
         self._held = 0
         self._last = -1
-        self._hashes = [array("q") for _ in range(_PARTITIONS)]
-        self._places = [array("Q") for _ in range(_PARTITIONS)]
+        self._hashes = [array("q")]
+        self._places = [array("Q")]
+        self._mask = 0
         self._files: list[BinaryIO] = []
 
     def add(self, position: int, channel: int, address: str) -> None:
         """Add the address at a position; the same address on another channel is not a duplicate."""
         fingerprint = hash((channel, address))
-        partition = fingerprint & (_PARTITIONS - 1)
+        partition = fingerprint & self._mask
         self._hashes[partition].append(fingerprint)
         self._places[partition].append(position)
         self._held += 1
         self._last = position
+        if self._held == _FEW and not self._mask:
+            self._divide()
         if self._held >= self._limit:
             self._spill()
 
@@ -74,7 +79,19 @@ class Duplicates:
             file.close()
         self._files = []
 
+    def _divide(self) -> None:
+        """Spread what is held over all partitions."""
+        (hashes,), (places,) = self._hashes, self._places
+        self._mask = _PARTITIONS - 1
+        self._hashes = [array("q") for _ in range(_PARTITIONS)]
+        self._places = [array("Q") for _ in range(_PARTITIONS)]
+        for fingerprint, place in zip(hashes, places, strict=True):
+            self._hashes[fingerprint & self._mask].append(fingerprint)
+            self._places[fingerprint & self._mask].append(place)
+
     def _spill(self) -> None:
+        if not self._mask:
+            self._divide()
         if not self._files:
             self._files = [_file(self._folder) for _ in range(2 * _PARTITIONS)]
         for partition in range(_PARTITIONS):
@@ -87,7 +104,7 @@ class Duplicates:
     def _partitions(self) -> Iterator[tuple[array[int], array[int]]]:
         if self._files:
             self._spill()
-        for partition in range(_PARTITIONS):
+        for partition in range(len(self._hashes)):
             if self._files:
                 yield _read(self._files[2 * partition], "q"), _read(self._files[2 * partition + 1], "Q")
             else:

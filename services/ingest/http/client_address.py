@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from shared.urls import host_of
 
@@ -46,8 +47,7 @@ def charged_address(client: str) -> str:
 
 def refusal(peer: str, headers: Mapping[str, str]) -> str:
     """Return why a request may not be served where no API key is configured, "" where it may."""
-    address = _parse(peer)
-    if address is None or not address.is_loopback:
+    if not _is_loopback(peer):
         return "no API key is configured, so only clients on this machine are served; set KURIR_API_KEYS"
     if any(name.lower().startswith(_FORWARDING) for name in headers):
         return "no API key is configured, so requests through a proxy are refused; set KURIR_API_KEYS"
@@ -60,8 +60,15 @@ def refusal(peer: str, headers: Mapping[str, str]) -> str:
     return ""
 
 
+@lru_cache(64)
 def _host_name(host: str) -> str:
     return host_of(f"//{host}")
+
+
+@lru_cache(64)
+def _is_loopback(peer: str) -> bool:
+    address = _parse(peer)
+    return address is not None and address.is_loopback
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -37,6 +37,9 @@ _VARIABLES = frozenset({"variables", "globalVariables"})
 _TOKEN = re.compile(
     r'[ \t\r\n]*+(?:([][{},:])|("(?:[^"\\]|\\.)*+(?:"|\\?\Z))|(-?[0-9][0-9.eE+-]*+|true|false|null))', re.DOTALL
 )
+# a JSON string, or space between tokens
+_BETWEEN = re.compile(r'("[^"]*+")|[ \t\r\n]++')
+_NAMES_OF_OTHERS = re.compile('"(?:url|content)"')
 _SPACE = re.compile(r"[ \t\r\n]*+\Z")
 _LONGEST_PLAIN_SEGMENT = 20
 
@@ -47,9 +50,25 @@ _Expected = Literal["value", "key", "colon", "next"]
 def masked_body(head: bytes, *, guarded: bool) -> str:
     """Return the beginning of a body, JSON or lines of JSON, with its secrets masked for the log."""
     text = head.decode("utf-8", "replace").removeprefix("\ufeff")
-    return (
-        _JsonWriter("guarded" if guarded else "open").write(text) if text[:64].lstrip()[:1] in {"{", "["} else NOT_KEPT
-    )
+    if text[:64].lstrip()[:1] not in {"{", "["}:
+        return NOT_KEPT
+    if not guarded and _is_harmless(text):
+        return _BETWEEN.sub(r"\1", text)
+    return _JsonWriter("guarded" if guarded else "open").write(text)
+
+
+def _is_harmless(text: str) -> bool:
+    """Return whether a text is one JSON value in which nothing is to be masked, as most are: scanned as a whole.
+
+    Escapes could hide a name.
+    """
+    if "\\" in text or _SECRET_NAME.search(text) or _BEARER.search(text) or _NAMES_OF_OTHERS.search(text):
+        return False
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def masked_query(raw: str, *, guarded: bool = False) -> str:

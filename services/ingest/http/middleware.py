@@ -29,7 +29,7 @@ from services.ingest.http.origins import is_foreign
 from services.ingest.http.responses import error_response
 from shared.errors import QueueFullError, QueueUnavailableError
 from shared.events import ApiRequest
-from shared.logs import get_logger
+from shared.logs import get_logger, note
 from shared.recipient_masks import masked
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -231,9 +231,14 @@ class ApiMiddleware:
     def _record(self, call: Call, operation: Operation | None, outcome: _Outcome) -> None:
         request, error = call.request, outcome.error
         milliseconds = int(outcome.seconds * 1000)
-        log.info(
-            "request", method=request.method, route=outcome.route, status=outcome.status, duration_ms=milliseconds
-        )  # fmt: skip
+        note(
+            "request",
+            method=request.method,
+            route=outcome.route,
+            status=outcome.status,
+            duration_ms=milliseconds,
+            request_id=call.request_id,
+        )
         self._gateway.request_log.add(
             ApiRequest(
                 at_ms=self._gateway.clock.now_ms(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -62,8 +63,10 @@ class TemplateStore:
 
     async def load(self, template_id: str) -> tuple[bool, Template | None]:
         """Return whether the id was ever used, and the template, None if it does not exist (any more)."""
+        client: Any = self._redis
         with translated("load template"):
-            row: Any = await self._redis.hmget(self._key(template_id), ["version", "content"])
+            # each single message reads one, and the driver's own method costs as much again
+            row = await client.execute_command("HMGET", self._key(template_id), "version", "content")
         return row[0] is not None, _template(*row)
 
     async def every(self) -> list[Template]:
@@ -91,8 +94,12 @@ class TemplateStore:
 
 
 def _template(version: bytes | None, content: bytes | None) -> Template | None:
-    if version is None or content is None:
-        return None
+    return None if version is None or content is None else _decoded(version, content)
+
+
+@lru_cache(32)
+def _decoded(version: bytes, content: bytes) -> Template:
+    """Return a template; the same one while it does not change, for single messages that use it one after another."""
     return msgspec.structs.replace(_decoder.decode(content), version=int(version))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -22,7 +23,7 @@ from shared.queue.keys import blast_key
 from shared.queue.timing import Timing
 from tests.postgres_servers import PostgresServer
 from tests.servers import RedisServer, wait_for
-from tests.unit.logger.database import accepted, blast, entry, queued, sent
+from tests.unit.logger.database import accepted, blast, entry, queued, queued_phones, sent, sent_phone
 
 
 @pytest.fixture
@@ -57,6 +58,38 @@ async def test_a_blast_that_ended_before_the_start_gets_its_expiry(redis: Redis,
 
 async def _expires(redis: Redis, blast_id: str) -> bool:
     return await redis.pttl(blast_key(blast_id)) > 0
+
+
+async def test_blasts_of_one_partition_expire_together(redis: Redis, tmp_path: Path) -> None:
+    """The log knows them, so their snapshots need not be read; one of two channels is read as before."""
+    store = SqliteStore(tmp_path / "logs.db", readers=1)
+    await store.open()
+    now_ms = SystemClock().now_ms()
+    alone = blast("alone", created_at_ms=now_ms)
+    both = blast("both", created_at_ms=now_ms, channels=["email", "whatsapp"], totals={"email": 1, "whatsapp": 1})
+    keeper = BlastStore(redis, "test")
+    for one in (alone, both):
+        await keeper.create(one)
+    mails: list[Event] = [
+        queued(blast_id="alone"),
+        sent(blast_id="alone"),
+        queued(blast_id="both"),
+        sent(blast_id="both"),
+    ]
+    ends = [(alone, "email"), (both, "email"), (both, "whatsapp")]
+    events: list[Event] = [accepted(alone), accepted(both), *mails, queued_phones(blast_id="both")]
+    events += [sent_phone(blast_id="both")]
+    events += [BlastChannelEnded(now_ms, one.blast_id, channel, {"total": 1}) for one, channel in ends]
+    applied = await store.write(lambda connection: EventWriter().apply(connection, [entry(1, *events)]))
+    assert (sorted(applied.written.ended_blasts), applied.written.ended_alone) == (["alone", "both"], ["alone"])
+    expiry = Expiry(keeper, store, Timing(keep_ended_ms=60_000))
+    expiry.ended(applied.written.ended_blasts, applied.written.ended_alone)
+    client: Any = redis
+    await client.config_resetstat()
+    assert await expiry.flush()
+    assert (await client.info("commandstats"))["cmdstat_hget"]["calls"] == 1
+    assert [await _expires(redis, one) for one in ("alone", "both")] == [True, False]
+    await store.close()
 
 
 async def test_an_expiry_that_redis_missed_is_set_later(tmp_path: Path) -> None:
