@@ -154,7 +154,8 @@ class Producer:
             "" if chunk.series == "jobs" else await self._pause_elsewhere(chunk, partition),
         ]
         pairs = [(job.job_id, pack_job(job)) for job in jobs]
-        args.append(_first_index(chunk, jobs, sum(len(packed) for _, packed in pairs)))
+        is_small = sum(len(packed) for _, packed in pairs) <= _SMALL_CHUNK_BYTES
+        args.append(_ranges(jobs) if is_small and chunk.series == "jobs" else "")
         args += chain.from_iterable(pairs)
         try:
             added, watermark, cancelled = await partition.call("enqueue", args)
@@ -347,12 +348,15 @@ def _steps(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
     yield jobs[start:]
 
 
-def _first_index(chunk: Chunk, jobs: Sequence[Job], size: int) -> int | str:
-    """Return the index of the first job if all follow each other and take little room, else ""."""
-    if chunk.series != "jobs" or not jobs or size > _SMALL_CHUNK_BYTES:
-        return ""
-    first = jobs[0].index
-    return first if all(job.index == index for index, job in enumerate(jobs, start=first)) else ""
+def _ranges(jobs: Sequence[Job]) -> str:
+    """Return the first and the last index of each range of jobs with consecutive indexes; they are in their order."""
+    ends: list[int] = []
+    for job in jobs:
+        if ends and job.index == ends[-1] + 1:
+            ends[-1] = job.index
+        else:
+            ends += (job.index, job.index)
+    return " ".join(map(str, ends))
 
 
 def _carry_files(jobs: Sequence[Job]) -> bool:

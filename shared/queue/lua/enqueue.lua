@@ -10,7 +10,7 @@
 --       for each job that has any: "<index> <run> <digest> …" · 13 run of its jobs · 14 "<partitions
 --       in which the blast has jobs on this channel> <those on all its channels>" · 15 the reason of its pause, if it is
 --       paused in another partition that it has not ended in; it may have ended in this one, and is then paused here too ·
---       16 the index of the first job, if those that follow have the indexes that follow and all are small, else "" ·
+--       16 the indexes of the jobs as ranges, "<first> <last> …", if a sweep may end them unread, else "" ·
 --       17 … pairs: job id, packed job
 -- Result  {added, watermark, cancelled 0|1}; the error GAP if jobs before the first are missing, FILES if a file is missing
 -- Jobs are added to the stream of their lane. Jobs of a `bulk` blast go to the blast's own stream, those of a small one to
@@ -101,13 +101,13 @@ end
 -- Without the record they are read. It expires in case that an earlier version deletes the stream.
 local CHUNKS_KEPT_MS = 30 * 86400 * 1000
 local function record_chunk(last_id, first_id)
-  if ARGV[16] == '' or added ~= n - skip then return end
+  if ARGV[16] == '' or added ~= n then return end
   local ms, low = string.match(first_id, '^(%d+)-(%d+)$')
   local last_ms, high = string.match(last_id, '^(%d+)-(%d+)$')
   if ms ~= last_ms or tonumber(high) - tonumber(low) ~= added - 1 then return end
   local chunks = C .. ':chunks:' .. blast
   local number = redis.call('HLEN', chunks)
-  redis.call('HSET', chunks, number, table.concat({ ms, low, high, int(tonumber(ARGV[16]) + skip), ARGV[13] }, ' '))
+  redis.call('HSET', chunks, number, table.concat({ ms, low, high, ARGV[13], ARGV[16] }, ' '))
   if number == 0 then redis.call('PEXPIRE', chunks, CHUNKS_KEPT_MS) end
 end
 

@@ -52,12 +52,14 @@ local ranges = make_ranges(blast, status, ARGV[7], now_ms, events)
 local looked, cost = 0, 0
 while cost < most and chunks[looked + 1] do
   looked, cost = looked + 1, cost + 1
-  local ms, low, high, index, run = string.match(chunks[looked], '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+  local ms, low, high, run, indexes = string.match(chunks[looked], '^(%d+) (%d+) (%d+) (%d+) (.*)$')
   local first = front()
   if waits_untouched(ms .. '-' .. low, ms .. '-' .. high, first) then
-    low, high, index = tonumber(low), tonumber(high), tonumber(index)
+    low, high, run = tonumber(low), tonumber(high), tonumber(run)
     cost = cost - 1 + remove(ms, low, high, first)
-    ranges.add(index, index + high - low, tonumber(run))
+    for from_index, to_index in string.gmatch(indexes, '(%d+) (%d+)') do
+      ranges.add(tonumber(from_index), tonumber(to_index), run)
+    end
     ended = ended + high - low + 1
   end
 end

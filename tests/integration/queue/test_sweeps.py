@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from shared.blasts import Blast
 from shared.clock import SystemClock
 from shared.events import Ended, SweptRanges
 from shared.queue.producer import Chunk
+from shared.queue.sweeper import Sweeper, Swept
 from tests.integration.queue.world import World, ends
 
 EDGES = [0, 1, 127, 128, 129, 255, 256, 300, 65_535, 65_536, *range(70_000, 70_100)]
@@ -44,10 +46,17 @@ async def cancelled(world: World, blast: Blast, *, recorded: bool) -> list[Swept
     return found
 
 
-async def test_each_index_is_in_a_range(world: World, is_recorded: bool) -> None:
-    """Of any size and with gaps: packed indexes take one to five bytes."""
-    blast = await given(world, EDGES)
+async def test_each_index_is_in_a_range(world: World, is_recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any size and with gaps; recorded chunks that nobody touched are not read."""
+    blast, read, sweep = await given(world, EDGES), [], Sweeper._sweep_blast_stream
+
+    async def noted(*args: Any) -> Swept:
+        read.append(await sweep(*args))
+        return read[-1]
+
+    monkeypatch.setattr(Sweeper, "_sweep_blast_stream", noted)
     found = await cancelled(world, blast, recorded=is_recorded)
+    assert [one.ended for one in read] == [0 if is_recorded else len(EDGES)]
     assert sorted(index for event in found for index in event.indexes()) == EDGES
     assert set(ends(world.events).values()) == {1}
     assert (await world.progress(blast)).counts["cancelled"] == len(EDGES)
