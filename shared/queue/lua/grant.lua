@@ -56,4 +56,6 @@ end
 
 local words = {}
 for i = 7, #ARGV do words[#words + 1] = grant(ARGV[i]) end
-return remember(sender, 'grant', sequence, table.concat(words, ','))
+local answer = remember(sender, 'grant', sequence, table.concat(words, ','))
+redis.call('PEXPIRE', C .. ':once:' .. sender, ONCE_MS) -- no heartbeat comes to this slot
+return answer

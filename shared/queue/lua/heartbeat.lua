@@ -13,5 +13,6 @@ redis.call('SET', key, ARGV[3], 'PX', ARGV[2])
 redis.call('HSET', C .. ':senders', ARGV[1], ARGV[3])
 if ARGV[4] == '1' then redis.call('SADD', held_key(ARGV[1]), '') end
 redis.call('PEXPIRE', held_key(ARGV[1]), 86400000) -- in case no sender ever reaps it
+redis.call('PEXPIRE', C .. ':once:' .. ARGV[1], ONCE_MS)
 if ARGV[4] == '1' then return 1 end
 return held

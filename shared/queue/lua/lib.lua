@@ -6,6 +6,7 @@
 
 local C = string.sub(KEYS[1], 1, -#':bell' - 1)
 local GROUP = 'senders'
+local ONCE_MS = 3600000
 local TERMINAL = { 'sent', 'failed', 'cancelled', 'expired', 'suppressed' }
 
 local function now_us()
@@ -59,11 +60,11 @@ local function replayed(producer, step, sequence)
   return nil
 end
 
+-- Keep a call's answer. The record lasts for an hour after the producer's first call; its heartbeats prolong that.
 local function remember(producer, step, sequence, reply)
   if tonumber(sequence) <= 0 then return reply end
   local key = C .. ':once:' .. producer
-  redis.call('HSET', key, step, sequence .. ' ' .. reply)
-  redis.call('PEXPIRE', key, 3600000)
+  if redis.call('HSET', key, step, sequence .. ' ' .. reply) == 1 then redis.call('PEXPIRE', key, ONCE_MS) end
   return reply
 end
 

@@ -114,7 +114,7 @@ function moves.sent(job)
   count(job.blast, 'sent', 1)
   count_channel('sent', 1)
   note_end(job, 'sent')
-  completed[#completed + 1] = job.event
+  completed[#completed + 1] = job.job_id
   return true
 end
 
@@ -251,7 +251,7 @@ end
 local ends = {}
 local nothing_recorded = not any_cancel and redis.call('EXISTS', C .. ':places') == 0
 
-local function end_plainly(stream, id, blast, event)
+local function end_plainly(stream, id, blast, job_id, event)
   local ids = gone[stream]
   if not ids then
     ids = {}
@@ -260,7 +260,7 @@ local function end_plainly(stream, id, blast, event)
   ids[#ids + 1] = id
   in_tx[stream][id] = nil
   ends[blast] = (ends[blast] or 0) + 1
-  completed[#completed + 1], events[#events + 1] = event, event
+  completed[#completed + 1], events[#events + 1] = job_id, event
 end
 
 local args = ARGV
@@ -269,7 +269,7 @@ for i = 1, n do
   local kind, stream, id, job_id = args[base + 1], args[base + 2], args[base + 3], args[base + 4]
   local blast, from = string.match(job_id, '^[^:]+'), where(stream, id)
   if kind == 'sent' and from == 'tx' and nothing_recorded and not any_stall and not has_files(blast) then
-    end_plainly(stream, id, blast, args[base + 6])
+    end_plainly(stream, id, blast, job_id, args[base + 6])
     done[i] = '1'
   else
     local job = {
@@ -294,8 +294,8 @@ for stream, ids in pairs(gone) do
   drop_if_empty(stream)
 end
 if #completed > 0 then
-  for i = math.max(1, #completed - 99), #completed do redis.call('XADD', C .. ':completed', '*', 'd', completed[i]) end
-  redis.call('XTRIM', C .. ':completed', 'MAXLEN', '100')
+  local first = math.max(1, #completed - 99)
+  redis.call('XADD', C .. ':completed', 'MAXLEN', '100', '*', 'd', table.concat(completed, ' ', first))
 end
 write_counts(now_ms, keep_ms, events)
 emit(ARGV[3], events)

@@ -260,3 +260,34 @@ def _kept(blast: Blast) -> list[Any]:
     """Return what Redis keeps of a blast in one partition of each channel: its hashes and its snapshot."""
     hashes = [PartitionKeys(channel, 0).blast(blast.blast_id) for channel in ("email", "whatsapp")]
     return [*hashes, f"blast:{blast.blast_id}"]
+
+
+async def test_each_settlement_leaves_the_ids_of_its_jobs_for_inspection(world: World) -> None:
+    """`C:completed` has one entry for each of the last hundred settlements; another outcome than `sent` adds none."""
+    await world.given(108)
+    sender = await world.sender()
+    first, *others = await sender.take(108)
+    redis: Any = world.redis
+    assert await sender.retry(first, 60_000)
+    assert await redis.xlen("{email}:completed") == 0
+    for one in others[:101]:
+        assert await sender.finish(one) == [True]
+    assert await sender.finish(*others[101:]) == [True] * 6
+    assert await redis.xlen("{email}:completed") == 100
+    (_, newest), (_, before), *_ = await redis.xrevrange("{email}:completed")
+    assert newest[b"d"].decode().split() == [lease.job_id for lease in others[101:]]
+    assert before[b"d"].decode() == others[100].job_id
+
+
+async def test_answers_are_kept_while_their_sender_lives(world: World) -> None:
+    """The record of a sender's answers lasts an hour from its first call, and from each of its heartbeats."""
+    await world.given(1)
+    sender = await world.sender()
+    leases = await sender.take(1)
+    key, redis = f"{{email}}:once:{sender.name}", world.redis
+    assert 0 < await redis.pttl(key) <= 3_600_000
+    await redis.pexpire(key, 60_000)
+    assert await sender.finish(*leases) == [True]
+    await redis.pexpire(key, 60_000)
+    await sender.consumer.heartbeat({"host": "h"})
+    assert 3_000_000 < await redis.pttl(key) <= 3_600_000
