@@ -7,7 +7,7 @@ same answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from shared.queue.partitions import Partition
 from shared.queue.scripts import Argument
 from shared.queue.timing import Timing
 
+Fields = tuple[Argument, ...]
 POISON_AFTER = 3
 IN_PLACE_OF_GONE, IN_PLACE_OF_FROZEN = 0, -1
 STREAMS_A_PAGE = 64
@@ -213,26 +214,22 @@ class Consumer:
         if not requests:
             return []
         args = self._begin_args(*self._begins.next(), in_flight, late_ms)
-        for request in requests:
-            lease, job = request.lease, request.lease.job
-            args += (
-                lease.stream,
-                lease.entry_id,
-                lease.job_id,
-                job.run,
-                job.expires_at_ms,
-                ("m" if job.marketing else "t") + identity(job.recipient.address),
-                f"{'x' if request.exhausted else lease.waits_as}{lease.deliveries}",
-                f"={request.granted} {request.packed_limit}"
-                if request.granted
-                else request.packed_limit or self._no_limit,
-                request.event,
-            )
+        args += in_runs(map(self._begin_fields, requests))
         words = text_of(await self._insist("begin", args)).split(",")
         return [
             GRANTED.get(word) or parse_grant(word, request.packed_limit)
             for word, request in zip(words, requests, strict=True)
         ]
+
+    def _begin_fields(self, request: BeginRequest) -> tuple[Fields, Fields]:
+        lease, job = request.lease, request.lease.job
+        limit = request.packed_limit or self._no_limit
+        if request.granted:
+            limit = f"={request.granted} {request.packed_limit}"
+        waits = f"{'x' if request.exhausted else lease.waits_as}{lease.deliveries}"
+        address = ("m" if job.marketing else "t") + identity(job.recipient.address)
+        shared = (lease.stream, job.blast_id, job.run, job.expires_at_ms, waits, limit)
+        return shared, (lease.entry_id, lease.job_id, address, request.event)
 
     def _begin_args(self, number: int, head: bytes, in_flight: int, late_ms: int) -> list[Argument]:
         policy = self._policy
@@ -280,20 +277,7 @@ class Consumer:
 
     def _settle_args(self, number: int, head: bytes, moves: Sequence[Move]) -> list[Argument]:
         args: list[Argument] = [self.sender_id, number, head, self.timing.park_ms, self.timing.keep_ended_ms]
-        for move in moves:
-            lease = move.lease
-            args += (
-                move.kind,
-                lease.stream,
-                lease.entry_id,
-                lease.job_id,
-                lease.job.run,
-                move.event,
-                move.value,
-                move.packed,
-                lease.deliveries,
-            )
-        return args
+        return args + in_runs(map(_settle_fields, moves))
 
     async def sent_late(self, accepted: Sequence[tuple[Lease, bytes]]) -> list[bool]:
         """Report messages accepted after their leases were lost, each with its packed late `sent` event."""
@@ -332,7 +316,8 @@ class Consumer:
         if entry.begun:
             # not remembered: the settler has its own numbers, and may have a call under way
             call = (self.sender_id, IN_PLACE_OF_GONE, head, self.timing.park_ms, self.timing.keep_ended_ms)
-            move = ("ended", entry.stream, entry.entry_id, entry.job_id, 1, event, "failed q 0", b"", 1)
+            blast = entry.job_id.partition(":")[0]
+            move = ("ended", entry.stream, blast, 1, "failed q 0", b"", 1, 1, entry.entry_id, entry.job_id, event)
             await self._insist("settle", (*call, *move))
         else:
             args = (head, self.timing.keep_ended_ms, "failed", entry.stream, entry.entry_id, entry.job_id, "q", event)
@@ -363,6 +348,30 @@ class WakeUps:
             return False
         self._seen = text_of(answer[0][1][0][0])
         return True
+
+
+def _settle_fields(move: Move) -> tuple[Fields, Fields]:
+    lease = move.lease
+    shared = (move.kind, lease.stream, lease.job.blast_id, lease.job.run, move.value, move.packed, lease.deliveries)
+    return shared, (lease.entry_id, lease.job_id, move.event)
+
+
+def in_runs(jobs: Iterable[tuple[Fields, Fields]]) -> list[Argument]:
+    """Return the fields of jobs for a script: those that successive jobs share once, with the number of these jobs.
+
+    Each job comes as the fields that it may share, and those of its own.
+    """
+    args: list[Argument] = []
+    sharing: Fields | None = None
+    count_at = number = 0
+    for shared, own in jobs:
+        if shared != sharing:
+            sharing, count_at, number = shared, len(args) + len(shared), 0
+            args += (*shared, 0)
+        number += 1
+        args[count_at] = number
+        args += own
+    return args
 
 
 def _marks(answer: object) -> list[bool]:

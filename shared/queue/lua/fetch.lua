@@ -356,9 +356,11 @@ local function add_new(given, at)
   local address = job and job[5][1]
   if type(address) ~= 'string' or not string.find(address, '@', 1, true) or string.find(address, '[\128-\255]') then return false end
   local job_id, run = read_id(raw), tonumber(job[8])
-  if not job_id or not string.find(job_id, '^[^:]+:%d+:[^:]+$') or not run or not tonumber(job[7]) then return false end
+  local blast = job_id and string.match(job_id, '^([^:]+):%d+:[^:]+$')
+  if not blast or not run or not tonumber(job[7]) then return false end
   local event = cmsgpack.pack({ 'processing', tonumber(ARGV[16]), job_id, run, 1, BEGINS })
-  for _, field in ipairs({ stream, id, job_id, int(run), int(job[7]), (job[12] and 'm' or 't') .. string.lower(address), 'q1', '', event }) do
+  address = (job[12] and 'm' or 't') .. string.lower(address)
+  for _, field in ipairs({ stream, blast, int(run), int(job[7]), 'q1', '', 1, id, job_id, address, event }) do
     given[#given + 1] = field
   end
   return true

@@ -4,8 +4,8 @@
 -- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files, limits
 -- ARGV  1 sender · 2 sequence, or for a call in its place 0 if it is gone and -1 if it is frozen · 3 head of the event batch · 4 V in ms · 5 ms to keep an ended blast ·
---       6 … nine per job: kind, stream, id, job id, run, the packed event or "", value, packed job or "", the delivery
---       count that the sender knows
+--       6 … runs of jobs that share eight fields: kind, stream, blast, run of the jobs, value, packed job or "", the delivery
+--       count that the sender knows, the number of jobs; then three per job: id, job id, the packed event or ""
 -- Kinds and their value:
 --   sent       the provider accepted it; from :buf if a failover lost the begin ·
 --              "<q|r as the job waited when this entry was written>"
@@ -24,9 +24,7 @@
 
 local sender, sequence = ARGV[1], ARGV[2]
 -- A sender that has its lease again may be sending.
-if sequence == '-1' and redis.call('EXISTS', C .. ':sender:' .. sender) == 1 then
-  return string.rep('0', (#ARGV - 5) / 9)
-end
+local spared = sequence == '-1' and redis.call('EXISTS', C .. ':sender:' .. sender) == 1
 local kept = replayed(sender, 'settle', sequence)
 if kept then return kept end
 
@@ -34,18 +32,30 @@ local now = now_us()
 local now_ms = math.floor(now / 1000)
 local park_ms, keep_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local buf, tx = sender .. ':buf', sender .. ':tx'
-local n = (#ARGV - 5) / 9
 local events, gone, done = {}, {}, {}
 local wake, completed = false, {}
 local any_stall = redis.call('EXISTS', C .. ':stalls') == 1
 local any_cancel = redis.call('EXISTS', C .. ':cancels') == 1
 
-local asked, in_tx, in_buf = {}, {}, {}
-for i = 1, n do
-  local stream, id = ARGV[7 + (i - 1) * 9], ARGV[8 + (i - 1) * 9]
-  asked[stream] = asked[stream] or {}
-  table.insert(asked[stream], id)
+local SHARED, OWN = 8, 3
+local runs, asked, in_tx, in_buf, n = {}, {}, {}, {}, 0
+
+-- Read what the jobs of the run at a place share, and list their entries; return the place of the next run.
+local function read_run(at)
+  local stream, jobs = ARGV[at + 1], tonumber(ARGV[at + 7])
+  local first, ids = at + SHARED, asked[stream] or {}
+  for base = first, first + (jobs - 1) * OWN, OWN do ids[#ids + 1] = ARGV[base] end
+  asked[stream], n = ids, n + jobs
+  runs[#runs + 1] = {
+    kind = ARGV[at], stream = stream, blast = ARGV[at + 2], run = tonumber(ARGV[at + 3]), value = ARGV[at + 4],
+    packed = ARGV[at + 5], deliveries = tonumber(ARGV[at + 6]), first = first, last = first + (jobs - 1) * OWN,
+  }
+  return first + jobs * OWN
 end
+
+local next_run = 6
+while ARGV[next_run] do next_run = read_run(next_run) end
+if spared then return string.rep('0', n) end
 
 local function where(stream, id)
   in_tx[stream] = in_tx[stream] or owned(stream, tx, asked[stream])
@@ -248,44 +258,44 @@ local function sent_before(job)
 end
 
 -- Most jobs were simply sent, and nothing else is recorded of them: their ends are counted together.
-local ends = {}
 local nothing_recorded = not any_cancel and redis.call('EXISTS', C .. ':places') == 0
 
-local function end_plainly(stream, id, blast, job_id, event)
-  local ids = gone[stream]
-  if not ids then
-    ids = {}
-    gone[stream] = ids
-  end
-  ids[#ids + 1] = id
+local function end_plainly(stream, base)
+  local id, event = ARGV[base], ARGV[base + 2]
+  forget(stream, id)
   in_tx[stream][id] = nil
-  ends[blast] = (ends[blast] or 0) + 1
-  completed[#completed + 1], events[#events + 1] = job_id, event
+  completed[#completed + 1], events[#events + 1] = ARGV[base + 1], event
 end
 
-local args = ARGV
-for i = 1, n do
-  local base = 5 + (i - 1) * 9
-  local kind, stream, id, job_id = args[base + 1], args[base + 2], args[base + 3], args[base + 4]
-  local blast, from = string.match(job_id, '^[^:]+'), where(stream, id)
-  if kind == 'sent' and from == 'tx' and nothing_recorded and not any_stall and not has_files(blast) then
-    end_plainly(stream, id, blast, job_id, args[base + 6])
-    done[i] = '1'
-  else
-    local job = {
-      stream = stream, id = id, job_id = job_id, run = tonumber(args[base + 5]), event = args[base + 6],
-      value = args[base + 7], packed = args[base + 8], deliveries = tonumber(args[base + 9]), blast = blast, from = from,
-    }
-    local moved = from and not is_stale(job, kind) and (sent_before(job) or moves[kind](job))
-    done[i] = moved and '1' or '0'
-    if moved then in_tx[stream][id], (in_buf[stream] or {})[id] = nil, nil end
-    if moved and job.event ~= '' then events[#events + 1] = job.event end
-  end
+local function apply(r, base, from)
+  local id = ARGV[base]
+  local job = {
+    stream = r.stream, id = id, job_id = ARGV[base + 1], run = r.run, event = ARGV[base + 2], value = r.value,
+    packed = r.packed, deliveries = r.deliveries, blast = r.blast, from = from,
+  }
+  local moved = from and not is_stale(job, r.kind) and (sent_before(job) or moves[r.kind](job))
+  if not moved then return '0' end
+  in_tx[r.stream][id], (in_buf[r.stream] or {})[id] = nil, nil
+  if job.event ~= '' then events[#events + 1] = job.event end
+  return '1'
 end
-for blast, sent in pairs(ends) do
-  count(blast, 'processing', -sent)
-  count(blast, 'sent', sent)
-  count_channel('sent', sent)
+
+for _, r in ipairs(runs) do
+  local plain, ended = r.kind == 'sent' and nothing_recorded and not any_stall and not has_files(r.blast), 0
+  for base = r.first, r.last, OWN do
+    local from = where(r.stream, ARGV[base])
+    if plain and from == 'tx' then
+      end_plainly(r.stream, base)
+      done[#done + 1], ended = '1', ended + 1
+    else
+      done[#done + 1] = apply(r, base, from)
+    end
+  end
+  if ended > 0 then
+    count(r.blast, 'processing', -ended)
+    count(r.blast, 'sent', ended)
+    count_channel('sent', ended)
+  end
 end
 
 for stream, ids in pairs(gone) do

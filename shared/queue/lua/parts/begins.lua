@@ -1,6 +1,7 @@
 -- Beginning jobs: moving them from a sender's `:buf` to its `:tx`. `begin` does this for jobs that its sender has read; `fetch`
--- does it in the same step for new ones, if it is asked to. `args` are those of `begin`.
-local BEGIN_FROM, BEGIN_FIELDS = 12, 9
+-- does it in the same step for new ones, if it is asked to. `args` are those of `begin`: jobs in runs, of which each begins
+-- with the fields that its jobs share.
+local BEGIN_FROM, SHARED, OWN = 12, 7, 4
 local args, buf, tx, policy, poison, most_in_flight, in_flight, held, begin_ms
 local any_stall, any_suppressed, any_cancel, any_run
 local blasts, claims, begun_events, words = {}, {}, {}, {}
@@ -38,8 +39,7 @@ end
 -- has no rate.
 local UNASKED = '?'
 
-local function limit_text(base)
-  local text = args[base + 7]
+local function limit_text(text)
   if text == UNASKED then return '' end
   return string.byte(text) == 61 and string.match(text, ' (.*)$') or text
 end
@@ -82,11 +82,21 @@ local function beyond(stream, o)
   return 'full'
 end
 
-local function refusal(job_id, blast, run, expires, address, stall, waits)
-  local b = blast_state(blast)
+-- Return what the jobs of the run at a place share, and the places of the first and last of them.
+local function read_run(at)
+  local stream, counted, text = args[at], args[at + 4], args[at + 5]
+  return {
+    stream = stream, blast = args[at + 1], run = tonumber(args[at + 2]), expires = tonumber(args[at + 3]),
+    waits = string.sub(counted, 1, 1), deliveries = tonumber(string.sub(counted, 2)), text = text, limit = limit_text(text),
+    released = is_released(stream), first = at + SHARED, last = at + SHARED + (tonumber(args[at + 6]) - 1) * OWN,
+  }
+end
+
+local function refusal(r, job_id, address, stall)
+  local b, run = blast_state(r.blast), r.run
   if stall and stall.outcome == 'sent' and stall.run == run then return 'sent' end
   if b.cancelled or (any_cancel and redis.call('HEXISTS', C .. ':cancels', job_id) == 1) then return 'cancelled' end
-  if expires > 0 and begin_ms >= expires then return 'expired' end
+  if r.expires > 0 and begin_ms >= r.expires then return 'expired' end
   if any_suppressed then
     local stored = redis.call('HGET', C .. ':suppressed', string.sub(address, 2))
     for _, one in ipairs(stored and suppressions_of(stored) or {}) do
@@ -97,25 +107,23 @@ local function refusal(job_id, blast, run, expires, address, stall, waits)
     if stall.stalls >= poison then return 'poison' end
     if policy == 'hold' or stall.uncertain > 1 then return 'uncertain' end
   end
-  if waits == 'x' then return 'uncertain' end
+  if r.waits == 'x' then return 'uncertain' end
   if b.paused then return 'paused' end
   return nil
 end
 
 local rearmed = {}
-local function decide(base)
-  local stream, id, job_id, run = args[base], args[base + 1], args[base + 2], tonumber(args[base + 3])
-  local limit, released = limit_text(base), is_released(stream)
+local function decide(r, base)
   if held then return 'held' end
-  local blast = string.match(job_id, '^[^:]+')
+  local stream, blast, run, id, job_id = r.stream, r.blast, r.run, args[base], args[base + 1]
   local stall = any_stall and stall_of(job_id) or nil
-  local word = refusal(job_id, blast, run, tonumber(args[base + 4]), args[base + 5], stall, string.sub(args[base + 6], 1, 1))
-  if released and (word or limit == '') then rearmed[#rearmed + 1] = base end
+  local word = refusal(r, job_id, args[base + 2], stall)
+  if r.released and (word or r.limit == '') then rearmed[#rearmed + 1] = { run = r, id = id } end
   if word then return word end
   local alone = policy ~= 'repeat' and stall and stall.run == run and stall.stalls > 0
   if in_flight >= most_in_flight then return 'crowded' end
   if alone_granted or (alone and in_flight > 0) then return 'wait' end
-  local at, how, o = start_of(args[base + 7], limit, released)
+  local at, how, o = start_of(r.text, r.limit, r.released)
   if not at then return how == 'beyond' and beyond(stream, o) or how end
   in_flight = in_flight + 1
   if vain[stream] or (any_run and bulk_blast(stream)) then
@@ -125,8 +133,8 @@ local function decide(base)
   claims[stream] = claims[stream] or {}
   table.insert(claims[stream], id)
   count(blast, 'processing', 1)
-  if string.sub(args[base + 6], 1, 1) ~= 'q' then count(blast, 'retrying', -1) end
-  begun_events[#begun_events + 1] = args[base + 8]
+  if r.waits ~= 'q' then count(blast, 'retrying', -1) end
+  begun_events[#begun_events + 1] = args[base + 3]
   alone_granted = alone_granted or alone
   if how ~= 'g' then how = how .. int(math.max(0, at - now)) end
   return alone and string.upper(how) or how
@@ -150,20 +158,22 @@ local function read_begin(given, at_us)
   allow_starts(at_us, tonumber(args[5]), tonumber(args[4]), tonumber(args[10]), tonumber(args[11]))
 end
 
-local function decide_all(n)
-  local asked, mine = {}, {}
-  for i = 1, n do
-    local base = BEGIN_FROM + (i - 1) * BEGIN_FIELDS
-    local stream = args[base]
-    asked[stream] = asked[stream] or {}
-    table.insert(asked[stream], args[base + 1])
+local function decide_all()
+  local runs, asked, mine, at = {}, {}, {}, BEGIN_FROM
+  while args[at] do
+    local r = read_run(at)
+    local ids = asked[r.stream] or {}
+    for base = r.first, r.last, OWN do ids[#ids + 1] = args[base] end
+    runs[#runs + 1], asked[r.stream] = r, ids
+    at = r.last + OWN
   end
   for stream, ids in pairs(asked) do mine[stream] = owned(stream, buf, ids) end
 
-  for i = 1, n do
-    local base = BEGIN_FROM + (i - 1) * BEGIN_FIELDS
-    local deliveries = mine[args[base]][args[base + 1]]
-    words[i] = deliveries == tonumber(string.sub(args[base + 6], 2)) and decide(base) or 'lost'
+  for _, r in ipairs(runs) do
+    local mine_here = mine[r.stream]
+    for base = r.first, r.last, OWN do
+      words[#words + 1] = mine_here[args[base]] == r.deliveries and decide(r, base) or 'lost'
+    end
   end
 end
 
@@ -184,11 +194,11 @@ end
 
 -- A released job that does not begin frees its start; a limit that was removed releases its list.
 local function rearm_limits()
-  for _, base in ipairs(rearmed) do
-    local given = string.match(limit_text(base), '^%S+')
+  for _, one in ipairs(rearmed) do
+    local given = string.match(one.run.limit, '^%S+')
     local name = given
     if not name then
-      local entry = redis.call('XRANGE', args[base], args[base + 1], args[base + 1])[1]
+      local entry = redis.call('XRANGE', one.run.stream, one.id, one.id)[1]
       name = entry and entry[2][6]
     end
     if name and redis.call('HEXISTS', C .. ':limits', name) == 1 then
@@ -201,7 +211,7 @@ end
 -- Begin the jobs of `given`; return a word for each and their events. The caller writes the counts.
 local function begin_jobs(given, at_us)
   read_begin(given, at_us)
-  decide_all((#given - BEGIN_FROM + 1) / BEGIN_FIELDS)
+  decide_all()
   claim_all()
   note_runs()
   rearm_limits()
