@@ -57,5 +57,5 @@ end
 local words = {}
 for i = 7, #ARGV do words[#words + 1] = grant(ARGV[i]) end
 local answer = remember(sender, 'grant', sequence, table.concat(words, ','))
-redis.call('PEXPIRE', C .. ':once:' .. sender, ONCE_MS) -- no heartbeat comes to this slot
+redis.call('PEXPIRE', C .. ':once:' .. sender, ONCE_MS) -- no heartbeat prolongs it in this slot
 return answer
