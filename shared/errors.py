@@ -35,8 +35,18 @@ class DecodeError(KurirError, ValueError):
         self.raw = raw
 
 
+CANNOT_BE_REACHED = "Redis cannot be reached"
+
+
 class QueueUnavailableError(KurirError):
-    """Redis cannot be reached or is still loading; the outcome of the call is unknown."""
+    """Redis cannot be reached, or does not serve calls now; the outcome of the call is unknown.
+
+    `why` says why in words that any client may read: no address, no name, no data. It is the message by default.
+    """
+
+    def __init__(self, message: str, why: str = "") -> None:
+        super().__init__(message)
+        self.why = why or message
 
 
 class QueueFullError(KurirError):

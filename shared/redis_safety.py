@@ -25,12 +25,17 @@ log = get_logger()
 
 
 class RedisSafety(Collector):
-    """Checks Redis every 30 s (times `time_scale`); `found` is the latest result, None before the first."""
+    """Checks Redis every 30 s (times `time_scale`); `found` is the latest result, None before the first.
 
-    def __init__(self, redis: Connection, health: Health, time_scale: float = 1.0) -> None:
+    With `says_why`, the log says why there is no first one; other components report that in most services.
+    """
+
+    def __init__(self, redis: Connection, health: Health, time_scale: float = 1.0, *, says_why: bool = False) -> None:
         self._check = SafetyCheck(redis)
         self._health = health
         self._time_scale = time_scale
+        self._says_why = says_why
+        self._said = ""
         self.found: Safety | None = None
 
     async def run(self, stop: Stop) -> None:
@@ -46,7 +51,12 @@ class RedisSafety(Collector):
         """Check once and report changes; return False if Redis does not answer."""
         try:
             found = await self._check.run()
-        except (QueueUnavailableError, QueueFullError):
+        except QueueUnavailableError as away:
+            if self._says_why and self.found is None and away.why != self._said:
+                self._said = away.why
+                log.warning("redis unavailable", reason=str(away))
+            return False
+        except QueueFullError:
             return False
         self._report(self.found or Safety(), found, first=self.found is None)
         self.found = found

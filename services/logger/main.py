@@ -175,7 +175,7 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     retention = Retention(parts.store, parts.settings.retention_days, recorder.writer.forget)
     upkeep = Upkeep(parts.store, retention, health)
     metrics = LoggerMetrics(lambda: parts.watch.last, recorder.state, lambda: parts.store.leads)
-    safety = RedisSafety(parts.redis, health, common.time_scale)
+    safety = RedisSafety(parts.redis, health, common.time_scale, says_why=True)
     metrics.registry.register(safety)
     loopback = common.host in {"127.0.0.1", "::1", "localhost"}
     access = Access(parts.settings.internal_secret, parts.settings.backup_places, loopback)

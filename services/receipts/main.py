@@ -72,7 +72,7 @@ async def _serve(parts: _Parts, stop: Stop) -> None:
     health, state, common = Health("receipts"), ReceiptsState(), parts.settings.common
     sources = _sources(parts.settings.bounces.secret)
     metrics = ReceiptsMetrics(state, tuple(sources))
-    safety = RedisSafety(parts.redis, health, common.time_scale)
+    safety = RedisSafety(parts.redis, health, common.time_scale, says_why=True)
     metrics.registry.register(safety)
     consumer = ReceiptConsumer(parts.inbox, sources, health, state, common.time_scale)
     watch = StreamWatch(ReceiptInbox(parts.redis), state, common.time_scale)

@@ -78,7 +78,7 @@ class EndpointSenders:
         self._served: dict[int, _Served] = {}
         self._disabled = 0
         self._unreadable: set[int] = set()
-        self._redis_away = False
+        self._redis_away = ""
 
     async def run(self, stop: Stop) -> None:
         """Serve every enabled endpoint until `stop`, then end all loops within the grace time."""
@@ -97,10 +97,12 @@ class EndpointSenders:
         """Read the endpoints; start, update and end loops. While Redis is away everything stays."""
         try:
             endpoints, unreadable = await self._store.load()
-        except QueueUnavailableError:
-            self._redis_away = True
+        except QueueUnavailableError as error:
+            if error.why != self._redis_away:
+                get_logger().warning("redis_unavailable", reason=str(error))
+            self._redis_away = error.why
             return
-        self._redis_away = False
+        self._redis_away = ""
         self._note_unreadable(set(unreadable))
         self._disabled = sum(not one.enabled for one in endpoints)
         self._served = {number: one for number, one in self._served.items() if one.task and not one.task.done()}
@@ -158,8 +160,8 @@ class EndpointSenders:
     def _report_health(self) -> None:
         """Report what concerns us; an endpoint that cannot be reached is its owner's concern, so only a warning."""
         health, served = self._around.health, self._served.values()
-        away = self._redis_away or any("redis" in one.reasons for one in served)
-        health.report("redis", "cannot be reached" if away else None)
+        away = self._redis_away or next((one.reasons["redis"] for one in served if "redis" in one.reasons), None)
+        health.report("redis", away)
         late = [one for one in served if "lease" in one.reasons]
         health.report("lease", f"not renewed in time for {_named(late)}" if late else None)
         unreachable = self._unreachable()

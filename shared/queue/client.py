@@ -6,6 +6,7 @@ so that no call waits behind a large value. All other commands use the pool.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -13,8 +14,11 @@ import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from shared.queue.shared_connection import SharedConnection
+from shared.queue.unavailable import NOT_REDIS
 
 _OF_SCRIPTS = frozenset({"EVALSHA", "EVAL"})
 # they block nothing, and what they cost is the driver's way through its pool
@@ -93,11 +97,23 @@ def open_pool(url: str, max_connections: int, socket_timeout_s: float) -> Blocki
     return pool
 
 
-class _PacksInC:
-    """A connection that packs its commands with hiredis: the driver's own asyncio connections do it in Python.
+class _OfQueue:
+    """What the queue's connections do otherwise than the driver's: pack in C, and make sure that Redis answers.
 
-    A begin or a settle has hundreds of arguments. Packing them was more than a quarter of a sender's work.
+    A begin or a settle has hundreds of arguments. Packing them in Python was more than a quarter of a sender's work. A
+    server of another kind may answer each call with something that no caller expects.
     """
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        """Log in, then ask for an echo that only Redis gives; raises the driver's ConnectionError otherwise."""
+        connection: Any = super()
+        try:
+            await connection.on_connect_check_health(check_health)
+            await _expect_echo(self)
+        except ResponseError as error:
+            if not _is_unknown(error):
+                raise
+            raise RedisConnectionError(NOT_REDIS) from error
 
     def pack_command(self, *args: Any) -> list[bytes]:
         name = args[0]
@@ -106,13 +122,30 @@ class _PacksInC:
         return [hiredis.pack_command(args)]
 
 
+def _is_unknown(error: ResponseError) -> bool:
+    return str(error).lower().startswith("unknown command")
+
+
+async def _expect_echo(connection: Any) -> None:
+    word = secrets.token_hex(8)
+    await connection.send_command("PING", word, check_health=False)
+    try:
+        answer = await connection.read_response(disable_decoding=True)
+    except ResponseError as error:
+        if _is_unknown(error):
+            raise
+        return  # Redis's own: a right that the user lacks, or a condition that the call itself may not meet
+    if answer != word.encode():
+        raise RedisConnectionError(NOT_REDIS)
+
+
 def pack_in_c(pool: BlockingConnectionPool) -> None:
-    """Make the pool's connections pack their commands in C, and check its options.
+    """Make the pool's connections pack their commands in C and know their server, and check its options.
 
     Raises what the driver raises for an option that it does not know; its error quotes the option.
     """
     known: type[Any] = pool.connection_class
-    pool.connection_class = type(known.__name__, (_PacksInC, known), {})
+    pool.connection_class = type(known.__name__, (_OfQueue, known), {})
     # the driver checks some options with the first connection, and its error would quote them
     pool.connection_class(**pool.connection_kwargs)
 

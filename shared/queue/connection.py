@@ -15,6 +15,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import (
     AskError,
+    AuthenticationWrongNumberOfArgsError,
     ClusterDownError,
     NoPermissionError,
     OutOfMemoryError,
@@ -30,6 +31,7 @@ from shared.errors import KurirError, QueueFullError, QueueUnavailableError, Set
 from shared.queue.client import QueueRedis, open_pool, pack_in_c, queue_redis
 from shared.queue.cluster import is_cluster_url, open_cluster
 from shared.queue.sentinel import follow_master, read_sentinel_url
+from shared.queue.unavailable import advice_on, why, words_of
 from shared.settings import split_redis_url
 from shared.urls import ENCODE_HINT
 
@@ -85,25 +87,16 @@ def _open(url: str, max_connections: int, socket_timeout_s: float) -> QueueRedis
 
 
 # The server answers, but does not serve the call now. MASTERDOWN is a ClusterDownError, MOVED an AskError.
-_REFUSALS = (ReadOnlyError, ClusterDownError, TryAgainError, AskError, NoPermissionError)
+_REFUSALS = (
+    ReadOnlyError,
+    ClusterDownError,
+    TryAgainError,
+    AskError,
+    NoPermissionError,
+    AuthenticationWrongNumberOfArgsError,
+)
 # Refusals without a class in the driver, by the first word of the error. WAIT is a replica's, of that command.
 _REFUSAL_CODES = frozenset({"LOADING", "NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED", "WAIT"})
-_OF_A_CLUSTER = (
-    "the server belongs to a cluster, so KURIR_REDIS_URL must begin with redis+cluster:// or rediss+cluster://"
-)
-# refusals of a server that is another than KURIR_REDIS_URL says: by their words, and what to do
-_WRONG_SERVERS = (
-    (re.compile("(?i)hash to the same slot|not allowed in cluster mode"), _OF_A_CLUSTER),
-    (
-        re.compile("(?i)cluster support disabled"),
-        "the server belongs to no cluster, so KURIR_REDIS_URL must begin with redis:// or rediss://",
-    ),
-    (re.compile("(?i)DB index is out of range"), "KURIR_REDIS_URL names a database that the server does not have"),
-    (
-        re.compile("(?i)unknown command.{0,3}(?:eval|script|x(?:add|readgroup|group)|sentinel)"),
-        "the server is not one that Kurir can use; for a Sentinel, KURIR_REDIS_URL must begin with redis+sentinel://",
-    ),
-)
 
 
 @contextmanager
@@ -116,37 +109,19 @@ def translated(action: str) -> Iterator[None]:
     try:
         yield
     except (RedisConnectionError, RedisTimeoutError, *_REFUSALS, OSError) as error:
-        raise QueueUnavailableError(f"{action}: {_words(error)}") from error
+        raise QueueUnavailableError(f"{action}: {words_of(error)}", why(error)) from error
     except OutOfMemoryError as error:
         raise QueueFullError("Redis has reached its memory limit", RETRY_WHEN_FULL_S) from error
     except ResponseError as error:
-        words = _words(error)
+        words = words_of(error)
         code = words.partition(" ")[0]
         if code == "OOM":
             raise QueueFullError("Redis has reached its memory limit", RETRY_WHEN_FULL_S) from error
-        if code in _REFUSAL_CODES or _advice(error):
-            raise QueueUnavailableError(f"{action}: {words}") from error
+        if code in _REFUSAL_CODES or advice_on(error):
+            raise QueueUnavailableError(f"{action}: {words}", why(error)) from error
         raise
     except RedisError as error:
-        raise QueueUnavailableError(f"{action}: {_words(error)}") from error
-
-
-def _words(error: Exception) -> str:
-    """Return the server's error text.
-
-    In a pipeline the driver prefixes it with the command, which may contain a name or a body, and quotes it.
-    """
-    before, marker, words = str(error).rpartition(" of pipeline caused error: ")
-    advice = _advice(error)
-    return (words.strip("(,)'\"") if marker else before + words) + (f" ({advice})" if advice else "")
-
-
-def _advice(error: Exception) -> str:
-    """Return what to do where the server is another than KURIR_REDIS_URL says, "" otherwise."""
-    if isinstance(error, AskError):
-        return _OF_A_CLUSTER
-    words = str(error)
-    return next((advice for pattern, advice in _WRONG_SERVERS if pattern.search(words)), "")
+        raise QueueUnavailableError(f"{action}: {words_of(error)}", why(error)) from error
 
 
 async def server_info(redis: Redis, *sections: str) -> ServerInfo:

@@ -75,6 +75,8 @@ class Master:
         try:
             address, master_port = await sentinel.discover_master(self.service)
             return str(address), int(master_port)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise RedisConnectionError("its answer is not that of a Sentinel") from error
         finally:
             # shielded: a task that is no longer needed is cancelled, and again if that takes long
             await asyncio.shield(sentinel.aclose())

@@ -70,11 +70,11 @@ class Dispatcher:
         while not stopping():
             try:
                 worked = await self._round(clock)
-                self.gates.redis_away = False
+                self.gates.redis_away = ""
             except QueueUnavailableError as error:
                 if not self.gates.redis_away:
                     get_logger().warning("redis_unavailable", reason=str(error))
-                self.gates.redis_away = True
+                self.gates.redis_away = error.why
                 await self._recover(clock)
                 continue
             if not worked:

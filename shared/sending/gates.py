@@ -16,7 +16,7 @@ class Gates:
 
     `provider_capacity` takes the number of connections wanted; `stop_channel` takes the error that says why none can be
     opened. `prepare` takes each batch of fetched jobs, and later each batch of begun ones. `announces` is whether
-    the provider announces messages (`ChainingProvider`).
+    the provider announces messages (`ChainingProvider`). `redis_away` is why Redis does not serve, "" while it does.
     """
 
     lease_fresh: Callable[[], bool]
@@ -28,6 +28,6 @@ class Gates:
     probing: bool = False
     paused: str = ""
     log_behind: bool = False
-    redis_away: bool = False
+    redis_away: str = ""
     backoff_until: float = 0.0
     blocked_s: float = 0.0

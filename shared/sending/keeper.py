@@ -27,7 +27,7 @@ class Keeper:
     """The sender's housekeeping; `heartbeat_state` returns what the heartbeat publishes.
 
     An unexpected error ends one round, not the sender; `on_error` is called with the task and the error. `take_over`
-    takes over from senders on this host that are gone, at each check.
+    takes over from senders on this host that are gone, at each check. `away` is why the last renewal failed.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Keeper:
         self._lapsed_at = float("-inf")
         self._orphans: set[str] = set()
         self.take_over: Callable[[], Awaitable[None]] | None = None
+        self.away: QueueUnavailableError | None = None
 
     def renewed_within(self, clock: Clock, seconds: float) -> bool:
         """Return whether the lease was renewed within the last `seconds`."""
@@ -72,9 +73,11 @@ class Keeper:
         asked_at = clock.monotonic()
         try:
             held = await self._consumer.heartbeat(self._heartbeat_state(), first=first)
-        except QueueUnavailableError:
+        except QueueUnavailableError as error:
+            self.away = error
             self._reaper.forget()
             return False
+        self.away = None
         # Counted from the request: the server may have renewed the lease at any moment since. The lease may have
         # lapsed even if the server says that it held: the reply to an earlier heartbeat that took it again may be lost.
         gap_s = clock.monotonic() - self._renewed_at

@@ -191,11 +191,15 @@ class SendingLoop(Generic[MessageT]):
 
     async def _take_lease(self, stop: Stop) -> None:
         """Take the lease; retry for as long as Redis is away."""
+        logged = ""
         while not stop.is_set():
-            if await self._shares.take_leases(self._clock, self._prepare_partition):
-                self._report("redis", None)
+            away = await self._shares.take_leases(self._clock, self._prepare_partition)
+            self._report("redis", away.why if away else None)
+            if away is None:
                 return
-            self._report("redis", "cannot be reached")
+            if away.why != logged:
+                logged = away.why
+                get_logger().warning("redis_unavailable", reason=str(away))
             await self._clock.sleep(RETRY_S)
 
     async def _prepare_partition(self, partition: Partition) -> None:
@@ -289,7 +293,7 @@ class SendingLoop(Generic[MessageT]):
     async def _report_health(self) -> None:
         while True:
             gates = self._dispatcher.gates
-            self._report("redis", "cannot be reached" if gates.redis_away else None)
+            self._report("redis", gates.redis_away or None)
             self._report("provider", "no server can be reached" if gates.probing else None)
             self._report("lease", None if self.lease_fresh() else "not renewed in time")
             await self._clock.sleep(RETRY_S)

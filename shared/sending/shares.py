@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,7 +35,7 @@ Supervise = Callable[[str, Callable[[], Awaitable[None]]], Coroutine[Any, Any, N
 
 @dataclass(slots=True)
 class Share:
-    """A sender's part in one partition; `joined` is whether it has had the lease there."""
+    """A sender's part in one partition; `joined` is whether it has had the lease there, `away` why it has not."""
 
     consumer: Consumer
     settler: Settler
@@ -44,6 +43,7 @@ class Share:
     keeper: Keeper
     wake_ups: WakeUps
     joined: bool = False
+    away: QueueUnavailableError | None = None
 
     def lease_fresh(self, clock: Clock) -> bool:
         """Return whether the lease was renewed recently enough to begin jobs."""
@@ -93,14 +93,15 @@ class Shares:
             return self.each[0].lease_fresh(clock)
         return any(one.lease_fresh(clock) for one in self.each)
 
-    async def take_leases(self, clock: Clock, prepare: Prepare) -> bool:
-        """Take the lease in every partition, once that is prepared; False if Redis is away.
+    async def take_leases(self, clock: Clock, prepare: Prepare) -> QueueUnavailableError | None:
+        """Take the lease in every partition, once that is prepared; return why Redis does not serve, None if it does.
 
-        One that is away while others are not is joined once it answers.
+        A partition that is away while others are not is joined once it answers.
         """
         self._join = partial(_join, clock, prepare)
         await asyncio.gather(*(self._join(share) for share in self.each))
-        return any(share.joined for share in self.each)
+        away = [share.away for share in self.each if not share.joined]
+        return away[0] if len(away) == len(self.each) else None
 
     async def close(self) -> None:
         """End the calls that partitions have not answered."""
@@ -162,9 +163,12 @@ class Settlers:
 
 async def _join(clock: Clock, prepare: Prepare, share: Share) -> None:
     """Take the lease in a partition, unless that is away."""
-    with suppress(QueueUnavailableError):
+    try:
         await prepare(share.consumer.partition)
         share.joined = await share.keeper.first_heartbeat(clock)
+        share.away = share.keeper.away
+    except QueueUnavailableError as error:
+        share.away = error
 
 
 def _share(

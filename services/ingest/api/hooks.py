@@ -42,7 +42,7 @@ async def _keep(call: Call, provider: str) -> str:
     """Add a genuine request to the stream of receipts; return the outcome; raises ApiError."""
     gateway = call.gateway
     if not gateway.records.watch.available:
-        raise _not_taken("Redis cannot be reached")
+        raise _not_taken(gateway.records.watch.why)
     body = await read_whole(call, MOST_BYTES)
     genuine = await _check(call, provider, body)
     if not genuine.keep:
@@ -52,7 +52,7 @@ async def _keep(call: Call, provider: str) -> str:
     except QueueFullError as full:
         raise _not_taken(full.reason, full.retry_after_s) from full
     except QueueUnavailableError as away:
-        raise _not_taken("Redis cannot be reached") from away
+        raise _not_taken(away.why) from away
 
 
 def _not_taken(why: str, retry_after_s: int = _TRY_AGAIN_S) -> ApiError:

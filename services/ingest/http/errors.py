@@ -129,7 +129,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
     ),
     "INTERNAL_ERROR": ErrorCode(500, "An internal error occurred. Look up the request id in the logs for its cause."),
     "QUEUE_UNAVAILABLE": ErrorCode(
-        503, "Redis cannot be reached. Try again, with the same Idempotency-Key if you send messages."
+        503,
+        "Redis cannot be reached, or does not serve Kurir; the message says why. Try again, with the same "
+        "Idempotency-Key if you send messages.",
     ),
     "LOGGER_UNAVAILABLE": ErrorCode(503, "The logger cannot be reached. Try again."),
     "SENDER_UNAVAILABLE": ErrorCode(503, "The sender of this channel cannot be reached. Try again."),
@@ -160,6 +162,12 @@ class ApiError(KurirError):
 
 
 _TRY_AGAIN_S = 10
+
+
+def queue_unavailable(why: str) -> ApiError:
+    """Return the 503 answer for a Redis that does not serve; `why` is fit for clients."""
+    what = f"{why[:1].upper()}{why[1:]}. Try again, with the same Idempotency-Key if you send messages."
+    return ApiError("QUEUE_UNAVAILABLE", what, headers={"Retry-After": "2"})
 
 
 def as_not_taken(error: ApiError) -> ApiError:

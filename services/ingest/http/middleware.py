@@ -21,7 +21,7 @@ from aiohttp.typedefs import Middleware
 from services.ingest.api_keys import ApiKey
 from services.ingest.http.bodies import refuse_body
 from services.ingest.http.client_address import charged_address, client_address, refusal
-from services.ingest.http.errors import ApiError, as_not_taken
+from services.ingest.http.errors import ApiError, as_not_taken, queue_unavailable
 from services.ingest.http.gateway import Gateway
 from services.ingest.http.masking import masked_body, masked_path, masked_query
 from services.ingest.http.operation import JSON, LOGGED_BODY_BYTES, Call, Operation, check_query
@@ -122,7 +122,7 @@ class ApiMiddleware:
             )
             raise ApiError("BACKLOG_FULL", what, headers=retry) from full
         except QueueUnavailableError as away:
-            raise ApiError("QUEUE_UNAVAILABLE", headers={"Retry-After": "2"}) from away
+            raise queue_unavailable(away.why) from away
         except web.HTTPException as raised:
             raise _translated(raised) from raised
         except ApiError:
@@ -178,8 +178,9 @@ class ApiMiddleware:
 
     def _need_queue(self, operation: Operation) -> None:
         """Raise 503 immediately while Redis is away, rather than after a timeout."""
-        if operation.queue and not self._gateway.records.watch.available:
-            raise ApiError("QUEUE_UNAVAILABLE", headers={"Retry-After": "2"})
+        watch = self._gateway.records.watch
+        if operation.queue and not watch.available:
+            raise queue_unavailable(watch.why)
 
     async def _charge(self, call: Call, headers: dict[str, str]) -> None:
         """Charge the request to its key, or to its address without one; raises 429. Nothing is limited without Redis.

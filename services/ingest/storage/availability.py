@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from redis.asyncio import Redis
 
 from shared.clock import Clock
-from shared.errors import QueueFullError, QueueUnavailableError
+from shared.errors import CANNOT_BE_REACHED, QueueFullError, QueueUnavailableError
 from shared.lifecycle import Stop
 from shared.logs import get_logger
 from shared.queue.connection import translated
@@ -31,12 +31,16 @@ log = get_logger()
 
 
 class RedisWatch:
-    """Pings Redis every second and reports the outcome to the health check."""
+    """Pings Redis every second and reports the outcome to the health check.
+
+    `why` says why Redis is not available, in words for clients.
+    """
 
     def __init__(self, redis: Redis, health: Health) -> None:
         self._redis = redis
         self._health = health
         self.available = True
+        self.why = CANNOT_BE_REACHED
 
     async def run(self, stop: Stop) -> None:
         """Check periodically until stopped."""
@@ -50,21 +54,25 @@ class RedisWatch:
 
     async def check(self) -> None:
         """Ping once and record the outcome."""
-        reason = await self._reason()
+        away = await self._away()
+        reason = str(away) if away else None
         if self.available != (reason is None):
             log.warning("redis unavailable", reason=reason) if reason else log.info("redis available again")
-        self.available = reason is None
+        self.available = away is None
+        self.why = away.why if away else CANNOT_BE_REACHED
         self._health.report("redis", reason)
 
-    async def _reason(self) -> str | None:
+    async def _away(self) -> QueueUnavailableError | None:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 with translated("ping"):
                     await self._redis.ping()
-        except (QueueUnavailableError, QueueFullError) as error:
-            return str(error)
+        except QueueUnavailableError as error:
+            return error
+        except QueueFullError as full:
+            return QueueUnavailableError(str(full))
         except TimeoutError:
-            return f"no answer within {_TIMEOUT_S:g} s"
+            return QueueUnavailableError(f"no answer within {_TIMEOUT_S:g} s", "Redis does not answer in time")
         return None
 
 

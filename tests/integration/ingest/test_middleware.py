@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
 from shared.events import ApiRequest, unpack_batch
@@ -254,6 +255,33 @@ async def test_ingest_outlives_its_redis(tmp_path: Path) -> None:
                 await wait_for(lambda: _health(api, 200))
                 assert (await api.blast(person(3))).status == 202
                 assert (await api.get("/api/messages/stats")).body["stats"]["waiting"] == 2
+    finally:
+        server.destroy()
+
+
+@pytest.mark.parametrize(
+    ("before", "user", "why"),
+    [
+        ((), "nobody:s3cret", "Redis refuses the user name or the password in KURIR_REDIS_URL. Try again"),
+        (("ACL", "SETUSER", "few", "on", ">pw", "~*", "+ping"), "few:pw", "Redis's user lacks a right"),
+        (("CONFIG", "SET", "min-replicas-to-write", "1"), "default:", "Redis has fewer replicas than it needs"),
+    ],
+)
+async def test_a_503_says_what_is_wrong_with_redis(
+    before: tuple[str, ...], user: str, why: str, tmp_path: Path
+) -> None:
+    """It said that Redis cannot be reached, although Redis answered and the log knew better."""
+    server = RedisServer("valkey")
+    server.start()
+    try:
+        if before:
+            server.command(*before)
+        with running(server.url.replace("redis://", f"redis://{user}@"), tmp_path) as ingest:
+            async with AsyncExitStack() as stack:
+                reply = await (await open_api(stack, ingest.url)).blast(person(1))
+                assert (reply.status, reply.body["code"]) == (503, "QUEUE_UNAVAILABLE")
+                assert reply.body["message"].startswith(why)
+                assert "s3cret" not in reply.text
     finally:
         server.destroy()
 

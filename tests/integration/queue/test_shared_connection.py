@@ -22,6 +22,24 @@ from tests.servers import wait_for
 
 ECHO = Script("echo", "return ARGV[1]")
 _ANSWER = b"$2\r\nok\r\n"
+_PING = b"*2\r\n$4\r\nPING\r\n"
+
+
+async def answer_ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, after: bytes = b"") -> None:
+    """Answer the question of a new connection as Redis does, and send more bytes in the same packet."""
+    assert await reader.readexactly(len(_PING)) == _PING
+    length = await reader.readuntil(b"\r\n")
+    writer.write(length + await reader.readexactly(int(length[1:]) + 2) + after)
+
+
+def answering(serve: Serve) -> Serve:
+    """Return a server that knows a new connection's question, and then is this function."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answer_ping(reader, writer)
+        await serve(reader, writer)
+
+    return answer
 
 
 async def echo(redis: QueueRedis, text: str) -> Any:
@@ -31,8 +49,8 @@ async def echo(redis: QueueRedis, text: str) -> Any:
 
 @asynccontextmanager
 async def client_of(serve: Serve, timeout_s: float = 10.0, *, password: str = "") -> AsyncIterator[QueueRedis]:
-    """Return a client of a server that is this function for each connection."""
-    async with serving_raw(serve) as url:
+    """Return a client of a server that is this function for each connection, log-in included if there is one."""
+    async with serving_raw(serve if password else answering(serve)) as url:
         client = connect(url.replace("http://", f"redis://:{password}@"), socket_timeout_s=timeout_s)
         try:
             yield client
@@ -47,7 +65,7 @@ async def encrypted_client_of(serve: Serve, folder: Path) -> AsyncIterator[Queue
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    async with serving_raw(serve, context) as url:
+    async with serving_raw(answering(serve), context) as url:
         client = connect(f"{url.replace('https:', 'rediss:')}?ssl_ca_certs={folder / 'ca.pem'}")
         try:
             yield client
@@ -285,6 +303,7 @@ async def test_a_cancelled_caller_leaves_the_attempt_to_the_others() -> None:
         asked.set()
         await go_on.wait()
         writer.write(b"+OK\r\n")
+        await answer_ping(reader, writer)
         while await reader.read(65536):
             writer.write(_ANSWER)
 
@@ -325,12 +344,13 @@ async def test_what_follows_the_login_at_once_makes_a_connection_unusable(unaske
         nonlocal connections
         connections += 1
         await reader.read(65536)
-        if connections == 1:
-            writer.write(b"+OK\r\n" + unasked)  # of one packet
+        writer.write(b"+OK\r\n")
+        first = connections == 1
+        await answer_ping(reader, writer, unasked if first else b"")
+        if first:
             if not unasked:
                 writer.write_eof()
             await reader.read()
-        writer.write(b"+OK\r\n")
         while await reader.read(65536):
             writer.write(_ANSWER)
 

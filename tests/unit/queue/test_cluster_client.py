@@ -63,6 +63,8 @@ class Node:
         if command[:2] == [b"CLUSTER", b"SLOTS"]:
             self.maps += 1
             return self.cluster.slots()
+        if command[0] == b"PING":
+            return bulk(command[1].decode())
         self.got.append((connection, command))
         if self.answer is not None:
             return self.answer(command)
