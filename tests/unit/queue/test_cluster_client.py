@@ -63,7 +63,7 @@ class Node:
         if command[:2] == [b"CLUSTER", b"SLOTS"]:
             self.maps += 1
             return self.cluster.slots()
-        if command[0] == b"PING":
+        if command[0] == b"PING" and len(command) > 1:  # of a new connection
             return bulk(command[1].decode())
         self.got.append((connection, command))
         if self.answer is not None:
