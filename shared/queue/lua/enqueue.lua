@@ -90,9 +90,10 @@ end
 
 local function add_to_stream(stream)
   local first_id, last_id
+  local next_id = '*' -- then of the same ms: servers whose time moves within a script would have several in a chunk
   for _, at in ipairs(places) do
-    last_id = redis.call('XADD', stream, '*', 'd', ARGV[at + 1])
-    first_id = first_id or last_id
+    last_id = redis.call('XADD', stream, next_id, 'd', ARGV[at + 1])
+    if not first_id then first_id, next_id = last_id, string.match(last_id, '^%d+-') .. '*' end
   end
   return last_id, first_id
 end
