@@ -101,11 +101,16 @@ class ApiClient:
         try:
             answer: Answer = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
-            shown = without_password(self.url)
-            raise UnreachableError(f"the answer from {shown} is not from the API (HTTP {status})") from error
+            raise self._foreign(status) from error
+        if not isinstance(answer, dict):
+            raise self._foreign(status)
         if status >= 400:
             raise RefusedError(status, answer)
         return answer
+
+    def _foreign(self, status: int) -> UnreachableError:
+        """Return the error for the answer of another server than Kurir's: the API's are JSON objects."""
+        return UnreachableError(f"the answer from {without_password(self.url)} is not from the API (HTTP {status})")
 
     async def get(self, path: str, query: Mapping[str, object] | None = None) -> Answer:
         """GET a path; values of the query that are None or empty are left out."""

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner
 
-from services.cli.api_client import ApiClient, RefusedError
+from services.cli.api_client import ApiClient, RefusedError, UnreachableError
 from services.cli.main import app
 from tests.servers import free_port, wait_for
 
@@ -214,3 +214,21 @@ async def test_a_get_outlasts_a_moment_without_redis(api: Api, monkeypatch: pyte
         monkeypatch.setattr("services.cli.api_client._WHILE_UNAVAILABLE_S", 0.0)
         with pytest.raises(RefusedError, match="away"):
             await client.get("/x")
+
+
+@pytest.mark.parametrize("status", [200, 404])
+@pytest.mark.parametrize("raw", [b"[]", b'"ok"', b"5", b"null", b"", b"<html>", b"\xff"])
+async def test_an_answer_of_another_server_is_named_as_such(status: int, raw: bytes, api: Api) -> None:
+    """A port of another service may answer with any JSON: commands ended with a TypeError or an AttributeError."""
+    api.answers["/x"] = (status, raw)
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(UnreachableError, match=f"is not from the API .HTTP {status}"):
+            await ApiClient(http, api.url).get("/x")
+
+
+@pytest.mark.parametrize(("path", "words"), [("/", "is a folder, not a file"), ("/dev/null", "is not a regular file")])
+def test_a_path_of_another_kind_is_named_as_what_it_is(path: str, words: str) -> None:
+    """A folder that exists was said not to exist."""
+    done = CliRunner().invoke(app, ["suppressions", "import", path])
+    assert done.exit_code == 2
+    assert words in done.stderr
