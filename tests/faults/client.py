@@ -109,10 +109,10 @@ class Client:
         await self._post(posted, "/api/v1/messages/blast", body, patience_s)
         return posted
 
-    async def post_message(self, recipient: dict[str, Any], *, patience_s: float = 60.0) -> Posted:
-        """Post a single email until it is accepted or its time is over."""
+    async def post_message(self, recipient: dict[str, Any], *, patience_s: float = 60.0, keyed: bool = True) -> Posted:
+        """Post a single email until it is accepted or its time is over, with an idempotency key unless not `keyed`."""
         body = orjson.dumps({"recipient": recipient, "channel": "email", "templateId": TEMPLATE})
-        posted = Posted(secrets.token_hex(12), ["email"], [recipient])
+        posted = Posted(secrets.token_hex(12) if keyed else "", ["email"], [recipient])
         await self._post(posted, "/api/v1/messages", body, patience_s)
         return posted
 
@@ -150,7 +150,9 @@ class Client:
 
     async def call(self, method: str, path: str, *, key: str = "", **request: Any) -> tuple[int, dict[str, Any]]:
         """Make one call; the status is 0 if there was no answer."""
-        headers = {"Idempotency-Key": key, "Content-Type": "application/json"} if key else {}
+        headers = {"Idempotency-Key": key} if key else {}
+        if "data" in request:
+            headers["Content-Type"] = "application/json"
         try:
             async with self._http.request(method, self.url + path, headers=headers, **request) as response:
                 answer: dict[str, Any] = await response.json()

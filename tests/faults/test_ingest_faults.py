@@ -63,6 +63,21 @@ async def test_single_messages_whose_reply_is_lost(world: World, oracle: Oracle,
         await oracle.audit(await asyncio.gather(*posting), _PATIENCE_S)
 
 
+async def test_a_single_message_without_a_key_outlasts_an_outage(world: World, oracle: Oracle, checks: Checks) -> None:
+    """G2: its reply is lost and Redis stays away for a second: the client, which would send it again, gets no error."""
+    proxy = world.redis_proxies["ingest"]
+    seen = proxy.broken["lost reply of accept"]
+    proxy.lose_reply("accept")
+    posting = asyncio.create_task(world.client.post_message(people(1, "keyless")[0], keyed=False))
+    await wait_for(lambda: proxy.broken["lost reply of accept"] > seen, _PATIENCE_S, "the reply to be lost")
+    proxy.refuse()
+    await asyncio.sleep(1)
+    proxy.heal()
+    posted = await posting
+    checks.that("G2", posted.answers == [202], f"the answers are {posted.answers}, not one 202")
+    await oracle.audit([posted], _PATIENCE_S)
+
+
 async def test_kill_before_the_answer(world: World, oracle: Oracle, checks: Checks) -> None:
     """G2: killed when all is queued, before the answer: the repeated request gets the same blast and adds nothing."""
     for number in range(3):

@@ -9,8 +9,9 @@ before a chunk is repeated, and if chunks are missing, the pass starts over from
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from services.ingest.blasts.duplicates import Places
 from services.ingest.blasts.recipients import Accepted
@@ -28,6 +29,7 @@ _PATIENCE_S = 20.0
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 1.0
 
+T = TypeVar("T")
 log = get_logger()
 
 
@@ -155,19 +157,29 @@ class Enqueueing:
 
     async def _enqueue(self, chunk: Chunk) -> bool:
         """Enqueue one chunk, with retries: a restart of Redis must not cost the client its whole upload."""
-        until, wait_s = self._clock.monotonic() + _PATIENCE_S, _FIRST_WAIT_S
         repeated = False
-        while True:
-            try:
-                if repeated:
-                    await self._queue.blasts.create(self._blast)
-                return (await self._queue.producer.enqueue(chunk)).cancelled
-            except (QueueUnavailableError, QueueFullError):
-                if self._clock.monotonic() + wait_s > until:
-                    raise
+
+        async def enqueue() -> bool:
+            nonlocal repeated
+            if repeated:
+                await self._queue.blasts.create(self._blast)
             repeated = True
-            await self._clock.sleep(wait_s)
-            wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+            return (await self._queue.producer.enqueue(chunk)).cancelled
+
+        return await patiently(self._clock, enqueue)
+
+
+async def patiently(clock: Clock, call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a call for about 20 s while Redis is away or full; then raise QueueUnavailableError or QueueFullError."""
+    until, wait_s = clock.monotonic() + _PATIENCE_S, _FIRST_WAIT_S
+    while True:
+        try:
+            return await call()
+        except (QueueUnavailableError, QueueFullError):
+            if clock.monotonic() + wait_s > until:
+                raise
+        await clock.sleep(wait_s)
+        wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
 
 
 def job_of(blast: Blast, accepted: Accepted, channel: str, address: str, now_ms: int) -> Job:

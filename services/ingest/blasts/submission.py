@@ -12,11 +12,12 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from services.ingest.blasts.enqueueing import Enqueueing, job_of
+from services.ingest.blasts.enqueueing import Enqueueing, job_of, patiently
 from services.ingest.blasts.first_pass import FirstPass, Totals
 from services.ingest.blasts.request_body import BlastBody
 from services.ingest.blasts.spool import disk_trouble
@@ -204,7 +205,8 @@ class Submission:
     async def _accept(self, blast: Blast, first: FirstPass) -> bool:
         """Accept a single message in one step; return False if it has to be created and enqueued as any other.
 
-        That is also so after a failure, whose outcome is unknown: it continues where this stopped.
+        After a failure its outcome is unknown, so it is repeated, which adds nothing twice: a client without an
+        idempotency key that gets an error sends the message again.
         """
         if not self._incoming.path:
             return False
@@ -217,7 +219,7 @@ class Submission:
         try:
             return await acceptance.accept(blast, job)
         except QueueUnavailableError:
-            return False
+            return await patiently(self._gateway.clock, partial(acceptance.accept, blast, job))
 
     async def _create(self, blast: Blast) -> bool:
         """Create the snapshot; return False if an earlier attempt at this request created it."""
