@@ -15,7 +15,7 @@ import orjson
 import typer
 
 from services.cli.data_secrets import internal_secret
-from services.cli.terminal import MOST_PROBLEMS, complain
+from services.cli.terminal import MOST_PROBLEMS, command_of, complain
 from shared.errors import KurirError, SettingsError
 from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS
 from shared.masking import mask
@@ -38,13 +38,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer as 
 DataDir = Annotated[
     Path, typer.Option(envvar="KURIR_DATA_DIR", help="The data folder of `kurir up`, which holds its secrets.")
 ]
+# the highest port that follows from it is 91 above
+Port = Annotated[int, typer.Option(min=1, max=65_444, help="The API's port; all others follow from it.")]
 LoggerUrl = Annotated[str, typer.Option("--url", envvar="KURIR_LOGGER_URL", help="The logger's URL.")]
 DEFAULT_URL = "http://127.0.0.1:3000"
 DEFAULT_LOGGER_URL = "http://127.0.0.1:3030"
 
 
 class RefusedError(KurirError):
-    """The API refused a call; `problems` are its problems, one line each."""
+    """The API refused a call; `lines` say why, for a person."""
 
     def __init__(self, status: int, answer: Mapping[str, Any]) -> None:
         super().__init__(str(answer.get("message") or f"the API answered {status}"))
@@ -53,9 +55,13 @@ class RefusedError(KurirError):
         self.answer = dict(answer)
 
     @property
-    def problems(self) -> list[str]:
-        """The field and the message of each problem."""
-        return [f"{one.get('field') or '-'}: {one.get('message', '')}" for one in self.answer.get("errors", [])]
+    def lines(self) -> list[str]:
+        """The message with the code, then the field and the message of each problem; one line for a single problem."""
+        code = f" ({self.code})" if self.code else ""
+        problems = [f"{one.get('field') or '-'}: {one.get('message', '')}" for one in self.answer.get("errors", [])]
+        if len(problems) == 1 and problems[0].endswith(f": {self}"):
+            return [problems[0].removeprefix("-: ") + code]
+        return [f"{self}{code}", *problems[:MOST_PROBLEMS]]
 
 
 class UnreachableError(KurirError):
@@ -188,14 +194,14 @@ def _call(
     read_key: Callable[[], str],
     action: Callable[[ApiClient], Awaitable[ResultT]],
 ) -> ResultT:
-    name = context.info_name or "kurir"
+    name = command_of(context)
     try:
         return asyncio.run(_with_client(url.rstrip("/"), read_key(), action))
     except SettingsError as error:
         complain(name, error.problems)
         raise typer.Exit(EXIT_SETTINGS) from None
     except RefusedError as error:
-        complain(name, [f"{error} ({error.code})" if error.code else str(error), *error.problems[:MOST_PROBLEMS]])
+        complain(name, error.lines)
         raise typer.Exit(EXIT_FAILED) from None
     except UnreachableError as error:
         complain(name, [str(error), "check that `kurir up` is running, or set --url or KURIR_URL"])

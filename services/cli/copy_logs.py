@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from services.cli.terminal import complain
+
 
 def copy_logs(
     to: Annotated[str, typer.Option(help="the empty database: postgresql://user@host:port/database")],
@@ -19,4 +21,6 @@ def copy_logs(
     # in the environment, since other users of this machine can read a command line
     env = {**os.environ, "KURIR_DATABASE_URL": to}
     command = [sys.executable, "-m", "services.logger.postgres", str(data_dir / "logs.db")]
-    raise typer.Exit(subprocess.run(command, env=env, check=False).returncode)  # noqa: S603 -- our own program
+    ended = subprocess.run(command, env=env, check=False, stderr=subprocess.PIPE, text=True)  # noqa: S603 -- our own program
+    complain("copy-logs", ended.stderr.replace("KURIR_DATABASE_URL", "--to").splitlines())
+    raise typer.Exit(ended.returncode)

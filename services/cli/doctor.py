@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Annotated
 import aiohttp
 import typer
 
-from services.cli.api_client import EXIT_UNREACHABLE, ApiClient, AsJson, DataDir, RefusedError, UnreachableError
+from services.cli.api_client import EXIT_UNREACHABLE, ApiClient, AsJson, DataDir, Port, RefusedError, UnreachableError
 from services.cli.data_secrets import internal_secret
 from services.cli.plan import LOGGER_OFFSET, UpOptions
-from services.cli.queue_url import find_partitions, find_queue
-from services.cli.terminal import print_json, stdout, table
+from services.cli.queue_url import explained, find_partitions, find_queue
+from services.cli.terminal import complain, print_json, stdout, table
 from shared.channels import CHANNELS
 from shared.errors import KurirError, SettingsError
 from shared.lifecycle import EXIT_FAILED, EXIT_SETTINGS
@@ -38,7 +37,7 @@ def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="Repair what is found, instead of only reporting it.")
     ] = False,
-    port: Annotated[int, typer.Option(help="The API's port, from which the others follow.")] = 3000,
+    port: Port = 3000,
     redis_url: Annotated[str | None, typer.Option(help="The Redis to examine; KURIR_REDIS_URL by default.")] = None,
     url: Annotated[str, typer.Option("--url", envvar="KURIR_LOGGER_URL", help="The logger's URL.")] = "",
     older_than: Annotated[
@@ -56,10 +55,10 @@ def doctor(
         visit = Visit(redis, logger_url, secret, older_than, repair, find_partitions(context.obj))
         report = asyncio.run(examine(visit))
     except SettingsError as error:
-        _complain(*error.problems)
+        complain("doctor", error.problems)
         raise typer.Exit(EXIT_SETTINGS) from None
     except KurirError as error:
-        _complain(str(error))
+        complain("doctor", explained(error))
         raise typer.Exit(EXIT_UNREACHABLE) from None
     _print(report, as_json=as_json)
     if report.unreachable:
@@ -174,9 +173,5 @@ def _print(report: Report, *, as_json: bool) -> None:
     else:
         _console.print("Nothing is wrong.")
     if report.unreachable:
-        _complain(report.unreachable, "so the log was not compared with the queue; set --url to the logger's URL")
-
-
-def _complain(*lines: str) -> None:
-    for line in lines:
-        sys.stderr.write(f"kurir doctor: {line}\n")
+        what = "so the log was not compared with the queue; set --url to the logger's URL"
+        complain("doctor", [report.unreachable, what])

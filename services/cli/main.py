@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from services.cli import controls, suppressions, webhooks
+from services.cli.api_client import Port
 from services.cli.copy_logs import copy_logs
 from services.cli.demo import DemoError, Screen, run_demo
 from services.cli.doctor import doctor
@@ -65,7 +66,7 @@ def _of_all(
 @app.command()
 def up(
     context: typer.Context,
-    port: Annotated[int, typer.Option(help="The API's port; all others follow from it.")] = 3000,
+    port: Port = 3000,
     data_dir: Annotated[Path, typer.Option(help="The folder for all data.")] = Path("data"),
     redis_url: Annotated[str | None, typer.Option(help="Use this Redis or Valkey instead of an embedded one.")] = None,
     sandbox: Annotated[
@@ -92,7 +93,7 @@ def up(
 @app.command()
 def demo(
     context: typer.Context,
-    port: Annotated[int, typer.Option(help="The API's port; all others follow from it.")] = 3000,
+    port: Port = 3000,
     data_dir: Annotated[Path, typer.Option(help="The folder for all data.")] = Path("data"),
     began: Annotated[float | None, typer.Option(help="Count from this Unix time.", hidden=True)] = None,
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from services.cli.data_secrets import REDIS_PASSWORD, read_secret
 from services.cli.plan import SERVER_OFFSET, UpOptions, with_redis
+from shared.errors import KurirError, QueueUnavailableError
 from shared.settings import EnvReader, read_partitions
 
 
@@ -27,3 +28,10 @@ def find_partitions(env: Mapping[str, str]) -> int:
     count = read_partitions(reader)
     reader.finish()
     return count
+
+
+def explained(error: KurirError) -> list[str]:
+    """Return the lines that report why a command could not look into the queue, with what to do if Redis is away."""
+    if isinstance(error, QueueUnavailableError):
+        return [str(error), "check that `kurir up` is running, or set --redis-url or KURIR_REDIS_URL"]
+    return [str(error)]

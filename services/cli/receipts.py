@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from services.cli.api_client import EXIT_UNREACHABLE, AsJson, DataDir
+from services.cli.api_client import EXIT_UNREACHABLE, AsJson, DataDir, Port
 from services.cli.plan import UpOptions
-from services.cli.queue_url import find_queue
+from services.cli.queue_url import explained, find_queue
 from services.cli.terminal import complain, print_json, stdout, table
 from shared.clock import rfc3339
 from shared.errors import KurirError, SettingsError
@@ -31,7 +31,7 @@ def receipts(
     read_again: Annotated[
         bool, typer.Option("--read-again", help="Read all entries again that were set aside, after an upgrade.")
     ] = False,
-    port: Annotated[int, typer.Option(help="The API's port, from which the others follow.")] = 3000,
+    port: Port = 3000,
     redis_url: Annotated[str | None, typer.Option(help="The Redis to look into; KURIR_REDIS_URL by default.")] = None,
     data_dir: DataDir = Path("data"),
     as_json: AsJson = False,
@@ -44,7 +44,7 @@ def receipts(
         complain("receipts", error.problems)
         raise typer.Exit(EXIT_SETTINGS) from None
     except KurirError as error:
-        complain("receipts", [str(error)])
+        complain("receipts", explained(error))
         raise typer.Exit(EXIT_UNREACHABLE) from None
     if as_json:
         _print_json(seen)

@@ -51,9 +51,19 @@ def print_json(answer: object) -> None:
     sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
 
 
+def command_of(context: typer.Context) -> str:
+    """Return a command as it was typed after `kurir`, such as `suppressions add`."""
+    names: list[str] = []
+    at: Any = context
+    while at.parent is not None:
+        names.insert(0, at.info_name or "")
+        at = at.parent
+    return " ".join(names)
+
+
 def usage_error(context: typer.Context, line: str) -> typer.Exit:
     """Report a usage error on stderr and return the exit to raise (code 2)."""
-    complain(context.info_name or "kurir", [line])
+    complain(command_of(context), [line])
     return typer.Exit(EXIT_SETTINGS)
 
 

@@ -91,6 +91,35 @@ def test_a_refusal_names_every_problem_and_ends_with_1(api: Api) -> None:
     assert "globalVariables.amount: should be a number" in found.stderr
 
 
+def test_a_single_problem_is_one_line(api: Api) -> None:
+    """Its message is the answer's own, which would otherwise be there twice; the command is named as it was typed."""
+    problem = {"field": "address", "code": "INVALID_EMAIL", "message": "There must be something after the @-sign."}
+    answer = {"success": False, "code": problem["code"], "message": problem["message"], "errors": [problem]}
+    api.on("/api/v1/suppressions", answer, 422)
+    found = run("suppressions", "add", "jane@", "--url", api.url)
+    line = "kurir suppressions add: address: There must be something after the @-sign. (INVALID_EMAIL)\n"
+    assert (found.exit_code, found.stderr) == (1, line)
+
+
+@pytest.mark.parametrize("words", [("doctor",), ("receipts",)])
+def test_a_queue_that_is_away_is_reported_with_what_to_do(words: tuple[str, ...], tmp_path: Path) -> None:
+    """The second line says how to name another Redis; a port from which no other can follow is refused at once."""
+    away = f"redis://127.0.0.1:{free_port()}"
+    found = run(*words, "--redis-url", away, "--data-dir", str(tmp_path))
+    first, second = found.stderr.splitlines()
+    assert (found.exit_code, first.startswith(f"kurir {words[0]}: ")) == (3, True)
+    assert second == f"kurir {words[0]}: check that `kurir up` is running, or set --redis-url or KURIR_REDIS_URL"
+    refused = run(*words, "--port", "99999")
+    assert (refused.exit_code, "65444" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("to", ["nope", "mysql://host/logs", "postgresql://host"])
+def test_copy_logs_names_its_own_option(to: str) -> None:
+    """The logger's program has the URL from a setting, of which the person has not heard."""
+    found = run("copy-logs", "--to", to)
+    assert (found.exit_code, found.stderr.startswith("kurir copy-logs: --to: ")) == (2, True), found.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "asked"),
     [
