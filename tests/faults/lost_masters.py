@@ -109,8 +109,10 @@ async def _state_on_disk(server: RedisServer, partitions: int, tags: set[str]) -
 async def _state_of(view: QueueView, *, readonly: bool = False) -> _State:
     reader: Any = view.redis
     try:
-        if readonly:  # a replica of a cluster answers to this connection, which the pool gives out again
+        if readonly:  # a replica of a cluster answers to connections that ask so: the pool's, which it gives out again,
             await reader.execute_command("READONLY")
+            reader._shared_by_keys = reader._share()  # and the one of commands about keys
+            await reader._shared_by_keys.call(["READONLY"])
         return _State(await view.runs(), await view.in_mid_send(), await view.blasts())
     finally:
         await view.close()
