@@ -193,7 +193,8 @@ class Capricious:
             self.requests += 1
             step = self.requests % 40
             job_id = request[request.index(b'{"job":"') + 8 : -2].decode()
-            if step == 39 and job_id not in self.dropped:
+            # a message that comes again after it was dropped does not count: the next one is dropped instead
+            if len(self.dropped) < (self.requests + 1) // 40 and job_id not in self.dropped:
                 self.dropped.append(job_id)
                 return
             self.accepted.append(job_id)
