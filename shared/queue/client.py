@@ -139,7 +139,7 @@ async def _expect_echo(connection: Any) -> None:
         raise RedisConnectionError(NOT_REDIS)
 
 
-def pack_in_c(pool: BlockingConnectionPool) -> None:
+def adapt_connections(pool: BlockingConnectionPool) -> None:
     """Make the pool's connections pack their commands in C and know their server, and check its options.
 
     Raises what the driver raises for an option that it does not know; its error quotes the option.

@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.lifecycle import end_tasks
-from shared.queue.client import QueueRedis, open_pool, pack_in_c, queue_redis
+from shared.queue.client import QueueRedis, adapt_connections, open_pool, queue_redis
 from shared.queue.slots import SLOTS, slot_of, slot_of_command
 from shared.settings import split_redis_url
 
@@ -77,7 +77,7 @@ class _Nodes:
         shown = f"[{host}]" if ":" in host else host
         url = f"{self._scheme}://{self._credentials}{self._at}{shown}:{port}/0?{self._query}"
         pool = open_pool(url, self._max_connections, self._timeout_s)
-        pack_in_c(pool)
+        adapt_connections(pool)
         return pool
 
     async def of(self, slot: int) -> Redis:

@@ -28,7 +28,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import KurirError, QueueFullError, QueueUnavailableError, SettingsError
-from shared.queue.client import QueueRedis, open_pool, pack_in_c, queue_redis
+from shared.queue.client import QueueRedis, adapt_connections, open_pool, queue_redis
 from shared.queue.cluster import is_cluster_url, open_cluster
 from shared.queue.sentinel import follow_master, read_sentinel_url
 from shared.queue.unavailable import advice_on, why, words_of
@@ -82,7 +82,7 @@ def _open(url: str, max_connections: int, socket_timeout_s: float) -> QueueRedis
     pool = open_pool(found.url if found else url, max_connections, socket_timeout_s)
     if found:
         follow_master(pool, found)
-    pack_in_c(pool)
+    adapt_connections(pool)
     return queue_redis(pool)
 
 

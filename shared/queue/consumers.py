@@ -1,8 +1,9 @@
 """One sender's side of all partitions of a channel's queue.
 
-`Consumers` has the steps of a `Consumer`, so a sender serves several partitions as it serves one: a fetch asks those
-that may have work, and every other step goes to the partitions of its jobs. A fetch and a begin wait for a partition
-for PATIENCE_S at most, and its answer is handled when it comes, so one that is away or slow holds up no other.
+`Consumers` fetches and begins as a `Consumer` does, so a sender serves several partitions as it serves one: a fetch
+asks those that may have work, and every other step goes to the partitions of its jobs. A fetch and a begin wait for a
+partition for PATIENCE_S at most, and its answer is handled when it comes, so one that is away or slow holds up no
+other. Each partition has its own settler and heartbeat (`shared.sending.shares`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from msgspec import structs
 
@@ -20,7 +20,7 @@ from shared.errors import QueueUnavailableError
 from shared.lifecycle import end_tasks
 from shared.queue.consumer import BeginRequest, Consumer
 from shared.queue.fetched import Fetched, Undecodable
-from shared.queue.leases import Grant, HeldEntry, Lease, Move, parse_grant
+from shared.queue.leases import Grant, HeldEntry, Lease, parse_grant
 from shared.queue.partitions import Partition, limits_partition
 
 IDLE_POLL_S = 1.0
@@ -36,9 +36,6 @@ _ROUND_S = 1.0
 """How long the turns of all partitions with more than is wanted last together."""
 
 _AWAY, _WAIT = Grant("away"), Grant("wait")
-
-ItemT = TypeVar("ItemT")
-AnswerT = TypeVar("AnswerT")
 
 
 @dataclass(slots=True)
@@ -344,16 +341,6 @@ class Consumers:
         else:
             self._few = 2 * granted
 
-    async def settle(self, moves: Sequence[Move]) -> list[bool]:
-        """Apply moves; see `Consumer.settle`."""
-        places = [self.place_of(one.lease) for one in moves]
-        return await self._apart(moves, places, lambda place, some: self.each[place].settle(some))
-
-    async def sent_late(self, accepted: Sequence[tuple[Lease, bytes]]) -> list[bool]:
-        """Report messages accepted after their leases were lost; see `Consumer.sent_late`."""
-        places = [self.place_of(one) for one, _ in accepted]
-        return await self._apart(accepted, places, lambda place, some: self.each[place].sent_late(some))
-
     async def list_held(self, kind: str) -> list[HeldEntry]:
         """List what this sender holds in all partitions, `buf` or `tx`; raises QueueUnavailableError."""
         return [entry for one in self.each for entry in await one.list_held(kind)]
@@ -369,10 +356,6 @@ class Consumers:
         """End an entry that is not a job; see `Consumer.discard`."""
         await self.each[self.place_of(entry)].discard(entry, now_ms)
 
-    async def heartbeat(self, said: dict[str, object], *, first: bool = False) -> bool:
-        """Renew the heartbeat in every partition; return False if it had lapsed in any."""
-        return all([await one.heartbeat(said, first=first) for one in self.each])
-
     async def leave(self) -> int:
         """Leave every partition; return in how many streams this sender still holds something.
 
@@ -383,24 +366,6 @@ class Consumers:
             if isinstance(one, BaseException):
                 raise one
         return sum(one for one in left if isinstance(one, int))
-
-    async def _apart(
-        self,
-        items: Sequence[ItemT],
-        places: Sequence[int],
-        step: Callable[[int, Sequence[ItemT]], Awaitable[Sequence[AnswerT]]],
-    ) -> list[AnswerT]:
-        """Take a step in each partition concerned, all at once; return the answers in the order of the items."""
-        by_place: dict[int, list[int]] = {}
-        for number, place in enumerate(places):
-            by_place.setdefault(place, []).append(number)
-        if len(by_place) == 1:
-            return list(await step(places[0], items))
-        steps = (step(place, [items[number] for number in some]) for place, some in by_place.items())
-        answers: dict[int, AnswerT] = {}
-        for some, answered in zip(by_place.values(), await asyncio.gather(*steps), strict=True):
-            answers.update(zip(some, answered, strict=True))
-        return [answers[number] for number in range(len(items))]
 
 
 def _is_limited(request: BeginRequest) -> bool:

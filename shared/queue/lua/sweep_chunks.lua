@@ -5,7 +5,8 @@
 -- KEYS  1 the partition's stream of wake-ups · 2 a key that never exists
 -- PARTS files, ranges
 -- ARGV  1 head of the event batch · 2 ms to keep an ended blast · 3 status · 4 blast id · 5 number of the first chunk to
---       look at · 6 most chunks, of which one that cannot be trimmed counts as five · 7 the packed fields of a `SweptRanges` from its status to its message
+--       look at · 6 most chunks, of which one that cannot be trimmed counts as five · 7 the packed fields of a
+--       `SweptRanges` from its status to its message
 -- Result  {number of the chunk to look at next, -1 after the last; jobs ended}
 -- All other jobs are left to `sweep_blast_stream`: those of other chunks, and every job if one of the blast may have a file
 -- or a record of its own.

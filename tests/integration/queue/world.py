@@ -129,7 +129,7 @@ class World:
         """Start a new sender with a heartbeat."""
         name, policy = name or f"s{next(_numbers)}", policy or BeginPolicy(concurrency=1000)
         each = [Consumer(partition, name, self.timing, policy) for partition in self.partitions]
-        consumer = each[0] if len(each) == 1 else Consumers(each)
+        consumer = each[0] if len(each) == 1 else Several(each)
         await consumer.heartbeat({"host": "h"}, first=True)
         if len(each) > 1:
             copies = Copies(self.redis, "email", name)
@@ -271,11 +271,32 @@ def no_limit(job: Job) -> None:
     del job
 
 
+class Several(Consumers):
+    """A sender's consumers, with those steps that the sending loop takes in each partition by itself."""
+
+    async def settle(self, moves: Sequence[Move]) -> list[bool]:
+        """Apply moves, each in the partition of its job."""
+        done: dict[int, bool] = {}
+        for place, consumer in enumerate(self.each):
+            mine = [number for number, move in enumerate(moves) if self.place_of(move.lease) == place]
+            if mine:
+                done |= zip(mine, await consumer.settle([moves[number] for number in mine]), strict=True)
+        return [done[number] for number in range(len(moves))]
+
+    async def sent_late(self, accepted: Sequence[tuple[Lease, bytes]]) -> list[bool]:
+        """Report messages accepted after their leases were lost."""
+        return [(await self.each[self.place_of(one[0])].sent_late([one]))[0] for one in accepted]
+
+    async def heartbeat(self, said: dict[str, object], *, first: bool = False) -> bool:
+        """Renew the heartbeat in every partition; return False if it had lapsed in any."""
+        return all([await one.heartbeat(said, first=first) for one in self.each])
+
+
 @dataclass
 class HandSender:
     """A sender whose steps the tests call."""
 
-    consumer: Consumer | Consumers
+    consumer: Consumer | Several
     limit_of: LimitOf = no_limit
 
     @property
@@ -285,10 +306,10 @@ class HandSender:
     @property
     def consumers(self) -> Sequence[Consumer]:
         """Its consumers, one for each partition."""
-        return self.consumer.each if isinstance(self.consumer, Consumers) else [self.consumer]
+        return self.consumer.each if isinstance(self.consumer, Several) else [self.consumer]
 
     async def fetch(self, want: int = 10) -> list[Lease]:
-        if not isinstance(self.consumer, Consumers):
+        if not isinstance(self.consumer, Several):
             return (await self.consumer.fetch(want)).leases
         leases: list[Lease] = []
         while len(leases) < want:
@@ -302,7 +323,7 @@ class HandSender:
 
     async def begin(self, leases: Sequence[Lease]) -> list[Grant]:
         """Begin jobs, partition by partition: of two that must be sent alone, one is begun."""
-        if not isinstance(self.consumer, Consumers):
+        if not isinstance(self.consumer, Several):
             return await self.consumer.begin([self._request(lease) for lease in leases])
         grants: dict[str, Grant] = {}
         for place in range(len(self.consumer.each)):

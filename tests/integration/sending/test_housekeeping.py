@@ -32,7 +32,8 @@ def _fail_watch(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitabl
 
 
 def _fail_heartbeat(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:
-    beat = loop._consumer.heartbeat
+    consumer = loop._shares.each[0].consumer
+    beat = consumer.heartbeat
 
     async def fail_but_at_first(said: dict[str, object], *, first: bool = False) -> bool:
         if first or asked:
@@ -42,7 +43,7 @@ def _fail_heartbeat(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awai
         return False
 
     asked: list[bool] = []
-    loop._consumer.heartbeat = fail_but_at_first  # type: ignore[method-assign]
+    consumer.heartbeat = fail_but_at_first  # type: ignore[method-assign]
 
 
 def _fail_bell(loop: SendingLoop[RenderedMessage], fail: Callable[..., Awaitable[object]]) -> None:

@@ -17,7 +17,7 @@ from shared.queue.consumer import BeginRequest, Consumer
 from shared.queue.consumers import Consumers
 from shared.queue.fetched import Fetched
 from shared.queue.keys import PartitionKeys
-from shared.queue.leases import Grant, HeldEntry, Lease, Move
+from shared.queue.leases import Grant, HeldEntry, Lease
 from shared.queue.partitions import Partition
 
 
@@ -77,9 +77,6 @@ class FakeConsumer:
             raise QueueUnavailableError("away")
         self.asked.append("leave")
         return 0
-
-    async def settle(self, moves: Sequence[Move]) -> list[bool]:
-        return [self.index > 0 for _ in moves]
 
 
 def four(*jobs: int) -> tuple[Consumers, list[FakeConsumer]]:
@@ -218,7 +215,6 @@ async def test_answers_have_the_order_of_the_jobs() -> None:
     assert [grant.after_us for grant in grants] == [2, 0, 1, 0, 2]
     assert grants[0].waited_us >= 2000
     assert [fake.asked for fake in fakes] == [[(2, 10)], [(1, 11)], [(2, 10)]]
-    assert await consumers.settle([Move("back", one) for one in leases]) == [True, False, True, False, True]
     assert await consumers.begin([]) == []
 
 

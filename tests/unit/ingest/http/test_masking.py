@@ -77,7 +77,7 @@ _json = st.recursive(
 def test_a_body_without_secrets_is_scanned_as_a_whole(
     value: object, separators: tuple[str, str], ascii_only: bool, after: str
 ) -> None:
-    """That is only shorter: what is kept is the same as token by token."""
+    """The scan of the whole gives the same text as the scan token by token."""
     text = json.dumps([value], separators=separators, ensure_ascii=ascii_only) + after
     assert masked_body(text.encode("utf-8", "replace"), guarded=False) == _JsonWriter("open").write(
         text.encode("utf-8", "replace").decode()
