@@ -24,9 +24,13 @@ _READY_TIMEOUT_S = 60.0
 
 
 def free_base() -> int:
-    """Return a base port such that all ports of a system are free, below the kernel's ephemeral range."""
+    """Return a base port such that all ports of a system are free.
+
+    They are below the kernel's ephemeral ports, and above those of `free_port` and those, 10,000 higher, on which nodes
+    of clusters talk to each other.
+    """
     while True:
-        base = random.randrange(15_000, 32_000)
+        base = random.randrange(25_000, 32_000)
         if all(_is_free(base + offset) for offset in _OFFSETS):
             return base
 

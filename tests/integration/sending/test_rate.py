@@ -129,13 +129,23 @@ async def test_few_connections_reach_a_high_rate(world: World, tmp_path: Path) -
     assert 400 / (times[599] - times[199]) > 0.5 * 200 / 0.18
 
 
+async def untried(world: World) -> int:
+    """Return how many jobs were given back before their start."""
+    return sum(getattr(event, "error_class", "") == "untried" for event in await world.written())
+
+
 async def test_rate_changes_at_once_for_all_senders(world: World) -> None:
     """From one in ten minutes to a thousand a second: the next message does not wait for the old rate."""
     await world.control.set_rate("email", Rate(1, 600.0))
     await world.given(100)
     provider = FakeProvider()
     async with sending(world, provider):
-        await wait_for(lambda: len(provider.calls) == 1, 5, "the first")
+
+        async def used_the_old_rate() -> bool:
+            """On a busy machine the one start may come too late and be given back; the rate has counted it."""
+            return len(provider.calls) == 1 or await untried(world) == 1
+
+        await wait_for(used_the_old_rate, 30, "the first")
         await world.control.set_rate("email", Rate(1000, 1.0))
         await wait_for(lambda: len(provider.calls) == 100, 5, "all others")
         assert (await world.control.channel_stats("email")).rate == ("1000/1s", "api")
@@ -149,10 +159,7 @@ async def test_start_that_comes_too_late_for_the_rate_is_given_back(world: World
     async with sending(world, provider, strict) as observer:
 
         async def was_returned() -> bool:
-            return (await world.progress(blast)).counts["queued"] == 1 and await untried() > 0
-
-        async def untried() -> int:
-            return sum(getattr(event, "error_class", "") == "untried" for event in await world.written())
+            return (await world.progress(blast)).counts["queued"] == 1 and await untried(world) > 0
 
         await wait_for(was_returned, 5, "the job to be given back")
     assert provider.calls == []
