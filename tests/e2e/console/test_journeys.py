@@ -69,6 +69,8 @@ def test_a_newcomer_sends_a_file(walk: tuple[Visit, Hand]) -> None:
     hand.press("Send again")
     page.wait_for_selector("text=The message will be sent again.")
     page.wait_for_selector("text=run 2")
+    # a preview may be asked for before the column of the name is chosen
+    visit.forgive("422")
     visit.check()
 
 
