@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, field
 
 from services.ingest.http.requests import ChannelName, Request, Variables
+from shared.numbers import whole
 from shared.templates import Button, ButtonType, Category, Template, Variable, VariableType, WhatsAppContent
 
 MAX_VARIABLES = 200
@@ -128,7 +129,12 @@ def _whatsapp(one: WhatsAppRequest) -> WhatsAppContent:
 
 
 def _variable(one: VariableRequest) -> Variable:
-    return Variable(**_fields(one))
+    return Variable(**_fields(one) | {"default": _packable(one.default), "example": _packable(one.example)})
+
+
+def _packable(value: Any) -> Any:
+    """Return a value with which a template can be packed: whole numbers may be larger than msgpack's."""
+    return whole(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _fields(request: msgspec.Struct) -> dict[str, Any]:

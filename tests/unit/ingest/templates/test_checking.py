@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from services.ingest.http.decoding import decode_struct
 from services.ingest.http.errors import Problem
 from services.ingest.templates.checking import check_template
+from services.ingest.templates.requests import TemplateContent, template_of
 from shared.rendering import compile_template
 from shared.templates import Template, Variable, WhatsAppContent
 
@@ -117,3 +119,21 @@ def test_a_namespace_has_no_space(namespace: str) -> None:
     """It is an identifier of the provider, passed on as it is."""
     (problem,) = _problems(Template("t", "T", ["whatsapp"], whatsapp=WhatsAppContent("hello", "id", namespace)))
     assert problem.field == "whatsapp.namespace"
+
+
+def _with_number(field: str, number: str) -> Template:
+    body = (
+        '{"name": "T", "channels": ["email"], "subject": "s", "text": "{{ amount }}", "variables": '
+        f'[{{"name": "amount", "type": "number", "{field}": {number}}}]}}'
+    )
+    return template_of("t", decode_struct(body.encode(), TemplateContent))
+
+
+@pytest.mark.parametrize("field", ["default", "example"])
+@pytest.mark.parametrize("number", ["18446744073709551616", "-9223372036854775809", "9" * 30])
+def test_a_whole_number_of_more_than_64_bits_is_an_example_like_any_other(field: str, number: str) -> None:
+    """Such a template could not be packed: storing it, or a preview of it, was answered with 500."""
+    template = _with_number(field, number)
+    assert not _problems(template)
+    assert str(getattr(template.variables[0], field)) == number
+    assert [one.message for one in _problems(_with_number(field, number + "0" * 30))] != []
