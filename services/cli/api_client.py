@@ -58,7 +58,9 @@ class RefusedError(KurirError):
     def lines(self) -> list[str]:
         """The message with the code, then the field and the message of each problem; one line for a single problem."""
         code = f" ({self.code})" if self.code else ""
-        problems = [f"{one.get('field') or '-'}: {one.get('message', '')}" for one in self.answer.get("errors", [])]
+        listed = self.answer.get("errors")
+        errors = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        problems = [f"{one.get('field') or '-'}: {one.get('message', '')}" for one in errors]
         if len(problems) == 1 and problems[0].endswith(f": {self}"):
             return [problems[0].removeprefix("-: ") + code]
         return [f"{self}{code}", *problems[:MOST_PROBLEMS]]
@@ -104,18 +106,26 @@ class ApiClient:
                 status = response.status
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(self.url, error) from error
+        return self._read(status, raw)
+
+    def _read(self, status: int, raw: bytes) -> Answer:
+        """Return the JSON object of an answer; raises RefusedError, and UnreachableError if it is another server's.
+
+        Each answer of the API and of the logger says `success`; with any other object, commands would fail over the
+        first field that it lacks.
+        """
         try:
             answer: Answer = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             raise self._foreign(status) from error
-        if not isinstance(answer, dict):
+        if not isinstance(answer, dict) or not isinstance(answer.get("success"), bool):
             raise self._foreign(status)
         if status >= 400:
             raise RefusedError(status, answer)
         return answer
 
     def _foreign(self, status: int) -> UnreachableError:
-        """Return the error for the answer of another server than Kurir's: the API's are JSON objects."""
+        """Return the error for the answer of another server than Kurir's."""
         return UnreachableError(f"the answer from {without_password(self.url)} is not from the API (HTTP {status})")
 
     async def get(self, path: str, query: Mapping[str, object] | None = None) -> Answer:
@@ -133,7 +143,7 @@ class ApiClient:
         try:
             async with self.http.get(self.url + path, params=given(query)) as response:
                 if response.status >= 400:
-                    raise RefusedError(response.status, await response.json())
+                    self._read(response.status, await response.read())
                 async for chunk in response.content.iter_any():
                     yield chunk
         except (aiohttp.ClientError, TimeoutError) as error:

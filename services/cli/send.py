@@ -98,7 +98,7 @@ async def _post(api: ApiClient, upload: Upload, *, quiet: bool) -> Answer:
     """Upload as multipart: the blast as JSON, then the file, streamed from disk."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=_console, transient=True, disable=quiet) as progress:
-        bar = progress.add_task("uploading", total=upload.path.stat().st_size)
+        bar = progress.add_task("uploading", total=upload.path.stat().st_size or None)
         body = _multipart(upload, lambda sent: progress.advance(bar, sent))
         headers = {"Idempotency-Key": upload.idempotency_key}
         return await api.call("POST", "/api/v1/messages/blast", data=body, headers=headers)

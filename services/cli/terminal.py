@@ -68,9 +68,11 @@ def usage_error(context: typer.Context, line: str) -> typer.Exit:
 
 
 def existing_file(context: typer.Context, path: Path) -> Path:
-    """Return the path of an existing file; ends the command otherwise, and says what is there instead."""
+    """Return the path of an existing file or pipe; ends the command otherwise, and says what is there instead."""
     if path.is_dir():
         raise usage_error(context, f"{path} is a folder, not a file")
+    if path.is_fifo():  # /dev/stdin behind another command, or a shell's <(…)
+        return path
     if path.exists() and not path.is_file():
         raise usage_error(context, f"{path} is not a regular file: write it to a file first")
     if not path.is_file():

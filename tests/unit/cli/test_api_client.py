@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -65,7 +66,7 @@ class Api:
         self._server.server_close()
 
     def on(self, path: str, answer: Any, status: int = 200) -> None:
-        self.answers[path] = (status, json.dumps(answer).encode())
+        self.answers[path] = (status, json.dumps({"success": status < 400, **answer}).encode())
 
 
 def run(*words: str, **env: str) -> Any:
@@ -188,6 +189,22 @@ def test_send_streams_the_file_after_its_blast(api: Api, tmp_path: Path) -> None
     assert body.count(b"Content-Type: text/csv\r\n") == body.count(b'name="recipients"; filename="recipients.csv"') == 1
 
 
+@pytest.mark.parametrize("command", [("send", "-t", "welcome", "--csv"), ("suppressions", "import")])
+def test_recipients_may_come_from_a_pipe(command: tuple[str, ...], api: Api, tmp_path: Path) -> None:
+    """As `zcat people.csv.gz | kurir send … --csv /dev/stdin`, which was refused as no regular file."""
+    path, content = tmp_path / "people", b"name,email\nSiti,siti@example.com\n"
+    os.mkfifo(path)
+    writing = threading.Thread(target=path.write_bytes, args=(content,))
+    writing.start()
+    api.on("/api/v1/messages/blast", {"blastId": "b1", "totalMessages": 1, "totalRecipients": 1}, 202)
+    imported = {"total": 1, "added": 1, "changed": 0, "unchanged": 0, "ignoredColumns": [], "rejected": 0}
+    api.on("/api/v1/suppressions/import", imported)
+    found = run(*command, str(path), "--url", api.url)
+    writing.join()
+    assert found.exit_code == 0, found.output
+    assert content in api.asked[0][2]
+
+
 def test_a_query_prints_its_rows_and_whether_there_are_more(api: Api, tmp_path: Path) -> None:
     """Null prints as empty, markup as plain text, and stdout has only the rows."""
     api.on("/internal/query", {"success": True, "rows": [{"a": 1, "b": None}, {"a": "[red]", "b": "x,y"}], "cut": True})
@@ -212,14 +229,14 @@ def test_wrong_usage_ends_with_2(words: tuple[str, ...]) -> None:
 
 async def test_a_patient_client_waits_for_a_service_that_restarts(api: Api) -> None:
     """It repeats a call after 503 until it succeeds; other refusals are final."""
-    api.answers["/x"] = (503, b'{"code": "QUEUE_UNAVAILABLE", "message": "away"}')
-    api.answers["/y"] = (404, b'{"code": "NOT_FOUND", "message": "nothing here"}')
+    api.answers["/x"] = (503, b'{"success": false, "code": "QUEUE_UNAVAILABLE", "message": "away"}')
+    api.answers["/y"] = (404, b'{"success": false, "code": "NOT_FOUND", "message": "nothing here"}')
     async with aiohttp.ClientSession() as http:
         client = ApiClient(http, api.url, patience_s=60)
         calling = asyncio.create_task(client.get("/x"))
         await wait_for(lambda: len(api.asked) > 1, 10, "a second try")
-        api.answers["/x"] = (200, b'{"found": 1}')
-        assert await calling == {"found": 1}
+        api.answers["/x"] = (200, b'{"success": true, "found": 1}')
+        assert await calling == {"success": True, "found": 1}
         api.asked.clear()
         with pytest.raises(RefusedError, match="nothing here"):
             await client.get("/y")
@@ -228,14 +245,14 @@ async def test_a_patient_client_waits_for_a_service_that_restarts(api: Api) -> N
 
 async def test_a_get_outlasts_a_moment_without_redis(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GET is repeated after 503 for a while, a change is not, and the last refusal is told."""
-    api.answers["/x"] = (503, b'{"code": "QUEUE_UNAVAILABLE", "message": "away"}')
+    api.answers["/x"] = (503, b'{"success": false, "code": "QUEUE_UNAVAILABLE", "message": "away"}')
     async with aiohttp.ClientSession() as http:
         client = ApiClient(http, api.url)
         reading = asyncio.create_task(client.get("/x"))
         await wait_for(lambda: len(api.asked) > 1, 10, "a second try")
-        api.answers["/x"] = (200, b'{"found": 1}')
-        assert await reading == {"found": 1}
-        api.answers["/x"] = (503, b'{"code": "QUEUE_UNAVAILABLE", "message": "away"}')
+        api.answers["/x"] = (200, b'{"success": true, "found": 1}')
+        assert await reading == {"success": True, "found": 1}
+        api.answers["/x"] = (503, b'{"success": false, "code": "QUEUE_UNAVAILABLE", "message": "away"}')
         api.asked.clear()
         with pytest.raises(RefusedError, match="away"):
             await client.post("/x")
@@ -246,13 +263,30 @@ async def test_a_get_outlasts_a_moment_without_redis(api: Api, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("status", [200, 404])
-@pytest.mark.parametrize("raw", [b"[]", b'"ok"', b"5", b"null", b"", b"<html>", b"\xff"])
+@pytest.mark.parametrize(
+    "raw", [b"[]", b'"ok"', b"5", b"null", b"", b"<html>", b"\xff", b"{}", b'{"ok": true}', b'{"success": 1}']
+)
 async def test_an_answer_of_another_server_is_named_as_such(status: int, raw: bytes, api: Api) -> None:
     """A port of another service may answer with any JSON: commands ended with a TypeError or an AttributeError."""
     api.answers["/x"] = (status, raw)
     async with aiohttp.ClientSession() as http:
-        with pytest.raises(UnreachableError, match=f"is not from the API .HTTP {status}"):
-            await ApiClient(http, api.url).get("/x")
+        client, words = ApiClient(http, api.url), f"is not from the API .HTTP {status}"
+        with pytest.raises(UnreachableError, match=words):
+            await client.get("/x")
+        if status == 404:
+            with pytest.raises(UnreachableError, match=words):
+                [one async for one in client.lines("/x", {})]
+
+
+@pytest.mark.parametrize("errors", ["null", '"x"', '["x", null, 5]', '{"a": "b"}', "[[]]"])
+def test_a_refusal_with_errors_of_another_form_is_reported(errors: str, api: Api) -> None:
+    """Such as that of a gateway: the command ended with an AttributeError."""
+    api.answers["/api/v1/channels"] = (
+        404,
+        b'{"success": false, "message": "no route", "errors": %s}' % errors.encode(),
+    )
+    done = run("channels", "--url", api.url)
+    assert (done.exit_code, done.stderr) == (1, "kurir channels: no route\n")
 
 
 @pytest.mark.parametrize(("path", "words"), [("/", "is a folder, not a file"), ("/dev/null", "is not a regular file")])
