@@ -16,7 +16,7 @@ import pytest
 from tests.servers import Kind, binary_of, free_port, freeze, send_inline
 
 SERVICE = "kurir"
-_READY_WITHIN_S = 20.0
+_READY_WITHIN_S = 60.0
 
 
 class Sentinel:

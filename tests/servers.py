@@ -31,6 +31,9 @@ _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) %
 _FIRST_PORT, _PORTS_EACH = 10_000, 600
 _ANSWER_TIMEOUT_S = 30.0  # a disk may stand still for seconds
 _turns = itertools.count(os.getpid() % _PORTS_EACH)
+# How long a test waits for a signal, if time is not what it claims. A signal that does not come fails the test anyway,
+# so this only has to be longer than a busy machine takes.
+PATIENCE_S = 30.0
 _START_TIMEOUT_S = 90.0  # a restart may have to read minutes of writes from the append-only file
 
 
@@ -174,7 +177,7 @@ class RedisServer:
         if process.poll() is None:
             process.send_signal(signal.SIGCONT)
             process.send_signal(number)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
@@ -194,14 +197,16 @@ class RedisServer:
 
 
 @overload
-async def wait_for(predicate: Callable[[], Awaitable[ValueT]], timeout_s: float = 10.0, what: str = "") -> ValueT: ...
+async def wait_for(
+    predicate: Callable[[], Awaitable[ValueT]], timeout_s: float = PATIENCE_S, what: str = ""
+) -> ValueT: ...
 
 
 @overload
-async def wait_for(predicate: Callable[[], ValueT], timeout_s: float = 10.0, what: str = "") -> ValueT: ...
+async def wait_for(predicate: Callable[[], ValueT], timeout_s: float = PATIENCE_S, what: str = "") -> ValueT: ...
 
 
-async def wait_for(predicate: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
+async def wait_for(predicate: Callable[[], Any], timeout_s: float = PATIENCE_S, what: str = "") -> Any:
     """Poll the predicate (plain or async) every 10 ms until it is true and return its value; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -28,7 +28,7 @@ def make_system(tmp_path: Path) -> Iterator[MakeSystem]:
     children = [child for system in systems for child in system.children()]
     for system in systems:
         system.kill()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == [], f"processes outlived their supervisor: {alive}"
 
 

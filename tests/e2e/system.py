@@ -88,7 +88,7 @@ class System:
         """Press Ctrl-C, wait until it exits, and return how many seconds that took."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(30)
+        self.process.wait(60)
         return time.monotonic() - began
 
     def kill(self) -> None:

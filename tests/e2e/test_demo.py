@@ -61,7 +61,7 @@ async def _kill(system: System, name: str) -> None:
     victim = system.child(name)
     assert victim is not None
     victim.kill()
-    victim.wait(10)
+    victim.wait(60)
     await wait_for(lambda: _is_back(system, name, victim), 30, f"{name} to come back")
 
 

@@ -46,11 +46,11 @@ async def test_a_refused_password_pauses_until_it_is_fixed_and_resumed(
     blast = {"templateId": "invoice_reminder", "channels": ["email"], "globalVariables": values}
     blast_id = system.post("/api/messages/blast", {**blast, "recipients": recipients})["blastId"]
 
-    await wait_for(lambda: "535 5.7.8" in (email(system)["paused"] or ""), 20, "the pause with its reason")
-    await wait_for(lambda: email(system)["stats"]["active"] == 0, 20, "what was begun to be given back")
+    await wait_for(lambda: "535 5.7.8" in (email(system)["paused"] or ""), what="the pause with its reason")
+    await wait_for(lambda: email(system)["stats"]["active"] == 0, what="what was begun to be given back")
     assert email(system)["stats"]["waiting"] == COUNT
 
     postfix.set_password("new")
     system.post("/api/channels/email/resume", {})
     await wait_for(lambda: system.get(f"/api/blasts/{blast_id}")["blast"]["state"] == "completed", 30, "all to be sent")
-    await wait_for(lambda: len(postfix.mailbox()) == COUNT, 20, "each message in the mailbox, once")
+    await wait_for(lambda: len(postfix.mailbox()) == COUNT, what="each message in the mailbox, once")

@@ -89,7 +89,7 @@ def test_redis_that_is_too_old_is_one_line(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [str(KURIR.with_name("python")), "-c", words, str(old)],
-        env=clean_environment(), capture_output=True, text=True, timeout=30, check=False,
+        env=clean_environment(), capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
     assert "Redis 6.0.16" in done.stderr
     assert "install Redis 7.0.5 or Valkey 8.0.0 or later" in done.stderr

@@ -53,7 +53,7 @@ def system() -> Iterator[System]:
             children = found.children()
             found.interrupt()
             found.kill()
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
 
 

@@ -59,7 +59,7 @@ def _mail(subject: str, html: str) -> bytes:
 
 
 def _send(sandbox: Sandbox, to: str, raw: bytes) -> None:
-    with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=60) as client:
         client.sendmail("kurir@example.com", [to], raw)
 
 

@@ -117,7 +117,7 @@ class Postfix:
         self.set_password("right")
         master = self._root / "usr/lib/postfix/sbin/master"
         self._process = subprocess.Popen([str(master), "-c", str(self.home / "etc"), "-d"], env=self._environment)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self._greets():
             if time.monotonic() > deadline or self._process.poll() is not None:
                 pytest.fail(f"postfix does not start: {self.log()}")
@@ -127,7 +127,7 @@ class Postfix:
         """Stop it and delete everything."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(timeout=20)
+            self._process.wait(timeout=60)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def set_password(self, password: str) -> None:

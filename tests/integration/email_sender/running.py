@@ -47,5 +47,5 @@ async def sending_mail(
         yield observer
     finally:
         stop.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await task

@@ -130,7 +130,7 @@ async def test_one_foreign_refusal_among_many(world: World) -> None:
         async def has_ended() -> bool:
             return (await world.progress(blast)).ended_at_ms > 0
 
-        await wait_for(has_ended, 20)
+        await wait_for(has_ended)
         whole = [message for message in server.messages if message]
     counts = (await world.progress(blast)).counts
     assert (counts["sent"], counts["failed"], len(whole)) == (20, 1, 20)

@@ -58,7 +58,7 @@ async def test_trouble_of_the_server_fails_nothing(
         async def all_sent() -> bool:
             return (await world.progress(blast)).counts["sent"] == count
 
-        await wait_for(all_sent, 20, "all to be sent")
+        await wait_for(all_sent, what="all to be sent")
     assert not [event for event in await world.written() if isinstance(event, Ended)]
     await world.check_balance()
 
@@ -76,7 +76,7 @@ async def test_message_that_always_breaks_the_connection_fails_in_the_end(world:
             await world.given(1)  # the server keeps accepting others
             return (await world.progress(blast)).ended_at_ms > 0
 
-        await wait_for(ended, 20, "the end of the blast")
+        await wait_for(ended, what="the end of the blast")
         counts = (await world.progress(blast)).counts
     assert (counts["sent"], counts["failed"]) == (29, 1)
 
@@ -91,7 +91,7 @@ async def test_without_patience_later_fails_when_the_attempts_are_used(world: Wo
         async def all_failed() -> bool:
             return (await world.progress(blast)).counts["failed"] == 3
 
-        await wait_for(all_failed, 10, "all to fail")
+        await wait_for(all_failed, what="all to fail")
     assert trouble.given == 9
 
 
@@ -105,7 +105,7 @@ async def test_giving_up_is_reported_with_the_last_reply(world: World) -> None:
         async def failed() -> bool:
             return (await world.progress(blast)).counts["failed"] == 1
 
-        await wait_for(failed, 15, "the job to fail")
+        await wait_for(failed, what="the job to fail")
     (ended,) = [event for event in await world.written() if isinstance(event, Ended)]
     assert (ended.error_class, ended.message) == ("gave_up", "451 4.3.0 not today")
     assert trouble.given > 3
@@ -120,7 +120,7 @@ async def test_blast_of_deferred_messages_says_why_it_waits(world: World) -> Non
         async def deferred() -> bool:
             return (await world.control.channel_stats("email")).counters["deferred"] == 2
 
-        await wait_for(deferred, 15, "both to be deferred")
+        await wait_for(deferred, what="both to be deferred")
         progress = await world.blasts.progress(blast.blast_id)
         assert progress is not None
         assert await world.control.waiting_for(progress) == {"email": "retrying"}

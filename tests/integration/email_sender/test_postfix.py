@@ -120,6 +120,6 @@ async def test_wrong_password_pauses_the_channel_and_loses_nothing(world: World,
         async def counts() -> bool:
             return (await world.progress(blast)).counts["sent"] == 25
 
-        await wait_for(counts, 20, "all to be sent")
+        await wait_for(counts, what="all to be sent")
     await world.check_balance()
     postfix.set_password("right")

@@ -72,7 +72,7 @@ async def ended(world: World, blast: Blast) -> dict[str, int]:
     async def has_ended() -> bool:
         return (await world.progress(blast)).ended_at_ms > 0
 
-    await wait_for(has_ended, 20, "the end of the blast")
+    await wait_for(has_ended, what="the end of the blast")
     await world.check_balance()
     return (await world.progress(blast)).counts
 
@@ -90,7 +90,7 @@ async def test_nobody_pays_for_a_relay_that_refuses_everybody(world: World, refu
     async with relaying(relay) as server, AsyncExitStack() as stack:
         for _ in range(senders):
             await stack.enter_async_context(sending_mail(world, smtp_settings(server.url)))
-        await wait_for(lambda: quiet(world), 20, "the channel to be paused")
+        await wait_for(lambda: quiet(world), what="the channel to be paused")
         assert "recipients in a row for the same reason" in await paused(world)
         assert refusal.partition("{")[0] in await paused(world)
         assert await suppressed(world) == 0
@@ -109,7 +109,7 @@ async def test_list_of_dead_addresses_continues_after_one_resume(world: World) -
     """After an operator has resumed the channel, the verdicts count and the channel does not pause again."""
     blast = await world.given(80)
     async with relaying(Relay(UNKNOWN)) as server, sending_mail(world, smtp_settings(server.url)):
-        await wait_for(lambda: quiet(world), 20, "the channel to be paused")
+        await wait_for(lambda: quiet(world), what="the channel to be paused")
         await world.control.resume_channel("email")
         assert (await ended(world, blast))["failed"] == 80
         assert not await paused(world)
@@ -130,7 +130,7 @@ async def test_blast_to_a_relay_that_is_never_repaired_ends(world: World) -> Non
             async def rests() -> bool:
                 return await quiet(world) or (await world.progress(blast)).ended_at_ms > 0
 
-            await wait_for(rests, 20, "the channel to be paused, or the end")
+            await wait_for(rests, what="the channel to be paused, or the end")
             before, failed = failed, (await world.progress(blast)).counts["failed"]
             assert failed - before <= 150
             await world.control.resume_channel("email")
@@ -169,7 +169,7 @@ async def test_run_of_refusals_survives_a_restart(world: World) -> None:
         assert (await world.progress(blast)).counts["queued"] == 12
         more = await given(world, 8, "more")
         async with sending_mail(world, smtp_settings(server.url), patient):
-            await wait_for(lambda: quiet(world), 20, "the channel to be paused")
+            await wait_for(lambda: quiet(world), what="the channel to be paused")
             relay.heal()
             await world.control.resume_channel("email")
             assert [(await ended(world, one))["sent"] for one in (blast, more)] == [12, 8]
@@ -186,7 +186,7 @@ async def test_slow_run_lifts_what_it_had_suppressed(world: World) -> None:
 
         await wait_for(all_suppressed, what="the verdicts to be carried out")
         await given(world, 6, "last")
-        await wait_for(lambda: quiet(world), 20, "the channel to be paused")
+        await wait_for(lambda: quiet(world), what="the channel to be paused")
         assert await suppressed(world) == 0
 
 
@@ -204,6 +204,6 @@ async def test_one_of_two_servers_is_set_aside(world: World) -> None:
                 await ended(world, await world.given(5))
                 return bool(bad.messages)
 
-            await wait_for(used_again, 10, "the server to be tried again")
+            await wait_for(used_again, what="the server to be tried again")
         assert len(good.messages) >= 400
     assert await suppressed(world) == 0

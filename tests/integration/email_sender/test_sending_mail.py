@@ -47,7 +47,7 @@ async def test_server_that_is_down_costs_no_message_and_no_attempt(world: World)
             async def all_sent() -> bool:
                 return await sent(world, blast) == 40
 
-            await wait_for(all_sent, 15, "all to be sent after its return")
+            await wait_for(all_sent, what="all to be sent after its return")
             assert time.monotonic() - back < 15
     assert {name for name, _ in observer.attempts} == {"sent"}, "nothing is begun while no connection can be opened"
     assert not [event for event in await world.written() if isinstance(event, Retrying | Ended)]
@@ -88,7 +88,7 @@ async def test_limit_of_a_domain_holds_back_that_domain_alone(world: World) -> N
         def count(domain: str) -> int:
             return sum(f"@{domain}>".encode() in message for message in server.messages)
 
-        await wait_for(lambda: count("fast.example") == 20, 10, "all of the fast domain")
+        await wait_for(lambda: count("fast.example") == 20, what="all of the fast domain")
         elapsed = time.monotonic() - started
         assert count("slow.example") <= 10 * (elapsed + 1)
         assert count("slow.example") < 20
@@ -96,7 +96,7 @@ async def test_limit_of_a_domain_holds_back_that_domain_alone(world: World) -> N
         async def all_sent() -> bool:
             return await sent(world, blast) == 40
 
-        await wait_for(all_sent, 20, "all of the slow domain")
+        await wait_for(all_sent, what="all of the slow domain")
         assert time.monotonic() - started >= 19 / 10 - 0.2
     await world.check_balance()
 

@@ -73,17 +73,17 @@ async def test_service_lives_without_redis_sends_and_stops(
     process, port = sender
     await wait_for(lambda: get(port, "/health")[0] == 503, 30, "the service to say that Redis is away")
     redis.start()
-    await wait_for(lambda: get(port, "/health")[0] == 200, 20, "the service to be healthy")
+    await wait_for(lambda: get(port, "/health")[0] == 200, what="the service to be healthy")
     world = open_world(redis.url, QUARTER)
     blast = await world.given(20)
 
     async def sent(count: int) -> bool:
         return (await world.progress(blast)).counts["sent"] == count
 
-    await wait_for(lambda: sent(20), 20, "the first twenty")
+    await wait_for(lambda: sent(20), what="the first twenty")
     await asyncio.to_thread(redis.restart)
     blast = await world.given(30)
-    await wait_for(lambda: sent(30), 20, "thirty more after the restart of Redis")
+    await wait_for(lambda: sent(30), what="thirty more after the restart of Redis")
     await world.redis.aclose()
     assert sum(sink.deliveries().values()) == 50
     status = json.loads(get(port, "/status")[1])

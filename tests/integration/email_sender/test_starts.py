@@ -48,7 +48,7 @@ async def _all_sent(world: World, blast: Blast, count: int) -> None:
     async def all_sent() -> bool:
         return (await world.progress(blast)).counts["sent"] == count
 
-    await wait_for(all_sent, 10, f"{count} messages")
+    await wait_for(all_sent, what=f"{count} messages")
 
 
 async def _untried(world: World) -> int:
@@ -329,7 +329,7 @@ async def test_with_no_connection_open_each_server_is_asked() -> None:
         slow.delays["CONNECT"] = 3.0
         async with opened(smtp_settings(f"{slow.url}?weight=1000000", quick.url)) as channel:
             assert channel.capacity(1).starts == 0
-            await wait_for(lambda: channel.capacity(0).starts == 1, 2, "the quick one to greet")
+            await wait_for(lambda: channel.capacity(0).starts == 1, what="the quick one to greet")
             assert (len(slow.sessions), len(quick.sessions)) == (1, 1)
 
 

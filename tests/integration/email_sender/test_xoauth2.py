@@ -405,7 +405,7 @@ async def test_the_service_logs_no_secret_and_pauses_when_the_grant_ends(tmp_pat
             reason = await wait_for(paused, 30, "the pause")
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
             await world.redis.aclose()
             redis.destroy()
     assert "invalid_grant: Token has been expired or revoked." in reason

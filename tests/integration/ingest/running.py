@@ -25,7 +25,7 @@ from tests.servers import INTERNAL_SECRET, free_port
 
 TEMPLATES = Path(__file__).parents[3] / "templates"
 SECRET = "a secret that signs links in tests"
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 60.0
 ResultT = TypeVar("ResultT")
 
 
@@ -98,7 +98,7 @@ class RunningIngest:
     def stop(self) -> None:
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "ingest did not stop"
         assert self._failure is None, f"ingest failed: {self._failure!r}"
 

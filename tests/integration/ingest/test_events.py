@@ -32,7 +32,7 @@ class Stream:
     async def next(self, *names: str) -> tuple[str, Any]:
         """Return the next event, or the next with one of these names; raises EOFError at the end."""
         while True:
-            name, data = await asyncio.wait_for(self._read(), 20)
+            name, data = await asyncio.wait_for(self._read(), 60)
             if not names or name in names:
                 return name, data
 

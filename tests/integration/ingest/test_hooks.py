@@ -276,7 +276,7 @@ async def test_a_body_that_comes_too_slowly_is_asked_for_again(tmp_path: Path, v
         reader, writer = await asyncio.open_connection("127.0.0.1", ingest.port)
         writer.write(f"POST /hooks/brevo/{TOKEN} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{".encode())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 answer = (await reader.readuntil(b"\r\n\r\n")).decode()
         finally:
             writer.close()
@@ -319,7 +319,7 @@ async def test_the_token_is_nowhere_to_be_seen(redis: Any, start_ingest: StartIn
 
 
 async def _until_logged(redis: Any, what: bytes) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not any(what in fields[b"d"] for _, fields in await redis.xrange("gateway:events")):
             await redis.xread({"gateway:events": "$"}, block=100)
 

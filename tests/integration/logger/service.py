@@ -85,7 +85,7 @@ class LoggerProcess:
         if process is None:
             return 0
         process.send_signal(number)
-        return process.wait(30)
+        return process.wait(60)
 
     def get(self, path: str) -> tuple[int, Any]:
         """GET a path; return the status and the body: parsed JSON, raw msgpack, or text."""

@@ -226,7 +226,7 @@ async def test_a_reader_in_the_way_only_delays_the_drop(store: PostgresStore) ->
     done.set()
     await slow
     assert await dropping_days == 3
-    assert longest_s < 2.0
+    assert longest_s < 5.0  # not the 20 s of the reader in the way
 
 
 class _DiedError(BaseException):
@@ -291,7 +291,7 @@ async def test_a_day_is_deleted_beside_the_writers(store: PostgresStore, monkeyp
 
     def dropped(database: PostgresDatabase, day: int) -> None:
         drop(database, day)
-        asyncio.run_coroutine_threadsafe(_write(store, *_story(NEW, 10)), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_write(store, *_story(NEW, 10)), loop).result(60)
 
     monkeypatch.setattr(dropping, "_drop_tables", dropped)
     assert await store.drop_days((day_of_blast(OLD) + 1) * 86_400_000, lambda: False) == 4
@@ -346,7 +346,7 @@ async def test_what_stays_of_a_day_is_copied_before_readers_are_kept_out(
     def copied(database: Any, day: int, cutoff_ms: int) -> int:
         kept = copy(database, day, cutoff_ms)
         reading = asyncio.run_coroutine_threadsafe(_rows(store, "SELECT count(*) FROM message_logs"), loop)
-        seen.append((reading.result(3), database.run(_LOCKS, "message_logs").fetchone()[0]))
+        seen.append((reading.result(20), database.run(_LOCKS, "message_logs").fetchone()[0]))
         return kept
 
     monkeypatch.setattr(dropping, "_copy_kept", copied)

@@ -80,7 +80,7 @@ async def test_a_lease_ends_without_the_server(
     """A leader whose questions get no answer does nothing, although its session may still have the lock."""
     first, _ = stores
     losing = asyncio.create_task(first.lost())
-    await wait_for(lambda: first.leads, 10)
+    await wait_for(lambda: first.leads)
     over = threading.Event()
 
     def silent(*_: object) -> object:
@@ -88,7 +88,7 @@ async def test_a_lease_ends_without_the_server(
         raise DatabaseError("no answer")
 
     monkeypatch.setattr(PostgresDatabase, "run", silent)
-    await wait_for(lambda: not first.leads, 10)
+    await wait_for(lambda: not first.leads)
     assert not losing.done()
     over.set()
     await losing
@@ -112,7 +112,7 @@ async def _end_and_await_next(first: PostgresStore, server: PostgresServer) -> N
     name = first.where.rpartition("/")[2]
     ended = server.sql(HOLDER, name)
     await first.write(lambda database: database.run(END).fetchall())
-    await wait_for(lambda: server.sql(HOLDER, name) not in {"", ended}, 20)
+    await wait_for(lambda: server.sql(HOLDER, name) not in {"", ended})
 
 
 @pytest.mark.parametrize("stores", [SOON], indirect=True)

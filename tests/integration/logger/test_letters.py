@@ -106,7 +106,7 @@ async def test_files_stay_in_redis_until_their_dead_letters_are_written(recordin
     files.get = lambda *args: away("get", get, *args)  # type: ignore[method-assign]
     files.forget = lambda *args: away("forget", forget, *args)  # type: ignore[method-assign]
     await recording.start()
-    await wait_for(recording.is_drained, 20)
+    await wait_for(recording.is_drained)
     assert calls.count("forget") >= 2
     assert recording.rows("SELECT count(*) FROM letter_files") == [(2,)]
     assert recording.rows("SELECT count(*) FROM dead_letters") == [(2,)]

@@ -196,14 +196,14 @@ async def test_a_turn_sees_what_the_one_before_committed(postgres_server: Postgr
 
     def add(database: Database) -> None:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         database.execute("INSERT INTO message_totals VALUES ('email', 'sent', 1)")
 
     adding = asyncio.create_task(one.write(add))
     await asyncio.to_thread(begun.wait, 20)
     counting = asyncio.create_task(two.write(lambda db: db.execute("SELECT count(*) FROM message_totals").fetchone()))
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-    await wait_for(lambda: postgres_server.sql(waiting, name) == "1", 20)
+    await wait_for(lambda: postgres_server.sql(waiting, name) == "1")
     go_on.set()
     await adding
     assert await counting == (1,)

@@ -117,7 +117,7 @@ def watching(system: System, folder: Path, webhook: Webhook) -> Iterator[Prometh
         for child in children:
             child.terminate()
         for child in children:
-            child.wait(20)
+            child.wait(60)
 
 
 def _alertmanager(folder: Path, webhook: Webhook, port: int) -> subprocess.Popen[bytes]:
@@ -158,7 +158,7 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _wait_until_ready(port: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=2).close()

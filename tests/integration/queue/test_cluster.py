@@ -122,7 +122,7 @@ def _tag_of(slot: int) -> str:
     return next(str(number) for number in range(10 * SLOTS) if slot_of(str(number)) == slot)
 
 
-async def until_served(step: Any, timeout_s: float = 20.0) -> Any:
+async def until_served(step: Any, timeout_s: float = 60.0) -> Any:
     """Repeat a step until the cluster serves it."""
     async with asyncio.timeout(timeout_s):
         while True:

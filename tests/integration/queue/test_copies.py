@@ -313,7 +313,7 @@ async def test_events_of_a_partition_that_is_no_longer_served_are_read(spread: W
     async def have_all_ended() -> bool:
         return await ended() == set(blast.shares("email"))
 
-    await wait_for(have_all_ended, 5, "the events of all four partitions")
+    await wait_for(have_all_ended, what="the events of all four partitions")
     await log.ack(read)
     assert await log.lag() == 0
     await log.close()

@@ -12,6 +12,7 @@ from shared.errors import QueueUnavailableError
 from shared.queue.connection import connect
 from tests.faults.redis_servers import RedisServers
 from tests.integration.queue.world import World
+from tests.servers import PATIENCE_S
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ async def test_blast_is_confirmed_once_the_replica_has_it(world: World, servers:
             await world.blasts.confirm(other)
     finally:
         servers.replica.resume()
-    assert await asyncio.wait_for(world.blasts.confirm(other), 5)
+    assert await asyncio.wait_for(world.blasts.confirm(other), PATIENCE_S)
 
 
 @pytest.mark.parametrize("lost", ["{email}:blast:", "blast:"], ids=["chunk", "snapshot"])
@@ -80,7 +81,7 @@ async def test_any_connection_may_confirm_a_blast(world: World, servers: RedisSe
             await World(other).blasts.confirm(late)
     finally:
         servers.replica.resume()
-    assert await asyncio.wait_for(World(other).blasts.confirm(late), 5)
+    assert await asyncio.wait_for(World(other).blasts.confirm(late), PATIENCE_S)
     await other.aclose()
 
 
@@ -94,7 +95,7 @@ async def test_request_is_begun_once_the_replicas_have_its_record(world: World, 
             await records.claim("second", "request", "b2")
     finally:
         servers.replica.resume()
-    again = await asyncio.wait_for(records.claim("second", "request", "b3"), 5)
+    again = await asyncio.wait_for(records.claim("second", "request", "b3"), PATIENCE_S)
     assert (again.state, again.blast_id) == ("taken_over", "b2")
 
 

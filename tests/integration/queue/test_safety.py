@@ -168,7 +168,7 @@ def running(service: str, redis_url: str, folder: Path) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def get(port: int, path: str) -> str:
@@ -202,4 +202,4 @@ async def test_every_service_reports_it_and_stays_healthy(service: str, tmp_path
         found.command("CONFIG", "SET", "appendonly", "yes")
         await wait_for(lambda: "warnings" not in health_of(port), 30, "the warnings to go")
         assert 'kurir_redis_unsafe{reason="append_only_file"} 0.0' in get(port, "/metrics")
-        await wait_for(lambda: "redis is safe again" in (tmp_path / "out").read_text(), 10, "the log")
+        await wait_for(lambda: "redis is safe again" in (tmp_path / "out").read_text(), what="the log")

@@ -70,9 +70,9 @@ async def test_the_queue_follows_a_failover(pair: tuple[RedisServer, RedisServer
         info = await client.info("replication")
         return bool(info["connected_slaves"] == 1 and info["slave0"]["state"] == "online")
 
-    await wait_for(lambda: write("first"), 20, "Sentinel to name the master")
+    await wait_for(lambda: write("first"), what="Sentinel to name the master")
     assert (await client.info("server"))["tcp_port"] == master.port
-    await wait_for(replicated, 20, "the replica to have caught up")
+    await wait_for(replicated, what="the replica to have caught up")
     await client.wait(1, 5000)
     master.kill()
     await wait_for(lambda: write("second"), 30, "Sentinel to promote the replica")
@@ -105,7 +105,7 @@ async def test_scripts_leave_a_demoted_master(pair: tuple[RedisServer, RedisServ
         finally:
             await new.aclose()
 
-    await wait_for(lambda: written_to(master), 20, "Sentinel to name the master")
+    await wait_for(lambda: written_to(master), what="Sentinel to name the master")
     await wait_for(lambda: succeeds(asked.execute_command("SENTINEL", "FAILOVER", SERVICE)), 30, "a good replica")
     await wait_for(lambda: written_to(replica), 30, "the replica to be the master")
     await client.aclose()
@@ -116,7 +116,7 @@ async def test_a_frozen_sentinel_costs_nothing(pair: tuple[RedisServer, RedisSer
     """Sentinels are asked at once: with a frozen one named first, a connection opens as fast as without it."""
     frozen = _sentinel(pair[0].port)
     try:
-        await wait_for(lambda: _answers(sentinel.port), 20, "Sentinel to name the master")
+        await wait_for(lambda: _answers(sentinel.port), what="Sentinel to name the master")
         frozen.freeze()
         client = connect(_url(frozen.port, sentinel.port), max_connections=2)
         started = time.monotonic()
@@ -141,7 +141,7 @@ async def test_queries_to_sentinels_leave_no_connections(
     asyncio.get_running_loop().set_exception_handler(lambda _, context: loose.append(context))
     try:
         ports = [sentinel.port, *(one.port for one in others)]
-        await wait_for(lambda: _answers(*ports), 20, "Sentinel to name the master")
+        await wait_for(lambda: _answers(*ports), what="Sentinel to name the master")
         for number in range(150):
             with suppress(TimeoutError):
                 async with asyncio.timeout(number / 10_000):

@@ -18,7 +18,7 @@ from shared.queue.client import QueueRedis
 from shared.queue.connection import connect, translated
 from shared.queue.scripts import Script
 from tests.raw_servers import Serve, serving_raw
-from tests.servers import wait_for
+from tests.servers import PATIENCE_S, wait_for
 
 ECHO = Script("echo", "return ARGV[1]")
 _ANSWER = b"$2\r\nok\r\n"
@@ -231,7 +231,7 @@ async def test_calls_do_not_wait_behind_a_large_one(encrypted: bool, tmp_path: P
         large = asyncio.create_task(echo(client, "x" * 30_000_000))
         await wait_for(lambda: connections == 1, what="the connection of the large call")
         await wait_for(lambda: client._shared is not None and client._shared.is_jammed, what="a full buffer")
-        assert await asyncio.wait_for(echo(client, "small"), 5) == b"ok"
+        assert await asyncio.wait_for(echo(client, "small"), PATIENCE_S) == b"ok"
         assert connections == 2
         go_on.set()
         assert await large == b"ok"
@@ -286,8 +286,8 @@ async def test_closing_the_client_ends_its_attempt_to_connect() -> None:
     async with client_of(serve, timeout_s=60, password="x") as client:
         calls = [asyncio.create_task(echo(client, "a")) for _ in range(10)]
         await asked.wait()
-        await asyncio.wait_for(client.aclose(), 5)
-        answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
+        await asyncio.wait_for(client.aclose(), PATIENCE_S)
+        answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), PATIENCE_S)
         assert [type(one) for one in answers] == [QueueUnavailableError] * 10
         with pytest.raises(QueueUnavailableError, match="the client was closed"):
             await echo(client, "b")
@@ -422,7 +422,7 @@ async def test_a_failed_write_ends_the_connection(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(MemoryError):
             await echo(client, "b")
         assert wire.lost
-        assert await asyncio.wait_for(echo(client, "c"), 5) == b"ok"
+        assert await asyncio.wait_for(echo(client, "c"), PATIENCE_S) == b"ok"
 
 
 async def test_a_server_that_ends_its_side_fails_the_calls_at_once() -> None:
@@ -436,5 +436,5 @@ async def test_a_server_that_ends_its_side_fails_the_calls_at_once() -> None:
     async with client_of(serve, timeout_s=60) as client:
         call = asyncio.create_task(echo(client, "x" * 30_000_000))
         with pytest.raises(QueueUnavailableError):
-            await asyncio.wait_for(call, 5)
+            await asyncio.wait_for(call, PATIENCE_S)
         ended.set()

@@ -13,7 +13,7 @@ from shared.errors import QueueUnavailableError
 from shared.queue.client import QueueRedis
 from shared.queue.connection import connect
 from shared.queue.scripts import Script
-from tests.servers import Kind, RedisServer, wait_for
+from tests.servers import PATIENCE_S, Kind, RedisServer, wait_for
 
 ADD = Script("add", "redis.call('RPUSH', KEYS[1], ARGV[1]) return ARGV[1]")
 _TIMEOUT_S = 1.0
@@ -67,7 +67,7 @@ async def test_a_killed_server_is_found_again(client: QueueRedis, server: RedisS
     await asyncio.sleep(0)
     server.kill()
     try:
-        answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
+        answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), PATIENCE_S)
     finally:
         server.start()
     assert [type(one) for one in answers] == [QueueUnavailableError] * 3

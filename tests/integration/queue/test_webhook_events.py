@@ -30,7 +30,7 @@ async def emit(redis: Redis, number: int, sequence: int = 1) -> None:
 
 async def read(log: EventLog) -> list[EventEntry]:
     """Read until something comes; groups are made on the way."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (entries := await log.read(100, 0.05)):
             continue
     return entries

@@ -36,7 +36,7 @@ from shared.sending.job_limits import LimitOf
 from shared.sending.outcomes import not_begun_move, processing_event
 from shared.templates import Template
 from tests.integration.queue.truth import Truth, find_truth
-from tests.servers import wait_for
+from tests.servers import PATIENCE_S, wait_for
 
 TEMPLATE = Template(id="t", name="T", channels=["email"], subject="s", text="x")
 FILES = [Attachment("a.pdf", "application/pdf", b"\xff" * size) for size in (0, 200, 300, 70_000)]
@@ -430,7 +430,9 @@ def _chunks(blast: Blast, first: int, jobs: Sequence[Job]) -> list[Chunk]:
     ]
 
 
-async def eventually(fetch: Callable[[], Awaitable[list[Lease]]], what: str, timeout_s: float = 5.0) -> list[Lease]:
+async def eventually(
+    fetch: Callable[[], Awaitable[list[Lease]]], what: str, timeout_s: float = PATIENCE_S
+) -> list[Lease]:
     """Call until there is a result; fail with the description of the wait."""
     found: list[Lease] = []
 

@@ -59,7 +59,7 @@ class ReceiptsProcess:
         if process is None:
             return 0
         process.send_signal(number)
-        return process.wait(30)
+        return process.wait(60)
 
     def get(self, path: str) -> tuple[int, str]:
         """GET a path; return the status and the body."""

@@ -21,7 +21,7 @@ from shared.queue.keys import PartitionKeys
 from shared.queue.receipts import ReceiptEntry, ReceiptInbox
 from shared.receipts import Receipt
 from shared.web import Health
-from tests.servers import wait_for
+from tests.servers import PATIENCE_S, wait_for
 
 # a hundredth of the time constants: an entry of a dead consumer is taken after 0.3 s
 TIME_SCALE = 0.01
@@ -70,7 +70,7 @@ class World:
         """Return whether no entry waits or is held."""
         return (await self.inbox.counts()).waiting == 0
 
-    async def emptied(self, timeout_s: float = 15.0) -> None:
+    async def emptied(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until no entry waits or is held."""
         await wait_for(self.is_empty, timeout_s, "an empty stream of receipts")
 

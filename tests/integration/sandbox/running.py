@@ -66,7 +66,7 @@ class Sandbox:
                 stderr=output,
                 cwd=Path(__file__).resolve().parents[3],
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not self._is_healthy():
             assert self._process.poll() is None, (self.folder / "sandbox.out").read_text()
             assert time.monotonic() < deadline, "the sandbox does not answer"
@@ -82,13 +82,13 @@ class Sandbox:
         """Stop the process with SIGTERM and return its exit code."""
         assert self._process is not None
         self._process.terminate()
-        return self._process.wait(20)
+        return self._process.wait(60)
 
     def kill(self) -> None:
         """Kill the process with SIGKILL."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait(20)
+        self._process.wait(60)
 
     def call(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Reply:
         """Send one HTTP request."""

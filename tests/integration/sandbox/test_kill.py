@@ -33,7 +33,7 @@ def test_every_answered_message_is_in_the_file(tmp_path: Path) -> None:
         ]
         for thread in threads:
             thread.start()
-        assert enough.wait(30)
+        assert enough.wait(60)
         sandbox.kill()
         for thread in threads:
             thread.join(30)

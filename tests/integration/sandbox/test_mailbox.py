@@ -19,7 +19,7 @@ NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 def send(sandbox: Sandbox, raw: bytes, to: str = "siti@example.com") -> int:
     """Send a mail and return its number."""
-    with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=60) as client:
         client.sendmail("kurir@example.com", [to], raw)
     return int(sandbox.call("GET", "/messages?limit=1").json["messages"][0]["number"])
 
@@ -132,7 +132,7 @@ def test_one_message_is_deleted_and_all_are(sandbox: Sandbox) -> None:
 
 def test_a_page_hears_of_each_change(sandbox: Sandbox) -> None:
     """The stream sends an event at once, and one after a message was accepted."""
-    with urllib.request.urlopen(f"{sandbox.url}/events", timeout=20) as stream:
+    with urllib.request.urlopen(f"{sandbox.url}/events", timeout=60) as stream:
         assert stream.headers["Content-Type"] == "text/event-stream"
         before = int(stream.readline().removeprefix(b"data: "))
         send(sandbox, mail())
@@ -156,7 +156,7 @@ def test_an_open_page_does_not_keep_the_sandbox_from_stopping(tmp_path: Path) ->
     """Its stream ends as a stream does, before the time for stopping is over."""
     sandbox = Sandbox(tmp_path)
     sandbox.start()
-    with urllib.request.urlopen(f"{sandbox.url}/events", timeout=20) as stream:
+    with urllib.request.urlopen(f"{sandbox.url}/events", timeout=60) as stream:
         stream.readline()
         assert sandbox.stop() == 0
         assert stream.read() == b"\n"

@@ -181,7 +181,7 @@ class Mail:
     listener: Sandbox
 
     def send(self, to: str, sender: str = "b-token@bounces.example.com") -> None:
-        with smtplib.SMTP("127.0.0.1", self.sandbox.smtp_port, timeout=20) as client:
+        with smtplib.SMTP("127.0.0.1", self.sandbox.smtp_port, timeout=60) as client:
             client.sendmail(sender, [to], b"Message-ID: <b.0.email.1@example.com>\r\n\r\nhi\r\n")
 
     def returned(self) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ def mail(to: str, job_id: str = "b:0:email", text: str = "hello") -> EmailMessag
 
 @pytest.fixture
 def client(sandbox: Sandbox) -> Iterator[smtplib.SMTP]:
-    with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=60) as client:
         yield client
 
 
@@ -34,7 +34,7 @@ class Wire:
     """A raw connection: the test writes every byte."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", sandbox.smtp_port), timeout=20)
+        self._socket = socket.create_connection(("127.0.0.1", sandbox.smtp_port), timeout=60)
         self._file = self._socket.makefile("rb")
 
     def __enter__(self) -> Wire:

@@ -46,7 +46,7 @@ async def sending(
         yield observer
     finally:
         stop.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await task
 
 

@@ -88,7 +88,7 @@ async def running(world: World, sms: SmsSettings, centre: Centre) -> AsyncIterat
             yield observer
         finally:
             stop.set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await task
 
 
@@ -118,7 +118,7 @@ async def test_a_blast_through_a_channel_of_ones_own(world: World, sms: SmsSetti
         async def has_ended() -> bool:
             return await counts(world, blast) == {"sent": 22, "failed": 1}
 
-        await wait_for(has_ended, 15, "the blast to end")
+        await wait_for(has_ended, what="the blast to end")
     assert Counter(centre.accepted) == Counter(f"{n} Halo R{i}" for i, n in enumerate(numbers) if n != "628003")
     assert Counter(name for name, _ in observer.attempts) == {"sent": 22, "deferred": 1, "retrying": 1, "failed": 1}
     assert [one.reason for one in await Suppressions(world.redis).get("sms", "628003")] == ["hard_bounce: NOBODY"]

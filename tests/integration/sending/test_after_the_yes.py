@@ -104,7 +104,7 @@ async def jobs(world: World, real: Real, count: int) -> None:
     async def ended() -> bool:
         return (await world.progress(blast)).ended_at_ms > 0
 
-    await wait_for(ended, 10, "the jobs to end")
+    await wait_for(ended, what="the jobs to end")
     assert (await world.progress(blast)).counts["sent"] == count
     assert real.taken() - before == count
 
@@ -365,6 +365,6 @@ async def _ended(world: World, blast: Blast) -> dict[str, int]:
     async def has_ended() -> bool:
         return (await world.progress(blast)).ended_at_ms > 0
 
-    await wait_for(has_ended, 15, "the blast to end")
+    await wait_for(has_ended, what="the blast to end")
     await world.check_balance()
     return (await world.progress(blast)).counts

@@ -32,7 +32,7 @@ async def test_nothing_is_begun_without_an_open_connection(world: World) -> None
     blast = await world.given(20)
     provider = FakeProvider(offers=NOTHING_OPEN)
     async with sending(world, provider):
-        await wait_for(lambda: provider.wanted >= 1, 10, "a connection to be wanted")
+        await wait_for(lambda: provider.wanted >= 1, what="a connection to be wanted")
         stats = await world.control.channel_stats("email")
         assert (stats.active, stats.waiting) == (0, 20)
         provider.offers = Capacity(5, connections=5)
@@ -41,7 +41,7 @@ async def test_nothing_is_begun_without_an_open_connection(world: World) -> None
         async def all_sent() -> bool:
             return (await world.progress(blast)).counts["sent"] == 20
 
-        await wait_for(all_sent, 10, "all to be sent")
+        await wait_for(all_sent, what="all to be sent")
     assert not [event for event in await world.written() if getattr(event, "error_class", "") == "untried"]
 
 
@@ -73,7 +73,7 @@ async def test_few_connections_mean_few_jobs_begun(world: World) -> None:
             most = max(most, (await world.control.channel_stats("email")).active)
             return len(provider.calls) == 100
 
-        await wait_for(sent, 20, "all to be sent")
+        await wait_for(sent, what="all to be sent")
     assert most <= 2
 
 
@@ -85,7 +85,7 @@ async def test_refused_log_in_pauses_the_channel_before_anything_is_begun(world:
         async def reason() -> str:
             return (await world.control.channel_stats("email")).pause_reason
 
-        assert "535 wrong password" in await wait_for(reason, 10, "the channel to be paused")
+        assert "535 wrong password" in await wait_for(reason, what="the channel to be paused")
     assert observer.attempts == []
     assert (await world.control.channel_stats("email")).waiting == 3
     await world.check_balance()

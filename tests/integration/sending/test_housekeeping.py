@@ -64,9 +64,9 @@ async def test_an_error_in_the_housekeeping_does_not_end_sending(world: World, p
 
     part(loop, fail)
     running = asyncio.create_task(loop.run(stop))
-    await wait_for(lambda: task in observer.surprises, 10, "the error")
+    await wait_for(lambda: task in observer.surprises, what="the error")
     await world.given(20)
-    await wait_for(lambda: len(observer.attempts) == 20, 20, "the jobs to go out")
+    await wait_for(lambda: len(observer.attempts) == 20, what="the jobs to go out")
     assert not running.done()
     stop.set()
     await running

@@ -82,7 +82,7 @@ async def test_password_behind_a_domains_bulk_starts_within_a_second(both: World
     bulk = await both.given(3000, "bulk")
     provider = FakeProvider()
     async with sending(both, provider, TWENTY_A_SECOND):
-        await wait_for(lambda: len(provider.calls) >= 30, 10, "thirty of the bulk mails")
+        await wait_for(lambda: len(provider.calls) >= 30, what="thirty of the bulk mails")
         if cancelled:
             assert await both.control.cancel_blast(bulk.blast_id)
         for _ in range(3):
@@ -134,7 +134,7 @@ async def test_limit_holds_where_answers_are_late(both: World, delay: str) -> No
         return sorted(at for provider in (quick, slow) for _, at in provider.calls)
 
     async with sending(both, quick, five_in_half_a_second), sending(slow_world, slow, five_in_half_a_second):
-        await wait_for(lambda: len(times()) >= 40, 20, "forty mails")
+        await wait_for(lambda: len(times()) >= 40, what="forty mails")
     seen = times()
     assert min(late - early for early, late in zip(seen, seen[5:], strict=False)) >= 0.5
     assert len(slow.calls) >= 3
@@ -448,7 +448,7 @@ async def test_blast_far_beyond_its_limit_rests_in_its_stream(both: World) -> No
         came.extend(lease.job.index for lease, grant in zip(leases, grants, strict=True) if grant.kind == "granted")
         return len(came) >= 50
 
-    await wait_for(is_further, 10, "fifty further jobs")
+    await wait_for(is_further, what="fifty further jobs")
     assert came == list(range(begun, begun + len(came)))
     assert await both.redis.hlen("{email}:later:jobs") <= 56 + 50
     await both.check_balance(blast)
@@ -470,7 +470,7 @@ async def test_limited_jobs_do_not_hide_others_of_their_blast(both: World) -> No
         def all_quick() -> bool:
             return sum(int(job_id.split(":")[1]) % 10 == 0 for job_id, _ in provider.calls) == 100
 
-        await wait_for(all_quick, 15, "all that have no limit")
+        await wait_for(all_quick, what="all that have no limit")
         assert len(provider.calls) < 300
     await both.check_balance(blast)
 

@@ -26,7 +26,7 @@ from shared.sending.provider import Receipt, RenderedMessage
 from tests.integration.queue.world import World
 from tests.integration.sending.fakes import Behaviour, FakeProvider, accept
 from tests.integration.sending.running import SETTINGS, sending
-from tests.servers import wait_for
+from tests.servers import PATIENCE_S, wait_for
 
 
 def failing(times: int, error: SendError) -> Behaviour:
@@ -42,7 +42,7 @@ def failing(times: int, error: SendError) -> Behaviour:
     return behave
 
 
-async def ended(world: World, blast: Blast, timeout_s: float = 15.0) -> dict[str, int]:
+async def ended(world: World, blast: Blast, timeout_s: float = PATIENCE_S) -> dict[str, int]:
     """Wait until a blast has ended; return its counts."""
 
     async def has_ended() -> bool:

@@ -57,12 +57,12 @@ async def test_one_sender_serves_every_partition(spread: World, lane: str) -> No
     blast = await spread.given(400, lane)  # type: ignore[arg-type]  # of the parameters above
     provider = FakeProvider()
     async with sending(spread, provider):
-        await wait_for(lambda: len(provider.calls) == 400, 20, "every message")
+        await wait_for(lambda: len(provider.calls) == 400, what="every message")
 
         async def has_ended() -> bool:
             return (await spread.progress(blast)).ended_at_ms > 0
 
-        await wait_for(has_ended, 5, "the blast to end")
+        await wait_for(has_ended, what="the blast to end")
         (sender,) = (await spread.control.channel_stats("email")).senders
         assert sender.concurrency == SETTINGS.concurrency
     assert partitions_of(blast, provider) == {0: 100, 1: 100, 2: 100, 3: 100}
@@ -157,7 +157,7 @@ async def test_pause_and_cancellation_reach_every_partition(spread: World) -> No
     assert await spread.control.pause_blast(blast.blast_id, "wait")
     provider = FakeProvider()
     async with sending(spread, provider):
-        await wait_for(lambda: len(provider.calls) == 200, 20, "the other blast")
+        await wait_for(lambda: len(provider.calls) == 200, what="the other blast")
         assert partitions_of(blast, provider) == Counter()
         assert partitions_of(other, provider).total() == 200
         assert (await spread.progress(blast)).paused == "wait"
@@ -211,7 +211,7 @@ async def test_suspects_of_different_partitions_are_sent_alone(spread: World) ->
 
     provider = FakeProvider(behave)
     async with sending(spread, provider):
-        await wait_for(lambda: len(provider.calls) == 80, 20, "every message")
+        await wait_for(lambda: len(provider.calls) == 80, what="every message")
     assert {alone[lease.job_id] for lease in suspects} == {1}
     assert max(alone.values()) > 1
     await spread.check_balance(blast)

@@ -89,7 +89,7 @@ async def _most_between_calls(
     far = replace(world, redis=slow_answers(world.redis, delay_s))
     settings = replace(SETTINGS, rate=QUICK, journal_dir=journal_dir, on_uncertain=on_uncertain)
     async with sending(far, provider, settings):
-        await wait_for(lambda: len(provider.calls) == count, 20, "every message")
+        await wait_for(lambda: len(provider.calls) == count, what="every message")
     return max(late - early for early, late in itertools.pairwise(sent))
 
 
@@ -147,7 +147,7 @@ async def test_rate_changes_at_once_for_all_senders(world: World) -> None:
 
         await wait_for(used_the_old_rate, 30, "the first")
         await world.control.set_rate("email", Rate(1000, 1.0))
-        await wait_for(lambda: len(provider.calls) == 100, 5, "all others")
+        await wait_for(lambda: len(provider.calls) == 100, what="all others")
         assert (await world.control.channel_stats("email")).rate == ("1000/1s", "api")
 
 
@@ -161,7 +161,7 @@ async def test_start_that_comes_too_late_for_the_rate_is_given_back(world: World
         async def was_returned() -> bool:
             return (await world.progress(blast)).counts["queued"] == 1 and await untried(world) > 0
 
-        await wait_for(was_returned, 5, "the job to be given back")
+        await wait_for(was_returned, what="the job to be given back")
     assert provider.calls == []
     assert observer.attempts == []
 
@@ -190,7 +190,7 @@ async def send_from_near_and_far(world: World, settings: SendingSettings, delay_
         return sorted(at for provider in (near, far) for _, at in provider.calls)
 
     async with sending(world, near, replace(settings, concurrency=1)), sending(far_world, far, settings):
-        await wait_for(lambda: len(times()) >= 40, 20, "forty messages")
+        await wait_for(lambda: len(times()) >= 40, what="forty messages")
     seen = times()
     assert min(late - early for early, late in zip(seen, seen[5:], strict=False)) >= 0.5
     assert len(near.calls) >= 3
@@ -219,7 +219,7 @@ async def test_sender_far_from_its_redis_is_not_stuck(world: World) -> None:
     far = replace(world, redis=slow_answers(world.redis, lambda: 0.15))
     provider = FakeProvider()
     async with sending(far, provider, TEN_A_SECOND):
-        await wait_for(lambda: len(provider.calls) == 12, 10, "every message")
+        await wait_for(lambda: len(provider.calls) == 12, what="every message")
     assert len({job_id for job_id, _ in provider.calls}) == 12
     untried = sum(getattr(event, "error_class", "") == "untried" for event in await world.written())
     assert untried <= 4

@@ -90,7 +90,7 @@ async def test_a_suspect_without_an_attempt_left_is_not_sent(both: World) -> Non
         return (await both.control.channel_stats("email")).failed == 1
 
     async with sending(both, provider, replace(SETTINGS, max_attempts=1)):
-        await wait_for(has_failed, 10, "the abandoned job to end")
+        await wait_for(has_failed, what="the abandoned job to end")
     (event,) = [event for event in await both.written() if isinstance(event, Ended)]
     assert (event.status, event.error_class, provider.calls) == ("failed", "uncertain", [])
     await both.check_balance()

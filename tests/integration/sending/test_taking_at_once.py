@@ -33,7 +33,7 @@ async def send_singly(world: World, provider: FakeProvider, count: int) -> None:
             progress = await world.blasts.progress(blast_id)
             return progress is not None and progress.channels["email"].counts["sent"] == 1
 
-        await wait_for(is_sent, 10, "the message to be sent")
+        await wait_for(is_sent, what="the message to be sent")
         assert len(provider.calls) == number
 
 
@@ -52,11 +52,11 @@ async def test_single_messages_are_begun_by_their_fetch(world: World, monkeypatc
         assert asked == [1]
         provider.offers = Capacity(0, connections=0)
         blast = await world.given(1)
-        await wait_for(lambda: provider.wanted == 1, 10, "a connection to be wanted")
+        await wait_for(lambda: provider.wanted == 1, what="a connection to be wanted")
         assert (await world.progress(blast)).counts["queued"] == 1
         provider.offers = Capacity()
         provider.changed()
-        await wait_for(lambda: len(provider.calls) == 4, 10, "the message to be sent")
+        await wait_for(lambda: len(provider.calls) == 4, what="the message to be sent")
     assert asked == [1, 1]
 
 
@@ -81,10 +81,10 @@ async def test_an_idle_sender_stops_no_channel(world: World, monkeypatch: pytest
 
     monkeypatch.setattr(Consumer, "_call", counted)
     async with sending(world, _Unusable()):
-        await wait_for(lambda: len(fetched) >= 3, 10, "the sender to look for jobs")
+        await wait_for(lambda: len(fetched) >= 3, what="the sender to look for jobs")
         assert not await is_paused()
         await world.given(1)
-        await wait_for(is_paused, 10, "the channel to be stopped")
+        await wait_for(is_paused, what="the channel to be stopped")
 
 
 async def test_a_sender_that_stops_asks_for_a_lost_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ async def test_a_lost_answer_loses_and_repeats_no_message(
         async def are_sent() -> bool:
             return (await world.progress(blast)).counts["sent"] == 3
 
-        await wait_for(are_sent, 20, "the messages to be sent")
+        await wait_for(are_sent, what="the messages to be sent")
     assert lost
     assert len(provider.calls) == 4
     assert not [event for event in await world.written() if getattr(event, "error_class", "")]

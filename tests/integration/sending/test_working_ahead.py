@@ -51,8 +51,8 @@ async def test_work_starts_ahead_on_what_was_only_fetched(world: World) -> None:
     blast = await world.given(10)
     provider = PreparingFake()
     async with sending(world, provider, ONE_AT_A_TIME):
-        await wait_for(lambda: len(provider.calls) == 3, 10, "the third to hang")
-        ahead = await wait_for(lambda: set(provider.told) - set(provider.rendered), 10, "others to be made known")
+        await wait_for(lambda: len(provider.calls) == 3, what="the third to hang")
+        ahead = await wait_for(lambda: set(provider.told) - set(provider.rendered), what="others to be made known")
         counts = (await world.progress(blast)).counts
         assert (counts["sent"], counts["processing"], counts["queued"]) == (2, 1, 7)
     assert ahead <= set(provider.forgotten)

@@ -90,5 +90,5 @@ async def running(redis: Any, receivers: Receivers, settings: SendingSettings = 
         yield Running(senders, health, task)
     finally:
         stop.set()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await task

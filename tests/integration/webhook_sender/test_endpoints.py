@@ -118,7 +118,7 @@ async def test_a_delivery_whose_last_attempts_were_killed_is_sent_once_more(worl
         assert sum(one.in_flight for every in taken for one in every) == 1
     receivers = Receivers()
     async with running(world.redis, receivers):
-        await wait_for(partial(_sent, world, 1, 1), 20, "the delivery")
+        await wait_for(partial(_sent, world, 1, 1), what="the delivery")
     assert await _counter(world, 1, "failed") == 0
 
 
@@ -150,7 +150,7 @@ async def test_a_loop_that_fails_is_started_again_and_ends_no_other(world: World
         await wait_for(lambda: len(receivers.made.get(1, [])) > 1, what="the restart")
         await deliver(world.redis, 2, 0, 5)
         await wait_for(lambda: sorted(receivers.received(2)) == ids(2, 0, 5), what="the other endpoint's deliveries")
-        await wait_for(lambda: _sent(world, 1, 2), 20, "the jobs of the loop that failed")
+        await wait_for(lambda: _sent(world, 1, 2), what="the jobs of the loop that failed")
         assert len(receivers.made[2]) == 1
         assert (await process.senders.status())["endpoints"][0]["restarts"] == 1  # type: ignore[index]
         assert not process.task.done()
@@ -179,7 +179,7 @@ async def test_a_loop_that_cannot_start_tries_again_later_each_time(
     await publish(world.redis, endpoint(1), endpoint(2))
     async with running(world.redis, receivers) as process:
         await deliver(world.redis, 1, 0, 1)
-        await wait_for(lambda: receivers.received(1) == ids(1, 0, 1), 15, "the delivery after the failures")
+        await wait_for(lambda: receivers.received(1) == ids(1, 0, 1), what="the delivery after the failures")
         shown = process.senders._around.metrics.exposition()[0].decode()
     assert 'kurir_housekeeping_errors_total{channel="webhook",task="endpoint"} 4.0' in shown
     gaps = [after - before for before, after in pairwise(failures)]

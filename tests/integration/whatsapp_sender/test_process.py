@@ -132,7 +132,7 @@ def sender(server: RedisServer, sandbox: Sandbox, tmp_path_factory: pytest.TempP
     try:
         yield port
         process.terminate()
-        assert process.wait(20) == 0, (folder / "out").read_text()
+        assert process.wait(60) == 0, (folder / "out").read_text()
     finally:
         process.kill()
         process.wait()
@@ -222,7 +222,7 @@ async def test_a_provider_that_is_away_costs_no_attempt(system: System) -> None:
     def is_open() -> Any:
         return json.loads(system.get("/status"))["breaker"] == "open"
 
-    await wait_for(is_open, 20, "the breaker")
+    await wait_for(is_open, what="the breaker")
     assert (await system.counts(blast)).keys() <= {"queued", "processing"}
     system.sandbox.start()
     began = time.monotonic()

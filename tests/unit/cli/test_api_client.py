@@ -234,7 +234,7 @@ async def test_a_patient_client_waits_for_a_service_that_restarts(api: Api) -> N
     async with aiohttp.ClientSession() as http:
         client = ApiClient(http, api.url, patience_s=60)
         calling = asyncio.create_task(client.get("/x"))
-        await wait_for(lambda: len(api.asked) > 1, 10, "a second try")
+        await wait_for(lambda: len(api.asked) > 1, what="a second try")
         api.answers["/x"] = (200, b'{"success": true, "found": 1}')
         assert await calling == {"success": True, "found": 1}
         api.asked.clear()
@@ -249,7 +249,7 @@ async def test_a_get_outlasts_a_moment_without_redis(api: Api, monkeypatch: pyte
     async with aiohttp.ClientSession() as http:
         client = ApiClient(http, api.url)
         reading = asyncio.create_task(client.get("/x"))
-        await wait_for(lambda: len(api.asked) > 1, 10, "a second try")
+        await wait_for(lambda: len(api.asked) > 1, what="a second try")
         api.answers["/x"] = (200, b'{"success": true, "found": 1}')
         assert await reading == {"success": True, "found": 1}
         api.answers["/x"] = (503, b'{"success": false, "code": "QUEUE_UNAVAILABLE", "message": "away"}')

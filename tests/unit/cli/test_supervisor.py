@@ -66,10 +66,10 @@ async def test_a_child_that_dies_is_started_again(make: Make, tmp_path: Path) ->
     log = tmp_path / "log"
     supervisor, said = await make(2.0)
     await supervisor.start(_spec(log, "a"))
-    await wait_for(lambda: _lines(log) == ["a runs"], 10, "the first run")
+    await wait_for(lambda: _lines(log) == ["a runs"], what="the first run")
     first = supervisor.pids()["a"]
     os.kill(first, signal.SIGKILL)
-    await wait_for(lambda: _lines(log) == ["a runs"] * 2, 10, "the second run")
+    await wait_for(lambda: _lines(log) == ["a runs"] * 2, what="the second run")
     assert supervisor.pids()["a"] != first
     assert said == ["a was ended by SIGKILL; restarting it in 0.2 s"]
 
@@ -78,7 +78,7 @@ async def test_a_child_that_keeps_dying_is_started_ever_more_slowly(make: Make) 
     """The pauses double, so that a child that keeps dying does not use up the machine."""
     supervisor, said = await make(2.0)
     await supervisor.start(ChildSpec("a", [sys.executable, "-c", "raise SystemExit(3)"], {}))
-    await wait_for(lambda: len(said) == 3, 10, "three deaths")
+    await wait_for(lambda: len(said) == 3, what="three deaths")
     assert [line.split()[-2] for line in said] == ["0.2", "0.4", "0.8"]
 
 
@@ -103,7 +103,7 @@ async def test_children_are_stopped_stage_by_stage(make: Make, tmp_path: Path) -
     supervisor, _ = await make(5.0)
     for name, stage in (("data", 2), ("recording", 1), ("sending", 0)):
         await supervisor.start(_spec(log, name, stage=stage, on_term="time.sleep(0.1); sys.exit(0)"))
-    await wait_for(lambda: len(_lines(log)) == 3, 10, "three runs")
+    await wait_for(lambda: len(_lines(log)) == 3, what="three runs")
     await supervisor.stop()
     assert _lines(log)[3:] == ["sending ends", "recording ends", "data ends"]
     assert supervisor.pids() == {}
@@ -114,7 +114,7 @@ async def test_a_child_that_ignores_sigterm_is_killed_in_time(make: Make, tmp_pa
     log = tmp_path / "log"
     supervisor, said = await make(0.3)
     await supervisor.start(_spec(log, "a", on_term="pass"))
-    await wait_for(lambda: _lines(log) == ["a runs"], 10, "the run")
+    await wait_for(lambda: _lines(log) == ["a runs"], what="the run")
     began = time.monotonic()
     await supervisor.stop()
     assert time.monotonic() - began < 2.0
@@ -125,7 +125,7 @@ async def test_a_death_during_the_stop_is_no_reason_to_restart(make: Make) -> No
     """Stopping while a child waits for its restart leaves nothing behind."""
     supervisor, said = await make(2.0)
     await supervisor.start(ChildSpec("a", [sys.executable, "-c", "raise SystemExit(3)"], {}))
-    await wait_for(lambda: len(said) == 2, 10, "two deaths")
+    await wait_for(lambda: len(said) == 2, what="two deaths")
     await supervisor.stop()
     assert supervisor.pids() == {}
 
@@ -147,9 +147,9 @@ asyncio.run(main())
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
-        await wait_for(lambda: _lines(log) == ["a runs"], 10, "the run")
+        await wait_for(lambda: _lines(log) == ["a runs"], what="the run")
         process.kill()
-    await wait_for(lambda: not _runs(pid), 10, "the orphan's end")
+    await wait_for(lambda: not _runs(pid), what="the orphan's end")
 
 
 def _runs(pid: int) -> bool:

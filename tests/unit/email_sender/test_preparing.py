@@ -47,7 +47,7 @@ async def test_planned_messages_are_signed_before_they_are_taken(preparations: P
         mail = preparations.take(job)
         assert mail is not None
         assert mail.signed is not None
-        assert verdicts(mail.signed.result(10), [RSA]) == [True]
+        assert verdicts(mail.signed.result(60), [RSA]) == [True]
         assert preparations.take(job) is None
     assert preparations._bytes == 0
 

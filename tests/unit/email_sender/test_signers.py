@@ -26,7 +26,7 @@ class Gate:
     def _signed(self, message: bytes) -> bytes:
         if message == content(b"1"):
             self.started.set()
-            self.opened.wait(10)
+            self.opened.wait(60)
         self.signed.append(message)
         return message
 
@@ -57,10 +57,10 @@ def test_hurried_message_goes_before_all_that_wait(gate: Gate, signers: Signers)
     first, second, third = ahead(b"1"), ahead(b"2"), ahead(b"3")
     for one in (first, second, third):
         signers.add(one)
-    assert gate.started.wait(10)
+    assert gate.started.wait(60)
     signers.hurry(third)
     gate.opened.set()
-    assert [one.result(10) for one in (first, second, third)] == [content(b"1"), content(b"2"), content(b"3")]
+    assert [one.result(60) for one in (first, second, third)] == [content(b"1"), content(b"2"), content(b"3")]
     assert gate.signed == [content(b"1"), content(b"3"), content(b"2")]
 
 
@@ -69,10 +69,10 @@ def test_cancelled_message_is_not_signed(gate: Gate, signers: Signers) -> None:
     first, second, third = ahead(b"1"), ahead(b"2"), ahead(b"3")
     for one in (first, second, third):
         signers.add(one)
-    assert gate.started.wait(10)
+    assert gate.started.wait(60)
     assert second.cancel()
     gate.opened.set()
-    assert third.result(10) == content(b"3")
+    assert third.result(60) == content(b"3")
     assert gate.signed == [content(b"1"), content(b"3")]
 
 
@@ -81,4 +81,4 @@ def test_threads_start_again_after_a_rest(signers: Signers) -> None:
     for number in range(50):
         one = ahead(b"%d" % number)
         signers.add(one)
-        assert one.result(10).endswith(content(b"%d" % number))
+        assert one.result(60).endswith(content(b"%d" % number))

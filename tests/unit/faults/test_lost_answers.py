@@ -60,7 +60,7 @@ async def test_a_sender_that_timed_out_has_lost_its_answer(
     proxy.stalls.append((time.time(), stood_still_s))
     await asyncio.sleep(waits_s)
     writer.close()
-    await wait_for(lambda: not proxy.pairs, 5, "the proxy to see the end")
+    await wait_for(lambda: not proxy.pairs, what="the proxy to see the end")
     assert proxy.lost_answers == Counter(lost)
     await proxy.stop()
     server.close()

@@ -63,7 +63,7 @@ async def test_a_query_sees_one_state_of_the_file(tmp_path: Path) -> None:
         query = "SELECT count(*) FROM system_logs"
         first = connection.execute(query).fetchone()[0]
         read_once.set()
-        assert written.wait(10)
+        assert written.wait(60)
         return [first, connection.execute(query).fetchone()[0]]
 
     looking = asyncio.create_task(store.read(look_twice))

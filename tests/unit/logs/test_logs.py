@@ -153,7 +153,7 @@ async def test_informational_lines_are_written_within_moments(configure: Configu
     configure()
     get_logger().info("soon")
     path = tmp_path / "combined.log"
-    await wait_for(lambda: b"soon" in path.read_bytes(), 2, "the buffered line in the file")
+    await wait_for(lambda: b"soon" in path.read_bytes(), what="the buffered line in the file")
 
 
 def test_warnings_and_errors_are_shipped(configure: Configure) -> None:

@@ -77,7 +77,7 @@ def test_a_finding_names_its_line_and_the_replacement(tmp_path: Path) -> None:
     copy.parent.mkdir()
     copy.write_text(SCRIPT.read_text())
     (tmp_path / "README.md").write_text("# Fine\n\nThis one goes on.\n")
-    done = subprocess.run([sys.executable, str(copy)], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, str(copy)], capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 1
     assert done.stdout == "README.md:3: 'goes on': write continues, uses\n"
     assert done.stderr == "1 phrases to rewrite in 1 files\n"

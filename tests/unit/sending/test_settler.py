@@ -16,7 +16,7 @@ from shared.sending.holdings import BegunJob, Holdings
 from shared.sending.journal import Journal, Owner
 from shared.sending.pace import Pace
 from shared.sending.settler import MOST_AT_ONCE, Settlement, Settler
-from tests.servers import wait_for
+from tests.servers import PATIENCE_S, wait_for
 from tests.unit.sending.leases import lease_of
 
 
@@ -51,7 +51,7 @@ async def settled(consumer: SlowConsumer, count: int) -> Holdings:
         if index == 0:
             await asyncio.sleep(0)
     consumer.go.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await settler.drained()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -89,7 +89,7 @@ async def test_outcomes_are_gathered_while_many_are_to_come(
         settler.add(Settlement(sent(lease_of(index), b"event")))
         for _ in range(3):  # the turns of the loop until the settler has asked, or waits
             await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await settler.drained()
     await end_tasks([running])
     if holdings.journal is not None:
@@ -106,7 +106,7 @@ async def test_a_call_carries_about_a_megabyte() -> None:
     for index, (packed, event) in enumerate(sizes):
         settler.add(Settlement(Move("later", lease_of(index), b"e" * event, "", b"p" * packed)))
     running = asyncio.create_task(settler.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await settler.drained()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -59,7 +59,7 @@ async def test_a_kill_at_any_step_loses_and_repeats_nothing(
     logger.start()
     wanted = {"url": "https://example.com/hook", "events": ["message.sent"], "batch": batch}
     assert logger.post("/webhooks", wanted)[0] == 201
-    await wait_for(lambda: redis.hlen("webhooks"), 20)
+    await wait_for(lambda: redis.hlen("webhooks"))
     logger.stop()
     for number, (step, nth) in enumerate(STEPS):
         indexes = range(number * MESSAGES, (number + 1) * MESSAGES)
@@ -74,7 +74,7 @@ async def test_a_kill_at_any_step_loses_and_repeats_nothing(
     jobs = await jobs_of(redis, 1)
     assert events_in(jobs) == expected
     assert [job.index for job in jobs] == list(range(len(jobs)))
-    await wait_for(lambda: logger.metrics()["kurir_webhook_events_total"] == len(expected), 20)
+    await wait_for(lambda: logger.metrics()["kurir_webhook_events_total"] == len(expected))
     logger.stop()
     with closing(sqlite3.connect(logger.folder / "logs.db")) as database:
         rows = database.execute("SELECT n, webhook_id, enqueued FROM webhook_deliveries ORDER BY n").fetchall()

@@ -146,7 +146,7 @@ async def test_a_body_that_cannot_be_made_holds_up_no_other_endpoint(fed: Feedin
     stop = Stop()
     task = asyncio.create_task(fed.feeder.run(stop))
     try:
-        await wait_for(lambda: fed.jobs(other.number), 8)
+        await wait_for(lambda: fed.jobs(other.number))
     finally:
         stop.set()
         await task

@@ -61,7 +61,7 @@ async def number_of(redis: Redis, webhook_id: str) -> int:
         found, _ = await Endpoints(redis).load()
         return next((one.number for one in found if one.endpoint_id == webhook_id), 0)
 
-    return await wait_for(find, 20)
+    return await wait_for(find)
 
 
 async def jobs(redis: Redis, number: int, least: int) -> list[Job]:
@@ -72,7 +72,7 @@ async def jobs(redis: Redis, number: int, least: int) -> list[Job]:
         found = [unpack_job(fields[b"d"]) for _, fields in entries]
         return found if len(found) >= least else []
 
-    return await wait_for(find, 20)
+    return await wait_for(find)
 
 
 async def say(redis: Redis, number: int, *events: Any) -> None:
@@ -101,7 +101,7 @@ async def test_a_delivery_is_followed_to_its_end(logger: LoggerProcess, redis: R
         found = logger.get(f"{path}/deliveries")[1]["deliveries"]
         return {one["id"]: one for one in found if one["status"] != "waiting"}
 
-    await wait_for(lambda: len(listed()) == 3, 20)
+    await wait_for(lambda: len(listed()) == 3)
     shown = listed()
     delivered, retrying, failed = (shown[job.recipient.name] for job in (first, second, third))
     assert (delivered["status"], delivered["responseStatus"], delivered["attempts"]) == ("delivered", 204, 1)
@@ -112,7 +112,7 @@ async def test_a_delivery_is_followed_to_its_end(logger: LoggerProcess, redis: R
     about = logger.get(path)[1]["webhook"]
     assert (about["waiting"], about["enabled"]) == (1, True)
     assert about["lastDeliveredAt"] is not None
-    await wait_for(lambda: _is_acknowledged(redis, number), 20)
+    await wait_for(lambda: _is_acknowledged(redis, number))
     assert logger.get("/api/logs/messages/stats")[1]["stats"]["failed"] == 0
 
 
@@ -137,7 +137,7 @@ async def test_the_secret_is_shown_once_and_rotates(
         (one,), _ = await Endpoints(redis).load()
         return len(one.secrets) == 2 and open_secret(one.secrets[0], SEAL) == own and one.secret_ends_ms[0] == 0
 
-    await wait_for(both, 20)
+    await wait_for(both)
 
 
 async def test_a_stopped_webhook_says_why_and_continues(
@@ -150,14 +150,14 @@ async def test_a_stopped_webhook_says_why_and_continues(
     await send(redis, 0)
     (first,) = await jobs(redis, number, 1)
     await Control(redis, "a sender").pause_partitions([webhook_partition(redis, number)], "410 Gone")
-    await wait_for(lambda: not logger.get(path)[1]["webhook"]["enabled"], 20)
+    await wait_for(lambda: not logger.get(path)[1]["webhook"]["enabled"])
     shown = logger.get(path)[1]["webhook"]
     assert shown["disabledReason"] == "410 Gone"
     (told,) = await jobs(redis, await number_of(redis, other["id"]), 1)
     assert orjson.loads(told.recipient.variables["body"])["data"]["webhookId"] == webhook["id"]
     assert logger.post(f"{path}/test", {})[1]["code"] == "WEBHOOK_DISABLED"
     await send(redis, 1, 2)
-    await wait_for(lambda: logger.get(path)[1]["webhook"]["waiting"] == 3, 20)
+    await wait_for(lambda: logger.get(path)[1]["webhook"]["waiting"] == 3)
     assert len(await jobs(redis, number, 1)) == 1
     assert logger.patch(path, {"enabled": True})[1]["webhook"]["disabledReason"] is None
     assert len(await jobs(redis, number, 3)) == 3
@@ -185,10 +185,10 @@ async def test_five_days_of_failures_disable_a_webhook(
         return Retrying(when, job.job_id, 1, 1, "transient", "500", "broken", 7, when + 5000)
 
     await say(redis, number, *(refused(first, day) for day in (0, 1, 2, 3, 4.9)))
-    await wait_for(lambda: logger.get(path)[1]["webhook"]["failingSince"], 20)
+    await wait_for(lambda: logger.get(path)[1]["webhook"]["failingSince"])
     assert logger.get(path)[1]["webhook"]["enabled"]
     await say(redis, number, refused(second, 5))
-    await wait_for(lambda: not logger.get(path)[1]["webhook"]["enabled"], 20)
+    await wait_for(lambda: not logger.get(path)[1]["webhook"]["enabled"])
     shown = logger.get(path)[1]["webhook"]
     assert shown["disabledReason"] == "nothing but failures for 5 days"
     assert datetime.fromisoformat(shown["failingSince"]).timestamp() * 1000 == pytest.approx(at, abs=1)

@@ -104,7 +104,7 @@ class Dovecot:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self._greets():
             if self._process.poll() is not None:
                 missing(f"dovecot does not start: {errors.read_text(errors='replace')} {self.log()}")
@@ -123,11 +123,11 @@ class Dovecot:
             return
         process.terminate()
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=60)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=20)
+            process.wait(timeout=60)
 
     def remove(self) -> None:
         """Stop it and delete everything."""
@@ -143,7 +143,7 @@ class Dovecot:
     def client(self) -> imaplib.IMAP4_SSL:
         """Return a logged-in client that shares no code with ours."""
         context = ssl.create_default_context(cafile=str(self.ca_file))
-        client = imaplib.IMAP4_SSL("localhost", self.tls_port, ssl_context=context, timeout=20)
+        client = imaplib.IMAP4_SSL("localhost", self.tls_port, ssl_context=context, timeout=60)
         client.authenticate("PLAIN", lambda _: f"\0{USER}\0{PASSWORD}".encode())
         return client
 

@@ -40,7 +40,7 @@ async def listener(inbox: FakeInbox, tally: Tally) -> AsyncIterator[BounceListen
 
 
 def client(listener: BounceListener) -> smtplib.SMTP:
-    return smtplib.SMTP("127.0.0.1", listener.port, "mx.example.net", timeout=20)
+    return smtplib.SMTP("127.0.0.1", listener.port, "mx.example.net", timeout=60)
 
 
 async def deliver(listener: BounceListener, raw: bytes = MAIL, to: str = TO, sender: str = "") -> tuple[int, bytes]:
@@ -203,7 +203,7 @@ async def test_client_that_reads_no_answers_is_cut_off(
                 return not listener._sessions or max(sizes) > 8 * 1024 * 1024
 
             flooding = asyncio.create_task(flood())
-            await wait_for(is_cut_off_or_full, 20, "the end of the session")
+            await wait_for(is_cut_off_or_full, what="the end of the session")
             with pytest.raises(ConnectionError):
                 await asyncio.wait_for(flooding, 20)
             assert 0 < max(sizes) < 8 * 1024 * 1024
@@ -213,7 +213,7 @@ async def test_client_that_reads_no_answers_is_cut_off(
 
 async def test_envelope_cannot_add_fields(listener: BounceListener, inbox: FakeInbox) -> None:
     """A line end in an address does not become one in the mail."""
-    with closing(socket.create_connection(("127.0.0.1", listener.port), timeout=20)) as connection:
+    with closing(socket.create_connection(("127.0.0.1", listener.port), timeout=60)) as connection:
         said = (
             b"EHLO x\r\nMAIL FROM:<a\rDelivered-To: b@c>\r\nRCPT TO:<%b>\r\nDATA\r\nX: y\r\n\r\nz\r\n.\r\n"
             % TO.encode()
@@ -242,7 +242,7 @@ async def test_session_of_errors_ends(listener: BounceListener) -> None:
     """A client that sends no SMTP is cut off after twenty errors."""
 
     def talk() -> bytes:
-        with closing(socket.create_connection(("127.0.0.1", listener.port), timeout=20)) as connection:
+        with closing(socket.create_connection(("127.0.0.1", listener.port), timeout=60)) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\n" * 30)
             received = b""
             while more := connection.recv(4096):

@@ -37,7 +37,7 @@ class MailProcess(ReceiptsProcess):
 
     def deliver(self, to: str, raw: bytes) -> None:
         """Deliver a mail; raises unless it was answered with 250."""
-        with smtplib.SMTP("127.0.0.1", self.smtp_port, "mx.example.net", timeout=20) as client:
+        with smtplib.SMTP("127.0.0.1", self.smtp_port, "mx.example.net", timeout=60) as client:
             client.sendmail("", to, raw)
 
 
