@@ -23,7 +23,7 @@ _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice
 _SHOWN = """document.body.innerText + performance.getEntriesByType("resource").slice(-12).map((one) =>
   `\\n${one.name} ${Math.round(one.startTime)}-${Math.round(one.responseEnd)} ms ${one.responseStatus}`).join("")"""
 _EXCESS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-_SETTLES_S = 5.0
+_SETTLES_S = 20.0
 _ARGUMENTS = [
     "--no-sandbox",
     "--disable-background-networking",

@@ -13,7 +13,7 @@ from typing import Protocol
 from playwright.sync_api import FilePayload, Locator, Page
 
 _REACHABLE = "dialog[open], body:not(:has(dialog[open]))"
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 _MOST_STOPS = 150
 
 

@@ -39,7 +39,7 @@ def fail(system: System, reference: str, count: int) -> str:
     return blast_id
 
 
-def wait(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait until a condition is true."""
     deadline = time.monotonic() + timeout_s
     while not condition():
