@@ -58,6 +58,11 @@ class QueueFullError(KurirError):
         self.retry_after_s = retry_after_s
 
 
+# why messages failed or were not sent: the classes of the errors below, and of endings without an attempt
+ERROR_CLASSES = (
+    "transient", "unavailable", "deferred", "permanent", "stop", "stop_blast", "uncertain", "gave_up", "poison",
+    "cancelled", "expired", "suppressed",
+)  # fmt: skip
 _LONGEST_CODE = 64
 _LONGEST_MESSAGE = 4096
 

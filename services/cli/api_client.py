@@ -115,7 +115,7 @@ class ApiClient:
         first field that it lacks.
         """
         try:
-            answer: Answer = orjson.loads(raw)
+            answer: Any = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             raise self._foreign(status) from error
         if not isinstance(answer, dict) or not isinstance(answer.get("success"), bool):

@@ -39,7 +39,7 @@ from services.logger.webhooks.routes import WebhookRoutes, Webhooks
 from shared.blasts import pack_blast
 from shared.channels import CHANNELS
 from shared.clock import Clock
-from shared.errors import KurirError
+from shared.errors import ERROR_CLASSES, KurirError
 from shared.logs import get_logger
 from shared.web import Health, guard, operations_routes
 
@@ -331,15 +331,13 @@ def _retry_request(body: Mapping[str, Any]) -> RetryRequest:
     wanted = RetryRequest(
         job_id=str(body.get("jobId") or ""),
         blast_id=str(body.get("blastId") or ""),
-        channel=str(body.get("channel") or ""),
+        channel=filters.choice_of("channel", str(body.get("channel") or ""), CHANNELS),
         include_uncertain=bool(body.get("includeUncertain")),
-        error_class=str(body.get("errorClass") or ""),
+        error_class=filters.choice_of("errorClass", str(body.get("errorClass") or ""), ERROR_CLASSES),
         error_code=None if body.get("errorCode") is None else str(body["errorCode"]),
     )
     if bool(wanted.job_id) == bool(wanted.blast_id):
         raise InvalidQueryError("give either jobId or blastId")
-    if wanted.channel and wanted.channel not in CHANNELS:
-        raise InvalidQueryError(f"channel: {wanted.channel!r} is unknown; use {', '.join(CHANNELS)}")
     return wanted
 
 

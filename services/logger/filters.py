@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ import orjson
 from services.logger.exports import Export
 from shared.addresses import ways_written
 from shared.channels import CHANNELS
-from shared.errors import KurirError
+from shared.errors import ERROR_CLASSES, KurirError
 from shared.jobs import TERMINAL
 
 STATUSES = ("scheduled", "queued", "processing", "retrying", *TERMINAL)
@@ -108,7 +108,7 @@ def read_message_filter(query: Mapping[str, str], region: str = "ID") -> Message
         blast=query.get("blast", ""),
         template=query.get("template", ""),
         reference=query.get("reference", ""),
-        error_class=query.get("error_class", ""),
+        error_class=choice_of("error_class", query.get("error_class", ""), ERROR_CLASSES),
         span=read_span(query),
         deliveries=_choices(query, "delivery", DELIVERIES),
         whole=asks_masked(query),
@@ -184,10 +184,16 @@ def _read_cursor(text: str) -> int:
 
 def _choices(query: Mapping[str, str], name: str, options: tuple[str, ...]) -> tuple[str, ...]:
     wanted = tuple(dict.fromkeys(word.strip() for word in query.get(name, "").split(",") if word.strip()))
-    unknown = [word for word in wanted if word not in options]
-    if unknown:
-        raise InvalidQueryError(f"{name}: {unknown[0]!r} is unknown; use {', '.join(options)}")
+    for word in wanted:
+        choice_of(name, word, options)
     return wanted
+
+
+def choice_of(name: str, word: str, options: Collection[str]) -> str:
+    """Return the word if it is "" or one of the options; raises InvalidQueryError, which lists them."""
+    if word and word not in options:
+        raise InvalidQueryError(f"{name}: {word[:60]!r} is unknown; use {', '.join(options)}")
+    return word
 
 
 def _integer(query: Mapping[str, str], name: str, minimum: int, maximum: int) -> int:

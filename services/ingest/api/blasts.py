@@ -28,6 +28,7 @@ from services.ingest.http.responses import (
 from shared.blast_view import BlastView, deliveries_of, with_deliveries
 from shared.blasts import Blast
 from shared.channels import CHANNELS
+from shared.errors import ERROR_CLASSES
 from shared.queue.blasts import BlastProgress
 
 _BLAST_ID = re.compile(rb'"blastId":"([0-9a-z]+)"')
@@ -186,6 +187,9 @@ async def _retry_failed(call: Call) -> web.Response:
     if request.channel is not None and request.channel not in CHANNELS:
         what = f"there is no channel {request.channel[:60]!r}: use {' or '.join(CHANNELS)}"
         raise invalid([Problem("channel", "UNKNOWN_CHANNEL", what)])
+    if request.error_class and request.error_class not in ERROR_CLASSES:
+        what = f"there is no class {request.error_class[:60]!r}: use {', '.join(ERROR_CLASSES)}"
+        raise invalid([Problem("errorClass", "INVALID_VALUE", what)])
     wanted = {
         "blastId": blast_id,
         "includeUncertain": request.include_uncertain,

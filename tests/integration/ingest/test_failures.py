@@ -41,10 +41,13 @@ async def test_a_group_is_handed_to_the_logger(
     assert {name: sent[name] for name in asked} == asked
 
 
-async def test_a_group_on_an_unknown_channel_is_refused(api: Api) -> None:
-    """The channels that exist are named."""
+async def test_a_group_on_an_unknown_channel_or_of_an_unknown_class_is_refused(api: Api) -> None:
+    """Those that exist are named."""
     found = await api.post(f"{PATH}/retry-failed", {"channel": "pigeon"})
     assert (found.status, found.body["code"]) == (422, "UNKNOWN_CHANNEL")
+    found = await api.post(f"{PATH}/retry-failed", {"errorClass": "nope"})
+    assert (found.status, found.body["code"]) == (422, "INVALID_VALUE")
+    assert "use transient, " in found.body["message"]
 
 
 async def test_all_that_matches_is_handed_to_the_logger_with_its_filter(api: Api, peers: Peers) -> None:

@@ -17,6 +17,9 @@ from services.logger.filters import (
     read_span,
     write_cursor,
 )
+from shared.errors import SendError, TransientError
+from shared.queue.sweeper import CANCELLED
+from shared.sending.outcomes import _ENDINGS
 
 
 def outcome(read: Callable[[], int | None]) -> int | str | None:
@@ -67,6 +70,15 @@ def test_any_text_is_a_time_or_refused(text: str) -> None:
 def test_times_are_read_in_any_usual_form(text: str, ms: int) -> None:
     """RFC 3339 is accepted, also with a "+" that arrives as a space; without an offset the time is UTC."""
     assert read_span({"from": text}) == Span(ms, None)
+
+
+def test_an_unknown_class_of_errors_is_refused_with_those_that_exist() -> None:
+    """It was answered with no message, as if none had failed; each class that a message can have is known."""
+    with pytest.raises(InvalidQueryError, match=r"'nope' is unknown; use transient, .*, poison"):
+        read_message_filter({"error_class": "nope"})
+    made = {one.error_class for one in (*SendError.__subclasses__(), *TransientError.__subclasses__())}
+    for name in made | {one.error_class for one in _ENDINGS.values()} | {"gave_up", CANCELLED.error_class}:
+        assert read_message_filter({"error_class": name}).error_class == name
 
 
 def test_lists_are_separated_by_commas() -> None:
