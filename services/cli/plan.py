@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from services.cli.data_secrets import HOOKS, INTERNAL, LINKS, REDIS_PASSWORD, SERVER_CONFIG
-from services.cli.embedded import ServerBinary, server_command
+from services.cli.embedded import MEMORY, ServerBinary, server_command
 from services.cli.supervisor import ChildSpec
 from shared.channels import CHANNELS, SANDBOX_HOST, WEBHOOK, Channel
 from shared.errors import SettingsError
@@ -256,7 +256,7 @@ def _server_spec(
     port = options.port + SERVER_OFFSET
     log = server_log(data_dir, log_dir)
     command = server_command(server, port, data_dir / "redis", data_dir / SERVER_CONFIG, log)
-    return ChildSpec("redis", command, env, _STAGE_DATA)
+    return ChildSpec("redis", command, {**MEMORY, **env}, _STAGE_DATA)
 
 
 def server_log(data_dir: Path, log_dir: Path | None) -> Path:

@@ -75,12 +75,12 @@ async def test_the_server_keeps_its_data_after_a_kill(tmp_path: Path) -> None:
     command = server_command(ServerBinary(binary, "valkey", (9, 0, 0)), port, tmp_path, tmp_path / SERVER_CONFIG, log)
     assert not any(password in word for word in command)
     with subprocess.Popen(command) as process:
-        await wait_until_answering(port, password, 20, log)
+        await wait_until_answering(port, password, 60, log)
         assert _ask(port, "SET k value")[0].startswith(b"-NOAUTH")
         assert _ask(port, f"AUTH {password}", "SET k value") == [b"+OK", b"+OK"]
         process.kill()
     with subprocess.Popen(command) as process:
-        await wait_until_answering(port, password, 20, log)
+        await wait_until_answering(port, password, 60, log)
         assert _ask(port, f"AUTH {password}", "GET k") == [b"+OK", b"$5", b"value"]
         settings = [
             _ask(port, f"AUTH {password}", f"CONFIG GET {name}")[-1]
