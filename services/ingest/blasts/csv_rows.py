@@ -28,7 +28,7 @@ _DELIMITERS = ",;\t|"
 # the characters of a blank row
 _NOTHING = f' \ufeff\n"{_DELIMITERS}'
 # programs that do not know this line save it as a row: quoted, with a delimiter for each further column
-_HINT = re.compile(rf'\ufeff*"?sep *="? *(?P<hint>\\t|<?tab>?|[^"\n])?["{_DELIMITERS} ]*\n?', re.IGNORECASE)
+_HINT = re.compile(rf'\ufeff*"?sep *="? *+(?P<hint>\\t|<?tab>?|[^"\n])?["{_DELIMITERS} ]*+\n?', re.IGNORECASE)
 _TAB = re.compile(r"\\t|<?tab>?", re.IGNORECASE)
 # the most lines of a header whose names contain line breaks
 _HEADER_LINES = 20

@@ -11,6 +11,7 @@ import pytest
 from services.email_sender.mime import mailbox, parameter, unstructured
 from services.email_sender.replies import Stage, asked_wait_s, classify
 from services.ingest.blasts.addresses import normal_phone, read_mailbox
+from services.ingest.blasts.csv_rows import _Reader
 from services.ingest.http.decoding import convert
 from services.ingest.http.requests import BlastRequest
 from services.sandbox.header import decode_words
@@ -49,6 +50,10 @@ def _problem(text: str) -> None:
     convert({text: text}, BlastRequest)
 
 
+def _hint(text: str) -> None:
+    _Reader(1024 * 1024, recipients=True).feed(f"sep={text}xy\n")
+
+
 READERS: dict[str, Callable[[str], object]] = {
     "log mask": mask,
     "gaps of a text": settle,
@@ -56,6 +61,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "mailbox": lambda text: read_mailbox(text, "from"),
     "mailbox with an address": lambda text: read_mailbox(f"{text}<{text}>", "from"),
     "email": normal_email,
+    "hint of a CSV file": _hint,
     "phone": lambda text: normal_phone(text, "ID"),
     "problem": _problem,
     "SMTP reply": lambda text: classify(Stage.RCPT, Reply(450, text)),
