@@ -26,6 +26,8 @@ _TIMEOUT_S = 20.0
 _SEARCHED_AT_ONCE = 50_000
 # a process that was killed leaves one; the rest is for the next connection
 _MOST_UNFINISHED = 1000
+# servers that ignore that we ask for the beginning of a mail send all of it
+_MOST_LITERAL_BYTES = 64 * 1024 * 1024
 # a mail without a single byte comes as a quoted string, not as a literal
 _EMPTY = re.compile(rb'BODY\[\](?:<0>)? ""')
 # imaplib raises ValueError for some answers that it cannot read
@@ -39,6 +41,20 @@ class MailboxError(KurirError):
 
 class MailboxRefusalError(MailboxError):
     """The server refused one command; the connection can be used for others."""
+
+
+class _Client(imaplib.IMAP4):
+    """The standard library's client, which would reserve memory for a literal of any size that a server announces."""
+
+    def read(self, size: int) -> bytes:
+        """Read that many bytes; raises IMAP4.abort for more than any answer needs."""
+        if size > _MOST_LITERAL_BYTES:
+            raise self.abort(f"the server announces {size} bytes at once")
+        return super().read(size)
+
+
+class _TlsClient(_Client, imaplib.IMAP4_SSL):
+    """The same over TLS."""
 
 
 class ImapMailbox:
@@ -63,8 +79,8 @@ class ImapMailbox:
         settings = self._settings
         context = ssl.create_default_context(cafile=settings.ca_file or None)
         if settings.tls == "implicit":
-            return imaplib.IMAP4_SSL(settings.host, settings.port, ssl_context=context, timeout=_TIMEOUT_S)
-        client = imaplib.IMAP4(settings.host, settings.port, timeout=_TIMEOUT_S)
+            return _TlsClient(settings.host, settings.port, ssl_context=context, timeout=_TIMEOUT_S)
+        client = _Client(settings.host, settings.port, timeout=_TIMEOUT_S)
         if settings.tls == "required" or "STARTTLS" in client.capabilities:
             client.starttls(context)
         return client

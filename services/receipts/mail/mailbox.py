@@ -92,10 +92,11 @@ class MailboxReader:
             reason = str(error)
         except MailboxError as error:
             longest_s, reason = _LONGEST_PAUSE_S, str(error)
-            if self._failing_since is None:
-                self._failing_since = time.monotonic()
-            self._reads = False
-            await self._disconnect()
+            await self._failed()
+        except Exception as error:  # the mailbox must not end the service, which also reads webhooks
+            get_logger().exception("mailbox_failed", mailbox=self._settings.name)
+            longest_s, reason = _LONGEST_PAUSE_S, f"an unexpected {type(error).__name__}"
+            await self._failed()
         else:
             self._pause_s, self._failing_since = _FIRST_PAUSE_S, None
             return self._settings.every_s if self._reads else min(self._settings.every_s, self._lease_s)
@@ -104,6 +105,13 @@ class MailboxReader:
         pause_s = min(self._pause_s, longest_s)
         self._pause_s = min(pause_s * 2, longest_s)
         return pause_s
+
+    async def _failed(self) -> None:
+        """Note a failure of the mail server; the next turn connects again."""
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+        self._reads = False
+        await self._disconnect()
 
     async def _rest(self, stopping: asyncio.Task[None], pause_s: float) -> None:
         """Wait until the next turn or the stop, and keep the lease meanwhile."""

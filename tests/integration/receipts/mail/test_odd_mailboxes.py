@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
+import structlog
 
 from services.receipts.mail import mailbox as module
+from services.receipts.mail.imap import ImapMailbox
 from services.receipts.mail.mailbox import MailboxReader
-from services.receipts.mail.settings import parse_mailbox_url
+from services.receipts.mail.settings import MailboxSettings, parse_mailbox_url
 from shared.lifecycle import Stop
 from tests.integration.receipts.mail.inboxes import FakeInbox, Tally
 from tests.integration.receipts.mail.scripted_imap import ScriptedImap
@@ -138,8 +140,10 @@ async def test_failures_of_the_mail_server_are_timed(inbox: FakeInbox) -> None:
     server = ScriptedImap(MAILS)
     server.refused.add("LOGIN")
     async with reading(server, inbox) as reader:
-        await wait_for(lambda: reader.failing_s > 1.0, what="the time since the first of many failures")
-        assert server.count("LOGIN") > 2
+        await wait_for(
+            lambda: reader.failing_s > 1.0 and server.count("LOGIN") > 2,
+            what="the time since the first of many failures",
+        )
         server.refused.clear()
         await wait_for(lambda: len(inbox.mails) == 3 and reader.failing_s == 0, what="the end of the failure")
 
@@ -172,3 +176,34 @@ async def test_no_connection_is_left_idle_for_long(inbox: FakeInbox) -> None:
     async with reading(server, inbox, every_s=3600):
         await wait_for(lambda: server.count("LOGOUT") == 1 and server.clients == 0, what="the end of the connection")
     assert inbox.mails == MAILS
+
+
+@pytest.mark.parametrize("literal", ["{99999999999}", "{200000000}"])
+async def test_a_literal_of_absurd_size_is_a_failure_of_the_server(inbox: FakeInbox, literal: str) -> None:
+    """Memory was reserved for all of it: a MemoryError ended the service, and with it the reading of webhooks."""
+    server = ScriptedImap(MAILS)
+    server.noise = f"* X {literal}\r\n"
+    async with reading(server, inbox) as reader:
+        await wait_for(lambda: reader.failing_s > 0, what="a failure")
+        server.noise = ""
+        await wait_for(lambda: len(inbox.mails) == len(MAILS), what="all mails")
+
+
+async def test_an_error_that_nobody_thought_of_is_logged_and_tried_again(
+    inbox: FakeInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mailbox is read by the service that reads webhooks: a mistake in one must not end the other."""
+    broken = True
+
+    def connected(settings: MailboxSettings) -> ImapMailbox:
+        if broken:
+            raise KeyError("EXISTS")
+        return ImapMailbox(settings)
+
+    monkeypatch.setattr(module, "ImapMailbox", connected)
+    with structlog.testing.capture_logs() as lines:
+        async with reading(ScriptedImap(MAILS), inbox) as reader:
+            await wait_for(lambda: reader.failing_s > 0, what="a failure")
+            broken = False
+            await wait_for(lambda: len(inbox.mails) == len(MAILS), what="all mails")
+    assert "mailbox_failed" in {one["event"] for one in lines}
