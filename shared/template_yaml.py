@@ -1,6 +1,7 @@
 """Templates as YAML: texts, whole numbers, exact decimals and booleans, without YAML's surprising conversions.
 
-YAML 1.1 would read 010 as 8, 12:30 as 750 and 2026-02-01 as a date, and 12.50 as a float that prints 12.5.
+YAML 1.1 would read 010 as 8, 12:30 as 750 and 2026-02-01 as a date, and 12.50 as a float that prints 12.5. What JSON
+cannot hold is refused: other types, names that are no texts, values within themselves, and aliases without bounds.
 """
 
 from __future__ import annotations
@@ -9,29 +10,93 @@ import re
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
-from shared.numbers import Number
+from shared.foreign_text import valid_value
+from shared.numbers import MAX_CHARS, Number
 
-_INT, _FLOAT, _TIMESTAMP = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
+_NULL, _BOOL, _INT, _FLOAT, _STR, _SEQ, _MAP, _MERGE, _TIMESTAMP = (
+    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge", "timestamp")
+)
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)\Z")
+# nested aliases would make any number of values of a short file
+_MOST_VALUES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with simpler rules for numbers."""
+    """PyYAML's safe loader with simpler rules for numbers, and with JSON's types only."""
 
 
-def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Number:
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    written = str(loader.construct_scalar(node))
+    if not _WHOLE.match(written) or len(written) > MAX_CHARS:
+        raise ConstructorError(None, None, f"{written[:MAX_CHARS]!r} cannot be a whole number", node.start_mark)
+    return int(written)
+
+
+def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Number:
     return Number(loader.construct_scalar(node))
+
+
+def _boolean(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
+    written = str(loader.construct_scalar(node))
+    if written.lower() not in loader.bool_values:
+        raise ConstructorError(None, None, f"{written[:MAX_CHARS]!r} is neither true nor false", node.start_mark)
+    return bool(loader.bool_values[written.lower()])
 
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in {_INT, _FLOAT, _TIMESTAMP}]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(_INT, re.compile(r"-?(?:0|[1-9][0-9]*)\Z"), list("-0123456789"))
+_Loader.add_implicit_resolver(_INT, _WHOLE, list("-0123456789"))
 _Loader.add_implicit_resolver(_FLOAT, re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+\Z"), list("-0123456789"))
-_Loader.add_constructor(_FLOAT, _number)
+_Loader.yaml_constructors = {
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if tag in {_NULL, _STR, _SEQ, _MAP, None}
+}
+_Loader.add_constructor(_INT, _integer)
+_Loader.add_constructor(_FLOAT, _decimal)
+_Loader.add_constructor(_BOOL, _boolean)
 
 
 def load_template(content: bytes | str) -> Any:
-    """Return the content of a YAML document; raises yaml.YAMLError, and ValueError for a number that is too large."""
-    return yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe loader
+    """Return the content of a YAML document as JSON could hold it; raises yaml.YAMLError and ValueError."""
+    loader = _Loader(content)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count(node, {}) > _MOST_VALUES:
+            raise ValueError("it has too many values, or its aliases repeat too many")
+        return valid_value(loader.construct_document(node))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, counted: dict[int, int]) -> int:
+    """Return the number of values of a node, aliases counted each time; raises yaml.YAMLError for what JSON lacks."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) in counted:
+        if not counted[id(node)]:
+            raise ConstructorError(None, None, "an alias is within what it stands for", node.start_mark)
+        return counted[id(node)]
+    counted[id(node)] = 0
+    inner = list(node.value)
+    if isinstance(node, yaml.MappingNode):
+        for name, _ in node.value:
+            _check_name(name)
+        inner = [value for _, value in node.value]
+    counted[id(node)] = 1 + sum(_count(one, counted) for one in inner)
+    return counted[id(node)]
+
+
+def _check_name(node: yaml.Node) -> None:
+    if node.tag not in {_STR, _MERGE}:
+        raise ConstructorError(
+            None, None, 'a name must be a text: put it, or the whole value as "{{ name }}", in quotes', node.start_mark
+        )

@@ -50,7 +50,7 @@ def templates(
 def _read(context: typer.Context, path: Path) -> dict[str, object]:
     try:
         content = load_template(existing_file(context, path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise usage_error(context, f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("id"), str):
         raise usage_error(context, f"{path} is not a template: it has no id")

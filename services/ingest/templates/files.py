@@ -13,7 +13,6 @@ from services.ingest.storage.templates import TemplateFile
 from services.ingest.templates.checking import check_template
 from services.ingest.templates.requests import TemplateRequest, template_of
 from shared.errors import SettingsError
-from shared.foreign_text import valid_value
 from shared.numbers import json_number
 from shared.template_yaml import load_template
 
@@ -41,11 +40,11 @@ def read_templates(folder: Path, region: str) -> dict[str, TemplateFile]:
 def _read(path: Path, region: str) -> TemplateFile:
     try:
         raw = path.read_bytes()
-        value = valid_value(load_template(raw))
+        value = load_template(raw)
     except (yaml.reader.ReaderError, UnicodeDecodeError) as error:
         # a wrong guess at the encoding would reach every recipient: the author has to save the file again
         raise SettingsError([f"{path.name}: the file is not UTF-8, save it as UTF-8: {error}"]) from error
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SettingsError([f"{path.name}: {error}"]) from error
     if not isinstance(value, dict):
         raise SettingsError([f"{path.name}: a template must be a YAML mapping"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from services.ingest.templates.files import read_templates
 from shared.numbers import Number
@@ -44,3 +45,41 @@ def test_a_template_file_keeps_its_numbers(tmp_path: Path) -> None:
     template = read_templates(tmp_path, "ID")["bill"].template
     values = merge_variables(template, {}, Person())
     assert compile_template(template).render(values).text == "1915000.00 007 12:30 2026-02-01"
+
+
+NESTED = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (NESTED, "its aliases repeat too many"),
+        ("x: &c [*c]", "an alias is within what it stands for"),
+        ("x: &c {a: {b: *c}}", "an alias is within what it stands for"),
+        ("x: " + "[" * 1000, "nested too deep"),
+        ("subject: {{ code }}", "in quotes"),
+        ("5: x", "in quotes"),
+        ("~: x", "in quotes"),
+        ("yes: x", "in quotes"),
+        ("x: !!bool abc", "'abc' is neither true nor false"),
+        ('x: !!int ""', "'' cannot be a whole number"),
+        ("x: " + "9" * 5000, "cannot be a whole number"),
+        ("x: !!timestamp abc", "tag"),
+        ("x: !!binary '*'", "tag"),
+        ("x: !!set {a}", "tag"),
+    ],
+)
+def test_what_json_cannot_hold_is_refused_with_its_reason(content: str, words: str) -> None:
+    """Some ended ingest with a traceback, nested aliases took all memory, and others had a reason of Python's."""
+    with pytest.raises((yaml.YAMLError, ValueError), match=words):
+        load_template(content)
+
+
+def test_aliases_and_merges_are_read() -> None:
+    """They are useful for variables that are alike; a lone surrogate becomes valid text."""
+    found = load_template('a: &a {type: number}\nb: [{<<: *a, name: x}, *a]\nc: "\\ud800"\n')
+    assert found["b"] == [{"type": "number", "name": "x"}, {"type": "number"}]
+    assert found["c"] == "\ufffd"
+    assert load_template("") is None
