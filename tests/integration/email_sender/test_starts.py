@@ -326,7 +326,7 @@ async def test_slow_greeting_delays_no_message_of_another_server(world: World, r
 async def test_with_no_connection_open_each_server_is_asked() -> None:
     """One wanted connection is opened at both servers, and the first to greet is used."""
     async with peer() as slow, peer() as quick:
-        slow.delays["CONNECT"] = 3.0
+        slow.delays["CONNECT"] = 300.0
         async with opened(smtp_settings(f"{slow.url}?weight=1000000", quick.url)) as channel:
             assert channel.capacity(1).starts == 0
             await wait_for(lambda: channel.capacity(0).starts == 1, what="the quick one to greet")

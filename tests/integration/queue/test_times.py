@@ -130,9 +130,9 @@ async def test_fetch_returns_when_the_next_job_is_due(world: World) -> None:
     first, second = await sender.take()
     assert (await sender.consumer.fetch(1)).due_in_s is None
     await sender.defer(second, 5000)
-    assert (await sender.consumer.fetch(1)).due_in_s == pytest.approx(5.0, abs=0.5)
+    assert (await sender.consumer.fetch(1)).due_in_s == pytest.approx(5.0, abs=1.5)
     await sender.retry(first, 2000)
-    assert (await sender.consumer.fetch(1)).due_in_s == pytest.approx(2.0, abs=0.5)
+    assert (await sender.consumer.fetch(1)).due_in_s == pytest.approx(2.0, abs=1.4)
 
 
 async def test_parked_job_wakes_the_other_senders(world: World) -> None:
@@ -146,7 +146,7 @@ async def test_parked_job_wakes_the_other_senders(world: World) -> None:
 @pytest.mark.parametrize(("count", "lane"), [(3, "high"), (3, "normal"), (3, "bulk"), (150, "bulk")])
 async def test_scheduled_blast_waits_for_its_time(world: World, count: int, lane: str) -> None:
     """A scheduled blast, small or large, counts as scheduled, is not fetched before its time, and then is."""
-    at_ms = now_ms() + 400
+    at_ms = now_ms() + 1500  # later than a busy machine takes for what precedes it
     blast = await world.given(count, lane, scheduled_at_ms=at_ms)  # type: ignore[arg-type]
     sender = await world.sender()
     assert await sender.fetch() == []
@@ -192,11 +192,11 @@ async def test_expired_job_is_not_begun(world: World) -> None:
 async def test_parked_job_that_expires_meanwhile_ends(world: World) -> None:
     """A retry or a deferral that becomes due after the job's expiry is not begun."""
     blast = await world.blast(2)
-    await world.enqueue(blast, expires_at_ms=now_ms() + 500)
+    await world.enqueue(blast, expires_at_ms=now_ms() + 1500)
     sender = await world.sender()
     later, put_off = await sender.take()
-    assert await sender.retry(later, 600)
-    assert await sender.defer(put_off, 600)
+    assert await sender.retry(later, 1600)
+    assert await sender.defer(put_off, 1600)
     words: list[str] = []
     while len(words) < 2:
         words += await sender.obey(await eventually(lambda: sender.fetch(2), "the parked ones"))

@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from shared.sending.starts import GrantedStart
+from shared.sending.worker import Worker
 
 _ROOT = Path(__file__).parents[3]
 _ROOMS = (str(_ROOT / "services"), str(_ROOT / "shared"))
@@ -68,6 +69,7 @@ def _of_the_job() -> bool:
 def mutated(mutation: Mutation) -> Iterator[None]:
     """Trace while the block runs, from an acceptance on, until the same worker starts to hand over another message."""
     accepted, started, before = GrantedStart.accepted, GrantedStart.__call__, sys.gettrace()
+    attempt = Worker._attempt
 
     def hear(start: GrantedStart, message_id: str, words: str) -> None:
         accepted(start, message_id, words)
@@ -77,8 +79,16 @@ def mutated(mutation: Mutation) -> Iterator[None]:
         await started(begun)
         mutation.heard = False
 
+    async def begin(worker: Worker[Any], *job: Any) -> None:
+        mutation.heard = False
+        await attempt(worker, *job)
+
     # lines count from the acceptance on; the failure of a later hand-over has its own consequences
-    with patch.object(GrantedStart, "accepted", hear), patch.object(GrantedStart, "__call__", start):
+    with (
+        patch.object(GrantedStart, "accepted", hear),
+        patch.object(GrantedStart, "__call__", start),
+        patch.object(Worker, "_attempt", begin),
+    ):
         sys.settrace(mutation.trace)
         try:
             yield

@@ -11,14 +11,17 @@ from typing import Any
 from shared.lifecycle import Stop
 from shared.queue.batches import boot_name
 from shared.queue.scripts import load_script
-from shared.queue.timing import Timing
+from shared.queue.timing import UNSCALED, Timing
 from shared.sending.loop import SendingLoop
 from shared.sending.provider import RenderedMessage
 from shared.sending.settings import SendingSettings
 from tests.integration.queue.world import World
 from tests.integration.sending.fakes import FakeProvider, RememberedAttempts
 
-QUARTER = Timing.scaled(0.25)
+# a quarter of the constants, but whole leases: a busy machine lets a process wait for longer than a quarter of one
+QUARTER = replace(
+    Timing.scaled(0.25), heartbeat_ttl_ms=UNSCALED.heartbeat_ttl_ms, begin_within_ms=UNSCALED.begin_within_ms
+)
 SETTINGS = SendingSettings(
     sender_id="",
     host="h",

@@ -77,8 +77,8 @@ async def started(providers: Sequence[FakeProvider], blast: Blast, within_s: flo
 
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_password_behind_a_domains_bulk_starts_within_a_second(both: World, cancelled: bool) -> None:
-    """Behind 3,000 bulk mails to one domain at 20 a second, a message of `high` gets the next start or the one after,
-    also if the bulk was cancelled just before; the domain sees at most its limit in any sliding second."""
+    """Behind 3,000 bulk mails to one domain at 20 a second, a message of `high` gets a start of the next second, even
+    if the bulk was cancelled just before; the domain sees at most its limit in any sliding second."""
     bulk = await both.given(3000, "bulk")
     provider = FakeProvider()
     async with sending(both, provider, TWENTY_A_SECOND):
@@ -86,7 +86,10 @@ async def test_password_behind_a_domains_bulk_starts_within_a_second(both: World
         if cancelled:
             assert await both.control.cancel_blast(bulk.blast_id)
         for _ in range(3):
-            await started([provider], await both.given(1, "high"), 1.0 + 1.08 / 20)
+            before = len(provider.calls)
+            await started([provider], await both.given(1, "high"), 10.0)
+            # not by the clock: a busy machine makes fewer starts in a second
+            assert len(provider.calls) - before <= 22
     await both.check_balance(bulk)
     assert most_in_any_second([at for _, at in provider.calls]) <= 20
 
@@ -134,10 +137,9 @@ async def test_limit_holds_where_answers_are_late(both: World, delay: str) -> No
         return sorted(at for provider in (quick, slow) for _, at in provider.calls)
 
     async with sending(both, quick, five_in_half_a_second), sending(slow_world, slow, five_in_half_a_second):
-        await wait_for(lambda: len(times()) >= 40, what="forty mails")
+        await wait_for(lambda: len(times()) >= 40 and len(slow.calls) >= 3, what="forty mails, some of the slow one")
     seen = times()
     assert min(late - early for early, late in zip(seen, seen[5:], strict=False)) >= 0.5
-    assert len(slow.calls) >= 3
     assert (len(seen) - 1) / (seen[-1] - seen[0]) > 2
 
 
@@ -175,10 +177,12 @@ async def test_a_burst_counts_from_its_latest_starts(both: World) -> None:
         BeginRequest(lease, b"", limit=LIMIT, limit_gap_us=GAP_US, limit_burst=2, late_ms=2000)
         for lease in await sender.fetch(3)
     ]
+    before_us = time.time_ns() // 1000
     grants = await sender.consumer.begin(requests)
+    after_us = time.time_ns() // 1000
     assert kinds(grants) == ["granted", "beyond", "beyond"]
     charged: Any = await both.redis.get(f"{{email}}:limit:{LIMIT}")
-    assert int(charged) / 1e6 - time.time() == pytest.approx(2 + GAP_US / 1e6, abs=0.2)
+    assert before_us - 200_000 <= int(charged) - 2_000_000 - GAP_US <= after_us + 200_000
 
 
 async def test_a_burst_goes_at_once_and_the_rest_waits(both: World) -> None:
@@ -319,7 +323,7 @@ async def test_what_may_not_be_sent_holds_no_start(both: World, how: str) -> Non
     sender = await both.sender()
     await both.given(1)
     assert kinds(await begin_limited(sender, await sender.fetch(1), GAP_US)) == ["granted"]
-    expires_at_ms = time.time_ns() // 1_000_000 + 200 if how == "expired" else 0
+    expires_at_ms = time.time_ns() // 1_000_000 + 1500 if how == "expired" else 0
     gone = await both.blast(1, "normal")
     await both.enqueue(gone, expires_at_ms=expires_at_ms, recipient=Recipient("gone@example.com", "G"))
     last = await both.given(1)
@@ -332,7 +336,7 @@ async def test_what_may_not_be_sent_holds_no_start(both: World, how: str) -> Non
     elif how == "suppressed":
         await redis.hset("{email}:suppressed", "gone@example.com", "hard_bounce")
     else:
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(max(0.0, expires_at_ms / 1000 - time.time()) + 0.05)
     await is_free(both)
     (first,) = await sender.fetch(1)
     assert first.job.blast_id == gone.blast_id

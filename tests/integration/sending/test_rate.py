@@ -190,11 +190,11 @@ async def send_from_near_and_far(world: World, settings: SendingSettings, delay_
         return sorted(at for provider in (near, far) for _, at in provider.calls)
 
     async with sending(world, near, replace(settings, concurrency=1)), sending(far_world, far, settings):
-        await wait_for(lambda: len(times()) >= 40, what="forty messages")
+        await wait_for(
+            lambda: len(times()) >= 40 and min(len(near.calls), len(far.calls)) >= 3, what="forty messages of both"
+        )
     seen = times()
     assert min(late - early for early, late in zip(seen, seen[5:], strict=False)) >= 0.5
-    assert len(near.calls) >= 3
-    assert len(far.calls) >= 3
     assert (len(seen) - 1) / (seen[-1] - seen[0]) > 2
 
 
@@ -232,13 +232,16 @@ async def test_only_starts_that_may_be_late_cost_the_channel_more(both: World) -
     await both.given(6)
     leases = await sender.fetch(6)
     shares: list[float] = []
+    took: list[float] = []  # by which the next start may have come nearer, on a busy machine
 
     async def start(late_ms: int) -> None:
         """Begin one job, and note by how much the next start is later than its gap."""
+        began = time.monotonic()
         await both.redis.delete("{email}:limit")
         granted = await sender.consumer.begin([begin_request(leases.pop())], 0, late_ms)
         (refused,) = await sender.consumer.begin([begin_request(leases[0])])
         assert [granted[0].spaced, refused.kind] == ["channel", "limited"]
+        took.append(time.monotonic() - began)
         shares.append(refused.after_us / 1e6 + 0.1 - (await gap_us()) / 1e6)
 
     async def gap_us() -> int:
@@ -254,7 +257,8 @@ async def test_only_starts_that_may_be_late_cost_the_channel_more(both: World) -
     assert known[0][1] / 1e6 - time.time() == pytest.approx(12, abs=1)
     await both.redis.zadd("{email}:limits:late:", {known[0][0]: 1})
     await start(0)
-    assert shares == pytest.approx([0, 0.2, 0.2, 1, 0], abs=0.05)
+    expected = [0, 0.2, 0.2, 1, 0]
+    assert all(low - 0.05 <= one <= low + s + 0.05 for low, s, one in zip(shares, took, expected, strict=True))
 
 
 def begin_request(lease: Lease) -> BeginRequest:
