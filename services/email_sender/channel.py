@@ -43,6 +43,7 @@ class EmailChannel:
         self._tending: asyncio.Task[None] | None = None
         self._checking = asyncio.Lock()
         self._preparations = Preparations(self._frames, self._encoder)
+        self._prepares = any(key.is_rsa for key in settings.identity.keys.keys)
 
     @property
     def channel(self) -> str:
@@ -77,7 +78,7 @@ class EmailChannel:
     @property
     def prepares(self) -> bool:
         """Whether threads sign messages (`PreparingProvider`)."""
-        return any(key.is_rsa for key in self._settings.identity.keys.keys)
+        return self._prepares
 
     def work_ahead(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
         """Start to sign the messages that will be sent soon (`PreparingProvider`)."""
@@ -89,7 +90,8 @@ class EmailChannel:
 
     def render(self, job: Job, blast: Blast) -> Mail:
         """Render a job; raises PermanentError, which names the variable, if that fails."""
-        return self._preparations.take(job) or self._frames.get(blast).fill(job)
+        prepared = self._preparations.take(job) if self._prepares else None
+        return prepared or self._frames.get(blast).fill(job)
 
     @property
     def announces(self) -> bool:

@@ -36,7 +36,7 @@ from shared.smtp.replies import Reply
 # the most that is written to the transport's buffer in one go; longer messages are written piece by piece
 PIECE_BYTES = 256 * 1024
 QUIT_S = 0.5
-_END = b".\r\n"
+_DATA, _END = b"DATA\r\n", b".\r\n"
 
 
 Following = Callable[[], Announced | None]
@@ -65,6 +65,9 @@ class Connection:
         self.sent = 0
         self.begun = 0
         self.used_at = 0.0
+        # kept: up to Python 3.11, `get_running_loop` makes a system call
+        self._clock = asyncio.get_running_loop().time
+        self._pipelines = False
 
     def offers(self, extension: str) -> bool:
         """Return whether the server offers an extension (lower case)."""
@@ -85,10 +88,6 @@ class Connection:
     def awaited(self) -> bool:
         """Whether the message announced on it can still be sent over it."""
         return self.announced is not None and self._protocol.sound
-
-    @property
-    def _pipelines(self) -> bool:
-        return self._smtp.pipelining and self.offers("pipelining")
 
     async def open(self) -> None:
         """Connect, greet, encrypt and log in; raises UnavailableError or StopChannelError."""
@@ -111,7 +110,8 @@ class Connection:
         except BaseException:
             self.abort()
             raise
-        self.used_at = asyncio.get_running_loop().time()
+        self._pipelines = self._smtp.pipelining and self.offers("pipelining")
+        self.used_at = self._clock()
 
     async def _connect(self) -> None:
         implicit = self.server.tls == "implicit"
@@ -220,7 +220,11 @@ class Connection:
             last = _stuffed(content)
             if len(last) > PIECE_BYTES:
                 last = await self._write_all_but_end(last)
-            response = await self._end_content(last, following if len(content) <= PIECE_BYTES else None)
+            self._write_end(last, following if len(content) <= PIECE_BYTES else None)
+            try:
+                response = await self._protocol.read_response(self._smtp.timeouts.data_s)
+            except LOST as error:
+                raise UncertainError(f"no reply after the message was sent: {reason_of(error)}", code="lost") from error
             if _is_yes(response.code):
                 accepted(response)
                 self.sent += 1
@@ -236,7 +240,7 @@ class Connection:
             self.abort()
             raise
         finally:
-            self.used_at = asyncio.get_running_loop().time()
+            self.used_at = self._clock()
 
     async def _announce(self, envelope: Envelope, content: bytes) -> None:
         """Announce the message, unless that was done ahead, and read the replies to it."""
@@ -245,7 +249,7 @@ class Connection:
             if announced is not None:
                 await self._read_welcome()
             elif self._pipelines:
-                self._protocol.write_ahead(self._commands_ahead(envelope, content), 3)
+                self._protocol.write_ahead(b"".join((*self._commands(envelope, content), _DATA)), 3)
                 await self._read_welcome()
             else:
                 await self._announce_in_steps(self._commands(envelope, content))
@@ -264,15 +268,11 @@ class Connection:
 
     async def _announce_in_steps(self, commands: tuple[bytes, bytes]) -> None:
         """Send MAIL, RCPT and DATA, each after the reply to the one before."""
-        for stage, line in zip((Stage.MAIL, Stage.RCPT, Stage.DATA), (*commands, b"DATA\r\n"), strict=True):
+        for stage, line in zip((Stage.MAIL, Stage.RCPT, Stage.DATA), (*commands, _DATA), strict=True):
             self._protocol.write(line)
             response = await self._protocol.read_response(self._smtp.timeouts.command_s)
             if not _welcomes(stage, response):
                 raise RefusedError(stage, _reply(response))
-
-    def _commands_ahead(self, envelope: Envelope, content: bytes) -> bytes:
-        """Return MAIL, RCPT and DATA as one write (RFC 2920, 3.1)."""
-        return b"%b%bDATA\r\n" % self._commands(envelope, content)
 
     async def _read_welcome(self) -> None:
         """Read the replies to MAIL, RCPT and DATA, which were written together, one for each command."""
@@ -321,27 +321,22 @@ class Connection:
             raise ConnectionLostError("before the message was handed over", error) from error
         return stuffed[start:]
 
-    async def _end_content(self, last: bytes, following: Following | None) -> SMTPResponse:
-        """Write the end of the message; if the connection is lost after that, the outcome is uncertain."""
-        try:
-            self._write_end(last, following)
-        except LOST as error:
-            raise ConnectionLostError("before the message was handed over", error) from error
-        try:
-            return await self._protocol.read_response(self._smtp.timeouts.data_s)
-        except LOST as error:
-            raise UncertainError(f"no reply after the message was sent: {reason_of(error)}", code="lost") from error
-
     def _write_end(self, last: bytes, following: Following | None) -> None:
-        """Write the end of the message together with the commands of the next, as RFC 2920, 3.1 allows."""
+        """Write the end of the message together with the commands of the next, as RFC 2920, 3.1 allows.
+
+        If the connection is lost after that, the outcome is uncertain.
+        """
         most = self.server.max_messages
         takes_more = self._pipelines and not (most and self.begun >= most)
         ahead = following() if following is not None and takes_more else None
-        if ahead is None:
-            self._protocol.write(last + _END)
-            return
-        commands = self._commands_ahead(ahead.envelope, ahead.content)
-        self._protocol.write_ahead(b"".join((last, _END, commands)), 4)
+        try:
+            if ahead is None:
+                self._protocol.write_ahead(last + _END, 1)
+                return
+            commands = self._commands(ahead.envelope, ahead.content)
+            self._protocol.write_ahead(b"".join((last, _END, *commands, _DATA)), 4)
+        except LOST as error:
+            raise ConnectionLostError("before the message was handed over", error) from error
         self.announced = ahead
 
     def quit(self) -> None:

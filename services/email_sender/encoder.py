@@ -86,13 +86,13 @@ class Encoder:
                 return mail.signed.result()
             self._signers.hurry(mail.signed)
             return None
-        if mail.body.size > ENCODE_ASIDE_BYTES or self.signs_aside(mail.from_domain):
+        if mail.body.size > ENCODE_ASIDE_BYTES or (self._any_rsa and self.signs_aside(mail.from_domain)):
             return None
         return _encoded(mail, self._keys.for_domain(mail.from_domain), eight_bit=eight_bit)
 
     def signs_aside(self, domain: str) -> bool:
         """Return whether messages from a domain are signed by threads: an RSA signature takes long."""
-        return self._any_rsa and any(key.is_rsa for key in self._keys.for_domain(domain))
+        return any(key.is_rsa for key in self._keys.for_domain(domain))
 
     def sign_ahead(self, mail: Mail, *, urgent: bool = False) -> Mail:
         """Start to sign a message, an urgent one first; return the mail with the pending message."""

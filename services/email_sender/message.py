@@ -59,13 +59,17 @@ class _OwnHeaders(msgspec.Struct, frozen=True):
 
 
 class Body(msgspec.Struct, frozen=True):
-    """The parts of one message: texts, whose encoding depends on the server, or parts that no server needs encoded."""
+    """The parts of one message: texts, whose encoding depends on the server, or parts that no server needs encoded.
+
+    `plain_texts` is whether the lines of these are known to be plain (`PlainLines`).
+    """
 
     text: str | bytes
     html: str | bytes | None
     attached: AttachedFiles
     own: AttachedFiles | None
     boundary: str
+    plain_texts: bool
 
     @property
     def size(self) -> int:
@@ -75,13 +79,8 @@ class Body(msgspec.Struct, frozen=True):
 
     @property
     def plain(self) -> bool:
-        """Whether all of its lines are `PlainLines`, as far as that is known; asked once it is encoded."""
-        return (
-            isinstance(self.text, PlainLines)
-            and (self.html is None or isinstance(self.html, PlainLines))
-            and self.attached.plain
-            and (self.own is None or self.own.plain)
-        )
+        """Whether all of its lines are plain, as far as that is known; asked once it is encoded."""
+        return self.plain_texts and self.attached.plain and (self.own is None or self.own.plain)
 
     def encode(self, *, eight_bit: bool) -> bytes:
         """Return the content type and body of the whole message."""
@@ -90,9 +89,10 @@ class Body(msgspec.Struct, frozen=True):
         if self.own is not None:
             own_inline, own_files, own_invitation = self.own.encoded()
             inline, files, invitation = inline + own_inline, files + own_files, invitation or own_invitation
-        versions = [_part(_TEXT, self.text, eight_bit=eight_bit)]
-        if self.html is not None:
-            html = _part(_HTML, self.html, eight_bit=eight_bit)
+        text, html = self.text, self.html
+        versions = [text if isinstance(text, bytes) else text_part(_TEXT, text, eight_bit=eight_bit)]
+        if html is not None:
+            html = html if isinstance(html, bytes) else text_part(_HTML, html, eight_bit=eight_bit)
             mark = marks.plain
             versions.append(_RELATED % (mark, mark, html, inline, mark) if inline else html)
         if invitation:
@@ -102,10 +102,6 @@ class Body(msgspec.Struct, frozen=True):
             return content
         mark = b"m" + marks.plain
         return b"%b--%b\r\n%b%b\r\n--%b--\r\n" % (_MIXED % marks.plain, mark, content, files, mark)
-
-
-def _part(content_type: bytes, content: str | bytes, *, eight_bit: bool) -> bytes:
-    return content if isinstance(content, bytes) else text_part(content_type, content, eight_bit=eight_bit)
 
 
 class _Marks:
@@ -207,7 +203,6 @@ class Frame:
         job_id = job.job_id
         job_line = clean(job_id).encode()
         message_id = f"{self._id}.{job.index}.{job.channel}.{job.run}@{self.domain}"
-        subject = clean(subject)
         own = _OwnHeaders(
             mailbox(clean(job.recipient.name), address, 4),
             unstructured(subject, 9),
@@ -233,7 +228,8 @@ class Frame:
             )
         )
         utf8 = self._utf8 or not address.isascii()
-        envelope = Envelope(self._return_path(job), address, utf8)
+        sender = self._return_path(job) if self._mail.bounce_domain else self._sender
+        envelope = Envelope(sender, address, utf8)
         logged = self._template.subject_for_log(values, subject)
         return Mail(job_id, logged, f"<{message_id}>", envelope, head, partial(self._covered, own), body, self.domain)
 
@@ -257,9 +253,7 @@ class Frame:
         )
 
     def _return_path(self, job: Job) -> str:
-        """Return the envelope's sender; one that names the job, where bounces come back to us."""
-        if not self._mail.bounce_domain:
-            return self._sender
+        """Return the envelope's sender that names the job, where bounces come back to us."""
         try:
             token = make_return_token(job.job_id, self._mail.secret)
         except ValueError:  # an id that is too long; ingest makes none
@@ -267,29 +261,31 @@ class Frame:
         return f"{RETURN_PREFIX}{token}@{self._mail.bounce_domain}"
 
     def _render(self, job: Job, url: str) -> tuple[dict[str, Any], str, Body]:
-        """Return the job's values, the subject and the body."""
+        """Return the job's values, the subject, which is clean, and the body."""
         try:
             values = self._values.of(job, url)
-            text = self._ready_text.fill(values) if self._ready_text is not None else None
-            if text is None:
+            filled = self._ready_text.fill(values) if self._ready_text is not None else None
+            if filled is None:
                 rendered = self._template.render(values)
-                html = rendered.html if self._blast.template.html else None
-                return values, rendered.subject, self._body(job, rendered.text, html)
-            body = self._body(job, text, self._html(values))
+                written = rendered.html if self._blast.template.html else None
+                return values, rendered.subject, self._body(job, rendered.text, written, plain=False)
+            (text, plain_text), (html, plain_html) = filled, self._html(values)
+            body = self._body(job, text, html, plain=plain_text and plain_html)
             return values, self._template.render_subject(values), body
         except RenderError as error:
             raise _unrenderable(error) from error
 
-    def _html(self, values: dict[str, Any]) -> str | bytes | None:
+    def _html(self, values: dict[str, Any]) -> tuple[str | bytes | None, bool]:
+        """Return the html, None without one, and whether its lines are known to be plain."""
         if not self._blast.template.html:
-            return None
-        ready = self._ready_html.fill(values) if self._ready_html is not None else None
-        return self._template.render_html(values) if ready is None else ready
+            return None, True
+        filled = self._ready_html.fill(values) if self._ready_html is not None else None
+        return (self._template.render_html(values), False) if filled is None else filled
 
-    def _body(self, job: Job, text: str | bytes, html: str | bytes | None) -> Body:
+    def _body(self, job: Job, text: str | bytes, html: str | bytes | None, *, plain: bool) -> Body:
         files = job.recipient.attachments
         own = AttachedFiles(files, self._boundary, html=html is not None) if files else None
-        return Body(text, html, self._attached, own, self._boundary)
+        return Body(text, html, self._attached, own, self._boundary, plain)
 
     def _unsubscribe(self, url: str, token: str) -> bytes:
         """Return the headers of RFC 8058, with a `mailto:` link only if the settings name a mailbox for it."""

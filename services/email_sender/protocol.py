@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from typing import cast
 
 from aiosmtplib import SMTPReadTimeoutError, SMTPResponse, SMTPResponseException, SMTPServerDisconnected
 from aiosmtplib.protocol import SMTPProtocol
@@ -35,7 +36,9 @@ class ReplyQueueProtocol(SMTPProtocol):
     @property
     def sound(self) -> bool:
         """Whether the expected replies may still arrive: connected, and no unexpected reply so far."""
-        return self._broken is None and self.unsolicited is None and self.is_connected
+        transport = self.transport
+        connected = transport is not None and not transport.is_closing()
+        return connected and self._broken is None and self.unsolicited is None
 
     @property
     def usable(self) -> bool:
@@ -64,15 +67,16 @@ class ReplyQueueProtocol(SMTPProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Keep every complete reply; anything else breaks the connection."""
+        replies: list[SMTPResponse] = []
         try:
-            for response in self._reader.feed(data):
-                if self._owed:
-                    self._owed -= 1
-                    self._arrived.append(response)
-                elif self.unsolicited is None:
-                    self.unsolicited = response
+            self._reader.feed(data, replies)
         except SMTPResponseException as error:
-            self._break(error)
+            self._broken = self._broken or error
+        owed = replies[: self._owed]
+        self._owed -= len(owed)
+        self._arrived += owed
+        if len(replies) > len(owed) and self.unsolicited is None:
+            self.unsolicited = replies[len(owed)]
         self._wake()
 
     def _break(self, error: Exception) -> None:
@@ -90,10 +94,11 @@ class ReplyQueueProtocol(SMTPProtocol):
 
     def write_ahead(self, data: bytes, replies: int) -> None:
         """Write commands, or a part of a message, that expect this number of replies."""
-        if self._broken is not None:
+        transport = self.transport
+        if self._broken is not None or transport is None or transport.is_closing():
             raise SMTPServerDisconnected("the connection was lost") from self._broken
         self._owed += replies
-        super().write(data)
+        cast("asyncio.WriteTransport", transport).write(data)
 
     async def drain(self) -> None:
         """Wait until the transport accepts more data."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import escape
 
-from services.email_sender.mime import LONGEST_LINE, PlainLines, is_plain
+from services.email_sender.mime import LONGEST_LINE, is_plain
 from shared.rendering.budget import MAX_OUTPUT_CHARS
 from shared.rendering.interpolation import Interpolation
 
@@ -35,8 +35,11 @@ class ReadyPart:
         self._pieces = [b""] * (2 * len(texts) - 1)
         self._pieces[::2] = texts
 
-    def fill(self, values: Mapping[str, Any]) -> bytes | None:
-        """Return what `mime.text_part` returns for the part's text; None if the part must be rendered for that."""
+    def fill(self, values: Mapping[str, Any]) -> tuple[bytes, bool] | None:
+        """Return what `mime.text_part` returns for the part's text, and whether its lines are plain (`PlainLines`).
+
+        None if the part must be rendered for that.
+        """
         pieces = self._pieces.copy()
         plain = self._plain
         for name, places in self._interpolation.places:
@@ -50,8 +53,7 @@ class ReadyPart:
             encoded = written.encode("ascii")
             for place in places:
                 pieces[place] = encoded
-        filled = b"".join(pieces)
-        return PlainLines(filled) if plain else filled
+        return b"".join(pieces), plain
 
 
 def _is_word(value: str, *, neat: bool) -> bool:

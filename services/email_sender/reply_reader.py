@@ -7,7 +7,6 @@ charset. The code of a reply is that of its last line. Only lines that cannot be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 
 from aiosmtplib import SMTPResponse, SMTPResponseException
@@ -41,19 +40,22 @@ class ReplyReader:
         """Whether a part of a reply has arrived; blank lines do not count."""
         return self._continues or bool(self._rest.strip(_BLANK))
 
-    def feed(self, data: bytes) -> Iterator[SMTPResponse]:
-        """Yield each reply that `data` completes; raises SMTPResponseException at anything that is not a reply."""
-        self._seen += len(data)
+    def feed(self, data: bytes, replies: list[SMTPResponse]) -> None:
+        """Add each reply that `data` completes to `replies`, up to anything that is not a reply.
+
+        That raises SMTPResponseException.
+        """
+        before = len(replies)
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[:KEPT_BYTES]
         for line in lines:
-            stripped = line.strip(_BLANK)
             # most replies are of one line, and the server has sent the same before
-            usual = stripped and not self._continues and len(stripped) <= _LONGEST_REPEATED
-            reply = (_single(stripped) if usual else None) or self._read(stripped)
+            usual = not self._continues and len(line) <= _LONGEST_REPEATED
+            reply = (_single(line) if usual else None) or self._read(line.strip(_BLANK))
             if reply is not None:
-                self._seen = len(rest)
-                yield reply
+                replies.append(reply)
+        # of the reply that is under way
+        self._seen = len(rest) if len(replies) > before else self._seen + len(data)
         if self._seen > MOST_BYTES:
             raise SMTPResponseException(INVALID, "the reply is too long")
 
@@ -84,11 +86,11 @@ class ReplyReader:
 
 @lru_cache(256)
 def _single(line: bytes) -> SMTPResponse | None:
-    """Return the reply that one line is; None for a line of a longer reply, or of no reply.
+    """Return the reply that one line is; None for a blank line, a line of a longer reply, or of no reply.
 
     Cached, since most servers reply to each message's MAIL, RCPT and DATA in the same words.
     """
-    found = _LINE.fullmatch(line)
+    found = _LINE.fullmatch(line.strip(_BLANK))
     if found is None or found[2] == b"-":
         return None
     return SMTPResponse(int(found[1]), legible(found[3].strip(_BLANK), KEPT_BYTES))

@@ -194,7 +194,7 @@ class Server:
         connection = self._awaiting.pop(delivery.mail.job_id, None) or self._take_idle()
         while connection is not None:
             try:
-                return await self._hand_over(connection, delivery)
+                return await self._exchange(connection, delivery)
             except (ConnectionLostError, RefusedError) as error:
                 if not _is_stale(error):
                     raise _translated(error) from error
@@ -208,18 +208,10 @@ class Server:
         delivery.proceed = None
         try:
             with suppress(ClosedMeanwhileError):
-                return await self._hand_over(await self._connect(), delivery)
-            return await self._hand_over(await self._connect(), delivery)
+                return await self._exchange(await self._connect(), delivery)
+            return await self._exchange(await self._connect(), delivery)
         except RefusedError as error:
             raise error.classified() from error
-
-    async def _hand_over(self, connection: Connection, delivery: Delivery) -> Reply:
-        self._in_use += 1
-        try:
-            return await self._exchange(connection, delivery)
-        finally:
-            self._in_use -= 1
-            self._keep(connection)
 
     async def _exchange(self, connection: Connection, delivery: Delivery) -> Reply:
         """Hand over one message after the other for as long as each is followed by an announced one."""
@@ -227,32 +219,35 @@ class Server:
         if delivery.following is not None and self.chains:
             following = partial(self._announced, connection, delivery, delivery.following)
         delivery.ahead = None  # a connection that was lost meanwhile may have had it
-        while True:
-            delivery.rested_from = connection.used_at
-            content = await self._begin(connection, delivery)
-            if not connection.sound:
-                raise ClosedMeanwhileError
-            reply = await connection.send(delivery.mail.envelope, content, delivery.accepted, following)
-            self._note_accepted()
-            if not delivery.turn_to_next(reply):
-                return reply
-
-    async def _begin(self, connection: Connection, delivery: Delivery) -> bytes:
-        """Return the encoded message once it may start."""
-        mail = delivery.mail
-        if connection.announced is not None:
-            content = connection.announced.content
-        elif mail.envelope.utf8 and not connection.offers("smtputf8"):
-            raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
-        else:
-            await connection.clear()
-            content = await self._encoder.encode(mail, eight_bit=connection.offers("8bitmime"))
+        self._in_use += 1
         try:
-            await delivery.start()
-        except NotStartedError:
-            self._encoder.keep(mail, content, eight_bit=connection.offers("8bitmime"))
-            raise
-        return content
+            while True:
+                delivery.rested_from = connection.used_at
+                if connection.announced is not None:
+                    content = connection.announced.content
+                else:
+                    content = await self._encoded(connection, delivery.mail)
+                try:
+                    await delivery.start()
+                except NotStartedError:
+                    self._encoder.keep(delivery.mail, content, eight_bit=connection.offers("8bitmime"))
+                    raise
+                if not connection.sound:
+                    raise ClosedMeanwhileError
+                reply = await connection.send(delivery.mail.envelope, content, delivery.accepted, following)
+                self._note_accepted()
+                if not delivery.turn_to_next(reply):
+                    return reply
+        finally:
+            self._in_use -= 1
+            self._keep(connection)
+
+    async def _encoded(self, connection: Connection, mail: Mail) -> bytes:
+        """Return a message encoded for a connection that is ready for it."""
+        if mail.envelope.utf8 and not connection.offers("smtputf8"):
+            raise PermanentError("the server does not take international addresses (SMTPUTF8)", code="smtputf8")
+        await connection.clear()
+        return await self._encoder.encode(mail, eight_bit=connection.offers("8bitmime"))
 
     def _announced(self, connection: Connection, delivery: Delivery, following: NextMail) -> Announced | None:
         """Return a message ready to be announced, None if it must wait for its turn.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
+from aiosmtplib import SMTPResponse
 from aiosmtplib.errors import SMTPResponseException
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,8 +38,10 @@ ODD = [
 
 
 def read(*pieces: bytes) -> list[tuple[int, str]]:
-    reader = ReplyReader()
-    return [(reply.code, reply.message) for piece in pieces for reply in reader.feed(piece)]
+    reader, replies = ReplyReader(), list[SMTPResponse]()
+    for piece in pieces:
+        reader.feed(piece, replies)
+    return [(reply.code, reply.message) for reply in replies]
 
 
 @pytest.mark.parametrize(("raw", "replies"), ODD)
@@ -56,26 +59,26 @@ def test_replies_that_come_byte_by_byte_are_the_same(raw: bytes, replies: list[t
 @given(st.lists(st.binary(max_size=60), max_size=20))
 def test_no_bytes_make_text_that_cannot_be_encoded(pieces: list[bytes]) -> None:
     """Every reply's text is valid Unicode; any other input raises one kind of error."""
-    reader = ReplyReader()
+    reader, replies = ReplyReader(), list[SMTPResponse]()
     for piece in pieces:
         with suppress(SMTPResponseException):
-            for reply in reader.feed(b"250-" + piece + b"\r\n250 " + piece + b"\r\n"):
-                assert reply.message.encode().decode() == reply.message
+            reader.feed(b"250-" + piece + b"\r\n250 " + piece + b"\r\n", replies)
+    for reply in replies:
+        assert reply.message.encode().decode() == reply.message
 
 
 @pytest.mark.parametrize("raw", [b"hello\r\n", b"25\r\n", b"150 ok\r\n", b"650 ok\r\n", b"25O ok\r\n", b"\xff\xfe\r\n"])
 def test_bytes_that_are_not_a_reply_are_refused_after_earlier_replies(raw: bytes) -> None:
     """A reply that arrived together with nonsense still counts."""
-    reader = ReplyReader()
-    replies = reader.feed(b"250 ok\r\n" + raw)
-    assert next(replies).code == 250
+    replies: list[SMTPResponse] = []
     with pytest.raises(SMTPResponseException, match="not a reply"):
-        next(replies)
+        ReplyReader().feed(b"250 ok\r\n" + raw, replies)
+    assert [reply.code for reply in replies] == [250]
 
 
 def exhaust(reader: ReplyReader, endless: bytes) -> None:
     for _ in range(MOST_BYTES // 1000 + 1):
-        list(reader.feed(endless))
+        reader.feed(endless, [])
 
 
 def test_reply_without_end_is_given_up() -> None:
@@ -93,7 +96,7 @@ def test_reply_without_end_is_given_up() -> None:
 def test_reader_knows_whether_it_is_within_a_reply(raw: bytes, midway: bool) -> None:
     """Data that arrived unencrypted before TLS is detected, even if it is only the beginning of a reply."""
     reader = ReplyReader()
-    list(reader.feed(raw))
+    reader.feed(raw, [])
     assert reader.midway is midway
 
 
