@@ -163,7 +163,8 @@ def stated_status(body: dict[str, Any]) -> int | None:
 def says_no(body: dict[str, Any]) -> bool:
     """Return whether a body itself reports a failure, such as `success: false` or `status: "error"`."""
     status = body.get("status")
-    return body.get("success") is False or body.get("ok") is False or str(status).lower() in _FAILED
+    failed = status is not None and str(status).lower() in _FAILED
+    return failed or body.get("success") is False or body.get("ok") is False
 
 
 def find_message_id(body: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -18,7 +18,8 @@ class SettingNames:
 
     `place` are those that name the sending number and `place_words` what they are, `secret` the one that proves who we
     are, `credentials` those that are refused together with it. `mentioned` are words of the provider's answers and the
-    setting that they concern.
+    setting that they concern. `location` are the settings that make up the URL that messages are posted to; that of the
+    base URL is the first.
     """
 
     url: str
@@ -27,11 +28,11 @@ class SettingNames:
     secret: str
     credentials: tuple[str, ...]
     mentioned: tuple[tuple[str, re.Pattern[str]], ...]
+    location: tuple[str, ...] = field(init=False)
 
-    @property
-    def location(self) -> tuple[str, ...]:
-        """The settings that make up the URL that messages are posted to; that of the base URL is the first."""
-        return (self.url, *self.place)
+    def __post_init__(self) -> None:
+        """Set the location: it is part of every answer."""
+        object.__setattr__(self, "location", (self.url, *self.place))
 
 
 class Driver(Protocol):

@@ -12,9 +12,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+
+import msgspec
 
 from services.whatsapp_sender.bodies import (
     ApiFault,
@@ -54,8 +55,7 @@ _HTTP_STATUSES = frozenset(status.value for status in HTTPStatus if status >= 40
 LEAST_DISTINCT = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A complete HTTP response.
 
     `now_s` is its time of arrival (seconds since the epoch), for a Retry-After with a date; `location` is a redirect's
@@ -75,8 +75,7 @@ class Answer:
         return legible(read_text(self.raw))
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """What a response says: its JSON object ({} without one), its error, and its status.
 
     A status in the body takes precedence: proxies and gateways wrap refusals in a 200 or a 400.
@@ -119,7 +118,7 @@ def read_answer(answer: Answer) -> Receipt:
     if accepted and not message_id and not reading.is_refusal:
         message_id = find_any_id(reading.body) if reading.body else find_wamid(answer.raw)
     if message_id and accepted:
-        return Receipt(message_id, answer.text)
+        return Receipt(message_id, read_text(answer.raw))
     if message_id or not reading.is_refusal:
         words = f"refused, but with the message id {message_id}" if message_id else "accepted without a message id"
         raise UncertainError(words, code=f"http {answer.status}", reply=answer.text)

@@ -19,7 +19,6 @@ from yarl import URL
 
 from shared.http_sending.answers import Posted
 from shared.http_sending.connector import StartingConnector
-from shared.http_sending.protocol import BoundedHandler
 from shared.sending.provider import Start
 
 
@@ -66,7 +65,11 @@ class Poster:
             if protocol.should_close:
                 raise aiohttp.ClientConnectionError("the server sent something before the request")
             while True:
-                posted = await self._exchange(protocol, body.raw)
+                request = b"%b%d\r\n\r\n%b" % (self._head, len(body.raw), body.raw)
+                try:
+                    posted = await protocol.ask(request, self._answer_s)
+                except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                    raise AnswerLostError from error
                 usable = True
                 following = go_on(posted)
                 if following is None or protocol.should_close:
@@ -78,13 +81,6 @@ class Poster:
                 usable = False
         finally:
             self._connector.give_back(self._request, protocol, usable=usable)
-
-    async def _exchange(self, protocol: BoundedHandler, body: bytes) -> Posted:
-        try:
-            protocol.post(b"%b%d\r\n\r\n%b" % (self._head, len(body), body), self._answer_s)
-            return await protocol.answer()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise AnswerLostError from error
 
 
 def _head(request: aiohttp.ClientRequest) -> bytes:

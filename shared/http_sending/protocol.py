@@ -32,8 +32,8 @@ _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)
 class BoundedHandler(ResponseHandler):
     """A connection's protocol; it cuts the connection off when the server exceeds the bounds.
 
-    What comes first after `post` is read here if it is a whole and usual answer; then `_rests`, and nothing may come
-    before the next request. All else is given to aiohttp's parser.
+    What comes first after the request of `ask` is read here if it is a whole and usual answer; then `_rests`, and
+    nothing may come before the next request. All else is given to aiohttp's parser.
     """
 
     _interim = 0
@@ -63,26 +63,24 @@ class BoundedHandler(ResponseHandler):
         self._interim, self._received, self._answered, self._rests = 0, 0, False, False
         super().set_response_params(**params)
 
-    def post(self, request: bytes, answer_s: float) -> None:
-        """Write a whole request; `answer` returns what comes within that time, during which nothing is suspended."""
+    async def ask(self, request: bytes, answer_s: float) -> Posted:
+        """Write a whole request and return the answer, its body cut off after 64 KB.
+
+        Raises aiohttp's errors, also TimeoutError: time in which this process is suspended is no part of `answer_s`.
+        """
         self._interim, self._received, self._answered, self._rests = 0, 0, False, False
         self._awaited = self._loop.create_future()
         if self._overdue is None:
             self._overdue = SuspendAwareTimer(self._loop, self._on_read_timeout)
         self._overdue.start(answer_s)
         assert self.transport is not None  # noqa: S101 -- the caller has just checked
-        self.transport.write(request)
-
-    async def answer(self) -> Posted:
-        """Return the answer to `post`, its body cut off after 64 KB; raises aiohttp's errors, TimeoutError too."""
-        assert self._awaited is not None  # noqa: S101 -- `post` was called
         try:
+            self.transport.write(request)
             posted = await self._awaited
             return posted if posted is not None else await self._parsed_answer()
         finally:
             self._awaited = None
-            if self._overdue is not None:
-                self._overdue.stop()
+            self._overdue.stop()
 
     async def _parsed_answer(self) -> Posted:
         try:

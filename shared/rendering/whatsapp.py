@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from shared.rendering.budget import refill
+from shared.rendering.budget import MAX_OUTPUT_CHARS, refill
 from shared.rendering.errors import RenderError
 from shared.rendering.sandbox import PLAIN, Part
 from shared.rendering.values import text
@@ -85,8 +85,11 @@ class Parameter:
             return self._part.render(values)
         if self._name not in values:
             raise RenderError(f"variable {self._name!r} has no value", variable=self._name)
+        value = values[self._name]
+        if value.__class__ is str and len(value) <= MAX_OUTPUT_CHARS:  # as `text` would return it
+            return value
         refill()
-        return text(values[self._name])
+        return text(value)
 
 
 class WhatsAppParameters:
