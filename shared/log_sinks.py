@@ -53,14 +53,10 @@ class LogFile(logging.handlers.WatchedFileHandler):
         except OSError as error:
             raise SettingsError([f"cannot write the log file {path}: {error.strerror}"]) from error
 
-    @property
-    def pending(self) -> int:
-        """How many lines wait to be written."""
-        return len(self._lines)
-
-    def add(self, line: bytes) -> None:
-        """Buffer a line; `flush` writes it."""
+    def add(self, line: bytes) -> int:
+        """Buffer a line, which `flush` writes; return how many wait to be written."""
         self._lines.append(line)
+        return len(self._lines)
 
     def flush(self) -> None:
         """Write the buffered lines to the file that has the path now; on an error they are lost."""

@@ -114,7 +114,9 @@ class LogPipeline:
         self._production = settings.production
         self._notes = _LEVELS[settings.log_level] <= _LEVELS["info"]
         self._note_head = (-1, b"")
-        self._console = Console(threshold=_LEVELS.get(settings.console, 100))
+        shown_from = _LEVELS.get(settings.console, 100)
+        self._console = Console(threshold=shown_from)
+        self._shows_notes = shown_from <= _LEVELS["info"]
         self._shipper = Shipper(service, ship) if ship is not None else None
         self._timer_loop: asyncio.AbstractEventLoop | None = None
 
@@ -127,8 +129,9 @@ class LogPipeline:
             _mask_values(event)
         now = time.time()
         line = _render(now, level, self._service, event)
+        waiting = 0
         if self._combined is not None and self._errors is not None:
-            self._combined.add(line)
+            waiting = self._combined.add(line)
             if weight >= 40:
                 self._errors.add(line)
         if self._production:
@@ -140,7 +143,7 @@ class LogPipeline:
             if self._shipper is not None:
                 self._shipper.offer(now, level, event)
         else:
-            self._flush_soon()
+            self._flush_soon(waiting)
         return ""
 
     def note(self, event: str, fields: EventDict) -> None:
@@ -149,13 +152,12 @@ class LogPipeline:
             return
         fields["event"] = event
         line = self._note_line(time.time(), fields)
-        if self._combined is not None:
-            self._combined.add(line)
+        waiting = self._combined.add(line) if self._combined is not None else 0
         if self._production:
             write_fd(1, line)
-        else:
+        elif self._shows_notes:
             self._console.show("info", _LEVELS["info"], self._service, fields)
-        self._flush_soon()
+        self._flush_soon(waiting)
 
     def _note_line(self, now: float, fields: EventDict) -> bytes:
         """Return the line that `_render` returns, from a prepared head."""
@@ -183,11 +185,11 @@ class LogPipeline:
             if file is not None:
                 file.close()
 
-    def _flush_soon(self) -> None:
-        """Flush within 100 ms, or immediately outside an event loop or if the buffer is full."""
-        if self._combined is None:
+    def _flush_soon(self, waiting: int) -> None:
+        """Flush the waiting lines within 100 ms, or immediately outside an event loop or if there are many."""
+        if not waiting:
             return
-        if self._combined.pending >= _FLUSH_LINES:
+        if waiting >= _FLUSH_LINES:
             self.flush()
             return
         # asked first: up to Python 3.11, `get_running_loop` makes a system call

@@ -223,7 +223,7 @@ class Consumer:
 
     def _begin_fields(self, request: BeginRequest) -> tuple[Fields, Fields]:
         lease, job = request.lease, request.lease.job
-        limit = request.packed_limit or self._no_limit
+        limit = request.packed_limit if request.limit else self._no_limit
         if request.granted:
             limit = f"={request.granted} {request.packed_limit}"
         waits = f"{'x' if request.exhausted else lease.waits_as}{lease.deliveries}"

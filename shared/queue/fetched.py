@@ -46,18 +46,21 @@ def read_fetched(reply: object) -> Fetched:
     """Read the answer of `fetch`."""
     assert isinstance(reply, list)  # noqa: S101 -- narrows the script's answer for the type checker
     words = [word for word in text_of(reply[3]).split(",") if word]
-    keys = [f"{text_of(stream)} {text_of(entry_id)}" for stream, entry_id in zip(reply[4::4], reply[5::4], strict=True)]
-    grants = dict(zip(keys, map(parse_grant, words), strict=True)) if words else {}
     leases, undecodable = read_leases(reply[4:])
+    grants: list[Grant] = []
     if words:
-        undecodable = [replace(one, begun=grants[f"{one.stream} {one.entry_id}"].starts) for one in undecodable]
+        places = zip(reply[4::4], reply[5::4], strict=True)
+        keys = [f"{text_of(stream)} {text_of(entry_id)}" for stream, entry_id in places]
+        answers = dict(zip(keys, map(parse_grant, words), strict=True))
+        grants = [answers[lease.key] for lease in leases]
+        undecodable = [replace(one, begun=answers[f"{one.stream} {one.entry_id}"].starts) for one in undecodable]
     return Fetched(
         leases,
         undecodable,
         text_of(reply[0]),
         reply[1] / 1000 if reply[1] >= 0 else None,
         log_behind=reply[2] == b"1",
-        grants=[grants[lease.key] for lease in leases] if words else (),
+        grants=grants,
     )
 
 
@@ -66,13 +69,16 @@ def read_leases(flat: list[object]) -> tuple[list[Lease], list[Undecodable]]:
     leases: list[Lease] = []
     undecodable: list[Undecodable] = []
     fields = iter(flat)
+    latest, name = object(), ""
     for stream, entry_id, deliveries, raw in zip(fields, fields, fields, fields, strict=True):
+        if stream != latest:  # most entries are of the stream of the one before
+            latest, name = stream, text_of(stream)
         assert isinstance(raw, bytes)  # noqa: S101 -- narrows the script's answer for the type checker
         try:
             job = unpack_job(raw)
         except DecodeError as error:
-            undecodable.append(Undecodable(text_of(stream), text_of(entry_id), error, legible_job_id(raw)))
+            undecodable.append(Undecodable(name, text_of(entry_id), error, legible_job_id(raw)))
             continue
         count = deliveries if isinstance(deliveries, int) else int(text_of(deliveries))
-        leases.append(Lease(text_of(stream), text_of(entry_id), count, job))
+        leases.append(Lease(name, text_of(entry_id), count, job))
     return leases, undecodable

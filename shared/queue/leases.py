@@ -26,8 +26,8 @@ class Lease(msgspec.Struct, frozen=True):
     """An entry of a stream that this sender has fetched.
 
     `deliveries` counts the attempts of this entry, including the next one. The job has the number of attempts made
-    before the entry was written. The entry's `key`, unique across all streams of the channel, and the job's id are
-    asked for ten times per message, so they are kept.
+    before the entry was written. What is asked for several times per message is kept: the entry's `key`, unique across
+    all streams of the channel, the job's id, and the number of the next `attempt` of this run, from 1.
     """
 
     stream: str
@@ -36,16 +36,13 @@ class Lease(msgspec.Struct, frozen=True):
     job: Job
     key: str = ""
     job_id: str = ""
+    attempt: int = 0
 
     def __post_init__(self) -> None:
-        """Set the key and the job's id."""
+        """Set what is kept."""
         msgspec.structs.force_setattr(self, "key", f"{self.stream} {self.entry_id}")
         msgspec.structs.force_setattr(self, "job_id", self.job.job_id)
-
-    @property
-    def attempt(self) -> int:
-        """The number of the next attempt, from 1, over all entries of this run."""
-        return self.job.attempts + self.deliveries
+        msgspec.structs.force_setattr(self, "attempt", self.job.attempts + self.deliveries)
 
     @property
     def waits_as(self) -> Literal["q", "r"]:

@@ -89,7 +89,8 @@ class Breaker:
 
     def worked(self) -> None:
         """Note that the server answered: close, and forget its failures."""
-        self.close()
+        if self._failures:  # without a failure it is closed
+            self.close()
         self.reason = ""
 
     def refuses(self, reason: str) -> None:

@@ -12,7 +12,7 @@ from shared.logs import get_logger
 from shared.queue.consumer import BeginRequest, Consumer, Taking
 from shared.queue.consumers import Begun, Consumers
 from shared.queue.fetched import Fetched
-from shared.queue.leases import Grant, Lease, given_back
+from shared.queue.leases import Grant, GrantKind, Lease, given_back
 from shared.sending.gates import Gates
 from shared.sending.holdings import SLOW_SEND_S, BegunJob, Holdings
 from shared.sending.outcomes import not_begun_move, unsendable_move, untouched
@@ -289,11 +289,13 @@ class Dispatcher:
             get_logger().error("undecodable_job", entry_id=entry.entry_id, stream=entry.stream)
             await self._consumer.discard(entry, clock.now_ms())
 
-    def _note_grants(self, grants: Sequence[Grant]) -> None:
+    def _note_grants(self, grants: Sequence[Grant]) -> set[GrantKind]:
+        """Note what the answers say about limits and suspects; return their kinds."""
         kinds = {grant.kind for grant in grants}
         self._limited = "limited" in kinds
         self._spaced = "channel" if self._limited else next((grant.spaced for grant in grants if grant.spaced), "")
         self._alone_begun = "alone" in kinds
+        return kinds
 
     async def _begin(self, clock: Clock) -> bool:
         holdings = self._holdings
@@ -307,9 +309,8 @@ class Dispatcher:
         requests = self._requests(leases, clock)
         late_ms = self._asking.late_ms
         grants = await self._consumer.begin(requests, holdings.in_flight_count, late_ms)
-        if not any(grant.kind == "away" for grant in grants):
+        if "away" not in self._note_grants(grants):
             self._pace.begun(clock.monotonic() - sent_at)
-        self._note_grants(grants)
         return self._take_answers(Begun(requests, grants, sent_at, late_ms), clock)
 
     def _take_late_answers(self, clock: Clock) -> None:
@@ -323,16 +324,16 @@ class Dispatcher:
         begun: list[Lease] = []
         moved = False
         for request, grant in zip(answers.requests, answers.grants, strict=True):
-            if grant.starts and late and self._conflicts(grant):
+            if not grant.starts:
+                moved |= self._settle_refusal(request.lease, grant, clock)
+            elif late and self._conflicts(grant):
                 self._settler.add(Settlement(untouched(request.lease, clock.now_ms(), "another had to be sent alone")))
-            elif grant.starts:
+            else:
                 # Counted from the answer, a start may be later than the limiter allowed, never earlier.
                 wait_us = grant.after_us - grant.waited_us
                 job = BegunJob(request.lease, clock.monotonic() + wait_us / 1e6, asked_at=answers.asked_at)
                 self._add_begun(job, grant, request.late_ms if grant.spaced == "own" else answers.late_ms)
                 begun.append(request.lease)
-            else:
-                moved |= self._settle_refusal(request.lease, grant, clock)
         self.gates.prepare(begun)
         return moved or bool(begun)
 
@@ -390,7 +391,7 @@ class Dispatcher:
             return False
         move = not_begun_move(lease, grant, clock.now_ms())
         if move is None:
-            self._holdings.remove(lease)
+            self._holdings.remove([lease])
         else:
             self._settler.add(Settlement(move))
         return True

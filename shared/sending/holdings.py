@@ -6,9 +6,12 @@ import asyncio
 import heapq
 import itertools
 import math
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+
+import msgspec
 
 from shared.queue.leases import HeldEntry, Lease
 from shared.sending.journal import Journal
@@ -18,8 +21,7 @@ SLOW_SEND_S = 0.5
 _RANK = {"high": 0, "normal": 1, "bulk": 2}
 
 
-@dataclass(slots=True)
-class BegunJob:
+class BegunJob(msgspec.Struct, eq=False):
     """A job begun and not settled; times are on the monotonic clock, in seconds.
 
     A start after `latest_start` could come too close to starts that were granted later; `granted_for` is the earliest
@@ -41,20 +43,45 @@ class BegunJob:
     slot: int = -1
 
 
-class ReadyQueue(asyncio.Queue[BegunJob]):
+class ReadyQueue:
     """The begun jobs waiting for a worker: those of lane `high` first, unless a limit spaces their starts."""
 
-    def _init(self, maxsize: int) -> None:
-        super()._init(maxsize)
+    def __init__(self) -> None:
         self._high: deque[BegunJob] = deque()
         self._others: deque[BegunJob] = deque()
+        # the workers that wait for a job
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def _put(self, item: BegunJob) -> None:
+    def put(self, begun: BegunJob) -> None:
+        """Add a job."""
         # starts that a limit spaces must keep their order, or the earlier one comes too late
-        first = item.lease.job.lane == "high" and item.latest_start == math.inf
-        (self._high if first else self._others).append(item)
+        first = begun.lease.job.lane == "high" and begun.latest_start == math.inf
+        (self._high if first else self._others).append(begun)
+        if self._waiting:
+            self._wake_worker()
 
-    def _get(self) -> BegunJob:
+    def _wake_worker(self) -> None:
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+
+    async def get(self) -> BegunJob:
+        """Wait for a job and take it."""
+        while self.empty():
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            try:
+                await waiting
+            except asyncio.CancelledError:
+                if not waiting.cancelled() and not self.empty():
+                    self._wake_worker()  # the job that this worker was woken for is another's
+                raise
+        return self.get_nowait()
+
+    def get_nowait(self) -> BegunJob:
+        """Take the next job; raises IndexError if none waits."""
         return (self._high or self._others).popleft()
 
     def qsize(self) -> int:
@@ -75,10 +102,10 @@ class ReadyQueue(asyncio.Queue[BegunJob]):
 class Holdings:
     """The sender's record of the jobs it holds; the keeper compares it with the queue's.
 
-    `suspects` were abandoned in mid-send before: each is begun alone, once nothing is in flight. A job in flight may be
-    fetched once more, from another entry, if a failover of Redis lost the first entry: it is not begun until the first
-    has been settled. Jobs of a partition that is away are set aside. `on_remove` is called with each job that is
-    removed. `journal` has the jobs that workers took.
+    `buffered` is sorted: by lane, then in order of arrival. `suspects` were abandoned in mid-send before: each is begun
+    alone, once nothing is in flight. A job in flight may be fetched once more, from another entry, if a failover of
+    Redis lost the first entry: it is not begun until the first has been settled. Jobs of a partition that is away are
+    set aside. `on_remove` is called with each job that is removed. `journal` has the jobs that workers took.
     """
 
     buffered: list[tuple[int, int, Lease]] = field(default_factory=list)
@@ -92,6 +119,7 @@ class Holdings:
     on_remove: Callable[[Lease], None] | None = None
     journal: Journal | None = None
     _undecided: int = 0
+    _alone: int = 0
     _order: itertools.count[int] = field(default_factory=itertools.count)
     _known: dict[str, int] = field(default_factory=dict)
     _suspected: set[str] = field(default_factory=set)
@@ -162,7 +190,6 @@ class Holdings:
         self.suspects = [entry for entry in suspects if _tag_of(entry[1]) != tag]
         self.buffered = [entry for entry in buffered if _tag_of(entry[2]) != tag]
         heapq.heapify(self.suspects)
-        heapq.heapify(self.buffered)
 
     def bring_back(self, one: Lease) -> None:
         """Put the jobs of this one's partition back in their places."""
@@ -179,7 +206,11 @@ class Holdings:
         elif key in self._suspected:
             heapq.heappush(self.suspects, (self._known[key], lease))
         else:
-            heapq.heappush(self.buffered, (_RANK[lease.job.lane], self._known[key], lease))
+            buffered, entry = self.buffered, (_RANK[lease.job.lane], self._known[key], lease)
+            if buffered and entry < buffered[-1]:
+                insort(buffered, entry)
+            else:  # nearly always
+                buffered.append(entry)
 
     def add_suspect(self, lease: Lease) -> None:
         """Keep a job that must be sent alone until no other is in flight."""
@@ -188,7 +219,9 @@ class Holdings:
 
     def take(self, most: int) -> list[Lease]:
         """Take up to `most` jobs out of the buffer, in order; they count as held until they are removed."""
-        return [heapq.heappop(self.buffered)[2] for _ in range(min(most, len(self.buffered)))]
+        taken = self.buffered[:most]
+        del self.buffered[:most]
+        return [lease for _, _, lease in taken]
 
     def take_high(self, most: int) -> list[Lease]:
         """Take up to `most` jobs of lane `high` out of the buffer."""
@@ -214,7 +247,8 @@ class Holdings:
         key = begun.lease.key
         self.in_flight[key] = begun
         self._begun_jobs[begun.lease.job_id] = key
-        self.ready.put_nowait(begun)
+        self._alone += begun.alone
+        self.ready.put(begun)
 
     async def next_begun(self) -> BegunJob:
         """Wait for a begun job to send; wake the dispatcher when few are left."""
@@ -244,8 +278,13 @@ class Holdings:
         if left == self.low_water:
             self.wake.set()
 
-    def remove(self, lease: Lease) -> None:
-        """Forget a job that has been settled or is no longer this sender's."""
+    def remove(self, leases: Iterable[Lease]) -> None:
+        """Forget jobs that have been settled or are no longer this sender's."""
+        for lease in leases:
+            self._remove(lease)
+        self.wake.set()
+
+    def _remove(self, lease: Lease) -> None:
         key = lease.key
         self._known.pop(key, None)
         self._suspected.discard(key)
@@ -254,17 +293,16 @@ class Holdings:
         begun = self.in_flight.pop(key, None)
         if begun is not None:
             self._undecided -= begun.undecided
+            self._alone -= begun.alone
             if self.journal is not None:
                 self.journal.free(begun.slot)
             self.finished += 1
             self._begun_jobs.pop(lease.job_id, None)
-            for double in self._doubles.pop(lease.job_id, ()):
-                self.put_back(double)
-            self.wake.set()
-        again = self._refetched.pop(key, None)
-        if again is not None:
+            if self._doubles:
+                for double in self._doubles.pop(lease.job_id, ()):
+                    self.put_back(double)
+        if self._refetched and (again := self._refetched.pop(key, None)) is not None:
             self.buffer(again)
-            self.wake.set()
 
     def note_taken(self, begun: BegunJob) -> None:
         """Note in the journal that a worker has taken a job."""
@@ -288,8 +326,9 @@ class Holdings:
         """
         begun = self.in_flight.get(lease.key)
         if begun is not None and not begun.undecided:
-            begun.undecided, begun.alone = True, False
             self._undecided += 1
+            self._alone -= begun.alone
+            begun.undecided, begun.alone = True, False
             self.wake.set()
 
     @property
@@ -316,7 +355,7 @@ class Holdings:
 
     def any_alone(self) -> bool:
         """Return whether a job that must be sent alone is in flight."""
-        return any(begun.alone for begun in self.in_flight.values())
+        return self._alone > 0
 
 
 def _tag_of(lease: Lease) -> str:

@@ -44,19 +44,24 @@ class Keeper:
         self._settings = settings
         self._heartbeat_state = heartbeat_state
         self.on_error: Callable[[str, Exception], None] = lambda task, error: None  # noqa: ARG005 -- no observer
+        self._begin_within_s = settings.timing.begin_within_ms / 1000
         self._renewed_at = float("-inf")
         self._lapsed_at = float("-inf")
         self._orphans: set[str] = set()
         self.take_over: Callable[[], Awaitable[None]] | None = None
         self.away: QueueUnavailableError | None = None
 
-    def renewed_within(self, clock: Clock, seconds: float) -> bool:
-        """Return whether the lease was renewed within the last `seconds`."""
-        return clock.monotonic() - self._renewed_at < seconds
+    def is_fresh(self, now: float) -> bool:
+        """Return whether the lease was renewed recently enough to begin jobs."""
+        return now - self._renewed_at < self._begin_within_s
 
     def held_since(self, moment: float) -> bool:
         """Return whether the lease has held without a gap since a moment on the monotonic clock."""
         return moment > self._lapsed_at
+
+    def holds(self, granted_at: float, now: float) -> bool:
+        """Return whether the lease is fresh, and has held without a gap since a job was granted."""
+        return now - self._renewed_at < self._begin_within_s and granted_at > self._lapsed_at
 
     async def first_heartbeat(self, clock: Clock) -> bool:
         """Take the lease; False if Redis is away."""
@@ -66,7 +71,8 @@ class Keeper:
         """Renew the lease until cancelled."""
         every_s = self._settings.timing.heartbeat_every_ms / 1000
         while True:
-            await clock.sleep(every_s if self.renewed_within(clock, every_s * 2) else every_s / 4)
+            renewed = clock.monotonic() - self._renewed_at < every_s * 2
+            await clock.sleep(every_s if renewed else every_s / 4)
             await self._renew(clock)
 
     async def _renew(self, clock: Clock, *, first: bool = False) -> bool:

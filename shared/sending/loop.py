@@ -317,8 +317,7 @@ class SendingLoop(Generic[MessageT]):
 
         The sender's lease in the job's partition must be fresh, and must not have lapsed since.
         """
-        share = self._shares.of(lease)
-        return share.lease_fresh(self._clock) and share.keeper.held_since(moment)
+        return self._shares.of(lease).keeper.holds(moment, self._clock.monotonic())
 
     async def stop_channel(self, error: StopChannelError) -> None:
         """Pause the channel, or the one partition of it that this loop serves, with the provider's reason."""

@@ -19,13 +19,14 @@ class Requests:
     def __init__(self, settings: SendingSettings, pace: Pace) -> None:
         self._settings = settings
         self._pace = pace
+        self._is_limited = settings.limit_of is not None or bool(settings.domain_rates)
         self._limit_of = settings.limit_of or domain_limits(settings.domain_rates)
         self._period_ms = int(settings.rate.period_s * 1000) if settings.rate else 0
 
     @property
     def may_be_limited(self) -> bool:
         """Whether a job may have a limit of its domain or recipient."""
-        return self._settings.limit_of is not None or bool(self._settings.domain_rates)
+        return self._is_limited
 
     @property
     def late_ms(self) -> int:
@@ -35,8 +36,8 @@ class Requests:
     def make(self, lease: Lease, now_ms: int) -> BeginRequest:
         """Return the request for a job."""
         event = processing_event(lease, now_ms, self._settings.sender_id)
-        exhausted = self._is_exhausted(lease)
-        limit = self._limit_of(lease.job)
+        exhausted = lease.attempt > self._settings.max_attempts and self._is_exhausted(lease)
+        limit = self._limit_of(lease.job) if self._is_limited else None
         if limit is None:
             return BeginRequest(lease, event, exhausted)
         return BeginRequest(
@@ -56,7 +57,7 @@ class Requests:
         return self._pace.late_ms(self._settings.timing.late_start_ms, most_ms)
 
     def _is_exhausted(self, lease: Lease) -> bool:
-        """Whether an abandoned attempt was the last; a job that returns from a deferral still has its attempt."""
+        """Whether the attempts are used up, since the last one was abandoned; a deferral uses none."""
         if self._settings.on_uncertain == REPEAT:
             return False
-        return lease.attempt > self._settings.max_attempts and (lease.deliveries > 1 or not lease.job.deferrals)
+        return lease.deliveries > 1 or not lease.job.deferrals

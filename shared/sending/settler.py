@@ -53,11 +53,12 @@ class Settler:
 
     def add(self, settlement: Settlement) -> None:
         """Add a settlement; it is carried out after the call under way."""
+        if not self._waiting:
+            self._idle.clear()
+            self._arrived.set()
         self._waiting.append(settlement)
         if self._stalled:
             self._holdings.mark_undecided(settlement.move.lease)
-        self._idle.clear()
-        self._arrived.set()
 
     async def drained(self) -> None:
         """Wait until no added settlement is waiting; those set aside after an error do not count."""
@@ -133,8 +134,7 @@ class Settler:
         ]
         if late:
             await self._consumer.sent_late(late)
-        for one in batch:
-            self._holdings.remove(one.move.lease)
+        self._holdings.remove(one.move.lease for one in batch)
 
     def _stall(self, batch: Sequence[Settlement]) -> None:
         """Let jobs that cannot be settled now take no place of others: the provider has answered."""

@@ -47,7 +47,7 @@ class Share:
 
     def lease_fresh(self, clock: Clock) -> bool:
         """Return whether the lease was renewed recently enough to begin jobs."""
-        return self.keeper.renewed_within(clock, self.consumer.timing.begin_within_ms / 1000)
+        return self.keeper.is_fresh(clock.monotonic())
 
 
 class Shares:
@@ -89,9 +89,10 @@ class Shares:
 
     def lease_fresh(self, clock: Clock) -> bool:
         """Return whether the lease is fresh in any partition."""
+        now = clock.monotonic()
         if self._several is None:
-            return self.each[0].lease_fresh(clock)
-        return any(one.lease_fresh(clock) for one in self.each)
+            return self.each[0].keeper.is_fresh(now)
+        return any(one.keeper.is_fresh(now) for one in self.each)
 
     async def take_leases(self, clock: Clock, prepare: Prepare) -> QueueUnavailableError | None:
         """Take the lease in every partition, once that is prepared; return why Redis does not serve, None if it does.

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from contextvars import Token
 
+import msgspec
+
 from shared.clock import Clock
 from shared.queue.leases import Lease
 from shared.sending.holdings import BegunJob
@@ -19,7 +21,7 @@ from shared.sending.provider import Noted, NotStartedError, begin_noting, end_no
 Started = Callable[[BegunJob], None]
 
 
-class GrantedStart:
+class GrantedStart(msgspec.Struct, eq=False):
     """Implements `Start` for one begun job; `waited_s` is the time spent waiting, which does not count as send time.
 
     From `begin` to `end` the job is marked as with the channel, and an acceptance that the channel notes is recorded.
@@ -27,27 +29,15 @@ class GrantedStart:
     `acceptance` is the provider's acceptance (message id, reply text), None until it is noted.
     """
 
-    __slots__ = (
-        "_begun", "_clock", "_lease_held_since", "_noting", "_pace", "_started", "acceptance", "asked", "waited_s",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        begun: BegunJob,
-        clock: Clock,
-        pace: Pace,
-        lease_held_since: Callable[[float, Lease], bool],
-        started: Started,
-    ) -> None:
-        self._begun = begun
-        self._clock = clock
-        self._pace = pace
-        self._lease_held_since = lease_held_since
-        self._started = started
-        self.asked = False
-        self.acceptance: tuple[str, str] | None = None
-        self.waited_s = 0.0
-        self._noting: Token[Noted | None] | None = None
+    _begun: BegunJob
+    _clock: Clock
+    _pace: Pace
+    _lease_held_since: Callable[[float, Lease], bool]
+    _started: Started
+    asked: bool = False
+    acceptance: tuple[str, str] | None = None
+    waited_s: float = 0.0
+    _noting: Token[Noted | None] | None = None
 
     def accepted(self, message_id: str, words: str) -> None:
         """Note the provider's acceptance; from here on the message counts as sent."""
@@ -78,11 +68,11 @@ class GrantedStart:
         if not self._lease_held_since(begun.asked_at, begun.lease):
             # Frozen or cut off past its lease: another sender may have taken the job.
             raise NotStartedError("its sender's lease was not renewed in time")
-        now = self._clock.monotonic()
-        if begun.granted_for < math.inf:
+        if begun.latest_start < math.inf:
+            now = self._clock.monotonic()
             self._pace.started(now - begun.granted_for)
-        if now > begun.latest_start:
-            raise NotStartedError("its start came too late for the rate limit")
+            if now > begun.latest_start:
+                raise NotStartedError("its start came too late for the rate limit")
         if not begun.sending:
             begun.sending = True
             self._started(begun)

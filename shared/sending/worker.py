@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Generic
+
+import msgspec
 
 from shared.blasts import Blast
 from shared.errors import (
@@ -34,31 +35,26 @@ from shared.sending.settler import Settlement
 from shared.sending.starts import GrantedStart
 
 
-@dataclass(slots=True)
-class NextJob(Generic[MessageT]):
+class NextJob(msgspec.Struct, Generic[MessageT], eq=False):
     """A job that a worker will send next, and its message once rendered."""
 
     begun: BegunJob
     message: MessageT | None = None
 
 
-@dataclass(slots=True)
-class _Attempt:
+class _Attempt(msgspec.Struct, eq=False):
     """An attempt under way; `started_at` is when rendering ended, until then the attempt's start (monotonic clock).
 
-    `receipt` is what the channel returned.
+    `lease` is that of the job; `receipt` is what the channel returned.
     """
 
+    lease: Lease
     begun: BegunJob
     start: GrantedStart
     started_at: float
     subject: str = ""
     receipt: Receipt | None = None
     settled: bool = False
-
-    @property
-    def lease(self) -> Lease:
-        return self.begun.lease
 
 
 async def conclude(parts: WorkerParts[MessageT], tried: Tried, error: SendError) -> None:
@@ -83,7 +79,7 @@ def _note(parts: WorkerParts[MessageT], tried: Tried, outcome: Outcome) -> None:
     parts.observer.attempt(job.channel, outcome.name, outcome.error_class, tried.duration_ms / 1000)
     note(
         "attempt",
-        job_id=job.job_id,
+        job_id=tried.lease.job_id,
         blast_id=job.blast_id,
         channel=job.channel,
         attempt=tried.lease.attempt,
@@ -145,7 +141,7 @@ class Worker(Generic[MessageT]):
     def _new_attempt(self, begun: BegunJob) -> _Attempt:
         clock = self._parts.clock
         start = GrantedStart(begun, clock, self._parts.holdings.pace, self._held_since, self._started)
-        return _Attempt(begun, start, clock.monotonic())
+        return _Attempt(begun.lease, begun, start, clock.monotonic())
 
     async def _send(self, message: MessageT | None) -> Exception | None:
         """Render and hand over; return the exception, or None once the provider has accepted the message.
@@ -170,7 +166,8 @@ class Worker(Generic[MessageT]):
 
     def _note_receipt(self, attempt: _Attempt, receipt: Receipt) -> None:
         start = attempt.start
-        start.accepted(receipt.message_id, receipt.response)
+        if start.acceptance is None:  # the channel did not note it
+            start.accepted(receipt.message_id, receipt.response)
         attempt.receipt = receipt
         self._parts.holdings.pace.sent(self._parts.clock.monotonic() - attempt.started_at - start.waited_s)
 

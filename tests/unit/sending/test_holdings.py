@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from msgspec.structs import replace
 
@@ -66,7 +68,7 @@ def test_job_fetched_again_before_its_giving_back_was_answered_is_kept() -> None
     again = lease_of()
     holdings.add_fetched(again)
     assert holdings.take(1) == []
-    holdings.remove(lease)
+    holdings.remove([lease])
     assert holdings.take(1) == [again]
 
 
@@ -81,7 +83,7 @@ def test_job_in_flight_is_not_begun_from_another_entry() -> None:
         holdings.add_fetched(one)
     assert holdings.holds(double)
     assert holdings.take(9) == [other]
-    holdings.remove(lease)
+    holdings.remove([lease])
     assert holdings.take(9) == [double]
 
 
@@ -94,7 +96,7 @@ def test_double_of_a_job_in_flight_is_given_back_with_the_buffer() -> None:
     holdings.add_begun(BegunJob(lease, 0.0))
     holdings.add_fetched(double)
     assert holdings.take_all() == [double]
-    holdings.remove(lease)
+    holdings.remove([lease])
     assert not holdings.waiting
 
 
@@ -105,8 +107,8 @@ def test_removing_a_job_wakes_and_counts_what_was_in_flight() -> None:
     for lease in (here, there):
         holdings.add_fetched(lease)
     holdings.add_begun(BegunJob(here, 0.0))
-    holdings.remove(here)
-    holdings.remove(there)
+    holdings.remove([here])
+    holdings.remove([there])
     assert (holdings.finished, holdings.wake.is_set(), holdings.holds(there)) == (1, True, False)
 
 
@@ -175,3 +177,28 @@ def test_jobs_that_are_set_aside_are_given_back_with_the_others() -> None:
     assert holdings.take_all() == [lease_of(0)]
     holdings.buffer(lease_of(2))
     assert not holdings.waiting
+
+
+async def test_job_goes_to_another_worker_if_the_one_that_it_woke_is_cancelled() -> None:
+    """A wake-up is passed on: no job waits while a worker does."""
+    ready = Holdings().ready
+    first, second = (asyncio.create_task(ready.get()) for _ in range(2))
+    await asyncio.sleep(0)
+    ready.put(BegunJob(lease_of(), 0.0))
+    first.cancel()
+    assert (await second).lease.job.index == 0
+    assert first.cancelled()
+
+
+def test_a_job_that_is_alone_is_so_until_it_is_undecided_or_removed() -> None:
+    """While a job must be sent alone, no other is begun."""
+    holdings = Holdings()
+    leases = [lease_of(index) for index in range(3)]
+    for index, lease in enumerate(leases):
+        holdings.add_begun(BegunJob(lease, 0.0, alone=index > 0))
+    holdings.remove(leases[:1])
+    assert holdings.any_alone()
+    holdings.mark_undecided(leases[1])
+    assert holdings.any_alone()
+    holdings.remove(leases[1:])
+    assert not holdings.any_alone()
