@@ -14,7 +14,7 @@ from tests.debian import program
 
 ROOT = Path(__file__).resolve().parents[3]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
-CASES = [RULES.with_name("alerts_test.yml"), RULES.with_name("alerts_daily_test.yml")]
+CASES = [RULES.with_name(f"{name}.yml") for name in ("alerts_test", "alerts_hourly_test", "alerts_daily_test")]
 
 
 def alerts() -> list[dict[str, Any]]:
