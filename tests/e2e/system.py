@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,16 +120,8 @@ class System:
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         """GET a path of the API; as clients should, ask again after a 503, for at most 15 s."""
-        deadline = time.monotonic() + 15
-        while True:
-            try:
-                url = f"http://127.0.0.1:{self.port}{path}"
-                return self._call(urllib.request.Request(url, headers=dict(headers or {})))
-            except urllib.error.HTTPError as error:
-                with error:
-                    if error.code != 503 or time.monotonic() > deadline:
-                        raise
-                    time.sleep(float(error.headers["Retry-After"]))
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return self._insist(urllib.request.Request(url, headers=dict(headers or {})))
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST a JSON body to a path of the API."""
@@ -137,11 +130,13 @@ class System:
     def send(
         self, method: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Send a JSON body to a path of the API by any method."""
+        """Send a JSON body to a path of the API by any method; a blast as `get` does, under a key of its own."""
         url, data = f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode()
         named = {"Content-Type": "application/json", **(headers or {})}
-        request = urllib.request.Request(url, data, named, method=method)
-        return self._call(request)
+        if path != "/api/messages/blast":
+            return self._call(urllib.request.Request(url, data, named, method=method))
+        named.setdefault("Idempotency-Key", uuid.uuid4().hex)
+        return self._insist(urllib.request.Request(url, data, named, method=method))
 
     def delivered(self) -> list[dict[str, Any]]:
         """Return the messages that the sandbox has accepted so far."""
@@ -150,6 +145,17 @@ class System:
             return []
         whole_lines = path.read_text().rpartition("\n")[0]
         return [json.loads(line) for line in whole_lines.splitlines()]
+
+    def _insist(self, request: urllib.request.Request) -> dict[str, Any]:
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                return self._call(request)
+            except urllib.error.HTTPError as error:
+                with error:
+                    if error.code != 503 or time.monotonic() > deadline:
+                        raise
+                    time.sleep(float(error.headers["Retry-After"]))
 
     def _call(self, request: urllib.request.Request) -> dict[str, Any]:
         with urllib.request.urlopen(request, timeout=60) as answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,7 +72,15 @@ def blast_id(shell: Shell) -> str:
     blast = json.loads(done.stdout)
     assert blast["state"] == "completed_with_failures"
     assert (blast["counts"]["sent"], blast["counts"]["failed"]) == (5, 1)
-    return str(blast["blastId"])
+    blast_id, deadline = str(blast["blastId"]), time.monotonic() + 60
+    while _statuses(shell.system, blast_id) != ["failed", *["sent"] * 5]:
+        assert time.monotonic() < deadline, "the log does not have the end of every message"
+        time.sleep(0.1)
+    return blast_id
+
+
+def _statuses(system: System, blast_id: str) -> list[str]:
+    return sorted(row["status"] for row in system.get(f"/api/logs/messages?blast={blast_id}")["logs"])
 
 
 def test_dry_run_sends_nothing(shell: Shell) -> None:

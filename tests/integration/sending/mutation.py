@@ -43,12 +43,12 @@ class Mutation:
     def trace(self, frame: FrameType, _event: str, _arg: object) -> Any:
         """Trace Kurir's own code; Python calls this for each function entered."""
         name = frame.f_code.co_filename
-        if not name.startswith(_ROOMS) or frame.f_code.co_qualname in _OUTSIDE:
+        if not name.startswith(_ROOMS) or frame.f_code.co_qualname in _OUTSIDE or not _of_the_job():
             return None
         return self._line
 
     def _line(self, frame: FrameType, event: str, _arg: object) -> Any:
-        if event != "line" or not self.heard or not _of_the_job():
+        if event != "line" or not self.heard:
             return self._line
         point = (frame.f_code.co_filename.removeprefix(str(_ROOT)), frame.f_lineno)
         if self.point is None:
