@@ -21,7 +21,7 @@ def _deliveries(system: System) -> Counter[tuple[str, str]]:
     return Counter((one["channel"], one["to"]) for one in system.delivered())
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_demo_adds_up(make_system: MakeSystem) -> None:
     """It exits with 0, shows sent and failed messages, and the sandbox receives each message exactly once.
 

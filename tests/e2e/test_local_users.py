@@ -51,7 +51,7 @@ def _doctor(system: System, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment(), check=False)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_other_users_reach_only_health_and_metrics(make_system: MakeSystem, tmp_path: Path) -> None:
     """The logger, the senders' status and the embedded server require secrets, which are in private files."""
     system = make_system()
@@ -81,7 +81,7 @@ async def test_other_users_reach_only_health_and_metrics(make_system: MakeSystem
     assert _doctor(system, tmp_path).returncode == 3
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_data_folder_of_an_earlier_version_gets_its_secrets(make_system: MakeSystem) -> None:
     """Its contents stay; an empty file left by a killed start does not count as a secret."""
     system = make_system()

@@ -138,7 +138,7 @@ async def _ended(system: System, blasts: list[str]) -> None:
     await wait_for(over, TERMINAL_S, "all blasts to end")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 async def test_no_log_contains_personal_data(make_system: MakeSystem) -> None:
     """This holds at level debug, in files and on the console, with two killed services and a restart of Redis."""
     system = make_system(

@@ -46,7 +46,7 @@ def _at_rest(system: System) -> list[tuple[str, str]]:
     return [(str(path), code) for path in files for code in CODES if code.encode() in path.read_bytes()]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_a_code_is_delivered_and_kept_nowhere(make_system: MakeSystem) -> None:
     """It is sent, refused with a quote of it, kept as a dead letter and sent again, also as a global variable."""
     system = make_system(KURIR_EMAIL_RATE="off", KURIR_WHATSAPP_RATE="off", KURIR_LOG_LEVEL="debug")

@@ -377,7 +377,7 @@ async def test_message_waits_for_a_connection_that_is_in_use_rather_than_open_on
             await asyncio.sleep(0)
             go.set()
             await first
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(20):
                 await second
         assert len(good.messages) == 2
         assert len(good.sessions) == 1

@@ -23,7 +23,7 @@ ADDRESSES = ("ok", "ok", "ok", "bounce", "flaky", "greylist")
 _COMPARISON = re.compile(r"^(?P<left>.+?)\s(?:==|>=|<=|>|<)\s[0-9.]+$")
 _ABSENCE = re.compile(r"^label_replace\(absent\((?P<left>.+?) == 1\),.*$")
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 
 @dataclass(frozen=True, slots=True)

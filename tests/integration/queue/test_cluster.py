@@ -84,7 +84,7 @@ async def test_events_of_a_quiet_partition_wait_for_no_other(world: World) -> No
         reading = asyncio.create_task(log.read(100, 4.0))
         await asyncio.sleep(0.05)
         await partition.call("emit_event", (b"\x93\xa1t\x01\x90",))
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(3.5):  # not the 4 s of a read
             entries = await reading
             while not entries:
                 entries = await log.read(100, 4.0)
