@@ -228,7 +228,7 @@ class Connection:
             if _is_yes(response.code):
                 accepted(response)
                 self.sent += 1
-                return _reply(response)
+                return Reply(response.code, response.message)
             raise RefusedError(Stage.DOT, _reply(response))  # noqa: TRY301 -- handled like those of the other stages
         except RefusedError as error:
             error.recipient = envelope.recipient

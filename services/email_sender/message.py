@@ -11,9 +11,8 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable
 from email.utils import formatdate
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -127,14 +126,15 @@ _MIXED = b'Content-Type: multipart/mixed; boundary="m%b"\r\n\r\n'
 
 
 class Mail(RenderedMessage, frozen=True):
-    """One message, ready to be encoded for a server; `covered` returns what a signature covers of its `head`."""
+    """One message, ready to be encoded for a server; its `own` headers are among those of its `head`."""
 
     message_id: str
     envelope: Envelope
     head: bytes
-    covered: Callable[[], Covered]
+    own: _OwnHeaders
     body: Body
     from_domain: str
+    frame: Frame
     # the whole message, being signed before its turn; None if that was not started
     signed: PendingMessage | None = None
 
@@ -142,6 +142,10 @@ class Mail(RenderedMessage, frozen=True):
         """Return the whole message in CRLF lines, dots not stuffed; `eight_bit` if the server offers 8BITMIME."""
         content = self.head + self.body.encode(eight_bit=eight_bit)
         return PlainLines(content) if self.body.plain else content
+
+    def covered(self) -> Covered:
+        """Return what a signature covers of its head."""
+        return self.frame.covered(self.own)
 
 
 class Frame:
@@ -231,9 +235,9 @@ class Frame:
         sender = self._return_path(job) if self._mail.bounce_domain else self._sender
         envelope = Envelope(sender, address, utf8)
         logged = self._template.subject_for_log(values, subject)
-        return Mail(job_id, logged, f"<{message_id}>", envelope, head, partial(self._covered, own), body, self.domain)
+        return Mail(job_id, logged, f"<{message_id}>", envelope, head, own, body, self.domain, self)
 
-    def _covered(self, own: _OwnHeaders) -> Covered:
+    def covered(self, own: _OwnHeaders) -> Covered:
         """Return what `signing.covered` returns for a message's head; looks only at what differs between messages."""
         unsubscribe = covered(own.unsubscribe) if own.unsubscribe else NOTHING
         first, last = self._covered_first, self._covered_last

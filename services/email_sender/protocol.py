@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from typing import cast
 
 from aiosmtplib import SMTPReadTimeoutError, SMTPResponse, SMTPResponseException, SMTPServerDisconnected
 from aiosmtplib.protocol import SMTPProtocol
@@ -98,7 +97,7 @@ class ReplyQueueProtocol(SMTPProtocol):
         if self._broken is not None or transport is None or transport.is_closing():
             raise SMTPServerDisconnected("the connection was lost") from self._broken
         self._owed += replies
-        cast("asyncio.WriteTransport", transport).write(data)
+        transport.write(data)  # type: ignore[attr-defined]  # aiosmtplib's type is that of any transport
 
     async def drain(self) -> None:
         """Wait until the transport accepts more data."""

@@ -28,6 +28,7 @@ _MESSAGES = ("message", "title", "detail", "error_description", "description", "
 _CODES = ("code", "error_code", "errorCode")
 _STATUSES = ("status", "statusCode", "status_code", "code")
 _FAILED = frozenset({"error", "fail", "failed", "failure"})
+_TELLING = frozenset({"error", "errors", "data", "success", "ok", *_STATUSES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ def _first(value: object) -> dict[str, Any]:
     while isinstance(value, list) and value:
         value = value[0]
     return value if isinstance(value, dict) else {}
+
+
+def may_refuse(body: dict[str, Any]) -> bool:
+    """Return whether `find_fault`, `stated_status` or `says_no` could find something; in most bodies they cannot."""
+    return not _TELLING.isdisjoint(body)
 
 
 def find_fault(body: dict[str, Any]) -> ApiFault | None:

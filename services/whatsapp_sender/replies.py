@@ -23,6 +23,7 @@ from services.whatsapp_sender.bodies import (
     find_fault,
     find_message_id,
     find_wamid,
+    may_refuse,
     own_fault,
     read_object,
     read_text,
@@ -99,9 +100,11 @@ class Reading(msgspec.Struct, frozen=True):
 def read(answer: Answer) -> Reading:
     """Parse a response."""
     body = read_object(answer.raw)
-    fault = find_fault(body)
-    status = stated_status(body) or answer.status
-    if fault is None and (says_no(body) or (status >= 400 and body)):
+    fault: ApiFault | None = None
+    status, telling = answer.status, may_refuse(body)
+    if telling:
+        fault, status = find_fault(body), stated_status(body) or status
+    if fault is None and ((telling and says_no(body)) or (status >= 400 and body)):
         fault = own_fault(body)
         if fault.code is not None and fault.code < LEAST_DISTINCT:
             fault = ApiFault(None, fault.words)

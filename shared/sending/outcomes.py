@@ -159,6 +159,11 @@ def sent_event(tried: Tried, receipt: Receipt, *, late: bool) -> bytes:
     )
 
 
+def late_event(tried: Tried, receipt: Receipt) -> bytes:
+    """Pack the `sent` event for an acceptance after the lease was lost."""
+    return sent_event(tried, receipt, late=True)
+
+
 def short_event(event: bytes, tried: Tried, receipt: Receipt) -> bytes:
     """Return the `sent` event of an acceptance, with its texts cut if it is too long for the journal."""
     if len(event) <= EVENT_BYTES:

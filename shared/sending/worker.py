@@ -27,7 +27,7 @@ from shared.logs import get_logger, note
 from shared.queue.leases import Lease
 from shared.sealing import SealError, without
 from shared.sending.holdings import BegunJob
-from shared.sending.outcomes import Outcome, Tried, accepted, refused, sent_event, short_event, untouched
+from shared.sending.outcomes import Outcome, Tried, accepted, late_event, refused, short_event, untouched
 from shared.sending.parts import WorkerParts
 from shared.sending.provider import ChainingProvider, MessageT, NotStartedError, Receipt, Start
 from shared.sending.settings import REPEAT
@@ -309,7 +309,7 @@ class Worker(Generic[MessageT]):
             receipt = Receipt(receipt.message_id, without(receipt.response, secrets))
         outcome = accepted(tried, receipt)
         self._parts.holdings.note_acceptance(attempt.begun, short_event(outcome.move.event, tried, receipt))
-        self._settle(attempt, outcome, partial(sent_event, tried, receipt, late=True))
+        self._settle(attempt, outcome, partial(late_event, tried, receipt))
         self._parts.consequences.provider_worked()
         _note(self._parts, tried, outcome)
 

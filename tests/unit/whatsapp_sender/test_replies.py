@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.whatsapp_sender.bodies import find_fault, may_refuse, says_no, stated_status
 from services.whatsapp_sender.replies import Answer, is_server_failure, read_answer, retry_after_s
 from shared.errors import (
     DeferredError,
@@ -287,3 +290,13 @@ def test_foreign_bytes_neither_hide_the_code_nor_break_the_words(raw: bytes, wor
 def test_odd_retry_after_is_bounded_or_none(written: str) -> None:
     """Arbitrary bytes in the header, or a date out of range, cause no failure."""
     assert (retry_after_s(Answer(429, b"", written)) or 0.0) <= 24 * 3600
+
+
+FIELDS = ("error", "errors", "data", "status", "statusCode", "status_code", "code", "success", "ok", "messages", "id")
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), st.sampled_from([None, False, "", "error", 401, {"error": "no"}])))
+def test_a_body_that_cannot_refuse_has_no_sign_of_a_refusal(body: dict[str, Any]) -> None:
+    """Most answers are looked at only once for all such signs."""
+    if not may_refuse(body):
+        assert (find_fault(body), stated_status(body), says_no(body)) == (None, None, False)
