@@ -331,7 +331,9 @@ def read_redis_url(env: EnvReader) -> str:
             env.problem("KURIR_REDIS_CA_FILE needs a KURIR_REDIS_URL that begins with rediss:// or rediss+sentinel://")
         elif not is_file(ca_file):
             env.problem(f"KURIR_REDIS_CA_FILE: the file {valid(ca_file)} does not exist or cannot be read")
-        query = urlencode({"ssl_ca_certs": ca_file})
+        elif valid(ca_file) != ca_file:
+            env.problem("KURIR_REDIS_CA_FILE: the file's name is not UTF-8: rename it")
+        query = urlencode({"ssl_ca_certs": valid(ca_file)})
         parts = parts._replace(query=f"{parts.query}&{query}" if parts.query else query)
     return parts.geturl()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +86,13 @@ def test_a_path_that_cannot_be_read_is_a_problem(path: str) -> None:
     assert problem.startswith("KURIR_BACKUP_DIR: /")
     (problem,) = problems(read_logger, KURIR_REDIS_URL="rediss://localhost", KURIR_REDIS_CA_FILE=path)
     assert problem.startswith("KURIR_REDIS_CA_FILE: the file /")
+
+
+def test_a_file_whose_name_is_not_utf8_is_named_as_a_problem(tmp_path: Path) -> None:
+    """It becomes a part of Redis's URL: the service ended with a traceback."""
+    path = f"{tmp_path}/\udcff.pem"
+    (problem,) = problems(read_ingest, KURIR_REDIS_URL="rediss://h", KURIR_REDIS_CA_FILE=path)
+    assert "does not exist" in problem
+    Path(path).touch()
+    (problem,) = problems(read_ingest, KURIR_REDIS_URL="rediss://h", KURIR_REDIS_CA_FILE=path)
+    assert problem == "KURIR_REDIS_CA_FILE: the file's name is not UTF-8: rename it"
