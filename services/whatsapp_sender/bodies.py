@@ -20,7 +20,7 @@ _MOST_WORDS = 500
 # no real id is as long; the log's index could not hold a much longer one
 _LONGEST_ID = 512
 _OBJECT = re.compile(r'\{\s*["}]')
-_CODE = re.compile(r"\s*\(?#?([0-9]{1,9})\s*\)?\s*")
+_CODE = re.compile(r"\s*+\(?#?([0-9]{1,9})\s*+\)?\s*+")
 _CODE_IN_WORDS = re.compile(r"\(#([0-9]{1,9})\)")
 # Meta's message ids: this prefix and about 50 characters of base64
 _WAMID = re.compile(r"wamid\.[A-Za-z0-9+/_=-]{8,512}")

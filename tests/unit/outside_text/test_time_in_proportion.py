@@ -17,6 +17,7 @@ from services.ingest.http.requests import BlastRequest
 from services.sandbox.header import decode_words
 from services.sandbox.mail import read_header
 from services.sandbox.mime import read_mail
+from services.whatsapp_sender.bodies import own_fault
 from services.whatsapp_sender.replies import Answer, read_answer
 from shared.mailboxes import normal_email
 from shared.masking import mask
@@ -54,6 +55,10 @@ def _hint(text: str) -> None:
     _Reader(1024 * 1024, recipients=True).feed(f"sep={text}xy\n")
 
 
+def _code(text: str) -> None:
+    own_fault({"code": f"5{text}x"})
+
+
 READERS: dict[str, Callable[[str], object]] = {
     "log mask": mask,
     "gaps of a text": settle,
@@ -67,6 +72,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "SMTP reply": lambda text: classify(Stage.RCPT, Reply(450, text)),
     "SMTP wait": asked_wait_s,
     "Qiscus answer": lambda text: read_answer(Answer(400, text.encode(), text, 0.0)),
+    "code of an answer": _code,
     "rate": Rate.parse,
     "duration": parse_seconds,
     "sandboxed mail": lambda text: read_header(text.encode()),
