@@ -1,12 +1,14 @@
 """Templates as YAML: texts, whole numbers, exact decimals and booleans, without YAML's surprising conversions.
 
 YAML 1.1 would read 010 as 8, 12:30 as 750 and 2026-02-01 as a date, and 12.50 as a float that prints 12.5. What JSON
-cannot hold is refused: other types, names that are no texts, values within themselves, and aliases without bounds.
+cannot hold is refused: other types, names that are no texts or come twice, values within themselves, and aliases
+without bounds.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -88,15 +90,20 @@ def _count(node: yaml.Node, counted: dict[int, int]) -> int:
     counted[id(node)] = 0
     inner = list(node.value)
     if isinstance(node, yaml.MappingNode):
-        for name, _ in node.value:
-            _check_name(name)
+        _check_names([name for name, _ in node.value])
         inner = [value for _, value in node.value]
     counted[id(node)] = 1 + sum(_count(one, counted) for one in inner)
     return counted[id(node)]
 
 
-def _check_name(node: yaml.Node) -> None:
-    if node.tag not in {_STR, _MERGE}:
-        raise ConstructorError(
-            None, None, 'a name must be a text: put it, or the whole value as "{{ name }}", in quotes', node.start_mark
-        )
+def _check_names(names: Iterable[yaml.Node]) -> None:
+    """Raise yaml.YAMLError for a name that is no text, or that another value has already (YAML 1.1, 3.2.1.3)."""
+    seen: set[str] = set()
+    for name in names:
+        if name.tag not in {_STR, _MERGE}:
+            words = 'a name must be a text: put it, or the whole value as "{{ name }}", in quotes'
+            raise ConstructorError(None, None, words, name.start_mark)
+        if name.tag == _STR and name.value in seen:
+            words = f"{name.value[:MAX_CHARS]!r} is given twice: remove one of the two"
+            raise ConstructorError(None, None, words, name.start_mark)
+        seen.add(name.value)

@@ -16,14 +16,16 @@ from shared.errors import SettingsError
 from shared.numbers import json_number
 from shared.template_yaml import load_template
 
+_SUFFIXES = {".yaml", ".yml"}
+
 
 def read_templates(folder: Path, region: str) -> dict[str, TemplateFile]:
-    """Read every `*.yaml` of a folder by template id; raises SettingsError with every problem of every file."""
+    """Read every template file of a folder by template id; raises SettingsError with every problem of every file."""
     if not folder.is_dir():
         raise SettingsError([f"KURIR_TEMPLATES_DIR: the folder {folder} does not exist"])
     found: dict[str, TemplateFile] = {}
     problems: list[str] = []
-    for path in sorted(folder.glob("*.yaml")):
+    for path in sorted(one for one in folder.iterdir() if one.suffix.lower() in _SUFFIXES):
         try:
             file = _read(path, region)
         except SettingsError as error:

@@ -69,12 +69,21 @@ NESTED = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("x: !!timestamp abc", "tag"),
         ("x: !!binary '*'", "tag"),
         ("x: !!set {a}", "tag"),
+        ("subject: one\nhtml: two\nsubject: three", r"(?s)'subject' is given twice.*line 3"),
+        ("x: [{type: text, 'type': number}]", "'type' is given twice"),
     ],
 )
 def test_what_json_cannot_hold_is_refused_with_its_reason(content: str, words: str) -> None:
     """Some ended ingest with a traceback, nested aliases took all memory, and others had a reason of Python's."""
     with pytest.raises((yaml.YAMLError, ValueError), match=words):
         load_template(content)
+
+
+def test_both_usual_endings_of_a_file_are_read(tmp_path: Path) -> None:
+    """A template in a `.yml` file was not there, and nothing said so; files with other endings are left alone."""
+    for name in ("one.yaml", "two.yml", "three.YML", "four.yaml.bak", "five.txt"):
+        (tmp_path / name).write_text(FILE.replace("bill", name.partition(".")[0]))
+    assert set(read_templates(tmp_path, "ID")) == {"one", "two", "three"}
 
 
 def test_aliases_and_merges_are_read() -> None:
