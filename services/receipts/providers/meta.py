@@ -109,9 +109,15 @@ def read_status(status: Mapping[str, Any], found: Found) -> None:
 
 
 def _error_of(status: Mapping[str, Any]) -> tuple[str, str]:
-    error = next(iter(each(status.get("errors"))), {})
+    """Return the code and the words of the error that says most: an opt-out, else the first that has a code."""
+    error = min(each(status.get("errors")), key=_silence_of, default={})
     details = text(mapping(error.get("error_data")).get("details"), LONGEST_WORDS)
     return text(error.get("code")), details or first_text(error, "message", "title", most=LONGEST_WORDS)
+
+
+def _silence_of(error: Mapping[str, Any]) -> int:
+    code = text(error.get("code"))
+    return 0 if code == _OPTED_OUT else 1 if code else 2
 
 
 def _read_preference(preference: Mapping[str, Any], value: Mapping[str, Any], found: Found) -> None:
