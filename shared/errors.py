@@ -58,10 +58,11 @@ class QueueFullError(KurirError):
         self.retry_after_s = retry_after_s
 
 
-# why messages failed or were not sent: the classes of the errors below, and of endings without an attempt
+# why messages failed, were not sent or were given back: the classes of the errors below, and those of events that no
+# error stands behind
 ERROR_CLASSES = (
     "transient", "unavailable", "deferred", "permanent", "stop", "stop_blast", "uncertain", "gave_up", "poison",
-    "cancelled", "expired", "suppressed",
+    "lost", "undecodable", "cancelled", "expired", "suppressed", "untried",
 )  # fmt: skip
 _LONGEST_CODE = 64
 _LONGEST_MESSAGE = 4096

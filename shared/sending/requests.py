@@ -36,7 +36,7 @@ class Requests:
     def make(self, lease: Lease, now_ms: int) -> BeginRequest:
         """Return the request for a job."""
         event = processing_event(lease, now_ms, self._settings.sender_id)
-        exhausted = lease.attempt > self._settings.max_attempts and self._is_exhausted(lease)
+        exhausted = lease.attempt > self._settings.max_attempts and self._counts_abandoned(lease)
         limit = self._limit_of(lease.job) if self._is_limited else None
         if limit is None:
             return BeginRequest(lease, event, exhausted)
@@ -56,8 +56,8 @@ class Requests:
         most_ms = min(max(period_ms, LEAST_LATE_MS), MOST_LATE_MS)
         return self._pace.late_ms(self._settings.timing.late_start_ms, most_ms)
 
-    def _is_exhausted(self, lease: Lease) -> bool:
-        """Whether the attempts are used up, since the last one was abandoned; a deferral uses none."""
+    def _counts_abandoned(self, lease: Lease) -> bool:
+        """Whether the attempts before this one count, the last as abandoned: a job that was deferred has one left."""
         if self._settings.on_uncertain == REPEAT:
             return False
         return lease.deliveries > 1 or not lease.job.deferrals

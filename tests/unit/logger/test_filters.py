@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,6 +22,8 @@ from services.logger.filters import (
 from shared.errors import SendError, TransientError
 from shared.queue.sweeper import CANCELLED
 from shared.sending.outcomes import _ENDINGS
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def outcome(read: Callable[[], int | None]) -> int | str | None:
@@ -72,12 +76,27 @@ def test_times_are_read_in_any_usual_form(text: str, ms: int) -> None:
     assert read_span({"from": text}) == Span(ms, None)
 
 
+def _written_classes() -> set[str]:
+    """Return the classes that the code writes into events as they stand (`Ended` and `Returned`, sixth argument)."""
+    calls = [
+        node
+        for room in ("shared", "services")
+        for path in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"Ended", "Returned"} and len(node.args) > 5
+    ]
+    return {str(call.args[5].value) for call in calls if isinstance(call.args[5], ast.Constant)}
+
+
 def test_an_unknown_class_of_errors_is_refused_with_those_that_exist() -> None:
     """It was answered with no message, as if none had failed; each class that a message can have is known."""
     with pytest.raises(InvalidQueryError, match=r"'nope' is unknown; use transient, .*, poison"):
         read_message_filter({"error_class": "nope"})
     made = {one.error_class for one in (*SendError.__subclasses__(), *TransientError.__subclasses__())}
-    for name in made | {one.error_class for one in _ENDINGS.values()} | {"gave_up", CANCELLED.error_class}:
+    made |= {one.error_class for one in _ENDINGS.values()} | {"gave_up", CANCELLED.error_class}
+    written = _written_classes()
+    assert written >= {"lost", "undecodable", "untried"}
+    for name in made | written:
         assert read_message_filter({"error_class": name}).error_class == name
 
 
