@@ -56,8 +56,9 @@ up: $(LEAN) ## Run the whole system in the foreground
 	@$(BIN)/kurir up
 
 test: $(STAMP) ## Run every test except soak and compose
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not soak and not compose and not timing"
-	$(BIN)/pytest -m "timing and not soak" $$(grep -rl --include='*.py' 'mark\.timing' tests)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -p no:rerunfailures \
+		-m "not soak and not compose and not timing"
+	$(BIN)/pytest -m "timing and not soak" $$(grep -rlE --include='*.py' 'mark\.(timing|cost)' tests)
 
 test-fast: $(STAMP) ## Run only the unit tests
 	$(BIN)/pytest tests/unit

@@ -45,6 +45,19 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Make each test of a cost a timing test that is run up to three times, since other work only adds to a time.
+
+    The other timing tests also claim that something never happens too early, so they are run once.
+    """
+    for item in items:
+        if item.get_closest_marker("cost"):
+            item.add_marker("timing")
+            if config.pluginmanager.hasplugin("rerunfailures"):
+                item.add_marker(pytest.mark.flaky(reruns=2))
+
+
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[RedisServer]:
     """Start the session's Valkey; a test that kills or restarts a server makes its own `RedisServer`."""

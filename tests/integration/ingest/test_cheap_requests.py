@@ -260,7 +260,7 @@ async def _spent(ingest: RunningIngest, raw: bytes) -> float:
     return await ingest.thread_time() - before
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 @pytest.mark.parametrize("kind", SHAPES)
 async def test_no_request_of_8_kb_blocks_ingest(ingest: RunningIngest, start_ingest: StartIngest, kind: str) -> None:
     """The bound holds for every body and answer; the least of several tries counts, as the machine may be busy."""
@@ -276,7 +276,7 @@ async def test_no_request_of_8_kb_blocks_ingest(ingest: RunningIngest, start_ing
     assert slow == {}, "milliseconds"
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_a_flood_without_a_key_is_cheap_to_refuse(start_ingest: StartIngest, redis: object) -> None:
     """The same queries without a key are refused within the bound."""
     assert redis is not None
@@ -285,7 +285,7 @@ async def test_a_flood_without_a_key_is_cheap_to_refuse(start_ingest: StartInges
     assert sorted(spent)[len(spent) // 2] < MOST_S / 4
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 @pytest.mark.parametrize("unit", ["?otp", "&otp", '"otp":', '"', "\\", "{", '{"a":[', "Bearer ", "=", "%7B"])
 def test_masking_takes_time_in_proportion(unit: str) -> None:
     """Eight times the input takes at most a small multiple of eight times the time."""
@@ -340,7 +340,7 @@ async def _status(ingest: RunningIngest, raw: bytes) -> int:
     return int((await _text(ingest, raw)).split(maxsplit=2)[1])
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 @pytest.mark.parametrize("path", [f"{BLAST}?templateId=otp&channels=email", "/api/suppressions/import?channel=email"])
 async def test_other_requests_get_turns_while_a_long_file_is_checked(ingest: RunningIngest, path: str) -> None:
     """While tens of thousands of rows are checked, another request waits for a few dozen of them at most."""

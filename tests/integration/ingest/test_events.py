@@ -200,7 +200,7 @@ async def test_a_client_that_does_not_read_costs_no_memory(ingest: RunningIngest
     writer.transport.abort()
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_streams_cost_little(ingest: RunningIngest, api: Api, peers: Peers) -> None:
     """With 20 unfinished blasts and 10 streams, ingest uses less than 5 % of a core."""
     ids = [(await api.blast(person(number))).body["blastId"] for number in range(20)]

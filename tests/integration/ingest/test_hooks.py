@@ -355,7 +355,7 @@ async def test_hooks_are_outside_the_limits_of_the_api(redis: Redis, tmp_path: P
             assert {(await post(api, hook_request("brevo"), token="x")).status for _ in range(20)} == {404}
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_strangers_cost_little(start_ingest: StartIngest, redis: Redis) -> None:
     """A wrong token is refused before the body is read: far below what an answer of the API costs."""
     assert await redis.ping()

@@ -77,7 +77,7 @@ async def server_ms(server: RedisServer, call: Callable[[], Awaitable[object]], 
     return (sum(process.cpu_times()[:2]) - before) / times * 1000
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_calls_cost_the_same_with_a_thousand_bulk_blasts(large: tuple[World, RedisServer]) -> None:
     """With 1,000 bulk streams and 120,000 jobs a fetch, and a read of the statistics, take the server below 1 ms."""
     world, server = large
@@ -91,7 +91,7 @@ async def test_calls_cost_the_same_with_a_thousand_bulk_blasts(large: tuple[Worl
     assert truth.waiting == 120_000
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_no_call_costs_more_with_thousands_of_paused_blasts(large: tuple[World, RedisServer]) -> None:
     """With 3,000 paused bulk blasts, all of which a sender has served, no call of a sender takes the server 2 ms."""
     world, server = large
@@ -124,7 +124,7 @@ async def test_no_call_costs_more_with_thousands_of_paused_blasts(large: tuple[W
     assert await server_ms(server, leaving.consumer.leave, 1) < 11  # one tick of the clock that counts
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_parked_retries_do_not_slow_a_fetch(large: tuple[World, RedisServer]) -> None:
     """With 20,000 jobs that wait for their next attempt, a fetch takes the server below 1 ms."""
     world, server = large
@@ -136,7 +136,7 @@ async def test_parked_retries_do_not_slow_a_fetch(large: tuple[World, RedisServe
     assert await server_ms(server, lambda: sender.fetch(10), 200) < 1
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_cancelled_blast_ends_within_seconds(large: tuple[World, RedisServer]) -> None:
     """50,000 jobs end, and their events are added, within 2 s; a small blast at the end of the lane immediately."""
     world, _ = large
@@ -243,7 +243,7 @@ async def test_the_cost_of_a_command_is_measured(large: tuple[World, RedisServer
     assert most["PING"] < 1
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_no_call_is_slow_with_heavy_attachments(large: tuple[World, RedisServer]) -> None:
     """Jobs of 300 recipients with a megabyte each take every path, from enqueueing to the end, a check and a sweep:
     no call takes the server 20 ms, and afterwards its memory is as before."""
@@ -274,7 +274,7 @@ async def test_no_call_is_slow_with_heavy_attachments(large: tuple[World, RedisS
     await FileStore(world.redis).forget("email", [(lease.job_id, 1) for lease in leases[50:60]])
     assert MOVES | {"sweep", "sweep_blast_stream", "recount"} <= set(most)
     assert {"check_files", "forget_files"} <= set(most)
-    assert max(most.values()) < 20, most
+    assert {name: ms for name, ms in most.items() if ms >= 20} == {}
     await world.check_balance(*blasts)
     await world.written()
 
@@ -284,7 +284,7 @@ async def test_no_call_is_slow_with_heavy_attachments(large: tuple[World, RedisS
     await wait_for(all_gone, 10, "files and memory to go")
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_no_call_is_slow_with_jobs_of_the_previous_version(large: tuple[World, RedisServer]) -> None:
     """100 jobs that contain a megabyte of files each: scripts do not spend long on jobs that they cannot read."""
     world, server = large
@@ -310,11 +310,11 @@ async def test_no_call_is_slow_with_jobs_of_the_previous_version(large: tuple[Wo
     while some := await sender.fetch(100):
         assert set(await sender.obey(some)) == {"cancelled"}
     assert MOVES | {"sweep", "sweep_blast_stream", "recount"} <= set(most)
-    assert max(most.values()) < 20, most
+    assert {name: ms for name, ms in most.items() if ms >= 20} == {}
     await world.check_balance(*blasts)
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_no_call_is_slow_with_many_small_files(large: tuple[World, RedisServer]) -> None:
     """500 recipients with ten files each are added in several steps and swept in small pages: none takes 20 ms."""
     world, server = large
@@ -331,10 +331,10 @@ async def test_no_call_is_slow_with_many_small_files(large: tuple[World, RedisSe
         await world.control.cancel_blast(blast.blast_id)
         await world.check_balance(blast)
     assert {"put_files", "enqueue", "sweep", "sweep_blast_stream"} <= set(most)
-    assert max(most.values()) < 20, most
+    assert {name: ms for name, ms in most.items() if ms >= 20} == {}
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_no_call_is_slow_with_large_jobs_outside_the_streams(large: tuple[World, RedisServer]) -> None:
     """200 jobs with 200 KB of variables each wait for a limit, and 50 are deferred: no call of the doctor or of a
     cancellation takes 20 ms."""
@@ -360,11 +360,11 @@ async def test_no_call_is_slow_with_large_jobs_outside_the_streams(large: tuple[
     assert (await world.progress(limited)).counts["cancelled"] == 199
     assert (await world.progress(later)).counts["cancelled"] == 50
     assert {"check_index", "sweep", "HSCAN", "recount"} <= set(most)
-    assert max(most.values()) < 20, most
+    assert {name: ms for name, ms in most.items() if ms >= 20} == {}
     await world.check_balance(limited, later)
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 @pytest.mark.parametrize("count", [MOST_AT_ONCE, 20_000])
 async def test_no_call_of_a_recount_is_slow(large: tuple[World, RedisServer], count: int) -> None:
     """The jobs that the doctor counts in one call, and ten times as many, page by page; some are deferred, some in
@@ -380,11 +380,11 @@ async def test_no_call_of_a_recount_is_slow(large: tuple[World, RedisServer], co
     most = await note_costs(world, server)
     assert await Doctor(world.partition, "doctor", repair=True).examine() == []
     assert ("count_jobs" in most) == (count > MOST_AT_ONCE)
-    assert max(most.values()) < 20, most
+    assert {name: ms for name, ms in most.items() if ms >= 20} == {}
     await world.check_balance(*blasts)
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 async def test_a_dead_sender_with_many_jobs_is_taken_over_in_short_calls(large: tuple[World, RedisServer]) -> None:
     """A sender with a thousand jobs in flight and as many in its buffer is taken over: no call takes 20 ms."""
     world, server = large

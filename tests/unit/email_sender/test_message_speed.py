@@ -35,7 +35,7 @@ class _Once:
         return subject
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 @pytest.mark.parametrize("category", ["transactional", "marketing"])
 def test_message_of_a_frame_costs_microseconds(category: str) -> None:
     """The CPU time of the headers, both parts and their encodings of a 1.5 KB message is small, without rendering."""

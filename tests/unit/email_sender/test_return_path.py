@@ -53,7 +53,7 @@ def test_job_id_that_does_not_fit_is_sent_all_the_same() -> None:
     assert sender_of(blast_id="x" * 60) == "shop@example.com"
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 def test_return_path_costs_microseconds() -> None:
     """At thousands of messages a second it takes less than a hundredth of a sender's time."""
     frame, jobs = Frame(make_blast(), BOUNCING), [make_job(index=index) for index in range(1000)]

@@ -98,7 +98,7 @@ def _filled(unit: str, size: int) -> str:
     return (unit * (size // len(unit) + 1))[:size] + "\x00"
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 @pytest.mark.parametrize("name", READERS)
 def test_eight_times_the_text_takes_about_eight_times_as_long(name: str) -> None:
     """Quadratic work would take 64 times as long; readers that take less than 20 ms are not checked."""

@@ -136,7 +136,7 @@ def _repeated(case: Any, times: int) -> bytes:
 LARGE = [case for case in CASES if case.receipts and case.provider != "ses"]
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 @pytest.mark.parametrize("case", LARGE, ids=[f"{case.provider}: {case.name}" for case in LARGE])
 def test_time_is_in_proportion(case: Any) -> None:
     """Eight times the events take at most twenty times as long."""

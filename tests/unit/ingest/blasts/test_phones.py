@@ -142,7 +142,7 @@ def test_national_notations_of_numbers_are_read(text: str, region: str, digits: 
     assert normal_phone(text, region) == digits
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 @pytest.mark.parametrize(
     "unit", ["0", " ", "1 ", "(", "()", "1(", "/", "1/", "+", ".", "1,", "1'", "x", "ext", "-", "e1"]
 )

@@ -45,7 +45,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.timing
+@pytest.mark.cost
 @pytest.mark.parametrize("shape", SHAPES)
 def test_25_megabytes_are_read_in_little_time(shape: str) -> None:
     """No shape of mail costs more than two seconds of processor time, whether it repeats parts, lines or letters."""
