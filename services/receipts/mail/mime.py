@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.errors import HeaderParseError
-from email.header import decode_header, make_header
+from email.header import decode_header
 
 from shared.foreign_text import decoded, legible
 
@@ -63,9 +63,10 @@ class Headers:
         if "=?" not in value:
             return value
         try:
-            return legible(str(make_header(decode_header(value))))
-        except (HeaderParseError, LookupError, ValueError):
+            pieces = decode_header(value)
+        except HeaderParseError:
             return value
+        return legible("".join(_decoded_piece(piece, charset) for piece, charset in pieces))
 
 
 def fields_of(block: bytes) -> Iterator[tuple[str, str]]:
@@ -103,15 +104,28 @@ class Part:
 
     def text(self) -> str:
         """Return the beginning of the content as text, in its charset or in a guessed one."""
-        raw = self.content()
-        charset = self.parameters.get("charset", "").strip().lower()
-        charset = _OTHER_NAMES.get(charset, charset)
-        if _CHARSET.fullmatch(charset) or charset == "hz":
-            try:
-                return raw.decode(charset)
-            except (LookupError, ValueError):
-                pass
-        return decoded(raw)
+        return _in_charset(self.content(), self.parameters.get("charset", ""))
+
+
+def _in_charset(raw: bytes, charset: str) -> str:
+    """Return text in its charset, or in a guessed one if that is unknown or wrong."""
+    charset = charset.strip().lower()
+    charset = _OTHER_NAMES.get(charset, charset)
+    if _CHARSET.fullmatch(charset) or charset == "hz":
+        try:
+            return raw.decode(charset)
+        except (LookupError, ValueError):
+            pass
+    return decoded(raw)
+
+
+def _decoded_piece(piece: bytes | str, charset: str | None) -> str:
+    """Return a piece of a header as `decode_header` gives it: with its charset, or as it was outside encoded words."""
+    if isinstance(piece, str):
+        return piece
+    if charset is None:
+        return piece.decode("raw-unicode-escape", "replace")
+    return _in_charset(piece, charset.partition("*")[0])
 
 
 def with_line_feeds(raw: bytes) -> bytes:

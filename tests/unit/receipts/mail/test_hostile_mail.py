@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.receipts.mail.mime import Headers
 from tests.unit.receipts.mail.expected import RECEIPTS
 from tests.unit.receipts.mail.reading_samples import read, sample
 
@@ -100,6 +101,25 @@ def test_charset_is_never_trusted(charset: str, words: bytes) -> None:
     raw = raw.replace(b"550 5.1.1 <ana@example.org>: Recipient address rejected: User unknown", words)
     for receipt in read(raw).receipts:
         receipt.words.encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "readable"),
+    [
+        ("=?iso-2022-\u00e3p?B?ZmFpbHVyZSBub3RpY2U=?=", "failure notice"),
+        ("=?x-unknown?Q?failure_notice?=", "failure notice"),
+        ("=?undefined?Q?failure_notice?=", "failure notice"),
+        ("=?zip?B?ZmFpbHVyZSBub3RpY2U=?=", "failure notice"),
+        ("=?us-ascii?Q?failure_=E9?=", "failure \u00e9"),
+        ("=?utf-8?B?ZmFpbHVyZSDpbm90?=", "failure \u00e9not"),
+        ("=?utf-8?Q?failure?= of \u8a71 \\ud800 =?utf-8*de?Q?=C3=BC?=", "failure of \u8a71 \ufffd \u00fc"),
+        ("Re: =?gb2312?B?zcvQxQ==?= =?gb2312?B?o7o=?=x", "Re: \u9000\u4fe1\uff1ax"),
+        ("=?utf-8?B?A?= failure notice", "=?utf-8?B?A?= failure notice"),
+    ],
+)
+def test_header_field_in_any_charset_is_read(value: str, readable: str) -> None:
+    """A field is read by the words that can be decoded, whatever charset it names."""
+    assert Headers(b"Subject: " + value.encode()).readable("subject") == readable
 
 
 def test_words_are_cut_and_made_valid() -> None:
