@@ -21,6 +21,7 @@ _MOST_WORDS = 2000
 _MOST_PARAGRAPHS = 20
 _GAP = re.compile(r"\n[ \t]{0,80}\n")
 _ADDRESS = re.compile(r"[^\s<>\"'(),;:\[\]]{1,64}@[^\s<>\"'(),;:\[\]]{1,253}")
+_BRACKETED = re.compile(rf"<(?:{_ADDRESS.pattern}|\"[^\"<>\\]{{1,64}}\"@[^\s<>\"]{{1,253}})>")
 # an address that begins its line, alone or before a colon, as Exim, qmail, Gmail and Yahoo write it
 _LISTED = re.compile(rf"[ \t]{{0,20}}(?:\*[ \t])?[<\"']?({_ADDRESS.pattern})[>\"']?[ \t]*(?:$|[:(\[]|\.\.\. | on )")
 
@@ -49,6 +50,17 @@ def is_from_daemon(mail: ReceivedMail) -> bool:
 def is_surely_from_daemon(mail: ReceivedMail) -> bool:
     """Return whether a mail is from an address that only mail servers have."""
     return _local_part(mail).startswith(SURE_DAEMONS)
+
+
+def address_in(value: str) -> str:
+    """Return the first address of a header field, one in angle brackets before others; "" if it has none.
+
+    The standard library's parser of addresses recurses over nested comments and groups.
+    """
+    found = _BRACKETED.search(value)
+    if found is None:
+        found = _ADDRESS.search(value)
+    return found[0].strip("<>") if found else ""
 
 
 def _local_part(mail: ReceivedMail) -> str:

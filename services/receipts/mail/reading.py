@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from email.utils import mktime_tz, parseaddr, parsedate_tz
+from email.utils import mktime_tz, parsedate_tz
 
 import msgspec
 
@@ -19,6 +19,7 @@ from services.receipts.mail.identity import Named, find_job
 from services.receipts.mail.intake import SOURCE
 from services.receipts.mail.mime import Headers
 from services.receipts.mail.plain_bounces import (
+    address_in,
     has_null_sender,
     is_from_daemon,
     is_surely_from_daemon,
@@ -149,7 +150,7 @@ def _judged(mail: ReceivedMail, outcomes: Sequence[Outcome], receipts: Sequence[
 def _recipient(mail: ReceivedMail) -> str:
     """Return the recipient of the message that a mail returns, "" if it does not say."""
     for headers in (mail.returned, Headers(mail.quoted.encode("utf-8", "replace"))):
-        found = parseaddr(headers.get("to")[:1000])[1] if headers is not None else ""
+        found = address_in(headers.get("to")[:1000]) if headers is not None else ""
         if found:
             return found
     return ""

@@ -199,6 +199,29 @@ def test_only_a_verdict_on_our_recipient_is_hard(final: str, severity: str) -> N
     assert [one.severity for one in read(raw).receipts] == [severity]
 
 
+@pytest.mark.parametrize(
+    "to",
+    [
+        "Ana <ana@example.org>",
+        '"bea@example.org" <ana@example.org>',
+        "ana@example.org (Bea)",
+        "ana@example.org, bea@example.org",
+        "(a " * 300 + "<ana@example.org>",
+        "a:" * 300 + "<ana@example.org>",
+        "<" * 300 + "ana@example.org>",
+    ],
+)
+@pytest.mark.parametrize(("final", "severity"), [("ana", "hard"), ("bea", "soft")])
+def test_recipient_of_the_returned_mail_is_read_however_it_is_written(to: str, final: str, severity: str) -> None:
+    """Names, comments and groups, however deep, do not hide the address that our mail went to."""
+    raw = sample("postfix-unknown-user").replace(
+        b"Final-Recipient: rfc822; ana@example.org", f"Final-Recipient: rfc822; {final}@example.org".encode()
+    )
+    raw = raw.replace(b"\r\nTo: Ana <ana@example.org>\r\n", f"\r\nTo: {to}\r\n".encode())
+    assert to.encode() in raw
+    assert [one.severity for one in read(raw).receipts] == [severity]
+
+
 def test_number_of_a_character_in_an_address_is_read() -> None:
     """A server that takes ASCII alone writes an international address with the numbers of its characters (RFC 6533)."""
     raw = sample("postfix-smtputf8").replace(
