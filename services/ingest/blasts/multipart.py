@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
-from aiohttp import BodyPartReader, MultipartReader, StreamReader
+from aiohttp import (
+    BadContentDispositionHeader,
+    BadContentDispositionParam,
+    BodyPartReader,
+    MultipartReader,
+    StreamReader,
+)
 from aiohttp.http_exceptions import BadHttpMessage
 
 from services.ingest.http.bodies import ENDINGS, Meter, check_charset_of, coding_of
 from services.ingest.http.errors import ApiError
 from services.ingest.http.operation import Call
+from shared.foreign_text import valid
 
 MULTIPART = "multipart/form-data"
 _CHUNK = 65536
 _MOST_LINES = 200
 # the exceptions of aiohttp for a body that is not multipart, or a part that it cannot decode
 _BROKEN = (ValueError, AssertionError, RuntimeError, LookupError, BadHttpMessage, *ENDINGS)
+# aiohttp warns of a malformed Content-Disposition by its text, and Python would log and keep each such text for good;
+# the part has no name then, which the answer says
+for _category in (BadContentDispositionHeader, BadContentDispositionParam):
+    warnings.simplefilter("ignore", _category)
 
 
 class Part:
@@ -25,10 +37,10 @@ class Part:
     def __init__(self, reader: BodyPartReader, meter: Meter) -> None:
         self._reader = reader
         self._meter = meter
-        self.name = reader.name or ""
-        self.filename = reader.filename or ""
-        self.charset = reader.get_charset("")
-        self._named = reader.headers.get("Content-Type", "")
+        self.name = valid(reader.name or "")
+        self.filename = valid(reader.filename or "")
+        self.charset = valid(reader.get_charset(""))
+        self._named = valid(reader.headers.get("Content-Type", ""))
         self.content_type = self._named.partition(";")[0].strip().lower()
         if coding_of(reader.headers.get("Content-Encoding", "")):
             raise ApiError("UNSUPPORTED_ENCODING", "the parts of a multipart body must not be compressed")

@@ -77,6 +77,29 @@ REQUESTS = {
 }  # fmt: skip
 
 
+_PARTS = (
+    b'--b\r\nContent-Disposition: form-data; name="blast"\r\nContent-Type: application/json\r\n\r\n'
+    b'{"templateId":"otp","channels":["email"]}\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="recipients"; filename="a.csv"\r\nContent-Type: text/csv\r\n\r\n'
+    b"name,email,code\nAna,a@example.com,1\n\r\n--b--\r\n"
+)
+_FIELDS = {
+    "a byte in a type": (b"text/csv", b"text/\xffcsv"),
+    "a byte before a type": (b"application/json", b"\xa0application/json"),
+    "a byte in a charset": (b"text/csv", b"text/csv; charset=\xe9"),
+    "a charset in a strange form": (b"text/csv", b"text/csv; charset*=zip''%ff"),
+    "a byte in a file's name": (b"a.csv", b"\xff.csv"),
+    "a file's name in UTF-16": (b'filename="a.csv"', b"filename*=utf-16''%ff%fe%00%d8"),
+    "a byte in a part's name": (b'name="recipients"', b'name="recipi\xffents"'),
+    "a name in a strange form": (b'name="blast"', b"name*=utf-7''+2AA-"),
+    "a broken disposition": (b'form-data; name="recipients"', b'form-dat name="""recipients'),
+    "an encoding": (b"Content-Type: text/csv", b"Content-Encoding: \xff\r\nContent-Type: text/csv"),
+    "a transfer encoding": (b"Content-Type: text/csv", b"Content-Transfer-Encoding: \xff\r\nContent-Type: text/csv"),
+    "a length": (b"Content-Type: text/csv", b"Content-Length: \xb2\r\nContent-Type: text/csv"),
+    "a header's name": (b"Content-Type: text/csv", b"X-\xff: 1\r\nContent-Type: text/csv"),
+}
+
+
 async def _say(ingest: RunningIngest, request: bytes) -> tuple[int, bytes]:
     reader, writer = await asyncio.open_connection("127.0.0.1", ingest.port)
     writer.write(request)
@@ -102,3 +125,17 @@ async def test_foreign_bytes_are_answered_and_logged(what: str, ingest: RunningI
         return any(isinstance(one, ApiRequest) and one.status == 202 for one in events)
 
     await wait_for(logged)
+
+
+@pytest.mark.filterwarnings("ignore::aiohttp.BadContentDispositionHeader")
+@pytest.mark.filterwarnings("ignore::aiohttp.BadContentDispositionParam")
+@pytest.mark.parametrize("what", _FIELDS)
+async def test_foreign_bytes_in_a_parts_header_are_answered(what: str, ingest: RunningIngest, api: Api) -> None:
+    """In the header of any part of a multipart body, the answer is below 500 and valid Unicode."""
+    old, new = _FIELDS[what]
+    assert old in _PARTS
+    body = _PARTS.replace(old, new)
+    status, answer = await _say(ingest, _post(_ROUTE, body, b"Content-Type: multipart/form-data; boundary=b\r\n"))
+    assert status < 500, answer
+    assert orjson.loads(answer)
+    assert (await api.blast(person())).status == 202
