@@ -121,4 +121,5 @@ def _encoded(mail: Mail, keys: Sequence[DkimKey], *, eight_bit: bool) -> bytes:
 
 def draft(mail: Mail, keys: Sequence[DkimKey]) -> Draft:
     """Return a message to be signed; of its headers, only those of its body are looked at again."""
-    return Draft(mail.encode(eight_bit=False), keys, mail.covered(), len(mail.head))
+    body = mail.body.encode(eight_bit=False)
+    return Draft(mail.head, body, keys, mail.frame.covered(mail.own), plain=mail.body.plain)

@@ -25,7 +25,7 @@ from services.email_sender.mime import PlainLines, clean, mailbox, text_part, un
 from services.email_sender.ready_part import ready_part
 from services.email_sender.settings import MailSettings
 from services.email_sender.signers import PendingMessage
-from services.email_sender.signing import NOTHING, Covered, covered, relaxed
+from services.email_sender.signing import Covered, covered, relaxed
 from shared.addresses import AddressError
 from shared.blasts import Blast
 from shared.errors import PermanentError, StopBlastError
@@ -45,6 +45,7 @@ _HTML = b'Content-Type: text/html; charset="utf-8"'
 _END_OF_HEADERS = b"MIME-Version: 1.0\r\n"
 # headers of each message, as a signature lists them
 _OWN_NAMES = (b"message-id", b"date", b"subject", b"to", b"from")
+_UNSUBSCRIBE_NAMES = (b"list-unsubscribe-post", b"list-unsubscribe")
 
 
 class _OwnHeaders(msgspec.Struct, frozen=True):
@@ -143,10 +144,6 @@ class Mail(RenderedMessage, frozen=True):
         content = self.head + self.body.encode(eight_bit=eight_bit)
         return PlainLines(content) if self.body.plain else content
 
-    def covered(self) -> Covered:
-        """Return what a signature covers of its head."""
-        return self.frame.covered(self.own)
-
 
 class Frame:
     """The frame of a blast's messages; raises PermanentError or StopBlastError if the blast cannot become mail."""
@@ -182,9 +179,10 @@ class Frame:
         to = quote(mail.unsubscribe_to, safe="@+")
         self._by_mail = f",\r\n <mailto:{to}?subject=unsubscribe%20" if to else ""
         self._list = list_headers(blast, self.domain) if self._marketing else b""
-        self._covered_last = _covered_again(self._list + self._job_headers)
-        reply_to_line = _covered_again(self._reply_to)
-        self._covered_first = Covered((*reply_to_line.names, *_OWN_NAMES), reply_to_line.lines)
+        last, reply_to_line = _covered_again(self._list + self._job_headers), _covered_again(self._reply_to)
+        unsubscribe = _UNSUBSCRIBE_NAMES if self._marketing else ()
+        self._covered_names = (*last.names, *unsubscribe, *reply_to_line.names, *_OWN_NAMES)
+        self._covered_last, self._covered_first = last.lines, reply_to_line.lines
         self._covered_from = _covered_again(self._from.removesuffix(b"To: ")).lines
 
     @property
@@ -239,22 +237,22 @@ class Frame:
 
     def covered(self, own: _OwnHeaders) -> Covered:
         """Return what `signing.covered` returns for a message's head; looks only at what differs between messages."""
-        unsubscribe = covered(own.unsubscribe) if own.unsubscribe else NOTHING
-        first, last = self._covered_first, self._covered_last
-        return Covered(
-            (*last.names, *unsubscribe.names, *first.names),
-            b"%b%b%bmessage-id:<%b>\r\ndate:%b\r\nsubject:%b\r\nto:%b\r\n%b"
-            % (
-                last.lines,
-                unsubscribe.lines,
-                first.lines,
-                own.message_id,
-                own.date,
-                relaxed(own.subject),
-                relaxed(own.to),
-                self._covered_from,
-            ),
+        lines = (
+            self._covered_last,
+            covered(own.unsubscribe).lines if own.unsubscribe else b"",
+            self._covered_first,
+            b"message-id:<",
+            own.message_id,
+            b">\r\ndate:",
+            own.date,
+            b"\r\nsubject:",
+            relaxed(own.subject),
+            b"\r\nto:",
+            relaxed(own.to),
+            b"\r\n",
+            self._covered_from,
         )
+        return Covered(self._covered_names, b"".join(lines))
 
     def _return_path(self, job: Job) -> str:
         """Return the envelope's sender that names the job, where bounces come back to us."""

@@ -10,7 +10,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+import msgspec
 
 from services.email_sender.encoder import MOST_AGE_S, SIGN_AHEAD_BYTES, Encoder
 from services.email_sender.message import Frames, Mail
@@ -21,18 +22,14 @@ MOST_AHEAD_BYTES = 16 * 1024 * 1024
 _LEAST_BYTES = 4_000
 _AT_ONCE, _AT_ONCE_BYTES = 4, 32 * 1024
 
-_Key = tuple[str, int]
+# blast, index, run: a sender has the jobs of one channel
+_Key = tuple[str, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Prepared(msgspec.Struct, frozen=True):
     mail: Mail
     made_at: float
-
-    @property
-    def size(self) -> int:
-        # its texts, and the encoded message
-        return _LEAST_BYTES + 2 * self.mail.body.size
+    size: int
 
     def drop(self) -> None:
         """Cancel its signature, unless a thread is making it."""
@@ -54,7 +51,7 @@ class Preparations:
     def plan(self, jobs: Sequence[tuple[Job, Blast]]) -> None:
         """Prepare jobs soon, in this order, those of lane `high` first; ignores jobs that are already planned."""
         for job, blast in jobs:
-            key = (job.job_id, job.run)
+            key = (job.blast_id, job.index, job.run)
             if key not in self._prepared and key not in self._planned:
                 self._planned[key] = (job, blast)
                 if job.lane == "high":
@@ -86,7 +83,7 @@ class Preparations:
     def _pop(self, job: Job) -> _Prepared | None:
         if not self._planned and not self._prepared:
             return None
-        key = (job.job_id, job.run)
+        key = (job.blast_id, job.index, job.run)
         self._planned.pop(key, None)
         prepared = self._prepared.pop(key, None)
         if prepared is not None:
@@ -114,8 +111,10 @@ class Preparations:
         if frame.expected_size > SIGN_AHEAD_BYTES or not self._encoder.signs_aside(frame.domain):
             return
         mail = frame.fill(job)
-        if mail.body.size > SIGN_AHEAD_BYTES:
+        if (size := mail.body.size) > SIGN_AHEAD_BYTES:
             return
         mail = self._encoder.sign_ahead(mail, urgent=job.lane == "high")
-        self._prepared[key] = prepared = _Prepared(mail, asyncio.get_running_loop().time())
-        self._bytes += prepared.size
+        # its texts, and the encoded message
+        size = _LEAST_BYTES + 2 * size
+        self._prepared[key] = _Prepared(mail, asyncio.get_running_loop().time(), size)
+        self._bytes += size

@@ -43,36 +43,42 @@ NOTHING = Covered()
 
 def signed(content: bytes, keys: Sequence[DkimKey]) -> bytes:
     """Return a message in CRLF lines, preceded by one DKIM-Signature per key."""
-    return Draft(content, keys).signed()
+    return Draft(b"", content, keys).signed()
 
 
 class Draft:
     """A message with everything prepared except the signing itself, the only slow step.
 
-    `own` is what is covered of the headers in its first `own_bytes` bytes; the other headers are looked at here.
+    `own` is what is covered of the headers in `head`; the other headers, at the start of `rest`, are looked at here.
+    `plain` is whether all lines are plain (`PlainLines`).
     """
 
-    def __init__(self, content: bytes, keys: Sequence[DkimKey], own: Covered = NOTHING, own_bytes: int = 0) -> None:
-        self._content = content
-        end = content.index(b"\r\n\r\n", max(0, own_bytes - 2)) + 2
-        others = (_covered_again if own_bytes else covered)(content[own_bytes:end])
+    __slots__ = ("_body_hash", "_head", "_headers", "_plain", "_rest")
+
+    def __init__(
+        self, head: bytes, rest: bytes, keys: Sequence[DkimKey], own: Covered = NOTHING, *, plain: bool = False
+    ) -> None:
+        start = rest.index(b"\r\n\r\n") + 4
+        others = _covered_again(rest[: start - 2])
         names, lines = others.names + own.names, others.lines + own.lines
-        body_hash = binascii.b2a_base64(body_digest(content, end + 2), newline=False)
+        digest = plain_digest(rest, start) if plain else body_digest(rest, start)
+        self._body_hash = body_hash = binascii.b2a_base64(digest, newline=False)
+        self._head, self._rest, self._plain = head, rest, plain
         second = int(time.time())
         self._headers: list[tuple[DkimKey, bytes, bytes]] = []
         for key in keys:
             written, hashed = _tags(key.tags, names, second)
             # RFC 6376, 3.7: the signature's own header is hashed last, with an empty `b=` and no line break at its end
-            digest = hashlib.sha256(b"%b%b%b; b=" % (lines, hashed, body_hash)).digest()
-            self._headers.append((key, b"%b%b;\r\n b=" % (written, body_hash), digest))
+            digest = hashlib.sha256(b"".join((lines, hashed, body_hash, b"; b="))).digest()
+            self._headers.append((key, written, digest))
 
     def signed(self) -> bytes:
         """Return the message, preceded by its signatures."""
         pieces: list[bytes] = []
-        for key, header, digest in self._headers:
-            pieces += header, _folded(key.sign(digest)), b"\r\n"
-        content = b"".join((*pieces, self._content))
-        return PlainLines(content) if isinstance(self._content, PlainLines) else content
+        for key, written, digest in self._headers:
+            pieces += written, self._body_hash, b";\r\n b=", _folded(key.sign(digest)), b"\r\n"
+        content = b"".join((*pieces, self._head, self._rest))
+        return PlainLines(content) if self._plain else content
 
 
 @lru_cache(maxsize=64)
@@ -138,8 +144,6 @@ def body_digest(content: bytes, start: int) -> bytes:
     Each run of white space in a line becomes one space, and is removed at the line's end; empty lines at the body's end
     are removed. The hash is fed piece by piece, so that a large message holds the interpreter's lock only briefly.
     """
-    if isinstance(content, PlainLines):
-        return _plain_digest(content, start)
     digest = hashlib.sha256()
     end = len(content.rstrip(b" \t\r\n"))
     if end <= start:
@@ -155,8 +159,8 @@ def body_digest(content: bytes, start: int) -> bytes:
     return digest.digest()
 
 
-def _plain_digest(content: PlainLines, start: int) -> bytes:
-    """Return what `body_digest` returns: only empty lines at the end are to be removed."""
+def plain_digest(content: bytes, start: int) -> bytes:
+    """Return what `body_digest` returns for plain lines: only empty ones at the end are to be removed."""
     end = len(content)
     while end > start and content.endswith(b"\r\n", start, end):
         end -= 2

@@ -110,7 +110,7 @@ async def test_no_more_bytes_are_kept_than_allowed(preparations: Preparations, m
     monkeypatch.setattr(preparing, "MOST_AHEAD_BYTES", 10_000)
     jobs = [make_job(index=index) for index in range(20)]
     await prepared(preparations, jobs)
-    first = [job for job in jobs if (job.job_id, job.run) in preparations._prepared]
+    first = [job for job in jobs if (job.blast_id, job.index, job.run) in preparations._prepared]
     assert 1 <= len(first) < 5
     assert first == jobs[: len(first)]
     assert all(preparations.take(job) is not None for job in first)

@@ -21,7 +21,7 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.started, self.opened = threading.Event(), threading.Event()
         self.signed: list[bytes] = []
-        monkeypatch.setattr(Draft, "signed", lambda draft: self._signed(draft._content))
+        monkeypatch.setattr(Draft, "signed", lambda draft: self._signed(draft._rest))
 
     def _signed(self, message: bytes) -> bytes:
         if message == content(b"1"):
@@ -45,7 +45,7 @@ def signers() -> Iterator[Signers]:
 
 
 def ahead(name: bytes) -> PendingMessage:
-    return PendingMessage(Draft(content(name), [RSA]).signed)
+    return PendingMessage(Draft(b"", content(name), [RSA]).signed)
 
 
 def content(name: bytes) -> bytes:

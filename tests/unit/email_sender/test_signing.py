@@ -20,7 +20,7 @@ from services.email_sender.dkim_keys import DkimKey, KeyRing
 from services.email_sender.encoder import ENCODE_ASIDE_BYTES, Encoder, draft
 from services.email_sender.message import Frame, Mail
 from services.email_sender.mime import PlainLines, is_plain
-from services.email_sender.signing import body_digest, signed
+from services.email_sender.signing import body_digest, plain_digest, signed
 from services.email_sender.signing import covered as covered_headers
 from shared.jobs import Attachment, Recipient
 from shared.templates import Template
@@ -113,7 +113,7 @@ def test_what_is_covered_is_known_without_looking_at_the_head(category: str, rep
     recipient = Recipient("ana@example.com", content.name, {"s": content.subject})
     for mail in (MAIL, replace(MAIL, with_metadata=True, unsubscribe_to="off@example.com")):
         filled = Frame(make_blast(template=template, reply_to=reply_to), mail).fill(make_job(recipient=recipient))
-        assert filled.covered() == covered_headers(filled.head)
+        assert filled.frame.covered(filled.own) == covered_headers(filled.head)
 
 
 @settings(max_examples=300, deadline=None)
@@ -134,7 +134,7 @@ def assert_hash_is_dkimpys(body: bytes) -> None:
     expected = dkim.HASH_ALGORITHMS[b"rsa-sha256"](Relaxed.canonicalize_body(body)).digest()
     assert body_digest(head + body, len(head)) == expected
     if is_plain(body):
-        assert body_digest(PlainLines(head + body), len(head)) == expected
+        assert plain_digest(head + body, len(head)) == expected
 
 
 @pytest.mark.parametrize(
