@@ -46,10 +46,12 @@ _END_OF_HEADERS = b"MIME-Version: 1.0\r\n"
 # headers of each message, as a signature lists them
 _OWN_NAMES = (b"message-id", b"date", b"subject", b"to", b"from")
 _UNSUBSCRIBE_NAMES = (b"list-unsubscribe-post", b"list-unsubscribe")
+_UNSUBSCRIBE = b"List-Unsubscribe: %b\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+_COVERED_UNSUBSCRIBE = b"list-unsubscribe-post:List-Unsubscribe=One-Click\r\nlist-unsubscribe:%b\r\n"
 
 
 class _OwnHeaders(msgspec.Struct, frozen=True):
-    """The headers' values that differ between the messages of a blast, and the whole lines to unsubscribe by."""
+    """The headers' values that differ between the messages of a blast; `unsubscribe` is b"" for a blast without it."""
 
     to: bytes
     subject: bytes
@@ -224,7 +226,7 @@ class Frame:
                 own.message_id,
                 b">\r\n",
                 self._reply_to,
-                own.unsubscribe,
+                _UNSUBSCRIBE % own.unsubscribe if own.unsubscribe else b"",
                 self._list,
                 self._job_headers % {b"job": job_line},
             )
@@ -239,7 +241,7 @@ class Frame:
         """Return what `signing.covered` returns for a message's head; looks only at what differs between messages."""
         lines = (
             self._covered_last,
-            covered(own.unsubscribe).lines if own.unsubscribe else b"",
+            _COVERED_UNSUBSCRIBE % relaxed(own.unsubscribe) if own.unsubscribe else b"",
             self._covered_first,
             b"message-id:<",
             own.message_id,
@@ -290,11 +292,9 @@ class Frame:
         return Body(text, html, self._attached, own, self._boundary, plain)
 
     def _unsubscribe(self, url: str, token: str) -> bytes:
-        """Return the headers of RFC 8058, with a `mailto:` link only if the settings name a mailbox for it."""
+        """Return where to unsubscribe (RFC 8058), with a `mailto:` link only if the settings name a mailbox for it."""
         by_mail = f"{self._by_mail}{token}>" if self._by_mail else ""
-        return (f"List-Unsubscribe: <{url}>{by_mail}\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n").encode(
-            "ascii"
-        )
+        return f"<{url}>{by_mail}".encode("ascii")
 
 
 def list_headers(blast: Blast, domain: str) -> bytes:
