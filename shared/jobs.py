@@ -7,6 +7,7 @@ immutable snapshot. Its id is deterministic, so a repeated request gives the sam
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -123,12 +124,19 @@ class JobId(msgspec.Struct, frozen=True):
     channel: str
 
 
+# an index that fits into 63 bits
+_JOB_ID = re.compile(r"([^:]+):([0-9]{1,18}):([^:]+)")
+
+
+def is_job_id(text: str) -> bool:
+    """Return whether a text is a job id."""
+    return _JOB_ID.fullmatch(text) is not None
+
+
 def parse_job_id(job_id: str) -> JobId | None:
     """Split a job id into its parts; return None for any other text."""
-    parts = job_id.split(":")
-    if len(parts) != 3 or not all(parts) or not parts[1].isdecimal() or not parts[1].isascii():
-        return None
-    return JobId(parts[0], int(parts[1]), parts[2])
+    found = _JOB_ID.fullmatch(job_id)
+    return JobId(found[1], int(found[2]), found[3]) if found else None
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=packed_number)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import msgspec
 import orjson
@@ -54,7 +53,7 @@ FROM early_receipts WHERE id > ?3 ORDER BY id LIMIT ?4
 """
 
 
-class Incoming(NamedTuple):
+class Incoming(msgspec.Struct, frozen=True, gc=False):
     """A receipt from a channel's stream, its time in ms, and its id if it waited until now."""
 
     channel: str

@@ -63,8 +63,7 @@ class LoggerMetrics:
     def receipts(self, delays: Delays) -> None:
         """Observe the delays of new receipts."""
         for labels, every in delays.items():
-            for seconds in every:
-                self._delays.observe(labels, seconds)
+            self._delays.observe_all(labels, every)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""

@@ -7,8 +7,9 @@ opt-in. A message of another channel is never found: a receipt belongs to the ch
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from itertools import starmap
 
+import msgspec
 import orjson
 
 from services.logger.database import Database
@@ -33,7 +34,7 @@ SELECT {_COLUMNS} FROM message_logs INDEXED BY {{index}} WHERE {{column}} = ? AN
 _OPTS = frozenset({"opted_out", "opted_in"})
 
 
-class Target(NamedTuple):
+class Target(msgspec.Struct, frozen=True, gc=False):
     """The columns of the row that a receipt belongs to; `address` is None while the job's `Queued` has not arrived."""
 
     row_id: int
@@ -63,6 +64,20 @@ def match(connection: Database, incoming: Sequence[Incoming]) -> tuple[Matched, 
     A receipt that concerns suppressions also waits for a row that has its address.
     """
     by_job = _rows_by_job(connection, incoming)
+    found: Matched = []
+    for one in incoming:
+        receipt = one.receipt
+        target = _by_name(one, by_job) if receipt.message_id else by_job.get(receipt.job_id)
+        if target is None or target.address is None or target.channel != one.channel:
+            return _match_others(connection, incoming, by_job)
+        found.append((one, target))
+    return found, []
+
+
+def _match_others(
+    connection: Database, incoming: Sequence[Incoming], by_job: Mapping[str, Target]
+) -> tuple[Matched, list[Incoming]]:
+    """Match receipts of which some name no job of a complete row."""
     named = [_by_name(one, by_job) for one in incoming]
     nameless = [one for one, target in zip(incoming, named, strict=True) if target is None]
     by_provider = _rows_by_provider(connection, nameless) if nameless else {}
@@ -79,28 +94,27 @@ def match(connection: Database, incoming: Sequence[Incoming]) -> tuple[Matched, 
     return found, unknown
 
 
-def _rows_by_job(connection: Database, incoming: Iterable[Incoming]) -> dict[tuple[str, str], Target]:
-    """Return the rows of the jobs that receipts name, by channel and job id."""
+def _rows_by_job(connection: Database, incoming: Iterable[Incoming]) -> dict[str, Target]:
+    """Return the rows of the jobs that receipts name, by job id."""
     names = {one.receipt.job_id for one in incoming if not one.receipt.message_id}
     names.update(name for one in incoming if one.receipt.message_id for name in _names(one.receipt))
     names.discard("")
     if not names:
         return {}
-    rows = map(Target._make, connection.execute(_BY_JOB, (orjson.dumps(list(names)).decode(),)))
-    return {(row.channel, row.job_id): row for row in rows}
+    rows = starmap(Target, connection.execute(_BY_JOB, (orjson.dumps(list(names)).decode(),)))
+    return {row.job_id: row for row in rows}
 
 
 def _names(receipt: Receipt) -> Iterable[str]:
-    """Return the job ids that a receipt with a Message-ID names, the most reliable first."""
-    own = job_of_message_id(receipt.message_id)
+    """Return the job ids that a receipt names, the most reliable first."""
+    own = job_of_message_id(receipt.message_id) if receipt.message_id else None
     return dict.fromkeys(name for name in (receipt.job_id, own[0] if own else "") if name)
 
 
-def _by_name(one: Incoming, rows: Mapping[tuple[str, str], Target]) -> Target | None:
-    receipt = one.receipt
-    if not receipt.message_id:  # as from WhatsApp, so most of all
-        return rows.get((one.channel, receipt.job_id))
-    return next((rows[one.channel, name] for name in _names(receipt) if (one.channel, name) in rows), None)
+def _by_name(one: Incoming, rows: Mapping[str, Target]) -> Target | None:
+    """Return the row of the job that a receipt names, if that is of its channel."""
+    named = (rows.get(name) for name in _names(one.receipt))
+    return next((row for row in named if row is not None and row.channel == one.channel), None)
 
 
 def _rows_by_provider(connection: Database, incoming: Iterable[Incoming]) -> dict[tuple[str, str], Target]:
@@ -108,7 +122,7 @@ def _rows_by_provider(connection: Database, incoming: Iterable[Incoming]) -> dic
     ids = {one.receipt.provider_id for one in incoming if one.receipt.provider_id}
     if not ids:
         return {}
-    rows = map(Target._make, connection.execute(_BY_PROVIDER, (orjson.dumps(list(ids)).decode(),)))
+    rows = starmap(Target, connection.execute(_BY_PROVIDER, (orjson.dumps(list(ids)).decode(),)))
     found: dict[tuple[str, str], Target] = {}
     for row in rows:
         key = (row.channel, row.message_id or "")
@@ -123,8 +137,8 @@ def _latest_to(connection: Database, channel: str, address: str) -> Target | Non
     columns = ("recipient_email" if "@" in address else "recipient_phone", "recipient_identity")
     places = [(columns[0], address), *(((columns[0], own),) if own != address else ()), (columns[1], own)]
     rows = [
-        Target._make(row)
+        Target(*row)
         for column, value in places
         for row in connection.execute(_BY_ADDRESS.format(index=f"idx_{column}", column=column), (value, channel))
     ]
-    return max(rows, default=None)
+    return max(rows, key=lambda row: row.row_id, default=None)

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import NamedTuple
 
+import msgspec
 import orjson
 
 from services.logger.database import Database
@@ -63,7 +63,7 @@ class Noted:
     new: Iterable[NewReceipt] = ()
 
 
-class _New(NamedTuple):
+class _New(msgspec.Struct, frozen=True, gc=False):
     """A receipt that was not known, its message, its time, its source as it is stored, and the run that it is about."""
 
     receipt: Receipt
@@ -73,7 +73,7 @@ class _New(NamedTuple):
     run: int
 
 
-class _State(NamedTuple):
+class _State(msgspec.Struct, frozen=True, gc=False):
     """A new delivery of a message: its kind, when, and the message's row."""
 
     kind: str
@@ -96,7 +96,7 @@ def apply_receipts(connection: Database, incoming: Sequence[Incoming], now_ms: i
     return Noted(
         _delays(new),
         write_suppressions(connection, [_reported(one) for one in new if concerns_suppressions(one.receipt)]),
-        (NewReceipt(target.job_id, run, at_ms, source, receipt) for receipt, target, at_ms, source, run in new),
+        (NewReceipt(one.target.job_id, one.run, one.at_ms, one.source, one.receipt) for one in new),
     )
 
 
@@ -133,15 +133,17 @@ def _select_new(found: Sequence[tuple[Incoming, Target]], known: set[Key]) -> li
     sends it again later.
     """
     new = []
-    # hardly any provider leaves out the time
-    timed = all(one.receipt.timed for one, _ in found)
-    seen = set() if timed else {(job_id, kind, source) for job_id, kind, _, source in known}
-    for (_, receipt, at_ms, _), target in found:
+    # made only if one has no time: hardly any provider leaves it out
+    seen: set[tuple[str, str, str]] | None = None
+    for one, target in found:
+        receipt, at_ms = one.receipt, one.at_ms
         source = receipt.source[:_LONGEST_SOURCE]
         key = (target.job_id, receipt.kind, at_ms, source)
         if key in known:
             continue
-        if not timed:
+        if seen is None and not receipt.timed:
+            seen = {(job_id, kind, source) for job_id, kind, _, source in known}
+        if seen is not None:
             timeless = (target.job_id, receipt.kind, source)
             if timeless in seen and not receipt.timed:
                 continue
@@ -156,13 +158,15 @@ def _select_new(found: Sequence[tuple[Incoming, Target]], known: set[Key]) -> li
 def _alike(new: Iterable[_New]) -> dict[Alike, list[str]]:
     """Return the jobs of receipts that differ in nothing else: most have a time in whole seconds, and no words."""
     alike: dict[Alike, list[str]] = {}
-    for receipt, target, at_ms, source, run in new:
+    for one in new:
+        receipt, target = one.receipt, one.target
         plain = (
             receipt.provider_id == target.message_id and receipt.address == target.address and not receipt.message_id
         )
         like = (
-            target.channel, receipt.kind, at_ms, source, run, receipt.severity, receipt.code[:_LONGEST_CODE],
-            receipt.words[:_LONGEST_WORDS], receipt.trusted, "" if plain else _evidence(receipt, target),
+            target.channel, receipt.kind, one.at_ms, one.source, one.run, receipt.severity,
+            receipt.code[:_LONGEST_CODE], receipt.words[:_LONGEST_WORDS], receipt.trusted,
+            "" if plain else _evidence(receipt, target),
         )  # fmt: skip
         jobs = alike.get(like)
         if jobs is None:
@@ -172,17 +176,23 @@ def _alike(new: Iterable[_New]) -> dict[Alike, list[str]]:
 
 
 def _reported(new: _New) -> Reported:
-    receipt, target, at_ms, _, _ = new
-    return Reported(target.channel, target.address or "", target.job_id, at_ms, receipt)
+    target = new.target
+    return Reported(target.channel, target.address or "", target.job_id, new.at_ms, new.receipt)
 
 
 def _delays(new: Iterable[_New]) -> Delays:
     """Return by channel and kind how long after its message was sent each receipt's event took place."""
     delays: Delays = {}
-    for receipt, target, at_ms, _, _ in new:
-        if target.status == "sent":
-            of_kind = delays.setdefault((target.channel, receipt.kind), [])
-            of_kind.append(max(0.0, (at_ms - ms_of(target.updated_at)) / 1000))
+    for one in new:
+        target = one.target
+        if target.status != "sent":
+            continue
+        labels = (target.channel, one.receipt.kind)
+        of_kind = delays.get(labels)
+        if of_kind is None:
+            of_kind = delays[labels] = []
+        seconds = (one.at_ms - ms_of(target.updated_at)) / 1000
+        of_kind.append(seconds if seconds > 0 else 0.0)
     return delays
 
 
@@ -201,8 +211,9 @@ def _evidence(receipt: Receipt, target: Target) -> str:
 def _raised(new: Iterable[_New]) -> dict[str, _State]:
     """Return the new deliveries by job: a higher rank, or the same kind at an earlier time."""
     raised: dict[str, _State] = {}
-    for receipt, target, at_ms, _, _ in new:
-        kind, state = receipt.kind, raised.get(target.job_id)
+    for one in new:
+        target, kind, at_ms = one.target, one.receipt.kind, one.at_ms
+        state = raised.get(target.job_id)
         before, at_before = (target.delivery, target.delivery_at or "") if state is None else (state.kind, state.at)
         if _outranks(target.channel, kind, before):
             raised[target.job_id] = _State(kind, rfc3339(at_ms), target)
@@ -216,15 +227,16 @@ def _raised(new: Iterable[_New]) -> dict[str, _State]:
 def _write_deliveries(connection: Database, raised: Mapping[str, _State]) -> None:
     """Write the new deliveries into the messages' rows, and move their counts."""
     written = Deliveries()
-    # most messages of a batch make the same few moves, so count each move first
-    moves: dict[tuple[str, str, str | None, str], int] = {}
-    for kind, at, target in raised.values():
+    for state in raised.values():
+        kind, at, target = state.kind, state.at, state.target
         rows = written.updates.get((kind, at))
         if rows is None:
             rows = written.updates[kind, at] = []
         rows.append(target.row_id)
-        move = (target.blast_id, target.channel, target.delivery, kind)
-        moves[move] = moves.get(move, 0) + 1
+    # most messages of a batch make the same few moves, so count each move first
+    moves = Counter(
+        [(one.target.blast_id, one.target.channel, one.target.delivery, one.kind) for one in raised.values()]
+    )
     for (blast_id, channel, before, after), n in moves.items():
         if before == after:
             continue

@@ -7,7 +7,7 @@ few and prepared, since the whole pipeline shares the machine with the senders.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -24,7 +24,7 @@ from services.logger.webhooks.results import FAILS_FOR_MS, Report, apply_reports
 from shared.channels import WEBHOOK
 from shared.clock import Clock, SystemClock, rfc3339
 from shared.errors import DecodeError
-from shared.events import Event, EventBatch, Receipts, pack_batch
+from shared.events import Event, Receipts, pack_batch
 from shared.jobs import TERMINAL
 from shared.queue.event_log import EventEntry
 
@@ -97,8 +97,8 @@ class EventWriter:
         batches = [entry.batch for entry in entries if not isinstance(entry.batch, DecodeError)]
         new = iter(rows_of(connection).note_batches(connection, batches, now_ms // 1000, self._producers))
         for entry in entries:
-            batch = entry.batch
-            if entry.channel == WEBHOOK.name:
+            batch, channel = entry.batch, entry.channel
+            if channel == WEBHOOK.name:
                 reported[entry.partition] = entry.entry_id
             if entry.unread is not None:
                 self._keep_unread(connection, entry, str(entry.unread), entry.unread.raw)
@@ -106,11 +106,13 @@ class EventWriter:
                 self._keep_unread(connection, entry, str(batch), batch.raw)
             elif not next(new):
                 applied.repeated += 1
-            elif entry.channel == WEBHOOK.name:
+            elif channel == WEBHOOK.name:
                 reports += [Report(entry.partition, event) for event in batch.events]
             else:
                 events += batch.events
-                receipts += _receipts_of(entry.channel, batch, now_ms)
+                for event in batch.events:
+                    if isinstance(event, Receipts):
+                        receipts += incoming_of(channel, event.items, event.taken_at_ms, now_ms)
         applied.events = len(events) + len(reports)
         # entries that had been applied before were folded too
         of_all = ahead is not None and ahead[0] is entries and not applied.repeated
@@ -149,13 +151,6 @@ class EventWriter:
 def _events_of(entry: EventEntry) -> Sequence[Event]:
     """Return the events of an entry that change messages and blasts."""
     return () if isinstance(entry.batch, DecodeError) or entry.channel == WEBHOOK.name else entry.batch.events
-
-
-def _receipts_of(channel: str, batch: EventBatch, now_ms: int) -> Iterator[Incoming]:
-    """Yield the receipts of a batch; `channel` is that of its stream."""
-    for event in batch.events:
-        if isinstance(event, Receipts):
-            yield from incoming_of(channel, event.items, event.taken_at_ms, now_ms)
 
 
 def write_events(connection: Database, events: Iterable[Event]) -> Written:

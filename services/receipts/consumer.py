@@ -29,7 +29,7 @@ _MOST_ENTRIES = 200
 _AT_ONCE = 50
 _BLOCK_S = 1.0
 # when there is little to do, entries gather: a call of Redis costs as much as reading an entry of ten receipts
-_GATHER_S = 0.05
+_GATHER_S = 0.1
 # larger bodies are read in a thread: one of 3 MB takes about 100 ms
 _LARGE_BYTES = 64 * 1024
 # an entry is with a live consumer for milliseconds, or as long as the logger is behind; taking it twice does no harm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 GATEWAY_EVENTS = "gateway:events"
 LOGGER_GROUP = "logger"
@@ -94,6 +95,7 @@ class LimitKeys(PartitionKeys):
         return f"{self.channel}.limits"
 
 
+@lru_cache(1024)
 def place_of(key: str) -> tuple[str, int]:
     """Return the channel and the index of the partition that has a key, ("", 0) for a key of no partition."""
     found = _PLACE.match(key)

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from shared.foreign_text import decoded, legible
-from shared.jobs import parse_job_id
+from shared.jobs import is_job_id
 from shared.receipts import LONGEST_RECEIPT_WORDS
 
 LONGEST_WORDS = LONGEST_RECEIPT_WORDS
@@ -83,8 +83,9 @@ def each(value: Any) -> Iterator[Mapping[str, Any]]:
 def text(value: Any, most: int = LONGEST_ID) -> str:
     """Return a text or a whole number as valid, readable text of at most `most` characters, "" for any other value."""
     if isinstance(value, str):
-        plain = len(value) <= most and value.isascii() and value.isprintable()
-        return value.strip() if plain else legible(value, most).strip()
+        if len(value) <= most and value.isascii() and value.isprintable():
+            return value.strip()
+        return legible(value, most).strip()
     if isinstance(value, float) and value.is_integer() and abs(value) < 10.0**15:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**_MOST_DIGITS:
@@ -102,11 +103,9 @@ def first_text(values: Mapping[str, Any], *names: str, most: int = LONGEST_ID) -
 
 def word(value: Any) -> str:
     """Return a text as a key for tables: lower case, without spaces and signs."""
-    if value is None:
-        return ""
-    return (
-        _word_of(value) if isinstance(value, str) and len(value) <= LONGEST_CODE else _plain(text(value, LONGEST_CODE))
-    )
+    if isinstance(value, str) and len(value) <= LONGEST_CODE:
+        return _word_of(value)
+    return "" if value is None else _plain(text(value, LONGEST_CODE))
 
 
 @lru_cache(1024)
@@ -132,7 +131,7 @@ def own_message_id(value: Any) -> str:
 def own_job_id(value: Any) -> str:
     """Return a value if it is a job id; the field may hold another application's data."""
     found = identifier(value)
-    return found if parse_job_id(found) else ""
+    return found if is_job_id(found) else ""
 
 
 def address_of(value: Any) -> str:
@@ -154,12 +153,19 @@ def moment(value: Any, taken_at: float) -> float:
 
 
 def _seconds(value: Any) -> float:
+    if isinstance(value, str) and len(value) <= _LONGEST_TIME:
+        return _written_seconds(value.strip())
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return float(value)
         except OverflowError:
             return math.nan
-    words = value.strip() if isinstance(value, str) and len(value) <= _LONGEST_TIME else text(value, _LONGEST_TIME)
+    return _written_seconds(text(value, _LONGEST_TIME))
+
+
+@lru_cache(1024)
+def _written_seconds(words: str) -> float:
+    # most bodies name only a few seconds
     try:
         return float(words)
     except ValueError:

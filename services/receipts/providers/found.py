@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from services.receipts.providers.fields import (
     LONGEST_ADDRESS,
@@ -24,7 +26,7 @@ _MOST_PROBLEMS = 3
 _KIND = re.compile(r"[A-Za-z0-9_.-]+")
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """The message that an event is about: the ids that name it, and the address that the event names."""
 
     job_id: str = ""
@@ -55,8 +57,7 @@ class Found:
 
         An opt-out or opt-in may name only an address. Any other event that names no message is a problem.
         """
-        by_address = kind in {"opted_out", "opted_in"} and message.address
-        if not message.is_named and not by_address:
+        if not message.is_named and not (kind in {"opted_out", "opted_in"} and message.address):
             self.problem(f"an event of the kind {kind} names no message")
             return
         seconds = moment(at, self._taken_at)
@@ -68,7 +69,7 @@ class Found:
                 message.job_id,
                 message.message_id,
                 message.provider_id,
-                text(message.address, LONGEST_ADDRESS) if message.address else "",
+                message.address if len(message.address) <= LONGEST_ADDRESS else text(message.address, LONGEST_ADDRESS),
                 severity,
                 text(reply[0], LONGEST_CODE) if reply[0] != "" else "",
                 text(reply[1], LONGEST_WORDS) if reply[1] != "" else "",

@@ -39,7 +39,7 @@ _OTHER_TYPES = frozenset({"payment"})
 _PREFERENCES: Mapping[str, ReceiptKind] = {"stop": "opted_out", "resume": "opted_in", "signup": "opted_in"}
 _MARKETING = frozenset({"", "marketingmessages"})
 # other lists of a change: inbound messages, errors of the account, echoes of messages sent by others
-_OTHER_LISTS = ("messages", "errors", "message_echoes", "calls", "group_participants")
+_OTHER_LISTS = frozenset({"messages", "errors", "message_echoes", "calls", "group_participants"})
 _OTHER_FIELDS = frozenset(
     {
         "account_alerts", "account_offboarded", "account_reconnected", "account_review_update",
@@ -70,7 +70,7 @@ def walk(body: Any, found: Found) -> None:
 
 def walk_value(value: Mapping[str, Any], found: Found, field: Any = None) -> None:
     """Read the value of a change, or a body of a gateway that passes only this on."""
-    others = sum(len(items(value.get(name))) for name in _OTHER_LISTS)
+    others = 0 if _OTHER_LISTS.isdisjoint(value) else sum(len(items(value.get(name))) for name in _OTHER_LISTS)
     for status in each(items(value.get("statuses"))):
         read_status(status, found)
     for preference in each(items(value.get("user_preferences"))):
@@ -86,8 +86,7 @@ def walk_value(value: Mapping[str, Any], found: Found, field: Any = None) -> Non
 
 def read_status(status: Mapping[str, Any], found: Found) -> None:
     """Read one status of a message."""
-    kind_of_thing = word(status.get("type"))
-    said = word(status.get("status"))
+    kind_of_thing, said = word(status.get("type")), word(status.get("status"))
     if kind_of_thing in _OTHER_TYPES or (kind_of_thing in _OF_A_MESSAGE and said in _IGNORED):
         found.ignore()
         return

@@ -62,3 +62,23 @@ def test_times_are_exported_as_by_the_librarys_histogram(
             own.observe(labels, seconds)
 
     assert exported(tally) == exported(library)
+
+
+@given(st.lists(st.integers(0, 400).map(float) | st.sampled_from(BOUNDS[1:])), st.lists(st.integers(0, 9).map(float)))
+def test_times_that_are_observed_together_count_as_one_by_one(first: list[float], then: list[float]) -> None:
+    """Two calls with any times, or without, give the same text as a call for each time."""
+
+    def together(registry: CollectorRegistry) -> None:
+        own = TimeTally("waits", "Some waits.", ("channel",), BOUNDS)
+        registry.register(own)
+        for times in (first, then):
+            own.observe_all(("email",), times)
+
+    def one_by_one(registry: CollectorRegistry) -> None:
+        own = TimeTally("waits", "Some waits.", ("channel",), BOUNDS)
+        registry.register(own)
+        own.start(("email",))
+        for seconds in (*first, *then):
+            own.observe(("email",), seconds)
+
+    assert exported(together) == exported(one_by_one)
